@@ -1,0 +1,1 @@
+"""Find pictures by describing them."""
