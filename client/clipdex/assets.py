@@ -60,7 +60,15 @@ def unpack_assets(data: bytes) -> Assets:
             files = {name: _read_entry(archive, name) for name in (_CARD, _TOKENIZER)}
     except CardError:
         raise
-    except (zipfile.BadZipFile, KeyError, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as exc:
+    except (
+        zipfile.BadZipFile,
+        KeyError,
+        EOFError,
+        OSError,
+        RuntimeError,
+        NotImplementedError,
+        ValueError,
+    ) as exc:
         raise CardError(f"the model's assets are not a zip of {_CARD} and {_TOKENIZER}: {exc}") from exc
     return Assets(ModelCard.from_json(files[_CARD]), files[_TOKENIZER])
 

@@ -27,9 +27,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def check_model_name(name: str) -> str:
     """Return `name` if it can be a model's name, else raise CardError."""
     if not _NAME.fullmatch(name):
-        raise CardError(
-            f"{name!r} cannot name a model: use small letters, digits and underscores, as in vit_b_32"
-        )
+        raise CardError(f"{name!r} cannot name a model: use small letters, digits and underscores, as in vit_b_32")
     return name
 
 
@@ -85,9 +83,7 @@ class TextSpec:
     tokenizer_sha256: str
 
     def __post_init__(self) -> None:
-        _require(
-            self.context_length > 2, "text.context_length", self.context_length, "a number of tokens above 2"
-        )
+        _require(self.context_length > 2, "text.context_length", self.context_length, "a number of tokens above 2")
         _require(self.cleaning in ("none",), "text.cleaning", self.cleaning, "none")
         _require_sha256("text.tokenizer_sha256", self.tokenizer_sha256)
 
@@ -161,9 +157,7 @@ class ModelCard:
                 revision=_text(data["revision"]),
                 weights_sha256=_text(data["weights_sha256"]),
                 embedding_dim=int(data["embedding_dim"]),
-                image=ImageSpec(
-                    **{k: tuple(v) if isinstance(v, list) else v for k, v in data["image"].items()}
-                ),
+                image=_image_spec(data["image"]),
                 text=TextSpec(**data["text"]),
                 logit_scale=float(data["logit_scale"]),
                 logit_bias=float(data["logit_bias"]),
@@ -182,6 +176,12 @@ class ModelCard:
                 f"{str(data.get('fingerprint'))[:12]}, its fields give {card.fingerprint[:12]}"
             )
         return card
+
+
+def _image_spec(data: Any) -> ImageSpec:
+    # JSON has lists where the dataclass, being frozen, has tuples.
+    fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+    return ImageSpec(**fields)
 
 
 def _canonical_json(value: object) -> bytes:

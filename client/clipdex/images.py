@@ -89,10 +89,7 @@ def to_pixels(image: Image.Image, spec: ImageSpec) -> Pixels:
         image = _middle(image, spec.size * 2 * short / spec.resize_to)
         width, height = image.size
         long_resized = int(spec.resize_to * max(width, height) / short)
-    if width <= height:
-        new_size = (spec.resize_to, long_resized)
-    else:
-        new_size = (long_resized, spec.resize_to)
+    new_size = (spec.resize_to, long_resized) if width <= height else (long_resized, spec.resize_to)
     if image.size != new_size:
         image = image.resize(new_size, resample=resample)
     return _center_crop(np.asarray(image), spec.size)
