@@ -1,0 +1,124 @@
+"""manifest.json: what an index holds, written once when it is created."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipdex.card import ModelCard
+from clipdex.errors import FingerprintMismatch, IndexFormatError, IndexNotFound
+
+__all__ = ["FORMAT_VERSION", "MANIFEST", "Manifest"]
+
+MANIFEST = "manifest.json"
+FORMAT = "clipdex-index"
+FORMAT_VERSION = 1
+
+# The vectors' dtype, and the suffix of the file they are in. Little-endian, whatever wrote them.
+_SUFFIX = {"float16": "f16", "float32": "f32"}
+_LARGEST = 1 << 20  # bytes; a manifest is a few hundred
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The identity of an index: which model's vectors, how wide, in which dtype."""
+
+    fingerprint: str
+    model: str
+    embedding_dim: int
+    dtype: str = "float16"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _SUFFIX:
+            raise IndexFormatError(f"an index holds float16 or float32 vectors, not {self.dtype!r}")
+
+    @classmethod
+    def of(cls, card: ModelCard, dtype: str = "float16") -> Manifest:
+        """The manifest of an index for a model's vectors."""
+        return cls(card.fingerprint, card.name, card.embedding_dim, dtype)
+
+    @property
+    def vectors_file(self) -> str:
+        """vectors.f16 or vectors.f32."""
+        return f"vectors.{_SUFFIX[self.dtype]}"
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """The little-endian dtype of the vectors on disk."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of one row."""
+        return self.embedding_dim * self.numpy_dtype.itemsize
+
+    def require(self, card: ModelCard, where: Path) -> None:
+        """Raise FingerprintMismatch unless the index holds vectors of this card's embedding space."""
+        if card.fingerprint != self.fingerprint:
+            raise FingerprintMismatch(
+                f"{where} was built with the model {self.model} (fingerprint {self.fingerprint[:12]}), "
+                f"the model in use is {card.name} (fingerprint {card.fingerprint[:12]}): "
+                "their vectors cannot be compared; use the same model, or build another index"
+            )
+
+    def to_json(self) -> str:
+        """The text of manifest.json."""
+        data = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "fingerprint": self.fingerprint,
+            "model": self.model,
+            "embedding_dim": self.embedding_dim,
+            "dtype": self.dtype,
+        }
+        return json.dumps(data, indent=2) + "\n"
+
+    @classmethod
+    def read(cls, directory: Path) -> Manifest:
+        """Read the manifest of an index directory.
+
+        Raises:
+            IndexNotFound: there is no such directory.
+            IndexFormatError: it is no index, or one of a newer format.
+        """
+        path = directory / MANIFEST
+        try:
+            with path.open("rb") as file:
+                raw = file.read(_LARGEST)
+        except FileNotFoundError as exc:
+            if not os.path.lexists(directory):
+                raise IndexNotFound(f"{directory}: there is no such index; make one with  clipdex index") from exc
+            raise IndexFormatError(f"{directory} is not a clipdex index: it holds no {MANIFEST}") from exc
+        except NotADirectoryError as exc:
+            raise IndexFormatError(f"{directory} is a file; a clipdex index is a directory") from exc
+        except OSError as exc:
+            raise IndexFormatError(f"{path}: cannot be read: {exc.strerror}") from exc
+        try:
+            data = json.loads(raw)
+        except ValueError as exc:
+            raise IndexFormatError(f"{path}: is not JSON: {exc}") from exc
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise IndexFormatError(f'{path}: is not the manifest of a clipdex index ("format": "{FORMAT}")')
+        version = data.get("format_version")
+        if version != FORMAT_VERSION:
+            raise IndexFormatError(
+                f"{directory} has the index format {version!r}, this clipdex reads {FORMAT_VERSION}: "
+                "install the clipdex that wrote it, or build the index again"
+            )
+        fingerprint, model, dim, dtype = (
+            data.get(key) for key in ("fingerprint", "model", "embedding_dim", "dtype")
+        )
+        if (
+            not isinstance(fingerprint, str)
+            or not isinstance(model, str)
+            or not isinstance(dim, int)
+            or not 0 < dim <= 1 << 20
+            or dtype not in _SUFFIX
+        ):
+            raise IndexFormatError(f"{path}: a field is missing or out of range (docs/index-format.md lists them)")
+        return cls(fingerprint, model, dim, dtype)

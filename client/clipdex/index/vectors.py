@@ -1,0 +1,132 @@
+"""The vectors file: rows one after another, appended with pwrite, read through a read-only memmap.
+
+Never written through a memmap: on a full disk that ends the process with SIGBUS, where pwrite returns an error.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+from clipdex.errors import IndexDamaged, IndexWriteError
+from clipdex.index.manifest import Manifest
+from clipdex.wire.transport import Array
+
+__all__ = ["VectorFile", "map_vectors", "sync_directory"]
+
+# macOS has no fdatasync; its fsync does the same work.
+_datasync = getattr(os, "fdatasync", os.fsync)
+
+
+def map_vectors(directory: Path, manifest: Manifest, rows: int) -> Array:
+    """The first `rows` rows as a read-only array (rows, D) over the file; nothing is read yet.
+
+    Raises:
+        IndexDamaged: the file is missing, or shorter than what was committed.
+    """
+    path = directory / manifest.vectors_file
+    _require_length(path, manifest, rows)
+    if rows == 0:  # an empty file cannot be mapped
+        return np.empty((0, manifest.embedding_dim), dtype=manifest.numpy_dtype)
+    return np.memmap(path, dtype=manifest.numpy_dtype, mode="r", shape=(rows, manifest.embedding_dim))
+
+
+def _require_length(path: Path, manifest: Manifest, rows: int) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as exc:
+        raise IndexDamaged(f"{path}: cannot be read: {exc.strerror}; {rows} rows of it were committed") from exc
+    if size < rows * manifest.row_bytes:
+        raise IndexDamaged(
+            f"{path}: has {size:,} bytes, but {rows:,} rows of {manifest.row_bytes} bytes were committed: "
+            "the file was cut; restore it from a copy, or build the index again"
+        )
+
+
+def sync_directory(directory: Path) -> None:
+    """Put a directory's entries on disk: a file that was just created or renamed survives a power cut."""
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class VectorFile:
+    """The writer's end. After any failed sync it refuses further work: the kernel may have dropped pages."""
+
+    def __init__(self, directory: Path, manifest: Manifest, committed: int) -> None:
+        """Open the file and cut off what was never committed."""
+        self._path = directory / manifest.vectors_file
+        self._row_bytes = manifest.row_bytes
+        self._dtype = manifest.numpy_dtype
+        _require_length(self._path, manifest, committed)
+        try:
+            self._fd = os.open(self._path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+        except OSError as exc:
+            raise IndexWriteError(f"{self._path}: cannot be opened for writing: {exc.strerror}") from exc
+        self._broken = False
+        self.rows = committed
+        self.crc32c = 0  # of the rows since the last `start_extent`
+        try:
+            os.ftruncate(self._fd, committed * self._row_bytes)
+        except OSError as exc:
+            os.close(self._fd)
+            raise IndexWriteError(f"{self._path}: cannot be cut to its committed rows: {exc.strerror}") from exc
+
+    def append(self, vectors: Array) -> None:
+        """Write rows, (n, D) of any float dtype, behind those already written. Not yet durable.
+
+        Raises:
+            IndexWriteError: the disk is full, or refused; `rows` has not moved.
+        """
+        data = np.ascontiguousarray(vectors, dtype=self._dtype).tobytes()
+        offset, view = self.rows * self._row_bytes, memoryview(data)
+        with self._guard("writing to it"):
+            while view:
+                written = os.pwrite(self._fd, view, offset)
+                view, offset = view[written:], offset + written
+        self.rows += len(vectors)
+        self.crc32c = google_crc32c.extend(self.crc32c, data)
+
+    def sync(self) -> None:
+        """Return when every row appended is on disk."""
+        with self._guard("syncing it"):
+            try:
+                _datasync(self._fd)
+            except OSError:
+                self._broken = True
+                raise
+
+    def start_extent(self) -> None:
+        """Begin a new checksum."""
+        self.crc32c = 0
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def _guard(self, act: str) -> _Guard:
+        if self._broken:
+            raise IndexWriteError(f"{self._path}: an earlier sync failed; open the index again to go on")
+        return _Guard(self._path, act)
+
+
+class _Guard:
+    """Turns an OSError into an IndexWriteError that says what was being done."""
+
+    def __init__(self, path: Path, act: str) -> None:
+        self._path, self._act = path, act
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise IndexWriteError(
+                f"{self._path}: {self._act} failed: {error.strerror}; "
+                "what was committed is untouched, and the next run goes on from there"
+            ) from error

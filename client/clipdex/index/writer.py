@@ -1,0 +1,201 @@
+"""The one writer of an index: append, then commit.
+
+Vectors are written and synced first, then one SQLite transaction makes them count. Whatever ends the process
+in between, opening again cuts back to the last commit.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from clipdex.errors import IndexFormatError, IndexLocked, IndexWriteError, InvalidArgument
+from clipdex.index.manifest import MANIFEST, Manifest
+from clipdex.index.rows import ROWS_FILE, Failure, KnownFile, Picture, RowStore
+from clipdex.index.vectors import VectorFile, sync_directory
+from clipdex.wire.transport import Array
+
+__all__ = ["IndexWriter"]
+
+LOCK_FILE = "writer.lock"
+
+
+class IndexWriter:
+    """Open an index for writing with `open_or_create`, as a context manager.
+
+    Leaving the `with` block commits what was appended, unless an exception leaves it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._lock = _lock(directory)
+        try:
+            self.manifest = Manifest.read(directory)
+            self._store = RowStore.open(directory / ROWS_FILE, write=True)
+            try:
+                self._committed = self._store.committed_rows()
+                self._vectors = VectorFile(directory, self.manifest, self._committed)
+            except BaseException:
+                self._store.close()
+                raise
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._pictures: list[Picture] = []
+        self._failures: list[Failure] = []
+        self._removed: list[bytes] = []
+
+    @classmethod
+    def open_or_create(cls, directory: Path, manifest: Manifest) -> IndexWriter:
+        """Open the index at `directory` for writing; make it if nothing is there.
+
+        Raises:
+            IndexFormatError: something else is at that path.
+            IndexLocked: another process is writing.
+            IndexDamaged: the vectors file is shorter than its commit record.
+            IndexWriteError: the place cannot be written.
+        """
+        if not os.path.lexists(directory):
+            _create(directory, manifest)
+        elif directory.is_dir() and not any(directory.iterdir()):
+            raise IndexFormatError(
+                f"{directory} is an empty directory, not a clipdex index: remove it, or give another path"
+            )
+        else:
+            Manifest.read(directory)  # says what is wrong before a lock file is put into somebody's folder
+        return cls(directory)
+
+    @property
+    def committed_rows(self) -> int:
+        """The rows that count, tombstones included."""
+        return self._committed
+
+    @property
+    def pending(self) -> int:
+        """How many appended rows, failures and removals wait for a commit."""
+        return len(self._pictures) + len(self._failures) + len(self._removed)
+
+    def known(self, path: bytes) -> KnownFile | None:
+        """What the committed index knows of a path."""
+        return self._store.known(path)
+
+    def append(self, pictures: Sequence[Picture], vectors: Array) -> None:
+        """Add rows: n pictures and their vectors, (n, D) of a float dtype, finite.
+
+        Raises:
+            InvalidArgument: the shapes do not fit, or a value is not finite.
+            IndexWriteError: the disk refused.
+        """
+        expected = (len(pictures), self.manifest.embedding_dim)
+        if vectors.shape != expected or not np.issubdtype(vectors.dtype, np.floating):
+            raise InvalidArgument(
+                f"{self.directory} takes vectors of shape {expected}, not {vectors.dtype} {vectors.shape}"
+            )
+        if not np.isfinite(vectors).all():
+            raise InvalidArgument(f"{self.directory}: a vector holds NaN or infinity; nothing was appended")
+        self._vectors.append(vectors)
+        self._pictures.extend(pictures)
+
+    def fail(self, failure: Failure) -> None:
+        """Note a file in the ledger."""
+        self._failures.append(failure)
+
+    def remove(self, path: bytes) -> None:
+        """Put a tombstone on the row of a path, and strike it from the ledger."""
+        self._removed.append(path)
+
+    def commit(self) -> int:
+        """Make everything since the last commit durable; -> the rows now committed.
+
+        Raises:
+            IndexWriteError: the disk refused; the index is as the last commit left it.
+        """
+        if self.pending:
+            if self._pictures:
+                self._vectors.sync()
+            self._store.commit(
+                self._committed, self._pictures, self._vectors.crc32c, self._failures, self._removed
+            )
+            self._committed = self._vectors.rows
+            self._vectors.start_extent()
+            self._pictures, self._failures, self._removed = [], [], []
+        return self._committed
+
+    def close(self) -> None:
+        """Let go of the files and the lock. What was not committed is gone."""
+        if self._lock >= 0:
+            self._vectors.close()
+            self._store.close()
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> IndexWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.commit()
+        finally:
+            self.close()
+
+
+def _create(directory: Path, manifest: Manifest) -> None:
+    """Make an empty index under another name, then rename it: there is never half an index."""
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    except OSError as exc:
+        raise IndexWriteError(f"{directory}: cannot be created: {exc.strerror}") from exc
+    try:
+        building.chmod(0o777 & ~_umask())
+        RowStore.create(building / ROWS_FILE)
+        for name, text in ((manifest.vectors_file, ""), (LOCK_FILE, ""), (MANIFEST, manifest.to_json())):
+            with (building / name).open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        sync_directory(building)
+        building.rename(directory)
+        sync_directory(directory.parent)
+    except OSError as exc:
+        raise IndexWriteError(f"{directory}: cannot be created: {exc.strerror}") from exc
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)  # the only way to read it is to set it
+    os.umask(mask)
+    return mask
+
+
+def _lock(directory: Path) -> int:
+    """An exclusive lock on the index, held until the descriptor is closed, however the process ends."""
+    path = directory / LOCK_FILE
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as exc:
+        raise IndexWriteError(f"{directory}: cannot be opened for writing: {exc.strerror}") from exc
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(), 0)
+    except BlockingIOError as exc:
+        holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip() or "another process"
+        os.close(fd)
+        raise IndexLocked(f"{directory} is being written to by {holder}; wait for it, or stop it") from exc
+    except OSError as exc:
+        os.close(fd)
+        raise IndexWriteError(f"{directory}: cannot be locked: {exc.strerror}") from exc
+    return fd
