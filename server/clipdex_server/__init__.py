@@ -1,1 +1,10 @@
-"""A Triton server on this machine: started, awaited and stopped."""
+"""A Triton server on this machine: found, started, awaited and stopped.
+
+with LocalTriton("model_repository") as server:
+    print(server.address)
+"""
+
+from clipdex_server.find import TritonBinary, find_triton
+from clipdex_server.local import LocalTriton
+
+__all__ = ["LocalTriton", "TritonBinary", "find_triton"]

@@ -1,0 +1,272 @@
+"""A Triton backend named `onnxruntime`, in Python, for machines without the C++ one.
+
+Triton runs this file in a process of its own (a *stub*) for every instance of every model whose
+config.pbtxt says `backend: "onnxruntime"`. It serves the same directories as the C++ ONNX Runtime
+backend in NVIDIA's container: it reads the same settings, refuses the same mistakes when the model
+loads, and gives the same numbers. It imports numpy, onnxruntime and what Triton provides, nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+import triton_python_backend_utils as pb_utils
+
+# config.pbtxt's data types -> (onnxruntime's name, numpy's). bfloat16 and text are not here: numpy has no
+# bfloat16, and no model of this project takes text.
+_DTYPES: dict[str, tuple[str, type]] = {
+    "TYPE_BOOL": ("tensor(bool)", np.bool_),
+    "TYPE_UINT8": ("tensor(uint8)", np.uint8),
+    "TYPE_UINT16": ("tensor(uint16)", np.uint16),
+    "TYPE_UINT32": ("tensor(uint32)", np.uint32),
+    "TYPE_UINT64": ("tensor(uint64)", np.uint64),
+    "TYPE_INT8": ("tensor(int8)", np.int8),
+    "TYPE_INT16": ("tensor(int16)", np.int16),
+    "TYPE_INT32": ("tensor(int32)", np.int32),
+    "TYPE_INT64": ("tensor(int64)", np.int64),
+    "TYPE_FP16": ("tensor(float16)", np.float16),
+    "TYPE_FP32": ("tensor(float)", np.float32),
+    "TYPE_FP64": ("tensor(double)", np.float64),
+}
+
+# optimization.graph.level, as the C++ backend reads it.
+_GRAPH_LEVELS = {
+    -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    0: ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+_EXECUTION_MODES = {0: ort.ExecutionMode.ORT_SEQUENTIAL, 1: ort.ExecutionMode.ORT_PARALLEL}
+_CONV_SEARCHES = {0: "EXHAUSTIVE", 1: "HEURISTIC", 2: "DEFAULT"}
+_ARENA_STRATEGIES = {0: "kNextPowerOfTwo", 1: "kSameAsRequested"}
+
+# A tensor of the ONNX graph: onnxruntime's type name, and the shape with -1 where it is free.
+_Tensor = tuple[str, tuple[int, ...]]
+
+
+class _Inputs(NamedTuple):
+    """One request's inputs, or what is wrong with them."""
+
+    feed: dict[str, npt.NDArray[Any]]
+    error: str | None = None
+
+
+class TritonPythonModel:
+    """One instance of one model: an onnxruntime session behind Triton's request queue."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Open the ONNX file and compare it with config.pbtxt.
+
+        Raises:
+            TritonModelException: the file is missing or unreadable, a setting has a value that does not
+                exist, or names, types or dimensions differ. Triton then refuses the model.
+        """
+        config = json.loads(args["model_config"])
+        self._name = args["model_name"]
+        self._max_batch_size = int(config.get("max_batch_size", 0))
+        self._outputs = [output["name"] for output in config["output"]]
+        path = _model_path(Path(args["model_repository"]), args["model_version"], config)
+        try:
+            providers = _providers(config, args["model_instance_kind"], args["model_instance_device_id"])
+            options = _session_options(config)
+            self._session = ort.InferenceSession(str(path), sess_options=options, providers=providers)
+            self._inputs = _check_against_graph(config, self._session)
+        except Exception as exc:
+            raise pb_utils.TritonModelException(f"unable to load model '{self._name}', {exc}") from exc
+        pb_utils.Logger.log_info(
+            f"{args['model_instance_name']}: {path.name} on {self._session.get_providers()[0]}"
+        )
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer every request, in order: one run for all that can be stacked along axis 0."""
+        inputs = [self._read(request) for request in requests]
+        results: list[list[npt.NDArray[Any]] | str] = [each.error or [] for each in inputs]
+        for group in self._groups(inputs):
+            for index, result in zip(group, self._run([inputs[i].feed for i in group]), strict=True):
+                results[index] = result
+        return [self._respond(request, result) for request, result in zip(requests, results, strict=True)]
+
+    def finalize(self) -> None:
+        """Free the session before the interpreter goes."""
+        del self._session
+
+    def _read(self, request: Any) -> _Inputs:
+        """The arrays of a request: views into the memory shared with Triton, not copies."""
+        feed: dict[str, npt.NDArray[Any]] = {}
+        for name, dtype in self._inputs.items():
+            tensor = pb_utils.get_input_tensor_by_name(request, name)
+            if tensor is None:
+                return _Inputs({}, f"the request lacks the input '{name}'")
+            feed[name] = tensor.as_numpy()
+            if feed[name].dtype != dtype:
+                return _Inputs({}, f"the input '{name}' is {feed[name].dtype}, expected {np.dtype(dtype)}")
+        rows = {array.shape[:1] for array in feed.values()}
+        if self._max_batch_size > 0 and len(rows) != 1:
+            shapes = {name: list(array.shape) for name, array in feed.items()}
+            return _Inputs({}, f"the inputs have different batch sizes: {shapes}")
+        return _Inputs(feed)
+
+    def _groups(self, inputs: Sequence[_Inputs]) -> list[list[int]]:
+        """The positions of the good requests, those together that differ in axis 0 alone."""
+        groups: dict[object, list[int]] = {}
+        for index, each in enumerate(inputs):
+            if each.error is None:
+                key: object = index
+                if self._max_batch_size > 0:
+                    key = tuple(array.shape[1:] for array in each.feed.values())
+                groups.setdefault(key, []).append(index)
+        return list(groups.values())
+
+    def _run(self, feeds: Sequence[dict[str, npt.NDArray[Any]]]) -> list[list[npt.NDArray[Any]] | str]:
+        """One run over all feeds; each gets its rows of the outputs, or what onnxruntime says against it."""
+        if len(feeds) == 1:
+            try:
+                return [self._session.run(self._outputs, feeds[0])]
+            except Exception as exc:  # onnxruntime's errors have no common root
+                return [str(exc)]
+        stacked = {name: np.concatenate([feed[name] for feed in feeds]) for name in self._inputs}
+        try:
+            outputs = self._session.run(self._outputs, stacked)
+        except Exception:
+            # One of them is to blame, such as a token id outside the table. Find out which, and answer the rest.
+            return [result for feed in feeds for result in self._run([feed])]
+        first = next(iter(self._inputs))
+        ends = np.cumsum([len(feed[first]) for feed in feeds])[:-1]
+        parts = [np.split(output, ends) for output in outputs]
+        return [list(rows) for rows in zip(*parts, strict=True)]
+
+    def _respond(self, request: Any, result: list[npt.NDArray[Any]] | str) -> Any:
+        if isinstance(result, str):
+            error = pb_utils.TritonError(f"{self._name}: {result}", pb_utils.TritonError.INVALID_ARG)
+            return pb_utils.InferenceResponse(output_tensors=[], error=error)
+        wanted = set(request.requested_output_names())
+        tensors = [
+            pb_utils.Tensor(name, array)
+            for name, array in zip(self._outputs, result, strict=True)
+            if name in wanted
+        ]
+        return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+def _model_path(model_dir: Path, version: str, config: Mapping[str, Any]) -> Path:
+    path = model_dir / version / (config.get("default_model_filename") or "model.onnx")
+    return path / "model.onnx" if path.is_dir() else path
+
+
+def _session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
+    """The C++ backend's settings, under its names; keys that it does not know are ignored as it does."""
+    options = ort.SessionOptions()
+    graph = config.get("optimization", {}).get("graph", {})
+    options.graph_optimization_level = _GRAPH_LEVELS.get(
+        int(graph.get("level", 0)), ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    )
+    parameters = _parameters(config)
+    options.execution_mode = _choice(parameters, "execution_mode", _EXECUTION_MODES)
+    options.intra_op_num_threads = max(0, _integer(parameters, "intra_op_thread_count"))
+    options.inter_op_num_threads = max(0, _integer(parameters, "inter_op_thread_count"))
+    options.enable_cpu_mem_arena = _boolean(parameters, "enable_mem_arena")
+    options.enable_mem_pattern = _boolean(parameters, "enable_mem_pattern")
+    return options
+
+
+def _providers(config: Mapping[str, Any], kind: str, device_id: str) -> list[Any]:
+    """CUDA on the instance's device where onnxruntime offers it, and the CPU for the rest."""
+    if kind != "GPU" or "CUDAExecutionProvider" not in ort.get_available_providers():
+        return ["CPUExecutionProvider"]
+    parameters = _parameters(config)
+    cuda: dict[str, str] = {
+        "cudnn_conv_algo_search": _choice(parameters, "cudnn_conv_algo_search", _CONV_SEARCHES),
+        "arena_extend_strategy": _choice(parameters, "arena_extend_strategy", _ARENA_STRATEGIES),
+    }
+    if "gpu_mem_limit" in parameters:
+        cuda["gpu_mem_limit"] = parameters["gpu_mem_limit"]
+    accelerators = config.get("optimization", {}).get("execution_accelerators", {})
+    for accelerator in accelerators.get("gpu_execution_accelerator", []):
+        if accelerator.get("name") == "cuda":
+            cuda = {**accelerator.get("parameters", {}), **cuda}
+    return [("CUDAExecutionProvider", cuda | {"device_id": device_id}), "CPUExecutionProvider"]
+
+
+def _parameters(config: Mapping[str, Any]) -> dict[str, str]:
+    return {key: value.get("string_value", "") for key, value in config.get("parameters", {}).items()}
+
+
+def _integer(parameters: Mapping[str, str], key: str) -> int:
+    value = parameters.get(key, "0")
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError(f"parameter '{key}' is '{value}', expected a whole number") from None
+
+
+def _boolean(parameters: Mapping[str, str], key: str) -> bool:
+    value = parameters.get(key, "true").lower()
+    if value not in ("true", "1", "false", "0"):
+        raise ValueError(f"parameter '{key}' is '{value}', expected true or false")
+    return value in ("true", "1")
+
+
+def _choice(parameters: Mapping[str, str], key: str, choices: Mapping[int, Any]) -> Any:
+    number = _integer(parameters, key)
+    if number not in choices:
+        raise ValueError(f"parameter '{key}' is {number}, expected one of {', '.join(map(str, choices))}")
+    return choices[number]
+
+
+def _check_against_graph(config: Mapping[str, Any], session: ort.InferenceSession) -> dict[str, type]:
+    """The inputs' names and numpy types, if config.pbtxt and the ONNX graph agree, else ValueError."""
+    batched = int(config.get("max_batch_size", 0)) > 0
+    graph_inputs = _tensors(session.get_inputs())
+    graph_outputs = _tensors(session.get_outputs())
+    if len(config["input"]) != len(graph_inputs):
+        raise ValueError(
+            f"configuration expects {len(config['input'])} inputs, model provides {len(graph_inputs)}: "
+            f"{_listed(graph_inputs)}"
+        )
+    for tensor in config["input"]:
+        _check_tensor("input", tensor, graph_inputs, batched)
+    for tensor in config["output"]:
+        _check_tensor("output", tensor, graph_outputs, batched)
+    return {tensor["name"]: _DTYPES[tensor["data_type"]][1] for tensor in config["input"]}
+
+
+def _tensors(nodes: Sequence[Any]) -> dict[str, _Tensor]:
+    return {
+        node.name: (node.type, tuple(dim if isinstance(dim, int) else -1 for dim in node.shape)) for node in nodes
+    }
+
+
+def _check_tensor(kind: str, tensor: Mapping[str, Any], graph: Mapping[str, _Tensor], batched: bool) -> None:
+    name, data_type = tensor["name"], tensor["data_type"]
+    if name not in graph:
+        raise ValueError(f"unexpected {kind} '{name}', the model has {_listed(graph)}")
+    if data_type not in _DTYPES:
+        raise ValueError(f"{kind} '{name}' has the unsupported data type {data_type}")
+    found, shape = graph[name]
+    if _DTYPES[data_type][0] != found:
+        raise ValueError(f"configuration expects {data_type} for {kind} '{name}', model provides {found}")
+    dims = [int(dim) for dim in tensor.get("reshape", {}).get("shape", tensor["dims"])]
+    if batched and shape[:1] != (-1,):
+        raise ValueError(
+            f"{kind} '{name}' cannot be batched: max_batch_size above 0 needs a first dimension of -1, "
+            f"the model's shape is {list(shape)}"
+        )
+    expected = [-1, *dims] if batched else dims
+    # The configuration may leave open (-1) what the model fixes, and the other way round.
+    agree = len(expected) == len(shape) and all(
+        a == b or -1 in (a, b) for a, b in zip(expected, shape, strict=True)
+    )
+    if not agree:
+        raise ValueError(
+            f"configuration expects shape {expected} for {kind} '{name}', model provides {list(shape)}"
+        )
+
+
+def _listed(tensors: Mapping[str, _Tensor]) -> str:
+    return ", ".join(f"'{name}'" for name in tensors)

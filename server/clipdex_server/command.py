@@ -1,0 +1,91 @@
+"""The command line of a local `tritonserver`, as `docker/` has it for the container's."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipdex_server.find import TritonBinary
+
+__all__ = ["ServeOptions", "command_line"]
+
+# Where Triton and a stub exchange tensors. A region starts at this size and grows in these steps; tmpfs gives
+# memory to the pages that are written only, so a generous start costs nothing.
+_STUB_MEMORY_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What `LocalTriton` was asked for, with every port chosen.
+
+    models: None serves every model of the repository.
+    http_port, metrics_port: None leaves that endpoint off.
+    """
+
+    repository: Path
+    host: str
+    grpc_port: int
+    http_port: int | None
+    metrics_port: int | None
+    models: Sequence[str] | None
+    allow_client_shm: bool
+    exit_timeout_s: float
+
+
+def command_line(
+    triton: TritonBinary, options: ServeOptions, *, backend_directory: Path | None, shared_memory_prefix: str
+) -> list[str]:
+    """The program and its arguments.
+
+    Everything that a Triton may do on its own is off: no model is loaded or unloaded later, no config.pbtxt is
+    completed by guesses, and a model that does not load ends the server.
+    """
+    command = [
+        str(triton.path),
+        f"--model-repository={options.repository}",
+        "--model-control-mode=" + ("none" if options.models is None else "explicit"),
+        *(f"--load-model={model}" for model in options.models or ()),
+        "--disable-auto-complete-config",
+        "--exit-on-error=true",
+        "--strict-readiness=true",
+        f"--exit-timeout-secs={max(1, round(options.exit_timeout_s))}",
+        f"--grpc-address={options.host}",
+        f"--grpc-port={options.grpc_port}",
+        *_endpoint("http", options.host, options.http_port),
+        *_endpoint("metrics", options.host, options.metrics_port),
+    ]
+    # Triton 26.04 switched it off and gave it this flag; before that it is always on.
+    if _knows(triton, "--allow-client-shm"):
+        command.append(f"--allow-client-shm={_boolean(options.allow_client_shm)}")
+    if backend_directory is not None:
+        command += [
+            f"--backend-directory={backend_directory}",
+            f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}-",
+            f"--backend-config=python,shm-default-byte-size={_STUB_MEMORY_BYTES}",
+            f"--backend-config=python,shm-growth-byte-size={_STUB_MEMORY_BYTES}",
+        ]
+    return command
+
+
+def _endpoint(name: str, host: str, port: int | None) -> list[str]:
+    if port is None:
+        return [f"--allow-{name}=false"]
+    return [f"--allow-{name}=true", f"--{name}-address={host}", f"--{name}-port={port}"]
+
+
+def _boolean(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _knows(triton: TritonBinary, flag: str) -> bool:
+    usage = subprocess.run(
+        [triton.path, "--help"],
+        env=triton.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return flag in usage.stdout + usage.stderr

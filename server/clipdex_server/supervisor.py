@@ -1,0 +1,274 @@
+"""Keeps one tritonserver, and leaves nothing of it behind, whatever ends the process that wanted it.
+
+    client process ── stdin, stdout ── supervisor ── tritonserver ── one stub process per model instance
+
+`LocalTriton` runs this file as a script, in a session of its own so that Ctrl-C in the terminal does not
+reach it. It stops the server when its standard input ends or says so, when the client process dies (even
+by SIGKILL), or on SIGTERM, SIGINT and SIGHUP. When Triton dies first, it ends what Triton left running. If
+it is itself killed, the kernel kills Triton, and Triton's stubs see that within a second and end.
+
+It is started for every server, so it imports little, and nothing but the standard library. It reads a JSON
+`Spec` as its only argument, and writes two lines to its standard output:
+
+    started PID
+    ended STATUS        Triton's exit status; -9 for SIGKILL, as subprocess has it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where Linux keeps POSIX shared memory
+NAME_PREFIX = "clipdex-triton-"
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+# Triton says this once the last accepted request is answered. What follows is the slow part, about a second
+# for each stub, and frees only what the kernel frees anyway. If a Triton words it otherwise, stopping is slower.
+_DRAINED = b"All models are stopped, unloading models"
+_FLUSH_S = 0.2  # for the last answers to leave the gRPC threads after that
+_POLL_S = 0.02
+
+
+class Spec(NamedTuple):
+    """What to run and what to clean up. `name` comes from `new_name`: it begins the shared-memory names."""
+
+    parent_pid: int
+    name: str
+    command: list[str]
+    run_dir: str
+    log_file: str
+    log_is_ours: bool
+    stop_timeout_s: float
+
+    def to_json(self) -> str:
+        """The script's argument."""
+        return json.dumps(self._asdict())
+
+    @classmethod
+    def from_json(cls, text: str) -> Spec:
+        """Read the script's argument."""
+        return cls(**json.loads(text))
+
+
+# --- what a run leaves on the disk, and whose it is ---
+
+
+def new_name() -> str:
+    """A name for a run, which says whose it is: clipdex-triton-NAMESPACE-PID-STARTED-RANDOM."""
+    return f"{NAME_PREFIX}{_owner(os.getpid())}-{os.urandom(4).hex()}"
+
+
+def remove_left_overs(name: str, run_dir: str | Path) -> None:
+    """Remove a dead run's directory and the shared memory that a killed stub could not give back."""
+    for region in SHARED_MEMORY.glob(f"{name}*"):
+        with contextlib.suppress(OSError):
+            region.unlink()
+    shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def sweep(temp_dir: Path) -> None:
+    """Remove what runs left behind whose owner was killed together with its supervisor."""
+    for folder in (SHARED_MEMORY, temp_dir):
+        for path in folder.glob(f"{NAME_PREFIX}*"):
+            with contextlib.suppress(OSError):
+                if path.lstat().st_uid != os.geteuid() or not _owner_is_dead(path.name):
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif folder == SHARED_MEMORY:  # a log in temp_dir is kept: a message names it
+                    path.unlink()
+
+
+def _owner(pid: int) -> str:
+    # A process id means something in its own namespace only (containers may share /dev/shm), and is used again
+    # after a while: the namespace and the start time make it unique.
+    return f"{_namespace()}-{pid}-{_start_time(pid)}"
+
+
+def _namespace() -> int:
+    return Path("/proc/self/ns/pid").stat().st_ino
+
+
+def _owner_is_dead(name: str) -> bool:
+    try:
+        namespace, pid, _started, _random = name.removeprefix(NAME_PREFIX).split("-", 3)
+        if int(namespace) != _namespace():
+            return False  # another container's: not ours to judge
+        return not name.startswith(f"{NAME_PREFIX}{_owner(int(pid))}-")
+    except FileNotFoundError:
+        return True  # no such process
+    except ValueError:
+        return False  # not a name of ours
+
+
+def _start_time(pid: int) -> str:
+    # /proc/PID/stat is "PID (NAME) STATE PPID ...", and NAME may hold blanks and brackets. Field 22 counts clock
+    # ticks from boot to the process's start.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+
+
+# --- the supervisor ---
+
+
+class _Supervisor:
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.status: int | None = None
+        # As a subreaper this process inherits Triton's children if Triton dies before them.
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        self.wake, wake_write = os.pipe()
+        os.set_blocking(self.wake, False)
+        os.set_blocking(wake_write, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        self.stop_signalled = False
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_stop_signal)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        self.pid = 0
+
+    def run(self) -> None:
+        """Start Triton, wait for a reason to stop, stop, clean up."""
+        parent = _watch(self.spec.parent_pid)
+        parent_is_there = True
+        try:
+            if parent is not None:
+                self.pid = self._start()
+                _say(f"started {self.pid}")
+                parent_is_there = self._wait(parent)
+                self._stop()
+        finally:
+            self._kill_all()
+            remove_left_overs(self.spec.name, self.spec.run_dir)
+            if self.spec.log_is_ours and not parent_is_there:
+                Path(self.spec.log_file).unlink(missing_ok=True)  # nobody is left to read or remove it
+        if self.status is not None:
+            _say(f"ended {self.status}")
+
+    def _start(self) -> int:
+        me = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            _become(self.spec.command, me)
+        return pid
+
+    def _wait(self, parent: int) -> bool:
+        """Return when Triton is to stop or has ended; True if the parent is there to be told."""
+        while self.status is None and not self.stop_signalled:
+            ready, _, _ = select.select([sys.stdin.fileno(), parent, self.wake], [], [])
+            if sys.stdin.fileno() in ready:
+                return os.read(sys.stdin.fileno(), 1) != b""
+            if parent in ready:
+                return False
+            self._reap()
+        return True
+
+    def _stop(self) -> None:
+        """SIGTERM, then wait until every accepted request is answered, or the time is up."""
+        if self.status is not None:
+            return
+        with Path(self.spec.log_file).open("rb") as log:
+            log.seek(0, os.SEEK_END)
+            os.kill(self.pid, signal.SIGTERM)
+            deadline = time.monotonic() + self.spec.stop_timeout_s
+            written = b""
+            while time.monotonic() < deadline:
+                self._reap()
+                if self.status is not None:
+                    return
+                if _DRAINED not in written:
+                    written = written[-len(_DRAINED) :] + log.read()
+                    if _DRAINED in written:
+                        deadline = min(deadline, time.monotonic() + _FLUSH_S)
+                select.select([self.wake], [], [], _POLL_S)
+
+    def _kill_all(self) -> None:
+        """End Triton and all its descendants: each that loses its parent becomes a child of this process."""
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            children = _children(os.getpid())
+            for child in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            self._reap()
+            if not children:
+                return
+            time.sleep(_POLL_S / 4)
+
+    def _reap(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.wake, 512)
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                if pid == self.pid:
+                    self.status = os.waitstatus_to_exitcode(status)
+
+    def _on_stop_signal(self, _number: int, _frame: object) -> None:
+        self.stop_signalled = True
+
+
+def _become(command: list[str], parent_pid: int) -> NoReturn:
+    """In the forked child: run `command`, tied to the supervisor's life, both its outputs in the log."""
+    try:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent_pid:  # it died before the line above
+            os._exit(1)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it; a program expects the default
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(2, 1)
+        os.execv(command[0], command)  # noqa: S606  # there is no shell in it, as there should not be
+    except OSError as exc:
+        os.write(2, f"error: cannot run {command[0]}: {exc.strerror}\n".encode())
+    os._exit(127)
+
+
+def _watch(pid: int) -> int | None:
+    """A file descriptor that becomes readable when the process ends; None if it has already.
+
+    The end of standard input says the same, but not while a forked child of that process holds the pipe.
+    """
+    try:
+        parent = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    return parent if os.getppid() == pid else None
+
+
+def _children(pid: int) -> list[int]:
+    children = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                    children.append(int(entry.name))
+    return children
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # the other side may be gone
+        os.write(1, f"{line}\n".encode())
+
+
+if __name__ == "__main__":
+    _Supervisor(Spec.from_json(sys.argv[1])).run()
