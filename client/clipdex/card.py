@@ -68,6 +68,12 @@ class ImageSpec:
         _require(len(self.mean) == 3, "image.mean", self.mean, "three numbers")
         _require(len(self.std) == 3 and all(s > 0 for s in self.std), "image.std", self.std, "three numbers")
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ImageSpec:
+        """The spec from parsed JSON, which has lists where the frozen dataclass has tuples."""
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+        return cls(**fields)
+
 
 @dataclass(frozen=True)
 class TextSpec:
@@ -157,7 +163,7 @@ class ModelCard:
                 revision=_text(data["revision"]),
                 weights_sha256=_text(data["weights_sha256"]),
                 embedding_dim=int(data["embedding_dim"]),
-                image=_image_spec(data["image"]),
+                image=ImageSpec.from_dict(data["image"]),
                 text=TextSpec(**data["text"]),
                 logit_scale=float(data["logit_scale"]),
                 logit_bias=float(data["logit_bias"]),
@@ -176,12 +182,6 @@ class ModelCard:
                 f"{str(data.get('fingerprint'))[:12]}, its fields give {card.fingerprint[:12]}"
             )
         return card
-
-
-def _image_spec(data: Any) -> ImageSpec:
-    # JSON has lists where the dataclass, being frozen, has tuples.
-    fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
-    return ImageSpec(**fields)
 
 
 def _canonical_json(value: object) -> bytes:

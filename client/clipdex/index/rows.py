@@ -10,7 +10,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -224,8 +225,7 @@ class RowStore:
         forgive = "DELETE FROM failures WHERE path = ?"
         failed = list(failures)
         gone = [*(p.path for p in pictures), *(f.path for f in failed), *removed]
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._lock, self._transaction():
             self._db.executemany(bury, ((now, path) for path in gone))
             self._db.executemany(forgive, ((path,) for path in gone))
             self._db.executemany(
@@ -244,11 +244,18 @@ class RowStore:
                 "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?)",
                 ((f.path, f.reason, f.detail, f.size, f.mtime_ns, now) for f in failed),
             )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
             self._db.execute("COMMIT")
         except sqlite3.Error as exc:
+            raise IndexWriteError(f"{self._path}: the commit was refused: {exc}") from exc
+        finally:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            raise IndexWriteError(f"{self._path}: the commit was refused: {exc}") from exc
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         try:

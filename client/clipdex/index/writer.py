@@ -87,6 +87,19 @@ class IndexWriter:
         """What the committed index knows of a path."""
         return self._store.known(path)
 
+    def live_rows(self) -> int:
+        """The committed rows without their tombstones."""
+        rows, dead = self._store.snapshot()
+        return rows - len(dead)
+
+    def live_paths(self, prefix: bytes) -> list[bytes]:
+        """The paths of the committed live rows that begin with `prefix`."""
+        return [path for _, path in self._store.live_paths(self._committed) if path.startswith(prefix)]
+
+    def failures(self) -> list[Failure]:
+        """The committed ledger, by path."""
+        return self._store.failures()
+
     def append(self, pictures: Sequence[Picture], vectors: Array) -> None:
         """Add rows: n pictures and their vectors, (n, D) of a float dtype, finite.
 

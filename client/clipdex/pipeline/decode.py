@@ -1,0 +1,260 @@
+"""Decoding on all cores, in worker processes that may be lost one at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection, Pipe, wait
+from types import TracebackType
+
+import numpy as np
+
+from clipdex.card import ImageSpec
+from clipdex.errors import ClipdexError, InvalidArgument
+from clipdex.images import Pixels
+from clipdex.index.rows import Failure, Picture
+from clipdex.pipeline.decode_worker import HEADER
+from clipdex.pipeline.scan import FoundFile
+
+__all__ = ["DecodePool", "Decoded"]
+
+MAX_FILE_BYTES = 512 << 20
+FILE_TIMEOUT_S = 60.0
+
+# Files handed to a worker ahead of the one it decodes, so that it need not wait for the next.
+_QUEUED = 3
+
+# Past this the workers cannot run at all (no memory, a broken installation), and no ledger row would help.
+_DEATHS_IN_A_ROW = 20
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A picture and its pixels, uint8 (S, S, 3)."""
+
+    picture: Picture
+    pixels: Pixels
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[bytes]
+    pipe: Connection
+    # (order, file) of what it was given and has not answered, oldest first.
+    given: deque[tuple[int, FoundFile]] = field(default_factory=deque)
+    since: float = 0.0  # when it began on the oldest
+
+
+class DecodePool:
+    """Turns files into pixels, in their order. Use it in a `with`, and once.
+
+    A worker that dies or takes longer than `file_timeout_s` costs the file it was at: that one becomes a
+    Failure, the worker is replaced, and what it had queued is given to another.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        *,
+        workers: int | None = None,
+        ahead: int = 256,
+        max_file_bytes: int = MAX_FILE_BYTES,
+        file_timeout_s: float = FILE_TIMEOUT_S,
+    ) -> None:
+        """workers: processes, one a core if not given. ahead: how many files may wait decoded."""
+        if workers is not None and workers < 1:
+            raise InvalidArgument(f"workers is {workers}; expected at least 1")
+        self._spec = spec
+        self._shape = (spec.size, spec.size, 3)
+        self._count = workers or _cores()
+        self._ahead = ahead
+        self._max_file_bytes = max_file_bytes
+        self._timeout_s = file_timeout_s
+        self._workers: list[_Worker] = []
+        self._lock = threading.Condition()
+        # Guarded by the lock:
+        self._done: dict[int, Decoded | Failure] = {}
+        self._taken = 0  # the order of the next result to hand out
+        self._total: int | None = None  # how many files there were, once the source has ended
+        self._error: BaseException | None = None
+        self._closing = False
+        # The serving thread's own:
+        self._again: deque[tuple[int, FoundFile]] = deque()
+        self._deaths = 0  # in a row, with no answer between them
+        self._thread: threading.Thread | None = None
+
+    def decode(self, files: Iterator[FoundFile]) -> Iterator[Decoded | Failure]:
+        """One result a file, in the files' order. `files` is drawn from another thread."""
+        self._workers = [self._start() for _ in range(self._count)]
+        self._thread = threading.Thread(target=self._serve, args=(files,), name="clipdex-decode", daemon=True)
+        self._thread.start()
+        while True:
+            with self._lock:
+                while self._taken not in self._done and self._error is None and self._taken != self._total:
+                    self._lock.wait()
+                if self._taken not in self._done:
+                    if self._error is not None:
+                        raise self._error
+                    return
+                result = self._done.pop(self._taken)
+                self._taken += 1
+                self._lock.notify_all()
+            yield result
+
+    def close(self) -> None:
+        """End the workers."""
+        with self._lock:
+            self._closing = True
+            self._lock.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        for worker in self._workers:
+            self._stop(worker)
+        self._workers = []
+
+    def __enter__(self) -> DecodePool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # The thread that feeds the workers and listens to them
+
+    def _serve(self, files: Iterator[FoundFile]) -> None:
+        try:
+            order, ended = 0, False
+            while True:
+                ended, order = self._feed(files, order, ended)
+                busy = [worker for worker in self._workers if worker.given]
+                if self._closing:
+                    return
+                if not busy:
+                    if ended and not self._again:
+                        break
+                    self._wait_for_room(order)
+                    continue
+                # The sleep is short where new work could be handed out meanwhile.
+                for ready in wait([worker.pipe for worker in busy], timeout=0.05):
+                    self._receive(next(worker for worker in busy if worker.pipe is ready))
+                self._watch()
+            with self._lock:
+                self._total = order
+                self._lock.notify_all()
+        except BaseException as exc:
+            with self._lock:
+                self._error = exc
+                self._lock.notify_all()
+
+    def _feed(self, files: Iterator[FoundFile], order: int, ended: bool) -> tuple[bool, int]:
+        """Hand out files, evenly, as far as the bounds allow -> (the source has ended, the next order)."""
+        for depth in range(_QUEUED):
+            for worker in self._workers:
+                if len(worker.given) > depth:
+                    continue
+                if self._again:
+                    self._give(worker, *self._again.popleft())
+                elif not ended and order - self._taken < self._ahead:
+                    file = next(files, None)
+                    if file is None:
+                        ended = True
+                    else:
+                        self._give(worker, order, file)
+                        order += 1
+        return ended, order
+
+    def _wait_for_room(self, order: int) -> None:
+        with self._lock:
+            while order - self._taken >= self._ahead and not self._closing:
+                self._lock.wait()
+
+    def _give(self, worker: _Worker, order: int, file: FoundFile) -> None:
+        if not worker.given:
+            worker.since = time.monotonic()
+        worker.given.append((order, file))
+        # If it has died, `_receive` finds the end of its pipe and sees to what it was given.
+        with suppress(ConnectionError):
+            worker.pipe.send_bytes(file.path)
+
+    def _receive(self, worker: _Worker) -> None:
+        try:
+            message = worker.pipe.recv_bytes()
+        except (EOFError, ConnectionError):
+            self._replace(worker, "worker_died", "the process that decoded it ended")
+            return
+        self._deaths = 0
+        order, file = worker.given.popleft()
+        worker.since = time.monotonic()
+        self._settle(order, self._result(file, message))
+
+    def _result(self, file: FoundFile, message: bytes) -> Decoded | Failure:
+        status, width, height, size, mtime_ns, digest = HEADER.unpack_from(message)
+        body = memoryview(message)[HEADER.size :]
+        if status == 0:
+            pixels = np.frombuffer(body, dtype=np.uint8).reshape(self._shape)
+            return Decoded(Picture(file.path, size, mtime_ns, digest, width, height), pixels)
+        reason, _, detail = bytes(body).decode().partition("\0")
+        return Failure(file.path, reason, detail, size or file.size, mtime_ns or file.mtime_ns)
+
+    def _settle(self, order: int, result: Decoded | Failure) -> None:
+        with self._lock:
+            self._done[order] = result
+            self._lock.notify_all()
+
+    def _watch(self) -> None:
+        now = time.monotonic()
+        for worker in list(self._workers):
+            if worker.given and now - worker.since > self._timeout_s:
+                self._replace(worker, "timeout", f"decoding took longer than {self._timeout_s:g} s")
+
+    def _replace(self, worker: _Worker, reason: str, detail: str) -> None:
+        self._stop(worker)
+        self._deaths += 1
+        if self._deaths > _DEATHS_IN_A_ROW:
+            raise ClipdexError(
+                f"{self._deaths} decode workers in a row ended without an answer ({detail}): this is not the "
+                "pictures' fault; see what the workers printed, and try --workers 1"
+            )
+        (order, file), *rest = worker.given
+        status = worker.process.returncode
+        if reason == "worker_died" and status is not None and status < 0:
+            detail += f" by signal {-status}"
+        self._again.extendleft(reversed(rest))
+        self._workers[self._workers.index(worker)] = self._start()
+        self._settle(order, Failure(file.path, reason, detail, file.size, file.mtime_ns))
+
+    def _start(self) -> _Worker:
+        ours, theirs = Pipe()
+        # Not multiprocessing: a spawned child would run the caller's main module again.
+        command = [sys.executable, "-c", "from clipdex.pipeline.decode_worker import main; main()"]
+        command += [str(theirs.fileno()), json.dumps(asdict(self._spec)), str(self._max_file_bytes)]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _stop(self, worker: _Worker) -> None:
+        worker.pipe.close()
+        if worker.process.poll() is None:
+            worker.process.kill()
+        worker.process.wait()
+
+
+def _cores() -> int:
+    """The cores this process may use: fewer than the machine's, in a container."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

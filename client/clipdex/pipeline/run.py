@@ -1,0 +1,260 @@
+"""The run that joins the stages: scan → decode → embed → append."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clipdex.client import Client
+from clipdex.errors import IndexFault, SourceError
+from clipdex.index.manifest import Manifest
+from clipdex.index.rows import Failure
+from clipdex.index.writer import IndexWriter
+from clipdex.pipeline.decode import Decoded, DecodePool
+from clipdex.pipeline.scan import SUFFIXES, FoundFile, count, scan
+from clipdex.wire.transport import Array
+
+__all__ = ["Progress", "RunReport", "index_pictures"]
+
+# A commit costs an fsync or two; this many rows or seconds are lost at most when the power goes.
+_COMMIT_ROWS = 16_384
+_COMMIT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is. total: the pictures in the folder, None until they are counted."""
+
+    indexed: int
+    unchanged: int
+    failed: int
+    total: int | None
+    images_per_s: float
+
+    @property
+    def done(self) -> int:
+        """The files that need no more work."""
+        return self.indexed + self.unchanged + self.failed
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did. discovered = indexed + unchanged + failed.
+
+    indexed: new and changed files, embedded and committed.
+    unchanged: files that were in the index already.
+    failed: files that are in the ledger, whether this run put them there or an earlier one.
+    removed: rows whose file is no longer there.
+    rows: live rows in the index now.
+    seconds: the whole run. images_per_s: the indexed ones, from the first file decoded to the last commit.
+    """
+
+    discovered: int
+    indexed: int
+    unchanged: int
+    failed: int
+    removed: int
+    rows: int
+    seconds: float
+    images_per_s: float
+
+
+@dataclass
+class _Tally:
+    indexed: int = 0
+    unchanged: int = 0  # counted in the decoder's thread
+    failed_now: int = 0
+    failed_before: int = 0  # counted in the decoder's thread
+
+    @property
+    def failed(self) -> int:
+        return self.failed_now + self.failed_before
+
+
+def index_pictures(
+    client: Client,
+    directory: Path,
+    index: Path,
+    *,
+    dtype: str = "float16",
+    workers: int | None = None,
+    retry_failures: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> RunReport:
+    """Bring an index up to date with a folder; make it if it is not there.
+
+    Files that the index already holds with the same size and time are not read again. A file that cannot be
+    read gets a line in the ledger and never ends the run. What ends the run (Ctrl-C, a lost server, a full
+    disk) loses nothing that was committed, and the next run goes on from there.
+
+    Args:
+        dtype: of a new index, float16 or float32.
+        workers: decoding processes; one a core if not given.
+        retry_failures: try files again that failed before and have not changed since.
+        progress: called about every batch.
+
+    Raises:
+        SourceError: the folder is missing, unreadable, or holds no picture.
+        FingerprintMismatch: the index holds another model's vectors.
+        ServerError, IndexFault: as the client and the index raise them.
+    """
+    started = time.monotonic()
+    _require_a_picture(directory)
+    with IndexWriter.open_or_create(index, Manifest.of(client.card, dtype)) as writer:
+        writer.manifest.require(client.card, index)
+        run = _Run(client, writer, directory, retry_failures, progress)
+        try:
+            run.embed_all(workers)
+        except BaseException:
+            # The rows appended so far are whole; the next run need not make them again.
+            with suppress(IndexFault):
+                writer.commit()
+            raise
+        removed = _remove_vanished(writer, directory)
+        writer.commit()
+        tally = run.tally
+        return RunReport(
+            discovered=tally.indexed + tally.unchanged + tally.failed,
+            indexed=tally.indexed,
+            unchanged=tally.unchanged,
+            failed=tally.failed,
+            removed=removed,
+            rows=writer.live_rows(),
+            seconds=time.monotonic() - started,
+            images_per_s=run.images_per_s(),
+        )
+
+
+def _require_a_picture(directory: Path) -> None:
+    seen: list[Failure] = []
+    if next(scan(directory, seen.append), None) is None and not seen:
+        suffixes = " ".join(suffix.decode() for suffix in SUFFIXES)
+        raise SourceError(f"{directory}: holds no picture (looked for {suffixes}, in subfolders too)")
+
+
+def _remove_vanished(writer: IndexWriter, directory: Path) -> int:
+    """Tombstones for rows below `directory` whose file is gone -> how many."""
+    root = os.path.join(os.path.abspath(os.fsencode(directory)), b"")  # noqa: PTH100, PTH118
+    rows = 0
+    for path in writer.live_paths(root):
+        if not os.path.lexists(path):
+            writer.remove(path)
+            rows += 1
+    for failure in writer.failures():
+        if failure.path.startswith(root) and not os.path.lexists(failure.path):
+            writer.remove(failure.path)
+    return rows
+
+
+class _Run:
+    """The state of one run; `embed_all` is the straight line through its stages."""
+
+    def __init__(
+        self,
+        client: Client,
+        writer: IndexWriter,
+        directory: Path,
+        retry_failures: bool,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.tally = _Tally()
+        self._client = client
+        self._writer = writer
+        self._directory = directory
+        self._retry_failures = retry_failures
+        self._progress = progress
+        # The scan runs in the decoder's thread; what it cannot look at is handed over here.
+        self._scan_failures: deque[Failure] = deque()
+        self._total: int | None = None
+        self._over = threading.Event()
+        self._first_at = self._last_at = self._committed_at = time.monotonic()
+
+    def embed_all(self, workers: int | None) -> None:
+        """scan → decode → one request a full batch → append in order."""
+        counter = threading.Thread(target=self._count, name="clipdex-count", daemon=True)
+        counter.start()
+        batch_size = self._client.max_batch_size
+        waiting: deque[tuple[list[Decoded], Future[Array]]] = deque()
+        try:
+            with DecodePool(self._client.card.image, workers=workers, ahead=4 * batch_size) as pool:
+                batch: list[Decoded] = []
+                for result in pool.decode(self._fresh_files()):
+                    if isinstance(result, Failure):
+                        self._fail(result)
+                        continue
+                    if not self.tally.indexed and not waiting and not batch:
+                        self._first_at = time.monotonic()
+                    batch.append(result)
+                    if len(batch) == batch_size:
+                        waiting.append((batch, self._submit(batch)))
+                        batch = []
+                    if len(waiting) >= self._client.in_flight:
+                        self._append(*waiting.popleft())
+                if batch:
+                    waiting.append((batch, self._submit(batch)))
+                while waiting:
+                    self._append(*waiting.popleft())
+        finally:
+            self._over.set()
+        self._note_scan_failures()
+        self._writer.commit()
+        self._last_at = time.monotonic()
+        self._report()
+
+    def images_per_s(self) -> float:
+        """The pictures indexed so far, over the time since the first was decoded."""
+        return self.tally.indexed / max(1e-9, self._last_at - self._first_at)
+
+    def _fresh_files(self) -> Iterator[FoundFile]:
+        """The files whose index row is missing or out of date. Runs in the decoder's thread."""
+        for file in scan(self._directory, self._scan_failures.append):
+            known = self._writer.known(file.path)
+            same = known is not None and (known.size, known.mtime_ns) == (file.size, file.mtime_ns)
+            if known is None or not same or (known.row is None and self._retry_failures):
+                yield file
+            elif known.row is None:
+                self.tally.failed_before += 1
+            else:
+                self.tally.unchanged += 1
+
+    def _submit(self, batch: list[Decoded]) -> Future[Array]:
+        return self._client.submit_pixels(np.stack([decoded.pixels for decoded in batch]))
+
+    def _append(self, batch: list[Decoded], answer: Future[Array]) -> None:
+        vectors = self._client.checked(answer.result())
+        self._writer.append([decoded.picture for decoded in batch], vectors)
+        self.tally.indexed += len(batch)
+        self._note_scan_failures()
+        now = time.monotonic()
+        if self._writer.pending >= _COMMIT_ROWS or now - self._committed_at >= _COMMIT_S:
+            self._writer.commit()
+            self._committed_at = now
+        self._last_at = now
+        self._report()
+
+    def _fail(self, failure: Failure) -> None:
+        self._writer.fail(failure)
+        self.tally.failed_now += 1
+
+    def _note_scan_failures(self) -> None:
+        while self._scan_failures:
+            self._fail(self._scan_failures.popleft())
+
+    def _report(self) -> None:
+        if self._progress is not None:
+            t = self.tally
+            self._progress(Progress(t.indexed, t.unchanged, t.failed, self._total, self.images_per_s()))
+
+    def _count(self) -> None:
+        # Only the progress bar needs it; what goes wrong here goes wrong in the scan as well, and is said there.
+        with suppress(Exception):
+            self._total = count(self._directory, self._over.is_set)

@@ -1,0 +1,95 @@
+"""Finding pictures: every file with a picture's suffix below a folder, in an order that repeats."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipdex.errors import SourceError
+from clipdex.index.rows import Failure
+
+__all__ = ["SUFFIXES", "FoundFile", "count", "scan"]
+
+# Other files in a folder of pictures (notes, videos, thumbnails.db) are not the user's mistake.
+SUFFIXES = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", b".gif", b".bmp", b".tif", b".tiff", b".avif")
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A file to index: its absolute path as bytes, size in bytes, and time of change."""
+
+    path: bytes
+    size: int
+    mtime_ns: int
+
+
+def scan(directory: Path, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
+    """Every picture below `directory`, depth first, by the bytes of its name.
+
+    Links are followed; a folder that was already entered on the way down is not entered again. What
+    cannot be looked at (a folder without permission, a link to nothing, a FIFO) goes to `on_failure`.
+
+    Raises:
+        SourceError: `directory` is not there, is no directory, or cannot be read.
+    """
+    # Bytes: a name that is not UTF-8 is a name like any other. Absolute, so that a row means the same
+    # file whatever folder the next command is run from.
+    root = os.path.abspath(os.fsencode(directory))  # noqa: PTH100 - pathlib has no bytes
+    try:
+        info = os.stat(root)  # noqa: PTH116
+        if not stat.S_ISDIR(info.st_mode):
+            raise SourceError(f"{directory}: is not a directory; give the folder that holds the pictures")
+        os.listdir(root)  # noqa: PTH208
+    except FileNotFoundError as exc:
+        raise SourceError(f"{directory}: there is no such directory") from exc
+    except OSError as exc:
+        raise SourceError(f"{directory}: cannot be read: {exc.strerror}") from exc
+    yield from _walk(root, ((info.st_dev, info.st_ino),), on_failure)
+
+
+def count(directory: Path, stop: Callable[[], bool]) -> int:
+    """How many pictures `scan` will meet; ends early, with what it has, when `stop` says so."""
+    total = 0
+    failures: list[Failure] = []
+    for _ in scan(directory, failures.append):
+        total += 1
+        if stop():
+            break
+    return total + len(failures)
+
+
+def _walk(
+    directory: bytes, above: tuple[tuple[int, int], ...], on_failure: Callable[[Failure], None]
+) -> Iterator[FoundFile]:
+    try:
+        with os.scandir(directory) as entries:
+            names = sorted(entry.name for entry in entries)
+    except OSError as exc:
+        on_failure(_failure(directory, exc))
+        return
+    for name in names:
+        path = os.path.join(directory, name)  # noqa: PTH118
+        wanted = name.lower().endswith(SUFFIXES)
+        try:
+            info = os.stat(path)  # noqa: PTH116
+        except OSError as exc:
+            if wanted:
+                on_failure(_failure(path, exc))
+            continue
+        if stat.S_ISDIR(info.st_mode):
+            here = (info.st_dev, info.st_ino)
+            if here not in above:
+                yield from _walk(path, (*above, here), on_failure)
+        elif wanted and stat.S_ISREG(info.st_mode):
+            yield FoundFile(path, info.st_size, info.st_mtime_ns)
+        elif wanted:
+            # A FIFO named x.jpg would block its reader for ever.
+            on_failure(Failure(path, "not_a_file", "is a FIFO, socket or device, not a file", 0, 0))
+
+
+def _failure(path: bytes, error: OSError) -> Failure:
+    reason = "vanished" if isinstance(error, FileNotFoundError) else "unreadable"
+    return Failure(path, reason, error.strerror or type(error).__name__, 0, 0)
