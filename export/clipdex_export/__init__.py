@@ -1,1 +1,9 @@
-"""From a CLIP checkpoint to Triton model directories. The only place for torch, transformers and onnx."""
+"""From a CLIP checkpoint to Triton model directories. The only place for torch, transformers and onnx.
+
+The stages, in order: checkpoint → preprocessing, tokenizer → towers → onnx_files → parity →
+assets_model, triton_config → install. `export.py` joins them.
+"""
+
+from clipdex_export.export import ExportReport, export_model
+
+__all__ = ["ExportReport", "export_model"]

@@ -1,0 +1,215 @@
+"""Joins the stages: checkpoint → towers → ONNX → gate → assets and configs → install."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipdex.assets import pack_assets
+from clipdex.card import ModelCard, check_model_name
+from clipdex.errors import ExportError, InvalidArgument
+from clipdex_export.extras import need_export_extra
+from clipdex_export.install import Staging, check_free, staging
+
+if TYPE_CHECKING:
+    from clipdex_export.checkpoint import Checkpoint
+
+__all__ = ["DEFAULT_MAX_BATCH_SIZE", "ExportReport", "export_model"]
+
+DEFAULT_MAX_BATCH_SIZE = 64
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was installed.
+
+    paths: the three model directories, by "image", "text" and "assets".
+    bytes_on_disk: of all three.
+    unused_weights: names in the checkpoint that CLIP's architecture has no place for.
+    random_weights: names that were missing and made up, because `allow_random` said so.
+    """
+
+    card: ModelCard
+    repository: Path
+    paths: dict[str, Path]
+    bytes_on_disk: int
+    unused_weights: tuple[str, ...]
+    random_weights: tuple[str, ...]
+
+
+def export_model(
+    source: str | os.PathLike[str],
+    *,
+    name: str,
+    repository: str | os.PathLike[str],
+    revision: str | None = None,
+    allow_random: bool = False,
+    max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Export a CLIP checkpoint to the Triton models NAME_image, NAME_text and NAME_assets.
+
+    Nothing is installed unless the export gives the checkpoint's own numbers (docs/export.md).
+
+    Args:
+        source: a directory in Hugging Face's format, or a hub id such as openai/clip-vit-base-patch32.
+        name: small letters, digits and underscores.
+        repository: a Triton model repository; made if need be.
+        revision: a branch, tag or commit, for hub ids.
+        allow_random: let missing weights be made up, for benchmarks of speed.
+        max_batch_size: the most rows a request may carry, and the server puts in a batch.
+        overwrite: replace a model of the same name.
+        progress: called with a few words at the start of each stage.
+
+    Raises:
+        MissingExtra: torch, transformers or another package of the `export` extra is not installed.
+        InvalidArgument, CardError: an argument is out of range.
+        CheckpointError: the checkpoint is missing, incomplete or of an unknown kind.
+        ParityError: the export does not give the checkpoint's numbers.
+        ExportError: the repository cannot be written, or has a model of that name.
+    """
+    need_export_extra()
+    check_model_name(name)
+    if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int) or max_batch_size < 1:
+        raise InvalidArgument(f"max_batch_size is {max_batch_size!r}; expected a whole number from 1")
+    target = Path(repository).expanduser()
+    try:
+        with staging(target, name) as stage:
+            if not overwrite:
+                check_free(target, name)
+            return _export(
+                stage,
+                os.fspath(source),
+                revision=revision,
+                allow_random=allow_random,
+                max_batch_size=max_batch_size,
+                overwrite=overwrite,
+                tell=progress or (lambda stage: None),
+            )
+    except OSError as exc:
+        raise ExportError(f"{target}: the export could not be written: {exc.strerror or exc}") from exc
+
+
+def _export(
+    stage: Staging,
+    source: str,
+    *,
+    revision: str | None,
+    allow_random: bool,
+    max_batch_size: int,
+    overwrite: bool,
+    tell: Progress,
+) -> ExportReport:
+    from clipdex_export.checkpoint import load_checkpoint
+    from clipdex_export.parity import check, checkpoint_side, export_side
+    from clipdex_export.photographs import gate_pictures
+    from clipdex_export.preprocessing import image_spec
+    from clipdex_export.sentences import GATE_TEXTS
+    from clipdex_export.tokenizer import text_spec, tokenizer_json
+
+    tell("loading the checkpoint")
+    checkpoint = load_checkpoint(source, revision=revision, allow_random=allow_random)
+    config = checkpoint.model.config
+    image = image_spec(checkpoint.processor, config.vision_config.image_size)
+    tokenizer = tokenizer_json(checkpoint.tokenizer)
+    text = text_spec(checkpoint.tokenizer, tokenizer, config.text_config)
+    card = ModelCard(
+        name=stage.name,
+        source=source,
+        revision=checkpoint.revision,
+        weights_sha256=checkpoint.weights_sha256,
+        embedding_dim=config.projection_dim,
+        image=image,
+        text=text,
+        logit_scale=checkpoint.model.logit_scale.exp().item(),
+        logit_bias=0.0,
+        precision="fp32",
+    )
+
+    tell("asking PyTorch for the numbers to meet")
+    pictures = gate_pictures()
+    expected = checkpoint_side(checkpoint, pictures, GATE_TEXTS)
+
+    image_onnx, text_onnx = (stage.model_directory(tower) / "1" / "model.onnx" for tower in ("image", "text"))
+    _write_towers(checkpoint, card, image_onnx, text_onnx, tell)
+
+    tell("comparing the export with the checkpoint")
+    found = export_side(image_onnx, text_onnx, image, text, tokenizer, pictures, GATE_TEXTS)
+    report = check(expected, found, pictures, GATE_TEXTS)
+    card = replace(
+        card,
+        parity=report.to_dict() | {"random_weights": len(checkpoint.random_weights), "versions": _versions()},
+    )
+
+    tell("installing")
+    _write_assets_and_configs(stage, card, tokenizer, max_batch_size)
+    paths = stage.install(overwrite=overwrite)
+    return ExportReport(
+        card=card,
+        repository=stage.repository,
+        paths=paths,
+        bytes_on_disk=_bytes_on_disk(paths.values()),
+        unused_weights=checkpoint.unused_weights,
+        random_weights=checkpoint.random_weights,
+    )
+
+
+def _write_towers(
+    checkpoint: Checkpoint, card: ModelCard, image_onnx: Path, text_onnx: Path, tell: Progress
+) -> None:
+    """Write both towers. Consumes `checkpoint.model`, so that no more than one tower is held at the end."""
+    import torch
+
+    from clipdex_export.onnx_files import write_tower
+    from clipdex_export.towers import ImageTower, TextTower
+
+    image_tower = ImageTower(checkpoint.model, card.image)
+    text_tower = TextTower(checkpoint.model)
+    checkpoint.model = None
+
+    # Two rows: with one, the tracer takes the batch for a dimension that may be left out.
+    tell("writing the image tower")
+    pixels = torch.zeros(2, card.image.size, card.image.size, 3, dtype=torch.uint8)
+    write_tower(image_tower, pixels, image_onnx, input_name="pixels", output_name="embedding")
+    del image_tower
+    tell("writing the text tower")
+    token_ids = torch.full((2, card.text.context_length), card.text.end_id, dtype=torch.int32)
+    write_tower(text_tower, token_ids, text_onnx, input_name="token_ids", output_name="embedding")
+
+
+def _write_assets_and_configs(stage: Staging, card: ModelCard, tokenizer: bytes, max_batch_size: int) -> None:
+    from clipdex_export.assets_model import write_assets_model
+    from clipdex_export.triton_config import assets_config, image_config, text_config
+
+    assets = pack_assets(card, tokenizer)
+    write_assets_model(assets, stage.model_directory("assets") / "1" / "model.onnx")
+    configs = {
+        "image": image_config(card, max_batch_size),
+        "text": text_config(card, max_batch_size),
+        "assets": assets_config(card, assets),
+    }
+    for suffix, config in configs.items():
+        (stage.model_directory(suffix) / "config.pbtxt").write_text(config, encoding="utf-8")
+
+
+def _versions() -> dict[str, str]:
+    """What the export was made with: a difference found later can be traced to one of them."""
+    packages = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "pillow", "numpy", "clipdex")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with suppress(PackageNotFoundError):  # clipdex run from a source tree
+            found[package] = version(package)
+    return found
+
+
+def _bytes_on_disk(directories: Iterable[Path]) -> int:
+    return sum(file.stat().st_size for d in directories for file in d.rglob("*") if file.is_file())

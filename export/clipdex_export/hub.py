@@ -1,0 +1,80 @@
+"""Where a source's files are: a local directory as it stands, or a hub repository fetched into the cache."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipdex.errors import CheckpointError
+from clipdex_export.quiet import quiet
+
+__all__ = ["CheckpointFiles", "find_checkpoint"]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_SMALL_FILES = ["*.json", "*.txt", "*.model"]
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """A directory of checkpoint files, and the hub's commit they are of ("" for a local directory)."""
+
+    directory: Path
+    revision: str
+
+
+def find_checkpoint(source: str, revision: str | None) -> CheckpointFiles:
+    """Resolve a local directory or a hub id (`openai/clip-vit-base-patch32`), downloading the latter.
+
+    Raises:
+        CheckpointError: neither exists, the hub cannot be reached, or it refuses.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise CheckpointError(f"{source} is a local directory: a revision ({revision}) is for hub ids only")
+        return CheckpointFiles(path, "")
+    if path.exists():
+        raise CheckpointError(
+            f"{source} is a file: give the directory that holds config.json and the weights, or a hub id"
+        )
+    if not _HUB_ID.fullmatch(source):
+        raise CheckpointError(
+            f"{source}: there is no such directory, and it is no hub id like openai/clip-vit-base-patch32"
+        )
+    return _download(source, revision)
+
+
+def _download(hub_id: str, revision: str | None) -> CheckpointFiles:
+    from huggingface_hub import errors, snapshot_download
+
+    def fetch(patterns: list[str]) -> Path:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+
+    try:
+        with quiet():
+            directory = fetch([*_SMALL_FILES, "model*.safetensors"])
+            if not any(directory.glob("model*.safetensors")):
+                directory = fetch([*_SMALL_FILES, "pytorch_model*.bin"])
+    except errors.GatedRepoError as exc:
+        raise CheckpointError(
+            f"{hub_id} is gated: accept its terms on the hub and log in with  hf auth login"
+        ) from exc
+    except errors.RepositoryNotFoundError as exc:
+        raise CheckpointError(
+            f"there is no directory {hub_id} here and no such repository on the hub (or it is private)"
+        ) from exc
+    except errors.RevisionNotFoundError as exc:
+        raise CheckpointError(f"{hub_id} has no revision {revision} on the hub") from exc
+    except errors.HFValidationError as exc:
+        raise CheckpointError(f"{hub_id} is neither a directory here nor a hub id: {_first_line(exc)}") from exc
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as exc:
+        raise CheckpointError(
+            f"there is no directory {hub_id} here, it is not in the hub's local cache, and the hub cannot be "
+            f"reached ({_first_line(exc)}): download it on a machine with a network and give its directory"
+        ) from exc
+    return CheckpointFiles(directory, directory.name)
+
+
+def _first_line(exc: BaseException) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")

@@ -1,0 +1,214 @@
+"""Puts three finished model directories into a repository, all or nothing.
+
+Everything is built in a hidden directory inside the repository, so that installing is three renames on one
+file system. No file system renames three directories at once, so the order carries the guarantee:
+`NAME_assets`, which every client reads first, leaves first and arrives last. Whoever finds it finds the
+towers that belong to it.
+
+    .clipdex-export-XXXX/     locked (flock) by the export that owns it
+        new/NAME_image, NAME_text, NAME_assets
+        old/…                 the models that are replaced, until the last rename is done
+        install.json          written when `new` is complete: from here on a killed export is completed
+
+A staging directory whose owner is gone is a killed export. The next export in the repository completes it
+if it had begun to install, and removes it otherwise.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from clipdex.errors import ExportError
+
+__all__ = ["SUFFIXES", "Staging", "check_free", "recover", "staging"]
+
+# In the order of arrival; they leave in the reverse order.
+SUFFIXES = ("image", "text", "assets")
+
+_PREFIX = ".clipdex-export-"
+_JOURNAL = "install.json"
+
+
+class Staging:
+    """A hidden directory in a repository in which a model's three directories are built."""
+
+    def __init__(self, repository: Path, directory: Path, name: str) -> None:
+        self.repository = repository
+        self.directory = directory
+        self.name = name
+
+    def model_directory(self, suffix: str) -> Path:
+        """Where NAME_suffix is built."""
+        return self.directory / "new" / f"{self.name}_{suffix}"
+
+    def install(self, *, overwrite: bool) -> dict[str, Path]:
+        """Move the three directories into the repository -> where they are, by suffix.
+
+        Raises:
+            ExportError: a model of the name is there and `overwrite` is false.
+            OSError: a rename failed; what was there before is there again.
+        """
+        _sync_tree(self.directory / "new")
+        with _locked(self.repository):
+            if not overwrite:
+                check_free(self.repository, self.name)
+            (self.directory / "old").mkdir()
+            _write_synced(self.directory / _JOURNAL, json.dumps({"name": self.name}))
+            _sync_directory(self.directory)
+            try:
+                _swap(self.repository, self.directory, self.name)
+            except BaseException:
+                _swap_back(self.repository, self.directory, self.name)
+                (self.directory / _JOURNAL).unlink()
+                raise
+            (self.directory / _JOURNAL).unlink()
+        return {suffix: self.repository / f"{self.name}_{suffix}" for suffix in SUFFIXES}
+
+
+@contextmanager
+def staging(repository: Path, name: str) -> Iterator[Staging]:
+    """Recover killed exports, then give a fresh staging directory, removed at the end whatever happens.
+
+    The repository is made if need be, and removed again if the export fails.
+    """
+    with ExitStack() as stack:
+        stack.callback(_remove_if_empty, _make_repository(repository))
+        with _locked(repository):
+            _recover(repository)
+            directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=repository))
+            # Held while this process lives; the kernel lets go of it however the process ends.
+            stack.enter_context(_locked(directory))
+        stack.callback(_remove_staging, directory)
+        for suffix in SUFFIXES:
+            # mkdtemp's directory is private; these take the umask, since a server may run as another user.
+            (directory / "new" / f"{name}_{suffix}" / "1").mkdir(parents=True)
+        yield Staging(repository, directory, name)
+
+
+def check_free(repository: Path, name: str) -> None:
+    """Raise ExportError if the repository has a model, or a part of one, of this name."""
+    for suffix in SUFFIXES:
+        if os.path.lexists(repository / f"{name}_{suffix}"):
+            raise ExportError(
+                f"{repository} already has a model {name} ({name}_{suffix}): choose another name or overwrite it"
+            )
+
+
+def recover(repository: Path) -> None:
+    """Complete or remove what killed exports left in the repository; those that run are left alone."""
+    with _locked(repository):
+        _recover(repository)
+
+
+def _recover(repository: Path) -> None:
+    for directory in sorted(repository.glob(_PREFIX + "*")):
+        with suppress(BlockingIOError), _locked(directory, wait=False):
+            name = _journal(directory)
+            if name is not None:
+                _swap(repository, directory, name)
+            shutil.rmtree(directory)
+
+
+def _journal(directory: Path) -> str | None:
+    """The name of the model whose installation had begun, if it had."""
+    try:
+        return str(json.loads((directory / _JOURNAL).read_text())["name"])
+    except (FileNotFoundError, ValueError):  # a journal cut short was not synced: no rename had begun
+        return None
+
+
+def _remove_staging(directory: Path) -> None:
+    if (directory / _JOURNAL).exists():
+        return  # even the way back was interrupted, and the replaced models are in here: the next export goes on
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _swap(repository: Path, directory: Path, name: str) -> None:
+    """Old models out, new ones in. Can be called again after a kill at any point; it then goes on."""
+    waiting = [s for s in SUFFIXES if (directory / "new" / f"{name}_{s}").exists()]
+    for suffix in reversed(SUFFIXES):
+        live, old = repository / f"{name}_{suffix}", directory / "old" / f"{name}_{suffix}"
+        if suffix in waiting and os.path.lexists(live):
+            live.rename(old)
+    _sync_directory(repository)
+    for suffix in SUFFIXES:
+        if suffix in waiting:
+            (directory / "new" / f"{name}_{suffix}").rename(repository / f"{name}_{suffix}")
+            _sync_directory(repository)
+
+
+def _swap_back(repository: Path, directory: Path, name: str) -> None:
+    """Undo a `_swap` that raised: new models back to staging, old ones back in place, assets last."""
+    for suffix in reversed(SUFFIXES):
+        live, new = repository / f"{name}_{suffix}", directory / "new" / f"{name}_{suffix}"
+        if not new.exists():
+            live.rename(new)
+    for suffix in SUFFIXES:
+        live, old = repository / f"{name}_{suffix}", directory / "old" / f"{name}_{suffix}"
+        if os.path.lexists(old):
+            old.rename(live)
+    _sync_directory(repository)
+
+
+def _make_repository(repository: Path) -> list[Path]:
+    """Make the directory with its parents -> those that were made, the innermost first."""
+    made = []
+    for path in (repository, *repository.parents):
+        if path.exists():
+            break
+        made.append(path)
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ExportError(f"{repository} cannot be a model repository: {exc.strerror}") from exc
+    return made
+
+
+def _remove_if_empty(directories: list[Path]) -> None:
+    for directory in directories:
+        with suppress(OSError):  # not empty: it holds the installed model
+            directory.rmdir()
+
+
+@contextmanager
+def _locked(directory: Path, *, wait: bool = True) -> Iterator[None]:
+    """An exclusive flock on the directory itself, which leaves no lock file behind."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(fd)
+
+
+def _sync_tree(root: Path) -> None:
+    for parent, _, files in os.walk(root):
+        for file in files:
+            fd = os.open(Path(parent) / file, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        _sync_directory(Path(parent))
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

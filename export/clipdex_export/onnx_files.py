@@ -1,0 +1,97 @@
+"""Writes a tower as an ONNX file that every Triton since 24.10 loads, and checks that it is one."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipdex.errors import ExportError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["MAX_IR_VERSION", "MAX_OPSET", "check_limits", "write_tower"]
+
+# The ONNX Runtime of Triton 24.10 refuses anything newer.
+MAX_OPSET = 21
+MAX_IR_VERSION = 10
+
+# 17 is the first opset with LayerNormalization as one node.
+_OPSET = 17
+# A protobuf file ends at 2 GiB. Below this the weights stay inside; the rest is room for the graph.
+_LARGEST_SINGLE_FILE = (2 << 30) - (64 << 20)
+
+
+def write_tower(
+    tower: torch.nn.Module, example: torch.Tensor, path: Path, *, input_name: str, output_name: str
+) -> None:
+    """Trace `tower` on `example` and write it to `path`, with a dynamic batch and all else fixed.
+
+    A tower of more than 2 GiB gets its weights in one file beside it, `model.onnx.data`.
+
+    Raises:
+        ExportError: the file written is beyond the limits of the oldest Triton that is supported.
+    """
+    import torch
+
+    tower.eval()
+    with torch.inference_mode(), warnings.catch_warnings():
+        # The TorchScript exporter is deprecated, yet its graph is the one whose attention the fusion passes
+        # of ONNX Runtime recognise; its other warnings are about shapes that are fixed here.
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        torch.onnx.export(
+            tower,
+            (example,),
+            str(path),
+            input_names=[input_name],
+            output_names=[output_name],
+            dynamic_axes={input_name: {0: "batch"}, output_name: {0: "batch"}},
+            opset_version=_OPSET,
+            dynamo=False,
+        )
+    _keep_large_weights_beside(path)
+    check_limits(path)
+
+
+def check_limits(path: Path) -> None:
+    """Raise ExportError if an ONNX file is invalid or newer than the oldest supported Triton reads."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as exc:
+        raise ExportError(f"{path.name} is not a valid ONNX file: {exc}") from exc
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    if model.ir_version > MAX_IR_VERSION or opsets.get("ai.onnx", 0) > MAX_OPSET or len(opsets) > 1:
+        raise ExportError(
+            f"{path.name} has IR version {model.ir_version} and opsets {opsets}; Triton 24.10 reads up to IR "
+            f"{MAX_IR_VERSION} and ai.onnx {MAX_OPSET}"
+        )
+
+
+def _keep_large_weights_beside(path: Path) -> None:
+    """Where the exporter wrote one file a weight, or a file near 2 GiB, gather the weights in one file."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    scattered = _external_files(model)
+    if not scattered and path.stat().st_size <= _LARGEST_SINGLE_FILE:
+        return
+    model = onnx.load(path)
+    path.unlink()
+    for name in scattered:
+        (path.parent / name).unlink()
+    onnx.save(model, path, save_as_external_data=True, all_tensors_to_one_file=True, location=path.name + ".data")
+
+
+def _external_files(model: Any) -> set[str]:
+    return {
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }

@@ -1,0 +1,84 @@
+"""Translates a checkpoint's image processor to the card's ImageSpec, or refuses it by name.
+
+The gate then compares pixels byte for byte, so a wrong translation is caught even if its cosine is high.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from clipdex.card import ImageSpec
+from clipdex.errors import CardError, CheckpointError
+
+__all__ = ["image_spec"]
+
+_INTERPOLATIONS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+
+# What transparent pixels are laid over. Hugging Face has no rule: it drops alpha and shows whatever colour
+# was hidden beneath, most often black. White is what a page behind a cut-out looks like.
+_FILL = (255, 255, 255)
+
+
+def image_spec(processor: Any, image_size: int) -> ImageSpec:
+    """A transformers CLIPImageProcessor (any age of its file format) -> ImageSpec.
+
+    Args:
+        processor: loaded by transformers, which reads old files with bare integers as well as new ones.
+        image_size: what the vision tower takes, from the model's config.
+
+    Raises:
+        CheckpointError: it asks for something that the card cannot express, named in the message.
+    """
+    _require(processor.do_resize, "do_resize", processor.do_resize, "true")
+    _require(processor.do_center_crop, "do_center_crop", processor.do_center_crop, "true")
+    _require(processor.do_rescale, "do_rescale", processor.do_rescale, "true")
+    _require(
+        math.isclose(processor.rescale_factor, 1 / 255, rel_tol=1e-6),
+        "rescale_factor",
+        processor.rescale_factor,
+        "1/255",
+    )
+    _require(not getattr(processor, "do_pad", None), "do_pad", True, "none or false")
+    size = _set_keys(processor.size)
+    _require(set(size) == {"shortest_edge"}, "size", size, 'a number or {"shortest_edge": number}')
+    crop = _set_keys(processor.crop_size)
+    _require(set(crop) == {"height", "width"} and crop["height"] == crop["width"], "crop_size", crop, "a square")
+    _require(crop["height"] == image_size, "crop_size", crop, f"{image_size}, the image_size of the vision tower")
+    _require(
+        size["shortest_edge"] >= image_size, "size", size, f"at least the crop, {image_size}, so nothing is padded"
+    )
+    resample = int(processor.resample) if processor.resample is not None else None
+    _require(resample in _INTERPOLATIONS, "resample", resample, "1 (lanczos), 2 (bilinear) or 3 (bicubic)")
+    assert resample is not None
+    normalize = processor.do_normalize
+    try:
+        return ImageSpec(
+            size=image_size,
+            resize_to=int(size["shortest_edge"]),
+            resize="shortest_edge",
+            interpolation=_INTERPOLATIONS[resample],
+            crop="center",
+            fill=_FILL,
+            mean=_three(processor.image_mean) if normalize else (0.0, 0.0, 0.0),
+            std=_three(processor.image_std) if normalize else (1.0, 1.0, 1.0),
+        )
+    except (CardError, TypeError, ValueError) as exc:
+        raise CheckpointError(f"the preprocessor's image_mean or image_std is not usable: {exc}") from exc
+
+
+def _set_keys(size: Any) -> dict[str, int]:
+    """transformers' SizeDict -> only the keys that are set."""
+    return {key: int(value) for key, value in dict(size).items() if value is not None}
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    if isinstance(values, (int, float)):
+        values = [values] * 3
+    red, green, blue = (float(v) for v in values)
+    return red, green, blue
+
+
+def _require(ok: object, field: str, found: object, expected: str) -> None:
+    if not ok:
+        raise CheckpointError(f"the preprocessor's {field} is {found}; clipdex can serve {expected}")

@@ -1,0 +1,67 @@
+"""Turns a checkpoint's tokenizer into the `tokenizer.json` of the assets, and its rules into a TextSpec."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from clipdex.card import TextSpec
+from clipdex.errors import CardError, CheckpointError
+
+__all__ = ["text_spec", "tokenizer_json"]
+
+_LEGACY_END_ID = 2  # in the config only: pooling then looks for the largest id, whatever the tokenizer says
+
+
+def tokenizer_json(tokenizer: Any) -> bytes:
+    """A transformers CLIPTokenizer -> the bytes of a tokenizer.json that neither cuts nor pads.
+
+    Cutting and padding follow the card, so they are not stated twice.
+    """
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    text: str = backend.to_str()
+    return text.encode()
+
+
+def text_spec(tokenizer: Any, data: bytes, text_config: Any) -> TextSpec:
+    """The card's TextSpec, checked against the text tower.
+
+    Raises:
+        CheckpointError: tokenizer and text tower do not belong together.
+    """
+    end_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    if end_id is None:
+        raise CheckpointError("the tokenizer has no end token, and CLIP reads its vector there")
+    vocabulary = text_config.vocab_size
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= vocabulary:
+        raise CheckpointError(
+            f"the tokenizer has ids up to {largest}, the text tower only {vocabulary} embeddings: "
+            "they are not of one model"
+        )
+    configured = text_config.eos_token_id
+    if configured == _LEGACY_END_ID:
+        if end_id != largest:
+            raise CheckpointError(
+                f"the config's eos_token_id of {_LEGACY_END_ID} makes CLIP read its vector at the largest id, "
+                f"but the tokenizer's end token is {end_id} of {largest}: set eos_token_id to {end_id}"
+            )
+    elif configured != end_id:
+        raise CheckpointError(
+            f"the text tower reads its vector at token {configured} (eos_token_id), but the tokenizer ends texts "
+            f"with {end_id}: they are not of one model"
+        )
+    try:
+        return TextSpec(
+            context_length=int(text_config.max_position_embeddings),
+            pad_id=int(end_id if pad_id is None else pad_id),
+            end_id=int(end_id),
+            cleaning="none",
+            tokenizer_sha256=hashlib.sha256(data).hexdigest(),
+        )
+    except CardError as exc:
+        raise CheckpointError(f"the text tower's config is not usable: {exc}") from exc

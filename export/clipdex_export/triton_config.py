@@ -1,0 +1,139 @@
+"""The three `config.pbtxt`, written to be read and tuned by a person."""
+
+from __future__ import annotations
+
+import hashlib
+
+from clipdex.assets import SHA256_PARAMETER
+from clipdex.card import ModelCard
+
+__all__ = ["FINGERPRINT_PARAMETER", "assets_config", "image_config", "text_config"]
+
+# The same value in all three: a client can tell models of two exports apart.
+FINGERPRINT_PARAMETER = "clipdex_fingerprint"
+
+_TOWER = """\
+# {title}
+# Exported by clipdex from {source}; the fields are explained in docs/model-repository.md.
+name: "{name}"
+backend: "onnxruntime"
+
+# A request carries 1 to max_batch_size rows: one more dimension, in front of those below.
+max_batch_size: {max_batch_size}
+input [ {{ name: "{input_name}", data_type: {data_type}, dims: [ {dims} ] }} ]
+output [ {{ name: "embedding", data_type: TYPE_FP32, dims: [ {embedding_dim} ] }} ]
+
+# Small requests that arrive close together run as one batch. There is no preferred_batch_size: some Triton
+# releases then build batches of one row too many. A full batch in one request is taken without a copy.
+dynamic_batching {{
+  max_queue_delay_microseconds: {delay_us}
+  default_queue_policy {{
+    # A full queue says so at once, and the client tries again: better than a memory that fills up.
+    max_queue_size: {queue_size}
+    # A request that has waited longer than its client allows is refused, not computed for nobody.
+    timeout_action: REJECT
+    allow_timeout_override: true
+  }}
+}}
+
+# One copy of the weights on each GPU, or one on the CPU where there is none.
+instance_group [ {{ count: 1, kind: KIND_AUTO }} ]
+
+# On a CPU, "0" lets ONNX Runtime use all physical cores; lower it where two models share them.
+parameters {{ key: "intra_op_thread_count", value: {{ string_value: "0" }} }}
+parameters {{ key: "inter_op_thread_count", value: {{ string_value: "1" }} }}
+# 1 = heuristic. Left out, a GPU would search exhaustively for every new batch size, seconds each.
+parameters {{ key: "cudnn_conv_algo_search", value: {{ string_value: "1" }} }}
+# The identity of the embedding space. The same in {base}_image, {base}_text and {base}_assets.
+parameters {{ key: "{fingerprint_key}", value: {{ string_value: "{fingerprint}" }} }}
+"""
+
+_ASSETS = """\
+# The model card and tokenizer of {base}: a byte range of a zip with card.json and tokenizer.json.
+# Exported by clipdex from {source}; the fields are explained in docs/model-repository.md.
+name: "{name}"
+backend: "onnxruntime"
+
+# 0: the inputs are two numbers, not a batch.
+max_batch_size: 0
+input [
+  {{ name: "start", data_type: TYPE_INT64, dims: [ 1 ] }},
+  {{ name: "end", data_type: TYPE_INT64, dims: [ 1 ] }}
+]
+output [ {{ name: "bytes", data_type: TYPE_UINT8, dims: [ -1 ] }} ]
+
+# Copying bytes is no work for a GPU, nor for a second thread.
+instance_group [ {{ count: 1, kind: KIND_CPU }} ]
+parameters {{ key: "intra_op_thread_count", value: {{ string_value: "1" }} }}
+parameters {{ key: "inter_op_thread_count", value: {{ string_value: "1" }} }}
+
+# Of the {size:,} bytes of the zip: a client that has them cached does not fetch them again.
+parameters {{ key: "{sha256_key}", value: {{ string_value: "{sha256}" }} }}
+# The identity of the embedding space. The same in {base}_image, {base}_text and {base}_assets.
+parameters {{ key: "{fingerprint_key}", value: {{ string_value: "{fingerprint}" }} }}
+"""
+
+
+def image_config(card: ModelCard, max_batch_size: int) -> str:
+    """config.pbtxt of NAME_image."""
+    side = card.image.size
+    return _tower(
+        card,
+        suffix="image",
+        title=f"Pictures to unit vectors: RGB, {side} × {side}, not normalised.",
+        max_batch_size=max_batch_size,
+        input_name="pixels",
+        data_type="TYPE_UINT8",
+        dims=f"{side}, {side}, 3",
+        # A few pictures' worth of GPU time, far below what decoding one takes.
+        delay_us=2000,
+        # At most this many full batches of pixels in the server's memory.
+        queue_size=256,
+    )
+
+
+def text_config(card: ModelCard, max_batch_size: int) -> str:
+    """config.pbtxt of NAME_text."""
+    return _tower(
+        card,
+        suffix="text",
+        title=f"Token ids, {card.text.context_length} a text, to unit vectors.",
+        max_batch_size=max_batch_size,
+        input_name="token_ids",
+        data_type="TYPE_INT32",
+        dims=str(card.text.context_length),
+        # Somebody is waiting for a query's answer.
+        delay_us=500,
+        queue_size=1024,
+    )
+
+
+def assets_config(card: ModelCard, data: bytes) -> str:
+    """config.pbtxt of NAME_assets, whose zip is `data`."""
+    return _ASSETS.format(
+        name=f"{card.name}_assets",
+        base=card.name,
+        source=_one_line(card.source),
+        size=len(data),
+        sha256_key=SHA256_PARAMETER,
+        sha256=hashlib.sha256(data).hexdigest(),
+        fingerprint_key=FINGERPRINT_PARAMETER,
+        fingerprint=card.fingerprint,
+    )
+
+
+def _tower(card: ModelCard, *, suffix: str, **fields: object) -> str:
+    return _TOWER.format(
+        name=f"{card.name}_{suffix}",
+        base=card.name,
+        source=_one_line(card.source),
+        embedding_dim=card.embedding_dim,
+        fingerprint_key=FINGERPRINT_PARAMETER,
+        fingerprint=card.fingerprint,
+        **fields,
+    )
+
+
+def _one_line(source: str) -> str:
+    """A path may hold a line break, which would end the comment it stands in."""
+    return " ".join(source.split())
