@@ -89,7 +89,7 @@ def index_directory(client: Client, images_dir: Path, progress: Callable[[Progre
 
     Each folder and model has one of its own below `clipdex.assets.default_cache_dir`.
     """
-    folder = os.path.abspath(os.fsencode(images_dir))  # noqa: PTH100 - pathlib has no bytes
+    folder = os.path.abspath(os.fsencode(images_dir))
     key = hashlib.sha256(client.card.fingerprint.encode() + b"\0" + folder).hexdigest()[:32]
     index = default_cache_dir() / "indexes" / f"{key}.clipdex"
     index_pictures(client, images_dir, index, dtype="float32", progress=progress)
@@ -98,9 +98,9 @@ def index_directory(client: Client, images_dir: Path, progress: Callable[[Progre
 
 def _below(index: Index, images_dir: Path) -> tuple[list[int], list[str]]:
     """The live rows, and their paths spelled from `images_dir`."""
-    root = os.path.abspath(os.fsencode(images_dir))  # noqa: PTH100
+    root = os.path.abspath(os.fsencode(images_dir))
     rows, paths = [], []
     for row, path in index.live_paths():
         rows.append(row)
-        paths.append(os.fsdecode(os.path.join(os.fsencode(images_dir), os.path.relpath(path, root))))  # noqa: PTH118
+        paths.append(os.fsdecode(os.path.join(os.fsencode(images_dir), os.path.relpath(path, root))))
     return rows, paths

@@ -33,7 +33,7 @@ def decode_file(path: bytes, spec: ImageSpec, max_file_bytes: int) -> bytes:
     """Read and decode one file -> the message that answers for it."""
     size, mtime_ns, digest = 0, 0, _NO_HASH
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - pathlib has no bytes
+        with open(path, "rb") as file:
             info = os.fstat(file.fileno())
             size, mtime_ns = info.st_size, info.st_mtime_ns
             if size > max_file_bytes:

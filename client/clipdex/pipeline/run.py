@@ -143,7 +143,7 @@ def _require_a_picture(directory: Path) -> None:
 
 def _remove_vanished(writer: IndexWriter, directory: Path) -> int:
     """Tombstones for rows below `directory` whose file is gone -> how many."""
-    root = os.path.join(os.path.abspath(os.fsencode(directory)), b"")  # noqa: PTH100, PTH118
+    root = os.path.join(os.path.abspath(os.fsencode(directory)), b"")
     rows = 0
     for path in writer.live_paths(root):
         if not os.path.lexists(path):

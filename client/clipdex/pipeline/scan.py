@@ -37,12 +37,12 @@ def scan(directory: Path, on_failure: Callable[[Failure], None]) -> Iterator[Fou
     """
     # Bytes: a name that is not UTF-8 is a name like any other. Absolute, so that a row means the same
     # file whatever folder the next command is run from.
-    root = os.path.abspath(os.fsencode(directory))  # noqa: PTH100 - pathlib has no bytes
+    root = os.path.abspath(os.fsencode(directory))
     try:
-        info = os.stat(root)  # noqa: PTH116
+        info = os.stat(root)
         if not stat.S_ISDIR(info.st_mode):
             raise SourceError(f"{directory}: is not a directory; give the folder that holds the pictures")
-        os.listdir(root)  # noqa: PTH208
+        os.listdir(root)
     except FileNotFoundError as exc:
         raise SourceError(f"{directory}: there is no such directory") from exc
     except OSError as exc:
@@ -71,10 +71,10 @@ def _walk(
         on_failure(_failure(directory, exc))
         return
     for name in names:
-        path = os.path.join(directory, name)  # noqa: PTH118
+        path = os.path.join(directory, name)
         wanted = name.lower().endswith(SUFFIXES)
         try:
-            info = os.stat(path)  # noqa: PTH116
+            info = os.stat(path)
         except OSError as exc:
             if wanted:
                 on_failure(_failure(path, exc))

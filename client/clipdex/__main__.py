@@ -1,0 +1,5 @@
+"""`python -m clipdex` is `clipdex`."""
+
+from clipdex.cli import main
+
+main()

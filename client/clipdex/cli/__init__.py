@@ -1,0 +1,26 @@
+"""The command line. Printing, colours and exit codes live here and nowhere else."""
+
+from __future__ import annotations
+
+import sys
+
+from clipdex.errors import ClipdexError, MissingExtra
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run `clipdex`. A user's mistake is one sentence on standard error and exit status 1."""
+    try:
+        try:
+            import rich  # noqa: F401
+            import typer  # noqa: F401
+        except ImportError as exc:
+            raise MissingExtra(exc.name or "typer", "cli", "the command line") from exc
+        from clipdex.cli.app import app
+
+        app()
+    except ClipdexError as exc:
+        message = str(exc).encode("utf-8", "backslashreplace").decode("utf-8")
+        print(f"clipdex: {message}", file=sys.stderr)
+        raise SystemExit(1) from exc

@@ -1,0 +1,40 @@
+"""The commands, each in the file of its name."""
+
+from __future__ import annotations
+
+import typer
+
+from clipdex.cli import demo, export, index, retrieve, search, serve
+from clipdex.version import __version__
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="clipdex",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"clipdex {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _clipdex(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Find pictures by describing them."""
+
+
+app.command("index")(index.index)
+app.command("search")(search.search)
+app.command("retrieve")(retrieve.retrieve)
+app.command("serve")(serve.serve)
+app.command("export")(export.export)
+app.command("demo")(demo.demo)

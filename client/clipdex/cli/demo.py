@@ -1,0 +1,169 @@
+"""`clipdex demo`: the whole way, from pictures on disk to a ranking, with the small model of the repository."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipdex.cli.common import interruptible, printable
+from clipdex.cli.index import run_sentence
+from clipdex.cli.progress import index_progress
+from clipdex.cli.search import hit_line
+from clipdex.client import Client, connect
+from clipdex.contact_sheet import Section, write_contact_sheet
+from clipdex.errors import ClipdexError, InvalidArgument, LocalServerError, MissingExtra
+from clipdex.index import Hit, Index
+from clipdex.pipeline import RunReport, index_pictures
+
+__all__ = ["demo"]
+
+_TOP_K = 5
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A text to ask, and the pictures that answer it where that is known."""
+
+    text: str
+    answers: frozenset[str] | None = None
+
+    def is_answered_by(self, hit: Hit) -> bool:
+        return self.answers is not None and hit.path in self.answers
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where pictures, index and report go.")] = Path(
+        "demo"
+    ),
+    repository: Annotated[
+        Path, typer.Option("--repository", "-r", metavar="DIR", help="The repository that holds the model.")
+    ] = Path("model_repository"),
+    model: Annotated[str, typer.Option("--model", "-m", help="The model to use.")] = "demo",
+    pictures: Annotated[int, typer.Option(min=100, help="How many pictures to draw.")] = 1000,
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            "--photos", metavar="DIR", help="Use these pictures instead of drawing some.", show_default=False
+        ),
+    ] = None,
+    query: Annotated[
+        list[str] | None,
+        typer.Option("--query", metavar="TEXT", help="Ask this; may be given several times.", show_default=False),
+    ] = None,
+) -> None:
+    """Draw pictures, serve the demo model, index them, ask ten questions, write a contact sheet.
+
+    With --photos and --query: the same on your own pictures. The demo model knows shapes and colours only.
+    """
+    queries = [text for text in query or [] if text.strip()]
+    if photos is not None and not queries:
+        raise InvalidArgument("--photos needs a --query: what should the pictures show?")
+    with interruptible("run it again to go on"), _served(repository, model) as client:
+        if photos is None:
+            print(f"drawing {pictures:,} pictures in {out / 'pictures'}", flush=True)
+            folder, questions = _draw(out / "pictures", pictures)
+            if queries:
+                questions = [_Question(text) for text in queries]
+            index = out / "pictures.clipdex"
+            # Measured anew each time: an index that is there already would leave nothing to do.
+            shutil.rmtree(index, ignore_errors=True)
+        else:
+            folder, questions = photos, [_Question(text) for text in queries]
+            key = hashlib.sha256(os.fsencode(os.path.abspath(photos))).hexdigest()[:12]
+            index = out / f"photos-{key}.clipdex"
+        with index_progress() as progress:
+            report = index_pictures(client, folder, index, progress=progress)
+        print(run_sentence(report, index))
+        vectors = client.embed_texts([question.text for question in questions])
+        with Index.open(index) as opened:
+            answers = opened.search(vectors, min(_TOP_K, len(opened)))
+        _print_ranking(questions, answers)
+        summary = _summary(questions, answers, client, report)
+        sheet = out / "report.html"
+        sections = [
+            Section(question.text, hits, _verdict(question, hits))
+            for question, hits in zip(questions, answers, strict=True)
+        ]
+        write_contact_sheet(sheet, sections, title="clipdex demo", summary=summary)
+        print(f"\ncontact sheet: {sheet}")
+    print(summary)
+
+
+@contextmanager
+def _served(repository: Path, model: str) -> Iterator[Client]:
+    """The model behind a real Triton; where none can be had, in this process, and said so."""
+    from clipdex_server import LocalTriton
+
+    if not (repository / f"{model}_image" / "config.pbtxt").is_file():
+        raise ClipdexError(
+            f"{repository}: holds no model {model!r}; run this in a checkout of clipdex, "
+            "or name another with --repository and --model"
+        )
+    try:
+        server = LocalTriton(repository, models=[f"{model}_{part}" for part in ("image", "text", "assets")])
+        server.start()
+    except (MissingExtra, LocalServerError) as exc:
+        if triton_may_be_had():
+            raise
+        print(f"no Triton for this machine ({exc}); the same models run in this process")
+        with connect(f"inproc:{repository}", model=model) as client:
+            yield client
+        return
+    with server, connect(server.address, model=model) as client:
+        print(f"{client.server.name} {client.server.version} serves {model} at {server.address}", flush=True)
+        yield client
+
+
+def triton_may_be_had() -> bool:
+    """Whether nvidia-pytriton has a wheel for this machine, so that its absence is a mistake to mend."""
+    uname = os.uname()
+    return (uname.sysname, uname.machine) == ("Linux", "x86_64")
+
+
+def _draw(folder: Path, count: int) -> tuple[Path, list[_Question]]:
+    from clipdex_export.demo.questions import QUESTIONS, draw_demo_pictures
+
+    shutil.rmtree(folder, ignore_errors=True)
+    scenes = {os.path.abspath(path): scene for path, scene in draw_demo_pictures(folder, count).items()}
+    questions = [
+        _Question(q.text, frozenset(path for path, scene in scenes.items() if q.is_answered_by(scene)))
+        for q in QUESTIONS
+    ]
+    return folder, questions
+
+
+def _verdict(question: _Question, hits: Sequence[Hit]) -> str:
+    if question.answers is None:
+        return ""
+    right = sum(question.is_answered_by(hit) for hit in hits)
+    return f"{right} of {len(hits)} right"
+
+
+def _print_ranking(questions: Sequence[_Question], answers: Sequence[Sequence[Hit]]) -> None:
+    for question, hits in zip(questions, answers, strict=True):
+        print(f"\n{printable(question.text)}")
+        for hit in hits:
+            mark = "" if question.answers is None or question.is_answered_by(hit) else "   (wrong)"
+            print(f"  {hit_line(hit.score, hit.path)}{mark}")
+
+
+def _summary(
+    questions: Sequence[_Question], answers: Sequence[Sequence[Hit]], client: Client, report: RunReport
+) -> str:
+    name = "Triton" if client.server.name == "triton" else client.server.name
+    facts = f"{name} {client.server.version}, {report.rows:,} pictures"
+    if report.indexed:
+        facts += f", {report.images_per_s:.0f} images/s"
+    known = [(q, hits) for q, hits in zip(questions, answers, strict=True) if q.answers is not None]
+    if not known:
+        return f"{len(questions)} {'query' if len(questions) == 1 else 'queries'} answered ({facts})"
+    right = sum(bool(hits) and question.is_answered_by(hits[0]) for question, hits in known)
+    return f"{right} of {len(known)} questions answered right at rank 1 ({facts})"

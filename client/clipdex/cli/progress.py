@@ -1,0 +1,62 @@
+"""The progress bar of an indexing run: done of all, images/s, time left, failures."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from clipdex.pipeline import Progress
+
+__all__ = ["index_progress"]
+
+_LINE_EVERY_S = 10.0
+
+
+@contextmanager
+def index_progress() -> Iterator[Callable[[Progress], None]]:
+    """A bar on a terminal; a line every ten seconds where standard error is a file or a pipe."""
+    if sys.stderr.isatty():
+        with _bar() as report:
+            yield report
+    else:
+        yield _lines()
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Progress], None]]:
+    bar = Bar(
+        TextColumn("indexing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.0f} images/s"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]} failed"),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("", total=None, rate=0.0, failed=0)
+
+        def report(p: Progress) -> None:
+            bar.update(task, completed=p.done, total=p.total, rate=p.images_per_s, failed=p.failed)
+
+        yield report
+
+
+def _lines() -> Callable[[Progress], None]:
+    last = time.monotonic()
+
+    def report(p: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _LINE_EVERY_S:
+            last = time.monotonic()
+            of = f" of {p.total:,}" if p.total is not None else ""
+            print(f"{p.done:,}{of} done, {p.images_per_s:.0f} images/s, {p.failed:,} failed", file=sys.stderr)
+
+    return report

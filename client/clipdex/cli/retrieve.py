@@ -1,0 +1,45 @@
+"""`clipdex retrieve`: the command clipdex began as. A prompt, a folder, a ranking."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipdex.cli.common import SERVER_DEFAULT, ModelOption, ServerOption, interruptible, printable
+from clipdex.cli.progress import index_progress
+from clipdex.client import connect
+from clipdex.errors import InvalidArgument
+from clipdex.index import Index
+from clipdex.local import index_directory
+
+__all__ = ["retrieve"]
+
+
+def retrieve(
+    prompt: Annotated[str, typer.Option("--prompt", help="What the pictures should show.")],
+    images_dir: Annotated[Path, typer.Option("--images_dir", "--images-dir", help="The folder of pictures.")],
+    top_k: Annotated[
+        int | None, typer.Option("--top_k", "--top-k", help="How many pictures; 5.", show_default=False)
+    ] = None,
+    server: ServerOption = SERVER_DEFAULT,
+    model: ModelOption = None,
+) -> None:
+    """Rank a folder of pictures for a prompt.
+
+    The folder's embeddings are kept in the user's cache: the first call embeds them all, later ones only what
+    is new or changed.
+    """
+    if not prompt.strip():
+        raise InvalidArgument("the prompt is empty; say what the pictures should show")
+    with interruptible("the same command goes on from there"), connect(server, model=model) as client:
+        with index_progress() as progress:
+            index = index_directory(client, images_dir, progress)
+        query = client.embed_texts([prompt])
+    with Index.open(index) as opened:
+        hits = opened.search(query, top_k)[0]
+    root = os.path.abspath(images_dir)
+    for hit in hits:
+        print(f"{hit.score:.3f} — {printable(os.path.join(images_dir, os.path.relpath(hit.path, root)))}")
