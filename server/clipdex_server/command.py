@@ -11,9 +11,10 @@ from clipdex_server.find import TritonBinary
 
 __all__ = ["ServeOptions", "command_line"]
 
-# Where Triton and a stub exchange tensors. A region starts at this size and grows in these steps; tmpfs gives
-# memory to the pages that are written only, so a generous start costs nothing.
-_STUB_MEMORY_BYTES = 32 * 2**20
+# The memory in which Triton and one stub exchange tensors. Linux reserves all of it at once, and a container's
+# /dev/shm may be 64 MB: so it starts small, and the first large batch makes it grow by large steps.
+_STUB_MEMORY_BYTES = 2**20
+_STUB_MEMORY_GROWTH_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def command_line(
             f"--backend-directory={backend_directory}",
             f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}-",
             f"--backend-config=python,shm-default-byte-size={_STUB_MEMORY_BYTES}",
-            f"--backend-config=python,shm-growth-byte-size={_STUB_MEMORY_BYTES}",
+            f"--backend-config=python,shm-growth-byte-size={_STUB_MEMORY_GROWTH_BYTES}",
         ]
     return command
 

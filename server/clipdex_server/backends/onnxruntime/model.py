@@ -172,6 +172,11 @@ def _session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
     options.inter_op_num_threads = max(0, _integer(parameters, "inter_op_thread_count"))
     options.enable_cpu_mem_arena = _boolean(parameters, "enable_mem_arena")
     options.enable_mem_pattern = _boolean(parameters, "enable_mem_pattern")
+    # onnxruntime's threads spin while they wait for work, which pays where a session has the cores to itself. Here
+    # every instance of every model is a process beside the client's workers. Two busy cores, an image tower and a
+    # text tower in turn: without spinning 1.2 to 2 times the image batches, a sixth of the CPU time for each text.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return options
 
 
@@ -179,6 +184,8 @@ def _providers(config: Mapping[str, Any], kind: str, device_id: str) -> list[Any
     """CUDA on the instance's device where onnxruntime offers it, and the CPU for the rest."""
     if kind != "GPU" or "CUDAExecutionProvider" not in ort.get_available_providers():
         return ["CPUExecutionProvider"]
+    if hasattr(ort, "preload_dlls"):  # since 1.21: finds CUDA and cuDNN in NVIDIA's own wheels
+        ort.preload_dlls()
     parameters = _parameters(config)
     cuda: dict[str, str] = {
         "cudnn_conv_algo_search": _choice(parameters, "cudnn_conv_algo_search", _CONV_SEARCHES),
@@ -191,6 +198,10 @@ def _providers(config: Mapping[str, Any], kind: str, device_id: str) -> list[Any
         if accelerator.get("name") == "cuda":
             cuda = {**accelerator.get("parameters", {}), **cuda}
     return [("CUDAExecutionProvider", cuda | {"device_id": device_id}), "CPUExecutionProvider"]
+
+
+def _first(providers: Sequence[Any]) -> str:
+    return str(providers[0] if isinstance(providers[0], str) else providers[0][0])
 
 
 def _parameters(config: Mapping[str, Any]) -> dict[str, str]:

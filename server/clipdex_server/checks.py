@@ -1,0 +1,70 @@
+"""Look before starting: a mistake found here is told at once, and in our own words."""
+
+from __future__ import annotations
+
+import re
+import socket
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipdex.errors import LocalServerError
+
+__all__ = ["check_names", "check_repository", "free_port", "temp_dir"]
+
+# nvidia-pytriton's Triton starts a stub with `bash -c`, and quotes neither the stub's path nor the model's.
+_SHELL_SAFE = re.compile(r"[A-Za-z0-9._/+@%:,-]+")
+
+
+def check_repository(repository: Path, models: Sequence[str] | None) -> None:
+    """Refuse a directory without models, or without those named."""
+    if not repository.is_dir():
+        what = "is not a directory" if repository.exists() else "does not exist"
+        raise LocalServerError(f"the model repository {repository} {what}")
+    there = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
+    if not there:
+        raise LocalServerError(
+            f"the model repository {repository} holds no model: expected directories such as "
+            "demo_image with a config.pbtxt in them"
+        )
+    for model in models or ():
+        if model not in there:
+            raise LocalServerError(
+                f"the model repository {repository} holds no model {model!r}; it has {', '.join(there)}"
+            )
+
+
+def check_names(repository: Path) -> None:
+    """Refuse names that a shell would take apart: Triton puts them into a `bash -c` unquoted."""
+    for path in repository.iterdir():
+        if path.is_dir() and not _SHELL_SAFE.fullmatch(path.name):
+            raise LocalServerError(
+                f"Triton cannot serve a model named {path.name!r}: use letters, digits, dots, underscores, hyphens"
+            )
+
+
+def temp_dir() -> Path:
+    """Where a run keeps its files."""
+    # The stub's own path goes through the same shell.
+    directory = Path(tempfile.gettempdir())
+    if _SHELL_SAFE.fullmatch(str(directory)):
+        return directory
+    return Path("/tmp")  # noqa: S108  # a directory of mode 0700 with a random name is made in it
+
+
+def free_port(what: str, host: str, port: int) -> int:
+    """`port` if it is free, or a free one for 0."""
+    if not 0 <= port <= 65535:
+        raise LocalServerError(f"the {what} port is {port}; expected 1 to 65535, or 0 for any that is free")
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return int(probe.getsockname()[1])
+    except OSError as exc:
+        if port == 0:
+            raise LocalServerError(f"Triton cannot listen on {host}: {exc.strerror}") from exc
+        raise LocalServerError(
+            f"the {what} port {port} of {host} cannot be used ({exc.strerror}): "
+            "choose another, or 0 for any that is free"
+        ) from exc
