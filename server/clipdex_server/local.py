@@ -108,6 +108,7 @@ class LocalTriton:
         self._run = self._launch(triton)
         try:
             self._wait_until_ready()
+            self._run.watch_stubs()
         except BaseException:  # Ctrl-C as well
             self.stop()
             raise

@@ -49,6 +49,12 @@ class SupervisedTriton:
             self.status = supervisor_status  # it was killed, and Triton with it
         return self.status
 
+    def watch_stubs(self) -> None:
+        """From now on the loss of any of Triton's processes ends the server."""
+        assert self.supervisor.stdin is not None
+        with contextlib.suppress(OSError):  # the supervisor may be gone; `poll` tells
+            self.supervisor.stdin.write(b"r")
+
     def stop(self, timeout_s: float) -> None:
         """End both; Triton has `timeout_s` to answer what it has accepted."""
         stdin, stdout = self.supervisor.stdin, self.supervisor.stdout

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import signal
 
+from clipdex_server.supervisor import LOST
+
 __all__ = ["model_failures", "why_it_ended"]
 
 # E1123 14:54:25.466764 5711 model_lifecycle.cc:642] "failed to load 'NAME' version 1: Internal: REASON"
@@ -52,6 +54,10 @@ def why_it_ended(log: str, status: int | None) -> str:
         return f"{len(failures)} models did not load: {listed}"
     lines = log.splitlines()
     for line in lines:
+        if line.startswith(LOST):
+            return (
+                f"the process of its model {line.removeprefix(LOST).strip()} died, perhaps because memory ran out"
+            )
         if found := _ENDPOINT.search(line):
             return f"its {found['name']} endpoint did not start: {_plain(found['reason'])}"
     if status is not None and status < 0:

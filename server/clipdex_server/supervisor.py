@@ -3,14 +3,19 @@
     client process ── stdin, stdout ── supervisor ── tritonserver ── one stub process per model instance
 
 `LocalTriton` runs this file as a script, in a session of its own so that Ctrl-C in the terminal does not
-reach it. It stops the server when its standard input ends or says so, when the client process dies (even
-by SIGKILL), or on SIGTERM, SIGINT and SIGHUP. When Triton dies first, it ends what Triton left running. If
-it is itself killed, the kernel kills Triton, and Triton's stubs see that within a second and end.
+reach it. It stops the server when it is told to, when its standard input ends, when the client process
+dies (even by SIGKILL), or on SIGTERM, SIGINT and SIGHUP. When Triton dies first, it ends what Triton left
+running. If it is itself killed, the kernel kills Triton, and Triton's stubs see that within a second and end.
 
-It is started for every server, so it imports little, and nothing but the standard library. It reads a JSON
-`Spec` as its only argument, and writes two lines to its standard output:
+When a stub dies, killed for lack of memory perhaps, Triton 2.51 keeps calling its model READY and refuses
+every request for it. So the loss of a stub ends the server: a server that is gone is easier to notice.
 
-    started PID
+It is started for every server, so it imports little, and nothing but the standard library. It takes a JSON
+`Spec` as its only argument. On its standard input come single bytes, on its standard output go lines:
+
+    r                   the models are ready: from here on every stub counts
+    s                   stop
+    started PID         Triton runs
     ended STATUS        Triton's exit status; -9 for SIGKILL, as subprocess has it
 """
 
@@ -35,6 +40,8 @@ NAME_PREFIX = "clipdex-triton-"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
+# What the log says when a stub is lost; `reason` looks for it.
+LOST = "clipdex: lost the process of the model"
 # Triton says this once the last accepted request is answered. What follows is the slow part, about a second
 # for each stub, and frees only what the kernel frees anyway. If a Triton words it otherwise, stopping is slower.
 _DRAINED = b"All models are stopped, unloading models"
@@ -167,14 +174,34 @@ class _Supervisor:
 
     def _wait(self, parent: int) -> bool:
         """Return when Triton is to stop or has ended; True if the parent is there to be told."""
+        stdin = sys.stdin.fileno()
+        stubs: dict[int, str] = {}
         while self.status is None and not self.stop_signalled:
-            ready, _, _ = select.select([sys.stdin.fileno(), parent, self.wake], [], [])
-            if sys.stdin.fileno() in ready:
-                return os.read(sys.stdin.fileno(), 1) != b""
+            ready, _, _ = select.select([stdin, parent, self.wake, *stubs], [], [])
             if parent in ready:
                 return False
+            if stdin in ready:
+                command = os.read(stdin, 1)
+                if command != b"r":
+                    return command != b""
+                stubs = self._stubs()
             self._reap()
+            lost = [stubs[each] for each in ready if each in stubs]
+            if lost and self.status is None:
+                os.write(2, f"{LOST} {lost[0]}\n".encode())
+                return True
         return True
+
+    def _stubs(self) -> dict[int, str]:
+        """A descriptor that becomes readable when the process ends, and its model, for each stub."""
+        stubs = {}
+        for pid in _children(self.pid):
+            with contextlib.suppress(OSError):
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+                model = command.partition(f"{self.spec.run_dir}/repository/")[2].partition("/")[0]
+                if model:
+                    stubs[os.pidfd_open(pid)] = model
+        return stubs
 
     def _stop(self) -> None:
         """SIGTERM, then wait until every accepted request is answered, or the time is up."""
