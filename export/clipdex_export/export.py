@@ -81,7 +81,7 @@ def export_model(
     check_model_name(name)
     if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int) or max_batch_size < 1:
         raise InvalidArgument(f"max_batch_size is {max_batch_size!r}; expected a whole number from 1")
-    target = Path(repository).expanduser()
+    target = Path(repository).expanduser().resolve()
     try:
         with staging(target, name) as stage:
             if not overwrite:

@@ -1,16 +1,19 @@
 """Puts three finished model directories into a repository, all or nothing.
 
-Everything is built in a hidden directory inside the repository, so that installing is three renames on one
-file system. No file system renames three directories at once, so the order carries the guarantee:
-`NAME_assets`, which every client reads first, leaves first and arrives last. Whoever finds it finds the
-towers that belong to it.
+Everything is built in a hidden directory beside the repository, so that installing is three renames on one
+file system. (Beside, not inside: Triton takes every directory inside for a model, hidden ones too, and a
+server that starts meanwhile would stumble over it. Where no rename from beside is possible, because the
+repository is a mount of its own, say, it is inside.)
 
-    .clipdex-export-XXXX/     locked (flock) by the export that owns it
+No file system renames three directories at once, so the order carries the guarantee: `NAME_assets`, which
+every client reads first, leaves first and arrives last. Whoever finds it finds the towers that belong to it.
+
+    .REPOSITORY.clipdex-export-XXXX/    locked (flock) by the export that owns it
         new/NAME_image, NAME_text, NAME_assets
         old/…                 the models that are replaced, until the last rename is done
         install.json          written when `new` is complete: from here on a killed export is completed
 
-A staging directory whose owner is gone is a killed export. The next export in the repository completes it
+A staging directory whose owner is gone is a killed export. The next export into the repository completes it
 if it had begun to install, and removes it otherwise.
 """
 
@@ -32,12 +35,11 @@ __all__ = ["SUFFIXES", "Staging", "check_free", "recover", "staging"]
 # In the order of arrival; they leave in the reverse order.
 SUFFIXES = ("image", "text", "assets")
 
-_PREFIX = ".clipdex-export-"
 _JOURNAL = "install.json"
 
 
 class Staging:
-    """A hidden directory in a repository in which a model's three directories are built."""
+    """A hidden directory in which the three directories of a model are built."""
 
     def __init__(self, repository: Path, directory: Path, name: str) -> None:
         self.repository = repository
@@ -82,7 +84,7 @@ def staging(repository: Path, name: str) -> Iterator[Staging]:
         stack.callback(_remove_if_empty, _make_repository(repository))
         with _locked(repository):
             _recover(repository)
-            directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=repository))
+            directory = Path(tempfile.mkdtemp(prefix=_prefix(repository), dir=_staging_parent(repository)))
             # Held while this process lives; the kernel lets go of it however the process ends.
             stack.enter_context(_locked(directory))
         stack.callback(_remove_staging, directory)
@@ -108,12 +110,40 @@ def recover(repository: Path) -> None:
 
 
 def _recover(repository: Path) -> None:
-    for directory in sorted(repository.glob(_PREFIX + "*")):
+    for directory in _staging_directories(repository):
         with suppress(BlockingIOError), _locked(directory, wait=False):
             name = _journal(directory)
             if name is not None:
                 _swap(repository, directory, name)
             shutil.rmtree(directory)
+
+
+def _prefix(repository: Path) -> str:
+    return f".{repository.name}.clipdex-export-"
+
+
+def _staging_parent(repository: Path) -> Path:
+    """The directory beside the repository if files can be renamed from there, else the repository."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=repository.parent, prefix=_prefix(repository)) as probe:
+            inside = repository / Path(probe.name).name
+            # Only a rename tells: two mounts of one device look alike, and so do quotas.
+            Path(probe.name).rename(inside)
+            inside.rename(probe.name)
+    except OSError:
+        return repository
+    return repository.parent
+
+
+def _staging_directories(repository: Path) -> list[Path]:
+    """Those of this user: in a parent like /tmp, anybody could leave a model to be installed."""
+    found = [
+        entry
+        for parent in (repository.parent, repository)
+        for entry in parent.iterdir()
+        if entry.name.startswith(_prefix(repository)) and entry.is_dir() and not entry.is_symlink()
+    ]
+    return sorted(entry for entry in found if entry.stat().st_uid == os.geteuid())
 
 
 def _journal(directory: Path) -> str | None:

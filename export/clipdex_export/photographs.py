@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def photograph(name: str) -> Image.Image:
         return image.convert("RGB")
 
 
-def gate_pictures() -> list[Picture]:
+@cache
+def gate_pictures() -> tuple[Picture, ...]:
     """The pictures that every export is compared on, the same on every machine with one Pillow."""
     astronaut = photograph("astronaut.png")  # 512 × 512
     cat = photograph("chelsea.png")  # 451 × 300
@@ -47,7 +49,7 @@ def gate_pictures() -> list[Picture]:
     street = photograph("motorcycle_left.png")
     page = photograph("page.png")
     grass = photograph("grass.png")
-    return [
+    return (
         _jpeg("a portrait, 512 × 512", astronaut),
         _jpeg("a cat, 451 × 300", cat),
         _jpeg("a cup of coffee, 600 × 400", coffee),
@@ -83,7 +85,7 @@ def gate_pictures() -> list[Picture]:
         _saved("a rocket, BMP", rocket, "BMP"),
         _saved("a cup of coffee, GIF", coffee.quantize(128), "GIF"),
         _saved("a cat, TIFF", cat, "TIFF"),
-    ]
+    )
 
 
 def _cut_out(image: Image.Image) -> Image.Image:

@@ -11,11 +11,11 @@ __all__ = ["quiet"]
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars, no log lines below an error, no warnings of transformers, torch and the 
+    """No progress bars, no log lines below an error, no warnings of transformers, torch and the
 
     What they would say is read from their results instead: missing weights raise, for one.
     """
-    from huggingface_utils.tqdm import (
+    from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,

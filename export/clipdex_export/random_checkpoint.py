@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from clipdex.errors import InvalidArgument
+from clipdex_export.quiet import quiet
 
 __all__ = ["SHAPES", "ClipShape", "write_random_checkpoint", "write_tokenizer"]
 
@@ -92,7 +93,7 @@ def write_random_checkpoint(
         },
         projection_dim=shape.projection,
     )
-    with torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         CLIPModel(config).save_pretrained(directory)
     preprocessor = {

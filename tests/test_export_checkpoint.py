@@ -1,0 +1,237 @@
+"""A checkpoint is loaded whole or refused in one sentence that names what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from clipdex.errors import CheckpointError
+
+pytestmark = pytest.mark.torch
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+safetensors = pytest.importorskip("safetensors.torch")
+
+from clipdex_export.checkpoint import load_checkpoint  # noqa: E402
+from tiny_clip import edit_json, write_tiny  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("sound"))
+
+
+@pytest.fixture
+def checkpoint(sound: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(sound, tmp_path / "checkpoint"))
+
+
+def refused(source: str | Path, **options: object) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(str(source), **options)  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def edit_weights(checkpoint: Path, change) -> None:
+    path = checkpoint / "model.safetensors"
+    weights = safetensors.load_file(path)
+    change(weights)
+    safetensors.save_file(weights, path, metadata={"format": "pt"})
+
+
+def test_a_sound_one(sound: Path) -> None:
+    loaded = load_checkpoint(str(sound))
+    assert loaded.revision == "" and loaded.random_weights == () and loaded.unused_weights == ()
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
+    assert not loaded.model.training
+
+
+# what is there at all
+
+
+def test_no_such_directory(tmp_path: Path) -> None:
+    assert "there is no such directory" in refused(tmp_path / "nowhere")
+
+
+def test_a_file(sound: Path) -> None:
+    assert "is a file: give the directory" in refused(sound / "model.safetensors")
+
+
+def test_an_empty_directory(tmp_path: Path) -> None:
+    assert "a checkpoint has a config.json, and it has none" in refused(tmp_path)
+
+
+def test_a_revision_of_a_directory(sound: Path) -> None:
+    assert "a revision (main) is for hub ids only" in refused(sound, revision="main")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00\x01", "null"])
+def test_a_config_that_is_no_json_object(checkpoint: Path, text: str) -> None:
+    (checkpoint / "config.json").write_text(text)
+    assert "config.json" in refused(checkpoint)
+
+
+@pytest.mark.parametrize("model_type", ["siglip", "bert", None])
+def test_another_kind_of_model(checkpoint: Path, model_type: str | None) -> None:
+    edit_json(checkpoint / "config.json", model_type=model_type)
+    assert f'says model_type {model_type!r}: expected "clip"' in refused(checkpoint)
+
+
+def test_a_config_with_nonsense_in_it(checkpoint: Path) -> None:
+    edit_json(checkpoint / "config.json", vision_config={"hidden_size": "wide"})
+    assert "cannot be loaded" in refused(checkpoint)
+
+
+# weights
+
+
+def test_no_weights(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    assert "has no weights: expected model.safetensors" in refused(checkpoint)
+
+
+def test_missing_weights_are_named(checkpoint: Path) -> None:
+    edit_weights(checkpoint, lambda w: w.pop("visual_projection.weight"))
+    assert refused(checkpoint).endswith("weights are missing: visual_projection.weight")
+
+
+def test_weights_under_other_names(checkpoint: Path) -> None:
+    edit_weights(checkpoint, lambda w: w.update(projector=w.pop("text_projection.weight")))
+    assert refused(checkpoint).endswith("missing: text_projection.weight; it has projector instead")
+
+
+def test_many_missing_weights_are_counted(checkpoint: Path) -> None:
+    edit_weights(checkpoint, lambda w: [w.pop(n) for n in list(w) if n.startswith("vision_model")])
+    assert " more" in refused(checkpoint)
+
+
+def test_weights_of_another_shape_are_named(checkpoint: Path) -> None:
+    edit_weights(checkpoint, lambda w: w.update({"text_projection.weight": torch.zeros(7, 64)}))
+    message = refused(checkpoint)
+    assert "another shape than config.json states: text_projection.weight ([7, 64], expected [32, 64])" in message
+
+
+def test_weights_of_another_size_of_model(checkpoint: Path) -> None:
+    text = json.loads((checkpoint / "config.json").read_text())["text_config"]
+    edit_json(checkpoint / "config.json", text_config=text | {"num_hidden_layers": 3})
+    assert "weights are missing: text_model.encoder.layers.1." in refused(checkpoint)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, 20_000])
+def test_a_truncated_file(checkpoint: Path, keep: int) -> None:
+    path = checkpoint / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "the checkpoint cannot be loaded" in refused(checkpoint)
+
+
+def test_weights_that_are_no_safetensors(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    assert "the checkpoint cannot be loaded" in refused(checkpoint)
+
+
+def test_weights_that_nobody_wants_are_reported(checkpoint: Path) -> None:
+    edit_weights(checkpoint, lambda w: w.update({"classifier.weight": torch.zeros(3)}))
+    assert load_checkpoint(str(checkpoint)).unused_weights == ("classifier.weight",)
+
+
+def test_the_buffers_of_old_checkpoints_are_not_weights(checkpoint: Path) -> None:
+    ids = torch.arange(77)[None]
+    edit_weights(checkpoint, lambda w: w.update({"text_model.embeddings.position_ids": ids}))
+    assert load_checkpoint(str(checkpoint)).unused_weights == ()
+
+
+def test_random_weights_only_when_asked_for(checkpoint: Path) -> None:
+    edit_weights(checkpoint, lambda w: w.pop("visual_projection.weight"))
+    first = load_checkpoint(str(checkpoint), allow_random=True)
+    assert first.random_weights == ("visual_projection.weight",)
+    (checkpoint / "model.safetensors").unlink()
+    second = load_checkpoint(str(checkpoint), allow_random=True)
+    assert len(second.random_weights) == len(second.model.state_dict())
+    assert second.weights_sha256 == load_checkpoint(str(checkpoint), allow_random=True).weights_sha256
+
+
+# the identity of weights
+
+
+def test_the_hash_is_of_the_weights_not_of_the_file(checkpoint: Path, tmp_path: Path) -> None:
+    expected = load_checkpoint(str(checkpoint))
+    torch.save(expected.model.state_dict(), checkpoint / "pytorch_model.bin")
+    (checkpoint / "model.safetensors").unlink()
+    assert load_checkpoint(str(checkpoint)).weights_sha256 == expected.weights_sha256
+
+
+def test_the_hash_changes_with_one_value(checkpoint: Path) -> None:
+    expected = load_checkpoint(str(checkpoint)).weights_sha256
+    edit_weights(checkpoint, lambda w: w["logit_scale"].add_(1e-6))
+    assert load_checkpoint(str(checkpoint)).weights_sha256 != expected
+
+
+def test_half_precision_is_loaded_as_float32(checkpoint: Path) -> None:
+    edit_weights(checkpoint, lambda w: w.update({n: t.half() for n, t in w.items()}))
+    assert load_checkpoint(str(checkpoint)).model.visual_projection.weight.dtype == torch.float32
+
+
+# processor and tokenizer
+
+
+def test_no_preprocessor(checkpoint: Path) -> None:
+    (checkpoint / "preprocessor_config.json").unlink()
+    assert "preprocessor_config.json cannot be read" in refused(checkpoint)
+
+
+def test_a_preprocessor_of_another_model(checkpoint: Path) -> None:
+    edit_json(checkpoint / "preprocessor_config.json", image_processor_type="ViTImageProcessor")
+    assert "is for a ViTImageProcessor; expected a CLIPImageProcessor" in refused(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
+def test_half_a_tokenizer(checkpoint: Path, name: str) -> None:
+    (checkpoint / name).unlink()
+    assert f"has no {name} and no tokenizer.json" in refused(checkpoint)
+
+
+def test_a_tokenizer_that_is_no_json(checkpoint: Path) -> None:
+    (checkpoint / "vocab.json").write_text("{")
+    assert "the tokenizer cannot be read" in refused(checkpoint)
+
+
+def test_a_tokenizer_of_another_kind(checkpoint: Path) -> None:
+    edit_json(checkpoint / "tokenizer_config.json", tokenizer_class="XLMRobertaTokenizer")
+    assert "is for a XLMRobertaTokenizer; expected a CLIPTokenizer" in refused(checkpoint)
+
+
+# the hub
+
+
+def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
+    """Port 9 of this machine answers nobody."""
+    code = (
+        "from clipdex.errors import CheckpointError\n"
+        "from clipdex_export.hub import find_checkpoint\n"
+        "try:\n    find_checkpoint('openai/clip-vit-base-patch32', None)\n"
+        "except CheckpointError as exc:\n    print(exc)\n"
+    )
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HOME": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stderr == ""
+    assert "there is no directory openai/clip-vit-base-patch32 here" in done.stdout
+    assert "the hub cannot be reached" in done.stdout and done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("source", ["a/b/c", "./x/y", "/x/y", "x y/z", "~nobody/x"])
+def test_what_can_be_no_hub_id_is_not_looked_for_there(source: str) -> None:
+    assert "it is no hub id" in refused(source)
