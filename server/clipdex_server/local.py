@@ -38,7 +38,8 @@ class LocalTriton:
         models: the models to serve; None for all of the repository.
         log_file: where Triton writes, kept. None for a temporary file that is kept after a failure only.
         startup_timeout_s: how long all models together may take to load.
-        stop_timeout_s: how long accepted requests may take to finish when the server stops.
+        stop_timeout_s: how long accepted requests may take to finish when the server stops. Triton itself
+            takes a second or two for an orderly end; 0 ends it at once.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class LocalTriton:
         raise self._failure("Triton ended")
 
     def stop(self) -> None:
-        """Let accepted requests finish, then end the server and all its processes. Harmless when repeated."""
+        """Let accepted requests finish, and end the server with all its processes. Harmless when repeated."""
         run = self._run
         if run is None or run.stopped or run.owner != os.getpid():  # a forked child leaves its parent's server
             return

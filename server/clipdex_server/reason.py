@@ -21,6 +21,7 @@ _MODEL = re.compile(
 _CONFIG = re.compile(r"Error parsing text-format \S+: (?P<line>\d+):(?P<column>\d+): (?P<reason>.*)$")
 # E1123 15:01:02.000000 5711 main.cc:200] "failed to start GRPC service: Unavailable - Socket '...' already in use"
 _ENDPOINT = re.compile(r"failed to start (?P<name>\w+) service: (?:\w[\w ]* - )?(?P<reason>.*?)\"?$")
+_SIGNAL = re.compile(r"^Signal \((?P<number>\d+)\) received")
 _ERROR = re.compile(r"^(?:error: |E\d{4} [\d:.]+ \d+ \S+\] \"?)(?P<reason>.*?)\"?$")
 _KIND = re.compile(r"^(?:Internal|Invalid argument|Not found|Unavailable|Unsupported|Unknown): ")
 
@@ -63,6 +64,9 @@ def why_it_ended(log: str, status: int | None) -> str:
     if status is not None and status < 0:
         hint = ", perhaps because memory ran out" if -status == signal.SIGKILL else ""
         return f"it was ended by {signal.Signals(-status).name}{hint}"
+    for line in lines:
+        if found := _SIGNAL.match(line):
+            return f"somebody stopped it with {signal.Signals(int(found['number'])).name}"
     errors = [found["reason"] for line in lines if (found := _ERROR.match(line))]
     if errors:
         return _plain(errors[-1])

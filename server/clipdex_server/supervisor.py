@@ -40,12 +40,12 @@ NAME_PREFIX = "clipdex-triton-"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
-# What the log says when a stub is lost; `reason` looks for it.
+# Lines in the log. A stub of ours writes the first when it is asked to end and has answered all it had accepted;
+# this supervisor writes the second, and `reason` looks for it.
+FINALIZED = b"clipdex: finalized\n"
 LOST = "clipdex: lost the process of the model"
-# Triton says this once the last accepted request is answered. What follows is the slow part, about a second
-# for each stub, and frees only what the kernel frees anyway. If a Triton words it otherwise, stopping is slower.
-_DRAINED = b"All models are stopped, unloading models"
-_FLUSH_S = 0.2  # for the last answers to leave the gRPC threads after that
+
+_FLUSH_S = 0.2  # for the last answers to leave Triton's gRPC threads
 _POLL_S = 0.02
 
 
@@ -133,6 +133,7 @@ def _start_time(pid: int) -> str:
 class _Supervisor:
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
+        self.pid = 0
         self.status: int | None = None
         # As a subreaper this process inherits Triton's children if Triton dies before them.
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -141,11 +142,15 @@ class _Supervisor:
         os.set_blocking(wake_write, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         self.stop_signalled = False
+        self.log = Path(spec.log_file).open("rb")  # noqa: SIM115  # for as long as the process lives
+        self.finalized = 0
+        self.ended = 0
+        self.ready = False
+        self.stubs: dict[int, str] = {}
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_stop_signal)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        self.pid = 0
 
     def run(self) -> None:
         """Start Triton, wait for a reason to stop, stop, clean up."""
@@ -175,52 +180,58 @@ class _Supervisor:
     def _wait(self, parent: int) -> bool:
         """Return when Triton is to stop or has ended; True if the parent is there to be told."""
         stdin = sys.stdin.fileno()
-        stubs: dict[int, str] = {}
         while self.status is None and not self.stop_signalled:
-            ready, _, _ = select.select([stdin, parent, self.wake, *stubs], [], [])
-            if parent in ready:
+            news, _, _ = select.select([stdin, parent, self.wake, *self.stubs], [], [])
+            if parent in news:
                 return False
-            if stdin in ready:
+            if stdin in news:
                 command = os.read(stdin, 1)
                 if command != b"r":
                     return command != b""
-                stubs = self._stubs()
+                self._watch_stubs()
             self._reap()
-            lost = [stubs[each] for each in ready if each in stubs]
-            if lost and self.status is None:
-                os.write(2, f"{LOST} {lost[0]}\n".encode())
+            ended = [self.stubs.pop(each) for each in news if each in self.stubs]
+            self.ended += len(ended)
+            # A stub that was asked to end, because Triton ends or unloads a model, is not lost.
+            if ended and self.status is None and self.ended > self._count_finalized():
+                os.write(2, f"{LOST} {ended[0]}\n".encode())
                 return True
         return True
 
-    def _stubs(self) -> dict[int, str]:
-        """A descriptor that becomes readable when the process ends, and its model, for each stub."""
-        stubs = {}
+    def _watch_stubs(self) -> None:
+        """Open for each stub a descriptor that becomes readable when the process ends."""
+        self.ready = True
+        self.log.seek(0, os.SEEK_END)
         for pid in _children(self.pid):
             with contextlib.suppress(OSError):
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
                 model = command.partition(f"{self.spec.run_dir}/repository/")[2].partition("/")[0]
                 if model:
-                    stubs[os.pidfd_open(pid)] = model
-        return stubs
+                    self.stubs[os.pidfd_open(pid)] = model
+
+    def _count_finalized(self) -> int:
+        # A line is written by one append, so that no read meets half of it.
+        self.finalized += self.log.read().count(FINALIZED)
+        return self.finalized
 
     def _stop(self) -> None:
         """SIGTERM, then wait until every accepted request is answered, or the time is up."""
-        if self.status is not None:
-            return
-        with Path(self.spec.log_file).open("rb") as log:
-            log.seek(0, os.SEEK_END)
-            os.kill(self.pid, signal.SIGTERM)
-            deadline = time.monotonic() + self.spec.stop_timeout_s
-            written = b""
-            while time.monotonic() < deadline:
-                self._reap()
-                if self.status is not None:
-                    return
-                if _DRAINED not in written:
-                    written = written[-len(_DRAINED) :] + log.read()
-                    if _DRAINED in written:
-                        deadline = min(deadline, time.monotonic() + _FLUSH_S)
-                select.select([self.wake], [], [], _POLL_S)
+        if self.status is not None or not self.ready:
+            return  # nothing was accepted
+        stubs = len(self.stubs)
+        before = self._count_finalized()
+        os.kill(self.pid, signal.SIGTERM)
+        deadline = time.monotonic() + self.spec.stop_timeout_s
+        drained = False
+        while time.monotonic() < deadline:
+            self._reap()
+            if self.status is not None:
+                return
+            # What Triton still does then frees what the kernel frees as well, and takes a second or two.
+            if stubs and not drained and self._count_finalized() - before >= stubs:
+                drained = True
+                deadline = min(deadline, time.monotonic() + _FLUSH_S)
+            select.select([self.wake], [], [], _POLL_S)
 
     def _kill_all(self) -> None:
         """End Triton and all its descendants: each that loses its parent becomes a child of this process."""

@@ -9,6 +9,7 @@ loads, and gives the same numbers. It imports numpy, onnxruntime and what Triton
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,7 +94,9 @@ class TritonPythonModel:
         return [self._respond(request, result) for request, result in zip(requests, results, strict=True)]
 
     def finalize(self) -> None:
-        """Free the session before the interpreter goes."""
+        """Triton calls this when it ends, after the last accepted request was answered."""
+        # For clipdex_server.supervisor, which waits for this line of every stub and then spares them the rest.
+        os.write(2, b"clipdex: finalized\n")
         del self._session
 
     def _read(self, request: Any) -> _Inputs:
