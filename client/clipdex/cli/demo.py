@@ -59,8 +59,9 @@ def demo(
         typer.Option("--query", metavar="TEXT", help="Ask this; may be given several times.", show_default=False),
     ] = None,
 ) -> None:
-    """Draw pictures, serve the demo model, index them, ask ten questions, write a contact sheet.
+    """Show the whole way on drawn pictures.
 
+    Draws them, serves the demo model, indexes, asks ten questions, and writes a contact sheet.
     With --photos and --query: the same on your own pictures. The demo model knows shapes and colours only.
     """
     queries = [text for text in query or [] if text.strip()]

@@ -38,9 +38,9 @@ def export(
         bool, typer.Option("--allow-random", help="Make missing weights up: for measuring speed, never for use.")
     ] = False,
 ) -> None:
-    """Export a checkpoint's two towers to ONNX, check them, and install them for Triton.
+    """Turn a CLIP checkpoint into Triton models.
 
-    Photographs and texts go through the checkpoint's own PyTorch model and through the export; unless both
+    Writes its two towers as ONNX. Photographs and texts go through the checkpoint's own PyTorch model and through the export; unless both
     give the same vectors, nothing is installed.
     """
     from clipdex_export.export import export_model

@@ -23,7 +23,7 @@ TopKOption = Annotated[
 
 
 def search(
-    queries: Annotated[list[str], typer.Argument(metavar="TEXT...", help="What the pictures should show.")],
+    queries: Annotated[list[str], typer.Argument(metavar="TEXT", help="What the pictures should show.")],
     index: Annotated[Path, typer.Option("--index", "-i", metavar="X.clipdex", help="The index to search.")],
     top_k: TopKOption = None,
     server: ServerOption = SERVER_DEFAULT,
@@ -33,9 +33,9 @@ def search(
         Path | None, typer.Option(metavar="FILE", help="Write a contact sheet, too.", show_default=False)
     ] = None,
 ) -> None:
-    """Print the pictures nearest to a text, best first, with their cosine.
+    """Rank the pictures of an index for a text.
 
-    Several texts give several rankings.
+    Prints the nearest first, with their cosine. Several texts give several rankings.
     """
     blank = [query for query in queries if not query.strip()]
     if blank:

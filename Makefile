@@ -1,0 +1,54 @@
+# What a newcomer runs: make demo. What a developer runs: make lint test. `make help` lists all.
+
+PYTHON ?= python3
+
+# pip builds the package in an environment of its own, which takes its pins from here.
+PINS = PIP_CONSTRAINT=$(CURDIR)/$(1) PIP_BUILD_CONSTRAINT=$(CURDIR)/$(1)
+INSTALL = env $(call PINS,$(1)) $(2)/bin/python -m pip install --quiet
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-thin lint format clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+demo: .venv/ready  ## the whole way on drawn pictures; or PHOTOS=DIR QUERY="a red circle"
+	@.venv/bin/clipdex demo $${PHOTOS:+--photos "$$PHOTOS"} $${QUERY:+--query "$$QUERY"}
+
+test: .venv-dev/ready test-thin  ## all tests
+	.venv-dev/bin/pytest
+
+test-thin: .venv-thin/ready  ## the thin client's tests, with nothing but the base install and the newest numpy
+	.venv-thin/bin/pytest -m thin -p no:cacheprovider
+
+lint: .venv-dev/ready  ## ruff and mypy
+	.venv-dev/bin/ruff check
+	.venv-dev/bin/ruff format --check
+	.venv-dev/bin/mypy
+
+format: .venv-dev/ready  ## let ruff lay out the code
+	.venv-dev/bin/ruff check --fix
+	.venv-dev/bin/ruff format
+
+clean:  ## remove the environments and what the demo wrote
+	rm -rf .venv .venv-dev .venv-thin demo .pytest_cache .mypy_cache .ruff_cache
+
+# Three environments: what the demo needs, what development needs, and what a service would install.
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(call INSTALL,constraints.txt,.venv) -e '.[cli,local]'
+	@touch $@
+
+# torch first, and asked for exactly: a range would bring the build with CUDA, gigabytes of it.
+.venv-dev/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-dev
+	$(call INSTALL,constraints.txt,.venv-dev) torch==2.13.0
+	$(call INSTALL,constraints.txt,.venv-dev) -e '.[cli,local,export,dev]'
+	@touch $@
+
+.venv-thin/ready: pyproject.toml constraints-thin.txt
+	$(PYTHON) -m venv .venv-thin
+	$(call INSTALL,constraints-thin.txt,.venv-thin) pytest -e .
+	@touch $@
