@@ -11,6 +11,7 @@ import io
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -60,15 +61,8 @@ def unpack_assets(data: bytes) -> Assets:
             files = {name: _read_entry(archive, name) for name in (_CARD, _TOKENIZER)}
     except CardError:
         raise
-    except (
-        zipfile.BadZipFile,
-        KeyError,
-        EOFError,
-        OSError,
-        RuntimeError,
-        NotImplementedError,
-        ValueError,
-    ) as exc:
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError, RuntimeError, ValueError) as exc:
+        # RuntimeError: an encrypted entry, or (as NotImplementedError) an unknown compression.
         raise CardError(f"the model's assets are not a zip of {_CARD} and {_TOKENIZER}: {exc}") from exc
     return Assets(ModelCard.from_json(files[_CARD]), files[_TOKENIZER])
 

@@ -107,7 +107,7 @@ class Manifest:
         version = data.get("format_version")
         if version != FORMAT_VERSION:
             raise IndexFormatError(
-                f"{directory} has the index format {version!r}, this clipdex reads {FORMAT_VERSION}: "
+                f"{directory} has the format version {version!r}, this clipdex reads {FORMAT_VERSION}: "
                 "install the clipdex that wrote it, or build the index again"
             )
         fingerprint, model, dim, dtype = (

@@ -142,7 +142,7 @@ class RowStore:
         if version != _SCHEMA_VERSION:
             db.close()
             raise IndexFormatError(
-                f"{path} has version {version}, this clipdex reads {_SCHEMA_VERSION}: "
+                f"{path} has the format version {version}, this clipdex reads {_SCHEMA_VERSION}: "
                 "install the clipdex that wrote it, or build the index again"
             )
         return cls(db, path)

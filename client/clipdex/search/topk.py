@@ -31,13 +31,13 @@ def top_k(
         k: at most the number of rows that are not dead.
         dead: rows to leave out, ascending.
 
+    The arithmetic is float32's: two rows whose scores differ by its rounding alone may change places.
+
     Returns:
         scores, float32 (Q, k), best first; and their rows, int64 (Q, k). Equal scores stand by row.
     """
     count, (n_queries, dim) = len(vectors), queries.shape
-    best_scores = np.empty((n_queries, 0), dtype=np.float32)
-    best: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]
-    best = [(best_scores[q], np.empty(0, dtype=np.int64)) for q in range(n_queries)]
+    best = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in range(n_queries)]
     step = max(256, _BLOCK_BYTES // (4 * max(dim, n_queries)))
     for start in range(0, count, step):
         block = np.asarray(vectors[start : start + step], dtype=np.float32)
@@ -48,7 +48,7 @@ def top_k(
         for q in range(n_queries):
             best[q] = _merge(*best[q], scores[q], start, k)
     if k == 0 or n_queries == 0:
-        return np.empty((n_queries, 0), np.float32), np.empty((n_queries, 0), np.int64)
+        return np.empty((n_queries, k), np.float32), np.empty((n_queries, k), np.int64)
     return np.stack([scores for scores, _ in best]), np.stack([rows for _, rows in best])
 
 

@@ -1,0 +1,68 @@
+"""Fixtures that several files use. Nothing here imports more than the base install when it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import clipdex
+from clipdex.wire import FakeTransport
+
+if TYPE_CHECKING:
+    from clipdex_server import LocalTriton
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL_REPOSITORY = ROOT / "model_repository"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own, and no settings of the person who runs it."""
+    directory = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("CLIPDEX_CACHE", str(directory))
+    monkeypatch.delenv("CLIPDEX_SERVER", raising=False)
+    monkeypatch.delenv("CLIPDEX_MODEL", raising=False)
+    return directory
+
+
+@pytest.fixture
+def fake() -> Iterator[clipdex.Client]:
+    with clipdex.Client(FakeTransport()) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def triton() -> Iterator[LocalTriton]:
+    """One real Triton for the whole session, serving the committed model."""
+    from clipdex_server import LocalTriton
+
+    with LocalTriton(MODEL_REPOSITORY) as server:
+        yield server
+
+
+def noise(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
+    """A picture like no other."""
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of twelve pictures, three of them in a subfolder."""
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    for i in range(9):
+        noise(i).save(folder / f"{i}.png")
+    for i in range(9, 12):
+        noise(i).save(folder / "more" / f"{i}.jpg")
+    return folder
+
+
+def unit_vectors(count: int, dim: int, seed: int = 0) -> np.ndarray:
+    vectors = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

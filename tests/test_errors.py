@@ -1,0 +1,63 @@
+"""The error tree, and that every gRPC status has a place in it."""
+
+import re
+
+import grpc
+import pytest
+
+import clipdex.errors
+from clipdex.errors import ClipdexError, RequestRefused, ServerUnreachable
+from clipdex.wire.status import ERROR_OF_STATUS, translate
+
+pytestmark = pytest.mark.thin
+
+CLASSES = {name: getattr(clipdex.errors, name) for name in clipdex.errors.__all__}
+
+
+def test_every_error_has_one_root():
+    assert all(issubclass(cls, ClipdexError) for cls in CLASSES.values())
+
+
+def test_the_drawn_tree_is_the_real_one():
+    drawn, above = {}, ["ClipdexError"]
+    for line in clipdex.errors.__doc__.splitlines():
+        if found := re.match(r"([│ ]*)[├└]── (\w+)", line):
+            depth = len(found[1]) // 4 + 1
+            above[depth:] = [found[2]]
+            drawn[found[2]] = above[depth - 1]
+    assert drawn.keys() == CLASSES.keys() - {"ClipdexError"}
+    for name, parent in drawn.items():
+        assert CLASSES[name].__bases__[0] is CLASSES[parent], name
+
+
+class Failed(grpc.RpcError):
+    def __init__(self, code, details):
+        self._code, self._details = code, details
+
+    def code(self):
+        return self._code
+
+    def details(self):
+        return self._details
+
+
+@pytest.mark.parametrize("code", list(grpc.StatusCode), ids=lambda code: code.name)
+def test_every_status_is_translated(code):
+    error = translate(Failed(code, "what the server said"), "somewhere:1")
+    assert type(error) is ERROR_OF_STATUS[code]
+    assert "somewhere:1" in str(error)
+
+
+def test_the_table_names_every_status_and_no_other():
+    assert set(ERROR_OF_STATUS) == set(grpc.StatusCode)
+
+
+def test_a_full_queue_is_not_called_unreachable_host():
+    error = translate(Failed(grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size"), "a:1")
+    assert isinstance(error, ServerUnreachable)
+    assert "Exceeds maximum queue size" in str(error)
+    assert "no server answers" not in str(error)
+
+
+def test_details_may_be_missing():
+    assert isinstance(translate(Failed(grpc.StatusCode.OUT_OF_RANGE, None), "a:1"), RequestRefused)

@@ -1,0 +1,88 @@
+"""The index on disk, byte by byte: what docs/index-format.md promises to other programs."""
+
+import json
+import sqlite3
+
+import google_crc32c
+import numpy as np
+import pytest
+
+from clipdex.index import Failure, Index, IndexWriter, Manifest, Picture
+
+pytestmark = pytest.mark.thin
+
+MANIFEST = Manifest(fingerprint="f" * 64, model="demo", embedding_dim=4)
+VECTORS = np.array([[1, 0, 0, 0], [0, -1, 0, 0], [0.5, 0.5, 0.5, 0.5]], dtype=np.float32)
+
+GOLDEN_MANIFEST = b"""{
+  "format": "clipdex-index",
+  "format_version": 1,
+  "fingerprint": "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+  "model": "demo",
+  "embedding_dim": 4,
+  "dtype": "float16"
+}
+"""
+
+# IEEE 754 half precision, little-endian: 1 is 3C00, -1 is BC00, 0.5 is 3800.
+GOLDEN_VECTORS = bytes.fromhex("003c000000000000" "000000bc00000000" "0038003800380038")
+
+
+def picture(i):
+    return Picture(b"/photos/%d.jpg" % i, 100 + i, 1_700_000_000_000_000_000 + i, bytes([i] * 16), 640, 480)
+
+
+@pytest.fixture
+def index(tmp_path):
+    path = tmp_path / "golden.clipdex"
+    with IndexWriter.open_or_create(path, MANIFEST) as writer:
+        writer.append([picture(0), picture(1)], VECTORS[:2])
+        writer.commit()
+        writer.append([picture(2)], VECTORS[2:])
+        writer.fail(Failure(b"/photos/bad\xff.jpg", "truncated", "half of it", 7, 8))
+    return path
+
+
+def test_the_manifest(index):
+    assert (index / "manifest.json").read_bytes() == GOLDEN_MANIFEST
+
+
+def test_the_vectors(index):
+    assert (index / "vectors.f16").read_bytes() == GOLDEN_VECTORS
+
+
+def test_float32_vectors_have_their_own_file(tmp_path):
+    manifest = Manifest("f" * 64, "demo", 4, dtype="float32")
+    with IndexWriter.open_or_create(tmp_path / "x", manifest) as writer:
+        writer.append([picture(0)], VECTORS[2:])
+    assert (tmp_path / "x" / "vectors.f32").read_bytes() == bytes.fromhex("0000003f" * 4)
+
+
+def test_the_rows_through_sqlite_alone(index):
+    db = sqlite3.connect(index / "rows.sqlite")
+    assert db.execute("PRAGMA application_id").fetchone() == (int.from_bytes(b"clpx", "big"),)
+    assert db.execute("PRAGMA user_version").fetchone() == (1,)
+    rows = db.execute("SELECT row, path, size, mtime_ns, content_hash, width, height, deleted_at FROM rows").fetchall()
+    assert rows[2] == (2, b"/photos/2.jpg", 102, 1_700_000_000_000_000_002, bytes([2] * 16), 640, 480, None)
+    extents = db.execute("SELECT first_row, row_count, crc32c FROM extents ORDER BY 1").fetchall()
+    assert extents == [
+        (0, 2, google_crc32c.value(GOLDEN_VECTORS[:16])),
+        (2, 1, google_crc32c.value(GOLDEN_VECTORS[16:])),
+    ]
+    failures = db.execute("SELECT path, reason, detail, size, mtime_ns FROM failures").fetchall()
+    assert failures == [(b"/photos/bad\xff.jpg", "truncated", "half of it", 7, 8)]
+    db.close()
+
+
+def test_crc32c_is_the_castagnoli_one():
+    assert google_crc32c.value(b"123456789") == 0xE3069283  # RFC 3720, B.4
+
+
+def test_the_vectors_through_numpy_alone(index):
+    """The two lines of the documentation, with no clipdex."""
+    dim = json.loads((index / "manifest.json").read_text())["embedding_dim"]
+    rows = 3
+    vectors = np.memmap(index / "vectors.f16", dtype="<f2", mode="r").reshape(-1, dim)[:rows]
+    assert np.array_equal(vectors, VECTORS.astype(np.float16))
+    with Index.open(index) as opened:
+        assert np.array_equal(opened.vectors, vectors)
