@@ -1,0 +1,215 @@
+"""A whole indexing run over a fake server: counting, resuming, keeping up with the folder."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import noise
+
+import clipdex
+from clipdex import Client, Index, index_pictures
+from clipdex.wire import FakeTransport
+
+pytestmark = pytest.mark.thin
+
+
+def run(folder, index, transport=None, **options):
+    with Client(transport or FakeTransport()) as client:
+        return index_pictures(client, folder, index, workers=2, **options)
+
+
+def paths(index):
+    with Index.open(index) as opened:
+        return [os.path.basename(path) for _, path in opened.live_paths()]
+
+
+def assert_sums(report):
+    assert report.discovered == report.indexed + report.unchanged + report.failed
+
+
+def test_a_folder_becomes_an_index(pictures, tmp_path):
+    report = run(pictures, tmp_path / "x")
+    assert (report.discovered, report.indexed, report.rows) == (12, 12, 12)
+    assert paths(tmp_path / "x") == [b"%d.png" % i for i in range(9)] + [b"10.jpg", b"11.jpg", b"9.jpg"]
+    with Index.open(tmp_path / "x") as index, Client(FakeTransport()) as client:
+        vectors = client.embed_images([os.fsdecode(path) for _, path in index.live_paths()])
+        np.testing.assert_allclose(index.vectors, vectors, atol=1e-3)
+
+
+def test_the_order_in_the_index_is_the_folders_whatever_the_batches(pictures, tmp_path):
+    run(pictures, tmp_path / "a", FakeTransport(max_batch_size=1))
+    run(pictures, tmp_path / "b", FakeTransport(max_batch_size=5))
+    assert paths(tmp_path / "a") == paths(tmp_path / "b")
+    assert (tmp_path / "a" / "vectors.f16").read_bytes() == (tmp_path / "b" / "vectors.f16").read_bytes()
+
+
+def test_the_second_run_embeds_nothing(pictures, tmp_path):
+    run(pictures, tmp_path / "x")
+    transport = FakeTransport()
+    report = run(pictures, tmp_path / "x", transport)
+    assert (report.indexed, report.unchanged, report.rows) == (0, 12, 12)
+    assert "fake_image" not in [model for model, _ in transport.requests]
+    assert_sums(report)
+
+
+def test_new_changed_and_vanished_files(pictures, tmp_path):
+    run(pictures, tmp_path / "x")
+    noise(100).save(pictures / "new.png")
+    noise(101, size=(50, 50)).save(pictures / "3.png")
+    (pictures / "more" / "9.jpg").unlink()
+    report = run(pictures, tmp_path / "x")
+    assert (report.indexed, report.unchanged, report.removed, report.rows) == (2, 10, 1, 12)
+    assert sorted(paths(tmp_path / "x")) == sorted(
+        [b"new.png", *(b"%d.png" % i for i in range(9)), b"10.jpg", b"11.jpg"]
+    )
+
+
+def test_files_of_another_folder_stay(pictures, tmp_path):
+    run(pictures / "more", tmp_path / "x")
+    other = tmp_path / "other"
+    other.mkdir()
+    noise(5).save(other / "a.png")
+    report = run(other, tmp_path / "x")
+    assert (report.discovered, report.removed, report.rows) == (1, 0, 4)
+
+
+def test_a_bad_file_is_in_the_ledger_and_ends_nothing(pictures, tmp_path):
+    (pictures / "2.png").write_text("no picture")
+    (pictures / "5.png").write_bytes(b"")
+    os.mkfifo(pictures / "fifo.jpg")
+    report = run(pictures, tmp_path / "x")
+    assert (report.discovered, report.indexed, report.failed) == (13, 10, 3)
+    assert_sums(report)
+    with Index.open(tmp_path / "x") as index:
+        ledger = {os.path.basename(f.path): f.reason for f in index.failures()}
+    assert ledger == {b"2.png": "not_a_picture", b"5.png": "empty", b"fifo.jpg": "not_a_file"}
+
+
+def test_a_bad_file_is_tried_again_when_asked_or_when_it_changed(pictures, tmp_path):
+    (pictures / "2.png").write_text("no picture")
+    run(pictures, tmp_path / "x")
+    report = run(pictures, tmp_path / "x")
+    assert (report.failed, report.unchanged) == (1, 11)
+    assert_sums(report)
+    report = run(pictures, tmp_path / "x", retry_failures=True)
+    assert (report.failed, report.unchanged) == (1, 11)
+    noise(2).save(pictures / "2.png")
+    report = run(pictures, tmp_path / "x")
+    assert (report.indexed, report.failed, report.rows) == (1, 0, 12)
+    with Index.open(tmp_path / "x") as index:
+        assert index.failures() == []
+
+
+def test_a_bad_file_that_is_deleted_leaves_the_ledger(pictures, tmp_path):
+    (pictures / "2.png").write_text("no picture")
+    run(pictures, tmp_path / "x")
+    (pictures / "2.png").unlink()
+    run(pictures, tmp_path / "x")
+    with Index.open(tmp_path / "x") as index:
+        assert index.failures() == []
+
+
+def test_a_lost_server_loses_nothing_that_was_embedded(pictures, tmp_path):
+    sent = []
+
+    def fault(model, inputs):
+        if model == "fake_image":
+            sent.append(1)
+            if len(sent) > 3:
+                return clipdex.ServerUnreachable("the server is gone")
+        return None
+
+    with pytest.raises(clipdex.ServerUnreachable):
+        run(pictures, tmp_path / "x", FakeTransport(max_batch_size=2, fault=fault))
+    assert paths(tmp_path / "x") == [b"%d.png" % i for i in range(6)]
+    report = run(pictures, tmp_path / "x")
+    assert (report.indexed, report.unchanged, report.rows) == (6, 6, 12)
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    """SIGKILL in the middle, five times; in the end every picture is there once."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(60):
+        noise(i).save(folder / f"{i:02}.png")
+    script = (
+        "import sys, time, pathlib, clipdex\n"
+        "from clipdex.pipeline import run\n"
+        "from clipdex.wire import FakeTransport\n"
+        "run._COMMIT_S = 0\n"
+        "slow = lambda model, inputs: time.sleep(0.05)\n"
+        "with clipdex.Client(FakeTransport(max_batch_size=2, fault=slow)) as client:\n"
+        "    clipdex.index_pictures(client, pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), workers=1)\n"
+    )
+    index, before = tmp_path / "x", 0
+    for _ in range(5):
+        with subprocess.Popen([sys.executable, "-c", script, str(folder), str(index)]) as process:
+            deadline = time.monotonic() + 20
+            while process.poll() is None and time.monotonic() < deadline:
+                if index.exists():
+                    with Index.open(index) as opened:
+                        if len(opened) > before:
+                            break
+                time.sleep(0.01)
+            process.kill()
+        with Index.open(index) as opened:
+            assert len(opened) >= before
+            before = len(opened)
+    assert 0 < before
+    report = run(folder, index)
+    assert report.indexed + report.unchanged == 60
+    assert report.unchanged >= before
+    assert paths(index) == [b"%02d.png" % i for i in range(60)]
+
+
+def test_ctrl_c_commits_what_is_embedded(pictures, tmp_path):
+    def fault(model, inputs):
+        if model == "fake_image" and len(inputs["pixels"]) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return None
+
+    with pytest.raises(KeyboardInterrupt):
+        run(pictures, tmp_path / "x", FakeTransport(max_batch_size=2, fault=fault))
+    report = run(pictures, tmp_path / "x")
+    assert report.rows == 12
+
+
+def test_progress_is_told_up_to_the_end(pictures, tmp_path):
+    told = []
+    run(pictures, tmp_path / "x", FakeTransport(max_batch_size=4), progress=told.append)
+    assert told[-1].done == 12
+    assert told[-1].indexed == 12
+    assert all(p.total in (None, 12) for p in told)
+    assert [p.done for p in told] == sorted(p.done for p in told)
+
+
+def test_an_index_of_another_model_is_refused_with_both_fingerprints(pictures, tmp_path):
+    first, second = FakeTransport(), FakeTransport(weights="others")
+    run(pictures, tmp_path / "x", first)
+    before = (tmp_path / "x" / "vectors.f16").read_bytes()
+    with pytest.raises(clipdex.FingerprintMismatch) as caught:
+        run(pictures, tmp_path / "x", second)
+    assert first.card.fingerprint[:12] in str(caught.value)
+    assert second.card.fingerprint[:12] in str(caught.value)
+    assert (tmp_path / "x" / "vectors.f16").read_bytes() == before
+
+
+@pytest.mark.parametrize("folder", ["missing", "empty", "texts"])
+def test_a_folder_without_pictures_makes_no_index(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("hello")
+    with pytest.raises(clipdex.SourceError, match=folder):
+        run(tmp_path / folder, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_place_that_is_no_index_is_left_alone(pictures, tmp_path):
+    with pytest.raises(clipdex.IndexFormatError):
+        run(pictures, Path(pictures))
+    assert "writer.lock" not in os.listdir(pictures)

@@ -1,0 +1,100 @@
+"""Finding pictures below a folder."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+import clipdex
+from clipdex.pipeline.scan import count, scan
+
+pytestmark = pytest.mark.thin
+
+
+def found(folder, failures=None):
+    failures = [] if failures is None else failures
+    root = os.path.join(os.fsencode(folder), b"")
+    return [file.path.removeprefix(root) for file in scan(folder, failures.append)]
+
+
+def test_pictures_by_suffix_in_the_order_of_their_names(tmp_path):
+    for name in ("b.JPG", "a.png", "notes.txt", "c.webp", "sub/d.tiff", "sub/.hidden/e.avif", "movie.mp4", "jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert found(tmp_path) == [b"a.png", b"b.JPG", b"c.webp", b"sub/.hidden/e.avif", b"sub/d.tiff"]
+    assert count(tmp_path, lambda: False) == 5
+
+
+def test_size_and_time_are_the_files(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"12345")
+    os.utime(tmp_path / "a.png", ns=(5, 1_234_567_890_123_456_789))
+    (file,) = scan(tmp_path, pytest.fail)
+    assert (file.size, file.mtime_ns) == (5, 1_234_567_890_123_456_789)
+
+
+def test_a_relative_folder_gives_absolute_paths(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").touch()
+    monkeypatch.chdir(tmp_path)
+    (file,) = scan(Path("in"), pytest.fail)
+    assert file.path == os.fsencode(tmp_path / "in" / "a.png")
+
+
+def test_names_are_bytes(tmp_path):
+    names = [b"caf\xe9.jpg", b"new\nline.jpg", b"<b>&.jpg", "日本.jpg".encode(), b"x" * 250 + b".jpg"]
+    for name in names:
+        open(os.path.join(os.fsencode(tmp_path), name), "w").close()
+    assert found(tmp_path) == sorted(names)
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").touch()
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    (tmp_path / "2.png").symlink_to(tmp_path / "a" / "1.png")
+    assert found(tmp_path) == [b"2.png", b"a/1.png", b"b/1.png"]
+
+
+def test_what_is_no_file_is_noted_and_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "fifo.jpg")
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere")
+    here = os.getcwd()
+    os.chdir(tmp_path)  # a socket's path may not be long
+    try:
+        with socket.socket(socket.AF_UNIX) as unix:
+            unix.bind("socket.jpg")
+            failures = []
+            assert found(tmp_path, failures) == []
+    finally:
+        os.chdir(here)
+    assert {os.path.basename(f.path): f.reason for f in failures} == {
+        b"fifo.jpg": "not_a_file",
+        b"dangling.jpg": "vanished",
+        b"socket.jpg": "not_a_file",
+    }
+
+
+def test_a_folder_that_cannot_be_listed_is_noted(tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "open.png").touch()
+    scandir = os.scandir
+
+    def refuse(path):
+        if path.endswith(b"locked"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may list any folder
+    failures = []
+    assert found(tmp_path, failures) == [b"open.png"]
+    assert [(f.reason, f.detail) for f in failures] == [("unreadable", "Permission denied")]
+
+
+def test_a_missing_folder_and_a_file_are_refused(tmp_path):
+    with pytest.raises(clipdex.SourceError, match="no such directory"):
+        found(tmp_path / "nothing")
+    (tmp_path / "file.png").touch()
+    with pytest.raises(clipdex.SourceError, match="is not a directory"):
+        found(tmp_path / "file.png")
