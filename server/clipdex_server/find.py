@@ -89,7 +89,7 @@ def site_directories() -> list[Path]:
 
 def _in_wheel(package: Path) -> TritonBinary:
     server = package / "tritonserver"
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    python = _version()
     backend = PythonBackend(
         library=server / "backends" / "python" / "libtriton_python.so",
         utils=server / "backends" / "python" / "triton_python_backend_utils.py",
@@ -115,6 +115,10 @@ def _in_wheel(package: Path) -> TritonBinary:
     return found
 
 
+def _version() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
 def _check_loads(triton: TritonBinary, stub: Path) -> None:
     """Refuse a stub that the dynamic loader cannot start; Triton itself would only say "not healthy"."""
     # Without arguments the stub complains and ends with 1; the loader ends with 127 and names the library.
@@ -126,8 +130,8 @@ def _check_loads(triton: TritonBinary, stub: Path) -> None:
     if "libpython" in result.stderr:
         raise LocalServerError(
             f"Triton needs a Python with a shared libpython, and {sys.executable} has none: use your system's "
-            f"python3 (on Debian and Ubuntu with the package libpython{sys.version_info.major}."
-            f"{sys.version_info.minor}) or one built with --enable-shared, or {_INSTEAD}"
+            f"python3 (on Debian and Ubuntu with the package libpython{_version()}) or one built with "
+            f"--enable-shared, or {_INSTEAD}"
         )
     raise LocalServerError(f"Triton's Python stub cannot start: {result.stderr.strip()}")
 

@@ -187,6 +187,8 @@ class LocalTriton:
             repository.symlink_to(self.repository, target_is_directory=True)
             backends, binaries = backend_directory.build(run_dir, triton.python_backend, site_directories())
             environment["PATH"] = os.pathsep.join([str(binaries), environment.get("PATH", os.defpath)])
+            # Since 1.29 onnxruntime reports its use to its maker unless told not to.
+            environment.setdefault("ORT_DISABLE_TELEMETRY", "1")
         options = ServeOptions(
             repository=repository,
             host=self.host,
@@ -202,6 +204,8 @@ class LocalTriton:
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.startup_timeout_s
+        # Triton starts its endpoints in this order, when the models have loaded.
+        ports = [port for port in (self.grpc_port, self.http_port, self.metrics_port) if port is not None]
         while True:
             if self.poll() is not None:
                 raise self._failure("Triton did not start")
@@ -212,8 +216,8 @@ class LocalTriton:
                     f"Triton was not ready within {self.startup_timeout_s:g} s of its start: allow it more "
                     f"time, or serve fewer models (its log: {self.log_file})"
                 )
-            if accepts_connections(self.host, self.grpc_port):
-                state = server_state(self.address, timeout_s=min(left, 10.0))
+            if all(accepts_connections(self.host, port) for port in ports):
+                state = server_state(self.address, timeout_s=min(left, 2.0))
                 # Another program may have taken the port meanwhile; ours has ended then, or is about to.
                 if state is not None and self.poll() is None:
                     self.version, self.models = state.version, state.models

@@ -17,7 +17,7 @@ class ServerState:
 
 
 def accepts_connections(host: str, port: int) -> bool:
-    """Whether something listens there. Triton does so only after its models have loaded."""
+    """Whether something listens there. Triton does so only when its models have loaded."""
     try:
         with socket.create_connection((host, port), timeout=1):
             return True
