@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from clipdex.errors import CheckpointError
 
 pytestmark = pytest.mark.torch
@@ -17,8 +18,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 safetensors = pytest.importorskip("safetensors.torch")
 
-from clipdex_export.checkpoint import load_checkpoint  # noqa: E402
 from tiny_clip import edit_json, write_tiny  # noqa: E402
+
+from clipdex_export.checkpoint import load_checkpoint  # noqa: E402
 
 
 @pytest.fixture(scope="module")

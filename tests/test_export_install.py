@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_clip import everything_in
+
 from clipdex.errors import ExportError
 from clipdex_export.install import SUFFIXES, check_free, recover, staging
-from tiny_clip import everything_in
 
 NAME = "m"
 

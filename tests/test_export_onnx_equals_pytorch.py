@@ -15,12 +15,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+from tiny_clip import TINY, edit_json, write_tiny  # noqa: E402
+
 from clipdex_export.checkpoint import load_checkpoint  # noqa: E402
 from clipdex_export.onnx_files import write_tower  # noqa: E402
 from clipdex_export.preprocessing import image_spec  # noqa: E402
 from clipdex_export.random_checkpoint import SHAPES  # noqa: E402
 from clipdex_export.towers import ImageTower, TextTower  # noqa: E402
-from tiny_clip import TINY, edit_json, write_tiny  # noqa: E402
 
 FLOOR = 0.99999
 

@@ -6,9 +6,10 @@ import io
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from clipdex.card import ImageSpec
 from clipdex.images import open_image, to_pixels
-from PIL import Image
 
 pytestmark = pytest.mark.torch
 pytest.importorskip("transformers")

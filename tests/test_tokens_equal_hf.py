@@ -7,16 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from clipdex.card import TextSpec
 from clipdex.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.torch
 transformers = pytest.importorskip("transformers")
 
+from tiny_clip import corpus  # noqa: E402
+
 from clipdex_export.random_checkpoint import write_tokenizer  # noqa: E402
 from clipdex_export.sentences import GATE_TEXTS  # noqa: E402
 from clipdex_export.tokenizer import text_spec, tokenizer_json  # noqa: E402
-from tiny_clip import corpus  # noqa: E402
 
 DEMO = Path(__file__).parent.parent / "export" / "checkpoints" / "demo"
 # Whole Unicode planes that people write in, and the places where normalisers differ.

@@ -54,7 +54,13 @@ SHAPES: Mapping[str, ClipShape] = MappingProxyType(
 
 
 def write_random_checkpoint(
-    directory: Path, shape: ClipShape, *, corpus: Iterable[str] = (), merges: int = 0, seed: int = 0
+    directory: Path,
+    shape: ClipShape,
+    *,
+    corpus: Iterable[str] = (),
+    merges: int = 0,
+    seed: int = 0,
+    weights: bool = True,
 ) -> None:
     """Write a Hugging Face CLIP checkpoint: config, preprocessor, tokenizer, random float32 weights.
 
@@ -63,6 +69,7 @@ def write_random_checkpoint(
         shape: its sizes; the tokenizer's entries must fit in `shape.vocabulary`.
         corpus, merges: text that the tokenizer learns at most so many merges from.
         seed: of the weights.
+        weights: false leaves them out, for `export_model(..., allow_random=True)` to make up.
     """
     import torch
     from transformers import CLIPConfig, CLIPModel
@@ -95,7 +102,10 @@ def write_random_checkpoint(
     )
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        CLIPModel(config).save_pretrained(directory)
+        if weights:
+            CLIPModel(config).save_pretrained(directory)
+        else:
+            config.save_pretrained(directory)
     preprocessor = {
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,
