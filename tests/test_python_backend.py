@@ -95,7 +95,8 @@ output [ {tensors["out"]} ]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    with LocalTriton(repository_of_everything(tmp_path_factory.mktemp("repository"))) as running:
+    repository = repository_of_everything(tmp_path_factory.mktemp("repository"))
+    with LocalTriton(repository, stop_timeout_s=0) as running:
         yield running
 
 

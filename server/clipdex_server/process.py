@@ -40,6 +40,7 @@ class SupervisedTriton:
         assert self.supervisor.stdout is not None
         self._news = self.supervisor.stdout.fileno()
         self._unread = b""
+        self._watching = False
 
     def poll(self) -> int | None:
         """Triton's exit status, or None while it runs."""
@@ -54,6 +55,8 @@ class SupervisedTriton:
         assert self.supervisor.stdin is not None
         with contextlib.suppress(OSError):  # the supervisor may be gone; `poll` tells
             self.supervisor.stdin.write(b"r")
+        while not self._watching and self.poll() is None:
+            self.read_news(1)
 
     def stop(self, timeout_s: float) -> None:
         """End both; Triton has `timeout_s` to answer what it has accepted."""
@@ -89,6 +92,8 @@ class SupervisedTriton:
                 word, number = line.decode().split()
                 if word == "started":
                     self.pid = int(number)
+                elif word == "watching":
+                    self._watching = True
                 else:
                     self.status = int(number)
             timeout_s = 0

@@ -16,6 +16,7 @@ It is started for every server, so it imports little, and nothing but the standa
     r                   the models are ready: from here on every stub counts
     s                   stop
     started PID         Triton runs
+    watching STUBS      the answer to r
     ended STATUS        Triton's exit status; -9 for SIGKILL, as subprocess has it
 """
 
@@ -206,8 +207,9 @@ class _Supervisor:
             with contextlib.suppress(OSError):
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
                 model = command.partition(f"{self.spec.run_dir}/repository/")[2].partition("/")[0]
-                if model:
-                    self.stubs[os.pidfd_open(pid)] = model
+                if model or not command:  # a dead process has lost its command line, and counts at once
+                    self.stubs[os.pidfd_open(pid)] = model or "(unknown)"
+        _say(f"watching {len(self.stubs)}")
 
     def _count_finalized(self) -> int:
         # A line is written by one append, so that no read meets half of it.
