@@ -118,9 +118,12 @@ def _served(repository: Path, model: str) -> Iterator[Client]:
         with connect(f"inproc:{repository}", model=model) as client:
             yield client
         return
-    with server, connect(server.address, model=model) as client:
-        print(f"{client.server.name} {client.server.version} serves {model} at {server.address}", flush=True)
-        yield client
+    try:
+        with connect(server.address, model=model) as client:
+            print(f"{client.server.name} {client.server.version} serves {model} at {server.address}", flush=True)
+            yield client
+    finally:
+        server.stop()
 
 
 def triton_may_be_had() -> bool:

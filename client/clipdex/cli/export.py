@@ -65,4 +65,4 @@ def export(
     for key, value in parity.items():
         if isinstance(value, (int, float, str)):
             print(f"parity: {key.replace('_', ' ')}: {value}")
-    print(f"installed in {report.repository}; serve it with  clipdex serve --repository {report.repository}")
+    print(f"installed in {repository}; serve it with  clipdex serve --repository {repository}")
