@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -208,32 +205,3 @@ def test_a_tokenizer_that_is_no_json(checkpoint: Path) -> None:
 def test_a_tokenizer_of_another_kind(checkpoint: Path) -> None:
     edit_json(checkpoint / "tokenizer_config.json", tokenizer_class="XLMRobertaTokenizer")
     assert "is for a XLMRobertaTokenizer; expected a CLIPTokenizer" in refused(checkpoint)
-
-
-# the hub
-
-
-def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
-    """Port 9 of this machine answers nobody."""
-    code = (
-        "from clipdex.errors import CheckpointError\n"
-        "from clipdex_export.hub import find_checkpoint\n"
-        "try:\n    find_checkpoint('openai/clip-vit-base-patch32', None)\n"
-        "except CheckpointError as exc:\n    print(exc)\n"
-    )
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-        "HF_ENDPOINT": "http://127.0.0.1:9",
-        "HF_HOME": str(tmp_path),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.stderr == ""
-    assert "there is no directory openai/clip-vit-base-patch32 here" in done.stdout
-    assert "the hub cannot be reached" in done.stdout and done.stdout.count("\n") == 1
-
-
-@pytest.mark.parametrize("source", ["a/b/c", "./x/y", "/x/y", "x y/z", "~nobody/x"])
-def test_what_can_be_no_hub_id_is_not_looked_for_there(source: str) -> None:
-    assert "it is no hub id" in refused(source)
