@@ -149,7 +149,8 @@ def test_a_tokenizer_that_is_not_the_cards_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "address", ["localhost", "http://localhost:8001", "localhost:", "localhost:port", "localhost:99999", "", "inproc:"]
+    "address",
+    ["localhost", "http://localhost:8001", "localhost:", "localhost:port", "localhost:99999", "", "inproc:"],
 )
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(clipdex.InvalidArgument):

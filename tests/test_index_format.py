@@ -25,7 +25,7 @@ GOLDEN_MANIFEST = b"""{
 """
 
 # IEEE 754 half precision, little-endian: 1 is 3C00, -1 is BC00, 0.5 is 3800.
-GOLDEN_VECTORS = bytes.fromhex("003c000000000000" "000000bc00000000" "0038003800380038")
+GOLDEN_VECTORS = bytes.fromhex("003c000000000000000000bc000000000038003800380038")
 
 
 def picture(i):
@@ -62,7 +62,9 @@ def test_the_rows_through_sqlite_alone(index):
     db = sqlite3.connect(index / "rows.sqlite")
     assert db.execute("PRAGMA application_id").fetchone() == (int.from_bytes(b"clpx", "big"),)
     assert db.execute("PRAGMA user_version").fetchone() == (1,)
-    rows = db.execute("SELECT row, path, size, mtime_ns, content_hash, width, height, deleted_at FROM rows").fetchall()
+    rows = db.execute(
+        "SELECT row, path, size, mtime_ns, content_hash, width, height, deleted_at FROM rows"
+    ).fetchall()
     assert rows[2] == (2, b"/photos/2.jpg", 102, 1_700_000_000_000_000_002, bytes([2] * 16), 640, 480, None)
     extents = db.execute("SELECT first_row, row_count, crc32c FROM extents ORDER BY 1").fetchall()
     assert extents == [

@@ -160,7 +160,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
         with Index.open(index) as opened:
             assert len(opened) >= before
             before = len(opened)
-    assert 0 < before
+    assert before > 0
     report = run(folder, index)
     assert report.indexed + report.unchanged == 60
     assert report.unchanged >= before

@@ -19,7 +19,7 @@ def main() -> None:
             raise MissingExtra(exc.name or "typer", "cli", "the command line") from exc
         from clipdex.cli.app import app
 
-        app()
+        app(prog_name="clipdex")
     except ClipdexError as exc:
         message = str(exc).encode("utf-8", "backslashreplace").decode("utf-8")
         print(f"clipdex: {message}", file=sys.stderr)

@@ -1,0 +1,76 @@
+"""The two functions clipdex began as."""
+
+import numpy as np
+import pytest
+from conftest import noise
+
+import clipdex
+from clipdex import index_local_images, local, retrieve_local
+from clipdex.wire import FakeTransport
+
+pytestmark = pytest.mark.thin
+
+
+@pytest.fixture(autouse=True)
+def transport(monkeypatch):
+    transport = FakeTransport()
+    monkeypatch.setattr(local, "connect", lambda address, model: clipdex.Client(transport, model=model))
+    return transport
+
+
+def test_a_folder_gives_embeddings_and_paths(pictures, monkeypatch):
+    monkeypatch.chdir(pictures.parent)
+    embeddings, paths = index_local_images("pictures")
+    assert embeddings.shape == (12, 8)
+    assert embeddings.dtype == np.float32
+    assert paths[0] == "pictures/0.png"
+    assert "pictures/more/9.jpg" in paths
+    with clipdex.Client(FakeTransport()) as client:
+        assert np.array_equal(embeddings, client.embed_images(paths))
+
+
+def test_the_second_time_only_what_is_new_is_embedded(pictures, transport):
+    index_local_images(pictures)
+    noise(50).save(pictures / "new.png")
+    (pictures / "0.png").unlink()
+    transport.requests.clear()
+    embeddings, paths = index_local_images(pictures)
+    assert [rows for model, rows in transport.requests if model == "fake_image"] == [1]
+    assert len(embeddings) == len(paths) == 12
+    assert str(pictures / "0.png") not in paths
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "unreadable"])
+def test_no_picture_gives_none(tmp_path, kind):
+    if kind != "missing":
+        (tmp_path / kind).mkdir()
+    if kind == "unreadable":
+        (tmp_path / kind / "a.png").write_text("no picture")
+    assert index_local_images(tmp_path / kind) == (None, [])
+
+
+def test_retrieve_ranks_paths_by_cosine(pictures):
+    embeddings, paths = index_local_images(pictures)
+    answers = retrieve_local("a prompt", embeddings, paths, top_k=3)
+    with clipdex.Client(FakeTransport()) as client:
+        scores = embeddings @ client.embed_texts(["a prompt"])[0]
+    best = np.argsort(-scores)[:3]
+    assert [path for path, _ in answers] == [paths[i] for i in best]
+    assert [score for _, score in answers] == pytest.approx(scores[best].tolist())
+    assert all(type(score) is float for _, score in answers)
+
+
+def test_retrieve_with_little_to_rank(pictures):
+    embeddings, paths = index_local_images(pictures)
+    assert len(retrieve_local("a", embeddings, paths, top_k=100)) == 12
+    assert retrieve_local("a", None, [], top_k=5) == []
+
+
+def test_retrieve_refuses_what_does_not_fit():
+    ones = np.ones((2, 8), np.float32)
+    with pytest.raises(clipdex.InvalidArgument, match="top_k is 0"):
+        retrieve_local("a", ones, ["a", "b"], top_k=0)
+    with pytest.raises(clipdex.InvalidArgument, match="2 embeddings and 1 paths"):
+        retrieve_local("a", ones, ["a"])
+    with pytest.raises(clipdex.InvalidArgument, match="another model"):
+        retrieve_local("a", np.ones((1, 9), np.float32), ["a"])
