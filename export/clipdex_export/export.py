@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipdex.assets import pack_assets
 from clipdex.card import ModelCard, check_model_name
 from clipdex.errors import ExportError, InvalidArgument
+from clipdex.version import __version__
 from clipdex_export.extras import need_export_extra
 from clipdex_export.install import Staging, check_free, staging
 
@@ -203,12 +203,9 @@ def _write_assets_and_configs(stage: Staging, card: ModelCard, tokenizer: bytes,
 
 def _versions() -> dict[str, str]:
     """What the export was made with: a difference found later can be traced to one of them."""
-    packages = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "pillow", "numpy", "clipdex")
-    found = {"python": platform.python_version()}
-    for package in packages:
-        with suppress(PackageNotFoundError):  # clipdex run from a source tree
-            found[package] = version(package)
-    return found
+    modules = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "PIL", "numpy")
+    found = {name: str(import_module(name).__version__) for name in modules}
+    return {"clipdex": __version__, "python": platform.python_version()} | found
 
 
 def _bytes_on_disk(directories: Iterable[Path]) -> int:
