@@ -1,0 +1,70 @@
+"""Makes training batches, in processes beside the training: each depends on its seed and number alone."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipdex_export.demo.captions import full_caption, short_caption
+from clipdex_export.demo.draw import draw
+from clipdex_export.demo.queries import Codes, match_matrix, scene_codes
+from clipdex_export.demo.sampling import sample_training_scenes
+from clipdex_export.demo.scenes import Scene
+
+IMAGE_SIZE = 64
+_DRAWN_SIZE = 128  # twice the model's, so that the resize of the real preprocessing is in every picture
+_AHEAD = 6
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B pictures, a full and a short caption of each, and which caption fits which picture."""
+
+    pixels: NDArray[np.uint8]  # (B, 64, 64, 3)
+    full: list[str]
+    short: list[str]
+    full_matches: NDArray[np.bool_]  # (B captions, B pictures)
+    short_matches: NDArray[np.bool_]  # (B captions, B pictures)
+    attributes: Codes  # int16 (B, A), as queries.scene_codes
+
+
+def model_pixels(scene: Scene, seed: int | str) -> NDArray[np.uint8]:
+    """The scene as the model sees it: drawn larger, then resized as CLIP's preprocessing does. (64, 64, 3)."""
+    picture = draw(scene, seed, size=_DRAWN_SIZE, oversample=1)
+    return np.asarray(picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
+
+
+def make_batch(seed: int, step: int, size: int) -> Batch:
+    """The batch of that step: the same for the same arguments, on any machine."""
+    rng = Random(f"batch/{seed}/{step}")
+    scenes = sample_training_scenes(rng, size)
+    full = [full_caption(scene, rng) for scene in scenes]
+    short = [short_caption(scene, rng) for scene in scenes]
+    return Batch(
+        pixels=np.stack([model_pixels(scene, f"{seed}/{step}/{i}") for i, scene in enumerate(scenes)]),
+        full=[caption.text for caption in full],
+        short=[caption.text for caption in short],
+        full_matches=match_matrix([caption.query for caption in full], scenes),
+        short_matches=match_matrix([caption.query for caption in short], scenes),
+        attributes=scene_codes(scenes),
+    )
+
+
+def make_batches(seed: int, steps: int, size: int, *, workers: int) -> Iterator[Batch]:
+    """The batches of steps 0, 1, …, drawn a few ahead by `workers` processes."""
+    # Spawned, not forked: a fork of a process whose torch threads run may hang.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting: deque[Future[Batch]] = deque()
+        for step in range(steps + _AHEAD):
+            if step < steps:
+                waiting.append(pool.submit(make_batch, seed, step, size))
+            if step >= _AHEAD:
+                yield waiting.popleft().result()

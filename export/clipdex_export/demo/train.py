@@ -1,0 +1,233 @@
+"""Trains the demo model: python -m clipdex_export.demo.train --out export/checkpoints/demo"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+from clipdex_export.demo.batches import IMAGE_SIZE, Batch, make_batches
+from clipdex_export.demo.evaluate import measure
+from clipdex_export.demo.heldout import draw_held_out
+from clipdex_export.demo.loss import AttributeHeads, contrastive_loss
+from clipdex_export.demo.tokenizer import CONTEXT_LENGTH, build_tokenizer, save_tokenizer
+from clipdex_export.demo.torch_encoder import TorchEncoder
+from clipdex_export.quiet import quiet
+
+_CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+_CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+_MOST_LOGIT_SCALE = math.log(100.0)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything the result depends on."""
+
+    seed: int = 20261123
+    steps: int = 2200
+    batch: int = 128  # pictures; each brings a full and a short caption
+    learning_rate: float = 1.5e-3
+    warm_up_steps: int = 100
+    weight_decay: float = 0.05
+    heads_weight: float = 2.0
+    width: int = 128
+    image_layers: int = 5
+    text_layers: int = 3
+
+
+def build_model(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPModel:
+    """An untrained CLIPModel of the recipe's size, its special tokens set to the tokenizer's."""
+    width, heads = recipe.width, recipe.width // 32
+    shared = {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_attention_heads": heads,
+        "projection_dim": width,
+        "hidden_act": "gelu",  # one pass over memory, where CLIP's quick_gelu takes three
+    }
+    config = CLIPConfig(
+        text_config=shared
+        | {
+            "num_hidden_layers": recipe.text_layers,
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": CONTEXT_LENGTH,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,  # the library's default of 2 would pool the wrong token
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        vision_config=shared
+        | {"num_hidden_layers": recipe.image_layers, "image_size": IMAGE_SIZE, "patch_size": 8},
+        projection_dim=width,
+    )
+    model = CLIPModel(config)
+    # On a CPU in bf16 the plain products of "eager" attention are 1.6 times as fast as the fused kernel.
+    model.set_attn_implementation("eager")
+    return model
+
+
+def build_image_processor() -> CLIPImageProcessorPil:
+    """CLIP's own preprocessing, at the demo model's size."""
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    )
+
+
+def save_checkpoint(model: CLIPModel, tokenizer: CLIPTokenizer, directory: Path) -> None:
+    """Writes an ordinary Hugging Face checkpoint, whole or not at all."""
+    unfinished = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    with quiet():
+        model.save_pretrained(str(unfinished))
+    build_image_processor().save_pretrained(str(unfinished))
+    save_tokenizer(tokenizer, unfinished)
+    shutil.rmtree(directory, ignore_errors=True)
+    unfinished.rename(directory)
+
+
+def _optimizer(recipe: Recipe, model: nn.Module, heads: nn.Module) -> torch.optim.Optimizer:
+    """AdamW; biases, gains and the logit scale are not decayed."""
+    parameters = [*model.parameters(), *heads.parameters()]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), eps=1e-6)
+
+
+def _rate(recipe: Recipe, step: int) -> float:
+    """Fraction of the learning rate: a linear warm-up, then half a cosine down to nothing."""
+    if step < recipe.warm_up_steps:
+        return (step + 1) / recipe.warm_up_steps
+    done = (step - recipe.warm_up_steps) / (recipe.steps - recipe.warm_up_steps)
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _normalised(batch: Batch) -> Tensor:
+    """uint8 (B, 64, 64, 3) -> float32 (B, 3, 64, 64), as the image processor leaves it."""
+    pixels = torch.from_numpy(batch.pixels).permute(0, 3, 1, 2).float() / 255
+    normalised: Tensor = (pixels - _CLIP_MEAN) / _CLIP_STD
+    return normalised
+
+
+def _loss(
+    logit_scale: Tensor,
+    heads: AttributeHeads,
+    heads_weight: float,
+    batch: Batch,
+    pictures: Tensor,
+    full: Tensor,
+    short: Tensor,
+) -> Tensor:
+    """The whole loss of a batch from its embeddings, float32 (B, D) each, not normalised."""
+    loss = heads_weight * heads(pictures, torch.from_numpy(batch.attributes).long())
+    unit = nn.functional.normalize(pictures, dim=1)
+    for texts, matches in ((full, batch.full_matches), (short, batch.short_matches)):
+        logits = logit_scale.exp() * nn.functional.normalize(texts, dim=1) @ unit.T
+        loss = loss + contrastive_loss(logits, torch.from_numpy(matches))
+    return loss
+
+
+class HalfBatches:
+    """Runs both towers over a batch in two threads of one core each, half of the pictures in each.
+
+    The two meet twice a step, where threads inside each matrix product would meet at every product: on a
+    machine that others use too this takes a quarter of the time. The two gradients of a weight are added,
+    and a + b is b + a, so that the result does not depend on which thread is first.
+    """
+
+    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer) -> None:
+        torch.set_num_threads(1)
+        self._model = model
+        self._tokenizer = tokenizer
+        self._threads = ThreadPoolExecutor(2)
+
+    def _forward(self, pixels: Tensor, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """float32 (H, 3, 64, 64), H' captions -> float32 (H, D), (H', D), not normalised."""
+        tokens = self._tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
+        # Without its cache, which threads would share: every weight is used once in a pass.
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+            pictures = self._model.get_image_features(pixel_values=pixels).pooler_output
+            texts = self._model.get_text_features(**tokens).pooler_output
+        return pictures.float(), texts.float()
+
+    def backward(self, batch: Batch, loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> float:
+        """Adds the gradients of `loss(pictures, full, short)`, float32 (B, D) each, and returns its value."""
+        halves = _normalised(batch).tensor_split(2)
+        # One thread takes the full captions, the other the short ones: so the short are padded less.
+        passes = list(self._threads.map(self._forward, halves, (batch.full, batch.short)))
+        leaves = [[output.detach().requires_grad_() for output in outputs] for outputs in passes]
+        (pictures, full), (more_pictures, short) = leaves
+        value = loss(torch.cat([pictures, more_pictures]), full, short)
+        torch.autograd.backward(value)
+        gradients = [[leaf.grad for leaf in half] for half in leaves]
+        list(self._threads.map(torch.autograd.backward, passes, gradients))
+        return float(value.detach())
+
+
+def train(recipe: Recipe, out: Path, *, workers: int, check_every: int) -> CLIPModel:
+    """Trains, logging progress; every `check_every` steps, and at the end, `out` gets a checkpoint."""
+    torch.manual_seed(recipe.seed)
+    tokenizer = build_tokenizer(recipe.seed)
+    model = build_model(recipe, tokenizer)
+    heads = AttributeHeads(recipe.width)
+    optimizer = _optimizer(recipe, model, heads)
+    halves = HalfBatches(model, tokenizer)
+    _log.info("%s parameters, %s", f"{sum(p.numel() for p in model.parameters()):,}", recipe)
+    # Pictures of the training's own, so that the published figures stay those of pictures never looked at.
+    validation = draw_held_out(out.with_name(out.name + ".validation"), seed="validation")
+    began = time.monotonic()
+    batches = make_batches(recipe.seed, recipe.steps, recipe.batch, workers=workers)
+    for step, batch in enumerate(batches, start=1):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * _rate(recipe, step - 1)
+        optimizer.zero_grad()
+        model.train()
+        loss = halves.backward(batch, partial(_loss, model.logit_scale, heads, recipe.heads_weight, batch))
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=_MOST_LOGIT_SCALE)
+        if step % 20 == 0:
+            rate = step * recipe.batch / (time.monotonic() - began)
+            _log.info("step %d: loss %.3f, %.0f pictures/s", step, loss, rate)
+        if step % check_every == 0 or step == recipe.steps:
+            model.eval()
+            save_checkpoint(model, tokenizer, out)
+            report = measure(TorchEncoder(out), validation)
+            _log.info("step %d, %.0f s: %s", step, time.monotonic() - began, report.summary())
+    return model
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    recipe = Recipe()
+    parser = argparse.ArgumentParser(prog="python -m clipdex_export.demo.train", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="directory of the checkpoint, replaced whole")
+    parser.add_argument("--steps", type=int, default=recipe.steps, help="of 128 pictures (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=recipe.seed)
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw (default %(default)s)")
+    parser.add_argument("--check-every", type=int, default=250, metavar="STEPS")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    recipe = Recipe(seed=options.seed, steps=options.steps)
+    train(recipe, options.out, workers=options.workers, check_every=options.check_every)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
