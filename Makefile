@@ -8,7 +8,7 @@ INSTALL = env $(call PINS,$(1)) $(2)/bin/python -m pip install --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-thin lint format clean
+.PHONY: help demo test test-thin lint format demo-model evaluate clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,14 @@ lint: .venv-dev/ready  ## ruff and mypy
 	.venv-dev/bin/ruff check
 	.venv-dev/bin/ruff format --check
 	.venv-dev/bin/mypy
+
+demo-model: .venv-dev/ready  ## train the demo model anew, export it, and measure it
+	.venv-dev/bin/python -m clipdex_export.demo.train --out export/checkpoints/demo
+	.venv-dev/bin/clipdex export export/checkpoints/demo --name demo --repository model_repository --overwrite
+	$(MAKE) evaluate
+
+evaluate: .venv/ready  ## recall and precision of the demo model, through a real Triton
+	.venv/bin/python benchmarks/demo_model.py
 
 format: .venv-dev/ready  ## let ruff lay out the code
 	.venv-dev/bin/ruff check --fix

@@ -1,0 +1,20 @@
+"""The demo model on 1,000 held-out pictures, through a real Triton: recall, precision, and what goes wrong.
+
+    .venv/bin/python benchmarks/demo_model.py [--json]
+
+Its figures are in docs/demo-model.md.
+"""
+
+import sys
+from pathlib import Path
+
+from clipdex_export.demo.evaluate import main
+from clipdex_server import LocalTriton
+
+REPOSITORY = Path(__file__).resolve().parent.parent / "model_repository"
+
+if __name__ == "__main__":
+    with LocalTriton(REPOSITORY) as server:
+        print(f"Triton {server.version}")
+        status = main(["--server", server.address, *sys.argv[1:]])
+    sys.exit(status)
