@@ -105,6 +105,26 @@ def full_query(scene: Scene) -> Query:
     return Query(things, scene.relation, scene.ground)
 
 
+def _bend_thing(thing: Thing, wanted: Wanted) -> Thing:
+    return Thing(wanted.shape or thing.shape, wanted.colour or thing.colour)
+
+
+def bend(scene: Scene, query: Query) -> Scene:
+    """The scene with the attributes that the query names, as far as its kind has them.
+
+    It may still not match: a single stays one thing where the query asks for two.
+    """
+    ground = query.ground or scene.ground
+    one, other = (*query.things, Wanted(), Wanted())[:2]
+    if isinstance(scene, Single):
+        size, place = one.size or scene.size, one.place or scene.place
+        return Single(_bend_thing(scene.thing, one), size, place, ground)
+    if isinstance(scene, Group):
+        return Group(_bend_thing(scene.thing, one), one.count or scene.count, ground)
+    first, second = _bend_thing(scene.first, one), _bend_thing(scene.second, other)
+    return Pair(first, second, query.relation or scene.relation, ground)
+
+
 # All against all --------------------------------------------------------------------------------------
 
 _ABSENT = -1  # in a scene: it has no such attribute

@@ -20,7 +20,7 @@ from clipdex_export.demo.scenes import (
     Thing,
     all_grounds,
     is_for_training,
-    is_visible,
+    is_sound,
 )
 
 _COLOURS = tuple(COLOURS)
@@ -53,7 +53,7 @@ def sample_scene(rng: Random) -> Scene:
             scene = Pair(first, second, rng.choice(RELATIONS), ground)
         else:
             scene = Group(_thing(rng), rng.choice(COUNTS), ground)
-        if is_visible(scene):
+        if is_sound(scene):
             return scene
 
 
@@ -95,10 +95,6 @@ def vary(scene: Scene, attribute: str, rng: Random) -> Scene:
     return scene
 
 
-def _is_sound(scene: Scene) -> bool:
-    return is_visible(scene) and not (isinstance(scene, Pair) and scene.first == scene.second)
-
-
 def sample_family(rng: Random) -> list[Scene]:
     """FAMILY different training scenes that differ in one attribute, or fewer where it has fewer values."""
     base = sample_where(rng, is_for_training)
@@ -108,7 +104,7 @@ def sample_family(rng: Random) -> list[Scene]:
         if len(family) == FAMILY:
             break
         variant = vary(base, attribute, rng)
-        if _is_sound(variant) and is_for_training(variant):
+        if is_sound(variant) and is_for_training(variant):
             family[variant] = None
     return list(family)
 

@@ -118,8 +118,10 @@ def all_grounds() -> Iterator[Ground]:
                 yield Ground((first, second))
 
 
-def is_visible(scene: Scene) -> bool:
-    """Whether every thing stands out from every colour of the ground."""
+def is_sound(scene: Scene) -> bool:
+    """Whether every thing stands out from every colour of the ground, and the things of a pair differ."""
+    if isinstance(scene, Pair) and scene.first == scene.second:
+        return False
     return all(
         contrast(thing.colour, colour) >= LEAST_CONTRAST
         for thing in things_of(scene)

@@ -134,7 +134,7 @@ def _loss(
     short: Tensor,
 ) -> Tensor:
     """The whole loss of a batch from its embeddings, float32 (B, D) each, not normalised."""
-    loss = heads_weight * heads(pictures, torch.from_numpy(batch.attributes).long())
+    loss: Tensor = heads_weight * heads(pictures, torch.from_numpy(batch.attributes).long())
     unit = nn.functional.normalize(pictures, dim=1)
     for texts, matches in ((full, batch.full_matches), (short, batch.short_matches)):
         logits = logit_scale.exp() * nn.functional.normalize(texts, dim=1) @ unit.T
