@@ -200,6 +200,15 @@ def test_killed_before_installing_keeps_the_old_model(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["repository"]
 
 
+def test_killed_while_it_tried_where_to_build(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    (repository / ".repository.clipdex-export-probe").write_bytes(b"")
+    (tmp_path / ".repository.clipdex-export-probe").write_bytes(b"")
+    put(repository, "new")
+    assert everything_in(tmp_path) == everything_of_one_model()
+
+
 def test_an_export_that_still_runs_is_not_recovered(tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     with staging(repository, NAME) as stage:

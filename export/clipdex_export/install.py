@@ -87,7 +87,7 @@ def staging(repository: Path, name: str) -> Iterator[Staging]:
             directory = Path(tempfile.mkdtemp(prefix=_prefix(repository), dir=_staging_parent(repository)))
             # Held while this process lives; the kernel lets go of it however the process ends.
             stack.enter_context(_locked(directory))
-        stack.callback(_remove_staging, directory)
+        stack.callback(_remove_staging, repository, directory)
         for suffix in SUFFIXES:
             # mkdtemp's directory is private; these take the umask, since a server may run as another user.
             (directory / "new" / f"{name}_{suffix}" / "1").mkdir(parents=True)
@@ -110,7 +110,10 @@ def recover(repository: Path) -> None:
 
 
 def _recover(repository: Path) -> None:
-    for directory in _staging_directories(repository):
+    for directory in _leftovers(repository):
+        if not directory.is_dir():
+            directory.unlink()  # a probe of `_staging_parent`, which runs under the repository's lock
+            continue
         with suppress(BlockingIOError), _locked(directory, wait=False):
             name = _journal(directory)
             if name is not None:
@@ -135,15 +138,13 @@ def _staging_parent(repository: Path) -> Path:
     return repository.parent
 
 
-def _staging_directories(repository: Path) -> list[Path]:
-    """Those of this user: in a parent like /tmp, anybody could leave a model to be installed."""
-    found = [
-        entry
-        for parent in (repository.parent, repository)
-        for entry in parent.iterdir()
-        if entry.name.startswith(_prefix(repository)) and entry.is_dir() and not entry.is_symlink()
-    ]
-    return sorted(entry for entry in found if entry.stat().st_uid == os.geteuid())
+def _leftovers(repository: Path) -> list[Path]:
+    """Staging directories of this user only: in a parent like /tmp, anybody could leave one to be installed."""
+    found = []
+    for parent in (repository.parent, repository):
+        with suppress(PermissionError):  # a parent that cannot be listed is none to build in either
+            found += [entry for entry in parent.iterdir() if entry.name.startswith(_prefix(repository))]
+    return sorted(entry for entry in found if entry.lstat().st_uid == os.geteuid() and not entry.is_symlink())
 
 
 def _journal(directory: Path) -> str | None:
@@ -154,10 +155,13 @@ def _journal(directory: Path) -> str | None:
         return None
 
 
-def _remove_staging(directory: Path) -> None:
+def _remove_staging(repository: Path, directory: Path) -> None:
     if (directory / _JOURNAL).exists():
         return  # even the way back was interrupted, and the replaced models are in here: the next export goes on
-    shutil.rmtree(directory, ignore_errors=True)
+    with ExitStack() as stack:
+        with suppress(FileNotFoundError):  # somebody removed the repository meanwhile
+            stack.enter_context(_locked(repository))
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _swap(repository: Path, directory: Path, name: str) -> None:

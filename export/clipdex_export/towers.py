@@ -63,7 +63,7 @@ class TextTower(nn.Module):
         config = model.config.text_config
         self.end_id = int(config.eos_token_id)
         length = int(config.max_position_embeddings)
-        if config.vocab_size * length > _LARGEST_EXACT:
+        if self.end_id == _LEGACY_END_ID and config.vocab_size * length > _LARGEST_EXACT:
             raise CheckpointError(
                 f"a vocabulary of {config.vocab_size} with {length} positions is larger than the pooling of the "
                 f"text tower can tell apart ({_LARGEST_EXACT} in all)"
