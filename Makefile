@@ -6,6 +6,9 @@ PYTHON ?= python3
 PINS = PIP_CONSTRAINT=$(CURDIR)/$(1) PIP_BUILD_CONSTRAINT=$(CURDIR)/$(1)
 INSTALL = env $(call PINS,$(1)) $(2)/bin/python -m pip install --quiet
 
+# tritonclient 2.73 asks for protobuf < 7, and pip keeps to that; the thin client's tests show that 7 works.
+NEWEST_PROTOBUF = 7.36.2
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-thin lint format demo-model evaluate clean
@@ -59,4 +62,5 @@ clean:  ## remove the environments and what the demo wrote
 .venv-thin/ready: pyproject.toml constraints-thin.txt
 	$(PYTHON) -m venv .venv-thin
 	$(call INSTALL,constraints-thin.txt,.venv-thin) pytest -e .
+	.venv-thin/bin/python -m pip install --quiet --no-deps protobuf==$(NEWEST_PROTOBUF)
 	@touch $@

@@ -15,6 +15,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent / "model_repository"
 
 if __name__ == "__main__":
     with LocalTriton(REPOSITORY) as server:
-        print(f"Triton {server.version}")
+        print(f"Triton {server.version}", file=sys.stderr)
         status = main(["--server", server.address, *sys.argv[1:]])
     sys.exit(status)

@@ -74,7 +74,8 @@ def test_index_says_what_it_did(run, folder, triton, tmp_path):
     status, out, err = run("index", tmp_path / "in", "--out", tmp_path / "x.clipdex", "--server", triton.address)
     assert status == 0
     assert re.fullmatch(
-        r"7 pictures found: 6 indexed, 0 unchanged, 1 failed, in [\d.]+ s \(\d+ images/s\); .*x\.clipdex holds 6\n",
+        r"7 pictures found: 6 indexed, 0 unchanged, 1 failed, in [\d.]+ s "
+        r"\(\d+ images/s\); .*x\.clipdex holds 6\n",
         out,
     )
     assert "notes.jpg: not_a_picture" in err

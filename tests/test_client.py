@@ -158,7 +158,7 @@ def test_an_address_that_is_none_is_refused(address):
 
 
 def test_no_server_is_said_in_one_sentence():
-    with pytest.raises(clipdex.ServerUnreachable, match="no server answers at 127.0.0.1:9"):
+    with pytest.raises(clipdex.ServerUnreachable, match=r"no server answers at 127\.0\.0\.1:9"):
         clipdex.connect("127.0.0.1:9")
 
 

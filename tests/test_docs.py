@@ -17,7 +17,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 def blocks(page, *languages):
     """The fenced blocks of a page in these languages."""
     text = page.read_text()
-    return [body for language, body in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S) if language in languages]
+    return [
+        body for language, body in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S) if language in languages
+    ]
 
 
 def commands(page):
@@ -31,7 +33,9 @@ def commands(page):
                 yield [word for word in words if word != "&"]
 
 
-COMMANDS = [pytest.param(words, id=f"{page.name}: {' '.join(words)}") for page in PAGES for words in commands(page)]
+COMMANDS = [
+    pytest.param(words, id=f"{page.name}: {' '.join(words)}") for page in PAGES for words in commands(page)
+]
 
 
 def test_there_are_commands_to_check():

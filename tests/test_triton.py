@@ -1,8 +1,10 @@
 """The client against a real Triton that serves the committed model."""
 
+import subprocess
+
 import numpy as np
 import pytest
-from conftest import MODEL_REPOSITORY, noise
+from conftest import MODEL_REPOSITORY, ROOT, noise
 from PIL import Image
 
 import clipdex
@@ -147,3 +149,25 @@ def test_a_repository_that_is_none_is_refused(tmp_path, what):
             (repository / f"x_{part}" / "config.pbtxt").write_text(text)
     with pytest.raises(clipdex.ModelError, match=r"repository"):
         clipdex.connect(f"inproc:{repository}")
+
+
+THIN_PYTHON = ROOT / ".venv-thin" / "bin" / "python"
+
+
+@pytest.mark.skipif(not THIN_PYTHON.exists(), reason="make test-thin makes the environment that this needs")
+def test_the_base_install_with_the_newest_numpy_gives_the_same_vectors(triton, served, tmp_path):
+    """The thin client's own environment, against the same server."""
+    script = (
+        "import sys, numpy as np, clipdex\n"
+        "assert int(np.__version__.split('.')[0]) >= 2, np.__version__\n"
+        "with clipdex.connect(sys.argv[1]) as clip:\n"
+        "    images = clip.embed_pixels(np.load(sys.argv[2]))\n"
+        "    np.save(sys.argv[3], np.concatenate([images, clip.embed_texts(['a', 'b'])]))\n"
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    np.save(tmp_path / "pixels.npy", pixels)
+    subprocess.run(
+        [THIN_PYTHON, "-c", script, triton.address, tmp_path / "pixels.npy", tmp_path / "thin.npy"], check=True
+    )
+    here = np.concatenate([served.embed_pixels(pixels), served.embed_texts(["a", "b"])])
+    np.testing.assert_allclose(np.load(tmp_path / "thin.npy"), here, atol=1e-6)

@@ -40,8 +40,8 @@ def export(
 ) -> None:
     """Turn a CLIP checkpoint into Triton models.
 
-    Writes its two towers as ONNX. Photographs and texts go through the checkpoint's own PyTorch model and through the export; unless both
-    give the same vectors, nothing is installed.
+    Writes its two towers as ONNX. Photographs and texts go through the checkpoint's own PyTorch model and
+    through the export; unless both give the same vectors, nothing is installed.
     """
     from clipdex_export.export import export_model
 
