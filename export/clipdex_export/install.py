@@ -62,13 +62,13 @@ class Staging:
             if not overwrite:
                 check_free(self.repository, self.name)
             (self.directory / "old").mkdir()
-            _write_synced(self.directory / _JOURNAL, json.dumps({"name": self.name}))
-            _sync_directory(self.directory)
             try:
+                _write_synced(self.directory / _JOURNAL, json.dumps({"name": self.name}))
+                _sync_directory(self.directory)
                 _swap(self.repository, self.directory, self.name)
             except BaseException:
                 _swap_back(self.repository, self.directory, self.name)
-                (self.directory / _JOURNAL).unlink()
+                (self.directory / _JOURNAL).unlink(missing_ok=True)
                 raise
             (self.directory / _JOURNAL).unlink()
         return {suffix: self.repository / f"{self.name}_{suffix}" for suffix in SUFFIXES}
