@@ -7,6 +7,7 @@ import logging
 import math
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPToken
 
 from clipdex_export.demo.batches import IMAGE_SIZE, Batch, make_batches
 from clipdex_export.demo.evaluate import measure
-from clipdex_export.demo.heldout import draw_held_out
+from clipdex_export.demo.heldout import HeldOut, draw_held_out
 from clipdex_export.demo.loss import AttributeHeads, contrastive_loss
 from clipdex_export.demo.tokenizer import CONTEXT_LENGTH, build_tokenizer, save_tokenizer
 from clipdex_export.demo.torch_encoder import TorchEncoder
@@ -179,8 +180,11 @@ class HalfBatches:
         return float(value.detach())
 
 
-def train(recipe: Recipe, out: Path, *, workers: int, check_every: int) -> CLIPModel:
-    """Trains, logging progress; every `check_every` steps, and at the end, `out` gets a checkpoint."""
+def train(recipe: Recipe, out: Path, validation: HeldOut, *, workers: int, check_every: int) -> None:
+    """Trains, logging progress; every `check_every` steps, and at the end, `out` gets a checkpoint.
+
+    `validation` is only looked at: nothing is chosen by it.
+    """
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer(recipe.seed)
     model = build_model(recipe, tokenizer)
@@ -188,8 +192,6 @@ def train(recipe: Recipe, out: Path, *, workers: int, check_every: int) -> CLIPM
     optimizer = _optimizer(recipe, model, heads)
     halves = HalfBatches(model, tokenizer)
     _log.info("%s parameters, %s", f"{sum(p.numel() for p in model.parameters()):,}", recipe)
-    # Pictures of the training's own, so that the published figures stay those of pictures never looked at.
-    validation = draw_held_out(out.with_name(out.name + ".validation"), seed="validation")
     began = time.monotonic()
     batches = make_batches(recipe.seed, recipe.steps, recipe.batch, workers=workers)
     for step, batch in enumerate(batches, start=1):
@@ -210,7 +212,6 @@ def train(recipe: Recipe, out: Path, *, workers: int, check_every: int) -> CLIPM
             save_checkpoint(model, tokenizer, out)
             report = measure(TorchEncoder(out), validation)
             _log.info("step %d, %.0f s: %s", step, time.monotonic() - began, report.summary())
-    return model
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -225,7 +226,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     recipe = Recipe(seed=options.seed, steps=options.steps)
-    train(recipe, options.out, workers=options.workers, check_every=options.check_every)
+    with tempfile.TemporaryDirectory() as directory:
+        # Pictures of the training's own, so that the published figures are of pictures never looked at.
+        validation = draw_held_out(Path(directory), seed="validation")
+        train(recipe, options.out, validation, workers=options.workers, check_every=options.check_every)
     return 0
 
 
