@@ -155,10 +155,10 @@ class _Supervisor:
 
     def run(self) -> None:
         """Start Triton, wait for a reason to stop, stop, clean up."""
-        parent = _watch(self.spec.parent_pid)
+        parent = _end_of(self.spec.parent_pid)
         parent_is_there = True
         try:
-            if parent is not None:
+            if os.getppid() == self.spec.parent_pid:  # else it died before the line above
                 self.pid = self._start()
                 _say(f"started {self.pid}")
                 parent_is_there = self._wait(parent)
@@ -178,11 +178,12 @@ class _Supervisor:
             _become(self.spec.command, me)
         return pid
 
-    def _wait(self, parent: int) -> bool:
+    def _wait(self, parent: int | None) -> bool:
         """Return when Triton is to stop or has ended; True if the parent is there to be told."""
         stdin = sys.stdin.fileno()
+        watched = [stdin, self.wake] if parent is None else [stdin, self.wake, parent]
         while self.status is None and not self.stop_signalled:
-            news, _, _ = select.select([stdin, parent, self.wake, *self.stubs], [], [])
+            news, _, _ = select.select([*watched, *self.stubs], [], [])
             if parent in news:
                 return False
             if stdin in news:
@@ -207,8 +208,10 @@ class _Supervisor:
             with contextlib.suppress(OSError):
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
                 model = command.partition(f"{self.spec.run_dir}/repository/")[2].partition("/")[0]
-                if model or not command:  # a dead process has lost its command line, and counts at once
-                    self.stubs[os.pidfd_open(pid)] = model or "(unknown)"
+                end = _end_of(pid)
+                # A dead process has lost its command line, and counts at once.
+                if end is not None and (model or not command):
+                    self.stubs[end] = model or "(unknown)"
         _say(f"watching {len(self.stubs)}")
 
     def _count_finalized(self) -> int:
@@ -278,16 +281,15 @@ def _become(command: list[str], parent_pid: int) -> NoReturn:
     os._exit(127)
 
 
-def _watch(pid: int) -> int | None:
-    """A file descriptor that becomes readable when the process ends; None if it has already.
+def _end_of(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends, or None where Linux is older than 5.3.
 
-    The end of standard input says the same, but not while a forked child of that process holds the pipe.
+    Of the parent, the end of standard input says the same, but not while a forked child of it holds the pipe.
     """
     try:
-        parent = os.pidfd_open(pid)
-    except ProcessLookupError:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
         return None
-    return parent if os.getppid() == pid else None
 
 
 def _children(pid: int) -> list[int]:

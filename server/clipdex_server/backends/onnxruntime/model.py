@@ -51,11 +51,22 @@ _ARENA_STRATEGIES = {0: "kNextPowerOfTwo", 1: "kSameAsRequested"}
 _Tensor = tuple[str, tuple[int, ...]]
 
 
+class _Failure(NamedTuple):
+    """Why a request has no answer, and whether the request is to blame or this backend."""
+
+    reason: str
+    invalid: bool = True
+
+
 class _Inputs(NamedTuple):
     """One request's inputs, or what is wrong with them."""
 
     feed: dict[str, npt.NDArray[Any]]
-    error: str | None = None
+    error: _Failure | None = None
+
+
+# One request's outputs, in the order of config.pbtxt, or why there are none.
+_Result = list[npt.NDArray[Any]] | _Failure
 
 
 class TritonPythonModel:
@@ -80,14 +91,15 @@ class TritonPythonModel:
             self._inputs = _check_against_graph(config, self._session)
         except Exception as exc:
             raise pb_utils.TritonModelException(f"unable to load model '{self._name}', {exc}") from exc
-        pb_utils.Logger.log_info(
-            f"{args['model_instance_name']}: {path.name} on {self._session.get_providers()[0]}"
-        )
+        # When CUDA does not start, onnxruntime goes on without it and says so on its own standard error only.
+        provider = self._session.get_providers()[0]
+        log = pb_utils.Logger.log_info if provider == _first(providers) else pb_utils.Logger.log_warn
+        log(f"{args['model_instance_name']}: {path.name} on {provider}")
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer every request, in order: one run for all that can be stacked along axis 0."""
         inputs = [self._read(request) for request in requests]
-        results: list[list[npt.NDArray[Any]] | str] = [each.error or [] for each in inputs]
+        results: list[_Result] = [each.error or [] for each in inputs]
         for group in self._groups(inputs):
             for index, result in zip(group, self._run([inputs[i].feed for i in group]), strict=True):
                 results[index] = result
@@ -105,14 +117,15 @@ class TritonPythonModel:
         for name, dtype in self._inputs.items():
             tensor = pb_utils.get_input_tensor_by_name(request, name)
             if tensor is None:
-                return _Inputs({}, f"the request lacks the input '{name}'")
+                return _Inputs({}, _Failure(f"the request lacks the input '{name}'"))
             feed[name] = tensor.as_numpy()
             if feed[name].dtype != dtype:
-                return _Inputs({}, f"the input '{name}' is {feed[name].dtype}, expected {np.dtype(dtype)}")
+                found = feed[name].dtype
+                return _Inputs({}, _Failure(f"the input '{name}' is {found}, expected {np.dtype(dtype)}"))
         rows = {array.shape[:1] for array in feed.values()}
         if self._max_batch_size > 0 and len(rows) != 1:
             shapes = {name: list(array.shape) for name, array in feed.items()}
-            return _Inputs({}, f"the inputs have different batch sizes: {shapes}")
+            return _Inputs({}, _Failure(f"the inputs have different batch sizes: {shapes}"))
         return _Inputs(feed)
 
     def _groups(self, inputs: Sequence[_Inputs]) -> list[list[int]]:
@@ -126,13 +139,13 @@ class TritonPythonModel:
                 groups.setdefault(key, []).append(index)
         return list(groups.values())
 
-    def _run(self, feeds: Sequence[dict[str, npt.NDArray[Any]]]) -> list[list[npt.NDArray[Any]] | str]:
+    def _run(self, feeds: Sequence[dict[str, npt.NDArray[Any]]]) -> list[_Result]:
         """One run over all feeds; each gets its rows of the outputs, or what onnxruntime says against it."""
         if len(feeds) == 1:
             try:
                 return [self._session.run(self._outputs, feeds[0])]
-            except Exception as exc:  # onnxruntime's errors have no common root
-                return [str(exc)]
+            except Exception as exc:  # onnxruntime's errors have no common root, and live in a private module
+                return [_Failure(str(exc), invalid=type(exc).__name__ == "InvalidArgument")]
         stacked = {name: np.concatenate([feed[name] for feed in feeds]) for name in self._inputs}
         try:
             outputs = self._session.run(self._outputs, stacked)
@@ -144,9 +157,10 @@ class TritonPythonModel:
         parts = [np.split(output, ends) for output in outputs]
         return [list(rows) for rows in zip(*parts, strict=True)]
 
-    def _respond(self, request: Any, result: list[npt.NDArray[Any]] | str) -> Any:
-        if isinstance(result, str):
-            error = pb_utils.TritonError(f"{self._name}: {result}", pb_utils.TritonError.INVALID_ARG)
+    def _respond(self, request: Any, result: _Result) -> Any:
+        if isinstance(result, _Failure):
+            code = pb_utils.TritonError.INVALID_ARG if result.invalid else pb_utils.TritonError.INTERNAL
+            error = pb_utils.TritonError(f"{self._name}: {result.reason}", code)
             return pb_utils.InferenceResponse(output_tensors=[], error=error)
         wanted = set(request.requested_output_names())
         tensors = [
