@@ -48,7 +48,7 @@ def triton() -> Iterator[LocalTriton]:
     """One real Triton for the whole session, serving the committed model."""
     from clipdex_server import LocalTriton
 
-    with LocalTriton(MODEL_REPOSITORY) as server:
+    with LocalTriton(MODEL_REPOSITORY, stop_timeout_s=0) as server:
         yield server
 
 

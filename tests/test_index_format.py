@@ -20,7 +20,8 @@ GOLDEN_MANIFEST = b"""{
   "fingerprint": "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
   "model": "demo",
   "embedding_dim": 4,
-  "dtype": "float16"
+  "dtype": "float16",
+  "crc32c": 900398396
 }
 """
 
@@ -66,7 +67,7 @@ def test_the_rows_through_sqlite_alone(index):
         "SELECT row, path, size, mtime_ns, content_hash, width, height, deleted_at FROM rows"
     ).fetchall()
     assert rows[2] == (2, b"/photos/2.jpg", 102, 1_700_000_000_000_000_002, bytes([2] * 16), 640, 480, None)
-    extents = db.execute("SELECT first_row, row_count, crc32c FROM extents ORDER BY 1").fetchall()
+    extents = db.execute("SELECT first_row, row_count, vectors_crc32c FROM extents ORDER BY 1").fetchall()
     assert extents == [
         (0, 2, google_crc32c.value(GOLDEN_VECTORS[:16])),
         (2, 1, google_crc32c.value(GOLDEN_VECTORS[16:])),
@@ -88,3 +89,17 @@ def test_the_vectors_through_numpy_alone(index):
     assert np.array_equal(vectors, VECTORS.astype(np.float16))
     with Index.open(index) as opened:
         assert np.array_equal(opened.vectors, vectors)
+
+
+def test_every_record_carries_the_checksum_of_its_columns(index):
+    """As docs/index-format.md writes it: kind, length, colon, value."""
+    db = sqlite3.connect(index / "rows.sqlite")
+    row = db.execute("SELECT * FROM rows WHERE row = 1").fetchone()
+    written = b"i1:1b13:/photos/1.jpgi3:101i19:1700000000000000001b16:" + bytes([1] * 16) + b"i3:640i3:480n"
+    assert row[-1] == google_crc32c.value(written)
+    first = db.execute("SELECT * FROM extents WHERE first_row = 0").fetchone()
+    assert first[-1] == google_crc32c.value(b"i1:0i1:2i%d:%di10:%d" % (len(str(first[2])), first[2], first[3]))
+    failure = db.execute("SELECT * FROM failures").fetchone()
+    written = b"b16:/photos/bad\xff.jpgt9:truncatedt10:half of iti1:7i1:8i10:%d" % failure[5]
+    assert failure[-1] == google_crc32c.value(written)
+    db.close()

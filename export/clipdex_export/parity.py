@@ -7,6 +7,7 @@ Pixels and token ids must be equal, and no vector may point elsewhere.
 
 from __future__ import annotations
 
+import os
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -176,6 +177,8 @@ def _check_tower(
 
 def _run(path: Path, input_name: str, rows: npt.NDArray[Any]) -> Vectors:
     """An ONNX tower on the CPU: (N, …) -> float32 (N, D), in batches of several sizes, the first of one."""
+    # onnxruntime reports its use over the network, from the moment it is imported, unless told not to.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -11,7 +11,7 @@ __all__ = ["quiet"]
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars, no log lines below an error, no warnings of transformers, torch and the
+    """No progress bars, no log lines below an error, no warnings, from transformers, torch or the hub client.
 
     What they would say is read from their results instead: missing weights raise, for one.
     """

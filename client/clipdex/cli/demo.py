@@ -109,7 +109,8 @@ def _served(repository: Path, model: str) -> Iterator[Client]:
             "or name another with --repository and --model"
         )
     try:
-        server = LocalTriton(repository, models=[f"{model}_{part}" for part in ("image", "text", "assets")])
+        names = [f"{model}_{part}" for part in ("image", "text", "assets")]
+        server = LocalTriton(repository, models=names, stop_timeout_s=0)  # nothing is under way at the end
         server.start()
     except (MissingExtra, LocalServerError) as exc:
         if triton_may_be_had():

@@ -64,9 +64,10 @@ def index(
 def run_sentence(report: RunReport, out: Path) -> str:
     """The run's last line. discovered = indexed + unchanged + failed."""
     speed = f" ({report.images_per_s:.0f} images/s)" if report.indexed else ""
+    same = f" ({report.recognised:,} of them recognised by content)" if report.recognised else ""
     gone = f"; {report.removed:,} vanished" if report.removed else ""
     return (
-        f"{report.discovered:,} pictures found: {report.indexed:,} indexed, {report.unchanged:,} unchanged, "
+        f"{report.discovered:,} pictures found: {report.indexed:,} indexed{same}, {report.unchanged:,} unchanged, "
         f"{report.failed:,} failed{gone}, in {report.seconds:.1f} s{speed}; "
         f"{shown_path(str(out))} holds {report.rows:,}"
     )

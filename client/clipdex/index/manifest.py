@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 
 from clipdex.card import ModelCard
-from clipdex.errors import FingerprintMismatch, IndexFormatError, IndexNotFound
+from clipdex.errors import FingerprintMismatch, IndexDamaged, IndexFormatError, IndexNotFound
 
 __all__ = ["FORMAT_VERSION", "MANIFEST", "Manifest"]
 
@@ -76,7 +77,7 @@ class Manifest:
             "embedding_dim": self.embedding_dim,
             "dtype": self.dtype,
         }
-        return json.dumps(data, indent=2) + "\n"
+        return json.dumps(data | {"crc32c": _crc32c(data)}, indent=2) + "\n"
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
@@ -85,6 +86,7 @@ class Manifest:
         Raises:
             IndexNotFound: there is no such directory.
             IndexFormatError: it is no index, or one of a newer format.
+            IndexDamaged: its checksum does not fit.
         """
         path = directory / MANIFEST
         try:
@@ -121,4 +123,11 @@ class Manifest:
             or dtype not in _SUFFIX
         ):
             raise IndexFormatError(f"{path}: a field is missing or out of range (docs/index-format.md lists them)")
+        if data.pop("crc32c", None) != _crc32c(data):
+            raise IndexDamaged(f"{path}: its checksum does not fit its content: it was changed or is damaged")
         return cls(fingerprint, model, dim, dtype)
+
+
+def _crc32c(data: dict[str, Any]) -> int:
+    """Of the other fields, as JSON with sorted keys and no spaces."""
+    return int(google_crc32c.value(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()))

@@ -6,55 +6,36 @@ anything that it has not committed.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from clipdex.errors import IndexDamaged, IndexFormatError, IndexWriteError
+from clipdex.index.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, Value, connect, record_crc32c
 
-__all__ = ["ROWS_FILE", "Extent", "Failure", "KnownFile", "Picture", "RowStore"]
+__all__ = ["ROWS_FILE", "Changes", "Extent", "Failure", "KnownFile", "Picture", "RowStore"]
 
 ROWS_FILE = "rows.sqlite"
 
-# "clpx" in ASCII: `file rows.sqlite` and other tools can tell whose database it is.
-_APPLICATION_ID = 0x636C7078
-_SCHEMA_VERSION = 1
+# A tombstone and a new time change what the record's checksum covers.
+_BURY = (
+    "UPDATE rows SET deleted_at = ?1, "
+    "crc32c = record_crc32c(row, path, size, mtime_ns, content_hash, width, height, ?1) "
+    "WHERE path = ?2 AND deleted_at IS NULL"
+)
+_TOUCH = (
+    "UPDATE rows SET size = ?1, mtime_ns = ?2, "
+    "crc32c = record_crc32c(row, path, ?1, ?2, content_hash, width, height, deleted_at) "
+    "WHERE path = ?3 AND deleted_at IS NULL"
+)
 
-_SCHEMA = """
-CREATE TABLE rows (
-    row          INTEGER PRIMARY KEY,      -- position in the vectors file, from 0
-    path         BLOB    NOT NULL,         -- absolute, as the file system spells it
-    size         INTEGER NOT NULL,         -- of the file, in bytes
-    mtime_ns     INTEGER NOT NULL,
-    content_hash BLOB    NOT NULL,         -- BLAKE2b of the file, 16 bytes
-    width        INTEGER NOT NULL,         -- of the picture as shown, in pixels
-    height       INTEGER NOT NULL,
-    deleted_at   INTEGER                   -- a tombstone: seconds since 1970; NULL while the row is live
-) STRICT;
-CREATE UNIQUE INDEX rows_by_path ON rows (path) WHERE deleted_at IS NULL;
-CREATE INDEX tombstones ON rows (row) WHERE deleted_at IS NOT NULL;
-CREATE TABLE extents (                     -- the commit record: one line for each commit that added rows
-    first_row    INTEGER PRIMARY KEY,
-    row_count    INTEGER NOT NULL,
-    crc32c       INTEGER NOT NULL,         -- CRC-32C (Castagnoli) of the extent's bytes
-    committed_at INTEGER NOT NULL
-) STRICT;
-CREATE TABLE failures (                    -- the ledger: files that could not be indexed
-    path         BLOB    PRIMARY KEY,
-    reason       TEXT    NOT NULL,         -- a code; docs/failures.md lists them
-    detail       TEXT    NOT NULL,
-    size         INTEGER NOT NULL,
-    mtime_ns     INTEGER NOT NULL,
-    failed_at    INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-"""
+# How many columns a table has, its checksum included.
+_COLUMNS = {"rows": 9, "extents": 5, "failures": 7}
 
 
 @dataclass(frozen=True)
@@ -87,15 +68,33 @@ class KnownFile:
     size: int
     mtime_ns: int
     row: int | None
+    content_hash: bytes | None
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Rows committed together."""
+    """Rows committed together, and the CRC-32C of their bytes in the vectors file."""
 
     first_row: int
     row_count: int
     crc32c: int
+
+
+@dataclass
+class Changes:
+    """What one commit does. No path stands in it twice.
+
+    pictures: new rows, in the order of their vectors. failures: new lines of the ledger.
+    removed: paths that vanished. touched: files that have another time, but the same content.
+    """
+
+    pictures: list[Picture] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    removed: list[bytes] = field(default_factory=list)
+    touched: list[Picture] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.pictures) + len(self.failures) + len(self.removed) + len(self.touched)
 
 
 class RowStore:
@@ -112,9 +111,9 @@ class RowStore:
         db = sqlite3.connect(path, isolation_level=None)
         try:
             db.execute("PRAGMA journal_mode = WAL")
-            db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-            db.executescript(_SCHEMA)
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            db.executescript(SCHEMA)
         except sqlite3.Error as exc:
             raise IndexWriteError(f"{path}: cannot be written: {exc}") from exc
         finally:
@@ -131,18 +130,18 @@ class RowStore:
         if not path.is_file():
             raise IndexDamaged(f"{path}: is missing; without it nothing says which rows are committed")
         try:
-            db = _connect(path, write=write)
+            db = connect(path, write=write)
             (application,) = db.execute("PRAGMA application_id").fetchone()
             (version,) = db.execute("PRAGMA user_version").fetchone()
         except sqlite3.Error as exc:
             raise IndexDamaged(f"{path}: is not a sound SQLite database: {exc}") from exc
-        if application != _APPLICATION_ID:
+        if application != APPLICATION_ID:
             db.close()
             raise IndexFormatError(f"{path}: is a SQLite database, but not one of a clipdex index")
-        if version != _SCHEMA_VERSION:
+        if version != SCHEMA_VERSION:
             db.close()
             raise IndexFormatError(
-                f"{path} has the format version {version}, this clipdex reads {_SCHEMA_VERSION}: "
+                f"{path} has the format version {version}, this clipdex reads {SCHEMA_VERSION}: "
                 "install the clipdex that wrote it, or build the index again"
             )
         return cls(db, path)
@@ -186,11 +185,16 @@ class RowStore:
     def known(self, path: bytes) -> KnownFile | None:
         """What the index knows of a path, if anything."""
         found = self._rows(
-            "SELECT size, mtime_ns, row FROM rows WHERE path = ? AND deleted_at IS NULL "
-            "UNION ALL SELECT size, mtime_ns, NULL FROM failures WHERE path = ?",
+            "SELECT size, mtime_ns, row, content_hash FROM rows WHERE path = ? AND deleted_at IS NULL "
+            "UNION ALL SELECT size, mtime_ns, NULL, NULL FROM failures WHERE path = ?",
             (path, path),
         )
         return KnownFile(*found[0]) if found else None
+
+    def row_of_content(self, content_hash: bytes) -> int | None:
+        """A row, live or dead, whose file had this content: its vector need not be made again."""
+        found = self._rows("SELECT min(row) FROM rows WHERE content_hash = ?", (content_hash,))
+        return None if found[0][0] is None else int(found[0][0])
 
     def failures(self) -> list[Failure]:
         """The ledger, by path."""
@@ -199,51 +203,38 @@ class RowStore:
 
     def extents(self) -> list[Extent]:
         """The commit record, in order."""
-        sql = "SELECT first_row, row_count, crc32c FROM extents ORDER BY first_row"
+        sql = "SELECT first_row, row_count, vectors_crc32c FROM extents ORDER BY first_row"
         return [Extent(*row) for row in self._rows(sql)]
 
     # Writing
 
-    def commit(
-        self,
-        first_row: int,
-        pictures: Sequence[Picture],
-        crc32c: int,
-        failures: Iterable[Failure],
-        removed: Iterable[bytes],
-    ) -> None:
-        """Make rows count, in one transaction that is on disk when this returns.
+    def commit(self, first_row: int, vectors_crc32c: int, changes: Changes) -> None:
+        """Make changes count, in one transaction that is on disk when this returns.
 
-        A picture takes the place of the live row and of the ledger's line of the same path; so does a
-        failure. `removed` are paths that vanished.
+        A picture takes the place of the live row and of the ledger's line of its path; so does a failure.
 
         Raises:
             IndexWriteError: the disk refused; nothing of this commit is there.
         """
         now = int(time.time())
-        bury = "UPDATE rows SET deleted_at = ? WHERE path = ? AND deleted_at IS NULL"
-        forgive = "DELETE FROM failures WHERE path = ?"
-        failed = list(failures)
-        gone = [*(p.path for p in pictures), *(f.path for f in failed), *removed]
+        pictures, failures = changes.pictures, changes.failures
+        gone = [*(p.path for p in pictures), *(f.path for f in failures), *changes.removed]
         with self._lock, self._transaction():
-            self._db.executemany(bury, ((now, path) for path in gone))
-            self._db.executemany(forgive, ((path,) for path in gone))
-            self._db.executemany(
-                "INSERT INTO rows (row, path, size, mtime_ns, content_hash, width, height) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    (first_row + i, p.path, p.size, p.mtime_ns, p.content_hash, p.width, p.height)
-                    for i, p in enumerate(pictures)
-                ),
-            )
+            self._db.executemany(_BURY, ((now, path) for path in gone))
+            self._db.executemany("DELETE FROM failures WHERE path = ?", ((path,) for path in gone))
+            self._db.executemany(_TOUCH, ((p.size, p.mtime_ns, p.path) for p in changes.touched))
+            self._insert("rows", (_row(first_row + i, picture) for i, picture in enumerate(pictures)))
             if pictures:
-                self._db.execute(
-                    "INSERT INTO extents VALUES (?, ?, ?, ?)", (first_row, len(pictures), crc32c, now)
-                )
-            self._db.executemany(
-                "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?)",
-                ((f.path, f.reason, f.detail, f.size, f.mtime_ns, now) for f in failed),
-            )
+                self._insert("extents", [(first_row, len(pictures), vectors_crc32c, now)])
+            lines = ((f.path, f.reason, f.detail, f.size, f.mtime_ns, now) for f in failures)
+            self._insert("failures", lines)
+
+    def _insert(self, table: str, records: Iterable[tuple[Value, ...]]) -> None:
+        marks = "?, " * (_COLUMNS[table] - 1) + "?"
+        self._db.executemany(
+            f"INSERT INTO {table} VALUES ({marks})",  # noqa: S608
+            ((*record, record_crc32c(*record)) for record in records),
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -265,21 +256,6 @@ class RowStore:
             raise IndexDamaged(f"{self._path}: cannot be read: {exc}") from exc
 
 
-def _connect(path: Path, *, write: bool) -> sqlite3.Connection:
-    """Autocommit; transactions are opened by hand, where the code says so."""
-    uri = "file:" + quote(os.fsencode(path.absolute()))  # a path may hold ?, # and bytes that are not UTF-8
-    if write:
-        db = sqlite3.connect(uri + "?mode=rw", uri=True, isolation_level=None, check_same_thread=False)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")  # a commit is on disk when it returns, not some time later
-        return db
-    db = sqlite3.connect(uri + "?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
-    try:
-        db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
-        # A WAL database on a read-only medium cannot be locked; with no WAL beside it, nobody is writing.
-        db.close()
-        if path.with_name(path.name + "-wal").exists():
-            raise
-        db = sqlite3.connect(uri + "?immutable=1", uri=True, isolation_level=None, check_same_thread=False)
-    return db
+def _row(row: int, picture: Picture) -> tuple[Value, ...]:
+    p = picture
+    return (row, p.path, p.size, p.mtime_ns, p.content_hash, p.width, p.height, None)

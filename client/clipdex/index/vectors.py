@@ -5,7 +5,9 @@ Never written through a memmap: on a full disk that ends the process with SIGBUS
 
 from __future__ import annotations
 
+import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import google_crc32c
@@ -16,6 +18,14 @@ from clipdex.index.manifest import Manifest
 from clipdex.wire.transport import Array
 
 __all__ = ["VectorFile", "map_vectors", "sync_directory"]
+
+# Room is taken ahead, an eighth of what is there: a full disk is then met before a row is half written, and the
+# file's metadata changes seldom, which makes syncing it cheap.
+_LEAST_AHEAD = 1 << 20
+_MOST_AHEAD = 64 << 20
+
+# File systems that have no such call say so, and others (NFS) emulate it.
+_CANNOT_ALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 # macOS has no fdatasync; its fsync does the same work.
 _datasync = getattr(os, "fdatasync", os.fsync)
@@ -69,6 +79,7 @@ class VectorFile:
         except OSError as exc:
             raise IndexWriteError(f"{self._path}: cannot be opened for writing: {exc.strerror}") from exc
         self._broken = False
+        self._allocated = committed * self._row_bytes
         self.rows = committed
         self.crc32c = 0  # of the rows since the last `start_extent`
         try:
@@ -86,11 +97,34 @@ class VectorFile:
         data = np.ascontiguousarray(vectors, dtype=self._dtype).tobytes()
         offset, view = self.rows * self._row_bytes, memoryview(data)
         with self._guard("writing to it"):
+            self._allocate(offset + len(data))
             while view:
                 written = os.pwrite(self._fd, view, offset)
                 view, offset = view[written:], offset + written
         self.rows += len(vectors)
         self.crc32c = google_crc32c.extend(self.crc32c, data)
+
+    def read(self, row: int) -> Array:
+        """One row that was appended, committed or not: (D,) of the file's dtype."""
+        data = os.pread(self._fd, self._row_bytes, row * self._row_bytes)
+        return np.frombuffer(data, dtype=self._dtype)
+
+    def _allocate(self, needed: int) -> None:
+        """Have disk space for the first `needed` bytes, and some ahead if the disk has it."""
+        if needed <= self._allocated or not hasattr(os, "posix_fallocate"):
+            return
+        ahead = min(max(self._allocated // 8, _LEAST_AHEAD), _MOST_AHEAD)
+        for end in (needed + ahead, needed):
+            try:
+                os.posix_fallocate(self._fd, self._allocated, end - self._allocated)
+            except OSError as exc:
+                if exc.errno in _CANNOT_ALLOCATE:
+                    return  # pwrite will find out
+                if end == needed:
+                    raise
+            else:
+                self._allocated = end
+                return
 
     def sync(self) -> None:
         """Return when every row appended is on disk."""
@@ -105,8 +139,10 @@ class VectorFile:
         """Begin a new checksum."""
         self.crc32c = 0
 
-    def close(self) -> None:
-        """Close the file."""
+    def close(self, committed: int) -> None:
+        """Give back the room that holds no committed row, and close the file."""
+        with suppress(OSError):  # opening it again does the same
+            os.ftruncate(self._fd, committed * self._row_bytes)
         os.close(self._fd)
 
     def _guard(self, act: str) -> _Guard:

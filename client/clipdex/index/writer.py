@@ -19,7 +19,7 @@ import numpy as np
 
 from clipdex.errors import IndexFormatError, IndexLocked, IndexWriteError, InvalidArgument
 from clipdex.index.manifest import MANIFEST, Manifest
-from clipdex.index.rows import ROWS_FILE, Failure, KnownFile, Picture, RowStore
+from clipdex.index.rows import ROWS_FILE, Changes, Failure, KnownFile, Picture, RowStore
 from clipdex.index.vectors import VectorFile, sync_directory
 from clipdex.wire.transport import Array
 
@@ -49,9 +49,8 @@ class IndexWriter:
         except BaseException:
             os.close(self._lock)
             raise
-        self._pictures: list[Picture] = []
-        self._failures: list[Failure] = []
-        self._removed: list[bytes] = []
+        self._changes = Changes()
+        self._row_of_content: dict[bytes, int] = {}  # of rows appended since the last commit
 
     @classmethod
     def open_or_create(cls, directory: Path, manifest: Manifest) -> IndexWriter:
@@ -80,12 +79,21 @@ class IndexWriter:
 
     @property
     def pending(self) -> int:
-        """How many appended rows, failures and removals wait for a commit."""
-        return len(self._pictures) + len(self._failures) + len(self._removed)
+        """How many changes wait for a commit."""
+        return len(self._changes)
 
     def known(self, path: bytes) -> KnownFile | None:
         """What the committed index knows of a path."""
         return self._store.known(path)
+
+    def row_of_content(self, content_hash: bytes) -> int | None:
+        """A row whose file had this content, live or dead, committed or not."""
+        row = self._row_of_content.get(content_hash)
+        return self._store.row_of_content(content_hash) if row is None else row
+
+    def vector(self, row: int) -> Array:
+        """The vector of a row that was appended, (D,) of the index's dtype."""
+        return self._vectors.read(row)
 
     def live_rows(self) -> int:
         """The committed rows without their tombstones."""
@@ -114,16 +122,23 @@ class IndexWriter:
             )
         if not np.isfinite(vectors).all():
             raise InvalidArgument(f"{self.directory}: a vector holds NaN or infinity; nothing was appended")
+        first = self._vectors.rows
         self._vectors.append(vectors)
-        self._pictures.extend(pictures)
+        for i, picture in enumerate(pictures):
+            self._row_of_content.setdefault(picture.content_hash, first + i)
+        self._changes.pictures.extend(pictures)
 
     def fail(self, failure: Failure) -> None:
         """Note a file in the ledger."""
-        self._failures.append(failure)
+        self._changes.failures.append(failure)
 
     def remove(self, path: bytes) -> None:
         """Put a tombstone on the row of a path, and strike it from the ledger."""
-        self._removed.append(path)
+        self._changes.removed.append(path)
+
+    def touch(self, picture: Picture) -> None:
+        """Note a file's new time and size, where its content is what the index has."""
+        self._changes.touched.append(picture)
 
     def commit(self) -> int:
         """Make everything since the last commit durable; -> the rows now committed.
@@ -132,20 +147,19 @@ class IndexWriter:
             IndexWriteError: the disk refused; the index is as the last commit left it.
         """
         if self.pending:
-            if self._pictures:
+            if self._changes.pictures:
                 self._vectors.sync()
-            self._store.commit(
-                self._committed, self._pictures, self._vectors.crc32c, self._failures, self._removed
-            )
+            self._store.commit(self._committed, self._vectors.crc32c, self._changes)
             self._committed = self._vectors.rows
             self._vectors.start_extent()
-            self._pictures, self._failures, self._removed = [], [], []
+            self._changes = Changes()
+            self._row_of_content.clear()
         return self._committed
 
     def close(self) -> None:
         """Let go of the files and the lock. What was not committed is gone."""
         if self._lock >= 0:
-            self._vectors.close()
+            self._vectors.close(self._committed)
             self._store.close()
             os.close(self._lock)
             self._lock = -1

@@ -9,15 +9,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from clipdex.client import Client
 from clipdex.errors import IndexFault, SourceError
+from clipdex.images import Pixels
 from clipdex.index.manifest import Manifest
-from clipdex.index.rows import Failure
+from clipdex.index.rows import Failure, Picture
 from clipdex.index.writer import IndexWriter
 from clipdex.pipeline.decode import Decoded, DecodePool
 from clipdex.pipeline.scan import SUFFIXES, FoundFile, count, scan
@@ -50,8 +51,9 @@ class Progress:
 class RunReport:
     """What a run did. discovered = indexed + unchanged + failed.
 
-    indexed: new and changed files, embedded and committed.
-    unchanged: files that were in the index already.
+    indexed: new and changed files, committed. recognised: those of them that have the content of another
+        row (moved or copied files) and were not embedded again.
+    unchanged: files that were in the index already, with the same content.
     failed: files that are in the ledger, whether this run put them there or an earlier one.
     removed: rows whose file is no longer there.
     rows: live rows in the index now.
@@ -60,6 +62,7 @@ class RunReport:
 
     discovered: int
     indexed: int
+    recognised: int
     unchanged: int
     failed: int
     removed: int
@@ -71,13 +74,29 @@ class RunReport:
 @dataclass
 class _Tally:
     indexed: int = 0
-    unchanged: int = 0  # counted in the decoder's thread
+    recognised: int = 0
+    touched: int = 0
+    same: int = 0  # counted in the decoder's thread
     failed_now: int = 0
     failed_before: int = 0  # counted in the decoder's thread
 
     @property
     def failed(self) -> int:
         return self.failed_now + self.failed_before
+
+    @property
+    def unchanged(self) -> int:
+        return self.same + self.touched
+
+
+@dataclass
+class _Batch:
+    """Files on their way to rows, in order: some need the model, some have the content of a row that is there."""
+
+    pictures: list[Picture] = field(default_factory=list)
+    pixels: list[Pixels] = field(default_factory=list)
+    at: list[int] = field(default_factory=list)  # the positions that the pixels belong to
+    copies: dict[int, int] = field(default_factory=dict)  # position -> row with the same content
 
 
 def index_pictures(
@@ -125,6 +144,7 @@ def index_pictures(
         return RunReport(
             discovered=tally.indexed + tally.unchanged + tally.failed,
             indexed=tally.indexed,
+            recognised=tally.recognised,
             unchanged=tally.unchanged,
             failed=tally.failed,
             removed=removed,
@@ -146,13 +166,24 @@ def _remove_vanished(writer: IndexWriter, directory: Path) -> int:
     root = os.path.join(os.path.abspath(os.fsencode(directory)), b"")
     rows = 0
     for path in writer.live_paths(root):
-        if not os.path.lexists(path):
+        if _is_gone(path):
             writer.remove(path)
             rows += 1
     for failure in writer.failures():
-        if failure.path.startswith(root) and not os.path.lexists(failure.path):
+        if failure.path.startswith(root) and _is_gone(failure.path):
             writer.remove(failure.path)
     return rows
+
+
+def _is_gone(path: bytes) -> bool:
+    """Whether nothing is at a path. A folder that may not be looked into says nothing about its files."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 class _Run:
@@ -176,31 +207,26 @@ class _Run:
         self._scan_failures: deque[Failure] = deque()
         self._total: int | None = None
         self._over = threading.Event()
-        self._first_at = self._last_at = self._committed_at = time.monotonic()
+        self._first_at: float | None = None
+        self._last_at = self._committed_at = time.monotonic()
 
     def embed_all(self, workers: int | None) -> None:
         """scan → decode → one request a full batch → append in order."""
         counter = threading.Thread(target=self._count, name="clipdex-count", daemon=True)
         counter.start()
         batch_size = self._client.max_batch_size
-        waiting: deque[tuple[list[Decoded], Future[Array]]] = deque()
+        waiting: deque[tuple[_Batch, Future[Array] | None]] = deque()
         try:
             with DecodePool(self._client.card.image, workers=workers, ahead=4 * batch_size) as pool:
-                batch: list[Decoded] = []
+                batch = _Batch()
                 for result in pool.decode(self._fresh_files()):
-                    if isinstance(result, Failure):
-                        self._fail(result)
-                        continue
-                    if not self.tally.indexed and not waiting and not batch:
-                        self._first_at = time.monotonic()
-                    batch.append(result)
-                    if len(batch) == batch_size:
+                    self._place(result, batch)
+                    if len(batch.pixels) == batch_size or len(batch.pictures) >= 4 * batch_size:
                         waiting.append((batch, self._submit(batch)))
-                        batch = []
+                        batch = _Batch()
                     if len(waiting) >= self._client.in_flight:
                         self._append(*waiting.popleft())
-                if batch:
-                    waiting.append((batch, self._submit(batch)))
+                waiting.append((batch, self._submit(batch)))
                 while waiting:
                     self._append(*waiting.popleft())
         finally:
@@ -210,9 +236,30 @@ class _Run:
         self._last_at = time.monotonic()
         self._report()
 
+    def _place(self, result: Decoded | Failure, batch: _Batch) -> None:
+        """What becomes of a file that was read: the ledger, its old row, the vector of another, or the model."""
+        if isinstance(result, Failure):
+            self._fail(result)
+            return
+        picture = result.picture
+        known = self._writer.known(picture.path)
+        if known is not None and known.content_hash == picture.content_hash:
+            self._writer.touch(picture)
+            self.tally.touched += 1
+            return
+        if self._first_at is None:
+            self._first_at = time.monotonic()
+        row = self._writer.row_of_content(picture.content_hash)
+        batch.pictures.append(picture)
+        if row is None:
+            batch.at.append(len(batch.pictures) - 1)
+            batch.pixels.append(result.pixels)
+        else:
+            batch.copies[len(batch.pictures) - 1] = row
+
     def images_per_s(self) -> float:
         """The pictures indexed so far, over the time since the first was decoded."""
-        return self.tally.indexed / max(1e-9, self._last_at - self._first_at)
+        return 0.0 if self._first_at is None else self.tally.indexed / max(1e-9, self._last_at - self._first_at)
 
     def _fresh_files(self) -> Iterator[FoundFile]:
         """The files whose index row is missing or out of date. Runs in the decoder's thread."""
@@ -224,15 +271,20 @@ class _Run:
             elif known.row is None:
                 self.tally.failed_before += 1
             else:
-                self.tally.unchanged += 1
+                self.tally.same += 1
 
-    def _submit(self, batch: list[Decoded]) -> Future[Array]:
-        return self._client.submit_pixels(np.stack([decoded.pixels for decoded in batch]))
+    def _submit(self, batch: _Batch) -> Future[Array] | None:
+        return self._client.submit_pixels(np.stack(batch.pixels)) if batch.pixels else None
 
-    def _append(self, batch: list[Decoded], answer: Future[Array]) -> None:
-        vectors = self._client.checked(answer.result())
-        self._writer.append([decoded.picture for decoded in batch], vectors)
-        self.tally.indexed += len(batch)
+    def _append(self, batch: _Batch, answer: Future[Array] | None) -> None:
+        vectors = np.empty((len(batch.pictures), self._client.card.embedding_dim), dtype=np.float32)
+        if answer is not None:
+            vectors[batch.at] = self._client.checked(answer.result())
+        for position, row in batch.copies.items():
+            vectors[position] = self._writer.vector(row)
+        self._writer.append(batch.pictures, vectors)
+        self.tally.indexed += len(batch.pictures)
+        self.tally.recognised += len(batch.copies)
         self._note_scan_failures()
         now = time.monotonic()
         if self._writer.pending >= _COMMIT_ROWS or now - self._committed_at >= _COMMIT_S:

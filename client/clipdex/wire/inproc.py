@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,8 @@ class InprocTransport:
     """A Triton model repository without a Triton. Models are loaded when first used."""
 
     def __init__(self, repository: Path) -> None:
+        # onnxruntime reports its use over the network, from the moment it is imported, unless told not to.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         try:
             import onnxruntime
         except ImportError as exc:

@@ -1,0 +1,103 @@
+"""The tables of rows.sqlite, and the checksum that each of their records carries."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import quote
+
+import google_crc32c
+
+__all__ = ["APPLICATION_ID", "SCHEMA", "SCHEMA_VERSION", "Value", "connect", "record_crc32c"]
+
+# "clpx" in ASCII: `file rows.sqlite` and other tools can tell whose database it is.
+APPLICATION_ID = 0x636C7078
+SCHEMA_VERSION = 1
+
+SCHEMA = """
+CREATE TABLE rows (
+    row          INTEGER PRIMARY KEY,      -- position in the vectors file, from 0
+    path         BLOB    NOT NULL,         -- absolute, as the file system spells it
+    size         INTEGER NOT NULL,         -- of the file, in bytes
+    mtime_ns     INTEGER NOT NULL,
+    content_hash BLOB    NOT NULL,         -- BLAKE2b of the file, 16 bytes
+    width        INTEGER NOT NULL,         -- of the picture as shown, in pixels
+    height       INTEGER NOT NULL,
+    deleted_at   INTEGER,                  -- a tombstone: seconds since 1970; NULL while the row is live
+    crc32c       INTEGER NOT NULL          -- of the columns before it
+) STRICT;
+CREATE UNIQUE INDEX rows_by_path ON rows (path) WHERE deleted_at IS NULL;
+CREATE INDEX rows_by_content ON rows (content_hash);
+CREATE INDEX tombstones ON rows (row) WHERE deleted_at IS NOT NULL;
+CREATE TABLE extents (                     -- the commit record: one line for each commit that added rows
+    first_row      INTEGER PRIMARY KEY,
+    row_count      INTEGER NOT NULL,
+    vectors_crc32c INTEGER NOT NULL,       -- CRC-32C (Castagnoli) of the extent's bytes in the vectors file
+    committed_at   INTEGER NOT NULL,
+    crc32c         INTEGER NOT NULL
+) STRICT;
+CREATE TABLE failures (                    -- the ledger: files that could not be indexed
+    path         BLOB    PRIMARY KEY,
+    reason       TEXT    NOT NULL,         -- a code; docs/failures.md lists them
+    detail       TEXT    NOT NULL,
+    size         INTEGER NOT NULL,
+    mtime_ns     INTEGER NOT NULL,
+    failed_at    INTEGER NOT NULL,
+    crc32c       INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+Value: TypeAlias = "int | bytes | str | None"
+
+
+def record_crc32c(*values: Value) -> int:
+    """CRC-32C over the columns of a record: SQLite finds a broken page, but not a flipped bit in a value.
+
+    Each value is written as its kind and length, so that no two records have the same bytes:
+    NULL as `n`, 12 as `i2:12`, the blob AB as `b2:AB`, the text é as `t2:` and its UTF-8.
+    """
+    parts = []
+    for value in values:
+        if value is None:
+            parts.append(b"n")
+            continue
+        kind, data = (
+            (b"i", b"%d" % value)
+            if isinstance(value, int)
+            else (b"b", value)
+            if isinstance(value, bytes)
+            else (b"t", value.encode("utf-8", "surrogatepass"))
+        )
+        parts.append(b"%b%d:%b" % (kind, len(data), data))
+    return int(google_crc32c.value(b"".join(parts)))
+
+
+def connect(path: Path, *, write: bool) -> sqlite3.Connection:
+    """Open the database in autocommit: transactions are begun by hand, where the code says so.
+
+    `record_crc32c` is known to SQL by its name.
+    """
+    uri = "file:" + quote(os.fsencode(path.absolute()))  # a path may hold ?, # and bytes that are not UTF-8
+    if write:
+        db = _open(uri + "?mode=rw")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")  # a commit is on disk when it returns, not some time later
+        return db
+    db = _open(uri + "?mode=ro")
+    try:
+        db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        # A WAL database on a read-only medium cannot be locked; with no WAL beside it, nobody is writing.
+        db.close()
+        if path.with_name(path.name + "-wal").exists():
+            raise
+        db = _open(uri + "?immutable=1")
+    return db
+
+
+def _open(uri: str) -> sqlite3.Connection:
+    db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    db.create_function("record_crc32c", -1, record_crc32c, deterministic=True)
+    return db
