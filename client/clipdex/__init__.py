@@ -42,7 +42,19 @@ from clipdex.errors import (
     ServerUnreachable,
     SourceError,
 )
-from clipdex.index import Failure, Hit, Index, IndexWriter, Manifest, Picture
+from clipdex.index import (
+    Damage,
+    Failure,
+    Hit,
+    Index,
+    IndexInfo,
+    IndexWriter,
+    Manifest,
+    Picture,
+    VerifyReport,
+    compact_index,
+    verify_index,
+)
 from clipdex.local import index_local_images, retrieve_local
 from clipdex.pipeline import Progress, RunReport, index_pictures
 from clipdex.version import __version__
@@ -54,6 +66,7 @@ __all__ = [
     "CheckpointError",
     "Client",
     "ClipdexError",
+    "Damage",
     "DeadlineExceeded",
     "ExportError",
     "Failure",
@@ -65,6 +78,7 @@ __all__ = [
     "IndexDamaged",
     "IndexFault",
     "IndexFormatError",
+    "IndexInfo",
     "IndexLocked",
     "IndexNotFound",
     "IndexWriteError",
@@ -86,9 +100,12 @@ __all__ = [
     "ServerUnreachable",
     "SourceError",
     "TextSpec",
+    "VerifyReport",
     "__version__",
+    "compact_index",
     "connect",
     "index_local_images",
     "index_pictures",
     "retrieve_local",
+    "verify_index",
 ]

@@ -1,8 +1,22 @@
 """The index directory: vectors in a flat file, everything else in SQLite. docs/index-format.md has the bytes."""
 
+from clipdex.index.compact import compact_index
 from clipdex.index.manifest import Manifest
-from clipdex.index.reader import Hit, Index
+from clipdex.index.reader import Hit, Index, IndexInfo
 from clipdex.index.rows import Failure, Picture
+from clipdex.index.verify import Damage, VerifyReport, verify_index
 from clipdex.index.writer import IndexWriter
 
-__all__ = ["Failure", "Hit", "Index", "IndexWriter", "Manifest", "Picture"]
+__all__ = [
+    "Damage",
+    "Failure",
+    "Hit",
+    "Index",
+    "IndexInfo",
+    "IndexWriter",
+    "Manifest",
+    "Picture",
+    "VerifyReport",
+    "compact_index",
+    "verify_index",
+]

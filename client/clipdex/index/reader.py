@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.card import ModelCard
-from clipdex.errors import InvalidArgument
+from clipdex.errors import IndexDamaged, InvalidArgument
 from clipdex.index.manifest import Manifest
-from clipdex.index.rows import ROWS_FILE, Failure, Picture, RowStore
+from clipdex.index.rows import ROWS_FILE, Failure, KnownFile, Picture, RowStore
 from clipdex.index.vectors import map_vectors
 from clipdex.search.topk import top_k as exact_top_k
 from clipdex.wire.transport import Array
 
-__all__ = ["DEFAULT_TOP_K", "Hit", "Index"]
+__all__ = ["DEFAULT_TOP_K", "Hit", "Index", "IndexInfo"]
 
 DEFAULT_TOP_K = 5
 
@@ -35,6 +35,18 @@ class Hit:
     path: str
 
 
+@dataclass(frozen=True)
+class IndexInfo:
+    """What an index holds. failures: by reason. first_commit, last_commit: seconds since 1970, if any."""
+
+    rows: int
+    tombstones: int
+    failures: dict[str, int]
+    bytes_on_disk: int
+    first_commit: int | None
+    last_commit: int | None
+
+
 class Index:
     """A read-only view of an index as of the moment it was opened; `refresh` moves it to now.
 
@@ -43,13 +55,7 @@ class Index:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.manifest = Manifest.read(directory)
-        self._store = RowStore.open(directory / ROWS_FILE, write=False)
-        try:
-            self.refresh()
-        except BaseException:
-            self._store.close()
-            raise
+        self._open()
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> Index:
@@ -63,7 +69,28 @@ class Index:
         return cls(Path(directory))
 
     def refresh(self) -> None:
-        """See what has been committed since."""
+        """See what has been committed since, and a compacted index in the place of this one."""
+        try:
+            same = os.path.samestat(self._opened, os.stat(self.directory / ROWS_FILE))
+        except OSError as exc:
+            raise IndexDamaged(f"{self.directory}: cannot be read any more: {exc.strerror}") from exc
+        if same:
+            self._look()
+        else:
+            self._store.close()
+            self._open()
+
+    def _open(self) -> None:
+        self.manifest = Manifest.read(self.directory)
+        self._store = RowStore.open(self.directory / ROWS_FILE, write=False)
+        try:
+            self._opened = os.stat(self.directory / ROWS_FILE)
+            self._look()
+        except BaseException:
+            self._store.close()
+            raise
+
+    def _look(self) -> None:
         rows, dead = self._store.snapshot()
         self._vectors = map_vectors(self.directory, self.manifest, rows)
         self._dead: npt.NDArray[np.int64] = np.array(dead, dtype=np.int64)
@@ -129,6 +156,23 @@ class Index:
         if row not in found:
             raise InvalidArgument(f"{self.directory} has no row {row}; expected 0 to {len(self._vectors) - 1}")
         return found[row]
+
+    def known(self, path: bytes) -> KnownFile | None:
+        """What the index knows of a path, if anything."""
+        return self._store.known(path)
+
+    def info(self) -> IndexInfo:
+        """Counts, sizes and dates."""
+        first, last = self._store.commit_times()
+        files = (self.directory / name for name in os.listdir(self.directory))
+        return IndexInfo(
+            rows=len(self),
+            tombstones=len(self._dead),
+            failures=self._store.failure_counts(),
+            bytes_on_disk=sum(file.stat().st_blocks * 512 for file in files if file.is_file()),
+            first_commit=first,
+            last_commit=last,
+        )
 
     def failures(self) -> list[Failure]:
         """The ledger: every file that could not be indexed, by path."""

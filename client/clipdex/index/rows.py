@@ -34,8 +34,12 @@ _TOUCH = (
     "WHERE path = ?3 AND deleted_at IS NULL"
 )
 
-# How many columns a table has, its checksum included.
-_COLUMNS = {"rows": 9, "extents": 5, "failures": 7}
+# A table's key, and the columns that its checksum covers.
+_CHECKED = {
+    "rows": ("row", "row, path, size, mtime_ns, content_hash, width, height, deleted_at"),
+    "extents": ("first_row", "first_row, row_count, vectors_crc32c, committed_at"),
+    "failures": ("path", "path, reason, detail, size, mtime_ns, failed_at"),
+}
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,14 @@ class RowStore:
             found |= {row: Picture(*rest) for row, *rest in self._rows(sql, part)}
         return found
 
+    def live_pictures(self, start: int, end: int) -> dict[int, Picture]:
+        """The pictures of the live rows in [start, end), by row, in order."""
+        sql = (
+            "SELECT row, path, size, mtime_ns, content_hash, width, height FROM rows "
+            "WHERE deleted_at IS NULL AND row >= ? AND row < ? ORDER BY row"
+        )
+        return {row: Picture(*rest) for row, *rest in self._rows(sql, (start, end))}
+
     def live_paths(self, below: int) -> list[tuple[int, bytes]]:
         """(row, path) of every live row among the first `below`, by row."""
         return self._rows("SELECT row, path FROM rows WHERE deleted_at IS NULL AND row < ? ORDER BY row", (below,))
@@ -201,10 +213,40 @@ class RowStore:
         sql = "SELECT path, reason, detail, size, mtime_ns FROM failures ORDER BY path"
         return [Failure(*row) for row in self._rows(sql)]
 
+    def failure_counts(self) -> dict[str, int]:
+        """How many lines of the ledger have each reason, the most frequent first."""
+        return dict(self._rows("SELECT reason, count(*) FROM failures GROUP BY reason ORDER BY 2 DESC, 1"))
+
+    def commit_times(self) -> tuple[int | None, int | None]:
+        """When rows were first and last committed: seconds since 1970, or None."""
+        first, last = self._rows("SELECT min(committed_at), max(committed_at) FROM extents")[0]
+        return first, last
+
     def extents(self) -> list[Extent]:
         """The commit record, in order."""
         sql = "SELECT first_row, row_count, vectors_crc32c FROM extents ORDER BY first_row"
         return [Extent(*row) for row in self._rows(sql)]
+
+    # Checking
+
+    def broken_pages(self) -> list[str]:
+        """What SQLite's own check finds wrong with the file, in its words."""
+        found = [text for (text,) in self._rows("PRAGMA integrity_check")]
+        return [] if found == ["ok"] else [f"{self._path.name}: {text}" for text in found]
+
+    def broken_records(self) -> list[str]:
+        """The records whose checksum does not fit."""
+        found = []
+        for table, (key, columns) in _CHECKED.items():  # names of our own, no user's
+            sql = f"SELECT {key} FROM {table} WHERE crc32c IS NOT record_crc32c({columns})"  # noqa: S608
+            found += [
+                f"{self._path.name}: the record {value!r} of {table} is damaged" for (value,) in self._rows(sql)
+            ]
+        return found
+
+    def record_count(self) -> int:
+        """How many records of pictures there are, dead ones too."""
+        return int(self._rows("SELECT count(*) FROM rows")[0][0])
 
     # Writing
 
@@ -230,9 +272,10 @@ class RowStore:
             self._insert("failures", lines)
 
     def _insert(self, table: str, records: Iterable[tuple[Value, ...]]) -> None:
-        marks = "?, " * (_COLUMNS[table] - 1) + "?"
+        columns = _CHECKED[table][1]
+        marks = "?, " * len(columns.split(",")) + "?"
         self._db.executemany(
-            f"INSERT INTO {table} VALUES ({marks})",  # noqa: S608
+            f"INSERT INTO {table} ({columns}, crc32c) VALUES ({marks})",  # noqa: S608
             ((*record, record_crc32c(*record)) for record in records),
         )
 

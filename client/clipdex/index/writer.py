@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from clipdex.errors import IndexFormatError, IndexLocked, IndexWriteError, InvalidArgument
-from clipdex.index.manifest import MANIFEST, Manifest
+from clipdex.index.create import LOCK_FILE, create_index, sweep_unfinished
+from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, Changes, Failure, KnownFile, Picture, RowStore
-from clipdex.index.vectors import VectorFile, sync_directory
+from clipdex.index.vectors import VectorFile, map_vectors
 from clipdex.wire.transport import Array
 
 __all__ = ["IndexWriter"]
-
-LOCK_FILE = "writer.lock"
 
 
 class IndexWriter:
@@ -37,6 +34,7 @@ class IndexWriter:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._lock = _lock(directory)
+        sweep_unfinished(directory)
         try:
             self.manifest = Manifest.read(directory)
             self._store = RowStore.open(directory / ROWS_FILE, write=True)
@@ -63,7 +61,7 @@ class IndexWriter:
             IndexWriteError: the place cannot be written.
         """
         if not os.path.lexists(directory):
-            _create(directory, manifest)
+            create_index(directory, manifest)
         elif directory.is_dir() and not any(directory.iterdir()):
             raise IndexFormatError(
                 f"{directory} is an empty directory, not a clipdex index: remove it, or give another path"
@@ -100,9 +98,17 @@ class IndexWriter:
         rows, dead = self._store.snapshot()
         return rows - len(dead)
 
-    def live_paths(self, prefix: bytes) -> list[bytes]:
-        """The paths of the committed live rows that begin with `prefix`."""
-        return [path for _, path in self._store.live_paths(self._committed) if path.startswith(prefix)]
+    def live_paths(self) -> list[bytes]:
+        """The paths of the committed live rows, by row."""
+        return [path for _, path in self._store.live_paths(self._committed)]
+
+    def live_blocks(self, rows: int) -> Iterator[tuple[list[Picture], Array]]:
+        """The committed live rows in order, at most `rows` at once: pictures, and their vectors (n, D)."""
+        vectors = map_vectors(self.directory, self.manifest, self._committed)
+        for start in range(0, self._committed, rows):
+            live = self._store.live_pictures(start, min(start + rows, self._committed))
+            if live:
+                yield list(live.values()), vectors[list(live)]
 
     def failures(self) -> list[Failure]:
         """The committed ledger, by path."""
@@ -177,36 +183,6 @@ class IndexWriter:
             self.close()
 
 
-def _create(directory: Path, manifest: Manifest) -> None:
-    """Make an empty index under another name, then rename it: there is never half an index."""
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    except OSError as exc:
-        raise IndexWriteError(f"{directory}: cannot be created: {exc.strerror}") from exc
-    try:
-        building.chmod(0o777 & ~_umask())
-        RowStore.create(building / ROWS_FILE)
-        for name, text in ((manifest.vectors_file, ""), (LOCK_FILE, ""), (MANIFEST, manifest.to_json())):
-            with (building / name).open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        sync_directory(building)
-        building.rename(directory)
-        sync_directory(directory.parent)
-    except OSError as exc:
-        raise IndexWriteError(f"{directory}: cannot be created: {exc.strerror}") from exc
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)  # the only way to read it is to set it
-    os.umask(mask)
-    return mask
-
-
 def _lock(directory: Path) -> int:
     """An exclusive lock on the index, held until the descriptor is closed, however the process ends."""
     path = directory / LOCK_FILE
@@ -216,6 +192,10 @@ def _lock(directory: Path) -> int:
         raise IndexWriteError(f"{directory}: cannot be opened for writing: {exc.strerror}") from exc
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(fd), path.stat()):
+            # Between opening and locking, another process put a compacted index in this one's place.
+            os.close(fd)
+            return _lock(directory)
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(), 0)
     except BlockingIOError as exc:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -21,7 +20,7 @@ from clipdex.index.manifest import Manifest
 from clipdex.index.rows import Failure, Picture
 from clipdex.index.writer import IndexWriter
 from clipdex.pipeline.decode import Decoded, DecodePool
-from clipdex.pipeline.scan import SUFFIXES, FoundFile, count, scan
+from clipdex.pipeline.scan import SUFFIXES, FoundFile, count, scan, vanished
 from clipdex.wire.transport import Array
 
 __all__ = ["Progress", "RunReport", "index_pictures"]
@@ -162,28 +161,11 @@ def _require_a_picture(directory: Path) -> None:
 
 
 def _remove_vanished(writer: IndexWriter, directory: Path) -> int:
-    """Tombstones for rows below `directory` whose file is gone -> how many."""
-    root = os.path.join(os.path.abspath(os.fsencode(directory)), b"")
-    rows = 0
-    for path in writer.live_paths(root):
-        if _is_gone(path):
-            writer.remove(path)
-            rows += 1
-    for failure in writer.failures():
-        if failure.path.startswith(root) and _is_gone(failure.path):
-            writer.remove(failure.path)
-    return rows
-
-
-def _is_gone(path: bytes) -> bool:
-    """Whether nothing is at a path. A folder that may not be looked into says nothing about its files."""
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
+    """Tombstones for rows below `directory` whose file is gone, and their ledger lines -> how many rows."""
+    rows = vanished(directory, writer.live_paths())
+    for path in rows + vanished(directory, (failure.path for failure in writer.failures())):
+        writer.remove(path)
+    return len(rows)
 
 
 class _Run:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from clipdex.errors import SourceError
 from clipdex.index.rows import Failure
 
-__all__ = ["SUFFIXES", "FoundFile", "count", "scan"]
+__all__ = ["SUFFIXES", "FoundFile", "count", "scan", "vanished"]
 
 # Other files in a folder of pictures (notes, videos, thumbnails.db) are not the user's mistake.
 SUFFIXES = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", b".gif", b".bmp", b".tif", b".tiff", b".avif")
@@ -59,6 +59,23 @@ def count(directory: Path, stop: Callable[[], bool]) -> int:
         if stop():
             break
     return total + len(failures)
+
+
+def vanished(directory: Path, paths: Iterable[bytes]) -> list[bytes]:
+    """Those of the indexed paths below `directory` at which nothing is any more."""
+    root = os.path.join(os.path.abspath(os.fsencode(directory)), b"")
+    return [path for path in paths if path.startswith(root) and _is_gone(path)]
+
+
+def _is_gone(path: bytes) -> bool:
+    """A folder that may not be looked into says nothing about its files: they are not gone."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _walk(

@@ -1,0 +1,126 @@
+"""Checking an index against its own checksums: what is damaged, and which pictures that touches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import google_crc32c
+
+from clipdex.errors import IndexDamaged, IndexFault, IndexNotFound
+from clipdex.index.manifest import Manifest
+from clipdex.index.rows import ROWS_FILE, Extent, RowStore
+
+__all__ = ["Damage", "VerifyReport", "verify_index"]
+
+_BLOCK = 8 << 20
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is not as it was written. rows: the rows whose vectors it touches, [first, end)."""
+
+    what: str
+    rows: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was read, and what is wrong with it; nothing if `damages` is empty."""
+
+    rows: int
+    extents: int
+    bytes_read: int
+    damages: list[Damage]
+
+
+def verify_index(directory: Path, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+    """Read everything that is committed and compare it with its checksums.
+
+    Args:
+        progress: called with the rows read so far and all rows.
+
+    Raises:
+        IndexNotFound: nothing is at that path.
+    """
+    damages: list[Damage] = []
+    try:
+        manifest = Manifest.read(directory)
+    except IndexNotFound:
+        raise
+    except IndexFault as exc:
+        return VerifyReport(0, 0, 0, [Damage(str(exc))])
+    try:
+        store = RowStore.open(directory / ROWS_FILE, write=False)
+    except IndexFault as exc:
+        return VerifyReport(0, 0, 0, [Damage(str(exc))])
+    try:
+        damages += [Damage(what) for what in store.broken_pages()]
+        damages += [Damage(what) for what in store.broken_records()]
+        extents = store.extents()
+        rows = store.committed_rows()
+        damages += [Damage(what) for what in _gaps(extents, store.record_count())]
+        found, read = _check_vectors(directory / manifest.vectors_file, manifest, extents, progress)
+        damages += found
+    except IndexDamaged as exc:
+        return VerifyReport(0, 0, 0, [*damages, Damage(str(exc))])
+    finally:
+        store.close()
+    return VerifyReport(rows, len(extents), read, damages)
+
+
+def _gaps(extents: list[Extent], records: int) -> list[str]:
+    """Extents follow each other from row 0, and every committed row has its record."""
+    end, found = 0, []
+    for extent in extents:
+        if extent.first_row != end or extent.row_count < 1:
+            found.append(f"the commit record jumps from row {end} to row {extent.first_row}")
+        end = extent.first_row + extent.row_count
+    if records != end:
+        found.append(f"{end:,} rows are committed, but there are {records:,} records of pictures")
+    return found
+
+
+def _check_vectors(
+    path: Path, manifest: Manifest, extents: list[Extent], progress: Callable[[int, int], None] | None
+) -> tuple[list[Damage], int]:
+    """Compare each extent's bytes with its checksum -> (what differs, bytes read)."""
+    damages: list[Damage] = []
+    total = sum(extent.row_count for extent in extents)
+    read = done = 0
+    try:
+        file = path.open("rb")
+    except OSError as exc:
+        return [Damage(f"{path}: cannot be read: {exc.strerror}", (0, total))], 0
+    with file:
+        for extent in extents:
+            span = (extent.first_row, extent.first_row + extent.row_count)
+            what = f"{path.name}: rows {span[0]} to {span[1] - 1}"
+            try:
+                crc32c, length = _crc32c(file, extent, manifest.row_bytes)
+            except (OSError, ValueError, OverflowError) as exc:
+                damages.append(Damage(f"{what} cannot be read: {exc}", span))
+                continue
+            if length < extent.row_count * manifest.row_bytes:
+                damages.append(Damage(f"{what} are not all there: the file was cut", span))
+            elif crc32c != extent.crc32c:
+                damages.append(Damage(f"{what} are not what was committed", span))
+            read += length
+            done += extent.row_count
+            if progress is not None:
+                progress(done, total)
+    return damages, read
+
+
+def _crc32c(file: BinaryIO, extent: Extent, row_bytes: int) -> tuple[int, int]:
+    """-> (the checksum of an extent's bytes, how many of them there are)."""
+    file.seek(extent.first_row * row_bytes)
+    crc32c, left = 0, extent.row_count * row_bytes
+    while left > 0:
+        data = file.read(min(left, _BLOCK))
+        if not data:
+            break
+        crc32c, left = google_crc32c.extend(crc32c, data), left - len(data)
+    return crc32c, extent.row_count * row_bytes - left
