@@ -13,6 +13,7 @@ import clipdex
 from clipdex.images import open_image, to_pixels
 from clipdex.index import Failure
 from clipdex.pipeline.decode import DecodePool
+from clipdex.pipeline.limits import Limits
 from clipdex.pipeline.scan import FoundFile, scan
 from clipdex.wire import FakeTransport
 
@@ -59,7 +60,7 @@ def test_a_file_that_vanished_since_the_scan_is_a_failure(tmp_path):
 
 def test_a_file_beyond_the_limit_is_not_read(tmp_path):
     noise(1).save(tmp_path / "a.png")
-    (result,) = decode(tmp_path, workers=1, max_file_bytes=100)
+    (result,) = decode(tmp_path, workers=1, limits=Limits(max_file_bytes=100))
     assert result.reason == "too_large"
 
 
@@ -77,13 +78,13 @@ def hanging(tmp_path):
 
 
 def test_a_file_that_takes_too_long_costs_only_itself(tmp_path):
-    with DecodePool(SPEC, workers=1, file_timeout_s=1.0) as pool:
+    with DecodePool(SPEC, workers=1, limits=Limits(file_timeout_s=1.0)) as pool:
         results = list(pool.decode(iter(hanging(tmp_path))))
     assert [getattr(r, "reason", "") for r in results] == ["", "timeout", "", "", "", ""]
 
 
 def test_a_worker_that_dies_costs_only_the_file_it_was_at(tmp_path):
-    with DecodePool(SPEC, workers=1, file_timeout_s=60) as pool:
+    with DecodePool(SPEC, workers=1) as pool:
         results = pool.decode(iter(hanging(tmp_path)))
         first = next(results)
         victim = pool._workers[0].process.pid

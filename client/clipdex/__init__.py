@@ -56,7 +56,7 @@ from clipdex.index import (
     verify_index,
 )
 from clipdex.local import index_local_images, retrieve_local
-from clipdex.pipeline import Progress, RunReport, index_pictures
+from clipdex.pipeline import Folder, Limits, PathList, Plan, Progress, RunReport, Source, index_pictures, plan_run
 from clipdex.version import __version__
 
 __all__ = [
@@ -71,6 +71,7 @@ __all__ = [
     "ExportError",
     "Failure",
     "FingerprintMismatch",
+    "Folder",
     "Hit",
     "ImageError",
     "ImageSpec",
@@ -84,6 +85,7 @@ __all__ = [
     "IndexWriteError",
     "IndexWriter",
     "InvalidArgument",
+    "Limits",
     "LocalServerError",
     "Manifest",
     "MissingExtra",
@@ -91,13 +93,16 @@ __all__ = [
     "ModelError",
     "ModelNotFound",
     "ParityError",
+    "PathList",
     "Picture",
+    "Plan",
     "Progress",
     "RequestRefused",
     "RunReport",
     "ServerError",
     "ServerFault",
     "ServerUnreachable",
+    "Source",
     "SourceError",
     "TextSpec",
     "VerifyReport",
@@ -106,6 +111,7 @@ __all__ = [
     "connect",
     "index_local_images",
     "index_pictures",
+    "plan_run",
     "retrieve_local",
     "verify_index",
 ]

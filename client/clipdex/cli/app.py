@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from clipdex.cli import demo, export, index, retrieve, search, serve
+from clipdex.cli import compact, demo, export, failures, index, info, retrieve, search, serve, verify
 from clipdex.version import __version__
 
 __all__ = ["app"]
@@ -34,6 +34,10 @@ def _clipdex(
 
 app.command("index")(index.index)
 app.command("search")(search.search)
+app.command("info")(info.info)
+app.command("failures")(failures.failures)
+app.command("verify")(verify.verify)
+app.command("compact")(compact.compact)
 app.command("retrieve")(retrieve.retrieve)
 app.command("serve")(serve.serve)
 app.command("export")(export.export)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -10,14 +10,18 @@ from typing import Annotated
 import typer
 
 from clipdex.cli.common import SERVER_DEFAULT, ModelOption, ServerOption, interruptible, note, shown_path
+from clipdex.cli.failures import failure_line
 from clipdex.cli.progress import index_progress
 from clipdex.client import connect
+from clipdex.errors import InvalidArgument
+from clipdex.images import MAX_PIXELS
 from clipdex.index import Index
-from clipdex.pipeline import RunReport, index_pictures
+from clipdex.pipeline import Folder, Limits, PathList, Plan, RunReport, Source, index_pictures, plan_run
 
 __all__ = ["index", "run_sentence"]
 
 _FAILURES_SHOWN = 5
+_MIB = 1 << 20
 
 
 class Dtype(str, Enum):
@@ -28,21 +32,45 @@ class Dtype(str, Enum):
 
 
 def index(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of pictures, with its subfolders.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="X.clipdex", help="The index, made or updated.")],
+    directory: Annotated[
+        Path | None,
+        typer.Argument(metavar="DIR", help="The folder of pictures, with its subfolders.", show_default=False),
+    ] = None,
+    files_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Instead of DIR: a file of paths, one a line or NUL-separated; - for standard input.",
+            show_default=False,
+        ),
+    ] = None,
     server: ServerOption = SERVER_DEFAULT,
     model: ModelOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Try files again that failed before.")] = False,
     dtype: Annotated[Dtype, typer.Option(help="Of a new index; float16 halves the space.")] = Dtype.float16,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Decoding processes; one a core if not given.", show_default=False)
     ] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Try files again that failed before.")] = False,
+    max_file_mib: Annotated[int, typer.Option(min=1, help="Larger files are not read.")] = 256,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Larger pictures are not decoded.")] = MAX_PIXELS,
+    file_timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="A file that takes longer to decode fails.")
+    ] = 60.0,
+    worker_memory_mib: Annotated[int, typer.Option(min=64, help="What a decoding process may take.")] = 1024,
 ) -> None:
     """Embed the pictures of a folder into an index.
 
-    Stop it and start it again: it goes on where it was, and later it embeds only what is new or changed.
-    A file that cannot be read is noted in the index and does not end the run.
+    Stop it and start it again: it goes on where it was. Later it embeds only what is new or changed, recognises
+    files that were moved or copied, and forgets those that are gone. A file that cannot be read is noted in the
+    index and does not end the run.
     """
+    source = _source(directory, files_from)
+    if dry_run:
+        print(_plan_sentence(plan_run(source, out), out))
+        return
+    limits = Limits(max_file_mib * _MIB, max_pixels, file_timeout, worker_memory_mib * _MIB)
     with (
         interruptible(f"what was committed is in {out}; the same command goes on from there"),
         connect(server, model=model) as client,
@@ -50,15 +78,27 @@ def index(
     ):
         report = index_pictures(
             client,
-            directory,
+            source,
             out,
             dtype=dtype.value,
             workers=workers,
+            limits=limits,
             retry_failures=retry,
             progress=progress,
         )
-    _show_failures(out, directory, report.failed)
+    if report.failed:
+        _show_failures(out)
     print(run_sentence(report, out))
+
+
+def _source(directory: Path | None, files_from: str | None) -> Source:
+    if (directory is None) == (files_from is None):
+        raise InvalidArgument("give either a folder of pictures or --files-from LIST")
+    if directory is not None:
+        return Folder(directory)
+    if files_from == "-":
+        return PathList.parse(sys.stdin.buffer.read(), "standard input")
+    return PathList.read(Path(files_from or ""))
 
 
 def run_sentence(report: RunReport, out: Path) -> str:
@@ -73,13 +113,19 @@ def run_sentence(report: RunReport, out: Path) -> str:
     )
 
 
-def _show_failures(out: Path, directory: Path, failed: int) -> None:
-    if not failed:
-        return
-    root = os.path.join(os.path.abspath(os.fsencode(directory)), b"")
+def _plan_sentence(plan: Plan, out: Path) -> str:
+    gone = f"; {plan.vanished:,} vanished" if plan.vanished else ""
+    return (
+        f"{plan.discovered:,} pictures found: {plan.new:,} new, {plan.changed:,} changed, "
+        f"{plan.unchanged:,} unchanged, {plan.failed:,} failed before{gone}; "
+        f"nothing was done to {shown_path(str(out))}"
+    )
+
+
+def _show_failures(out: Path) -> None:
     with Index.open(out) as opened:
-        ledger = [failure for failure in opened.failures() if failure.path.startswith(root)]
+        ledger = opened.failures()
     for failure in ledger[:_FAILURES_SHOWN]:
-        note(f"failed: {shown_path(os.fsdecode(failure.path))}: {failure.reason}: {failure.detail}")
+        note(f"failed: {failure_line(failure)}")
     if len(ledger) > _FAILURES_SHOWN:
-        note(f"... and {len(ledger) - _FAILURES_SHOWN:,} more, in the table `failures` of {out}/rows.sqlite")
+        note(f"... and {len(ledger) - _FAILURES_SHOWN:,} more:  clipdex failures {out}")

@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 
 from clipdex.pipeline import Progress
 
-__all__ = ["index_progress"]
+__all__ = ["index_progress", "rows_progress"]
 
 _LINE_EVERY_S = 10.0
 
@@ -47,6 +47,18 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
             bar.update(task, completed=p.done, total=p.total, rate=p.images_per_s, failed=p.failed)
 
         yield report
+
+
+@contextmanager
+def rows_progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar over rows on a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _lines() -> Callable[[Progress], None]:

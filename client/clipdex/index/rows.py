@@ -34,6 +34,9 @@ _TOUCH = (
     "WHERE path = ?3 AND deleted_at IS NULL"
 )
 
+# Reasons that lie outside the file: permissions, a busy machine, a disk that was not mounted.
+_MAY_PASS = ("out_of_memory", "timeout", "worker_died", "unreadable", "vanished")
+
 # A table's key, and the columns that its checksum covers.
 _CHECKED = {
     "rows": ("row", "row, path, size, mtime_ns, content_hash, width, height, deleted_at"),
@@ -63,6 +66,11 @@ class Failure:
     detail: str
     size: int
     mtime_ns: int
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether another try may help although the file has not changed."""
+        return self.reason in _MAY_PASS
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
-"""From a folder to an index: scan → decode → embed → append. `run.py` joins the stages."""
+"""From pictures on disk to an index: scan → decode → embed → append. `run.py` joins the stages."""
 
+from clipdex.pipeline.limits import Limits
+from clipdex.pipeline.plan import Plan, plan_run
 from clipdex.pipeline.run import Progress, RunReport, index_pictures
+from clipdex.pipeline.source import Folder, PathList, Source
 
-__all__ = ["Progress", "RunReport", "index_pictures"]
+__all__ = ["Folder", "Limits", "PathList", "Plan", "Progress", "RunReport", "Source", "index_pictures", "plan_run"]

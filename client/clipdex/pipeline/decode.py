@@ -22,12 +22,10 @@ from clipdex.errors import ClipdexError, InvalidArgument
 from clipdex.images import Pixels
 from clipdex.index.rows import Failure, Picture
 from clipdex.pipeline.decode_worker import HEADER
+from clipdex.pipeline.limits import Limits
 from clipdex.pipeline.scan import FoundFile
 
 __all__ = ["DecodePool", "Decoded"]
-
-MAX_FILE_BYTES = 512 << 20
-FILE_TIMEOUT_S = 60.0
 
 # Files handed to a worker ahead of the one it decodes, so that it need not wait for the next.
 _QUEUED = 3
@@ -56,7 +54,7 @@ class _Worker:
 class DecodePool:
     """Turns files into pixels, in their order. Use it in a `with`, and once.
 
-    A worker that dies or takes longer than `file_timeout_s` costs the file it was at: that one becomes a
+    A worker that dies or takes longer than `limits.file_timeout_s` costs the file it was at: that one becomes a
     Failure, the worker is replaced, and what it had queued is given to another.
     """
 
@@ -66,8 +64,7 @@ class DecodePool:
         *,
         workers: int | None = None,
         ahead: int = 256,
-        max_file_bytes: int = MAX_FILE_BYTES,
-        file_timeout_s: float = FILE_TIMEOUT_S,
+        limits: Limits | None = None,
     ) -> None:
         """workers: processes, one a core if not given. ahead: how many files may wait decoded."""
         if workers is not None and workers < 1:
@@ -76,8 +73,7 @@ class DecodePool:
         self._shape = (spec.size, spec.size, 3)
         self._count = workers or _cores()
         self._ahead = ahead
-        self._max_file_bytes = max_file_bytes
-        self._timeout_s = file_timeout_s
+        self._limits = limits or Limits()
         self._workers: list[_Worker] = []
         self._lock = threading.Condition()
         # Guarded by the lock:
@@ -213,8 +209,8 @@ class DecodePool:
     def _watch(self) -> None:
         now = time.monotonic()
         for worker in list(self._workers):
-            if worker.given and now - worker.since > self._timeout_s:
-                self._replace(worker, "timeout", f"decoding took longer than {self._timeout_s:g} s")
+            if worker.given and now - worker.since > self._limits.file_timeout_s:
+                self._replace(worker, "timeout", f"decoding took longer than {self._limits.file_timeout_s:g} s")
 
     def _replace(self, worker: _Worker, reason: str, detail: str) -> None:
         self._stop(worker)
@@ -236,7 +232,7 @@ class DecodePool:
         ours, theirs = Pipe()
         # Not multiprocessing: a spawned child would run the caller's main module again.
         command = [sys.executable, "-c", "from clipdex.pipeline.decode_worker import main; main()"]
-        command += [str(theirs.fileno()), json.dumps(asdict(self._spec)), str(self._max_file_bytes)]
+        command += [str(theirs.fileno()), json.dumps(asdict(self._spec)), json.dumps(asdict(self._limits))]
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -1,7 +1,7 @@
 """The process that decodes: reads paths from a pipe, writes pixels back.
 
 A process of its own, because a picture made to break a decoder should end one worker and not the run. Started
-by `decode.py` with the file descriptor of its pipe and the image rules as JSON. Messages are plain bytes:
+by `decode.py` with the file descriptor of its pipe, the image rules and the limits as JSON. Messages are bytes:
 
     to the worker:   the path
     from it:         the header below, then pixels (status 0), or "reason\\0detail" (status 1)
@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from clipdex.card import ImageSpec
 from clipdex.errors import ImageError
 from clipdex.images import open_image, to_pixels
+from clipdex.pipeline.limits import Limits
 
 __all__ = ["HEADER", "main"]
 
@@ -29,20 +30,21 @@ HEADER = struct.Struct("<BIIqq16s")
 _NO_HASH = bytes(16)
 
 
-def decode_file(path: bytes, spec: ImageSpec, max_file_bytes: int) -> bytes:
+def decode_file(path: bytes, spec: ImageSpec, limits: Limits) -> bytes:
     """Read and decode one file -> the message that answers for it."""
     size, mtime_ns, digest = 0, 0, _NO_HASH
     try:
         with open(path, "rb") as file:
             info = os.fstat(file.fileno())
             size, mtime_ns = info.st_size, info.st_mtime_ns
-            if size > max_file_bytes:
+            if size > limits.max_file_bytes:
                 raise ImageError(
-                    f"the file has {size:,} bytes, more than the limit of {max_file_bytes:,}", reason="too_large"
+                    f"the file has {size:,} bytes, more than the limit of {limits.max_file_bytes:,}",
+                    reason="too_large",
                 )
-            data = file.read(max_file_bytes + 1)
+            data = file.read(limits.max_file_bytes)
         digest = hashlib.blake2b(data, digest_size=16).digest()
-        image = open_image(data, fill=spec.fill)
+        image = open_image(data, fill=spec.fill, max_pixels=limits.max_pixels)
         pixels = to_pixels(image, spec)
     except ImageError as exc:
         return _failed(size, mtime_ns, digest, exc.reason, str(exc).removeprefix("the bytes given: "))
@@ -65,12 +67,13 @@ def main() -> None:
     # Ctrl-C goes to the whole group; the parent decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")  # Pillow's word on odd metadata is nothing a user can act on
-    descriptor, rules, max_file_bytes = sys.argv[1:]
-    spec = ImageSpec.from_dict(json.loads(rules))
+    descriptor, rules, bounds = sys.argv[1:]
+    spec, limits = ImageSpec.from_dict(json.loads(rules)), Limits(**json.loads(bounds))
+    limits.apply_to_this_process()
     with Connection(int(descriptor)) as pipe:
         while True:
             try:
                 path = pipe.recv_bytes()
-                pipe.send_bytes(decode_file(path, spec, int(max_file_bytes)))
+                pipe.send_bytes(decode_file(path, spec, limits))
             except (EOFError, ConnectionError):
                 return

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clipdex.index.reader import Index
 from clipdex.index.rows import Failure
-from clipdex.pipeline.scan import scan, vanished
+from clipdex.pipeline.source import Source, as_source
 
 __all__ = ["Plan", "plan_run"]
 
@@ -29,18 +29,19 @@ class Plan:
     vanished: int
 
 
-def plan_run(directory: Path, index: Path) -> Plan:
-    """Compare a folder with an index; with nothing, where the index is not there yet.
+def plan_run(source: Source | str | os.PathLike[str], index: Path) -> Plan:
+    """Compare a folder, or another source, with an index; with nothing, where the index is not there yet.
 
     Raises:
-        SourceError: the folder is missing or cannot be read.
+        SourceError: the source is missing or cannot be read.
         IndexFault: what is at `index` is no index, or damaged.
     """
+    source = as_source(source)
     opened = Index.open(index) if os.path.lexists(index) else None
     new = changed = unchanged = failed = gone = 0
     failures: list[Failure] = []
     try:
-        for file in scan(directory, failures.append):
+        for file in source.files(failures.append):
             known = opened.known(file.path) if opened else None
             if known is None:
                 new += 1
@@ -51,7 +52,7 @@ def plan_run(directory: Path, index: Path) -> Plan:
             else:
                 unchanged += 1
         if opened is not None:
-            gone = len(vanished(directory, (path for _, path in opened.live_paths())))
+            gone = len(source.vanished(path for _, path in opened.live_paths()))
     finally:
         if opened is not None:
             opened.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -9,18 +10,21 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 
 from clipdex.client import Client
-from clipdex.errors import IndexFault, SourceError
+from clipdex.errors import IndexFault
 from clipdex.images import Pixels
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import Failure, Picture
 from clipdex.index.writer import IndexWriter
 from clipdex.pipeline.decode import Decoded, DecodePool
-from clipdex.pipeline.scan import SUFFIXES, FoundFile, count, scan, vanished
+from clipdex.pipeline.limits import Limits
+from clipdex.pipeline.scan import FoundFile
+from clipdex.pipeline.source import Source, as_source
 from clipdex.wire.transport import Array
 
 __all__ = ["Progress", "RunReport", "index_pictures"]
@@ -100,44 +104,48 @@ class _Batch:
 
 def index_pictures(
     client: Client,
-    directory: Path,
+    source: Source | str | os.PathLike[str],
     index: Path,
     *,
     dtype: str = "float16",
     workers: int | None = None,
+    limits: Limits | None = None,
     retry_failures: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> RunReport:
-    """Bring an index up to date with a folder; make it if it is not there.
+    """Bring an index up to date with a folder or another source; make it if it is not there.
 
     Files that the index already holds with the same size and time are not read again. A file that cannot be
     read gets a line in the ledger and never ends the run. What ends the run (Ctrl-C, a lost server, a full
     disk) loses nothing that was committed, and the next run goes on from there.
 
     Args:
+        source: a directory, or any `Source`, such as `PathList`.
         dtype: of a new index, float16 or float32.
         workers: decoding processes; one a core if not given.
+        limits: what one file may cost; the defaults of `Limits` if not given.
         retry_failures: try files again that failed before and have not changed since.
         progress: called about every batch.
 
     Raises:
-        SourceError: the folder is missing, unreadable, or holds no picture.
+        SourceError: the source is missing, unreadable, or holds no picture.
         FingerprintMismatch: the index holds another model's vectors.
         ServerError, IndexFault: as the client and the index raise them.
     """
     started = time.monotonic()
-    _require_a_picture(directory)
+    source = as_source(source)
+    _require_a_picture(source)
     with IndexWriter.open_or_create(index, Manifest.of(client.card, dtype)) as writer:
         writer.manifest.require(client.card, index)
-        run = _Run(client, writer, directory, retry_failures, progress)
+        run = _Run(client, writer, source, retry_failures, progress)
         try:
-            run.embed_all(workers)
+            run.embed_all(workers, limits or Limits())
         except BaseException:
             # The rows appended so far are whole; the next run need not make them again.
             with suppress(IndexFault):
                 writer.commit()
             raise
-        removed = _remove_vanished(writer, directory)
+        removed = _remove_vanished(writer, source)
         writer.commit()
         tally = run.tally
         return RunReport(
@@ -153,17 +161,16 @@ def index_pictures(
         )
 
 
-def _require_a_picture(directory: Path) -> None:
+def _require_a_picture(source: Source) -> None:
     seen: list[Failure] = []
-    if next(scan(directory, seen.append), None) is None and not seen:
-        suffixes = " ".join(suffix.decode() for suffix in SUFFIXES)
-        raise SourceError(f"{directory}: holds no picture (looked for {suffixes}, in subfolders too)")
+    if next(source.files(seen.append), None) is None and not seen:
+        raise source.nothing_found()
 
 
-def _remove_vanished(writer: IndexWriter, directory: Path) -> int:
-    """Tombstones for rows below `directory` whose file is gone, and their ledger lines -> how many rows."""
-    rows = vanished(directory, writer.live_paths())
-    for path in rows + vanished(directory, (failure.path for failure in writer.failures())):
+def _remove_vanished(writer: IndexWriter, source: Source) -> int:
+    """Tombstones for rows whose file is gone, and their ledger lines -> how many rows."""
+    rows = source.vanished(writer.live_paths())
+    for path in rows + source.vanished(failure.path for failure in writer.failures()):
         writer.remove(path)
     return len(rows)
 
@@ -175,14 +182,14 @@ class _Run:
         self,
         client: Client,
         writer: IndexWriter,
-        directory: Path,
+        source: Source,
         retry_failures: bool,
         progress: Callable[[Progress], None] | None,
     ) -> None:
         self.tally = _Tally()
         self._client = client
         self._writer = writer
-        self._directory = directory
+        self._source = source
         self._retry_failures = retry_failures
         self._progress = progress
         # The scan runs in the decoder's thread; what it cannot look at is handed over here.
@@ -192,14 +199,14 @@ class _Run:
         self._first_at: float | None = None
         self._last_at = self._committed_at = time.monotonic()
 
-    def embed_all(self, workers: int | None) -> None:
+    def embed_all(self, workers: int | None, limits: Limits) -> None:
         """scan → decode → one request a full batch → append in order."""
         counter = threading.Thread(target=self._count, name="clipdex-count", daemon=True)
         counter.start()
         batch_size = self._client.max_batch_size
         waiting: deque[tuple[_Batch, Future[Array] | None]] = deque()
         try:
-            with DecodePool(self._client.card.image, workers=workers, ahead=4 * batch_size) as pool:
+            with DecodePool(self._client.card.image, workers=workers, ahead=4 * batch_size, limits=limits) as pool:
                 batch = _Batch()
                 for result in pool.decode(self._fresh_files()):
                     self._place(result, batch)
@@ -245,7 +252,7 @@ class _Run:
 
     def _fresh_files(self) -> Iterator[FoundFile]:
         """The files whose index row is missing or out of date. Runs in the decoder's thread."""
-        for file in scan(self._directory, self._scan_failures.append):
+        for file in self._source.files(self._scan_failures.append):
             known = self._writer.known(file.path)
             same = known is not None and (known.size, known.mtime_ns) == (file.size, file.mtime_ns)
             if known is None or not same or (known.row is None and self._retry_failures):
@@ -289,6 +296,8 @@ class _Run:
             self._progress(Progress(t.indexed, t.unchanged, t.failed, self._total, self.images_per_s()))
 
     def _count(self) -> None:
-        # Only the progress bar needs it; what goes wrong here goes wrong in the scan as well, and is said there.
+        # Only the progress bar needs it; what goes wrong here goes wrong in the run as well, and is said there.
         with suppress(Exception):
-            self._total = count(self._directory, self._over.is_set)
+            failures: list[Failure] = []
+            files = takewhile(lambda _: not self._over.is_set(), self._source.files(failures.append))
+            self._total = sum(1 for _ in files) + len(failures)

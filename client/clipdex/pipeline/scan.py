@@ -11,7 +11,7 @@ from pathlib import Path
 from clipdex.errors import SourceError
 from clipdex.index.rows import Failure
 
-__all__ = ["SUFFIXES", "FoundFile", "count", "scan", "vanished"]
+__all__ = ["SUFFIXES", "FoundFile", "scan", "stat_failure", "vanished"]
 
 # Other files in a folder of pictures (notes, videos, thumbnails.db) are not the user's mistake.
 SUFFIXES = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", b".gif", b".bmp", b".tif", b".tiff", b".avif")
@@ -50,17 +50,6 @@ def scan(directory: Path, on_failure: Callable[[Failure], None]) -> Iterator[Fou
     yield from _walk(root, ((info.st_dev, info.st_ino),), on_failure)
 
 
-def count(directory: Path, stop: Callable[[], bool]) -> int:
-    """How many pictures `scan` will meet; ends early, with what it has, when `stop` says so."""
-    total = 0
-    failures: list[Failure] = []
-    for _ in scan(directory, failures.append):
-        total += 1
-        if stop():
-            break
-    return total + len(failures)
-
-
 def vanished(directory: Path, paths: Iterable[bytes]) -> list[bytes]:
     """Those of the indexed paths below `directory` at which nothing is any more."""
     root = os.path.join(os.path.abspath(os.fsencode(directory)), b"")
@@ -85,7 +74,7 @@ def _walk(
         with os.scandir(directory) as entries:
             names = sorted(entry.name for entry in entries)
     except OSError as exc:
-        on_failure(_failure(directory, exc))
+        on_failure(stat_failure(directory, exc))
         return
     for name in names:
         path = os.path.join(directory, name)
@@ -94,7 +83,7 @@ def _walk(
             info = os.stat(path)
         except OSError as exc:
             if wanted:
-                on_failure(_failure(path, exc))
+                on_failure(stat_failure(path, exc))
             continue
         if stat.S_ISDIR(info.st_mode):
             here = (info.st_dev, info.st_ino)
@@ -107,6 +96,8 @@ def _walk(
             on_failure(Failure(path, "not_a_file", "is a FIFO, socket or device, not a file", 0, 0))
 
 
-def _failure(path: bytes, error: OSError) -> Failure:
+def stat_failure(path: bytes, error: OSError | ValueError) -> Failure:
+    """The ledger's line for a path that cannot be looked at."""
     reason = "vanished" if isinstance(error, FileNotFoundError) else "unreadable"
-    return Failure(path, reason, error.strerror or type(error).__name__, 0, 0)
+    detail = error.strerror if isinstance(error, OSError) else str(error)
+    return Failure(path, reason, detail or type(error).__name__, 0, 0)

@@ -1,0 +1,69 @@
+"""`clipdex failures`: the files that could not be indexed, and another try at them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipdex.cli.common import SERVER_DEFAULT, ModelOption, ServerOption, interruptible, printable, shown_path
+from clipdex.cli.progress import index_progress
+from clipdex.client import connect
+from clipdex.index import Failure, Index
+from clipdex.pipeline import PathList, index_pictures
+
+__all__ = ["failure_line", "failures"]
+
+
+def failures(
+    index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
+    retry: Annotated[bool, typer.Option("--retry", help="Try them all again; needs the server.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    server: ServerOption = SERVER_DEFAULT,
+    model: ModelOption = None,
+) -> None:
+    """List the files that could not be indexed, and why.
+
+    Each line is a path, a reason (docs/failures.md explains them), whether another try may help, and details.
+    """
+    with Index.open(index) as opened:
+        ledger, name = opened.failures(), opened.manifest.model
+    if retry and ledger:
+        source = PathList((failure.path for failure in ledger), f"the ledger of {index}")
+        with (
+            interruptible("the same command goes on from there"),
+            connect(server, model=model or name) as client,
+            index_progress() as progress,
+        ):
+            report = index_pictures(client, source, index, retry_failures=True, progress=progress)
+        with Index.open(index) as opened:
+            ledger = opened.failures()
+        if not as_json:
+            print(f"{report.discovered:,} tried again: {report.indexed:,} indexed, {report.failed:,} failed")
+    if as_json:
+        print(json.dumps([_as_dict(failure) for failure in ledger], indent=2))
+        return
+    for failure in ledger:
+        print(failure_line(failure))
+    if not ledger and not retry:
+        print(f"no failures in {shown_path(str(index))}")
+
+
+def failure_line(failure: Failure) -> str:
+    """PATH: reason (another try may help): details."""
+    hope = " (another try may help)" if failure.may_pass else ""
+    return f"{shown_path(os.fsdecode(failure.path))}: {failure.reason}{hope}: {printable(failure.detail)}"
+
+
+def _as_dict(failure: Failure) -> dict[str, object]:
+    return {
+        "path": os.fsdecode(failure.path),
+        "reason": failure.reason,
+        "detail": failure.detail,
+        "retry_may_help": failure.may_pass,
+        "size": failure.size,
+        "mtime_ns": failure.mtime_ns,
+    }

@@ -1,0 +1,53 @@
+"""`clipdex verify`: compare an index with its checksums."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipdex.cli.common import interruptible, note, printable, shown_path
+from clipdex.cli.progress import rows_progress
+from clipdex.errors import IndexFault
+from clipdex.index import Damage, Index, verify_index
+
+__all__ = ["verify"]
+
+_PATHS_SHOWN = 10
+
+
+def verify(
+    index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
+) -> None:
+    """Read a whole index and say what in it is damaged.
+
+    Exit status 0 if all is as it was written, 1 if not. What is sound can still be searched.
+    """
+    with interruptible("nothing was changed"), rows_progress("checking") as progress:
+        report = verify_index(index, progress)
+    for damage in report.damages:
+        note(f"damaged: {damage.what}")
+        _show_pictures(index, damage)
+    where = shown_path(str(index))
+    read = f"{report.rows:,} rows in {report.extents:,} commits, {report.bytes_read / 1e6:,.1f} MB of vectors"
+    if report.damages:
+        print(f"{where}: {len(report.damages):,} damaged ({read})")
+        raise typer.Exit(1)
+    print(f"{where}: sound ({read})")
+
+
+def _show_pictures(index: Path, damage: Damage) -> None:
+    """Which files to index again."""
+    if damage.rows is None:
+        return
+    first, end = damage.rows
+    try:
+        with Index.open(index) as opened:
+            for row in range(first, min(end, first + _PATHS_SHOWN)):
+                note(f"  row {row}: {printable(os.fsdecode(opened.picture(row).path))}")
+    except IndexFault:
+        return  # too damaged to name them
+    if end - first > _PATHS_SHOWN:
+        note(f"  ... to row {end - 1}")
