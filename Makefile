@@ -11,7 +11,7 @@ NEWEST_PROTOBUF = 7.36.2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-thin lint format demo-model evaluate clean
+.PHONY: help demo test test-thin lint format demo-model evaluate prove-damage clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ evaluate: .venv/ready  ## recall and precision of the demo model, through a real
 format: .venv-dev/ready  ## let ruff lay out the code
 	.venv-dev/bin/ruff check --fix
 	.venv-dev/bin/ruff format
+
+prove-damage: .venv-dev/ready  ## flip and cut an index 2,500 times: verify finds it all
+	.venv-dev/bin/python benchmarks/prove_damage.py
 
 clean:  ## remove the environments and what the demo wrote
 	rm -rf .venv .venv-dev .venv-thin demo .pytest_cache .mypy_cache .ruff_cache

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdex.errors import IndexDamaged, IndexFormatError, IndexWriteError
-from clipdex.index.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, Value, connect, record_crc32c
+from clipdex.index.schema import APPLICATION_ID, DAMAGE, SCHEMA, SCHEMA_VERSION, Value, connect, record_crc32c
 
 __all__ = ["ROWS_FILE", "Changes", "Extent", "Failure", "KnownFile", "Picture", "RowStore"]
 
@@ -145,7 +145,7 @@ class RowStore:
             db = connect(path, write=write)
             (application,) = db.execute("PRAGMA application_id").fetchone()
             (version,) = db.execute("PRAGMA user_version").fetchone()
-        except sqlite3.Error as exc:
+        except DAMAGE as exc:
             raise IndexDamaged(f"{path}: is not a sound SQLite database: {exc}") from exc
         if application != APPLICATION_ID:
             db.close()
@@ -303,7 +303,7 @@ class RowStore:
         try:
             with self._lock:
                 return self._db.execute(sql, parameters).fetchall()
-        except sqlite3.Error as exc:
+        except DAMAGE as exc:
             raise IndexDamaged(f"{self._path}: cannot be read: {exc}") from exc
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import google_crc32c
 
-__all__ = ["APPLICATION_ID", "SCHEMA", "SCHEMA_VERSION", "Value", "connect", "record_crc32c"]
+__all__ = ["APPLICATION_ID", "DAMAGE", "SCHEMA", "SCHEMA_VERSION", "Value", "connect", "record_crc32c"]
 
 # "clpx" in ASCII: `file rows.sqlite` and other tools can tell whose database it is.
 APPLICATION_ID = 0x636C7078
@@ -48,6 +48,9 @@ CREATE TABLE failures (                    -- the ledger: files that could not b
     crc32c       INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
+
+# What reading a damaged database raises: a flipped bit in a text is no UTF-8, even in SQLite's own messages.
+DAMAGE = (sqlite3.Error, UnicodeDecodeError)
 
 Value: TypeAlias = "int | bytes | str | None"
 
@@ -94,6 +97,9 @@ def connect(path: Path, *, write: bool) -> sqlite3.Connection:
         if path.with_name(path.name + "-wal").exists():
             raise
         db = _open(uri + "?immutable=1")
+    except BaseException:
+        db.close()
+        raise
     return db
 
 

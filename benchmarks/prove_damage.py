@@ -1,0 +1,29 @@
+"""Flips 2,000 bits and cuts 500 times in an index: `verify` must find every one that falls in its data.
+
+.venv-dev/bin/python benchmarks/prove_damage.py      (make prove-damage)
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from random import Random
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from damage import damage_and_verify, write_index
+
+FLIPS, CUTS, SEED = 2000, 500, 20261123
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as directory:
+        sound = Path(directory) / "sound.clipdex"
+        write_index(sound)
+        began = time.monotonic()
+        rng = Random(SEED)
+        missed = damage_and_verify(sound, Path(directory) / "flipped.clipdex", rng, flips=FLIPS, cuts=0)
+        missed += damage_and_verify(sound, Path(directory) / "cut.clipdex", rng, flips=0, cuts=CUTS)
+    for what in missed:
+        print(f"not found: {what}")
+    print(f"{FLIPS:,} flipped bits, {CUTS} cuts: {len(missed)} not found, in {time.monotonic() - began:.0f} s")
+    sys.exit(bool(missed))
