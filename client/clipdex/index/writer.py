@@ -33,10 +33,10 @@ class IndexWriter:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.manifest = Manifest.read(directory)  # before a lock file is put into a folder that is no index
         self._lock = _lock(directory)
         sweep_unfinished(directory)
         try:
-            self.manifest = Manifest.read(directory)
             self._store = RowStore.open(directory / ROWS_FILE, write=True)
             try:
                 self._committed = self._store.committed_rows()
@@ -66,8 +66,6 @@ class IndexWriter:
             raise IndexFormatError(
                 f"{directory} is an empty directory, not a clipdex index: remove it, or give another path"
             )
-        else:
-            Manifest.read(directory)  # says what is wrong before a lock file is put into somebody's folder
         return cls(directory)
 
     @property

@@ -1,0 +1,180 @@
+"""The commands that look after an index: info, failures, verify, compact, and index's less common ways."""
+
+import io
+import json
+import os
+import re
+import sys
+
+import pytest
+from conftest import noise
+
+import clipdex
+from clipdex import Client, Index
+from clipdex.cli import failures as failures_command
+from clipdex.cli import index as index_command
+from clipdex.cli import main
+from clipdex.wire import FakeTransport
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run a command against a fake server -> (exit status, standard output, standard error)."""
+    for command in (failures_command, index_command):
+        monkeypatch.setattr(command, "connect", lambda address, model: Client(FakeTransport(), model=model))
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["clipdex", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return run
+
+
+@pytest.fixture
+def index(run, pictures, tmp_path, monkeypatch):
+    """Twelve files: ten indexed, two in the ledger."""
+    monkeypatch.chdir(tmp_path)
+    (pictures / "3.png").write_text("no picture")
+    (pictures / "5.png").write_bytes(b"")
+    assert run("index", "pictures", "-o", "x.clipdex")[0] == 0
+    return tmp_path / "x.clipdex"
+
+
+def test_info(run, index):
+    status, out, _ = run("info", "x.clipdex")
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert status == 0
+    assert lines["rows"] == "10"
+    assert lines["tombstones"] == "0"
+    assert lines["failures"] == "2: 1 empty, 1 not_a_picture"
+    assert lines["model"].startswith("fake, fingerprint ")
+    assert lines["vectors"] == "8 × float16"
+    assert re.search(r"last commit +20\d\d-", out)
+
+
+def test_info_as_json(run, index):
+    found = json.loads(run("info", "x.clipdex", "--json")[1])
+    assert (found["rows"], found["failures"]) == (10, {"empty": 1, "not_a_picture": 1})
+    assert found["embedding_dim"] == 8
+
+
+def test_failures_as_lines_and_as_json(run, index):
+    _, out, _ = run("failures", "x.clipdex")
+    first, second = out.splitlines()
+    assert first.startswith("pictures/3.png: not_a_picture: ")
+    assert second == "pictures/5.png: empty: the file is empty"
+    found = json.loads(run("failures", "x.clipdex", "--json")[1])
+    assert [os.path.basename(f["path"]) for f in found] == ["3.png", "5.png"]
+    assert [f["retry_may_help"] for f in found] == [False, False]
+
+
+def test_failures_tried_again(run, index, pictures):
+    noise(77).save(pictures / "3.png")
+    status, out, _ = run("failures", "x.clipdex", "--retry")
+    assert status == 0
+    assert out.splitlines()[0] == "2 tried again: 1 indexed, 1 failed"
+    assert out.splitlines()[1].startswith("pictures/5.png: empty")
+    with Index.open(index) as opened:
+        assert (len(opened), len(opened.failures())) == (11, 1)
+
+
+def test_no_failures(run, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("index", "pictures", "-o", "x.clipdex")
+    for words in (("failures", "x.clipdex"), ("failures", "x.clipdex", "--retry")):
+        assert run(*words)[0] == 0
+    assert run("failures", "x.clipdex")[1] == "no failures in x.clipdex\n"
+
+
+def test_verify_of_a_sound_index(run, index):
+    status, out, err = run("verify", "x.clipdex")
+    assert (status, err) == (0, "")
+    assert re.fullmatch(r"x\.clipdex: sound \(10 rows in 1 commits, 0\.0 MB of vectors\)\n", out)
+
+
+def test_verify_of_a_damaged_index_names_the_pictures(run, index):
+    with (index / "vectors.f16").open("r+b") as file:
+        file.write(b"\xff")
+    status, out, err = run("verify", "x.clipdex")
+    assert status == 1
+    assert "1 damaged" in out
+    assert "vectors.f16: rows 0 to 9 are not what was committed" in err
+    assert "row 0: " in err
+    assert "Traceback" not in err
+
+
+def test_compact(run, index, pictures):
+    (pictures / "1.png").unlink()
+    _, out, _ = run("index", "pictures", "-o", "x.clipdex")
+    assert "; 1 vanished, in " in out
+    assert run("compact", "x.clipdex")[1] == "x.clipdex: 1 tombstones dropped\n"
+    assert run("compact", "x.clipdex")[1] == "x.clipdex: no tombstones\n"
+
+
+def test_a_dry_run_does_nothing(run, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, out, _ = run("index", "pictures", "-o", "x.clipdex", "--dry-run")
+    assert out == (
+        "12 pictures found: 12 new, 0 changed, 0 unchanged, 0 failed before; nothing was done to x.clipdex\n"
+    )
+    assert os.listdir(tmp_path) == ["pictures"]
+
+
+@pytest.mark.parametrize("how", ["file", "stdin"])
+def test_a_list_of_paths(run, pictures, tmp_path, monkeypatch, how):
+    monkeypatch.chdir(tmp_path)
+    names = b"pictures/1.png\npictures/2.png\n"
+    (tmp_path / "list.txt").write_bytes(names)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(names)))
+    _, out, _ = run("index", "--files-from", "list.txt" if how == "file" else "-", "-o", "x.clipdex")
+    assert out.startswith("2 pictures found: 2 indexed, 0 unchanged, 0 failed, in ")
+
+
+def test_recognised_files_are_counted(run, index, pictures):
+    (pictures / "1.png").rename(pictures / "a.png")
+    _, out, _ = run("index", "pictures", "-o", "x.clipdex")
+    assert out.startswith("12 pictures found: 1 indexed (1 of them recognised by content), 9 unchanged, 2 failed")
+
+
+def test_limits_are_settings(run, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, out, err = run("index", "pictures", "-o", "x.clipdex", "--max-pixels", "100")
+    assert out.startswith("12 pictures found: 0 indexed, 0 unchanged, 12 failed")
+    assert "too_many_pixels" in err
+    assert "... and 7 more:  clipdex failures x.clipdex" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("index", "-o", "x.clipdex"),
+        ("index", "pictures", "--files-from", "list", "-o", "x.clipdex"),
+        ("index", "--files-from", "nothing", "-o", "x.clipdex"),
+        ("index", "pictures", "-o", "x.clipdex", "--file-timeout", "0"),
+        ("info", "nothing.clipdex"),
+        ("failures", "nothing.clipdex"),
+        ("verify", "nothing.clipdex"),
+        ("compact", "nothing.clipdex"),
+        ("compact", "pictures"),
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_is_one_sentence(run, pictures, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(*words)
+    assert (status, out) == (1, "")
+    assert err.startswith("clipdex: ")
+    assert err.count("\n") == 1
+    assert os.listdir(tmp_path) == ["pictures"]
+    assert "writer.lock" not in os.listdir(tmp_path / "pictures")
+
+
+def test_an_index_being_written_to_is_not_compacted(run, index):
+    manifest = clipdex.Manifest.read(index)
+    with clipdex.IndexWriter.open_or_create(index, manifest):
+        status, _, err = run("compact", "x.clipdex")
+    assert status == 1
+    assert "is being written to by process" in err
