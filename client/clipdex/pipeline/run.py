@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ from clipdex.pipeline.decode import Decoded, DecodePool
 from clipdex.pipeline.limits import Limits
 from clipdex.pipeline.scan import FoundFile
 from clipdex.pipeline.source import Source, as_source
+from clipdex.pipeline.stages import StageTimes
 from clipdex.wire.transport import Array
 
 __all__ = ["Progress", "RunReport", "index_pictures"]
@@ -61,6 +62,7 @@ class RunReport:
     removed: rows whose file is no longer there.
     rows: live rows in the index now.
     seconds: the whole run. images_per_s: the indexed ones, from the first file decoded to the last commit.
+    stage_seconds: see `stages.STAGES`.
     """
 
     discovered: int
@@ -72,6 +74,7 @@ class RunReport:
     rows: int
     seconds: float
     images_per_s: float
+    stage_seconds: Mapping[str, float]
 
 
 @dataclass
@@ -158,6 +161,7 @@ def index_pictures(
             rows=writer.live_rows(),
             seconds=time.monotonic() - started,
             images_per_s=run.images_per_s(),
+            stage_seconds=run.times.seconds,
         )
 
 
@@ -187,6 +191,7 @@ class _Run:
         progress: Callable[[Progress], None] | None,
     ) -> None:
         self.tally = _Tally()
+        self.times = StageTimes()
         self._client = client
         self._writer = writer
         self._source = source
@@ -208,7 +213,8 @@ class _Run:
         try:
             with DecodePool(self._client.card.image, workers=workers, ahead=4 * batch_size, limits=limits) as pool:
                 batch = _Batch()
-                for result in pool.decode(self._fresh_files()):
+                fresh = self.times.each("scan", self._fresh_files())
+                for result in self.times.each("wait_decode", pool.decode(fresh)):
                     self._place(result, batch)
                     if len(batch.pixels) == batch_size or len(batch.pictures) >= 4 * batch_size:
                         waiting.append((batch, self._submit(batch)))
@@ -221,30 +227,32 @@ class _Run:
         finally:
             self._over.set()
         self._note_scan_failures()
-        self._writer.commit()
+        self._commit()
         self._last_at = time.monotonic()
         self._report()
 
     def _place(self, result: Decoded | Failure, batch: _Batch) -> None:
         """What becomes of a file that was read: the ledger, its old row, the vector of another, or the model."""
+        self._commit_if_due()  # a run may meet nothing but failures and touched files
         if isinstance(result, Failure):
             self._fail(result)
             return
-        picture = result.picture
-        known = self._writer.known(picture.path)
-        if known is not None and known.content_hash == picture.content_hash:
-            self._writer.touch(picture)
-            self.tally.touched += 1
-            return
-        if self._first_at is None:
-            self._first_at = time.monotonic()
-        row = self._writer.row_of_content(picture.content_hash)
-        batch.pictures.append(picture)
-        if row is None:
-            batch.at.append(len(batch.pictures) - 1)
-            batch.pixels.append(result.pixels)
-        else:
-            batch.copies[len(batch.pictures) - 1] = row
+        with self.times.during("place"):
+            picture = result.picture
+            known = self._writer.known(picture.path)
+            if known is not None and known.content_hash == picture.content_hash:
+                self._writer.touch(picture)
+                self.tally.touched += 1
+                return
+            if self._first_at is None:
+                self._first_at = time.monotonic()
+            row = self._writer.row_of_content(picture.content_hash)
+            batch.pictures.append(picture)
+            if row is None:
+                batch.at.append(len(batch.pictures) - 1)
+                batch.pixels.append(result.pixels)
+            else:
+                batch.copies[len(batch.pictures) - 1] = row
 
     def images_per_s(self) -> float:
         """The pictures indexed so far, over the time since the first was decoded."""
@@ -263,24 +271,33 @@ class _Run:
                 self.tally.same += 1
 
     def _submit(self, batch: _Batch) -> Future[Array] | None:
-        return self._client.submit_pixels(np.stack(batch.pixels)) if batch.pixels else None
+        with self.times.during("submit"):
+            return self._client.submit_pixels(np.stack(batch.pixels)) if batch.pixels else None
 
     def _append(self, batch: _Batch, answer: Future[Array] | None) -> None:
         vectors = np.empty((len(batch.pictures), self._client.card.embedding_dim), dtype=np.float32)
         if answer is not None:
-            vectors[batch.at] = self._client.checked(answer.result())
-        for position, row in batch.copies.items():
-            vectors[position] = self._writer.vector(row)
-        self._writer.append(batch.pictures, vectors)
+            with self.times.during("wait_embed"):
+                vectors[batch.at] = self._client.checked(answer.result())
+        with self.times.during("append"):
+            for position, row in batch.copies.items():
+                vectors[position] = self._writer.vector(row)
+            self._writer.append(batch.pictures, vectors)
         self.tally.indexed += len(batch.pictures)
         self.tally.recognised += len(batch.copies)
         self._note_scan_failures()
-        now = time.monotonic()
-        if self._writer.pending >= _COMMIT_ROWS or now - self._committed_at >= _COMMIT_S:
-            self._writer.commit()
-            self._committed_at = now
-        self._last_at = now
+        self._commit_if_due()
+        self._last_at = time.monotonic()
         self._report()
+
+    def _commit_if_due(self) -> None:
+        if self._writer.pending >= _COMMIT_ROWS or time.monotonic() - self._committed_at >= _COMMIT_S:
+            self._commit()
+
+    def _commit(self) -> None:
+        with self.times.during("commit"):
+            self._writer.commit()
+        self._committed_at = time.monotonic()
 
     def _fail(self, failure: Failure) -> None:
         self._writer.fail(failure)
