@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from dataclasses import replace
 
 import google_crc32c
 import numpy as np
@@ -103,3 +104,16 @@ def test_every_record_carries_the_checksum_of_its_columns(index):
     written = b"b16:/photos/bad\xff.jpgt9:truncatedt10:half of iti1:7i1:8i10:%d" % failure[5]
     assert failure[-1] == google_crc32c.value(written)
     db.close()
+
+
+def test_metadata_through_sqlite_alone(tmp_path):
+    said = '{"txt":"a caf\u00e9"}'
+    with IndexWriter.open_or_create(tmp_path / "x", MANIFEST) as writer:
+        writer.append(
+            [picture(0), replace(picture(1), metadata=said), replace(picture(2), metadata="{}")], VECTORS
+        )
+    db = sqlite3.connect(tmp_path / "x" / "rows.sqlite")
+    ((row, text, crc32c),) = db.execute("SELECT * FROM metadata")
+    db.close()
+    assert (row, text) == (1, said)
+    assert crc32c == google_crc32c.value(b"i1:1t17:" + said.encode())

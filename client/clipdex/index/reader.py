@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +27,7 @@ DEFAULT_TOP_K = 5
 
 @dataclass(frozen=True)
 class Hit:
-    """One answer: the picture's row, its cosine to the query, and its path.
+    """One answer: the picture's row, its cosine to the query, its path, and what came with it, if anything.
 
     Bytes of a path that are not UTF-8 stand in `path` as surrogates; `os.fsencode(path)` gives them back.
     """
@@ -33,6 +35,7 @@ class Hit:
     row: int
     score: float
     path: str
+    metadata: dict[str, Any] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -139,12 +142,18 @@ class Index:
         scores, rows = exact_top_k(self._vectors, wide.astype(np.float32), wanted, dead=self._dead)
         pictures = self._store.pictures(np.unique(rows).tolist())
         return [
-            [
-                Hit(int(row), float(score), os.fsdecode(pictures[int(row)].path))
-                for score, row in zip(*pair, strict=True)
-            ]
+            [self._hit(int(row), float(score), pictures[int(row)]) for score, row in zip(*pair, strict=True)]
             for pair in zip(scores, rows, strict=True)
         ]
+
+    def _hit(self, row: int, score: float, picture: Picture) -> Hit:
+        try:
+            metadata = None if picture.metadata is None else json.loads(picture.metadata)
+        except ValueError as exc:
+            raise IndexDamaged(
+                f"{self.directory}: the metadata of row {row} is not JSON; see clipdex verify"
+            ) from exc
+        return Hit(row, score, os.fsdecode(picture.path), metadata)
 
     def live_paths(self) -> list[tuple[int, bytes]]:
         """(row, path) of every live row, by row."""

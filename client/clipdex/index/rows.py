@@ -18,7 +18,7 @@ from typing import Any
 from clipdex.errors import IndexDamaged, IndexFormatError, IndexWriteError
 from clipdex.index.schema import APPLICATION_ID, DAMAGE, SCHEMA, SCHEMA_VERSION, Value, connect, record_crc32c
 
-__all__ = ["ROWS_FILE", "Changes", "Extent", "Failure", "KnownFile", "Picture", "RowStore"]
+__all__ = ["NO_METADATA", "ROWS_FILE", "Changes", "Extent", "Failure", "KnownFile", "Picture", "RowStore"]
 
 ROWS_FILE = "rows.sqlite"
 
@@ -34,6 +34,17 @@ _TOUCH = (
     "WHERE path = ?3 AND deleted_at IS NULL"
 )
 
+# What came with a picture may change while the picture does not.
+_ANNOTATE = (
+    "INSERT OR REPLACE INTO metadata (row, json, crc32c) "
+    "SELECT row, ?2, record_crc32c(row, ?2) FROM rows WHERE path = ?1 AND deleted_at IS NULL"
+)
+_STRIP = "DELETE FROM metadata WHERE row IN (SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL)"
+
+_PICTURE = (
+    "rows.row, path, size, mtime_ns, content_hash, width, height, json FROM rows LEFT JOIN metadata USING (row)"
+)
+
 # Reasons that lie outside the file: permissions, a busy machine, a disk that was not mounted.
 _MAY_PASS = ("out_of_memory", "timeout", "worker_died", "unreadable", "vanished")
 
@@ -42,12 +53,15 @@ _CHECKED = {
     "rows": ("row", "row, path, size, mtime_ns, content_hash, width, height, deleted_at"),
     "extents": ("first_row", "first_row, row_count, vectors_crc32c, committed_at"),
     "failures": ("path", "path, reason, detail, size, mtime_ns, failed_at"),
+    "metadata": ("row", "row, json"),
 }
+
+NO_METADATA = "{}"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One indexed file."""
+    """One indexed file. metadata: JSON of an object; None where its source says nothing of it."""
 
     path: bytes
     size: int
@@ -55,6 +69,7 @@ class Picture:
     content_hash: bytes
     width: int
     height: int
+    metadata: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,15 +113,18 @@ class Changes:
 
     pictures: new rows, in the order of their vectors. failures: new lines of the ledger.
     removed: paths that vanished. touched: files that have another time, but the same content.
+    annotated: path and metadata of files that are the same, but what is said of them is not.
     """
 
     pictures: list[Picture] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     removed: list[bytes] = field(default_factory=list)
     touched: list[Picture] = field(default_factory=list)
+    annotated: list[tuple[bytes, str]] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.pictures) + len(self.failures) + len(self.removed) + len(self.touched)
+        lists = (self.pictures, self.failures, self.removed, self.touched, self.annotated)
+        return sum(len(changes) for changes in lists)
 
 
 class RowStore:
@@ -183,19 +201,13 @@ class RowStore:
         for start in range(0, len(rows), 500):  # SQLite takes 999 parameters on old builds
             part = [int(row) for row in rows[start : start + 500]]
             marks = ",".join("?" * len(part))
-            sql = (
-                "SELECT row, path, size, mtime_ns, content_hash, width, height FROM rows "  # noqa: S608
-                f"WHERE row IN ({marks})"
-            )
+            sql = f"SELECT {_PICTURE} WHERE rows.row IN ({marks})"
             found |= {row: Picture(*rest) for row, *rest in self._rows(sql, part)}
         return found
 
     def live_pictures(self, start: int, end: int) -> dict[int, Picture]:
         """The pictures of the live rows in [start, end), by row, in order."""
-        sql = (
-            "SELECT row, path, size, mtime_ns, content_hash, width, height FROM rows "
-            "WHERE deleted_at IS NULL AND row >= ? AND row < ? ORDER BY row"
-        )
+        sql = f"SELECT {_PICTURE} WHERE deleted_at IS NULL AND rows.row >= ? AND rows.row < ? ORDER BY rows.row"
         return {row: Picture(*rest) for row, *rest in self._rows(sql, (start, end))}
 
     def live_paths(self, below: int) -> list[tuple[int, bytes]]:
@@ -210,6 +222,11 @@ class RowStore:
             (path, path),
         )
         return KnownFile(*found[0]) if found else None
+
+    def metadata(self, row: int) -> str:
+        """The JSON of what came with a row's picture; `{}` if nothing did."""
+        found = self._rows("SELECT json FROM metadata WHERE row = ?", (row,))
+        return str(found[0][0]) if found else NO_METADATA
 
     def row_of_content(self, content_hash: bytes) -> int | None:
         """A row, live or dead, whose file had this content: its vector need not be made again."""
@@ -268,12 +285,17 @@ class RowStore:
         """
         now = int(time.time())
         pictures, failures = changes.pictures, changes.failures
+        told = [(p.path, p.metadata) for p in changes.touched if p.metadata is not None] + changes.annotated
         gone = [*(p.path for p in pictures), *(f.path for f in failures), *changes.removed]
         with self._lock, self._transaction():
             self._db.executemany(_BURY, ((now, path) for path in gone))
             self._db.executemany("DELETE FROM failures WHERE path = ?", ((path,) for path in gone))
             self._db.executemany(_TOUCH, ((p.size, p.mtime_ns, p.path) for p in changes.touched))
+            self._db.executemany(_STRIP, ((path,) for path, _ in told))
+            self._db.executemany(_ANNOTATE, ((path, json) for path, json in told if json != NO_METADATA))
             self._insert("rows", (_row(first_row + i, picture) for i, picture in enumerate(pictures)))
+            of_rows = ((first_row + i, picture.metadata) for i, picture in enumerate(pictures))
+            self._insert("metadata", ((row, json) for row, json in of_rows if json not in (None, NO_METADATA)))
             if pictures:
                 self._insert("extents", [(first_row, len(pictures), vectors_crc32c, now)])
             lines = ((f.path, f.reason, f.detail, f.size, f.mtime_ns, now) for f in failures)

@@ -47,6 +47,11 @@ CREATE TABLE failures (                    -- the ledger: files that could not b
     failed_at    INTEGER NOT NULL,
     crc32c       INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE metadata (                    -- what came with a picture: a caption, the columns of its table
+    row    INTEGER PRIMARY KEY,            -- as in rows; rows with nothing to say have no record here
+    json   TEXT    NOT NULL,               -- an object
+    crc32c INTEGER NOT NULL
+) STRICT;
 """
 
 # What reading a damaged database raises: a flipped bit in a text is no UTF-8, even in SQLite's own messages.

@@ -82,6 +82,10 @@ class IndexWriter:
         """What the committed index knows of a path."""
         return self._store.known(path)
 
+    def metadata(self, row: int) -> str:
+        """The JSON of what came with a committed row's picture; `{}` if nothing did."""
+        return self._store.metadata(row)
+
     def row_of_content(self, content_hash: bytes) -> int | None:
         """A row whose file had this content, live or dead, committed or not."""
         row = self._row_of_content.get(content_hash)
@@ -141,8 +145,12 @@ class IndexWriter:
         self._changes.removed.append(path)
 
     def touch(self, picture: Picture) -> None:
-        """Note a file's new time and size, where its content is what the index has."""
+        """Note a file's new time, size and metadata, where its content is what the index has."""
         self._changes.touched.append(picture)
+
+    def annotate(self, path: bytes, metadata: str) -> None:
+        """Note what is now said of a file that has not changed: JSON of an object."""
+        self._changes.annotated.append((path, metadata))
 
     def commit(self) -> int:
         """Make everything since the last commit durable; -> the rows now committed.
