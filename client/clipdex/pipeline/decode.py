@@ -179,7 +179,7 @@ class DecodePool:
         worker.given.append((order, file))
         # If it has died, `_receive` finds the end of its pipe and sees to what it was given.
         with suppress(ConnectionError):
-            worker.pipe.send_bytes(file.path)
+            worker.pipe.send_bytes(file.request())
 
     def _receive(self, worker: _Worker) -> None:
         try:
@@ -197,7 +197,8 @@ class DecodePool:
         body = memoryview(message)[HEADER.size :]
         if status == 0:
             pixels = np.frombuffer(body, dtype=np.uint8).reshape(self._shape)
-            return Decoded(Picture(file.path, size, mtime_ns, digest, width, height), pixels)
+            picture = Picture(file.path, size, mtime_ns, digest, width, height, file.said())
+            return Decoded(picture, pixels)
         reason, _, detail = bytes(body).decode().partition("\0")
         return Failure(file.path, reason, detail, size or file.size, mtime_ns or file.mtime_ns)
 

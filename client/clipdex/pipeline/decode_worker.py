@@ -1,9 +1,9 @@
-"""The process that decodes: reads paths from a pipe, writes pixels back.
+"""The process that decodes: reads requests from a pipe, writes pixels back.
 
 A process of its own, because a picture made to break a decoder should end one worker and not the run. Started
 by `decode.py` with the file descriptor of its pipe, the image rules and the limits as JSON. Messages are bytes:
 
-    to the worker:   the path
+    to the worker:   a Request, or a refusal
     from it:         the header below, then pixels (status 0), or "reason\\0detail" (status 1)
 """
 
@@ -22,6 +22,7 @@ from clipdex.card import ImageSpec
 from clipdex.errors import ImageError
 from clipdex.images import open_image, to_pixels
 from clipdex.pipeline.limits import Limits
+from clipdex.pipeline.request import Request
 
 __all__ = ["HEADER", "main"]
 
@@ -30,19 +31,15 @@ HEADER = struct.Struct("<BIIqq16s")
 _NO_HASH = bytes(16)
 
 
-def decode_file(path: bytes, spec: ImageSpec, limits: Limits) -> bytes:
-    """Read and decode one file -> the message that answers for it."""
+def decode_file(message: bytes, spec: ImageSpec, limits: Limits) -> bytes:
+    """Read and decode one picture -> the message that answers for it."""
     size, mtime_ns, digest = 0, 0, _NO_HASH
     try:
-        with open(path, "rb") as file:
+        request = Request.parse(message)
+        with open(request.file, "rb") as file:
             info = os.fstat(file.fileno())
-            size, mtime_ns = info.st_size, info.st_mtime_ns
-            if size > limits.max_file_bytes:
-                raise ImageError(
-                    f"the file has {size:,} bytes, more than the limit of {limits.max_file_bytes:,}",
-                    reason="too_large",
-                )
-            data = file.read(limits.max_file_bytes)
+            size, mtime_ns = request.identity(info)
+            data = request.read(file, info, limits.max_file_bytes)
         digest = hashlib.blake2b(data, digest_size=16).digest()
         image = open_image(data, fill=spec.fill, max_pixels=limits.max_pixels)
         pixels = to_pixels(image, spec)
@@ -73,7 +70,6 @@ def main() -> None:
     with Connection(int(descriptor)) as pipe:
         while True:
             try:
-                path = pipe.recv_bytes()
-                pipe.send_bytes(decode_file(path, spec, limits))
+                pipe.send_bytes(decode_file(pipe.recv_bytes(), spec, limits))
             except (EOFError, ConnectionError):
                 return

@@ -7,23 +7,51 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from clipdex.errors import SourceError
 from clipdex.index.rows import Failure
+from clipdex.pipeline.request import Request
 
-__all__ = ["SUFFIXES", "FoundFile", "scan", "stat_failure", "vanished"]
+__all__ = ["SUFFIXES", "FoundFile", "Member", "scan", "stat_failure", "vanished"]
 
 # Other files in a folder of pictures (notes, videos, thumbnails.db) are not the user's mistake.
 SUFFIXES = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", b".gif", b".bmp", b".tif", b".tiff", b".avif")
 
 
+class Member(Protocol):
+    """A picture inside another file."""
+
+    def request(self) -> bytes:
+        """What to tell the worker: a Request, or a refusal where its bytes cannot be had. Never raises."""
+        ...
+
+    def metadata(self) -> str:
+        """What came with it: JSON of an object. Never raises."""
+        ...
+
+
 @dataclass(frozen=True)
 class FoundFile:
-    """A file to index: its absolute path as bytes, size in bytes, and time of change."""
+    """A picture to index: its identity (an absolute path as bytes), size in bytes, and time of change.
+
+    metadata: what the source says of it, as JSON of an object, where that costs nothing to know.
+    member: where its bytes are, if not in a file at `path`.
+    """
 
     path: bytes
     size: int
     mtime_ns: int
+    metadata: str | None = None
+    member: Member | None = None
+
+    def request(self) -> bytes:
+        """What to tell the worker that decodes it."""
+        return Request(self.path).encode() if self.member is None else self.member.request()
+
+    def said(self) -> str | None:
+        """What the source says of it: JSON of an object; None if it says nothing."""
+        return self.metadata if self.member is None else self.member.metadata()
 
 
 def scan(directory: Path, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
