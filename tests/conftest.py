@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,26 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 def fake() -> Iterator[clipdex.Client]:
     with clipdex.Client(FakeTransport()) as client:
         yield client
+
+
+@pytest.fixture
+def run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a `clipdex` command in this process -> (exit status, standard output, standard error)."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        from clipdex.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["clipdex", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        status = ended.value.code or 0
+        assert isinstance(status, int)
+        return status, out, err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -13,25 +13,10 @@ from conftest import MODEL_REPOSITORY, noise
 from PIL import Image, ImageDraw
 
 import clipdex
-from clipdex.cli import main
 from clipdex.cli.common import printable, shown_path
 from clipdex.index import Manifest
 
 pytestmark = pytest.mark.triton
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """Run a command -> (exit status, standard output, standard error)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["clipdex", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -13,24 +13,13 @@ import clipdex
 from clipdex import Client, Index
 from clipdex.cli import failures as failures_command
 from clipdex.cli import index as index_command
-from clipdex.cli import main
 from clipdex.wire import FakeTransport
 
 
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """Run a command against a fake server -> (exit status, standard output, standard error)."""
+@pytest.fixture(autouse=True)
+def fake_server(monkeypatch):
     for command in (failures_command, index_command):
         monkeypatch.setattr(command, "connect", lambda address, model: Client(FakeTransport(), model=model))
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["clipdex", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture
