@@ -167,7 +167,7 @@ def test_after_a_failed_sync_the_writer_refuses_to_go_on(path, monkeypatch):
         patch.setattr(vectors, "_datasync", broken)
         with pytest.raises(clipdex.IndexWriteError, match="Input/output error"):
             writer.commit()
-    with pytest.raises(clipdex.IndexWriteError, match="earlier sync failed"):
+    with pytest.raises(clipdex.IndexWriteError, match="earlier sync or commit failed"):
         writer.commit()
     writer.close()
     with Index.open(path) as index:

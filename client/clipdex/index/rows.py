@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,7 @@ class RowStore:
 
         Raises:
             IndexDamaged: the file is missing, or not a database.
+            IndexWriteError: the disk refused a writer.
             IndexFormatError: a database, but not an index's, or of a newer version.
         """
         if not path.is_file():
@@ -163,6 +164,11 @@ class RowStore:
             db = connect(path, write=write)
             (application,) = db.execute("PRAGMA application_id").fetchone()
             (version,) = db.execute("PRAGMA user_version").fetchone()
+        except sqlite3.OperationalError as exc:
+            # Not what the file holds, but what the system refused: space for SQLite's own files, a read, a sync.
+            if write:
+                raise IndexWriteError(f"{path}: cannot be opened for writing: {exc}") from exc
+            raise IndexDamaged(f"{path}: cannot be opened: {exc}") from exc
         except DAMAGE as exc:
             raise IndexDamaged(f"{path}: is not a sound SQLite database: {exc}") from exc
         if application != APPLICATION_ID:
@@ -281,7 +287,8 @@ class RowStore:
         A picture takes the place of the live row and of the ledger's line of its path; so does a failure.
 
         Raises:
-            IndexWriteError: the disk refused; nothing of this commit is there.
+            IndexWriteError: the disk refused. This connection sees nothing of the commit; the next one may,
+                if nothing but its last sync failed.
         """
         now = int(time.time())
         pictures, failures = changes.pictures, changes.failures
@@ -319,7 +326,8 @@ class RowStore:
             raise IndexWriteError(f"{self._path}: the commit was refused: {exc}") from exc
         finally:
             if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+                with suppress(sqlite3.Error):  # the next to open it rolls back
+                    self._db.execute("ROLLBACK")
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         try:

@@ -90,8 +90,12 @@ def connect(path: Path, *, write: bool) -> sqlite3.Connection:
     uri = "file:" + quote(os.fsencode(path.absolute()))  # a path may hold ?, # and bytes that are not UTF-8
     if write:
         db = _open(uri + "?mode=rw")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")  # a commit is on disk when it returns, not some time later
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")  # a commit is on disk when it returns, not some time later
+        except BaseException:
+            db.close()
+            raise
         return db
     db = _open(uri + "?mode=ro")
     try:

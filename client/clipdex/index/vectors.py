@@ -139,15 +139,20 @@ class VectorFile:
         """Begin a new checksum."""
         self.crc32c = 0
 
-    def close(self, committed: int) -> None:
-        """Give back the room that holds no committed row, and close the file."""
-        with suppress(OSError):  # opening it again does the same
-            os.ftruncate(self._fd, committed * self._row_bytes)
+    def give_up(self) -> None:
+        """Refuse further work, and keep what was written: a commit that failed may count all the same."""
+        self._broken = True
+
+    def close(self, committed: int | None) -> None:
+        """Close the file; give back the room that holds no committed row, if it is known which do."""
+        if committed is not None and not self._broken:
+            with suppress(OSError):  # opening it again does the same
+                os.ftruncate(self._fd, committed * self._row_bytes)
         os.close(self._fd)
 
     def _guard(self, act: str) -> _Guard:
         if self._broken:
-            raise IndexWriteError(f"{self._path}: an earlier sync failed; open the index again to go on")
+            raise IndexWriteError(f"{self._path}: an earlier sync or commit failed; open the index again to go on")
         return _Guard(self._path, act)
 
 

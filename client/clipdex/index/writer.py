@@ -15,7 +15,7 @@ from types import TracebackType
 
 import numpy as np
 
-from clipdex.errors import IndexFormatError, IndexLocked, IndexWriteError, InvalidArgument
+from clipdex.errors import IndexDamaged, IndexFormatError, IndexLocked, IndexWriteError, InvalidArgument
 from clipdex.index.create import LOCK_FILE, create_index, sweep_unfinished
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, Changes, Failure, KnownFile, Picture, RowStore
@@ -156,12 +156,18 @@ class IndexWriter:
         """Make everything since the last commit durable; -> the rows now committed.
 
         Raises:
-            IndexWriteError: the disk refused; the index is as the last commit left it.
+            IndexWriteError: the disk refused; the index is as the last commit left it, or holds this one whole,
+                and this writer takes no more rows.
         """
         if self.pending:
             if self._changes.pictures:
                 self._vectors.sync()
-            self._store.commit(self._committed, self._vectors.crc32c, self._changes)
+            try:
+                self._store.commit(self._committed, self._vectors.crc32c, self._changes)
+            except IndexWriteError:
+                # What was refused may stand whole in SQLite's journal and count when the index is opened again.
+                self._vectors.give_up()
+                raise
             self._committed = self._vectors.rows
             self._vectors.start_extent()
             self._changes = Changes()
@@ -171,7 +177,12 @@ class IndexWriter:
     def close(self) -> None:
         """Let go of the files and the lock. What was not committed is gone."""
         if self._lock >= 0:
-            self._vectors.close(self._committed)
+            try:
+                # Asked, not remembered: Ctrl-C may have come between a commit and the note of it.
+                committed = self._store.committed_rows()
+            except IndexDamaged:
+                committed = None
+            self._vectors.close(committed)
             self._store.close()
             os.close(self._lock)
             self._lock = -1
