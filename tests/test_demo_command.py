@@ -1,0 +1,69 @@
+"""`clipdex demo`: the whole way, with Triton, without one, and on a user's own pictures."""
+
+import os
+import re
+
+import pytest
+from conftest import MODEL_REPOSITORY
+
+import clipdex_server
+from clipdex.cli import demo as demo_command
+from clipdex.errors import LocalServerError
+
+pytestmark = pytest.mark.triton
+
+
+def test_the_whole_way_through_a_real_triton(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = run("demo", "--repository", MODEL_REPOSITORY, "--pictures", "300")
+    assert status == 0
+    *_, last = out.splitlines()
+    found = re.fullmatch(
+        r"(\d+) of 10 questions answered right at rank 1 \(Triton 2[\d.]+, 300 pictures, \d+ images/s\)", last
+    )
+    assert found, last
+    assert int(found[1]) >= 9
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert page.count("<img ") == 50
+    assert last in page
+    assert sorted(os.listdir(tmp_path / "demo")) == ["pictures", "pictures.clipdex", "report.html"]
+
+
+def test_where_no_triton_can_be_had_it_says_so_and_runs_in_this_process(run, tmp_path, monkeypatch):
+    def nowhere(*args, **kwargs):
+        raise LocalServerError("Triton's wheel does not exist for this machine")
+
+    monkeypatch.setattr(clipdex_server, "LocalTriton", nowhere)
+    monkeypatch.setattr(demo_command, "triton_may_be_had", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = run("demo", "--repository", MODEL_REPOSITORY, "--pictures", "100")
+    assert status == 0
+    assert "no Triton for this machine" in out
+    assert re.search(r"answered right at rank 1 \(inproc [\d.]+, 100 pictures", out.splitlines()[-1])
+
+
+def test_a_triton_that_should_start_and_does_not_is_an_error(run, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise LocalServerError("Triton did not start: no reason given")
+
+    monkeypatch.setattr(clipdex_server, "LocalTriton", broken)
+    monkeypatch.setattr(demo_command, "triton_may_be_had", lambda: True)
+    status, _, err = run("demo", "--repository", MODEL_REPOSITORY, "--out", tmp_path / "demo")
+    assert status == 1
+    assert err == "clipdex: Triton did not start: no reason given\n"
+
+
+def test_on_pictures_of_ones_own(run, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("demo", "--repository", MODEL_REPOSITORY, "--photos", pictures, "--query", "it's a red circle")
+    status, out, _ = run(*words)
+    assert status == 0
+    assert re.fullmatch(r"1 query answered \(Triton [\d.]+, 12 pictures, \d+ images/s\)", out.splitlines()[-1])
+    assert out.count(" — ") == 5
+    assert "12 unchanged" in run(*words)[1]
+
+
+def test_pictures_of_ones_own_need_a_question(run, pictures):
+    status, _, err = run("demo", "--photos", pictures)
+    assert status == 1
+    assert "--photos needs a --query" in err
