@@ -14,7 +14,7 @@ from PIL import Image
 
 from clipdex.errors import InvalidArgument
 from clipdex_export.demo.captions import full_caption, short_caption
-from clipdex_export.demo.draw import draw, save_picture
+from clipdex_export.demo.draw import draw, owners, save_picture
 from clipdex_export.demo.heldout import LEAST_ANSWERS, draw_held_out
 from clipdex_export.demo.queries import MANY, Query, Wanted, full_query, match_matrix, matches
 from clipdex_export.demo.questions import LEAST_ANSWERS as LEAST_DEMO_ANSWERS
@@ -231,6 +231,23 @@ def test_colours_are_where_the_scene_says():
     pixels = np.asarray(draw(scene, 0, size=200)).astype(int)
     assert np.abs(pixels[100, 60] - COLOURS["green"]).max() < 25
     assert np.abs(pixels[100, 170] - COLOURS["white"]).max() < 25
+
+
+@pytest.mark.parametrize("scene", [SINGLE, Group(Thing("square", "black"), 3, Ground(("white",)))])
+def test_a_thing_owns_the_cells_where_the_picture_shows_it(scene):
+    (ground,) = scene.ground.colours
+    pixels = np.asarray(draw(scene, 4, size=128).resize((32, 32), Image.Resampling.BOX)).astype(int)
+    to_thing, to_ground = (np.abs(pixels - COLOURS[colour]).sum(axis=2) for colour in (scene.thing.colour, ground))
+    owned = owners(scene, 4, grid=32)
+    assert set(np.unique(owned)) == {0, 1}
+    assert not ((to_thing < to_ground) & (owned == 0)).any()
+    assert (to_thing < to_ground).sum() > 0.4 * (owned == 1).sum()
+
+
+def test_the_things_of_a_pair_own_different_cells():
+    owned = owners(PAIR, 0, grid=32)
+    assert owned[:, :16].max() == 1 and owned[:, 16:].max() == 2
+    assert (owned[:, 16:] == 1).sum() == (owned[:, :16] == 2).sum() == 0
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])

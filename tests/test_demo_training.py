@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from clipdex_export.demo import train as training  # noqa: E402
 from clipdex_export.demo.batches import make_batch, make_batches  # noqa: E402
 from clipdex_export.demo.captions import full_caption  # noqa: E402
 from clipdex_export.demo.heldout import draw_held_out  # noqa: E402
-from clipdex_export.demo.loss import AttributeHeads, contrastive_loss  # noqa: E402
+from clipdex_export.demo.loss import AttributeHeads, PatchHeads, contrastive_loss  # noqa: E402
 from clipdex_export.demo.tokenizer import (  # noqa: E402
     CONTEXT_LENGTH,
     build_tokenizer,
@@ -26,7 +27,8 @@ from clipdex_export.demo.tokenizer import (  # noqa: E402
 )
 from clipdex_export.demo.torch_encoder import TorchEncoder  # noqa: E402
 
-TINY = training.Recipe(steps=2, batch=8, width=32, image_layers=1, text_layers=1)
+CYCLE = training.Cycle(((1, 8), (1, 4)), learning_rate=1e-3, heads_weight=1, short_weight=1, warm_up_pictures=8)
+TINY = training.Recipe(cycles=(CYCLE, CYCLE), width=32, image_layers=1, text_layers=1)
 
 
 @pytest.fixture
@@ -86,14 +88,30 @@ def test_heads_learn_attributes_from_an_embedding():
     assert losses[-1] < 0.05 < 1.0 < losses[0]
 
 
+def test_patch_heads_learn_what_covers_a_patch():
+    batch = make_batch(0, 0, 8)
+    owners, attributes = torch.from_numpy(batch.owners).long(), torch.from_numpy(batch.attributes).long()
+    torch.manual_seed(0)
+    heads, patches = PatchHeads(600), torch.randn(8, 64, 600)
+    optimizer = torch.optim.Adam(heads.parameters(), lr=0.02)
+    losses = []
+    for _ in range(60):
+        loss = heads(patches, owners, attributes)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+
+
 # Batches
 
 
 def test_a_batch_depends_on_its_seed_and_step_alone():
-    drawn = list(make_batches(3, 3, 8, workers=1))
-    assert len(drawn) == 3
+    drawn = list(make_batches(3, [8, 8, 4], workers=1))
+    assert [len(batch.full) for batch in drawn] == [8, 8, 4]
     for step, batch in enumerate(drawn):
-        again = make_batch(3, step, 8)
+        again = make_batch(3, step, len(batch.full))
         assert np.array_equal(batch.pixels, again.pixels)
         assert (batch.full, batch.short) == (again.full, again.short)
     assert drawn[0].full != drawn[1].full
@@ -112,8 +130,9 @@ def test_two_half_batches_give_the_whole_batchs_gradient_again_and_again(threads
     batch = make_batch(0, 0, 8)
     halves = training.HalfBatches(model, tokenizer)
 
-    def loss(pictures, full, short):
-        return (pictures @ full.T).square().mean() + (pictures @ short.T).square().mean()
+    def loss(pictures, patches, full, short):
+        texts = (pictures @ full.T).square().mean() + (pictures @ short.T).square().mean()
+        return texts + patches.square().mean()
 
     def gradients():
         model.zero_grad()
@@ -129,9 +148,9 @@ def test_two_half_batches_give_the_whole_batchs_gradient_again_and_again(threads
     model.zero_grad()
     tokens = [tokenizer(texts, padding=True, return_tensors="pt") for texts in (batch.full, batch.short)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        pictures = model.get_image_features(pixel_values=training._normalised(batch)).pooler_output
+        pictures = model.get_image_features(pixel_values=training._normalised(batch))
         texts = [model.get_text_features(**inputs).pooler_output.float() for inputs in tokens]
-    whole = loss(pictures.float(), *texts)
+    whole = loss(pictures.pooler_output.float(), pictures.last_hidden_state[:, 1:].float(), *texts)
     whole.backward()
     assert whole.item() == pytest.approx(value, rel=1e-2)
     for one, parameter in zip(first, [p for p in model.parameters() if p.grad is not None], strict=True):
@@ -179,10 +198,17 @@ def test_the_tokenizer_is_repeatable_and_survives_saving(tokenizer, tmp_path):
         assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
 
 
+def test_the_learning_rate_rises_and_falls_to_nothing():
+    (cycle, *_) = training.Recipe().cycles
+    rates = [cycle.rate(seen) for seen in range(0, cycle.pictures + 1, 3200)]
+    assert rates[0] == 0 and rates[1] == 0.5 and rates[2] == 1
+    assert rates[2:] == sorted(rates[2:], reverse=True) and rates[-1] < 1e-9
+
+
 # The script
 
 
-def test_training_writes_a_checkpoint_that_loads_and_repeats(threads, tmp_path, monkeypatch):
+def test_training_repeats_and_can_go_on_after_its_first_cycle(threads, tmp_path, monkeypatch):
     validation = draw_held_out(tmp_path / "v", seed=0, unseen_scenes=20, unseen_combinations=5, short_queries=4)
     outputs = []
     for name in ("one", "two"):
@@ -191,6 +217,11 @@ def test_training_writes_a_checkpoint_that_loads_and_repeats(threads, tmp_path, 
         outputs.append(encoder.embed_images(validation.paths[:3]))
         assert encoder.embed_texts(["a red star"]).shape == (1, 32)
     assert np.array_equal(*outputs)
+    first = replace(TINY, cycles=(CYCLE,))
+    training.train(first, tmp_path / "first", validation, workers=1, check_every=9)
+    go_on = {"workers": 1, "check_every": 9, "first_cycle": tmp_path / "first"}
+    training.train(TINY, tmp_path / "went-on", validation, **go_on)
+    assert np.array_equal(TorchEncoder(tmp_path / "went-on").embed_images(validation.paths[:3]), outputs[0])
     assert np.allclose(np.linalg.norm(outputs[0], axis=1), 1, atol=1e-5)
     assert not list(tmp_path.rglob("*.partial")) and not list(tmp_path.rglob("*.bin"))
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from clipdex_export.demo.scenes import COLOURS, Group, Scene, Single
+from clipdex_export.demo.scenes import COLOURS, Group, Pair, Scene, Single
 
 # All lengths are in widths of the picture (0 to 1), all angles in radians.
 _RADIUS = {"small": (0.145, 0.165), "large": (0.27, 0.30)}
@@ -93,8 +93,9 @@ class _Figure:
     tilt: float
 
 
-def _layout(scene: Scene, rng: Random) -> list[_Figure]:
+def _layout(scene: Scene, seed: int | str) -> list[_Figure]:
     """Where everything goes, with the small differences that no caption names."""
+    rng = Random(f"layout/{seed}")
 
     def figure(shape: str, colour: str, x: float, y: float, radius: float) -> _Figure:
         return _Figure(shape, colour, x, y, radius, rng.uniform(-_TILT, _TILT))
@@ -182,11 +183,24 @@ def draw(scene: Scene, seed: int | str, *, size: int = 320, oversample: int = 2)
     image = Image.new("RGB", (canvas, canvas), grounds[0])
     if scene.ground.striped:
         _paint_stripes(image, grounds[1], rng)
-    for figure in _layout(scene, rng):
+    for figure in _layout(scene, seed):
         _paint_figure(image, figure, _jittered(figure.colour, rng))
     if oversample > 1:
         image = image.reduce(oversample)
     return _with_noise(image, rng)
+
+
+def owners(scene: Scene, seed: int | str, *, grid: int) -> NDArray[np.uint8]:
+    """Which thing covers each cell of the drawn picture: uint8 (grid, grid), rows from the top.
+
+    0 is the ground, 1 the thing (or a pair's first), 2 a pair's second.
+    """
+    centres = (np.arange(grid) + 0.5) / grid
+    covered = np.zeros((grid, grid), dtype=np.uint8)
+    for number, figure in enumerate(_layout(scene, seed), start=1):
+        distance = np.hypot(centres[None, :] - figure.x, centres[:, None] - figure.y)
+        covered[distance < figure.radius] = number if isinstance(scene, Pair) else 1
+    return covered
 
 
 def _with_noise(image: Image.Image, rng: Random) -> Image.Image:

@@ -63,3 +63,35 @@ class AttributeHeads(nn.Module):
             if (target >= 0).any():
                 losses.append(functional.cross_entropy(scores, target, ignore_index=-1))
         return torch.stack(losses).mean()
+
+
+# What each patch says of the thing that covers it.
+_OF_A_THING = ("shape", "colour", "size", "place", "count")
+
+
+class PatchHeads(nn.Module):
+    """Linear classifiers on every patch of the image tower's last layer, for training alone.
+
+    They ask each patch whether a thing covers it, and which. So the tower learns to tell thing from ground
+    from 64 answers a picture, before any caption can teach it what a star is.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 2 + sum(_CLASSES[name] for name in _OF_A_THING))
+
+    def forward(self, patches: Tensor, owners: Tensor, attributes: Tensor) -> Tensor:
+        """Mean cross-entropy. float32 (B, P, W); int64 (B, P), as draw.owners; int64 (B, A), as scene_codes."""
+        covered = owners > 0
+        sizes = [2, *(_CLASSES[name] for name in _OF_A_THING)]
+        is_thing, *of_a_thing = self.linear(patches).split(sizes, dim=2)
+        losses = [functional.cross_entropy(is_thing.flatten(0, 1), covered.flatten().long())]
+        column = {name: attributes[:, i, None].expand_as(owners) for i, name in enumerate(_CLASSES)}
+        for name, scores in zip(_OF_A_THING, of_a_thing, strict=True):
+            target = column[name]
+            if name in ("shape", "colour"):
+                target = torch.where(owners == 2, column[name + "2"], target)
+            target = target[covered]
+            if (target >= 0).any():
+                losses.append(functional.cross_entropy(scores[covered], target, ignore_index=-1))
+        return torch.stack(losses).mean()

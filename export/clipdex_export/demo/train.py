@@ -16,13 +16,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from clipdex_export.demo.batches import IMAGE_SIZE, Batch, make_batches
+from clipdex_export.demo.batches import IMAGE_SIZE, PATCH_SIZE, Batch, make_batches
 from clipdex_export.demo.evaluate import measure
 from clipdex_export.demo.heldout import HeldOut, draw_held_out
-from clipdex_export.demo.loss import AttributeHeads, contrastive_loss
+from clipdex_export.demo.loss import AttributeHeads, PatchHeads, contrastive_loss
 from clipdex_export.demo.tokenizer import CONTEXT_LENGTH, build_tokenizer, save_tokenizer
 from clipdex_export.demo.torch_encoder import TorchEncoder
 from clipdex_export.quiet import quiet
@@ -35,16 +36,45 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Cycle:
+    """One descent of the learning rate, with fresh heads and a fresh optimizer.
+
+    stages: steps, and pictures in a step; each picture brings a full and a short caption.
+    heads_weight: of the heads' losses; falls with the learning rate.
+    short_weight: of the short captions' loss, beside the full ones' of 1.
+    """
+
+    stages: tuple[tuple[int, int], ...]
+    learning_rate: float
+    heads_weight: float
+    short_weight: float
+    warm_up_pictures: int = 6400
+
+    @property
+    def pictures(self) -> int:
+        """How many are drawn in all."""
+        return sum(steps * size for steps, size in self.stages)
+
+    def rate(self, seen: int) -> float:
+        """Fraction of the learning rate after so many pictures: a linear warm-up, then half a cosine to 0."""
+        if seen < self.warm_up_pictures:
+            return seen / self.warm_up_pictures
+        done = (seen - self.warm_up_pictures) / (self.pictures - self.warm_up_pictures)
+        return 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything the result depends on."""
 
     seed: int = 20261123
-    steps: int = 2200
-    batch: int = 128  # pictures; each brings a full and a short caption
-    learning_rate: float = 1.5e-3
-    warm_up_steps: int = 100
+    cycles: tuple[Cycle, ...] = (
+        # Seeing shapes and places at all takes a number of steps, whatever their size: so many small ones first.
+        Cycle(((2500, 32), (1000, 128)), learning_rate=1e-3, heads_weight=4.0, short_weight=1.0),
+        # After the first, full captions find their picture and short ones do not yet: these come to the fore.
+        Cycle(((1350, 128),), learning_rate=7e-4, heads_weight=1.0, short_weight=2.0),
+    )
     weight_decay: float = 0.05
-    heads_weight: float = 2.0
     width: int = 128
     image_layers: int = 5
     text_layers: int = 3
@@ -71,7 +101,7 @@ def build_model(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPModel:
             "pad_token_id": tokenizer.pad_token_id,
         },
         vision_config=shared
-        | {"num_hidden_layers": recipe.image_layers, "image_size": IMAGE_SIZE, "patch_size": 8},
+        | {"num_hidden_layers": recipe.image_layers, "image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE},
         projection_dim=width,
     )
     model = CLIPModel(config)
@@ -100,22 +130,14 @@ def save_checkpoint(model: CLIPModel, tokenizer: CLIPTokenizer, directory: Path)
     unfinished.rename(directory)
 
 
-def _optimizer(recipe: Recipe, model: nn.Module, heads: nn.Module) -> torch.optim.Optimizer:
+def _optimizer(decay: float, model: nn.Module, heads: nn.Module) -> torch.optim.Optimizer:
     """AdamW; biases, gains and the logit scale are not decayed."""
     parameters = [*model.parameters(), *heads.parameters()]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), eps=1e-6)
-
-
-def _rate(recipe: Recipe, step: int) -> float:
-    """Fraction of the learning rate: a linear warm-up, then half a cosine down to nothing."""
-    if step < recipe.warm_up_steps:
-        return (step + 1) / recipe.warm_up_steps
-    done = (step - recipe.warm_up_steps) / (recipe.steps - recipe.warm_up_steps)
-    return 0.5 * (1 + math.cos(math.pi * done))
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6)
 
 
 def _normalised(batch: Batch) -> Tensor:
@@ -125,21 +147,36 @@ def _normalised(batch: Batch) -> Tensor:
     return normalised
 
 
+class Heads(nn.Module):
+    """What guides the image tower in training and is dropped after it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.image = AttributeHeads(width)
+        self.patches = PatchHeads(width)
+
+
 def _loss(
     logit_scale: Tensor,
-    heads: AttributeHeads,
+    heads: Heads,
     heads_weight: float,
+    short_weight: float,
     batch: Batch,
     pictures: Tensor,
+    patches: Tensor,
     full: Tensor,
     short: Tensor,
 ) -> Tensor:
-    """The whole loss of a batch from its embeddings, float32 (B, D) each, not normalised."""
-    loss: Tensor = heads_weight * heads(pictures, torch.from_numpy(batch.attributes).long())
+    """The whole loss of a batch: embeddings float32 (B, D), not normalised; patches float32 (B, P, W)."""
+    attributes = torch.from_numpy(batch.attributes).long()
+    owners = torch.from_numpy(batch.owners).long()
+    guidance = heads.image(pictures, attributes) + heads.patches(patches, owners, attributes)
+    loss: Tensor = heads_weight * guidance
     unit = nn.functional.normalize(pictures, dim=1)
-    for texts, matches in ((full, batch.full_matches), (short, batch.short_matches)):
+    both = ((1.0, full, batch.full_matches), (short_weight, short, batch.short_matches))
+    for weight, texts, matches in both:
         logits = logit_scale.exp() * nn.functional.normalize(texts, dim=1) @ unit.T
-        loss = loss + contrastive_loss(logits, torch.from_numpy(matches))
+        loss = loss + weight * contrastive_loss(logits, torch.from_numpy(matches))
     return loss
 
 
@@ -157,61 +194,84 @@ class HalfBatches:
         self._tokenizer = tokenizer
         self._threads = ThreadPoolExecutor(2)
 
-    def _forward(self, pixels: Tensor, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """float32 (H, 3, 64, 64), H' captions -> float32 (H, D), (H', D), not normalised."""
+    def _forward(self, pixels: Tensor, captions: list[str]) -> list[Tensor]:
+        """float32 (H, 3, 64, 64), H' captions -> float32 (H, D), (H, P, W), (H', D), not normalised."""
         tokens = self._tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
         # Without its cache, which threads would share: every weight is used once in a pass.
         with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
-            pictures = self._model.get_image_features(pixel_values=pixels).pooler_output
+            pictures = self._model.get_image_features(pixel_values=pixels)
             texts = self._model.get_text_features(**tokens).pooler_output
-        return pictures.float(), texts.float()
+        patches = pictures.last_hidden_state[:, 1:]  # the first is the class token
+        return [pictures.pooler_output.float(), patches.float(), texts.float()]
 
-    def backward(self, batch: Batch, loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> float:
-        """Adds the gradients of `loss(pictures, full, short)`, float32 (B, D) each, and returns its value."""
+    def backward(self, batch: Batch, loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> float:
+        """Adds the gradients of `loss(pictures, patches, full, short)` and returns its value."""
         halves = _normalised(batch).tensor_split(2)
         # One thread takes the full captions, the other the short ones: so the short are padded less.
         passes = list(self._threads.map(self._forward, halves, (batch.full, batch.short)))
         leaves = [[output.detach().requires_grad_() for output in outputs] for outputs in passes]
-        (pictures, full), (more_pictures, short) = leaves
-        value = loss(torch.cat([pictures, more_pictures]), full, short)
+        (pictures, patches, full), (more_pictures, more_patches, short) = leaves
+        value = loss(torch.cat([pictures, more_pictures]), torch.cat([patches, more_patches]), full, short)
         torch.autograd.backward(value)
         gradients = [[leaf.grad for leaf in half] for half in leaves]
         list(self._threads.map(torch.autograd.backward, passes, gradients))
         return float(value.detach())
 
 
-def train(recipe: Recipe, out: Path, validation: HeldOut, *, workers: int, check_every: int) -> None:
-    """Trains, logging progress; every `check_every` steps, and at the end, `out` gets a checkpoint.
+def train(
+    recipe: Recipe,
+    out: Path,
+    validation: HeldOut,
+    *,
+    workers: int,
+    check_every: int,
+    first_cycle: Path | None = None,
+) -> None:
+    """Trains, logging progress; every `check_every` steps, and after each cycle, `out` gets a checkpoint.
 
-    `validation` is only looked at: nothing is chosen by it.
+    `validation` is only looked at: nothing is chosen by it. `first_cycle` is the checkpoint that the first cycle
+    of the same recipe ended with: training goes on after it, to the same end.
     """
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer(recipe.seed)
     model = build_model(recipe, tokenizer)
-    heads = AttributeHeads(recipe.width)
-    optimizer = _optimizer(recipe, model, heads)
+    if first_cycle is not None:
+        model.load_state_dict(load_file(first_cycle / "model.safetensors"))
     halves = HalfBatches(model, tokenizer)
     _log.info("%s parameters, %s", f"{sum(p.numel() for p in model.parameters()):,}", recipe)
     began = time.monotonic()
-    batches = make_batches(recipe.seed, recipe.steps, recipe.batch, workers=workers)
-    for step, batch in enumerate(batches, start=1):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _rate(recipe, step - 1)
-        optimizer.zero_grad()
-        model.train()
-        loss = halves.backward(batch, partial(_loss, model.logit_scale, heads, recipe.heads_weight, batch))
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=_MOST_LOGIT_SCALE)
-        if step % 20 == 0:
-            rate = step * recipe.batch / (time.monotonic() - began)
-            _log.info("step %d: loss %.3f, %.0f pictures/s", step, loss, rate)
-        if step % check_every == 0 or step == recipe.steps:
-            model.eval()
-            save_checkpoint(model, tokenizer, out)
-            report = measure(TorchEncoder(out), validation)
-            _log.info("step %d, %.0f s: %s", step, time.monotonic() - began, report.summary())
+    for number, cycle in enumerate(recipe.cycles):
+        if number == 0 and first_cycle is not None:
+            continue
+        if number > 0:
+            torch.manual_seed(recipe.seed + number)
+        heads = Heads(recipe.width)
+        optimizer = _optimizer(recipe.weight_decay, model, heads)
+        sizes = [size for steps, size in cycle.stages for _ in range(steps)]
+        seen = 0
+        for step, batch in enumerate(make_batches(recipe.seed + number, sizes, workers=workers), start=1):
+            seen += len(batch.full)
+            rate = cycle.rate(seen)
+            for group in optimizer.param_groups:
+                group["lr"] = cycle.learning_rate * rate
+            model.train()
+            optimizer.zero_grad()
+            heads_weight = rate * cycle.heads_weight
+            loss = halves.backward(
+                batch, partial(_loss, model.logit_scale, heads, heads_weight, cycle.short_weight, batch)
+            )
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            with torch.no_grad():
+                model.logit_scale.clamp_(max=_MOST_LOGIT_SCALE)
+            if step % 50 == 0:
+                _log.info("cycle %d, step %d, %d pictures: loss %.3f", number + 1, step, seen, loss)
+            if step % check_every == 0 or step == len(sizes):
+                model.eval()
+                save_checkpoint(model, tokenizer, out)
+                report = measure(TorchEncoder(out), validation)
+                seconds = time.monotonic() - began
+                _log.info("cycle %d, step %d, %.0f s: %s", number + 1, step, seconds, report.summary())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -219,17 +279,26 @@ def main(arguments: list[str] | None = None) -> int:
     recipe = Recipe()
     parser = argparse.ArgumentParser(prog="python -m clipdex_export.demo.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="directory of the checkpoint, replaced whole")
-    parser.add_argument("--steps", type=int, default=recipe.steps, help="of 128 pictures (default %(default)s)")
     parser.add_argument("--seed", type=int, default=recipe.seed)
     parser.add_argument("--workers", type=int, default=1, help="processes that draw (default %(default)s)")
-    parser.add_argument("--check-every", type=int, default=250, metavar="STEPS")
+    parser.add_argument("--check-every", type=int, default=500, metavar="STEPS")
+    parser.add_argument(
+        "--first-cycle", type=Path, metavar="DIR", help="checkpoint of that cycle's end, to go on from"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
-    recipe = Recipe(seed=options.seed, steps=options.steps)
+    recipe = Recipe(seed=options.seed)
     with tempfile.TemporaryDirectory() as directory:
         # Pictures of the training's own, so that the published figures are of pictures never looked at.
         validation = draw_held_out(Path(directory), seed="validation")
-        train(recipe, options.out, validation, workers=options.workers, check_every=options.check_every)
+        train(
+            recipe,
+            options.out,
+            validation,
+            workers=options.workers,
+            check_every=options.check_every,
+            first_cycle=options.first_cycle,
+        )
     return 0
 
 
