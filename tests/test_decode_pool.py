@@ -2,18 +2,21 @@
 
 import os
 import signal
-import threading
+import socket
+import sys
 import time
 
 import numpy as np
 import pytest
 from conftest import noise
+from hazards import many_scans, png_of, zlib_zeros
 
 import clipdex
 from clipdex.images import open_image, to_pixels
 from clipdex.index import Failure
 from clipdex.pipeline.decode import DecodePool
 from clipdex.pipeline.limits import Limits
+from clipdex.pipeline.request import Request
 from clipdex.pipeline.scan import FoundFile, scan
 from clipdex.wire import FakeTransport
 
@@ -64,43 +67,154 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path):
     assert result.reason == "too_large"
 
 
-def hanging(tmp_path):
-    """A folder whose second file blocks its reader: a FIFO, put there as if after the scan."""
-    files = []
-    for i in range(6):
-        path = tmp_path / f"{i}.png"
-        if i == 1:
-            os.mkfifo(path)
+def found(path):
+    return FoundFile(os.fsencode(path), 1, 2)
+
+
+def decode_paths(paths, **options):
+    with DecodePool(SPEC, workers=1, **options) as pool:
+        return list(pool.decode(iter([found(path) for path in paths])))
+
+
+def reasons(results):
+    return [getattr(result, "reason", "") for result in results]
+
+
+def test_what_is_no_file_any_more_is_known_at_once(tmp_path):
+    """As after a swap between scan and read. A FIFO would make its reader wait for a writer, for ever."""
+    os.mkfifo(tmp_path / "fifo.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket.jpg"))
+        paths = [tmp_path / f"{kind}.jpg" for kind in ("fifo", "folder", "socket")] + ["/dev/zero"]
+        results = decode_paths(paths, limits=Limits(file_timeout_s=30))
+    assert reasons(results) == ["not_a_file"] * 4
+
+
+def test_a_file_that_grew_since_the_scan_is_read_whole(tmp_path):
+    noise(1, size=(300, 200)).save(tmp_path / "a.png")
+    (result,) = decode_paths([tmp_path / "a.png"])
+    assert (result.picture.width, result.picture.height) == (300, 200)
+    assert result.picture.size == (tmp_path / "a.png").stat().st_size
+
+
+@pytest.mark.parametrize(("grown_to", "reason"), [(900, ""), (1000, ""), (1001, "too_large"), (5000, "too_large")])
+def test_a_file_that_grows_while_it_is_read_is_bounded(tmp_path, grown_to, reason):
+    path = tmp_path / "a"
+    path.write_bytes(bytes(700))
+    with open(path, "rb") as file:
+        info = os.fstat(file.fileno())
+        path.write_bytes(bytes(grown_to))
+        if reason:
+            with pytest.raises(clipdex.ImageError, match="beyond the limit") as caught:
+                Request(os.fsencode(path)).read(file, info, 1000)
+            assert caught.value.reason == reason
         else:
-            noise(i).save(path)
-        files.append(FoundFile(os.fsencode(path), 1, 2))
-    return files
+            assert len(Request(os.fsencode(path)).read(file, info, 1000)) == grown_to
+
+
+def test_a_picture_that_takes_too_much_memory_costs_only_itself(tmp_path):
+    """Large enough for the limit on pixels, too large for this worker, which goes on."""
+    for i in (0, 2):
+        noise(i).save(tmp_path / f"{i}.png")
+    (tmp_path / "1.png").write_bytes(png_of(9_000, 9_000, zlib_zeros(9_000 * 27_001)))
+    with DecodePool(SPEC, workers=1, limits=Limits(worker_memory_bytes=256 << 20)) as pool:
+        results = pool.decode(iter([found(tmp_path / f"{i}.png") for i in range(3)]))
+        first = next(results)
+        worker = pool._workers[0].process.pid
+        rest = list(results)
+        assert pool._workers[0].process.pid == worker
+    assert reasons([first, *rest]) == ["", "out_of_memory", ""]
+
+
+def test_a_large_photograph_fits_a_worker(tmp_path):
+    """144 megapixels take 4 bytes each, and no copy beside it."""
+    (tmp_path / "a.png").write_bytes(png_of(12_000, 12_000, zlib_zeros(12_000 * 36_001)))
+    (result,) = decode_paths([tmp_path / "a.png"], limits=Limits(worker_memory_bytes=720 << 20))
+    assert result.picture.width == 12_000
+
+
+def test_a_higher_limit_on_pixels_counts(tmp_path):
+    """Pillow has one of its own, of 179 million."""
+    (tmp_path / "a.png").write_bytes(png_of(14_000, 14_000, zlib_zeros(14_000 * 1_751), bits=1, colour=0))
+    default, higher = (
+        decode_paths([tmp_path / "a.png"], limits=Limits(**more))[0]
+        for more in ({}, {"max_pixels": 200_000_000, "worker_memory_bytes": 2 << 30})
+    )
+    assert default.reason == "too_many_pixels"
+    assert higher.picture.width == 14_000
+
+
+def test_a_worker_starts_small(tmp_path):
+    """One thread, whatever the number of cores, and far below the least limit."""
+    noise(1).save(tmp_path / "a.png")
+    with DecodePool(SPEC, workers=1, limits=Limits(worker_memory_bytes=128 << 20)) as pool:
+        results = list(pool.decode(iter([found(tmp_path / "a.png")])))
+        with open(f"/proc/{pool._workers[0].process.pid}/status") as status:
+            said = dict(line.split(":\t", 1) for line in status)
+    assert reasons(results) == [""]
+    assert said["Threads"].strip() == "1"
+    assert int(said["VmHWM"].split()[0]) < 80 * 1024
+    assert int(said["VmData"].split()[0]) < 60 * 1024
+
+
+def slow_and_quick(tmp_path):
+    """Six files, of which the second keeps a decoder busy for most of a minute."""
+    for i in range(6):
+        noise(i).save(tmp_path / f"{i}.png")
+    (tmp_path / "1.png").write_bytes(many_scans(2000))
+    return [found(tmp_path / f"{i}.png") for i in range(6)]
 
 
 def test_a_file_that_takes_too_long_costs_only_itself(tmp_path):
-    with DecodePool(SPEC, workers=1, limits=Limits(file_timeout_s=1.0)) as pool:
-        results = list(pool.decode(iter(hanging(tmp_path))))
-    assert [getattr(r, "reason", "") for r in results] == ["", "timeout", "", "", "", ""]
+    with DecodePool(SPEC, workers=1, limits=Limits(file_timeout_s=2.0)) as pool:
+        results = list(pool.decode(iter(slow_and_quick(tmp_path))))
+    assert reasons(results) == ["", "timeout", "", "", "", ""]
+    assert "longer than 2 s" in results[1].detail
+
+
+def test_the_time_a_worker_takes_to_start_is_not_the_files(tmp_path, monkeypatch):
+    slow = tmp_path / "slow"
+    slow.write_text(f'#!/bin/sh\nsleep 2\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o700)
+    noise(1).save(tmp_path / "a.png")
+    monkeypatch.setattr("sys.executable", str(slow))
+    (result,) = decode_paths([tmp_path / "a.png"], limits=Limits(file_timeout_s=1.5))
+    assert reasons([result]) == [""]
 
 
 def test_a_worker_that_dies_costs_only_the_file_it_was_at(tmp_path):
     with DecodePool(SPEC, workers=1) as pool:
-        results = pool.decode(iter(hanging(tmp_path)))
+        results = pool.decode(iter(slow_and_quick(tmp_path)))
         first = next(results)
-        victim = pool._workers[0].process.pid
-        threading.Timer(0.3, os.kill, (victim, signal.SIGKILL)).start()
+        os.kill(pool._workers[0].process.pid, signal.SIGKILL)
         rest = list(results)
     assert first.picture.width == 40
-    assert [getattr(r, "reason", "") for r in rest] == ["worker_died", "", "", "", ""]
+    assert reasons(rest) == ["worker_died", "", "", "", ""]
     assert "signal 9" in rest[0].detail
+
+
+def test_many_deaths_cost_as_many_files_and_not_the_run(tmp_path, monkeypatch):
+    """A folder full of pictures made to crash a decoder."""
+    crashing = tmp_path / "crashing"
+    program = (
+        "import os, sys; pipe = int(sys.argv[3]); os.write(pipe, bytes(4)); os.read(pipe, 1)"  # ready; given; end
+    )
+    crashing.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{program}" "$@"\n')
+    crashing.chmod(0o700)
+    monkeypatch.setattr("sys.executable", str(crashing))
+    results = decode_paths([tmp_path / f"{i}.png" for i in range(30)])
+    assert reasons(results) == ["worker_died"] * 30
 
 
 def test_workers_that_cannot_run_at_all_are_not_the_pictures_fault(tmp_path, monkeypatch):
     for i in range(40):
         noise(i).save(tmp_path / f"{i}.png")
     monkeypatch.setattr("sys.executable", "/bin/false")
-    with pytest.raises(clipdex.ClipdexError, match="workers in a row ended"):
-        decode(tmp_path, workers=2)
+    handed_out = []
+    with DecodePool(SPEC, workers=2) as pool, pytest.raises(clipdex.ClipdexError, match="in a row did not start"):
+        handed_out.extend(pool.decode(scan(tmp_path, pytest.fail)))
+    assert handed_out == []
 
 
 def test_no_process_is_left_when_the_reader_stops_early(tmp_path):

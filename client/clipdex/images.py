@@ -6,29 +6,26 @@ for every kind of picture.
 
 from __future__ import annotations
 
-import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from clipdex.card import ImageSpec
 from clipdex.errors import ClipdexError, ImageError, InvalidArgument
+from clipdex.formats import FORMATS, open_header, refused, without_remarks
 
 __all__ = ["FORMATS", "MAX_PIXELS", "ImageSource", "Pixels", "open_image", "to_pixels"]
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]"
 Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 
-# Asked for by name, so that Pillow never tries a decoder that runs another program (EPS: Ghostscript).
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-
-# Pillow's own line between a large photograph and an attack: 179 million pixels, 512 MiB as RGB.
+# Pillow's own line between a large photograph and an attack: 683 MiB at its 4 bytes a pixel.
 MAX_PIXELS = 178_956_970
 
 WHITE = (255, 255, 255)
@@ -38,6 +35,21 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+_EXIF_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+_STRIP_PIXELS = 1 << 21
 
 # A 1 × 5,000 picture would grow to 224 × 1,120,000 before its centre is cut out. Past this many crops'
 # length only the middle is resized.
@@ -134,17 +146,48 @@ def _decode_bytes(data: bytes, where: str, fill: tuple[int, int, int], max_pixel
     if not data:
         raise ImageError(f"{where}: the file is empty", reason="empty")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError as exc:
-        known = ", ".join(FORMATS)
-        raise ImageError(f"{where}: not a picture in a known format ({known})", reason="not_a_picture") from exc
+        return _decode_file(data, where, fill, max_pixels)
+    except ImageError as exc:
+        plain = without_remarks(data) if exc.reason == "broken" else data
+        if plain == data:
+            raise
+    return _decode_file(plain, where, fill, max_pixels)
+
+
+def _decode_file(data: bytes, where: str, fill: tuple[int, int, int], max_pixels: int) -> Image.Image:
+    with open_header(data, where) as image:
+        _scale_key(image, data)
+        decoded = _decode(image, where, fill, max_pixels, data)
+        if decoded is not image:
+            image.close()
+        return decoded
+
+
+def _scale_key(image: Image.Image, data: bytes) -> None:
+    """Pillow widens the pixels of a grey PNG of 2 or 4 bits, and leaves its transparent value as it stands."""
+    key = image.info.get("transparency")
+    if image.format == "PNG" and image.mode == "L" and isinstance(key, int):
+        bits = data[24]  # of IHDR, which comes first
+        image.info["transparency"] = key * 255 // (2**bits - 1)
+
+
+def _decode(
+    image: Image.Image, where: str, fill: tuple[int, int, int], max_pixels: int, data: bytes = b""
+) -> Image.Image:
+    try:
+        _require_size(image, where, max_pixels)
+        image.load()
+        _require_size(image, where, max_pixels)  # a decoder may find another than its header said
+        orientation = _orientation(image)
+        return _upright(_to_rgb(image, fill), orientation)
+    except ClipdexError:
+        raise
+    # Malformed files make Pillow raise nearly anything: ValueError, SyntaxError, KeyError, struct.error, ...
     except Exception as exc:
-        raise _translated(exc, where) from exc
-    with image:
-        return _decode(image, where, fill, max_pixels)
+        raise refused(exc, data, where) from exc
 
 
-def _decode(image: Image.Image, where: str, fill: tuple[int, int, int], max_pixels: int) -> Image.Image:
+def _require_size(image: Image.Image, where: str, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(
@@ -153,53 +196,101 @@ def _decode(image: Image.Image, where: str, fill: tuple[int, int, int], max_pixe
         )
     if width == 0 or height == 0:
         raise ImageError(f"{where}: the picture is {width} × {height} pixels", reason="empty")
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8, as EXIF has it; 1 where there is none that can be read."""
     try:
-        image.load()
-        upright = ImageOps.exif_transpose(image)
-        return _to_rgb(upright, fill)
-    except ClipdexError:
+        value = image.getexif().get(_EXIF_ORIENTATION)
+    except MemoryError:
         raise
-    # Malformed files make Pillow raise nearly anything: ValueError, SyntaxError, KeyError, struct.error, ...
-    except Exception as exc:
-        raise _translated(exc, where) from exc
+    except Exception:  # EXIF that makes no sense says nothing of the pixels
+        return 1
+    return value if isinstance(value, int) else 1
 
 
-def _translated(exc: Exception, where: str) -> ImageError:
-    if isinstance(exc, Image.DecompressionBombError):
-        return ImageError(f"{where}: {exc}", reason="too_many_pixels")
-    if isinstance(exc, MemoryError):
-        return ImageError(f"{where}: not enough memory to decode it", reason="out_of_memory")
-    text = str(exc) or type(exc).__name__
-    reason = "truncated" if "truncated" in text.lower() else "broken"
-    return ImageError(f"{where}: cannot be decoded: {text}", reason=reason)
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    # Not ImageOps.exif_transpose: it copies even what is upright, and fails where EXIF is broken.
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _to_rgb(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
+    transparent = "transparency" in image.info
+    if image.mode == "RGB" and not transparent:
         return image
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _grey_to_8_bits(image).convert("RGB")
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        over = Image.new("RGBA", image.size, (*fill, 255))
-        return Image.alpha_composite(over, image.convert("RGBA")).convert("RGB")
+        return _deep_grey_to_rgb(image, fill)
+    if image.mode == "LAB":
+        return _lab_to_rgb(image)
+    if transparent or image.mode in _WITH_ALPHA:
+        return _over(image, fill)
     return image.convert("RGB")
 
 
-def _grey_to_8_bits(image: Image.Image) -> Image.Image:
+def _over(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
+    """Lay a transparent picture over one colour."""
+    rgb = Image.new("RGB", image.size)
+    for box in _strips(image):
+        strip = image.crop(box)
+        key = strip.info.get("transparency")
+        if isinstance(key, tuple) and max(key) > 255:  # of a 16-bit PNG, whose pixels Pillow has cut to 8 bits
+            strip.info["transparency"] = tuple(value >> 8 for value in key)
+        if strip.mode == "La":  # Pillow has no way from here to RGBA
+            strip = strip.convert("LA")
+        strip = strip.convert("RGBA")
+        rgb.paste(Image.alpha_composite(Image.new("RGBA", strip.size, (*fill, 255)), strip).convert("RGB"), box)
+    return rgb
+
+
+def _lab_to_rgb(image: Image.Image) -> Image.Image:
+    """CIE L*a*b* with white D50, as TIFF has it -> sRGB."""
+    from PIL import ImageCms
+
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    rgb = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
+    assert rgb is not None  # only a transform in place gives None
+    return rgb
+
+
+def _deep_grey_to_rgb(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
     """Scale greys of more than 8 bits: Pillow's own conversion would clip them to white."""
-    values = np.asarray(image, dtype=np.float64)
-    finite = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    top = float(finite.max(initial=0.0))
+    tags = getattr(image, "tag_v2", {})  # a TIFF's
+    white = _white_of(image, tags.get(_TIFF_BITS))
+    key = image.info.get("transparency")
+    rgb = Image.new("RGB", image.size)
+    for box in _strips(image):
+        values = _finite(image.crop(box))
+        eight = np.clip(np.rint(values * (255.0 / white)), 0, 255).astype(np.uint8)
+        if tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:  # of these, Pillow inverts only the 8-bit ones
+            eight = 255 - eight
+        rgb.paste(Image.fromarray(eight).convert("RGB"), box)
+        if isinstance(key, int):
+            rgb.paste(fill, box, Image.fromarray(values == key))
+    return rgb
+
+
+def _white_of(image: Image.Image, bits: tuple[int, ...] | None) -> float:
+    """The value that means white."""
+    if image.mode.startswith("I;16"):
+        return 4095.0 if bits == (12,) else 65535.0
+    top = max(float(_finite(image.crop(box)).max()) for box in _strips(image))
     if image.mode == "F" and top <= 1.0:
-        white = 1.0
-    elif top <= 255 and image.mode in ("F", "I"):
-        white = 255.0
-    elif top <= 65535:
-        white = 65535.0
-    else:
-        white = top
-    eight = np.clip(np.rint(finite * (255.0 / white)), 0, 255).astype(np.uint8)
-    return Image.fromarray(eight)
+        return 1.0
+    if top <= 255:
+        return 255.0
+    return max(top, 65535.0)
+
+
+def _finite(image: Image.Image) -> npt.NDArray[np.float64]:
+    return np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes that cover a picture from top to bottom, so that converting a large one takes no multiple of it."""
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        yield 0, top, width, min(top + rows, height)
 
 
 def _from_array(array: npt.NDArray[Any]) -> Image.Image:

@@ -30,8 +30,13 @@ __all__ = ["DecodePool", "Decoded"]
 # Files handed to a worker ahead of the one it decodes, so that it need not wait for the next.
 _QUEUED = 3
 
-# Past this the workers cannot run at all (no memory, a broken installation), and no ledger row would help.
-_DEATHS_IN_A_ROW = 20
+# Past this the workers cannot run at all (no memory, a broken installation), and no file is to blame.
+_FAILED_STARTS_IN_A_ROW = 20
+_START_TIMEOUT_S = 120.0
+_KILL_TIMEOUT_S = 5.0
+
+# A worker multiplies no matrices. OpenBLAS would start a thread for each core, and reserve memory for each.
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,10 @@ class Decoded:
 class _Worker:
     process: subprocess.Popen[bytes]
     pipe: Connection
+    ready: bool = False
     # (order, file) of what it was given and has not answered, oldest first.
     given: deque[tuple[int, FoundFile]] = field(default_factory=deque)
-    since: float = 0.0  # when it began on the oldest
+    since: float = field(default_factory=time.monotonic)  # when it was started, or began on the oldest
 
 
 class DecodePool:
@@ -84,7 +90,7 @@ class DecodePool:
         self._closing = False
         # The serving thread's own:
         self._again: deque[tuple[int, FoundFile]] = deque()
-        self._deaths = 0  # in a row, with no answer between them
+        self._failed_starts = 0  # in a row
         self._thread: threading.Thread | None = None
 
     def decode(self, files: Iterator[FoundFile]) -> Iterator[Decoded | Failure]:
@@ -174,7 +180,7 @@ class DecodePool:
                 self._lock.wait()
 
     def _give(self, worker: _Worker, order: int, file: FoundFile) -> None:
-        if not worker.given:
+        if worker.ready and not worker.given:
             worker.since = time.monotonic()
         worker.given.append((order, file))
         # If it has died, `_receive` finds the end of its pipe and sees to what it was given.
@@ -187,9 +193,12 @@ class DecodePool:
         except (EOFError, ConnectionError):
             self._replace(worker, "worker_died", "the process that decoded it ended")
             return
-        self._deaths = 0
-        order, file = worker.given.popleft()
         worker.since = time.monotonic()
+        if not worker.ready:
+            worker.ready = True
+            self._failed_starts = 0
+            return
+        order, file = worker.given.popleft()
         self._settle(order, self._result(file, message))
 
     def _result(self, file: FoundFile, message: bytes) -> Decoded | Failure:
@@ -210,24 +219,29 @@ class DecodePool:
     def _watch(self) -> None:
         now = time.monotonic()
         for worker in list(self._workers):
-            if worker.given and now - worker.since > self._limits.file_timeout_s:
-                self._replace(worker, "timeout", f"decoding took longer than {self._limits.file_timeout_s:g} s")
+            allowed = self._limits.file_timeout_s if worker.ready else _START_TIMEOUT_S
+            if worker.given and now - worker.since > allowed:
+                self._replace(worker, "timeout", f"decoding took longer than {allowed:g} s")
 
     def _replace(self, worker: _Worker, reason: str, detail: str) -> None:
         self._stop(worker)
-        self._deaths += 1
-        if self._deaths > _DEATHS_IN_A_ROW:
-            raise ClipdexError(
-                f"{self._deaths} decode workers in a row ended without an answer ({detail}): this is not the "
-                "pictures' fault; see what the workers printed, and try --workers 1"
-            )
-        (order, file), *rest = worker.given
         status = worker.process.returncode
-        if reason == "worker_died" and status is not None and status < 0:
-            detail += f" by signal {-status}"
-        self._again.extendleft(reversed(rest))
+        if not worker.ready:
+            # It never looked at what it was given.
+            self._failed_starts += 1
+            if self._failed_starts > _FAILED_STARTS_IN_A_ROW:
+                raise ClipdexError(
+                    f"{self._failed_starts} decode workers in a row did not start (the last ended with status "
+                    f"{status}): this is not the pictures' fault; see what they printed, and try --workers 1"
+                )
+            self._again.extendleft(reversed(worker.given))
+        else:
+            (order, file), *rest = worker.given
+            if reason == "worker_died" and status is not None and status < 0:
+                detail += f" by signal {-status}"
+            self._again.extendleft(reversed(rest))
+            self._settle(order, Failure(file.path, reason, detail, file.size, file.mtime_ns))
         self._workers[self._workers.index(worker)] = self._start()
-        self._settle(order, Failure(file.path, reason, detail, file.size, file.mtime_ns))
 
     def _start(self) -> _Worker:
         ours, theirs = Pipe()
@@ -238,7 +252,7 @@ class DecodePool:
             command,
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            env=os.environ | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         theirs.close()
         return _Worker(process, ours)
@@ -247,7 +261,9 @@ class DecodePool:
         worker.pipe.close()
         if worker.process.poll() is None:
             worker.process.kill()
-        worker.process.wait()
+        # One that waits for a disk or server which is gone cannot be killed; it must not hold up the run.
+        with suppress(subprocess.TimeoutExpired):
+            worker.process.wait(timeout=_KILL_TIMEOUT_S)
 
 
 def _cores() -> int:

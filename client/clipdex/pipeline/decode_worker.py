@@ -3,23 +3,30 @@
 A process of its own, because a picture made to break a decoder should end one worker and not the run. Started
 by `decode.py` with the file descriptor of its pipe, the image rules and the limits as JSON. Messages are bytes:
 
-    to the worker:   a Request, or a refusal
+    from the worker: nothing, b"", once it is ready
+    to it:           a Request, or a refusal
     from it:         the header below, then pixels (status 0), or "reason\\0detail" (status 1)
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import logging
 import os
 import signal
+import stat
 import struct
 import sys
 import warnings
 from multiprocessing.connection import Connection
 
+from PIL import Image
+
 from clipdex.card import ImageSpec
 from clipdex.errors import ImageError
+from clipdex.formats import use_one_thread
 from clipdex.images import open_image, to_pixels
 from clipdex.pipeline.limits import Limits
 from clipdex.pipeline.request import Request
@@ -30,14 +37,18 @@ __all__ = ["HEADER", "main"]
 HEADER = struct.Struct("<BIIqq16s")
 _NO_HASH = bytes(16)
 
+_NOT_A_FILE = "is a directory, FIFO, socket or device by now, not a file"
+
 
 def decode_file(message: bytes, spec: ImageSpec, limits: Limits) -> bytes:
     """Read and decode one picture -> the message that answers for it."""
     size, mtime_ns, digest = 0, 0, _NO_HASH
     try:
         request = Request.parse(message)
-        with open(request.file, "rb") as file:
+        with os.fdopen(_open_now(request.file), "rb") as file:
             info = os.fstat(file.fileno())
+            if not stat.S_ISREG(info.st_mode):
+                raise ImageError(_NOT_A_FILE, reason="not_a_file")
             size, mtime_ns = request.identity(info)
             data = request.read(file, info, limits.max_file_bytes)
         digest = hashlib.blake2b(data, digest_size=16).digest()
@@ -48,15 +59,31 @@ def decode_file(message: bytes, spec: ImageSpec, limits: Limits) -> bytes:
     except FileNotFoundError:
         return _failed(size, mtime_ns, digest, "vanished", "there is no such file any more")
     except OSError as exc:
+        if exc.errno in (errno.ENXIO, errno.EISDIR):  # a socket; a directory
+            return _failed(size, mtime_ns, digest, "not_a_file", _NOT_A_FILE)
         return _failed(size, mtime_ns, digest, "unreadable", exc.strerror or type(exc).__name__)
     except MemoryError:
         return _failed(size, mtime_ns, digest, "out_of_memory", "not enough memory to read it")
     return HEADER.pack(0, image.width, image.height, size, mtime_ns, digest) + pixels.tobytes()
 
 
+def _open_now(path: bytes) -> int:
+    """What was a file during the scan may be a FIFO by now, which would wait for a writer."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+
+
 def _failed(size: int, mtime_ns: int, digest: bytes, reason: str, detail: str) -> bytes:
     text = f"{reason}\0{detail}".encode("utf-8", "backslashreplace")
     return HEADER.pack(1, 0, 0, size, mtime_ns, digest) + text
+
+
+def _silence_decoders() -> None:
+    """libtiff and others write remarks to the standard error, thousands in a large folder; Python's own stay."""
+    logging.disable(logging.ERROR)
+    sys.stderr = open(os.dup(2), "w", buffering=1)  # noqa: SIM115 - it stays open
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def main() -> None:
@@ -66,8 +93,13 @@ def main() -> None:
     warnings.simplefilter("ignore")  # Pillow's word on odd metadata is nothing a user can act on
     descriptor, rules, bounds = sys.argv[1:]
     spec, limits = ImageSpec.from_dict(json.loads(rules)), Limits(**json.loads(bounds))
+    use_one_thread()
+    # Pillow has a limit of its own, which would come before a higher one of ours; it raises at twice this.
+    Image.MAX_IMAGE_PIXELS = (limits.max_pixels + 1) // 2
     limits.apply_to_this_process()
+    _silence_decoders()
     with Connection(int(descriptor)) as pipe:
+        pipe.send_bytes(b"")
         while True:
             try:
                 pipe.send_bytes(decode_file(pipe.recv_bytes(), spec, limits))

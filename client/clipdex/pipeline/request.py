@@ -71,11 +71,21 @@ class Request:
             )
         file.seek(self.offset)
         if self.length < 0:
-            return file.read(limit)  # it may have grown
+            return _read_to_end(file, length, limit)
         data = file.read(length)
         if len(data) < length:
             raise ImageError("the file that holds it ends inside it", reason="truncated")
         return data
+
+
+def _read_to_end(file: BinaryIO, length: int, limit: int) -> bytes:
+    """`length` bytes, or what there is by now if the file has grown. Takes no more memory than needed."""
+    data = file.read(length + 1)
+    if len(data) > length:
+        data += file.read(limit + 1 - length)
+    if len(data) > limit:
+        raise ImageError(f"the file has grown beyond the limit of {limit:,} bytes", reason="too_large")
+    return data
 
 
 def refusal(reason: str, detail: str) -> bytes:
