@@ -7,11 +7,11 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clipdex.errors import IndexWriteError
-from clipdex.index.create import building
+from clipdex.index.create import aside, building, put_back
 from clipdex.index.vectors import sync_directory
 from clipdex.index.writer import IndexWriter
 
@@ -36,6 +36,7 @@ def compact_index(directory: Path, progress: Callable[[int, int], None] | None =
         IndexLocked: another process is writing.
         IndexWriteError: the disk refused; the index is as it was.
     """
+    put_back(directory)
     with IndexWriter(directory) as old:
         dropped = old.committed_rows - old.live_rows()
         if dropped == 0:
@@ -78,8 +79,12 @@ def _exchange(one: Path, other: Path) -> None:
         code = ctypes.get_errno()
         if code not in (errno.ENOSYS, errno.EINVAL):
             raise OSError(code, os.strerror(code))
-    aside = other.with_name(f".{other.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    other.rename(aside)
-    one.rename(other)
-    aside.rename(one)
+    shutil.rmtree(aside(other), ignore_errors=True)
+    other.rename(aside(other))
+    try:
+        one.rename(other)
+    except OSError:
+        put_back(other)
+        raise
+    with suppress(OSError):  # the next compaction removes it
+        aside(other).rename(one)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import glob
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clipdex.errors import IndexWriteError
@@ -15,7 +16,7 @@ from clipdex.index.manifest import MANIFEST, Manifest
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.vectors import sync_directory
 
-__all__ = ["LOCK_FILE", "building", "create_index", "sweep_unfinished"]
+__all__ = ["LOCK_FILE", "aside", "building", "create_index", "put_back", "sweep_unfinished"]
 
 LOCK_FILE = "writer.lock"
 
@@ -38,7 +39,7 @@ def create_index(directory: Path, manifest: Manifest) -> None:
 def building(directory: Path, manifest: Manifest) -> Iterator[Path]:
     """An empty index beside `directory`, removed at the end of the block if it is still there."""
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(directory.parent)
         made = Path(tempfile.mkdtemp(prefix=_prefix(directory), dir=directory.parent))
     except OSError as exc:
         raise IndexWriteError(f"{directory}: cannot be created: {exc.strerror}") from exc
@@ -54,6 +55,8 @@ def building(directory: Path, manifest: Manifest) -> Iterator[Path]:
             sync_directory(made)
         except OSError as exc:
             raise IndexWriteError(f"{directory}: cannot be created: {exc.strerror}") from exc
+        except sqlite3.Error as exc:
+            raise IndexWriteError(f"{directory}: cannot be created: {exc}") from exc
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -63,6 +66,26 @@ def sweep_unfinished(directory: Path) -> None:
     """Remove what killed processes left of indexes that were to become `directory`. For holders of its lock."""
     for path in directory.parent.glob(glob.escape(_prefix(directory)) + "*"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def put_back(directory: Path) -> None:
+    """Bring back an index that a compaction had put aside when it was killed (see `compact`)."""
+    if not os.path.lexists(directory) and aside(directory).is_dir():
+        with suppress(OSError):  # another process was quicker
+            aside(directory).rename(directory)
+
+
+def aside(directory: Path) -> Path:
+    """Where a compaction puts the old index while it renames, if it cannot swap the two in one step."""
+    return directory.with_name(f".{directory.name}.old")
+
+
+def _make_folder(folder: Path) -> None:
+    """As `mkdir -p`, and each new entry on disk."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_directory(folder.parent)
 
 
 def _prefix(directory: Path) -> str:

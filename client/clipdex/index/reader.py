@@ -58,7 +58,13 @@ class Index:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._open()
+        self._place = -1
+        self._open_files()
+        try:
+            self._look_until_in_place()
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> Index:
@@ -73,25 +79,43 @@ class Index:
 
     def refresh(self) -> None:
         """See what has been committed since, and a compacted index in the place of this one."""
+        self._look_until_in_place()
+
+    def _open_files(self) -> None:
         try:
-            same = os.path.samestat(self._opened, os.stat(self.directory / ROWS_FILE))
+            # Held open, so that its number is not given to another directory.
+            place = os.open(self.directory, os.O_RDONLY)
+        except OSError as exc:
+            Manifest.read(self.directory)  # says it better, where nothing is
+            raise IndexDamaged(f"{self.directory}: cannot be read: {exc.strerror}") from exc
+        try:
+            self.manifest = Manifest.read(self.directory)
+            self._store = RowStore.open(self.directory / ROWS_FILE, write=False)
+        except BaseException:
+            os.close(place)
+            raise
+        self._place = place
+
+    def _look_until_in_place(self) -> None:
+        """Take a snapshot whose rows and vectors are of one index, although a compaction may swap it meanwhile."""
+        while True:
+            try:
+                self._look()
+            except IndexDamaged:
+                if self._in_place():
+                    raise
+            else:
+                if self._in_place():
+                    return
+            self.close()
+            self._open_files()
+
+    def _in_place(self) -> bool:
+        """Whether the directory that was opened is still the one at its path."""
+        try:
+            return os.path.samestat(os.fstat(self._place), os.stat(self.directory))
         except OSError as exc:
             raise IndexDamaged(f"{self.directory}: cannot be read any more: {exc.strerror}") from exc
-        if same:
-            self._look()
-        else:
-            self._store.close()
-            self._open()
-
-    def _open(self) -> None:
-        self.manifest = Manifest.read(self.directory)
-        self._store = RowStore.open(self.directory / ROWS_FILE, write=False)
-        try:
-            self._opened = os.stat(self.directory / ROWS_FILE)
-            self._look()
-        except BaseException:
-            self._store.close()
-            raise
 
     def _look(self) -> None:
         rows, dead = self._store.snapshot()
@@ -189,7 +213,10 @@ class Index:
 
     def close(self) -> None:
         """Close the files. Arrays taken from `vectors` stay valid."""
-        self._store.close()
+        if self._place >= 0:
+            self._store.close()
+            os.close(self._place)
+            self._place = -1
 
     def __enter__(self) -> Index:
         return self

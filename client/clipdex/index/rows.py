@@ -137,15 +137,13 @@ class RowStore:
 
     @classmethod
     def create(cls, path: Path) -> None:
-        """Write an empty database at a path where nothing is."""
+        """Write an empty database at a path where nothing is. Raises sqlite3.Error if the disk refuses."""
         db = sqlite3.connect(path, isolation_level=None)
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             db.executescript(SCHEMA)
-        except sqlite3.Error as exc:
-            raise IndexWriteError(f"{path}: cannot be written: {exc}") from exc
         finally:
             db.close()
 
@@ -323,7 +321,10 @@ class RowStore:
             yield
             self._db.execute("COMMIT")
         except sqlite3.Error as exc:
-            raise IndexWriteError(f"{self._path}: the commit was refused: {exc}") from exc
+            raise IndexWriteError(
+                f"{self._path}: the commit was refused: {exc}; "
+                "what was committed before is untouched, and the next run goes on from there"
+            ) from exc
         finally:
             if self._db.in_transaction:
                 with suppress(sqlite3.Error):  # the next to open it rolls back

@@ -16,7 +16,7 @@ from types import TracebackType
 import numpy as np
 
 from clipdex.errors import IndexDamaged, IndexFormatError, IndexLocked, IndexWriteError, InvalidArgument
-from clipdex.index.create import LOCK_FILE, create_index, sweep_unfinished
+from clipdex.index.create import LOCK_FILE, create_index, put_back, sweep_unfinished
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, Changes, Failure, KnownFile, Picture, RowStore
 from clipdex.index.vectors import VectorFile, map_vectors
@@ -60,8 +60,14 @@ class IndexWriter:
             IndexDamaged: the vectors file is shorter than its commit record.
             IndexWriteError: the place cannot be written.
         """
+        put_back(directory)
         if not os.path.lexists(directory):
-            create_index(directory, manifest)
+            try:
+                create_index(directory, manifest)
+            except IndexWriteError:
+                if not os.path.lexists(directory):
+                    raise
+                # Another process was quicker; it holds the lock, or has finished.
         elif directory.is_dir() and not any(directory.iterdir()):
             raise IndexFormatError(
                 f"{directory} is an empty directory, not a clipdex index: remove it, or give another path"
