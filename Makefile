@@ -59,7 +59,7 @@ clean:  ## remove the environments and what the demo wrote
 .venv-dev/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-dev
 	$(call INSTALL,constraints.txt,.venv-dev) torch==2.13.0
-	$(call INSTALL,constraints.txt,.venv-dev) -e '.[cli,local,export,dev]'
+	$(call INSTALL,constraints.txt,.venv-dev) -e '.[cli,local,export,tables,dev]'
 	@touch $@
 
 .venv-thin/ready: pyproject.toml constraints-thin.txt

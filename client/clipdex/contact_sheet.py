@@ -17,6 +17,7 @@ from PIL import Image
 from clipdex.errors import ClipdexError, ImageError
 from clipdex.images import open_image
 from clipdex.index.reader import Hit
+from clipdex.pipeline.member_bytes import member_bytes
 
 __all__ = ["Section", "contact_sheet", "write_contact_sheet"]
 
@@ -113,7 +114,7 @@ def _card(hit: Hit) -> str:
 
 
 def _thumbnail(path: str) -> bytes:
-    image = open_image(path)
+    image = open_image(member_bytes(path) or path)
     image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)

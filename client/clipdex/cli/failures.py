@@ -13,7 +13,7 @@ from clipdex.cli.common import SERVER_DEFAULT, ModelOption, ServerOption, interr
 from clipdex.cli.progress import index_progress
 from clipdex.client import connect
 from clipdex.index import Failure, Index
-from clipdex.pipeline import PathList, index_pictures
+from clipdex.pipeline import index_pictures, retry_source
 
 __all__ = ["failure_line", "failures"]
 
@@ -32,7 +32,7 @@ def failures(
     with Index.open(index) as opened:
         ledger, name = opened.failures(), opened.manifest.model
     if retry and ledger:
-        source = PathList((failure.path for failure in ledger), f"the ledger of {index}")
+        source = retry_source((failure.path for failure in ledger), f"the ledger of {index}")
         with (
             interruptible("the same command goes on from there"),
             connect(server, model=model or name) as client,

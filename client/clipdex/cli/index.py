@@ -1,7 +1,8 @@
-"""`clipdex index`: bring an index up to date with a folder."""
+"""`clipdex index`: bring an index up to date with what holds the pictures."""
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import Enum
 from pathlib import Path
@@ -13,10 +14,10 @@ from clipdex.cli.common import SERVER_DEFAULT, ModelOption, ServerOption, interr
 from clipdex.cli.failures import failure_line
 from clipdex.cli.progress import index_progress
 from clipdex.client import connect
-from clipdex.errors import InvalidArgument
+from clipdex.errors import InvalidArgument, SourceError
 from clipdex.images import MAX_PIXELS
 from clipdex.index import Index
-from clipdex.pipeline import Folder, Limits, PathList, Plan, RunReport, Source, index_pictures, plan_run
+from clipdex.pipeline import Limits, PathList, Plan, RunReport, Source, index_pictures, open_sources, plan_run
 
 __all__ = ["index", "run_sentence"]
 
@@ -33,15 +34,30 @@ class Dtype(str, Enum):
 
 def index(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="X.clipdex", help="The index, made or updated.")],
-    directory: Annotated[
-        Path | None,
-        typer.Argument(metavar="DIR", help="The folder of pictures, with its subfolders.", show_default=False),
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Folders of pictures, with their subfolders; .tar files; tables: .csv, .tsv, .parquet.",
+            show_default=False,
+        ),
     ] = None,
     files_from: Annotated[
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Instead of DIR: a file of paths, one a line or NUL-separated; - for standard input.",
+            help="Instead of SOURCE: a file of paths, one a line or NUL-separated; - for standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    tar: Annotated[
+        bool, typer.Option("--tar", help="Look for .tar files in the folders, not for pictures.")
+    ] = False,
+    column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of a table: which column has the pictures or their paths, if not path, image and the like.",
             show_default=False,
         ),
     ] = None,
@@ -60,13 +76,13 @@ def index(
     ] = 60.0,
     worker_memory_mib: Annotated[int, typer.Option(min=64, help="What a decoding process may take.")] = 1024,
 ) -> None:
-    """Embed the pictures of a folder into an index.
+    """Embed the pictures of folders, tar files or tables into an index.
 
     Stop it and start it again: it goes on where it was. Later it embeds only what is new or changed, recognises
     files that were moved or copied, and forgets those that are gone. A file that cannot be read is noted in the
     index and does not end the run.
     """
-    source = _source(directory, files_from)
+    source = _source(sources or [], files_from, column, tar, out)
     if dry_run:
         print(_plan_sentence(plan_run(source, out), out))
         return
@@ -91,14 +107,18 @@ def index(
     print(run_sentence(report, out))
 
 
-def _source(directory: Path | None, files_from: str | None) -> Source:
-    if (directory is None) == (files_from is None):
-        raise InvalidArgument("give either a folder of pictures or --files-from LIST")
-    if directory is not None:
-        return Folder(directory)
+def _source(paths: list[Path], files_from: str | None, column: str | None, tar: bool, out: Path) -> Source:
+    if bool(paths) == (files_from is not None):
+        raise InvalidArgument("give either what holds the pictures (a folder, .tar or table) or --files-from LIST")
     if files_from == "-":
         return PathList.parse(sys.stdin.buffer.read(), "standard input")
-    return PathList.read(Path(files_from or ""))
+    if files_from is not None:
+        return PathList.read(Path(files_from))
+    # A shard that is gone is news for an index that had it, and a slip of the pen for a new one.
+    for path in paths:
+        if not os.path.lexists(path) and not (path.name.endswith(".tar") and os.path.lexists(out)):
+            raise SourceError(f"{path}: there is no such file or directory")
+    return open_sources(paths, column=column, tar=tar)
 
 
 def run_sentence(report: RunReport, out: Path) -> str:

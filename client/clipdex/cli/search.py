@@ -72,5 +72,9 @@ def _print_answers(queries: list[str], answers: list[list[Hit]]) -> None:
 def _as_dict(query: str, hits: list[Hit]) -> dict[str, object]:
     return {
         "query": query,
-        "hits": [{"score": hit.score, "path": hit.path, "row": hit.row} for hit in hits],
+        "hits": [
+            {"score": hit.score, "path": hit.path, "row": hit.row}
+            | ({} if hit.metadata is None else {"metadata": hit.metadata})
+            for hit in hits
+        ],
     }

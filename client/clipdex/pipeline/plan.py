@@ -8,7 +8,8 @@ from pathlib import Path
 
 from clipdex.index.reader import Index
 from clipdex.index.rows import Failure
-from clipdex.pipeline.source import Source, as_source
+from clipdex.pipeline.opening import as_source
+from clipdex.pipeline.source import Source
 
 __all__ = ["Plan", "plan_run"]
 

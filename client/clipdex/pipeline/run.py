@@ -23,8 +23,9 @@ from clipdex.index.rows import Failure, Picture
 from clipdex.index.writer import IndexWriter
 from clipdex.pipeline.decode import Decoded, DecodePool
 from clipdex.pipeline.limits import Limits
+from clipdex.pipeline.opening import as_source
 from clipdex.pipeline.scan import FoundFile
-from clipdex.pipeline.source import Source, as_source
+from clipdex.pipeline.source import Source
 from clipdex.pipeline.stages import StageTimes
 from clipdex.wire.transport import Array
 
@@ -123,7 +124,7 @@ def index_pictures(
     disk) loses nothing that was committed, and the next run goes on from there.
 
     Args:
-        source: a directory, or any `Source`, such as `PathList`.
+        source: a directory, a tar or a table (see `open_source`), or any `Source`, such as `PathList`.
         dtype: of a new index, float16 or float32.
         workers: decoding processes; one a core if not given.
         limits: what one file may cost; the defaults of `Limits` if not given.
@@ -199,6 +200,7 @@ class _Run:
         self._progress = progress
         # The scan runs in the decoder's thread; what it cannot look at is handed over here.
         self._scan_failures: deque[Failure] = deque()
+        self._remarks: deque[tuple[bytes, str]] = deque()  # new metadata of files that have not changed
         self._total: int | None = None
         self._over = threading.Event()
         self._first_at: float | None = None
@@ -226,7 +228,7 @@ class _Run:
                     self._append(*waiting.popleft())
         finally:
             self._over.set()
-        self._note_scan_failures()
+        self._note_scan()
         self._commit()
         self._last_at = time.monotonic()
         self._report()
@@ -269,6 +271,9 @@ class _Run:
                 self.tally.failed_before += 1
             else:
                 self.tally.same += 1
+                said = file.metadata
+                if said is not None and known.row is not None and said != self._writer.metadata(known.row):
+                    self._remarks.append((file.path, said))
 
     def _submit(self, batch: _Batch) -> Future[Array] | None:
         with self.times.during("submit"):
@@ -285,7 +290,7 @@ class _Run:
             self._writer.append(batch.pictures, vectors)
         self.tally.indexed += len(batch.pictures)
         self.tally.recognised += len(batch.copies)
-        self._note_scan_failures()
+        self._note_scan()
         self._commit_if_due()
         self._last_at = time.monotonic()
         self._report()
@@ -303,9 +308,11 @@ class _Run:
         self._writer.fail(failure)
         self.tally.failed_now += 1
 
-    def _note_scan_failures(self) -> None:
+    def _note_scan(self) -> None:
         while self._scan_failures:
             self._fail(self._scan_failures.popleft())
+        while self._remarks:
+            self._writer.annotate(*self._remarks.popleft())
 
     def _report(self) -> None:
         if self._progress is not None:

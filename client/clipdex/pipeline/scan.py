@@ -11,9 +11,19 @@ from typing import Protocol
 
 from clipdex.errors import SourceError
 from clipdex.index.rows import Failure
+from clipdex.pipeline.members import containers
 from clipdex.pipeline.request import Request
 
-__all__ = ["SUFFIXES", "FoundFile", "Member", "scan", "stat_failure", "vanished"]
+__all__ = [
+    "SUFFIXES",
+    "FoundFile",
+    "Member",
+    "nothing_at",
+    "regular_file",
+    "scan",
+    "stat_failure",
+    "vanished",
+]
 
 # Other files in a folder of pictures (notes, videos, thumbnails.db) are not the user's mistake.
 SUFFIXES = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", b".gif", b".bmp", b".tif", b".tiff", b".avif")
@@ -54,8 +64,10 @@ class FoundFile:
         return self.metadata if self.member is None else self.member.metadata()
 
 
-def scan(directory: Path, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
-    """Every picture below `directory`, depth first, by the bytes of its name.
+def scan(
+    directory: Path, on_failure: Callable[[Failure], None], suffixes: tuple[bytes, ...] = SUFFIXES
+) -> Iterator[FoundFile]:
+    """Every file with such a suffix below `directory`, depth first, by the bytes of its name.
 
     Links are followed; a folder that was already entered on the way down is not entered again. What
     cannot be looked at (a folder without permission, a link to nothing, a FIFO) goes to `on_failure`.
@@ -75,28 +87,51 @@ def scan(directory: Path, on_failure: Callable[[Failure], None]) -> Iterator[Fou
         raise SourceError(f"{directory}: there is no such directory") from exc
     except OSError as exc:
         raise SourceError(f"{directory}: cannot be read: {exc.strerror}") from exc
-    yield from _walk(root, ((info.st_dev, info.st_ino),), on_failure)
+    yield from _walk(root, ((info.st_dev, info.st_ino),), on_failure, suffixes)
 
 
 def vanished(directory: Path, paths: Iterable[bytes]) -> list[bytes]:
-    """Those of the indexed paths below `directory` at which nothing is any more."""
+    """Those of the indexed paths below `directory` at which nothing is any more.
+
+    A picture inside another file is gone when that file is; what else the file holds is not the folder's to say.
+    """
     root = os.path.join(os.path.abspath(os.fsencode(directory)), b"")
     return [path for path in paths if path.startswith(root) and _is_gone(path)]
 
 
 def _is_gone(path: bytes) -> bool:
-    """A folder that may not be looked into says nothing about its files: they are not gone."""
+    return nothing_at(path) and all(nothing_at(container) for container, _ in containers(path))
+
+
+def nothing_at(path: bytes) -> bool:
+    """Whether nothing is there. A folder that may not be looked into says nothing about its files."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return True
-    except OSError:
+    except (OSError, ValueError):
         return False
     return False
 
 
+def regular_file(path: bytes, on_failure: Callable[[Failure], None]) -> os.stat_result | None:
+    """The state of the file at a path; None, and a line for the ledger, if there is none."""
+    try:
+        info = os.stat(path)
+    except (OSError, ValueError) as exc:
+        on_failure(stat_failure(path, exc))
+        return None
+    if stat.S_ISREG(info.st_mode):
+        return info
+    on_failure(Failure(path, "not_a_file", "is a directory, FIFO, socket or device, not a file", 0, 0))
+    return None
+
+
 def _walk(
-    directory: bytes, above: tuple[tuple[int, int], ...], on_failure: Callable[[Failure], None]
+    directory: bytes,
+    above: tuple[tuple[int, int], ...],
+    on_failure: Callable[[Failure], None],
+    suffixes: tuple[bytes, ...],
 ) -> Iterator[FoundFile]:
     try:
         with os.scandir(directory) as entries:
@@ -106,7 +141,7 @@ def _walk(
         return
     for name in names:
         path = os.path.join(directory, name)
-        wanted = name.lower().endswith(SUFFIXES)
+        wanted = name.lower().endswith(suffixes)
         try:
             info = os.stat(path)
         except OSError as exc:
@@ -116,7 +151,7 @@ def _walk(
         if stat.S_ISDIR(info.st_mode):
             here = (info.st_dev, info.st_ino)
             if here not in above:
-                yield from _walk(path, (*above, here), on_failure)
+                yield from _walk(path, (*above, here), on_failure, suffixes)
         elif wanted and stat.S_ISREG(info.st_mode):
             yield FoundFile(path, info.st_size, info.st_mtime_ns)
         elif wanted:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from clipdex.errors import SourceError
 from clipdex.index.rows import Failure
-from clipdex.pipeline.scan import SUFFIXES, FoundFile, scan, stat_failure, vanished
+from clipdex.pipeline.scan import SUFFIXES, FoundFile, regular_file, scan, vanished
 
-__all__ = ["Folder", "PathList", "Source", "as_source"]
+__all__ = ["Chosen", "Folder", "PathList", "Several", "Source"]
 
 _LONGEST_LIST = 1 << 30  # bytes: ten million paths
 
@@ -92,15 +91,9 @@ class PathList:
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """In the order of the list."""
         for path in self._paths:
-            try:
-                info = os.stat(path)
-            except (OSError, ValueError) as exc:
-                on_failure(stat_failure(path, exc))
-                continue
-            if stat.S_ISREG(info.st_mode):
+            info = regular_file(path, on_failure)
+            if info is not None:
                 yield FoundFile(path, info.st_size, info.st_mtime_ns)
-            else:
-                on_failure(Failure(path, "not_a_file", "is a directory, FIFO, socket or device, not a file", 0, 0))
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """None: a listed file that is gone is a failure, and the list says nothing about others."""
@@ -111,6 +104,51 @@ class PathList:
         return SourceError(f"{self._name}: names no file; expected one path a line")
 
 
-def as_source(source: Source | str | os.PathLike[str]) -> Source:
-    """A path means the folder there."""
-    return Folder(Path(source)) if isinstance(source, (str, os.PathLike)) else source
+class Several:
+    """Sources one after the other. What two of them name is indexed once."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+
+    def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
+        """In the order of the sources."""
+        seen: set[bytes] = set()
+        for source in self._sources:
+            for file in source.files(on_failure):
+                if file.path not in seen:
+                    seen.add(file.path)
+                    yield file
+
+    def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
+        """What any of them says is gone."""
+        asked = list(paths)
+        return list(dict.fromkeys(path for source in self._sources for path in source.vanished(asked)))
+
+    def nothing_found(self) -> SourceError:
+        """In the words of the first."""
+        return self._sources[0].nothing_found()
+
+
+class Chosen:
+    """Some pictures of a source, by their identity: the others are passed over."""
+
+    def __init__(self, source: Source, paths: Iterable[bytes]) -> None:
+        self._source = source
+        self._paths = frozenset(paths)
+
+    def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
+        """In the order of the source."""
+
+        def note(failure: Failure) -> None:
+            if failure.path in self._paths:
+                on_failure(failure)
+
+        return (file for file in self._source.files(note) if file.path in self._paths)
+
+    def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Those of the chosen that the source says are gone."""
+        return self._source.vanished(path for path in paths if path in self._paths)
+
+    def nothing_found(self) -> SourceError:
+        """In the words of the source."""
+        return self._source.nothing_found()

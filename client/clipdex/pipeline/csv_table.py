@@ -1,0 +1,99 @@
+"""A CSV or TSV file with a column of paths; its other columns are kept with each picture."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
+
+from clipdex.errors import SourceError
+from clipdex.index.rows import Failure
+from clipdex.pipeline.members import member_path
+from clipdex.pipeline.metadata import metadata_json
+from clipdex.pipeline.scan import FoundFile, regular_file
+from clipdex.pipeline.table import RowLedger, choose_column, row_id
+
+__all__ = ["CsvTable"]
+
+
+class CsvTable:
+    """The files that a column names, each once; relative paths are meant from the table's folder.
+
+    They are indexed under their own paths. The first line names the columns.
+    """
+
+    def __init__(self, table: Path, column: str | None = None) -> None:
+        """column: the one of paths; if not given, the first of `table.COLUMNS` that there is.
+
+        Raises:
+            SourceError: the table cannot be read, or has no such column.
+        """
+        self._table = Path(os.path.abspath(table))
+        self._delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
+        lines = self._lines()
+        try:
+            self._names = next(lines, [])
+        except csv.Error as exc:
+            raise SourceError(f"{table}: its first line cannot be read: {exc}") from exc
+        finally:
+            lines.close()
+        self._column = choose_column(table, self._names, column)
+        self._at = self._names.index(self._column)
+        self._ledger = RowLedger(os.fsencode(self._table))
+
+    def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
+        """In the order of the rows."""
+        table = os.fsencode(self._table)
+        folder = os.path.dirname(table)
+        state = os.stat(self._table)
+        seen: set[bytes] = set()
+        bad = self._ledger.start()
+
+        def fail(row: int | None, reason: str, detail: str) -> None:
+            path = table if row is None else member_path(table, row_id(self._column, row))
+            bad.add(path)
+            on_failure(Failure(path, reason, detail, state.st_size, state.st_mtime_ns))
+
+        lines = self._lines()
+        next(lines, None)
+        row = -1
+        try:
+            for row, cells in enumerate(lines):
+                cell = cells[self._at] if self._at < len(cells) else ""
+                if not cell.strip():
+                    if cells:  # else an empty line
+                        fail(row, "empty", f"the column {self._column!r} is empty in this row")
+                    continue
+                path = os.path.abspath(os.path.join(folder, os.fsencode(cell)))
+                if path in seen:
+                    continue
+                seen.add(path)
+                info = regular_file(path, on_failure)
+                if info is not None:
+                    said = metadata_json(self._others(cells))
+                    yield FoundFile(path, info.st_size, info.st_mtime_ns, said)
+        except (csv.Error, OSError) as exc:
+            fail(None, "broken_container", f"it cannot be read on after row {row}: {exc}")
+            return
+        self._ledger.complete(bad)
+
+    def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
+        """The table's own ledger lines that no longer hold; of the files it names or named, none."""
+        return self._ledger.outdated(paths)
+
+    def nothing_found(self) -> SourceError:
+        """Names the table and the column."""
+        return SourceError(f"{self._table}: the column {self._column!r} names no file")
+
+    def _others(self, cells: list[str]) -> dict[str, object]:
+        pairs = zip(self._names, cells, strict=False)
+        return {name: cell for at, (name, cell) in enumerate(pairs) if at != self._at and cell}
+
+    def _lines(self) -> Generator[list[str], None, None]:
+        try:
+            # Bytes that are not UTF-8 come back as they were when a cell is taken for a path.
+            with self._table.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+                yield from csv.reader(file, delimiter=self._delimiter, strict=True)
+        except OSError as exc:
+            raise SourceError(f"{self._table}: cannot be read: {exc.strerror}") from exc

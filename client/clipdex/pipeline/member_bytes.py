@@ -1,0 +1,37 @@
+"""The bytes of an indexed picture that lies inside another file, for showing it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from clipdex.errors import ClipdexError
+from clipdex.pipeline.limits import Limits
+from clipdex.pipeline.members import TAR_SUFFIXES, containers
+from clipdex.pipeline.tar_shards import tar_member
+
+__all__ = ["member_bytes"]
+
+
+def member_bytes(path: str) -> bytes | None:
+    """The picture that an index knows as `FILE!/MEMBER`; None if the path is not one of those, or it is gone.
+
+    Every call lists the tar, or reads through a row group of the table: good for a page of thumbnails.
+    """
+    raw = os.fsencode(path)
+    if os.path.lexists(raw):
+        return None
+    for container, member in containers(raw):
+        if not os.path.isfile(container):
+            continue
+        try:
+            if container.lower().endswith(TAR_SUFFIXES):
+                return tar_member(container, member, Limits().max_file_bytes)
+            if Path(os.fsdecode(container)).suffix.lower() == ".parquet":
+                from clipdex.pipeline.parquet_table import parquet_cell  # pyarrow is an extra
+
+                column, _, row = member.rpartition(b"/")
+                return parquet_cell(container, os.fsdecode(column), int(row)) if row.isdigit() else None
+        except (OSError, ClipdexError):
+            return None
+    return None

@@ -1,0 +1,101 @@
+"""Which source a path means: a folder, tar shards, or a table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from clipdex.errors import SourceError
+from clipdex.pipeline.csv_table import CsvTable
+from clipdex.pipeline.members import TABLE_SUFFIXES, TAR_SUFFIXES, containers
+from clipdex.pipeline.source import Chosen, Folder, PathList, Several, Source
+from clipdex.pipeline.tar_shards import TarShards
+
+__all__ = ["as_source", "open_source", "open_sources", "retry_source"]
+
+_PACKED_TARS = (".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+
+def as_source(source: Source | str | os.PathLike[str]) -> Source:
+    """A path means what `open_source` takes it for."""
+    return open_source(Path(source)) if isinstance(source, (str, os.PathLike)) else source
+
+
+def open_source(path: Path, *, column: str | None = None, tar: bool = False) -> Source:
+    """A folder, a .tar, or a table (.csv, .tsv, .parquet).
+
+    Args:
+        column: of a table, the one with the pictures or their paths.
+        tar: in a folder, look for .tar files and not for pictures.
+
+    Raises:
+        SourceError: it is none of these; or the table cannot be read, or has no such column.
+        MissingExtra: Parquet without pyarrow.
+    """
+    name = path.name.lower()
+    if path.is_dir():
+        return TarShards(below=path) if tar else Folder(path)
+    if name.endswith(".tar"):
+        return TarShards([path])
+    if name.endswith((".csv", ".tsv")):
+        return CsvTable(path, column)
+    if name.endswith(".parquet"):
+        from clipdex.pipeline.parquet_table import ParquetTable  # pyarrow is an extra
+
+        return ParquetTable(path, column)
+    if name.endswith(_PACKED_TARS):
+        raise SourceError(
+            f"{path}: a picture in a compressed tar cannot be reached without unpacking all before it; "
+            "decompress it to a .tar first"
+        )
+    if path.exists():
+        raise SourceError(
+            f"{path}: is neither a folder nor a .tar, .csv, .tsv or .parquet file; "
+            "a file that lists paths goes to --files-from"
+        )
+    return Folder(path)  # which says that there is no such folder
+
+
+def open_sources(paths: Sequence[Path], *, column: str | None = None, tar: bool = False) -> Source:
+    """One source of several paths, as `open_source` takes each."""
+    shards = [path for path in paths if path.name.lower().endswith(".tar") and not path.is_dir()]
+    sources = [open_source(path, column=column, tar=tar) for path in paths if path not in set(shards)]
+    if shards:
+        sources.append(TarShards(shards))
+    return sources[0] if len(sources) == 1 else Several(sources)
+
+
+def retry_source(paths: Iterable[bytes], name: str) -> Source:
+    """The files of a ledger, whatever source they came from: ordinary ones, and those inside other files.
+
+    name: what to call them in messages.
+    """
+    plain: list[bytes] = []
+    inside: dict[tuple[bytes, str | None], list[bytes]] = {}  # (container, column) -> its members
+    for path in paths:
+        held = _held(path)
+        if held is None:
+            plain.append(path)
+        else:
+            inside.setdefault(held, []).append(path)
+    sources: list[Source] = [PathList(plain, name)] if plain else []
+    for (container, column), members in inside.items():
+        # A table that can no longer be opened keeps its lines.
+        with suppress(SourceError):
+            source = open_source(Path(os.fsdecode(container)), column=column)
+            # A container that was damaged as a whole is gone through as a whole.
+            sources.append(source if container in members else Chosen(source, members))
+    return Several(sources)
+
+
+def _held(path: bytes) -> tuple[bytes, str | None] | None:
+    """(container, column) of a member, or of a container itself; None of an ordinary file."""
+    if os.path.isfile(path):
+        return (path, None) if path.lower().endswith((*TAR_SUFFIXES, *TABLE_SUFFIXES)) else None
+    for container, member in containers(path):
+        if os.path.isfile(container):
+            table = container.lower().endswith(TABLE_SUFFIXES)
+            return container, os.fsdecode(member.rpartition(b"/")[0]) if table else None
+    return None

@@ -1,0 +1,276 @@
+"""A Parquet file with a column of pictures or of paths; its other columns are kept with each picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from clipdex.errors import MissingExtra, SourceError
+from clipdex.index.rows import Failure
+from clipdex.pipeline.members import member_path
+from clipdex.pipeline.metadata import metadata_json
+from clipdex.pipeline.request import Request, refusal
+from clipdex.pipeline.scan import FoundFile, nothing_at, regular_file
+from clipdex.pipeline.spool import Spool
+from clipdex.pipeline.table import RowLedger, choose_column, row_id
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError as _missing:
+    raise MissingExtra("pyarrow", "tables", "reading Parquet") from _missing
+
+__all__ = ["ParquetTable", "parquet_cell"]
+
+_BATCH_ROWS = 1024
+_BATCH_BYTES = 32 << 20
+
+
+class ParquetTable:
+    """Rows that hold pictures, known as `TABLE!/COLUMN/ROW`, or name files, known by their own paths.
+
+    A column of binary, or of structs with `bytes` (and `path`), as Hugging Face's datasets have, holds pictures;
+    one of strings holds paths, which are meant from the table's folder. Read a few rows at a time, and the
+    pictures of rows that the index has not at all.
+    """
+
+    def __init__(self, table: Path, column: str | None = None) -> None:
+        """column: if not given, the first of `table.COLUMNS` that there is.
+
+        Raises:
+            SourceError: the table cannot be read, has no such column, or one of another type.
+        """
+        self._table = os.path.abspath(os.fsencode(table))
+        try:
+            with _opened(self._table) as file:
+                schema = file.schema_arrow
+        except (pa.ArrowException, OSError) as exc:
+            raise SourceError(f"{table}: cannot be read as Parquet: {_words(exc)}") from exc
+        self.column = choose_column(table, schema.names, column)
+        kind = schema.field(self.column).type
+        self._holds_pictures = _is_binary(kind) or _is_struct_of_bytes(kind)
+        if not self._holds_pictures and not _is_text(kind):
+            raise SourceError(
+                f"{table}: the column {self.column!r} is of type {kind}; expected binary, structs with a field "
+                "`bytes`, or strings"
+            )
+        self._ledger = RowLedger(self._table)
+
+    def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
+        """In the order of the rows."""
+        return self._pictures() if self._holds_pictures else self._named_files(on_failure)
+
+    def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Rows that the table no longer has, and its ledger lines that no longer hold."""
+        if not self._holds_pictures:
+            return self._ledger.outdated(paths)
+        prefix = member_path(self._table, row_id(self.column, 0)[:-1])
+        ours = [path for path in paths if path == self._table or path.startswith(prefix)]
+        if nothing_at(self._table):
+            # Where the folder is gone too, a disk may not be mounted.
+            return (
+                [] if nothing_at(os.path.dirname(self._table)) else [path for path in ours if path != self._table]
+            )
+        try:
+            with _opened(self._table) as file:
+                count = file.metadata.num_rows
+        except (pa.ArrowException, OSError):
+            return []
+        return [path for path in ours if path == self._table or not _is_row(path[len(prefix) :], count)]
+
+    def nothing_found(self) -> SourceError:
+        """Names the table and the column."""
+        return SourceError(f"{os.fsdecode(self._table)}: the column {self.column!r} has no rows")
+
+    def _pictures(self) -> Iterator[FoundFile]:
+        state = os.stat(self._table)
+        with _opened(self._table) as file:
+            counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        row = 0
+        for group, count in enumerate(counts):
+            cells = _Cells(self._table, group, count, self.column)
+            for index in range(count):
+                path = member_path(self._table, row_id(self.column, row))
+                member = _Cell(cells, index, state)
+                yield FoundFile(path, state.st_size, state.st_mtime_ns, member=member)
+                row += 1
+
+    def _named_files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
+        state = os.stat(self._table)
+        folder = os.path.dirname(self._table)
+        seen: set[bytes] = set()
+        bad = self._ledger.start()
+
+        def fail(path: bytes, reason: str, detail: str) -> None:
+            bad.add(path)
+            on_failure(Failure(path, reason, detail, state.st_size, state.st_mtime_ns))
+
+        row = -1
+        try:
+            with _opened(self._table) as file:
+                for row, record in enumerate(_records(file, None, _leaves(file.schema_arrow, self.column))):
+                    cell = record.pop(self.column)
+                    if not cell:
+                        where = member_path(self._table, row_id(self.column, row))
+                        fail(where, "empty", f"the column {self.column!r} is empty in this row")
+                        continue
+                    path = os.path.abspath(os.path.join(folder, os.fsencode(cell)))
+                    if path in seen:
+                        continue
+                    seen.add(path)
+                    info = regular_file(path, on_failure)
+                    if info is not None:
+                        yield FoundFile(path, info.st_size, info.st_mtime_ns, metadata_json(record))
+        except (pa.ArrowException, OSError) as exc:
+            fail(self._table, "broken_container", f"it cannot be read on after row {row}: {_words(exc)}")
+            return
+        self._ledger.complete(bad)
+
+
+def parquet_cell(table: bytes, column: str, row: int) -> bytes | None:
+    """The picture in a row; None if there is none.
+
+    Raises:
+        OSError: the table cannot be read.
+    """
+    try:
+        with _opened(table) as file:
+            for group in range(file.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                if row < count:
+                    value, _ = _Cells(table, group, count, column).take(row)
+                    return value if isinstance(value, bytes) else None
+                row -= count
+    except (pa.ArrowException, KeyError) as exc:
+        raise OSError(_words(exc)) from exc
+    return None
+
+
+class _Cell:
+    """One row's picture, read when a worker is to decode it."""
+
+    def __init__(self, cells: _Cells, index: int, state: os.stat_result) -> None:
+        self._cells = cells
+        self._index = index
+        self._state = state
+        self._message: bytes | None = None
+        self._said = metadata_json({})
+        self._spool: Spool | None = None
+
+    def request(self) -> bytes:
+        # Kept: when a worker dies, what it had queued is asked for again.
+        if self._message is None:
+            try:
+                self._message = self._load()
+            except (pa.ArrowException, OSError, MemoryError) as exc:
+                self._message = refusal("broken_container", f"the table cannot be read here: {_words(exc)}")
+        return self._message
+
+    def metadata(self) -> str:
+        return self._said
+
+    def _load(self) -> bytes:
+        value, others = self._cells.take(self._index)
+        self._said = metadata_json(others)
+        if value is None:
+            return refusal("empty", "the row has no picture")
+        identity = (self._state.st_size, self._state.st_mtime_ns)
+        if isinstance(value, str):  # a struct without bytes: the file lies beside the table
+            folder = os.path.dirname(self._cells.table)
+            return Request(os.path.abspath(os.path.join(folder, os.fsencode(value))), 0, -1, *identity).encode()
+        self._spool = Spool(value)
+        return Request(self._spool.path, 0, len(value), *identity).encode()
+
+
+class _Cells:
+    """The rows of a row group, read forwards."""
+
+    def __init__(self, table: bytes, group: int, count: int, column: str) -> None:
+        self.table = table
+        self._group = group
+        self._count = count
+        self._column = column
+        self._next = 0
+        self._records: Iterator[dict[str, Any]] = iter(())
+
+    def take(self, index: int) -> tuple[bytes | str | None, dict[str, Any]]:
+        """-> a row's picture, or the path of it, or None; and its other columns."""
+        if index < self._next or self._next == 0:
+            self._records, self._next = self._read(), 0
+        record = next(self._records)
+        self._next += 1
+        while self._next <= index:
+            record = next(self._records)
+            self._next += 1
+        cell = record[self._column]
+        others = {name: value for name, value in record.items() if name != self._column}
+        if not isinstance(cell, dict):
+            return cell, others
+        if cell.get("path"):
+            others[self._column] = {"path": cell["path"]}
+        return cell["bytes"] or cell.get("path") or cell["bytes"], others
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        with _opened(self.table) as file:
+            stored = file.metadata.row_group(self._group).total_byte_size
+            rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES * self._count // max(1, stored)))
+            leaves = _leaves(file.schema_arrow, self._column)
+            yield from _records(file, [self._group], leaves, rows)
+
+
+def _opened(table: bytes) -> pq.ParquetFile:
+    # Buffered, so that a column's pages are read as they are needed and not a whole row group at once.
+    return pq.ParquetFile(os.fsdecode(table), buffer_size=1 << 20, pre_buffer=False)
+
+
+def _records(
+    file: pq.ParquetFile, groups: list[int] | None, leaves: list[str], rows: int = _BATCH_ROWS
+) -> Iterator[dict[str, Any]]:
+    for batch in file.iter_batches(rows, row_groups=groups, columns=leaves, use_threads=False):
+        for index in range(batch.num_rows):
+            yield {
+                name: column[index].as_py() for name, column in zip(batch.schema.names, batch.columns, strict=True)
+            }
+
+
+def _leaves(schema: pa.Schema, column: str) -> list[str]:
+    """The columns to read: the one with the pictures, and of the others what is not binary."""
+    wanted = []
+    for field in schema:
+        if _is_struct_of_bytes(field.type):
+            names = [inner.name for inner in field.type]
+            keep = [name for name in names if name == "path" or (name == "bytes" and field.name == column)]
+            wanted += [f"{field.name}.{name}" for name in keep]
+        elif field.name == column or not _is_binary(field.type):
+            wanted.append(field.name)
+    return wanted
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_struct_of_bytes(kind: pa.DataType) -> bool:
+    if not pa.types.is_struct(kind):
+        return False
+    at = kind.get_field_index("bytes")
+    return at >= 0 and _is_binary(kind.field(at).type)
+
+
+def _is_row(number: bytes, count: int) -> bool:
+    return number.isdigit() and int(number) < count
+
+
+def _words(error: BaseException) -> str:
+    with suppress(IndexError):
+        return str(error).splitlines()[0]
+    return type(error).__name__

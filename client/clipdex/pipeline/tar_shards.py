@@ -1,0 +1,208 @@
+"""Pictures in tar archives, read where they lie, with what webdataset puts beside each."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from clipdex.errors import SourceError
+from clipdex.index.rows import NO_METADATA, Failure
+from clipdex.pipeline.members import TAR_SUFFIXES, containers, member_path
+from clipdex.pipeline.metadata import LONGEST_FIELD, metadata_json
+from clipdex.pipeline.request import Request
+from clipdex.pipeline.scan import SUFFIXES, FoundFile, nothing_at, regular_file, scan, stat_failure
+from clipdex.pipeline.tar_headers import BrokenTar, TarEntry, walk
+
+__all__ = ["TarShards", "tar_member"]
+
+# What webdataset's writers put beside a picture, under the same key.
+_NOTES = (b"txt", b"caption", b"cls", b"json")
+
+
+class TarShards:
+    """The pictures in tar archives: those named, or all below a folder.
+
+    Each is known as `SHARD!/NAME`. A name that stands in a shard twice means the later member, as when it is
+    unpacked. What could be read of a damaged shard is indexed, and the shard itself gets a line in the ledger.
+    """
+
+    def __init__(self, shards: Iterable[Path] = (), *, below: Path | None = None) -> None:
+        """below: a folder, looked through for `.tar` files at each run."""
+        self._named = dict.fromkeys(os.path.abspath(os.fsencode(shard)) for shard in shards)
+        self._below = below
+
+    def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
+        """Shard by shard, in the order of the archive."""
+        for shard in self._shards(on_failure):
+            try:
+                listing = _Listing.read(shard)
+            except OSError as exc:
+                on_failure(stat_failure(shard, exc))
+                continue
+            yield from listing.pictures(on_failure)
+
+    def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Members that their shard no longer has, or whose shard is gone; nothing of a shard not fully read."""
+        members: dict[bytes, list[tuple[bytes, bytes]]] = {}  # shard -> (path, name)
+        for path in paths:
+            for shard, name in (*containers(path), (path, b"")):
+                if self._is_ours(shard):
+                    members.setdefault(shard, []).append((path, name))
+                    break
+        return [path for shard, pairs in members.items() for path in self._gone(shard, pairs)]
+
+    def nothing_found(self) -> SourceError:
+        """Names the shards, and the suffixes that were looked for."""
+        suffixes = " ".join(suffix.decode() for suffix in SUFFIXES)
+        if self._below is not None:
+            return SourceError(f"{self._below}: no .tar file in it holds a picture (looked for {suffixes})")
+        names = [os.fsdecode(shard) for shard in self._named]
+        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        return SourceError(f"{names[0]}{more}: no member is a picture (looked for {suffixes})")
+
+    def _shards(self, on_failure: Callable[[Failure], None]) -> Iterator[bytes]:
+        if self._below is not None:
+            yield from (file.path for file in scan(self._below, on_failure, TAR_SUFFIXES))
+        for shard in self._named:
+            if regular_file(shard, on_failure) is not None:
+                yield shard
+
+    def _is_ours(self, shard: bytes) -> bool:
+        if self._below is None:
+            return shard in self._named
+        root = os.path.join(os.path.abspath(os.fsencode(self._below)), b"")
+        return shard.startswith(root) and shard.lower().endswith(TAR_SUFFIXES)
+
+    def _gone(self, shard: bytes, pairs: list[tuple[bytes, bytes]]) -> list[bytes]:
+        """Those of the paths that are no longer there. An empty name: the shard's own line in the ledger."""
+        if nothing_at(shard):
+            # Where the folder of a named shard is gone too, a disk may not be mounted.
+            if self._below is None and nothing_at(os.path.dirname(shard)):
+                return []
+            return [path for path, name in pairs if name or self._below is not None]
+        try:
+            listing = _Listing.read(shard)
+        except OSError:
+            return []
+        if listing.broken:
+            return []
+        return [path for path, name in pairs if not listing.has(name)]
+
+
+def tar_member(shard: bytes, name: bytes, limit: int) -> bytes | None:
+    """The bytes of a member; None if no member of at most `limit` bytes has that name.
+
+    Raises:
+        OSError: the shard cannot be read.
+    """
+    entry = _Listing.read(shard).entries.get(name)
+    if entry is None or entry.refused or entry.length > limit:
+        return None
+    with open(shard, "rb") as file:
+        return _span(file, entry)
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What a shard held when it was listed: its members by name, and why the list is not whole, if it is not."""
+
+    shard: bytes
+    size: int
+    mtime_ns: int
+    entries: dict[bytes, TarEntry]
+    broken: str
+
+    @classmethod
+    def read(cls, shard: bytes) -> _Listing:
+        """Walk the shard's headers. Raises OSError if it cannot be read."""
+        entries: dict[bytes, TarEntry] = {}
+        broken = ""
+        with open(shard, "rb", buffering=0) as file:
+            info = os.fstat(file.fileno())
+            try:
+                for entry in walk(file, info.st_size):
+                    entries[entry.name] = entry
+            except BrokenTar as exc:
+                broken = str(exc)
+        return cls(shard, info.st_size, info.st_mtime_ns, entries, broken)
+
+    def has(self, name: bytes) -> bool:
+        """Whether a run over this shard says anything of that name."""
+        return name in self.entries and name.lower().endswith(SUFFIXES)
+
+    def pictures(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
+        """Its pictures; what is no picture's bytes in one piece, and damage to the shard, go to `on_failure`."""
+        notes = self._notes()
+        for name, entry in self.entries.items():
+            if not name.lower().endswith(SUFFIXES):
+                continue
+            path = member_path(self.shard, name)
+            if entry.refused:
+                on_failure(Failure(path, "not_a_file", entry.refused, entry.length, self.mtime_ns))
+            else:
+                member = _TarPicture(self.shard, self.mtime_ns, entry, notes.get(_key(name)[0], ()))
+                yield FoundFile(path, entry.length, self.mtime_ns, member=member)
+        if self.broken:
+            on_failure(Failure(self.shard, "broken_container", self.broken, self.size, self.mtime_ns))
+
+    def _notes(self) -> dict[bytes, tuple[TarEntry, ...]]:
+        """key -> the members that say something of its pictures."""
+        found: dict[bytes, tuple[TarEntry, ...]] = {}
+        for name, entry in self.entries.items():
+            key, field = _key(name)
+            if field.rpartition(b".")[2] in _NOTES and not entry.refused and entry.length <= LONGEST_FIELD:
+                found[key] = (*found.get(key, ()), entry)
+        return found
+
+
+@dataclass(frozen=True)
+class _TarPicture:
+    """A member to be decoded: the worker opens the shard and reads the span itself."""
+
+    shard: bytes
+    mtime_ns: int
+    entry: TarEntry
+    notes: tuple[TarEntry, ...]
+
+    def request(self) -> bytes:
+        e = self.entry
+        return Request(self.shard, e.offset, e.length, e.length, self.mtime_ns, self.mtime_ns).encode()
+
+    def metadata(self) -> str:
+        if not self.notes:
+            return NO_METADATA
+        try:
+            with open(self.shard, "rb", buffering=0) as file:
+                fields = {
+                    _key(note.name)[1].decode("utf-8", "replace"): _value(note.name, _span(file, note))
+                    for note in self.notes
+                }
+        except OSError:
+            return NO_METADATA  # the picture could be read a moment ago; a changed shard is listed anew next time
+        return metadata_json(fields)
+
+
+def _key(name: bytes) -> tuple[bytes, bytes]:
+    """Webdataset's rule: `dir/0001.left.jpg` -> (`dir/0001`, `left.jpg`)."""
+    folder, slash, base = name.rpartition(b"/")
+    stem, _, extension = base.partition(b".")
+    return folder + slash + stem, extension.lower()
+
+
+def _value(name: bytes, data: bytes) -> object:
+    text = data.decode("utf-8", "backslashreplace").strip()
+    if name.lower().endswith((b".json", b".cls")):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            pass
+    return text
+
+
+def _span(file: BinaryIO, entry: TarEntry) -> bytes:
+    file.seek(entry.offset)
+    return file.read(entry.length)

@@ -1,0 +1,444 @@
+"""Pictures in tar archives: read where they lie, resumed, kept up to date, whatever the archive is like."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
+import pytest
+from conftest import noise
+
+import clipdex
+from clipdex import Client, Index, index_pictures
+from clipdex.contact_sheet import Section, contact_sheet
+from clipdex.pipeline import Folder, open_source, open_sources, plan_run, retry_source
+from clipdex.pipeline.metadata import metadata_json
+from clipdex.pipeline.tar_headers import BrokenTar, walk
+from clipdex.pipeline.tar_shards import TarShards, tar_member
+from clipdex.wire import FakeTransport
+
+pytestmark = pytest.mark.thin
+
+
+def png(seed):
+    buffer = io.BytesIO()
+    noise(seed).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_tar(path, members, **options):
+    """members: (name, bytes or a TarInfo's fields)."""
+    with tarfile.open(path, "w", **options) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            if isinstance(data, dict):
+                for key, value in data.items():
+                    setattr(info, key, value)
+                tar.addfile(info)
+            else:
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def run(source, index, transport=None, **options):
+    with Client(transport or FakeTransport()) as client:
+        return index_pictures(client, source, index, workers=1, **options)
+
+
+def names(index, root):
+    with Index.open(index) as opened:
+        return [os.fsdecode(path).removeprefix(f"{root}/") for _, path in opened.live_paths()]
+
+
+def ledger(index):
+    with Index.open(index) as opened:
+        return {os.path.basename(os.fsdecode(f.path)): f.reason for f in opened.failures()}
+
+
+def metadata(index):
+    with Index.open(index) as opened:
+        query = np.eye(1, opened.manifest.embedding_dim, dtype=np.float32)
+        return {os.path.basename(hit.path): hit.metadata for hit in opened.search(query, len(opened))[0]}
+
+
+def listed(path):
+    with path.open("rb") as file:
+        return [(e.name, e.offset, e.length) for e in walk(file, path.stat().st_size) if not e.refused]
+
+
+@pytest.fixture
+def shard(tmp_path):
+    return write_tar(tmp_path / "0.tar", [(f"{i:04}.png", png(i)) for i in range(6)])
+
+
+# The archive
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_members_lie_where_tarfile_says(tmp_path, format):
+    long = ["a" * 90 + "/" + "b" * 90 + ".jpg"]
+    if format != tarfile.USTAR_FORMAT:
+        long += ["deep/" * 60 + "x.jpg", "日本/" * 40 + "é.png"]
+    members = [(name, os.urandom(7 * i)) for i, name in enumerate(["x.jpg", "sub/y.png", "./z.png", *long])]
+    path = write_tar(tmp_path / "x.tar", [("sub", {"type": tarfile.DIRTYPE}), *members], format=format)
+    with tarfile.open(path) as tar:
+        expected = [
+            (os.fsencode(m.name.removeprefix("./")), m.offset_data, m.size) for m in tar.getmembers() if m.isfile()
+        ]
+    assert listed(path) == expected
+    assert len(expected) == len(members)
+
+
+def test_a_pax_size_counts_as_the_headers_own(tmp_path):
+    """As archives of members over 8 GiB have it, where the header's field is too small."""
+    path = tmp_path / "x.tar"
+    record = b"12 size=600\n"
+    extra = tarfile.TarInfo("pax")
+    extra.type, extra.size = tarfile.XHDTYPE, len(record)
+    header = tarfile.TarInfo("a.jpg")
+    data = os.urandom(600)
+    path.write_bytes(
+        extra.tobuf(tarfile.USTAR_FORMAT)
+        + record.ljust(512, b"\0")
+        + header.tobuf(tarfile.USTAR_FORMAT)
+        + data.ljust(1024, b"\0")
+        + bytes(1024)
+    )
+    assert listed(path) == [(b"a.jpg", 1536, 600)]
+
+
+def test_hostile_headers_end_the_list_and_nothing_else(tmp_path):
+    good = write_tar(tmp_path / "good.tar", [("a.jpg", b"x" * 600)]).read_bytes()[:1536]
+
+    def block(kind, size, name="x"):
+        info = tarfile.TarInfo(name)
+        info.type, info.size = kind, size
+        return info.tobuf(tarfile.GNU_FORMAT)
+
+    negative = bytearray(block(tarfile.REGTYPE, 0))
+    negative[124:136] = b"\xff" * 11 + b"\x00"  # base 256, -256
+    negative[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(negative))[0]
+    for evil in (
+        bytes(negative),
+        block(tarfile.REGTYPE, 1 << 50),
+        block(tarfile.GNUTYPE_LONGNAME, 1 << 40) + bytes(512),
+        block(tarfile.XHDTYPE, 512) + b"99999999999 path=x\n".ljust(512, b"\0"),
+        block(tarfile.XHDTYPE, 512) + b"0 path=x\n".ljust(512, b"\0"),
+        block(tarfile.XHDTYPE, 512) + b"\xff" * 512,
+        block(tarfile.GNUTYPE_LONGNAME, 512) + b"y" * 512,
+        os.urandom(512),
+    ):
+        path = tmp_path / "evil.tar"
+        path.write_bytes(good + evil + bytes(1024))
+        found = []
+        with path.open("rb") as file, pytest.raises(BrokenTar):
+            found.extend(walk(file, path.stat().st_size))
+        with path.open("rb") as file:
+            assert next(walk(file, path.stat().st_size)).name == b"a.jpg"
+
+
+def test_every_cut_of_a_shard_is_noticed(tmp_path, shard):
+    whole = shard.read_bytes()
+    members = listed(shard)
+    end = (members[-1][1] + members[-1][2] + 511) // 512 * 512
+    cut = tmp_path / "cut.tar"
+    for length in [*range(0, end, 397), *range(0, end, 512)]:
+        cut.write_bytes(whole[:length])
+        found = []
+        with cut.open("rb") as file, pytest.raises(BrokenTar):
+            for entry in walk(file, length):
+                found.append(entry)
+        assert len(found) == sum(offset + size <= length for _, offset, size in members)
+
+
+# The run
+
+
+def test_a_shard_becomes_an_index(shard, tmp_path):
+    report = run(shard, tmp_path / "x")
+    assert (report.discovered, report.indexed, report.failed) == (6, 6, 0)
+    assert names(tmp_path / "x", tmp_path) == [f"0.tar!/{i:04}.png" for i in range(6)]
+    with Index.open(tmp_path / "x") as index, Client(FakeTransport()) as client:
+        np.testing.assert_allclose(index.vectors, client.embed_images([png(i) for i in range(6)]), atol=1e-3)
+        picture = index.picture(2)
+    assert (picture.size, picture.mtime_ns) == (len(png(2)), shard.stat().st_mtime_ns)
+
+
+def test_the_second_run_decodes_nothing(shard, tmp_path, monkeypatch):
+    run(shard, tmp_path / "x")
+    monkeypatch.setattr("clipdex.pipeline.tar_shards._TarPicture.request", lambda _: pytest.fail("read again"))
+    report = run(shard, tmp_path / "x")
+    assert (report.indexed, report.unchanged) == (0, 6)
+
+
+def test_a_rewritten_shard_is_read_but_not_embedded_again(shard, tmp_path):
+    run(shard, tmp_path / "x")
+    write_tar(shard, [("0001.png", png(1)), ("0002.png", png(77)), ("new.png", png(3)), ("0005.png", png(5))])
+    os.utime(shard, ns=(1, 1))
+    transport = FakeTransport()
+    report = run(shard, tmp_path / "x", transport)
+    assert (report.indexed, report.recognised, report.unchanged, report.removed) == (2, 1, 2, 3)
+    assert sorted(names(tmp_path / "x", tmp_path)) == [f"0.tar!/{n}.png" for n in ("0001", "0002", "0005", "new")]
+    embedded = sum(count for model, count in transport.requests if model == "fake_image")
+    assert embedded == 1
+
+
+def test_what_webdataset_puts_beside_a_picture_is_kept(tmp_path):
+    members = [
+        ("a/0.json", b'{"width": 3, "tags": ["x", null], "odd": NaN}'),
+        ("a/0.left.png", png(0)),
+        ("a/0.right.png", png(1)),
+        ("a/0.txt", "a café \n".encode()),
+        ("a/0.cls", b"17"),
+        ("b/0.png", png(2)),
+        ("c.png", png(3)),
+        ("c.json", b"not json"),
+        ("c.caption", b"y" * 70_000),
+        ("d.png", png(4)),
+        ("d.txt", b"caf\xe9"),
+    ]
+    run(write_tar(tmp_path / "0.tar", members), tmp_path / "x")
+    of_a = {"json": {"width": 3, "tags": ["x", None], "odd": None}, "txt": "a café", "cls": 17}
+    assert metadata(tmp_path / "x") == {
+        "0.left.png": of_a,
+        "0.right.png": of_a,
+        "0.png": None,
+        "c.png": {"json": "not json"},
+        "d.png": {"txt": "caf\\xe9"},
+    }
+
+
+def test_a_new_caption_in_a_rewritten_shard_replaces_the_old(tmp_path):
+    shard = write_tar(
+        tmp_path / "0.tar", [("0.png", png(0)), ("0.txt", b"old"), ("1.png", png(1)), ("1.txt", b"x")]
+    )
+    run(shard, tmp_path / "x")
+    write_tar(shard, [("0.png", png(0)), ("0.txt", b"new"), ("1.png", png(1))])
+    os.utime(shard, ns=(1, 1))
+    report = run(shard, tmp_path / "x")
+    assert (report.indexed, report.unchanged) == (0, 2)
+    assert metadata(tmp_path / "x") == {"0.png": {"txt": "new"}, "1.png": None}
+
+
+def test_bad_members_are_in_the_ledger_and_end_nothing(tmp_path):
+    shard = write_tar(
+        tmp_path / "0.tar",
+        [
+            ("good.png", png(0)),
+            ("empty.jpg", b""),
+            ("text.jpg", b"no picture"),
+            ("soft.jpg", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}),
+            ("hard.jpg", {"type": tarfile.LNKTYPE, "linkname": "good.png"}),
+            ("fifo.jpg", {"type": tarfile.FIFOTYPE}),
+            ("notes.md", b"not looked at"),
+            ("twice.png", b"the first is not what unpacking leaves"),
+            ("twice.png", png(1)),
+            ("../../../escape.png", png(2)),
+            ("/absolute.png", png(3)),
+        ],
+    )
+    report = run(shard, tmp_path / "x")
+    assert (report.discovered, report.indexed, report.failed) == (9, 4, 5)
+    assert ledger(tmp_path / "x") == {
+        "empty.jpg": "empty",
+        "text.jpg": "not_a_picture",
+        "soft.jpg": "not_a_file",
+        "hard.jpg": "not_a_file",
+        "fifo.jpg": "not_a_file",
+    }
+    assert names(tmp_path / "x", tmp_path)[2:] == ["0.tar!/../../../escape.png", "0.tar!//absolute.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.tar", "x"]
+    report = run(shard, tmp_path / "x")
+    assert (report.unchanged, report.failed, report.removed) == (4, 5, 0)
+
+
+def test_a_sparse_member_is_refused_by_its_name(tmp_path):
+    with (tmp_path / "holes.jpg").open("wb") as file:
+        file.truncate(1 << 20)
+        file.seek(1 << 19)
+        file.write(b"x")
+    for format in ("gnu", "posix"):
+        path = tmp_path / f"{format}.tar"
+        made = subprocess.run(
+            ["tar", "--sparse", f"--format={format}", "-cf", path, "-C", tmp_path, "holes.jpg"],
+            capture_output=True,
+        )
+        if made.returncode:
+            pytest.skip("GNU tar is not installed")
+        with path.open("rb") as file:
+            (entry,) = walk(file, path.stat().st_size)
+        assert entry.name.endswith(b"holes.jpg")
+        assert "sparse" in entry.refused
+
+
+def test_a_cut_shard_gives_what_it_has_and_one_line(shard, tmp_path):
+    whole = shard.read_bytes()
+    run(shard, tmp_path / "x")
+    shard.write_bytes(whole[: len(whole) // 2])
+    report = run(shard, tmp_path / "x")
+    assert (report.indexed, report.failed, report.removed, report.rows) == (0, 1, 0, 6)
+    assert ledger(tmp_path / "x") == {"0.tar": "broken_container"}
+    shard.write_bytes(whole)
+    os.utime(shard, ns=(1, 1))
+    report = run(shard, tmp_path / "x")
+    assert (report.unchanged, report.failed) == (6, 0)
+    assert ledger(tmp_path / "x") == {}
+
+
+def test_a_shard_that_changes_between_listing_and_reading_is_tried_again(shard, tmp_path):
+    source = TarShards([shard])
+    (first, *_) = source.files(pytest.fail)
+    os.utime(shard, ns=(1, 1))
+
+    class Stale:
+        def files(self, on_failure):
+            return iter([first])
+
+        def vanished(self, paths):
+            return []
+
+    report = run(Stale(), tmp_path / "x")
+    assert (report.failed, ledger(tmp_path / "x")) == (1, {"0000.png": "vanished"})
+    assert run(shard, tmp_path / "x").indexed == 6
+    assert ledger(tmp_path / "x") == {}
+
+
+def test_a_folder_of_shards_forgets_one_that_is_gone(tmp_path):
+    folder = tmp_path / "shards" / "sub"
+    folder.mkdir(parents=True)
+    for i in range(3):
+        write_tar(folder / f"{i}.tar", [("a.png", png(2 * i)), ("b.png", png(2 * i + 1))])
+    assert run(TarShards(below=tmp_path / "shards"), tmp_path / "x").indexed == 6
+    (folder / "1.tar").unlink()
+    report = run(TarShards(below=tmp_path / "shards"), tmp_path / "x")
+    assert (report.unchanged, report.removed, report.rows) == (4, 2, 4)
+
+
+def test_a_named_shard_that_is_gone_takes_its_rows_along_and_no_others(shard, tmp_path):
+    other = write_tar(tmp_path / "1.tar", [("a.png", png(50))])
+    noise(60).save(tmp_path / "plain.png")
+    run(open_sources([shard, other, tmp_path]), tmp_path / "x")
+    shard.unlink()
+    assert run(other, tmp_path / "x").removed == 0
+    report = run(open_sources([shard, other]), tmp_path / "x")
+    assert (report.removed, report.failed, report.unchanged) == (6, 1, 1)
+    assert sorted(names(tmp_path / "x", tmp_path)) == ["1.tar!/a.png", "plain.png"]
+
+
+def test_a_disk_that_is_not_mounted_says_nothing(tmp_path):
+    (tmp_path / "disk").mkdir()
+    shard = write_tar(tmp_path / "disk" / "0.tar", [("a.png", png(0))])
+    run(shard, tmp_path / "x")
+    (tmp_path / "disk").rename(tmp_path / "elsewhere")
+    assert run(shard, tmp_path / "x").removed == 0
+
+
+def test_a_folder_run_leaves_the_members_of_a_tar_alone_until_the_tar_is_gone(shard, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    shard = shard.rename(pictures / "0.tar")
+    noise(60).save(pictures / "plain.png")
+    (pictures / "x.tar!").mkdir()
+    noise(61).save(pictures / "x.tar!" / "real.png")
+    run(open_sources([shard, pictures]), tmp_path / "x")
+    assert run(pictures, tmp_path / "x").removed == 0
+    (pictures / "x.tar!" / "real.png").unlink()
+    assert plan_run(pictures, tmp_path / "x").vanished == 1
+    assert run(pictures, tmp_path / "x").removed == 1
+    shard.unlink()
+    assert run(Folder(pictures), tmp_path / "x").removed == 6
+
+
+def test_failed_members_can_be_tried_again_by_the_ledger_alone(shard, tmp_path):
+    members = [(f"{i:04}.png", png(i)) for i in range(3)]
+    write_tar(shard, [*members, ("bad.png", b"x")])
+    mtime = shard.stat().st_mtime_ns
+    run(shard, tmp_path / "x")
+    write_tar(shard, [*members, ("bad.png", png(9))])
+    os.utime(shard, ns=(mtime, mtime))
+    with Index.open(tmp_path / "x") as opened:
+        failed = [failure.path for failure in opened.failures()]
+    report = run(retry_source(failed, "the ledger"), tmp_path / "x", retry_failures=True)
+    assert (report.discovered, report.indexed, report.rows) == (1, 1, 4)
+
+
+def test_killed_half_way_it_goes_on_where_it_was(tmp_path):
+    shard = write_tar(tmp_path / "0.tar", [(f"{i:02}.png", png(i)) for i in range(40)])
+    script = (
+        "import sys, time, pathlib, clipdex\n"
+        "from clipdex.pipeline import run\n"
+        "from clipdex.wire import FakeTransport\n"
+        "run._COMMIT_S = 0\n"
+        "slow = lambda model, inputs: time.sleep(0.05)\n"
+        "with clipdex.Client(FakeTransport(max_batch_size=2, fault=slow)) as client:\n"
+        "    clipdex.index_pictures(client, pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), workers=1)\n"
+    )
+    index, before = tmp_path / "x", 0
+    for _ in range(2):
+        with subprocess.Popen([sys.executable, "-c", script, str(shard), str(index)]) as process:
+            deadline = time.monotonic() + 20
+            while process.poll() is None and time.monotonic() < deadline:
+                if index.exists():
+                    with Index.open(index) as opened:
+                        if len(opened) > before + 3:
+                            break
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+        with Index.open(index) as opened:
+            before = len(opened)
+    assert before > 0
+    report = run(shard, index)
+    assert (report.unchanged >= before, report.discovered, report.rows) == (True, 40, 40)
+    assert names(index, tmp_path) == [f"0.tar!/{i:02}.png" for i in range(40)]
+
+
+# Around it
+
+
+def test_thumbnails_of_members(shard, tmp_path):
+    run(shard, tmp_path / "x")
+    with Index.open(tmp_path / "x") as opened:
+        hits = opened.search(np.eye(1, opened.manifest.embedding_dim, dtype=np.float32), 6)[0]
+    page = contact_sheet([Section("q", hits)], title="t", summary="s")
+    assert page.count("<img ") == 6
+    assert tar_member(os.fsencode(shard), b"0003.png", 1 << 20) == png(3)
+    assert tar_member(os.fsencode(shard), b"nope.png", 1 << 20) is None
+    assert tar_member(os.fsencode(shard), b"0003.png", 10) is None
+    shard.unlink()
+    assert "vanished" in contact_sheet([Section("q", hits)], title="t", summary="s")
+
+
+@pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "x.tar.zst", "x.docx"])
+def test_other_files_are_refused_in_one_sentence(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x1f\x8b")
+    with pytest.raises(clipdex.SourceError, match=name) as caught:
+        open_source(tmp_path / name)
+    assert "decompress" in str(caught.value) or "--files-from" in str(caught.value)
+
+
+def test_a_compressed_tar_by_another_name_is_named_in_the_ledger(tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w:gz") as tar:
+        tar.add(__file__)
+    report = run(tmp_path / "0.tar", tmp_path / "x")
+    assert report.failed == 1
+    with Index.open(tmp_path / "x") as opened:
+        assert opened.failures()[0].detail == "it is compressed with gzip; decompress it first"
+
+
+def test_a_shard_without_pictures_makes_no_index(tmp_path):
+    write_tar(tmp_path / "0.tar", [("a.txt", b"x")])
+    with pytest.raises(clipdex.SourceError, match=r"0\.tar: no member is a picture"):
+        run(tmp_path / "0.tar", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_metadata_is_json_that_other_parsers_read():
+    text = metadata_json({"a": float("nan"), "b": b"x", "c": None, "d": "\udce9é", "e": {"f": [b"x", 1.5]}})
+    assert text == '{"a":null,"d":"\\udce9é","e":{"f":[1.5]}}'
+    assert json.loads(text)["d"] == "\udce9é"
