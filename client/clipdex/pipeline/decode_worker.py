@@ -20,6 +20,7 @@ import stat
 import struct
 import sys
 import warnings
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 from PIL import Image
@@ -98,10 +99,7 @@ def main() -> None:
     Image.MAX_IMAGE_PIXELS = (limits.max_pixels + 1) // 2
     limits.apply_to_this_process()
     _silence_decoders()
-    with Connection(int(descriptor)) as pipe:
+    with Connection(int(descriptor)) as pipe, suppress(EOFError, ConnectionError):  # the parent has ended
         pipe.send_bytes(b"")
         while True:
-            try:
-                pipe.send_bytes(decode_file(pipe.recv_bytes(), spec, limits))
-            except (EOFError, ConnectionError):
-                return
+            pipe.send_bytes(decode_file(pipe.recv_bytes(), spec, limits))
