@@ -1,0 +1,62 @@
+"""Cuts the power at random moments of a run, on a disk that is a file, and mounts what is left.
+
+sudo .venv-dev/bin/python benchmarks/prove_power.py      (make prove-power)
+
+tests/proofs/power.py says how. Needs root, loop devices and ext4; says so and ends with status 77 where they lack.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from random import Random
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from proofs.power import cut_power, in_own_namespace
+
+_ROOM = 500 << 20
+
+
+def memory() -> str | None:
+    """A place in memory, if it is large enough: the layers make the losses, so no real disk need be waited for."""
+    place = Path("/dev/shm")
+    return str(place) if place.is_dir() and shutil.disk_usage(place).free > _ROOM else None
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cuts", type=int, default=200, help="of each kind of drive (200)")
+    parser.add_argument("--controls", type=int, default=20, help="cuts of a writer that does not sync (20)")
+    parser.add_argument("--seed", type=int, default=20261123)
+    asked = parser.parse_args()
+    in_own_namespace()
+    rng, failed = Random(asked.seed), False
+    with tempfile.TemporaryDirectory(dir=memory()) as made:
+        for flushed_only, drive in ((False, "kept what it was sent"), (True, "kept what it was told to flush")):
+            place = Path(made) / drive.replace(" ", "-")
+            place.mkdir()
+            began = time.monotonic()
+            report = cut_power(place, asked.cuts, rng, flushed_only=flushed_only)
+            shutil.rmtree(place)
+            print(
+                f"{report.cuts} power cuts, a drive that {drive}: {len(report.lost)} lost or damaged "
+                f"anything ({report.made} before there was an index, {report.ahead} with a commit more than was "
+                f"acknowledged, up to {report.steps:,} steps), in {time.monotonic() - began:.0f} s",
+                flush=True,
+            )
+            for lost in report.lost:
+                print(f"  {lost}")
+            failed |= bool(report.lost)
+        if asked.controls:
+            place = Path(made) / "control"
+            place.mkdir()
+            report = cut_power(place, asked.controls, rng, flushed_only=True, sync=False)
+            print(
+                f"the control, a writer that leaves out the sync of its vectors: {len(report.lost)} of "
+                f"{report.cuts} cuts did damage",
+            )
+            failed |= not report.lost
+    sys.exit(failed)

@@ -1,0 +1,288 @@
+"""A disk that refuses: every write, allocation, sync, cut and rename in turn, and disks that are full."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from proofs.runs import check_run, commit_often_and_note_it, draw
+from proofs.workload import Expected, Shared, check, write
+
+import clipdex
+from clipdex.index import compact_index
+from clipdex.wire import FakeTransport
+
+# As in failing_calls.c, each with what the kernel says when it fails.
+KINDS = {
+    "pwrite": errno.ENOSPC,
+    "write": errno.ENOSPC,
+    "posix_fallocate": errno.ENOSPC,
+    "fsync": errno.EIO,
+    "fdatasync": errno.EIO,
+    "ftruncate": errno.EIO,
+    "rename": errno.EIO,
+    "renameat2": errno.EIO,
+}
+
+SEED = 7
+
+DIM = 512  # of the real runs: a megabyte is soon full
+
+
+def under_failing_calls(directory: Path) -> None:
+    """Start this program again with failing_calls.c loaded, unless it is."""
+    if hasattr(ctypes.CDLL(None), "fault_arm"):
+        return
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        print("skipped: a C compiler is needed to make system calls fail")
+        sys.exit(77)
+    library = directory / "failing_calls.so"
+    source = Path(__file__).with_name("failing_calls.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+    environment = os.environ | {"LD_PRELOAD": str(library)}
+    sys.exit(subprocess.run([sys.executable, *sys.argv], env=environment).returncode)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The n-th call of a kind fails; with `for_ever`, every one after it as well."""
+
+    kind: str
+    nth: int
+    for_ever: bool = False
+    half: bool = False
+
+    def __str__(self) -> str:
+        how = "written in half" if self.half else "and all after it" if self.for_ever else "alone"
+        return f"{self.kind} no. {self.nth} {how}"
+
+    def arm(self, scope: Path) -> None:
+        library = ctypes.CDLL(None)
+        library.fault_scope(os.fsencode(scope))
+        kind = list(KINDS).index(self.kind)
+        library.fault_arm(kind, ctypes.c_long(self.nth), KINDS[self.kind], self.for_ever, self.half)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a child ended: its exit status, negative for a signal; what it said; the calls it made, by kind."""
+
+    status: int
+    said: str
+    calls: dict[str, int]
+
+
+def run_in_child(work: Callable[[], None], scope: Path, log: Path, fault: Fault | None) -> Outcome:
+    """Run some work in a child process, with a fault in its calls below `scope`."""
+    counts = log.with_suffix(".calls")
+    child = os.fork()
+    if child == 0:
+        status = 70
+        try:
+            with log.open("wb") as file:
+                os.dup2(file.fileno(), 2)
+                os.dup2(file.fileno(), 1)
+            (fault or Fault("pwrite", -1)).arm(scope)
+            status = _status_of(work)
+            library = ctypes.CDLL(None)
+            library.fault_seen.restype = ctypes.c_long
+            counts.write_text(" ".join(str(library.fault_seen(i)) for i in range(len(KINDS))))
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    _, ended = os.waitpid(child, 0)
+    numbers = map(int, counts.read_text().split()) if counts.exists() else [0] * len(KINDS)
+    counts.unlink(missing_ok=True)
+    said = log.read_text()
+    return Outcome(os.waitstatus_to_exitcode(ended), said, dict(zip(KINDS, numbers, strict=True)))
+
+
+def _status_of(work: Callable[[], None]) -> int:
+    try:
+        work()
+    except SystemExit as exc:
+        return exc.code if isinstance(exc.code, int) else 1 if exc.code else 0
+    except clipdex.IndexFault as exc:
+        print(f"clipdex: {type(exc).__name__}: {exc}", file=sys.stderr)
+        return 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        return 70
+    return 0
+
+
+def every_call_in_turn(directory: Path, *, kinds: list[str], stride: int = 1) -> dict[str, tuple[int, int]]:
+    """Let each call of a writer fail in turn, alone and for ever -> by kind, (runs, those that ended in an error).
+
+    The run makes an index, commits twelve times, compacts, and commits twice more. AssertionError at the first
+    thing that is not as promised.
+    """
+    place, log = directory / "disk", directory / "log"
+    place.mkdir()
+    index, expected, shared = place / "x.clipdex", Expected(), Shared()
+
+    def work() -> None:
+        write(index, Random(SEED), shared, commits=12)
+        compact_index(index)
+        write(index, Random(SEED), shared, commits=2)
+
+    def start_over() -> None:
+        shutil.rmtree(index, ignore_errors=True)
+        shared.set("acknowledged", 0)
+
+    whole = run_in_child(work, place, log, None)
+    assert whole.status == 0, whole.said
+    found: dict[str, tuple[int, int]] = {}
+    for kind in kinds:
+        runs = errors = 0
+        for fault in _faults(kind, whole.calls[kind], stride):
+            start_over()
+            outcome = run_in_child(work, place, log, fault)
+            _expect_a_sentence(outcome, fault)
+            runs, errors = runs + 1, errors + (outcome.status == 1)
+            left = [path.name for path in place.iterdir() if path != index]
+            assert not left, f"{fault}: left behind: {left}"
+            try:
+                if shared.get("acknowledged") or index.exists():
+                    check(index, shared.get("acknowledged"), expected)
+                # There is space again.
+                write(index, Random(SEED), shared, commits=1)
+                compact_index(index)
+                check(index, shared.get("acknowledged"), expected)
+            except Exception as exc:
+                raise AssertionError(f"{fault}: {exc!r} after: {outcome.said}") from exc
+        found[kind] = runs, errors
+    start_over()
+    return found
+
+
+def _faults(kind: str, calls: int, stride: int) -> Iterator[Fault]:
+    for nth in range(1, calls + 1, stride):
+        yield Fault(kind, nth)
+        yield Fault(kind, nth, for_ever=True)
+        if kind in ("pwrite", "write"):
+            yield Fault(kind, nth, half=True)
+
+
+def _expect_a_sentence(outcome: Outcome, fault: object) -> None:
+    """A run ends well, or with status 1 and one sentence that says what failed; with nothing else."""
+    where = f"{fault}: status {outcome.status}: {outcome.said}"
+    assert outcome.status in (0, 1), where
+    assert "Traceback" not in outcome.said, where
+    if outcome.status == 1:
+        (sentence,) = [line for line in outcome.said.splitlines() if line.startswith("clipdex: ")]
+        assert "IndexDamaged" not in sentence and "damaged" not in sentence, where
+        assert "not a sound" not in sentence, where
+
+
+# A real run on a disk that breaks, or is full
+
+
+def command(folder: Path, index: Path, shared: Shared) -> Callable[[], None]:
+    """`clipdex index FOLDER --out INDEX`, with a fake server, that notes how many rows each commit returned."""
+
+    def run() -> None:
+        import clipdex.cli.index as cli
+        from clipdex.cli import main
+
+        commit_often_and_note_it(32, shared)
+        cli.connect = lambda *args, **options: clipdex.Client(FakeTransport(embedding_dim=DIM))
+        sys.argv = ["clipdex", "index", str(folder), "--out", str(index), "--workers", "1"]
+        main()
+
+    return run
+
+
+def every_call_of_the_command(directory: Path, *, pictures: int, stride: int = 1) -> tuple[int, int]:
+    """Let each call of `clipdex index` fail in turn, for ever -> (runs, those that ended with status 1)."""
+    place, log = directory / "disk", directory / "log"
+    place.mkdir()
+    index, shared = place / "x.clipdex", Shared()
+    written = draw(directory / "pictures", pictures, DIM)
+    work = command(directory / "pictures", index, shared)
+    whole = run_in_child(work, place, log, None)
+    assert whole.status == 0, whole.said
+    runs = errors = 0
+    for kind, calls in whole.calls.items():
+        for nth in range(1, calls + 1, stride):
+            shutil.rmtree(index)
+            shared.set("acknowledged", 0)
+            fault = Fault(kind, nth, for_ever=True)
+            outcome = run_in_child(work, place, log, fault)
+            _expect_a_sentence(outcome, fault)
+            runs, errors = runs + 1, errors + (outcome.status == 1)
+            assert list(place.iterdir()) in ([], [index]), f"{fault}: left behind: {list(place.iterdir())}"
+            if index.exists():
+                check_run(index, written, shared.get("acknowledged"))
+            outcome = run_in_child(work, place, log, None)
+            assert outcome.status == 0, f"{fault}: does not go on: {outcome.said}"
+            assert check_run(index, written, pictures) == pictures
+    return runs, errors
+
+
+def full_disk(directory: Path, *, pictures: int, sizes: list[int]) -> list[int]:
+    """`clipdex index` on a tmpfs of so many KiB, which then grows -> rows that were there when it was full."""
+    written = draw(directory / "pictures", pictures, DIM)
+    place, log, rows = directory / "tmpfs", directory / "log", []
+    place.mkdir()
+    for size in sizes:
+        with tmpfs(place, size):
+            index, shared = place / "x.clipdex", Shared()
+            work = command(directory / "pictures", index, shared)
+            outcome = run_in_child(work, place, log, None)
+            assert outcome.status == 1, f"{size} KiB: status {outcome.status}: {outcome.said}"
+            _expect_a_sentence(outcome, f"{size} KiB")
+            print(f"  {size} KiB: {next(line for line in outcome.said.splitlines() if 'clipdex: ' in line)}")
+            rows.append(check_run(index, written, shared.get("acknowledged")) if index.exists() else 0)
+            subprocess.run(["mount", "-o", "remount,size=8m", place], check=True)
+            outcome = run_in_child(work, place, log, None)
+            assert outcome.status == 0, f"{size} KiB: does not go on: {outcome.said}"
+            assert check_run(index, written, pictures) == pictures
+    return rows
+
+
+@contextlib.contextmanager
+def tmpfs(place: Path, kib: int) -> Iterator[None]:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", place], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def limited_file_size(directory: Path, *, pictures: int, sizes: list[int]) -> list[int]:
+    """`clipdex index` where no file may grow beyond so many KiB -> the rows it had then. Needs no root."""
+    written = draw(directory / "pictures", pictures, DIM)
+    place, log, rows = directory / "limited", directory / "log", []
+    place.mkdir()
+    for size in sizes:
+        index, shared = place / "x.clipdex", Shared()
+        work = command(directory / "pictures", index, shared)
+
+        def limited(size: int = size, work: Callable[[], None] = work) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size << 10, resource.RLIM_INFINITY))
+            work()
+
+        outcome = run_in_child(limited, place, log, None)
+        assert outcome.status == 1, f"{size} KiB: status {outcome.status}: {outcome.said}"
+        _expect_a_sentence(outcome, f"{size} KiB a file")
+        rows.append(check_run(index, written, shared.get("acknowledged")) if index.exists() else 0)
+        outcome = run_in_child(work, place, log, None)
+        assert outcome.status == 0, f"{size} KiB: does not go on: {outcome.said}"
+        assert check_run(index, written, pictures) == pictures
+        shutil.rmtree(index)
+    return rows

@@ -1,0 +1,168 @@
+"""What is committed stays, whatever ends the writer: the proofs of docs/durability.md, each in a few seconds.
+
+The full ones are `make prove`. Each runs as a program of its own, because it forks and must have no other threads.
+"""
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from proofs.workload import MANIFEST, Expected, check, stage
+
+import clipdex
+from clipdex.index import Index, IndexWriter, compact, compact_index, reader
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the proofs use Linux's own means")
+
+
+def prove(script, *options):
+    """Run a proof in small -> what it prints."""
+    command = [sys.executable, ROOT / "benchmarks" / script, *options]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if ended.returncode == 77:
+        pytest.skip(ended.stdout.strip())
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+@pytest.fixture
+def path(tmp_path):
+    """An index of 600 steps in ten commits, with rows replaced and removed."""
+    with IndexWriter.open_or_create(tmp_path / "x.clipdex", MANIFEST) as writer:
+        for first in range(0, 600, 60):
+            stage(writer, first, first + 60)
+            writer.commit()
+    return tmp_path / "x.clipdex"
+
+
+def test_kills_lose_nothing():
+    said = prove("prove_kills.py", "--kills", "25", "--runs", "2", "--rows", "0")
+    assert "25 kills of a writer" in said
+    assert "2 kills of a whole run" in said
+
+
+def test_calls_that_fail_lose_nothing():
+    said = prove("prove_disk.py", "--stride", "50", "--command-stride", "0", "--limits=", "--sizes=")
+    for kind in ("pwrite", "posix_fallocate", "fsync", "fdatasync", "ftruncate", "renameat2"):
+        assert re.search(rf"^{kind}: [1-9]\d* runs, [1-9]", said, re.MULTILINE), said
+
+
+def test_a_full_disk_ends_the_command_with_one_sentence_and_it_goes_on_when_there_is_room():
+    said = prove("prove_disk.py", "--stride", "0", "--command-stride", "0", "--limits", "256", "--sizes", "1024")
+    assert "RLIMIT_FSIZE" in said
+    assert "tmpfs" in said
+
+
+def test_power_cuts_lose_nothing():
+    said = prove("prove_power.py", "--cuts", "4")
+    if said.startswith("skipped"):
+        pytest.skip(said.strip())
+    assert "4 power cuts" in said
+
+
+def test_readers_beside_a_writer_see_only_committed_rows():
+    said = prove("prove_readers.py", "--searches", "1000", "--races", "5", "--kill-every", "1")
+    assert "1,000 searches" in said
+
+
+def test_a_compaction_while_a_reader_opens_mixes_nothing(path, monkeypatch):
+    """The rows were read from the old index; their vectors must not come from the new one."""
+    look = reader.map_vectors
+
+    def compacted_meanwhile(directory, manifest, rows):
+        monkeypatch.setattr(reader, "map_vectors", look)
+        compact_index(path)
+        return look(directory, manifest, rows)
+
+    monkeypatch.setattr(reader, "map_vectors", compacted_meanwhile)
+    with Index.open(path) as index:
+        assert len(index) == len(index.vectors) == len(Expected().live(600))
+
+
+def test_a_compaction_while_a_reader_refreshes_mixes_nothing(path, monkeypatch):
+    look = reader.map_vectors
+
+    def compacted_and_grown(directory, manifest, rows):
+        monkeypatch.setattr(reader, "map_vectors", look)
+        compact_index(path)
+        with IndexWriter(path) as writer:
+            for first in range(600, 1200, 60):
+                stage(writer, first, first + 60)
+                writer.commit()
+        return look(directory, manifest, rows)
+
+    with Index.open(path) as index:
+        monkeypatch.setattr(reader, "map_vectors", compacted_and_grown)
+        index.refresh()
+        assert index.live_paths()[-1][0] == len(index.vectors) - 1
+        assert len(index) == len(Expected().live(1200))
+
+
+def test_ctrl_c_between_a_commit_and_the_note_of_it_loses_nothing(path, monkeypatch):
+    writer = IndexWriter(path)
+    commit = writer._store.commit
+
+    def committed_then_interrupted(*args):
+        commit(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer._store, "commit", committed_then_interrupted)
+    with pytest.raises(KeyboardInterrupt), writer:
+        stage(writer, 600, 650)
+        writer.commit()
+    assert check(path, 650, Expected()) == 650
+
+
+def test_an_index_that_a_killed_compaction_put_aside_comes_back(path):
+    path.rename(path.with_name(".x.clipdex.old"))
+    with IndexWriter.open_or_create(path, MANIFEST) as writer:
+        assert writer.committed_rows == 600
+    assert [p.name for p in path.parent.iterdir()] == ["x.clipdex"]
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3, None])
+def test_where_two_directories_cannot_be_swapped_they_are_renamed(path, monkeypatch, failing):
+    """Not every kernel and file system has RENAME_EXCHANGE."""
+    calls, rename = [], os.rename
+
+    def counted(source, target):
+        calls.append(source)
+        if len(calls) == failing:
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(compact.ctypes, "CDLL", lambda *args, **options: object())
+    monkeypatch.setattr(os, "rename", counted)
+    if failing in (1, 2):
+        with pytest.raises(clipdex.IndexWriteError, match="could not take its place"):
+            compact_index(path)
+    else:
+        assert compact_index(path) == 600 - len(Expected().live(600))
+    monkeypatch.undo()
+    assert check(path, 600, Expected()) == 600
+    compact_index(path)
+    assert check(path, 600, Expected()) == 600
+
+
+def test_the_folders_of_a_new_index_are_synced(tmp_path, monkeypatch):
+    """A new entry in a folder is on disk when the folder is synced, not before."""
+    synced, fsync = set(), os.fsync
+
+    def noted(fd):
+        synced.add(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    IndexWriter.open_or_create(tmp_path / "a" / "b" / "x.clipdex", MANIFEST).close()
+    assert {str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")} <= synced
+
+
+def test_the_c_library_offers_the_calls_that_the_proofs_let_fail():
+    """The library that makes calls fail stands before libc: a call that libc lacks would never be met."""
+    libc = ctypes.CDLL(None)
+    for name in ("pwrite64", "posix_fallocate64", "fsync", "fdatasync", "ftruncate64", "rename", "renameat2"):
+        assert hasattr(libc, name)
