@@ -166,7 +166,10 @@ class RowStore:
             # Not what the file holds, but what the system refused: space for SQLite's own files, a read, a sync.
             if write:
                 raise IndexWriteError(f"{path}: cannot be opened for writing: {exc}") from exc
-            raise IndexDamaged(f"{path}: cannot be opened: {exc}") from exc
+            raise IndexDamaged(
+                f"{path}: cannot be opened: {exc}; SQLite reads it and makes a small file beside it, "
+                "which a full disk or the folder's permissions may prevent"
+            ) from exc
         except DAMAGE as exc:
             raise IndexDamaged(f"{path}: is not a sound SQLite database: {exc}") from exc
         if application != APPLICATION_ID:
