@@ -11,13 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from conftest import ROOT
-from hazards import HEIC_HEADER, hazards
+from hazards import HEIC_HEADER, hazards, noise, saved
 
 import clipdex
 from clipdex import Client, RunReport, index_pictures
 from clipdex.images import open_image
 from clipdex.pipeline import PathList
 from clipdex.pipeline.decode import DecodePool
+from clipdex.pipeline.limits import Limits
+from clipdex.pipeline.scan import scan
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin
@@ -124,6 +126,17 @@ def test_no_worker_takes_a_gibibyte(outcome):
     assert len(outcome.peaks) >= 2
     # The giants were really decoded, and in bounds.
     assert 700 << 20 < max(outcome.peaks) < 1 << 30
+    print(f"the most that a worker took: {max(outcome.peaks) >> 20} MiB")
+
+
+def test_a_decoder_that_only_says_it_failed_for_want_of_memory(tmp_path):
+    """libwebp does; a picture that is whole must not be called broken."""
+    size = (3_000, 3_000)
+    (tmp_path / "a.webp").write_bytes(saved(noise().resize(size), "WEBP", quality=1, method=0))
+    limits = Limits(worker_memory_bytes=128 << 20)
+    with DecodePool(FakeTransport().card.image, workers=1, limits=limits) as pool:
+        (result,) = pool.decode(scan(tmp_path, pytest.fail))
+    assert result.reason == "out_of_memory"
 
 
 def test_no_worker_is_lost_to_a_hazard(outcome):

@@ -92,6 +92,43 @@ def test_a_palette_with_a_transparent_entry_shows_the_fill():
     assert colour_of(data) == (255, 255, 255)
 
 
+@pytest.mark.parametrize(
+    "mode",
+    ["1", "L", "P", "RGB", "RGBX", "RGBA", "RGBa", "LA", "La", "PA", "CMYK", "YCbCr", "HSV", "LAB", "I", "F"],
+)
+def test_a_pillow_image_of_any_mode_is_a_picture(mode):
+    """Grey, so that every mode can hold it."""
+    if mode == "LAB":
+        image = Image.new("LAB", (6, 4), (137, 128, 128))  # L* is 53.7 of 100
+    else:
+        grey = Image.new("L", (6, 4), 128)
+        straight = {"RGBa": "RGBA", "La": "LA"}.get(mode, mode)
+        image = grey.convert(straight, dither=Image.Dither.NONE).convert(mode)
+    assert np.allclose(colour_of(image), 255 if mode == "1" else 128, atol=2)
+
+
+def test_a_large_picture_is_converted_strip_by_strip_as_if_whole(monkeypatch):
+    noise = np.random.default_rng(1).integers(0, 256, (41, 30, 4), dtype=np.uint8)
+    deep = Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
+    pictures = [
+        Image.fromarray(noise, "RGBA"),
+        Image.fromarray(noise, "RGBA").convert("LA"),
+        deep,
+        deep.convert("F"),
+    ]
+    whole = [np.asarray(open_image(picture)) for picture in pictures]
+    monkeypatch.setattr("clipdex.images._STRIP_PIXELS", 100)
+    for picture, expected in zip(pictures, whole, strict=True):
+        np.testing.assert_array_equal(np.asarray(open_image(picture)), expected)
+
+
+def test_the_callers_image_is_left_as_it_was():
+    image = Image.new("RGBA", (6, 4), (1, 2, 3, 4))
+    image.info["transparency"] = 9
+    open_image(image)
+    assert (image.mode, image.getpixel((0, 0)), image.info) == ("RGBA", (1, 2, 3, 4), {"transparency": 9})
+
+
 def test_exif_orientation_turns_the_picture():
     picture = Image.new("RGB", (30, 10), (0, 0, 255))
     exif = picture.getexif()

@@ -26,6 +26,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 # The PNG chunks that pixels depend on; all others are remarks.
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf")
 
+# The most that a decoder was seen to take for a pixel: libwebp, with its two canvases and two copies.
+_DECODER_BYTES = 16
+
 _Factory: TypeAlias = "Callable[[io.BytesIO, str], Image.Image]"
 
 
@@ -44,7 +47,7 @@ def open_header(data: bytes, where: str) -> Image.Image:
             raise ImageError(f"{where}: {exc}", reason="not_a_picture") from exc
         # Malformed files make Pillow raise nearly anything: ValueError, SyntaxError, KeyError, struct.error, ...
         except Exception as exc:
-            refusal = refused(exc, data, where)
+            refusal = refused(exc, data, where, _webp_pixels(data))
             refusal.__cause__ = exc
     if refusal is not None:
         raise refusal
@@ -52,17 +55,27 @@ def open_header(data: bytes, where: str) -> Image.Image:
     raise ImageError(f"{where}: not a picture in a known format ({known}, HEIC)", reason="not_a_picture")
 
 
-def refused(error: Exception, data: bytes, where: str) -> ImageError:
-    """What to raise when a decoder raised `error` over `data`."""
+def refused(error: Exception, data: bytes, where: str, pixels: int) -> ImageError:
+    """What to raise when a decoder raised `error` over `data`, a picture of so many pixels if that is known."""
     words = str(error) or type(error).__name__
     lower = words.lower()
     if isinstance(error, Image.DecompressionBombError):
         return ImageError(f"{where}: {words}", reason="too_many_pixels")
-    if isinstance(error, MemoryError) or "out of memory" in lower:
-        return ImageError(f"{where}: not enough memory to decode it", reason="out_of_memory")
-    if "truncated" in lower or ends_early(data):
+    lacks_memory = isinstance(error, MemoryError) or "out of memory" in lower
+    if not lacks_memory and ("truncated" in lower or ends_early(data)):
         return ImageError(f"{where}: it ends early: {words}", reason="truncated")
+    if lacks_memory or _is_too_much(pixels):
+        return ImageError(f"{where}: not enough memory to decode it", reason="out_of_memory")
     return ImageError(f"{where}: cannot be decoded: {words}", reason="broken")
+
+
+def _is_too_much(pixels: int) -> bool:
+    """Whether decoding so many pixels is beyond this process: libwebp and libjpeg say only that they failed."""
+    try:
+        bytearray(_DECODER_BYTES * pixels)  # not touched, so it costs nothing
+    except MemoryError:
+        return True
+    return False
 
 
 def without_remarks(data: bytes) -> bytes:
@@ -152,6 +165,21 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _checksum_is_right(chunk: bytes) -> bool:
     return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+
+
+def _webp_pixels(data: bytes) -> int:
+    """What a WebP's header claims; 0 for other files. Its decoder takes memory before it says a size."""
+
+    def number(start: int, end: int) -> int:
+        return int.from_bytes(data[start:end], "little")
+
+    if not data.startswith(b"RIFF"):
+        return 0
+    if data[12:16] == b"VP8X":
+        return (number(24, 27) + 1) * (number(27, 30) + 1)
+    if data[12:16] == b"VP8L":
+        return ((number(21, 25) & 0x3FFF) + 1) * ((number(21, 25) >> 14 & 0x3FFF) + 1)
+    return (number(26, 28) & 0x3FFF) * (number(28, 30) & 0x3FFF)
 
 
 def _tiff_end(data: bytes) -> int:

@@ -184,7 +184,7 @@ def _decode(
         raise
     # Malformed files make Pillow raise nearly anything: ValueError, SyntaxError, KeyError, struct.error, ...
     except Exception as exc:
-        raise refused(exc, data, where) from exc
+        raise refused(exc, data, where, image.width * image.height) from exc
 
 
 def _require_size(image: Image.Image, where: str, max_pixels: int) -> None:
