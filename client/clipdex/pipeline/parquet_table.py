@@ -214,11 +214,16 @@ class _Cells:
         return cell["bytes"] or cell.get("path") or cell["bytes"], others
 
     def _read(self) -> Iterator[dict[str, Any]]:
-        with _opened(self.table) as file:
-            stored = file.metadata.row_group(self._group).total_byte_size
-            rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES * self._count // max(1, stored)))
-            leaves = _leaves(file.schema_arrow, self._column)
-            yield from _records(file, [self._group], leaves, rows)
+        return _group_records(self.table, self._group, self._count, self._column)
+
+
+def _group_records(table: bytes, group: int, count: int, column: str) -> Iterator[dict[str, Any]]:
+    """A row group's rows, about 32 MiB at once."""
+    # No method of _Cells: a cycle through a generator would keep its batch and its file open until gc runs.
+    with _opened(table) as file:
+        stored = file.metadata.row_group(group).total_byte_size
+        rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES * count // max(1, stored)))
+        yield from _records(file, [group], _leaves(file.schema_arrow, column), rows)
 
 
 def _opened(table: bytes) -> pq.ParquetFile:

@@ -1,0 +1,281 @@
+"""Parquet tables that hold pictures, or name them."""
+
+import datetime
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import noise
+
+import clipdex
+from clipdex import Client, Index, index_pictures
+from clipdex.contact_sheet import Section, contact_sheet
+from clipdex.pipeline import open_source, retry_source
+from clipdex.wire import FakeTransport
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+parquet_table = pytest.importorskip("clipdex.pipeline.parquet_table")
+
+
+def png(seed):
+    buffer = io.BytesIO()
+    noise(seed).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write(target, group=4, **columns):
+    pq.write_table(pa.table(columns), target, row_group_size=group)
+    return target
+
+
+def run(source, index, transport=None, **options):
+    with Client(transport or FakeTransport()) as client:
+        return index_pictures(client, source, index, workers=1, **options)
+
+
+def hits(index):
+    with Index.open(index) as opened:
+        query = np.eye(1, opened.manifest.embedding_dim, dtype=np.float32)
+        return opened.search(query, len(opened))[0]
+
+
+def said(index):
+    return {os.path.basename(hit.path): hit.metadata for hit in hits(index)}
+
+
+def ledger(index):
+    with Index.open(index) as opened:
+        return {os.path.basename(os.fsdecode(f.path)): f.reason for f in opened.failures()}
+
+
+@pytest.fixture
+def table(tmp_path):
+    return write(tmp_path / "t.parquet", jpg=[png(i) for i in range(10)], txt=[f"number {i}" for i in range(10)])
+
+
+def test_rows_of_bytes_become_an_index(table, tmp_path):
+    report = run(table, tmp_path / "x")
+    assert (report.discovered, report.indexed) == (10, 10)
+    assert said(tmp_path / "x") == {str(i): {"txt": f"number {i}"} for i in range(10)}
+    with Index.open(tmp_path / "x") as index, Client(FakeTransport()) as client:
+        assert [path for _, path in index.live_paths()] == [
+            b"%b!/jpg/%d" % (os.fsencode(table), i) for i in range(10)
+        ]
+        np.testing.assert_allclose(index.vectors, client.embed_images([png(i) for i in range(10)]), atol=1e-3)
+
+
+def test_an_untouched_table_is_not_read(table, tmp_path, monkeypatch):
+    run(table, tmp_path / "x")
+    monkeypatch.setattr(parquet_table._Cells, "_read", lambda self: pytest.fail("read again"))
+    report = run(table, tmp_path / "x")
+    assert (report.indexed, report.unchanged) == (0, 10)
+
+
+def test_only_the_row_groups_with_new_rows_are_read(table, tmp_path, monkeypatch):
+    read = []
+    original = parquet_table._Cells._read
+    monkeypatch.setattr(parquet_table._Cells, "_read", lambda self: read.append(self._group) or original(self))
+    sent = []
+
+    def fault(model, inputs):
+        sent.extend([model] if model == "fake_image" else [])
+        return clipdex.ServerUnreachable("gone") if len(sent) > 3 else None
+
+    with pytest.raises(clipdex.ServerUnreachable):
+        run(table, tmp_path / "x", FakeTransport(max_batch_size=2, fault=fault))
+    with Index.open(tmp_path / "x") as opened:
+        kept = len(opened)
+    assert kept >= 4
+    read.clear()
+    report = run(table, tmp_path / "x")
+    assert (report.unchanged, report.indexed) == (kept, 10 - kept)
+    assert 0 not in read
+    assert len(read) == len(set(read))
+
+
+def test_a_table_written_anew_embeds_only_what_is_new(table, tmp_path):
+    run(table, tmp_path / "x")
+    write(table, jpg=[png(20), *(png(i) for i in range(8))], txt=["new"] + ["same"] * 8)
+    os.utime(table, ns=(1, 1))
+    transport = FakeTransport()
+    report = run(table, tmp_path / "x", transport)
+    assert (report.indexed, report.recognised, report.removed, report.rows) == (9, 8, 1, 9)
+    assert sum(count for model, count in transport.requests if model == "fake_image") == 1
+    assert said(tmp_path / "x")["0"] == {"txt": "new"}
+
+
+def test_structs_as_hugging_faces_datasets_have_them(tmp_path):
+    noise(2).save(tmp_path / "beside.png")
+    image = [
+        {"bytes": png(0), "path": "0.png"},
+        {"bytes": png(1), "path": None},
+        {"bytes": None, "path": "beside.png"},
+    ]
+    image += [None, {"bytes": None, "path": None}, {"bytes": b"", "path": None}, {"bytes": b"no", "path": "x.jpg"}]
+    table = write(tmp_path / "t.parquet", image=image, label=range(7))
+    report = run(table, tmp_path / "x")
+    assert (report.indexed, report.failed) == (3, 4)
+    assert said(tmp_path / "x") == {
+        "0": {"label": 0, "image": {"path": "0.png"}},
+        "1": {"label": 1},
+        "2": {"label": 2, "image": {"path": "beside.png"}},
+    }
+    assert ledger(tmp_path / "x") == {"3": "empty", "4": "empty", "5": "empty", "6": "not_a_picture"}
+    report = run(table, tmp_path / "x")
+    assert (report.unchanged, report.failed) == (3, 4)
+
+
+def test_other_columns_keep_their_types_but_for_binary(tmp_path):
+    table = write(
+        tmp_path / "t.parquet",
+        image=[png(0)],
+        thumbnail=[b"left out"],
+        other=[{"bytes": b"left out", "path": "p"}],
+        score=[0.5],
+        nan=[float("nan")],
+        tags=[["a", "b"]],
+        day=[datetime.date(2026, 11, 23)],
+        box=[{"x": 1, "mask": b"left out"}],
+        none=pa.array([None], pa.string()),
+    )
+    run(table, tmp_path / "x")
+    assert said(tmp_path / "x") == {
+        "0": {
+            "score": 0.5,
+            "nan": None,
+            "tags": ["a", "b"],
+            "day": "2026-11-23",
+            "box": {"x": 1},
+            "other": {"path": "p"},
+        }
+    }
+
+
+def test_a_column_of_paths(tmp_path):
+    noise(0).save(tmp_path / "a.png")
+    table = write(tmp_path / "t.parquet", path=["a.png", None, "gone.png", "a.png"], n=range(4))
+    report = run(table, tmp_path / "x")
+    assert (report.indexed, report.failed) == (1, 2)
+    assert said(tmp_path / "x") == {"a.png": {"n": 0}}
+    assert ledger(tmp_path / "x") == {"1": "empty", "gone.png": "vanished"}
+    write(table, path=["a.png", "a.png"], n=[7, 8])
+    run(table, tmp_path / "x")
+    assert said(tmp_path / "x") == {"a.png": {"n": 7}}
+    assert "1" not in ledger(tmp_path / "x")
+
+
+def test_two_columns_of_one_table_do_not_meet(tmp_path):
+    table = write(tmp_path / "t.parquet", before=[png(0), png(1)], after=[png(2), png(3)])
+    for column in ("before", "after"):
+        report = run(open_source(table, column=column), tmp_path / "x")
+        assert (report.indexed, report.removed) == (2, 0)
+    assert len(hits(tmp_path / "x")) == 4
+
+
+@pytest.mark.parametrize(
+    ("columns", "column", "words"),
+    [
+        ({"x": [1]}, None, r"say with --column .* its columns are 'x'"),
+        ({"x": [1]}, "y", r"no column 'y'; its columns are 'x'"),
+        ({"x": [1]}, "x", r"is of type int64; expected binary"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_one_sentence(tmp_path, columns, column, words):
+    table = write(tmp_path / "t.parquet", **columns)
+    with pytest.raises(clipdex.SourceError, match=words):
+        open_source(table, column=column)
+    table.write_bytes(b"no parquet")
+    with pytest.raises(clipdex.SourceError, match="cannot be read as Parquet") as caught:
+        open_source(table, column=column)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_row_group_costs_its_rows(tmp_path):
+    table = write(tmp_path / "t.parquet", jpg=[png(i) for i in range(8)])
+    start = pq.ParquetFile(table).metadata.row_group(1).column(0).data_page_offset
+    data = bytearray(table.read_bytes())
+    data[start : start + 64] = bytes(64)
+    table.write_bytes(data)
+    report = run(table, tmp_path / "x")
+    assert (report.indexed, report.failed) == (4, 4)
+    assert set(ledger(tmp_path / "x").values()) == {"broken_container"}
+
+
+def test_a_table_that_is_gone_takes_its_rows_along(table, tmp_path):
+    source = open_source(table)
+    run(source, tmp_path / "x")
+    with Index.open(tmp_path / "x") as opened:
+        paths = [path for _, path in opened.live_paths()]
+    assert source.vanished(paths) == []
+    table.unlink()
+    assert source.vanished([*paths, os.fsencode(tmp_path / "other.parquet!/jpg/0")]) == paths
+
+
+def test_failed_rows_can_be_tried_again_by_the_ledger_alone(tmp_path):
+    table = write(tmp_path / "t.parquet", mine=[png(0), b"bad", png(2)])
+    run(open_source(table, column="mine"), tmp_path / "x")
+    write(table, mine=[png(0), png(1), png(2)])
+    with Index.open(tmp_path / "x") as opened:
+        failed = [failure.path for failure in opened.failures()]
+    report = run(retry_source(failed, "the ledger"), tmp_path / "x", retry_failures=True)
+    assert (report.discovered, report.indexed, report.rows) == (1, 1, 3)
+
+
+def test_thumbnails_of_rows(table, tmp_path):
+    run(table, tmp_path / "x")
+    found = hits(tmp_path / "x")
+    assert contact_sheet([Section("q", found)], title="t", summary="s").count("<img ") == 10
+
+
+def test_pictures_larger_than_a_pipe_do_not_stall_the_workers(tmp_path):
+    def large(seed):
+        buffer = io.BytesIO()
+        noise(seed, size=(700, 500)).save(buffer, "PNG", compress_level=0)
+        return buffer.getvalue()
+
+    table = write(tmp_path / "t.parquet", jpg=[large(i) for i in range(24)])
+    assert run(table, tmp_path / "x").indexed == 24
+
+
+def test_no_file_stays_open_in_the_parent(table, tmp_path):
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("needs /proc")
+    run(table, tmp_path / "x")
+    entries = [os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+    targets = [os.readlink(entry) for entry in entries if os.path.lexists(entry)]
+    assert [name for name in targets if "memfd:clipdex" in name or name == str(table)] == []
+
+
+def test_killed_half_way_it_goes_on_where_it_was(tmp_path):
+    table = write(tmp_path / "t.parquet", group=7, jpg=[png(i) for i in range(30)])
+    script = (
+        "import sys, time, pathlib, clipdex\n"
+        "from clipdex.pipeline import run\n"
+        "from clipdex.wire import FakeTransport\n"
+        "run._COMMIT_S = 0\n"
+        "slow = lambda model, inputs: time.sleep(0.05)\n"
+        "with clipdex.Client(FakeTransport(max_batch_size=2, fault=slow)) as client:\n"
+        "    clipdex.index_pictures(client, pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), workers=1)\n"
+    )
+    index = tmp_path / "x"
+    with subprocess.Popen([sys.executable, "-c", script, str(table), str(index)]) as process:
+        deadline = time.monotonic() + 20
+        while process.poll() is None and time.monotonic() < deadline:
+            if index.exists():
+                with Index.open(index) as opened:
+                    if len(opened) > 5:
+                        break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    with Index.open(index) as opened:
+        before = len(opened)
+    assert before > 0
+    report = run(table, index)
+    assert report.unchanged >= before
+    assert (report.discovered, report.rows) == (30, 30)
