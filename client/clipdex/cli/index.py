@@ -37,7 +37,7 @@ def index(
     sources: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="Folders of pictures, with their subfolders; .tar files; tables: .csv, .tsv, .parquet.",
             show_default=False,
         ),

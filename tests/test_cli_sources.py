@@ -1,0 +1,121 @@
+"""`clipdex index` with folders, shards and tables; what it prints, and the mistakes that are easily made."""
+
+import io
+import json
+import tarfile
+
+import pytest
+from conftest import noise
+
+from clipdex import Client
+from clipdex.cli import failures as failures_command
+from clipdex.cli import index as index_command
+from clipdex.cli import search as search_command
+from clipdex.wire import FakeTransport
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch, tmp_path):
+    """An empty folder to work in, and a server that is not one."""
+    for command in (failures_command, index_command, search_command):
+        monkeypatch.setattr(command, "connect", lambda address, model: Client(FakeTransport(), model=model))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def shards(here):
+    """Two shards of two pictures, each with its caption."""
+    (here / "shards").mkdir()
+    for s in range(2):
+        with tarfile.open(here / "shards" / f"{s}.tar", "w") as tar:
+            for i in range(2):
+                buffer = io.BytesIO()
+                noise(10 * s + i).save(buffer, "PNG")
+                for name, data in ((f"{i}.png", buffer.getvalue()), (f"{i}.txt", b"picture %d of %d" % (i, s))):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    return here / "shards"
+
+
+def test_shards_by_name_and_by_folder(run, shards):
+    _, out, _ = run("index", *sorted(shards.iterdir()), "-o", "x.clipdex")
+    assert out.startswith("4 pictures found: 4 indexed, 0 unchanged, 0 failed, in ")
+    _, out, _ = run("index", "shards", "--tar", "-o", "x.clipdex")
+    assert out.startswith("4 pictures found: 0 indexed, 4 unchanged, 0 failed, in ")
+    (shards / "0.tar").unlink()
+    _, out, _ = run("index", "shards", "--tar", "-o", "x.clipdex")
+    assert "; 2 vanished, in " in out
+    assert out.endswith("x.clipdex holds 2\n")
+
+
+def test_a_folder_a_shard_and_a_table_in_one_go(run, shards, here):
+    (here / "photos").mkdir()
+    noise(50).save(here / "photos" / "a.png")
+    noise(51).save(here / "b.png")
+    (here / "t.csv").write_text("image,caption\nb.png,the second\nphotos/a.png,the first\n")
+    _, out, _ = run("index", "photos", "shards/0.tar", "t.csv", "-o", "x.clipdex", "--dry-run")
+    assert out.startswith("4 pictures found: 4 new,")
+    _, out, _ = run("index", "photos", "shards/0.tar", "t.csv", "-o", "x.clipdex")
+    assert out.startswith("4 pictures found: 4 indexed, 0 unchanged, 0 failed, in ")
+
+
+def test_what_is_kept_with_a_picture_is_in_the_json(run, shards, here):
+    noise(50).save(here / "a.png")
+    (here / "t.csv").write_text("photo,caption,licence\na.png,café,CC0\n")
+    run("index", "shards/0.tar", "t.csv", "--column", "photo", "-o", "x.clipdex")
+    (answer,) = json.loads(run("search", "anything", "-i", "x.clipdex", "--json")[1])
+    assert {hit["path"].rpartition("/")[2]: hit["metadata"] for hit in answer["hits"]} == {
+        "0.png": {"txt": "picture 0 of 0"},
+        "1.png": {"txt": "picture 1 of 0"},
+        "a.png": {"caption": "café", "licence": "CC0"},
+    }
+
+
+def test_a_hit_inside_a_shard_is_shown_from_here_and_on_the_contact_sheet(run, shards, here):
+    run("index", "shards/1.tar", "-o", "x.clipdex")
+    _, out, _ = run("search", "anything", "-i", "x.clipdex", "--html", "sheet.html")
+    assert sorted(line.split(" — ")[1] for line in out.splitlines()) == [
+        "shards/1.tar!/0.png",
+        "shards/1.tar!/1.png",
+    ]
+    assert (here / "sheet.html").read_text().count("<img ") == 2
+
+
+def test_failures_inside_shards_and_damaged_shards_are_tried_again(run, shards):
+    whole = (shards / "0.tar").read_bytes()
+    (shards / "0.tar").write_bytes(whole[:7000])
+    run("index", "shards", "--tar", "-o", "x.clipdex")
+    _, out, _ = run("failures", "x.clipdex")
+    assert out.startswith("shards/0.tar: broken_container: it ")
+    (shards / "0.tar").write_bytes(whole)
+    _, out, _ = run("failures", "x.clipdex", "--retry")
+    assert ": 1 indexed, 0 failed" in out
+    assert run("failures", "x.clipdex")[1] == "no failures in x.clipdex\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("nothing.tar",), "nothing.tar: there is no such file or directory"),
+        (("nothing",), "nothing: there is no such file or directory"),
+        (("notes.txt",), "notes.txt: is neither a folder nor a .tar, .csv, .tsv or .parquet file"),
+        (("t.csv",), "its columns are 'a', 'b'"),
+        (("t.csv", "--column", "c"), "t.csv: has no column 'c'; its columns are 'a', 'b'"),
+        (("x.tar.gz",), "x.tar.gz: a picture in a compressed tar cannot be reached"),
+        (("shards",), "shards: holds no picture"),
+        (("empty", "--tar"), "empty: no .tar file in it holds a picture"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_mistake_is_one_sentence_and_makes_no_index(run, shards, here, words, says):
+    (here / "notes.txt").write_text("a.png\n")
+    (here / "t.csv").write_text("a,b\n1,2\n")
+    (here / "x.tar.gz").write_bytes(b"\x1f\x8b")
+    (here / "empty").mkdir()
+    status, out, err = run("index", *words, "-o", "x.clipdex")
+    assert (status, out) == (1, "")
+    assert says in err
+    assert err.count("\n") == 1
+    assert not (here / "x.clipdex").exists()
