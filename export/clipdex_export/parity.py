@@ -7,8 +7,8 @@ Pixels and token ids must be equal, and no vector may point elsewhere.
 
 from __future__ import annotations
 
-import os
 import io
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
