@@ -9,19 +9,16 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-import numpy.typing as npt
 
+from clipdex.arrays import Array, Pixels, Vectors
 from clipdex.assets import SHA256_PARAMETER, Assets, cached_assets, default_cache_dir
 from clipdex.card import ModelCard, check_model_name
 from clipdex.errors import InvalidArgument, ModelNotFound, ServerFault
-from clipdex.images import ImageSource, Pixels, open_image, to_pixels
+from clipdex.images import ImageSource, open_image, to_pixels
 from clipdex.tokenizer import Tokenizer
 from clipdex.wire import ServerInfo, Transport, open_transport
-from clipdex.wire.transport import Array
 
-__all__ = ["DEFAULT_ADDRESS", "Client", "Vectors", "connect", "served_models"]
-
-Vectors = npt.NDArray[np.float32]
+__all__ = ["DEFAULT_ADDRESS", "Client", "connect", "served_models"]
 
 DEFAULT_ADDRESS = "localhost:8001"
 

@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from clipdex.arrays import Pixels
 from clipdex.card import ImageSpec
 from clipdex.errors import ClipdexError, ImageError, InvalidArgument
 from clipdex.formats import FORMATS, open_header, refused, without_remarks
 
-__all__ = ["FORMATS", "MAX_PIXELS", "ImageSource", "Pixels", "open_image", "to_pixels"]
+__all__ = ["FORMATS", "MAX_PIXELS", "ImageSource", "open_image", "to_pixels"]
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]"
-Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 
 # Pillow's own line between a large photograph and an attack: 683 MiB at its 4 bytes a pixel.
 MAX_PIXELS = 178_956_970

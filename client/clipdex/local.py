@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
+from clipdex.arrays import Array, Vectors
 from clipdex.assets import default_cache_dir
-from clipdex.client import DEFAULT_ADDRESS, Client, Vectors, connect
+from clipdex.client import DEFAULT_ADDRESS, Client, connect
 from clipdex.errors import InvalidArgument, SourceError
 from clipdex.index.reader import Index
 from clipdex.pipeline import Progress, index_pictures
 from clipdex.search.topk import top_k as exact_top_k
-from clipdex.wire.transport import Array
 
 __all__ = ["connect_default", "index_directory", "index_local_images", "retrieve_local"]
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clipdex.arrays import Array
 from clipdex.card import ModelCard
 from clipdex.errors import IndexDamaged, InvalidArgument
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, Failure, KnownFile, Picture, RowStore
 from clipdex.index.vectors import map_vectors
 from clipdex.search.topk import top_k as exact_top_k
-from clipdex.wire.transport import Array
 
 __all__ = ["DEFAULT_TOP_K", "Hit", "Index", "IndexInfo"]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
+from clipdex.arrays import Array
 from clipdex.errors import IndexDamaged, IndexWriteError
 from clipdex.index.manifest import Manifest
-from clipdex.wire.transport import Array
 
 __all__ = ["VectorFile", "map_vectors", "sync_directory"]
 

@@ -15,12 +15,12 @@ from types import TracebackType
 
 import numpy as np
 
+from clipdex.arrays import Array
 from clipdex.errors import IndexDamaged, IndexFormatError, IndexLocked, IndexWriteError, InvalidArgument
 from clipdex.index.create import LOCK_FILE, create_index, put_back, sweep_unfinished
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, Changes, Failure, KnownFile, Picture, RowStore
 from clipdex.index.vectors import VectorFile, map_vectors
-from clipdex.wire.transport import Array
 
 __all__ = ["IndexWriter"]
 

@@ -17,9 +17,9 @@ from types import TracebackType
 
 import numpy as np
 
+from clipdex.arrays import Pixels
 from clipdex.card import ImageSpec
 from clipdex.errors import ClipdexError, InvalidArgument
-from clipdex.images import Pixels
 from clipdex.index.rows import Failure, Picture
 from clipdex.pipeline.decode_worker import HEADER
 from clipdex.pipeline.limits import Limits

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from clipdex.arrays import Array, Pixels
 from clipdex.client import Client
 from clipdex.errors import IndexFault
-from clipdex.images import Pixels
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import Failure, Picture
 from clipdex.index.writer import IndexWriter
@@ -27,7 +27,6 @@ from clipdex.pipeline.opening import as_source
 from clipdex.pipeline.scan import FoundFile
 from clipdex.pipeline.source import Source
 from clipdex.pipeline.stages import StageTimes
-from clipdex.wire.transport import Array
 
 __all__ = ["Progress", "RunReport", "index_pictures"]
 

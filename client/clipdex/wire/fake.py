@@ -15,10 +15,11 @@ from concurrent.futures import Future
 
 import numpy as np
 
+from clipdex.arrays import Array
 from clipdex.assets import SHA256_PARAMETER, pack_assets
 from clipdex.card import ImageSpec, ModelCard, TextSpec
 from clipdex.errors import ModelNotFound, RequestRefused
-from clipdex.wire.transport import Array, ModelConfig, ServerInfo
+from clipdex.wire.transport import ModelConfig, ServerInfo
 
 __all__ = ["FakeTransport"]
 

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from clipdex.arrays import Array
 from clipdex.errors import (
     CardError,
     MissingExtra,
@@ -18,7 +19,7 @@ from clipdex.errors import (
     ServerUnreachable,
 )
 from clipdex.wire.model_config import from_message, read_config
-from clipdex.wire.transport import Array, ModelConfig, ServerInfo
+from clipdex.wire.transport import ModelConfig, ServerInfo
 
 __all__ = ["InprocTransport"]
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol
 
-import numpy.typing as npt
+from clipdex.arrays import Array
 
-__all__ = ["Array", "ModelConfig", "ServerInfo", "Transport"]
-
-Array: TypeAlias = "npt.NDArray[Any]"
+__all__ = ["ModelConfig", "ServerInfo", "Transport"]
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
+from clipdex.arrays import Array
 from clipdex.errors import ModelNotFound, ServerFault, ServerUnreachable
 from clipdex.wire.model_config import from_message
 from clipdex.wire.status import translate
-from clipdex.wire.transport import Array, ModelConfig, ServerInfo
+from clipdex.wire.transport import ModelConfig, ServerInfo
 
 __all__ = ["TritonTransport", "infer_request", "output_array"]
 
