@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 
 import pytest
@@ -59,6 +60,14 @@ def test_a_folder_a_shard_and_a_table_in_one_go(run, shards, here):
     assert out.startswith("4 pictures found: 4 new,")
     _, out, _ = run("index", "photos", "shards/0.tar", "t.csv", "-o", "x.clipdex")
     assert out.startswith("4 pictures found: 4 indexed, 0 unchanged, 0 failed, in ")
+
+
+def test_what_two_sources_name_counts_once(run, here):
+    (here / "photos").mkdir()
+    noise(50).save(here / "photos" / "a.png")
+    os.mkfifo(here / "photos" / "fifo.png")
+    _, out, _ = run("index", "photos", "photos/../photos", "-o", "x.clipdex")
+    assert out.startswith("2 pictures found: 1 indexed, 0 unchanged, 1 failed, in ")
 
 
 def test_what_is_kept_with_a_picture_is_in_the_json(run, shards, here):

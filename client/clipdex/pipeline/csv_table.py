@@ -12,7 +12,7 @@ from clipdex.index.rows import Failure
 from clipdex.pipeline.members import member_path
 from clipdex.pipeline.metadata import metadata_json
 from clipdex.pipeline.scan import FoundFile, regular_file
-from clipdex.pipeline.table import RowLedger, choose_column, row_id
+from clipdex.pipeline.table import RowLedger, choose_column, row_id, state_of
 
 __all__ = ["CsvTable"]
 
@@ -46,7 +46,7 @@ class CsvTable:
         """In the order of the rows."""
         table = os.fsencode(self._table)
         folder = os.path.dirname(table)
-        state = os.stat(self._table)
+        state = state_of(table)
         seen: set[bytes] = set()
         bad = self._ledger.start()
 
@@ -73,7 +73,7 @@ class CsvTable:
                 if info is not None:
                     said = metadata_json(self._others(cells))
                     yield FoundFile(path, info.st_size, info.st_mtime_ns, said)
-        except (csv.Error, OSError) as exc:
+        except csv.Error as exc:
             fail(None, "broken_container", f"it cannot be read on after row {row}: {exc}")
             return
         self._ledger.complete(bad)

@@ -16,7 +16,7 @@ __all__ = ["member_bytes"]
 def member_bytes(path: str) -> bytes | None:
     """The picture that an index knows as `FILE!/MEMBER`; None if the path is not one of those, or it is gone.
 
-    Every call lists the tar, or reads through a row group of the table: good for a page of thumbnails.
+    A call may list the tar, or read through a row group of the table: good for a page of thumbnails.
     """
     raw = os.fsencode(path)
     if os.path.lexists(raw):

@@ -15,7 +15,7 @@ from clipdex.pipeline.metadata import metadata_json
 from clipdex.pipeline.request import Request, refusal
 from clipdex.pipeline.scan import FoundFile, nothing_at, regular_file
 from clipdex.pipeline.spool import Spool
-from clipdex.pipeline.table import RowLedger, choose_column, row_id
+from clipdex.pipeline.table import RowLedger, choose_column, row_id, state_of
 
 try:
     import pyarrow as pa
@@ -86,9 +86,12 @@ class ParquetTable:
         return SourceError(f"{os.fsdecode(self._table)}: the column {self.column!r} has no rows")
 
     def _pictures(self) -> Iterator[FoundFile]:
-        state = os.stat(self._table)
-        with _opened(self._table) as file:
-            counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        state = state_of(self._table)
+        try:
+            with _opened(self._table) as file:
+                counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        except (pa.ArrowException, OSError) as exc:
+            raise SourceError(f"{os.fsdecode(self._table)}: cannot be read any more: {_words(exc)}") from exc
         row = 0
         for group, count in enumerate(counts):
             cells = _Cells(self._table, group, count, self.column)
@@ -99,7 +102,7 @@ class ParquetTable:
                 row += 1
 
     def _named_files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
-        state = os.stat(self._table)
+        state = state_of(self._table)
         folder = os.path.dirname(self._table)
         seen: set[bytes] = set()
         bad = self._ledger.start()

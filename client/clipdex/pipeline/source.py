@@ -113,8 +113,14 @@ class Several:
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """In the order of the sources."""
         seen: set[bytes] = set()
+
+        def note(failure: Failure) -> None:
+            if failure.path not in seen:
+                seen.add(failure.path)
+                on_failure(failure)
+
         for source in self._sources:
-            for file in source.files(on_failure):
+            for file in source.files(note):
                 if file.path not in seen:
                     seen.add(file.path)
                     yield file

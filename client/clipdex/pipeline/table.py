@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from clipdex.errors import SourceError
 from clipdex.pipeline.members import member_path
 
-__all__ = ["COLUMNS", "RowLedger", "choose_column", "row_id"]
+__all__ = ["COLUMNS", "RowLedger", "choose_column", "row_id", "state_of"]
 
 # Looked for in this order where no column is named.
 COLUMNS = ("path", "file", "filename", "image_path", "image", "bytes", "jpg")
@@ -32,6 +33,14 @@ def choose_column(table: Path, names: Sequence[str], wanted: str | None) -> str:
         f"{table}: none of its columns is called {', '.join(COLUMNS)}; say with --column which one holds the "
         f"pictures or their paths; its columns are {there}"
     )
+
+
+def state_of(table: bytes) -> os.stat_result:
+    """A table's size and time. Raises SourceError if it is gone by now."""
+    try:
+        return os.stat(table)
+    except OSError as exc:
+        raise SourceError(f"{os.fsdecode(table)}: cannot be read any more: {exc.strerror}") from exc
 
 
 def row_id(column: str, row: int) -> bytes:

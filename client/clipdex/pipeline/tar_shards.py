@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -99,7 +100,8 @@ def tar_member(shard: bytes, name: bytes, limit: int) -> bytes | None:
     Raises:
         OSError: the shard cannot be read.
     """
-    entry = _Listing.read(shard).entries.get(name)
+    info = os.stat(shard)
+    entry = _listing_as_of(shard, info.st_size, info.st_mtime_ns).entries.get(name)
     if entry is None or entry.refused or entry.length > limit:
         return None
     with open(shard, "rb") as file:
@@ -159,6 +161,12 @@ class _Listing:
         return found
 
 
+@functools.lru_cache(maxsize=4)
+def _listing_as_of(shard: bytes, size: int, mtime_ns: int) -> _Listing:
+    """For a page of thumbnails, which asks for one member after the other."""
+    return _Listing.read(shard)
+
+
 @dataclass(frozen=True)
 class _TarPicture:
     """A member to be decoded: the worker opens the shard and reads the span itself."""
@@ -177,12 +185,14 @@ class _TarPicture:
             return NO_METADATA
         try:
             with open(self.shard, "rb", buffering=0) as file:
+                if os.fstat(file.fileno()).st_mtime_ns != self.mtime_ns:
+                    return NO_METADATA  # written anew; it is listed anew next time
                 fields = {
                     _key(note.name)[1].decode("utf-8", "replace"): _value(note.name, _span(file, note))
                     for note in self.notes
                 }
         except OSError:
-            return NO_METADATA  # the picture could be read a moment ago; a changed shard is listed anew next time
+            return NO_METADATA  # gone, since a moment ago
         return metadata_json(fields)
 
 
