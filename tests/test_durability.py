@@ -14,7 +14,7 @@ from conftest import ROOT
 from proofs.workload import MANIFEST, Expected, check, stage
 
 import clipdex
-from clipdex.index import Index, IndexWriter, compact, compact_index, reader
+from clipdex.index import Index, IndexWriter, compact, compact_index, reader, vectors
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the proofs use Linux's own means")
 
@@ -79,6 +79,20 @@ def test_a_compaction_while_a_reader_opens_mixes_nothing(path, monkeypatch):
         return look(directory, manifest, rows)
 
     monkeypatch.setattr(reader, "map_vectors", compacted_meanwhile)
+    with Index.open(path) as index:
+        assert len(index) == len(index.vectors) == len(Expected().live(600))
+
+
+def test_a_compaction_while_a_reader_maps_the_vectors_is_harmless(path, monkeypatch):
+    """The length that was looked at is that of the file which is mapped."""
+    require = vectors._require_length
+
+    def compacted_afterwards(*args):
+        require(*args)
+        monkeypatch.setattr(vectors, "_require_length", require)
+        compact_index(path)
+
+    monkeypatch.setattr(vectors, "_require_length", compacted_afterwards)
     with Index.open(path) as index:
         assert len(index) == len(index.vectors) == len(Expected().live(600))
 

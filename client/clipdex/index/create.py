@@ -22,17 +22,21 @@ LOCK_FILE = "writer.lock"
 
 
 def create_index(directory: Path, manifest: Manifest) -> None:
-    """Make an empty index where nothing is.
+    """Make an empty index where nothing is. Its name is on disk when a writer has opened it.
 
     Raises:
         IndexWriteError: the place cannot be written.
     """
-    with building(directory, manifest) as made:
-        try:
-            made.rename(directory)
-            sync_directory(directory.parent)
-        except OSError as exc:
-            raise IndexWriteError(f"{directory}: cannot be created: {exc.strerror}") from exc
+    try:
+        with building(directory, manifest) as made:
+            try:
+                made.rename(directory)
+            except OSError as exc:
+                raise IndexWriteError(f"{directory}: cannot be created: {exc.strerror}") from exc
+    except IndexWriteError:
+        # Another process may have been quicker, and have swept this one's away: its index is as good.
+        if not os.path.lexists(directory):
+            raise
 
 
 @contextmanager

@@ -38,17 +38,18 @@ def map_vectors(directory: Path, manifest: Manifest, rows: int) -> Array:
         IndexDamaged: the file is missing, or shorter than what was committed.
     """
     path = directory / manifest.vectors_file
-    _require_length(path, manifest, rows)
-    if rows == 0:  # an empty file cannot be mapped
-        return np.empty((0, manifest.embedding_dim), dtype=manifest.numpy_dtype)
-    return np.memmap(path, dtype=manifest.numpy_dtype, mode="r", shape=(rows, manifest.embedding_dim))
-
-
-def _require_length(path: Path, manifest: Manifest, rows: int) -> None:
     try:
-        size = path.stat().st_size
+        # Opened once: a compaction may put another file at the path before the length of this one is known.
+        with path.open("rb") as file:
+            _require_length(path, os.fstat(file.fileno()).st_size, manifest, rows)
+            if rows == 0:  # an empty file cannot be mapped
+                return np.empty((0, manifest.embedding_dim), dtype=manifest.numpy_dtype)
+            return np.memmap(file, dtype=manifest.numpy_dtype, mode="r", shape=(rows, manifest.embedding_dim))
     except OSError as exc:
         raise IndexDamaged(f"{path}: cannot be read: {exc.strerror}; {rows} rows of it were committed") from exc
+
+
+def _require_length(path: Path, size: int, manifest: Manifest, rows: int) -> None:
     if size < rows * manifest.row_bytes:
         raise IndexDamaged(
             f"{path}: has {size:,} bytes, but {rows:,} rows of {manifest.row_bytes} bytes were committed: "
@@ -73,11 +74,17 @@ class VectorFile:
         self._path = directory / manifest.vectors_file
         self._row_bytes = manifest.row_bytes
         self._dtype = manifest.numpy_dtype
-        _require_length(self._path, manifest, committed)
         try:
             self._fd = os.open(self._path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+        except FileNotFoundError as exc:
+            raise IndexDamaged(f"{self._path}: is missing; {committed} rows of it were committed") from exc
         except OSError as exc:
             raise IndexWriteError(f"{self._path}: cannot be opened for writing: {exc.strerror}") from exc
+        try:
+            _require_length(self._path, os.fstat(self._fd).st_size, manifest, committed)
+        except BaseException:
+            os.close(self._fd)
+            raise
         self._broken = False
         self._allocated = committed * self._row_bytes
         self.rows = committed

@@ -20,7 +20,7 @@ from clipdex.errors import IndexDamaged, IndexFormatError, IndexLocked, IndexWri
 from clipdex.index.create import LOCK_FILE, create_index, put_back, sweep_unfinished
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, Changes, Failure, KnownFile, Picture, RowStore
-from clipdex.index.vectors import VectorFile, map_vectors
+from clipdex.index.vectors import VectorFile, map_vectors, sync_directory
 
 __all__ = ["IndexWriter"]
 
@@ -37,6 +37,7 @@ class IndexWriter:
         self._lock = _lock(directory)
         sweep_unfinished(directory)
         try:
+            _sync_name(directory)
             self._store = RowStore.open(directory / ROWS_FILE, write=True)
             try:
                 self._committed = self._store.committed_rows()
@@ -62,12 +63,7 @@ class IndexWriter:
         """
         put_back(directory)
         if not os.path.lexists(directory):
-            try:
-                create_index(directory, manifest)
-            except IndexWriteError:
-                if not os.path.lexists(directory):
-                    raise
-                # Another process was quicker; it holds the lock, or has finished.
+            create_index(directory, manifest)
         elif directory.is_dir() and not any(directory.iterdir()):
             raise IndexFormatError(
                 f"{directory} is an empty directory, not a clipdex index: remove it, or give another path"
@@ -204,6 +200,16 @@ class IndexWriter:
                 self.commit()
         finally:
             self.close()
+
+
+def _sync_name(directory: Path) -> None:
+    """Put an index's name on disk: the process that made or swapped it may have been killed before it did."""
+    try:
+        sync_directory(directory.absolute().parent)
+    except PermissionError:
+        pass  # the folder may not be looked into, so this process has not put anything there
+    except OSError as exc:
+        raise IndexWriteError(f"{directory}: its folder cannot be synced: {exc.strerror}") from exc
 
 
 def _lock(directory: Path) -> int:
