@@ -9,6 +9,7 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
+from clipdex.errors import InvalidArgument
 from clipdex_export.demo.captions import Caption, full_caption, short_caption
 from clipdex_export.demo.draw import save_picture
 from clipdex_export.demo.queries import Query, match_matrix
@@ -20,6 +21,7 @@ UNSEEN_COMBINATIONS = 200
 SHORT_QUERIES = 200
 LEAST_ANSWERS = 5  # a short query is asked only where precision@5 can be 1
 
+_TRIES = 200  # captions drawn for each query wanted
 _SIZES = (240, 256, 320, 400)
 
 
@@ -51,16 +53,26 @@ def sample_held_out(
 def sample_short_queries(
     scenes: list[Scene], count: int, seed: int | str
 ) -> tuple[list[Caption], NDArray[np.bool_]]:
-    """`count` short captions of different meaning with LEAST_ANSWERS true answers or more, and those answers."""
+    """`count` short captions of different meaning with LEAST_ANSWERS true answers or more, and those answers.
+
+    Raises InvalidArgument where there are too few scenes for so many.
+    """
     rng = Random(f"short/{seed}")
     chosen: dict[Query, Caption] = {}
     answers: list[NDArray[np.bool_]] = []
-    while len(chosen) < count:
+    for _ in range(_TRIES * count):
+        if len(chosen) == count:
+            break
         caption = short_caption(rng.choice(scenes), rng)
         found = match_matrix([caption.query], scenes)[0]
         if caption.query not in chosen and found.sum() >= LEAST_ANSWERS:
             chosen[caption.query] = caption
             answers.append(found)
+    if len(chosen) < count:
+        raise InvalidArgument(
+            f"{len(scenes)} scenes give no {count} short queries with {LEAST_ANSWERS} answers each; "
+            "draw more scenes or ask fewer queries"
+        )
     return list(chosen.values()), np.stack(answers)
 
 
