@@ -11,7 +11,7 @@ NEWEST_PROTOBUF = 7.36.2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-thin lint format demo-model evaluate prove prove-damage prove-kills prove-power prove-disk prove-readers clean
+.PHONY: help demo test test-thin lint format demo-model evaluate prove prove-damage prove-kills prove-power prove-disk prove-readers prove-pictures clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -45,7 +45,7 @@ format: .venv-dev/ready  ## let ruff lay out the code
 prove-damage: .venv-dev/ready  ## flip and cut an index 2,500 times: verify finds it all
 	.venv-dev/bin/python benchmarks/prove_damage.py
 
-prove: prove-damage prove-kills prove-readers prove-disk prove-power  ## all of docs/durability.md; some of it needs root
+prove: prove-damage prove-pictures prove-kills prove-readers prove-disk prove-power  ## all of docs/durability.md; some of it needs root
 
 prove-kills: .venv-dev/ready  ## end 1,100 runs with SIGKILL: every committed row is there, once
 	.venv-dev/bin/python benchmarks/prove_kills.py
@@ -55,6 +55,9 @@ prove-readers: .venv-dev/ready  ## 100,000 searches beside a writer; a second wr
 
 prove-disk: .venv-dev/ready  ## let every write, sync and rename fail in turn; fill the disk
 	.venv-dev/bin/python benchmarks/prove_disk.py || [ $$? -eq 77 ]
+
+prove-pictures: .venv-dev/ready  ## decode 20,000 damaged pictures: each is a picture or an ImageError
+	.venv-dev/bin/python tests/proofs/mutated_pictures.py 20000
 
 prove-power: .venv-dev/ready  ## cut the power 400 times; needs root
 	.venv-dev/bin/python benchmarks/prove_power.py || [ $$? -eq 77 ]

@@ -219,7 +219,7 @@ def test_training_repeats_and_can_go_on_after_its_first_cycle(threads, tmp_path,
     assert np.array_equal(*outputs)
     first = replace(TINY, cycles=(CYCLE,))
     training.train(first, tmp_path / "first", validation, workers=1, check_every=9)
-    go_on = {"workers": 1, "check_every": 9, "first_cycle": tmp_path / "first"}
+    go_on = {"workers": 1, "check_every": 9, "done": 1, "checkpoint": tmp_path / "first"}
     training.train(TINY, tmp_path / "went-on", validation, **go_on)
     assert np.array_equal(TorchEncoder(tmp_path / "went-on").embed_images(validation.paths[:3]), outputs[0])
     assert np.allclose(np.linalg.norm(outputs[0], axis=1), 1, atol=1e-5)

@@ -74,7 +74,7 @@ def index(
     file_timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="A file that takes longer to decode fails.")
     ] = 60.0,
-    worker_memory_mib: Annotated[int, typer.Option(min=64, help="What a decoding process may take.")] = 1024,
+    worker_memory_mib: Annotated[int, typer.Option(min=128, help="What a decoding process may take.")] = 1024,
 ) -> None:
     """Embed the pictures of folders, tar files or tables into an index.
 

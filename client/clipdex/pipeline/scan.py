@@ -26,7 +26,10 @@ __all__ = [
 ]
 
 # Other files in a folder of pictures (notes, videos, thumbnails.db) are not the user's mistake.
-SUFFIXES = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", b".gif", b".bmp", b".tif", b".tiff", b".avif")
+SUFFIXES = tuple(
+    b"." + suffix
+    for suffix in b"jpg jpeg jpe jfif png webp gif bmp tif tiff avif heic heif hif".split()
+)
 
 
 class Member(Protocol):

@@ -73,6 +73,7 @@ class Recipe:
         Cycle(((2500, 32), (1000, 128)), learning_rate=1e-3, heads_weight=4.0, short_weight=1.0),
         # After the first, full captions find their picture and short ones do not yet: these come to the fore.
         Cycle(((1350, 128),), learning_rate=7e-4, heads_weight=1.0, short_weight=2.0),
+        Cycle(((1350, 128),), learning_rate=6e-4, heads_weight=0.5, short_weight=3.0),
     )
     weight_decay: float = 0.05
     width: int = 128
@@ -225,23 +226,24 @@ def train(
     *,
     workers: int,
     check_every: int,
-    first_cycle: Path | None = None,
+    done: int = 0,
+    checkpoint: Path | None = None,
 ) -> None:
     """Trains, logging progress; every `check_every` steps, and after each cycle, `out` gets a checkpoint.
 
-    `validation` is only looked at: nothing is chosen by it. `first_cycle` is the checkpoint that the first cycle
-    of the same recipe ended with: training goes on after it, to the same end.
+    `validation` is only looked at: nothing is chosen by it. `checkpoint` is what the first `done` cycles of the
+    same recipe ended with: training goes on after them, to the same end.
     """
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer(recipe.seed)
     model = build_model(recipe, tokenizer)
-    if first_cycle is not None:
-        model.load_state_dict(load_file(first_cycle / "model.safetensors"))
+    if checkpoint is not None:
+        model.load_state_dict(load_file(checkpoint / "model.safetensors"))
     halves = HalfBatches(model, tokenizer)
     _log.info("%s parameters, %s", f"{sum(p.numel() for p in model.parameters()):,}", recipe)
     began = time.monotonic()
     for number, cycle in enumerate(recipe.cycles):
-        if number == 0 and first_cycle is not None:
+        if number < done:
             continue
         if number > 0:
             torch.manual_seed(recipe.seed + number)
@@ -283,7 +285,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, help="processes that draw (default %(default)s)")
     parser.add_argument("--check-every", type=int, default=500, metavar="STEPS")
     parser.add_argument(
-        "--first-cycle", type=Path, metavar="DIR", help="checkpoint of that cycle's end, to go on from"
+        "--go-on", nargs=2, metavar=("CYCLES", "DIR"), help="cycles done, and the checkpoint they ended with"
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
@@ -297,7 +299,8 @@ def main(arguments: list[str] | None = None) -> int:
             validation,
             workers=options.workers,
             check_every=options.check_every,
-            first_cycle=options.first_cycle,
+            done=int(options.go_on[0]) if options.go_on else 0,
+            checkpoint=Path(options.go_on[1]) if options.go_on else None,
         )
     return 0
 
