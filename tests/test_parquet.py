@@ -2,6 +2,7 @@
 
 import datetime
 import io
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import clipdex
 from clipdex import Client, Index, index_pictures
 from clipdex.contact_sheet import Section, contact_sheet
 from clipdex.pipeline import open_source, retry_source
+from clipdex.pipeline.request import Request
 from clipdex.wire import FakeTransport
 
 pa = pytest.importorskip("pyarrow")
@@ -225,6 +227,20 @@ def test_failed_rows_can_be_tried_again_by_the_ledger_alone(tmp_path):
         failed = [failure.path for failure in opened.failures()]
     report = run(retry_source(failed, "the ledger"), tmp_path / "x", retry_failures=True)
     assert (report.discovered, report.indexed, report.rows) == (1, 1, 3)
+
+
+def test_a_row_can_be_asked_for_again_and_out_of_order(table):
+    """As when a worker dies and what it had queued goes to another."""
+
+    def data(file):
+        request = Request.parse(file.request())
+        with open(request.file, "rb") as opened:
+            return opened.read()
+
+    files = list(open_source(table).files(pytest.fail))
+    for i in (2, 2, 0, 3, 1, 9, 5):
+        assert data(files[i]) == png(i)
+        assert json.loads(files[i].said()) == {"txt": f"number {i}"}
 
 
 def test_thumbnails_of_rows(table, tmp_path):
