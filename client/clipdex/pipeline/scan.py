@@ -27,8 +27,7 @@ __all__ = [
 
 # Other files in a folder of pictures (notes, videos, thumbnails.db) are not the user's mistake.
 SUFFIXES = tuple(
-    b"." + suffix
-    for suffix in b"jpg jpeg jpe jfif png webp gif bmp tif tiff avif heic heif hif".split()
+    b"." + suffix for suffix in b"jpg jpeg jpe jfif png webp gif bmp tif tiff avif heic heif hif".split()
 )
 
 
