@@ -16,8 +16,8 @@ from clipdex.images import open_image, to_pixels
 from clipdex.index import Failure
 from clipdex.pipeline.decode import DecodePool
 from clipdex.pipeline.limits import Limits
-from clipdex.pipeline.request import Request
-from clipdex.pipeline.scan import FoundFile, scan
+from clipdex.sources.request import Request
+from clipdex.sources.scan import FoundFile, scan
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

@@ -16,10 +16,10 @@ from hazards import HEIC_HEADER, hazards, noise, saved
 import clipdex
 from clipdex import Client, RunReport, index_pictures
 from clipdex.images import open_image
-from clipdex.pipeline import PathList
 from clipdex.pipeline.decode import DecodePool
 from clipdex.pipeline.limits import Limits
-from clipdex.pipeline.scan import scan
+from clipdex.sources import PathList
+from clipdex.sources.scan import scan
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

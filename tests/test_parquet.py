@@ -16,13 +16,13 @@ from conftest import noise
 import clipdex
 from clipdex import Client, Index, index_pictures
 from clipdex.contact_sheet import Section, contact_sheet
-from clipdex.pipeline import open_source, retry_source
-from clipdex.pipeline.request import Request
+from clipdex.sources import open_source, retry_source
+from clipdex.sources.request import Request
 from clipdex.wire import FakeTransport
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
-parquet_table = pytest.importorskip("clipdex.pipeline.parquet_table")
+parquet_table = pytest.importorskip("clipdex.sources.parquet_table")
 
 
 def png(seed):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import clipdex
-from clipdex.pipeline.scan import scan
+from clipdex.sources.scan import scan
 
 pytestmark = pytest.mark.thin
 

@@ -9,7 +9,7 @@ from conftest import noise
 
 import clipdex
 from clipdex import Client, Index, index_pictures
-from clipdex.pipeline import open_source
+from clipdex.sources import open_source
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin
@@ -142,7 +142,7 @@ def test_a_column_by_name(folder):
 
 def test_parquet_without_pyarrow_says_what_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.delitem(sys.modules, "clipdex.pipeline.parquet_table", raising=False)
+    monkeypatch.delitem(sys.modules, "clipdex.sources.parquet_table", raising=False)
     (folder / "t.parquet").write_bytes(b"PAR1")
     with pytest.raises(clipdex.MissingExtra, match=r"pip install 'clipdex\[tables\]'"):
         open_source(folder / "t.parquet")

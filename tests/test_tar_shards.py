@@ -16,10 +16,11 @@ from conftest import noise
 import clipdex
 from clipdex import Client, Index, index_pictures
 from clipdex.contact_sheet import Section, contact_sheet
-from clipdex.pipeline import Folder, open_source, open_sources, plan_run, retry_source
-from clipdex.pipeline.metadata import metadata_json
-from clipdex.pipeline.tar_headers import BrokenTar, walk
-from clipdex.pipeline.tar_shards import TarShards, tar_member
+from clipdex.pipeline import plan_run
+from clipdex.sources import Folder, open_source, open_sources, retry_source
+from clipdex.sources.metadata import metadata_json
+from clipdex.sources.tar_headers import BrokenTar, walk
+from clipdex.sources.tar_shards import TarShards, tar_member
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin
@@ -172,7 +173,7 @@ def test_a_shard_becomes_an_index(shard, tmp_path):
 
 def test_the_second_run_decodes_nothing(shard, tmp_path, monkeypatch):
     run(shard, tmp_path / "x")
-    monkeypatch.setattr("clipdex.pipeline.tar_shards._TarPicture.request", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr("clipdex.sources.tar_shards._TarPicture.request", lambda _: pytest.fail("read again"))
     report = run(shard, tmp_path / "x")
     assert (report.indexed, report.unchanged) == (0, 6)
 

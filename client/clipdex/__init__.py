@@ -56,7 +56,8 @@ from clipdex.index import (
     verify_index,
 )
 from clipdex.local import index_local_images, retrieve_local
-from clipdex.pipeline import Folder, Limits, PathList, Plan, Progress, RunReport, Source, index_pictures, plan_run
+from clipdex.pipeline import Limits, Plan, Progress, RunReport, index_pictures, plan_run
+from clipdex.sources import Folder, PathList, Source, open_source, open_sources
 from clipdex.version import __version__
 
 __all__ = [
@@ -111,6 +112,8 @@ __all__ = [
     "connect",
     "index_local_images",
     "index_pictures",
+    "open_source",
+    "open_sources",
     "plan_run",
     "retrieve_local",
     "verify_index",

@@ -17,7 +17,7 @@ from PIL import Image
 from clipdex.errors import ClipdexError, ImageError
 from clipdex.images import open_image
 from clipdex.index.reader import Hit
-from clipdex.pipeline.member_bytes import member_bytes
+from clipdex.sources.member_bytes import member_bytes
 
 __all__ = ["Section", "contact_sheet", "write_contact_sheet"]
 

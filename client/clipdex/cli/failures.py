@@ -13,7 +13,8 @@ from clipdex.cli.common import SERVER_DEFAULT, ModelOption, ServerOption, interr
 from clipdex.cli.progress import index_progress
 from clipdex.client import connect
 from clipdex.index import Failure, Index
-from clipdex.pipeline import index_pictures, retry_source
+from clipdex.pipeline import index_pictures
+from clipdex.sources import retry_source
 
 __all__ = ["failure_line", "failures"]
 

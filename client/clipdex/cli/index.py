@@ -17,7 +17,8 @@ from clipdex.client import connect
 from clipdex.errors import InvalidArgument, SourceError
 from clipdex.images import MAX_PIXELS
 from clipdex.index import Index
-from clipdex.pipeline import Limits, PathList, Plan, RunReport, Source, index_pictures, open_sources, plan_run
+from clipdex.pipeline import Limits, Plan, RunReport, index_pictures, plan_run
+from clipdex.sources import PathList, Source, open_sources
 
 __all__ = ["index", "run_sentence"]
 

@@ -23,7 +23,7 @@ from clipdex.errors import ClipdexError, InvalidArgument
 from clipdex.index.rows import Failure, Picture
 from clipdex.pipeline.decode_worker import HEADER
 from clipdex.pipeline.limits import Limits
-from clipdex.pipeline.scan import FoundFile
+from clipdex.sources.scan import FoundFile
 
 __all__ = ["DecodePool", "Decoded"]
 

@@ -30,7 +30,7 @@ from clipdex.errors import ImageError
 from clipdex.formats import use_one_thread
 from clipdex.images import open_image, to_pixels
 from clipdex.pipeline.limits import Limits
-from clipdex.pipeline.request import Request
+from clipdex.sources.request import Request
 
 __all__ = ["HEADER", "main"]
 

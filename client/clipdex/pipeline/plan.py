@@ -8,8 +8,8 @@ from pathlib import Path
 
 from clipdex.index.reader import Index
 from clipdex.index.rows import Failure
-from clipdex.pipeline.opening import as_source
-from clipdex.pipeline.source import Source
+from clipdex.sources.opening import as_source
+from clipdex.sources.source import Source
 
 __all__ = ["Plan", "plan_run"]
 

@@ -23,10 +23,10 @@ from clipdex.index.rows import Failure, Picture
 from clipdex.index.writer import IndexWriter
 from clipdex.pipeline.decode import Decoded, DecodePool
 from clipdex.pipeline.limits import Limits
-from clipdex.pipeline.opening import as_source
-from clipdex.pipeline.scan import FoundFile
-from clipdex.pipeline.source import Source
 from clipdex.pipeline.stages import StageTimes
+from clipdex.sources.opening import as_source
+from clipdex.sources.scan import FoundFile
+from clipdex.sources.source import Source
 
 __all__ = ["Progress", "RunReport", "index_pictures"]
 

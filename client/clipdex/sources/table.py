@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from clipdex.errors import SourceError
-from clipdex.pipeline.members import member_path
+from clipdex.sources.members import member_path
 
 __all__ = ["COLUMNS", "RowLedger", "choose_column", "row_id", "state_of"]
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from clipdex.errors import SourceError
 from clipdex.index.rows import Failure
-from clipdex.pipeline.scan import SUFFIXES, FoundFile, regular_file, scan, vanished
+from clipdex.sources.scan import SUFFIXES, FoundFile, regular_file, scan, vanished
 
 __all__ = ["Chosen", "Folder", "PathList", "Several", "Source"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from clipdex.errors import ClipdexError
 from clipdex.pipeline.limits import Limits
-from clipdex.pipeline.members import TAR_SUFFIXES, containers
-from clipdex.pipeline.tar_shards import tar_member
+from clipdex.sources.members import TAR_SUFFIXES, containers
+from clipdex.sources.tar_shards import tar_member
 
 __all__ = ["member_bytes"]
 
@@ -28,7 +28,7 @@ def member_bytes(path: str) -> bytes | None:
             if container.lower().endswith(TAR_SUFFIXES):
                 return tar_member(container, member, Limits().max_file_bytes)
             if Path(os.fsdecode(container)).suffix.lower() == ".parquet":
-                from clipdex.pipeline.parquet_table import parquet_cell  # pyarrow is an extra
+                from clipdex.sources.parquet_table import parquet_cell  # pyarrow is an extra
 
                 column, _, row = member.rpartition(b"/")
                 return parquet_cell(container, os.fsdecode(column), int(row)) if row.isdigit() else None

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from clipdex.errors import SourceError
 from clipdex.index.rows import Failure
-from clipdex.pipeline.members import member_path
-from clipdex.pipeline.metadata import metadata_json
-from clipdex.pipeline.scan import FoundFile, regular_file
-from clipdex.pipeline.table import RowLedger, choose_column, row_id, state_of
+from clipdex.sources.members import member_path
+from clipdex.sources.metadata import metadata_json
+from clipdex.sources.scan import FoundFile, regular_file
+from clipdex.sources.table import RowLedger, choose_column, row_id, state_of
 
 __all__ = ["CsvTable"]
 

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from clipdex.errors import SourceError
 from clipdex.index.rows import Failure
-from clipdex.pipeline.members import containers
-from clipdex.pipeline.request import Request
+from clipdex.sources.members import containers
+from clipdex.sources.request import Request
 
 __all__ = [
     "SUFFIXES",

@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from clipdex.errors import SourceError
-from clipdex.pipeline.csv_table import CsvTable
-from clipdex.pipeline.members import TABLE_SUFFIXES, TAR_SUFFIXES, containers
-from clipdex.pipeline.source import Chosen, Folder, PathList, Several, Source
-from clipdex.pipeline.tar_shards import TarShards
+from clipdex.sources.csv_table import CsvTable
+from clipdex.sources.members import TABLE_SUFFIXES, TAR_SUFFIXES, containers
+from clipdex.sources.source import Chosen, Folder, PathList, Several, Source
+from clipdex.sources.tar_shards import TarShards
 
 __all__ = ["as_source", "open_source", "open_sources", "retry_source"]
 
@@ -42,7 +42,7 @@ def open_source(path: Path, *, column: str | None = None, tar: bool = False) -> 
     if name.endswith((".csv", ".tsv")):
         return CsvTable(path, column)
     if name.endswith(".parquet"):
-        from clipdex.pipeline.parquet_table import ParquetTable  # pyarrow is an extra
+        from clipdex.sources.parquet_table import ParquetTable  # pyarrow is an extra
 
         return ParquetTable(path, column)
     if name.endswith(_PACKED_TARS):

@@ -12,11 +12,11 @@ from typing import BinaryIO
 
 from clipdex.errors import SourceError
 from clipdex.index.rows import NO_METADATA, Failure
-from clipdex.pipeline.members import TAR_SUFFIXES, containers, member_path
-from clipdex.pipeline.metadata import LONGEST_FIELD, metadata_json
-from clipdex.pipeline.request import Request
-from clipdex.pipeline.scan import SUFFIXES, FoundFile, nothing_at, regular_file, scan, stat_failure
-from clipdex.pipeline.tar_headers import BrokenTar, TarEntry, walk
+from clipdex.sources.members import TAR_SUFFIXES, containers, member_path
+from clipdex.sources.metadata import LONGEST_FIELD, metadata_json
+from clipdex.sources.request import Request
+from clipdex.sources.scan import SUFFIXES, FoundFile, nothing_at, regular_file, scan, stat_failure
+from clipdex.sources.tar_headers import BrokenTar, TarEntry, walk
 
 __all__ = ["TarShards", "tar_member"]
 

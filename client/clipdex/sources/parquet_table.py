@@ -10,12 +10,12 @@ from typing import Any
 
 from clipdex.errors import MissingExtra, SourceError
 from clipdex.index.rows import Failure
-from clipdex.pipeline.members import member_path
-from clipdex.pipeline.metadata import metadata_json
-from clipdex.pipeline.request import Request, refusal
-from clipdex.pipeline.scan import FoundFile, nothing_at, regular_file
-from clipdex.pipeline.spool import Spool
-from clipdex.pipeline.table import RowLedger, choose_column, row_id, state_of
+from clipdex.sources.members import member_path
+from clipdex.sources.metadata import metadata_json
+from clipdex.sources.request import Request, refusal
+from clipdex.sources.scan import FoundFile, nothing_at, regular_file
+from clipdex.sources.spool import Spool
+from clipdex.sources.table import RowLedger, choose_column, row_id, state_of
 
 try:
     import pyarrow as pa
