@@ -36,7 +36,7 @@ header p, footer { color: var(--soft); margin: 0 0 1.5rem; }
 h2 { font-size: 1.1rem; margin: 2rem 0 .6rem; font-weight: 600; }
 h2 small { color: var(--soft); font-weight: 400; margin-left: .5rem; }
 ol { list-style: none; margin: 0; padding: 0; display: grid; gap: .8rem;
-  grid-template-columns: repeat(auto-fill, minmax(11rem, 13.6rem)); }
+  grid-template-columns: repeat(auto-fill, minmax(12.5rem, 1fr)); }
 li { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; overflow: hidden; }
 li .frame { aspect-ratio: 4 / 3; display: flex; align-items: center; justify-content: center; padding: .5rem; }
 li img { max-width: 100%; max-height: 100%; border-radius: .2rem; }
