@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +142,10 @@ def test_it_serves_and_leaves_nothing(repository: Path, temp_dir: Path) -> None:
 
 def listening(pid: int) -> set[tuple[str, int]]:
     """The addresses on which a process accepts connections."""
-    mine = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    mine = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            mine.add(os.readlink(path))
     found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
