@@ -227,7 +227,6 @@ def test_an_odd_size_and_a_short_context(tmp_path: Path) -> None:
     assert (card.text.context_length, card.embedding_dim) == (19, 48)
 
 
-@pytest.mark.skipif(not (DEMO / "config.json").exists(), reason="the demo checkpoint is not in this tree")
 def test_the_demo_checkpoint(tmp_path: Path) -> None:
     report = export_model(DEMO, name="demo", repository=tmp_path)
     assert report.card.parity["image_cosine_min"] >= 0.99999
