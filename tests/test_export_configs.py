@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
+import numpy as np
 import pytest
+from conftest import MODEL_REPOSITORY
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from clipdex.assets import SHA256_PARAMETER
+from clipdex.assets import SHA256_PARAMETER, unpack_assets
 from clipdex.card import ImageSpec, ModelCard, TextSpec
+from clipdex.errors import InvalidArgument
+from clipdex_export.precisions import find_precision
+from clipdex_export.targets import DEFAULT_ENGINE_CACHE, TARGETS, Serving, find_target
 from clipdex_export.triton_config import assets_config, image_config, text_config
 
 CARD = ModelCard(
@@ -72,6 +78,7 @@ def test_requests_are_batched_and_the_queue_ends(tower: pb.ModelConfig) -> None:
     policy = batching.default_queue_policy
     assert policy.max_queue_size > 0 and policy.allow_timeout_override
     assert policy.timeout_action == pb.ModelQueuePolicy.REJECT
+    assert policy.default_timeout_microseconds > 0  # without which Triton overlooks the request's own
 
 
 def test_one_instance_wherever_it_runs(tower: pb.ModelConfig) -> None:
@@ -104,3 +111,129 @@ def test_every_line_can_be_read() -> None:
         comments = [line for line in text.splitlines() if line.lstrip().startswith("#")]
         assert len(comments) >= 5
         assert max(map(len, text.splitlines())) <= 140
+
+
+# targets
+
+
+def served(target: str, *, instances: int = 1, precision: str = "fp16") -> dict[str, pb.ModelConfig]:
+    from dataclasses import replace
+
+    card = replace(CARD, precision=precision)
+    serving = Serving(TARGETS[target], instances)
+    leading = [("/Transpose_output_0", (3, 224, 224))]
+    return {
+        "image": parsed(image_config(card, 64, serving, leading)),
+        "text": parsed(text_config(card, 32, serving)),
+    }
+
+
+def accelerators(config: pb.ModelConfig) -> dict[str, dict[str, str]]:
+    chosen = config.optimization.execution_accelerators.gpu_execution_accelerator
+    return {each.name: dict(each.parameters) for each in chosen}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_every_target_has(target: str) -> None:
+    for config in served(target, instances=3).values():
+        assert [g.count for g in config.instance_group] == [3]
+        assert pb.ModelInstanceGroup.Kind.Name(config.instance_group[0].kind) == TARGETS[target].kind
+        assert config.parameters["cudnn_conv_algo_search"].string_value == "1"
+        assert config.dynamic_batching.max_queue_delay_microseconds == 500
+        assert config.parameters["clipdex_fingerprint"].string_value == CARD.fingerprint
+
+
+@pytest.mark.parametrize("target", ["auto", "cpu"])
+def test_where_no_gpu_is_sure_nothing_is_said_about_one(target: str) -> None:
+    for config in served(target).values():
+        assert accelerators(config) == {} and list(config.model_warmup) == []
+        assert "arena_extend_strategy" not in config.parameters
+
+
+@pytest.mark.parametrize("target", ["cuda", "tensorrt"])
+def test_a_gpu_computes_a_full_batch_and_one_row_before_it_is_ready(target: str) -> None:
+    for tower, config in served(target).items():
+        assert [w.batch_size for w in config.model_warmup] == [config.max_batch_size, 1]
+        for warm_up in config.model_warmup:
+            ((name, given),) = warm_up.inputs.items()
+            assert (name, given.data_type, list(given.dims)) == (
+                config.input[0].name,
+                config.input[0].data_type,
+                list(config.input[0].dims),
+            )
+            # Random numbers would be no token ids.
+            assert given.random_data if tower == "image" else given.zero_data
+
+
+def test_cuda_keeps_float32_what_it_is() -> None:
+    assert {a["use_tf32"] for c in served("cuda").values() for a in accelerators(c).values()} == {"0"}
+
+
+# The keys that the C++ backend knows (its README); it refuses a model that names another.
+TENSORRT_KEYS = {
+    "precision_mode",
+    "max_workspace_size_bytes",
+    "trt_layer_norm_fp32_fallback",
+    "trt_engine_cache_enable",
+    "trt_engine_cache_path",
+    "trt_engine_cache_prefix",
+    "trt_timing_cache_enable",
+    "trt_timing_cache_path",
+    "trt_profile_min_shapes",
+    "trt_profile_opt_shapes",
+    "trt_profile_max_shapes",
+}
+
+
+def test_tensorrt_has_one_engine_for_every_batch_and_keeps_it() -> None:
+    for tower, config in served("tensorrt").items():
+        (options,) = accelerators(config).values()
+        assert set(options) == TENSORRT_KEYS
+        assert options["precision_mode"] == "FP16"
+        assert options["trt_engine_cache_enable"] == options["trt_timing_cache_enable"] == "1"
+        assert options["trt_engine_cache_path"] == DEFAULT_ENGINE_CACHE
+        assert options["trt_engine_cache_prefix"] == config.name
+        if tower == "text":
+            assert options["trt_profile_min_shapes"] == "token_ids:1x77"
+            assert options["trt_profile_opt_shapes"] == options["trt_profile_max_shapes"] == "token_ids:32x77"
+        else:
+            assert options["trt_profile_min_shapes"] == "pixels:1x224x224x3,/Transpose_output_0:1x3x224x224"
+            assert options["trt_profile_max_shapes"] == "pixels:64x224x224x3,/Transpose_output_0:64x3x224x224"
+
+
+def test_tensorrt_in_float32_is_not_told_to_halve() -> None:
+    (options,) = accelerators(served("tensorrt", precision="fp32")["image"]).values()
+    assert options["precision_mode"] == "FP32"
+
+
+@pytest.mark.parametrize("bad", ["cache", "", '/a"b', "/a\\b", "/a\nb"])
+def test_engine_caches_that_are_none(bad: str) -> None:
+    with pytest.raises(InvalidArgument, match="expected the absolute path of a directory on the server"):
+        Serving(engine_cache=bad)
+
+
+@pytest.mark.parametrize("bad", [0, -1, True, 1.5])
+def test_instance_counts_that_are_none(bad: Any) -> None:
+    with pytest.raises(InvalidArgument, match="instances is"):
+        Serving(instances=bad)
+
+
+def test_names_of_targets_and_precisions_that_are_none() -> None:
+    with pytest.raises(InvalidArgument, match=r"target is 'gpu'; expected auto, cpu, cuda, tensorrt"):
+        find_target("gpu")
+    with pytest.raises(InvalidArgument, match=r"precision is 'bf16'; expected fp32(,| or) fp16"):
+        find_precision("bf16")
+
+
+def test_the_committed_demo_model_has_the_configs_that_an_export_writes() -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(MODEL_REPOSITORY / "demo_assets" / "1" / "model.onnx"))
+    data = session.run(None, {"start": np.array([0]), "end": np.array([2**62])})[0].tobytes()
+    card = unpack_assets(data).card
+    written = {
+        "image": image_config(card, 64),
+        "text": text_config(card, 64),
+        "assets": assets_config(card, data),
+    }
+    for part, text in written.items():
+        assert (MODEL_REPOSITORY / f"demo_{part}" / "config.pbtxt").read_text() == text

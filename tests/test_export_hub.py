@@ -29,12 +29,12 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LOAD = """
 import sys
 from clipdex.errors import CheckpointError
-from clipdex_export.checkpoint import load_checkpoint
+from clipdex_export.families import load_checkpoint
 for argument in sys.argv[1:]:
     source, _, revision = argument.partition(" ")
     try:
         loaded = load_checkpoint(source, revision=revision or None)
-        print(loaded.source, loaded.revision, loaded.weights_sha256)
+        print(loaded.source, loaded.revision, loaded.weights_sha256, loaded.family)
     except CheckpointError as exc:
         print(exc)
 """
@@ -74,7 +74,8 @@ class Handler(BaseHTTPRequestHandler):
             return self._refuse(403, "GatedRepo")
         if revision not in ("main", COMMIT):
             return self._refuse(404, "RevisionNotFound")
-        files = {path.name: path.read_bytes() for path in directory.iterdir()}
+        paths = [path for path in directory.rglob("*") if path.is_file()]
+        files = {str(path.relative_to(directory)): path.read_bytes() for path in paths}
         if api and what == "revision":
             return self._send_json(
                 {"id": f"{owner}/{name}", "sha": COMMIT, "siblings": [{"rfilename": n} for n in files]}
@@ -83,9 +84,10 @@ class Handler(BaseHTTPRequestHandler):
             return self._send_json(
                 [{"type": "file", "path": n, "size": len(d), "oid": _sha1(d)} for n, d in files.items()]
             )
+        wanted = "/".join(part for part in file if part)
         if self.command == "GET":
-            self.server.fetched.append(file[0])
-        data = files[file[0]]
+            self.server.fetched.append(wanted)
+        data = files[wanted]
         return self._send(data, {"X-Repo-Commit": COMMIT, "ETag": f'"{_sha1(data)}"'})
 
     def _send_json(self, value: object) -> bytes:
@@ -151,8 +153,8 @@ def test_a_hub_id(hub: Hub, tmp_path: Path) -> None:
         "acme/clip v9",
         "acme/gated",
     )
-    source, revision, weights = first.split()
-    assert (source, revision) == ("acme/clip", COMMIT)
+    source, revision, weights, family = first.split()
+    assert (source, revision, family) == ("acme/clip", COMMIT, "hf-clip")
     assert pinned == first
     assert pickled.split()[1] == COMMIT and pickled.split()[2] != weights
     assert unknown == "there is no directory acme/none here and no such repository on the hub (or it is private)"
@@ -168,6 +170,27 @@ def test_a_hub_id(hub: Hub, tmp_path: Path) -> None:
     assert kept == first
     assert missing.startswith("there is no directory acme/other here, it is not in the hub's local cache")
     assert "the hub cannot be reached" in missing
+
+
+def test_families_of_several_directories(family_sources: dict[str, str], tmp_path: Path) -> None:
+    """sentence-transformers keeps weights in directories of their own; a pair comes from two repositories."""
+    image, text = family_sources["hf_clip"], family_sources["pair_st"].partition("+")[2]
+    repositories = {"acme/st": Path(family_sources["st_clip"]), "acme/image": Path(image), "acme/text": Path(text)}
+    with Hub(repositories) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        st, pair = load(endpoint, tmp_path, "acme/st", "pair:acme/image+acme/text")
+        server.shutdown()
+    assert st.split()[1] == COMMIT and st.split()[3] == "sentence-transformers-clip"
+    assert pair.split()[0] == "pair:acme/image+acme/text" and pair.split()[3] == "pair"
+    assert pair.split()[1] == f"{COMMIT}+{COMMIT}"
+    weights = [name for name in server.fetched if name.endswith(".safetensors")]
+    assert sorted(weights) == [
+        "0_CLIPModel/model.safetensors",
+        "2_Dense/model.safetensors",
+        "model.safetensors",
+        "model.safetensors",
+    ]
 
 
 @pytest.mark.parametrize("source", ["a/b/c", "./x/y", "/x/y", "x y/z", "~nobody/x", "clip"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from importlib import util
@@ -93,6 +94,16 @@ def test_progress_names_the_stages(report: ExportReport, stages: list[str]) -> N
 def test_the_same_source_twice_has_one_fingerprint(report: ExportReport, checkpoint: Path, tmp_path: Path) -> None:
     again = export_model(checkpoint, name="other", repository=tmp_path)
     assert again.card.fingerprint == report.card.fingerprint
+
+
+def test_another_preprocessing_has_another_fingerprint(
+    report: ExportReport, checkpoint: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    edit_json(tmp_path / "checkpoint" / "preprocessor_config.json", resample=2)
+    card = export_model(tmp_path / "checkpoint", name="tiny", repository=tmp_path / "repository").card
+    assert card.weights_sha256 == report.card.weights_sha256 and card.text == report.card.text
+    assert card.fingerprint != report.card.fingerprint
 
 
 def test_other_weights_have_another_fingerprint(report: ExportReport, tmp_path: Path) -> None:

@@ -17,11 +17,9 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from tiny_clip import TINY, edit_json, write_tiny  # noqa: E402
 
-from clipdex_export.checkpoint import load_checkpoint  # noqa: E402
+from clipdex_export.families import load_checkpoint  # noqa: E402
 from clipdex_export.onnx_files import write_tower  # noqa: E402
-from clipdex_export.preprocessing import image_spec  # noqa: E402
 from clipdex_export.random_checkpoint import SHAPES  # noqa: E402
-from clipdex_export.towers import ImageTower, TextTower  # noqa: E402
 
 FLOOR = 0.99999
 
@@ -35,26 +33,22 @@ class Exported:
     text: Any
     size: int
     length: int
-    vocabulary: int
     end_id: int
 
 
 def export(checkpoint_dir: Path, out: Path) -> Exported:
     checkpoint = load_checkpoint(str(checkpoint_dir))
-    config = checkpoint.model.config
-    spec = image_spec(checkpoint.processor, config.vision_config.image_size)
-    length = config.text_config.max_position_embeddings
-    end_id = checkpoint.tokenizer.eos_token_id
+    size, text = checkpoint.image.spec.size, checkpoint.text.spec
     write_tower(
-        ImageTower(checkpoint.model, spec),
-        torch.zeros(2, spec.size, spec.size, 3, dtype=torch.uint8),
+        checkpoint.image.take_tower(),
+        torch.zeros(2, size, size, 3, dtype=torch.uint8),
         out / "image.onnx",
         input_name="pixels",
         output_name="embedding",
     )
     write_tower(
-        TextTower(checkpoint.model),
-        torch.full((2, length), end_id, dtype=torch.int32),
+        checkpoint.text.take_tower(),
+        torch.full((2, text.context_length), text.end_id, dtype=torch.int32),
         out / "text.onnx",
         input_name="token_ids",
         output_name="embedding",
@@ -63,7 +57,8 @@ def export(checkpoint_dir: Path, out: Path) -> Exported:
         onnxruntime.InferenceSession(out / f"{tower}.onnx", providers=["CPUExecutionProvider"])
         for tower in ("image", "text")
     ]
-    return Exported(checkpoint.model, *sessions, spec.size, length, config.text_config.vocab_size, end_id)
+    model = checkpoint.image.reference.model  # type: ignore[union-attr]
+    return Exported(model, *sessions, size, text.context_length, text.end_id)
 
 
 @pytest.fixture(scope="module", params=["vit_b_32", "vit_b_16", "vit_l_14"])
@@ -172,11 +167,10 @@ def test_what_follows_the_end_token_is_never_read(tmp_path: Path) -> None:
 
 def test_a_vector_of_zeros_is_no_nan(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(str(write_tiny(tmp_path / "checkpoint")))
-    torch.nn.init.zeros_(checkpoint.model.visual_projection.weight)
-    spec = image_spec(checkpoint.processor, TINY.image_size)
-    pixels = torch.zeros(2, spec.size, spec.size, 3, dtype=torch.uint8)
+    torch.nn.init.zeros_(checkpoint.image.reference.model.visual_projection.weight)
+    pixels = torch.zeros(2, TINY.image_size, TINY.image_size, 3, dtype=torch.uint8)
     write_tower(
-        ImageTower(checkpoint.model, spec),
+        checkpoint.image.take_tower(),
         pixels,
         tmp_path / "image.onnx",
         input_name="pixels",

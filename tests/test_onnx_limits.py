@@ -80,7 +80,7 @@ def test_weights_too_large_for_one_file_go_into_one_beside_it(
     rows = np.random.default_rng(0).standard_normal((3, 64), dtype=np.float32)
     torch.manual_seed(0)
     tower = Doubler()
-    monkeypatch.setattr(onnx_files, "_LARGEST_SINGLE_FILE", 1000)
+    monkeypatch.setattr(onnx_files, "LARGEST_SINGLE_FILE", 1000)
     write_tower(tower, torch.zeros(2, 64), written, input_name="x", output_name="y")
     assert sorted(p.name for p in written.parent.iterdir()) == ["model.onnx", "model.onnx.data"]
     assert written.stat().st_size < 4096

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from clipdex.cleaning import STEPS, known_steps
 from clipdex.errors import CardError
 
 __all__ = ["FORMAT_VERSION", "ImageSpec", "ModelCard", "TextSpec", "check_model_name"]
@@ -22,6 +23,9 @@ FORMAT_VERSION = 1
 
 _NAME = re.compile(r"[a-z0-9_]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+# What may follow each kind of resize.
+_CROPS = {"shortest_edge": ("center", "center_half_even"), "squash": ("none",), "longest_edge": ("pad",)}
 
 
 def check_model_name(name: str) -> str:
@@ -35,8 +39,11 @@ def check_model_name(name: str) -> str:
 class ImageSpec:
     """How a picture becomes the uint8 `pixels` of shape (size, size, 3).
 
-    resize: "shortest_edge" scales the shorter side to `resize_to`, then crops `size` from the centre.
-    fill: the RGB laid under transparent pixels, and around a crop wider than the picture.
+    resize: "shortest_edge" scales the shorter side to `resize_to`, and the crop cuts `size` from the middle;
+    "squash" scales both sides to `size`, whatever the shape; "longest_edge" scales the longer side to `size`.
+    crop: "center", or "center_half_even" where half a pixel over is rounded to the even number and not down;
+    "none" after a squash; "pad" after "longest_edge": black to both sides.
+    fill: the RGB laid under transparent pixels.
     mean, std: for the record; the ONNX graph applies them.
     """
 
@@ -51,14 +58,17 @@ class ImageSpec:
 
     def __post_init__(self) -> None:
         _require(self.size > 0 and self.resize_to > 0, "image.size", self.size, "a positive number of pixels")
-        _require(self.resize in ("shortest_edge",), "image.resize", self.resize, "shortest_edge")
+        _require(self.resize in _CROPS, "image.resize", self.resize, f"one of {', '.join(_CROPS)}")
         _require(
             self.interpolation in ("bicubic", "bilinear", "lanczos"),
             "image.interpolation",
             self.interpolation,
             "bicubic, bilinear or lanczos",
         )
-        _require(self.crop in ("center",), "image.crop", self.crop, "center")
+        crops = _CROPS[self.resize]
+        _require(self.crop in crops, "image.crop", self.crop, f"{' or '.join(crops)} after {self.resize}")
+        if self.resize != "shortest_edge":
+            _require(self.resize_to == self.size, "image.resize_to", self.resize_to, f"image.size, {self.size}")
         _require(
             len(self.fill) == 3 and all(0 <= c <= 255 for c in self.fill),
             "image.fill",
@@ -79,7 +89,8 @@ class ImageSpec:
 class TextSpec:
     """How a text becomes the int32 `token_ids` of shape (context_length,).
 
-    cleaning: "none": all cleaning is done by the tokenizer's own normalizer.
+    cleaning: what is done to a text before the tokenizer: names of `clipdex.cleaning.STEPS` with a blank between
+    them, or "none".
     """
 
     context_length: int
@@ -90,7 +101,9 @@ class TextSpec:
 
     def __post_init__(self) -> None:
         _require(self.context_length > 2, "text.context_length", self.context_length, "a number of tokens above 2")
-        _require(self.cleaning in ("none",), "text.cleaning", self.cleaning, "none")
+        _require(
+            known_steps(self.cleaning), "text.cleaning", self.cleaning, f"none, or steps from {', '.join(STEPS)}"
+        )
         _require_sha256("text.tokenizer_sha256", self.tokenizer_sha256)
 
 
@@ -130,6 +143,16 @@ class ModelCard:
             "text": asdict(self.text),
         }
         return hashlib.sha256(_canonical_json(space)).hexdigest()
+
+    @property
+    def scoring(self) -> str:
+        """How cosines become probabilities: "softmax", or "sigmoid" for a model that has a bias (SigLIP)."""
+        return "sigmoid" if self.logit_bias else "softmax"
+
+    @property
+    def below_floor(self) -> str | None:
+        """What the gate found wrong, if the model was installed all the same (`clipdex export --force`)."""
+        return str(self.parity.get("problem", "it is not said where")) if self.parity.get("forced") else None
 
     def to_json(self) -> str:
         """The text of `card.json`; `from_json` reads it back."""

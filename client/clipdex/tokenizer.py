@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.card import TextSpec
+from clipdex.cleaning import clean
 from clipdex.errors import CardError, InvalidArgument
 
 __all__ = ["Tokenizer"]
@@ -47,7 +48,7 @@ class Tokenizer:
             if not isinstance(text, str):
                 raise InvalidArgument(f"a text is a string, not {type(text).__name__}: {text!r}")
         # A command line's undecodable bytes arrive as lone surrogates, which are no Unicode text.
-        clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        encodings = self._backend.encode_batch(clean)
+        sound = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        encodings = self._backend.encode_batch([clean(text, self.spec.cleaning) for text in sound])
         ids = np.array([e.ids for e in encodings], dtype=np.int32)
-        return ids.reshape(len(clean), self.spec.context_length)
+        return ids.reshape(len(sound), self.spec.context_length)

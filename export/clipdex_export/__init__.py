@@ -1,6 +1,6 @@
 """From a CLIP checkpoint to Triton model directories. The only place for torch, transformers and onnx.
 
-The stages, in order: checkpoint → preprocessing, tokenizer → towers → onnx_files → parity →
+The stages, in order: source → families (an adapter each) → towers, specs, tokenizer → onnx_files → parity →
 assets_model, triton_config → install. `export.py` joins them.
 """
 

@@ -1,4 +1,4 @@
-"""Joins the stages: checkpoint → towers → ONNX → gate → assets and configs → install."""
+"""Joins the stages: source → family → towers → ONNX → precision, fusion → gate → assets and configs → install."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from clipdex.errors import ExportError, InvalidArgument
 from clipdex.version import __version__
 from clipdex_export.extras import need_export_extra
 from clipdex_export.install import Staging, check_free, staging
+from clipdex_export.precisions import Precision, find_precision
+from clipdex_export.targets import DEFAULT_ENGINE_CACHE, Serving, find_target
 
 if TYPE_CHECKING:
     from clipdex_export.checkpoint import Checkpoint
@@ -53,7 +55,13 @@ def export_model(
     revision: str | None = None,
     allow_random: bool = False,
     max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
+    target: str = "auto",
+    precision: str | None = None,
+    instances: int = 1,
+    engine_cache: str = DEFAULT_ENGINE_CACHE,
+    calibrate: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Export a CLIP checkpoint to the Triton models NAME_image, NAME_text and NAME_assets.
@@ -67,36 +75,50 @@ def export_model(
         revision: a branch, tag or commit, for hub ids.
         allow_random: let missing weights be made up, for benchmarks of speed.
         max_batch_size: the most rows a request may carry, and the server puts in a batch.
+        target: what it is to run on: "auto", "cpu", "cuda" or "tensorrt"; see `clipdex_export.targets`.
+        precision: "fp32", "fp16" or "int8" (for CPUs); None for the target's own: fp16 on GPUs, else fp32.
+        instances: how many copies of each tower the server keeps, on each GPU.
+        engine_cache: for TensorRT, the directory on the server where engines are kept.
+        calibrate: for int8, a directory of pictures like those to be embedded, and of texts in .txt files.
         overwrite: replace a model of the same name.
+        force: install what the gate refuses, with a card that says so.
         progress: called with a few words at the start of each stage.
 
     Raises:
         MissingExtra: torch, transformers or another package of the `export` extra is not installed.
         InvalidArgument, CardError: an argument is out of range.
         CheckpointError: the checkpoint is missing, incomplete or of an unknown kind.
-        ParityError: the export does not give the checkpoint's numbers.
+        ParityError: the export does not give the checkpoint's numbers; its `table` shows at which stage.
         ExportError: the repository cannot be written, or has a model of that name.
     """
     need_export_extra()
     check_model_name(name)
     if isinstance(max_batch_size, bool) or not isinstance(max_batch_size, int) or max_batch_size < 1:
         raise InvalidArgument(f"max_batch_size is {max_batch_size!r}; expected a whole number from 1")
-    target = Path(repository).expanduser().resolve()
+    serving = Serving(find_target(target), instances, engine_cache)
+    in_precision = find_precision(precision or serving.target.precision, target)
+    if calibrate is not None and in_precision.quantize is None:
+        raise InvalidArgument(f"calibrate is for the precision int8, and this is {in_precision.name}")
+    directory = Path(repository).expanduser().resolve()
     try:
-        with staging(target, name) as stage:
+        with staging(directory, name) as stage:
             if not overwrite:
-                check_free(target, name)
+                check_free(directory, name)
             return _export(
                 stage,
                 os.fspath(source),
                 revision=revision,
                 allow_random=allow_random,
                 max_batch_size=max_batch_size,
+                serving=serving,
+                precision=in_precision,
+                calibrate=None if calibrate is None else Path(calibrate).expanduser(),
                 overwrite=overwrite,
+                force=force,
                 tell=progress or (lambda stage: None),
             )
     except OSError as exc:
-        raise ExportError(f"{target}: the export could not be written: {exc.strerror or exc}") from exc
+        raise ExportError(f"{directory}: the export could not be written: {exc.strerror or exc}") from exc
 
 
 def _export(
@@ -106,52 +128,58 @@ def _export(
     revision: str | None,
     allow_random: bool,
     max_batch_size: int,
+    serving: Serving,
+    precision: Precision,
+    calibrate: Path | None,
     overwrite: bool,
+    force: bool,
     tell: Progress,
 ) -> ExportReport:
-    from clipdex_export.checkpoint import load_checkpoint
-    from clipdex_export.parity import check, checkpoint_side, export_side
-    from clipdex_export.photographs import gate_pictures
-    from clipdex_export.preprocessing import image_spec
-    from clipdex_export.sentences import GATE_TEXTS
-    from clipdex_export.tokenizer import text_spec, tokenizer_json
+    from clipdex_export.adapt import TowerFiles, adapt_and_judge
+    from clipdex_export.calibration import calibration
+    from clipdex_export.families import load_checkpoint
+    from clipdex_export.gate import Gate
+    from clipdex_export.verdict import OVERLAP_FLOOR, Floors
 
     tell("loading the checkpoint")
     checkpoint = load_checkpoint(source, revision=revision, allow_random=allow_random)
-    config = checkpoint.model.config
-    image = image_spec(checkpoint.processor, config.vision_config.image_size)
-    tokenizer = tokenizer_json(checkpoint.tokenizer)
-    text = text_spec(checkpoint.tokenizer, tokenizer, config.text_config)
+    image, text, tokenizer = checkpoint.image.spec, checkpoint.text.spec, checkpoint.text.tokenizer_json
     card = ModelCard(
         name=stage.name,
         source=source,
         revision=checkpoint.revision,
         weights_sha256=checkpoint.weights_sha256,
-        embedding_dim=config.projection_dim,
+        embedding_dim=checkpoint.embedding_dim,
         image=image,
         text=text,
-        logit_scale=checkpoint.model.logit_scale.exp().item(),
-        logit_bias=0.0,
-        precision="fp32",
+        logit_scale=checkpoint.logit_scale,
+        logit_bias=checkpoint.logit_bias,
+        precision=precision.name,
     )
 
+    examples = None
+    if precision.quantize is not None:
+        tell("preparing pictures and texts to calibrate on")
+        examples = calibration(calibrate, image, text, tokenizer)
     tell("asking PyTorch for the numbers to meet")
-    pictures = gate_pictures()
-    expected = checkpoint_side(checkpoint, pictures, GATE_TEXTS)
+    gate = Gate(checkpoint)
 
-    image_onnx, text_onnx = (stage.model_directory(tower) / "1" / "model.onnx" for tower in ("image", "text"))
-    _write_towers(checkpoint, card, image_onnx, text_onnx, tell)
-
-    tell("comparing the export with the checkpoint")
-    found = export_side(image_onnx, text_onnx, image, text, tokenizer, pictures, GATE_TEXTS)
-    report = check(expected, found, pictures, GATE_TEXTS)
+    towers = TowerFiles.of(stage, checkpoint)
+    _write_towers(checkpoint, card, towers.image, towers.text, tell)
+    # Made-up weights rank nothing.
+    floors = Floors(precision.floor, 0.0 if checkpoint.random_weights else OVERLAP_FLOOR)
+    verdict, text_precision = adapt_and_judge(towers, precision, serving.target, examples, gate, floors, tell)
+    if not force:
+        verdict.require()
     card = replace(
         card,
-        parity=report.to_dict() | {"random_weights": len(checkpoint.random_weights), "versions": _versions()},
+        parity=verdict.to_dict()
+        | {"text_precision": text_precision, "random_weights": len(checkpoint.random_weights)}
+        | {"versions": _versions()},
     )
 
     tell("installing")
-    _write_assets_and_configs(stage, card, tokenizer, max_batch_size)
+    _write_assets_and_configs(stage, card, tokenizer, max_batch_size, serving)
     paths = stage.install(overwrite=overwrite)
     return ExportReport(
         card=card,
@@ -166,35 +194,37 @@ def _export(
 def _write_towers(
     checkpoint: Checkpoint, card: ModelCard, image_onnx: Path, text_onnx: Path, tell: Progress
 ) -> None:
-    """Write both towers. Consumes `checkpoint.model`, so that no more than one tower is held at the end."""
+    """Write both towers. Consumes them, so that no more than one is held at the end."""
     import torch
 
     from clipdex_export.onnx_files import write_tower
-    from clipdex_export.towers import ImageTower, TextTower
 
-    image_tower = ImageTower(checkpoint.model, card.image)
-    text_tower = TextTower(checkpoint.model)
-    checkpoint.model = None
-
+    checkpoint.forget_references()
     # Two rows: with one, the tracer takes the batch for a dimension that may be left out.
     tell("writing the image tower")
     pixels = torch.zeros(2, card.image.size, card.image.size, 3, dtype=torch.uint8)
-    write_tower(image_tower, pixels, image_onnx, input_name="pixels", output_name="embedding")
-    del image_tower
+    write_tower(checkpoint.image.take_tower(), pixels, image_onnx, input_name="pixels", output_name="embedding")
     tell("writing the text tower")
     token_ids = torch.full((2, card.text.context_length), card.text.end_id, dtype=torch.int32)
-    write_tower(text_tower, token_ids, text_onnx, input_name="token_ids", output_name="embedding")
+    write_tower(
+        checkpoint.text.take_tower(), token_ids, text_onnx, input_name="token_ids", output_name="embedding"
+    )
 
 
-def _write_assets_and_configs(stage: Staging, card: ModelCard, tokenizer: bytes, max_batch_size: int) -> None:
+def _write_assets_and_configs(
+    stage: Staging, card: ModelCard, tokenizer: bytes, max_batch_size: int, serving: Serving
+) -> None:
     from clipdex_export.assets_model import write_assets_model
+    from clipdex_export.leading import leading_tensors
     from clipdex_export.triton_config import assets_config, image_config, text_config
 
     assets = pack_assets(card, tokenizer)
     write_assets_model(assets, stage.model_directory("assets") / "1" / "model.onnx")
+    side = card.image.size
+    pixels = leading_tensors(stage.model_directory("image") / "1" / "model.onnx", "pixels", (side, side, 3))
     configs = {
-        "image": image_config(card, max_batch_size),
-        "text": text_config(card, max_batch_size),
+        "image": image_config(card, max_batch_size, serving, pixels),
+        "text": text_config(card, max_batch_size, serving),
         "assets": assets_config(card, assets),
     }
     for suffix, config in configs.items():

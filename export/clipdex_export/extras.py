@@ -15,6 +15,7 @@ _PACKAGES = {  # what is imported: what is installed
     "onnxruntime": "onnxruntime",
     "safetensors": "safetensors",
     "skimage": "scikit-image",
+    "sentencepiece": "sentencepiece",
 }
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clipdex.errors import CheckpointError
 from clipdex_export.quiet import quiet
 
-__all__ = ["CheckpointFiles", "find_checkpoint"]
+__all__ = ["CheckpointFiles", "fetch_weights", "find_checkpoint"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SMALL_FILES = ["*.json", "*.txt", "*.model"]
@@ -17,14 +18,18 @@ _SMALL_FILES = ["*.json", "*.txt", "*.model"]
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """A directory of checkpoint files, and the hub's commit they are of ("" for a local directory)."""
+    """A directory of checkpoint files, and the hub's commit they are of ("" for a local directory).
+
+    hub_id: where the weights are fetched from, once it is known which; "" for a local directory.
+    """
 
     directory: Path
     revision: str
+    hub_id: str = ""
 
 
 def find_checkpoint(source: str, revision: str | None) -> CheckpointFiles:
-    """Resolve a local directory or a hub id (`openai/clip-vit-base-patch32`), downloading the latter.
+    """Resolve a local directory or a hub id (`openai/clip-vit-base-patch32`), downloading all but its weights.
 
     Raises:
         CheckpointError: neither exists, the hub cannot be reached, or it refuses.
@@ -42,20 +47,24 @@ def find_checkpoint(source: str, revision: str | None) -> CheckpointFiles:
         raise CheckpointError(
             f"{source}: there is no such directory, and it is no hub id like openai/clip-vit-base-patch32"
         )
-    return _download(source, revision)
+    directory = _download(source, revision, _SMALL_FILES)
+    return CheckpointFiles(directory, directory.name, source)
 
 
-def _download(hub_id: str, revision: str | None) -> CheckpointFiles:
+def fetch_weights(files: CheckpointFiles, patterns: Sequence[str]) -> None:
+    """Download the files of the first pattern that the hub has any of; nothing for a local directory."""
+    for pattern in patterns if files.hub_id else ():
+        _download(files.hub_id, files.revision, [*_SMALL_FILES, pattern])  # the hub's client warns if none matches
+        if any(files.directory.glob(pattern)):
+            return
+
+
+def _download(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import errors, snapshot_download
-
-    def fetch(patterns: list[str]) -> Path:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
 
     try:
         with quiet():
-            directory = fetch([*_SMALL_FILES, "model*.safetensors"])
-            if not any(directory.glob("model*.safetensors")):
-                directory = fetch([*_SMALL_FILES, "pytorch_model*.bin"])
+            return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except errors.GatedRepoError as exc:
         raise CheckpointError(
             f"{hub_id} is gated: accept its terms on the hub and log in with  hf auth login"
@@ -73,7 +82,6 @@ def _download(hub_id: str, revision: str | None) -> CheckpointFiles:
             f"there is no directory {hub_id} here, it is not in the hub's local cache, and the hub cannot be "
             f"reached ({_first_line(exc)}): download it on a machine with a network and give its directory"
         ) from exc
-    return CheckpointFiles(directory, directory.name)
 
 
 def _first_line(exc: BaseException) -> str:

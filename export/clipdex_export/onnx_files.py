@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipdex.errors import ExportError
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
-__all__ = ["MAX_IR_VERSION", "MAX_OPSET", "check_limits", "write_tower"]
+__all__ = ["LARGEST_SINGLE_FILE", "MAX_IR_VERSION", "MAX_OPSET", "check_limits", "save", "write_tower"]
 
 # The ONNX Runtime of Triton 24.10 refuses anything newer.
 MAX_OPSET = 21
@@ -21,7 +23,7 @@ MAX_IR_VERSION = 10
 # 17 is the first opset with LayerNormalization as one node.
 _OPSET = 17
 # A protobuf file ends at 2 GiB. Below this the weights stay inside; the rest is room for the graph.
-_LARGEST_SINGLE_FILE = (2 << 30) - (64 << 20)
+LARGEST_SINGLE_FILE = (2 << 30) - (64 << 20)
 
 
 def write_tower(
@@ -56,8 +58,10 @@ def write_tower(
     check_limits(path)
 
 
-def check_limits(path: Path) -> None:
-    """Raise ExportError if an ONNX file is invalid or newer than the oldest supported Triton reads."""
+def check_limits(path: Path, *, domains: Collection[str] = ("ai.onnx",)) -> None:
+    """Raise ExportError if an ONNX file is invalid, newer than the oldest supported Triton reads, or has operators
+    of other domains than these.
+    """
     import onnx
 
     model = onnx.load(path, load_external_data=False)
@@ -66,10 +70,23 @@ def check_limits(path: Path) -> None:
     except onnx.checker.ValidationError as exc:
         raise ExportError(f"{path.name} is not a valid ONNX file: {exc}") from exc
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
-    if model.ir_version > MAX_IR_VERSION or opsets.get("ai.onnx", 0) > MAX_OPSET or len(opsets) > 1:
+    too_new = model.ir_version > MAX_IR_VERSION or opsets.get("ai.onnx", 0) > MAX_OPSET
+    if too_new or not set(opsets) <= set(domains):
         raise ExportError(
             f"{path.name} has IR version {model.ir_version} and opsets {opsets}; Triton 24.10 reads up to IR "
-            f"{MAX_IR_VERSION} and ai.onnx {MAX_OPSET}"
+            f"{MAX_IR_VERSION} and ai.onnx {MAX_OPSET}, and expected is no domain but {', '.join(domains)}"
+        )
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model, weights inside where one file can hold them, else in one file beside it."""
+    import onnx
+
+    if model.ByteSize() <= LARGEST_SINGLE_FILE:
+        onnx.save(model, path)
+    else:
+        onnx.save(
+            model, path, save_as_external_data=True, all_tensors_to_one_file=True, location=path.name + ".data"
         )
 
 
@@ -79,13 +96,13 @@ def _keep_large_weights_beside(path: Path) -> None:
 
     model = onnx.load(path, load_external_data=False)
     scattered = _external_files(model)
-    if not scattered and path.stat().st_size <= _LARGEST_SINGLE_FILE:
+    if not scattered and path.stat().st_size <= LARGEST_SINGLE_FILE:
         return
     model = onnx.load(path)
     path.unlink()
     for name in scattered:
         (path.parent / name).unlink()
-    onnx.save(model, path, save_as_external_data=True, all_tensors_to_one_file=True, location=path.name + ".data")
+    save(model, path)
 
 
 def _external_files(model: Any) -> set[str]:

@@ -11,13 +11,13 @@ from typing import Any
 from clipdex.card import ImageSpec
 from clipdex.errors import CardError, CheckpointError
 
-__all__ = ["image_spec"]
+__all__ = ["FILL", "image_spec", "squash_spec"]
 
 _INTERPOLATIONS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 # What transparent pixels are laid over. Hugging Face has no rule: it drops alpha and shows whatever colour
 # was hidden beneath, most often black. White is what a page behind a cut-out looks like.
-_FILL = (255, 255, 255)
+FILL = (255, 255, 255)
 
 
 def image_spec(processor: Any, image_size: int) -> ImageSpec:
@@ -32,14 +32,6 @@ def image_spec(processor: Any, image_size: int) -> ImageSpec:
     """
     _require(processor.do_resize, "do_resize", processor.do_resize, "true")
     _require(processor.do_center_crop, "do_center_crop", processor.do_center_crop, "true")
-    _require(processor.do_rescale, "do_rescale", processor.do_rescale, "true")
-    _require(
-        math.isclose(processor.rescale_factor, 1 / 255, rel_tol=1e-6),
-        "rescale_factor",
-        processor.rescale_factor,
-        "1/255",
-    )
-    _require(not getattr(processor, "do_pad", None), "do_pad", True, "none or false")
     size = _set_keys(processor.size)
     _require(set(size) == {"shortest_edge"}, "size", size, 'a number or {"shortest_edge": number}')
     crop = _set_keys(processor.crop_size)
@@ -48,18 +40,45 @@ def image_spec(processor: Any, image_size: int) -> ImageSpec:
     _require(
         size["shortest_edge"] >= image_size, "size", size, f"at least the crop, {image_size}, so nothing is padded"
     )
+    return _spec(processor, image_size, size["shortest_edge"], "shortest_edge", "center")
+
+
+def squash_spec(processor: Any, image_size: int) -> ImageSpec:
+    """A transformers processor that scales both sides to one size and crops nothing, as SigLIP's -> ImageSpec.
+
+    Raises:
+        CheckpointError: it asks for something that the card cannot express, named in the message.
+    """
+    _require(processor.do_resize, "do_resize", processor.do_resize, "true")
+    _require(not getattr(processor, "do_center_crop", None), "do_center_crop", True, "none or false")
+    size = _set_keys(processor.size)
+    square = {"height": image_size, "width": image_size}
+    _require(size == square, "size", size, f"{square}, the image_size of the vision tower")
+    return _spec(processor, image_size, image_size, "squash", "none")
+
+
+def _spec(processor: Any, size: int, resize_to: int, resize: str, crop: str) -> ImageSpec:
+    """What all processors say alike."""
+    _require(processor.do_rescale, "do_rescale", processor.do_rescale, "true")
+    _require(
+        math.isclose(processor.rescale_factor, 1 / 255, rel_tol=1e-6),
+        "rescale_factor",
+        processor.rescale_factor,
+        "1/255",
+    )
+    _require(not getattr(processor, "do_pad", None), "do_pad", True, "none or false")
     resample = int(processor.resample) if processor.resample is not None else None
     _require(resample in _INTERPOLATIONS, "resample", resample, "1 (lanczos), 2 (bilinear) or 3 (bicubic)")
     assert resample is not None
     normalize = processor.do_normalize
     try:
         return ImageSpec(
-            size=image_size,
-            resize_to=int(size["shortest_edge"]),
-            resize="shortest_edge",
+            size=size,
+            resize_to=resize_to,
+            resize=resize,
             interpolation=_INTERPOLATIONS[resample],
-            crop="center",
-            fill=_FILL,
+            crop=crop,
+            fill=FILL,
             mean=_three(processor.image_mean) if normalize else (0.0, 0.0, 0.0),
             std=_three(processor.image_std) if normalize else (1.0, 1.0, 1.0),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging as python_logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ __all__ = ["quiet"]
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars, no log lines below an error, no warnings, from transformers, torch or the hub client.
+    """No progress bars, no log lines below an error, no warnings, from transformers, OpenCLIP, torch or the hub.
 
     What they would say is read from their results instead: missing weights raise, for one.
     """
@@ -22,9 +23,11 @@ def quiet() -> Iterator[None]:
     )
     from transformers.utils import logging
 
+    muted = python_logging.root.manager.disable
     verbosity = logging.get_verbosity()
     bars, hub_bars = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
     logging.set_verbosity_error()
+    python_logging.disable(python_logging.WARNING)  # OpenCLIP logs on the root logger
     logging.disable_progress_bar()
     disable_progress_bars()
     try:
@@ -33,6 +36,7 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(verbosity)
+        python_logging.disable(muted)
         if bars:
             logging.enable_progress_bar()
         if hub_bars:

@@ -1,8 +1,8 @@
-"""The texts of the parity gate: what people type, and what breaks tokenizers."""
+"""The texts of the parity gate: what people type, and what breaks tokenizers. And others, to calibrate int8 on."""
 
 from __future__ import annotations
 
-__all__ = ["GATE_TEXTS"]
+__all__ = ["CALIBRATION_TEXTS", "GATE_TEXTS"]
 
 GATE_TEXTS: tuple[str, ...] = (
     # queries and captions
@@ -70,4 +70,56 @@ GATE_TEXTS: tuple[str, ...] = (
     "🎉" * 90,
     "<|startoftext|> a cat <|endoftext|>",
     "a cat <|endoftext|> a dog",
+)
+
+CALIBRATION_TEXTS: tuple[str, ...] = (
+    "a dog runs along the beach with a stick in its mouth",
+    "two children on a swing in a garden",
+    "a bowl of ramen with an egg, chopsticks beside it",
+    "a photo of the Eiffel Tower at dusk",
+    "a blurry photo of a bus",
+    "a drawing of a house with a red roof",
+    "an old woman knitting by the window",
+    "aerial view of a harbour full of sailing boats",
+    "a tabby kitten asleep in a laundry basket",
+    "football players celebrate a goal in the rain",
+    "a plate with pancakes, blueberries and maple syrup",
+    "a snowy forest path, early morning light",
+    "a black sports car parked in front of a glass building",
+    "close-up of a spider web with dew drops",
+    "a man in a grey suit gives a talk on a stage",
+    "screenshot of a spreadsheet with a bar chart",
+    "handwritten notes on lined paper",
+    "an X-ray of a hand",
+    "satellite image of a river delta",
+    "a herd of elephants at a waterhole, Kenya",
+    "the inside of a cathedral, stained glass windows",
+    "a baby laughing in a high chair",
+    "graffiti on a brick wall that says FREEDOM",
+    "a mountain bike leaning against a wooden fence",
+    "a wedding couple under cherry trees",
+    "an empty parking lot at night, neon lights",
+    "a red and white lighthouse on a cliff",
+    "vintage poster for a circus, 1920s",
+    "a parrot with green and yellow feathers",
+    "a laptop, a notebook and a cactus on a desk",
+    "fireworks above a city skyline",
+    "a surgeon in an operating theatre",
+    "abstract painting in blue and gold",
+    "a wheat field under a cloudy sky",
+    "a firefighter carries a hose up a ladder",
+    "sushi",
+    "sad",
+    "Zürich Hauptbahnhof",
+    "un chien noir sur un tapis rouge",
+    "ein Fahrrad vor einem Café",
+    "дети играют в снегу",
+    "海边的日落",
+    "桜の木の下の猫",
+    "눈 덮인 산",
+    "قارب في البحر",
+    "🐶🎾 in the park",
+    "IMG_2041.HEIC, f/2.8, ISO 400",
+    "a very long description of a photograph in which several people stand around a large wooden table, one of "
+    "them holds a map, another one points to a mountain in the distance, and a third drinks tea from a tin cup",
 )

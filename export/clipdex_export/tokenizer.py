@@ -8,9 +8,9 @@ from typing import Any
 from clipdex.card import TextSpec
 from clipdex.errors import CardError, CheckpointError
 
-__all__ = ["text_spec", "tokenizer_json"]
+__all__ = ["LEGACY_END_ID", "spec_of", "text_spec", "tokenizer_json"]
 
-_LEGACY_END_ID = 2  # in the config only: pooling then looks for the largest id, whatever the tokenizer says
+LEGACY_END_ID = 2  # in the config only: pooling then looks for the largest id, whatever the tokenizer says
 
 
 def tokenizer_json(tokenizer: Any) -> bytes:
@@ -36,18 +36,13 @@ def text_spec(tokenizer: Any, data: bytes, text_config: Any) -> TextSpec:
     end_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     if end_id is None:
         raise CheckpointError("the tokenizer has no end token, and CLIP reads its vector there")
-    vocabulary = text_config.vocab_size
     largest = max(tokenizer.get_vocab().values())
-    if largest >= vocabulary:
-        raise CheckpointError(
-            f"the tokenizer has ids up to {largest}, the text tower only {vocabulary} embeddings: "
-            "they are not of one model"
-        )
+    _check_vocabulary(largest, text_config.vocab_size)
     configured = text_config.eos_token_id
-    if configured == _LEGACY_END_ID:
+    if configured == LEGACY_END_ID:
         if end_id != largest:
             raise CheckpointError(
-                f"the config's eos_token_id of {_LEGACY_END_ID} makes CLIP read its vector at the largest id, "
+                f"the config's eos_token_id of {LEGACY_END_ID} makes CLIP read its vector at the largest id, "
                 f"but the tokenizer's end token is {end_id} of {largest}: set eos_token_id to {end_id}"
             )
     elif configured != end_id:
@@ -55,13 +50,46 @@ def text_spec(tokenizer: Any, data: bytes, text_config: Any) -> TextSpec:
             f"the text tower reads its vector at token {configured} (eos_token_id), but the tokenizer ends texts "
             f"with {end_id}: they are not of one model"
         )
+    return spec_of(
+        data,
+        vocabulary=text_config.vocab_size,
+        context_length=text_config.max_position_embeddings,
+        pad_id=end_id if pad_id is None else pad_id,
+        end_id=end_id,
+    )
+
+
+def spec_of(
+    data: bytes, *, vocabulary: int, context_length: int, pad_id: int, end_id: int, cleaning: str = "none"
+) -> TextSpec:
+    """The card's TextSpec of a tokenizer.json.
+
+    Args:
+        data: the tokenizer.json.
+        vocabulary: how many ids the text tower knows.
+        context_length, pad_id, end_id, cleaning: as in the card.
+
+    Raises:
+        CheckpointError: the tokenizer has ids that the text tower does not know, or a number is not usable.
+    """
+    from tokenizers import Tokenizer
+
+    _check_vocabulary(max(Tokenizer.from_buffer(data).get_vocab().values()), vocabulary)
     try:
         return TextSpec(
-            context_length=int(text_config.max_position_embeddings),
-            pad_id=int(end_id if pad_id is None else pad_id),
+            context_length=int(context_length),
+            pad_id=int(pad_id),
             end_id=int(end_id),
-            cleaning="none",
+            cleaning=cleaning,
             tokenizer_sha256=hashlib.sha256(data).hexdigest(),
         )
     except CardError as exc:
         raise CheckpointError(f"the text tower's config is not usable: {exc}") from exc
+
+
+def _check_vocabulary(largest: int, vocabulary: int) -> None:
+    if largest >= vocabulary:
+        raise CheckpointError(
+            f"the tokenizer has ids up to {largest}, the text tower only {vocabulary} embeddings: "
+            "they are not of one model"
+        )

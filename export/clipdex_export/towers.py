@@ -1,12 +1,15 @@
 """The two towers as modules from wire tensors to unit vectors: what is written to ONNX.
 
-Everything that depends on the checkpoint alone is inside: mean and std, the layout, the causal mask, the
-pooling, the projection, the L2 norm. What stays outside is what a client must do with a file or a text.
+Everything that depends on the checkpoint alone is inside: mean and std, the layout, the masks, the pooling, the
+projection, the L2 norm. What stays outside is what a client must do with a file or a text.
+
+What a tower computes itself stays float32 in half precision; what its `network` and `head` compute does not
+(float16.py tells them apart by the names of the graph's nodes).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -14,24 +17,32 @@ from torch import nn
 from clipdex.card import ImageSpec
 from clipdex.errors import CheckpointError
 
-__all__ = ["ImageTower", "TextTower"]
+__all__ = ["HIDDEN", "ImageTower", "Mask", "Pooling", "TextTower"]
 
-# CLIP checkpoints from before 2023 say so in their config; transformers then pools at the largest id.
-_LEGACY_END_ID = 2
+# Which tokens a token sees: those before it, all, or all that are no padding.
+Mask: TypeAlias = Literal["causal", "none", "padding"]
+# Where a text's vector is read: at the first end token, at the largest id, at the last or first position, as the
+# mean of all that is no padding; or nowhere, since the network gives one vector a text.
+Pooling: TypeAlias = Literal["end", "largest", "last", "first", "mean", "network"]
+
 # Every integer up to here is a float32 of its own.
 _LARGEST_EXACT = 1 << 24
+# Added to the scores of hidden tokens: their weight is zero in float32, and the number exists in float16.
+HIDDEN = -60_000.0
 
 
 class ImageTower(nn.Module):
-    """pixels uint8 (B, S, S, 3) -> embedding float32 (B, D), L2 norm 1."""
+    """pixels uint8 (B, S, S, 3) -> embedding float32 (B, D), L2 norm 1.
+
+    network: normalised pixels float32 (B, 3, S, S) -> features (B, D).
+    """
 
     scale: torch.Tensor
     shift: torch.Tensor
 
-    def __init__(self, model: Any, spec: ImageSpec) -> None:
+    def __init__(self, network: nn.Module, spec: ImageSpec) -> None:
         super().__init__()
-        self.vision_model = model.vision_model
-        self.projection = model.visual_projection
+        self.network = network
         # (x / 255 - mean) / std, as one multiplication and one addition a pixel.
         std = torch.tensor(spec.std, dtype=torch.float64)
         mean = torch.tensor(spec.mean, dtype=torch.float64)
@@ -42,49 +53,84 @@ class ImageTower(nn.Module):
         """uint8 (B, S, S, 3) -> float32 (B, D)."""
         # The layout changes while a pixel is still one byte.
         channels_first = pixels.permute(0, 3, 1, 2).to(torch.float32)
-        pooled = self.vision_model(channels_first * self.scale + self.shift).pooler_output
-        return _unit(self.projection(pooled))
+        return _unit(self.network(channels_first * self.scale + self.shift))
 
 
 class TextTower(nn.Module):
     """token_ids int32 (B, L) -> embedding float32 (B, D), L2 norm 1.
 
-    No padding mask: attention is causal and the vector is read at the first end token, so nothing that
-    stands behind it can change the result.
+    network: (token_ids, mask) -> hidden states (B, L, W), or one vector a text where `pooling` is "network". The
+    mask is None, or is added to the scores: (1, 1, L, L) where it is causal, (B, 1, 1, L) where it hides padding.
+    head: (B, W) -> (B, D). vocabulary: how many ids there are, for the pooling at the largest.
     """
 
     causal_mask: torch.Tensor
     earlier: torch.Tensor
 
-    def __init__(self, model: Any) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        head: nn.Module,
+        *,
+        length: int,
+        vocabulary: int,
+        mask: Mask,
+        pooling: Pooling,
+        end_id: int = -1,
+        pad_id: int = -1,
+    ) -> None:
         super().__init__()
-        self.text_model = model.text_model
-        self.projection = model.text_projection
-        config = model.config.text_config
-        self.end_id = int(config.eos_token_id)
-        length = int(config.max_position_embeddings)
-        if self.end_id == _LEGACY_END_ID and config.vocab_size * length > _LARGEST_EXACT:
+        if pooling == "largest" and vocabulary * length > _LARGEST_EXACT:
             raise CheckpointError(
-                f"a vocabulary of {config.vocab_size} with {length} positions is larger than the pooling of the "
+                f"a vocabulary of {vocabulary} with {length} positions is larger than the pooling of the "
                 f"text tower can tell apart ({_LARGEST_EXACT} in all)"
             )
-        hidden = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)
-        self.register_buffer("causal_mask", hidden.reshape(1, 1, length, length))
-        # Earlier positions score higher, so the largest score is the first of equals: runtimes differ in
-        # which of several equal values their ArgMax returns.
-        self.register_buffer("earlier", torch.arange(length - 1, -1, -1, dtype=torch.float32))
+        self.network = network
+        self.head = head
         self.length = length
+        self.mask = mask
+        self.pooling = pooling
+        self.end_id = end_id
+        self.pad_id = pad_id
+        if mask == "causal":
+            hidden = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)
+            self.register_buffer("causal_mask", hidden.reshape(1, 1, length, length))
+        if pooling in ("end", "largest"):
+            # Earlier positions score higher, so the largest score is the first of equals: runtimes differ in
+            # which of several equal values their ArgMax returns.
+            self.register_buffer("earlier", torch.arange(length - 1, -1, -1, dtype=torch.float32))
 
     def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
         """int32 (B, L) -> float32 (B, D)."""
-        hidden = self.text_model(token_ids, attention_mask=self.causal_mask).last_hidden_state
+        mask = None
+        if self.mask == "causal":
+            mask = self.causal_mask
+        elif self.mask == "padding":
+            mask = ((1 - self._kept(token_ids)) * HIDDEN)[:, None, None, :]
+        return _unit(self.head(self._pooled(self.network(token_ids, mask), token_ids)))
+
+    def _pooled(self, hidden: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+        """(B, L, W) -> (B, W)."""
+        if self.pooling == "network":
+            return hidden
+        if self.pooling == "last":
+            return hidden[:, -1]
+        if self.pooling == "first":
+            return hidden[:, 0]
+        if self.pooling == "mean":
+            kept = self._kept(token_ids)
+            return (hidden * kept[:, :, None]).sum(dim=1) / kept.sum(dim=1, keepdim=True).clamp(min=1)
         rows = torch.arange(hidden.shape[0])
-        return _unit(self.projection(hidden[rows, self._end_position(token_ids)]))
+        return hidden[rows, self._end_position(token_ids)]
+
+    def _kept(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """int32 (B, L) -> float32 (B, L): 1 for a token, 0 for padding."""
+        return (token_ids != self.pad_id).to(torch.float32)
 
     def _end_position(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """int32 (B, L) -> int64 (B,): where the text ends, by transformers' rule for this config."""
+        """int32 (B, L) -> int64 (B,): where the text ends."""
         # In float32, since CUDA's ArgMax knows no integers and a copy to the CPU would stall the tower.
-        if self.end_id == _LEGACY_END_ID:
+        if self.pooling == "largest":
             return (token_ids.to(torch.float32) * self.length + self.earlier).argmax(dim=1)
         return ((token_ids == self.end_id).to(torch.float32) * (self.earlier + 1)).argmax(dim=1)
 

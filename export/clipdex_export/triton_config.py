@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 from clipdex.assets import SHA256_PARAMETER
 from clipdex.card import ModelCard
+from clipdex.wire.transport import FINGERPRINT_PARAMETER
+from clipdex_export.accelerators import TowerInput, accelerator, gpu_parameters, warm_up
+from clipdex_export.targets import Serving
 
 __all__ = ["FINGERPRINT_PARAMETER", "assets_config", "image_config", "text_config"]
 
-# The same value in all three: a client can tell models of two exports apart.
-FINGERPRINT_PARAMETER = "clipdex_fingerprint"
+Leading = Sequence[tuple[str, tuple[int, ...]]]
 
 _TOWER = """\
 # {title}
@@ -20,7 +23,7 @@ backend: "onnxruntime"
 
 # A request carries 1 to max_batch_size rows: one more dimension, in front of those below.
 max_batch_size: {max_batch_size}
-input [ {{ name: "{input_name}", data_type: {data_type}, dims: [ {dims} ] }} ]
+input [ {{ name: "{input}", data_type: {data_type}, dims: [ {dims} ] }} ]
 output [ {{ name: "embedding", data_type: TYPE_FP32, dims: [ {embedding_dim} ] }} ]
 
 # Small requests that arrive close together run as one batch. There is no preferred_batch_size: some Triton
@@ -32,21 +35,30 @@ dynamic_batching {{
     max_queue_size: {queue_size}
     # A request that has waited longer than its client allows is refused, not computed for nobody.
     timeout_action: REJECT
+    # Triton heeds a request's own timeout only where it is shorter than this one: an hour.
+    default_timeout_microseconds: 3600000000
     allow_timeout_override: true
   }}
 }}
 
-# One copy of the weights on each GPU, or one on the CPU where there is none.
-instance_group [ {{ count: 1, kind: KIND_AUTO }} ]
+# {where}
+instance_group [ {{ count: {instances}, kind: {kind} }} ]
 
 # On a CPU, "0" lets ONNX Runtime use all physical cores; lower it where two models share them.
 parameters {{ key: "intra_op_thread_count", value: {{ string_value: "0" }} }}
 parameters {{ key: "inter_op_thread_count", value: {{ string_value: "1" }} }}
 # 1 = heuristic. Left out, a GPU would search exhaustively for every new batch size, seconds each.
 parameters {{ key: "cudnn_conv_algo_search", value: {{ string_value: "1" }} }}
-# The identity of the embedding space. The same in {base}_image, {base}_text and {base}_assets.
+{gpu_parameters}# The identity of the embedding space. The same in {base}_image, {base}_text and {base}_assets.
 parameters {{ key: "{fingerprint_key}", value: {{ string_value: "{fingerprint}" }} }}
-"""
+{accelerator}{warm_up}"""
+
+# What a copy of a tower is to be, by the kind of its instance group.
+_WHERE = {
+    "KIND_AUTO": "on each GPU, or on the CPU where there is none",
+    "KIND_CPU": "on the CPU; each would use all cores",
+    "KIND_GPU": "on each GPU; two keep it busy between batches, for twice the memory",
+}
 
 _ASSETS = """\
 # The model card and tokenizer of {base}: a byte range of a zip with card.json and tokenizer.json.
@@ -74,34 +86,36 @@ parameters {{ key: "{fingerprint_key}", value: {{ string_value: "{fingerprint}" 
 """
 
 
-def image_config(card: ModelCard, max_batch_size: int) -> str:
-    """config.pbtxt of NAME_image."""
+def image_config(
+    card: ModelCard, max_batch_size: int, serving: Serving | None = None, leading: Leading = ()
+) -> str:
+    """config.pbtxt of NAME_image. `leading`: see TowerInput."""
     side = card.image.size
     return _tower(
         card,
         suffix="image",
         title=f"Pictures to unit vectors: RGB, {side} × {side}, not normalised.",
         max_batch_size=max_batch_size,
-        input_name="pixels",
-        data_type="TYPE_UINT8",
-        dims=f"{side}, {side}, 3",
-        # A few pictures' worth of GPU time, far below what decoding one takes.
-        delay_us=2000,
+        given=TowerInput("pixels", "TYPE_UINT8", (side, side, 3), "random_data", leading),
+        serving=serving or Serving(),
+        # A few pictures' worth of GPU time, and little beside the milliseconds that a lone picture takes.
+        delay_us=500,
         # At most this many full batches of pixels in the server's memory.
         queue_size=256,
     )
 
 
-def text_config(card: ModelCard, max_batch_size: int) -> str:
+def text_config(card: ModelCard, max_batch_size: int, serving: Serving | None = None) -> str:
     """config.pbtxt of NAME_text."""
+    length = card.text.context_length
     return _tower(
         card,
         suffix="text",
-        title=f"Token ids, {card.text.context_length} a text, to unit vectors.",
+        title=f"Token ids, {length} a text, to unit vectors.",
         max_batch_size=max_batch_size,
-        input_name="token_ids",
-        data_type="TYPE_INT32",
-        dims=str(card.text.context_length),
+        # Zeros: random numbers would be no token ids.
+        given=TowerInput("token_ids", "TYPE_INT32", (length,), "zero_data"),
+        serving=serving or Serving(),
         # Somebody is waiting for a query's answer.
         delay_us=500,
         queue_size=1024,
@@ -122,15 +136,39 @@ def assets_config(card: ModelCard, data: bytes) -> str:
     )
 
 
-def _tower(card: ModelCard, *, suffix: str, **fields: object) -> str:
+def _tower(
+    card: ModelCard,
+    *,
+    suffix: str,
+    title: str,
+    max_batch_size: int,
+    given: TowerInput,
+    serving: Serving,
+    delay_us: int,
+    queue_size: int,
+) -> str:
+    name = f"{card.name}_{suffix}"
+    copies = "One copy" if serving.instances == 1 else f"{serving.instances} copies"
     return _TOWER.format(
-        name=f"{card.name}_{suffix}",
+        name=name,
         base=card.name,
+        title=title,
         source=_one_line(card.source),
+        max_batch_size=max_batch_size,
+        input=given.name,
+        data_type=given.data_type,
+        dims=", ".join(map(str, given.dims)),
         embedding_dim=card.embedding_dim,
+        delay_us=delay_us,
+        queue_size=queue_size,
+        where=f"{copies} of the weights {_WHERE[serving.target.kind]}.",
+        instances=serving.instances,
+        kind=serving.target.kind,
+        gpu_parameters=gpu_parameters(serving),
         fingerprint_key=FINGERPRINT_PARAMETER,
         fingerprint=card.fingerprint,
-        **fields,
+        accelerator=accelerator(serving, name, given, card.precision, max_batch_size),
+        warm_up=warm_up(serving, given, max_batch_size),
     )
 
 

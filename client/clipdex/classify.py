@@ -1,0 +1,87 @@
+"""Zero-shot classification: which of some labels a picture shows, by a model that was never trained on them.
+
+label ─▶ each template ─▶ text vectors ─▶ their mean, of norm 1
+picture · labels ─▶ × logit scale ─▶ softmax, or + bias ─▶ sigmoid
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clipdex.arrays import Vectors
+from clipdex.card import ModelCard
+from clipdex.embedding import image_steps, text_steps
+from clipdex.errors import InvalidArgument
+from clipdex.images import ImageSource
+from clipdex.steps import Steps
+
+if TYPE_CHECKING:
+    from clipdex.client import Client
+
+__all__ = ["DEFAULT_TEMPLATES", "classify_steps", "label_steps", "probabilities"]
+
+# What CLIP's authors take where a label is a noun.
+DEFAULT_TEMPLATES = ("a photo of a {}",)
+_BLANK = "{}"
+
+
+def classify_steps(
+    client: Client, images: Sequence[ImageSource], labels: Sequence[str], templates: Sequence[str]
+) -> Steps[Vectors]:
+    """The steps of `Client.classify`."""
+    label_vectors = yield from label_steps(client, labels, templates)
+    pictures = yield from image_steps(client, images)
+    return probabilities(client.card, pictures, label_vectors)
+
+
+def label_steps(client: Client, labels: Sequence[str], templates: Sequence[str]) -> Steps[Vectors]:
+    """K labels -> float32 (K, D) of norm 1: each the mean of its vectors in all templates, as CLIP's authors do.
+
+    Raises:
+        InvalidArgument: there are too few labels, one is empty or there twice, or a template has no place for it.
+    """
+    _check(client.card, labels, templates)
+    texts = [template.replace(_BLANK, label.strip()) for label in labels for template in templates]
+    vectors = yield from text_steps(client, texts)
+    means = vectors.reshape(len(labels), len(templates), -1).mean(axis=1)
+    unit: Vectors = means / np.linalg.norm(means, axis=1, keepdims=True)
+    return unit
+
+
+def probabilities(card: ModelCard, pictures: Vectors, labels: Vectors) -> Vectors:
+    """float32 (N, D) and (K, D) -> float32 (N, K).
+
+    softmax: they add up to 1 for each picture. sigmoid (SigLIP): each label is judged alone.
+    """
+    logits = card.logit_scale * (pictures.astype(np.float64) @ labels.T.astype(np.float64)) + card.logit_bias
+    if card.scoring == "sigmoid":
+        result: Vectors = np.exp(-np.logaddexp(0, -logits)).astype(np.float32)
+        return result
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    result = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+    return result
+
+
+def _check(card: ModelCard, labels: Sequence[str], templates: Sequence[str]) -> None:
+    for name, given in (("labels", labels), ("templates", templates)):
+        if isinstance(given, str) or not all(isinstance(each, str) for each in given):
+            raise InvalidArgument(f"{name} is a list of strings, not {given!r}")
+    names = [label.strip() for label in labels]
+    if not all(names):
+        raise InvalidArgument("a label is empty; say what a picture may show")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidArgument(f"the label {twice!r} is there twice")
+    if len(names) < (1 if card.scoring == "sigmoid" else 2):
+        raise InvalidArgument(
+            f"{len(names)} labels: {card.name} says which of several fits best; give two or more, such as "
+            "a cat, something else"
+        )
+    if not templates:
+        raise InvalidArgument('templates is empty; give one, such as "a photo of a {}"')
+    for template in templates:
+        if _BLANK not in template:
+            raise InvalidArgument(f"the template {template!r} has no place for the label: write {{}} there")

@@ -1,0 +1,169 @@
+"""`clipdex classify`: which of some labels each picture shows."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from clipdex.arrays import Pixels
+from clipdex.card import ImageSpec
+from clipdex.classify import DEFAULT_TEMPLATES, label_steps, probabilities
+from clipdex.cli.common import interruptible, note, printable, shown_path
+from clipdex.cli.connection import Connection, connects
+from clipdex.errors import ImageError, InvalidArgument, SourceError
+from clipdex.images import open_image, to_pixels
+from clipdex.sources import Folder
+from clipdex.steps import run
+
+__all__ = ["classify"]
+
+_TOP = 3
+_Found = list[tuple[str, float]]  # (label, probability), the likeliest first
+_Show = Callable[[str, _Found], None]
+
+
+@connects
+def classify(
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE", help="Pictures, and folders of them.")],
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar='"A, B"', help="What they may show, with commas between.", show_default=False),
+    ] = None,
+    labels_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The same from a file, one a line.", show_default=False)
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help='How labels become texts, with {} for it; several are averaged; "a photo of a {}" if not given.',
+            show_default=False,
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", "-k", min=1, metavar="K", help="Labels a picture.")] = _TOP,
+    *,
+    connection: Connection,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead: path, label, probability.")] = False,
+) -> None:
+    """Say which of some labels each picture shows.
+
+    Prints the likeliest labels of each picture with their probabilities. Nothing is trained: labels are texts.
+    Exit status 1 if a picture could not be read.
+    """
+    if as_json and as_csv:
+        raise InvalidArgument("--json and --csv exclude each other")
+    names = _labels(labels, labels_file)
+    seen = failed = 0
+    with interruptible("what was printed stands"), connection.open() as client:
+        vectors = run(label_steps(client, names, template or DEFAULT_TEMPLATES))
+        with _json() if as_json else _csv() if as_csv else _lines() as show:
+            files = _files(pictures)
+            while batch := list(islice(files, client.max_batch_size)):
+                read = _read(client.card.image, batch)
+                seen, failed = seen + len(batch), failed + len(batch) - len(read)
+                if not read:
+                    continue
+                chances = probabilities(client.card, client.embed_pixels(np.stack([p for _, p in read])), vectors)
+                for (path, _), row in zip(read, chances, strict=True):
+                    best = np.argsort(-row, kind="stable")[:top]
+                    show(path, [(names[i], float(row[i])) for i in best])
+    if not seen:
+        raise SourceError(f"{', '.join(map(str, pictures))}: holds no picture")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _labels(labels: str | None, file: Path | None) -> list[str]:
+    if (labels is None) == (file is None):
+        raise InvalidArgument('give either --labels "a cat, a dog" or --labels-file FILE')
+    if labels is not None:
+        return [label.strip() for label in labels.split(",")]
+    assert file is not None
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as exc:
+        raise InvalidArgument(f"{file}: cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _files(pictures: list[Path]) -> Iterator[str]:
+    for path in pictures:
+        if path.is_dir():
+            folder = Folder(path).files(
+                lambda failure: note(f"failed: {os.fsdecode(failure.path)}: {failure.detail}")
+            )
+            yield from (os.fsdecode(found.path) for found in folder)
+        else:
+            yield str(path)
+
+
+def _read(spec: ImageSpec, paths: list[str]) -> list[tuple[str, Pixels]]:
+    """The pixels of those that can be read; the others are named on standard error."""
+
+    def decode(path: str) -> Pixels | ImageError:
+        try:
+            return to_pixels(open_image(path, fill=spec.fill), spec)
+        except ImageError as exc:
+            return exc
+
+    read = []
+    with ThreadPoolExecutor() as threads:
+        for path, pixels in zip(paths, threads.map(decode, paths), strict=True):
+            if isinstance(pixels, ImageError):
+                note(f"failed: {pixels}")
+            else:
+                read.append((path, pixels))
+    return read
+
+
+# How answers are printed: as they come, so that a large folder takes no memory.
+
+
+@contextmanager
+def _lines() -> Iterator[_Show]:
+    def show(path: str, found: _Found) -> None:
+        print(f"{shown_path(path)}: " + ", ".join(f"{printable(label)} {chance:.3f}" for label, chance in found))
+
+    yield show
+
+
+@contextmanager
+def _csv() -> Iterator[_Show]:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(("path", "label", "probability"))
+
+    def show(path: str, found: _Found) -> None:
+        writer.writerows((_text(path), label, f"{chance:.6f}") for label, chance in found)
+
+    yield show
+
+
+@contextmanager
+def _json() -> Iterator[_Show]:
+    before = "[\n"
+
+    def show(path: str, found: _Found) -> None:
+        nonlocal before
+        labels = [{"label": label, "probability": chance} for label, chance in found]
+        sys.stdout.write(before + "  " + json.dumps({"path": path, "labels": labels}))
+        before = ",\n"
+
+    yield show
+    print("[]" if before == "[\n" else "\n]")
+
+
+def _text(path: str) -> str:
+    """A path whose bytes are no UTF-8 cannot be written to a pipe: each of them as \\xNN."""
+    return path.encode("utf-8", "backslashreplace").decode()

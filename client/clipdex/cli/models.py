@@ -1,0 +1,111 @@
+"""`clipdex models`: what a server or a repository holds."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from clipdex.cli.common import note, printable
+from clipdex.cli.connection import Connection, connects
+from clipdex.models import HeldModel, list_models
+
+__all__ = ["models"]
+
+_HEAD = ("model", "dim", "pixels", "tokens", "precision", "cosine", "top-10", "size", "fingerprint", "source")
+
+
+@connects
+def models(
+    place: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SERVER|DIR]",
+            help="Triton's gRPC address, or a model repository; the same as --server.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    connection: Connection,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the models of a server or a repository.
+
+    What each was made from, what it takes and gives, its precision, how near it is to its checkpoint (the smallest
+    cosine; how many of a text's ten best pictures are the same), and its fingerprint: an index takes the vectors
+    of every model that has the index's own.
+    """
+    held = list_models(
+        place or connection.server,
+        model=connection.model,
+        credentials=connection.credentials,
+        wait_s=connection.wait_s,
+    )
+    if as_json:
+        print(json.dumps([_as_dict(model) for model in held], indent=2))
+        return
+    rows = [_HEAD, *(_row(model) for model in held)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for model in held:
+        for remark in _remarks(model):
+            note(f"{model.name}: {remark}")
+    if not held:
+        note(f"{place or connection.server}: holds no model that clipdex exported")
+
+
+def _row(model: HeldModel) -> tuple[str, ...]:
+    size = "" if model.bytes_on_disk is None else f"{model.bytes_on_disk / 1e6:,.1f} MB"
+    card = model.card
+    if card is None:
+        return (model.name, *[""] * 6, size, "", "cannot be read")
+    cosines = [card.parity.get(f"{tower}_cosine_min") for tower in ("image", "text")]
+    known = [cosine for cosine in cosines if isinstance(cosine, float)]
+    overlap = card.parity.get("top10_overlap")
+    return (
+        model.name,
+        str(card.embedding_dim),
+        str(card.image.size),
+        str(card.text.context_length),
+        card.precision,
+        (f"{min(known):.6f}" if known else "") + ("!" if card.below_floor else ""),
+        f"{overlap:.3f}" if isinstance(overlap, float) else "",
+        size,
+        card.fingerprint[:12],
+        printable(card.source),
+    )
+
+
+def _remarks(model: HeldModel) -> list[str]:
+    if model.card is None:
+        return [model.error]
+    remarks = []
+    parity = model.card.parity
+    if model.card.below_floor is not None:
+        remarks.append(f"installed although {model.card.below_floor}")
+    if parity.get("text_precision", model.card.precision) != model.card.precision:
+        remarks.append(f"its text tower is in {parity['text_precision']}")
+    if parity.get("random_weights"):
+        remarks.append(f"{parity['random_weights']} weights were made up: its vectors mean nothing")
+    return remarks
+
+
+def _as_dict(model: HeldModel) -> dict[str, Any]:
+    facts: dict[str, Any] = {"name": model.name, "bytes_on_disk": model.bytes_on_disk}
+    card = model.card
+    if card is None:
+        return facts | {"error": model.error}
+    return facts | {
+        "source": card.source,
+        "revision": card.revision,
+        "fingerprint": card.fingerprint,
+        "embedding_dim": card.embedding_dim,
+        "image_size": card.image.size,
+        "context_length": card.text.context_length,
+        "max_batch_size": model.max_batch_size,
+        "precision": card.precision,
+        "parity": dict(card.parity),
+        "below_floor": card.below_floor,
+    }

@@ -1,0 +1,135 @@
+"""The part of config.pbtxt that is for GPUs: what runs the graph, and what is computed before the first request.
+
+The names are those of Triton's onnxruntime backend: it passes `parameters` at the top level and those of the
+accelerator `cuda` to the CUDA provider, and refuses a key of `tensorrt` that it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clipdex_export.targets import Serving
+
+__all__ = ["TowerInput", "accelerator", "gpu_parameters", "warm_up"]
+
+
+@dataclass(frozen=True)
+class TowerInput:
+    """What a tower takes.
+
+    data_type: as in config.pbtxt. dims: without the batch. data: what the warm-up fills it with.
+    leading: (name, dims) of the tensors behind it that TensorRT may begin at, since it knows no uint8.
+    """
+
+    name: str
+    data_type: str
+    dims: tuple[int, ...]
+    data: str
+    leading: Sequence[tuple[str, tuple[int, ...]]] = ()
+
+
+_ARENA = """\
+# 1: the arena takes from the GPU what it needs, and not the next power of two.
+parameters { key: "arena_extend_strategy", value: { string_value: "1" } }
+"""
+
+_CUDA = """
+optimization { execution_accelerators {
+  gpu_execution_accelerator [ {
+    name: "cuda"
+    # TensorFloat-32 would round float32 products to 10 bits: the card promises more.
+    parameters { key: "use_tf32" value: "0" }
+    # Convolutions (the patches) may take what memory the fastest algorithm wants.
+    parameters { key: "cudnn_conv_use_max_workspace" value: "1" }
+  } ]
+} }
+"""
+
+_TENSORRT = """
+optimization {{ execution_accelerators {{
+  gpu_execution_accelerator [ {{
+    name: "tensorrt"
+    # What the card says: FP16 lets TensorRT choose half-precision kernels, FP32 does not.
+    parameters {{ key: "precision_mode" value: "{mode}" }}
+    # Sums of squares over a row can leave float16's range.
+    parameters {{ key: "trt_layer_norm_fp32_fallback" value: "1" }}
+    # For trying kernels while an engine is built. Not kept.
+    parameters {{ key: "max_workspace_size_bytes" value: "4294967296" }}
+    # Building an engine takes minutes: it is kept here, and built anew for another GPU, driver or TensorRT.
+    parameters {{ key: "trt_engine_cache_enable" value: "1" }}
+    parameters {{ key: "trt_engine_cache_path" value: "{cache}" }}
+    parameters {{ key: "trt_engine_cache_prefix" value: "{prefix}" }}
+    # How long each kernel took, so that the next build measures only what is new.
+    parameters {{ key: "trt_timing_cache_enable" value: "1" }}
+    parameters {{ key: "trt_timing_cache_path" value: "{cache}" }}
+    # One engine for every batch size from 1 to max_batch_size, fastest at a full batch. Without these, there would
+    # be a new one for each new size, at its first request.{why_several}
+    parameters {{ key: "trt_profile_min_shapes" value: "{least}" }}
+    parameters {{ key: "trt_profile_opt_shapes" value: "{best}" }}
+    parameters {{ key: "trt_profile_max_shapes" value: "{most}" }}
+  }} ]
+}} }}
+"""
+
+_WHY_SEVERAL = "\n    # TensorRT may begin behind the first steps: there are shapes for the tensors there, too."
+
+_WARM_UP = """
+# Computed before the model is called ready: the first request does not pay for {pays}.
+model_warmup [
+  {{
+    name: "full batch" batch_size: {full}
+    inputs {{ key: "{input}" value: {{ data_type: {data_type} dims: [ {dims} ] {data}: true }} }}
+  }},
+  {{
+    name: "one row" batch_size: 1
+    inputs {{ key: "{input}" value: {{ data_type: {data_type} dims: [ {dims} ] {data}: true }} }}
+  }}
+]
+"""
+
+# The card's precision -> TensorRT's.
+_MODES = {"fp32": "FP32", "fp16": "FP16", "int8": "INT8"}
+
+
+def gpu_parameters(serving: Serving) -> str:
+    """Top-level parameters beside those that every tower has."""
+    return _ARENA if serving.target.accelerator else ""
+
+
+def accelerator(serving: Serving, model: str, given: TowerInput, precision: str, max_batch_size: int) -> str:
+    """The block `optimization` of a tower, or nothing."""
+    if serving.target.accelerator == "cuda":
+        return _CUDA
+    if serving.target.accelerator != "tensorrt":
+        return ""
+    tensors = [(given.name, given.dims), *given.leading]
+
+    def shapes(rows: int) -> str:
+        return ",".join(f"{name}:{'x'.join(map(str, (rows, *dims)))}" for name, dims in tensors)
+
+    return _TENSORRT.format(
+        mode=_MODES[precision],
+        cache=serving.engine_cache,
+        prefix=model,
+        why_several=_WHY_SEVERAL if given.leading else "",
+        least=shapes(1),
+        best=shapes(max_batch_size),
+        most=shapes(max_batch_size),
+    )
+
+
+def warm_up(serving: Serving, given: TowerInput, max_batch_size: int) -> str:
+    """The block `model_warmup` of a tower, or nothing."""
+    if not serving.target.accelerator:
+        return ""
+    return _WARM_UP.format(
+        pays="building TensorRT's engine"
+        if serving.target.accelerator == "tensorrt"
+        else "loading kernels and growing GPU memory",
+        full=max_batch_size,
+        input=given.name,
+        data_type=given.data_type,
+        dims=", ".join(map(str, given.dims)),
+        data=given.data,
+    )

@@ -1,0 +1,157 @@
+"""What the families in Hugging Face's format share: loading a model with its weights checked, and running it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipdex.errors import CheckpointError
+from clipdex_export.checkpoint import Vectors
+from clipdex_export.quiet import quiet
+from clipdex_export.weights import Fit, check_fit, one_line
+
+__all__ = ["HfImages", "HfTexts", "load_model", "load_processor", "model_type"]
+
+_WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def model_type(directory: Path) -> str | None:
+    """What config.json says the model is; None where there is no such file or no such field."""
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        found = config["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def load_model(
+    directory: Path, config_class: Any, model_class: Any, allow_random: bool, *, unread: tuple[str, ...] = ()
+) -> tuple[Any, Fit]:
+    """A model of transformers in float32 with eager attention, and what of its weights was not in the files.
+
+    Args:
+        directory: of the checkpoint.
+        config_class, model_class: of transformers.
+        allow_random: let missing weights be made up.
+        unread: how the names of weights begin that nobody will read, so that they may be missing.
+
+    Raises:
+        CheckpointError: unreadable, or with weights missing or of other shapes than its config states.
+    """
+    import torch
+
+    no_weights = not any((directory / name).exists() for name in _WEIGHT_FILES)
+    if no_weights and not allow_random:
+        raise CheckpointError(f"{directory} has no weights: expected {_WEIGHT_FILES[0]} or {_WEIGHT_FILES[2]}")
+    try:
+        # Seeded, so that even a model of random weights has one fingerprint.
+        with quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            if no_weights:
+                config = config_class.from_pretrained(directory, attn_implementation="eager")
+                model = model_class(config).float().eval()
+                return model, Fit(missing=tuple(sorted(model.state_dict())))
+            model, info = model_class.from_pretrained(
+                directory,
+                dtype=torch.float32,
+                # The exporter's graph of eager attention is the one that fusion passes know.
+                attn_implementation="eager",
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    # safetensors, pickle, json and the config's own checks each raise their own kind.
+    except Exception as exc:
+        raise CheckpointError(f"{directory}: the checkpoint cannot be loaded: {one_line(exc)}") from exc
+    mismatched = [
+        f"{name} ({list(found)}, expected {list(wanted)})" for name, found, wanted in info["mismatched_keys"]
+    ]
+    missing = tuple(name for name in info["missing_keys"] if not name.startswith(unread or ("\0",)))
+    fit = Fit(missing, tuple(mismatched), tuple(info["unexpected_keys"]))
+    return model.eval(), check_fit(directory, fit, allow_random=allow_random)
+
+
+def load_processor(directory: Path, processor_class: Any, kinds: set[str]) -> Any:
+    """An image processor of transformers in its Pillow form, if the file is for one of these kinds."""
+    expected = min(kinds, key=len)
+    try:
+        with quiet():
+            settings, _ = processor_class.get_image_processor_dict(directory)
+            kind = settings.get("image_processor_type", settings.get("feature_extractor_type"))
+            processor = processor_class.from_pretrained(directory)
+    # Any wrong type in the file surfaces as whatever the code meets it with.
+    except Exception as exc:
+        raise CheckpointError(f"{directory}: preprocessor_config.json cannot be read: {one_line(exc)}") from exc
+    if kind is not None and kind not in kinds:
+        raise CheckpointError(f"{directory}: preprocessor_config.json is for a {kind}; expected a {expected}")
+    return processor
+
+
+class HfImages:
+    """The image processor and the model of transformers, as they are."""
+
+    def __init__(self, processor: Any, model: Any) -> None:
+        self.processor = processor
+        self.model = model
+
+    def pixels(self, images: Sequence[Any]) -> npt.NDArray[np.uint8]:
+        """N pictures -> uint8 (N, S, S, 3)."""
+        with quiet():
+            raw = self.processor(self._given(images), do_rescale=False, do_normalize=False, return_tensors="np")[
+                "pixel_values"
+            ]
+        pixels: npt.NDArray[np.uint8] = raw.transpose(0, 2, 3, 1)
+        return pixels
+
+    def vectors(self, images: Sequence[Any]) -> Vectors:
+        """N pictures -> float32 (N, D)."""
+        import torch
+
+        with quiet(), torch.inference_mode():
+            inputs = self.processor(self._given(images), return_tensors="pt")
+            return _array(self.model.get_image_features(**inputs))
+
+    def _given(self, images: Sequence[Any]) -> list[Any]:
+        """As opened; or as RGB, where the processor leaves that to its caller."""
+        return list(images) if self.processor.do_convert_rgb else [image.convert("RGB") for image in images]
+
+
+class HfTexts:
+    """The tokenizer and the model of transformers, as they are.
+
+    encode: N texts -> what the tokenizer gives, as PyTorch tensors. inputs: those of them that the model is given.
+    """
+
+    def __init__(self, encode: Callable[[list[str]], Any], model: Any, inputs: Sequence[str]) -> None:
+        self.encode = encode
+        self.model = model
+        self.inputs = inputs
+
+    def token_ids(self, texts: Sequence[str]) -> npt.NDArray[np.int32]:
+        """N texts -> int32 (N, L)."""
+        with quiet():
+            ids: npt.NDArray[np.int32] = self.encode(list(texts))["input_ids"].numpy().astype(np.int32)
+        return ids
+
+    def vectors(self, texts: Sequence[str]) -> Vectors:
+        """N texts -> float32 (N, D)."""
+        import torch
+
+        with quiet(), torch.inference_mode():
+            encoded = self.encode(list(texts))
+            return _array(self.model.get_text_features(**{name: encoded[name] for name in self.inputs}))
+
+
+def _array(output: Any) -> Vectors:
+    vectors: Vectors = getattr(output, "pooler_output", output).numpy()
+    return vectors

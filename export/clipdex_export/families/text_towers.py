@@ -1,0 +1,293 @@
+"""Text towers that come alone, trained to meet the pictures of a CLIP: sentence-transformers' and M-CLIP's.
+
+Both are a text model of transformers, the mean of what it gives for all that is no padding, and a matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipdex.errors import CheckpointError
+from clipdex_export import tokenizer
+from clipdex_export.checkpoint import TextHalf, Vectors
+from clipdex_export.families.files import peek_json, read_json
+from clipdex_export.families.hugging_face import load_model
+from clipdex_export.hub import CheckpointFiles
+from clipdex_export.quiet import quiet
+from clipdex_export.weights import Fit, adopt, check_fit, one_line, read_state, weights_sha256
+
+if TYPE_CHECKING:
+    import torch
+
+    from clipdex_export.towers import Pooling
+
+__all__ = ["TEXT_TOWERS", "LoadedText", "TextFamily"]
+
+# M-CLIP sets no limit of its own; a query is shorter than this.
+_MCLIP_LENGTH = 128
+_POOLINGS: dict[str, Pooling] = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "first",
+    "mean": "mean",
+    "cls": "first",
+}
+_ACTIVATIONS = {"Identity", "Tanh"}
+
+
+@dataclass
+class LoadedText:
+    """One half of a checkpoint, with what the whole would say of its weights."""
+
+    half: TextHalf
+    weights_sha256: str
+    fit: Fit
+
+
+@dataclass(frozen=True)
+class TextFamily:
+    """As `Family`, of a text tower alone."""
+
+    marks: str
+    recognises: Callable[[Path], bool]
+    weights: tuple[tuple[str, ...], ...]
+    load: Callable[[CheckpointFiles, bool], LoadedText]
+
+
+def load_sentence_transformer(files: CheckpointFiles, allow_random: bool) -> LoadedText:
+    """A directory with modules.json: Transformer, Pooling, and if need be Dense and Normalize."""
+    from torch import nn
+
+    directory = files.directory
+    modules = _modules(directory)
+    kinds = [kind for kind, _ in modules]
+    if kinds[:2] != ["Transformer", "Pooling"] or not set(kinds[2:]) <= {"Dense", "Normalize"}:
+        raise CheckpointError(
+            f"{directory}: modules.json lists {', '.join(kinds)}; expected Transformer, Pooling, Dense, Normalize"
+        )
+    model, fit = _load_transformer(modules[0][1], allow_random)
+    settings = peek_json(modules[0][1] / "sentence_bert_config.json") or {}
+    own = _load_tokenizer(modules[0][1])
+    length = settings.get("max_seq_length") or min(own.model_max_length, model.config.max_position_embeddings)
+    head = nn.Sequential()
+    state = {f"transformer.{name}": weight for name, weight in model.state_dict().items()}
+    for kind, path in modules[2:]:
+        if kind == "Dense":
+            layer, missing = _dense(path, allow_random)
+            head.append(layer)
+            fit = Fit((*fit.missing, *missing.missing), fit.mismatched, (*fit.unused, *missing.unused))
+    state |= {f"head.{name}": weight for name, weight in head.state_dict().items()}
+    half = _half(
+        model,
+        own,
+        head.eval(),
+        pooling=_pooling(modules[1][1]),
+        length=int(length),
+        cleaning="lower" if settings.get("do_lower_case") else "none",
+        where=directory,
+    )
+    return LoadedText(half, weights_sha256(state), fit)
+
+
+def load_mclip(files: CheckpointFiles, allow_random: bool) -> LoadedText:
+    """A directory as M-CLIP's: config.json names the base model; the weights are of it and of a matrix."""
+    import torch
+    from torch import nn
+
+    directory = files.directory
+    config = read_json(directory / "config.json")
+    base, dims = str(config["modelBase"]), int(config.get("numDims", 0))
+    try:
+        with quiet(), torch.random.fork_rng(devices=[]):
+            from transformers import AutoConfig, AutoModel
+
+            torch.manual_seed(0)
+            shape = AutoConfig.from_pretrained(base, attn_implementation="eager")
+            model = AutoModel.from_config(shape).float().eval()
+            head = nn.Linear(model.config.hidden_size, dims).eval()
+    except Exception as exc:
+        raise CheckpointError(f"{directory}: its base model {base} cannot be built: {one_line(exc)}") from exc
+    model.pooler = None
+    whole = nn.ModuleDict({"transformer": model, "LinearTransformation": head})
+    names = ("model.safetensors", "pytorch_model.bin")
+    weights = next((directory / name for name in names if (directory / name).exists()), None)
+    if weights is None:
+        if not allow_random:
+            raise CheckpointError(f"{directory} has no weights: expected {names[0]} or {names[1]}")
+        fit = Fit(missing=tuple(sorted(whole.state_dict())))
+    else:
+        state = {n: t for n, t in read_state(weights).items() if not n.startswith("transformer.pooler.")}
+        fit = check_fit(weights, adopt(whole, state), allow_random=allow_random)
+    own = _load_tokenizer(directory)
+    half = _half(model, own, head, pooling="mean", length=_MCLIP_LENGTH, cleaning="none", where=directory)
+    return LoadedText(half, weights_sha256(whole.state_dict()), fit)
+
+
+def _half(
+    model: Any, own: Any, head: torch.nn.Module, *, pooling: Pooling, length: int, cleaning: str, where: Path
+) -> TextHalf:
+    from clipdex_export import towers
+    from clipdex_export.families.hf_networks import LastHidden
+
+    end_id = own.eos_token_id if own.eos_token_id is not None else own.sep_token_id
+    if end_id is None or own.pad_token_id is None:
+        raise CheckpointError(f"{where}: the tokenizer has no end token or no pad token")
+    data = tokenizer.tokenizer_json(own)
+    spec = tokenizer.spec_of(
+        data,
+        vocabulary=model.config.vocab_size,
+        context_length=length,
+        pad_id=own.pad_token_id,
+        end_id=end_id,
+        cleaning=cleaning,
+    )
+    tower = towers.TextTower(
+        LastHidden(model),
+        head,
+        length=length,
+        vocabulary=model.config.vocab_size,
+        mask="padding",
+        pooling=pooling,
+        pad_id=own.pad_token_id,
+    )
+    weights = [weight for weight in head.parameters() if weight.ndim == 2]
+    return TextHalf(
+        embedding_dim=weights[-1].shape[0] if weights else model.config.hidden_size,
+        tower=tower,
+        layers=None,
+        spec=spec,
+        tokenizer_json=data,
+        reference=_Reference(model, own, head, pooling, length, lower=cleaning == "lower"),
+    )
+
+
+class _Reference:
+    """The tokenizer and the model with the mask of the tokenizer, in the arithmetic that the makers publish."""
+
+    def __init__(
+        self, model: Any, own: Any, head: torch.nn.Module, pooling: Pooling, length: int, *, lower: bool
+    ) -> None:
+        self.model, self.tokenizer, self.head = model, own, head
+        self.pooling, self.length, self.lower = pooling, length, lower
+
+    def token_ids(self, texts: Sequence[str]) -> npt.NDArray[np.int32]:
+        """N texts -> int32 (N, L)."""
+        ids: npt.NDArray[np.int32] = self._encoded(texts, "max_length")["input_ids"].numpy().astype(np.int32)
+        return ids
+
+    def vectors(self, texts: Sequence[str]) -> Vectors:
+        """N texts -> float32 (N, D)."""
+        import torch
+
+        with quiet(), torch.inference_mode():
+            encoded = self._encoded(texts, "longest")
+            hidden = self.model(**encoded).last_hidden_state
+            mask = encoded["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+            mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9)
+            vectors: Vectors = self.head(mean if self.pooling == "mean" else hidden[:, 0]).numpy()
+        return vectors
+
+    def _encoded(self, texts: Sequence[str], padding: str) -> Any:
+        given = [text.lower() for text in texts] if self.lower else list(texts)
+        return self.tokenizer(given, padding=padding, truncation=True, max_length=self.length, return_tensors="pt")
+
+
+def _modules(directory: Path) -> list[tuple[str, Path]]:
+    """(kind, directory) of each module, in order."""
+    listed = peek_json(directory / "modules.json")
+    try:
+        return [(entry["type"].rpartition(".")[2], directory / entry["path"]) for entry in listed]
+    except (TypeError, KeyError, AttributeError) as exc:
+        raise CheckpointError(f"{directory / 'modules.json'} is no list of modules") from exc
+
+
+def _load_transformer(directory: Path, allow_random: bool) -> tuple[Any, Fit]:
+    from transformers import AutoConfig, AutoModel
+
+    class Built:
+        """AutoModel, which makes a model of a config by another name than classes do."""
+
+        from_pretrained = AutoModel.from_pretrained
+
+        def __new__(cls, config: Any) -> Any:
+            return AutoModel.from_config(config)
+
+    model, fit = load_model(directory, AutoConfig, Built, allow_random, unread=("pooler.",))
+    model.pooler = None
+    return model, fit
+
+
+def _load_tokenizer(directory: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet():
+            own = AutoTokenizer.from_pretrained(directory)
+    except Exception as exc:
+        raise CheckpointError(f"{directory}: the tokenizer cannot be read: {one_line(exc)}") from exc
+    if getattr(own, "backend_tokenizer", None) is None:
+        raise CheckpointError(f"{directory}: a {type(own).__name__} cannot be written as a tokenizer.json")
+    if own.padding_side != "right":
+        raise CheckpointError(f"{directory}: the tokenizer pads on the {own.padding_side}; expected the right")
+    return own
+
+
+def _pooling(directory: Path) -> Pooling:
+    """Older files have a flag for each way, newer ones its name."""
+    settings = read_json(directory / "config.json")
+    named = settings.get("pooling_mode")
+    chosen = (
+        [named] if named else [key for key, on in settings.items() if on is True and key.startswith("pooling_")]
+    )
+    if len(chosen) != 1 or chosen[0] not in _POOLINGS:
+        raise CheckpointError(f"{directory}: pools by {', '.join(map(str, chosen))}; expected mean or cls")
+    return _POOLINGS[chosen[0]]
+
+
+def _dense(directory: Path, allow_random: bool) -> tuple[torch.nn.Module, Fit]:
+    from torch import nn
+
+    settings = read_json(directory / "config.json")
+    activation = str(settings.get("activation_function", "Identity")).rpartition(".")[2]
+    if activation not in _ACTIVATIONS:
+        raise CheckpointError(f"{directory}: activates by {activation}; expected {' or '.join(_ACTIVATIONS)}")
+    linear = nn.Linear(settings["in_features"], settings["out_features"], bias=settings.get("bias", True))
+    path = next(
+        (p for p in (directory / "model.safetensors", directory / "pytorch_model.bin") if p.exists()), None
+    )
+    if path is None:
+        raise CheckpointError(f"{directory} has no weights: expected model.safetensors or pytorch_model.bin")
+    state = {name.removeprefix("linear."): tensor for name, tensor in read_state(path).items()}
+    fit = check_fit(path, adopt(linear, state), allow_random=allow_random)
+    return nn.Sequential(linear, nn.Tanh()) if activation == "Tanh" else linear, fit
+
+
+def _is_sentence_transformer(directory: Path) -> bool:
+    listed = peek_json(directory / "modules.json")
+    return isinstance(listed, list) and bool(listed) and str(listed[0].get("type", "")).endswith(".Transformer")
+
+
+def _is_mclip(directory: Path) -> bool:
+    config = peek_json(directory / "config.json")
+    return isinstance(config, dict) and "modelBase" in config
+
+
+TEXT_TOWERS: tuple[TextFamily, ...] = (
+    TextFamily(
+        marks="modules.json of sentence-transformers that begins with a Transformer",
+        recognises=_is_sentence_transformer,
+        weights=(("model*.safetensors", "pytorch_model*.bin"), ("2_Dense/model.safetensors", "2_Dense/*.bin")),
+        load=load_sentence_transformer,
+    ),
+    TextFamily(
+        marks='config.json with "modelBase", as M-CLIP writes it',
+        recognises=_is_mclip,
+        weights=(("model*.safetensors", "pytorch_model*.bin"),),
+        load=load_mclip,
+    ),
+)

@@ -1,0 +1,153 @@
+"""Rewrites a float32 tower for half precision: weights and arithmetic of the network, nothing around it.
+
+What the tower itself computes stays float32: mean and std, the search for a text's end, and the L2 norm. So does
+what ONNX keeps apart: LayerNormalization sums in float32 (its stash_type). Inputs and output are as before.
+
+onnxruntime's own converter is not used: it cuts every kept node off by two casts through float16, which rounds
+what was to be kept, and leaves the nodes out of order.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clipdex.errors import ExportError
+from clipdex_export.onnx_files import save
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["to_float16"]
+
+# The exporter names a node after the module it is in: /vision_model/…/MatMul. One slash: the tower's own.
+_TOWERS_OWN = re.compile(r"/[^/]+")
+# They move values and compute none: of whatever precision they are given.
+_MOVES = {"Flatten", "Gather", "Reshape", "Transpose", "Slice", "Unsqueeze", "Squeeze", "Identity", "Shape"}
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+def to_float16(path: Path) -> None:
+    """Rewrite the ONNX file of a tower in place.
+
+    Raises:
+        ExportError: the graph is not one of our towers: nothing in it can be halved.
+    """
+    import onnx
+
+    # Types without weights: the inference has a limit of 2 GiB.
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False))
+    types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
+    model = onnx.load(path)
+    _Halving(model.graph, types).run()
+    for suffix in ("", ".data"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    save(model, path)
+
+
+class _Halving:
+    """One pass over the nodes, in order.
+
+    types: ONNX's element type of every tensor that a node gives.
+    half: names of tensors that are float16 now; casts: (name, type) -> the name of that tensor in that type.
+    """
+
+    def __init__(self, graph: onnx.GraphProto, types: dict[str, int]) -> None:
+        self.graph = graph
+        self.types = types
+        self.weights = {tensor.name: tensor for tensor in graph.initializer}
+        self.halved_weights: dict[str, str] = {}
+        self.half: set[str] = set()
+        self.casts: dict[tuple[str, int], str] = {}
+        self.nodes: list[Any] = []
+
+    def run(self) -> None:
+        """Halve the graph."""
+        from onnx import TensorProto
+
+        own_outputs = {output.name for output in self.graph.output}
+        products = 0
+        for node in list(self.graph.node):
+            own = bool(_TOWERS_OWN.fullmatch(node.name))
+            follows = node.op_type in _MOVES and (own or node.input[0] not in self.weights)
+            if own and not (follows and node.input[0] in self.half):
+                self._feed(node, TensorProto.FLOAT)
+            elif own or (follows and not self._is_float(node.input[0])):
+                self.half.update(output for output in node.output if self._is_float(output))
+            else:
+                self._feed(node, TensorProto.FLOAT16)
+                self._halve_attributes(node)
+                self.half.update(output for output in node.output if self._is_float(output))
+                products += node.op_type in ("MatMul", "Gemm", "Conv")
+            if own_outputs & self.half & set(node.output):
+                raise ExportError(f"the tower ends within a module ({node.name}): its L2 norm would be float16")
+            self.nodes.append(node)
+        if not products:
+            raise ExportError("the tower has no product inside a module: its nodes are not named as expected")
+        del self.graph.node[:]
+        self.graph.node.extend(self.nodes)
+        self._drop_what_nobody_uses()
+        del self.graph.value_info[:]  # it states the types of before
+
+    def _is_float(self, name: str) -> bool:
+        from onnx import TensorProto
+
+        if name in self.weights:
+            return bool(self.weights[name].data_type == TensorProto.FLOAT)
+        return bool(self.types.get(name) == TensorProto.FLOAT)
+
+    def _feed(self, node: Any, wanted: int) -> None:
+        """Give a node its float inputs in the wanted type."""
+        from onnx import TensorProto
+
+        for position, name in enumerate(node.input):
+            if not self._is_float(name):
+                continue
+            if name in self.weights:
+                if wanted == TensorProto.FLOAT16:
+                    node.input[position] = self._halved_weight(name)
+            elif (name in self.half) != (wanted == TensorProto.FLOAT16):
+                node.input[position] = self._cast(name, wanted)
+
+    def _halved_weight(self, name: str) -> str:
+        if name not in self.halved_weights:
+            self.halved_weights[name] = f"{name}_float16"
+            self.graph.initializer.append(_halved(self.weights[name], f"{name}_float16"))
+        return self.halved_weights[name]
+
+    def _cast(self, name: str, to: int) -> str:
+        from onnx import TensorProto, helper
+
+        if (name, to) not in self.casts:
+            suffix = "float16" if to == TensorProto.FLOAT16 else "float32"
+            output = f"{name}_{suffix}"
+            self.nodes.append(helper.make_node("Cast", [name], [output], name=f"{output}/Cast", to=to))
+            self.casts[name, to] = output
+        return self.casts[name, to]
+
+    def _halve_attributes(self, node: Any) -> None:
+        """Constants inside a node, and a Cast's goal."""
+        from onnx import TensorProto
+
+        for attribute in node.attribute:
+            if attribute.name == "value" and attribute.t.data_type == TensorProto.FLOAT:
+                attribute.t.CopyFrom(_halved(attribute.t, attribute.t.name))
+            elif node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.FLOAT16
+
+    def _drop_what_nobody_uses(self) -> None:
+        used = {name for node in self.graph.node for name in node.input}
+        kept = [tensor for tensor in self.graph.initializer if tensor.name in used]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(kept)
+
+
+def _halved(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
+    """A float32 tensor as float16; what is beyond float16, as a mask's lowest number, becomes its bound."""
+    from onnx import numpy_helper
+
+    values = numpy_helper.to_array(tensor)
+    return numpy_helper.from_array(values.clip(-_LARGEST, _LARGEST).astype(np.float16), name)

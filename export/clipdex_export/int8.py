@@ -1,0 +1,154 @@
+"""Rewrites a float32 tower for CPUs with 8-bit products: the matrix products of its layers, and nothing else.
+
+Weights become int8, with a scale for each output channel; what they are multiplied with becomes uint8, with one
+range for each product, found by running the tower on calibration rows. The products give float32 again, and all
+else is as before: attention, LayerNorm, GELU, the sums along the layers, the embeddings, the last projection.
+What was measured of other choices is in docs/export.md.
+
+It is written as QuantizeLinear and DequantizeLinear around the products, plain ONNX: ONNX Runtime computes such a
+group as one integer product.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipdex.errors import ExportError
+from clipdex_export.onnx_files import LARGEST_SINGLE_FILE, save
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["products_of", "quantize", "to_int8"]
+
+_BATCH = 8
+
+
+def to_int8(path: Path, input_name: str, rows: npt.NDArray[np.generic]) -> None:
+    """Rewrite the ONNX file of a tower in place.
+
+    Args:
+        path: a float32 tower.
+        input_name: what its input is called.
+        rows: inputs to find the ranges of activations with: (N, …).
+
+    Raises:
+        ExportError: it is no transformer, or ONNX Runtime cannot quantize it.
+    """
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    chosen = products_of(graph)[:-1]  # the last projects to the embedding: little work, and nothing evens it out
+    convolutions = sum(node.op_type == "Conv" for node in graph.node)
+    if len(chosen) <= convolutions:
+        raise ExportError(
+            f"{path.parent.parent.name}: int8 is for transformers, whose work is matrix products; this tower has "
+            f"{len(chosen)} in its layers and {convolutions} convolutions: export it in fp32"
+        )
+    quantize(path, path, input_name, rows, chosen)
+
+
+def products_of(graph: onnx.GraphProto) -> list[str]:
+    """The names of the nodes that multiply with a matrix of weights, in order."""
+    weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type in ("MatMul", "Gemm") and node.input[1] in weights and node.input[0] not in weights
+    ]
+
+
+def quantize(
+    source: Path,
+    to: Path,
+    input_name: str,
+    rows: npt.NDArray[np.generic],
+    products: list[str],
+    *,
+    method: str = "MinMax",
+    options: dict[str, Any] | None = None,
+) -> None:
+    """Write the tower `source` to `to` with these products in 8 bits.
+
+    method: of onnxruntime.quantization.CalibrationMethod. options: more of its extra_options.
+    """
+    import onnx
+
+    with _quiet():
+        from onnxruntime import quantization
+
+        class Rows(quantization.CalibrationDataReader):  # type: ignore[misc]
+            """Batches of the rows, once."""
+
+            def __init__(self) -> None:
+                self._batches = iter([rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)])
+
+            def get_next(self) -> dict[str, npt.NDArray[np.generic]] | None:
+                batch = next(self._batches, None)
+                return None if batch is None else {input_name: batch}
+
+        with tempfile.TemporaryDirectory(dir=to.parent) as scratch:
+            written = Path(scratch) / "model.onnx"
+            try:
+                quantization.quantize_static(
+                    str(source),
+                    str(written),
+                    Rows(),
+                    quant_format=quantization.QuantFormat.QDQ,
+                    op_types_to_quantize=["MatMul", "Gemm"],
+                    nodes_to_quantize=products,
+                    per_channel=True,
+                    activation_type=quantization.QuantType.QUInt8,
+                    weight_type=quantization.QuantType.QInt8,
+                    calibrate_method=getattr(quantization.CalibrationMethod, method),
+                    use_external_data_format=_bytes_of(source) > LARGEST_SINGLE_FILE,
+                    # A product's result stays float32: to round it as well costs accuracy, and gains nothing.
+                    extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"], **(options or {})},
+                )
+            # It raises whatever its parts raise: ValueError, RuntimeError, onnxruntime's own.
+            except Exception as exc:
+                raise ExportError(
+                    f"{source.parent.parent.name}: ONNX Runtime cannot quantize it: {' '.join(str(exc).split())}"
+                ) from exc
+            model = onnx.load(written)
+    _restate(model, onnx.load(source, load_external_data=False))
+    for suffix in ("", ".data"):
+        to.with_name(to.name + suffix).unlink(missing_ok=True)
+    save(model, to)
+
+
+def _restate(model: onnx.ModelProto, source: onnx.ModelProto) -> None:
+    """What the quantizer writes anew becomes what the source has: versions, and what goes in and comes out."""
+    model.ir_version = source.ir_version
+    for now, before in (
+        (model.opset_import, source.opset_import),
+        (model.graph.input, source.graph.input),
+        (model.graph.output, source.graph.output),
+    ):
+        del now[:]
+        now.extend(before)
+    del model.graph.value_info[:]
+
+
+def _bytes_of(path: Path) -> int:
+    beside = path.with_name(path.name + ".data")
+    return path.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantizer gives advice on the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,86 @@
+"""What a model is exported to run on. A target decides the graph's form and a part of config.pbtxt.
+
+auto        one directory for everywhere: the GPUs where there are some, else the CPU
+cpu         the CPU, even where there is a GPU
+cuda        GPUs, with ONNX Runtime's fused operators; no other runtime reads that file
+tensorrt    GPUs, with TensorRT below ONNX Runtime: an engine for the batch sizes that are stated
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from clipdex.errors import InvalidArgument
+
+__all__ = ["DEFAULT_ENGINE_CACHE", "TARGETS", "Serving", "Target", "find_target"]
+
+# In the container a volume is mounted there: docker/compose.tensorrt.yaml.
+DEFAULT_ENGINE_CACHE = "/var/cache/clipdex"
+
+
+@dataclass(frozen=True)
+class Target:
+    """kind: of Triton's instance groups. precision: what is exported unless another is asked for.
+
+    fused: the graph is rewritten with ONNX Runtime's own operators (fusion.py).
+    accelerator: of Triton's gpu_execution_accelerator, or "".
+    """
+
+    name: str
+    kind: str
+    precision: str
+    fused: bool = False
+    accelerator: str = ""
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Of the operators that its ONNX files may hold."""
+        return ("ai.onnx", "com.microsoft") if self.fused else ("ai.onnx",)
+
+
+TARGETS: Mapping[str, Target] = MappingProxyType(
+    {
+        target.name: target
+        for target in (
+            Target("auto", "KIND_AUTO", "fp32"),
+            Target("cpu", "KIND_CPU", "fp32"),
+            Target("cuda", "KIND_GPU", "fp16", fused=True, accelerator="cuda"),
+            Target("tensorrt", "KIND_GPU", "fp16", accelerator="tensorrt"),
+        )
+    }
+)
+
+
+def find_target(name: str) -> Target:
+    """The target of this name.
+
+    Raises:
+        InvalidArgument: there is none.
+    """
+    if name not in TARGETS:
+        raise InvalidArgument(f"target is {name!r}; expected {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How the towers of a model are to be served.
+
+    instances: copies of each tower on each GPU, or on the CPU.
+    engine_cache: the directory on the server where TensorRT keeps engines; for that target alone.
+    """
+
+    target: Target = TARGETS["auto"]
+    instances: int = 1
+    engine_cache: str = DEFAULT_ENGINE_CACHE
+
+    def __post_init__(self) -> None:
+        if isinstance(self.instances, bool) or not isinstance(self.instances, int) or self.instances < 1:
+            raise InvalidArgument(f"instances is {self.instances!r}; expected a whole number from 1")
+        cache = self.engine_cache
+        if not cache.startswith("/") or not cache.isprintable() or set(cache) & set('"\\'):
+            raise InvalidArgument(
+                f"engine_cache is {self.engine_cache!r}; expected the absolute path of a directory on the server"
+            )

@@ -1,0 +1,53 @@
+"""An index as the cache that the small script before clipdex kept: `torch.load(path)` gives a dictionary."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from clipdex.arrays import Array
+from clipdex.dump.rows import chosen_rows
+from clipdex.dump.vectors import write_rows
+from clipdex.errors import ClipdexError, MissingExtra
+from clipdex.index import Index
+from clipdex.replacing import replacing
+
+__all__ = ["dump_torch"]
+
+_AT_ONCE = 10_000
+
+
+def dump_torch(index: Index, path: Path, rows: Array | None = None) -> int:
+    """Write `{'embeddings': float32 tensor (n, D), 'paths': [n of str]}` with `torch.save` -> n.
+
+    Bytes of a path that are not UTF-8 stand in it as surrogates; `os.fsencode` gives them back.
+    rows: which; all live ones if not given.
+
+    Raises:
+        MissingExtra: torch is not installed.
+        ClipdexError: the file cannot be written.
+    """
+    try:
+        import torch
+    except ImportError as exc:
+        raise MissingExtra("torch", "export", "writing a torch cache") from exc
+    chosen = chosen_rows(index, rows)
+    shape = (len(chosen), index.manifest.embedding_dim)
+    paths: list[str] = []
+    for start in range(0, len(chosen), _AT_ONCE):
+        pictures = index.pictures(chosen[start : start + _AT_ONCE].tolist())
+        paths += [os.fsdecode(pictures[row].path) for row in sorted(pictures)]
+    try:
+        # torch.save wants all rows at once: a mapped file has them without taking memory.
+        with tempfile.TemporaryFile(dir=path.absolute().parent) as rows_file:
+            write_rows(rows_file, index, chosen, "float32")
+            rows_file.flush()
+            mapped = np.memmap(rows_file, "<f4", "r+", shape=shape) if len(chosen) else np.empty(shape, np.float32)
+            with replacing(path, "the torch cache") as file:
+                torch.save({"embeddings": torch.from_numpy(mapped), "paths": paths}, file)
+    except OSError as exc:
+        raise ClipdexError(f"{path}: the torch cache cannot be written: {exc.strerror or exc}") from exc
+    return len(chosen)

@@ -1,0 +1,301 @@
+"""Half precision and fused operators: what is rewritten, what stays float32, and that the numbers hold."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clipdex.errors import ExportError, InvalidArgument, ParityError
+
+pytestmark = pytest.mark.torch
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from tiny_clip import TINY, edit_json, everything_in, write_tiny  # noqa: E402
+
+import clipdex  # noqa: E402
+from clipdex_export import ExportReport, export_model, precisions  # noqa: E402
+from clipdex_export.float16 import to_float16  # noqa: E402
+from clipdex_export.fusion import fuse  # noqa: E402
+from clipdex_export.leading import leading_tensors  # noqa: E402
+from clipdex_export.precisions import PRECISIONS, Precision  # noqa: E402
+from clipdex_export.targets import TARGETS  # noqa: E402
+
+LAYERS = 2
+TARGET_NAMES = ["auto", "cuda", "tensorrt"]
+TOWERS = ["image", "text"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("checkpoint"), merges=100, shape=TINY.cut_to(LAYERS))
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExportReport]:
+    repository = tmp_path_factory.mktemp("repository")
+    return {
+        target: export_model(
+            checkpoint, name=f"tiny_{target}", repository=repository, target=target, max_batch_size=4
+        )
+        for target in TARGET_NAMES
+    }
+
+
+def graph(report: ExportReport, tower: str) -> Any:
+    return onnx.load(report.paths[tower] / "1" / "model.onnx").graph
+
+
+def weights_by_type(report: ExportReport, tower: str) -> Counter[str]:
+    """Numbers in float weights, by type."""
+    found: Counter[str] = Counter()
+    for tensor in graph(report, tower).initializer:
+        found[onnx.TensorProto.DataType.Name(tensor.data_type)] += int(np.prod(tensor.dims))
+    return found
+
+
+@pytest.fixture
+def tower_file(exported: dict[str, ExportReport], tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of a float32 tower's file, to rewrite."""
+
+    def copy(tower: str) -> Path:
+        path = tmp_path / f"tiny_{tower}" / "1" / "model.onnx"
+        path.parent.mkdir(parents=True)
+        shutil.copy(exported["auto"].paths[tower] / "1" / "model.onnx", path)
+        return path
+
+    return copy
+
+
+def test_a_gpu_s_towers_are_half_precision_unless_asked_otherwise(
+    exported: dict[str, ExportReport], checkpoint: Path, tmp_path: Path
+) -> None:
+    stated = {target: report.card.precision for target, report in exported.items()}
+    assert stated == {"auto": "fp32", "cuda": "fp16", "tensorrt": "fp16"}
+    whole = export_model(checkpoint, name="whole", repository=tmp_path, target="cuda", precision="fp32")
+    assert whole.card.precision == "fp32" and whole.card.parity["floor"] == 0.9999
+    assert weights_by_type(whole, "image")["FLOAT16"] == 0
+
+
+def test_the_fingerprint_does_not_know_the_precision(exported: dict[str, ExportReport]) -> None:
+    assert len({report.card.fingerprint for report in exported.values()}) == 1
+
+
+@pytest.mark.parametrize("target", ["cuda", "tensorrt"])
+def test_the_gate_held_it_to_the_floor_of_its_precision(exported: dict[str, ExportReport], target: str) -> None:
+    parity = exported[target].card.parity
+    assert parity["floor"] == PRECISIONS["fp16"].floor == 0.999
+    assert parity["image_cosine_min"] >= 0.999 and parity["text_cosine_min"] >= 0.999
+    # Rounded weights give other numbers: equal ones would mean that nothing was rounded.
+    assert parity["image_cosine_min"] < 1
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("target", ["cuda", "tensorrt"])
+def test_the_network_s_weights_are_half_and_the_tower_s_own_are_not(
+    exported: dict[str, ExportReport], target: str, tower: str
+) -> None:
+    found = weights_by_type(exported[target], tower)
+    whole = weights_by_type(exported["auto"], tower)
+    kept = {"image": 6, "text": 77}[tower]  # mean and std; where a position stands
+    assert found["FLOAT"] == kept
+    assert found["FLOAT16"] >= 0.9 * (whole["FLOAT"] - kept)
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("target", TARGET_NAMES)
+def test_what_goes_in_and_comes_out_is_the_same_in_every_precision(
+    exported: dict[str, ExportReport], target: str, tower: str
+) -> None:
+    def signature(values: Any) -> list[tuple[str, int, list[int]]]:
+        return [
+            (v.name, v.type.tensor_type.elem_type, [d.dim_value for d in v.type.tensor_type.shape.dim])
+            for v in values
+        ]
+
+    found, expected = graph(exported[target], tower), graph(exported["auto"], tower)
+    assert signature(found.input) == signature(expected.input)
+    assert signature(found.output) == signature(expected.output)
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("target", ["cuda", "tensorrt"])
+def test_the_norm_is_taken_in_float32(exported: dict[str, ExportReport], target: str, tower: str) -> None:
+    nodes = {output: node for node in graph(exported[target], tower).node for output in node.output}
+    (norm,) = [node for node in nodes.values() if node.op_type == "ReduceL2"]
+    before = nodes[norm.input[0]]
+    assert before.op_type == "Cast"
+    assert before.attribute[0].i == onnx.TensorProto.FLOAT
+    assert nodes[before.input[0]].op_type == "MatMul"
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_cuda_has_an_attention_operator_for_every_layer(exported: dict[str, ExportReport], tower: str) -> None:
+    found = graph(exported["cuda"], tower)
+    fused = [node for node in found.node if node.op_type == "Attention"]
+    assert len(fused) == LAYERS and {node.domain for node in fused} == {"com.microsoft"}
+    assert not any(node.op_type == "Softmax" for node in found.node)
+    for node in fused:
+        causal = [a.i for a in node.attribute if a.name == "unidirectional"]
+        # Texts look back only: by the operator's own flag, since fast kernels take no mask.
+        assert causal == ([1] if tower == "text" else []) and len(node.input) <= 4
+    assert not any("mask" in tensor.name for tensor in found.initializer)
+
+
+@pytest.mark.parametrize("target", ["auto", "tensorrt"])
+def test_other_targets_can_be_read_by_anybody(exported: dict[str, ExportReport], target: str) -> None:
+    for tower in TOWERS:
+        assert {node.domain for node in graph(exported[target], tower).node} == {""}
+
+
+@pytest.mark.parametrize("target", ["cuda", "tensorrt"])
+def test_a_client_gets_the_same_vectors(exported: dict[str, ExportReport], target: str) -> None:
+    repository = exported["auto"].repository
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    texts = ["a red circle", "", "two blue squares " * 60]
+    with (
+        clipdex.connect(f"inproc:{repository}", model="tiny_auto") as whole,
+        clipdex.connect(f"inproc:{repository}", model=f"tiny_{target}") as half,
+    ):
+        assert (whole.embed_pixels(pixels) * half.embed_pixels(pixels)).sum(axis=1).min() > 0.9999
+        assert (whole.embed_texts(texts) * half.embed_texts(texts)).sum(axis=1).min() > 0.9999
+
+
+def test_a_precision_that_loses_too_much_is_not_installed(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def to_float4(path: Path) -> None:
+        """Sixteen steps of a weight's range."""
+        model = onnx.load(path)
+        for tensor in model.graph.initializer:
+            values = onnx.numpy_helper.to_array(tensor)
+            if values.dtype == np.float32 and values.ndim == 2:
+                step = np.abs(values).max() / 2
+                tensor.CopyFrom(onnx.numpy_helper.from_array(np.round(values / step) * step, tensor.name))
+        onnx.save(model, path)
+
+    coarse = {"fp16": Precision("fp16", 0.999, to_float4)}
+    monkeypatch.setattr(precisions, "PRECISIONS", coarse)
+    with pytest.raises(ParityError, match=r"departs from PyTorch .* the floor is 0\.999"):
+        export_model(checkpoint, name="tiny", repository=tmp_path / "repository", precision="fp16")
+    assert everything_in(tmp_path) == []
+
+
+def test_values_beyond_float16_become_its_bounds(tower_file: Callable[[str], Path]) -> None:
+    path = tower_file("text")
+    to_float16(path)
+    masks = [t for t in onnx.load(path).graph.initializer if "mask" in t.name]
+    (mask,) = (onnx.numpy_helper.to_array(t) for t in masks)
+    assert mask.dtype == np.float16 and np.isfinite(mask).all()
+    assert mask.min() == np.finfo(np.float16).min
+
+
+def test_a_graph_without_modules_is_not_halved(tower_file: Callable[[str], Path]) -> None:
+    path = tower_file("image")
+    model = onnx.load(path)
+    for position, node in enumerate(model.graph.node):
+        node.name = f"/{position}"
+    onnx.save(model, path)
+    with pytest.raises(ExportError, match="its nodes are not named as expected"):
+        to_float16(path)
+
+
+def test_attention_that_is_not_found_is_an_error(tower_file: Callable[[str], Path]) -> None:
+    with pytest.raises(
+        ExportError, match=rf"fused the attention of {LAYERS} layers of 12: .* target auto instead"
+    ):
+        fuse(tower_file("image"), heads=1, width=64, layers=12)
+
+
+def test_an_export_whose_attention_is_not_found_leaves_no_trace(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxruntime.transformers import optimizer
+    from onnxruntime.transformers.onnx_model_bert import BertOnnxModel
+
+    def fuse_nothing(path: str, **_: object) -> Any:
+        return BertOnnxModel(onnx.load(path))
+
+    monkeypatch.setattr(optimizer, "optimize_model", fuse_nothing)
+    with pytest.raises(ExportError, match="fused the attention of 0 layers of 2"):
+        export_model(checkpoint, name="tiny", repository=tmp_path / "repository", target="cuda")
+    assert everything_in(tmp_path) == []
+
+
+def test_where_tensorrt_may_begin(exported: dict[str, ExportReport]) -> None:
+    path = exported["tensorrt"].paths["image"] / "1" / "model.onnx"
+    found = leading_tensors(path, "pixels", (64, 64, 3))
+    assert [dims for _, dims in found] == [(3, 64, 64), (3, 64, 64)]
+    given = {name for node in graph(exported["tensorrt"], "image").node for name in node.output}
+    assert {name for name, _ in found} <= given
+    assert leading_tensors(exported["tensorrt"].paths["text"] / "1" / "model.onnx", "token_ids", (77,)) == ()
+    config = (exported["tensorrt"].paths["image"] / "config.pbtxt").read_text()
+    assert f"pixels:4x64x64x3,{found[0][0]}:4x3x64x64,{found[1][0]}:4x3x64x64" in config
+
+
+@pytest.fixture
+def on_the_cpu(exported: dict[str, ExportReport], tmp_path: Path) -> Path:
+    """What was exported for CUDA, where the test is: the kind is exchanged, all else is as exported."""
+    repository = tmp_path / "repository"
+    for path in exported["cuda"].paths.values():
+        shutil.copytree(path, repository / path.name)
+        config = repository / path.name / "config.pbtxt"
+        config.write_text(config.read_text().replace("KIND_GPU", "KIND_CPU"))
+    return repository
+
+
+@pytest.mark.triton
+def test_a_real_triton_serves_it(on_the_cpu: Path) -> None:
+    from clipdex_server import LocalTriton
+
+    with LocalTriton(on_the_cpu, stop_timeout_s=0) as server, clipdex.connect(server.address) as client:
+        assert client.card.precision == "fp16"
+        assert client.embed_texts(["a red circle"]).shape == (1, 32)
+
+
+@pytest.mark.triton
+def test_a_real_triton_computes_the_warm_up(on_the_cpu: Path) -> None:
+    """One that the tower cannot take is noticed before the server is ready."""
+    from clipdex.errors import LocalServerError
+    from clipdex_server import LocalTriton
+
+    config = on_the_cpu / "tiny_cuda_text" / "config.pbtxt"
+    zeros = "dims: [ 77 ] zero_data"
+    assert config.read_text().count(zeros) == 2
+    config.write_text(config.read_text().replace(zeros, "dims: [ 77 ] random_data"))
+    with pytest.raises(LocalServerError, match="did not start"), LocalTriton(on_the_cpu, stop_timeout_s=0):
+        pass
+
+
+@pytest.mark.parametrize("change", [{"target": "gpu"}, {"precision": "int4"}, {"instances": 0}])
+def test_what_an_export_does_not_know(checkpoint: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument, match="expected"):
+        export_model(checkpoint, name="tiny", repository=tmp_path / "repository", **change)
+    assert everything_in(tmp_path) == []
+
+
+def test_every_target_s_precision_is_one() -> None:
+    assert {target.precision for target in TARGETS.values()} <= set(PRECISIONS)
+    assert replace(TARGETS["cuda"], fused=False).domains == ("ai.onnx",)
+
+
+def test_a_checkpoint_with_plain_gelu(tmp_path: Path) -> None:
+    """As LAION's have it, and the demo's: another activation, other fused operators."""
+    checkpoint = write_tiny(tmp_path / "checkpoint", shape=TINY.cut_to(LAYERS))
+    import json
+
+    config = json.loads((checkpoint / "config.json").read_text())
+    for part in ("text_config", "vision_config"):
+        config[part]["hidden_act"] = "gelu"
+    edit_json(checkpoint / "config.json", **config)
+    report = export_model(checkpoint, name="gelu", repository=tmp_path / "repository", target="cuda")
+    assert Counter(node.op_type for node in graph(report, "image").node)["Attention"] == LAYERS

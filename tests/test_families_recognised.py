@@ -1,0 +1,307 @@
+"""Which family a source is of: by its prefix, or by the files that are there; what is refused, in one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipdex.errors import ClipdexError
+
+pytestmark = pytest.mark.torch
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from tiny_clip import edit_json  # noqa: E402
+from tiny_families import FAMILIES  # noqa: E402
+from torchvision_standin import import_open_clip  # noqa: E402
+
+from clipdex_export import families  # noqa: E402
+from clipdex_export.families import load_checkpoint  # noqa: E402
+
+NAMES = {
+    "hf_clip": "hf-clip",
+    "siglip": "siglip",
+    "siglip2": "siglip",
+    "open_clip_vit": "open-clip",
+    "open_clip_resnet": "open-clip",
+    "open_clip_timm": "open-clip",
+    "open_clip_coca": "open-clip",
+    "open_clip_xlm_roberta": "open-clip",
+    "st_clip": "sentence-transformers-clip",
+    "pair_st": "pair",
+    "pair_mclip": "pair",
+}
+
+
+@pytest.fixture
+def copy_of(family_sources: dict[str, str], tmp_path: Path) -> Any:
+    """A checkpoint's directory, to break."""
+    return lambda case: Path(shutil.copytree(family_sources[case], tmp_path / case))
+
+
+def refused(source: object, **options: Any) -> str:
+    with pytest.raises(ClipdexError) as caught:
+        load_checkpoint(str(source), **options)
+    message = str(caught.value)
+    assert "\n" not in message and "Traceback" not in message
+    return message
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+def test_each_is_recognised(family_sources: dict[str, str], case: str) -> None:
+    loaded = load_checkpoint(family_sources[case])
+    assert loaded.family == NAMES[case]
+    assert loaded.random_weights == loaded.unused_weights == ()
+
+
+def test_every_family_has_a_checkpoint_here() -> None:
+    assert set(NAMES) == set(FAMILIES)
+    assert {family.name for family in families.FAMILIES} <= set(NAMES.values())
+
+
+def test_an_unknown_directory_says_what_was_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    message = refused(tmp_path)
+    assert "is no checkpoint of a kind that clipdex knows: looked for config.json with model_type" in message
+    assert all(family.marks in message for family in families.FAMILIES)
+
+
+def weight_file(directory: Path) -> Path:
+    return next(f for f in sorted(directory.rglob("*")) if f.suffix in (".safetensors", ".bin", ".pt"))
+
+
+def drop_a_weight(path: Path) -> str:
+    """Remove the largest matrix of the file -> its name."""
+    from safetensors.torch import load_file, save_file
+
+    safe = path.suffix == ".safetensors"
+    state = load_file(path) if safe else torch.load(path, weights_only=True)
+    inner = state.get("state_dict", state)
+    name = max(inner, key=lambda key: inner[key].numel())
+    del inner[name]
+    if safe:
+        save_file(state, path, metadata={"format": "pt"})
+    else:
+        torch.save(state, path)
+    return name.removeprefix("module.")
+
+
+def copied(source: str, to: Path) -> tuple[str, Path]:
+    """A source with all its files copied -> the source that names the copies, and the directory of them."""
+    paths = [part for part in re.findall(r"/[^+]+", source)]
+    original = Path(
+        os.path.commonpath([Path(part) if Path(part).is_dir() else Path(part).parent for part in paths])
+    )
+    shutil.copytree(original, to)
+    return source.replace(str(original), str(to)), to
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+def test_a_dropped_weight_is_named(family_sources: dict[str, str], tmp_path: Path, case: str) -> None:
+    source, directory = copied(family_sources[case], tmp_path / "copied")
+    name = drop_a_weight(weight_file(directory))
+    assert f"weights are missing: {name}" in refused(source)
+    assert load_checkpoint(source, allow_random=True).random_weights == (name,)
+
+
+# pairs
+
+
+def test_towers_of_different_models(family_sources: dict[str, str], copy_of: Any) -> None:
+    text = family_sources["pair_st"].partition("+")[2]
+    message = refused(f"pair:{family_sources['siglip']}+{text}")
+    assert "pictures become 32 numbers and texts 40: the towers are not of one model" in message
+
+
+def test_a_text_tower_alone(family_sources: dict[str, str]) -> None:
+    for case in ("pair_st", "pair_mclip"):
+        text = family_sources[case].partition("+")[2]
+        assert "is a text tower alone: export it with the image tower" in refused(text)
+
+
+@pytest.mark.parametrize("source", ["pair:", "pair:a", "pair:+b", "pair:a+"])
+def test_half_a_pair(source: str) -> None:
+    assert "expected pair:IMAGE_SOURCE+TEXT_SOURCE" in refused(source)
+
+
+def test_a_pair_whose_text_is_none(family_sources: dict[str, str]) -> None:
+    image = family_sources["hf_clip"]
+    assert "is no text tower of a kind that clipdex knows: looked for modules.json" in refused(
+        f"pair:{image}+{image}"
+    )
+
+
+def test_a_pair_s_hash_is_of_both(family_sources: dict[str, str], tmp_path: Path) -> None:
+    image, _, text = family_sources["pair_st"].removeprefix("pair:").partition("+")
+    other = FAMILIES["hf_clip"](tmp_path / "other")
+    edit_weight(Path(other))
+    hashes = [load_checkpoint(f"pair:{source}+{text}").weights_sha256 for source in (image, other)]
+    assert hashes[0] != hashes[1]
+
+
+def edit_weight(directory: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(directory / "model.safetensors")
+    state["logit_scale"].add_(1e-3)
+    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "says"),
+    [
+        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "expected mean or cls"),
+        ("2_Dense/config.json", {"activation_function": "torch.nn.ReLU"}, "activates by ReLU; expected"),
+        ("2_Dense/config.json", {"in_features": 7}, "weights of another shape"),
+    ],
+)
+def test_what_sentence_transformers_can_do_and_clipdex_not(
+    family_sources: dict[str, str], tmp_path: Path, file: str, changes: dict[str, Any], says: str
+) -> None:
+    source, directory = copied(family_sources["pair_st"], tmp_path / "copied")
+    edit_json(directory / "text" / file, **changes)
+    assert says in refused(source)
+
+
+def test_sentence_transformers_gives_the_same(family_sources: dict[str, str]) -> None:
+    """The reference is written out, module by module; where the library is installed, the two are compared."""
+    library = pytest.importorskip("sentence_transformers")
+    text = family_sources["pair_st"].partition("+")[2]
+    expected = library.SentenceTransformer(text, device="cpu").encode(["a cat", "", "une niña 猫 " * 20])
+    reference = load_checkpoint(family_sources["pair_st"]).text.reference
+    found = reference.vectors(["a cat", "", "une niña 猫 " * 20])
+    assert abs(found - expected).max() < 1e-5
+
+
+# SigLIP
+
+
+def test_siglip_without_a_head_for_pictures(copy_of: Any) -> None:
+    directory = copy_of("siglip")
+    config = json.loads((directory / "config.json").read_text())
+    edit_json(directory / "config.json", vision_config=config["vision_config"] | {"vision_use_head": False})
+    assert "the model gives no vector for a picture" in refused(directory)
+
+
+def test_siglip_that_crops(copy_of: Any) -> None:
+    directory = copy_of("siglip")
+    edit_json(directory / "preprocessor_config.json", size={"height": 40, "width": 48})
+    assert "the preprocessor's size is" in refused(directory)
+
+
+def test_siglip_that_pads_on_the_left(copy_of: Any) -> None:
+    directory = copy_of("siglip2")
+    edit_json(directory / "tokenizer_config.json", padding_side="left")
+    assert "the tokenizer pads on the left; expected padding_side right" in refused(directory)
+
+
+def test_a_broken_sentence_piece_model(copy_of: Any) -> None:
+    directory = copy_of("siglip")
+    (directory / "spiece.model").write_bytes(b"not a model")
+    assert "the tokenizer cannot be read" in refused(directory)
+
+
+def test_the_tokenizer_of_another_siglip(copy_of: Any) -> None:
+    directory = copy_of("siglip")
+    from tiny_families import sentence_piece_model
+
+    (directory / "spiece.model").write_bytes(sentence_piece_model(1200))
+    assert "the text tower only 810 embeddings: they are not of one model" in refused(directory)
+
+
+def test_siglip_s_scale_and_bias(family_sources: dict[str, str]) -> None:
+    loaded = load_checkpoint(family_sources["siglip"])
+    assert loaded.logit_bias == -12.5 and loaded.logit_scale == pytest.approx(99.48, rel=1e-3)
+
+
+# OpenCLIP
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("open_clip:ViT-Z-99/laion2b", "has no architecture 'ViT-Z-99': expected open_clip:ARCHITECTURE/TAG"),
+        (
+            "open_clip:ViT-B-32/none.bin",
+            "neither a file here nor a tag of OpenCLIP's ViT-B-32; its tags: openai",
+        ),
+        (
+            "open_clip:ViT-B-32/openai",
+            "QuickGELU, and ViT-B-32 has the other: export open_clip:ViT-B-32-quick",
+        ),
+        ("open_clip:", "has no architecture ''"),
+    ],
+)
+def test_what_open_clip_does_not_have(source: str, says: str) -> None:
+    import_open_clip()
+    assert says in refused(source)
+
+
+def test_every_published_tag_has_an_architecture_of_its_kind_of_gelu() -> None:
+    """What a refusal advises exists: no tag is refused for good."""
+    open_clip = import_open_clip()
+    for name, tag in open_clip.list_pretrained():
+        quick = open_clip.get_model_config(name).get("quick_gelu", False)
+        other = name.removesuffix("-quickgelu") if quick else f"{name}-quickgelu"
+        if quick != open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False) and other != name:
+            assert tag in open_clip.list_pretrained_tags_by_model(other), (name, tag)
+
+
+def test_no_weights_by_name(family_sources: dict[str, str]) -> None:
+    assert "tiny-RN has no weights" in refused("open_clip:tiny-RN")
+    assert len(load_checkpoint("open_clip:tiny-RN", allow_random=True).random_weights) > 100
+
+
+def test_a_revision_of_a_name() -> None:
+    assert "a revision (main) is for hub ids only" in refused("open_clip:ViT-B-32/laion2b", revision="main")
+
+
+def test_a_pickle_that_would_run_code_is_not_loaded(copy_of: Any, tmp_path: Path) -> None:
+    class Malicious:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "was here",)
+
+    directory = copy_of("open_clip_coca")
+    torch.save({"visual.proj": Malicious()}, directory / "open_clip_pytorch_model.bin")
+    assert "cannot be loaded as plain weights" in refused(directory)
+    assert not (tmp_path / "was here").exists()
+
+
+def test_weights_of_another_image_size_are_not_stretched(copy_of: Any) -> None:
+    directory = copy_of("open_clip_vit")
+    config = json.loads((directory / "open_clip_config.json").read_text())["model_cfg"]
+    config["vision_cfg"]["image_size"] = 64
+    edit_json(directory / "open_clip_config.json", model_cfg=config)
+    assert "weights of another shape than config.json states: visual.positional_embedding" in refused(directory)
+
+
+def test_open_clip_s_own_preprocessing_is_heeded(copy_of: Any) -> None:
+    directory = copy_of("open_clip_vit")
+    settings = {"mean": [0.5] * 3, "std": 0.25, "interpolation": "bilinear", "resize_mode": "squash"}
+    edit_json(directory / "open_clip_config.json", preprocess_cfg=settings)
+    spec = load_checkpoint(str(directory)).image.spec
+    assert (spec.resize, spec.crop, spec.interpolation) == ("squash", "none", "bilinear")
+    assert (spec.mean, spec.std) == ((0.5,) * 3, (0.25,) * 3)
+    edit_json(directory / "open_clip_config.json", preprocess_cfg={"resize_mode": "longest", "fill_color": 9})
+    assert "fill_color is not 0" in refused(directory)
+
+
+def test_a_picture_that_is_not_square(copy_of: Any) -> None:
+    directory = copy_of("open_clip_vit")
+    config = json.loads((directory / "open_clip_config.json").read_text())["model_cfg"]
+    config["vision_cfg"]["image_size"] = [48, 32]
+    edit_json(directory / "open_clip_config.json", model_cfg=config)
+    assert "takes 48 × 32 pixels; expected a square" in refused(directory, allow_random=True)
+
+
+def test_where_open_clip_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    assert "pip install 'clipdex[open-clip]'" in refused("open_clip:ViT-B-32/laion2b_s34b_b79k")
