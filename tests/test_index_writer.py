@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from conftest import unit_vectors
 
 import clipdex
-from clipdex.index import Failure, Index, IndexWriter, Manifest, Picture, vectors
+from clipdex.index import Failure, Index, IndexWriter, Manifest, Picture, rows, vectors
 
 pytestmark = pytest.mark.thin
 
@@ -268,3 +269,23 @@ def test_an_index_cannot_be_made_where_nothing_may_be_written(tmp_path):
     with pytest.raises(clipdex.IndexWriteError, match="cannot be created"):
         open_writer(tmp_path / "file" / "x.clipdex")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+def test_ctrl_c_in_the_middle_of_a_commit_comes_behind_it(path, monkeypatch):
+    """Inside SQLite's calls into Python it would look like an error of the disk."""
+    commit = rows.RowStore.commit
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        return commit(*arguments)
+
+    with open_writer(path) as writer:
+        add(writer, 10, 3)
+        monkeypatch.setattr(rows.RowStore, "commit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            writer.commit()
+        monkeypatch.undo()
+        assert writer.committed_rows == 13
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with Index.open(path) as index:
+        assert len(index) == 13

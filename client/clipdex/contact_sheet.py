@@ -5,23 +5,22 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from clipdex.errors import ClipdexError, ImageError
+from clipdex.errors import ImageError
 from clipdex.images import open_image
 from clipdex.index.reader import Hit
+from clipdex.replacing import replacing
 from clipdex.sources.member_bytes import member_bytes
 
 __all__ = ["Section", "contact_sheet", "write_contact_sheet"]
 
 _THUMBNAIL = 240  # pixels along the longer side
+_COPIES_NAMED = 20
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2327; --soft: #66707a; --paper: #f6f6f3; --card: #fff;
@@ -43,6 +42,7 @@ li img { max-width: 100%; max-height: 100%; border-radius: .2rem; }
 li .gone { color: var(--soft); font-size: .85rem; text-align: center; }
 li p { margin: 0; padding: .4rem .6rem .5rem; border-top: 1px solid var(--line); font-size: .8rem; }
 li b { font-variant-numeric: tabular-nums; }
+li em { float: right; font-style: normal; color: var(--soft); }
 li span { display: block; color: var(--soft); overflow-wrap: anywhere; }
 """
 
@@ -77,20 +77,8 @@ def write_contact_sheet(path: Path, sections: Sequence[Section], *, title: str, 
     Raises:
         ClipdexError: the file cannot be written.
     """
-    page = contact_sheet(sections, title=title, summary=summary).encode("utf-8")
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(page)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as exc:
-        if temporary is not None:
-            with suppress(OSError):
-                Path(temporary).unlink()
-        raise ClipdexError(f"{path}: the contact sheet cannot be written: {exc.strerror}") from exc
+    with replacing(path, "the contact sheet") as file:
+        file.write(contact_sheet(sections, title=title, summary=summary).encode("utf-8"))
 
 
 def _section(section: Section) -> str:
@@ -106,10 +94,15 @@ def _card(hit: Hit) -> str:
     except ImageError as exc:
         picture = f'<span class="gone">{_text(exc.reason)}</span>'
     name = _text(Path(hit.path).name)
-    title = html.escape(_clean(hit.path), quote=True)
+    paths = [hit.path, *(copy.path for copy in hit.copies[:_COPIES_NAMED])]
+    if len(hit.copies) > _COPIES_NAMED:
+        paths.append(f"... and {len(hit.copies) - _COPIES_NAMED:,} more")
+    title = html.escape(_clean("\n".join(paths)), quote=True)
+    word = "copy" if len(hit.copies) == 1 else "copies"
+    copies = f" <em>+ {len(hit.copies):,} {word}</em>" if hit.copies else ""
     return (
         f'<li title="{title}"><div class="frame">{picture}</div>'
-        f"<p><b>{hit.score:.3f}</b><span>{name}</span></p></li>"
+        f"<p><b>{hit.score:.3f}</b>{copies}<span>{name}</span></p></li>"
     )
 
 

@@ -1,18 +1,33 @@
-"""`clipdex search`: rank the pictures of an index for one or more texts."""
+"""`clipdex search`: rank the pictures of an index for texts, pictures, or a mixture of them."""
 
 from __future__ import annotations
 
-import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
-from clipdex.cli.common import SERVER_DEFAULT, ModelOption, ServerOption, note, printable, shown_path
-from clipdex.client import connect
+from clipdex.cli.ann import open_ann
+from clipdex.cli.answers import hit_line, print_answers, print_csv, print_json
+from clipdex.cli.common import note
+from clipdex.cli.connection import Connection, connects
+from clipdex.cli.queries import (
+    ImageOption,
+    LikeOption,
+    MinusOption,
+    ParamOption,
+    TextOption,
+    WhereOption,
+    parameters,
+    queries_of,
+)
 from clipdex.contact_sheet import Section, write_contact_sheet
 from clipdex.errors import InvalidArgument
-from clipdex.index import Hit, Index
+from clipdex.index import Index
+from clipdex.query import Grouping
+from clipdex.results import Answer, write_arrow
 
 __all__ = ["TopKOption", "hit_line", "search"]
 
@@ -22,59 +37,101 @@ TopKOption = Annotated[
 ]
 
 
+@connects
 def search(
-    queries: Annotated[list[str], typer.Argument(metavar="TEXT", help="What the pictures should show.")],
+    queries: Annotated[
+        list[str] | None, typer.Argument(metavar="TEXT", help="What the pictures should show.")
+    ] = None,
+    *,
     index: Annotated[Path, typer.Option("--index", "-i", metavar="X.clipdex", help="The index to search.")],
+    text: TextOption = None,
+    minus: MinusOption = None,
+    image: ImageOption = None,
+    like: LikeOption = None,
     top_k: TopKOption = None,
-    server: ServerOption = SERVER_DEFAULT,
-    model: ModelOption = None,
+    offset: Annotated[
+        int, typer.Option(metavar="N", help="Leave out the N best: the next page of an answer.")
+    ] = 0,
+    min_score: Annotated[
+        float | None, typer.Option(metavar="COSINE", help="Only pictures this near.", show_default=False)
+    ] = None,
+    where: WhereOption = None,
+    param: ParamOption = None,
+    group: Annotated[bool, typer.Option("--group", help="Show copies of a picture below it, as one hit.")] = False,
+    group_cosine: Annotated[
+        float | None,
+        typer.Option(
+            metavar="COSINE",
+            help="With --group: take pictures this near to each other for copies, too, such as 0.98.",
+            show_default=False,
+        ),
+    ] = None,
+    ann: Annotated[
+        bool, typer.Option("--ann", help="Approximately, by what  clipdex ann build  made: faster, may miss hits.")
+    ] = False,
+    connection: Connection,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of lines.")] = False,
+    arrow: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write an Arrow file, too.", show_default=False)
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a contact sheet, too.", show_default=False)
     ] = None,
 ) -> None:
-    """Rank the pictures of an index for a text.
+    """Rank the pictures of an index.
 
-    Prints the nearest first, with their cosine. Several texts give several rankings.
+    Prints the nearest first, with their cosine. Several TEXTs give several rankings; --text, --minus, --image and
+    --like are mixed into one: --text beach --minus people --image ref.jpg:0.5
     """
-    blank = [query for query in queries if not query.strip()]
-    if blank:
-        raise InvalidArgument("a query is empty; say what the pictures should show")
+    asked = queries_of(queries or [], text or [], minus or [], image or [], like or [])
+    if as_json and as_csv:
+        raise InvalidArgument("--json and --csv are both given; choose one")
+    if param and where is None:
+        raise InvalidArgument("--param gives a value to a --where, and there is none")
+    grouping = Grouping(cosine=group_cosine) if group or group_cosine is not None else None
     with Index.open(index) as opened:
-        with connect(server, model=model or opened.manifest.model) as client:
-            opened.require(client.card)
-            vectors = client.embed_texts(queries)
-        answers = opened.search(vectors, top_k)
+        ranker = open_ann(opened) if ann else None
+        # What is wrong with the condition is said before anything is embedded.
+        rows = None if where is None else opened.where(where, parameters(param or []))
+        exclude = [row for query in asked for row in query.liked_rows(opened)]
+        with ExitStack() as stack:
+            client = None
+            if any(part.kind != "like" for query in asked for part in query.parts):
+                client = stack.enter_context(connection.open(model=opened.manifest.model))
+                opened.require(client.card)
+            if queries:
+                assert client is not None
+                vectors = client.embed_texts(queries)
+            else:
+                vectors = np.concatenate([query.embed(client, opened) for query in asked])
+        found = opened.search(
+            vectors,
+            top_k,
+            offset=offset,
+            min_score=min_score,
+            where=rows,
+            exclude=exclude,
+            grouping=grouping,
+            ann=ranker,
+        )
         count = len(opened)
+    answers = [Answer(str(query), hits, offset) for query, hits in zip(asked, found, strict=True)]
     if as_json:
-        print(json.dumps([_as_dict(*pair) for pair in zip(queries, answers, strict=True)], indent=2))
+        print_json(answers)
+    elif as_csv:
+        print_csv(answers)
     else:
-        _print_answers(queries, answers)
+        print_answers(answers)
+        if not any(answer.hits for answer in answers):
+            note("no picture of the index meets all that was asked")
+    if arrow is not None:
+        write_arrow(arrow, answers)
+        note(f"Arrow file: {arrow}")
     if html is not None:
-        sections = [Section(query, hits) for query, hits in zip(queries, answers, strict=True)]
-        write_contact_sheet(html, sections, title="clipdex search", summary=f"{count:,} pictures in {index}")
+        sections = [Section(answer.query, answer.hits) for answer in answers]
+        of_them = "" if rows is None else f", {len(rows):,} of them where {where}"
+        write_contact_sheet(
+            html, sections, title="clipdex search", summary=f"{count:,} pictures in {index}{of_them}"
+        )
         note(f"contact sheet: {html}")
-
-
-def hit_line(score: float, path: str) -> str:
-    """One answer: `0.342 — data/images/cat_sofa.jpg`."""
-    return f"{score:.3f} — {shown_path(path)}"
-
-
-def _print_answers(queries: list[str], answers: list[list[Hit]]) -> None:
-    for number, (query, hits) in enumerate(zip(queries, answers, strict=True)):
-        if len(queries) > 1:
-            print(("\n" if number else "") + printable(query))
-        for hit in hits:
-            print(hit_line(hit.score, hit.path))
-
-
-def _as_dict(query: str, hits: list[Hit]) -> dict[str, object]:
-    return {
-        "query": query,
-        "hits": [
-            {"score": hit.score, "path": hit.path, "row": hit.row}
-            | ({} if hit.metadata is None else {"metadata": hit.metadata})
-            for hit in hits
-        ],
-    }

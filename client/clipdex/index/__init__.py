@@ -2,6 +2,7 @@
 
 from clipdex.index.compact import compact_index
 from clipdex.index.manifest import Manifest
+from clipdex.index.optimize import Optimized, optimize_index
 from clipdex.index.reader import Hit, Index, IndexInfo
 from clipdex.index.rows import Failure, Picture
 from clipdex.index.verify import Damage, VerifyReport, verify_index
@@ -15,8 +16,10 @@ __all__ = [
     "IndexInfo",
     "IndexWriter",
     "Manifest",
+    "Optimized",
     "Picture",
     "VerifyReport",
     "compact_index",
+    "optimize_index",
     "verify_index",
 ]

@@ -27,12 +27,16 @@ _LARGEST = 1 << 20  # bytes; a manifest is a few hundred
 
 @dataclass(frozen=True)
 class Manifest:
-    """The identity of an index: which model's vectors, how wide, in which dtype."""
+    """The identity of an index: which model's vectors, how wide, in which dtype.
+
+    below_floor: what the export's gate found wrong with the model, if it was installed all the same; else "".
+    """
 
     fingerprint: str
     model: str
     embedding_dim: int
     dtype: str = "float16"
+    below_floor: str = ""
 
     def __post_init__(self) -> None:
         if self.dtype not in _SUFFIX:
@@ -41,7 +45,7 @@ class Manifest:
     @classmethod
     def of(cls, card: ModelCard, dtype: str = "float16") -> Manifest:
         """The manifest of an index for a model's vectors."""
-        return cls(card.fingerprint, card.name, card.embedding_dim, dtype)
+        return cls(card.fingerprint, card.name, card.embedding_dim, dtype, card.below_floor or "")
 
     @property
     def vectors_file(self) -> str:
@@ -77,6 +81,8 @@ class Manifest:
             "embedding_dim": self.embedding_dim,
             "dtype": self.dtype,
         }
+        if self.below_floor:
+            data["below_floor"] = self.below_floor
         return json.dumps(data | {"crc32c": _crc32c(data)}, indent=2) + "\n"
 
     @classmethod
@@ -125,7 +131,7 @@ class Manifest:
             raise IndexFormatError(f"{path}: a field is missing or out of range (docs/index-format.md lists them)")
         if data.pop("crc32c", None) != _crc32c(data):
             raise IndexDamaged(f"{path}: its checksum does not fit its content: it was changed or is damaged")
-        return cls(fingerprint, model, dim, dtype)
+        return cls(fingerprint, model, dim, dtype, str(data.get("below_floor", "")))
 
 
 def _crc32c(data: dict[str, Any]) -> int:

@@ -4,38 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.arrays import Array
+from clipdex.arrays import Array, Vectors
 from clipdex.card import ModelCard
-from clipdex.errors import IndexDamaged, InvalidArgument
+from clipdex.errors import IndexDamaged, IndexFault, InvalidArgument
+from clipdex.index.hits import Hit, grouped_ranking, traits
+from clipdex.index.int8 import Int8Watch
 from clipdex.index.manifest import Manifest
-from clipdex.index.rows import ROWS_FILE, Failure, KnownFile, Picture, RowStore
+from clipdex.index.rows import ROWS_FILE, Extent, Failure, KnownFile, Picture, RowStore
 from clipdex.index.vectors import map_vectors
+from clipdex.index.where import Rows, Where
+from clipdex.query.grouping import Group, Grouping, Traits
+from clipdex.search.exact import Ranking
+from clipdex.search.topk import RowNorms
 from clipdex.search.topk import top_k as exact_top_k
 
-__all__ = ["DEFAULT_TOP_K", "Hit", "Index", "IndexInfo"]
+__all__ = ["DEFAULT_TOP_K", "Hit", "Index", "IndexInfo", "Ranker"]
 
 DEFAULT_TOP_K = 5
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One answer: the picture's row, its cosine to the query, its path, and what came with it, if anything.
-
-    Bytes of a path that are not UTF-8 stand in `path` as surrogates; `os.fsencode(path)` gives them back.
-    """
-
-    row: int
-    score: float
-    path: str
-    metadata: dict[str, Any] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,23 @@ class IndexInfo:
     last_commit: int | None
 
 
+class Ranker(Protocol):
+    """What names the best rows in another way than by a full scan."""
+
+    def rank(
+        self,
+        vectors: Array,
+        queries: Vectors,
+        k: int,
+        *,
+        allowed: Array | None = None,
+        dead: npt.NDArray[np.int64] | None = None,
+        minimum: float = -np.inf,
+    ) -> list[Ranking]:
+        """As `search.topk.top_k`."""
+        ...
+
+
 class Index:
     """A read-only view of an index as of the moment it was opened; `refresh` moves it to now.
 
@@ -59,6 +72,8 @@ class Index:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._place = -1
+        self._where: Where | None = None
+        self._where_lock = threading.Lock()
         self._open_files()
         try:
             self._look_until_in_place()
@@ -95,6 +110,8 @@ class Index:
             os.close(place)
             raise
         self._place = place
+        self._int8 = Int8Watch()
+        self._norms = RowNorms()
 
     def _look_until_in_place(self) -> None:
         """Take a snapshot whose rows and vectors are of one index, although a compaction may swap it meanwhile."""
@@ -121,6 +138,9 @@ class Index:
         rows, dead = self._store.snapshot()
         self._vectors = map_vectors(self.directory, self.manifest, rows)
         self._dead: npt.NDArray[np.int64] = np.array(dead, dtype=np.int64)
+        with self._where_lock:
+            if self._where is not None:
+                self._where.forget()
 
     def __len__(self) -> int:
         return len(self._vectors) - len(self._dead)
@@ -139,17 +159,84 @@ class Index:
         """Raise FingerprintMismatch unless queries of this model can be compared with the rows."""
         self.manifest.require(card, self.directory)
 
-    def search(self, queries: Array, top_k: int | None = None) -> list[list[Hit]]:
+    def search(
+        self,
+        queries: Array,
+        top_k: int | None = None,
+        *,
+        offset: int = 0,
+        min_score: float | None = None,
+        where: str | Array | None = None,
+        params: Mapping[str, Any] | None = None,
+        exclude: Sequence[int] = (),
+        grouping: Grouping | None = None,
+        ann: Ranker | None = None,
+    ) -> list[list[Hit]]:
         """The `top_k` pictures nearest to each query, best first; equal scores by row.
 
         Args:
             queries: (D,) or (Q, D) of a float dtype, each of norm 1.
             top_k: how many hits a query; 5, or all where there are fewer, if not given.
+            offset: how many of the best to leave out: the next page is `offset + top_k`.
+            min_score: the least cosine of a hit.
+            where: which pictures may be hits: a condition in SQL (docs/search.md), or the rows that `where` gave.
+            params: values of the condition's `:name`s.
+            exclude: rows that are no hits.
+            grouping: makes near-duplicates one hit; see `Hit.copies`.
+            ann: names the candidates, as `clipdex.ann.AnnIndex` does: faster, but one of the best may be missing.
+
+        With any of the six after `top_k` there may be fewer hits than `top_k`.
 
         Raises:
-            InvalidArgument: the width of the queries is not the index's, or `top_k` is below 1 or above
-                the number of pictures.
+            InvalidArgument: the width of the queries is not the index's, the condition is none, or a number is
+                out of range; `top_k` by itself may not be above the number of pictures.
         """
+        wide = self._checked_queries(queries)
+        plain = not offset and min_score is None and where is None and not len(exclude) and grouping is None
+        if top_k is not None and (top_k < 1 or (plain and top_k > len(self))):
+            raise InvalidArgument(
+                f"top_k is {top_k}; expected 1 to {len(self)}, the number of pictures in {self.directory}"
+            )
+        if offset < 0:
+            raise InvalidArgument(f"offset is {offset}; expected 0 or more")
+        if min_score is not None and not -1 <= min_score <= 1:
+            raise InvalidArgument(f"min_score is {min_score}; expected a cosine, -1 to 1")
+        allowed = self.where(where, params) if isinstance(where, str) else where
+        if len(exclude) and not 0 <= min(exclude) <= max(exclude) < len(self._vectors):
+            raise InvalidArgument(f"a row to exclude is not there; expected 0 to {len(self._vectors) - 1}")
+        dead = np.union1d(self._dead, np.asarray(exclude, np.int64)) if len(exclude) else self._dead
+        end = offset + (min(DEFAULT_TOP_K, len(self)) if top_k is None else top_k)
+
+        def rank(some: Array, k: int) -> list[Ranking]:
+            if ann is not None:
+                minimum = -np.inf if min_score is None else min_score
+                return ann.rank(self._vectors, some, k, allowed=allowed, dead=dead, minimum=minimum)
+            return exact_top_k(
+                self._vectors,
+                some,
+                k,
+                codes=self._int8.now(self.directory, self.manifest, self._store.extents),
+                allowed=allowed,
+                dead=dead,
+                minimum=-np.inf if min_score is None else min_score,
+                norms=self._norms,
+            )
+
+        if grouping is None:
+            ranked = rank(wide, end)
+            return self._hits([(each, [Group(i) for i in range(offset, len(each.rows))]) for each in ranked])
+
+        def traits_of(rows: Array) -> Traits:
+            pictures = self._store.pictures(rows.tolist())
+            return traits([pictures[row] for row in rows.tolist()], self._vectors[rows])
+
+        found = []
+        for query in wide:
+            ranking, groups = grouped_ranking(partial(rank, query[None]), len(self), end, grouping, traits_of)
+            found.append((ranking, groups[offset:]))
+        return self._hits(found)
+
+    def _checked_queries(self, queries: Array) -> Vectors:
         wide = np.atleast_2d(np.asarray(queries))
         if wide.ndim != 2 or wide.shape[1] != self.manifest.embedding_dim:
             raise InvalidArgument(
@@ -158,16 +245,23 @@ class Index:
             )
         if not np.isfinite(wide).all():
             raise InvalidArgument("a query holds NaN or infinity")
-        wanted = min(DEFAULT_TOP_K, len(self)) if top_k is None else top_k
-        if top_k is not None and not 1 <= top_k <= len(self):
-            raise InvalidArgument(
-                f"top_k is {top_k}; expected 1 to {len(self)}, the number of pictures in {self.directory}"
-            )
-        scores, rows = exact_top_k(self._vectors, wide.astype(np.float32), wanted, dead=self._dead)
-        pictures = self._store.pictures(np.unique(rows).tolist())
+        return np.asarray(wide, dtype=np.float32)
+
+    def _hits(self, found: Sequence[tuple[Ranking, Sequence[Group]]]) -> list[list[Hit]]:
+        """Groups of positions in rankings, as hits."""
+        named = {int(ranking.rows[i]) for ranking, groups in found for group in groups for i in group.all}
+        pictures = self._store.pictures(sorted(named))
+
+        def hit(ranking: Ranking, i: int) -> Hit:
+            row = int(ranking.rows[i])
+            return self._hit(row, float(ranking.scores[i]), pictures[row])
+
         return [
-            [self._hit(int(row), float(score), pictures[int(row)]) for score, row in zip(*pair, strict=True)]
-            for pair in zip(scores, rows, strict=True)
+            [
+                replace(hit(ranking, group.first), copies=tuple(hit(ranking, i) for i in group.copies))
+                for group in groups
+            ]
+            for ranking, groups in found
         ]
 
     def _hit(self, row: int, score: float, picture: Picture) -> Hit:
@@ -179,9 +273,65 @@ class Index:
             ) from exc
         return Hit(row, score, os.fsdecode(picture.path), metadata)
 
+    def where(self, condition: str, params: Mapping[str, Any] | None = None) -> Rows:
+        """The live rows for which a condition in SQL holds, int64, ascending (docs/search.md).
+
+        It is evaluated once; until `refresh`, the same condition costs nothing.
+
+        Raises:
+            InvalidArgument: it is no condition over a picture's columns, or takes too long.
+            IndexFault: the index was compacted after it was opened, before its first condition; refresh it.
+        """
+        with self._where_lock:
+            if self._where is None:
+                opened = Where(self.directory / ROWS_FILE)
+                if not self._in_place():
+                    opened.close()
+                    raise IndexFault(
+                        f"{self.directory} was compacted after it was opened: refresh it, then filter"
+                    )
+                self._where = opened
+        found = self._where.rows(condition, params, len(self._vectors))
+        return found[~np.isin(found, self._dead)] if len(self._dead) else found
+
+    def row(self, which: int | str | os.PathLike[str]) -> int:
+        """The row of a live picture, by its row or its path, relative to the current folder or absolute.
+
+        Raises:
+            InvalidArgument: there is no such picture.
+        """
+        if isinstance(which, (int, np.integer)):
+            if 0 <= which < len(self._vectors) and which not in self._dead:
+                return int(which)
+            raise InvalidArgument(f"{self.directory} has no picture in row {which}; it has {len(self)} pictures")
+        known = self._store.known(os.path.abspath(os.fsencode(which)))
+        if known is None or known.row is None or not known.row < len(self._vectors):
+            raise InvalidArgument(f"{os.fspath(which)} is no picture of {self.directory}")
+        return known.row
+
+    def vector(self, which: int | str | os.PathLike[str]) -> Vectors:
+        """The vector of a live picture, by its row or path: float32 (D,), of norm 1 up to the index's rounding."""
+        return np.asarray(self._vectors[self.row(which)], dtype=np.float32)
+
     def live_paths(self) -> list[tuple[int, bytes]]:
         """(row, path) of every live row, by row."""
-        return self._store.live_paths(len(self._vectors))
+        return self._store.live_paths(0, len(self._vectors))
+
+    def pictures(self, rows: Sequence[int]) -> dict[int, Picture]:
+        """What these rows are pictures of, by row; dead ones too. Rows that are not there are left out."""
+        return self._store.pictures(rows)
+
+    def extents(self) -> list[Extent]:
+        """The commit record as of now, in order."""
+        return self._store.extents()
+
+    def contents(self, start: int, end: int) -> list[tuple[int, bytes, int, int]]:
+        """(row, content hash, width, height) of every live row in [start, end), by row."""
+        return self._store.contents(start, min(end, len(self._vectors)))
+
+    def signatures(self, start: int, end: int) -> list[tuple[int, bytes]]:
+        """(row, perceptual signature) of the live rows in [start, end) that have a sound one, by row."""
+        return self._store.signatures(start, min(end, len(self._vectors)))
 
     def picture(self, row: int) -> Picture:
         """What a row is a picture of. Raises InvalidArgument if there is no such row."""
@@ -214,6 +364,10 @@ class Index:
     def close(self) -> None:
         """Close the files. Arrays taken from `vectors` stay valid."""
         if self._place >= 0:
+            with self._where_lock:
+                if self._where is not None:
+                    self._where.close()
+                self._where = None
             self._store.close()
             os.close(self._place)
             self._place = -1

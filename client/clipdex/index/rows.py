@@ -11,12 +11,21 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from clipdex.errors import IndexDamaged, IndexFormatError, IndexWriteError
-from clipdex.index.schema import APPLICATION_ID, DAMAGE, SCHEMA, SCHEMA_VERSION, Value, connect, record_crc32c
+from clipdex.index.records import NO_METADATA, Changes, Extent, Failure, KnownFile, Picture
+from clipdex.index.schema import (
+    APPLICATION_ID,
+    DAMAGE,
+    PHASHES,
+    SCHEMA,
+    SCHEMA_VERSION,
+    Value,
+    connect,
+    record_crc32c,
+)
 
 __all__ = ["NO_METADATA", "ROWS_FILE", "Changes", "Extent", "Failure", "KnownFile", "Picture", "RowStore"]
 
@@ -39,14 +48,19 @@ _ANNOTATE = (
     "INSERT OR REPLACE INTO metadata (row, json, crc32c) "
     "SELECT row, ?2, record_crc32c(row, ?2) FROM rows WHERE path = ?1 AND deleted_at IS NULL"
 )
+_SIGN = (
+    "INSERT OR REPLACE INTO phashes (row, phash, crc32c) "
+    "SELECT row, ?2, record_crc32c(row, ?2) FROM rows WHERE path = ?1 AND deleted_at IS NULL"
+)
 _STRIP = "DELETE FROM metadata WHERE row IN (SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL)"
 
 _PICTURE = (
-    "rows.row, path, size, mtime_ns, content_hash, width, height, json FROM rows LEFT JOIN metadata USING (row)"
+    "rows.row, path, size, mtime_ns, content_hash, width, height, json{} FROM rows LEFT JOIN metadata USING (row)"
 )
-
-# Reasons that lie outside the file: permissions, a busy machine, a disk that was not mounted.
-_MAY_PASS = ("out_of_memory", "timeout", "worker_died", "unreadable", "vanished")
+_SIGNED = (
+    ", CASE WHEN phashes.crc32c IS record_crc32c(phashes.row, phash) THEN phash END",
+    " LEFT JOIN phashes USING (row)",
+)
 
 # A table's key, and the columns that its checksum covers.
 _CHECKED = {
@@ -54,77 +68,8 @@ _CHECKED = {
     "extents": ("first_row", "first_row, row_count, vectors_crc32c, committed_at"),
     "failures": ("path", "path, reason, detail, size, mtime_ns, failed_at"),
     "metadata": ("row", "row, json"),
+    "phashes": ("row", "row, phash"),
 }
-
-NO_METADATA = "{}"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One indexed file. metadata: JSON of an object; None where its source says nothing of it."""
-
-    path: bytes
-    size: int
-    mtime_ns: int
-    content_hash: bytes
-    width: int
-    height: int
-    metadata: str | None = None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """One file in the ledger."""
-
-    path: bytes
-    reason: str
-    detail: str
-    size: int
-    mtime_ns: int
-
-    @property
-    def may_pass(self) -> bool:
-        """Whether another try may help although the file has not changed."""
-        return self.reason in _MAY_PASS
-
-
-@dataclass(frozen=True)
-class KnownFile:
-    """What the index knows of a path: the size and time it had, and its row, or None if it failed."""
-
-    size: int
-    mtime_ns: int
-    row: int | None
-    content_hash: bytes | None
-
-
-@dataclass(frozen=True)
-class Extent:
-    """Rows committed together, and the CRC-32C of their bytes in the vectors file."""
-
-    first_row: int
-    row_count: int
-    crc32c: int
-
-
-@dataclass
-class Changes:
-    """What one commit does. No path stands in it twice.
-
-    pictures: new rows, in the order of their vectors. failures: new lines of the ledger.
-    removed: paths that vanished. touched: files that have another time, but the same content.
-    annotated: path and metadata of files that are the same, but what is said of them is not.
-    """
-
-    pictures: list[Picture] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    removed: list[bytes] = field(default_factory=list)
-    touched: list[Picture] = field(default_factory=list)
-    annotated: list[tuple[bytes, str]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        lists = (self.pictures, self.failures, self.removed, self.touched, self.annotated)
-        return sum(len(changes) for changes in lists)
 
 
 class RowStore:
@@ -143,7 +88,7 @@ class RowStore:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            db.executescript(SCHEMA)
+            db.executescript(SCHEMA + PHASHES)
         finally:
             db.close()
 
@@ -181,7 +126,15 @@ class RowStore:
                 f"{path} has the format version {version}, this clipdex reads {SCHEMA_VERSION}: "
                 "install the clipdex that wrote it, or build the index again"
             )
-        return cls(db, path)
+        store = cls(db, path)
+        try:
+            if write and not store._has("phashes"):
+                with store._transaction():
+                    db.execute(PHASHES)
+        except BaseException:
+            db.close()
+            raise
+        return store
 
     def close(self) -> None:
         """Close the connection; the writer's folds the WAL back into the file."""
@@ -208,18 +161,38 @@ class RowStore:
         for start in range(0, len(rows), 500):  # SQLite takes 999 parameters on old builds
             part = [int(row) for row in rows[start : start + 500]]
             marks = ",".join("?" * len(part))
-            sql = f"SELECT {_PICTURE} WHERE rows.row IN ({marks})"
+            sql = f"SELECT {self._picture()} WHERE rows.row IN ({marks})"
             found |= {row: Picture(*rest) for row, *rest in self._rows(sql, part)}
         return found
 
     def live_pictures(self, start: int, end: int) -> dict[int, Picture]:
         """The pictures of the live rows in [start, end), by row, in order."""
-        sql = f"SELECT {_PICTURE} WHERE deleted_at IS NULL AND rows.row >= ? AND rows.row < ? ORDER BY rows.row"
+        live = "deleted_at IS NULL AND rows.row >= ? AND rows.row < ? ORDER BY rows.row"
+        sql = f"SELECT {self._picture()} WHERE {live}"
         return {row: Picture(*rest) for row, *rest in self._rows(sql, (start, end))}
 
-    def live_paths(self, below: int) -> list[tuple[int, bytes]]:
-        """(row, path) of every live row among the first `below`, by row."""
-        return self._rows("SELECT row, path FROM rows WHERE deleted_at IS NULL AND row < ? ORDER BY row", (below,))
+    def contents(self, start: int, end: int) -> list[tuple[int, bytes, int, int]]:
+        """(row, content hash, width, height) of every live row in [start, end), by row."""
+        sql = (
+            "SELECT row, content_hash, width, height FROM rows "
+            "WHERE deleted_at IS NULL AND row >= ? AND row < ? ORDER BY row"
+        )
+        return self._rows(sql, (start, end))
+
+    def signatures(self, start: int, end: int) -> list[tuple[int, bytes]]:
+        """(row, perceptual signature) of the live rows in [start, end) that have a sound one, by row."""
+        if not self._has("phashes"):
+            return []
+        sql = (
+            "SELECT row, phash FROM phashes JOIN rows USING (row) WHERE deleted_at IS NULL "
+            "AND row >= ? AND row < ? AND phashes.crc32c IS record_crc32c(row, phash) ORDER BY row"
+        )
+        return self._rows(sql, (start, end))
+
+    def live_paths(self, start: int, end: int) -> list[tuple[int, bytes]]:
+        """(row, path) of every live row in [start, end), by row."""
+        sql = "SELECT row, path FROM rows WHERE deleted_at IS NULL AND row >= ? AND row < ? ORDER BY row"
+        return self._rows(sql, (start, end))
 
     def known(self, path: bytes) -> KnownFile | None:
         """What the index knows of a path, if anything."""
@@ -270,6 +243,8 @@ class RowStore:
         """The records whose checksum does not fit."""
         found = []
         for table, (key, columns) in _CHECKED.items():  # names of our own, no user's
+            if table == "phashes" and not self._has(table):
+                continue  # an index of the first versions
             sql = f"SELECT {key} FROM {table} WHERE crc32c IS NOT record_crc32c({columns})"  # noqa: S608
             found += [
                 f"{self._path.name}: the record {value!r} of {table} is damaged" for (value,) in self._rows(sql)
@@ -293,6 +268,7 @@ class RowStore:
         """
         now = int(time.time())
         pictures, failures = changes.pictures, changes.failures
+        signed = [(p.path, p.phash) for p in changes.touched if p.phash is not None] + changes.signed
         told = [(p.path, p.metadata) for p in changes.touched if p.metadata is not None] + changes.annotated
         gone = [*(p.path for p in pictures), *(f.path for f in failures), *changes.removed]
         with self._lock, self._transaction():
@@ -300,10 +276,13 @@ class RowStore:
             self._db.executemany("DELETE FROM failures WHERE path = ?", ((path,) for path in gone))
             self._db.executemany(_TOUCH, ((p.size, p.mtime_ns, p.path) for p in changes.touched))
             self._db.executemany(_STRIP, ((path,) for path, _ in told))
+            self._db.executemany(_SIGN, signed)
             self._db.executemany(_ANNOTATE, ((path, json) for path, json in told if json != NO_METADATA))
             self._insert("rows", (_row(first_row + i, picture) for i, picture in enumerate(pictures)))
             of_rows = ((first_row + i, picture.metadata) for i, picture in enumerate(pictures))
             self._insert("metadata", ((row, json) for row, json in of_rows if json not in (None, NO_METADATA)))
+            looks = ((first_row + i, picture.phash) for i, picture in enumerate(pictures))
+            self._insert("phashes", ((row, phash) for row, phash in looks if phash is not None))
             if pictures:
                 self._insert("extents", [(first_row, len(pictures), vectors_crc32c, now)])
             lines = ((f.path, f.reason, f.detail, f.size, f.mtime_ns, now) for f in failures)
@@ -332,6 +311,16 @@ class RowStore:
             if self._db.in_transaction:
                 with suppress(sqlite3.Error):  # the next to open it rolls back
                     self._db.execute("ROLLBACK")
+
+    def _has(self, table: str) -> bool:
+        return bool(self._rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)))
+
+    def _picture(self) -> str:
+        """What to select for a Picture, and from where."""
+        if not self._has("phashes"):
+            return _PICTURE.format("")
+        column, table = _SIGNED
+        return _PICTURE.format(column) + table
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         try:

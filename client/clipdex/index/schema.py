@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import google_crc32c
 
-__all__ = ["APPLICATION_ID", "DAMAGE", "SCHEMA", "SCHEMA_VERSION", "Value", "connect", "record_crc32c"]
+__all__ = ["APPLICATION_ID", "DAMAGE", "PHASHES", "SCHEMA", "SCHEMA_VERSION", "Value", "connect", "record_crc32c"]
 
 # "clpx" in ASCII: `file rows.sqlite` and other tools can tell whose database it is.
 APPLICATION_ID = 0x636C7078
@@ -50,6 +50,15 @@ CREATE TABLE failures (                    -- the ledger: files that could not b
 CREATE TABLE metadata (                    -- what came with a picture: a caption, the columns of its table
     row    INTEGER PRIMARY KEY,            -- as in rows; rows with nothing to say have no record here
     json   TEXT    NOT NULL,               -- an object
+    crc32c INTEGER NOT NULL
+) STRICT;
+"""
+
+# Not in the indexes of the first versions of clipdex: a writer adds it.
+PHASHES = """
+CREATE TABLE IF NOT EXISTS phashes (       -- what a picture looks like, to find it resized or recompressed
+    row    INTEGER PRIMARY KEY,            -- as in rows
+    phash  BLOB    NOT NULL,               -- a perceptual signature; docs/index-format.md says what is in it
     crc32c INTEGER NOT NULL
 ) STRICT;
 """

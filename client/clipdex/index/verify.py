@@ -10,6 +10,8 @@ from typing import BinaryIO
 import google_crc32c
 
 from clipdex.errors import IndexDamaged, IndexFault, IndexNotFound
+from clipdex.index.ann_file import ann_damages
+from clipdex.index.int8 import int8_damages
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, Extent, RowStore
 
@@ -64,6 +66,8 @@ def verify_index(directory: Path, progress: Callable[[int, int], None] | None = 
         damages += [Damage(what) for what in _gaps(extents, store.record_count())]
         found, read = _check_vectors(directory / manifest.vectors_file, manifest, extents, progress)
         damages += found
+        damages += [Damage(what) for what in int8_damages(directory, manifest, extents)]
+        damages += [Damage(what) for what in ann_damages(directory, manifest, extents)]
     except IndexDamaged as exc:
         return VerifyReport(0, 0, 0, [*damages, Damage(str(exc))])
     finally:

@@ -18,6 +18,7 @@ import numpy as np
 from clipdex.arrays import Array
 from clipdex.errors import IndexDamaged, IndexFormatError, IndexLocked, IndexWriteError, InvalidArgument
 from clipdex.index.create import LOCK_FILE, create_index, put_back, sweep_unfinished
+from clipdex.index.interrupts import interrupts_wait
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, Changes, Failure, KnownFile, Picture, RowStore
 from clipdex.index.vectors import VectorFile, map_vectors, sync_directory
@@ -102,9 +103,10 @@ class IndexWriter:
         rows, dead = self._store.snapshot()
         return rows - len(dead)
 
-    def live_paths(self) -> list[bytes]:
-        """The paths of the committed live rows, by row."""
-        return [path for _, path in self._store.live_paths(self._committed)]
+    def live_paths(self, rows: int) -> Iterator[list[bytes]]:
+        """The paths of the committed live rows, by row, at most `rows` at once."""
+        for start in range(0, self._committed, rows):
+            yield [path for _, path in self._store.live_paths(start, min(start + rows, self._committed))]
 
     def live_blocks(self, rows: int) -> Iterator[tuple[list[Picture], Array]]:
         """The committed live rows in order, at most `rows` at once: pictures, and their vectors (n, D)."""
@@ -154,6 +156,10 @@ class IndexWriter:
         """Note what is now said of a file that has not changed: JSON of an object."""
         self._changes.annotated.append((path, metadata))
 
+    def sign(self, path: bytes, phash: bytes) -> None:
+        """Note the perceptual signature of a file that has not changed."""
+        self._changes.signed.append((path, phash))
+
     def commit(self) -> int:
         """Make everything since the last commit durable; -> the rows now committed.
 
@@ -162,19 +168,23 @@ class IndexWriter:
                 and this writer takes no more rows.
         """
         if self.pending:
-            if self._changes.pictures:
-                self._vectors.sync()
-            try:
-                self._store.commit(self._committed, self._vectors.crc32c, self._changes)
-            except IndexWriteError:
-                # What was refused may stand whole in SQLite's journal and count when the index is opened again.
-                self._vectors.give_up()
-                raise
-            self._committed = self._vectors.rows
-            self._vectors.start_extent()
-            self._changes = Changes()
-            self._row_of_content.clear()
+            with interrupts_wait():
+                self._commit()
         return self._committed
+
+    def _commit(self) -> None:
+        if self._changes.pictures:
+            self._vectors.sync()
+        try:
+            self._store.commit(self._committed, self._vectors.crc32c, self._changes)
+        except IndexWriteError:
+            # What was refused may stand whole in SQLite's journal and count when the index is opened again.
+            self._vectors.give_up()
+            raise
+        self._committed = self._vectors.rows
+        self._vectors.start_extent()
+        self._changes = Changes()
+        self._row_of_content.clear()
 
     def close(self) -> None:
         """Let go of the files and the lock. What was not committed is gone."""

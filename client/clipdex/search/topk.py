@@ -1,80 +1,243 @@
-"""Exact top-k by inner product over rows on disk, in bounded memory.
+"""Exact top-k by inner product over rows on disk, in bounded memory, on all cores.
 
-Rows and queries have norm 1, so the inner product is the cosine.
+Rows and queries have norm 1, so the inner product is the cosine. First every row gets bounds for its score, from
+its int8 code where it has one, else from the row itself; only the few that may be among the best are scored in
+float64. docs/search-engine.md says why the answer is exactly that of scoring all.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["top_k"]
+from clipdex.arrays import Array
+from clipdex.errors import InvalidArgument
+from clipdex.search.candidates import Candidates
+from clipdex.search.estimates import FloatEstimates, Found, Int8Estimates, RowNorms
+from clipdex.search.exact import Ranking, rank, wide_scores
+from clipdex.search.quantize import WIDEST, Codes
+from clipdex.search.readahead import Readahead, in_memory, want_rows
+from clipdex.search.selection import Selection
+from clipdex.search.spans import Span, cores, spans_of, work_through
 
-# Big enough for BLAS to run at full speed, small enough to stay in the cache while scores are ranked.
-_BLOCK_BYTES = 16 << 20
+__all__ = ["Ranking", "RowNorms", "top_k"]
+
+_ROWS_FOR_ONE = 65_536  # one query: what belongs to so many rows, beside the rows, stays in a core's cache
+_ROWS_FOR_MANY = 2048  # 64 queries or more: so do the rows' products with 64 of them
+_SEED_ROWS = 2048
+_SPAN_BYTES = 40 << 20
+
+# The best of so many pairs of a query and a row are kept at once; more queries are answered in turns.
+_PAIRS = 1 << 21
+_QUERIES = 1024
+
+_WORTH_THREADS = 1 << 23  # with fewer numbers to multiply, threads cost more than they save
+
+_REFINE_FROM = 2048  # so many candidates of a query get bounds from the rows themselves before they are scored
+
+_WANTED = 4096  # so many rows are read from the disk at once before they are scored
+
+_ANYWHERE = 1 << 62
 
 
 def top_k(
-    vectors: npt.NDArray[Any],
+    vectors: Array,
     queries: npt.NDArray[np.float32],
     k: int,
     *,
+    codes: Codes | None = None,
+    allowed: Array | None = None,
     dead: npt.NDArray[np.int64] | None = None,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """The k rows with the largest inner product for each query.
+    minimum: float = -np.inf,
+    norms: RowNorms | None = None,
+) -> list[Ranking]:
+    """The k rows with the largest inner product for each query, in exact order; equal scores stand by row.
 
     Args:
-        vectors: (N, D) of float16 or float32; read once, block by block.
-        queries: float32 (Q, D).
-        k: at most the number of rows that are not dead.
+        vectors: (N, D) of float16 or float32, a memmap or an array; read once, from front to back, for every
+            thousand queries. Rows of another dtype are rounded to float32 first, all at once.
+        queries: float32 (Q, D), finite.
+        k: how many; fewer come back where fewer rows are allowed, reach the minimum, or are finite.
+        codes: int8 codes of the first rows; they save time and change nothing in the answer.
+        allowed: the rows to rank: flags, bool (N,), or numbers, each once; all if not given.
         dead: rows to leave out, ascending.
+        minimum: the least score.
+        norms: kept between searches of the same rows, saves time in the later ones.
 
-    The arithmetic is float32's: two rows whose scores differ by its rounding alone may change places.
-
-    Returns:
-        scores, float32 (Q, k), best first; and their rows, int64 (Q, k). Equal scores stand by row.
+    Raises:
+        InvalidArgument: a query is not finite, or `allowed` does not fit the rows.
     """
-    count, (n_queries, dim) = len(vectors), queries.shape
-    best = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in range(n_queries)]
-    step = max(256, _BLOCK_BYTES // (4 * max(dim, n_queries)))
-    for start in range(0, count, step):
-        block = np.asarray(vectors[start : start + step], dtype=np.float32)
-        scores = queries @ block.T  # float32 (Q, rows of the block)
-        if dead is not None:
-            low, high = np.searchsorted(dead, (start, start + len(block)))
-            scores[:, dead[low:high] - start] = -np.inf
-        for q in range(n_queries):
-            best[q] = _merge(*best[q], scores[q], start, k)
-    if k == 0 or n_queries == 0:
-        return np.empty((n_queries, k), np.float32), np.empty((n_queries, k), np.int64)
-    return np.stack([scores for scores, _ in best]), np.stack([rows for _, rows in best])
+    vectors = _plain(vectors)
+    if not np.isfinite(queries).all():
+        raise InvalidArgument("a query holds NaN or infinity")
+    selection = Selection.of(len(vectors), allowed, dead)
+    if k <= 0 or selection.count == 0:
+        return [_none() for _ in queries]
+    k = min(k, selection.count)
+    norms = RowNorms() if norms is None else norms
+    answers: list[Ranking] = []
+    turn = max(1, min(_QUERIES, _PAIRS // k))
+    for start in range(0, len(queries), turn):
+        asked = np.ascontiguousarray(queries[start : start + turn], dtype=np.float32)
+        some = asked.any(axis=1)  # where a query is all zeros, so are its scores
+        found = iter(
+            _Search(vectors, asked[some], k, codes, selection, minimum, norms).run() if some.any() else []
+        )
+        answers += [next(found) if any_ else _of_zero(vectors, k, selection, minimum) for any_ in some]
+    return answers
 
 
-def _merge(
-    best_scores: npt.NDArray[np.float32],
-    best_rows: npt.NDArray[np.int64],
-    scores: npt.NDArray[np.float32],
-    start: int,
-    k: int,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """The best k of those found so far and of a block's scores, whose first row is `start`."""
-    if k == 0:
-        return best_scores, best_rows
-    if len(best_scores) == k:
-        # A later row with an equal score loses the tie, so only better ones matter.
-        inside = np.flatnonzero(scores > best_scores[-1])
-    else:
-        inside = np.flatnonzero(scores > -np.inf)
-    if len(inside) == 0:
-        return best_scores, best_rows
-    if len(inside) > k:
-        candidates = scores[inside]
-        kth = np.partition(candidates, len(inside) - k)[len(inside) - k]
-        inside = inside[candidates >= kth]
-    all_scores = np.concatenate((best_scores, scores[inside]))
-    all_rows = np.concatenate((best_rows, inside + start))
-    # The last key is the first to sort by.
-    order = np.lexsort((all_rows, -all_scores))[:k]
-    return all_scores[order], all_rows[order]
+def _plain(vectors: Array) -> Array:
+    """The rows as an array whose slices are cheap, which a memmap's are not, and in a form that kernels take."""
+    vectors = np.asarray(vectors)
+    if vectors.dtype not in (np.float16, np.float32) or not vectors.dtype.isnative:
+        vectors = vectors.astype(np.float16 if vectors.dtype.itemsize == 2 else np.float32)
+    return vectors if vectors.strides[-1] == vectors.itemsize else np.ascontiguousarray(vectors)
+
+
+def _none() -> Ranking:
+    return Ranking(np.empty(0), np.empty(0, np.int64))
+
+
+def _of_zero(vectors: Array, k: int, selection: Selection, minimum: float) -> Ranking:
+    """The first k rows that are finite: all score 0."""
+    parts: list[npt.NDArray[np.int64]] = []
+    wanted = 0 if minimum > 0 else k
+    for rows in selection.pieces():
+        for start in range(0, len(rows), 4096):
+            if wanted == 0:
+                break
+            piece = rows[start : start + 4096]
+            parts.append(piece[np.isfinite(vectors[piece]).all(axis=1)][:wanted])
+            wanted -= len(parts[-1])
+    rows = np.concatenate(parts) if parts else np.empty(0, np.int64)
+    return Ranking(np.zeros(len(rows)), rows)
+
+
+class _Search:
+    """One reading of the rows for some queries, none of them zero."""
+
+    def __init__(
+        self,
+        vectors: Array,
+        queries: npt.NDArray[np.float32],
+        k: int,
+        codes: Codes | None,
+        selection: Selection,
+        minimum: float,
+        norms: RowNorms,
+    ) -> None:
+        self._vectors, self._queries, self._k, self._minimum = vectors, queries, k, minimum
+        self._selection, self._norms = selection, norms
+        # A power of two for each query: with its largest number near 1, nothing of use is too small for float32.
+        self._exponents = np.frexp(abs(queries).max(axis=1))[1].astype(np.int64)
+        self._scaled = np.ldexp(queries.astype(np.float64), -self._exponents[:, None])
+        self._candidates = Candidates(vectors, queries, self._exponents, k, minimum)
+        self._codes = codes
+        self._covered = 0
+        if codes is not None and codes.rows and vectors.shape[1] <= WIDEST:
+            self._covered = min(codes.rows, len(vectors))
+            self._coded = Int8Estimates(codes, self._scaled)
+
+    @cached_property
+    def _plain(self) -> FloatEstimates:
+        return FloatEstimates(self._vectors, self._scaled, self._norms)
+
+    @cached_property
+    def _cold(self) -> bool:
+        """Whether rows must be waited for when they are scored."""
+        return self._covered > 0 and not in_memory(self._vectors)
+
+    def run(self) -> list[Ranking]:
+        """Read, then score what may be among the best."""
+        work = self._selection.count * self._vectors.shape[1] * len(self._queries)
+        threads = cores() if work >= _WORTH_THREADS else 1
+        if self._covered:
+            assert self._codes is not None
+            width = self._codes.stored.nbytes / self._codes.rows
+            share = threads if self._coded.parallel else 1
+            self._scan(0, self._covered, self._codes.block_rows, share, self._codes.stored, width)
+        if self._covered < len(self._vectors):
+            width = self._vectors.itemsize * self._vectors.shape[1]
+            share = threads if self._plain.parallel else 1
+            self._scan(self._covered, len(self._vectors), _ANYWHERE, share, self._vectors[self._covered :], width)
+        return self._ranked(threads)
+
+    def _scan(self, first: int, end: int, border: int, threads: int, stored: Array, width: float) -> None:
+        """Rows [first, end), stored with `width` bytes a row; no span reaches over a multiple of `border`."""
+        chosen = self._selection.chosen
+        begin = first
+
+        def sift(span: Span) -> None:
+            ahead.reading(int((span.first - begin) * width))
+            self._sift(span)
+
+        step = max(_ROWS_FOR_MANY, min(_ROWS_FOR_ONE, 64 * _ROWS_FOR_MANY // len(self._queries)))
+        step = min(step, max(_ROWS_FOR_MANY, (end - first) // (6 * threads)))
+        step = max(RowNorms.ROWS, step - step % RowNorms.ROWS)
+        while step * width > _SPAN_BYTES and step > RowNorms.ROWS:
+            step //= 2
+        # What is gathered from here and there is not read ahead.
+        with Readahead(stored if chosen is None else stored[:0]) as ahead:
+            if np.isinf(self._candidates.floor).any():
+                # A few rows first, to give all threads a floor to begin with.
+                for seed in spans_of(first, end, _SEED_ROWS, border, chosen):
+                    sift(seed)
+                    first = seed.end
+                    break
+            work_through(spans_of(first, end, step, border, chosen), sift, threads)
+
+    def _sift(self, span: Span) -> None:
+        estimates: Int8Estimates | FloatEstimates
+        if span.first < self._covered:
+            assert self._codes is not None
+            sound = self._codes.block(span.first // self._codes.block_rows) is not None
+            estimates = self._coded if sound else self._plain
+        else:
+            estimates = self._plain
+        with np.errstate(all="ignore"):
+            found = estimates.sift(span, self._candidates.floor)
+        self._candidates.add(self._selection.keep(found))
+
+    def _ranked(self, threads: int) -> list[Ranking]:
+        found = self._candidates.taken()
+        order = np.argsort(found.query, kind="stable")
+        borders = np.searchsorted(found.query[order], np.arange(len(self._queries) + 1))
+        answers = [_none()] * len(self._queries)
+
+        def rank_some(span: Span) -> None:
+            for q in range(span.first, span.end):
+                mine = found.where(order[borders[q] : borders[q + 1]])
+                answers[q] = self._rank(q, mine)
+
+        work_through(spans_of(0, len(answers), 8, _ANYWHERE), rank_some, threads if len(answers) > 8 else 1)
+        return answers
+
+    def _rank(self, q: int, found: Found) -> Ranking:
+        """Score as few rows as it takes."""
+        k, query = self._k, self._queries[q]
+        if self._cold:
+            want_rows(self._vectors, np.sort(found.row)[:_WANTED])
+        if len(found) > max(_REFINE_FROM, 4 * k) and self._covered:
+            found = self._refined(q, found)
+        if len(found) > 4 * k:
+            # Those that promise most show how much is needed; few of the others reach it.
+            best = np.argpartition(-found.upper, 2 * k)[: 2 * k]
+            scores, error = wide_scores(self._vectors, query.astype(np.float64), found.row[best])
+            sure = np.where(np.isnan(scores), -np.inf, scores - 2 * error)
+            kth = np.ldexp(np.partition(sure, k)[k], -self._exponents[q])  # the k-th best of 2k
+            found = found.where(found.upper >= kth)
+        return rank(self._vectors, query, found.row, k, self._minimum)
+
+    def _refined(self, q: int, found: Found) -> Found:
+        """With bounds from the rows themselves, which are much closer."""
+        floor = self._candidates.floor[q : q + 1]
+        plain = FloatEstimates(self._vectors, self._scaled[q : q + 1], self._norms)
+        parts = []
+        for start in range(0, len(found), _ROWS_FOR_ONE):
+            rows = np.sort(found.row)[start : start + _ROWS_FOR_ONE]
+            with np.errstate(all="ignore"):
+                parts.append(plain.sift(Span(int(rows[0]), int(rows[-1]) + 1, rows), floor))
+        return Found.joined(parts)

@@ -1,0 +1,239 @@
+"""What `clipdex duplicates` finds of the copies among 100,000 drawn pictures, what it makes up, and its time.
+
+One in twenty pictures is a copy of another: resized, recompressed, cropped by 5 % of its width and height, or all
+three. Half of the others come in families of four that share a place, a light, or a layout (drawn_pictures.py).
+
+    python benchmarks/near_duplicates.py --cache /tmp/signatures.npz
+    python benchmarks/near_duplicates.py --hashes      # needs the package ImageHash
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from drawn_pictures import COPIES, copy_of, picture
+
+import clipdex
+from clipdex.bench.drawn import draw_photo
+from clipdex.card import ImageSpec
+from clipdex.duplicates.candidates import candidate_pairs
+from clipdex.duplicates.compare import similarities
+from clipdex.duplicates.looks import Looks
+from clipdex.duplicates.semantic import close_pairs
+from clipdex.images import center_crop, open_image, resized
+from clipdex.phash import SIGNATURE_BYTES, perceptual_signature
+
+SEED = 2026
+ONE_COPY_IN = 20
+
+
+def original_of(copy: int) -> int:
+    return copy * (ONE_COPY_IN - 1)
+
+
+def draw_original(n: int) -> tuple[bytes, int, int]:
+    drawn = picture(SEED, n)
+    return perceptual_signature(drawn), drawn.width, drawn.height
+
+
+def draw_copy(n: int) -> tuple[bytes, int, int]:
+    made = copy_of(picture(SEED, original_of(n)), COPIES[n % len(COPIES)], np.random.default_rng([SEED, n]))
+    return perceptual_signature(made), made.width, made.height
+
+
+def drawn(count: int, cache: Path | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Signatures uint8 (n, 158) and sizes (n, 2) of the originals, then of the copies."""
+    if cache is not None and cache.exists():
+        held = np.load(cache)
+        return held["originals"], held["sizes"], held["copies"], held["copy_sizes"]
+    copies = count // ONE_COPY_IN
+    began = time.monotonic()
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    with multiprocessing.get_context("spawn").Pool(2, os.nice, (15,)) as pool:
+        made = [*pool.imap(draw_original, range(count - copies), 256), *pool.imap(draw_copy, range(copies), 64)]
+    print(f"drawn and signed in {time.monotonic() - began:,.0f} s")
+    signatures = np.frombuffer(b"".join(one for one, *_ in made), dtype=np.uint8).reshape(-1, SIGNATURE_BYTES)
+    sizes = np.array([size for _, *size in made], dtype=np.int64)
+    parts = (signatures[:-copies], sizes[:-copies], signatures[-copies:], sizes[-copies:])
+    if cache is not None:
+        np.savez(cache, originals=parts[0], sizes=parts[1], copies=parts[2], copy_sizes=parts[3])
+    return parts
+
+
+def write_index(path: Path, signatures: np.ndarray, sizes: np.ndarray) -> None:
+    """An index of pictures that are nowhere; their vectors are not looked at."""
+    vectors = np.eye(4, dtype=np.float32)
+    rows = zip(signatures, sizes.tolist(), strict=True)
+    made = (
+        clipdex.Picture(b"/%08d.jpg" % n, 1, n, n.to_bytes(16, "big"), *size, None, signature.tobytes())
+        for n, (signature, size) in enumerate(rows)
+    )
+    with clipdex.IndexWriter.open_or_create(path, clipdex.Manifest("f" * 64, "drawn", 4)) as writer:
+        while batch := list(itertools.islice(made, 50_000)):
+            writer.append(batch, vectors[np.arange(len(batch)) % 4])
+            writer.commit()
+
+
+def measure(parts: tuple[np.ndarray, ...], count: int, place: Path) -> None:
+    """How many copies are listed with their originals, and how much of what is listed is true."""
+    copies = count // ONE_COPY_IN
+    originals = count - copies
+    path = place / f"{count}.clipdex"
+    write_index(
+        path,
+        np.concatenate([parts[0][:originals], parts[2][:copies]]),
+        np.concatenate([parts[1][:originals], parts[3][:copies]]),
+    )
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        found = clipdex.find_duplicates(path)
+        times.append(time.perf_counter() - began)
+
+    def source(row: int) -> int:
+        return original_of(row - originals) if row >= originals else row
+
+    hits = dict.fromkeys(COPIES, 0)
+    listed = true = 0
+    for group in found.groups:
+        rows = [group.keeper.row, *(other.row for other in group.others)]
+        listed += len(group.others)
+        true += sum(source(other.row) == source(group.keeper.row) for other in group.others)
+        for row in rows:
+            if row >= originals and source(row) in rows:
+                hits[COPIES[(row - originals) % len(COPIES)]] += 1
+    each = ", ".join(f"{kind} {hit / (copies / len(COPIES)):.3f}" for kind, hit in hits.items())
+    print(
+        f"{count:8,} pictures, {copies:,} copies: {statistics.median(times):6.1f} s, recall "
+        f"{sum(hits.values()) / copies:.4f} ({each}), precision {true / max(1, listed):.4f} of {listed:,} listed",
+        flush=True,
+    )
+
+
+def measure_many(signatures: np.ndarray, count: int, place: Path) -> None:
+    """Only time and memory: each frequency is that of some picture, so that pictures are alike as by chance."""
+    rng = np.random.default_rng(SEED)
+    drawn_ones = np.empty((count, SIGNATURE_BYTES), dtype=np.uint8)
+    for column in range(SIGNATURE_BYTES):
+        drawn_ones[:, column] = signatures[rng.integers(len(signatures), size=count), column]
+    write_index(place / "many.clipdex", drawn_ones, rng.choice([[640, 480], [480, 640], [640, 427]], count))
+    del drawn_ones
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    found = clipdex.find_duplicates(place / "many.clipdex")
+    took = time.perf_counter() - began
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(
+        f"{count:8,} drawn signatures: {took:6.1f} s, {len(found.groups):,} groups by chance, "
+        f"{grown / 1024:,.0f} MB more"
+    )
+
+
+def measure_cost() -> None:
+    """What a signature costs a run, beside reading the picture."""
+    spec = ImageSpec(224, 224, "shortest_edge", "bicubic", "center", (255, 255, 255), (0.5,) * 3, (0.5,) * 3)
+    read_s, sign_s = [], []
+    for seed in range(100):
+        buffer = io.BytesIO()
+        draw_photo(seed).save(buffer, "JPEG", quality=85)
+        began = time.perf_counter()
+        small = resized(open_image(buffer.getvalue()), spec)
+        center_crop(small, spec)
+        middle = time.perf_counter()
+        perceptual_signature(small)
+        sign_s.append(time.perf_counter() - middle)
+        read_s.append(middle - began)
+    read, sign = (1e6 * statistics.median(times) for times in (read_s, sign_s))
+    print(f"a JPEG of 640 × 480: {read:,.0f} µs to decode and resize, {sign:,.0f} µs to sign")
+
+
+def measure_semantic() -> None:
+    """All vectors against all."""
+    vectors = np.random.default_rng(SEED).standard_normal((50_000, 512), dtype=np.float32)
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    for count in (12_500, 25_000, 50_000):
+        began = time.perf_counter()
+        close_pairs(vectors, np.arange(count), 0.95)
+        print(f"{count:8,} vectors of 512, all against all: {time.perf_counter() - began:.1f} s", flush=True)
+
+
+def compare_hashes(count: int = 2000) -> None:
+    """Other hashes on the same pictures: recall where one in a hundred listed pairs is false, among all pairs."""
+    import imagehash
+
+    originals = [picture(SEED, n) for n in range(count)]
+    copies = [copy_of(one, COPIES[n % 4], np.random.default_rng([SEED, n])) for n, one in enumerate(originals)]
+    kinds = {
+        "pHash, 64 bits": imagehash.phash,
+        "dHash, 64 bits": imagehash.dhash,
+        "wHash, 64 bits": imagehash.whash,
+        "mean, 64 bits": imagehash.average_hash,
+        "pHash, 256 bits": lambda image: imagehash.phash(image, hash_size=16),
+        "mean, 256 bits": lambda image: imagehash.average_hash(image, hash_size=16),
+    }
+    same = np.eye(count, dtype=bool)
+    for name, hashed in kinds.items():
+        began = time.perf_counter()
+        left = np.stack([hashed(one).hash.ravel() for one in originals]).astype(np.float32)
+        took = (time.perf_counter() - began) / count
+        right = np.stack([hashed(one).hash.ravel() for one in copies]).astype(np.float32)
+        apart = left.sum(1)[:, None] + right.sum(1) - 2 * left @ right.T
+        report(name, -apart, same, took)
+    began = time.perf_counter()
+    signatures = [perceptual_signature(one) for one in originals]
+    took = (time.perf_counter() - began) / count
+    signatures += [perceptual_signature(one) for one in copies]
+    looks = Looks.of(b"".join(signatures), np.array([one.size for one in (*originals, *copies)]))
+    pairs = candidate_pairs(looks)
+    pairs = pairs[(pairs[:, 0] < count) & (pairs[:, 1] >= count)]
+    alike = np.zeros((count, count), dtype=np.float32)
+    alike[pairs[:, 0], pairs[:, 1] - count] = similarities(looks, pairs[:, 0], pairs[:, 1], 0.96)
+    report("clipdex", alike, same, took)
+    equal = sum(
+        one[:8].hex() == str(imagehash.phash(image)) for one, image in zip(signatures, originals, strict=False)
+    )
+    print(f"the first 64 bits are those of imagehash.phash for {equal:,} of {count:,}")
+
+
+def report(name: str, score: np.ndarray, same: np.ndarray, seconds: float) -> None:
+    """The best recall at a precision of 0.99, where one pair in `len(same)` is true."""
+    order = np.argsort(-score, axis=None, kind="stable")
+    true = np.cumsum(same.ravel()[order])
+    last = np.append(np.diff(score.ravel()[order]) != 0, True)  # of equal scores all or none are listed
+    precise = last & (true >= 0.99 * np.arange(1, len(true) + 1))
+    recall = true[precise].max() / len(same) if precise.any() else 0.0
+    print(f"{name:16} recall {recall:.3f} at precision 0.99, {1e6 * seconds:,.0f} µs a picture")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--cache", type=Path, help="keep the signatures here")
+    parser.add_argument("--many", type=int, default=1_000_000, help="signatures to measure only time with")
+    parser.add_argument("--hashes", action="store_true", help="compare with the hashes of ImageHash instead")
+    given = parser.parse_args()
+    if given.hashes:
+        compare_hashes()
+    else:
+        measure_cost()
+        measure_semantic()
+        held = drawn(given.count, given.cache)
+        with tempfile.TemporaryDirectory() as folder:
+            for part in (4, 2, 1):
+                measure(held, given.count // part, Path(folder))
+            if given.many:
+                measure_many(held[0], given.many, Path(folder))

@@ -1,0 +1,112 @@
+"""Indexes drawn straight to disk for the search benchmarks, and how their figures are taken."""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+from clipdex.index import Manifest, optimize_index
+from clipdex.index.create import create_index
+from clipdex.index.int8 import Int8File
+from clipdex.index.rows import ROWS_FILE, RowStore
+from clipdex.index.schema import connect, record_crc32c
+from clipdex.index.vectors import map_vectors
+from clipdex.search.spans import cores, spans_of, work_through
+
+AT_ONCE = 50_000
+
+
+class Drawn:
+    """Rows, their codes if they were made, and queries that are none of the rows.
+
+    Rows lie in a cone, as the vectors of CLIP do: a mean that all have in common, of which one number is a third
+    of the length, and numbers that vary unlike each other. Queries lie in another cone, as those of texts do.
+    """
+
+    def __init__(
+        self, directory: Path, rows: int, dim: int, dtype: str = "float16", optimize: bool = True
+    ) -> None:
+        self.directory, self.dim = directory, dim
+        rng = np.random.default_rng(dim)
+        self._mean = 0.6 * _unit(rng.standard_normal(dim, dtype=np.float32))
+        self._mean[dim // 3] = 0.35
+        self._spread = rng.uniform(0.3, 1.7, dim).astype(np.float32) * np.float32(0.75 / np.sqrt(dim))
+        self._other = 0.5 * _unit(rng.standard_normal(dim, dtype=np.float32))
+        if not directory.exists():
+            self._write(rows, dtype)
+        manifest = Manifest.read(directory)
+        store = RowStore.open(directory / ROWS_FILE, write=False)
+        extents = store.extents()
+        store.close()
+        self.vectors = map_vectors(directory, manifest, rows)
+        self.seconds_to_optimize = 0.0
+        self.codes = None
+        if optimize:
+            began = time.perf_counter()
+            optimize_index(directory)
+            self.seconds_to_optimize = time.perf_counter() - began
+            self.codes = Int8File.require(directory, manifest, extents)
+
+    def _write(self, rows: int, dtype: str) -> None:
+        create_index(self.directory, Manifest("f" * 64, "drawn", self.dim, dtype))
+        manifest = Manifest.read(self.directory)
+        db = connect(self.directory / ROWS_FILE, write=True)
+        rng = np.random.default_rng(0)
+        with (self.directory / manifest.vectors_file).open("wb") as file:
+            for first in range(0, rows, AT_ONCE):
+                count = min(AT_ONCE, rows - first)
+                data = self._rows(count, rng).astype(manifest.numpy_dtype).tobytes()
+                file.write(data)
+                extent = (first, count, google_crc32c.value(data), 0)
+                db.execute("INSERT INTO extents VALUES (?, ?, ?, ?, ?)", (*extent, record_crc32c(*extent)))
+        db.commit()
+        db.close()
+
+    def _rows(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        drawn = rng.standard_normal((count, self.dim), dtype=np.float32) * self._spread + self._mean
+        return _unit(drawn)
+
+    def queries(self, count: int, seed: int = 1) -> np.ndarray:
+        """float32 (count, D), of norm 1."""
+        rng = np.random.default_rng(seed)
+        drawn = rng.standard_normal((count, self.dim), dtype=np.float32) * self._spread + self._other
+        return _unit(drawn)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def bare_read(array: np.ndarray) -> Callable[[], object]:
+    """Read all bytes of an array with all cores, and do as little with them as can be done."""
+    raw = array.reshape(-1).view(np.uint8)
+    words = raw[: len(raw) // 8 * 8].view(np.int64)
+    step = 1 << 21  # words
+
+    def read(span) -> None:
+        np.add.reduce(words[span.first : span.end])
+
+    return lambda: work_through(spans_of(0, len(words), step, 1 << 62), read, cores())
+
+
+def alternating(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds that each side took in each round, after one that does not count."""
+    took: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(rounds + 1):
+        for name, act in sides.items():
+            began = time.perf_counter()
+            act()
+            if turn:
+                took[name].append(time.perf_counter() - began)
+    return took
+
+
+def show(took: dict[str, list[float]], ours: str = "clipdex") -> None:
+    """Medians, and how our side stands beside each other one: the median of the rounds' ratios."""
+    for name, times in took.items():
+        ratio = statistics.median(other / our for other, our in zip(times, took[ours], strict=True))
+        beside = "" if name == ours else f"   {ratio:.2f} of ours"
+        print(f"  {name:34} {1e3 * statistics.median(times):9.1f} ms{beside}", flush=True)

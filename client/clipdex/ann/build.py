@@ -1,0 +1,180 @@
+"""Building vectors.ann, and measuring what it finds."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from clipdex.ann.search import AnnIndex, import_faiss
+from clipdex.arrays import Array, Vectors
+from clipdex.errors import InvalidArgument
+from clipdex.index.ann_file import (
+    HEADER_BYTES,
+    KINDS,
+    AnnHeader,
+    AnnRecall,
+    digest,
+    replacing,
+    write_all,
+)
+from clipdex.index.reader import Index
+from clipdex.index.vectors import sync_directory
+from clipdex.search.topk import top_k
+
+__all__ = ["BuiltAnn", "build_ann"]
+
+# HNSW: links a node, and how many candidates it is chosen from; how many are kept while searching.
+_LINKS, _CHOSEN_FROM, _KEPT = 16, 80, 128
+# IVF-PQ: numbers that share a byte; lists looked at.
+_NUMBERS_A_BYTE, _PROBED = 8, 64
+_FEWEST_FOR_PQ = 9984  # 39 for each of a byte's 256 values: below, FAISS warns of poor codes
+_TRAINED_ON = 262_144
+
+_ROWS_AT_ONCE = 16_384
+_SAMPLED = 200
+
+
+@dataclass(frozen=True)
+class BuiltAnn:
+    """header: what was built. seconds: for building, without measuring. file_bytes: its size."""
+
+    header: AnnHeader
+    seconds: float
+    file_bytes: int
+
+
+def build_ann(
+    directory: Path,
+    kind: str = "hnsw",
+    *,
+    links: int = _LINKS,
+    chosen_from: int = _CHOSEN_FROM,
+    effort: int | None = None,
+    queries: Vectors | None = None,
+    source: str = "queries given",
+    progress: Callable[[int, int], None] | None = None,
+) -> BuiltAnn:
+    """Build `vectors.ann` for all committed rows of an index, and measure its recall.
+
+    Readers and a writer may go on meanwhile. Rows committed later are searched exactly until this is called again.
+
+    Args:
+        kind: "hnsw" or "ivf_pq".
+        links, chosen_from: M and efConstruction of HNSW.
+        effort: how hard searches look, if they do not say: efSearch, 128; nprobe, 64.
+        queries: float (Q, D), of norm 1, to measure with; pictures of the index, if not given.
+        source: what to call the queries.
+        progress: called with the rows added so far and all.
+
+    Raises:
+        MissingExtra: FAISS is not installed.
+        InvalidArgument: there is no such kind, a number is out of range, or there are too few rows.
+        IndexLocked: another process builds one.
+        IndexWriteError: the disk refused; the index is as it was.
+    """
+    faiss = import_faiss()
+    if kind not in KINDS:
+        raise InvalidArgument(f"there is no kind of approximate index {kind!r}; expected {' or '.join(KINDS)}")
+    if not 2 <= links <= 512 or chosen_from < 1 or (effort is not None and effort < 1):
+        raise InvalidArgument(
+            f"links {links}, chosen_from {chosen_from} and effort {effort} are out of range; "
+            "expected 2 to 512, and 1 or more"
+        )
+    with Index.open(directory) as index, replacing(directory) as fd:
+        began = time.monotonic()
+        vectors = index.vectors
+        rows = len(vectors)
+        extents = [extent for extent in index.extents() if extent.first_row < rows]
+        if rows < (_FEWEST_FOR_PQ if kind == "ivf_pq" else 1):
+            least = _FEWEST_FOR_PQ if kind == "ivf_pq" else 1
+            raise InvalidArgument(f"{directory} has {rows:,} rows; {kind} needs {least:,}: search it exactly")
+        made, parameters = _hnsw(faiss, index, links, chosen_from) if kind == "hnsw" else _ivf_pq(faiss, vectors)
+        parameters["effort"] = effort or parameters["effort"]
+        for start in range(0, rows, _ROWS_AT_ONCE):
+            made.add(np.ascontiguousarray(vectors[start : start + _ROWS_AT_ONCE], dtype=np.float32))
+            if progress is not None:
+                progress(min(rows, start + _ROWS_AT_ONCE), rows)
+        writer = faiss.VectorIOWriter()
+        faiss.write_index(made, writer, faiss.IO_FLAG_SKIP_STORAGE if kind == "hnsw" else 0)
+        blob = faiss.vector_to_array(writer.data)
+        seconds = time.monotonic() - began
+        manifest = index.manifest
+        header = AnnHeader(
+            kind,
+            manifest.fingerprint,
+            manifest.embedding_dim,
+            manifest.dtype,
+            rows,
+            digest(extents),
+            parameters,
+            None,
+            len(blob),
+            int(google_crc32c.value(blob)),
+        )
+        asked = _sampled(vectors) if queries is None else np.asarray(queries, dtype=np.float32)
+        source = "pictures of the index" if queries is None else source
+        ann = AnnIndex(faiss, header, made)
+        header = replace(header, recall=_recall(ann, vectors, asked, source, index.tombstones))
+        write_all(fd, header.to_bytes())
+        write_all(fd, blob)
+    sync_directory(directory)
+    return BuiltAnn(header, seconds, HEADER_BYTES + len(blob))
+
+
+def _hnsw(faiss: Any, index: Index, links: int, chosen_from: int) -> tuple[Any, dict[str, int]]:
+    dim = index.manifest.embedding_dim
+    if index.manifest.dtype == "float32":
+        made = faiss.IndexHNSWFlat(dim, links, faiss.METRIC_INNER_PRODUCT)
+    else:
+        made = faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_fp16, links, faiss.METRIC_INNER_PRODUCT)
+        made.train(np.zeros((1, dim), dtype=np.float32))  # FAISS wants it called; there is nothing to learn
+    made.hnsw.efConstruction = chosen_from
+    return made, {"M": links, "efConstruction": chosen_from, "effort": _KEPT}
+
+
+def _ivf_pq(faiss: Any, vectors: Array) -> tuple[Any, dict[str, int]]:
+    rows, dim = vectors.shape
+    lists = max(1, min(int(2 * rows**0.5), rows // 39))
+    codes = next(m for m in range(max(1, dim // _NUMBERS_A_BYTE), 0, -1) if dim % m == 0)
+    made = faiss.IndexIVFPQ(faiss.IndexFlatIP(dim), dim, lists, codes, 8, faiss.METRIC_INNER_PRODUCT)
+    made.cp.niter = 10  # the later rounds of FAISS's 25 change little
+    sample = np.random.default_rng(0).permutation(rows)[: max(_FEWEST_FOR_PQ, min(_TRAINED_ON, 64 * lists))]
+    made.train(np.ascontiguousarray(vectors[np.sort(sample)], dtype=np.float32))
+    return made, {"nlist": lists, "m": codes, "nbits": 8, "effort": _PROBED}
+
+
+def _sampled(vectors: Array) -> Vectors:
+    """Rows to measure with; they find themselves first, which is left out of the measure."""
+    chosen = np.random.default_rng(1).permutation(len(vectors))[:_SAMPLED]
+    return np.asarray(vectors[np.sort(chosen)], dtype=np.float32)
+
+
+def _recall(ann: AnnIndex, vectors: Array, queries: Vectors, source: str, dead: Any) -> AnnRecall:
+    own = source == "pictures of the index"
+    k = 11 if own else 10
+    shares, times, exact_times = [], [], []
+    for query in np.atleast_2d(queries):
+        began = time.perf_counter()
+        (found,) = ann.rank(vectors, query[None], k, dead=dead)
+        middle = time.perf_counter()
+        (exact,) = top_k(vectors, query[None], k, dead=dead)
+        exact_times.append(time.perf_counter() - middle)
+        times.append(middle - began)
+        best = exact.rows[1:] if own else exact.rows
+        if len(best):
+            shares.append(len(np.intersect1d(found.rows, best)) / len(best))
+    recall = statistics.fmean(shares) if shares else 1.0
+    return AnnRecall(
+        round(recall, 4),
+        len(shares),
+        source,
+        round(1e3 * statistics.median(times), 3),
+        round(1e3 * statistics.median(exact_times), 3),
+    )

@@ -1,0 +1,146 @@
+"""Searching with vectors.ann: FAISS names candidates, and the rows themselves say which are best."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipdex.arrays import Array
+from clipdex.errors import InvalidArgument, MissingExtra
+from clipdex.index.ann_file import AnnHeader, read
+from clipdex.index.reader import Index
+from clipdex.search.exact import Ranking, rank
+from clipdex.search.topk import top_k
+
+__all__ = ["AnnIndex", "import_faiss"]
+
+# Candidates for k hits. HNSW compares the rows themselves, IVF-PQ their codes, which have many in the wrong order.
+_FETCH = {"hnsw": (2, 20), "ivf_pq": (20, 200)}
+
+# A filter that leaves less than this is scanned exactly: a graph that may not end at most nodes finds little.
+_LEAST_SHARE = 0.05
+_LEAST_ROWS = 20_000
+_MOST_HITS = 1000
+
+_ROWS_AT_ONCE = 1 << 16
+
+Rows = npt.NDArray[np.int64]
+
+
+class AnnIndex:
+    """An index's `vectors.ann`, loaded. Pass it to `Index.search(..., ann=...)`.
+
+    header: what it is of, and the recall that was measured when it was built.
+    effort: how hard it looks: efSearch of HNSW, nprobe of IVF-PQ; more finds more and takes longer.
+    """
+
+    def __init__(self, faiss: Any, header: AnnHeader, found: Any, effort: int | None = None) -> None:
+        if effort is not None and effort < 1:
+            raise InvalidArgument(f"the effort is {effort}; expected 1 or more")
+        self.header = header
+        self.effort = header.parameters["effort"] if effort is None else effort
+        self._faiss, self._index = faiss, found
+
+    @classmethod
+    def open(cls, index: Index, effort: int | None = None) -> AnnIndex:
+        """Load the file of an index. HNSW takes as much memory as the vectors.
+
+        Raises:
+            MissingExtra: FAISS is not installed.
+            IndexFault: there is no file, or it is damaged or of other rows; the index itself can be searched.
+        """
+        faiss = import_faiss()
+        header, blob = read(index.directory, index.manifest, index.extents())
+        found = faiss.deserialize_index(blob)
+        if header.kind == "hnsw":
+            found.storage = _storage(faiss, index.vectors[: header.rows], header)
+            found.own_fields = True
+            found.storage.this.disown()
+        return cls(faiss, header, found, effort)
+
+    def rank(
+        self,
+        vectors: Array,
+        queries: npt.NDArray[np.float32],
+        k: int,
+        *,
+        allowed: Array | None = None,
+        dead: Rows | None = None,
+        minimum: float = -np.inf,
+    ) -> list[Ranking]:
+        """As `search.topk.top_k`, but a row that should be among the best may be missing.
+
+        Scores are exact. Rows that the file does not have are all looked at. Where few rows are allowed, or many
+        are wanted, all is exact.
+        """
+        covered = min(self.header.rows, len(vectors))
+        live = np.ones(len(vectors), dtype=np.bool_)
+        if allowed is not None:
+            live[:] = False
+            live[allowed] = True
+        if dead is not None:
+            live[dead] = False
+        count = int(np.count_nonzero(live[:covered]))
+        fetch = self._fetch(k)
+        if fetch > min(_MOST_HITS, count) or count < max(min(_LEAST_ROWS, covered), _LEAST_SHARE * covered):
+            return top_k(vectors, queries, k, allowed=allowed, dead=dead, minimum=minimum)
+        candidates = self._candidates(queries, fetch, live[:covered], count)
+        since = covered + np.flatnonzero(live[covered:])
+        added = top_k(vectors, queries, k, allowed=since) if len(since) else None
+        answers = []
+        for i, query in enumerate(queries):
+            rows = candidates[i][(candidates[i] >= 0) & (candidates[i] < covered)]
+            rows = rows if added is None else np.union1d(rows, added[i].rows)
+            if len(rows) < min(k, count):
+                answers += top_k(vectors, query[None], k, allowed=allowed, dead=dead, minimum=minimum)
+            else:
+                answers.append(rank(vectors, query, rows, k, minimum))
+        return answers
+
+    def _fetch(self, k: int) -> int:
+        times, least = _FETCH[self.header.kind]
+        return max(times * k, least)
+
+    def _candidates(
+        self, queries: npt.NDArray[np.float32], fetch: int, live: npt.NDArray[np.bool_], count: int
+    ) -> Rows:
+        """int64 (Q, fetch); -1 where nothing more was found."""
+        faiss, share, options = self._faiss, count / len(live), {}
+        if count < len(live):
+            options["sel"] = faiss.IDSelectorBitmap(np.packbits(live, bitorder="little"))
+        effort = min(10 * self.effort, round(self.effort / share))
+        if self.header.kind == "hnsw":
+            parameters = faiss.SearchParametersHNSW(efSearch=max(effort, fetch), **options)
+        else:
+            parameters = faiss.SearchParametersIVF(nprobe=min(effort, self._index.nlist), **options)
+        asked = np.ascontiguousarray(queries, dtype=np.float32)
+        _, rows = self._index.search(asked, fetch, params=parameters)
+        return np.asarray(rows, dtype=np.int64)
+
+
+def import_faiss() -> ModuleType:
+    """FAISS. Raises MissingExtra."""
+    try:
+        import faiss
+    except ImportError as exc:
+        raise MissingExtra("faiss-cpu", "faiss", "approximate search") from exc
+    module: ModuleType = faiss
+    return module
+
+
+def _storage(faiss: Any, vectors: Array, header: AnnHeader) -> Any:
+    """The vectors of a graph, as FAISS has them: float16 rows are its fp16 codes, byte for byte."""
+    if header.dtype == "float32":
+        held = faiss.IndexFlatIP(header.embedding_dim)
+        for start in range(0, len(vectors), _ROWS_AT_ONCE):
+            held.add(np.ascontiguousarray(vectors[start : start + _ROWS_AT_ONCE], dtype=np.float32))
+        return held
+    kind = faiss.ScalarQuantizer.QT_fp16
+    held = faiss.IndexScalarQuantizer(header.embedding_dim, kind, faiss.METRIC_INNER_PRODUCT)
+    for start in range(0, len(vectors), _ROWS_AT_ONCE):
+        codes = np.ascontiguousarray(vectors[start : start + _ROWS_AT_ONCE], dtype="<f2")
+        held.add_sa_codes(codes.view(np.uint8))
+    return held

@@ -1,0 +1,150 @@
+"""`clipdex ann`: approximate search through FAISS."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipdex.ann import AnnHeader, AnnIndex, build_ann
+from clipdex.arrays import Vectors
+from clipdex.cli.common import interruptible, note, shown_path
+from clipdex.cli.connection import Connection, connects
+from clipdex.cli.progress import rows_progress
+from clipdex.errors import InvalidArgument, ServerError
+from clipdex.index import Index
+
+__all__ = ["ann", "open_ann"]
+
+ann = typer.Typer(name="ann", help="Approximate search: faster on millions of pictures, but it may miss some.")
+
+# Where a caption stands in what sources say of a picture.
+_CAPTIONS = ("caption", "txt", "text", "captions")
+_QUERIES = 200
+_LOOKED_AT = 20_000
+
+
+class Kind(str, Enum):
+    """The kinds of FAISS index."""
+
+    hnsw = "hnsw"
+    ivf_pq = "ivf_pq"
+
+
+@ann.callback()
+def _ann() -> None:
+    pass
+
+
+@ann.command("build")
+@connects
+def build(
+    index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
+    *,
+    kind: Annotated[Kind, typer.Option(help="A graph of neighbours, or lists of short codes.")] = Kind.hnsw,
+    links: Annotated[int, typer.Option(metavar="M", help="HNSW: links a picture.")] = 16,
+    chosen_from: Annotated[int, typer.Option(metavar="EF", help="HNSW: candidates for a link.")] = 80,
+    effort: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="efSearch of HNSW (128) or nprobe of IVF-PQ (64).", show_default=False),
+    ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Texts, one a line, to measure the recall with; needs the server.",
+            show_default=False,
+        ),
+    ] = None,
+    connection: Connection,
+) -> None:
+    """Make an index for  clipdex search --ann, and measure how much it finds.
+
+    Measures with --queries, else with captions that the index holds, else with its own pictures.
+    """
+    vectors, source = _measure_with(index, queries, connection)
+    with interruptible("the index is as it was"), rows_progress("building") as progress:
+        made = build_ann(
+            index,
+            kind.value,
+            links=links,
+            chosen_from=chosen_from,
+            effort=effort,
+            queries=vectors,
+            source=source,
+            progress=progress,
+        )
+    print(
+        f"{shown_path(str(index))}: {kind.value} of {made.header.rows:,} rows in {made.seconds:,.1f} s, "
+        f"{made.file_bytes / 1e6:,.1f} MB"
+    )
+    print(_recall_sentence(made.header))
+
+
+def open_ann(index: Index) -> AnnIndex:
+    """What `search --ann` searches with; says how good it was when it was built."""
+    opened = AnnIndex.open(index)
+    note(_recall_sentence(opened.header))
+    since = len(index.vectors) - opened.header.rows
+    if since > 0:
+        note(f"{since:,} rows were written since and are searched exactly;  clipdex ann build  takes them in")
+    return opened
+
+
+def _recall_sentence(header: AnnHeader) -> str:
+    assert header.recall is not None
+    r = header.recall
+    return (
+        f"{header.kind}: recall@10 {r.recall_at_10:.3f} when built, measured with {r.queries:,} {r.source}; "
+        f"{r.ms:.1f} ms a query, {r.exact_ms:.1f} ms exactly"
+    )
+
+
+def _measure_with(path: Path, queries: Path | None, connection: Connection) -> tuple[Vectors | None, str]:
+    """-> vectors, or None for the index's own pictures; and what to call them."""
+    with Index.open(path) as index:
+        if queries is not None:
+            texts, source = _lines(queries), f"texts of {queries.name}"
+        else:
+            texts, source = _captions(index), "captions of the index"
+        if not texts:
+            return None, ""
+        try:
+            with connection.open(model=index.manifest.model) as client:
+                index.require(client.card)
+                return client.embed_texts(texts), source
+        except ServerError as exc:
+            if queries is not None:
+                raise
+            note(f"its captions cannot be embedded, so the recall is measured with pictures: {exc}")
+            return None, ""
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        texts = [line.strip() for line in file.read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
+        raise InvalidArgument(f"{file}: cannot be read: {why}") from exc
+    texts = [text for text in texts if text]
+    if not texts:
+        raise InvalidArgument(f"{file}: holds no text; expected one a line")
+    return texts
+
+
+def _captions(index: Index) -> list[str]:
+    """Different captions of the index's pictures, spread over it."""
+    step = max(1, len(index.vectors) // _LOOKED_AT)
+    found: dict[str, None] = {}
+    for start in range(0, len(index.vectors), 500 * step):
+        rows = list(range(start, min(start + 500 * step, len(index.vectors)), step))
+        for picture in index.pictures(rows).values():
+            said = json.loads(picture.metadata) if picture.metadata else {}
+            caption = next((said[key] for key in _CAPTIONS if isinstance(said.get(key), str)), "").strip()
+            if caption:
+                found[caption] = None
+    texts = list(found)
+    return texts[:: max(1, len(texts) // _QUERIES)][:_QUERIES]

@@ -1,0 +1,50 @@
+"""How `clipdex search` shows its answers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from clipdex.cli.common import printable, shown_path
+from clipdex.index import Hit
+from clipdex.results import Answer, as_csv, as_json
+
+__all__ = ["hit_line", "print_answers", "print_csv", "print_json"]
+
+_COPIES_SHOWN = 10
+
+
+def hit_line(score: float, path: str) -> str:
+    """One answer: `0.342 — data/images/cat_sofa.jpg`."""
+    return f"{score:.3f} — {shown_path(path)}"
+
+
+def print_answers(answers: Sequence[Answer]) -> None:
+    """A line a hit, below it one for each copy; several queries as headed paragraphs."""
+    for number, answer in enumerate(answers):
+        if len(answers) > 1:
+            print(("\n" if number else "") + printable(answer.query))
+        for hit in answer.hits:
+            print(hit_line(hit.score, hit.path))
+            _print_copies(hit)
+
+
+def _print_copies(hit: Hit) -> None:
+    for copy in hit.copies[:_COPIES_SHOWN]:
+        print(f"        = {shown_path(copy.path)}")
+    if len(hit.copies) > _COPIES_SHOWN:
+        print(f"        ... and {len(hit.copies) - _COPIES_SHOWN:,} more copies")
+
+
+def print_json(answers: Sequence[Answer]) -> None:
+    """A list of queries and their hits."""
+    for text in as_json(answers):
+        sys.stdout.write(text)
+
+
+def print_csv(answers: Sequence[Answer]) -> None:
+    """A line a picture, with the bytes that its path has."""
+    sys.stdout.flush()
+    for line in as_csv(answers):
+        sys.stdout.buffer.write(line)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,72 @@
+"""`clipdex dump`: write the vectors of an index in another program's format."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipdex.arrays import Array
+from clipdex.cli.common import interruptible, shown_path
+from clipdex.cli.queries import ParamOption, WhereOption, parameters
+from clipdex.dump import dump_faiss, dump_npy, dump_table
+from clipdex.errors import InvalidArgument
+from clipdex.index import Index
+
+__all__ = ["dump"]
+
+
+def dump(
+    index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="Its ending says what is written: .npy for NumPy, .faiss for a faiss.IndexFlatIP, .pt for a "
+            "dictionary of embeddings and paths that torch.load reads.",
+        ),
+    ],
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where the paths go, line by line as the rows: .parquet or .csv. With .npy and .faiss a file "
+            "beside them, if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    where: WhereOption = None,
+    param: ParamOption = None,
+) -> None:
+    """Write an index in another program's format.
+
+    Tombstones are left out. Row i of the vectors is line i of the table. What is at FILE is replaced.
+    """
+    write = _writer(out)
+    if table is None and out.suffix.lower() in (".npy", ".faiss"):
+        table = out.with_suffix(".parquet" if importlib.util.find_spec("pyarrow") else ".csv")
+    if param and where is None:
+        raise InvalidArgument("--param gives a value to a --where, and there is none")
+    with interruptible("what was at FILE is as it was"), Index.open(index) as opened:
+        rows = None if where is None else opened.where(where, parameters(param or []))
+        if table is not None:
+            dump_table(opened, table, rows)
+        count = write(opened, out, rows)
+        shape = f"{count:,} × {opened.manifest.embedding_dim}"
+    print(f"{shown_path(str(out))}: {shape}" + (f"; paths in {shown_path(str(table))}" if table else ""))
+
+
+def _writer(out: Path) -> Callable[[Index, Path, Array | None], int]:
+    suffix = out.suffix.lower()
+    if suffix == ".npy":
+        return dump_npy
+    if suffix == ".faiss":
+        return dump_faiss
+    if suffix in (".pt", ".pth"):
+        from clipdex_export.torch_cache import dump_torch
+
+        return dump_torch
+    raise InvalidArgument(f"{out}: cannot tell what to write from {suffix!r}; expected .npy, .faiss or .pt")

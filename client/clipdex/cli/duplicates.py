@@ -1,0 +1,164 @@
+"""`clipdex duplicates`: pictures of which one would do."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipdex.cli.common import interruptible, note, printable, shown_path
+from clipdex.cli.progress import rows_progress
+from clipdex.contact_sheet import Section, write_contact_sheet
+from clipdex.duplicates import (
+    Duplicate,
+    DuplicateGroup,
+    Moved,
+    find_duplicates,
+    move_back,
+    move_duplicates,
+    sign_index,
+)
+from clipdex.errors import InvalidArgument
+from clipdex.index import Hit, Index
+
+__all__ = ["duplicates"]
+
+_LEFT_SHOWN = 20
+
+
+class Kind(str, Enum):
+    """What makes two pictures duplicates."""
+
+    exact = "exact"
+    near = "near"
+    semantic = "semantic"
+
+
+def duplicates(
+    index: Annotated[
+        Path | None, typer.Argument(metavar="X.clipdex", help="The index.", show_default=False)
+    ] = None,
+    kind: Annotated[
+        Kind, typer.Option(help="The same bytes; or the same looks, too; or vectors that are close, too.")
+    ] = Kind.near,
+    threshold: Annotated[
+        float | None,
+        typer.Option(metavar="T", help="How alike, up to 1: near 0.96, semantic 0.95.", show_default=False),
+    ] = None,
+    sign: Annotated[
+        bool, typer.Option("--hash", help="First read the files of rows that have no perceptual hash.")
+    ] = False,
+    move_to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Move all but the keepers there. Else nothing is touched.", show_default=False
+        ),
+    ] = None,
+    undo: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JOURNAL", help="Take back what a --move-to did; needs no index.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a contact sheet, too.", show_default=False)
+    ] = None,
+) -> None:
+    """List groups of pictures of which one would do, with the one to keep.
+
+    It is the largest, of those the oldest, of those the one with the shortest path.
+    """
+    if undo is not None:
+        if index is not None or move_to is not None:
+            raise InvalidArgument("--undo takes back a move and looks at no index; give it alone")
+        with interruptible("the same command goes on from there"), rows_progress("moving back") as progress:
+            _print_moved(move_back(undo, progress), "moved back")
+        return
+    if index is None:
+        raise InvalidArgument("there is no index; give one, as in  clipdex duplicates photos.clipdex")
+    if sign:
+        with interruptible("the same command goes on from there"), rows_progress("reading") as progress:
+            signed = sign_index(index, progress=progress)
+        note(f"{signed.signed:,} pictures were read" + (f", {signed.left:,} could not be" if signed.left else ""))
+    with Index.open(index) as opened:
+        with interruptible("nothing was changed"), rows_progress("comparing") as progress:
+            found = find_duplicates(opened, kind.value, threshold=threshold, progress=progress)
+        indexed = [path for _, path in opened.live_paths()] if move_to is not None else []
+    if found.unsigned:
+        note(
+            f"{found.unsigned:,} of {found.pictures:,} pictures have no perceptual hash, and only their bytes "
+            f"were compared:  clipdex duplicates {index} --hash  reads them"
+        )
+    if as_json:
+        print(json.dumps([_as_dict(group) for group in found.groups], indent=2))
+    else:
+        for group in found.groups:
+            _print_group(group)
+        extra = sum(len(group.others) for group in found.groups)
+        size = sum(other.size for group in found.groups for other in group.others)
+        print(
+            f"{len(found.groups):,} groups among {found.pictures:,} pictures: "
+            f"{extra:,} duplicates, {size / 1e6:,.1f} MB"
+        )
+    if html is not None:
+        _write_sheet(html, found.groups, index)
+    if move_to is not None:
+        advice = f"clipdex duplicates --undo  with the journal in {move_to} takes back what was moved"
+        with interruptible(advice), rows_progress("moving") as progress:
+            _print_moved(move_duplicates(found.groups, move_to, indexed, progress), f"moved to {move_to}")
+
+
+def _print_group(group: DuplicateGroup) -> None:
+    print(f"keep {_line(group.keeper)}")
+    for other in group.others:
+        how = "same bytes" if other.relation == "exact" else f"{other.relation} {other.similarity:.3f}"
+        print(f"     {_line(other)} — {how}")
+
+
+def _line(picture: Duplicate) -> str:
+    return f"{shown_path(picture.path)} ({picture.width} × {picture.height}, {picture.size:,} bytes)"
+
+
+def _print_moved(moved: Moved, what: str) -> None:
+    for path, why in moved.left[:_LEFT_SHOWN]:
+        note(f"left: {shown_path(path)}: {printable(why)}")
+    if len(moved.left) > _LEFT_SHOWN:
+        note(f"... and {len(moved.left) - _LEFT_SHOWN:,} more were left")
+    note(f"{len(moved.moved):,} {what}, {len(moved.left):,} left where they are")
+    if moved.journal is not None and moved.moved:
+        note(f"journal: {moved.journal}")
+
+
+def _write_sheet(file: Path, groups: list[DuplicateGroup], index: Path) -> None:
+    sections = [
+        Section(
+            shown_path(group.keeper.path),
+            [Hit(one.row, one.similarity, one.path) for one in (group.keeper, *group.others)],
+            f"{len(group.others)} duplicates; the first is kept",
+        )
+        for group in groups
+    ]
+    write_contact_sheet(file, sections, title="clipdex duplicates", summary=f"{len(groups):,} groups in {index}")
+    note(f"contact sheet: {file}")
+
+
+def _as_dict(group: DuplicateGroup) -> dict[str, object]:
+    return {"keeper": _picture(group.keeper), "duplicates": [_picture(other) for other in group.others]}
+
+
+def _picture(one: Duplicate) -> dict[str, object]:
+    return {
+        "path": one.path,
+        "row": one.row,
+        "width": one.width,
+        "height": one.height,
+        "size": one.size,
+        "mtime_ns": one.mtime_ns,
+        "content_hash": one.content_hash.hex(),
+        "relation": one.relation,
+        "similarity": round(one.similarity, 4),
+    }

@@ -1,0 +1,198 @@
+"""vectors.ann: a FAISS index of the rows, and what it was built for. docs/index-format.md.
+
+A header of 4096 bytes, JSON padded with spaces; then the bytes that FAISS writes. Of an HNSW graph these are the
+links alone: the vectors are those of the index.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from clipdex.errors import IndexDamaged, IndexFault, IndexLocked, IndexWriteError
+from clipdex.index.manifest import Manifest
+from clipdex.index.rows import Extent
+
+__all__ = [
+    "ANN_FILE",
+    "HEADER_BYTES",
+    "KINDS",
+    "AnnHeader",
+    "AnnRecall",
+    "ann_damages",
+    "digest",
+    "read",
+    "replacing",
+    "write_all",
+]
+
+ANN_FILE = "vectors.ann"
+KINDS = ("hnsw", "ivf_pq")
+FORMAT, FORMAT_VERSION = "clipdex-ann", 1
+
+HEADER_BYTES = 4096
+_BLOCK = 8 << 20
+_AGAIN = "build it anew with  clipdex ann build"
+
+
+@dataclass(frozen=True)
+class AnnRecall:
+    """How many of the exact ten best were found, measured when it was built.
+
+    queries: how many were asked. source: where they came from. ms, exact_ms: median milliseconds a query, one at a
+    time, with this file and exactly.
+    """
+
+    recall_at_10: float
+    queries: int
+    source: str
+    ms: float
+    exact_ms: float
+
+
+@dataclass(frozen=True)
+class AnnHeader:
+    """What a file is of: the first `rows` rows of the index, which `extents` names.
+
+    parameters: as FAISS calls them. faiss_bytes, faiss_crc32c: of what follows the header.
+    """
+
+    kind: str
+    fingerprint: str
+    embedding_dim: int
+    dtype: str
+    rows: int
+    extents: str
+    parameters: dict[str, int]
+    recall: AnnRecall | None
+    faiss_bytes: int
+    faiss_crc32c: int
+
+    def to_bytes(self) -> bytes:
+        """The first bytes of the file."""
+        data = {"format": FORMAT, "format_version": FORMAT_VERSION} | asdict(self)
+        return json.dumps(data | {"crc32c": _json_crc32c(data)}).encode().ljust(HEADER_BYTES - 1) + b"\n"
+
+    @classmethod
+    def from_bytes(cls, raw: bytes, path: Path) -> AnnHeader:
+        """Read a header. Raises IndexDamaged."""
+        try:
+            data = json.loads(raw)
+            crc32c = data.pop("crc32c")
+            sound = crc32c == _json_crc32c(data)
+            known = (data.pop("format"), data.pop("format_version")) == (FORMAT, FORMAT_VERSION)
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise IndexDamaged(f"{path} is damaged: its header cannot be read; {_AGAIN}") from exc
+        if not sound:
+            raise IndexDamaged(f"{path} is damaged: its header is not what was written; {_AGAIN}")
+        if not known or data.get("kind") not in KINDS:
+            raise IndexFault(f"{path} is of a format that this clipdex does not know; {_AGAIN}")
+        recall = data.pop("recall")
+        return cls(**data, recall=None if recall is None else AnnRecall(**recall))
+
+    def require(self, manifest: Manifest, extents: Sequence[Extent], path: Path) -> None:
+        """Raise IndexFault unless the file is of the first of these extents."""
+        expected = (manifest.fingerprint, manifest.embedding_dim, manifest.dtype)
+        if (self.fingerprint, self.embedding_dim, self.dtype) != expected:
+            raise IndexFault(f"{path} is of another index; {_AGAIN}")
+        ends = np.cumsum([0, *(extent.row_count for extent in extents)]).tolist()
+        if self.rows not in ends or digest(extents[: ends.index(self.rows)]) != self.extents:
+            raise IndexFault(f"{path} is of other rows than the index has now; {_AGAIN}")
+
+
+def read(
+    directory: Path, manifest: Manifest, extents: Sequence[Extent]
+) -> tuple[AnnHeader, npt.NDArray[np.uint8]]:
+    """-> the header of an index's file, and the bytes for FAISS.
+
+    Raises:
+        IndexFault: there is none, or it is of other rows.
+        IndexDamaged: it is not what was written.
+    """
+    path = directory / ANN_FILE
+    try:
+        with path.open("rb") as file:
+            header = AnnHeader.from_bytes(file.read(HEADER_BYTES), path)
+            header.require(manifest, extents, path)
+            blob = np.fromfile(file, np.uint8)
+    except FileNotFoundError as exc:
+        raise IndexFault(f"{directory} has no index for approximate search: {_AGAIN}") from exc
+    except OSError as exc:
+        raise IndexDamaged(f"{path} cannot be read: {exc.strerror}; {_AGAIN}") from exc
+    if len(blob) != header.faiss_bytes or google_crc32c.value(blob) != header.faiss_crc32c:
+        raise IndexDamaged(f"{path} is damaged: its bytes are not what was written; {_AGAIN}")
+    return header, blob
+
+
+def ann_damages(directory: Path, manifest: Manifest, extents: Sequence[Extent]) -> list[str]:
+    """What is wrong with the file, if there is one."""
+    if not (directory / ANN_FILE).exists():
+        return []
+    try:
+        read(directory, manifest, extents)
+    except IndexFault as exc:
+        return [str(exc)]
+    return []
+
+
+@contextmanager
+def replacing(directory: Path) -> Iterator[int]:
+    """A descriptor to write a new file to; it takes the old one's place if the block ends without an error.
+
+    Raises:
+        IndexLocked: another process builds one.
+        IndexWriteError: the disk refused; the old file is as it was.
+    """
+    path = directory / f"{ANN_FILE}.building"
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as exc:
+        raise IndexWriteError(f"{path}: cannot be written: {exc.strerror}") from exc
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(fd), path.stat()):
+                raise FileNotFoundError
+        except (BlockingIOError, FileNotFoundError) as exc:
+            raise IndexLocked(f"{path} is being written by another process; wait for it, or stop it") from exc
+        try:
+            os.ftruncate(fd, 0)
+            yield fd
+            os.fsync(fd)
+            path.rename(directory / ANN_FILE)
+        except OSError as exc:
+            raise IndexWriteError(f"{path}: writing it failed: {exc.strerror}; the index is as it was") from exc
+        finally:
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(fd), path.stat()):
+                    path.unlink()
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes | npt.NDArray[np.uint8]) -> None:
+    """Write everything from where the descriptor stands."""
+    view = memoryview(data.tobytes() if isinstance(data, np.ndarray) else data)
+    while view:
+        view = view[os.write(fd, view[:_BLOCK]) :]
+
+
+def digest(extents: Sequence[Extent]) -> str:
+    """What names rows: their extents, and with them the CRC-32C of their bytes."""
+    text = "".join(f"{extent.first_row},{extent.row_count},{extent.crc32c};" for extent in extents)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _json_crc32c(data: dict[str, Any]) -> int:
+    return int(google_crc32c.value(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()))

@@ -1,0 +1,68 @@
+"""The answers to a query, with near-duplicates as one of them where that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from clipdex.arrays import Array
+from clipdex.index.rows import Picture
+from clipdex.query.grouping import Group, Grouping, Traits, group_rows
+from clipdex.search.exact import Ranking
+
+__all__ = ["Hit", "grouped_ranking", "traits"]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer: the picture's row, its cosine to the query, its path, and what came with it, if anything.
+
+    Bytes of a path that are not UTF-8 stand in `path` as surrogates; `os.fsencode(path)` gives them back.
+    copies: where near-duplicates are grouped, those of this picture, best first, themselves without copies.
+    """
+
+    row: int
+    score: float
+    path: str
+    metadata: dict[str, Any] | None = field(default=None, compare=False)
+    copies: tuple[Hit, ...] = field(default=(), compare=False)
+
+
+def grouped_ranking(
+    rank: Callable[[int], list[Ranking]],
+    count: int,
+    wanted: int,
+    grouping: Grouping,
+    traits_of: Callable[[Array], Traits],
+) -> tuple[Ranking, list[Group]]:
+    """A ranking long enough for `wanted` groups, and these groups: their positions in it.
+
+    One group more is looked for, so that rows of equal vectors, which stand side by side, are all seen.
+
+    Args:
+        rank: gives the best so many rows for one query.
+        count: of the rows that may be ranked.
+    """
+    depth = 4 * wanted + 32
+    while True:
+        (ranking,) = rank(depth)
+        groups = group_rows(ranking.rows, wanted + 1, grouping, traits_of)
+        if len(groups) > wanted or len(ranking.rows) < depth or depth >= count:
+            return ranking, groups[:wanted]
+        depth *= 4
+
+
+def traits(pictures: Sequence[Picture], vectors: Array) -> Traits:
+    """What some rows are compared by: their pictures, and their vectors (n, D)."""
+    unit = vectors.astype(np.float32)
+    lengths = np.linalg.norm(unit, axis=1, keepdims=True)
+    unit /= np.where(lengths > 0, lengths, 1)
+    return Traits(
+        [picture.content_hash for picture in pictures],
+        [picture.phash for picture in pictures],
+        np.array([(picture.width, picture.height) for picture in pictures], np.int64).reshape(-1, 2),
+        unit,
+    )

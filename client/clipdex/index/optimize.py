@@ -1,0 +1,179 @@
+"""Making vectors.int8: built under another name and renamed; blocks that are there and sound are copied."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clipdex.arrays import Array
+from clipdex.errors import IndexLocked, IndexWriteError, InvalidArgument
+from clipdex.index.int8 import INT8_FILE, Int8File, Int8Header, pack_block
+from clipdex.index.manifest import Manifest
+from clipdex.index.rows import ROWS_FILE, RowStore
+from clipdex.index.vectors import map_vectors, sync_directory
+from clipdex.search.quantize import WIDEST, Basis, CodeBlock, basis_of, quantize
+from clipdex.search.readahead import Readahead
+from clipdex.search.spans import Span, cores, spans_of, work_through
+
+__all__ = ["Optimized", "optimize_index"]
+
+_BUILDING = f"{INT8_FILE}.building"
+
+_PIECE_ROWS = 2048
+
+_ANYWHERE = 1 << 62
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """What was done. rows: all that have codes now; coded: those that got them now; file_bytes: its size."""
+
+    rows: int
+    coded: int
+    file_bytes: int
+
+
+def optimize_index(directory: Path, progress: Callable[[int, int], None] | None = None) -> Optimized:
+    """Give every committed row its int8 code, so that searches read half of float16's bytes or less.
+
+    What has been coded before is kept, unless there is now more than twice as much: then all is coded anew, since
+    the rows may have changed in kind. Readers and a writer may go on meanwhile. Rows committed later are searched
+    without codes until this is called again.
+
+    Args:
+        progress: called with the rows looked at so far and all.
+
+    Raises:
+        IndexNotFound, IndexFormatError, IndexDamaged: it is no index that can be read.
+        IndexLocked: another process does the same.
+        IndexWriteError: the disk refused; the index is as it was.
+        InvalidArgument: the vectors are wider than int8 sums allow (131,072 numbers).
+    """
+    manifest = Manifest.read(directory)
+    if manifest.embedding_dim > WIDEST:
+        raise InvalidArgument(
+            f"{directory} holds vectors of {manifest.embedding_dim} numbers; int8 codes can have {WIDEST} at most"
+        )
+    store = RowStore.open(directory / ROWS_FILE, write=False)
+    try:
+        extents = store.extents()
+    finally:
+        store.close()
+    with _building(directory) as fd:
+        old = Int8File.open(directory, manifest, extents)
+        rows = sum(extent.row_count for extent in extents)
+        if old is not None and 2 * old.rows < rows:
+            old = None
+        vectors = map_vectors(directory, manifest, rows)
+        basis = basis_of(vectors) if old is None else old.basis
+        stored_basis = _basis_bytes(basis)
+        header = Int8Header.of(manifest, extents, stored_basis)
+        coded = _write_blocks(fd, header, basis, vectors, old, progress)
+        if coded or old is None or old.rows != rows:
+            _write(fd, 4096, stored_basis.ljust(header.basis_bytes, b"\0"))
+            _write(fd, 0, header.to_bytes())
+            os.ftruncate(fd, header.file_bytes)
+            os.fsync(fd)
+            os.rename(directory / _BUILDING, directory / INT8_FILE)
+            sync_directory(directory)
+    return Optimized(rows, coded, header.file_bytes)
+
+
+def _write_blocks(
+    fd: int,
+    header: Int8Header,
+    basis: Basis,
+    vectors: Array,
+    old: Int8File | None,
+    progress: Callable[[int, int], None] | None,
+) -> int:
+    """Write all blocks, unless all of them are in the old file -> how many rows were coded."""
+    kept = [_kept(old, header, number) for number in range(header.blocks)]
+    if all(kept) and old is not None and old.rows == header.rows:
+        return 0
+    coded = 0
+    with Readahead(vectors) as ahead:
+        for number in range(header.blocks):
+            first, count = number * header.block_rows, header.rows_of(number)
+            position = header.start_of(number)
+            packed = old.packed(number) if kept[number] and old is not None else None
+            if packed is not None:
+                _write(fd, position, packed.data)
+            else:
+                ahead.reading(first * vectors.itemsize * vectors.shape[1])
+                for part in pack_block(_coded(vectors[first : first + count], basis)):
+                    _write(fd, position, part)
+                    position += len(part)
+                coded += count
+            if progress is not None:
+                progress(first + count, header.rows)
+    return coded
+
+
+def _kept(old: Int8File | None, header: Int8Header, number: int) -> bool:
+    """Whether the old file has just this block, and sound."""
+    if old is None or old.block_rows != header.block_rows or number >= old.header.blocks:
+        return False
+    return old.header.rows_of(number) == header.rows_of(number) and old.block(number) is not None
+
+
+def _coded(vectors: Array, basis: Basis) -> CodeBlock:
+    """The codes of a block's rows, made by all cores."""
+    block = CodeBlock(np.empty(vectors.shape, np.int8), *(np.empty(len(vectors), np.float32) for _ in range(3)))
+
+    def code(span: Span) -> None:
+        part = slice(span.first, span.end)
+        some = quantize(vectors[part], basis)
+        block.code[part], block.scale[part] = some.code, some.scale
+        block.residual[part], block.length[part] = some.residual, some.length
+
+    work_through(spans_of(0, len(vectors), _PIECE_ROWS, _ANYWHERE), code, cores())
+    return block
+
+
+def _basis_bytes(basis: Basis) -> bytes:
+    return np.concatenate((basis.center, basis.spread)).astype("<f4").tobytes()
+
+
+def _write(fd: int, position: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, position)
+        view, position = view[written:], position + written
+
+
+@contextmanager
+def _building(directory: Path) -> Iterator[int]:
+    """An empty file of ours alone, which is gone at the end of the block unless it was renamed."""
+    path = directory / _BUILDING
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+    except OSError as exc:
+        raise IndexWriteError(f"{path}: cannot be written: {exc.strerror}") from exc
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise IndexLocked(
+                f"{directory} is being optimized by another process; wait for it, or stop it"
+            ) from exc
+        # Between opening and locking, the process that had it may have renamed it or removed it.
+        if not path.exists() or not os.path.samestat(os.fstat(fd), path.stat()):
+            raise IndexLocked(f"{directory} has just been optimized by another process; try again")
+        try:
+            os.ftruncate(fd, 0)
+            yield fd
+        except OSError as exc:
+            raise IndexWriteError(f"{path}: writing it failed: {exc.strerror}; the index is as it was") from exc
+        finally:
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(fd), path.stat()):
+                    path.unlink()
+    finally:
+        os.close(fd)

@@ -1,0 +1,87 @@
+"""What rows.sqlite says of files, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["NO_METADATA", "Changes", "Extent", "Failure", "KnownFile", "Picture"]
+
+# Reasons that lie outside the file: permissions, a busy machine, a disk that was not mounted.
+_MAY_PASS = ("out_of_memory", "refused", "timeout", "worker_died", "unreadable", "vanished")
+
+NO_METADATA = "{}"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One indexed file.
+
+    metadata: JSON of an object; None where its source says nothing of it.
+    phash: its perceptual signature; None where there is none.
+    """
+
+    path: bytes
+    size: int
+    mtime_ns: int
+    content_hash: bytes
+    width: int
+    height: int
+    metadata: str | None = None
+    phash: bytes | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One file in the ledger."""
+
+    path: bytes
+    reason: str
+    detail: str
+    size: int
+    mtime_ns: int
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether another try may help although the file has not changed."""
+        return self.reason in _MAY_PASS
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """What the index knows of a path: the size and time it had, and its row, or None if it failed."""
+
+    size: int
+    mtime_ns: int
+    row: int | None
+    content_hash: bytes | None
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Rows committed together, and the CRC-32C of their bytes in the vectors file."""
+
+    first_row: int
+    row_count: int
+    crc32c: int
+
+
+@dataclass
+class Changes:
+    """What one commit does. No path stands in it twice.
+
+    pictures: new rows, in the order of their vectors. failures: new lines of the ledger.
+    removed: paths that vanished. touched: files that have another time, but the same content.
+    annotated: path and metadata of files that are the same, but what is said of them is not.
+    signed: path and perceptual signature of files whose rows had none.
+    """
+
+    pictures: list[Picture] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    removed: list[bytes] = field(default_factory=list)
+    touched: list[Picture] = field(default_factory=list)
+    annotated: list[tuple[bytes, str]] = field(default_factory=list)
+    signed: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        lists = (self.pictures, self.failures, self.removed, self.touched, self.annotated, self.signed)
+        return sum(len(changes) for changes in lists)

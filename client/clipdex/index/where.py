@@ -1,0 +1,301 @@
+"""Which rows a condition in SQL holds for, evaluated by SQLite.
+
+The condition is the one thing that is compiled of what a user says; values are bound. It stands in a WHERE over a
+view, on a connection of its own that can only read, and whose authorizer knows the view's columns and some pure
+functions and nothing else. So whatever is written there, it filters or is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipdex.errors import IndexDamaged, InvalidArgument
+from clipdex.index.schema import connect
+
+__all__ = ["COLUMNS", "FUNCTIONS", "Rows", "Where"]
+
+Rows = npt.NDArray[np.int64]
+_Function = Callable[..., Any]
+
+COLUMNS = ("row", "path", "name", "folder", "size", "width", "height", "modified", "mtime", "meta")
+
+# Without effects, and with answers no longer than what they are given.
+FUNCTIONS = frozenset(
+    (
+        *("abs", "coalesce", "glob", "has", "hex", "ifnull", "iif", "instr", "length", "like", "lower", "ltrim"),
+        *("max", "min", "nullif", "round", "rtrim", "sign", "substr", "substring", "trim", "typeof", "unicode"),
+        *("upper", "date", "datetime", "julianday", "strftime", "time", "unixepoch", "current_date"),
+        *("current_time", "current_timestamp", "json_array_length", "json_extract", "json_type", "json_valid"),
+        *("->", "->>"),
+    )
+)
+
+# CAST gives each column an affinity, so that numbers and texts compare as one means them.
+_VIEW = """
+CREATE TEMP VIEW pictures AS
+SELECT rows.row AS row,
+    CAST(path AS TEXT) AS path,
+    CAST(last_part(path) AS TEXT) AS name,
+    CAST(first_part(path) AS TEXT) AS folder,
+    size, width, height,
+    CAST(datetime(mtime_ns / 1000000000, 'unixepoch') AS TEXT) AS modified,
+    CAST(mtime_ns / 1e9 AS REAL) AS mtime,
+    coalesce(json, '{}') AS meta
+FROM main.rows LEFT JOIN main.metadata ON metadata.row = rows.row
+"""
+
+_LONGEST = 10_000  # characters of a condition
+_KEPT = 4  # answers of a snapshot that are remembered; each takes 8 bytes a row
+_STEPS = 20_000  # of SQLite's machine, between two looks at the clock
+
+# Without it a subquery could read no more than the view either, but tombstones, too, and again for each row.
+_SUBQUERY = re.compile(r"\b(select|values)\b", re.IGNORECASE)
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^]]*\]|--[^\n]*|/\*.*?\*/""", re.DOTALL)
+
+_DAMAGED = ("database disk image is malformed", "disk I/O error", "file is not a database")
+
+_LIMITS = {
+    "LENGTH": 16 << 20,
+    "SQL_LENGTH": 4 * _LONGEST,
+    "EXPR_DEPTH": 200,
+    "COMPOUND_SELECT": 1,
+    "FUNCTION_ARG": 20,
+    "ATTACHED": 0,
+    "LIKE_PATTERN_LENGTH": 1000,
+    "VARIABLE_NUMBER": 1000,
+    "TRIGGER_DEPTH": 1,
+    "WORKER_THREADS": 0,
+}
+
+
+class Where:
+    """Conditions on the rows of one rows.sqlite. Safe to share between threads; close it."""
+
+    def __init__(self, path: Path, *, timeout_s: float = 60.0) -> None:
+        """timeout_s: how long one condition may take.
+
+        Raises:
+            IndexDamaged: the database cannot be read.
+        """
+        self._path = path
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._answers: dict[tuple[object, ...], Rows] = {}
+        self._guard = _Guard()
+        try:
+            self._db = connect(path, write=False)
+            _close_in(self._db, self._guard.watched)
+            self._db.set_authorizer(self._guard.decide)
+            self._db.set_progress_handler(self._guard.look_at_the_clock, _STEPS)
+        except sqlite3.Error as exc:
+            raise IndexDamaged(f"{path}: cannot be read: {exc}") from exc
+
+    def rows(self, condition: str, params: Mapping[str, Any] | None, below: int) -> Rows:
+        """The rows below `below` for which the condition holds, ascending, read-only; tombstones are not left out.
+
+        Args:
+            condition: an SQL expression over `COLUMNS`.
+            params: values of its `:name`s: text, numbers or None.
+
+        Raises:
+            InvalidArgument: it is no such expression, uses what it may not, or takes too long.
+        """
+        values = {} if params is None else _checked(params)
+        _check_text(condition)
+        key = (condition, below, *((name, type(value), value) for name, value in sorted(values.items())))
+        with self._lock:
+            found = self._answers.pop(key, None)
+            if found is None:
+                found = self._evaluated(condition, values, below)
+                while len(self._answers) >= _KEPT:
+                    self._answers.pop(next(iter(self._answers)))
+            self._answers[key] = found  # the last to be forgotten
+            return found
+
+    def _evaluated(self, condition: str, values: Mapping[str, Any], below: int) -> Rows:
+        # A text that is an expression between parentheses and between CASE and THEN is one expression: what closes
+        # the parenthesis is no part of an expression there, and what ends the CASE is none here. The new lines end
+        # a comment.
+        one = f"EXPLAIN SELECT CASE WHEN\n{condition}\nTHEN 1 END FROM pictures"  # noqa: S608
+        all_ = f"SELECT row FROM pictures WHERE (\n{condition}\n) AND row >= 0 AND row < {below:d} ORDER BY row"  # noqa: S608
+        self._run(one, values)
+        rows = np.fromiter((row for (row,) in self._run(all_, values)), np.int64)
+        rows.flags.writeable = False
+        return rows
+
+    def _run(self, sql: str, values: Mapping[str, Any]) -> list[tuple[int]]:
+        self._guard.start(self._timeout_s)
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except (sqlite3.Error, sqlite3.Warning, OverflowError) as exc:
+            if self._guard.interruption is not None:
+                raise self._guard.interruption from exc
+            raise self._translated(exc) from exc
+
+    def _translated(self, exc: Exception) -> Exception:
+        text = " ".join(str(exc).split()).replace('near "THEN": syntax error', "it ends too early")
+        text = text if len(text) <= 200 else f"{text[:200]} ..."
+        if text in _DAMAGED:
+            return IndexDamaged(f"{self._path}: cannot be read: {text}")
+        if self._guard.late:
+            return InvalidArgument(
+                f"the filter took longer than {self._timeout_s:g} s and was stopped; make it simpler"
+            )
+        if self._guard.refused:
+            return InvalidArgument(f"the filter {self._guard.refused}; docs/search.md says what a filter may use")
+        if "value for binding" in text or "Incorrect number of bindings" in text:
+            return InvalidArgument(
+                f"the filter names a parameter that was not given ({text.rstrip('.')}); "
+                "write it :NAME, and give it as --param NAME=VALUE, in Python as params={'NAME': VALUE}"
+            )
+        columns = f"; there are {', '.join(COLUMNS)}" if "no such column" in text else ""
+        return InvalidArgument(
+            f"the filter is not a condition in SQL: {text.rstrip('.')}{columns}; one would be  "
+            "width > 1000 AND path GLOB '*/2024/*'"
+        )
+
+    def forget(self) -> None:
+        """Evaluate every condition anew: the pictures may be others now."""
+        with self._lock:
+            self._answers.clear()
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._db.close()
+
+
+class _Guard:
+    """What SQLite asks while it compiles and runs a condition."""
+
+    def __init__(self) -> None:
+        self.refused = ""
+        self.late = False
+        self.interruption: BaseException | None = None
+        self._deadline = 0.0
+
+    def start(self, timeout_s: float) -> None:
+        """Begin with one statement."""
+        self.refused, self.late, self.interruption = "", False, None
+        self._deadline = time.monotonic() + timeout_s
+
+    def decide(self, action: int, one: str | None, two: str | None, base: str | None, inside: str | None) -> int:
+        """SQLite's authorizer. inside: the view that the access comes from, None for the condition itself."""
+        why = self._objection(action, one, two, base, inside)
+        if not why:
+            return sqlite3.SQLITE_OK
+        self.refused = self.refused or why
+        return sqlite3.SQLITE_DENY
+
+    def _objection(
+        self, action: int, one: str | None, two: str | None, base: str | None, inside: str | None
+    ) -> str:
+        ours = inside == "pictures"
+        if action == sqlite3.SQLITE_SELECT:
+            return ""  # what it reads is asked for by itself
+        if action == sqlite3.SQLITE_READ:
+            if base == "main" and one in ("rows", "metadata") and (ours or two == ""):
+                return ""
+            return "" if base == "temp" and one == "pictures" and two in COLUMNS else f"may not read {one}.{two}"
+        if action == sqlite3.SQLITE_FUNCTION:
+            return "" if ours or str(two).lower() in FUNCTIONS else f"may not call {two}()"
+        return "may do nothing but compare the columns of a picture"
+
+    def watched(self, function: _Function) -> _Function:
+        """A function for SQL, which does not turn Ctrl-C into a mistake in the condition."""
+
+        def call(*values: Any) -> Any:
+            try:
+                return function(*values)
+            except (KeyboardInterrupt, SystemExit) as exc:
+                self.interruption = exc
+                raise
+
+        return call
+
+    def look_at_the_clock(self) -> int:
+        """SQLite's progress handler: anything but 0 ends the statement."""
+        try:
+            self.late = time.monotonic() > self._deadline
+            return int(self.late)
+        except BaseException as exc:  # Ctrl-C comes here, and SQLite would swallow it
+            self.interruption = exc
+            return 1
+
+
+def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function]) -> None:
+    """The view, and all limits that SQLite has."""
+    db.create_function("last_part", 1, watched(_last_part), deterministic=True)
+    db.create_function("first_part", 1, watched(_first_part), deterministic=True)
+    db.create_function("has", 3, watched(_has), deterministic=True)
+    db.execute("PRAGMA temp_store = MEMORY")
+    db.execute("PRAGMA mmap_size = 1073741824")
+    db.execute(_VIEW)
+    db.execute("PRAGMA query_only = ON")
+    db.execute("PRAGMA trusted_schema = OFF")
+    if hasattr(db, "setlimit"):  # Python 3.11
+        for name, limit in _LIMITS.items():
+            db.setlimit(getattr(sqlite3, f"SQLITE_LIMIT_{name}"), limit)
+    if hasattr(db, "setconfig"):  # Python 3.12
+        db.setconfig(getattr(sqlite3, "SQLITE_DBCONFIG_DEFENSIVE"), True)  # noqa: B009
+
+
+def _last_part(path: bytes) -> bytes:
+    return path.rpartition(b"/")[2]
+
+
+def _first_part(path: bytes) -> bytes:
+    return path.rpartition(b"/")[0] or b"/"
+
+
+def _has(meta: object, field: object, value: object) -> int:
+    """`has(meta, 'tags', 'red')`: the field is that value, or a list that holds it."""
+    found = None
+    with suppress(ValueError, TypeError, RecursionError):
+        found = json.loads(meta).get(field)  # type: ignore[arg-type]
+    return int(value in found if isinstance(found, list) else found is not None and found == value)
+
+
+def _check_text(condition: str) -> None:
+    if not isinstance(condition, str) or not condition.strip():
+        raise InvalidArgument("the filter is empty; write a condition in SQL, such as  width > 1000")
+    if len(condition) > _LONGEST:
+        raise InvalidArgument(f"the filter has {len(condition):,} characters; expected at most {_LONGEST:,}")
+    if _SUBQUERY.search(_QUOTED.sub(" ", condition)):
+        raise InvalidArgument("the filter holds a SELECT or VALUES; it is a condition on one picture at a time")
+    if "\0" in condition or not _is_unicode(condition):
+        raise InvalidArgument("the filter holds a zero byte or bytes that are not UTF-8; GLOB's ? stands for any")
+
+
+def _checked(params: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in params.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise InvalidArgument(f"the filter's parameter {name!r} is no name; expected letters, digits and _")
+        if value is not None and not isinstance(value, (str, int, float)):
+            raise InvalidArgument(
+                f"the filter's parameter {name} is a {type(value).__name__}; expected text, a number or None"
+            )
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+            raise InvalidArgument(f"the filter's parameter {name} is out of range; expected at most 64 bits")
+        if isinstance(value, str) and not _is_unicode(value):
+            raise InvalidArgument(f"the filter's parameter {name} is not UTF-8; GLOB's ? stands for any byte")
+    return dict(params)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

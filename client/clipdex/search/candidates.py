@@ -1,0 +1,101 @@
+"""What has been found so far, for each of several queries, and the floor below which a row is of no use."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import numpy.typing as npt
+
+from clipdex.arrays import Array
+from clipdex.search.estimates import Found
+from clipdex.search.exact import rank, wide_scores
+
+__all__ = ["Candidates"]
+
+# Pairs that may come in before the floors are raised again: for one query that costs next to nothing.
+_FEW, _FEW_FOR_ONE = 4096, 64
+
+_MOST = 1 << 18  # pairs kept, if k does not ask for more
+
+
+class Candidates:
+    """Takes what spans yield, from several threads, and raises the floors: k rows of a query are sure to reach it.
+
+    What is kept is bounded: by a quarter of a million pairs, or twice k for each query if that is more. Where the
+    bounds cannot tell so many rows apart, they are scored on the way.
+
+    Attributes:
+        floor: float64 (Q,); only ever rises. Scaled as the bounds are.
+    """
+
+    def __init__(
+        self,
+        vectors: Array,
+        queries: npt.NDArray[np.float32],
+        exponents: npt.NDArray[np.int64],
+        k: int,
+        minimum: float = -np.inf,
+    ) -> None:
+        """queries: (Q, D); exponents: (Q,), a query × 2^-exponent is what the bounds are for."""
+        self._vectors, self._queries, self._exponents, self._k = vectors, queries, exponents, k
+        self._minimum = minimum
+        self._most = max(_MOST, 2 * k * len(queries))
+        self._lock = threading.Lock()
+        self._kept = Found.joined([])
+        self._new: list[Found] = []
+        self._pending = 0
+        self.floor = np.ldexp(np.full(len(queries), minimum), -exponents)
+
+    def add(self, found: Found) -> None:
+        """Take more pairs, of rows that were not there before."""
+        if len(found) == 0:
+            return
+        with self._lock:
+            self._new.append(found)
+            self._pending += len(found)
+            few = _FEW_FOR_ONE if len(self._queries) == 1 else _FEW
+            if self._pending > len(self._kept) + max(few, 2 * self._k * len(self._queries)):
+                self._settle()
+
+    def taken(self) -> Found:
+        """All pairs that may be among the best."""
+        with self._lock:
+            self._settle()
+            return self._kept
+
+    def _settle(self) -> None:
+        """Raise the floors to what is now sure, and let go of what is below."""
+        self._kept = Found.joined([self._kept, *self._new])
+        self._new, self._pending = [], 0
+        self._raise_floors()
+        if len(self._kept) > self._most:
+            self._score()
+            self._raise_floors()
+
+    def _raise_floors(self) -> None:
+        kept, k = self._kept, self._k
+        if len(self._queries) == 1:
+            if len(kept) >= k:
+                sure = np.partition(kept.lower, len(kept) - k)[len(kept) - k]
+                self.floor = np.maximum(self.floor, sure)
+        else:
+            order = np.lexsort((-kept.lower, kept.query))
+            counts = np.bincount(kept.query, minlength=len(self._queries))
+            enough = counts >= k
+            kth = order[(np.cumsum(counts) - counts + k - 1)[enough]]
+            floor = self.floor.copy()
+            floor[enough] = np.maximum(floor[enough], kept.lower[kth])
+            self.floor = floor
+        self._kept = kept.where(kept.upper >= self.floor[kept.query])
+
+    def _score(self) -> None:
+        """Replace bounds by scores, and keep the best k of each query."""
+        kept, parts = self._kept, []
+        for query in np.unique(kept.query):
+            rows = kept.row[kept.query == query]
+            best = rank(self._vectors, self._queries[query], rows, self._k, self._minimum)
+            scores, error = wide_scores(self._vectors, self._queries[query].astype(np.float64), best.rows)
+            bounds = np.ldexp((scores - 2 * error, scores + 2 * error), -self._exponents[query])
+            parts.append(Found(np.full(len(best.rows), query), best.rows, *bounds))
+        self._kept = Found.joined(parts)

@@ -1,0 +1,256 @@
+"""Scores that are nearly right, each between two bounds that hold for certain.
+
+`sift` gives the rows of a span whose upper bound reaches a query's floor; no other row's score does. Why the
+bounds hold, step by step: docs/search-engine.md. Queries are scaled by a power of two, so that their largest
+number is between 0.5 and 1; so are the scores here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from clipdex.arrays import Array
+from clipdex.search.kernels import FloatDots, Int8Dots, scratch, squared_norms
+from clipdex.search.quantize import Codes
+from clipdex.search.spans import Span
+
+__all__ = ["Estimates", "FloatEstimates", "Found", "Int8Estimates", "RowNorms"]
+
+_Doubles = npt.NDArray[np.float64]
+_Rows = npt.NDArray[np.int64]
+
+# Conversions and sums in float32 between an exact integer and what is compared with the floor: at most eight
+# roundings of 2⁻²⁴ each.
+_ROUNDING = 2.0**-21
+
+_SECOND_LEVEL = 254  # the second int8 of a query counts a 254th of the first
+
+
+@dataclass(frozen=True)
+class Found:
+    """Pairs of a query and a row, and between what its score lies: four arrays of one length."""
+
+    query: _Rows
+    row: _Rows
+    lower: _Doubles
+    upper: _Doubles
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def where(self, kept: Array) -> Found:
+        """Those that an index or a mask names."""
+        return Found(self.query[kept], self.row[kept], self.lower[kept], self.upper[kept])
+
+    @classmethod
+    def joined(cls, parts: list[Found]) -> Found:
+        """One after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        if not parts:
+            return cls(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0))
+        return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("query", "row", "lower", "upper")))
+
+
+class Estimates(Protocol):
+    """What sifts rows. parallel: whether several threads gain by calling `sift` at once."""
+
+    parallel: bool
+
+    def sift(self, span: Span, floor: _Doubles) -> Found:
+        """The pairs of the span's rows and all queries (Q,) whose upper bound is not below the query's floor.
+
+        To be called with NumPy's warnings off: what overflows is found and looked at again in float64.
+        """
+
+
+class RowNorms:
+    """Upper bounds of ‖x‖ for each 2,048 rows, found when they are first read, and kept for the next search.
+
+    Rows may be added to what it is used for, but not changed.
+    """
+
+    ROWS = 2048
+
+    def __init__(self) -> None:
+        self._largest: dict[int, float] = {}
+
+    def of(self, span: Span, rows: Array) -> float:
+        """A bound for the rows (n, D) of a span."""
+        if span.chosen is not None:
+            return _largest_norm(rows)
+        bound = 0.0
+        for first in range(span.first - span.first % self.ROWS, span.end, self.ROWS):
+            known = self._largest.get(first // self.ROWS)
+            if known is None:
+                part = rows[max(0, first - span.first) : first + self.ROWS - span.first]
+                known = _largest_norm(part)
+                if len(part) == self.ROWS:
+                    self._largest[first // self.ROWS] = known
+            bound = max(bound, known)
+        return bound
+
+
+def _largest_norm(rows: Array) -> float:
+    """An upper bound of ‖x‖, not tight, over the rows that are finite; infinite where float32 is too narrow."""
+    squares = squared_norms(rows)
+    bad = np.flatnonzero(~np.isfinite(squares))
+    squares[bad[~np.isfinite(rows[bad]).all(axis=1)]] = 0
+    largest = float(squares.max(initial=0.0))
+    # 1 % covers the rounding of the sum, the rest what was too small for float32.
+    return 1.01 * float(np.sqrt(largest)) + 1e-15
+
+
+class FloatEstimates:
+    """From the stored rows themselves, in float32 or better."""
+
+    def __init__(self, vectors: Array, queries: _Doubles, norms: RowNorms) -> None:
+        self._vectors, self._norms = vectors, norms
+        self._dots = FloatDots(queries, vectors.dtype)
+        self.parallel = self._dots.parallel
+
+    def sift(self, span: Span, floor: _Doubles) -> Found:
+        """As `Estimates.sift` says."""
+        rows = self._vectors[span.first : span.end] if span.chosen is None else self._vectors[span.chosen]
+        error = self._dots.error * self._norms.of(span, rows)
+        sums = self._dots(rows)
+        cut = floor - error
+        cut -= 2.0**-22 * abs(cut)  # it may be rounded to float32 below
+        at, query = _not_below(sums, cut)
+        scores = sums[at, query].astype(np.float64)
+        row = span.first + at if span.chosen is None else span.chosen[at]
+        return _bounded(row, query, scores, error[query], floor)
+
+
+class Int8Estimates:
+    """From the int8 codes of the rows, and int8 codes of the queries."""
+
+    def __init__(self, codes: Codes, queries: _Doubles) -> None:
+        self._codes = codes
+        spread = codes.basis.spread.astype(np.float64)
+        center = codes.basis.center.astype(np.float64)
+        turned = queries * spread  # exact: two numbers of 24 bits
+        lengths = np.linalg.norm(queries, axis=1) * (1 + 1e-9)
+        self._unit = np.abs(turned).max(axis=1) / 127
+        first = np.rint(turned / self._unit[:, None])
+        left = turned - self._unit[:, None] * first
+        lost = np.linalg.norm(left, axis=1) + 1e-12 * np.linalg.norm(turned, axis=1)
+        self._levels = [Int8Dots(first.astype(np.int8))]
+        coded = np.linalg.norm(first, axis=1)
+        if _too_coarse(lost, lengths, *codes.typical):
+            self._unit = self._unit / _SECOND_LEVEL
+            second = np.clip(np.rint(left / self._unit[:, None]), -127, 127)
+            lost = np.linalg.norm(left - self._unit[:, None] * second, axis=1)
+            lost += 1e-12 * np.linalg.norm(turned, axis=1)
+            self._levels.append(Int8Dots(second.astype(np.int8), "second"))
+            coded = _SECOND_LEVEL * coded + np.linalg.norm(second, axis=1)
+        self.parallel = self._levels[0].parallel
+        self._base = queries @ center
+        # What float64 makes of the base may be off by this, in scores.
+        self._slack = 2.0**-52 * (len(center) + 8) * (np.abs(queries) @ np.abs(center))
+        # A row's score is base + unit × (its integer × scale ± by_residual × residual ± by_length × length).
+        self._by_residual = (1 + 1e-6) * lengths / self._unit
+        self._by_length = (1 + 1e-6) * (lost / self._unit + _ROUNDING * coded)
+
+    def sift(self, span: Span, floor: _Doubles) -> Found:
+        """As `Estimates.sift` says, for a span within one block that can be trusted."""
+        number = span.first // self._codes.block_rows
+        block = self._codes.block(number)
+        assert block is not None
+        before = number * self._codes.block_rows
+        part: slice | _Rows = slice(span.first - before, span.end - before)
+        if span.chosen is not None:
+            part = span.chosen - before
+        steepest, most_residual, most_length, flattest = block.extremes(part)
+        cut = (floor - self._base - 2 * self._slack) / self._unit
+        cut = cut - self._by_residual * most_residual - self._by_length * most_length
+        cut[np.isnan(cut)] = -np.inf
+        found = []
+        for start, sums in self._sums(block.code[part]):
+            asked = slice(start, start + sums.shape[1])
+            if sums.shape[1] == 1:
+                at, query = _reaching_by_row(sums[:, 0], block.scale[part], float(cut[start]))
+            else:
+                at, query = _reaching_by_block(sums, steepest, flattest, cut[asked])
+            if len(at) == 0:
+                continue
+            row = part.start + at if isinstance(part, slice) else part[at]
+            scores, query = sums[at, query] * block.scale[row].astype(np.float64), query + start
+            error = self._by_residual[query] * block.residual[row] + self._by_length[query] * block.length[row]
+            scores = self._base[query] + self._unit[query] * scores
+            error = self._unit[query] * error + self._slack[query]
+            found.append(_bounded(before + row, query, scores, error, floor))
+        return Found.joined(found)
+
+    def _sums(self, code: npt.NDArray[np.int8]) -> Iterator[tuple[int, Array]]:
+        """Pieces (first query, integers (n, some queries)), of whatever dtype holds them."""
+        if len(self._levels) == 1:
+            yield from self._levels[0].parts(code)
+            return
+        both = zip(*(level.parts(code) for level in self._levels), strict=True)
+        for (start, first), (_, second) in both:
+            yield start, first * float(_SECOND_LEVEL) + second
+
+
+def _too_coarse(lost: _Doubles, lengths: _Doubles, residual: float, length: float) -> bool:
+    """Whether coding the queries would lose much more than coding the rows did, for more than a few of them."""
+    return bool(np.mean(lost * length > 3 * lengths * residual) > 0.05)
+
+
+def _reaching_by_row(sums: Array, scale: Array, cut: float) -> tuple[_Rows, _Rows]:
+    """sums (n,) × scale (n,) ≥ cut, in float32, never missing one -> (which rows, zeros)."""
+    scores = scratch("scores", len(sums), np.float32)
+    np.copyto(scores, sums, casting="unsafe")
+    scores *= scale
+    below = np.float32(cut - 2.0**-21 * abs(cut)) if math.isfinite(cut) else np.float32(cut)
+    at = _set(scores >= below)
+    return at, np.zeros(len(at), np.int64)
+
+
+def _reaching_by_block(sums: Array, steepest: float, flattest: float, cut: _Doubles) -> tuple[_Rows, _Rows]:
+    """sums (n, Q) × scale ≥ cut (Q,), by comparing the sums themselves; gives some too many.
+
+    Every row's scale lies between the flattest and the steepest.
+    """
+    least = np.where(cut > 0, cut / steepest, cut / flattest)
+    least[np.isnan(least)] = -np.inf
+    if sums.dtype == np.int32:
+        # Rounding down covers the rounding of the division; beyond int32 there is no sum.
+        return _not_below(sums, np.clip(np.floor(least), -(2.0**31), 2.0**31 - 1).astype(np.int32))
+    return _not_below(sums, least - 2.0**-21 * np.where(np.isfinite(least), abs(least), 0))
+
+
+def _not_below(sums: Array, least: Array) -> tuple[_Rows, _Rows]:
+    """Where sums (n, Q) are not below least (Q,) -> (rows, queries). NaN is not below."""
+    if sums.shape[1] == 1:
+        at = _set(~(sums[:, 0] < least[0]))
+        return at, np.zeros(len(at), np.int64)
+    flags = sums >= least if sums.dtype.kind == "i" else ~(sums < least)
+    at, query = np.divmod(_set(np.ascontiguousarray(flags).reshape(-1)), sums.shape[1])
+    return at, query
+
+
+def _set(flags: npt.NDArray[np.bool_]) -> _Rows:
+    """Where flags (n,) are set: np.flatnonzero, faster where hardly any is, since eight are looked at as one."""
+    if flags.size % 8:
+        return np.flatnonzero(flags)
+    eights = np.flatnonzero(flags.view(np.uint64) != 0)
+    high, low = np.nonzero(flags.reshape(-1, 8)[eights])
+    return 8 * eights[high] + low
+
+
+def _bounded(row: _Rows, query: _Rows, scores: _Doubles, error: _Doubles, floor: _Doubles) -> Found:
+    """The pairs whose upper bound reaches the floor."""
+    lower, upper = scores - error, scores + error
+    # An infinity may be an overflow, or stand in the row: then nothing is known, and such a row is never a hit.
+    unknown = ~(np.isfinite(lower) & np.isfinite(upper))
+    lower[unknown], upper[unknown] = -np.inf, np.inf
+    found = Found(query, row, lower, upper)
+    kept = upper >= floor[query]
+    return found if kept.all() else found.where(kept)

@@ -1,0 +1,244 @@
+"""Dot products of blocks of rows with queries: NumKong's kernels where it is installed, else NumPy's BLAS.
+
+What each costs, and why these were chosen: docs/search-engine.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipdex.arrays import Array
+
+__all__ = ["FloatDots", "Int8Dots", "as_float32", "scratch", "squared_norms"]
+
+_log = logging.getLogger("clipdex.search")
+
+# From as many queries on, a matrix product costs less than one product for each.
+_PACK_FROM = 2
+_BLAS_FROM = 4
+
+# A matrix product of int8 runs fastest when so many queries stay in the first-level cache.
+_QUERIES_AT_ONCE = 64
+
+# In float32 a sum of so many products of two int8 is exact, in whatever order: 1024 × 127² < 2²⁴.
+_EXACT_COLUMNS = 1024
+
+# BLAS works on a block of float32 that fits in a core's second-level cache.
+_CONVERTED_BYTES = 1 << 20
+
+_LARGEST_HALF = 65504
+_HALF = 2.0**-24  # half a unit in the last place of 1.0 in float32
+_HALF_OF_DOUBLE = 2.0**-53
+
+
+@cache
+def _numkong() -> ModuleType | None:
+    """NumKong, if it is installed and keeps what the error bounds take for granted."""
+    try:
+        import numkong
+    except ImportError:
+        return None
+    if not _keeps_its_word(numkong):
+        _log.warning(
+            "numkong %s is not used: its sums are less exact than they should be",
+            getattr(numkong, "__version__", ""),
+        )
+        return None
+    library: ModuleType = numkong
+    return library
+
+
+def _keeps_its_word(numkong: Any) -> bool:
+    """Whether int8 is summed in int32, float16 in float32 and float32 in float64.
+
+    Ones and numbers so small that only a wide accumulator notices them beside a one, in no order, are summed.
+    """
+    codes = np.full((2, 1024), -127, np.int8)
+    sums = np.empty(2, np.int32)
+    numkong.dot(codes, codes[:1], out=sums)
+    packed = np.asarray(numkong.dots_packed(codes, numkong.dots_pack(codes[:1])))
+    if not (sums == 1024 * 127**2).all() or not (packed == 1024 * 127**2).all():
+        return False
+    few = np.random.default_rng(0).permutation(256) < 128
+    for dtype, wide, unit, small in (
+        (np.float16, np.float32, _HALF, 2.0**-12),
+        (np.float32, np.float64, _HALF_OF_DOUBLE, 2.0**-25),
+    ):
+        rows = np.repeat(np.where(few, 1, small).astype(dtype)[None], 2, axis=0)
+        ones = np.ones((1, 256), dtype)
+        found: list[Array] = [np.empty(2, wide)]
+        numkong.dot(rows, ones, out=found[0])
+        if dtype == np.float16:
+            found.append(np.asarray(numkong.dots_packed(rows, numkong.dots_pack(ones, dtype="float16"))))
+        most = _gamma(256, unit) * np.sqrt(256 * 128.1)
+        if any((abs(dots.astype(np.float64) - 128 * (1 + small)) > most).any() for dots in found):
+            return False
+    return True
+
+
+def _gamma(count: int, unit: float) -> float:
+    """Higham's bound for a sum of so many products in any order, with room for the conversion of the result."""
+    return 1.01 * (count + 4) * unit
+
+
+_kept = threading.local()
+
+
+def scratch(name: str, length: int, dtype: type[np.generic]) -> npt.NDArray[Any]:
+    """An array (length,) of this thread's, overwritten whenever it is asked for: new memory costs page faults."""
+    found: Array | None = getattr(_kept, name, None)
+    if found is None or len(found) < length or found.dtype != dtype:
+        found = np.empty(length, dtype)
+        setattr(_kept, name, found)
+    return found[:length]
+
+
+class Int8Dots:
+    """Dot products of int8 rows with int8 queries (Q, D).
+
+    parallel: whether several threads may use it at once, to gain by it; BLAS has threads of its own.
+    """
+
+    def __init__(self, queries: npt.NDArray[np.int8], name: str = "dots") -> None:
+        self._queries, self._name = np.ascontiguousarray(queries), name
+        self._library = _numkong()
+        self.parallel = self._library is not None
+        self._packed: list[Any] = []
+        if self._library is not None and len(queries) >= _PACK_FROM:
+            for start in range(0, len(queries), _QUERIES_AT_ONCE):
+                self._packed.append(self._library.dots_pack(self._queries[start : start + _QUERIES_AT_ONCE]))
+
+    def parts(self, codes: npt.NDArray[np.int8]) -> list[tuple[int, Array]]:
+        """Codes (n, D) -> pieces (first query, dots (n, some queries)): int32, or float32 where NumPy made them.
+
+        They may be overwritten by the same thread's next call, of this object or one of the same name.
+        The integers are exact; float32 is too for D ≤ 1024, else summed in float64 and rounded once.
+        """
+        if self._library is None:
+            return [(0, self._by_blas(codes))]
+        if not self._packed:
+            dots = scratch(self._name, len(codes), np.int32)
+            self._library.dot(codes, self._queries, out=dots)
+            return [(0, dots[:, None])]
+        return [
+            (_QUERIES_AT_ONCE * i, np.asarray(self._library.dots_packed(codes, packed)))
+            for i, packed in enumerate(self._packed)
+        ]
+
+    def _by_blas(self, codes: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
+        dots = np.empty((len(codes), len(self._queries)), np.float32)
+        dim = codes.shape[1]
+        step = max(1, _CONVERTED_BYTES // (4 * min(dim, _EXACT_COLUMNS)))
+        queries = self._queries.astype(np.float32).T
+        for start in range(0, len(codes), step):
+            block = codes[start : start + step]
+            if dim <= _EXACT_COLUMNS:
+                np.matmul(block.astype(np.float32), queries, out=dots[start : start + step])
+                continue
+            total = np.zeros((len(block), len(self._queries)))
+            for left in range(0, dim, _EXACT_COLUMNS):
+                part = slice(left, left + _EXACT_COLUMNS)
+                total += block[:, part].astype(np.float32) @ queries[part]
+            dots[start : start + step] = total
+        return dots
+
+
+class FloatDots:
+    """Dot products of float16 or float32 rows with queries (Q, D), and how far off they may be.
+
+    For a row x and query number q, |dot − x·query| ≤ error[q] × ‖x‖, if nothing overflows. With an overflow the
+    result is infinite or NaN.
+
+    Args:
+        queries: float64, each scaled so that its largest number is between 0.5 and 1, or all are 0.
+        dtype: of the rows.
+    """
+
+    def __init__(self, queries: npt.NDArray[np.float64], dtype: np.dtype[Any]) -> None:
+        self._library = _numkong()
+        count, dim = queries.shape
+        few = count < _BLAS_FROM
+        half = dtype.itemsize == 2
+        used: Array
+        if self._library is not None and (half or few):
+            used = queries.astype(np.float16 if half else np.float32)
+            unit = _HALF if half else _HALF_OF_DOUBLE
+        else:
+            self._library = None
+            used = queries.astype(np.float32)
+            unit = _HALF
+        self._queries = np.ascontiguousarray(used)
+        self._packed = (
+            self._library.dots_pack(self._queries, dtype="float16")
+            if self._library is not None and half and not few
+            else None
+        )
+        self.parallel = self._library is not None
+        gamma = _gamma(dim, unit)
+        lengths = np.linalg.norm(used.astype(np.float64), axis=1)
+        self.error = np.linalg.norm(queries - used, axis=1) * (1 + 1e-9) + gamma * lengths * (1 + 1e-9)
+
+    def __call__(self, rows: Array) -> Array:
+        """Rows (n, D) -> dots (n, Q), float32 or float64."""
+        if self._library is None:
+            return self._by_blas(rows)
+        if self._packed is not None:
+            return np.asarray(self._library.dots_packed(rows, self._packed))
+        kind = np.float32 if rows.dtype.itemsize == 2 else np.float64
+        dots = np.empty((len(self._queries), len(rows)), kind)
+        for query, out in zip(self._queries, dots, strict=True):
+            self._library.dot(rows, query[None], out=out)
+        return dots.T
+
+    def _by_blas(self, rows: Array) -> npt.NDArray[np.float32]:
+        step = max(64, _CONVERTED_BYTES // (4 * rows.shape[1])) if len(self._queries) < _BLAS_FROM else len(rows)
+        dots = np.empty((len(rows), len(self._queries)), np.float32)
+        for start in range(0, len(rows), step):
+            block = as_float32(rows[start : start + step])
+            np.matmul(block, self._queries.T, out=dots[start : start + step])
+        return dots
+
+
+def squared_norms(rows: Array) -> npt.NDArray[Any]:
+    """‖x‖² of rows (n, D) of float16 or float32: (n,), in float32 or better, up to its rounding."""
+    library = _numkong()
+    if library is None:
+        converted = as_float32(rows)
+        norms: npt.NDArray[Any] = np.einsum("ij,ij->i", converted, converted)
+        return norms
+    norms = np.empty(len(rows), np.float32 if rows.dtype.itemsize == 2 else np.float64)
+    if len(rows):
+        library.dot(rows, rows, out=norms)
+    return norms
+
+
+def as_float32(rows: Array) -> npt.NDArray[np.float32]:
+    """Rows of float16 or float32 as float32; NumPy's own conversion from float16 takes many times as long.
+
+    What is not finite comes out so, if not always as the same.
+    """
+    if rows.dtype.itemsize != 2:
+        return np.asarray(rows, dtype=np.float32)
+    library = _numkong()
+    rows = np.ascontiguousarray(rows)
+    if library is not None and rows.size:
+        converted = np.empty(rows.shape, np.float32)
+        library.astype(rows, "float32", out=converted)
+        return converted
+    # Move the sign, exponent and fraction to where float32 has them, then correct the exponent's bias.
+    bits = np.left_shift(rows.view(np.uint16), 13, dtype=np.uint32)
+    sign = np.left_shift(np.bitwise_and(bits, 0x1000_0000), 3)
+    np.bitwise_and(bits, 0x0FFF_E000, out=bits)
+    np.bitwise_or(bits, sign, out=bits)
+    converted = bits.view(np.float32)
+    np.multiply(converted, np.float32(2.0**112), out=converted)
+    if max(converted.max(initial=0), -converted.min(initial=0)) > _LARGEST_HALF:
+        converted[abs(converted) > _LARGEST_HALF] = np.nan
+    return converted

@@ -1,0 +1,186 @@
+"""Having the kernel read what a scan needs next, and let go of what it has read: for files that are not in memory.
+
+Where a file is in memory already, nothing is done, since asking costs time too. Where it is larger than half of
+the memory this process may use, what was read is let go of behind the scan, so that it takes a bounded part of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from clipdex.arrays import Array
+
+__all__ = ["Readahead", "in_memory", "memory_limit", "want_rows"]
+
+_AHEAD = 128 << 20
+_PIECE = 8 << 20
+_BEHIND = 64 << 20  # other threads may still be there
+_PROBES = 32
+
+_MADV_POPULATE_READ = 22  # Linux 5.14
+
+
+class Readahead:
+    """Over one array, which is a memmap or is left alone, for the length of a `with` block.
+
+    A thread of its own has pages read before the scan comes to them.
+    """
+
+    def __init__(self, array: Array) -> None:
+        self._thread: threading.Thread | None = None
+        self._here = 0
+        self._stopped = False
+        self._moved = threading.Condition()
+        mapping = _mapping_of(array)
+        if mapping is None or array.nbytes == 0 or _madvise() is None:
+            return
+        self._base, self._length = array.ctypes.data, array.nbytes
+        self._bytes = np.frombuffer(mapping, np.uint8)  # keeps it open
+        self._bytes = self._bytes[self._base - self._bytes.ctypes.data :][: self._length]
+        if not in_memory(array):
+            self._dropping = array.nbytes > memory_limit() // 2
+            self._thread = threading.Thread(target=self._run, name="clipdex-readahead", daemon=True)
+
+    def __enter__(self) -> Readahead:
+        if self._thread is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread is not None:
+            with self._moved:
+                self._stopped = True
+                self._moved.notify()
+            self._thread.join()
+            if self._dropping:
+                self._advise(mmap.MADV_DONTNEED, 0, self._length)
+
+    def reading(self, offset: int) -> None:
+        """The scan has come to this byte of the array."""
+        if self._thread is not None:
+            with self._moved:
+                self._here = max(self._here, offset)
+                self._moved.notify()
+
+    def _run(self) -> None:
+        asked = dropped = 0
+        while True:
+            with self._moved:
+                while not self._stopped and asked >= min(self._length, self._here + _AHEAD):
+                    self._moved.wait()
+                if self._stopped:
+                    return
+                behind = self._here - _BEHIND
+            stop = min(self._length, asked + _PIECE)
+            if self._advise(_MADV_POPULATE_READ, asked, stop) != 0:
+                # An older kernel. MADV_WILLNEED may read but the first few pages; a fault reads on as a scan does.
+                self._bytes[asked : stop : mmap.PAGESIZE].max()
+            asked = stop
+            if self._dropping and behind >= dropped + _PIECE:
+                self._advise(mmap.MADV_DONTNEED, dropped, behind)
+                dropped = behind
+
+    def _advise(self, advice: int, first: int, end: int) -> int:
+        return _advise(advice, self._base + first, self._base + end)
+
+
+def want_rows(array: Array, rows: Array) -> None:
+    """Have these rows read, all at once, where the array is a file's: one by one they would be waited for."""
+    if _mapping_of(array) is None or _madvise() is None:
+        return
+    row_bytes, base = array.strides[0], array.ctypes.data
+    for row in rows.tolist():
+        _advise(mmap.MADV_WILLNEED, base + row * row_bytes, base + (row + 1) * row_bytes)
+
+
+def _advise(advice: int, start: int, end: int) -> int:
+    """Not through mmap.madvise, which keeps all other threads waiting -> 0 if the kernel knows the advice."""
+    madvise = _madvise()
+    assert madvise is not None
+    start -= start % mmap.PAGESIZE
+    return madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice)
+
+
+def _mapping_of(array: Array) -> mmap.mmap | None:
+    """The file mapping below an array, if there is one."""
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, mmap.mmap) else None
+
+
+def in_memory(array: Array) -> bool:
+    """Whether an array is no file's, or some pages from all over it are in memory; no, if that cannot be asked."""
+    if _mapping_of(array) is None or array.nbytes == 0:
+        return True
+    mincore = _function("mincore")
+    if mincore is None:
+        return False
+    resident = (ctypes.c_ubyte * 1)()
+    for i in range(_PROBES):
+        address = array.ctypes.data + (array.nbytes - 1) * i // (_PROBES - 1)
+        address -= address % mmap.PAGESIZE
+        if mincore(ctypes.c_void_p(address), ctypes.c_size_t(1), resident) != 0 or not resident[0] & 1:
+            return False
+    return True
+
+
+def _madvise() -> Callable[..., int] | None:
+    return _function("madvise") if hasattr(mmap, "MADV_WILLNEED") else None
+
+
+@cache
+def _function(name: str) -> Callable[..., int] | None:
+    """A function of the C library, if it has it."""
+    try:
+        function: Callable[..., int] = getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError):
+        return None
+    return function
+
+
+def memory_limit() -> int:
+    """Bytes of memory this process may use: the machine's, its control group's or its own limit, the least."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits += [limit for limit in map(_number, _group_limits()) if limit is not None]
+    with suppress(ImportError):
+        import resource
+
+        for kind in ("RLIMIT_DATA", "RLIMIT_RSS", "RLIMIT_AS"):
+            with suppress(AttributeError, OSError):
+                soft, _ = resource.getrlimit(getattr(resource, kind))
+                if soft != resource.RLIM_INFINITY:
+                    limits.append(soft)
+    return max(1, min(limits))
+
+
+def _group_limits() -> list[Path]:
+    """Where the memory limits of this process's control groups stand, of version 1 and 2, as seen from here."""
+    root = Path("/sys/fs/cgroup")
+    places = [root / "memory.max", root / "memory/memory.limit_in_bytes"]
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers == "":
+                places.append(root / path.lstrip("/") / "memory.max")
+            elif "memory" in controllers.split(","):
+                places.append(root / "memory" / path.lstrip("/") / "memory.limit_in_bytes")
+    return places
+
+
+def _number(path: Path) -> int | None:
+    with suppress(OSError, ValueError):
+        return int(path.read_text())
+    return None

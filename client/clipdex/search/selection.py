@@ -1,0 +1,82 @@
+"""Which rows a search may give: filters and tombstones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from clipdex.arrays import Array
+from clipdex.errors import InvalidArgument
+from clipdex.search.estimates import Found
+
+__all__ = ["Selection"]
+
+# A selection that keeps a smaller part than this is gathered; a larger one is scanned over.
+_GATHER_BELOW = 0.25
+
+_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Selection:
+    """`count` rows of `total`: those of `chosen`, or if that is None, all but `dropped`. Both int64, ascending."""
+
+    total: int
+    count: int
+    chosen: npt.NDArray[np.int64] | None
+    dropped: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, total: int, allowed: Array | None, dead: npt.NDArray[np.int64] | None) -> Selection:
+        """The allowed rows, by flags (N,) or by number, without the dead ones.
+
+        Raises:
+            InvalidArgument: so many flags there are no rows for, or there is no such row.
+        """
+        dead = np.empty(0, np.int64) if dead is None else np.asarray(dead, np.int64)
+        if allowed is None and len(dead) <= (1 - _GATHER_BELOW) * total:
+            return cls(total, total - len(dead), None, dead)
+        flags = _flags(total, allowed)
+        flags[dead] = False
+        count = int(np.count_nonzero(flags))
+        if count >= _GATHER_BELOW * total:
+            return cls(total, count, None, np.flatnonzero(~flags))
+        return cls(total, count, np.flatnonzero(flags), np.empty(0, np.int64))
+
+    def keep(self, found: Found) -> Found:
+        """Without the dropped rows."""
+        if len(self.dropped) == 0 or len(found) == 0:
+            return found
+        at = np.searchsorted(self.dropped, found.row)
+        at[at == len(self.dropped)] = 0
+        return found.where(self.dropped[at] != found.row)
+
+    def pieces(self) -> Iterator[npt.NDArray[np.int64]]:
+        """The rows, in order, some at a time."""
+        if self.chosen is not None:
+            yield self.chosen
+            return
+        for start in range(0, self.total, _AT_ONCE):
+            rows = np.arange(start, min(self.total, start + _AT_ONCE))
+            low, high = np.searchsorted(self.dropped, (start, start + len(rows)))
+            yield np.delete(rows, self.dropped[low:high] - start)
+
+
+def _flags(total: int, allowed: Array | None) -> npt.NDArray[np.bool_]:
+    if allowed is None:
+        return np.ones(total, bool)
+    allowed = np.asarray(allowed)
+    if allowed.dtype == bool:
+        if allowed.shape != (total,):
+            raise InvalidArgument(
+                f"the filter has the shape {allowed.shape}; expected one flag for each of {total} rows"
+            )
+        return allowed.copy()
+    if len(allowed) and not 0 <= int(allowed.min()) <= int(allowed.max()) < total:
+        raise InvalidArgument(f"the filter names a row that is not there; expected 0 to {total - 1}")
+    flags = np.zeros(total, bool)
+    flags[allowed.astype(np.int64)] = True
+    return flags

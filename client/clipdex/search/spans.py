@@ -1,0 +1,108 @@
+"""Cutting the rows of a search into pieces, and having all cores work on them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Span", "cores", "spans_of", "work_through"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows [first, end), or only those of `chosen`, ascending, which all lie there."""
+
+    first: int
+    end: int
+    chosen: npt.NDArray[np.int64] | None = None
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The rows, int64."""
+        return np.arange(self.first, self.end) if self.chosen is None else self.chosen
+
+    def __len__(self) -> int:
+        return self.end - self.first if self.chosen is None else len(self.chosen)
+
+
+def spans_of(
+    first: int, end: int, step: int, grid: int, chosen: npt.NDArray[np.int64] | None = None
+) -> Iterator[Span]:
+    """Rows [first, end) in spans of at most `step` rows, none of which reaches over a multiple of `grid`."""
+    if chosen is None:
+        while first < end:
+            stop = min(end, first + step, (first // grid + 1) * grid)
+            yield Span(first, stop)
+            first = stop
+        return
+    at, last = (int(i) for i in np.searchsorted(chosen, (first, end)))
+    while at < last:
+        border = (int(chosen[at]) // grid + 1) * grid
+        stop = min(last, at + step, int(np.searchsorted(chosen, border)))
+        yield Span(int(chosen[at]), int(chosen[stop - 1]) + 1, chosen[at:stop])
+        at = stop
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _forget_pool() -> None:
+    """In a child made by fork: the threads stayed with the parent."""
+    global _pool
+    _pool = None
+
+
+os.register_at_fork(after_in_child=_forget_pool)
+
+
+def work_through(spans: Iterable[Span], work: Callable[[Span], None], threads: int) -> None:
+    """Call `work` with every span, in their order, on so many threads; this one among them.
+
+    The first exception ends the work and is raised here.
+    """
+    global _pool
+    waiting = iter(spans)
+    if threads <= 1:
+        for span in waiting:
+            work(span)
+        return
+    if _pool is None:
+        _pool = ThreadPoolExecutor(max(1, cores() - 1), thread_name_prefix="clipdex-search")
+    lock, failed = threading.Lock(), threading.Event()
+
+    def take() -> None:
+        try:
+            while not failed.is_set():
+                with lock:
+                    span = next(waiting, None)
+                if span is None:
+                    return
+                work(span)
+        except BaseException:
+            failed.set()
+            raise
+
+    helpers = [_pool.submit(take) for _ in range(threads - 1)]
+    try:
+        take()
+    finally:
+        for helper in helpers:
+            # One that another search keeps from starting is not needed any more.
+            if not helper.cancel():
+                helper.exception()
+    for helper in helpers:
+        if not helper.cancelled():
+            helper.result()

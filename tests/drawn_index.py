@@ -1,0 +1,38 @@
+"""A small index of vectors that no model made, for tests of what is asked of one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from conftest import unit_vectors
+
+from clipdex.index import IndexWriter, Manifest, Picture
+
+DAY_NS = 86_400 * 10**9
+
+
+def drawn_index(
+    directory: Path, rows: int = 40, dim: int = 8, vectors: np.ndarray | None = None, **columns
+) -> Path:
+    """Row i is /p/even or odd/NNN.jpg, 100 + i bytes, 10 × (i + 1) by 20 pixels, of day i since 1970.
+
+    columns: other values of a Picture's fields, one for each row.
+    """
+    vectors = unit_vectors(rows, dim, seed=1) if vectors is None else vectors
+    pictures = []
+    for i in range(len(vectors)):
+        fields = {
+            "path": b"/p/%s/%03d.jpg" % (b"odd" if i % 2 else b"even", i),
+            "size": 100 + i,
+            "mtime_ns": i * DAY_NS,
+            "content_hash": i.to_bytes(16, "big"),
+            "width": 10 * (i + 1),
+            "height": 20,
+            "metadata": json.dumps({"caption": f"picture {i}", "tags": ["third"] if i % 3 == 0 else []}),
+        }
+        pictures.append(Picture(**fields | {name: values[i] for name, values in columns.items()}))
+    with IndexWriter.open_or_create(directory, Manifest("f" * 64, "drawn", vectors.shape[1])) as writer:
+        writer.append(pictures, vectors)
+    return directory

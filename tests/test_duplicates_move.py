@@ -1,0 +1,308 @@
+"""Moving duplicates: nothing is lost, whatever is in the way."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+
+import pytest
+from conftest import noise
+
+import clipdex
+from clipdex.duplicates import find_duplicates, move_back, move_duplicates, transfer
+from clipdex.index import Index
+
+pytestmark = pytest.mark.thin
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """a.png four times, the oldest at the top, and one of its own; one name is not UTF-8."""
+    made = tmp_path / "photos"
+    (made / "2020" / "trip").mkdir(parents=True)
+    noise(1).save(made / "a.png")
+    noise(2).save(made / "other.png")
+    for name in (b"2020/b.png", b"2020/trip/a.png", b"2020/caf\xe9.png"):
+        path = os.path.join(os.fsencode(made), name)
+        shutil.copyfile(made / "a.png", path)
+        os.utime(path, (2 * 10**9, 2 * 10**9))
+    return made
+
+
+@pytest.fixture
+def index(folder, fake, tmp_path):
+    clipdex.index_pictures(fake, folder, tmp_path / "x.clipdex", workers=1)
+    return tmp_path / "x.clipdex"
+
+
+def move(index, target, **options):
+    with Index.open(index) as opened:
+        groups = find_duplicates(opened, "exact").groups
+        return move_duplicates(groups, target, [path for _, path in opened.live_paths()], **options)
+
+
+def contents(folder):
+    """Relative path -> hash of what is there, journals aside."""
+    return {
+        os.fsencode(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith("moved-")
+    }
+
+
+def test_all_but_the_keeper_move_with_their_folders(index, folder, tmp_path):
+    before = contents(folder)
+    moved = move(index, tmp_path / "out")
+    assert contents(folder) == {name: before[name] for name in (b"a.png", b"other.png")}
+    gone = {name: before[name] for name in (b"2020/b.png", b"2020/trip/a.png", b"2020/caf\xe9.png")}
+    assert contents(tmp_path / "out") == gone
+    assert (len(moved.moved), moved.left) == (3, [])
+    assert os.stat(tmp_path / "out" / "2020" / "b.png").st_mtime == 2 * 10**9
+
+
+def test_and_back(index, folder, tmp_path):
+    before = contents(folder)
+    moved = move(index, tmp_path / "out")
+    back = move_back(moved.journal)
+    assert (len(back.moved), back.left) == (3, [])
+    assert contents(folder) == before
+    assert contents(tmp_path / "out") == {}
+    assert {why for _, why in move_back(moved.journal).left} == {"it was not moved"}
+    assert contents(folder) == before
+
+
+def test_the_next_run_forgets_them(index, folder, fake, tmp_path):
+    move(index, tmp_path / "out")
+    report = clipdex.index_pictures(fake, folder, index, workers=1)
+    assert (report.removed, report.rows) == (3, 2)
+    assert find_duplicates(index).groups == []
+
+
+def test_nothing_is_written_over(index, tmp_path):
+    (tmp_path / "out" / "2020").mkdir(parents=True)
+    (tmp_path / "out" / "2020" / "b.png").write_bytes(b"mine")
+    moved = move(index, tmp_path / "out")
+    assert (tmp_path / "out" / "2020" / "b.png").read_bytes() == b"mine"
+    ((path, why),) = moved.left
+    assert path.endswith("b.png") and "already" in why
+    assert len(moved.moved) == 2
+
+
+def test_taking_back_writes_over_nothing(index, folder, tmp_path):
+    moved = move(index, tmp_path / "out")
+    (folder / "2020" / "b.png").write_bytes(b"new")
+    (tmp_path / "out" / "2020" / "trip" / "a.png").write_bytes(b"changed")
+    back = move_back(moved.journal)
+    assert len(back.moved) == 1
+    assert (folder / "2020" / "b.png").read_bytes() == b"new"
+    assert (tmp_path / "out" / "2020" / "trip" / "a.png").read_bytes() == b"changed"
+    assert not (folder / "2020" / "trip" / "a.png").exists()
+
+
+@pytest.mark.parametrize("same_size", [False, True])
+def test_a_file_that_changed_since_stays(index, folder, tmp_path, same_size):
+    path = folder / "2020" / "b.png"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data if same_size else b"short")
+    os.utime(path, (2 * 10**9, 2 * 10**9))
+    moved = move(index, tmp_path / "out")
+    assert [why for _, why in moved.left] == ["it has changed since it was indexed"]
+    assert path.exists() and len(moved.moved) == 2
+
+
+@pytest.mark.parametrize("what", ["gone", "changed"])
+def test_no_copy_is_moved_whose_keeper_is_not_there(index, folder, tmp_path, what):
+    before = contents(folder)
+    if what == "gone":
+        (folder / "a.png").unlink()
+        del before[b"a.png"]
+    else:
+        noise(5).save(folder / "a.png")
+        before = contents(folder)
+    moved = move(index, tmp_path / "out")
+    assert moved.moved == [] and all("its keeper" in why for _, why in moved.left)
+    assert contents(folder) == before
+
+
+def test_links_and_other_names_of_the_keeper_stay(folder, fake, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copyfile(folder / "a.png", elsewhere / "behind.png")
+    (folder / "link.png").symlink_to(folder / "a.png")
+    (folder / "door").symlink_to(elsewhere)
+    os.link(folder / "a.png", folder / "hard.png")
+    clipdex.index_pictures(fake, folder, tmp_path / "y.clipdex", workers=1)
+    moved = move(tmp_path / "y.clipdex", tmp_path / "out")
+    reasons = {os.path.basename(path): why for path, why in moved.left}
+    assert set(reasons) == {"link.png", "behind.png", "hard.png"}
+    assert reasons["link.png"] == "it is a symbolic link"
+    assert "behind the symbolic link" in reasons["behind.png"]
+    assert "the same file as its keeper" in reasons["hard.png"]
+    assert (elsewhere / "behind.png").exists() and (folder / "hard.png").exists()
+    assert len(moved.moved) == 3
+
+
+def test_members_of_a_tar_stay_and_may_be_keepers(folder, fake, tmp_path):
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        tar.add(folder / "a.png", "one.png")
+        tar.add(folder / "a.png", "two.png")
+    os.utime(tmp_path / "t.tar", (5, 5))  # older than the files
+    index = tmp_path / "y.clipdex"
+    clipdex.index_pictures(fake, folder, index, workers=1)
+    clipdex.index_pictures(fake, tmp_path / "t.tar", index, workers=1)
+    before = (tmp_path / "t.tar").read_bytes()
+    moved = move(index, tmp_path / "out")
+    assert (tmp_path / "t.tar").read_bytes() == before
+    assert [why for _, why in moved.left] == ["it is inside a tar or a table, which is not touched"]
+    assert len(moved.moved) == 4
+    move_back(moved.journal)
+    os.utime(tmp_path / "t.tar", (6, 6))  # written anew: nobody knows what is in it
+    assert move(index, tmp_path / "out").moved == []
+
+
+@pytest.mark.parametrize("inside", ["", "2020", "2020/new", "new"])
+def test_the_folder_may_not_lie_where_pictures_are(index, folder, inside):
+    before = contents(folder)
+    with pytest.raises(clipdex.InvalidArgument, match="give a folder outside"):
+        move(index, folder / inside)
+    assert contents(folder) == before
+
+
+def other_file_system(monkeypatch):
+    """From here on, a file's first rename says that it is to another file system."""
+    rename = os.rename
+
+    def refusing(source, target):
+        if b"clipdex-moving" not in source:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(source, target)
+
+    monkeypatch.setattr(transfer.os, "rename", refusing)
+
+
+def test_to_another_file_system(index, folder, tmp_path, monkeypatch):
+    other_file_system(monkeypatch)
+    before = contents(folder)
+    moved = move(index, tmp_path / "out")
+    assert len(moved.moved) == 3
+    assert contents(folder) | contents(tmp_path / "out") == before
+    assert os.stat(tmp_path / "out" / "2020" / "b.png").st_mtime == 2 * 10**9
+    move_back(moved.journal)
+    assert contents(folder) == before
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="needs a second file system")
+def test_to_a_file_system_that_is_another_one(index, folder, tmp_path):
+    out = os.path.join("/dev/shm", f"clipdex-test-{os.getpid()}")
+    before = contents(folder)
+    try:
+        moved = move(index, out)
+        assert len(moved.moved) == 3
+        move_back(moved.journal)
+        assert contents(folder) == before
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+@pytest.mark.parametrize("failing", ["fsync", "copystat", "unlink"])
+def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(index, folder, tmp_path, monkeypatch, failing, nth):
+    before = contents(folder)
+    other_file_system(monkeypatch)
+    place = transfer.shutil if failing == "copystat" else transfer.os
+    call, calls = getattr(place, failing), []
+    own = (lambda path: str(folder).encode() in path) if failing == "unlink" else (lambda path: True)
+
+    def full(*args):
+        if own(args[0]):
+            calls.append(args)
+            if len(calls) == nth:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        return call(*args)
+
+    with monkeypatch.context() as patched, pytest.raises(clipdex.ClipdexError, match="No space left") as stopped:
+        patched.setattr(place, failing, full)
+        move(index, tmp_path / "out")
+    assert "\n" not in str(stopped.value)
+    found = contents(folder)
+    assert set(before.values()) == set(found.values())
+    out = contents(tmp_path / "out") if (tmp_path / "out").exists() else {}
+    assert found | out == before
+    assert not set(found) & set(out)
+    assert len(move(index, tmp_path / "out").moved) == len(before) - len(out) - 2
+
+
+@pytest.mark.parametrize("nth", range(1, 4))
+def test_ctrl_c_loses_nothing(index, folder, tmp_path, monkeypatch, nth):
+    before = contents(folder)
+    rename, calls = os.rename, []
+
+    def interrupted(source, target):
+        calls.append(source)
+        if len(calls) == nth:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(transfer.os, "rename", interrupted)
+        move(index, tmp_path / "out")
+    (journal,) = (tmp_path / "out").glob("moved-*.jsonl")
+    assert contents(folder) | contents(tmp_path / "out") == before
+    assert len(contents(tmp_path / "out")) == nth - 1
+    assert len(move_back(journal).moved) == nth - 1
+    assert contents(folder) == before
+
+
+def test_a_file_that_may_not_be_moved_stays(index, folder, tmp_path, monkeypatch):
+    rename = os.rename
+
+    def forbidden(source, target):
+        if source.endswith(b"b.png"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        rename(source, target)
+
+    monkeypatch.setattr(transfer.os, "rename", forbidden)
+    moved = move(index, tmp_path / "out")
+    assert [why for _, why in moved.left] == ["it may not be moved: Permission denied"]
+    assert len(moved.moved) == 2
+    assert not (tmp_path / "out" / "2020" / "b.png").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "nonsense", '{"format": "other", "format_version": 1}', "[1]"])
+def test_what_is_no_journal(tmp_path, text):
+    (tmp_path / "j").write_text(text)
+    with pytest.raises(clipdex.InvalidArgument):
+        move_back(tmp_path / "j")
+
+
+def test_the_journal_is_lines_of_json(index, folder, tmp_path):
+    moved = move(index, tmp_path / "out")
+    first, *lines = [json.loads(line) for line in moved.journal.read_text().splitlines()]
+    assert first == {"format": "clipdex-moved", "format_version": 1}
+    assert {line["from"] for line in lines} == {old for old, _ in moved.moved}
+    with Index.open(index) as opened:
+        assert {line["content_hash"] for line in lines} == {opened.picture(0).content_hash.hex()}
+
+
+def test_the_command_moves_and_takes_back(run, index, folder, tmp_path):
+    pytest.importorskip("typer")
+    before = contents(folder)
+    status, out, err = run("duplicates", index, "--move-to", tmp_path / "out")
+    assert status == 0
+    assert "3 duplicates" in out
+    assert "3 moved to " in err and "journal: " in err
+    (journal,) = (tmp_path / "out").glob("moved-*.jsonl")
+    status, out, err = run("duplicates", "--undo", journal)
+    assert (status, out) == (0, "")
+    assert "3 moved back, 0 left" in err
+    assert contents(folder) == before
+
+
+def test_the_command_without_move_to_touches_nothing(run, index, folder):
+    pytest.importorskip("typer")
+    before = contents(folder)
+    run("duplicates", index)
+    assert contents(folder) == before

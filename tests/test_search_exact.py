@@ -1,0 +1,114 @@
+"""The answer is that of scoring every row exactly: the same rows in the same order, whatever the rows are like."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+from conftest import unit_vectors
+from search_cases import KINDS, drawn_case, small_pieces, wrong
+
+from clipdex.search import kernels
+from clipdex.search.exact import rank
+from clipdex.search.quantize import basis_of, quantize
+
+pytestmark = pytest.mark.thin
+
+
+@pytest.fixture(params=["numkong", "numpy"])
+def library(request, monkeypatch):
+    """With NumKong's kernels, where it is installed, and with NumPy's."""
+    if request.param == "numkong":
+        pytest.importorskip("numkong")
+    else:
+        monkeypatch.setitem(sys.modules, "numkong", None)
+    kernels._numkong.cache_clear()
+    yield request.param
+    kernels._numkong.cache_clear()
+
+
+@pytest.mark.parametrize("kind", range(len(KINDS)), ids=KINDS)
+@pytest.mark.parametrize("pieces", ["whole", "small pieces"])
+def test_every_kind_of_rows(kind, pieces, library, monkeypatch):
+    """Some 2,000 queries here; benchmarks/prove_search.py asks 10,000 and more."""
+    if pieces == "small pieces":
+        small_pieces(monkeypatch)
+    for i in range(6):
+        assert wrong(drawn_case(kind + len(KINDS) * i)) is None
+
+
+def test_scores_that_float64_cannot_tell_apart(library):
+    """Sums whose order of adding decides in float64 are ordered by what they truly are."""
+    vectors = np.array([[1, 2**-30, -1], [1, -1, 2**-30], [2**-30, 1, -1], [0, 0, 0], [1, -1, 0]], np.float32)
+    query = np.array([2.0**60, 2.0**60, 2.0**60], np.float32)
+    found = rank(vectors, query, np.arange(5), 5)
+    assert found.rows.tolist() == [0, 1, 2, 3, 4]
+    assert found.scores.tolist() == [2.0**30] * 3 + [0.0] * 2
+
+
+def test_the_bounds_of_codes_hold(library):
+    """Exactly: in sums of fractions, for rows of all sizes."""
+    rng = np.random.default_rng(3)
+    vectors = (unit_vectors(500, 24) * 10.0 ** rng.integers(-4, 4, (500, 1))).astype(np.float32)
+    vectors[7] = 0
+    block = quantize(vectors, basis := basis_of(vectors))
+    wide = basis.spread.astype(np.float64) * block.code * block.scale.astype(np.float64)[:, None]
+    left = vectors - (basis.center.astype(np.float64) + wide)
+    assert all(
+        math.hypot(*row) <= bound for row, bound in zip(left.tolist(), block.residual.tolist(), strict=True)
+    )
+    lengths = [
+        float(scale) * math.hypot(*code) for scale, code in zip(block.scale, block.code.tolist(), strict=True)
+    ]
+    assert (np.array(lengths) <= block.length).all()
+
+
+def test_dot_products_are_as_close_as_they_say(library):
+    rng = np.random.default_rng(4)
+    for dtype in (np.float16, np.float32):
+        for count in (1, 3, 9):
+            rows = rng.standard_normal((200, 700)).astype(dtype)
+            queries = rng.standard_normal((count, 700))
+            queries /= 2 * abs(queries).max(axis=1, keepdims=True)
+            dots = kernels.FloatDots(queries, np.dtype(dtype))
+            true = rows.astype(np.float64) @ queries.T
+            off = abs(dots(rows) - true) / np.linalg.norm(rows.astype(np.float64), axis=1)[:, None]
+            assert (off <= dots.error).all()
+
+
+@pytest.mark.parametrize("dim", [1, 64, 1500])
+def test_dot_products_of_codes_are_exact(library, dim):
+    rng = np.random.default_rng(5)
+    codes, queries = (rng.integers(-127, 128, (n, dim)).astype(np.int8) for n in (100, 70))
+    codes[0], queries[0] = -127, 127
+    true = codes.astype(np.int64) @ queries.T.astype(np.int64)
+    for some in (queries[:1], queries):
+        for start, sums in kernels.Int8Dots(some).parts(codes):
+            np.testing.assert_allclose(sums, true[:, start : start + sums.shape[1]], rtol=1e-7)
+            if library == "numkong" or dim <= 1024:
+                assert (sums == true[:, start : start + sums.shape[1]]).all()
+
+
+def test_halves_become_floats_as_numpy_makes_them(library):
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(256, 256)
+    converted, right = kernels.as_float32(every), every.astype(np.float32)
+    finite = np.isfinite(right)
+    assert (converted[finite] == right[finite]).all()
+    assert not np.isfinite(converted[~finite]).any()
+
+
+def test_a_library_that_sums_too_coarsely_is_not_used(monkeypatch, caplog):
+    numkong = pytest.importorskip("numkong")
+
+    class Coarse:
+        dots_pack, dots_packed = numkong.dots_pack, numkong.dots_packed
+
+        @staticmethod
+        def dot(rows, query, out):
+            out[:] = np.add.reduce(rows * query, axis=1, dtype=rows.dtype if rows.dtype != np.int8 else np.int32)
+
+    kernels._numkong.cache_clear()
+    monkeypatch.setitem(sys.modules, "numkong", Coarse)
+    assert kernels._numkong() is None
+    assert "less exact" in caplog.text
+    kernels._numkong.cache_clear()

@@ -1,0 +1,87 @@
+"""Reading ahead, and letting go behind, changes how fast a search is and nothing else."""
+
+import resource
+import threading
+
+import numpy as np
+import pytest
+from conftest import unit_vectors
+
+from clipdex.search import readahead, topk
+from clipdex.search.quantize import MemoryCodes
+from clipdex.search.readahead import Readahead, in_memory, memory_limit, want_rows
+from clipdex.search.topk import top_k
+
+pytestmark = pytest.mark.thin
+
+
+@pytest.fixture
+def stored(tmp_path):
+    path = tmp_path / "rows"
+    unit_vectors(40_000, 64).astype(np.float16).tofile(path)
+    return np.memmap(path, np.float16, mode="r", shape=(40_000, 64))
+
+
+@pytest.fixture(params=["populate", "touch"])
+def cold(request, monkeypatch):
+    """As if nothing were in memory, and there were little of it; on a new kernel or an old one."""
+    asked = []
+    monkeypatch.setattr(readahead, "in_memory", lambda array: False)
+    monkeypatch.setattr(topk, "in_memory", lambda array: False)
+    monkeypatch.setattr(readahead, "memory_limit", lambda: 1 << 20)
+    monkeypatch.setattr(readahead, "_PIECE", 1 << 16)
+    monkeypatch.setattr(readahead, "_AHEAD", 1 << 18)
+    monkeypatch.setattr(readahead, "_BEHIND", 1 << 16)
+    advise = readahead._advise
+
+    def advised(advice, start, end):
+        asked.append((advice, end - start))
+        if request.param == "touch" and advice == readahead._MADV_POPULATE_READ:
+            return -1
+        return advise(advice, start, end)
+
+    monkeypatch.setattr(readahead, "_advise", advised)
+    return asked
+
+
+@pytest.mark.parametrize("coded", [False, True])
+def test_the_answers_are_the_same(stored, cold, coded):
+    queries = unit_vectors(3, 64, seed=1)
+    right = [found.rows.tolist() for found in top_k(np.array(stored), queries, 10)]
+    codes = MemoryCodes.of(stored) if coded else None
+    assert [found.rows.tolist() for found in top_k(stored, queries, 10, codes=codes)] == right
+    assert cold
+    assert not [thread for thread in threading.enumerate() if thread.name == "clipdex-readahead"]
+
+
+def test_it_reads_all_and_lets_go_of_all(stored, cold):
+    with Readahead(stored[10_000:]) as ahead:
+        for offset in range(0, 30_000 * 128, 50_000):
+            ahead.reading(offset)
+        ahead.reading(30_000 * 128)
+    read = sum(length for advice, length in cold if advice == readahead._MADV_POPULATE_READ)
+    assert 0 < read <= 30_000 * 128 + 4096 * len(cold)
+    assert cold[-1][1] >= 30_000 * 128
+    assert np.isfinite(stored).all()
+
+
+def test_a_scan_that_fails_ends_the_thread(stored, cold):
+    with pytest.raises(ZeroDivisionError), Readahead(stored):
+        raise ZeroDivisionError
+    assert not [thread for thread in threading.enumerate() if thread.name == "clipdex-readahead"]
+
+
+def test_what_is_in_memory_is_left_alone(stored):
+    assert np.isfinite(np.asarray(stored)).all()
+    assert in_memory(np.asarray(stored))
+    assert in_memory(np.ones(5))
+    want_rows(np.ones((5, 2)), np.array([1]))
+    with Readahead(np.asarray(stored)) as ahead:
+        ahead.reading(5)
+        assert ahead._thread is None
+
+
+def test_a_limit_of_the_process_counts(monkeypatch):
+    assert memory_limit() > 1 << 28
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (123_456_789, resource.RLIM_INFINITY))
+    assert memory_limit() <= 123_456_789
