@@ -21,7 +21,15 @@ def write_index(path: Path) -> None:
     with IndexWriter.open_or_create(path, Manifest("f" * 64, "demo", DIM)) as writer:
         for start in range(0, ROWS, 100):
             pictures = [
-                Picture(b"/photos/%04d.jpg" % i, 1000 + i, 10**18 + i, bytes([i % 256] * 16), 640, 480)
+                Picture(
+                    b"/photos/%04d.jpg" % i,
+                    1000 + i,
+                    10**18 + i,
+                    bytes([i % 256] * 16),
+                    640,
+                    480,
+                    phash=bytes([i % 251]) * 158,
+                )
                 for i in range(start, start + 100)
             ]
             writer.append(pictures, vectors[start : start + 100])
@@ -37,7 +45,9 @@ def dump(index: Path) -> object:
         db.text_factory = bytes
         try:
             tables = [
-                db.execute(f"SELECT * FROM {t} ORDER BY 1").fetchall() for t in ("rows", "extents", "failures")
+                db.execute(f"SELECT * FROM {t} ORDER BY 1").fetchall()
+                for t in ("rows", "extents", "failures", "phashes")
+                if db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (t,)).fetchone()
             ]
             return (
                 tables,

@@ -1,10 +1,12 @@
 """Decoding in worker processes, which may be lost one at a time."""
 
+import dataclasses
 import os
 import signal
 import socket
 import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ from hazards import many_scans, png_of, zlib_zeros
 import clipdex
 from clipdex.images import open_image, to_pixels
 from clipdex.index import Failure
-from clipdex.pipeline.decode import DecodePool
+from clipdex.pipeline.decode import Decoded, DecodePool
 from clipdex.pipeline.limits import Limits
+from clipdex.pipeline.ring import PixelRing
 from clipdex.sources.request import Request
 from clipdex.sources.scan import FoundFile, scan
 from clipdex.wire import FakeTransport
@@ -25,15 +28,32 @@ pytestmark = pytest.mark.thin
 SPEC = FakeTransport().card.image
 
 
+@contextmanager
+def pool_of(workers, rows=16, trays=2, **options):
+    with PixelRing(SPEC.size, rows, trays) as ring, DecodePool(SPEC, ring, workers=workers, **options) as pool:
+        yield pool
+
+
+def all_of(pool, files):
+    """Every result, with pixels that outlive their tray."""
+    results = []
+    for result in pool.decode(files):
+        kept = isinstance(result, Decoded)
+        results.append(dataclasses.replace(result, pixels=result.pixels.copy()) if kept else result)
+        if len(results) % pool._ring.rows == 0:
+            pool.release_tray()
+    return results
+
+
 def decode(folder, **options):
-    with DecodePool(SPEC, **options) as pool:
-        return list(pool.decode(scan(folder, pytest.fail)))
+    with pool_of(**options) as pool:
+        return all_of(pool, scan(folder, pytest.fail))
 
 
 def test_pixels_are_those_of_this_process_in_the_order_of_the_files(tmp_path):
     for i in range(30):
         noise(i, size=(20 + 9 * (i % 5), 33)).save(tmp_path / f"{i:02}.png")
-    results = decode(tmp_path, workers=3, ahead=7)
+    results = decode(tmp_path, workers=3, rows=4)
     assert [os.path.basename(r.picture.path) for r in results] == [b"%02d.png" % i for i in range(30)]
     for i, result in enumerate(results):
         path = tmp_path / f"{i:02}.png"
@@ -56,7 +76,7 @@ def test_a_bad_file_is_a_failure_in_its_place(tmp_path):
 
 def test_a_file_that_vanished_since_the_scan_is_a_failure(tmp_path):
     files = [FoundFile(os.fsencode(tmp_path / "gone.jpg"), 10, 20)]
-    with DecodePool(SPEC, workers=1) as pool:
+    with pool_of(1) as pool:
         (result,) = pool.decode(iter(files))
     assert (result.reason, result.size, result.mtime_ns) == ("vanished", 10, 20)
 
@@ -72,8 +92,8 @@ def found(path):
 
 
 def decode_paths(paths, **options):
-    with DecodePool(SPEC, workers=1, **options) as pool:
-        return list(pool.decode(iter([found(path) for path in paths])))
+    with pool_of(1, **options) as pool:
+        return all_of(pool, iter([found(path) for path in paths]))
 
 
 def reasons(results):
@@ -118,7 +138,7 @@ def test_a_picture_that_takes_too_much_memory_costs_only_itself(tmp_path):
     for i in (0, 2):
         noise(i).save(tmp_path / f"{i}.png")
     (tmp_path / "1.png").write_bytes(png_of(9_000, 9_000, zlib_zeros(9_000 * 27_001)))
-    with DecodePool(SPEC, workers=1, limits=Limits(worker_memory_bytes=256 << 20)) as pool:
+    with pool_of(1, limits=Limits(worker_memory_bytes=256 << 20)) as pool:
         results = pool.decode(iter([found(tmp_path / f"{i}.png") for i in range(3)]))
         first = next(results)
         worker = pool._workers[0].process.pid
@@ -149,7 +169,7 @@ def test_a_higher_limit_on_pixels_counts(tmp_path):
 def test_a_worker_starts_small(tmp_path):
     """One thread, whatever the number of cores, and far below the least limit."""
     noise(1).save(tmp_path / "a.png")
-    with DecodePool(SPEC, workers=1, limits=Limits(worker_memory_bytes=128 << 20)) as pool:
+    with pool_of(1, limits=Limits(worker_memory_bytes=128 << 20)) as pool:
         results = list(pool.decode(iter([found(tmp_path / "a.png")])))
         with open(f"/proc/{pool._workers[0].process.pid}/status") as status:
             said = dict(line.split(":\t", 1) for line in status)
@@ -168,7 +188,7 @@ def slow_and_quick(tmp_path):
 
 
 def test_a_file_that_takes_too_long_costs_only_itself(tmp_path):
-    with DecodePool(SPEC, workers=1, limits=Limits(file_timeout_s=2.0)) as pool:
+    with pool_of(1, limits=Limits(file_timeout_s=2.0)) as pool:
         results = list(pool.decode(iter(slow_and_quick(tmp_path))))
     assert reasons(results) == ["", "timeout", "", "", "", ""]
     assert "longer than 2 s" in results[1].detail
@@ -185,7 +205,7 @@ def test_the_time_a_worker_takes_to_start_is_not_the_files(tmp_path, monkeypatch
 
 
 def test_a_worker_that_dies_costs_only_the_file_it_was_at(tmp_path):
-    with DecodePool(SPEC, workers=1) as pool:
+    with pool_of(1) as pool:
         results = pool.decode(iter(slow_and_quick(tmp_path)))
         first = next(results)
         os.kill(pool._workers[0].process.pid, signal.SIGKILL)
@@ -213,7 +233,7 @@ def test_workers_that_cannot_run_at_all_are_not_the_pictures_fault(tmp_path, mon
         noise(i).save(tmp_path / f"{i}.png")
     monkeypatch.setattr("sys.executable", "/bin/false")
     handed_out = []
-    with DecodePool(SPEC, workers=2) as pool, pytest.raises(clipdex.ClipdexError, match="in a row did not start"):
+    with pool_of(2) as pool, pytest.raises(clipdex.ClipdexError, match="in a row did not start"):
         handed_out.extend(pool.decode(scan(tmp_path, pytest.fail)))
     assert handed_out == []
 
@@ -221,7 +241,7 @@ def test_workers_that_cannot_run_at_all_are_not_the_pictures_fault(tmp_path, mon
 def test_no_process_is_left_when_the_reader_stops_early(tmp_path):
     for i in range(20):
         noise(i).save(tmp_path / f"{i}.png")
-    with DecodePool(SPEC, workers=2) as pool:
+    with pool_of(2) as pool:
         next(pool.decode(scan(tmp_path, pytest.fail)))
         pids = [worker.process.pid for worker in pool._workers]
     for pid in pids:
@@ -229,7 +249,7 @@ def test_no_process_is_left_when_the_reader_stops_early(tmp_path):
             os.kill(pid, 0)
 
 
-def test_no_more_than_ahead_is_decoded_before_it_is_asked_for(tmp_path):
+def test_no_more_is_decoded_than_the_ring_has_room_for(tmp_path):
     drawn = []
 
     def files():
@@ -239,12 +259,15 @@ def test_no_more_than_ahead_is_decoded_before_it_is_asked_for(tmp_path):
             drawn.append(i)
             yield FoundFile(os.fsencode(path), 1, 2)
 
-    with DecodePool(SPEC, workers=2, ahead=10) as pool:
+    with pool_of(2, rows=5, trays=2) as pool:
         results = pool.decode(files())
-        next(results)
+        for _ in range(5):
+            next(results)
         time.sleep(0.5)  # time enough to draw all hundred, were there no bound
-        assert len(drawn) <= 1 + 10 + 1
-        assert len(list(results)) == 99
+        assert len(drawn) == 10
+        pool.release_tray()
+        time.sleep(0.5)
+        assert len(drawn) == 15
 
 
 def test_a_fault_of_the_source_reaches_the_reader(tmp_path):
@@ -252,10 +275,10 @@ def test_a_fault_of_the_source_reaches_the_reader(tmp_path):
         raise clipdex.SourceError("gone")
         yield
 
-    with DecodePool(SPEC, workers=1) as pool, pytest.raises(clipdex.SourceError, match="gone"):
+    with pool_of(1) as pool, pytest.raises(clipdex.SourceError, match="gone"):
         list(pool.decode(files()))
 
 
 def test_workers_must_be_at_least_one():
-    with pytest.raises(clipdex.InvalidArgument, match="workers is 0"):
-        DecodePool(SPEC, workers=0)
+    with pytest.raises(clipdex.InvalidArgument, match="workers is 0"), pool_of(0):
+        pass

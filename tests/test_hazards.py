@@ -18,6 +18,7 @@ from clipdex import Client, RunReport, index_pictures
 from clipdex.images import open_image
 from clipdex.pipeline.decode import DecodePool
 from clipdex.pipeline.limits import Limits
+from clipdex.pipeline.ring import PixelRing
 from clipdex.sources import PathList
 from clipdex.sources.scan import scan
 from clipdex.wire import FakeTransport
@@ -44,7 +45,9 @@ def outcome(tmp_path_factory):
 
     def look_at_request(model, inputs):
         if model == "fake_image":
-            pixels.extend(inputs["pixels"])
+            pixels.extend(inputs["pixels"].copy())
+
+    one_by_one = FakeTransport(max_batch_size=1, fault=look_at_request)  # so in the order of the rows
 
     def stop(pool, worker, stop=DecodePool._stop):
         peaks.append(peak_memory(worker.process.pid))
@@ -52,7 +55,7 @@ def outcome(tmp_path_factory):
 
     index = tmp_path_factory.mktemp("index") / "hazards.clipdex"
     paths = PathList([os.fsencode(folder / hazard.name) for hazard in HAZARDS], "hazards")
-    with pytest.MonkeyPatch.context() as patch, Client(FakeTransport(fault=look_at_request)) as client:
+    with pytest.MonkeyPatch.context() as patch, Client(one_by_one) as client:
         patch.setattr(DecodePool, "_stop", stop)
         report = index_pictures(client, paths, index, workers=2)
     store = sqlite3.connect(index / "rows.sqlite")
@@ -134,7 +137,8 @@ def test_a_decoder_that_only_says_it_failed_for_want_of_memory(tmp_path):
     size = (3_000, 3_000)
     (tmp_path / "a.webp").write_bytes(saved(noise().resize(size), "WEBP", quality=1, method=0))
     limits = Limits(worker_memory_bytes=128 << 20)
-    with DecodePool(FakeTransport().card.image, workers=1, limits=limits) as pool:
+    spec = FakeTransport().card.image
+    with PixelRing(spec.size, 4, 2) as ring, DecodePool(spec, ring, workers=1, limits=limits) as pool:
         (result,) = pool.decode(scan(tmp_path, pytest.fail))
     assert result.reason == "out_of_memory"
 

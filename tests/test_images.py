@@ -3,13 +3,14 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from clipdex.card import ImageSpec
-from clipdex.errors import ImageError, InvalidArgument
+from clipdex.errors import CardError, ImageError, InvalidArgument
 from clipdex.images import open_image, to_pixels
 
 pytestmark = pytest.mark.thin
@@ -217,3 +218,38 @@ def test_a_very_long_picture_is_cut_before_it_is_resized():
     pixels = to_pixels(Image.fromarray(strip), SPEC)
     assert pixels[16, 2].tolist() == [0, 0, 0]
     assert pixels[16, -2].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("size", "resize", "crop", "box"),
+    [
+        # (width, height) of a red picture -> (left, top, right, bottom) of the red in 32 × 32 pixels
+        ((64, 16), "squash", "none", (0, 0, 32, 32)),
+        ((64, 16), "longest_edge", "pad", (0, 12, 32, 20)),
+        ((16, 64), "longest_edge", "pad", (12, 0, 20, 32)),
+        ((64, 14), "longest_edge", "pad", (0, 12, 32, 19)),  # the odd row of black is below
+        ((64, 1), "longest_edge", "pad", (0, 15, 32, 16)),  # never thinner than a pixel
+        ((64, 16), "shortest_edge", "center", (0, 0, 32, 32)),
+    ],
+)
+def test_where_a_picture_ends_up(size, resize, crop, box):
+    spec = replace(SPEC, resize=resize, crop=crop)
+    pixels = to_pixels(Image.new("RGB", size, (255, 0, 0)), spec)
+    assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8
+    assert Image.fromarray(pixels).getbbox() == box
+
+
+def test_half_a_pixel_over_is_cut_as_the_card_says():
+    """35 columns, three over: one and a half to the left is one by Hugging Face, and two by torchvision."""
+    stripes = np.broadcast_to(np.arange(35, dtype=np.uint8)[None, :, None], (32, 35, 3)).copy()
+    lefts = [
+        to_pixels(Image.fromarray(stripes), replace(SPEC, crop=crop))[0, 0, 0]
+        for crop in ("center", "center_half_even")
+    ]
+    assert lefts == [1, 2]
+
+
+@pytest.mark.parametrize("wrong", [{"resize": "squash"}, {"crop": "pad"}, {"resize": "squint"}])
+def test_a_crop_that_does_not_belong_to_the_resize_is_refused(wrong):
+    with pytest.raises(CardError, match="image"):
+        replace(SPEC, **wrong)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.thin
 @pytest.fixture(autouse=True)
 def transport(monkeypatch):
     transport = FakeTransport()
-    monkeypatch.setattr(local, "connect", lambda address, model: clipdex.Client(transport, model=model))
+    monkeypatch.setattr(local, "connect", lambda address, model, **_: clipdex.Client(transport, model=model))
     return transport
 
 

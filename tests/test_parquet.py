@@ -4,14 +4,11 @@ import datetime
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 from conftest import noise
+from killed_run import kill_a_run
 
 import clipdex
 from clipdex import Client, Index, index_pictures
@@ -270,27 +267,8 @@ def test_no_file_stays_open_in_the_parent(table, tmp_path):
 
 def test_killed_half_way_it_goes_on_where_it_was(tmp_path):
     table = write(tmp_path / "t.parquet", group=7, jpg=[png(i) for i in range(30)])
-    script = (
-        "import sys, time, pathlib, clipdex\n"
-        "from clipdex.pipeline import run\n"
-        "from clipdex.wire import FakeTransport\n"
-        "run._COMMIT_S = 0\n"
-        "slow = lambda model, inputs: time.sleep(0.05)\n"
-        "with clipdex.Client(FakeTransport(max_batch_size=2, fault=slow)) as client:\n"
-        "    clipdex.index_pictures(client, pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), workers=1)\n"
-    )
     index = tmp_path / "x"
-    with subprocess.Popen([sys.executable, "-c", script, str(table), str(index)]) as process:
-        deadline = time.monotonic() + 20
-        while process.poll() is None and time.monotonic() < deadline:
-            if index.exists():
-                with Index.open(index) as opened:
-                    if len(opened) > 5:
-                        break
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    with Index.open(index) as opened:
-        before = len(opened)
+    before = kill_a_run(table, index, after=5)
     assert before > 0
     report = run(table, index)
     assert report.unchanged >= before

@@ -2,14 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import noise
+from killed_run import kill_a_run
 
 import clipdex
 from clipdex import Client, Index, index_pictures
@@ -137,29 +135,11 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     folder.mkdir()
     for i in range(60):
         noise(i).save(folder / f"{i:02}.png")
-    script = (
-        "import sys, time, pathlib, clipdex\n"
-        "from clipdex.pipeline import run\n"
-        "from clipdex.wire import FakeTransport\n"
-        "run._COMMIT_S = 0\n"
-        "slow = lambda model, inputs: time.sleep(0.05)\n"
-        "with clipdex.Client(FakeTransport(max_batch_size=2, fault=slow)) as client:\n"
-        "    clipdex.index_pictures(client, pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), workers=1)\n"
-    )
     index, before = tmp_path / "x", 0
     for _ in range(5):
-        with subprocess.Popen([sys.executable, "-c", script, str(folder), str(index)]) as process:
-            deadline = time.monotonic() + 20
-            while process.poll() is None and time.monotonic() < deadline:
-                if index.exists():
-                    with Index.open(index) as opened:
-                        if len(opened) > before:
-                            break
-                time.sleep(0.01)
-            process.kill()
-        with Index.open(index) as opened:
-            assert len(opened) >= before
-            before = len(opened)
+        rows = kill_a_run(folder, index, after=before)
+        assert rows >= before
+        before = rows
     assert before > 0
     report = run(folder, index)
     assert report.indexed + report.unchanged == 60

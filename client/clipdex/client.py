@@ -2,73 +2,101 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
+from typing import Literal, get_args
 
 import numpy as np
 
 from clipdex.arrays import Array, Pixels, Vectors
-from clipdex.assets import SHA256_PARAMETER, Assets, cached_assets, default_cache_dir
-from clipdex.card import ModelCard, check_model_name
-from clipdex.errors import InvalidArgument, ModelNotFound, ServerFault
-from clipdex.images import ImageSource, open_image, to_pixels
+from clipdex.assets import default_cache_dir
+from clipdex.card import ModelCard
+from clipdex.classify import DEFAULT_TEMPLATES, classify_steps
+from clipdex.discovery import discover, served_models
+from clipdex.embedding import image_steps, pixel_steps, text_steps
+from clipdex.errors import InvalidArgument, ServerError, ServerFault
+from clipdex.images import ImageSource
+from clipdex.steps import run
 from clipdex.tokenizer import Tokenizer
-from clipdex.wire import ServerInfo, Transport, open_transport
+from clipdex.wire import (
+    Credentials,
+    ModelStatistics,
+    RequestHook,
+    RetryPolicy,
+    ServerInfo,
+    SharedMemory,
+    Transport,
+    open_transport,
+)
+from clipdex.wire.address import may_share_memory
 
-__all__ = ["DEFAULT_ADDRESS", "Client", "connect", "served_models"]
+__all__ = ["DEFAULT_ADDRESS", "Client", "SharedMemoryUse", "connect", "served_models"]
+
+SharedMemoryUse = Literal["auto", "always", "never"]
 
 DEFAULT_ADDRESS = "localhost:8001"
 
-_PARTS = ("assets", "image", "text")
-_WHOLE = np.iinfo(np.int64).max
-
 
 def connect(
-    address: str = DEFAULT_ADDRESS,
+    address: str | Sequence[str] = DEFAULT_ADDRESS,
     *,
     model: str | None = None,
     timeout_s: float = 60.0,
+    wait_s: float = 0.0,
+    credentials: Credentials | None = None,
+    retry: RetryPolicy | None = None,
+    shared_memory: SharedMemoryUse = "auto",
+    on_request: RequestHook | None = None,
     cache_dir: Path | None = None,
 ) -> Client:
     """Connect to a model.
 
     Args:
-        address: `HOST:PORT` or `dns:///NAME:PORT` of a Triton server's gRPC port, or `inproc:DIR` to run the
-            models of that repository in this process.
+        address: `HOST:PORT`, `dns:///NAME:PORT` or `unix:PATH` of a Triton server's gRPC port; several of them,
+            in a list or with commas, for servers that hold the same model; or `inproc:DIR` to run the models of
+            that repository in this process.
         model: the model's name; may be left out where the server holds just one.
-        timeout_s: how long any one request may take, in seconds.
+        timeout_s: how long any one request may take, all its attempts together, in seconds.
+        wait_s: how long to wait for a server that is not there yet, or has not loaded the model.
+        credentials: TLS, a token, headers.
+        retry: how failed requests are tried again; the defaults of `RetryPolicy` if not given.
+        shared_memory: whether pictures of a bulk run are passed in memory that both sides map: "auto" where the
+            server runs on this machine and takes them, "always" or an error, "never".
+        on_request: told of each finished request, in one of the client's threads: it must be quick.
         cache_dir: where tokenizers and cards are kept; see `clipdex.assets.default_cache_dir`.
 
     Raises:
-        ServerUnreachable: nobody answers there.
+        ServerUnreachable: nobody answers there. Of several servers, one that answers is enough.
         ModelNotFound: the server holds no such model, or several and none was named.
-        InvalidArgument: the address has another form.
+        FingerprintMismatch: two of the servers hold different models of that name.
+        InvalidArgument: the address has another form, or a token would be sent to it unencrypted.
     """
-    transport = open_transport(address)
+    transport = open_transport(address, credentials=credentials, retry=retry, on_request=on_request)
     try:
-        return Client(transport, model=model, timeout_s=timeout_s, cache_dir=cache_dir)
+        return Client(
+            transport,
+            model=model,
+            timeout_s=timeout_s,
+            wait_s=wait_s,
+            cache_dir=cache_dir,
+            shared_memory=shared_memory,
+        )
     except BaseException:
         transport.close()
         raise
 
 
-def served_models(triton_models: Iterable[str]) -> list[str]:
-    """The clipdex models among Triton's: those whose image, text and assets parts are all there."""
-    present = set(triton_models)
-    names = {name.removesuffix("_assets") for name in present if name.endswith("_assets")}
-    return sorted(name for name in names if all(f"{name}_{part}" in present for part in _PARTS))
-
-
 class Client:
     """A connection to one model. Safe to share between threads; close it, or use it in a `with`.
 
+    In a child that was forked it refuses to work: connect there.
+
     card: the model's card.
     server: who answers, and its version.
-    max_batch_size: the pictures one request may carry.
-    in_flight: the requests that keep the server busy: two batches for each of its instances.
+    max_batch_size, max_texts: the pictures, or texts, that one request may carry.
+    in_flight: the requests that keep the servers busy: two batches for each of their instances.
     """
 
     def __init__(
@@ -77,22 +105,28 @@ class Client:
         *,
         model: str | None = None,
         timeout_s: float = 60.0,
+        wait_s: float = 0.0,
         cache_dir: Path | None = None,
+        shared_memory: SharedMemoryUse = "auto",
     ) -> None:
-        if not timeout_s > 0:
-            raise InvalidArgument(f"timeout_s is {timeout_s}; expected a positive number of seconds")
+        _check_timeout(timeout_s)
+        if not wait_s >= 0:
+            raise InvalidArgument(f"wait_s is {wait_s}; expected 0 or more seconds")
+        if shared_memory not in get_args(SharedMemoryUse):
+            raise InvalidArgument(f"shared_memory is {shared_memory!r}; expected auto, always or never")
+        self.shared_memory: SharedMemoryUse = shared_memory
         self._transport = transport
         self._timeout_s = timeout_s
-        self.server: ServerInfo = transport.server(timeout_s)
-        self._name = self._choose(model)
-        assets = self._fetch_assets(cache_dir or default_cache_dir())
-        self.card: ModelCard = assets.card
-        self._tokenizer = Tokenizer(assets.tokenizer_json, assets.card.text)
-        image = transport.config(f"{self._name}_image", timeout_s)
-        text = transport.config(f"{self._name}_text", timeout_s)
-        self.max_batch_size: int = max(1, image.max_batch_size)
-        self.in_flight: int = 2 * image.instance_count
-        self._max_texts = max(1, text.max_batch_size)
+        found = discover(
+            transport, model, timeout_s=timeout_s, wait_s=wait_s, cache_dir=cache_dir or default_cache_dir()
+        )
+        self._name = found.name
+        self.server: ServerInfo = found.server
+        self.card: ModelCard = found.assets.card
+        self._tokenizer = Tokenizer(found.assets.tokenizer_json, self.card.text)
+        self.max_batch_size: int = max(1, found.image.max_batch_size)
+        self.max_texts: int = max(1, found.text.max_batch_size)
+        self.in_flight: int = 2 * found.image.instance_count
 
     @property
     def address(self) -> str:
@@ -104,41 +138,38 @@ class Client:
 
         Raises:
             ImageError: one of them cannot be decoded; the message names it.
+            RequestRefused: the server refuses one of them; the message says which.
             ServerError: the server did not answer.
         """
-        if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
-            raise InvalidArgument("images is a list; for one picture give a list of one: [picture]")
-        spec = self.card.image
-
-        def batches() -> Iterator[Pixels]:
-            batch: list[Pixels] = []
-            for image in images:
-                batch.append(to_pixels(open_image(image, fill=spec.fill), spec))
-                if len(batch) == self.max_batch_size:
-                    yield np.stack(batch)
-                    batch = []
-            if batch:
-                yield np.stack(batch)
-
-        return self._gather(self.submit_pixels(pixels) for pixels in batches())
+        return run(image_steps(self, images))
 
     def embed_pixels(self, pixels: Pixels) -> Vectors:
         """uint8 (N, S, S, 3), resized and cropped as the card says -> float32 (N, D) of norm 1."""
-        step = self.max_batch_size
-        return self._gather(self.submit_pixels(pixels[i : i + step]) for i in range(0, len(pixels), step))
+        return run(pixel_steps(self, pixels))
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """N texts -> float32 (N, D) of norm 1. A text longer than the model's context is cut."""
-        ids = self._tokenizer(texts)
-        step = self._max_texts
-        return self._gather(
-            self._submit("text", {"token_ids": ids[i : i + step]}) for i in range(0, len(ids), step)
-        )
+        return run(text_steps(self, texts))
 
-    def submit_pixels(self, pixels: Pixels) -> Future[Array]:
+    def classify(
+        self, images: Sequence[ImageSource], labels: Sequence[str], *, templates: Sequence[str] = DEFAULT_TEMPLATES
+    ) -> Vectors:
+        """N pictures, K labels -> float32 (N, K): how probable each label is, by texts made with the templates.
+
+        Each label's vector is the mean over the templates, "{}" in them replaced by it. With a softmax the labels
+        share 1, with a sigmoid (SigLIP: `card.scoring`) each is judged alone.
+
+        Raises:
+            InvalidArgument: too few labels, one empty or there twice, or a template without "{}".
+        """
+        return run(classify_steps(self, images, labels, templates))
+
+    def submit_pixels(self, pixels: Pixels, timeout_s: float | None = None) -> Future[Array]:
         """Send one batch, uint8 (B, S, S, 3) with B <= max_batch_size; the future holds float32 (B, D).
 
-        Check what it holds with `checked`, and keep no more than `in_flight` waiting.
+        Check what it holds with `checked`, and keep no more than `in_flight` waiting. The pixels must not change
+        until the future is done; `cancel` withdraws the request, which then ends with `Cancelled`.
+        timeout_s: another deadline than the client's.
         """
         size = self.card.image.size
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3):
@@ -146,7 +177,37 @@ class Client:
                 f"{self._name} takes pixels of dtype uint8 and shape (N, {size}, {size}, 3); "
                 f"these are {pixels.dtype} {pixels.shape}"
             )
-        return self._submit("image", {"pixels": pixels})
+        return self._submit("image", {"pixels": pixels}, timeout_s)
+
+    def tokenize(self, texts: Sequence[str]) -> Array:
+        """N texts -> int32 (N, L), as `submit_tokens` takes them."""
+        return self._tokenizer(texts)
+
+    def submit_tokens(self, ids: Array) -> Future[Array]:
+        """Send one batch of tokenized texts, int32 (B, L) with B <= max_texts; as `submit_pixels` does."""
+        return self._submit("text", {"token_ids": ids})
+
+    def share(self, memory: SharedMemory) -> bool:
+        """Let `submit_pixels` name pixels that lie in this memory instead of sending them -> whether it will.
+
+        Raises:
+            ServerError: shared_memory is "always", and the server does not take it.
+        """
+        if self.shared_memory == "never":
+            return False
+        if self.shared_memory == "auto" and not may_share_memory(self.address):
+            return False
+        shared = self._transport.share(memory, self._timeout_s)
+        if self.shared_memory == "always" and not shared:
+            raise ServerError(
+                f"the server at {self.address} takes no shared memory: run it on this machine, "
+                "with the same /dev/shm and --allow-client-shm=true, or do without (shared_memory='auto')"
+            )
+        return shared
+
+    def unshare(self, memory: SharedMemory) -> None:
+        """Let the server forget about it, before it is closed. Never fails."""
+        self._transport.unshare(memory)
 
     def checked(self, vectors: Array) -> Vectors:
         """Vectors as a server sent them, float32 (B, D), or ServerFault if they are no embeddings."""
@@ -162,6 +223,10 @@ class Client:
             )
         return vectors
 
+    def statistics(self, part: Literal["image", "text"]) -> ModelStatistics:
+        """What the server has counted of one part of the model; zeros where nobody counts."""
+        return self._transport.statistics(f"{self._name}_{part}", self._timeout_s)
+
     def close(self) -> None:
         """Close the connection. Safe to call twice."""
         self._transport.close()
@@ -174,44 +239,12 @@ class Client:
     ) -> None:
         self.close()
 
-    def _choose(self, model: str | None) -> str:
-        served = served_models(self._transport.models(self._timeout_s))
-        if model is not None:
-            check_model_name(model)
-            if model in served:
-                return model
-            there = f"it has {', '.join(served)}" if served else "it has none that clipdex exported"
-            raise ModelNotFound(f"{self.address} has no model {model!r}; {there}")
-        if len(served) == 1:
-            return served[0]
-        if not served:
-            raise ModelNotFound(
-                f"{self.address} serves no model that clipdex exported (NAME_image, NAME_text, NAME_assets)"
-            )
-        raise ModelNotFound(f"{self.address} has several models, name one of them: {', '.join(served)}")
+    def _submit(self, part: str, inputs: dict[str, Array], timeout_s: float | None = None) -> Future[Array]:
+        timeout_s = self._timeout_s if timeout_s is None else _check_timeout(timeout_s)
+        return self._transport.submit(f"{self._name}_{part}", inputs, "embedding", timeout_s)
 
-    def _fetch_assets(self, cache_dir: Path) -> Assets:
-        model = f"{self._name}_assets"
-        config = self._transport.config(model, self._timeout_s)
 
-        def fetch() -> bytes:
-            span = {"start": np.zeros(1, np.int64), "end": np.full(1, _WHOLE, np.int64)}
-            return self._transport.submit(model, span, "bytes", self._timeout_s).result().tobytes()
-
-        return cached_assets(config.parameters.get(SHA256_PARAMETER), fetch, cache_dir)
-
-    def _submit(self, part: str, inputs: dict[str, Array]) -> Future[Array]:
-        return self._transport.submit(f"{self._name}_{part}", inputs, "embedding", self._timeout_s)
-
-    def _gather(self, requests: Iterator[Future[Array]]) -> Vectors:
-        """Keep `in_flight` requests waiting, and put their answers one below the other."""
-        parts: list[Vectors] = []
-        waiting: deque[Future[Array]] = deque()
-        for request in requests:
-            waiting.append(request)
-            if len(waiting) >= self.in_flight:
-                parts.append(self.checked(waiting.popleft().result()))
-        parts.extend(self.checked(request.result()) for request in waiting)
-        if not parts:
-            return np.empty((0, self.card.embedding_dim), dtype=np.float32)
-        return np.concatenate(parts)
+def _check_timeout(timeout_s: float) -> float:
+    if not timeout_s > 0:
+        raise InvalidArgument(f"timeout_s is {timeout_s}; expected a positive number of seconds")
+    return timeout_s

@@ -9,7 +9,8 @@ ClipdexError
 │   ├── CardError            a model's card or assets are not what this version understands
 │   └── FingerprintMismatch  vectors of one embedding space meet an index or a query of another
 ├── ServerError
-│   ├── ServerUnreachable    nobody answers, or the server is starting, stopping or full
+│   ├── ServerUnreachable    nobody answers, or the server is starting or stopping
+│   │   └── ServerBusy       its queue is full: the same request may be taken a moment later
 │   ├── DeadlineExceeded     no answer within the time given
 │   ├── Cancelled            the caller withdrew the request
 │   ├── AccessDenied         the server asks for other credentials
@@ -53,6 +54,7 @@ __all__ = [
     "ModelNotFound",
     "ParityError",
     "RequestRefused",
+    "ServerBusy",
     "ServerError",
     "ServerFault",
     "ServerUnreachable",
@@ -106,7 +108,11 @@ class ServerError(ClipdexError):
 
 
 class ServerUnreachable(ServerError):
-    """Nobody answers at the address, or the server is starting, stopping or full. May pass."""
+    """Nobody answers at the address, or the server is starting or stopping. May pass."""
+
+
+class ServerBusy(ServerUnreachable):
+    """The server's queue is full. It is well, and may take the request a moment later."""
 
 
 class DeadlineExceeded(ServerError):
@@ -166,7 +172,11 @@ class CheckpointError(ExportError):
 
 
 class ParityError(ExportError):
-    """The exported model does not give the checkpoint's own numbers."""
+    """The exported model does not give the checkpoint's own numbers. `table` shows at which stage, a line each."""
+
+    def __init__(self, message: str, table: str = "") -> None:
+        super().__init__(message)
+        self.table = table
 
 
 class LocalServerError(ClipdexError):

@@ -1,7 +1,7 @@
 """A picture becomes pixels: decoded to RGB, resized and cropped to what a model takes.
 
-The resize equals the Hugging Face PIL image processor byte for byte; docs/preprocessing.md has the rules
-for every kind of picture.
+The resize equals that of the model's own preprocessing with Pillow byte for byte; docs/preprocessing.md has the
+rules for every kind of picture.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from clipdex.card import ImageSpec
 from clipdex.errors import ClipdexError, ImageError, InvalidArgument
 from clipdex.formats import FORMATS, open_header, refused, without_remarks
 
-__all__ = ["FORMATS", "MAX_PIXELS", "ImageSource", "open_image", "to_pixels"]
+__all__ = ["FORMATS", "MAX_PIXELS", "ImageSource", "center_crop", "open_image", "resized", "to_pixels"]
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]"
 
@@ -88,12 +88,29 @@ def open_image(
 
 
 def to_pixels(image: Image.Image, spec: ImageSpec) -> Pixels:
-    """Resize and crop an RGB image: -> uint8 (size, size, 3), not normalised.
+    """Resize and crop an RGB image as the model's own preprocessing does: -> uint8 (size, size, 3)."""
+    return center_crop(resized(image, spec), spec)
 
-    The shorter side becomes `spec.resize_to`, the longer one is rounded down, and the centre is cut out:
-    the arithmetic of Hugging Face's CLIPImageProcessor.
+
+def resized(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    """The first half of `to_pixels`: the whole picture, but for a very long one, before the centre is cut out."""
+    if spec.resize == "squash":
+        size = (spec.size, spec.size)
+    elif spec.resize == "longest_edge":
+        # OpenCLIP's arithmetic, in its order: a last bit of the ratio can decide how a half is rounded.
+        ratio = max(side / spec.size for side in image.size)
+        size = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
+    else:
+        image, size = _shortest_edge(image, spec)
+    return image if image.size == size else image.resize(size, resample=_FILTERS[spec.interpolation])
+
+
+def _shortest_edge(image: Image.Image, spec: ImageSpec) -> tuple[Image.Image, tuple[int, int]]:
+    """The picture, or its middle if it is very long, and the (width, height) it is to get.
+
+    The shorter side becomes `spec.resize_to`, the longer one is rounded down: the arithmetic of Hugging Face's
+    CLIPImageProcessor, and of torchvision.
     """
-    resample = _FILTERS[spec.interpolation]
     width, height = image.size
     short, long = min(width, height), max(width, height)
     long_resized = int(spec.resize_to * long / short)
@@ -101,10 +118,7 @@ def to_pixels(image: Image.Image, spec: ImageSpec) -> Pixels:
         image = _middle(image, spec.size * 2 * short / spec.resize_to)
         width, height = image.size
         long_resized = int(spec.resize_to * max(width, height) / short)
-    new_size = (spec.resize_to, long_resized) if width <= height else (long_resized, spec.resize_to)
-    if image.size != new_size:
-        image = image.resize(new_size, resample=resample)
-    return _center_crop(np.asarray(image), spec.size)
+    return image, (spec.resize_to, long_resized) if width <= height else (long_resized, spec.resize_to)
 
 
 def _middle(image: Image.Image, wanted: float) -> Image.Image:
@@ -118,17 +132,22 @@ def _middle(image: Image.Image, wanted: float) -> Image.Image:
     return image.crop((0, top, width, top + keep))
 
 
-def _center_crop(pixels: Pixels, size: int) -> Pixels:
-    """uint8 (H, W, 3) -> (size, size, 3); black around a picture smaller than the crop."""
+def center_crop(image: Image.Image, spec: ImageSpec) -> Pixels:
+    """The second half of `to_pixels`: -> uint8 (size, size, 3); black around a picture smaller than the crop."""
+    pixels, size = np.asarray(image), spec.size
     height, width = pixels.shape[:2]
     if height < size or width < size:
-        # Hugging Face pads to the crop, the odd pixel above and to the left.
         tall, wide = max(height, size), max(width, size)
         padded = np.zeros((tall, wide, 3), dtype=np.uint8)
-        top, left = math.ceil((tall - height) / 2), math.ceil((wide - width) / 2)
+        # Hugging Face has the odd pixel above and to the left, OpenCLIP below and to the right.
+        odd = 0 if spec.crop == "pad" else 1
+        top, left = (tall - height + odd) // 2, (wide - width + odd) // 2
         padded[top : top + height, left : left + width] = pixels
         pixels, height, width = padded, tall, wide
-    top, left = (height - size) // 2, (width - size) // 2
+    if spec.crop == "center_half_even":
+        top, left = round((height - size) / 2), round((width - size) / 2)
+    else:
+        top, left = (height - size) // 2, (width - size) // 2
     return np.ascontiguousarray(pixels[top : top + size, left : left + size])
 
 

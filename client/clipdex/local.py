@@ -23,6 +23,7 @@ from clipdex.errors import InvalidArgument, SourceError
 from clipdex.index.reader import Index
 from clipdex.pipeline import Progress, index_pictures
 from clipdex.search.topk import top_k as exact_top_k
+from clipdex.wire import Credentials
 
 __all__ = ["connect_default", "index_directory", "index_local_images", "retrieve_local"]
 
@@ -30,7 +31,9 @@ __all__ = ["connect_default", "index_directory", "index_local_images", "retrieve
 def connect_default() -> Client:
     """Connect to $CLIPDEX_SERVER (localhost:8001) and its model $CLIPDEX_MODEL (the only one it has)."""
     return connect(
-        os.environ.get("CLIPDEX_SERVER", DEFAULT_ADDRESS), model=os.environ.get("CLIPDEX_MODEL") or None
+        os.environ.get("CLIPDEX_SERVER", DEFAULT_ADDRESS),
+        model=os.environ.get("CLIPDEX_MODEL") or None,
+        credentials=Credentials.from_environment(),
     )
 
 
@@ -80,8 +83,8 @@ def retrieve_local(
             f"the embeddings are {embeddings.shape[1]} numbers wide, the model's {query.shape[1]}: "
             "they come from another model"
         )
-    scores, rows = exact_top_k(embeddings, query, min(top_k, len(paths)))
-    return [(paths[row], float(score)) for score, row in zip(scores[0], rows[0], strict=True)]
+    (found,) = exact_top_k(embeddings, query, top_k)
+    return [(paths[row], float(score)) for score, row in zip(*found, strict=True)]
 
 
 def index_directory(client: Client, images_dir: Path, progress: Callable[[Progress], None] | None = None) -> Path:

@@ -196,11 +196,12 @@ def command(folder: Path, index: Path, shared: Shared) -> Callable[[], None]:
     """`clipdex index FOLDER --out INDEX`, with a fake server, that notes how many rows each commit returned."""
 
     def run() -> None:
-        import clipdex.cli.index as cli
+        import clipdex.cli.connection as cli
         from clipdex.cli import main
 
         commit_often_and_note_it(32, shared)
-        cli.connect = lambda *args, **options: clipdex.Client(FakeTransport(embedding_dim=DIM))
+        # Batches of two: what is decoded ahead must fit where no file may grow beyond 64 KiB.
+        cli.connect = lambda *args, **options: clipdex.Client(FakeTransport(embedding_dim=DIM, max_batch_size=2))
         sys.argv = ["clipdex", "index", str(folder), "--out", str(index), "--workers", "1"]
         main()
 

@@ -2,6 +2,7 @@
 
 from clipdex.pipeline.limits import Limits
 from clipdex.pipeline.plan import Plan, plan_run
-from clipdex.pipeline.run import Progress, RunReport, index_pictures
+from clipdex.pipeline.report import Progress, RunReport
+from clipdex.pipeline.run import MAX_RING_BYTES, index_pictures
 
-__all__ = ["Limits", "Plan", "Progress", "RunReport", "index_pictures", "plan_run"]
+__all__ = ["MAX_RING_BYTES", "Limits", "Plan", "Progress", "RunReport", "index_pictures", "plan_run"]

@@ -1,4 +1,4 @@
-"""Decoding on all cores, in worker processes that may be lost one at a time."""
+"""Decoding on all cores, in worker processes that may be lost one at a time, into a ring of shared memory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
 
-import numpy as np
-
 from clipdex.arrays import Pixels
 from clipdex.card import ImageSpec
 from clipdex.errors import ClipdexError, InvalidArgument
 from clipdex.index.rows import Failure, Picture
-from clipdex.pipeline.decode_worker import HEADER
+from clipdex.pipeline.decode_worker import HEADER, SLOT
 from clipdex.pipeline.limits import Limits
+from clipdex.pipeline.ring import PixelRing
 from clipdex.sources.scan import FoundFile
 
 __all__ = ["DecodePool", "Decoded"]
@@ -41,10 +40,14 @@ _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_TH
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture and its pixels, uint8 (S, S, 3)."""
+    """A picture and its pixels, uint8 (S, S, 3), in the ring.
+
+    They stay there until their tray is released; `slot` is their place in it.
+    """
 
     picture: Picture
     pixels: Pixels
+    slot: int
 
 
 @dataclass
@@ -60,6 +63,11 @@ class _Worker:
 class DecodePool:
     """Turns files into pixels, in their order. Use it in a `with`, and once.
 
+    The n-th file's pixels go to the n-th slot of the ring, counted on from tray to tray, whether it can be decoded
+    or not. What is decoded ahead is bounded by the ring: a tray is used again once it is released.
+
+    busy: seconds that the workers spent, all together: `decode` (reading too) and `resize`.
+
     A worker that dies or takes longer than `limits.file_timeout_s` costs the file it was at: that one becomes a
     Failure, the worker is replaced, and what it had queued is given to another.
     """
@@ -67,24 +75,25 @@ class DecodePool:
     def __init__(
         self,
         spec: ImageSpec,
+        ring: PixelRing,
         *,
         workers: int | None = None,
-        ahead: int = 256,
         limits: Limits | None = None,
     ) -> None:
-        """workers: processes, one a core if not given. ahead: how many files may wait decoded."""
+        """workers: processes, one a core if not given."""
         if workers is not None and workers < 1:
             raise InvalidArgument(f"workers is {workers}; expected at least 1")
+        self.busy = {"decode": 0.0, "resize": 0.0}
         self._spec = spec
-        self._shape = (spec.size, spec.size, 3)
+        self._ring = ring
         self._count = workers or _cores()
-        self._ahead = ahead
         self._limits = limits or Limits()
         self._workers: list[_Worker] = []
         self._lock = threading.Condition()
         # Guarded by the lock:
         self._done: dict[int, Decoded | Failure] = {}
         self._taken = 0  # the order of the next result to hand out
+        self._room = ring.slots  # files may be given out up to here
         self._total: int | None = None  # how many files there were, once the source has ended
         self._error: BaseException | None = None
         self._closing = False
@@ -108,8 +117,13 @@ class DecodePool:
                     return
                 result = self._done.pop(self._taken)
                 self._taken += 1
-                self._lock.notify_all()
             yield result
+
+    def release_tray(self) -> None:
+        """The oldest tray's pixels are not needed any more."""
+        with self._lock:
+            self._room += self._ring.rows
+            self._lock.notify_all()
 
     def close(self) -> None:
         """End the workers."""
@@ -165,7 +179,7 @@ class DecodePool:
                     continue
                 if self._again:
                     self._give(worker, *self._again.popleft())
-                elif not ended and order - self._taken < self._ahead:
+                elif not ended and order < self._room:
                     file = next(files, None)
                     if file is None:
                         ended = True
@@ -176,7 +190,7 @@ class DecodePool:
 
     def _wait_for_room(self, order: int) -> None:
         with self._lock:
-            while order - self._taken >= self._ahead and not self._closing:
+            while order >= self._room and not self._closing:
                 self._lock.wait()
 
     def _give(self, worker: _Worker, order: int, file: FoundFile) -> None:
@@ -185,7 +199,7 @@ class DecodePool:
         worker.given.append((order, file))
         # If it has died, `_receive` finds the end of its pipe and sees to what it was given.
         with suppress(ConnectionError):
-            worker.pipe.send_bytes(file.request())
+            worker.pipe.send_bytes(SLOT.pack(self._ring.slot_of(order)) + file.request())
 
     def _receive(self, worker: _Worker) -> None:
         try:
@@ -199,16 +213,17 @@ class DecodePool:
             self._failed_starts = 0
             return
         order, file = worker.given.popleft()
-        self._settle(order, self._result(file, message))
+        self._settle(order, self._result(order, file, message))
 
-    def _result(self, file: FoundFile, message: bytes) -> Decoded | Failure:
-        status, width, height, size, mtime_ns, digest = HEADER.unpack_from(message)
-        body = memoryview(message)[HEADER.size :]
+    def _result(self, order: int, file: FoundFile, message: bytes) -> Decoded | Failure:
+        status, width, height, size, mtime_ns, digest, decode_s, resize_s = HEADER.unpack_from(message)
         if status == 0:
-            pixels = np.frombuffer(body, dtype=np.uint8).reshape(self._shape)
-            picture = Picture(file.path, size, mtime_ns, digest, width, height, file.said())
-            return Decoded(picture, pixels)
-        reason, _, detail = bytes(body).decode().partition("\0")
+            self.busy["decode"] += decode_s
+            self.busy["resize"] += resize_s
+            signature = message[HEADER.size :]
+            picture = Picture(file.path, size, mtime_ns, digest, width, height, file.said(), signature)
+            return Decoded(picture, self._ring.at(order), order % self._ring.rows)
+        reason, _, detail = message[HEADER.size :].decode().partition("\0")
         return Failure(file.path, reason, detail, size or file.size, mtime_ns or file.mtime_ns)
 
     def _settle(self, order: int, result: Decoded | Failure) -> None:
@@ -247,14 +262,17 @@ class DecodePool:
         ours, theirs = Pipe()
         # Not multiprocessing: a spawned child would run the caller's main module again.
         command = [sys.executable, "-c", "from clipdex.pipeline.decode_worker import main; main()"]
-        command += [str(theirs.fileno()), json.dumps(asdict(self._spec)), json.dumps(asdict(self._limits))]
+        memory = self._ring.open_for_workers()
+        passed = [theirs.fileno(), memory]
+        command += [*map(str, passed), json.dumps(asdict(self._spec)), json.dumps(asdict(self._limits))]
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
+            pass_fds=passed,
             env=os.environ | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         theirs.close()
+        os.close(memory)
         return _Worker(process, ours)
 
     def _stop(self, worker: _Worker) -> None:

@@ -1,11 +1,13 @@
-"""The process that decodes: reads requests from a pipe, writes pixels back.
+"""The process that decodes: reads requests from a pipe, writes pixels into slots of shared memory.
 
 A process of its own, because a picture made to break a decoder should end one worker and not the run. Started
-by `decode.py` with the file descriptor of its pipe, the image rules and the limits as JSON. Messages are bytes:
+by `decode.py` with the file descriptors of its pipe and of the memory, and the image rules and the limits as
+JSON. Messages are bytes:
 
     from the worker: nothing, b"", once it is ready
-    to it:           a Request, or a refusal
-    from it:         the header below, then pixels (status 0), or "reason\\0detail" (status 1)
+    to it:           the number of a slot, then a Request or a refusal
+    from it:         the header below; status 0: the slot holds the pixels, and the picture's perceptual signature
+                     follows; 1: "reason\\0detail" follows
 """
 
 from __future__ import annotations
@@ -14,38 +16,47 @@ import errno
 import hashlib
 import json
 import logging
+import mmap
 import os
 import signal
 import stat
 import struct
 import sys
+import time
 import warnings
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
+import numpy as np
 from PIL import Image
 
+from clipdex.arrays import Pixels
 from clipdex.card import ImageSpec
 from clipdex.errors import ImageError
 from clipdex.formats import use_one_thread
-from clipdex.images import open_image, to_pixels
+from clipdex.images import center_crop, open_image, resized
+from clipdex.phash import perceptual_signature
 from clipdex.pipeline.limits import Limits
 from clipdex.sources.request import Request
 
-__all__ = ["HEADER", "main"]
+__all__ = ["HEADER", "SLOT", "main"]
 
-# status, width, height, size in bytes, mtime in ns, content hash
-HEADER = struct.Struct("<BIIqq16s")
+SLOT = struct.Struct("<q")
+
+# status, width, height, size in bytes, mtime in ns, content hash, seconds to read and decode, to resize
+HEADER = struct.Struct("<BIIqq16sdd")
 _NO_HASH = bytes(16)
 
 _NOT_A_FILE = "is a directory, FIFO, socket or device by now, not a file"
 
 
-def decode_file(message: bytes, spec: ImageSpec, limits: Limits) -> bytes:
-    """Read and decode one picture -> the message that answers for it."""
+def decode_file(message: bytes, slots: Pixels, spec: ImageSpec, limits: Limits) -> bytes:
+    """Read and decode one picture, into its slot -> the message that answers for it. slots: uint8 (N, S, S, 3)."""
     size, mtime_ns, digest = 0, 0, _NO_HASH
+    began = time.perf_counter()
     try:
-        request = Request.parse(message)
+        (slot,) = SLOT.unpack_from(message)
+        request = Request.parse(message[SLOT.size :])
         with os.fdopen(_open_now(request.file), "rb") as file:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):
@@ -54,7 +65,10 @@ def decode_file(message: bytes, spec: ImageSpec, limits: Limits) -> bytes:
             data = request.read(file, info, limits.max_file_bytes)
         digest = hashlib.blake2b(data, digest_size=16).digest()
         image = open_image(data, fill=spec.fill, max_pixels=limits.max_pixels)
-        pixels = to_pixels(image, spec)
+        decoded = time.perf_counter()
+        small = resized(image, spec)
+        slots[slot] = center_crop(small, spec)
+        signature = perceptual_signature(small)
     except ImageError as exc:
         return _failed(size, mtime_ns, digest, exc.reason, str(exc).removeprefix("the bytes given: "))
     except FileNotFoundError:
@@ -65,7 +79,8 @@ def decode_file(message: bytes, spec: ImageSpec, limits: Limits) -> bytes:
         return _failed(size, mtime_ns, digest, "unreadable", exc.strerror or type(exc).__name__)
     except MemoryError:
         return _failed(size, mtime_ns, digest, "out_of_memory", "not enough memory to read it")
-    return HEADER.pack(0, image.width, image.height, size, mtime_ns, digest) + pixels.tobytes()
+    seconds = decoded - began, time.perf_counter() - decoded
+    return HEADER.pack(0, image.width, image.height, size, mtime_ns, digest, *seconds) + signature
 
 
 def _open_now(path: bytes) -> int:
@@ -75,7 +90,7 @@ def _open_now(path: bytes) -> int:
 
 def _failed(size: int, mtime_ns: int, digest: bytes, reason: str, detail: str) -> bytes:
     text = f"{reason}\0{detail}".encode("utf-8", "backslashreplace")
-    return HEADER.pack(1, 0, 0, size, mtime_ns, digest) + text
+    return HEADER.pack(1, 0, 0, size, mtime_ns, digest, 0.0, 0.0) + text
 
 
 def _silence_decoders() -> None:
@@ -92,8 +107,10 @@ def main() -> None:
     # Ctrl-C goes to the whole group; the parent decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")  # Pillow's word on odd metadata is nothing a user can act on
-    descriptor, rules, bounds = sys.argv[1:]
+    descriptor, memory, rules, bounds = sys.argv[1:]
     spec, limits = ImageSpec.from_dict(json.loads(rules)), Limits(**json.loads(bounds))
+    mapped = mmap.mmap(int(memory), 0)
+    slots: Pixels = np.frombuffer(mapped, dtype=np.uint8).reshape(-1, spec.size, spec.size, 3)
     use_one_thread()
     # Pillow has a limit of its own, which would come before a higher one of ours; it raises at twice this.
     Image.MAX_IMAGE_PIXELS = (limits.max_pixels + 1) // 2
@@ -102,4 +119,4 @@ def main() -> None:
     with Connection(int(descriptor)) as pipe, suppress(EOFError, ConnectionError):  # the parent has ended
         pipe.send_bytes(b"")
         while True:
-            pipe.send_bytes(decode_file(pipe.recv_bytes(), spec, limits))
+            pipe.send_bytes(decode_file(pipe.recv_bytes(), slots, spec, limits))

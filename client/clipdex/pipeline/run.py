@@ -6,75 +6,46 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 
-from clipdex.arrays import Array, Pixels
+from clipdex.arrays import Array
+from clipdex.bisection import bisect
 from clipdex.client import Client
-from clipdex.errors import IndexFault
+from clipdex.errors import IndexFault, RequestRefused
 from clipdex.index.manifest import Manifest
-from clipdex.index.rows import Failure, Picture
+from clipdex.index.rows import Failure
 from clipdex.index.writer import IndexWriter
+from clipdex.pipeline.batch import Batch
 from clipdex.pipeline.decode import Decoded, DecodePool
 from clipdex.pipeline.limits import Limits
+from clipdex.pipeline.report import Progress, RunReport
+from clipdex.pipeline.ring import PixelRing, open_ring
 from clipdex.pipeline.stages import StageTimes
 from clipdex.sources.opening import as_source
 from clipdex.sources.scan import FoundFile
 from clipdex.sources.source import Source
 
-__all__ = ["Progress", "RunReport", "index_pictures"]
+__all__ = ["MAX_RING_BYTES", "index_pictures"]
+
+# For decoded pictures. At 224 px it holds some 3,500 of them.
+MAX_RING_BYTES = 512 << 20
 
 # A commit costs an fsync or two; this many rows or seconds are lost at most when the power goes.
 _COMMIT_ROWS = 16_384
 _COMMIT_S = 5.0
 
+# One batch, with all its attempts: a server that is started again, or builds its engines, costs time and no rows.
+_BATCH_DEADLINE_S = 900.0
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is. total: the pictures in the folder, None until they are counted."""
-
-    indexed: int
-    unchanged: int
-    failed: int
-    total: int | None
-    images_per_s: float
-
-    @property
-    def done(self) -> int:
-        """The files that need no more work."""
-        return self.indexed + self.unchanged + self.failed
-
-
-@dataclass(frozen=True)
-class RunReport:
-    """What a run did. discovered = indexed + unchanged + failed.
-
-    indexed: new and changed files, committed. recognised: those of them that have the content of another
-        row (moved or copied files) and were not embedded again.
-    unchanged: files that were in the index already, with the same content.
-    failed: files that are in the ledger, whether this run put them there or an earlier one.
-    removed: rows whose file is no longer there.
-    rows: live rows in the index now.
-    seconds: the whole run. images_per_s: the indexed ones, from the first file decoded to the last commit.
-    stage_seconds: see `stages.STAGES`.
-    """
-
-    discovered: int
-    indexed: int
-    recognised: int
-    unchanged: int
-    failed: int
-    removed: int
-    rows: int
-    seconds: float
-    images_per_s: float
-    stage_seconds: Mapping[str, float]
+# Of an index of millions, not all at once.
+_PATHS_AT_ONCE = 65_536
 
 
 @dataclass
@@ -95,16 +66,6 @@ class _Tally:
         return self.same + self.touched
 
 
-@dataclass
-class _Batch:
-    """Files on their way to rows, in order: some need the model, some have the content of a row that is there."""
-
-    pictures: list[Picture] = field(default_factory=list)
-    pixels: list[Pixels] = field(default_factory=list)
-    at: list[int] = field(default_factory=list)  # the positions that the pixels belong to
-    copies: dict[int, int] = field(default_factory=dict)  # position -> row with the same content
-
-
 def index_pictures(
     client: Client,
     source: Source | str | os.PathLike[str],
@@ -114,6 +75,7 @@ def index_pictures(
     workers: int | None = None,
     limits: Limits | None = None,
     retry_failures: bool = False,
+    max_ring_bytes: int = MAX_RING_BYTES,
     progress: Callable[[Progress], None] | None = None,
 ) -> RunReport:
     """Bring an index up to date with a folder or another source; make it if it is not there.
@@ -128,6 +90,7 @@ def index_pictures(
         workers: decoding processes; one a core if not given.
         limits: what one file may cost; the defaults of `Limits` if not given.
         retry_failures: try files again that failed before and have not changed since.
+        max_ring_bytes: memory for decoded pictures, those in flight included; two batches' at least.
         progress: called about every batch.
 
     Raises:
@@ -142,7 +105,8 @@ def index_pictures(
         writer.manifest.require(client.card, index)
         run = _Run(client, writer, source, retry_failures, progress)
         try:
-            run.embed_all(workers, limits or Limits())
+            with open_ring(client, max_ring_bytes) as ring:
+                run.embed_all(ring, workers, limits or Limits())
         except BaseException:
             # The rows appended so far are whole; the next run need not make them again.
             with suppress(IndexFault):
@@ -162,6 +126,7 @@ def index_pictures(
             seconds=time.monotonic() - started,
             images_per_s=run.images_per_s(),
             stage_seconds=run.times.seconds,
+            transfer=ring.transfer,
         )
 
 
@@ -173,7 +138,7 @@ def _require_a_picture(source: Source) -> None:
 
 def _remove_vanished(writer: IndexWriter, source: Source) -> int:
     """Tombstones for rows whose file is gone, and their ledger lines -> how many rows."""
-    rows = source.vanished(writer.live_paths())
+    rows = [path for paths in writer.live_paths(_PATHS_AT_ONCE) for path in source.vanished(paths)]
     for path in rows + source.vanished(failure.path for failure in writer.failures()):
         writer.remove(path)
     return len(rows)
@@ -205,34 +170,39 @@ class _Run:
         self._first_at: float | None = None
         self._last_at = self._committed_at = time.monotonic()
 
-    def embed_all(self, workers: int | None, limits: Limits) -> None:
-        """scan → decode → one request a full batch → append in order."""
+    def embed_all(self, ring: PixelRing, workers: int | None, limits: Limits) -> None:
+        """scan → decode → one request a tray → append in order."""
         counter = threading.Thread(target=self._count, name="clipdex-count", daemon=True)
         counter.start()
-        batch_size = self._client.max_batch_size
-        waiting: deque[tuple[_Batch, Future[Array] | None]] = deque()
+        waiting: deque[tuple[Batch, Future[Array] | None]] = deque()
+        in_flight = min(self._client.in_flight, ring.trays - 1)
         try:
-            with DecodePool(self._client.card.image, workers=workers, ahead=4 * batch_size, limits=limits) as pool:
-                batch = _Batch()
+            with DecodePool(self._client.card.image, ring, workers=workers, limits=limits) as pool:
                 fresh = self.times.each("scan", self._fresh_files())
-                for result in self.times.each("wait_decode", pool.decode(fresh)):
+                batch = Batch(ring.tray_of(0))
+                for heard, result in enumerate(self.times.each("wait_decode", pool.decode(fresh)), start=1):
                     self._place(result, batch)
-                    if len(batch.pixels) == batch_size or len(batch.pictures) >= 4 * batch_size:
+                    if heard % ring.rows == 0:
                         waiting.append((batch, self._submit(batch)))
-                        batch = _Batch()
-                    if len(waiting) >= self._client.in_flight:
-                        self._append(*waiting.popleft())
+                        batch = Batch(ring.tray_of(heard))
+                        if len(waiting) >= in_flight:
+                            self._append(*waiting.popleft())
+                            pool.release_tray()
                 waiting.append((batch, self._submit(batch)))
                 while waiting:
                     self._append(*waiting.popleft())
+                self.times.seconds.update(pool.busy)
         finally:
             self._over.set()
+            for _, answer in waiting:
+                if answer is not None:
+                    answer.cancel()
         self._note_scan()
         self._commit()
         self._last_at = time.monotonic()
         self._report()
 
-    def _place(self, result: Decoded | Failure, batch: _Batch) -> None:
+    def _place(self, result: Decoded | Failure, batch: Batch) -> None:
         """What becomes of a file that was read: the ledger, its old row, the vector of another, or the model."""
         self._commit_if_due()  # a run may meet nothing but failures and touched files
         if isinstance(result, Failure):
@@ -248,12 +218,10 @@ class _Run:
             if self._first_at is None:
                 self._first_at = time.monotonic()
             row = self._writer.row_of_content(picture.content_hash)
-            batch.pictures.append(picture)
             if row is None:
-                batch.at.append(len(batch.pictures) - 1)
-                batch.pixels.append(result.pixels)
+                batch.embed(picture, result.slot)
             else:
-                batch.copies[len(batch.pictures) - 1] = row
+                batch.copy(picture, row)
 
     def images_per_s(self) -> float:
         """The pictures indexed so far, over the time since the first was decoded."""
@@ -274,25 +242,44 @@ class _Run:
                 if said is not None and known.row is not None and said != self._writer.metadata(known.row):
                     self._remarks.append((file.path, said))
 
-    def _submit(self, batch: _Batch) -> Future[Array] | None:
+    def _submit(self, batch: Batch) -> Future[Array] | None:
         with self.times.during("submit"):
-            return self._client.submit_pixels(np.stack(batch.pixels)) if batch.pixels else None
+            pixels = batch.pixels()
+            return self._client.submit_pixels(pixels, _BATCH_DEADLINE_S) if len(pixels) else None
 
-    def _append(self, batch: _Batch, answer: Future[Array] | None) -> None:
-        vectors = np.empty((len(batch.pictures), self._client.card.embedding_dim), dtype=np.float32)
+    def _append(self, batch: Batch, answer: Future[Array] | None) -> None:
+        vectors = None
         if answer is not None:
             with self.times.during("wait_embed"):
-                vectors[batch.at] = self._client.checked(answer.result())
+                vectors = self._answers(batch, answer)
         with self.times.during("append"):
-            for position, row in batch.copies.items():
-                vectors[position] = self._writer.vector(row)
-            self._writer.append(batch.pictures, vectors)
+            dim = self._client.card.embedding_dim
+            self._writer.append(batch.pictures, batch.vectors(vectors, self._writer.vector, dim))
         self.tally.indexed += len(batch.pictures)
-        self.tally.recognised += len(batch.copies)
+        self.tally.recognised += batch.recognised
         self._note_scan()
         self._commit_if_due()
         self._last_at = time.monotonic()
         self._report()
+
+    def _answers(self, batch: Batch, answer: Future[Array]) -> Array:
+        """The model's vectors for a batch's pixels; those that it refuses leave the batch for the ledger."""
+        try:
+            return self._client.checked(answer.result())
+        except RequestRefused as exc:
+            pixels = batch.pixels()
+            found = bisect(pixels, lambda part: self._client.submit_pixels(part, _BATCH_DEADLINE_S), exc)
+            refusals = {row: each for row, each in enumerate(found) if isinstance(each, RequestRefused)}
+            if len(found) > 1 and len(refusals) == len(found):
+                raise  # it is not the pictures that are at fault
+        vectors = np.zeros((len(found), self._client.card.embedding_dim), dtype=np.float32)
+        for row, each in enumerate(found):
+            if not isinstance(each, RequestRefused):
+                vectors[row] = self._client.checked(each[np.newaxis])[0]
+        for row, refusal in refusals.items():
+            for picture in batch.drop([row]):
+                self._fail(Failure(picture.path, "refused", str(refusal), picture.size, picture.mtime_ns))
+        return vectors
 
     def _commit_if_due(self) -> None:
         if self._writer.pending >= _COMMIT_ROWS or time.monotonic() - self._committed_at >= _COMMIT_S:

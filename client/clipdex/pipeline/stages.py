@@ -11,10 +11,11 @@ __all__ = ["STAGES", "StageTimes"]
 
 _T = TypeVar("_T")
 
-# scan, lookup: listing files and asking the index what it knows of them, in the decoders' feeding thread.
+# scan: listing files and asking the index what it knows of them, in the decoders' feeding thread.
+# decode, resize: the workers' work, all together; decode includes reading the file.
 # wait_decode, wait_embed: the joining thread has nothing to do until pixels, or vectors, arrive.
 # place, submit, append, commit: the joining thread's own work.
-STAGES = ("scan", "wait_decode", "place", "submit", "wait_embed", "append", "commit")
+STAGES = ("scan", "decode", "resize", "wait_decode", "place", "submit", "wait_embed", "append", "commit")
 
 
 class StageTimes:

@@ -9,10 +9,8 @@ from pathlib import Path
 
 from clipdex.errors import SourceError
 from clipdex.index.rows import Failure
-from clipdex.sources.members import member_path
-from clipdex.sources.metadata import metadata_json
-from clipdex.sources.scan import FoundFile, regular_file
-from clipdex.sources.table import RowLedger, choose_column, row_id, state_of
+from clipdex.sources.scan import FoundFile
+from clipdex.sources.table import BrokenTable, RowLedger, choose_column, named_files
 
 __all__ = ["CsvTable"]
 
@@ -44,39 +42,7 @@ class CsvTable:
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """In the order of the rows."""
-        table = os.fsencode(self._table)
-        folder = os.path.dirname(table)
-        state = state_of(table)
-        seen: set[bytes] = set()
-        bad = self._ledger.start()
-
-        def fail(row: int | None, reason: str, detail: str) -> None:
-            path = table if row is None else member_path(table, row_id(self._column, row))
-            bad.add(path)
-            on_failure(Failure(path, reason, detail, state.st_size, state.st_mtime_ns))
-
-        lines = self._lines()
-        next(lines, None)
-        row = -1
-        try:
-            for row, cells in enumerate(lines):
-                cell = cells[self._at] if self._at < len(cells) else ""
-                if not cell.strip():
-                    if cells:  # else an empty line
-                        fail(row, "empty", f"the column {self._column!r} is empty in this row")
-                    continue
-                path = os.path.abspath(os.path.join(folder, os.fsencode(cell)))
-                if path in seen:
-                    continue
-                seen.add(path)
-                info = regular_file(path, on_failure)
-                if info is not None:
-                    said = metadata_json(self._others(cells))
-                    yield FoundFile(path, info.st_size, info.st_mtime_ns, said)
-        except csv.Error as exc:
-            fail(None, "broken_container", f"it cannot be read on after row {row}: {exc}")
-            return
-        self._ledger.complete(bad)
+        return named_files(os.fsencode(self._table), self._column, self._rows(), self._ledger, on_failure)
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """The table's own ledger lines that no longer hold; of the files it names or named, none."""
@@ -86,9 +52,16 @@ class CsvTable:
         """Names the table and the column."""
         return SourceError(f"{self._table}: the column {self._column!r} names no file")
 
-    def _others(self, cells: list[str]) -> dict[str, object]:
-        pairs = zip(self._names, cells, strict=False)
-        return {name: cell for at, (name, cell) in enumerate(pairs) if at != self._at and cell}
+    def _rows(self) -> Iterator[tuple[str, dict[str, object]] | None]:
+        lines = self._lines()
+        next(lines, None)
+        try:
+            for cells in lines:
+                pairs = enumerate(zip(self._names, cells, strict=False))
+                others: dict[str, object] = {name: cell for at, (name, cell) in pairs if at != self._at and cell}
+                yield (cells[self._at] if self._at < len(cells) else "", others) if cells else None
+        except csv.Error as exc:
+            raise BrokenTable(str(exc)) from exc
 
     def _lines(self) -> Generator[list[str], None, None]:
         try:

@@ -13,9 +13,9 @@ from clipdex.index.rows import Failure
 from clipdex.sources.members import member_path
 from clipdex.sources.metadata import metadata_json
 from clipdex.sources.request import Request, refusal
-from clipdex.sources.scan import FoundFile, nothing_at, regular_file
+from clipdex.sources.scan import FoundFile, nothing_at
 from clipdex.sources.spool import Spool
-from clipdex.sources.table import RowLedger, choose_column, row_id, state_of
+from clipdex.sources.table import BrokenTable, RowLedger, choose_column, named_files, row_id, state_of
 
 try:
     import pyarrow as pa
@@ -102,35 +102,15 @@ class ParquetTable:
                 row += 1
 
     def _named_files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
-        state = state_of(self._table)
-        folder = os.path.dirname(self._table)
-        seen: set[bytes] = set()
-        bad = self._ledger.start()
+        return named_files(self._table, self.column, self._rows(), self._ledger, on_failure)
 
-        def fail(path: bytes, reason: str, detail: str) -> None:
-            bad.add(path)
-            on_failure(Failure(path, reason, detail, state.st_size, state.st_mtime_ns))
-
-        row = -1
+    def _rows(self) -> Iterator[tuple[str, dict[str, object]]]:
         try:
             with _opened(self._table) as file:
-                for row, record in enumerate(_records(file, None, _leaves(file.schema_arrow, self.column))):
-                    cell = record.pop(self.column)
-                    if not cell:
-                        where = member_path(self._table, row_id(self.column, row))
-                        fail(where, "empty", f"the column {self.column!r} is empty in this row")
-                        continue
-                    path = os.path.abspath(os.path.join(folder, os.fsencode(cell)))
-                    if path in seen:
-                        continue
-                    seen.add(path)
-                    info = regular_file(path, on_failure)
-                    if info is not None:
-                        yield FoundFile(path, info.st_size, info.st_mtime_ns, metadata_json(record))
+                for record in _records(file, None, _leaves(file.schema_arrow, self.column)):
+                    yield record.pop(self.column) or "", record
         except (pa.ArrowException, OSError) as exc:
-            fail(self._table, "broken_container", f"it cannot be read on after row {row}: {_words(exc)}")
-            return
-        self._ledger.complete(bad)
+            raise BrokenTable(_words(exc)) from exc
 
 
 def parquet_cell(table: bytes, column: str, row: int) -> bytes | None:

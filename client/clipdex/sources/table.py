@@ -1,15 +1,18 @@
-"""What tables of any format share: which column, how a row is called, and their lines in the ledger."""
+"""What tables of any format share: which column, the files that it names, and the table's lines in the ledger."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from clipdex.errors import SourceError
+from clipdex.index.rows import Failure
 from clipdex.sources.members import member_path
+from clipdex.sources.metadata import metadata_json
+from clipdex.sources.scan import FoundFile, regular_file
 
-__all__ = ["COLUMNS", "RowLedger", "choose_column", "row_id", "state_of"]
+__all__ = ["COLUMNS", "BrokenTable", "RowLedger", "choose_column", "named_files", "row_id", "state_of"]
 
 # Looked for in this order where no column is named.
 COLUMNS = ("path", "file", "filename", "image_path", "image", "bytes", "jpg")
@@ -70,3 +73,54 @@ class RowLedger:
         prefix = member_path(self._table, b"")
         ours = (path for path in paths if path == self._table or path.startswith(prefix))
         return [path for path in ours if path not in self._bad]
+
+
+class BrokenTable(Exception):
+    """A row cannot be read, and so none after it. The text says why; it stays inside `sources/`."""
+
+
+def named_files(
+    table: bytes,
+    column: str,
+    rows: Iterator[tuple[str, Mapping[str, object]] | None],
+    ledger: RowLedger,
+    on_failure: Callable[[Failure], None],
+) -> Iterator[FoundFile]:
+    """The files that a column names, in the order of the rows, each once.
+
+    Relative paths are meant from the table's folder. Of rows that name the same file, the first one's other
+    columns are kept.
+
+    Args:
+        rows: the path in each row and the row's other columns; None for a line with nothing in it.
+    """
+    folder = os.path.dirname(table)
+    state = state_of(table)
+    seen: set[bytes] = set()
+    bad = ledger.start()
+
+    def fail(path: bytes, reason: str, detail: str) -> None:
+        bad.add(path)
+        on_failure(Failure(path, reason, detail, state.st_size, state.st_mtime_ns))
+
+    number = -1
+    try:
+        for number, row in enumerate(rows):
+            if row is None:
+                continue
+            cell, others = row
+            if not cell.strip():
+                where = member_path(table, row_id(column, number))
+                fail(where, "empty", f"the column {column!r} is empty in this row")
+                continue
+            path = os.path.abspath(os.path.join(folder, os.fsencode(cell)))
+            if path in seen:
+                continue
+            seen.add(path)
+            info = regular_file(path, on_failure)
+            if info is not None:
+                yield FoundFile(path, info.st_size, info.st_mtime_ns, metadata_json(others))
+    except BrokenTable as exc:
+        fail(table, "broken_container", f"it cannot be read on after row {number}: {exc}")
+        return
+    ledger.complete(bad)

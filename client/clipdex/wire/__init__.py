@@ -5,39 +5,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from clipdex.errors import InvalidArgument
+from clipdex.wire.address import check_address
+from clipdex.wire.credentials import Credentials
 from clipdex.wire.fake import FakeTransport
-from clipdex.wire.transport import ModelConfig, ServerInfo, Transport
+from clipdex.wire.retry import RetryPolicy
+from clipdex.wire.shared_memory import SharedMemory
+from clipdex.wire.timing import RequestHook, RequestTiming
+from clipdex.wire.transport import ModelConfig, ModelStatistics, ServerInfo, Transport
 
-__all__ = ["FakeTransport", "ModelConfig", "ServerInfo", "Transport", "open_transport"]
+__all__ = [
+    "Credentials",
+    "FakeTransport",
+    "ModelConfig",
+    "ModelStatistics",
+    "RequestHook",
+    "RequestTiming",
+    "RetryPolicy",
+    "ServerInfo",
+    "SharedMemory",
+    "Transport",
+    "open_transport",
+]
 
 INPROC = "inproc:"
 
 
-def open_transport(address: str) -> Transport:
-    """A transport for `HOST:PORT`, `dns:///NAME:PORT` (gRPC) or `inproc:DIR` (no server).
+def open_transport(
+    address: str | Sequence[str],
+    *,
+    credentials: Credentials | None = None,
+    retry: RetryPolicy | None = None,
+    on_request: RequestHook | None = None,
+) -> Transport:
+    """A transport for `HOST:PORT`, `dns:///NAME:PORT`, `unix:PATH` (gRPC), several of them, or `inproc:DIR`.
 
     Raises:
-        InvalidArgument: the address is of none of these forms.
+        InvalidArgument: the address is of none of these forms, or the credentials do not suit it.
     """
-    if address.startswith(INPROC):
+    addresses = _addresses(address)
+    transports: list[Transport]
+    if addresses[0].startswith(INPROC):
         from clipdex.wire.inproc import InprocTransport
 
-        directory = address.removeprefix(INPROC)
+        directory = addresses[0].removeprefix(INPROC)
         if not directory:
             raise InvalidArgument("inproc: needs a model repository, as in inproc:model_repository")
-        return InprocTransport(Path(directory))
+        transports = [InprocTransport(Path(directory))]
+    else:
+        for each in addresses:
+            check_address(each)
+        from clipdex.wire.triton import TritonTransport
 
-    if "://" in address and not address.startswith("dns://"):
-        raise InvalidArgument(
-            f"{address!r} is no gRPC address: give HOST:PORT without a scheme, as in localhost:8001"
-        )
-    port = address.rpartition(":")[2]
-    if ":" not in address or not port.isdigit() or not 0 < int(port) < 65536:
-        raise InvalidArgument(f"{address!r} names no port: give HOST:PORT, as in localhost:8001")
+        transports = [TritonTransport(each, credentials) for each in addresses]
 
-    from clipdex.wire.triton import TritonTransport
+    from clipdex.wire.resilient import ResilientTransport
 
-    return TritonTransport(address)
+    return ResilientTransport(transports, retry or RetryPolicy(), on_request)
+
+
+def _addresses(address: str | Sequence[str]) -> list[str]:
+    """`a:1,b:1`, or a list of addresses -> each of them. A path after `inproc:` may hold commas."""
+    if isinstance(address, str) and address.startswith(INPROC):
+        return [address]
+    parts = address.split(",") if isinstance(address, str) else list(address)
+    addresses = [part.strip() for part in parts]
+    if not addresses:
+        raise InvalidArgument("the list of addresses is empty: give HOST:PORT, as in localhost:8001")
+    if len(addresses) > 1 and any(each.startswith(INPROC) for each in addresses):
+        raise InvalidArgument("inproc: runs the models in this process, and stands for no server beside others")
+    twice = next((each for each in addresses if addresses.count(each) > 1), None)
+    if twice is not None:
+        raise InvalidArgument(f"{twice} is given twice; name each server once")
+    return addresses

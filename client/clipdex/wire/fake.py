@@ -19,7 +19,8 @@ from clipdex.arrays import Array
 from clipdex.assets import SHA256_PARAMETER, pack_assets
 from clipdex.card import ImageSpec, ModelCard, TextSpec
 from clipdex.errors import ModelNotFound, RequestRefused
-from clipdex.wire.transport import ModelConfig, ServerInfo
+from clipdex.wire.shared_memory import SharedMemory
+from clipdex.wire.transport import FINGERPRINT_PARAMETER, ModelConfig, ModelStatistics, ServerInfo
 
 __all__ = ["FakeTransport"]
 
@@ -94,10 +95,11 @@ class FakeTransport:
         """One instance, the batch size given."""
         if model not in self.models(timeout_s):
             raise ModelNotFound(f"{self.address} has no model {model!r}")
+        fingerprint = {FINGERPRINT_PARAMETER: self.card.fingerprint}
         if model.endswith("_assets"):
             sha256 = hashlib.sha256(self._assets).hexdigest()
-            return ModelConfig(model, 0, 1, {SHA256_PARAMETER: sha256})
-        return ModelConfig(model, self._max_batch_size, 1)
+            return ModelConfig(model, 0, 1, {SHA256_PARAMETER: sha256} | fingerprint)
+        return ModelConfig(model, self._max_batch_size, 1, fingerprint)
 
     def submit(self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float) -> Future[Array]:
         """Answer before returning."""
@@ -118,6 +120,17 @@ class FakeTransport:
             (batch,) = inputs.values()
             answer.set_result(np.stack([_unit_vector(row, self.card.embedding_dim) for row in batch]))
         return answer
+
+    def statistics(self, model: str, timeout_s: float) -> ModelStatistics:
+        """Nobody counts here; see `requests`."""
+        return ModelStatistics()
+
+    def share(self, memory: SharedMemory, timeout_s: float) -> bool:
+        """Nothing to agree on: arrays are never copied here."""
+        return True
+
+    def unshare(self, memory: SharedMemory) -> None:
+        """Nothing to forget."""
 
     def close(self) -> None:
         """Nothing to close."""

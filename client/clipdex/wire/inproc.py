@@ -19,7 +19,8 @@ from clipdex.errors import (
     ServerUnreachable,
 )
 from clipdex.wire.model_config import from_message, read_config
-from clipdex.wire.transport import ModelConfig, ServerInfo
+from clipdex.wire.shared_memory import SharedMemory
+from clipdex.wire.transport import ModelConfig, ModelStatistics, ServerInfo
 
 __all__ = ["InprocTransport"]
 
@@ -77,6 +78,17 @@ class InprocTransport:
             return self._runner.submit(self._run, model, dict(inputs), output)
         except RuntimeError as exc:
             raise ServerUnreachable(f"{self.address} is closed") from exc
+
+    def statistics(self, model: str, timeout_s: float) -> ModelStatistics:
+        """Nobody counts here."""
+        return ModelStatistics()
+
+    def share(self, memory: SharedMemory, timeout_s: float) -> bool:
+        """Nothing to agree on: arrays are never copied here."""
+        return True
+
+    def unshare(self, memory: SharedMemory) -> None:
+        """Nothing to forget."""
 
     def close(self) -> None:
         """Wait for the run under way and drop the sessions."""

@@ -11,6 +11,7 @@ from clipdex.errors import (
     DeadlineExceeded,
     ModelNotFound,
     RequestRefused,
+    ServerBusy,
     ServerFault,
     ServerUnreachable,
 )
@@ -47,6 +48,23 @@ _NO_CONNECTION = (
     "connections to all backends",
 )
 
+# How they begin or go on when a connection ended under a request.
+_CONNECTION_LOST = ("Stream removed", "recvmsg", "sendmsg", "GOAWAY")
+
+# How Triton says that a model's queue is full, and that a request has waited in it longer than it wanted to.
+_QUEUE_FULL = "maximum queue size"
+_WAITED_TOO_LONG = "request timeout expired"
+
+# What gRPC and Triton say, as UNAVAILABLE, about credentials -> what to tell. The first that is found counts.
+_DENIED = {
+    "WRONG_VERSION_NUMBER": "the server at {} speaks no TLS: connect without it",
+    "Hostname Verification": "the server's certificate is not for {}: if it is the right one, give its name "
+    "(--tls-name, Credentials(server_name=...))",
+    "CERTIFICATE_VERIFY_FAILED": "nobody who is trusted has signed the certificate of the server at {}: give its "
+    "authority's certificate (--tls-ca, Credentials(ca_file=...))",
+    "protocol is restricted": "the server at {} asks for a header: {}",
+}
+
 
 def translate(error: grpc.RpcError, address: str) -> ClipdexError:
     """The clipdex error for a failed call to `address`; raise it `from error`."""
@@ -54,12 +72,23 @@ def translate(error: grpc.RpcError, address: str) -> ClipdexError:
     code: grpc.StatusCode = error.code()
     details = " ".join((error.details() or "no details given").split())
     kind = ERROR_OF_STATUS[code]
+    if kind is ServerUnreachable and _QUEUE_FULL in details.lower():
+        return ServerBusy(f"the queue of the server at {address} is full: {details}")
+    if kind is ServerUnreachable and _WAITED_TOO_LONG in details.lower():
+        return DeadlineExceeded(f"the server at {address} did not come to the request in time")
     if kind is ServerUnreachable:
+        denied = next((text for sign, text in _DENIED.items() if sign in details), None)
+        if denied is not None:
+            return AccessDenied(denied.format(address, details))
         if any(sign in details for sign in _NO_CONNECTION):
+            # A server that wants TLS, or a client's certificate, hangs up on those who have none.
+            hint = "; does it ask for TLS?" if details.endswith("Socket closed") else ""
             return kind(
-                f"no server answers at {address} ({details.rpartition(': ')[2]}): "
+                f"no server answers at {address} ({details.rpartition(': ')[2]}{hint}): "
                 "start one with  clipdex serve  or give the right address"
             )
+        if any(sign in details for sign in _CONNECTION_LOST):
+            return kind(f"the connection to {address} was lost: {details}")
         return kind(f"the server at {address} cannot take the request now: {details}")
     if kind is DeadlineExceeded:
         return kind(f"the server at {address} did not answer in time")

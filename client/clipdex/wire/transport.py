@@ -8,8 +8,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from clipdex.arrays import Array
+from clipdex.wire.shared_memory import SharedMemory
 
-__all__ = ["ModelConfig", "ServerInfo", "Transport"]
+__all__ = ["FINGERPRINT_PARAMETER", "ModelConfig", "ModelStatistics", "ServerInfo", "Transport"]
+
+# The key under which each config.pbtxt states the fingerprint of its model's embedding space.
+FINGERPRINT_PARAMETER = "clipdex_fingerprint"
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,57 @@ class ModelConfig:
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ModelStatistics:
+    """What a server has counted of one model since it was loaded. Take two and subtract.
+
+    requests: those that succeeded; failures: those that did not.
+    rows: what they carried, all together. batches: rows of an executed batch -> how often.
+    queue_ns: the requests' waiting. compute_ns: the requests' time in the model, input and output copies
+        included; what shares a batch counts the batch's time each.
+    """
+
+    requests: int = 0
+    failures: int = 0
+    rows: int = 0
+    batches: Mapping[int, int] = field(default_factory=dict)
+    queue_ns: int = 0
+    compute_ns: int = 0
+
+    def since(self, before: ModelStatistics) -> ModelStatistics:
+        """What was counted after `before` was taken."""
+        batches = {rows: count - before.batches.get(rows, 0) for rows, count in self.batches.items()}
+        return ModelStatistics(
+            self.requests - before.requests,
+            self.failures - before.failures,
+            self.rows - before.rows,
+            {rows: count for rows, count in batches.items() if count},
+            self.queue_ns - before.queue_ns,
+            self.compute_ns - before.compute_ns,
+        )
+
+    def __add__(self, other: ModelStatistics) -> ModelStatistics:
+        """Both servers' counts together."""
+        batches = {
+            rows: self.batches.get(rows, 0) + other.batches.get(rows, 0)
+            for rows in (*self.batches, *other.batches)
+        }
+        return ModelStatistics(
+            self.requests + other.requests,
+            self.failures + other.failures,
+            self.rows + other.rows,
+            batches,
+            self.queue_ns + other.queue_ns,
+            self.compute_ns + other.compute_ns,
+        )
+
+    @property
+    def mean_batch(self) -> float:
+        """Rows in an executed batch, on average; 0 if none was executed."""
+        executed = sum(self.batches.values())
+        return sum(rows * count for rows, count in self.batches.items()) / executed if executed else 0.0
+
+
 class Transport(Protocol):
     """One way to reach the models of a server. Safe to call from many threads."""
 
@@ -56,7 +111,22 @@ class Transport(Protocol):
         ...
 
     def submit(self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float) -> Future[Array]:
-        """Send one request and return at once; the future holds the output tensor or a ClipdexError."""
+        """Send one request and return at once; the future holds the output tensor or a ClipdexError.
+
+        The arrays must not change until the future is done. `cancel` on the future withdraws the request.
+        """
+        ...
+
+    def statistics(self, model: str, timeout_s: float) -> ModelStatistics:
+        """What the server has counted of one model; zeros where nobody counts."""
+        ...
+
+    def share(self, memory: SharedMemory, timeout_s: float) -> bool:
+        """Let requests name arrays in this memory instead of carrying them; False where that cannot be."""
+        ...
+
+    def unshare(self, memory: SharedMemory) -> None:
+        """Forget about it, before it is closed. Never fails."""
         ...
 
     def close(self) -> None:

@@ -3,62 +3,57 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from typing import Any
 
 import grpc
-import numpy as np
-from tritonclient.grpc import service_pb2, service_pb2_grpc
-from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
+from tritonclient.grpc import service_pb2
 
 from clipdex.arrays import Array
-from clipdex.errors import ModelNotFound, ServerFault, ServerUnreachable
+from clipdex.errors import Cancelled, ClipdexError, ModelNotFound, ServerUnreachable
+from clipdex.wire.connection import Connection
+from clipdex.wire.credentials import Credentials
+from clipdex.wire.messages import infer_request, output_array, statistics
 from clipdex.wire.model_config import from_message
+from clipdex.wire.regions import Regions
+from clipdex.wire.shared_memory import SharedMemory
 from clipdex.wire.status import translate
-from clipdex.wire.transport import ModelConfig, ServerInfo
+from clipdex.wire.transport import ModelConfig, ModelStatistics, ServerInfo
 
-__all__ = ["TritonTransport", "infer_request", "output_array"]
-
-_T = TypeVar("_T")
-
-# Image batches are tens of megabytes; gRPC's own limit is 4 MiB. Pings more often than every five minutes
-# make servers hang up. `dns:///` names with several addresses are used in turn.
-_CHANNEL_OPTIONS = (
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.keepalive_time_ms", 300_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.lb_policy_name", "round_robin"),
-)
+__all__ = ["TritonTransport"]
 
 
-def infer_request(model: str, inputs: Mapping[str, Array], output: str) -> Any:
-    """A ModelInferRequest carrying the arrays as raw bytes."""
-    request = service_pb2.ModelInferRequest(model_name=model)
-    request.outputs.add(name=output)
-    for name, array in inputs.items():
-        request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
-        request.raw_input_contents.append(array.tobytes())
-    return request
+class _Answer(Future[Array]):
+    """The answer of one call. Cancelling it cancels the call; it then ends with `Cancelled`.
 
+    sent_bytes: what the request carried itself, not in shared memory.
+    """
 
-def output_array(response: Any, output: str) -> Array:
-    """The named output of a ModelInferResponse, read-only, over the response's own bytes."""
-    for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
-        if tensor.name == output:
-            return np.frombuffer(raw, dtype=triton_to_np_dtype(tensor.datatype)).reshape(tuple(tensor.shape))
-    raise ServerFault(f"the server's answer for {response.model_name} lacks the output {output!r}")
+    def __init__(self, sent_bytes: int) -> None:
+        super().__init__()
+        self.sent_bytes = sent_bytes
+        self.call: Any = None
+        self.set_running_or_notify_cancel()
+
+    def cancel(self) -> bool:
+        """Withdraw the request; False if it is over."""
+        return bool(self.call.cancel())
 
 
 class TritonTransport:
     """One long-lived channel to a Triton server, or to all addresses behind a DNS name."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, credentials: Credentials | None = None) -> None:
         self._address = address
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._credentials = credentials or Credentials()
+        self._credentials.check(address)
+        self._connection = Connection(address, self._credentials)
         self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._regions = Regions(self._ask, self._start)
 
     @property
     def address(self) -> str:
@@ -67,10 +62,11 @@ class TritonTransport:
 
     def server(self, timeout_s: float) -> ServerInfo:
         """Name and version from the server's metadata, once it says that it is ready."""
-        metadata = self._call(
-            lambda: self._stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=timeout_s)
-        )
-        ready = self._call(lambda: self._stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=timeout_s))
+        if self._connection.may_be_lost:
+            # gRPC would wait before it connects again; who asks this wants to know now.
+            self._renew(self._connection)
+        metadata = self._ask("ServerMetadata", service_pb2.ServerMetadataRequest(), timeout_s)
+        ready = self._ask("ServerReady", service_pb2.ServerReadyRequest(), timeout_s)
         if not ready.ready:
             raise ServerUnreachable(
                 f"the server at {self._address} is up but not ready: a model is still loading, or failed to"
@@ -79,52 +75,125 @@ class TritonTransport:
 
     def models(self, timeout_s: float) -> list[str]:
         """All models of the repository that are ready."""
-        request = service_pb2.RepositoryIndexRequest(ready=True)
-        index = self._call(lambda: self._stub.RepositoryIndex(request, timeout=timeout_s))
+        index = self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest(ready=True), timeout_s)
         return sorted({model.name for model in index.models})
 
     def config(self, model: str, timeout_s: float) -> ModelConfig:
         """The configuration the server runs the model with."""
         request = service_pb2.ModelConfigRequest(name=model)
         try:
-            return from_message(self._call(lambda: self._stub.ModelConfig(request, timeout=timeout_s)).config)
+            return from_message(self._ask("ModelConfig", request, timeout_s).config)
         except ModelNotFound as exc:
             raise ModelNotFound(f"the server at {self._address} has no model {model!r}") from exc
 
     def submit(self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float) -> Future[Array]:
         """One ModelInfer call, answered on gRPC's own thread."""
-        answer: Future[Array] = Future()
-        answer.set_running_or_notify_cancel()
+        request = infer_request(model, inputs, output, self._regions.mapped, timeout_s)
+        answer = _Answer(sum(map(len, request.raw_input_contents)))
+        connection, began = self._connection, time.monotonic()
 
         def done(call: Any) -> None:
             try:
-                answer.set_result(output_array(call.result(), output))
+                result = output_array(call.result(), output)
+                connection.heard()
+                answer.set_result(result)
             except grpc.RpcError as exc:
-                error = translate(exc, self._address)
+                self._look_after(connection, exc, began, timeout_s)
+                error = self._error(exc, connection)
                 error.__cause__ = exc
                 answer.set_exception(error)
             except grpc.FutureCancelledError as exc:
-                error = ServerUnreachable(f"the connection to {self._address} was closed before the answer came")
-                error.__cause__ = exc
-                answer.set_exception(error)
+                cancelled: ClipdexError = (
+                    ServerUnreachable(f"the connection to {self._address} was closed before the answer came")
+                    if self._closed.is_set()
+                    else Cancelled("the request was withdrawn before its answer came")
+                )
+                cancelled.__cause__ = exc
+                answer.set_exception(cancelled)
             except BaseException as exc:  # a future that is never settled would block its reader for ever
                 answer.set_exception(exc)
 
-        request = infer_request(model, inputs, output)
-        call = self._call(lambda: self._stub.ModelInfer.future(request, timeout=timeout_s))
-        call.add_done_callback(done)
+        answer.call = self._start("ModelInfer", request, timeout_s, done, connection)
         return answer
+
+    def statistics(self, model: str, timeout_s: float) -> ModelStatistics:
+        """The server's own counters."""
+        return statistics(self._ask("ModelStatistics", service_pb2.ModelStatisticsRequest(name=model), timeout_s))
+
+    def share(self, memory: SharedMemory, timeout_s: float) -> bool:
+        """Register the memory's file with the server, which maps it if it has the same /dev/shm and may."""
+        if self._address.startswith("dns:"):
+            return False  # of the servers behind a name, only one would come to know of it
+        return self._regions.add(memory, timeout_s)
+
+    def unshare(self, memory: SharedMemory) -> None:
+        """Unregister it. A server that is gone has forgotten it by itself."""
+        self._regions.remove(memory)
 
     def close(self) -> None:
         """Close the channel; requests under way end with an error."""
         self._closed.set()
-        self._channel.close()
+        self._connection.close()
 
-    def _call(self, call: Callable[[], _T]) -> _T:
+    def _error(self, exc: grpc.RpcError, connection: Connection) -> ClipdexError:
+        """What a failed inference means. A server that was started again has forgotten the memory."""
+        if exc.code() is grpc.StatusCode.CANCELLED:
+            if self._closed.is_set():
+                return ServerUnreachable(f"the connection to {self._address} was closed before the answer came")
+            if connection.given_up:
+                return ServerUnreachable(f"nothing came back any more on a connection to {self._address}")
+        if self._regions.lost(exc.details() or ""):
+            return ServerUnreachable(f"the server at {self._address} was restarted and has lost the shared memory")
+        return translate(exc, self._address)
+
+    def _start(
+        self,
+        method: str,
+        request: Any,
+        timeout_s: float,
+        done: Callable[[Any], None],
+        connection: Connection | None = None,
+    ) -> Any:
+        """One call without waiting; its end is told on gRPC's own thread."""
+        with self._translated():
+            return (connection or self._connection).start(method, request, timeout_s, done)
+
+    def _ask(self, method: str, request: Any, timeout_s: float) -> Any:
+        """One call, and wait for its answer."""
+        connection, began = self._connection, time.monotonic()
+        with self._translated():
+            try:
+                response = connection.call(method, request, timeout_s)
+            except grpc.RpcError as exc:
+                self._look_after(connection, exc, began, timeout_s)
+                raise
+        connection.heard()
+        return response
+
+    def _look_after(self, connection: Connection, exc: grpc.RpcError, began: float, timeout_s: float) -> None:
+        """Make a new connection if a call's end says that the other side of this one has vanished."""
+        code = exc.code()
+        if code is grpc.StatusCode.UNAVAILABLE:
+            connection.may_be_lost = True
+        elif code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            connection.heard()
+        elif connection.seems_dead(began, timeout_s):
+            self._renew(connection)
+            connection.give_up()
+
+    def _renew(self, connection: Connection) -> None:
+        with self._lock:
+            if self._connection is not connection or self._closed.is_set():
+                return  # another call's end has said so
+            self._connection = Connection(self._address, self._credentials)
+        connection.retire()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
         if self._closed.is_set():
             raise ServerUnreachable(f"the connection to {self._address} is closed")
         try:
-            return call()
+            yield
         except grpc.RpcError as exc:
             raise translate(exc, self._address) from exc
         except ValueError as exc:  # grpc's word for a channel that another thread closed meanwhile

@@ -1,0 +1,100 @@
+"""A list of any length becomes requests of full batches, and their answers one array."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clipdex.arrays import Array, Pixels, Vectors
+from clipdex.bisection import bisection
+from clipdex.errors import InvalidArgument, RequestRefused, ServerFault
+from clipdex.images import ImageSource, open_image, to_pixels
+from clipdex.steps import Steps
+
+if TYPE_CHECKING:
+    from clipdex.client import Client
+
+__all__ = ["image_steps", "pixel_steps", "text_steps"]
+
+
+def image_steps(client: Client, images: Iterable[ImageSource]) -> Steps[Vectors]:
+    """The steps of `Client.embed_images`. Each opens and resizes a batch of pictures."""
+    if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
+        raise InvalidArgument("images is a list; for one picture give a list of one: [picture]")
+    spec = client.card.image
+
+    def batches() -> Iterator[Pixels]:
+        batch: list[Pixels] = []
+        for image in images:
+            batch.append(to_pixels(open_image(image, fill=spec.fill), spec))
+            if len(batch) == client.max_batch_size:
+                yield np.stack(batch)
+                batch = []
+        if batch:
+            yield np.stack(batch)
+
+    return _embedding(client, batches(), client.submit_pixels)
+
+
+def pixel_steps(client: Client, pixels: Pixels) -> Steps[Vectors]:
+    """The steps of `Client.embed_pixels`."""
+    return _embedding(client, _slices(pixels, client.max_batch_size), client.submit_pixels)
+
+
+def text_steps(client: Client, texts: Sequence[str]) -> Steps[Vectors]:
+    """The steps of `Client.embed_texts`."""
+    return _embedding(client, _slices(client.tokenize(texts), client.max_texts), client.submit_tokens)
+
+
+def _slices(rows: Array, step: int) -> Iterator[Array]:
+    return (rows[i : i + step] for i in range(0, len(rows), step))
+
+
+def _embedding(
+    client: Client, batches: Iterator[Array], submit: Callable[[Array], Future[Array]]
+) -> Steps[Vectors]:
+    """Keep `in_flight` requests waiting, and put their answers one below the other: float32 (N, D)."""
+    parts: list[Vectors] = []
+    waiting: deque[tuple[int, Array, Future[Array]]] = deque()
+    first = 0
+    try:
+        for batch in batches:
+            waiting.append((first, batch, submit(batch)))
+            first += len(batch)
+            if len(waiting) >= client.in_flight:
+                parts.append((yield from _answer(client, *waiting.popleft(), submit)))
+        while waiting:
+            parts.append((yield from _answer(client, *waiting.popleft(), submit)))
+    finally:
+        for _, _, future in waiting:
+            future.cancel()
+    if not parts:
+        return np.empty((0, client.card.embedding_dim), dtype=np.float32)
+    return np.concatenate(parts)
+
+
+def _answer(
+    client: Client, first: int, batch: Array, future: Future[Array], submit: Callable[[Array], Future[Array]]
+) -> Steps[Vectors]:
+    """One request's answer. If it is refused: whose fault that is."""
+    try:
+        vectors = yield future
+    except RequestRefused as refusal:
+        found = yield from bisection(batch, submit, refusal)
+        refused = [(i, each) for i, each in enumerate(found) if isinstance(each, RequestRefused)]
+        if len(refused) == len(batch) > 1:
+            raise  # no item's fault
+        if refused:
+            position, reason = refused[0]
+            others = f", and {len(refused) - 1} more" if len(refused) > 1 else ""
+            raise RequestRefused(f"item {first + position} of the list{others}: {reason}") from reason
+        vectors = np.stack([each for each in found if not isinstance(each, RequestRefused)])
+    finally:
+        future.cancel()  # harmless where it is over
+    if len(vectors) != len(batch):
+        raise ServerFault(f"{client.address} answered {len(vectors)} vectors for {len(batch)} items")
+    return client.checked(vectors)

@@ -1,0 +1,52 @@
+"""What a run says of itself: while it goes on, and at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["Progress", "RunReport"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is. total: the pictures in the folder, None until they are counted."""
+
+    indexed: int
+    unchanged: int
+    failed: int
+    total: int | None
+    images_per_s: float
+
+    @property
+    def done(self) -> int:
+        """The files that need no more work."""
+        return self.indexed + self.unchanged + self.failed
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did. discovered = indexed + unchanged + failed.
+
+    indexed: new and changed files, committed. recognised: those of them that have the content of another
+        row (moved or copied files) and were not embedded again.
+    unchanged: files that were in the index already, with the same content.
+    failed: files that are in the ledger, whether this run put them there or an earlier one.
+    removed: rows whose file is no longer there.
+    rows: live rows in the index now.
+    seconds: the whole run. images_per_s: the indexed ones, from the first file decoded to the last commit.
+    stage_seconds: see `stages.STAGES`.
+    transfer: how pixels went to the server: "shared memory", "wire", or "in process" where there is none.
+    """
+
+    discovered: int
+    indexed: int
+    recognised: int
+    unchanged: int
+    failed: int
+    removed: int
+    rows: int
+    seconds: float
+    images_per_s: float
+    stage_seconds: Mapping[str, float]
+    transfer: str

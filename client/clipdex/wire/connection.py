@@ -1,0 +1,113 @@
+"""One gRPC channel, and whether anything has come back on it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2_grpc
+
+from clipdex.wire.credentials import Credentials
+
+__all__ = ["Connection"]
+
+# Image batches are tens of megabytes; gRPC's own limit is 4 MiB. Pings more often than every five minutes
+# make servers hang up. `dns:///` names with several addresses are used in turn. A server that was restarted
+# is found within a second. A new channel is a new connection: by default gRPC would share the old one.
+_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.keepalive_time_ms", 300_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # how long connecting may take
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+# Below this, an answer that is late says nothing about the connection.
+_SHORTEST_S = 0.5
+
+
+class Connection:
+    """A channel with its stub. may_be_lost: the last call ended with UNAVAILABLE. given_up: see `give_up`.
+
+    Nothing in TCP tells a connection whose other end has vanished from one that is merely quiet, and gRPC goes on
+    using it for minutes. `seems_dead` does tell, by the requests that were made on it.
+    """
+
+    def __init__(self, address: str, credentials: Credentials) -> None:
+        options: tuple[tuple[str, object], ...] = _OPTIONS
+        if credentials.secure:
+            if credentials.server_name is not None:
+                options = (*options, ("grpc.ssl_target_name_override", credentials.server_name))
+            secret = grpc.ssl_channel_credentials(*credentials.read())
+            self._channel = grpc.secure_channel(address, secret, options=options)
+        else:
+            self._channel = grpc.insecure_channel(address, options=options)
+        self._metadata = credentials.metadata
+        self.stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self.may_be_lost = False
+        self.given_up = False
+        self._heard = 0.0
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self._retired = False
+
+    def call(self, method: str, request: Any, timeout_s: float) -> Any:
+        """One call, and wait for its answer."""
+        return getattr(self.stub, method)(request, timeout=timeout_s, metadata=self._metadata)
+
+    def start(self, method: str, request: Any, timeout_s: float, done: Callable[[Any], None]) -> Any:
+        """One call whose end `done` is told, on gRPC's own thread -> the call."""
+        call = getattr(self.stub, method).future(request, timeout=timeout_s, metadata=self._metadata)
+        with self._lock:
+            self._under_way += 1
+
+        def ended(call: Any) -> None:
+            try:
+                done(call)
+            finally:
+                with self._lock:
+                    self._under_way -= 1
+                self._close_if_idle()
+
+        call.add_done_callback(ended)
+        return call
+
+    def heard(self) -> None:
+        """Something came back."""
+        self._heard = time.monotonic()
+        self.may_be_lost = False
+
+    def seems_dead(self, began: float, timeout_s: float) -> bool:
+        """Whether a call that ran out of time says so: nothing has come back since it was made."""
+        return timeout_s >= _SHORTEST_S and self._heard < began
+
+    def retire(self) -> None:
+        """Close it once the calls under way are over."""
+        self._retired = True
+        self._close_if_idle()
+
+    def give_up(self) -> None:
+        """Close it, and end the calls under way on it: they would wait for nothing, and can be made elsewhere."""
+        self.given_up = True
+        self._close_soon()
+
+    def close(self) -> None:
+        """Close it; calls under way end with an error."""
+        self._channel.close()
+
+    def _close_if_idle(self) -> None:
+        with self._lock:
+            if not self._retired or self._under_way:
+                return
+        self._close_soon()
+
+    def _close_soon(self) -> None:
+        # Closing waits for gRPC's thread, which may be the one that runs this.
+        threading.Thread(target=self._channel.close, name="clipdex-close", daemon=True).start()

@@ -1,0 +1,110 @@
+"""How a client shows who it is, and makes sure who answers."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clipdex.errors import InvalidArgument
+from clipdex.wire.address import is_loopback
+
+__all__ = ["ENVIRONMENT", "Credentials"]
+
+ENVIRONMENT = ("TLS", "TLS_CA", "TLS_CERT", "TLS_KEY", "TLS_NAME", "TOKEN")  # each after CLIPDEX_
+
+_HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
+_VISIBLE = re.compile(r"[ -~]+")  # what gRPC takes as a header's value
+_TOKEN = re.compile(r"[!-~]+")
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a connection is secured with. Files are PEM.
+
+    tls: encrypt, and check the server's certificate. Any of the files implies it.
+    ca_file: the certificates that may have signed the server's; None for the public ones that gRPC brings.
+    certificate_file, key_file: the client's own, for servers that ask for them (mutual TLS).
+    server_name: what the server's certificate says, where that is not the host of the address.
+    token: sent as the header `authorization: Bearer TOKEN`; only encrypted, or to this machine.
+    headers: sent with every request; names in lower case.
+    """
+
+    tls: bool = False
+    ca_file: str | os.PathLike[str] | None = None
+    certificate_file: str | os.PathLike[str] | None = None
+    key_file: str | os.PathLike[str] | None = None
+    server_name: str | None = None
+    token: str | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise InvalidArgument("a client certificate and its key come together: give both files or neither")
+        if self.token is not None and not _TOKEN.fullmatch(self.token):
+            raise InvalidArgument("the token is empty, or holds a blank or a character that is not ASCII")
+        for name, value in self.headers.items():
+            if not _HEADER_NAME.fullmatch(name) or name.startswith("grpc-") or name.endswith("-bin"):
+                raise InvalidArgument(
+                    f"{name!r} is no header's name: expected a-z, 0-9, _ . - and not grpc-… or …-bin"
+                )
+            if not _VISIBLE.fullmatch(value):
+                raise InvalidArgument(f"the value of the header {name} is empty or not ASCII")
+        if self.token is not None and "authorization" in self.headers:
+            raise InvalidArgument("there are both a token and a header named authorization; give one of them")
+
+    @classmethod
+    def from_environment(cls) -> Credentials:
+        """What CLIPDEX_TLS, _TLS_CA, _TLS_CERT, _TLS_KEY, _TLS_NAME and CLIPDEX_TOKEN say."""
+        said = {name: os.environ.get(f"CLIPDEX_{name}") or None for name in ENVIRONMENT}
+        return cls(
+            tls=(said["TLS"] or "0").lower() not in ("0", "false", "no", "off"),
+            ca_file=said["TLS_CA"],
+            certificate_file=said["TLS_CERT"],
+            key_file=said["TLS_KEY"],
+            server_name=said["TLS_NAME"],
+            token=said["TOKEN"],
+        )
+
+    @property
+    def secure(self) -> bool:
+        """Whether the connection is encrypted."""
+        files = (self.ca_file, self.certificate_file, self.key_file)
+        return self.tls or self.server_name is not None or any(file is not None for file in files)
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """The headers of every request, the token's among them."""
+        token = () if self.token is None else (("authorization", f"Bearer {self.token}"),)
+        return (*self.headers.items(), *token)
+
+    def check(self, address: str) -> None:
+        """Refuse to tell others on the way what only the server may know.
+
+        Raises:
+            InvalidArgument: a token would go in the clear to another machine.
+        """
+        secret = self.token is not None or "authorization" in self.headers
+        if secret and not self.secure and not is_loopback(address):
+            raise InvalidArgument(
+                f"the token would go to {address} unencrypted, where anyone on the way can read it: "
+                "use TLS (--tls, or Credentials(tls=True))"
+            )
+
+    def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
+        """The PEM bytes of ca_file, key_file and certificate_file; None for those not given."""
+        return _pem(self.ca_file), _pem(self.key_file), _pem(self.certificate_file)
+
+
+def _pem(file: str | os.PathLike[str] | None) -> bytes | None:
+    if file is None:
+        return None
+    try:
+        data = Path(file).read_bytes()
+    except OSError as exc:
+        raise InvalidArgument(f"{os.fspath(file)}: cannot be read: {exc.strerror or exc}") from exc
+    if b"-----BEGIN " not in data:
+        raise InvalidArgument(f"{os.fspath(file)}: not a PEM file (-----BEGIN CERTIFICATE-----)")
+    return data

@@ -1,0 +1,101 @@
+"""The shared memory that one Triton has mapped: telling it, telling it again, tidying up."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from tritonclient.grpc import service_pb2
+
+from clipdex.errors import ClipdexError
+from clipdex.wire.shared_memory import DIRECTORY, PREFIX, SharedMemory
+
+__all__ = ["Regions"]
+
+_LOG = logging.getLogger("clipdex.wire")
+
+_TIMEOUT_S = 10.0
+_UNREGISTER_TIMEOUT_S = 2.0
+
+
+class Regions:
+    """What requests to one server may name. Safe to use from many threads.
+
+    mapped: the memories that the server has.
+    """
+
+    def __init__(
+        self, ask: Callable[[str, Any, float], Any], start: Callable[[str, Any, float, Callable[[Any], None]], Any]
+    ) -> None:
+        """ask: makes one call (method, request, timeout), raising clipdex's errors. start: without waiting."""
+        self.mapped: tuple[SharedMemory, ...] = ()
+        self._ask = ask
+        self._start = start
+        self._lock = threading.Lock()
+
+    def add(self, memory: SharedMemory, timeout_s: float) -> bool:
+        """Have the server map the memory's file; False if it has not the same /dev/shm, or may not."""
+        try:
+            self._ask("SystemSharedMemoryRegister", _register(memory), timeout_s)
+        except ClipdexError as exc:
+            _LOG.debug("no shared memory: %s", exc)
+            return False
+        self._note(memory)
+        # Not before: this shows that the server's /dev/shm is ours, so what is missing here is missing there.
+        with suppress(ClipdexError):
+            self._forget_left_overs(timeout_s)
+        return True
+
+    def remove(self, memory: SharedMemory) -> None:
+        """Have the server forget it. One that is gone has done so by itself."""
+        with self._lock:
+            self.mapped = tuple(each for each in self.mapped if each is not memory)
+        self._unregister(memory.name)
+
+    def lost(self, details: str) -> bool:
+        """Whether an error says that the server, started again since, has one of them no more.
+
+        It is told again, without waiting; until it has answered, requests carry their pixels.
+        """
+        named = [memory for memory in self.mapped if f"'{memory.name}'" in details]
+        for memory in named:
+            self._add_again(memory)
+        return bool(named)
+
+    def _note(self, memory: SharedMemory) -> None:
+        with self._lock:
+            self.mapped = (*self.mapped, memory)
+
+    def _add_again(self, memory: SharedMemory) -> None:
+        with self._lock:
+            if memory not in self.mapped:
+                return  # another request's error has begun it
+            self.mapped = tuple(each for each in self.mapped if each is not memory)
+
+        def done(call: Any) -> None:
+            if not call.cancelled() and call.exception() is None:
+                self._note(memory)
+
+        with suppress(ClipdexError):
+            self._start("SystemSharedMemoryRegister", _register(memory), _TIMEOUT_S, done)
+
+    def _forget_left_overs(self, timeout_s: float) -> None:
+        """A client that was killed unregistered nothing, and the server would keep its memory until it ends."""
+        found = self._ask("SystemSharedMemoryStatus", service_pb2.SystemSharedMemoryStatusRequest(), timeout_s)
+        for name in found.regions:
+            if name.startswith(PREFIX) and not (DIRECTORY / name).exists():
+                self._unregister(name)
+
+    def _unregister(self, name: str) -> None:
+        request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name)
+        with suppress(ClipdexError):
+            self._ask("SystemSharedMemoryUnregister", request, _UNREGISTER_TIMEOUT_S)
+
+
+def _register(memory: SharedMemory) -> Any:
+    return service_pb2.SystemSharedMemoryRegisterRequest(
+        name=memory.name, key=f"/{memory.name}", offset=0, byte_size=memory.size
+    )

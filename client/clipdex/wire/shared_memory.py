@@ -1,0 +1,119 @@
+"""Memory that a server on this machine can read in place: a file in /dev/shm, and what removes it.
+
+The file is locked (flock) by the process that made it, so that a later one can tell what a dead one left.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from clipdex.arrays import Array
+
+__all__ = ["DIRECTORY", "PREFIX", "SharedMemory", "remove_left_overs"]
+
+DIRECTORY = Path("/dev/shm")  # noqa: S108 - where shm_open puts its objects on Linux
+PREFIX = "clipdex-pixels-"
+
+
+class SharedMemory:
+    """Zeroed memory in a file, mapped here and in other processes. Close it, or use it in a `with`.
+
+    name: of the file in /dev/shm, which shm_open("/NAME") opens; "" for memory without one, which only
+        processes that are given `descriptor` can map.
+    """
+
+    def __init__(self, size: int, *, named: bool) -> None:
+        """Raises OSError where there is no such place, or no room for `size` bytes in it."""
+        self.size = size
+        self.name = ""
+        if named:
+            remove_left_overs()
+            self.name, self.descriptor = _new_file()
+        else:
+            self.descriptor = os.memfd_create("clipdex", os.MFD_CLOEXEC)
+        try:
+            # Writing to memory that is not there would end the process by SIGBUS; this says so instead.
+            os.posix_fallocate(self.descriptor, 0, size)
+            self._map = mmap.mmap(self.descriptor, size)
+        except BaseException:
+            self._remove()
+            raise
+        self._bytes = np.frombuffer(self._map, dtype=np.uint8)
+        self._start = self._bytes.ctypes.data
+
+    @property
+    def path(self) -> Path:
+        """The file, if it has a name."""
+        return DIRECTORY / self.name
+
+    @property
+    def array(self) -> Array:
+        """All of it, uint8 (size,)."""
+        return self._bytes
+
+    def offset_of(self, array: Array) -> int | None:
+        """Where in this memory an array lies, in bytes; None if it does not, or has gaps."""
+        at = array.ctypes.data - self._start
+        inside = array.size > 0 and at >= 0 and at + array.nbytes <= self.size
+        return at if inside and array.flags.c_contiguous else None
+
+    def close(self) -> None:
+        """Remove its name and let go of it; arrays that are still in use keep the memory. Safe to call twice."""
+        if self.descriptor >= 0:
+            self._remove()
+
+    def _remove(self) -> None:
+        if self.name:
+            with suppress(OSError):
+                self.path.unlink()
+        os.close(self.descriptor)
+        self.descriptor = -1
+
+    def __enter__(self) -> SharedMemory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _new_file() -> tuple[str, int]:
+    """A locked file of a name that nobody has -> its name, its descriptor."""
+    while True:
+        name = f"{PREFIX}{secrets.token_hex(8)}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(DIRECTORY / name, flags, 0o600)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Before it was locked, another process may have taken it for a dead one's.
+            if os.fstat(descriptor).st_nlink:
+                return name, descriptor
+        os.close(descriptor)
+
+
+def remove_left_overs() -> None:
+    """Remove what processes of this user left in /dev/shm that ended without closing it."""
+    with suppress(OSError):
+        for path in DIRECTORY.glob(f"{PREFIX}*"):
+            with suppress(OSError):
+                _remove_if_left(path)
+
+
+def _remove_if_left(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            return
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: its owner lives
+        path.unlink()
+    finally:
+        os.close(descriptor)
