@@ -51,6 +51,9 @@ RUN echo /opt/tritonserver/carried > /etc/ld.so.conf.d/zz-tritonserver.conf && l
         | awk '/not found/ && !/lib(cuda|nvidia-ml)\.so/ { print; missing = 1 } END { exit missing }' \
     && { bin/tritonserver --help 2>&1 || true; } | grep -e --allow-client-shm
 
+# Where TensorRT keeps engines: a volume that is mounted there takes over who owns it. Empty unless a model asks for it.
+RUN install -d -o 1000 -g 1000 /var/cache/clipdex
+
 # UCX_MEM_EVENTS: as NVIDIA's images set it. HOME: CUDA's cache of compiled kernels needs a place, and with a
 # read-only root there is only /tmp. NVIDIA_DRIVER_CAPABILITIES: no video or graphics libraries of the driver.
 ENV PATH=/opt/tritonserver/bin:${PATH} \

@@ -455,7 +455,8 @@ def test_nothing_is_published_but_grpc_on_the_hosts_loopback() -> None:
 
 def test_the_gpu_is_reserved() -> None:
     (device,) = compose()["services"]["server"]["deploy"]["resources"]["reservations"]["devices"]
-    assert device["driver"] == "nvidia" and device["count"] == 1 and "gpu" in device["capabilities"]
+    assert device["driver"] == "nvidia" and "gpu" in device["capabilities"]
+    assert device["count"] == "${CLIPDEX_GPUS:-1}"
 
 
 @SERVICES
@@ -506,12 +507,39 @@ def test_shared_memory_is_lifted_by_its_own_file_and_nothing_else_is() -> None:
     assert services["server"]["ipc"] == "shareable"
     assert services["client"] == {"ipc": "service:server"}
     as_it_is = json.loads(only(SERVER, "CMD"))
-    assert services["server"]["command"] == [
+    assert without_variables(services["server"]["command"]) == [
         "--allow-client-shm=true" if flag == "--allow-client-shm=false" else flag for flag in as_it_is
     ]
 
 
-@pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.shm.yaml"]], ids=["plain", "shm"])
+def without_variables(words: list[str]) -> list[str]:
+    """As compose reads them where no variable is set."""
+    return [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", word) for word in words]
+
+
+def test_compose_says_what_the_image_says_and_lets_sizes_be_set() -> None:
+    command = compose()["services"]["server"]["command"]
+    assert without_variables(command) == json.loads(only(SERVER, "CMD"))
+    assert [word for word in command if "$" in word] == [word for word in command if "pool-byte-size" in word]
+
+
+def test_engines_have_a_volume_that_the_images_user_owns() -> None:
+    loaded = compose("compose.tensorrt.yaml")
+    assert set(loaded["services"]) == {"server"}
+    assert set(loaded["services"]["server"]) == {"volumes", "healthcheck"}
+    (volume,) = loaded["services"]["server"]["volumes"]
+    assert (volume["type"], volume["source"]) == ("volume", "engines") and "engines" in loaded["volumes"]
+    made = [rest for name, rest in last_stage(SERVER) if name == "RUN" and rest.startswith("install -d")]
+    assert made == [f"install -d -o 1000 -g 1000 {volume['target']}"]
+    targets = (ROOT / "export" / "clipdex_export" / "targets.py").read_text()
+    assert f'DEFAULT_ENGINE_CACHE = "{volume["target"]}"' in targets
+
+
+@pytest.mark.parametrize(
+    "files",
+    [["compose.yaml"], ["compose.yaml", "compose.shm.yaml"], ["compose.yaml", "compose.tensorrt.yaml"]],
+    ids=["plain", "shm", "tensorrt"],
+)
 def test_docker_compose_accepts_the_files(files: list[str]) -> None:
     docker = shutil.which("docker") or ""
     if not docker or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:

@@ -22,6 +22,7 @@ class ServeOptions:
     """What `LocalTriton` was asked for, with every port chosen.
 
     models: None serves every model of the repository.
+    pinned_pool_bytes: page-locked memory for GPUs; None leaves Triton's default.
     http_port, metrics_port: None leaves that endpoint off.
     """
 
@@ -33,6 +34,7 @@ class ServeOptions:
     models: Sequence[str] | None
     allow_client_shm: bool
     exit_timeout_s: float
+    pinned_pool_bytes: int | None = None
 
 
 def command_line(
@@ -60,6 +62,8 @@ def command_line(
     # Triton 26.04 switched it off and gave it this flag; before that it is always on.
     if _knows(triton, "--allow-client-shm"):
         command.append(f"--allow-client-shm={_boolean(options.allow_client_shm)}")
+    if options.pinned_pool_bytes is not None:
+        command.append(f"--pinned-memory-pool-byte-size={options.pinned_pool_bytes}")
     if backend_directory is not None:
         command += [
             f"--backend-directory={backend_directory}",

@@ -13,6 +13,7 @@ from clipdex_server import backend_directory, supervisor
 from clipdex_server.checks import check_names, check_repository, free_port, temp_dir
 from clipdex_server.command import ServeOptions, command_line
 from clipdex_server.find import TritonBinary, find_triton, site_directories
+from clipdex_server.memory_pools import gpu_count, pinned_pool_bytes
 from clipdex_server.process import SupervisedTriton
 from clipdex_server.ready import accepts_connections, server_state
 from clipdex_server.reason import why_it_ended
@@ -36,6 +37,8 @@ class LocalTriton:
         host: the address that all of them listen on. Triton asks for no password: keep it to yourself.
         allow_client_shm: let clients on this machine pass tensors in shared memory.
         models: the models to serve; None for all of the repository.
+        pinned_pool_bytes: page-locked memory that tensors pass through on their way to GPUs. None: on a machine
+            with GPUs, what clients keep in flight.
         log_file: where Triton writes, kept. None for a temporary file that is kept after a failure only.
         startup_timeout_s: how long all models together may take to load.
         stop_timeout_s: how long accepted requests may take to finish when the server stops. Triton itself
@@ -52,6 +55,7 @@ class LocalTriton:
         metrics_port: int | None = None,
         allow_client_shm: bool = True,
         models: Sequence[str] | None = None,
+        pinned_pool_bytes: int | None = None,
         log_file: str | os.PathLike[str] | None = None,
         startup_timeout_s: float = 300.0,
         stop_timeout_s: float = 10.0,
@@ -63,6 +67,7 @@ class LocalTriton:
         self.metrics_port = metrics_port
         self.allow_client_shm = allow_client_shm
         self.models: tuple[str, ...] | None = None if models is None else tuple(models)
+        self.pinned_pool_bytes = pinned_pool_bytes
         self.log_file = None if log_file is None else Path(log_file).absolute()
         self.startup_timeout_s = startup_timeout_s
         self.stop_timeout_s = stop_timeout_s
@@ -198,9 +203,15 @@ class LocalTriton:
             models=self.models,
             allow_client_shm=self.allow_client_shm,
             exit_timeout_s=self.stop_timeout_s,
+            pinned_pool_bytes=self._pinned_pool_bytes(),
         )
         command = command_line(triton, options, backend_directory=backends, shared_memory_prefix=name)
         return command, environment
+
+    def _pinned_pool_bytes(self) -> int | None:
+        if self.pinned_pool_bytes is not None:
+            return self.pinned_pool_bytes
+        return pinned_pool_bytes(self.repository, self.models, gpu_count())
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.startup_timeout_s

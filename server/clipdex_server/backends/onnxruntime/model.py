@@ -47,6 +47,19 @@ _EXECUTION_MODES = {0: ort.ExecutionMode.ORT_SEQUENTIAL, 1: ort.ExecutionMode.OR
 _CONV_SEARCHES = {0: "EXHAUSTIVE", 1: "HEURISTIC", 2: "DEFAULT"}
 _ARENA_STRATEGIES = {0: "kNextPowerOfTwo", 1: "kSameAsRequested"}
 
+# The C++ backend's names for options of the TensorRT provider, where they differ from the provider's own.
+_TENSORRT_NAMES = {
+    "max_workspace_size_bytes": "trt_max_workspace_size",
+    "int8_calibration_table_name": "trt_int8_calibration_table_name",
+    "int8_use_native_calibration_table": "trt_int8_use_native_calibration_table",
+}
+_TENSORRT_PRECISIONS = {
+    "FP32": {},
+    "FP16": {"trt_fp16_enable": "1"},
+    "BF16": {"trt_bf16_enable": "1"},
+    "INT8": {"trt_int8_enable": "1"},
+}
+
 # A tensor of the ONNX graph: onnxruntime's type name, and the shape with -1 where it is free.
 _Tensor = tuple[str, tuple[int, ...]]
 
@@ -93,7 +106,9 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(f"unable to load model '{self._name}', {exc}") from exc
         # When CUDA does not start, onnxruntime goes on without it and says so on its own standard error only.
         provider = self._session.get_providers()[0]
-        log = pb_utils.Logger.log_info if provider == _first(providers) else pb_utils.Logger.log_warn
+        lost = provider != _first(providers)
+        idle = args["model_instance_kind"] == "GPU" and provider == "CPUExecutionProvider"
+        log = pb_utils.Logger.log_warn if lost or idle else pb_utils.Logger.log_info
         log(f"{args['model_instance_name']}: {path.name} on {provider}")
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -198,23 +213,54 @@ def _session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
 
 
 def _providers(config: Mapping[str, Any], kind: str, device_id: str) -> list[Any]:
-    """CUDA on the instance's device where onnxruntime offers it, and the CPU for the rest."""
-    if kind != "GPU" or "CUDAExecutionProvider" not in ort.get_available_providers():
+    """TensorRT where config.pbtxt asks for it, CUDA on the instance's device, and the CPU for the rest.
+
+    As far as onnxruntime offers them.
+    """
+    offered = ort.get_available_providers()
+    if kind != "GPU":
         return ["CPUExecutionProvider"]
-    if hasattr(ort, "preload_dlls"):  # since 1.21: finds CUDA and cuDNN in NVIDIA's own wheels
-        ort.preload_dlls()
     parameters = _parameters(config)
     cuda: dict[str, str] = {
         "cudnn_conv_algo_search": _choice(parameters, "cudnn_conv_algo_search", _CONV_SEARCHES),
         "arena_extend_strategy": _choice(parameters, "arena_extend_strategy", _ARENA_STRATEGIES),
     }
-    if "gpu_mem_limit" in parameters:
-        cuda["gpu_mem_limit"] = parameters["gpu_mem_limit"]
+    for key in ("gpu_mem_limit", "do_copy_in_default_stream"):
+        if key in parameters:
+            cuda[key] = parameters[key]
+    tensorrt: dict[str, str] | None = None
     accelerators = config.get("optimization", {}).get("execution_accelerators", {})
     for accelerator in accelerators.get("gpu_execution_accelerator", []):
+        options = accelerator.get("parameters", {})
         if accelerator.get("name") == "cuda":
-            cuda = {**accelerator.get("parameters", {}), **cuda}
-    return [("CUDAExecutionProvider", cuda | {"device_id": device_id}), "CPUExecutionProvider"]
+            cuda = {**options, **cuda}
+        elif accelerator.get("name") == "tensorrt":
+            tensorrt = _tensorrt_options(options)
+        else:
+            raise ValueError(f"unknown Execution Accelerator '{accelerator.get('name')}' is requested")
+    if "CUDAExecutionProvider" not in offered:
+        return ["CPUExecutionProvider"]
+    if hasattr(ort, "preload_dlls"):  # since 1.21: finds CUDA and cuDNN in NVIDIA's own wheels
+        ort.preload_dlls()
+    providers: list[Any] = [("CUDAExecutionProvider", cuda | {"device_id": device_id}), "CPUExecutionProvider"]
+    if tensorrt is not None and "TensorrtExecutionProvider" in offered:
+        providers.insert(0, ("TensorrtExecutionProvider", tensorrt | {"device_id": device_id}))
+    return providers
+
+
+def _tensorrt_options(parameters: Mapping[str, str]) -> dict[str, str]:
+    """The C++ backend's parameters as options of onnxruntime's TensorRT provider."""
+    options: dict[str, str] = {}
+    for key, value in parameters.items():
+        if key == "precision_mode":
+            if value not in _TENSORRT_PRECISIONS:
+                raise ValueError(f"unsupported precision mode '{value}' is requested")
+            options.update(_TENSORRT_PRECISIONS[value])
+        elif key in _TENSORRT_NAMES or key.startswith("trt_"):
+            options[_TENSORRT_NAMES.get(key, key)] = value
+        else:
+            raise ValueError(f"unknown parameter '{key}' is provided for TensorRT Execution Accelerator")
+    return options
 
 
 def _first(providers: Sequence[Any]) -> str:

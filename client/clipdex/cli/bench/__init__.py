@@ -1,0 +1,20 @@
+"""`clipdex bench`: what a server, an indexing run and a search give, and what limits them."""
+
+from __future__ import annotations
+
+import typer
+
+from clipdex.cli.bench import index, search, server
+
+__all__ = ["bench"]
+
+bench = typer.Typer(
+    name="bench",
+    help="Measure a server, an indexing run, or a search.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+bench.command("server")(server.server)
+bench.command("index")(index.index)
+bench.command("search")(search.search)

@@ -1,0 +1,62 @@
+"""What the three measurements share: options, numbers in a list, a table that lines up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipdex.bench.machine import Machine
+from clipdex.client import Client
+from clipdex.errors import InvalidArgument
+
+__all__ = ["JsonOption", "SecondsOption", "machine_line", "numbers", "server_lines", "table"]
+
+JsonOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--json", metavar="FILE", help="Write all figures there, too (docs/bench.md).", show_default=False
+    ),
+]
+SecondsOption = Annotated[float, typer.Option(metavar="SECONDS", help="How long each point is measured.")]
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """`1,8,64` -> [1, 8, 64].
+
+    Raises:
+        InvalidArgument: it is something else.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise InvalidArgument(f"{option} is {text!r}; expected positive numbers with commas between, as in 1,2,4")
+    return list(dict.fromkeys(int(part) for part in parts))
+
+
+def machine_line(machine: Machine) -> str:
+    """Where and when, in one line."""
+    return f"{machine.cores} cores of {machine.cpu}, {machine.memory_bytes / 2**30:.0f} GiB, {machine.date}"
+
+
+def server_lines(client: Client, gpus: int | None, machine: Machine) -> str:
+    """What was measured, and from where."""
+    server = f"{client.card.name} at {client.address}, {client.server.name} {client.server.version}"
+    if gpus:
+        server += f", on {gpus} GPU{'s' if gpus > 1 else ''}"
+    return f"{server}\nfrom {machine_line(machine)}\n"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns that line up: words to the left, numbers to the right."""
+    columns = list(zip(head, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    left = [not any(cell[:1].isdigit() for cell in column[1:]) for column in columns]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if is_left else cell.rjust(width)
+            for cell, width, is_left in zip(row, widths, left, strict=True)
+        ).rstrip()
+        for row in (head, *rows)
+    )

@@ -1,0 +1,163 @@
+"""`clipdex bench index`: where the time of an indexing run goes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from clipdex.bench.drawn import SIZE, draw_photos
+from clipdex.bench.gpus import gpus_of
+from clipdex.bench.index import FirstOf, IndexRun, RequestLog, measure_index
+from clipdex.bench.machine import this_machine
+from clipdex.bench.report import index_report, write_report
+from clipdex.cli.bench.common import JsonOption, server_lines, table
+from clipdex.cli.common import interruptible, note
+from clipdex.cli.connection import Connection, connects
+from clipdex.cli.index import Use
+from clipdex.cli.progress import index_progress
+from clipdex.sources import Source, open_source
+from clipdex.wire.address import may_share_memory
+
+__all__ = ["index"]
+
+_DRAWN = 2000
+
+_WHAT = {
+    "scan": "listing files, looking them up",
+    "decode": "reading and decoding, all workers together",
+    "resize": "resizing and cropping, all workers together",
+    "wait_decode": "joining thread: waiting for pixels",
+    "wait_embed": "joining thread: waiting for vectors",
+    "wire": "requests under way, neither queued nor computed",
+    "queue": "requests in the server's queue",
+    "compute": "requests in the model",
+    "place": "joining thread: what becomes of each file",
+    "submit": "joining thread: handing over requests",
+    "append": "joining thread: rows to the index",
+    "commit": "joining thread: committing them",
+}
+
+
+class BoundKind(str, Enum):
+    """How the bound is made of decoding and encoding."""
+
+    auto = "auto"
+    sum = "sum"
+    slower = "slower"
+
+
+@connects
+def index(
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="SOURCE", help="A folder, .tar or table of pictures; drawn if left out.", show_default=False
+        ),
+    ] = None,
+    *,
+    connection: Connection,
+    pictures: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"How many: of the source the first, all if not given; drawn {_DRAWN:,}.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Decoding processes; one a core if not given.", show_default=False)
+    ] = None,
+    shared_memory: Annotated[
+        Use, typer.Option(help="Let a server on this machine read pixels where they are, not from the wire.")
+    ] = Use.auto,
+    bound: Annotated[
+        BoundKind,
+        typer.Option(
+            help="sum: decoding and encoding share this machine's cores; slower: they do not (another machine, a "
+            "GPU); auto: sum for a server on this machine without GPUs."
+        ),
+    ] = BoundKind.auto,
+    seconds: Annotated[float, typer.Option(metavar="SECONDS", help="How long encoding alone is measured.")] = 5.0,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure a run over pictures: each stage's busy time, the stage that limits, and how near the bound it comes.
+
+    Indexes them into a temporary index, which is thrown away. What decoding and encoding take alone is measured
+    in the same go.
+    """
+    log = RequestLog()
+    with (
+        interruptible("nothing was measured to the end"),
+        _pictures(source, pictures) as found,
+        connection.open(shared_memory=shared_memory.value, on_request=log) as client,
+        index_progress() as progress,
+    ):
+        machine, gpus = this_machine(), gpus_of(client.address, client.card.name, connection.credentials)
+        kind = _kind(bound, client.address, gpus)
+        run = measure_index(
+            client, found, kind=kind, workers=workers, encode_seconds=seconds, requests=log, progress=progress
+        )
+        print(server_lines(client, gpus, machine))
+        _show(run)
+        if json_file is not None:
+            settings = {
+                "source": None if source is None else str(source),
+                "pictures": pictures,
+                "workers": workers,
+                "shared_memory": shared_memory.value,
+                "bound": bound.value,
+                "seconds": seconds,
+            }
+            write_report(json_file, index_report(machine, client, gpus, run, settings))
+
+
+@contextmanager
+def _pictures(source: Path | None, count: int | None) -> Iterator[Source]:
+    """The source, or its first pictures, or a folder of drawn ones."""
+    if source is not None:
+        opened = open_source(source)
+        yield opened if count is None else FirstOf(opened, count)
+        return
+    with tempfile.TemporaryDirectory(prefix="clipdex-bench-") as directory:
+        note(f"drawing {count or _DRAWN:,} pictures of {SIZE[0]} × {SIZE[1]}")
+        draw_photos(Path(directory), count or _DRAWN)
+        yield open_source(Path(directory))
+
+
+def _kind(bound: BoundKind, address: str, gpus: int | None) -> Literal["sum", "slower"]:
+    if bound is BoundKind.auto:
+        return "sum" if may_share_memory(address) and not gpus else "slower"
+    return "sum" if bound is BoundKind.sum else "slower"
+
+
+def _show(run: IndexRun) -> None:
+    failed = f", {run.failed:,} failed" if run.failed else ""
+    executed = f"; {run.mean_batch:.1f} rows in an executed batch" if run.mean_batch else ""
+    print(
+        f"{run.pictures:,} pictures in {run.seconds:.1f} s: {run.images_per_s:.1f} images/s, {run.transfer}, "
+        f"{run.workers} workers{failed}{executed}\n"
+    )
+    rows = [
+        (stage, f"{seconds:.2f}", f"{seconds / run.seconds:.1%}", _WHAT.get(stage, ""))
+        for stage, seconds in sorted(run.stage_seconds.items(), key=_order)
+    ]
+    print(table(("stage", "busy s", "of the run", ""), rows))
+    b = run.bound
+    how = "added up" if b.kind == "sum" else "the slower of the two"
+    print(f"\nlimited by {run.limited_by}: busy for {run.limited_share:.0%} of the run")
+    print(
+        f"bound: {b.images_per_s:.1f} images/s, from {b.decode_core_s * 1e3:.2f} ms of a core to decode "
+        f"on {b.cores} cores, and {b.encode_s * 1e3:.2f} ms to encode, {how}"
+    )
+    print(f"share of the bound: {run.share_of_bound:.3f}")
+
+
+def _order(item: tuple[str, float]) -> int:
+    names = list(_WHAT)
+    return names.index(item[0]) if item[0] in names else len(names)

@@ -1,0 +1,91 @@
+"""`clipdex bench search`: queries a second, beside the bare reading of the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipdex.bench.machine import this_machine
+from clipdex.bench.report import search_report, write_report
+from clipdex.bench.search import SearchPoint, drawn_index, measure_search, scanned
+from clipdex.cli.bench.common import JsonOption, SecondsOption, machine_line, numbers, table
+from clipdex.cli.common import interruptible, note, shown_path
+from clipdex.index import Index
+
+__all__ = ["search"]
+
+_HEAD = ("queries", "queries/s", "p50 ms", "p90 ms", "p99 ms", "calls", "bare read ms", "p50 / read")
+
+
+def search(
+    index: Annotated[
+        Path | None,
+        typer.Argument(metavar="X.clipdex", help="The index; drawn vectors if left out.", show_default=False),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Of the drawn vectors.")] = 100_000,
+    dim: Annotated[int, typer.Option(min=1, help="Of the drawn vectors.")] = 512,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Give drawn vectors int8 codes (clipdex optimize).")
+    ] = False,
+    queries: Annotated[str, typer.Option(metavar="N,…", help="Queries a call.")] = "1,64",
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many pictures a query.")] = 10,
+    seconds: SecondsOption = 3.0,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure exact search: queries a second and latency, beside reading what it scans once.
+
+    The queries are random vectors; no server is needed. Drawn vectors go to a temporary index on disk.
+    """
+    counts = numbers(queries, "--queries")
+    points: list[SearchPoint] = []
+    machine = this_machine()
+    with interruptible("nothing was measured to the end"), _index(index, rows, dim, int8) as opened:
+        for point in measure_search(opened, counts, top_k=top_k, seconds=seconds):
+            points.append(point)
+        manifest = opened.manifest
+        what = {
+            "rows": len(opened),
+            "embedding_dim": manifest.embedding_dim,
+            "dtype": manifest.dtype,
+            "int8": len(scanned(opened)) > 1,
+        }
+    name = "drawn vectors" if index is None else shown_path(str(index))
+    kind = f"{what['dtype']}{' with int8 codes' if what['int8'] else ''}"
+    print(f"{name}: {what['rows']:,} rows × {what['embedding_dim']}, {kind}; best {points[0].top_k} each")
+    print(machine_line(machine) + "\n")
+    print(table(_HEAD, [_row(point) for point in points]))
+    bare = points[0]
+    print(
+        f"\nbare read: {bare.bytes_read / 1e6:,.1f} MB at {bare.read_bytes_per_s / 1e9:.1f} GB/s "
+        f"on {machine.cores} cores"
+    )
+    if json_file is not None:
+        settings = {"index": None if index is None else str(index), "top_k": top_k, "seconds": seconds}
+        write_report(json_file, search_report(machine, what, points, settings))
+
+
+@contextmanager
+def _index(path: Path | None, rows: int, dim: int, int8: bool) -> Iterator[Index]:
+    if path is not None:
+        with Index.open(path) as opened:
+            yield opened
+        return
+    note(f"drawing {rows:,} vectors of {dim} numbers")
+    with drawn_index(rows, dim, int8=int8) as opened:
+        yield opened
+
+
+def _row(point: SearchPoint) -> tuple[str, ...]:
+    latency = point.latency
+    return (
+        str(point.queries),
+        f"{point.queries_per_s:,.1f}",
+        *(f"{ms:.2f}" for ms in (latency.p50_ms, latency.p90_ms, latency.p99_ms)),
+        str(point.calls),
+        f"{point.read_ms:.2f}",
+        f"{point.times_read:.1f}",
+    )

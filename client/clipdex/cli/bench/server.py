@@ -1,0 +1,161 @@
+"""`clipdex bench server`: throughput and latency against concurrency and batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipdex.bench.gpus import gpus_of
+from clipdex.bench.load import Window
+from clipdex.bench.machine import this_machine
+from clipdex.bench.plot import check_plot, plot_points
+from clipdex.bench.report import server_report, write_report
+from clipdex.bench.server import Part, Point, ServerSettings, Transfer, measure_server
+from clipdex.cli.bench.common import JsonOption, SecondsOption, numbers, server_lines, table
+from clipdex.cli.common import interruptible, note
+from clipdex.cli.connection import Connection, connects
+from clipdex.cli.progress import rows_progress
+from clipdex.client import Client
+from clipdex.wire import RetryPolicy, SharedMemory
+
+__all__ = ["point_row", "server"]
+
+_HEAD = (
+    "part",
+    "transfer",
+    "batch",
+    "in flight",
+    "rows/s",
+    "p50 ms",
+    "p90 ms",
+    "p99 ms",
+    "requests",
+    "executed",
+    "queue ms",
+    "compute ms",
+)
+
+
+class How(str, Enum):
+    """How inputs go to the server."""
+
+    wire = "wire"
+    shared = "shared"
+    both = "both"
+
+
+@connects
+def server(
+    *,
+    connection: Connection,
+    image: Annotated[bool, typer.Option("--image", help="Measure the image part.")] = False,
+    text: Annotated[bool, typer.Option("--text", help="Measure the text part.")] = False,
+    concurrency: Annotated[str, typer.Option(metavar="N,…", help="Requests kept in flight.")] = "1,2,4",
+    batch: Annotated[
+        str | None,
+        typer.Option(metavar="N,…", help="Rows a request; 1, 8 and the most it takes.", show_default=False),
+    ] = None,
+    transfer: Annotated[
+        How, typer.Option(help="Over the wire, in memory shared with a server on this machine, or both.")
+    ] = How.wire,
+    seconds: SecondsOption = 5.0,
+    requests: Annotated[int, typer.Option(min=1, help="Answers a point is measured for at least.")] = 10,
+    warmup: Annotated[float, typer.Option(metavar="SECONDS", help="Load before each measurement.")] = 1.0,
+    json_file: JsonOption = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Draw throughput against latency: .svg, .png or .pdf.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Measure what a server gives: throughput and latency, with the server's own counters.
+
+    Keeps N requests in flight and measures them once the load is steady, for each part, way of transfer, batch
+    size and N in turn. Measures the image part if neither --image nor --text is given.
+    """
+    window = Window(seconds, requests, warmup, most_seconds=max(120.0, 4 * seconds))
+    if plot is not None:
+        check_plot(plot)
+    points: list[Point] = []
+    # A request that fails ends the measurement: one that was sent again would spoil it unseen.
+    with connection.open(timeout_s=120.0, retry=RetryPolicy(max_attempts=1)) as client:
+        parts = _parts(image, text)
+        settings = ServerSettings(
+            parts,
+            _transfers(client, transfer),
+            numbers(batch, "--batch") if batch else _batches(client, parts),
+            numbers(concurrency, "--concurrency"),
+            window,
+        )
+        machine, gpus = this_machine(), gpus_of(client.address, client.card.name, connection.credentials)
+        try:
+            with interruptible("the table has what was measured until then"), rows_progress("points") as progress:
+                for point in measure_server(client, settings):
+                    points.append(point)
+                    if progress is not None:
+                        progress(len(points), settings.points)
+        finally:
+            if points:
+                print(server_lines(client, gpus, machine))
+                print(table(_HEAD, [point_row(point) for point in points]))
+                if json_file is not None:
+                    options = {
+                        "seconds": seconds,
+                        "requests": requests,
+                        "warmup_seconds": warmup,
+                        "points": settings.points,
+                    }
+                    write_report(json_file, server_report(machine, client, gpus, points, options))
+    if plot is not None:
+        plot_points(plot, points, f"{client.card.name} at {client.address}")
+        note(f"plot: {plot}")
+
+
+def point_row(point: Point) -> Sequence[str]:
+    """A line of the table; - where the server does not count."""
+    latency, served = point.latency, point.served
+    return (
+        point.part,
+        point.transfer,
+        str(point.batch),
+        str(point.concurrency),
+        f"{point.rows_per_s:.1f}",
+        *(f"{ms:.1f}" for ms in (latency.p50_ms, latency.p90_ms, latency.p99_ms)),
+        str(point.requests),
+        *(
+            ("-", "-", "-")
+            if served is None
+            else (f"{served.mean_batch:.1f}", f"{served.queue_ms:.1f}", f"{served.compute_ms:.1f}")
+        ),
+    )
+
+
+def _parts(image: bool, text: bool) -> list[Part]:
+    """The image part if nothing was said."""
+    parts: list[Part] = ["image"] if image or not text else []
+    return [*parts, "text"] if text else parts
+
+
+def _batches(client: Client, parts: Sequence[Part]) -> list[int]:
+    """1, 8 and the most that every part measured takes."""
+    limits = {"image": client.max_batch_size, "text": client.max_texts}
+    most = min(limits[part] for part in parts)
+    return sorted({1, min(8, most), most})
+
+
+def _transfers(client: Client, how: How) -> list[Transfer]:
+    if how is How.wire:
+        return ["wire"]
+    if how is How.shared:
+        return ["shared"]
+    with SharedMemory(4096, named=True) as memory:
+        if client.share(memory):
+            client.unshare(memory)
+            return ["wire", "shared"]
+    note(f"{client.address} takes no shared memory from here; measuring the wire alone")
+    return ["wire"]

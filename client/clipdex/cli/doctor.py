@@ -1,0 +1,137 @@
+"""`clipdex doctor`: what makes a deployment slow or wrong."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+import time
+from collections import Counter
+from typing import Annotated
+
+import typer
+
+from clipdex.cli.common import printable
+from clipdex.cli.connection import Connection, connects
+from clipdex.doctor import Finding, Severity, Snapshot, examine, healthy, words_of
+from clipdex.errors import ServerUnreachable
+
+__all__ = ["doctor"]
+
+_WIDTH = 110
+_POLL_S = 0.5
+
+
+@connects
+def doctor(
+    url: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="HOST:PORT",
+            help="Triton's gRPC address; several with commas between are compared. --server says the same.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    connection: Connection,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where its metrics are, if not at port 8002.", show_default=False),
+    ] = None,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long one full batch may take.")] = 120.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+) -> None:
+    """Say what makes a server slow or wrong.
+
+    Reads its configuration and counters, tries a few requests, and names what it finds: what is wrong, what is
+    slow, why it matters and what to do. Changes nothing. Exit status 0 if it is healthy, 1 if not.
+    """
+    snapshots = _collected(url or connection.server, connection, metrics, timeout)
+    findings = examine(snapshots)
+    if as_json:
+        print(json.dumps(_as_dict(snapshots, findings), indent=2))
+    else:
+        _print(snapshots, findings)
+    if not healthy(findings):
+        raise typer.Exit(1)
+
+
+def _collected(
+    addresses: str, connection: Connection, metrics: str | None, timeout_s: float
+) -> tuple[Snapshot, ...]:
+    from clipdex.doctor.collect import collect
+
+    deadline = time.monotonic() + connection.wait_s
+    while True:
+        try:
+            return collect(
+                addresses,
+                model=connection.model,
+                metrics=metrics,
+                credentials=connection.credentials,
+                timeout_s=timeout_s,
+            )
+        except ServerUnreachable:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_POLL_S)
+
+
+def _print(snapshots: tuple[Snapshot, ...], findings: list[Finding]) -> None:
+    for snapshot in snapshots:
+        models = ", ".join(
+            model.name if model.card is None else f"{model.name} ({model.card.precision})"
+            for model in snapshot.models
+        )
+        server = snapshot.server
+        print(printable(f"{snapshot.address}: {server.name} {server.version} serves {models}"))
+    for finding in findings:
+        words = words_of(finding)
+        print()
+        _wrapped(f"{words.severity.value}: {finding.where}: {words.what}", first="", rest="    ")
+        _wrapped(words.why, first="    ", rest="    ")
+        _wrapped(words.todo, first="    → ", rest="      ")
+    count = Counter(words_of(finding).severity for finding in findings)
+    verdict = "healthy" if healthy(findings) else "not healthy"
+    print(
+        f"\n{verdict}: {count[Severity.WRONG]} wrong, {count[Severity.SLOW]} slow, "
+        f"{count[Severity.NOTE]} note{'' if count[Severity.NOTE] == 1 else 's'}"
+    )
+
+
+def _wrapped(text: str, *, first: str, rest: str) -> None:
+    """Lines of a width that a terminal has; words, paths and flags stay whole."""
+    for line in textwrap.wrap(
+        printable(text),
+        _WIDTH,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ):
+        print(line)
+
+
+def _as_dict(snapshots: tuple[Snapshot, ...], findings: list[Finding]) -> dict[str, object]:
+    listed = []
+    for finding in findings:
+        words = words_of(finding)
+        listed.append(
+            {
+                "severity": words.severity.value,
+                "code": finding.code,
+                "where": finding.where,
+                "what": words.what,
+                "why": words.why,
+                "todo": words.todo,
+                "facts": dict(finding.facts),
+            }
+        )
+    servers = [
+        {
+            "address": snapshot.address,
+            "server": f"{snapshot.server.name} {snapshot.server.version}",
+            "models": [model.name for model in snapshot.models],
+        }
+        for snapshot in snapshots
+    ]
+    return {"healthy": healthy(findings), "servers": servers, "findings": listed}

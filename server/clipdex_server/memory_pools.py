@@ -1,0 +1,68 @@
+"""How much page-locked memory a Triton with GPUs needs: what its clients keep in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipdex.errors import ClipdexError
+
+__all__ = ["gpu_count", "in_flight_bytes", "pinned_pool_bytes"]
+
+_DEVICES = Path("/dev")
+_TRITONS_DEFAULT = 256 << 20
+_BATCHES_AN_INSTANCE = 2  # one that is computed, one that waits: what a client of ours keeps in flight
+
+
+def gpu_count(devices: Path = _DEVICES) -> int:
+    """The NVIDIA GPUs of this machine, by their device files."""
+    return sum(path.name.removeprefix("nvidia").isdigit() for path in devices.glob("nvidia*"))
+
+
+def pinned_pool_bytes(repository: Path, models: Iterable[str] | None, gpus: int) -> int | None:
+    """The size of the pinned pool, at least Triton's own default; None without a GPU, where nothing is staged."""
+    return max(_TRITONS_DEFAULT, in_flight_bytes(repository, models, gpus)) if gpus else None
+
+
+def in_flight_bytes(repository: Path, models: Iterable[str] | None, gpus: int) -> int:
+    """Inputs and outputs of two full batches for each instance of each model, in bytes.
+
+    A model without a fixed size, as the assets are, counts nothing; nor one whose configuration cannot be read,
+    which Triton will refuse in its own words.
+    """
+    from clipdex.wire.model_config import read_config
+
+    total = 0
+    for path in sorted(repository.glob("*/config.pbtxt")):
+        with suppress(ClipdexError):
+            config = read_config(path)
+            if models is not None and path.parent.name not in models:
+                continue
+            total += _BATCHES_AN_INSTANCE * _instances(config, gpus) * config.max_batch_size * _row_bytes(config)
+    return total
+
+
+def _instances(config: Any, gpus: int) -> int:
+    """Copies of a model; a group without a list of GPUs has its count on each."""
+    cpu = config.instance_group and all(group.kind == group.KIND_CPU for group in config.instance_group)
+    if cpu:
+        return 0  # nothing of it goes to a GPU
+    return sum((group.count or 1) * (len(group.gpus) or gpus) for group in config.instance_group) or gpus
+
+
+def _row_bytes(config: Any) -> int:
+    from tritonclient.grpc import model_config_pb2 as pb
+    from tritonclient.utils import triton_to_np_dtype
+
+    total = 0
+    for tensor in (*config.input, *config.output):
+        values = 1
+        for dim in tensor.dims:
+            values *= max(0, dim)
+        dtype = triton_to_np_dtype(pb.DataType.Name(tensor.data_type).removeprefix("TYPE_"))
+        total += values * (np.dtype(dtype).itemsize if dtype else 0)
+    return total

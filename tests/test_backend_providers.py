@@ -1,0 +1,104 @@
+"""What the Python-based backend makes of a configuration for GPUs. It is asked, and opens nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+ort = pytest.importorskip("onnxruntime")
+pytest.importorskip("google.protobuf")
+
+from google.protobuf import json_format, text_format  # noqa: E402
+from test_export_configs import CARD  # noqa: E402
+from tritonclient.grpc import model_config_pb2 as pb  # noqa: E402
+
+import clipdex_server  # noqa: E402
+from clipdex_export.targets import TARGETS, Serving  # noqa: E402
+from clipdex_export.triton_config import image_config  # noqa: E402
+
+EVERYTHING = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The backend's module, with Triton's own one replaced: it is not imported from outside of a stub."""
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
+    path = Path(clipdex_server.__file__).parent / "backends" / "onnxruntime" / "model.py"
+    spec = importlib.util.spec_from_file_location("backend_under_test", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "ort", SimpleNamespace(get_available_providers=lambda: EVERYTHING))
+    return module
+
+
+def config(target: str) -> dict[str, Any]:
+    """As Triton hands it to the backend: protobuf's JSON with the field names of the schema."""
+    text = image_config(CARD, 64, Serving(TARGETS[target]), [("/Cast_output_0", (3, 224, 224))])
+    message = text_format.Parse(text, pb.ModelConfig())
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)
+
+
+def test_the_cpu_needs_nothing(backend: ModuleType) -> None:
+    for target in TARGETS:
+        assert backend._providers(config(target), "CPU", "0") == ["CPUExecutionProvider"]
+
+
+def test_cuda(backend: ModuleType) -> None:
+    (name, options), rest = backend._providers(config("cuda"), "GPU", "1")
+    assert (name, rest) == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert options == {
+        "use_tf32": "0",
+        "cudnn_conv_use_max_workspace": "1",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+        "device_id": "1",
+    }
+
+
+def test_tensorrt_comes_first_with_its_profile_and_caches(backend: ModuleType) -> None:
+    (name, options), (second, _), last = backend._providers(config("tensorrt"), "GPU", "0")
+    assert (name, second, last) == ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+    # float32 in the card: nothing tells TensorRT to halve.
+    assert "trt_fp16_enable" not in options
+    assert options["trt_max_workspace_size"] == "4294967296" and options["device_id"] == "0"
+    assert options["trt_engine_cache_enable"] == "1" and options["trt_engine_cache_path"] == "/var/cache/clipdex"
+    assert options["trt_profile_max_shapes"] == "pixels:64x224x224x3,/Cast_output_0:64x3x224x224"
+    assert not any(key in options for key in ("precision_mode", "max_workspace_size_bytes"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "option"),
+    [("FP16", "trt_fp16_enable"), ("BF16", "trt_bf16_enable"), ("INT8", "trt_int8_enable"), ("FP32", None)],
+)
+def test_precisions_of_tensorrt(backend: ModuleType, mode: str, option: str | None) -> None:
+    assert backend._tensorrt_options({"precision_mode": mode}) == ({option: "1"} if option else {})
+
+
+def test_what_onnxruntime_does_not_offer_is_left_out(backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend.ort, "get_available_providers", lambda: EVERYTHING[1:])
+    (name, _), last = backend._providers(config("tensorrt"), "GPU", "0")
+    assert (name, last) == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    monkeypatch.setattr(backend.ort, "get_available_providers", lambda: EVERYTHING[2:])
+    assert backend._providers(config("tensorrt"), "GPU", "0") == ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "message"),
+    [
+        ({"name": "openvino"}, "unknown Execution Accelerator 'openvino'"),
+        ({"name": "tensorrt", "parameters": {"fp16": "1"}}, "unknown parameter 'fp16'"),
+        ({"name": "tensorrt", "parameters": {"precision_mode": "half"}}, "unsupported precision mode 'half'"),
+    ],
+)
+def test_what_the_c_backend_refuses_is_refused(
+    backend: ModuleType, accelerator: dict[str, Any], message: str
+) -> None:
+    wrong = {"optimization": {"execution_accelerators": {"gpu_execution_accelerator": [accelerator]}}}
+    with pytest.raises(ValueError, match=message):
+        backend._providers(wrong, "GPU", "0")
