@@ -11,7 +11,7 @@ NEWEST_PROTOBUF = 7.36.2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-thin lint format demo-model evaluate prove prove-damage prove-kills prove-power prove-disk prove-readers prove-pictures clean
+.PHONY: help demo test test-thin lint format demo-model evaluate bench prove prove-damage prove-kills prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-shapes clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,13 @@ demo-model: .venv-dev/ready  ## train the demo model anew, export it, and measur
 evaluate: .venv/ready  ## recall and precision of the demo model, through a real Triton
 	.venv/bin/python benchmarks/demo_model.py
 
+bench: .venv-dev/ready  ## ViT-B/32 with random weights: serving, indexing, other programs, perf_analyzer; half an hour
+	.venv-dev/bin/python benchmarks/served_vs_inproc.py
+	.venv-dev/bin/python benchmarks/jpeg_to_index.py
+	.venv-dev/bin/python benchmarks/peers_index.py
+	.venv-dev/bin/python benchmarks/queue_delay.py .bench/vit_b_32_repository vit_b_32
+	.venv-dev/bin/python benchmarks/perf_analyzer.py
+
 format: .venv-dev/ready  ## let ruff lay out the code
 	.venv-dev/bin/ruff check --fix
 	.venv-dev/bin/ruff format
@@ -53,11 +60,26 @@ prove-kills: .venv-dev/ready  ## end 1,100 runs with SIGKILL: every committed ro
 prove-readers: .venv-dev/ready  ## 100,000 searches beside a writer; a second writer
 	.venv-dev/bin/python benchmarks/prove_readers.py
 
+prove-search: .venv-dev/ready  ## 20,000 random and adversarial searches: exactly what scoring every row gives
+	.venv-dev/bin/python benchmarks/prove_search.py
+
+prove-restarts: .venv-dev/ready  ## kill Triton 20 times under one run: the index is the same, row for row
+	.venv-dev/bin/python benchmarks/prove_restarts.py
+
+prove-memory: .venv-dev/ready  ## index a million pictures through a fake server, and watch the client's memory
+	.venv-dev/bin/python benchmarks/bulk_memory.py
+
 prove-disk: .venv-dev/ready  ## let every write, sync and rename fail in turn; fill the disk
 	.venv-dev/bin/python benchmarks/prove_disk.py || [ $$? -eq 77 ]
 
+prove-faults: .venv-dev/ready  ## servers killed and networks that fail, under calls: none lost, none late
+	.venv-dev/bin/python benchmarks/prove_faults.py
+
 prove-pictures: .venv-dev/ready  ## decode 20,000 damaged pictures: each is a picture or an ImageError
 	.venv-dev/bin/python tests/proofs/mutated_pictures.py 20000
+
+prove-shapes: .venv-dev/ready  ## export and serve ViT-B/32, B/16, L/14 and RN50 at full size; half an hour on two cores
+	.venv-dev/bin/python benchmarks/export_shapes.py
 
 prove-power: .venv-dev/ready  ## cut the power 400 times; needs root
 	.venv-dev/bin/python benchmarks/prove_power.py || [ $$? -eq 77 ]
@@ -76,7 +98,9 @@ clean:  ## remove the environments and what the demo wrote
 .venv-dev/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-dev
 	$(call INSTALL,constraints.txt,.venv-dev) torch==2.13.0
-	$(call INSTALL,constraints.txt,.venv-dev) -e '.[cli,local,export,tables,dev]'
+# Without what it depends on: torchvision has no build without CUDA on every index. The tests lend it some names.
+	$(call INSTALL,constraints.txt,.venv-dev) --no-deps open_clip_torch timm ftfy wcwidth
+	$(call INSTALL,constraints.txt,.venv-dev) -e '.[cli,local,export,tables,plot,dev]'
 	@touch $@
 
 .venv-thin/ready: pyproject.toml constraints-thin.txt

@@ -34,7 +34,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     directory = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("CLIPDEX_CACHE", str(directory))
     monkeypatch.delenv("CLIPDEX_SERVER", raising=False)
-    monkeypatch.delenv("CLIPDEX_MODEL", raising=False)
+    for setting in ("MODEL", "TOKEN", "TLS", "TLS_CA", "TLS_CERT", "TLS_KEY", "TLS_NAME"):
+        monkeypatch.delenv(f"CLIPDEX_{setting}", raising=False)
     return directory
 
 
@@ -71,6 +72,14 @@ def triton() -> Iterator[LocalTriton]:
 
     with LocalTriton(MODEL_REPOSITORY, stop_timeout_s=0) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def family_sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A tiny checkpoint of every family -> what to give to an export, by the names of tiny_families.FAMILIES."""
+    from tiny_families import FAMILIES
+
+    return {case: write(tmp_path_factory.mktemp(case) / "checkpoint") for case, write in FAMILIES.items()}
 
 
 def noise(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:

@@ -11,15 +11,13 @@ from conftest import noise
 
 import clipdex
 from clipdex import Client, Index
-from clipdex.cli import failures as failures_command
-from clipdex.cli import index as index_command
+from clipdex.cli import connection
 from clipdex.wire import FakeTransport
 
 
 @pytest.fixture(autouse=True)
 def fake_server(monkeypatch):
-    for command in (failures_command, index_command):
-        monkeypatch.setattr(command, "connect", lambda address, model: Client(FakeTransport(), model=model))
+    monkeypatch.setattr(connection, "connect", lambda address, model, **_: Client(FakeTransport(), model=model))
 
 
 @pytest.fixture

@@ -9,17 +9,14 @@ import pytest
 from conftest import noise
 
 from clipdex import Client
-from clipdex.cli import failures as failures_command
-from clipdex.cli import index as index_command
-from clipdex.cli import search as search_command
+from clipdex.cli import connection
 from clipdex.wire import FakeTransport
 
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch, tmp_path):
     """An empty folder to work in, and a server that is not one."""
-    for command in (failures_command, index_command, search_command):
-        monkeypatch.setattr(command, "connect", lambda address, model: Client(FakeTransport(), model=model))
+    monkeypatch.setattr(connection, "connect", lambda address, model, **_: Client(FakeTransport(), model=model))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

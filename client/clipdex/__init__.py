@@ -12,8 +12,15 @@ Importing clipdex loads numpy and Pillow; the network, the tokenizer and onnxrun
 
 from __future__ import annotations
 
+import importlib
+import logging
+from types import ModuleType
+
+from clipdex.batching import Batcher
 from clipdex.card import ImageSpec, ModelCard, TextSpec
 from clipdex.client import Client, connect
+from clipdex.dump import dump_faiss, dump_npy, dump_table
+from clipdex.duplicates import Duplicate, DuplicateGroup, Duplicates, find_duplicates, move_duplicates
 from clipdex.errors import (
     AccessDenied,
     Cancelled,
@@ -37,6 +44,7 @@ from clipdex.errors import (
     ModelNotFound,
     ParityError,
     RequestRefused,
+    ServerBusy,
     ServerError,
     ServerFault,
     ServerUnreachable,
@@ -57,22 +65,41 @@ from clipdex.index import (
 )
 from clipdex.local import index_local_images, retrieve_local
 from clipdex.pipeline import Limits, Plan, Progress, RunReport, index_pictures, plan_run
+from clipdex.query import Grouping, Query, mix
 from clipdex.sources import Folder, PathList, Source, open_source, open_sources
 from clipdex.version import __version__
+from clipdex.wire import Credentials, RequestTiming, RetryPolicy
+
+
+def __getattr__(name: str) -> ModuleType:
+    # `clipdex.aio` without importing it: asyncio is loaded when it is used.
+    if name == "aio":
+        return importlib.import_module("clipdex.aio")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# A service says where log lines go; until it does, nowhere.
+logging.getLogger("clipdex").addHandler(logging.NullHandler())
 
 __all__ = [
     "AccessDenied",
+    "Batcher",
     "Cancelled",
     "CardError",
     "CheckpointError",
     "Client",
     "ClipdexError",
+    "Credentials",
     "Damage",
     "DeadlineExceeded",
+    "Duplicate",
+    "DuplicateGroup",
+    "Duplicates",
     "ExportError",
     "Failure",
     "FingerprintMismatch",
     "Folder",
+    "Grouping",
     "Hit",
     "ImageError",
     "ImageSpec",
@@ -98,8 +125,12 @@ __all__ = [
     "Picture",
     "Plan",
     "Progress",
+    "Query",
     "RequestRefused",
+    "RequestTiming",
+    "RetryPolicy",
     "RunReport",
+    "ServerBusy",
     "ServerError",
     "ServerFault",
     "ServerUnreachable",
@@ -110,8 +141,14 @@ __all__ = [
     "__version__",
     "compact_index",
     "connect",
+    "dump_faiss",
+    "dump_npy",
+    "dump_table",
+    "find_duplicates",
     "index_local_images",
     "index_pictures",
+    "mix",
+    "move_duplicates",
     "open_source",
     "open_sources",
     "plan_run",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 from clipdex.errors import ClipdexError, MissingExtra
@@ -19,8 +20,25 @@ def main() -> None:
             raise MissingExtra(exc.name or "typer", "cli", "the command line") from exc
         from clipdex.cli.app import app
 
+        _show_warnings()
         app(prog_name="clipdex")
     except ClipdexError as exc:
         message = str(exc).encode("utf-8", "backslashreplace").decode("utf-8")
         print(f"clipdex: {message}", file=sys.stderr)
         raise SystemExit(1) from exc
+
+
+class _Lines(logging.Handler):
+    """Log records as lines on standard error, as it is at that moment: a progress bar may stand in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from clipdex.cli.common import note
+
+        note(f"clipdex: {record.getMessage()}")
+
+
+def _show_warnings() -> None:
+    """What the library warns of, such as a server that is asked again."""
+    logger = logging.getLogger("clipdex")
+    if not any(isinstance(handler, _Lines) for handler in logger.handlers):
+        logger.addHandler(_Lines(logging.WARNING))

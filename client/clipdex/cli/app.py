@@ -4,7 +4,26 @@ from __future__ import annotations
 
 import typer
 
-from clipdex.cli import compact, demo, export, failures, index, info, retrieve, search, serve, verify
+from clipdex.cli import (
+    ann,
+    bench,
+    classify,
+    compact,
+    demo,
+    doctor,
+    dump,
+    duplicates,
+    export,
+    failures,
+    index,
+    info,
+    models,
+    optimize,
+    retrieve,
+    search,
+    serve,
+    verify,
+)
 from clipdex.version import __version__
 
 __all__ = ["app"]
@@ -34,11 +53,19 @@ def _clipdex(
 
 app.command("index")(index.index)
 app.command("search")(search.search)
+app.command("classify")(classify.classify)
 app.command("info")(info.info)
 app.command("failures")(failures.failures)
 app.command("verify")(verify.verify)
 app.command("compact")(compact.compact)
+app.command("optimize")(optimize.optimize)
+app.command("dump")(dump.dump)
+app.command("duplicates")(duplicates.duplicates)
 app.command("retrieve")(retrieve.retrieve)
 app.command("serve")(serve.serve)
+app.command("doctor")(doctor.doctor)
+app.command("models")(models.models)
 app.command("export")(export.export)
 app.command("demo")(demo.demo)
+app.add_typer(ann.ann)
+app.add_typer(bench.bench)

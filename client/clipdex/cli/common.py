@@ -21,7 +21,8 @@ ServerOption = Annotated[
         "-s",
         envvar="CLIPDEX_SERVER",
         metavar="HOST:PORT",
-        help="Triton's gRPC address, or inproc:DIR to run the models of a repository without a server.",
+        help="Triton's gRPC address; several with commas between share the work. Or inproc:DIR: the models of a "
+        "repository without a server.",
     ),
 ]
 ModelOption = Annotated[

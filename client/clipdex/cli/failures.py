@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import SERVER_DEFAULT, ModelOption, ServerOption, interruptible, printable, shown_path
+from clipdex.cli.common import interruptible, printable, shown_path
+from clipdex.cli.connection import Connection, connects
 from clipdex.cli.progress import index_progress
-from clipdex.client import connect
 from clipdex.index import Failure, Index
 from clipdex.pipeline import index_pictures
 from clipdex.sources import retry_source
@@ -19,12 +19,13 @@ from clipdex.sources import retry_source
 __all__ = ["failure_line", "failures"]
 
 
+@connects
 def failures(
     index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
     retry: Annotated[bool, typer.Option("--retry", help="Try them all again; needs the server.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
-    server: ServerOption = SERVER_DEFAULT,
-    model: ModelOption = None,
+    *,
+    connection: Connection,
 ) -> None:
     """List the files that could not be indexed, and why.
 
@@ -36,7 +37,7 @@ def failures(
         source = retry_source((failure.path for failure in ledger), f"the ledger of {index}")
         with (
             interruptible("the same command goes on from there"),
-            connect(server, model=model or name) as client,
+            connection.open(model=name) as client,
             index_progress() as progress,
         ):
             report = index_pictures(client, source, index, retry_failures=True, progress=progress)

@@ -10,20 +10,28 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import SERVER_DEFAULT, ModelOption, ServerOption, interruptible, note, shown_path
+from clipdex.cli.common import interruptible, note, shown_path
+from clipdex.cli.connection import Connection, connects
 from clipdex.cli.failures import failure_line
 from clipdex.cli.progress import index_progress
-from clipdex.client import connect
 from clipdex.errors import InvalidArgument, SourceError
 from clipdex.images import MAX_PIXELS
 from clipdex.index import Index
-from clipdex.pipeline import Limits, Plan, RunReport, index_pictures, plan_run
+from clipdex.pipeline import MAX_RING_BYTES, Limits, Plan, RunReport, index_pictures, plan_run
 from clipdex.sources import PathList, Source, open_sources
 
 __all__ = ["index", "run_sentence"]
 
 _FAILURES_SHOWN = 5
 _MIB = 1 << 20
+
+
+class Use(str, Enum):
+    """Whether to use something."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
 
 
 class Dtype(str, Enum):
@@ -33,6 +41,7 @@ class Dtype(str, Enum):
     float32 = "float32"
 
 
+@connects
 def index(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="X.clipdex", help="The index, made or updated.")],
     sources: Annotated[
@@ -62,8 +71,8 @@ def index(
             show_default=False,
         ),
     ] = None,
-    server: ServerOption = SERVER_DEFAULT,
-    model: ModelOption = None,
+    *,
+    connection: Connection,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try files again that failed before.")] = False,
     dtype: Annotated[Dtype, typer.Option(help="Of a new index; float16 halves the space.")] = Dtype.float16,
@@ -76,6 +85,12 @@ def index(
         float, typer.Option(metavar="SECONDS", help="A file that takes longer to decode fails.")
     ] = 60.0,
     worker_memory_mib: Annotated[int, typer.Option(min=128, help="What a decoding process may take.")] = 1024,
+    shared_memory: Annotated[
+        Use, typer.Option(help="Let a server on this machine read pixels where they are, not from the wire.")
+    ] = Use.auto,
+    ring_mib: Annotated[
+        int, typer.Option(min=1, help="Memory for decoded pictures, those in flight included.")
+    ] = MAX_RING_BYTES // _MIB,
 ) -> None:
     """Embed the pictures of folders, tar files or tables into an index.
 
@@ -90,7 +105,7 @@ def index(
     limits = Limits(max_file_mib * _MIB, max_pixels, file_timeout, worker_memory_mib * _MIB)
     with (
         interruptible(f"what was committed is in {out}; the same command goes on from there"),
-        connect(server, model=model) as client,
+        connection.open(shared_memory=shared_memory.value) as client,
         index_progress() as progress,
     ):
         report = index_pictures(
@@ -101,6 +116,7 @@ def index(
             workers=workers,
             limits=limits,
             retry_failures=retry,
+            max_ring_bytes=ring_mib * _MIB,
             progress=progress,
         )
     if report.failed:
@@ -124,7 +140,7 @@ def _source(paths: list[Path], files_from: str | None, column: str | None, tar: 
 
 def run_sentence(report: RunReport, out: Path) -> str:
     """The run's last line. discovered = indexed + unchanged + failed."""
-    speed = f" ({report.images_per_s:.0f} images/s)" if report.indexed else ""
+    speed = f" ({report.images_per_s:.0f} images/s, {report.transfer})" if report.indexed else ""
     same = f" ({report.recognised:,} of them recognised by content)" if report.recognised else ""
     gone = f"; {report.removed:,} vanished" if report.removed else ""
     return (

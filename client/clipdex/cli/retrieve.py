@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import SERVER_DEFAULT, ModelOption, ServerOption, interruptible, printable
+from clipdex.cli.common import interruptible, printable
+from clipdex.cli.connection import Connection, connects
 from clipdex.cli.progress import index_progress
-from clipdex.client import connect
 from clipdex.errors import InvalidArgument
 from clipdex.index import Index
 from clipdex.local import index_directory
@@ -18,14 +18,15 @@ from clipdex.local import index_directory
 __all__ = ["retrieve"]
 
 
+@connects
 def retrieve(
     prompt: Annotated[str, typer.Option("--prompt", help="What the pictures should show.")],
     images_dir: Annotated[Path, typer.Option("--images_dir", "--images-dir", help="The folder of pictures.")],
     top_k: Annotated[
         int | None, typer.Option("--top_k", "--top-k", help="How many pictures; 5.", show_default=False)
     ] = None,
-    server: ServerOption = SERVER_DEFAULT,
-    model: ModelOption = None,
+    *,
+    connection: Connection,
 ) -> None:
     """Rank a folder of pictures for a prompt.
 
@@ -34,7 +35,7 @@ def retrieve(
     """
     if not prompt.strip():
         raise InvalidArgument("the prompt is empty; say what the pictures should show")
-    with interruptible("the same command goes on from there"), connect(server, model=model) as client:
+    with interruptible("the same command goes on from there"), connection.open() as client:
         with index_progress() as progress:
             index = index_directory(client, images_dir, progress)
         query = client.embed_texts([prompt])
