@@ -252,7 +252,7 @@ def test_without_a_failure_there_is_no_thread():
     before = set(threading.enumerate())
     with client_of(None) as client:
         client.embed_pixels(PIXELS)
-        assert set(threading.enumerate()) == before
+        assert set(threading.enumerate()) <= before  # one of an earlier test may still be ending
 
 
 def test_the_hook_is_told_of_each_request():
