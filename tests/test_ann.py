@@ -10,8 +10,9 @@ import pytest
 from conftest import unit_vectors
 
 import clipdex
-from clipdex.index import Index, IndexWriter, Manifest, Picture, compact_index, verify_index
+from clipdex.index import Index, IndexWriter, Manifest, Picture, compact_index, optimize_index, verify_index
 from clipdex.index.ann_file import ANN_FILE, HEADER_BYTES
+from clipdex.search.topk import top_k
 
 pytest.importorskip("faiss")
 
@@ -114,13 +115,19 @@ def test_rows_written_since_are_all_looked_at(own):
         assert [rows_of(hits)[0] for hits in index.search(new, 1, ann=ann)] == list(range(ROWS, ROWS + 300))
 
 
-def test_a_reader_of_before_the_last_rows_sees_none_of_them(built, tmp_path):
+def test_a_reader_of_before_the_last_rows_is_told_to_refresh(tmp_path):
+    """Its view has no vectors for the rest of the graph."""
     path = write(tmp_path / "x", 500)
-    with Index.open(path) as index:
+    with Index.open(path) as index, Index.open(path) as other:
         write(path, 500, first=500)
         build_ann(path)
-        found = index.search(unit_vectors(500, DIM, seed=500), 3, ann=AnnIndex.open(index))
-        assert max(row for hits in found for row in rows_of(hits)) < 500
+        with pytest.raises(clipdex.IndexFault, match="refresh"):
+            AnnIndex.open(index)
+        index.refresh()
+        ann = AnnIndex.open(index)
+        assert index.search(unit_vectors(500, DIM, seed=500), 3, ann=ann)
+        with pytest.raises(clipdex.IndexFault, match="refresh"):
+            other.search(unit_vectors(1, DIM), 3, ann=ann)
 
 
 @pytest.mark.parametrize("share", [0.9, 0.3, 0.01], ids=str)
@@ -141,6 +148,14 @@ def test_a_minimum_score_and_pages(built):
         ten = index.search(query, 10, ann=ann)[0]
         assert index.search(query, 5, offset=5, ann=ann)[0] == ten[5:]
         assert index.search(query, 10, min_score=ten[3].score, ann=ann)[0] == ten[:4]
+
+
+@pytest.mark.parametrize(
+    "where", [np.array([ROWS]), np.array([-1]), np.ones(ROWS - 1, bool), np.ones(1, bool)], ids=str
+)
+def test_a_filter_that_does_not_fit_is_refused(built, where):
+    with Index.open(built) as index, pytest.raises(clipdex.InvalidArgument, match="the filter"):
+        index.search(unit_vectors(1, DIM), 10, where=where, ann=AnnIndex.open(index))
 
 
 @pytest.mark.parametrize("wanted", [1, 1500, ROWS])
@@ -167,6 +182,37 @@ def test_what_cannot_be_built(tmp_path, options):
     with pytest.raises(clipdex.InvalidArgument):
         build_ann(path, **options)
     assert not list(path.glob("vectors.ann*"))
+
+
+@pytest.mark.parametrize(
+    "queries",
+    [unit_vectors(2, DIM + 1), np.empty((0, DIM), np.float32), np.full((1, DIM), np.nan), np.ones((1, 2, DIM))],
+    ids=["of another width", "none", "not finite", "too deep"],
+)
+def test_queries_that_cannot_be_measured_with(tmp_path, queries):
+    path = write(tmp_path / "x", 100)
+
+    def built(done, total):
+        pytest.fail("it was refused too late")
+
+    with pytest.raises(clipdex.InvalidArgument, match="to measure with"):
+        build_ann(path, queries=queries, progress=built)
+    assert not list(path.glob("vectors.ann*"))
+
+
+def test_the_exact_search_it_is_compared_with_is_the_one_that_users_have(tmp_path, monkeypatch):
+    """With the codes that `optimize` made, and norms that are kept."""
+    path, seen = write(tmp_path / "x", 3000), []
+    optimize_index(path)
+
+    def watched(*args, codes=None, norms=None, **options):
+        seen.append((codes.rows, norms))
+        return top_k(*args, codes=codes, norms=norms, **options)
+
+    monkeypatch.setattr("clipdex.ann.build.top_k", watched)
+    assert build_ann(path, queries=unit_vectors(3, DIM)).header.recall.queries == 3
+    assert [rows for rows, _ in seen] == [3000] * 4
+    assert seen[0][1] is not None and len({id(norms) for _, norms in seen}) == 1
 
 
 def test_an_empty_index_cannot_have_one(tmp_path):
@@ -209,6 +255,33 @@ def test_after_a_compaction_there_is_none(own):
     compact_index(own)
     with Index.open(own) as index, pytest.raises(clipdex.IndexFault, match="ann build"):
         AnnIndex.open(index)
+
+
+def test_one_that_was_loaded_before_a_compaction_is_refused(own):
+    query = unit_vectors(1, DIM)[0]
+    with IndexWriter(own) as writer:
+        writer.remove(picture(5).path)
+    with Index.open(own) as index:
+        ann = AnnIndex.open(index)
+        compact_index(own)
+        assert index.search(query, 10, ann=ann)[0]  # the view of before
+        index.refresh()
+        with pytest.raises(clipdex.IndexFault, match="not of the rows that"):
+            index.search(query, 10, ann=ann)
+        build_ann(own, links=4, chosen_from=8)
+        with pytest.raises(clipdex.IndexFault, match="open it again"):
+            index.search(query, 10, ann=ann)
+        assert recall(index, unit_vectors(20, DIM, seed=4), AnnIndex.open(index)) > 0.5
+
+
+def test_a_loaded_one_is_good_for_the_same_rows_only(built, own, tmp_path):
+    other = write(tmp_path / "x", ROWS, first=ROWS)
+    with Index.open(built) as index, Index.open(own) as same, Index.open(other) as another:
+        ann = AnnIndex.open(index)
+        query = unit_vectors(1, DIM)[0]
+        assert rows_of(same.search(query, 10, ann=ann)[0]) == rows_of(index.search(query, 10, ann=ann)[0])
+        with pytest.raises(clipdex.IndexFault, match="not of the rows"):
+            another.search(query, 10, ann=ann)
 
 
 def test_one_of_other_rows_is_refused(own, built, tmp_path):
@@ -266,6 +339,20 @@ def test_two_builds_at_once(own):
             build_ann(own, links=4)
 
     build_ann(own, links=4, chosen_from=8, progress=another)
+
+
+def test_a_build_that_a_compaction_overtook_is_told(own):
+    with IndexWriter(own) as writer:
+        writer.remove(picture(5).path)
+    times = iter([compact_index])
+
+    def overtaken(done, total):
+        for act in times:
+            act(own)
+
+    with pytest.raises(clipdex.IndexLocked, match="compacted meanwhile"):
+        build_ann(own, links=4, chosen_from=8, progress=overtaken)
+    assert not list(own.glob("vectors.ann*"))
 
 
 # The command

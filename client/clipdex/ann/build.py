@@ -26,7 +26,7 @@ from clipdex.index.ann_file import (
 )
 from clipdex.index.reader import Index
 from clipdex.index.vectors import sync_directory
-from clipdex.search.topk import top_k
+from clipdex.search.topk import RowNorms, top_k
 
 __all__ = ["BuiltAnn", "build_ann"]
 
@@ -75,8 +75,9 @@ def build_ann(
 
     Raises:
         MissingExtra: FAISS is not installed.
-        InvalidArgument: there is no such kind, a number is out of range, or there are too few rows.
-        IndexLocked: another process builds one.
+        InvalidArgument: there is no such kind, a number is out of range, there are too few rows, or the queries
+            are none, of another width, or not finite.
+        IndexLocked: another process builds one, or the index was compacted meanwhile.
         IndexWriteError: the disk refused; the index is as it was.
     """
     faiss = import_faiss()
@@ -89,12 +90,14 @@ def build_ann(
         )
     with Index.open(directory) as index, replacing(directory) as fd:
         began = time.monotonic()
+        index.refresh()  # a compaction may have come between: the file goes where its rows are
         vectors = index.vectors
         rows = len(vectors)
         extents = [extent for extent in index.extents() if extent.first_row < rows]
         if rows < (_FEWEST_FOR_PQ if kind == "ivf_pq" else 1):
             least = _FEWEST_FOR_PQ if kind == "ivf_pq" else 1
             raise InvalidArgument(f"{directory} has {rows:,} rows; {kind} needs {least:,}: search it exactly")
+        asked = _sampled(vectors) if queries is None else _checked(queries, index)
         made, parameters = _hnsw(faiss, index, links, chosen_from) if kind == "hnsw" else _ivf_pq(faiss, vectors)
         parameters["effort"] = effort or parameters["effort"]
         for start in range(0, rows, _ROWS_AT_ONCE):
@@ -118,10 +121,9 @@ def build_ann(
             len(blob),
             int(google_crc32c.value(blob)),
         )
-        asked = _sampled(vectors) if queries is None else np.asarray(queries, dtype=np.float32)
         source = "pictures of the index" if queries is None else source
         ann = AnnIndex(faiss, header, made)
-        header = replace(header, recall=_recall(ann, vectors, asked, source, index.tombstones))
+        header = replace(header, recall=_recall(ann, index, asked, source))
         write_all(fd, header.to_bytes())
         write_all(fd, blob)
     sync_directory(directory)
@@ -156,15 +158,31 @@ def _sampled(vectors: Array) -> Vectors:
     return np.asarray(vectors[np.sort(chosen)], dtype=np.float32)
 
 
-def _recall(ann: AnnIndex, vectors: Array, queries: Vectors, source: str, dead: Any) -> AnnRecall:
+def _checked(queries: Vectors, index: Index) -> Vectors:
+    """Queries to measure with, float32 (Q, D); refused before anything is built."""
+    wide = np.atleast_2d(np.asarray(queries, dtype=np.float32))
+    if wide.ndim != 2 or len(wide) == 0 or wide.shape[1] != index.manifest.embedding_dim:
+        raise InvalidArgument(
+            f"the queries to measure with have shape {np.shape(queries)}; "
+            f"{index.directory} needs one or more of {index.manifest.embedding_dim} numbers"
+        )
+    if not np.isfinite(wide).all():
+        raise InvalidArgument("a query to measure with holds NaN or infinity")
+    return wide
+
+
+def _recall(ann: AnnIndex, index: Index, queries: Vectors, source: str) -> AnnRecall:
     own = source == "pictures of the index"
     k = 11 if own else 10
+    vectors, dead, codes, norms = index.vectors, index.tombstones, index.codes(), RowNorms()
+    # Beside a search as users have it: with codes if there are any, and not the first one, which checks and notes.
+    top_k(vectors, queries[:1], k, codes=codes, dead=dead, norms=norms)
     shares, times, exact_times = [], [], []
-    for query in np.atleast_2d(queries):
+    for query in queries:
         began = time.perf_counter()
         (found,) = ann.rank(vectors, query[None], k, dead=dead)
         middle = time.perf_counter()
-        (exact,) = top_k(vectors, query[None], k, dead=dead)
+        (exact,) = top_k(vectors, query[None], k, codes=codes, dead=dead, norms=norms)
         exact_times.append(time.perf_counter() - middle)
         times.append(middle - began)
         best = exact.rows[1:] if own else exact.rows

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.arrays import Array
-from clipdex.errors import InvalidArgument, MissingExtra
-from clipdex.index.ann_file import AnnHeader, read
+from clipdex.errors import IndexFault, InvalidArgument, MissingExtra
+from clipdex.index.ann_file import ANN_FILE, AnnHeader, read
 from clipdex.index.reader import Index
 from clipdex.search.exact import Ranking, rank
+from clipdex.search.selection import flags_of
 from clipdex.search.topk import top_k
 
 __all__ = ["AnnIndex", "import_faiss"]
@@ -43,6 +44,7 @@ class AnnIndex:
         self.header = header
         self.effort = header.parameters["effort"] if effort is None else effort
         self._faiss, self._index = faiss, found
+        self._fits: object = None
 
     @classmethod
     def open(cls, index: Index, effort: int | None = None) -> AnnIndex:
@@ -50,16 +52,34 @@ class AnnIndex:
 
         Raises:
             MissingExtra: FAISS is not installed.
-            IndexFault: there is no file, or it is damaged or of other rows; the index itself can be searched.
+            IndexFault: there is no file, or it is damaged or of other rows; the index itself can be searched. Or
+                it has rows that the index will see after `refresh`.
         """
         faiss = import_faiss()
         header, blob = read(index.directory, index.manifest, index.extents())
+        _require_seen(header, index)
         found = faiss.deserialize_index(blob)
         if header.kind == "hnsw":
             found.storage = _storage(faiss, index.vectors[: header.rows], header)
             found.own_fields = True
             found.storage.this.disown()
-        return cls(faiss, header, found, effort)
+        opened = cls(faiss, header, found, effort)
+        opened._fits = index.generation
+        return opened
+
+    def require(self, index: Index) -> None:
+        """Raise IndexFault unless its rows are those of an index: a compaction gives rows other numbers."""
+        if self._fits is index.generation:
+            return
+        try:
+            self.header.require(index.manifest, index.extents(), index.directory / ANN_FILE)
+        except IndexFault as exc:
+            raise IndexFault(
+                f"the approximate index that was given is not of the rows that {index.directory} has now; "
+                "build one with  clipdex ann build,  and open it again"
+            ) from exc
+        _require_seen(self.header, index)
+        self._fits = index.generation
 
     def rank(
         self,
@@ -76,11 +96,8 @@ class AnnIndex:
         Scores are exact. Rows that the file does not have are all looked at. Where few rows are allowed, or many
         are wanted, all is exact.
         """
-        covered = min(self.header.rows, len(vectors))
-        live = np.ones(len(vectors), dtype=np.bool_)
-        if allowed is not None:
-            live[:] = False
-            live[allowed] = True
+        covered = self.header.rows
+        live = flags_of(len(vectors), allowed)
         if dead is not None:
             live[dead] = False
         count = int(np.count_nonzero(live[:covered]))
@@ -129,6 +146,14 @@ def import_faiss() -> ModuleType:
         raise MissingExtra("faiss-cpu", "faiss", "approximate search") from exc
     module: ModuleType = faiss
     return module
+
+
+def _require_seen(header: AnnHeader, index: Index) -> None:
+    """A graph must not lead to rows that are not there."""
+    if header.rows > len(index.vectors):
+        raise IndexFault(
+            f"{index.directory / ANN_FILE} has rows that were written after the index was opened; refresh it"
+        )
 
 
 def _storage(faiss: Any, vectors: Array, header: AnnHeader) -> Any:

@@ -151,7 +151,7 @@ def replacing(directory: Path) -> Iterator[int]:
     """A descriptor to write a new file to; it takes the old one's place if the block ends without an error.
 
     Raises:
-        IndexLocked: another process builds one.
+        IndexLocked: another process builds one, or the directory has become another one.
         IndexWriteError: the disk refused; the old file is as it was.
     """
     path = directory / f"{ANN_FILE}.building"
@@ -170,6 +170,9 @@ def replacing(directory: Path) -> Iterator[int]:
             os.ftruncate(fd, 0)
             yield fd
             os.fsync(fd)
+            # A compaction puts another directory at the path, and with it other rows.
+            if not path.exists() or not os.path.samestat(os.fstat(fd), path.stat()):
+                raise IndexLocked(f"{directory} was compacted meanwhile: nothing was written; {_AGAIN}")
             path.rename(directory / ANN_FILE)
         except OSError as exc:
             raise IndexWriteError(f"{path}: writing it failed: {exc.strerror}; the index is as it was") from exc

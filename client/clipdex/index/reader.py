@@ -19,7 +19,7 @@ from clipdex.arrays import Array, Vectors
 from clipdex.card import ModelCard
 from clipdex.errors import IndexDamaged, IndexFault, InvalidArgument
 from clipdex.index.hits import Hit, grouped_ranking, traits
-from clipdex.index.int8 import Int8Watch
+from clipdex.index.int8 import Int8File, Int8Watch
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, Extent, Failure, KnownFile, Picture, RowStore
 from clipdex.index.vectors import map_vectors
@@ -49,6 +49,10 @@ class IndexInfo:
 class Ranker(Protocol):
     """What names the best rows in another way than by a full scan."""
 
+    def require(self, index: Index) -> None:
+        """Raise IndexFault unless it names rows of this index as it is now. Called before every `rank`."""
+        ...
+
     def rank(
         self,
         vectors: Array,
@@ -67,7 +71,11 @@ class Index:
     """A read-only view of an index as of the moment it was opened; `refresh` moves it to now.
 
     Readers never wait for a writer and never see a row that is not committed.
+
+    generation: another object when `refresh` has met a compacted index, whose rows have other numbers.
     """
+
+    generation: object
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -110,6 +118,7 @@ class Index:
             os.close(place)
             raise
         self._place = place
+        self.generation = object()
         self._int8 = Int8Watch()
         self._norms = RowNorms()
 
@@ -155,6 +164,10 @@ class Index:
         """The dead rows, ascending."""
         return self._dead
 
+    def codes(self) -> Int8File | None:
+        """The rows' int8 codes, where `optimize` has made some that can be used."""
+        return self._int8.now(self.directory, self.manifest, self._store.extents)
+
     def require(self, card: ModelCard) -> None:
         """Raise FingerprintMismatch unless queries of this model can be compared with the rows."""
         self.manifest.require(card, self.directory)
@@ -190,6 +203,7 @@ class Index:
         Raises:
             InvalidArgument: the width of the queries is not the index's, the condition is none, or a number is
                 out of range; `top_k` by itself may not be above the number of pictures.
+            IndexFault: `ann` is of other rows: the index was compacted since, or it is of another index.
         """
         wide = self._checked_queries(queries)
         plain = not offset and min_score is None and where is None and not len(exclude) and grouping is None
@@ -206,6 +220,8 @@ class Index:
             raise InvalidArgument(f"a row to exclude is not there; expected 0 to {len(self._vectors) - 1}")
         dead = np.union1d(self._dead, np.asarray(exclude, np.int64)) if len(exclude) else self._dead
         end = offset + (min(DEFAULT_TOP_K, len(self)) if top_k is None else top_k)
+        if ann is not None:
+            ann.require(self)
 
         def rank(some: Array, k: int) -> list[Ranking]:
             if ann is not None:
@@ -215,7 +231,7 @@ class Index:
                 self._vectors,
                 some,
                 k,
-                codes=self._int8.now(self.directory, self.manifest, self._store.extents),
+                codes=self.codes(),
                 allowed=allowed,
                 dead=dead,
                 minimum=-np.inf if min_score is None else min_score,

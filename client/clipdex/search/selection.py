@@ -12,7 +12,7 @@ from clipdex.arrays import Array
 from clipdex.errors import InvalidArgument
 from clipdex.search.estimates import Found
 
-__all__ = ["Selection"]
+__all__ = ["Selection", "flags_of"]
 
 # A selection that keeps a smaller part than this is gathered; a larger one is scanned over.
 _GATHER_BELOW = 0.25
@@ -39,7 +39,7 @@ class Selection:
         dead = np.empty(0, np.int64) if dead is None else np.asarray(dead, np.int64)
         if allowed is None and len(dead) <= (1 - _GATHER_BELOW) * total:
             return cls(total, total - len(dead), None, dead)
-        flags = _flags(total, allowed)
+        flags = flags_of(total, allowed)
         flags[dead] = False
         count = int(np.count_nonzero(flags))
         if count >= _GATHER_BELOW * total:
@@ -65,7 +65,8 @@ class Selection:
             yield np.delete(rows, self.dropped[low:high] - start)
 
 
-def _flags(total: int, allowed: Array | None) -> npt.NDArray[np.bool_]:
+def flags_of(total: int, allowed: Array | None) -> npt.NDArray[np.bool_]:
+    """Which rows are allowed, given by flags (N,) or by number: a new array of flags. Raises InvalidArgument."""
     if allowed is None:
         return np.ones(total, bool)
     allowed = np.asarray(allowed)
