@@ -1,7 +1,11 @@
 """Reading ahead, and letting go behind, changes how fast a search is and nothing else."""
 
+import itertools
+import mmap
+import os
 import resource
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -35,7 +39,7 @@ def cold(request, monkeypatch):
     advise = readahead._advise
 
     def advised(advice, start, end):
-        asked.append((advice, end - start))
+        asked.append((advice, start, end))
         if request.param == "touch" and advice == readahead._MADV_POPULATE_READ:
             return -1
         return advise(advice, start, end)
@@ -54,14 +58,30 @@ def test_the_answers_are_the_same(stored, cold, coded):
     assert not [thread for thread in threading.enumerate() if thread.name == "clipdex-readahead"]
 
 
-def test_it_reads_all_and_lets_go_of_all(stored, cold):
-    with Readahead(stored[10_000:]) as ahead:
-        for offset in range(0, 30_000 * 128, 50_000):
-            ahead.reading(offset)
-        ahead.reading(30_000 * 128)
-    read = sum(length for advice, length in cold if advice == readahead._MADV_POPULATE_READ)
-    assert 0 < read <= 30_000 * 128 + 4096 * len(cold)
-    assert cold[-1][1] >= 30_000 * 128
+def test_it_reads_all_in_order_just_ahead_and_lets_go_of_all_behind(stored, cold):
+    part = stored[10_000:]
+    base, length = part.ctypes.data, part.nbytes
+
+    def those(kind):
+        return [(start - base, end - base) for advice, start, end in cold if advice == kind]
+
+    with Readahead(part) as ahead:
+        for here in (*range(0, length, 50_000), length):
+            ahead.reading(here)
+            wanted = min(length, here + readahead._AHEAD)
+            patience = time.monotonic() + 10
+            while (those(readahead._MADV_POPULATE_READ) or [(0, 0)])[-1][1] < wanted:
+                assert time.monotonic() < patience
+                time.sleep(0.0005)
+            # No further than a piece beyond what is wanted, and nothing is let go of that others may be at.
+            assert those(readahead._MADV_POPULATE_READ)[-1][1] < wanted + readahead._PIECE
+            assert all(end <= max(0, here - readahead._BEHIND) for _, end in those(mmap.MADV_DONTNEED))
+    read, gone = those(readahead._MADV_POPULATE_READ), those(mmap.MADV_DONTNEED)
+    assert read[0][0] == 0 and read[-1][1] == length
+    assert all(end == start for (_, end), (start, _) in itertools.pairwise(read))
+    assert gone[0][0] == 0 and len(gone) > 10
+    assert all(end == start for (_, end), (start, _) in itertools.pairwise(gone[:-1]))
+    assert gone[-1] == (0, length)
     assert np.isfinite(stored).all()
 
 
@@ -79,6 +99,23 @@ def test_what_is_in_memory_is_left_alone(stored):
     with Readahead(np.asarray(stored)) as ahead:
         ahead.reading(5)
         assert ahead._thread is None
+
+
+def test_of_a_file_of_another_user_nothing_is_known(stored, monkeypatch):
+    """Linux would call all of it resident."""
+    array, other = np.asarray(stored), os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: other)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert not in_memory(array)
+    with Readahead(array) as ahead:
+        assert ahead._thread is not None
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.W_OK)
+    assert in_memory(array)
+
+
+def test_of_a_file_that_is_gone_nothing_is_known(stored):
+    os.unlink(stored.filename)
+    assert not in_memory(np.asarray(stored))
 
 
 def test_a_limit_of_the_process_counts(monkeypatch):

@@ -126,7 +126,7 @@ def in_memory(array: Array) -> bool:
     if _mapping_of(array) is None or array.nbytes == 0:
         return True
     mincore = _function("mincore")
-    if mincore is None:
+    if mincore is None or not _is_told(array):
         return False
     resident = (ctypes.c_ubyte * 1)()
     for i in range(_PROBES):
@@ -135,6 +135,17 @@ def in_memory(array: Array) -> bool:
         if mincore(ctypes.c_void_p(address), ctypes.c_size_t(1), resident) != 0 or not resident[0] & 1:
             return False
     return True
+
+
+def _is_told(array: Array) -> bool:
+    """Whether mincore says the truth: of a file that one neither owns nor may write, Linux calls every page resident."""
+    base: object = array
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap):
+            with suppress(OSError, TypeError):  # it may have been removed, or have no name
+                return os.stat(base.filename).st_uid == os.geteuid() or os.access(base.filename, os.W_OK)
+        base = base.base
+    return False
 
 
 def _madvise() -> Callable[..., int] | None:
