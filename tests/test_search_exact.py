@@ -97,11 +97,48 @@ def test_halves_become_floats_as_numpy_makes_them(library):
     assert not np.isfinite(converted[~finite]).any()
 
 
+class Strange:
+    """A NumKong that can be imported, and lacks one function, or takes other arguments for it."""
+
+    __version__ = "99"
+
+    def __init__(self, name, other):
+        numkong = pytest.importorskip("numkong")
+        for known in ("dot", "dots_pack", "dots_packed", "astype"):
+            if known != name:
+                setattr(self, known, getattr(numkong, known))
+        if other is not None:
+            setattr(self, name, other)
+
+
+@pytest.mark.parametrize("name", ["dot", "dots_pack", "dots_packed", "astype"])
+@pytest.mark.parametrize("other", [None, lambda rows: rows], ids=["lacks", "takes others for"])
+def test_a_library_that_differs_is_not_used_and_ends_no_search(monkeypatch, caplog, name, other):
+    monkeypatch.setitem(sys.modules, "numkong", Strange(name, other))
+    kernels._numkong.cache_clear()
+    for seed in range(4):
+        assert wrong(drawn_case(seed)) is None
+    assert caplog.text.count("numkong is not used") == 1
+    kernels._numkong.cache_clear()
+
+
+def test_a_library_that_cannot_be_loaded_is_not_used(monkeypatch, caplog, tmp_path):
+    """Its file is there, but made for another machine."""
+    (tmp_path / "numkong.py").write_text("raise ImportError('undefined symbol: nk_dot')")
+    monkeypatch.delitem(sys.modules, "numkong", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    kernels._numkong.cache_clear()
+    assert wrong(drawn_case(0)) is None
+    assert "undefined symbol" in caplog.text
+    sys.modules.pop("numkong", None)
+    kernels._numkong.cache_clear()
+
+
 def test_a_library_that_sums_too_coarsely_is_not_used(monkeypatch, caplog):
     numkong = pytest.importorskip("numkong")
 
     class Coarse:
-        dots_pack, dots_packed = numkong.dots_pack, numkong.dots_packed
+        dots_pack, dots_packed, astype = numkong.dots_pack, numkong.dots_packed, numkong.astype
 
         @staticmethod
         def dot(rows, query, out):

@@ -43,11 +43,16 @@ def _numkong() -> ModuleType | None:
     """NumKong, if it is installed and keeps what the error bounds take for granted."""
     try:
         import numkong
-    except ImportError:
+
+        kept = _keeps_its_word(numkong)
+    except ModuleNotFoundError:
         return None
-    if not _keeps_its_word(numkong):
+    except Exception as exc:  # another version, or one that this processor does not run: NumPy does the same work
+        _log.warning("numkong is not used, and NumPy instead: %s: %s", type(exc).__name__, exc)
+        return None
+    if not kept:
         _log.warning(
-            "numkong %s is not used: its sums are less exact than they should be",
+            "numkong %s is not used, and NumPy instead: its sums are less exact than they should be",
             getattr(numkong, "__version__", ""),
         )
         return None
@@ -56,7 +61,7 @@ def _numkong() -> ModuleType | None:
 
 
 def _keeps_its_word(numkong: Any) -> bool:
-    """Whether int8 is summed in int32, float16 in float32 and float32 in float64.
+    """Whether int8 is summed in int32, float16 in float32, float32 in float64. Makes every call that is used.
 
     Ones and numbers so small that only a wide accumulator notices them beside a one, in no order, are summed.
     """
@@ -73,10 +78,15 @@ def _keeps_its_word(numkong: Any) -> bool:
     ):
         rows = np.repeat(np.where(few, 1, small).astype(dtype)[None], 2, axis=0)
         ones = np.ones((1, 256), dtype)
-        found: list[Array] = [np.empty(2, wide)]
+        found: list[Array] = [np.empty(2, wide), np.empty(2, wide)]
         numkong.dot(rows, ones, out=found[0])
+        numkong.dot(rows, np.repeat(ones, 2, axis=0), out=found[1])  # row by row
         if dtype == np.float16:
             found.append(np.asarray(numkong.dots_packed(rows, numkong.dots_pack(ones, dtype="float16"))))
+            converted = np.empty(rows.shape, np.float32)
+            numkong.astype(rows, "float32", out=converted)
+            if not (converted == rows).all():
+                return False
         most = _gamma(256, unit) * np.sqrt(256 * 128.1)
         if any((abs(dots.astype(np.float64) - 128 * (1 + small)) > most).any() for dots in found):
             return False

@@ -138,7 +138,7 @@ def in_memory(array: Array) -> bool:
 
 
 def _is_told(array: Array) -> bool:
-    """Whether mincore says the truth: of a file that one neither owns nor may write, Linux calls every page resident."""
+    """Whether mincore tells the truth: of a file we neither own nor may write, Linux calls every page resident."""
     base: object = array
     while isinstance(base, np.ndarray):
         if isinstance(base, np.memmap):
