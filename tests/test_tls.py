@@ -5,6 +5,7 @@ import socket
 import subprocess
 
 import grpc
+import numpy as np
 import pytest
 from conftest import MODEL_REPOSITORY
 from fake_server import serving
@@ -156,6 +157,21 @@ def test_files_that_are_none_are_named(tmp_path):
     (tmp_path / "text.pem").write_text("not PEM")
     with pytest.raises(clipdex.InvalidArgument, match=r"text\.pem: not a PEM file"):
         open_transport("127.0.0.1:1", credentials=Credentials(ca_file=tmp_path / "text.pem"))
+
+
+def test_a_call_ends_though_its_certificate_is_gone_when_the_connection_is_made_anew(pki, tmp_path, caplog):
+    """What raised there once left the future unsettled, and its reader waiting for ever."""
+    ca = tmp_path / "ca.pem"
+    shutil.copy(pki / "ca.pem", ca)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        transport = open_transport(address, credentials=Credentials(ca_file=ca))
+        ca.rename(tmp_path / "gone.pem")
+        inputs = {"pixels": np.zeros((1, 8, 8, 3), np.uint8)}
+        with pytest.raises(clipdex.DeadlineExceeded, match="did not answer in time"):
+            transport.submit("m_image", inputs, "embedding", 0.7).result(timeout=20)
+        transport.close()
+    assert "ca.pem: cannot be read" in caplog.text
 
 
 def test_a_server_that_asks_for_other_credentials(secure, pki):

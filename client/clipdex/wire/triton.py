@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,8 @@ from clipdex.wire.status import translate
 from clipdex.wire.transport import ModelConfig, ModelStatistics, ServerInfo
 
 __all__ = ["TritonTransport"]
+
+_LOG = logging.getLogger("clipdex.wire")
 
 
 class _Answer(Future[Array]):
@@ -94,24 +97,13 @@ class TritonTransport:
 
         def done(call: Any) -> None:
             try:
-                result = output_array(call.result(), output)
-                connection.heard()
-                answer.set_result(result)
-            except grpc.RpcError as exc:
-                self._look_after(connection, exc, began, timeout_s)
-                error = self._error(exc, connection)
-                error.__cause__ = exc
-                answer.set_exception(error)
-            except grpc.FutureCancelledError as exc:
-                cancelled: ClipdexError = (
-                    ServerUnreachable(f"the connection to {self._address} was closed before the answer came")
-                    if self._closed.is_set()
-                    else Cancelled("the request was withdrawn before its answer came")
-                )
-                cancelled.__cause__ = exc
-                answer.set_exception(cancelled)
+                outcome = self._outcome(call, output, connection, began, timeout_s)
             except BaseException as exc:  # a future that is never settled would block its reader for ever
-                answer.set_exception(exc)
+                outcome = exc
+            if isinstance(outcome, BaseException):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)
 
         answer.call = self._start("ModelInfer", request, timeout_s, done, connection)
         return answer
@@ -134,6 +126,28 @@ class TritonTransport:
         """Close the channel; requests under way end with an error."""
         self._closed.set()
         self._connection.close()
+
+    def _outcome(
+        self, call: Any, output: str, connection: Connection, began: float, timeout_s: float
+    ) -> Array | BaseException:
+        """What a finished call of `submit` has given: the array, or clipdex's error."""
+        error: ClipdexError
+        try:
+            result = output_array(call.result(), output)
+        except grpc.RpcError as exc:
+            self._look_after(connection, exc, began, timeout_s)
+            error = self._error(exc, connection)
+            error.__cause__ = exc
+            return error
+        except grpc.FutureCancelledError as exc:
+            if self._closed.is_set():
+                error = ServerUnreachable(f"the connection to {self._address} was closed before the answer came")
+            else:
+                error = Cancelled("the request was withdrawn before its answer came")
+            error.__cause__ = exc
+            return error
+        connection.heard()
+        return result
 
     def _error(self, exc: grpc.RpcError, connection: Connection) -> ClipdexError:
         """What a failed inference means. A server that was started again has forgotten the memory."""
@@ -177,16 +191,21 @@ class TritonTransport:
             connection.may_be_lost = True
         elif code is not grpc.StatusCode.DEADLINE_EXCEEDED:
             connection.heard()
-        elif connection.seems_dead(began, timeout_s):
-            self._renew(connection)
+        elif connection.seems_dead(began, timeout_s) and self._renew(connection):
             connection.give_up()
 
-    def _renew(self, connection: Connection) -> None:
+    def _renew(self, connection: Connection) -> bool:
+        """Make another in its place -> whether there is one. Where that fails, this one is better than none."""
         with self._lock:
             if self._connection is not connection or self._closed.is_set():
-                return  # another call's end has said so
-            self._connection = Connection(self._address, self._credentials)
+                return True  # another call's end has said so
+            try:
+                self._connection = Connection(self._address, self._credentials)
+            except ClipdexError as exc:  # a certificate's file is gone, or just being replaced
+                _LOG.warning("no new connection to %s: %s", self._address, exc)
+                return False
         connection.retire()
+        return True
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
