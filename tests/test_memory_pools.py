@@ -9,6 +9,7 @@ from conftest import MODEL_REPOSITORY
 
 pytest.importorskip("tritonclient.grpc")
 
+from clipdex.wire.model_config import from_message, read_config
 from clipdex_server.command import ServeOptions, command_line
 from clipdex_server.find import TritonBinary
 from clipdex_server.memory_pools import gpu_count, in_flight_bytes, pinned_pool_bytes
@@ -38,6 +39,13 @@ def test_instances_and_the_gpus_they_are_on(tmp_path: Path) -> None:
     assert in_flight_bytes(large(tmp_path / "all"), None, gpus=3) == 2 * 2 * 3 * batch
     assert in_flight_bytes(large(tmp_path / "one", gpus="gpus: [ 1 ]"), None, gpus=3) == 2 * 2 * batch
     assert in_flight_bytes(large(tmp_path / "cpu", kind="KIND_CPU"), None, gpus=3) == 0
+
+
+def test_a_client_keeps_the_instances_on_all_gpus_busy(tmp_path: Path) -> None:
+    four = large(tmp_path / "four", gpus="gpus: [ 0, 1, 2, 3 ]") / "l_image" / "config.pbtxt"
+    assert from_message(read_config(four)).instance_count == 8
+    one = large(tmp_path / "cpu", count=0, kind="KIND_CPU") / "l_image" / "config.pbtxt"
+    assert from_message(read_config(one)).instance_count == 1
 
 
 def test_the_pool_is_never_smaller_than_tritons_own(tmp_path: Path) -> None:

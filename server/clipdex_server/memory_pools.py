@@ -47,11 +47,13 @@ def in_flight_bytes(repository: Path, models: Iterable[str] | None, gpus: int) -
 
 
 def _instances(config: Any, gpus: int) -> int:
-    """Copies of a model; a group without a list of GPUs has its count on each."""
+    """Copies of a model that take their inputs from the pool."""
+    from clipdex.wire.model_config import instances
+
     cpu = config.instance_group and all(group.kind == group.KIND_CPU for group in config.instance_group)
     if cpu:
         return 0  # nothing of it goes to a GPU
-    return sum((group.count or 1) * (len(group.gpus) or gpus) for group in config.instance_group) or gpus
+    return instances(config, gpus)
 
 
 def _row_bytes(config: Any) -> int:

@@ -11,18 +11,22 @@ from tritonclient.grpc import model_config_pb2
 from clipdex.errors import CardError
 from clipdex.wire.transport import ModelConfig
 
-__all__ = ["from_message", "read_config"]
+__all__ = ["from_message", "instances", "read_config"]
 
 
 def from_message(message: Any) -> ModelConfig:
     """What the client needs of an `inference.ModelConfig` message."""
-    groups = [group.count or 1 for group in message.instance_group]
     return ModelConfig(
         name=message.name,
         max_batch_size=message.max_batch_size,
-        instance_count=sum(groups) or 1,
+        instance_count=instances(message),
         parameters={key: value.string_value for key, value in message.parameters.items()},
     )
+
+
+def instances(message: Any, gpus: int = 1) -> int:
+    """How often the model is there at once. A group has its count on each GPU it lists, else on each of `gpus`."""
+    return sum((group.count or 1) * (len(group.gpus) or gpus) for group in message.instance_group) or gpus
 
 
 def read_config(path: Path) -> Any:
