@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from conftest import unit_vectors
 from PIL import Image, ImageDraw
 
 import clipdex
-from clipdex.duplicates import find_duplicates, sign_index
+from clipdex.duplicates import find, find_duplicates, sign_index
 from clipdex.duplicates.candidates import candidate_pairs
 from clipdex.duplicates.compare import similarities
 from clipdex.duplicates.groups import components, stars
@@ -195,14 +196,49 @@ def test_the_similarity_of_vectors_is_their_cosine(tmp_path):
     assert group.others[0].similarity == pytest.approx(float(vectors[1] @ vectors[3]), abs=1e-6)
 
 
-def test_close_pairs_are_those_of_the_whole_product():
+@pytest.mark.parametrize("cosine", [0.999, 0.995])
+def test_close_pairs_hang_together_what_all_of_the_whole_product_do(cosine):
     rng = np.random.default_rng(3)
     vectors = unit_vectors(5000, 4, seed=1)
     rows = np.sort(rng.permutation(5000)[:4500])
-    pairs = close_pairs(vectors, rows, 0.999)
-    whole = np.argwhere(np.triu(vectors[rows] @ vectors[rows].T >= 0.999, 1))
-    assert len(pairs) > 100
-    assert {tuple(p) for p in pairs.tolist()} == {tuple(p) for p in whole.tolist()}
+    pairs = close_pairs(vectors, rows, cosine)
+    near = np.triu(vectors[rows] @ vectors[rows].T >= cosine, 1)
+    sets = components(np.argwhere(near), len(rows))
+    assert [part.tolist() for part in components(pairs, len(rows))] == [part.tolist() for part in sets]
+    assert near[tuple(np.sort(pairs).T)].all()
+    assert len(pairs) == sum(len(part) - 1 for part in sets) > 100
+
+
+def test_vectors_that_are_all_alike_take_no_more_memory_than_a_block():
+    vectors = unit_vectors(6000, 4, seed=1) * 0.01 + np.eye(4, dtype=np.float32)[0]
+    tracemalloc.start()
+    pairs = close_pairs(vectors, np.arange(6000), 0.95)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(pairs) == 5999
+    assert peak < 160e6  # the cosines of 4,096 × 4,096 have 67 MB, and all 18 million pairs would have 288
+
+
+@pytest.mark.parametrize("step", [0, 0.25], ids=["one group", "a chain of many"])
+def test_the_pictures_of_a_group_are_gone_through_once(tmp_path, monkeypatch, step):
+    """The work that a hundred look-alikes make: as much as there are, not its square."""
+    seen = []
+
+    class Star(np.ndarray):
+        def tolist(self):
+            seen.extend(super().tolist())
+            return super().tolist()
+
+    monkeypatch.setattr(find, "stars", lambda *args: [star.view(Star) for star in stars(*args)])
+    turns = np.arange(1, 101) * step
+    vectors = np.zeros((100, 8), dtype=np.float32)
+    vectors[:, 0], vectors[:, 1], vectors[:, 2] = np.cos(turns), np.sin(turns), turns
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    rows = [Picture(b"/%d" % i, 1, i, bytes([i] * 16), 9, 9) for i in range(100)]
+    groups = find_duplicates(written(tmp_path, rows, vectors), "semantic", threshold=0.99).groups
+    assert sum(map(len, groups)) == len(set(seen)) > 50
+    assert (len(groups) == 1) == (step == 0)
+    assert len(seen) <= 300
 
 
 # Looks

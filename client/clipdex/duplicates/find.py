@@ -13,7 +13,7 @@ from clipdex.duplicates.candidates import candidate_pairs
 from clipdex.duplicates.compare import MIN_SIMILARITY, similarities
 from clipdex.duplicates.groups import Duplicate, DuplicateGroup, components, keepers_first, stars
 from clipdex.duplicates.looks import Looks
-from clipdex.duplicates.semantic import close_pairs
+from clipdex.duplicates.semantic import close_pairs, cosines
 from clipdex.errors import InvalidArgument
 from clipdex.index.reader import Index
 
@@ -148,13 +148,8 @@ def _near(
 def _semantic(
     index: Index, classes: _Classes, least: float, progress: Progress | None
 ) -> tuple[Rows, Callable[[int, Rows], npt.NDArray[np.float32]]]:
-    def unit(positions: Rows) -> npt.NDArray[np.float32]:
-        wide = index.vectors[classes.rows[positions]].astype(np.float32)
-        norms = np.linalg.norm(wide, axis=1, keepdims=True)
-        return np.asarray(wide / np.maximum(norms, 1e-12), dtype=np.float32)
-
     def alike(one: int, others: Rows) -> npt.NDArray[np.float32]:
-        return np.asarray(unit(others) @ unit(np.array([one]))[0])
+        return cosines(index.vectors, int(classes.rows[one]), classes.rows[others])
 
     return close_pairs(index.vectors, classes.rows, least, progress), alike
 
@@ -171,7 +166,10 @@ def _groups(
     for part in sets:
         class_of = {row: int(i) for i in part for row in classes.members[int(i)]}
         pictures = keepers_first(_duplicates(index, list(class_of)))
-        order = np.array(list(dict.fromkeys(class_of[picture.row] for picture in pictures)), dtype=np.int64)
+        ranks: dict[int, list[int]] = {}  # of each class's pictures among all; classes by their best picture
+        for rank, picture in enumerate(pictures):
+            ranks.setdefault(class_of[picture.row], []).append(rank)
+        order = np.array(list(ranks), dtype=np.int64)
         scores: dict[int, float] = {}
 
         def like(one: int, others: Rows, scores: dict[int, float] = scores) -> npt.NDArray[np.bool_]:
@@ -186,7 +184,7 @@ def _groups(
         # What was cut off a chain may still be two files of the same bytes.
         cut += [np.array([i]) for i in order.tolist() if i not in together and len(classes.members[i]) > 1]
         for star in cut:
-            chosen = [picture for picture in pictures if class_of[picture.row] in set(star.tolist())]
+            chosen = [pictures[rank] for rank in sorted(rank for i in star.tolist() for rank in ranks[i])]
             keeper, first = chosen[0], int(star[0])
             others = tuple(
                 other.related("exact", 1.0)

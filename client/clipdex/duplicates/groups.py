@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Duplicate", "DuplicateGroup", "components", "keepers_first", "stars"]
+__all__ = ["Duplicate", "DuplicateGroup", "components", "joining", "keepers_first", "stars"]
 
 Rows = npt.NDArray[np.int64]
 
@@ -71,6 +71,37 @@ def components(pairs: Rows, count: int) -> list[Rows]:
     members = members[np.argsort(parent[members], kind="stable")]
     borders = np.flatnonzero(np.diff(parent[members])) + 1
     return [part for part in np.split(members, borders) if len(part)]
+
+
+def joining(parent: Rows, down: int, across: int, near: npt.NDArray[np.bool_]) -> Rows:
+    """Of some pairs, those that join what no pair did before: int64 (m, 2). They never form a ring.
+
+    parent: of each number a lesser one of its set, or itself, at first; is kept up to date.
+    near: bool (a, b), whether numbers down + i and across + j are a pair.
+    """
+    found = [np.empty((0, 2), dtype=np.int64)]
+    if not near.any():
+        return found[0]
+    rows = np.arange(down, down + near.shape[0])
+    columns = np.arange(across, across + near.shape[1])
+    parent[rows], parent[columns] = _least(parent, rows), _least(parent, columns)
+    i, j = np.nonzero(near & (parent[rows][:, None] != parent[columns]))
+    while len(i):
+        one, other = _least(parent, rows[i]), _least(parent, columns[j])
+        apart = np.flatnonzero(one != other)
+        i, j, one, other = i[apart], j[apart], one[apart], other[apart]
+        # Each greater set goes under one lesser: so no ring, and at most half as many sets each time.
+        greater, which = np.unique(np.maximum(one, other), return_index=True)
+        parent[greater] = np.minimum(one, other)[which]
+        found.append(np.stack([rows[i[which]], columns[j[which]]], axis=1))
+    return np.concatenate(found)
+
+
+def _least(parent: Rows, numbers: Rows) -> Rows:
+    """The least member of each number's set, as far as it is known."""
+    while not np.array_equal(above := parent[numbers], numbers):
+        numbers = above
+    return numbers
 
 
 def stars(ordered: Rows, alike: Callable[[int, Rows], npt.NDArray[np.bool_]]) -> list[Rows]:
