@@ -1,11 +1,14 @@
 """Several servers as one: the least busy is chosen, the sick are left out and come back, one model for all."""
 
+import gc
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import Counter
 from concurrent.futures import Future
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -297,6 +300,48 @@ def test_memory_is_shared_with_each_server_also_with_one_that_comes_later():
         until(lambda: a.shared == [memory])
         client.unshare(memory)
         assert (a.shared, b.shared) == ([], [])
+
+
+class Refusing(Server):
+    """Takes no shared memory; told to, it breaks instead."""
+
+    error_on_share = None
+
+    def share(self, memory, timeout_s):
+        if self.error_on_share:
+            raise self.error_on_share("it broke")
+        return False
+
+
+@pytest.mark.parametrize("error", [None, clipdex.ServerFault], ids=["refused", "broken"])
+def test_memory_that_no_server_takes_is_let_go(error):
+    """Else each run would keep the pages of its ring, 512 MiB, for as long as the client lives."""
+    server = Refusing("a:1")
+    server.error_on_share = error
+    with client_of(server, shared_memory="auto") as client:
+        memory = SharedMemory(4096, named=False)
+        with suppress(clipdex.ServerFault):
+            assert not client._transport.share(memory, 1)
+        memory.close()
+        gone = weakref.ref(memory)
+        del memory
+        gc.collect()
+        assert gone() is None
+
+
+def test_memory_that_is_unshared_while_a_server_takes_it_is_not_kept():
+    a = Server("a:1")
+    share = a.share
+
+    def slowly(memory, timeout_s):
+        taken = share(memory, timeout_s)
+        client._transport.unshare(memory)  # the run ends meanwhile
+        return taken
+
+    a.share = slowly
+    with client_of(a) as client, SharedMemory(4096, named=False) as memory:
+        assert not client._transport.share(memory, 1)
+        assert a.shared == []
 
 
 def test_many_threads_may_use_one_client():

@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2
 
 from clipdex.wire import shared_memory
+from clipdex.wire.regions import Regions
 from clipdex.wire.shared_memory import PREFIX, SharedMemory, remove_left_overs
 
 pytestmark = [
@@ -101,6 +104,53 @@ def test_what_a_living_process_uses_stays(directory):
     process.communicate("")
     assert process.returncode == 0
     assert os.listdir(directory) == []
+
+
+class Triton:
+    """A server's side of `Regions`: what it was asked, and the answers that it has not given yet."""
+
+    def __init__(self):
+        self.asked, self.waiting = [], []
+
+    def ask(self, method, request, timeout_s):
+        self.asked.append((method.removeprefix("SystemSharedMemory"), getattr(request, "name", "")))
+        return service_pb2.SystemSharedMemoryStatusResponse()
+
+    def start(self, method, request, timeout_s, done):
+        self.ask(method, request, timeout_s)
+        self.waiting.append(done)
+
+    def answer(self):
+        answered = Future()
+        answered.set_result(None)
+        self.waiting.pop(0)(answered)
+
+
+def test_a_server_that_was_restarted_is_told_again_and_every_request_in_flight_knows_why():
+    triton = Triton()
+    regions = Regions(triton.ask, triton.start)
+    with SharedMemory(1000, named=True) as memory:
+        assert regions.add(memory, 1)
+        lost = f"Unable to find shared memory region: '{memory.name}'"
+        assert regions.lost(lost) and regions.lost(lost)  # two were in flight
+        assert regions.mapped == ()
+        assert len(triton.waiting) == 1
+        triton.answer()
+        assert regions.mapped == (memory,)
+        assert not regions.lost("Unable to find shared memory region: 'another'")
+
+
+def test_memory_that_is_removed_while_a_server_is_told_again_does_not_come_back():
+    triton = Triton()
+    regions = Regions(triton.ask, triton.start)
+    with SharedMemory(1000, named=True) as memory:
+        assert regions.add(memory, 1)
+        regions.lost(f"'{memory.name}'")
+        regions.remove(memory)
+        triton.asked.clear()
+        triton.answer()
+        assert regions.mapped == ()
+        assert triton.asked == [("Unregister", memory.name)]
 
 
 def test_other_files_stay(directory):

@@ -139,23 +139,43 @@ class Fleet:
             return all(isinstance(endpoint.error, FingerprintMismatch) for endpoint in self.endpoints)
 
     def share(self, memory: SharedMemory, timeout_s: float) -> bool:
-        """Ask each endpoint to take it -> whether one does. Those that come back later are asked then."""
+        """Ask each endpoint to take it -> whether one does. Those that come back later are asked then.
+
+        What none takes is forgotten here too: its pages would live as long as the client.
+        """
         with self._lock:
             self._memories.append(memory)
             well = [endpoint for endpoint in self.endpoints if not endpoint.sick]
-        for endpoint in well:
-            if endpoint.transport.share(memory, timeout_s):
-                endpoint.shared.append(memory)
-        return any(memory in endpoint.shared for endpoint in well)
+        shared = False
+        try:
+            for endpoint in well:
+                shared |= self._share_with(endpoint, memory, timeout_s)
+        finally:
+            if not shared:
+                self.unshare(memory)
+        return shared
 
     def unshare(self, memory: SharedMemory) -> None:
         """Let all forget it."""
         with self._lock:
             self._memories = [each for each in self._memories if each is not memory]
-        for endpoint in self.endpoints:
-            if memory in endpoint.shared:
+            having = [endpoint for endpoint in self.endpoints if memory in endpoint.shared]
+            for endpoint in having:
                 endpoint.shared.remove(memory)
-                endpoint.transport.unshare(memory)
+        for endpoint in having:
+            endpoint.transport.unshare(memory)
+
+    def _share_with(self, endpoint: Endpoint, memory: SharedMemory, timeout_s: float) -> bool:
+        """Ask one endpoint to take it. It may have been unshared by the time of the answer."""
+        if not endpoint.transport.share(memory, timeout_s):
+            return False
+        with self._lock:
+            wanted = memory in self._memories
+            if wanted:
+                endpoint.shared.append(memory)
+        if not wanted:
+            endpoint.transport.unshare(memory)
+        return wanted
 
     def close(self) -> None:
         """Close all connections; what is parked goes on, and finds that out."""
@@ -220,8 +240,7 @@ class Fleet:
         with self._lock:
             missing = [memory for memory in self._memories if memory not in endpoint.shared]
         for memory in missing:
-            if endpoint.transport.share(memory, timeout_s):
-                endpoint.shared.append(memory)
+            self._share_with(endpoint, memory, timeout_s)
 
     def _release(self) -> None:
         with self._lock:

@@ -32,6 +32,7 @@ class Regions:
     ) -> None:
         """ask: makes one call (method, request, timeout), raising clipdex's errors. start: without waiting."""
         self.mapped: tuple[SharedMemory, ...] = ()
+        self._wanted: tuple[SharedMemory, ...] = ()  # those too that the server has lost and is told of again
         self._ask = ask
         self._start = start
         self._lock = threading.Lock()
@@ -43,6 +44,8 @@ class Regions:
         except ClipdexError as exc:
             _LOG.debug("no shared memory: %s", exc)
             return False
+        with self._lock:
+            self._wanted = (*self._wanted, memory)
         self._note(memory)
         # Not before: this shows that the server's /dev/shm is ours, so what is missing here is missing there.
         with suppress(ClipdexError):
@@ -52,7 +55,8 @@ class Regions:
     def remove(self, memory: SharedMemory) -> None:
         """Have the server forget it. One that is gone has done so by itself."""
         with self._lock:
-            self.mapped = tuple(each for each in self.mapped if each is not memory)
+            self._wanted = _without(self._wanted, memory)
+            self.mapped = _without(self.mapped, memory)
         self._unregister(memory.name)
 
     def lost(self, details: str) -> bool:
@@ -60,24 +64,30 @@ class Regions:
 
         It is told again, without waiting; until it has answered, requests carry their pixels.
         """
-        named = [memory for memory in self.mapped if f"'{memory.name}'" in details]
+        named = [memory for memory in self._wanted if f"'{memory.name}'" in details]
         for memory in named:
             self._add_again(memory)
         return bool(named)
 
-    def _note(self, memory: SharedMemory) -> None:
+    def _note(self, memory: SharedMemory) -> bool:
+        """The server has mapped it -> whether it is still wanted, and requests may name it."""
         with self._lock:
-            self.mapped = (*self.mapped, memory)
+            wanted = memory in self._wanted
+            if wanted:
+                self.mapped = (*self.mapped, memory)
+        return wanted
 
     def _add_again(self, memory: SharedMemory) -> None:
         with self._lock:
             if memory not in self.mapped:
                 return  # another request's error has begun it
-            self.mapped = tuple(each for each in self.mapped if each is not memory)
+            self.mapped = _without(self.mapped, memory)
 
         def done(call: Any) -> None:
-            if not call.cancelled() and call.exception() is None:
-                self._note(memory)
+            if not call.cancelled() and call.exception() is None and not self._note(memory):
+                # Removed meanwhile. On gRPC's thread, so without waiting.
+                with suppress(ClipdexError):
+                    self._start("SystemSharedMemoryUnregister", _unregister(memory.name), _TIMEOUT_S, _ignore)
 
         with suppress(ClipdexError):
             self._start("SystemSharedMemoryRegister", _register(memory), _TIMEOUT_S, done)
@@ -90,12 +100,23 @@ class Regions:
                 self._unregister(name)
 
     def _unregister(self, name: str) -> None:
-        request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name)
         with suppress(ClipdexError):
-            self._ask("SystemSharedMemoryUnregister", request, _UNREGISTER_TIMEOUT_S)
+            self._ask("SystemSharedMemoryUnregister", _unregister(name), _UNREGISTER_TIMEOUT_S)
+
+
+def _without(memories: tuple[SharedMemory, ...], memory: SharedMemory) -> tuple[SharedMemory, ...]:
+    return tuple(each for each in memories if each is not memory)
+
+
+def _ignore(call: Any) -> None:
+    pass
 
 
 def _register(memory: SharedMemory) -> Any:
     return service_pb2.SystemSharedMemoryRegisterRequest(
         name=memory.name, key=f"/{memory.name}", offset=0, byte_size=memory.size
     )
+
+
+def _unregister(name: str) -> Any:
+    return service_pb2.SystemSharedMemoryUnregisterRequest(name=name)
