@@ -185,6 +185,49 @@ def test_half_precision_is_loaded_as_float32(checkpoint: Path) -> None:
     assert model_of(load_checkpoint(str(checkpoint))).visual_projection.weight.dtype == torch.float32
 
 
+@pytest.mark.parametrize("tower", ["vision_config", "text_config"])
+@pytest.mark.parametrize(
+    "change",
+    [{"hidden_act": "gelu"}, {"num_attention_heads": 2}, {"layer_norm_eps": 1e-3}],
+    ids=lambda c: next(iter(c)),
+)
+def test_an_architecture_is_part_of_the_space(checkpoint: Path, tower: str, change: dict[str, Any]) -> None:
+    """The same weights, and other vectors: nothing in a weight says which."""
+    before = load_checkpoint(str(checkpoint))
+    config = json.loads((checkpoint / "config.json").read_text())
+    edit_json(checkpoint / "config.json", **{tower: config[tower] | change})
+    after = load_checkpoint(str(checkpoint))
+    assert after.card("tiny", "fp32").fingerprint != before.card("tiny", "fp32").fingerprint
+    for name, weight in model_of(before).state_dict().items():
+        assert torch.equal(weight, model_of(after).state_dict()[name])
+
+
+def test_what_changes_no_vector_makes_no_other_space(checkpoint: Path, tmp_path: Path) -> None:
+    """A precision, another directory, and a config as another release of transformers writes it."""
+    first = load_checkpoint(str(checkpoint)).card("tiny", "fp32")
+    assert load_checkpoint(str(checkpoint)).card("other", "fp16").fingerprint == first.fingerprint
+    moved = tmp_path / "moved"
+    shutil.copytree(checkpoint, moved)
+    config = json.loads((moved / "config.json").read_text())
+    towers = {
+        name: config[name] | {"attention_dropout": 0.1, "new_in_another_release": 3}
+        for name in ("vision_config", "text_config")
+    }
+    # What is not stated has transformers' default, which is what is stated here.
+    assert towers["vision_config"].pop("layer_norm_eps", 1e-5) == 1e-5
+    edit_json(moved / "config.json", transformers_version="9.9", use_cache=True, **towers)
+    assert load_checkpoint(str(moved)).card("tiny", "fp32").fingerprint == first.fingerprint
+
+
+def test_an_end_token_that_is_told_in_two_ways_is_one_space(checkpoint: Path) -> None:
+    """Old configs say 2, and transformers then reads the vector at the largest id, which is the end token."""
+    first = load_checkpoint(str(checkpoint)).card("tiny", "fp32")
+    config = json.loads((checkpoint / "config.json").read_text())["text_config"]
+    other = 2 if config["eos_token_id"] != 2 else first.text.end_id
+    edit_json(checkpoint / "config.json", text_config=config | {"eos_token_id": other})
+    assert load_checkpoint(str(checkpoint)).card("tiny", "fp32").fingerprint == first.fingerprint
+
+
 # processor and tokenizer
 
 

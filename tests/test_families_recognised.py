@@ -23,6 +23,7 @@ from torchvision_standin import import_open_clip  # noqa: E402
 
 from clipdex_export import families  # noqa: E402
 from clipdex_export.families import load_checkpoint  # noqa: E402
+from clipdex_export.families.architecture import text_model  # noqa: E402
 
 NAMES = {
     "hf_clip": "hf-clip",
@@ -99,6 +100,8 @@ def copied(source: str, to: Path) -> tuple[str, Path]:
         os.path.commonpath([Path(part) if Path(part).is_dir() else Path(part).parent for part in paths])
     )
     shutil.copytree(original, to)
+    for config in to.rglob("*config.json"):  # some name a directory beside them
+        config.write_text(config.read_text().replace(str(original), str(to)))
     return source.replace(str(original), str(to)), to
 
 
@@ -108,6 +111,62 @@ def test_a_dropped_weight_is_named(family_sources: dict[str, str], tmp_path: Pat
     name = drop_a_weight(weight_file(directory))
     assert f"weights are missing: {name}" in refused(source)
     assert load_checkpoint(source, allow_random=True).random_weights == (name,)
+
+
+# What an architecture of other vectors looks like, where not a weight is another: file in the checkpoint, place in
+# it, value. A pair's text tower and OpenCLIP's base model are directories of their own.
+LAST = "cls_last_hidden_state_pooler"
+OTHER_VECTORS = [
+    ("siglip", "config.json", "vision_config hidden_act", "gelu"),
+    ("siglip", "config.json", "text_config num_attention_heads", 4),
+    ("siglip", "config.json", "text_config layer_norm_eps", 1e-3),
+    ("open_clip_vit", "open_clip_config.json", "model_cfg quick_gelu", False),
+    ("open_clip_vit", "open_clip_config.json", "model_cfg vision_cfg head_width", 8),
+    ("open_clip_vit", "open_clip_config.json", "model_cfg text_cfg heads", 4),
+    ("open_clip_vit", "open_clip_config.json", "model_cfg text_cfg no_causal_mask", True),
+    ("open_clip_vit", "open_clip_config.json", "model_cfg text_cfg pool_type", "last"),
+    ("open_clip_vit", "open_clip_config.json", "model_cfg text_cfg norm_kwargs", {"eps": 1e-3}),
+    ("open_clip_coca", "open_clip_config.json", "model_cfg vision_cfg attn_pooler_heads", 4),
+    ("open_clip_timm", "open_clip_config.json", "model_cfg vision_cfg timm_pool", "token"),
+    ("open_clip_xlm_roberta", "open_clip_config.json", "model_cfg text_cfg hf_pooler_type", LAST),
+    ("open_clip_xlm_roberta", "base/config.json", "hidden_act", "relu"),
+    ("open_clip_xlm_roberta", "base/config.json", "num_attention_heads", 4),
+    ("pair_st", "text/1_Pooling/config.json", "pooling_mode", "cls"),
+    ("pair_st", "text/config.json", "activation", "relu"),
+    ("pair_st", "text/config.json", "n_heads", 4),
+    ("pair_st", "image/config.json", "vision_config hidden_act", "gelu"),
+    ("pair_mclip", "base/config.json", "layer_norm_eps", 1e-3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "file", "place", "value"), OTHER_VECTORS)
+def test_an_architecture_is_part_of_the_space(
+    family_sources: dict[str, str], tmp_path: Path, case: str, file: str, place: str, value: Any
+) -> None:
+    source, directory = copied(family_sources[case], tmp_path / "copied")
+    before = load_checkpoint(source).card("tiny", "fp32")
+    data = json.loads((directory / file).read_text())
+    inner = data
+    *way, last = place.split()
+    for name in way:
+        inner = inner[name]
+    inner[last] = value
+    (directory / file).write_text(json.dumps(data))
+    after = load_checkpoint(source).card("tiny", "fp32")
+    assert after.fingerprint != before.fingerprint
+    assert (after.image, after.text) == (before.image, before.text)
+
+
+def test_a_text_model_that_is_in_no_list_counts_with_all_that_its_config_states() -> None:
+    from transformers import ElectraConfig
+
+    small = {"vocab_size": 90, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+    first = text_model(ElectraConfig(**small))
+    assert first == text_model(
+        ElectraConfig(**small, use_cache=False, architectures=["X"], id2label={0: "a", 1: "b", 2: "c"})
+    )
+    assert first != text_model(ElectraConfig(**small | {"num_attention_heads": 4}))
+    assert first != text_model(ElectraConfig(**small, hidden_act="relu"))
 
 
 # pairs

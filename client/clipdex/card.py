@@ -131,7 +131,7 @@ class ModelCard:
 
     @property
     def fingerprint(self) -> str:
-        """The identity of the embedding space: sha256 over weights, preprocessing and tokenizer.
+        """The identity of the embedding space: sha256 over architecture, weights, preprocessing, tokenizer.
 
         Name, source and precision stay out of it: the same checkpoint exported twice, or in another
         precision, gives vectors that may live in one index.

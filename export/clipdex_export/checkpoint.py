@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.card import ImageSpec, TextSpec
+from clipdex.card import ImageSpec, ModelCard, TextSpec
 from clipdex.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class TextHalf(_Half):
 class Checkpoint:
     """A loaded checkpoint.
 
-    weights_sha256: names the weights as loaded, however the files are laid out.
+    weights_sha256: names the architecture and the weights as loaded, however the files are laid out.
     random_weights: names made up because `allow_random` let them be missing.
     unused_weights: names in the files that the model has no place for.
     """
@@ -121,6 +121,21 @@ class Checkpoint:
     def embedding_dim(self) -> int:
         """Numbers in a vector, of pictures and of texts."""
         return self.image.embedding_dim
+
+    def card(self, name: str, precision: str) -> ModelCard:
+        """The model card of an export of this, before the gate has reported."""
+        return ModelCard(
+            name=name,
+            source=self.source,
+            revision=self.revision,
+            weights_sha256=self.weights_sha256,
+            embedding_dim=self.embedding_dim,
+            image=self.image.spec,
+            text=self.text.spec,
+            logit_scale=self.logit_scale,
+            logit_bias=self.logit_bias,
+            precision=precision,
+        )
 
     def forget_references(self) -> None:
         """Let go of the source's models: from here on only the towers hold weights."""

@@ -144,18 +144,7 @@ def _export(
     tell("loading the checkpoint")
     checkpoint = load_checkpoint(source, revision=revision, allow_random=allow_random)
     image, text, tokenizer = checkpoint.image.spec, checkpoint.text.spec, checkpoint.text.tokenizer_json
-    card = ModelCard(
-        name=stage.name,
-        source=source,
-        revision=checkpoint.revision,
-        weights_sha256=checkpoint.weights_sha256,
-        embedding_dim=checkpoint.embedding_dim,
-        image=image,
-        text=text,
-        logit_scale=checkpoint.logit_scale,
-        logit_bias=checkpoint.logit_bias,
-        precision=precision.name,
-    )
+    card = checkpoint.card(stage.name, precision.name)
 
     examples = None
     if precision.quantize is not None:

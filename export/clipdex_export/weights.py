@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,14 +102,19 @@ def adopt(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> Fit:
     )
 
 
-def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
-    """sha256 over (name, shape, little-endian float32 values) of every weight, sorted by name.
+def weights_sha256(state: Mapping[str, torch.Tensor], architecture: Mapping[str, Any]) -> str:
+    """sha256 over the architecture, and name, shape and little-endian float32 values of every weight, by name.
 
     It names the weights as loaded, so a checkpoint saved again in another file layout keeps its hash.
+
+    Args:
+        state: the weights.
+        architecture: what else the vectors depend on, such as activation and heads (families/architecture.py).
     """
     import torch
 
-    digest = hashlib.sha256()
+    stated = json.dumps(architecture, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    digest = hashlib.sha256(f"{stated}\n".encode())
     for name in sorted(state):
         weight = state[name].detach().to(torch.float32).contiguous()
         digest.update(f"{name} {list(weight.shape)}\n".encode())

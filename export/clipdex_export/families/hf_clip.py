@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from clipdex.errors import CheckpointError
 from clipdex_export import preprocessing, tokenizer
 from clipdex_export.checkpoint import Checkpoint, ImageHalf, Layers, TextHalf
+from clipdex_export.families.architecture import transformer
 from clipdex_export.families.family import Family
 from clipdex_export.families.files import read_json
 from clipdex_export.families.hugging_face import HfImages, HfTexts, load_model, load_processor, model_type
@@ -67,7 +68,14 @@ def load_hf_clip(source: str, files: CheckpointFiles, allow_random: bool) -> Che
         ),
         logit_scale=model.logit_scale.exp().item(),
         logit_bias=0.0,
-        weights_sha256=weights_sha256(model.state_dict()),
+        weights_sha256=weights_sha256(
+            model.state_dict(),
+            {
+                "image": transformer(config.vision_config),
+                # Where the vector is read: the end token, however the config says so (tokenizer.text_spec).
+                "text": transformer(config.text_config) | {"mask": "causal", "pooling": "end"},
+            },
+        ),
         random_weights=fit.made_up,
         unused_weights=fit.unused,
     )

@@ -16,6 +16,7 @@ from clipdex.card import ImageSpec
 from clipdex.errors import CardError, CheckpointError, MissingExtra
 from clipdex_export import tokenizer
 from clipdex_export.checkpoint import Checkpoint, ImageHalf, TextHalf, Vectors
+from clipdex_export.families.architecture import open_clip_model
 from clipdex_export.families.family import Family
 from clipdex_export.families.open_clip_tokenizer import OpenClipTokens, convert
 from clipdex_export.hub import CheckpointFiles
@@ -130,7 +131,8 @@ def _load(source: str, found: _Found, where: object, allow_random: bool) -> Chec
     from clipdex_export import towers
     from clipdex_export.families.open_clip_networks import image_network, layers_of
 
-    dim = int(open_clip.get_model_config(found.name)["embed_dim"])
+    config = open_clip.get_model_config(found.name)
+    dim = int(config["embed_dim"])
     bias = getattr(model, "logit_bias", None)
     return Checkpoint(
         family=OPEN_CLIP.name,
@@ -153,7 +155,9 @@ def _load(source: str, found: _Found, where: object, allow_random: bool) -> Chec
         ),
         logit_scale=model.logit_scale.exp().item(),
         logit_bias=0.0 if bias is None else bias.item(),
-        weights_sha256=weights_sha256(model.state_dict()),
+        weights_sha256=weights_sha256(
+            model.state_dict(), open_clip_model(config, getattr(_text_of(model), "config", None))
+        ),
         random_weights=fit.made_up,
         unused_weights=fit.unused,
     )

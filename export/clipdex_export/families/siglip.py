@@ -8,6 +8,7 @@ from typing import Any
 from clipdex.errors import CheckpointError
 from clipdex_export import preprocessing, tokenizer
 from clipdex_export.checkpoint import Checkpoint, ImageHalf, Layers, TextHalf
+from clipdex_export.families.architecture import transformer
 from clipdex_export.families.family import Family
 from clipdex_export.families.hugging_face import HfImages, HfTexts, load_model, load_processor, model_type
 from clipdex_export.families.sentence_piece import unigram_json
@@ -84,7 +85,10 @@ def load_siglip(source: str, files: CheckpointFiles, allow_random: bool) -> Chec
         ),
         logit_scale=model.logit_scale.exp().item(),
         logit_bias=model.logit_bias.item(),
-        weights_sha256=weights_sha256(model.state_dict()),
+        weights_sha256=weights_sha256(
+            model.state_dict(),
+            {"image": transformer(vision), "text": transformer(text) | {"mask": "none", "pooling": "last"}},
+        ),
         random_weights=fit.made_up,
         unused_weights=fit.unused,
     )

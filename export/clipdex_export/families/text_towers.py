@@ -16,6 +16,7 @@ import numpy.typing as npt
 from clipdex.errors import CheckpointError
 from clipdex_export import tokenizer
 from clipdex_export.checkpoint import TextHalf, Vectors
+from clipdex_export.families.architecture import text_model
 from clipdex_export.families.files import peek_json, read_json
 from clipdex_export.families.hugging_face import load_model
 from clipdex_export.hub import CheckpointFiles
@@ -82,16 +83,17 @@ def load_sentence_transformer(files: CheckpointFiles, allow_random: bool) -> Loa
             head.append(layer)
             fit = Fit((*fit.missing, *missing.missing), fit.mismatched, (*fit.unused, *missing.unused))
     state |= {f"head.{name}": weight for name, weight in head.state_dict().items()}
+    pooling = _pooling(modules[1][1])
     half = _half(
         model,
         own,
         head.eval(),
-        pooling=_pooling(modules[1][1]),
+        pooling=pooling,
         length=int(length),
         cleaning="lower" if settings.get("do_lower_case") else "none",
         where=directory,
     )
-    return LoadedText(half, weights_sha256(state), fit)
+    return LoadedText(half, weights_sha256(state, _architecture(model, pooling)), fit)
 
 
 def load_mclip(files: CheckpointFiles, allow_random: bool) -> LoadedText:
@@ -125,7 +127,12 @@ def load_mclip(files: CheckpointFiles, allow_random: bool) -> LoadedText:
         fit = check_fit(weights, adopt(whole, state), allow_random=allow_random)
     own = _load_tokenizer(directory)
     half = _half(model, own, head, pooling="mean", length=_MCLIP_LENGTH, cleaning="none", where=directory)
-    return LoadedText(half, weights_sha256(whole.state_dict()), fit)
+    return LoadedText(half, weights_sha256(whole.state_dict(), _architecture(model, "mean")), fit)
+
+
+def _architecture(model: Any, pooling: Pooling) -> dict[str, Any]:
+    """A Dense's activation is not in it: it shows in the names of the weights."""
+    return {"text": text_model(model.config) | {"mask": "padding", "pooling": pooling}}
 
 
 def _half(
