@@ -171,6 +171,27 @@ def test_the_folder_may_not_lie_where_pictures_are(index, folder, inside):
     assert contents(folder) == before
 
 
+@pytest.mark.parametrize("given", ["photos", "door"])
+def test_nor_beside_them_in_the_folder_that_they_share(folder, fake, tmp_path, given):
+    """The next run on that folder would find what was moved."""
+    (folder / "2021").mkdir()
+    (folder / "a.png").rename(folder / "2021" / "a.png")
+    (folder / "other.png").unlink()
+    (tmp_path / "door").symlink_to(folder)
+    clipdex.index_pictures(fake, tmp_path / given, tmp_path / "y.clipdex", workers=1)
+    before = contents(folder)
+    with pytest.raises(clipdex.InvalidArgument, match="give a folder outside"):
+        move(tmp_path / "y.clipdex", folder / "extra")
+    assert contents(folder) == before
+
+
+def test_pictures_that_share_no_folder_leave_the_choice(index, folder, tmp_path):
+    with Index.open(index) as opened:
+        groups = find_duplicates(opened, "exact").groups
+    indexed = [os.fsencode(folder / "a.png"), os.fsencode(shutil.which("sh"))]
+    assert len(move_duplicates(groups, tmp_path / "out", indexed).moved) == 3
+
+
 def other_file_system(monkeypatch):
     """From here on, a file's first rename says that it is to another file system."""
     rename = os.rename

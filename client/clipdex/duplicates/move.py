@@ -46,23 +46,24 @@ def move_duplicates(
     and if nothing is at its new place. The others are left, with the reason.
 
     Args:
-        folder: made if it is not there; not where indexed pictures lie.
+        folder: made if it is not there; not where indexed pictures lie, nor in the folder that they all share.
         indexed: the paths of all pictures of the index.
         progress: called with the files looked at and all.
 
     Raises:
-        InvalidArgument: indexed pictures lie in `folder`, or in a folder around it.
+        InvalidArgument: `folder` is one where indexed pictures lie, or in the folder that they all share.
         ClipdexError: the disk refused. What was moved is in the journal, the rest where it was.
     """
     target = os.path.abspath(os.fsencode(folder))
     parents = {os.path.dirname(path) for path in indexed if os.path.lexists(path)}
-    around = _folders_around(target)
-    if inside := parents & set(around):
+    root = os.path.commonpath(parents) if parents else b"/"
+    # The pictures of an indexed folder may all be in its subfolders. Those of several disks share only "/".
+    held = parents | ({root, os.path.realpath(root)} - {b"/"})
+    if inside := held & set(_folders_around(target)):
         raise InvalidArgument(
             f"{os.fspath(folder)} lies in {os.fsdecode(min(inside))}, where indexed pictures are: "
-            "give a folder outside, or the next run would index what was moved"
+            "give a folder outside, or the next run could index what was moved"
         )
-    root = os.path.commonpath(parents) if parents else b"/"
     plan = [(other, group.keeper) for group in groups for other in group.others]
     result = Moved()
     if not plan:
