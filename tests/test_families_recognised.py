@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from clipdex.errors import ClipdexError
+from clipdex.errors import CheckpointError, ClipdexError
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
@@ -22,7 +22,7 @@ from tiny_families import FAMILIES  # noqa: E402
 from torchvision_standin import import_open_clip  # noqa: E402
 
 from clipdex_export import families  # noqa: E402
-from clipdex_export.families import load_checkpoint  # noqa: E402
+from clipdex_export.families import load_checkpoint, open_clip  # noqa: E402
 from clipdex_export.families.architecture import text_model  # noqa: E402
 
 NAMES = {
@@ -310,6 +310,51 @@ def test_every_published_tag_has_an_architecture_of_its_kind_of_gelu() -> None:
         other = name.removesuffix("-quickgelu") if quick else f"{name}-quickgelu"
         if quick != open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False) and other != name:
             assert tag in open_clip.list_pretrained_tags_by_model(other), (name, tag)
+
+
+def test_a_file_is_preprocessed_as_the_published_weights_of_its_architecture() -> None:
+    """Or is refused: no file takes OpenAI's settings where a tag has others."""
+    library = import_open_clip()
+    without = set()
+    for name in {name for name, _ in library.list_pretrained()}:
+        ways = [
+            library.transform.merge_preprocess_dict({}, library.get_pretrained_cfg(name, tag))
+            for tag in library.list_pretrained_tags_by_model(name)
+        ]
+        try:
+            found = open_clip._common_preprocessing(library, name, Path("FILE"))
+        except CheckpointError:
+            without.add(name)
+            assert any(way != ways[0] for way in ways)
+        else:
+            assert all(way == found for way in ways)
+    assert without == {"ViT-L-14", "ViT-H-14", "ViT-H-14-quickgelu"}
+    assert (
+        open_clip._common_preprocessing(library, "ViT-SO400M-14-SigLIP", Path("FILE"))["resize_mode"] == "squash"
+    )
+    assert open_clip._common_preprocessing(library, "mt5-base-ViT-B-32", Path("FILE")) == {}
+
+
+def test_a_file_with_and_without_a_tag(family_sources: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    library = import_open_clip()
+    file = Path("/" + family_sources["open_clip_resnet"].partition("//")[2])
+    squash = library.pretrained._slpcfg(hf_hub="acme/none/")
+    monkeypatch.setitem(library.pretrained._PRETRAINED, "tiny-RN", {"one": squash, "two": dict(squash)})
+    spec = load_checkpoint(f"open_clip:tiny-RN/{file}").image.spec
+    assert (spec.resize, spec.mean) == ("squash", (0.5, 0.5, 0.5))
+    shortest = library.pretrained._pcfg(hf_hub="acme/none/")
+    monkeypatch.setitem(library.pretrained._PRETRAINED, "tiny-RN", {"one": squash, "two": shortest})
+    for tag, resize in (("one", "squash"), ("two", "shortest_edge")):
+        loaded = load_checkpoint(f"open_clip:tiny-RN/{tag}/{file}")
+        assert (loaded.image.spec.resize, loaded.random_weights) == (resize, ())
+    message = refused(f"open_clip:tiny-RN/{file}")
+    assert f"take pictures in 2 ways, and {file} does not say in which: name a tag" in message
+    assert "as in open_clip:tiny-RN/one/FILE or open_clip:tiny-RN/two/FILE, or give a directory" in message
+    assert "none.bin, which open_clip:tiny-RN/one/none.bin says holds the weights one, is no file" in refused(
+        "open_clip:tiny-RN/one/none.bin"
+    )
+    monkeypatch.setitem(library.pretrained._PRETRAINED, "tiny-RN", {"one": squash | {"quick_gelu": True}})
+    assert f"export open_clip:tiny-RN-quickgelu/one/{file}" in refused(f"open_clip:tiny-RN/one/{file}")
 
 
 def test_no_weights_by_name(family_sources: dict[str, str]) -> None:

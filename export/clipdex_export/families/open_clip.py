@@ -63,7 +63,10 @@ def load_open_clip(source: str, files: CheckpointFiles, allow_random: bool) -> C
 
 
 def load_open_clip_named(source: str, allow_random: bool) -> Checkpoint:
-    """`open_clip:ARCHITECTURE/TAG`, or `open_clip:ARCHITECTURE/path/to/weights.safetensors` (.bin, .pt, .pth)."""
+    """`open_clip:ARCHITECTURE/TAG`, `open_clip:ARCHITECTURE/FILE`, or both, for a FILE that is preprocessed as TAG is.
+
+    FILE: .safetensors, .bin, .pt or .pth.
+    """
     open_clip = _import_open_clip()
     architecture, _, weights = source.removeprefix(OPEN_CLIP_PREFIX).partition("/")
     if open_clip.get_model_config(architecture) is None:
@@ -72,28 +75,64 @@ def load_open_clip_named(source: str, allow_random: bool) -> Checkpoint:
             "open_clip:ARCHITECTURE/TAG or open_clip:ARCHITECTURE/FILE, as in open_clip:ViT-B-32/laion2b_s34b_b79k"
         )
     path = Path(weights).expanduser()
-    if weights and path.is_file():
-        return _load(source, _Found(architecture, path, {}), path, allow_random)
-    if weights and not open_clip.is_pretrained_cfg(architecture, weights):
+    tag, _, file = weights.partition("/")
+    if not weights:
+        found = _Found(architecture, None, {})
+    elif path.is_file():
+        found = _Found(architecture, path, _common_preprocessing(open_clip, architecture, path))
+    elif not open_clip.is_pretrained_cfg(architecture, tag):
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
         raise CheckpointError(
             f"{weights} is neither a file here nor a tag of OpenCLIP's {architecture}; its tags: {tags}"
         )
-    if not weights:
-        return _load(source, _Found(architecture, None, {}), architecture, allow_random)
-    return _load(source, _download(open_clip, architecture, weights), architecture, allow_random)
+    elif file:
+        path = Path(file).expanduser()
+        if not path.is_file():
+            raise CheckpointError(f"{file}, which {source} says holds the weights {tag}, is no file")
+        found = _Found(architecture, path, _settings(open_clip, architecture, tag, f"/{file}"))
+    else:
+        found = _download(open_clip, architecture, tag)
+    return _load(source, found, architecture, allow_random)
 
 
-def _download(open_clip: ModuleType, architecture: str, tag: str) -> _Found:
-    settings = open_clip.get_pretrained_cfg(architecture, tag)
+def _common_preprocessing(open_clip: ModuleType, architecture: str, file: Path) -> dict[str, Any]:
+    """How all published weights of an architecture take pictures; OpenCLIP's defaults where there are none.
+
+    Raises:
+        CheckpointError: they do it in different ways, and a file does not say in which.
+    """
+    ways: dict[str, Any] = {}
+    for tag in open_clip.list_pretrained_tags_by_model(architecture):
+        settings = open_clip.get_pretrained_cfg(architecture, tag)
+        way = open_clip.transform.merge_preprocess_dict({}, settings)
+        if way not in ways.values():
+            ways[tag] = way
+    if len(ways) > 1:
+        named = " or ".join(f"{OPEN_CLIP_PREFIX}{architecture}/{tag}/FILE" for tag in ways)
+        raise CheckpointError(
+            f"the published weights of OpenCLIP's {architecture} take pictures in {len(ways)} ways, and {file} does "
+            f"not say in which: name a tag that takes them as it does, as in {named}, or give a directory with "
+            f"{_CONFIG}"
+        )
+    return next(iter(ways.values()), {})
+
+
+def _settings(open_clip: ModuleType, architecture: str, tag: str, file: str = "") -> dict[str, Any]:
+    """OpenCLIP's of a tag, if it is of the architecture's kind of GELU."""
+    settings: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, tag)
     quick = bool(open_clip.get_model_config(architecture).get("quick_gelu", False))
     other = architecture.removesuffix("-quickgelu") if quick else f"{architecture}-quickgelu"
     # Where there is no other, as of roberta-ViT-B-32, OpenCLIP's list leaves the tag's kind unsaid.
     if quick != bool(settings.get("quick_gelu", False)) and other != architecture:
         raise CheckpointError(
             f"the weights {tag} were trained with {'plain' if quick else 'Quick'}GELU, and {architecture} has the "
-            f"other: export {OPEN_CLIP_PREFIX}{other}/{tag}"
+            f"other: export {OPEN_CLIP_PREFIX}{other}/{tag}{file}"
         )
+    return settings
+
+
+def _download(open_clip: ModuleType, architecture: str, tag: str) -> _Found:
+    settings = _settings(open_clip, architecture, tag)
     try:
         with quiet():
             path = Path(open_clip.download_pretrained(settings))
@@ -101,7 +140,7 @@ def _download(open_clip: ModuleType, architecture: str, tag: str) -> _Found:
     except Exception as exc:
         raise CheckpointError(
             f"the weights {tag} of OpenCLIP's {architecture} cannot be downloaded ({one_line(exc)}): fetch "
-            f"the file on a machine with a network and export {OPEN_CLIP_PREFIX}{architecture}/FILE"
+            f"the file on a machine with a network and export {OPEN_CLIP_PREFIX}{architecture}/{tag}/FILE"
         ) from exc
     # In the hub's cache: …/snapshots/COMMIT/FILE.
     revision = path.parent.name if path.parent.parent.name == "snapshots" else ""
