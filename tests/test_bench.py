@@ -207,11 +207,12 @@ def test_the_bound_adds_up_or_takes_the_slower():
             0.8,
         ),
         ({"scan": 7, "compute": 5}, "scan", 0.7),
+        ({"decode": 4, "resize": 1, "compute": 3, "wire": 16}, "wire", 0.8),
     ],
-    ids=["decode", "compute", "joining", "scan"],
+    ids=["decode", "compute", "joining", "scan", "wire"],
 )
 def test_the_stage_that_limits_is_the_busiest_of_those_that_work(seconds, limit, share):
-    assert limiting_stage(seconds, 10, workers=2, instances=1) == (limit, pytest.approx(share))
+    assert limiting_stage(seconds, 10, workers=2, in_flight=2) == (limit, pytest.approx(share))
 
 
 def test_requests_of_the_image_part_are_timed():

@@ -104,7 +104,8 @@ class IndexRun:
         `wait_decode` and `wait_embed`, when the joining thread had nothing to do; its own `place`, `submit`,
         `append`, `commit`. From the server's counters: `queue` and `compute`. `wire`: what is left of the
         requests' latency as the client saw it.
-    limited_by, limited_share: the stage that was busy for the largest share of the run, and that share.
+    limited_by, limited_share: the stage that was busy for the largest share of the run, and that share. Below
+        about a half, nothing limited it by itself: stages waited for each other, or the machine for others.
     mean_batch: rows in an executed batch; 0 where nobody counts.
     """
 
@@ -172,7 +173,7 @@ def measure_index(
             seconds["wire"] = max(0.0, latency - seconds["queue"] - seconds["compute"])
     run_s = report.indexed / report.images_per_s
     used = workers or cores()
-    stage, share = limiting_stage(seconds, run_s, workers=used, instances=max(1, client.in_flight // 2))
+    stage, share = limiting_stage(seconds, run_s, workers=used, in_flight=client.in_flight)
     return IndexRun(
         pictures=report.indexed,
         failed=report.failed,
@@ -189,12 +190,13 @@ def measure_index(
 
 
 def limiting_stage(
-    stage_seconds: Mapping[str, float], seconds: float, *, workers: int, instances: int
+    stage_seconds: Mapping[str, float], seconds: float, *, workers: int, in_flight: int
 ) -> tuple[str, float]:
     """The stage that was busy for the largest share of a run, and that share.
 
     What several do side by side is shared out between them: decoding and resizing between the workers, computing
-    between the model's instances. Waiting is no work.
+    between the model's instances, being on the wire between the requests in flight, of which there are two for
+    each instance. Waiting is no work.
     """
 
     def busy(*stages: str) -> float:
@@ -203,7 +205,8 @@ def limiting_stage(
     shares = {
         "scan": busy("scan"),
         "decode + resize": busy("decode", "resize") / workers,
-        "compute": busy("compute") / instances,
+        "compute": busy("compute") / max(1, in_flight // 2),
+        "wire": busy("wire") / in_flight,
         " + ".join(_JOINING): busy(*_JOINING),
     }
     return max(shares.items(), key=lambda item: item[1])

@@ -24,9 +24,10 @@ from clipdex.cli.progress import index_progress
 from clipdex.sources import Source, open_source
 from clipdex.wire.address import may_share_memory
 
-__all__ = ["index"]
+__all__ = ["index", "limit_line"]
 
 _DRAWN = 2000
+_LIMITING = 0.5  # a stage that is idle for longer than it works holds nothing up
 
 _WHAT = {
     "scan": "listing files, looking them up",
@@ -150,12 +151,19 @@ def _show(run: IndexRun) -> None:
     print(table(("stage", "busy s", "of the run", ""), rows))
     b = run.bound
     how = "added up" if b.kind == "sum" else "the slower of the two"
-    print(f"\nlimited by {run.limited_by}: busy for {run.limited_share:.0%} of the run")
+    print(f"\n{limit_line(run.limited_by, run.limited_share)}")
     print(
         f"bound: {b.images_per_s:.1f} images/s, from {b.decode_core_s * 1e3:.2f} ms of a core to decode "
         f"on {b.cores} cores, and {b.encode_s * 1e3:.2f} ms to encode, {how}"
     )
     print(f"share of the bound: {run.share_of_bound:.3f}")
+
+
+def limit_line(stage: str, share: float) -> str:
+    """What limited a run, where anything did."""
+    if share < _LIMITING:
+        return f"limited by no stage alone: the busiest, {stage}, worked for {share:.0%} of the run"
+    return f"limited by {stage}: busy for {share:.0%} of the run"
 
 
 def _order(item: tuple[str, float]) -> int:
