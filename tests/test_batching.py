@@ -1,5 +1,7 @@
 """The batcher: single items of many threads in few requests, each with its own answer."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -109,6 +111,27 @@ def test_a_lost_server_is_told_to_all():
         for future in futures:
             with pytest.raises(clipdex.ServerUnreachable):
                 future.result(timeout=5)
+
+
+def test_in_a_forked_child_it_refuses():
+    """Its timer's thread is not there: what waits would wait for ever."""
+    program = """
+import os, clipdex
+from clipdex.wire import FakeTransport
+client = clipdex.Client(FakeTransport())
+batcher = clipdex.Batcher(client, max_wait_s=0.01)
+batcher.text("a").result()
+if not os.fork():
+    try: batcher.text("b").result(timeout=5)
+    except clipdex.ClipdexError as exc: print(exc, flush=True)
+    batcher.close()
+    os._exit(0)
+os.wait()
+print(batcher.text("c").result(timeout=5).shape)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert "forked from it: connect in the child" in done.stdout
+    assert done.stdout.endswith("(8,)\n")
 
 
 @pytest.mark.parametrize("settings", [{"max_batch_size": 0}, {"max_wait_s": 0}])

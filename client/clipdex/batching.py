@@ -8,6 +8,7 @@ Seldom needed: servers batch single requests by themselves. It saves requests wh
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -42,6 +43,8 @@ class _Queue:
 class Batcher:
     """Collects single items for up to `max_wait_s`, or until a batch is full. Safe to share between threads.
 
+    In a child that was forked it refuses to work.
+
     max_batch_size: items a request at most; None for what the model takes.
     max_wait_s: how long the first of a batch waits for others, in seconds.
     """
@@ -59,6 +62,7 @@ class Batcher:
         self._timer = Timer("clipdex-batcher")
         self._lock = threading.Lock()
         self._closed = False
+        self._pid = os.getpid()
 
     def image(self, image: ImageSource) -> Future[Array]:
         """A picture, decoded here and now -> a future of its vector, float32 (D,) of norm 1.
@@ -75,6 +79,8 @@ class Batcher:
 
     def close(self) -> None:
         """Send what waits, and take no more. Safe to call twice."""
+        if self._pid != os.getpid():
+            return  # what waits is the parent's
         self._closed = True
         self._timer.close()  # which runs what it would have run later
 
@@ -89,6 +95,11 @@ class Batcher:
     def _add(self, queue: _Queue, row: Array) -> Future[Array]:
         if self._closed:
             raise ClipdexError("this batcher is closed")
+        if self._pid != os.getpid():  # the thread that sends what waits is not here, and the lock may be held
+            raise ClipdexError(
+                f"this batcher was made in process {self._pid}, and this is a child that was forked from it: "
+                "connect in the child, and make one there"
+            )
         answer: Future[Array] = Future()
         with self._lock:
             queue.items.append((row, answer))
