@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -105,6 +106,27 @@ def test_a_cancelled_task_withdraws_its_requests(call):
     assert outcomes[-1] == "ok"
     # The rest of the list was never sent.
     assert len(server.requests) < 6
+
+
+def test_a_task_that_is_cancelled_while_it_connects_leaves_no_connection():
+    may_connect, closed = threading.Event(), threading.Event()
+
+    class Closing(FakeTransport):
+        def close(self):
+            closed.set()
+
+    def connect():
+        may_connect.wait(10)
+        return clipdex.Client(Closing())
+
+    async def main():
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(AsyncClient(connect).__aenter__(), 0.05)
+        assert not closed.is_set()
+        may_connect.set()
+        assert await asyncio.to_thread(closed.wait, 10)
+
+    asyncio.run(main())
 
 
 def test_a_deadline_is_kept():

@@ -51,9 +51,11 @@ class AsyncClient:
         self._threads = ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="clipdex-aio")
 
     async def __aenter__(self) -> AsyncClient:
+        made = self._threads.submit(self._connect)
         try:
-            self._client = await asyncio.get_running_loop().run_in_executor(self._threads, self._connect)
+            self._client = await asyncio.wrap_future(made)
         except BaseException:
+            made.add_done_callback(_close_unwanted)  # its thread cannot be cancelled, and may yet connect
             self._threads.shutdown(wait=False)
             raise
         return self
@@ -61,8 +63,10 @@ class AsyncClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._threads, self.client.close)
-        self._threads.shutdown(wait=False)
+        try:
+            await self._in_thread(self.client.close)
+        finally:
+            self._threads.shutdown(wait=False)
 
     @property
     def client(self) -> Client:
@@ -116,6 +120,11 @@ class AsyncClient:
                 step.add_done_callback(lambda _: steps.close())
             else:
                 steps.close()
+
+
+def _close_unwanted(made: Future[Client]) -> None:
+    if not made.cancelled() and made.exception() is None:
+        made.result().close()
 
 
 @dataclass(frozen=True)
