@@ -206,6 +206,88 @@ def test_a_damaged_row_group_costs_its_rows(tmp_path):
     assert set(ledger(tmp_path / "x").values()) == {"broken_container"}
 
 
+def test_damage_in_a_later_page_costs_the_rows_from_there_on(tmp_path, monkeypatch):
+    """In each row group; the rows before it are indexed, in whatever order they are asked for."""
+    monkeypatch.setattr(parquet_table, "_BATCH_ROWS", 2)
+    table = tmp_path / "t.parquet"
+    columns = pa.table({"jpg": [png(i) for i in range(12)]})
+    options = {"use_dictionary": False, "compression": "none", "write_page_index": True}
+    pq.write_table(columns, table, row_group_size=6, data_page_size=1, write_batch_size=1, **options)
+    data = bytearray(table.read_bytes())
+    for damaged in (4, 9):  # the header of a row's page lies just before its picture
+        at = data.index(png(damaged))
+        data[at - 40 : at] = bytes(40)
+    table.write_bytes(data)
+    files = list(open_source(table).files(pytest.fail))
+    for i in (4, 0, 5, 3, 4):
+        assert files[i].request().startswith(b"r") == (i >= 4)
+    read = []
+    original = parquet_table._Cells._read
+    monkeypatch.setattr(parquet_table._Cells, "_read", lambda self: read.append(self._group) or original(self))
+    report = run(table, tmp_path / "x")
+    assert report.discovered == 12
+    assert set(ledger(tmp_path / "x").values()) == {"broken_container"}
+    assert {"4", "5", "9", "10", "11"} <= ledger(tmp_path / "x").keys()
+    assert {"0", "1", "2", "3", "6", "7"} <= said(tmp_path / "x").keys()
+    assert len(read) <= 4  # a group is not read from its start for each row that it has lost
+
+
+def not_utf8(*texts):
+    """A column of text as careless programs write it."""
+    ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+    buffers = [None, pa.py_buffer(ends.tobytes()), pa.py_buffer(b"".join(texts))]
+    return pa.Array.from_buffers(pa.string(), len(texts), buffers)
+
+
+def test_values_that_python_has_none_for_cost_no_row(tmp_path):
+    table = write(
+        tmp_path / "t.parquet",
+        image=[png(0)],
+        text=not_utf8(b"caf\xe9"),
+        at=pa.array([1], pa.timestamp("ns")),
+        zoned=pa.array([1], pa.timestamp("ns", "UTC")),
+        day=pa.array([10**7], pa.int32()).cast(pa.date32()),
+        far=pa.array([10**15], pa.timestamp("s")),
+        long=pa.array([2**62], pa.duration("s")),
+        times=pa.array([[1]], pa.list_(pa.timestamp("ns"))),
+        inner=pa.StructArray.from_arrays([not_utf8(b"\xff"), pa.array([1])], ["a", "b"]),
+        n=[7],
+    )
+    run(table, tmp_path / "x")
+    found = said(tmp_path / "x")["0"]
+    assert found.pop("zoned").startswith("1970-01-01 00:00:00.000000001")
+    assert found == {
+        "text": "caf\udce9",
+        "at": "1970-01-01 00:00:00.000000001",
+        "day": "29349-01-26",
+        "inner": {"a": "\udcff", "b": 1},
+        "n": 7,
+    }
+
+
+def test_a_path_that_is_not_utf8_is_the_path_it_is(tmp_path):
+    names = [b"caf\xe9.png", b"b.png"]
+    for i, name in enumerate(names):
+        with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
+            noise(i).save(file, "PNG")
+    run(write(tmp_path / "t.parquet", path=not_utf8(*names)), tmp_path / "x")
+    assert said(tmp_path / "x").keys() == set(map(os.fsdecode, names))
+
+
+def test_a_column_that_is_gone_when_a_row_is_read_is_no_traceback(tmp_path):
+    table = write(tmp_path / "t.parquet", jpg=[png(0)])
+    (file,) = open_source(table).files(pytest.fail)
+    write(table, other=[png(0)])
+    assert file.request().startswith(b"rbroken_container")
+
+
+def test_two_columns_of_the_chosen_name_are_one_sentence(tmp_path):
+    column = pa.array([png(0)])
+    pq.write_table(pa.Table.from_arrays([column, column], ["jpg", "jpg"]), tmp_path / "t.parquet")
+    with pytest.raises(clipdex.SourceError, match=r"has several columns 'jpg'"):
+        open_source(tmp_path / "t.parquet")
+
+
 def test_a_table_that_is_gone_takes_its_rows_along(table, tmp_path):
     source = open_source(table)
     run(source, tmp_path / "x")

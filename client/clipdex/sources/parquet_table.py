@@ -50,6 +50,8 @@ class ParquetTable:
         except (pa.ArrowException, OSError) as exc:
             raise SourceError(f"{table}: cannot be read as Parquet: {_words(exc)}") from exc
         self.column = choose_column(table, schema.names, column)
+        if schema.names.count(self.column) > 1:
+            raise SourceError(f"{table}: has several columns {self.column!r}; give all but one another name")
         kind = schema.field(self.column).type
         self._holds_pictures = _is_binary(kind) or _is_struct_of_bytes(kind)
         if not self._holds_pictures and not _is_text(kind):
@@ -127,7 +129,7 @@ def parquet_cell(table: bytes, column: str, row: int) -> bytes | None:
                     value, _ = _Cells(table, group, count, column).take(row)
                     return value if isinstance(value, bytes) else None
                 row -= count
-    except (pa.ArrowException, KeyError) as exc:
+    except (pa.ArrowException, BrokenTable) as exc:
         raise OSError(_words(exc)) from exc
     return None
 
@@ -148,7 +150,7 @@ class _Cell:
         if self._message is None:
             try:
                 self._message = self._load()
-            except (pa.ArrowException, OSError, MemoryError) as exc:
+            except (BrokenTable, OSError, MemoryError) as exc:
                 self._message = refusal("broken_container", f"the table cannot be read here: {_words(exc)}")
         return self._message
 
@@ -169,7 +171,7 @@ class _Cell:
 
 
 class _Cells:
-    """The rows of a row group, read forwards."""
+    """The rows of a row group, read forwards. From the row on at which that fails, none is tried again."""
 
     def __init__(self, table: bytes, group: int, count: int, column: str) -> None:
         self.table = table
@@ -178,16 +180,34 @@ class _Cells:
         self._column = column
         self._next = 0
         self._records: Iterator[dict[str, Any]] = iter(())
+        self._sound = count  # rows that may be readable
+        self._damage = ""
 
     def take(self, index: int) -> tuple[bytes | str | None, dict[str, Any]]:
-        """-> a row's picture, or the path of it, or None; and its other columns."""
+        """-> a row's picture, or the path of it, or None; and its other columns.
+
+        Raises:
+            BrokenTable: the row cannot be read.
+        """
+        if index < self._sound:
+            try:
+                return self._split(self._record(index))
+            except (pa.ArrowException, OSError, MemoryError, LookupError, StopIteration) as exc:
+                # The words, not the error: that would keep the reader's frames, and its file open.
+                self._damage = _words(exc) if str(exc) else "it has fewer rows than it says"
+                self._sound, self._next, self._records = self._next, 0, iter(())
+        raise BrokenTable(self._damage)
+
+    def _record(self, index: int) -> dict[str, Any]:
         if index < self._next or self._next == 0:
             self._records, self._next = self._read(), 0
-        record = next(self._records)
-        self._next += 1
-        while self._next <= index:
+        while True:
             record = next(self._records)
             self._next += 1
+            if self._next > index:
+                return record
+
+    def _split(self, record: dict[str, Any]) -> tuple[bytes | str | None, dict[str, Any]]:
         cell = record[self._column]
         others = {name: value for name, value in record.items() if name != self._column}
         if not isinstance(cell, dict):
@@ -220,8 +240,28 @@ def _records(
     for batch in file.iter_batches(rows, row_groups=groups, columns=leaves, use_threads=False):
         for index in range(batch.num_rows):
             yield {
-                name: column[index].as_py() for name, column in zip(batch.schema.names, batch.columns, strict=True)
+                name: _value(column[index]) for name, column in zip(batch.schema.names, batch.columns, strict=True)
             }
+
+
+def _value(cell: pa.Scalar) -> Any:
+    """As Python has it. What Python has no value for becomes text, or None where that cannot be had either."""
+    try:
+        return cell.as_py()
+    except (ValueError, OverflowError):
+        pass  # text that is not UTF-8, nanoseconds, a date after the year 9999
+    if isinstance(cell, pa.StructScalar):
+        return {field.name: _value(cell[at]) for at, field in enumerate(cell.type)}
+    if pa.types.is_dictionary(cell.type):
+        cell = cell.value
+    if _is_text(cell.type):
+        return os.fsdecode(cell.as_buffer().to_pybytes())  # a path's bytes, as a file system has them
+    if not (pa.types.is_timestamp(cell.type) or pa.types.is_date(cell.type)):
+        return None
+    with suppress(pa.ArrowException, ValueError):
+        text = str(cell.cast(pa.string()).as_py())
+        return None if text.startswith("<") else text  # <value out of range: …>
+    return None
 
 
 def _leaves(schema: pa.Schema, column: str) -> list[str]:
