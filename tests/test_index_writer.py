@@ -271,6 +271,24 @@ def test_an_index_cannot_be_made_where_nothing_may_be_written(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
 
 
+@pytest.mark.parametrize("looks", [0, 1])
+def test_a_file_that_vanishes_while_it_is_counted_is_not_counted(path, monkeypatch, looks):
+    """A writer that ends removes its WAL, between any two looks at it."""
+    passing, stat, seen = path / "passing", type(path).stat, []
+    passing.write_bytes(bytes(4096))
+
+    def vanishing(self, **options):
+        if self == passing:
+            seen.append(self)
+            if len(seen) > looks:
+                passing.unlink(missing_ok=True)
+        return stat(self, **options)
+
+    with Index.open(path) as index:
+        monkeypatch.setattr(type(path), "stat", vanishing)
+        assert index.info().rows == 10
+
+
 def test_ctrl_c_in_the_middle_of_a_commit_comes_behind_it(path, monkeypatch):
     """Inside SQLite's calls into Python it would look like an error of the disk."""
     commit = rows.RowStore.commit

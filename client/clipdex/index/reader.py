@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -363,12 +364,11 @@ class Index:
     def info(self) -> IndexInfo:
         """Counts, sizes and dates."""
         first, last = self._store.commit_times()
-        files = (self.directory / name for name in os.listdir(self.directory))
         return IndexInfo(
             rows=len(self),
             tombstones=len(self._dead),
             failures=self._store.failure_counts(),
-            bytes_on_disk=sum(file.stat().st_blocks * 512 for file in files if file.is_file()),
+            bytes_on_disk=sum(_bytes_on_disk(self.directory / name) for name in os.listdir(self.directory)),
             first_commit=first,
             last_commit=last,
         )
@@ -395,3 +395,12 @@ class Index:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _bytes_on_disk(path: Path) -> int:
+    """Of one file: none where a writer that ends has just removed it, as it does the WAL."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0
+    return found.st_blocks * 512 if stat.S_ISREG(found.st_mode) else 0
