@@ -15,7 +15,7 @@ from pathlib import Path
 
 from clipdex.duplicates.groups import Duplicate, DuplicateGroup
 from clipdex.duplicates.journal import read_journal, write_journal
-from clipdex.duplicates.transfer import Left, content_of, move_file
+from clipdex.duplicates.transfer import Left, content_of, make_folders, move_file
 from clipdex.errors import ClipdexError, InvalidArgument
 from clipdex.sources.members import containers
 
@@ -69,7 +69,7 @@ def move_duplicates(
     if not plan:
         return result
     try:
-        os.makedirs(target, exist_ok=True)
+        make_folders(target)
         places = [os.path.join(target, os.path.relpath(os.fsencode(other.path), root)) for other, _ in plan]
         lines = zip(plan, places, strict=True)
         result.journal = write_journal(

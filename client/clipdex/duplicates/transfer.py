@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 
-__all__ = ["Left", "content_of", "move_file", "sync_folder"]
+__all__ = ["Left", "content_of", "make_folders", "move_file", "rename_to_nothing", "sync_folder"]
 
 _BLOCK = 1 << 20
+
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
 
 
 class Left(Exception):
@@ -24,32 +30,26 @@ def move_file(source: bytes, place: bytes, content_hash: bytes) -> None:
             raise Left("it has changed since it was indexed")
     except OSError as exc:
         raise Left(f"it cannot be read: {exc.strerror}") from exc
-    os.makedirs(os.path.dirname(place), exist_ok=True)
-    try:
-        # The name is taken before the file comes, so that nothing can be overwritten.
-        os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    except FileExistsError as exc:
-        raise Left(f"there is something at {os.fsdecode(place)} already") from exc
+    make_folders(os.path.dirname(place))
     try:
         try:
-            os.rename(source, place)
+            rename_to_nothing(source, place)
         except OSError as exc:
             if exc.errno != errno.EXDEV:
                 raise
-            _copy_over(source, place, content_hash)
-            os.unlink(source)
-    except BaseException as exc:
-        with suppress(OSError):
-            if os.path.lexists(source):
-                os.unlink(place)  # ours: nothing, or a copy
-        if isinstance(exc, PermissionError):
-            raise Left(f"it may not be moved: {exc.strerror}") from exc
-        raise
+            _move_across(source, place, content_hash)
+    except FileExistsError as exc:
+        raise Left(f"there is something at {os.fsdecode(place)} already") from exc
+    except PermissionError as exc:
+        raise Left(f"it may not be moved: {exc.strerror}") from exc
 
 
-def _copy_over(source: bytes, place: bytes, content_hash: bytes) -> None:
-    """To another file system: the copy is whole and on disk before it has its name."""
+def _move_across(source: bytes, place: bytes, content_hash: bytes) -> None:
+    """To another file system: the copy is whole and on disk before it gets its name, and the old one goes last."""
+    if os.path.lexists(place):  # asked first, so that no gigabytes are copied in vain
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), place)
     temporary = place + b".clipdex-moving"
+    placed = False
     try:
         hashed = hashlib.blake2b(digest_size=16)
         with open(source, "rb") as reader, open(temporary, "wb") as writer:
@@ -61,11 +61,51 @@ def _copy_over(source: bytes, place: bytes, content_hash: bytes) -> None:
             writer.flush()
             os.fsync(writer.fileno())
         shutil.copystat(source, temporary)
-        os.rename(temporary, place)
+        rename_to_nothing(temporary, place)
+        placed = True
         sync_folder(os.path.dirname(place))
-    finally:
+        os.unlink(source)
+    except BaseException:
+        with suppress(OSError):
+            if placed and os.path.lexists(source):
+                os.unlink(place)
         with suppress(OSError):
             os.unlink(temporary)
+        raise
+
+
+def rename_to_nothing(source: bytes, place: bytes) -> None:
+    """Rename a file; FileExistsError if there is something. In one step where the kernel and file system can."""
+    if (renameat2 := _renameat2()) is not None:
+        if renameat2(_AT_FDCWD, source, _AT_FDCWD, place, _RENAME_NOREPLACE) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in (errno.ENOSYS, errno.EINVAL):
+            raise OSError(code, os.strerror(code), place)
+    # Else the name is taken before the file comes. A kill between the two leaves the empty file.
+    os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    try:
+        os.rename(source, place)
+    except BaseException:
+        with suppress(OSError):
+            if os.path.lexists(source):
+                os.unlink(place)
+        raise
+
+
+@cache
+def _renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
+    """Linux's call, or None: macOS and an old C library have none."""
+    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+
+
+def make_folders(path: bytes) -> None:
+    """Make a folder and those above it, each with its name on disk before there is anything in it."""
+    if not os.path.isdir(path):
+        above = os.path.dirname(path)
+        make_folders(above)
+        os.makedirs(path, exist_ok=True)
+        sync_folder(above)
 
 
 def content_of(path: bytes) -> bytes:
