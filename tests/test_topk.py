@@ -1,5 +1,7 @@
 """Top-k over rows on disk: what it takes and gives, filters and tombstones, and an index's search above it."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from conftest import unit_vectors
@@ -117,6 +119,21 @@ def test_rows_in_another_form(turned, queries):
 def test_no_rows_and_no_queries():
     assert len(top_k(np.empty((0, 4), np.float32), unit_vectors(2, 4), 0)[1].rows) == 0
     assert top_k(unit_vectors(5, 4), np.empty((0, 4), np.float32), 3) == []
+
+
+@pytest.mark.parametrize("coded", [False, True], ids=["rows", "codes"])
+def test_many_queries_take_little_memory(monkeypatch, coded):
+    """Before there is a floor, too: 2,048 rows for 1,024 queries would be two million pairs."""
+    monkeypatch.setattr("clipdex.search.topk.cores", lambda: 1)
+    vectors, asked = unit_vectors(20_000, 16).astype(np.float16), unit_vectors(1024, 16, seed=1)
+    codes = MemoryCodes.of(vectors) if coded else None
+    tracemalloc.start()
+    try:
+        top_k(vectors, asked, 10, codes=codes)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 60e6
 
 
 def test_norms_that_are_kept_change_nothing():

@@ -141,8 +141,8 @@ def _is_told(array: Array) -> bool:
     """Whether mincore tells the truth: of a file we neither own nor may write, Linux calls every page resident."""
     base: object = array
     while isinstance(base, np.ndarray):
-        if isinstance(base, np.memmap):
-            with suppress(OSError, TypeError):  # it may have been removed, or have no name
+        if isinstance(base, np.memmap) and base.filename is not None:
+            with suppress(OSError):  # it may have been removed
                 return os.stat(base.filename).st_uid == os.geteuid() or os.access(base.filename, os.W_OK)
         base = base.base
     return False

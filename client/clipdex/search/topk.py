@@ -27,6 +27,7 @@ __all__ = ["Ranking", "RowNorms", "top_k"]
 _ROWS_FOR_ONE = 65_536  # one query: what belongs to so many rows, beside the rows, stays in a core's cache
 _ROWS_FOR_MANY = 2048  # 64 queries or more: so do the rows' products with 64 of them
 _SEED_ROWS = 2048
+_SEED_PAIRS = 1 << 18
 _SPAN_BYTES = 40 << 20
 
 # The best of so many pairs of a query and a row are kept at once; more queries are answered in turns.
@@ -182,9 +183,12 @@ class _Search:
         # What is gathered from here and there is not read ahead.
         with Readahead(stored if chosen is None else stored[:0]) as ahead:
             if np.isinf(self._candidates.floor).any():
-                # A few rows first, to give all threads a floor to begin with.
+                # A few rows first, to give all threads a floor to begin with. Until there is one, every pair is
+                # kept, so many queries look at still fewer at a time.
                 for seed in spans_of(first, end, _SEED_ROWS, border, chosen):
-                    sift(seed)
+                    few = max(1, _SEED_PAIRS // len(self._queries))
+                    for part in spans_of(seed.first, seed.end, few, border, chosen):
+                        sift(part)
                     first = seed.end
                     break
             work_through(spans_of(first, end, step, border, chosen), sift, threads)
