@@ -140,10 +140,24 @@ def test_a_torch_cache(index, tmp_path):
     assert torch.load(tmp_path / "none.pt", weights_only=True)["embeddings"].shape == (0, 8)
 
 
-@thin
-@pytest.mark.parametrize("kind", ["npy", "faiss", "csv"])
+def writer_of(kind):
+    if kind == "pt":
+        pytest.importorskip("torch")
+        from clipdex_export.torch_cache import dump_torch
+
+        return dump_torch
+    return {"npy": dump_npy, "faiss": dump_faiss, "csv": dump_table}[kind]
+
+
+KINDS = [
+    *(pytest.param(kind, marks=thin) for kind in ("npy", "faiss", "csv")),
+    pytest.param("pt", marks=pytest.mark.torch),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_failed_write_leaves_the_old_file(index, tmp_path, monkeypatch, kind):
-    write = {"npy": dump_npy, "faiss": dump_faiss, "csv": dump_table}[kind]
+    write = writer_of(kind)
     out = tmp_path / "out"
     out.mkdir()
     path = out / f"x.{kind}"
@@ -157,6 +171,33 @@ def test_a_failed_write_leaves_the_old_file(index, tmp_path, monkeypatch, kind):
         write(index, path)
     assert path.read_text() == "old"
     assert os.listdir(out) == [path.name]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("room", [0, 600])
+def test_a_full_disk_leaves_the_old_file(index, tmp_path, monkeypatch, kind, room):
+    """It is full as soon as the new file has so many bytes."""
+    write, path = writer_of(kind), tmp_path / f"x.{kind}"
+    path.write_text("old")
+    before = sorted(os.listdir(tmp_path))
+
+    class Full(io.FileIO):
+        def write(self, data):
+            if self.tell() + memoryview(data).nbytes > room:
+                raise OSError(28, "No space left on device")
+            return super().write(data)
+
+    monkeypatch.setattr("clipdex.replacing.os.fdopen", Full)
+    with pytest.raises(ClipdexError, match=rf"x\.{kind}: .* cannot be written: No space left"):
+        write(index, path)
+    assert path.read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folders_on_the_way_are_made(index, tmp_path, kind):
+    assert writer_of(kind)(index, tmp_path / "new" / "er" / f"x.{kind}") == 38
+    assert os.listdir(tmp_path / "new" / "er") == [f"x.{kind}"]
 
 
 @thin

@@ -11,7 +11,7 @@ import numpy as np
 from clipdex.arrays import Array
 from clipdex.dump.rows import chosen_rows
 from clipdex.dump.vectors import write_rows
-from clipdex.errors import ClipdexError, MissingExtra
+from clipdex.errors import MissingExtra
 from clipdex.index import Index
 from clipdex.replacing import replacing
 
@@ -40,14 +40,19 @@ def dump_torch(index: Index, path: Path, rows: Array | None = None) -> int:
     for start in range(0, len(chosen), _AT_ONCE):
         pictures = index.pictures(chosen[start : start + _AT_ONCE].tolist())
         paths += [os.fsdecode(pictures[row].path) for row in sorted(pictures)]
-    try:
-        # torch.save wants all rows at once: a mapped file has them without taking memory.
-        with tempfile.TemporaryFile(dir=path.absolute().parent) as rows_file:
-            write_rows(rows_file, index, chosen, "float32")
-            rows_file.flush()
-            mapped = np.memmap(rows_file, "<f4", "r+", shape=shape) if len(chosen) else np.empty(shape, np.float32)
-            with replacing(path, "the torch cache") as file:
-                torch.save({"embeddings": torch.from_numpy(mapped), "paths": paths}, file)
-    except OSError as exc:
-        raise ClipdexError(f"{path}: the torch cache cannot be written: {exc.strerror or exc}") from exc
+    # torch.save wants all rows at once: a mapped file has them without taking memory.
+    with (
+        replacing(path, "the torch cache") as file,
+        tempfile.TemporaryFile(dir=path.absolute().parent) as rows_file,
+    ):
+        write_rows(rows_file, index, chosen, "float32")
+        rows_file.flush()
+        mapped = np.memmap(rows_file, "<f4", "r+", shape=shape) if len(chosen) else np.empty(shape, np.float32)
+        try:
+            torch.save({"embeddings": torch.from_numpy(mapped), "paths": paths}, file)
+        except RuntimeError as exc:
+            # What torch says when it closes its archive hides the write that failed before.
+            if isinstance(exc.__context__, OSError):
+                raise OSError(*exc.__context__.args) from exc
+            raise
     return len(chosen)
