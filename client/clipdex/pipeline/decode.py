@@ -104,20 +104,31 @@ class DecodePool:
 
     def decode(self, files: Iterator[FoundFile]) -> Iterator[Decoded | Failure]:
         """One result a file, in the files' order. `files` is drawn from another thread."""
+        return (result for result in self.decode_within(None, files) if result is not None)
+
+    def decode_within(
+        self, patience_s: float | None, files: Iterator[FoundFile]
+    ) -> Iterator[Decoded | Failure | None]:
+        """Likewise, with None whenever the next result is not there after so many seconds."""
         self._workers = [self._start() for _ in range(self._count)]
         self._thread = threading.Thread(target=self._serve, args=(files,), name="clipdex-decode", daemon=True)
         self._thread.start()
         while True:
+            result = None
             with self._lock:
-                while self._taken not in self._done and self._error is None and self._taken != self._total:
-                    self._lock.wait()
-                if self._taken not in self._done:
+                if not self._lock.wait_for(self._next_is_known, patience_s):
+                    pass
+                elif self._taken not in self._done:
                     if self._error is not None:
                         raise self._error
                     return
-                result = self._done.pop(self._taken)
-                self._taken += 1
+                else:
+                    result = self._done.pop(self._taken)
+                    self._taken += 1
             yield result
+
+    def _next_is_known(self) -> bool:
+        return self._taken in self._done or self._error is not None or self._taken == self._total
 
     def release_tray(self) -> None:
         """The oldest tray's pixels are not needed any more."""

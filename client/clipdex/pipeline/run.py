@@ -8,10 +8,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -34,6 +35,8 @@ from clipdex.sources.source import Source
 
 __all__ = ["MAX_RING_BYTES", "index_pictures"]
 
+_T = TypeVar("_T")
+
 # For decoded pictures. At 224 px it holds some 3,500 of them.
 MAX_RING_BYTES = 512 << 20
 
@@ -43,6 +46,10 @@ _COMMIT_S = 5.0
 
 # One batch, with all its attempts: a server that is started again, or builds its engines, costs time and no rows.
 _BATCH_DEADLINE_S = 900.0
+
+# What the scan says of files that are not decoded: how much of it may wait for the joining thread, and how long.
+_MOST_NOTES = 16_384
+_PATIENCE_S = 0.05
 
 # Of an index of millions, not all at once.
 _PATHS_AT_ONCE = 65_536
@@ -172,35 +179,42 @@ class _Run:
 
     def embed_all(self, ring: PixelRing, workers: int | None, limits: Limits) -> None:
         """scan → decode → one request a tray → append in order."""
-        counter = threading.Thread(target=self._count, name="clipdex-count", daemon=True)
-        counter.start()
-        waiting: deque[tuple[Batch, Future[Array] | None]] = deque()
         in_flight = min(self._client.in_flight, ring.trays - 1)
+        with DecodePool(self._client.card.image, ring, workers=workers, limits=limits) as pool, self._counted():
+            self._embed(pool, ring, in_flight)
+            self.times.seconds.update(pool.busy)
+        self._note_scan()
+        self._commit()
+        self._last_at = time.monotonic()
+        self._report()
+
+    def _embed(self, pool: DecodePool, ring: PixelRing, in_flight: int) -> None:
+        waiting: deque[tuple[Batch, Future[Array] | None]] = deque()
+        fresh = self.times.each("scan", self._fresh_files())
+        batch = Batch(ring.tray_of(0))
+        heard = 0
         try:
-            with DecodePool(self._client.card.image, ring, workers=workers, limits=limits) as pool:
-                fresh = self.times.each("scan", self._fresh_files())
-                batch = Batch(ring.tray_of(0))
-                for heard, result in enumerate(self.times.each("wait_decode", pool.decode(fresh)), start=1):
-                    self._place(result, batch)
-                    if heard % ring.rows == 0:
-                        waiting.append((batch, self._submit(batch)))
-                        batch = Batch(ring.tray_of(heard))
-                        if len(waiting) >= in_flight:
-                            self._append(*waiting.popleft())
-                            pool.release_tray()
-                waiting.append((batch, self._submit(batch)))
-                while waiting:
-                    self._append(*waiting.popleft())
-                self.times.seconds.update(pool.busy)
+            for result in self.times.each("wait_decode", pool.decode_within(_PATIENCE_S, fresh)):
+                if result is None:  # the scan may have much to say of files that are not decoded
+                    self._note_scan()
+                    self._commit_if_due()
+                    continue
+                heard += 1
+                self._place(result, batch)
+                if heard % ring.rows == 0:
+                    waiting.append((batch, self._submit(batch)))
+                    batch = Batch(ring.tray_of(heard))
+                    if len(waiting) >= in_flight:
+                        self._append(*waiting.popleft())
+                        pool.release_tray()
+            waiting.append((batch, self._submit(batch)))
+            while waiting:
+                self._append(*waiting.popleft())
         finally:
             self._over.set()
             for _, answer in waiting:
                 if answer is not None:
                     answer.cancel()
-        self._note_scan()
-        self._commit()
-        self._last_at = time.monotonic()
-        self._report()
 
     def _place(self, result: Decoded | Failure, batch: Batch) -> None:
         """What becomes of a file that was read: the ledger, its old row, the vector of another, or the model."""
@@ -229,7 +243,7 @@ class _Run:
 
     def _fresh_files(self) -> Iterator[FoundFile]:
         """The files whose index row is missing or out of date. Runs in the decoder's thread."""
-        for file in self._source.files(self._scan_failures.append):
+        for file in self._source.files(lambda failure: self._hand_over(self._scan_failures, failure)):
             known = self._writer.known(file.path)
             same = known is not None and (known.size, known.mtime_ns) == (file.size, file.mtime_ns)
             if known is None or not same or (known.row is None and self._retry_failures):
@@ -240,7 +254,13 @@ class _Run:
                 self.tally.same += 1
                 said = file.metadata
                 if said is not None and known.row is not None and said != self._writer.metadata(known.row):
-                    self._remarks.append((file.path, said))
+                    self._hand_over(self._remarks, (file.path, said))
+
+    def _hand_over(self, notes: deque[_T], note: _T) -> None:
+        """Leave it for the joining thread, within bounds: a table of millions may have new captions."""
+        while len(notes) >= _MOST_NOTES and not self._over.wait(0.005):
+            pass
+        notes.append(note)
 
     def _submit(self, batch: Batch) -> Future[Array] | None:
         with self.times.during("submit"):
@@ -304,6 +324,20 @@ class _Run:
         if self._progress is not None:
             t = self.tally
             self._progress(Progress(t.indexed, t.unchanged, t.failed, self._total, self.images_per_s()))
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count the pictures beside the block, where somebody is told how many there are."""
+        if self._progress is None:
+            yield
+            return
+        counter = threading.Thread(target=self._count, name="clipdex-count", daemon=True)
+        counter.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            counter.join()
 
     def _count(self) -> None:
         # Only the progress bar needs it; what goes wrong here goes wrong in the run as well, and is said there.

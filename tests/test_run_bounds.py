@@ -1,0 +1,93 @@
+"""What a run keeps in memory beside its ring, the threads it starts, and what it tells meanwhile."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+import clipdex
+from clipdex import Client, Index, index_pictures
+from clipdex.index.rows import Failure
+from clipdex.index.writer import IndexWriter
+from clipdex.pipeline import run as running
+from clipdex.sources import open_source
+from clipdex.wire import FakeTransport
+
+pytestmark = pytest.mark.thin
+
+
+class Captions:
+    """A folder's files with something new to say of each, and as many that cannot be looked at. Counts them."""
+
+    def __init__(self, folder):
+        self.folder, self.told = open_source(folder), 0
+
+    def files(self, on_failure):
+        self.told = 0
+        for file in self.folder.files(on_failure):
+            self.told += 2
+            on_failure(Failure(file.path + b".gone", "vanished", "", 0, 0))
+            yield replace(file, metadata='{"caption": "new"}')
+
+    def vanished(self, paths):
+        return []
+
+    def nothing_found(self):
+        return self.folder.nothing_found()
+
+
+@pytest.fixture
+def indexed(pictures, tmp_path):
+    """An index of the pictures, whose next run finds none changed."""
+    with Client(FakeTransport()) as client:
+        index_pictures(client, pictures, tmp_path / "x", workers=1)
+    return tmp_path / "x"
+
+
+def test_what_is_said_of_unchanged_files_waits_within_bounds(pictures, indexed, fake, monkeypatch):
+    """Where no file is decoded, it was kept until the end: of ten million rows, all captions at once."""
+    source, heard, most = Captions(pictures), 0, 0
+
+    def counted(method):
+        def call(*arguments):
+            nonlocal heard, most
+            heard, most = heard + 1, max(most, source.told - heard)
+            return method(*arguments)
+
+        return call
+
+    monkeypatch.setattr(running, "_MOST_NOTES", 2)
+    monkeypatch.setattr(IndexWriter, "annotate", counted(IndexWriter.annotate))
+    monkeypatch.setattr(IndexWriter, "fail", counted(IndexWriter.fail))
+    report = index_pictures(fake, source, indexed, workers=1)
+    assert (report.unchanged, report.failed, heard) == (12, 12, 24)
+    assert most <= 6  # two of each kind, and those that the scan is at
+    with Index.open(indexed) as opened:
+        hits = opened.search(fake.embed_texts(["a"]), 12)[0]
+    assert {hit.metadata["caption"] for hit in hits} == {"new"}
+
+
+def test_a_scan_that_waits_to_be_heard_does_not_keep_a_run_from_ending(pictures, indexed, fake, monkeypatch):
+    def full(*arguments):
+        raise clipdex.IndexWriteError("the disk is full")
+
+    monkeypatch.setattr(running, "_MOST_NOTES", 2)
+    monkeypatch.setattr(IndexWriter, "annotate", full)
+    with pytest.raises(clipdex.IndexWriteError, match="the disk is full"):
+        index_pictures(fake, Captions(pictures), indexed, workers=1)
+
+
+@pytest.mark.parametrize("progress", [None, lambda progress: None], ids=["alone", "watched"])
+def test_pictures_are_counted_only_for_one_who_is_told(pictures, tmp_path, fake, monkeypatch, progress):
+    started = []
+    start = threading.Thread.start
+
+    def noted(thread):
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", noted)
+    index_pictures(fake, pictures, tmp_path / "x", workers=1, progress=progress)
+    counting = [thread for thread in started if thread.name == "clipdex-count"]
+    assert len(counting) == (progress is not None)
+    assert not any(thread.is_alive() for thread in counting)
