@@ -71,14 +71,12 @@ def test_the_assets() -> None:
     assert [(g.count, g.kind) for g in config.instance_group] == [(1, pb.ModelInstanceGroup.KIND_CPU)]
 
 
-def test_requests_are_batched_and_the_queue_ends(tower: pb.ModelConfig) -> None:
+def test_requests_are_batched_without_a_queue_policy(tower: pb.ModelConfig) -> None:
+    """With one, Triton's batcher overlooks requests for half a second (benchmarks/queue_policy.py)."""
     batching = tower.dynamic_batching
     assert 0 < batching.max_queue_delay_microseconds <= 10_000
     assert list(batching.preferred_batch_size) == []  # triton-inference-server/server#8141
-    policy = batching.default_queue_policy
-    assert policy.max_queue_size > 0 and policy.allow_timeout_override
-    assert policy.timeout_action == pb.ModelQueuePolicy.REJECT
-    assert policy.default_timeout_microseconds > 0  # without which Triton overlooks the request's own
+    assert not batching.HasField("default_queue_policy")
 
 
 def test_one_instance_wherever_it_runs(tower: pb.ModelConfig) -> None:

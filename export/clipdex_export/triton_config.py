@@ -26,19 +26,11 @@ max_batch_size: {max_batch_size}
 input [ {{ name: "{input}", data_type: {data_type}, dims: [ {dims} ] }} ]
 output [ {{ name: "embedding", data_type: TYPE_FP32, dims: [ {embedding_dim} ] }} ]
 
-# Small requests that arrive close together run as one batch. There is no preferred_batch_size: some Triton
-# releases then build batches of one row too many. A full batch in one request is taken without a copy.
+# Small requests that arrive close together run as one batch. A full batch in one request is taken without a copy.
+# No preferred_batch_size: some Triton releases then build batches of one row too many. No default_queue_policy: with
+# a max_queue_size or a timeout, Triton's batcher overlooks a request now and then, for half a second.
 dynamic_batching {{
   max_queue_delay_microseconds: {delay_us}
-  default_queue_policy {{
-    # A full queue says so at once, and the client tries again: better than a memory that fills up.
-    max_queue_size: {queue_size}
-    # A request that has waited longer than its client allows is refused, not computed for nobody.
-    timeout_action: REJECT
-    # Triton heeds a request's own timeout only where it is shorter than this one: an hour.
-    default_timeout_microseconds: 3600000000
-    allow_timeout_override: true
-  }}
 }}
 
 # {where}
@@ -100,8 +92,6 @@ def image_config(
         serving=serving or Serving(),
         # A few pictures' worth of GPU time, and little beside the milliseconds that a lone picture takes.
         delay_us=500,
-        # At most this many full batches of pixels in the server's memory.
-        queue_size=256,
     )
 
 
@@ -118,7 +108,6 @@ def text_config(card: ModelCard, max_batch_size: int, serving: Serving | None = 
         serving=serving or Serving(),
         # Somebody is waiting for a query's answer.
         delay_us=500,
-        queue_size=1024,
     )
 
 
@@ -145,7 +134,6 @@ def _tower(
     given: TowerInput,
     serving: Serving,
     delay_us: int,
-    queue_size: int,
 ) -> str:
     name = f"{card.name}_{suffix}"
     copies = "One copy" if serving.instances == 1 else f"{serving.instances} copies"
@@ -160,7 +148,6 @@ def _tower(
         dims=", ".join(map(str, given.dims)),
         embedding_dim=card.embedding_dim,
         delay_us=delay_us,
-        queue_size=queue_size,
         where=f"{copies} of the weights {_WHERE[serving.target.kind]}.",
         instances=serving.instances,
         kind=serving.target.kind,
