@@ -27,8 +27,8 @@ input [ {{ name: "{input}", data_type: {data_type}, dims: [ {dims} ] }} ]
 output [ {{ name: "embedding", data_type: TYPE_FP32, dims: [ {embedding_dim} ] }} ]
 
 # Small requests that arrive close together run as one batch. A full batch in one request is taken without a copy.
-# No preferred_batch_size: some Triton releases then build batches of one row too many. No default_queue_policy: with
-# a max_queue_size or a timeout, Triton's batcher overlooks a request now and then, for half a second.
+# No preferred_batch_size: some Triton releases then build batches of one row too many. No default_queue_policy:
+# with a max_queue_size or a timeout, Triton's batcher overlooks a request now and then, for half a second.
 dynamic_batching {{
   max_queue_delay_microseconds: {delay_us}
 }}
