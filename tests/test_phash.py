@@ -65,11 +65,18 @@ def test_the_size_hardly_matters(size):
     assert np.abs(frequencies(one) - frequencies(other)).mean() <= 2
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_first_bytes_are_the_phash_of_the_imagehash_library(seed):
+@pytest.mark.parametrize("size", [(60, 50), (127, 127), (20, 90)], ids=str)
+def test_the_first_bytes_of_a_small_picture_are_the_phash_of_the_imagehash_library(size):
     imagehash = pytest.importorskip("imagehash")
-    picture = noise(seed, (60, 50))
-    assert perceptual_signature(picture)[:8].hex() == str(imagehash.phash(picture))
+    for picture in (*(noise(seed, size) for seed in range(5)), scene(size)):
+        assert perceptual_signature(picture)[:8].hex() == str(imagehash.phash(picture))
+
+
+@pytest.mark.parametrize("size", [(128, 128), (640, 480), (2000, 1500)], ids=str)
+def test_those_of_a_larger_one_which_is_halved_first_are_close_to_it(size):
+    imagehash = pytest.importorskip("imagehash")
+    theirs = bytes.fromhex(str(imagehash.phash(scene(size))))
+    assert bits_apart(perceptual_signature(scene(size)), theirs) <= 6
 
 
 def test_the_first_bytes_are_the_phash_as_it_is_defined():
