@@ -11,7 +11,9 @@ from conftest import unit_vectors
 import clipdex
 from clipdex.index import Index, IndexWriter, Manifest, Picture, compact_index, optimize_index, verify_index
 from clipdex.index import int8 as int8_module
+from clipdex.index import reader as reader_module
 from clipdex.index.int8 import INT8_FILE, Int8File
+from clipdex.index.rows import RowStore
 
 pytestmark = pytest.mark.thin
 
@@ -191,6 +193,59 @@ def test_a_full_disk_leaves_the_index_as_it_was(path, monkeypatch):
             optimize_index(path)
     assert sorted(p.name for p in path.iterdir() if "int8" in p.name) == []
     assert answers(path) == plain
+
+
+def compacted(path):
+    with IndexWriter.open_or_create(path, Manifest("f" * 64, "demo", DIM)) as writer:
+        writer.remove(b"/17")
+    compact_index(path)
+
+
+@pytest.mark.parametrize("coded", [False, True], ids=["first", "again"])
+@pytest.mark.parametrize(
+    "name", ["RowStore.extents", "map_vectors", "Int8File.open"], ids=["commits", "vectors", "old codes"]
+)
+def test_a_compaction_between_opening_the_files_is_no_damage(path, monkeypatch, name, coded):
+    """It comes just before the commits are read, the vectors mapped, or the old codes opened."""
+    if coded:
+        optimize_index(path)
+    place = {
+        "RowStore.extents": (RowStore, "extents"),
+        "map_vectors": (reader_module, "map_vectors"),
+        "Int8File.open": (Int8File, "open"),
+    }[name]
+    whole, first = getattr(*place), iter([True])
+
+    def overtaken(*args):
+        if next(first, False):
+            compacted(path)
+        return whole(*args)
+
+    monkeypatch.setattr(*place, overtaken)
+    try:
+        assert optimize_index(path).rows == 5999
+    except clipdex.IndexLocked as exc:
+        assert "was compacted meanwhile" in str(exc)
+        assert not list(path.glob("vectors.int8*"))
+    monkeypatch.undo()
+    optimize_index(path)
+    assert verify_index(path).damages == []
+    assert codes_of(path).rows == 5999
+    assert answers(path)
+
+
+def test_a_compaction_meanwhile_is_told_and_keeps_anothers_file(path):
+    other = path / f"{INT8_FILE}.building"
+
+    def overtaken(done, total):
+        if done == 2048:
+            compacted(path)
+            other.write_bytes(b"another's")
+
+    with pytest.raises(clipdex.IndexLocked, match="was compacted meanwhile"):
+        optimize_index(path, overtaken)
+    assert other.read_bytes() == b"another's"
+    assert not (path / INT8_FILE).exists()
 
 
 def test_an_empty_index_can_be_optimized(tmp_path):

@@ -14,9 +14,8 @@ import numpy as np
 from clipdex.arrays import Array
 from clipdex.errors import IndexLocked, IndexWriteError, InvalidArgument
 from clipdex.index.int8 import INT8_FILE, Int8File, Int8Header, pack_block
-from clipdex.index.manifest import Manifest
-from clipdex.index.rows import ROWS_FILE, RowStore
-from clipdex.index.vectors import map_vectors, sync_directory
+from clipdex.index.reader import Index
+from clipdex.index.vectors import sync_directory
 from clipdex.search.quantize import WIDEST, Basis, CodeBlock, basis_of, quantize
 from clipdex.search.readahead import Readahead
 from clipdex.search.spans import Span, cores, spans_of, work_through
@@ -51,26 +50,24 @@ def optimize_index(directory: Path, progress: Callable[[int, int], None] | None 
 
     Raises:
         IndexNotFound, IndexFormatError, IndexDamaged: it is no index that can be read.
-        IndexLocked: another process does the same.
+        IndexLocked: another process does the same, or the index was compacted meanwhile.
         IndexWriteError: the disk refused; the index is as it was.
         InvalidArgument: the vectors are wider than int8 sums allow (131,072 numbers).
     """
-    manifest = Manifest.read(directory)
-    if manifest.embedding_dim > WIDEST:
-        raise InvalidArgument(
-            f"{directory} holds vectors of {manifest.embedding_dim} numbers; int8 codes can have {WIDEST} at most"
-        )
-    store = RowStore.open(directory / ROWS_FILE, write=False)
-    try:
-        extents = store.extents()
-    finally:
-        store.close()
-    with _building(directory) as fd:
+    # An Index, since a compaction may put other files at the path while they are opened one by one.
+    with Index.open(directory) as index, _building(directory) as fd:
+        index.refresh()  # or between opening it and making the new file: that goes where its rows are
+        manifest, vectors = index.manifest, index.vectors
+        if manifest.embedding_dim > WIDEST:
+            raise InvalidArgument(
+                f"{directory} holds vectors of {manifest.embedding_dim} numbers; "
+                f"int8 codes can have {WIDEST} at most"
+            )
+        rows = len(vectors)
+        extents = [extent for extent in index.extents() if extent.first_row < rows]
         old = Int8File.open(directory, manifest, extents)
-        rows = sum(extent.row_count for extent in extents)
         if old is not None and 2 * old.rows < rows:
             old = None
-        vectors = map_vectors(directory, manifest, rows)
         basis = basis_of(vectors) if old is None else old.basis
         stored_basis = _basis_bytes(basis)
         header = Int8Header.of(manifest, extents, stored_basis)
@@ -80,6 +77,8 @@ def optimize_index(directory: Path, progress: Callable[[int, int], None] | None 
             _write(fd, 0, header.to_bytes())
             os.ftruncate(fd, header.file_bytes)
             os.fsync(fd)
+            if not _is_at(fd, directory / _BUILDING):
+                raise IndexLocked(f"{directory} was compacted meanwhile: nothing was written; optimize it again")
             os.rename(directory / _BUILDING, directory / INT8_FILE)
             sync_directory(directory)
     return Optimized(rows, coded, header.file_bytes)
@@ -164,7 +163,7 @@ def _building(directory: Path) -> Iterator[int]:
                 f"{directory} is being optimized by another process; wait for it, or stop it"
             ) from exc
         # Between opening and locking, the process that had it may have renamed it or removed it.
-        if not path.exists() or not os.path.samestat(os.fstat(fd), path.stat()):
+        if not _is_at(fd, path):
             raise IndexLocked(f"{directory} has just been optimized by another process; try again")
         try:
             os.ftruncate(fd, 0)
@@ -173,7 +172,15 @@ def _building(directory: Path) -> Iterator[int]:
             raise IndexWriteError(f"{path}: writing it failed: {exc.strerror}; the index is as it was") from exc
         finally:
             with suppress(OSError):
-                if os.path.samestat(os.fstat(fd), path.stat()):
+                if _is_at(fd, path):
                     path.unlink()
     finally:
         os.close(fd)
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whether what stands at a path is the file that is open."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
