@@ -1,7 +1,10 @@
 """What a run keeps in memory beside its ring, the threads it starts, and what it tells meanwhile."""
 
+import logging
+import os
 import threading
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -10,6 +13,7 @@ from clipdex import Client, Index, index_pictures
 from clipdex.index.rows import Failure
 from clipdex.index.writer import IndexWriter
 from clipdex.pipeline import run as running
+from clipdex.pipeline.ring import open_ring
 from clipdex.sources import open_source
 from clipdex.wire import FakeTransport
 
@@ -91,3 +95,34 @@ def test_pictures_are_counted_only_for_one_who_is_told(pictures, tmp_path, fake,
     counting = [thread for thread in started if thread.name == "clipdex-count"]
     assert len(counting) == (progress is not None)
     assert not any(thread.is_alive() for thread in counting)
+
+
+def test_the_time_that_each_stage_took_is_told_during_the_run(pictures, tmp_path):
+    told = []
+    with Client(FakeTransport(max_batch_size=4)) as client:
+        report = index_pictures(client, pictures, tmp_path / "x", workers=1, progress=told.append)
+    assert len(told) > 2
+    for before, after in pairwise(told):
+        assert all(after.stage_seconds[stage] >= seconds for stage, seconds in before.stage_seconds.items())
+    assert told[0].stage_seconds["decode"] > 0
+    assert told[0].stage_seconds["append"] > 0
+    assert told[-1].stage_seconds == report.stage_seconds
+
+
+def test_a_ring_too_small_for_what_the_server_takes_is_said(pictures, tmp_path, fake, caplog):
+    caplog.set_level(logging.WARNING, "clipdex")
+    fake.in_flight = 8
+    index_pictures(fake, pictures, tmp_path / "x", workers=1)
+    assert caplog.text == ""
+    with open_ring(fake, 1) as ring:
+        tray = ring.memory.size // ring.trays
+    index_pictures(fake, pictures, tmp_path / "y", workers=1, max_ring_bytes=4 * tray)
+    assert "room for 4 trays: 3 requests in flight instead of 8" in caplog.text
+
+
+def test_a_worker_that_cannot_be_started_leaves_no_descriptor(pictures, tmp_path, fake, monkeypatch):
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(FileNotFoundError):
+        index_pictures(fake, pictures, tmp_path / "x", workers=1)
+    assert len(os.listdir("/proc/self/fd")) <= before

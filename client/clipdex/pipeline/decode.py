@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
@@ -270,20 +270,23 @@ class DecodePool:
         self._workers[self._workers.index(worker)] = self._start()
 
     def _start(self) -> _Worker:
-        ours, theirs = Pipe()
         # Not multiprocessing: a spawned child would run the caller's main module again.
         command = [sys.executable, "-c", "from clipdex.pipeline.decode_worker import main; main()"]
-        memory = self._ring.open_for_workers()
-        passed = [theirs.fileno(), memory]
-        command += [*map(str, passed), json.dumps(asdict(self._spec)), json.dumps(asdict(self._limits))]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            pass_fds=passed,
-            env=os.environ | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        )
-        theirs.close()
-        os.close(memory)
+        with ExitStack() as failed, ExitStack() as passing:
+            ours, theirs = Pipe()
+            failed.callback(ours.close)
+            passing.callback(theirs.close)
+            memory = self._ring.open_for_workers()
+            passing.callback(os.close, memory)
+            passed = [theirs.fileno(), memory]
+            command += [*map(str, passed), json.dumps(asdict(self._spec)), json.dumps(asdict(self._limits))]
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                pass_fds=passed,
+                env=os.environ | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            )
+            failed.pop_all()
         return _Worker(process, ours)
 
     def _stop(self, worker: _Worker) -> None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["Progress", "RunReport"]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is. total: the pictures in the folder, None until they are counted."""
+    """How far a run is.
+
+    total: the pictures in the folder, None until they are counted.
+    stage_seconds: as in the report, so far.
+    """
 
     indexed: int
     unchanged: int
     failed: int
     total: int | None
     images_per_s: float
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def done(self) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from clipdex.sources.source import Source
 
 __all__ = ["MAX_RING_BYTES", "index_pictures"]
 
+_LOG = logging.getLogger("clipdex.pipeline")
 _T = TypeVar("_T")
 
 # For decoded pictures. At 224 px it holds some 3,500 of them.
@@ -174,13 +176,23 @@ class _Run:
         self._remarks: deque[tuple[bytes, str]] = deque()  # new metadata of files that have not changed
         self._total: int | None = None
         self._over = threading.Event()
+        self._busy: Mapping[str, float] = {}  # the workers' seconds, as they grow
         self._first_at: float | None = None
         self._last_at = self._committed_at = time.monotonic()
 
     def embed_all(self, ring: PixelRing, workers: int | None, limits: Limits) -> None:
         """scan → decode → one request a tray → append in order."""
         in_flight = min(self._client.in_flight, ring.trays - 1)
+        if in_flight < self._client.in_flight:
+            _LOG.warning(
+                "the ring has room for %d trays: %d requests in flight instead of %d; make it larger to keep the "
+                "server busy",
+                ring.trays,
+                in_flight,
+                self._client.in_flight,
+            )
         with DecodePool(self._client.card.image, ring, workers=workers, limits=limits) as pool, self._counted():
+            self._busy = pool.busy
             self._embed(pool, ring, in_flight)
             self.times.seconds.update(pool.busy)
         self._note_scan()
@@ -323,7 +335,8 @@ class _Run:
     def _report(self) -> None:
         if self._progress is not None:
             t = self.tally
-            self._progress(Progress(t.indexed, t.unchanged, t.failed, self._total, self.images_per_s()))
+            seconds = {**self.times.seconds, **self._busy}
+            self._progress(Progress(t.indexed, t.unchanged, t.failed, self._total, self.images_per_s(), seconds))
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
