@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from conftest import MODEL_REPOSITORY, noise
 import clipdex
 from clipdex import Index, index_pictures
 from clipdex.wire import shared_memory
-from clipdex.wire.shared_memory import PREFIX, remove_left_overs
+from clipdex.wire.shared_memory import PREFIX
 
 pytestmark = [
     pytest.mark.triton,
@@ -21,9 +23,32 @@ pytestmark = [
 ]
 
 
-def rings():
-    """The shared memory of clients that is there now."""
-    return {name for name in os.listdir(shared_memory.DIRECTORY) if name.startswith(PREFIX)}
+@pytest.fixture
+def own_rings(monkeypatch):
+    """The names of the shared memory that this process makes; other runs on the machine have theirs."""
+    names, new_file = [], shared_memory._new_file
+
+    def noted():
+        name, descriptor = new_file()
+        names.append(name)
+        return name, descriptor
+
+    monkeypatch.setattr(shared_memory, "_new_file", noted)
+    return names
+
+
+def rings_of(process):
+    """The shared memory that a process has open."""
+    with suppress(OSError):  # it has just been closed
+        folder = f"/proc/{process.pid}/fd"
+        opened = {Path(os.readlink(f"{folder}/{number}")) for number in os.listdir(folder)}
+        ours = {path for path in opened if path.name.startswith(PREFIX)}
+        return {path.name for path in ours if path.parent == shared_memory.DIRECTORY}
+    return set()
+
+
+def left(names):
+    return [name for name in names if (shared_memory.DIRECTORY / name).exists()]
 
 
 @pytest.fixture
@@ -48,8 +73,7 @@ def index_of(address, folder, out, **options):
         return report, paths, np.array(index.vectors)
 
 
-def test_rows_are_the_same_whichever_way_pixels_go(triton, folder, tmp_path):
-    before = rings()
+def test_rows_are_the_same_whichever_way_pixels_go(triton, folder, tmp_path, own_rings):
     shared, paths, vectors = index_of(triton.address, folder, tmp_path / "a", shared_memory="always")
     wire, wire_paths, wire_vectors = index_of(triton.address, folder, tmp_path / "b", shared_memory="never")
     inproc, own_paths, own_vectors = index_of(f"inproc:{MODEL_REPOSITORY}", folder, tmp_path / "c")
@@ -59,7 +83,8 @@ def test_rows_are_the_same_whichever_way_pixels_go(triton, folder, tmp_path):
     np.testing.assert_allclose(vectors.astype(np.float32), own_vectors.astype(np.float32), atol=1e-3)
     assert shared.recognised == wire.recognised > 0
     assert shared.failed == 21
-    assert rings() <= before
+    assert len(own_rings) == 1
+    assert left(own_rings) == []
 
 
 def test_no_picture_is_sent_when_memory_is_shared(triton, folder, tmp_path, monkeypatch):
@@ -118,41 +143,66 @@ def wait_for(condition):
     pytest.fail("it did not come to pass in 30 s")
 
 
-def test_a_killed_run_leaves_its_memory_to_the_next_start(triton, folder, tmp_path):
-    remove_left_overs()
-    before = rings()
-    process = run_in_a_process(triton.address, folder, tmp_path / "x")
+@contextmanager
+def running(address, folder, out):
+    """A run in a process, in the middle of its work -> the process, and the names of its shared memory."""
+    process = run_in_a_process(address, folder, out)
     try:
-        wait_for(lambda: rings() - before)
-        (name,) = rings() - before
+        wait_for(lambda: rings_of(process) and out.exists())
+        names = rings_of(process)
         time.sleep(0.3)  # let it get going
+        yield process, names
     finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_killed_run_leaves_its_memory_to_the_next_start(triton, folder, tmp_path):
+    with running(triton.address, folder, tmp_path / "x") as (process, names):
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert name in rings()
+    assert len(names) == 1  # another run on this machine may have removed it by now
     index_of(triton.address, folder, tmp_path / "y")
-    assert name not in rings()
+    assert left(names) == []
 
 
 def test_ctrl_c_leaves_nothing(triton, folder, tmp_path):
-    before = rings()
-    process = run_in_a_process(triton.address, folder, tmp_path / "x")
-    try:
-        wait_for(lambda: rings() - before)
-        time.sleep(0.3)
+    with running(triton.address, folder, tmp_path / "x") as (process, names):
         process.send_signal(signal.SIGINT)
         assert process.wait(30) != 0
+    assert len(names) == 1
+    assert left(names) == []
+
+
+def test_sigterm_ends_the_command_as_ctrl_c_does(triton, folder, tmp_path):
+    """`docker stop` and systemd send it; systemd to the workers too, whose files are not at fault."""
+    for i in range(120):  # more than it gets done
+        noise(1000 + i, size=(500, 400)).save(folder / f"large{i}.png", compress_level=1)
+    words = ["index", folder, "-o", tmp_path / "x", "-s", triton.address, "--model", "demo", "--workers", "1"]
+    command = [sys.executable, "-m", "clipdex", *map(str, words)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        wait_for(lambda: rings_of(process) and (tmp_path / "x").exists())
+        names = rings_of(process)
+        time.sleep(0.3)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
     finally:
         process.kill()
-    assert rings() <= before
+        process.wait()
+    assert process.returncode == 143
+    assert "clipdex: stopped; " in err and "Traceback" not in err
+    assert left(names) == []
+    with Index.open(tmp_path / "x") as index:
+        assert "worker_died" not in {failure.reason for failure in index.failures()}
 
 
-def test_a_run_that_cannot_start_leaves_nothing(triton, folder, tmp_path, monkeypatch):
-    before = rings()
+def test_a_run_that_cannot_start_leaves_nothing(triton, folder, tmp_path, monkeypatch, own_rings):
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(clipdex.ClipdexError, match="in a row did not start"):
         index_of(triton.address, folder, tmp_path / "x", shared_memory="always")
-    assert rings() <= before
+    assert len(own_rings) == 1
+    assert left(own_rings) == []
 
 
 def test_where_there_is_no_room_pixels_go_over_the_wire(triton, folder, tmp_path, monkeypatch):
@@ -179,9 +229,10 @@ def test_a_server_forgets_what_a_killed_client_shared(triton):
     with shared_memory.SharedMemory(1 << 20, named=True) as memory:
         assert not transport.share(left, 5)  # there is no such file
         assert transport.share(memory, 5)
-        assert registered(triton.address) == {memory.name}
+        found = registered(triton.address)
+        assert memory.name in found and left.name not in found
         transport.unshare(memory)
-    assert registered(triton.address) == set()
+    assert memory.name not in registered(triton.address)
     transport.close()
 
 

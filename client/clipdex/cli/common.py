@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from clipdex.client import DEFAULT_ADDRESS
 
-__all__ = ["ModelOption", "ServerOption", "interruptible", "note", "printable", "shown_path"]
+__all__ = [
+    "ModelOption",
+    "ServerOption",
+    "interruptible",
+    "note",
+    "printable",
+    "shown_path",
+    "sigterm_interrupts",
+]
 
 ServerOption = Annotated[
     str,
@@ -62,11 +72,30 @@ def shown_path(path: str) -> str:
     return printable(path if below.startswith(os.pardir) else below)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
 @contextmanager
-def interruptible(advice: str) -> Iterator[None]:
-    """End with exit status 130 and one sentence when Ctrl-C is pressed."""
+def sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM (docker stop, systemd) ends the block as Ctrl-C does: what it started or shares is let go."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
-    except KeyboardInterrupt:
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def interruptible(advice: str) -> Iterator[None]:
+    """End with one sentence when Ctrl-C is pressed, exit status 130, or SIGTERM comes, 143."""
+    try:
+        with sigterm_interrupts():
+            yield
+    except KeyboardInterrupt as exc:
         note(f"clipdex: stopped; {advice}")
-        raise SystemExit(130) from None
+        raise SystemExit(143 if isinstance(exc, Terminated) else 130) from None

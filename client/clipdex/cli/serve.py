@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import note
+from clipdex.cli.common import note, sigterm_interrupts
 from clipdex.client import served_models
 
 __all__ = ["serve"]
@@ -69,15 +67,9 @@ def serve(
 
 @contextmanager
 def _ended_by_signal() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that what it started is stopped; neither is a failure."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
+    """Ctrl-C and SIGTERM end the block; neither is a failure."""
     try:
-        yield
+        with sigterm_interrupts():
+            yield
     except KeyboardInterrupt:
         note("stopped")
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -104,8 +104,9 @@ def _silence_decoders() -> None:
 
 def main() -> None:
     """Serve until the pipe closes."""
-    # Ctrl-C goes to the whole group; the parent decides when its workers end.
+    # Ctrl-C goes to the whole group, systemd's SIGTERM to the whole unit; the parent decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     warnings.simplefilter("ignore")  # Pillow's word on odd metadata is nothing a user can act on
     descriptor, memory, rules, bounds = sys.argv[1:]
     spec, limits = ImageSpec.from_dict(json.loads(rules)), Limits(**json.loads(bounds))
