@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import sys
 import tarfile
 
 import pytest
@@ -98,6 +99,52 @@ def test_failures_inside_shards_and_damaged_shards_are_tried_again(run, shards):
     (shards / "0.tar").write_bytes(whole)
     _, out, _ = run("failures", "x.clipdex", "--retry")
     assert ": 1 indexed, 0 failed" in out
+    assert run("failures", "x.clipdex")[1] == "no failures in x.clipdex\n"
+
+
+def test_what_cannot_be_opened_again_is_named_and_kept(run, shards, here):
+    """And hinders nothing else: a table whose column has no usual name, and one that is no table any more."""
+    noise(50).save(here / "a.png")
+    (here / "t.csv").write_text('photo,txt\na.png,"never closed\n')
+    (here / "u.csv").write_text("photo\n\n,\n")
+    run("index", "t.csv", "u.csv", "--column", "photo", "-o", "x.clipdex")
+    before = run("failures", "x.clipdex")[1]
+    assert "t.csv: broken_container" in before and "u.csv!/photo/1: empty" in before
+    (here / "u.csv").write_text("other\n")
+    status, out, err = run("failures", "x.clipdex", "--retry")
+    assert (status, out) == (1, "")
+    assert err.count("not tried: ") == 2
+    assert "the ledger of x.clipdex: nothing in it can be tried again" in err
+    assert run("failures", "x.clipdex")[1] == before
+    (here / "t.csv").write_text("photo,txt\na.png,closed\n")
+    status, out, err = run("failures", "x.clipdex", "--retry", "--column", "photo")
+    assert (status, out.splitlines()[0]) == (0, "1 tried again: 1 indexed, 0 failed")
+    assert err.startswith("not tried: ") and "u.csv: has no column 'photo'" in err
+    assert run("failures", "x.clipdex")[1].splitlines() == before.splitlines()[1:]
+
+
+def test_a_table_that_needs_pyarrow_does_not_hinder_the_others(run, shards, here, monkeypatch):
+    noise(50).save(here / "a.png")
+    (here / "list").write_text("a.png\nb.png\nt.parquet\n")
+    (here / "t.parquet").write_bytes(b"PAR1")
+    run("index", "--files-from", "list", "-o", "x.clipdex")
+    noise(51).save(here / "b.png")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "clipdex.sources.parquet_table", raising=False)
+    status, out, err = run("failures", "x.clipdex", "--retry")
+    assert (status, out.splitlines()[0]) == (0, "1 tried again: 1 indexed, 0 failed")
+    assert err.startswith("not tried: ") and "t.parquet: reading Parquet needs pyarrow" in err
+    assert "t.parquet: not_a_picture" in out
+
+
+def test_a_row_that_has_a_path_by_now_is_found_by_the_ledger(run, here):
+    for name in "ab":
+        noise(ord(name)).save(here / f"{name}.png")
+    (here / "t.csv").write_text("path,n\na.png,1\n,2\n")
+    run("index", "t.csv", "-o", "x.clipdex")
+    (here / "t.csv").write_text("path,n\na.png,1\nb.png,2\n")
+    status, out, _ = run("failures", "x.clipdex", "--retry")
+    assert (status, out) == (0, "2 tried again: 1 indexed, 0 failed\n")
     assert run("failures", "x.clipdex")[1] == "no failures in x.clipdex\n"
 
 

@@ -13,7 +13,7 @@ from killed_run import kill_a_run
 import clipdex
 from clipdex import Client, Index, index_pictures
 from clipdex.contact_sheet import Section, contact_sheet
-from clipdex.sources import open_source, retry_source
+from clipdex.sources import ledger_source, open_source
 from clipdex.sources.request import Request
 from clipdex.wire import FakeTransport
 
@@ -303,8 +303,8 @@ def test_failed_rows_can_be_tried_again_by_the_ledger_alone(tmp_path):
     run(open_source(table, column="mine"), tmp_path / "x")
     write(table, mine=[png(0), png(1), png(2)])
     with Index.open(tmp_path / "x") as opened:
-        failed = [failure.path for failure in opened.failures()]
-    report = run(retry_source(failed, "the ledger"), tmp_path / "x", retry_failures=True)
+        failed = opened.failures()
+    report = run(ledger_source(failed, "the ledger"), tmp_path / "x", retry_failures=True)
     assert (report.discovered, report.indexed, report.rows) == (1, 1, 3)
 
 

@@ -53,7 +53,54 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     (tmp_path / "b").symlink_to(tmp_path / "a")
     (tmp_path / "2.png").symlink_to(tmp_path / "a" / "1.png")
-    assert found(tmp_path) == [b"2.png", b"a/1.png", b"b/1.png"]
+    assert found(tmp_path) == [b"2.png", b"a/1.png"]
+
+
+def test_a_folder_is_entered_once_by_its_own_path_or_else_by_the_first_link(tmp_path):
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    (inside / "real").mkdir(parents=True)
+    (inside / "real" / "1.png").touch()
+    (inside / "before").symlink_to(inside / "real")
+    (outside / "deep").mkdir(parents=True)
+    (outside / "deep" / "2.png").touch()
+    for name in ("b", "a", "c"):
+        (inside / name).symlink_to(outside)
+    (inside / "zz.png").touch()
+    assert found(inside) == [b"real/1.png", b"zz.png", b"a/deep/2.png"]
+
+
+def test_folders_that_link_to_each_other_are_entered_once(tmp_path):
+    for i in range(30):
+        (tmp_path / str(i)).mkdir()
+        (tmp_path / str(i) / "a.png").touch()
+        for j in range(30):
+            (tmp_path / str(i) / f"to{j}").symlink_to(tmp_path / str(j))
+    assert found(tmp_path) == sorted(b"%d/a.png" % i for i in range(30))
+
+
+def test_a_thousand_folders_inside_each_other(tmp_path):
+    deep = tmp_path
+    for _ in range(1_500):
+        deep = deep / "d"
+        os.mkdir(deep)
+    (deep / "a.png").touch()
+    assert found(tmp_path) == [b"d/" * 1_500 + b"a.png"]
+
+
+def test_a_folder_whose_entries_may_not_be_looked_at_hides_no_folder(tmp_path, monkeypatch):
+    """Listed, but not entered: as a folder with r and without x."""
+    (tmp_path / "sub").mkdir()
+    stat = os.stat
+
+    def refuse(path, **options):
+        if os.fsencode(path).endswith(b"sub"):
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    failures = []
+    assert found(tmp_path, failures) == []
+    assert [(os.path.basename(f.path), f.reason) for f in failures] == [(b"sub", "unreadable")]
 
 
 def test_what_is_no_file_is_noted_and_not_opened(tmp_path):

@@ -8,6 +8,7 @@ from conftest import noise
 
 import clipdex
 from clipdex import Client, Folder, Index, PathList, index_pictures, plan_run
+from clipdex.sources import ledger_source
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin
@@ -110,7 +111,8 @@ def test_the_order_is_the_sources_with_recognised_files_among_new_ones(run, pict
         assert abs(index.vectors[12:] - expected).max() < 1e-3
 
 
-def test_a_folder_that_may_not_be_looked_into_loses_no_rows(run, pictures, tmp_path, monkeypatch):
+@pytest.mark.parametrize("again", ["by the folder", "by the ledger"])
+def test_a_folder_that_may_not_be_looked_into_loses_no_rows(run, pictures, tmp_path, monkeypatch, again):
     run(pictures)
     real = os.lstat
 
@@ -130,6 +132,25 @@ def test_a_folder_that_may_not_be_looked_into_loses_no_rows(run, pictures, tmp_p
     monkeypatch.setattr(os, "scandir", no_list)
     report, _ = run(pictures)
     assert (report.removed, report.failed, report.rows) == (0, 1, 12)
+    with Index.open(tmp_path / "x") as index:
+        ledger = index.failures()
+    assert [f.path for f in ledger] == [os.fsencode(pictures / "more")]
+    report, _ = run(ledger_source(ledger, "the ledger"), retry_failures=True)
+    assert (report.discovered, report.failed) == (1, 1)
+    monkeypatch.undo()
+    source = ledger_source(ledger, "the ledger") if again == "by the ledger" else pictures
+    report, _ = run(source, retry_failures=True)
+    assert (report.unchanged, report.failed, report.rows) == (3 if again == "by the ledger" else 12, 0, 12)
+    with Index.open(tmp_path / "x") as index:
+        assert index.failures() == []
+
+
+def test_a_picture_whose_place_a_folder_took_is_gone(run, pictures):
+    run(pictures)
+    (pictures / "1.png").unlink()
+    (pictures / "1.png").mkdir()
+    report, _ = run(pictures)
+    assert (report.removed, report.rows) == (1, 11)
 
 
 def test_a_plan_says_what_a_run_then_does(run, pictures, tmp_path, transport):

@@ -15,7 +15,7 @@ import clipdex
 from clipdex import Client, Index, index_pictures
 from clipdex.contact_sheet import Section, contact_sheet
 from clipdex.pipeline import plan_run
-from clipdex.sources import Folder, open_source, open_sources, retry_source
+from clipdex.sources import Folder, ledger_source, open_source, open_sources
 from clipdex.sources.metadata import metadata_json
 from clipdex.sources.tar_headers import BrokenTar, walk
 from clipdex.sources.tar_shards import TarShards, tar_member
@@ -319,6 +319,43 @@ def test_a_folder_of_shards_forgets_one_that_is_gone(tmp_path):
     assert (report.unchanged, report.removed, report.rows) == (4, 2, 4)
 
 
+def test_an_unreadable_folder_of_shards_leaves_the_ledger_when_it_can_be_read(shard, tmp_path, monkeypatch):
+    (tmp_path / "shards" / "sub").mkdir(parents=True)
+    shard.rename(tmp_path / "shards" / "sub" / "0.tar")
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fsencode(path).endswith(b"sub"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert run(TarShards(below=tmp_path / "shards"), tmp_path / "x").failed == 1
+    monkeypatch.undo()
+    report = run(TarShards(below=tmp_path / "shards"), tmp_path / "x")
+    assert (report.indexed, report.failed, ledger(tmp_path / "x")) == (6, 0, {})
+
+
+def test_a_run_lists_each_shard_no_more_than_twice(tmp_path, monkeypatch):
+    """Once for the pictures, once for their number; a large index asks in parts what is gone."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for i in range(6):
+        write_tar(folder / f"{i}.tar", [(f"{j}.png", png(10 * i + j)) for j in range(3)])
+    run(TarShards(below=folder), tmp_path / "x")
+    for i in range(6):
+        write_tar(folder / f"{i}.tar", [(f"{j}.png", png(10 * i + j)) for j in range(1, 4)])
+    listed = []
+    monkeypatch.setattr("clipdex.pipeline.run._PATHS_AT_ONCE", 2)
+    monkeypatch.setattr(
+        "clipdex.sources.tar_shards.walk", lambda file, size: listed.append(file.name) or walk(file, size)
+    )
+    report = run(TarShards(below=folder), tmp_path / "x", progress=lambda p: None)
+    assert (report.indexed, report.removed, report.rows) == (6, 6, 18)
+    assert max(map(listed.count, listed)) <= 2
+    assert len(listed) <= 12
+
+
 def test_a_named_shard_that_is_gone_takes_its_rows_along_and_no_others(shard, tmp_path):
     other = write_tar(tmp_path / "1.tar", [("a.png", png(50))])
     noise(60).save(tmp_path / "plain.png")
@@ -362,8 +399,8 @@ def test_failed_members_can_be_tried_again_by_the_ledger_alone(shard, tmp_path):
     write_tar(shard, [*members, ("bad.png", png(9))])
     os.utime(shard, ns=(mtime, mtime))
     with Index.open(tmp_path / "x") as opened:
-        failed = [failure.path for failure in opened.failures()]
-    report = run(retry_source(failed, "the ledger"), tmp_path / "x", retry_failures=True)
+        failed = opened.failures()
+    report = run(ledger_source(failed, "the ledger"), tmp_path / "x", retry_failures=True)
     assert (report.discovered, report.indexed, report.rows) == (1, 1, 4)
 
 

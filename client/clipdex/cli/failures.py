@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import interruptible, printable, shown_path
+from clipdex.cli.common import interruptible, note, printable, shown_path
 from clipdex.cli.connection import Connection, connects
 from clipdex.cli.progress import index_progress
 from clipdex.index import Failure, Index
 from clipdex.pipeline import index_pictures
-from clipdex.sources import retry_source
+from clipdex.sources import ledger_source
 
 __all__ = ["failure_line", "failures"]
 
@@ -24,6 +24,14 @@ def failures(
     index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
     retry: Annotated[bool, typer.Option("--retry", help="Try them all again; needs the server.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --retry, of a table that could not be read: its column, as for clipdex index.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     connection: Connection,
 ) -> None:
@@ -34,7 +42,9 @@ def failures(
     with Index.open(index) as opened:
         ledger, name = opened.failures(), opened.manifest.model
     if retry and ledger:
-        source = retry_source((failure.path for failure in ledger), f"the ledger of {index}")
+        source = ledger_source(
+            ledger, f"the ledger of {index}", column=column, on_unopened=lambda why: note(f"not tried: {why}")
+        )
         with (
             interruptible("the same command goes on from there"),
             connection.open(model=name) as client,

@@ -21,6 +21,8 @@ class CsvTable:
     They are indexed under their own paths. The first line names the columns.
     """
 
+    names_files = True
+
     def __init__(self, table: Path, column: str | None = None) -> None:
         """column: the one of paths; if not given, the first of `table.COLUMNS` that there is.
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from clipdex.errors import SourceError
+from clipdex.errors import MissingExtra, SourceError
+from clipdex.index.rows import Failure
 from clipdex.sources.csv_table import CsvTable
 from clipdex.sources.members import TABLE_SUFFIXES, TAR_SUFFIXES, containers
 from clipdex.sources.source import Chosen, Folder, PathList, Several, Source
 from clipdex.sources.tar_shards import TarShards
 
-__all__ = ["as_source", "open_source", "open_sources", "retry_source"]
+__all__ = ["as_source", "ledger_source", "open_source", "open_sources", "retry_source"]
 
 _PACKED_TARS = (".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
@@ -67,11 +67,52 @@ def open_sources(paths: Sequence[Path], *, column: str | None = None, tar: bool 
     return sources[0] if len(sources) == 1 else Several(sources)
 
 
+def ledger_source(
+    ledger: Iterable[Failure],
+    name: str,
+    *,
+    column: str | None = None,
+    on_unopened: Callable[[str], None] | None = None,
+) -> Source:
+    """What stands in a ledger, to be tried again: files, folders, and what lies in tars and tables.
+
+    Args:
+        name: what to call the ledger in messages.
+        column: as for `open_source`, of tables that are gone through as a whole.
+        on_unopened: told which tar or table cannot be opened, and why; its lines stay in the ledger as they are.
+
+    Raises:
+        SourceError: not one can be tried.
+    """
+    refused: list[str] = []
+    paths: list[bytes] = []
+    sources: list[Source] = []
+    for failure in ledger:
+        # A folder that is `not_a_file` was named in a list, which takes files only.
+        if failure.reason != "not_a_file" and os.path.isdir(failure.path):
+            sources.append(Folder(Path(os.fsdecode(failure.path)), part=True))
+        else:
+            paths.append(failure.path)
+    sources += _sources_of(paths, name, column, refused.append)
+    if on_unopened is not None:
+        for why in refused:
+            on_unopened(why)
+    if not sources:
+        raise SourceError(": ".join([name, "nothing in it can be tried again", *refused[:1]]))
+    return Several(sources)
+
+
 def retry_source(paths: Iterable[bytes], name: str) -> Source:
-    """The files of a ledger, whatever source they came from: ordinary ones, and those inside other files.
+    """Files of an index, whatever source they came from: ordinary ones, and those inside other files.
 
     name: what to call them in messages.
     """
+    return Several(_sources_of(paths, name, None, lambda why: None))
+
+
+def _sources_of(
+    paths: Iterable[bytes], name: str, column: str | None, on_unopened: Callable[[str], None]
+) -> list[Source]:
     plain: list[bytes] = []
     inside: dict[tuple[bytes, str | None], list[bytes]] = {}  # (container, column) -> its members
     for path in paths:
@@ -81,13 +122,17 @@ def retry_source(paths: Iterable[bytes], name: str) -> Source:
         else:
             inside.setdefault(held, []).append(path)
     sources: list[Source] = [PathList(plain, name)] if plain else []
-    for (container, column), members in inside.items():
-        # A table that can no longer be opened keeps its lines.
-        with suppress(SourceError):
-            source = open_source(Path(os.fsdecode(container)), column=column)
-            # A container that was damaged as a whole is gone through as a whole.
-            sources.append(source if container in members else Chosen(source, members))
-    return Several(sources)
+    for (container, of_rows), members in inside.items():
+        place = os.fsdecode(container)
+        try:
+            source = open_source(Path(place), column=of_rows or column)
+        except (SourceError, MissingExtra) as exc:
+            on_unopened(str(exc) if place in str(exc) else f"{place}: {exc}")
+            continue
+        # As a whole where the container was damaged, or where a row was without a path and may have one now.
+        whole = container in members or getattr(source, "names_files", False)
+        sources.append(source if whole else Chosen(source, members))
+    return sources
 
 
 def _held(path: bytes) -> tuple[bytes, str | None] | None:

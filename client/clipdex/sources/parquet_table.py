@@ -53,8 +53,8 @@ class ParquetTable:
         if schema.names.count(self.column) > 1:
             raise SourceError(f"{table}: has several columns {self.column!r}; give all but one another name")
         kind = schema.field(self.column).type
-        self._holds_pictures = _is_binary(kind) or _is_struct_of_bytes(kind)
-        if not self._holds_pictures and not _is_text(kind):
+        self.names_files = _is_text(kind)
+        if not (self.names_files or _is_binary(kind) or _is_struct_of_bytes(kind)):
             raise SourceError(
                 f"{table}: the column {self.column!r} is of type {kind}; expected binary, structs with a field "
                 "`bytes`, or strings"
@@ -63,11 +63,11 @@ class ParquetTable:
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """In the order of the rows."""
-        return self._pictures() if self._holds_pictures else self._named_files(on_failure)
+        return self._named_files(on_failure) if self.names_files else self._pictures()
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """Rows that the table no longer has, and its ledger lines that no longer hold."""
-        if not self._holds_pictures:
+        if self.names_files:
             return self._ledger.outdated(paths)
         prefix = member_path(self._table, row_id(self.column, 0)[:-1])
         ours = [path for path in paths if path == self._table or path.startswith(prefix)]

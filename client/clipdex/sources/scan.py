@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +15,7 @@ from clipdex.index.rows import Failure
 from clipdex.sources.members import containers
 from clipdex.sources.request import Request
 
-__all__ = [
-    "SUFFIXES",
-    "FoundFile",
-    "Member",
-    "nothing_at",
-    "regular_file",
-    "scan",
-    "stat_failure",
-    "vanished",
-]
+__all__ = ["SUFFIXES", "FoundFile", "Member", "Tree", "nothing_at", "regular_file", "scan", "stat_failure"]
 
 # Other files in a folder of pictures (notes, videos, thumbnails.db) are not the user's mistake.
 SUFFIXES = tuple(
@@ -66,13 +58,69 @@ class FoundFile:
         return self.metadata if self.member is None else self.member.metadata()
 
 
+class Tree:
+    """The files below a directory, as `scan` finds them; and what is no longer there, or no longer wrong."""
+
+    def __init__(self, directory: Path, suffixes: tuple[bytes, ...] = SUFFIXES, *, part: bool = False) -> None:
+        """part: of a source, so that one which cannot be looked into is a failure, and not the source's end."""
+        self._directory = directory
+        self._suffixes = suffixes
+        self._part = part
+        self._failed: frozenset[bytes] | None = None  # of the last pass that came to its end
+
+    def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
+        """As `scan`."""
+        failed: set[bytes] = set()
+
+        def note(failure: Failure) -> None:
+            failed.add(failure.path)
+            on_failure(failure)
+
+        if self._part:
+            yield from _walk(os.path.abspath(os.fsencode(self._directory)), note, self._suffixes)
+        else:
+            yield from scan(self._directory, note, self._suffixes)
+        self._failed = frozenset(failed)
+
+    def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Those of the indexed paths below the directory at which nothing is any more.
+
+        A picture inside another file is gone when that file is; what else the file holds is not the folder's to
+        say. A path at which a folder is that could be looked into names no picture, and no failure.
+        """
+        return [path for path in self._ours(paths) if self._is_gone(path)]
+
+    def sound_folders(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Those of the paths below the directory at which a folder is that the last pass looked into."""
+        return [path for path in self._ours(paths) if self._is_sound_folder(path)]
+
+    def _ours(self, paths: Iterable[bytes]) -> Iterator[bytes]:
+        root = os.path.abspath(os.fsencode(self._directory))
+        below = os.path.join(root, b"")
+        return (path for path in paths if path.startswith(below) or path == root)
+
+    def _is_gone(self, path: bytes) -> bool:
+        try:
+            mode = os.lstat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return all(nothing_at(container) for container, _ in containers(path))
+        except (OSError, ValueError):
+            return False
+        return (stat.S_ISDIR(mode) or stat.S_ISLNK(mode)) and self._is_sound_folder(path)
+
+    def _is_sound_folder(self, path: bytes) -> bool:
+        return self._failed is not None and path not in self._failed and os.path.isdir(path)
+
+
 def scan(
     directory: Path, on_failure: Callable[[Failure], None], suffixes: tuple[bytes, ...] = SUFFIXES
 ) -> Iterator[FoundFile]:
     """Every file with such a suffix below `directory`, depth first, by the bytes of its name.
 
-    Links are followed; a folder that was already entered on the way down is not entered again. What
-    cannot be looked at (a folder without permission, a link to nothing, a FIFO) goes to `on_failure`.
+    Links to files are followed. Links to folders come after all else, in their order, and only if their folder
+    was not entered yet: so every folder has its own path if it lies below `directory`, else that of the first
+    link to it. What cannot be looked at (a folder without permission, a link to nothing, a FIFO) goes to
+    `on_failure`.
 
     Raises:
         SourceError: `directory` is not there, is no directory, or cannot be read.
@@ -81,28 +129,14 @@ def scan(
     # file whatever folder the next command is run from.
     root = os.path.abspath(os.fsencode(directory))
     try:
-        info = os.stat(root)
-        if not stat.S_ISDIR(info.st_mode):
+        if not stat.S_ISDIR(os.stat(root).st_mode):
             raise SourceError(f"{directory}: is not a directory; give the folder that holds the pictures")
         os.listdir(root)
     except FileNotFoundError as exc:
         raise SourceError(f"{directory}: there is no such directory") from exc
     except OSError as exc:
         raise SourceError(f"{directory}: cannot be read: {exc.strerror}") from exc
-    yield from _walk(root, ((info.st_dev, info.st_ino),), on_failure, suffixes)
-
-
-def vanished(directory: Path, paths: Iterable[bytes]) -> list[bytes]:
-    """Those of the indexed paths below `directory` at which nothing is any more.
-
-    A picture inside another file is gone when that file is; what else the file holds is not the folder's to say.
-    """
-    root = os.path.join(os.path.abspath(os.fsencode(directory)), b"")
-    return [path for path in paths if path.startswith(root) and _is_gone(path)]
-
-
-def _is_gone(path: bytes) -> bool:
-    return nothing_at(path) and all(nothing_at(container) for container, _ in containers(path))
+    yield from _walk(root, on_failure, suffixes)
 
 
 def nothing_at(path: bytes) -> bool:
@@ -129,36 +163,57 @@ def regular_file(path: bytes, on_failure: Callable[[Failure], None]) -> os.stat_
     return None
 
 
-def _walk(
-    directory: bytes,
-    above: tuple[tuple[int, int], ...],
-    on_failure: Callable[[Failure], None],
-    suffixes: tuple[bytes, ...],
-) -> Iterator[FoundFile]:
-    try:
-        with os.scandir(directory) as entries:
-            names = sorted(entry.name for entry in entries)
-    except OSError as exc:
-        on_failure(stat_failure(directory, exc))
-        return
-    for name in names:
-        path = os.path.join(directory, name)
-        wanted = name.lower().endswith(suffixes)
+def _walk(root: bytes, on_failure: Callable[[Failure], None], suffixes: tuple[bytes, ...]) -> Iterator[FoundFile]:
+    entered: set[tuple[int, int]] = set()
+    links = deque([root])  # to folders, not followed yet
+    while links:
+        link = links.popleft()
         try:
-            info = os.stat(path)
+            info = os.stat(link)
         except OSError as exc:
-            if wanted:
-                on_failure(stat_failure(path, exc))
+            on_failure(stat_failure(link, exc))
             continue
-        if stat.S_ISDIR(info.st_mode):
-            here = (info.st_dev, info.st_ino)
-            if here not in above:
-                yield from _walk(path, (*above, here), on_failure, suffixes)
-        elif wanted and stat.S_ISREG(info.st_mode):
-            yield FoundFile(path, info.st_size, info.st_mtime_ns)
-        elif wanted:
-            # A FIFO named x.jpg would block its reader for ever.
-            on_failure(Failure(path, "not_a_file", "is a FIFO, socket or device, not a file", 0, 0))
+        # Only links are kept out: some file systems number their folders badly, and a folder is no circle.
+        if (info.st_dev, info.st_ino) in entered:
+            continue
+        entered.add((info.st_dev, info.st_ino))
+        # No recursion: a thousand folders inside each other are no reason to end.
+        open_folders = [(link, iter(_entries(link, on_failure)))]
+        while open_folders:
+            folder, entries = open_folders[-1]
+            entry = next(entries, None)
+            if entry is None:
+                open_folders.pop()
+                continue
+            name, is_link, is_folder = entry
+            path = os.path.join(folder, name)
+            wanted = name.lower().endswith(suffixes)
+            try:
+                info = os.stat(path)
+            except OSError as exc:
+                if wanted or is_folder:
+                    on_failure(stat_failure(path, exc))
+                continue
+            if stat.S_ISDIR(info.st_mode) and is_link:
+                links.append(path)
+            elif stat.S_ISDIR(info.st_mode):
+                entered.add((info.st_dev, info.st_ino))
+                open_folders.append((path, iter(_entries(path, on_failure))))
+            elif wanted and stat.S_ISREG(info.st_mode):
+                yield FoundFile(path, info.st_size, info.st_mtime_ns)
+            elif wanted:
+                # A FIFO named x.jpg would block its reader for ever.
+                on_failure(Failure(path, "not_a_file", "is a FIFO, socket or device, not a file", 0, 0))
+
+
+def _entries(folder: bytes, on_failure: Callable[[Failure], None]) -> list[tuple[bytes, bool, bool]]:
+    """-> (name, is a link, is a folder itself) of what is in a folder, by name."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e.name, e.is_symlink(), e.is_dir(follow_symlinks=False)) for e in entries)
+    except OSError as exc:
+        on_failure(stat_failure(folder, exc))
+        return []
 
 
 def stat_failure(path: bytes, error: OSError | ValueError) -> Failure:

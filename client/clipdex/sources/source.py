@@ -9,7 +9,7 @@ from typing import Protocol
 
 from clipdex.errors import SourceError
 from clipdex.index.rows import Failure
-from clipdex.sources.scan import SUFFIXES, FoundFile, regular_file, scan, vanished
+from clipdex.sources.scan import SUFFIXES, FoundFile, Tree, regular_file
 
 __all__ = ["Chosen", "Folder", "PathList", "Several", "Source"]
 
@@ -39,16 +39,18 @@ class Source(Protocol):
 class Folder:
     """Every picture below a directory."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, part: bool = False) -> None:
+        """part: of a source, so that a directory which cannot be read is a failure, and not the source's end."""
         self.directory = directory
+        self._tree = Tree(directory, part=part)
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """As `scan` finds them."""
-        return scan(self.directory, on_failure)
+        return self._tree.files(on_failure)
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
-        """Paths below the directory at which nothing is."""
-        return vanished(self.directory, paths)
+        """Paths below the directory at which nothing is; lines of folders that could be looked into."""
+        return self._tree.vanished(paths)
 
     def nothing_found(self) -> SourceError:
         """Names the suffixes that were looked for."""
@@ -132,6 +134,8 @@ class Several:
 
     def nothing_found(self) -> SourceError:
         """In the words of the first."""
+        if not self._sources:
+            return SourceError("no source was given; expected a folder, a list of paths, a tar or a table")
         return self._sources[0].nothing_found()
 
 

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+import numpy.typing as npt
+
 from clipdex.errors import SourceError
 from clipdex.index.rows import NO_METADATA, Failure
 from clipdex.sources.members import TAR_SUFFIXES, containers, member_path
 from clipdex.sources.metadata import LONGEST_FIELD, metadata_json
 from clipdex.sources.request import Request
-from clipdex.sources.scan import SUFFIXES, FoundFile, nothing_at, regular_file, scan, stat_failure
+from clipdex.sources.scan import SUFFIXES, FoundFile, Tree, nothing_at, regular_file, stat_failure
 from clipdex.sources.tar_headers import BrokenTar, TarEntry, walk
 
 __all__ = ["TarShards", "tar_member"]
@@ -35,26 +38,33 @@ class TarShards:
         """below: a folder, looked through for `.tar` files at each run."""
         self._named = dict.fromkeys(os.path.abspath(os.fsencode(shard)) for shard in shards)
         self._below = below
+        self._tree = None if below is None else Tree(below, TAR_SUFFIXES)
+        self._held: dict[bytes, _Held] = {}  # what the last pass found in each
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """Shard by shard, in the order of the archive."""
         for shard in self._shards(on_failure):
             try:
-                listing = _Listing.read(shard)
+                listing = _listed(shard)
             except OSError as exc:
                 on_failure(stat_failure(shard, exc))
                 continue
+            self._held[shard] = _Held.of(listing)
             yield from listing.pictures(on_failure)
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """Members that their shard no longer has, or whose shard is gone; nothing of a shard not fully read."""
         members: dict[bytes, list[tuple[bytes, bytes]]] = {}  # shard -> (path, name)
+        others: list[bytes] = []
         for path in paths:
             for shard, name in (*containers(path), (path, b"")):
                 if self._is_ours(shard):
                     members.setdefault(shard, []).append((path, name))
                     break
-        return [path for shard, pairs in members.items() for path in self._gone(shard, pairs)]
+            else:
+                others.append(path)
+        gone = [path for shard, pairs in members.items() for path in self._gone(shard, pairs)]
+        return gone if self._tree is None else gone + self._tree.sound_folders(others)
 
     def nothing_found(self) -> SourceError:
         """Names the shards, and the suffixes that were looked for."""
@@ -66,8 +76,8 @@ class TarShards:
         return SourceError(f"{names[0]}{more}: no member is a picture (looked for {suffixes})")
 
     def _shards(self, on_failure: Callable[[Failure], None]) -> Iterator[bytes]:
-        if self._below is not None:
-            yield from (file.path for file in scan(self._below, on_failure, TAR_SUFFIXES))
+        if self._tree is not None:
+            yield from (file.path for file in self._tree.files(on_failure))
         for shard in self._named:
             if regular_file(shard, on_failure) is not None:
                 yield shard
@@ -86,12 +96,16 @@ class TarShards:
                 return []
             return [path for path, name in pairs if name or self._below is not None]
         try:
-            listing = _Listing.read(shard)
+            held = self._held.get(shard)
+            # A large index asks in parts, and most have pictures of many shards: not listed anew for each.
+            if held is None or held.state != _state(os.stat(shard)):
+                held = self._held[shard] = _Held.of(_listed(shard))
         except OSError:
             return []
-        if listing.broken:
+        if held.broken:
             return []
-        return [path for path, name in pairs if not listing.has(name)]
+        there = held.has([name for _, name in pairs])
+        return [path for (path, _), is_there in zip(pairs, there, strict=True) if not is_there]
 
 
 def tar_member(shard: bytes, name: bytes, limit: int) -> bytes | None:
@@ -100,8 +114,7 @@ def tar_member(shard: bytes, name: bytes, limit: int) -> bytes | None:
     Raises:
         OSError: the shard cannot be read.
     """
-    info = os.stat(shard)
-    entry = _listing_as_of(shard, info.st_size, info.st_mtime_ns).entries.get(name)
+    entry = _listed(shard).entries.get(name)
     if entry is None or entry.refused or entry.length > limit:
         return None
     with open(shard, "rb") as file:
@@ -113,8 +126,7 @@ class _Listing:
     """What a shard held when it was listed: its members by name, and why the list is not whole, if it is not."""
 
     shard: bytes
-    size: int
-    mtime_ns: int
+    info: os.stat_result
     entries: dict[bytes, TarEntry]
     broken: str
 
@@ -130,11 +142,12 @@ class _Listing:
                     entries[entry.name] = entry
             except BrokenTar as exc:
                 broken = str(exc)
-        return cls(shard, info.st_size, info.st_mtime_ns, entries, broken)
+        return cls(shard, info, entries, broken)
 
-    def has(self, name: bytes) -> bool:
-        """Whether a run over this shard says anything of that name."""
-        return name in self.entries and name.lower().endswith(SUFFIXES)
+    @property
+    def mtime_ns(self) -> int:
+        """The shard's time, which is that of its pictures."""
+        return self.info.st_mtime_ns
 
     def pictures(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """Its pictures; what is no picture's bytes in one piece, and damage to the shard, go to `on_failure`."""
@@ -149,7 +162,7 @@ class _Listing:
                 member = _TarPicture(self.shard, self.mtime_ns, entry, notes.get(_key(name)[0], ()))
                 yield FoundFile(path, entry.length, self.mtime_ns, member=member)
         if self.broken:
-            on_failure(Failure(self.shard, "broken_container", self.broken, self.size, self.mtime_ns))
+            on_failure(Failure(self.shard, "broken_container", self.broken, self.info.st_size, self.mtime_ns))
 
     def _notes(self) -> dict[bytes, tuple[TarEntry, ...]]:
         """key -> the members that say something of its pictures."""
@@ -161,10 +174,40 @@ class _Listing:
         return found
 
 
+def _listed(shard: bytes) -> _Listing:
+    """What a shard holds now. Raises OSError if it cannot be read."""
+    return _listing_as_of(shard, _state(os.stat(shard)))
+
+
+def _state(info: os.stat_result) -> tuple[int, ...]:
+    """What changes when a file is written anew, even if its size and time are set to what they were."""
+    return info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino
+
+
 @functools.lru_cache(maxsize=4)
-def _listing_as_of(shard: bytes, size: int, mtime_ns: int) -> _Listing:
-    """For a page of thumbnails, which asks for one member after the other."""
+def _listing_as_of(shard: bytes, state: tuple[int, ...]) -> _Listing:
+    """For the passes of a run, and a page of thumbnails, which asks for one member after the other."""
     return _Listing.read(shard)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Of which names a run over a shard says anything: 8 bytes a name, since there may be millions of them."""
+
+    state: tuple[int, ...]
+    broken: bool
+    names: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, listing: _Listing) -> _Held:
+        wanted = [hash(name) for name in listing.entries if name.lower().endswith(SUFFIXES)]
+        return cls(_state(listing.info), bool(listing.broken), np.array(wanted, dtype=np.int64))
+
+    def has(self, names: list[bytes]) -> list[bool]:
+        """Whether each is one of them."""
+        asked = np.array([hash(name) for name in names], dtype=np.int64)
+        found: list[bool] = np.isin(asked, self.names).tolist()
+        return found
 
 
 @dataclass(frozen=True)
