@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import google_crc32c
 import numpy as np
 
+from clipdex.index import Index, Manifest, optimize_index
+from clipdex.index.create import create_index
+from clipdex.index.int8 import INT8_FILE
+from clipdex.index.rows import ROWS_FILE
+from clipdex.index.schema import connect, record_crc32c
 from clipdex.search import candidates, topk
 from clipdex.search.estimates import RowNorms
-from clipdex.search.quantize import CodeBlock, MemoryCodes
+from clipdex.search.quantize import CodeBlock, Codes, MemoryCodes
 from clipdex.search.topk import top_k
 
 
@@ -21,7 +30,7 @@ class Case:
     vectors: np.ndarray
     queries: np.ndarray
     k: int
-    codes: MemoryCodes | None
+    codes: Codes | None
     allowed: np.ndarray | None
     dead: np.ndarray
     minimum: float
@@ -63,14 +72,20 @@ KINDS = (
 )
 
 
-def drawn_case(seed: int, queries: int | None = None, rows: int = 400) -> Case:
+NARROW, WIDE = (1, 2, 7, 16, 33, 64, 96), (512, 1500)  # 1500: int8 sums are no longer exact in float32
+MANY = 70  # queries: more than are multiplied at once
+
+
+def drawn_case(
+    seed: int, queries: int | None = None, rows: int = 400, dims: Sequence[int] = NARROW, fewest: int = 1
+) -> Case:
     """A case of any kind; seed // len(KINDS) draws the rest."""
     rng = np.random.default_rng(seed)
     kind = KINDS[seed % len(KINDS)]
-    n, dim = int(rng.integers(1, rows)), int(rng.choice([1, 2, 7, 16, 33, 64, 96]))
+    n, dim = int(rng.integers(fewest, rows)), int(rng.choice(dims))
     dtype = np.dtype(rng.choice(["float16", "float32"]))
     vectors = _vectors(kind, n, dim, dtype, rng)
-    count = int(rng.choice([1, 1, 2, 5, 70])) if queries is None else queries
+    count = int(rng.choice([1, 1, 2, 5, MANY])) if queries is None else queries
     asked = _queries(kind, vectors, count, rng)
     k = int(rng.choice([1, 3, 10, n, n + 5]))
     dead = np.flatnonzero(rng.random(n) < rng.choice([0, 0, 0.1, 0.9, 1]))
@@ -157,6 +172,42 @@ def _codes(vectors, rng):
         blocks[int(rng.integers(len(blocks)))] = None
         codes = MemoryCodes(codes.basis, blocks, codes.rows, codes.block_rows)
     return codes
+
+
+def on_disk(case: Case, directory: Path, *, damaged: bool = False) -> Case:
+    """The same case with its rows in an index, and the codes that `optimize` writes there, if it had any.
+
+    Where some rows had none, they are committed after `optimize`.
+    damaged: flip a bit in the file's last block.
+    """
+    n, dim = case.vectors.shape
+    covered = n if case.codes is None else case.codes.rows
+    create_index(directory, Manifest("f" * 64, "drawn", dim, str(case.vectors.dtype)))
+    manifest = Manifest.read(directory)
+    _commit(directory, manifest, 0, case.vectors[:covered])
+    if case.codes is not None:
+        optimize_index(directory)
+    if covered < n:
+        _commit(directory, manifest, covered, case.vectors[covered:])
+    with Index.open(directory) as index:
+        if damaged and (codes := index.codes()) is not None:
+            with (directory / INT8_FILE).open("r+b") as file:
+                file.seek(codes.header.start_of(codes.header.blocks - 1))
+                (byte,) = file.read(1)
+                file.seek(-1, os.SEEK_CUR)
+                file.write(bytes([byte ^ 4]))
+        return replace(case, vectors=index.vectors, codes=index.codes())
+
+
+def _commit(directory: Path, manifest: Manifest, first: int, vectors: np.ndarray) -> None:
+    """Append rows as a writer does, but for the pictures, whatever the numbers are."""
+    data = vectors.astype(manifest.numpy_dtype).tobytes()
+    with (directory / manifest.vectors_file).open("ab") as file:
+        file.write(data)
+    extent = (first, len(vectors), google_crc32c.value(data), 0)
+    db = connect(directory / ROWS_FILE, write=True)
+    db.execute("INSERT INTO extents VALUES (?, ?, ?, ?, ?)", (*extent, record_crc32c(*extent)))
+    db.close()
 
 
 def truth(case: Case) -> list[tuple[list[float], list[int]]]:

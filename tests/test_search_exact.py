@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 from conftest import unit_vectors
-from search_cases import KINDS, drawn_case, small_pieces, wrong
+from search_cases import KINDS, MANY, WIDE, drawn_case, on_disk, small_pieces, wrong
 
+from clipdex.index import int8
 from clipdex.search import kernels
 from clipdex.search.exact import rank
 from clipdex.search.quantize import basis_of, quantize
@@ -35,6 +36,35 @@ def test_every_kind_of_rows(kind, pieces, library, monkeypatch):
         small_pieces(monkeypatch)
     for i in range(6):
         assert wrong(drawn_case(kind + len(KINDS) * i)) is None
+
+
+@pytest.mark.parametrize("dim", WIDE)
+@pytest.mark.parametrize("pieces", ["whole", "small pieces"])
+def test_wide_rows_and_more_queries_than_are_multiplied_at_once(dim, pieces, library, monkeypatch):
+    """Codes for all rows, for some, and for none."""
+    if pieces == "small pieces":
+        small_pieces(monkeypatch)
+    covered = set()
+    for seed in (0, 2, 4, 5):
+        case = drawn_case(seed, queries=MANY, rows=40, dims=[dim], fewest=20)
+        covered.add(0 if case.codes is None else case.codes.rows / len(case.vectors))
+        assert wrong(case) is None
+    assert len(covered) >= 3
+
+
+def test_codes_in_a_file(library, tmp_path, monkeypatch, caplog):
+    """As `optimize` writes them: in several blocks, one of them damaged; for all rows or the first half."""
+    monkeypatch.setattr(int8, "BLOCK_ROWS", 2048)
+    for seed, blocks in ((3, 3), (24, 2), (27, 3)):
+        case = drawn_case(seed, rows=5000, dims=[7], fewest=4200)
+        case = on_disk(case, tmp_path / f"{seed}.clipdex", damaged=seed == 3)
+        assert case.codes.header.blocks == blocks
+        assert wrong(case) is None
+    assert "codes of rows 4096 to 4848 are not what was written" in caplog.text
+    for seed in (5, 7, 9, 10):
+        case = on_disk(drawn_case(seed, rows=100, dims=(33, 512)), tmp_path / f"small{seed}.clipdex")
+        assert case.codes is not None
+        assert wrong(case) is None
 
 
 def test_scores_that_float64_cannot_tell_apart(library):
