@@ -88,7 +88,7 @@ HEALTHY = Snapshot(
         settings=False,
     ),
     exposure=Exposure(local=True),
-    metrics=Metrics("gpu-1:8002", reachable=True, asked=False, gpus=(Gpu("GPU-1"),)),
+    metrics=Metrics("gpu-1:8002", reachable=True, asked=False, gpus=(Gpu("GPU-1", 3 << 30, 24 << 30),)),
     models=(MODEL,),
 )
 # Said of every deployment that was tried.
@@ -128,6 +128,10 @@ def with_trial(**changes: Any) -> Snapshot:
 
 def with_single(round_trip_s: float, queue_s: float, compute_s: float) -> Snapshot:
     return with_trial(single=Single(round_trip_s, queue_s, compute_s))
+
+
+def with_gpus(*gpus: Gpu) -> Snapshot:
+    return replace(HEALTHY, metrics=replace(HEALTHY.metrics, gpus=gpus))
 
 
 def with_server(**changes: Any) -> Snapshot:

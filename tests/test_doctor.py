@@ -21,6 +21,7 @@ from doctor_snapshots import (
     with_card,
     with_counted,
     with_exposure,
+    with_gpus,
     with_model,
     with_parameters,
     with_parity,
@@ -32,7 +33,7 @@ from doctor_snapshots import (
 )
 
 from clipdex.doctor import Severity, Snapshot, examine, healthy, words_of
-from clipdex.doctor.snapshot import Metrics
+from clipdex.doctor.snapshot import Gpu, Metrics
 from clipdex.doctor.wording import WORDINGS
 from clipdex.wire.inspected import InstanceGroup, Tensor
 
@@ -82,6 +83,14 @@ CASES = [
     ("wrong_dim", with_trial(dim=768), HEALTHY),
     ("gpu_unused", with_tower(groups=ON_CPU), HEALTHY),
     ("gpu_unused", replace(no_metrics(with_tower(groups=ON_CPU), asked=False), gpu_here=True), HEALTHY),
+    ("gpu_idle", with_gpus(Gpu("GPU-1", 500 << 20, 24 << 30)), with_gpus(Gpu("GPU-1", 1 << 30, 24 << 30))),
+    # Of several GPUs a model may use any; where the metrics say nothing of memory, nothing is known.
+    (
+        "gpu_idle",
+        with_gpus(Gpu("GPU-1", 0, 24 << 30), Gpu("GPU-2", 0, 24 << 30)),
+        with_gpus(Gpu("GPU-1", 0, 24 << 30), Gpu("GPU-2", 2 << 30, 24 << 30)),
+    ),
+    ("gpu_idle", with_gpus(Gpu("GPU-1", 0, 24 << 30)), with_gpus(Gpu("GPU-1"))),
     ("gpu_unknown", no_metrics(with_exposure(with_tower(groups=ON_CPU), local=False), asked=False), HEALTHY),
     ("batch_small", with_tower(max_batch_size=4), with_tower(max_batch_size=8)),
     ("no_batching", with_tower(batching=None), HEALTHY),
@@ -181,6 +190,18 @@ def test_every_blank_is_filled_and_nothing_is_left_over(tripped: Snapshot) -> No
         assert words.what and words.why and finding.where
         assert words.why[0].isupper() and words.why.endswith(".")
         assert words.todo == "" or words.todo[0].isupper()
+
+
+def test_the_memory_of_gpus_is_read_from_the_metrics() -> None:
+    pytest.importorskip("tritonclient.grpc")
+    from clipdex.doctor.collect import _gpus
+
+    text = """# TYPE nv_gpu_memory_used_bytes gauge
+nv_gpu_memory_total_bytes{gpu_uuid="GPU-1"} 25769803776
+nv_gpu_memory_used_bytes{gpu_uuid="GPU-1"} 471859200
+nv_gpu_utilization{gpu_uuid="GPU-1"} 0
+"""
+    assert _gpus(text) == (Gpu("GPU-1", 471859200, 25769803776),)
 
 
 def test_what_is_wrong_comes_first() -> None:

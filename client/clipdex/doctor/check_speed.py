@@ -21,6 +21,9 @@ _QUEUE_BYTES = 8 << 30
 _MANY_ON_A_GPU = 4
 _LONE_WAIT_S = 0.005
 _FAR_S = 0.020
+# An estimate: Triton's own CUDA context and pool take some 500 MB; with ONNX Runtime's libraries and weights it is
+# a GB or more.
+_GPU_IDLE_BYTES = 768 << 20
 _TENSORRT_PROFILE = ("trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_profile_max_shapes")
 
 
@@ -31,9 +34,14 @@ def _towers(snapshot: Snapshot) -> Iterator[tuple[Model, str, InspectedModel]]:
 
 
 def device(snapshot: Snapshot) -> Iterator[Finding]:
-    """Is a model on the CPU although there is a GPU?"""
+    """Is a model on the CPU although there is a GPU, or although its configuration says otherwise?"""
+    used = max((gpu.memory_used for gpu in snapshot.metrics.gpus if gpu.memory_total), default=None)
     for _, _, tower in _towers(snapshot):
-        if not tower.on_gpu:
+        if tower.on_gpu:
+            # Where CUDA does not start, ONNX Runtime goes on with the CPU, and only the log says so.
+            if used is not None and used < _GPU_IDLE_BYTES:
+                yield Finding("gpu_idle", tower.name, {"megabytes": used // 10**6})
+        else:
             if snapshot.gpu_there:
                 yield Finding("gpu_unused", tower.name, {"kinds": _kinds(tower)})
             elif snapshot.gpu_there is None:

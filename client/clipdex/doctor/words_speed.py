@@ -15,6 +15,12 @@ WORDINGS = {
         "A GPU embeds many times as many pictures.",
         "Export with  --target cuda  or set instance_group to KIND_GPU; see docs/gpu.md.",
     ),
+    "gpu_idle": Words(
+        SLOW,
+        "it is set to run on a GPU, but no GPU has more than {megabytes} MB of its memory in use",
+        "Where CUDA does not start, ONNX Runtime computes on the CPU, and only the server's log says so.",
+        "Look for CPUExecutionProvider and for errors about CUDA in the server's log; see docs/gpu.md.",
+    ),
     "gpu_unknown": Words(
         NOTE,
         "it runs on the CPU, and whether there is a GPU could not be checked: nothing answers at {metrics}",
