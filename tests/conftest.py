@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -80,6 +80,37 @@ def family_sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     from tiny_families import FAMILIES
 
     return {case: write(tmp_path_factory.mktemp(case) / "checkpoint") for case, write in FAMILIES.items()}
+
+
+@pytest.fixture(scope="session")
+def known_sides() -> dict[Any, Any]:
+    """What PyTorch made of a checkpoint, by all that it depends on."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def pytorch_once(known_sides: dict[Any, Any]) -> Iterator[None]:
+    """For modules that export one checkpoint many times: the gate asks PyTorch once, and on one thread.
+
+    For networks as small as these, the second thread is all waiting.
+    """
+    torch = pytest.importorskip("torch")
+    from clipdex_export import gate
+
+    ask, threads = gate.checkpoint_side, torch.get_num_threads()
+
+    def side(checkpoint: Any, pictures: Any, texts: Any) -> Any:
+        specs = (checkpoint.image.spec, checkpoint.text.spec, checkpoint.text.tokenizer_json)
+        key = (checkpoint.source, checkpoint.weights_sha256, *specs, len(pictures), len(texts))
+        if key not in known_sides:
+            known_sides[key] = ask(checkpoint, pictures, texts)
+        return known_sides[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "checkpoint_side", side)
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(threads)
 
 
 def noise(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:

@@ -14,7 +14,7 @@ import pytest
 
 from clipdex.errors import ExportError, InvalidArgument, ParityError
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("pytorch_once")]
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 onnx = pytest.importorskip("onnx")
@@ -23,7 +23,7 @@ pytest.importorskip("onnxruntime")
 from tiny_clip import TINY, edit_json, everything_in, write_tiny  # noqa: E402
 
 import clipdex  # noqa: E402
-from clipdex_export import ExportReport, export_model, precisions  # noqa: E402
+from clipdex_export import ExportReport, export_model, onnx_files, parity, precisions  # noqa: E402
 from clipdex_export.float16 import to_float16  # noqa: E402
 from clipdex_export.fusion import fuse  # noqa: E402
 from clipdex_export.leading import leading_tensors  # noqa: E402
@@ -188,6 +188,85 @@ def test_a_precision_that_loses_too_much_is_not_installed(
     with pytest.raises(ParityError, match=r"departs from PyTorch .* the floor is 0\.999"):
         export_model(checkpoint, name="tiny", repository=tmp_path / "repository", precision="fp16")
     assert everything_in(tmp_path) == []
+
+
+@pytest.fixture
+def beyond_float16(tmp_path: Path) -> Path:
+    """A checkpoint that float32 has no trouble with: one value of the first MLP is too large for float16."""
+    from safetensors.torch import load_file, save_file
+
+    checkpoint = write_tiny(tmp_path / "beyond", merges=100, shape=TINY.cut_to(LAYERS))
+    weights = load_file(checkpoint / "model.safetensors")
+    mlp = "vision_model.encoder.layers.0.mlp"
+    weights[f"{mlp}.fc1.bias"][3] = 65_472
+    weights[f"{mlp}.fc1.weight"][3] *= 1000
+    weights[f"{mlp}.fc2.weight"][:, 3] = 0  # else all pictures would be alike
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    return checkpoint
+
+
+@pytest.mark.parametrize("target", ["cuda", "tensorrt"])
+def test_what_leaves_the_range_of_float16_is_refused(beyond_float16: Path, tmp_path: Path, target: str) -> None:
+    """onnxruntime's CPU computes float16 in float32, and would give the right vectors where a GPU gives NaN."""
+    repository = tmp_path / "repository"
+    with pytest.raises(
+        ParityError, match=r"no vector for '.*the range of float16, .* in \S*layers\.0/mlp/fc1/Add; .* fp32"
+    ):
+        export_model(beyond_float16, name="tiny", repository=repository, target=target)
+    assert not repository.exists()
+
+
+def test_infinities_that_do_no_harm_are_none(tower_file: Callable[[str], Path]) -> None:
+    """A mask's lowest number and a score below zero are -inf in float16, to a softmax as good as its weight 0."""
+    path = tower_file("text")
+    to_float16(path)
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype == np.float16 and "mask" in tensor.name:
+            tensor.CopyFrom(
+                onnx.numpy_helper.from_array(np.where(values < 0, -np.inf, 0).astype(np.float16), tensor.name)
+            )
+    onnx.save(model, path)
+    ids = np.full((2, 77), 5, np.int32)
+    vectors, overflow = parity._run(path, "token_ids", ids)
+    assert np.isfinite(vectors).all() and overflow == ""
+
+
+def test_the_gate_rounds_what_is_passed_between_nodes(tmp_path: Path) -> None:
+    """2048 + 1 is 2048 in float16. A session on the CPU says 2049, and so judges what no GPU will compute."""
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    half, whole = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    weights = {"one": np.float16([1]), "large": np.float16([2048])}
+    graph = onnx.helper.make_graph(
+        [
+            node("Cast", ["x"], ["given"], to=half),
+            node("Add", ["given", "one"], ["sum"]),
+            node("Sub", ["sum", "large"], ["rest"]),
+            node("Cast", ["rest"], ["embedding"], to=whole),
+        ],
+        "sum",
+        [value("x", whole, ["batch", 1])],
+        [value("embedding", whole, ["batch", 1])],
+        [onnx.numpy_helper.from_array(values, name) for name, values in weights.items()],
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=10), path)
+    given = np.full((3, 1), 2048, np.float32)
+    assert (parity._session(path, None).run(None, {"x": given})[0] == 1).all()
+    vectors, _ = parity._run(path, "x", given)
+    assert (vectors == 0).all()
+
+
+def test_half_precision_with_its_weights_in_a_file_beside_it(
+    checkpoint: Path, exported: dict[str, ExportReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a tower of more than 2 GiB has them: the gate's copy finds them there."""
+    monkeypatch.setattr(onnx_files, "LARGEST_SINGLE_FILE", 10_000)
+    report = export_model(checkpoint, name="tiny", repository=tmp_path, precision="fp16")
+    assert (report.paths["image"] / "1" / "model.onnx.data").exists()
+    expected = exported["tensorrt"].card.parity["image_cosine_min"]
+    assert report.card.parity["image_cosine_min"] == pytest.approx(expected, abs=1e-7)
 
 
 def test_values_beyond_float16_become_its_bounds(tower_file: Callable[[str], Path]) -> None:

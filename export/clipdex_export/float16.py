@@ -1,7 +1,12 @@
 """Rewrites a float32 tower for half precision: weights and arithmetic of the network, nothing around it.
 
-What the tower itself computes stays float32: mean and std, the search for a text's end, and the L2 norm. So does
-what ONNX keeps apart: LayerNormalization sums in float32 (its stash_type). Inputs and output are as before.
+What the tower itself computes stays float32: mean and std, the search for a text's end, and the L2 norm. So do
+sums of squares inside the network: LayerNormalization has them in float32 by itself (its stash_type), and an
+RMSNorm, which ONNX knows only as its parts, is kept from its square to the next product. And so do floats on their
+way to an integer, such as T5's logarithms of distances: rounded, they would name another place. Inputs and output
+are as before.
+
+`as_rounded` makes a copy for the gate, since onnxruntime's CPU computes float16 in float32 and rounds nothing.
 
 onnxruntime's own converter is not used: it cuts every kept node off by two casts through float16, which rounds
 what was to be kept, and leaves the nodes out of order.
@@ -21,13 +26,16 @@ from clipdex_export.onnx_files import save
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["to_float16"]
+__all__ = ["LARGEST", "as_rounded", "to_float16"]
 
 # The exporter names a node after the module it is in: /vision_model/…/MatMul. One slash: the tower's own.
 _TOWERS_OWN = re.compile(r"/[^/]+")
 # They move values and compute none: of whatever precision they are given.
 _MOVES = {"Flatten", "Gather", "Reshape", "Transpose", "Slice", "Unsqueeze", "Squeeze", "Identity", "Shape"}
-_LARGEST = float(np.finfo(np.float16).max)
+_PRODUCTS = {"MatMul", "Gemm", "Conv"}
+_SQUARES, _SUMS = {"Pow", "Mul"}, {"ReduceMean", "ReduceSum"}
+_GIVE_NO_FLOATS = {"Shape", "ArgMax", "NonZero", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"}
+LARGEST = float(np.finfo(np.float16).max)
 
 
 def to_float16(path: Path) -> None:
@@ -48,11 +56,55 @@ def to_float16(path: Path) -> None:
     save(model, path)
 
 
+def as_rounded(path: Path) -> onnx.ModelProto | None:
+    """A copy of a tower that rounds wherever a GPU would, on any machine; None if nothing in it is float16.
+
+    It is for sessions that optimize nothing. onnxruntime's CPU has no float16 arithmetic: it computes between two
+    casts, and removes those between neighbours, however little it optimizes, also those around a single node that
+    it has in float16. Between two such nodes a tensor is one: hence a pair of Identity behind whatever computes.
+    Weights beside the file stay there: the copy names them.
+    """
+    import onnx
+    from onnx import TensorProto
+
+    model = onnx.load(path, load_external_data=False)
+    half = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    rounded: dict[str, str] = {}
+    nodes: list[Any] = []
+    for node in list(model.graph.node):
+        computes = node.op_type not in _MOVES | {"Constant"}
+        if _gives_half(node, half):
+            half.update(output for output in node.output if output)
+        node.input[:] = [rounded.get(name, name) for name in node.input]
+        nodes.append(node)
+        for output in node.output if computes else ():
+            if output in half:
+                rounded[output] = f"{output}/rounded"
+                nodes.append(onnx.helper.make_node("Identity", [output], [f"{output}/half"]))
+                nodes.append(onnx.helper.make_node("Identity", [f"{output}/half"], [rounded[output]]))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model if rounded else None
+
+
+def _gives_half(node: Any, half: set[str]) -> bool:
+    """Whether a node's floats are float16: of these tensors it is known."""
+    from onnx import TensorProto
+
+    stated = {attribute.name: attribute for attribute in node.attribute}
+    if node.op_type == "Cast":
+        return bool(stated["to"].i == TensorProto.FLOAT16)
+    if node.op_type in ("Constant", "ConstantOfShape"):
+        return "value" in stated and bool(stated["value"].t.data_type == TensorProto.FLOAT16)
+    return node.op_type not in _GIVE_NO_FLOATS and any(name in half for name in node.input)
+
+
 class _Halving:
     """One pass over the nodes, in order.
 
     types: ONNX's element type of every tensor that a node gives.
-    half: names of tensors that are float16 now; casts: (name, type) -> the name of that tensor in that type.
+    half: names of tensors that are float16 now; wide: those of the network that stay float32.
+    casts: (name, type) -> the name of that tensor in that type.
     """
 
     def __init__(self, graph: onnx.GraphProto, types: dict[str, int]) -> None:
@@ -61,6 +113,9 @@ class _Halving:
         self.weights = {tensor.name: tensor for tensor in graph.initializer}
         self.halved_weights: dict[str, str] = {}
         self.half: set[str] = set()
+        self.wide: set[str] = set()
+        self.summed = {node.input[0] for node in graph.node if node.op_type in _SUMS}
+        self.indexing = self._behind_integers()
         self.casts: dict[tuple[str, int], str] = {}
         self.nodes: list[Any] = []
 
@@ -71,17 +126,23 @@ class _Halving:
         own_outputs = {output.name for output in self.graph.output}
         products = 0
         for node in list(self.graph.node):
+            if node.op_type == "Constant":
+                self._note_constant(node)
+                continue
             own = bool(_TOWERS_OWN.fullmatch(node.name))
             follows = node.op_type in _MOVES and (own or node.input[0] not in self.weights)
             if own and not (follows and node.input[0] in self.half):
                 self._feed(node, TensorProto.FLOAT)
             elif own or (follows and not self._is_float(node.input[0])):
                 self.half.update(output for output in node.output if self._is_float(output))
+            elif self._stays_wide(node):
+                self._feed(node, TensorProto.FLOAT)
+                self.wide.update(output for output in node.output if self._is_float(output))
             else:
                 self._feed(node, TensorProto.FLOAT16)
                 self._halve_attributes(node)
                 self.half.update(output for output in node.output if self._is_float(output))
-                products += node.op_type in ("MatMul", "Gemm", "Conv")
+                products += node.op_type in _PRODUCTS
             if own_outputs & self.half & set(node.output):
                 raise ExportError(f"the tower ends within a module ({node.name}): its L2 norm would be float16")
             self.nodes.append(node)
@@ -91,6 +152,31 @@ class _Halving:
         self.graph.node.extend(self.nodes)
         self._drop_what_nobody_uses()
         del self.graph.value_info[:]  # it states the types of before
+
+    def _note_constant(self, node: Any) -> None:
+        """A constant is a weight that has a node: whoever reads it says in which type."""
+        for attribute in node.attribute:
+            if attribute.name == "value":
+                self.weights[node.output[0]] = attribute.t
+        self.nodes.append(node)
+
+    def _behind_integers(self) -> set[str]:
+        """The floats that become integers, and those that these are computed from, up to the next product."""
+        from onnx import TensorProto
+
+        found: set[str] = set()
+        for node in reversed(self.graph.node):
+            to_integer = node.op_type == "Cast" and node.attribute[0].i in (TensorProto.INT64, TensorProto.INT32)
+            if to_integer or (node.op_type not in _PRODUCTS and not found.isdisjoint(node.output)):
+                found.update(filter(self._is_float, node.input))
+        return found
+
+    def _stays_wide(self, node: Any) -> bool:
+        """Whether a node of the network is one of the few that float16 is too small for, or follows one."""
+        # Squares that are to be summed leave its range long before their root does.
+        squares = node.op_type in _SQUARES and node.output[0] in self.summed
+        follows = node.op_type not in _PRODUCTS and not self.wide.isdisjoint(node.input)
+        return squares or follows or not self.indexing.isdisjoint(node.output)
 
     def _is_float(self, name: str) -> bool:
         from onnx import TensorProto
@@ -129,7 +215,7 @@ class _Halving:
         return self.casts[name, to]
 
     def _halve_attributes(self, node: Any) -> None:
-        """Constants inside a node, and a Cast's goal."""
+        """What a ConstantOfShape gives, and a Cast's goal."""
         from onnx import TensorProto
 
         for attribute in node.attribute:
@@ -140,6 +226,9 @@ class _Halving:
 
     def _drop_what_nobody_uses(self) -> None:
         used = {name for node in self.graph.node for name in node.input}
+        nodes = [node for node in self.graph.node if node.op_type != "Constant" or node.output[0] in used]
+        del self.graph.node[:]
+        self.graph.node.extend(nodes)
         kept = [tensor for tensor in self.graph.initializer if tensor.name in used]
         del self.graph.initializer[:]
         self.graph.initializer.extend(kept)
@@ -150,4 +239,4 @@ def _halved(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
     from onnx import numpy_helper
 
     values = numpy_helper.to_array(tensor)
-    return numpy_helper.from_array(values.clip(-_LARGEST, _LARGEST).astype(np.float16), name)
+    return numpy_helper.from_array(values.clip(-LARGEST, LARGEST).astype(np.float16), name)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,11 @@ from clipdex.card import ImageSpec, TextSpec
 from clipdex.images import open_image, to_pixels
 from clipdex.tokenizer import Tokenizer
 from clipdex_export.checkpoint import Checkpoint
+from clipdex_export.float16 import as_rounded
 from clipdex_export.photographs import Picture
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["Side", "checkpoint_side", "export_side", "same_inputs_side"]
 
@@ -36,12 +40,15 @@ class Side:
     """What one implementation makes of the gate's pictures and texts.
 
     pixels: uint8 (N, S, S, 3); token_ids: int32 (M, L); image, text: float32 (N, D) and (M, D).
+    image_overflow, text_overflow: the node whose float16 values became infinite and spoilt a vector, or "".
     """
 
     pixels: npt.NDArray[np.uint8]
     token_ids: npt.NDArray[np.int32]
     image: Vectors
     text: Vectors
+    image_overflow: str = ""
+    text_overflow: str = ""
 
 
 def checkpoint_side(checkpoint: Checkpoint, pictures: Sequence[Picture], texts: Sequence[str]) -> Side:
@@ -70,12 +77,9 @@ def export_side(
     images = (open_image(picture.data, fill=image_spec.fill) for picture in pictures)
     pixels = np.stack([to_pixels(image, image_spec) for image in images])
     token_ids = Tokenizer(tokenizer_json, text_spec)(texts)
-    return Side(
-        pixels=pixels,
-        token_ids=token_ids,
-        image=_run(image_onnx, "pixels", pixels),
-        text=_run(text_onnx, "token_ids", token_ids),
-    )
+    image, image_overflow = _run(image_onnx, "pixels", pixels)
+    text, text_overflow = _run(text_onnx, "token_ids", token_ids)
+    return Side(pixels, token_ids, image, text, image_overflow, text_overflow)
 
 
 def same_inputs_side(image_onnx: Path, text_onnx: Path, expected: Side, found: Side) -> Side:
@@ -83,11 +87,9 @@ def same_inputs_side(image_onnx: Path, text_onnx: Path, expected: Side, found: S
 
     A tower runs again only on what differs. Inputs of another shape cannot be given to it: vectors of zeros.
     """
-    return replace(
-        expected,
-        image=_again(image_onnx, "pixels", expected.pixels, found.pixels, found.image),
-        text=_again(text_onnx, "token_ids", expected.token_ids, found.token_ids, found.text),
-    )
+    image = _again(image_onnx, "pixels", expected.pixels, found.pixels, found.image)
+    text = _again(text_onnx, "token_ids", expected.token_ids, found.token_ids, found.text)
+    return replace(found, pixels=expected.pixels, token_ids=expected.token_ids, image=image, text=text)
 
 
 def _again(
@@ -99,21 +101,64 @@ def _again(
     if not len(rows):
         return vectors
     result = vectors.copy()
-    result[rows] = _run(path, input_name, wanted[rows])
+    result[rows], _ = _run(path, input_name, wanted[rows])
     return result
 
 
-def _run(path: Path, input_name: str, rows: npt.NDArray[Any]) -> Vectors:
-    """An ONNX tower on the CPU: (N, …) -> float32 (N, D), in batches of several sizes, the first of one."""
+def _run(path: Path, input_name: str, rows: npt.NDArray[Any]) -> tuple[Vectors, str]:
+    """An ONNX tower on the CPU: (N, …) -> float32 (N, D), in batches of several sizes, the first of one.
+
+    Half precision is rounded as on a GPU. -> also the node that leaves its range and spoils a vector, or "".
+    """
+    rounded = as_rounded(path)
+    session = _session(path, rounded)
+    batches = [rows[:1], *_batches(rows[1:])]
+    vectors = np.concatenate([session.run(["embedding"], {input_name: batch})[0] for batch in batches])
+    spoilt = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if rounded is None or not len(spoilt):
+        return vectors, ""
+    return vectors, _overflow(path, rounded, {input_name: rows[spoilt[:1]]})
+
+
+def _session(path: Path, rounded: onnx.ModelProto | None) -> Any:
     # onnxruntime reports its use over the network, from the moment it is imported, unless told not to.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    batches = [rows[:1], *_batches(rows[1:])]
-    return np.concatenate([session.run(["embedding"], {input_name: batch})[0] for batch in batches])
+    model: Path | bytes = path
+    if rounded is not None:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+        model = rounded.SerializeToString()
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _overflow(path: Path, rounded: onnx.ModelProto, given: dict[str, npt.NDArray[Any]]) -> str:
+    """The name of the node that made the first infinity behind a vector which is no number."""
+    import onnx
+
+    makers = {output: node for node in rounded.graph.node for output in node.output if output}
+    session = _session(path, _with_outputs(rounded, [onnx.ValueInfoProto(name=name) for name in makers]))
+    names = [output.name for output in session.get_outputs()]
+    values = zip(names, session.run(names, given), strict=True)
+    beyond = {name for name, value in values if value.dtype.kind == "f" and not np.isfinite(value).all()}
+    name = "embedding"
+    # Not every infinity does harm (a softmax's mask, a GELU's cube): look for the one that this vector comes from.
+    while causes := [source for source in makers[name].input if source in beyond]:
+        name = causes[0]
+    return str(makers[name].name or name)
+
+
+def _with_outputs(model: onnx.ModelProto, outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    known = {output.name for output in model.graph.output}
+    copy.graph.output.extend(output for output in outputs if output.name not in known)
+    return copy
 
 
 def _batches(items: Any) -> Iterator[Any]:

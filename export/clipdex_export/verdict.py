@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.errors import ParityError
+from clipdex_export.float16 import LARGEST
 from clipdex_export.parity import Side, Vectors
 
 __all__ = ["OVERLAP_FLOOR", "Floors", "ParityReport", "Stage", "Verdict", "judge"]
@@ -120,8 +121,8 @@ def judge(
     stages = (
         _resize(expected.pixels, found.pixels, pixel_values, image, picture_names),
         _tokens(expected.token_ids, found.token_ids, ids, text, text_names),
-        _tower("image", expected.image, same_inputs.image, picture_names, floors.cosine),
-        _tower("text", expected.text, same_inputs.text, text_names, floors.cosine),
+        _tower("image", expected.image, same_inputs.image, picture_names, floors.cosine, found.image_overflow),
+        _tower("text", expected.text, same_inputs.text, text_names, floors.cosine, found.text_overflow),
         _whole("pictures", image, picture_names, floors.cosine),
         _whole("texts", text, text_names, floors.cosine),
         _ranking(overlap, floors.overlap, len(pictures), len(texts)),
@@ -189,12 +190,21 @@ def _tokens(
     )
 
 
-def _tower(tower: str, wanted: Vectors, found: Vectors, names: Sequence[str], floor: float) -> Stage:
+def _tower(
+    tower: str, wanted: Vectors, found: Vectors, names: Sequence[str], floor: float, overflow: str
+) -> Stage:
     cosines = _cosines(wanted, found)
     worst = int(cosines.argmin())
     given = "pixels" if tower == "image" else "token ids"
     measured = _measured(cosines, floor, f", given the checkpoint's own {given}")
     name = f"{tower} tower"
+    if cosines[worst] < floor and overflow:
+        beyond = f"it leaves the range of float16, which ends at {LARGEST:,.0f}, in {overflow}"
+        return Stage(
+            name,
+            f"{measured}; worst {names[worst]}: {beyond}",
+            f"the {tower} tower gives no vector for {names[worst]}: {beyond}; export it in fp32",
+        )
     if cosines[worst] < floor:
         return Stage(
             name,
