@@ -4,7 +4,7 @@
 
 Everything runs in one process of `.venv-peers`, where faiss is installed; sides alternate, medians of all rounds.
 numpy and faiss each have an OpenBLAS of their own; --coretype NAME sets OPENBLAS_CORETYPE for both. Needs 4 GB of
-disk and 5 of memory; growth needs 17 GB of disk. Figures: docs/performance.md.
+disk and 5 of memory, `one` 6 of disk; growth needs 17 GB of disk. Figures: docs/performance.md.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from peers import PEERS, peers_python
-from search_data import Drawn, alternating, bare_read, show
+from search_data import Drawn, DrawnTexts, PeakMemory, alternating, bare_read, show
 
 from clipdex.search.spans import cores
 from clipdex.search.topk import RowNorms, top_k
@@ -60,6 +60,16 @@ def one(base: Path) -> None:
         ),
     }
     show(alternating(ours | faiss | other, 41))
+    like = DrawnTexts(base / "512-texts.clipdex", MILLION, 512)
+    texts, norms = itertools.cycle(like.queries(200)[:, None]), RowNorms()
+    print("the same for rows in groups of very different sizes, and texts that lie apart from them (text_like.py)")
+    sides = {
+        "clipdex": lambda: top_k(like.vectors, next(texts), K, codes=like.codes),
+        "bare read of the int8 codes": bare_read(like.codes.stored),
+        "clipdex without side file": lambda: top_k(like.vectors, next(texts), K, norms=norms),
+        "bare read of the float16 rows": bare_read(like.vectors),
+    }
+    show(alternating(sides, 41))
 
 
 def batch(base: Path) -> None:
@@ -99,21 +109,34 @@ def float16(base: Path) -> None:
 
 
 def growth(base: Path) -> None:
-    """Time and memory at 10⁵, 10⁶ and 10⁷ rows."""
+    """Time and memory at 10⁵, 10⁶ and 10⁷ rows, each in a process of its own, which has drawn nothing."""
     for rows in (100_000, MILLION, 10 * MILLION):
-        drawn = Drawn(base / ("512.clipdex" if rows == MILLION else f"512-{rows}.clipdex"), rows, 512)
-        queries = itertools.cycle(drawn.queries(50)[:, None])
+        directory = base / ("512.clipdex" if rows == MILLION else f"512-{rows}.clipdex")
+        drawn = Drawn(directory, rows, 512)
         print(
             f"{rows:,} x 512, one query, top {K}"
-            + (f"; {drawn.seconds_to_optimize:.1f} s to optimize" if drawn.seconds_to_optimize > 1 else "")
+            + (f"; {drawn.seconds_to_optimize:.1f} s to optimize" if drawn.seconds_to_optimize > 1 else ""),
+            flush=True,
         )
-        before = anonymous()
+        subprocess.run([sys.executable, __file__, "--size", str(rows), "--directory", directory], check=True)
 
-        def ours(drawn=drawn, queries=queries):
-            return top_k(drawn.vectors, next(queries), K, codes=drawn.codes)
 
-        show(alternating({"clipdex": ours, "bare read of the int8 codes": bare_read(drawn.codes.stored)}, 11))
-        print(f"  own memory it took: {(anonymous() - before) / 1e6:.0f} MB")
+def one_size(directory: Path, rows: int) -> None:
+    """What `growth` measures, in its child."""
+    drawn = Drawn(directory, rows, 512)
+    queries = itertools.cycle(drawn.queries(50)[:, None])
+
+    def ours():
+        return top_k(drawn.vectors, next(queries), K, codes=drawn.codes)
+
+    with PeakMemory() as memory:
+        ours()
+        took = alternating({"clipdex": ours, "bare read of the int8 codes": bare_read(drawn.codes.stored)}, 11)
+    show(took)
+    grown = memory.peak - memory.base
+    print(
+        f"  own memory at most {memory.peak / 1e6:.0f} MB, {grown / 1e6:.1f} MB more than before the first search"
+    )
 
 
 def flat(drawn: Drawn):
@@ -126,23 +149,21 @@ def flat(drawn: Drawn):
     return index
 
 
-def anonymous() -> int:
-    """Bytes of memory that no file stands behind."""
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) * 1024
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = {part.__name__: part for part in (check, one, batch, float16, growth)}
     parser.add_argument("parts", nargs="*", choices=[[], *parts], metavar="PART")
     parser.add_argument("--directory", type=Path, help="where to draw the vectors, and to keep them")
     parser.add_argument("--coretype")
+    parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if sys.prefix != str(PEERS):
         python = peers_python("faiss-cpu==1.15.1", "numkong==7.8.6")
         blas = {"OPENBLAS_CORETYPE": options.coretype} if options.coretype else {}
         raise SystemExit(subprocess.run([python, *sys.argv], env=os.environ | blas).returncode)
+    if options.size:
+        one_size(options.directory, options.size)
+        return
     blas = os.environ.get("OPENBLAS_CORETYPE", "not set")
     load = f"load {os.getloadavg()[0]:.1f}"
     print(f"{cores()} cores, {load}, numpy {np.__version__}, OPENBLAS_CORETYPE {blas}", flush=True)

@@ -1,12 +1,14 @@
 """Indexes drawn straight to disk for the search benchmarks, and how their figures are taken."""
 
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
+from text_like import TextLike
 
 from clipdex.index import Manifest, optimize_index
 from clipdex.index.create import create_index
@@ -74,6 +76,50 @@ class Drawn:
         rng = np.random.default_rng(seed)
         drawn = rng.standard_normal((count, self.dim), dtype=np.float32) * self._spread + self._other
         return _unit(drawn)
+
+
+class DrawnTexts(Drawn):
+    """Rows and queries of text_like.py: groups of very different sizes, and texts that lie apart from them."""
+
+    def __init__(self, directory: Path, rows: int, dim: int) -> None:
+        self._like = TextLike(dim)
+        super().__init__(directory, rows, dim)
+
+    def _rows(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        return self._like.pictures(count, int(rng.integers(1 << 31)))
+
+    def queries(self, count: int, seed: int = 1) -> np.ndarray:
+        """float32 (count, D), of norm 1."""
+        return self._like.texts(count, seed)
+
+
+class PeakMemory:
+    """The most memory of its own, that no file stands behind, which this process had within a `with` block.
+
+    A thread looks every two milliseconds. `base` is what it had before, `peak` the most, in bytes.
+    """
+
+    def __enter__(self) -> "PeakMemory":
+        self.base = self.peak = anonymous()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self.peak = max(self.peak, anonymous())
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.002):
+            self.peak = max(self.peak, anonymous())
+
+
+def anonymous() -> int:
+    """Bytes of memory that no file stands behind."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) * 1024
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from search_data import Drawn
+from search_data import Drawn, PeakMemory
 
 ROUNDS = 5
 QUERIES = 3
@@ -50,17 +50,17 @@ def child(kind: str, directory: Path, rows: int, group: str) -> None:
                 pass
     else:
         codes = drawn.codes if kind == "codes" else None
-        found = top_k(drawn.vectors, drawn.queries(QUERIES), 10, codes=codes)
+        with PeakMemory() as memory:
+            found = top_k(drawn.vectors, drawn.queries(QUERIES), 10, codes=codes)
         answers = [f.rows.tolist() for f in found]
     took = time.perf_counter() - began
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(
         json.dumps(
             {
                 "took": took,
                 "bytes": (directory / name).stat().st_size,
                 "answers": answers,
-                "anonymous": int(status["RssAnon"].split()[0]) * 1024,
+                "anonymous": memory.peak if answers else 0,
                 "group": int(group_file(Path(group), "peak").read_text()) if group else 0,
                 "numpy": np.__version__,
             }
@@ -128,7 +128,7 @@ def main() -> None:
         )
         print(
             f"  {kind:10} {statistics.median(r['took'] for r in done):6.2f} s, {rate:5.2f} GB/s, "
-            f"{beside:.2f} of reading, own memory {max(r['anonymous'] for r in done) / 1e6:.0f} MB, "
+            f"{beside:.2f} of reading, the process's own memory {max(r['anonymous'] for r in done) / 1e6:.0f} MB, "
             f"group's peak {max(r['group'] for r in done) / 1e6:,.0f} MB"
         )
     same = all(r["answers"] == right for kind in ("rows", "codes") for r in runs[kind])
