@@ -100,8 +100,20 @@ def test_without_matplotlib_the_extra_is_named_before_anything_is_measured(run, 
     assert_one_sentence(result, "pip install 'clipdex[plot]'")
 
 
-def test_ctrl_c_shows_what_was_measured_until_then(triton):
-    words = ["bench", "server", "-s", triton.address, "--batch", "1", "--concurrency", "1,2,3", "--seconds", "2"]
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(run, tmp_path, option):
+    for file in (tmp_path / "none" / "x.svg", tmp_path / "x.svg"):
+        (tmp_path / "x.svg").mkdir(exist_ok=True)
+        result = run("bench", "server", "-s", "127.0.0.1:9", option, file)  # nobody is there to measure
+        assert_one_sentence(result, f"{file}: cannot be written")
+    for what in ("index", "search"):
+        assert_one_sentence(run("bench", what, "--json", tmp_path / "none" / "x"), "x: cannot be written")
+
+
+def test_ctrl_c_shows_and_draws_what_was_measured_until_then(triton, tmp_path):
+    many = 200
+    words = ["bench", "server", "-s", triton.address, "--batch", "1", "--seconds", "0.1", *QUICK[2:]]
+    words += ["--concurrency", ",".join(map(str, range(1, many + 1))), "--plot", str(tmp_path / "x.svg")]
     with clipdex.connect(triton.address) as client:
         before = client.statistics("image").requests
         process = subprocess.Popen(
@@ -109,12 +121,14 @@ def test_ctrl_c_shows_what_was_measured_until_then(triton):
         )
         while client.statistics("image").requests == before and process.poll() is None:
             time.sleep(0.05)
-    time.sleep(4.5)  # of nine seconds' work
+    time.sleep(2)  # of twenty seconds' work at least, in two hundred steps
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert 1 <= len([line for line in out.splitlines() if line.startswith("image")]) <= 2
-    assert err == "clipdex: stopped; the table has what was measured until then\n"
+    assert 1 <= len([line for line in out.splitlines() if line.startswith("image")]) < many
+    said = "clipdex: stopped; the table has what was measured until then"
+    assert err.splitlines() == [said, f"plot: {tmp_path / 'x.svg'}"]
+    assert (tmp_path / "x.svg").read_text().startswith("<?xml")
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +18,15 @@ from clipdex.bench.server import Point
 from clipdex.client import Client
 from clipdex.errors import ClipdexError
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "index_report", "search_report", "server_report", "write_report"]
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "check_writable",
+    "index_report",
+    "search_report",
+    "server_report",
+    "write_report",
+]
 
 FORMAT = "clipdex-bench"
 FORMAT_VERSION = 1
@@ -58,6 +68,21 @@ def search_report(
             for point in points
         ],
     }
+
+
+def check_writable(file: Path) -> None:
+    """Before an hour of measuring: can a file be put there?
+
+    Raises:
+        ClipdexError: it cannot.
+    """
+    try:
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as exc:
+        raise ClipdexError(f"{file}: cannot be written: {exc.strerror}") from exc
 
 
 def write_report(file: Path, report: Report) -> None:

@@ -15,7 +15,7 @@ from clipdex.bench.drawn import SIZE, draw_photos
 from clipdex.bench.gpus import gpus_of
 from clipdex.bench.index import FirstOf, IndexRun, RequestLog, measure_index
 from clipdex.bench.machine import this_machine
-from clipdex.bench.report import index_report, write_report
+from clipdex.bench.report import check_writable, index_report, write_report
 from clipdex.cli.bench.common import JsonOption, server_lines, table
 from clipdex.cli.common import interruptible, note
 from clipdex.cli.connection import Connection, connects
@@ -92,6 +92,8 @@ def index(
     Indexes them into a temporary index, which is thrown away. What decoding and encoding take alone is measured
     in the same go.
     """
+    if json_file is not None:
+        check_writable(json_file)
     log = RequestLog()
     with (
         interruptible("nothing was measured to the end"),

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from clipdex.bench.machine import this_machine
-from clipdex.bench.report import search_report, write_report
+from clipdex.bench.report import check_writable, search_report, write_report
 from clipdex.bench.search import SearchPoint, drawn_index, measure_search, scanned
 from clipdex.cli.bench.common import JsonOption, SecondsOption, machine_line, numbers, table
 from clipdex.cli.common import interruptible, note, shown_path
@@ -41,6 +41,8 @@ def search(
     The queries are random vectors; no server is needed. Drawn vectors go to a temporary index on disk.
     """
     counts = numbers(queries, "--queries")
+    if json_file is not None:
+        check_writable(json_file)
     points: list[SearchPoint] = []
     machine = this_machine()
     with interruptible("nothing was measured to the end"), _index(index, rows, dim, int8) as opened:

@@ -13,7 +13,7 @@ from clipdex.bench.gpus import gpus_of
 from clipdex.bench.load import Window
 from clipdex.bench.machine import this_machine
 from clipdex.bench.plot import check_plot, plot_points
-from clipdex.bench.report import server_report, write_report
+from clipdex.bench.report import check_writable, server_report, write_report
 from clipdex.bench.server import Part, Point, ServerSettings, Transfer, measure_server
 from clipdex.cli.bench.common import JsonOption, SecondsOption, numbers, server_lines, table
 from clipdex.cli.common import interruptible, note
@@ -81,6 +81,8 @@ def server(
     window = Window(seconds, requests, warmup, most_seconds=max(120.0, 4 * seconds))
     if plot is not None:
         check_plot(plot)
+    for file in filter(None, (json_file, plot)):
+        check_writable(file)
     points: list[Point] = []
     # A request that fails ends the measurement: one that was sent again would spoil it unseen.
     with connection.open(timeout_s=120.0, retry=RetryPolicy(max_attempts=1)) as client:
@@ -111,9 +113,9 @@ def server(
                         "points": settings.points,
                     }
                     write_report(json_file, server_report(machine, client, gpus, points, options))
-    if plot is not None:
-        plot_points(plot, points, f"{client.card.name} at {client.address}")
-        note(f"plot: {plot}")
+                if plot is not None:
+                    plot_points(plot, points, f"{client.card.name} at {client.address}")
+                    note(f"plot: {plot}")
 
 
 def point_row(point: Point) -> Sequence[str]:
