@@ -1,4 +1,6 @@
-"""Flips 2,000 bits and cuts 500 times in an index: `verify` must find every one that falls in its data.
+"""Flips 2,000 bits and cuts 500 times in an index, and flips 500 bits in the WAL of a killed writer.
+
+`verify` must find every one that falls in the data.
 
 .venv-dev/bin/python benchmarks/prove_damage.py      (make prove-damage)
 """
@@ -11,19 +13,25 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from damage import damage_and_verify, write_index
+from damage import damage_and_verify, write_index, write_killed_index
 
-FLIPS, CUTS, SEED = 2000, 500, 20261123
+FLIPS, CUTS, IN_WAL, SEED = 2000, 500, 500, 20261123
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as directory:
         sound = Path(directory) / "sound.clipdex"
         write_index(sound)
+        killed = Path(directory) / "killed.clipdex"
+        write_killed_index(killed)
         began = time.monotonic()
         rng = Random(SEED)
         missed = damage_and_verify(sound, Path(directory) / "flipped.clipdex", rng, flips=FLIPS, cuts=0)
         missed += damage_and_verify(sound, Path(directory) / "cut.clipdex", rng, flips=0, cuts=CUTS)
+        missed += damage_and_verify(killed, Path(directory) / "log.clipdex", rng, flips=IN_WAL, cuts=0)
     for what in missed:
         print(f"not found: {what}")
-    print(f"{FLIPS:,} flipped bits, {CUTS} cuts: {len(missed)} not found, in {time.monotonic() - began:.0f} s")
+    print(
+        f"{FLIPS:,} flipped bits, {CUTS} cuts, {IN_WAL} flipped bits in a killed writer's WAL: "
+        f"{len(missed)} not found, in {time.monotonic() - began:.0f} s"
+    )
     sys.exit(bool(missed))

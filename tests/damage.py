@@ -15,8 +15,15 @@ from clipdex.index import Failure, Index, IndexWriter, Manifest, Picture, verify
 ROWS, DIM = 300, 16
 
 
-def write_index(path: Path) -> None:
-    """300 rows in three commits, with a tombstone and a ledger."""
+def write_killed_index(path: Path) -> None:
+    """The same, as a SIGKILL leaves it: its records are in the WAL."""
+    alive = path.with_name("alive.clipdex")
+    write_index(alive, killed=path)
+    shutil.rmtree(alive)
+
+
+def write_index(path: Path, killed: Path | None = None) -> None:
+    """300 rows in three commits, with a tombstone and a ledger; copied to `killed` before it is closed."""
     vectors = unit_vectors(ROWS, DIM)
     with IndexWriter.open_or_create(path, Manifest("f" * 64, "demo", DIM)) as writer:
         for start in range(0, ROWS, 100):
@@ -28,6 +35,7 @@ def write_index(path: Path) -> None:
                     bytes([i % 256] * 16),
                     640,
                     480,
+                    metadata=f'{{"caption":"drawing {i}"}}' if i % 2 else None,
                     phash=bytes([i % 251]) * 158,
                 )
                 for i in range(start, start + 100)
@@ -36,6 +44,9 @@ def write_index(path: Path) -> None:
             writer.commit()
         writer.remove(b"/photos/0007.jpg")
         writer.fail(Failure(b"/photos/bad.jpg", "truncated", "half of it is missing", 5, 6))
+        writer.commit()
+        if killed is not None:
+            shutil.copytree(path, killed, ignore=shutil.ignore_patterns("*-shm"))
 
 
 def dump(index: Path) -> object:
@@ -46,7 +57,7 @@ def dump(index: Path) -> object:
         try:
             tables = [
                 db.execute(f"SELECT * FROM {t} ORDER BY 1").fetchall()
-                for t in ("rows", "extents", "failures", "phashes")
+                for t in ("rows", "extents", "failures", "metadata", "phashes")
                 if db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (t,)).fetchone()
             ]
             return (
@@ -61,11 +72,21 @@ def dump(index: Path) -> object:
 
 
 def damage_and_verify(sound: Path, copy: Path, rng: Random, *, flips: int, cuts: int) -> list[str]:
-    """Damage a copy again and again -> what verify did not find of what falls in the data."""
+    """Damage a copy again and again -> what verify did not find of what falls in the data.
+
+    Where there is a WAL it is what is damaged; not by cuts, as it does not say how long it was.
+    """
     names = ["vectors.f16"] * 2 + ["rows.sqlite"] * 2 + ["manifest.json"]
+    wal = "rows.sqlite-wal"
+    if (sound / wal).exists():
+        assert not cuts
+        names = [wal]
     shutil.copytree(sound, copy)
-    whole = {name: (sound / name).read_bytes() for name in set(names)}
-    held = dump(sound)
+    whole = {path.name: path.read_bytes() for path in sound.iterdir()}
+    before = copy.with_name("dumped.clipdex")
+    shutil.copytree(sound, before)
+    held = dump(before)
+    shutil.rmtree(before)
     missed = []
     for i in range(flips + cuts):
         name = rng.choice(names)
@@ -85,9 +106,10 @@ def damage_and_verify(sound: Path, copy: Path, rng: Random, *, flips: int, cuts:
                 opened.search(unit_vectors(1, DIM), top_k=1)
         except clipdex.ClipdexError:
             assert damages, f"{what}: not found, yet the index cannot be used"
-        if not damages and (name != "rows.sqlite" or dump(copy) != held):
+        if not damages and (name not in ("rows.sqlite", wal) or dump(copy) != held):
             missed.append(what)
         for left in (*copy.glob("*-wal"), *copy.glob("*-shm")):
             left.unlink()
-        (copy / name).write_bytes(whole[name])
+        for file, content in whole.items():
+            (copy / file).write_bytes(content)
     return missed

@@ -2,6 +2,9 @@
 
 import errno
 import os
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from conftest import unit_vectors
 
 import clipdex
 from clipdex.index import Failure, Index, IndexWriter, Manifest, Picture, compact, compact_index, verify_index
+from clipdex.index.schema import record_crc32c
 
 pytestmark = pytest.mark.thin
 
@@ -114,3 +118,54 @@ def test_what_a_killed_compaction_left_is_swept_by_the_next_writer(path):
     IndexWriter(path).close()
     assert not left.exists()
     assert mine.exists()
+
+
+def test_metadata_signatures_and_times_stay(path):
+    """The two commits are an hour apart."""
+    more = [replace(picture(i), metadata=f'{{"n":{i}}}', phash=bytes([i]) * 158) for i in range(20, 30)]
+    with IndexWriter(path) as writer:
+        writer.append(more, unit_vectors(10, 8, seed=2))
+        writer.commit(at=1_700_003_600)
+        writer.remove(b"/photos/25.jpg")
+    db = sqlite3.connect(path / "rows.sqlite")
+    db.create_function("record_crc32c", -1, record_crc32c)
+    db.execute(
+        "UPDATE extents SET committed_at = 1700000000, "
+        "crc32c = record_crc32c(first_row, row_count, vectors_crc32c, 1700000000) WHERE first_row = 0"
+    )
+    db.commit()
+    db.close()
+    assert compact_index(path) == 8
+    assert verify_index(path).damages == []
+    with Index.open(path) as index:
+        found = [index.picture(row) for row in range(len(ALIVE), len(index))]
+        assert [(p.metadata, p.phash) for p in found] == [
+            (p.metadata, p.phash) for p in more if p.path != b"/photos/25.jpg"
+        ]
+        info = index.info()
+        assert (info.first_commit, info.last_commit) == (1_700_000_000, 1_700_003_600)
+
+
+@pytest.mark.parametrize("way", ["link", "dot"])
+def test_an_index_is_compacted_where_it_lies(path, tmp_path, monkeypatch, way):
+    """Not the link to it, and not the name of the current folder."""
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    (other / "link.clipdex").symlink_to(path)
+    monkeypatch.chdir(path)
+    assert compact_index(other / "link.clipdex" if way == "link" else Path(".")) == 7
+    assert os.listdir(other) == ["link.clipdex"]
+    assert (other / "link.clipdex").is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["elsewhere", "x.clipdex"]
+    for name in (path, other / "link.clipdex"):
+        with Index.open(name) as index:
+            assert len(index.vectors) == len(ALIVE)
+
+
+def test_what_a_killed_compaction_left_is_swept_through_a_link_too(path, tmp_path):
+    left = path.with_name(".x.clipdex.building-abcd")
+    left.mkdir()
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a").symlink_to(path)
+    IndexWriter(tmp_path / "links" / "a").close()
+    assert not left.exists()

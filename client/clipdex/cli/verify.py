@@ -23,7 +23,8 @@ def verify(
 ) -> None:
     """Read a whole index and say what in it is damaged.
 
-    Exit status 0 if all is as it was written, 1 if not. What is sound can still be searched.
+    Exit status 0 if all is as it was written, 1 if not. What is sound can still be searched. `clipdex index`, over
+    the same files, embeds again what is damaged; `clipdex compact` then leaves the damage behind.
     """
     with interruptible("nothing was changed"), rows_progress("checking") as progress:
         report = verify_index(index, progress)
@@ -33,6 +34,8 @@ def verify(
     where = shown_path(str(index))
     read = f"{report.rows:,} rows in {report.extents:,} commits, {report.bytes_read / 1e6:,.1f} MB of vectors"
     if report.damages:
+        if any(damage.rows is not None for damage in report.damages):
+            note("clipdex index  over the same files embeds those again;  clipdex compact  then drops the damage")
         print(f"{where}: {len(report.damages):,} damaged ({read})")
         raise typer.Exit(1)
     print(f"{where}: sound ({read})")

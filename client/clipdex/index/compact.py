@@ -10,9 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from clipdex.errors import IndexWriteError
+from clipdex.arrays import Array
+from clipdex.errors import IndexDamaged, IndexWriteError
 from clipdex.index.create import aside, building, put_back
+from clipdex.index.rows import ROWS_FILE, Failure, Picture, RowStore
 from clipdex.index.vectors import sync_directory
+from clipdex.index.verify import Damage, check_rows
+from clipdex.index.wal import wal_damage
 from clipdex.index.writer import IndexWriter
 
 __all__ = ["compact_index"]
@@ -23,7 +27,9 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def compact_index(directory: Path, progress: Callable[[int, int], None] | None = None) -> int:
+def compact_index(
+    directory: Path, progress: Callable[[int, int], None] | None = None, *, drop_damaged: bool = False
+) -> int:
     """Drop the dead rows and renumber the others, in their order -> how many were dropped.
 
     The new index is built beside the old one and takes its place in one step. Readers that have the old one
@@ -31,32 +37,100 @@ def compact_index(directory: Path, progress: Callable[[int, int], None] | None =
 
     Args:
         progress: called with the rows copied so far and all that will be.
+        drop_damaged: leave damaged live rows out, too; each gets a line in the ledger, and the next run over its
+            file embeds it again.
 
     Raises:
         IndexLocked: another process is writing.
+        IndexDamaged: a live row is damaged: the copy would have checksums that fit. The index is as it was.
         IndexWriteError: the disk refused; the index is as it was.
     """
+    directory = Path(os.path.realpath(directory))  # not a link to it, nor "."
     put_back(directory)
+    cut = wal_damage(directory / ROWS_FILE)
+    if cut and not drop_damaged:
+        raise _refusal(directory, [Damage(cut)])
     with IndexWriter(directory) as old:
-        dropped = old.committed_rows - old.live_rows()
-        if dropped == 0:
+        if old.committed_rows == old.live_rows() and not drop_damaged:
+            return 0
+        damages, dead = _damages(old)
+        lost = _live_rows(old, damages, dead)
+        if damages and not drop_damaged:
+            raise _refusal(directory, damages)
+        dropped = len(dead) + len(lost)
+        if dropped == 0 and not damages:
             return 0
         with building(directory, old.manifest) as new_directory:
             with IndexWriter(new_directory) as new:
-                total, done = old.live_rows(), 0
-                for pictures, vectors in old.live_blocks(_ROWS_AT_ONCE):
-                    new.append(pictures, vectors)
-                    new.commit()
-                    done += len(pictures)
-                    if progress is not None:
-                        progress(done, total)
-                for failure in old.failures():
-                    new.fail(failure)
+                _copy(old, new, lost, progress)
+                _note(old, new, lost)
             with _translated(directory):
                 _exchange(new_directory, directory)
                 sync_directory(directory.parent)
             # What is now at `new_directory` is the old index; `building` removes it.
     return dropped
+
+
+def _damages(old: IndexWriter) -> tuple[list[Damage], frozenset[int]]:
+    """-> (what is damaged of what would be copied, the dead rows)."""
+    store = RowStore.open(old.directory / ROWS_FILE, write=False)
+    try:
+        found = check_rows(old.directory, old.manifest, store).damages
+        dead = frozenset(store.snapshot()[1])
+    finally:
+        store.close()
+    return [each for each in found if each.rows is None or not dead.issuperset(range(*each.rows))], dead
+
+
+def _live_rows(old: IndexWriter, damages: list[Damage], dead: frozenset[int]) -> frozenset[int]:
+    """The live rows that are damaged."""
+    spans = [range(*each.rows) for each in damages if each.rows is not None]
+    return frozenset(row for span in spans for row in span if row < old.committed_rows) - dead
+
+
+def _refusal(directory: Path, damages: list[Damage]) -> IndexDamaged:
+    more = f" (and {len(damages) - 1:,} more:  clipdex verify  names them)" if len(damages) > 1 else ""
+    return IndexDamaged(
+        f"{directory}: {damages[0].what}{more}; it was not compacted, since a copy would look sound: index its "
+        "pictures again, then compact it, or leave out what is damaged with --drop-damaged"
+    )
+
+
+def _copy(
+    old: IndexWriter, new: IndexWriter, lost: frozenset[int], progress: Callable[[int, int], None] | None
+) -> None:
+    """The live rows but for the lost, with the first and the last of their times."""
+    first, last = old.commit_times()
+    total, done = old.live_rows() - len(lost), 0
+    for pictures, vectors in _first_halved(old.live_blocks(_ROWS_AT_ONCE, lost)):
+        new.append(pictures, vectors)
+        done += len(pictures)
+        new.commit(first if done < total and new.committed_rows == 0 else last)
+        if progress is not None:
+            progress(done, total)
+
+
+def _first_halved(blocks: Iterator[tuple[list[Picture], Array]]) -> Iterator[tuple[list[Picture], Array]]:
+    """Two extents at least, where there are two rows: an extent has one time."""
+    for number, (pictures, vectors) in enumerate(blocks):
+        middle = len(pictures) // 2 if number == 0 else 0
+        if middle:
+            yield pictures[:middle], vectors[:middle]
+        yield pictures[middle:], vectors[middle:]
+
+
+def _note(old: IndexWriter, new: IndexWriter, lost: frozenset[int]) -> None:
+    """The ledger, and in it the pictures of the lost rows."""
+    ledger = {failure.path: failure for failure in old.failures(damaged=False)}
+    for row in sorted(lost):
+        for picture in old.live_pictures(row, row + 1).values():
+            # Without a size and time that any file has: the next run reads it again.
+            what = f"row {row} of the index was damaged"
+            ledger[picture.path] = Failure(picture.path, "damaged", what, 0, 0)
+    for path, failure in ledger.items():
+        # A damaged path may be that of a sound row.
+        if isinstance(path, bytes) and new.known(path) is None:
+            new.fail(failure)
 
 
 @contextmanager

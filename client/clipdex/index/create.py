@@ -68,12 +68,14 @@ def building(directory: Path, manifest: Manifest) -> Iterator[Path]:
 
 def sweep_unfinished(directory: Path) -> None:
     """Remove what killed processes left of indexes that were to become `directory`. For holders of its lock."""
+    directory = Path(os.path.realpath(directory))  # they are beside the index, not beside a link to it
     for path in directory.parent.glob(glob.escape(_prefix(directory)) + "*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def put_back(directory: Path) -> None:
     """Bring back an index that a compaction had put aside when it was killed (see `compact`)."""
+    directory = Path(os.path.realpath(directory))
     if not os.path.lexists(directory) and aside(directory).is_dir():
         with suppress(OSError):  # another process was quicker
             aside(directory).rename(directory)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["NO_METADATA", "Changes", "Extent", "Failure", "KnownFile", "Picture"]
+__all__ = ["NO_METADATA", "BrokenRecord", "Changes", "Extent", "Failure", "KnownFile", "Picture"]
 
-# Reasons that lie outside the file: permissions, a busy machine, a disk that was not mounted.
-_MAY_PASS = ("out_of_memory", "refused", "timeout", "worker_died", "unreadable", "vanished")
+# Reasons that lie outside the file: permissions, a busy machine, a disk that was not mounted, a damaged index.
+_MAY_PASS = ("damaged", "out_of_memory", "refused", "timeout", "worker_died", "unreadable", "vanished")
 
 NO_METADATA = "{}"
 
@@ -63,6 +63,14 @@ class Extent:
     first_row: int
     row_count: int
     crc32c: int
+
+
+@dataclass(frozen=True)
+class BrokenRecord:
+    """A record whose checksum does not fit. row: whose it says it is; None where it is of no row."""
+
+    what: str
+    row: int | None
 
 
 @dataclass

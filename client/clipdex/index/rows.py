@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdex.errors import IndexDamaged, IndexFormatError, IndexWriteError
-from clipdex.index.records import NO_METADATA, Changes, Extent, Failure, KnownFile, Picture
+from clipdex.index.records import NO_METADATA, BrokenRecord, Changes, Extent, Failure, KnownFile, Picture
 from clipdex.index.schema import (
     APPLICATION_ID,
     DAMAGE,
@@ -24,6 +24,8 @@ from clipdex.index.schema import (
     SCHEMA_VERSION,
     Value,
     connect,
+    is_sound,
+    readable,
     record_crc32c,
 )
 
@@ -31,15 +33,18 @@ __all__ = ["NO_METADATA", "ROWS_FILE", "Changes", "Extent", "Failure", "KnownFil
 
 ROWS_FILE = "rows.sqlite"
 
-# A tombstone and a new time change what the record's checksum covers.
+# A tombstone and a new time change what the record's checksum covers. A record that is damaged stays so.
+_WHOLE = "crc32c IS record_crc32c(row, path, size, mtime_ns, content_hash, width, height, deleted_at)"
 _BURY = (
-    "UPDATE rows SET deleted_at = ?1, "
-    "crc32c = record_crc32c(row, path, size, mtime_ns, content_hash, width, height, ?1) "
+    "UPDATE rows SET deleted_at = ?1, "  # noqa: S608
+    f"crc32c = CASE WHEN {_WHOLE} "
+    "THEN record_crc32c(row, path, size, mtime_ns, content_hash, width, height, ?1) ELSE crc32c END "
     "WHERE path = ?2 AND deleted_at IS NULL"
 )
 _TOUCH = (
-    "UPDATE rows SET size = ?1, mtime_ns = ?2, "
-    "crc32c = record_crc32c(row, path, ?1, ?2, content_hash, width, height, deleted_at) "
+    "UPDATE rows SET size = ?1, mtime_ns = ?2, "  # noqa: S608
+    f"crc32c = CASE WHEN {_WHOLE} "
+    "THEN record_crc32c(row, path, ?1, ?2, content_hash, width, height, deleted_at) ELSE crc32c END "
     "WHERE path = ?3 AND deleted_at IS NULL"
 )
 
@@ -54,13 +59,13 @@ _SIGN = (
 )
 _STRIP = "DELETE FROM metadata WHERE row IN (SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL)"
 
-_PICTURE = (
-    "rows.row, path, size, mtime_ns, content_hash, width, height, json{} FROM rows LEFT JOIN metadata USING (row)"
+# All that is stored of a row, with the checksums.
+_STORED = (
+    "rows.row, path, size, mtime_ns, content_hash, width, height, deleted_at, rows.crc32c, json, metadata.crc32c, "
+    "{} FROM rows LEFT JOIN metadata USING (row)"
 )
-_SIGNED = (
-    ", CASE WHEN phashes.crc32c IS record_crc32c(phashes.row, phash) THEN phash END",
-    " LEFT JOIN phashes USING (row)",
-)
+_UNSIGNED = ("NULL, NULL", "")
+_SIGNED = ("phash, phashes.crc32c", " LEFT JOIN phashes USING (row)")
 
 # A table's key, and the columns that its checksum covers.
 _CHECKED = {
@@ -79,6 +84,7 @@ class RowStore:
         self._db = connection
         self._path = path
         self._lock = threading.Lock()
+        self._signed = False  # whether the table `phashes` has been seen
 
     @classmethod
     def create(cls, path: Path) -> None:
@@ -161,15 +167,15 @@ class RowStore:
         for start in range(0, len(rows), 500):  # SQLite takes 999 parameters on old builds
             part = [int(row) for row in rows[start : start + 500]]
             marks = ",".join("?" * len(part))
-            sql = f"SELECT {self._picture()} WHERE rows.row IN ({marks})"
-            found |= {row: Picture(*rest) for row, *rest in self._rows(sql, part)}
+            sql = f"SELECT {self._stored()} WHERE rows.row IN ({marks})"
+            found |= {record[0]: _picture(record) for record in self._rows(sql, part)}
         return found
 
     def live_pictures(self, start: int, end: int) -> dict[int, Picture]:
         """The pictures of the live rows in [start, end), by row, in order."""
         live = "deleted_at IS NULL AND rows.row >= ? AND rows.row < ? ORDER BY rows.row"
-        sql = f"SELECT {self._picture()} WHERE {live}"
-        return {row: Picture(*rest) for row, *rest in self._rows(sql, (start, end))}
+        sql = f"SELECT {self._stored()} WHERE {live}"
+        return {record[0]: _picture(record) for record in self._rows(sql, (start, end))}
 
     def contents(self, start: int, end: int) -> list[tuple[int, bytes, int, int]]:
         """(row, content hash, width, height) of every live row in [start, end), by row."""
@@ -184,10 +190,11 @@ class RowStore:
         if not self._has("phashes"):
             return []
         sql = (
-            "SELECT row, phash FROM phashes JOIN rows USING (row) WHERE deleted_at IS NULL "
-            "AND row >= ? AND row < ? AND phashes.crc32c IS record_crc32c(row, phash) ORDER BY row"
+            "SELECT row, phash, phashes.crc32c FROM phashes JOIN rows USING (row) WHERE deleted_at IS NULL "
+            "AND row >= ? AND row < ? ORDER BY row"
         )
-        return self._rows(sql, (start, end))
+        found = self._rows(sql, (start, end))
+        return [(row, phash) for row, phash, crc32c in found if is_sound(crc32c, row, phash)]
 
     def live_paths(self, start: int, end: int) -> list[tuple[int, bytes]]:
         """(row, path) of every live row in [start, end), by row."""
@@ -203,20 +210,41 @@ class RowStore:
         )
         return KnownFile(*found[0]) if found else None
 
+    def known_soundly(self, path: bytes) -> KnownFile | None:
+        """The same, of records that are all as they were written; None where one is not."""
+        # The record is looked up by its row: an index of the database might answer for a damaged one.
+        live = "rows.row = (SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL)"
+        if found := self._rows(f"SELECT {self._stored()} WHERE {live}", (path,)):
+            row, _, size, mtime_ns, content_hash, *_ = found[0]
+            sound = found[0][1] == path and _all_sound(found[0])
+            return KnownFile(size, mtime_ns, row, content_hash) if sound else None
+        columns = _CHECKED["failures"][1]
+        sql = f"SELECT crc32c, {columns} FROM failures WHERE path = ?"  # noqa: S608
+        found = [record for record in self._rows(sql, (path,)) if is_sound(*record)]
+        return KnownFile(found[0][4], found[0][5], None, None) if found else None
+
     def metadata(self, row: int) -> str:
         """The JSON of what came with a row's picture; `{}` if nothing did."""
         found = self._rows("SELECT json FROM metadata WHERE row = ?", (row,))
         return str(found[0][0]) if found else NO_METADATA
 
-    def row_of_content(self, content_hash: bytes) -> int | None:
-        """A row, live or dead, whose file had this content: its vector need not be made again."""
-        found = self._rows("SELECT min(row) FROM rows WHERE content_hash = ?", (content_hash,))
-        return None if found[0][0] is None else int(found[0][0])
+    def rows_of_content(self, content_hash: bytes) -> Iterator[int]:
+        """The rows, live or dead, whose file had this content, and whose record is sound."""
+        columns, row = _CHECKED["rows"][1], -1
+        sql = (  # one by one: the first will do, and of an empty picture there may be thousands
+            f"SELECT row, crc32c, {columns} FROM rows "  # noqa: S608
+            "WHERE content_hash = ? AND row > ? ORDER BY row LIMIT 1"
+        )
+        while found := self._rows(sql, (content_hash, row)):
+            row = found[0][0]
+            if is_sound(*found[0][1:]):
+                yield row
 
-    def failures(self) -> list[Failure]:
-        """The ledger, by path."""
-        sql = "SELECT path, reason, detail, size, mtime_ns FROM failures ORDER BY path"
-        return [Failure(*row) for row in self._rows(sql)]
+    def failures(self, *, damaged: bool = True) -> list[Failure]:
+        """The ledger, by path; without the lines that are `damaged`, if so asked."""
+        columns = _CHECKED["failures"][1]
+        found = self._rows(f"SELECT crc32c, {columns} FROM failures ORDER BY path")  # noqa: S608
+        return [Failure(*record[1:6]) for record in found if damaged or is_sound(*record)]
 
     def failure_counts(self) -> dict[str, int]:
         """How many lines of the ledger have each reason, the most frequent first."""
@@ -230,7 +258,10 @@ class RowStore:
     def extents(self) -> list[Extent]:
         """The commit record, in order."""
         sql = "SELECT first_row, row_count, vectors_crc32c FROM extents ORDER BY first_row"
-        return [Extent(*row) for row in self._rows(sql)]
+        found = self._rows(sql)
+        if not all(isinstance(value, int) for row in found for value in row):
+            raise IndexDamaged(f"{self._path}: its commit record is damaged; build the index again")
+        return [Extent(*row) for row in found]
 
     # Checking
 
@@ -239,16 +270,28 @@ class RowStore:
         found = [text for (text,) in self._rows("PRAGMA integrity_check")]
         return [] if found == ["ok"] else [f"{self._path.name}: {text}" for text in found]
 
-    def broken_records(self) -> list[str]:
+    @contextmanager
+    def one_moment(self) -> Iterator[None]:
+        """What is read inside the block is of one commit, whatever is committed meanwhile."""
+        self._rows("BEGIN")
+        try:
+            yield
+        finally:
+            with suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+
+    def broken_records(self) -> list[BrokenRecord]:
         """The records whose checksum does not fit."""
         found = []
         for table, (key, columns) in _CHECKED.items():  # names of our own, no user's
             if table == "phashes" and not self._has(table):
                 continue  # an index of the first versions
-            sql = f"SELECT {key} FROM {table} WHERE crc32c IS NOT record_crc32c({columns})"  # noqa: S608
-            found += [
-                f"{self._path.name}: the record {value!r} of {table} is damaged" for (value,) in self._rows(sql)
-            ]
+            sql = f"SELECT {key}, crc32c, {columns} FROM {table}"  # noqa: S608
+            for value, *record in self._each(sql):
+                if not is_sound(*record):
+                    row = value if key == "row" and isinstance(value, int) else None
+                    what = f"{self._path.name}: the record {value!r} of {table} is damaged"
+                    found.append(BrokenRecord(what, row))
         return found
 
     def record_count(self) -> int:
@@ -257,16 +300,19 @@ class RowStore:
 
     # Writing
 
-    def commit(self, first_row: int, vectors_crc32c: int, changes: Changes) -> None:
+    def commit(self, first_row: int, vectors_crc32c: int, changes: Changes, at: int | None = None) -> None:
         """Make changes count, in one transaction that is on disk when this returns.
 
         A picture takes the place of the live row and of the ledger's line of its path; so does a failure.
+
+        Args:
+            at: when they are said to have been committed, seconds since 1970; now if not given.
 
         Raises:
             IndexWriteError: the disk refused. This connection sees nothing of the commit; the next one may,
                 if nothing but its last sync failed.
         """
-        now = int(time.time())
+        now = int(time.time()) if at is None else at
         pictures, failures = changes.pictures, changes.failures
         signed = [(p.path, p.phash) for p in changes.touched if p.phash is not None] + changes.signed
         told = [(p.path, p.metadata) for p in changes.touched if p.metadata is not None] + changes.annotated
@@ -315,12 +361,23 @@ class RowStore:
     def _has(self, table: str) -> bool:
         return bool(self._rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)))
 
-    def _picture(self) -> str:
-        """What to select for a Picture, and from where."""
-        if not self._has("phashes"):
-            return _PICTURE.format("")
-        column, table = _SIGNED
-        return _PICTURE.format(column) + table
+    def _stored(self) -> str:
+        """What to select of a row, and from where."""
+        self._signed = self._signed or self._has("phashes")  # a writer may add the table, and none drops it
+        columns, table = _SIGNED if self._signed else _UNSIGNED
+        return _STORED.format(columns) + table
+
+    def _each(self, sql: str) -> Iterator[Any]:
+        """The same, one by one, with texts that may be damaged."""
+        try:
+            with self._lock:
+                before, self._db.text_factory = self._db.text_factory, readable
+                try:
+                    yield from self._db.execute(sql)
+                finally:
+                    self._db.text_factory = before
+        except DAMAGE as exc:
+            raise IndexDamaged(f"{self._path}: cannot be read: {exc}") from exc
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         try:
@@ -328,6 +385,20 @@ class RowStore:
                 return self._db.execute(sql, parameters).fetchall()
         except DAMAGE as exc:
             raise IndexDamaged(f"{self._path}: cannot be read: {exc}") from exc
+
+
+def _picture(record: Sequence[Any]) -> Picture:
+    """Of what `_stored` selects. A signature that is damaged is none."""
+    row, path, size, mtime_ns, content_hash, width, height, _, _, json, _, phash, signed = record
+    phash = phash if phash is not None and is_sound(signed, row, phash) else None
+    return Picture(path, size, mtime_ns, content_hash, width, height, json, phash)
+
+
+def _all_sound(record: Sequence[Any]) -> bool:
+    """Whether all that `_stored` selects is as it was written."""
+    row, of_row, crc32c, json, told, phash, signed = record[0], record[:8], *record[8:]
+    beside = [(crc, value) for crc, value in ((told, json), (signed, phash)) if (crc, value) != (None, None)]
+    return is_sound(crc32c, *of_row) and all(is_sound(crc, row, value) for crc, value in beside)
 
 
 def _row(row: int, picture: Picture) -> tuple[Value, ...]:

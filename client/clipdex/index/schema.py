@@ -5,12 +5,23 @@ from __future__ import annotations
 import os
 import sqlite3
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import google_crc32c
 
-__all__ = ["APPLICATION_ID", "DAMAGE", "PHASHES", "SCHEMA", "SCHEMA_VERSION", "Value", "connect", "record_crc32c"]
+__all__ = [
+    "APPLICATION_ID",
+    "DAMAGE",
+    "PHASHES",
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "Value",
+    "connect",
+    "is_sound",
+    "readable",
+    "record_crc32c",
+]
 
 # "clpx" in ASCII: `file rows.sqlite` and other tools can tell whose database it is.
 APPLICATION_ID = 0x636C7078
@@ -91,16 +102,29 @@ def record_crc32c(*values: Value) -> int:
     return int(google_crc32c.value(b"".join(parts)))
 
 
+def is_sound(crc32c: Any, *values: Any) -> bool:
+    """Whether a record that was read is the one that was written."""
+    # A flipped bit may make a number of a type that no record has.
+    return all(isinstance(v, (int, bytes, str, type(None))) for v in values) and record_crc32c(*values) == crc32c
+
+
+def readable(raw: bytes) -> str:
+    """A text that a flipped bit may have left no UTF-8: its checksum will not fit."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
 def connect(path: Path, *, write: bool) -> sqlite3.Connection:
     """Open the database in autocommit: transactions are begun by hand, where the code says so.
 
-    `record_crc32c` is known to SQL by its name.
+    `record_crc32c` is known to SQL by its name, for commits alone: Ctrl-C inside it would look like damage.
+    What is read is checked outside of SQL.
     """
     uri = "file:" + quote(os.fsencode(path.absolute()))  # a path may hold ?, # and bytes that are not UTF-8
     if write:
         db = _open(uri + "?mode=rw")
         try:
             db.execute("PRAGMA journal_mode = WAL")
+            db.text_factory = readable  # of what is damaged it makes a new row, or leaves it out
             db.execute("PRAGMA synchronous = FULL")  # a commit is on disk when it returns, not some time later
         except BaseException:
             db.close()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
+from bisect import bisect_right
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,8 +18,9 @@ import numpy as np
 from clipdex.arrays import Array
 from clipdex.errors import IndexDamaged, IndexWriteError
 from clipdex.index.manifest import Manifest
+from clipdex.index.records import Extent
 
-__all__ = ["VectorFile", "map_vectors", "sync_directory"]
+__all__ = ["ExtentCheck", "VectorFile", "extent_crc32c", "map_vectors", "sync_directory"]
 
 # Room is taken ahead, an eighth of what is there: a full disk is then met before a row is half written, and the
 # file's metadata changes seldom, which makes syncing it cheap.
@@ -26,6 +29,8 @@ _MOST_AHEAD = 64 << 20
 
 # File systems that have no such call say so, and others (NFS) emulate it.
 _CANNOT_ALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+_BLOCK = 8 << 20  # read at once
 
 # macOS has no fdatasync; its fsync does the same work.
 _datasync = getattr(os, "fdatasync", os.fsync)
@@ -55,6 +60,46 @@ def _require_length(path: Path, size: int, manifest: Manifest, rows: int) -> Non
             f"{path}: has {size:,} bytes, but {rows:,} rows of {manifest.row_bytes} bytes were committed: "
             "the file was cut; restore it from a copy, or build the index again"
         )
+
+
+def extent_crc32c(fd: int, extent: Extent, row_bytes: int) -> tuple[int, int]:
+    """-> (the checksum of an extent's bytes in the vectors file, how many of them are there)."""
+    start, length = extent.first_row * row_bytes, extent.row_count * row_bytes
+    crc32c, read = 0, 0
+    while read < length:
+        data = os.pread(fd, min(length - read, _BLOCK), start + read)
+        if not data:
+            break
+        crc32c, read = google_crc32c.extend(crc32c, data), read + len(data)
+    return crc32c, read
+
+
+class ExtentCheck:
+    """Which rows are as they were committed. An extent is read when it is first asked about, and once.
+
+    Rows behind the extents are taken for sound: this process has written them.
+    """
+
+    def __init__(self, fd: int, extents: Sequence[Extent], row_bytes: int) -> None:
+        self._fd, self._extents, self._row_bytes = fd, extents, row_bytes
+        self._firsts = [extent.first_row for extent in extents]
+        self._end = max((extent.first_row + extent.row_count for extent in extents), default=0)
+        self._sound: dict[int, bool] = {}
+
+    def __call__(self, row: int) -> bool:
+        """Whether a row is sound."""
+        if row >= self._end:
+            return True
+        number = bisect_right(self._firsts, row) - 1
+        if number not in self._sound:
+            self._sound[number] = number >= 0 and self._fits(self._extents[number])
+        return self._sound[number]
+
+    def _fits(self, extent: Extent) -> bool:
+        try:
+            return extent_crc32c(self._fd, extent, self._row_bytes)[0] == extent.crc32c
+        except (OSError, ValueError, OverflowError):  # a disk that does not read, a number that is damaged
+            return False
 
 
 def sync_directory(directory: Path) -> None:
@@ -115,6 +160,10 @@ class VectorFile:
         """One row that was appended, committed or not: (D,) of the file's dtype."""
         data = os.pread(self._fd, self._row_bytes, row * self._row_bytes)
         return np.frombuffer(data, dtype=self._dtype)
+
+    def check(self, extents: Sequence[Extent]) -> ExtentCheck:
+        """Which of the rows of these extents are sound."""
+        return ExtentCheck(self._fd, extents, self._row_bytes)
 
     def _allocate(self, needed: int) -> None:
         """Have disk space for the first `needed` bytes, and some ahead if the disk has it."""

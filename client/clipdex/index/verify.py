@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-
-import google_crc32c
 
 from clipdex.errors import IndexDamaged, IndexFault, IndexNotFound
 from clipdex.index.ann_file import ann_damages
 from clipdex.index.int8 import int8_damages
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, Extent, RowStore
+from clipdex.index.vectors import extent_crc32c
+from clipdex.index.wal import wal_damage
 
-__all__ = ["Damage", "VerifyReport", "verify_index"]
-
-_BLOCK = 8 << 20
+__all__ = ["Damage", "VerifyReport", "check_rows", "verify_index"]
 
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that is not as it was written. rows: the rows whose vectors it touches, [first, end)."""
+    """One thing that is not as it was written. rows: those that it touches, [first, end)."""
 
     what: str
     rows: tuple[int, int] | None = None
@@ -47,6 +46,35 @@ def verify_index(directory: Path, progress: Callable[[int, int], None] | None = 
     Raises:
         IndexNotFound: nothing is at that path.
     """
+    while True:  # a compaction that comes in between mixes two indexes
+        with _watched(directory) as in_place:
+            report = _verify(directory, progress)
+            if in_place():
+                return report
+
+
+@contextmanager
+def _watched(directory: Path) -> Iterator[Callable[[], bool]]:
+    """Tells whether the directory at a path is still the one that was there."""
+    try:
+        place = os.open(directory, os.O_RDONLY)  # held open, so that its number is not given to another
+    except OSError:
+        yield lambda: True  # what reads it will say why it cannot be read
+        return
+
+    def in_place() -> bool:
+        try:
+            return os.path.samestat(os.fstat(place), os.stat(directory))
+        except OSError:
+            return False
+
+    try:
+        yield in_place
+    finally:
+        os.close(place)
+
+
+def _verify(directory: Path, progress: Callable[[int, int], None] | None) -> VerifyReport:
     damages: list[Damage] = []
     try:
         manifest = Manifest.read(directory)
@@ -54,25 +82,41 @@ def verify_index(directory: Path, progress: Callable[[int, int], None] | None = 
         raise
     except IndexFault as exc:
         return VerifyReport(0, 0, 0, [Damage(str(exc))])
+    if lost := wal_damage(directory / ROWS_FILE):
+        damages.append(Damage(lost))
     try:
         store = RowStore.open(directory / ROWS_FILE, write=False)
     except IndexFault as exc:
-        return VerifyReport(0, 0, 0, [Damage(str(exc))])
+        return VerifyReport(0, 0, 0, [*damages, Damage(str(exc))])
     try:
-        damages += [Damage(what) for what in store.broken_pages()]
-        damages += [Damage(what) for what in store.broken_records()]
-        extents = store.extents()
-        rows = store.committed_rows()
-        damages += [Damage(what) for what in _gaps(extents, store.record_count())]
-        found, read = _check_vectors(directory / manifest.vectors_file, manifest, extents, progress)
-        damages += found
+        report = check_rows(directory, manifest, store, progress)
+        damages += report.damages
+        extents = store.extents()  # a side file made meanwhile may be of rows that were not there before
         damages += [Damage(what) for what in int8_damages(directory, manifest, extents)]
         damages += [Damage(what) for what in ann_damages(directory, manifest, extents)]
     except IndexDamaged as exc:
         return VerifyReport(0, 0, 0, [*damages, Damage(str(exc))])
     finally:
         store.close()
-    return VerifyReport(rows, len(extents), read, damages)
+    return VerifyReport(report.rows, report.extents, report.bytes_read, damages)
+
+
+def check_rows(
+    directory: Path, manifest: Manifest, store: RowStore, progress: Callable[[int, int], None] | None = None
+) -> VerifyReport:
+    """Compare the rows with their checksums, and the files that hold them; not the side files.
+
+    Raises:
+        IndexDamaged: rows.sqlite cannot be read.
+    """
+    with store.one_moment():
+        damages = [Damage(what) for what in store.broken_pages()]
+        for broken in store.broken_records():
+            damages.append(Damage(broken.what, None if broken.row is None else (broken.row, broken.row + 1)))
+        extents, rows = store.extents(), store.committed_rows()
+        damages += [Damage(what) for what in _gaps(extents, store.record_count())]
+    found, read = _check_vectors(directory / manifest.vectors_file, manifest, extents, progress)
+    return VerifyReport(rows, len(extents), read, damages + found)
 
 
 def _gaps(extents: list[Extent], records: int) -> list[str]:
@@ -103,7 +147,7 @@ def _check_vectors(
             span = (extent.first_row, extent.first_row + extent.row_count)
             what = f"{path.name}: rows {span[0]} to {span[1] - 1}"
             try:
-                crc32c, length = _crc32c(file, extent, manifest.row_bytes)
+                crc32c, length = extent_crc32c(file.fileno(), extent, manifest.row_bytes)
             except (OSError, ValueError, OverflowError) as exc:
                 damages.append(Damage(f"{what} cannot be read: {exc}", span))
                 continue
@@ -116,15 +160,3 @@ def _check_vectors(
             if progress is not None:
                 progress(done, total)
     return damages, read
-
-
-def _crc32c(file: BinaryIO, extent: Extent, row_bytes: int) -> tuple[int, int]:
-    """-> (the checksum of an extent's bytes, how many of them there are)."""
-    file.seek(extent.first_row * row_bytes)
-    crc32c, left = 0, extent.row_count * row_bytes
-    while left > 0:
-        data = file.read(min(left, _BLOCK))
-        if not data:
-            break
-        crc32c, left = google_crc32c.extend(crc32c, data), left - len(data)
-    return crc32c, extent.row_count * row_bytes - left

@@ -7,9 +7,10 @@ in between, opening again cuts back to the last commit.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -22,8 +23,11 @@ from clipdex.index.interrupts import interrupts_wait
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, Changes, Failure, KnownFile, Picture, RowStore
 from clipdex.index.vectors import VectorFile, map_vectors, sync_directory
+from clipdex.index.wal import wal_damage
 
 __all__ = ["IndexWriter"]
+
+_log = logging.getLogger("clipdex.index")
 
 
 class IndexWriter:
@@ -39,10 +43,14 @@ class IndexWriter:
         sweep_unfinished(directory)
         try:
             _sync_name(directory)
+            if lost := wal_damage(directory / ROWS_FILE):  # opening it for writing is the end of what it holds
+                _log.warning("%s: %s; clipdex index makes their rows again", directory, lost)
             self._store = RowStore.open(directory / ROWS_FILE, write=True)
             try:
                 self._committed = self._store.committed_rows()
+                extents = self._store.extents()
                 self._vectors = VectorFile(directory, self.manifest, self._committed)
+                self._is_sound = self._vectors.check(extents)
             except BaseException:
                 self._store.close()
                 raise
@@ -82,17 +90,23 @@ class IndexWriter:
         return len(self._changes)
 
     def known(self, path: bytes) -> KnownFile | None:
-        """What the committed index knows of a path."""
-        return self._store.known(path)
+        """What the committed index knows of a path: nothing, where its row, or what is said of it, is damaged.
+
+        So a run embeds it anew, and the new row takes the place of the damaged one.
+        """
+        found = self._store.known_soundly(path)
+        return None if found is not None and found.row is not None and not self._is_sound(found.row) else found
 
     def metadata(self, row: int) -> str:
         """The JSON of what came with a committed row's picture; `{}` if nothing did."""
         return self._store.metadata(row)
 
     def row_of_content(self, content_hash: bytes) -> int | None:
-        """A row whose file had this content, live or dead, committed or not."""
+        """A row whose file had this content, live or dead, committed or not, but never one that is damaged."""
         row = self._row_of_content.get(content_hash)
-        return self._store.row_of_content(content_hash) if row is None else row
+        if row is None:
+            row = next(filter(self._is_sound, self._store.rows_of_content(content_hash)), None)
+        return row
 
     def vector(self, row: int) -> Array:
         """The vector of a row that was appended, (D,) of the index's dtype."""
@@ -108,17 +122,28 @@ class IndexWriter:
         for start in range(0, self._committed, rows):
             yield [path for _, path in self._store.live_paths(start, min(start + rows, self._committed))]
 
-    def live_blocks(self, rows: int) -> Iterator[tuple[list[Picture], Array]]:
+    def live_blocks(
+        self, rows: int, without: Container[int] = frozenset()
+    ) -> Iterator[tuple[list[Picture], Array]]:
         """The committed live rows in order, at most `rows` at once: pictures, and their vectors (n, D)."""
         vectors = map_vectors(self.directory, self.manifest, self._committed)
         for start in range(0, self._committed, rows):
             live = self._store.live_pictures(start, min(start + rows, self._committed))
+            live = {row: picture for row, picture in live.items() if row not in without}
             if live:
                 yield list(live.values()), vectors[list(live)]
 
-    def failures(self) -> list[Failure]:
-        """The committed ledger, by path."""
-        return self._store.failures()
+    def live_pictures(self, start: int, end: int) -> dict[int, Picture]:
+        """The pictures of the committed live rows in [start, end), by row, in order."""
+        return self._store.live_pictures(start, end)
+
+    def failures(self, *, damaged: bool = True) -> list[Failure]:
+        """The committed ledger, by path; without the lines that are `damaged`, if so asked."""
+        return self._store.failures(damaged=damaged)
+
+    def commit_times(self) -> tuple[int | None, int | None]:
+        """When rows were first and last committed: seconds since 1970, or None."""
+        return self._store.commit_times()
 
     def append(self, pictures: Sequence[Picture], vectors: Array) -> None:
         """Add rows: n pictures and their vectors, (n, D) of a float dtype, finite.
@@ -160,8 +185,11 @@ class IndexWriter:
         """Note the perceptual signature of a file that has not changed."""
         self._changes.signed.append((path, phash))
 
-    def commit(self) -> int:
+    def commit(self, at: int | None = None) -> int:
         """Make everything since the last commit durable; -> the rows now committed.
+
+        Args:
+            at: when they are said to have been committed, seconds since 1970; now if not given.
 
         Raises:
             IndexWriteError: the disk refused; the index is as the last commit left it, or holds this one whole,
@@ -169,14 +197,14 @@ class IndexWriter:
         """
         if self.pending:
             with interrupts_wait():
-                self._commit()
+                self._commit(at)
         return self._committed
 
-    def _commit(self) -> None:
+    def _commit(self, at: int | None) -> None:
         if self._changes.pictures:
             self._vectors.sync()
         try:
-            self._store.commit(self._committed, self._vectors.crc32c, self._changes)
+            self._store.commit(self._committed, self._vectors.crc32c, self._changes, at)
         except IndexWriteError:
             # What was refused may stand whole in SQLite's journal and count when the index is opened again.
             self._vectors.give_up()
@@ -215,7 +243,7 @@ class IndexWriter:
 def _sync_name(directory: Path) -> None:
     """Put an index's name on disk: the process that made or swapped it may have been killed before it did."""
     try:
-        sync_directory(directory.absolute().parent)
+        sync_directory(Path(os.path.realpath(directory)).parent)
     except PermissionError:
         pass  # the folder may not be looked into, so this process has not put anything there
     except OSError as exc:
