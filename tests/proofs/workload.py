@@ -1,7 +1,8 @@
 """What the proofs write: an endless list of steps, and what an index that holds the first n of them must be.
 
-Step i adds one row, now and then replaces an earlier path, removes one, or puts a line into the ledger. Everything
-about a step follows from its number, which the row keeps as its mtime: an index tells by itself how far it is.
+Step i adds one row, most with metadata and a signature, now and then replaces an earlier path, removes one, says
+something new of one, or puts a line into the ledger. Everything about a step follows from its number, which the
+row keeps as its mtime: an index tells by itself how far it is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +36,16 @@ def removed_by(step: int) -> bytes | None:
     return b"/photos/%08d.jpg" % (step // 4) if step % 13 == 0 and step > _LATE else None
 
 
+def said_by(step: int) -> tuple[str | None, bytes | None]:
+    """The metadata and the signature of the row that a step writes; some have none."""
+    return (f'{{"step":{step}}}' if step % 3 else None), (b"%0158d" % step if step % 4 else None)
+
+
+def annotated_by(step: int) -> bytes | None:
+    """The earlier picture of which a step says something else, and which it signs anew."""
+    return b"/photos/%08d.jpg" % (step // 3) if step % 17 == 0 and step > _LATE else None
+
+
 def failed_by(step: int) -> bytes | None:
     return b"/photos/bad/%08d.jpg" % step if step % 11 == 0 else None
 
@@ -53,13 +65,21 @@ def stage(writer: IndexWriter, first: int, end: int) -> None:
     middle = (first + end) // 2
     for part in (range(first, middle), range(middle, end)):
         if part:
-            pictures = [Picture(path_of(i), 1000 + i, i, b"%016d" % i, 640, 480) for i in part]
+            pictures = [Picture(path_of(i), 1000 + i, i, b"%016d" % i, 640, 480, *said_by(i)) for i in part]
             writer.append(pictures, vectors_of(np.array(part)))
     for i in range(first, end):
         if failed := failed_by(i):
             writer.fail(Failure(failed, "truncated", f"step {i}", 5, i))
         if removed := removed_by(i):
             writer.remove(removed)
+        if annotated := annotated_by(i):
+            metadata, phash = _anew(i)
+            writer.annotate(annotated, metadata)
+            writer.sign(annotated, phash)
+
+
+def _anew(step: int) -> tuple[str, bytes]:
+    return f'{{"again":{step}}}', b"%0158d" % -step
 
 
 class Expected:
@@ -68,41 +88,60 @@ class Expected:
     def __init__(self) -> None:
         self._steps = 0
         self._live: dict[bytes, int] = {}
+        self._said: dict[bytes, tuple[str | None, bytes | None]] = {}
 
     def live(self, steps: int) -> dict[bytes, int]:
         """Path -> the step that wrote it, in the order of the rows."""
         if steps < self._steps:
-            self._steps, self._live = 0, {}
+            self._steps, self._live, self._said = 0, {}, {}
         # A commit buries before it inserts; no path is named twice in one, so single steps come to the same.
         for i in range(self._steps, steps):
             self._live.pop(path_of(i), None)
             self._live[path_of(i)] = i
+            self._said[path_of(i)] = said_by(i)
             if removed := removed_by(i):
                 self._live.pop(removed, None)
+            if (annotated := annotated_by(i)) in self._live:
+                self._said[annotated] = _anew(i)
         self._steps = steps
         return self._live
+
+    def said(self, steps: int) -> list[tuple[str | None, bytes | None]]:
+        """The metadata and the signature of each live row, in the order of the rows."""
+        return [self._said[path] for path in self.live(steps)]
 
 
 def held(index: Path) -> tuple[int, list[tuple[int, bytes, int]]]:
     """How many steps an index holds, and its live (row, path, step): read as docs/index-format.md says."""
+    rows = _read(index, "SELECT row, path, mtime_ns FROM rows WHERE deleted_at IS NULL ORDER BY row")
+    return (rows[-1][2] + 1 if rows else 0), rows
+
+
+def _read(index: Path, sql: str) -> list[Any]:
     db = sqlite3.connect(f"file:{index}/rows.sqlite?mode=ro", uri=True)
     try:
-        rows = db.execute("SELECT row, path, mtime_ns FROM rows WHERE deleted_at IS NULL ORDER BY row").fetchall()
+        return db.execute(sql).fetchall()
     finally:
         db.close()
-    return (rows[-1][2] + 1 if rows else 0), rows
 
 
 def check(index: Path, acknowledged: int, expected: Expected) -> int:
     """Compare an index with the steps it must hold -> how many it holds.
 
     Everything up to `acknowledged`, an exact prefix of the steps, each path once, each vector the one that was
-    written for it, and nothing for `verify` to find. AssertionError, or what opening raises, if not.
+    written for it, as are its metadata and signature, and nothing for `verify` to find. AssertionError, or what
+    opening raises, if not.
     """
     steps, rows = held(index)
     assert steps >= acknowledged, f"{acknowledged} steps were acknowledged, {steps} are there"
     live = expected.live(steps)
     assert [(path, step) for _, path, step in rows] == list(live.items()), f"not the first {steps} steps"
+    said = _read(
+        index,
+        "SELECT json, phash FROM rows LEFT JOIN metadata USING (row) LEFT JOIN phashes USING (row) "
+        "WHERE deleted_at IS NULL ORDER BY row",
+    )
+    assert said == expected.said(steps), "metadata or a signature is not the one written"
     dim = json.loads((index / "manifest.json").read_text())["embedding_dim"]
     vectors = np.fromfile(index / "vectors.f16", dtype="<f2")
     vectors = vectors[: len(vectors) // dim * dim].reshape(-1, dim)
