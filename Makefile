@@ -52,7 +52,7 @@ format: .venv-dev/ready  ## let ruff lay out the code
 prove-damage: .venv-dev/ready  ## flip and cut an index 2,500 times: verify finds it all
 	.venv-dev/bin/python benchmarks/prove_damage.py
 
-prove: prove-damage prove-pictures prove-kills prove-readers prove-disk prove-power  ## all of docs/durability.md; some of it needs root
+prove: prove-damage prove-pictures prove-kills prove-readers prove-disk prove-power prove-restarts  ## all of docs/durability.md; some of it needs root
 
 prove-kills: .venv-dev/ready  ## end 1,100 runs with SIGKILL: every committed row is there, once
 	.venv-dev/bin/python benchmarks/prove_kills.py
