@@ -11,17 +11,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from clipdex.errors import ExportError, ParityError
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("pytorch_once")]
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("onnxruntime")
 
+from conftest import noise  # noqa: E402
 from tiny_clip import everything_in, write_tiny  # noqa: E402
 
 import clipdex  # noqa: E402
+from clipdex.images import center_crop, resized  # noqa: E402
 from clipdex_export import export_model, parity, preprocessing, tokenizer, towers  # noqa: E402
 from clipdex_export.parity import Side  # noqa: E402
 from clipdex_export.verdict import Floors, Verdict, judge  # noqa: E402
@@ -69,13 +72,16 @@ def test_bilinear_for_bicubic(refused, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_resize_without_antialias(refused, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every few pixels taken, none averaged: what OpenCV and torch's interpolate do by default."""
+    """What OpenCV and torch's interpolate do by default: bicubic in the right places, of four pixels by four."""
 
-    def nearest(image: Any, spec: Any) -> Any:
-        image = image.resize((spec.size, spec.size), resample=0)
-        return np.asarray(image)
+    def aliased(image: Image.Image, spec: Any) -> Any:
+        size = resized(image, spec).size
+        across, down = image.width / size[0], image.height / size[1]
+        # Unlike its resize, Pillow's transform averages nothing.
+        small = image.transform(size, Image.Transform.AFFINE, (across, 0, 0, 0, down, 0), Image.Resampling.BICUBIC)
+        return center_crop(small, spec)
 
-    monkeypatch.setattr(parity, "to_pixels", nearest)
+    monkeypatch.setattr(parity, "to_pixels", aliased)
     refused("the preprocessing departs", "resize")
 
 
@@ -114,10 +120,13 @@ def test_a_layer_that_is_dropped(refused, monkeypatch: pytest.MonkeyPatch) -> No
     refused("the image tower departs", "image tower")
 
 
+def first_place(_: Any, ids: torch.Tensor) -> torch.Tensor:
+    """In place of where each text ends."""
+    return torch.zeros(ids.shape[0], dtype=torch.int64)
+
+
 def test_a_text_tower_that_pools_elsewhere(refused, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        towers.TextTower, "_end_position", lambda self, ids: torch.zeros(ids.shape[0], dtype=torch.int64)
-    )
+    monkeypatch.setattr(towers.TextTower, "_end_position", first_place)
     refused("the text tower departs from PyTorch although its inputs are equal", "text tower")
 
 
@@ -259,6 +268,36 @@ def test_what_was_forced_is_shown_wherever_it_is_used(
         assert status == 0 and "the model tiny was installed although the preprocessing departs" in err
     assert "below the floor of its export: the preprocessing departs" in run("info", index)[1]
     assert json.loads(run("info", index, "--json")[1])["below_floor"].startswith("the preprocessing departs")
+
+
+def test_an_index_remembers_a_forced_model_that_added_to_it(
+    checkpoint: Path, pictures: Path, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    """Made with a sound model, and searched with it; between, one with its fingerprint added a row."""
+    index = tmp_path / "x.clipdex"
+    sound, forced = tmp_path / "sound", tmp_path / "forced"
+    export_model(checkpoint, name="tiny", repository=sound)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            towers.TextTower, "_end_position", lambda _, ids: torch.zeros(ids.shape[0], dtype=torch.int64)
+        )
+        export_model(checkpoint, name="tiny", repository=forced, force=True)
+    said = "x.clipdex holds vectors of a model that was installed although the text tower departs"
+
+    def update(repository: Path) -> str:
+        assert run("index", pictures, "--out", index, "--server", f"inproc:{repository}")[0] == 0
+        status, _, err = run("search", "a cat", "--index", index, "--server", f"inproc:{sound}")
+        assert status == 0
+        return err
+
+    assert said not in update(sound)
+    assert said not in update(forced)  # it made no row
+    noise(99).save(pictures / "new.png")
+    assert said in update(forced)
+    noise(100).save(pictures / "newer.png")
+    assert said in update(sound)
+    assert "below the floor of its export: the text tower departs" in run("info", index)[1]
+    assert not list(index.glob("*.new")) and run("verify", index)[0] == 0
 
 
 def test_force_changes_nothing_of_what_passes(checkpoint: Path, tmp_path: Path) -> None:

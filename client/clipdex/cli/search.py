@@ -91,6 +91,8 @@ def search(
         raise InvalidArgument("--param gives a value to a --where, and there is none")
     grouping = Grouping(cosine=group_cosine) if group or group_cosine is not None else None
     with Index.open(index) as opened:
+        if opened.manifest.below_floor:
+            note(f"{index} holds vectors of a model that was installed although {opened.manifest.below_floor}")
         ranker = open_ann(opened) if ann else None
         # What is wrong with the condition is said before anything is embedded.
         rows = None if where is None else opened.where(where, parameters(param or []))

@@ -1,10 +1,10 @@
-"""manifest.json: what an index holds, written once when it is created."""
+"""manifest.json: what an index holds, written when it is created, and once more if a forced model adds to it."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import google_crc32c
 import numpy as np
 
 from clipdex.card import ModelCard
-from clipdex.errors import FingerprintMismatch, IndexDamaged, IndexFormatError, IndexNotFound
+from clipdex.errors import FingerprintMismatch, IndexDamaged, IndexFormatError, IndexNotFound, IndexWriteError
 
 __all__ = ["FORMAT_VERSION", "MANIFEST", "Manifest"]
 
@@ -29,7 +29,8 @@ _LARGEST = 1 << 20  # bytes; a manifest is a few hundred
 class Manifest:
     """The identity of an index: which model's vectors, how wide, in which dtype.
 
-    below_floor: what the export's gate found wrong with the model, if it was installed all the same; else "".
+    below_floor: what its export's gate found wrong with a model that made rows, if it was installed all the same;
+    else "".
     """
 
     fingerprint: str
@@ -70,6 +71,31 @@ class Manifest:
                 f"the model in use is {card.name} (fingerprint {card.fingerprint[:12]}): "
                 "their vectors cannot be compared; use the same model, or build another index"
             )
+
+    def noting(self, card: ModelCard, directory: Path) -> Manifest:
+        """The manifest of an index that is to get rows of this model; on disk, too, before they are.
+
+        For holders of the writer's lock. Readers find the old manifest or the new one, whenever the power goes.
+
+        Raises:
+            IndexWriteError: the disk refused.
+        """
+        if self.below_floor or not card.below_floor:
+            return self
+        from clipdex.index.vectors import sync_directory  # which needs this module
+
+        noted = replace(self, below_floor=card.below_floor)
+        new = directory / f"{MANIFEST}.new"
+        try:
+            with new.open("w", encoding="utf-8") as file:
+                file.write(noted.to_json())
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(directory / MANIFEST)
+            sync_directory(directory)
+        except OSError as exc:
+            raise IndexWriteError(f"{directory / MANIFEST}: cannot be written: {exc.strerror}") from exc
+        return noted
 
     def to_json(self) -> str:
         """The text of manifest.json."""

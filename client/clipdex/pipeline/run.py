@@ -285,6 +285,9 @@ class _Run:
             with self.times.during("wait_embed"):
                 vectors = self._answers(batch, answer)
         with self.times.during("append"):
+            if vectors is not None:
+                writer = self._writer
+                writer.manifest = writer.manifest.noting(self._client.card, writer.directory)
             dim = self._client.card.embedding_dim
             self._writer.append(batch.pictures, batch.vectors(vectors, self._writer.vector, dim))
         self.tally.indexed += len(batch.pictures)
