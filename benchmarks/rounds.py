@@ -15,7 +15,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +53,14 @@ class Rounds:
 
     def calm(self, *sides: str) -> list[Mapping[str, Measured]]:
         """The rounds in which others left these sides alone; all, if that was so in fewer than three."""
-        calm = [each for each in self.rounds if all(each[side].others <= CALM for side in sides)]
+        calm = self._quiet(sides)
         return calm if len(calm) >= _FEWEST else self.rounds
+
+    def _quiet(self, sides: Iterable[str]) -> list[Mapping[str, Measured]]:
+        return [each for each in self.rounds if all(each[side].others <= CALM for side in sides)]
+
+    def _spread(self, values: list[float], *sides: str) -> str:
+        return spread(values) + ("" if len(self._quiet(sides)) >= _FEWEST else " not calm")
 
     def rate(self, side: str) -> float:
         return statistics.median(each[side].rate for each in self.calm(side))
@@ -64,19 +70,25 @@ class Rounds:
         return 1e3 * statistics.median(each[side].core_s for each in self.calm(side))
 
     def ratio(self, side: str, other: str) -> str:
-        """The rounds' ratios, as `spread` says it."""
-        return spread([each[side].rate / each[other].rate for each in self.calm(side, other)])
+        """The rounds' ratios, as `spread` says it; with `not calm` where too few rounds were."""
+        return self._spread([each[side].rate / each[other].rate for each in self.calm(side, other)], side, other)
 
     def core_ratio(self, side: str, other: str) -> str:
         """Likewise of the core time."""
-        return spread([each[side].core_s / each[other].core_s for each in self.calm(side, other)])
+        return self._spread(
+            [each[side].core_s / each[other].core_s for each in self.calm(side, other)], side, other
+        )
 
     def remark(self) -> str:
-        calm = sum(all(measured.others <= CALM for measured in each.values()) for each in self.rounds)
-        return (
-            f"{len(self.rounds)} rounds, {calm} of them calm for all sides; medians (least–most, of how many)"
-            " of those that were calm for the sides compared"
+        sides = list(self.rounds[0])
+        restless = [side for side in sides if len(self._quiet([side])) < _FEWEST]
+        said = (
+            f"{len(self.rounds)} rounds, {len(self._quiet(sides))} of them calm for all sides; medians (least–most, "
+            "of how many) of those that were calm for the sides compared"
         )
+        if restless:
+            said += f"; of all rounds, calm or not, for {', '.join(restless)}: fewer than {_FEWEST} were calm"
+        return f"{said}; a ratio of all rounds says `not calm`"
 
 
 def spread(values: list[float]) -> str:

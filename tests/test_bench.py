@@ -1,5 +1,6 @@
 """Measuring a load, a server, a run, a search: the figures mean what they say. Speed itself is not asserted."""
 
+import importlib
 import threading
 import time
 from collections import Counter
@@ -7,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import unit_vectors
+from conftest import ROOT, unit_vectors
 from PIL import Image
 
 import clipdex
@@ -296,3 +297,21 @@ def test_reports_say_what_they_are_and_where_it_was(fake, pictures):
     assert [report["server"]["gpus"] for report in reports[:2]] == [None, 2]
     assert reports[1]["run"]["share_of_bound"] == run.share_of_bound
     assert reports[2]["points"][0]["read_bytes_per_s"] > 0
+
+
+def test_rounds_that_were_not_calm_are_called_so(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    rounds = importlib.import_module("rounds")
+
+    def measured(*others):
+        return rounds.Rounds(
+            [{"a": rounds.Measured(2, 1, 0.0), "b": rounds.Measured(1, 1, busy)} for busy in others]
+        )
+
+    calm, loud = measured(0.0, 0.0, 0.0, 0.5), measured(0.0, 0.5, 0.0, 0.5)
+    assert calm.ratio("a", "b") == "2.000 (2.00–2.00, 3)"
+    assert loud.ratio("a", "b") == "2.000 (2.00–2.00, 4) not calm"
+    assert loud.core_ratio("a", "b") == "1.000 (1.00–1.00, 4) not calm"
+    assert calm.remark().startswith("4 rounds, 3 of them calm for all sides")
+    assert "for b: fewer than 3 were calm" in loud.remark()
+    assert "fewer" not in calm.remark()
