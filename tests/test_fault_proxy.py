@@ -75,4 +75,5 @@ def test_of_two_servers_one_behind_a_black_hole_costs_one_attempt(server):
             proxy.fault = "black hole"
             time.sleep(1.5)
         assert not tally.errors and not tally.wrong, tally
-        assert tally.longest_s < 1.5, tally
+        # What was under way at the first is sent again to the other; what comes then goes there at once.
+        assert tally.answered < tally.attempts <= tally.answered + 2 * 4, tally

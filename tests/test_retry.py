@@ -99,7 +99,7 @@ def test_the_deadline_ends_it_with_the_last_error(error):
     began = time.monotonic()
     with (
         client_of(Failing(error), timeout_s=0.4) as client,
-        pytest.raises(error, match=r"as told \(tried \d+ times in 0\.\d s\)"),
+        pytest.raises(error, match=r"as told \(tried \d+ times in \d+\.\d s\)"),
     ):
         client.embed_pixels(PIXELS)
     assert 0.3 < time.monotonic() - began < 1.4

@@ -19,7 +19,10 @@ MODEL_REPOSITORY = Path(__file__).resolve().parent.parent.parent / "model_reposi
 
 
 class Killer:
-    """A Triton that is killed whenever a run has come so far, and started again on the same port."""
+    """A Triton that is killed whenever a run has come so far, and started again on the same port.
+
+    error: why it could not be started. It ends the run, which would wait for the server until its deadline.
+    """
 
     def __init__(self, kill_at: Sequence[int]) -> None:
         """kill_at: numbers of indexed pictures, ascending."""
@@ -30,16 +33,21 @@ class Killer:
         self._thread = threading.Thread(target=self._serve)
         self._ready = threading.Event()
         self.address = ""
+        self.error: BaseException | None = None
 
     def __enter__(self):
         self._thread.start()
-        assert self._ready.wait(120)
+        self._ready.wait()  # a start has a time-out of its own
+        if self.error is not None:
+            raise self.error
         return self
 
     def __exit__(self, *error):
         self._over.set()
         self._due.set()
         self._thread.join()
+        if self.error is not None:
+            raise self.error
 
     def watch(self, progress: clipdex.Progress) -> None:
         """To be called as the run goes on."""
@@ -48,6 +56,17 @@ class Killer:
             self._due.set()
 
     def _serve(self) -> None:
+        try:
+            self._start_and_kill()
+        except BaseException as exc:
+            self.error = exc
+            if self._ready.is_set() and not self._over.is_set():
+                main = threading.main_thread().ident  # which waits within the run
+                assert main is not None
+                signal.pthread_kill(main, signal.SIGINT)
+            self._ready.set()
+
+    def _start_and_kill(self) -> None:
         port = 0
         while not self._over.is_set():
             with LocalTriton(MODEL_REPOSITORY, grpc_port=port, stop_timeout_s=0) as server:
