@@ -59,8 +59,9 @@ class Rounds:
     def _quiet(self, sides: Iterable[str]) -> list[Mapping[str, Measured]]:
         return [each for each in self.rounds if all(each[side].others <= CALM for side in sides)]
 
-    def _spread(self, values: list[float], *sides: str) -> str:
-        return spread(values) + ("" if len(self._quiet(sides)) >= _FEWEST else " not calm")
+    def _ratio(self, of: Callable[[Measured], float], side: str, other: str) -> str:
+        said = spread([of(each[side]) / of(each[other]) for each in self.calm(side, other)])
+        return said if len(self._quiet([side, other])) >= _FEWEST else f"{said} not calm"
 
     def rate(self, side: str) -> float:
         return statistics.median(each[side].rate for each in self.calm(side))
@@ -71,20 +72,18 @@ class Rounds:
 
     def ratio(self, side: str, other: str) -> str:
         """The rounds' ratios, as `spread` says it; with `not calm` where too few rounds were."""
-        return self._spread([each[side].rate / each[other].rate for each in self.calm(side, other)], side, other)
+        return self._ratio(lambda measured: measured.rate, side, other)
 
     def core_ratio(self, side: str, other: str) -> str:
         """Likewise of the core time."""
-        return self._spread(
-            [each[side].core_s / each[other].core_s for each in self.calm(side, other)], side, other
-        )
+        return self._ratio(lambda measured: measured.core_s, side, other)
 
     def remark(self) -> str:
         sides = list(self.rounds[0])
         restless = [side for side in sides if len(self._quiet([side])) < _FEWEST]
         said = (
-            f"{len(self.rounds)} rounds, {len(self._quiet(sides))} of them calm for all sides; medians (least–most, "
-            "of how many) of those that were calm for the sides compared"
+            f"{len(self.rounds)} rounds, {len(self._quiet(sides))} of them calm for all sides; medians "
+            "(least–most, of how many) of those that were calm for the sides compared"
         )
         if restless:
             said += f"; of all rounds, calm or not, for {', '.join(restless)}: fewer than {_FEWEST} were calm"
