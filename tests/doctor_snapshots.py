@@ -48,7 +48,7 @@ def tower(part: str = "image") -> InspectedModel:
         inputs=(pixels if part == "image" else token_ids,),
         outputs=EMBEDDING,
         groups=ON_GPU,
-        batching=Batching(delay_us=500, queue_size=256),
+        batching=Batching(delay_us=500),
         parameters=PARAMETERS,
         accelerators={"cuda": {"use_tf32": "0"}},
         warm_ups=(64, 1),
@@ -105,7 +105,7 @@ def with_tower(part: str = "image", **changes: Any) -> Snapshot:
 
 
 def with_batching(**changes: Any) -> Snapshot:
-    return with_tower(batching=Batching(**{"delay_us": 500, "queue_size": 256, **changes}))
+    return with_tower(batching=Batching(**{"delay_us": 500, **changes}))
 
 
 def with_parameters(part: str = "image", **changes: str | None) -> Snapshot:

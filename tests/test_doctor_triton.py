@@ -57,18 +57,15 @@ def copy_demo(repository: Path, name: str, **changes: tuple[str, str]) -> None:
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
     """A server whose models each have one fault. HTTP and metrics are open."""
     repository = tmp_path_factory.mktemp("repository")
+    policy = "dynamic_batching { preferred_batch_size: [ 4 ] default_queue_policy { max_queue_size: 1 }"
     batching = r"dynamic_batching \{.*?\n\}\n"
     copy_demo(repository, "unbatched", image=(batching, ""), text=(r"count: 1", "count: 2"))
     copy_demo(
         repository,
         "impatient",
         image=(r"max_queue_delay_microseconds: \d+", "max_queue_delay_microseconds: 60000"),
-        text=(r"max_queue_size: \d+", "preferred_batch_size: [ 4 ]\n    max_queue_size: 1"),
+        text=(r"dynamic_batching \{", policy),
     )
-    # preferred_batch_size belongs one level up.
-    config = repository / "impatient_text" / "config.pbtxt"
-    text = config.read_text().replace("preferred_batch_size: [ 4 ]\n", "")
-    config.write_text(text.replace("dynamic_batching {", "dynamic_batching {\n  preferred_batch_size: [ 4 ]"))
     copy_demo(
         repository,
         "mixed",
@@ -124,7 +121,7 @@ def test_what_is_seen_of_a_configuration(seen: Snapshot) -> None:
         ("unbatched_image", {"no_batching"}),
         ("unbatched_text", {"cpu_instances"}),
         ("impatient_image", {"delay_long", "lone_request_waits"}),
-        ("impatient_text", {"preferred_batch_size", "queue_short"}),
+        ("impatient_text", {"preferred_batch_size", "queue_policy", "queue_short"}),
         ("mixed_text", {"fingerprint_differs"}),
         ("mixed_assets", {"assets_differ"}),
     ],

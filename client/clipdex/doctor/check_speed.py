@@ -68,16 +68,19 @@ def batching(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def queue(snapshot: Snapshot) -> Iterator[Finding]:
-    """Does the queue hold what keeps all instances busy, and no more than memory does?"""
+    """If the queue has bounds, does it hold what keeps all instances busy, and no more than memory does?"""
     for model, part, tower in _towers(snapshot):
         if tower.batching is None or tower.max_batch_size == 0:
             continue
         size, busy = tower.batching.queue_size, 2 * tower.instances
         row_bytes = model.trials[part].full_bytes // tower.max_batch_size if part in model.trials else 0
         full = size * tower.max_batch_size * row_bytes
-        if size == 0:
-            yield Finding("queue_endless", tower.name)
-        elif size < busy:
+        bounds = [f"max_queue_size {size}"] if size else []
+        if tower.batching.queue_timeout_us:
+            bounds.append(f"a timeout of {tower.batching.queue_timeout_us / 1e3:g} ms")
+        if bounds:
+            yield Finding("queue_policy", tower.name, {"bounds": " and ".join(bounds)})
+        if 0 < size < busy:
             yield Finding("queue_short", tower.name, {"size": size, "busy": busy, "instances": tower.instances})
         elif full > _QUEUE_BYTES:
             yield Finding("queue_large", tower.name, {"size": size, "gigabytes": f"{full / 1e9:.0f}"})

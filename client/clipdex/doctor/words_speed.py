@@ -57,11 +57,11 @@ WORDINGS = {
         "Only requests that wait already share a batch: short answers, and small batches at light load.",
         "Set 500 if many small requests arrive at once.",
     ),
-    "queue_endless": Words(
-        SLOW,
-        "its queue has no end",
-        "A burst fills the server's memory, and late answers are computed for nobody.",
-        "Set max_queue_size: 256 for pictures, 1024 for texts. A full queue makes clients try again.",
+    "queue_policy": Words(
+        NOTE,
+        "its default_queue_policy has {bounds}",
+        "With bounds Triton's batcher overlooks a request now and then, for half a second (docs/performance.md).",
+        "Remove the policy, unless strangers could fill the queue.",
     ),
     "queue_short": Words(
         SLOW,

@@ -37,12 +37,13 @@ class InstanceGroup:
 class Batching:
     """The dynamic batcher. preferred: sizes set by hand; Triton itself fills in max_batch_size alone.
 
-    queue_size: requests that may wait, 0 without bound.
+    queue_size: requests that may wait, 0 without bound. queue_timeout_us: how long, 0 for ever.
     """
 
     delay_us: int = 0
     preferred: tuple[int, ...] = ()
     queue_size: int = 0
+    queue_timeout_us: int = 0
 
 
 @dataclass(frozen=True)

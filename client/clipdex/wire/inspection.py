@@ -127,6 +127,7 @@ def model_of(config: Any, **more: Any) -> InspectedModel:
             delay_us=config.dynamic_batching.max_queue_delay_microseconds,
             preferred=() if preferred == (config.max_batch_size,) else preferred,
             queue_size=config.dynamic_batching.default_queue_policy.max_queue_size,
+            queue_timeout_us=config.dynamic_batching.default_queue_policy.default_timeout_microseconds,
         )
     accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
     return InspectedModel(
