@@ -176,8 +176,9 @@ def test_ctrl_c_leaves_nothing(triton, folder, tmp_path):
 
 def test_sigterm_ends_the_command_as_ctrl_c_does(triton, folder, tmp_path):
     """`docker stop` and systemd send it; systemd to the workers too, whose files are not at fault."""
-    for i in range(120):  # more than it gets done
-        noise(1000 + i, size=(500, 400)).save(folder / f"large{i}.png", compress_level=1)
+    noise(1000, size=(1500, 1000)).save(folder / "large.png", compress_level=1)
+    for i in range(200):  # more than it gets done
+        (folder / f"large{i}.png").hardlink_to(folder / "large.png")
     words = ["index", folder, "-o", tmp_path / "x", "-s", triton.address, "--model", "demo", "--workers", "1"]
     command = [sys.executable, "-m", "clipdex", *map(str, words)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
