@@ -2,7 +2,7 @@
 
 158 bytes, made of its lowest frequencies (the DCT-II of its 32 × 32 greys, orthonormal):
 
-    0 to 7      the pHash of 64 bits, as the `imagehash` library makes it but for a few bits: of the resized picture
+    0 to 7      the pHash of 64 bits, as the `imagehash` library makes it, of the resized picture
     8 to 151    int8 (12, 12): the frequencies of the greys, vertical first
     152 to 157  int8 (2, 3): of Cb and Cr, the mean and the slopes downwards and to the right
 
