@@ -55,7 +55,7 @@ def write_for_ever(index: Path, rng: Random, shared: Shared) -> None:
     """Open, commit, close, and sometimes compact, until somebody ends it."""
     while True:
         write(index, rng, shared, commits=rng.randint(1, 10))
-        if rng.random() < 0.4:
+        if rng.random() < 0.15:
             shared.set("phase", PHASES.index("compacting"))
             compact_index(index)
 

@@ -129,7 +129,7 @@ def _note(old: IndexWriter, new: IndexWriter, lost: frozenset[int]) -> None:
             ledger[picture.path] = Failure(picture.path, "damaged", what, 0, 0)
     for path, failure in ledger.items():
         # A damaged path may be that of a sound row.
-        if isinstance(path, bytes) and new.known(path) is None:
+        if not lost or (isinstance(path, bytes) and new.known(path) is None):
             new.fail(failure)
 
 
