@@ -55,7 +55,7 @@ def calibration(
 
     Raises:
         SourceError: the directory cannot be read.
-        InvalidArgument: it holds fewer than 16 pictures that can be read.
+        InvalidArgument: it holds fewer than 16 pictures that can be read, or a .txt file that cannot.
     """
     sources = _own_pictures() if directory is None else _pictures_below(directory)
     pixels = [to_pixels(picture, image_spec) for picture in _opened(sources, image_spec)]
@@ -104,12 +104,13 @@ def _pictures_below(directory: Path) -> list[ImageSource]:
 
 
 def _texts_in(directory: Path) -> list[str]:
-    lines = [
-        line.strip()
-        for file in sorted(directory.glob("*.txt"))
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines()
-    ]
-    lines = [line for line in lines if line]
+    lines: list[str] = []
+    for path in sorted(path for path in directory.glob("*.txt") if path.is_file()):
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError as exc:
+            raise InvalidArgument(f"{path}: the texts to calibrate on cannot be read: {exc.strerror}") from exc
+        lines += [line.strip() for line in text.splitlines() if line.strip()]
     return [lines[i] for i in _evenly(len(lines))]
 
 
