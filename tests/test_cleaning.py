@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clipdex.card import TextSpec
-from clipdex.cleaning import STEPS, clean, known_steps
+from clipdex.cleaning import _MOST_PASSES, STEPS, clean, known_steps
 from clipdex.errors import CardError
 
 pytestmark = pytest.mark.thin
@@ -53,3 +53,9 @@ def test_others_are_refused(cleaning: str) -> None:
 
 def test_a_lone_surrogate_is_no_error() -> None:
     assert clean("a \ud83d cat", "fix lower")
+
+
+def test_entities_in_entities_are_undone_but_not_without_end() -> None:
+    """Every level is a pass over the line: thousands, made to keep a server busy, are left as they are."""
+    assert clean("&" + "amp;" * 20 + "lt;b", "fix") == "<b"
+    assert clean("&" + "amp;" * 5000, "fix") == "&" + "amp;" * (5000 - _MOST_PASSES)

@@ -72,9 +72,11 @@ def _check(card: ModelCard, labels: Sequence[str], templates: Sequence[str]) -> 
     names = [label.strip() for label in labels]
     if not all(names):
         raise InvalidArgument("a label is empty; say what a picture may show")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InvalidArgument(f"the label {twice!r} is there twice")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise InvalidArgument(f"the label {name!r} is there twice")
+        seen.add(name)
     if len(names) < (1 if card.scoring == "sigmoid" else 2):
         raise InvalidArgument(
             f"{len(names)} labels: {card.name} says which of several fits best; give two or more, such as "

@@ -35,6 +35,8 @@ _CHARACTERS = str.maketrans(
     | dict.fromkeys("\u201c\u201d\u201e\u201f", '"')
 )
 _NO_CONTROLS = str.maketrans(dict.fromkeys(map(chr, _CONTROLS), ""))
+# &amp;lt; takes two. Each pass reads the whole line, and an &amp;amp;amp;… of some kilobytes would take thousands.
+_MOST_PASSES = 32
 _ENTITY = re.compile(r"&#?[0-9A-Za-z]{1,24};")
 _LINE_BREAKS = re.compile("\r\n|[\r\u2028\u2029\u0085]")
 _TERMINAL_ESCAPE = re.compile(r"\x1b\[[\d;]*[a-zA-Z]")
@@ -51,8 +53,8 @@ def _fix(text: str) -> str:
 
 
 def _fix_line(text: str, entities: bool) -> str:
-    """All repairs, again and again until nothing changes."""
-    while True:
+    """All repairs, again and again until nothing changes, or it is no text but made to take long."""
+    for _ in range(_MOST_PASSES):
         before = text
         if entities:
             text = _ENTITY.sub(_character, text)
@@ -60,7 +62,8 @@ def _fix_line(text: str, entities: bool) -> str:
         text = _TERMINAL_ESCAPE.sub("", _LINE_BREAKS.sub("\n", text)).translate(_NO_CONTROLS)
         text = unicodedata.normalize("NFC", text)
         if text == before:
-            return text
+            break
+    return text
 
 
 def _character(match: re.Match[str]) -> str:
