@@ -6,14 +6,16 @@ The Hugging Face processor and model one by one and in batches of 32, sentence-t
 `encode(batch_size=32)`, and Pillow with onnxruntime in batches of 32: each in a process of its own that keeps its
 model, in an environment that the script makes (.venv-peers). clipdex's side is `index_pictures` through Triton on
 the same cores, its workers' start and the commit included; the others only make vectors. That all make the same
-vectors is checked.
+vectors is checked. `clipdex, int8` is the same run with an int8 export: another precision, so a line of its own,
+and its vectors are not compared (random weights say nothing about what int8 costs: docs/export.md does).
 640 × 480 JPEGs, drawn. Figures: docs/performance.md.
 """
 
 import argparse
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,7 @@ PEERS = {
     "sentence_transformers": "sentence-transformers, encode(batch_size=32)",
     "onnxruntime": "Pillow + onnxruntime, batches of 32",
 }
-OURS = "clipdex"
+OURS, INT8 = "clipdex", "clipdex, int8"
 
 
 def main() -> None:
@@ -44,43 +46,60 @@ def main() -> None:
     options = parser.parse_args()
     names = options.only.split(",")
     checkpoint, repository = random_clip(options.shape)
+    repositories = {OURS: repository, INT8: random_clip(options.shape, "int8")[1]}
     onnx_file = repository / f"{options.shape}_image" / "1" / "model.onnx"
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         directory = Path(scratch)
         paths = draw_photos(directory / "photos", options.pictures)
-        copy = edited(repository, directory / "repository", max_batch_size=options.batch)
-        server = stack.enter_context(LocalTriton(copy))
-        client = stack.enter_context(clipdex.connect(server.address))
+        clients = {
+            side: stack.enter_context(connected(repository, directory / f"{side} repository", options.batch))
+            for side, repository in repositories.items()
+        }
         peers = {
             name: stack.enter_context(Peer(name, checkpoint, onnx_file, directory / f"{name}.npy"))
             for name in names
         }
         made = 0
 
-        def ours() -> Sample:
+        def ours(side: str) -> Sample:
             nonlocal made
             made += 1
             began = time.perf_counter()
-            report = clipdex.index_pictures(client, directory / "photos", directory / f"{made}.clipdex")
+            index = directory / f"{side} {made}.clipdex"
+            report = clipdex.index_pictures(clients[side], directory / "photos", index)
             assert report.indexed == len(paths)
             return Sample(len(paths) / (time.perf_counter() - began), len(paths))
 
         def theirs(name: str) -> Sample:
             return Sample(len(paths) / peers[name].seconds(paths), len(paths))
 
-        sides = {OURS: ours} | {name: lambda name=name: theirs(name) for name in names}
+        sides = {side: lambda side=side: ours(side) for side in clients}
+        sides |= {name: lambda name=name: theirs(name) for name in names}
         found = alternate(sides, rounds=options.rounds)
-        with clipdex.Index.open(directory / "1.clipdex") as index:
+        with clipdex.Index.open(directory / f"{OURS} 1.clipdex") as index:
             vectors = np.array(index.vectors, dtype=np.float32)
         cosines = {name: (vectors * np.load(peer.vectors)).sum(axis=1).min() for name, peer in peers.items()}
     assert min(cosines.values()) > 0.999, f"they do not make the same vectors: {cosines}"
     print(f"{options.shape}, {len(paths)} JPEGs of 640 × 480; {where()}\n{found.remark()}")
     print(f"smallest cosine between clipdex's vectors (float16) and theirs: {min(cosines.values()):.6f}\n")
-    print("| | images/s | core ms an image | clipdex is faster by | clipdex's core time ÷ theirs |")
-    print("|---|---|---|---|---|")
+    print(
+        "| | images/s | core ms an image | clipdex is faster by | its core time ÷ theirs | with int8 faster by |"
+    )
+    print("|---|---|---|---|---|---|")
     for side in sides:
-        ratios = "| " if side == OURS else f"{found.ratio(OURS, side)} | {found.core_ratio(OURS, side)}"
+        ratios = f"{found.ratio(OURS, side)} | {found.core_ratio(OURS, side)} | {found.ratio(INT8, side)}"
+        ratios = ratios if side in names else " | | "
         print(f"| {PEERS.get(side, side)} | {found.rate(side):.1f} | {found.core_ms(side):.1f} | {ratios} |")
+
+
+@contextmanager
+def connected(repository: Path, copy: Path, batch: int) -> Iterator[clipdex.Client]:
+    """A client of a Triton that serves a copy of a repository with that max_batch_size."""
+    with (
+        LocalTriton(edited(repository, copy, max_batch_size=batch)) as server,
+        clipdex.connect(server.address) as client,
+    ):
+        yield client
 
 
 if __name__ == "__main__":
