@@ -101,6 +101,34 @@ def test_compact(run, index, pictures):
     assert run("compact", "x.clipdex")[1] == "x.clipdex: no tombstones\n"
 
 
+def test_a_dry_run_counts_what_will_be_tried_again(run, index):
+    _, out, _ = run("index", "pictures", "-o", "x.clipdex", "--dry-run", "--retry")
+    assert out == (
+        "12 pictures found: 0 new, 0 changed, 10 unchanged, 0 failed before, 2 to be tried again; "
+        "nothing was done to x.clipdex\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [("index", "pictures", "-o", "x.clipdex"), ("failures", "x.clipdex", "--retry")], ids=" ".join
+)
+def test_a_second_writer_is_told_so_though_no_server_answers(run, index, monkeypatch, words):
+    monkeypatch.setattr(connection, "connect", lambda *args, **options: pytest.fail("asked"))
+    with clipdex.IndexWriter(index):
+        status, _, err = run(*words)
+    assert status == 1
+    assert "is being written to by process" in err
+
+
+def test_files_that_could_not_be_looked_at_are_counted(run, index, pictures):
+    (pictures.parent / "list").write_text("pictures/1.png\npictures/more/9.jpg\n")
+    (pictures / "more").rename(pictures.parent / "not mounted")
+    _, out, _ = run("index", "--files-from", "list", "-o", "x.clipdex")
+    assert out.startswith(
+        "2 pictures found: 0 indexed, 2 unchanged (1 of them could not be looked at), 0 failed, in "
+    )
+
+
 def test_a_dry_run_does_nothing(run, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, out, _ = run("index", "pictures", "-o", "x.clipdex", "--dry-run")

@@ -1,12 +1,15 @@
 """Decoding in worker processes, which may be lost one at a time."""
 
 import dataclasses
+import errno
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from hazards import many_scans, png_of, zlib_zeros
 import clipdex
 from clipdex.images import open_image, to_pixels
 from clipdex.index import Failure
+from clipdex.pipeline import decode as decode_module
 from clipdex.pipeline.decode import Decoded, DecodePool
 from clipdex.pipeline.limits import Limits
 from clipdex.pipeline.ring import PixelRing
@@ -26,6 +30,13 @@ from clipdex.wire import FakeTransport
 pytestmark = pytest.mark.thin
 
 SPEC = FakeTransport().card.image
+
+
+def wait_until(reached):
+    """However long the machine takes, up to a minute."""
+    deadline = time.monotonic() + 60
+    while not reached() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 @contextmanager
@@ -187,11 +198,19 @@ def slow_and_quick(tmp_path):
     return [found(tmp_path / f"{i}.png") for i in range(6)]
 
 
-def test_a_file_that_takes_too_long_costs_only_itself(tmp_path):
+def test_a_file_that_takes_too_long_costs_only_itself(tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=0.0)  # not the machine's, which may be busy with other things for seconds
+    monkeypatch.setattr(decode_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     with pool_of(1, limits=Limits(file_timeout_s=2.0)) as pool:
-        results = list(pool.decode(iter(slow_and_quick(tmp_path))))
-    assert reasons(results) == ["", "timeout", "", "", "", ""]
-    assert "longer than 2 s" in results[1].detail
+        results = pool.decode(iter(slow_and_quick(tmp_path)))
+        first = next(results)  # so the worker is at the slow one
+        clock.now = 1.9
+        time.sleep(0.3)
+        assert pool._workers[0].given[0][0] == 1
+        clock.now = 2.1
+        rest = list(results)
+    assert reasons([first, *rest]) == ["", "timeout", "", "", "", ""]
+    assert "longer than 2 s" in rest[0].detail
 
 
 def test_the_time_a_worker_takes_to_start_is_not_the_files(tmp_path, monkeypatch):
@@ -213,6 +232,46 @@ def test_a_worker_that_dies_costs_only_the_file_it_was_at(tmp_path):
     assert first.picture.width == 40
     assert reasons(rest) == ["worker_died", "", "", "", ""]
     assert "signal 9" in rest[0].detail
+
+
+def test_a_worker_that_dies_idle_costs_no_file(tmp_path):
+    """As by the kernel's hand, when memory is short."""
+    for i in range(6):
+        noise(i).save(tmp_path / f"{i}.png")
+    with pool_of(1, rows=3, trays=1) as pool:
+        results = pool.decode(iter([found(tmp_path / f"{i}.png") for i in range(6)]))
+        before = [next(results) for _ in range(3)]
+        pool._workers[0].process.kill()
+        pool._workers[0].process.wait()
+        pool.release_tray()
+        pool.release_tray()  # so that it looks whether there is a seventh
+        assert reasons([*before, *results]) == [""] * 6
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EMFILE])
+@pytest.mark.parametrize("started", [0, 1, 2])
+def test_a_worker_that_cannot_be_started_is_one_sentence(tmp_path, monkeypatch, number, started):
+    """The first, the second, and one that takes the place of another. The others do not stay behind."""
+    popen, processes = subprocess.Popen, []
+
+    def refuse(*args, **options):
+        if len(processes) == started:
+            raise OSError(number, os.strerror(number))
+        processes.append(popen(*args, **options))
+        return processes[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with (
+        pool_of(2) as pool,
+        pytest.raises(clipdex.ClipdexError, match=r"could not be started: .*--workers") as caught,
+    ):
+        results = pool.decode(iter(slow_and_quick(tmp_path)))
+        next(results)
+        for process in processes:
+            process.kill()
+        list(results)
+    assert "\n" not in str(caught.value)
+    assert all(process.returncode is not None for process in processes)
 
 
 def test_many_deaths_cost_as_many_files_and_not_the_run(tmp_path, monkeypatch):
@@ -263,10 +322,12 @@ def test_no_more_is_decoded_than_the_ring_has_room_for(tmp_path):
         results = pool.decode(files())
         for _ in range(5):
             next(results)
-        time.sleep(0.5)  # time enough to draw all hundred, were there no bound
+        wait_until(lambda: len(drawn) >= 10)
+        time.sleep(0.3)  # time enough to draw more, were there no bound
         assert len(drawn) == 10
         pool.release_tray()
-        time.sleep(0.5)
+        wait_until(lambda: len(drawn) >= 15)
+        time.sleep(0.3)
         assert len(drawn) == 15
 
 

@@ -1,5 +1,6 @@
 """A whole indexing run over a fake server: counting, resuming, keeping up with the folder."""
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -10,7 +11,9 @@ from conftest import noise
 from killed_run import kill_a_run
 
 import clipdex
-from clipdex import Client, Index, index_pictures
+from clipdex import Client, Index, PathList, index_pictures, plan_run
+from clipdex.pipeline.run import _Run
+from clipdex.sources.scan import scan
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin
@@ -26,8 +29,9 @@ def paths(index):
         return [os.path.basename(path) for _, path in opened.live_paths()]
 
 
-def assert_sums(report):
-    assert report.discovered == report.indexed + report.unchanged + report.failed
+def assert_sums(report, files):
+    """files: how many there are on disk."""
+    assert files == report.discovered == report.indexed + report.unchanged + report.failed
 
 
 def test_a_folder_becomes_an_index(pictures, tmp_path):
@@ -52,7 +56,7 @@ def test_the_second_run_embeds_nothing(pictures, tmp_path):
     report = run(pictures, tmp_path / "x", transport)
     assert (report.indexed, report.unchanged, report.rows) == (0, 12, 12)
     assert "fake_image" not in [model for model, _ in transport.requests]
-    assert_sums(report)
+    assert_sums(report, 12)
 
 
 def test_new_changed_and_vanished_files(pictures, tmp_path):
@@ -82,7 +86,7 @@ def test_a_bad_file_is_in_the_ledger_and_ends_nothing(pictures, tmp_path):
     os.mkfifo(pictures / "fifo.jpg")
     report = run(pictures, tmp_path / "x")
     assert (report.discovered, report.indexed, report.failed) == (13, 10, 3)
-    assert_sums(report)
+    assert_sums(report, 13)
     with Index.open(tmp_path / "x") as index:
         ledger = {os.path.basename(f.path): f.reason for f in index.failures()}
     assert ledger == {b"2.png": "not_a_picture", b"5.png": "empty", b"fifo.jpg": "not_a_file"}
@@ -93,7 +97,7 @@ def test_a_bad_file_is_tried_again_when_asked_or_when_it_changed(pictures, tmp_p
     run(pictures, tmp_path / "x")
     report = run(pictures, tmp_path / "x")
     assert (report.failed, report.unchanged) == (1, 11)
-    assert_sums(report)
+    assert_sums(report, 12)
     report = run(pictures, tmp_path / "x", retry_failures=True)
     assert (report.failed, report.unchanged) == (1, 11)
     noise(2).save(pictures / "2.png")
@@ -148,15 +152,99 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
 
 
 def test_ctrl_c_commits_what_is_embedded(pictures, tmp_path):
+    sent = []
+
     def fault(model, inputs):
-        if model == "fake_image" and len(inputs["pixels"]) == 2:
+        sent.extend([model] if model == "fake_image" else [])
+        if len(sent) == 5:  # two are in flight
             os.kill(os.getpid(), signal.SIGINT)
         return None
 
     with pytest.raises(KeyboardInterrupt):
         run(pictures, tmp_path / "x", FakeTransport(max_batch_size=2, fault=fault))
+    kept = len(paths(tmp_path / "x"))
+    assert 4 <= kept < 12
     report = run(pictures, tmp_path / "x")
-    assert report.rows == 12
+    assert (report.unchanged, report.rows) == (kept, 12)
+
+
+class Listed:
+    """FoundFiles as a source."""
+
+    def __init__(self, files):
+        self.files = lambda on_failure: files()
+
+    def vanished(self, paths):
+        return []
+
+
+def test_ctrl_c_ends_a_scan_of_unchanged_files(pictures, tmp_path):
+    run(pictures, tmp_path / "x")
+    known = list(scan(pictures, pytest.fail))
+    drawn = []
+
+    def files():
+        for i in range(1_000_000):
+            drawn.append(i)
+            if len(drawn) == 500:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield known[i % 12]
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Listed(files), tmp_path / "x")
+    assert len(drawn) < 1_000_000
+
+
+@pytest.mark.parametrize("stage", ["_place", "_fail"])
+def test_a_file_that_is_dropped_on_the_way_is_noticed(pictures, tmp_path, monkeypatch, stage):
+    (pictures / "2.png").write_text("no picture")
+    original, seen = getattr(_Run, stage), []
+
+    def forgetful(self, *args):
+        seen.append(args)
+        if len(seen) > 1 or stage == "_fail":
+            return
+        original(self, *args)
+
+    monkeypatch.setattr(_Run, stage, forgetful)
+    with pytest.raises(clipdex.ClipdexError, match=r"12 files came from the source, and \d+ are accounted for"):
+        run(pictures, tmp_path / "x")
+
+
+@pytest.mark.parametrize("how", ["EIO", "no folder", "no file", "link to no folder"])
+def test_a_listed_file_loses_its_row_only_if_it_is_gone_for_certain(pictures, tmp_path, monkeypatch, how):
+    listed = pictures / "more" / "9.jpg"
+    if how == "link to no folder":
+        listed = tmp_path / "link.jpg"
+        listed.symlink_to(pictures / "more" / "9.jpg")
+    source = PathList([os.fsencode(pictures / "1.png"), os.fsencode(listed)], "the list")
+    run(source, tmp_path / "x")
+    if how == "EIO":
+        stat = os.stat
+
+        def fail(path, **options):
+            if path == os.fsencode(listed):
+                raise OSError(errno.EIO, "Input/output error")
+            return stat(path, **options)
+
+        monkeypatch.setattr(os, "stat", fail)
+    elif how == "no file":
+        listed.unlink()
+    else:
+        (pictures / "more").rename(tmp_path / "not mounted")
+    gone = how == "no file"
+    plan = plan_run(source, tmp_path / "x")
+    assert (plan.unchanged, plan.failed) == (2 - gone, gone)
+    report = run(source, tmp_path / "x")
+    assert (report.unchanged, report.unseen, report.failed) == (2 - gone, 1 - gone, gone)
+    assert report.rows == 2 - gone
+    assert_sums(report, 2)
+
+
+def test_a_second_writer_is_refused_before_the_source_is_listed(pictures, tmp_path):
+    run(pictures, tmp_path / "x")
+    with clipdex.IndexWriter(tmp_path / "x"), pytest.raises(clipdex.IndexLocked):
+        run(Listed(lambda: pytest.fail("listed")), tmp_path / "x")
 
 
 def test_progress_is_told_up_to_the_end(pictures, tmp_path):

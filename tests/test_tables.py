@@ -110,9 +110,13 @@ def test_a_table_that_breaks_off_gives_what_it_has(folder):
 
 
 def test_a_long_field_is_left_out_and_a_huge_one_ends_the_table(folder):
-    (folder / "t.csv").write_text(f"path,txt,n\na.png,{'x' * 70_000},1\nb.png,{'x' * 200_000},2\n")
+    rows = [
+        f"{name},{'x' * length},1\n"
+        for name, length in (("a.png", 70_000), ("b.png", 1 << 20), ("c.png", 17 << 20))
+    ]
+    (folder / "t.csv").write_text("path,txt,n\n" + "".join(rows))
     report = run(folder / "t.csv", folder / "x")
-    assert said(folder / "x") == {"a.png": {"n": "1"}}
+    assert said(folder / "x") == {"a.png": {"n": "1"}, "b.png": {"n": "1"}}
     assert (report.failed, ledger(folder / "x")) == (1, {"t.csv": "broken_container"})
 
 

@@ -12,11 +12,12 @@ import typer
 from clipdex.cli.common import interruptible, note, printable, shown_path
 from clipdex.cli.connection import Connection, connects
 from clipdex.cli.progress import index_progress
-from clipdex.index import Failure, Index
+from clipdex.index import Failure, Index, IndexWriter
+from clipdex.index.manifest import MANIFEST
 from clipdex.pipeline import index_pictures
 from clipdex.sources import ledger_source
 
-__all__ = ["failure_line", "failures"]
+__all__ = ["failure_line", "failures", "refuse_second_writer"]
 
 
 @connects
@@ -42,6 +43,7 @@ def failures(
     with Index.open(index) as opened:
         ledger, name = opened.failures(), opened.manifest.model
     if retry and ledger:
+        refuse_second_writer(index)
         source = ledger_source(
             ledger, f"the ledger of {index}", column=column, on_unopened=lambda why: note(f"not tried: {why}")
         )
@@ -62,6 +64,12 @@ def failures(
         print(failure_line(failure))
     if not ledger and not retry:
         print(f"no failures in {shown_path(str(index))}")
+
+
+def refuse_second_writer(index: Path) -> None:
+    """Before the server is asked and the source listed, which takes long, or fails first. Raises IndexLocked."""
+    if (index / MANIFEST).is_file():
+        IndexWriter(index).close()
 
 
 def failure_line(failure: Failure) -> str:

@@ -12,7 +12,7 @@ import typer
 
 from clipdex.cli.common import interruptible, note, shown_path
 from clipdex.cli.connection import Connection, connects
-from clipdex.cli.failures import failure_line
+from clipdex.cli.failures import failure_line, refuse_second_writer
 from clipdex.cli.progress import index_progress
 from clipdex.errors import InvalidArgument, SourceError
 from clipdex.images import MAX_PIXELS
@@ -98,9 +98,11 @@ def index(
     files that were moved or copied, and forgets those that are gone. A file that cannot be read is noted in the
     index and does not end the run.
     """
+    if not dry_run:
+        refuse_second_writer(out)
     source = _source(sources or [], files_from, column, tar, out)
     if dry_run:
-        print(_plan_sentence(plan_run(source, out), out))
+        print(_plan_sentence(plan_run(source, out, retry_failures=retry), out))
         return
     limits = Limits(max_file_mib * _MIB, max_pixels, file_timeout, worker_memory_mib * _MIB)
     with (
@@ -142,19 +144,22 @@ def run_sentence(report: RunReport, out: Path) -> str:
     """The run's last line. discovered = indexed + unchanged + failed."""
     speed = f" ({report.images_per_s:.0f} images/s, {report.transfer})" if report.indexed else ""
     same = f" ({report.recognised:,} of them recognised by content)" if report.recognised else ""
+    away = f" ({report.unseen:,} of them could not be looked at)" if report.unseen else ""
     gone = f"; {report.removed:,} vanished" if report.removed else ""
     return (
-        f"{report.discovered:,} pictures found: {report.indexed:,} indexed{same}, {report.unchanged:,} unchanged, "
+        f"{report.discovered:,} pictures found: {report.indexed:,} indexed{same}, "
+        f"{report.unchanged:,} unchanged{away}, "
         f"{report.failed:,} failed{gone}, in {report.seconds:.1f} s{speed}; "
         f"{shown_path(str(out))} holds {report.rows:,}"
     )
 
 
 def _plan_sentence(plan: Plan, out: Path) -> str:
+    again = f", {plan.retried:,} to be tried again" if plan.retried else ""
     gone = f"; {plan.vanished:,} vanished" if plan.vanished else ""
     return (
         f"{plan.discovered:,} pictures found: {plan.new:,} new, {plan.changed:,} changed, "
-        f"{plan.unchanged:,} unchanged, {plan.failed:,} failed before{gone}; "
+        f"{plan.unchanged:,} unchanged, {plan.failed:,} failed before{again}{gone}; "
         f"nothing was done to {shown_path(str(out))}"
     )
 

@@ -57,6 +57,7 @@ class _Worker:
     ready: bool = False
     # (order, file) of what it was given and has not answered, oldest first.
     given: deque[tuple[int, FoundFile]] = field(default_factory=deque)
+    unsent: int | None = None  # the order of the first of these that it was dead for already
     since: float = field(default_factory=time.monotonic)  # when it was started, or began on the oldest
 
 
@@ -110,7 +111,8 @@ class DecodePool:
         self, patience_s: float | None, files: Iterator[FoundFile]
     ) -> Iterator[Decoded | Failure | None]:
         """Likewise, with None whenever the next result is not there after so many seconds."""
-        self._workers = [self._start() for _ in range(self._count)]
+        for _ in range(self._count):
+            self._workers.append(self._start())  # one by one: where one fails, `close` ends those before it
         self._thread = threading.Thread(target=self._serve, args=(files,), name="clipdex-decode", daemon=True)
         self._thread.start()
         while True:
@@ -209,8 +211,11 @@ class DecodePool:
             worker.since = time.monotonic()
         worker.given.append((order, file))
         # If it has died, `_receive` finds the end of its pipe and sees to what it was given.
-        with suppress(ConnectionError):
+        try:
             worker.pipe.send_bytes(SLOT.pack(self._ring.slot_of(order)) + file.request())
+        except ConnectionError:
+            if worker.unsent is None:
+                worker.unsent = order
 
     def _receive(self, worker: _Worker) -> None:
         try:
@@ -261,6 +266,9 @@ class DecodePool:
                     f"{status}): this is not the pictures' fault; see what they printed, and try --workers 1"
                 )
             self._again.extendleft(reversed(worker.given))
+        elif worker.given[0][0] == worker.unsent:
+            # It had answered all that reached it, and died idle, as by the kernel's hand: no file is to blame.
+            self._again.extendleft(reversed(worker.given))
         else:
             (order, file), *rest = worker.given
             if reason == "worker_died" and status is not None and status < 0:
@@ -270,6 +278,15 @@ class DecodePool:
         self._workers[self._workers.index(worker)] = self._start()
 
     def _start(self) -> _Worker:
+        try:
+            return self._process()
+        except OSError as exc:
+            raise ClipdexError(
+                f"a decode worker could not be started: {exc.strerror or exc}; raise the limit on processes "
+                "(ulimit -u) or open files (ulimit -n), or take fewer workers with --workers"
+            ) from exc
+
+    def _process(self) -> _Worker:
         # Not multiprocessing: a spawned child would run the caller's main module again.
         command = [sys.executable, "-c", "from clipdex.pipeline.decode_worker import main; main()"]
         with ExitStack() as failed, ExitStack() as passing:

@@ -22,8 +22,8 @@ class Limits:
     max_file_bytes: larger files are not read.
     max_pixels: larger pictures are not decoded.
     file_timeout_s: a worker that takes longer is ended, in seconds.
-    worker_memory_bytes: resident memory of a worker, the interpreter's and libraries' own included. Decoded
-        pixels take 4 bytes each, and 8 if they are turned upright or converted.
+    worker_memory_bytes: memory of a worker's own, the interpreter's and libraries' included; the ring, which all
+        share, is not. Decoded pixels take 4 bytes each, and 8 if they are turned upright or converted.
     """
 
     max_file_bytes: int = 256 << 20

@@ -9,6 +9,7 @@ from pathlib import Path
 from clipdex.index.reader import Index
 from clipdex.index.rows import Failure
 from clipdex.sources.opening import as_source
+from clipdex.sources.scan import may_be_away
 from clipdex.sources.source import Source
 
 __all__ = ["Plan", "plan_run"]
@@ -16,10 +17,11 @@ __all__ = ["Plan", "plan_run"]
 
 @dataclass(frozen=True)
 class Plan:
-    """discovered = new + changed + unchanged + failed.
+    """discovered = new + changed + unchanged + failed + retried.
 
     new: files the index does not know. changed: files with another size or time than they had. failed: files
-    that failed before and have not changed, or cannot be looked at. vanished: rows whose file is gone.
+    that failed before and have not changed, or cannot be looked at; retried: those of them that will be tried
+    again. vanished: rows whose file is gone.
     """
 
     discovered: int
@@ -28,10 +30,13 @@ class Plan:
     unchanged: int
     failed: int
     vanished: int
+    retried: int = 0
 
 
-def plan_run(source: Source | str | os.PathLike[str], index: Path) -> Plan:
+def plan_run(source: Source | str | os.PathLike[str], index: Path, *, retry_failures: bool = False) -> Plan:
     """Compare a folder, or another source, with an index; with nothing, where the index is not there yet.
+
+    retry_failures: as for `index_pictures`.
 
     Raises:
         SourceError: the source is missing or cannot be read.
@@ -39,7 +44,7 @@ def plan_run(source: Source | str | os.PathLike[str], index: Path) -> Plan:
     """
     source = as_source(source)
     opened = Index.open(index) if os.path.lexists(index) else None
-    new = changed = unchanged = failed = gone = 0
+    new = changed = unchanged = failed = retried = gone = 0
     failures: list[Failure] = []
     try:
         for file in source.files(failures.append):
@@ -48,14 +53,21 @@ def plan_run(source: Source | str | os.PathLike[str], index: Path) -> Plan:
                 new += 1
             elif (known.size, known.mtime_ns) != (file.size, file.mtime_ns):
                 changed += 1
+            elif known.row is None and retry_failures:
+                retried += 1
             elif known.row is None:
                 failed += 1
             else:
                 unchanged += 1
+        for failure in failures:
+            known = opened.known(failure.path) if opened and may_be_away(failure) else None
+            if known is not None and known.row is not None:
+                unchanged += 1  # as for a run
+            else:
+                failed += 1
         if opened is not None:
             gone = len(source.vanished(path for _, path in opened.live_paths()))
     finally:
         if opened is not None:
             opened.close()
-    failed += len(failures)
-    return Plan(new + changed + unchanged + failed, new, changed, unchanged, failed, gone)
+    return Plan(new + changed + unchanged + failed + retried, new, changed, unchanged, failed, gone, retried)

@@ -35,7 +35,8 @@ class RunReport:
 
     indexed: new and changed files, committed. recognised: those of them that have the content of another
         row (moved or copied files) and were not embedded again.
-    unchanged: files that were in the index already, with the same content.
+    unchanged: files that were in the index already, with the same content; and those not seen.
+    unseen: of these, files that could not be looked at, as on a disk that is not mounted; their rows stay.
     failed: files that are in the ledger, whether this run put them there or an earlier one.
     removed: rows whose file is no longer there.
     rows: live rows in the index now.
@@ -55,3 +56,4 @@ class RunReport:
     images_per_s: float
     stage_seconds: Mapping[str, float]
     transfer: str
+    unseen: int = 0

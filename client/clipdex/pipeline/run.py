@@ -20,7 +20,7 @@ import numpy as np
 from clipdex.arrays import Array
 from clipdex.bisection import bisect
 from clipdex.client import Client
-from clipdex.errors import IndexFault, RequestRefused
+from clipdex.errors import ClipdexError, IndexFault, RequestRefused
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import Failure
 from clipdex.index.writer import IndexWriter
@@ -31,7 +31,7 @@ from clipdex.pipeline.report import Progress, RunReport
 from clipdex.pipeline.ring import PixelRing, open_ring
 from clipdex.pipeline.stages import StageTimes
 from clipdex.sources.opening import as_source
-from clipdex.sources.scan import FoundFile
+from clipdex.sources.scan import FoundFile, may_be_away
 from clipdex.sources.source import Source
 
 __all__ = ["MAX_RING_BYTES", "index_pictures"]
@@ -59,10 +59,12 @@ _PATHS_AT_ONCE = 65_536
 
 @dataclass
 class _Tally:
+    found: int = 0  # as they came from the source, failures too; counted in the decoder's thread
     indexed: int = 0
     recognised: int = 0
     touched: int = 0
     same: int = 0  # counted in the decoder's thread
+    unseen: int = 0
     failed_now: int = 0
     failed_before: int = 0  # counted in the decoder's thread
 
@@ -72,7 +74,16 @@ class _Tally:
 
     @property
     def unchanged(self) -> int:
-        return self.same + self.touched
+        return self.same + self.touched + self.unseen
+
+    def check(self) -> None:
+        """Every file that came in must have come out, and a file that was dropped must not go unnoticed."""
+        accounted = self.indexed + self.unchanged + self.failed
+        if self.found != accounted:
+            raise ClipdexError(
+                f"{self.found:,} files came from the source, and {accounted:,} are accounted for: "
+                "this is a fault of clipdex, please report it; what was indexed is committed"
+            )
 
 
 def index_pictures(
@@ -109,9 +120,14 @@ def index_pictures(
     """
     started = time.monotonic()
     source = as_source(source)
-    _require_a_picture(source)
+    # The lock first, before a long list. But no index is made for nothing.
+    is_new = not os.path.lexists(index)
+    if is_new:
+        _require_a_picture(source)
     with IndexWriter.open_or_create(index, Manifest.of(client.card, dtype)) as writer:
         writer.manifest.require(client.card, index)
+        if not is_new:
+            _require_a_picture(source)
         run = _Run(client, writer, source, retry_failures, progress)
         try:
             with open_ring(client, max_ring_bytes) as ring:
@@ -125,7 +141,7 @@ def index_pictures(
         writer.commit()
         tally = run.tally
         return RunReport(
-            discovered=tally.indexed + tally.unchanged + tally.failed,
+            discovered=tally.found,
             indexed=tally.indexed,
             recognised=tally.recognised,
             unchanged=tally.unchanged,
@@ -136,6 +152,7 @@ def index_pictures(
             images_per_s=run.images_per_s(),
             stage_seconds=run.times.seconds,
             transfer=ring.transfer,
+            unseen=tally.unseen,
         )
 
 
@@ -197,6 +214,7 @@ class _Run:
             self.times.seconds.update(pool.busy)
         self._note_scan()
         self._commit()
+        self.tally.check()
         self._last_at = time.monotonic()
         self._report()
 
@@ -255,7 +273,10 @@ class _Run:
 
     def _fresh_files(self) -> Iterator[FoundFile]:
         """The files whose index row is missing or out of date. Runs in the decoder's thread."""
-        for file in self._source.files(lambda failure: self._hand_over(self._scan_failures, failure)):
+        for file in self._source.files(self._fail_scan):
+            if self._over.is_set():
+                return  # Ctrl-C: of a million unchanged files no other stage would see that it came
+            self.tally.found += 1
             known = self._writer.known(file.path)
             same = known is not None and (known.size, known.mtime_ns) == (file.size, file.mtime_ns)
             if known is None or not same or (known.row is None and self._retry_failures):
@@ -267,6 +288,10 @@ class _Run:
                 said = file.metadata
                 if said is not None and known.row is not None and said != self._writer.metadata(known.row):
                     self._hand_over(self._remarks, (file.path, said))
+
+    def _fail_scan(self, failure: Failure) -> None:
+        self.tally.found += 1
+        self._hand_over(self._scan_failures, failure)
 
     def _hand_over(self, notes: deque[_T], note: _T) -> None:
         """Leave it for the joining thread, within bounds: a table of millions may have new captions."""
@@ -331,7 +356,12 @@ class _Run:
 
     def _note_scan(self) -> None:
         while self._scan_failures:
-            self._fail(self._scan_failures.popleft())
+            failure = self._scan_failures.popleft()
+            known = self._writer.known(failure.path) if may_be_away(failure) else None
+            if known is not None and known.row is not None:
+                self.tally.unseen += 1  # a line in the ledger would take the place of the row
+            else:
+                self._fail(failure)
         while self._remarks:
             self._writer.annotate(*self._remarks.popleft())
 

@@ -14,6 +14,10 @@ from clipdex.sources.table import BrokenTable, RowLedger, choose_column, named_f
 
 __all__ = ["CsvTable"]
 
+# Python's own limit, 128 KiB, would end a table at a field that is only to be left out. Some limit there must be:
+# what stands behind a quote that nobody closed is one cell, and the reader takes four bytes for each character.
+_LONGEST_CELL = 16 << 20
+
 
 class CsvTable:
     """The files that a column names, each once; relative paths are meant from the table's folder.
@@ -67,6 +71,7 @@ class CsvTable:
 
     def _lines(self) -> Generator[list[str], None, None]:
         try:
+            csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
             # Bytes that are not UTF-8 come back as they were when a cell is taken for a path.
             with self._table.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
                 yield from csv.reader(file, delimiter=self._delimiter, strict=True)

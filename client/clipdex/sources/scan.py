@@ -15,7 +15,17 @@ from clipdex.index.rows import Failure
 from clipdex.sources.members import containers
 from clipdex.sources.request import Request
 
-__all__ = ["SUFFIXES", "FoundFile", "Member", "Tree", "nothing_at", "regular_file", "scan", "stat_failure"]
+__all__ = [
+    "SUFFIXES",
+    "FoundFile",
+    "Member",
+    "Tree",
+    "may_be_away",
+    "nothing_at",
+    "regular_file",
+    "scan",
+    "stat_failure",
+]
 
 # Other files in a folder of pictures (notes, videos, thumbnails.db) are not the user's mistake.
 SUFFIXES = tuple(
@@ -148,6 +158,16 @@ def nothing_at(path: bytes) -> bool:
     except (OSError, ValueError):
         return False
     return False
+
+
+def may_be_away(failure: Failure) -> bool:
+    """Whether a file that could not be found may be there: its disk fails, or is not mounted.
+
+    It is gone where its folder is there, and has no such name.
+    """
+    if failure.reason != "vanished":
+        return failure.reason == "unreadable"
+    return nothing_at(os.path.dirname(os.path.realpath(failure.path)))
 
 
 def regular_file(path: bytes, on_failure: Callable[[Failure], None]) -> os.stat_result | None:
