@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from tiny_clip import edit_json  # noqa: E402
-from tiny_families import FAMILIES  # noqa: E402
+from tiny_families import FAMILIES, write_modules  # noqa: E402
 from torchvision_standin import import_open_clip  # noqa: E402
 
 from clipdex_export import families  # noqa: E402
 from clipdex_export.families import load_checkpoint, open_clip  # noqa: E402
 from clipdex_export.families.architecture import text_model  # noqa: E402
+from clipdex_export.families.text_towers import TEXT_TOWERS  # noqa: E402
 
 NAMES = {
     "hf_clip": "hf-clip",
@@ -226,6 +229,69 @@ def test_what_sentence_transformers_can_do_and_clipdex_not(
     source, directory = copied(family_sources["pair_st"], tmp_path / "copied")
     edit_json(directory / "text" / file, **changes)
     assert says in refused(source)
+
+
+def test_weights_are_looked_for_where_modules_json_says(family_sources: dict[str, str], tmp_path: Path) -> None:
+    """Newer directories of sentence-transformers keep the transformer in a folder, and may have other numbers."""
+    source, directory = copied(family_sources["pair_st"], tmp_path / "copied")
+    expected = load_checkpoint(source).weights_sha256
+    text, inner = directory / "text", directory / "text" / "0_Transformer"
+    inner.mkdir()
+    for file in [path for path in text.iterdir() if path.is_file()]:
+        file.rename(inner / file.name)
+    (text / "2_Dense").rename(text / "3_Dense")
+    write_modules(text, Transformer="0_Transformer", Pooling="1_Pooling", Dense="3_Dense")
+    assert load_checkpoint(source).weights_sha256 == expected
+    family = next(family for family in TEXT_TOWERS if family.recognises(text))
+    assert [patterns[0] for patterns in family.weights(text)] == [
+        "0_Transformer/model*.safetensors",
+        "3_Dense/model*.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("path", ["../../image", "/etc"])
+def test_a_module_outside_of_its_directory(family_sources: dict[str, str], tmp_path: Path, path: str) -> None:
+    source, directory = copied(family_sources["pair_st"], tmp_path / "copied")
+    write_modules(directory / "text", Transformer="", Pooling="1_Pooling", Dense=path)
+    assert f"the path {path!r} leads out of the directory" in refused(source)
+
+
+@pytest.mark.parametrize("dims", [None, "many", 0])
+def test_a_number_of_dimensions_that_is_none(family_sources: dict[str, str], tmp_path: Path, dims: Any) -> None:
+    source, directory = copied(family_sources["pair_mclip"], tmp_path / "copied")
+    edit_json(directory / "text" / "config.json", numDims=dims)
+    assert f"numDims is {dims!r}; expected a number above 0" in refused(source)
+
+
+@pytest.mark.parametrize("case", ["pair_st", "pair_mclip", "open_clip_xlm_roberta"])
+def test_code_in_a_checkpoint_is_never_run(family_sources: dict[str, str], tmp_path: Path, case: str) -> None:
+    """transformers asks on the terminal whether to run it: here somebody would say yes."""
+    source, directory = copied(family_sources[case], tmp_path / "copied")
+    ran = tmp_path / "ran"
+    configs = [path for path in directory.rglob("config.json") if "model_type" in path.read_text()]
+    towers = [path for path in configs if "clip" not in json.loads(path.read_text())["model_type"]]
+    assert towers
+    for config in towers:
+        (config.parent / "planted.py").write_text(
+            f"open({str(ran)!r}, 'w')\nclass Config: ...\nclass Model: ...\n"
+        )
+        edit_json(
+            config, model_type="planted", auto_map={"AutoConfig": "planted.Config", "AutoModel": "planted.Model"}
+        )
+    load = "import sys; from clipdex_export.families import load_checkpoint; load_checkpoint(sys.argv[1])"
+    if case.startswith("open_clip"):
+        load = f"from torchvision_standin import import_open_clip; import_open_clip(); {load}"
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "HF_HOME": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", load, source], env=environment, input="y\n" * 9, capture_output=True, text=True
+    )
+    assert "CheckpointError" in done.stderr, done.stderr
+    assert "brings code of its own, which clipdex never runs" in done.stderr.splitlines()[-1]
+    assert not ran.exists()
 
 
 def test_sentence_transformers_gives_the_same(family_sources: dict[str, str]) -> None:

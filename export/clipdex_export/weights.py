@@ -125,6 +125,8 @@ def weights_sha256(state: Mapping[str, torch.Tensor], architecture: Mapping[str,
 def one_line(exc: BaseException) -> str:
     """An error's message on one line, short enough to be part of a sentence."""
     text = " ".join(str(exc).split()) or type(exc).__name__
+    if "trust_remote_code" in text:  # transformers' advice is for its own callers
+        return "it brings code of its own, which clipdex never runs"
     return text if len(text) <= 300 else text[:297] + "…"
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from clipdex_export.checkpoint import Vectors
 from clipdex_export.quiet import quiet
 from clipdex_export.weights import Fit, check_fit, one_line
 
-__all__ = ["HfImages", "HfTexts", "load_model", "load_processor", "model_type"]
+__all__ = ["HfImages", "HfTexts", "load_model", "load_processor", "model_type", "no_questions"]
 
 _WEIGHT_FILES = (
     "model.safetensors",
@@ -59,7 +60,9 @@ def load_model(
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             if no_weights:
-                config = config_class.from_pretrained(directory, attn_implementation="eager")
+                config = config_class.from_pretrained(
+                    directory, attn_implementation="eager", trust_remote_code=False
+                )
                 model = model_class(config).float().eval()
                 return model, Fit(missing=tuple(sorted(model.state_dict())))
             model, info = model_class.from_pretrained(
@@ -69,6 +72,7 @@ def load_model(
                 attn_implementation="eager",
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
+                trust_remote_code=False,
             )
     # safetensors, pickle, json and the config's own checks each raise their own kind.
     except Exception as exc:
@@ -79,6 +83,22 @@ def load_model(
     missing = tuple(name for name in info["missing_keys"] if not name.startswith(unread or ("\0",)))
     fit = Fit(missing, tuple(mismatched), tuple(info["unexpected_keys"]))
     return model.eval(), check_fit(directory, fit, allow_random=allow_random)
+
+
+@contextmanager
+def no_questions() -> Iterator[None]:
+    """A checkpoint that brings code of its own is refused, where transformers would ask on the terminal to run it.
+
+    For code of others that calls transformers; ours says trust_remote_code=False.
+    """
+    from transformers import dynamic_module_utils
+
+    patience = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = patience
 
 
 def load_processor(directory: Path, processor_class: Any, kinds: set[str]) -> Any:

@@ -18,6 +18,7 @@ from clipdex_export import tokenizer
 from clipdex_export.checkpoint import Checkpoint, ImageHalf, TextHalf, Vectors
 from clipdex_export.families.architecture import open_clip_model
 from clipdex_export.families.family import Family
+from clipdex_export.families.hugging_face import no_questions
 from clipdex_export.families.open_clip_tokenizer import OpenClipTokens, convert
 from clipdex_export.hub import CheckpointFiles
 from clipdex_export.preprocessing import FILL
@@ -63,7 +64,7 @@ def load_open_clip(source: str, files: CheckpointFiles, allow_random: bool) -> C
 
 
 def load_open_clip_named(source: str, allow_random: bool) -> Checkpoint:
-    """`open_clip:ARCHITECTURE/TAG`, `open_clip:ARCHITECTURE/FILE`, or both, for a FILE that is preprocessed as TAG is.
+    """`open_clip:ARCHITECTURE/TAG`, `open_clip:ARCHITECTURE/FILE`, or both: a FILE preprocessed as TAG is.
 
     FILE: .safetensors, .bin, .pt or .pth.
     """
@@ -110,8 +111,8 @@ def _common_preprocessing(open_clip: ModuleType, architecture: str, file: Path) 
     if len(ways) > 1:
         named = " or ".join(f"{OPEN_CLIP_PREFIX}{architecture}/{tag}/FILE" for tag in ways)
         raise CheckpointError(
-            f"the published weights of OpenCLIP's {architecture} take pictures in {len(ways)} ways, and {file} does "
-            f"not say in which: name a tag that takes them as it does, as in {named}, or give a directory with "
+            f"OpenCLIP's weights of {architecture} take pictures in {len(ways)} ways, and {file} does not "
+            f"say in which: name a tag that takes them as it does, as in {named}, or give a directory with "
             f"{_CONFIG}"
         )
     return next(iter(ways.values()), {})
@@ -207,10 +208,13 @@ def _build(open_clip: ModuleType, found: _Found, where: object) -> tuple[Any, An
     import torch
 
     try:
-        with quiet(), torch.random.fork_rng(devices=[]):
+        with quiet(), no_questions(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = open_clip.create_model(found.name, load_weights=False, pretrained_text=False)
-            return model.float().eval(), open_clip.get_tokenizer(found.name)
+            # A config may ask for it, and this comes before. OpenCLIP's own tokenizer has no such option.
+            text = open_clip.get_model_config(found.name)["text_cfg"]
+            options = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
+            return model.float().eval(), open_clip.get_tokenizer(found.name, **options)
     # A text tower or a tokenizer of another hub repository is fetched here, and any wrong field surfaces.
     except Exception as exc:
         raise CheckpointError(f"{where}: OpenCLIP cannot build the model: {one_line(exc)}") from exc

@@ -31,7 +31,7 @@ def load_pair(source: str, allow_random: bool, load_image: Callable[[str], Check
     if family is None:
         marks = "; ".join(family.marks for family in TEXT_TOWERS)
         raise CheckpointError(f"{text_source} is no text tower of a kind that clipdex knows: looked for {marks}")
-    for patterns in family.weights:
+    for patterns in family.weights(files.directory):
         fetch_weights(files, patterns)
     text = family.load(files, allow_random)
     pictures = load_image(image_source)

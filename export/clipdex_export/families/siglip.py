@@ -103,7 +103,7 @@ def _load_tokenizer(directory: Path) -> tuple[Any, bytes, str]:
 
     try:
         with quiet():
-            own = AutoTokenizer.from_pretrained(directory)
+            own = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as exc:
         raise CheckpointError(f"{directory}: the tokenizer cannot be read: {one_line(exc)}") from exc
     for kind in ("eos", "pad"):

@@ -5,9 +5,9 @@ Both are a text model of transformers, the mean of what it gives for all that is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +39,7 @@ _POOLINGS: dict[str, Pooling] = {
     "cls": "first",
 }
 _ACTIVATIONS = {"Identity", "Tanh"}
+_WITH_WEIGHTS = {"Transformer", "Dense"}
 
 
 @dataclass
@@ -52,11 +53,14 @@ class LoadedText:
 
 @dataclass(frozen=True)
 class TextFamily:
-    """As `Family`, of a text tower alone."""
+    """As `Family`, of a text tower alone.
+
+    weights: a directory without its weights -> for each part that has some, patterns of them, as in `Family`.
+    """
 
     marks: str
     recognises: Callable[[Path], bool]
-    weights: tuple[tuple[str, ...], ...]
+    weights: Callable[[Path], list[tuple[str, ...]]]
     load: Callable[[CheckpointFiles, bool], LoadedText]
 
 
@@ -65,7 +69,7 @@ def load_sentence_transformer(files: CheckpointFiles, allow_random: bool) -> Loa
     from torch import nn
 
     directory = files.directory
-    modules = _modules(directory)
+    modules = [(kind, directory / path) for kind, path in _listed(directory)]
     kinds = [kind for kind, _ in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or not set(kinds[2:]) <= {"Dense", "Normalize"}:
         raise CheckpointError(
@@ -74,7 +78,10 @@ def load_sentence_transformer(files: CheckpointFiles, allow_random: bool) -> Loa
     model, fit = _load_transformer(modules[0][1], allow_random)
     settings = peek_json(modules[0][1] / "sentence_bert_config.json") or {}
     own = _load_tokenizer(modules[0][1])
-    length = settings.get("max_seq_length") or min(own.model_max_length, model.config.max_position_embeddings)
+    if settings.get("max_seq_length") is not None:
+        length = _number(settings, "max_seq_length", modules[0][1] / "sentence_bert_config.json")
+    else:
+        length = min(own.model_max_length, model.config.max_position_embeddings)
     head = nn.Sequential()
     state = {f"transformer.{name}": weight for name, weight in model.state_dict().items()}
     for kind, path in modules[2:]:
@@ -103,14 +110,14 @@ def load_mclip(files: CheckpointFiles, allow_random: bool) -> LoadedText:
 
     directory = files.directory
     config = read_json(directory / "config.json")
-    base, dims = str(config["modelBase"]), int(config.get("numDims", 0))
+    base, dims = str(config["modelBase"]), _number(config, "numDims", directory / "config.json")
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
             from transformers import AutoConfig, AutoModel
 
             torch.manual_seed(0)
-            shape = AutoConfig.from_pretrained(base, attn_implementation="eager")
-            model = AutoModel.from_config(shape).float().eval()
+            shape = AutoConfig.from_pretrained(base, attn_implementation="eager", trust_remote_code=False)
+            model = AutoModel.from_config(shape, trust_remote_code=False).float().eval()
             head = nn.Linear(model.config.hidden_size, dims).eval()
     except Exception as exc:
         raise CheckpointError(f"{directory}: its base model {base} cannot be built: {one_line(exc)}") from exc
@@ -204,13 +211,32 @@ class _Reference:
         return self.tokenizer(given, padding=padding, truncation=True, max_length=self.length, return_tensors="pt")
 
 
-def _modules(directory: Path) -> list[tuple[str, Path]]:
-    """(kind, directory) of each module, in order."""
+def _listed(directory: Path) -> list[tuple[str, str]]:
+    """(kind, path inside) of each module in modules.json, in order."""
     listed = peek_json(directory / "modules.json")
     try:
-        return [(entry["type"].rpartition(".")[2], directory / entry["path"]) for entry in listed]
+        modules = [(entry["type"].rpartition(".")[2], PurePosixPath(entry["path"])) for entry in listed]
     except (TypeError, KeyError, AttributeError) as exc:
         raise CheckpointError(f"{directory / 'modules.json'} is no list of modules") from exc
+    for _, path in modules:
+        if path.is_absolute() or ".." in path.parts:
+            where = directory / "modules.json"
+            raise CheckpointError(f"{where}: the path {str(path)!r} leads out of the directory")
+    return [(kind, path.as_posix()) for kind, path in modules]
+
+
+def _weights_of(path: str) -> tuple[str, ...]:
+    """Patterns of the weights in a part's directory, for the hub."""
+    inside = "" if path in ("", ".") else f"{path}/"
+    return f"{inside}model*.safetensors", f"{inside}pytorch_model*.bin"
+
+
+def _number(settings: Mapping[str, Any], name: str, where: Path) -> int:
+    """A field that must be a number above 0."""
+    found = settings.get(name)
+    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+        raise CheckpointError(f"{where}: {name} is {found!r}; expected a number above 0")
+    return found
 
 
 def _load_transformer(directory: Path, allow_random: bool) -> tuple[Any, Fit]:
@@ -222,7 +248,7 @@ def _load_transformer(directory: Path, allow_random: bool) -> tuple[Any, Fit]:
         from_pretrained = AutoModel.from_pretrained
 
         def __new__(cls, config: Any) -> Any:
-            return AutoModel.from_config(config)
+            return AutoModel.from_config(config, trust_remote_code=False)
 
     model, fit = load_model(directory, AutoConfig, Built, allow_random, unread=("pooler.",))
     model.pooler = None
@@ -234,7 +260,7 @@ def _load_tokenizer(directory: Path) -> Any:
 
     try:
         with quiet():
-            own = AutoTokenizer.from_pretrained(directory)
+            own = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as exc:
         raise CheckpointError(f"{directory}: the tokenizer cannot be read: {one_line(exc)}") from exc
     if getattr(own, "backend_tokenizer", None) is None:
@@ -263,7 +289,8 @@ def _dense(directory: Path, allow_random: bool) -> tuple[torch.nn.Module, Fit]:
     activation = str(settings.get("activation_function", "Identity")).rpartition(".")[2]
     if activation not in _ACTIVATIONS:
         raise CheckpointError(f"{directory}: activates by {activation}; expected {' or '.join(_ACTIVATIONS)}")
-    linear = nn.Linear(settings["in_features"], settings["out_features"], bias=settings.get("bias", True))
+    width, dims = (_number(settings, name, directory / "config.json") for name in ("in_features", "out_features"))
+    linear = nn.Linear(width, dims, bias=bool(settings.get("bias", True)))
     path = next(
         (p for p in (directory / "model.safetensors", directory / "pytorch_model.bin") if p.exists()), None
     )
@@ -288,13 +315,15 @@ TEXT_TOWERS: tuple[TextFamily, ...] = (
     TextFamily(
         marks="modules.json of sentence-transformers that begins with a Transformer",
         recognises=_is_sentence_transformer,
-        weights=(("model*.safetensors", "pytorch_model*.bin"), ("2_Dense/model.safetensors", "2_Dense/*.bin")),
+        weights=lambda directory: [
+            _weights_of(path) for kind, path in _listed(directory) if kind in _WITH_WEIGHTS
+        ],
         load=load_sentence_transformer,
     ),
     TextFamily(
         marks='config.json with "modelBase", as M-CLIP writes it',
         recognises=_is_mclip,
-        weights=(("model*.safetensors", "pytorch_model*.bin"),),
+        weights=lambda directory: [_weights_of("")],
         load=load_mclip,
     ),
 )
