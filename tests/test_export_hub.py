@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from tiny_clip import write_tiny  # noqa: E402
+from tiny_families import write_modules  # noqa: E402
 
 from clipdex_export.hub import find_checkpoint  # noqa: E402
 
@@ -173,21 +175,32 @@ def test_a_hub_id(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_families_of_several_directories(family_sources: dict[str, str], tmp_path: Path) -> None:
-    """sentence-transformers keeps weights in directories of their own; a pair comes from two repositories."""
+    """sentence-transformers keeps weights where modules.json says; a pair comes from two repositories."""
     image, text = family_sources["hf_clip"], family_sources["pair_st"].partition("+")[2]
     repositories = {"acme/st": Path(family_sources["st_clip"]), "acme/image": Path(image), "acme/text": Path(text)}
+    repositories["acme/elsewhere"] = elsewhere = tmp_path / "elsewhere"
+    inner = elsewhere / "0_Transformer"
+    shutil.copytree(text, inner)
+    (inner / "modules.json").unlink()
+    for name, other in (("1_Pooling", "1_Pooling"), ("2_Dense", "3_Dense")):
+        (inner / name).rename(elsewhere / other)
+    write_modules(elsewhere, Transformer="0_Transformer", Pooling="1_Pooling", Dense="3_Dense")
     with Hub(repositories) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         endpoint = f"http://127.0.0.1:{server.server_port}"
-        st, pair = load(endpoint, tmp_path, "acme/st", "pair:acme/image+acme/text")
+        sources = ("acme/st", "pair:acme/image+acme/text", "pair:acme/image+acme/elsewhere")
+        st, pair, same = load(endpoint, tmp_path / "cache", *sources)
         server.shutdown()
     assert st.split()[1] == COMMIT and st.split()[3] == "sentence-transformers-clip"
     assert pair.split()[0] == "pair:acme/image+acme/text" and pair.split()[3] == "pair"
     assert pair.split()[1] == f"{COMMIT}+{COMMIT}"
+    assert same.split()[2:] == pair.split()[2:]
     weights = [name for name in server.fetched if name.endswith(".safetensors")]
     assert sorted(weights) == [
         "0_CLIPModel/model.safetensors",
+        "0_Transformer/model.safetensors",
         "2_Dense/model.safetensors",
+        "3_Dense/model.safetensors",
         "model.safetensors",
         "model.safetensors",
     ]

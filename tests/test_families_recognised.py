@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -221,6 +222,8 @@ def edit_weight(directory: Path) -> None:
         ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "expected mean or cls"),
         ("2_Dense/config.json", {"activation_function": "torch.nn.ReLU"}, "activates by ReLU; expected"),
         ("2_Dense/config.json", {"in_features": 7}, "weights of another shape"),
+        ("2_Dense/config.json", {"out_features": "many"}, "out_features is 'many'; expected a number above 0"),
+        ("sentence_bert_config.json", {"max_seq_length": "long"}, "max_seq_length is 'long'; expected a number"),
     ],
 )
 def test_what_sentence_transformers_can_do_and_clipdex_not(
@@ -256,17 +259,16 @@ def test_a_module_outside_of_its_directory(family_sources: dict[str, str], tmp_p
     assert f"the path {path!r} leads out of the directory" in refused(source)
 
 
-@pytest.mark.parametrize("dims", [None, "many", 0])
+@pytest.mark.parametrize("dims", [None, "many", 0, 2.5, True])
 def test_a_number_of_dimensions_that_is_none(family_sources: dict[str, str], tmp_path: Path, dims: Any) -> None:
     source, directory = copied(family_sources["pair_mclip"], tmp_path / "copied")
     edit_json(directory / "text" / "config.json", numDims=dims)
     assert f"numDims is {dims!r}; expected a number above 0" in refused(source)
 
 
-@pytest.mark.parametrize("case", ["pair_st", "pair_mclip", "open_clip_xlm_roberta"])
-def test_code_in_a_checkpoint_is_never_run(family_sources: dict[str, str], tmp_path: Path, case: str) -> None:
-    """transformers asks on the terminal whether to run it: here somebody would say yes."""
-    source, directory = copied(family_sources[case], tmp_path / "copied")
+def test_code_in_a_checkpoint_is_never_run(family_sources: dict[str, str], tmp_path: Path) -> None:
+    """transformers asks on the terminal whether to run it: here somebody would say yes. PLANTED has more."""
+    source, directory = copied(family_sources["pair_st"], tmp_path / "copied")
     ran = tmp_path / "ran"
     configs = [path for path in directory.rglob("config.json") if "model_type" in path.read_text()]
     towers = [path for path in configs if "clip" not in json.loads(path.read_text())["model_type"]]
@@ -279,8 +281,6 @@ def test_code_in_a_checkpoint_is_never_run(family_sources: dict[str, str], tmp_p
             config, model_type="planted", auto_map={"AutoConfig": "planted.Config", "AutoModel": "planted.Model"}
         )
     load = "import sys; from clipdex_export.families import load_checkpoint; load_checkpoint(sys.argv[1])"
-    if case.startswith("open_clip"):
-        load = f"from torchvision_standin import import_open_clip; import_open_clip(); {load}"
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "HF_HOME": str(tmp_path / "hub"),
@@ -292,6 +292,24 @@ def test_code_in_a_checkpoint_is_never_run(family_sources: dict[str, str], tmp_p
     assert "CheckpointError" in done.stderr, done.stderr
     assert "brings code of its own, which clipdex never runs" in done.stderr.splitlines()[-1]
     assert not ran.exists()
+
+
+def test_texts_of_no_length(family_sources: dict[str, str], tmp_path: Path) -> None:
+    """A T5 sets no limit of its own."""
+    from transformers import T5Config
+
+    source, directory = copied(family_sources["pair_st"], tmp_path / "copied")
+    text = directory / "text"
+    (text / "model.safetensors").unlink()
+    (text / "sentence_bert_config.json").unlink()
+    T5Config(vocab_size=900, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2).save_pretrained(text)
+    assert "does not say how long a text may be: set max_seq_length" in refused(source, allow_random=True)
+
+
+def test_a_list_of_modules_that_is_none(family_sources: dict[str, str], tmp_path: Path) -> None:
+    source, directory = copied(family_sources["pair_st"], tmp_path / "copied")
+    (directory / "text" / "modules.json").write_text('["Transformer"]')
+    assert "is no text tower of a kind that clipdex knows" in refused(source)
 
 
 def test_sentence_transformers_gives_the_same(family_sources: dict[str, str]) -> None:
@@ -441,6 +459,69 @@ def test_a_pickle_that_would_run_code_is_not_loaded(copy_of: Any, tmp_path: Path
     torch.save({"visual.proj": Malicious()}, directory / "open_clip_pytorch_model.bin")
     assert "cannot be loaded as plain weights" in refused(directory)
     assert not (tmp_path / "was here").exists()
+
+
+def test_a_pickle_is_not_run_by_transformers_either(copy_of: Any, tmp_path: Path) -> None:
+    class Malicious:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "was here",)
+
+    directory = copy_of("hf_clip")
+    (directory / "model.safetensors").unlink()
+    torch.save({"logit_scale": Malicious()}, directory / "pytorch_model.bin")
+    assert "the checkpoint cannot be loaded" in refused(directory)
+    assert not (tmp_path / "was here").exists()
+
+
+# Where a checkpoint can name code of its own: the case, the file, and its Auto class.
+PLANTED = [
+    ("pair_st", "text/config.json", "AutoConfig"),
+    ("pair_st", "text/config.json", "AutoModel"),
+    ("pair_st", "text/tokenizer_config.json", "AutoTokenizer"),
+    ("pair_mclip", "base/config.json", "AutoConfig"),
+    ("pair_mclip", "base/config.json", "AutoModel"),
+    ("siglip", "tokenizer_config.json", "AutoTokenizer"),
+    ("siglip2", "tokenizer_config.json", "AutoTokenizer"),
+    ("hf_clip", "config.json", "AutoModel"),
+    ("open_clip_xlm_roberta", "base/config.json", "AutoConfig"),
+    ("open_clip_xlm_roberta", "tokenizer_config.json", "AutoTokenizer"),
+]
+
+
+@pytest.mark.parametrize("unknown", [False, True], ids=["of a known kind", "of no known kind"])
+@pytest.mark.parametrize(("case", "file", "kind"), PLANTED)
+def test_a_checkpoint_s_own_code_is_not_run_and_nobody_is_asked(
+    family_sources: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    case: str,
+    file: str,
+    kind: str,
+    unknown: bool,
+) -> None:
+    source, directory = copied(family_sources[case], tmp_path / "copied")
+    mark, path = tmp_path / "was here", directory / file
+    (path.parent / "planted.py").write_text(f"open({str(mark)!r}, 'w')\nclass Planted:\n    pass\n")
+    if kind == "AutoTokenizer":
+        edit_json(path, auto_map={kind: ["planted.Planted", "planted.Planted"]})
+        if unknown:
+            edit_json(path, tokenizer_class="Planted")
+        if case == "open_clip_xlm_roberta":  # OpenCLIP would hand this on
+            config = json.loads((directory / "open_clip_config.json").read_text())["model_cfg"]
+            config["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True}
+            edit_json(directory / "open_clip_config.json", model_cfg=config)
+    else:
+        edit_json(path, auto_map={kind: "planted.Planted"})
+        if unknown and case != "hf_clip":
+            edit_json(path, model_type="planted")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    try:
+        load_checkpoint(source)
+    except ClipdexError as exc:
+        assert "trust_remote_code" not in str(exc) and "\n" not in str(exc)
+    assert not mark.exists()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_weights_of_another_image_size_are_not_stretched(copy_of: Any) -> None:

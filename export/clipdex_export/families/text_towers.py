@@ -32,6 +32,8 @@ __all__ = ["TEXT_TOWERS", "LoadedText", "TextFamily"]
 
 # M-CLIP sets no limit of its own; a query is shorter than this.
 _MCLIP_LENGTH = 128
+# No tower reads as many tokens; transformers states more where it knows no limit.
+_ENDLESS = 1_000_000
 _POOLINGS: dict[str, Pooling] = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "first",
@@ -81,7 +83,11 @@ def load_sentence_transformer(files: CheckpointFiles, allow_random: bool) -> Loa
     if settings.get("max_seq_length") is not None:
         length = _number(settings, "max_seq_length", modules[0][1] / "sentence_bert_config.json")
     else:
-        length = min(own.model_max_length, model.config.max_position_embeddings)
+        length = min(own.model_max_length, getattr(model.config, "max_position_embeddings", _ENDLESS))
+        if length >= _ENDLESS:
+            raise CheckpointError(
+                f"{directory} does not say how long a text may be: set max_seq_length in sentence_bert_config.json"
+            )
     head = nn.Sequential()
     state = {f"transformer.{name}": weight for name, weight in model.state_dict().items()}
     for kind, path in modules[2:]:
@@ -96,7 +102,7 @@ def load_sentence_transformer(files: CheckpointFiles, allow_random: bool) -> Loa
         own,
         head.eval(),
         pooling=pooling,
-        length=int(length),
+        length=length,
         cleaning="lower" if settings.get("do_lower_case") else "none",
         where=directory,
     )
@@ -303,7 +309,9 @@ def _dense(directory: Path, allow_random: bool) -> tuple[torch.nn.Module, Fit]:
 
 def _is_sentence_transformer(directory: Path) -> bool:
     listed = peek_json(directory / "modules.json")
-    return isinstance(listed, list) and bool(listed) and str(listed[0].get("type", "")).endswith(".Transformer")
+    if not isinstance(listed, list) or not listed or not isinstance(listed[0], dict):
+        return False
+    return str(listed[0].get("type", "")).endswith(".Transformer")
 
 
 def _is_mclip(directory: Path) -> bool:
