@@ -4,7 +4,7 @@
 
 Draws the pictures, indexes them through a real Triton, and prints each stage's seconds. Overhead is everything the
 joining thread does itself (place, submit, append, commit) and the scan; waiting for pixels and vectors is not.
-"Other" is what no stage names: starting the workers, looking for files that are gone. Figures: docs/performance.md.
+"Other" is what no stage names: starting the workers, looking for what is gone. Figures: docs/performance.md.
 """
 
 import argparse

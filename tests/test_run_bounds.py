@@ -123,6 +123,6 @@ def test_a_ring_too_small_for_what_the_server_takes_is_said(pictures, tmp_path, 
 def test_a_worker_that_cannot_be_started_leaves_no_descriptor(pictures, tmp_path, fake, monkeypatch):
     monkeypatch.setattr("sys.executable", "/nowhere/python")
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(clipdex.ClipdexError, match="a decode worker could not be started"):
         index_pictures(fake, pictures, tmp_path / "x", workers=1)
     assert len(os.listdir("/proc/self/fd")) <= before
