@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 from clipdex.assets import unpack_assets
 from clipdex.errors import CardError, CheckpointError, ExportError, InvalidArgument, MissingExtra
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("pytorch_once")]
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -24,6 +26,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from tiny_clip import TINY, edit_json, everything_in, write_tiny  # noqa: E402
 
 from clipdex_export import ExportReport, export_model, extras  # noqa: E402
+from clipdex_export.families import load_checkpoint  # noqa: E402
 
 DEMO = Path(__file__).parent.parent / "export" / "checkpoints" / "demo"
 
@@ -101,21 +104,22 @@ def test_another_preprocessing_has_another_fingerprint(
 ) -> None:
     shutil.copytree(checkpoint, tmp_path / "checkpoint")
     edit_json(tmp_path / "checkpoint" / "preprocessor_config.json", resample=2)
-    card = export_model(tmp_path / "checkpoint", name="tiny", repository=tmp_path / "repository").card
+    card = load_checkpoint(str(tmp_path / "checkpoint")).card("tiny", "fp32")
     assert card.weights_sha256 == report.card.weights_sha256 and card.text == report.card.text
     assert card.fingerprint != report.card.fingerprint
 
 
 def test_other_weights_have_another_fingerprint(report: ExportReport, tmp_path: Path) -> None:
     other = write_tiny(tmp_path / "checkpoint", merges=100, seed=9)
-    card = export_model(other, name="tiny", repository=tmp_path / "repository").card
+    card = load_checkpoint(str(other)).card("tiny", "fp32")
     assert card.text == report.card.text and card.image == report.card.image
     assert card.fingerprint != report.card.fingerprint
 
 
-def test_a_model_of_the_name_is_replaced_only_when_allowed(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_model_of_the_name_is_replaced_only_when_allowed(report: ExportReport, tmp_path: Path) -> None:
     repository = tmp_path / "repository"
-    first = export_model(checkpoint, name="tiny", repository=repository)
+    shutil.copytree(report.repository, repository)
+    first = replace(report, repository=repository, paths={t: repository / f"tiny_{t}" for t in report.paths})
     other = write_tiny(tmp_path / "other", seed=9)
     before = everything_in(tmp_path)
     with pytest.raises(ExportError, match="already has a model tiny"):
@@ -189,22 +193,18 @@ def test_ctrl_c_leaves_no_trace(checkpoint: Path, tmp_path: Path) -> None:
 
 def test_a_full_disk_is_one_sentence_and_no_trace(checkpoint: Path, tmp_path: Path) -> None:
     """The process may write no file of more than 100 kB, the least of the towers is larger."""
-    code = (
-        "import resource, sys\n"
-        "from clipdex.errors import ExportError\n"
-        "from clipdex_export import export_model\n"
-        "def limit(stage):\n"
-        "    if stage == 'writing the image tower':\n"
-        "        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))\n"
-        "try:\n"
-        "    export_model(sys.argv[1], name='tiny', repository=sys.argv[2], progress=limit)\n"
-        "except ExportError as exc:\n"
-        "    print(exc)\n"
-    )
-    command = [sys.executable, "-c", code, str(checkpoint), str(tmp_path / "repository")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.stdout == f"{tmp_path}/repository: the export could not be written: File too large\n", done.stderr
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(stage: str) -> None:
+        if stage == "writing the image tower":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+
+    try:
+        with pytest.raises(ExportError) as caught:
+            export_model(checkpoint, name="tiny", repository=tmp_path / "repository", progress=limit)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(caught.value) == f"{tmp_path}/repository: the export could not be written: File too large"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -228,8 +228,6 @@ def test_importing_it_is_light() -> None:
 
 def test_an_odd_size_and_a_short_context(tmp_path: Path) -> None:
     """Nothing is hard-coded to 224 or 77."""
-    from dataclasses import replace
-
     shape = replace(TINY, image_size=96, patch_size=24, context_length=19, projection=48)
     checkpoint = write_tiny(tmp_path / "checkpoint", shape=shape)
     edit_json(checkpoint / "preprocessor_config.json", size=100, image_mean=[0.5] * 3, image_std=[0.5] * 3)

@@ -7,7 +7,7 @@ its own; where torchvision has no build for the machine, torchvision_standin.py 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,30 +46,9 @@ IN = ["fp32", "fp16"]
 TEXTS = ["a red circle", "", "Two “small” blue_squares above a YELLOW triangle! " * 9, "une niña, 猫, кошка"]
 
 
-def once_a_source(checkpoint_side: Callable[..., Any]) -> Callable[..., Any]:
-    """PyTorch is asked once for a checkpoint's numbers, which both precisions must meet."""
-    known: dict[str, Any] = {}
-
-    def side(checkpoint: Any, *inputs: Any) -> Any:
-        if checkpoint.source not in known:
-            known[checkpoint.source] = checkpoint_side(checkpoint, *inputs)
-        return known[checkpoint.source]
-
-    return side
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """For networks as small as these, the second thread is all waiting."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def exported(
-    family_sources: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    family_sources: dict[str, str], tmp_path_factory: pytest.TempPathFactory, pytorch_once: None
 ) -> Iterator[dict[str, ExportReport]]:
     """Both precisions of all, in one repository. The gate leaves out its largest pictures, for time."""
     repository = tmp_path_factory.mktemp("repository")
@@ -77,7 +56,6 @@ def exported(
     assert len(small) >= 15
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gate, "gate_pictures", lambda: small)
-        patch.setattr(gate, "checkpoint_side", once_a_source(gate.checkpoint_side))
         yield {
             f"{case}_{precision}": export_model(
                 source, name=f"{case}_{precision}", repository=repository, precision=precision, max_batch_size=4

@@ -376,17 +376,22 @@ def write_pair_mclip(directory: Path) -> str:
 
 
 def write_open_clip_xlm_roberta(directory: Path) -> str:
-    """As OpenCLIP's xlm-roberta-base-ViT-B-32, whose config names its text model: here a directory."""
+    """As OpenCLIP's xlm-roberta-base-ViT-B-32."""
+    return write_open_clip_text(directory, xlm_roberta_config(), "mean_pooler")
+
+
+def write_open_clip_text(directory: Path, text_model: Any, pooler: str) -> str:
+    """OpenCLIP's ViT with a text model of transformers, which its config names: here a directory."""
     base = directory / "base"
     with quiet():
-        xlm_roberta_config().save_pretrained(base)
+        text_model.save_pretrained(base)
     write_xlm_roberta_tokenizer(directory)
     config = open_clip_config()
     config["text_cfg"] = {
         "hf_model_name": str(base),
         "hf_tokenizer_name": str(base),
         "hf_proj_type": "mlp",
-        "hf_pooler_type": "mean_pooler",
+        "hf_pooler_type": pooler,
         "context_length": LENGTH,
     }
     model = open_clip_model(directory, config, {"interpolation": "bicubic"})
