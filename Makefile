@@ -9,6 +9,9 @@ INSTALL = env $(call PINS,$(1)) $(2)/bin/python -m pip install --quiet
 # tritonclient 2.73 asks for protobuf < 7, and pip keeps to that; the thin client's tests show that 7 works.
 NEWEST_PROTOBUF = 7.36.2
 
+# Many tests wait for processes and clocks more than they work: two at a time, a file always in one process.
+SPREAD = --numprocesses 2 --dist loadfile
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-thin lint format demo-model evaluate bench prove prove-damage prove-kills prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-shapes clean
@@ -20,10 +23,10 @@ demo: .venv/ready  ## the whole way on drawn pictures; or PHOTOS=DIR QUERY="a re
 	@.venv/bin/clipdex demo $${PHOTOS:+--photos "$$PHOTOS"} $${QUERY:+--query "$$QUERY"}
 
 test: .venv-dev/ready test-thin  ## all tests
-	.venv-dev/bin/pytest
+	.venv-dev/bin/pytest $(SPREAD)
 
 test-thin: .venv-thin/ready  ## the thin client's tests, with nothing but the base install and the newest numpy
-	.venv-thin/bin/pytest -m thin -p no:cacheprovider
+	.venv-thin/bin/pytest $(SPREAD) -m thin -p no:cacheprovider
 
 lint: .venv-dev/ready  ## ruff and mypy
 	.venv-dev/bin/ruff check
@@ -105,6 +108,6 @@ clean:  ## remove the environments and what the demo wrote
 
 .venv-thin/ready: pyproject.toml constraints-thin.txt
 	$(PYTHON) -m venv .venv-thin
-	$(call INSTALL,constraints-thin.txt,.venv-thin) pytest -e .
+	$(call INSTALL,constraints-thin.txt,.venv-thin) pytest pytest-xdist -e .
 	.venv-thin/bin/python -m pip install --quiet --no-deps protobuf==$(NEWEST_PROTOBUF)
 	@touch $@
