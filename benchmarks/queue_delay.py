@@ -1,16 +1,17 @@
 """What the server's queue delay costs a lone picture, and what it buys many threads that each send one.
 
-    python benchmarks/queue_delay.py [REPOSITORY MODEL]
+    .venv-dev/bin/python benchmarks/queue_delay.py [REPOSITORY MODEL] [--delays 0,100,200,500,2000] [--rounds 7]
 
-One Triton for each delay, and the model in this process beside them, asked in turn: medians of seven rounds.
+One Triton for each delay, and the model in this process beside them, asked in turn: medians of the rounds.
+Figures: docs/performance.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,17 +24,21 @@ import clipdex
 from clipdex_server import LocalTriton
 
 ROOT = Path(__file__).resolve().parent.parent
-DELAYS_US = (0, 100, 200, 500, 2000)
-ROUNDS, LONE, THREADS, MANY = 7, 40, 16, 160
+LONE, THREADS, MANY = 40, 16, 160
 
 
 def main() -> None:
-    repository = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "model_repository"
-    name = sys.argv[2] if len(sys.argv) > 2 else "demo"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("repository", nargs="?", type=Path, default=ROOT / "model_repository")
+    parser.add_argument("model", nargs="?", default="demo")
+    parser.add_argument("--delays", default="0,100,200,500,2000", help="microseconds")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    repository, name = options.repository, options.model
     with ExitStack() as stack:
         clients = {
             f"{delay} µs": stack.enter_context(clipdex.connect(served(stack, repository, name, delay), model=name))
-            for delay in DELAYS_US
+            for delay in map(int, options.delays.split(","))
         }
         clients["in process"] = stack.enter_context(clipdex.connect(f"inproc:{repository}", model=name))
         side = clients["in process"].card.image.size
@@ -41,7 +46,7 @@ def main() -> None:
         pool = stack.enter_context(ThreadPoolExecutor(THREADS))
         alone: dict[str, list[float]] = {key: [] for key in clients}
         together: dict[str, list[float]] = {key: [] for key in clients}
-        for _ in range(ROUNDS):
+        for _ in range(options.rounds):
             for key, client in clients.items():
                 alone[key].append(statistics.median(timed(client, pixels) for _ in range(LONE)))
                 start = time.perf_counter()

@@ -15,6 +15,7 @@ import pytest
 from conftest import noise
 
 import clipdex
+from clipdex import renaming
 from clipdex.duplicates import find_duplicates, move_back, move_duplicates, transfer
 from clipdex.index import Index
 
@@ -210,7 +211,7 @@ def other_file_system(monkeypatch):
 
 def no_rename_in_one_step(monkeypatch):
     """As on macOS."""
-    monkeypatch.setattr(transfer, "_renameat2", lambda: None)
+    monkeypatch.setattr(renaming, "_function", lambda: None)
 
 
 def no_rename_in_one_step_here(monkeypatch):
@@ -220,7 +221,7 @@ def no_rename_in_one_step_here(monkeypatch):
         ctypes.set_errno(errno.EINVAL)
         return -1
 
-    monkeypatch.setattr(transfer, "_renameat2", lambda: refusing)
+    monkeypatch.setattr(renaming, "_function", lambda: refusing)
 
 
 @pytest.mark.parametrize("lacking", [no_rename_in_one_step, no_rename_in_one_step_here])

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
+
+from clipdex.renaming import NOREPLACE, renameat2
 
 __all__ = ["Left", "content_of", "make_folders", "move_file", "rename_to_nothing", "sync_folder"]
 
 _BLOCK = 1 << 20
-
-_AT_FDCWD = -100
-_RENAME_NOREPLACE = 1
 
 
 class Left(Exception):
@@ -76,12 +72,8 @@ def _move_across(source: bytes, place: bytes, content_hash: bytes) -> None:
 
 def rename_to_nothing(source: bytes, place: bytes) -> None:
     """Rename a file; FileExistsError if there is something. In one step where the kernel and file system can."""
-    if (renameat2 := _renameat2()) is not None:
-        if renameat2(_AT_FDCWD, source, _AT_FDCWD, place, _RENAME_NOREPLACE) == 0:
-            return
-        code = ctypes.get_errno()
-        if code not in (errno.ENOSYS, errno.EINVAL):
-            raise OSError(code, os.strerror(code), place)
+    if renameat2(source, place, NOREPLACE):
+        return
     # Else the name is taken before the file comes. A kill between the two leaves the empty file.
     os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     try:
@@ -91,12 +83,6 @@ def rename_to_nothing(source: bytes, place: bytes) -> None:
             if os.path.lexists(source):
                 os.unlink(place)
         raise
-
-
-@cache
-def _renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
-    """Linux's call, or None: macOS and an old C library have none."""
-    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
 def make_folders(path: bytes) -> None:

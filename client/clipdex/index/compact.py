@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,13 +16,11 @@ from clipdex.index.vectors import sync_directory
 from clipdex.index.verify import Damage, check_rows
 from clipdex.index.wal import wal_damage
 from clipdex.index.writer import IndexWriter
+from clipdex.renaming import EXCHANGE, renameat2
 
 __all__ = ["compact_index"]
 
 _ROWS_AT_ONCE = 16_384
-
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
 
 
 def compact_index(
@@ -145,14 +141,8 @@ def _translated(directory: Path) -> Iterator[None]:
 
 def _exchange(one: Path, other: Path) -> None:
     """Swap two directories: in one step where the kernel can (Linux), else in three renames."""
-    library = ctypes.CDLL(None, use_errno=True)
-    if hasattr(library, "renameat2"):
-        done = library.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
-        if done == 0:
-            return
-        code = ctypes.get_errno()
-        if code not in (errno.ENOSYS, errno.EINVAL):
-            raise OSError(code, os.strerror(code))
+    if renameat2(os.fsencode(one), os.fsencode(other), EXCHANGE):
+        return
     shutil.rmtree(aside(other), ignore_errors=True)
     other.rename(aside(other))
     try:
