@@ -79,12 +79,16 @@ def test_folders_that_link_to_each_other_are_entered_once(tmp_path):
 
 
 def test_a_thousand_folders_inside_each_other(tmp_path):
-    deep = tmp_path
-    for _ in range(1_500):
-        deep = deep / "d"
-        os.mkdir(deep)
-    (deep / "a.png").touch()
-    assert found(tmp_path) == [b"d/" * 1_500 + b"a.png"]
+    folders = [tmp_path / ("d/" * depth) for depth in range(1, 1_501)]
+    try:
+        for folder in folders:
+            os.mkdir(folder)
+        (folders[-1] / "a.png").touch()
+        assert found(tmp_path) == [b"d/" * 1_500 + b"a.png"]
+    finally:  # shutil.rmtree, with which pytest clears up, calls itself for every folder
+        (folders[-1] / "a.png").unlink()
+        for folder in reversed(folders):
+            folder.rmdir()
 
 
 def test_a_folder_whose_entries_may_not_be_looked_at_hides_no_folder(tmp_path, monkeypatch):
