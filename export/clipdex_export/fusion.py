@@ -6,15 +6,13 @@ offline optimizer. The file then holds operators of com.microsoft: ONNX Runtime 
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from clipdex.errors import ExportError
 from clipdex_export.onnx_files import save
+from clipdex_export.quiet import unlogged
 
 __all__ = ["fuse"]
 
@@ -32,7 +30,7 @@ def fuse(path: Path, *, heads: int, width: int, layers: int) -> None:
 
     model = onnx.load(path)
     causal = _rename_mask(model.graph)
-    with _quiet():
+    with unlogged():
         from onnxruntime.transformers.fusion_options import FusionOptions
         from onnxruntime.transformers.optimizer import optimize_model
 
@@ -96,14 +94,3 @@ def _drop(graph: Any, initializer: str) -> None:
     kept = [tensor for tensor in graph.initializer if tensor.name != initializer]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The optimizer logs every pass on the root logger."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

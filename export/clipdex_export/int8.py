@@ -11,10 +11,7 @@ group as one integer product.
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +20,7 @@ import numpy.typing as npt
 
 from clipdex.errors import ExportError
 from clipdex_export.onnx_files import LARGEST_SINGLE_FILE, save
+from clipdex_export.quiet import unlogged
 
 if TYPE_CHECKING:
     import onnx
@@ -82,7 +80,7 @@ def quantize(
     """
     import onnx
 
-    with _quiet():
+    with unlogged():
         from onnxruntime import quantization
 
         class Rows(quantization.CalibrationDataReader):  # type: ignore[misc]
@@ -141,14 +139,3 @@ def _restate(model: onnx.ModelProto, source: onnx.ModelProto) -> None:
 def _bytes_of(path: Path) -> int:
     beside = path.with_name(path.name + ".data")
     return path.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantizer gives advice on the root logger."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["quiet"]
+__all__ = ["quiet", "unlogged"]
 
 
 @contextmanager
@@ -41,3 +41,14 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
         if hub_bars:
             enable_progress_bars()
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """ONNX Runtime's optimizer logs every pass on the root logger, and its quantizer gives advice there."""
+    before = python_logging.root.manager.disable
+    python_logging.disable(python_logging.WARNING)
+    try:
+        yield
+    finally:
+        python_logging.disable(before)
