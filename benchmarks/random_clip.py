@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +35,12 @@ def random_clip(shape: str = "vit_b_32", precision: str = "fp32") -> tuple[Path,
 
 
 def edited(
-    repository: Path, copy: Path, *, max_batch_size: int | None = None, delay_us: int | None = None
+    repository: Path,
+    copy: Path,
+    *,
+    max_batch_size: int | None = None,
+    delay_us: int | None = None,
+    parameters: Mapping[str, str] | None = None,
 ) -> Path:
     """A copy of a repository with other settings in each config.pbtxt that has them; the ONNX files are linked."""
     for model in repository.iterdir():
@@ -45,5 +51,7 @@ def edited(
             text = re.sub(r"^max_batch_size: [1-9]\d*", f"max_batch_size: {max_batch_size}", text, flags=re.M)
         if delay_us is not None:
             text = re.sub(r"(max_queue_delay_microseconds:) \d+", rf"\1 {delay_us}", text)
+        for key, value in (parameters or {}).items():
+            text += f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}\n'
         (copy / model.name / "config.pbtxt").write_text(text)
     return copy

@@ -59,7 +59,7 @@ class Server(FakeTransport):
         self._answer()
         return super().models(timeout_s)
 
-    def submit(self, model, inputs, output, timeout_s):
+    def submit(self, model, inputs, output, timeout_s, *, wait=False):
         if self.down:
             answer = Future()
             answer.set_exception(self.error(model))

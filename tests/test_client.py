@@ -89,7 +89,7 @@ class Answers(FakeTransport):
         super().__init__()
         self.answer = answer
 
-    def submit(self, model, inputs, output, timeout_s):
+    def submit(self, model, inputs, output, timeout_s, *, wait=False):
         if output == "bytes":
             return super().submit(model, inputs, output, timeout_s)
         future = Future()

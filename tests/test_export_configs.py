@@ -137,7 +137,7 @@ def test_what_every_target_has(target: str) -> None:
         assert [g.count for g in config.instance_group] == [3]
         assert pb.ModelInstanceGroup.Kind.Name(config.instance_group[0].kind) == TARGETS[target].kind
         assert config.parameters["cudnn_conv_algo_search"].string_value == "1"
-        assert config.dynamic_batching.max_queue_delay_microseconds == 500
+        assert config.dynamic_batching.max_queue_delay_microseconds == 100
         assert config.parameters["clipdex_fingerprint"].string_value == CARD.fingerprint
 
 

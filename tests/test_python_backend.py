@@ -62,6 +62,7 @@ def repository_of_everything(repository: Path) -> Path:
     for threads in ("1", "4"):
         parameters = {"intra_op_thread_count": threads, "execution_mode": "0", "cudnn_conv_algo_search": "1"}
         parameters |= {"enable_mem_arena": "false", "nobody_knows_this_key": "x"}
+        parameters |= {"session.intra_op.allow_spinning": "0"}
         image_model(repository, f"threads_{threads}", IMAGE_CONFIG + parameter_block(parameters))
     write_model(
         repository,
@@ -305,3 +306,13 @@ def test_models_that_differ_from_their_configuration_are_refused(tmp_path: Path)
     assert f"{tmp_path}/no_file/1/model.onnx failed" in message
     assert "not_onnx: [ONNXRuntimeError] : 7 : INVALID_PROTOBUF" in message
     Path(message.rpartition("(its log: ")[2].rstrip(")")).unlink()
+
+
+def test_session_options_of_onnxruntime_are_passed_on(tmp_path: Path) -> None:
+    block = parameter_block({"session.intra_op_thread_affinities": "core"})
+    image_model(tmp_path, "affinities", IMAGE_CONFIG + block)
+    with (
+        pytest.raises(LocalServerError, match=r"affinities.*must consist of only digits: core"),
+        LocalTriton(tmp_path),
+    ):
+        pass

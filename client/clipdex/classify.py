@@ -29,15 +29,22 @@ _BLANK = "{}"
 
 
 def classify_steps(
-    client: Client, images: Sequence[ImageSource], labels: Sequence[str], templates: Sequence[str]
+    client: Client,
+    images: Sequence[ImageSource],
+    labels: Sequence[str],
+    templates: Sequence[str],
+    *,
+    wait: bool = False,
 ) -> Steps[Vectors]:
-    """The steps of `Client.classify`."""
-    label_vectors = yield from label_steps(client, labels, templates)
-    pictures = yield from image_steps(client, images)
+    """The steps of `Client.classify`. wait: see `pixel_steps`."""
+    label_vectors = yield from label_steps(client, labels, templates, wait=wait)
+    pictures = yield from image_steps(client, images, wait=wait)
     return probabilities(client.card, pictures, label_vectors)
 
 
-def label_steps(client: Client, labels: Sequence[str], templates: Sequence[str]) -> Steps[Vectors]:
+def label_steps(
+    client: Client, labels: Sequence[str], templates: Sequence[str], *, wait: bool = False
+) -> Steps[Vectors]:
     """K labels -> float32 (K, D) of norm 1: each the mean of its vectors in all templates, as CLIP's authors do.
 
     Raises:
@@ -45,7 +52,7 @@ def label_steps(client: Client, labels: Sequence[str], templates: Sequence[str])
     """
     _check(client.card, labels, templates)
     texts = [template.replace(_BLANK, label.strip()) for label in labels for template in templates]
-    vectors = yield from text_steps(client, texts)
+    vectors = yield from text_steps(client, texts, wait=wait)
     means = vectors.reshape(len(labels), len(templates), -1).mean(axis=1)
     unit: Vectors = means / np.linalg.norm(means, axis=1, keepdims=True)
     return unit

@@ -141,15 +141,15 @@ class Client:
             RequestRefused: the server refuses one of them; the message says which.
             ServerError: the server did not answer.
         """
-        return run(image_steps(self, images))
+        return run(image_steps(self, images, wait=True))
 
     def embed_pixels(self, pixels: Pixels) -> Vectors:
         """uint8 (N, S, S, 3), resized and cropped as the card says -> float32 (N, D) of norm 1."""
-        return run(pixel_steps(self, pixels))
+        return run(pixel_steps(self, pixels, wait=True))
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """N texts -> float32 (N, D) of norm 1. A text longer than the model's context is cut."""
-        return run(text_steps(self, texts))
+        return run(text_steps(self, texts, wait=True))
 
     def classify(
         self, images: Sequence[ImageSource], labels: Sequence[str], *, templates: Sequence[str] = DEFAULT_TEMPLATES
@@ -162,14 +162,17 @@ class Client:
         Raises:
             InvalidArgument: too few labels, one empty or there twice, or a template without "{}".
         """
-        return run(classify_steps(self, images, labels, templates))
+        return run(classify_steps(self, images, labels, templates, wait=True))
 
-    def submit_pixels(self, pixels: Pixels, timeout_s: float | None = None) -> Future[Array]:
+    def submit_pixels(
+        self, pixels: Pixels, timeout_s: float | None = None, *, wait: bool = False
+    ) -> Future[Array]:
         """Send one batch, uint8 (B, S, S, 3) with B <= max_batch_size; the future holds float32 (B, D).
 
         Check what it holds with `checked`, and keep no more than `in_flight` waiting. The pixels must not change
         until the future is done; `cancel` withdraws the request, which then ends with `Cancelled`.
-        timeout_s: another deadline than the client's.
+        timeout_s: another deadline than the client's. wait: nothing else is to be done before it is answered,
+        which may happen in this call then.
         """
         size = self.card.image.size
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3):
@@ -177,15 +180,15 @@ class Client:
                 f"{self._name} takes pixels of dtype uint8 and shape (N, {size}, {size}, 3); "
                 f"these are {pixels.dtype} {pixels.shape}"
             )
-        return self._submit("image", {"pixels": pixels}, timeout_s)
+        return self._submit("image", {"pixels": pixels}, timeout_s, wait)
 
     def tokenize(self, texts: Sequence[str]) -> Array:
         """N texts -> int32 (N, L), as `submit_tokens` takes them."""
         return self._tokenizer(texts)
 
-    def submit_tokens(self, ids: Array) -> Future[Array]:
+    def submit_tokens(self, ids: Array, *, wait: bool = False) -> Future[Array]:
         """Send one batch of tokenized texts, int32 (B, L) with B <= max_texts; as `submit_pixels` does."""
-        return self._submit("text", {"token_ids": ids})
+        return self._submit("text", {"token_ids": ids}, wait=wait)
 
     def share(self, memory: SharedMemory) -> bool:
         """Let `submit_pixels` name pixels that lie in this memory instead of sending them -> whether it will.
@@ -239,9 +242,11 @@ class Client:
     ) -> None:
         self.close()
 
-    def _submit(self, part: str, inputs: dict[str, Array], timeout_s: float | None = None) -> Future[Array]:
+    def _submit(
+        self, part: str, inputs: dict[str, Array], timeout_s: float | None = None, wait: bool = False
+    ) -> Future[Array]:
         timeout_s = self._timeout_s if timeout_s is None else _check_timeout(timeout_s)
-        return self._transport.submit(f"{self._name}_{part}", inputs, "embedding", timeout_s)
+        return self._transport.submit(f"{self._name}_{part}", inputs, "embedding", timeout_s, wait=wait)
 
 
 def _check_timeout(timeout_s: float) -> float:

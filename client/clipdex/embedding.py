@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["image_steps", "pixel_steps", "text_steps"]
 
 
-def image_steps(client: Client, images: Iterable[ImageSource]) -> Steps[Vectors]:
-    """The steps of `Client.embed_images`. Each opens and resizes a batch of pictures."""
+def image_steps(client: Client, images: Iterable[ImageSource], *, wait: bool = False) -> Steps[Vectors]:
+    """The steps of `Client.embed_images`. Each opens and resizes a batch of pictures. wait: see `pixel_steps`."""
     if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
         raise InvalidArgument("images is a list; for one picture give a list of one: [picture]")
     spec = client.card.image
@@ -37,33 +37,44 @@ def image_steps(client: Client, images: Iterable[ImageSource]) -> Steps[Vectors]
         if batch:
             yield np.stack(batch)
 
-    return _embedding(client, batches(), client.submit_pixels)
+    return _embedding(client, batches(), client.max_batch_size, client.submit_pixels, wait)
 
 
-def pixel_steps(client: Client, pixels: Pixels) -> Steps[Vectors]:
-    """The steps of `Client.embed_pixels`."""
-    return _embedding(client, _slices(pixels, client.max_batch_size), client.submit_pixels)
+def pixel_steps(client: Client, pixels: Pixels, *, wait: bool = False) -> Steps[Vectors]:
+    """The steps of `Client.embed_pixels`.
+
+    wait: what drives the steps blocks on each future at once: a lone request may be answered within a step.
+    """
+    most = client.max_batch_size
+    return _embedding(client, _slices(pixels, most), most, client.submit_pixels, wait)
 
 
-def text_steps(client: Client, texts: Sequence[str]) -> Steps[Vectors]:
-    """The steps of `Client.embed_texts`."""
-    return _embedding(client, _slices(client.tokenize(texts), client.max_texts), client.submit_tokens)
+def text_steps(client: Client, texts: Sequence[str], *, wait: bool = False) -> Steps[Vectors]:
+    """The steps of `Client.embed_texts`. wait: see `pixel_steps`."""
+    most = client.max_texts
+    return _embedding(client, _slices(client.tokenize(texts), most), most, client.submit_tokens, wait)
+
+
+class _Submit(Protocol):
+    """`Client.submit_pixels` or `Client.submit_tokens`."""
+
+    def __call__(self, batch: Array, /, *, wait: bool = False) -> Future[Array]: ...
 
 
 def _slices(rows: Array, step: int) -> Iterator[Array]:
     return (rows[i : i + step] for i in range(0, len(rows), step))
 
 
-def _embedding(
-    client: Client, batches: Iterator[Array], submit: Callable[[Array], Future[Array]]
-) -> Steps[Vectors]:
+def _embedding(client: Client, batches: Iterator[Array], most: int, submit: _Submit, wait: bool) -> Steps[Vectors]:
     """Keep `in_flight` requests waiting, and put their answers one below the other: float32 (N, D)."""
     parts: list[Vectors] = []
     waiting: deque[tuple[int, Array, Future[Array]]] = deque()
     first = 0
     try:
         for batch in batches:
-            waiting.append((first, batch, submit(batch)))
+            # A batch that is not full is the last; if no other is under way, all that is left to do is to wait.
+            alone = wait and not waiting and len(batch) < most
+            waiting.append((first, batch, submit(batch, wait=alone)))
             first += len(batch)
             if len(waiting) >= client.in_flight:
                 parts.append((yield from _answer(client, *waiting.popleft(), submit)))

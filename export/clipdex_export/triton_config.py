@@ -91,7 +91,7 @@ def image_config(
         given=TowerInput("pixels", "TYPE_UINT8", (side, side, 3), "random_data", leading),
         serving=serving or Serving(),
         # A few pictures' worth of GPU time, and little beside the milliseconds that a lone picture takes.
-        delay_us=500,
+        delay_us=100,
     )
 
 
@@ -107,7 +107,7 @@ def text_config(card: ModelCard, max_batch_size: int, serving: Serving | None = 
         given=TowerInput("token_ids", "TYPE_INT32", (length,), "zero_data"),
         serving=serving or Serving(),
         # Somebody is waiting for a query's answer.
-        delay_us=500,
+        delay_us=100,
     )
 
 

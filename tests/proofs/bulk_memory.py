@@ -129,7 +129,7 @@ if __name__ == "__main__":  # the server
     class _Forgetful(FakeTransport):
         """One that does not keep a list of a million requests."""
 
-        def submit(self, *arguments):
+        def submit(self, *arguments, wait=False):
             self.requests.clear()
             return super().submit(*arguments)
 

@@ -67,7 +67,7 @@ def classify(
     names = _labels(labels, labels_file)
     seen = failed = 0
     with interruptible("what was printed stands"), connection.open() as client:
-        vectors = run(label_steps(client, names, template or DEFAULT_TEMPLATES))
+        vectors = run(label_steps(client, names, template or DEFAULT_TEMPLATES, wait=True))
         with _json() if as_json else _csv() if as_csv else _lines() as show:
             files = _files(pictures)
             while batch := list(islice(files, client.max_batch_size)):

@@ -49,13 +49,13 @@ WORDINGS = {
         SLOW,
         "a request waits up to {milliseconds} ms for others to share its batch",
         "Every lone query pays for it; under load batches fill without.",
-        "Set max_queue_delay_microseconds to 500.",
+        "Set max_queue_delay_microseconds to 100.",
     ),
     "delay_none": Words(
         NOTE,
         "max_queue_delay_microseconds is 0",
         "Only requests that wait already share a batch: short answers, and small batches at light load.",
-        "Set 500 if many small requests arrive at once.",
+        "Set 100 if many small requests arrive at once.",
     ),
     "queue_policy": Words(
         NOTE,

@@ -61,8 +61,8 @@ class Call(Future[Array]):
         self._endpoint = ""
         self._attempt_began = self._began
 
-    def send(self) -> None:
-        """Make an attempt, or wait for an endpoint that is well. Nothing here blocks."""
+    def send(self, *, wait: bool = False) -> None:
+        """Make an attempt, or wait for an endpoint that is well. Nothing here blocks, unless this attempt may."""
         self._call_off()
         if self._over:
             return
@@ -81,7 +81,7 @@ class Call(Future[Array]):
         attempt_s = self._policy.attempt_s(max(left, 0.0), slowest, self._late)
         began = self._attempt_began = time.monotonic()
         try:
-            answer = endpoint.transport.submit(self._model, self._inputs, self._output, attempt_s)
+            answer = endpoint.transport.submit(self._model, self._inputs, self._output, attempt_s, wait=wait)
         except BaseException as exc:
             self._fleet.give_back(endpoint)
             self._settle(endpoint, began, None, exc)

@@ -60,7 +60,12 @@ class Connection:
 
     def call(self, method: str, request: Any, timeout_s: float) -> Any:
         """One call, and wait for its answer."""
-        return getattr(self.stub, method)(request, timeout=timeout_s, metadata=self._metadata)
+        with self._lock:
+            self._under_way += 1
+        try:
+            return getattr(self.stub, method)(request, timeout=timeout_s, metadata=self._metadata)
+        finally:
+            self._ended()
 
     def start(self, method: str, request: Any, timeout_s: float, done: Callable[[Any], None]) -> Any:
         """One call whose end `done` is told, on gRPC's own thread -> the call."""
@@ -72,9 +77,7 @@ class Connection:
             try:
                 done(call)
             finally:
-                with self._lock:
-                    self._under_way -= 1
-                self._close_if_idle()
+                self._ended()
 
         call.add_done_callback(ended)
         return call
@@ -101,6 +104,11 @@ class Connection:
     def close(self) -> None:
         """Close it; calls under way end with an error."""
         self._channel.close()
+
+    def _ended(self) -> None:
+        with self._lock:
+            self._under_way -= 1
+        self._close_if_idle()
 
     def _close_if_idle(self) -> None:
         with self._lock:

@@ -101,7 +101,9 @@ class FakeTransport:
             return ModelConfig(model, 0, 1, {SHA256_PARAMETER: sha256} | fingerprint)
         return ModelConfig(model, self._max_batch_size, 1, fingerprint)
 
-    def submit(self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float) -> Future[Array]:
+    def submit(
+        self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float, *, wait: bool = False
+    ) -> Future[Array]:
         """Answer before returning."""
         answer: Future[Array] = Future()
         rows = max(len(array) for array in inputs.values())

@@ -68,7 +68,9 @@ class InprocTransport:
         """The model's config.pbtxt."""
         return from_message(self._message(model))
 
-    def submit(self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float) -> Future[Array]:
+    def submit(
+        self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float, *, wait: bool = False
+    ) -> Future[Array]:
         """Queue one run. There is no deadline: the work is this process's own."""
         limit = self.config(model, timeout_s).max_batch_size
         rows = max(len(array) for array in inputs.values())

@@ -82,11 +82,13 @@ class ResilientTransport:
             config.parameters,
         )
 
-    def submit(self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float) -> Future[Array]:
+    def submit(
+        self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float, *, wait: bool = False
+    ) -> Future[Array]:
         """Send a request until it is answered, or `timeout_s` is over."""
         self._check_process()
         call = Call(self._fleet, self._timer, self._policy, self._on_request, model, inputs, output, timeout_s)
-        call.send()
+        call.send(wait=wait)
         return call
 
     def statistics(self, model: str, timeout_s: float) -> ModelStatistics:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -43,7 +44,7 @@ class _Answer(Future[Array]):
 
     def cancel(self) -> bool:
         """Withdraw the request; False if it is over."""
-        return bool(self.call.cancel())
+        return self.call is not None and bool(self.call.cancel())
 
 
 class TritonTransport:
@@ -89,15 +90,17 @@ class TritonTransport:
         except ModelNotFound as exc:
             raise ModelNotFound(f"the server at {self._address} has no model {model!r}") from exc
 
-    def submit(self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float) -> Future[Array]:
-        """One ModelInfer call, answered on gRPC's own thread."""
+    def submit(
+        self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float, *, wait: bool = False
+    ) -> Future[Array]:
+        """One ModelInfer call, answered on gRPC's own thread, or in this one."""
         request = infer_request(model, inputs, output, self._regions.mapped, timeout_s)
         answer = _Answer(sum(map(len, request.raw_input_contents)))
         connection, began = self._connection, time.monotonic()
 
-        def done(call: Any) -> None:
+        def done(result: Callable[[], Any]) -> None:
             try:
-                outcome = self._outcome(call, output, connection, began, timeout_s)
+                outcome = self._outcome(result, output, connection, began, timeout_s)
             except BaseException as exc:  # a future that is never settled would block its reader for ever
                 outcome = exc
             if isinstance(outcome, BaseException):
@@ -105,7 +108,11 @@ class TritonTransport:
             else:
                 answer.set_result(outcome)
 
-        answer.call = self._start("ModelInfer", request, timeout_s, done, connection)
+        if wait:
+            with self._translated():
+                done(partial(connection.call, "ModelInfer", request, timeout_s))
+        else:
+            answer.call = self._start("ModelInfer", request, timeout_s, lambda call: done(call.result), connection)
         return answer
 
     def statistics(self, model: str, timeout_s: float) -> ModelStatistics:
@@ -128,12 +135,12 @@ class TritonTransport:
         self._connection.close()
 
     def _outcome(
-        self, call: Any, output: str, connection: Connection, began: float, timeout_s: float
+        self, call: Callable[[], Any], output: str, connection: Connection, began: float, timeout_s: float
     ) -> Array | BaseException:
-        """What a finished call of `submit` has given: the array, or clipdex's error."""
+        """What a call of `submit` gives: the array, or clipdex's error."""
         error: ClipdexError
         try:
-            result = output_array(call.result(), output)
+            result = output_array(call(), output)
         except grpc.RpcError as exc:
             self._look_after(connection, exc, began, timeout_s)
             error = self._error(exc, connection)

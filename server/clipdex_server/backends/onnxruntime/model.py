@@ -47,6 +47,11 @@ _EXECUTION_MODES = {0: ort.ExecutionMode.ORT_SEQUENTIAL, 1: ort.ExecutionMode.OR
 _CONV_SEARCHES = {0: "EXHAUSTIVE", 1: "HEURISTIC", 2: "DEFAULT"}
 _ARENA_STRATEGIES = {0: "kNextPowerOfTwo", 1: "kSameAsRequested"}
 
+# onnxruntime's threads spin while they wait for work. Within a run that pays: they need not be woken for each of
+# hundreds of operators. Between runs it takes the cores from the other models' processes and the client's workers,
+# and this stops it then (benchmarks/spinning.py).
+_WAITING = {"session.force_spinning_stop": "1", "session.intra_op.spin_duration_us": "1000"}
+
 # The C++ backend's names for options of the TensorRT provider, where they differ from the provider's own.
 _TENSORRT_NAMES = {
     "max_workspace_size_bytes": "trt_max_workspace_size",
@@ -204,11 +209,9 @@ def _session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
     options.inter_op_num_threads = max(0, _integer(parameters, "inter_op_thread_count"))
     options.enable_cpu_mem_arena = _boolean(parameters, "enable_mem_arena")
     options.enable_mem_pattern = _boolean(parameters, "enable_mem_pattern")
-    # onnxruntime's threads spin while they wait for work, which pays where a session has the cores to itself. Here
-    # every instance of every model is a process beside the client's workers. Two busy cores, an image tower and a
-    # text tower in turn: without spinning 1.2 to 2 times the image batches, a sixth of the CPU time for each text.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    for key, value in (_WAITING | parameters).items():
+        if key.startswith("session."):
+            options.add_session_config_entry(key, value)
     return options
 
 
