@@ -67,6 +67,7 @@ def test_every_step_runs_on_a_cpu(tmp_path: Path) -> None:
         "served, CPU, gRPC",
         "served, CPU, shared memory",
         "JPEG files to index, CPU",
+        "encoder alone, ONNX Runtime, CPU, half precision and fused",
         "encoder alone, PyTorch",
         "encoder alone, PyTorch, torch.compile",
     ]

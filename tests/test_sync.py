@@ -170,6 +170,18 @@ def test_a_plan_says_what_a_run_then_does(run, pictures, tmp_path, transport):
     assert (report.indexed, report.unchanged, report.removed) == (2, 10, 1)
 
 
+def test_a_plan_foresees_what_is_embedded_again_because_it_is_damaged(run, pictures, tmp_path):
+    index = tmp_path / "x"
+    run(pictures)
+    with (index / "vectors.f16").open("r+b") as file:
+        file.write(b"\xff")
+    plan = plan_run(pictures, index)
+    assert (plan.discovered, plan.new, plan.damaged, plan.unchanged) == (12, 0, 12, 0)
+    report, _ = run(pictures)
+    assert (report.indexed, report.unchanged) == (12, 0)
+    assert plan_run(pictures, index).damaged == 0
+
+
 def test_a_list_of_paths_is_indexed_in_its_order_each_once(run, pictures, tmp_path):
     names = [pictures / "5.png", pictures / "1.png", pictures / "5.png", pictures / "gone.png", pictures]
     source = PathList.parse(b"\n".join(os.fsencode(name) for name in names) + b"\n", "the list")

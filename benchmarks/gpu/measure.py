@@ -28,6 +28,9 @@ ON_A_GPU = (
     ("TensorRT", "tensorrt", "TensorrtExecutionProvider"),
 )
 ON_THE_CPU = (("CPU", "auto", "CPUExecutionProvider"),)
+# The encoder alone, for what the fused attention of `cuda` is worth: the graph for TensorRT has none.
+ALONE_ON_A_GPU = (("CUDA, attention not fused", "tensorrt", "CUDAExecutionProvider"),)
+ALONE_ON_THE_CPU = (("CPU, half precision and fused", "cuda", "CPUExecutionProvider"),)
 
 
 def measure(arguments: argparse.Namespace, gpu: Gpu | None) -> None:
@@ -71,6 +74,12 @@ def _measure_shape(
             del run
         if repository is not None:
             _measure_served(name, label, repository, arguments, pictures, flops, table)
+    for label, target, provider in ALONE_ON_A_GPU if device == "cuda" else ALONE_ON_THE_CPU:
+        with table.row(name, f"encoder alone, ONNX Runtime, {label}", flops) as measured:
+            repository = export(name, target, directory, batch=arguments.batch, instances=arguments.instances)
+            run = encoders.onnxruntime_run(repository, name, provider, device, arguments.batch)
+            measured(median_rate(run, **window))
+            del run
     for compiled in (False, True):
         with table.row(
             name, "encoder alone, PyTorch" + (", torch.compile" if compiled else ""), flops

@@ -64,7 +64,7 @@ def connect(
         retry: how failed requests are tried again; the defaults of `RetryPolicy` if not given.
         shared_memory: whether pictures of a bulk run are passed in memory that both sides map: "auto" where the
             server runs on this machine and takes them, "always" or an error, "never".
-        on_request: told of each finished request, in one of the client's threads: it must be quick.
+        on_request: told of each finished request, in a thread of the client's or the asking one: it must be quick.
         cache_dir: where tokenizers and cards are kept; see `clipdex.assets.default_cache_dir`.
 
     Raises:

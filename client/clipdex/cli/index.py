@@ -157,8 +157,9 @@ def run_sentence(report: RunReport, out: Path) -> str:
 def _plan_sentence(plan: Plan, out: Path) -> str:
     again = f", {plan.retried:,} to be tried again" if plan.retried else ""
     gone = f"; {plan.vanished:,} vanished" if plan.vanished else ""
+    anew = f", {plan.damaged:,} damaged in the index" if plan.damaged else ""
     return (
-        f"{plan.discovered:,} pictures found: {plan.new:,} new, {plan.changed:,} changed, "
+        f"{plan.discovered:,} pictures found: {plan.new:,} new, {plan.changed:,} changed{anew}, "
         f"{plan.unchanged:,} unchanged, {plan.failed:,} failed before{again}{gone}; "
         f"nothing was done to {shown_path(str(out))}"
     )

@@ -1,4 +1,4 @@
-"""Ctrl-C, or SIGTERM, during a commit waits until the commit is over."""
+"""Ctrl-C, or SIGTERM: during a commit it waits until the commit is over, and it is never lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,41 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["interrupts_wait"]
+__all__ = ["interrupts_noted", "interrupts_wait"]
+
+_KINDS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def interrupts_noted() -> Iterator[Callable[[], None]]:
+    """Yields a function to call now and then, which raises what came and was lost.
+
+    A handler runs wherever the main thread is: where that is a callback of gRPC or SQLite, or a `__del__`, what
+    it raises is printed or dropped there, and the block would go on as if nothing had come.
+    """
+    came: list[tuple[int, FrameType | None]] = []
+    before: dict[int, Callable[[int, FrameType | None], Any]] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append((number, frame))
+        before[number](number, frame)
+
+    def again() -> None:
+        while came:
+            number, frame = came.pop()
+            before[number](number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        for kind in _KINDS:
+            handler = signal.getsignal(kind)
+            if callable(handler):
+                before[kind] = handler
+                signal.signal(kind, note)
+    try:
+        yield again
+    finally:
+        for each, restored in before.items():
+            signal.signal(each, restored)
 
 
 @contextmanager
@@ -24,7 +58,7 @@ def interrupts_wait() -> Iterator[None]:
         return
     held: list[tuple[int, FrameType | None]] = []
     before: dict[int, Callable[[int, FrameType | None], Any]] = {}
-    for kind in (signal.SIGINT, signal.SIGTERM):
+    for kind in _KINDS:
         handler = signal.getsignal(kind)
         if callable(handler):  # not ignored, nor the system's default, and Python's to give back
             before[kind] = handler

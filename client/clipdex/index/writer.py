@@ -22,6 +22,7 @@ from clipdex.index.create import LOCK_FILE, create_index, put_back, sweep_unfini
 from clipdex.index.interrupts import interrupts_wait
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, Changes, Failure, KnownFile, Picture, RowStore
+from clipdex.index.sound_files import SoundFiles
 from clipdex.index.vectors import VectorFile, map_vectors, sync_directory
 from clipdex.index.wal import wal_damage
 
@@ -50,7 +51,7 @@ class IndexWriter:
                 self._committed = self._store.committed_rows()
                 extents = self._store.extents()
                 self._vectors = VectorFile(directory, self.manifest, self._committed)
-                self._is_sound = self._vectors.check(extents)
+                self._files = SoundFiles(self._store, self._vectors.check(extents))
             except BaseException:
                 self._store.close()
                 raise
@@ -90,12 +91,8 @@ class IndexWriter:
         return len(self._changes)
 
     def known(self, path: bytes) -> KnownFile | None:
-        """What the committed index knows of a path: nothing, where its row, or what is said of it, is damaged.
-
-        So a run embeds it anew, and the new row takes the place of the damaged one.
-        """
-        found = self._store.known_soundly(path)
-        return None if found is not None and found.row is not None and not self._is_sound(found.row) else found
+        """What the committed index knows of a path: nothing, where its row, or what is said of it, is damaged."""
+        return self._files.known(path)
 
     def metadata(self, row: int) -> str:
         """The JSON of what came with a committed row's picture; `{}` if nothing did."""
@@ -105,7 +102,7 @@ class IndexWriter:
         """A row whose file had this content, live or dead, committed or not, but never one that is damaged."""
         row = self._row_of_content.get(content_hash)
         if row is None:
-            row = next(filter(self._is_sound, self._store.rows_of_content(content_hash)), None)
+            row = self._files.row_of_content(content_hash)
         return row
 
     def vector(self, row: int) -> Array:

@@ -1,13 +1,18 @@
-"""What a run would do, without doing it: no server, no decoding, nothing written."""
+"""What a run would do, without doing it: no server, no decoding, nothing written.
+
+The vectors of the files are read, as a run does: what is damaged would be embedded again.
+"""
 
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from clipdex.index.reader import Index
 from clipdex.index.rows import Failure
+from clipdex.index.sound_files import SoundFiles
 from clipdex.sources.opening import as_source
 from clipdex.sources.scan import may_be_away
 from clipdex.sources.source import Source
@@ -17,11 +22,12 @@ __all__ = ["Plan", "plan_run"]
 
 @dataclass(frozen=True)
 class Plan:
-    """discovered = new + changed + unchanged + failed + retried.
+    """discovered = new + changed + unchanged + failed + retried + damaged.
 
     new: files the index does not know. changed: files with another size or time than they had. failed: files
     that failed before and have not changed, or cannot be looked at; retried: those of them that will be tried
-    again. vanished: rows whose file is gone.
+    again. damaged: files whose row no longer fits its checksum, which are embedded again. vanished: rows whose
+    file is gone.
     """
 
     discovered: int
@@ -31,6 +37,7 @@ class Plan:
     failed: int
     vanished: int
     retried: int = 0
+    damaged: int = 0
 
 
 def plan_run(source: Source | str | os.PathLike[str], index: Path, *, retry_failures: bool = False) -> Plan:
@@ -43,13 +50,18 @@ def plan_run(source: Source | str | os.PathLike[str], index: Path, *, retry_fail
         IndexFault: what is at `index` is no index, or damaged.
     """
     source = as_source(source)
-    opened = Index.open(index) if os.path.lexists(index) else None
-    new = changed = unchanged = failed = retried = gone = 0
+    new = changed = unchanged = failed = retried = damaged = gone = 0
     failures: list[Failure] = []
-    try:
+    with ExitStack() as stack:
+        opened = files = None
+        if os.path.lexists(index):
+            opened = stack.enter_context(Index.open(index))
+            files = stack.enter_context(SoundFiles.open(index))
         for file in source.files(failures.append):
-            known = opened.known(file.path) if opened else None
-            if known is None:
+            known = files.known(file.path) if files else None
+            if known is None and opened is not None and opened.known(file.path) is not None:
+                damaged += 1
+            elif known is None:
                 new += 1
             elif (known.size, known.mtime_ns) != (file.size, file.mtime_ns):
                 changed += 1
@@ -60,14 +72,12 @@ def plan_run(source: Source | str | os.PathLike[str], index: Path, *, retry_fail
             else:
                 unchanged += 1
         for failure in failures:
-            known = opened.known(failure.path) if opened and may_be_away(failure) else None
+            known = files.known(failure.path) if files and may_be_away(failure) else None
             if known is not None and known.row is not None:
                 unchanged += 1  # as for a run
             else:
                 failed += 1
         if opened is not None:
             gone = len(source.vanished(path for _, path in opened.live_paths()))
-    finally:
-        if opened is not None:
-            opened.close()
-    return Plan(new + changed + unchanged + failed + retried, new, changed, unchanged, failed, gone, retried)
+    discovered = new + changed + unchanged + failed + retried + damaged
+    return Plan(discovered, new, changed, unchanged, failed, gone, retried, damaged)

@@ -21,6 +21,7 @@ from clipdex.arrays import Array
 from clipdex.bisection import bisect
 from clipdex.client import Client
 from clipdex.errors import ClipdexError, IndexFault, RequestRefused
+from clipdex.index.interrupts import interrupts_noted
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import Failure
 from clipdex.index.writer import IndexWriter
@@ -208,9 +209,13 @@ class _Run:
                 in_flight,
                 self._client.in_flight,
             )
-        with DecodePool(self._client.card.image, ring, workers=workers, limits=limits) as pool, self._counted():
+        with (
+            DecodePool(self._client.card.image, ring, workers=workers, limits=limits) as pool,
+            self._counted(),
+            interrupts_noted() as stop_if_told,
+        ):
             self._busy = pool.busy
-            self._embed(pool, ring, in_flight)
+            self._embed(pool, ring, in_flight, stop_if_told)
             self.times.seconds.update(pool.busy)
         self._note_scan()
         self._commit()
@@ -218,13 +223,14 @@ class _Run:
         self._last_at = time.monotonic()
         self._report()
 
-    def _embed(self, pool: DecodePool, ring: PixelRing, in_flight: int) -> None:
+    def _embed(self, pool: DecodePool, ring: PixelRing, in_flight: int, stop_if_told: Callable[[], None]) -> None:
         waiting: deque[tuple[Batch, Future[Array] | None]] = deque()
         fresh = self.times.each("scan", self._fresh_files())
         batch = Batch(ring.tray_of(0))
         heard = 0
         try:
             for result in self.times.each("wait_decode", pool.decode_within(_PATIENCE_S, fresh)):
+                stop_if_told()
                 if result is None:  # the scan may have much to say of files that are not decoded
                     self._note_scan()
                     self._commit_if_due()

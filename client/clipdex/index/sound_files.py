@@ -1,0 +1,57 @@
+"""What a run takes an index to know of files: nothing of one whose row, or what is said of it, is damaged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clipdex.errors import IndexDamaged
+from clipdex.index.manifest import Manifest
+from clipdex.index.rows import ROWS_FILE, KnownFile, RowStore
+from clipdex.index.vectors import ExtentCheck
+
+__all__ = ["SoundFiles"]
+
+
+class SoundFiles:
+    """Asked about a file, it reads the vectors of the commit that has the file's row, each commit once.
+
+    So a run embeds anew what is damaged, and the new row takes the place of the damaged one.
+    """
+
+    def __init__(self, store: RowStore, check: ExtentCheck) -> None:
+        self._store, self._is_sound = store, check
+
+    @classmethod
+    @contextmanager
+    def open(cls, directory: Path) -> Iterator[SoundFiles]:
+        """Those of an index that is not being written here.
+
+        Raises:
+            IndexFault: there is no index, or it is beyond reading.
+        """
+        manifest = Manifest.read(directory)
+        store = RowStore.open(directory / ROWS_FILE, write=False)
+        try:
+            path = directory / manifest.vectors_file
+            try:
+                fd = os.open(path, os.O_RDONLY)
+            except OSError as exc:
+                raise IndexDamaged(f"{path}: cannot be read: {exc.strerror}") from exc
+            try:
+                yield cls(store, ExtentCheck(fd, store.extents(), manifest.row_bytes))
+            finally:
+                os.close(fd)
+        finally:
+            store.close()
+
+    def known(self, path: bytes) -> KnownFile | None:
+        """What the committed index knows of a path, if anything sound."""
+        found = self._store.known_soundly(path)
+        return None if found is not None and found.row is not None and not self._is_sound(found.row) else found
+
+    def row_of_content(self, content_hash: bytes) -> int | None:
+        """A sound row, live or dead, whose file had this content."""
+        return next(filter(self._is_sound, self._store.rows_of_content(content_hash)), None)

@@ -1,0 +1,74 @@
+"""Ctrl-C that comes where a library drops what a handler raises: the run ends all the same."""
+
+import signal
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import clipdex
+from clipdex.index.interrupts import interrupts_noted
+from clipdex.wire import FakeTransport
+
+pytestmark = pytest.mark.thin
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(60):
+        noise = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{i:02}.png")
+    return folder
+
+
+def lose(kind):
+    """As a callback of gRPC's or SQLite's does."""
+    try:
+        signal.raise_signal(kind)
+    except KeyboardInterrupt:
+        return
+    pytest.fail("the handler raised nothing")
+
+
+def test_a_run_ends_although_the_interrupt_was_lost(folder, tmp_path):
+    index = tmp_path / "it.clipdex"
+    told = []
+
+    def progress(state):
+        told.append(state)
+        if len(told) == 1:
+            lose(signal.SIGINT)
+
+    with clipdex.Client(FakeTransport(max_batch_size=4)) as client:
+        with pytest.raises(KeyboardInterrupt):
+            clipdex.index_pictures(client, folder, index, workers=1, max_ring_bytes=1, progress=progress)
+        assert len(told) == 1
+        with clipdex.Index.open(index) as opened:
+            assert 0 < len(opened) < 60
+        assert clipdex.index_pictures(client, folder, index, workers=1).rows == 60
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_was_lost_comes_once():
+    with interrupts_noted() as stop_if_told:
+        stop_if_told()
+        lose(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            stop_if_told()
+        stop_if_told()
+
+
+def test_other_threads_leave_the_handlers_alone():
+    def work():
+        with interrupts_noted() as stop_if_told:
+            found.append(signal.getsignal(signal.SIGINT))
+            stop_if_told()
+
+    found = []
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [signal.default_int_handler]
