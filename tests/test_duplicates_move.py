@@ -301,7 +301,7 @@ def test_across_disks_the_names_of_all_new_folders_are_on_disk_before_the_old_fi
 ):
     other_file_system(monkeypatch)
     synced, at_unlink = set(), []
-    sync, unlink = transfer.sync_folder, os.unlink
+    sync, unlink = transfer.sync_directory, os.unlink
 
     def recording(path):
         synced.add(path)
@@ -312,7 +312,7 @@ def test_across_disks_the_names_of_all_new_folders_are_on_disk_before_the_old_fi
             at_unlink.append(set(synced))
         unlink(path)
 
-    monkeypatch.setattr(transfer, "sync_folder", recording)
+    monkeypatch.setattr(transfer, "sync_directory", recording)
     monkeypatch.setattr(transfer.os, "unlink", removing)
     move(index, tmp_path / "new" / "out")
     new = {os.fsencode(tmp_path / path) for path in ("", "new", "new/out", "new/out/2020")}

@@ -30,7 +30,7 @@ SIZES = [224, 63]
 
 
 def spec_of_open_clip(size: int, mode: str, interpolation: str) -> ImageSpec:
-    from clipdex_export.families.open_clip import image_spec
+    from clipdex_export.families.open_clip_preprocessing import image_spec
 
     settings = {"size": size, "mean": 0.5, "std": 0.5, "fill_color": 0}
     return image_spec(settings | {"resize_mode": mode, "interpolation": interpolation}, "a test")

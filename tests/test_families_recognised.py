@@ -25,8 +25,9 @@ from tiny_families import FAMILIES, write_modules  # noqa: E402
 from torchvision_standin import import_open_clip  # noqa: E402
 
 from clipdex_export import families  # noqa: E402
-from clipdex_export.families import load_checkpoint, open_clip  # noqa: E402
+from clipdex_export.families import load_checkpoint  # noqa: E402
 from clipdex_export.families.architecture import text_model  # noqa: E402
+from clipdex_export.families.open_clip_preprocessing import common_preprocessing  # noqa: E402
 from clipdex_export.families.text_towers import TEXT_TOWERS  # noqa: E402
 
 NAMES = {
@@ -406,17 +407,15 @@ def test_a_file_is_preprocessed_as_the_published_weights_of_its_architecture() -
             for tag in library.list_pretrained_tags_by_model(name)
         ]
         try:
-            found = open_clip._common_preprocessing(library, name, Path("FILE"))
+            found = common_preprocessing(library, name, Path("FILE"))
         except CheckpointError:
             without.add(name)
             assert any(way != ways[0] for way in ways)
         else:
             assert all(way == found for way in ways)
     assert without == {"ViT-L-14", "ViT-H-14", "ViT-H-14-quickgelu"}
-    assert (
-        open_clip._common_preprocessing(library, "ViT-SO400M-14-SigLIP", Path("FILE"))["resize_mode"] == "squash"
-    )
-    assert open_clip._common_preprocessing(library, "mt5-base-ViT-B-32", Path("FILE")) == {}
+    assert common_preprocessing(library, "ViT-SO400M-14-SigLIP", Path("FILE"))["resize_mode"] == "squash"
+    assert common_preprocessing(library, "mt5-base-ViT-B-32", Path("FILE")) == {}
 
 
 def test_a_file_with_and_without_a_tag(family_sources: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,11 @@ class Layers:
     heads: int
     width: int
     layers: int
+
+    @classmethod
+    def of(cls, config: Any) -> Layers:
+        """Those of a transformer of Hugging Face's: every one has all."""
+        return cls(config.num_attention_heads, config.hidden_size, config.num_hidden_layers)
 
 
 @dataclass

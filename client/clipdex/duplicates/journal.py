@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from clipdex.duplicates.transfer import sync_folder
 from clipdex.errors import InvalidArgument
+from clipdex.index.vectors import sync_directory
 
 __all__ = ["read_journal", "write_journal"]
 
@@ -28,7 +28,7 @@ def write_journal(target: bytes, plan: Iterable[tuple[bytes, bytes, bytes]]) -> 
             file.write(json.dumps(line) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    sync_folder(target)
+    sync_directory(target)
     return path
 
 

@@ -8,9 +8,10 @@ import os
 import shutil
 from contextlib import suppress
 
+from clipdex.index.vectors import sync_directory
 from clipdex.renaming import NOREPLACE, renameat2
 
-__all__ = ["Left", "content_of", "make_folders", "move_file", "rename_to_nothing", "sync_folder"]
+__all__ = ["Left", "content_of", "make_folders", "move_file", "rename_to_nothing"]
 
 _BLOCK = 1 << 20
 
@@ -59,7 +60,7 @@ def _move_across(source: bytes, place: bytes, content_hash: bytes) -> None:
         shutil.copystat(source, temporary)
         rename_to_nothing(temporary, place)
         placed = True
-        sync_folder(os.path.dirname(place))
+        sync_directory(os.path.dirname(place))
         os.unlink(source)
     except BaseException:
         with suppress(OSError):
@@ -91,7 +92,7 @@ def make_folders(path: bytes) -> None:
         above = os.path.dirname(path)
         make_folders(above)
         os.makedirs(path, exist_ok=True)
-        sync_folder(above)
+        sync_directory(above)
 
 
 def content_of(path: bytes) -> bytes:
@@ -101,12 +102,3 @@ def content_of(path: bytes) -> bytes:
         while block := file.read(_BLOCK):
             hashed.update(block)
     return hashed.digest()
-
-
-def sync_folder(path: bytes) -> None:
-    """Put the names in a folder on disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

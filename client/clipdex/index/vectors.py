@@ -102,7 +102,7 @@ class ExtentCheck:
             return False
 
 
-def sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path | bytes) -> None:
     """Put a directory's entries on disk: a file that was just created or renamed survives a power cut."""
     fd = os.open(directory, os.O_RDONLY)
     try:

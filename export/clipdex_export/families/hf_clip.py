@@ -44,14 +44,14 @@ def load_hf_clip(source: str, files: CheckpointFiles, allow_random: bool) -> Che
         image=ImageHalf(
             embedding_dim=config.projection_dim,
             tower=_image_tower(model, spec),
-            layers=_layers(config.vision_config),
+            layers=Layers.of(config.vision_config),
             spec=spec,
             reference=HfImages(processor, model),
         ),
         text=TextHalf(
             embedding_dim=config.projection_dim,
             tower=_text_tower(model, text.context_length),
-            layers=_layers(config.text_config),
+            layers=Layers.of(config.text_config),
             spec=text,
             tokenizer_json=data,
             reference=HfTexts(
@@ -125,10 +125,6 @@ def _text_tower(model: Any, length: int) -> torch.nn.Module:
         pooling="largest" if config.eos_token_id == tokenizer.LEGACY_END_ID else "end",
         end_id=config.eos_token_id,
     )
-
-
-def _layers(config: Any) -> Layers:
-    return Layers(config.num_attention_heads, config.hidden_size, config.num_hidden_layers)
 
 
 HF_CLIP = Family(

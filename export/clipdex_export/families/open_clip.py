@@ -12,23 +12,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.card import ImageSpec
-from clipdex.errors import CardError, CheckpointError, MissingExtra
+from clipdex.errors import CheckpointError, MissingExtra
 from clipdex_export import tokenizer
 from clipdex_export.checkpoint import Checkpoint, ImageHalf, TextHalf, Vectors
 from clipdex_export.families.architecture import open_clip_model
 from clipdex_export.families.family import Family
 from clipdex_export.families.hugging_face import no_questions
+from clipdex_export.families.open_clip_preprocessing import (
+    CONFIG,
+    OPEN_CLIP_PREFIX,
+    common_preprocessing,
+    image_spec,
+)
 from clipdex_export.families.open_clip_tokenizer import OpenClipTokens, convert
 from clipdex_export.hub import CheckpointFiles
-from clipdex_export.preprocessing import FILL
 from clipdex_export.quiet import quiet
 from clipdex_export.weights import Fit, adopt, check_fit, one_line, read_state, weights_sha256
 
-__all__ = ["OPEN_CLIP", "OPEN_CLIP_PREFIX", "image_spec", "load_open_clip", "load_open_clip_named"]
+__all__ = ["OPEN_CLIP", "OPEN_CLIP_PREFIX", "load_open_clip", "load_open_clip_named"]
 
-OPEN_CLIP_PREFIX = "open_clip:"
-_CONFIG = "open_clip_config.json"
 _WEIGHT_FILES = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -36,11 +38,6 @@ _WEIGHT_FILES = (
     "model.safetensors",
     "pytorch_model.bin",
 )
-_RESIZES = {
-    "shortest": ("shortest_edge", "center_half_even"),
-    "squash": ("squash", "none"),
-    "longest": ("longest_edge", "pad"),
-}
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ def load_open_clip(source: str, files: CheckpointFiles, allow_random: bool) -> C
     """A directory with open_clip_config.json, weights, and a tokenizer unless it is OpenCLIP's own."""
     from clipdex_export.families.files import read_json
 
-    preprocess = read_json(files.directory / _CONFIG).get("preprocess_cfg", {})
+    preprocess = read_json(files.directory / CONFIG).get("preprocess_cfg", {})
     weights = next((files.directory / n for n in _WEIGHT_FILES if (files.directory / n).exists()), None)
     found = _Found(f"local-dir:{files.directory}", weights, preprocess, files.revision)
     return _load(source, found, files.directory, allow_random)
@@ -80,7 +77,7 @@ def load_open_clip_named(source: str, allow_random: bool) -> Checkpoint:
     if not weights:
         found = _Found(architecture, None, {})
     elif path.is_file():
-        found = _Found(architecture, path, _common_preprocessing(open_clip, architecture, path))
+        found = _Found(architecture, path, common_preprocessing(open_clip, architecture, path))
     elif not open_clip.is_pretrained_cfg(architecture, tag):
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
         raise CheckpointError(
@@ -94,28 +91,6 @@ def load_open_clip_named(source: str, allow_random: bool) -> Checkpoint:
     else:
         found = _download(open_clip, architecture, tag)
     return _load(source, found, architecture, allow_random)
-
-
-def _common_preprocessing(open_clip: ModuleType, architecture: str, file: Path) -> dict[str, Any]:
-    """How all published weights of an architecture take pictures; OpenCLIP's defaults where there are none.
-
-    Raises:
-        CheckpointError: they do it in different ways, and a file does not say in which.
-    """
-    ways: dict[str, Any] = {}
-    for tag in open_clip.list_pretrained_tags_by_model(architecture):
-        settings = open_clip.get_pretrained_cfg(architecture, tag)
-        way = open_clip.transform.merge_preprocess_dict({}, settings)
-        if way not in ways.values():
-            ways[tag] = way
-    if len(ways) > 1:
-        named = " or ".join(f"{OPEN_CLIP_PREFIX}{architecture}/{tag}/FILE" for tag in ways)
-        raise CheckpointError(
-            f"OpenCLIP's weights of {architecture} take pictures in {len(ways)} ways, and {file} does not "
-            f"say in which: name a tag that takes them as it does, as in {named}, or give a directory with "
-            f"{_CONFIG}"
-        )
-    return next(iter(ways.values()), {})
 
 
 def _settings(open_clip: ModuleType, architecture: str, tag: str, file: str = "") -> dict[str, Any]:
@@ -236,39 +211,6 @@ def _fill(model: Any, found: _Found, where: object, allow_random: bool) -> Fit:
         if name in state and getattr(model, name, None) is not None:
             state[name] = state[name].reshape(getattr(model, name).shape)
     return check_fit(found.weights, adopt(model, state), allow_random=allow_random)
-
-
-def image_spec(preprocess: dict[str, Any], where: object) -> ImageSpec:
-    """OpenCLIP's PreprocessCfg, as a dict -> ImageSpec.
-
-    Raises:
-        CheckpointError: it asks for something that the card cannot express, named in the message.
-    """
-    size = preprocess["size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    if height != width:
-        raise CheckpointError(f"{where}: the image tower takes {height} × {width} pixels; expected a square")
-    resize, crop = _RESIZES[preprocess["resize_mode"]]
-    if crop == "pad" and preprocess["fill_color"] != 0:
-        raise CheckpointError(f"{where}: the preprocessor's fill_color is not 0; clipdex pads with black")
-    try:
-        return ImageSpec(
-            size=height,
-            resize_to=height,
-            resize=resize,
-            interpolation="bilinear" if preprocess["interpolation"] == "bilinear" else "bicubic",
-            crop=crop,
-            fill=FILL,
-            mean=_three(preprocess["mean"]),
-            std=_three(preprocess["std"]),
-        )
-    except (CardError, TypeError, ValueError) as exc:
-        raise CheckpointError(f"{where}: the preprocessing is not usable: {one_line(exc)}") from exc
-
-
-def _three(values: Any) -> tuple[float, float, float]:
-    red, green, blue = values if isinstance(values, Sequence) else [values] * 3
-    return float(red), float(green), float(blue)
 
 
 def _text_of(model: Any) -> Any:
@@ -418,7 +360,7 @@ OPEN_CLIP = Family(
     picture="as its preprocess_cfg says: shorter side and crop, squash, or longer side and black",
     text="its own BPE or a tokenizer of transformers, after its cleaning; causal, none, or padding hidden",
     fused="towers of plain transformers; not ResNet, timm or CoCa's texts",
-    recognises=lambda directory: (directory / _CONFIG).is_file(),
+    recognises=lambda directory: (directory / CONFIG).is_file(),
     weights=("open_clip*.safetensors", "open_clip*.bin"),
     load=load_open_clip,
 )

@@ -53,7 +53,7 @@ def load_siglip(source: str, files: CheckpointFiles, allow_random: bool) -> Chec
         image=ImageHalf(
             embedding_dim=vision.hidden_size,
             tower=towers.ImageTower(Pooled(with_eager_attention(model.vision_model), nn.Identity()), image_spec),
-            layers=_layers(vision),
+            layers=Layers.of(vision),
             spec=image_spec,
             reference=HfImages(processor, model),
         ),
@@ -67,7 +67,7 @@ def load_siglip(source: str, files: CheckpointFiles, allow_random: bool) -> Chec
                 mask="none",
                 pooling="last",
             ),
-            layers=_layers(text),
+            layers=Layers.of(text),
             spec=text_spec,
             tokenizer_json=data,
             reference=HfTexts(
@@ -120,10 +120,6 @@ def _load_tokenizer(directory: Path) -> tuple[Any, bytes, str]:
     if getattr(own, "backend_tokenizer", None) is None:
         raise CheckpointError(f"{directory}: a {type(own).__name__} cannot be written as a tokenizer.json")
     return own, tokenizer.tokenizer_json(own), "none"
-
-
-def _layers(config: Any) -> Layers:
-    return Layers(config.num_attention_heads, config.hidden_size, config.num_hidden_layers)
 
 
 SIGLIP = Family(

@@ -1,0 +1,78 @@
+"""How an OpenCLIP model takes pictures: its settings by name, as fields of the card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from clipdex.card import ImageSpec
+from clipdex.errors import CardError, CheckpointError
+from clipdex_export.preprocessing import FILL
+from clipdex_export.weights import one_line
+
+__all__ = ["CONFIG", "OPEN_CLIP_PREFIX", "common_preprocessing", "image_spec"]
+
+OPEN_CLIP_PREFIX = "open_clip:"
+CONFIG = "open_clip_config.json"
+_RESIZES = {
+    "shortest": ("shortest_edge", "center_half_even"),
+    "squash": ("squash", "none"),
+    "longest": ("longest_edge", "pad"),
+}
+
+
+def common_preprocessing(open_clip: ModuleType, architecture: str, file: Path) -> dict[str, Any]:
+    """How all published weights of an architecture take pictures; OpenCLIP's defaults where there are none.
+
+    Raises:
+        CheckpointError: they do it in different ways, and a file does not say in which.
+    """
+    ways: dict[str, Any] = {}
+    for tag in open_clip.list_pretrained_tags_by_model(architecture):
+        settings = open_clip.get_pretrained_cfg(architecture, tag)
+        way = open_clip.transform.merge_preprocess_dict({}, settings)
+        if way not in ways.values():
+            ways[tag] = way
+    if len(ways) > 1:
+        named = " or ".join(f"{OPEN_CLIP_PREFIX}{architecture}/{tag}/FILE" for tag in ways)
+        raise CheckpointError(
+            f"OpenCLIP's weights of {architecture} take pictures in {len(ways)} ways, and {file} does not "
+            f"say in which: name a tag that takes them as it does, as in {named}, or give a directory with "
+            f"{CONFIG}"
+        )
+    return next(iter(ways.values()), {})
+
+
+def image_spec(preprocess: dict[str, Any], where: object) -> ImageSpec:
+    """OpenCLIP's PreprocessCfg, as a dict -> ImageSpec.
+
+    Raises:
+        CheckpointError: it asks for something that the card cannot express, named in the message.
+    """
+    size = preprocess["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise CheckpointError(f"{where}: the image tower takes {height} × {width} pixels; expected a square")
+    resize, crop = _RESIZES[preprocess["resize_mode"]]
+    if crop == "pad" and preprocess["fill_color"] != 0:
+        raise CheckpointError(f"{where}: the preprocessor's fill_color is not 0; clipdex pads with black")
+    try:
+        return ImageSpec(
+            size=height,
+            resize_to=height,
+            resize=resize,
+            interpolation="bilinear" if preprocess["interpolation"] == "bilinear" else "bicubic",
+            crop=crop,
+            fill=FILL,
+            mean=_three(preprocess["mean"]),
+            std=_three(preprocess["std"]),
+        )
+    except (CardError, TypeError, ValueError) as exc:
+        raise CheckpointError(f"{where}: the preprocessing is not usable: {one_line(exc)}") from exc
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    red, green, blue = values if isinstance(values, Sequence) else [values] * 3
+    return float(red), float(green), float(blue)
