@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from clipdex.errors import CheckpointError, ClipdexError
 
@@ -314,13 +316,28 @@ def test_a_list_of_modules_that_is_none(family_sources: dict[str, str], tmp_path
 
 
 def test_sentence_transformers_gives_the_same(family_sources: dict[str, str]) -> None:
-    """The reference is written out, module by module; where the library is installed, the two are compared."""
+    """The reference is written out, module by module."""
     library = pytest.importorskip("sentence_transformers")
     text = family_sources["pair_st"].partition("+")[2]
     expected = library.SentenceTransformer(text, device="cpu").encode(["a cat", "", "une niña 猫 " * 20])
     reference = load_checkpoint(family_sources["pair_st"]).text.reference
     found = reference.vectors(["a cat", "", "une niña 猫 " * 20])
     assert abs(found - expected).max() < 1e-5
+
+
+def test_sentence_transformers_gives_the_same_of_its_own_clip(family_sources: dict[str, str]) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    source = family_sources["st_clip"]
+    model = library.SentenceTransformer(source, device="cpu")
+    checkpoint = load_checkpoint(source)
+    texts = ["a cat", "two dogs on a red chair"]
+    picture = Image.effect_noise((90, 60), 80).convert("RGB")
+    for found, given in (
+        (checkpoint.text.reference.vectors(texts), texts),
+        (checkpoint.image.reference.vectors([picture]), [picture]),
+    ):
+        expected = model.encode(given, normalize_embeddings=True)
+        assert abs(found / np.linalg.norm(found, axis=1, keepdims=True) - expected).max() < 1e-5
 
 
 # SigLIP
