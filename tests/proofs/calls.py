@@ -70,7 +70,8 @@ def calling(
             began = time.monotonic()
             vectors, name, said = None, "", ""
             try:
-                vectors = client.submit_pixels(pixels).result()
+                # Answered on gRPC's thread, or in this one, as for `embed_pixels`.
+                vectors = client.submit_pixels(pixels, wait=bool(rng.integers(2))).result()
             except clipdex.ClipdexError as exc:
                 name, said = type(exc).__name__, str(exc)
             took = time.monotonic() - began
