@@ -81,7 +81,7 @@ prove-faults: .venv-dev/ready  ## servers killed and networks that fail, under c
 prove-pictures: .venv-dev/ready  ## decode 20,000 damaged pictures: each is a picture or an ImageError
 	.venv-dev/bin/python tests/proofs/mutated_pictures.py 20000
 
-prove-shapes: .venv-dev/ready  ## export and serve ViT-B/32, B/16, L/14 and RN50 at full size; half an hour on two cores
+prove-shapes: .venv-dev/ready  ## export and serve ViT-B/32, B/16, L/14 and RN50 at full size; ten minutes on two cores
 	.venv-dev/bin/python benchmarks/export_shapes.py
 
 prove-power: .venv-dev/ready  ## cut the power 400 times; needs root
