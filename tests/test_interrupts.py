@@ -5,13 +5,17 @@ import threading
 
 import numpy as np
 import pytest
+from fake_server import serving
+from grpc import _channel
 from PIL import Image
 
 import clipdex
-from clipdex.index.interrupts import interrupts_noted
+from clipdex.interrupts import interrupts_noted
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin
+
+PIXELS = np.zeros((1, 32, 32, 3), np.uint8)
 
 
 @pytest.fixture
@@ -50,6 +54,27 @@ def test_a_run_ends_although_the_interrupt_was_lost(folder, tmp_path):
             assert 0 < len(opened) < 60
         assert clipdex.index_pictures(client, folder, index, workers=1).rows == 60
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_while_a_call_begins_leaves_none_that_nobody_looks_after(monkeypatch):
+    """gRPC's channel would wait for it for ever when it is closed."""
+    spin = _channel._run_channel_spin_thread
+
+    def interrupted(state):
+        signal.raise_signal(signal.SIGINT)
+        spin(state)
+
+    with serving() as server:
+        client = clipdex.connect(server.address)
+        monkeypatch.setattr(_channel, "_run_channel_spin_thread", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            client.submit_pixels(PIXELS).result()
+        monkeypatch.undo()
+        assert client.submit_pixels(PIXELS).result(timeout=10).shape == (1, 8)
+        closing = threading.Thread(target=client.close, daemon=True)
+        closing.start()
+        closing.join(10)
+        assert not closing.is_alive()
 
 
 def test_what_was_lost_comes_once():

@@ -19,12 +19,12 @@ import numpy as np
 from clipdex.arrays import Array
 from clipdex.errors import IndexDamaged, IndexFormatError, IndexLocked, IndexWriteError, InvalidArgument
 from clipdex.index.create import LOCK_FILE, create_index, put_back, sweep_unfinished
-from clipdex.index.interrupts import interrupts_wait
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, Changes, Failure, KnownFile, Picture, RowStore
 from clipdex.index.sound_files import SoundFiles
 from clipdex.index.vectors import VectorFile, map_vectors, sync_directory
 from clipdex.index.wal import wal_damage
+from clipdex.interrupts import interrupts_wait
 
 __all__ = ["IndexWriter"]
 

@@ -21,10 +21,10 @@ from clipdex.arrays import Array
 from clipdex.bisection import bisect
 from clipdex.client import Client
 from clipdex.errors import ClipdexError, IndexFault, RequestRefused
-from clipdex.index.interrupts import interrupts_noted
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import Failure
 from clipdex.index.writer import IndexWriter
+from clipdex.interrupts import interrupts_noted
 from clipdex.pipeline.batch import Batch
 from clipdex.pipeline.decode import Decoded, DecodePool
 from clipdex.pipeline.limits import Limits

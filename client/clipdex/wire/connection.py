@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
+from clipdex.interrupts import interrupts_wait
 from clipdex.wire.credentials import Credentials
 
 __all__ = ["Connection"]
@@ -69,9 +70,6 @@ class Connection:
 
     def start(self, method: str, request: Any, timeout_s: float, done: Callable[[Any], None]) -> Any:
         """One call whose end `done` is told, on gRPC's own thread -> the call."""
-        call = getattr(self.stub, method).future(request, timeout=timeout_s, metadata=self._metadata)
-        with self._lock:
-            self._under_way += 1
 
         def ended(call: Any) -> None:
             try:
@@ -79,7 +77,12 @@ class Connection:
             finally:
                 self._ended()
 
-        call.add_done_callback(ended)
+        # Ctrl-C within gRPC's own bookkeeping leaves a call that no thread looks after, and `close` waits for it.
+        with interrupts_wait():
+            call = getattr(self.stub, method).future(request, timeout=timeout_s, metadata=self._metadata)
+            with self._lock:
+                self._under_way += 1
+            call.add_done_callback(ended)
         return call
 
     def heard(self) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C, or SIGTERM: during a commit it waits until the commit is over, and it is never lost."""
+"""Ctrl-C, or SIGTERM: it waits where it would do harm, as during a commit, and it is never lost."""
 
 from __future__ import annotations
 
