@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("onnxruntime")
 
-from tiny_families import LAYERS, WIDTH, write_open_clip_text  # noqa: E402
+from tiny_families import LAYERS, WIDTH, roberta_config, write_open_clip_text  # noqa: E402
 
 from clipdex_export import export_model, gate  # noqa: E402
 from clipdex_export.photographs import gate_pictures  # noqa: E402
@@ -22,15 +22,7 @@ def roberta() -> Any:
     """roberta-ViT-B-32."""
     from transformers import RobertaConfig
 
-    return RobertaConfig(
-        vocab_size=950,
-        hidden_size=WIDTH,
-        intermediate_size=64,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=2,
-        max_position_embeddings=40,
-        type_vocab_size=1,
-    )
+    return roberta_config(RobertaConfig, positions=40)
 
 
 def mt5() -> Any:

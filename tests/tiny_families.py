@@ -340,13 +340,18 @@ def write_xlm_roberta_tokenizer(directory: Path) -> None:
 def xlm_roberta_config() -> Any:
     from transformers import XLMRobertaConfig
 
-    return XLMRobertaConfig(
+    return roberta_config(XLMRobertaConfig, positions=140)
+
+
+def roberta_config(kind: Any, positions: int) -> Any:
+    """kind: RobertaConfig, or one derived from it."""
+    return kind(
         vocab_size=950,
         hidden_size=WIDTH,
         intermediate_size=64,
         num_hidden_layers=LAYERS,
         num_attention_heads=2,
-        max_position_embeddings=140,
+        max_position_embeddings=positions,
         type_vocab_size=1,
     )
 

@@ -65,21 +65,17 @@ def _measure_shape(
 ) -> None:
     flops = image_flops(shape_of(name))
     window = {"seconds": arguments.seconds, "repeats": arguments.repeats}
-    for label, target, provider in ON_A_GPU if device == "cuda" else ON_THE_CPU:
+    served_too, alone = (ON_A_GPU, ALONE_ON_A_GPU) if device == "cuda" else (ON_THE_CPU, ALONE_ON_THE_CPU)
+    for way in (*served_too, *alone):
+        label, target, provider = way
         repository: Path | None = None
         with table.row(name, f"encoder alone, ONNX Runtime, {label}", flops) as measured:
             repository = export(name, target, directory, batch=arguments.batch, instances=arguments.instances)
             run = encoders.onnxruntime_run(repository, name, provider, device, arguments.batch)
             measured(median_rate(run, **window))
             del run
-        if repository is not None:
+        if repository is not None and way in served_too:
             _measure_served(name, label, repository, arguments, pictures, flops, table)
-    for label, target, provider in ALONE_ON_A_GPU if device == "cuda" else ALONE_ON_THE_CPU:
-        with table.row(name, f"encoder alone, ONNX Runtime, {label}", flops) as measured:
-            repository = export(name, target, directory, batch=arguments.batch, instances=arguments.instances)
-            run = encoders.onnxruntime_run(repository, name, provider, device, arguments.batch)
-            measured(median_rate(run, **window))
-            del run
     for compiled in (False, True):
         with table.row(
             name, "encoder alone, PyTorch" + (", torch.compile" if compiled else ""), flops

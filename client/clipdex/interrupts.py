@@ -12,6 +12,7 @@ from typing import Any
 __all__ = ["interrupts_noted", "interrupts_wait"]
 
 _KINDS = (signal.SIGINT, signal.SIGTERM)
+_Handler = Callable[[int, "FrameType | None"], Any]
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def interrupts_noted() -> Iterator[Callable[[], None]]:
     it raises is printed or dropped there, and the block would go on as if nothing had come.
     """
     came: list[tuple[int, FrameType | None]] = []
-    before: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    before: dict[int, _Handler] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append((number, frame))
@@ -33,17 +34,8 @@ def interrupts_noted() -> Iterator[Callable[[], None]]:
             number, frame = came.pop()
             before[number](number, frame)
 
-    if threading.current_thread() is threading.main_thread():
-        for kind in _KINDS:
-            handler = signal.getsignal(kind)
-            if callable(handler):
-                before[kind] = handler
-                signal.signal(kind, note)
-    try:
+    with _handled(note, before):
         yield again
-    finally:
-        for each, restored in before.items():
-            signal.signal(each, restored)
 
 
 @contextmanager
@@ -53,21 +45,28 @@ def interrupts_wait() -> Iterator[None]:
     Raised inside SQLite's calls into Python, a KeyboardInterrupt would come out as an error of the database.
     Python delivers signals to its main thread alone, so there is nothing to hold back in others.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     held: list[tuple[int, FrameType | None]] = []
-    before: dict[int, Callable[[int, FrameType | None], Any]] = {}
-    for kind in _KINDS:
-        handler = signal.getsignal(kind)
-        if callable(handler):  # not ignored, nor the system's default, and Python's to give back
-            before[kind] = handler
-            signal.signal(kind, lambda number, frame: held.append((number, frame)))
+    before: dict[int, _Handler] = {}
     try:
-        yield
+        with _handled(lambda number, frame: held.append((number, frame)), before):
+            yield
     finally:
-        for each, restored in before.items():
-            signal.signal(each, restored)
         if held:
             number, frame = held[0]
             before[number](number, frame)
+
+
+@contextmanager
+def _handled(handler: _Handler, before: dict[int, _Handler]) -> Iterator[None]:
+    """In the main thread, have this handle what comes while the block runs. before: to be filled with who did."""
+    if threading.current_thread() is threading.main_thread():
+        for kind in _KINDS:
+            found = signal.getsignal(kind)
+            if callable(found):  # not ignored, nor the system's default, and Python's to give back
+                before[kind] = found
+                signal.signal(kind, handler)
+    try:
+        yield
+    finally:
+        for number, restored in before.items():
+            signal.signal(number, restored)
