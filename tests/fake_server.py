@@ -96,11 +96,16 @@ def serving(
     address: str | None = None,
     credentials: grpc.ServerCredentials | None = None,
     threads: int = 16,
+    servicer: Callable[..., FakeTriton] | None = None,
     **settings: object,
 ) -> Iterator[FakeTriton]:
     """Serve on 127.0.0.1, or at another gRPC address, for as long as the block lasts."""
-    fake = FakeTriton(transport or FakeTransport(), **settings)
-    options = [("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
+    fake = (servicer or FakeTriton)(transport or FakeTransport(), **settings)
+    options = [
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.so_reuseport", 0),
+    ]
     server = grpc.server(futures.ThreadPoolExecutor(threads), options=options)
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(fake, server)
     where = address or f"127.0.0.1:{port}"

@@ -143,6 +143,7 @@ def test_the_card_is_fetched_once_and_then_kept(cache):
 def test_a_tokenizer_that_is_not_the_cards_is_refused(monkeypatch):
     transport = FakeTransport()
     card = replace(transport.card, text=replace(transport.card.text, tokenizer_sha256="0" * 64))
+    transport.card = card
     monkeypatch.setattr(transport, "_assets", clipdex.assets.pack_assets(card, b"{}"))
     with pytest.raises(clipdex.CardError, match="tokenizer"):
         clipdex.Client(transport)

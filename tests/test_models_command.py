@@ -34,11 +34,12 @@ def add(repository: Path, name: str, **changes: object) -> None:
 
     old = onnx.load(repository / "demo_assets" / "1" / "model.onnx").graph.initializer[0]
     assets = unpack_assets(onnx.numpy_helper.to_array(old).tobytes())
+    card = replace(assets.card, name=name, **changes)  # type: ignore[arg-type]
     for part in ("image", "text", "assets"):
         shutil.copytree(repository / f"demo_{part}", repository / f"{name}_{part}")
         config = repository / f"{name}_{part}" / "config.pbtxt"
-        config.write_text(config.read_text().replace(f'name: "demo_{part}"', f'name: "{name}_{part}"'))
-    card = replace(assets.card, name=name, **changes)  # type: ignore[arg-type]
+        said = config.read_text().replace(f'name: "demo_{part}"', f'name: "{name}_{part}"')
+        config.write_text(said.replace(assets.card.fingerprint, card.fingerprint))
     data = pack_assets(card, assets.tokenizer_json)
     write_assets_model(data, repository / f"{name}_assets" / "1" / "model.onnx")
     (repository / f"{name}_assets" / "config.pbtxt").write_text(assets_config(card, data))

@@ -13,7 +13,6 @@ from clipdex import Client, Index, index_pictures
 from clipdex.index.rows import Failure
 from clipdex.index.writer import IndexWriter
 from clipdex.pipeline import run as running
-from clipdex.pipeline.ring import open_ring
 from clipdex.sources import open_source
 from clipdex.wire import FakeTransport
 
@@ -114,8 +113,7 @@ def test_a_ring_too_small_for_what_the_server_takes_is_said(pictures, tmp_path, 
     fake.in_flight = 8
     index_pictures(fake, pictures, tmp_path / "x", workers=1)
     assert caplog.text == ""
-    with open_ring(fake, 1) as ring:
-        tray = ring.memory.size // ring.trays
+    tray = fake.max_batch_size * 32 * 32 * 3
     index_pictures(fake, pictures, tmp_path / "y", workers=1, max_ring_bytes=4 * tray)
     assert "room for 4 trays: 3 requests in flight instead of 8" in caplog.text
 

@@ -8,25 +8,42 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import os
+import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from clipdex.arrays import Array
 from clipdex.card import ModelCard
 from clipdex.errors import CardError
 
-__all__ = ["SHA256_PARAMETER", "Assets", "cached_assets", "default_cache_dir", "pack_assets", "unpack_assets"]
+__all__ = [
+    "LARGEST_ZIP",
+    "SHA256_PARAMETER",
+    "Assets",
+    "cached_assets",
+    "default_cache_dir",
+    "fetch_zip",
+    "pack_assets",
+    "unpack_assets",
+]
 
 # The key under which `NAME_assets/config.pbtxt` states the sha256 of its zip.
 SHA256_PARAMETER = "clipdex_assets_sha256"
 
 _CARD, _TOKENIZER = "card.json", "tokenizer.json"
 _LARGEST_FILE = 256 << 20  # bytes, unpacked; the largest tokenizer met so far is 34 MB
+_MOST_ENTRIES = 16
+LARGEST_ZIP = 128 << 20  # bytes
+_PIECE = 32 << 20  # bytes asked for at once: all of them, of every model met so far
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can say: same content, same bytes
 
 
@@ -58,13 +75,43 @@ def unpack_assets(data: bytes) -> Assets:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if len(archive.infolist()) > _MOST_ENTRIES:
+                raise CardError(
+                    f"the model's assets hold {len(archive.infolist()):,} files; expected {_CARD} and {_TOKENIZER}"
+                )
             files = {name: _read_entry(archive, name) for name in (_CARD, _TOKENIZER)}
     except CardError:
         raise
-    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError, RuntimeError, ValueError) as exc:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, KeyError, EOFError, OSError) as exc:
+        raise CardError(f"the model's assets are not a zip of {_CARD} and {_TOKENIZER}: {exc}") from exc
+    except (RuntimeError, ValueError, IndexError, OverflowError) as exc:
         # RuntimeError: an encrypted entry, or (as NotImplementedError) an unknown compression.
         raise CardError(f"the model's assets are not a zip of {_CARD} and {_TOKENIZER}: {exc}") from exc
     return Assets(ModelCard.from_json(files[_CARD]), files[_TOKENIZER])
+
+
+def fetch_zip(ask: Callable[[Mapping[str, Array]], Array]) -> bytes:
+    """The bytes that `NAME_assets` holds, a piece at a time: no answer may be larger than what was asked for.
+
+    ask: one request to it, `start` and `end` -> the bytes between, uint8 (N,).
+
+    Raises:
+        CardError: they are no bytes, or more than LARGEST_ZIP.
+    """
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        piece = ask({"start": np.full(1, size, np.int64), "end": np.full(1, size + _PIECE, np.int64)})
+        if piece.dtype != np.uint8 or piece.ndim != 1 or len(piece) > _PIECE:
+            raise CardError(
+                f"the model's assets came as {piece.dtype} {piece.shape}; expected {_PIECE:,} bytes at most"
+            )
+        parts.append(piece.tobytes())
+        size += len(piece)
+        if len(piece) < _PIECE:
+            return b"".join(parts)
+        if size > LARGEST_ZIP:
+            raise CardError(f"the model's assets are larger than {LARGEST_ZIP >> 20} MiB")
 
 
 def _read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -97,8 +144,8 @@ def cached_assets(sha256: str | None, fetch: Callable[[], bytes], cache_dir: Pat
         # It becomes a file name below: what a server says is never trusted with a path.
         raise CardError(f"the server states {sha256[:80]!r} as the sha256 of the model's assets")
     kept = cache_dir / "assets" / f"{sha256}.zip"
-    with suppress(OSError):
-        data = kept.read_bytes()
+    with suppress(OSError), kept.open("rb") as file:
+        data = file.read(LARGEST_ZIP + 1)
         if hashlib.sha256(data).hexdigest() == sha256:
             return unpack_assets(data)
     data = fetch()

@@ -14,7 +14,7 @@ import numpy as np
 from clipdex.arrays import Vectors
 from clipdex.card import ModelCard
 from clipdex.embedding import image_steps, text_steps
-from clipdex.errors import InvalidArgument
+from clipdex.errors import InvalidArgument, ServerFault
 from clipdex.images import ImageSource
 from clipdex.steps import Steps
 
@@ -26,6 +26,8 @@ __all__ = ["DEFAULT_TEMPLATES", "classify_steps", "label_steps", "probabilities"
 # What CLIP's authors take where a label is a noun.
 DEFAULT_TEMPLATES = ("a photo of a {}",)
 _BLANK = "{}"
+# Of vectors of norm 1. Below it, the direction of their mean is rounding.
+_SMALLEST_MEAN = 1e-3
 
 
 def classify_steps(
@@ -54,7 +56,11 @@ def label_steps(
     texts = [template.replace(_BLANK, label.strip()) for label in labels for template in templates]
     vectors = yield from text_steps(client, texts, wait=wait)
     means = vectors.reshape(len(labels), len(templates), -1).mean(axis=1)
-    unit: Vectors = means / np.linalg.norm(means, axis=1, keepdims=True)
+    norms = np.linalg.norm(means, axis=1, keepdims=True)
+    if norms.min() < _SMALLEST_MEAN:
+        label = labels[int(norms.argmin())].strip()
+        raise InvalidArgument(f"the templates give the label {label!r} vectors that cancel each other: use others")
+    unit: Vectors = means / norms
     return unit
 
 
@@ -62,13 +68,18 @@ def probabilities(card: ModelCard, pictures: Vectors, labels: Vectors) -> Vector
     """float32 (N, D) and (K, D) -> float32 (N, K).
 
     softmax: they add up to 1 for each picture. sigmoid (SigLIP): each label is judged alone.
+
+    Raises:
+        ServerFault: what the vectors and the card give are no probabilities.
     """
     logits = card.logit_scale * (pictures.astype(np.float64) @ labels.T.astype(np.float64)) + card.logit_bias
     if card.scoring == "sigmoid":
         result: Vectors = np.exp(-np.logaddexp(0, -logits)).astype(np.float32)
-        return result
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    result = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+    else:
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+        result = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+    if not np.isfinite(result).all():
+        raise ServerFault(f"the vectors and the card of {card.name} give no probabilities: the model is broken")
     return result
 
 

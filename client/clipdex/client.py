@@ -18,6 +18,7 @@ from clipdex.discovery import discover, served_models
 from clipdex.embedding import image_steps, pixel_steps, text_steps
 from clipdex.errors import InvalidArgument, ServerError, ServerFault
 from clipdex.images import ImageSource
+from clipdex.request_size import requests_in_flight, rows_of_pixels, rows_of_texts
 from clipdex.steps import run
 from clipdex.tokenizer import Tokenizer
 from clipdex.wire import (
@@ -95,8 +96,8 @@ class Client:
 
     card: the model's card.
     server: who answers, and its version.
-    max_batch_size, max_texts: the pictures, or texts, that one request may carry.
-    in_flight: the requests that keep the servers busy: two batches for each of their instances.
+    max_batch_size, max_texts: the pictures, or texts, that one request may carry, for the server and in memory.
+    in_flight: the requests that keep the servers busy: two batches for each of their instances, 1 GiB at most.
     """
 
     def __init__(
@@ -124,9 +125,9 @@ class Client:
         self.server: ServerInfo = found.server
         self.card: ModelCard = found.assets.card
         self._tokenizer = Tokenizer(found.assets.tokenizer_json, self.card.text)
-        self.max_batch_size: int = max(1, found.image.max_batch_size)
-        self.max_texts: int = max(1, found.text.max_batch_size)
-        self.in_flight: int = 2 * found.image.instance_count
+        self.max_batch_size: int = rows_of_pixels(self.card, found.image.max_batch_size)
+        self.max_texts: int = rows_of_texts(self.card, found.text.max_batch_size)
+        self.in_flight: int = requests_in_flight(self.card, found.image.instance_count, self.max_batch_size)
 
     @property
     def address(self) -> str:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from clipdex.assets import SHA256_PARAMETER, Assets, cached_assets
-from clipdex.card import check_model_name
-from clipdex.errors import DeadlineExceeded, ModelNotFound, ServerUnreachable
+from clipdex.assets import SHA256_PARAMETER, Assets, cached_assets, fetch_zip
+from clipdex.card import ModelCard, check_model_name
+from clipdex.errors import CardError, DeadlineExceeded, FingerprintMismatch, ModelNotFound, ServerUnreachable
 from clipdex.wire import ModelConfig, ServerInfo, Transport
+from clipdex.wire.transport import FINGERPRINT_PARAMETER
 
-__all__ = ["Discovered", "ask", "discover", "served_models"]
+__all__ = ["Discovered", "ask", "check_fingerprint", "discover", "served_models"]
 
 _LOG = logging.getLogger("clipdex")
 
 _PARTS = ("assets", "image", "text")
-_WHOLE = np.iinfo(np.int64).max
 _PAUSE_S = 0.25
 
 
@@ -82,10 +80,46 @@ def ask(transport: Transport, model: str | None, timeout_s: float, cache_dir: Pa
     """Ask a server once."""
     server = transport.server(timeout_s)
     name = _choose(model, served_models(transport.models(timeout_s)), transport.address)
-    assets = _fetch_assets(transport, f"{name}_assets", timeout_s, cache_dir)
+    config = transport.config(f"{name}_assets", timeout_s)
+    assets = _fetch_assets(transport, config, timeout_s, cache_dir)
     image = transport.config(f"{name}_image", timeout_s)
     text = transport.config(f"{name}_text", timeout_s)
+    card = assets.card
+    for part in (config, image, text):
+        check_fingerprint(card, part.name, part.parameters, transport.address)
+    width = (card.embedding_dim,)
+    _check_dims(image.name, image.inputs.get("pixels"), (card.image.size, card.image.size, 3))
+    _check_dims(text.name, text.inputs.get("token_ids"), (card.text.context_length,))
+    for tower in (image, text):
+        _check_dims(tower.name, tower.outputs.get("embedding"), width)
     return Discovered(server, name, assets, image, text)
+
+
+def check_fingerprint(card: ModelCard, model: str, parameters: Mapping[str, str], address: str) -> None:
+    """Raise FingerprintMismatch if a model's configuration states another fingerprint than the card that came.
+
+    One that states none is taken at its card's word.
+    """
+    stated = parameters.get(FINGERPRINT_PARAMETER)
+    if stated is not None and stated != card.fingerprint:
+        raise FingerprintMismatch(
+            f"{address} states the fingerprint {stated[:12]} for {model}, and gives a card whose fingerprint is "
+            f"{card.fingerprint[:12]}: they are not of one export; install all of one export there"
+        )
+
+
+def _check_dims(model: str, stated: tuple[int, ...] | None, expected: tuple[int, ...]) -> None:
+    if stated is None:
+        return
+    if len(stated) == len(expected) + 1 and stated[0] == -1:
+        stated = stated[1:]  # a batch that Triton does not see: max_batch_size is 0
+    if len(stated) != len(expected) or any(
+        dim not in (-1, wanted) for dim, wanted in zip(stated, expected, strict=True)
+    ):
+        raise CardError(
+            f"the configuration of the model {model} has the dimensions {list(stated)}, its card says "
+            f"{list(expected)}: they are not of one export"
+        )
 
 
 def _choose(model: str | None, served: list[str], address: str) -> str:
@@ -104,11 +138,8 @@ def _choose(model: str | None, served: list[str], address: str) -> str:
     raise ModelNotFound(f"{address} has several models, name one of them: {', '.join(served)}")
 
 
-def _fetch_assets(transport: Transport, model: str, timeout_s: float, cache_dir: Path) -> Assets:
-    config = transport.config(model, timeout_s)
-
+def _fetch_assets(transport: Transport, config: ModelConfig, timeout_s: float, cache_dir: Path) -> Assets:
     def fetch() -> bytes:
-        span = {"start": np.zeros(1, np.int64), "end": np.full(1, _WHOLE, np.int64)}
-        return transport.submit(model, span, "bytes", timeout_s).result().tobytes()
+        return fetch_zip(lambda span: transport.submit(config.name, span, "bytes", timeout_s).result())
 
     return cached_assets(config.parameters.get(SHA256_PARAMETER), fetch, cache_dir)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ from clipdex.cleaning import clean
 from clipdex.errors import CardError, InvalidArgument
 
 __all__ = ["Tokenizer"]
+
+_LARGEST_ID = 2**31 - 1
 
 
 class Tokenizer:
@@ -28,19 +31,19 @@ class Tokenizer:
                 f"the tokenizer's sha256 is {found[:12]}, the model card states {spec.tokenizer_sha256[:12]}: "
                 "the assets are damaged; export the model again"
             )
-        try:
-            self._backend = Backend.from_buffer(tokenizer_json)
-        except Exception as exc:  # the library raises a bare Exception
-            raise CardError(f"the model's tokenizer.json cannot be read: {exc}") from exc
-        self._backend.enable_truncation(max_length=spec.context_length)
-        self._backend.enable_padding(length=spec.context_length, pad_id=spec.pad_id)
         self.spec = spec
+        with _faults_told("cannot be read"):
+            self._backend = Backend.from_buffer(tokenizer_json)
+            self._backend.enable_truncation(max_length=spec.context_length)
+            self._backend.enable_padding(length=spec.context_length, pad_id=spec.pad_id)
+        self._encoded(["a"])  # what parses may still have no way to tokenize anything
 
     def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.int32]:
         """list of B texts -> int32 (B, context_length). Longer texts are cut, the end token is kept.
 
         Raises:
             InvalidArgument: `texts` is a single string, or holds something else than strings.
+            CardError: the tokenizer makes of them no token ids of that length.
         """
         if isinstance(texts, str):
             raise InvalidArgument("texts is a list of strings; for one text give a list of one: [text]")
@@ -49,6 +52,25 @@ class Tokenizer:
                 raise InvalidArgument(f"a text is a string, not {type(text).__name__}: {text!r}")
         # A command line's undecodable bytes arrive as lone surrogates, which are no Unicode text.
         sound = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        encodings = self._backend.encode_batch([clean(text, self.spec.cleaning) for text in sound])
-        ids = np.array([e.ids for e in encodings], dtype=np.int32)
-        return ids.reshape(len(sound), self.spec.context_length)
+        return self._encoded([clean(text, self.spec.cleaning) for text in sound])
+
+    def _encoded(self, texts: list[str]) -> npt.NDArray[np.int32]:
+        with _faults_told("cannot be used"):
+            encodings = self._backend.encode_batch(texts)
+            ids = np.array([e.ids for e in encodings], dtype=np.int64)
+            length = self.spec.context_length
+            if ids.size != len(texts) * length or np.any(ids > _LARGEST_ID):
+                raise ValueError(f"it does not give {length} token ids of 31 bits for each text")
+        return ids.reshape(len(texts), length).astype(np.int32)
+
+
+@contextmanager
+def _faults_told(what: str) -> Iterator[None]:
+    """Whatever the library raises over a model's tokenizer is that tokenizer's fault."""
+    try:
+        yield
+    except BaseException as exc:
+        # Bare Exceptions, and panics of its Rust code, which are no Exceptions at all.
+        if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
+            raise
+        raise CardError(f"the model's tokenizer.json {what}: {' '.join(str(exc).split())[:300]}") from exc

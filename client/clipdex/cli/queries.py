@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from clipdex.errors import InvalidArgument
 from clipdex.query import Query, weighted_name, weighted_text
+from clipdex.untrusted_json import parse_json
 
 __all__ = ["ImageOption", "LikeOption", "MinusOption", "ParamOption", "TextOption", "WhereOption"]
 __all__ += ["parameters", "queries_of"]
@@ -113,7 +113,7 @@ def _value(text: str) -> int | float | str:
         return float(text)
     if len(text) > 1 and text[0] == text[-1] == '"':
         try:
-            return str(json.loads(text))
+            return str(parse_json(text))
         except ValueError:
             return text
     return text

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-
-from clipdex.assets import SHA256_PARAMETER, Assets, unpack_assets
+from clipdex.assets import SHA256_PARAMETER, Assets, fetch_zip, unpack_assets
 from clipdex.doctor.snapshot import Exposure, Gpu, Metrics, Model, Snapshot
 from clipdex.doctor.trial import try_towers
 from clipdex.errors import ClipdexError, InvalidArgument, ModelNotFound
+from clipdex.untrusted_json import parse_json
 from clipdex.wire.address import UNIX, check_address, host_of, is_this_machine
 from clipdex.wire.credentials import Credentials
 from clipdex.wire.inspected import InspectedModel, InspectedServer
@@ -23,8 +22,8 @@ from clipdex.wire.reachable import accepts, fetch, own_addresses, port_of
 __all__ = ["collect"]
 
 _PARTS = ("image", "text", "assets")
-_WHOLE = np.iinfo(np.int64).max
 _HTTP_PORT, _METRICS_PORT = 8000, 8002
+_MOST_BYTES = 2.0**60  # of a GPU's memory: a number that can be printed
 _GPU_LINE = re.compile(r'^nv_gpu_(\w+)\{gpu_uuid="([^"]+)"[^}]*\}\s+(\S+)', re.M)
 
 
@@ -104,8 +103,7 @@ def _model(inspection: Inspection, server: InspectedServer, name: str, timeout_s
     stated = parts["assets"].parameters.get(SHA256_PARAMETER) if "assets" in parts else None
     if "assets" in parts:
         try:
-            span = {"start": np.zeros(1, np.int64), "end": np.full(1, _WHOLE, np.int64)}
-            data = inspection.infer(f"{name}_assets", span, "bytes", timeout_s).tobytes()
+            data = fetch_zip(lambda span: inspection.infer(f"{name}_assets", span, "bytes", timeout_s))
             sha256 = hashlib.sha256(data).hexdigest()
             assets = unpack_assets(data)
         except ClipdexError as exc:
@@ -148,7 +146,7 @@ def _is_http_of(server: InspectedServer, host: str, port: int) -> bool:
     """Whether a Triton of this version speaks HTTP there: as near to "the same one" as can be known."""
     answer = fetch(host, port, "/v2")
     try:
-        found = json.loads(answer) if answer else None
+        found = parse_json(answer) if answer else None
     except ValueError:
         return False
     return isinstance(found, dict) and (found.get("name"), found.get("version")) == (server.name, server.version)
@@ -166,7 +164,8 @@ def _metrics(address: str, asked: str | None) -> Metrics:
 def _gpus(text: str) -> tuple[Gpu, ...]:
     found: dict[str, dict[str, float]] = {}
     for name, uuid, value in _GPU_LINE.findall(text):
-        found.setdefault(uuid, {})[name] = float(value)
+        with suppress(ValueError):
+            found.setdefault(uuid, {})[name] = max(0.0, min(float(value), _MOST_BYTES))  # NaN becomes 0
     return tuple(
         Gpu(uuid, int(values.get("memory_used_bytes", 0)), int(values.get("memory_total_bytes", 0)))
         for uuid, values in sorted(found.items())

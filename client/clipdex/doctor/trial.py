@@ -11,7 +11,8 @@ import numpy as np
 from clipdex.arrays import Array
 from clipdex.assets import Assets
 from clipdex.doctor.snapshot import Single, Trial
-from clipdex.errors import ClipdexError
+from clipdex.errors import ClipdexError, ServerFault
+from clipdex.request_size import rows_of_pixels, rows_of_texts
 from clipdex.tokenizer import Tokenizer
 from clipdex.wire.inspected import InspectedModel
 from clipdex.wire.inspection import Inspection
@@ -27,9 +28,15 @@ def try_towers(
 ) -> dict[str, Trial]:
     """What came of the requests, by tower."""
     return {
-        part: _try(inspection, tower, *_rows(part, max(1, tower.max_batch_size), assets), timeout_s)
+        part: _try(inspection, tower, *_rows(part, _full(part, tower, assets), assets), timeout_s)
         for part, tower in towers.items()
     }
+
+
+def _full(part: str, tower: InspectedModel, assets: Assets) -> int:
+    """The rows of a full batch, as a client sends it."""
+    rows = rows_of_texts if part == "text" else rows_of_pixels
+    return rows(assets.card, tower.max_batch_size)
 
 
 def _rows(part: str, count: int, assets: Assets) -> tuple[str, Array]:
@@ -45,7 +52,12 @@ def _rows(part: str, count: int, assets: Assets) -> tuple[str, Array]:
 
 def _try(inspection: Inspection, tower: InspectedModel, input_name: str, rows: Array, timeout_s: float) -> Trial:
     def ask(given: Array) -> Array:
-        return inspection.infer(tower.name, {input_name: given}, "embedding", timeout_s)
+        found = inspection.infer(tower.name, {input_name: given}, "embedding", timeout_s)
+        if found.ndim != 2 or len(found) != len(given) or not found.size or found.dtype.kind not in "fiu":
+            raise ServerFault(
+                f"the answer is {found.dtype} {list(found.shape)}; expected a vector for each of {len(given)} rows"
+            )
+        return found
 
     try:
         alone = ask(rows[:1])  # the first may wait for what a server does once

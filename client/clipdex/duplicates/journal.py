@@ -10,6 +10,7 @@ from pathlib import Path
 
 from clipdex.errors import InvalidArgument
 from clipdex.index.vectors import sync_directory
+from clipdex.untrusted_json import parse_json
 
 __all__ = ["read_journal", "write_journal"]
 
@@ -39,7 +40,7 @@ def read_journal(path: Path) -> list[tuple[bytes, bytes, bytes]]:
         InvalidArgument: it cannot be read, or is no journal.
     """
     try:
-        first, *lines = [json.loads(line) for line in path.read_text("ascii").splitlines()]
+        first, *lines = [parse_json(line) for line in path.read_text("ascii").splitlines()]
         if first["format"] != _FORMAT or first["format_version"] != 1:
             raise ValueError("another format")
         return [(os.fsencode(x["from"]), os.fsencode(x["to"]), bytes.fromhex(x["content_hash"])) for x in lines]

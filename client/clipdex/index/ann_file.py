@@ -23,6 +23,7 @@ import numpy.typing as npt
 from clipdex.errors import IndexDamaged, IndexFault, IndexLocked, IndexWriteError
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import Extent
+from clipdex.untrusted_json import parse_json
 
 __all__ = [
     "ANN_FILE",
@@ -88,7 +89,7 @@ class AnnHeader:
     def from_bytes(cls, raw: bytes, path: Path) -> AnnHeader:
         """Read a header. Raises IndexDamaged."""
         try:
-            data = json.loads(raw)
+            data = parse_json(raw)
             crc32c = data.pop("crc32c")
             sound = crc32c == _json_crc32c(data)
             known = (data.pop("format"), data.pop("format_version")) == (FORMAT, FORMAT_VERSION)

@@ -23,6 +23,7 @@ from clipdex.arrays import Array
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import Extent
 from clipdex.search.quantize import BLOCK_ROWS, Basis, CodeBlock
+from clipdex.untrusted_json import parse_json
 
 __all__ = [
     "INT8_FILE",
@@ -114,7 +115,7 @@ class Int8Header:
     def from_bytes(cls, raw: bytes) -> Int8Header:
         """Read a header. Raises Int8Unusable."""
         try:
-            data = json.loads(raw)
+            data = parse_json(raw)
             crc32c = data.pop("crc32c")
             if data.pop("format") != FORMAT or data.pop("format_version") != FORMAT_VERSION:
                 raise Int8Unusable("is of a format that this clipdex does not know")

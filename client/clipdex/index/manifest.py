@@ -13,6 +13,7 @@ import numpy as np
 
 from clipdex.card import ModelCard
 from clipdex.errors import FingerprintMismatch, IndexDamaged, IndexFormatError, IndexNotFound, IndexWriteError
+from clipdex.untrusted_json import parse_json
 
 __all__ = ["FORMAT_VERSION", "MANIFEST", "Manifest"]
 
@@ -133,7 +134,7 @@ class Manifest:
         except OSError as exc:
             raise IndexFormatError(f"{path}: cannot be read: {exc.strerror}") from exc
         try:
-            data = json.loads(raw)
+            data = parse_json(raw)
         except ValueError as exc:
             raise IndexFormatError(f"{path}: is not JSON: {exc}") from exc
         if not isinstance(data, dict) or data.get("format") != FORMAT:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import threading
@@ -29,6 +28,7 @@ from clipdex.query.grouping import Group, Grouping, Traits
 from clipdex.search.exact import Ranking
 from clipdex.search.topk import RowNorms
 from clipdex.search.topk import top_k as exact_top_k
+from clipdex.untrusted_json import parse_json
 
 __all__ = ["DEFAULT_TOP_K", "Hit", "Index", "IndexInfo", "Ranker"]
 
@@ -283,7 +283,7 @@ class Index:
 
     def _hit(self, row: int, score: float, picture: Picture) -> Hit:
         try:
-            metadata = None if picture.metadata is None else json.loads(picture.metadata)
+            metadata = None if picture.metadata is None else parse_json(picture.metadata)
         except ValueError as exc:
             raise IndexDamaged(
                 f"{self.directory}: the metadata of row {row} is not JSON; see clipdex verify"

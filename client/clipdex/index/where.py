@@ -7,7 +7,6 @@ functions and nothing else. So whatever is written there, it filters or is refus
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
 import threading
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from clipdex.errors import IndexDamaged, InvalidArgument
 from clipdex.index.schema import connect
+from clipdex.untrusted_json import parse_json
 
 __all__ = ["COLUMNS", "FUNCTIONS", "Rows", "Where"]
 
@@ -262,8 +262,8 @@ def _first_part(path: bytes) -> bytes:
 def _has(meta: object, field: object, value: object) -> int:
     """`has(meta, 'tags', 'red')`: the field is that value, or a list that holds it."""
     found = None
-    with suppress(ValueError, TypeError, RecursionError):
-        found = json.loads(meta).get(field)  # type: ignore[arg-type]
+    with suppress(ValueError, TypeError, AttributeError):
+        found = parse_json(meta).get(field)  # type: ignore[arg-type]
     return int(value in found if isinstance(found, list) else found is not None and found == value)
 
 

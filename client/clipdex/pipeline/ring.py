@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from types import TracebackType
 
 from clipdex.arrays import Pixels
 from clipdex.client import Client
 from clipdex.errors import ClipdexError, ServerError
-from clipdex.wire.shared_memory import DIRECTORY, SharedMemory
+from clipdex.request_size import pixel_bytes
+from clipdex.wire.shared_memory import DIRECTORY, SharedMemory, free_bytes
 
 __all__ = ["PixelRing", "open_ring"]
 
@@ -24,6 +26,7 @@ _LOG = logging.getLogger("clipdex.pipeline")
 # Trays beside those in flight: one that is filled, and the next ones being decoded.
 _AHEAD = 4
 _FEWEST = 2
+_OUR_SHARE = 0.75  # of what is free in /dev/shm
 
 # Transports with no server: arrays are never copied there.
 _IN_PROCESS = ("inproc:", "fake:")
@@ -91,8 +94,8 @@ class _SharedRing(PixelRing):
 
     transfer = "shared memory"
 
-    def __init__(self, client: Client, trays: int) -> None:
-        super().__init__(client.card.image.size, client.max_batch_size, trays, named=True)
+    def __init__(self, client: Client, rows: int, trays: int) -> None:
+        super().__init__(client.card.image.size, rows, trays, named=True)
         self._client = client
         try:
             self.taken = client.share(self.memory)
@@ -107,20 +110,27 @@ class _SharedRing(PixelRing):
 
 
 def open_ring(client: Client, max_bytes: int) -> PixelRing:
-    """A ring for a client's batches, of at most `max_bytes` and at least two trays.
+    """A ring for a client's batches, of at most `max_bytes`; of two pictures if that is less.
 
-    It lies where the server can read it if the client may share memory and the server takes it; else its pixels
-    go over the wire.
+    A tray holds a full batch, or less where two of those are more than `max_bytes`. It lies where the server can
+    read it if the client may share memory and the server takes it; else its pixels go over the wire.
 
     Raises:
         ServerError: the client must share memory, and that cannot be.
     """
-    size, rows = client.card.image.size, client.max_batch_size
-    tray_bytes = rows * size * size * 3
+    size, picture_bytes = client.card.image.size, pixel_bytes(client.card)
+    rows = max(1, min(client.max_batch_size, max_bytes // (_FEWEST * picture_bytes)))
+    if rows < client.max_batch_size:
+        _LOG.warning(
+            "the ring has room for batches of %d pictures instead of %d; make it larger to keep the server busy",
+            rows,
+            client.max_batch_size,
+        )
+    tray_bytes = rows * picture_bytes
     trays = max(_FEWEST, min(client.in_flight + _AHEAD, max_bytes // tray_bytes))
     in_process = client.address.startswith(_IN_PROCESS)
     if not in_process and client.shared_memory != "never":
-        shared = _shared_ring(client, trays)
+        shared = _shared_ring(client, rows, trays)
         if shared is not None:
             return shared
     try:
@@ -134,12 +144,15 @@ def open_ring(client: Client, max_bytes: int) -> PixelRing:
     return ring
 
 
-def _shared_ring(client: Client, trays: int) -> PixelRing | None:
-    """With as many trays as there is room for: a container's /dev/shm may have 64 MB."""
+def _shared_ring(client: Client, rows: int, trays: int) -> PixelRing | None:
+    """With as many trays as there is room for: a container's /dev/shm may have 64 MB, the server's included."""
     refusal: OSError | None = None
+    with suppress(OSError):  # there is none: told below
+        room = int(free_bytes() * _OUR_SHARE) // (rows * pixel_bytes(client.card))
+        trays = max(_FEWEST, min(trays, room))
     for fewer in range(trays, _FEWEST - 1, -1):
         try:
-            ring = _SharedRing(client, fewer)
+            ring = _SharedRing(client, rows, fewer)
         except OSError as exc:
             refusal = exc
             continue

@@ -111,7 +111,7 @@ def index_pictures(
         workers: decoding processes; one a core if not given.
         limits: what one file may cost; the defaults of `Limits` if not given.
         retry_failures: try files again that failed before and have not changed since.
-        max_ring_bytes: memory for decoded pictures, those in flight included; two batches' at least.
+        max_ring_bytes: memory for decoded pictures, those in flight included; two pictures' at least.
         progress: called about every batch.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from clipdex.sources.metadata import LONGEST_FIELD, metadata_json
 from clipdex.sources.request import Request
 from clipdex.sources.scan import SUFFIXES, FoundFile, Tree, nothing_at, regular_file, stat_failure
 from clipdex.sources.tar_headers import BrokenTar, TarEntry, walk
+from clipdex.untrusted_json import parse_json
 
 __all__ = ["TarShards", "tar_member"]
 
@@ -250,8 +250,8 @@ def _value(name: bytes, data: bytes) -> object:
     text = data.decode("utf-8", "backslashreplace").strip()
     if name.lower().endswith((b".json", b".cls")):
         try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
+            return parse_json(text)
+        except ValueError:
             pass
     return text
 

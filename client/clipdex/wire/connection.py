@@ -12,15 +12,15 @@ from tritonclient.grpc import service_pb2_grpc
 
 from clipdex.interrupts import interrupts_wait
 from clipdex.wire.credentials import Credentials
+from clipdex.wire.transport import SMALLEST_LIMIT
 
 __all__ = ["Connection"]
 
-# Image batches are tens of megabytes; gRPC's own limit is 4 MiB. Pings more often than every five minutes
-# make servers hang up. `dns:///` names with several addresses are used in turn. A server that was restarted
+# Image batches are tens of megabytes; gRPC's own limit is 4 MiB. Pings more often than every five
+# minutes make servers hang up. `dns:///` names with several addresses are used in turn. A server that was restarted
 # is found within a second. A new channel is a new connection: by default gRPC would share the old one.
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
     ("grpc.keepalive_time_ms", 300_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.lb_policy_name", "round_robin"),
@@ -29,6 +29,8 @@ _OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.use_local_subchannel_pool", 1),
 )
+
+_ENVELOPE = 64 << 10  # bytes of an answer beside its tensor
 
 # Below this, an answer that is late says nothing about the connection.
 _SHORTEST_S = 0.5
@@ -41,8 +43,12 @@ class Connection:
     using it for minutes. `seems_dead` does tell, by the requests that were made on it.
     """
 
-    def __init__(self, address: str, credentials: Credentials) -> None:
-        options: tuple[tuple[str, object], ...] = _OPTIONS
+    def __init__(self, address: str, credentials: Credentials, answer_bytes: int = SMALLEST_LIMIT) -> None:
+        """answer_bytes: of the largest answer that is expected on it."""
+        options: tuple[tuple[str, object], ...] = (
+            *_OPTIONS,
+            ("grpc.max_receive_message_length", answer_bytes + _ENVELOPE),
+        )
         if credentials.secure:
             if credentials.server_name is not None:
                 options = (*options, ("grpc.ssl_target_name_override", credentials.server_name))

@@ -16,7 +16,9 @@ from clipdex.wire.connection import Connection
 from clipdex.wire.credentials import Credentials
 from clipdex.wire.inspected import Batching, InspectedModel, InspectedServer, InstanceGroup, Tensor
 from clipdex.wire.messages import infer_request, output_array, statistics
+from clipdex.wire.model_config import from_message
 from clipdex.wire.status import translate
+from clipdex.wire.transport import LARGEST_ANSWER
 
 __all__ = ["Inspection", "model_of"]
 
@@ -33,7 +35,7 @@ class Inspection:
         credentials.check(address)
         self.address = address
         self._timeout_s = timeout_s
-        self._connection = Connection(address, credentials)
+        self._connection = Connection(address, credentials, LARGEST_ANSWER)
 
     def server(self) -> InspectedServer:
         """What it is and allows.
@@ -118,7 +120,12 @@ class Inspection:
 
 
 def model_of(config: Any, **more: Any) -> InspectedModel:
-    """An `inference.ModelConfig` message as plain values."""
+    """An `inference.ModelConfig` message as plain values.
+
+    Raises:
+        CardError: a number in it is beyond all reason.
+    """
+    from_message(config)
     kinds = model_config_pb2.ModelInstanceGroup.Kind
     batching = None
     if config.HasField("dynamic_batching"):
@@ -137,7 +144,7 @@ def model_of(config: Any, **more: Any) -> InspectedModel:
         inputs=_tensors(config.input),
         outputs=_tensors(config.output),
         groups=tuple(
-            InstanceGroup(kinds.Name(group.kind), group.count or 1, tuple(group.gpus))
+            InstanceGroup(_name(kinds, group.kind), group.count or 1, tuple(group.gpus))
             for group in config.instance_group
         ),
         batching=batching,
@@ -150,4 +157,9 @@ def model_of(config: Any, **more: Any) -> InspectedModel:
 
 def _tensors(messages: Any) -> tuple[Tensor, ...]:
     names = model_config_pb2.DataType
-    return tuple(Tensor(m.name, names.Name(m.data_type).removeprefix("TYPE_"), tuple(m.dims)) for m in messages)
+    return tuple(Tensor(m.name, _name(names, m.data_type).removeprefix("TYPE_"), tuple(m.dims)) for m in messages)
+
+
+def _name(names: Any, number: int) -> str:
+    """What an enumeration calls a number, which may be a later release's."""
+    return str(names.Name(number)) if number in names.values() else str(number)

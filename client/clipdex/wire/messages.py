@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from clipdex.wire.shared_memory import SharedMemory
 from clipdex.wire.transport import ModelStatistics
 
 __all__ = ["infer_request", "output_array", "statistics"]
+
+_MOST_DIMS = 8
 
 
 def infer_request(
@@ -48,11 +51,40 @@ def infer_request(
 
 
 def output_array(response: Any, output: str) -> Array:
-    """The named output of a ModelInferResponse, read-only, over the response's own bytes."""
+    """The named output of a ModelInferResponse, read-only, over the response's own bytes.
+
+    Raises:
+        ServerFault: it is not there, of a type without a size, or its bytes are not as many as its shape says.
+    """
+    whose = f"the server's answer for {response.model_name[:200]}"
+    if len(response.outputs) != len(response.raw_output_contents):
+        raise ServerFault(
+            f"{whose} is malformed: it names {len(response.outputs)} outputs and carries "
+            f"{len(response.raw_output_contents)}"
+        )
     for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         if tensor.name == output:
-            return np.frombuffer(raw, dtype=triton_to_np_dtype(tensor.datatype)).reshape(tuple(tensor.shape))
-    raise ServerFault(f"the server's answer for {response.model_name} lacks the output {output!r}")
+            dtype, shape = _dtype(tensor.datatype), tuple(tensor.shape)
+            if dtype is None:
+                raise ServerFault(f"{whose} is malformed: {output!r} is of type {tensor.datatype[:40]!r}")
+            if (
+                min(shape, default=0) < 0
+                or len(shape) > _MOST_DIMS
+                or math.prod(shape) * dtype.itemsize != len(raw)
+            ):
+                raise ServerFault(
+                    f"{whose} is malformed: {output!r} is {dtype} {list(shape)[:_MOST_DIMS]} in {len(raw):,} bytes"
+                )
+            return np.frombuffer(raw, dtype=dtype).reshape(shape)
+    raise ServerFault(f"{whose} lacks the output {output!r}")
+
+
+def _dtype(name: str) -> np.dtype[Any] | None:
+    """numpy's type for Triton's name of one; None for texts, which have no fixed size, and unknown ones."""
+    # bfloat16 becomes another type from one release of tritonclient to the next, and no model gives it.
+    found = None if name in ("BYTES", "BF16") else triton_to_np_dtype(name)
+    dtype = None if found is None else np.dtype(found)
+    return None if dtype is None or dtype.hasobject else dtype
 
 
 def statistics(response: Any) -> ModelStatistics:

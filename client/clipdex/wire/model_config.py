@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,52 @@ from clipdex.wire.transport import ModelConfig
 __all__ = ["from_message", "instances", "read_config"]
 
 
+# Beyond what any server has. Where a client makes room for it, it is bounded again by what that takes.
+_MOST_ROWS = 2**20
+_MOST_INSTANCES = 4096
+_MOST_TENSORS = 64
+_MOST_DIMS = 8
+_LARGEST_DIM = 2**31 - 1
+_LARGEST_FILE = 16 << 20  # bytes
+
+
 def from_message(message: Any) -> ModelConfig:
-    """What the client needs of an `inference.ModelConfig` message."""
+    """What the client needs of an `inference.ModelConfig` message.
+
+    Raises:
+        CardError: a number in it is beyond all reason.
+    """
+    name = message.name[:200]
+    for group in message.instance_group:
+        _require(name, "instance_group.count", group.count, 0, _MOST_INSTANCES)
+    _require(name, "max_batch_size", message.max_batch_size, 0, _MOST_ROWS)
+    count = instances(message)
+    _require(name, "number of instances", count, 1, _MOST_INSTANCES)
     return ModelConfig(
         name=message.name,
         max_batch_size=message.max_batch_size,
-        instance_count=instances(message),
+        instance_count=count,
         parameters={key: value.string_value for key, value in message.parameters.items()},
+        inputs=_dims(name, message.input),
+        outputs=_dims(name, message.output),
     )
+
+
+def _dims(name: str, tensors: Iterable[Any]) -> dict[str, tuple[int, ...]]:
+    found = {tensor.name: tuple(tensor.dims) for tensor in tensors}
+    _require(name, "number of tensors", len(found), 0, _MOST_TENSORS)
+    for dims in found.values():
+        _require(name, "number of dimensions", len(dims), 0, _MOST_DIMS)
+        for dim in dims:
+            _require(name, "dims", dim, -1, _LARGEST_DIM)
+    return found
+
+
+def _require(name: str, what: str, found: int, least: int, most: int) -> None:
+    if not least <= found <= most:
+        raise CardError(
+            f"the configuration of the model {name} states {found:,} as its {what}; expected {least:,} to {most:,}"
+        )
 
 
 def instances(message: Any, gpus: int = 1) -> int:
@@ -36,6 +75,12 @@ def read_config(path: Path) -> Any:
         CardError: it cannot be read or is not Triton's text format.
     """
     try:
-        return text_format.Parse(path.read_text("utf-8"), model_config_pb2.ModelConfig())
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as exc:
-        raise CardError(f"{path}: not a Triton model configuration: {exc}") from exc
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
+        if len(data) > _LARGEST_FILE:
+            raise CardError(f"{path}: larger than {_LARGEST_FILE >> 20} MiB, and no Triton model configuration")
+        return text_format.Parse(data.decode("utf-8"), model_config_pb2.ModelConfig())
+    except OSError as exc:
+        raise CardError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except (ValueError, RecursionError, text_format.ParseError) as exc:
+        raise CardError(f"{path}: not a Triton model configuration: {' '.join(str(exc).split())[:300]}") from exc

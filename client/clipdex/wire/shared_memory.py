@@ -5,6 +5,7 @@ The file is locked (flock) by the process that made it, so that a later one can 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -17,7 +18,7 @@ import numpy as np
 
 from clipdex.arrays import Array
 
-__all__ = ["DIRECTORY", "PREFIX", "SharedMemory", "remove_left_overs"]
+__all__ = ["DIRECTORY", "PREFIX", "SharedMemory", "free_bytes", "remove_left_overs"]
 
 DIRECTORY = Path("/dev/shm")  # noqa: S108 - where shm_open puts its objects on Linux
 PREFIX = "clipdex-pixels-"
@@ -36,6 +37,9 @@ class SharedMemory:
         self.name = ""
         if named:
             remove_left_overs()
+            # Asked for more than there is, the kernel would first fill all that others could use.
+            if size > free_bytes():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self.name, self.descriptor = _new_file()
         else:
             self.descriptor = os.memfd_create("clipdex", os.MFD_CLOEXEC)
@@ -84,6 +88,12 @@ class SharedMemory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def free_bytes() -> int:
+    """What is free in /dev/shm. Raises OSError where there is none."""
+    found = os.statvfs(DIRECTORY)
+    return found.f_bavail * found.f_frsize
 
 
 def _new_file() -> tuple[str, int]:

@@ -55,6 +55,9 @@ _CONNECTION_LOST = ("Stream removed", "recvmsg", "sendmsg", "GOAWAY")
 _QUEUE_FULL = "maximum queue size"
 _WAITED_TOO_LONG = "request timeout expired"
 
+# What gRPC says here, of an answer that it does not take.
+_ANSWER_TOO_LARGE = "CLIENT: Received message larger than max"
+
 # What gRPC and Triton say, as UNAVAILABLE, about credentials -> what to tell. The first that is found counts.
 _DENIED = {
     "WRONG_VERSION_NUMBER": "the server at {} speaks no TLS: connect without it",
@@ -72,6 +75,8 @@ def translate(error: grpc.RpcError, address: str) -> ClipdexError:
     code: grpc.StatusCode = error.code()
     details = " ".join((error.details() or "no details given").split())
     kind = ERROR_OF_STATUS[code]
+    if code is _S.RESOURCE_EXHAUSTED and _ANSWER_TOO_LARGE in details:
+        return ServerFault(f"the server at {address} answered more than was asked for: {details}")
     if kind is ServerUnreachable and _QUEUE_FULL in details.lower():
         return ServerBusy(f"the queue of the server at {address} is full: {details}")
     if kind is ServerUnreachable and _WAITED_TOO_LONG in details.lower():

@@ -10,7 +10,20 @@ from typing import Protocol
 from clipdex.arrays import Array
 from clipdex.wire.shared_memory import SharedMemory
 
-__all__ = ["FINGERPRINT_PARAMETER", "ModelConfig", "ModelStatistics", "ServerInfo", "Transport"]
+__all__ = [
+    "FINGERPRINT_PARAMETER",
+    "LARGEST_ANSWER",
+    "SMALLEST_LIMIT",
+    "ModelConfig",
+    "ModelStatistics",
+    "ServerInfo",
+    "Transport",
+]
+
+# What one answer may take, in bytes; what is larger is refused before any room is made for it. Configurations
+# and counters keep to the first, gRPC's own default; the vectors of a full batch to the second.
+SMALLEST_LIMIT = 4 << 20
+LARGEST_ANSWER = 64 << 20
 
 # The key under which each config.pbtxt states the fingerprint of its model's embedding space.
 FINGERPRINT_PARAMETER = "clipdex_fingerprint"
@@ -31,12 +44,15 @@ class ModelConfig:
     max_batch_size: rows in one request at most; 0 if the model has no batch dimension.
     instance_count: how many batches the server computes at once.
     parameters: the string parameters.
+    inputs, outputs: each tensor's dimensions without the batch, -1 where any will do; empty if nobody says.
     """
 
     name: str
     max_batch_size: int
     instance_count: int
     parameters: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,7 @@ from clipdex.wire.model_config import from_message
 from clipdex.wire.regions import Regions
 from clipdex.wire.shared_memory import SharedMemory
 from clipdex.wire.status import translate
-from clipdex.wire.transport import ModelConfig, ModelStatistics, ServerInfo
+from clipdex.wire.transport import LARGEST_ANSWER, SMALLEST_LIMIT, ModelConfig, ModelStatistics, ServerInfo
 
 __all__ = ["TritonTransport"]
 
@@ -47,6 +48,12 @@ class _Answer(Future[Array]):
         return self.call is not None and bool(self.call.cancel())
 
 
+def _asked_bytes(inputs: Mapping[str, Array]) -> int:
+    """Of the assets: the bytes asked for. Of others, how long an answer may be is known from the configuration."""
+    span = (inputs.get("start"), inputs.get("end"))
+    return 0 if span[0] is None or span[1] is None else int(span[1][0]) - int(span[0][0])
+
+
 class TritonTransport:
     """One long-lived channel to a Triton server, or to all addresses behind a DNS name."""
 
@@ -54,7 +61,8 @@ class TritonTransport:
         self._address = address
         self._credentials = credentials or Credentials()
         self._credentials.check(address)
-        self._connection = Connection(address, self._credentials)
+        self._answer_bytes = SMALLEST_LIMIT
+        self._connection = Connection(address, self._credentials, self._answer_bytes)
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._regions = Regions(self._ask, self._start)
@@ -86,9 +94,11 @@ class TritonTransport:
         """The configuration the server runs the model with."""
         request = service_pb2.ModelConfigRequest(name=model)
         try:
-            return from_message(self._ask("ModelConfig", request, timeout_s).config)
+            found = from_message(self._ask("ModelConfig", request, timeout_s).config)
         except ModelNotFound as exc:
             raise ModelNotFound(f"the server at {self._address} has no model {model!r}") from exc
+        self._expect(found)
+        return found
 
     def submit(
         self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float, *, wait: bool = False
@@ -97,6 +107,10 @@ class TritonTransport:
         request = infer_request(model, inputs, output, self._regions.mapped, timeout_s)
         answer = _Answer(sum(map(len, request.raw_input_contents)))
         connection, began = self._connection, time.monotonic()
+        asked = _asked_bytes(inputs)
+        if asked > self._answer_bytes:
+            # The assets, once: this connection is for this answer, so that no later one may be as large.
+            connection = Connection(self._address, self._credentials, asked)
 
         def done(result: Callable[[], Any]) -> None:
             try:
@@ -113,6 +127,8 @@ class TritonTransport:
                 done(partial(connection.call, "ModelInfer", request, timeout_s))
         else:
             answer.call = self._start("ModelInfer", request, timeout_s, lambda call: done(call.result), connection)
+        if asked > self._answer_bytes:
+            connection.retire()
         return answer
 
     def statistics(self, model: str, timeout_s: float) -> ModelStatistics:
@@ -133,6 +149,14 @@ class TritonTransport:
         """Close the channel; requests under way end with an error."""
         self._closed.set()
         self._connection.close()
+
+    def _expect(self, config: ModelConfig) -> None:
+        """Make room for the answer to a full batch, and for no more than that, nor than a client asks for."""
+        values = max((math.prod(dims) for dims in config.outputs.values() if min(dims, default=0) > 0), default=0)
+        needed = min(4 * values * max(1, config.max_batch_size), LARGEST_ANSWER)
+        if needed > self._answer_bytes:
+            self._answer_bytes = needed
+            self._renew(self._connection)
 
     def _outcome(
         self, call: Callable[[], Any], output: str, connection: Connection, began: float, timeout_s: float
@@ -207,7 +231,7 @@ class TritonTransport:
             if self._connection is not connection or self._closed.is_set():
                 return True  # another call's end has said so
             try:
-                self._connection = Connection(self._address, self._credentials)
+                self._connection = Connection(self._address, self._credentials, self._answer_bytes)
             except ClipdexError as exc:  # a certificate's file is gone, or just being replaced
                 _LOG.warning("no new connection to %s: %s", self._address, exc)
                 return False
