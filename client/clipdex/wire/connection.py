@@ -16,9 +16,9 @@ from clipdex.wire.transport import SMALLEST_LIMIT
 
 __all__ = ["Connection"]
 
-# Image batches are tens of megabytes; gRPC's own limit is 4 MiB. Pings more often than every five
-# minutes make servers hang up. `dns:///` names with several addresses are used in turn. A server that was restarted
-# is found within a second. A new channel is a new connection: by default gRPC would share the old one.
+# Image batches are tens of megabytes; gRPC's own limit is 4 MiB. Pings more often than every five minutes make
+# servers hang up. `dns:///` names with several addresses are used in turn. A server that was restarted is found
+# within a second. A new channel is a new connection: by default gRPC would share the old one.
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.keepalive_time_ms", 300_000),

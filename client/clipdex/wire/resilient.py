@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 from clipdex.arrays import Array
@@ -75,11 +76,10 @@ class ResilientTransport:
         self._fleet.fingerprints[model] = fingerprint
         # Those that are down now will be back: they count like the first.
         down = len(self._fleet.endpoints) - len(answers)
-        return ModelConfig(
-            config.name,
-            min(each.max_batch_size for _, each in answers),
-            sum(each.instance_count for _, each in answers) + down * config.instance_count,
-            config.parameters,
+        return replace(
+            config,
+            max_batch_size=min(each.max_batch_size for _, each in answers),
+            instance_count=sum(each.instance_count for _, each in answers) + down * config.instance_count,
         )
 
     def submit(
