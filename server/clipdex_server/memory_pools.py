@@ -57,8 +57,9 @@ def _instances(config: Any, gpus: int) -> int:
 
 
 def _row_bytes(config: Any) -> int:
-    from tritonclient.grpc import model_config_pb2 as pb
     from tritonclient.utils import triton_to_np_dtype
+
+    from clipdex.wire.generated import model_config_pb2 as pb
 
     total = 0
     for tensor in (*config.input, *config.output):

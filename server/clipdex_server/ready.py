@@ -28,17 +28,13 @@ def accepts_connections(host: str, port: int) -> bool:
 def server_state(address: str, timeout_s: float) -> ServerState | None:
     """The server's state when it and all its models are READY, else None."""
     # Imported here: `import clipdex_server` is for programs that may never start a server.
-    import tritonclient.grpc as triton
+    from clipdex.errors import ClipdexError
+    from clipdex.wire.triton import TritonTransport
 
-    client = triton.InferenceServerClient(address)
+    transport = TritonTransport(address)
     try:
-        if not client.is_server_ready(client_timeout=timeout_s):
-            return None
-        version = client.get_server_metadata(client_timeout=timeout_s).version
-        index = client.get_model_repository_index(client_timeout=timeout_s)
-        ready = tuple(sorted(model.name for model in index.models if model.state == "READY"))
-        return ServerState(version, ready)
-    except triton.InferenceServerException:
+        return ServerState(transport.server(timeout_s).version, tuple(transport.models(timeout_s)))
+    except ClipdexError:
         return None  # still starting, or ending; the caller sees which
     finally:
-        client.close()
+        transport.close()

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
-from tritonclient.grpc import service_pb2_grpc
 
 from clipdex.interrupts import interrupts_wait
 from clipdex.wire.credentials import Credentials
+from clipdex.wire.generated import service_pb2_grpc
+from clipdex.wire.proxy import proxy_options
 from clipdex.wire.transport import SMALLEST_LIMIT
 
 __all__ = ["Connection"]
@@ -47,6 +48,7 @@ class Connection:
         """answer_bytes: of the largest answer that is expected on it."""
         options: tuple[tuple[str, object], ...] = (
             *_OPTIONS,
+            *proxy_options(address),
             ("grpc.max_receive_message_length", answer_bytes + _ENVELOPE),
         )
         if credentials.secure:

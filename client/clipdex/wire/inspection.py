@@ -8,12 +8,12 @@ from types import TracebackType
 from typing import Any
 
 import grpc
-from tritonclient.grpc import model_config_pb2, service_pb2
 
 from clipdex.arrays import Array
 from clipdex.errors import ClipdexError
 from clipdex.wire.connection import Connection
 from clipdex.wire.credentials import Credentials
+from clipdex.wire.generated import model_config_pb2, service_pb2
 from clipdex.wire.inspected import Batching, InspectedModel, InspectedServer, InstanceGroup, Tensor
 from clipdex.wire.messages import infer_request, output_array, statistics
 from clipdex.wire.model_config import from_message

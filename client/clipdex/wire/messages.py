@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tritonclient.grpc import service_pb2
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
 from clipdex.arrays import Array
 from clipdex.errors import ServerFault
+from clipdex.wire.generated import service_pb2
 from clipdex.wire.shared_memory import SharedMemory
 from clipdex.wire.transport import ModelStatistics
 

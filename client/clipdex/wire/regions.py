@@ -8,9 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from tritonclient.grpc import service_pb2
-
 from clipdex.errors import ClipdexError
+from clipdex.wire.generated import service_pb2
 from clipdex.wire.shared_memory import DIRECTORY, PREFIX, SharedMemory
 
 __all__ = ["Regions"]

@@ -15,6 +15,7 @@ from clipdex.errors import (
     ServerFault,
     ServerUnreachable,
 )
+from clipdex.wire.proxy import proxy_hint
 
 __all__ = ["ERROR_OF_STATUS", "translate"]
 
@@ -90,13 +91,13 @@ def translate(error: grpc.RpcError, address: str) -> ClipdexError:
             hint = "; does it ask for TLS?" if details.endswith("Socket closed") else ""
             return kind(
                 f"no server answers at {address} ({details.rpartition(': ')[2]}{hint}): "
-                "start one with  clipdex serve  or give the right address"
+                f"start one with  clipdex serve  or give the right address{proxy_hint(address)}"
             )
         if any(sign in details for sign in _CONNECTION_LOST):
-            return kind(f"the connection to {address} was lost: {details}")
-        return kind(f"the server at {address} cannot take the request now: {details}")
+            return kind(f"the connection to {address} was lost: {details}{proxy_hint(address)}")
+        return kind(f"the server at {address} cannot take the request now: {details}{proxy_hint(address)}")
     if kind is DeadlineExceeded:
-        return kind(f"the server at {address} did not answer in time")
+        return kind(f"the server at {address} did not answer in time{proxy_hint(address)}")
     if code is _S.UNIMPLEMENTED:
         return kind(f"the server at {address} speaks gRPC but is not a Triton server: {details}")
     return kind(f"the server at {address} answered {code.name}: {details}")

@@ -13,12 +13,12 @@ from functools import partial
 from typing import Any
 
 import grpc
-from tritonclient.grpc import service_pb2
 
 from clipdex.arrays import Array
 from clipdex.errors import Cancelled, ClipdexError, ModelNotFound, ServerUnreachable
 from clipdex.wire.connection import Connection
 from clipdex.wire.credentials import Credentials
+from clipdex.wire.generated import service_pb2
 from clipdex.wire.messages import infer_request, output_array, statistics
 from clipdex.wire.model_config import from_message
 from clipdex.wire.regions import Regions
