@@ -240,5 +240,8 @@ def test_a_server_forgets_what_a_killed_client_shared(triton):
 def registered(address):
     from tritonclient.grpc import InferenceServerClient
 
+    from clipdex.wire.local_key import key_headers
+
     with InferenceServerClient(address) as client:
-        return {name for name in client.get_system_shared_memory_status().regions if name.startswith(PREFIX)}
+        regions = client.get_system_shared_memory_status(headers=dict(key_headers(address))).regions
+        return {name for name in regions if name.startswith(PREFIX)}

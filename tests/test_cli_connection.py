@@ -107,3 +107,23 @@ def test_the_environment_is_read_as_it_is_said(monkeypatch):
     assert found == Credentials(tls=True, ca_file="ca", certificate_file="c", key_file="k", server_name="n")
     monkeypatch.setenv("CLIPDEX_TLS", "0")
     assert not Credentials.from_environment().tls
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["authorization", "x-api-key", "cookie", "triton-grpc-protocol-admin", "x-tenant", "proxy-authorization"],
+)
+def test_no_header_leaves_this_machine_in_the_clear(index, name):
+    status, _, err = index("-s", "192.0.2.1:8001", "--header", f"{name}: s3cret")
+    assert status == 1
+    assert err.startswith(f"clipdex: the header {name} would go to 192.0.2.1:8001 unencrypted")
+    assert "--tls" in err and "s3cret" not in err
+
+
+def test_a_header_goes_encrypted_or_over_the_loopback():
+    from clipdex import Credentials
+
+    headers = {"x-api-key": "s3cret"}
+    Credentials(tls=True, headers=headers).check("192.0.2.1:8001")
+    for address in ("127.0.0.1:1", "localhost:1", "[::1]:1", "unix:/tmp/s"):
+        Credentials(headers=headers).check(address)

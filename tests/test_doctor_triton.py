@@ -74,6 +74,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
     )
     port = free_port("gRPC", "127.0.0.1", 0)
     server = LocalTriton(repository, grpc_port=port, http_port=port - 1, metrics_port=0, stop_timeout_s=0)
+    server._key = None  # as Triton is by itself: anybody may do anything
     with server:
         yield server
 
@@ -199,11 +200,25 @@ def test_addresses_that_are_none(address: str) -> None:
 
 def test_a_server_that_lets_clients_load_models() -> None:
     models = ["demo_image", "demo_text", "demo_assets"]
-    with LocalTriton(MODEL_REPOSITORY, models=models, stop_timeout_s=0) as server:
+    server = LocalTriton(MODEL_REPOSITORY, models=models, stop_timeout_s=0)
+    server._key = None
+    with server:
         (snapshot,) = collect(server.address)
         assert "control_local" in found(snapshot)[server.address]
         # Asking whether it does has unloaded nothing.
         assert set(collect(server.address)[0].server.models) == set(models)
+
+
+def test_what_a_key_opens_is_closed_to_anybody(triton: LocalTriton, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks holds the key of this server, and is not told that anybody may do what the key opens."""
+    (snapshot,) = collect(triton.address)
+    server = snapshot.server
+    assert not (server.system_memory or server.cuda_memory or server.model_control or server.settings)
+    # Of those who hold none, the models that are ready are known all the same.
+    monkeypatch.setattr("clipdex.wire.connection.key_headers", lambda address: ())
+    (without,) = collect(triton.address)
+    assert without.server.models == server.models == ("demo_assets", "demo_image", "demo_text")
+    assert {code for codes in found(without).values() for code in codes} <= HARMLESS
 
 
 def test_looking_changes_nothing(triton: LocalTriton) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import stat
@@ -557,7 +558,11 @@ def test_a_tritonserver_on_the_path_is_preferred_and_uses_its_own_backends(
     message = fails(repository, allow_client_shm=False, models=["tiny_text"])
     assert message.startswith("Triton did not start: creating server: Internal - this one only writes down")
     arguments = (tmp_path / "arguments").read_text().splitlines()
-    assert [argument for argument in arguments if "grpc-port" not in argument] == [
+    (locked,) = [argument for argument in arguments if "grpc-restricted" in argument]
+    assert re.fullmatch(
+        r"--grpc-restricted-protocol=shared-memory,model-repository,logging,trace:clipdex=[0-9a-f]{64}", locked
+    )
+    assert [argument for argument in arguments if not re.search("grpc-port|restricted", argument)] == [
         f"--model-repository={repository}",
         "--model-control-mode=explicit",
         "--load-model=tiny_text",

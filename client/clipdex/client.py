@@ -204,7 +204,7 @@ class Client:
         shared = self._transport.share(memory, self._timeout_s)
         if self.shared_memory == "always" and not shared:
             raise ServerError(
-                f"the server at {self.address} takes no shared memory: run it on this machine, "
+                f"the server at {self.address} takes no shared memory: run it on this machine, as this user, "
                 "with the same /dev/shm and --allow-client-shm=true, or do without (shared_memory='auto')"
             )
         return shared

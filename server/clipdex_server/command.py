@@ -24,6 +24,7 @@ class ServeOptions:
     models: None serves every model of the repository.
     pinned_pool_bytes: page-locked memory for GPUs; None leaves Triton's default.
     http_port, metrics_port: None leaves that endpoint off.
+    key: without it nobody may register shared memory, load models, or change logs and traces.
     """
 
     repository: Path
@@ -35,6 +36,7 @@ class ServeOptions:
     allow_client_shm: bool
     exit_timeout_s: float
     pinned_pool_bytes: int | None = None
+    key: str | None = None
 
 
 def command_line(
@@ -59,8 +61,15 @@ def command_line(
         *_endpoint("http", options.host, options.http_port),
         *_endpoint("metrics", options.host, options.metrics_port),
     ]
+    flags = _usage(triton)
+    if options.key is not None:
+        from clipdex.wire.local_key import HEADER, KEY_NAME, KEYED_PROTOCOLS
+
+        command.append(f"--grpc-restricted-protocol={KEYED_PROTOCOLS}:{KEY_NAME}={options.key}")
+        if options.http_port is not None and "--http-restricted-api" in flags:
+            command.append(f"--http-restricted-api={KEYED_PROTOCOLS}:{HEADER}={options.key}")
     # Triton 26.04 switched it off and gave it this flag; before that it is always on.
-    if _knows(triton, "--allow-client-shm"):
+    if "--allow-client-shm" in flags:
         command.append(f"--allow-client-shm={_boolean(options.allow_client_shm)}")
     if options.pinned_pool_bytes is not None:
         command.append(f"--pinned-memory-pool-byte-size={options.pinned_pool_bytes}")
@@ -84,7 +93,8 @@ def _boolean(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _knows(triton: TritonBinary, flag: str) -> bool:
+def _usage(triton: TritonBinary) -> str:
+    """What it says of its flags."""
     usage = subprocess.run(
         [triton.path, "--help"],
         env=triton.environment(),
@@ -93,4 +103,4 @@ def _knows(triton: TritonBinary, flag: str) -> bool:
         timeout=60,
         check=False,
     )
-    return flag in usage.stdout + usage.stderr
+    return usage.stdout + usage.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from clipdex.errors import LocalServerError
+from clipdex.wire.local_key import new_key, write_key
 from clipdex_server import backend_directory, supervisor
 from clipdex_server.checks import check_names, check_repository, free_port, temp_dir
 from clipdex_server.command import ServeOptions, command_line
@@ -35,7 +36,7 @@ class LocalTriton:
         repository: a Triton model repository: a directory of NAME/config.pbtxt, NAME/1/model.onnx.
         grpc_port, http_port, metrics_port: 0 chooses a free one; None leaves that endpoint off.
         host: the address that all of them listen on. Triton asks for no password: keep it to yourself.
-        allow_client_shm: let clients on this machine pass tensors in shared memory.
+        allow_client_shm: let clients of this user on this machine pass tensors in shared memory.
         models: the models to serve; None for all of the repository.
         pinned_pool_bytes: page-locked memory that tensors pass through on their way to GPUs. None: on a machine
             with GPUs, what clients keep in flight.
@@ -72,6 +73,8 @@ class LocalTriton:
         self.startup_timeout_s = startup_timeout_s
         self.stop_timeout_s = stop_timeout_s
         self.version = ""
+        self._key: str | None = new_key()
+        self._key_file = ""
         self._delete_log = log_file is None
         self._run: SupervisedTriton | None = None
 
@@ -145,7 +148,7 @@ class LocalTriton:
         if run is None or run.stopped or run.owner != os.getpid():  # a forked child leaves its parent's server
             return
         run.stop(self.stop_timeout_s)
-        supervisor.remove_left_overs(run.name, run.directory)
+        supervisor.remove_left_overs(run.name, run.directory, self._key or "", self._key_file)
         self._remove_log()
 
     def _launch(self, triton: TritonBinary) -> SupervisedTriton:
@@ -160,6 +163,8 @@ class LocalTriton:
             log = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
             try:
                 command, environment = self._command(triton, name, run_dir)
+                if self._key and self.allow_client_shm:  # else nobody is to have it
+                    self._key_file = str(write_key(self.host, self.grpc_port, self._key) or "")
                 return SupervisedTriton(
                     supervisor.Spec(
                         parent_pid=os.getpid(),
@@ -169,6 +174,8 @@ class LocalTriton:
                         log_file=str(self.log_file),
                         log_is_ours=self._delete_log,
                         stop_timeout_s=self.stop_timeout_s,
+                        key=self._key or "",
+                        key_file=self._key_file,
                     ),
                     environment,
                     log,
@@ -176,7 +183,7 @@ class LocalTriton:
             finally:
                 os.close(log)
         except BaseException as exc:
-            supervisor.remove_left_overs(name, run_dir)
+            supervisor.remove_left_overs(name, run_dir, self._key or "", self._key_file)
             self._remove_log()
             if isinstance(exc, OSError):
                 raise LocalServerError(f"Triton cannot be started: {exc}") from exc
@@ -204,6 +211,7 @@ class LocalTriton:
             allow_client_shm=self.allow_client_shm,
             exit_timeout_s=self.stop_timeout_s,
             pinned_pool_bytes=self._pinned_pool_bytes(),
+            key=self._key,
         )
         command = command_line(triton, options, backend_directory=backends, shared_memory_prefix=name)
         return command, environment

@@ -29,7 +29,7 @@ class SupervisedTriton:
         self.stopped = False
         self.supervisor = subprocess.Popen(
             # -I -S: nothing but the standard library, so it is there in milliseconds.
-            [sys.executable, "-I", "-S", supervisor.__file__, spec.to_json()],
+            [sys.executable, "-I", "-S", supervisor.__file__, str(spec.write())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

@@ -10,8 +10,9 @@ running. If it is itself killed, the kernel kills Triton, and Triton's stubs see
 When a stub dies, killed for lack of memory perhaps, Triton 2.51 keeps calling its model READY and refuses
 every request for it. So the loss of a stub ends the server: a server that is gone is easier to notice.
 
-It is started for every server, so it imports little, and nothing but the standard library. It takes a JSON
-`Spec` as its only argument. On its standard input come single bytes, on its standard output go lines:
+It is started for every server, so it imports little, and nothing but the standard library. Its only argument is
+the path of a file that holds a `Spec`: any user may read a command line, and the one in it has a key. On its
+standard input come single bytes, on its standard output go lines:
 
     r                   the models are ready: from here on every stub counts
     s                   stop
@@ -29,6 +30,7 @@ import os
 import select
 import shutil
 import signal
+import struct
 import sys
 import time
 from pathlib import Path
@@ -39,19 +41,29 @@ NAME_PREFIX = "clipdex-triton-"
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
+_PR_SET_SECCOMP = 22
+_SECCOMP_MODE_FILTER = 2
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+
+# linux/audit.h and the tables of system calls: machine -> its AUDIT_ARCH, and fchmod's number.
+_FCHMOD = {"x86_64": (0xC000003E, 91), "aarch64": (0xC00000B7, 52)}
 
 # Lines in the log. A stub of ours writes the first when it is asked to end and has answered all it had accepted;
 # this supervisor writes the second, and `reason` looks for it.
 FINALIZED = b"clipdex: finalized\n"
 LOST = "clipdex: lost the process of the model"
 
+_SPEC = "spec.json"
 _FLUSH_S = 0.2  # for the last answers to leave Triton's gRPC threads
 _POLL_S = 0.02
 
 
 class Spec(NamedTuple):
-    """What to run and what to clean up. `name` comes from `new_name`: it begins the shared-memory names."""
+    """What to run and what to clean up. `name` comes from `new_name`: it begins the shared-memory names.
+
+    key: what of the command other users shall not see. key_file: where this user's clients find it.
+    """
 
     parent_pid: int
     name: str
@@ -60,15 +72,20 @@ class Spec(NamedTuple):
     log_file: str
     log_is_ours: bool
     stop_timeout_s: float
+    key: str = ""
+    key_file: str = ""
 
-    def to_json(self) -> str:
-        """The script's argument."""
-        return json.dumps(self._asdict())
+    def write(self) -> Path:
+        """The script's argument: a file in the run's directory, which is this user's alone."""
+        path = Path(self.run_dir) / _SPEC
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(self._asdict()))
+        return path
 
     @classmethod
-    def from_json(cls, text: str) -> Spec:
+    def read(cls, path: str) -> Spec:
         """Read the script's argument."""
-        return cls(**json.loads(text))
+        return cls(**json.loads(Path(path).read_text()))
 
 
 # --- what a run leaves on the disk, and whose it is ---
@@ -79,8 +96,13 @@ def new_name() -> str:
     return f"{NAME_PREFIX}{_owner(os.getpid())}-{os.urandom(4).hex()}"
 
 
-def remove_left_overs(name: str, run_dir: str | Path) -> None:
-    """Remove a dead run's directory and the shared memory that a killed stub could not give back."""
+def remove_left_overs(name: str, run_dir: str | Path, key: str = "", key_file: str = "") -> None:
+    """Remove a dead run's directory, the shared memory that a killed stub could not give back, and its key."""
+    if key and key_file:
+        with contextlib.suppress(OSError):
+            if key in Path(key_file).read_text():  # and not that of a server that has the port since
+                Path(key_file).unlink()
+                Path(key_file).parent.rmdir()  # unless there are others
     for region in SHARED_MEMORY.glob(f"{name}*"):
         with contextlib.suppress(OSError):
             region.unlink()
@@ -165,7 +187,7 @@ class _Supervisor:
                 self._stop()
         finally:
             self._kill_all()
-            remove_left_overs(self.spec.name, self.spec.run_dir)
+            remove_left_overs(self.spec.name, self.spec.run_dir, self.spec.key, self.spec.key_file)
             if self.spec.log_is_ours and not parent_is_there:
                 Path(self.spec.log_file).unlink(missing_ok=True)  # nobody is left to read or remove it
         if self.status is not None:
@@ -182,8 +204,13 @@ class _Supervisor:
         """Return when Triton is to stop or has ended; True if the parent is there to be told."""
         stdin = sys.stdin.fileno()
         watched = [stdin, self.wake] if parent is None else [stdin, self.wake, parent]
+        is_hidden = not self.spec.key
         while self.status is None and not self.stop_signalled:
-            news, _, _ = select.select([*watched, *self.stubs], [], [])
+            news, _, _ = select.select([*watched, *self.stubs], [], [], None if is_hidden else _POLL_S)
+            # Triton has read its command line before it writes the first line of its log.
+            if not is_hidden and os.fstat(self.log.fileno()).st_size > 0:
+                is_hidden = True
+                _hide(self.pid, self.spec.key.encode())
             if parent in news:
                 return False
             if stdin in news:
@@ -203,6 +230,9 @@ class _Supervisor:
     def _watch_stubs(self) -> None:
         """Open for each stub a descriptor that becomes readable when the process ends."""
         self.ready = True
+        for region in SHARED_MEMORY.glob(f"{self.spec.name}*"):
+            with contextlib.suppress(OSError):
+                region.chmod(0o600)
         self.log.seek(0, os.SEEK_END)
         for pid in _children(self.pid):
             with contextlib.suppress(OSError):
@@ -272,6 +302,7 @@ def _become(command: list[str], parent_pid: int) -> NoReturn:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent_pid:  # it died before the line above
             os._exit(1)
+        _keep_files_private()
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it; a program expects the default
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(2, 1)
@@ -279,6 +310,50 @@ def _become(command: list[str], parent_pid: int) -> NoReturn:
     except OSError as exc:
         os.write(2, f"error: cannot run {command[0]}: {exc.strerror}\n".encode())
     os._exit(127)
+
+
+def _keep_files_private() -> None:
+    """In the forked child: what it and its children make, their shared memory above all, is this user's alone.
+
+    Triton's Python backend wants its memory readable by all (0644), and where a umask has made 0600 of that, says
+    so again by fchmod; another user who opened it then would keep it. So fchmod does nothing in these processes.
+    """
+    os.umask(0o077)
+    system_call = _FCHMOD.get(os.uname().machine)
+    # Who has a filter gains no rights by running a program, and nvidia-modprobe needs root's to load the driver.
+    driver_to_load = Path("/dev/nvidiactl").exists() and not Path("/dev/nvidia-uvm").exists()
+    if system_call is None or driver_to_load:
+        return
+    architecture, fchmod = system_call
+    program = b"".join(
+        struct.pack("=HBBI", *instruction)
+        for instruction in (
+            (0x20, 0, 0, 4),  # load seccomp_data.arch
+            (0x15, 0, 3, architecture),  # another: allow
+            (0x20, 0, 0, 0),  # load seccomp_data.nr
+            (0x15, 0, 1, fchmod),
+            (0x06, 0, 0, 0x00050000),  # SECCOMP_RET_ERRNO, errno 0
+            (0x06, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
+        )
+    )
+    instructions = ctypes.create_string_buffer(program, len(program))
+    described = struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions))
+    filters = ctypes.create_string_buffer(described, len(described))
+    with contextlib.suppress(OSError):  # a kernel or a container without filters: closed once all is loaded
+        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(filters))
+
+
+def _hide(pid: int, secret: bytes) -> None:
+    """Overwrite a word in a child's command line, which every user of the machine may read."""
+    with contextlib.suppress(OSError, ValueError):
+        # Fields 48 and 49 of /proc/PID/stat: where the arguments begin and end.
+        start, end = map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[45:47])
+        with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+            memory.seek(start)
+            arguments = memory.read(end - start)
+            memory.seek(start)
+            memory.write(arguments.replace(secret, b"x" * len(secret)))
 
 
 def _end_of(pid: int) -> int | None:
@@ -302,8 +377,9 @@ def _children(pid: int) -> list[int]:
     return children
 
 
-def _prctl(option: int, value: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+def _prctl(option: int, value: int, pointer: int = 0) -> None:
+    arguments = (ctypes.c_ulong(value), ctypes.c_ulong(pointer), ctypes.c_ulong(0), ctypes.c_ulong(0))
+    if ctypes.CDLL(None, use_errno=True).prctl(option, *arguments) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
@@ -313,4 +389,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    _Supervisor(Spec.from_json(sys.argv[1])).run()
+    _Supervisor(Spec.read(sys.argv[1])).run()

@@ -8,7 +8,16 @@ from contextlib import suppress
 
 from clipdex.errors import InvalidArgument
 
-__all__ = ["DNS", "UNIX", "check_address", "host_of", "is_loopback", "is_this_machine", "may_share_memory"]
+__all__ = [
+    "DNS",
+    "UNIX",
+    "check_address",
+    "host_of",
+    "is_loopback",
+    "is_this_machine",
+    "may_share_memory",
+    "numbers_of",
+]
 
 DNS = "dns:///"
 UNIX = "unix:"
@@ -41,7 +50,7 @@ def is_loopback(address: str) -> bool:
     """Whether what is sent there cannot leave this machine."""
     if address.startswith(UNIX):
         return True
-    numbers = _numbers(host_of(address))
+    numbers = numbers_of(host_of(address))
     return bool(numbers) and all(ipaddress.ip_address(number).is_loopback for number in numbers)
 
 
@@ -54,7 +63,7 @@ def is_this_machine(address: str) -> bool:
         return True
     if address.startswith("dns:"):
         return False
-    numbers = _numbers(host_of(address))
+    numbers = numbers_of(host_of(address))
     return bool(numbers) and all(_is_own(number) for number in numbers)
 
 
@@ -65,12 +74,12 @@ def may_share_memory(addresses: str) -> bool:
     )
 
 
-def _numbers(host: str) -> list[str]:
+def numbers_of(host: str) -> set[str]:
     """The IP addresses of a host, none if its name is not known."""
     with suppress(OSError, UnicodeError):
         found = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
-        return [str(each[4][0]).partition("%")[0] for each in found]
-    return []
+        return {str(each[4][0]).partition("%")[0] for each in found}
+    return set()
 
 
 def _is_own(number: str) -> bool:

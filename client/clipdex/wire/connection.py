@@ -12,6 +12,7 @@ import grpc
 from clipdex.interrupts import interrupts_wait
 from clipdex.wire.credentials import Credentials
 from clipdex.wire.generated import service_pb2_grpc
+from clipdex.wire.local_key import HEADER, key_headers
 from clipdex.wire.proxy import proxy_options
 from clipdex.wire.transport import SMALLEST_LIMIT
 
@@ -44,8 +45,15 @@ class Connection:
     using it for minutes. `seems_dead` does tell, by the requests that were made on it.
     """
 
-    def __init__(self, address: str, credentials: Credentials, answer_bytes: int = SMALLEST_LIMIT) -> None:
-        """answer_bytes: of the largest answer that is expected on it."""
+    def __init__(
+        self,
+        address: str,
+        credentials: Credentials,
+        answer_bytes: int = SMALLEST_LIMIT,
+        *,
+        with_local_key: bool = True,
+    ) -> None:
+        """answer_bytes: of the largest answer that is expected on it. with_local_key: see `local_key`."""
         options: tuple[tuple[str, object], ...] = (
             *_OPTIONS,
             *proxy_options(address),
@@ -59,6 +67,8 @@ class Connection:
         else:
             self._channel = grpc.insecure_channel(address, options=options)
         self._metadata = credentials.metadata
+        if with_local_key and HEADER not in credentials.headers:
+            self._metadata += key_headers(address)
         self.stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self.may_be_lost = False
         self.given_up = False

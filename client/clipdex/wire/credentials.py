@@ -29,7 +29,7 @@ class Credentials:
     certificate_file, key_file: the client's own, for servers that ask for them (mutual TLS).
     server_name: what the server's certificate says, where that is not the host of the address.
     token: sent as the header `authorization: Bearer TOKEN`; only encrypted, or to this machine.
-    headers: sent with every request; names in lower case.
+    headers: sent with every request; names in lower case. Only encrypted, or to this machine.
     """
 
     tls: bool = False
@@ -83,13 +83,15 @@ class Credentials:
     def check(self, address: str) -> None:
         """Refuse to tell others on the way what only the server may know.
 
+        Any header may be a secret: x-api-key, a cookie, a Triton's key; their names cannot tell.
+
         Raises:
-            InvalidArgument: a token would go in the clear to another machine.
+            InvalidArgument: a token or a header would go in the clear to another machine.
         """
-        secret = self.token is not None or "authorization" in self.headers
-        if secret and not self.secure and not is_loopback(address):
+        told = "the token" if self.token is not None else f"the header {next(iter(self.headers), '')}"
+        if (self.token is not None or self.headers) and not self.secure and not is_loopback(address):
             raise InvalidArgument(
-                f"the token would go to {address} unencrypted, where anyone on the way can read it: "
+                f"{told} would go to {address} unencrypted, where anyone on the way can read it: "
                 "use TLS (--tls, or Credentials(tls=True))"
             )
 

@@ -10,14 +10,14 @@ from typing import Any
 import grpc
 
 from clipdex.arrays import Array
-from clipdex.errors import ClipdexError
+from clipdex.errors import AccessDenied, ClipdexError
 from clipdex.wire.connection import Connection
 from clipdex.wire.credentials import Credentials
 from clipdex.wire.generated import model_config_pb2, service_pb2
 from clipdex.wire.inspected import Batching, InspectedModel, InspectedServer, InstanceGroup, Tensor
 from clipdex.wire.messages import infer_request, output_array, statistics
 from clipdex.wire.model_config import from_message
-from clipdex.wire.status import translate
+from clipdex.wire.status import is_restricted, translate
 from clipdex.wire.transport import LARGEST_ANSWER
 
 __all__ = ["Inspection", "model_of"]
@@ -36,6 +36,8 @@ class Inspection:
         self.address = address
         self._timeout_s = timeout_s
         self._connection = Connection(address, credentials, LARGEST_ANSWER)
+        # What anybody may do is asked as anybody, not as one who has this user's key.
+        self._anybody = Connection(address, credentials, with_local_key=False)
 
     def server(self) -> InspectedServer:
         """What it is and allows.
@@ -45,7 +47,7 @@ class Inspection:
         """
         metadata = self._ask("ServerMetadata", service_pb2.ServerMetadataRequest())
         ready = self._ask("ServerReady", service_pb2.ServerReadyRequest()).ready
-        index = self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest()).models
+        index = self._index()
         # Restarted models may be listed with an older version that is no longer served.
         served = {model.name for model in index if model.state == "READY"}
         return InspectedServer(
@@ -84,6 +86,7 @@ class Inspection:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+        self._anybody.close()
 
     def __enter__(self) -> Inspection:
         return self
@@ -92,6 +95,19 @@ class Inspection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _index(self) -> list[Any]:
+        """Each version of each model, with its state."""
+        try:
+            return list(self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest()).models)
+        except AccessDenied as exc:
+            if not isinstance(exc.__cause__, grpc.RpcError) or not is_restricted(exc.__cause__):
+                raise
+        counted = self._ask("ModelStatistics", service_pb2.ModelStatisticsRequest())
+        listed = service_pb2.RepositoryIndexResponse()
+        for model in counted.model_stats:  # those that are not ready are not counted
+            listed.models.add(name=model.name, version=model.version, state="READY")
+        return list(listed.models)
 
     def _maps_memory(self) -> bool:
         """Whether the server looks for memory that a client names. There is none of this name."""
@@ -105,7 +121,7 @@ class Inspection:
     def _allows(self, method: str, request: Any, *, known: tuple[str, ...]) -> bool:
         """Whether a call is answered, or refused only since it names nothing that exists."""
         try:
-            self._connection.call(method, request, self._timeout_s)
+            self._anybody.call(method, request, self._timeout_s)
         except grpc.RpcError as exc:
             details = (exc.details() or "").lower()
             return any(sign.lower() in details for sign in known)

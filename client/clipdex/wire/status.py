@@ -17,7 +17,7 @@ from clipdex.errors import (
 )
 from clipdex.wire.proxy import proxy_hint
 
-__all__ = ["ERROR_OF_STATUS", "translate"]
+__all__ = ["ERROR_OF_STATUS", "is_restricted", "translate"]
 
 _S = grpc.StatusCode
 
@@ -59,6 +59,9 @@ _WAITED_TOO_LONG = "request timeout expired"
 # What gRPC says here, of an answer that it does not take.
 _ANSWER_TOO_LARGE = "CLIENT: Received message larger than max"
 
+# How Triton refuses what only the holders of its key may ask.
+_RESTRICTED = "protocol is restricted"
+
 # What gRPC and Triton say, as UNAVAILABLE, about credentials -> what to tell. The first that is found counts.
 _DENIED = {
     "WRONG_VERSION_NUMBER": "the server at {} speaks no TLS: connect without it",
@@ -66,8 +69,13 @@ _DENIED = {
     "(--tls-name, Credentials(server_name=...))",
     "CERTIFICATE_VERIFY_FAILED": "nobody who is trusted has signed the certificate of the server at {}: give its "
     "authority's certificate (--tls-ca, Credentials(ca_file=...))",
-    "protocol is restricted": "the server at {} asks for a header: {}",
+    _RESTRICTED: "the server at {} asks for a header: {}",
 }
+
+
+def is_restricted(error: grpc.RpcError) -> bool:
+    """Whether a call was refused since it is for those alone who hold the server's key."""
+    return _RESTRICTED in (error.details() or "")
 
 
 def translate(error: grpc.RpcError, address: str) -> ClipdexError:

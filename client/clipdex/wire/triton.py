@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 
 from clipdex.arrays import Array
-from clipdex.errors import Cancelled, ClipdexError, ModelNotFound, ServerUnreachable
+from clipdex.errors import AccessDenied, Cancelled, ClipdexError, ModelNotFound, ServerUnreachable
 from clipdex.wire.connection import Connection
 from clipdex.wire.credentials import Credentials
 from clipdex.wire.generated import service_pb2
@@ -23,7 +23,7 @@ from clipdex.wire.messages import infer_request, output_array, statistics
 from clipdex.wire.model_config import from_message
 from clipdex.wire.regions import Regions
 from clipdex.wire.shared_memory import SharedMemory
-from clipdex.wire.status import translate
+from clipdex.wire.status import is_restricted, translate
 from clipdex.wire.transport import LARGEST_ANSWER, SMALLEST_LIMIT, ModelConfig, ModelStatistics, ServerInfo
 
 __all__ = ["TritonTransport"]
@@ -87,7 +87,14 @@ class TritonTransport:
 
     def models(self, timeout_s: float) -> list[str]:
         """All models of the repository that are ready."""
-        index = self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest(ready=True), timeout_s)
+        try:
+            index = self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest(ready=True), timeout_s)
+        except AccessDenied as exc:
+            if not isinstance(exc.__cause__, grpc.RpcError) or not is_restricted(exc.__cause__):
+                raise
+            # The repository is for those who hold the server's key. It counts, for all, each model that is ready.
+            counted = self._ask("ModelStatistics", service_pb2.ModelStatisticsRequest(), timeout_s)
+            return sorted({model.name for model in counted.model_stats})
         return sorted({model.name for model in index.models})
 
     def config(self, model: str, timeout_s: float) -> ModelConfig:
