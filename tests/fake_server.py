@@ -63,6 +63,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             response.config.parameters[key].string_value = value
         return response
 
+    def ModelStatistics(self, request, context):
+        return service_pb2.ModelStatisticsResponse()
+
     def ModelInfer(self, request, context):
         inputs = {
             tensor.name: np.frombuffer(raw, triton_to_np_dtype(tensor.datatype)).reshape(tuple(tensor.shape))

@@ -20,7 +20,7 @@ from clipdex.errors import MissingExtra
 from clipdex.index.hits import Hit
 from clipdex.replacing import replacing
 
-__all__ = ["Answer", "as_csv", "as_json", "write_arrow"]
+__all__ = ["Answer", "as_csv", "as_json", "csv_line", "write_arrow"]
 
 _COLUMNS = ("query", "rank", "score", "row", "path", "copy_of", "metadata")
 
@@ -47,10 +47,10 @@ def as_json(answers: Iterable[Answer]) -> Iterator[str]:
 
 def as_csv(answers: Iterable[Answer]) -> Iterator[bytes]:
     """A line a picture, UTF-8 but for paths that are not: the columns above, metadata as JSON."""
-    yield _csv_line(_COLUMNS)
+    yield csv_line(_COLUMNS)
     for answer in answers:
         for row in _flat(answer):
-            yield _csv_line([row[column] for column in _COLUMNS])
+            yield csv_line([row[column] for column in _COLUMNS])
 
 
 def write_arrow(path: Path, answers: Iterable[Answer]) -> None:
@@ -96,7 +96,8 @@ def _flat(answer: Answer) -> Iterator[dict[str, Any]]:
             }
 
 
-def _csv_line(values: Iterable[object]) -> bytes:
+def csv_line(values: Iterable[object]) -> bytes:
+    """One line of CSV, UTF-8 but for a path's bytes that are not."""
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(values)
     return line.getvalue().encode("utf-8", "surrogateescape")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import sys
 
+from clipdex.cli.printing import note, speak_any_encoding
 from clipdex.errors import ClipdexError, MissingExtra
 
 __all__ = ["main"]
@@ -12,6 +12,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run `clipdex`. A user's mistake is one sentence on standard error and exit status 1."""
+    speak_any_encoding()
     try:
         try:
             import rich  # noqa: F401
@@ -23,8 +24,7 @@ def main() -> None:
         _show_warnings()
         app(prog_name="clipdex")
     except ClipdexError as exc:
-        message = str(exc).encode("utf-8", "backslashreplace").decode("utf-8")
-        print(f"clipdex: {message}", file=sys.stderr)
+        note(f"clipdex: {exc}")
         raise SystemExit(1) from exc
 
 
@@ -32,8 +32,6 @@ class _Lines(logging.Handler):
     """Log records as lines on standard error, as it is at that moment: a progress bar may stand in its place."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from clipdex.cli.common import note
-
         note(f"clipdex: {record.getMessage()}")
 
 

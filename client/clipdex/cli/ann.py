@@ -12,6 +12,7 @@ from clipdex.ann import AnnHeader, AnnIndex, build_ann
 from clipdex.arrays import Vectors
 from clipdex.cli.common import interruptible, note, shown_path
 from clipdex.cli.connection import Connection, connects
+from clipdex.cli.printing import say
 from clipdex.cli.progress import rows_progress
 from clipdex.errors import InvalidArgument, ServerError
 from clipdex.index import Index
@@ -77,11 +78,11 @@ def build(
             source=source,
             progress=progress,
         )
-    print(
+    say(
         f"{shown_path(str(index))}: {kind.value} of {made.header.rows:,} rows in {made.seconds:,.1f} s, "
         f"{made.file_bytes / 1e6:,.1f} MB"
     )
-    print(_recall_sentence(made.header))
+    say(_recall_sentence(made.header))
 
 
 def open_ann(index: Index) -> AnnIndex:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-from clipdex.cli.common import printable, shown_path
+from clipdex.cli.common import shown_path
+from clipdex.cli.printing import say, write_bytes, write_text
 from clipdex.index import Hit
 from clipdex.results import Answer, as_csv, as_json
 
@@ -23,28 +23,27 @@ def print_answers(answers: Sequence[Answer]) -> None:
     """A line a hit, below it one for each copy; several queries as headed paragraphs."""
     for number, answer in enumerate(answers):
         if len(answers) > 1:
-            print(("\n" if number else "") + printable(answer.query))
+            if number:
+                say()
+            say(answer.query)
         for hit in answer.hits:
-            print(hit_line(hit.score, hit.path))
+            say(hit_line(hit.score, hit.path))
             _print_copies(hit)
 
 
 def _print_copies(hit: Hit) -> None:
     for copy in hit.copies[:_COPIES_SHOWN]:
-        print(f"        = {shown_path(copy.path)}")
+        say(f"        = {shown_path(copy.path)}")
     if len(hit.copies) > _COPIES_SHOWN:
-        print(f"        ... and {len(hit.copies) - _COPIES_SHOWN:,} more copies")
+        say(f"        ... and {len(hit.copies) - _COPIES_SHOWN:,} more copies")
 
 
 def print_json(answers: Sequence[Answer]) -> None:
     """A list of queries and their hits."""
     for text in as_json(answers):
-        sys.stdout.write(text)
+        write_text(text)
 
 
 def print_csv(answers: Sequence[Answer]) -> None:
     """A line a picture, with the bytes that its path has."""
-    sys.stdout.flush()
-    for line in as_csv(answers):
-        sys.stdout.buffer.write(line)
-    sys.stdout.buffer.flush()
+    write_bytes(as_csv(answers))

@@ -24,6 +24,7 @@ from clipdex.cli import (
     serve,
     verify,
 )
+from clipdex.cli.printing import say
 from clipdex.version import __version__
 
 __all__ = ["app"]
@@ -40,7 +41,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"clipdex {__version__}")
+        say(f"clipdex {__version__}")
         raise typer.Exit
 
 

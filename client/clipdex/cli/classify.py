@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,8 +19,10 @@ from clipdex.card import ImageSpec
 from clipdex.classify import DEFAULT_TEMPLATES, label_steps, probabilities
 from clipdex.cli.common import interruptible, note, printable, shown_path
 from clipdex.cli.connection import Connection, connects
+from clipdex.cli.printing import say, write_bytes, write_text
 from clipdex.errors import ImageError, InvalidArgument, SourceError
 from clipdex.images import open_image, to_pixels
+from clipdex.results import csv_line
 from clipdex.sources import Folder
 from clipdex.steps import run
 
@@ -134,18 +134,17 @@ def _read(spec: ImageSpec, paths: list[str]) -> list[tuple[str, Pixels]]:
 @contextmanager
 def _lines() -> Iterator[_Show]:
     def show(path: str, found: _Found) -> None:
-        print(f"{shown_path(path)}: " + ", ".join(f"{printable(label)} {chance:.3f}" for label, chance in found))
+        say(f"{shown_path(path)}: " + ", ".join(f"{printable(label)} {chance:.3f}" for label, chance in found))
 
     yield show
 
 
 @contextmanager
 def _csv() -> Iterator[_Show]:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(("path", "label", "probability"))
+    write_bytes([csv_line(("path", "label", "probability"))])
 
     def show(path: str, found: _Found) -> None:
-        writer.writerows((_text(path), label, f"{chance:.6f}") for label, chance in found)
+        write_bytes(csv_line((_text(path), label, f"{chance:.6f}")) for label, chance in found)
 
     yield show
 
@@ -157,11 +156,11 @@ def _json() -> Iterator[_Show]:
     def show(path: str, found: _Found) -> None:
         nonlocal before
         labels = [{"label": label, "probability": chance} for label, chance in found]
-        sys.stdout.write(before + "  " + json.dumps({"path": path, "labels": labels}))
+        write_text(before + "  " + json.dumps({"path": path, "labels": labels}))
         before = ",\n"
 
     yield show
-    print("[]" if before == "[\n" else "\n]")
+    write_text("[]\n" if before == "[\n" else "\n]\n")
 
 
 def _text(path: str) -> str:

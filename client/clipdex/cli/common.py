@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from clipdex.cli.printing import note, printable
 from clipdex.client import DEFAULT_ADDRESS
 
 __all__ = [
@@ -47,23 +47,6 @@ ModelOption = Annotated[
     ),
 ]
 SERVER_DEFAULT = DEFAULT_ADDRESS
-
-
-def note(text: str) -> None:
-    """Say something that is not the command's result."""
-    print(printable(text), file=sys.stderr)
-
-
-def printable(text: str) -> str:
-    r"""Text that cannot move a terminal's cursor: control characters and undecodable bytes as \xNN."""
-    return "".join(c if c.isprintable() else _escaped(c) for c in text)
-
-
-def _escaped(char: str) -> str:
-    code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as os.fsdecode spells it
-        return f"\\x{code - 0xDC00:02x}"
-    return char.encode("unicode_escape").decode()
 
 
 def shown_path(path: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from clipdex.cli.common import interruptible, shown_path
+from clipdex.cli.printing import say
 from clipdex.cli.progress import rows_progress
 from clipdex.index import compact_index
 
@@ -30,4 +31,4 @@ def compact(
         dropped = compact_index(index, progress, drop_damaged=drop_damaged)
     kind = "tombstones or damaged rows" if drop_damaged else "tombstones"
     what = f"{dropped:,} {kind} dropped" if dropped else f"no {kind}"
-    print(f"{shown_path(str(index))}: {what}")
+    say(f"{shown_path(str(index))}: {what}")

@@ -13,8 +13,9 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import interruptible, printable
+from clipdex.cli.common import interruptible
 from clipdex.cli.index import run_sentence
+from clipdex.cli.printing import say
 from clipdex.cli.progress import index_progress
 from clipdex.cli.search import hit_line
 from clipdex.client import Client, connect
@@ -69,7 +70,7 @@ def demo(
         raise InvalidArgument("--photos needs a --query: what should the pictures show?")
     with interruptible("run it again to go on"), _served(repository, model) as client:
         if photos is None:
-            print(f"drawing {pictures:,} pictures in {out / 'pictures'}", flush=True)
+            say(f"drawing {pictures:,} pictures in {out / 'pictures'}", flush=True)
             folder, questions = _draw(out / "pictures", pictures)
             if queries:
                 questions = [_Question(text) for text in queries]
@@ -82,7 +83,7 @@ def demo(
             index = out / f"photos-{key}.clipdex"
         with index_progress() as progress:
             report = index_pictures(client, folder, index, progress=progress)
-        print(run_sentence(report, index))
+        say(run_sentence(report, index))
         vectors = client.embed_texts([question.text for question in questions])
         with Index.open(index) as opened:
             answers = opened.search(vectors, min(_TOP_K, len(opened)))
@@ -94,8 +95,9 @@ def demo(
             for question, hits in zip(questions, answers, strict=True)
         ]
         write_contact_sheet(sheet, sections, title="clipdex demo", summary=summary)
-        print(f"\ncontact sheet: {sheet}")
-    print(summary)
+        say()
+        say(f"contact sheet: {sheet}")
+    say(summary)
 
 
 @contextmanager
@@ -115,13 +117,13 @@ def _served(repository: Path, model: str) -> Iterator[Client]:
     except (MissingExtra, LocalServerError) as exc:
         if triton_may_be_had():
             raise
-        print(f"no Triton for this machine ({exc}); the same models run in this process")
+        say(f"no Triton for this machine ({exc}); the same models run in this process")
         with connect(f"inproc:{repository}", model=model) as client:
             yield client
         return
     try:
         with connect(server.address, model=model) as client:
-            print(f"{client.server.name} {client.server.version} serves {model} at {server.address}", flush=True)
+            say(f"{client.server.name} {client.server.version} serves {model} at {server.address}", flush=True)
             yield client
     finally:
         server.stop()
@@ -154,10 +156,11 @@ def _verdict(question: _Question, hits: Sequence[Hit]) -> str:
 
 def _print_ranking(questions: Sequence[_Question], answers: Sequence[Sequence[Hit]]) -> None:
     for question, hits in zip(questions, answers, strict=True):
-        print(f"\n{printable(question.text)}")
+        say()
+        say(question.text)
         for hit in hits:
             mark = "" if question.answers is None or question.is_answered_by(hit) else "   (wrong)"
-            print(f"  {hit_line(hit.score, hit.path)}{mark}")
+            say(f"  {hit_line(hit.score, hit.path)}{mark}")
 
 
 def _summary(

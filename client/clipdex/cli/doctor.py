@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ import typer
 
 from clipdex.cli.common import printable
 from clipdex.cli.connection import Connection, connects
+from clipdex.cli.printing import say, say_json
 from clipdex.doctor import Finding, Severity, Snapshot, examine, healthy, words_of
 from clipdex.errors import ServerUnreachable
 
@@ -48,7 +48,7 @@ def doctor(
     snapshots = _collected(url or connection.server, connection, metrics, timeout)
     findings = examine(snapshots)
     if as_json:
-        print(json.dumps(_as_dict(snapshots, findings), indent=2))
+        say_json(_as_dict(snapshots, findings))
     else:
         _print(snapshots, findings)
     if not healthy(findings):
@@ -83,17 +83,18 @@ def _print(snapshots: tuple[Snapshot, ...], findings: list[Finding]) -> None:
             for model in snapshot.models
         )
         server = snapshot.server
-        print(printable(f"{snapshot.address}: {server.name} {server.version} serves {models}"))
+        say(f"{snapshot.address}: {server.name} {server.version} serves {models}")
     for finding in findings:
         words = words_of(finding)
-        print()
+        say()
         _wrapped(f"{words.severity.value}: {finding.where}: {words.what}", first="", rest="    ")
         _wrapped(words.why, first="    ", rest="    ")
         _wrapped(words.todo, first="    → ", rest="      ")
     count = Counter(words_of(finding).severity for finding in findings)
     verdict = "healthy" if healthy(findings) else "not healthy"
-    print(
-        f"\n{verdict}: {count[Severity.WRONG]} wrong, {count[Severity.SLOW]} slow, "
+    say()
+    say(
+        f"{verdict}: {count[Severity.WRONG]} wrong, {count[Severity.SLOW]} slow, "
         f"{count[Severity.NOTE]} note{'' if count[Severity.NOTE] == 1 else 's'}"
     )
 
@@ -108,7 +109,7 @@ def _wrapped(text: str, *, first: str, rest: str) -> None:
         break_long_words=False,
         break_on_hyphens=False,
     ):
-        print(line)
+        say(line)
 
 
 def _as_dict(snapshots: tuple[Snapshot, ...], findings: list[Finding]) -> dict[str, object]:

@@ -11,6 +11,7 @@ import typer
 
 from clipdex.arrays import Array
 from clipdex.cli.common import interruptible, shown_path
+from clipdex.cli.printing import say
 from clipdex.cli.queries import ParamOption, WhereOption, parameters
 from clipdex.dump import dump_faiss, dump_npy, dump_table
 from clipdex.errors import InvalidArgument
@@ -56,7 +57,7 @@ def dump(
             dump_table(opened, table, rows)
         count = write(opened, out, rows)
         shape = f"{count:,} × {opened.manifest.embedding_dim}"
-    print(f"{shown_path(str(out))}: {shape}" + (f"; paths in {shown_path(str(table))}" if table else ""))
+    say(f"{shown_path(str(out))}: {shape}" + (f"; paths in {shown_path(str(table))}" if table else ""))
 
 
 def _writer(out: Path) -> Callable[[Index, Path, Array | None], int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from clipdex.cli.common import interruptible, note, printable, shown_path
+from clipdex.cli.printing import say, say_json
 from clipdex.cli.progress import rows_progress
 from clipdex.contact_sheet import Section, write_contact_sheet
 from clipdex.duplicates import (
@@ -94,13 +94,13 @@ def duplicates(
             f"were compared:  clipdex duplicates {index} --hash  reads them"
         )
     if as_json:
-        print(json.dumps([_as_dict(group) for group in found.groups], indent=2))
+        say_json([_as_dict(group) for group in found.groups])
     else:
         for group in found.groups:
             _print_group(group)
         extra = sum(len(group.others) for group in found.groups)
         size = sum(other.size for group in found.groups for other in group.others)
-        print(
+        say(
             f"{len(found.groups):,} groups among {found.pictures:,} pictures: "
             f"{extra:,} duplicates, {size / 1e6:,.1f} MB"
         )
@@ -113,10 +113,10 @@ def duplicates(
 
 
 def _print_group(group: DuplicateGroup) -> None:
-    print(f"keep {_line(group.keeper)}")
+    say(f"keep {_line(group.keeper)}")
     for other in group.others:
         how = "same bytes" if other.relation == "exact" else f"{other.relation} {other.similarity:.3f}"
-        print(f"     {_line(other)} — {how}")
+        say(f"     {_line(other)} — {how}")
 
 
 def _line(picture: Duplicate) -> str:

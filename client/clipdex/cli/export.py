@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from clipdex.cli.common import interruptible, note
+from clipdex.cli.printing import say
 from clipdex.errors import ParityError
 
 __all__ = ["export"]
@@ -108,12 +109,12 @@ def export(
         note(f"installed although {card.below_floor}")
     size = report.bytes_on_disk / 1e6
     shape = f"{card.embedding_dim} numbers a picture, {card.image.size} px, {card.precision}"
-    print(f"{card.name}: {shape}, {size:.1f} MB")
-    print(f"fingerprint {card.fingerprint}")
+    say(f"{card.name}: {shape}, {size:.1f} MB")
+    say(f"fingerprint {card.fingerprint}")
     for key, value in parity.items():
         if isinstance(value, (int, float, str)):
-            print(f"parity: {key.replace('_', ' ')}: {value}")
-    print(f"installed in {repository}; serve it with  clipdex serve --repository {repository}")
+            say(f"parity: {key.replace('_', ' ')}: {value}")
+    say(f"installed in {repository}; serve it with  clipdex serve --repository {repository}")
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import typer
 
 from clipdex.cli.common import interruptible, note, printable, shown_path
 from clipdex.cli.connection import Connection, connects
+from clipdex.cli.printing import say, say_json
 from clipdex.cli.progress import index_progress
 from clipdex.index import Failure, Index, IndexWriter
 from clipdex.index.manifest import MANIFEST
@@ -56,14 +56,14 @@ def failures(
         with Index.open(index) as opened:
             ledger = opened.failures()
         if not as_json:
-            print(f"{report.discovered:,} tried again: {report.indexed:,} indexed, {report.failed:,} failed")
+            say(f"{report.discovered:,} tried again: {report.indexed:,} indexed, {report.failed:,} failed")
     if as_json:
-        print(json.dumps([_as_dict(failure) for failure in ledger], indent=2))
+        say_json([_as_dict(failure) for failure in ledger])
         return
     for failure in ledger:
-        print(failure_line(failure))
+        say(failure_line(failure))
     if not ledger and not retry:
-        print(f"no failures in {shown_path(str(index))}")
+        say(f"no failures in {shown_path(str(index))}")
 
 
 def refuse_second_writer(index: Path) -> None:

@@ -13,6 +13,7 @@ import typer
 from clipdex.cli.common import interruptible, note, shown_path
 from clipdex.cli.connection import Connection, connects
 from clipdex.cli.failures import failure_line, refuse_second_writer
+from clipdex.cli.printing import say
 from clipdex.cli.progress import index_progress
 from clipdex.errors import InvalidArgument, SourceError
 from clipdex.images import MAX_PIXELS
@@ -102,7 +103,7 @@ def index(
         refuse_second_writer(out)
     source = _source(sources or [], files_from, column, tar, out)
     if dry_run:
-        print(_plan_sentence(plan_run(source, out, retry_failures=retry), out))
+        say(_plan_sentence(plan_run(source, out, retry_failures=retry), out))
         return
     limits = Limits(max_file_mib * _MIB, max_pixels, file_timeout, worker_memory_mib * _MIB)
     with (
@@ -123,7 +124,7 @@ def index(
         )
     if report.failed:
         _show_failures(out)
-    print(run_sentence(report, out))
+    say(run_sentence(report, out))
 
 
 def _source(paths: list[Path], files_from: str | None, column: str | None, tar: bool, out: Path) -> Source:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 
 from clipdex.cli.common import printable, shown_path
+from clipdex.cli.printing import say, say_json
 from clipdex.index import Index
 
 __all__ = ["info"]
@@ -24,7 +24,7 @@ def info(
     with Index.open(index) as opened:
         manifest, found = opened.manifest, opened.info()
     if as_json:
-        print(json.dumps(asdict(manifest) | asdict(found), indent=2))
+        say_json(asdict(manifest) | asdict(found))
         return
     failures = ", ".join(f"{count:,} {reason}" for reason, count in found.failures.items())
     lines = [
@@ -41,7 +41,7 @@ def info(
     if manifest.below_floor:
         lines.insert(5, ("", f"below the floor of its export: {printable(manifest.below_floor)}"))
     for name, value in lines:
-        print(f"{name:<13} {value}")
+        say(f"{name:<13} {value}")
 
 
 def _when(seconds: int | None) -> str:

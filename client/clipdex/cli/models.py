@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
 from clipdex.cli.common import note, printable
 from clipdex.cli.connection import Connection, connects
+from clipdex.cli.printing import say, say_json
 from clipdex.models import HeldModel, list_models
 
 __all__ = ["models"]
@@ -43,12 +43,12 @@ def models(
         wait_s=connection.wait_s,
     )
     if as_json:
-        print(json.dumps([_as_dict(model) for model in held], indent=2))
+        say_json([_as_dict(model) for model in held])
         return
-    rows = [_HEAD, *(_row(model) for model in held)]
+    rows = [_HEAD, *([printable(cell) for cell in _row(model)] for model in held)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     for model in held:
         for remark in _remarks(model):
             note(f"{model.name}: {remark}")
@@ -74,7 +74,7 @@ def _row(model: HeldModel) -> tuple[str, ...]:
         f"{overlap:.3f}" if isinstance(overlap, float) else "",
         size,
         card.fingerprint[:12],
-        printable(card.source),
+        card.source,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from clipdex.cli.common import interruptible, shown_path
+from clipdex.cli.printing import say
 from clipdex.cli.progress import rows_progress
 from clipdex.index import optimize_index
 
@@ -23,7 +24,7 @@ def optimize(
     """
     with interruptible("the index is as it was"), rows_progress("coding") as progress:
         done = optimize_index(index, progress)
-    print(
+    say(
         f"{shown_path(str(index))}: {done.rows:,} rows have int8 codes, {done.coded:,} of them made now "
         f"({done.file_bytes / 1e6:,.1f} MB)"
     )

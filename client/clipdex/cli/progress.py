@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from clipdex.cli.printing import bar_console, note
 from clipdex.pipeline import Progress
 
 __all__ = ["index_progress", "rows_progress"]
@@ -37,7 +37,7 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
         TextColumn("{task.fields[rate]:.0f} images/s"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[failed]} failed"),
-        console=Console(stderr=True),
+        console=bar_console(),
         transient=True,
     )
     with bar:
@@ -56,7 +56,7 @@ def rows_progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
         yield None
         return
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Bar(*columns, console=bar_console(), transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -69,6 +69,6 @@ def _lines() -> Callable[[Progress], None]:
         if time.monotonic() - last >= _LINE_EVERY_S:
             last = time.monotonic()
             of = f" of {p.total:,}" if p.total is not None else ""
-            print(f"{p.done:,}{of} done, {p.images_per_s:.0f} images/s, {p.failed:,} failed", file=sys.stderr)
+            note(f"{p.done:,}{of} done, {p.images_per_s:.0f} images/s, {p.failed:,} failed")
 
     return report

@@ -10,6 +10,7 @@ import typer
 
 from clipdex.cli.common import interruptible, printable
 from clipdex.cli.connection import Connection, connects
+from clipdex.cli.printing import say
 from clipdex.cli.progress import index_progress
 from clipdex.errors import InvalidArgument
 from clipdex.index import Index
@@ -43,4 +44,4 @@ def retrieve(
         hits = opened.search(query, top_k)[0]
     root = os.path.abspath(images_dir)
     for hit in hits:
-        print(f"{hit.score:.3f} — {printable(os.path.join(images_dir, os.path.relpath(hit.path, root)))}")
+        say(f"{hit.score:.3f} — {printable(os.path.join(images_dir, os.path.relpath(hit.path, root)))}")

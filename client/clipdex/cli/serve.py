@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from clipdex.cli.common import note, sigterm_interrupts
+from clipdex.cli.printing import say
 from clipdex.client import served_models
 
 __all__ = ["serve"]
@@ -58,10 +59,10 @@ def serve(
     )
     with _ended_by_signal(), server:
         models = ", ".join(served_models(server.models or ())) or "no model that clipdex exported"
-        print(f"Triton {server.version} serves {models} at {server.address}; stop it with Ctrl-C", flush=True)
+        say(f"Triton {server.version} serves {models} at {server.address}; stop it with Ctrl-C", flush=True)
         for what, number in (("HTTP", server.http_port), ("metrics", server.metrics_port)):
             if number is not None:
-                print(f"{what} at {host}:{number}", flush=True)
+                say(f"{what} at {host}:{number}", flush=True)
         server.wait()
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from clipdex.cli.common import interruptible, note, printable, shown_path
+from clipdex.cli.printing import say
 from clipdex.cli.progress import rows_progress
 from clipdex.errors import IndexFault
 from clipdex.index import Damage, Index, verify_index
@@ -36,9 +37,9 @@ def verify(
     if report.damages:
         if any(damage.rows is not None for damage in report.damages):
             note("clipdex index  over the same files embeds those again;  clipdex compact  then drops the damage")
-        print(f"{where}: {len(report.damages):,} damaged ({read})")
+        say(f"{where}: {len(report.damages):,} damaged ({read})")
         raise typer.Exit(1)
-    print(f"{where}: sound ({read})")
+    say(f"{where}: sound ({read})")
 
 
 def _show_pictures(index: Path, damage: Damage) -> None:

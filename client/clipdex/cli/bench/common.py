@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from clipdex.bench.machine import Machine
+from clipdex.cli.printing import printable
 from clipdex.client import Client
 from clipdex.errors import InvalidArgument
 
@@ -45,11 +46,12 @@ def server_lines(client: Client, gpus: int | None, machine: Machine) -> str:
     server = f"{client.card.name} at {client.address}, {client.server.name} {client.server.version}"
     if gpus:
         server += f", on {gpus} GPU{'s' if gpus > 1 else ''}"
-    return f"{server}\nfrom {machine_line(machine)}\n"
+    return f"{printable(server)}\nfrom {printable(machine_line(machine))}\n"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns that line up: words to the left, numbers to the right."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     columns = list(zip(head, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     left = [not any(cell[:1].isdigit() for cell in column[1:]) for column in columns]

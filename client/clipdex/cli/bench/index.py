@@ -20,6 +20,7 @@ from clipdex.cli.bench.common import JsonOption, server_lines, table
 from clipdex.cli.common import interruptible, note
 from clipdex.cli.connection import Connection, connects
 from clipdex.cli.index import Use
+from clipdex.cli.printing import say, say_block
 from clipdex.cli.progress import index_progress
 from clipdex.sources import Source, open_source
 from clipdex.wire.address import may_share_memory
@@ -106,7 +107,7 @@ def index(
         run = measure_index(
             client, found, kind=kind, workers=workers, encode_seconds=seconds, requests=log, progress=progress
         )
-        print(server_lines(client, gpus, machine))
+        say_block(server_lines(client, gpus, machine))
         _show(run)
         if json_file is not None:
             settings = {
@@ -142,23 +143,25 @@ def _kind(bound: BoundKind, address: str, gpus: int | None) -> Literal["sum", "s
 def _show(run: IndexRun) -> None:
     failed = f", {run.failed:,} failed" if run.failed else ""
     executed = f"; {run.mean_batch:.1f} rows in an executed batch" if run.mean_batch else ""
-    print(
+    say(
         f"{run.pictures:,} pictures in {run.seconds:.1f} s: {run.images_per_s:.1f} images/s, {run.transfer}, "
-        f"{run.workers} workers{failed}{executed}\n"
+        f"{run.workers} workers{failed}{executed}"
     )
+    say()
     rows = [
         (stage, f"{seconds:.2f}", f"{seconds / run.seconds:.1%}", _WHAT.get(stage, ""))
         for stage, seconds in sorted(run.stage_seconds.items(), key=_order)
     ]
-    print(table(("stage", "busy s", "of the run", ""), rows))
+    say_block(table(("stage", "busy s", "of the run", ""), rows))
     b = run.bound
     how = "added up" if b.kind == "sum" else "the slower of the two"
-    print(f"\n{limit_line(run.limited_by, run.limited_share)}")
-    print(
+    say()
+    say(limit_line(run.limited_by, run.limited_share))
+    say(
         f"bound: {b.images_per_s:.1f} images/s, from {b.decode_core_s * 1e3:.2f} ms of a core to decode "
         f"on {b.cores} cores, and {b.encode_s * 1e3:.2f} ms to encode, {how}"
     )
-    print(f"share of the bound: {run.share_of_bound:.3f}")
+    say(f"share of the bound: {run.share_of_bound:.3f}")
 
 
 def limit_line(stage: str, share: float) -> str:

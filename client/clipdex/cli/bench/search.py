@@ -14,6 +14,7 @@ from clipdex.bench.report import check_writable, search_report, write_report
 from clipdex.bench.search import SearchPoint, drawn_index, measure_search, scanned
 from clipdex.cli.bench.common import JsonOption, SecondsOption, machine_line, numbers, table
 from clipdex.cli.common import interruptible, note, shown_path
+from clipdex.cli.printing import say, say_block
 from clipdex.index import Index
 
 __all__ = ["search"]
@@ -57,12 +58,14 @@ def search(
         }
     name = "drawn vectors" if index is None else shown_path(str(index))
     kind = f"{what['dtype']}{' with int8 codes' if what['int8'] else ''}"
-    print(f"{name}: {what['rows']:,} rows × {what['embedding_dim']}, {kind}; best {points[0].top_k} each")
-    print(machine_line(machine) + "\n")
-    print(table(_HEAD, [_row(point) for point in points]))
+    say(f"{name}: {what['rows']:,} rows × {what['embedding_dim']}, {kind}; best {points[0].top_k} each")
+    say(machine_line(machine))
+    say()
+    say_block(table(_HEAD, [_row(point) for point in points]))
     bare = points[0]
-    print(
-        f"\nbare read: {bare.bytes_read / 1e6:,.1f} MB at {bare.read_bytes_per_s / 1e9:.1f} GB/s "
+    say()
+    say(
+        f"bare read: {bare.bytes_read / 1e6:,.1f} MB at {bare.read_bytes_per_s / 1e9:.1f} GB/s "
         f"on {machine.cores} cores"
     )
     if json_file is not None:

@@ -18,6 +18,7 @@ from clipdex.bench.server import Part, Point, ServerSettings, Transfer, measure_
 from clipdex.cli.bench.common import JsonOption, SecondsOption, numbers, server_lines, table
 from clipdex.cli.common import interruptible, note
 from clipdex.cli.connection import Connection, connects
+from clipdex.cli.printing import say_block
 from clipdex.cli.progress import rows_progress
 from clipdex.client import Client
 from clipdex.wire import RetryPolicy, SharedMemory
@@ -103,8 +104,8 @@ def server(
                         progress(len(points), settings.points)
         finally:
             if points:
-                print(server_lines(client, gpus, machine))
-                print(table(_HEAD, [point_row(point) for point in points]))
+                say_block(server_lines(client, gpus, machine))
+                say_block(table(_HEAD, [point_row(point) for point in points]))
                 if json_file is not None:
                     options = {
                         "seconds": seconds,
