@@ -2,11 +2,14 @@
 
 import contextlib
 import hashlib
+import re
 import resource
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import MODEL_REPOSITORY
 from hostile import CARD, Hostile, card_json, serving, with_card, zipped
 
 import clipdex
@@ -448,6 +451,29 @@ def test_an_inproc_repository_is_bounded_too(tmp_path):
     transport = open_transport(f"inproc:{tmp_path}")
     with contextlib.closing(transport), pytest.raises(CardError, match="max_batch_size"):
         transport.config("x_image", 1)
+
+
+def test_an_inproc_model_whose_settings_are_none_runs_and_one_that_gives_no_numbers_is_a_fault(tmp_path):
+    pytest.importorskip("onnxruntime")
+    import shutil
+
+    shutil.copytree(MODEL_REPOSITORY, tmp_path / "models")
+    (tmp_path / "models" / "demo_text" / "\N{SUPERSCRIPT TWO}").mkdir()
+    for part, threads in (("text", "99999999999999999999"), ("image", "\N{SUPERSCRIPT TWO}")):
+        config = tmp_path / "models" / f"demo_{part}" / "config.pbtxt"
+        pattern = r'(intra_op_thread_count", value: \{ string_value: ")\d+'
+        said = re.sub(pattern, rf"\g<1>{threads}", config.read_text())
+            r'(intra_op_thread_count", value: \{ string_value: ")\d+', rf"\g<1>{threads}", config.read_text()
+        )
+        assert threads in said
+        config.write_text(said)
+    with clipdex.connect(f"inproc:{tmp_path / 'models'}") as client:
+        assert client.embed_texts(["a"]).shape == (1, 128)
+        inproc = client._transport._fleet.endpoints[0].transport
+        for nothing in (["a list"], np.array(["texts"], dtype=object)):
+            inproc._sessions["demo_text"] = SimpleNamespace(run=lambda outputs, inputs, given=nothing: [given])
+            with pytest.raises(ServerFault, match="no tensor of numbers"):
+                client.embed_texts(["a"])
 
 
 def test_all_that_is_parsed_from_outside_goes_through_one_function():

@@ -38,7 +38,7 @@ def in_flight_bytes(repository: Path, models: Iterable[str] | None, gpus: int) -
 
     total = 0
     for path in sorted(repository.glob("*/config.pbtxt")):
-        with suppress(ClipdexError):
+        with suppress(ClipdexError, ValueError):  # ValueError: a type of tensor that this protobuf does not know
             config = read_config(path)
             if models is not None and path.parent.name not in models:
                 continue

@@ -74,7 +74,8 @@ WORDINGS = {
         WRONG,
         "others may have it map shared memory ({kinds})",
         "A client names a segment, and the server reads and writes it: who reaches the one reaches the other.",
-        "Start it with --allow-client-shm=false (Triton 26.04 or later), or bind it to 127.0.0.1.",
+        "Start it with --allow-client-shm=false (Triton 26.04 or later) or "
+        "--grpc-restricted-protocol=shared-memory:KEY=SECRET, or bind it to 127.0.0.1.",
     ),
     "memory_local": Words(
         NOTE,

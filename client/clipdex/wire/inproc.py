@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from clipdex.arrays import Array
 from clipdex.errors import (
     CardError,
@@ -23,6 +25,14 @@ from clipdex.wire.shared_memory import SharedMemory
 from clipdex.wire.transport import ModelConfig, ModelStatistics, ServerInfo
 
 __all__ = ["InprocTransport"]
+
+
+_MOST_DIGITS = 4
+
+
+def _is_number(text: str) -> bool:
+    """Whether it is a whole number that could be a version's, or a count of threads."""
+    return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
 
 
 class InprocTransport:
@@ -112,6 +122,8 @@ class InprocTransport:
             if "INVALID_ARGUMENT" in text or isinstance(exc, ValueError):
                 raise RequestRefused(f"{model}: {text}") from exc
             raise ServerFault(f"{model}: {text}") from exc
+        if not isinstance(result, np.ndarray) or result.dtype.hasobject:
+            raise ServerFault(f"{model}: its output {output!r} is no tensor of numbers")
         array: Array = result
         return array
 
@@ -124,7 +136,7 @@ class InprocTransport:
     def _load(self, model: str) -> Any:
         config = self._message(model)
         versions = sorted(
-            (p for p in (self._repository / model).iterdir() if p.name.isdigit()), key=lambda p: int(p.name)
+            (p for p in (self._repository / model).iterdir() if _is_number(p.name)), key=lambda p: int(p.name)
         )
         if not versions:
             raise CardError(
@@ -135,7 +147,7 @@ class InprocTransport:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors only; they are raised as well
         threads = config.parameters["intra_op_thread_count"].string_value if config.parameters else ""
-        if threads.isdigit():
+        if _is_number(threads):
             options.intra_op_num_threads = int(threads)
         # The providers that run anywhere; TensorRT is a server's choice, made in its config.pbtxt.
         wanted = [
