@@ -463,8 +463,6 @@ def test_an_inproc_model_whose_settings_are_none_runs_and_one_that_gives_no_numb
         config = tmp_path / "models" / f"demo_{part}" / "config.pbtxt"
         pattern = r'(intra_op_thread_count", value: \{ string_value: ")\d+'
         said = re.sub(pattern, rf"\g<1>{threads}", config.read_text())
-            r'(intra_op_thread_count", value: \{ string_value: ")\d+', rf"\g<1>{threads}", config.read_text()
-        )
         assert threads in said
         config.write_text(said)
     with clipdex.connect(f"inproc:{tmp_path / 'models'}") as client:

@@ -223,6 +223,26 @@ def test_no_other_user_reads_the_server_s_memory_or_its_key(triton):
     assert key not in triton.log_file.read_text()
 
 
+@pytest.mark.thin
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a filter of Linux's")
+def test_what_the_server_s_processes_make_is_closed_to_others_from_the_first_moment(tmp_path):
+    """Triton's Python backend opens its memory to all by fchmod; who had it open would keep it."""
+    program = f"""
+import os
+from clipdex_server import supervisor
+supervisor._keep_files_private()
+if os.fork() == 0:  # as a stub is of Triton
+    file = os.open({str(tmp_path / "region")!r}, os.O_CREAT | os.O_RDWR, 0o644)
+    os.fchmod(file, 0o644)
+    os.write(file, b"x")
+    os._exit(0)
+os.wait()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    assert stat.S_IMODE((tmp_path / "region").stat().st_mode) == 0o600
+    assert (tmp_path / "region").read_bytes() == b"x"
+
+
 @pytest.mark.triton
 def test_a_server_whose_memory_nobody_shall_share_leaves_no_key_and_one_that_ends_takes_it(tmp_path, runtime):
     from conftest import MODEL_REPOSITORY
