@@ -103,6 +103,7 @@ def test_a_card_beyond_all_models_is_refused_by_the_name_of_its_field(field, val
         card_json(parity={"a": 1}).replace('{"a": 1}', '{"a":' * 70 + "1" + "}" * 70),
         card_json().replace("100.0", "NaN"),
         card_json().replace("100.0", "-Infinity"),
+        card_json(parity={"cosine": 77.5}).replace("77.5", "NaN"),
         card_json().replace("100.0", "1e400"),
         card_json().replace("100.0", "9" * 5000),
         card_json(source="\ud800"),
@@ -382,6 +383,13 @@ TOKENIZERS = {
     "ids beyond int32": b'{"version":"1.0","added_tokens":[],"model":{"type":"WordLevel",'
     b'"vocab":{"a":4294967295},"unk_token":"a"}}',
     "not UTF-8": b'{"version": "\xff"}',
+    # Rust code that gives up raises what is no Exception.
+    "a panic when it is read": b'{"version":"1.0",'
+    b'"normalizer":{"type":"Precompiled","precompiled_charsmap":"/////w=="},'
+    b'"model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}',
+    "a panic when it is used": b'{"version":"1.0","post_processor":{"type":"TemplateProcessing","single":['
+    b'{"SpecialToken":{"id":"X","type_id":0}}],"pair":[],"special_tokens":{}},'
+    b'"model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}',
 }
 
 

@@ -60,7 +60,7 @@ def test_torch_is_asked_for_exactly():
 
 def test_the_thin_client_needs_no_heavy_package():
     needs = {normalised(re.match(r"[\w.-]+", line)[0]) for line in PROJECT["dependencies"]}
-    assert needs == {"numpy", "pillow", "tritonclient", "grpcio", "tokenizers", "google-crc32c"}
+    assert needs == {"numpy", "pillow", "tritonclient", "grpcio", "protobuf", "tokenizers", "google-crc32c"}
 
 
 def test_ci_runs_what_the_readme_tells_a_newcomer_to_run():
