@@ -73,7 +73,7 @@ def test_gpus_are_counted_by_their_devices(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [None, 1 << 30])
 def test_the_flag(size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipdex_server.command._knows", lambda triton, flag: False)
+    monkeypatch.setattr("clipdex_server.command._usage", lambda triton: "")
     options = ServeOptions(
         Path("/models"), "127.0.0.1", 8001, None, None, None, True, 10.0, pinned_pool_bytes=size
     )
