@@ -18,6 +18,7 @@ from clipdex.errors import (
     ServerFault,
     ServerUnreachable,
 )
+from clipdex.git_lfs import is_pointer_file, pointer_words
 from clipdex.wire.model_config import from_message, read_config
 from clipdex.wire.shared_memory import SharedMemory
 from clipdex.wire.transport import ModelConfig, ModelStatistics, ServerInfo
@@ -131,6 +132,9 @@ class InprocTransport:
                 f"{self._repository / model}: holds no version directory, expected {model}/1/model.onnx"
             )
         file = versions[-1] / (config.default_model_filename or "model.onnx")
+        for part in (file, file.with_name(file.name + ".data")):
+            if is_pointer_file(part):
+                raise CardError(pointer_words(part, "the model"))
         ort = self._onnxruntime
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors only; they are raised as well
