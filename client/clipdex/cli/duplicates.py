@@ -153,7 +153,7 @@ def _print_what_would_move(moves: list[Move], min_cosine: float | None) -> None:
     going = sum(move.moves for move in moves)
     words = f"--move-to FOLDER would move {going:,} of them"
     if going < len(moves) and min_cosine is None:
-        words += ", those of the same bytes; the others are only alike: --min-cosine C moves those as close"
+        words += ", the files of the same bytes; --min-cosine C adds those whose vectors are that close"
     elif going < len(moves):
         words += f"; the cosines of the others are below {min_cosine:g}"
     print(words)

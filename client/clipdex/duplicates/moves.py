@@ -68,5 +68,5 @@ def _why_it_stays(other: Duplicate, min_cosine: float | None) -> str:
     if min_cosine is None:
         return "other bytes, and no least cosine was given (--min-cosine)"
     if not agree(np.array([other.cosine], dtype=np.float32), min_cosine)[0]:
-        return f"the cosine to its keeper is {other.cosine:.4f}, below {min_cosine:g}"
+        return f"the cosine to its keeper is {other.cosine:.6f}, below {min_cosine:g}"
     return ""
