@@ -54,9 +54,11 @@ RUN echo /opt/tritonserver/carried > /etc/ld.so.conf.d/zz-tritonserver.conf && l
 # Where TensorRT keeps engines: a volume that is mounted there takes over who owns it. Empty unless a model asks for it.
 RUN install -d -o 1000 -g 1000 /var/cache/clipdex
 
-# UCX_MEM_EVENTS: as NVIDIA's images set it. HOME: CUDA's cache of compiled kernels needs a place, and with a
+# NVIDIA_TF32_OVERRIDE: float32 stays float32. TensorFloat-32 would round products to 10 bits, and TensorRT has no other
+# switch for it. UCX_MEM_EVENTS: as NVIDIA's images set it. HOME: CUDA's cache of compiled kernels needs a place, and with a
 # read-only root there is only /tmp. NVIDIA_DRIVER_CAPABILITIES: no video or graphics libraries of the driver.
 ENV PATH=/opt/tritonserver/bin:${PATH} \
+    NVIDIA_TF32_OVERRIDE=0 \
     UCX_MEM_EVENTS=no \
     HOME=/tmp \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

@@ -29,6 +29,7 @@ CARD = ModelCard(
 PARAMETERS = {"cudnn_conv_algo_search": "1", "clipdex_fingerprint": CARD.fingerprint}
 TENSORRT = {
     "trt_engine_cache_enable": "1",
+    "trt_engine_cache_prefix": "m_image_0123456789abcdef",
     "trt_profile_min_shapes": "pixels:1x224x224x3",
     "trt_profile_opt_shapes": "pixels:64x224x224x3",
     "trt_profile_max_shapes": "pixels:64x224x224x3",
@@ -144,7 +145,25 @@ def with_exposure(snapshot: Snapshot = HEALTHY, **changes: Any) -> Snapshot:
 
 def with_tensorrt(**changes: str) -> Snapshot:
     options = {key: value for key, value in {**TENSORRT, **changes}.items() if value}
-    return with_tower(accelerators={"tensorrt": options})
+    return with_tower(accelerators={"tensorrt": options, "cuda": {"use_tf32": "0"}})
+
+
+def with_tensorrt_on(groups: tuple[InstanceGroup, ...], version: str, gpus: int = 2) -> Snapshot:
+    """Several GPUs of a server of that version, instances of one tower on some of them."""
+    (model,) = with_tensorrt().models
+    image = replace(model.parts["image"], groups=groups)
+    metrics = replace(HEALTHY.metrics, gpus=tuple(Gpu(f"GPU-{i}", 3 << 30, 24 << 30) for i in range(gpus)))
+    return replace(
+        with_server(version=version),
+        metrics=metrics,
+        models=(replace(model, parts={**model.parts, "image": image}),),
+    )
+
+
+def with_precision(precision: str, accelerators: Mapping[str, Mapping[str, str]]) -> Snapshot:
+    """An image tower with these accelerators, of a card in this precision."""
+    (model,) = with_tower(accelerators=accelerators).models
+    return replace(HEALTHY, models=(replace(model, card=replace(CARD, precision=precision)),))
 
 
 def with_counted(batches: Mapping[int, int], *, queue_ms: float, compute_ms: float) -> Snapshot:

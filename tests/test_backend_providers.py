@@ -13,11 +13,13 @@ import pytest
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("google.protobuf")
 
+from conftest import MODEL_REPOSITORY  # noqa: E402
 from google.protobuf import json_format, text_format  # noqa: E402
 from test_export_configs import CARD  # noqa: E402
 from tritonclient.grpc import model_config_pb2 as pb  # noqa: E402
 
 import clipdex_server  # noqa: E402
+from clipdex.wire.inproc import InprocTransport  # noqa: E402
 from clipdex_export.targets import TARGETS, Serving  # noqa: E402
 from clipdex_export.triton_config import image_config  # noqa: E402
 
@@ -39,7 +41,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def config(target: str) -> dict[str, Any]:
     """As Triton hands it to the backend: protobuf's JSON with the field names of the schema."""
-    text = image_config(CARD, 64, Serving(TARGETS[target]), [("/Cast_output_0", (3, 224, 224))])
+    text = image_config(CARD, 64, Serving(TARGETS[target]), [("/Cast_output_0", (3, 224, 224))], "a" * 64)
     message = text_format.Parse(text, pb.ModelConfig())
     return json_format.MessageToDict(message, preserving_proto_field_name=True)
 
@@ -62,7 +64,7 @@ def test_cuda(backend: ModuleType) -> None:
 
 
 def test_tensorrt_comes_first_with_its_profile_and_caches(backend: ModuleType) -> None:
-    (name, options), (second, _), last = backend._providers(config("tensorrt"), "GPU", "0")
+    (name, options), (second, fallback), last = backend._providers(config("tensorrt"), "GPU", "0")
     assert (name, second, last) == ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
     # float32 in the card: nothing tells TensorRT to halve.
     assert "trt_fp16_enable" not in options
@@ -70,6 +72,28 @@ def test_tensorrt_comes_first_with_its_profile_and_caches(backend: ModuleType) -
     assert options["trt_engine_cache_enable"] == "1" and options["trt_engine_cache_path"] == "/var/cache/clipdex"
     assert options["trt_profile_max_shapes"] == "pixels:64x224x224x3,/Cast_output_0:64x3x224x224"
     assert not any(key in options for key in ("precision_mode", "max_workspace_size_bytes"))
+    assert options["trt_engine_cache_prefix"] == "vit_b_32_image_" + 16 * "a"
+    assert fallback["use_tf32"] == "0"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_float32_stays_float32_on_a_gpu(backend: ModuleType, target: str) -> None:
+    found = config(target)
+    for optimization in (found.get("optimization", {}), {}):  # as exported now, and by a release that said nothing
+        *gpu, _cpu = backend._providers(found | {"optimization": optimization}, "GPU", "0")
+        assert dict(gpu)["CUDAExecutionProvider"]["use_tf32"] == "0"
+    asked = {"name": "cuda", "parameters": {"use_tf32": "1"}}
+    found["optimization"] = {"execution_accelerators": {"gpu_execution_accelerator": [asked]}}
+    (_, options), _ = backend._providers(found, "GPU", "0")
+    assert options["use_tf32"] == "1"  # whoever writes it means it
+
+
+def test_float32_stays_float32_on_a_gpu_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+    monkeypatch.setattr(ort, "get_available_providers", lambda: EVERYTHING)
+    monkeypatch.setattr(ort, "InferenceSession", lambda file, options, providers: opened.append(providers))
+    InprocTransport(MODEL_REPOSITORY)._load("demo_image")
+    assert opened == [[("CUDAExecutionProvider", {"use_tf32": "0"}), ("CPUExecutionProvider", {})]]
 
 
 @pytest.mark.parametrize(

@@ -523,6 +523,21 @@ def test_compose_says_what_the_image_says_and_lets_sizes_be_set() -> None:
     assert [word for word in command if "$" in word] == [word for word in command if "pool-byte-size" in word]
 
 
+def test_float32_stays_float32_in_the_image_and_in_compose() -> None:
+    """TensorRT has no other switch for TensorFloat-32."""
+    variables = dict(word.split("=", 1) for rest in of(SERVER, "ENV") for word in rest.split())
+    assert variables["NVIDIA_TF32_OVERRIDE"] == "0"
+    assert compose()["services"]["server"]["environment"] == {"NVIDIA_TF32_OVERRIDE": "0"}
+
+
+def test_the_local_server_keeps_float32_what_it_is_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    binary = TritonBinary("/opt/tritonserver/bin/tritonserver", ())
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    assert binary.environment()["NVIDIA_TF32_OVERRIDE"] == "0"
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    assert binary.environment()["NVIDIA_TF32_OVERRIDE"] == "1"
+
+
 def test_engines_have_a_volume_that_the_images_user_owns() -> None:
     loaded = compose("compose.tensorrt.yaml")
     assert set(loaded["services"]) == {"server"}

@@ -16,6 +16,7 @@ from doctor_snapshots import (
     HEALTHY,
     MODEL,
     ON_CPU,
+    ON_GPU,
     codes,
     with_batching,
     with_card,
@@ -25,9 +26,11 @@ from doctor_snapshots import (
     with_model,
     with_parameters,
     with_parity,
+    with_precision,
     with_server,
     with_single,
     with_tensorrt,
+    with_tensorrt_on,
     with_tower,
     with_trial,
 )
@@ -42,6 +45,10 @@ pytestmark = pytest.mark.thin
 REMOTE = with_exposure(local=False)
 OPEN = {"open_on": ("192.0.2.7",)}
 BATCHED_DIMS = (Tensor("pixels", "UINT8", (-1, 224, 224, 3)),)
+ON_BOTH = (InstanceGroup("KIND_GPU", 1, (0, 1)),)
+ON_THE_SECOND = (InstanceGroup("KIND_CPU", 1), InstanceGroup("KIND_GPU", 1, (1,)))
+ON_ALL = (InstanceGroup("KIND_GPU", 1),)
+QUANTIZED = {"versions": {"onnxruntime": "1.32.0"}}
 TWO_GPUS = (InstanceGroup("KIND_GPU", 5, (0,)),)
 
 
@@ -81,6 +88,24 @@ CASES = [
     ("not_unit", with_trial(norm=0.0), HEALTHY),
     ("batch_changes_vectors", with_trial(alone_to_full=0.9), with_trial(alone_to_full=0.9995)),
     ("wrong_dim", with_trial(dim=768), HEALTHY),
+    # The name of the tower alone, as it was first written; or none; or no whole hash.
+    ("tensorrt_engines_unnamed", with_tensorrt(trt_engine_cache_prefix="m_image"), with_tensorrt()),
+    ("tensorrt_engines_unnamed", with_tensorrt(trt_engine_cache_prefix=""), HEALTHY),
+    ("tensorrt_engines_unnamed", with_tensorrt(trt_engine_cache_prefix="m_image_0123456789abcde"), HEALTHY),
+    (
+        "tensorrt_engines_unnamed",
+        with_tensorrt(trt_engine_cache_prefix="m_image"),
+        with_tensorrt(trt_engine_cache_prefix="m_image", trt_engine_cache_enable="0"),
+    ),
+    ("tensorrt_one_gpu", with_tensorrt_on(ON_BOTH, "2.56.0"), with_tensorrt_on(ON_BOTH, "2.57.0")),
+    ("tensorrt_one_gpu", with_tensorrt_on(ON_THE_SECOND, "2.51.0"), with_tensorrt_on(ON_CPU, "2.51.0")),
+    ("tensorrt_one_gpu", with_tensorrt_on(ON_ALL, "2.51.0"), with_tensorrt_on(ON_ALL, "2.51.0", gpus=1)),
+    ("tensorrt_one_gpu", with_tensorrt_on(ON_BOTH, "2.51.0"), with_tensorrt_on(ON_GPU, "2.51.0")),
+    # The first exports for `auto` and `tensorrt` said nothing of it.
+    ("tf32", with_precision("fp32", {}), with_precision("fp32", {"cuda": {"use_tf32": "0"}})),
+    ("tf32", with_precision("fp32", {"tensorrt": {}}), with_precision("fp16", {"tensorrt": {}})),
+    ("int8_versions", with_card(precision="int8", parity={**CARD.parity, **QUANTIZED}), HEALTHY),
+    ("int8_versions", with_card(precision="int8", parity={**CARD.parity, "versions": "none"}), HEALTHY),
     ("gpu_unused", with_tower(groups=ON_CPU), HEALTHY),
     ("gpu_unused", replace(no_metrics(with_tower(groups=ON_CPU), asked=False), gpu_here=True), HEALTHY),
     ("gpu_idle", with_gpus(Gpu("GPU-1", 500 << 20, 24 << 30)), with_gpus(Gpu("GPU-1", 1 << 30, 24 << 30))),
@@ -228,6 +253,18 @@ def test_the_documented_findings_are_the_ones_there_are() -> None:
     page = (Path(__file__).parent.parent / "docs" / "doctor.md").read_text()
     listed = re.findall(r"^\| `(\w+)` \| (wrong|slow|note) \|", page, re.M)
     assert dict(listed) == {code: words.severity.value for code, words in WORDINGS.items()}
+
+
+def test_of_int8_the_versions_are_named() -> None:
+    snapshot = with_card(precision="int8", parity={**CARD.parity, **QUANTIZED})
+    (finding,) = [f for f in examine([snapshot]) if f.code == "int8_versions"]
+    assert "onnxruntime 1.32.0, and triton 2.73.0 serves it" in words_of(finding).what
+
+
+def test_the_gpus_that_tensorrt_is_not_told_of_are_named() -> None:
+    groups = (InstanceGroup("KIND_GPU", 1, (0, 2)), InstanceGroup("KIND_GPU", 1, (1,)))
+    (finding,) = [f for f in examine([with_tensorrt_on(groups, "2.56.0", gpus=3)]) if f.code == "tensorrt_one_gpu"]
+    assert "on GPU 1, 2, and Triton 2.56.0" in words_of(finding).what
 
 
 def test_a_finding_names_the_model_or_the_address() -> None:

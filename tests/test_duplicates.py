@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import tarfile
@@ -13,6 +14,7 @@ from conftest import unit_vectors
 from PIL import Image, ImageDraw
 
 import clipdex
+from clipdex.agreement import agree
 from clipdex.duplicates import find, find_duplicates, sign_index
 from clipdex.duplicates.candidates import candidate_pairs
 from clipdex.duplicates.compare import similarities
@@ -202,7 +204,7 @@ def test_close_pairs_hang_together_what_all_of_the_whole_product_do(cosine):
     vectors = unit_vectors(5000, 4, seed=1)
     rows = np.sort(rng.permutation(5000)[:4500])
     pairs = close_pairs(vectors, rows, cosine)
-    near = np.triu(vectors[rows] @ vectors[rows].T >= cosine, 1)
+    near = np.triu(agree(vectors[rows] @ vectors[rows].T, cosine), 1)
     sets = components(np.argwhere(near), len(rows))
     assert [part.tolist() for part in components(pairs, len(rows))] == [part.tolist() for part in sets]
     assert near[tuple(np.sort(pairs).T)].all()
@@ -366,7 +368,11 @@ def test_the_command_lists(run, index, drawn, monkeypatch):
     assert (status, err) == (0, "")
     assert "keep photos/1.png (320 × 240, " in out
     assert "photos/copies/same.png" in out and "— same bytes" in out and "— near 0." in out
-    assert out.splitlines()[-1].startswith("3 groups among 10 pictures: 4 duplicates, ")
+    assert "worse.jpg (320 × 240, " in out and out.count("; stays\n") == 3
+    *_, counted, moving = out.splitlines()
+    assert counted.startswith("3 groups among 10 pictures: 4 duplicates, ")
+    assert moving.startswith("--move-to FOLDER would move 1 of them, the files of the same bytes;")
+    assert "--min-cosine" in moving
     assert sorted(drawn.rglob("*.*")) == before
 
 
@@ -376,7 +382,19 @@ def test_the_command_in_json(run, index):
     assert status == 0
     (group,) = json.loads(out)
     assert group["keeper"]["path"].endswith("0.png")
-    assert [other["relation"] for other in group["duplicates"]] == ["exact"]
+    (other,) = group["duplicates"]
+    assert (other["relation"], other["cosine"], other["stays"]) == ("exact", 1.0, None)
+
+
+def test_the_command_in_json_says_why_a_look_alike_would_stay(run, index):
+    pytest.importorskip("typer")
+    status, out, _ = run("duplicates", index, "--json", "--min-cosine", "0.99")
+    assert status == 0
+    near = [other for group in json.loads(out) for other in group["duplicates"] if other["relation"] == "near"]
+    assert len(near) == 3
+    for other in near:
+        assert re.fullmatch(r"the cosine to its keeper is -?0\.\d{6}, below 0\.99", other["stays"])
+        assert -1 <= other["cosine"] < 0.99
 
 
 def test_the_command_draws_a_contact_sheet(run, index, tmp_path):
@@ -401,8 +419,11 @@ def test_the_command_signs(run, own):
         ([], "there is no index"),
         (["X", "--undo", "j"], "give it alone"),
         (["X", "--threshold", "2"], "the threshold is 2"),
+        (["X", "--min-cosine", "1.5"], "the least cosine to move by is 1.5"),
+        (["X", "--min-cosine", "nan"], "the least cosine to move by is nan"),
+        (["X", "--kind", "exact", "--min-cosine", "0.9"], "of --kind exact all moves"),
     ],
-    ids=["no index", "undo and index", "threshold"],
+    ids=["no index", "undo and index", "threshold", "cosine", "no number", "cosine of exact"],
 )
 def test_mistakes_are_one_sentence(run, index, words, said):
     pytest.importorskip("typer")

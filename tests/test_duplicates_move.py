@@ -11,13 +11,16 @@ import tarfile
 import warnings
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from conftest import noise
+from conftest import MODEL_REPOSITORY, noise
+from PIL import Image
 
 import clipdex
 from clipdex import renaming
-from clipdex.duplicates import find_duplicates, move_back, move_duplicates, transfer
-from clipdex.index import Index
+from clipdex.duplicates import find_duplicates, move_back, move_duplicates, moves_of, transfer
+from clipdex.index import Index, IndexWriter, Manifest, Picture
+from clipdex.phash import perceptual_signature
 
 pytestmark = pytest.mark.thin
 
@@ -438,6 +441,131 @@ def test_the_command_moves_and_takes_back(run, index, folder, tmp_path):
     assert (status, out) == (0, "")
     assert "3 moved back, 0 left" in err
     assert contents(folder) == before
+
+
+# What only looks or means the same
+
+
+def close(cosine, number):
+    """A unit vector of 8 with this cosine to the first axis, float32; the rest of it on an axis of its own."""
+    vector = np.zeros(8, dtype=np.float32)
+    vector[0], vector[number] = cosine, np.sqrt(1 - cosine**2)
+    return vector
+
+
+@pytest.fixture
+def alike(tmp_path):
+    """keep.png, and of the same looks: close.jpg and twin.jpg (the same bytes), cosine 0.99; far.jpg, 0.9."""
+    made = tmp_path / "photos"
+    (made / "sub").mkdir(parents=True)
+    colours = np.random.default_rng(1).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    picture = Image.fromarray(colours).resize((320, 240))
+    picture.save(made / "keep.png")
+    for name, quality in (("close.jpg", 80), ("sub/twin.jpg", 80), ("far.jpg", 60)):
+        picture.resize((160, 120)).save(made / name, quality=quality)
+    signature = perceptual_signature(picture)
+    rows, vectors = [], [close(1, 1), close(0.99, 1), close(0.99, 1), close(0.9, 2)]
+    sides = {"keep.png": 320, "close.jpg": 160, "sub/twin.jpg": 160, "far.jpg": 160}
+    for age, (name, side) in enumerate(sides.items()):
+        path = made / name
+        content = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+        size = (side, side * 3 // 4)
+        rows.append(Picture(os.fsencode(path), path.stat().st_size, age, content, *size, None, signature))
+    manifest = Manifest("f" * 64, "demo", 8, dtype="float32")
+    with IndexWriter.open_or_create(tmp_path / "alike.clipdex", manifest) as writer:
+        writer.append(rows, np.stack(vectors))
+    return tmp_path / "alike.clipdex"
+
+
+def moved_names(moved):
+    return {os.path.basename(old) for old, _ in moved.moved}
+
+
+@pytest.mark.parametrize("kind", ["near", "semantic"])
+def test_by_default_only_what_has_the_bytes_of_one_that_stays_is_moved(alike, tmp_path, kind):
+    """Of two look-alikes with the same bytes one goes, as for `exact`; looking like a third moves neither."""
+    before = contents(tmp_path / "photos")
+    with Index.open(alike) as opened:
+        groups = find_duplicates(opened, kind, threshold=0.85).groups
+        assert [len(group) for group in groups] == [4]
+        moved = move_duplicates(groups, tmp_path / "out", [path for _, path in opened.live_paths()])
+    assert moved_names(moved) == {"twin.jpg"} and moved.left == []
+    assert {os.path.basename(path): why for path, why in moved.stayed} == dict.fromkeys(
+        ("close.jpg", "far.jpg"), "other bytes, and no least cosine was given (--min-cosine)"
+    )
+    assert set(before) - set(contents(tmp_path / "photos")) == {b"sub/twin.jpg"}
+
+
+@pytest.mark.parametrize("kind", ["near", "semantic"])
+@pytest.mark.parametrize(
+    ("min_cosine", "names"),
+    [
+        (0.99, {"close.jpg", "twin.jpg"}),
+        (0.99001, {"twin.jpg"}),
+        (0.9, {"close.jpg", "twin.jpg", "far.jpg"}),
+        (0.90001, {"close.jpg", "twin.jpg"}),
+    ],
+)
+def test_look_alikes_are_moved_from_the_cosine_on_that_was_given(alike, tmp_path, kind, min_cosine, names):
+    with Index.open(alike) as opened:
+        groups = find_duplicates(opened, kind, threshold=0.85).groups
+        paths = [path for _, path in opened.live_paths()]
+        moved = move_duplicates(groups, tmp_path / "out", paths, min_cosine=min_cosine)
+    assert moved_names(moved) == names
+    assert all("the cosine to its keeper is 0.9" in why for _, why in moved.stayed)
+
+
+def test_of_a_picture_that_leaves_its_twin_leaves_too(alike):
+    """Its bytes stay nowhere, so the keeper's cosine decides of both."""
+    (group,) = find_duplicates(alike).groups
+    assert [move.keeper is group.keeper for move in moves_of(group, 0.99)] == [True, True, True]
+    close, twin, _ = moves_of(group)
+    assert (close.moves, twin.moves, twin.keeper) == (False, True, close.picture)
+
+
+def test_a_vector_that_is_none_moves_nothing(alike, tmp_path):
+    with Index.open(alike) as opened:
+        (group,) = find_duplicates(opened).groups
+    for nothing in (float("nan"), 0.0):
+        others = tuple(replace(other, cosine=nothing) for other in group.others)
+        assert not moves_of(replace(group, others=others), 1e-6 + 1e-9)[0].moves
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.01, float("nan")])
+def test_cosines_that_are_none_are_refused_before_anything_moves(alike, tmp_path, wrong):
+    with pytest.raises(clipdex.InvalidArgument, match="the least cosine to move by"):
+        move_duplicates(find_duplicates(alike).groups, tmp_path / "out", [], min_cosine=wrong)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_moves_look_alikes_only_by_a_cosine(run, alike, tmp_path):
+    pytest.importorskip("typer")
+    status, out, err = run("duplicates", alike, "--move-to", tmp_path / "out")
+    assert status == 0
+    assert "near 1.000, cosine 0.9900; stays" in out and "near 1.000, cosine 0.9900; same bytes as " in out
+    assert "1 moved to " in err and "2 that only look or mean the same stayed, such as " in err
+    status, out, err = run("duplicates", alike, "--move-to", tmp_path / "more", "--min-cosine", "0.95")
+    assert "1 moved to " in err and "1 that only look or mean the same stayed" in err
+    assert sorted(os.listdir(tmp_path / "photos")) == ["far.jpg", "keep.png", "sub"]
+
+
+def test_the_demos_own_drawings_are_listed_and_stay(tmp_path):
+    """Of its thousand, those that look most alike and are different pictures."""
+    pytest.importorskip("onnxruntime")
+    questions = pytest.importorskip("clipdex_export.demo.questions")
+    drawn = sorted(questions.draw_demo_pictures(tmp_path / "all", 1000), key=os.fspath)
+    (tmp_path / "some").mkdir()
+    for number in (12, 442, 133, 869, 165, 632, 238, 649, 318, 901, 814, 897):
+        shutil.copy(drawn[number], tmp_path / "some")
+    index = tmp_path / "x.clipdex"
+    with clipdex.connect(f"inproc:{MODEL_REPOSITORY}", model="demo") as client:
+        clipdex.index_pictures(client, tmp_path / "some", index, workers=1)
+    with Index.open(index) as opened:
+        groups = find_duplicates(opened).groups
+        assert len(groups) >= 3  # to a signature, they look the same
+        moved = move_duplicates(groups, tmp_path / "out", [path for _, path in opened.live_paths()])
+    assert moved.moved == [] and len(moved.stayed) == len(groups)
+    assert len(os.listdir(tmp_path / "some")) == 12
 
 
 def test_the_command_without_move_to_touches_nothing(run, index, folder):

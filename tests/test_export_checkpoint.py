@@ -139,7 +139,7 @@ def test_a_truncated_file(checkpoint: Path, keep: int) -> None:
 
 
 def test_weights_that_are_no_safetensors(checkpoint: Path) -> None:
-    (checkpoint / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    (checkpoint / "model.safetensors").write_bytes(b"a page that says: please log in to download\n" * 40)
     assert "the checkpoint cannot be loaded" in refused(checkpoint)
 
 

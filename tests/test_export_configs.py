@@ -121,8 +121,8 @@ def served(target: str, *, instances: int = 1, precision: str = "fp16") -> dict[
     serving = Serving(TARGETS[target], instances)
     leading = [("/Transpose_output_0", (3, 224, 224))]
     return {
-        "image": parsed(image_config(card, 64, serving, leading)),
-        "text": parsed(text_config(card, 32, serving)),
+        "image": parsed(image_config(card, 64, serving, leading, "a" * 64)),
+        "text": parsed(text_config(card, 32, serving, "b" * 64)),
     }
 
 
@@ -142,9 +142,10 @@ def test_what_every_target_has(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["auto", "cpu"])
-def test_where_no_gpu_is_sure_nothing_is_said_about_one(target: str) -> None:
+def test_where_no_gpu_is_sure_nothing_is_set_for_its_speed(target: str) -> None:
     for config in served(target).values():
-        assert accelerators(config) == {} and list(config.model_warmup) == []
+        assert accelerators(config) == ({"cuda": {"use_tf32": "0"}} if target == "auto" else {})
+        assert list(config.model_warmup) == []
         assert "arena_extend_strategy" not in config.parameters
 
 
@@ -163,8 +164,12 @@ def test_a_gpu_computes_a_full_batch_and_one_row_before_it_is_ready(target: str)
             assert given.random_data if tower == "image" else given.zero_data
 
 
-def test_cuda_keeps_float32_what_it_is() -> None:
-    assert {a["use_tf32"] for c in served("cuda").values() for a in accelerators(c).values()} == {"0"}
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("target", ["auto", "cuda", "tensorrt"])
+def test_wherever_cuda_may_run_it_float32_stays_what_it_is(target: str, precision: str) -> None:
+    """For `tensorrt`: what TensorRT leaves to CUDA. The server's environment keeps TensorRT itself from TF32."""
+    for config in served(target, precision=precision).values():
+        assert accelerators(config)["cuda"]["use_tf32"] == "0"
 
 
 # The keys that the C++ backend knows (its README); it refuses a model that names another.
@@ -185,12 +190,13 @@ TENSORRT_KEYS = {
 
 def test_tensorrt_has_one_engine_for_every_batch_and_keeps_it() -> None:
     for tower, config in served("tensorrt").items():
-        (options,) = accelerators(config).values()
+        assert list(accelerators(config)) == ["tensorrt", "cuda"]  # in which order a provider is asked
+        options = accelerators(config)["tensorrt"]
         assert set(options) == TENSORRT_KEYS
         assert options["precision_mode"] == "FP16"
         assert options["trt_engine_cache_enable"] == options["trt_timing_cache_enable"] == "1"
         assert options["trt_engine_cache_path"] == DEFAULT_ENGINE_CACHE
-        assert options["trt_engine_cache_prefix"] == config.name
+        assert options["trt_engine_cache_prefix"] == f"{config.name}_{('a' if tower == 'image' else 'b') * 16}"
         if tower == "text":
             assert options["trt_profile_min_shapes"] == "token_ids:1x77"
             assert options["trt_profile_opt_shapes"] == options["trt_profile_max_shapes"] == "token_ids:32x77"
@@ -200,8 +206,15 @@ def test_tensorrt_has_one_engine_for_every_batch_and_keeps_it() -> None:
 
 
 def test_tensorrt_in_float32_is_not_told_to_halve() -> None:
-    (options,) = accelerators(served("tensorrt", precision="fp32")["image"]).values()
+    options = accelerators(served("tensorrt", precision="fp32")["image"])["tensorrt"]
     assert options["precision_mode"] == "FP32"
+
+
+def test_without_its_weights_hash_no_engine_is_named() -> None:
+    """It would be the same for every export of that name."""
+    for config in (image_config, text_config):
+        with pytest.raises(AssertionError, match="would answer for those of the next export"):
+            config(CARD, 64, Serving(TARGETS["tensorrt"]))
 
 
 @pytest.mark.parametrize("bad", ["cache", "", '/a"b', "/a\\b", "/a\nb"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +24,7 @@ pytest.importorskip("onnxruntime")
 from tiny_clip import TINY, edit_json, everything_in, write_tiny  # noqa: E402
 
 import clipdex  # noqa: E402
+from clipdex.wire.model_config import read_config  # noqa: E402
 from clipdex_export import ExportReport, export_model, onnx_files, parity, precisions  # noqa: E402
 from clipdex_export.float16 import to_float16  # noqa: E402
 from clipdex_export.fusion import fuse  # noqa: E402
@@ -53,6 +55,10 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 def graph(report: ExportReport, tower: str) -> Any:
     return onnx.load(report.paths[tower] / "1" / "model.onnx").graph
+
+
+def layer_norms(report: ExportReport, tower: str) -> list[Any]:
+    return [node for node in graph(report, tower).node if node.op_type == "LayerNormalization"]
 
 
 def weights_by_type(report: ExportReport, tower: str) -> Counter[str]:
@@ -107,8 +113,64 @@ def test_the_network_s_weights_are_half_and_the_tower_s_own_are_not(
     found = weights_by_type(exported[target], tower)
     whole = weights_by_type(exported["auto"], tower)
     kept = {"image": 6, "text": 77}[tower]  # mean and std; where a position stands
-    assert found["FLOAT"] == kept
+    norms = {name for node in layer_norms(exported[target], tower) for name in node.input[1:]}
+    norm_weights = sum(
+        int(np.prod(tensor.dims))
+        for tensor in graph(exported[target], tower).initializer
+        if tensor.name in norms and tensor.data_type == onnx.TensorProto.FLOAT
+    )
+    assert bool(norm_weights) == (target == "tensorrt")
+    assert found["FLOAT"] == kept + norm_weights
     assert found["FLOAT16"] >= 0.9 * (whole["FLOAT"] - kept)
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_for_tensorrt_every_layer_norm_takes_and_gives_float32(
+    exported: dict[str, ExportReport], tower: str
+) -> None:
+    """From version 11 on it computes in the types that a file states; squares can leave float16's range."""
+    path = exported["tensorrt"].paths[tower] / "1" / "model.onnx"
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.output)}
+    types |= {tensor.name: tensor.data_type for tensor in inferred.initializer}
+    norms = layer_norms(exported["tensorrt"], tower)
+    assert len(norms) >= 2 * LAYERS
+    for node in norms:
+        assert {types[name] for name in (*node.input, *node.output)} == {onnx.TensorProto.FLOAT}
+    products = [node for node in inferred.node if node.op_type == "MatMul"]
+    assert {types[node.output[0]] for node in products} == {onnx.TensorProto.FLOAT16}
+
+
+def test_an_engine_s_name_tells_models_of_one_name_and_other_weights_apart(
+    exported: dict[str, ExportReport], tmp_path: Path
+) -> None:
+    """onnxruntime names an engine by the model's name, inputs, nodes and its own version, not by the weights."""
+    other = write_tiny(tmp_path / "fine-tuned", merges=100, seed=1, shape=TINY.cut_to(LAYERS))
+    repository = tmp_path / "repository"
+    tuned = export_model(other, name="tiny_tensorrt", repository=repository, target="tensorrt", max_batch_size=4)
+    assert tuned.card.fingerprint != exported["tensorrt"].card.fingerprint
+    found: dict[str, set[str]] = {tower: set() for tower in TOWERS}
+    for report in (exported["tensorrt"], tuned):
+        for tower in TOWERS:
+            file = report.paths[tower] / "1" / "model.onnx"
+            config = read_config(report.paths[tower] / "config.pbtxt")
+            tensorrt, _ = config.optimization.execution_accelerators.gpu_execution_accelerator
+            prefix = tensorrt.parameters["trt_engine_cache_prefix"]
+            assert prefix == f"tiny_tensorrt_{tower}_{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
+            found[tower].add(prefix)
+    assert [len(prefixes) for prefixes in found.values()] == [2, 2]
+
+
+def test_weights_beside_a_file_count_for_its_engine_s_name(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"graph")
+    alone = onnx_files.file_sha256(path)
+    assert alone == hashlib.sha256(b"graph").hexdigest()
+    names = {alone}
+    for weights in (b"one", b"two"):
+        (tmp_path / "model.onnx.data").write_bytes(weights)
+        names.add(onnx_files.file_sha256(path))
+    assert len(names) == 3
 
 
 @pytest.mark.parametrize("tower", TOWERS)
@@ -173,7 +235,7 @@ def test_a_client_gets_the_same_vectors(exported: dict[str, ExportReport], targe
 def test_a_precision_that_loses_too_much_is_not_installed(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def to_float4(path: Path) -> None:
+    def to_float4(path: Path, *, wide_norms: bool = False) -> None:
         """Sixteen steps of a weight's range."""
         model = onnx.load(path)
         for tensor in model.graph.initializer:
@@ -263,7 +325,7 @@ def test_half_precision_with_its_weights_in_a_file_beside_it(
 ) -> None:
     """As a tower of more than 2 GiB has them: the gate's copy finds them there."""
     monkeypatch.setattr(onnx_files, "LARGEST_SINGLE_FILE", 10_000)
-    report = export_model(checkpoint, name="tiny", repository=tmp_path, precision="fp16")
+    report = export_model(checkpoint, name="tiny", repository=tmp_path, target="tensorrt")
     assert (report.paths["image"] / "1" / "model.onnx.data").exists()
     expected = exported["tensorrt"].card.parity["image_cosine_min"]
     assert report.card.parity["image_cosine_min"] == pytest.approx(expected, abs=1e-7)

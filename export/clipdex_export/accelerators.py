@@ -20,6 +20,7 @@ class TowerInput:
 
     data_type: as in config.pbtxt. dims: without the batch. data: what the warm-up fills it with.
     leading: (name, dims) of the tensors behind it that TensorRT may begin at, since it knows no uint8.
+    file_sha256: of the tower's ONNX file and the weights beside it, in hexadecimal. TensorRT's engines bear it.
     """
 
     name: str
@@ -27,11 +28,23 @@ class TowerInput:
     dims: tuple[int, ...]
     data: str
     leading: Sequence[tuple[str, tuple[int, ...]]] = ()
+    file_sha256: str = ""
 
 
 _ARENA = """\
 # 1: the arena takes from the GPU what it needs, and not the next power of two.
 parameters { key: "arena_extend_strategy", value: { string_value: "1" } }
+"""
+
+# A CPU-only build of the backend does not look at it, and neither does any build for an instance on the CPU.
+_ON_A_GPU = """
+optimization { execution_accelerators {
+  gpu_execution_accelerator [ {
+    name: "cuda"
+    # On a GPU, ONNX Runtime would round float32 products to TensorFloat-32, 10 bits: the card promises more.
+    parameters { key: "use_tf32" value: "0" }
+  } ]
+} }
 """
 
 _CUDA = """
@@ -50,17 +63,20 @@ _TENSORRT = """
 optimization {{ execution_accelerators {{
   gpu_execution_accelerator [ {{
     name: "tensorrt"
-    # What the card says: FP16 lets TensorRT choose half-precision kernels, FP32 does not.
+    # {mode_why}
     parameters {{ key: "precision_mode" value: "{mode}" }}
-    # Sums of squares over a row can leave float16's range.
+    # Sums of squares over a row can leave float16's range. The file has them in float32 already, which binds
+    # TensorRT from 11 on; before, it may choose types against the file, and this keeps it from that.
     parameters {{ key: "trt_layer_norm_fp32_fallback" value: "1" }}
     # For trying kernels while an engine is built. Not kept.
     parameters {{ key: "max_workspace_size_bytes" value: "4294967296" }}
     # Building an engine takes minutes: it is kept here, and built anew for another GPU, driver or TensorRT.
     parameters {{ key: "trt_engine_cache_enable" value: "1" }}
     parameters {{ key: "trt_engine_cache_path" value: "{cache}" }}
+    # An engine holds the weights and is found by its name: this one is of {model}/1/model.onnx, by its sha256.
+    # Do not shorten it: the engine of another export would answer.
     parameters {{ key: "trt_engine_cache_prefix" value: "{prefix}" }}
-    # How long each kernel took, so that the next build measures only what is new.
+    # How long each kernel took, so that the next build measures only what is new. It holds no weights.
     parameters {{ key: "trt_timing_cache_enable" value: "1" }}
     parameters {{ key: "trt_timing_cache_path" value: "{cache}" }}
     # One engine for every batch size from 1 to max_batch_size, fastest at a full batch. Without these, there would
@@ -68,6 +84,10 @@ optimization {{ execution_accelerators {{
     parameters {{ key: "trt_profile_min_shapes" value: "{least}" }}
     parameters {{ key: "trt_profile_opt_shapes" value: "{best}" }}
     parameters {{ key: "trt_profile_max_shapes" value: "{most}" }}
+  }}, {{
+    # What TensorRT leaves to CUDA.
+    name: "cuda"
+    parameters {{ key: "use_tf32" value: "0" }}
   }} ]
 }} }}
 """
@@ -88,8 +108,17 @@ model_warmup [
 ]
 """
 
-# The card's precision -> TensorRT's.
-_MODES = {"fp32": "FP32", "fp16": "FP16", "int8": "INT8"}
+# The card's precision -> TensorRT's, and why. int8 is for CPUs (precisions.py).
+_MODES = {
+    "fp16": ("FP16", "What the card says: TensorRT may choose half-precision kernels."),
+    "fp32": (
+        "FP32",
+        "What the card says: no half precision. TensorFloat-32 has no option here: NVIDIA_TF32_OVERRIDE=0 in the\n"
+        "    # server's environment keeps TensorRT from it, as the image and `clipdex serve` set it.",
+    ),
+}
+
+_PREFIX_DIGITS = 16
 
 
 def gpu_parameters(serving: Serving) -> str:
@@ -98,20 +127,24 @@ def gpu_parameters(serving: Serving) -> str:
 
 
 def accelerator(serving: Serving, model: str, given: TowerInput, precision: str, max_batch_size: int) -> str:
-    """The block `optimization` of a tower, or nothing."""
+    """The block `optimization` of a tower, or nothing where no GPU may run it."""
     if serving.target.accelerator == "cuda":
         return _CUDA
     if serving.target.accelerator != "tensorrt":
-        return ""
+        return "" if serving.target.kind == "KIND_CPU" else _ON_A_GPU
+    assert given.file_sha256, "an engine named without its weights would answer for those of the next export"
     tensors = [(given.name, given.dims), *given.leading]
 
     def shapes(rows: int) -> str:
         return ",".join(f"{name}:{'x'.join(map(str, (rows, *dims)))}" for name, dims in tensors)
 
+    mode, mode_why = _MODES[precision]
     return _TENSORRT.format(
-        mode=_MODES[precision],
+        mode=mode,
+        mode_why=mode_why,
+        model=model,
         cache=serving.engine_cache,
-        prefix=model,
+        prefix=f"{model}_{given.file_sha256[:_PREFIX_DIGITS]}",
         why_several=_WHY_SEVERAL if given.leading else "",
         least=shapes(1),
         best=shapes(max_batch_size),

@@ -63,7 +63,7 @@ def adapt_and_judge(
         precision.quantize(towers.text, "token_ids", examples.token_ids)
     for path, layers in ((towers.image, towers.image_layers), (towers.text, towers.text_layers)):
         if precision.convert is not None:
-            precision.convert(path)
+            precision.convert(path, wide_norms=target.accelerator == "tensorrt")
         if target.fused and layers is not None:
             fuse(path, heads=layers.heads, width=layers.width, layers=layers.layers)
         check_limits(path, domains=target.domains)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from clipdex.card import ImageSpec, TextSpec
 from clipdex.errors import ImageError, InvalidArgument
+from clipdex.git_lfs import is_pointer_file, pointer_words
 from clipdex.images import ImageSource, open_image, to_pixels
 from clipdex.sources import Folder
 from clipdex.tokenizer import Tokenizer
@@ -100,18 +101,28 @@ def _own_texts() -> list[str]:
 
 def _pictures_below(directory: Path) -> list[ImageSource]:
     paths = [os.fsdecode(found.path) for found in Folder(directory).files(lambda failure: None)]
-    return [paths[i] for i in _evenly(len(paths))]
+    chosen = [paths[i] for i in _evenly(len(paths))]
+    _refuse_pointers(chosen, "a picture")
+    return list(chosen)
 
 
 def _texts_in(directory: Path) -> list[str]:
     lines: list[str] = []
-    for path in sorted(path for path in directory.glob("*.txt") if path.is_file()):
+    found = sorted(path for path in directory.glob("*.txt") if path.is_file())
+    _refuse_pointers(found, "texts")
+    for path in found:
         try:
             text = path.read_text(encoding="utf-8", errors="replace")
         except OSError as exc:
             raise InvalidArgument(f"{path}: the texts to calibrate on cannot be read: {exc.strerror}") from exc
         lines += [line.strip() for line in text.splitlines() if line.strip()]
     return [lines[i] for i in _evenly(len(lines))]
+
+
+def _refuse_pointers(paths: Iterable[str | Path], what: str) -> None:
+    for path in paths:
+        if is_pointer_file(path):
+            raise InvalidArgument(pointer_words(path, f"{what} to calibrate on"))
 
 
 def _evenly(count: int) -> Iterable[int]:

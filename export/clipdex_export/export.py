@@ -205,15 +205,17 @@ def _write_assets_and_configs(
 ) -> None:
     from clipdex_export.assets_model import write_assets_model
     from clipdex_export.leading import leading_tensors
+    from clipdex_export.onnx_files import file_sha256
     from clipdex_export.triton_config import assets_config, image_config, text_config
 
     assets = pack_assets(card, tokenizer)
     write_assets_model(assets, stage.model_directory("assets") / "1" / "model.onnx")
     side = card.image.size
-    pixels = leading_tensors(stage.model_directory("image") / "1" / "model.onnx", "pixels", (side, side, 3))
+    image, text = (stage.model_directory(tower) / "1" / "model.onnx" for tower in ("image", "text"))
+    pixels = leading_tensors(image, "pixels", (side, side, 3))
     configs = {
-        "image": image_config(card, max_batch_size, serving, pixels),
-        "text": text_config(card, max_batch_size, serving),
+        "image": image_config(card, max_batch_size, serving, pixels, file_sha256(image)),
+        "text": text_config(card, max_batch_size, serving, file_sha256(text)),
         "assets": assets_config(card, assets),
     }
     for suffix, config in configs.items():

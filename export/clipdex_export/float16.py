@@ -6,6 +6,9 @@ RMSNorm, which ONNX knows only as its parts, is kept from its square to the next
 way to an integer, such as T5's logarithms of distances: rounded, they would name another place. Inputs and output
 are as before.
 
+LayerNormalization's stash_type is ONNX Runtime's to honour. For TensorRT, which since version 11 computes in the
+types that a file states and in no others, its input and weights stay float32 too.
+
 `as_rounded` makes a copy for the gate, since onnxruntime's CPU computes float16 in float32 and rounds nothing.
 
 onnxruntime's own converter is not used: it cuts every kept node off by two casts through float16, which rounds
@@ -38,8 +41,8 @@ _GIVE_NO_FLOATS = {"Shape", "ArgMax", "NonZero", "Equal", "Less", "LessOrEqual",
 LARGEST = float(np.finfo(np.float16).max)
 
 
-def to_float16(path: Path) -> None:
-    """Rewrite the ONNX file of a tower in place.
+def to_float16(path: Path, *, wide_norms: bool = False) -> None:
+    """Rewrite the ONNX file of a tower in place. `wide_norms`: LayerNormalization takes and gives float32.
 
     Raises:
         ExportError: the graph is not one of our towers: nothing in it can be halved.
@@ -50,7 +53,7 @@ def to_float16(path: Path) -> None:
     inferred = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False))
     types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
     model = onnx.load(path)
-    _Halving(model.graph, types).run()
+    _Halving(model.graph, types, wide_norms=wide_norms).run()
     for suffix in ("", ".data"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     save(model, path)
@@ -107,8 +110,9 @@ class _Halving:
     casts: (name, type) -> the name of that tensor in that type.
     """
 
-    def __init__(self, graph: onnx.GraphProto, types: dict[str, int]) -> None:
+    def __init__(self, graph: onnx.GraphProto, types: dict[str, int], *, wide_norms: bool) -> None:
         self.graph = graph
+        self.wide_norms = wide_norms
         self.types = types
         self.weights = {tensor.name: tensor for tensor in graph.initializer}
         self.halved_weights: dict[str, str] = {}
@@ -135,6 +139,8 @@ class _Halving:
                 self._feed(node, TensorProto.FLOAT)
             elif own or (follows and not self._is_float(node.input[0])):
                 self.half.update(output for output in node.output if self._is_float(output))
+            elif self.wide_norms and node.op_type == "LayerNormalization":
+                self._feed(node, TensorProto.FLOAT)  # and what follows is half again
             elif self._stays_wide(node):
                 self._feed(node, TensorProto.FLOAT)
                 self.wide.update(output for output in node.output if self._is_float(output))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipdex.errors import CheckpointError
+from clipdex_export.pointers import refuse_small_pointers
 from clipdex_export.quiet import quiet
 
 __all__ = ["CheckpointFiles", "fetch_weights", "find_checkpoint"]
@@ -32,12 +33,14 @@ def find_checkpoint(source: str, revision: str | None) -> CheckpointFiles:
     """Resolve a local directory or a hub id (`openai/clip-vit-base-patch32`), downloading all but its weights.
 
     Raises:
-        CheckpointError: neither exists, the hub cannot be reached, or it refuses.
+        CheckpointError: neither exists, the hub cannot be reached, or it refuses; or the directory was cloned
+            without git-lfs.
     """
     path = Path(source).expanduser()
     if path.is_dir():
         if revision is not None:
             raise CheckpointError(f"{source} is a local directory: a revision ({revision}) is for hub ids only")
+        refuse_small_pointers(path)
         return CheckpointFiles(path, "")
     if path.exists():
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Collection
@@ -14,7 +15,15 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-__all__ = ["LARGEST_SINGLE_FILE", "MAX_IR_VERSION", "MAX_OPSET", "check_limits", "save", "write_tower"]
+__all__ = [
+    "LARGEST_SINGLE_FILE",
+    "MAX_IR_VERSION",
+    "MAX_OPSET",
+    "check_limits",
+    "file_sha256",
+    "save",
+    "write_tower",
+]
 
 # The ONNX Runtime of Triton 24.10 refuses anything newer.
 MAX_OPSET = 21
@@ -88,6 +97,17 @@ def save(model: onnx.ModelProto, path: Path) -> None:
         onnx.save(
             model, path, save_as_external_data=True, all_tensors_to_one_file=True, location=path.name + ".data"
         )
+
+
+def file_sha256(path: Path) -> str:
+    """Of an ONNX file and, where there are any, the weights beside it: 64 hexadecimal digits."""
+    hashed = hashlib.sha256()
+    for file in (path, path.with_name(path.name + ".data")):
+        if file.exists():
+            with file.open("rb") as opened:
+                while block := opened.read(1 << 20):
+                    hashed.update(block)
+    return hashed.hexdigest()
 
 
 def _keep_large_weights_beside(path: Path) -> None:

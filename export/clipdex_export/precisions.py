@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +21,26 @@ from clipdex_export.int8 import to_int8
 __all__ = ["PRECISIONS", "Precision", "find_precision"]
 
 
+class Convert(Protocol):
+    """Rewrites an ONNX file in place."""
+
+    def __call__(self, path: Path, *, wide_norms: bool = False) -> None:
+        """wide_norms: LayerNormalization takes and gives float32."""
+
+
 @dataclass(frozen=True)
 class Precision:
     """name: as the model card has it. floor: the smallest cosine to the float32 checkpoint that may be installed.
 
-    convert: rewrites the ONNX file of a float32 tower in place; None leaves it.
+    convert: rewrites the ONNX file of a float32 tower in place, with LayerNorms in float32 if so asked; None
+        leaves it.
     quantize: the same, from what its input is called and rows of it to calibrate on.
     targets: those it may be exported for; none means all.
     """
 
     name: str
     floor: float
-    convert: Callable[[Path], None] | None = None
+    convert: Convert | None = None
     quantize: Callable[[Path, str, npt.NDArray[np.generic]], None] | None = None
     targets: tuple[str, ...] = ()
 

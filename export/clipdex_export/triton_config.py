@@ -79,24 +79,30 @@ parameters {{ key: "{fingerprint_key}", value: {{ string_value: "{fingerprint}" 
 
 
 def image_config(
-    card: ModelCard, max_batch_size: int, serving: Serving | None = None, leading: Leading = ()
+    card: ModelCard,
+    max_batch_size: int,
+    serving: Serving | None = None,
+    leading: Leading = (),
+    file_sha256: str = "",
 ) -> str:
-    """config.pbtxt of NAME_image. `leading`: see TowerInput."""
+    """config.pbtxt of NAME_image. `leading`, and `file_sha256`, which TensorRT needs: see TowerInput."""
     side = card.image.size
     return _tower(
         card,
         suffix="image",
         title=f"Pictures to unit vectors: RGB, {side} × {side}, not normalised.",
         max_batch_size=max_batch_size,
-        given=TowerInput("pixels", "TYPE_UINT8", (side, side, 3), "random_data", leading),
+        given=TowerInput("pixels", "TYPE_UINT8", (side, side, 3), "random_data", leading, file_sha256),
         serving=serving or Serving(),
         # A few pictures' worth of GPU time, and little beside the milliseconds that a lone picture takes.
         delay_us=100,
     )
 
 
-def text_config(card: ModelCard, max_batch_size: int, serving: Serving | None = None) -> str:
-    """config.pbtxt of NAME_text."""
+def text_config(
+    card: ModelCard, max_batch_size: int, serving: Serving | None = None, file_sha256: str = ""
+) -> str:
+    """config.pbtxt of NAME_text. `file_sha256`, which TensorRT needs: see TowerInput."""
     length = card.text.context_length
     return _tower(
         card,
@@ -104,7 +110,7 @@ def text_config(card: ModelCard, max_batch_size: int, serving: Serving | None = 
         title=f"Token ids, {length} a text, to unit vectors.",
         max_batch_size=max_batch_size,
         # Zeros: random numbers would be no token ids.
-        given=TowerInput("token_ids", "TYPE_INT32", (length,), "zero_data"),
+        given=TowerInput("token_ids", "TYPE_INT32", (length,), "zero_data", file_sha256=file_sha256),
         serving=serving or Serving(),
         # Somebody is waiting for a query's answer.
         delay_us=100,

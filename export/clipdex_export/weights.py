@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipdex.errors import CheckpointError
+from clipdex_export.pointers import refuse_pointers
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +68,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     import torch
     from safetensors.torch import load_file
 
+    refuse_pointers([path], "the weights")
     try:
         if path.suffix == ".safetensors":
             state: Any = load_file(path)

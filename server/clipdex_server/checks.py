@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipdex.errors import LocalServerError
+from clipdex.git_lfs import is_pointer_file, pointer_words
 
 __all__ = ["check_names", "check_repository", "free_port", "temp_dir"]
 
@@ -17,7 +18,7 @@ _SHELL_SAFE = re.compile(r"[A-Za-z0-9._/+@%:,-]+")
 
 
 def check_repository(repository: Path, models: Sequence[str] | None) -> None:
-    """Refuse a directory without models, or without those named."""
+    """Refuse a directory without models, or without those named, and models that are git-lfs pointers."""
     if not repository.is_dir():
         what = "is not a directory" if repository.exists() else "does not exist"
         raise LocalServerError(f"the model repository {repository} {what}")
@@ -32,6 +33,10 @@ def check_repository(repository: Path, models: Sequence[str] | None) -> None:
             raise LocalServerError(
                 f"the model repository {repository} holds no model {model!r}; it has {', '.join(there)}"
             )
+    for model in models or there:
+        for file in sorted((repository / model).glob("[0-9]*/model.onnx*")):
+            if is_pointer_file(file):
+                raise LocalServerError(pointer_words(file, "the model"))
 
 
 def check_names(repository: Path) -> None:

@@ -45,8 +45,11 @@ class TritonBinary:
     library_path: tuple[Path, ...] = ()
 
     def environment(self) -> dict[str, str]:
-        """This process's environment, with `library_path` in front of LD_LIBRARY_PATH."""
-        environment = dict(os.environ)
+        """This process's environment, with `library_path` in front of LD_LIBRARY_PATH, and no TensorFloat-32.
+
+        That rounds float32 products to 10 bits, and TensorRT has no other switch for it than the variable.
+        """
+        environment = {"NVIDIA_TF32_OVERRIDE": "0", **os.environ}
         known = environment.get("LD_LIBRARY_PATH")
         paths = [str(path) for path in self.library_path] + ([known] if known else [])
         if paths:

@@ -19,8 +19,10 @@ from clipdex.duplicates import (
     find_duplicates,
     move_back,
     move_duplicates,
+    moves_of,
     sign_index,
 )
+from clipdex.duplicates.moves import Move, check_min_cosine
 from clipdex.errors import InvalidArgument
 from clipdex.index import Hit, Index
 
@@ -54,7 +56,17 @@ def duplicates(
     move_to: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Move all but the keepers there. Else nothing is touched.", show_default=False
+            metavar="FOLDER",
+            help="Move files there that have the bytes of one that stays. Else nothing is touched.",
+            show_default=False,
+        ),
+    ] = None,
+    min_cosine: Annotated[
+        float | None,
+        typer.Option(
+            metavar="C",
+            help="Move what is near or semantic, too, if its vector has this cosine to its keeper's.",
+            show_default=False,
         ),
     ] = None,
     undo: Annotated[
@@ -80,6 +92,9 @@ def duplicates(
         return
     if index is None:
         raise InvalidArgument("there is no index; give one, as in  clipdex duplicates photos.clipdex")
+    check_min_cosine(min_cosine)
+    if min_cosine is not None and kind is Kind.exact:
+        raise InvalidArgument("--min-cosine is for what is near or semantic; of --kind exact all moves")
     if sign:
         with interruptible("the same command goes on from there"), rows_progress("reading") as progress:
             signed = sign_index(index, progress=progress)
@@ -93,30 +108,55 @@ def duplicates(
             f"{found.unsigned:,} of {found.pictures:,} pictures have no perceptual hash, and only their bytes "
             f"were compared:  clipdex duplicates {index} --hash  reads them"
         )
+    moves = [moves_of(group, min_cosine) for group in found.groups]
     if as_json:
-        say_json([_as_dict(group) for group in found.groups])
+        say_json([_as_dict(*each) for each in zip(found.groups, moves, strict=True)])
     else:
-        for group in found.groups:
-            _print_group(group)
+        for group, of_group in zip(found.groups, moves, strict=True):
+            _print_group(group, of_group)
         extra = sum(len(group.others) for group in found.groups)
         size = sum(other.size for group in found.groups for other in group.others)
         say(
             f"{len(found.groups):,} groups among {found.pictures:,} pictures: "
             f"{extra:,} duplicates, {size / 1e6:,.1f} MB"
         )
+        if extra and move_to is None:
+            _print_what_would_move([move for of_group in moves for move in of_group], min_cosine)
     if html is not None:
         _write_sheet(html, found.groups, index)
     if move_to is not None:
         advice = f"clipdex duplicates --undo  with the journal in {move_to} takes back what was moved"
         with interruptible(advice), rows_progress("moving") as progress:
-            _print_moved(move_duplicates(found.groups, move_to, indexed, progress), f"moved to {move_to}")
+            moved = move_duplicates(found.groups, move_to, indexed, progress, min_cosine=min_cosine)
+            _print_moved(moved, f"moved to {move_to}")
 
 
-def _print_group(group: DuplicateGroup) -> None:
+def _print_group(group: DuplicateGroup, moves: list[Move]) -> None:
     say(f"keep {_line(group.keeper)}")
-    for other in group.others:
-        how = "same bytes" if other.relation == "exact" else f"{other.relation} {other.similarity:.3f}"
-        say(f"     {_line(other)} — {how}")
+    for move in moves:
+        say(f"     {_line(move.picture)} — {_relation(move)}{'' if move.moves else '; stays'}")
+
+
+def _relation(move: Move) -> str:
+    other = move.picture
+    if other.relation == "exact":
+        return "same bytes"
+    how = f"near {other.similarity:.3f}, cosine {other.cosine:.4f}"
+    if other.relation == "semantic":
+        how = f"semantic, cosine {other.cosine:.4f}"
+    same = move.moves and move.picture.content_hash == move.keeper.content_hash
+    return f"{how}; same bytes as {shown_path(move.keeper.path)}" if same else how
+
+
+def _print_what_would_move(moves: list[Move], min_cosine: float | None) -> None:
+    """How many --move-to would move, and why the others would stay."""
+    going = sum(move.moves for move in moves)
+    words = f"--move-to FOLDER would move {going:,} of them"
+    if going < len(moves) and min_cosine is None:
+        words += ", the files of the same bytes; --min-cosine C adds those whose vectors are that close"
+    elif going < len(moves):
+        words += f"; the cosines of the others are below {min_cosine:g}"
+    say(words)
 
 
 def _line(picture: Duplicate) -> str:
@@ -129,6 +169,9 @@ def _print_moved(moved: Moved, what: str) -> None:
     if len(moved.left) > _LEFT_SHOWN:
         note(f"... and {len(moved.left) - _LEFT_SHOWN:,} more were left")
     note(f"{len(moved.moved):,} {what}, {len(moved.left):,} left where they are")
+    if moved.stayed:
+        path, why = moved.stayed[0]
+        note(f"{len(moved.stayed):,} that only look or mean the same stayed, such as {shown_path(path)}: {why}")
     if moved.journal is not None and moved.moved:
         note(f"journal: {moved.journal}")
 
@@ -146,8 +189,9 @@ def _write_sheet(file: Path, groups: list[DuplicateGroup], index: Path) -> None:
     note(f"contact sheet: {file}")
 
 
-def _as_dict(group: DuplicateGroup) -> dict[str, object]:
-    return {"keeper": _picture(group.keeper), "duplicates": [_picture(other) for other in group.others]}
+def _as_dict(group: DuplicateGroup, moves: list[Move]) -> dict[str, object]:
+    others = [_picture(move.picture) | {"stays": move.stays or None} for move in moves]
+    return {"keeper": _picture(group.keeper), "duplicates": others}
 
 
 def _picture(one: Duplicate) -> dict[str, object]:
@@ -161,4 +205,5 @@ def _picture(one: Duplicate) -> dict[str, object]:
         "content_hash": one.content_hash.hex(),
         "relation": one.relation,
         "similarity": round(one.similarity, 4),
+        "cosine": round(one.cosine, 4),
     }

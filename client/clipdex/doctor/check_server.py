@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from clipdex.doctor.finding import Finding
+from clipdex.doctor.release import release_of
 from clipdex.doctor.snapshot import Snapshot
 
 __all__ = ["CHECKS"]
@@ -17,10 +17,10 @@ _OLDEST = (2, 51)
 def version(snapshot: Snapshot) -> Iterator[Finding]:
     """Is it a Triton, and young enough?"""
     server = snapshot.server
-    number = re.match(r"(\d+)\.(\d+)", server.version)
-    if server.name != "triton" or number is None:
+    release = release_of(server)
+    if release is None:
         yield Finding("not_triton", snapshot.address, {"name": server.name, "version": server.version})
-    elif (int(number[1]), int(number[2])) < _OLDEST:
+    elif release < _OLDEST:
         yield Finding("triton_old", snapshot.address, {"version": server.version})
 
 

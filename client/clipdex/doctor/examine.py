@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from clipdex.doctor import check_model, check_server, check_speed
+from clipdex.doctor import check_model, check_server, check_speed, check_vectors
 from clipdex.doctor.check_fleet import fleet
 from clipdex.doctor.finding import Finding, Severity
 from clipdex.doctor.snapshot import Snapshot
@@ -14,6 +14,7 @@ __all__ = ["CHECKS", "examine", "healthy"]
 
 CHECKS: tuple[Callable[[Snapshot], Iterator[Finding]], ...] = (
     *check_model.CHECKS,
+    *check_vectors.CHECKS,
     *check_speed.CHECKS,
     *check_server.CHECKS,
 )

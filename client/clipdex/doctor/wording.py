@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from clipdex.doctor import words_model, words_server, words_speed
+from clipdex.doctor import words_model, words_server, words_speed, words_vectors
 from clipdex.doctor.finding import Finding, Severity, Words
 
 __all__ = ["WORDINGS", "severity_of", "words_of"]
 
 WORDINGS: Mapping[str, Words] = MappingProxyType(
-    {**words_model.WORDINGS, **words_speed.WORDINGS, **words_server.WORDINGS}
+    {**words_model.WORDINGS, **words_vectors.WORDINGS, **words_speed.WORDINGS, **words_server.WORDINGS}
 )
 
 

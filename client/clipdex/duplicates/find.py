@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from clipdex.agreement import agree
 from clipdex.duplicates.candidates import candidate_pairs
 from clipdex.duplicates.compare import MIN_SIMILARITY, similarities
 from clipdex.duplicates.groups import Duplicate, DuplicateGroup, components, keepers_first, stars
@@ -175,7 +176,7 @@ def _groups(
         def like(one: int, others: Rows, scores: dict[int, float] = scores) -> npt.NDArray[np.bool_]:
             assert alike is not None
             measured = alike(one, others)
-            near = measured >= least
+            near = agree(measured, least) if kind == "semantic" else measured >= least
             scores.update(zip(others[near].tolist(), measured[near].tolist(), strict=True))
             return np.asarray(near)
 
@@ -186,14 +187,22 @@ def _groups(
         for star in cut:
             chosen = [pictures[rank] for rank in sorted(rank for i in star.tolist() for rank in ranks[i])]
             keeper, first = chosen[0], int(star[0])
+            near = [other.row for other in chosen[1:] if class_of[other.row] != first]
+            close = dict(zip(near, _cosines(index, keeper.row, near), strict=True))
             others = tuple(
-                other.related("exact", 1.0)
-                if class_of[other.row] == first
-                else other.related(kind, min(1.0, scores[class_of[other.row]]))
+                other.related(kind, min(1.0, scores[class_of[other.row]]), close[other.row])
+                if other.row in close
+                else other.related("exact", 1.0, 1.0)
                 for other in chosen[1:]
             )
             found.append(DuplicateGroup(keeper, others))
     return sorted(found, key=lambda group: group.keeper.row)
+
+
+def _cosines(index: Index, one: int, others: list[int]) -> list[float]:
+    """Of one row's vector with others', at most 1; 0 where one of them is no vector."""
+    measured = cosines(index.vectors, one, np.array(others, dtype=np.int64))
+    return [float(cosine) for cosine in np.nan_to_num(np.minimum(measured, 1.0), nan=0.0)]
 
 
 def _duplicates(index: Index, rows: list[int]) -> list[Duplicate]:

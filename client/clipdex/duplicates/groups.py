@@ -19,6 +19,7 @@ class Duplicate:
 
     relation: to the group's keeper: "exact" (the same bytes), "near" (looks the same), "semantic" (means the
     same), or "keeper" itself. similarity: 1.0 for the same bytes; else as measured, of signatures or vectors.
+    cosine: of its vector to the keeper's; 1.0 for the same bytes.
     """
 
     row: int
@@ -30,10 +31,11 @@ class Duplicate:
     content_hash: bytes
     relation: str = "keeper"
     similarity: float = 1.0
+    cosine: float = 1.0
 
-    def related(self, relation: str, similarity: float) -> Duplicate:
+    def related(self, relation: str, similarity: float, cosine: float) -> Duplicate:
         """The same picture, as another one's duplicate."""
-        return replace(self, relation=relation, similarity=similarity)
+        return replace(self, relation=relation, similarity=similarity, cosine=cosine)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from clipdex.duplicates.groups import Duplicate, DuplicateGroup
 from clipdex.duplicates.journal import read_journal, write_journal
+from clipdex.duplicates.moves import moves_of
 from clipdex.duplicates.transfer import Left, content_of, make_folders, move_file
 from clipdex.errors import ClipdexError, InvalidArgument
 from clipdex.sources.members import containers
@@ -26,10 +27,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Moved:
-    """moved: (from, to). left: (path, why it was left where it is). journal: what takes it back."""
+    """moved: (from, to). left: (path, why it was left where it is). journal: what takes it back.
+
+    stayed: (path, why it was not to be moved), of pictures that only look alike.
+    """
 
     moved: list[tuple[str, str]] = field(default_factory=list)
     left: list[tuple[str, str]] = field(default_factory=list)
+    stayed: list[tuple[str, str]] = field(default_factory=list)
     journal: Path | None = None
 
 
@@ -38,8 +43,13 @@ def move_duplicates(
     folder: str | os.PathLike[str],
     indexed: Iterable[bytes],
     progress: Progress | None = None,
+    *,
+    min_cosine: float | None = None,
 ) -> Moved:
-    """Move all but the keepers below `folder`, with their paths from the folder that all indexed files share.
+    """Move duplicates below `folder`, with their paths from the folder that all indexed files share.
+
+    What moves are files of the same bytes as one that stays; pictures that look or mean the same only where
+    `min_cosine` is given (`moves_of`).
 
     A file is moved if it has, byte for byte, the content that was indexed, and so has its keeper; if it is a file
     of its own, in no tar or table, behind no symbolic link, and not the same file as the keeper by another name;
@@ -49,9 +59,11 @@ def move_duplicates(
         folder: made if it is not there; not where indexed pictures lie, nor in the folder that they all share.
         indexed: the paths of all pictures of the index.
         progress: called with the files looked at and all.
+        min_cosine: move other duplicates too, whose vectors have at least this cosine to their keepers'.
 
     Raises:
-        InvalidArgument: `folder` is one where indexed pictures lie, or in the folder that they all share.
+        InvalidArgument: `folder` is one where indexed pictures lie, or in the folder that they all share; or the
+            cosine is not above 0 and at most 1.
         ClipdexError: the disk refused. What was moved is in the journal, the rest where it was.
     """
     target = os.path.abspath(os.fsencode(folder))
@@ -64,8 +76,9 @@ def move_duplicates(
             f"{os.fspath(folder)} lies in {os.fsdecode(min(inside))}, where indexed pictures are: "
             "give a folder outside, or the next run could index what was moved"
         )
-    plan = [(other, group.keeper) for group in groups for other in group.others]
-    result = Moved()
+    moves = [move for group in groups for move in moves_of(group, min_cosine)]
+    plan = [(move.picture, move.keeper) for move in moves if move.moves]
+    result = Moved(stayed=[(move.picture.path, move.stays) for move in moves if not move.moves])
     if not plan:
         return result
     try:

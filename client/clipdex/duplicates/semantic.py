@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from clipdex.agreement import agree
 from clipdex.arrays import Array
 from clipdex.duplicates.groups import joining
 
@@ -34,7 +35,8 @@ def close_pairs(
     for start in range(0, len(rows), _BLOCK):
         mine = _unit(vectors[rows[start : start + _BLOCK]])
         for other in range(start, len(rows), _BLOCK):
-            near = mine @ (mine if other == start else _unit(vectors[rows[other : other + _BLOCK]])).T >= cosine
+            theirs = mine if other == start else _unit(vectors[rows[other : other + _BLOCK]])
+            near = agree(mine @ theirs.T, cosine)
             for first in range(0, len(near), _STRIP):
                 pairs = joining(parent, start + first, other, near[first : first + _STRIP])
                 if len(pairs):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from clipdex.agreement import agree
 from clipdex.arrays import Array
 from clipdex.errors import InvalidArgument
 
@@ -63,10 +64,9 @@ class Traits:
         same = np.fromiter((content == one.content[0] for content in self.content), bool, len(self.content))
         cosines = self.unit @ one.unit[0]
         if grouping.cosine is not None:
-            # The last bits are rounding: a picture is a copy of itself also where 1 is asked for.
-            same |= cosines >= grouping.cosine - 1e-6
+            same |= agree(cosines, grouping.cosine)
         if grouping.similarity is not None and one.signatures[0] is not None:
-            near = np.flatnonzero(~same & (cosines >= _AGREE))
+            near = np.flatnonzero(~same & agree(cosines, _AGREE))
             left = np.array([i for i in near if self.signatures[i] is not None], np.int64)
             same[left[self._look_like(one, left, grouping.similarity)]] = True
         return same

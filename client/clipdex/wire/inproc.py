@@ -20,6 +20,7 @@ from clipdex.errors import (
     ServerFault,
     ServerUnreachable,
 )
+from clipdex.git_lfs import is_pointer_file, pointer_words
 from clipdex.wire.model_config import from_message, read_config
 from clipdex.wire.shared_memory import SharedMemory
 from clipdex.wire.transport import ModelConfig, ModelStatistics, ServerInfo
@@ -143,6 +144,9 @@ class InprocTransport:
                 f"{self._repository / model}: holds no version directory, expected {model}/1/model.onnx"
             )
         file = versions[-1] / (config.default_model_filename or "model.onnx")
+        for part in (file, file.with_name(file.name + ".data")):
+            if is_pointer_file(part):
+                raise CardError(pointer_words(part, "the model"))
         ort = self._onnxruntime
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors only; they are raised as well
@@ -150,9 +154,9 @@ class InprocTransport:
         if _is_number(threads):
             options.intra_op_num_threads = int(threads)
         # The providers that run anywhere; TensorRT is a server's choice, made in its config.pbtxt.
-        wanted = [
-            p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in ort.get_available_providers()
-        ]
+        # TensorFloat-32 would round float32 products on a GPU to 10 bits.
+        options_of = {"CUDAExecutionProvider": {"use_tf32": "0"}, "CPUExecutionProvider": {}}
+        wanted = [(p, own) for p, own in options_of.items() if p in ort.get_available_providers()]
         try:
             return ort.InferenceSession(str(file), options, providers=wanted)
         except Exception as exc:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from clipdex.errors import CheckpointError
 from clipdex_export.checkpoint import Vectors
+from clipdex_export.pointers import refuse_weight_pointers
 from clipdex_export.quiet import quiet
 from clipdex_export.weights import Fit, check_fit, one_line
 
@@ -24,6 +25,8 @@ _WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+# In the order in which transformers looks for them.
+_WEIGHT_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
 
 
 def model_type(directory: Path) -> str | None:
@@ -55,6 +58,7 @@ def load_model(
     no_weights = not any((directory / name).exists() for name in _WEIGHT_FILES)
     if no_weights and not allow_random:
         raise CheckpointError(f"{directory} has no weights: expected {_WEIGHT_FILES[0]} or {_WEIGHT_FILES[2]}")
+    refuse_weight_pointers(directory, _WEIGHT_PATTERNS)
     try:
         # Seeded, so that even a model of random weights has one fingerprint.
         with quiet(), torch.random.fork_rng(devices=[]):

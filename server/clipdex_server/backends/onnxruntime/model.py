@@ -224,19 +224,21 @@ def _providers(config: Mapping[str, Any], kind: str, device_id: str) -> list[Any
     if kind != "GPU":
         return ["CPUExecutionProvider"]
     parameters = _parameters(config)
-    cuda: dict[str, str] = {
+    top_level: dict[str, str] = {
         "cudnn_conv_algo_search": _choice(parameters, "cudnn_conv_algo_search", _CONV_SEARCHES),
         "arena_extend_strategy": _choice(parameters, "arena_extend_strategy", _ARENA_STRATEGIES),
     }
     for key in ("gpu_mem_limit", "do_copy_in_default_stream"):
         if key in parameters:
-            cuda[key] = parameters[key]
+            top_level[key] = parameters[key]
+    # TensorFloat-32 would round float32 products to 10 bits, also for exports that do not say so.
+    cuda = {"use_tf32": "0", **top_level}
     tensorrt: dict[str, str] | None = None
     accelerators = config.get("optimization", {}).get("execution_accelerators", {})
     for accelerator in accelerators.get("gpu_execution_accelerator", []):
         options = accelerator.get("parameters", {})
         if accelerator.get("name") == "cuda":
-            cuda = {**options, **cuda}
+            cuda = {**cuda, **options, **top_level}
         elif accelerator.get("name") == "tensorrt":
             tensorrt = _tensorrt_options(options)
         else:
