@@ -171,12 +171,16 @@ class IndexWriter:
         self._changes.removed.append(path)
 
     def touch(self, picture: Picture) -> None:
-        """Note a file's new time, size and metadata, where its content is what the index has."""
+        """Note a file's new times, size and metadata, where its content is what the index has."""
         self._changes.touched.append(picture)
 
     def annotate(self, path: bytes, metadata: str) -> None:
         """Note what is now said of a file that has not changed: JSON of an object."""
         self._changes.annotated.append((path, metadata))
+
+    def date(self, path: bytes, ctime_ns: int) -> None:
+        """Note the ctime of a file that has not changed, or failed before, in nanoseconds since 1970."""
+        self._changes.dated.append((path, ctime_ns))
 
     def sign(self, path: bytes, phash: bytes) -> None:
         """Note the perceptual signature of a file that has not changed."""
