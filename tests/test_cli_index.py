@@ -193,3 +193,16 @@ def test_an_index_being_written_to_is_not_compacted(run, index):
         status, _, err = run("compact", "x.clipdex")
     assert status == 1
     assert "is being written to by process" in err
+
+
+def test_retry_tries_again_what_failed_and_has_not_changed(run, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ", 12 failed" in run("index", "pictures", "-o", "x.clipdex", "--max-pixels", "10")[1]
+    assert " 0 indexed, 0 unchanged, 12 failed" in run("index", "pictures", "-o", "x.clipdex")[1]
+    assert " 12 indexed, 0 unchanged, 0 failed" in run("index", "pictures", "-o", "x.clipdex", "--retry")[1]
+
+
+def test_check_content_is_passed_on(run, index):
+    _, out, _ = run("index", "pictures", "-o", "x.clipdex", "--dry-run", "--check", "content")
+    assert "0 changed, 10 to be read and compared, 0 unchanged, 0 failed before, 2 to be tried again" in out
+    assert "10 unchanged, 2 failed" in run("index", "pictures", "-o", "x.clipdex", "--check", "content")[1]

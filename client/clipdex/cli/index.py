@@ -34,6 +34,13 @@ class Use(str, Enum):
     never = "never"
 
 
+class Check(str, Enum):
+    """What tells whether a file has changed."""
+
+    stat = "stat"
+    content = "content"
+
+
 class Dtype(str, Enum):
     """The dtypes of an index."""
 
@@ -75,6 +82,10 @@ def index(
     connection: Connection,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try files again that failed before.")] = False,
+    check: Annotated[
+        Check,
+        typer.Option(help="What tells a changed file: stat, its size and times; content, reading every file."),
+    ] = Check.stat,
     dtype: Annotated[Dtype, typer.Option(help="Of a new index; float16 halves the space.")] = Dtype.float16,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Decoding processes; one a core if not given.", show_default=False)
@@ -102,7 +113,7 @@ def index(
         refuse_second_writer(out)
     source = _source(sources or [], files_from, column, tar, out)
     if dry_run:
-        print(_plan_sentence(plan_run(source, out, retry_failures=retry), out))
+        print(_plan_sentence(plan_run(source, out, retry_failures=retry, check=check.value), out))
         return
     limits = Limits(max_file_mib * _MIB, max_pixels, file_timeout, worker_memory_mib * _MIB)
     with (
@@ -118,6 +129,7 @@ def index(
             workers=workers,
             limits=limits,
             retry_failures=retry,
+            check=check.value,
             max_ring_bytes=ring_mib * _MIB,
             progress=progress,
         )
@@ -158,8 +170,9 @@ def _plan_sentence(plan: Plan, out: Path) -> str:
     again = f", {plan.retried:,} to be tried again" if plan.retried else ""
     gone = f"; {plan.vanished:,} vanished" if plan.vanished else ""
     anew = f", {plan.damaged:,} damaged in the index" if plan.damaged else ""
+    look = f", {plan.reread:,} to be read and compared" if plan.reread else ""
     return (
-        f"{plan.discovered:,} pictures found: {plan.new:,} new, {plan.changed:,} changed{anew}, "
+        f"{plan.discovered:,} pictures found: {plan.new:,} new, {plan.changed:,} changed{anew}{look}, "
         f"{plan.unchanged:,} unchanged, {plan.failed:,} failed before{again}{gone}; "
         f"nothing was done to {shown_path(str(out))}"
     )

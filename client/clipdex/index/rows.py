@@ -334,8 +334,8 @@ class RowStore:
             self._insert("metadata", ((row, json) for row, json in of_rows if json not in (None, NO_METADATA)))
             looks = ((first_row + i, picture.phash) for i, picture in enumerate(pictures))
             self._insert("phashes", ((row, phash) for row, phash in looks if phash is not None))
-            times = ((first_row + i, picture.ctime_ns) for i, picture in enumerate(pictures))
-            self._insert("ctimes", ((row, storable(ctime)) for row, ctime in times if ctime is not None))
+            born = ((first_row + i, picture.ctime_ns) for i, picture in enumerate(pictures))
+            self._insert("ctimes", ((row, storable(ctime)) for row, ctime in born if ctime is not None))
             if pictures:
                 self._insert("extents", [(first_row, len(pictures), vectors_crc32c, now)])
             self._insert("failures", lines)

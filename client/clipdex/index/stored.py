@@ -1,4 +1,4 @@
-"""All that is stored of a row, in several tables: what to select, whether it is sound, and the picture that it tells of."""
+"""All that is stored of a row, in several tables: what to select, if it is sound, and the picture it tells of."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def stored(tables: Container[str]) -> str:
 def picture_of(record: Sequence[Any]) -> Picture:
     """Of what `stored` selects. A signature or a ctime that is damaged is none."""
     row, path, size, mtime_ns, content_hash, width, height, _, _, json, _ = record[:11]
-    phash, ctime_ns = (value if value is not None and is_sound(crc, row, value) else None for value, crc in _later(record))
+    phash, ctime_ns = (
+        value if value is not None and is_sound(crc, row, value) else None for value, crc in _later(record)
+    )
     return Picture(path, size, mtime_ns, content_hash, width, height, json, phash, ctime_ns)
 
 
@@ -48,7 +50,9 @@ def all_sound(record: Sequence[Any]) -> bool:
     )
 
 
-def failure_of(path: bytes, reason: str, detail: str, size: int, mtime_ns: int, ctime_ns: Any, crc: Any) -> Failure:
+def failure_of(
+    path: bytes, reason: str, detail: str, size: int, mtime_ns: int, ctime_ns: Any, crc: Any
+) -> Failure:
     """A line of the ledger, and what stands beside it of its ctime: nothing, if that is damaged."""
     known = ctime_ns is not None and is_sound(crc, path, ctime_ns)
     return Failure(path, reason, detail, size, mtime_ns, ctime_ns if known else None)

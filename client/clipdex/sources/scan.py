@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from clipdex.errors import SourceError
-from clipdex.index.rows import Failure
+from clipdex.index.records import Failure, storable
 from clipdex.sources.members import containers
 from clipdex.sources.request import Request
 
@@ -49,8 +49,12 @@ class Member(Protocol):
 class FoundFile:
     """A picture to index: its identity (an absolute path as bytes), size in bytes, and time of change.
 
+    A size or time that 64 bits do not hold becomes the nearest that they do.
+
     metadata: what the source says of it, as JSON of an object, where that costs nothing to know.
     member: where its bytes are, if not in a file at `path`.
+    ctime_ns: when the file system last changed anything of it, or of the file that holds it; None if not known.
+    content_hash: what its content was, if it is only to be decoded where that has changed.
     """
 
     path: bytes
@@ -58,6 +62,19 @@ class FoundFile:
     mtime_ns: int
     metadata: str | None = None
     member: Member | None = None
+    ctime_ns: int | None = None
+    content_hash: bytes | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("size", "mtime_ns", "ctime_ns"):
+            number = getattr(self, name)
+            if number is not None and number != storable(number):
+                object.__setattr__(self, name, storable(number))
+
+    @classmethod
+    def of(cls, path: bytes, info: os.stat_result, metadata: str | None = None) -> FoundFile:
+        """An ordinary file, given its state."""
+        return cls(path, info.st_size, info.st_mtime_ns, metadata, ctime_ns=info.st_ctime_ns)
 
     def request(self) -> bytes:
         """What to tell the worker that decodes it."""
@@ -220,7 +237,7 @@ def _walk(root: bytes, on_failure: Callable[[Failure], None], suffixes: tuple[by
                 entered.add((info.st_dev, info.st_ino))
                 open_folders.append((path, iter(_entries(path, on_failure))))
             elif wanted and stat.S_ISREG(info.st_mode):
-                yield FoundFile(path, info.st_size, info.st_mtime_ns)
+                yield FoundFile.of(path, info)
             elif wanted:
                 # A FIFO named x.jpg would block its reader for ever.
                 on_failure(Failure(path, "not_a_file", "is a FIFO, socket or device, not a file", 0, 0))

@@ -95,7 +95,7 @@ class PathList:
         for path in self._paths:
             info = regular_file(path, on_failure)
             if info is not None:
-                yield FoundFile(path, info.st_size, info.st_mtime_ns)
+                yield FoundFile.of(path, info)
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """None: a listed file that is gone is a failure, and the list says nothing about others."""

@@ -160,7 +160,7 @@ class _Listing:
                 on_failure(Failure(path, "not_a_file", entry.refused, entry.length, self.mtime_ns))
             else:
                 member = _TarPicture(self.shard, self.mtime_ns, entry, notes.get(_key(name)[0], ()))
-                yield FoundFile(path, entry.length, self.mtime_ns, member=member)
+                yield FoundFile(path, entry.length, self.mtime_ns, member=member, ctime_ns=self.info.st_ctime_ns)
         if self.broken:
             on_failure(Failure(self.shard, "broken_container", self.broken, self.info.st_size, self.mtime_ns))
 
