@@ -240,6 +240,11 @@ class RowStore:
             if is_sound(*found[0][1:]):
                 yield row
 
+    def live_paths_of_content(self, content_hash: bytes, most: int) -> list[bytes]:
+        """The paths of the live rows whose file had this content, by row, as many as `most`."""
+        sql = "SELECT path FROM rows WHERE content_hash = ? AND deleted_at IS NULL ORDER BY row LIMIT ?"
+        return [path for (path,) in self._rows(sql, (content_hash, most))]
+
     def failures(self, *, damaged: bool = True) -> list[Failure]:
         """The ledger, by path; without the lines that are `damaged`, if so asked."""
         return self._ledger("ORDER BY path", (), damaged=damaged)

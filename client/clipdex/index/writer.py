@@ -105,6 +105,10 @@ class IndexWriter:
             row = self._files.row_of_content(content_hash)
         return row
 
+    def live_paths_of_content(self, content_hash: bytes, most: int) -> list[bytes]:
+        """The paths of the committed live rows whose file had this content, by row, as many as `most`."""
+        return self._store.live_paths_of_content(content_hash, most)
+
     def vector(self, row: int) -> Array:
         """The vector of a row that was appended, (D,) of the index's dtype."""
         return self._vectors.read(row)

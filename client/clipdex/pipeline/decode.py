@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from clipdex.arrays import Pixels
 from clipdex.card import ImageSpec
+from clipdex.cpus import usable_cpus
 from clipdex.errors import ClipdexError, InvalidArgument
 from clipdex.index.rows import Failure, Picture
 from clipdex.pipeline.decode_worker import DECODED, HEADER, NO_HASH, SLOT, UNCHANGED
@@ -92,13 +93,13 @@ class DecodePool:
         workers: int | None = None,
         limits: Limits | None = None,
     ) -> None:
-        """workers: processes, one a core if not given."""
+        """workers: processes; one for each core that this process may use if not given."""
         if workers is not None and workers < 1:
             raise InvalidArgument(f"workers is {workers}; expected at least 1")
         self.busy = {"decode": 0.0, "resize": 0.0}
         self._spec = spec
         self._ring = ring
-        self._count = workers or _cores()
+        self._count = workers or usable_cpus()
         self._limits = limits or Limits()
         self._workers: list[_Worker] = []
         self._lock = threading.Condition()
@@ -327,10 +328,3 @@ class DecodePool:
         # One that waits for a disk or server which is gone cannot be killed; it must not hold up the run.
         with suppress(subprocess.TimeoutExpired):
             worker.process.wait(timeout=_KILL_TIMEOUT_S)
-
-
-def _cores() -> int:
-    """The cores this process may use: fewer than the machine's, in a container."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipdex.index.reader import Index
 from clipdex.index.rows import Failure
 from clipdex.index.sound_files import SoundFiles
+from clipdex.pipeline.departures import departures
 from clipdex.pipeline.standing import Check, Standing, checked, keeps_its_row, standing_of
+from clipdex.sources.census import PassedOver, Surveyed
 from clipdex.sources.opening import as_source
 from clipdex.sources.source import Source
 
@@ -28,6 +30,8 @@ class Plan:
     are read and compared, because their ctime is another or `check` is "content". failed: files that failed before
     and have not changed, or cannot be looked at; retried: those of them that will be tried again. damaged:
     files whose row no longer fits its checksum, which are embedded again. vanished: rows whose file is gone.
+    left_out: rows whose file is there, but left out of its folder now; they leave too. passed_over: what else the
+    folders hold.
     """
 
     discovered: int
@@ -39,6 +43,8 @@ class Plan:
     retried: int = 0
     damaged: int = 0
     reread: int = 0
+    left_out: int = 0
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
 
 def plan_run(
@@ -56,7 +62,7 @@ def plan_run(
     source = as_source(source)
     checked(check)
     count = dict.fromkeys(Standing, 0)
-    damaged = gone = 0
+    damaged = gone = out = 0
     failures: list[Failure] = []
     with ExitStack() as stack:
         opened = files = None
@@ -73,7 +79,7 @@ def plan_run(
             stays = files is not None and keeps_its_row(failure, files.known)
             count[Standing.UNCHANGED if stays else Standing.FAILED] += 1
         if opened is not None:
-            gone = len(source.vanished(path for _, path in opened.live_paths()))
+            gone, out = map(len, departures(source, (path for _, path in opened.live_paths())))
     return Plan(
         discovered=sum(count.values()) + damaged,
         new=count[Standing.NEW],
@@ -84,4 +90,6 @@ def plan_run(
         retried=count[Standing.RETRIED],
         damaged=damaged,
         reread=count[Standing.REREAD],
+        left_out=out,
+        passed_over=source.passed_over() if isinstance(source, Surveyed) else PassedOver(),
     )

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,12 +26,14 @@ from clipdex.index.writer import IndexWriter
 from clipdex.interrupts import interrupts_noted
 from clipdex.pipeline.batch import Batch
 from clipdex.pipeline.decode import Decoded, DecodePool, Unchanged
+from clipdex.pipeline.departures import CopiesMet, departures
 from clipdex.pipeline.limits import Limits
 from clipdex.pipeline.report import Progress, RunReport
 from clipdex.pipeline.ring import PixelRing, open_ring
 from clipdex.pipeline.stages import StageTimes
 from clipdex.pipeline.standing import Check, Standing, checked, keeps_its_row, standing_of, to_read
 from clipdex.pipeline.tally import Tally
+from clipdex.sources.census import PassedOver, Surveyed
 from clipdex.sources.opening import as_source
 from clipdex.sources.scan import FoundFile
 from clipdex.sources.source import Source
@@ -115,7 +117,7 @@ def index_pictures(
             with suppress(IndexFault):
                 writer.commit()
             raise
-        removed = _remove_vanished(writer, source)
+        removed, left_out = _remove_departed(writer, source)
         writer.commit()
         tally = run.tally
         return RunReport(
@@ -131,6 +133,9 @@ def index_pictures(
             stage_seconds=run.times.seconds,
             transfer=ring.transfer,
             unseen=tally.unseen,
+            left_out=left_out,
+            passed_over=source.passed_over() if isinstance(source, Surveyed) else PassedOver(),
+            stranded=run.copies.stranded(),
         )
 
 
@@ -140,12 +145,13 @@ def _require_a_picture(source: Source) -> None:
         raise source.nothing_found()
 
 
-def _remove_vanished(writer: IndexWriter, source: Source) -> int:
-    """Tombstones for rows whose file is gone, and their ledger lines -> how many rows."""
-    rows = [path for paths in writer.live_paths(_PATHS_AT_ONCE) for path in source.vanished(paths)]
-    for path in rows + source.vanished(failure.path for failure in writer.failures()):
+def _remove_departed(writer: IndexWriter, source: Source) -> tuple[int, int]:
+    """Tombstones for rows that the source no longer has, and their ledger lines -> rows gone, rows left out."""
+    parts = [departures(source, paths) for paths in writer.live_paths(_PATHS_AT_ONCE)]
+    lines = departures(source, (failure.path for failure in writer.failures()))
+    for path in chain.from_iterable(chain(*parts, lines)):
         writer.remove(path)
-    return len(rows)
+    return sum(len(gone) for gone, _ in parts), sum(len(out) for _, out in parts)
 
 
 class _Run:
@@ -161,6 +167,7 @@ class _Run:
         progress: Callable[[Progress], None] | None,
     ) -> None:
         self.tally = Tally()
+        self.copies = CopiesMet(writer)
         self.times = StageTimes()
         self._client = client
         self._writer = writer
@@ -256,6 +263,7 @@ class _Run:
                 batch.embed(picture, result.slot)
             else:
                 batch.copy(picture, row)
+                self.copies.note(picture.content_hash)
 
     def images_per_s(self) -> float:
         """The pictures indexed so far, over the time since the first was decoded."""
