@@ -1,4 +1,4 @@
-"""How many processors a process may use: what the scheduler allows it, and what its control groups leave of that."""
+"""How many processors a process may use: what the scheduler allows it, and what its control groups leave."""
 
 import math
 import os
@@ -113,3 +113,27 @@ def test_case_24_all_that_counts_cores_keeps_to_the_quota(under, monkeypatch):
     )
     assert list(in_threads(abs, [-1, -2])) == [1, 2]
     assert asked == [2]
+
+
+def test_a_model_in_this_process_computes_on_as_many_threads_as_the_quota_allows(under, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    from conftest import MODEL_REPOSITORY
+
+    from clipdex.wire.inproc import InprocTransport
+
+    asked = []
+    for quota in (1.5, None):
+        under(quota)
+        transport = InprocTransport(MODEL_REPOSITORY)
+        session = transport._onnxruntime.InferenceSession
+        monkeypatch.setattr(
+            transport._onnxruntime,
+            "InferenceSession",
+            lambda file, options, make=session, **rest: (
+                asked.append(options.intra_op_num_threads) or make(file, options, **rest)
+            ),
+        )
+        transport._session("demo_image")
+        transport.close()
+        monkeypatch.setattr(transport._onnxruntime, "InferenceSession", session)
+    assert asked == [2, 0]
