@@ -239,6 +239,16 @@ def test_a_glob_means_the_pictures_that_match(tmp_path, glob, found, monkeypatch
         assert [os.path.relpath(path, tmp_path) for path in listed(source)] == found
 
 
+def test_folders_that_a_glob_does_not_mean_are_not_looked_into(tmp_path, monkeypatch):
+    draw(tmp_path, "a/x.png", "b/y.png", "a/deep/z.png")
+    scandir, entered = os.scandir, []
+    monkeypatch.setattr(
+        os, "scandir", lambda path: entered.append(os.path.relpath(path, os.fsencode(tmp_path))) or scandir(path)
+    )
+    assert len(listed(open_sources([tmp_path / "[a]" / "*.png"]))) == 1
+    assert entered == [b".", b"a"]
+
+
 def test_a_glob_forgets_what_matches_and_is_gone_and_nothing_else(update, tmp_path):
     draw(tmp_path, "in/a.png", "in/b.png", "in/c.jpg", "in/sub/d.png")
     update(tmp_path / "in")

@@ -62,8 +62,8 @@ def open_source(
         return PathList([os.fsencode(path)], str(path))
     if path.exists():
         raise SourceError(
-            f"{path}: is neither a folder, a picture (by its name's end) nor a .tar, .csv, .tsv or .parquet file; "
-            "a file that lists paths goes to --files-from"
+            f"{path}: is neither a folder nor a .tar, .csv, .tsv or .parquet file, nor a picture by its "
+            "suffix; a file that lists paths goes to --files-from"
         )
     return Folder(path)  # which says that there is no such folder
 
