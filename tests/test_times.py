@@ -207,6 +207,24 @@ def test_an_index_of_before_ctimes_opens_is_sound_and_learns_them(run, drawn, tm
     assert run(drawn)[1] == 1
 
 
+def test_a_writer_adds_all_the_tables_of_an_older_index_or_none(run, drawn, tmp_path, monkeypatch):
+    from clipdex.index import rows
+
+    run(drawn)
+    without_ctimes(tmp_path / "x")
+    monkeypatch.setitem(rows.LATER, "failure_ctimes", "CREATE TABLE rows (row)")  # as where the disk is full
+    with pytest.raises(clipdex.IndexWriteError):
+        IndexWriter(tmp_path / "x")
+    db = sqlite3.connect(tmp_path / "x" / "rows.sqlite")
+    assert db.execute("SELECT name FROM sqlite_master WHERE name GLOB '*ctimes'").fetchall() == []
+    db.close()
+    monkeypatch.undo()
+    with IndexWriter(tmp_path / "x") as writer:
+        assert writer.live_rows() == 3
+    with Index.open(tmp_path / "x") as index:
+        assert len(index) == 3
+
+
 def test_what_an_older_version_changed_is_read_again_and_kept(run, drawn, tmp_path):
     """It knows nothing of the table, and leaves an old ctime in it."""
     run(drawn)

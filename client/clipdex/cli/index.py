@@ -14,17 +14,18 @@ import typer
 from clipdex.cli.common import interruptible, note, shown_path
 from clipdex.cli.connection import Connection, connects
 from clipdex.cli.failures import failure_line, refuse_second_writer
+from clipdex.cli.passed_over import say_passed_over
 from clipdex.cli.progress import index_progress
 from clipdex.errors import InvalidArgument, SourceError
 from clipdex.images import MAX_PIXELS
 from clipdex.index import Index
 from clipdex.pipeline import MAX_RING_BYTES, Limits, Plan, RunReport, index_pictures, plan_run
-from clipdex.sources import Exclusion, PassedOver, PathList, Source, is_picture_glob, open_sources
+from clipdex.sources import Exclusion, PathList, Source, is_picture_glob, open_sources
 
 __all__ = ["index", "run_sentence"]
 
 _FAILURES_SHOWN = 5
-_SHOWN = 6  # suffixes, names, folders
+_FOLDERS_SHOWN = 6
 _MIB = 1 << 20
 
 
@@ -133,7 +134,7 @@ def index(
     source = _source(sources or [], files_from, column, tar, exclusion, out)
     if dry_run:
         plan = plan_run(source, out, retry_failures=retry, check=check.value)
-        _say_passed_over(plan.passed_over)
+        say_passed_over(plan.passed_over)
         print(_plan_sentence(plan, out))
         return
     limits = Limits(max_file_mib * _MIB, max_pixels, file_timeout, worker_memory_mib * _MIB)
@@ -156,7 +157,7 @@ def index(
         )
     if report.failed:
         _show_failures(out)
-    _say_passed_over(report.passed_over)
+    say_passed_over(report.passed_over)
     _say_stranded(report, out)
     print(run_sentence(report, out))
 
@@ -178,26 +179,8 @@ def _source(
     return open_sources(paths, column=column, tar=tar, exclusion=exclusion)
 
 
-def _say_passed_over(found: PassedOver) -> None:
-    if found.others:
-        kinds = sorted(found.others.items(), key=lambda kind: (-kind[1], kind[0]))
-        named = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in kinds[:_SHOWN]]
-        more = sum(count for _, count in kinds[_SHOWN:])
-        named += [f"{more:,} of other kinds"] if more else []
-        were = "other was" if sum(found.others.values()) == 1 else "others were"
-        note(f"{sum(found.others.values()):,} {were} not looked at: {', '.join(named)}")
-    if found.left_out:
-        names = sorted(found.left_out.items(), key=lambda one: (-one[1], one[0]))
-        named = [f"{name} ({count:,})" if count > 1 else name for name, count in names[:_SHOWN] if name]
-        rest = f" and {len(names) - _SHOWN:,} more names" if len(names) > _SHOWN else ""
-        note(
-            f"left out as hidden, junk or excluded: {found.left_out_files:,} pictures by their names and "
-            f"{found.left_out_folders:,} folders: {', '.join(named)}{rest}"
-        )
-
-
 def _say_stranded(report: RunReport, out: Path) -> None:
-    for folder, rows in sorted(report.stranded.folders.items(), key=lambda one: -one[1])[:_SHOWN]:
+    for folder, rows in sorted(report.stranded.folders.items(), key=lambda one: -one[1])[:_FOLDERS_SHOWN]:
         lie = "picture lies" if rows == 1 else "pictures lie"
         note(
             f"{rows:,} {lie} below {shown_path(folder)}, which is gone or empty:  "
