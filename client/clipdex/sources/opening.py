@@ -1,4 +1,4 @@
-"""Which source a path means: a folder, tar shards, or a table."""
+"""Which source a path means: a folder, a picture or a glob of them, tar shards, or a table."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 from clipdex.errors import MissingExtra, SourceError
 from clipdex.index.rows import Failure
 from clipdex.sources.csv_table import CsvTable
+from clipdex.sources.exclusion import Exclusion
+from clipdex.sources.globs import is_glob
 from clipdex.sources.members import TABLE_SUFFIXES, TAR_SUFFIXES, containers
-from clipdex.sources.source import Chosen, Folder, PathList, Several, Source
+from clipdex.sources.scan import SUFFIXES
+from clipdex.sources.source import Chosen, Folder, Matching, PathList, Several, Source
 from clipdex.sources.tar_shards import TarShards
 
-__all__ = ["as_source", "ledger_source", "open_source", "open_sources", "retry_source"]
+__all__ = ["as_source", "is_picture_glob", "ledger_source", "open_source", "open_sources", "retry_source"]
 
 _PACKED_TARS = (".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
@@ -23,12 +26,15 @@ def as_source(source: Source | str | os.PathLike[str]) -> Source:
     return open_source(Path(source)) if isinstance(source, (str, os.PathLike)) else source
 
 
-def open_source(path: Path, *, column: str | None = None, tar: bool = False) -> Source:
-    """A folder, a .tar, or a table (.csv, .tsv, .parquet).
+def open_source(
+    path: Path, *, column: str | None = None, tar: bool = False, exclusion: Exclusion | None = None
+) -> Source:
+    """A folder, a picture, a glob that means pictures, a .tar, or a table (.csv, .tsv, .parquet).
 
     Args:
         column: of a table, the one with the pictures or their paths.
         tar: in a folder, look for .tar files and not for pictures.
+        exclusion: what to leave out of a folder; hidden files and junk if not given.
 
     Raises:
         SourceError: it is none of these; or the table cannot be read, or has no such column.
@@ -36,7 +42,9 @@ def open_source(path: Path, *, column: str | None = None, tar: bool = False) -> 
     """
     name = path.name.lower()
     if path.is_dir():
-        return TarShards(below=path) if tar else Folder(path)
+        return TarShards(below=path, exclusion=exclusion) if tar else Folder(path, exclusion=exclusion)
+    if is_picture_glob(path):
+        return Matching(str(path), exclusion)
     if name.endswith(".tar"):
         return TarShards([path])
     if name.endswith((".csv", ".tsv")):
@@ -50,18 +58,34 @@ def open_source(path: Path, *, column: str | None = None, tar: bool = False) -> 
             f"{path}: a picture in a compressed tar cannot be reached without unpacking all before it; "
             "decompress it to a .tar first"
         )
+    if path.exists() and os.fsencode(name).endswith(SUFFIXES):
+        return PathList([os.fsencode(path)], str(path))
     if path.exists():
         raise SourceError(
-            f"{path}: is neither a folder nor a .tar, .csv, .tsv or .parquet file; "
-            "a file that lists paths goes to --files-from"
+            f"{path}: is neither a folder nor a .tar, .csv, .tsv or .parquet file, nor a picture by its "
+            "suffix; a file that lists paths goes to --files-from"
         )
     return Folder(path)  # which says that there is no such folder
 
 
-def open_sources(paths: Sequence[Path], *, column: str | None = None, tar: bool = False) -> Source:
+def is_picture_glob(path: Path) -> bool:
+    """Whether a path is a glob that means pictures, and no file of that name."""
+    shard_or_table = path.name.lower().encode("utf-8", "replace").endswith((*TAR_SUFFIXES, *TABLE_SUFFIXES))
+    return is_glob(str(path)) and not shard_or_table and not os.path.lexists(path)
+
+
+def open_sources(
+    paths: Sequence[Path], *, column: str | None = None, tar: bool = False, exclusion: Exclusion | None = None
+) -> Source:
     """One source of several paths, as `open_source` takes each."""
     shards = [path for path in paths if path.name.lower().endswith(".tar") and not path.is_dir()]
-    sources = [open_source(path, column=column, tar=tar) for path in paths if path not in set(shards)]
+    pictures = [path for path in paths if os.fsencode(path.name.lower()).endswith(SUFFIXES) and path.is_file()]
+    apart = {*shards, *pictures}
+    sources = [
+        open_source(path, column=column, tar=tar, exclusion=exclusion) for path in paths if path not in apart
+    ]
+    if pictures:  # a shell may have made a hundred thousand of a `*`
+        sources.append(PathList((os.fsencode(path) for path in pictures), "the pictures named"))
     if shards:
         sources.append(TarShards(shards))
     return sources[0] if len(sources) == 1 else Several(sources)

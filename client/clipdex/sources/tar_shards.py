@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from clipdex.errors import SourceError
 from clipdex.index.rows import NO_METADATA, Failure
+from clipdex.sources.census import PassedOver
+from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.members import TAR_SUFFIXES, containers, member_path
 from clipdex.sources.metadata import LONGEST_FIELD, metadata_json
 from clipdex.sources.request import Request
@@ -34,11 +36,13 @@ class TarShards:
     unpacked. What could be read of a damaged shard is indexed, and the shard itself gets a line in the ledger.
     """
 
-    def __init__(self, shards: Iterable[Path] = (), *, below: Path | None = None) -> None:
-        """below: a folder, looked through for `.tar` files at each run."""
+    def __init__(
+        self, shards: Iterable[Path] = (), *, below: Path | None = None, exclusion: Exclusion | None = None
+    ) -> None:
+        """below: a folder, looked through for `.tar` files at each run, but for what `exclusion` leaves out."""
         self._named = dict.fromkeys(os.path.abspath(os.fsencode(shard)) for shard in shards)
         self._below = below
-        self._tree = None if below is None else Tree(below, TAR_SUFFIXES)
+        self._tree = None if below is None else Tree(below, TAR_SUFFIXES, exclusion=exclusion)
         self._held: dict[bytes, _Held] = {}  # what the last pass found in each
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
@@ -65,6 +69,18 @@ class TarShards:
                 others.append(path)
         gone = [path for shard, pairs in members.items() for path in self._gone(shard, pairs)]
         return gone if self._tree is None else gone + self._tree.sound_folders(others)
+
+    def left_out(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Members of shards below the folder that are there, but left out by now."""
+        held = {
+            path: next((s for s, _ in (*containers(path), (path, b"")) if self._is_ours(s)), b"") for path in paths
+        }
+        out = set() if self._tree is None else set(self._tree.left_out(set(held.values())))
+        return [path for path, shard in held.items() if shard in out]
+
+    def passed_over(self) -> PassedOver:
+        """What else the folder has."""
+        return PassedOver() if self._tree is None else self._tree.passed_over
 
     def nothing_found(self) -> SourceError:
         """Names the shards, and the suffixes that were looked for."""
@@ -160,7 +176,7 @@ class _Listing:
                 on_failure(Failure(path, "not_a_file", entry.refused, entry.length, self.mtime_ns))
             else:
                 member = _TarPicture(self.shard, self.mtime_ns, entry, notes.get(_key(name)[0], ()))
-                yield FoundFile(path, entry.length, self.mtime_ns, member=member)
+                yield FoundFile(path, entry.length, self.mtime_ns, member=member, ctime_ns=self.info.st_ctime_ns)
         if self.broken:
             on_failure(Failure(self.shard, "broken_container", self.broken, self.info.st_size, self.mtime_ns))
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from clipdex.arrays import Array
+from clipdex.cpus import has_quota, usable_cpus
 from clipdex.errors import (
     CardError,
     MissingExtra,
@@ -153,6 +154,10 @@ class InprocTransport:
         threads = config.parameters["intra_op_thread_count"].string_value if config.parameters else ""
         if _is_number(threads):
             options.intra_op_num_threads = int(threads)
+        if (
+            options.intra_op_num_threads == 0 and has_quota()
+        ):  # onnxruntime would take all that it may be scheduled on
+            options.intra_op_num_threads = usable_cpus()
         # The providers that run anywhere; TensorRT is a server's choice, made in its config.pbtxt.
         # TensorFloat-32 would round float32 products on a GPU to 10 bits.
         options_of = {"CUDAExecutionProvider": {"use_tf32": "0"}, "CPUExecutionProvider": {}}
