@@ -115,6 +115,7 @@ def test_there_are_hazards_of_every_kind():
         "out_of_memory",
         "too_many_pixels",
         "truncated",
+        "unsupported",
     }
 
 
@@ -158,7 +159,7 @@ def test_heic_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(clipdex.ImageError, match=r"pip install 'clipdex\[heic\]'") as caught:
         open_image(HEIC_HEADER)
-    assert caught.value.reason == "not_a_picture"
+    assert caught.value.reason == "missing_extra"
 
 
 def test_mutated_pictures_are_decoded_or_refused():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,8 +18,12 @@ from PIL import Image
 
 from clipdex.arrays import Pixels
 from clipdex.card import ImageSpec
+from clipdex.deep import grey_to_rgb
 from clipdex.errors import ClipdexError, ImageError, InvalidArgument
-from clipdex.formats import FORMATS, open_header, refused, without_remarks
+from clipdex.flatten import over
+from clipdex.formats import FORMATS, OwnPicture, open_header, open_ours, refused
+from clipdex.jpeg import whole_without_end
+from clipdex.png import deep_colours, scale_key, without_remarks
 
 __all__ = ["FORMATS", "MAX_PIXELS", "ImageSource", "center_crop", "open_image", "resized", "to_pixels"]
 
@@ -48,8 +52,9 @@ _TURNS = {
 }
 
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
-_TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
-_STRIP_PIXELS = 1 << 21
+_TIFF_PALETTE = 320
+# Where Pillow keeps a picture's XMP, and looks for an orientation if EXIF has none. Nothing else does.
+_XMP = ("xmp", "XML:com.adobe.xmp")
 
 # A 1 × 5,000 picture would grow to 224 × 1,120,000 before its centre is cut out. Past this many crops'
 # length only the middle is resized.
@@ -167,38 +172,67 @@ def _decode_bytes(data: bytes, where: str, fill: tuple[int, int, int], max_pixel
     try:
         return _decode_file(data, where, fill, max_pixels)
     except ImageError as exc:
-        plain = without_remarks(data) if exc.reason == "broken" else data
-        if plain == data:
+        mended = _mended(data, exc.reason)
+        if mended is None:
             raise
-    return _decode_file(plain, where, fill, max_pixels)
+    return _decode_file(mended, where, fill, max_pixels)
+
+
+def _mended(data: bytes, reason: str) -> bytes | None:
+    """A file that was refused for this reason, without what is wrong with it, if that touches no pixel."""
+    if reason not in ("broken", "truncated"):
+        return None
+    plain = without_remarks(data)
+    if plain != data:
+        return plain
+    return whole_without_end(data) if reason == "truncated" else None
 
 
 def _decode_file(data: bytes, where: str, fill: tuple[int, int, int], max_pixels: int) -> Image.Image:
+    ours = open_ours(data, where)
+    if ours is not None:
+        return _decode_ours(ours, where, fill, max_pixels, data)
     with open_header(data, where) as image:
-        _scale_key(image, data)
+        for name in _XMP:
+            image.info.pop(name, None)
+        scale_key(image, data)
+        _scale_palette(image)
         decoded = _decode(image, where, fill, max_pixels, data)
         if decoded is not image:
             image.close()
         return decoded
 
 
-def _scale_key(image: Image.Image, data: bytes) -> None:
-    """Pillow widens the pixels of a grey PNG of 2 or 4 bits, and leaves its transparent value as it stands."""
-    key = image.info.get("transparency")
-    if image.format == "PNG" and image.mode == "L" and isinstance(key, int):
-        bits = data[24]  # of IHDR, which comes first
-        image.info["transparency"] = key * 255 // (2**bits - 1)
+def _decode_ours(
+    picture: OwnPicture, where: str, fill: tuple[int, int, int], max_pixels: int, data: bytes
+) -> Image.Image:
+    _require_size(picture.size, where, max_pixels)
+    try:
+        return _upright(picture.to_rgb(fill).convert("RGB"), picture.orientation)
+    except ClipdexError:
+        raise
+    except Exception as exc:
+        raise refused(exc, data, where, picture.size[0] * picture.size[1]) from exc
+
+
+def _scale_palette(image: Image.Image) -> None:
+    """The palette of a TIFF is of 16 bits; some programs write 8 into them, and Pillow shows black."""
+    colours = getattr(image, "tag_v2", {}).get(_TIFF_PALETTE, ())
+    if image.format == "TIFF" and image.mode in ("P", "PA") and 0 < max(colours, default=0) <= 255:
+        count = len(colours) // 3
+        image.putpalette(bytes(value for i in range(count) for value in colours[i::count]))
 
 
 def _decode(
     image: Image.Image, where: str, fill: tuple[int, int, int], max_pixels: int, data: bytes = b""
 ) -> Image.Image:
     try:
-        _require_size(image, where, max_pixels)
+        _require_size(image.size, where, max_pixels)
         image.load()
-        _require_size(image, where, max_pixels)  # a decoder may find another than its header said
+        _require_size(image.size, where, max_pixels)  # a decoder may find another than its header said
         orientation = _orientation(image)
-        return _upright(_to_rgb(image, fill), orientation)
+        deep = deep_colours(image, data, fill)
+        return _upright(_to_rgb(image, fill) if deep is None else deep, orientation)
     except ClipdexError:
         raise
     # Malformed files make Pillow raise nearly anything: ValueError, SyntaxError, KeyError, struct.error, ...
@@ -206,8 +240,8 @@ def _decode(
         raise refused(exc, data, where, image.width * image.height) from exc
 
 
-def _require_size(image: Image.Image, where: str, max_pixels: int) -> None:
-    width, height = image.size
+def _require_size(size: tuple[int, int], where: str, max_pixels: int) -> None:
+    width, height = size
     if width * height > max_pixels:
         raise ImageError(
             f"{where}: {width} × {height} pixels are more than the limit of {max_pixels:,}",
@@ -219,12 +253,16 @@ def _require_size(image: Image.Image, where: str, max_pixels: int) -> None:
 
 def _orientation(image: Image.Image) -> int:
     """1 to 8, as EXIF has it; 1 where there is none that can be read."""
+    info = image.info
+    image.info = {name: value for name, value in info.items() if name not in _XMP}
     try:
         value = image.getexif().get(_EXIF_ORIENTATION)
     except MemoryError:
         raise
     except Exception:  # EXIF that makes no sense says nothing of the pixels
         return 1
+    finally:
+        image.info = info
     return value if isinstance(value, int) else 1
 
 
@@ -238,27 +276,12 @@ def _to_rgb(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
     if image.mode == "RGB" and not transparent:
         return image
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _deep_grey_to_rgb(image, fill)
+        return grey_to_rgb(image, fill)
     if image.mode == "LAB":
         return _lab_to_rgb(image)
     if transparent or image.mode in _WITH_ALPHA:
-        return _over(image, fill)
+        return over(image, fill)
     return image.convert("RGB")
-
-
-def _over(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
-    """Lay a transparent picture over one colour."""
-    rgb = Image.new("RGB", image.size)
-    for box in _strips(image):
-        strip = image.crop(box)
-        key = strip.info.get("transparency")
-        if isinstance(key, tuple) and max(key) > 255:  # of a 16-bit PNG, whose pixels Pillow has cut to 8 bits
-            strip.info["transparency"] = tuple(value >> 8 for value in key)
-        if strip.mode == "La":  # Pillow has no way from here to RGBA
-            strip = strip.convert("LA")
-        strip = strip.convert("RGBA")
-        rgb.paste(Image.alpha_composite(Image.new("RGBA", strip.size, (*fill, 255)), strip).convert("RGB"), box)
-    return rgb
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:
@@ -269,47 +292,6 @@ def _lab_to_rgb(image: Image.Image) -> Image.Image:
     rgb = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
     assert rgb is not None  # only a transform in place gives None
     return rgb
-
-
-def _deep_grey_to_rgb(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
-    """Scale greys of more than 8 bits: Pillow's own conversion would clip them to white."""
-    tags = getattr(image, "tag_v2", {})  # a TIFF's
-    white = _white_of(image, tags.get(_TIFF_BITS))
-    key = image.info.get("transparency")
-    rgb = Image.new("RGB", image.size)
-    for box in _strips(image):
-        values = _finite(image.crop(box))
-        eight = np.clip(np.rint(values * (255.0 / white)), 0, 255).astype(np.uint8)
-        if tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:  # of these, Pillow inverts only the 8-bit ones
-            eight = 255 - eight
-        rgb.paste(Image.fromarray(eight).convert("RGB"), box)
-        if isinstance(key, int):
-            rgb.paste(fill, box, Image.fromarray(values == key))
-    return rgb
-
-
-def _white_of(image: Image.Image, bits: tuple[int, ...] | None) -> float:
-    """The value that means white."""
-    if image.mode.startswith("I;16"):
-        return 4095.0 if bits == (12,) else 65535.0
-    top = max(float(_finite(image.crop(box)).max()) for box in _strips(image))
-    if image.mode == "F" and top <= 1.0:
-        return 1.0
-    if top <= 255:
-        return 255.0
-    return max(top, 65535.0)
-
-
-def _finite(image: Image.Image) -> npt.NDArray[np.float64]:
-    return np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes that cover a picture from top to bottom, so that converting a large one takes no multiple of it."""
-    width, height = image.size
-    rows = max(1, _STRIP_PIXELS // width)
-    for top in range(0, height, rows):
-        yield 0, top, width, min(top + rows, height)
 
 
 def _from_array(array: npt.NDArray[Any]) -> Image.Image:
