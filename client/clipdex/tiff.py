@@ -25,7 +25,7 @@ __all__ = ["DeepTiff", "Layout", "is_raw_photograph", "read_layout"]
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CMYK = 0, 1, 2, 5
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
 _PHOTOMETRIC = {
     0: "grey",
     1: "grey",
@@ -70,7 +70,14 @@ _OTHERS = {
     50002: "JPEG XL",
     52546: "JPEG XL",
 }
-_PREDICTORS = (1, 2, 3)
+
+# What Pillow knows samples beyond the colours to be, by photometric interpretation.
+_PILLOWS: dict[int, tuple[tuple[int, ...], ...]] = {
+    0: ((),),
+    1: ((), (0,), (1,), (2,)),
+    2: ((), (0,), (0, 0), (0, 0, 0), (1,), (1, 0), (1, 0, 0), (2,), (2, 0), (2, 0, 0)),
+    5: ((), (0,), (0, 0)),
+}
 
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _MOST_SAMPLES = 64
@@ -84,6 +91,7 @@ class Layout:
 
     sample_format: 1 unsigned, 2 signed, 3 floating point, 4 undefined; None where samples differ in it or in bits.
     extra: what the samples beyond the colours are: 0 unsaid, 1 premultiplied alpha, 2 alpha.
+    subsampled: Cb and Cr are fewer than Y. is_big_endian_big: a BigTIFF with the highest byte first.
     block: (width, height) of a strip or tile. offsets, lengths: of each of these, a plane after another.
     """
 
@@ -105,26 +113,29 @@ class Layout:
     lengths: tuple[int, ...]
     orientation: int
     profile: bytes | None
+    subsampled: bool
+    is_big_endian_big: bool
 
     @property
     def is_pillows(self) -> bool:
         """Whether Pillow is to read it: samples of up to 8 bits side by side, and JPEG and fax within TIFF."""
-        if self.compression not in _OF_BYTES or self.photometric not in (0, 1, 2, 3, 5, 6, 8):
-            return True
-        if self.photometric in (3, 6, 8):
+        if self.compression not in _OF_BYTES:
             return self.bits <= 8
-        plain = self.bits in (1, 8) or (self.bits in (2, 4) and self.samples == 1)
-        colours = self.samples if self.photometric in (_RGB, _CMYK) else 1 + len(self.extra)
-        known = self.samples == colours <= 6 and (self.bits == 8 or self.samples == 1)
-        unsigned = self.sample_format in (_UNSIGNED, _UNDEFINED)
-        return plain and unsigned and known and not self.planar and self._extra_is_pillows()
-
-    def _extra_is_pillows(self) -> bool:
+        if self.photometric not in (0, 1, 2, 3, 5, 6, 8):
+            return False
+        if self.is_big_endian_big or self.sample_format != _UNSIGNED:
+            return False
+        if self.photometric == _YCBCR:  # it does not unpack what is not compressed
+            return self.bits == 8 and (self.compression != 1 or not (self.subsampled or self.planar))
+        if self.photometric in (_PALETTE, _LAB):
+            return self.bits <= 8 and not self.planar
+        if self.planar or self.fill_order != 1:
+            return False
         first = {_RGB: 3, _CMYK: 4}.get(self.photometric, 1)
+        if self.samples == first == 1:
+            return self.bits in (1, 2, 4, 8) and not self.extra
         return (
-            len(self.extra) == self.samples - first
-            and set(self.extra[1:]) <= {0}
-            and set(self.extra[:1]) <= {0, 1, 2}
+            self.bits == 8 and len(self.extra) == self.samples - first and self.extra in _PILLOWS[self.photometric]
         )
 
     @property
@@ -231,10 +242,13 @@ def is_raw_photograph(data: bytes) -> str | None:
 
 
 def _directory(data: bytes) -> ImageFileDirectory_v2:
-    head = data[:16] if data[2] == 43 or data[3] == 43 else data[:8]
-    tags = ImageFileDirectory_v2(head)
+    tags = ImageFileDirectory_v2(data[:16] if data[2] == 43 else data[:8])
+    start = tags.next
+    if data.startswith(b"MM\0+"):  # Pillow takes it for a small one
+        tags._bigtiff = True
+        start = int.from_bytes(data[8:16], "big")
     file = io.BytesIO(data)
-    file.seek(tags.next)
+    file.seek(start)
     tags.load(file)
     return tags
 
@@ -275,6 +289,8 @@ def _layout(tags: ImageFileDirectory_v2, order: str) -> Layout | None:
         lengths=numbers(325 if tiled else 279),
         orientation=number(274, 1),
         profile=profile if isinstance(profile, bytes) else None,
+        subsampled=numbers(530, (2, 2)) != (1, 1),
+        is_big_endian_big=order == ">" and tags._bigtiff,
     )
 
 
