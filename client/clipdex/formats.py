@@ -65,11 +65,11 @@ def open_ours(data: bytes, where: str) -> OwnPicture | None:
     """
     if is_bitmap(data):
         return Bitmap(data, where)
+    if raw := is_raw_photograph(data):
+        raise _unsupported(where, raw)
     layout = read_layout(data)
     if layout is None:
         return None
-    if raw := is_raw_photograph(data):
-        raise _unsupported(where, raw)
     if layout.is_pillows:
         return None
     if layout.is_ours:
@@ -200,6 +200,7 @@ def _factories(data: bytes) -> Iterator[_Factory]:
         yield _open_heic
 
 
+@functools.cache
 def extra_is_there() -> bool:
     """Whether what failed as `missing_extra` can be read now: HEIC is the only kind that needs an extra."""
     try:

@@ -253,16 +253,17 @@ def _require_size(size: tuple[int, int], where: str, max_pixels: int) -> None:
 
 def _orientation(image: Image.Image) -> int:
     """1 to 8, as EXIF has it; 1 where there is none that can be read."""
-    info = image.info
-    image.info = {name: value for name, value in info.items() if name not in _XMP}
     try:
-        value = image.getexif().get(_EXIF_ORIENTATION)
+        if any(name in image.info for name in _XMP):
+            exif = Image.Exif()
+            exif.load(image.info.get("exif", b""))
+        else:
+            exif = image.getexif()
+        value = exif.get(_EXIF_ORIENTATION)
     except MemoryError:
         raise
     except Exception:  # EXIF that makes no sense says nothing of the pixels
         return 1
-    finally:
-        image.info = info
     return value if isinstance(value, int) else 1
 
 

@@ -33,13 +33,22 @@ def whole_without_end(data: bytes) -> bytes | None:
     # Without 0x00 and 0xFF, of which a marker is made.
     first = bytes(Random(0).randrange(1, 255) for _ in range(_CONTINUATION))
     second = bytes(byte ^ 0xFF for byte in first)
+    restart = _next_restart(data)
     try:
-        pixels = {_pixels(data + more + _END) for more in (b"", first, second)}
+        pixels = {_pixels(data + more + restart + more + _END) for more in (b"", first, second)}
     except MemoryError:
         raise
     except Exception:
         return None
     return data + _END if len(pixels) == 1 else None
+
+
+def _next_restart(data: bytes) -> bytes:
+    """The restart marker that comes next in the last scan, without which a decoder would not read on."""
+    seen = {data.rfind(bytes((0xFF, marker))): marker for marker in range(0xD0, 0xD8)}
+    at = max(seen)
+    last = seen[at] if at > data.rfind(b"\xff\xda") else 0xD7
+    return bytes((0xFF, 0xD0 + (last - 0xD0 + 1) % 8))
 
 
 def _pixels(data: bytes) -> bytes:

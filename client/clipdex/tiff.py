@@ -81,6 +81,7 @@ _PILLOWS: dict[int, tuple[tuple[int, ...], ...]] = {
 
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _MOST_SAMPLES = 64
+_MOST_BLOCKS, _LARGEST_BLOCK, _SMALL_BLOCK = 1 << 20, 1 << 31, 1 << 26  # of strips or tiles; in bytes
 
 Samples = npt.NDArray[Any]
 
@@ -158,6 +159,7 @@ class Layout:
             and self.sample_format in (_UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED)
             and (self.bits in (16, 32, 64) if of_float else 1 <= self.bits <= 16 or self.bits in (32, 64))
             and self._predictor_is_ours()
+            and self._blocks_make_sense()
             and self.colours is not None
         )
 
@@ -165,6 +167,13 @@ class Layout:
         if self.predictor == 3:
             return self.sample_format == _FLOAT
         return self.predictor == 1 or (self.predictor == 2 and self.bits in (8, 16, 32, 64))
+
+    def _blocks_make_sense(self) -> bool:
+        """Whether strips and tiles are neither so many nor so large that unpacking them is an attack."""
+        each = self.block[0] * self.block[1] * (1 if self.planar else self.samples) * self.bits // 8
+        count = -(-self.width // self.block[0]) * -(-self.height // self.block[1])
+        of_picture = self.width * self.height * self.samples * self.bits // 8
+        return count <= _MOST_BLOCKS and each <= min(_LARGEST_BLOCK, max(4 * of_picture, _SMALL_BLOCK))
 
     @property
     def colours(self) -> tuple[int, ...] | None:
@@ -221,10 +230,10 @@ def read_layout(data: bytes) -> Layout | None:
 
 def is_raw_photograph(data: bytes) -> str | None:
     """The name of the camera's own format, if that is what this TIFF is: its first page is but a preview."""
-    if data[8:10] == b"CR":
-        return "a raw photograph (CR2)"
     if data[:4] not in _MAGIC:
         return None
+    if data[8:10] == b"CR":
+        return "a raw photograph (CR2)"
     try:
         tags = _directory(data)
         if 50706 in tags:
@@ -377,7 +386,8 @@ class DeepTiff:
             columns = min(layout.block[0], layout.width - left)
             rows = min(layout.block[1], layout.height - top)
             planes = [self._unpacked(i + count * plane, rows) for plane in (wanted if layout.planar else [0])]
-            for _, first, _, last in strips((layout.block[0] * len(wanted), rows)):
+            in_row = layout.block[0] * (1 if layout.planar else layout.samples)
+            for _, first, _, last in strips((in_row, rows)):
                 parts = [self._samples(plane[first:last]) for plane in planes]
                 part = np.concatenate(parts, axis=2) if layout.planar else parts[0][..., wanted]
                 yield (left, top + first), part[:, :columns]

@@ -6,8 +6,18 @@ from dataclasses import dataclass, field
 
 __all__ = ["NO_METADATA", "BrokenRecord", "Changes", "Extent", "Failure", "KnownFile", "Picture"]
 
-# Reasons that lie outside the file: permissions, a busy machine, a disk that was not mounted, a damaged index.
-_MAY_PASS = ("damaged", "out_of_memory", "refused", "timeout", "worker_died", "unreadable", "vanished")
+# Reasons that lie outside the file: what is installed, permissions, a busy machine, a disk that was not mounted, a
+# damaged index.
+_MAY_PASS = (
+    "damaged",
+    "missing_extra",
+    "out_of_memory",
+    "refused",
+    "timeout",
+    "worker_died",
+    "unreadable",
+    "vanished",
+)
 
 NO_METADATA = "{}"
 
@@ -48,12 +58,16 @@ class Failure:
 
 @dataclass(frozen=True)
 class KnownFile:
-    """What the index knows of a path: the size and time it had, and its row, or None if it failed."""
+    """What the index knows of a path: the size and time it had, and its row, or None if it failed.
+
+    reason: why it failed, where the ledger was asked.
+    """
 
     size: int
     mtime_ns: int
     row: int | None
     content_hash: bytes | None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ class RowStore:
         columns = _CHECKED["failures"][1]
         sql = f"SELECT crc32c, {columns} FROM failures WHERE path = ?"  # noqa: S608
         found = [record for record in self._rows(sql, (path,)) if is_sound(*record)]
-        return KnownFile(found[0][4], found[0][5], None, None) if found else None
+        return KnownFile(found[0][4], found[0][5], None, None, reason=found[0][2]) if found else None
 
     def metadata(self, row: int) -> str:
         """The JSON of what came with a row's picture; `{}` if nothing did."""

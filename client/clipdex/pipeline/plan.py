@@ -13,6 +13,7 @@ from pathlib import Path
 from clipdex.index.reader import Index
 from clipdex.index.rows import Failure
 from clipdex.index.sound_files import SoundFiles
+from clipdex.pipeline.another_try import is_due
 from clipdex.sources.opening import as_source
 from clipdex.sources.scan import may_be_away
 from clipdex.sources.source import Source
@@ -65,7 +66,7 @@ def plan_run(source: Source | str | os.PathLike[str], index: Path, *, retry_fail
                 new += 1
             elif (known.size, known.mtime_ns) != (file.size, file.mtime_ns):
                 changed += 1
-            elif known.row is None and retry_failures:
+            elif is_due(known, retry_failures):
                 retried += 1
             elif known.row is None:
                 failed += 1

@@ -25,6 +25,7 @@ from clipdex.index.manifest import Manifest
 from clipdex.index.rows import Failure
 from clipdex.index.writer import IndexWriter
 from clipdex.interrupts import interrupts_noted
+from clipdex.pipeline.another_try import is_due
 from clipdex.pipeline.batch import Batch
 from clipdex.pipeline.decode import Decoded, DecodePool
 from clipdex.pipeline.limits import Limits
@@ -285,7 +286,7 @@ class _Run:
             self.tally.found += 1
             known = self._writer.known(file.path)
             same = known is not None and (known.size, known.mtime_ns) == (file.size, file.mtime_ns)
-            if known is None or not same or (known.row is None and self._retry_failures):
+            if known is None or not same or is_due(known, self._retry_failures):
                 yield file
             elif known.row is None:
                 self.tally.failed_before += 1
