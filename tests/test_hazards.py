@@ -58,7 +58,8 @@ def outcome(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, Client(one_by_one) as client:
         patch.setattr(DecodePool, "_stop", stop)
         # Where the machine is busy with other things, a file that takes long is no hazard.
-        report = index_pictures(client, paths, index, workers=2, limits=Limits(file_timeout_s=900))
+        limits = Limits(file_timeout_s=900, large_memory_bytes=0)
+        report = index_pictures(client, paths, index, workers=2, limits=limits)
     store = sqlite3.connect(index / "rows.sqlite")
     rows = store.execute("SELECT path, width, height FROM rows ORDER BY row").fetchall()
     ledger = store.execute("SELECT path, reason, detail FROM failures").fetchall()
@@ -138,7 +139,7 @@ def test_a_decoder_that_only_says_it_failed_for_want_of_memory(tmp_path):
     """libwebp does; a picture that is whole must not be called broken."""
     size = (3_000, 3_000)
     (tmp_path / "a.webp").write_bytes(saved(noise().resize(size), "WEBP", quality=1, method=0))
-    limits = Limits(worker_memory_bytes=128 << 20)
+    limits = Limits(worker_memory_bytes=128 << 20, large_memory_bytes=0)
     spec = FakeTransport().card.image
     with PixelRing(spec.size, 4, 2) as ring, DecodePool(spec, ring, workers=1, limits=limits) as pool:
         (result,) = pool.decode(scan(tmp_path, pytest.fail))

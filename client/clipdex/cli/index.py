@@ -85,6 +85,9 @@ def index(
         float, typer.Option(metavar="SECONDS", help="A file that takes longer to decode fails.")
     ] = 60.0,
     worker_memory_mib: Annotated[int, typer.Option(min=128, help="What a decoding process may take.")] = 1024,
+    large_memory_mib: Annotated[
+        int, typer.Option(min=0, help="What one of them at a time may take, for a picture that needs more.")
+    ] = 2560,
     shared_memory: Annotated[
         Use, typer.Option(help="Let a server on this machine read pixels where they are, not from the wire.")
     ] = Use.auto,
@@ -104,7 +107,9 @@ def index(
     if dry_run:
         print(_plan_sentence(plan_run(source, out, retry_failures=retry), out))
         return
-    limits = Limits(max_file_mib * _MIB, max_pixels, file_timeout, worker_memory_mib * _MIB)
+    limits = Limits(
+        max_file_mib * _MIB, max_pixels, file_timeout, worker_memory_mib * _MIB, large_memory_mib * _MIB
+    )
     with (
         interruptible(f"what was committed is in {out}; the same command goes on from there"),
         connection.open(shared_memory=shared_memory.value) as client,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from clipdex.card import ImageSpec
 from clipdex.errors import ClipdexError, InvalidArgument
 from clipdex.index.rows import Failure, Picture
 from clipdex.pipeline.decode_worker import HEADER, SLOT
+from clipdex.pipeline.large_pictures import BEGINS, WAITS, machine_memory
 from clipdex.pipeline.limits import Limits
 from clipdex.pipeline.ring import PixelRing
 from clipdex.sources.scan import FoundFile
@@ -88,7 +90,7 @@ class DecodePool:
         self._spec = spec
         self._ring = ring
         self._count = workers or _cores()
-        self._limits = limits or Limits()
+        self._limits = (limits or Limits()).within(machine_memory())
         self._workers: list[_Worker] = []
         self._lock = threading.Condition()
         # Guarded by the lock:
@@ -223,7 +225,10 @@ class DecodePool:
         except (EOFError, ConnectionError):
             self._replace(worker, "worker_died", "the process that decoded it ended")
             return
-        worker.since = time.monotonic()
+        # One that waits for its turn at a large picture takes no time for it.
+        worker.since = math.inf if message[:1] == bytes([WAITS]) else time.monotonic()
+        if message[:1] in (bytes([WAITS]), bytes([BEGINS])):
+            return
         if not worker.ready:
             worker.ready = True
             self._failed_starts = 0

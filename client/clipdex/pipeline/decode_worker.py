@@ -8,11 +8,13 @@ JSON. Messages are bytes:
     to it:           the number of a slot, then a Request or a refusal
     from it:         the header below; status 0: the slot holds the pixels, and the picture's perceptual signature
                      follows; 1: "reason\\0detail" follows
+                     before that, a single byte: 2 while it waits for its turn at a large picture, 3 when it has it
 """
 
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import json
 import logging
@@ -24,8 +26,10 @@ import struct
 import sys
 import time
 import warnings
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from multiprocessing.connection import Connection
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -36,6 +40,7 @@ from clipdex.errors import ImageError
 from clipdex.formats import use_one_thread
 from clipdex.images import center_crop, open_image, resized
 from clipdex.phash import perceptual_signature
+from clipdex.pipeline.large_pictures import turn
 from clipdex.pipeline.limits import Limits
 from clipdex.sources.request import Request
 
@@ -50,8 +55,17 @@ _NO_HASH = bytes(16)
 _NOT_A_FILE = "is a directory, FIFO, socket or device by now, not a file"
 
 
-def decode_file(message: bytes, slots: Pixels, spec: ImageSpec, limits: Limits) -> bytes:
-    """Read and decode one picture, into its slot -> the message that answers for it. slots: uint8 (N, S, S, 3)."""
+def decode_file(
+    message: bytes,
+    slots: Pixels,
+    spec: ImageSpec,
+    limits: Limits,
+    with_more: Callable[[], AbstractContextManager[None]] | None = None,
+) -> bytes:
+    """Read and decode one picture, into its slot -> the message that answers for it. slots: uint8 (N, S, S, 3).
+
+    with_more: for a picture that does not fit the memory there is, in which block there is more; if that can be.
+    """
     size, mtime_ns, digest = 0, 0, _NO_HASH
     began = time.perf_counter()
     try:
@@ -64,11 +78,11 @@ def decode_file(message: bytes, slots: Pixels, spec: ImageSpec, limits: Limits) 
             size, mtime_ns = request.identity(info)
             data = request.read(file, info, limits.max_file_bytes)
         digest = hashlib.blake2b(data, digest_size=16).digest()
-        image = open_image(data, fill=spec.fill, max_pixels=limits.max_pixels)
-        decoded = time.perf_counter()
-        small = resized(image, spec)
-        slots[slot] = center_crop(small, spec)
-        signature = perceptual_signature(small)
+        made = None if with_more is None else _made_if_it_fits(data, slots[slot], spec, limits)
+        if made is None:
+            with with_more() if with_more is not None else nullcontext():
+                began = time.perf_counter()
+                made = _made(data, slots[slot], spec, limits)
     except ImageError as exc:
         return _failed(size, mtime_ns, digest, exc.reason, str(exc).removeprefix("the bytes given: "))
     except FileNotFoundError:
@@ -79,8 +93,34 @@ def decode_file(message: bytes, slots: Pixels, spec: ImageSpec, limits: Limits) 
         return _failed(size, mtime_ns, digest, "unreadable", exc.strerror or type(exc).__name__)
     except MemoryError:
         return _failed(size, mtime_ns, digest, "out_of_memory", "not enough memory to read it")
+    (width, height), decoded, signature = made
     seconds = decoded - began, time.perf_counter() - decoded
-    return HEADER.pack(0, image.width, image.height, size, mtime_ns, digest, *seconds) + signature
+    return HEADER.pack(0, width, height, size, mtime_ns, digest, *seconds) + signature
+
+
+_Made: TypeAlias = "tuple[tuple[int, int], float, bytes]"
+
+
+def _made(data: bytes, slot: Pixels, spec: ImageSpec, limits: Limits) -> _Made:
+    """Decode into a slot -> (width and height, when it was decoded, its perceptual signature)."""
+    image = open_image(data, fill=spec.fill, max_pixels=limits.max_pixels)
+    decoded = time.perf_counter()
+    small = resized(image, spec)
+    slot[...] = center_crop(small, spec)
+    return image.size, decoded, perceptual_signature(small)
+
+
+def _made_if_it_fits(data: bytes, slot: Pixels, spec: ImageSpec, limits: Limits) -> _Made | None:
+    """Likewise, or None if there is too little memory for it. What it took is free again."""
+    try:
+        return _made(data, slot, spec, limits)
+    except MemoryError:
+        pass
+    except ImageError as exc:
+        if exc.reason != "out_of_memory":
+            raise
+    gc.collect()  # the error may hold on to half a picture
+    return None
 
 
 def _open_now(path: bytes) -> int:
@@ -119,5 +159,10 @@ def main() -> None:
     _silence_decoders()
     with Connection(int(descriptor)) as pipe, suppress(EOFError, ConnectionError):  # the parent has ended
         pipe.send_bytes(b"")
+
+        def with_more() -> AbstractContextManager[None]:
+            return turn(int(memory), limits, lambda state: pipe.send_bytes(bytes([state])))
+
+        more = with_more if limits.allows_larger else None
         while True:
-            pipe.send_bytes(decode_file(pipe.recv_bytes(), slots, spec, limits))
+            pipe.send_bytes(decode_file(pipe.recv_bytes(), slots, spec, limits, more))
