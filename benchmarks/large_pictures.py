@@ -2,8 +2,8 @@
 
     python benchmarks/large_pictures.py
 
-Draws the pictures (2 GB of memory, 200 MB of disk), decodes each in a worker of its own with the default limits, and
-prints a table: for docs/preprocessing.md.
+Draws the pictures (2 GB of memory, 200 MB of disk), decodes each in a worker of its own with the default limits,
+and prints the table of docs/preprocessing.md.
 """
 
 from __future__ import annotations

@@ -457,7 +457,7 @@ def grey_tiff(order: str, bits: int, photometric: int, data: bytes, sample: int 
     return head.ljust(200, b"\0") + data
 
 
-def tiff(values, photometric, *, bits=None, sample_format=1, extra=(), order="<", planar=False):
+def tiff(values, photometric, *, bits=None, sample_format=1, extra=(), order="<", planar=False, profile=b""):
     """A TIFF around an array (H, W, N), in one strip; of each plane, if planar."""
     height, width, samples = values.shape
     raw = values.astype(values.dtype.newbyteorder(order))
@@ -477,13 +477,17 @@ def tiff(values, photometric, *, bits=None, sample_format=1, extra=(), order="<"
     ]
     if extra:
         entries.insert(-1, (338, list(extra), "H"))
+    if profile:
+        entries.append((34675, list(profile), "B"))
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(entries))
     long, at = b"", 2048
     for tag, numbers, kind in entries:
         data = struct.pack(f"{order}{len(numbers)}{kind}", *numbers)
         if len(data) > 4:
             data, long = struct.pack(order + "I", at + len(long)), long + data + bytes(len(data) % 2)
-        head += struct.pack(order + "HHI", tag, {"H": 3, "I": 4}[kind], len(numbers)) + data.ljust(4, b"\0")
+        head += struct.pack(order + "HHI", tag, {"B": 7, "H": 3, "I": 4}[kind], len(numbers)) + data.ljust(
+            4, b"\0"
+        )
     return (head.ljust(2048, b"\0") + long).ljust(4096, b"\0") + b"".join(planes)
 
 
@@ -492,6 +496,11 @@ def ramp(samples, top, dtype=np.uint16):
     shares = np.linspace(0, 1, 256).reshape(16, 16)
     turns = [np.rot90(shares, i) for i in range(samples)]
     return np.rint(np.stack(turns, axis=2) * top).astype(dtype)
+
+
+def deep_png(values, colour, chunks=b""):
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return png_of(values.shape[1], values.shape[0], zlib.compress(rows), bits=16, colour=colour, chunks=chunks)
 
 
 def deep_tiffs() -> Iterator[Hazard]:
@@ -675,26 +684,32 @@ def metadata() -> Iterator[Hazard]:
     yield good("icc-unknown.png", "metadata", png_of(24, 16, red_rows(), chunks=png_chunk(b"iCCP", unknown)))
 
 
+def fixed(*values: float) -> bytes:
+    """Numbers as ICC has them."""
+    return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+
 def display_p3() -> bytes:
     """An ICC profile with the primaries of Display P3 (D50) and the curve of gamma 2.2."""
-
-    def fixed(*values: float) -> bytes:
-        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
-
     tags = {
         b"rXYZ": b"XYZ \0\0\0\0" + fixed(0.5151, 0.2412, -0.0011),
         b"gXYZ": b"XYZ \0\0\0\0" + fixed(0.2919, 0.6922, 0.0419),
         b"bXYZ": b"XYZ \0\0\0\0" + fixed(0.1572, 0.0666, 0.7841),
-        b"wtpt": b"XYZ \0\0\0\0" + fixed(0.9642, 1.0, 0.8249),
         b"rTRC": b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(2.2 * 256)),
     }
     tags[b"gTRC"] = tags[b"bTRC"] = tags[b"rTRC"]
+    return icc_profile(b"RGB ", tags)
+
+
+def icc_profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
+    """An ICC profile of a monitor, for colours of this space."""
+    tags = {b"wtpt": b"XYZ \0\0\0\0" + fixed(0.9642, 1.0, 0.8249), **tags}
     at = 128 + 4 + 12 * len(tags)
     table, body = struct.pack(">I", len(tags)), b""
     for name, data in tags.items():
         table += struct.pack(">4sII", name, at + len(body), len(data))
         body += data
-    head = struct.pack(">I4sI4s4s4s", 128 + len(table) + len(body), b"none", 0x04000000, b"mntr", b"RGB ", b"XYZ ")
+    head = struct.pack(">I4sI4s4s4s", 128 + len(table) + len(body), b"none", 0x04000000, b"mntr", space, b"XYZ ")
     head += bytes(12) + b"acsp" + bytes(28) + fixed(0.9642, 1.0, 0.8249)
     return head.ljust(128, b"\0") + table + body
 

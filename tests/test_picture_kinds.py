@@ -5,12 +5,23 @@ import json
 import struct
 import subprocess
 import sys
-import zlib
 
 import numpy as np
 import pytest
 from conftest import ROOT, noise
-from hazards import HEIC_HEADER, bmp, grey_tiff, png_chunk, png_of, ramp, red_rows, saved, tiff, without_segments
+from hazards import (
+    HEIC_HEADER,
+    bmp,
+    deep_png,
+    grey_tiff,
+    png_chunk,
+    png_of,
+    ramp,
+    red_rows,
+    saved,
+    tiff,
+    without_segments,
+)
 from PIL import Image
 
 from clipdex import Client, ImageError, Index, index_pictures, plan_run
@@ -98,11 +109,6 @@ def test_signed_samples_have_half_the_range():
 def test_floats_are_shares_of_white_or_eight_bits(dtype, top):
     values = (ramp(3, 255, np.uint8) / 255 * top).astype(dtype)
     assert np.abs(pixels(tiff(values, 2, sample_format=3)).astype(int) - EIGHT).max() <= 2
-
-
-def deep_png(values, colour, chunks=b""):
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    return png_of(values.shape[1], values.shape[0], zlib.compress(rows), bits=16, colour=colour, chunks=chunks)
 
 
 def test_a_deep_png_is_the_high_byte_or_scaled():

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-__all__ = ["over", "strips"]
+__all__ = ["over", "strips", "with_alpha"]
 
 _STRIP_PIXELS = 1 << 21
 
@@ -19,13 +19,17 @@ def strips(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
         yield 0, top, width, min(top + rows, height)
 
 
+def with_alpha(image: Image.Image) -> Image.Image:
+    """A picture with transparency of any kind as RGBA."""
+    if image.mode == "La":  # Pillow has no way from here to RGBA
+        image = image.convert("LA")
+    return image.convert("RGBA")
+
+
 def over(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
     """A picture with transparency laid over one colour: an RGB image."""
     rgb = Image.new("RGB", image.size)
     for box in strips(image.size):
-        strip = image.crop(box)
-        if strip.mode == "La":  # Pillow has no way from here to RGBA
-            strip = strip.convert("LA")
-        strip = strip.convert("RGBA")
+        strip = with_alpha(image.crop(box))
         rgb.paste(Image.alpha_composite(Image.new("RGBA", strip.size, (*fill, 255)), strip).convert("RGB"), box)
     return rgb

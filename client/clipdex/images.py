@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,8 +21,9 @@ from clipdex.arrays import Pixels
 from clipdex.card import ImageSpec
 from clipdex.deep import grey_to_rgb
 from clipdex.errors import ClipdexError, ImageError, InvalidArgument
-from clipdex.flatten import over
+from clipdex.flatten import over, with_alpha
 from clipdex.formats import FORMATS, OwnPicture, open_header, open_ours, refused
+from clipdex.icc import IccUse, check_icc, convert_to_srgb
 from clipdex.jpeg import whole_without_end
 from clipdex.png import deep_colours, scale_key, without_remarks
 
@@ -61,11 +63,21 @@ _XMP = ("xmp", "XML:com.adobe.xmp")
 _LONGEST_RESIZE = 32
 
 
+@dataclass(frozen=True)
+class _Rules:
+    """How a picture is decoded: see `open_image`."""
+
+    fill: tuple[int, int, int]
+    max_pixels: int
+    icc: IccUse
+
+
 def open_image(
     source: ImageSource,
     *,
     fill: tuple[int, int, int] = WHITE,
     max_pixels: int = MAX_PIXELS,
+    icc: IccUse = "off",
 ) -> Image.Image:
     """Decode a picture to an RGB image, upright, with transparency laid over `fill`.
 
@@ -74,19 +86,22 @@ def open_image(
             shape (H, W), (H, W, 3) or (H, W, 4).
         fill: the RGB under transparent pixels.
         max_pixels: larger pictures are refused before they are decoded.
+        icc: "srgb" converts colours by the profile that comes with the picture, if any; "off" takes them as they
+            are, as the models' own preprocessing does.
 
     Raises:
         ImageError: it cannot be decoded; `reason` says why in one word.
         InvalidArgument: `source` is of none of these kinds.
     """
+    rules = _Rules(fill, max_pixels, check_icc(icc))
     if isinstance(source, Image.Image):
-        return _decode(source, "the image given", fill, max_pixels)
+        return _decode(source, "the image given", rules)
     if isinstance(source, np.ndarray):
-        return _decode(_from_array(source), "the array given", fill, max_pixels)
+        return _decode(_from_array(source), "the array given", rules)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode_bytes(bytes(source), "the bytes given", fill, max_pixels)
+        return _decode_bytes(bytes(source), "the bytes given", rules)
     if isinstance(source, (str, os.PathLike)):
-        return _decode_bytes(_read(source), os.fspath(source), fill, max_pixels)
+        return _decode_bytes(_read(source), os.fspath(source), rules)
     raise InvalidArgument(
         f"a picture is a path, bytes, a Pillow image or a uint8 array, not {type(source).__name__}"
     )
@@ -166,16 +181,16 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         raise ImageError(f"{os.fspath(path)}: cannot be read: {why}", reason="unreadable") from exc
 
 
-def _decode_bytes(data: bytes, where: str, fill: tuple[int, int, int], max_pixels: int) -> Image.Image:
+def _decode_bytes(data: bytes, where: str, rules: _Rules) -> Image.Image:
     if not data:
         raise ImageError(f"{where}: the file is empty", reason="empty")
     try:
-        return _decode_file(data, where, fill, max_pixels)
+        return _decode_file(data, where, rules)
     except ImageError as exc:
         mended = _mended(data, exc.reason)
         if mended is None:
             raise
-    return _decode_file(mended, where, fill, max_pixels)
+    return _decode_file(mended, where, rules)
 
 
 def _mended(data: bytes, reason: str) -> bytes | None:
@@ -188,27 +203,28 @@ def _mended(data: bytes, reason: str) -> bytes | None:
     return whole_without_end(data) if reason == "truncated" else None
 
 
-def _decode_file(data: bytes, where: str, fill: tuple[int, int, int], max_pixels: int) -> Image.Image:
+def _decode_file(data: bytes, where: str, rules: _Rules) -> Image.Image:
     ours = open_ours(data, where)
     if ours is not None:
-        return _decode_ours(ours, where, fill, max_pixels, data)
+        return _decode_ours(ours, where, rules, data)
     with open_header(data, where) as image:
         for name in _XMP:
             image.info.pop(name, None)
         scale_key(image, data)
         _scale_palette(image)
-        decoded = _decode(image, where, fill, max_pixels, data)
+        decoded = _decode(image, where, rules, data)
         if decoded is not image:
             image.close()
         return decoded
 
 
-def _decode_ours(
-    picture: OwnPicture, where: str, fill: tuple[int, int, int], max_pixels: int, data: bytes
-) -> Image.Image:
-    _require_size(picture.size, where, max_pixels)
+def _decode_ours(picture: OwnPicture, where: str, rules: _Rules, data: bytes) -> Image.Image:
+    _require_size(picture.size, where, rules.max_pixels)
     try:
-        return _upright(picture.to_rgb(fill).convert("RGB"), picture.orientation)
+        image = picture.to_rgb(rules.fill)
+        if rules.icc == "srgb":
+            image = convert_to_srgb(image, picture.profile)
+        return _upright(image.convert("RGB"), picture.orientation)
     except ClipdexError:
         raise
     except Exception as exc:
@@ -229,17 +245,24 @@ def _scale_palette(image: Image.Image) -> None:
         image.putpalette(bytes(value for i in range(count) for value in colours[i::count]))
 
 
-def _decode(
-    image: Image.Image, where: str, fill: tuple[int, int, int], max_pixels: int, data: bytes = b""
-) -> Image.Image:
+def _decode(image: Image.Image, where: str, rules: _Rules, data: bytes = b"") -> Image.Image:
     try:
-        _require_size(image.size, where, max_pixels)
+        _require_size(image.size, where, rules.max_pixels)
         _make_room(image)
         image.load()
-        _require_size(image.size, where, max_pixels)  # a decoder may find another than its header said
+        _require_size(image.size, where, rules.max_pixels)  # a decoder may find another than its header said
         orientation = _orientation(image)
-        deep = deep_colours(image, data, fill)
-        return _upright(_to_rgb(image, fill) if deep is None else deep, orientation)
+        rgb = deep_colours(image, data, rules.fill)
+        if rules.icc == "srgb":
+            profile = image.info.get("icc_profile")
+            rgb = (
+                _in_srgb(image, profile, rules.fill, ours=bool(data))
+                if rgb is None
+                else convert_to_srgb(rgb, profile)
+            )
+        elif rgb is None:
+            rgb = _to_rgb(image, rules.fill)
+        return _upright(rgb, orientation)
     except ClipdexError:
         raise
     # Malformed files make Pillow raise nearly anything: ValueError, SyntaxError, KeyError, struct.error, ...
@@ -290,6 +313,20 @@ def _to_rgb(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
     if transparent or image.mode in _WITH_ALPHA:
         return over(image, fill)
     return image.convert("RGB")
+
+
+def _in_srgb(image: Image.Image, profile: bytes | None, fill: tuple[int, int, int], *, ours: bool) -> Image.Image:
+    """As `_to_rgb`, by the picture's profile. ours: the image may be changed."""
+    if not profile or image.mode == "LAB":
+        return _to_rgb(image, fill)
+    transparent = "transparency" in image.info or image.mode in _WITH_ALPHA
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return convert_to_srgb(grey_to_rgb(image, fill), profile)
+    plain = image
+    if image.mode not in ("RGB", "L", "CMYK") or transparent:
+        plain = with_alpha(image) if transparent else image.convert("RGB")
+    converted = convert_to_srgb(plain, profile, copy=not ours and plain is image)
+    return over(converted, fill) if transparent else converted.convert("RGB")
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:

@@ -10,11 +10,12 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import interruptible, note, shown_path
+from clipdex.cli.common import Icc, interruptible, note, shown_path
 from clipdex.cli.connection import Connection, connects
 from clipdex.cli.failures import failure_line, refuse_second_writer
 from clipdex.cli.progress import index_progress
 from clipdex.errors import InvalidArgument, SourceError
+from clipdex.icc import check_icc
 from clipdex.images import MAX_PIXELS
 from clipdex.index import Index
 from clipdex.pipeline import MAX_RING_BYTES, Limits, Plan, RunReport, index_pictures, plan_run
@@ -76,6 +77,13 @@ def index(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try files again that failed before.")] = False,
     dtype: Annotated[Dtype, typer.Option(help="Of a new index; float16 halves the space.")] = Dtype.float16,
+    icc: Annotated[
+        Icc | None,
+        typer.Option(
+            help="Of a new index: convert pictures by their colour profiles to sRGB; off if not given.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Decoding processes; one a core if not given.", show_default=False)
     ] = None,
@@ -120,6 +128,7 @@ def index(
             source,
             out,
             dtype=dtype.value,
+            icc=None if icc is None else check_icc(icc.value),
             workers=workers,
             limits=limits,
             retry_failures=retry,

@@ -19,6 +19,7 @@ from types import TracebackType
 from clipdex.arrays import Pixels
 from clipdex.card import ImageSpec
 from clipdex.errors import ClipdexError, InvalidArgument
+from clipdex.icc import IccUse
 from clipdex.index.rows import Failure, Picture
 from clipdex.pipeline.decode_worker import HEADER, SLOT
 from clipdex.pipeline.large_pictures import BEGINS, WAITS, machine_memory
@@ -82,14 +83,16 @@ class DecodePool:
         *,
         workers: int | None = None,
         limits: Limits | None = None,
+        icc: IccUse = "off",
     ) -> None:
-        """workers: processes, one a core if not given."""
+        """workers: processes, one a core if not given. icc: see `open_image`."""
         if workers is not None and workers < 1:
             raise InvalidArgument(f"workers is {workers}; expected at least 1")
         self.busy = {"decode": 0.0, "resize": 0.0}
         self._spec = spec
         self._ring = ring
         self._count = workers or _cores()
+        self._icc = icc
         self._limits = (limits or Limits()).within(machine_memory())
         self._workers: list[_Worker] = []
         self._lock = threading.Condition()
@@ -301,7 +304,12 @@ class DecodePool:
             memory = self._ring.open_for_workers()
             passing.callback(os.close, memory)
             passed = [theirs.fileno(), memory]
-            command += [*map(str, passed), json.dumps(asdict(self._spec)), json.dumps(asdict(self._limits))]
+            command += [
+                *map(str, passed),
+                json.dumps(asdict(self._spec)),
+                json.dumps(asdict(self._limits)),
+                self._icc,
+            ]
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

@@ -1,8 +1,8 @@
 """The process that decodes: reads requests from a pipe, writes pixels into slots of shared memory.
 
 A process of its own, because a picture made to break a decoder should end one worker and not the run. Started
-by `decode.py` with the file descriptors of its pipe and of the memory, and the image rules and the limits as
-JSON. Messages are bytes:
+by `decode.py` with the file descriptors of its pipe and of the memory, the image rules and the limits as
+JSON, and what to do with colour profiles. Messages are bytes:
 
     from the worker: nothing, b"", once it is ready
     to it:           the number of a slot, then a Request or a refusal
@@ -38,6 +38,7 @@ from clipdex.arrays import Pixels
 from clipdex.card import ImageSpec
 from clipdex.errors import ImageError
 from clipdex.formats import use_one_thread
+from clipdex.icc import IccUse, check_icc
 from clipdex.images import center_crop, open_image, resized
 from clipdex.phash import perceptual_signature
 from clipdex.pipeline.large_pictures import turn
@@ -61,6 +62,7 @@ def decode_file(
     spec: ImageSpec,
     limits: Limits,
     with_more: Callable[[], AbstractContextManager[None]] | None = None,
+    icc: IccUse = "off",
 ) -> bytes:
     """Read and decode one picture, into its slot -> the message that answers for it. slots: uint8 (N, S, S, 3).
 
@@ -78,11 +80,11 @@ def decode_file(
             size, mtime_ns = request.identity(info)
             data = request.read(file, info, limits.max_file_bytes)
         digest = hashlib.blake2b(data, digest_size=16).digest()
-        made = None if with_more is None else _made_if_it_fits(data, slots[slot], spec, limits)
+        made = None if with_more is None else _made_if_it_fits(data, slots[slot], spec, limits, icc)
         if made is None:
             with with_more() if with_more is not None else nullcontext():
                 began = time.perf_counter()
-                made = _made(data, slots[slot], spec, limits)
+                made = _made(data, slots[slot], spec, limits, icc)
     except ImageError as exc:
         return _failed(size, mtime_ns, digest, exc.reason, str(exc).removeprefix("the bytes given: "))
     except FileNotFoundError:
@@ -101,19 +103,19 @@ def decode_file(
 _Made: TypeAlias = "tuple[tuple[int, int], float, bytes]"
 
 
-def _made(data: bytes, slot: Pixels, spec: ImageSpec, limits: Limits) -> _Made:
+def _made(data: bytes, slot: Pixels, spec: ImageSpec, limits: Limits, icc: IccUse) -> _Made:
     """Decode into a slot -> (width and height, when it was decoded, its perceptual signature)."""
-    image = open_image(data, fill=spec.fill, max_pixels=limits.max_pixels)
+    image = open_image(data, fill=spec.fill, max_pixels=limits.max_pixels, icc=icc)
     decoded = time.perf_counter()
     small = resized(image, spec)
     slot[...] = center_crop(small, spec)
     return image.size, decoded, perceptual_signature(small)
 
 
-def _made_if_it_fits(data: bytes, slot: Pixels, spec: ImageSpec, limits: Limits) -> _Made | None:
+def _made_if_it_fits(data: bytes, slot: Pixels, spec: ImageSpec, limits: Limits, icc: IccUse) -> _Made | None:
     """Likewise, or None if there is too little memory for it. What it took is free again."""
     try:
-        return _made(data, slot, spec, limits)
+        return _made(data, slot, spec, limits, icc)
     except MemoryError:
         pass
     except ImageError as exc:
@@ -148,7 +150,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     warnings.simplefilter("ignore")  # Pillow's word on odd metadata is nothing a user can act on
-    descriptor, memory, rules, bounds = sys.argv[1:]
+    descriptor, memory, rules, bounds, icc = sys.argv[1:]
     spec, limits = ImageSpec.from_dict(json.loads(rules)), Limits(**json.loads(bounds))
     mapped = mmap.mmap(int(memory), 0)
     slots: Pixels = np.frombuffer(mapped, dtype=np.uint8).reshape(-1, spec.size, spec.size, 3)
@@ -165,4 +167,4 @@ def main() -> None:
 
         more = with_more if limits.allows_larger else None
         while True:
-            pipe.send_bytes(decode_file(pipe.recv_bytes(), slots, spec, limits, more))
+            pipe.send_bytes(decode_file(pipe.recv_bytes(), slots, spec, limits, more, check_icc(icc)))
