@@ -48,6 +48,7 @@ def hazards() -> list[Hazard]:
         *jpegs(),
         *pngs(),
         *tiffs(),
+        *deep_tiffs(),
         *bitmaps(),
         *animations(),
         *modern(),
@@ -207,8 +208,8 @@ def bombs() -> Iterator[Hazard]:
     bmp = bytearray(saved(plain(), "BMP"))
     bmp[18:26] = struct.pack("<ii", 60_000, 60_000)
     yield bad("claims-60k.bmp", "bomb", bytes(bmp), "too_many_pixels")
-    webp = b"WEBPVP8X" + struct.pack("<IB", 10, 0) + bytes(3) + struct.pack("<I", 16_382)[:3] * 2
-    yield bad("claims-16k.webp", "bomb", b"RIFF" + struct.pack("<I", len(webp)) + webp, "too_many_pixels")
+    webp = b"WEBPVP8X" + struct.pack("<IB", 10, 0) + bytes(3) + struct.pack("<I", 19_999)[:3] * 2
+    yield bad("claims-20k.webp", "bomb", b"RIFF" + struct.pack("<I", len(webp)) + webp, "too_many_pixels")
     # Text and colour profiles that unpack to 200 MB say nothing about the pixels.
     zeros = zlib_zeros(200_000_000)
     for kind, head in {b"zTXt": b"a\0\0", b"iTXt": b"a\0\1\0\0\0", b"iCCP": b"a\0\0"}.items():
@@ -254,8 +255,10 @@ def other_magic() -> Iterator[Hazard]:
         "ico": b"\0\0\1\0\1\0\x10\x10" + bytes(60),
         "git-lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n",
     }
+    pictures = ("eps", "dos-eps", "svg", "psd", "jpeg2000", "pnm", "ico")
     for name, data in others.items():
-        yield bad(f"{name}.jpg", "not a picture", data, "not_a_picture")
+        reason = "unsupported" if name in pictures else "not_a_picture"
+        yield bad(f"{name}.jpg", "not a picture", data, reason)
 
 
 def stumps() -> Iterator[Hazard]:
@@ -354,16 +357,17 @@ def jpegs() -> Iterator[Hazard]:
     yield good("restart.jpg", "jpeg", saved(plain(), "JPEG", quality=95, restart_marker_blocks=1), tolerance=4)
     yield good("junk-after.jpg", "jpeg", base + b"\0 appended by a camera " * 400, tolerance=4)
     yield bad("junk-before.jpg", "jpeg", b"\r\n" + base, "not_a_picture")
-    yield bad("no-eoi.jpg", "jpeg", saved(plain(), "JPEG", quality=93)[:-2], "truncated")
+    yield good("no-eoi.jpg", "jpeg", saved(plain(), "JPEG", quality=93)[:-2], tolerance=4)
+    yield bad("no-last-byte.jpg", "jpeg", saved(noise(), "JPEG", quality=93)[:-3], "truncated")
     # A frame of motion JPEG: the decoder has to bring the tables of the standard.
     yield good("mjpeg.jpg", "jpeg", without_segments(base, 0xC4), tolerance=4)
     twelve = bytearray(base)
     twelve[twelve.index(b"\xff\xc0") + 4] = 12
-    yield bad("12bit.jpg", "jpeg", bytes(twelve), "broken")
+    yield bad("12bit.jpg", "jpeg", bytes(twelve), "unsupported")
     yield bad("no-quantisation.jpg", "jpeg", without_segments(base, 0xDB), "broken")
     lossless = bytearray(base)
     lossless[lossless.index(b"\xff\xc0") + 1] = 0xC3
-    yield bad("lossless.jpg", "jpeg", bytes(lossless), "broken")
+    yield bad("lossless.jpg", "jpeg", bytes(lossless), "unsupported")
     both = saved(plain(), "MPO", save_all=True, append_images=[plain(GREY)], quality=95)
     yield good("both-eyes.jpg", "jpeg", both, tolerance=4)
 
@@ -453,6 +457,68 @@ def grey_tiff(order: str, bits: int, photometric: int, data: bytes, sample: int 
     return head.ljust(200, b"\0") + data
 
 
+def tiff(values, photometric, *, bits=None, sample_format=1, extra=(), order="<", planar=False, profile=b""):
+    """A TIFF around an array (H, W, N), in one strip; of each plane, if planar."""
+    height, width, samples = values.shape
+    raw = values.astype(values.dtype.newbyteorder(order))
+    planes = [raw[..., i].tobytes() for i in range(samples)] if planar else [raw.tobytes()]
+    entries = [
+        (256, [width], "I"),
+        (257, [height], "I"),
+        (258, [bits or values.dtype.itemsize * 8] * samples, "H"),
+        (259, [1], "H"),
+        (262, [photometric], "H"),
+        (273, [sum(map(len, planes[:i])) + 4096 for i in range(len(planes))], "I"),
+        (277, [samples], "H"),
+        (278, [height], "I"),
+        (279, [len(plane) for plane in planes], "I"),
+        (284, [2 if planar else 1], "H"),
+        (339, [sample_format] * samples, "H"),
+    ]
+    if extra:
+        entries.insert(-1, (338, list(extra), "H"))
+    if profile:
+        entries.append((34675, list(profile), "B"))
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(entries))
+    long, at = b"", 2048
+    for tag, numbers, kind in entries:
+        data = struct.pack(f"{order}{len(numbers)}{kind}", *numbers)
+        if len(data) > 4:
+            data, long = struct.pack(order + "I", at + len(long)), long + data + bytes(len(data) % 2)
+        head += struct.pack(order + "HHI", tag, {"B": 7, "H": 3, "I": 4}[kind], len(numbers)) + data.ljust(
+            4, b"\0"
+        )
+    return (head.ljust(2048, b"\0") + long).ljust(4096, b"\0") + b"".join(planes)
+
+
+def ramp(samples, top, dtype=np.uint16):
+    """(16, 16, samples), from 0 to `top`, another in each sample."""
+    shares = np.linspace(0, 1, 256).reshape(16, 16)
+    turns = [np.rot90(shares, i) for i in range(samples)]
+    return np.rint(np.stack(turns, axis=2) * top).astype(dtype)
+
+
+def deep_png(values, colour, chunks=b""):
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return png_of(values.shape[1], values.shape[0], zlib.compress(rows), bits=16, colour=colour, chunks=chunks)
+
+
+def deep_tiffs() -> Iterator[Hazard]:
+    """Layouts that Pillow does not read, or reads wrongly."""
+    one = np.ones((16, 24, 1))
+    red = (one * np.array(RED)).astype(np.uint16)
+    yield good("16bit-planes.tif", "tiff", tiff(red * 257, 2, planar=True))
+    yield good("16bit-planes-big-endian.tif", "tiff", tiff(red * 257, 2, planar=True, order=">"))
+    yield good("16bit-little-used.tif", "tiff", tiff(np.repeat(one * 3000, 3, 2).astype(np.uint16), 2), WHITE)
+    yield good("3-greys.tif", "tiff", tiff(red.astype(np.uint8), 1))
+    yield good("float-rgb.tif", "tiff", tiff((red / 255).astype(np.float32), 2, sample_format=3))
+    yield good("32bit-unsigned.tif", "tiff", tiff((one * (2**32 - 1)).astype(np.uint32), 1), WHITE)
+    hidden = np.concatenate([red * 257, np.zeros((16, 24, 1), np.uint16)], axis=2)
+    yield good("16bit-rgba-hidden.tif", "tiff", tiff(hidden, 2, extra=(2,)), WHITE)
+    yield bad("13-bands.tif", "tiff", tiff(np.repeat(red, 5, axis=2)[..., :13], 1), "unsupported")
+    yield bad("complex.tif", "tiff", tiff(one.astype(np.complex64), 1, sample_format=6), "unsupported")
+
+
 def tiffs() -> Iterator[Hazard]:
     count = 24 * 16
     for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd", "lzma"):
@@ -496,6 +562,14 @@ def lab() -> Image.Image:
     return converted
 
 
+def bmp(rows, bits, *, size=(2, 2), header=40, masks=(), compression=0, palette=b""):
+    """A BMP around rows that are upside down and padded already. palette: blue, green, red, 0 of each colour."""
+    info = struct.pack("<IiiHHIIiiII", header, *size, 1, bits, compression, len(rows), 0, 0, 0, 0)
+    info += struct.pack(f"<{len(masks)}I", *masks)
+    info = info.ljust(header, b"\0") + palette
+    return b"BM" + struct.pack("<IHHI", 14 + len(info) + len(rows), 0, 0, 14 + len(info)) + info + rows
+
+
 def bitmaps() -> Iterator[Hazard]:
     yield good("24bit.bmp", "bmp", saved(plain(), "BMP", dpi=(72, 72)))
     yield good("1bit.bmp", "bmp", saved(Image.new("1", (24, 16), 1), "BMP"), WHITE)
@@ -503,6 +577,18 @@ def bitmaps() -> Iterator[Hazard]:
     top_down = bytearray(saved(plain(), "BMP"))
     top_down[22:26] = struct.pack("<i", -16)
     yield good("top-down.bmp", "bmp", bytes(top_down))
+    size, blank = (24, 16), bytes((*RED[::-1], 0)) * 384
+    masks = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    yield good("alpha-unwritten.bmp", "bmp", bmp(blank, 32, size=size, header=108, masks=masks, compression=3))
+    seen = blank[:-1] + b"\xff"
+    other = bmp(seen, 32, size=size, header=124, masks=masks, compression=3)
+    yield Hazard("alpha.bmp", "bmp", other, corners=(WHITE,) * 3 + (WHITE,), size=size)
+    deep = struct.pack("<I", 800 << 20 | 120 << 10 | 160) * 384
+    strange = bmp(deep, 32, size=size, masks=(0x3FF00000, 0xFFC00, 0x3FF), compression=3)
+    yield good("10bit-masks.bmp", "bmp", strange, tolerance=1)
+    runs = b"\x18\0\0\0" * 16 + b"\0\1"
+    yield good("rle8.bmp", "bmp", bmp(runs, 8, size=size, compression=1, palette=bytes((*RED[::-1], 0)) * 256))
+    yield bad("png-within.bmp", "bmp", bmp(bytes(99), 24, size=size, compression=5), "unsupported")
 
 
 # Files with more than one frame
@@ -598,26 +684,32 @@ def metadata() -> Iterator[Hazard]:
     yield good("icc-unknown.png", "metadata", png_of(24, 16, red_rows(), chunks=png_chunk(b"iCCP", unknown)))
 
 
+def fixed(*values: float) -> bytes:
+    """Numbers as ICC has them."""
+    return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+
 def display_p3() -> bytes:
     """An ICC profile with the primaries of Display P3 (D50) and the curve of gamma 2.2."""
-
-    def fixed(*values: float) -> bytes:
-        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
-
     tags = {
         b"rXYZ": b"XYZ \0\0\0\0" + fixed(0.5151, 0.2412, -0.0011),
         b"gXYZ": b"XYZ \0\0\0\0" + fixed(0.2919, 0.6922, 0.0419),
         b"bXYZ": b"XYZ \0\0\0\0" + fixed(0.1572, 0.0666, 0.7841),
-        b"wtpt": b"XYZ \0\0\0\0" + fixed(0.9642, 1.0, 0.8249),
         b"rTRC": b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(2.2 * 256)),
     }
     tags[b"gTRC"] = tags[b"bTRC"] = tags[b"rTRC"]
+    return icc_profile(b"RGB ", tags)
+
+
+def icc_profile(space: bytes, tags: dict[bytes, bytes]) -> bytes:
+    """An ICC profile of a monitor, for colours of this space."""
+    tags = {b"wtpt": b"XYZ \0\0\0\0" + fixed(0.9642, 1.0, 0.8249), **tags}
     at = 128 + 4 + 12 * len(tags)
     table, body = struct.pack(">I", len(tags)), b""
     for name, data in tags.items():
         table += struct.pack(">4sII", name, at + len(body), len(data))
         body += data
-    head = struct.pack(">I4sI4s4s4s", 128 + len(table) + len(body), b"none", 0x04000000, b"mntr", b"RGB ", b"XYZ ")
+    head = struct.pack(">I4sI4s4s4s", 128 + len(table) + len(body), b"none", 0x04000000, b"mntr", space, b"XYZ ")
     head += bytes(12) + b"acsp" + bytes(28) + fixed(0.9642, 1.0, 0.8249)
     return head.ljust(128, b"\0") + table + body
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import math
 import os
 import signal
 import socket
@@ -149,7 +150,7 @@ def test_a_picture_that_takes_too_much_memory_costs_only_itself(tmp_path):
     for i in (0, 2):
         noise(i).save(tmp_path / f"{i}.png")
     (tmp_path / "1.png").write_bytes(png_of(9_000, 9_000, zlib_zeros(9_000 * 27_001)))
-    with pool_of(1, limits=Limits(worker_memory_bytes=256 << 20)) as pool:
+    with pool_of(1, limits=Limits(worker_memory_bytes=256 << 20, large_memory_bytes=0)) as pool:
         results = pool.decode(iter([found(tmp_path / f"{i}.png") for i in range(3)]))
         first = next(results)
         worker = pool._workers[0].process.pid
@@ -161,19 +162,74 @@ def test_a_picture_that_takes_too_much_memory_costs_only_itself(tmp_path):
 def test_a_large_photograph_fits_a_worker(tmp_path):
     """Its pixels take 4 bytes each, 187 MiB, and there is no copy beside them."""
     (tmp_path / "a.png").write_bytes(png_of(7_000, 7_000, zlib_zeros(7_000 * 21_001)))
-    (result,) = decode_paths([tmp_path / "a.png"], limits=Limits(worker_memory_bytes=320 << 20))
+    (result,) = decode_paths(
+        [tmp_path / "a.png"], limits=Limits(worker_memory_bytes=320 << 20, large_memory_bytes=0)
+    )
     assert result.picture.width == 7_000
 
 
 def test_a_higher_limit_on_pixels_counts(tmp_path):
     """Pillow has one of its own, of 179 million."""
-    (tmp_path / "a.png").write_bytes(png_of(13_400, 13_400, zlib_zeros(13_400 * 1_676), bits=1, colour=0))
+    (tmp_path / "a.png").write_bytes(png_of(16_400, 16_400, zlib_zeros(16_400 * 2_051), bits=1, colour=0))
     default, higher = (
         decode_paths([tmp_path / "a.png"], limits=Limits(**more))[0]
-        for more in ({}, {"max_pixels": 200_000_000, "worker_memory_bytes": 2 << 30})
+        for more in ({}, {"max_pixels": 270_000_000, "worker_memory_bytes": 2 << 30})
     )
     assert default.reason == "too_many_pixels"
-    assert higher.picture.width == 13_400
+    assert higher.picture.width == 16_400
+
+
+def test_two_hundred_megapixels_are_decoded_by_default(tmp_path):
+    """As a telephone takes them, 16,320 × 12,240, and in one bit that the test is quick."""
+    (tmp_path / "a.png").write_bytes(png_of(16_320, 12_240, zlib_zeros(12_240 * 2_041), bits=1, colour=0))
+    (result,) = decode_paths([tmp_path / "a.png"])
+    assert (result.picture.width, result.picture.height) == (16_320, 12_240)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
+def test_a_large_picture_gets_more_memory_than_the_workers_have(tmp_path):
+    """Four of them for three workers; to lay one over white takes twice its 96 MiB."""
+    for i in range(4):
+        zeros = png_of(5_000, 5_000 + i, zlib_zeros((5_000 + i) * 20_001), colour=6)
+        (tmp_path / f"{i}.png").write_bytes(zeros)
+    noise(4).save(tmp_path / "4.png")
+    limits = Limits(worker_memory_bytes=160 << 20, large_memory_bytes=420 << 20, file_timeout_s=900)
+    with pool_of(3, limits=limits) as pool:
+        results = list(pool.decode(iter([found(tmp_path / f"{i}.png") for i in range(5)])))
+        peaks = [resident_at_most(worker.process.pid) for worker in pool._workers]
+    assert reasons(results) == [""] * 5
+    assert (results[0].pixels == 255).all()
+    assert 250 << 20 < max(peaks) < 420 << 20
+    none = decode_paths([tmp_path / "0.png"], limits=Limits(worker_memory_bytes=160 << 20, large_memory_bytes=0))
+    assert reasons(none) == ["out_of_memory"]
+
+
+def test_waiting_for_a_turn_is_not_counted_as_decoding(tmp_path):
+    """The lock is held by another process for longer than a file may take."""
+    (tmp_path / "0.png").write_bytes(png_of(5_000, 5_000, zlib_zeros(5_000 * 20_001), colour=6))
+    limits = Limits(worker_memory_bytes=160 << 20, large_memory_bytes=420 << 20, file_timeout_s=20)
+    with pool_of(1, limits=limits) as pool:
+        shared = pool._ring.open_for_workers()
+        lock = "fcntl.lockf(int(sys.argv[1]), fcntl.LOCK_EX)"
+        hold = f"import fcntl, sys; {lock}; print(1, flush=True); sys.stdin.read()"
+        command = [sys.executable, "-c", hold, str(shared)]
+        holder = subprocess.Popen(command, pass_fds=[shared], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert holder.stdout.readline()
+        results = pool.decode_within(0.2, iter([found(tmp_path / "0.png")]))
+        while not (pool._workers and pool._workers[0].since == math.inf):
+            assert next(results) is None
+        pool._watch()
+        assert pool._workers[0].process.poll() is None
+        holder.communicate()  # ends it
+        os.close(shared)
+        decoded = [result for result in results if result is not None]
+    assert reasons(decoded) == [""]
+
+
+def test_a_small_machine_gives_a_large_picture_half_of_its_memory():
+    assert Limits().within(3 << 30).large_memory_bytes == 3 << 29
+    assert Limits().within(1 << 40).large_memory_bytes == Limits().large_memory_bytes
+    assert not Limits().within(1 << 30).allows_larger
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
@@ -188,6 +244,12 @@ def test_a_worker_starts_small(tmp_path):
     assert said["Threads"].strip() == "1"
     assert int(said["VmHWM"].split()[0]) < 80 * 1024
     assert int(said["VmData"].split()[0]) < 60 * 1024
+
+
+def resident_at_most(pid):
+    with open(f"/proc/{pid}/status") as status:
+        (line,) = [line for line in status if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
 
 
 def slow_and_quick(tmp_path):

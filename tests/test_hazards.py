@@ -58,7 +58,8 @@ def outcome(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, Client(one_by_one) as client:
         patch.setattr(DecodePool, "_stop", stop)
         # Where the machine is busy with other things, a file that takes long is no hazard.
-        report = index_pictures(client, paths, index, workers=2, limits=Limits(file_timeout_s=900))
+        limits = Limits(file_timeout_s=900, large_memory_bytes=0)
+        report = index_pictures(client, paths, index, workers=2, limits=limits)
     store = sqlite3.connect(index / "rows.sqlite")
     rows = store.execute("SELECT path, width, height FROM rows ORDER BY row").fetchall()
     ledger = store.execute("SELECT path, reason, detail FROM failures").fetchall()
@@ -115,6 +116,7 @@ def test_there_are_hazards_of_every_kind():
         "out_of_memory",
         "too_many_pixels",
         "truncated",
+        "unsupported",
     }
 
 
@@ -137,7 +139,7 @@ def test_a_decoder_that_only_says_it_failed_for_want_of_memory(tmp_path):
     """libwebp does; a picture that is whole must not be called broken."""
     size = (3_000, 3_000)
     (tmp_path / "a.webp").write_bytes(saved(noise().resize(size), "WEBP", quality=1, method=0))
-    limits = Limits(worker_memory_bytes=128 << 20)
+    limits = Limits(worker_memory_bytes=128 << 20, large_memory_bytes=0)
     spec = FakeTransport().card.image
     with PixelRing(spec.size, 4, 2) as ring, DecodePool(spec, ring, workers=1, limits=limits) as pool:
         (result,) = pool.decode(scan(tmp_path, pytest.fail))
@@ -158,7 +160,7 @@ def test_heic_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(clipdex.ImageError, match=r"pip install 'clipdex\[heic\]'") as caught:
         open_image(HEIC_HEADER)
-    assert caught.value.reason == "not_a_picture"
+    assert caught.value.reason == "missing_extra"
 
 
 def test_mutated_pictures_are_decoded_or_refused():

@@ -118,7 +118,7 @@ def test_a_large_picture_is_converted_strip_by_strip_as_if_whole(monkeypatch):
         deep.convert("F"),
     ]
     whole = [np.asarray(open_image(picture)) for picture in pictures]
-    monkeypatch.setattr("clipdex.images._STRIP_PIXELS", 100)
+    monkeypatch.setattr("clipdex.flatten._STRIP_PIXELS", 100)
     for picture, expected in zip(pictures, whole, strict=True):
         np.testing.assert_array_equal(np.asarray(open_image(picture)), expected)
 
@@ -170,7 +170,7 @@ def bomb():
     [
         (b"", "empty"),
         (b"just some text", "not_a_picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not_a_picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "unsupported"),
         (saved(RED, "JPEG")[:-60], "truncated"),
         (saved(RED, "PNG")[:45], "truncated"),
         (bomb(), "too_many_pixels"),

@@ -25,6 +25,7 @@ from clipdex.client import connect as connect_blocking
 from clipdex.cpus import usable_cpus
 from clipdex.embedding import image_steps, pixel_steps, text_steps
 from clipdex.errors import ClipdexError
+from clipdex.icc import IccUse
 from clipdex.images import ImageSource
 from clipdex.steps import Steps, step_after
 
@@ -80,9 +81,9 @@ class AsyncClient:
         """The model's card."""
         return self.client.card
 
-    async def embed_images(self, images: Sequence[ImageSource]) -> Vectors:
+    async def embed_images(self, images: Sequence[ImageSource], *, icc: IccUse = "off") -> Vectors:
         """See `Client.embed_images`."""
-        return await self._drive(image_steps(self.client, images))
+        return await self._drive(image_steps(self.client, images, icc=icc))
 
     async def embed_pixels(self, pixels: Pixels) -> Vectors:
         """See `Client.embed_pixels`."""
@@ -93,10 +94,15 @@ class AsyncClient:
         return await self._drive(await self._in_thread(partial(text_steps, self.client, texts)))
 
     async def classify(
-        self, images: Sequence[ImageSource], labels: Sequence[str], *, templates: Sequence[str] = DEFAULT_TEMPLATES
+        self,
+        images: Sequence[ImageSource],
+        labels: Sequence[str],
+        *,
+        templates: Sequence[str] = DEFAULT_TEMPLATES,
+        icc: IccUse = "off",
     ) -> Vectors:
         """See `Client.classify`."""
-        return await self._drive(classify_steps(self.client, images, labels, templates))
+        return await self._drive(classify_steps(self.client, images, labels, templates, icc=icc))
 
     async def _in_thread(self, function: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)

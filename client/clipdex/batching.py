@@ -20,6 +20,7 @@ import numpy as np
 from clipdex.arrays import Array
 from clipdex.client import Client
 from clipdex.errors import ClipdexError, InvalidArgument, RequestRefused, ServerFault
+from clipdex.icc import IccUse
 from clipdex.images import ImageSource, open_image, to_pixels
 from clipdex.wire.timer import Timer
 
@@ -64,14 +65,16 @@ class Batcher:
         self._closed = False
         self._pid = os.getpid()
 
-    def image(self, image: ImageSource) -> Future[Array]:
+    def image(self, image: ImageSource, *, icc: IccUse = "off") -> Future[Array]:
         """A picture, decoded here and now -> a future of its vector, float32 (D,) of norm 1.
+
+        icc: as for `Client.embed_images`.
 
         Raises:
             ImageError: it cannot be decoded.
         """
         spec = self._client.card.image
-        return self._add(self._images, to_pixels(open_image(image, fill=spec.fill), spec))
+        return self._add(self._images, to_pixels(open_image(image, fill=spec.fill, icc=icc), spec))
 
     def text(self, text: str) -> Future[Array]:
         """A text -> a future of its vector, float32 (D,) of norm 1."""

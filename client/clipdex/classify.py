@@ -15,6 +15,7 @@ from clipdex.arrays import Vectors
 from clipdex.card import ModelCard
 from clipdex.embedding import image_steps, text_steps
 from clipdex.errors import InvalidArgument, ServerFault
+from clipdex.icc import IccUse
 from clipdex.images import ImageSource
 from clipdex.steps import Steps
 
@@ -36,11 +37,12 @@ def classify_steps(
     labels: Sequence[str],
     templates: Sequence[str],
     *,
+    icc: IccUse = "off",
     wait: bool = False,
 ) -> Steps[Vectors]:
     """The steps of `Client.classify`. wait: see `pixel_steps`."""
     label_vectors = yield from label_steps(client, labels, templates, wait=wait)
-    pictures = yield from image_steps(client, images, wait=wait)
+    pictures = yield from image_steps(client, images, icc=icc, wait=wait)
     return probabilities(client.card, pictures, label_vectors)
 
 

@@ -17,6 +17,7 @@ from clipdex.classify import DEFAULT_TEMPLATES, classify_steps
 from clipdex.discovery import discover, served_models
 from clipdex.embedding import image_steps, pixel_steps, text_steps
 from clipdex.errors import InvalidArgument, ServerError, ServerFault
+from clipdex.icc import IccUse
 from clipdex.images import ImageSource
 from clipdex.request_size import requests_in_flight, rows_of_pixels, rows_of_texts
 from clipdex.steps import run
@@ -134,15 +135,17 @@ class Client:
         """Where the model is served."""
         return self._transport.address
 
-    def embed_images(self, images: Sequence[ImageSource]) -> Vectors:
+    def embed_images(self, images: Sequence[ImageSource], *, icc: IccUse = "off") -> Vectors:
         """N pictures (paths, file bytes, Pillow images, uint8 arrays) -> float32 (N, D) of norm 1.
+
+        icc: "srgb" converts them by their colour profiles, for an index that was made so (`Index.manifest.icc`).
 
         Raises:
             ImageError: one of them cannot be decoded; the message names it.
             RequestRefused: the server refuses one of them; the message says which.
             ServerError: the server did not answer.
         """
-        return run(image_steps(self, images, wait=True))
+        return run(image_steps(self, images, icc=icc, wait=True))
 
     def embed_pixels(self, pixels: Pixels) -> Vectors:
         """uint8 (N, S, S, 3), resized and cropped as the card says -> float32 (N, D) of norm 1."""
@@ -153,17 +156,22 @@ class Client:
         return run(text_steps(self, texts, wait=True))
 
     def classify(
-        self, images: Sequence[ImageSource], labels: Sequence[str], *, templates: Sequence[str] = DEFAULT_TEMPLATES
+        self,
+        images: Sequence[ImageSource],
+        labels: Sequence[str],
+        *,
+        templates: Sequence[str] = DEFAULT_TEMPLATES,
+        icc: IccUse = "off",
     ) -> Vectors:
         """N pictures, K labels -> float32 (N, K): how probable each label is, by texts made with the templates.
 
         Each label's vector is the mean over the templates, "{}" in them replaced by it. With a softmax the labels
-        share 1, with a sigmoid (SigLIP: `card.scoring`) each is judged alone.
+        share 1, with a sigmoid (SigLIP: `card.scoring`) each is judged alone. icc: as for `embed_images`.
 
         Raises:
             InvalidArgument: too few labels, one empty or there twice, or a template without "{}".
         """
-        return run(classify_steps(self, images, labels, templates, wait=True))
+        return run(classify_steps(self, images, labels, templates, icc=icc, wait=True))
 
     def submit_pixels(
         self, pixels: Pixels, timeout_s: float | None = None, *, wait: bool = False

@@ -12,6 +12,7 @@ import numpy as np
 from clipdex.arrays import Array, Pixels, Vectors
 from clipdex.bisection import bisection
 from clipdex.errors import InvalidArgument, RequestRefused, ServerFault
+from clipdex.icc import IccUse
 from clipdex.images import ImageSource, open_image, to_pixels
 from clipdex.steps import Steps
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["image_steps", "pixel_steps", "text_steps"]
 
 
-def image_steps(client: Client, images: Iterable[ImageSource], *, wait: bool = False) -> Steps[Vectors]:
+def image_steps(
+    client: Client, images: Iterable[ImageSource], *, icc: IccUse = "off", wait: bool = False
+) -> Steps[Vectors]:
     """The steps of `Client.embed_images`. Each opens and resizes a batch of pictures. wait: see `pixel_steps`."""
     if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
         raise InvalidArgument("images is a list; for one picture give a list of one: [picture]")
@@ -30,7 +33,7 @@ def image_steps(client: Client, images: Iterable[ImageSource], *, wait: bool = F
     def batches() -> Iterator[Pixels]:
         batch: list[Pixels] = []
         for image in images:
-            batch.append(to_pixels(open_image(image, fill=spec.fill), spec))
+            batch.append(to_pixels(open_image(image, fill=spec.fill, icc=icc), spec))
             if len(batch) == client.max_batch_size:
                 yield np.stack(batch)
                 batch = []

@@ -6,15 +6,27 @@ import functools
 import importlib
 import io
 import struct
-import zlib
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from PIL import Image
 
+from clipdex.bmp import Bitmap, is_bitmap
 from clipdex.errors import ImageError, MissingExtra
+from clipdex.jpeg import unusual_kind
+from clipdex.kinds import named_kind
+from clipdex.tiff import DeepTiff, is_raw_photograph, read_layout
 
-__all__ = ["FORMATS", "ends_early", "open_header", "refused", "use_one_thread", "without_remarks"]
+__all__ = [
+    "FORMATS",
+    "OwnPicture",
+    "ends_early",
+    "extra_is_there",
+    "open_header",
+    "open_ours",
+    "refused",
+    "use_one_thread",
+]
 
 # Asked for by name, so that Pillow never tries a decoder that runs another program (EPS: Ghostscript).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -23,13 +35,46 @@ _PLUGINS = ("Jpeg", "Png", "WebP", "Gif", "Bmp", "Tiff", "Avif")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-# The PNG chunks that pixels depend on; all others are remarks.
-_PNG_PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf")
 
 # The most that a decoder was seen to take for a pixel: libwebp, with its two canvases and two copies.
 _DECODER_BYTES = 16
 
 _Factory: TypeAlias = "Callable[[io.BytesIO, str], Image.Image]"
+
+
+class OwnPicture(Protocol):
+    """A picture that clipdex decodes itself. Its header is read, and none of its pixels yet.
+
+    size: (width, height) before it is turned. orientation: as EXIF has it. profile: its ICC profile.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+    profile: bytes | None
+
+    def to_rgb(self, fill: tuple[int, int, int]) -> Image.Image:
+        """Its pixels, not turned, with transparency laid over `fill`: an RGB image, or CMYK if it is of inks."""
+        ...
+
+
+def open_ours(data: bytes, where: str) -> OwnPicture | None:
+    """A picture that is not left to Pillow: BMPs, and TIFFs that it does not read or reads wrongly.
+
+    Raises:
+        ImageError: its header is broken, or says that it is of a kind that is not read.
+    """
+    if is_bitmap(data):
+        return Bitmap(data, where)
+    if raw := is_raw_photograph(data):
+        raise _unsupported(where, raw)
+    layout = read_layout(data)
+    if layout is None:
+        return None
+    if layout.is_pillows:
+        return None
+    if layout.is_ours:
+        return DeepTiff(data, layout, where)
+    raise _unsupported(where, str(layout))
 
 
 def open_header(data: bytes, where: str) -> Image.Image:
@@ -44,15 +89,25 @@ def open_header(data: bytes, where: str) -> Image.Image:
             # Not Image.open: that swallows the decoder's own words, and warns of sizes that we allow.
             return factory(io.BytesIO(data), "")
         except MissingExtra as exc:
-            raise ImageError(f"{where}: {exc}", reason="not_a_picture") from exc
+            raise ImageError(f"{where}: {exc}", reason="missing_extra") from exc
         # Malformed files make Pillow raise nearly anything: ValueError, SyntaxError, KeyError, struct.error, ...
         except Exception as exc:
             refusal = refused(exc, data, where, _webp_pixels(data))
             refusal.__cause__ = exc
     if refusal is not None:
         raise refusal
-    known = ", ".join(FORMATS)
-    raise ImageError(f"{where}: not a picture in a known format ({known}, HEIC)", reason="not_a_picture")
+    known = ", ".join((*FORMATS, "HEIC"))
+    kind = named_kind(data)
+    if kind is None:
+        raise ImageError(f"{where}: not a picture in a known format ({known})", reason="not_a_picture")
+    name, is_picture = kind
+    if is_picture:
+        raise _unsupported(where, name)
+    raise ImageError(f"{where}: {name}; not a picture in a known format ({known})", reason="not_a_picture")
+
+
+def _unsupported(where: str, kind: str) -> ImageError:
+    return ImageError(f"{where}: {kind}, which clipdex does not read: convert it", reason="unsupported")
 
 
 def refused(error: Exception, data: bytes, where: str, pixels: int) -> ImageError:
@@ -66,7 +121,19 @@ def refused(error: Exception, data: bytes, where: str, pixels: int) -> ImageErro
         return ImageError(f"{where}: it ends early: {words}", reason="truncated")
     if lacks_memory or _is_too_much(pixels):
         return ImageError(f"{where}: not enough memory to decode it", reason="out_of_memory")
+    if kind := _unread_kind(data, words):
+        return _unsupported(where, kind)
     return ImageError(f"{where}: cannot be decoded: {words}", reason="broken")
+
+
+def _unread_kind(data: bytes, words: str) -> str | None:
+    """What a sound file is that its decoder refused, with these words, only because it does not know the kind."""
+    if data.startswith(b"\xff\xd8"):
+        return unusual_kind(data)
+    layout = read_layout(data)
+    if layout is not None and (not layout.is_of_known_compression or words == "unknown pixel mode"):
+        return str(layout)
+    return None
 
 
 def _is_too_much(pixels: int) -> bool:
@@ -76,21 +143,6 @@ def _is_too_much(pixels: int) -> bool:
     except MemoryError:
         return True
     return False
-
-
-def without_remarks(data: bytes) -> bytes:
-    """A PNG with nothing but what its pixels need; any other file as it is.
-
-    Pillow refuses a whole picture for a text or colour profile that unpacks to more than 1 MiB, or that has a
-    wrong checksum. None of them touches a pixel here.
-    """
-    if not data.startswith(_PNG):
-        return data
-    return _PNG + b"".join(
-        chunk
-        for kind, chunk in _png_chunks(data)
-        if kind in _PNG_PIXELS and (kind != b"eXIf" or _checksum_is_right(chunk))
-    )
 
 
 def ends_early(data: bytes) -> bool:
@@ -108,6 +160,9 @@ def ends_early(data: bytes) -> bool:
         return len(data) < int.from_bytes(data[2:6], "little")
     if data.startswith((b"II*\0", b"MM\0*")):
         return _tiff_end(data) > len(data)
+    if data.startswith((b"II+\0", b"MM\0+")):
+        layout = read_layout(data)
+        return layout is None or layout.end > len(data)
     if data[4:8] == b"ftyp":
         return _boxes_end(data) > len(data)
     return False
@@ -145,6 +200,16 @@ def _factories(data: bytes) -> Iterator[_Factory]:
         yield _open_heic
 
 
+@functools.cache
+def extra_is_there() -> bool:
+    """Whether what failed as `missing_extra` can be read now: HEIC is the only kind that needs an extra."""
+    try:
+        import pillow_heif  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def _open_heic(file: io.BytesIO, name: str) -> Image.Image:
     try:
         from pillow_heif import HeifImageFile
@@ -152,19 +217,6 @@ def _open_heic(file: io.BytesIO, name: str) -> Image.Image:
         raise MissingExtra("pillow-heif", "heic", "reading HEIC") from exc
     image: Image.Image = HeifImageFile(file, name)
     return image
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(kind, the chunk whole) of each; the last may be cut short."""
-    at = len(_PNG)
-    while at < len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        yield data[at + 4 : at + 8], data[at:end]
-        at = end
-
-
-def _checksum_is_right(chunk: bytes) -> bool:
-    return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
 
 
 def _webp_pixels(data: bytes) -> int:

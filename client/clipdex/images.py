@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,15 +19,20 @@ from PIL import Image
 
 from clipdex.arrays import Pixels
 from clipdex.card import ImageSpec
+from clipdex.deep import grey_to_rgb
 from clipdex.errors import ClipdexError, ImageError, InvalidArgument
-from clipdex.formats import FORMATS, open_header, refused, without_remarks
+from clipdex.flatten import over, with_alpha
+from clipdex.formats import FORMATS, OwnPicture, open_header, open_ours, refused
+from clipdex.icc import IccUse, check_icc, convert_to_srgb
+from clipdex.jpeg import whole_without_end
+from clipdex.png import deep_colours, scale_key, without_remarks
 
 __all__ = ["FORMATS", "MAX_PIXELS", "ImageSource", "center_crop", "open_image", "resized", "to_pixels"]
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]"
 
-# Pillow's own line between a large photograph and an attack: 683 MiB at its 4 bytes a pixel.
-MAX_PIXELS = 178_956_970
+# 16,384 × 16,384: a telephone's 200 megapixels, and not much more. 1 GiB at Pillow's 4 bytes a pixel.
+MAX_PIXELS = 1 << 28
 
 WHITE = (255, 255, 255)
 
@@ -48,12 +54,22 @@ _TURNS = {
 }
 
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
-_TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
-_STRIP_PIXELS = 1 << 21
+_TIFF_PALETTE = 320
+# Where Pillow keeps a picture's XMP, and looks for an orientation if EXIF has none. Nothing else does.
+_XMP = ("xmp", "XML:com.adobe.xmp")
 
 # A 1 × 5,000 picture would grow to 224 × 1,120,000 before its centre is cut out. Past this many crops'
 # length only the middle is resized.
 _LONGEST_RESIZE = 32
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """How a picture is decoded: see `open_image`."""
+
+    fill: tuple[int, int, int]
+    max_pixels: int
+    icc: IccUse
 
 
 def open_image(
@@ -61,6 +77,7 @@ def open_image(
     *,
     fill: tuple[int, int, int] = WHITE,
     max_pixels: int = MAX_PIXELS,
+    icc: IccUse = "off",
 ) -> Image.Image:
     """Decode a picture to an RGB image, upright, with transparency laid over `fill`.
 
@@ -69,19 +86,22 @@ def open_image(
             shape (H, W), (H, W, 3) or (H, W, 4).
         fill: the RGB under transparent pixels.
         max_pixels: larger pictures are refused before they are decoded.
+        icc: "srgb" converts colours by the profile that comes with the picture, if any; "off" takes them as they
+            are, as the models' own preprocessing does.
 
     Raises:
         ImageError: it cannot be decoded; `reason` says why in one word.
         InvalidArgument: `source` is of none of these kinds.
     """
+    rules = _Rules(fill, max_pixels, check_icc(icc))
     if isinstance(source, Image.Image):
-        return _decode(source, "the image given", fill, max_pixels)
+        return _decode(source, "the image given", rules)
     if isinstance(source, np.ndarray):
-        return _decode(_from_array(source), "the array given", fill, max_pixels)
+        return _decode(_from_array(source), "the array given", rules)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode_bytes(bytes(source), "the bytes given", fill, max_pixels)
+        return _decode_bytes(bytes(source), "the bytes given", rules)
     if isinstance(source, (str, os.PathLike)):
-        return _decode_bytes(_read(source), os.fspath(source), fill, max_pixels)
+        return _decode_bytes(_read(source), os.fspath(source), rules)
     raise InvalidArgument(
         f"a picture is a path, bytes, a Pillow image or a uint8 array, not {type(source).__name__}"
     )
@@ -161,44 +181,88 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         raise ImageError(f"{os.fspath(path)}: cannot be read: {why}", reason="unreadable") from exc
 
 
-def _decode_bytes(data: bytes, where: str, fill: tuple[int, int, int], max_pixels: int) -> Image.Image:
+def _decode_bytes(data: bytes, where: str, rules: _Rules) -> Image.Image:
     if not data:
         raise ImageError(f"{where}: the file is empty", reason="empty")
     try:
-        return _decode_file(data, where, fill, max_pixels)
+        return _decode_file(data, where, rules)
     except ImageError as exc:
-        plain = without_remarks(data) if exc.reason == "broken" else data
-        if plain == data:
+        mended = _mended(data, exc.reason)
+        if mended is None:
             raise
-    return _decode_file(plain, where, fill, max_pixels)
+    return _decode_file(mended, where, rules)
 
 
-def _decode_file(data: bytes, where: str, fill: tuple[int, int, int], max_pixels: int) -> Image.Image:
+def _mended(data: bytes, reason: str) -> bytes | None:
+    """A file that was refused for this reason, without what is wrong with it, if that touches no pixel."""
+    if reason not in ("broken", "truncated"):
+        return None
+    plain = without_remarks(data)
+    if plain != data:
+        return plain
+    return whole_without_end(data) if reason == "truncated" else None
+
+
+def _decode_file(data: bytes, where: str, rules: _Rules) -> Image.Image:
+    ours = open_ours(data, where)
+    if ours is not None:
+        return _decode_ours(ours, where, rules, data)
     with open_header(data, where) as image:
-        _scale_key(image, data)
-        decoded = _decode(image, where, fill, max_pixels, data)
+        for name in _XMP:
+            image.info.pop(name, None)
+        scale_key(image, data)
+        _scale_palette(image)
+        decoded = _decode(image, where, rules, data)
         if decoded is not image:
             image.close()
         return decoded
 
 
-def _scale_key(image: Image.Image, data: bytes) -> None:
-    """Pillow widens the pixels of a grey PNG of 2 or 4 bits, and leaves its transparent value as it stands."""
-    key = image.info.get("transparency")
-    if image.format == "PNG" and image.mode == "L" and isinstance(key, int):
-        bits = data[24]  # of IHDR, which comes first
-        image.info["transparency"] = key * 255 // (2**bits - 1)
-
-
-def _decode(
-    image: Image.Image, where: str, fill: tuple[int, int, int], max_pixels: int, data: bytes = b""
-) -> Image.Image:
+def _decode_ours(picture: OwnPicture, where: str, rules: _Rules, data: bytes) -> Image.Image:
+    _require_size(picture.size, where, rules.max_pixels)
     try:
-        _require_size(image, where, max_pixels)
+        image = picture.to_rgb(rules.fill)
+        if rules.icc == "srgb":
+            image = convert_to_srgb(image, picture.profile)
+        return _upright(image.convert("RGB"), picture.orientation)
+    except ClipdexError:
+        raise
+    except Exception as exc:
+        raise refused(exc, data, where, picture.size[0] * picture.size[1]) from exc
+
+
+def _make_room(image: Image.Image) -> None:
+    """Pillow makes room for a TIFF itself, and holds it to a limit of its own, which is below ours."""
+    if image.format == "TIFF" and image.width * image.height > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS):
+        image.im = Image.new(image.mode, getattr(image, "_tile_size", image.size)).im
+
+
+def _scale_palette(image: Image.Image) -> None:
+    """The palette of a TIFF is of 16 bits; some programs write 8 into them, and Pillow shows black."""
+    colours = getattr(image, "tag_v2", {}).get(_TIFF_PALETTE, ())
+    if image.format == "TIFF" and image.mode in ("P", "PA") and 0 < max(colours, default=0) <= 255:
+        count = len(colours) // 3
+        image.putpalette(bytes(value for i in range(count) for value in colours[i::count]))
+
+
+def _decode(image: Image.Image, where: str, rules: _Rules, data: bytes = b"") -> Image.Image:
+    try:
+        _require_size(image.size, where, rules.max_pixels)
+        _make_room(image)
         image.load()
-        _require_size(image, where, max_pixels)  # a decoder may find another than its header said
+        _require_size(image.size, where, rules.max_pixels)  # a decoder may find another than its header said
         orientation = _orientation(image)
-        return _upright(_to_rgb(image, fill), orientation)
+        rgb = deep_colours(image, data, rules.fill)
+        if rules.icc == "srgb":
+            profile = image.info.get("icc_profile")
+            rgb = (
+                _in_srgb(image, profile, rules.fill, ours=bool(data))
+                if rgb is None
+                else convert_to_srgb(rgb, profile)
+            )
+        elif rgb is None:
+            rgb = _to_rgb(image, rules.fill)
+        return _upright(rgb, orientation)
     except ClipdexError:
         raise
     # Malformed files make Pillow raise nearly anything: ValueError, SyntaxError, KeyError, struct.error, ...
@@ -206,8 +270,8 @@ def _decode(
         raise refused(exc, data, where, image.width * image.height) from exc
 
 
-def _require_size(image: Image.Image, where: str, max_pixels: int) -> None:
-    width, height = image.size
+def _require_size(size: tuple[int, int], where: str, max_pixels: int) -> None:
+    width, height = size
     if width * height > max_pixels:
         raise ImageError(
             f"{where}: {width} × {height} pixels are more than the limit of {max_pixels:,}",
@@ -220,7 +284,12 @@ def _require_size(image: Image.Image, where: str, max_pixels: int) -> None:
 def _orientation(image: Image.Image) -> int:
     """1 to 8, as EXIF has it; 1 where there is none that can be read."""
     try:
-        value = image.getexif().get(_EXIF_ORIENTATION)
+        if any(name in image.info for name in _XMP):
+            exif = Image.Exif()
+            exif.load(image.info.get("exif", b""))
+        else:
+            exif = image.getexif()
+        value = exif.get(_EXIF_ORIENTATION)
     except MemoryError:
         raise
     except Exception:  # EXIF that makes no sense says nothing of the pixels
@@ -238,27 +307,26 @@ def _to_rgb(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
     if image.mode == "RGB" and not transparent:
         return image
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _deep_grey_to_rgb(image, fill)
+        return grey_to_rgb(image, fill)
     if image.mode == "LAB":
         return _lab_to_rgb(image)
     if transparent or image.mode in _WITH_ALPHA:
-        return _over(image, fill)
+        return over(image, fill)
     return image.convert("RGB")
 
 
-def _over(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
-    """Lay a transparent picture over one colour."""
-    rgb = Image.new("RGB", image.size)
-    for box in _strips(image):
-        strip = image.crop(box)
-        key = strip.info.get("transparency")
-        if isinstance(key, tuple) and max(key) > 255:  # of a 16-bit PNG, whose pixels Pillow has cut to 8 bits
-            strip.info["transparency"] = tuple(value >> 8 for value in key)
-        if strip.mode == "La":  # Pillow has no way from here to RGBA
-            strip = strip.convert("LA")
-        strip = strip.convert("RGBA")
-        rgb.paste(Image.alpha_composite(Image.new("RGBA", strip.size, (*fill, 255)), strip).convert("RGB"), box)
-    return rgb
+def _in_srgb(image: Image.Image, profile: bytes | None, fill: tuple[int, int, int], *, ours: bool) -> Image.Image:
+    """As `_to_rgb`, by the picture's profile. ours: the image may be changed."""
+    if not profile or image.mode == "LAB":
+        return _to_rgb(image, fill)
+    transparent = "transparency" in image.info or image.mode in _WITH_ALPHA
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return convert_to_srgb(grey_to_rgb(image, fill), profile)
+    plain = image
+    if image.mode not in ("RGB", "L", "CMYK") or transparent:
+        plain = with_alpha(image) if transparent else image.convert("RGB")
+    converted = convert_to_srgb(plain, profile, copy=not ours and plain is image)
+    return over(converted, fill) if transparent else converted.convert("RGB")
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:
@@ -269,47 +337,6 @@ def _lab_to_rgb(image: Image.Image) -> Image.Image:
     rgb = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
     assert rgb is not None  # only a transform in place gives None
     return rgb
-
-
-def _deep_grey_to_rgb(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
-    """Scale greys of more than 8 bits: Pillow's own conversion would clip them to white."""
-    tags = getattr(image, "tag_v2", {})  # a TIFF's
-    white = _white_of(image, tags.get(_TIFF_BITS))
-    key = image.info.get("transparency")
-    rgb = Image.new("RGB", image.size)
-    for box in _strips(image):
-        values = _finite(image.crop(box))
-        eight = np.clip(np.rint(values * (255.0 / white)), 0, 255).astype(np.uint8)
-        if tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:  # of these, Pillow inverts only the 8-bit ones
-            eight = 255 - eight
-        rgb.paste(Image.fromarray(eight).convert("RGB"), box)
-        if isinstance(key, int):
-            rgb.paste(fill, box, Image.fromarray(values == key))
-    return rgb
-
-
-def _white_of(image: Image.Image, bits: tuple[int, ...] | None) -> float:
-    """The value that means white."""
-    if image.mode.startswith("I;16"):
-        return 4095.0 if bits == (12,) else 65535.0
-    top = max(float(_finite(image.crop(box)).max()) for box in _strips(image))
-    if image.mode == "F" and top <= 1.0:
-        return 1.0
-    if top <= 255:
-        return 255.0
-    return max(top, 65535.0)
-
-
-def _finite(image: Image.Image) -> npt.NDArray[np.float64]:
-    return np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes that cover a picture from top to bottom, so that converting a large one takes no multiple of it."""
-    width, height = image.size
-    rows = max(1, _STRIP_PIXELS // width)
-    for top in range(0, height, rows):
-        yield 0, top, width, min(top + rows, height)
 
 
 def _from_array(array: npt.NDArray[Any]) -> Image.Image:

@@ -17,11 +17,12 @@ import typer
 from clipdex.arrays import Pixels
 from clipdex.card import ImageSpec
 from clipdex.classify import DEFAULT_TEMPLATES, label_steps, probabilities
-from clipdex.cli.common import interruptible, note, printable, shown_path
+from clipdex.cli.common import Icc, interruptible, note, printable, shown_path
 from clipdex.cli.connection import Connection, connects
 from clipdex.cli.passed_over import say_passed_over
 from clipdex.cli.printing import say, write_bytes, write_text
 from clipdex.errors import ImageError, InvalidArgument, SourceError
+from clipdex.icc import IccUse, check_icc
 from clipdex.images import open_image, to_pixels
 from clipdex.results import csv_line
 from clipdex.sources import Folder
@@ -53,6 +54,9 @@ def classify(
         ),
     ] = None,
     top: Annotated[int, typer.Option("--top", "-k", min=1, metavar="K", help="Labels a picture.")] = _TOP,
+    icc: Annotated[
+        Icc, typer.Option(help="Convert pictures by their colour profiles to sRGB, or take them as they are.")
+    ] = Icc.off,
     *,
     connection: Connection,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
@@ -72,7 +76,7 @@ def classify(
         with _json() if as_json else _csv() if as_csv else _lines() as show:
             files = _files(pictures)
             while batch := list(islice(files, client.max_batch_size)):
-                read = _read(client.card.image, batch)
+                read = _read(client.card.image, batch, check_icc(icc.value))
                 seen, failed = seen + len(batch), failed + len(batch) - len(read)
                 if not read:
                     continue
@@ -110,12 +114,12 @@ def _files(pictures: list[Path]) -> Iterator[str]:
             yield str(path)
 
 
-def _read(spec: ImageSpec, paths: list[str]) -> list[tuple[str, Pixels]]:
+def _read(spec: ImageSpec, paths: list[str], icc: IccUse) -> list[tuple[str, Pixels]]:
     """The pixels of those that can be read; the others are named on standard error."""
 
     def decode(path: str) -> Pixels | ImageError:
         try:
-            return to_pixels(open_image(path, fill=spec.fill), spec)
+            return to_pixels(open_image(path, fill=spec.fill, icc=icc), spec)
         except ImageError as exc:
             return exc
 

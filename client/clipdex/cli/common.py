@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from types import FrameType
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from clipdex.cli.printing import note, printable
 from clipdex.client import DEFAULT_ADDRESS
 
 __all__ = [
+    "Icc",
     "ModelOption",
     "ServerOption",
     "interruptible",
@@ -47,6 +49,13 @@ ModelOption = Annotated[
     ),
 ]
 SERVER_DEFAULT = DEFAULT_ADDRESS
+
+
+class Icc(str, Enum):
+    """What is done with the colour profiles of pictures."""
+
+    off = "off"
+    srgb = "srgb"
 
 
 def shown_path(path: str) -> str:

@@ -11,13 +11,14 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import interruptible, note, shown_path
+from clipdex.cli.common import Icc, interruptible, note, shown_path
 from clipdex.cli.connection import Connection, connects
 from clipdex.cli.failures import failure_line, refuse_second_writer
 from clipdex.cli.passed_over import say_passed_over
 from clipdex.cli.printing import say
 from clipdex.cli.progress import index_progress
 from clipdex.errors import InvalidArgument, SourceError
+from clipdex.icc import check_icc
 from clipdex.images import MAX_PIXELS
 from clipdex.index import Index
 from clipdex.pipeline import MAX_RING_BYTES, Limits, Plan, RunReport, index_pictures, plan_run
@@ -104,6 +105,13 @@ def index(
         typer.Option(help="What tells a changed file: stat, its size and times; content, reading every file."),
     ] = Check.stat,
     dtype: Annotated[Dtype, typer.Option(help="Of a new index; float16 halves the space.")] = Dtype.float16,
+    icc: Annotated[
+        Icc | None,
+        typer.Option(
+            help="Of a new index: convert pictures by their colour profiles to sRGB; off if not given.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Decoding processes; one a core if not given.", show_default=False)
     ] = None,
@@ -113,6 +121,9 @@ def index(
         float, typer.Option(metavar="SECONDS", help="A file that takes longer to decode fails.")
     ] = 60.0,
     worker_memory_mib: Annotated[int, typer.Option(min=128, help="What a decoding process may take.")] = 1024,
+    large_memory_mib: Annotated[
+        int, typer.Option(min=0, help="What one of them at a time may take, for a picture that needs more.")
+    ] = 2560,
     shared_memory: Annotated[
         Use, typer.Option(help="Let a server on this machine read pixels where they are, not from the wire.")
     ] = Use.auto,
@@ -138,7 +149,9 @@ def index(
         say_passed_over(plan.passed_over)
         say(_plan_sentence(plan, out))
         return
-    limits = Limits(max_file_mib * _MIB, max_pixels, file_timeout, worker_memory_mib * _MIB)
+    limits = Limits(
+        max_file_mib * _MIB, max_pixels, file_timeout, worker_memory_mib * _MIB, large_memory_mib * _MIB
+    )
     with (
         interruptible(f"what was committed is in {out}; the same command goes on from there"),
         connection.open(shared_memory=shared_memory.value) as client,
@@ -149,6 +162,7 @@ def index(
             source,
             out,
             dtype=dtype.value,
+            icc=None if icc is None else check_icc(icc.value),
             workers=workers,
             limits=limits,
             retry_failures=retry,

@@ -38,6 +38,8 @@ def info(
         ("first commit", _when(found.first_commit)),
         ("last commit", _when(found.last_commit)),
     ]
+    if manifest.icc != "off":
+        lines.insert(6, ("colours", "converted by profile to sRGB"))
     if manifest.below_floor:
         lines.insert(5, ("", f"below the floor of its export: {printable(manifest.below_floor)}"))
     for name, value in lines:

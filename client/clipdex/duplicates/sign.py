@@ -57,7 +57,7 @@ def sign_index(
         files = retry_source(wanted, f"the rows of {directory}").files(failures.append) if wanted else iter(())
         with (
             PixelRing(_SPEC.size, _TRAY, _TRAYS) as ring,
-            DecodePool(_SPEC, ring, workers=workers, limits=limits) as pool,
+            DecodePool(_SPEC, ring, workers=workers, limits=limits, icc=writer.manifest.icc) as pool,
         ):
             for read, result in enumerate(pool.decode(files), start=1):
                 if not isinstance(result, Failure) and result.picture.phash is not None:

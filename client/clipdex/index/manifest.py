@@ -6,13 +6,14 @@ import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import google_crc32c
 import numpy as np
 
 from clipdex.card import ModelCard
 from clipdex.errors import FingerprintMismatch, IndexDamaged, IndexFormatError, IndexNotFound, IndexWriteError
+from clipdex.icc import IccUse
 from clipdex.untrusted_json import parse_json
 
 __all__ = ["FORMAT_VERSION", "MANIFEST", "Manifest"]
@@ -20,6 +21,7 @@ __all__ = ["FORMAT_VERSION", "MANIFEST", "Manifest"]
 MANIFEST = "manifest.json"
 FORMAT = "clipdex-index"
 FORMAT_VERSION = 1
+_WITH_ICC = 2  # of an index whose pictures were converted: a clipdex that cannot must not add to it
 
 # The vectors' dtype, and the suffix of the file they are in. Little-endian, whatever wrote them.
 _SUFFIX = {"float16": "f16", "float32": "f32"}
@@ -32,6 +34,7 @@ class Manifest:
 
     below_floor: what its export's gate found wrong with a model that made rows, if it was installed all the same;
     else "".
+    icc: "srgb" if pictures were converted by their colour profiles before they were embedded, else "off".
     """
 
     fingerprint: str
@@ -39,15 +42,16 @@ class Manifest:
     embedding_dim: int
     dtype: str = "float16"
     below_floor: str = ""
+    icc: IccUse = "off"
 
     def __post_init__(self) -> None:
         if self.dtype not in _SUFFIX:
             raise IndexFormatError(f"an index holds float16 or float32 vectors, not {self.dtype!r}")
 
     @classmethod
-    def of(cls, card: ModelCard, dtype: str = "float16") -> Manifest:
+    def of(cls, card: ModelCard, dtype: str = "float16", icc: IccUse = "off") -> Manifest:
         """The manifest of an index for a model's vectors."""
-        return cls(card.fingerprint, card.name, card.embedding_dim, dtype, card.below_floor or "")
+        return cls(card.fingerprint, card.name, card.embedding_dim, dtype, card.below_floor or "", icc)
 
     @property
     def vectors_file(self) -> str:
@@ -102,7 +106,7 @@ class Manifest:
         """The text of manifest.json."""
         data = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if self.icc == "off" else _WITH_ICC,
             "fingerprint": self.fingerprint,
             "model": self.model,
             "embedding_dim": self.embedding_dim,
@@ -110,6 +114,8 @@ class Manifest:
         }
         if self.below_floor:
             data["below_floor"] = self.below_floor
+        if self.icc != "off":
+            data["icc"] = self.icc
         return json.dumps(data | {"crc32c": _crc32c(data)}, indent=2) + "\n"
 
     @classmethod
@@ -140,10 +146,10 @@ class Manifest:
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise IndexFormatError(f'{path}: is not the manifest of a clipdex index ("format": "{FORMAT}")')
         version = data.get("format_version")
-        if version != FORMAT_VERSION:
+        if version not in (FORMAT_VERSION, _WITH_ICC):
             raise IndexFormatError(
-                f"{directory} has the format version {version!r}, this clipdex reads {FORMAT_VERSION}: "
-                "install the clipdex that wrote it, or build the index again"
+                f"{directory} has the format version {version!r}, this clipdex reads {FORMAT_VERSION} "
+                f"and {_WITH_ICC}: install the clipdex that wrote it, or build the index again"
             )
         fingerprint, model, dim, dtype = (
             data.get(key) for key in ("fingerprint", "model", "embedding_dim", "dtype")
@@ -154,11 +160,12 @@ class Manifest:
             or not isinstance(dim, int)
             or not 0 < dim <= 1 << 20
             or dtype not in _SUFFIX
+            or data.get("icc", "off") not in get_args(IccUse)
         ):
             raise IndexFormatError(f"{path}: a field is missing or out of range (docs/index-format.md lists them)")
         if data.pop("crc32c", None) != _crc32c(data):
             raise IndexDamaged(f"{path}: its checksum does not fit its content: it was changed or is damaged")
-        return cls(fingerprint, model, dim, dtype, str(data.get("below_floor", "")))
+        return cls(fingerprint, model, dim, dtype, str(data.get("below_floor", "")), data.get("icc", "off"))
 
 
 def _crc32c(data: dict[str, Any]) -> int:

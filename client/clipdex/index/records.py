@@ -6,8 +6,18 @@ from dataclasses import dataclass, field
 
 __all__ = ["NO_METADATA", "BrokenRecord", "Changes", "Extent", "Failure", "KnownFile", "Picture", "storable"]
 
-# Reasons that lie outside the file: permissions, a busy machine, a disk that was not mounted, a damaged index.
-_MAY_PASS = ("damaged", "out_of_memory", "refused", "timeout", "worker_died", "unreadable", "vanished")
+# Reasons that lie outside the file: what is installed, permissions, a busy machine, a disk that was not mounted, a
+# damaged index.
+_MAY_PASS = (
+    "damaged",
+    "missing_extra",
+    "out_of_memory",
+    "refused",
+    "timeout",
+    "worker_died",
+    "unreadable",
+    "vanished",
+)
 
 NO_METADATA = "{}"
 
@@ -60,7 +70,7 @@ class Failure:
 class KnownFile:
     """What the index knows of a path: the size and times it had, and its row, or None if it failed.
 
-    ctime_ns: None if not known. signed: whether the row has a perceptual signature.
+    ctime_ns: None if not known. signed: whether the row has a perceptual signature. reason: why it failed.
     """
 
     size: int
@@ -69,6 +79,7 @@ class KnownFile:
     content_hash: bytes | None
     ctime_ns: int | None = None
     signed: bool = False
+    reason: str | None = None
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,10 @@ class RowStore:
         if found := self._rows(f"SELECT {self._stored()} WHERE {live}", (path,)):
             return known_file(found[0]) if found[0][1] == path and all_sound(found[0]) else None
         lines = self._ledger("WHERE path = ?", (path,), damaged=False)
-        return KnownFile(lines[0].size, lines[0].mtime_ns, None, None, lines[0].ctime_ns) if lines else None
+        if not lines:
+            return None
+        line = lines[0]
+        return KnownFile(line.size, line.mtime_ns, None, None, line.ctime_ns, reason=line.reason)
 
     def metadata(self, row: int) -> str:
         """The JSON of what came with a row's picture; `{}` if nothing did."""

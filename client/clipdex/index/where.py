@@ -7,6 +7,7 @@ functions and nothing else. So whatever is written there, it filters or is refus
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 import threading
@@ -272,7 +273,7 @@ def _composed_json(text: object) -> object:
     if not isinstance(text, str) or unicodedata.is_normalized("NFC", text):
         return text
     with suppress(ValueError, RecursionError):
-        return json.dumps(_composed_value(json.loads(text)), ensure_ascii=False, separators=(",", ":"))
+        return json.dumps(_composed_value(parse_json(text)), ensure_ascii=False, separators=(",", ":"))
     return text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,8 +21,10 @@ from clipdex.arrays import Pixels
 from clipdex.card import ImageSpec
 from clipdex.cpus import usable_cpus
 from clipdex.errors import ClipdexError, InvalidArgument
+from clipdex.icc import IccUse
 from clipdex.index.rows import Failure, Picture
 from clipdex.pipeline.decode_worker import DECODED, HEADER, NO_HASH, SLOT, UNCHANGED
+from clipdex.pipeline.large_pictures import BEGINS, WAITS, machine_memory
 from clipdex.pipeline.limits import Limits
 from clipdex.pipeline.ring import PixelRing
 from clipdex.sources.scan import FoundFile
@@ -92,15 +95,17 @@ class DecodePool:
         *,
         workers: int | None = None,
         limits: Limits | None = None,
+        icc: IccUse = "off",
     ) -> None:
-        """workers: processes; one for each core that this process may use if not given."""
+        """workers: processes; one for each core that this process may use if not given. icc: see `open_image`."""
         if workers is not None and workers < 1:
             raise InvalidArgument(f"workers is {workers}; expected at least 1")
         self.busy = {"decode": 0.0, "resize": 0.0}
         self._spec = spec
         self._ring = ring
         self._count = workers or usable_cpus()
-        self._limits = limits or Limits()
+        self._icc = icc
+        self._limits = (limits or Limits()).within(machine_memory())
         self._workers: list[_Worker] = []
         self._lock = threading.Condition()
         # Guarded by the lock:
@@ -234,7 +239,10 @@ class DecodePool:
         except (EOFError, ConnectionError):
             self._replace(worker, "worker_died", "the process that decoded it ended")
             return
-        worker.since = time.monotonic()
+        # One that waits for its turn at a large picture takes no time for it.
+        worker.since = math.inf if message[:1] == bytes([WAITS]) else time.monotonic()
+        if message[:1] in (bytes([WAITS]), bytes([BEGINS])):
+            return
         if not worker.ready:
             worker.ready = True
             self._failed_starts = 0
@@ -311,7 +319,12 @@ class DecodePool:
             memory = self._ring.open_for_workers()
             passing.callback(os.close, memory)
             passed = [theirs.fileno(), memory]
-            command += [*map(str, passed), json.dumps(asdict(self._spec)), json.dumps(asdict(self._limits))]
+            command += [
+                *map(str, passed),
+                json.dumps(asdict(self._spec)),
+                json.dumps(asdict(self._limits)),
+                self._icc,
+            ]
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

@@ -1,18 +1,20 @@
 """The process that decodes: reads requests from a pipe, writes pixels into slots of shared memory.
 
 A process of its own, because a picture made to break a decoder should end one worker and not the run. Started
-by `decode.py` with the file descriptors of its pipe and of the memory, and the image rules and the limits as
-JSON. Messages are bytes:
+by `decode.py` with the file descriptors of its pipe and of the memory, the image rules and the limits as
+JSON, and what to do with colour profiles. Messages are bytes:
 
     from the worker: nothing, b"", once it is ready
     to it:           the number of a slot; the content hash that the picture had, or zeros; a Request or a refusal
     from it:         the header below; status 0: the slot holds the pixels, and the picture's perceptual signature
                      follows; 1: "reason\\0detail" follows; 2: it has the content that it had, and was not decoded
+                     before that, a single byte: 2 while it waits for its turn at a large picture, 3 when it has it
 """
 
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import json
 import logging
@@ -24,8 +26,10 @@ import struct
 import sys
 import time
 import warnings
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from multiprocessing.connection import Connection
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -34,9 +38,11 @@ from clipdex.arrays import Pixels
 from clipdex.card import ImageSpec
 from clipdex.errors import ImageError
 from clipdex.formats import use_one_thread
+from clipdex.icc import IccUse, check_icc
 from clipdex.images import center_crop, open_image, resized
 from clipdex.index.records import storable
 from clipdex.phash import perceptual_signature
+from clipdex.pipeline.large_pictures import turn
 from clipdex.pipeline.limits import Limits
 from clipdex.sources.request import Request
 
@@ -52,8 +58,18 @@ NO_HASH = bytes(16)
 _NOT_A_FILE = "is a directory, FIFO, socket or device by now, not a file"
 
 
-def decode_file(message: bytes, slots: Pixels, spec: ImageSpec, limits: Limits) -> bytes:
-    """Read and decode one picture, into its slot -> the message that answers for it. slots: uint8 (N, S, S, 3)."""
+def decode_file(
+    message: bytes,
+    slots: Pixels,
+    spec: ImageSpec,
+    limits: Limits,
+    with_more: Callable[[], AbstractContextManager[None]] | None = None,
+    icc: IccUse = "off",
+) -> bytes:
+    """Read and decode one picture, into its slot -> the message that answers for it. slots: uint8 (N, S, S, 3).
+
+    with_more: for a picture that does not fit the memory there is, in which block there is more; if that can be.
+    """
     stated, digest = (0, 0, 0), NO_HASH
     began = time.perf_counter()
     try:
@@ -68,11 +84,11 @@ def decode_file(message: bytes, slots: Pixels, spec: ImageSpec, limits: Limits) 
         digest = hashlib.blake2b(data, digest_size=16).digest()
         if digest == known:
             return HEADER.pack(UNCHANGED, 0, 0, *stated, digest, time.perf_counter() - began, 0.0)
-        image = open_image(data, fill=spec.fill, max_pixels=limits.max_pixels)
-        decoded = time.perf_counter()
-        small = resized(image, spec)
-        slots[slot] = center_crop(small, spec)
-        signature = perceptual_signature(small)
+        made = None if with_more is None else _made_if_it_fits(data, slots[slot], spec, limits, icc)
+        if made is None:
+            with with_more() if with_more is not None else nullcontext():
+                began = time.perf_counter()
+                made = _made(data, slots[slot], spec, limits, icc)
     except ImageError as exc:
         return _failed(stated, digest, exc.reason, str(exc).removeprefix("the bytes given: "))
     except FileNotFoundError:
@@ -83,8 +99,34 @@ def decode_file(message: bytes, slots: Pixels, spec: ImageSpec, limits: Limits) 
         return _failed(stated, digest, "unreadable", exc.strerror or type(exc).__name__)
     except MemoryError:
         return _failed(stated, digest, "out_of_memory", "not enough memory to read it")
+    (width, height), decoded, signature = made
     seconds = decoded - began, time.perf_counter() - decoded
-    return HEADER.pack(DECODED, image.width, image.height, *stated, digest, *seconds) + signature
+    return HEADER.pack(DECODED, width, height, *stated, digest, *seconds) + signature
+
+
+_Made: TypeAlias = "tuple[tuple[int, int], float, bytes]"
+
+
+def _made(data: bytes, slot: Pixels, spec: ImageSpec, limits: Limits, icc: IccUse) -> _Made:
+    """Decode into a slot -> (width and height, when it was decoded, its perceptual signature)."""
+    image = open_image(data, fill=spec.fill, max_pixels=limits.max_pixels, icc=icc)
+    decoded = time.perf_counter()
+    small = resized(image, spec)
+    slot[...] = center_crop(small, spec)
+    return image.size, decoded, perceptual_signature(small)
+
+
+def _made_if_it_fits(data: bytes, slot: Pixels, spec: ImageSpec, limits: Limits, icc: IccUse) -> _Made | None:
+    """Likewise, or None if there is too little memory for it. What it took is free again."""
+    try:
+        return _made(data, slot, spec, limits, icc)
+    except MemoryError:
+        pass
+    except ImageError as exc:
+        if exc.reason != "out_of_memory":
+            raise
+    gc.collect()  # the error may hold on to half a picture
+    return None
 
 
 def _open_now(path: bytes) -> int:
@@ -113,7 +155,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     warnings.simplefilter("ignore")  # Pillow's word on odd metadata is nothing a user can act on
-    descriptor, memory, rules, bounds = sys.argv[1:]
+    descriptor, memory, rules, bounds, icc = sys.argv[1:]
     spec, limits = ImageSpec.from_dict(json.loads(rules)), Limits(**json.loads(bounds))
     mapped = mmap.mmap(int(memory), 0)
     slots: Pixels = np.frombuffer(mapped, dtype=np.uint8).reshape(-1, spec.size, spec.size, 3)
@@ -124,5 +166,10 @@ def main() -> None:
     _silence_decoders()
     with Connection(int(descriptor)) as pipe, suppress(EOFError, ConnectionError):  # the parent has ended
         pipe.send_bytes(b"")
+
+        def with_more() -> AbstractContextManager[None]:
+            return turn(int(memory), limits, lambda state: pipe.send_bytes(bytes([state])))
+
+        more = with_more if limits.allows_larger else None
         while True:
-            pipe.send_bytes(decode_file(pipe.recv_bytes(), slots, spec, limits))
+            pipe.send_bytes(decode_file(pipe.recv_bytes(), slots, spec, limits, more, check_icc(icc)))

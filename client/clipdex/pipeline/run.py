@@ -19,7 +19,8 @@ import numpy as np
 from clipdex.arrays import Array
 from clipdex.bisection import bisect
 from clipdex.client import Client
-from clipdex.errors import IndexFault, RequestRefused
+from clipdex.errors import IndexFault, InvalidArgument, RequestRefused
+from clipdex.icc import IccUse, check_icc
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import Failure
 from clipdex.index.writer import IndexWriter
@@ -67,6 +68,7 @@ def index_pictures(
     index: Path,
     *,
     dtype: str = "float16",
+    icc: IccUse | None = None,
     workers: int | None = None,
     limits: Limits | None = None,
     retry_failures: bool = False,
@@ -83,6 +85,8 @@ def index_pictures(
     Args:
         source: a directory, a tar or a table (see `open_source`), or any `Source`, such as `PathList`.
         dtype: of a new index, float16 or float32.
+        icc: of a new index: "srgb" converts pictures by their colour profiles, "off" (the default) does not. An
+            index keeps to what it was made with.
         workers: decoding processes; one a core if not given.
         limits: what one file may cost; the defaults of `Limits` if not given.
         retry_failures: try files again that failed before and have not changed since.
@@ -95,6 +99,7 @@ def index_pictures(
         InvalidArgument: `check` is neither of the two.
         SourceError: the source is missing, unreadable, or holds no picture.
         FingerprintMismatch: the index holds another model's vectors.
+        InvalidArgument: the index was made with another `icc`.
         ServerError, IndexFault: as the client and the index raise them.
     """
     started = time.monotonic()
@@ -104,8 +109,14 @@ def index_pictures(
     is_new = not os.path.lexists(index)
     if is_new:
         _require_a_picture(source)
-    with IndexWriter.open_or_create(index, Manifest.of(client.card, dtype)) as writer:
+    made_with = check_icc("off" if icc is None else icc)
+    with IndexWriter.open_or_create(index, Manifest.of(client.card, dtype, made_with)) as writer:
         writer.manifest.require(client.card, index)
+        if icc is not None and icc != writer.manifest.icc:
+            raise InvalidArgument(
+                f"{index} was made with icc {writer.manifest.icc}, and {icc} is asked for: its rows could not be "
+                "compared with those to come; leave it out, or build another index"
+            )
         if not is_new:
             _require_a_picture(source)
         run = _Run(client, writer, source, retry_failures, check, progress)
@@ -197,7 +208,9 @@ class _Run:
                 self._client.in_flight,
             )
         with (
-            DecodePool(self._client.card.image, ring, workers=workers, limits=limits) as pool,
+            DecodePool(
+                self._client.card.image, ring, workers=workers, limits=limits, icc=self._writer.manifest.icc
+            ) as pool,
             self._counted(),
             interrupts_noted() as stop_if_told,
         ):

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, get_args
 
 from clipdex.errors import InvalidArgument
 from clipdex.index.records import Failure, KnownFile
+from clipdex.pipeline.another_try import is_due
 from clipdex.sources.scan import FoundFile, may_be_away
 
 __all__ = ["Check", "Standing", "checked", "keeps_its_row", "standing_of", "to_read"]
@@ -44,7 +45,7 @@ def standing_of(file: FoundFile, known: KnownFile | None, *, check: Check, retry
     if known.row is None:
         if not same_ctime:
             return Standing.CHANGED
-        return Standing.RETRIED if retry_failures or check == "content" else Standing.FAILED
+        return Standing.RETRIED if is_due(known, retry_failures or check == "content") else Standing.FAILED
     return Standing.UNCHANGED if same_ctime and check == "stat" else Standing.REREAD
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from clipdex.arrays import Array, Vectors
 from clipdex.errors import InvalidArgument
+from clipdex.icc import IccUse
 from clipdex.images import ImageSource
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ class Query:
             if index is not None:
                 index.require(client.card)
             of_texts = client.embed_texts(self.texts) if self.texts else None
-            of_images = client.embed_images(self.images) if self.images else None
+            icc: IccUse = "off" if index is None else index.manifest.icc
+            of_images = client.embed_images(self.images, icc=icc) if self.images else None
         return self.mixed(of_texts, of_images, index)
 
     def mixed(self, texts: Array | None, images: Array | None, index: Index | None = None) -> Vectors:

@@ -1,0 +1,16 @@
+"""Which files that failed before a run tries again."""
+
+from __future__ import annotations
+
+from clipdex.formats import extra_is_there
+from clipdex.index.rows import KnownFile
+
+__all__ = ["is_due"]
+
+
+def is_due(known: KnownFile, retry_failures: bool) -> bool:
+    """Whether a file that failed, and has not changed since, is to be tried again.
+
+    retry_failures: all are. What lacked an optional package is in any case, once the package is there.
+    """
+    return known.row is None and (retry_failures or (known.reason == "missing_extra" and extra_is_there()))
