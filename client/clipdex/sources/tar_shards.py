@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,12 +19,10 @@ from clipdex.sources.members import TAR_SUFFIXES, containers, member_path
 from clipdex.sources.metadata import LONGEST_FIELD, metadata_json
 from clipdex.sources.request import Request
 from clipdex.sources.scan import SUFFIXES, FoundFile, Tree, nothing_at, regular_file, stat_failure
+from clipdex.sources.sidecars import Sidecars, is_sidecar, stem_of
 from clipdex.sources.tar_headers import BrokenTar, TarEntry, walk
 
 __all__ = ["TarShards", "tar_member"]
-
-# What webdataset's writers put beside a picture, under the same key.
-_NOTES = (b"txt", b"caption", b"cls", b"json")
 
 
 class TarShards:
@@ -151,7 +149,8 @@ class _Listing:
 
     def pictures(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """Its pictures; what is no picture's bytes in one piece, and damage to the shard, go to `on_failure`."""
-        notes = self._notes()
+        stems = {stem_of(name) for name in self.entries if not is_sidecar(name)}
+        sidecars = Sidecars.among(self.entries.values(), stems)
         for name, entry in self.entries.items():
             if not name.lower().endswith(SUFFIXES):
                 continue
@@ -159,19 +158,10 @@ class _Listing:
             if entry.refused:
                 on_failure(Failure(path, "not_a_file", entry.refused, entry.length, self.mtime_ns))
             else:
-                member = _TarPicture(self.shard, self.mtime_ns, entry, notes.get(_key(name)[0], ()))
+                member = _TarPicture(self.shard, self.mtime_ns, entry, sidecars.of(name))
                 yield FoundFile(path, entry.length, self.mtime_ns, member=member)
         if self.broken:
             on_failure(Failure(self.shard, "broken_container", self.broken, self.info.st_size, self.mtime_ns))
-
-    def _notes(self) -> dict[bytes, tuple[TarEntry, ...]]:
-        """key -> the members that say something of its pictures."""
-        found: dict[bytes, tuple[TarEntry, ...]] = {}
-        for name, entry in self.entries.items():
-            key, field = _key(name)
-            if field.rpartition(b".")[2] in _NOTES and not entry.refused and entry.length <= LONGEST_FIELD:
-                found[key] = (*found.get(key, ()), entry)
-        return found
 
 
 def _listed(shard: bytes) -> _Listing:
@@ -217,7 +207,7 @@ class _TarPicture:
     shard: bytes
     mtime_ns: int
     entry: TarEntry
-    notes: tuple[TarEntry, ...]
+    notes: Mapping[str, TarEntry]
 
     def request(self) -> bytes:
         e = self.entry
@@ -231,19 +221,13 @@ class _TarPicture:
                 if os.fstat(file.fileno()).st_mtime_ns != self.mtime_ns:
                     return NO_METADATA  # written anew; it is listed anew next time
                 fields = {
-                    _key(note.name)[1].decode("utf-8", "replace"): _value(note.name, _span(file, note))
-                    for note in self.notes
+                    name: _value(note.name, _span(file, note))
+                    for name, note in self.notes.items()
+                    if not note.refused and note.length <= LONGEST_FIELD
                 }
         except OSError:
             return NO_METADATA  # gone, since a moment ago
         return metadata_json(fields)
-
-
-def _key(name: bytes) -> tuple[bytes, bytes]:
-    """Webdataset's rule: `dir/0001.left.jpg` -> (`dir/0001`, `left.jpg`)."""
-    folder, slash, base = name.rpartition(b"/")
-    stem, _, extension = base.partition(b".")
-    return folder + slash + stem, extension.lower()
 
 
 def _value(name: bytes, data: bytes) -> object:
