@@ -21,6 +21,7 @@ from clipdex.card import ImageSpec, TextSpec
 from clipdex.errors import ImageError, InvalidArgument
 from clipdex.images import ImageSource, open_image, to_pixels
 from clipdex.sources import Folder
+from clipdex.text_files import read_text
 from clipdex.tokenizer import Tokenizer
 from clipdex_export.photographs import photograph
 from clipdex_export.retrieval_set import captions_of, draw_scenes, jpeg_of
@@ -106,10 +107,7 @@ def _pictures_below(directory: Path) -> list[ImageSource]:
 def _texts_in(directory: Path) -> list[str]:
     lines: list[str] = []
     for path in sorted(path for path in directory.glob("*.txt") if path.is_file()):
-        try:
-            text = path.read_text(encoding="utf-8", errors="replace")
-        except OSError as exc:
-            raise InvalidArgument(f"{path}: the texts to calibrate on cannot be read: {exc.strerror}") from exc
+        text = read_text(path, errors="replace")
         lines += [line.strip() for line in text.splitlines() if line.strip()]
     return [lines[i] for i in _evenly(len(lines))]
 

@@ -16,6 +16,7 @@ from clipdex.cli.connection import Connection, connects
 from clipdex.cli.progress import rows_progress
 from clipdex.errors import InvalidArgument, ServerError
 from clipdex.index import Index
+from clipdex.text_files import read_lines
 
 __all__ = ["ann", "open_ann"]
 
@@ -124,12 +125,7 @@ def _measure_with(path: Path, queries: Path | None, connection: Connection) -> t
 
 
 def _lines(file: Path) -> list[str]:
-    try:
-        texts = [line.strip() for line in file.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as exc:
-        why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
-        raise InvalidArgument(f"{file}: cannot be read: {why}") from exc
-    texts = [text for text in texts if text]
+    texts = read_lines(file)
     if not texts:
         raise InvalidArgument(f"{file}: holds no text; expected one a line")
     return texts

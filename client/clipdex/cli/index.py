@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import interruptible, note, shown_path
+from clipdex.cli.common import interruptible, note, shown_path, typed_delimiter
 from clipdex.cli.connection import Connection, connects
 from clipdex.cli.failures import failure_line, refuse_second_writer
 from clipdex.cli.progress import index_progress
@@ -71,6 +71,14 @@ def index(
             show_default=False,
         ),
     ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHAR",
+            help="Of a CSV: what separates its cells, tab or one character; known by its first line if not given.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     connection: Connection,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
@@ -100,7 +108,7 @@ def index(
     """
     if not dry_run:
         refuse_second_writer(out)
-    source = _source(sources or [], files_from, column, tar, out)
+    source = _source(sources or [], files_from, column, delimiter, tar, out)
     if dry_run:
         print(_plan_sentence(plan_run(source, out, retry_failures=retry), out))
         return
@@ -126,7 +134,9 @@ def index(
     print(run_sentence(report, out))
 
 
-def _source(paths: list[Path], files_from: str | None, column: str | None, tar: bool, out: Path) -> Source:
+def _source(
+    paths: list[Path], files_from: str | None, column: str | None, delimiter: str | None, tar: bool, out: Path
+) -> Source:
     if bool(paths) == (files_from is not None):
         raise InvalidArgument("give either what holds the pictures (a folder, .tar or table) or --files-from LIST")
     if files_from == "-":
@@ -137,7 +147,7 @@ def _source(paths: list[Path], files_from: str | None, column: str | None, tar: 
     for path in paths:
         if not os.path.lexists(path) and not (path.name.endswith(".tar") and os.path.lexists(out)):
             raise SourceError(f"{path}: there is no such file or directory")
-    return open_sources(paths, column=column, tar=tar)
+    return open_sources(paths, column=column, delimiter=typed_delimiter(delimiter), tar=tar)
 
 
 def run_sentence(report: RunReport, out: Path) -> str:

@@ -23,14 +23,18 @@ def as_source(source: Source | str | os.PathLike[str]) -> Source:
     return open_source(Path(source)) if isinstance(source, (str, os.PathLike)) else source
 
 
-def open_source(path: Path, *, column: str | None = None, tar: bool = False) -> Source:
+def open_source(
+    path: Path, *, column: str | None = None, delimiter: str | None = None, tar: bool = False
+) -> Source:
     """A folder, a .tar, or a table (.csv, .tsv, .parquet).
 
     Args:
         column: of a table, the one with the pictures or their paths.
+        delimiter: of a CSV, what separates its cells; what its first line suggests if not given.
         tar: in a folder, look for .tar files and not for pictures.
 
     Raises:
+        InvalidArgument: the delimiter is not one character.
         SourceError: it is none of these; or the table cannot be read, or has no such column.
         MissingExtra: Parquet without pyarrow.
     """
@@ -40,7 +44,7 @@ def open_source(path: Path, *, column: str | None = None, tar: bool = False) -> 
     if name.endswith(".tar"):
         return TarShards([path])
     if name.endswith((".csv", ".tsv")):
-        return CsvTable(path, column)
+        return CsvTable(path, column, delimiter)
     if name.endswith(".parquet"):
         from clipdex.sources.parquet_table import ParquetTable  # pyarrow is an extra
 
@@ -58,10 +62,14 @@ def open_source(path: Path, *, column: str | None = None, tar: bool = False) -> 
     return Folder(path)  # which says that there is no such folder
 
 
-def open_sources(paths: Sequence[Path], *, column: str | None = None, tar: bool = False) -> Source:
+def open_sources(
+    paths: Sequence[Path], *, column: str | None = None, delimiter: str | None = None, tar: bool = False
+) -> Source:
     """One source of several paths, as `open_source` takes each."""
     shards = [path for path in paths if path.name.lower().endswith(".tar") and not path.is_dir()]
-    sources = [open_source(path, column=column, tar=tar) for path in paths if path not in set(shards)]
+    sources = [
+        open_source(path, column=column, delimiter=delimiter, tar=tar) for path in paths if path not in set(shards)
+    ]
     if shards:
         sources.append(TarShards(shards))
     return sources[0] if len(sources) == 1 else Several(sources)
@@ -72,13 +80,14 @@ def ledger_source(
     name: str,
     *,
     column: str | None = None,
+    delimiter: str | None = None,
     on_unopened: Callable[[str], None] | None = None,
 ) -> Source:
     """What stands in a ledger, to be tried again: files, folders, and what lies in tars and tables.
 
     Args:
         name: what to call the ledger in messages.
-        column: as for `open_source`, of tables that are gone through as a whole.
+        column, delimiter: as for `open_source`, of tables that are gone through as a whole.
         on_unopened: told which tar or table cannot be opened, and why; its lines stay in the ledger as they are.
 
     Raises:
@@ -93,7 +102,7 @@ def ledger_source(
             sources.append(Folder(Path(os.fsdecode(failure.path)), part=True))
         else:
             paths.append(failure.path)
-    sources += _sources_of(paths, name, column, refused.append)
+    sources += _sources_of(paths, name, column, delimiter, refused.append)
     if on_unopened is not None:
         for why in refused:
             on_unopened(why)
@@ -107,11 +116,15 @@ def retry_source(paths: Iterable[bytes], name: str) -> Source:
 
     name: what to call them in messages.
     """
-    return Several(_sources_of(paths, name, None, lambda why: None))
+    return Several(_sources_of(paths, name, None, None, lambda why: None))
 
 
 def _sources_of(
-    paths: Iterable[bytes], name: str, column: str | None, on_unopened: Callable[[str], None]
+    paths: Iterable[bytes],
+    name: str,
+    column: str | None,
+    delimiter: str | None,
+    on_unopened: Callable[[str], None],
 ) -> list[Source]:
     plain: list[bytes] = []
     inside: dict[tuple[bytes, str | None], list[bytes]] = {}  # (container, column) -> its members
@@ -125,7 +138,7 @@ def _sources_of(
     for (container, of_rows), members in inside.items():
         place = os.fsdecode(container)
         try:
-            source = open_source(Path(place), column=of_rows or column)
+            source = open_source(Path(place), column=of_rows or column, delimiter=delimiter)
         except (SourceError, MissingExtra) as exc:
             on_unopened(str(exc) if place in str(exc) else f"{place}: {exc}")
             continue

@@ -10,6 +10,7 @@ from typing import Any
 
 from clipdex.errors import MissingExtra, SourceError
 from clipdex.index.rows import Failure
+from clipdex.sources.locations import LONGEST_PATH, NOT_A_PATH, Elsewhere, located
 from clipdex.sources.members import member_path
 from clipdex.sources.metadata import metadata_json
 from clipdex.sources.request import Request, refusal
@@ -164,8 +165,10 @@ class _Cell:
             return refusal("empty", "the row has no picture")
         identity = (self._state.st_size, self._state.st_mtime_ns)
         if isinstance(value, str):  # a struct without bytes: the file lies beside the table
-            folder = os.path.dirname(self._cells.table)
-            return Request(os.path.abspath(os.path.join(folder, os.fsencode(value))), 0, -1, *identity).encode()
+            path = located(os.fsencode(value), os.path.dirname(self._cells.table))
+            if isinstance(path, Elsewhere):
+                return refusal(NOT_A_PATH, f"{value[:LONGEST_PATH]} {path.why}")
+            return Request(path, 0, -1, *identity).encode()
         self._spool = Spool(value)
         return Request(self._spool.path, 0, len(value), *identity).encode()
 

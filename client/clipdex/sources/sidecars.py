@@ -1,8 +1,8 @@
 """Which members of a tar say something of which picture, by their names.
 
 `22.05.txt` is what is said of `22.05.png`: the whole name but for its suffix counts. Webdataset takes what stands
-before the first dot for the key of a sample, which may have several pictures: so `0.txt` is said of `0.left.png`, too,
-if nothing of its own is.
+before the first dot for the key of a sample, which may have several pictures: so `0.txt` is said of `0.left.png`,
+too, if nothing of its own is.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Sidecars:
 
     @classmethod
     def among(cls, entries: Iterable[TarEntry], stems: Collection[bytes]) -> Sidecars:
-        """Each text belongs to the longest of the stems that its name begins with; without one, to a sample at most.
+        """Each text belongs to the longest of the stems that its name begins with; else to a sample at most.
 
         stems: those of all members that are no sidecars.
         """
