@@ -1,5 +1,6 @@
 """Pictures in tar archives: read where they lie, resumed, kept up to date, whatever the archive is like."""
 
+import csv
 import io
 import json
 import os
@@ -14,7 +15,10 @@ from killed_run import kill_a_run
 import clipdex
 from clipdex import Client, Index, index_pictures
 from clipdex.contact_sheet import Section, contact_sheet
+from clipdex.dump import dump_table
+from clipdex.index import IndexWriter
 from clipdex.pipeline import plan_run
+from clipdex.results import Answer, as_json
 from clipdex.sources import Folder, ledger_source, open_source, open_sources
 from clipdex.sources.metadata import metadata_json
 from clipdex.sources.sidecars import Sidecars, is_sidecar, stem_of
@@ -531,5 +535,60 @@ def test_a_shard_without_pictures_makes_no_index(tmp_path):
 
 def test_metadata_is_json_that_other_parsers_read():
     text = metadata_json({"a": float("nan"), "b": b"x", "c": None, "d": "\udce9é", "e": {"f": [b"x", 1.5]}})
-    assert text == '{"a":null,"d":"\\udce9é","e":{"f":[1.5]}}'
-    assert json.loads(text)["d"] == "\udce9é"
+    assert text == '{"a":null,"d":"\ufffdé","e":{"f":[1.5]}}'
+    assert json.loads(text)["d"] == "\ufffdé"
+
+
+def jq(text):
+    """The text as jq 1.6 reads it, which refuses what Python's parser takes: half a surrogate pair, NaN."""
+    assert "NaN" not in text and "Infinity" not in text
+    json.dumps(json.loads(text), ensure_ascii=False).encode()
+    return json.loads(text)
+
+
+def test_case_13_json_lone_surrogate(tmp_path):
+    """And NaN, numbers beyond all numbers, JSON of a thousand floors, a mark before the text."""
+    odd = {
+        "t": '"\\ud800 cut", "\\udc00": 1, "whole": "\\ud83d\\ude00"',
+        "nan": "NaN",
+        "far": "[1e999, -Infinity]",
+        "digits": "9" * 5000,
+        "deep": "[" * 30_000 + "]" * 30_000,
+    }
+    members = [(f"{name}.json", f'{{"{name}": {text}}}'.encode()) for name, text in odd.items()]
+    members += [("mark.json", b'\xef\xbb\xbf{"mark": "x"}'), ("mark.txt", "caf\u00e9".encode("utf-16"))]
+    pictures = [(f"{name}.png", png(i)) for i, name in enumerate([*odd, "mark"])]
+    run(write_tar(tmp_path / "0.tar", members + pictures), tmp_path / "x")
+    found = {name.partition(".")[0]: fields for name, fields in metadata(tmp_path / "x").items()}
+    assert found["t"] == {"json": {"t": "\ufffd cut", "\ufffd": 1, "whole": "\U0001f600"}}
+    assert found["nan"] == {"json": {"nan": None}}
+    assert found["far"] == {"json": {"far": [None, None]}}
+    assert found["mark"] == {"txt": "caf\u00e9", "json": {"mark": "x"}}
+    assert {"digits", "deep"} <= found.keys()
+    with Index.open(tmp_path / "x") as opened:
+        hits = opened.search(np.eye(1, opened.manifest.embedding_dim, dtype=np.float32), len(opened))[0]
+    jq("".join(as_json([Answer("q", hits)])))
+
+
+def test_case_13_an_index_that_holds_a_lone_surrogate_already(shard, tmp_path):
+    """As an older version wrote it: nothing that is given out of it breaks a parser."""
+    run(shard, tmp_path / "x")
+    with IndexWriter(tmp_path / "x") as writer:
+        writer.annotate(os.fsencode(shard) + b"!/0000.png", '{"t":"\\ud800","n":NaN}')
+    assert metadata(tmp_path / "x")["0000.png"] == {"t": "\ufffd", "n": None}
+    with Index.open(tmp_path / "x") as opened:
+        dump_table(opened, tmp_path / "t.csv")
+        hits = opened.search(np.eye(1, opened.manifest.embedding_dim, dtype=np.float32), len(opened))[0]
+    jq("".join(as_json([Answer("q", hits)])))
+    with open(tmp_path / "t.csv", encoding="utf-8") as file:
+        (said,) = [line["metadata"] for line in csv.DictReader(file) if line["metadata"]]
+    assert jq(said) == {"t": "\ufffd", "n": None}
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "[" * 100_000])
+def test_metadata_of_an_index_that_is_no_object_is_damage(shard, tmp_path, text):
+    run(shard, tmp_path / "x")
+    with IndexWriter(tmp_path / "x") as writer:
+        writer.annotate(os.fsencode(shard) + b"!/0000.png", text)
+    with pytest.raises(clipdex.IndexDamaged, match="not JSON of an object"):
+        metadata(tmp_path / "x")

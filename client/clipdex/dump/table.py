@@ -14,6 +14,7 @@ from clipdex.arrays import Array
 from clipdex.dump.rows import chosen_rows
 from clipdex.errors import InvalidArgument, MissingExtra
 from clipdex.index.reader import Index
+from clipdex.plain_json import valid
 from clipdex.replacing import replacing
 
 __all__ = ["COLUMNS", "dump_table"]
@@ -56,12 +57,16 @@ def dump_table(index: Index, path: Path, rows: Array | None = None) -> int:
                         "mtime_ns": pictures[row].mtime_ns,
                         "width": pictures[row].width,
                         "height": pictures[row].height,
-                        "metadata": pictures[row].metadata,
+                        "metadata": _valid(pictures[row].metadata),
                     }
                     for row in some
                 ]
             )
     return len(chosen)
+
+
+def _valid(metadata: str | None) -> str | None:
+    return None if metadata is None else valid(metadata)
 
 
 @contextmanager

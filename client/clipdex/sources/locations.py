@@ -7,11 +7,9 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-__all__ = ["LONGEST_PATH", "NOT_A_PATH", "Elsewhere", "located"]
+__all__ = ["LONGEST_PATH", "Elsewhere", "located"]
 
 LONGEST_PATH = 4096  # bytes; Linux opens none that is longer
-
-NOT_A_PATH = "not_a_path"  # the reason in the ledger
 
 _URL = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]+)://")
 _FILE = re.compile(rb"file:(?://(?:localhost)?)?(?=/)(?!//)", re.IGNORECASE)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from clipdex.errors import SourceError
 from clipdex.index.rows import Failure
-from clipdex.sources.locations import LONGEST_PATH, NOT_A_PATH, Elsewhere, located
+from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located
 from clipdex.sources.scan import SUFFIXES, FoundFile, Tree, regular_file
 from clipdex.text_files import decoded, encoding_of
 
@@ -107,7 +107,7 @@ class PathList:
         """In the order of the list."""
         for path, elsewhere in self._paths.items():
             if elsewhere is not None:
-                on_failure(Failure(path, NOT_A_PATH, elsewhere.why, 0, 0))
+                on_failure(Failure(path, "not_a_path", elsewhere.why, 0, 0))
                 continue
             info = regular_file(path, on_failure)
             if info is not None:

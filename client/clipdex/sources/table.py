@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clipdex.errors import SourceError
 from clipdex.index.rows import Failure
-from clipdex.sources.locations import LONGEST_PATH, NOT_A_PATH, Elsewhere, located
+from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located
 from clipdex.sources.members import member_path
 from clipdex.sources.metadata import metadata_json
 from clipdex.sources.scan import FoundFile, regular_file
@@ -119,7 +119,7 @@ def named_files(
             if isinstance(path, Elsewhere):
                 name = text if len(text) <= LONGEST_PATH else member_path(table, row_id(column, number))
                 if name not in bad:
-                    fail(name, NOT_A_PATH, path.why)
+                    fail(name, "not_a_path", path.why)
                 continue
             if path in seen:
                 continue

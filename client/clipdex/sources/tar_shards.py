@@ -21,6 +21,7 @@ from clipdex.sources.request import Request
 from clipdex.sources.scan import SUFFIXES, FoundFile, Tree, nothing_at, regular_file, stat_failure
 from clipdex.sources.sidecars import Sidecars, is_sidecar, stem_of
 from clipdex.sources.tar_headers import BrokenTar, TarEntry, walk
+from clipdex.text_files import decoded
 
 __all__ = ["TarShards", "tar_member"]
 
@@ -231,7 +232,7 @@ class _TarPicture:
 
 
 def _value(name: bytes, data: bytes) -> object:
-    text = data.decode("utf-8", "backslashreplace").strip()
+    text = decoded(data, "backslashreplace").strip()
     if name.lower().endswith((b".json", b".cls")):
         try:
             return json.loads(text)
