@@ -13,6 +13,7 @@ from typing import TypeAlias
 from PIL import Image
 
 from clipdex.errors import ImageError, MissingExtra
+from clipdex.extras import needs
 
 __all__ = ["FORMATS", "ends_early", "open_header", "refused", "use_one_thread", "without_remarks"]
 
@@ -146,10 +147,8 @@ def _factories(data: bytes) -> Iterator[_Factory]:
 
 
 def _open_heic(file: io.BytesIO, name: str) -> Image.Image:
-    try:
+    with needs("pillow_heif", "pillow-heif", "heic", "reading HEIC"):
         from pillow_heif import HeifImageFile
-    except ImportError as exc:
-        raise MissingExtra("pillow-heif", "heic", "reading HEIC") from exc
     image: Image.Image = HeifImageFile(file, name)
     return image
 

@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clipdex.errors import MissingExtra, SourceError
+from clipdex.errors import SourceError
+from clipdex.extras import needs
 from clipdex.index.rows import Failure
 from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located
 from clipdex.sources.members import member_path
@@ -18,11 +19,9 @@ from clipdex.sources.scan import FoundFile, nothing_at
 from clipdex.sources.spool import Spool
 from clipdex.sources.table import BrokenTable, RowLedger, choose_column, named_files, row_id, state_of
 
-try:
+with needs("pyarrow", "pyarrow", "tables", "reading Parquet"):
     import pyarrow as pa
     import pyarrow.parquet as pq
-except ImportError as _missing:
-    raise MissingExtra("pyarrow", "tables", "reading Parquet") from _missing
 
 __all__ = ["ParquetTable", "parquet_cell"]
 
