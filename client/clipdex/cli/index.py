@@ -19,6 +19,8 @@ from clipdex.images import MAX_PIXELS
 from clipdex.index import Index
 from clipdex.pipeline import MAX_RING_BYTES, Limits, Plan, RunReport, index_pictures, plan_run
 from clipdex.sources import PathList, Source, open_sources
+from clipdex.sources.locations import URL_BEGINS
+from clipdex.sources.opening import names_meant
 
 __all__ = ["index", "run_sentence"]
 
@@ -143,8 +145,14 @@ def _source(
         return PathList.parse(sys.stdin.buffer.read(), "standard input")
     if files_from is not None:
         return PathList.read(Path(files_from))
+    paths = [name for path in paths for name in names_meant(path)]
     # A shard that is gone is news for an index that had it, and a slip of the pen for a new one.
     for path in paths:
+        if URL_BEGINS.match(str(path)) and not os.path.lexists(path):
+            raise SourceError(
+                f"{path}: is a URL, and clipdex downloads nothing; download it first, pictures as "
+                "img2dataset does, and give its path"
+            )
         if not os.path.lexists(path) and not (path.name.endswith(".tar") and os.path.lexists(out)):
             raise SourceError(f"{path}: there is no such file or directory")
     return open_sources(paths, column=column, delimiter=typed_delimiter(delimiter), tar=tar)

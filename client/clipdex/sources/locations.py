@@ -7,9 +7,13 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-__all__ = ["LONGEST_PATH", "Elsewhere", "located"]
+__all__ = ["LONGEST_PATH", "URL_BEGINS", "Elsewhere", "located"]
 
 LONGEST_PATH = 4096  # bytes; Linux opens none that is longer
+
+URL_BEGINS = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.-]+:/"
+)  # as a Path has it, which knows one slash where there were two
 
 _URL = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]+)://")
 _FILE = re.compile(rb"file:(?://(?:localhost)?)?(?=/)(?!//)", re.IGNORECASE)

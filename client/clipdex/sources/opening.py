@@ -8,12 +8,14 @@ from pathlib import Path
 
 from clipdex.errors import MissingExtra, SourceError
 from clipdex.index.rows import Failure
+from clipdex.sources.braces import expanded
 from clipdex.sources.csv_table import CsvTable
 from clipdex.sources.members import TABLE_SUFFIXES, TAR_SUFFIXES, containers
+from clipdex.sources.shard_folder import shards_in
 from clipdex.sources.source import Chosen, Folder, PathList, Several, Source
 from clipdex.sources.tar_shards import TarShards
 
-__all__ = ["as_source", "ledger_source", "open_source", "open_sources", "retry_source"]
+__all__ = ["as_source", "ledger_source", "names_meant", "open_source", "open_sources", "retry_source"]
 
 _PACKED_TARS = (".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
@@ -26,7 +28,9 @@ def as_source(source: Source | str | os.PathLike[str]) -> Source:
 def open_source(
     path: Path, *, column: str | None = None, delimiter: str | None = None, tar: bool = False
 ) -> Source:
-    """A folder, a .tar, or a table (.csv, .tsv, .parquet).
+    """A folder, a .tar, or a table (.csv, .tsv, .parquet); or several, by braces: `{000..099}.tar`.
+
+    A folder without a picture, but with tars, or with Parquet tables, means these.
 
     Args:
         column: of a table, the one with the pictures or their paths.
@@ -40,7 +44,10 @@ def open_source(
     """
     name = path.name.lower()
     if path.is_dir():
-        return TarShards(below=path) if tar else Folder(path)
+        return TarShards(below=path) if tar else shards_in(path, column) or Folder(path)
+    names = names_meant(path)
+    if names != [path]:
+        return open_sources(names, column=column, delimiter=delimiter, tar=tar)
     if name.endswith(".tar"):
         return TarShards([path])
     if name.endswith((".csv", ".tsv")):
@@ -66,6 +73,7 @@ def open_sources(
     paths: Sequence[Path], *, column: str | None = None, delimiter: str | None = None, tar: bool = False
 ) -> Source:
     """One source of several paths, as `open_source` takes each."""
+    paths = [name for path in paths for name in names_meant(path)]
     shards = [path for path in paths if path.name.lower().endswith(".tar") and not path.is_dir()]
     sources = [
         open_source(path, column=column, delimiter=delimiter, tar=tar) for path in paths if path not in set(shards)
@@ -73,6 +81,13 @@ def open_sources(
     if shards:
         sources.append(TarShards(shards))
     return sources[0] if len(sources) == 1 else Several(sources)
+
+
+def names_meant(path: Path) -> list[Path]:
+    """What a path with braces stands for: itself, if it is there. Raises InvalidArgument if that is too much."""
+    if "{" not in str(path) or os.path.lexists(path):
+        return [path]
+    return [Path(name) for name in expanded(str(path))]
 
 
 def ledger_source(
