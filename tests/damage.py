@@ -37,13 +37,14 @@ def write_index(path: Path, killed: Path | None = None) -> None:
                     480,
                     metadata=f'{{"caption":"drawing {i}"}}' if i % 2 else None,
                     phash=bytes([i % 251]) * 158,
+                    ctime_ns=10**18 + 2 * i,
                 )
                 for i in range(start, start + 100)
             ]
             writer.append(pictures, vectors[start : start + 100])
             writer.commit()
         writer.remove(b"/photos/0007.jpg")
-        writer.fail(Failure(b"/photos/bad.jpg", "truncated", "half of it is missing", 5, 6))
+        writer.fail(Failure(b"/photos/bad.jpg", "truncated", "half of it is missing", 5, 6, 7))
         writer.commit()
         if killed is not None:
             shutil.copytree(path, killed, ignore=shutil.ignore_patterns("*-shm"))
@@ -57,7 +58,7 @@ def dump(index: Path) -> object:
         try:
             tables = [
                 db.execute(f"SELECT * FROM {t} ORDER BY 1").fetchall()
-                for t in ("rows", "extents", "failures", "metadata", "phashes")
+                for t in ("rows", "extents", "failures", "metadata", "phashes", "ctimes", "failure_ctimes")
                 if db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (t,)).fetchone()
             ]
             return (

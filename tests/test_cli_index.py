@@ -193,3 +193,74 @@ def test_an_index_being_written_to_is_not_compacted(run, index):
         status, _, err = run("compact", "x.clipdex")
     assert status == 1
     assert "is being written to by process" in err
+
+
+def test_retry_tries_again_what_failed_and_has_not_changed(run, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ", 12 failed" in run("index", "pictures", "-o", "x.clipdex", "--max-pixels", "10")[1]
+    assert " 0 indexed, 0 unchanged, 12 failed" in run("index", "pictures", "-o", "x.clipdex")[1]
+    assert " 12 indexed, 0 unchanged, 0 failed" in run("index", "pictures", "-o", "x.clipdex", "--retry")[1]
+
+
+def test_check_content_is_passed_on(run, index):
+    _, out, _ = run("index", "pictures", "-o", "x.clipdex", "--dry-run", "--check", "content")
+    assert "0 changed, 10 to be read and compared, 0 unchanged, 0 failed before, 2 to be tried again" in out
+    assert "10 unchanged, 2 failed" in run("index", "pictures", "-o", "x.clipdex", "--check", "content")[1]
+
+
+def test_what_is_passed_over_is_said_before_the_last_line(run, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for i in range(6):
+        (pictures / f"{i}.ARW").touch()
+    noise(1).save(pictures / "0_thumb.png")
+    (pictures / "@eaDir").mkdir()
+    for words in (("--dry-run",), ()):
+        status, out, err = run("index", "pictures", "-o", "x.clipdex", "--exclude", "*_thumb.png", *words)
+        assert (status, out.count("\n")) == (0, 1)
+        assert out.startswith("12 pictures found: ")
+        assert "6 others were not looked at: 6 .ARW\n" in err
+        assert "1 pictures by their names and 1 folders: 0_thumb.png, @eaDir/\n" in err
+    (tmp_path / "list").write_text("pictures/0.png\n")
+    status, _, err = run("index", "--files-from", "list", "-o", "x.clipdex", "--hidden")
+    assert status == 1
+    assert "are for folders" in err
+
+
+def test_hidden_and_left_out_rows_are_counted_in_the_last_line(run, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    noise(50).save(pictures / ".a.png")
+    assert ": 13 indexed" in run("index", "pictures", "-o", "x.clipdex", "--hidden")[1]
+    dry = run("index", "pictures", "-o", "x.clipdex", "--dry-run")[1]
+    assert "0 failed before; 1 to be removed, as they are left out now; nothing was done" in dry
+    assert "0 failed; 1 removed, as they are left out now, in" in run("index", "pictures", "-o", "x.clipdex")[1]
+
+
+def test_pictures_and_a_quoted_glob_as_sources(run, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("index", "pictures/0.png", "pictures/1.png", "-o", "x.clipdex")[1].startswith("2 pictures found")
+    assert run("index", "pictures/**/*.jpg", "-o", "x.clipdex")[1].startswith("3 pictures found")
+    status, _, err = run("index", "pictures/*.gif", "-o", "x.clipdex")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "no picture matches" in err
+    assert run("index", "pictures/nothing.png", "-o", "x.clipdex")[0] == 1
+
+
+def test_a_run_names_the_folder_that_was_moved_and_forget_drops_it(run, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("index", "pictures", "-o", "x.clipdex")
+    pictures.rename(tmp_path / "my new place")
+    _, _, err = run("index", "my new place", "-o", "x.clipdex")
+    assert "12 pictures lie below pictures, which is gone or empty:  clipdex forget x.clipdex pictures\n" in err
+    status, out, err = run("forget", "x.clipdex", "--missing")
+    assert (status, out) == (1, "")
+    assert "is a disk not mounted?" in err
+    _, out, err = run("forget", "x.clipdex", "pictures", "--dry-run")
+    assert out == "12 pictures and 0 failures would be forgotten; nothing was done to x.clipdex\n"
+    assert err == "9 in pictures\n3 in pictures/more\n"
+    _, out, _ = run("forget", "x.clipdex", "--missing", "--yes")
+    assert out == "12 pictures and 0 failures forgotten; x.clipdex has no row of them any more\n"
+    _, _, err = run("forget", "x.clipdex", "pictures")
+    assert "knows nothing at or below it; nothing was forgotten" in err
+    assert "forget" in run("forget", "--help")[1]
+    with Index.open("x.clipdex") as index:
+        assert all(b"my new place" in path for _, path in index.live_paths())

@@ -148,6 +148,18 @@ def test_a_row_that_has_a_path_by_now_is_found_by_the_ledger(run, here):
     assert run("failures", "x.clipdex")[1] == "no failures in x.clipdex\n"
 
 
+def test_case_12_members_that_were_not_looked_at_are_counted(run, here):
+    with tarfile.open(here / "0.tar", "w") as tar:
+        for i, name in enumerate(("0.png", "1.img", "2.img")):
+            buffer = io.BytesIO()
+            noise(i).save(buffer, "PNG")
+            info = tarfile.TarInfo(name)
+            info.size = len(buffer.getvalue())
+            tar.addfile(info, io.BytesIO(buffer.getvalue()))
+    status, _, err = run("index", "0.tar", "-o", "x.clipdex")
+    assert (status, err) == (0, "2 others were not looked at: 2 .img\n")
+
+
 def test_case_09_a_folder_of_shards_is_taken_and_that_is_said(run, shards):
     status, out, err = run("index", "shards", "-o", "x.clipdex")
     assert (status, out[:17]) == (0, "4 pictures found:")

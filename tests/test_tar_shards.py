@@ -269,6 +269,21 @@ def test_whose_a_text_is(names, fields):
         assert sorted(found) == sorted(expected)
 
 
+def test_case_12_unknown_picture_suffix_in_tar(tmp_path):
+    """What is not looked at is counted, whatever its content is; the texts beside pictures are not left out."""
+    members = [("0.png", png(0)), ("0.txt", b"x"), ("1.img", png(1)), ("d/2.IMG", png(2)), ("3", png(3))]
+    members += [("link.img", {"type": tarfile.SYMTYPE, "linkname": "0.png"})]
+    shard = write_tar(tmp_path / "0.tar", members)
+    report = run(shard, tmp_path / "x")
+    assert (report.discovered, report.indexed) == (1, 1)
+    assert report.passed_over.others == {".img": 2, "": 1}
+    (tmp_path / "shards").mkdir()
+    shard.rename(tmp_path / "shards" / "0.tar")
+    (tmp_path / "shards" / "notes.md").write_text("x")
+    report = run(TarShards(below=tmp_path / "shards"), tmp_path / "x")
+    assert report.passed_over.others == {".img": 2, "": 1, ".md": 1}
+
+
 def test_a_text_that_is_too_long_is_no_reason_to_take_anothers(tmp_path):
     members = [("22.05.png", png(0)), ("22.05.txt", b"x" * 70_000), ("22.txt", b"of the whole roll")]
     run(write_tar(tmp_path / "0.tar", members), tmp_path / "x")

@@ -64,9 +64,19 @@ from clipdex.index import (
     verify_index,
 )
 from clipdex.local import index_local_images, retrieve_local
-from clipdex.pipeline import Limits, Plan, Progress, RunReport, index_pictures, plan_run
+from clipdex.pipeline import (
+    Forgotten,
+    Limits,
+    Plan,
+    Progress,
+    RunReport,
+    Stranded,
+    forget_pictures,
+    index_pictures,
+    plan_run,
+)
 from clipdex.query import Grouping, Query, mix
-from clipdex.sources import Folder, PathList, Source, open_source, open_sources
+from clipdex.sources import Exclusion, Folder, PassedOver, PathList, Source, open_source, open_sources
 from clipdex.version import __version__
 from clipdex.wire import Credentials, RequestTiming, RetryPolicy
 
@@ -95,10 +105,12 @@ __all__ = [
     "Duplicate",
     "DuplicateGroup",
     "Duplicates",
+    "Exclusion",
     "ExportError",
     "Failure",
     "FingerprintMismatch",
     "Folder",
+    "Forgotten",
     "Grouping",
     "Hit",
     "ImageError",
@@ -121,6 +133,7 @@ __all__ = [
     "ModelError",
     "ModelNotFound",
     "ParityError",
+    "PassedOver",
     "PathList",
     "Picture",
     "Plan",
@@ -136,6 +149,7 @@ __all__ = [
     "ServerUnreachable",
     "Source",
     "SourceError",
+    "Stranded",
     "TextSpec",
     "VerifyReport",
     "__version__",
@@ -145,6 +159,7 @@ __all__ = [
     "dump_npy",
     "dump_table",
     "find_duplicates",
+    "forget_pictures",
     "index_local_images",
     "index_pictures",
     "mix",

@@ -9,7 +9,6 @@ Decoding and resizing happen in threads of its own, requests and their retries i
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -23,6 +22,7 @@ from clipdex.card import ModelCard
 from clipdex.classify import DEFAULT_TEMPLATES, classify_steps
 from clipdex.client import DEFAULT_ADDRESS, Client
 from clipdex.client import connect as connect_blocking
+from clipdex.cpus import usable_cpus
 from clipdex.embedding import image_steps, pixel_steps, text_steps
 from clipdex.errors import ClipdexError
 from clipdex.images import ImageSource
@@ -48,7 +48,7 @@ class AsyncClient:
         """connect: makes the client, in a thread, when the `async with` begins."""
         self._connect = connect
         self._client: Client | None = None
-        self._threads = ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="clipdex-aio")
+        self._threads = ThreadPoolExecutor(max(2, usable_cpus()), thread_name_prefix="clipdex-aio")
 
     async def __aenter__(self) -> AsyncClient:
         made = self._threads.submit(self._connect)

@@ -10,6 +10,8 @@ from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
+from clipdex.cpus import usable_cpus
+
 __all__ = ["Machine", "this_machine"]
 
 _PACKAGES = ("clipdex", "numpy", "pillow", "tritonclient", "grpcio", "onnxruntime")
@@ -43,7 +45,7 @@ def this_machine() -> Machine:
 
 def cores() -> int:
     """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cpus()
 
 
 def _cpu() -> str:

@@ -15,6 +15,7 @@ from clipdex.cli import (
     duplicates,
     export,
     failures,
+    forget,
     index,
     info,
     models,
@@ -56,6 +57,7 @@ app.command("search")(search.search)
 app.command("classify")(classify.classify)
 app.command("info")(info.info)
 app.command("failures")(failures.failures)
+app.command("forget")(forget.forget)
 app.command("verify")(verify.verify)
 app.command("compact")(compact.compact)
 app.command("optimize")(optimize.optimize)

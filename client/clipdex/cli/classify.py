@@ -21,6 +21,7 @@ from clipdex.card import ImageSpec
 from clipdex.classify import DEFAULT_TEMPLATES, label_steps, probabilities
 from clipdex.cli.common import interruptible, note, printable, shown_path
 from clipdex.cli.connection import Connection, connects
+from clipdex.cli.passed_over import say_passed_over
 from clipdex.errors import ImageError, InvalidArgument, SourceError
 from clipdex.images import open_image, to_pixels
 from clipdex.sources import Folder
@@ -98,10 +99,10 @@ def _labels(labels: str | None, file: Path | None) -> list[str]:
 def _files(pictures: list[Path]) -> Iterator[str]:
     for path in pictures:
         if path.is_dir():
-            folder = Folder(path).files(
-                lambda failure: note(f"failed: {os.fsdecode(failure.path)}: {failure.detail}")
-            )
-            yield from (os.fsdecode(found.path) for found in folder)
+            folder = Folder(path)
+            found = folder.files(lambda failure: note(f"failed: {os.fsdecode(failure.path)}: {failure.detail}"))
+            yield from (os.fsdecode(file.path) for file in found)
+            say_passed_over(folder.passed_over())
         else:
             yield str(path)
 

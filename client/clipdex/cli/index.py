@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from enum import Enum
 from pathlib import Path
@@ -13,18 +14,20 @@ import typer
 from clipdex.cli.common import interruptible, note, shown_path, typed_delimiter
 from clipdex.cli.connection import Connection, connects
 from clipdex.cli.failures import failure_line, refuse_second_writer
+from clipdex.cli.passed_over import say_passed_over
 from clipdex.cli.progress import index_progress
 from clipdex.errors import InvalidArgument, SourceError
 from clipdex.images import MAX_PIXELS
 from clipdex.index import Index
 from clipdex.pipeline import MAX_RING_BYTES, Limits, Plan, RunReport, index_pictures, plan_run
-from clipdex.sources import PathList, Source, open_sources
+from clipdex.sources import Exclusion, PathList, Source, is_picture_glob, open_sources
 from clipdex.sources.locations import URL_BEGINS
 from clipdex.sources.opening import names_meant
 
 __all__ = ["index", "run_sentence"]
 
 _FAILURES_SHOWN = 5
+_FOLDERS_SHOWN = 6
 _MIB = 1 << 20
 
 
@@ -34,6 +37,13 @@ class Use(str, Enum):
     auto = "auto"
     always = "always"
     never = "never"
+
+
+class Check(str, Enum):
+    """What tells whether a file has changed."""
+
+    stat = "stat"
+    content = "content"
 
 
 class Dtype(str, Enum):
@@ -50,7 +60,8 @@ def index(
         list[Path] | None,
         typer.Argument(
             metavar="SOURCE",
-            help="Folders of pictures, with their subfolders; .tar files; tables: .csv, .tsv, .parquet.",
+            help="Folders of pictures, with their subfolders; pictures, or a quoted glob of them; .tar files; "
+            "tables: .csv, .tsv, .parquet.",
             show_default=False,
         ),
     ] = None,
@@ -81,10 +92,26 @@ def index(
             show_default=False,
         ),
     ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB",
+            help="Leave out of folders what has this name, or, with a slash, this path from the folder; may be "
+            "repeated. Hidden files and junk (docs/sources.md) are left out anyway.",
+            show_default=False,
+        ),
+    ] = None,
+    hidden: Annotated[
+        bool, typer.Option("--hidden", help="Take files and folders whose name begins with a dot.")
+    ] = False,
     *,
     connection: Connection,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try files again that failed before.")] = False,
+    check: Annotated[
+        Check,
+        typer.Option(help="What tells a changed file: stat, its size and times; content, reading every file."),
+    ] = Check.stat,
     dtype: Annotated[Dtype, typer.Option(help="Of a new index; float16 halves the space.")] = Dtype.float16,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Decoding processes; one a core if not given.", show_default=False)
@@ -105,14 +132,20 @@ def index(
     """Embed the pictures of folders, tar files or tables into an index.
 
     Stop it and start it again: it goes on where it was. Later it embeds only what is new or changed, recognises
-    files that were moved or copied, and forgets those that are gone. A file that cannot be read is noted in the
+    files that were moved or copied, and forgets those that are gone from the folders given (clipdex forget does so
+    for others). A file that cannot be read is noted in the
     index and does not end the run.
     """
     if not dry_run:
         refuse_second_writer(out)
-    source = _source(sources or [], files_from, column, delimiter, tar, out)
+    if files_from is not None and (exclude or hidden):
+        raise InvalidArgument("--exclude and --hidden are for folders; what --files-from lists is taken as it is")
+    exclusion = Exclusion(exclude or (), hidden=hidden)
+    source = _source(sources or [], files_from, column, delimiter, tar, exclusion, out)
     if dry_run:
-        print(_plan_sentence(plan_run(source, out, retry_failures=retry), out))
+        plan = plan_run(source, out, retry_failures=retry, check=check.value)
+        say_passed_over(plan.passed_over)
+        print(_plan_sentence(plan, out))
         return
     limits = Limits(max_file_mib * _MIB, max_pixels, file_timeout, worker_memory_mib * _MIB)
     with (
@@ -128,16 +161,25 @@ def index(
             workers=workers,
             limits=limits,
             retry_failures=retry,
+            check=check.value,
             max_ring_bytes=ring_mib * _MIB,
             progress=progress,
         )
     if report.failed:
         _show_failures(out)
+    say_passed_over(report.passed_over)
+    _say_stranded(report, out)
     print(run_sentence(report, out))
 
 
 def _source(
-    paths: list[Path], files_from: str | None, column: str | None, delimiter: str | None, tar: bool, out: Path
+    paths: list[Path],
+    files_from: str | None,
+    column: str | None,
+    delimiter: str | None,
+    tar: bool,
+    exclusion: Exclusion,
+    out: Path,
 ) -> Source:
     if bool(paths) == (files_from is not None):
         raise InvalidArgument("give either what holds the pictures (a folder, .tar or table) or --files-from LIST")
@@ -153,9 +195,25 @@ def _source(
                 f"{path}: is a URL, and clipdex downloads nothing; download it first, pictures as "
                 "img2dataset does, and give its path"
             )
-        if not os.path.lexists(path) and not (path.name.endswith(".tar") and os.path.lexists(out)):
+        missing = not os.path.lexists(path) and not is_picture_glob(path)
+        if missing and not (path.name.endswith(".tar") and os.path.lexists(out)):
             raise SourceError(f"{path}: there is no such file or directory")
-    return open_sources(paths, column=column, delimiter=typed_delimiter(delimiter), tar=tar)
+    return open_sources(paths, column=column, delimiter=typed_delimiter(delimiter), tar=tar, exclusion=exclusion)
+
+
+def _say_stranded(report: RunReport, out: Path) -> None:
+    for folder, rows in sorted(report.stranded.folders.items(), key=lambda one: -one[1])[:_FOLDERS_SHOWN]:
+        lie = "picture lies" if rows == 1 else "pictures lie"
+        note(
+            f"{rows:,} {lie} below {shown_path(folder)}, which is gone or empty:  "
+            f"clipdex forget {shlex.quote(shown_path(str(out)))} {shlex.quote(shown_path(folder))}"
+        )
+    if files := report.stranded.files:
+        are = "picture met elsewhere is" if files == 1 else "pictures met elsewhere are"
+        note(
+            f"{files:,} {are} not where the index has them any more:  "
+            f"clipdex forget {shlex.quote(shown_path(str(out)))} --missing"
+        )
 
 
 def run_sentence(report: RunReport, out: Path) -> str:
@@ -164,6 +222,7 @@ def run_sentence(report: RunReport, out: Path) -> str:
     same = f" ({report.recognised:,} of them recognised by content)" if report.recognised else ""
     away = f" ({report.unseen:,} of them could not be looked at)" if report.unseen else ""
     gone = f"; {report.removed:,} vanished" if report.removed else ""
+    gone += f"; {report.left_out:,} removed, as they are left out now" if report.left_out else ""
     return (
         f"{report.discovered:,} pictures found: {report.indexed:,} indexed{same}, "
         f"{report.unchanged:,} unchanged{away}, "
@@ -175,9 +234,11 @@ def run_sentence(report: RunReport, out: Path) -> str:
 def _plan_sentence(plan: Plan, out: Path) -> str:
     again = f", {plan.retried:,} to be tried again" if plan.retried else ""
     gone = f"; {plan.vanished:,} vanished" if plan.vanished else ""
+    gone += f"; {plan.left_out:,} to be removed, as they are left out now" if plan.left_out else ""
     anew = f", {plan.damaged:,} damaged in the index" if plan.damaged else ""
+    look = f", {plan.reread:,} to be read and compared" if plan.reread else ""
     return (
-        f"{plan.discovered:,} pictures found: {plan.new:,} new, {plan.changed:,} changed{anew}, "
+        f"{plan.discovered:,} pictures found: {plan.new:,} new, {plan.changed:,} changed{anew}{look}, "
         f"{plan.unchanged:,} unchanged, {plan.failed:,} failed before{again}{gone}; "
         f"nothing was done to {shown_path(str(out))}"
     )

@@ -17,6 +17,7 @@ from clipdex.duplicates.groups import Duplicate, DuplicateGroup
 from clipdex.duplicates.journal import read_journal, write_journal
 from clipdex.duplicates.transfer import Left, content_of, make_folders, move_file
 from clipdex.errors import ClipdexError, InvalidArgument
+from clipdex.index.records import storable
 from clipdex.sources.members import containers
 
 __all__ = ["Moved", "move_back", "move_duplicates"]
@@ -151,7 +152,8 @@ def _is_there(keeper: Duplicate) -> bool:
     try:
         if os.path.isfile(path):
             return content_of(path) == keeper.content_hash
-        times = [os.stat(container).st_mtime_ns for container, _ in containers(path) if os.path.isfile(container)]
+        held = [container for container, _ in containers(path) if os.path.isfile(container)]
+        times = [storable(os.stat(container).st_mtime_ns) for container in held]
     except OSError:
         return False
     return keeper.mtime_ns in times

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from clipdex.cpus import usable_cpus
 
 __all__ = ["in_threads"]
 
@@ -16,7 +17,7 @@ _Result = TypeVar("_Result")
 
 def in_threads(work: Callable[[_Part], _Result], parts: Iterable[_Part]) -> Iterator[_Result]:
     """`map`, with the results in order and few of them waiting."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = usable_cpus()
     with ThreadPoolExecutor(threads, thread_name_prefix="clipdex-duplicates") as pool:
         waiting: deque[Future[_Result]] = deque()
         try:

@@ -29,6 +29,7 @@ from clipdex.query.grouping import Group, Grouping, Traits
 from clipdex.search.exact import Ranking
 from clipdex.search.topk import RowNorms
 from clipdex.search.topk import top_k as exact_top_k
+from clipdex.spelling import composed_path
 
 __all__ = ["DEFAULT_TOP_K", "Hit", "Index", "IndexInfo", "Ranker"]
 
@@ -314,17 +315,33 @@ class Index:
     def row(self, which: int | str | os.PathLike[str]) -> int:
         """The row of a live picture, by its row or its path, relative to the current folder or absolute.
 
+        Where no path has these bytes, one that looks the same will do: `é` may be one character or two.
+
         Raises:
-            InvalidArgument: there is no such picture.
+            InvalidArgument: there is no such picture, or several look the same.
         """
         if isinstance(which, (int, np.integer)):
             if 0 <= which < len(self._vectors) and which not in self._dead:
                 return int(which)
             raise InvalidArgument(f"{self.directory} has no picture in row {which}; it has {len(self)} pictures")
-        known = self._store.known(os.path.abspath(os.fsencode(which)))
+        path = os.path.abspath(os.fsencode(which))
+        known = self._store.known(path) or self._known_by_look(path)
         if known is None or known.row is None or not known.row < len(self._vectors):
             raise InvalidArgument(f"{os.fspath(which)} is no picture of {self.directory}")
         return known.row
+
+    def _known_by_look(self, path: bytes) -> KnownFile | None:
+        """A picture whose path looks the same, but has its accents in characters of their own, or has not."""
+        if path.isascii():
+            return None
+        wanted = composed_path(path)
+        found = [other for _, other in self.live_paths() if composed_path(other) == wanted]
+        if len(found) > 1:
+            raise InvalidArgument(
+                f"{os.fsdecode(path)} is the name of {len(found)} pictures that differ in how their accents are "
+                "written; give the row of one"
+            )
+        return self._store.known(found[0]) if found else None
 
     def vector(self, which: int | str | os.PathLike[str]) -> Vectors:
         """The vector of a live picture, by its row or path: float32 (D,), of norm 1 up to the index's rounding."""

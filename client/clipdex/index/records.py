@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["NO_METADATA", "BrokenRecord", "Changes", "Extent", "Failure", "KnownFile", "Picture"]
+__all__ = ["NO_METADATA", "BrokenRecord", "Changes", "Extent", "Failure", "KnownFile", "Picture", "storable"]
 
 # Reasons that lie outside the file: permissions, a busy machine, a disk that was not mounted, a damaged index.
 _MAY_PASS = ("damaged", "out_of_memory", "refused", "timeout", "worker_died", "unreadable", "vanished")
 
 NO_METADATA = "{}"
+
+_MOST = (1 << 63) - 1
+
+
+def storable(number: int) -> int:
+    """A size or a time as an index holds it, in 64 bits: of the times before 1677 and after 2262, the nearest."""
+    return max(-_MOST, min(_MOST, number))
 
 
 @dataclass(frozen=True)
@@ -18,6 +25,7 @@ class Picture:
 
     metadata: JSON of an object; None where its source says nothing of it.
     phash: its perceptual signature; None where there is none.
+    ctime_ns: when the file system last changed anything of the file, in nanoseconds since 1970; None if not known.
     """
 
     path: bytes
@@ -28,17 +36,19 @@ class Picture:
     height: int
     metadata: str | None = None
     phash: bytes | None = field(default=None, repr=False, compare=False)
+    ctime_ns: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One file in the ledger."""
+    """One file in the ledger. ctime_ns: as in Picture."""
 
     path: bytes
     reason: str
     detail: str
     size: int
     mtime_ns: int
+    ctime_ns: int | None = field(default=None, compare=False)
 
     @property
     def may_pass(self) -> bool:
@@ -48,12 +58,17 @@ class Failure:
 
 @dataclass(frozen=True)
 class KnownFile:
-    """What the index knows of a path: the size and time it had, and its row, or None if it failed."""
+    """What the index knows of a path: the size and times it had, and its row, or None if it failed.
+
+    ctime_ns: None if not known. signed: whether the row has a perceptual signature.
+    """
 
     size: int
     mtime_ns: int
     row: int | None
     content_hash: bytes | None
+    ctime_ns: int | None = None
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,7 @@ class Changes:
     removed: paths that vanished. touched: files that have another time, but the same content.
     annotated: path and metadata of files that are the same, but what is said of them is not.
     signed: path and perceptual signature of files whose rows had none.
+    dated: path and ctime of files that are the same, whose ctime was not known.
     """
 
     pictures: list[Picture] = field(default_factory=list)
@@ -89,7 +105,9 @@ class Changes:
     touched: list[Picture] = field(default_factory=list)
     annotated: list[tuple[bytes, str]] = field(default_factory=list)
     signed: list[tuple[bytes, bytes]] = field(default_factory=list)
+    dated: list[tuple[bytes, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
-        lists = (self.pictures, self.failures, self.removed, self.touched, self.annotated, self.signed)
-        return sum(len(changes) for changes in lists)
+        files = (self.pictures, self.failures, self.removed, self.touched)
+        notes = (self.annotated, self.signed, self.dated)
+        return sum(len(changes) for changes in (*files, *notes))

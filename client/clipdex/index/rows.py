@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from clipdex.errors import IndexDamaged, IndexFormatError, IndexWriteError
-from clipdex.index.records import NO_METADATA, BrokenRecord, Changes, Extent, Failure, KnownFile, Picture
+from clipdex.index.records import NO_METADATA, BrokenRecord, Changes, Extent, Failure, KnownFile, Picture, storable
 from clipdex.index.schema import (
     APPLICATION_ID,
     DAMAGE,
-    PHASHES,
+    LATER,
     SCHEMA,
     SCHEMA_VERSION,
     Value,
@@ -28,6 +28,7 @@ from clipdex.index.schema import (
     readable,
     record_crc32c,
 )
+from clipdex.index.stored import LATER_OF_ROWS, all_sound, failure_of, known_file, picture_of, stored
 
 __all__ = ["NO_METADATA", "ROWS_FILE", "Changes", "Extent", "Failure", "KnownFile", "Picture", "RowStore"]
 
@@ -57,15 +58,15 @@ _SIGN = (
     "INSERT OR REPLACE INTO phashes (row, phash, crc32c) "
     "SELECT row, ?2, record_crc32c(row, ?2) FROM rows WHERE path = ?1 AND deleted_at IS NULL"
 )
-_STRIP = "DELETE FROM metadata WHERE row IN (SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL)"
-
-# All that is stored of a row, with the checksums.
-_STORED = (
-    "rows.row, path, size, mtime_ns, content_hash, width, height, deleted_at, rows.crc32c, json, metadata.crc32c, "
-    "{} FROM rows LEFT JOIN metadata USING (row)"
+_DATE = (
+    "INSERT OR REPLACE INTO ctimes (row, ctime_ns, crc32c) "
+    "SELECT row, ?2, record_crc32c(row, ?2) FROM rows WHERE path = ?1 AND deleted_at IS NULL"
 )
-_UNSIGNED = ("NULL, NULL", "")
-_SIGNED = ("phash, phashes.crc32c", " LEFT JOIN phashes USING (row)")
+_DATE_FAILURE = (
+    "INSERT OR REPLACE INTO failure_ctimes (path, ctime_ns, crc32c) "
+    "SELECT path, ?2, record_crc32c(path, ?2) FROM failures WHERE path = ?1"
+)
+_STRIP = "DELETE FROM metadata WHERE row IN (SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL)"
 
 # A table's key, and the columns that its checksum covers.
 _CHECKED = {
@@ -74,6 +75,8 @@ _CHECKED = {
     "failures": ("path", "path, reason, detail, size, mtime_ns, failed_at"),
     "metadata": ("row", "row, json"),
     "phashes": ("row", "row, phash"),
+    "ctimes": ("row", "row, ctime_ns"),
+    "failure_ctimes": ("path", "path, ctime_ns"),
 }
 
 
@@ -84,7 +87,7 @@ class RowStore:
         self._db = connection
         self._path = path
         self._lock = threading.Lock()
-        self._signed = False  # whether the table `phashes` has been seen
+        self._there: set[str] = set()  # which of `LATER` have been seen
 
     @classmethod
     def create(cls, path: Path) -> None:
@@ -94,7 +97,7 @@ class RowStore:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            db.executescript(SCHEMA + PHASHES)
+            db.executescript(SCHEMA + "".join(LATER.values()))
         finally:
             db.close()
 
@@ -134,9 +137,10 @@ class RowStore:
             )
         store = cls(db, path)
         try:
-            if write and not store._has("phashes"):
+            if write and not all(map(store._has, LATER)):
                 with store._transaction():
-                    db.execute(PHASHES)
+                    for statement in LATER.values():
+                        db.execute(statement)
         except BaseException:
             db.close()
             raise
@@ -168,14 +172,14 @@ class RowStore:
             part = [int(row) for row in rows[start : start + 500]]
             marks = ",".join("?" * len(part))
             sql = f"SELECT {self._stored()} WHERE rows.row IN ({marks})"
-            found |= {record[0]: _picture(record) for record in self._rows(sql, part)}
+            found |= {record[0]: picture_of(record) for record in self._rows(sql, part)}
         return found
 
     def live_pictures(self, start: int, end: int) -> dict[int, Picture]:
         """The pictures of the live rows in [start, end), by row, in order."""
         live = "deleted_at IS NULL AND rows.row >= ? AND rows.row < ? ORDER BY rows.row"
         sql = f"SELECT {self._stored()} WHERE {live}"
-        return {record[0]: _picture(record) for record in self._rows(sql, (start, end))}
+        return {record[0]: picture_of(record) for record in self._rows(sql, (start, end))}
 
     def contents(self, start: int, end: int) -> list[tuple[int, bytes, int, int]]:
         """(row, content hash, width, height) of every live row in [start, end), by row."""
@@ -215,13 +219,9 @@ class RowStore:
         # The record is looked up by its row: an index of the database might answer for a damaged one.
         live = "rows.row = (SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL)"
         if found := self._rows(f"SELECT {self._stored()} WHERE {live}", (path,)):
-            row, _, size, mtime_ns, content_hash, *_ = found[0]
-            sound = found[0][1] == path and _all_sound(found[0])
-            return KnownFile(size, mtime_ns, row, content_hash) if sound else None
-        columns = _CHECKED["failures"][1]
-        sql = f"SELECT crc32c, {columns} FROM failures WHERE path = ?"  # noqa: S608
-        found = [record for record in self._rows(sql, (path,)) if is_sound(*record)]
-        return KnownFile(found[0][4], found[0][5], None, None) if found else None
+            return known_file(found[0]) if found[0][1] == path and all_sound(found[0]) else None
+        lines = self._ledger("WHERE path = ?", (path,), damaged=False)
+        return KnownFile(lines[0].size, lines[0].mtime_ns, None, None, lines[0].ctime_ns) if lines else None
 
     def metadata(self, row: int) -> str:
         """The JSON of what came with a row's picture; `{}` if nothing did."""
@@ -240,11 +240,14 @@ class RowStore:
             if is_sound(*found[0][1:]):
                 yield row
 
+    def live_paths_of_content(self, content_hash: bytes, most: int) -> list[bytes]:
+        """The paths of the live rows whose file had this content, by row, as many as `most`."""
+        sql = "SELECT path FROM rows WHERE content_hash = ? AND deleted_at IS NULL ORDER BY row LIMIT ?"
+        return [path for (path,) in self._rows(sql, (content_hash, most))]
+
     def failures(self, *, damaged: bool = True) -> list[Failure]:
         """The ledger, by path; without the lines that are `damaged`, if so asked."""
-        columns = _CHECKED["failures"][1]
-        found = self._rows(f"SELECT crc32c, {columns} FROM failures ORDER BY path")  # noqa: S608
-        return [Failure(*record[1:6]) for record in found if damaged or is_sound(*record)]
+        return self._ledger("ORDER BY path", (), damaged=damaged)
 
     def failure_counts(self) -> dict[str, int]:
         """How many lines of the ledger have each reason, the most frequent first."""
@@ -284,7 +287,7 @@ class RowStore:
         """The records whose checksum does not fit."""
         found = []
         for table, (key, columns) in _CHECKED.items():  # names of our own, no user's
-            if table == "phashes" and not self._has(table):
+            if table in LATER and not self._has(table):
                 continue  # an index of the first versions
             sql = f"SELECT {key}, crc32c, {columns} FROM {table}"  # noqa: S608
             for value, *record in self._each(sql):
@@ -316,11 +319,18 @@ class RowStore:
         pictures, failures = changes.pictures, changes.failures
         signed = [(p.path, p.phash) for p in changes.touched if p.phash is not None] + changes.signed
         told = [(p.path, p.metadata) for p in changes.touched if p.metadata is not None] + changes.annotated
+        dated = [(p.path, p.ctime_ns) for p in changes.touched] + changes.dated
+        lines = [_line(failure, now) for failure in failures]
         gone = [*(p.path for p in pictures), *(f.path for f in failures), *changes.removed]
         with self._lock, self._transaction():
             self._db.executemany(_BURY, ((now, path) for path in gone))
             self._db.executemany("DELETE FROM failures WHERE path = ?", ((path,) for path in gone))
-            self._db.executemany(_TOUCH, ((p.size, p.mtime_ns, p.path) for p in changes.touched))
+            self._db.executemany("DELETE FROM failure_ctimes WHERE path = ?", ((path,) for path in gone))
+            touched = ((storable(p.size), storable(p.mtime_ns), p.path) for p in changes.touched)
+            self._db.executemany(_TOUCH, touched)
+            for statement in (_DATE, _DATE_FAILURE):
+                times = ((path, storable(ctime)) for path, ctime in dated if ctime is not None)
+                self._db.executemany(statement, times)
             self._db.executemany(_STRIP, ((path,) for path, _ in told))
             self._db.executemany(_SIGN, signed)
             self._db.executemany(_ANNOTATE, ((path, json) for path, json in told if json != NO_METADATA))
@@ -329,10 +339,13 @@ class RowStore:
             self._insert("metadata", ((row, json) for row, json in of_rows if json not in (None, NO_METADATA)))
             looks = ((first_row + i, picture.phash) for i, picture in enumerate(pictures))
             self._insert("phashes", ((row, phash) for row, phash in looks if phash is not None))
+            born = ((first_row + i, picture.ctime_ns) for i, picture in enumerate(pictures))
+            self._insert("ctimes", ((row, storable(ctime)) for row, ctime in born if ctime is not None))
             if pictures:
                 self._insert("extents", [(first_row, len(pictures), vectors_crc32c, now)])
-            lines = ((f.path, f.reason, f.detail, f.size, f.mtime_ns, now) for f in failures)
             self._insert("failures", lines)
+            named = ((f.path, f.ctime_ns) for f in failures)
+            self._insert("failure_ctimes", ((path, storable(ctime)) for path, ctime in named if ctime is not None))
 
     def _insert(self, table: str, records: Iterable[tuple[Value, ...]]) -> None:
         columns = _CHECKED[table][1]
@@ -359,13 +372,26 @@ class RowStore:
                     self._db.execute("ROLLBACK")
 
     def _has(self, table: str) -> bool:
-        return bool(self._rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)))
+        if table not in self._there:  # a writer may add one, and none drops it
+            found = self._rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,))
+            self._there |= {table} if found else set()
+        return table in self._there
 
     def _stored(self) -> str:
         """What to select of a row, and from where."""
-        self._signed = self._signed or self._has("phashes")  # a writer may add the table, and none drops it
-        columns, table = _SIGNED if self._signed else _UNSIGNED
-        return _STORED.format(columns) + table
+        for table in LATER_OF_ROWS:
+            self._has(table)
+        return stored(self._there)
+
+    def _ledger(self, condition: str, parameters: Sequence[Any], *, damaged: bool) -> list[Failure]:
+        columns, there = _CHECKED["failures"][1], self._has("failure_ctimes")
+        times = "LEFT JOIN (SELECT path AS of, ctime_ns, crc32c AS crc FROM failure_ctimes) ON of = path"
+        sql = (
+            f"SELECT {'ctime_ns, crc' if there else 'NULL, NULL'}, crc32c, {columns} "  # noqa: S608
+            f"FROM failures {times if there else ''} {condition}"
+        )
+        found = self._rows(sql, parameters)
+        return [failure_of(*record[3:8], *record[:2]) for record in found if damaged or is_sound(*record[2:])]
 
     def _each(self, sql: str) -> Iterator[Any]:
         """The same, one by one, with texts that may be damaged."""
@@ -387,20 +413,13 @@ class RowStore:
             raise IndexDamaged(f"{self._path}: cannot be read: {exc}") from exc
 
 
-def _picture(record: Sequence[Any]) -> Picture:
-    """Of what `_stored` selects. A signature that is damaged is none."""
-    row, path, size, mtime_ns, content_hash, width, height, _, _, json, _, phash, signed = record
-    phash = phash if phash is not None and is_sound(signed, row, phash) else None
-    return Picture(path, size, mtime_ns, content_hash, width, height, json, phash)
-
-
-def _all_sound(record: Sequence[Any]) -> bool:
-    """Whether all that `_stored` selects is as it was written."""
-    row, of_row, crc32c, json, told, phash, signed = record[0], record[:8], *record[8:]
-    beside = [(crc, value) for crc, value in ((told, json), (signed, phash)) if (crc, value) != (None, None)]
-    return is_sound(crc32c, *of_row) and all(is_sound(crc, row, value) for crc, value in beside)
-
-
 def _row(row: int, picture: Picture) -> tuple[Value, ...]:
     p = picture
-    return (row, p.path, p.size, p.mtime_ns, p.content_hash, p.width, p.height, None)
+    return (row, p.path, storable(p.size), storable(p.mtime_ns), p.content_hash, p.width, p.height, None)
+
+
+def _line(failure: Failure, now: int) -> tuple[Value, ...]:
+    f = failure
+    # What a server, a library or a file name had to say may hold what is no UTF-8.
+    detail = f.detail.encode("utf-8", "backslashreplace").decode()
+    return (f.path, f.reason, detail, storable(f.size), storable(f.mtime_ns), now)

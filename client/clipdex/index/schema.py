@@ -13,7 +13,7 @@ import google_crc32c
 __all__ = [
     "APPLICATION_ID",
     "DAMAGE",
-    "PHASHES",
+    "LATER",
     "SCHEMA",
     "SCHEMA_VERSION",
     "Value",
@@ -65,14 +65,34 @@ CREATE TABLE metadata (                    -- what came with a picture: a captio
 ) STRICT;
 """
 
-# Not in the indexes of the first versions of clipdex: a writer adds it.
-PHASHES = """
+# Not in the indexes of the first versions of clipdex: a writer adds them.
+_PHASHES = """
 CREATE TABLE IF NOT EXISTS phashes (       -- what a picture looks like, to find it resized or recompressed
     row    INTEGER PRIMARY KEY,            -- as in rows
     phash  BLOB    NOT NULL,               -- a perceptual signature; docs/index-format.md says what is in it
     crc32c INTEGER NOT NULL
 ) STRICT;
 """
+
+# Beside `rows` and `failures`, so that older versions of clipdex can read and write what this one wrote. What they
+# write leaves an old ctime here: the file is read again, and nothing worse.
+_CTIMES = """
+CREATE TABLE IF NOT EXISTS ctimes (        -- when the file system last changed anything of a row's file
+    row      INTEGER PRIMARY KEY,          -- as in rows
+    ctime_ns INTEGER NOT NULL,
+    crc32c   INTEGER NOT NULL
+) STRICT;
+"""
+_FAILURE_CTIMES = """
+CREATE TABLE IF NOT EXISTS failure_ctimes (
+    path     BLOB    PRIMARY KEY,          -- as in failures
+    ctime_ns INTEGER NOT NULL,
+    crc32c   INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+# By name: the statement that makes it.
+LATER = {"phashes": _PHASHES, "ctimes": _CTIMES, "failure_ctimes": _FAILURE_CTIMES}
 
 # What reading a damaged database raises: a flipped bit in a text is no UTF-8, even in SQLite's own messages.
 DAMAGE = (sqlite3.Error, UnicodeDecodeError)

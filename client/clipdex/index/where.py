@@ -12,6 +12,7 @@ import re
 import sqlite3
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy.typing as npt
 
 from clipdex.errors import IndexDamaged, InvalidArgument
 from clipdex.index.schema import connect
+from clipdex.spelling import composed, composed_path
 
 __all__ = ["COLUMNS", "FUNCTIONS", "Rows", "Where"]
 
@@ -41,17 +43,18 @@ FUNCTIONS = frozenset(
     )
 )
 
-# CAST gives each column an affinity, so that numbers and texts compare as one means them.
+# CAST gives each column an affinity, so that numbers and texts compare as one means them. Texts are composed
+# (`spelling`); most are ASCII, which SQLite sees by itself, quicker than it calls a function.
 _VIEW = """
 CREATE TEMP VIEW pictures AS
 SELECT rows.row AS row,
-    CAST(path AS TEXT) AS path,
+    CAST(CASE WHEN CAST(path AS TEXT) GLOB '*[^ -~]*' THEN composed_path(path) ELSE path END AS TEXT) AS path,
     CAST(last_part(path) AS TEXT) AS name,
     CAST(first_part(path) AS TEXT) AS folder,
     size, width, height,
     CAST(datetime(mtime_ns / 1000000000, 'unixepoch') AS TEXT) AS modified,
     CAST(mtime_ns / 1e9 AS REAL) AS mtime,
-    coalesce(json, '{}') AS meta
+    coalesce(CASE WHEN json GLOB '*[^ -~]*' THEN composed_json(json) ELSE json END, '{}') AS meta
 FROM main.rows LEFT JOIN main.metadata ON metadata.row = rows.row
 """
 
@@ -113,6 +116,9 @@ class Where:
         """
         values = {} if params is None else _checked(params)
         _check_text(condition)
+        # What is compared is composed on both sides: a name looks the same whoever wrote it.
+        condition = composed(condition)
+        values = {name: composed(value) if isinstance(value, str) else value for name, value in values.items()}
         key = (condition, below, *((name, type(value), value) for name, value in sorted(values.items())))
         with self._lock:
             found = self._answers.pop(key, None)
@@ -238,6 +244,8 @@ def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function])
     """The view, and all limits that SQLite has."""
     db.create_function("last_part", 1, watched(_last_part), deterministic=True)
     db.create_function("first_part", 1, watched(_first_part), deterministic=True)
+    db.create_function("composed_path", 1, watched(composed_path), deterministic=True)
+    db.create_function("composed_json", 1, watched(_composed_json), deterministic=True)
     db.create_function("has", 3, watched(_has), deterministic=True)
     db.execute("PRAGMA temp_store = MEMORY")
     db.execute("PRAGMA mmap_size = 1073741824")
@@ -252,11 +260,30 @@ def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function])
 
 
 def _last_part(path: bytes) -> bytes:
-    return path.rpartition(b"/")[2]
+    return composed_path(path).rpartition(b"/")[2]
 
 
 def _first_part(path: bytes) -> bytes:
-    return path.rpartition(b"/")[0] or b"/"
+    return composed_path(path).rpartition(b"/")[0] or b"/"
+
+
+def _composed_json(text: object) -> object:
+    """The JSON with its texts composed. One by one: an accent must not join the end of an escape."""
+    if not isinstance(text, str) or unicodedata.is_normalized("NFC", text):
+        return text
+    with suppress(ValueError, RecursionError):
+        return json.dumps(_composed_value(json.loads(text)), ensure_ascii=False, separators=(",", ":"))
+    return text
+
+
+def _composed_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return composed(value)
+    if isinstance(value, list):
+        return [_composed_value(each) for each in value]
+    if isinstance(value, dict):
+        return {composed(key): _composed_value(each) for key, each in value.items()}
+    return value
 
 
 def _has(meta: object, field: object, value: object) -> int:

@@ -105,6 +105,10 @@ class IndexWriter:
             row = self._files.row_of_content(content_hash)
         return row
 
+    def live_paths_of_content(self, content_hash: bytes, most: int) -> list[bytes]:
+        """The paths of the committed live rows whose file had this content, by row, as many as `most`."""
+        return self._store.live_paths_of_content(content_hash, most)
+
     def vector(self, row: int) -> Array:
         """The vector of a row that was appended, (D,) of the index's dtype."""
         return self._vectors.read(row)
@@ -171,12 +175,16 @@ class IndexWriter:
         self._changes.removed.append(path)
 
     def touch(self, picture: Picture) -> None:
-        """Note a file's new time, size and metadata, where its content is what the index has."""
+        """Note a file's new times, size and metadata, where its content is what the index has."""
         self._changes.touched.append(picture)
 
     def annotate(self, path: bytes, metadata: str) -> None:
         """Note what is now said of a file that has not changed: JSON of an object."""
         self._changes.annotated.append((path, metadata))
+
+    def date(self, path: bytes, ctime_ns: int) -> None:
+        """Note the ctime of a file that has not changed, or failed before, in nanoseconds since 1970."""
+        self._changes.dated.append((path, ctime_ns))
 
     def sign(self, path: bytes, phash: bytes) -> None:
         """Note the perceptual signature of a file that has not changed."""

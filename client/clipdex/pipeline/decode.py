@@ -14,17 +14,19 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
+from typing import TypeAlias
 
 from clipdex.arrays import Pixels
 from clipdex.card import ImageSpec
+from clipdex.cpus import usable_cpus
 from clipdex.errors import ClipdexError, InvalidArgument
 from clipdex.index.rows import Failure, Picture
-from clipdex.pipeline.decode_worker import HEADER, SLOT
+from clipdex.pipeline.decode_worker import DECODED, HEADER, NO_HASH, SLOT, UNCHANGED
 from clipdex.pipeline.limits import Limits
 from clipdex.pipeline.ring import PixelRing
 from clipdex.sources.scan import FoundFile
 
-__all__ = ["DecodePool", "Decoded"]
+__all__ = ["DecodePool", "Decoded", "Unchanged"]
 
 # Files handed to a worker ahead of the one it decodes, so that it need not wait for the next.
 _QUEUED = 3
@@ -48,6 +50,16 @@ class Decoded:
     picture: Picture
     pixels: Pixels
     slot: int
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """A file with the content that it had. It was not decoded: its picture has no width, height or signature."""
+
+    picture: Picture
+
+
+Result: TypeAlias = Decoded | Unchanged | Failure
 
 
 @dataclass
@@ -81,18 +93,18 @@ class DecodePool:
         workers: int | None = None,
         limits: Limits | None = None,
     ) -> None:
-        """workers: processes, one a core if not given."""
+        """workers: processes; one for each core that this process may use if not given."""
         if workers is not None and workers < 1:
             raise InvalidArgument(f"workers is {workers}; expected at least 1")
         self.busy = {"decode": 0.0, "resize": 0.0}
         self._spec = spec
         self._ring = ring
-        self._count = workers or _cores()
+        self._count = workers or usable_cpus()
         self._limits = limits or Limits()
         self._workers: list[_Worker] = []
         self._lock = threading.Condition()
         # Guarded by the lock:
-        self._done: dict[int, Decoded | Failure] = {}
+        self._done: dict[int, Result] = {}
         self._taken = 0  # the order of the next result to hand out
         self._room = ring.slots  # files may be given out up to here
         self._total: int | None = None  # how many files there were, once the source has ended
@@ -103,13 +115,11 @@ class DecodePool:
         self._failed_starts = 0  # in a row
         self._thread: threading.Thread | None = None
 
-    def decode(self, files: Iterator[FoundFile]) -> Iterator[Decoded | Failure]:
+    def decode(self, files: Iterator[FoundFile]) -> Iterator[Result]:
         """One result a file, in the files' order. `files` is drawn from another thread."""
         return (result for result in self.decode_within(None, files) if result is not None)
 
-    def decode_within(
-        self, patience_s: float | None, files: Iterator[FoundFile]
-    ) -> Iterator[Decoded | Failure | None]:
+    def decode_within(self, patience_s: float | None, files: Iterator[FoundFile]) -> Iterator[Result | None]:
         """Likewise, with None whenever the next result is not there after so many seconds."""
         for _ in range(self._count):
             self._workers.append(self._start())  # one by one: where one fails, `close` ends those before it
@@ -212,7 +222,8 @@ class DecodePool:
         worker.given.append((order, file))
         # If it has died, `_receive` finds the end of its pipe and sees to what it was given.
         try:
-            worker.pipe.send_bytes(SLOT.pack(self._ring.slot_of(order)) + file.request())
+            what = SLOT.pack(self._ring.slot_of(order), file.content_hash or NO_HASH)
+            worker.pipe.send_bytes(what + file.request())
         except ConnectionError:
             if worker.unsent is None:
                 worker.unsent = order
@@ -231,18 +242,22 @@ class DecodePool:
         order, file = worker.given.popleft()
         self._settle(order, self._result(order, file, message))
 
-    def _result(self, order: int, file: FoundFile, message: bytes) -> Decoded | Failure:
-        status, width, height, size, mtime_ns, digest, decode_s, resize_s = HEADER.unpack_from(message)
-        if status == 0:
-            self.busy["decode"] += decode_s
-            self.busy["resize"] += resize_s
-            signature = message[HEADER.size :]
-            picture = Picture(file.path, size, mtime_ns, digest, width, height, file.said(), signature)
+    def _result(self, order: int, file: FoundFile, message: bytes) -> Result:
+        status, width, height, size, mtime_ns, ctime_ns, digest, decode_s, resize_s = HEADER.unpack_from(message)
+        # Of a member it is the time of the list that says where its bytes are, not of what was read by it.
+        ctime = file.ctime_ns if file.member is not None else ctime_ns or file.ctime_ns
+        self.busy["decode"] += decode_s
+        self.busy["resize"] += resize_s
+        if status in (DECODED, UNCHANGED):
+            signature = message[HEADER.size :] or None
+            picture = Picture(file.path, size, mtime_ns, digest, width, height, file.said(), signature, ctime)
+            if status == UNCHANGED:
+                return Unchanged(picture)
             return Decoded(picture, self._ring.at(order), order % self._ring.rows)
         reason, _, detail = message[HEADER.size :].decode().partition("\0")
-        return Failure(file.path, reason, detail, size or file.size, mtime_ns or file.mtime_ns)
+        return Failure(file.path, reason, detail, size or file.size, mtime_ns or file.mtime_ns, ctime)
 
-    def _settle(self, order: int, result: Decoded | Failure) -> None:
+    def _settle(self, order: int, result: Result) -> None:
         with self._lock:
             self._done[order] = result
             self._lock.notify_all()
@@ -274,7 +289,7 @@ class DecodePool:
             if reason == "worker_died" and status is not None and status < 0:
                 detail += f" by signal {-status}"
             self._again.extendleft(reversed(rest))
-            self._settle(order, Failure(file.path, reason, detail, file.size, file.mtime_ns))
+            self._settle(order, Failure(file.path, reason, detail, file.size, file.mtime_ns, file.ctime_ns))
         self._workers[self._workers.index(worker)] = self._start()
 
     def _start(self) -> _Worker:
@@ -313,10 +328,3 @@ class DecodePool:
         # One that waits for a disk or server which is gone cannot be killed; it must not hold up the run.
         with suppress(subprocess.TimeoutExpired):
             worker.process.wait(timeout=_KILL_TIMEOUT_S)
-
-
-def _cores() -> int:
-    """The cores this process may use: fewer than the machine's, in a container."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -5,9 +5,9 @@ by `decode.py` with the file descriptors of its pipe and of the memory, and the 
 JSON. Messages are bytes:
 
     from the worker: nothing, b"", once it is ready
-    to it:           the number of a slot, then a Request or a refusal
+    to it:           the number of a slot; the content hash that the picture had, or zeros; a Request or a refusal
     from it:         the header below; status 0: the slot holds the pixels, and the picture's perceptual signature
-                     follows; 1: "reason\\0detail" follows
+                     follows; 1: "reason\\0detail" follows; 2: it has the content that it had, and was not decoded
 """
 
 from __future__ import annotations
@@ -35,52 +35,56 @@ from clipdex.card import ImageSpec
 from clipdex.errors import ImageError
 from clipdex.formats import use_one_thread
 from clipdex.images import center_crop, open_image, resized
+from clipdex.index.records import storable
 from clipdex.phash import perceptual_signature
 from clipdex.pipeline.limits import Limits
 from clipdex.sources.request import Request
 
-__all__ = ["HEADER", "SLOT", "main"]
+__all__ = ["DECODED", "HEADER", "NO_HASH", "SLOT", "UNCHANGED", "main"]
 
-SLOT = struct.Struct("<q")
+SLOT = struct.Struct("<q16s")
 
-# status, width, height, size in bytes, mtime in ns, content hash, seconds to read and decode, to resize
-HEADER = struct.Struct("<BIIqq16sdd")
-_NO_HASH = bytes(16)
+# status, width, height, size in bytes, mtime and ctime in ns, content hash, seconds to read and decode, to resize
+HEADER = struct.Struct("<BIIqqq16sdd")
+DECODED, FAILED, UNCHANGED = range(3)
+NO_HASH = bytes(16)
 
 _NOT_A_FILE = "is a directory, FIFO, socket or device by now, not a file"
 
 
 def decode_file(message: bytes, slots: Pixels, spec: ImageSpec, limits: Limits) -> bytes:
     """Read and decode one picture, into its slot -> the message that answers for it. slots: uint8 (N, S, S, 3)."""
-    size, mtime_ns, digest = 0, 0, _NO_HASH
+    stated, digest = (0, 0, 0), NO_HASH
     began = time.perf_counter()
     try:
-        (slot,) = SLOT.unpack_from(message)
+        slot, known = SLOT.unpack_from(message)
         request = Request.parse(message[SLOT.size :])
         with os.fdopen(_open_now(request.file), "rb") as file:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):
                 raise ImageError(_NOT_A_FILE, reason="not_a_file")
-            size, mtime_ns = request.identity(info)
+            stated = (*request.identity(info), storable(info.st_ctime_ns))
             data = request.read(file, info, limits.max_file_bytes)
         digest = hashlib.blake2b(data, digest_size=16).digest()
+        if digest == known:
+            return HEADER.pack(UNCHANGED, 0, 0, *stated, digest, time.perf_counter() - began, 0.0)
         image = open_image(data, fill=spec.fill, max_pixels=limits.max_pixels)
         decoded = time.perf_counter()
         small = resized(image, spec)
         slots[slot] = center_crop(small, spec)
         signature = perceptual_signature(small)
     except ImageError as exc:
-        return _failed(size, mtime_ns, digest, exc.reason, str(exc).removeprefix("the bytes given: "))
+        return _failed(stated, digest, exc.reason, str(exc).removeprefix("the bytes given: "))
     except FileNotFoundError:
-        return _failed(size, mtime_ns, digest, "vanished", "there is no such file any more")
+        return _failed(stated, digest, "vanished", "there is no such file any more")
     except OSError as exc:
         if exc.errno in (errno.ENXIO, errno.EISDIR):  # a socket; a directory
-            return _failed(size, mtime_ns, digest, "not_a_file", _NOT_A_FILE)
-        return _failed(size, mtime_ns, digest, "unreadable", exc.strerror or type(exc).__name__)
+            return _failed(stated, digest, "not_a_file", _NOT_A_FILE)
+        return _failed(stated, digest, "unreadable", exc.strerror or type(exc).__name__)
     except MemoryError:
-        return _failed(size, mtime_ns, digest, "out_of_memory", "not enough memory to read it")
+        return _failed(stated, digest, "out_of_memory", "not enough memory to read it")
     seconds = decoded - began, time.perf_counter() - decoded
-    return HEADER.pack(0, image.width, image.height, size, mtime_ns, digest, *seconds) + signature
+    return HEADER.pack(DECODED, image.width, image.height, *stated, digest, *seconds) + signature
 
 
 def _open_now(path: bytes) -> int:
@@ -88,9 +92,10 @@ def _open_now(path: bytes) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
 
 
-def _failed(size: int, mtime_ns: int, digest: bytes, reason: str, detail: str) -> bytes:
+def _failed(stated: tuple[int, int, int], digest: bytes, reason: str, detail: str) -> bytes:
+    """stated: size, mtime and ctime."""
     text = f"{reason}\0{detail}".encode("utf-8", "backslashreplace")
-    return HEADER.pack(1, 0, 0, size, mtime_ns, digest, 0.0, 0.0) + text
+    return HEADER.pack(FAILED, 0, 0, *stated, digest, 0.0, 0.0) + text
 
 
 def _silence_decoders() -> None:

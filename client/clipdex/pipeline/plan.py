@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipdex.index.reader import Index
 from clipdex.index.rows import Failure
 from clipdex.index.sound_files import SoundFiles
+from clipdex.pipeline.departures import departures
+from clipdex.pipeline.standing import Check, Standing, checked, keeps_its_row, standing_of
+from clipdex.sources.census import PassedOver, Surveyed
 from clipdex.sources.opening import as_source
-from clipdex.sources.scan import may_be_away
 from clipdex.sources.source import Source
 
 __all__ = ["Plan", "plan_run"]
@@ -22,12 +24,14 @@ __all__ = ["Plan", "plan_run"]
 
 @dataclass(frozen=True)
 class Plan:
-    """discovered = new + changed + unchanged + failed + retried + damaged.
+    """discovered = new + changed + reread + unchanged + failed + retried + damaged.
 
-    new: files the index does not know. changed: files with another size or time than they had. failed: files
-    that failed before and have not changed, or cannot be looked at; retried: those of them that will be tried
-    again. damaged: files whose row no longer fits its checksum, which are embedded again. vanished: rows whose
-    file is gone.
+    new: files the index does not know. changed: files with another size or time than they had. reread: files that
+    are read and compared, because their ctime is another or `check` is "content". failed: files that failed before
+    and have not changed, or cannot be looked at; retried: those of them that will be tried again. damaged:
+    files whose row no longer fits its checksum, which are embedded again. vanished: rows whose file is gone.
+    left_out: rows whose file is there, but left out of its folder now; they leave too. passed_over: what else the
+    folders hold.
     """
 
     discovered: int
@@ -38,19 +42,27 @@ class Plan:
     vanished: int
     retried: int = 0
     damaged: int = 0
+    reread: int = 0
+    left_out: int = 0
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
 
-def plan_run(source: Source | str | os.PathLike[str], index: Path, *, retry_failures: bool = False) -> Plan:
+def plan_run(
+    source: Source | str | os.PathLike[str], index: Path, *, retry_failures: bool = False, check: Check = "stat"
+) -> Plan:
     """Compare a folder, or another source, with an index; with nothing, where the index is not there yet.
 
-    retry_failures: as for `index_pictures`.
+    retry_failures, check: as for `index_pictures`.
 
     Raises:
+        InvalidArgument: `check` is none that there is.
         SourceError: the source is missing or cannot be read.
         IndexFault: what is at `index` is no index, or damaged.
     """
     source = as_source(source)
-    new = changed = unchanged = failed = retried = damaged = gone = 0
+    checked(check)
+    count = dict.fromkeys(Standing, 0)
+    damaged = gone = out = 0
     failures: list[Failure] = []
     with ExitStack() as stack:
         opened = files = None
@@ -61,23 +73,23 @@ def plan_run(source: Source | str | os.PathLike[str], index: Path, *, retry_fail
             known = files.known(file.path) if files else None
             if known is None and opened is not None and opened.known(file.path) is not None:
                 damaged += 1
-            elif known is None:
-                new += 1
-            elif (known.size, known.mtime_ns) != (file.size, file.mtime_ns):
-                changed += 1
-            elif known.row is None and retry_failures:
-                retried += 1
-            elif known.row is None:
-                failed += 1
             else:
-                unchanged += 1
+                count[standing_of(file, known, check=check, retry_failures=retry_failures)] += 1
         for failure in failures:
-            known = files.known(failure.path) if files and may_be_away(failure) else None
-            if known is not None and known.row is not None:
-                unchanged += 1  # as for a run
-            else:
-                failed += 1
+            stays = files is not None and keeps_its_row(failure, files.known)
+            count[Standing.UNCHANGED if stays else Standing.FAILED] += 1
         if opened is not None:
-            gone = len(source.vanished(path for _, path in opened.live_paths()))
-    discovered = new + changed + unchanged + failed + retried + damaged
-    return Plan(discovered, new, changed, unchanged, failed, gone, retried, damaged)
+            gone, out = map(len, departures(source, (path for _, path in opened.live_paths())))
+    return Plan(
+        discovered=sum(count.values()) + damaged,
+        new=count[Standing.NEW],
+        changed=count[Standing.CHANGED],
+        unchanged=count[Standing.UNCHANGED],
+        failed=count[Standing.FAILED],
+        vanished=gone,
+        retried=count[Standing.RETRIED],
+        damaged=damaged,
+        reread=count[Standing.REREAD],
+        left_out=out,
+        passed_over=source.passed_over() if isinstance(source, Surveyed) else PassedOver(),
+    )

@@ -10,8 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,19 +19,23 @@ import numpy as np
 from clipdex.arrays import Array
 from clipdex.bisection import bisect
 from clipdex.client import Client
-from clipdex.errors import ClipdexError, IndexFault, RequestRefused
+from clipdex.errors import IndexFault, RequestRefused
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import Failure
 from clipdex.index.writer import IndexWriter
 from clipdex.interrupts import interrupts_noted
 from clipdex.pipeline.batch import Batch
-from clipdex.pipeline.decode import Decoded, DecodePool
+from clipdex.pipeline.decode import Decoded, DecodePool, Unchanged
+from clipdex.pipeline.departures import CopiesMet, departures
 from clipdex.pipeline.limits import Limits
 from clipdex.pipeline.report import Progress, RunReport
 from clipdex.pipeline.ring import PixelRing, open_ring
 from clipdex.pipeline.stages import StageTimes
+from clipdex.pipeline.standing import Check, Standing, checked, keeps_its_row, standing_of, to_read
+from clipdex.pipeline.tally import Tally
+from clipdex.sources.census import PassedOver, Surveyed
 from clipdex.sources.opening import as_source
-from clipdex.sources.scan import FoundFile, may_be_away
+from clipdex.sources.scan import FoundFile
 from clipdex.sources.source import Source
 
 __all__ = ["MAX_RING_BYTES", "index_pictures"]
@@ -58,35 +61,6 @@ _PATIENCE_S = 0.05
 _PATHS_AT_ONCE = 65_536
 
 
-@dataclass
-class _Tally:
-    found: int = 0  # as they came from the source, failures too; counted in the decoder's thread
-    indexed: int = 0
-    recognised: int = 0
-    touched: int = 0
-    same: int = 0  # counted in the decoder's thread
-    unseen: int = 0
-    failed_now: int = 0
-    failed_before: int = 0  # counted in the decoder's thread
-
-    @property
-    def failed(self) -> int:
-        return self.failed_now + self.failed_before
-
-    @property
-    def unchanged(self) -> int:
-        return self.same + self.touched + self.unseen
-
-    def check(self) -> None:
-        """Every file that came in must have come out, and a file that was dropped must not go unnoticed."""
-        accounted = self.indexed + self.unchanged + self.failed
-        if self.found != accounted:
-            raise ClipdexError(
-                f"{self.found:,} files came from the source, and {accounted:,} are accounted for: "
-                "this is a fault of clipdex, please report it; what was indexed is committed"
-            )
-
-
 def index_pictures(
     client: Client,
     source: Source | str | os.PathLike[str],
@@ -96,12 +70,13 @@ def index_pictures(
     workers: int | None = None,
     limits: Limits | None = None,
     retry_failures: bool = False,
+    check: Check = "stat",
     max_ring_bytes: int = MAX_RING_BYTES,
     progress: Callable[[Progress], None] | None = None,
 ) -> RunReport:
     """Bring an index up to date with a folder or another source; make it if it is not there.
 
-    Files that the index already holds with the same size and time are not read again. A file that cannot be
+    Files that the index already holds with the same size and times are not read again. A file that cannot be
     read gets a line in the ledger and never ends the run. What ends the run (Ctrl-C, a lost server, a full
     disk) loses nothing that was committed, and the next run goes on from there.
 
@@ -111,16 +86,20 @@ def index_pictures(
         workers: decoding processes; one a core if not given.
         limits: what one file may cost; the defaults of `Limits` if not given.
         retry_failures: try files again that failed before and have not changed since.
+        check: "stat": a file with the size, mtime and ctime it had is not read; "content": every file is read, and
+            embedded if its content is another.
         max_ring_bytes: memory for decoded pictures, those in flight included; two batches' at least.
         progress: called about every batch.
 
     Raises:
+        InvalidArgument: `check` is neither of the two.
         SourceError: the source is missing, unreadable, or holds no picture.
         FingerprintMismatch: the index holds another model's vectors.
         ServerError, IndexFault: as the client and the index raise them.
     """
     started = time.monotonic()
     source = as_source(source)
+    checked(check)
     # The lock first, before a long list. But no index is made for nothing.
     is_new = not os.path.lexists(index)
     if is_new:
@@ -129,7 +108,7 @@ def index_pictures(
         writer.manifest.require(client.card, index)
         if not is_new:
             _require_a_picture(source)
-        run = _Run(client, writer, source, retry_failures, progress)
+        run = _Run(client, writer, source, retry_failures, check, progress)
         try:
             with open_ring(client, max_ring_bytes) as ring:
                 run.embed_all(ring, workers, limits or Limits())
@@ -138,7 +117,7 @@ def index_pictures(
             with suppress(IndexFault):
                 writer.commit()
             raise
-        removed = _remove_vanished(writer, source)
+        removed, left_out = _remove_departed(writer, source)
         writer.commit()
         tally = run.tally
         return RunReport(
@@ -154,6 +133,9 @@ def index_pictures(
             stage_seconds=run.times.seconds,
             transfer=ring.transfer,
             unseen=tally.unseen,
+            left_out=left_out,
+            passed_over=source.passed_over() if isinstance(source, Surveyed) else PassedOver(),
+            stranded=run.copies.stranded(),
         )
 
 
@@ -163,12 +145,13 @@ def _require_a_picture(source: Source) -> None:
         raise source.nothing_found()
 
 
-def _remove_vanished(writer: IndexWriter, source: Source) -> int:
-    """Tombstones for rows whose file is gone, and their ledger lines -> how many rows."""
-    rows = [path for paths in writer.live_paths(_PATHS_AT_ONCE) for path in source.vanished(paths)]
-    for path in rows + source.vanished(failure.path for failure in writer.failures()):
+def _remove_departed(writer: IndexWriter, source: Source) -> tuple[int, int]:
+    """Tombstones for rows that the source no longer has, and their ledger lines -> rows gone, rows left out."""
+    parts = [departures(source, paths) for paths in writer.live_paths(_PATHS_AT_ONCE)]
+    lines = departures(source, (failure.path for failure in writer.failures()))
+    for path in chain.from_iterable(chain(*parts, lines)):
         writer.remove(path)
-    return len(rows)
+    return sum(len(gone) for gone, _ in parts), sum(len(out) for _, out in parts)
 
 
 class _Run:
@@ -180,18 +163,22 @@ class _Run:
         writer: IndexWriter,
         source: Source,
         retry_failures: bool,
+        check: Check,
         progress: Callable[[Progress], None] | None,
     ) -> None:
-        self.tally = _Tally()
+        self.tally = Tally()
+        self.copies = CopiesMet(writer)
         self.times = StageTimes()
         self._client = client
         self._writer = writer
         self._source = source
         self._retry_failures = retry_failures
+        self._check = check
         self._progress = progress
         # The scan runs in the decoder's thread; what it cannot look at is handed over here.
         self._scan_failures: deque[Failure] = deque()
-        self._remarks: deque[tuple[bytes, str]] = deque()  # new metadata of files that have not changed
+        # New metadata of files that have not changed, and ctimes of those whose ctime was not known.
+        self._remarks: deque[tuple[bytes, str | int]] = deque()
         self._total: int | None = None
         self._over = threading.Event()
         self._busy: Mapping[str, float] = {}  # the workers' seconds, as they grow
@@ -252,7 +239,7 @@ class _Run:
                 if answer is not None:
                     answer.cancel()
 
-    def _place(self, result: Decoded | Failure, batch: Batch) -> None:
+    def _place(self, result: Decoded | Unchanged | Failure, batch: Batch) -> None:
         """What becomes of a file that was read: the ledger, its old row, the vector of another, or the model."""
         self._commit_if_due()  # a run may meet nothing but failures and touched files
         if isinstance(result, Failure):
@@ -265,6 +252,10 @@ class _Run:
                 self._writer.touch(picture)
                 self.tally.touched += 1
                 return
+            if isinstance(result, Unchanged):  # of what it was when it was found, and not of what it has become
+                why = "it was changed while the run went on"
+                self._fail(Failure(picture.path, "unreadable", why, 0, 0))
+                return
             if self._first_at is None:
                 self._first_at = time.monotonic()
             row = self._writer.row_of_content(picture.content_hash)
@@ -272,6 +263,7 @@ class _Run:
                 batch.embed(picture, result.slot)
             else:
                 batch.copy(picture, row)
+                self.copies.note(picture.content_hash)
 
     def images_per_s(self) -> float:
         """The pictures indexed so far, over the time since the first was decoded."""
@@ -284,16 +276,19 @@ class _Run:
                 return  # Ctrl-C: of a million unchanged files no other stage would see that it came
             self.tally.found += 1
             known = self._writer.known(file.path)
-            same = known is not None and (known.size, known.mtime_ns) == (file.size, file.mtime_ns)
-            if known is None or not same or (known.row is None and self._retry_failures):
-                yield file
-            elif known.row is None:
+            standing = standing_of(file, known, check=self._check, retry_failures=self._retry_failures)
+            if known is None or standing not in (Standing.FAILED, Standing.UNCHANGED):
+                yield to_read(file, known)
+                continue
+            if known.ctime_ns is None and file.ctime_ns is not None:
+                self._hand_over(self._remarks, (file.path, file.ctime_ns))
+            if known.row is None:
                 self.tally.failed_before += 1
-            else:
-                self.tally.same += 1
-                said = file.metadata
-                if said is not None and known.row is not None and said != self._writer.metadata(known.row):
-                    self._hand_over(self._remarks, (file.path, said))
+                continue
+            self.tally.same += 1
+            said = file.metadata
+            if said is not None and said != self._writer.metadata(known.row):
+                self._hand_over(self._remarks, (file.path, said))
 
     def _fail_scan(self, failure: Failure) -> None:
         self.tally.found += 1
@@ -344,7 +339,8 @@ class _Run:
                 vectors[row] = self._client.checked(each[np.newaxis])[0]
         for row, refusal in refusals.items():
             for picture in batch.drop([row]):
-                self._fail(Failure(picture.path, "refused", str(refusal), picture.size, picture.mtime_ns))
+                p = picture
+                self._fail(Failure(p.path, "refused", str(refusal), p.size, p.mtime_ns, p.ctime_ns))
         return vectors
 
     def _commit_if_due(self) -> None:
@@ -363,13 +359,16 @@ class _Run:
     def _note_scan(self) -> None:
         while self._scan_failures:
             failure = self._scan_failures.popleft()
-            known = self._writer.known(failure.path) if may_be_away(failure) else None
-            if known is not None and known.row is not None:
+            if keeps_its_row(failure, self._writer.known):
                 self.tally.unseen += 1  # a line in the ledger would take the place of the row
             else:
                 self._fail(failure)
         while self._remarks:
-            self._writer.annotate(*self._remarks.popleft())
+            path, remark = self._remarks.popleft()
+            if isinstance(remark, int):
+                self._writer.date(path, remark)
+            else:
+                self._writer.annotate(path, remark)
 
     def _report(self) -> None:
         if self._progress is not None:

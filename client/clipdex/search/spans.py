@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from clipdex.cpus import usable_cpus
+
 __all__ = ["Span", "cores", "spans_of", "work_through"]
 
 
@@ -51,9 +53,7 @@ def spans_of(
 
 def cores() -> int:
     """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+    return usable_cpus()
 
 
 _pool: ThreadPoolExecutor | None = None

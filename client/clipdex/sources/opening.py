@@ -1,4 +1,4 @@
-"""Which source a path means: a folder, tar shards, or a table."""
+"""Which source a path means: a folder, a picture or a glob of them, tar shards, or a table."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from clipdex.errors import MissingExtra, SourceError
 from clipdex.index.rows import Failure
 from clipdex.sources.braces import expanded
 from clipdex.sources.csv_table import CsvTable
+from clipdex.sources.exclusion import Exclusion
+from clipdex.sources.globs import is_glob
 from clipdex.sources.members import TABLE_SUFFIXES, TAR_SUFFIXES, containers
+from clipdex.sources.scan import SUFFIXES
 from clipdex.sources.shard_folder import shards_in
-from clipdex.sources.source import Chosen, Folder, PathList, Several, Source
+from clipdex.sources.source import Chosen, Folder, Matching, PathList, Several, Source
 from clipdex.sources.tar_shards import TarShards
 
-__all__ = ["as_source", "ledger_source", "names_meant", "open_source", "open_sources", "retry_source"]
+__all__ = ["as_source", "is_picture_glob", "ledger_source", "names_meant", "open_source", "open_sources"]
+__all__ += ["retry_source"]
 
 _PACKED_TARS = (".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
@@ -26,16 +30,23 @@ def as_source(source: Source | str | os.PathLike[str]) -> Source:
 
 
 def open_source(
-    path: Path, *, column: str | None = None, delimiter: str | None = None, tar: bool = False
+    path: Path,
+    *,
+    column: str | None = None,
+    delimiter: str | None = None,
+    tar: bool = False,
+    exclusion: Exclusion | None = None,
 ) -> Source:
-    """A folder, a .tar, or a table (.csv, .tsv, .parquet); or several, by braces: `{000..099}.tar`.
+    """A folder, a picture, a glob that means pictures, a .tar, or a table (.csv, .tsv, .parquet).
 
-    A folder without a picture, but with tars, or with Parquet tables, means these.
+    A folder without a picture, but with tars, or with Parquet tables, means these. Braces mean several paths, as
+    in `{000..099}.tar`.
 
     Args:
         column: of a table, the one with the pictures or their paths.
         delimiter: of a CSV, what separates its cells; what its first line suggests if not given.
         tar: in a folder, look for .tar files and not for pictures.
+        exclusion: what to leave out of a folder; hidden files and junk if not given.
 
     Raises:
         InvalidArgument: the delimiter is not one character.
@@ -44,10 +55,14 @@ def open_source(
     """
     name = path.name.lower()
     if path.is_dir():
-        return TarShards(below=path) if tar else shards_in(path, column) or Folder(path)
+        if tar:
+            return TarShards(below=path, exclusion=exclusion)
+        return shards_in(path, column, exclusion) or Folder(path, exclusion=exclusion)
     names = names_meant(path)
     if names != [path]:
-        return open_sources(names, column=column, delimiter=delimiter, tar=tar)
+        return open_sources(names, column=column, delimiter=delimiter, tar=tar, exclusion=exclusion)
+    if is_picture_glob(path):
+        return Matching(str(path), exclusion)
     if name.endswith(".tar"):
         return TarShards([path])
     if name.endswith((".csv", ".tsv")):
@@ -61,23 +76,42 @@ def open_source(
             f"{path}: a picture in a compressed tar cannot be reached without unpacking all before it; "
             "decompress it to a .tar first"
         )
+    if path.exists() and os.fsencode(name).endswith(SUFFIXES):
+        return PathList([os.fsencode(path)], str(path))
     if path.exists():
         raise SourceError(
-            f"{path}: is neither a folder nor a .tar, .csv, .tsv or .parquet file; "
-            "a file that lists paths goes to --files-from"
+            f"{path}: is neither a folder nor a .tar, .csv, .tsv or .parquet file, nor a picture by its "
+            "suffix; a file that lists paths goes to --files-from"
         )
     return Folder(path)  # which says that there is no such folder
 
 
+def is_picture_glob(path: Path) -> bool:
+    """Whether a path is a glob that means pictures, and no file of that name."""
+    shard_or_table = path.name.lower().encode("utf-8", "replace").endswith((*TAR_SUFFIXES, *TABLE_SUFFIXES))
+    return is_glob(str(path)) and not shard_or_table and not os.path.lexists(path)
+
+
 def open_sources(
-    paths: Sequence[Path], *, column: str | None = None, delimiter: str | None = None, tar: bool = False
+    paths: Sequence[Path],
+    *,
+    column: str | None = None,
+    delimiter: str | None = None,
+    tar: bool = False,
+    exclusion: Exclusion | None = None,
 ) -> Source:
     """One source of several paths, as `open_source` takes each."""
     paths = [name for path in paths for name in names_meant(path)]
     shards = [path for path in paths if path.name.lower().endswith(".tar") and not path.is_dir()]
+    pictures = [path for path in paths if os.fsencode(path.name.lower()).endswith(SUFFIXES) and path.is_file()]
+    apart = {*shards, *pictures}
     sources = [
-        open_source(path, column=column, delimiter=delimiter, tar=tar) for path in paths if path not in set(shards)
+        open_source(path, column=column, delimiter=delimiter, tar=tar, exclusion=exclusion)
+        for path in paths
+        if path not in apart
     ]
+    if pictures:  # a shell may have made a hundred thousand of a `*`
+        sources.append(PathList((os.path.abspath(os.fsencode(path)) for path in pictures), "the pictures named"))
     if shards:
         sources.append(TarShards(shards))
     return sources[0] if len(sources) == 1 else Several(sources)

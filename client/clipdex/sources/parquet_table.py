@@ -105,7 +105,7 @@ class ParquetTable:
             for index in range(count):
                 path = member_path(self._table, row_id(self.column, row))
                 member = _Cell(cells, index, state)
-                yield FoundFile(path, state.st_size, state.st_mtime_ns, member=member)
+                yield FoundFile(path, state.st_size, state.st_mtime_ns, member=member, ctime_ns=state.st_ctime_ns)
                 row += 1
 
     def _named_files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:

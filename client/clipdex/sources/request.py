@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from clipdex.errors import ImageError
+from clipdex.index.records import storable
 
 __all__ = ["Request", "refusal"]
 
@@ -36,7 +37,9 @@ class Request:
     def encode(self) -> bytes:
         """-> the message; `parse` reads it."""
         numbers = (self.offset, self.length, self.size, self.mtime_ns, self.file_mtime_ns)
-        return _READ.pack(b"f", *numbers) + self.file
+        return (
+            _READ.pack(b"f", *(number if number == _UNSET else storable(number) for number in numbers)) + self.file
+        )
 
     @classmethod
     def parse(cls, message: bytes) -> Request:
@@ -52,9 +55,9 @@ class Request:
         return cls(message[_READ.size :], *numbers)
 
     def identity(self, info: os.stat_result) -> tuple[int, int]:
-        """-> (size, mtime_ns) of the picture, given the file's."""
+        """-> (size, mtime_ns) of the picture, given the file's, as an index holds them."""
         size = info.st_size if self.size == _UNSET else self.size
-        return size, info.st_mtime_ns if self.mtime_ns == _UNSET else self.mtime_ns
+        return storable(size), storable(info.st_mtime_ns if self.mtime_ns == _UNSET else self.mtime_ns)
 
     def read(self, file: BinaryIO, info: os.stat_result, limit: int) -> bytes:
         """The picture's bytes, from the opened file.
@@ -62,7 +65,7 @@ class Request:
         Raises:
             ImageError: they are more than `limit`, not all there, or the file was written anew.
         """
-        if self.file_mtime_ns not in (_UNSET, info.st_mtime_ns):
+        if self.file_mtime_ns not in (_UNSET, storable(info.st_mtime_ns)):
             raise ImageError("the file that holds it was written anew since it was listed", reason="vanished")
         length = max(0, info.st_size - self.offset) if self.length < 0 else self.length
         if length > limit:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Protocol
 
 from clipdex.errors import SourceError
-from clipdex.index.rows import Failure
+from clipdex.index.records import Failure, storable
+from clipdex.sources.census import Census, PassedOver
+from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.members import containers
 from clipdex.sources.request import Request
 
@@ -49,8 +51,12 @@ class Member(Protocol):
 class FoundFile:
     """A picture to index: its identity (an absolute path as bytes), size in bytes, and time of change.
 
+    A size or time that 64 bits do not hold becomes the nearest that they do.
+
     metadata: what the source says of it, as JSON of an object, where that costs nothing to know.
     member: where its bytes are, if not in a file at `path`.
+    ctime_ns: when the file system last changed anything of it, or of the file that holds it; None if not known.
+    content_hash: what its content was, if it is only to be decoded where that has changed.
     """
 
     path: bytes
@@ -58,6 +64,19 @@ class FoundFile:
     mtime_ns: int
     metadata: str | None = None
     member: Member | None = None
+    ctime_ns: int | None = None
+    content_hash: bytes | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("size", "mtime_ns", "ctime_ns"):
+            number = getattr(self, name)
+            if number is not None and number != storable(number):
+                object.__setattr__(self, name, storable(number))
+
+    @classmethod
+    def of(cls, path: bytes, info: os.stat_result, metadata: str | None = None) -> FoundFile:
+        """An ordinary file, given its state."""
+        return cls(path, info.st_size, info.st_mtime_ns, metadata, ctime_ns=info.st_ctime_ns)
 
     def request(self) -> bytes:
         """What to tell the worker that decodes it."""
@@ -71,11 +90,20 @@ class FoundFile:
 class Tree:
     """The files below a directory, as `scan` finds them; and what is no longer there, or no longer wrong."""
 
-    def __init__(self, directory: Path, suffixes: tuple[bytes, ...] = SUFFIXES, *, part: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        suffixes: tuple[bytes, ...] = SUFFIXES,
+        *,
+        part: bool = False,
+        exclusion: Exclusion | None = None,
+    ) -> None:
         """part: of a source, so that one which cannot be looked into is a failure, and not the source's end."""
         self._directory = directory
         self._suffixes = suffixes
         self._part = part
+        self._exclusion = exclusion or Exclusion()
+        self.passed_over = PassedOver()  # by the last pass that came to its end
         self._failed: frozenset[bytes] | None = None  # of the last pass that came to its end
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
@@ -86,11 +114,14 @@ class Tree:
             failed.add(failure.path)
             on_failure(failure)
 
+        census = Census()
         if self._part:
-            yield from _walk(os.path.abspath(os.fsencode(self._directory)), note, self._suffixes)
+            root = os.path.abspath(os.fsencode(self._directory))
+            yield from _walk(root, note, self._suffixes, self._exclusion, census)
         else:
-            yield from scan(self._directory, note, self._suffixes)
+            yield from scan(self._directory, note, self._suffixes, self._exclusion, census)
         self._failed = frozenset(failed)
+        self.passed_over = census.result()
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """Those of the indexed paths below the directory at which nothing is any more.
@@ -100,6 +131,21 @@ class Tree:
         """
         return [path for path in self._ours(paths) if self._is_gone(path)]
 
+    def left_out(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Those of the indexed paths below the directory that are there, but left out of it.
+
+        Not pictures inside other files, which are the affair of whoever named those; and none for a part.
+        """
+        if self._part:
+            return []
+        start = len(os.path.join(os.path.abspath(os.fsencode(self._directory)), b""))
+        return [
+            path
+            for path in self._ours(paths)
+            if self._exclusion.leaves_out_any(path[start:], is_folder=os.path.isdir(path))
+            and os.path.lexists(path)
+        ]
+
     def sound_folders(self, paths: Iterable[bytes]) -> list[bytes]:
         """Those of the paths below the directory at which a folder is that the last pass looked into."""
         return [path for path in self._ours(paths) if self._is_sound_folder(path)]
@@ -107,7 +153,12 @@ class Tree:
     def _ours(self, paths: Iterable[bytes]) -> Iterator[bytes]:
         root = os.path.abspath(os.fsencode(self._directory))
         below = os.path.join(root, b"")
-        return (path for path in paths if path.startswith(below) or path == root)
+        start = len(below)
+        return (
+            path
+            for path in paths
+            if path == root or (path.startswith(below) and self._exclusion.reaches(path[start:], is_folder=False))
+        )
 
     def _is_gone(self, path: bytes) -> bool:
         try:
@@ -123,9 +174,16 @@ class Tree:
 
 
 def scan(
-    directory: Path, on_failure: Callable[[Failure], None], suffixes: tuple[bytes, ...] = SUFFIXES
+    directory: Path,
+    on_failure: Callable[[Failure], None],
+    suffixes: tuple[bytes, ...] = SUFFIXES,
+    exclusion: Exclusion | None = None,
+    census: Census | None = None,
 ) -> Iterator[FoundFile]:
     """Every file with such a suffix below `directory`, depth first, by the bytes of its name.
+
+    What `exclusion` leaves out, hidden files and junk if it is not given, is not looked at; nor is a file of
+    another suffix. `census` counts both.
 
     Links to files are followed. Links to folders come after all else, in their order, and only if their folder
     was not entered yet: so every folder has its own path if it lies below `directory`, else that of the first
@@ -146,7 +204,7 @@ def scan(
         raise SourceError(f"{directory}: there is no such directory") from exc
     except OSError as exc:
         raise SourceError(f"{directory}: cannot be read: {exc.strerror}") from exc
-    yield from _walk(root, on_failure, suffixes)
+    yield from _walk(root, on_failure, suffixes, exclusion or Exclusion(), census or Census())
 
 
 def nothing_at(path: bytes) -> bool:
@@ -183,7 +241,14 @@ def regular_file(path: bytes, on_failure: Callable[[Failure], None]) -> os.stat_
     return None
 
 
-def _walk(root: bytes, on_failure: Callable[[Failure], None], suffixes: tuple[bytes, ...]) -> Iterator[FoundFile]:
+def _walk(
+    root: bytes,
+    on_failure: Callable[[Failure], None],
+    suffixes: tuple[bytes, ...],
+    exclusion: Exclusion,
+    census: Census,
+) -> Iterator[FoundFile]:
+    start = len(os.path.join(root, b""))
     entered: set[tuple[int, int]] = set()
     links = deque([root])  # to folders, not followed yet
     while links:
@@ -208,6 +273,13 @@ def _walk(root: bytes, on_failure: Callable[[Failure], None], suffixes: tuple[by
             name, is_link, is_folder = entry
             path = os.path.join(folder, name)
             wanted = name.lower().endswith(suffixes)
+            below, like_folder = path[start:], is_folder or (is_link and os.path.isdir(path))
+            if not exclusion.reaches(below, is_folder=like_folder):
+                continue
+            if exclusion.leaves_out(below, is_folder=like_folder):
+                if wanted or like_folder:
+                    census.leave_out(name, is_folder=like_folder)
+                continue
             try:
                 info = os.stat(path)
             except OSError as exc:
@@ -220,10 +292,12 @@ def _walk(root: bytes, on_failure: Callable[[Failure], None], suffixes: tuple[by
                 entered.add((info.st_dev, info.st_ino))
                 open_folders.append((path, iter(_entries(path, on_failure))))
             elif wanted and stat.S_ISREG(info.st_mode):
-                yield FoundFile(path, info.st_size, info.st_mtime_ns)
+                yield FoundFile.of(path, info)
             elif wanted:
                 # A FIFO named x.jpg would block its reader for ever.
                 on_failure(Failure(path, "not_a_file", "is a FIFO, socket or device, not a file", 0, 0))
+            elif stat.S_ISREG(info.st_mode):
+                census.pass_by(name)
 
 
 def _entries(folder: bytes, on_failure: Callable[[Failure], None]) -> list[tuple[bytes, bool, bool]]:

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from clipdex.errors import SourceError
+from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.members import TABLE_SUFFIXES, TAR_SUFFIXES
 from clipdex.sources.scan import SUFFIXES, Tree
 from clipdex.sources.source import Source
@@ -18,7 +19,7 @@ __all__ = ["shards_in"]
 _LOG = logging.getLogger("clipdex.sources")
 
 
-def shards_in(directory: Path, column: str | None = None) -> Source | None:
+def shards_in(directory: Path, column: str | None = None, exclusion: Exclusion | None = None) -> Source | None:
     """Its tars, or its Parquet tables; None where a picture lies in it, or neither does.
 
     img2dataset writes a Parquet table of what it knows beside each tar: then it is the tars. It is logged.
@@ -29,7 +30,8 @@ def shards_in(directory: Path, column: str | None = None) -> Source | None:
     """
     tars: set[bytes] = set()
     tables: list[bytes] = []
-    for found in Tree(directory, (*SUFFIXES, *TAR_SUFFIXES, *TABLE_SUFFIXES)).files(lambda failure: None):
+    wanted = (*SUFFIXES, *TAR_SUFFIXES, *TABLE_SUFFIXES)
+    for found in Tree(directory, wanted, exclusion=exclusion).files(lambda failure: None):
         stem, suffix = os.path.splitext(found.path)
         if suffix.lower() in TAR_SUFFIXES:
             tars.add(stem)
@@ -43,11 +45,11 @@ def shards_in(directory: Path, column: str | None = None) -> Source | None:
     kinds = Counter(os.path.splitext(table)[1].lower().decode() for table in tables)
     if tars and not tables:
         _LOG.warning("%s: holds no picture itself; the %s in it are taken", directory, _count(len(tars), ".tar"))
-        return TarShards(below=directory)
+        return TarShards(below=directory, exclusion=exclusion)
     if not tars and set(kinds) == {".parquet"}:
         from clipdex.sources.table_folder import TableFolder  # pyarrow is an extra
 
-        source = TableFolder(directory, column)
+        source = TableFolder(directory, column, exclusion)
         _LOG.warning(
             "%s: holds no picture itself; the %s in it are taken", directory, _count(len(tables), ".parquet")
         )

@@ -10,11 +10,14 @@ from typing import Protocol
 
 from clipdex.errors import SourceError
 from clipdex.index.rows import Failure
+from clipdex.sources.census import PassedOver, Surveyed
+from clipdex.sources.exclusion import Exclusion
+from clipdex.sources.globs import Scope
 from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located
 from clipdex.sources.scan import SUFFIXES, FoundFile, Tree, regular_file
 from clipdex.text_files import decoded, encoding_of
 
-__all__ = ["Chosen", "Folder", "PathList", "Several", "Source"]
+__all__ = ["Chosen", "Folder", "Matching", "PathList", "Several", "Source"]
 
 _LONGEST_LIST = 1 << 30  # bytes: ten million paths
 _LOOKED_AT = 4096  # bytes, to know an encoding by
@@ -43,10 +46,14 @@ class Source(Protocol):
 class Folder:
     """Every picture below a directory."""
 
-    def __init__(self, directory: Path, *, part: bool = False) -> None:
-        """part: of a source, so that a directory which cannot be read is a failure, and not the source's end."""
-        self.directory = directory
-        self._tree = Tree(directory, part=part)
+    def __init__(
+        self, directory: str | os.PathLike[str], *, part: bool = False, exclusion: Exclusion | None = None
+    ) -> None:
+        """part: of a source, so that a directory which cannot be read is a failure, and not the source's end.
+        exclusion: what is left out; hidden files and junk if it is not given.
+        """
+        self.directory = Path(directory)
+        self._tree = Tree(self.directory, part=part, exclusion=exclusion)
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """As `scan` finds them."""
@@ -56,10 +63,40 @@ class Folder:
         """Paths below the directory at which nothing is; lines of folders that could be looked into."""
         return self._tree.vanished(paths)
 
+    def left_out(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Paths below the directory that are there, but left out by now."""
+        return self._tree.left_out(paths)
+
+    def passed_over(self) -> PassedOver:
+        """What the last pass found and did not take."""
+        return self._tree.passed_over
+
     def nothing_found(self) -> SourceError:
-        """Names the suffixes that were looked for."""
+        """Names the suffixes that were looked for, and says what was there."""
         suffixes = " ".join(suffix.decode() for suffix in SUFFIXES)
-        return SourceError(f"{self.directory}: holds no picture (looked for {suffixes}, in subfolders too)")
+        found = self._tree.passed_over
+        out = found.left_out_files + found.left_out_folders
+        there = [f"{sum(found.others.values()):,} other files"] if found.others else []
+        there += [f"{out:,} files and folders that are left out"] if out else []
+        beside = f"; it has {' and '.join(there)}" if there else ""
+        return SourceError(
+            f"{self.directory}: holds no picture (looked for {suffixes}, in subfolders too){beside}"
+        )
+
+
+class Matching(Folder):
+    """Every picture whose path matches a glob. It is answerable for what matches, and for nothing beside it."""
+
+    def __init__(self, glob: str, exclusion: Exclusion | None = None) -> None:
+        """Raises InvalidArgument if it is no glob."""
+        scope = Scope(glob)
+        super().__init__(scope.folder, exclusion=(exclusion or Exclusion()).within(scope))
+        self._glob = glob
+
+    def nothing_found(self) -> SourceError:
+        """Names the glob."""
+        suffixes = " ".join(suffix.decode() for suffix in SUFFIXES)
+        return SourceError(f"{self._glob}: no picture matches (looked for {suffixes})")
 
 
 class PathList:
@@ -111,7 +148,7 @@ class PathList:
                 continue
             info = regular_file(path, on_failure)
             if info is not None:
-                yield FoundFile(path, info.st_size, info.st_mtime_ns)
+                yield FoundFile.of(path, info)
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """None: a listed file that is gone is a failure, and the list says nothing about others."""
@@ -146,6 +183,7 @@ class Several:
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
+        self._found: set[bytes] = set()  # by the last pass that came to its end
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """In the order of the sources."""
@@ -161,6 +199,17 @@ class Several:
                 if file.path not in seen:
                     seen.add(file.path)
                     yield file
+        self._found = seen
+
+    def left_out(self, paths: Iterable[bytes]) -> list[bytes]:
+        """What one of them leaves out, and none has found."""
+        asked = list(paths)
+        out = [path for source in self._sources if isinstance(source, Surveyed) for path in source.left_out(asked)]
+        return [path for path in dict.fromkeys(out) if path not in self._found]
+
+    def passed_over(self) -> PassedOver:
+        """What all of them did not take."""
+        return PassedOver.sum(source.passed_over() for source in self._sources if isinstance(source, Surveyed))
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """What any of them says is gone."""

@@ -102,7 +102,7 @@ def named_files(
 
     def fail(path: bytes, reason: str, detail: str) -> None:
         bad.add(path)
-        on_failure(Failure(path, reason, detail, state.st_size, state.st_mtime_ns))
+        on_failure(Failure(path, reason, detail, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
 
     number = -1
     try:
@@ -126,7 +126,7 @@ def named_files(
             seen.add(path)
             info = regular_file(path, on_failure)
             if info is not None:
-                yield FoundFile(path, info.st_size, info.st_mtime_ns, metadata_json(others))
+                yield FoundFile.of(path, info, metadata_json(others))
     except BrokenTable as exc:
         fail(table, "broken_container", f"it cannot be read on after row {number}: {exc}")
         return

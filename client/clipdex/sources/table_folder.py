@@ -8,6 +8,8 @@ from pathlib import Path
 
 from clipdex.errors import SourceError
 from clipdex.index.rows import Failure
+from clipdex.sources.census import PassedOver
+from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.members import containers
 from clipdex.sources.parquet_table import ParquetTable
 from clipdex.sources.scan import FoundFile, Tree, nothing_at
@@ -23,15 +25,15 @@ class TableFolder:
     A table that cannot be read, or has no column of pictures, gets a line in the ledger.
     """
 
-    def __init__(self, directory: Path, column: str | None = None) -> None:
-        """column: as for `ParquetTable`, of each.
+    def __init__(self, directory: Path, column: str | None = None, exclusion: Exclusion | None = None) -> None:
+        """column: as for `ParquetTable`, of each. exclusion: what is left out of the folder.
 
         Raises:
             SourceError: the folder cannot be read, or the column is in none of the tables.
         """
         self._directory = directory
         self._column = column
-        self._tree = Tree(directory, PARQUET_SUFFIXES)
+        self._tree = Tree(directory, PARQUET_SUFFIXES, exclusion=exclusion)
         self._tables: dict[bytes, ParquetTable] = {}  # of the last pass
         self._require_one()
 
@@ -64,6 +66,16 @@ class TableFolder:
             elif table in self._tables:
                 gone += self._tables[table].vanished(of_it)
         return gone
+
+    def left_out(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Rows of tables that are there, but left out of the folder by now."""
+        held = {path: next((each for each, _ in containers(path) if self._is_ours(each)), b"") for path in paths}
+        out = set(self._tree.left_out(set(held.values())))
+        return [path for path, table in held.items() if table in out]
+
+    def passed_over(self) -> PassedOver:
+        """What else the folder has."""
+        return self._tree.passed_over
 
     def nothing_found(self) -> SourceError:
         """Names the folder."""

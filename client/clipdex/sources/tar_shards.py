@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from clipdex.errors import SourceError
 from clipdex.index.rows import NO_METADATA, Failure
+from clipdex.sources.census import Census, PassedOver
+from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.members import TAR_SUFFIXES, containers, member_path
 from clipdex.sources.metadata import LONGEST_FIELD, metadata_json
 from clipdex.sources.request import Request
@@ -33,15 +35,19 @@ class TarShards:
     unpacked. What could be read of a damaged shard is indexed, and the shard itself gets a line in the ledger.
     """
 
-    def __init__(self, shards: Iterable[Path] = (), *, below: Path | None = None) -> None:
-        """below: a folder, looked through for `.tar` files at each run."""
+    def __init__(
+        self, shards: Iterable[Path] = (), *, below: Path | None = None, exclusion: Exclusion | None = None
+    ) -> None:
+        """below: a folder, looked through for `.tar` files at each run, but for what `exclusion` leaves out."""
         self._named = dict.fromkeys(os.path.abspath(os.fsencode(shard)) for shard in shards)
         self._below = below
-        self._tree = None if below is None else Tree(below, TAR_SUFFIXES)
+        self._tree = None if below is None else Tree(below, TAR_SUFFIXES, exclusion=exclusion)
         self._held: dict[bytes, _Held] = {}  # what the last pass found in each
+        self._others = PassedOver()  # members that the last whole pass did not look at
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """Shard by shard, in the order of the archive."""
+        census = Census()
         for shard in self._shards(on_failure):
             try:
                 listing = _listed(shard)
@@ -50,6 +56,8 @@ class TarShards:
                 continue
             self._held[shard] = _Held.of(listing)
             yield from listing.pictures(on_failure)
+            listing.count_others(census)
+        self._others = census.result()
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """Members that their shard no longer has, or whose shard is gone; nothing of a shard not fully read."""
@@ -65,14 +73,28 @@ class TarShards:
         gone = [path for shard, pairs in members.items() for path in self._gone(shard, pairs)]
         return gone if self._tree is None else gone + self._tree.sound_folders(others)
 
+    def left_out(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Members of shards below the folder that are there, but left out by now."""
+        held = {
+            path: next((s for s, _ in (*containers(path), (path, b"")) if self._is_ours(s)), b"") for path in paths
+        }
+        out = set() if self._tree is None else set(self._tree.left_out(set(held.values())))
+        return [path for path, shard in held.items() if shard in out]
+
+    def passed_over(self) -> PassedOver:
+        """What else the tars have, and their folder."""
+        return PassedOver.sum([self._others, *([] if self._tree is None else [self._tree.passed_over])])
+
     def nothing_found(self) -> SourceError:
         """Names the shards, and the suffixes that were looked for."""
         suffixes = " ".join(suffix.decode() for suffix in SUFFIXES)
+        others = sum(self._others.others.values())
+        beside = f"; it has {others:,} other members" if others else ""
         if self._below is not None:
             return SourceError(f"{self._below}: no .tar file in it holds a picture (looked for {suffixes})")
         names = [os.fsdecode(shard) for shard in self._named]
         more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-        return SourceError(f"{names[0]}{more}: no member is a picture (looked for {suffixes})")
+        return SourceError(f"{names[0]}{more}: no member is a picture (looked for {suffixes}){beside}")
 
     def _shards(self, on_failure: Callable[[Failure], None]) -> Iterator[bytes]:
         if self._tree is not None:
@@ -160,9 +182,15 @@ class _Listing:
                 on_failure(Failure(path, "not_a_file", entry.refused, entry.length, self.mtime_ns))
             else:
                 member = _TarPicture(self.shard, self.mtime_ns, entry, sidecars.of(name))
-                yield FoundFile(path, entry.length, self.mtime_ns, member=member)
+                yield FoundFile(path, entry.length, self.mtime_ns, member=member, ctime_ns=self.info.st_ctime_ns)
         if self.broken:
             on_failure(Failure(self.shard, "broken_container", self.broken, self.info.st_size, self.mtime_ns))
+
+    def count_others(self, census: Census) -> None:
+        """Those of its members that are neither pictures, by their suffix, nor said of one."""
+        for name, entry in self.entries.items():
+            if not (name.lower().endswith(SUFFIXES) or is_sidecar(name) or entry.refused):
+                census.pass_by(os.path.basename(name))
 
 
 def _listed(shard: bytes) -> _Listing:

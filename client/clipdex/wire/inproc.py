@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdex.arrays import Array
+from clipdex.cpus import has_quota, usable_cpus
 from clipdex.errors import (
     CardError,
     ModelNotFound,
@@ -135,6 +136,10 @@ class InprocTransport:
         threads = config.parameters["intra_op_thread_count"].string_value if config.parameters else ""
         if threads.isdigit():
             options.intra_op_num_threads = int(threads)
+        if (
+            options.intra_op_num_threads == 0 and has_quota()
+        ):  # onnxruntime would take all that it may be scheduled on
+            options.intra_op_num_threads = usable_cpus()
         # The providers that run anywhere; TensorRT is a server's choice, made in its config.pbtxt.
         wanted = [
             p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in ort.get_available_providers()

@@ -1,0 +1,63 @@
+"""All that is stored of a row, in several tables: what to select, if it is sound, and the picture it tells of."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import Any
+
+from clipdex.index.records import Failure, KnownFile, Picture
+from clipdex.index.schema import is_sound
+
+__all__ = ["LATER_OF_ROWS", "all_sound", "failure_of", "known_file", "picture_of", "stored"]
+
+_ROW = "rows.row, path, size, mtime_ns, content_hash, width, height, deleted_at, rows.crc32c"
+_AT_CONTENT_HASH = 4
+
+# Of a table that may not be there: its column of values.
+LATER_OF_ROWS = {"phashes": "phash", "ctimes": "ctime_ns"}
+
+
+def stored(tables: Container[str]) -> str:
+    """What to select of a row, and from where. tables: which of `LATER_OF_ROWS` are there."""
+    columns, joins = [_ROW, "json, metadata.crc32c"], ["rows", "metadata USING (row)"]
+    for table, column in LATER_OF_ROWS.items():
+        columns.append(f"{column}, {table}.crc32c" if table in tables else "NULL, NULL")
+        joins += [f"{table} USING (row)"] if table in tables else []
+    return f"{', '.join(columns)} FROM {' LEFT JOIN '.join(joins)}"
+
+
+def picture_of(record: Sequence[Any]) -> Picture:
+    """Of what `stored` selects. A signature or a ctime that is damaged is none."""
+    row, path, size, mtime_ns, content_hash, width, height, _, _, json, _ = record[:11]
+    phash, ctime_ns = (
+        value if value is not None and is_sound(crc, row, value) else None for value, crc in _later(record)
+    )
+    return Picture(path, size, mtime_ns, content_hash, width, height, json, phash, ctime_ns)
+
+
+def known_file(record: Sequence[Any]) -> KnownFile:
+    """Of what `stored` selects of a sound record."""
+    (phash, _), (ctime_ns, _) = _later(record)
+    return KnownFile(record[2], record[3], record[0], record[_AT_CONTENT_HASH], ctime_ns, phash is not None)
+
+
+def all_sound(record: Sequence[Any]) -> bool:
+    """Whether all that `stored` selects is as it was written."""
+    row, of_row, crc32c = record[0], record[:8], record[8]
+    beside = [(record[9], record[10]), *_later(record)]
+    return is_sound(crc32c, *of_row) and all(
+        is_sound(crc, row, value) for value, crc in beside if (value, crc) != (None, None)
+    )
+
+
+def failure_of(
+    path: bytes, reason: str, detail: str, size: int, mtime_ns: int, ctime_ns: Any, crc: Any
+) -> Failure:
+    """A line of the ledger, and what stands beside it of its ctime: nothing, if that is damaged."""
+    known = ctime_ns is not None and is_sound(crc, path, ctime_ns)
+    return Failure(path, reason, detail, size, mtime_ns, ctime_ns if known else None)
+
+
+def _later(record: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """(value, checksum) of each of `LATER_OF_ROWS`."""
+    return [(record[11], record[12]), (record[13], record[14])]

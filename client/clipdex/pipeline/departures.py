@@ -1,0 +1,204 @@
+"""Rows that leave an index: their file is gone, is left out of its folder now, or somebody says to forget them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clipdex.errors import InvalidArgument
+from clipdex.index.reader import Index
+from clipdex.index.writer import IndexWriter
+from clipdex.sources.census import Surveyed
+from clipdex.sources.members import containers
+from clipdex.sources.scan import nothing_at
+from clipdex.sources.source import Source
+from clipdex.spelling import composed_path
+
+__all__ = ["CopiesMet", "Forgotten", "Stranded", "departures", "forget_pictures", "gone_folder", "is_gone"]
+
+# Of an index of millions, not all at once.
+_PATHS_AT_ONCE = 65_536
+
+# Of one content: there may be thousands of an empty picture.
+_COPIES = 16
+
+
+def departures(source: Source, paths: Iterable[bytes]) -> tuple[list[bytes], list[bytes]]:
+    """Those of the indexed paths that are gone from a source -> (nothing is there, left out by now)."""
+    asked = list(paths)
+    gone = source.vanished(asked)
+    if not isinstance(source, Surveyed):
+        return gone, []
+    left = set(asked).difference(gone)
+    return gone, source.left_out(path for path in asked if path in left)
+
+
+def is_gone(path: bytes) -> bool:
+    """Whether a picture's file is not there, for certain: a disk or a network that fails says nothing of it."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)  # in its place
+    except (FileNotFoundError, NotADirectoryError):
+        return all(nothing_at(container) for container, _ in containers(path))
+    except (OSError, ValueError):
+        return False
+
+
+def gone_folder(path: bytes) -> bytes | None:
+    """The topmost folder around a file that is gone which is not there either; None if the file's own is.
+
+    A folder that is empty counts as gone: a disk is mounted on one.
+    """
+    file = next((container for container, _ in containers(path)), path)
+    folder, top = os.path.dirname(file), None
+    while nothing_at(folder):
+        top, folder = folder, os.path.dirname(folder)
+    return top or (folder if _is_empty(folder) else None)
+
+
+def _is_empty(folder: bytes) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True)
+class Stranded:
+    """Rows that a run met copies of, and whose own file is gone.
+
+    folders: how many live rows lie below each folder that is gone. files: others, whose folder is there.
+    """
+
+    folders: dict[str, int] = field(default_factory=dict)
+    files: int = 0
+
+
+class CopiesMet:
+    """Rows whose content a run met elsewhere: their file may have been moved."""
+
+    def __init__(self, writer: IndexWriter) -> None:
+        self._writer = writer
+        self._gone: set[bytes] = set()
+
+    def note(self, content_hash: bytes) -> None:
+        """A file has the content of a row."""
+        if len(self._gone) < _PATHS_AT_ONCE:
+            self._gone.update(filter(is_gone, self._writer.live_paths_of_content(content_hash, _COPIES)))
+
+    def stranded(self) -> Stranded:
+        """Which of them are still in the index, and what lies beside them."""
+        known = [(path, self._writer.known(path)) for path in self._gone]
+        left = [path for path, file in known if file is not None and file.row is not None]
+        folders = {folder for path in left if (folder := gone_folder(path)) is not None}
+        prefixes = {os.path.join(folder, b""): os.fsdecode(folder) for folder in folders}
+        count: Counter[str] = Counter()
+        if prefixes:
+            for paths in self._writer.live_paths(_PATHS_AT_ONCE):
+                for path in paths:
+                    if path.startswith(tuple(prefixes)):
+                        count[next(folder for prefix, folder in prefixes.items() if path.startswith(prefix))] += 1
+        return Stranded(dict(count), sum(gone_folder(path) is None for path in left))
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What left an index, or would. folders: how many of the rows, by the folder around them."""
+
+    rows: int
+    failures: int
+    folders: dict[str, int]
+
+
+def forget_pictures(
+    index: str | os.PathLike[str],
+    paths: Iterable[str | os.PathLike[str]] = (),
+    *,
+    missing: bool = False,
+    whole_folders: bool = False,
+    dry_run: bool = False,
+) -> Forgotten:
+    """Take rows, and lines of the ledger, out of an index, in one transaction. No file is touched.
+
+    What is still in a folder that is indexed comes back with the next run over it.
+
+    Args:
+        paths: what lies at or below them, in tars and tables too; all if there is none and `missing` is given.
+        missing: only that whose file is gone. A file that cannot be looked at for another reason is not.
+        whole_folders: with `missing`, also that whose whole folder is gone, or empty, as if a disk were not
+            mounted. What lies below `paths` needs no such word.
+        dry_run: count, and change nothing.
+
+    Raises:
+        InvalidArgument: there is nothing at or below one of the paths; neither paths nor `missing` are given; or
+            folders are gone as a whole, which may be not mounted.
+        IndexFault: as `IndexWriter` raises it.
+    """
+    if isinstance(paths, (str, os.PathLike)):
+        paths = [paths]
+    named = [os.path.abspath(os.fsencode(path)) for path in paths]
+    if not named and not missing:
+        raise InvalidArgument("say what to forget: paths, or what is missing")
+    directory = Path(index)
+    if dry_run:
+        with Index.open(directory) as opened:
+            rows = [path for _, path in opened.live_paths()]
+            lines = [failure.path for failure in opened.failures()]
+            return _forgotten(*_chosen(directory, rows, lines, named, missing, whole_folders))
+    with IndexWriter(directory) as writer:
+        rows = [path for part in writer.live_paths(_PATHS_AT_ONCE) for path in part]
+        lines = [failure.path for failure in writer.failures()]
+        rows, lines = _chosen(directory, rows, lines, named, missing, whole_folders)
+        for path in rows + lines:
+            writer.remove(path)
+        writer.commit()
+    return _forgotten(rows, lines)
+
+
+def _forgotten(rows: list[bytes], lines: list[bytes]) -> Forgotten:
+    return Forgotten(len(rows), len(lines), dict(Counter(os.fsdecode(os.path.dirname(path)) for path in rows)))
+
+
+def _chosen(
+    directory: Path, rows: list[bytes], lines: list[bytes], named: list[bytes], missing: bool, whole_folders: bool
+) -> tuple[list[bytes], list[bytes]]:
+    if named:
+        below = [_below(path, rows + lines) for path in named]
+        for path, found in zip(named, below, strict=True):
+            if not found:
+                raise InvalidArgument(
+                    f"{os.fsdecode(path)}: {directory} knows nothing at or below it; nothing was forgotten"
+                )
+        chosen = set().union(*below)
+        rows, lines = ([path for path in some if path in chosen] for some in (rows, lines))
+    if missing:
+        rows, lines = [p for p in rows if is_gone(p)], [p for p in lines if nothing_at(p) and is_gone(p)]
+        if not named and not whole_folders:
+            _require_folders(rows + lines)
+    return rows, lines
+
+
+def _below(folder: bytes, paths: list[bytes]) -> set[bytes]:
+    """Those at or below a path, or in the tar or table there: as it is spelled, or else as it looks."""
+    prefixes = tuple(dict.fromkeys((os.path.join(folder, b""), folder + b"!/")))
+    found = {path for path in paths if path == folder or path.startswith(prefixes)}
+    if found or folder.isascii():
+        return found
+    wanted = composed_path(folder)
+    prefixes = (os.path.join(wanted, b""), wanted + b"!/")
+    return {path for path in paths if composed_path(path) == wanted or composed_path(path).startswith(prefixes)}
+
+
+def _require_folders(paths: list[bytes]) -> None:
+    gone = Counter(folder for path in paths if (folder := gone_folder(path)) is not None)
+    if gone:
+        (folder, count), more = gone.most_common(1)[0], len(gone) - 1
+        others = f", and {sum(gone.values()) - count:,} in {more:,} other such folders" if more else ""
+        raise InvalidArgument(
+            f"{count:,} pictures lie below {os.fsdecode(folder)}, which is gone or empty as a whole{others}: is a "
+            "disk not mounted? nothing was forgotten; name the folder, or say --yes (whole_folders=True) for all"
+        )
