@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +15,7 @@ from clipdex.cli.connection import Connection, connects
 from clipdex.cli.progress import rows_progress
 from clipdex.errors import InvalidArgument, ServerError
 from clipdex.index import Index
+from clipdex.plain_json import parsed_object
 from clipdex.text_files import read_lines
 
 __all__ = ["ann", "open_ann"]
@@ -131,6 +131,13 @@ def _lines(file: Path) -> list[str]:
     return texts
 
 
+def _said(metadata: str | None) -> dict[str, Any]:
+    try:
+        return parsed_object(metadata) if metadata else {}
+    except ValueError:
+        return {}  # damaged, as clipdex verify tells
+
+
 def _captions(index: Index) -> list[str]:
     """Different captions of the index's pictures, spread over it."""
     step = max(1, len(index.vectors) // _LOOKED_AT)
@@ -138,7 +145,7 @@ def _captions(index: Index) -> list[str]:
     for start in range(0, len(index.vectors), 500 * step):
         rows = list(range(start, min(start + 500 * step, len(index.vectors)), step))
         for picture in index.pictures(rows).values():
-            said = json.loads(picture.metadata) if picture.metadata else {}
+            said = _said(picture.metadata)
             caption = next((said[key] for key in _CAPTIONS if isinstance(said.get(key), str)), "").strip()
             if caption:
                 found[caption] = None
