@@ -14,7 +14,7 @@ SPREAD = --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-thin lint format demo-model evaluate bench prove prove-damage prove-kills prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-shapes clean
+.PHONY: help demo test test-thin lint format demo-model evaluate bench prove prove-damage prove-kills prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-shapes test-extras clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -87,6 +87,10 @@ prove-shapes: .venv-dev/ready  ## export and serve ViT-B/32, B/16, L/14 and RN50
 
 prove-power: .venv-dev/ready  ## cut the power 400 times; needs root
 	.venv-dev/bin/python benchmarks/prove_power.py || [ $$? -eq 77 ]
+
+# In environments of their own, one after the other: what a user's pip makes of pyproject.toml today.
+test-extras: .venv-dev/ready  ## install each extra, and all together, without our pins, and use it; downloads gigabytes
+	.venv-dev/bin/python tests/proofs/extras.py
 
 clean:  ## remove the environments and what the demo wrote
 	rm -rf .venv .venv-dev .venv-thin demo .pytest_cache .mypy_cache .ruff_cache

@@ -148,6 +148,50 @@ def test_a_row_that_has_a_path_by_now_is_found_by_the_ledger(run, here):
     assert run("failures", "x.clipdex")[1] == "no failures in x.clipdex\n"
 
 
+def test_case_12_members_that_were_not_looked_at_are_counted(run, here):
+    with tarfile.open(here / "0.tar", "w") as tar:
+        for i, name in enumerate(("0.png", "1.img", "2.img")):
+            buffer = io.BytesIO()
+            noise(i).save(buffer, "PNG")
+            info = tarfile.TarInfo(name)
+            info.size = len(buffer.getvalue())
+            tar.addfile(info, io.BytesIO(buffer.getvalue()))
+    status, _, err = run("index", "0.tar", "-o", "x.clipdex")
+    assert (status, err) == (0, "2 others were not looked at: 2 .img\n")
+
+
+def test_case_09_a_folder_of_shards_is_taken_and_that_is_said(run, shards):
+    status, out, err = run("index", "shards", "-o", "x.clipdex")
+    assert (status, out[:17]) == (0, "4 pictures found:")
+    assert err == "clipdex: shards: holds no picture itself; the 2 .tar files in it are taken\n"
+    _, out, _ = run("index", "shards/{0..1}.tar", "-o", "x.clipdex")
+    assert out.startswith("4 pictures found: 0 indexed, 4 unchanged")
+    status, _, err = run("index", "shards/{0..2}.tar", "-o", "y.clipdex")
+    assert (status, err) == (1, "clipdex: shards/2.tar: there is no such file or directory\n")
+
+
+def test_case_07_a_url_keeps_its_slashes_and_is_no_source(run, here):
+    (here / "t.csv").write_text("path\nhttps://example.org/a.png\n")
+    status, _, err = run("index", "t.csv", "-o", "x.clipdex")
+    assert err.startswith("failed: https://example.org/a.png: not_a_path: is a URL")
+    assert status == 0
+    assert run("failures", "x.clipdex")[1].startswith("https://example.org/a.png: not_a_path: is a URL")
+    status, _, err = run("index", "https://example.org/0.tar", "-o", "y.clipdex")
+    assert (status, "clipdex downloads nothing" in err, err.count("\n")) == (1, True, 1)
+
+
+def test_case_06_the_delimiter_by_option(run, here):
+    noise(50).save(here / "a.png")
+    (here / "t.csv").write_text("photo:n\na.png:1\n")
+    _, _, err = run("index", "t.csv", "-o", "x.clipdex", "--column", "photo")
+    assert "has no column 'photo'" in err
+    _, out, _ = run("index", "t.csv", "-o", "x.clipdex", "--column", "photo", "--delimiter", ":")
+    assert out.startswith("1 pictures found: 1 indexed")
+    (here / "u.csv").write_text("photo\tn\na.png\t1\n")
+    _, out, _ = run("index", "u.csv", "-o", "y.clipdex", "--column", "photo", "--delimiter", "tab")
+    assert out.startswith("1 pictures found: 1 indexed")
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -157,7 +201,7 @@ def test_a_row_that_has_a_path_by_now_is_found_by_the_ledger(run, here):
         (("t.csv",), "its columns are 'a', 'b'"),
         (("t.csv", "--column", "c"), "t.csv: has no column 'c'; its columns are 'a', 'b'"),
         (("x.tar.gz",), "x.tar.gz: a picture in a compressed tar cannot be reached"),
-        (("shards",), "shards: holds no picture"),
+        (("empty",), "empty: holds no picture"),
         (("empty", "--tar"), "empty: no .tar file in it holds a picture"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

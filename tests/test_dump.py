@@ -218,7 +218,7 @@ def test_without_pyarrow_a_parquet_says_what_to_install(index, tmp_path, monkeyp
 
 def test_dump_by_command(run, index, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert run("dump", "x.clipdex", "v.npy")[:2] == (0, "v.npy: 38 × 8; paths in v.csv\n")
     assert np.load("v.npy").shape == (38, 8)
     assert len(lines_of(tmp_path / "v.csv")) == 38

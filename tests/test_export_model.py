@@ -25,7 +25,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from tiny_clip import TINY, edit_json, everything_in, write_tiny  # noqa: E402
 
-from clipdex_export import ExportReport, export_model, extras  # noqa: E402
+from clipdex_export import ExportReport, export_model  # noqa: E402
 from clipdex_export.families import load_checkpoint  # noqa: E402
 
 DEMO = Path(__file__).parent.parent / "export" / "checkpoints" / "demo"
@@ -212,7 +212,7 @@ def test_a_full_disk_is_one_sentence_and_no_trace(checkpoint: Path, tmp_path: Pa
 def test_a_missing_package_names_the_extra(
     package: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == package else util.find_spec(name))
+    monkeypatch.setattr("clipdex.extras.find_spec", lambda name: None if name == package else util.find_spec(name))
     with pytest.raises(MissingExtra, match=r"exporting a model needs .*: run  pip install 'clipdex\[export\]'"):
         export_model(checkpoint, name="tiny", repository=tmp_path / "repository")
     assert list(tmp_path.iterdir()) == []

@@ -92,8 +92,10 @@ def test_weights_have_a_scale_for_each_output_channel(exported: dict[str, Export
     for node in scaled:
         weight, scale, zero = (weights[name] for name in node.input)
         assert scale.shape == (weight.shape[1],) and not zero.any()
-        # The largest of each channel takes the whole range of an int8.
-        assert np.abs(weight.astype(int)).max(axis=0).min() >= 126
+        # The largest of each channel takes the whole range of 7 bits, and no more: two products of a weight and an
+        # activation, 2 × 64 × 255, have room in 16 bits, which is all that processors without VNNI add them in.
+        largest = np.abs(weight.astype(int)).max(axis=0)
+        assert largest.min() >= 63 and 2 * 255 * largest.max() < 2**15
 
 
 @pytest.mark.parametrize("part", TOWERS)

@@ -258,10 +258,10 @@ def test_values_that_python_has_none_for_cost_no_row(tmp_path):
     found = said(tmp_path / "x")["0"]
     assert found.pop("zoned").startswith("1970-01-01 00:00:00.000000001")
     assert found == {
-        "text": "caf\udce9",
+        "text": "caf\ufffd",
         "at": "1970-01-01 00:00:00.000000001",
         "day": "29349-01-26",
-        "inner": {"a": "\udcff", "b": 1},
+        "inner": {"a": "\ufffd", "b": 1},
         "n": 7,
     }
 
@@ -366,3 +366,74 @@ def test_killed_half_way_it_goes_on_where_it_was(tmp_path):
     report = run(table, index)
     assert report.unchanged >= before
     assert (report.discovered, report.rows) == (30, 30)
+
+
+BINARIES = {
+    "binary": pa.binary(),
+    "large_binary": pa.large_binary(),
+    "binary_view": pa.binary_view(),
+    "dictionary<binary>": pa.dictionary(pa.int32(), pa.binary()),
+}
+TEXTS = {
+    "string": pa.string(),
+    "large_string": pa.large_string(),
+    "string_view": pa.string_view(),
+    "dictionary<string>": pa.dictionary(pa.int32(), pa.string()),
+}
+
+
+@pytest.mark.parametrize("within", ["column", "struct"])
+@pytest.mark.parametrize("kind", BINARIES.values(), ids=BINARIES)
+def test_case_11_parquet_view_and_dictionary_binary(tmp_path, kind, within):
+    cells = pa.array([png(0), png(1), None, png(1)], pa.binary()).cast(kind)
+    if within == "struct":
+        paths = pa.array(["0.png", None, None, "x"], pa.string_view())
+        cells = pa.StructArray.from_arrays([cells, paths], ["bytes", "path"])
+    table = write(tmp_path / "t.parquet", image=cells, thumbnail=cells, n=[0, 1, 2, 3])
+    assert pq.read_schema(table).field("image").type == cells.type
+    report = run(table, tmp_path / "x")
+    assert (report.indexed, report.failed, ledger(tmp_path / "x")) == (3, 1, {"2": "empty"})
+    found = said(tmp_path / "x")
+    assert {row: fields["n"] for row, fields in found.items()} == {"0": 0, "1": 1, "3": 3}
+    assert found["0"].get("image") == ({"path": "0.png"} if within == "struct" else None)
+    with Index.open(tmp_path / "x") as index, Client(FakeTransport()) as client:
+        np.testing.assert_allclose(index.vectors, client.embed_images([png(0), png(1), png(1)]), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", TEXTS.values(), ids=TEXTS)
+def test_paths_and_captions_in_every_kind_of_text(tmp_path, kind):
+    noise(0).save(tmp_path / "a.png")
+    paths = [f"file://{tmp_path}/a.png", "https://example.org/b.png", None]
+    captions = pa.array(["caf\u00e9", "x", "y"], pa.string()).cast(kind)
+    table = write(tmp_path / "t.parquet", path=pa.array(paths, pa.string()).cast(kind), txt=captions)
+    run(table, tmp_path / "x")
+    assert said(tmp_path / "x") == {"a.png": {"txt": "caf\u00e9"}}
+    assert ledger(tmp_path / "x") == {"b.png": "not_a_path", "2": "empty"}
+
+
+def test_text_that_is_not_utf8_in_other_kinds_of_text(tmp_path):
+    columns = {str(kind): not_utf8(b"caf\xe9").cast(kind) for kind in (pa.large_string(), pa.string_view())}
+    run(write(tmp_path / "t.parquet", image=[png(0)], **columns), tmp_path / "x")
+    assert said(tmp_path / "x")["0"] == {"large_string": "caf\ufffd", "string_view": "caf\ufffd"}
+
+
+def test_a_url_in_a_struct_without_bytes_fails_as_one(tmp_path):
+    image = [{"bytes": None, "path": "https://example.org/b.png"}]
+    table = write(
+        tmp_path / "t.parquet", image=pa.array(image, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    )
+    run(table, tmp_path / "x")
+    with Index.open(tmp_path / "x") as opened:
+        (failure,) = opened.failures()
+    assert failure.reason == "not_a_path"
+    assert failure.detail.startswith("https://example.org/b.png is a URL")
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.binary()), pa.large_list(pa.binary()), pa.list_(pa.string(), 1)], ids=str
+)
+def test_a_column_of_lists_is_refused_by_its_name(tmp_path, kind):
+    values = [png(0)] if "binary" in str(kind) else ["a.png"]
+    table = write(tmp_path / "t.parquet", image=pa.array([values], kind))
+    with pytest.raises(clipdex.SourceError, match=r"'image' holds several values a row .* a row for each"):
+        open_source(table)

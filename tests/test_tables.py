@@ -1,5 +1,7 @@
 """CSV and TSV files whose rows name pictures, with captions kept beside them."""
 
+import csv
+import json
 import os
 import sys
 
@@ -9,7 +11,8 @@ from conftest import noise
 
 import clipdex
 from clipdex import Client, Index, index_pictures
-from clipdex.sources import open_source
+from clipdex.sources import PathList, ledger_source, open_source
+from clipdex.text_files import read_lines
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin
@@ -68,7 +71,7 @@ def test_names_that_are_not_utf8(folder):
     os.rename(folder / "a.png", os.path.join(os.fsencode(folder), name))
     (folder / "t.csv").write_bytes(b"path,txt\n" + name + b",was \xe9\n")
     run(folder / "t.csv", folder / "x")
-    assert said(folder / "x") == {os.fsdecode(name): {"txt": "was \udce9"}}
+    assert said(folder / "x") == {os.fsdecode(name): {"txt": "was \ufffd"}}
 
 
 def test_captions_of_pictures_that_are_there_already(folder):
@@ -150,3 +153,136 @@ def test_parquet_without_pyarrow_says_what_to_install(folder, monkeypatch):
     (folder / "t.parquet").write_bytes(b"PAR1")
     with pytest.raises(clipdex.MissingExtra, match=r"pip install 'clipdex\[tables\]'"):
         open_source(folder / "t.parquet")
+
+
+# What separates the cells
+
+
+ROWS = [["image", "caption"], ["a.png", "a cat; black, asleep"], ["sub/c.png", "1,5"]]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_case_06_csv_semicolon(folder, delimiter, quoting, suffix):
+    with open(folder / f"t.{suffix}", "w", newline="") as file:
+        csv.writer(file, delimiter=delimiter, quoting=quoting).writerows(ROWS)
+    files = list(open_source(folder / f"t.{suffix}").files(pytest.fail))
+    assert [os.path.basename(file.path) for file in files] == [b"a.png", b"c.png"]
+    assert [json.loads(file.metadata) for file in files] == [{"caption": row[1]} for row in ROWS[1:]]
+
+
+@pytest.mark.parametrize("first", ["sep=;", "SEP=;", '"sep=;"', "\ufeffsep=;"])
+def test_case_06_excels_line_says_what_separates_the_cells(folder, first):
+    (folder / "t.csv").write_text(f"{first}\r\nn;image\r\n1,5;a.png\r\n", "utf-8", newline="")
+    (file,) = open_source(folder / "t.csv").files(pytest.fail)
+    assert (file.path, file.metadata) == (os.fsencode(folder / "a.png"), '{"n":"1,5"}')
+
+
+def test_a_delimiter_that_is_given_is_taken(folder):
+    (folder / "t.csv").write_text("sep=;\npath:caption;a,b\na.png:x;y\n")
+    (file,) = open_source(folder / "t.csv", delimiter=":").files(pytest.fail)
+    assert file.metadata == '{"caption;a,b":"x;y"}'
+    for wrong in ("", "::", '"', "\n"):
+        with pytest.raises(clipdex.InvalidArgument, match="not one character"):
+            open_source(folder / "t.csv", delimiter=wrong)
+
+
+@pytest.mark.parametrize("text", ["foo;bar\na.png;x\n", '"foo";"bar"\na.png;x\n'])
+def test_the_delimiter_that_seems_meant_is_named(folder, text):
+    (folder / "t.csv").write_text(text)
+    with pytest.raises(clipdex.SourceError, match=r"separated by ';', .* with --delimiter ';'") as caught:
+        open_source(folder / "t.csv")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(clipdex.SourceError, match=r"separated by ';'"):
+        open_source(folder / "t.csv", column="foo", delimiter=",")
+
+
+# What is no path
+
+
+def test_case_07_url_column(folder, monkeypatch):
+    """URLs fail for good, as they are; file: URLs and ~/ are paths."""
+    (folder / "odd %.png").write_bytes((folder / "b.png").read_bytes())
+    monkeypatch.setenv("HOME", str(folder / "sub"))
+    name = "http://127.0.0.1:9/x%20y.png?q=1"
+    rows = [name, f"file://{folder}/a.png", f"FILE://localhost{folder}/odd%20%25.png", "~/c.png", name, "s3://b/k"]
+    (folder / "t.csv").write_text("url,n\n" + "".join(f"{row},{i}\n" for i, row in enumerate(rows)))
+    (folder / "list").write_text("\n".join(rows))
+    for source in (open_source(folder / "t.csv", column="url"), PathList.read(folder / "list")):
+        failures = []
+        found = [os.fsdecode(file.path) for file in source.files(failures.append)]
+        assert found == [f"{folder}/{name}" for name in ("a.png", "odd %.png", "sub/c.png")]
+        assert [os.fsdecode(failure.path) for failure in failures] == [name, "s3://b/k"]
+        assert {failure.reason for failure in failures} == {"not_a_path"}
+        assert not failures[0].may_pass and "downloads nothing" in failures[0].detail
+    with Client(FakeTransport()) as client:
+        report = index_pictures(client, open_source(folder / "t.csv", column="url"), folder / "x", workers=1)
+        assert (report.discovered, report.indexed, report.failed) == (5, 3, 2)
+        with Index.open(folder / "x") as opened:
+            again = ledger_source(opened.failures(), "the ledger")
+        index_pictures(client, again, folder / "x", workers=1, retry_failures=True)
+    with Index.open(folder / "x") as opened:
+        assert sorted(os.fsdecode(failure.path) for failure in opened.failures()) == [name, "s3://b/k"]
+
+
+@pytest.mark.parametrize("cell", ["file://server/x.png", "file://x.png", "data:image/png;base64,AAAA", "x" * 5000])
+def test_what_else_is_no_path(folder, cell):
+    (folder / "t.csv").write_text(f"path\n{cell}\n")
+    failures = []
+    assert list(open_source(folder / "t.csv").files(failures.append)) == []
+    assert [failure.reason for failure in failures] == ["not_a_path"]
+    assert len(failures[0].path) < 4200
+
+
+# Text as Windows writes it
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\0"])
+def test_case_22_list_with_bom(folder, encoding, end):
+    os.rename(folder / "b.png", folder / "日本.png")
+    text = end.join(["a.png", "日本.png", "sub/c.png", ""]).replace("a.png", f"{folder}/a.png")
+    mark = "\ufeff" if encoding.endswith("e") else ""
+    paths = [line if line.startswith("/") else f"{folder}/{line}" for line in text.split(end) if line]
+    (folder / "list").write_bytes((mark + end.join(paths)).encode(encoding))
+    found = [os.fsdecode(file.path) for file in PathList.read(folder / "list").files(pytest.fail)]
+    assert found == [f"{folder}/{name}" for name in ("a.png", "日本.png", "sub/c.png")]
+
+
+def test_utf16_without_its_mark_or_broken_is_refused_in_one_sentence():
+    for data in ("a.png\nb.png".encode("utf-16-le"), "a.png\nb.png".encode("utf-16-be"), b"\xff\xfea\0b"):
+        with pytest.raises(clipdex.SourceError, match=r"the list: .*save the list as UTF-8"):
+            PathList.parse(data, "the list")
+    failures = []
+    list(PathList.parse(b"a\0b\0c\0d\0e\0", "x").files(failures.append))
+    assert len(failures) == 5  # names of one byte are a list
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-32"])
+def test_a_table_as_excel_saves_unicode_text(folder, encoding):
+    (folder / "t.csv").write_text("path\tcaption\na.png\tcafé\n", encoding)
+    (file,) = open_source(folder / "t.csv").files(pytest.fail)
+    assert file.metadata == '{"caption":"café"}'
+
+
+def test_a_table_that_is_not_what_its_mark_says_is_one_line(folder):
+    (folder / "t.csv").write_bytes("path,caption\na.png,x\n".encode("utf-16") + b"\n")
+    failures = []
+    list(open_source(folder / "t.csv").files(failures.append))
+    assert [failure.reason for failure in failures] == ["broken_container"]
+    (folder / "t.csv").write_bytes(b"\xff\xfe\0")
+    with pytest.raises(clipdex.SourceError, match="first line cannot be read"):
+        open_source(folder / "t.csv")
+
+
+def test_lines_of_a_text_file(tmp_path):
+    file = tmp_path / "labels"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        file.write_bytes(" café \r\n\r\na dog".encode(encoding))
+        assert read_lines(file) == ["café", "a dog"]
+    file.write_bytes(b"a cat\ncaf\xe9\n")
+    with pytest.raises(clipdex.InvalidArgument, match=r"labels: cannot be read: it is not UTF-8 \(in line 2\)"):
+        read_lines(file)
+    with pytest.raises(clipdex.InvalidArgument, match="No such file"):
+        read_lines(tmp_path / "nothing")

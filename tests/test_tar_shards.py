@@ -1,5 +1,6 @@
 """Pictures in tar archives: read where they lie, resumed, kept up to date, whatever the archive is like."""
 
+import csv
 import io
 import json
 import os
@@ -14,10 +15,14 @@ from killed_run import kill_a_run
 import clipdex
 from clipdex import Client, Index, index_pictures
 from clipdex.contact_sheet import Section, contact_sheet
+from clipdex.dump import dump_table
+from clipdex.index import IndexWriter
 from clipdex.pipeline import plan_run
+from clipdex.results import Answer, as_json
 from clipdex.sources import Folder, ledger_source, open_source, open_sources
 from clipdex.sources.metadata import metadata_json
-from clipdex.sources.tar_headers import BrokenTar, walk
+from clipdex.sources.sidecars import Sidecars, is_sidecar, stem_of
+from clipdex.sources.tar_headers import BrokenTar, TarEntry, walk
 from clipdex.sources.tar_shards import TarShards, tar_member
 from clipdex.wire import FakeTransport
 
@@ -211,6 +216,95 @@ def test_what_webdataset_puts_beside_a_picture_is_kept(tmp_path):
         "c.png": {"json": "not json"},
         "d.png": {"txt": "caf\\xe9"},
     }
+
+
+def test_case_02_tar_names_with_dots(tmp_path):
+    """The whole stem is what a caption belongs to; the members lie in no order."""
+    members = [
+        ("22.06.json", b'{"n": 6}'),
+        ("22.05.png", png(0)),
+        ("22.06.png", png(1)),
+        ("22.05.json", b'{"n": 5}'),
+        ("22.05.txt", b"red one"),
+        ("22.07.png", png(2)),
+        ("22.06.txt", b"red two"),
+    ]
+    run(write_tar(tmp_path / "0.tar", members), tmp_path / "x")
+    assert metadata(tmp_path / "x") == {
+        "22.05.png": {"txt": "red one", "json": {"n": 5}},
+        "22.06.png": {"txt": "red two", "json": {"n": 6}},
+        "22.07.png": None,
+    }
+    with Index.open(tmp_path / "x") as opened:
+        (row,) = opened.where("meta ->> 'txt' = 'red one'")
+        assert opened.picture(row).path.endswith(b"22.05.png")
+
+
+@pytest.mark.parametrize(
+    ("names", "fields"),
+    [
+        # Webdataset's samples: all before the first dot is the key, and its pictures share what is said of it.
+        (["0.left.png", "0.right.png", "0.txt"], {"0.left.png": ["0.txt"], "0.right.png": ["0.txt"]}),
+        (["a.png", "a.seg.png", "a.txt"], {"a.png": ["a.txt"], "a.seg.png": ["a.txt"]}),
+        (["a.png", "a.seg.png", "a.txt", "a.seg.txt"], {"a.png": ["a.txt"], "a.seg.png": ["a.seg.txt"]}),
+        (["0.png", "0.clip.json", "0.json"], {"0.png": ["0.clip.json", "0.json"]}),
+        (["0.a.png", "0.a.clip.json", "0.b.png"], {"0.a.png": ["0.a.clip.json"], "0.b.png": []}),
+        # What is said of another member is nobody else's, whether that is taken for a picture or not.
+        (["s.png", "s.1.arw", "s.1.txt"], {"s.png": []}),
+        (["s.1.png", "s.2.txt", "s.3.txt"], {"s.1.png": []}),
+        # Text before its picture, and far from it; the same stem in another folder; capitals; a leading dot.
+        (["b.txt", *(f"{i}.png" for i in range(30)), "b.png"], {"b.png": ["b.txt"], "7.png": []}),
+        (["x/1.2.png", "y/1.2.txt", "1.2.txt"], {"x/1.2.png": []}),
+        (["v1.0/a.png", "v1.0/a.txt", "v1.0/b.png"], {"v1.0/a.png": ["v1.0/a.txt"], "v1.0/b.png": []}),
+        (["A.1.PNG", "A.1.TXT", "B.png", "b.txt"], {"A.1.PNG": ["A.1.TXT"], "B.png": []}),
+        ([".a.png", ".b.png", ".a.txt", ".txt"], {".a.png": [".a.txt"], ".b.png": []}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_whose_a_text_is(names, fields):
+    entries = [TarEntry(name.encode(), 0, 0) for name in names]
+    sidecars = Sidecars.among(entries, {stem_of(e.name) for e in entries if not is_sidecar(e.name)})
+    for picture, expected in fields.items():
+        found = [entry.name.decode() for entry in sidecars.of(picture.encode()).values()]
+        assert sorted(found) == sorted(expected)
+
+
+def test_case_12_unknown_picture_suffix_in_tar(tmp_path):
+    """What is not looked at is counted, whatever its content is; the texts beside pictures are not left out."""
+    members = [("0.png", png(0)), ("0.txt", b"x"), ("1.img", png(1)), ("d/2.IMG", png(2)), ("3", png(3))]
+    members += [("link.img", {"type": tarfile.SYMTYPE, "linkname": "0.png"})]
+    shard = write_tar(tmp_path / "0.tar", members)
+    report = run(shard, tmp_path / "x")
+    assert (report.discovered, report.indexed) == (1, 1)
+    assert report.passed_over.others == {".img": 2, "": 1}
+    (tmp_path / "shards").mkdir()
+    shard.rename(tmp_path / "shards" / "0.tar")
+    (tmp_path / "shards" / "notes.md").write_text("x")
+    report = run(TarShards(below=tmp_path / "shards"), tmp_path / "x")
+    assert report.passed_over.others == {".img": 2, "": 1, ".md": 1}
+
+
+def test_a_text_that_is_too_long_is_no_reason_to_take_anothers(tmp_path):
+    members = [("22.05.png", png(0)), ("22.05.txt", b"x" * 70_000), ("22.txt", b"of the whole roll")]
+    run(write_tar(tmp_path / "0.tar", members), tmp_path / "x")
+    assert metadata(tmp_path / "x") == {"22.05.png": None}
+
+
+def test_what_is_held_of_a_shard_grows_as_its_members_do():
+    def held(count):
+        names = [f"shoot.{i:05}.{kind}".encode() for i in range(count) for kind in ("png", "txt")]
+        entries = [TarEntry(name, 0, 0) for name in [*names, *(b"shoot.x%d.txt" % i for i in range(count))]]
+        sidecars = Sidecars.among(entries, {stem_of(e.name) for e in entries if not is_sidecar(e.name)})
+        return sum(len(sidecars.of(name)) for name in names if name.endswith(b"png"))
+
+    assert held(300) == 300
+    assert held(3000) == 3000
+
+
+def test_a_name_that_is_all_dots_takes_no_time():
+    name = b"." * (1 << 20)
+    sidecars = Sidecars.among([TarEntry(name + b"txt", 0, 0)], {b"a"})
+    assert sidecars.of(name + b".png") == {}
 
 
 def test_a_new_caption_in_a_rewritten_shard_replaces_the_old(tmp_path):
@@ -456,5 +550,60 @@ def test_a_shard_without_pictures_makes_no_index(tmp_path):
 
 def test_metadata_is_json_that_other_parsers_read():
     text = metadata_json({"a": float("nan"), "b": b"x", "c": None, "d": "\udce9é", "e": {"f": [b"x", 1.5]}})
-    assert text == '{"a":null,"d":"\\udce9é","e":{"f":[1.5]}}'
-    assert json.loads(text)["d"] == "\udce9é"
+    assert text == '{"a":null,"d":"\ufffdé","e":{"f":[1.5]}}'
+    assert json.loads(text)["d"] == "\ufffdé"
+
+
+def jq(text):
+    """The text as jq 1.6 reads it, which refuses what Python's parser takes: half a surrogate pair, NaN."""
+    assert "NaN" not in text and "Infinity" not in text
+    json.dumps(json.loads(text), ensure_ascii=False).encode()
+    return json.loads(text)
+
+
+def test_case_13_json_lone_surrogate(tmp_path):
+    """And NaN, numbers beyond all numbers, JSON of a thousand floors, a mark before the text."""
+    odd = {
+        "t": '"\\ud800 cut", "\\udc00": 1, "whole": "\\ud83d\\ude00"',
+        "nan": "NaN",
+        "far": "[1e999, -Infinity]",
+        "digits": "9" * 5000,
+        "deep": "[" * 30_000 + "]" * 30_000,
+    }
+    members = [(f"{name}.json", f'{{"{name}": {text}}}'.encode()) for name, text in odd.items()]
+    members += [("mark.json", b'\xef\xbb\xbf{"mark": "x"}'), ("mark.txt", "caf\u00e9".encode("utf-16"))]
+    pictures = [(f"{name}.png", png(i)) for i, name in enumerate([*odd, "mark"])]
+    run(write_tar(tmp_path / "0.tar", members + pictures), tmp_path / "x")
+    found = {name.partition(".")[0]: fields for name, fields in metadata(tmp_path / "x").items()}
+    assert found["t"] == {"json": {"t": "\ufffd cut", "\ufffd": 1, "whole": "\U0001f600"}}
+    assert found["nan"] == {"json": {"nan": None}}
+    assert found["far"] == {"json": {"far": [None, None]}}
+    assert found["mark"] == {"txt": "caf\u00e9", "json": {"mark": "x"}}
+    assert {"digits", "deep"} <= found.keys()
+    with Index.open(tmp_path / "x") as opened:
+        hits = opened.search(np.eye(1, opened.manifest.embedding_dim, dtype=np.float32), len(opened))[0]
+    jq("".join(as_json([Answer("q", hits)])))
+
+
+def test_case_13_an_index_that_holds_a_lone_surrogate_already(shard, tmp_path):
+    """As an older version wrote it: nothing that is given out of it breaks a parser."""
+    run(shard, tmp_path / "x")
+    with IndexWriter(tmp_path / "x") as writer:
+        writer.annotate(os.fsencode(shard) + b"!/0000.png", '{"t":"\\ud800","n":NaN}')
+    assert metadata(tmp_path / "x")["0000.png"] == {"t": "\ufffd", "n": None}
+    with Index.open(tmp_path / "x") as opened:
+        dump_table(opened, tmp_path / "t.csv")
+        hits = opened.search(np.eye(1, opened.manifest.embedding_dim, dtype=np.float32), len(opened))[0]
+    jq("".join(as_json([Answer("q", hits)])))
+    with open(tmp_path / "t.csv", encoding="utf-8") as file:
+        (said,) = [line["metadata"] for line in csv.DictReader(file) if line["metadata"]]
+    assert jq(said) == {"t": "\ufffd", "n": None}
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "[" * 100_000])
+def test_metadata_of_an_index_that_is_no_object_is_damage(shard, tmp_path, text):
+    run(shard, tmp_path / "x")
+    with IndexWriter(tmp_path / "x") as writer:
+        writer.annotate(os.fsencode(shard) + b"!/0000.png", text)
+    with pytest.raises(clipdex.IndexDamaged, match="not JSON of an object"):
+        metadata(tmp_path / "x")

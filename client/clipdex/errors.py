@@ -2,7 +2,7 @@
 
 ClipdexError
 ├── InvalidArgument          the caller passed something out of range or of the wrong type
-├── MissingExtra             an optional package is not installed; the message names the extra
+├── MissingExtra             an optional package is not installed, or cannot be imported; names the extra
 ├── ImageError               one picture cannot be read; it never ends a run over many
 ├── ModelError
 │   ├── ModelNotFound        the server or directory is there, the model is not
@@ -71,12 +71,21 @@ class InvalidArgument(ClipdexError, ValueError):
 
 
 class MissingExtra(ClipdexError, ImportError):
-    """An optional package is not installed."""
+    """An optional package is not installed; or it is, and its import fails, for the `reason` given."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {package}: run  pip install 'clipdex[{extra}]'")
+    def __init__(self, package: str, extra: str, purpose: str, *, reason: str = "", version: str = "") -> None:
+        if reason:
+            name = f"{package} {version}".strip()
+            message = (
+                f"{purpose} needs {package}, and {name} is installed but cannot be imported ({reason}): install "
+                f"versions that fit each other, as  pip install 'clipdex[{extra}]'  does in a new environment"
+            )
+        else:
+            message = f"{purpose} needs {package}: run  pip install 'clipdex[{extra}]'"
+        super().__init__(message)
         self.package = package
         self.extra = extra
+        self.reason = reason
 
 
 class ImageError(ClipdexError):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from clipdex.bmp import Bitmap, is_bitmap
 from clipdex.errors import ImageError, MissingExtra
+from clipdex.extras import needs
 from clipdex.jpeg import unusual_kind
 from clipdex.kinds import named_kind
 from clipdex.tiff import DeepTiff, is_raw_photograph, read_layout
@@ -211,10 +212,8 @@ def extra_is_there() -> bool:
 
 
 def _open_heic(file: io.BytesIO, name: str) -> Image.Image:
-    try:
+    with needs("pillow_heif", "pillow-heif", "heic", "reading HEIC"):
         from pillow_heif import HeifImageFile
-    except ImportError as exc:
-        raise MissingExtra("pillow-heif", "heic", "reading HEIC") from exc
     image: Image.Image = HeifImageFile(file, name)
     return image
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipdex.errors import MissingExtra
+from clipdex.extras import needs
 from clipdex.index.hits import Hit
 from clipdex.replacing import replacing
 
@@ -57,13 +57,11 @@ def write_arrow(path: Path, answers: Iterable[Answer]) -> None:
     """An Arrow file (IPC, as Feather 2) of the columns above and `path_bytes`; a record batch an answer.
 
     Raises:
-        MissingExtra: pyarrow is not installed.
+        MissingExtra: pyarrow is not installed, or cannot be imported.
         ClipdexError: the file cannot be written.
     """
-    try:
+    with needs("pyarrow", "pyarrow", "tables", "writing Arrow"):
         import pyarrow as pa
-    except ImportError as exc:
-        raise MissingExtra("pyarrow", "tables", "writing Arrow") from exc
     kinds = (pa.string(), pa.int64(), pa.float64(), pa.int64(), pa.string(), pa.int64(), pa.string())
     schema = pa.schema([*zip(_COLUMNS, kinds, strict=True), ("path_bytes", pa.binary())])
     with replacing(path, "the Arrow file") as file, pa.ipc.new_file(file, schema) as writer:

@@ -22,6 +22,7 @@ from clipdex.errors import ImageError, InvalidArgument
 from clipdex.git_lfs import is_pointer_file, pointer_words
 from clipdex.images import ImageSource, open_image, to_pixels
 from clipdex.sources import Folder
+from clipdex.text_files import read_text
 from clipdex.tokenizer import Tokenizer
 from clipdex_export.photographs import photograph
 from clipdex_export.retrieval_set import captions_of, draw_scenes, jpeg_of
@@ -111,10 +112,7 @@ def _texts_in(directory: Path) -> list[str]:
     found = sorted(path for path in directory.glob("*.txt") if path.is_file())
     _refuse_pointers(found, "texts")
     for path in found:
-        try:
-            text = path.read_text(encoding="utf-8", errors="replace")
-        except OSError as exc:
-            raise InvalidArgument(f"{path}: the texts to calibrate on cannot be read: {exc.strerror}") from exc
+        text = read_text(path, errors="replace")
         lines += [line.strip() for line in text.splitlines() if line.strip()]
     return [lines[i] for i in _evenly(len(lines))]
 

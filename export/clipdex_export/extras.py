@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from importlib import import_module
 
-from clipdex.errors import MissingExtra
+from clipdex.extras import needs, require_installed
 
 __all__ = ["need_export_extra"]
 
@@ -18,9 +18,13 @@ _PACKAGES = {  # what is imported: what is installed
     "sentencepiece": "sentencepiece",
 }
 
+_PURPOSE = "exporting a model"
+
 
 def need_export_extra() -> None:
-    """Raise MissingExtra for the first package of the extra that is not installed; import none."""
+    """Raise MissingExtra for the first package of the extra that is not installed, or that cannot be imported."""
     for module, package in _PACKAGES.items():
-        if find_spec(module) is None:
-            raise MissingExtra(package, "export", "exporting a model")
+        require_installed(module, package, "export", _PURPOSE)
+    for module, package in _PACKAGES.items():  # quick, or soon needed
+        with needs(module, package, "export", _PURPOSE):
+            import_module(module)

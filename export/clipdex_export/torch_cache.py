@@ -11,7 +11,7 @@ import numpy as np
 from clipdex.arrays import Array
 from clipdex.dump.rows import chosen_rows
 from clipdex.dump.vectors import write_rows
-from clipdex.errors import MissingExtra
+from clipdex.extras import needs
 from clipdex.index import Index
 from clipdex.replacing import replacing
 
@@ -27,13 +27,11 @@ def dump_torch(index: Index, path: Path, rows: Array | None = None) -> int:
     rows: which; all live ones if not given.
 
     Raises:
-        MissingExtra: torch is not installed.
+        MissingExtra: torch is not installed, or cannot be imported.
         ClipdexError: the file cannot be written.
     """
-    try:
+    with needs("torch", "torch", "export", "writing a torch cache"):
         import torch
-    except ImportError as exc:
-        raise MissingExtra("torch", "export", "writing a torch cache") from exc
     chosen = chosen_rows(index, rows)
     shape = (len(chosen), index.manifest.embedding_dim)
     paths: list[str] = []

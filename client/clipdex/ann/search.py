@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.arrays import Array
-from clipdex.errors import IndexFault, InvalidArgument, MissingExtra
+from clipdex.errors import IndexFault, InvalidArgument
+from clipdex.extras import needs
 from clipdex.index.ann_file import ANN_FILE, AnnHeader, read
 from clipdex.index.reader import Index
 from clipdex.search.exact import Ranking, rank
@@ -139,11 +140,9 @@ class AnnIndex:
 
 
 def import_faiss() -> ModuleType:
-    """FAISS. Raises MissingExtra."""
-    try:
+    """FAISS. Raises MissingExtra if it cannot be imported."""
+    with needs("faiss", "faiss-cpu", "faiss", "approximate search"):
         import faiss
-    except ImportError as exc:
-        raise MissingExtra("faiss-cpu", "faiss", "approximate search") from exc
     module: ModuleType = faiss
     return module
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from clipdex.bench.server import Point
-from clipdex.errors import ClipdexError, InvalidArgument, MissingExtra
+from clipdex.errors import ClipdexError, InvalidArgument
+from clipdex.extras import needs
 
 __all__ = ["SUFFIXES", "check_plot", "plot_points"]
 
@@ -74,8 +75,6 @@ def _draw(axes: Any, points: Sequence[Point]) -> None:
 
 
 def _figure_class() -> Any:
-    try:
+    with needs("matplotlib", "matplotlib", "plot", "a plot"):
         from matplotlib.figure import Figure  # without pyplot: no window, no state
-    except ImportError as exc:
-        raise MissingExtra("matplotlib", "plot", "a plot") from exc
     return Figure

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from clipdex.cli.printing import note, speak_any_encoding
-from clipdex.errors import ClipdexError, MissingExtra
+from clipdex.errors import ClipdexError
+from clipdex.extras import needs
 
 __all__ = ["main"]
 
@@ -14,11 +15,10 @@ def main() -> None:
     """Run `clipdex`. A user's mistake is one sentence on standard error and exit status 1."""
     speak_any_encoding()
     try:
-        try:
+        with needs("rich", "rich", "cli", "the command line"):
             import rich  # noqa: F401
+        with needs("typer", "typer", "cli", "the command line"):
             import typer  # noqa: F401
-        except ImportError as exc:
-            raise MissingExtra(exc.name or "typer", "cli", "the command line") from exc
         from clipdex.cli.app import app
 
         _show_warnings()

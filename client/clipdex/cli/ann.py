@@ -16,7 +16,8 @@ from clipdex.cli.printing import say
 from clipdex.cli.progress import rows_progress
 from clipdex.errors import InvalidArgument, ServerError
 from clipdex.index import Index
-from clipdex.untrusted_json import parse_json
+from clipdex.plain_json import parsed_object
+from clipdex.text_files import read_lines
 
 __all__ = ["ann", "open_ann"]
 
@@ -125,24 +126,17 @@ def _measure_with(path: Path, queries: Path | None, connection: Connection) -> t
 
 
 def _lines(file: Path) -> list[str]:
-    try:
-        texts = [line.strip() for line in file.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as exc:
-        why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
-        raise InvalidArgument(f"{file}: cannot be read: {why}") from exc
-    texts = [text for text in texts if text]
+    texts = read_lines(file)
     if not texts:
         raise InvalidArgument(f"{file}: holds no text; expected one a line")
     return texts
 
 
 def _said(metadata: str | None) -> dict[str, Any]:
-    """What the index holds of a picture; nothing where that cannot be read, which  clipdex verify  tells."""
     try:
-        said = parse_json(metadata) if metadata else {}
+        return parsed_object(metadata) if metadata else {}
     except ValueError:
-        return {}
-    return said if isinstance(said, dict) else {}
+        return {}  # damaged, as clipdex verify tells
 
 
 def _captions(index: Index) -> list[str]:

@@ -27,6 +27,7 @@ from clipdex.images import open_image, to_pixels
 from clipdex.results import csv_line
 from clipdex.sources import Folder
 from clipdex.steps import run
+from clipdex.text_files import read_lines
 
 __all__ = ["classify"]
 
@@ -96,11 +97,7 @@ def _labels(labels: str | None, file: Path | None) -> list[str]:
     if labels is not None:
         return [label.strip() for label in labels.split(",")]
     assert file is not None
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as exc:
-        raise InvalidArgument(f"{file}: cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
-    return [line.strip() for line in lines if line.strip()]
+    return read_lines(file)
 
 
 def _files(pictures: list[Path]) -> Iterator[str]:

@@ -24,6 +24,7 @@ __all__ = [
     "printable",
     "shown_path",
     "sigterm_interrupts",
+    "typed_delimiter",
 ]
 
 ServerOption = Annotated[
@@ -59,9 +60,16 @@ class Icc(str, Enum):
 
 
 def shown_path(path: str) -> str:
-    """A stored path as a user would type it: from the current folder where it lies below that."""
+    """A stored path as a user would type it: from the current folder where it lies below that; a URL as it is."""
+    if "://" in path:
+        return printable(path)
     below = os.path.relpath(path)
     return printable(path if below.startswith(os.pardir) else below)
+
+
+def typed_delimiter(text: str | None) -> str | None:
+    r"""What separates the cells of a CSV, as a user types it: `;`, or `tab` or `\t`, since shells take the key."""
+    return "\t" if text in ("tab", "\\t") else text
 
 
 class Terminated(KeyboardInterrupt):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from clipdex.cli.printing import say
 from clipdex.cli.queries import ParamOption, WhereOption, parameters
 from clipdex.dump import dump_faiss, dump_npy, dump_table
 from clipdex.errors import InvalidArgument
+from clipdex.extras import is_usable
 from clipdex.index import Index
 
 __all__ = ["dump"]
@@ -48,7 +48,7 @@ def dump(
     """
     write = _writer(out)
     if table is None and out.suffix.lower() in (".npy", ".faiss"):
-        table = out.with_suffix(".parquet" if importlib.util.find_spec("pyarrow") else ".csv")
+        table = out.with_suffix(".parquet" if is_usable("pyarrow") else ".csv")
     if param and where is None:
         raise InvalidArgument("--param gives a value to a --where, and there is none")
     with interruptible("what was at FILE is as it was"), Index.open(index) as opened:

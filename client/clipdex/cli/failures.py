@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import interruptible, note, printable, shown_path
+from clipdex.cli.common import interruptible, note, printable, shown_path, typed_delimiter
 from clipdex.cli.connection import Connection, connects
 from clipdex.cli.printing import say, say_json
 from clipdex.cli.progress import index_progress
@@ -33,6 +33,10 @@ def failures(
             show_default=False,
         ),
     ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(metavar="CHAR", help="Likewise, what separates the cells of a CSV.", show_default=False),
+    ] = None,
     *,
     connection: Connection,
 ) -> None:
@@ -45,7 +49,11 @@ def failures(
     if retry and ledger:
         refuse_second_writer(index)
         source = ledger_source(
-            ledger, f"the ledger of {index}", column=column, on_unopened=lambda why: note(f"not tried: {why}")
+            ledger,
+            f"the ledger of {index}",
+            column=column,
+            delimiter=typed_delimiter(delimiter),
+            on_unopened=lambda why: note(f"not tried: {why}"),
         )
         with (
             interruptible("the same command goes on from there"),

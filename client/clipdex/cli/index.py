@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import Icc, interruptible, note, shown_path
+from clipdex.cli.common import Icc, interruptible, note, shown_path, typed_delimiter
 from clipdex.cli.connection import Connection, connects
 from clipdex.cli.failures import failure_line, refuse_second_writer
 from clipdex.cli.passed_over import say_passed_over
@@ -23,6 +23,8 @@ from clipdex.images import MAX_PIXELS
 from clipdex.index import Index
 from clipdex.pipeline import MAX_RING_BYTES, Limits, Plan, RunReport, index_pictures, plan_run
 from clipdex.sources import Exclusion, PathList, Source, is_picture_glob, open_sources
+from clipdex.sources.locations import URL_BEGINS
+from clipdex.sources.opening import names_meant
 
 __all__ = ["index", "run_sentence"]
 
@@ -81,6 +83,14 @@ def index(
         typer.Option(
             metavar="NAME",
             help="Of a table: which column has the pictures or their paths, if not path, image and the like.",
+            show_default=False,
+        ),
+    ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHAR",
+            help="Of a CSV: what separates its cells, tab or one character; known by its first line if not given.",
             show_default=False,
         ),
     ] = None,
@@ -143,7 +153,7 @@ def index(
     if files_from is not None and (exclude or hidden):
         raise InvalidArgument("--exclude and --hidden are for folders; what --files-from lists is taken as it is")
     exclusion = Exclusion(exclude or (), hidden=hidden)
-    source = _source(sources or [], files_from, column, tar, exclusion, out)
+    source = _source(sources or [], files_from, column, delimiter, tar, exclusion, out)
     if dry_run:
         plan = plan_run(source, out, retry_failures=retry, check=check.value)
         say_passed_over(plan.passed_over)
@@ -178,7 +188,13 @@ def index(
 
 
 def _source(
-    paths: list[Path], files_from: str | None, column: str | None, tar: bool, exclusion: Exclusion, out: Path
+    paths: list[Path],
+    files_from: str | None,
+    column: str | None,
+    delimiter: str | None,
+    tar: bool,
+    exclusion: Exclusion,
+    out: Path,
 ) -> Source:
     if bool(paths) == (files_from is not None):
         raise InvalidArgument("give either what holds the pictures (a folder, .tar or table) or --files-from LIST")
@@ -186,12 +202,18 @@ def _source(
         return PathList.parse(sys.stdin.buffer.read(), "standard input")
     if files_from is not None:
         return PathList.read(Path(files_from))
+    paths = [name for path in paths for name in names_meant(path)]
     # A shard that is gone is news for an index that had it, and a slip of the pen for a new one.
     for path in paths:
+        if URL_BEGINS.match(str(path)) and not os.path.lexists(path):
+            raise SourceError(
+                f"{path}: is a URL, and clipdex downloads nothing; download it first, pictures as "
+                "img2dataset does, and give its path"
+            )
         missing = not os.path.lexists(path) and not is_picture_glob(path)
         if missing and not (path.name.endswith(".tar") and os.path.lexists(out)):
             raise SourceError(f"{path}: there is no such file or directory")
-    return open_sources(paths, column=column, tar=tar, exclusion=exclusion)
+    return open_sources(paths, column=column, delimiter=typed_delimiter(delimiter), tar=tar, exclusion=exclusion)
 
 
 def _say_stranded(report: RunReport, out: Path) -> None:

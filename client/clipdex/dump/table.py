@@ -12,8 +12,10 @@ from typing import Any, Protocol
 
 from clipdex.arrays import Array
 from clipdex.dump.rows import chosen_rows
-from clipdex.errors import InvalidArgument, MissingExtra
+from clipdex.errors import InvalidArgument
+from clipdex.extras import needs
 from clipdex.index.reader import Index
+from clipdex.plain_json import valid
 from clipdex.replacing import replacing
 
 __all__ = ["COLUMNS", "dump_table"]
@@ -36,7 +38,7 @@ def dump_table(index: Index, path: Path, rows: Array | None = None) -> int:
 
     Raises:
         InvalidArgument: the file's name ends in neither .parquet nor .csv.
-        MissingExtra: it is Parquet, and pyarrow is not installed.
+        MissingExtra: it is Parquet, and pyarrow is not installed or cannot be imported.
         ClipdexError: the file cannot be written.
     """
     kinds = {".csv": _csv, ".parquet": _parquet}
@@ -56,12 +58,16 @@ def dump_table(index: Index, path: Path, rows: Array | None = None) -> int:
                         "mtime_ns": pictures[row].mtime_ns,
                         "width": pictures[row].width,
                         "height": pictures[row].height,
-                        "metadata": pictures[row].metadata,
+                        "metadata": _valid(pictures[row].metadata),
                     }
                     for row in some
                 ]
             )
     return len(chosen)
+
+
+def _valid(metadata: str | None) -> str | None:
+    return None if metadata is None else valid(metadata)
 
 
 @contextmanager
@@ -84,11 +90,9 @@ def _csv(path: Path) -> Iterator[_Writer]:
 
 @contextmanager
 def _parquet(path: Path) -> Iterator[_Writer]:
-    try:
+    with needs("pyarrow", "pyarrow", "tables", "writing Parquet"):
         import pyarrow as pa
         import pyarrow.parquet as pq
-    except ImportError as exc:
-        raise MissingExtra("pyarrow", "tables", "writing Parquet") from exc
     kinds = {name: pa.string() if name in ("path", "metadata") else pa.int64() for name in COLUMNS}
     schema = pa.schema([*kinds.items(), ("path_bytes", pa.binary())])
     with replacing(path, "the table") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:

@@ -24,12 +24,12 @@ from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, Extent, Failure, KnownFile, Picture, RowStore
 from clipdex.index.vectors import map_vectors
 from clipdex.index.where import Rows, Where
+from clipdex.plain_json import parsed_object
 from clipdex.query.grouping import Group, Grouping, Traits
 from clipdex.search.exact import Ranking
 from clipdex.search.topk import RowNorms
 from clipdex.search.topk import top_k as exact_top_k
 from clipdex.spelling import composed_path
-from clipdex.untrusted_json import parse_json
 
 __all__ = ["DEFAULT_TOP_K", "Hit", "Index", "IndexInfo", "Ranker"]
 
@@ -284,10 +284,10 @@ class Index:
 
     def _hit(self, row: int, score: float, picture: Picture) -> Hit:
         try:
-            metadata = None if picture.metadata is None else parse_json(picture.metadata)
+            metadata = None if picture.metadata is None else parsed_object(picture.metadata)
         except ValueError as exc:
             raise IndexDamaged(
-                f"{self.directory}: the metadata of row {row} is not JSON; see clipdex verify"
+                f"{self.directory}: the metadata of row {row} is not JSON of an object; see clipdex verify"
             ) from exc
         return Hit(row, score, os.fsdecode(picture.path), metadata)
 

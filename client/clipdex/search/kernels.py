@@ -45,7 +45,9 @@ def _numkong() -> ModuleType | None:
         import numkong
 
         kept = _keeps_its_word(numkong)
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as exc:
+        if exc.name != "numkong":
+            _log.warning("numkong is not used, and NumPy instead: it lacks the package %s", exc.name)
         return None
     except Exception as exc:  # another version, or one that this processor does not run: NumPy does the same work
         _log.warning("numkong is not used, and NumPy instead: %s: %s", type(exc).__name__, exc)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
-from clipdex.errors import SourceError
+from clipdex.errors import InvalidArgument, SourceError
 from clipdex.index.rows import Failure
 from clipdex.sources.scan import FoundFile
-from clipdex.sources.table import BrokenTable, RowLedger, choose_column, named_files
+from clipdex.sources.table import COLUMNS, BrokenTable, RowLedger, choose_column, named_files
+from clipdex.text_files import encoding_of
 
 __all__ = ["CsvTable"]
 
@@ -18,31 +20,42 @@ __all__ = ["CsvTable"]
 # what stands behind a quote that nobody closed is one cell, and the reader takes four bytes for each character.
 _LONGEST_CELL = 16 << 20
 
+# Excel writes semicolons where the decimal point is a comma.
+_DELIMITERS = (",", ";", "\t", "|")
+
 
 class CsvTable:
     """The files that a column names, each once; relative paths are meant from the table's folder.
 
-    They are indexed under their own paths. The first line names the columns.
+    They are indexed under their own paths. The first line names the columns, or the second where the first is
+    Excel's `sep=;`. What separates the cells is known by that line, or by the names.
     """
 
     names_files = True
 
-    def __init__(self, table: Path, column: str | None = None) -> None:
+    def __init__(self, table: Path, column: str | None = None, delimiter: str | None = None) -> None:
         """column: the one of paths; if not given, the first of `table.COLUMNS` that there is.
+        delimiter: what separates the cells, one character.
 
         Raises:
+            InvalidArgument: the delimiter is not one character, or a quote or the end of a line.
             SourceError: the table cannot be read, or has no such column.
         """
         self._table = Path(os.path.abspath(table))
-        self._delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
-        lines = self._lines()
+        if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n\0'):
+            raise InvalidArgument(f"the delimiter {delimiter!r} is not one character, such as ';'")
+        # What an .tsv ends in says what it is, and is wrong at times.
+        usual = "\t" if table.suffix.lower() == ".tsv" else ","
+        said = self._said()
+        self._header = 1 if said is None else 2  # the line of the names
+        self._delimiter = delimiter or said or self._guessed(usual, column)
         try:
-            self._names = next(lines, [])
+            self._names = self._named(self._delimiter)
+            self._column = choose_column(table, self._names, column)
         except csv.Error as exc:
-            raise SourceError(f"{table}: its first line cannot be read: {exc}") from exc
-        finally:
-            lines.close()
-        self._column = choose_column(table, self._names, column)
+            raise SourceError(f"{table}: its first line cannot be read: {exc}{self._advice()}") from exc
+        except SourceError as exc:
+            raise SourceError(f"{exc}{self._advice()}") from exc
         self._at = self._names.index(self._column)
         self._ledger = RowLedger(os.fsencode(self._table))
 
@@ -59,21 +72,71 @@ class CsvTable:
         return SourceError(f"{self._table}: the column {self._column!r} names no file")
 
     def _rows(self) -> Iterator[tuple[str, dict[str, object]] | None]:
-        lines = self._lines()
+        lines = self._lines(self._delimiter)
         next(lines, None)
         try:
             for cells in lines:
                 pairs = enumerate(zip(self._names, cells, strict=False))
                 others: dict[str, object] = {name: cell for at, (name, cell) in pairs if at != self._at and cell}
                 yield (cells[self._at] if self._at < len(cells) else "", others) if cells else None
-        except csv.Error as exc:
+        except (csv.Error, UnicodeError) as exc:
             raise BrokenTable(str(exc)) from exc
 
-    def _lines(self) -> Generator[list[str], None, None]:
+    def _said(self) -> str | None:
+        """What Excel's first line says that separates the cells: `sep=;`."""
+        with closing(self._text()) as lines, suppress(UnicodeError):
+            first = next(lines, "").rstrip("\r\n").strip('"')
+            if first[:4].lower() == "sep=" and len(first) == 5:
+                return first[4]
+        return None
+
+    def _guessed(self, usual: str, column: str | None) -> str:
+        """The usual one if it gives the column that is looked for, else the one that does; else the usual."""
+        wanted = set(COLUMNS) if column is None else {column}
+        fitting = [each for each in dict.fromkeys((usual, *_DELIMITERS)) if wanted & set(self._tried(each))]
+        return usual if usual in fitting or len(fitting) != 1 else fitting[0]
+
+    def _advice(self) -> str:
+        """What to say where the first line does not give the columns that were hoped for."""
+        likelier = max((self._delimiter, *_DELIMITERS), key=lambda each: len(self._tried(each)))
+        if likelier == self._delimiter:
+            return ""
+        typed = "tab" if likelier == "\t" else f"'{likelier}'"
+        return (
+            f"; they seem to be separated by {likelier!r}, and were read as separated by {self._delimiter!r}: "
+            f"say so with --delimiter {typed}"
+        )
+
+    def _tried(self, delimiter: str) -> list[str]:
         try:
-            csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
+            return self._named(delimiter)
+        except csv.Error:
+            return []
+
+    def _named(self, delimiter: str) -> list[str]:
+        """The columns' names. Raises csv.Error."""
+        with closing(self._lines(delimiter)) as lines:
+            try:
+                return next(lines, [])
+            except UnicodeError as exc:
+                raise csv.Error(str(exc)) from exc
+
+    def _lines(self, delimiter: str) -> Generator[list[str], None, None]:
+        """The cells of each line, from that of the names on."""
+        csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
+        with closing(self._text()) as lines:
+            for _ in range(self._header - 1):
+                next(lines, None)
+            yield from csv.reader(lines, delimiter=delimiter, strict=True)
+
+    def _text(self) -> Generator[str, None, None]:
+        """The lines of the file. Raises UnicodeError where it is not what its mark says."""
+        try:
+            with self._table.open("rb") as start:
+                encoding = encoding_of(start.read(4))
             # Bytes that are not UTF-8 come back as they were when a cell is taken for a path.
-            with self._table.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-                yield from csv.reader(file, delimiter=self._delimiter, strict=True)
+            errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
+            with self._table.open(encoding=encoding, errors=errors, newline="") as file:
+                yield from file
         except OSError as exc:
             raise SourceError(f"{self._table}: cannot be read: {exc.strerror}") from exc

@@ -8,15 +8,18 @@ from pathlib import Path
 
 from clipdex.errors import MissingExtra, SourceError
 from clipdex.index.rows import Failure
+from clipdex.sources.braces import expanded
 from clipdex.sources.csv_table import CsvTable
 from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.globs import is_glob
 from clipdex.sources.members import TABLE_SUFFIXES, TAR_SUFFIXES, containers
 from clipdex.sources.scan import SUFFIXES
+from clipdex.sources.shard_folder import shards_in
 from clipdex.sources.source import Chosen, Folder, Matching, PathList, Several, Source
 from clipdex.sources.tar_shards import TarShards
 
-__all__ = ["as_source", "is_picture_glob", "ledger_source", "open_source", "open_sources", "retry_source"]
+__all__ = ["as_source", "is_picture_glob", "ledger_source", "names_meant", "open_source", "open_sources"]
+__all__ += ["retry_source"]
 
 _PACKED_TARS = (".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
@@ -27,28 +30,43 @@ def as_source(source: Source | str | os.PathLike[str]) -> Source:
 
 
 def open_source(
-    path: Path, *, column: str | None = None, tar: bool = False, exclusion: Exclusion | None = None
+    path: Path,
+    *,
+    column: str | None = None,
+    delimiter: str | None = None,
+    tar: bool = False,
+    exclusion: Exclusion | None = None,
 ) -> Source:
     """A folder, a picture, a glob that means pictures, a .tar, or a table (.csv, .tsv, .parquet).
 
+    A folder without a picture, but with tars, or with Parquet tables, means these. Braces mean several paths, as
+    in `{000..099}.tar`.
+
     Args:
         column: of a table, the one with the pictures or their paths.
+        delimiter: of a CSV, what separates its cells; what its first line suggests if not given.
         tar: in a folder, look for .tar files and not for pictures.
         exclusion: what to leave out of a folder; hidden files and junk if not given.
 
     Raises:
+        InvalidArgument: the delimiter is not one character.
         SourceError: it is none of these; or the table cannot be read, or has no such column.
         MissingExtra: Parquet without pyarrow.
     """
     name = path.name.lower()
     if path.is_dir():
-        return TarShards(below=path, exclusion=exclusion) if tar else Folder(path, exclusion=exclusion)
+        if tar:
+            return TarShards(below=path, exclusion=exclusion)
+        return shards_in(path, column, exclusion) or Folder(path, exclusion=exclusion)
+    names = names_meant(path)
+    if names != [path]:
+        return open_sources(names, column=column, delimiter=delimiter, tar=tar, exclusion=exclusion)
     if is_picture_glob(path):
         return Matching(str(path), exclusion)
     if name.endswith(".tar"):
         return TarShards([path])
     if name.endswith((".csv", ".tsv")):
-        return CsvTable(path, column)
+        return CsvTable(path, column, delimiter)
     if name.endswith(".parquet"):
         from clipdex.sources.parquet_table import ParquetTable  # pyarrow is an extra
 
@@ -75,20 +93,35 @@ def is_picture_glob(path: Path) -> bool:
 
 
 def open_sources(
-    paths: Sequence[Path], *, column: str | None = None, tar: bool = False, exclusion: Exclusion | None = None
+    paths: Sequence[Path],
+    *,
+    column: str | None = None,
+    delimiter: str | None = None,
+    tar: bool = False,
+    exclusion: Exclusion | None = None,
 ) -> Source:
     """One source of several paths, as `open_source` takes each."""
+    paths = [name for path in paths for name in names_meant(path)]
     shards = [path for path in paths if path.name.lower().endswith(".tar") and not path.is_dir()]
     pictures = [path for path in paths if os.fsencode(path.name.lower()).endswith(SUFFIXES) and path.is_file()]
     apart = {*shards, *pictures}
     sources = [
-        open_source(path, column=column, tar=tar, exclusion=exclusion) for path in paths if path not in apart
+        open_source(path, column=column, delimiter=delimiter, tar=tar, exclusion=exclusion)
+        for path in paths
+        if path not in apart
     ]
     if pictures:  # a shell may have made a hundred thousand of a `*`
-        sources.append(PathList((os.fsencode(path) for path in pictures), "the pictures named"))
+        sources.append(PathList((os.path.abspath(os.fsencode(path)) for path in pictures), "the pictures named"))
     if shards:
         sources.append(TarShards(shards))
     return sources[0] if len(sources) == 1 else Several(sources)
+
+
+def names_meant(path: Path) -> list[Path]:
+    """What a path with braces stands for: itself, if it is there. Raises InvalidArgument if that is too much."""
+    if "{" not in str(path) or os.path.lexists(path):
+        return [path]
+    return [Path(name) for name in expanded(str(path))]
 
 
 def ledger_source(
@@ -96,13 +129,14 @@ def ledger_source(
     name: str,
     *,
     column: str | None = None,
+    delimiter: str | None = None,
     on_unopened: Callable[[str], None] | None = None,
 ) -> Source:
     """What stands in a ledger, to be tried again: files, folders, and what lies in tars and tables.
 
     Args:
         name: what to call the ledger in messages.
-        column: as for `open_source`, of tables that are gone through as a whole.
+        column, delimiter: as for `open_source`, of tables that are gone through as a whole.
         on_unopened: told which tar or table cannot be opened, and why; its lines stay in the ledger as they are.
 
     Raises:
@@ -117,7 +151,7 @@ def ledger_source(
             sources.append(Folder(Path(os.fsdecode(failure.path)), part=True))
         else:
             paths.append(failure.path)
-    sources += _sources_of(paths, name, column, refused.append)
+    sources += _sources_of(paths, name, column, delimiter, refused.append)
     if on_unopened is not None:
         for why in refused:
             on_unopened(why)
@@ -131,11 +165,15 @@ def retry_source(paths: Iterable[bytes], name: str) -> Source:
 
     name: what to call them in messages.
     """
-    return Several(_sources_of(paths, name, None, lambda why: None))
+    return Several(_sources_of(paths, name, None, None, lambda why: None))
 
 
 def _sources_of(
-    paths: Iterable[bytes], name: str, column: str | None, on_unopened: Callable[[str], None]
+    paths: Iterable[bytes],
+    name: str,
+    column: str | None,
+    delimiter: str | None,
+    on_unopened: Callable[[str], None],
 ) -> list[Source]:
     plain: list[bytes] = []
     inside: dict[tuple[bytes, str | None], list[bytes]] = {}  # (container, column) -> its members
@@ -149,7 +187,7 @@ def _sources_of(
     for (container, of_rows), members in inside.items():
         place = os.fsdecode(container)
         try:
-            source = open_source(Path(place), column=of_rows or column)
+            source = open_source(Path(place), column=of_rows or column, delimiter=delimiter)
         except (SourceError, MissingExtra) as exc:
             on_unopened(str(exc) if place in str(exc) else f"{place}: {exc}")
             continue

@@ -8,8 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clipdex.errors import MissingExtra, SourceError
+from clipdex.errors import SourceError
+from clipdex.extras import needs
 from clipdex.index.rows import Failure
+from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located
 from clipdex.sources.members import member_path
 from clipdex.sources.metadata import metadata_json
 from clipdex.sources.request import Request, refusal
@@ -17,11 +19,9 @@ from clipdex.sources.scan import FoundFile, nothing_at
 from clipdex.sources.spool import Spool
 from clipdex.sources.table import BrokenTable, RowLedger, choose_column, named_files, row_id, state_of
 
-try:
+with needs("pyarrow", "pyarrow", "tables", "reading Parquet"):
     import pyarrow as pa
     import pyarrow.parquet as pq
-except ImportError as _missing:
-    raise MissingExtra("pyarrow", "tables", "reading Parquet") from _missing
 
 __all__ = ["ParquetTable", "parquet_cell"]
 
@@ -54,10 +54,15 @@ class ParquetTable:
             raise SourceError(f"{table}: has several columns {self.column!r}; give all but one another name")
         kind = schema.field(self.column).type
         self.names_files = _is_text(kind)
+        if _is_list(kind):
+            raise SourceError(
+                f"{table}: the column {self.column!r} holds several values a row ({kind}); expected one picture "
+                "or path a row: write a table with a row for each, as pandas' explode does"
+            )
         if not (self.names_files or _is_binary(kind) or _is_struct_of_bytes(kind)):
             raise SourceError(
                 f"{table}: the column {self.column!r} is of type {kind}; expected binary, structs with a field "
-                "`bytes`, or strings"
+                "`bytes`, or strings, in any of their kinds"
             )
         self._ledger = RowLedger(self._table)
 
@@ -164,8 +169,10 @@ class _Cell:
             return refusal("empty", "the row has no picture")
         identity = (self._state.st_size, self._state.st_mtime_ns)
         if isinstance(value, str):  # a struct without bytes: the file lies beside the table
-            folder = os.path.dirname(self._cells.table)
-            return Request(os.path.abspath(os.path.join(folder, os.fsencode(value))), 0, -1, *identity).encode()
+            path = located(os.fsencode(value), os.path.dirname(self._cells.table))
+            if isinstance(path, Elsewhere):
+                return refusal("not_a_path", f"{value[:LONGEST_PATH]} {path.why}")
+            return Request(path, 0, -1, *identity).encode()
         self._spool = Spool(value)
         return Request(self._spool.path, 0, len(value), *identity).encode()
 
@@ -192,7 +199,7 @@ class _Cells:
         if index < self._sound:
             try:
                 return self._split(self._record(index))
-            except (pa.ArrowException, OSError, MemoryError, LookupError, StopIteration) as exc:
+            except (pa.ArrowException, OSError, MemoryError, LookupError, StopIteration, RecursionError) as exc:
                 # The words, not the error: that would keep the reader's frames, and its file open.
                 self._damage = _words(exc) if str(exc) else "it has fewer rows than it says"
                 self._sound, self._next, self._records = self._next, 0, iter(())
@@ -278,13 +285,35 @@ def _leaves(schema: pa.Schema, column: str) -> list[str]:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+    kind, types = _of_values(kind), pa.types
+    return bool(
+        types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_fixed_size_binary(kind)
+        or types.is_binary_view(kind)
+    )
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    kind = _of_values(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(
+        types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
+        or types.is_list_view(kind)
+        or types.is_large_list_view(kind)
+        or types.is_map(kind)
+    )
+
+
+def _of_values(kind: pa.DataType) -> pa.DataType:
+    """What is stored once for all rows that have it (pandas' categories) is what it is of."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _is_struct_of_bytes(kind: pa.DataType) -> bool:

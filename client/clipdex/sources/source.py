@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,11 +13,14 @@ from clipdex.index.rows import Failure
 from clipdex.sources.census import PassedOver, Surveyed
 from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.globs import Scope
+from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located
 from clipdex.sources.scan import SUFFIXES, FoundFile, Tree, regular_file
+from clipdex.text_files import decoded, encoding_of
 
 __all__ = ["Chosen", "Folder", "Matching", "PathList", "Several", "Source"]
 
 _LONGEST_LIST = 1 << 30  # bytes: ten million paths
+_LOOKED_AT = 4096  # bytes, to know an encoding by
 
 
 class Source(Protocol):
@@ -100,17 +104,25 @@ class PathList:
 
     def __init__(self, paths: Iterable[bytes], name: str) -> None:
         """name: what to call the list in messages."""
-        self._paths = list(dict.fromkeys(os.path.abspath(path) for path in paths if path))
+        here = os.path.abspath(b".")
+        self._paths: dict[bytes, Elsewhere | None] = {}  # what is no path, and why
+        for text in paths:
+            found = located(text, here) if text else None
+            if isinstance(found, Elsewhere):
+                self._paths[text if len(text) <= LONGEST_PATH else text[:200] + b"..."] = found
+            elif found is not None:
+                self._paths[found] = None
         self._name = name
 
     @classmethod
     def read(cls, file: Path) -> PathList:
         """The paths in a file, one a line, or separated by NUL bytes if it holds any (as `find -print0` writes).
 
-        Relative paths are meant from the current folder, as for `tar -T`.
+        Relative paths are meant from the current folder, as for `tar -T`. A mark at the file's beginning, as
+        Windows' programs write it, says that it is UTF-8 or UTF-16.
 
         Raises:
-            SourceError: the file is missing, cannot be read, or is too large to be a list.
+            SourceError: the file is missing, cannot be read, is too large to be a list, or not what its mark says.
         """
         try:
             with file.open("rb") as opened:
@@ -123,13 +135,17 @@ class PathList:
 
     @classmethod
     def parse(cls, data: bytes, name: str) -> PathList:
-        """The paths in a list's bytes."""
+        """The paths in a list's bytes. Raises SourceError if they are not what their mark says."""
+        data = _unmarked(data, name)
         separator = b"\0" if b"\0" in data else b"\n"
         return cls((line.removesuffix(b"\r") for line in data.split(separator)), name)
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """In the order of the list."""
-        for path in self._paths:
+        for path, elsewhere in self._paths.items():
+            if elsewhere is not None:
+                on_failure(Failure(path, "not_a_path", elsewhere.why, 0, 0))
+                continue
             info = regular_file(path, on_failure)
             if info is not None:
                 yield FoundFile.of(path, info)
@@ -141,6 +157,25 @@ class PathList:
     def nothing_found(self) -> SourceError:
         """Names the list."""
         return SourceError(f"{self._name}: names no file; expected one path a line")
+
+
+def _unmarked(data: bytes, name: str) -> bytes:
+    """A list's paths as UTF-8, if its mark says what it is; else as they are: any bytes may be a path's."""
+    encoding = encoding_of(data[:4])
+    if encoding == "utf-8":
+        # Without a mark: no NUL-separated list has only names of one byte, and a line break as one of them.
+        start = data[:_LOOKED_AT]
+        if b"\0\n" in start and (not any(start[1::2]) or not any(start[::2])):
+            raise SourceError(f"{name}: looks like UTF-16 without its mark; save the list as UTF-8")
+        return data
+    if encoding == "utf-8-sig":
+        return data.removeprefix(codecs.BOM_UTF8)
+    try:
+        return decoded(data).encode()
+    except UnicodeError as exc:
+        raise SourceError(
+            f"{name}: begins as {encoding.upper()} does, and is not; save the list as UTF-8"
+        ) from exc
 
 
 class Several:

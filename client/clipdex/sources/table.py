@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clipdex.errors import SourceError
 from clipdex.index.rows import Failure
+from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located
 from clipdex.sources.members import member_path
 from clipdex.sources.metadata import metadata_json
 from clipdex.sources.scan import FoundFile, regular_file
@@ -88,8 +89,8 @@ def named_files(
 ) -> Iterator[FoundFile]:
     """The files that a column names, in the order of the rows, each once.
 
-    Relative paths are meant from the table's folder. Of rows that name the same file, the first one's other
-    columns are kept.
+    Relative paths are meant from the table's folder; URLs are failures. Of rows that name the same file, the first
+    one's other columns are kept.
 
     Args:
         rows: the path in each row and the row's other columns; None for a line with nothing in it.
@@ -113,7 +114,13 @@ def named_files(
                 where = member_path(table, row_id(column, number))
                 fail(where, "empty", f"the column {column!r} is empty in this row")
                 continue
-            path = os.path.abspath(os.path.join(folder, os.fsencode(cell)))
+            text = os.fsencode(cell)
+            path = located(text, folder)
+            if isinstance(path, Elsewhere):
+                name = text if len(text) <= LONGEST_PATH else member_path(table, row_id(column, number))
+                if name not in bad:
+                    fail(name, "not_a_path", path.why)
+                continue
             if path in seen:
                 continue
             seen.add(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -14,19 +14,18 @@ import numpy.typing as npt
 
 from clipdex.errors import SourceError
 from clipdex.index.rows import NO_METADATA, Failure
-from clipdex.sources.census import PassedOver
+from clipdex.sources.census import Census, PassedOver
 from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.members import TAR_SUFFIXES, containers, member_path
 from clipdex.sources.metadata import LONGEST_FIELD, metadata_json
 from clipdex.sources.request import Request
 from clipdex.sources.scan import SUFFIXES, FoundFile, Tree, nothing_at, regular_file, stat_failure
+from clipdex.sources.sidecars import Sidecars, is_sidecar, stem_of
 from clipdex.sources.tar_headers import BrokenTar, TarEntry, walk
+from clipdex.text_files import decoded
 from clipdex.untrusted_json import parse_json
 
 __all__ = ["TarShards", "tar_member"]
-
-# What webdataset's writers put beside a picture, under the same key.
-_NOTES = (b"txt", b"caption", b"cls", b"json")
 
 
 class TarShards:
@@ -44,9 +43,11 @@ class TarShards:
         self._below = below
         self._tree = None if below is None else Tree(below, TAR_SUFFIXES, exclusion=exclusion)
         self._held: dict[bytes, _Held] = {}  # what the last pass found in each
+        self._others = PassedOver()  # members that the last whole pass did not look at
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """Shard by shard, in the order of the archive."""
+        census = Census()
         for shard in self._shards(on_failure):
             try:
                 listing = _listed(shard)
@@ -55,6 +56,8 @@ class TarShards:
                 continue
             self._held[shard] = _Held.of(listing)
             yield from listing.pictures(on_failure)
+            listing.count_others(census)
+        self._others = census.result()
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """Members that their shard no longer has, or whose shard is gone; nothing of a shard not fully read."""
@@ -79,17 +82,19 @@ class TarShards:
         return [path for path, shard in held.items() if shard in out]
 
     def passed_over(self) -> PassedOver:
-        """What else the folder has."""
-        return PassedOver() if self._tree is None else self._tree.passed_over
+        """What else the tars have, and their folder."""
+        return PassedOver.sum([self._others, *([] if self._tree is None else [self._tree.passed_over])])
 
     def nothing_found(self) -> SourceError:
         """Names the shards, and the suffixes that were looked for."""
         suffixes = " ".join(suffix.decode() for suffix in SUFFIXES)
+        others = sum(self._others.others.values())
+        beside = f"; it has {others:,} other members" if others else ""
         if self._below is not None:
             return SourceError(f"{self._below}: no .tar file in it holds a picture (looked for {suffixes})")
         names = [os.fsdecode(shard) for shard in self._named]
         more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-        return SourceError(f"{names[0]}{more}: no member is a picture (looked for {suffixes})")
+        return SourceError(f"{names[0]}{more}: no member is a picture (looked for {suffixes}){beside}")
 
     def _shards(self, on_failure: Callable[[Failure], None]) -> Iterator[bytes]:
         if self._tree is not None:
@@ -167,7 +172,8 @@ class _Listing:
 
     def pictures(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """Its pictures; what is no picture's bytes in one piece, and damage to the shard, go to `on_failure`."""
-        notes = self._notes()
+        stems = {stem_of(name) for name in self.entries if not is_sidecar(name)}
+        sidecars = Sidecars.among(self.entries.values(), stems)
         for name, entry in self.entries.items():
             if not name.lower().endswith(SUFFIXES):
                 continue
@@ -175,19 +181,16 @@ class _Listing:
             if entry.refused:
                 on_failure(Failure(path, "not_a_file", entry.refused, entry.length, self.mtime_ns))
             else:
-                member = _TarPicture(self.shard, self.mtime_ns, entry, notes.get(_key(name)[0], ()))
+                member = _TarPicture(self.shard, self.mtime_ns, entry, sidecars.of(name))
                 yield FoundFile(path, entry.length, self.mtime_ns, member=member, ctime_ns=self.info.st_ctime_ns)
         if self.broken:
             on_failure(Failure(self.shard, "broken_container", self.broken, self.info.st_size, self.mtime_ns))
 
-    def _notes(self) -> dict[bytes, tuple[TarEntry, ...]]:
-        """key -> the members that say something of its pictures."""
-        found: dict[bytes, tuple[TarEntry, ...]] = {}
+    def count_others(self, census: Census) -> None:
+        """Those of its members that are neither pictures, by their suffix, nor said of one."""
         for name, entry in self.entries.items():
-            key, field = _key(name)
-            if field.rpartition(b".")[2] in _NOTES and not entry.refused and entry.length <= LONGEST_FIELD:
-                found[key] = (*found.get(key, ()), entry)
-        return found
+            if not (name.lower().endswith(SUFFIXES) or is_sidecar(name) or entry.refused):
+                census.pass_by(os.path.basename(name))
 
 
 def _listed(shard: bytes) -> _Listing:
@@ -233,7 +236,7 @@ class _TarPicture:
     shard: bytes
     mtime_ns: int
     entry: TarEntry
-    notes: tuple[TarEntry, ...]
+    notes: Mapping[str, TarEntry]
 
     def request(self) -> bytes:
         e = self.entry
@@ -247,23 +250,17 @@ class _TarPicture:
                 if os.fstat(file.fileno()).st_mtime_ns != self.mtime_ns:
                     return NO_METADATA  # written anew; it is listed anew next time
                 fields = {
-                    _key(note.name)[1].decode("utf-8", "replace"): _value(note.name, _span(file, note))
-                    for note in self.notes
+                    name: _value(note.name, _span(file, note))
+                    for name, note in self.notes.items()
+                    if not note.refused and note.length <= LONGEST_FIELD
                 }
         except OSError:
             return NO_METADATA  # gone, since a moment ago
         return metadata_json(fields)
 
 
-def _key(name: bytes) -> tuple[bytes, bytes]:
-    """Webdataset's rule: `dir/0001.left.jpg` -> (`dir/0001`, `left.jpg`)."""
-    folder, slash, base = name.rpartition(b"/")
-    stem, _, extension = base.partition(b".")
-    return folder + slash + stem, extension.lower()
-
-
 def _value(name: bytes, data: bytes) -> object:
-    text = data.decode("utf-8", "backslashreplace").strip()
+    text = decoded(data, "backslashreplace").strip()
     if name.lower().endswith((b".json", b".cls")):
         try:
             return parse_json(text)

@@ -15,12 +15,12 @@ from clipdex.arrays import Array
 from clipdex.cpus import has_quota, usable_cpus
 from clipdex.errors import (
     CardError,
-    MissingExtra,
     ModelNotFound,
     RequestRefused,
     ServerFault,
     ServerUnreachable,
 )
+from clipdex.extras import needs
 from clipdex.git_lfs import is_pointer_file, pointer_words
 from clipdex.wire.model_config import from_message, read_config
 from clipdex.wire.shared_memory import SharedMemory
@@ -43,10 +43,8 @@ class InprocTransport:
     def __init__(self, repository: Path) -> None:
         # onnxruntime reports its use over the network, from the moment it is imported, unless told not to.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        try:
+        with needs("onnxruntime", "onnxruntime", "local", f"inproc:{repository}"):
             import onnxruntime
-        except ImportError as exc:
-            raise MissingExtra("onnxruntime", "local", f"inproc:{repository}") from exc
         self._onnxruntime = onnxruntime
         self._repository = repository
         if not repository.is_dir():

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.errors import CheckpointError, MissingExtra
+from clipdex.errors import CheckpointError
+from clipdex.extras import needs
 from clipdex_export import tokenizer
 from clipdex_export.checkpoint import Checkpoint, ImageHalf, TextHalf, Vectors
 from clipdex_export.families.architecture import open_clip_model
@@ -340,11 +341,8 @@ class _Texts:
 def _import_open_clip() -> ModuleType:
     # OpenCLIP's tokenizer sets this for the whole process.
     parallelism = os.environ.get("TOKENIZERS_PARALLELISM")
-    try:
-        with quiet():
-            import open_clip
-    except ImportError as exc:
-        raise MissingExtra("open_clip_torch", "open-clip", "exporting OpenCLIP's checkpoints") from exc
+    with needs("open_clip", "open_clip_torch", "open-clip", "exporting OpenCLIP's checkpoints"), quiet():
+        import open_clip
     if parallelism is None:
         os.environ.pop("TOKENIZERS_PARALLELISM", None)
     module: ModuleType = open_clip

@@ -1,0 +1,67 @@
+"""What is meant by a folder that holds no picture, but tars or tables with pictures in them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from pathlib import Path
+
+from clipdex.errors import SourceError
+from clipdex.sources.exclusion import Exclusion
+from clipdex.sources.members import TABLE_SUFFIXES, TAR_SUFFIXES
+from clipdex.sources.scan import SUFFIXES, Tree
+from clipdex.sources.source import Source
+from clipdex.sources.tar_shards import TarShards
+
+__all__ = ["shards_in"]
+
+_LOG = logging.getLogger("clipdex.sources")
+
+
+def shards_in(directory: Path, column: str | None = None, exclusion: Exclusion | None = None) -> Source | None:
+    """Its tars, or its Parquet tables; None where a picture lies in it, or neither does.
+
+    img2dataset writes a Parquet table of what it knows beside each tar: then it is the tars. It is logged.
+
+    Raises:
+        SourceError: both lie there, or tables that must be named; or the column is in no table.
+        MissingExtra: Parquet without pyarrow.
+    """
+    tars: set[bytes] = set()
+    tables: list[bytes] = []
+    wanted = (*SUFFIXES, *TAR_SUFFIXES, *TABLE_SUFFIXES)
+    for found in Tree(directory, wanted, exclusion=exclusion).files(lambda failure: None):
+        stem, suffix = os.path.splitext(found.path)
+        if suffix.lower() in TAR_SUFFIXES:
+            tars.add(stem)
+        elif suffix.lower() in TABLE_SUFFIXES:
+            tables.append(found.path)
+        else:
+            return None
+    tables = [table for table in tables if os.path.splitext(table)[0] not in tars]
+    if not tars and not tables:
+        return None
+    kinds = Counter(os.path.splitext(table)[1].lower().decode() for table in tables)
+    if tars and not tables:
+        _LOG.warning("%s: holds no picture itself; the %s in it are taken", directory, _count(len(tars), ".tar"))
+        return TarShards(below=directory, exclusion=exclusion)
+    if not tars and set(kinds) == {".parquet"}:
+        from clipdex.sources.table_folder import TableFolder  # pyarrow is an extra
+
+        source = TableFolder(directory, column, exclusion)
+        _LOG.warning(
+            "%s: holds no picture itself; the %s in it are taken", directory, _count(len(tables), ".parquet")
+        )
+        return source
+    counts = [_count(len(tars), ".tar")] if tars else []
+    counts += [_count(number, suffix) for suffix, number in sorted(kinds.items())]
+    tar = "add --tar for the pictures in the tars, or " if tars else ""
+    raise SourceError(
+        f"{directory}: holds no picture, but {' and '.join(counts)}; {tar}name the tables that are meant, such as "
+        f"{os.fsdecode(min(tables))}"
+    )
+
+
+def _count(number: int, suffix: str) -> str:
+    return f"{number:,} {suffix} file{'' if number == 1 else 's'}"

@@ -1,0 +1,97 @@
+"""The Parquet tables below a folder, as a dataset of Hugging Face's lies on a disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from clipdex.errors import SourceError
+from clipdex.index.rows import Failure
+from clipdex.sources.census import PassedOver
+from clipdex.sources.exclusion import Exclusion
+from clipdex.sources.members import containers
+from clipdex.sources.parquet_table import ParquetTable
+from clipdex.sources.scan import FoundFile, Tree, nothing_at
+
+__all__ = ["PARQUET_SUFFIXES", "TableFolder"]
+
+PARQUET_SUFFIXES = (b".parquet",)
+
+
+class TableFolder:
+    """The rows of all Parquet tables below a folder, which is looked through at each run.
+
+    A table that cannot be read, or has no column of pictures, gets a line in the ledger.
+    """
+
+    def __init__(self, directory: Path, column: str | None = None, exclusion: Exclusion | None = None) -> None:
+        """column: as for `ParquetTable`, of each. exclusion: what is left out of the folder.
+
+        Raises:
+            SourceError: the folder cannot be read, or the column is in none of the tables.
+        """
+        self._directory = directory
+        self._column = column
+        self._tree = Tree(directory, PARQUET_SUFFIXES, exclusion=exclusion)
+        self._tables: dict[bytes, ParquetTable] = {}  # of the last pass
+        self._require_one()
+
+    def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
+        """Table by table, in the order of their paths."""
+        for found in self._tree.files(on_failure):
+            try:
+                table = ParquetTable(Path(os.fsdecode(found.path)), self._column)
+            except SourceError as exc:
+                detail = str(exc).removeprefix(f"{os.fsdecode(found.path)}: ")
+                on_failure(Failure(found.path, "broken_container", detail, found.size, found.mtime_ns))
+                continue
+            self._tables[found.path] = table
+            yield from table.files(on_failure)
+
+    def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Rows that their table no longer has, or whose table is gone."""
+        held: dict[bytes, list[bytes]] = {}
+        others: list[bytes] = []
+        for path in paths:
+            table = next((each for each, _ in (*containers(path), (path, b"")) if self._is_ours(each)), None)
+            if table is None:
+                others.append(path)
+            else:
+                held.setdefault(table, []).append(path)
+        gone = self._tree.sound_folders(others)
+        for table, of_it in held.items():
+            if nothing_at(table):
+                gone += of_it
+            elif table in self._tables:
+                gone += self._tables[table].vanished(of_it)
+        return gone
+
+    def left_out(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Rows of tables that are there, but left out of the folder by now."""
+        held = {path: next((each for each, _ in containers(path) if self._is_ours(each)), b"") for path in paths}
+        out = set(self._tree.left_out(set(held.values())))
+        return [path for path, table in held.items() if table in out]
+
+    def passed_over(self) -> PassedOver:
+        """What else the folder has."""
+        return self._tree.passed_over
+
+    def nothing_found(self) -> SourceError:
+        """Names the folder."""
+        return SourceError(f"{self._directory}: no .parquet table in it has a row")
+
+    def _is_ours(self, table: bytes) -> bool:
+        root = os.path.join(os.path.abspath(os.fsencode(self._directory)), b"")
+        return table.startswith(root) and table.lower().endswith(PARQUET_SUFFIXES)
+
+    def _require_one(self) -> None:
+        refusal: SourceError | None = None
+        for found in self._tree.files(lambda failure: None):
+            try:
+                ParquetTable(Path(os.fsdecode(found.path)), self._column)
+                return
+            except SourceError as exc:
+                refusal = refusal or exc
+        if refusal is not None:
+            raise refusal
