@@ -15,7 +15,8 @@ from clipdex.bmp import Bitmap, is_bitmap
 from clipdex.errors import ImageError, MissingExtra
 from clipdex.jpeg import unusual_kind
 from clipdex.kinds import named_kind
-from clipdex.tiff import DeepTiff, is_raw_photograph, read_layout
+from clipdex.tiff import DeepTiff
+from clipdex.tiff_layout import is_raw_photograph, read_layout
 
 __all__ = [
     "FORMATS",
