@@ -264,3 +264,15 @@ def test_a_run_names_the_folder_that_was_moved_and_forget_drops_it(run, pictures
     assert "forget" in run("forget", "--help")[1]
     with Index.open("x.clipdex") as index:
         assert all(b"my new place" in path for _, path in index.live_paths())
+
+
+def test_pictures_are_converted_by_their_profiles_if_the_command_says_so(run, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("index", "pictures", "-o", "x.clipdex", "--icc", "srgb")[0] == 0
+    assert run("index", "pictures", "-o", "x.clipdex")[0] == 0
+    assert "converted by profile to sRGB" in run("info", "x.clipdex")[1]
+    status, out, err = run("index", "pictures", "-o", "x.clipdex", "--icc", "off")
+    assert (status, out) == (1, "")
+    assert "was made with icc srgb, and off is asked for" in err
+    status, out, _ = run("classify", "pictures/1.png", "--labels", "a, b", "--icc", "srgb")
+    assert status == 0 and out.startswith("pictures/1.png: ")

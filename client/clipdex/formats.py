@@ -16,7 +16,8 @@ from clipdex.errors import ImageError, MissingExtra
 from clipdex.extras import needs
 from clipdex.jpeg import unusual_kind
 from clipdex.kinds import named_kind
-from clipdex.tiff import DeepTiff, is_raw_photograph, read_layout
+from clipdex.tiff import DeepTiff
+from clipdex.tiff_layout import is_raw_photograph, read_layout
 
 __all__ = [
     "FORMATS",

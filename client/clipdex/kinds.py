@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipdex.tiff import is_raw_photograph
+from clipdex.tiff_layout import is_raw_photograph
 
 __all__ = ["named_kind"]
 

@@ -104,8 +104,8 @@ def quantize(
                     op_types_to_quantize=["MatMul", "Gemm"],
                     nodes_to_quantize=products,
                     per_channel=True,
-                    # 7 bits of weight: a processor without an 8-bit dot product (AVX2 without VNNI) adds pairs of
-                    # products in 16 bits, and with 8 bits of weight that sum overflows: wrong vectors, and no error.
+                    # 7 bits of weight: a processor without an 8-bit dot product (AVX2 without VNNI) adds pairs
+                    # of products in 16 bits. With 8 bits of weight they overflow: wrong vectors, and no error.
                     reduce_range=True,
                     activation_type=quantization.QuantType.QUInt8,
                     weight_type=quantization.QuantType.QInt8,
