@@ -55,7 +55,7 @@ format: .venv-dev/ready  ## let ruff lay out the code
 prove-damage: .venv-dev/ready  ## flip and cut an index 2,500 times: verify finds it all
 	.venv-dev/bin/python benchmarks/prove_damage.py
 
-prove: prove-damage prove-pictures prove-kills prove-readers prove-disk prove-power prove-restarts  ## all of docs/durability.md; some of it needs root
+prove: prove-damage prove-inputs prove-pictures prove-kills prove-readers prove-disk prove-power prove-restarts  ## all of docs/durability.md; some of it needs root
 
 prove-kills: .venv-dev/ready  ## end 1,100 runs with SIGKILL: every committed row is there, once
 	.venv-dev/bin/python benchmarks/prove_kills.py
@@ -81,6 +81,9 @@ prove-faults: .venv-dev/ready  ## servers killed and networks that fail, under c
 prove-pictures: .venv-dev/ready  ## decode 20,000 damaged pictures, and 18,900 TIFFs and BMPs of every kind
 	.venv-dev/bin/python tests/proofs/mutated_pictures.py 20000
 	.venv-dev/bin/python tests/proofs/picture_grid.py
+
+prove-inputs: .venv-dev/ready  ## 4,000 mutated indexes, cards, configurations and answers: right, or one sentence
+	.venv-dev/bin/python tests/proofs/inputs.py 4000
 
 prove-shapes: .venv-dev/ready  ## export and serve ViT-B/32, B/16, L/14 and RN50 at full size; ten minutes on two cores
 	.venv-dev/bin/python benchmarks/export_shapes.py
