@@ -209,3 +209,18 @@ def test_values_of_parameters():
     assert parameters(words) == expected
     with pytest.raises(InvalidArgument):
         parameters(["=1"])
+
+
+def test_case_05_a_text_that_is_cut_is_told(run, index):
+    long = "a black heart " * 40 + "no, rather a yellow star on a green ground"
+    status, out, err = run("search", long, "--index", "x.clipdex", "--json")
+    assert status == 0
+    assert err.count("\n") == 1 and "longer than the model's context" in err and "warnings.warn" not in err
+    assert json.loads(out)[0]["cut"][0].endswith("a yellow star on a green ground")
+    status, out, err = run("search", "a heart", "--index", "x.clipdex", "--json")
+    assert (status, err) == (0, "") and "cut" not in json.loads(out)[0]
+
+
+def test_case_08_a_top_k_above_the_number_of_pictures_gives_what_there_is(run, index):
+    status, out, err = run("search", "a heart", "--index", "x.clipdex", "-k", "500")
+    assert (status, err, out.count("\n")) == (0, "", 21)

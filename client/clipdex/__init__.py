@@ -21,6 +21,7 @@ from clipdex.card import ImageSpec, ModelCard, TextSpec
 from clipdex.client import Client, connect
 from clipdex.dump import dump_faiss, dump_npy, dump_table
 from clipdex.duplicates import Duplicate, DuplicateGroup, Duplicates, find_duplicates, move_duplicates
+from clipdex.embeddings import Embeddings
 from clipdex.errors import (
     AccessDenied,
     Cancelled,
@@ -77,6 +78,7 @@ from clipdex.pipeline import (
 )
 from clipdex.query import Grouping, Query, mix
 from clipdex.sources import Exclusion, Folder, PassedOver, PathList, Source, open_source, open_sources
+from clipdex.text_cut import TextCut
 from clipdex.version import __version__
 from clipdex.wire import Credentials, RequestTiming, RetryPolicy
 
@@ -105,6 +107,7 @@ __all__ = [
     "Duplicate",
     "DuplicateGroup",
     "Duplicates",
+    "Embeddings",
     "Exclusion",
     "ExportError",
     "Failure",
@@ -150,6 +153,7 @@ __all__ = [
     "Source",
     "SourceError",
     "Stranded",
+    "TextCut",
     "TextSpec",
     "VerifyReport",
     "__version__",

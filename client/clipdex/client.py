@@ -152,7 +152,7 @@ class Client:
         return run(pixel_steps(self, pixels, wait=True))
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        """N texts -> float32 (N, D) of norm 1. A text longer than the model's context is cut."""
+        """N texts -> float32 (N, D) of norm 1. A text beyond the context is cut, with a TextCut warning."""
         return run(text_steps(self, texts, wait=True))
 
     def classify(
@@ -194,6 +194,10 @@ class Client:
     def tokenize(self, texts: Sequence[str]) -> Array:
         """N texts -> int32 (N, L), as `submit_tokens` takes them."""
         return self._tokenizer(texts)
+
+    def lost(self, texts: Sequence[str]) -> list[str]:
+        """What of each text lies beyond the model's context, and is not embedded; "" where all of it fits."""
+        return self._tokenizer.lost(texts)
 
     def submit_tokens(self, ids: Array, *, wait: bool = False) -> Future[Array]:
         """Send one batch of tokenized texts, int32 (B, L) with B <= max_texts; as `submit_pixels` does."""

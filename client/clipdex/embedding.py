@@ -11,6 +11,7 @@ import numpy as np
 
 from clipdex.arrays import Array, Pixels, Vectors
 from clipdex.bisection import bisection
+from clipdex.embeddings import Embeddings
 from clipdex.errors import InvalidArgument, RequestRefused, ServerFault
 from clipdex.icc import IccUse
 from clipdex.images import ImageSource, open_image, to_pixels
@@ -87,8 +88,8 @@ def _embedding(client: Client, batches: Iterator[Array], most: int, submit: _Sub
         for _, _, future in waiting:
             future.cancel()
     if not parts:
-        return np.empty((0, client.card.embedding_dim), dtype=np.float32)
-    return np.concatenate(parts)
+        return Embeddings.of(np.empty((0, client.card.embedding_dim)), client.card.fingerprint)
+    return Embeddings.of(np.concatenate(parts), client.card.fingerprint)
 
 
 def _answer(

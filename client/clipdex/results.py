@@ -27,11 +27,15 @@ _COLUMNS = ("query", "rank", "score", "row", "path", "copy_of", "metadata")
 
 @dataclass(frozen=True)
 class Answer:
-    """A query in words, and its hits. offset: how many better ones were left out."""
+    """A query in words, and its hits.
+
+    offset: how many better ones were left out. cut: the ends of its texts that lie beyond the model's context.
+    """
 
     query: str
     hits: Sequence[Hit]
     offset: int = 0
+    cut: tuple[str, ...] = ()
 
 
 def as_json(answers: Iterable[Answer]) -> Iterator[str]:
@@ -39,7 +43,9 @@ def as_json(answers: Iterable[Answer]) -> Iterator[str]:
     yield "["
     between = "\n"
     for answer in answers:
-        one = {"query": answer.query, "hits": [_plain(hit) for hit in answer.hits]}
+        one: dict[str, Any] = {"query": answer.query, "hits": [_plain(hit) for hit in answer.hits]}
+        if answer.cut:
+            one["cut"] = list(answer.cut)
         yield between + textwrap.indent(json.dumps(one, indent=2), "  ")
         between = ",\n"
     yield "\n]\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from clipdex.card import TextSpec
 from clipdex.cleaning import clean
 from clipdex.errors import CardError, InvalidArgument
+from clipdex.text_cut import warn_of_cut
 
 __all__ = ["Tokenizer"]
 
@@ -50,9 +52,12 @@ class Tokenizer:
         for text in texts:
             if not isinstance(text, str):
                 raise InvalidArgument(f"a text is a string, not {type(text).__name__}: {text!r}")
+        return self._encoded(self._cleaned(texts))
+
+    def _cleaned(self, texts: Sequence[str]) -> list[str]:
         # A command line's undecodable bytes arrive as lone surrogates, which are no Unicode text.
         sound = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        return self._encoded([clean(text, self.spec.cleaning) for text in sound])
+        return [clean(text, self.spec.cleaning) for text in sound]
 
     def _encoded(self, texts: list[str]) -> npt.NDArray[np.int32]:
         with _faults_told("cannot be used"):
@@ -61,7 +66,21 @@ class Tokenizer:
             length = self.spec.context_length
             if ids.size != len(texts) * length or np.any(ids > _LARGEST_ID):
                 raise ValueError(f"it does not give {length} token ids of 31 bits for each text")
+        warn_of_cut([_lost(text, each) for text, each in zip(texts, encodings, strict=True)], length)
         return ids.reshape(len(texts), length).astype(np.int32)
+
+    def lost(self, texts: Sequence[str]) -> list[str]:
+        """What of each text, cleaned, lies beyond the model's context; "" where all of it fits."""
+        with _faults_told("cannot be used"):
+            cleaned = self._cleaned(texts)
+            encodings = self._backend.encode_batch(cleaned)
+        return [_lost(text, each) for text, each in zip(cleaned, encodings, strict=True)]
+
+
+def _lost(text: str, encoding: Any) -> str:
+    """The end of a text from the first token on that did not fit."""
+    starts = [start for beyond in encoding.overflowing for start, end in beyond.offsets if end > start]
+    return text[min(starts) :] if starts else ""
 
 
 @contextmanager

@@ -4,8 +4,8 @@
 
 An index's manifest, rows, vectors and side files; a model's card, assets, tokenizer and configuration; a server's
 answers. In one process, bounded in memory and in the size of what it writes. Ends with status 1 at the first other
-exception and at an answer that is wrong while `verify` calls the index sound; with a signal at a crash, and at what
-takes longer than 30 seconds. Seeded: the same count gives the same mutations.
+exception and at an answer that is wrong while `verify` calls the index sound; with a signal at a crash, and at
+what takes longer than 30 seconds. Seeded: the same count gives the same mutations.
 """
 
 from __future__ import annotations
@@ -305,7 +305,8 @@ def main() -> int:
         print(line)
     print(f"{options.count:,} mutations: {dict(sorted(counts.items()))}")
     print(
-        f"slowest: {slowest[0]:.2f} s, of {slowest[1]}; memory {MEMORY >> 30} GiB, files {FILE_SIZE >> 20} MiB at most"
+        f"slowest: {slowest[0]:.2f} s, of {slowest[1]}; at most {MEMORY >> 30} GiB of memory, "
+        f"{FILE_SIZE >> 20} MiB a file"
     )
     return 1 if any("WRONG" in line for line in failed) else 0
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import warnings
+from typing import Any
 
 from clipdex.cli.printing import note, speak_any_encoding
 from clipdex.errors import ClipdexError
 from clipdex.extras import needs
+from clipdex.text_cut import TextCut
 
 __all__ = ["main"]
 
@@ -22,10 +25,26 @@ def main() -> None:
         from clipdex.cli.app import app
 
         _show_warnings()
-        app(prog_name="clipdex")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", TextCut)
+            _show_as_notes(TextCut)
+            app(prog_name="clipdex")
     except ClipdexError as exc:
         note(f"clipdex: {exc}")
         raise SystemExit(1) from exc
+
+
+def _show_as_notes(category: type[Warning]) -> None:
+    """Say warnings of one category as a line; all others as Python does."""
+    others = warnings.showwarning
+
+    def show(message: Warning | str, kind: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(kind, category):
+            note(f"clipdex: {message}")
+        else:
+            others(message, kind, *where, **more)
+
+    warnings.showwarning = show  # type: ignore[assignment]
 
 
 class _Lines(logging.Handler):

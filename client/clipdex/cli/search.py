@@ -107,6 +107,7 @@ def search(
                 vectors = client.embed_texts(queries)
             else:
                 vectors = np.concatenate([query.embed(client, opened) for query in asked])
+            cuts = [tuple(filter(None, client.lost(query.texts))) if client else () for query in asked]
         found = opened.search(
             vectors,
             top_k,
@@ -118,7 +119,7 @@ def search(
             ann=ranker,
         )
         count = len(opened)
-    answers = [Answer(str(query), hits, offset) for query, hits in zip(asked, found, strict=True)]
+    answers = [Answer(str(query), hits, offset, cut) for query, hits, cut in zip(asked, found, cuts, strict=True)]
     if as_json:
         print_json(answers)
     elif as_csv:

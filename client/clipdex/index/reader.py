@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from clipdex.arrays import Array, Vectors
 from clipdex.card import ModelCard
-from clipdex.errors import IndexDamaged, IndexFault, InvalidArgument
+from clipdex.embeddings import Embeddings
+from clipdex.errors import FingerprintMismatch, IndexDamaged, IndexFault, InvalidArgument
 from clipdex.index.hits import Hit, grouped_ranking, traits
 from clipdex.index.int8 import Int8File, Int8Watch
 from clipdex.index.manifest import Manifest
@@ -34,6 +35,9 @@ from clipdex.spelling import composed_path
 __all__ = ["DEFAULT_TOP_K", "Hit", "Index", "IndexInfo", "Ranker"]
 
 DEFAULT_TOP_K = 5
+
+# How far from 1 a query's norm may be: float16 and a few sums stay far below it.
+_NORM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -190,8 +194,9 @@ class Index:
         """The `top_k` pictures nearest to each query, best first; equal scores by row.
 
         Args:
-            queries: (D,) or (Q, D) of a float dtype, each of norm 1.
-            top_k: how many hits a query; 5, or all where there are fewer, if not given.
+            queries: (D,) or (Q, D) of a float dtype, each of norm 1 within 1e-3. What a client or an index gave
+                (`Embeddings`) is compared by its fingerprint, too.
+            top_k: how many hits a query (default 5); all where there are fewer.
             offset: how many of the best to leave out: the next page is `offset + top_k`.
             min_score: the least cosine of a hit.
             where: which pictures may be hits: a condition in SQL (docs/search.md), or the rows that `where` gave.
@@ -200,22 +205,18 @@ class Index:
             grouping: makes near-duplicates one hit; see `Hit.copies`.
             ann: names the candidates, as `clipdex.ann.AnnIndex` does: faster, but one of the best may be missing.
 
-        With any of the six after `top_k` there may be fewer hits than `top_k`.
-
         Raises:
-            InvalidArgument: the width of the queries is not the index's, the condition is none, or a number is
-                out of range; `top_k` by itself may not be above the number of pictures.
+            InvalidArgument: the width of the queries is not the index's, one is not of norm 1, the condition is
+                none, or a number is out of range.
+            FingerprintMismatch: the queries are of another model than the rows.
             IndexFault: `ann` is of other rows: the index was compacted since, or it is of another index.
         """
         wide = self._checked_queries(queries)
-        plain = not offset and min_score is None and where is None and not len(exclude) and grouping is None
-        if top_k is not None and (top_k < 1 or (plain and top_k > len(self))):
-            raise InvalidArgument(
-                f"top_k is {top_k}; expected 1 to {len(self)}, the number of pictures in {self.directory}"
-            )
-        if offset < 0:
-            raise InvalidArgument(f"offset is {offset}; expected 0 or more")
-        if min_score is not None and not -1 <= min_score <= 1:
+        if top_k is not None and not _is_count(top_k, 1):
+            raise InvalidArgument(f"top_k is {top_k!r}; expected a whole number of hits, 1 or more")
+        if not _is_count(offset, 0):
+            raise InvalidArgument(f"offset is {offset!r}; expected a whole number, 0 or more")
+        if min_score is not None and not (isinstance(min_score, (int, float)) and -1 <= min_score <= 1):
             raise InvalidArgument(f"min_score is {min_score}; expected a cosine, -1 to 1")
         allowed = self.where(where, params) if isinstance(where, str) else where
         if len(exclude) and not 0 <= min(exclude) <= max(exclude) < len(self._vectors):
@@ -255,14 +256,31 @@ class Index:
         return self._hits(found)
 
     def _checked_queries(self, queries: Array) -> Vectors:
+        made_by = getattr(queries, "fingerprint", None)
+        if made_by is not None and made_by != self.manifest.fingerprint:
+            raise FingerprintMismatch(
+                f"{self.directory} holds vectors of {self.manifest.model} ({self.manifest.fingerprint[:12]}), and "
+                f"the queries are another model's ({made_by[:12]}): embed them with the model that made the index"
+            )
         wide = np.atleast_2d(np.asarray(queries))
         if wide.ndim != 2 or wide.shape[1] != self.manifest.embedding_dim:
             raise InvalidArgument(
                 f"{self.directory} holds vectors of {self.manifest.embedding_dim} numbers; "
                 f"the queries have shape {np.shape(queries)}"
             )
+        if not np.issubdtype(wide.dtype, np.floating):
+            raise InvalidArgument(
+                f"the queries are {wide.dtype}; expected floats, as embed_texts and embed_images give"
+            )
         if not np.isfinite(wide).all():
             raise InvalidArgument("a query holds NaN or infinity")
+        lengths = np.linalg.norm(wide.astype(np.float64), axis=1)
+        if (far := np.abs(lengths - 1) > _NORM_TOLERANCE).any():
+            first = int(np.flatnonzero(far)[0])
+            raise InvalidArgument(
+                f"query {first} is of norm {lengths[first]:.4g}, so its scores would be no cosines; divide it by "
+                "its norm (clipdex.mix does, for a weighted sum)"
+            )
         return np.asarray(wide, dtype=np.float32)
 
     def _hits(self, found: Sequence[tuple[Ranking, Sequence[Group]]]) -> list[list[Hit]]:
@@ -345,7 +363,7 @@ class Index:
 
     def vector(self, which: int | str | os.PathLike[str]) -> Vectors:
         """The vector of a live picture, by its row or path: float32 (D,), of norm 1 up to the index's rounding."""
-        return np.asarray(self._vectors[self.row(which)], dtype=np.float32)
+        return Embeddings.of(self._vectors[self.row(which)], self.manifest.fingerprint)
 
     def live_paths(self) -> list[tuple[int, bytes]]:
         """(row, path) of every live row, by row."""
@@ -421,3 +439,7 @@ def _bytes_on_disk(path: Path) -> int:
     except FileNotFoundError:
         return 0
     return found.st_blocks * 512 if stat.S_ISREG(found.st_mode) else 0
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= least

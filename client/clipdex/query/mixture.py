@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from clipdex.arrays import Array, Vectors
-from clipdex.errors import InvalidArgument
+from clipdex.embeddings import Embeddings
+from clipdex.errors import FingerprintMismatch, InvalidArgument
 from clipdex.icc import IccUse
 from clipdex.images import ImageSource
 
@@ -135,7 +136,14 @@ class Query:
                 raise InvalidArgument("the query asks for more like a picture of an index; give it the index")
             else:
                 vectors.append(index.vector(part.value))
-        return mix(vectors, [part.weight for part in self.parts])
+        mixed = mix(vectors, [part.weight for part in self.parts])
+        spaces = {getattr(vector, "fingerprint", None) for vector in vectors}
+        if len(spaces - {None}) > 1:
+            raise FingerprintMismatch(
+                "the parts of the query were embedded by different models; embed them with one"
+            )
+        space = spaces.pop()
+        return mixed if space is None or spaces else Embeddings.of(mixed, space)
 
     def liked_rows(self, index: Index) -> list[int]:
         """The rows that `like` names, which one leaves out of the answer."""

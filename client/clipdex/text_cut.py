@@ -1,0 +1,42 @@
+"""The warning for a text that is longer than a model's context: what lies beyond is not embedded."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+__all__ = ["TextCut", "warn_of_cut"]
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__))
+_SHOWN = 40
+
+
+class TextCut(UserWarning):
+    """A text is longer than the model's context, and was embedded without its end."""
+
+
+def warn_of_cut(lost: Sequence[str], context_length: int) -> None:
+    """Issue a TextCut, at the caller's line outside clipdex, where any text lost something. lost: of each text."""
+    ends = [(position, end) for position, end in enumerate(lost) if end]
+    if not ends:
+        return
+    position, end = ends[0]
+    which = "the text" if len(lost) == 1 else f"text {position} of {len(lost):,}"
+    others = f" ({len(ends) - 1:,} more were cut)" if len(ends) > 1 else ""
+    shown = end if len(end) <= _SHOWN else end[:_SHOWN] + "…"
+    warnings.warn(
+        f"{which} is longer than the model's context of {context_length} tokens, and its end was not embedded, "
+        f"from {shown!r} on{others}: make it shorter, or search for its parts",
+        TextCut,
+        stacklevel=_frames_of_clipdex() + 2,
+    )
+
+
+def _frames_of_clipdex() -> int:
+    """How many frames above the caller's are still of this package."""
+    count, frame = 0, sys._getframe(1).f_back
+    while frame is not None and os.path.abspath(frame.f_code.co_filename).startswith(_PACKAGE):
+        count, frame = count + 1, frame.f_back
+    return count
