@@ -248,10 +248,8 @@ def test_calibration_names_a_text_that_cannot_be_read(tmp_path: Path, monkeypatc
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "secret.txt").touch()
-    monkeypatch.setattr(Path, "read_text", refuse)
-    with pytest.raises(
-        InvalidArgument, match=r"secret\.txt: the texts to calibrate on cannot be read: Permission"
-    ):
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InvalidArgument, match=r"secret\.txt: cannot be read: Permission"):
         calibration._texts_in(tmp_path)
 
 
