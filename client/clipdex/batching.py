@@ -19,7 +19,7 @@ import numpy as np
 
 from clipdex.arrays import Array
 from clipdex.client import Client
-from clipdex.errors import ClipdexError, InvalidArgument, RequestRefused, ServerFault
+from clipdex.errors import ClipdexError, InvalidArgument, RequestRefused
 from clipdex.icc import IccUse
 from clipdex.images import ImageSource, open_image, to_pixels
 from clipdex.wire.timer import Timer
@@ -131,9 +131,7 @@ class Batcher:
 
         def done(request: Future[Array]) -> None:
             try:
-                vectors = self._client.checked(request.result())
-                if len(vectors) != len(items):
-                    raise ServerFault(f"the server answered {len(vectors)} vectors for {len(items)} items")
+                vectors = self._client.checked(request.result(), len(items))
             except RequestRefused as exc:
                 if len(items) == 1:
                     items[0][1].set_exception(exc)

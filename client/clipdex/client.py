@@ -221,12 +221,17 @@ class Client:
         """Let the server forget about it, before it is closed. Never fails."""
         self._transport.unshare(memory)
 
-    def checked(self, vectors: Array) -> Vectors:
-        """Vectors as a server sent them, float32 (B, D), or ServerFault if they are no embeddings."""
-        if vectors.dtype != np.float32 or vectors.ndim != 2 or vectors.shape[1] != self.card.embedding_dim:
+    def checked(self, vectors: Array, rows: int) -> Vectors:
+        """What a server answered for a batch of `rows`: float32 (rows, D) of norm 1.
+
+        Raises:
+            ServerFault: these are not the embeddings of so many rows.
+        """
+        expected = (rows, self.card.embedding_dim)
+        if vectors.dtype != np.float32 or vectors.shape != expected:
             raise ServerFault(
-                f"{self._name} at {self.address} answered {vectors.dtype} {vectors.shape}; "
-                f"its card promises float32 (N, {self.card.embedding_dim})"
+                f"{self._name} at {self.address} answered {vectors.dtype} {vectors.shape} for {rows} items; "
+                f"its card promises float32 {expected}"
             )
         norms = np.linalg.norm(vectors, axis=1)
         if not np.all(np.abs(norms - 1.0) < 1e-2):  # catches NaN too

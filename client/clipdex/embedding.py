@@ -11,7 +11,7 @@ import numpy as np
 
 from clipdex.arrays import Array, Pixels, Vectors
 from clipdex.bisection import bisection
-from clipdex.errors import InvalidArgument, RequestRefused, ServerFault
+from clipdex.errors import InvalidArgument, RequestRefused
 from clipdex.icc import IccUse
 from clipdex.images import ImageSource, open_image, to_pixels
 from clipdex.steps import Steps
@@ -98,7 +98,7 @@ def _answer(
     try:
         vectors = yield future
     except RequestRefused as refusal:
-        found = yield from bisection(batch, submit, refusal)
+        found = yield from bisection(batch, submit, refusal, client.checked)
         refused = [(i, each) for i, each in enumerate(found) if isinstance(each, RequestRefused)]
         if len(refused) == len(batch) > 1:
             raise  # no item's fault
@@ -106,9 +106,7 @@ def _answer(
             position, reason = refused[0]
             others = f", and {len(refused) - 1} more" if len(refused) > 1 else ""
             raise RequestRefused(f"item {first + position} of the list{others}: {reason}") from reason
-        vectors = np.stack([each for each in found if not isinstance(each, RequestRefused)])
+        return np.stack([each for each in found if not isinstance(each, RequestRefused)])
     finally:
         future.cancel()  # harmless where it is over
-    if len(vectors) != len(batch):
-        raise ServerFault(f"{client.address} answered {len(vectors)} vectors for {len(batch)} items")
-    return client.checked(vectors)
+    return client.checked(vectors, len(batch))
