@@ -9,7 +9,7 @@ Decoding and resizing happen in threads of its own, requests and their retries i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ class AsyncClient:
         """The model's card."""
         return self.client.card
 
-    async def embed_images(self, images: Sequence[ImageSource], *, icc: IccUse = "off") -> Vectors:
+    async def embed_images(self, images: Iterable[ImageSource], *, icc: IccUse = "off") -> Vectors:
         """See `Client.embed_images`."""
         return await self._drive(image_steps(self.client, images, icc=icc))
 
@@ -89,16 +89,16 @@ class AsyncClient:
         """See `Client.embed_pixels`."""
         return await self._drive(pixel_steps(self.client, pixels))
 
-    async def embed_texts(self, texts: Sequence[str]) -> Vectors:
+    async def embed_texts(self, texts: Iterable[str]) -> Vectors:
         """See `Client.embed_texts`."""
         return await self._drive(await self._in_thread(partial(text_steps, self.client, texts)))
 
     async def classify(
         self,
-        images: Sequence[ImageSource],
-        labels: Sequence[str],
+        images: Iterable[ImageSource],
+        labels: Iterable[str],
         *,
-        templates: Sequence[str] = DEFAULT_TEMPLATES,
+        templates: Iterable[str] = DEFAULT_TEMPLATES,
         icc: IccUse = "off",
     ) -> Vectors:
         """See `Client.classify`."""

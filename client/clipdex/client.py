@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -135,13 +135,15 @@ class Client:
         """Where the model is served."""
         return self._transport.address
 
-    def embed_images(self, images: Sequence[ImageSource], *, icc: IccUse = "off") -> Vectors:
-        """N pictures (paths, file bytes, Pillow images, uint8 arrays) -> float32 (N, D) of norm 1.
+    def embed_images(self, images: Iterable[ImageSource], *, icc: IccUse = "off") -> Vectors:
+        """N pictures (paths, file bytes, open files, Pillow images, uint8 arrays) -> float32 (N, D) of norm 1.
 
+        images: a list, a generator, or a uint8 array (N, H, W, 3). They are opened batch by batch.
         icc: "srgb" converts them by their colour profiles, for an index that was made so (`Index.manifest.icc`).
 
         Raises:
             ImageError: one of them cannot be decoded; the message names it.
+            InvalidArgument: `images` is a lone picture, or holds what is none.
             RequestRefused: the server refuses one of them; the message says which.
             ServerError: the server did not answer.
         """
@@ -151,16 +153,16 @@ class Client:
         """uint8 (N, S, S, 3), resized and cropped as the card says -> float32 (N, D) of norm 1."""
         return run(pixel_steps(self, pixels, wait=True))
 
-    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+    def embed_texts(self, texts: Iterable[str]) -> Vectors:
         """N texts -> float32 (N, D) of norm 1. A text longer than the model's context is cut."""
         return run(text_steps(self, texts, wait=True))
 
     def classify(
         self,
-        images: Sequence[ImageSource],
-        labels: Sequence[str],
+        images: Iterable[ImageSource],
+        labels: Iterable[str],
         *,
-        templates: Sequence[str] = DEFAULT_TEMPLATES,
+        templates: Iterable[str] = DEFAULT_TEMPLATES,
         icc: IccUse = "off",
     ) -> Vectors:
         """N pictures, K labels -> float32 (N, K): how probable each label is, by texts made with the templates.
@@ -191,7 +193,7 @@ class Client:
             )
         return self._submit("image", {"pixels": pixels}, timeout_s, wait)
 
-    def tokenize(self, texts: Sequence[str]) -> Array:
+    def tokenize(self, texts: Iterable[str]) -> Array:
         """N texts -> int32 (N, L), as `submit_tokens` takes them."""
         return self._tokenizer(texts)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from clipdex.arrays import Array, Pixels, Vectors
 from clipdex.bisection import bisection
-from clipdex.errors import InvalidArgument, RequestRefused
+from clipdex.errors import RequestRefused
 from clipdex.icc import IccUse
-from clipdex.images import ImageSource, open_image, to_pixels
+from clipdex.images import ImageSource, open_image, require_several, to_pixels
 from clipdex.steps import Steps
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ def image_steps(
     client: Client, images: Iterable[ImageSource], *, icc: IccUse = "off", wait: bool = False
 ) -> Steps[Vectors]:
     """The steps of `Client.embed_images`. Each opens and resizes a batch of pictures. wait: see `pixel_steps`."""
-    if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
-        raise InvalidArgument("images is a list; for one picture give a list of one: [picture]")
+    require_several(images)
     spec = client.card.image
 
     def batches() -> Iterator[Pixels]:
@@ -52,7 +51,7 @@ def pixel_steps(client: Client, pixels: Pixels, *, wait: bool = False) -> Steps[
     return _embedding(client, _slices(pixels, most), most, client.submit_pixels, wait)
 
 
-def text_steps(client: Client, texts: Sequence[str], *, wait: bool = False) -> Steps[Vectors]:
+def text_steps(client: Client, texts: Iterable[str], *, wait: bool = False) -> Steps[Vectors]:
     """The steps of `Client.embed_texts`. wait: see `pixel_steps`."""
     most = client.max_texts
     return _embedding(client, _slices(client.tokenize(texts), most), most, client.submit_tokens, wait)
