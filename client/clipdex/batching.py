@@ -87,6 +87,9 @@ class Batcher:
         self._closed = True
         self._timer.close()  # which runs what it would have run later
 
+    def __repr__(self) -> str:
+        return f"<clipdex.Batcher over {self._client!r}{', closed' if self._closed else ''}>"
+
     def __enter__(self) -> Batcher:
         return self
 
@@ -97,7 +100,7 @@ class Batcher:
 
     def _add(self, queue: _Queue, row: Array) -> Future[Array]:
         if self._closed:
-            raise ClipdexError("this batcher is closed")
+            raise ClipdexError("this batcher is closed: make another")
         if self._pid != os.getpid():  # the thread that sends what waits is not here, and the lock may be held
             raise ClipdexError(
                 f"this batcher was made in process {self._pid}, and this is a child that was forked from it: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, get_args
@@ -16,7 +17,7 @@ from clipdex.card import ModelCard
 from clipdex.classify import DEFAULT_TEMPLATES, classify_steps
 from clipdex.discovery import discover, served_models
 from clipdex.embedding import image_steps, pixel_steps, text_steps
-from clipdex.errors import InvalidArgument, ServerError, ServerFault
+from clipdex.errors import InvalidArgument, ServerError, ServerFault, ServerUnreachable
 from clipdex.icc import IccUse
 from clipdex.images import ImageSource
 from clipdex.request_size import requests_in_flight, rows_of_pixels, rows_of_texts
@@ -112,12 +113,15 @@ class Client:
         shared_memory: SharedMemoryUse = "auto",
     ) -> None:
         _check_timeout(timeout_s)
-        if not wait_s >= 0:
-            raise InvalidArgument(f"wait_s is {wait_s}; expected 0 or more seconds")
+        if not _is_number(wait_s) or not wait_s >= 0:
+            raise InvalidArgument(f"wait_s is {wait_s!r}; expected 0 or more seconds")
+        if not isinstance(model, (str, type(None))):
+            raise InvalidArgument(f"model is {model!r}; expected the name of a model, a string")
         if shared_memory not in get_args(SharedMemoryUse):
             raise InvalidArgument(f"shared_memory is {shared_memory!r}; expected auto, always or never")
         self.shared_memory: SharedMemoryUse = shared_memory
         self._transport = transport
+        self._closed = False
         self._timeout_s = timeout_s
         found = discover(
             transport, model, timeout_s=timeout_s, wait_s=wait_s, cache_dir=cache_dir or default_cache_dir()
@@ -207,6 +211,7 @@ class Client:
         Raises:
             ServerError: shared_memory is "always", and the server does not take it.
         """
+        self._require_open()
         if self.shared_memory == "never":
             return False
         if self.shared_memory == "auto" and not may_share_memory(self.address):
@@ -244,13 +249,19 @@ class Client:
 
     def statistics(self, part: Literal["image", "text"]) -> ModelStatistics:
         """What the server has counted of one part of the model; zeros where nobody counts."""
+        self._require_open()
         return self._transport.statistics(f"{self._name}_{part}", self._timeout_s)
 
     def close(self) -> None:
         """Close the connection. Safe to call twice."""
+        self._closed = True
         self._transport.close()
 
+    def __repr__(self) -> str:
+        return f"<clipdex.Client of {self._name!r} at {self.address}{', closed' if self._closed else ''}>"
+
     def __enter__(self) -> Client:
+        self._require_open()
         return self
 
     def __exit__(
@@ -258,14 +269,23 @@ class Client:
     ) -> None:
         self.close()
 
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ServerUnreachable(f"this client of {self.address} is closed: connect again")
+
     def _submit(
         self, part: str, inputs: dict[str, Array], timeout_s: float | None = None, wait: bool = False
     ) -> Future[Array]:
+        self._require_open()
         timeout_s = self._timeout_s if timeout_s is None else _check_timeout(timeout_s)
         return self._transport.submit(f"{self._name}_{part}", inputs, "embedding", timeout_s, wait=wait)
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real)
+
+
 def _check_timeout(timeout_s: float) -> float:
-    if not timeout_s > 0:
-        raise InvalidArgument(f"timeout_s is {timeout_s}; expected a positive number of seconds")
+    if not _is_number(timeout_s) or not timeout_s > 0:
+        raise InvalidArgument(f"timeout_s is {timeout_s!r}; expected a positive number of seconds")
     return timeout_s
