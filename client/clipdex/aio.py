@@ -9,7 +9,7 @@ Decoding and resizing happen in threads of its own, requests and their retries i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,13 +49,16 @@ class AsyncClient:
         """connect: makes the client, in a thread, when the `async with` begins."""
         self._connect = connect
         self._client: Client | None = None
+        self._closed = False
         self._threads = ThreadPoolExecutor(max(2, usable_cpus()), thread_name_prefix="clipdex-aio")
 
     async def __aenter__(self) -> AsyncClient:
+        self._require_open()
         made = self._threads.submit(self._connect)
         try:
             self._client = await asyncio.wrap_future(made)
         except BaseException:
+            self._closed = True
             made.add_done_callback(_close_unwanted)  # its thread cannot be cancelled, and may yet connect
             self._threads.shutdown(wait=False)
             raise
@@ -67,21 +70,32 @@ class AsyncClient:
         try:
             await self._in_thread(self.client.close)
         finally:
+            self._closed = True
             self._threads.shutdown(wait=False)
 
     @property
     def client(self) -> Client:
         """The client below, whose other methods and attributes block no longer than a moment."""
+        self._require_open()
         if self._client is None:
             raise ClipdexError("not connected: write  async with clipdex.aio.connect(...) as clip")
         return self._client
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return "<clipdex.aio.AsyncClient, closed>"
+        return f"<clipdex.aio.AsyncClient {'not connected' if self._client is None else f'over {self._client!r}'}>"
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClipdexError("this client is closed: make another with clipdex.aio.connect")
 
     @property
     def card(self) -> ModelCard:
         """The model's card."""
         return self.client.card
 
-    async def embed_images(self, images: Sequence[ImageSource], *, icc: IccUse = "off") -> Vectors:
+    async def embed_images(self, images: Iterable[ImageSource], *, icc: IccUse = "off") -> Vectors:
         """See `Client.embed_images`."""
         return await self._drive(image_steps(self.client, images, icc=icc))
 
@@ -89,22 +103,23 @@ class AsyncClient:
         """See `Client.embed_pixels`."""
         return await self._drive(pixel_steps(self.client, pixels))
 
-    async def embed_texts(self, texts: Sequence[str]) -> Vectors:
+    async def embed_texts(self, texts: Iterable[str]) -> Vectors:
         """See `Client.embed_texts`."""
         return await self._drive(await self._in_thread(partial(text_steps, self.client, texts)))
 
     async def classify(
         self,
-        images: Sequence[ImageSource],
-        labels: Sequence[str],
+        images: Iterable[ImageSource],
+        labels: Iterable[str],
         *,
-        templates: Sequence[str] = DEFAULT_TEMPLATES,
+        templates: Iterable[str] = DEFAULT_TEMPLATES,
         icc: IccUse = "off",
     ) -> Vectors:
         """See `Client.classify`."""
         return await self._drive(classify_steps(self.client, images, labels, templates, icc=icc))
 
     async def _in_thread(self, function: Callable[[], _T]) -> _T:
+        self._require_open()
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
     async def _drive(self, steps: Steps[_T]) -> _T:
@@ -113,6 +128,7 @@ class AsyncClient:
         step: asyncio.Future[Future[Array] | _End[_T]] | None = None
         try:
             while True:
+                self._require_open()  # another task may have left the `async with`
                 step = asyncio.get_running_loop().run_in_executor(self._threads, _next, advance)
                 outcome = await asyncio.shield(step)
                 if isinstance(outcome, _End):

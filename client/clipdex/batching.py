@@ -19,7 +19,8 @@ import numpy as np
 
 from clipdex.arrays import Array
 from clipdex.client import Client
-from clipdex.errors import ClipdexError, InvalidArgument, RequestRefused, ServerFault
+from clipdex.embeddings import Embeddings
+from clipdex.errors import ClipdexError, InvalidArgument, RequestRefused
 from clipdex.icc import IccUse
 from clipdex.images import ImageSource, open_image, to_pixels
 from clipdex.wire.timer import Timer
@@ -87,6 +88,9 @@ class Batcher:
         self._closed = True
         self._timer.close()  # which runs what it would have run later
 
+    def __repr__(self) -> str:
+        return f"<clipdex.Batcher over {self._client!r}{', closed' if self._closed else ''}>"
+
     def __enter__(self) -> Batcher:
         return self
 
@@ -97,7 +101,7 @@ class Batcher:
 
     def _add(self, queue: _Queue, row: Array) -> Future[Array]:
         if self._closed:
-            raise ClipdexError("this batcher is closed")
+            raise ClipdexError("this batcher is closed: make another")
         if self._pid != os.getpid():  # the thread that sends what waits is not here, and the lock may be held
             raise ClipdexError(
                 f"this batcher was made in process {self._pid}, and this is a child that was forked from it: "
@@ -131,9 +135,7 @@ class Batcher:
 
         def done(request: Future[Array]) -> None:
             try:
-                vectors = self._client.checked(request.result())
-                if len(vectors) != len(items):
-                    raise ServerFault(f"the server answered {len(vectors)} vectors for {len(items)} items")
+                vectors = self._client.checked(request.result(), len(items))
             except RequestRefused as exc:
                 if len(items) == 1:
                     items[0][1].set_exception(exc)
@@ -144,7 +146,7 @@ class Batcher:
                     answer.set_exception(exc)
             else:
                 for (_, answer), vector in zip(items, vectors, strict=True):
-                    answer.set_result(vector)
+                    answer.set_result(Embeddings.of(vector, self._client.card.fingerprint))
 
         try:
             request = queue.submit(np.stack([row for row, _ in items]))

@@ -13,7 +13,10 @@ __all__ = ["bisect", "bisection"]
 
 
 def bisect(
-    batch: Array, submit: Callable[[Array], Future[Array]], refusal: RequestRefused
+    batch: Array,
+    submit: Callable[[Array], Future[Array]],
+    refusal: RequestRefused,
+    checked: Callable[[Array, int], Array],
 ) -> list[Array | RequestRefused]:
     """What becomes of each row of a refused batch: its answer, or why it alone is refused.
 
@@ -23,15 +26,19 @@ def bisect(
     Args:
         batch: (B, …). submit: sends some rows of it -> a future of as many answers.
         refusal: what the whole batch was refused with.
+        checked: an answer and the rows it is for -> the answer, or an error: `Client.checked`.
 
     Raises:
         ClipdexError: another error than a refusal.
     """
-    return run(bisection(batch, submit, refusal))
+    return run(bisection(batch, submit, refusal, checked))
 
 
 def bisection(
-    batch: Array, submit: Callable[[Array], Future[Array]], refusal: RequestRefused
+    batch: Array,
+    submit: Callable[[Array], Future[Array]],
+    refusal: RequestRefused,
+    checked: Callable[[Array, int], Array],
 ) -> Steps[list[Array | RequestRefused]]:
     """The steps of `bisect`."""
     if len(batch) == 1:
@@ -44,9 +51,9 @@ def bisection(
             try:
                 answers = yield future
             except RequestRefused as exc:
-                found += yield from bisection(half, submit, exc)
+                found += yield from bisection(half, submit, exc, checked)
             else:
-                found += list(answers)
+                found += list(checked(answers, len(half)))
     finally:
         for _, future in halves:
             future.cancel()  # harmless where it is over

@@ -6,7 +6,7 @@ picture · labels ─▶ × logit scale ─▶ softmax, or + bias ─▶ sigmoid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from clipdex.errors import InvalidArgument, ServerFault
 from clipdex.icc import IccUse
 from clipdex.images import ImageSource
 from clipdex.steps import Steps
+from clipdex.texts import text_list
 
 if TYPE_CHECKING:
     from clipdex.client import Client
@@ -33,27 +34,29 @@ _SMALLEST_MEAN = 1e-3
 
 def classify_steps(
     client: Client,
-    images: Sequence[ImageSource],
-    labels: Sequence[str],
-    templates: Sequence[str],
+    images: Iterable[ImageSource],
+    labels: Iterable[str],
+    templates: Iterable[str],
     *,
     icc: IccUse = "off",
     wait: bool = False,
 ) -> Steps[Vectors]:
     """The steps of `Client.classify`. wait: see `pixel_steps`."""
+    of_images = image_steps(client, images, icc=icc, wait=wait)  # begins when it is waited for
     label_vectors = yield from label_steps(client, labels, templates, wait=wait)
-    pictures = yield from image_steps(client, images, icc=icc, wait=wait)
+    pictures = yield from of_images
     return probabilities(client.card, pictures, label_vectors)
 
 
 def label_steps(
-    client: Client, labels: Sequence[str], templates: Sequence[str], *, wait: bool = False
+    client: Client, labels: Iterable[str], templates: Iterable[str], *, wait: bool = False
 ) -> Steps[Vectors]:
     """K labels -> float32 (K, D) of norm 1: each the mean of its vectors in all templates, as CLIP's authors do.
 
     Raises:
         InvalidArgument: there are too few labels, one is empty or there twice, or a template has no place for it.
     """
+    labels, templates = text_list(labels, "labels"), text_list(templates, "templates")
     _check(client.card, labels, templates)
     texts = [template.replace(_BLANK, label.strip()) for label in labels for template in templates]
     vectors = yield from text_steps(client, texts, wait=wait)
@@ -86,9 +89,6 @@ def probabilities(card: ModelCard, pictures: Vectors, labels: Vectors) -> Vector
 
 
 def _check(card: ModelCard, labels: Sequence[str], templates: Sequence[str]) -> None:
-    for name, given in (("labels", labels), ("templates", templates)):
-        if isinstance(given, str) or not all(isinstance(each, str) for each in given):
-            raise InvalidArgument(f"{name} is a list of strings, not {given!r}")
     names = [label.strip() for label in labels]
     if not all(names):
         raise InvalidArgument("a label is empty; say what a picture may show")

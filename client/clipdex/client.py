@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, get_args
@@ -16,7 +17,7 @@ from clipdex.card import ModelCard
 from clipdex.classify import DEFAULT_TEMPLATES, classify_steps
 from clipdex.discovery import discover, served_models
 from clipdex.embedding import image_steps, pixel_steps, text_steps
-from clipdex.errors import InvalidArgument, ServerError, ServerFault
+from clipdex.errors import InvalidArgument, ServerError, ServerFault, ServerUnreachable
 from clipdex.icc import IccUse
 from clipdex.images import ImageSource
 from clipdex.request_size import requests_in_flight, rows_of_pixels, rows_of_texts
@@ -112,12 +113,15 @@ class Client:
         shared_memory: SharedMemoryUse = "auto",
     ) -> None:
         _check_timeout(timeout_s)
-        if not wait_s >= 0:
-            raise InvalidArgument(f"wait_s is {wait_s}; expected 0 or more seconds")
+        if not _is_number(wait_s) or not wait_s >= 0:
+            raise InvalidArgument(f"wait_s is {wait_s!r}; expected 0 or more seconds")
+        if not isinstance(model, (str, type(None))):
+            raise InvalidArgument(f"model is {model!r}; expected the name of a model, a string")
         if shared_memory not in get_args(SharedMemoryUse):
             raise InvalidArgument(f"shared_memory is {shared_memory!r}; expected auto, always or never")
         self.shared_memory: SharedMemoryUse = shared_memory
         self._transport = transport
+        self._closed = False
         self._timeout_s = timeout_s
         found = discover(
             transport, model, timeout_s=timeout_s, wait_s=wait_s, cache_dir=cache_dir or default_cache_dir()
@@ -135,13 +139,15 @@ class Client:
         """Where the model is served."""
         return self._transport.address
 
-    def embed_images(self, images: Sequence[ImageSource], *, icc: IccUse = "off") -> Vectors:
-        """N pictures (paths, file bytes, Pillow images, uint8 arrays) -> float32 (N, D) of norm 1.
+    def embed_images(self, images: Iterable[ImageSource], *, icc: IccUse = "off") -> Vectors:
+        """N pictures (paths, file bytes, open files, Pillow images, uint8 arrays) -> float32 (N, D) of norm 1.
 
+        images: a list, a generator, or a uint8 array (N, H, W, 3). They are opened batch by batch.
         icc: "srgb" converts them by their colour profiles, for an index that was made so (`Index.manifest.icc`).
 
         Raises:
             ImageError: one of them cannot be decoded; the message names it.
+            InvalidArgument: `images` is a lone picture, or holds what is none.
             RequestRefused: the server refuses one of them; the message says which.
             ServerError: the server did not answer.
         """
@@ -151,16 +157,16 @@ class Client:
         """uint8 (N, S, S, 3), resized and cropped as the card says -> float32 (N, D) of norm 1."""
         return run(pixel_steps(self, pixels, wait=True))
 
-    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+    def embed_texts(self, texts: Iterable[str]) -> Vectors:
         """N texts -> float32 (N, D) of norm 1. A text beyond the context is cut, with a TextCut warning."""
         return run(text_steps(self, texts, wait=True))
 
     def classify(
         self,
-        images: Sequence[ImageSource],
-        labels: Sequence[str],
+        images: Iterable[ImageSource],
+        labels: Iterable[str],
         *,
-        templates: Sequence[str] = DEFAULT_TEMPLATES,
+        templates: Iterable[str] = DEFAULT_TEMPLATES,
         icc: IccUse = "off",
     ) -> Vectors:
         """N pictures, K labels -> float32 (N, K): how probable each label is, by texts made with the templates.
@@ -191,11 +197,11 @@ class Client:
             )
         return self._submit("image", {"pixels": pixels}, timeout_s, wait)
 
-    def tokenize(self, texts: Sequence[str]) -> Array:
+    def tokenize(self, texts: Iterable[str]) -> Array:
         """N texts -> int32 (N, L), as `submit_tokens` takes them."""
         return self._tokenizer(texts)
 
-    def lost(self, texts: Sequence[str]) -> list[str]:
+    def lost(self, texts: Iterable[str]) -> list[str]:
         """What of each text lies beyond the model's context, and is not embedded; "" where all of it fits."""
         return self._tokenizer.lost(texts)
 
@@ -209,6 +215,7 @@ class Client:
         Raises:
             ServerError: shared_memory is "always", and the server does not take it.
         """
+        self._require_open()
         if self.shared_memory == "never":
             return False
         if self.shared_memory == "auto" and not may_share_memory(self.address):
@@ -225,12 +232,17 @@ class Client:
         """Let the server forget about it, before it is closed. Never fails."""
         self._transport.unshare(memory)
 
-    def checked(self, vectors: Array) -> Vectors:
-        """Vectors as a server sent them, float32 (B, D), or ServerFault if they are no embeddings."""
-        if vectors.dtype != np.float32 or vectors.ndim != 2 or vectors.shape[1] != self.card.embedding_dim:
+    def checked(self, vectors: Array, rows: int) -> Vectors:
+        """What a server answered for a batch of `rows`: float32 (rows, D) of norm 1.
+
+        Raises:
+            ServerFault: these are not the embeddings of so many rows.
+        """
+        expected = (rows, self.card.embedding_dim)
+        if vectors.dtype != np.float32 or vectors.shape != expected:
             raise ServerFault(
-                f"{self._name} at {self.address} answered {vectors.dtype} {vectors.shape}; "
-                f"its card promises float32 (N, {self.card.embedding_dim})"
+                f"{self._name} at {self.address} answered {vectors.dtype} {vectors.shape} for {rows} items; "
+                f"its card promises float32 {expected}"
             )
         norms = np.linalg.norm(vectors, axis=1)
         if not np.all(np.abs(norms - 1.0) < 1e-2):  # catches NaN too
@@ -241,13 +253,19 @@ class Client:
 
     def statistics(self, part: Literal["image", "text"]) -> ModelStatistics:
         """What the server has counted of one part of the model; zeros where nobody counts."""
+        self._require_open()
         return self._transport.statistics(f"{self._name}_{part}", self._timeout_s)
 
     def close(self) -> None:
         """Close the connection. Safe to call twice."""
+        self._closed = True
         self._transport.close()
 
+    def __repr__(self) -> str:
+        return f"<clipdex.Client of {self._name!r} at {self.address}{', closed' if self._closed else ''}>"
+
     def __enter__(self) -> Client:
+        self._require_open()
         return self
 
     def __exit__(
@@ -255,14 +273,23 @@ class Client:
     ) -> None:
         self.close()
 
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ServerUnreachable(f"this client of {self.address} is closed: connect again")
+
     def _submit(
         self, part: str, inputs: dict[str, Array], timeout_s: float | None = None, wait: bool = False
     ) -> Future[Array]:
+        self._require_open()
         timeout_s = self._timeout_s if timeout_s is None else _check_timeout(timeout_s)
         return self._transport.submit(f"{self._name}_{part}", inputs, "embedding", timeout_s, wait=wait)
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real)
+
+
 def _check_timeout(timeout_s: float) -> float:
-    if not timeout_s > 0:
-        raise InvalidArgument(f"timeout_s is {timeout_s}; expected a positive number of seconds")
+    if not _is_number(timeout_s) or not timeout_s > 0:
+        raise InvalidArgument(f"timeout_s is {timeout_s!r}; expected a positive number of seconds")
     return timeout_s

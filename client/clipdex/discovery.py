@@ -61,7 +61,7 @@ def discover(
             if not wait_s:
                 raise
             if left <= 0:
-                raise type(exc)(f"{exc} (waited {wait_s:g} s)") from exc
+                raise type(exc)(f"{exc} (waited {wait_s:g} s)") from exc.__cause__
             if not told:
                 _LOG.info("%s; waiting up to %g s", exc, wait_s)
                 told = True

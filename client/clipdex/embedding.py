@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,9 +12,9 @@ import numpy as np
 from clipdex.arrays import Array, Pixels, Vectors
 from clipdex.bisection import bisection
 from clipdex.embeddings import Embeddings
-from clipdex.errors import InvalidArgument, RequestRefused, ServerFault
+from clipdex.errors import RequestRefused
 from clipdex.icc import IccUse
-from clipdex.images import ImageSource, open_image, to_pixels
+from clipdex.images import ImageSource, open_image, require_several, to_pixels
 from clipdex.steps import Steps
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ def image_steps(
     client: Client, images: Iterable[ImageSource], *, icc: IccUse = "off", wait: bool = False
 ) -> Steps[Vectors]:
     """The steps of `Client.embed_images`. Each opens and resizes a batch of pictures. wait: see `pixel_steps`."""
-    if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
-        raise InvalidArgument("images is a list; for one picture give a list of one: [picture]")
+    require_several(images)
     spec = client.card.image
 
     def batches() -> Iterator[Pixels]:
@@ -53,7 +52,7 @@ def pixel_steps(client: Client, pixels: Pixels, *, wait: bool = False) -> Steps[
     return _embedding(client, _slices(pixels, most), most, client.submit_pixels, wait)
 
 
-def text_steps(client: Client, texts: Sequence[str], *, wait: bool = False) -> Steps[Vectors]:
+def text_steps(client: Client, texts: Iterable[str], *, wait: bool = False) -> Steps[Vectors]:
     """The steps of `Client.embed_texts`. wait: see `pixel_steps`."""
     most = client.max_texts
     return _embedding(client, _slices(client.tokenize(texts), most), most, client.submit_tokens, wait)
@@ -99,7 +98,7 @@ def _answer(
     try:
         vectors = yield future
     except RequestRefused as refusal:
-        found = yield from bisection(batch, submit, refusal)
+        found = yield from bisection(batch, submit, refusal, client.checked)
         refused = [(i, each) for i, each in enumerate(found) if isinstance(each, RequestRefused)]
         if len(refused) == len(batch) > 1:
             raise  # no item's fault
@@ -107,9 +106,7 @@ def _answer(
             position, reason = refused[0]
             others = f", and {len(refused) - 1} more" if len(refused) > 1 else ""
             raise RequestRefused(f"item {first + position} of the list{others}: {reason}") from reason
-        vectors = np.stack([each for each in found if not isinstance(each, RequestRefused)])
+        return np.stack([each for each in found if not isinstance(each, RequestRefused)])
     finally:
         future.cancel()  # harmless where it is over
-    if len(vectors) != len(batch):
-        raise ServerFault(f"{client.address} answered {len(vectors)} vectors for {len(batch)} items")
-    return client.checked(vectors)
+    return client.checked(vectors, len(batch))

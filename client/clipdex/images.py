@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,21 @@ from clipdex.flatten import over, with_alpha
 from clipdex.formats import FORMATS, OwnPicture, open_header, open_ours, refused
 from clipdex.icc import IccUse, check_icc, convert_to_srgb
 from clipdex.jpeg import whole_without_end
+from clipdex.open_files import is_open_file, name_of, read_open
 from clipdex.png import deep_colours, scale_key, without_remarks
 
-__all__ = ["FORMATS", "MAX_PIXELS", "ImageSource", "center_crop", "open_image", "resized", "to_pixels"]
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "ImageSource",
+    "center_crop",
+    "open_image",
+    "require_several",
+    "resized",
+    "to_pixels",
+]
 
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]"
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[np.uint8]"
 
 # 16,384 × 16,384: a telephone's 200 megapixels, and not much more. 1 GiB at Pillow's 4 bytes a pixel.
 MAX_PIXELS = 1 << 28
@@ -82,8 +92,8 @@ def open_image(
     """Decode a picture to an RGB image, upright, with transparency laid over `fill`.
 
     Args:
-        source: a path, the bytes of a picture file, a Pillow image, or an array of dtype uint8 and
-            shape (H, W), (H, W, 3) or (H, W, 4).
+        source: a path, the bytes of a picture file, a file opened in binary mode or `io.BytesIO` (read from its
+            start), a Pillow image, or an array of dtype uint8 and shape (H, W), (H, W, 3) or (H, W, 4).
         fill: the RGB under transparent pixels.
         max_pixels: larger pictures are refused before they are decoded.
         icc: "srgb" converts colours by the profile that comes with the picture, if any; "off" takes them as they
@@ -102,9 +112,26 @@ def open_image(
         return _decode_bytes(bytes(source), "the bytes given", rules)
     if isinstance(source, (str, os.PathLike)):
         return _decode_bytes(_read(source), os.fspath(source), rules)
+    if is_open_file(source):
+        return _decode_bytes(read_open(source), name_of(source), rules)
     raise InvalidArgument(
-        f"a picture is a path, bytes, a Pillow image or a uint8 array, not {type(source).__name__}"
+        f"a picture is a path, bytes, an open file, a Pillow image or a uint8 array, not {type(source).__name__}"
     )
+
+
+def require_several(images: Iterable[ImageSource]) -> None:
+    """Raise InvalidArgument unless it is some pictures, and not a lone one, which may be iterable as well."""
+    lone = isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)) or is_open_file(
+        images
+    )
+    if lone or (isinstance(images, np.ndarray) and images.ndim in (0, 2, 3)):
+        shape = f" of shape {images.shape}" if isinstance(images, np.ndarray) else ""
+        raise InvalidArgument(
+            f"images is a list, or an array (N, H, W, 3), not one {type(images).__name__}{shape}; "
+            "for one picture give a list of one: [picture]"
+        )
+    if not isinstance(images, Iterable):
+        raise InvalidArgument(f"images is a list of pictures, not {type(images).__name__}")
 
 
 def to_pixels(image: Image.Image, spec: ImageSpec) -> Pixels:

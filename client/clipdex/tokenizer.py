@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from clipdex.card import TextSpec
 from clipdex.cleaning import clean
-from clipdex.errors import CardError, InvalidArgument
+from clipdex.errors import CardError
 from clipdex.text_cut import warn_of_cut
+from clipdex.texts import text_list
 
 __all__ = ["Tokenizer"]
 
@@ -40,23 +41,18 @@ class Tokenizer:
             self._backend.enable_padding(length=spec.context_length, pad_id=spec.pad_id)
         self._encoded(["a"])  # what parses may still have no way to tokenize anything
 
-    def __call__(self, texts: Sequence[str]) -> npt.NDArray[np.int32]:
-        """list of B texts -> int32 (B, context_length). Longer texts are cut, the end token is kept.
+    def __call__(self, texts: Iterable[str]) -> npt.NDArray[np.int32]:
+        """B texts -> int32 (B, context_length). Longer texts are cut, the end token is kept.
 
         Raises:
             InvalidArgument: `texts` is a single string, or holds something else than strings.
             CardError: the tokenizer makes of them no token ids of that length.
         """
-        if isinstance(texts, str):
-            raise InvalidArgument("texts is a list of strings; for one text give a list of one: [text]")
-        for text in texts:
-            if not isinstance(text, str):
-                raise InvalidArgument(f"a text is a string, not {type(text).__name__}: {text!r}")
         return self._encoded(self._cleaned(texts))
 
-    def _cleaned(self, texts: Sequence[str]) -> list[str]:
+    def _cleaned(self, texts: Iterable[str]) -> list[str]:
         # A command line's undecodable bytes arrive as lone surrogates, which are no Unicode text.
-        sound = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        sound = [text.encode("utf-8", "replace").decode("utf-8") for text in text_list(texts)]
         return [clean(text, self.spec.cleaning) for text in sound]
 
     def _encoded(self, texts: list[str]) -> npt.NDArray[np.int32]:
@@ -69,7 +65,7 @@ class Tokenizer:
         warn_of_cut([_lost(text, each) for text, each in zip(texts, encodings, strict=True)], length)
         return ids.reshape(len(texts), length).astype(np.int32)
 
-    def lost(self, texts: Sequence[str]) -> list[str]:
+    def lost(self, texts: Iterable[str]) -> list[str]:
         """What of each text, cleaned, lies beyond the model's context; "" where all of it fits."""
         with _faults_told("cannot be used"):
             cleaned = self._cleaned(texts)

@@ -74,6 +74,7 @@ def run_load(
     concurrency: int,
     window: Window,
     *,
+    checked: Callable[[Array], object] = lambda answer: None,
     opened: Callable[[], object] = lambda: None,
     closed: Callable[[], object] = lambda: None,
 ) -> Load:
@@ -83,10 +84,11 @@ def run_load(
 
     Args:
         submit: sends request number n and returns at once.
+        checked: raises an error over an answer that is not what was asked for.
         opened, closed: called when the window begins and ends, the load still on.
 
     Raises:
-        Whatever a request raised; the others are withdrawn.
+        Whatever a request, or `checked`, raised; the others are withdrawn.
     """
     answers: SimpleQueue[tuple[Future[Array], float, float]] = SimpleQueue()
     flying: set[Future[Array]] = set()
@@ -103,7 +105,7 @@ def run_load(
     def receive() -> tuple[float, float]:
         answer, began, ended = answers.get()
         flying.discard(answer)
-        answer.result()
+        checked(answer.result())
         return began, ended
 
     try:

@@ -137,7 +137,12 @@ def measure_point(
         counted.append(client.statistics(part))
 
     load: Load = run_load(
-        lambda n: send(payload[n % starts : n % starts + batch]), concurrency, window, opened=count, closed=count
+        lambda n: send(payload[n % starts : n % starts + batch]),
+        concurrency,
+        window,
+        checked=lambda answer: client.checked(answer, batch),
+        opened=count,
+        closed=count,
     )
     before, after = counted
     return Point(

@@ -119,7 +119,7 @@ class Index:
             raise IndexDamaged(f"{self.directory}: cannot be read: {exc.strerror}") from exc
         try:
             self.manifest = Manifest.read(self.directory)
-            self._store = RowStore.open(self.directory / ROWS_FILE, write=False)
+            self._opened_store = RowStore.open(self.directory / ROWS_FILE, write=False)
         except BaseException:
             os.close(place)
             raise
@@ -127,6 +127,19 @@ class Index:
         self.generation = object()
         self._int8 = Int8Watch()
         self._norms = RowNorms()
+
+    @property
+    def _store(self) -> RowStore:
+        self._require_open()
+        return self._opened_store
+
+    def _require_open(self) -> None:
+        if self._place < 0:
+            raise IndexFault(f"this Index of {self.directory} is closed: open it again with Index.open")
+
+    def __repr__(self) -> str:
+        state = f"{len(self)} pictures" if self._place >= 0 else "closed"
+        return f"<clipdex.Index {os.fspath(self.directory)!r}: {state}>"
 
     def _look_until_in_place(self) -> None:
         """Take a snapshot whose rows and vectors are of one index, although a compaction may swap it meanwhile."""
@@ -320,6 +333,7 @@ class Index:
         """
         with self._where_lock:
             if self._where is None:
+                self._require_open()
                 opened = Where(self.directory / ROWS_FILE)
                 if not self._in_place():
                     opened.close()
@@ -338,6 +352,7 @@ class Index:
         Raises:
             InvalidArgument: there is no such picture, or several look the same.
         """
+        self._require_open()
         if isinstance(which, (int, np.integer)):
             if 0 <= which < len(self._vectors) and which not in self._dead:
                 return int(which)
@@ -419,7 +434,7 @@ class Index:
                 if self._where is not None:
                     self._where.close()
                 self._where = None
-            self._store.close()
+            self._opened_store.close()
             os.close(self._place)
             self._place = -1
 

@@ -13,11 +13,19 @@ import time
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 
 from clipdex.arrays import Array
-from clipdex.errors import IndexDamaged, IndexFormatError, IndexLocked, IndexWriteError, InvalidArgument
+from clipdex.errors import (
+    IndexDamaged,
+    IndexFault,
+    IndexFormatError,
+    IndexLocked,
+    IndexWriteError,
+    InvalidArgument,
+)
 from clipdex.index.create import LOCK_FILE, create_index, put_back, sweep_unfinished
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, Changes, Failure, KnownFile, Picture, RowStore
@@ -27,6 +35,8 @@ from clipdex.index.wal import wal_damage
 from clipdex.interrupts import interrupts_wait
 
 __all__ = ["IndexWriter"]
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger("clipdex.index")
 
@@ -46,19 +56,19 @@ class IndexWriter:
             _sync_name(directory)
             if lost := wal_damage(directory / ROWS_FILE):  # opening it for writing is the end of what it holds
                 _log.warning("%s: %s; clipdex index makes their rows again", directory, lost)
-            self._store = RowStore.open(directory / ROWS_FILE, write=True)
+            self._row_store = RowStore.open(directory / ROWS_FILE, write=True)
             try:
-                self._committed = self._store.committed_rows()
-                extents = self._store.extents()
-                self._vectors = VectorFile(directory, self.manifest, self._committed)
-                self._files = SoundFiles(self._store, self._vectors.check(extents))
+                self._committed = self._row_store.committed_rows()
+                extents = self._row_store.extents()
+                self._vector_file = VectorFile(directory, self.manifest, self._committed)
+                self._sound_files = SoundFiles(self._row_store, self._vector_file.check(extents))
             except BaseException:
-                self._store.close()
+                self._row_store.close()
                 raise
         except BaseException:
             os.close(self._lock)
             raise
-        self._changes = Changes()
+        self._pending = Changes()
         self._row_of_content: dict[bytes, int] = {}  # of rows appended since the last commit
 
     @classmethod
@@ -79,6 +89,33 @@ class IndexWriter:
                 f"{directory} is an empty directory, not a clipdex index: remove it, or give another path"
             )
         return cls(directory)
+
+    # A closed descriptor's number may be another file's by now: nothing is written through one.
+
+    @property
+    def _store(self) -> RowStore:
+        return self._if_open(self._row_store)
+
+    @property
+    def _vectors(self) -> VectorFile:
+        return self._if_open(self._vector_file)
+
+    @property
+    def _files(self) -> SoundFiles:
+        return self._if_open(self._sound_files)
+
+    @property
+    def _changes(self) -> Changes:
+        return self._if_open(self._pending)
+
+    def _if_open(self, part: _T) -> _T:
+        if self._lock < 0:
+            raise IndexFault(f"this IndexWriter of {self.directory} is closed: open it again to go on")
+        return part
+
+    def __repr__(self) -> str:
+        state = f"{self._committed} rows, {self.pending} changes to commit" if self._lock >= 0 else "closed"
+        return f"<clipdex.IndexWriter {os.fspath(self.directory)!r}: {state}>"
 
     @property
     def committed_rows(self) -> int:
@@ -216,7 +253,7 @@ class IndexWriter:
             raise
         self._committed = self._vectors.rows
         self._vectors.start_extent()
-        self._changes = Changes()
+        self._pending = Changes()
         self._row_of_content.clear()
 
     def close(self) -> None:
@@ -224,11 +261,11 @@ class IndexWriter:
         if self._lock >= 0:
             try:
                 # Asked, not remembered: Ctrl-C may have come between a commit and the note of it.
-                committed = self._store.committed_rows()
+                committed = self._row_store.committed_rows()
             except IndexDamaged:
                 committed = None
-            self._vectors.close(committed)
-            self._store.close()
+            self._vector_file.close(committed)
+            self._row_store.close()
             os.close(self._lock)
             self._lock = -1
 
@@ -239,7 +276,7 @@ class IndexWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if error is None:
+            if error is None and self._lock >= 0:
                 self.commit()
         finally:
             self.close()

@@ -338,18 +338,18 @@ class _Run:
 
     def _answers(self, batch: Batch, answer: Future[Array]) -> Array:
         """The model's vectors for a batch's pixels; those that it refuses leave the batch for the ledger."""
+        pixels, client = batch.pixels(), self._client
         try:
-            return self._client.checked(answer.result())
+            return client.checked(answer.result(), len(pixels))
         except RequestRefused as exc:
-            pixels = batch.pixels()
-            found = bisect(pixels, lambda part: self._client.submit_pixels(part, _BATCH_DEADLINE_S), exc)
+            found = bisect(pixels, lambda part: client.submit_pixels(part, _BATCH_DEADLINE_S), exc, client.checked)
             refusals = {row: each for row, each in enumerate(found) if isinstance(each, RequestRefused)}
             if len(found) > 1 and len(refusals) == len(found):
                 raise  # it is not the pictures that are at fault
-        vectors = np.zeros((len(found), self._client.card.embedding_dim), dtype=np.float32)
+        vectors = np.zeros((len(found), client.card.embedding_dim), dtype=np.float32)
         for row, each in enumerate(found):
             if not isinstance(each, RequestRefused):
-                vectors[row] = self._client.checked(each[np.newaxis])[0]
+                vectors[row] = each
         for row, refusal in refusals.items():
             for picture in batch.drop([row]):
                 p = picture

@@ -68,7 +68,7 @@ class Query:
         like: int | str | os.PathLike[str] | None = None,
         weight: float = 1.0,
     ) -> Query:
-        """With one part more: a text, a picture (path, file bytes, Pillow image), or an indexed row or path."""
+        """With one part more: a text, a picture (see `open_image`), or an indexed row or path."""
         given: list[Part] = []
         if text is not None:
             given.append(Part("text", text, weight))

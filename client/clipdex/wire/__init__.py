@@ -71,7 +71,11 @@ def _addresses(address: str | Sequence[str]) -> list[str]:
     """`a:1,b:1`, or a list of addresses -> each of them. A path after `inproc:` may hold commas."""
     if isinstance(address, str) and address.startswith(INPROC):
         return [address]
-    parts = address.split(",") if isinstance(address, str) else list(address)
+    parts = address.split(",") if isinstance(address, str) else address
+    if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
+        raise InvalidArgument(
+            f"the address is {address!r}: give HOST:PORT in a string, as in 'localhost:8001', or a list of such"
+        )
     addresses = [part.strip() for part in parts]
     if not addresses:
         raise InvalidArgument("the list of addresses is empty: give HOST:PORT, as in localhost:8001")

@@ -17,7 +17,7 @@ from clipdex.wire.generated import model_config_pb2, service_pb2
 from clipdex.wire.inspected import Batching, InspectedModel, InspectedServer, InstanceGroup, Tensor
 from clipdex.wire.messages import infer_request, output_array, statistics
 from clipdex.wire.model_config import from_message
-from clipdex.wire.status import is_restricted, translate
+from clipdex.wire.status import cause_of, is_restricted, translate
 from clipdex.wire.transport import LARGEST_ANSWER
 
 __all__ = ["Inspection", "model_of"]
@@ -132,7 +132,7 @@ class Inspection:
             return self._connection.call(method, request, timeout_s or self._timeout_s)
         except grpc.RpcError as exc:
             error: ClipdexError = translate(exc, self.address)
-            raise error from exc
+            raise error from cause_of(error, exc)
 
 
 def model_of(config: Any, **more: Any) -> InspectedModel:

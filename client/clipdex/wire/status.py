@@ -17,7 +17,7 @@ from clipdex.errors import (
 )
 from clipdex.wire.proxy import proxy_hint
 
-__all__ = ["ERROR_OF_STATUS", "is_restricted", "translate"]
+__all__ = ["ERROR_OF_STATUS", "cause_of", "is_restricted", "translate"]
 
 _S = grpc.StatusCode
 
@@ -78,8 +78,13 @@ def is_restricted(error: grpc.RpcError) -> bool:
     return _RESTRICTED in (error.details() or "")
 
 
+def cause_of(told: ClipdexError, error: grpc.RpcError) -> grpc.RpcError | None:
+    """What Python shows above an error: gRPC's own, but where no server answers, of which it knows no more."""
+    return None if isinstance(told, (ServerUnreachable, DeadlineExceeded)) else error
+
+
 def translate(error: grpc.RpcError, address: str) -> ClipdexError:
-    """The clipdex error for a failed call to `address`; raise it `from error`."""
+    """The clipdex error for a failed call to `address`; raise it from its `cause_of`."""
     # A grpc.RpcError raised by a call is also a grpc.Call, which has code() and details().
     code: grpc.StatusCode = error.code()
     details = " ".join((error.details() or "no details given").split())

@@ -23,7 +23,7 @@ from clipdex.wire.messages import infer_request, output_array, statistics
 from clipdex.wire.model_config import from_message
 from clipdex.wire.regions import Regions
 from clipdex.wire.shared_memory import SharedMemory
-from clipdex.wire.status import is_restricted, translate
+from clipdex.wire.status import cause_of, is_restricted, translate
 from clipdex.wire.transport import LARGEST_ANSWER, SMALLEST_LIMIT, ModelConfig, ModelStatistics, ServerInfo
 
 __all__ = ["TritonTransport"]
@@ -175,7 +175,7 @@ class TritonTransport:
         except grpc.RpcError as exc:
             self._look_after(connection, exc, began, timeout_s)
             error = self._error(exc, connection)
-            error.__cause__ = exc
+            error.__cause__ = cause_of(error, exc)
             return error
         except grpc.FutureCancelledError as exc:
             if self._closed.is_set():
@@ -252,6 +252,7 @@ class TritonTransport:
         try:
             yield
         except grpc.RpcError as exc:
-            raise translate(exc, self._address) from exc
+            error = translate(exc, self._address)
+            raise error from cause_of(error, exc)
         except ValueError as exc:  # grpc's word for a channel that another thread closed meanwhile
             raise ServerUnreachable(f"the connection to {self._address} is closed") from exc
