@@ -14,7 +14,7 @@ from clipdex.index.ann_file import ANN_FILE, AnnHeader, read
 from clipdex.index.reader import Index
 from clipdex.search.exact import Ranking, rank
 from clipdex.search.selection import flags_of
-from clipdex.search.topk import top_k
+from clipdex.search.topk import RowNorms, top_k
 
 __all__ = ["AnnIndex", "import_faiss"]
 
@@ -60,6 +60,8 @@ class AnnIndex:
         _require_seen(header, index)
         found = faiss.deserialize_index(blob)
         if header.kind == "hnsw":
+            # All rows are read now; what is not finite, a graph would not lead to.
+            index.require_sound(np.setdiff1d(np.arange(header.rows), index.tombstones, assume_unique=True))
             found.storage = _storage(faiss, index.vectors[: header.rows], header)
             found.own_fields = True
             found.storage.this.disown()
@@ -103,16 +105,20 @@ class AnnIndex:
         count = int(np.count_nonzero(live[:covered]))
         fetch = self._fetch(k)
         if fetch > min(_MOST_HITS, count) or count < max(min(_LEAST_ROWS, covered), _LEAST_SHARE * covered):
-            return top_k(vectors, queries, k, allowed=allowed, dead=dead, minimum=minimum)
+            return top_k(
+                vectors, queries, k, allowed=allowed, dead=dead, minimum=minimum, norms=RowNorms(unit=True)
+            )
         candidates = self._candidates(queries, fetch, live[:covered], count)
         since = covered + np.flatnonzero(live[covered:])
-        added = top_k(vectors, queries, k, allowed=since) if len(since) else None
+        added = top_k(vectors, queries, k, allowed=since, norms=RowNorms(unit=True)) if len(since) else None
         answers = []
         for i, query in enumerate(queries):
             rows = candidates[i][(candidates[i] >= 0) & (candidates[i] < covered)]
             rows = rows if added is None else np.union1d(rows, added[i].rows)
             if len(rows) < min(k, count):
-                answers += top_k(vectors, query[None], k, allowed=allowed, dead=dead, minimum=minimum)
+                answers += top_k(
+                    vectors, query[None], k, allowed=allowed, dead=dead, minimum=minimum, norms=RowNorms(unit=True)
+                )
             else:
                 answers.append(rank(vectors, query, rows, k, minimum))
         return answers

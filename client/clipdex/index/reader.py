@@ -28,12 +28,15 @@ from clipdex.query.grouping import Group, Grouping, Traits
 from clipdex.search.exact import Ranking
 from clipdex.search.topk import RowNorms
 from clipdex.search.topk import top_k as exact_top_k
+from clipdex.search.unit import UnsoundRow, not_unit
 from clipdex.spelling import composed_path
 from clipdex.untrusted_json import parse_json
 
 __all__ = ["DEFAULT_TOP_K", "Hit", "Index", "IndexInfo", "Ranker"]
 
 DEFAULT_TOP_K = 5
+
+_CHECKED_AT_ONCE = 65_536  # rows
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class Index:
         self._place = place
         self.generation = object()
         self._int8 = Int8Watch()
-        self._norms = RowNorms()
+        self._norms = RowNorms(unit=True)
 
     def _look_until_in_place(self) -> None:
         """Take a snapshot whose rows and vectors are of one index, although a compaction may swap it meanwhile."""
@@ -206,6 +209,7 @@ class Index:
             InvalidArgument: the width of the queries is not the index's, the condition is none, or a number is
                 out of range; `top_k` by itself may not be above the number of pictures.
             IndexFault: `ann` is of other rows: the index was compacted since, or it is of another index.
+            IndexDamaged: a row that was looked at, and might have been a hit, is not finite or not of norm 1.
         """
         wide = self._checked_queries(queries)
         plain = not offset and min_score is None and where is None and not len(exclude) and grouping is None
@@ -226,19 +230,22 @@ class Index:
             ann.require(self)
 
         def rank(some: Array, k: int) -> list[Ranking]:
-            if ann is not None:
-                minimum = -np.inf if min_score is None else min_score
-                return ann.rank(self._vectors, some, k, allowed=allowed, dead=dead, minimum=minimum)
-            return exact_top_k(
-                self._vectors,
-                some,
-                k,
-                codes=self.codes(),
-                allowed=allowed,
-                dead=dead,
-                minimum=-np.inf if min_score is None else min_score,
-                norms=self._norms,
-            )
+            minimum = -np.inf if min_score is None else min_score
+            try:
+                if ann is not None:
+                    return ann.rank(self._vectors, some, k, allowed=allowed, dead=dead, minimum=minimum)
+                return exact_top_k(
+                    self._vectors,
+                    some,
+                    k,
+                    codes=self.codes(),
+                    allowed=allowed,
+                    dead=dead,
+                    minimum=minimum,
+                    norms=self._norms,
+                )
+            except UnsoundRow as exc:
+                raise self._unsound(exc.row) from exc
 
         if grouping is None:
             ranked = rank(wide, end)
@@ -268,7 +275,9 @@ class Index:
     def _hits(self, found: Sequence[tuple[Ranking, Sequence[Group]]]) -> list[list[Hit]]:
         """Groups of positions in rankings, as hits."""
         named = {int(ranking.rows[i]) for ranking, groups in found for group in groups for i in group.all}
-        pictures = self._store.pictures(sorted(named))
+        rows = sorted(named)
+        self.require_sound(rows)  # what had codes, or was named by FAISS, has not been looked at before
+        pictures = self._store.pictures(rows)
 
         def hit(ranking: Ranking, i: int) -> Hit:
             row = int(ranking.rows[i])
@@ -312,6 +321,20 @@ class Index:
         found = self._where.rows(condition, params, len(self._vectors))
         return found[~np.isin(found, self._dead)] if len(self._dead) else found
 
+    def require_sound(self, rows: Sequence[int] | Array) -> None:
+        """Raise IndexDamaged unless these rows are finite and of norm 1, up to their rounding."""
+        asked = np.asarray(rows, np.int64)
+        for start in range(0, len(asked), _CHECKED_AT_ONCE):
+            some = asked[start : start + _CHECKED_AT_ONCE]
+            for at in not_unit(self._vectors[some]):
+                raise self._unsound(int(some[at]))
+
+    def _unsound(self, row: int) -> IndexDamaged:
+        return IndexDamaged(
+            f"{self.directory}: row {row} is damaged: its vector is not finite or not of norm 1, so it has "
+            "no cosine; see  clipdex verify,  and  clipdex index  over the same files embeds it again"
+        )
+
     def row(self, which: int | str | os.PathLike[str]) -> int:
         """The row of a live picture, by its row or its path, relative to the current folder or absolute.
 
@@ -344,8 +367,15 @@ class Index:
         return self._store.known(found[0]) if found else None
 
     def vector(self, which: int | str | os.PathLike[str]) -> Vectors:
-        """The vector of a live picture, by its row or path: float32 (D,), of norm 1 up to the index's rounding."""
-        return np.asarray(self._vectors[self.row(which)], dtype=np.float32)
+        """The vector of a live picture, by its row or path: float32 (D,), of norm 1 up to the index's rounding.
+
+        Raises:
+            InvalidArgument: there is no such picture, or several look the same.
+            IndexDamaged: it is not finite or not of norm 1.
+        """
+        row = self.row(which)
+        self.require_sound([row])
+        return np.asarray(self._vectors[row], dtype=np.float32)
 
     def live_paths(self) -> list[tuple[int, bytes]]:
         """(row, path) of every live row, by row."""
