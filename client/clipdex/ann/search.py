@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.arrays import Array
-from clipdex.errors import IndexFault, InvalidArgument, MissingExtra
+from clipdex.errors import IndexDamaged, IndexFault, InvalidArgument, MissingExtra
 from clipdex.index.ann_file import ANN_FILE, AnnHeader, read
 from clipdex.index.reader import Index
 from clipdex.search.exact import Ranking, rank
@@ -25,6 +25,9 @@ _FETCH = {"hnsw": (2, 20), "ivf_pq": (20, 200)}
 _LEAST_SHARE = 0.05
 _LEAST_ROWS = 20_000
 _MOST_HITS = 1000
+
+_OF_KIND = {"hnsw": "hnsw", "ivf_pq": "nlist"}  # what FAISS's index of a kind has
+_AGAIN = "build it anew with  clipdex ann build"
 
 _ROWS_AT_ONCE = 1 << 16
 
@@ -58,7 +61,17 @@ class AnnIndex:
         faiss = import_faiss()
         header, blob = read(index.directory, index.manifest, index.extents())
         _require_seen(header, index)
-        found = faiss.deserialize_index(blob)
+        path = index.directory / ANN_FILE
+        try:
+            found = faiss.deserialize_index(blob)
+        except RuntimeError as exc:  # FAISS's own: its text has its C++ source lines in it
+            raise IndexDamaged(f"{path} is damaged: FAISS cannot read it; {_AGAIN}") from exc
+        if (
+            found.ntotal != header.rows
+            or found.d != header.embedding_dim
+            or not hasattr(found, _OF_KIND[header.kind])
+        ):
+            raise IndexDamaged(f"{path} is damaged: it is not what its header says; {_AGAIN}")
         if header.kind == "hnsw":
             # All rows are read now; what is not finite, a graph would not lead to.
             index.require_sound(np.setdiff1d(np.arange(header.rows), index.tombstones, assume_unique=True))
@@ -140,7 +153,10 @@ class AnnIndex:
         else:
             parameters = faiss.SearchParametersIVF(nprobe=min(effort, self._index.nlist), **options)
         asked = np.ascontiguousarray(queries, dtype=np.float32)
-        _, rows = self._index.search(asked, fetch, params=parameters)
+        try:
+            _, rows = self._index.search(asked, fetch, params=parameters)
+        except RuntimeError as exc:
+            raise IndexDamaged(f"{ANN_FILE} is damaged: FAISS cannot search it; {_AGAIN}") from exc
         return np.asarray(rows, dtype=np.int64)
 
 

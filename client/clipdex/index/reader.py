@@ -253,6 +253,9 @@ class Index:
 
         def traits_of(rows: Array) -> Traits:
             pictures = self._store.pictures(rows.tolist())
+            for row in rows.tolist():
+                if row not in pictures:
+                    raise self._no_record(row)
             return traits([pictures[row] for row in rows.tolist()], self._vectors[rows])
 
         found = []
@@ -278,6 +281,9 @@ class Index:
         rows = sorted(named)
         self.require_sound(rows)  # what had codes, or was named by FAISS, has not been looked at before
         pictures = self._store.pictures(rows)
+        for row in rows:
+            if row not in pictures:
+                raise self._no_record(row)
 
         def hit(ranking: Ranking, i: int) -> Hit:
             row = int(ranking.rows[i])
@@ -294,9 +300,11 @@ class Index:
     def _hit(self, row: int, score: float, picture: Picture) -> Hit:
         try:
             metadata = None if picture.metadata is None else parse_json(picture.metadata)
+            if not isinstance(metadata, dict | None):
+                raise ValueError("it is no object")
         except ValueError as exc:
             raise IndexDamaged(
-                f"{self.directory}: the metadata of row {row} is not JSON; see clipdex verify"
+                f"{self.directory}: the metadata of row {row} is not a JSON object; see  clipdex verify"
             ) from exc
         return Hit(row, score, os.fsdecode(picture.path), metadata)
 
@@ -328,6 +336,9 @@ class Index:
             some = asked[start : start + _CHECKED_AT_ONCE]
             for at in not_unit(self._vectors[some]):
                 raise self._unsound(int(some[at]))
+
+    def _no_record(self, row: int) -> IndexDamaged:
+        return IndexDamaged(f"{self.directory}: row {row} has no record of its picture; see  clipdex verify")
 
     def _unsound(self, row: int) -> IndexDamaged:
         return IndexDamaged(
