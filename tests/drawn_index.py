@@ -14,7 +14,12 @@ DAY_NS = 86_400 * 10**9
 
 
 def drawn_index(
-    directory: Path, rows: int = 40, dim: int = 8, vectors: np.ndarray | None = None, **columns
+    directory: Path,
+    rows: int = 40,
+    dim: int = 8,
+    vectors: np.ndarray | None = None,
+    fingerprint: str = "f" * 64,
+    **columns,
 ) -> Path:
     """Row i is /p/even or odd/NNN.jpg, 100 + i bytes, 10 × (i + 1) by 20 pixels, of day i since 1970.
 
@@ -33,6 +38,6 @@ def drawn_index(
             "metadata": json.dumps({"caption": f"picture {i}", "tags": ["third"] if i % 3 == 0 else []}),
         }
         pictures.append(Picture(**fields | {name: values[i] for name, values in columns.items()}))
-    with IndexWriter.open_or_create(directory, Manifest("f" * 64, "drawn", vectors.shape[1])) as writer:
+    with IndexWriter.open_or_create(directory, Manifest(fingerprint, "drawn", vectors.shape[1])) as writer:
         writer.append(pictures, vectors)
     return directory

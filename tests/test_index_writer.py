@@ -206,7 +206,7 @@ def test_a_database_of_something_else_is_refused(path):
 def test_a_newer_format_is_refused(path, part):
     if part == "manifest":
         manifest = path / "manifest.json"
-        manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 2'))
+        manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 3'))
     else:
         db = sqlite3.connect(path / "rows.sqlite")
         db.execute("PRAGMA user_version = 2")

@@ -77,6 +77,7 @@ def build_ann(
         MissingExtra: FAISS is not installed.
         InvalidArgument: there is no such kind, a number is out of range, there are too few rows, or the queries
             are none, of another width, or not finite.
+        IndexDamaged: a live row is not finite or not of norm 1.
         IndexLocked: another process builds one, or the index was compacted meanwhile.
         IndexWriteError: the disk refused; the index is as it was.
     """
@@ -97,6 +98,7 @@ def build_ann(
         if rows < (_FEWEST_FOR_PQ if kind == "ivf_pq" else 1):
             least = _FEWEST_FOR_PQ if kind == "ivf_pq" else 1
             raise InvalidArgument(f"{directory} has {rows:,} rows; {kind} needs {least:,}: search it exactly")
+        index.require_sound(np.delete(np.arange(rows), index.tombstones))
         asked = _sampled(vectors) if queries is None else _checked(queries, index)
         made, parameters = _hnsw(faiss, index, links, chosen_from) if kind == "hnsw" else _ivf_pq(faiss, vectors)
         parameters["effort"] = effort or parameters["effort"]

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.arrays import Array
-from clipdex.errors import IndexFault, InvalidArgument
+from clipdex.errors import IndexDamaged, IndexFault, InvalidArgument
 from clipdex.extras import needs
 from clipdex.index.ann_file import ANN_FILE, AnnHeader, read
 from clipdex.index.reader import Index
 from clipdex.search.exact import Ranking, rank
 from clipdex.search.selection import flags_of
-from clipdex.search.topk import top_k
+from clipdex.search.topk import RowNorms, top_k
 
 __all__ = ["AnnIndex", "import_faiss"]
 
@@ -26,6 +26,9 @@ _FETCH = {"hnsw": (2, 20), "ivf_pq": (20, 200)}
 _LEAST_SHARE = 0.05
 _LEAST_ROWS = 20_000
 _MOST_HITS = 1000
+
+_OF_KIND = {"hnsw": "hnsw", "ivf_pq": "nlist"}  # what FAISS's index of a kind has
+_AGAIN = "build it anew with  clipdex ann build"
 
 _ROWS_AT_ONCE = 1 << 16
 
@@ -59,8 +62,20 @@ class AnnIndex:
         faiss = import_faiss()
         header, blob = read(index.directory, index.manifest, index.extents())
         _require_seen(header, index)
-        found = faiss.deserialize_index(blob)
+        path = index.directory / ANN_FILE
+        try:
+            found = faiss.deserialize_index(blob)
+        except RuntimeError as exc:  # FAISS's own: its text has its C++ source lines in it
+            raise IndexDamaged(f"{path} is damaged: FAISS cannot read it; {_AGAIN}") from exc
+        if (
+            found.ntotal != header.rows
+            or found.d != header.embedding_dim
+            or not hasattr(found, _OF_KIND[header.kind])
+        ):
+            raise IndexDamaged(f"{path} is damaged: it is not what its header says; {_AGAIN}")
         if header.kind == "hnsw":
+            # All rows are read now; what is not finite, a graph would not lead to.
+            index.require_sound(np.setdiff1d(np.arange(header.rows), index.tombstones, assume_unique=True))
             found.storage = _storage(faiss, index.vectors[: header.rows], header)
             found.own_fields = True
             found.storage.this.disown()
@@ -104,16 +119,20 @@ class AnnIndex:
         count = int(np.count_nonzero(live[:covered]))
         fetch = self._fetch(k)
         if fetch > min(_MOST_HITS, count) or count < max(min(_LEAST_ROWS, covered), _LEAST_SHARE * covered):
-            return top_k(vectors, queries, k, allowed=allowed, dead=dead, minimum=minimum)
+            return top_k(
+                vectors, queries, k, allowed=allowed, dead=dead, minimum=minimum, norms=RowNorms(unit=True)
+            )
         candidates = self._candidates(queries, fetch, live[:covered], count)
         since = covered + np.flatnonzero(live[covered:])
-        added = top_k(vectors, queries, k, allowed=since) if len(since) else None
+        added = top_k(vectors, queries, k, allowed=since, norms=RowNorms(unit=True)) if len(since) else None
         answers = []
         for i, query in enumerate(queries):
             rows = candidates[i][(candidates[i] >= 0) & (candidates[i] < covered)]
             rows = rows if added is None else np.union1d(rows, added[i].rows)
             if len(rows) < min(k, count):
-                answers += top_k(vectors, query[None], k, allowed=allowed, dead=dead, minimum=minimum)
+                answers += top_k(
+                    vectors, query[None], k, allowed=allowed, dead=dead, minimum=minimum, norms=RowNorms(unit=True)
+                )
             else:
                 answers.append(rank(vectors, query, rows, k, minimum))
         return answers
@@ -135,7 +154,10 @@ class AnnIndex:
         else:
             parameters = faiss.SearchParametersIVF(nprobe=min(effort, self._index.nlist), **options)
         asked = np.ascontiguousarray(queries, dtype=np.float32)
-        _, rows = self._index.search(asked, fetch, params=parameters)
+        try:
+            _, rows = self._index.search(asked, fetch, params=parameters)
+        except RuntimeError as exc:
+            raise IndexDamaged(f"{ANN_FILE} is damaged: FAISS cannot search it; {_AGAIN}") from exc
         return np.asarray(rows, dtype=np.int64)
 
 

@@ -16,6 +16,7 @@ from clipdex.dump import dump_faiss, dump_npy, dump_table
 from clipdex.errors import InvalidArgument
 from clipdex.extras import is_usable
 from clipdex.index import Index
+from clipdex.replacing import together
 
 __all__ = ["dump"]
 
@@ -51,7 +52,7 @@ def dump(
         table = out.with_suffix(".parquet" if is_usable("pyarrow") else ".csv")
     if param and where is None:
         raise InvalidArgument("--param gives a value to a --where, and there is none")
-    with interruptible("what was at FILE is as it was"), Index.open(index) as opened:
+    with interruptible("what was at FILE is as it was"), Index.open(index) as opened, together():
         rows = None if where is None else opened.where(where, parameters(param or []))
         if table is not None:
             dump_table(opened, table, rows)

@@ -35,4 +35,6 @@ def blocks(index: Index, rows: Rows) -> Iterator[Array]:
     """Their vectors, (n, D) of the index's dtype."""
     step = max(1, _AT_ONCE_BYTES // max(1, index.manifest.row_bytes))
     for start in range(0, len(rows), step):
-        yield index.vectors[rows[start : start + step]]
+        some = rows[start : start + step]
+        index.require_sound(some)
+        yield index.vectors[some]

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from clipdex.arrays import Array
 from clipdex.dump.rows import chosen_rows
-from clipdex.errors import InvalidArgument
+from clipdex.errors import IndexDamaged, InvalidArgument
 from clipdex.extras import needs
 from clipdex.index.reader import Index
 from clipdex.plain_json import valid
@@ -49,6 +49,11 @@ def dump_table(index: Index, path: Path, rows: Array | None = None) -> int:
         for start in range(0, len(chosen), _AT_ONCE):
             some = chosen[start : start + _AT_ONCE].tolist()
             pictures = index.pictures(some)
+            if len(pictures) < len(some):
+                row = next(row for row in some if row not in pictures)
+                raise IndexDamaged(
+                    f"{index.directory}: row {row} has no record of its picture; see  clipdex verify"
+                )
             write(
                 [
                     {

@@ -152,6 +152,7 @@ def _semantic(
     def alike(one: int, others: Rows) -> npt.NDArray[np.float32]:
         return cosines(index.vectors, int(classes.rows[one]), classes.rows[others])
 
+    index.require_sound(classes.rows)
     return close_pairs(index.vectors, classes.rows, least, progress), alike
 
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from clipdex.errors import IndexDamaged, IndexFault, IndexLocked, IndexWriteError
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import Extent
-from clipdex.untrusted_json import parse_json
+from clipdex.untrusted_json import parse_plain_json
 
 __all__ = [
     "ANN_FILE",
@@ -44,6 +44,7 @@ FORMAT, FORMAT_VERSION = "clipdex-ann", 1
 
 HEADER_BYTES = 4096
 _BLOCK = 8 << 20
+_MOST = 1 << 48  # of anything that is counted
 _AGAIN = "build it anew with  clipdex ann build"
 
 
@@ -89,7 +90,7 @@ class AnnHeader:
     def from_bytes(cls, raw: bytes, path: Path) -> AnnHeader:
         """Read a header. Raises IndexDamaged."""
         try:
-            data = parse_json(raw)
+            data = parse_plain_json(raw)
             crc32c = data.pop("crc32c")
             sound = crc32c == _json_crc32c(data)
             known = (data.pop("format"), data.pop("format_version")) == (FORMAT, FORMAT_VERSION)
@@ -99,8 +100,34 @@ class AnnHeader:
             raise IndexDamaged(f"{path} is damaged: its header is not what was written; {_AGAIN}")
         if not known or data.get("kind") not in KINDS:
             raise IndexFault(f"{path} is of a format that this clipdex does not know; {_AGAIN}")
-        recall = data.pop("recall")
-        return cls(**data, recall=None if recall is None else AnnRecall(**recall))
+        try:
+            recall = data.pop("recall")
+            header = cls(**data, recall=None if recall is None else AnnRecall(**recall))
+        except (KeyError, TypeError) as exc:
+            raise IndexDamaged(f"{path} is damaged: its header cannot be read; {_AGAIN}") from exc
+        if not header._is_plausible():
+            raise IndexDamaged(f"{path} is damaged: a field of its header is out of range; {_AGAIN}")
+        return header
+
+    def _is_plausible(self) -> bool:
+        """Whether all fields are of their kinds, which JSON does not see to."""
+        texts, counts = (
+            [self.fingerprint, self.dtype, self.extents],
+            [self.rows, self.faiss_bytes, self.faiss_crc32c],
+        )
+        counts.append(self.embedding_dim)
+        measured: list[object] = []
+        if self.recall is not None:
+            texts, counts = [*texts, self.recall.source], [*counts, self.recall.queries]
+            measured = [self.recall.recall_at_10, self.recall.ms, self.recall.exact_ms]
+        return (
+            all(type(text) is str for text in texts)
+            and all(type(count) is int and 0 <= count < _MOST for count in counts)
+            and all(type(number) in (int, float) for number in measured)
+            and type(self.parameters) is dict
+            and all(type(number) is int and 0 < number < 1 << 31 for number in self.parameters.values())
+            and "effort" in self.parameters
+        )
 
     def require(self, manifest: Manifest, extents: Sequence[Extent], path: Path) -> None:
         """Raise IndexFault unless the file is of the first of these extents."""
@@ -126,6 +153,8 @@ def read(
         with path.open("rb") as file:
             header = AnnHeader.from_bytes(file.read(HEADER_BYTES), path)
             header.require(manifest, extents, path)
+            if os.fstat(file.fileno()).st_size != HEADER_BYTES + header.faiss_bytes:
+                raise IndexDamaged(f"{path} is damaged: its bytes are not what was written; {_AGAIN}")
             blob = np.fromfile(file, np.uint8)
     except FileNotFoundError as exc:
         raise IndexFault(f"{directory} has no index for approximate search: {_AGAIN}") from exc

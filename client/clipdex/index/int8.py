@@ -23,7 +23,7 @@ from clipdex.arrays import Array
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import Extent
 from clipdex.search.quantize import BLOCK_ROWS, Basis, CodeBlock
-from clipdex.untrusted_json import parse_json
+from clipdex.untrusted_json import parse_plain_json
 
 __all__ = [
     "INT8_FILE",
@@ -43,6 +43,7 @@ _HEADER_BYTES = 4096
 _ALIGNED = 64
 _MOST_BLOCK_BYTES = 64 << 20
 _LEAST_BLOCK_ROWS = 2048
+_MOST = 1 << 48  # of anything that is counted
 
 _log = logging.getLogger("clipdex.index")
 
@@ -115,7 +116,7 @@ class Int8Header:
     def from_bytes(cls, raw: bytes) -> Int8Header:
         """Read a header. Raises Int8Unusable."""
         try:
-            data = parse_json(raw)
+            data = parse_plain_json(raw)
             crc32c = data.pop("crc32c")
             if data.pop("format") != FORMAT or data.pop("format_version") != FORMAT_VERSION:
                 raise Int8Unusable("is of a format that this clipdex does not know")
@@ -125,6 +126,12 @@ class Int8Header:
             raise Int8Unusable("is damaged: its header cannot be read") from exc
         if crc32c != _json_crc32c(whole):
             raise Int8Unusable("is damaged: its header is not what was written")
+        texts = (header.fingerprint, header.dtype, header.extents)
+        numbers = (header.embedding_dim, header.rows, header.block_rows, header.basis_crc32c)
+        if not all(type(text) is str for text in texts) or not all(
+            type(number) is int and 0 <= number < _MOST for number in numbers
+        ):
+            raise Int8Unusable("is damaged: a field of its header is missing or out of range")
         return header
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from clipdex.card import ModelCard
 from clipdex.errors import FingerprintMismatch, IndexDamaged, IndexFormatError, IndexNotFound, IndexWriteError
 from clipdex.icc import IccUse
-from clipdex.untrusted_json import parse_json
+from clipdex.untrusted_json import parse_plain_json
 
 __all__ = ["FORMAT_VERSION", "MANIFEST", "Manifest"]
 
@@ -140,13 +140,13 @@ class Manifest:
         except OSError as exc:
             raise IndexFormatError(f"{path}: cannot be read: {exc.strerror}") from exc
         try:
-            data = parse_json(raw)
+            data = parse_plain_json(raw)
         except ValueError as exc:
             raise IndexFormatError(f"{path}: is not JSON: {exc}") from exc
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise IndexFormatError(f'{path}: is not the manifest of a clipdex index ("format": "{FORMAT}")')
         version = data.get("format_version")
-        if version not in (FORMAT_VERSION, _WITH_ICC):
+        if type(version) is not int or version not in (FORMAT_VERSION, _WITH_ICC):  # True is no 1
             raise IndexFormatError(
                 f"{directory} has the format version {version!r}, this clipdex reads {FORMAT_VERSION} "
                 f"and {_WITH_ICC}: install the clipdex that wrote it, or build the index again"
@@ -157,15 +157,17 @@ class Manifest:
         if (
             not isinstance(fingerprint, str)
             or not isinstance(model, str)
-            or not isinstance(dim, int)
+            or type(dim) is not int
             or not 0 < dim <= 1 << 20
+            or not isinstance(dtype, str)
             or dtype not in _SUFFIX
+            or not isinstance(data.get("below_floor", ""), str)
             or data.get("icc", "off") not in get_args(IccUse)
         ):
             raise IndexFormatError(f"{path}: a field is missing or out of range (docs/index-format.md lists them)")
         if data.pop("crc32c", None) != _crc32c(data):
             raise IndexDamaged(f"{path}: its checksum does not fit its content: it was changed or is damaged")
-        return cls(fingerprint, model, dim, dtype, str(data.get("below_floor", "")), data.get("icc", "off"))
+        return cls(fingerprint, model, dim, dtype, data.get("below_floor", ""), data.get("icc", "off"))
 
 
 def _crc32c(data: dict[str, Any]) -> int:

@@ -30,6 +30,7 @@ from clipdex.query.grouping import Group, Grouping, Traits
 from clipdex.search.exact import Ranking
 from clipdex.search.topk import RowNorms
 from clipdex.search.topk import top_k as exact_top_k
+from clipdex.search.unit import UnsoundRow, not_unit
 from clipdex.spelling import composed_path
 
 __all__ = ["DEFAULT_TOP_K", "Hit", "Index", "IndexInfo", "Ranker"]
@@ -38,6 +39,7 @@ DEFAULT_TOP_K = 5
 
 # How far from 1 a query's norm may be: float16 and a few sums stay far below it.
 _NORM_TOLERANCE = 1e-3
+_CHECKED_AT_ONCE = 65_536  # rows
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Index:
         self._place = place
         self.generation = object()
         self._int8 = Int8Watch()
-        self._norms = RowNorms()
+        self._norms = RowNorms(unit=True)
 
     @property
     def _store(self) -> RowStore:
@@ -223,6 +225,7 @@ class Index:
                 none, or a number is out of range.
             FingerprintMismatch: the queries are of another model than the rows.
             IndexFault: `ann` is of other rows: the index was compacted since, or it is of another index.
+            IndexDamaged: a row that was looked at, and might have been a hit, is not finite or not of norm 1.
         """
         wide = self._checked_queries(queries)
         if top_k is not None and not _is_count(top_k, 1):
@@ -240,19 +243,22 @@ class Index:
             ann.require(self)
 
         def rank(some: Array, k: int) -> list[Ranking]:
-            if ann is not None:
-                minimum = -np.inf if min_score is None else min_score
-                return ann.rank(self._vectors, some, k, allowed=allowed, dead=dead, minimum=minimum)
-            return exact_top_k(
-                self._vectors,
-                some,
-                k,
-                codes=self.codes(),
-                allowed=allowed,
-                dead=dead,
-                minimum=-np.inf if min_score is None else min_score,
-                norms=self._norms,
-            )
+            minimum = -np.inf if min_score is None else min_score
+            try:
+                if ann is not None:
+                    return ann.rank(self._vectors, some, k, allowed=allowed, dead=dead, minimum=minimum)
+                return exact_top_k(
+                    self._vectors,
+                    some,
+                    k,
+                    codes=self.codes(),
+                    allowed=allowed,
+                    dead=dead,
+                    minimum=minimum,
+                    norms=self._norms,
+                )
+            except UnsoundRow as exc:
+                raise self._unsound(exc.row) from exc
 
         if grouping is None:
             ranked = rank(wide, end)
@@ -260,6 +266,9 @@ class Index:
 
         def traits_of(rows: Array) -> Traits:
             pictures = self._store.pictures(rows.tolist())
+            for row in rows.tolist():
+                if row not in pictures:
+                    raise self._no_record(row)
             return traits([pictures[row] for row in rows.tolist()], self._vectors[rows])
 
         found = []
@@ -299,7 +308,12 @@ class Index:
     def _hits(self, found: Sequence[tuple[Ranking, Sequence[Group]]]) -> list[list[Hit]]:
         """Groups of positions in rankings, as hits."""
         named = {int(ranking.rows[i]) for ranking, groups in found for group in groups for i in group.all}
-        pictures = self._store.pictures(sorted(named))
+        rows = sorted(named)
+        self.require_sound(rows)  # what had codes, or was named by FAISS, has not been looked at before
+        pictures = self._store.pictures(rows)
+        for row in rows:
+            if row not in pictures:
+                raise self._no_record(row)
 
         def hit(ranking: Ranking, i: int) -> Hit:
             row = int(ranking.rows[i])
@@ -318,7 +332,7 @@ class Index:
             metadata = None if picture.metadata is None else parsed_object(picture.metadata)
         except ValueError as exc:
             raise IndexDamaged(
-                f"{self.directory}: the metadata of row {row} is not JSON of an object; see clipdex verify"
+                f"{self.directory}: the metadata of row {row} is not a JSON object; see  clipdex verify"
             ) from exc
         return Hit(row, score, os.fsdecode(picture.path), metadata)
 
@@ -343,6 +357,23 @@ class Index:
                 self._where = opened
         found = self._where.rows(condition, params, len(self._vectors))
         return found[~np.isin(found, self._dead)] if len(self._dead) else found
+
+    def require_sound(self, rows: Sequence[int] | Array) -> None:
+        """Raise IndexDamaged unless these rows are finite and of norm 1, up to their rounding."""
+        asked = np.asarray(rows, np.int64)
+        for start in range(0, len(asked), _CHECKED_AT_ONCE):
+            some = asked[start : start + _CHECKED_AT_ONCE]
+            for at in not_unit(self._vectors[some]):
+                raise self._unsound(int(some[at]))
+
+    def _no_record(self, row: int) -> IndexDamaged:
+        return IndexDamaged(f"{self.directory}: row {row} has no record of its picture; see  clipdex verify")
+
+    def _unsound(self, row: int) -> IndexDamaged:
+        return IndexDamaged(
+            f"{self.directory}: row {row} is damaged: its vector is not finite or not of norm 1, so it has "
+            "no cosine; see  clipdex verify,  and  clipdex index  over the same files embeds it again"
+        )
 
     def row(self, which: int | str | os.PathLike[str]) -> int:
         """The row of a live picture, by its row or its path, relative to the current folder or absolute.
@@ -377,8 +408,15 @@ class Index:
         return self._store.known(found[0]) if found else None
 
     def vector(self, which: int | str | os.PathLike[str]) -> Vectors:
-        """The vector of a live picture, by its row or path: float32 (D,), of norm 1 up to the index's rounding."""
-        return Embeddings.of(self._vectors[self.row(which)], self.manifest.fingerprint)
+        """The vector of a live picture, by its row or path: float32 (D,), of norm 1 up to the index's rounding.
+
+        Raises:
+            InvalidArgument: there is no such picture, or several look the same.
+            IndexDamaged: it is not finite or not of norm 1.
+        """
+        row = self.row(which)
+        self.require_sound([row])
+        return Embeddings.of(self._vectors[row], self.manifest.fingerprint)
 
     def live_paths(self) -> list[tuple[int, bytes]]:
         """(row, path) of every live row, by row."""

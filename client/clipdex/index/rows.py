@@ -28,11 +28,13 @@ from clipdex.index.schema import (
     readable,
     record_crc32c,
 )
-from clipdex.index.stored import LATER_OF_ROWS, all_sound, failure_of, known_file, picture_of, stored
+from clipdex.index.stored import LATER_OF_ROWS, all_sound, failure_of, is_plausible, known_file, picture_of, stored
 
 __all__ = ["NO_METADATA", "ROWS_FILE", "Changes", "Extent", "Failure", "KnownFile", "Picture", "RowStore"]
 
 ROWS_FILE = "rows.sqlite"
+
+_MOST = 1 << 48  # of rows, and of anything that is counted in a commit record
 
 # A tombstone and a new time change what the record's checksum covers. A record that is damaged stays so.
 _WHOLE = "crc32c IS record_crc32c(row, path, size, mtime_ns, content_hash, width, height, deleted_at)"
@@ -160,10 +162,15 @@ class RowStore:
         """The committed rows, and the dead ones among them, ascending: both as of one moment."""
         # One statement is one moment; two could have a commit between them.
         found = self._rows(
-            "SELECT -1, (SELECT first_row + row_count FROM extents ORDER BY first_row DESC LIMIT 1) "
-            "UNION ALL SELECT row, 0 FROM rows WHERE deleted_at IS NOT NULL ORDER BY 1"
+            "SELECT 0, first_row, row_count FROM (SELECT * FROM extents ORDER BY first_row DESC LIMIT 1) "
+            "UNION ALL SELECT 1, row, 0 FROM rows WHERE deleted_at IS NOT NULL ORDER BY 1, 2"
         )
-        return int(found[0][1] or 0), [row for row, _ in found[1:]]
+        last, dead = [extent for kind, *extent in found if kind == 0], [row for kind, row, _ in found if kind]
+        sound = all(_is_count(value) for extent in last for value in extent)
+        rows = sum(last[0]) if last and sound else 0
+        if not sound or (dead and not 0 <= dead[0] <= dead[-1] < rows):
+            raise IndexDamaged(f"{self._path}: its commit record is damaged; see  clipdex verify")
+        return rows, dead
 
     def pictures(self, rows: Sequence[int]) -> dict[int, Picture]:
         """The pictures of the rows named, by row; dead ones too."""
@@ -172,7 +179,12 @@ class RowStore:
             part = [int(row) for row in rows[start : start + 500]]
             marks = ",".join("?" * len(part))
             sql = f"SELECT {self._stored()} WHERE rows.row IN ({marks})"
-            found |= {record[0]: picture_of(record) for record in self._rows(sql, part)}
+            for record in self._rows(sql, part):
+                if not is_plausible(record):
+                    raise IndexDamaged(
+                        f"{self._path}: the record of row {record[0]} is damaged; see  clipdex verify"
+                    )
+                found[record[0]] = picture_of(record)
         return found
 
     def live_pictures(self, start: int, end: int) -> dict[int, Picture]:
@@ -187,7 +199,7 @@ class RowStore:
             "SELECT row, content_hash, width, height FROM rows "
             "WHERE deleted_at IS NULL AND row >= ? AND row < ? ORDER BY row"
         )
-        return self._rows(sql, (start, end))
+        return self._of_kinds(self._rows(sql, (start, end)), int, bytes, int, int)
 
     def signatures(self, start: int, end: int) -> list[tuple[int, bytes]]:
         """(row, perceptual signature) of the live rows in [start, end) that have a sound one, by row."""
@@ -203,7 +215,7 @@ class RowStore:
     def live_paths(self, start: int, end: int) -> list[tuple[int, bytes]]:
         """(row, path) of every live row in [start, end), by row."""
         sql = "SELECT row, path FROM rows WHERE deleted_at IS NULL AND row >= ? AND row < ? ORDER BY row"
-        return self._rows(sql, (start, end))
+        return self._of_kinds(self._rows(sql, (start, end)), int, bytes)
 
     def known(self, path: bytes) -> KnownFile | None:
         """What the index knows of a path, if anything."""
@@ -265,7 +277,7 @@ class RowStore:
         """The commit record, in order."""
         sql = "SELECT first_row, row_count, vectors_crc32c FROM extents ORDER BY first_row"
         found = self._rows(sql)
-        if not all(isinstance(value, int) for row in found for value in row):
+        if not all(_is_count(value) for row in found for value in row):
             raise IndexDamaged(f"{self._path}: its commit record is damaged; build the index again")
         return [Extent(*row) for row in found]
 
@@ -374,6 +386,13 @@ class RowStore:
                 with suppress(sqlite3.Error):  # the next to open it rolls back
                     self._db.execute("ROLLBACK")
 
+    def _of_kinds(self, found: list[Any], *kinds: type) -> list[Any]:
+        """What was read of rows, the row first. Raises IndexDamaged if a value is of another kind."""
+        for record in found:
+            if tuple(map(type, record)) != kinds:
+                raise IndexDamaged(f"{self._path}: the record of row {record[0]} is damaged; see  clipdex verify")
+        return found
+
     def _has(self, table: str) -> bool:
         if table not in self._there:  # a writer may add one, and none drops it
             found = self._rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,))
@@ -414,6 +433,10 @@ class RowStore:
                 return self._db.execute(sql, parameters).fetchall()
         except DAMAGE as exc:
             raise IndexDamaged(f"{self._path}: cannot be read: {exc}") from exc
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < _MOST
 
 
 def _row(row: int, picture: Picture) -> tuple[Value, ...]:

@@ -41,7 +41,7 @@ class SoundFiles:
             except OSError as exc:
                 raise IndexDamaged(f"{path}: cannot be read: {exc.strerror}") from exc
             try:
-                yield cls(store, ExtentCheck(fd, store.extents(), manifest.row_bytes))
+                yield cls(store, ExtentCheck(fd, store.extents(), manifest))
             finally:
                 os.close(fd)
         finally:

@@ -8,7 +8,7 @@ from typing import Any
 from clipdex.index.records import Failure, KnownFile, Picture
 from clipdex.index.schema import is_sound
 
-__all__ = ["LATER_OF_ROWS", "all_sound", "failure_of", "known_file", "picture_of", "stored"]
+__all__ = ["LATER_OF_ROWS", "all_sound", "failure_of", "is_plausible", "known_file", "picture_of", "stored"]
 
 _ROW = "rows.row, path, size, mtime_ns, content_hash, width, height, deleted_at, rows.crc32c"
 _AT_CONTENT_HASH = 4
@@ -33,6 +33,16 @@ def picture_of(record: Sequence[Any]) -> Picture:
         value if value is not None and is_sound(crc, row, value) else None for value, crc in _later(record)
     )
     return Picture(path, size, mtime_ns, content_hash, width, height, json, phash, ctime_ns)
+
+
+def is_plausible(record: Sequence[Any]) -> bool:
+    """Whether what `stored` selects of a picture is of the kinds that it should be; its checksum is not asked."""
+    row, path, size, mtime_ns, content_hash, width, height, _, _, json = record[:10]
+    return (
+        all(type(number) is int for number in (row, size, mtime_ns, width, height))
+        and all(type(data) is bytes for data in (path, content_hash))
+        and (json is None or type(json) is str)
+    )
 
 
 def known_file(record: Sequence[Any]) -> KnownFile:

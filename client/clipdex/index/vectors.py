@@ -19,8 +19,9 @@ from clipdex.arrays import Array
 from clipdex.errors import IndexDamaged, IndexWriteError
 from clipdex.index.manifest import Manifest
 from clipdex.index.records import Extent
+from clipdex.search.unit import not_unit
 
-__all__ = ["ExtentCheck", "VectorFile", "extent_crc32c", "map_vectors", "sync_directory"]
+__all__ = ["ExtentCheck", "VectorFile", "map_vectors", "read_extent", "sync_directory"]
 
 # Room is taken ahead, an eighth of what is there: a full disk is then met before a row is half written, and the
 # file's metadata changes seldom, which makes syncing it cheap.
@@ -62,16 +63,33 @@ def _require_length(path: Path, size: int, manifest: Manifest, rows: int) -> Non
         )
 
 
-def extent_crc32c(fd: int, extent: Extent, row_bytes: int) -> tuple[int, int]:
-    """-> (the checksum of an extent's bytes in the vectors file, how many of them are there)."""
+def read_extent(fd: int, extent: Extent, manifest: Manifest) -> tuple[int, int, list[tuple[int, int]]]:
+    """What an extent's bytes in the vectors file are.
+
+    -> (their checksum, how many of them are there, which rows are not finite or not of norm 1, as [first, end)s)
+    """
+    row_bytes = manifest.row_bytes
     start, length = extent.first_row * row_bytes, extent.row_count * row_bytes
+    at_once = max(1, _BLOCK // row_bytes) * row_bytes
     crc32c, read = 0, 0
+    unsound: list[tuple[int, int]] = []
     while read < length:
-        data = os.pread(fd, min(length - read, _BLOCK), start + read)
+        data = os.pread(fd, min(length - read, at_once), start + read)
         if not data:
             break
-        crc32c, read = google_crc32c.extend(crc32c, data), read + len(data)
-    return crc32c, read
+        crc32c = google_crc32c.extend(crc32c, data)
+        whole = len(data) // row_bytes  # less than was asked for, where the file ends
+        rows = np.frombuffer(data, manifest.numpy_dtype, whole * manifest.embedding_dim)
+        for at in not_unit(rows.reshape(whole, -1)):
+            row = extent.first_row + read // row_bytes + int(at)
+            if unsound and unsound[-1][1] == row:
+                unsound[-1] = (unsound[-1][0], row + 1)
+            else:
+                unsound.append((row, row + 1))
+        read += len(data)
+        if len(data) % row_bytes:
+            break
+    return crc32c, read, unsound
 
 
 class ExtentCheck:
@@ -80,26 +98,31 @@ class ExtentCheck:
     Rows behind the extents are taken for sound: this process has written them.
     """
 
-    def __init__(self, fd: int, extents: Sequence[Extent], row_bytes: int) -> None:
-        self._fd, self._extents, self._row_bytes = fd, extents, row_bytes
+    def __init__(self, fd: int, extents: Sequence[Extent], manifest: Manifest) -> None:
+        self._fd, self._extents, self._manifest = fd, extents, manifest
         self._firsts = [extent.first_row for extent in extents]
         self._end = max((extent.first_row + extent.row_count for extent in extents), default=0)
-        self._sound: dict[int, bool] = {}
+        self._unsound: dict[int, list[tuple[int, int]]] = {}  # of an extent: the rows, as [first, end)s
 
     def __call__(self, row: int) -> bool:
         """Whether a row is sound."""
         if row >= self._end:
             return True
         number = bisect_right(self._firsts, row) - 1
-        if number not in self._sound:
-            self._sound[number] = number >= 0 and self._fits(self._extents[number])
-        return self._sound[number]
-
-    def _fits(self, extent: Extent) -> bool:
-        try:
-            return extent_crc32c(self._fd, extent, self._row_bytes)[0] == extent.crc32c
-        except (OSError, ValueError, OverflowError):  # a disk that does not read, a number that is damaged
+        if number < 0:
             return False
+        if number not in self._unsound:
+            self._unsound[number] = self._read(self._extents[number])
+        spans = self._unsound[number]
+        at = bisect_right(spans, (row, self._end)) - 1
+        return at < 0 or row >= spans[at][1]
+
+    def _read(self, extent: Extent) -> list[tuple[int, int]]:
+        with suppress(OSError, ValueError, OverflowError):  # a disk that does not read, a number that is damaged
+            crc32c, _, unsound = read_extent(self._fd, extent, self._manifest)
+            if crc32c == extent.crc32c:
+                return unsound
+        return [(extent.first_row, extent.first_row + extent.row_count)]
 
 
 def sync_directory(directory: Path | bytes) -> None:
@@ -117,7 +140,7 @@ class VectorFile:
     def __init__(self, directory: Path, manifest: Manifest, committed: int) -> None:
         """Open the file and cut off what was never committed."""
         self._path = directory / manifest.vectors_file
-        self._row_bytes = manifest.row_bytes
+        self._manifest, self._row_bytes = manifest, manifest.row_bytes
         self._dtype = manifest.numpy_dtype
         try:
             self._fd = os.open(self._path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
@@ -163,7 +186,7 @@ class VectorFile:
 
     def check(self, extents: Sequence[Extent]) -> ExtentCheck:
         """Which of the rows of these extents are sound."""
-        return ExtentCheck(self._fd, extents, self._row_bytes)
+        return ExtentCheck(self._fd, extents, self._manifest)
 
     def _allocate(self, needed: int) -> None:
         """Have disk space for the first `needed` bytes, and some ahead if the disk has it."""

@@ -13,7 +13,7 @@ from clipdex.index.ann_file import ann_damages
 from clipdex.index.int8 import int8_damages
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, Extent, RowStore
-from clipdex.index.vectors import extent_crc32c
+from clipdex.index.vectors import read_extent
 from clipdex.index.wal import wal_damage
 
 __all__ = ["Damage", "VerifyReport", "check_rows", "verify_index"]
@@ -147,7 +147,7 @@ def _check_vectors(
             span = (extent.first_row, extent.first_row + extent.row_count)
             what = f"{path.name}: rows {span[0]} to {span[1] - 1}"
             try:
-                crc32c, length = extent_crc32c(file.fileno(), extent, manifest.row_bytes)
+                crc32c, length, unsound = read_extent(file.fileno(), extent, manifest)
             except (OSError, ValueError, OverflowError) as exc:
                 damages.append(Damage(f"{what} cannot be read: {exc}", span))
                 continue
@@ -155,8 +155,19 @@ def _check_vectors(
                 damages.append(Damage(f"{what} are not all there: the file was cut", span))
             elif crc32c != extent.crc32c:
                 damages.append(Damage(f"{what} are not what was committed", span))
+            else:
+                damages += _unsound(path.name, unsound)
             read += length
             done += extent.row_count
             if progress is not None:
                 progress(done, total)
     return damages, read
+
+
+def _unsound(name: str, spans: list[tuple[int, int]]) -> list[Damage]:
+    """Rows that are as they were committed, and were wrong already then."""
+    found = []
+    for first, end in spans:
+        which = f"row {first} is" if end == first + 1 else f"rows {first} to {end - 1} are"
+        found.append(Damage(f"{name}: {which} not finite or not of norm 1", (first, end)))
+    return found

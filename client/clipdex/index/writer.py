@@ -33,6 +33,7 @@ from clipdex.index.sound_files import SoundFiles
 from clipdex.index.vectors import VectorFile, map_vectors, sync_directory
 from clipdex.index.wal import wal_damage
 from clipdex.interrupts import interrupts_wait
+from clipdex.search.unit import OFF_WHEN_WRITTEN, not_unit
 
 __all__ = ["IndexWriter"]
 
@@ -184,10 +185,10 @@ class IndexWriter:
         return self._store.commit_times()
 
     def append(self, pictures: Sequence[Picture], vectors: Array) -> None:
-        """Add rows: n pictures and their vectors, (n, D) of a float dtype, finite.
+        """Add rows: n pictures and their vectors, (n, D) of a float dtype, each of norm 1 within 1e-2.
 
         Raises:
-            InvalidArgument: the shapes do not fit, or a value is not finite.
+            InvalidArgument: the shapes do not fit, a value is not finite, or a norm is not 1.
             IndexWriteError: the disk refused.
         """
         expected = (len(pictures), self.manifest.embedding_dim)
@@ -197,8 +198,17 @@ class IndexWriter:
             )
         if not np.isfinite(vectors).all():
             raise InvalidArgument(f"{self.directory}: a vector holds NaN or infinity; nothing was appended")
+        # As they will be stored: what is too large for float16 is not finite there.
+        with np.errstate(over="ignore"):
+            stored = vectors.astype(self.manifest.numpy_dtype)
+        if len(off := not_unit(stored, OFF_WHEN_WRITTEN)):
+            norm = float(np.linalg.norm(vectors[off[0]].astype(np.float64)))
+            raise InvalidArgument(
+                f"{self.directory}: vector {off[0]} has norm {norm:.4g}, expected 1 within 0.01: divide each by "
+                "its norm; nothing was appended"
+            )
         first = self._vectors.rows
-        self._vectors.append(vectors)
+        self._vectors.append(stored)
         for i, picture in enumerate(pictures):
             self._row_of_content.setdefault(picture.content_hash, first + i)
         self._changes.pictures.extend(pictures)

@@ -8,7 +8,7 @@ number is between 0.5 and 1; so are the scores here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from clipdex.arrays import Array
 from clipdex.search.kernels import FloatDots, Int8Dots, scratch, squared_norms
 from clipdex.search.quantize import Codes
 from clipdex.search.spans import Span
+from clipdex.search.unit import off_unit
 
 __all__ = ["Estimates", "FloatEstimates", "Found", "Int8Estimates", "RowNorms"]
 
@@ -74,51 +75,73 @@ class RowNorms:
     """Upper bounds of ‖x‖ for each 2,048 rows, found when they are first read, and kept for the next search.
 
     Rows may be added to what it is used for, but not changed.
+
+    unit: whether every row is to be finite and of norm 1: a search that would rank another raises UnsoundRow.
     """
 
     ROWS = 2048
 
-    def __init__(self) -> None:
-        self._largest: dict[int, float] = {}
+    def __init__(self, *, unit: bool = False) -> None:
+        self.unit = unit
+        self._largest: dict[int, tuple[float, _Rows]] = {}
 
-    def of(self, span: Span, rows: Array) -> float:
-        """A bound for the rows (n, D) of a span."""
+    def of(self, span: Span, rows: Array) -> tuple[float, _Rows]:
+        """For the rows (n, D) of a span: a bound, and if they are to be of norm 1, which are not."""
         if span.chosen is not None:
-            return _largest_norm(rows)
-        bound = 0.0
+            bound, at = _measured(rows, self.unit)
+            return bound, span.chosen[at]
+        bound, unsound = 0.0, []
         for first in range(span.first - span.first % self.ROWS, span.end, self.ROWS):
             known = self._largest.get(first // self.ROWS)
             if known is None:
                 part = rows[max(0, first - span.first) : first + self.ROWS - span.first]
-                known = _largest_norm(part)
+                largest, at = _measured(part, self.unit)
+                known = largest, max(first, span.first) + at
                 if len(part) == self.ROWS:
                     self._largest[first // self.ROWS] = known
-            bound = max(bound, known)
-        return bound
+            bound = max(bound, known[0])
+            if len(known[1]):
+                unsound.append(known[1])
+        return bound, np.concatenate(unsound) if unsound else _NO_ROWS
 
 
-def _largest_norm(rows: Array) -> float:
-    """An upper bound of ‖x‖, not tight, over the rows that are finite; infinite where float32 is too narrow."""
+_NO_ROWS: _Rows = np.empty(0, np.int64)
+
+
+def _measured(rows: Array, unit: bool) -> tuple[float, _Rows]:
+    """-> (an upper bound of ‖x‖, not tight, over the rows that are finite; if asked, which are not of norm 1).
+
+    The bound is infinite where float32 is too narrow.
+    """
     squares = squared_norms(rows)
+    unsound = off_unit(squares) if unit else _NO_ROWS
     bad = np.flatnonzero(~np.isfinite(squares))
     squares[bad[~np.isfinite(rows[bad]).all(axis=1)]] = 0
     largest = float(squares.max(initial=0.0))
     # 1 % covers the rounding of the sum, the rest what was too small for float32.
-    return 1.01 * float(np.sqrt(largest)) + 1e-15
+    return 1.01 * float(np.sqrt(largest)) + 1e-15, unsound
 
 
 class FloatEstimates:
-    """From the stored rows themselves, in float32 or better."""
+    """From the stored rows themselves, in float32 or better.
 
-    def __init__(self, vectors: Array, queries: _Doubles, norms: RowNorms) -> None:
-        self._vectors, self._norms = vectors, norms
+    unsound: called with the rows that `norms` says are not what they should be, if there are any.
+    """
+
+    def __init__(
+        self, vectors: Array, queries: _Doubles, norms: RowNorms, unsound: Callable[[_Rows], None]
+    ) -> None:
+        self._vectors, self._norms, self._unsound = vectors, norms, unsound
         self._dots = FloatDots(queries, vectors.dtype)
         self.parallel = self._dots.parallel
 
     def sift(self, span: Span, floor: _Doubles) -> Found:
         """As `Estimates.sift` says."""
         rows = self._vectors[span.first : span.end] if span.chosen is None else self._vectors[span.chosen]
-        error = self._dots.error * self._norms.of(span, rows)
+        bound, unsound = self._norms.of(span, rows)
+        if len(unsound):
+            self._unsound(unsound)
+        error = self._dots.error * bound
         sums = self._dots(rows)
         cut = floor - error
         cut -= 2.0**-22 * abs(cut)  # it may be rounded to float32 below
@@ -157,6 +180,15 @@ class Int8Estimates:
         # A row's score is base + unit × (its integer × scale ± by_residual × residual ± by_length × length).
         self._by_residual = (1 + 1e-6) * lengths / self._unit
         self._by_length = (1 + 1e-6) * (lost / self._unit + _ROUNDING * coded)
+
+    def uncoded(self, span: Span) -> _Rows:
+        """The rows of a span that have no useful code: those that are not finite, or almost beyond float32."""
+        number = span.first // self._codes.block_rows
+        block = self._codes.block(number)
+        assert block is not None
+        rows = span.rows
+        kept: npt.NDArray[np.bool_] = np.isinf(block.residual[rows - number * self._codes.block_rows])
+        return rows[kept]
 
     def sift(self, span: Span, floor: _Doubles) -> Found:
         """As `Estimates.sift` says, for a span within one block that can be trusted."""

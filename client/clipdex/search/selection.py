@@ -54,6 +54,10 @@ class Selection:
         at[at == len(self.dropped)] = 0
         return found.where(self.dropped[at] != found.row)
 
+    def among(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Those of some rows that may be given. Of a selection that is chosen, they are chosen ones already."""
+        return rows if len(self.dropped) == 0 else rows[~np.isin(rows, self.dropped)]
+
     def pieces(self) -> Iterator[npt.NDArray[np.int64]]:
         """The rows, in order, some at a time."""
         if self.chosen is not None:

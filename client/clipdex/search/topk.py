@@ -21,6 +21,7 @@ from clipdex.search.quantize import WIDEST, Codes
 from clipdex.search.readahead import Readahead, in_memory, want_rows
 from clipdex.search.selection import Selection
 from clipdex.search.spans import Span, cores, spans_of, work_through
+from clipdex.search.unit import UnsoundRow, not_unit
 
 __all__ = ["Ranking", "RowNorms", "top_k"]
 
@@ -69,6 +70,8 @@ def top_k(
 
     Raises:
         InvalidArgument: a query is not finite, or `allowed` does not fit the rows.
+        UnsoundRow: `norms` says that all rows are of norm 1, and one that may be ranked was read and is not. Where
+            rows have codes, only those that are not finite are noticed.
     """
     vectors = _plain(vectors)
     if not np.isfinite(queries).all():
@@ -144,7 +147,12 @@ class _Search:
 
     @cached_property
     def _plain(self) -> FloatEstimates:
-        return FloatEstimates(self._vectors, self._scaled, self._norms)
+        return FloatEstimates(self._vectors, self._scaled, self._norms, self._refuse)
+
+    def _refuse(self, rows: npt.NDArray[np.int64]) -> None:
+        """Raise UnsoundRow if one of these rows, not finite or not of norm 1, might have been an answer."""
+        for row in self._selection.among(rows):
+            raise UnsoundRow(int(row))
 
     @cached_property
     def _cold(self) -> bool:
@@ -203,6 +211,10 @@ class _Search:
             estimates = self._plain
         with np.errstate(all="ignore"):
             found = estimates.sift(span, self._candidates.floor)
+        if self._norms.unit and isinstance(estimates, Int8Estimates):
+            rows = estimates.uncoded(span)
+            if len(rows):
+                self._refuse(rows[not_unit(self._vectors[rows])])
         self._candidates.add(self._selection.keep(found))
 
     def _ranked(self, threads: int) -> list[Ranking]:
@@ -238,7 +250,7 @@ class _Search:
     def _refined(self, q: int, found: Found) -> Found:
         """With bounds from the rows themselves, which are much closer."""
         floor = self._candidates.floor[q : q + 1]
-        plain = FloatEstimates(self._vectors, self._scaled[q : q + 1], self._norms)
+        plain = FloatEstimates(self._vectors, self._scaled[q : q + 1], self._norms, self._refuse)
         parts = []
         for start in range(0, len(found), _ROWS_FOR_ONE):
             rows = np.sort(found.row)[start : start + _ROWS_FOR_ONE]
