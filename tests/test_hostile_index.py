@@ -9,12 +9,14 @@ import sqlite3
 import struct
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import noise, unit_vectors
 
 import clipdex
 from clipdex import Client
+from clipdex.bench.search import scanned
 from clipdex.cli import connection
 from clipdex.index import (
     Failure,
@@ -56,17 +58,14 @@ COMMANDS = {
     "bench": ("bench", "search", "x.clipdex", "--queries", "1"),
 }
 
-# Where one of the first is none, every command has to refuse; of the others, those that are concerned.
-VITAL = (
-    "manifest.json",
-    "rows.sqlite",
-    "rows.sqlite-wal",
-    "rows.sqlite-shm",
-    "rows.sqlite-journal",
-    "vectors.f16",
-)
+# Where one of these is none, every command has to refuse; of the others, those that are concerned are asked.
+VITAL = ("manifest.json", "rows.sqlite", "vectors.f16")
+_BESIDE = ("index", "filtered", "verify", "compact", "optimize", "forget")  # SQLite opens them, whoever asks
 OTHERS = {
-    "vectors.int8": ("search", "verify", "optimize", "compact", "bench"),
+    "rows.sqlite-wal": _BESIDE,
+    "rows.sqlite-shm": _BESIDE,
+    "rows.sqlite-journal": _BESIDE,
+    "vectors.int8": ("search", "verify", "optimize", "compact"),
     "vectors.int8.building": ("optimize",),
     "vectors.ann": ("approximate", "verify", "ann", "info"),
     "vectors.ann.building": ("ann",),
@@ -206,6 +205,30 @@ def test_what_is_put_there_while_it_is_opened_is_not_opened_either(tmp_path, mon
         signal.setitimer(signal.ITIMER_REAL, 30)
         with pytest.raises(clipdex.IndexDamaged, match=f"{name}: is a "):
             open_to_write(tmp_path / name)
+
+
+def test_a_benchmark_reads_no_codes_elsewhere(index, tmp_path, not_for_ever):
+    signal.setitimer(signal.ITIMER_REAL, 30)
+    for kind in KINDS:
+        shutil.rmtree(tmp_path / "outside", ignore_errors=True)
+        (tmp_path / "outside").mkdir()
+        (index / "vectors.int8").unlink(missing_ok=True)
+        put(kind, index / "vectors.int8", tmp_path / "outside")
+        with Index.open(index) as opened:
+            assert [array is opened.vectors for array in scanned(opened)] == [True]
+            assert opened.codes() is None
+
+
+def test_a_manifest_that_is_written_anew_follows_no_link(index, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (index / "manifest.json.new").symlink_to(tmp_path / "mine")
+    card = SimpleNamespace(below_floor="top-1 agreement 0.98")
+    with IndexWriter(index) as writer:
+        noted = writer.manifest.noting(card, index)
+    assert Manifest.read(index) == noted != writer.manifest
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert not (index / "manifest.json").is_symlink()
+    assert not os.path.lexists(index / "manifest.json.new")
 
 
 def test_an_index_is_not_waited_for_where_a_fifo_is(run, tmp_path, monkeypatch, not_for_ever):
