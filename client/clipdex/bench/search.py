@@ -15,8 +15,9 @@ import numpy as np
 from clipdex.arrays import Array, Vectors
 from clipdex.bench.load import Latency
 from clipdex.bench.machine import cores
-from clipdex.errors import InvalidArgument
+from clipdex.errors import IndexDamaged, InvalidArgument
 from clipdex.index import Index, IndexWriter, Manifest, Picture, optimize_index
+from clipdex.index.files import open_to_read
 from clipdex.index.int8 import INT8_FILE, Int8Header, Int8Unusable
 
 __all__ = ["SearchPoint", "drawn_index", "measure_search", "read_seconds", "scanned"]
@@ -95,10 +96,10 @@ def measure_search(
 def scanned(index: Index) -> list[Array]:
     """What a search looks at from end to end: vectors.int8 and the rows it has no codes of, or all rows."""
     try:
-        with (index.directory / INT8_FILE).open("rb") as file:
+        with open_to_read(index.directory / INT8_FILE) as file:
             header = Int8Header.from_bytes(file.readline(_LONGEST_HEADER))
-        codes: Array = np.memmap(index.directory / INT8_FILE, np.uint8, mode="r")
-    except (OSError, ValueError, Int8Unusable):
+            codes: Array = np.memmap(file, np.uint8, mode="r")
+    except (OSError, ValueError, IndexDamaged, Int8Unusable):
         return [index.vectors]
     return [codes, index.vectors[header.rows :]]
 

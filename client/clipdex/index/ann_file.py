@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.errors import IndexDamaged, IndexFault, IndexLocked, IndexWriteError
+from clipdex.index.files import is_at, open_to_read, open_to_write, rename, require_regular
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import Extent
 from clipdex.untrusted_json import parse_plain_json
@@ -150,7 +151,7 @@ def read(
     """
     path = directory / ANN_FILE
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             header = AnnHeader.from_bytes(file.read(HEADER_BYTES), path)
             header.require(manifest, extents, path)
             if os.fstat(file.fileno()).st_size != HEADER_BYTES + header.faiss_bytes:
@@ -167,7 +168,7 @@ def read(
 
 def ann_damages(directory: Path, manifest: Manifest, extents: Sequence[Extent]) -> list[str]:
     """What is wrong with the file, if there is one."""
-    if not (directory / ANN_FILE).exists():
+    if not os.path.lexists(directory / ANN_FILE):
         return []
     try:
         read(directory, manifest, extents)
@@ -185,14 +186,15 @@ def replacing(directory: Path) -> Iterator[int]:
         IndexWriteError: the disk refused; the old file is as it was.
     """
     path = directory / f"{ANN_FILE}.building"
+    require_regular(directory / ANN_FILE)  # before hours of work
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fd = open_to_write(path, make=True)
     except OSError as exc:
         raise IndexWriteError(f"{path}: cannot be written: {exc.strerror}") from exc
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(fd), path.stat()):
+            if not is_at(fd, path):
                 raise FileNotFoundError
         except (BlockingIOError, FileNotFoundError) as exc:
             raise IndexLocked(f"{path} is being written by another process; wait for it, or stop it") from exc
@@ -201,14 +203,14 @@ def replacing(directory: Path) -> Iterator[int]:
             yield fd
             os.fsync(fd)
             # A compaction puts another directory at the path, and with it other rows.
-            if not path.exists() or not os.path.samestat(os.fstat(fd), path.stat()):
+            if not is_at(fd, path):
                 raise IndexLocked(f"{directory} was compacted meanwhile: nothing was written; {_AGAIN}")
-            path.rename(directory / ANN_FILE)
+            rename(path, directory / ANN_FILE)
         except OSError as exc:
             raise IndexWriteError(f"{path}: writing it failed: {exc.strerror}; the index is as it was") from exc
         finally:
             with suppress(OSError):
-                if os.path.samestat(os.fstat(fd), path.stat()):
+                if is_at(fd, path):
                     path.unlink()
     finally:
         os.close(fd)

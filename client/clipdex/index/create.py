@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clipdex.errors import IndexWriteError
+from clipdex.index.files import create
 from clipdex.index.manifest import MANIFEST, Manifest
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.vectors import sync_directory
@@ -52,10 +53,7 @@ def building(directory: Path, manifest: Manifest) -> Iterator[Path]:
             made.chmod(0o777 & ~_umask())
             RowStore.create(made / ROWS_FILE)
             for name, text in ((manifest.vectors_file, ""), (LOCK_FILE, ""), (MANIFEST, manifest.to_json())):
-                with (made / name).open("w", encoding="utf-8") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
+                create(made / name, text.encode())
             sync_directory(made)
         except OSError as exc:
             raise IndexWriteError(f"{directory}: cannot be created: {exc.strerror}") from exc

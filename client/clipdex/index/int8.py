@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.arrays import Array
+from clipdex.errors import IndexDamaged
+from clipdex.index.files import open_to_read
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import Extent
 from clipdex.search.quantize import BLOCK_ROWS, Basis, CodeBlock
@@ -186,7 +188,7 @@ class Int8File:
         """As `open`. Raises FileNotFoundError or Int8Unusable."""
         path = directory / INT8_FILE
         try:
-            with path.open("rb") as file:
+            with open_to_read(path) as file:
                 header = Int8Header.from_bytes(file.read(_HEADER_BYTES))
                 _require_fit(header, manifest, extents)
                 size = os.fstat(file.fileno()).st_size
@@ -195,6 +197,8 @@ class Int8File:
                 return cls(path, header, np.asarray(np.memmap(file, np.uint8, mode="r")))
         except FileNotFoundError:
             raise
+        except IndexDamaged as exc:
+            raise Int8Unusable(f"cannot be used: {exc}") from exc
         except OSError as exc:
             raise Int8Unusable(f"cannot be read: {exc.strerror}") from exc
 
@@ -256,7 +260,7 @@ class Int8Watch:
     def now(self, directory: Path, manifest: Manifest, extents: Callable[[], Sequence[Extent]]) -> Int8File | None:
         """The file, if there is one that can be used."""
         try:
-            stat = os.stat(directory / INT8_FILE)
+            stat = os.lstat(directory / INT8_FILE)
         except OSError:
             self._seen = self._file = None
             return None

@@ -14,6 +14,7 @@ import numpy as np
 from clipdex.card import ModelCard
 from clipdex.errors import FingerprintMismatch, IndexDamaged, IndexFormatError, IndexNotFound, IndexWriteError
 from clipdex.icc import IccUse
+from clipdex.index.files import create, open_to_read, rename
 from clipdex.untrusted_json import parse_plain_json
 
 __all__ = ["FORMAT_VERSION", "MANIFEST", "Manifest"]
@@ -92,11 +93,8 @@ class Manifest:
         noted = replace(self, below_floor=card.below_floor)
         new = directory / f"{MANIFEST}.new"
         try:
-            with new.open("w", encoding="utf-8") as file:
-                file.write(noted.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(directory / MANIFEST)
+            create(new, noted.to_json().encode())
+            rename(new, directory / MANIFEST)
             sync_directory(directory)
         except OSError as exc:
             raise IndexWriteError(f"{directory / MANIFEST}: cannot be written: {exc.strerror}") from exc
@@ -129,7 +127,7 @@ class Manifest:
         """
         path = directory / MANIFEST
         try:
-            with path.open("rb") as file:
+            with open_to_read(path) as file:
                 raw = file.read(_LARGEST)
         except FileNotFoundError as exc:
             if not os.path.lexists(directory):

@@ -13,6 +13,7 @@ import numpy as np
 
 from clipdex.arrays import Array
 from clipdex.errors import IndexLocked, IndexWriteError, InvalidArgument
+from clipdex.index.files import is_at, open_to_write, rename, require_regular
 from clipdex.index.int8 import INT8_FILE, Int8File, Int8Header, pack_block
 from clipdex.index.reader import Index
 from clipdex.index.vectors import sync_directory
@@ -77,9 +78,9 @@ def optimize_index(directory: Path, progress: Callable[[int, int], None] | None 
             _write(fd, 0, header.to_bytes())
             os.ftruncate(fd, header.file_bytes)
             os.fsync(fd)
-            if not _is_at(fd, directory / _BUILDING):
+            if not is_at(fd, directory / _BUILDING):
                 raise IndexLocked(f"{directory} was compacted meanwhile: nothing was written; optimize it again")
-            os.rename(directory / _BUILDING, directory / INT8_FILE)
+            rename(directory / _BUILDING, directory / INT8_FILE)
             sync_directory(directory)
     return Optimized(rows, coded, header.file_bytes)
 
@@ -151,8 +152,9 @@ def _write(fd: int, position: int, data: bytes | memoryview) -> None:
 def _building(directory: Path) -> Iterator[int]:
     """An empty file of ours alone, which is gone at the end of the block unless it was renamed."""
     path = directory / _BUILDING
+    require_regular(directory / INT8_FILE)
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        fd = open_to_write(path, make=True)
     except OSError as exc:
         raise IndexWriteError(f"{path}: cannot be written: {exc.strerror}") from exc
     try:
@@ -163,7 +165,7 @@ def _building(directory: Path) -> Iterator[int]:
                 f"{directory} is being optimized by another process; wait for it, or stop it"
             ) from exc
         # Between opening and locking, the process that had it may have renamed it or removed it.
-        if not _is_at(fd, path):
+        if not is_at(fd, path):
             raise IndexLocked(f"{directory} has just been optimized by another process; try again")
         try:
             os.ftruncate(fd, 0)
@@ -172,15 +174,7 @@ def _building(directory: Path) -> Iterator[int]:
             raise IndexWriteError(f"{path}: writing it failed: {exc.strerror}; the index is as it was") from exc
         finally:
             with suppress(OSError):
-                if _is_at(fd, path):
+                if is_at(fd, path):
                     path.unlink()
     finally:
         os.close(fd)
-
-
-def _is_at(fd: int, path: Path) -> bool:
-    """Whether what stands at a path is the file that is open."""
-    try:
-        return os.path.samestat(os.fstat(fd), path.stat())
-    except FileNotFoundError:
-        return False

@@ -19,6 +19,7 @@ from clipdex.arrays import Array, Vectors
 from clipdex.card import ModelCard
 from clipdex.embeddings import Embeddings
 from clipdex.errors import FingerprintMismatch, IndexDamaged, IndexFault, InvalidArgument
+from clipdex.index.files import open_directory
 from clipdex.index.hits import Hit, grouped_ranking, traits
 from clipdex.index.int8 import Int8File, Int8Watch
 from clipdex.index.manifest import Manifest
@@ -115,7 +116,7 @@ class Index:
     def _open_files(self) -> None:
         try:
             # Held open, so that its number is not given to another directory.
-            place = os.open(self.directory, os.O_RDONLY)
+            place = open_directory(self.directory)
         except OSError as exc:
             Manifest.read(self.directory)  # says it better, where nothing is
             raise IndexDamaged(f"{self.directory}: cannot be read: {exc.strerror}") from exc
@@ -488,7 +489,7 @@ class Index:
 def _bytes_on_disk(path: Path) -> int:
     """Of one file: none where a writer that ends has just removed it, as it does the WAL."""
     try:
-        found = path.stat()
+        found = path.lstat()
     except FileNotFoundError:
         return 0
     return found.st_blocks * 512 if stat.S_ISREG(found.st_mode) else 0

@@ -6,6 +6,7 @@ anything that it has not committed.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -24,9 +25,11 @@ from clipdex.index.schema import (
     SCHEMA_VERSION,
     Value,
     connect,
+    connect_new,
     is_sound,
     readable,
     record_crc32c,
+    require_schema,
 )
 from clipdex.index.stored import LATER_OF_ROWS, all_sound, failure_of, is_plausible, known_file, picture_of, stored
 
@@ -94,7 +97,7 @@ class RowStore:
     @classmethod
     def create(cls, path: Path) -> None:
         """Write an empty database at a path where nothing is. Raises sqlite3.Error if the disk refuses."""
-        db = sqlite3.connect(path, isolation_level=None)
+        db = connect_new(path)
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -108,11 +111,11 @@ class RowStore:
         """Open an existing database.
 
         Raises:
-            IndexDamaged: the file is missing, or not a database.
+            IndexDamaged: the file is missing, or not a database, or its tables are not an index's.
             IndexWriteError: the disk refused a writer.
             IndexFormatError: a database, but not an index's, or of a newer version.
         """
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise IndexDamaged(f"{path}: is missing; without it nothing says which rows are committed")
         try:
             db = connect(path, write=write)
@@ -139,6 +142,7 @@ class RowStore:
             )
         store = cls(db, path)
         try:
+            require_schema(db, path)
             if write and not all(map(store._has, LATER)):
                 with store._transaction():
                     for statement in LATER.values():

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import google_crc32c
+
+from clipdex.errors import IndexDamaged
+from clipdex.index.files import require_database
 
 __all__ = [
     "APPLICATION_ID",
@@ -18,9 +23,11 @@ __all__ = [
     "SCHEMA_VERSION",
     "Value",
     "connect",
+    "connect_new",
     "is_sound",
     "readable",
     "record_crc32c",
+    "require_schema",
 ]
 
 # "clpx" in ASCII: `file rows.sqlite` and other tools can tell whose database it is.
@@ -138,7 +145,12 @@ def connect(path: Path, *, write: bool) -> sqlite3.Connection:
 
     `record_crc32c` is known to SQL by its name, for commits alone: Ctrl-C inside it would look like damage.
     What is read is checked outside of SQL.
+
+    Raises:
+        IndexDamaged: it, or a file that SQLite has beside it, is no regular file.
+        sqlite3.Error: it cannot be opened.
     """
+    require_database(path)
     uri = "file:" + quote(os.fsencode(path.absolute()))  # a path may hold ?, # and bytes that are not UTF-8
     if write:
         db = _open(uri + "?mode=rw")
@@ -165,7 +177,66 @@ def connect(path: Path, *, write: bool) -> sqlite3.Connection:
     return db
 
 
+def connect_new(path: Path) -> sqlite3.Connection:
+    """A database at a path where nothing is, in a folder of our own."""
+    return sqlite3.connect(path, isolation_level=None)
+
+
+def require_schema(db: sqlite3.Connection, path: Path) -> None:
+    """Raise IndexDamaged unless a database has the tables of an index, as they were made, and nothing besides.
+
+    A view or a virtual table in the place of a table runs what its maker likes when it is read, a trigger when
+    something is written. Comments and spaces may be those of another version.
+    """
+    try:
+        text_factory, db.text_factory = db.text_factory, readable
+        try:
+            found = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+        finally:
+            db.text_factory = text_factory
+    except DAMAGE as exc:
+        raise IndexDamaged(f"{path}: cannot be read: {exc}") from exc
+    expected = _objects()
+    wrong = [
+        f"has {'an' if kind == 'index' else 'a'} {kind} {str(name)!r} that no index has"
+        if name not in expected
+        else f"has the {kind} {name!r} in another form than an index has"
+        for kind, name, of, sql in found
+        if expected.get(name) != (kind, of, _plain(sql))
+    ]
+    names = {name for _, name, _, _ in found}
+    wrong += [
+        f"lacks the {kind} {name!r} that every index has"
+        for name, (kind, of, _) in expected.items()
+        if name not in names and of not in LATER
+    ]
+    if wrong:
+        more = f" (and {len(wrong) - 1:,} more such faults)" if len(wrong) > 1 else ""
+        raise IndexDamaged(
+            f"{path}: {wrong[0]}{more}; it was changed or is damaged: take the index from a copy, "
+            "or build it again"
+        )
+
+
+@cache
+def _objects() -> dict[str, tuple[str, str, str | None]]:
+    """What is in the schema of an index: by name its type, its table, and its SQL without comments."""
+    db = sqlite3.connect(":memory:")
+    try:
+        db.executescript(SCHEMA + "".join(LATER.values()))
+        found = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+        return {name: (kind, of, _plain(sql)) for kind, name, of, sql in found}
+    finally:
+        db.close()
+
+
+def _plain(sql: object) -> str | None:
+    """A statement without its comments. None of ours has a `--` in a text, so what equals one of ours has none."""
+    return " ".join(re.sub(r"--[^\n]*", " ", sql).split()) if isinstance(sql, str) else None
+
+
 def _open(uri: str) -> sqlite3.Connection:
     db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    db.execute("PRAGMA trusted_schema = OFF")  # what a stranger's schema may call
     db.create_function("record_crc32c", -1, record_crc32c, deterministic=True)
     return db

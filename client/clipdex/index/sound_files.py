@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from clipdex.errors import IndexDamaged
+from clipdex.index.files import open_to_read
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, KnownFile, RowStore
 from clipdex.index.vectors import ExtentCheck
@@ -37,13 +37,11 @@ class SoundFiles:
         try:
             path = directory / manifest.vectors_file
             try:
-                fd = os.open(path, os.O_RDONLY)
+                file = open_to_read(path)
             except OSError as exc:
                 raise IndexDamaged(f"{path}: cannot be read: {exc.strerror}") from exc
-            try:
-                yield cls(store, ExtentCheck(fd, store.extents(), manifest))
-            finally:
-                os.close(fd)
+            with file:
+                yield cls(store, ExtentCheck(file.fileno(), store.extents(), manifest))
         finally:
             store.close()
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from clipdex.arrays import Array
 from clipdex.errors import IndexDamaged, IndexWriteError
+from clipdex.index.files import open_directory, open_to_read, open_to_write
 from clipdex.index.manifest import Manifest
 from clipdex.index.records import Extent
 from clipdex.search.unit import not_unit
@@ -46,7 +47,7 @@ def map_vectors(directory: Path, manifest: Manifest, rows: int) -> Array:
     path = directory / manifest.vectors_file
     try:
         # Opened once: a compaction may put another file at the path before the length of this one is known.
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             _require_length(path, os.fstat(file.fileno()).st_size, manifest, rows)
             if rows == 0:  # an empty file cannot be mapped
                 return np.empty((0, manifest.embedding_dim), dtype=manifest.numpy_dtype)
@@ -127,7 +128,7 @@ class ExtentCheck:
 
 def sync_directory(directory: Path | bytes) -> None:
     """Put a directory's entries on disk: a file that was just created or renamed survives a power cut."""
-    fd = os.open(directory, os.O_RDONLY)
+    fd = open_directory(directory)
     try:
         os.fsync(fd)
     finally:
@@ -143,7 +144,7 @@ class VectorFile:
         self._manifest, self._row_bytes = manifest, manifest.row_bytes
         self._dtype = manifest.numpy_dtype
         try:
-            self._fd = os.open(self._path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+            self._fd = open_to_write(self._path)
         except FileNotFoundError as exc:
             raise IndexDamaged(f"{self._path}: is missing; {committed} rows of it were committed") from exc
         except OSError as exc:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from clipdex.errors import IndexDamaged, IndexFault, IndexNotFound
 from clipdex.index.ann_file import ann_damages
+from clipdex.index.files import open_directory, open_to_read
 from clipdex.index.int8 import int8_damages
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, Extent, RowStore
@@ -57,7 +58,7 @@ def verify_index(directory: Path, progress: Callable[[int, int], None] | None = 
 def _watched(directory: Path) -> Iterator[Callable[[], bool]]:
     """Tells whether the directory at a path is still the one that was there."""
     try:
-        place = os.open(directory, os.O_RDONLY)  # held open, so that its number is not given to another
+        place = open_directory(directory)  # held open, so that its number is not given to another
     except OSError:
         yield lambda: True  # what reads it will say why it cannot be read
         return
@@ -82,9 +83,9 @@ def _verify(directory: Path, progress: Callable[[int, int], None] | None) -> Ver
         raise
     except IndexFault as exc:
         return VerifyReport(0, 0, 0, [Damage(str(exc))])
-    if lost := wal_damage(directory / ROWS_FILE):
-        damages.append(Damage(lost))
     try:
+        if lost := wal_damage(directory / ROWS_FILE):
+            damages.append(Damage(lost))
         store = RowStore.open(directory / ROWS_FILE, write=False)
     except IndexFault as exc:
         return VerifyReport(0, 0, 0, [*damages, Damage(str(exc))])
@@ -139,7 +140,9 @@ def _check_vectors(
     total = sum(extent.row_count for extent in extents)
     read = done = 0
     try:
-        file = path.open("rb")
+        file = open_to_read(path)
+    except IndexDamaged as exc:
+        return [Damage(str(exc), (0, total))], 0
     except OSError as exc:
         return [Damage(f"{path}: cannot be read: {exc.strerror}", (0, total))], 0
     with file:

@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from clipdex.index.files import open_to_read
+
 __all__ = ["wal_damage"]
 
 _HEADER, _FRAME = 32, 24
@@ -29,12 +31,15 @@ def wal_damage(database: Path) -> str | None:
 
     A writer may be at work. A frame that it had not yet written whole is whole at the second look, and a log that
     it begins anew has other salts: what is found twice is there.
+
+    Raises:
+        IndexDamaged: it is no regular file.
     """
     path = database.with_name(database.name + "-wal")
     before = None
     while True:
         try:
-            with path.open("rb") as file:
+            with open_to_read(path) as file:
                 found = _walk(file)
         except FileNotFoundError:
             return None

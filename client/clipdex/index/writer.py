@@ -27,6 +27,7 @@ from clipdex.errors import (
     InvalidArgument,
 )
 from clipdex.index.create import LOCK_FILE, create_index, put_back, sweep_unfinished
+from clipdex.index.files import is_at, open_to_write
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, Changes, Failure, KnownFile, Picture, RowStore
 from clipdex.index.sound_files import SoundFiles
@@ -306,12 +307,12 @@ def _lock(directory: Path) -> int:
     """An exclusive lock on the index, held until the descriptor is closed, however the process ends."""
     path = directory / LOCK_FILE
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fd = open_to_write(path, make=True)
     except OSError as exc:
         raise IndexWriteError(f"{directory}: cannot be opened for writing: {exc.strerror}") from exc
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.samestat(os.fstat(fd), path.stat()):
+        if not is_at(fd, path):
             # Between opening and locking, another process put a compacted index in this one's place.
             os.close(fd)
             return _lock(directory)

@@ -1,0 +1,134 @@
+"""Opening and making the files of an index: regular files that stand in its directory, and nothing else.
+
+An index may come from anyone. A link in the place of a file would have us write to whatever it points to, a FIFO
+would hold us for ever, a device may do anything. Nothing else in this package opens a file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from clipdex.errors import IndexDamaged
+
+__all__ = [
+    "create",
+    "is_at",
+    "open_directory",
+    "open_to_read",
+    "open_to_write",
+    "rename",
+    "require_database",
+    "require_regular",
+]
+
+_SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+# What SQLite opens beside a database, by its path.
+_COMPANIONS = ("-wal", "-shm", "-journal")
+
+
+def open_to_read(path: Path) -> BinaryIO:
+    """An existing file, in binary. Raises IndexDamaged if it is no regular file, OSError as `open` does."""
+    return os.fdopen(_open(path, os.O_RDONLY), "rb")
+
+
+def open_to_write(path: Path, *, make: bool = False) -> int:
+    """A descriptor to read and write a file with; what it holds stays. make: it may not be there yet.
+
+    Raises:
+        IndexDamaged: it is no regular file.
+        OSError: as `open` does.
+    """
+    return _open(path, os.O_RDWR | (os.O_CREAT if make else 0))
+
+
+def create(path: Path, data: bytes) -> None:
+    """Make a file and put it on disk; what stood there, if anything, is gone. Raises OSError."""
+    with suppress(FileNotFoundError):
+        path.unlink()  # of a link, the link
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY, 0o666), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def rename(old: Path, new: Path) -> None:
+    """Put a file of an index in the place of another. Raises IndexDamaged if that is no regular file, OSError."""
+    require_regular(new)
+    os.rename(old, new)
+
+
+def open_directory(directory: Path | bytes) -> int:
+    """A descriptor of a directory, to which a link may lead. Raises OSError."""
+    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def is_at(fd: int, path: Path) -> bool:
+    """Whether what stands at a path is the file that is open."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def require_regular(path: Path) -> None:
+    """Raise IndexDamaged if something is at a path, and it is no regular file."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return  # opening it says it better
+    if not stat.S_ISREG(mode):
+        raise _refusal(path, mode)
+
+
+def require_database(path: Path) -> None:
+    """Raise IndexDamaged unless SQLite, which opens by path, finds regular files there and beside it, or nothing.
+
+    clipdex leaves no rollback journal: its databases have a WAL. SQLite would write to the database what the
+    journal holds, and delete a file that it names, wherever that is.
+    """
+    require_regular(path)
+    for suffix in _COMPANIONS:
+        require_regular(path.with_name(path.name + suffix))
+    journal = path.with_name(f"{path.name}-journal")
+    with suppress(FileNotFoundError):
+        if os.lstat(journal).st_size:
+            raise IndexDamaged(
+                f"{journal}: is a rollback journal, which no index has; SQLite would change the index by it: "
+                "take the index from a copy, or build it again"
+            )
+
+
+def _open(path: Path, flags: int) -> int:
+    require_regular(path)  # before it is opened: a device may do something even then
+    try:
+        fd = os.open(path, flags | _SAFELY, 0o666)
+    except OSError:
+        require_regular(path)  # put there meanwhile
+        raise
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        raise _refusal(path, mode)
+    return fd
+
+
+def _refusal(path: Path, mode: int) -> IndexDamaged:
+    kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
+    return IndexDamaged(
+        f"{path}: is {kind}; an index is made of regular files in its directory, and nothing else is opened: "
+        "put the file itself there, or build the index again"
+    )
