@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clipdex.errors import IndexWriteError
+from clipdex.index.file_system import lacking
 from clipdex.index.manifest import MANIFEST, Manifest
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.vectors import sync_directory
@@ -60,7 +61,10 @@ def building(directory: Path, manifest: Manifest) -> Iterator[Path]:
         except OSError as exc:
             raise IndexWriteError(f"{directory}: cannot be created: {exc.strerror}") from exc
         except sqlite3.Error as exc:
-            raise IndexWriteError(f"{directory}: cannot be created: {exc}") from exc
+            with suppress(OSError):
+                (made / MANIFEST).write_text(manifest.to_json())  # to try what the file system gives
+            lack = lacking(made / MANIFEST)
+            raise IndexWriteError(f"{directory}: cannot be created: {exc}{f': {lack}' if lack else ''}") from exc
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
