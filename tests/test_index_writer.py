@@ -264,7 +264,7 @@ def test_an_index_on_a_read_only_medium_can_be_read(path, monkeypatch):
                 raise sqlite3.OperationalError("unable to open database file")
             return super().execute(sql, *args)
 
-    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, factory=ReadOnlyMedium))
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **{"factory": ReadOnlyMedium} | k))
     with Index.open(path) as index:
         assert len(index) == 10
 

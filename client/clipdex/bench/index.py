@@ -22,7 +22,7 @@ from clipdex.client import Client
 from clipdex.errors import InvalidArgument, ServerError, SourceError
 from clipdex.index.rows import Failure
 from clipdex.pipeline import Limits, Progress, index_pictures
-from clipdex.pipeline.decode_worker import SLOT, decode_file
+from clipdex.pipeline.decode_worker import NO_HASH, SLOT, decode_file
 from clipdex.sources import Source
 from clipdex.sources.scan import FoundFile
 from clipdex.wire import RequestTiming
@@ -233,7 +233,7 @@ def _decode_core_s(client: Client, source: Source) -> float:
     slot = np.empty((1, spec.size, spec.size, 3), dtype=np.uint8)
     files = list(islice(source.files(lambda _: None), _LOOK_AHEAD))
     chosen = files[:: max(1, len(files) // _SAMPLE)]
-    requests = [SLOT.pack(0) + file.request() for file in chosen]
+    requests = [SLOT.pack(0, NO_HASH) + file.request() for file in chosen]
     for request in requests[:2]:  # Pillow loads its decoders when they are first used
         decode_file(request, slot, spec, Limits())
     began = time.process_time()

@@ -12,7 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clipdex.errors import IndexWriteError
+<<<<<<< HEAD
 from clipdex.index.files import create
+=======
+from clipdex.index.file_system import lacking
+>>>>>>> sound
 from clipdex.index.manifest import MANIFEST, Manifest
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.vectors import sync_directory
@@ -58,7 +62,10 @@ def building(directory: Path, manifest: Manifest) -> Iterator[Path]:
         except OSError as exc:
             raise IndexWriteError(f"{directory}: cannot be created: {exc.strerror}") from exc
         except sqlite3.Error as exc:
-            raise IndexWriteError(f"{directory}: cannot be created: {exc}") from exc
+            with suppress(OSError):
+                (made / MANIFEST).write_text(manifest.to_json())  # to try what the file system gives
+            lack = lacking(made / MANIFEST)
+            raise IndexWriteError(f"{directory}: cannot be created: {exc}{f': {lack}' if lack else ''}") from exc
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)

@@ -15,7 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from clipdex.errors import IndexDamaged, IndexFormatError, IndexWriteError
+from clipdex.errors import IndexDamaged, IndexFault, IndexFormatError, IndexWriteError
+from clipdex.index.file_system import lacking
+from clipdex.index.manifest import MANIFEST
 from clipdex.index.records import NO_METADATA, BrokenRecord, Changes, Extent, Failure, KnownFile, Picture, storable
 from clipdex.index.schema import (
     APPLICATION_ID,
@@ -23,13 +25,18 @@ from clipdex.index.schema import (
     LATER,
     SCHEMA,
     SCHEMA_VERSION,
+    Still,
     Value,
     connect,
     connect_new,
     is_sound,
     readable,
     record_crc32c,
+<<<<<<< HEAD
     require_schema,
+=======
+    still,
+>>>>>>> sound
 )
 from clipdex.index.stored import LATER_OF_ROWS, all_sound, failure_of, is_plausible, known_file, picture_of, stored
 
@@ -124,11 +131,20 @@ class RowStore:
         except sqlite3.OperationalError as exc:
             # Not what the file holds, but what the system refused: space for SQLite's own files, a read, a sync.
             if write:
-                raise IndexWriteError(f"{path}: cannot be opened for writing: {exc}") from exc
-            raise IndexDamaged(
-                f"{path}: cannot be opened: {exc}; SQLite reads it and makes a small file beside it, "
-                "which a full disk or the folder's permissions may prevent"
-            ) from exc
+                lack = lacking(path.with_name(MANIFEST))
+                why = f": {lack}" if lack else ""
+                raise IndexWriteError(f"{path}: cannot be opened for writing: {exc}{why}") from exc
+            lack = lacking(path.with_name(MANIFEST))
+            if lack is not None:
+                raise IndexFault(
+                    f"{path}: cannot be opened: {exc}: a commit is still in rows.sqlite-wal, and {lack}"
+                ) from exc
+            if still(path) is None and _is_refusal(exc):
+                raise IndexFault(
+                    f"{path}: cannot be opened: {exc}; SQLite makes a small file beside it, which a full disk or "
+                    "the folder's permissions prevent; nothing says that the index is damaged"
+                ) from exc
+            raise IndexDamaged(f"{path}: cannot be opened: {exc}") from exc
         except DAMAGE as exc:
             raise IndexDamaged(f"{path}: is not a sound SQLite database: {exc}") from exc
         if application != APPLICATION_ID:
@@ -434,9 +450,17 @@ class RowStore:
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         try:
             with self._lock:
-                return self._db.execute(sql, parameters).fetchall()
+                found = self._db.execute(sql, parameters).fetchall()
+                if isinstance(self._db, Still):
+                    self._db.require_still()
+                return found
         except DAMAGE as exc:
             raise IndexDamaged(f"{self._path}: cannot be read: {exc}") from exc
+
+
+def _is_refusal(error: sqlite3.Error) -> bool:
+    """Whether it is the system that refused, by SQLite's text (its codes are not in Python 3.10)."""
+    return any(text in str(error) for text in ("unable to open", "disk I/O error", "is full", "is locked"))
 
 
 def _is_count(value: object) -> bool:

@@ -12,8 +12,12 @@ from urllib.parse import quote
 
 import google_crc32c
 
+<<<<<<< HEAD
 from clipdex.errors import IndexDamaged
 from clipdex.index.files import require_database
+=======
+from clipdex.errors import IndexFault
+>>>>>>> sound
 
 __all__ = [
     "APPLICATION_ID",
@@ -21,6 +25,7 @@ __all__ = [
     "LATER",
     "SCHEMA",
     "SCHEMA_VERSION",
+    "Still",
     "Value",
     "connect",
     "connect_new",
@@ -166,17 +171,27 @@ def connect(path: Path, *, write: bool) -> sqlite3.Connection:
     try:
         db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.OperationalError:
-        # A WAL database on a read-only medium cannot be locked; with no WAL beside it, nobody is writing.
+        # A full disk, a read-only medium, or one without locks: SQLite cannot make or lock its small files. Where
+        # nothing is in a WAL, the database is whole without them; that it stays as it is, is looked after.
         db.close()
-        if path.with_name(path.name + "-wal").exists():
+        state = still(path)
+        if state is None:
             raise
-        db = _open(uri + "?immutable=1")
+        db = _open(uri + "?immutable=1", Still)
+        assert isinstance(db, Still)
+        db.path, db.state = path, state
+        try:
+            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except BaseException:
+            db.close()
+            raise
     except BaseException:
         db.close()
         raise
     return db
 
 
+<<<<<<< HEAD
 def connect_new(path: Path) -> sqlite3.Connection:
     """A database at a path where nothing is, in a folder of our own."""
     return sqlite3.connect(path, isolation_level=None)
@@ -238,5 +253,44 @@ def _plain(sql: object) -> str | None:
 def _open(uri: str) -> sqlite3.Connection:
     db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA trusted_schema = OFF")  # what a stranger's schema may call
+=======
+class Still(sqlite3.Connection):
+    """A connection without locks, to a database that nobody writes.
+
+    state: what `still` said when it was opened.
+    """
+
+    path: Path
+    state: tuple[int, ...]
+
+    def require_still(self) -> None:
+        """Raise IndexFault if something has been written since: what was read may be of two moments."""
+        if still(self.path) != self.state:
+            raise IndexFault(
+                f"{self.path}: was written to while it was read, where its file system gives no locks or has no "
+                "room for SQLite's small files: open it again"
+            )
+
+
+def still(path: Path) -> tuple[int, ...] | None:
+    """What tells a database that nobody writes from itself later; None if there is something in its WAL."""
+    try:
+        if path.with_name(path.name + "-wal").stat().st_size:
+            return None
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return None
+    found = os.stat(path)
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _open(uri: str, kind: type[sqlite3.Connection] = sqlite3.Connection) -> sqlite3.Connection:
+    db: sqlite3.Connection
+    if kind is Still:
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, factory=Still)
+    else:
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+>>>>>>> sound
     db.create_function("record_crc32c", -1, record_crc32c, deterministic=True)
     return db

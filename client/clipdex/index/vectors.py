@@ -51,7 +51,16 @@ def map_vectors(directory: Path, manifest: Manifest, rows: int) -> Array:
             _require_length(path, os.fstat(file.fileno()).st_size, manifest, rows)
             if rows == 0:  # an empty file cannot be mapped
                 return np.empty((0, manifest.embedding_dim), dtype=manifest.numpy_dtype)
-            return np.memmap(file, dtype=manifest.numpy_dtype, mode="r", shape=(rows, manifest.embedding_dim))
+            shape = (rows, manifest.embedding_dim)
+            try:
+                return np.memmap(file, dtype=manifest.numpy_dtype, mode="r", shape=shape)
+            except OSError as exc:
+                if exc.errno != errno.ENODEV:
+                    raise
+                # A file system without shared maps (9p, some FUSE) gives private ones.
+                private = np.memmap(file, dtype=manifest.numpy_dtype, mode="c", shape=shape)
+                private.flags.writeable = False
+                return private
     except OSError as exc:
         raise IndexDamaged(f"{path}: cannot be read: {exc.strerror}; {rows} rows of it were committed") from exc
 

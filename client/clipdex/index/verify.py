@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipdex.errors import IndexDamaged, IndexFault, IndexNotFound
+from clipdex.errors import IndexDamaged, IndexFault, IndexFormatError, IndexNotFound
 from clipdex.index.ann_file import ann_damages
 from clipdex.index.files import open_directory, open_to_read
 from clipdex.index.int8 import int8_damages
@@ -46,6 +46,7 @@ def verify_index(directory: Path, progress: Callable[[int, int], None] | None = 
 
     Raises:
         IndexNotFound: nothing is at that path.
+        IndexFault: it cannot be read now, which says nothing of its state: a full disk, no locks.
     """
     while True:  # a compaction that comes in between mixes two indexes
         with _watched(directory) as in_place:
@@ -87,7 +88,7 @@ def _verify(directory: Path, progress: Callable[[int, int], None] | None) -> Ver
         if lost := wal_damage(directory / ROWS_FILE):
             damages.append(Damage(lost))
         store = RowStore.open(directory / ROWS_FILE, write=False)
-    except IndexFault as exc:
+    except (IndexDamaged, IndexFormatError) as exc:
         return VerifyReport(0, 0, 0, [*damages, Damage(str(exc))])
     try:
         report = check_rows(directory, manifest, store, progress)

@@ -1,0 +1,56 @@
+"""What a file system does not give that an index needs: locks, and memory that processes share."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import re
+from pathlib import Path
+
+__all__ = ["lacking"]
+
+# As /proc/self/mountinfo names them.
+_REMOTE = re.compile(
+    r"nfs\d?|cifs|smb\w*|9p|fuse\..*|fuse|afs|ceph|lustre|glusterfs|beegfs|vboxsf|drvfs|prl_fs|virtiofs"
+)
+_WHERE_TO = "keep the index on a local disk, docs/durability.md"
+
+
+def lacking(file: Path) -> str | None:
+    """One clause on the file system of a file, if it gives no locks or no shared memory; None if it does.
+
+    file: one that nobody locks by fcntl: looking at it would end the lock.
+    """
+    try:
+        with file.open("rb") as opened:
+            fcntl.lockf(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if os.fstat(opened.fileno()).st_size:
+                mmap.mmap(opened.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ).close()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        kind = _kind(file)
+        if _REMOTE.fullmatch(kind):
+            return f"this looks like a network file system ({kind}): {_WHERE_TO}"
+        named = f" ({kind})" if kind else ""
+        return f"its file system{named} gives no locks or no shared memory, as if over a network: {_WHERE_TO}"
+    return None
+
+
+def _kind(path: Path) -> str:
+    """The kind of the file system that a path is on, as Linux names it; "" where nothing says so."""
+    place, longest, kind = os.path.realpath(path), -1, ""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        if len(fields) < 5 or not after:
+            continue
+        mount = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[4])
+        if (place + "/").startswith(mount.rstrip("/") + "/") and len(mount) >= longest:
+            longest, kind = len(mount), after.split()[0]
+    return kind
