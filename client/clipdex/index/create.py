@@ -12,11 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clipdex.errors import IndexWriteError
-<<<<<<< HEAD
-from clipdex.index.files import create
-=======
 from clipdex.index.file_system import lacking
->>>>>>> sound
+from clipdex.index.files import create
 from clipdex.index.manifest import MANIFEST, Manifest
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.vectors import sync_directory

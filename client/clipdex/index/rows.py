@@ -32,11 +32,8 @@ from clipdex.index.schema import (
     is_sound,
     readable,
     record_crc32c,
-<<<<<<< HEAD
     require_schema,
-=======
     still,
->>>>>>> sound
 )
 from clipdex.index.stored import LATER_OF_ROWS, all_sound, failure_of, is_plausible, known_file, picture_of, stored
 

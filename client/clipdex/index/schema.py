@@ -12,12 +12,8 @@ from urllib.parse import quote
 
 import google_crc32c
 
-<<<<<<< HEAD
-from clipdex.errors import IndexDamaged
+from clipdex.errors import IndexDamaged, IndexFault
 from clipdex.index.files import require_database
-=======
-from clipdex.errors import IndexFault
->>>>>>> sound
 
 __all__ = [
     "APPLICATION_ID",
@@ -191,7 +187,6 @@ def connect(path: Path, *, write: bool) -> sqlite3.Connection:
     return db
 
 
-<<<<<<< HEAD
 def connect_new(path: Path) -> sqlite3.Connection:
     """A database at a path where nothing is, in a folder of our own."""
     return sqlite3.connect(path, isolation_level=None)
@@ -250,10 +245,6 @@ def _plain(sql: object) -> str | None:
     return " ".join(re.sub(r"--[^\n]*", " ", sql).split()) if isinstance(sql, str) else None
 
 
-def _open(uri: str) -> sqlite3.Connection:
-    db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-    db.execute("PRAGMA trusted_schema = OFF")  # what a stranger's schema may call
-=======
 class Still(sqlite3.Connection):
     """A connection without locks, to a database that nobody writes.
 
@@ -291,6 +282,6 @@ def _open(uri: str, kind: type[sqlite3.Connection] = sqlite3.Connection) -> sqli
         db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, factory=Still)
     else:
         db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
->>>>>>> sound
+    db.execute("PRAGMA trusted_schema = OFF")  # what a stranger's schema may call
     db.create_function("record_crc32c", -1, record_crc32c, deterministic=True)
     return db
