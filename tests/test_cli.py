@@ -156,10 +156,10 @@ def test_a_folder_without_pictures(run, triton, tmp_path, kind):
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("top_k", [0, 7, -2])
+@pytest.mark.parametrize("top_k", [0, -2])
 def test_top_k_out_of_range(run, index, triton, top_k):
     result = run("search", "a", "-i", index, "-s", triton.address, "--top-k", top_k)
-    assert_one_sentence(result, f"top_k is {top_k}", "expected 1 to 6", index)
+    assert_one_sentence(result, f"top_k is {top_k}", "1 or more")
 
 
 def test_what_is_no_index(run, folder, tmp_path):

@@ -173,9 +173,9 @@ def test_without_a_number_five_or_all(index):
     assert len(index.search(unit_vectors(1, 8))[0]) == 2
 
 
-@pytest.mark.parametrize("k", [0, -1, 7])
+@pytest.mark.parametrize("k", [0, -1])
 def test_a_number_out_of_range_is_refused(index, k):
-    with pytest.raises(clipdex.InvalidArgument, match="expected 1 to 6"):
+    with pytest.raises(clipdex.InvalidArgument, match="expected a whole number of hits, 1 or more"):
         index.search(unit_vectors(1, 8), top_k=k)
 
 
