@@ -50,9 +50,7 @@ def shards_in(directory: Path, column: str | None = None, exclusion: Exclusion |
         from clipdex.sources.table_folder import TableFolder  # pyarrow is an extra
 
         source = TableFolder(directory, column, exclusion)
-        _LOG.warning(
-            "%s: holds no picture itself; taken: its %s", directory, _count(len(tables), ".parquet")
-        )
+        _LOG.warning("%s: holds no picture itself; taken: its %s", directory, _count(len(tables), ".parquet"))
         return source
     counts = [_count(len(tars), ".tar")] if tars else []
     counts += [_count(number, suffix) for suffix, number in sorted(kinds.items())]
