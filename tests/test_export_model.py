@@ -218,6 +218,19 @@ def test_a_missing_package_names_the_extra(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_torchvision_of_another_build_is_named(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    with pytest.raises(
+        MissingExtra, match=r"torchvision.* cannot be imported \(RuntimeError: operator torchvision"
+    ):
+        export_model(checkpoint, name="tiny", repository=tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
+
+
 def test_importing_it_is_light() -> None:
     heavy = "{'torch', 'transformers', 'onnx', 'onnxruntime', 'skimage', 'safetensors'}"
     code = f"import sys, clipdex_export; print(sorted({heavy} & set(sys.modules)))"

@@ -55,7 +55,7 @@ def test_case_09_folder_of_shards(tmp_path, caplog):
     (tmp_path / "snap" / "README.md").write_text("of what it holds")
     with caplog.at_level(logging.WARNING, "clipdex"):
         assert run(tmp_path / "snap", tmp_path / "x").indexed == 3
-    assert f"{tmp_path}/snap: holds no picture itself; the 2 .parquet files in it are taken" in caplog.messages
+    assert f"{tmp_path}/snap: holds no picture itself; taken: its 2 .parquet files" in caplog.messages
     assert names(open_source(tmp_path / "snap"))[0] == f"{train}!/image/0"
     assert run(tmp_path / "snap", tmp_path / "x").unchanged == 3
     train.unlink()
@@ -95,7 +95,7 @@ def test_img2datasets_folder_is_its_tars(tmp_path, caplog):
         (tmp_path / "out" / f"{i:05}_stats.json").write_text("{}")
     with caplog.at_level(logging.WARNING, "clipdex"):
         assert run(tmp_path / "out", tmp_path / "x").indexed == 2
-    assert "the 2 .tar files in it are taken" in caplog.text
+    assert "taken: its 2 .tar files" in caplog.text
     (tmp_path / "out" / "00001.tar").unlink()
     (tmp_path / "out" / "00001.parquet").unlink()
     assert run(tmp_path / "out", tmp_path / "x").removed == 1

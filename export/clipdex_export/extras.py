@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from clipdex.extras import needs, require_installed
+from clipdex.extras import is_installed, needs, require_installed
 
 __all__ = ["need_export_extra"]
 
@@ -28,3 +28,8 @@ def need_export_extra() -> None:
     for module, package in _PACKAGES.items():  # quick, or soon needed
         with needs(module, package, "export", _PURPOSE):
             import_module(module)
+    # transformers imports it where it is there, and says only that CLIPModel cannot be imported if that fails: as
+    # beside a torch of another build.
+    if is_installed("torchvision"):
+        with needs("torchvision", "torchvision", "open-clip", _PURPOSE):
+            import_module("torchvision")

@@ -44,15 +44,13 @@ def shards_in(directory: Path, column: str | None = None, exclusion: Exclusion |
         return None
     kinds = Counter(os.path.splitext(table)[1].lower().decode() for table in tables)
     if tars and not tables:
-        _LOG.warning("%s: holds no picture itself; the %s in it are taken", directory, _count(len(tars), ".tar"))
+        _LOG.warning("%s: holds no picture itself; taken: its %s", directory, _count(len(tars), ".tar"))
         return TarShards(below=directory, exclusion=exclusion)
     if not tars and set(kinds) == {".parquet"}:
         from clipdex.sources.table_folder import TableFolder  # pyarrow is an extra
 
         source = TableFolder(directory, column, exclusion)
-        _LOG.warning(
-            "%s: holds no picture itself; the %s in it are taken", directory, _count(len(tables), ".parquet")
-        )
+        _LOG.warning("%s: holds no picture itself; taken: its %s", directory, _count(len(tables), ".parquet"))
         return source
     counts = [_count(len(tars), ".tar")] if tars else []
     counts += [_count(number, suffix) for suffix, number in sorted(kinds.items())]
