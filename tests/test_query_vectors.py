@@ -106,8 +106,29 @@ def test_what_keeps_a_fingerprint_and_what_has_none():
         assert type(plain) is np.ndarray
     assert isinstance(mix([two[0], two[1]], [1, 1]), np.ndarray)
     assert float(two[0, 0]) == float(np.asarray(two)[0, 0])
+    assert type(two.dot(two.T)) is np.ndarray
+    mixed = two.copy()
+    mixed[0] = two[1]
+    assert mixed.fingerprint == SPACE
+    mixed[0] = other[1]
+    assert mixed.fingerprint is None
+    added = two.copy()
+    np.add.at(added, 0, 1)
+    assert added.fingerprint is None
     two *= 2
     assert two.fingerprint is None
+
+
+def test_vectors_of_two_models_are_not_mixed():
+    with pytest.raises(FingerprintMismatch):
+        mix([Embeddings.of(ONE, SPACE), Embeddings.of(ONE, OTHER)], [1, 1])
+    assert mix([Embeddings.of(ONE, SPACE)] * 2, [1, 1]).fingerprint == SPACE
+
+
+def test_what_a_model_gave_within_its_rounding_can_be_searched(index):
+    assert len(index.search(Embeddings.of(1.009 * ONE, SPACE))[0]) == 3
+    with pytest.raises(InvalidArgument, match="norm"):
+        index.search(Embeddings.of(1.02 * ONE, SPACE))
 
 
 # top_k

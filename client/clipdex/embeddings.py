@@ -36,10 +36,19 @@ class Embeddings(np.ndarray[Any, np.dtype[np.float32]]):
         if given:
             options["out"] = tuple(_plain(each) for each in given)
         result = getattr(ufunc, method)(*(_plain(each) for each in inputs), **options)
-        for each in given:  # computed in place: these are other numbers now
+        for each in (*given, *(inputs[:1] if method == "at" else ())):  # changed in place: other numbers now
             if isinstance(each, Embeddings):
                 each.fingerprint = None
         return given[0] if len(given) == 1 and given[0] is not None else result
+
+    def __setitem__(self, where: Any, values: Any) -> None:
+        self.view(np.ndarray)[where] = _plain(values)
+        if getattr(values, "fingerprint", None) != self.fingerprint:
+            self.fingerprint = None
+
+    def dot(self, other: Any, *out: Any) -> Any:
+        """As `numpy.ndarray.dot`, of plain arrays."""
+        return _plain(self).dot(_plain(other), *out)
 
     def __array_function__(
         self, function: Callable[..., Any], types: Iterable[type], args: Iterable[Any], options: Mapping[str, Any]

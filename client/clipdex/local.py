@@ -14,12 +14,11 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from clipdex.arrays import Array, Vectors
 from clipdex.assets import default_cache_dir
 from clipdex.client import DEFAULT_ADDRESS, Client, connect
-from clipdex.errors import InvalidArgument, SourceError
+from clipdex.embeddings import Embeddings
+from clipdex.errors import FingerprintMismatch, InvalidArgument, SourceError
 from clipdex.index.reader import Index
 from clipdex.pipeline import Progress, index_pictures
 from clipdex.search.topk import top_k as exact_top_k
@@ -55,7 +54,7 @@ def index_local_images(images_dir: str | os.PathLike[str]) -> tuple[Vectors | No
         rows, paths = _below(opened, Path(images_dir))
         if not rows:
             return None, []
-        return np.asarray(opened.vectors[rows], dtype=np.float32), paths
+        return Embeddings.of(opened.vectors[rows], opened.manifest.fingerprint), paths
 
 
 def retrieve_local(
@@ -78,6 +77,12 @@ def retrieve_local(
         raise InvalidArgument(f"there are {len(embeddings)} embeddings and {len(paths)} paths; expected as many")
     with connect_default() as client:
         query = client.embed_texts([prompt])
+    made_by = getattr(embeddings, "fingerprint", None)
+    if made_by is not None and made_by != client.card.fingerprint:
+        raise FingerprintMismatch(
+            f"the embeddings are of another model ({made_by[:12]}) than the one that embeds the prompt, "
+            f"{client.card.name} ({client.card.fingerprint[:12]}): index the folder again with it"
+        )
     if embeddings.shape[1] != query.shape[1]:
         raise InvalidArgument(
             f"the embeddings are {embeddings.shape[1]} numbers wide, the model's {query.shape[1]}: "

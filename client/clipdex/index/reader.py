@@ -38,8 +38,9 @@ __all__ = ["DEFAULT_TOP_K", "Hit", "Index", "IndexInfo", "Ranker"]
 
 DEFAULT_TOP_K = 5
 
-# How far from 1 a query's norm may be: float16 and a few sums stay far below it.
-_NORM_TOLERANCE = 1e-3
+# How far from 1 a query's norm may be. Of a model's or the index's own vectors: what was accepted from a server,
+# and rounded; of any other: float16 and a few sums stay far below it.
+_OWN_TOLERANCE, _NORM_TOLERANCE = 1.5e-2, 1e-3
 _CHECKED_AT_ONCE = 65_536  # rows
 
 
@@ -298,7 +299,7 @@ class Index:
         if not np.isfinite(wide).all():
             raise InvalidArgument("a query holds NaN or infinity")
         lengths = np.linalg.norm(wide.astype(np.float64), axis=1)
-        if (far := np.abs(lengths - 1) > _NORM_TOLERANCE).any():
+        if (far := np.abs(lengths - 1) > (_OWN_TOLERANCE if made_by else _NORM_TOLERANCE)).any():
             first = int(np.flatnonzero(far)[0])
             raise InvalidArgument(
                 f"query {first} is of norm {lengths[first]:.4g}, so its scores would be no cosines; divide it by "

@@ -163,11 +163,15 @@ def mix(vectors: Sequence[Array], weights: Sequence[float]) -> Vectors:
 
     Raises:
         InvalidArgument: there are none, their widths differ, one is zero or not finite, or they cancel out.
+        FingerprintMismatch: they are of different models.
     """
     if not len(vectors) or len(vectors) != len(weights):
         raise InvalidArgument(
             f"a query has {len(vectors)} parts and {len(weights)} weights; expected as many, and at least one"
         )
+    spaces = {getattr(vector, "fingerprint", None) for vector in vectors}
+    if len(spaces - {None}) > 1:
+        raise FingerprintMismatch("the parts of the query were embedded by different models; take one for all")
     shapes = {np.shape(vector) for vector in vectors}
     if len(shapes) != 1 or np.ndim(vectors[0]) != 1:
         raise InvalidArgument(f"the parts of a query have the shapes {sorted(shapes)}; expected one, (D,)")
@@ -181,4 +185,5 @@ def mix(vectors: Sequence[Array], weights: Sequence[float]) -> Vectors:
     if not length > _LEAST_LENGTH * float(np.abs(factors).sum()):
         raise InvalidArgument("the parts of the query cancel each other out, and nothing is left to look for")
     query: Vectors = (total / length).astype(np.float32)[None]
-    return query
+    space = spaces.pop() if len(spaces) == 1 else None
+    return query if space is None else Embeddings.of(query, space)
