@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import importlib
 import logging
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from clipdex.batching import Batcher
 from clipdex.card import ImageSpec, ModelCard, TextSpec
 from clipdex.client import Client, connect
-from clipdex.dump import dump_faiss, dump_npy, dump_table
-from clipdex.duplicates import Duplicate, DuplicateGroup, Duplicates, find_duplicates, move_duplicates
 from clipdex.embeddings import Embeddings
 from clipdex.errors import (
     AccessDenied,
@@ -64,7 +62,6 @@ from clipdex.index import (
     compact_index,
     verify_index,
 )
-from clipdex.local import index_local_images, retrieve_local
 from clipdex.pipeline import (
     Forgotten,
     Limits,
@@ -82,11 +79,32 @@ from clipdex.text_cut import TextCut
 from clipdex.version import __version__
 from clipdex.wire import Credentials, RequestTiming, RetryPolicy
 
+if TYPE_CHECKING:
+    from clipdex.dump import dump_faiss, dump_npy, dump_table
+    from clipdex.duplicates import Duplicate, DuplicateGroup, Duplicates, find_duplicates, move_duplicates
+    from clipdex.local import index_local_images, retrieve_local
 
-def __getattr__(name: str) -> ModuleType:
+# Imported when they are used: every decode worker imports this package, and its memory is bounded.
+_LATE = {
+    "Duplicate": "duplicates",
+    "DuplicateGroup": "duplicates",
+    "Duplicates": "duplicates",
+    "dump_faiss": "dump",
+    "dump_npy": "dump",
+    "dump_table": "dump",
+    "find_duplicates": "duplicates",
+    "index_local_images": "local",
+    "move_duplicates": "duplicates",
+    "retrieve_local": "local",
+}
+
+
+def __getattr__(name: str) -> Any:
     # `clipdex.aio` without importing it: asyncio is loaded when it is used.
-    if name == "aio":
-        return importlib.import_module("clipdex.aio")
+    if name in ("aio", "dump", "duplicates", "local"):
+        return importlib.import_module(f"clipdex.{name}")
+    if name in _LATE:
+        return getattr(importlib.import_module(f"clipdex.{_LATE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

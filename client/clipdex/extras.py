@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from clipdex.errors import MissingExtra
@@ -65,6 +64,9 @@ def require_installed(module: str, package: str, extra: str, purpose: str) -> No
 
 
 def _version(package: str) -> str:
+    # Imported here: it brings the email package, and every decode worker imports this file.
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:
