@@ -263,6 +263,7 @@ def test_one_module_opens_the_files_of_an_index():
             if called in ("sqlite3.connect", "np.memmap", "np.load"):
                 found.add((path.name, called))
     assert found == {
+        ("file_system.py", "Path('/proc/self/mountinfo').read_text"),
         ("files.py", "os.open"),
         ("files.py", "os.fdopen"),
         ("ann_file.py", "np.fromfile"),  # these two of an open file

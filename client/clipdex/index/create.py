@@ -60,7 +60,7 @@ def building(directory: Path, manifest: Manifest) -> Iterator[Path]:
             raise IndexWriteError(f"{directory}: cannot be created: {exc.strerror}") from exc
         except sqlite3.Error as exc:
             with suppress(OSError):
-                (made / MANIFEST).write_text(manifest.to_json())  # to try what the file system gives
+                create(made / MANIFEST, manifest.to_json().encode())  # to try what the file system gives
             lack = lacking(made / MANIFEST)
             raise IndexWriteError(f"{directory}: cannot be created: {exc}{f': {lack}' if lack else ''}") from exc
         yield made

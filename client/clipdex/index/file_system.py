@@ -8,6 +8,8 @@ import os
 import re
 from pathlib import Path
 
+from clipdex.index.files import open_to_read
+
 __all__ = ["lacking"]
 
 # As /proc/self/mountinfo names them.
@@ -23,7 +25,7 @@ def lacking(file: Path) -> str | None:
     file: one that nobody locks by fcntl: looking at it would end the lock.
     """
     try:
-        with file.open("rb") as opened:
+        with open_to_read(file) as opened:
             fcntl.lockf(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
             if os.fstat(opened.fileno()).st_size:
                 mmap.mmap(opened.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ).close()
