@@ -22,6 +22,7 @@ from clipdex.icc import IccUse
 from clipdex.images import ImageSource
 from clipdex.request_size import requests_in_flight, rows_of_pixels, rows_of_texts
 from clipdex.steps import run
+from clipdex.text_cut import warn_of_cut
 from clipdex.tokenizer import Tokenizer
 from clipdex.wire import (
     Credentials,
@@ -199,7 +200,9 @@ class Client:
 
     def tokenize(self, texts: Iterable[str]) -> Array:
         """N texts -> int32 (N, L), as `submit_tokens` takes them."""
-        return self._tokenizer(texts)
+        ids, lost = self._tokenizer.encode(texts)
+        warn_of_cut(lost, self.card.text.context_length)
+        return ids
 
     def lost(self, texts: Iterable[str]) -> list[str]:
         """What of each text lies beyond the model's context, and is not embedded; "" where all of it fits."""

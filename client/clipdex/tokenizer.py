@@ -13,7 +13,6 @@ import numpy.typing as npt
 from clipdex.card import TextSpec
 from clipdex.cleaning import clean
 from clipdex.errors import CardError
-from clipdex.text_cut import warn_of_cut
 from clipdex.texts import text_list
 
 __all__ = ["Tokenizer"]
@@ -48,6 +47,10 @@ class Tokenizer:
             InvalidArgument: `texts` is a single string, or holds something else than strings.
             CardError: the tokenizer makes of them no token ids of that length.
         """
+        return self.encode(texts)[0]
+
+    def encode(self, texts: Iterable[str]) -> tuple[npt.NDArray[np.int32], list[str]]:
+        """B texts -> int32 (B, context_length), and what of each text lies beyond the context, "" where all of it fits."""
         return self._encoded(self._cleaned(texts))
 
     def _cleaned(self, texts: Iterable[str]) -> list[str]:
@@ -55,22 +58,19 @@ class Tokenizer:
         sound = [text.encode("utf-8", "replace").decode("utf-8") for text in text_list(texts)]
         return [clean(text, self.spec.cleaning) for text in sound]
 
-    def _encoded(self, texts: list[str]) -> npt.NDArray[np.int32]:
+    def _encoded(self, texts: list[str]) -> tuple[npt.NDArray[np.int32], list[str]]:
         with _faults_told("cannot be used"):
             encodings = self._backend.encode_batch(texts)
             ids = np.array([e.ids for e in encodings], dtype=np.int64)
             length = self.spec.context_length
             if ids.size != len(texts) * length or np.any(ids > _LARGEST_ID):
                 raise ValueError(f"it does not give {length} token ids of 31 bits for each text")
-        warn_of_cut([_lost(text, each) for text, each in zip(texts, encodings, strict=True)], length)
-        return ids.reshape(len(texts), length).astype(np.int32)
+        lost = [_lost(text, each) for text, each in zip(texts, encodings, strict=True)]
+        return ids.reshape(len(texts), length).astype(np.int32), lost
 
     def lost(self, texts: Iterable[str]) -> list[str]:
         """What of each text, cleaned, lies beyond the model's context; "" where all of it fits."""
-        with _faults_told("cannot be used"):
-            cleaned = self._cleaned(texts)
-            encodings = self._backend.encode_batch(cleaned)
-        return [_lost(text, each) for text, each in zip(cleaned, encodings, strict=True)]
+        return self.encode(texts)[1]
 
 
 def _lost(text: str, encoding: Any) -> str:
