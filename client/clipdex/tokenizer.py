@@ -50,7 +50,7 @@ class Tokenizer:
         return self.encode(texts)[0]
 
     def encode(self, texts: Iterable[str]) -> tuple[npt.NDArray[np.int32], list[str]]:
-        """B texts -> int32 (B, context_length), and what of each text lies beyond the context, "" where all of it fits."""
+        """B texts -> int32 (B, context_length), and what of each lies beyond the context, "" where all fits."""
         return self._encoded(self._cleaned(texts))
 
     def _cleaned(self, texts: Iterable[str]) -> list[str]:
