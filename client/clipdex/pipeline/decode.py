@@ -23,8 +23,8 @@ from clipdex.cpus import usable_cpus
 from clipdex.errors import ClipdexError, InvalidArgument
 from clipdex.icc import IccUse
 from clipdex.index.rows import Failure, Picture
-from clipdex.pipeline.decode_worker import DECODED, HEADER, NO_HASH, SLOT, UNCHANGED
-from clipdex.pipeline.large_pictures import BEGINS, WAITS, machine_memory
+from clipdex.pipeline.decode_worker import BEGINS, DECODED, HEADER, NO_HASH, SLOT, UNCHANGED, WAITS
+from clipdex.pipeline.large_pictures import machine_memory
 from clipdex.pipeline.limits import Limits
 from clipdex.pipeline.ring import PixelRing
 from clipdex.sources.scan import FoundFile

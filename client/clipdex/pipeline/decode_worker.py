@@ -8,7 +8,7 @@ JSON, and what to do with colour profiles. Messages are bytes:
     to it:           the number of a slot; the content hash that the picture had, or zeros; a Request or a refusal
     from it:         the header below; status 0: the slot holds the pixels, and the picture's perceptual signature
                      follows; 1: "reason\\0detail" follows; 2: it has the content that it had, and was not decoded
-                     before that, a single byte: 2 while it waits for its turn at a large picture, 3 when it has it
+                     before that, a single byte: 3 while it waits for its turn at a large picture, 4 when it has it
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ from clipdex.pipeline.large_pictures import turn
 from clipdex.pipeline.limits import Limits
 from clipdex.sources.request import Request
 
-__all__ = ["DECODED", "HEADER", "NO_HASH", "SLOT", "UNCHANGED", "main"]
+__all__ = ["BEGINS", "DECODED", "HEADER", "NO_HASH", "SLOT", "UNCHANGED", "WAITS", "main"]
 
 SLOT = struct.Struct("<q16s")
 
 # status, width, height, size in bytes, mtime and ctime in ns, content hash, seconds to read and decode, to resize
 HEADER = struct.Struct("<BIIqqq16sdd")
-DECODED, FAILED, UNCHANGED = range(3)
+# A message's first byte. The last two are whole messages: a file's clock stands still while its worker waits.
+DECODED, FAILED, UNCHANGED, WAITS, BEGINS = range(5)
 NO_HASH = bytes(16)
 
 _NOT_A_FILE = "is a directory, FIFO, socket or device by now, not a file"
@@ -168,7 +169,12 @@ def main() -> None:
         pipe.send_bytes(b"")
 
         def with_more() -> AbstractContextManager[None]:
-            return turn(int(memory), limits, lambda state: pipe.send_bytes(bytes([state])))
+            return turn(
+                int(memory),
+                limits,
+                waits=lambda: pipe.send_bytes(bytes([WAITS])),
+                begins=lambda: pipe.send_bytes(bytes([BEGINS])),
+            )
 
         more = with_more if limits.allows_larger else None
         while True:

@@ -13,24 +13,23 @@ from pathlib import Path
 
 from clipdex.pipeline.limits import Limits
 
-__all__ = ["BEGINS", "WAITS", "machine_memory", "turn"]
-
-# What a worker says in between, in place of an answer's status: the clock of its file stands still, and goes on.
-WAITS, BEGINS = 2, 3
+__all__ = ["machine_memory", "turn"]
 
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @contextmanager
-def turn(descriptor: int, limits: Limits, say: Callable[[int], None]) -> Iterator[None]:
+def turn(descriptor: int, limits: Limits, waits: Callable[[], None], begins: Callable[[], None]) -> Iterator[None]:
     """Wait until no other worker has a large picture, and have the memory for one during the block.
+
+    waits, begins: called before the waiting, and after it.
 
     Raises OSError where the shared file cannot be locked.
     """
-    say(WAITS)
+    waits()
     fcntl.lockf(descriptor, fcntl.LOCK_EX)
     try:
-        say(BEGINS)
+        begins()
         limits.apply_to_this_process(large=True)
         yield
     finally:
