@@ -209,7 +209,7 @@ def test_a_list_forgets_nothing_it_does_not_name(run, pictures):
     ],
 )
 def test_lists_by_line_or_by_nul(data, expected):
-    assert PathList.parse(data, "x")._paths == expected
+    assert list(PathList.parse(data, "x")._paths) == expected
 
 
 def test_a_list_that_cannot_be_read_or_is_empty(run, tmp_path):
