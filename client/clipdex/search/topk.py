@@ -7,6 +7,8 @@ float64. docs/search-engine.md says why the answer is exactly that of scoring al
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -147,7 +149,12 @@ class _Search:
 
     @cached_property
     def _plain(self) -> FloatEstimates:
-        return FloatEstimates(self._vectors, self._scaled, self._norms, self._refuse)
+        return FloatEstimates(self._vectors, self._scaled, self._norms, self._refusing())
+
+    def _refusing(self) -> Callable[[npt.NDArray[np.int64]], None]:
+        """`_refuse`, without holding on to the search, which would keep the vectors mapped until a collection."""
+        search = weakref.proxy(self)
+        return lambda rows: search._refuse(rows)
 
     def _refuse(self, rows: npt.NDArray[np.int64]) -> None:
         """Raise UnsoundRow if one of these rows, not finite or not of norm 1, might have been an answer."""
@@ -250,7 +257,7 @@ class _Search:
     def _refined(self, q: int, found: Found) -> Found:
         """With bounds from the rows themselves, which are much closer."""
         floor = self._candidates.floor[q : q + 1]
-        plain = FloatEstimates(self._vectors, self._scaled[q : q + 1], self._norms, self._refuse)
+        plain = FloatEstimates(self._vectors, self._scaled[q : q + 1], self._norms, self._refusing())
         parts = []
         for start in range(0, len(found), _ROWS_FOR_ONE):
             rows = np.sort(found.row)[start : start + _ROWS_FOR_ONE]
