@@ -95,9 +95,9 @@ class FaultProxy:
                 _reset(client)
                 continue
             link = _Link(self, client, server)
-            with self._lock:
+            with self._lock:  # so that whoever ends all links finds none that is not yet running
                 self._links.add(link)
-            link.start()
+                link.start()
 
     def forget(self, link: _Link) -> None:
         with self._lock:

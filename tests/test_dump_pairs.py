@@ -15,8 +15,6 @@ from clipdex.dump import vectors
 from clipdex.index import IndexWriter, Manifest, Picture
 from clipdex.replacing import replacing, together
 
-pytestmark = pytest.mark.thin
-
 
 def dump(path, out):
     return CliRunner().invoke(app, ["dump", str(path), str(out), "--table", str(out.with_suffix(".csv"))])

@@ -33,8 +33,6 @@ from clipdex.index.rows import RowStore
 from clipdex.index.schema import LATER
 from clipdex.wire import FakeTransport
 
-pytestmark = pytest.mark.thin
-
 PACKAGE = Path(clipdex.__file__).parent / "index"
 
 KINDS = ("link", "dangling", "fifo", "folder")

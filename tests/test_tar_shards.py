@@ -605,5 +605,5 @@ def test_metadata_of_an_index_that_is_no_object_is_damage(shard, tmp_path, text)
     run(shard, tmp_path / "x")
     with IndexWriter(tmp_path / "x") as writer:
         writer.annotate(os.fsencode(shard) + b"!/0000.png", text)
-    with pytest.raises(clipdex.IndexDamaged, match="not JSON of an object"):
+    with pytest.raises(clipdex.IndexDamaged, match="not a JSON object"):
         metadata(tmp_path / "x")
