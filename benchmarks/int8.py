@@ -31,7 +31,7 @@ import onnx  # noqa: E402
 import onnxruntime  # noqa: E402
 
 import clipdex  # noqa: E402
-from clipdex.images import open_image, to_pixels  # noqa: E402
+from clipdex.model.images import open_image, to_pixels  # noqa: E402
 from clipdex_export.calibration import Calibration, calibration  # noqa: E402
 from clipdex_export.demo.heldout import draw_held_out  # noqa: E402
 from clipdex_export.int8 import products_of, quantize  # noqa: E402
@@ -108,7 +108,7 @@ class Demo:
             self.pixels = np.stack([to_pixels(open_image(path, fill=spec.fill), spec) for path in held_out.paths])
             self.texts = [caption.text for caption in (*held_out.captions, *held_out.queries)]
             self.ids = client.tokenize(self.texts)
-            from clipdex.assets import unpack_assets
+            from clipdex.model.assets import unpack_assets
 
             assets = onnx.load(repository / "demo_assets" / "1" / "model.onnx").graph.initializer[0].raw_data
             self.examples = calibration(None, spec, card.text, unpack_assets(assets).tokenizer_json)

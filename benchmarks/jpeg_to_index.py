@@ -22,8 +22,8 @@ from random_clip import edited, random_clip
 from rounds import Sample, alternate, spread, where
 
 import clipdex
-from clipdex.bench.drawn import draw_photos
-from clipdex.images import open_image, to_pixels
+from clipdex.apps.bench.drawn import draw_photos
+from clipdex.model.images import open_image, to_pixels
 from clipdex_server import LocalTriton
 
 

@@ -28,14 +28,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from drawn_pictures import COPIES, copy_of, picture
 
 import clipdex
-from clipdex.bench.drawn import draw_photo
-from clipdex.card import ImageSpec
-from clipdex.duplicates.candidates import candidate_pairs
-from clipdex.duplicates.compare import similarities
-from clipdex.duplicates.looks import Looks
-from clipdex.duplicates.semantic import close_pairs
-from clipdex.images import center_crop, open_image, resized
-from clipdex.phash import SIGNATURE_BYTES, perceptual_signature
+from clipdex.apps.bench.drawn import draw_photo
+from clipdex.apps.duplicates.candidates import candidate_pairs
+from clipdex.apps.duplicates.semantic import close_pairs
+from clipdex.looks.compare import similarities
+from clipdex.looks.frequencies import Looks
+from clipdex.looks.signature import SIGNATURE_BYTES, perceptual_signature
+from clipdex.model.card import ImageSpec
+from clipdex.model.images import center_crop, open_image, resized
 
 SEED = 2026
 ONE_COPY_IN = 20

@@ -22,8 +22,8 @@ from random_clip import KEPT, ROOT, random_clip
 from rounds import Sample, alternate, where
 
 import clipdex
-from clipdex.bench.load import Window
-from clipdex.bench.server import ServerSettings, measure_server
+from clipdex.apps.bench.load import Window
+from clipdex.apps.bench.server import ServerSettings, measure_server
 from clipdex_server import LocalTriton
 
 VERSION = "2.50.0"

@@ -158,7 +158,7 @@ def _busy_s() -> tuple[float, float]:
 
 def where() -> str:
     """The machine and the date, for a table."""
-    from clipdex.bench.machine import this_machine
+    from clipdex.apps.bench.machine import this_machine
 
     machine = this_machine()
     return f"{machine.cores} cores of {machine.cpu}, {machine.memory_bytes / 2**30:.0f} GiB, {machine.date}"

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "client"), str(ROOT / "export")]
 
 import clipdex  # noqa: E402
-from clipdex.duplicates import moves_of  # noqa: E402
+from clipdex.apps.duplicates import moves_of  # noqa: E402
 from clipdex_export.demo.questions import draw_demo_pictures  # noqa: E402
 from clipdex_export.photographs import photograph  # noqa: E402
 

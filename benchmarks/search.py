@@ -20,8 +20,9 @@ import numpy as np
 from peers import PEERS, peers_python
 from search_data import Drawn, DrawnTexts, PeakMemory, alternating, bare_read, show
 
+from clipdex.search.estimates import RowNorms
 from clipdex.search.spans import cores
-from clipdex.search.topk import RowNorms, top_k
+from clipdex.search.topk import top_k
 
 K = 10
 MILLION = 1_000_000

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from clipdex.card import ImageSpec, ModelCard, TextSpec
-from clipdex.doctor import Snapshot, examine
-from clipdex.doctor.snapshot import Exposure, Gpu, Metrics, Model, Single, Trial
-from clipdex.wire.inspected import Batching, InspectedModel, InspectedServer, InstanceGroup, Tensor
+from clipdex.apps.doctor import Snapshot, examine
+from clipdex.apps.doctor.snapshot import Exposure, Gpu, Metrics, Model, Single, Trial
+from clipdex.model.card import ImageSpec, ModelCard, TextSpec
+from clipdex.wire.inspect.findings import Batching, InspectedModel, InspectedServer, InstanceGroup, Tensor
 from clipdex.wire.transport import ModelStatistics
 
 ADDRESS = "gpu-1:8001"

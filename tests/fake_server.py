@@ -18,7 +18,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
-from clipdex.errors import ClipdexError, ModelNotFound, RequestRefused
+from clipdex.base.errors import ClipdexError, ModelNotFound, RequestRefused
 from clipdex.wire import FakeTransport
 
 UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED

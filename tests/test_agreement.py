@@ -5,11 +5,11 @@ import pytest
 from conftest import noise
 
 from clipdex import Grouping
-from clipdex.agreement import agree
-from clipdex.duplicates import find_duplicates, moves_of
+from clipdex.apps.duplicates import find_duplicates, moves_of
+from clipdex.base.agreement import agree
 from clipdex.index import IndexWriter, Manifest, Picture
-from clipdex.phash import perceptual_signature
-from clipdex.query.grouping import Traits
+from clipdex.looks.signature import perceptual_signature
+from clipdex.search.grouping import Traits
 
 pytestmark = pytest.mark.thin
 

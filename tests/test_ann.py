@@ -11,7 +11,7 @@ from conftest import unit_vectors
 
 import clipdex
 from clipdex.index import Index, IndexWriter, Manifest, Picture, compact_index, optimize_index, verify_index
-from clipdex.index.ann_file import ANN_FILE, HEADER_BYTES
+from clipdex.index.side.ann_file import ANN_FILE, HEADER_BYTES
 from clipdex.search.topk import top_k
 
 pytest.importorskip("faiss")

@@ -9,8 +9,8 @@ from conftest import noise
 
 import clipdex
 from clipdex.aio import AsyncClient
-from clipdex.bench.load import Window
-from clipdex.bench.server import measure_point
+from clipdex.apps.bench.load import Window
+from clipdex.apps.bench.server import measure_point
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
-from clipdex.assets import cached_assets, pack_assets, unpack_assets
-from clipdex.errors import CardError
+from clipdex.base.errors import CardError
+from clipdex.model.assets import cached_assets, pack_assets, unpack_assets
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

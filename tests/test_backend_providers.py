@@ -19,7 +19,7 @@ from test_export_configs import CARD  # noqa: E402
 from tritonclient.grpc import model_config_pb2 as pb  # noqa: E402
 
 import clipdex_server  # noqa: E402
-from clipdex.wire.inproc import InprocTransport  # noqa: E402
+from clipdex.wire.runtimes.onnx_runtime import InprocTransport  # noqa: E402
 from clipdex_export.targets import TARGETS, Serving  # noqa: E402
 from clipdex_export.triton_config import image_config  # noqa: E402
 

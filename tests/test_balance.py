@@ -19,7 +19,7 @@ from proofs.calls import calling
 import clipdex
 from clipdex import RetryPolicy
 from clipdex.wire import FakeTransport, open_transport
-from clipdex.wire.resilient import ResilientTransport
+from clipdex.wire.servers.failover import ResilientTransport
 from clipdex.wire.shared_memory import SharedMemory
 
 pytestmark = pytest.mark.thin
@@ -134,8 +134,8 @@ def test_the_least_busy_server_is_chosen():
 
 
 def test_of_servers_that_all_have_work_the_one_that_got_less_comes_first():
-    from clipdex.wire.endpoint import Endpoint
-    from clipdex.wire.fleet import _least_busy
+    from clipdex.wire.servers.endpoint import Endpoint
+    from clipdex.wire.servers.fleet import _least_busy
 
     a, b = endpoints = [Endpoint(Server("a:1")), Endpoint(Server("b:1"))]
     for in_flight_a, lately_a, in_flight_b, lately_b, chosen in (
@@ -195,8 +195,8 @@ def test_a_sick_server_is_left_out_and_comes_back(caplog):
 
 
 def test_the_rest_grows_with_each_ejection():
-    from clipdex.wire.fleet import Fleet
-    from clipdex.wire.timer import Timer
+    from clipdex.wire.servers.fleet import Fleet
+    from clipdex.wire.servers.timer import Timer
 
     fleet = Fleet([Server("a:1"), Server("b:1")], Timer("test"))
     assert fleet._rest_s(0, 30) == 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clipdex.index.rows import Picture
+from clipdex.base.records import Picture
 from clipdex.pipeline.batch import Batch
 
 pytestmark = pytest.mark.thin

@@ -12,13 +12,13 @@ from conftest import ROOT, unit_vectors
 from PIL import Image
 
 import clipdex
-from clipdex.bench.drawn import SIZE, draw_photos
-from clipdex.bench.index import Bound, FirstOf, RequestLog, limiting_stage, measure_index
-from clipdex.bench.load import Latency, Window, run_load
-from clipdex.bench.machine import this_machine
-from clipdex.bench.report import index_report, search_report, server_report
-from clipdex.bench.search import drawn_index, measure_search, read_seconds, scanned
-from clipdex.bench.server import Served, ServerSettings, measure_server
+from clipdex.apps.bench.drawn import SIZE, draw_photos
+from clipdex.apps.bench.index import Bound, FirstOf, RequestLog, limiting_stage, measure_index
+from clipdex.apps.bench.load import Latency, Window, run_load
+from clipdex.apps.bench.machine import this_machine
+from clipdex.apps.bench.report import index_report, search_report, server_report
+from clipdex.apps.bench.search import drawn_index, measure_search, read_seconds, scanned
+from clipdex.apps.bench.server import Served, ServerSettings, measure_server
 from clipdex.sources import open_source
 from clipdex.wire import FakeTransport, RequestTiming
 from clipdex.wire.transport import ModelStatistics

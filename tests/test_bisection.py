@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import clipdex
-from clipdex.bisection import bisect
+from clipdex.client.bisection import bisect
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

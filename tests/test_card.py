@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from clipdex.card import ModelCard
-from clipdex.errors import CardError
+from clipdex.base.errors import CardError
+from clipdex.model.card import ModelCard
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

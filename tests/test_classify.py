@@ -15,8 +15,8 @@ import pytest
 from conftest import MODEL_REPOSITORY, noise
 
 import clipdex
-from clipdex.classify import _check, probabilities
-from clipdex.errors import InvalidArgument
+from clipdex.base.errors import InvalidArgument
+from clipdex.client.classify import _check, probabilities
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from clipdex.card import TextSpec
-from clipdex.cleaning import _MOST_PASSES, STEPS, clean, known_steps
-from clipdex.errors import CardError
+from clipdex.base.errors import CardError
+from clipdex.model.card import TextSpec
+from clipdex.model.cleaning import _MOST_PASSES, STEPS, clean, known_steps
 
 pytestmark = pytest.mark.thin
 

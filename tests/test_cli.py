@@ -13,7 +13,8 @@ from conftest import MODEL_REPOSITORY, noise
 from PIL import Image, ImageDraw
 
 import clipdex
-from clipdex.cli.common import printable, shown_path
+from clipdex.cli.common import shown_path
+from clipdex.cli.printing import printable
 from clipdex.index import Manifest
 
 pytestmark = pytest.mark.triton

@@ -13,9 +13,9 @@ import pytest
 from conftest import noise
 
 from clipdex import Client, Index, IndexWriter, Manifest, Picture, mix
+from clipdex.base.errors import InvalidArgument
 from clipdex.cli import connection
 from clipdex.cli.queries import parameters
-from clipdex.errors import InvalidArgument
 from clipdex.wire import FakeTransport
 
 

@@ -9,7 +9,7 @@ from conftest import noise
 from PIL import Image
 
 import clipdex
-from clipdex.client import served_models
+from clipdex.client.discovery import served_models
 from clipdex.wire import FakeTransport, open_transport
 
 pytestmark = pytest.mark.thin
@@ -144,7 +144,7 @@ def test_a_tokenizer_that_is_not_the_cards_is_refused(monkeypatch):
     transport = FakeTransport()
     card = replace(transport.card, text=replace(transport.card.text, tokenizer_sha256="0" * 64))
     transport.card = card
-    monkeypatch.setattr(transport, "_assets", clipdex.assets.pack_assets(card, b"{}"))
+    monkeypatch.setattr(transport, "_assets", clipdex.model.assets.pack_assets(card, b"{}"))
     with pytest.raises(clipdex.CardError, match="tokenizer"):
         clipdex.Client(transport)
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import unit_vectors
 
 import clipdex
-from clipdex import renaming
+from clipdex.base import renaming
 from clipdex.index import Failure, Index, IndexWriter, Manifest, Picture, compact_index, verify_index
 from clipdex.index.schema import record_crc32c
 

@@ -10,7 +10,7 @@ from conftest import noise
 from PIL import Image
 
 import clipdex
-from clipdex.contact_sheet import Section, contact_sheet, write_contact_sheet
+from clipdex.apps.contact_sheet import Section, contact_sheet, write_contact_sheet
 from clipdex.index import Hit
 
 pytestmark = pytest.mark.thin

@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from clipdex import cpus
-from clipdex.cpus import cpu_quota, usable_cpus
-from clipdex.duplicates.parallel import in_threads
+from clipdex.apps.duplicates.parallel import in_threads
+from clipdex.base import cpus
+from clipdex.base.cpus import cpu_quota, usable_cpus
 from clipdex.pipeline.decode import DecodePool
 from clipdex.pipeline.ring import PixelRing
 from clipdex.search.spans import cores
@@ -95,8 +95,8 @@ def test_a_quota_is_rounded_up_and_never_none_or_more_than_allowed(under, quota,
 
 
 def test_case_24_all_that_counts_cores_keeps_to_the_quota(under, monkeypatch):
-    from clipdex.bench.machine import this_machine
-    from clipdex.duplicates import parallel
+    from clipdex.apps.bench.machine import this_machine
+    from clipdex.apps.duplicates import parallel
 
     under(1.5)
     spec = FakeTransport().card.image
@@ -119,7 +119,7 @@ def test_a_model_in_this_process_computes_on_as_many_threads_as_the_quota_allows
     pytest.importorskip("onnxruntime")
     from conftest import MODEL_REPOSITORY
 
-    from clipdex.wire.inproc import InprocTransport
+    from clipdex.wire.runtimes.onnx_runtime import InprocTransport
 
     asked = []
     for quota in (1.5, None):

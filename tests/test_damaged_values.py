@@ -9,10 +9,11 @@ from conftest import unit_vectors
 from drawn_index import drawn_index
 
 import clipdex
-from clipdex.index import Index, ann_file, int8, manifest, optimize_index, verify_index
-from clipdex.index.ann_file import ANN_FILE, HEADER_BYTES
-from clipdex.index.int8 import INT8_FILE
+from clipdex.index import Index, manifest, optimize_index, verify_index
 from clipdex.index.manifest import Manifest
+from clipdex.index.side import ann_file, int8
+from clipdex.index.side.ann_file import ANN_FILE, HEADER_BYTES
+from clipdex.index.side.int8 import INT8_FILE
 
 pytestmark = pytest.mark.thin
 

@@ -7,8 +7,8 @@ import pytest
 from conftest import MODEL_REPOSITORY
 
 import clipdex_server
+from clipdex.base.errors import LocalServerError
 from clipdex.cli import demo as demo_command
-from clipdex.errors import LocalServerError
 
 pytestmark = pytest.mark.triton
 

@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 
 from transformers import CLIPModel, CLIPTokenizer  # noqa: E402
 
-from clipdex.errors import CheckpointError  # noqa: E402
+from clipdex.base.errors import CheckpointError  # noqa: E402
 from clipdex_export.demo import evaluate  # noqa: E402
 from clipdex_export.demo.evaluate import count_right_questions, differences, measure  # noqa: E402
 from clipdex_export.demo.heldout import draw_held_out  # noqa: E402

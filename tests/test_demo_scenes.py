@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipdex.errors import InvalidArgument
+from clipdex.base.errors import InvalidArgument
 from clipdex_export.demo.captions import full_caption, short_caption
 from clipdex_export.demo.draw import draw, owners, save_picture
 from clipdex_export.demo.heldout import LEAST_ANSWERS, draw_held_out

@@ -25,7 +25,7 @@ import pytest
 yaml = pytest.importorskip("yaml")
 tomllib = pytest.importorskip("tomllib")
 
-from clipdex.errors import ClipdexError  # noqa: E402
+from clipdex.base.errors import ClipdexError  # noqa: E402
 from clipdex_server import backend_directory  # noqa: E402
 from clipdex_server.command import ServeOptions, command_line  # noqa: E402
 from clipdex_server.find import TritonBinary, find_triton, site_directories  # noqa: E402

@@ -35,10 +35,10 @@ from doctor_snapshots import (
     with_trial,
 )
 
-from clipdex.doctor import Severity, Snapshot, examine, healthy, words_of
-from clipdex.doctor.snapshot import Gpu, Metrics
-from clipdex.doctor.wording import WORDINGS
-from clipdex.wire.inspected import InstanceGroup, Tensor
+from clipdex.apps.doctor import Severity, Snapshot, examine, healthy, words_of
+from clipdex.apps.doctor.snapshot import Gpu, Metrics
+from clipdex.apps.doctor.wording import WORDINGS
+from clipdex.wire.inspect.findings import InstanceGroup, Tensor
 
 pytestmark = pytest.mark.thin
 
@@ -220,7 +220,7 @@ def test_every_blank_is_filled_and_nothing_is_left_over(tripped: Snapshot) -> No
 
 def test_the_memory_of_gpus_is_read_from_the_metrics() -> None:
     pytest.importorskip("tritonclient.grpc")
-    from clipdex.doctor.collect import _gpus
+    from clipdex.apps.doctor.collect import _gpus
 
     text = """# TYPE nv_gpu_memory_used_bytes gauge
 nv_gpu_memory_total_bytes{gpu_uuid="GPU-1"} 25769803776

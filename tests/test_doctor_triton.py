@@ -16,11 +16,11 @@ from conftest import MODEL_REPOSITORY
 
 pytest.importorskip("typer")
 
-from clipdex.doctor import Snapshot, examine
-from clipdex.doctor import collect as collecting
-from clipdex.doctor.collect import collect
-from clipdex.errors import InvalidArgument, ModelNotFound, RequestRefused, ServerUnreachable
-from clipdex.wire.inspection import Inspection
+from clipdex.apps.doctor import Snapshot, examine
+from clipdex.apps.doctor import collect as collecting
+from clipdex.apps.doctor.collect import collect
+from clipdex.base.errors import InvalidArgument, ModelNotFound, RequestRefused, ServerUnreachable
+from clipdex.wire.inspect.inspector import Inspection
 from clipdex_server import LocalTriton
 from clipdex_server.checks import free_port
 

@@ -43,8 +43,8 @@ def test_npy_has_the_live_rows(index, tmp_path):
 
 @thin
 def test_rows_are_written_some_at_a_time(index, tmp_path, monkeypatch):
-    monkeypatch.setattr("clipdex.dump.rows._AT_ONCE_BYTES", 100)
-    monkeypatch.setattr("clipdex.dump.table._AT_ONCE", 7)
+    monkeypatch.setattr("clipdex.apps.dump.rows._AT_ONCE_BYTES", 100)
+    monkeypatch.setattr("clipdex.apps.dump.table._AT_ONCE", 7)
     dump_npy(index, tmp_path / "x.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), index.vectors[LIVE])
     dump_table(index, tmp_path / "x.csv")
@@ -166,7 +166,7 @@ def test_a_failed_write_leaves_the_old_file(index, tmp_path, monkeypatch, kind):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("clipdex.replacing.os.fsync", full)
+    monkeypatch.setattr("clipdex.base.replacing.os.fsync", full)
     with pytest.raises(ClipdexError, match=rf"x\.{kind}: .* cannot be written: No space left"):
         write(index, path)
     assert path.read_text() == "old"
@@ -187,7 +187,7 @@ def test_a_full_disk_leaves_the_old_file(index, tmp_path, monkeypatch, kind, roo
                 raise OSError(28, "No space left on device")
             return super().write(data)
 
-    monkeypatch.setattr("clipdex.replacing.os.fdopen", Full)
+    monkeypatch.setattr("clipdex.base.replacing.os.fdopen", Full)
     with pytest.raises(ClipdexError, match=rf"x\.{kind}: .* cannot be written: No space left"):
         write(index, path)
     assert path.read_text() == "old"

@@ -5,15 +5,14 @@ import os
 import subprocess
 import sys
 
-import pytest
 from conftest import unit_vectors
 from drawn_index import drawn_index
 from typer.testing import CliRunner
 
+from clipdex.apps.dump import vectors
+from clipdex.base.replacing import replacing, together
 from clipdex.cli.app import app
-from clipdex.dump import vectors
 from clipdex.index import IndexWriter, Manifest, Picture
-from clipdex.replacing import replacing, together
 
 
 def dump(path, out):
@@ -51,7 +50,7 @@ def test_no_file_takes_its_place_before_all_are_whole(tmp_path):
 
 def test_what_a_killed_dump_left_is_swept_and_a_living_ones_is_not(tmp_path):
     script = (
-        "import pathlib, sys\nfrom clipdex.replacing import replacing\n"
+        "import pathlib, sys\nfrom clipdex.base.replacing import replacing\n"
         "with replacing(pathlib.Path(sys.argv[1]), 'it') as file:\n"
         "    print('begun', flush=True); sys.stdin.read()"
     )

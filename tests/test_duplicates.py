@@ -14,15 +14,15 @@ from conftest import unit_vectors
 from PIL import Image, ImageDraw
 
 import clipdex
-from clipdex.agreement import agree
-from clipdex.duplicates import find, find_duplicates, sign_index
-from clipdex.duplicates.candidates import candidate_pairs
-from clipdex.duplicates.compare import similarities
-from clipdex.duplicates.groups import components, stars
-from clipdex.duplicates.looks import Looks
-from clipdex.duplicates.semantic import close_pairs
+from clipdex.apps.duplicates import find, find_duplicates, sign_index
+from clipdex.apps.duplicates.candidates import candidate_pairs
+from clipdex.apps.duplicates.groups import components, stars
+from clipdex.apps.duplicates.semantic import close_pairs
+from clipdex.base.agreement import agree
 from clipdex.index import Index, IndexWriter, Manifest, Picture, verify_index
-from clipdex.phash import perceptual_signature
+from clipdex.looks.compare import similarities
+from clipdex.looks.frequencies import Looks
+from clipdex.looks.signature import perceptual_signature
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

@@ -17,10 +17,10 @@ from conftest import MODEL_REPOSITORY, noise
 from PIL import Image
 
 import clipdex
-from clipdex import renaming
-from clipdex.duplicates import find_duplicates, move_back, move_duplicates, moves_of, transfer
+from clipdex.apps.duplicates import find_duplicates, move_back, move_duplicates, moves_of, transfer
+from clipdex.base import renaming
 from clipdex.index import Index, IndexWriter, Manifest, Picture
-from clipdex.phash import perceptual_signature
+from clipdex.looks.signature import perceptual_signature
 
 pytestmark = pytest.mark.thin
 

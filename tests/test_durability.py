@@ -14,7 +14,7 @@ from conftest import ROOT
 from proofs.workload import MANIFEST, Expected, check, stage
 
 import clipdex
-from clipdex import renaming
+from clipdex.base import renaming
 from clipdex.index import Index, IndexWriter, compact_index, reader, vectors
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the proofs use Linux's own means")

@@ -5,13 +5,13 @@ import re
 import grpc
 import pytest
 
-import clipdex.errors
-from clipdex.errors import ClipdexError, RequestRefused, ServerUnreachable
+import clipdex.base.errors
+from clipdex.base.errors import ClipdexError, RequestRefused, ServerUnreachable
 from clipdex.wire.status import ERROR_OF_STATUS, translate
 
 pytestmark = pytest.mark.thin
 
-CLASSES = {name: getattr(clipdex.errors, name) for name in clipdex.errors.__all__}
+CLASSES = {name: getattr(clipdex.base.errors, name) for name in clipdex.base.errors.__all__}
 
 
 def test_every_error_has_one_root():
@@ -20,7 +20,7 @@ def test_every_error_has_one_root():
 
 def test_the_drawn_tree_is_the_real_one():
     drawn, above = {}, ["ClipdexError"]
-    for line in clipdex.errors.__doc__.splitlines():
+    for line in clipdex.base.errors.__doc__.splitlines():
         if found := re.match(r"([│ ]*)[├└]── (\w+)", line):
             depth = len(found[1]) // 4 + 1
             above[depth:] = [found[2]]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clipdex.errors import CheckpointError
+from clipdex.base.errors import CheckpointError
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")

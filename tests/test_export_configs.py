@@ -11,9 +11,9 @@ from conftest import MODEL_REPOSITORY
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from clipdex.assets import SHA256_PARAMETER, unpack_assets
-from clipdex.card import ImageSpec, ModelCard, TextSpec
-from clipdex.errors import InvalidArgument
+from clipdex.base.errors import InvalidArgument
+from clipdex.model.assets import SHA256_PARAMETER, unpack_assets
+from clipdex.model.card import ImageSpec, ModelCard, TextSpec
 from clipdex_export.precisions import find_precision
 from clipdex_export.targets import DEFAULT_ENGINE_CACHE, TARGETS, Serving, find_target
 from clipdex_export.triton_config import assets_config, image_config, text_config

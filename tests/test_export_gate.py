@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipdex.errors import ExportError, ParityError
+from clipdex.base.errors import ExportError, ParityError
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("pytorch_once")]
 torch = pytest.importorskip("torch")
@@ -24,7 +24,7 @@ from conftest import noise  # noqa: E402
 from tiny_clip import everything_in, write_tiny  # noqa: E402
 
 import clipdex  # noqa: E402
-from clipdex.images import center_crop, resized  # noqa: E402
+from clipdex.model.images import center_crop, resized  # noqa: E402
 from clipdex_export import export_model, parity, preprocessing, tokenizer, towers  # noqa: E402
 from clipdex_export.parity import Side  # noqa: E402
 from clipdex_export.verdict import Floors, Verdict, judge  # noqa: E402

@@ -15,7 +15,7 @@ from threading import Thread
 
 import pytest
 
-from clipdex.errors import CheckpointError
+from clipdex.base.errors import CheckpointError
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
@@ -30,7 +30,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # Loads each "id revision" of its arguments and prints a line: the commit and weights, or the refusal.
 LOAD = """
 import sys
-from clipdex.errors import CheckpointError
+from clipdex.base.errors import CheckpointError
 from clipdex_export.families import load_checkpoint
 for argument in sys.argv[1:]:
     source, _, revision = argument.partition(" ")

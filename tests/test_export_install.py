@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tiny_clip import everything_in
 
-from clipdex.errors import ExportError
+from clipdex.base.errors import ExportError
 from clipdex_export.install import SUFFIXES, check_free, recover, staging
 
 NAME = "m"

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipdex.assets import unpack_assets
-from clipdex.errors import CardError, CheckpointError, ExportError, InvalidArgument, MissingExtra
+from clipdex.base.errors import CardError, CheckpointError, ExportError, InvalidArgument, MissingExtra
+from clipdex.model.assets import unpack_assets
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("pytorch_once")]
 pytest.importorskip("torch")
@@ -212,7 +212,9 @@ def test_a_full_disk_is_one_sentence_and_no_trace(checkpoint: Path, tmp_path: Pa
 def test_a_missing_package_names_the_extra(
     package: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipdex.extras.find_spec", lambda name: None if name == package else util.find_spec(name))
+    monkeypatch.setattr(
+        "clipdex.base.extras.find_spec", lambda name: None if name == package else util.find_spec(name)
+    )
     with pytest.raises(MissingExtra, match=r"exporting a model needs .*: run  pip install 'clipdex\[export\]'"):
         export_model(checkpoint, name="tiny", repository=tmp_path / "repository")
     assert list(tmp_path.iterdir()) == []

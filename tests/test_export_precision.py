@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipdex.errors import ExportError, InvalidArgument, ParityError
+from clipdex.base.errors import ExportError, InvalidArgument, ParityError
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("pytorch_once")]
 pytest.importorskip("torch")
@@ -406,7 +406,7 @@ def test_a_real_triton_serves_it(on_the_cpu: Path) -> None:
 @pytest.mark.triton
 def test_a_real_triton_computes_the_warm_up(on_the_cpu: Path) -> None:
     """One that the tower cannot take is noticed before the server is ready."""
-    from clipdex.errors import LocalServerError
+    from clipdex.base.errors import LocalServerError
     from clipdex_server import LocalTriton
 
     config = on_the_cpu / "tiny_cuda_text" / "config.pbtxt"

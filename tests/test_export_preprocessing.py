@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from clipdex.card import ImageSpec
-from clipdex.errors import CheckpointError
+from clipdex.base.errors import CheckpointError
+from clipdex.model.card import ImageSpec
 
 pytestmark = pytest.mark.torch
 transformers = pytest.importorskip("transformers")

@@ -10,8 +10,8 @@ import pytest
 from conftest import ROOT
 
 import clipdex
-from clipdex.extras import is_installed, is_usable, needs
-from clipdex.results import Answer, write_arrow
+from clipdex.apps.results import Answer, write_arrow
+from clipdex.base.extras import is_installed, is_usable, needs
 from clipdex.sources import open_source
 
 pytestmark = pytest.mark.thin
@@ -60,7 +60,7 @@ def test_what_is_not_installed_names_the_extra():
         ("pyarrow", "tables", lambda folder: write_arrow(folder / "x.arrow", [Answer("q", [])])),
         ("faiss", "faiss", lambda folder: importlib.import_module("clipdex.ann.search").import_faiss()),
         ("onnxruntime", "local", lambda folder: clipdex.connect(f"inproc:{folder}")),
-        ("matplotlib", "plot", lambda folder: importlib.import_module("clipdex.bench.plot")._figure_class()),
+        ("matplotlib", "plot", lambda folder: importlib.import_module("clipdex.apps.bench.plot")._figure_class()),
     ],
 )
 def test_every_extra_says_why_its_package_fails(tmp_path, monkeypatch, module, extra, use):

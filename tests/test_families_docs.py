@@ -9,7 +9,7 @@ import pytest
 pytestmark = pytest.mark.torch
 pytest.importorskip("torch")
 
-from clipdex.cleaning import STEPS  # noqa: E402
+from clipdex.model.cleaning import STEPS  # noqa: E402
 from clipdex_export.families import FAMILIES  # noqa: E402
 
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import clipdex
-from clipdex.images import to_pixels
-from clipdex.tokenizer import Tokenizer
+from clipdex.model.images import to_pixels
+from clipdex.model.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clipdex.errors import ParityError
+from clipdex.base.errors import ParityError
 
 pytestmark = pytest.mark.torch
 pytest.importorskip("torch")

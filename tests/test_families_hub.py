@@ -27,7 +27,7 @@ open_clip.pretrained._PRETRAINED["tiny-RN"] = {
     "mine": open_clip.pretrained._pcfg(**settings),
     "gone": open_clip.pretrained._pcfg(hf_hub="acme/none/"),
 }
-from clipdex.errors import CheckpointError
+from clipdex.base.errors import CheckpointError
 from clipdex_export.families import load_checkpoint
 loaded = load_checkpoint("open_clip:tiny-RN/mine")
 print(loaded.revision, loaded.weights_sha256, loaded.image.spec.interpolation, loaded.image.spec.mean[0])

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipdex.errors import CheckpointError, ClipdexError
+from clipdex.base.errors import CheckpointError, ClipdexError
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")

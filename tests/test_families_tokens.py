@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipdex.cleaning import clean
-from clipdex.tokenizer import Tokenizer
+from clipdex.model.cleaning import clean
+from clipdex.model.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.torch
 pytest.importorskip("torch")
@@ -105,7 +105,7 @@ def test_siglip_s_sentence_piece(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["simple", "random", "shuffle"])
 def test_a_tokenizer_that_leaves_out_words_is_refused(mode: str) -> None:
-    from clipdex.errors import CheckpointError
+    from clipdex.base.errors import CheckpointError
 
     own = import_open_clip().tokenizer.SimpleTokenizer(reduction_mask=mode)
     with pytest.raises(CheckpointError, match="leaves out words at random"):

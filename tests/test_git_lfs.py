@@ -10,8 +10,8 @@ import pytest
 from conftest import MODEL_REPOSITORY, ROOT, noise
 
 import clipdex
-from clipdex.errors import CardError, CheckpointError, InvalidArgument, LocalServerError
-from clipdex.git_lfs import is_pointer, is_pointer_file, pointer_words
+from clipdex.base.errors import CardError, CheckpointError, InvalidArgument, LocalServerError
+from clipdex.base.git_lfs import is_pointer, is_pointer_file, pointer_words
 
 DEMO = ROOT / "export" / "checkpoints" / "demo"
 POINTER = (
@@ -108,7 +108,7 @@ def test_modules_and_single_files_of_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["picture.jpg", "queries.txt"])
 def test_what_int8_is_calibrated_on(tmp_path: Path, name: str) -> None:
     pytest.importorskip("skimage")
-    from clipdex.card import ImageSpec, TextSpec
+    from clipdex.model.card import ImageSpec, TextSpec
     from clipdex_export.calibration import calibration
 
     for n in range(16):

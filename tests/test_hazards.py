@@ -15,9 +15,9 @@ from hazards import HEIC_HEADER, hazards, noise, saved
 
 import clipdex
 from clipdex import Client, RunReport, index_pictures
-from clipdex.images import open_image
+from clipdex.base.limits import Limits
+from clipdex.model.images import open_image
 from clipdex.pipeline.decode import DecodePool
-from clipdex.pipeline.limits import Limits
 from clipdex.pipeline.ring import PixelRing
 from clipdex.sources import PathList
 from clipdex.sources.scan import scan

@@ -16,7 +16,7 @@ from conftest import noise, unit_vectors
 
 import clipdex
 from clipdex import Client
-from clipdex.bench.search import scanned
+from clipdex.apps.bench.search import scanned
 from clipdex.cli import connection
 from clipdex.index import (
     Failure,

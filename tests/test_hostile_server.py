@@ -13,12 +13,12 @@ from conftest import MODEL_REPOSITORY
 from hostile import CARD, Hostile, card_json, serving, with_card, zipped
 
 import clipdex
-from clipdex.assets import fetch_zip, unpack_assets
-from clipdex.card import ModelCard
-from clipdex.classify import probabilities
-from clipdex.errors import CardError, FingerprintMismatch, ServerFault
-from clipdex.request_size import requests_in_flight, rows_of_pixels, rows_of_texts
-from clipdex.tokenizer import Tokenizer
+from clipdex.base.errors import CardError, FingerprintMismatch, ServerFault
+from clipdex.client.classify import probabilities
+from clipdex.client.request_size import requests_in_flight, rows_of_pixels, rows_of_texts
+from clipdex.model.assets import fetch_zip, unpack_assets
+from clipdex.model.card import ModelCard
+from clipdex.model.tokenizer import Tokenizer
 from clipdex.wire import FakeTransport, RetryPolicy, open_transport
 from clipdex.wire.messages import output_array
 from clipdex.wire.model_config import from_message, read_config
@@ -308,7 +308,7 @@ def test_what_a_full_batch_gives_is_received_although_it_is_large():
 
 
 def test_assets_of_any_size_are_fetched_and_no_answer_is_larger_than_its_piece(monkeypatch):
-    from clipdex import assets
+    from clipdex.model import assets
 
     monkeypatch.setattr(assets, "_PIECE", 1000)
     transport = FakeTransport()
@@ -331,7 +331,7 @@ def test_assets_of_any_size_are_fetched_and_no_answer_is_larger_than_its_piece(m
 
 
 def test_assets_beyond_their_bound_are_not_received(monkeypatch):
-    from clipdex import assets
+    from clipdex.model import assets
 
     transport = FakeTransport()
     transport._assets = bytes(20 << 20)

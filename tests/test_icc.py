@@ -10,10 +10,10 @@ from hazards import WHITE, deep_png, display_p3, icc_profile, saved, tiff
 from PIL import Image, ImageCms
 
 from clipdex import Client, Index, InvalidArgument, Query, index_pictures
-from clipdex.duplicates import sign_index
-from clipdex.icc import convert_to_srgb
-from clipdex.images import open_image
+from clipdex.apps.duplicates import sign_index
 from clipdex.index.manifest import Manifest
+from clipdex.model.formats.icc import convert_to_srgb
+from clipdex.model.images import open_image
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

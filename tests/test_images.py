@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipdex.card import ImageSpec
-from clipdex.errors import CardError, ImageError, InvalidArgument
-from clipdex.images import open_image, to_pixels
+from clipdex.base.errors import CardError, ImageError, InvalidArgument
+from clipdex.model.card import ImageSpec
+from clipdex.model.images import open_image, to_pixels
 
 pytestmark = pytest.mark.thin
 
@@ -118,7 +118,7 @@ def test_a_large_picture_is_converted_strip_by_strip_as_if_whole(monkeypatch):
         deep.convert("F"),
     ]
     whole = [np.asarray(open_image(picture)) for picture in pictures]
-    monkeypatch.setattr("clipdex.flatten._STRIP_PIXELS", 100)
+    monkeypatch.setattr("clipdex.model.formats.flatten._STRIP_PIXELS", 100)
     for picture, expected in zip(pictures, whole, strict=True):
         np.testing.assert_array_equal(np.asarray(open_image(picture)), expected)
 

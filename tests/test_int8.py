@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipdex.errors import ExportError, InvalidArgument, ParityError, SourceError
+from clipdex.base.errors import ExportError, InvalidArgument, ParityError, SourceError
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("pytorch_once")]
 pytest.importorskip("torch")
@@ -254,7 +254,7 @@ def test_calibration_names_a_text_that_cannot_be_read(tmp_path: Path, monkeypatc
 
 
 def _tokenizer_of(report: ExportReport) -> bytes:
-    from clipdex.assets import unpack_assets
+    from clipdex.model.assets import unpack_assets
 
     assets = onnx.load(report.paths["assets"] / "1" / "model.onnx").graph.initializer[0]
     return unpack_assets(onnx.numpy_helper.to_array(assets).tobytes()).tokenizer_json

@@ -10,10 +10,10 @@ from conftest import unit_vectors
 
 import clipdex
 from clipdex.index import Index, IndexWriter, Manifest, Picture, compact_index, optimize_index, verify_index
-from clipdex.index import int8 as int8_module
 from clipdex.index import reader as reader_module
-from clipdex.index.int8 import INT8_FILE, Int8File
 from clipdex.index.rows import RowStore
+from clipdex.index.side import int8 as int8_module
+from clipdex.index.side.int8 import INT8_FILE, Int8File
 
 pytestmark = pytest.mark.thin
 

@@ -10,7 +10,7 @@ from grpc import _channel
 from PIL import Image
 
 import clipdex
-from clipdex.interrupts import interrupts_noted
+from clipdex.base.interrupts import interrupts_noted
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

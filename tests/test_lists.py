@@ -11,7 +11,7 @@ from conftest import noise
 
 import clipdex
 from clipdex.aio import AsyncClient
-from clipdex.images import open_image
+from clipdex.model.images import open_image
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

@@ -5,7 +5,8 @@ import pytest
 from conftest import noise
 
 import clipdex
-from clipdex import index_local_images, local, retrieve_local
+from clipdex import index_local_images, retrieve_local
+from clipdex.apps import retrieve as local
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

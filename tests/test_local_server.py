@@ -24,7 +24,7 @@ import tritonclient.grpc as grpc
 from tiny_models import TEXT_CONFIG, image_model, slow_model, text_model, tiny_repository
 
 import clipdex_server
-from clipdex.errors import LocalServerError, MissingExtra
+from clipdex.base.errors import LocalServerError, MissingExtra
 from clipdex_server import LocalTriton, find, find_triton, supervisor
 from clipdex_server.reason import why_it_ended
 

@@ -14,7 +14,7 @@ from proofs.calls import GRACE_S
 import clipdex
 import clipdex.aio
 from clipdex.wire import FakeTransport
-from clipdex.wire.resilient import ResilientTransport
+from clipdex.wire.servers.failover import ResilientTransport
 
 pytestmark = pytest.mark.thin
 

@@ -11,9 +11,9 @@ import pytest
 from conftest import MODEL_REPOSITORY
 
 import clipdex
-from clipdex.assets import pack_assets, unpack_assets
-from clipdex.errors import ModelNotFound, ServerUnreachable
-from clipdex.models import list_models
+from clipdex.base.errors import ModelNotFound, ServerUnreachable
+from clipdex.client.models import list_models
+from clipdex.model.assets import pack_assets, unpack_assets
 
 pytest.importorskip("typer")
 pytest.importorskip("onnxruntime")

@@ -12,7 +12,7 @@ onnx = pytest.importorskip("onnx")
 torch = pytest.importorskip("torch")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from clipdex.errors import ExportError  # noqa: E402
+from clipdex.base.errors import ExportError  # noqa: E402
 from clipdex_export import onnx_files  # noqa: E402
 from clipdex_export.assets_model import write_assets_model  # noqa: E402
 from clipdex_export.onnx_files import check_limits, write_tower  # noqa: E402

@@ -11,7 +11,7 @@ from PIL import Image
 
 import clipdex
 from clipdex.index import Index, IndexWriter, Manifest, Picture, compact_index, verify_index
-from clipdex.phash import FREQUENCIES, SIGNATURE_BYTES, perceptual_signature
+from clipdex.looks.signature import FREQUENCIES, SIGNATURE_BYTES, perceptual_signature
 
 pytestmark = pytest.mark.thin
 

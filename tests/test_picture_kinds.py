@@ -25,9 +25,9 @@ from hazards import (
 from PIL import Image
 
 from clipdex import Client, ImageError, Index, index_pictures, plan_run
-from clipdex.formats import extra_is_there
-from clipdex.images import open_image
-from clipdex.jpeg import whole_without_end
+from clipdex.model.formats.decoders import extra_is_there
+from clipdex.model.formats.jpeg import whole_without_end
+from clipdex.model.images import open_image
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipdex.card import ImageSpec
-from clipdex.images import open_image, to_pixels
+from clipdex.model.card import ImageSpec
+from clipdex.model.images import open_image, to_pixels
 
 pytestmark = pytest.mark.torch
 pytest.importorskip("transformers")

@@ -16,7 +16,7 @@ def test_all_is_sorted_and_true():
 
 
 def test_every_error_is_public():
-    assert set(clipdex.errors.__all__) <= set(clipdex.__all__)
+    assert set(clipdex.base.errors.__all__) <= set(clipdex.__all__)
 
 
 def test_import_loads_nothing_heavy():

@@ -28,7 +28,7 @@ from tiny_models import (
     write_model,
 )
 
-from clipdex.errors import LocalServerError
+from clipdex.base.errors import LocalServerError
 from clipdex_server import LocalTriton
 
 pytestmark = pytest.mark.triton

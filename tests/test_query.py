@@ -9,7 +9,7 @@ from drawn_index import drawn_index
 
 import clipdex
 from clipdex import FingerprintMismatch, Index, InvalidArgument, Query, mix
-from clipdex.query import weighted_name, weighted_text
+from clipdex.search import weighted_name, weighted_text
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

@@ -9,10 +9,10 @@ from conftest import unit_vectors
 
 import clipdex
 from clipdex import Embeddings, TextCut
-from clipdex.client import Client
-from clipdex.errors import FingerprintMismatch, InvalidArgument
+from clipdex.base.errors import FingerprintMismatch, InvalidArgument
+from clipdex.client.client import Client
 from clipdex.index import Index, IndexWriter, Manifest, Picture
-from clipdex.query import Query, mix
+from clipdex.search import Query, mix
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

@@ -7,7 +7,7 @@ import pytest
 
 import clipdex
 from clipdex import Client, Index, index_pictures
-from clipdex.images import open_image, to_pixels
+from clipdex.model.images import open_image, to_pixels
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from clipdex import ClipdexError, Hit
-from clipdex.results import Answer, as_csv, as_json, write_arrow
+from clipdex.apps.results import Answer, as_csv, as_json, write_arrow
 
 ODD = os.fsdecode(b'/p/caf\xe9 "x", y\nz.jpg')
 COPY = Hit(2, 0.25, ODD)

@@ -10,8 +10,8 @@ import pytest
 import clipdex
 from clipdex import RetryPolicy
 from clipdex.wire import FakeTransport
-from clipdex.wire.resilient import ResilientTransport
-from clipdex.wire.retry import Failure, failure_of
+from clipdex.wire.servers.failover import ResilientTransport
+from clipdex.wire.servers.retry_policy import Failure, failure_of
 
 pytestmark = pytest.mark.thin
 

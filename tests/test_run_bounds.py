@@ -10,7 +10,7 @@ import pytest
 
 import clipdex
 from clipdex import Client, Index, index_pictures
-from clipdex.index.rows import Failure
+from clipdex.base.records import Failure
 from clipdex.index.writer import IndexWriter
 from clipdex.pipeline import run as running
 from clipdex.sources import open_source

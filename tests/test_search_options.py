@@ -7,7 +7,7 @@ from drawn_index import drawn_index
 
 import clipdex
 from clipdex import Grouping, Index, InvalidArgument
-from clipdex.phash import perceptual_signature
+from clipdex.looks.signature import perceptual_signature
 
 pytestmark = pytest.mark.thin
 

@@ -11,8 +11,8 @@ from conftest import noise
 
 import clipdex
 from clipdex import Client, Index, index_pictures
+from clipdex.base.text_files import read_lines
 from clipdex.sources import PathList, ledger_source, open_source
-from clipdex.text_files import read_lines
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

@@ -14,11 +14,11 @@ from killed_run import kill_a_run
 
 import clipdex
 from clipdex import Client, Index, index_pictures
-from clipdex.contact_sheet import Section, contact_sheet
-from clipdex.dump import dump_table
+from clipdex.apps.contact_sheet import Section, contact_sheet
+from clipdex.apps.dump import dump_table
+from clipdex.apps.results import Answer, as_json
 from clipdex.index import IndexWriter
 from clipdex.pipeline import plan_run
-from clipdex.results import Answer, as_json
 from clipdex.sources import Folder, ledger_source, open_source, open_sources
 from clipdex.sources.metadata import metadata_json
 from clipdex.sources.sidecars import Sidecars, is_sidecar, stem_of

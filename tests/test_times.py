@@ -11,9 +11,8 @@ from conftest import noise
 
 import clipdex
 from clipdex import Client, Index, IndexWriter, PathList, index_pictures, plan_run, verify_index
+from clipdex.base.records import KnownFile, storable
 from clipdex.index import Failure, Picture, compact_index
-from clipdex.index.records import storable
-from clipdex.index.rows import KnownFile
 from clipdex.pipeline.standing import Standing, standing_of
 from clipdex.sources.scan import FoundFile
 from clipdex.wire import FakeTransport

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipdex.card import TextSpec
-from clipdex.tokenizer import Tokenizer
+from clipdex.model.card import TextSpec
+from clipdex.model.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.torch
 transformers = pytest.importorskip("transformers")

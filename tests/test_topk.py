@@ -9,8 +9,9 @@ from search_cases import Case, small_pieces, truth
 
 import clipdex
 from clipdex.index import Index, IndexWriter, Manifest, Picture
+from clipdex.search.estimates import RowNorms
 from clipdex.search.quantize import MemoryCodes
-from clipdex.search.topk import RowNorms, top_k
+from clipdex.search.topk import top_k
 
 pytestmark = pytest.mark.thin
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clipdex.bench.index import IndexRun, measure_index
-from clipdex.bench.load import Window
-from clipdex.bench.server import ServerSettings, measure_server
-from clipdex.client import Client, connect
+from clipdex.apps.bench.index import IndexRun, measure_index
+from clipdex.apps.bench.load import Window
+from clipdex.apps.bench.server import ServerSettings, measure_server
+from clipdex.client.client import Client, connect
 from clipdex.sources import open_source
 from clipdex_server import LocalTriton
 from clipdex_server.find import find_triton

@@ -16,11 +16,7 @@ import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-from clipdex.batching import Batcher
-from clipdex.card import ImageSpec, ModelCard, TextSpec
-from clipdex.client import Client, connect
-from clipdex.embeddings import Embeddings
-from clipdex.errors import (
+from clipdex.base.errors import (
     AccessDenied,
     Cancelled,
     CardError,
@@ -49,6 +45,8 @@ from clipdex.errors import (
     ServerUnreachable,
     SourceError,
 )
+from clipdex.client.batching import Batcher
+from clipdex.client.client import Client, connect
 from clipdex.index import (
     Damage,
     Failure,
@@ -62,6 +60,9 @@ from clipdex.index import (
     compact_index,
     verify_index,
 )
+from clipdex.model.card import ImageSpec, ModelCard, TextSpec
+from clipdex.model.embeddings import Embeddings
+from clipdex.model.text_cut import TextCut
 from clipdex.pipeline import (
     Forgotten,
     Limits,
@@ -73,35 +74,34 @@ from clipdex.pipeline import (
     index_pictures,
     plan_run,
 )
-from clipdex.query import Grouping, Query, mix
+from clipdex.search import Grouping, Query, mix
 from clipdex.sources import Exclusion, Folder, PassedOver, PathList, Source, open_source, open_sources
-from clipdex.text_cut import TextCut
 from clipdex.version import __version__
 from clipdex.wire import Credentials, RequestTiming, RetryPolicy
 
 if TYPE_CHECKING:
-    from clipdex.dump import dump_faiss, dump_npy, dump_table
-    from clipdex.duplicates import Duplicate, DuplicateGroup, Duplicates, find_duplicates, move_duplicates
-    from clipdex.local import index_local_images, retrieve_local
+    from clipdex.apps.dump import dump_faiss, dump_npy, dump_table
+    from clipdex.apps.duplicates import Duplicate, DuplicateGroup, Duplicates, find_duplicates, move_duplicates
+    from clipdex.apps.retrieve import index_local_images, retrieve_local
 
 # Imported when they are used: every decode worker imports this package, and its memory is bounded.
 _LATE = {
-    "Duplicate": "duplicates",
-    "DuplicateGroup": "duplicates",
-    "Duplicates": "duplicates",
-    "dump_faiss": "dump",
-    "dump_npy": "dump",
-    "dump_table": "dump",
-    "find_duplicates": "duplicates",
-    "index_local_images": "local",
-    "move_duplicates": "duplicates",
-    "retrieve_local": "local",
+    "Duplicate": "apps.duplicates",
+    "DuplicateGroup": "apps.duplicates",
+    "Duplicates": "apps.duplicates",
+    "dump_faiss": "apps.dump",
+    "dump_npy": "apps.dump",
+    "dump_table": "apps.dump",
+    "find_duplicates": "apps.duplicates",
+    "index_local_images": "apps.retrieve",
+    "move_duplicates": "apps.duplicates",
+    "retrieve_local": "apps.retrieve",
 }
 
 
 def __getattr__(name: str) -> Any:
     # `clipdex.aio` without importing it: asyncio is loaded when it is used.
-    if name in ("aio", "dump", "duplicates", "local"):
+    if name in ("aio", "testing"):
         return importlib.import_module(f"clipdex.{name}")
     if name in _LATE:
         return getattr(importlib.import_module(f"clipdex.{_LATE[name]}"), name)

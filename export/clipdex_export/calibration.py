@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from clipdex.card import ImageSpec, TextSpec
-from clipdex.errors import ImageError, InvalidArgument
-from clipdex.git_lfs import is_pointer_file, pointer_words
-from clipdex.images import ImageSource, open_image, to_pixels
+from clipdex.base.errors import ImageError, InvalidArgument
+from clipdex.base.git_lfs import is_pointer_file, pointer_words
+from clipdex.base.text_files import read_text
+from clipdex.model.card import ImageSpec, TextSpec
+from clipdex.model.images import ImageSource, open_image, to_pixels
+from clipdex.model.tokenizer import Tokenizer
 from clipdex.sources import Folder
-from clipdex.text_files import read_text
-from clipdex.tokenizer import Tokenizer
 from clipdex_export.photographs import photograph
 from clipdex_export.retrieval_set import captions_of, draw_scenes, jpeg_of
 from clipdex_export.sentences import CALIBRATION_TEXTS

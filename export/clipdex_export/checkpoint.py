@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.card import ImageSpec, ModelCard, TextSpec
-from clipdex.errors import CheckpointError
+from clipdex.base.errors import CheckpointError
+from clipdex.model.card import ImageSpec, ModelCard, TextSpec
 
 if TYPE_CHECKING:
     import torch

@@ -10,9 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipdex.assets import pack_assets
-from clipdex.card import ModelCard, check_model_name
-from clipdex.errors import ExportError, InvalidArgument
+from clipdex.base.errors import ExportError, InvalidArgument
+from clipdex.model.assets import pack_assets
+from clipdex.model.card import ModelCard, check_model_name
 from clipdex.version import __version__
 from clipdex_export.extras import need_export_extra
 from clipdex_export.install import Staging, check_free, staging

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from clipdex.extras import is_installed, needs, require_installed
+from clipdex.base.extras import is_installed, needs, require_installed
 
 __all__ = ["need_export_extra"]
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipdex.errors import ExportError
+from clipdex.base.errors import ExportError
 from clipdex_export.onnx_files import save
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from clipdex.errors import ExportError
+from clipdex.base.errors import ExportError
 from clipdex_export.onnx_files import save
 from clipdex_export.quiet import unlogged
 

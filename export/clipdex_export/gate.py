@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipdex.card import ImageSpec, TextSpec
+from clipdex.model.card import ImageSpec, TextSpec
 from clipdex_export.checkpoint import Checkpoint
 from clipdex_export.parity import checkpoint_side, export_side, same_inputs_side
 from clipdex_export.photographs import gate_pictures

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipdex.errors import CheckpointError
+from clipdex.base.errors import CheckpointError
 from clipdex_export.pointers import refuse_small_pointers
 from clipdex_export.quiet import quiet
 

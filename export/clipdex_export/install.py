@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from clipdex.errors import ExportError
+from clipdex.base.errors import ExportError
 
 __all__ = ["SUFFIXES", "Staging", "check_free", "recover", "staging"]
 

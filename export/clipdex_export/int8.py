@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.errors import ExportError
+from clipdex.base.errors import ExportError
 from clipdex_export.onnx_files import LARGEST_SINGLE_FILE, save
 from clipdex_export.quiet import unlogged
 

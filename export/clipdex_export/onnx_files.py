@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipdex.errors import ExportError
+from clipdex.base.errors import ExportError
 
 if TYPE_CHECKING:
     import onnx

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from clipdex.card import ImageSpec, TextSpec
-from clipdex.images import open_image, to_pixels
-from clipdex.tokenizer import Tokenizer
+from clipdex.model.card import ImageSpec, TextSpec
+from clipdex.model.images import open_image, to_pixels
+from clipdex.model.tokenizer import Tokenizer
 from clipdex_export.checkpoint import Checkpoint
 from clipdex_export.float16 import as_rounded
 from clipdex_export.photographs import Picture

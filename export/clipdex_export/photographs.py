@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clipdex.errors import MissingExtra
+from clipdex.base.errors import MissingExtra
 
 __all__ = ["Picture", "gate_pictures", "photograph"]
 

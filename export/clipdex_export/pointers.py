@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from clipdex.errors import CheckpointError
-from clipdex.git_lfs import is_pointer_file, pointer_words
+from clipdex.base.errors import CheckpointError
+from clipdex.base.git_lfs import is_pointer_file, pointer_words
 
 __all__ = ["refuse_pointers", "refuse_small_pointers", "refuse_weight_pointers"]
 

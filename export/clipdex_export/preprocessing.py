@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from clipdex.card import ImageSpec
-from clipdex.errors import CardError, CheckpointError
+from clipdex.base.errors import CardError, CheckpointError
+from clipdex.model.card import ImageSpec
 
 __all__ = ["FILL", "image_spec", "squash_spec"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from clipdex.errors import InvalidArgument
+from clipdex.base.errors import InvalidArgument
 from clipdex_export.quiet import quiet
 
 __all__ = ["SHAPES", "ClipShape", "write_random_checkpoint", "write_tokenizer"]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from clipdex.errors import InvalidArgument
+from clipdex.base.errors import InvalidArgument
 
 __all__ = ["DEFAULT_ENGINE_CACHE", "TARGETS", "Serving", "Target", "find_target"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from clipdex.card import TextSpec
-from clipdex.errors import CardError, CheckpointError
+from clipdex.base.errors import CardError, CheckpointError
+from clipdex.model.card import TextSpec
 
 __all__ = ["LEGACY_END_ID", "spec_of", "text_spec", "tokenizer_json"]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from clipdex.arrays import Array
-from clipdex.dump.rows import chosen_rows
-from clipdex.dump.vectors import write_rows
-from clipdex.extras import needs
+from clipdex.apps.dump.rows import chosen_rows
+from clipdex.apps.dump.vectors import write_rows
+from clipdex.base.arrays import Array
+from clipdex.base.extras import needs
+from clipdex.base.replacing import replacing
 from clipdex.index import Index
-from clipdex.replacing import replacing
 
 __all__ = ["dump_torch"]
 

@@ -14,8 +14,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 
-from clipdex.card import ImageSpec
-from clipdex.errors import CheckpointError
+from clipdex.base.errors import CheckpointError
+from clipdex.model.card import ImageSpec
 
 __all__ = ["HIDDEN", "ImageTower", "Mask", "Pooling", "TextTower"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from clipdex.assets import SHA256_PARAMETER
-from clipdex.card import ModelCard
+from clipdex.model.assets import SHA256_PARAMETER
+from clipdex.model.card import ModelCard
 from clipdex.wire.transport import FINGERPRINT_PARAMETER
 from clipdex_export.accelerators import TowerInput, accelerator, gpu_parameters, warm_up
 from clipdex_export.targets import Serving

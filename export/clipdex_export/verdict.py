@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.errors import ParityError
+from clipdex.base.errors import ParityError
 from clipdex_export.float16 import LARGEST
 from clipdex_export.parity import Side, Vectors
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipdex.errors import CheckpointError
+from clipdex.base.errors import CheckpointError
 from clipdex_export.pointers import refuse_pointers
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipdex.errors import LocalServerError
-from clipdex.git_lfs import is_pointer_file, pointer_words
+from clipdex.base.errors import LocalServerError
+from clipdex.base.git_lfs import is_pointer_file, pointer_words
 
 __all__ = ["check_names", "check_repository", "free_port", "temp_dir"]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from clipdex.errors import LocalServerError, MissingExtra
+from clipdex.base.errors import LocalServerError, MissingExtra
 
 __all__ = ["PythonBackend", "TritonBinary", "find_triton"]
 

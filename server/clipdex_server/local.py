@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from clipdex.errors import LocalServerError
+from clipdex.base.errors import LocalServerError
 from clipdex.wire.local_key import new_key, write_key
 from clipdex_server import backend_directory, supervisor
 from clipdex_server.checks import check_names, check_repository, free_port, temp_dir

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from clipdex.errors import ClipdexError
+from clipdex.base.errors import ClipdexError
 
 __all__ = ["gpu_count", "in_flight_bytes", "pinned_pool_bytes"]
 

@@ -28,7 +28,7 @@ def accepts_connections(host: str, port: int) -> bool:
 def server_state(address: str, timeout_s: float) -> ServerState | None:
     """The server's state when it and all its models are READY, else None."""
     # Imported here: `import clipdex_server` is for programs that may never start a server.
-    from clipdex.errors import ClipdexError
+    from clipdex.base.errors import ClipdexError
     from clipdex.wire.triton import TritonTransport
 
     transport = TritonTransport(address)

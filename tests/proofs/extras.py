@@ -78,7 +78,7 @@ export_model(write_tiny(pathlib.Path("tiny")), name="tiny", repository=pathlib.P
 _TABLES = _PARQUET + 'assert index(pathlib.Path("t.parquet"), "t.clipdex").indexed == 3\n'
 _KERNELS = "from clipdex.search.kernels import _numkong\nassert _numkong() is not None\n"
 _FAISS = "from clipdex.ann import build_ann\nindex(folder, 'x.clipdex'); build_ann(pathlib.Path('x.clipdex'))\n"
-_FIGURE = "from clipdex.bench.plot import check_plot\ncheck_plot(pathlib.Path('plot.png'))\n"
+_FIGURE = "from clipdex.apps.bench.plot import check_plot\ncheck_plot(pathlib.Path('plot.png'))\n"
 
 CASES = {
     "base": Case("", "assert index(folder, 'x.clipdex').indexed == 3\n"),

@@ -41,11 +41,11 @@ from mutated_pictures import mutated
 from tritonclient.grpc import service_pb2
 
 from clipdex.ann import AnnIndex, build_ann
-from clipdex.assets import pack_assets, unpack_assets
-from clipdex.card import ModelCard
-from clipdex.errors import ClipdexError
+from clipdex.base.errors import ClipdexError
 from clipdex.index import Index, optimize_index, verify_index
-from clipdex.tokenizer import Tokenizer
+from clipdex.model.assets import pack_assets, unpack_assets
+from clipdex.model.card import ModelCard
+from clipdex.model.tokenizer import Tokenizer
 from clipdex.wire import FakeTransport
 from clipdex.wire.messages import output_array
 from clipdex.wire.model_config import from_message, read_config

@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from hazards import hazards
 
-from clipdex.errors import ImageError
-from clipdex.formats import use_one_thread
-from clipdex.images import open_image, to_pixels
-from clipdex.pipeline.limits import Limits
+from clipdex.base.errors import ImageError
+from clipdex.base.limits import Limits
+from clipdex.model.formats.decoders import use_one_thread
+from clipdex.model.images import open_image, to_pixels
 from clipdex.wire import FakeTransport
 
 

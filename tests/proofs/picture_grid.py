@@ -25,8 +25,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from clipdex.errors import ImageError
-from clipdex.images import open_image
+from clipdex.base.errors import ImageError
+from clipdex.model.images import open_image
 
 HEIGHT, WIDTH = 37, 45
 WHITE = 255

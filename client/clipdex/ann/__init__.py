@@ -2,6 +2,6 @@
 
 from clipdex.ann.build import BuiltAnn, build_ann
 from clipdex.ann.search import AnnIndex
-from clipdex.index.ann_file import KINDS, AnnHeader, AnnRecall
+from clipdex.index.side.ann_file import KINDS, AnnHeader, AnnRecall
 
 __all__ = ["KINDS", "AnnHeader", "AnnIndex", "AnnRecall", "BuiltAnn", "build_ann"]

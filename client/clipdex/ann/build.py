@@ -13,9 +13,10 @@ import google_crc32c
 import numpy as np
 
 from clipdex.ann.search import AnnIndex, import_faiss
-from clipdex.arrays import Array, Vectors
-from clipdex.errors import InvalidArgument
-from clipdex.index.ann_file import (
+from clipdex.base.arrays import Array, Vectors
+from clipdex.base.errors import InvalidArgument
+from clipdex.index.reader import Index
+from clipdex.index.side.ann_file import (
     HEADER_BYTES,
     KINDS,
     AnnHeader,
@@ -24,9 +25,9 @@ from clipdex.index.ann_file import (
     replacing,
     write_all,
 )
-from clipdex.index.reader import Index
 from clipdex.index.vectors import sync_directory
-from clipdex.search.topk import RowNorms, top_k
+from clipdex.search.estimates import RowNorms
+from clipdex.search.topk import top_k
 
 __all__ = ["BuiltAnn", "build_ann"]
 

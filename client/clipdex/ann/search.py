@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.arrays import Array
-from clipdex.errors import IndexDamaged, IndexFault, InvalidArgument
-from clipdex.extras import needs
-from clipdex.index.ann_file import ANN_FILE, AnnHeader, read
+from clipdex.base.arrays import Array
+from clipdex.base.errors import IndexDamaged, IndexFault, InvalidArgument
+from clipdex.base.extras import needs
 from clipdex.index.reader import Index
+from clipdex.index.side.ann_file import ANN_FILE, AnnHeader, read
+from clipdex.search.estimates import RowNorms
 from clipdex.search.exact import Ranking, rank
 from clipdex.search.selection import flags_of
-from clipdex.search.topk import RowNorms, top_k
+from clipdex.search.topk import top_k
 
 __all__ = ["AnnIndex", "import_faiss"]
 

@@ -6,10 +6,10 @@ import logging
 import warnings
 from typing import Any
 
+from clipdex.base.errors import ClipdexError
+from clipdex.base.extras import needs
 from clipdex.cli.printing import note, speak_any_encoding
-from clipdex.errors import ClipdexError
-from clipdex.extras import needs
-from clipdex.text_cut import TextCut
+from clipdex.model.text_cut import TextCut
 
 __all__ = ["main"]
 

@@ -9,15 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from clipdex.ann import AnnHeader, AnnIndex, build_ann
-from clipdex.arrays import Vectors
-from clipdex.cli.common import interruptible, note, shown_path
+from clipdex.base.arrays import Vectors
+from clipdex.base.errors import InvalidArgument, ServerError
+from clipdex.base.plain_json import parsed_object
+from clipdex.base.text_files import read_lines
+from clipdex.cli.common import interruptible, shown_path
 from clipdex.cli.connection import Connection, connects
-from clipdex.cli.printing import say
+from clipdex.cli.printing import note, say
 from clipdex.cli.progress import rows_progress
-from clipdex.errors import InvalidArgument, ServerError
 from clipdex.index import Index
-from clipdex.plain_json import parsed_object
-from clipdex.text_files import read_lines
 
 __all__ = ["ann", "open_ann"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from clipdex.apps.results import Answer, as_csv, as_json
 from clipdex.cli.common import shown_path
 from clipdex.cli.printing import say, write_bytes, write_text
 from clipdex.index import Hit
-from clipdex.results import Answer, as_csv, as_json
 
 __all__ = ["hit_line", "print_answers", "print_csv", "print_json"]
 

@@ -14,20 +14,20 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from clipdex.arrays import Pixels
-from clipdex.card import ImageSpec
-from clipdex.classify import DEFAULT_TEMPLATES, label_steps, probabilities
-from clipdex.cli.common import Icc, interruptible, note, printable, shown_path
+from clipdex.apps.results import csv_line
+from clipdex.base.arrays import Pixels
+from clipdex.base.errors import ImageError, InvalidArgument, SourceError
+from clipdex.base.text_files import read_lines
+from clipdex.cli.common import Icc, interruptible, shown_path
 from clipdex.cli.connection import Connection, connects
 from clipdex.cli.passed_over import say_passed_over
-from clipdex.cli.printing import say, write_bytes, write_text
-from clipdex.errors import ImageError, InvalidArgument, SourceError
-from clipdex.icc import IccUse, check_icc
-from clipdex.images import open_image, to_pixels
-from clipdex.results import csv_line
+from clipdex.cli.printing import note, printable, say, write_bytes, write_text
+from clipdex.client.classify import DEFAULT_TEMPLATES, label_steps, probabilities
+from clipdex.client.steps import run
+from clipdex.model.card import ImageSpec
+from clipdex.model.formats.icc import IccUse, check_icc
+from clipdex.model.images import open_image, to_pixels
 from clipdex.sources import Folder
-from clipdex.steps import run
-from clipdex.text_files import read_lines
 
 __all__ = ["classify"]
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from clipdex.cli.printing import note, printable
-from clipdex.client import DEFAULT_ADDRESS
+from clipdex.client.client import DEFAULT_ADDRESS
 
 __all__ = [
     "Icc",

@@ -17,9 +17,9 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from clipdex.base.errors import InvalidArgument
 from clipdex.cli.common import SERVER_DEFAULT, ModelOption, ServerOption
-from clipdex.client import Client, connect
-from clipdex.errors import InvalidArgument
+from clipdex.client.client import Client, connect
 from clipdex.wire import Credentials
 
 __all__ = ["Connection", "connects"]

@@ -13,14 +13,14 @@ from typing import Annotated
 
 import typer
 
+from clipdex.apps.contact_sheet import Section, write_contact_sheet
+from clipdex.base.errors import ClipdexError, InvalidArgument, LocalServerError, MissingExtra
+from clipdex.cli.answers import hit_line
 from clipdex.cli.common import interruptible
 from clipdex.cli.index import run_sentence
 from clipdex.cli.printing import say
 from clipdex.cli.progress import index_progress
-from clipdex.cli.search import hit_line
-from clipdex.client import Client, connect
-from clipdex.contact_sheet import Section, write_contact_sheet
-from clipdex.errors import ClipdexError, InvalidArgument, LocalServerError, MissingExtra
+from clipdex.client.client import Client, connect
 from clipdex.index import Hit, Index
 from clipdex.pipeline import RunReport, index_pictures
 

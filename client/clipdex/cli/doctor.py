@@ -9,11 +9,10 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import printable
+from clipdex.apps.doctor import Finding, Severity, Snapshot, examine, healthy, words_of
+from clipdex.base.errors import ServerUnreachable
 from clipdex.cli.connection import Connection, connects
-from clipdex.cli.printing import say, say_json
-from clipdex.doctor import Finding, Severity, Snapshot, examine, healthy, words_of
-from clipdex.errors import ServerUnreachable
+from clipdex.cli.printing import printable, say, say_json
 
 __all__ = ["doctor"]
 
@@ -58,7 +57,7 @@ def doctor(
 def _collected(
     addresses: str, connection: Connection, metrics: str | None, timeout_s: float
 ) -> tuple[Snapshot, ...]:
-    from clipdex.doctor.collect import collect
+    from clipdex.apps.doctor.collect import collect
 
     deadline = time.monotonic() + connection.wait_s
     while True:

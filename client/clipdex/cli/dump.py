@@ -8,15 +8,15 @@ from typing import Annotated
 
 import typer
 
-from clipdex.arrays import Array
+from clipdex.apps.dump import dump_faiss, dump_npy, dump_table
+from clipdex.base.arrays import Array
+from clipdex.base.errors import InvalidArgument
+from clipdex.base.extras import is_usable
+from clipdex.base.replacing import together
 from clipdex.cli.common import interruptible, shown_path
 from clipdex.cli.printing import say
 from clipdex.cli.queries import ParamOption, WhereOption, parameters
-from clipdex.dump import dump_faiss, dump_npy, dump_table
-from clipdex.errors import InvalidArgument
-from clipdex.extras import is_usable
 from clipdex.index import Index
-from clipdex.replacing import together
 
 __all__ = ["dump"]
 

@@ -8,11 +8,8 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import interruptible, note, printable, shown_path
-from clipdex.cli.printing import say, say_json
-from clipdex.cli.progress import rows_progress
-from clipdex.contact_sheet import Section, write_contact_sheet
-from clipdex.duplicates import (
+from clipdex.apps.contact_sheet import Section, write_contact_sheet
+from clipdex.apps.duplicates import (
     Duplicate,
     DuplicateGroup,
     Moved,
@@ -22,8 +19,11 @@ from clipdex.duplicates import (
     moves_of,
     sign_index,
 )
-from clipdex.duplicates.moves import Move, check_min_cosine
-from clipdex.errors import InvalidArgument
+from clipdex.apps.duplicates.moves import Move, check_min_cosine
+from clipdex.base.errors import InvalidArgument
+from clipdex.cli.common import interruptible, shown_path
+from clipdex.cli.printing import note, printable, say, say_json
+from clipdex.cli.progress import rows_progress
 from clipdex.index import Hit, Index
 
 __all__ = ["duplicates"]

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import interruptible, note
-from clipdex.cli.printing import say
-from clipdex.errors import ParityError
+from clipdex.base.errors import ParityError
+from clipdex.cli.common import interruptible
+from clipdex.cli.printing import note, say
 
 __all__ = ["export"]
 

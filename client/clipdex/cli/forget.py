@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import interruptible, note, shown_path
-from clipdex.cli.printing import say
+from clipdex.cli.common import interruptible, shown_path
+from clipdex.cli.printing import note, say
 from clipdex.pipeline import Forgotten, forget_pictures
 
 __all__ = ["forget"]

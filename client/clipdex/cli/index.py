@@ -11,16 +11,16 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import Icc, interruptible, note, shown_path, typed_delimiter
+from clipdex.base.errors import InvalidArgument, SourceError
+from clipdex.cli.common import Icc, interruptible, shown_path, typed_delimiter
 from clipdex.cli.connection import Connection, connects
 from clipdex.cli.failures import failure_line, refuse_second_writer
 from clipdex.cli.passed_over import say_passed_over
-from clipdex.cli.printing import say
+from clipdex.cli.printing import note, say
 from clipdex.cli.progress import index_progress
-from clipdex.errors import InvalidArgument, SourceError
-from clipdex.icc import check_icc
-from clipdex.images import MAX_PIXELS
 from clipdex.index import Index
+from clipdex.model.formats.icc import check_icc
+from clipdex.model.images import MAX_PIXELS
 from clipdex.pipeline import MAX_RING_BYTES, Limits, Plan, RunReport, index_pictures, plan_run
 from clipdex.sources import Exclusion, PathList, Source, is_picture_glob, open_sources
 from clipdex.sources.locations import URL_BEGINS

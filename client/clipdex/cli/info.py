@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import printable, shown_path
-from clipdex.cli.printing import say, say_json
+from clipdex.cli.common import shown_path
+from clipdex.cli.printing import printable, say, say_json
 from clipdex.index import Index
 
 __all__ = ["info"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipdex.cli.common import note
+from clipdex.cli.printing import note
 from clipdex.sources import PassedOver
 
 __all__ = ["say_passed_over"]

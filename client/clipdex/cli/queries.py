@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from clipdex.errors import InvalidArgument
-from clipdex.query import Query, weighted_name, weighted_text
-from clipdex.untrusted_json import parse_json
+from clipdex.base.errors import InvalidArgument
+from clipdex.base.untrusted_json import parse_json
+from clipdex.search import Query, weighted_name, weighted_text
 
 __all__ = ["ImageOption", "LikeOption", "MinusOption", "ParamOption", "TextOption", "WhereOption"]
 __all__ += ["parameters", "queries_of"]

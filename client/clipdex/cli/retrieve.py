@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import interruptible, printable
+from clipdex.apps.retrieve import index_directory
+from clipdex.base.errors import InvalidArgument
+from clipdex.cli.common import interruptible
 from clipdex.cli.connection import Connection, connects
-from clipdex.cli.printing import say
+from clipdex.cli.printing import printable, say
 from clipdex.cli.progress import index_progress
-from clipdex.errors import InvalidArgument
 from clipdex.index import Index
-from clipdex.local import index_directory
 
 __all__ = ["retrieve"]
 

@@ -9,10 +9,13 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from clipdex.apps.contact_sheet import Section, write_contact_sheet
+from clipdex.apps.results import Answer, write_arrow
+from clipdex.base.errors import InvalidArgument
 from clipdex.cli.ann import open_ann
 from clipdex.cli.answers import hit_line, print_answers, print_csv, print_json
-from clipdex.cli.common import note
 from clipdex.cli.connection import Connection, connects
+from clipdex.cli.printing import note
 from clipdex.cli.queries import (
     ImageOption,
     LikeOption,
@@ -23,11 +26,8 @@ from clipdex.cli.queries import (
     parameters,
     queries_of,
 )
-from clipdex.contact_sheet import Section, write_contact_sheet
-from clipdex.errors import InvalidArgument
 from clipdex.index import Index
-from clipdex.query import Grouping
-from clipdex.results import Answer, write_arrow
+from clipdex.search import Grouping
 
 __all__ = ["TopKOption", "hit_line", "search"]
 

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import note, sigterm_interrupts
-from clipdex.cli.printing import say
-from clipdex.client import served_models
+from clipdex.cli.common import sigterm_interrupts
+from clipdex.cli.printing import note, say
+from clipdex.client.discovery import served_models
 
 __all__ = ["serve"]
 

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import interruptible, note, printable, shown_path
-from clipdex.cli.printing import say
+from clipdex.base.errors import IndexFault
+from clipdex.cli.common import interruptible, shown_path
+from clipdex.cli.printing import note, printable, say
 from clipdex.cli.progress import rows_progress
-from clipdex.errors import IndexFault
 from clipdex.index import Damage, Index, verify_index
 
 __all__ = ["verify"]

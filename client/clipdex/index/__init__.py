@@ -1,10 +1,11 @@
 """The index directory: vectors in a flat file, everything else in SQLite. docs/index-format.md has the bytes."""
 
+from clipdex.base.records import Failure, Picture
 from clipdex.index.compact import compact_index
+from clipdex.index.hits import Hit
 from clipdex.index.manifest import Manifest
 from clipdex.index.optimize import Optimized, optimize_index
-from clipdex.index.reader import Hit, Index, IndexInfo
-from clipdex.index.rows import Failure, Picture
+from clipdex.index.reader import Index, IndexInfo
 from clipdex.index.verify import Damage, VerifyReport, verify_index
 from clipdex.index.writer import IndexWriter
 

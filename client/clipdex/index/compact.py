@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from clipdex.arrays import Array
-from clipdex.errors import IndexDamaged, IndexWriteError
+from clipdex.base.arrays import Array
+from clipdex.base.errors import IndexDamaged, IndexWriteError
+from clipdex.base.records import Failure, Picture
+from clipdex.base.renaming import EXCHANGE, renameat2
 from clipdex.index.create import aside, building, put_back
-from clipdex.index.rows import ROWS_FILE, Failure, Picture, RowStore
+from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.vectors import sync_directory
 from clipdex.index.verify import Damage, check_rows
 from clipdex.index.wal import wal_damage
 from clipdex.index.writer import IndexWriter
-from clipdex.renaming import EXCHANGE, renameat2
 
 __all__ = ["compact_index"]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from clipdex.errors import IndexWriteError
+from clipdex.base.errors import IndexWriteError
 from clipdex.index.file_system import lacking
 from clipdex.index.files import create
 from clipdex.index.manifest import MANIFEST, Manifest

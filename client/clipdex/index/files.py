@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from clipdex.errors import IndexDamaged
+from clipdex.base.errors import IndexDamaged
 
 __all__ = [
     "create",

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from clipdex.arrays import Array
-from clipdex.index.rows import Picture
-from clipdex.query.grouping import Group, Grouping, Traits, group_rows
+from clipdex.base.arrays import Array
+from clipdex.base.records import Picture
 from clipdex.search.exact import Ranking
+from clipdex.search.grouping import Group, Grouping, Traits, group_rows
 
 __all__ = ["Hit", "grouped_ranking", "traits"]
 

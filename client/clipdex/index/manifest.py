@@ -11,11 +11,17 @@ from typing import Any, get_args
 import google_crc32c
 import numpy as np
 
-from clipdex.card import ModelCard
-from clipdex.errors import FingerprintMismatch, IndexDamaged, IndexFormatError, IndexNotFound, IndexWriteError
-from clipdex.icc import IccUse
+from clipdex.base.errors import (
+    FingerprintMismatch,
+    IndexDamaged,
+    IndexFormatError,
+    IndexNotFound,
+    IndexWriteError,
+)
+from clipdex.base.untrusted_json import parse_plain_json
 from clipdex.index.files import create, open_to_read, rename
-from clipdex.untrusted_json import parse_plain_json
+from clipdex.model.card import ModelCard
+from clipdex.model.formats.icc import IccUse
 
 __all__ = ["FORMAT_VERSION", "MANIFEST", "Manifest"]
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from clipdex.arrays import Array
-from clipdex.errors import IndexLocked, IndexWriteError, InvalidArgument
+from clipdex.base.arrays import Array
+from clipdex.base.errors import IndexLocked, IndexWriteError, InvalidArgument
 from clipdex.index.files import is_at, open_to_write, rename, require_regular
-from clipdex.index.int8 import INT8_FILE, Int8File, Int8Header, pack_block
 from clipdex.index.reader import Index
+from clipdex.index.side.int8 import INT8_FILE, Int8File, Int8Header, pack_block
 from clipdex.index.vectors import sync_directory
 from clipdex.search.quantize import WIDEST, Basis, CodeBlock, basis_of, quantize
 from clipdex.search.readahead import Readahead

@@ -15,24 +15,25 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.arrays import Array, Vectors
-from clipdex.card import ModelCard
-from clipdex.embeddings import Embeddings
-from clipdex.errors import FingerprintMismatch, IndexDamaged, IndexFault, InvalidArgument
+from clipdex.base.arrays import Array, Vectors
+from clipdex.base.errors import FingerprintMismatch, IndexDamaged, IndexFault, InvalidArgument
+from clipdex.base.plain_json import parsed_object
+from clipdex.base.records import Extent, Failure, KnownFile, Picture
+from clipdex.base.spelling import composed_path
 from clipdex.index.files import open_directory
 from clipdex.index.hits import Hit, grouped_ranking, traits
-from clipdex.index.int8 import Int8File, Int8Watch
 from clipdex.index.manifest import Manifest
-from clipdex.index.rows import ROWS_FILE, Extent, Failure, KnownFile, Picture, RowStore
+from clipdex.index.rows import ROWS_FILE, RowStore
+from clipdex.index.side.int8 import Int8File, Int8Watch
 from clipdex.index.vectors import map_vectors
 from clipdex.index.where import Rows, Where
-from clipdex.plain_json import parsed_object
-from clipdex.query.grouping import Group, Grouping, Traits
+from clipdex.model.card import ModelCard
+from clipdex.model.embeddings import Embeddings
+from clipdex.search.estimates import RowNorms
 from clipdex.search.exact import Ranking
-from clipdex.search.topk import RowNorms
+from clipdex.search.grouping import Group, Grouping, Traits
 from clipdex.search.topk import top_k as exact_top_k
 from clipdex.search.unit import UnsoundRow, not_unit
-from clipdex.spelling import composed_path
 
 __all__ = ["DEFAULT_TOP_K", "Hit", "Index", "IndexInfo", "Ranker"]
 

@@ -15,10 +15,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from clipdex.errors import IndexDamaged, IndexFault, IndexFormatError, IndexWriteError
+from clipdex.base.errors import IndexDamaged, IndexFault, IndexFormatError, IndexWriteError
+from clipdex.base.records import (
+    NO_METADATA,
+    BrokenRecord,
+    Changes,
+    Extent,
+    Failure,
+    KnownFile,
+    Picture,
+    storable,
+)
 from clipdex.index.file_system import lacking
 from clipdex.index.manifest import MANIFEST
-from clipdex.index.records import NO_METADATA, BrokenRecord, Changes, Extent, Failure, KnownFile, Picture, storable
 from clipdex.index.schema import (
     APPLICATION_ID,
     DAMAGE,
@@ -35,7 +44,15 @@ from clipdex.index.schema import (
     require_schema,
     still,
 )
-from clipdex.index.stored import LATER_OF_ROWS, all_sound, failure_of, is_plausible, known_file, picture_of, stored
+from clipdex.index.stored import (
+    LATER_OF_ROWS,
+    all_sound,
+    failure_of,
+    is_plausible,
+    known_file,
+    picture_of,
+    stored,
+)
 
 __all__ = ["NO_METADATA", "ROWS_FILE", "Changes", "Extent", "Failure", "KnownFile", "Picture", "RowStore"]
 

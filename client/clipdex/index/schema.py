@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import google_crc32c
 
-from clipdex.errors import IndexDamaged, IndexFault
+from clipdex.base.errors import IndexDamaged, IndexFault
 from clipdex.index.files import require_database
 
 __all__ = [

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clipdex.errors import IndexDamaged
+from clipdex.base.errors import IndexDamaged
+from clipdex.base.records import KnownFile
 from clipdex.index.files import open_to_read
 from clipdex.index.manifest import Manifest
-from clipdex.index.rows import ROWS_FILE, KnownFile, RowStore
+from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.vectors import ExtentCheck
 
 __all__ = ["SoundFiles"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import Any
 
-from clipdex.index.records import Failure, KnownFile, Picture
+from clipdex.base.records import Failure, KnownFile, Picture
 from clipdex.index.schema import is_sound
 
 __all__ = ["LATER_OF_ROWS", "all_sound", "failure_of", "is_plausible", "known_file", "picture_of", "stored"]

@@ -15,11 +15,11 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from clipdex.arrays import Array
-from clipdex.errors import IndexDamaged, IndexWriteError
+from clipdex.base.arrays import Array
+from clipdex.base.errors import IndexDamaged, IndexWriteError
+from clipdex.base.records import Extent
 from clipdex.index.files import open_directory, open_to_read, open_to_write
 from clipdex.index.manifest import Manifest
-from clipdex.index.records import Extent
 from clipdex.search.unit import not_unit
 
 __all__ = ["ExtentCheck", "VectorFile", "map_vectors", "read_extent", "sync_directory"]

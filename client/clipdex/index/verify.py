@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipdex.errors import IndexDamaged, IndexFault, IndexFormatError, IndexNotFound
-from clipdex.index.ann_file import ann_damages
+from clipdex.base.errors import IndexDamaged, IndexFault, IndexFormatError, IndexNotFound
+from clipdex.base.records import Extent
 from clipdex.index.files import open_directory, open_to_read
-from clipdex.index.int8 import int8_damages
 from clipdex.index.manifest import Manifest
-from clipdex.index.rows import ROWS_FILE, Extent, RowStore
+from clipdex.index.rows import ROWS_FILE, RowStore
+from clipdex.index.side.ann_file import ann_damages
+from clipdex.index.side.int8 import int8_damages
 from clipdex.index.vectors import read_extent
 from clipdex.index.wal import wal_damage
 

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.errors import IndexDamaged, InvalidArgument
+from clipdex.base.errors import IndexDamaged, InvalidArgument
+from clipdex.base.spelling import composed, composed_path
+from clipdex.base.untrusted_json import parse_json
 from clipdex.index.schema import connect
-from clipdex.spelling import composed, composed_path
-from clipdex.untrusted_json import parse_json
 
 __all__ = ["COLUMNS", "FUNCTIONS", "Rows", "Where"]
 

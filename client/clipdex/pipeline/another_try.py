@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from clipdex.formats import extra_is_there
-from clipdex.index.rows import KnownFile
+from clipdex.base.records import KnownFile
+from clipdex.model.formats.decoders import extra_is_there
 
 __all__ = ["is_due"]
 

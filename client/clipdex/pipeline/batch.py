@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from clipdex.arrays import Array, Pixels, Vectors
-from clipdex.index.rows import Picture
+from clipdex.base.arrays import Array, Pixels, Vectors
+from clipdex.base.records import Picture
 
 __all__ = ["Batch"]
 

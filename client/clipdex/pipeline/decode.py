@@ -17,15 +17,15 @@ from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
 from typing import TypeAlias
 
-from clipdex.arrays import Pixels
-from clipdex.card import ImageSpec
-from clipdex.cpus import usable_cpus
-from clipdex.errors import ClipdexError, InvalidArgument
-from clipdex.icc import IccUse
-from clipdex.index.rows import Failure, Picture
+from clipdex.base.arrays import Pixels
+from clipdex.base.cpus import usable_cpus
+from clipdex.base.errors import ClipdexError, InvalidArgument
+from clipdex.base.limits import Limits
+from clipdex.base.records import Failure, Picture
+from clipdex.model.card import ImageSpec
+from clipdex.model.formats.icc import IccUse
 from clipdex.pipeline.decode_worker import BEGINS, DECODED, HEADER, NO_HASH, SLOT, UNCHANGED, WAITS
 from clipdex.pipeline.large_pictures import machine_memory
-from clipdex.pipeline.limits import Limits
 from clipdex.pipeline.ring import PixelRing
 from clipdex.sources.scan import FoundFile
 

@@ -34,17 +34,17 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
-from clipdex.arrays import Pixels
-from clipdex.card import ImageSpec
-from clipdex.errors import ImageError
-from clipdex.formats import use_one_thread
-from clipdex.icc import IccUse, check_icc
-from clipdex.images import center_crop, open_image, resized
-from clipdex.index.records import storable
-from clipdex.phash import perceptual_signature
+from clipdex.base.arrays import Pixels
+from clipdex.base.errors import ImageError
+from clipdex.base.limits import Limits
+from clipdex.base.records import storable
+from clipdex.looks.signature import perceptual_signature
+from clipdex.model.card import ImageSpec
+from clipdex.model.formats.decoders import use_one_thread
+from clipdex.model.formats.icc import IccUse, check_icc
+from clipdex.model.images import center_crop, open_image, resized
 from clipdex.pipeline.large_pictures import turn
-from clipdex.pipeline.limits import Limits
-from clipdex.sources.request import Request
+from clipdex.sources.extent import Request
 
 __all__ = ["BEGINS", "DECODED", "HEADER", "NO_HASH", "SLOT", "UNCHANGED", "WAITS", "main"]
 

@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipdex.errors import InvalidArgument
+from clipdex.base.errors import InvalidArgument
+from clipdex.base.spelling import composed_path
 from clipdex.index.reader import Index
 from clipdex.index.writer import IndexWriter
 from clipdex.sources.census import Surveyed
-from clipdex.sources.members import containers
+from clipdex.sources.member_paths import containers
 from clipdex.sources.scan import nothing_at
 from clipdex.sources.source import Source
-from clipdex.spelling import composed_path
 
 __all__ = ["CopiesMet", "Forgotten", "Stranded", "departures", "forget_pictures", "gone_folder", "is_gone"]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from clipdex.pipeline.limits import Limits
+from clipdex.base.limits import Limits
 
 __all__ = ["machine_memory", "turn"]
 

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clipdex.base.records import Failure
 from clipdex.index.reader import Index
-from clipdex.index.rows import Failure
 from clipdex.index.sound_files import SoundFiles
 from clipdex.pipeline.departures import departures
 from clipdex.pipeline.standing import Check, Standing, checked, keeps_its_row, standing_of

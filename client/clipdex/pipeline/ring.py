@@ -13,10 +13,10 @@ import os
 from contextlib import suppress
 from types import TracebackType
 
-from clipdex.arrays import Pixels
-from clipdex.client import Client
-from clipdex.errors import ClipdexError, ServerError
-from clipdex.request_size import pixel_bytes
+from clipdex.base.arrays import Pixels
+from clipdex.base.errors import ClipdexError, ServerError
+from clipdex.client.client import Client
+from clipdex.client.request_size import pixel_bytes
 from clipdex.wire.shared_memory import DIRECTORY, SharedMemory, free_bytes
 
 __all__ = ["PixelRing", "open_ring"]

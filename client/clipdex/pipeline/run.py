@@ -16,19 +16,19 @@ from typing import TypeVar
 
 import numpy as np
 
-from clipdex.arrays import Array
-from clipdex.bisection import bisect
-from clipdex.client import Client
-from clipdex.errors import IndexFault, InvalidArgument, RequestRefused
-from clipdex.icc import IccUse, check_icc
+from clipdex.base.arrays import Array
+from clipdex.base.errors import IndexFault, InvalidArgument, RequestRefused
+from clipdex.base.interrupts import interrupts_noted
+from clipdex.base.limits import Limits
+from clipdex.base.records import Failure
+from clipdex.client.bisection import bisect
+from clipdex.client.client import Client
 from clipdex.index.manifest import Manifest
-from clipdex.index.rows import Failure
 from clipdex.index.writer import IndexWriter
-from clipdex.interrupts import interrupts_noted
+from clipdex.model.formats.icc import IccUse, check_icc
 from clipdex.pipeline.batch import Batch
 from clipdex.pipeline.decode import Decoded, DecodePool, Unchanged
 from clipdex.pipeline.departures import CopiesMet, departures
-from clipdex.pipeline.limits import Limits
 from clipdex.pipeline.report import Progress, RunReport
 from clipdex.pipeline.ring import PixelRing, open_ring
 from clipdex.pipeline.stages import StageTimes

@@ -7,8 +7,8 @@ from dataclasses import replace
 from enum import Enum
 from typing import Literal, TypeAlias, get_args
 
-from clipdex.errors import InvalidArgument
-from clipdex.index.records import Failure, KnownFile
+from clipdex.base.errors import InvalidArgument
+from clipdex.base.records import Failure, KnownFile
 from clipdex.pipeline.another_try import is_due
 from clipdex.sources.scan import FoundFile, may_be_away
 

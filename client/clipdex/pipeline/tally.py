@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipdex.errors import ClipdexError
+from clipdex.base.errors import ClipdexError
 
 __all__ = ["Tally"]
 

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.arrays import Array
+from clipdex.base.arrays import Array
 from clipdex.search.estimates import Found
 from clipdex.search.exact import rank, wide_scores
 

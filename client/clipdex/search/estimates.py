@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.arrays import Array
+from clipdex.base.arrays import Array
 from clipdex.search.kernels import FloatDots, Int8Dots, scratch, squared_norms
 from clipdex.search.quantize import Codes
 from clipdex.search.spans import Span

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.arrays import Array
+from clipdex.base.arrays import Array
 from clipdex.search.kernels import as_float32
 
 __all__ = ["Ranking", "rank", "wide_scores"]

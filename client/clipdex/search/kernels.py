@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.arrays import Array
+from clipdex.base.arrays import Array
 
 __all__ = ["FloatDots", "Int8Dots", "as_float32", "scratch", "squared_norms"]
 

@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.arrays import Array
+from clipdex.base.arrays import Array
 
 __all__ = ["BLOCK_ROWS", "WIDEST", "Basis", "CodeBlock", "Codes", "MemoryCodes", "basis_of", "quantize"]
 

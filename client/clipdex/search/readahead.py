@@ -18,7 +18,7 @@ from types import TracebackType
 
 import numpy as np
 
-from clipdex.arrays import Array
+from clipdex.base.arrays import Array
 
 __all__ = ["Readahead", "in_memory", "memory_limit", "want_rows"]
 

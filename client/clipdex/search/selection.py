@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.arrays import Array
-from clipdex.errors import InvalidArgument
+from clipdex.base.arrays import Array
+from clipdex.base.errors import InvalidArgument
 from clipdex.search.estimates import Found
 
 __all__ = ["Selection", "flags_of"]

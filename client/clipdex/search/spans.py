@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.cpus import usable_cpus
+from clipdex.base.cpus import usable_cpus
 
 __all__ = ["Span", "cores", "spans_of", "work_through"]
 

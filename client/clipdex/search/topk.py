@@ -14,8 +14,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.arrays import Array
-from clipdex.errors import InvalidArgument
+from clipdex.base.arrays import Array
+from clipdex.base.errors import InvalidArgument
 from clipdex.search.candidates import Candidates
 from clipdex.search.estimates import FloatEstimates, Found, Int8Estimates, RowNorms
 from clipdex.search.exact import Ranking, rank, wide_scores

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.arrays import Array
+from clipdex.base.arrays import Array
 from clipdex.search.kernels import squared_norms
 
 __all__ = ["OFF_WHEN_READ", "OFF_WHEN_WRITTEN", "UnsoundRow", "not_unit", "off_unit"]

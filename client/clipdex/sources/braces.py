@@ -6,7 +6,7 @@ import re
 import string
 from collections.abc import Sequence
 
-from clipdex.errors import InvalidArgument
+from clipdex.base.errors import InvalidArgument
 
 __all__ = ["expanded"]
 

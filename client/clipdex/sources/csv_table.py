@@ -8,11 +8,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
-from clipdex.errors import InvalidArgument, SourceError
-from clipdex.index.rows import Failure
+from clipdex.base.errors import InvalidArgument, SourceError
+from clipdex.base.records import Failure
+from clipdex.base.text_files import encoding_of
 from clipdex.sources.scan import FoundFile
 from clipdex.sources.table import COLUMNS, BrokenTable, RowLedger, choose_column, named_files
-from clipdex.text_files import encoding_of
 
 __all__ = ["CsvTable"]
 

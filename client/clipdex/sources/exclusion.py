@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from copy import copy
 from fnmatch import translate
 
-from clipdex.errors import InvalidArgument
+from clipdex.base.errors import InvalidArgument
+from clipdex.base.spelling import composed
 from clipdex.sources.globs import Scope, compile_glob
-from clipdex.spelling import composed
 
 __all__ = ["JUNK_FILES", "JUNK_FOLDERS", "Exclusion"]
 

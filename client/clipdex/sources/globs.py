@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 
-from clipdex.errors import InvalidArgument
-from clipdex.spelling import composed
+from clipdex.base.errors import InvalidArgument
+from clipdex.base.spelling import composed
 
 __all__ = ["Scope", "compile_glob", "is_glob"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from clipdex.errors import ClipdexError
-from clipdex.pipeline.limits import Limits
-from clipdex.sources.members import TAR_SUFFIXES, containers
+from clipdex.base.errors import ClipdexError
+from clipdex.base.limits import Limits
+from clipdex.sources.member_paths import TAR_SUFFIXES, containers
 from clipdex.sources.tar_shards import tar_member
 
 __all__ = ["member_bytes"]

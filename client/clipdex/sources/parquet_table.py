@@ -8,13 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clipdex.errors import SourceError
-from clipdex.extras import needs
-from clipdex.index.rows import Failure
+from clipdex.base.errors import SourceError
+from clipdex.base.extras import needs
+from clipdex.base.records import Failure
+from clipdex.sources.extent import Request, refusal
 from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located
-from clipdex.sources.members import member_path
+from clipdex.sources.member_paths import member_path
 from clipdex.sources.metadata import metadata_json
-from clipdex.sources.request import Request, refusal
 from clipdex.sources.scan import FoundFile, nothing_at
 from clipdex.sources.spool import Spool
 from clipdex.sources.table import BrokenTable, RowLedger, choose_column, named_files, row_id, state_of

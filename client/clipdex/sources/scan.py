@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from clipdex.errors import SourceError
-from clipdex.index.records import Failure, storable
+from clipdex.base.errors import SourceError
+from clipdex.base.records import Failure, storable
 from clipdex.sources.census import Census, PassedOver
 from clipdex.sources.exclusion import Exclusion
-from clipdex.sources.members import containers
-from clipdex.sources.request import Request
+from clipdex.sources.extent import Request
+from clipdex.sources.member_paths import containers
 
 __all__ = [
     "SUFFIXES",

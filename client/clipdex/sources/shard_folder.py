@@ -7,9 +7,9 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from clipdex.errors import SourceError
+from clipdex.base.errors import SourceError
 from clipdex.sources.exclusion import Exclusion
-from clipdex.sources.members import TABLE_SUFFIXES, TAR_SUFFIXES
+from clipdex.sources.member_paths import TABLE_SUFFIXES, TAR_SUFFIXES
 from clipdex.sources.scan import SUFFIXES, Tree
 from clipdex.sources.source import Source
 from clipdex.sources.tar_shards import TarShards

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from clipdex.errors import SourceError
-from clipdex.index.rows import Failure
+from clipdex.base.errors import SourceError
+from clipdex.base.records import Failure
+from clipdex.base.text_files import decoded, encoding_of
 from clipdex.sources.census import PassedOver, Surveyed
 from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.globs import Scope
 from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located
 from clipdex.sources.scan import SUFFIXES, FoundFile, Tree, regular_file
-from clipdex.text_files import decoded, encoding_of
 
 __all__ = ["Chosen", "Folder", "Matching", "PathList", "Several", "Source"]
 

@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from clipdex.errors import SourceError
-from clipdex.index.rows import Failure
+from clipdex.base.errors import SourceError
+from clipdex.base.records import Failure
 from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located
-from clipdex.sources.members import member_path
+from clipdex.sources.member_paths import member_path
 from clipdex.sources.metadata import metadata_json
 from clipdex.sources.scan import FoundFile, regular_file
 

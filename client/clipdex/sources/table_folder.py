@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from clipdex.errors import SourceError
-from clipdex.index.rows import Failure
+from clipdex.base.errors import SourceError
+from clipdex.base.records import Failure
 from clipdex.sources.census import PassedOver
 from clipdex.sources.exclusion import Exclusion
-from clipdex.sources.members import containers
+from clipdex.sources.member_paths import containers
 from clipdex.sources.parquet_table import ParquetTable
 from clipdex.sources.scan import FoundFile, Tree, nothing_at
 

@@ -12,18 +12,18 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.errors import SourceError
-from clipdex.index.rows import NO_METADATA, Failure
+from clipdex.base.errors import SourceError
+from clipdex.base.records import NO_METADATA, Failure
+from clipdex.base.text_files import decoded
+from clipdex.base.untrusted_json import parse_json
 from clipdex.sources.census import Census, PassedOver
 from clipdex.sources.exclusion import Exclusion
-from clipdex.sources.members import TAR_SUFFIXES, containers, member_path
+from clipdex.sources.extent import Request
+from clipdex.sources.member_paths import TAR_SUFFIXES, containers, member_path
 from clipdex.sources.metadata import LONGEST_FIELD, metadata_json
-from clipdex.sources.request import Request
 from clipdex.sources.scan import SUFFIXES, FoundFile, Tree, nothing_at, regular_file, stat_failure
 from clipdex.sources.sidecars import Sidecars, is_sidecar, stem_of
 from clipdex.sources.tar_headers import BrokenTar, TarEntry, walk
-from clipdex.text_files import decoded
-from clipdex.untrusted_json import parse_json
 
 __all__ = ["TarShards", "tar_member"]
 

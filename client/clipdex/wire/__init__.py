@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipdex.errors import InvalidArgument
+from clipdex.base.errors import InvalidArgument
 from clipdex.wire.address import check_address
 from clipdex.wire.credentials import Credentials
 from clipdex.wire.fake import FakeTransport
-from clipdex.wire.retry import RetryPolicy
+from clipdex.wire.servers.retry_policy import RetryPolicy
 from clipdex.wire.shared_memory import SharedMemory
 from clipdex.wire.timing import RequestHook, RequestTiming
 from clipdex.wire.transport import ModelConfig, ModelStatistics, ServerInfo, Transport
@@ -49,7 +49,7 @@ def open_transport(
     addresses = _addresses(address)
     transports: list[Transport]
     if addresses[0].startswith(INPROC):
-        from clipdex.wire.inproc import InprocTransport
+        from clipdex.wire.runtimes.onnx_runtime import InprocTransport
 
         directory = addresses[0].removeprefix(INPROC)
         if not directory:
@@ -62,7 +62,7 @@ def open_transport(
 
         transports = [TritonTransport(each, credentials) for each in addresses]
 
-    from clipdex.wire.resilient import ResilientTransport
+    from clipdex.wire.servers.failover import ResilientTransport
 
     return ResilientTransport(transports, retry or RetryPolicy(), on_request)
 

@@ -6,7 +6,7 @@ import ipaddress
 import socket
 from contextlib import suppress
 
-from clipdex.errors import InvalidArgument
+from clipdex.base.errors import InvalidArgument
 
 __all__ = [
     "DNS",

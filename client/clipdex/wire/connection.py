@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from clipdex.interrupts import interrupts_wait
+from clipdex.base.interrupts import interrupts_wait
 from clipdex.wire.credentials import Credentials
 from clipdex.wire.generated import service_pb2_grpc
 from clipdex.wire.local_key import HEADER, key_headers

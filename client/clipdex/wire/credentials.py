@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipdex.errors import InvalidArgument
+from clipdex.base.errors import InvalidArgument
 from clipdex.wire.address import is_loopback
 
 __all__ = ["ENVIRONMENT", "Credentials"]

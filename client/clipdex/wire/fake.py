@@ -15,10 +15,10 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from clipdex.arrays import Array
-from clipdex.assets import SHA256_PARAMETER, pack_assets
-from clipdex.card import ImageSpec, ModelCard, TextSpec
-from clipdex.errors import ModelNotFound, RequestRefused
+from clipdex.base.arrays import Array
+from clipdex.base.errors import ModelNotFound, RequestRefused
+from clipdex.model.assets import SHA256_PARAMETER, pack_assets
+from clipdex.model.card import ImageSpec, ModelCard, TextSpec
 from clipdex.wire.shared_memory import SharedMemory
 from clipdex.wire.transport import FINGERPRINT_PARAMETER, ModelConfig, ModelStatistics, ServerInfo
 

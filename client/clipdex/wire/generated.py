@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from importlib import metadata
 
-from clipdex.errors import ClipdexError
+from clipdex.base.errors import ClipdexError
 
 __all__ = ["GRPCIO", "PROTOBUF", "model_config_pb2", "service_pb2", "service_pb2_grpc", "text_format"]
 

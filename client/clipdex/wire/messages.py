@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
-from clipdex.arrays import Array
-from clipdex.errors import ServerFault
+from clipdex.base.arrays import Array
+from clipdex.base.errors import ServerFault
 from clipdex.wire.generated import service_pb2
 from clipdex.wire.shared_memory import SharedMemory
 from clipdex.wire.transport import ModelStatistics

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from clipdex.errors import CardError
+from clipdex.base.errors import CardError
 from clipdex.wire.generated import model_config_pb2, text_format
 from clipdex.wire.transport import ModelConfig
 

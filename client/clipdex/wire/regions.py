@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from clipdex.errors import ClipdexError
+from clipdex.base.errors import ClipdexError
 from clipdex.wire.generated import service_pb2
 from clipdex.wire.shared_memory import DIRECTORY, PREFIX, SharedMemory
 

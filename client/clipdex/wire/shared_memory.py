@@ -16,7 +16,7 @@ from types import TracebackType
 
 import numpy as np
 
-from clipdex.arrays import Array
+from clipdex.base.arrays import Array
 
 __all__ = ["DIRECTORY", "PREFIX", "SharedMemory", "free_bytes", "remove_left_overs"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 
-from clipdex.errors import (
+from clipdex.base.errors import (
     AccessDenied,
     Cancelled,
     ClipdexError,

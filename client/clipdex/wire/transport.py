@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from clipdex.arrays import Array
+from clipdex.base.arrays import Array
 from clipdex.wire.shared_memory import SharedMemory
 
 __all__ = [

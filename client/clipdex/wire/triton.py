@@ -14,8 +14,8 @@ from typing import Any
 
 import grpc
 
-from clipdex.arrays import Array
-from clipdex.errors import AccessDenied, Cancelled, ClipdexError, ModelNotFound, ServerUnreachable
+from clipdex.base.arrays import Array
+from clipdex.base.errors import AccessDenied, Cancelled, ClipdexError, ModelNotFound, ServerUnreachable
 from clipdex.wire.connection import Connection
 from clipdex.wire.credentials import Credentials
 from clipdex.wire.generated import service_pb2

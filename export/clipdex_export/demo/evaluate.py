@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import clipdex
-from clipdex.errors import ClipdexError
+from clipdex.base.errors import ClipdexError
 from clipdex_export.demo.heldout import HeldOut, draw_held_out
 from clipdex_export.demo.questions import QUESTIONS, draw_demo_pictures
 from clipdex_export.demo.scenes import Group, Pair, Scene, Single, has_unseen_combination

@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from clipdex.errors import InvalidArgument
+from clipdex.base.errors import InvalidArgument
 from clipdex_export.demo.captions import Caption, full_caption, short_caption
 from clipdex_export.demo.draw import save_picture
 from clipdex_export.demo.queries import Query, match_matrix

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from clipdex.errors import InvalidArgument
+from clipdex.base.errors import InvalidArgument
 from clipdex_export.demo.draw import save_picture
 from clipdex_export.demo.queries import Query, Wanted, bend, matches
 from clipdex_export.demo.sampling import sample_scene, sample_where

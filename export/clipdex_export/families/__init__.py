@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipdex.errors import CheckpointError
+from clipdex.base.errors import CheckpointError
 from clipdex_export.checkpoint import Checkpoint
 from clipdex_export.families.family import Family
 from clipdex_export.families.hf_clip import HF_CLIP

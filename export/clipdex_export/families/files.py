@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from clipdex.errors import CheckpointError
+from clipdex.base.errors import CheckpointError
 from clipdex_export.weights import one_line
 
 __all__ = ["peek_json", "read_json"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipdex.errors import CheckpointError
+from clipdex.base.errors import CheckpointError
 from clipdex_export import preprocessing, tokenizer
 from clipdex_export.checkpoint import Checkpoint, ImageHalf, Layers, TextHalf
 from clipdex_export.families.architecture import transformer

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.errors import CheckpointError
+from clipdex.base.errors import CheckpointError
 from clipdex_export.checkpoint import Vectors
 from clipdex_export.pointers import refuse_weight_pointers
 from clipdex_export.quiet import quiet

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.errors import CheckpointError
-from clipdex.extras import needs
+from clipdex.base.errors import CheckpointError
+from clipdex.base.extras import needs
 from clipdex_export import tokenizer
 from clipdex_export.checkpoint import Checkpoint, ImageHalf, TextHalf, Vectors
 from clipdex_export.families.architecture import open_clip_model

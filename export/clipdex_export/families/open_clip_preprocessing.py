@@ -7,8 +7,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from clipdex.card import ImageSpec
-from clipdex.errors import CardError, CheckpointError
+from clipdex.base.errors import CardError, CheckpointError
+from clipdex.model.card import ImageSpec
 from clipdex_export.preprocessing import FILL
 from clipdex_export.weights import one_line
 

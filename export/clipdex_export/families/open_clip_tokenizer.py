@@ -6,12 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from clipdex.errors import CheckpointError
+from clipdex.base.errors import CheckpointError
 from clipdex_export import tokenizer
 
 __all__ = ["OpenClipTokens", "convert"]
 
-# The names of OpenCLIP's functions, and the same as steps of `clipdex.cleaning`.
+# The names of OpenCLIP's functions, and the same as steps of `clipdex.model.cleaning`.
 _CLEANING = {
     "_clean_lower": "fix unescape whitespace lower",
     "_clean_whitespace": "fix unescape whitespace",

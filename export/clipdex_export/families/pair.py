@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from clipdex.errors import CheckpointError
+from clipdex.base.errors import CheckpointError
 from clipdex_export.checkpoint import Checkpoint
 from clipdex_export.families.family import Family
 from clipdex_export.families.text_towers import TEXT_TOWERS, TextFamily

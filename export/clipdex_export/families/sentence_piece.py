@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from clipdex.errors import CheckpointError
+from clipdex.base.errors import CheckpointError
 from clipdex_export.weights import one_line
 
 __all__ = ["unigram_json"]

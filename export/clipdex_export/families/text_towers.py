@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.errors import CheckpointError
+from clipdex.base.errors import CheckpointError
 from clipdex_export import tokenizer
 from clipdex_export.checkpoint import TextHalf, Vectors
 from clipdex_export.families.architecture import text_model

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from clipdex.bench.machine import Machine
+from clipdex.apps.bench.machine import Machine
+from clipdex.base.errors import InvalidArgument
 from clipdex.cli.printing import printable
-from clipdex.client import Client
-from clipdex.errors import InvalidArgument
+from clipdex.client.client import Client
 
 __all__ = ["JsonOption", "SecondsOption", "machine_line", "numbers", "server_lines", "table"]
 

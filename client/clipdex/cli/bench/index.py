@@ -11,16 +11,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from clipdex.bench.drawn import SIZE, draw_photos
-from clipdex.bench.gpus import gpus_of
-from clipdex.bench.index import FirstOf, IndexRun, RequestLog, measure_index
-from clipdex.bench.machine import this_machine
-from clipdex.bench.report import check_writable, index_report, write_report
+from clipdex.apps.bench.drawn import SIZE, draw_photos
+from clipdex.apps.bench.gpus import gpus_of
+from clipdex.apps.bench.index import FirstOf, IndexRun, RequestLog, measure_index
+from clipdex.apps.bench.machine import this_machine
+from clipdex.apps.bench.report import check_writable, index_report, write_report
 from clipdex.cli.bench.common import JsonOption, server_lines, table
-from clipdex.cli.common import interruptible, note
+from clipdex.cli.common import interruptible
 from clipdex.cli.connection import Connection, connects
 from clipdex.cli.index import Use
-from clipdex.cli.printing import say, say_block
+from clipdex.cli.printing import note, say, say_block
 from clipdex.cli.progress import index_progress
 from clipdex.sources import Source, open_source
 from clipdex.wire.address import may_share_memory

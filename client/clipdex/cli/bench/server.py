@@ -9,18 +9,18 @@ from typing import Annotated
 
 import typer
 
-from clipdex.bench.gpus import gpus_of
-from clipdex.bench.load import Window
-from clipdex.bench.machine import this_machine
-from clipdex.bench.plot import check_plot, plot_points
-from clipdex.bench.report import check_writable, server_report, write_report
-from clipdex.bench.server import Part, Point, ServerSettings, Transfer, measure_server
+from clipdex.apps.bench.gpus import gpus_of
+from clipdex.apps.bench.load import Window
+from clipdex.apps.bench.machine import this_machine
+from clipdex.apps.bench.plot import check_plot, plot_points
+from clipdex.apps.bench.report import check_writable, server_report, write_report
+from clipdex.apps.bench.server import Part, Point, ServerSettings, Transfer, measure_server
 from clipdex.cli.bench.common import JsonOption, SecondsOption, numbers, server_lines, table
-from clipdex.cli.common import interruptible, note
+from clipdex.cli.common import interruptible
 from clipdex.cli.connection import Connection, connects
-from clipdex.cli.printing import say_block
+from clipdex.cli.printing import note, say_block
 from clipdex.cli.progress import rows_progress
-from clipdex.client import Client
+from clipdex.client.client import Client
 from clipdex.wire import RetryPolicy, SharedMemory
 
 __all__ = ["point_row", "server"]

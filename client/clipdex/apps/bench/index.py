@@ -1,0 +1,244 @@
+"""Where the time of an indexing run goes, and how near it comes to what decoding and encoding alone would take."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from clipdex.apps.bench.load import Window
+from clipdex.apps.bench.machine import cores
+from clipdex.apps.bench.server import Transfer, measure_point, shared_copy
+from clipdex.base.arrays import Array
+from clipdex.base.errors import InvalidArgument, ServerError, SourceError
+from clipdex.base.records import Failure
+from clipdex.client.client import Client
+from clipdex.pipeline import Limits, Progress, index_pictures
+from clipdex.pipeline.decode_worker import NO_HASH, SLOT, decode_file
+from clipdex.sources import Source
+from clipdex.sources.scan import FoundFile
+from clipdex.wire import RequestTiming
+
+__all__ = ["Bound", "FirstOf", "IndexRun", "RequestLog", "limiting_stage", "measure_index"]
+
+_SAMPLE = 64
+_WARMUP_S = 0.5
+_LOOK_AHEAD = 4096
+
+# The stages of the joining thread's own work.
+_JOINING = ("place", "submit", "append", "commit")
+
+
+class RequestLog:
+    """How long a client's image requests took, all together: for `connect(on_request=...)`."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._lock = threading.Lock()
+
+    def __call__(self, timing: RequestTiming) -> None:
+        """Count a finished request; of one that was sent again, its last attempt."""
+        if timing.model.endswith("_image"):
+            with self._lock:
+                self.seconds += timing.attempt_seconds
+
+
+class FirstOf:
+    """The first `count` pictures of a source; it says of none that it is gone."""
+
+    def __init__(self, source: Source, count: int) -> None:
+        if count < 1:
+            raise InvalidArgument(f"{count} pictures cannot be indexed; expected at least 1")
+        self._source = source
+        self._count = count
+
+    def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
+        """In the order of the source."""
+        return islice(self._source.files(on_failure), self._count)
+
+    def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
+        """None."""
+        return []
+
+    def nothing_found(self) -> SourceError:
+        """In the words of the source."""
+        return self._source.nothing_found()
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The most images a second that this machine and server allow.
+
+    decode_core_s: core time to read, decode and resize a picture, alone.
+    encode_s: time a picture takes the server with full batches and nothing else to do, before and after the run.
+    cores: of this machine.
+    kind: "sum": decoding and encoding share the cores, so their times add up; "slower": each has its own
+        machine, so the slower one decides.
+    """
+
+    decode_core_s: float
+    encode_s: float
+    cores: int
+    kind: Literal["sum", "slower"]
+
+    @property
+    def images_per_s(self) -> float:
+        """What the run is compared with."""
+        decode_s = self.decode_core_s / self.cores
+        return 1.0 / (decode_s + self.encode_s if self.kind == "sum" else max(decode_s, self.encode_s))
+
+
+@dataclass(frozen=True)
+class IndexRun:
+    """One measured run.
+
+    stage_seconds: busy time by stage. From the run: `scan`; `decode` and `resize`, all workers together;
+        `wait_decode` and `wait_embed`, when the joining thread had nothing to do; its own `place`, `submit`,
+        `append`, `commit`. From the server's counters: `queue` and `compute`. `wire`: what is left of the
+        requests' latency as the client saw it.
+    limited_by, limited_share: the stage that was busy for the largest share of the run, and that share. Below
+        about a half, nothing limited it by itself: stages waited for each other, or the machine for others.
+    mean_batch: rows in an executed batch; 0 where nobody counts.
+    """
+
+    pictures: int
+    failed: int
+    seconds: float
+    images_per_s: float
+    transfer: str
+    workers: int
+    stage_seconds: Mapping[str, float]
+    limited_by: str
+    limited_share: float
+    mean_batch: float
+    bound: Bound
+
+    @property
+    def share_of_bound(self) -> float:
+        """images_per_s over the bound's."""
+        return self.images_per_s / self.bound.images_per_s
+
+
+def measure_index(
+    client: Client,
+    source: Source,
+    *,
+    kind: Literal["sum", "slower"],
+    workers: int | None = None,
+    encode_seconds: float = 5.0,
+    requests: RequestLog | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> IndexRun:
+    """Index a source into a temporary index, which is thrown away, and measure the bound in the same go.
+
+    Args:
+        kind: what `Bound.kind` is to be.
+        workers: decoding processes; one a core if not given.
+        encode_seconds: how long encoding alone is measured, half before the run and half after it.
+        requests: what the client was told to count its requests with; without it there is no stage `wire`.
+        progress: as `index_pictures` calls it.
+
+    Raises:
+        SourceError: the source holds no picture, or none of its first ones can be decoded.
+        ServerError: as the client raises them.
+    """
+    half = Window(encode_seconds / 2, requests=2, warmup_seconds=_WARMUP_S)
+    encode_before = _encode_s(client, half)
+    counted, timed = client.statistics("image"), requests.seconds if requests else 0.0
+    with tempfile.TemporaryDirectory(prefix="clipdex-bench-") as directory:
+        report = index_pictures(client, source, Path(directory) / "x.clipdex", workers=workers, progress=progress)
+    served = client.statistics("image").since(counted)
+    latency = requests.seconds - timed if requests else None
+    encode_after = _encode_s(client, half)
+    if not report.indexed:
+        raise SourceError("none of the pictures could be decoded, so there is nothing to measure")
+    bound = Bound(
+        decode_core_s=_decode_core_s(client, source),
+        encode_s=(encode_before + encode_after) / 2,
+        cores=cores(),
+        kind=kind,
+    )
+    seconds = dict(report.stage_seconds)
+    if served.requests:
+        seconds |= {"queue": served.queue_ns / 1e9, "compute": served.compute_ns / 1e9}
+        if latency is not None:
+            seconds["wire"] = max(0.0, latency - seconds["queue"] - seconds["compute"])
+    run_s = report.indexed / report.images_per_s
+    used = workers or cores()
+    stage, share = limiting_stage(seconds, run_s, workers=used, in_flight=client.in_flight)
+    return IndexRun(
+        pictures=report.indexed,
+        failed=report.failed,
+        seconds=run_s,
+        images_per_s=report.images_per_s,
+        transfer=report.transfer,
+        workers=used,
+        stage_seconds=seconds,
+        limited_by=stage,
+        limited_share=share,
+        mean_batch=served.mean_batch,
+        bound=bound,
+    )
+
+
+def limiting_stage(
+    stage_seconds: Mapping[str, float], seconds: float, *, workers: int, in_flight: int
+) -> tuple[str, float]:
+    """The stage that was busy for the largest share of a run, and that share.
+
+    What several do side by side is shared out between them: decoding and resizing between the workers, computing
+    between the model's instances, being on the wire between the requests in flight, of which there are two for
+    each instance. Waiting is no work.
+    """
+
+    def busy(*stages: str) -> float:
+        return sum(stage_seconds.get(stage, 0.0) for stage in stages) / seconds
+
+    shares = {
+        "scan": busy("scan"),
+        "decode + resize": busy("decode", "resize") / workers,
+        "compute": busy("compute") / max(1, in_flight // 2),
+        "wire": busy("wire") / in_flight,
+        " + ".join(_JOINING): busy(*_JOINING),
+    }
+    return max(shares.items(), key=lambda item: item[1])
+
+
+def _encode_s(client: Client, window: Window) -> float:
+    """Seconds a picture takes when full batches of noise are all there is to do."""
+    size, rows = client.card.image.size, client.max_batch_size
+    noise: Array = np.random.default_rng(0).integers(0, 256, (rows, size, size, 3), dtype=np.uint8)
+    with ExitStack() as stack:
+        transfer: Transfer = "wire"
+        try:
+            noise = stack.enter_context(shared_copy(client, noise))
+            transfer = "shared"
+        except ServerError:
+            if client.shared_memory == "always":
+                raise
+        return 1.0 / measure_point(client, "image", transfer, noise, rows, client.in_flight, window).rows_per_s
+
+
+def _decode_core_s(client: Client, source: Source) -> float:
+    """Core time that one picture takes to be read, decoded and resized, by some of them, evenly spread."""
+    spec = client.card.image
+    slot = np.empty((1, spec.size, spec.size, 3), dtype=np.uint8)
+    files = list(islice(source.files(lambda _: None), _LOOK_AHEAD))
+    chosen = files[:: max(1, len(files) // _SAMPLE)]
+    requests = [SLOT.pack(0, NO_HASH) + file.request() for file in chosen]
+    for request in requests[:2]:  # Pillow loads its decoders when they are first used
+        decode_file(request, slot, spec, Limits())
+    began = time.process_time()
+    good = sum(decode_file(request, slot, spec, Limits())[0] == 0 for request in requests)
+    spent = time.process_time() - began
+    if not good:
+        raise SourceError("none of the first pictures can be decoded, so there is nothing to compare with")
+    return spent / good

@@ -1,0 +1,64 @@
+"""Where a measurement was made."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+from clipdex.base.cpus import usable_cpus
+
+__all__ = ["Machine", "this_machine"]
+
+_PACKAGES = ("clipdex", "numpy", "pillow", "tritonclient", "grpcio", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The client's machine. cores: those this process may use. versions: of the packages that are installed."""
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    system: str
+    python: str
+    versions: dict[str, str] = field(default_factory=dict)
+    date: str = ""
+
+
+def this_machine() -> Machine:
+    """What can be found out about it. date: now, in UTC."""
+    return Machine(
+        cpu=_cpu(),
+        cores=cores(),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        python=sys.version.split()[0],
+        versions={name: version for name in _PACKAGES if (version := _version(name))},
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return usable_cpus()
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,123 @@
+"""A measurement as JSON, to be kept and compared. docs/bench.md describes every field."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from clipdex.apps.bench.index import IndexRun
+from clipdex.apps.bench.machine import Machine
+from clipdex.apps.bench.search import SearchPoint
+from clipdex.apps.bench.server import Point
+from clipdex.base.errors import ClipdexError
+from clipdex.client.client import Client
+
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "check_writable",
+    "index_report",
+    "search_report",
+    "server_report",
+    "write_report",
+]
+
+FORMAT = "clipdex-bench"
+FORMAT_VERSION = 1
+
+# A report, as json.dumps takes it.
+Report = dict[str, Any]
+
+
+def server_report(
+    machine: Machine, client: Client, gpus: int | None, points: Sequence[Point], settings: Mapping[str, Any]
+) -> Report:
+    """Of `clipdex bench server`. gpus: as `gpus_of` says."""
+    return _report("server", machine, settings) | {
+        "server": _server(client, gpus),
+        "points": [asdict(point) for point in points],
+    }
+
+
+def index_report(
+    machine: Machine, client: Client, gpus: int | None, run: IndexRun, settings: Mapping[str, Any]
+) -> Report:
+    """Of `clipdex bench index`. gpus: as `gpus_of` says."""
+    data = asdict(run)
+    data["bound"]["images_per_s"] = run.bound.images_per_s
+    return _report("index", machine, settings) | {
+        "server": _server(client, gpus),
+        "run": data | {"share_of_bound": run.share_of_bound},
+    }
+
+
+def search_report(
+    machine: Machine, index: Mapping[str, Any], points: Sequence[SearchPoint], settings: Mapping[str, Any]
+) -> Report:
+    """Of `clipdex bench search`. index: its rows, dim and dtype."""
+    return _report("search", machine, settings) | {
+        "index": dict(index),
+        "points": [
+            asdict(point) | {"times_read": point.times_read, "read_bytes_per_s": point.read_bytes_per_s}
+            for point in points
+        ],
+    }
+
+
+def check_writable(file: Path) -> None:
+    """Before an hour of measuring: can a file be put there?
+
+    Raises:
+        ClipdexError: it cannot.
+    """
+    try:
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as exc:
+        raise ClipdexError(f"{file}: cannot be written: {exc.strerror}") from exc
+
+
+def write_report(file: Path, report: Report) -> None:
+    """Write it, in place of what is there.
+
+    Raises:
+        ClipdexError: the file cannot be written.
+    """
+    try:
+        partial = file.with_name(f".{file.name}.partial")
+        partial.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(partial, file)
+    except OSError as exc:
+        raise ClipdexError(f"{file}: cannot be written: {exc.strerror}") from exc
+
+
+def _report(kind: str, machine: Machine, settings: Mapping[str, Any]) -> Report:
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
+        "machine": asdict(machine),
+        "settings": dict(settings),
+    }
+
+
+def _server(client: Client, gpus: int | None) -> dict[str, Any]:
+    return {
+        "address": client.address,
+        "name": client.server.name,
+        "version": client.server.version,
+        "model": client.card.name,
+        "precision": client.card.precision,
+        "fingerprint": client.card.fingerprint,
+        "max_batch_size": client.max_batch_size,
+        "in_flight": client.in_flight,
+        "gpus": gpus,
+    }

@@ -1,0 +1,138 @@
+"""Is it the model that it says it is, and does it give what it promises?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from clipdex.apps.doctor.finding import Finding
+from clipdex.apps.doctor.snapshot import Model, Snapshot, Trial
+from clipdex.wire.inspect.findings import InspectedModel, Tensor
+
+__all__ = ["CHECKS"]
+
+FINGERPRINT_PARAMETER = "clipdex_fingerprint"
+# A client refuses vectors further from norm 1 than this.
+_NORM_TOLERANCE = 1e-2
+# Where a card states no floor of its own: half precision's.
+_COSINE_FLOOR = 0.999
+
+
+def parts(snapshot: Snapshot) -> Iterator[Finding]:
+    """Are all three Triton models there?"""
+    for model in snapshot.models:
+        for part in model.missing:
+            name = f"{model.name}_{part}"
+            reason = snapshot.server.unready.get(name)
+            if reason is not None:
+                yield Finding("part_not_loaded", name, {"reason": reason})
+            else:
+                yield Finding("part_missing", name)
+
+
+def card(snapshot: Snapshot) -> Iterator[Finding]:
+    """Can the card be read, and are the assets those that the configuration states?"""
+    for model in snapshot.models:
+        if model.card_error is not None:
+            yield Finding("card_unreadable", f"{model.name}_assets", {"error": model.card_error})
+        elif model.assets_sha256 is not None and model.stated_sha256 is None:
+            yield Finding("assets_unstated", f"{model.name}_assets")
+        elif model.assets_sha256 != model.stated_sha256:
+            facts = {"found": str(model.assets_sha256)[:12], "stated": str(model.stated_sha256)[:12]}
+            yield Finding("assets_differ", f"{model.name}_assets", facts)
+
+
+def fingerprint(snapshot: Snapshot) -> Iterator[Finding]:
+    """Are all three of one export?"""
+    for model in snapshot.models:
+        if model.card is None:
+            continue
+        for part, found in model.parts.items():
+            stated = found.parameters.get(FINGERPRINT_PARAMETER)
+            if stated is None:
+                yield Finding("fingerprint_missing", f"{model.name}_{part}")
+            elif stated != model.card.fingerprint:
+                facts = {"stated": stated[:12], "card": model.card.fingerprint[:12]}
+                yield Finding("fingerprint_differs", f"{model.name}_{part}", facts)
+
+
+def tensors(snapshot: Snapshot) -> Iterator[Finding]:
+    """Does each tower take and give what the card says, with the batch in front and not in `dims`?"""
+    for model in snapshot.models:
+        for part, tower in model.towers.items():
+            if _batch_in_dims(tower):
+                yield Finding("batch_in_dims", tower.name, {"dims": _listed(tower.inputs)})
+            elif model.card is not None:
+                expected = _expected(model, part)
+                found = (tower.inputs, tower.outputs)
+                if found != expected:
+                    facts = {"found": _listed(sum(found, ())), "expected": _listed(sum(expected, ()))}
+                    yield Finding("tensors_differ", tower.name, facts)
+
+
+def parity(snapshot: Snapshot) -> Iterator[Finding]:
+    """Did the export pass its gate, with trained weights?"""
+    for model in snapshot.models:
+        if model.card is None:
+            continue
+        report = model.card.parity
+        cosines = [_number(report.get(f"{tower}_cosine_min")) for tower in ("image", "text")]
+        floor = _number(report.get("floor"))
+        if model.card.below_floor is not None:
+            yield Finding("parity_forced", model.name, {"problem": model.card.below_floor})
+        elif any(math.isnan(c) for c in cosines) or math.isnan(floor):
+            yield Finding("parity_unknown", model.name)
+        elif min(cosines) < max(floor, _COSINE_FLOOR if model.card.precision != "int8" else floor):
+            facts = {"cosine": f"{min(cosines):.6f}", "floor": f"{max(floor, _COSINE_FLOOR):g}"}
+            yield Finding("parity_low", model.name, facts)
+        if _number(report.get("random_weights")) > 0:
+            yield Finding("random_weights", model.name, {"count": report["random_weights"]})
+
+
+def vectors(snapshot: Snapshot) -> Iterator[Finding]:
+    """Are the answers unit vectors, and the same whatever shares the batch?"""
+    for model in snapshot.models:
+        for part, trial in model.trials.items():
+            yield from _vectors(model, f"{model.name}_{part}", trial)
+
+
+def _vectors(model: Model, where: str, trial: Trial) -> Iterator[Finding]:
+    if trial.error is not None:
+        yield Finding("no_answer", where, {"error": trial.error})
+        return
+    if trial.full_error is not None:
+        facts = {"megabytes": f"{trial.full_bytes / 1e6:.1f}", "error": trial.full_error}
+        yield Finding("full_batch_refused", where, facts)
+    if not trial.finite:
+        yield Finding("not_finite", where)
+    elif abs(trial.norm - 1) > _NORM_TOLERANCE:
+        yield Finding("not_unit", where, {"norm": f"{trial.norm:.4f}"})
+    elif trial.alone_to_full < _COSINE_FLOOR:
+        yield Finding("batch_changes_vectors", where, {"cosine": f"{trial.alone_to_full:.6f}"})
+    if model.card is not None and trial.dim != model.card.embedding_dim:
+        yield Finding("wrong_dim", where, {"found": trial.dim, "expected": model.card.embedding_dim})
+
+
+def _batch_in_dims(tower: InspectedModel) -> bool:
+    """A tower whose own first dimension is the batch: Triton then cannot put requests together."""
+    return tower.max_batch_size == 0 or any(t.dims[:1] == (-1,) for t in (*tower.inputs, *tower.outputs))
+
+
+def _expected(model: Model, part: str) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    assert model.card is not None
+    side, length = model.card.image.size, model.card.text.context_length
+    given = (
+        Tensor("pixels", "UINT8", (side, side, 3)) if part == "image" else Tensor("token_ids", "INT32", (length,))
+    )
+    return (given,), (Tensor("embedding", "FP32", (model.card.embedding_dim,)),)
+
+
+def _listed(tensors: tuple[Tensor, ...]) -> str:
+    return ", ".join(f"{t.name} {t.data_type} {list(t.dims)}" for t in tensors)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+CHECKS = (parts, card, fingerprint, tensors, parity, vectors)

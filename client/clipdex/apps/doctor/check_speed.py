@@ -1,0 +1,161 @@
+"""Is it set up to be fast?
+
+The limits below are coarse on purpose: what they catch costs a multiple, not a few per cent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clipdex.apps.doctor.finding import Finding
+from clipdex.apps.doctor.snapshot import Model, Snapshot
+from clipdex.wire.inspect.findings import InspectedModel
+
+__all__ = ["CHECKS"]
+
+_DELAY_US = 5_000  # longer than a GPU takes for several pictures
+_SMALL_BATCH = 8
+_ENOUGH_REQUESTS = 200
+_ALONE = 1.5  # rows a batch
+_QUEUE_BYTES = 8 << 30
+_MANY_ON_A_GPU = 4
+_LONE_WAIT_S = 0.005
+_FAR_S = 0.020
+# An estimate: Triton's own CUDA context and pool take some 500 MB; with ONNX Runtime's libraries and weights it is
+# a GB or more.
+_GPU_IDLE_BYTES = 768 << 20
+_TENSORRT_PROFILE = ("trt_profile_min_shapes", "trt_profile_opt_shapes", "trt_profile_max_shapes")
+
+
+def _towers(snapshot: Snapshot) -> Iterator[tuple[Model, str, InspectedModel]]:
+    for model in snapshot.models:
+        for part, tower in model.towers.items():
+            yield model, part, tower
+
+
+def device(snapshot: Snapshot) -> Iterator[Finding]:
+    """Is a model on the CPU although there is a GPU, or although its configuration says otherwise?"""
+    used = max((gpu.memory_used for gpu in snapshot.metrics.gpus if gpu.memory_total), default=None)
+    for _, _, tower in _towers(snapshot):
+        if tower.on_gpu:
+            # Where CUDA does not start, ONNX Runtime goes on with the CPU, and only the log says so.
+            if used is not None and used < _GPU_IDLE_BYTES:
+                yield Finding("gpu_idle", tower.name, {"megabytes": used // 10**6})
+        else:
+            if snapshot.gpu_there:
+                yield Finding("gpu_unused", tower.name, {"kinds": _kinds(tower)})
+            elif snapshot.gpu_there is None:
+                yield Finding("gpu_unknown", tower.name, {"metrics": snapshot.metrics.address})
+
+
+def batching(snapshot: Snapshot) -> Iterator[Finding]:
+    """May requests share a batch, and how long does one wait for others?"""
+    for _, _, tower in _towers(snapshot):
+        if tower.max_batch_size == 0:
+            continue  # batch_in_dims says so
+        if tower.max_batch_size < _SMALL_BATCH:
+            yield Finding("batch_small", tower.name, {"rows": tower.max_batch_size})
+        found = tower.batching
+        if found is None:
+            yield Finding("no_batching", tower.name)
+            continue
+        if found.preferred:
+            yield Finding("preferred_batch_size", tower.name, {"sizes": ", ".join(map(str, found.preferred))})
+        if found.delay_us > _DELAY_US:
+            yield Finding("delay_long", tower.name, {"milliseconds": f"{found.delay_us / 1e3:g}"})
+        elif found.delay_us == 0:
+            yield Finding("delay_none", tower.name)
+
+
+def queue(snapshot: Snapshot) -> Iterator[Finding]:
+    """If the queue has bounds, does it hold what keeps all instances busy, and no more than memory does?"""
+    for model, part, tower in _towers(snapshot):
+        if tower.batching is None or tower.max_batch_size == 0:
+            continue
+        size, busy = tower.batching.queue_size, 2 * tower.instances
+        row_bytes = model.trials[part].full_bytes // tower.max_batch_size if part in model.trials else 0
+        full = size * tower.max_batch_size * row_bytes
+        bounds = [f"max_queue_size {size}"] if size else []
+        if tower.batching.queue_timeout_us:
+            bounds.append(f"a timeout of {tower.batching.queue_timeout_us / 1e3:g} ms")
+        if bounds:
+            yield Finding("queue_policy", tower.name, {"bounds": " and ".join(bounds)})
+        if 0 < size < busy:
+            yield Finding("queue_short", tower.name, {"size": size, "busy": busy, "instances": tower.instances})
+        elif full > _QUEUE_BYTES:
+            yield Finding("queue_large", tower.name, {"size": size, "gigabytes": f"{full / 1e9:.0f}"})
+
+
+def instances(snapshot: Snapshot) -> Iterator[Finding]:
+    """Are there copies that only take each other's cores or memory?"""
+    for _, _, tower in _towers(snapshot):
+        on_cpu = sum(group.count for group in tower.groups if group.kind == "KIND_CPU")
+        on_a_gpu = max((group.count for group in tower.groups if group.kind == "KIND_GPU"), default=0)
+        all_cores = tower.parameters.get("intra_op_thread_count", "0") in ("", "0")
+        if on_cpu > 1 and all_cores:
+            yield Finding("cpu_instances", tower.name, {"count": on_cpu})
+        if on_a_gpu > _MANY_ON_A_GPU:
+            yield Finding("gpu_instances", tower.name, {"count": on_a_gpu})
+
+
+def executed_batches(snapshot: Snapshot) -> Iterator[Finding]:
+    """Were requests that waited computed together?"""
+    for _, _, tower in _towers(snapshot):
+        counted = tower.statistics
+        if counted.requests < _ENOUGH_REQUESTS or counted.mean_batch >= _ALONE:
+            continue
+        facts = {
+            "requests": f"{counted.requests:,}",
+            "rows": f"{counted.mean_batch:.1f}",
+            "queued": f"{counted.queue_ns / counted.requests / 1e6:.1f}",
+            "computed": f"{counted.compute_ns / counted.requests / 1e6:.1f}",
+        }
+        # Waiting longer than the delay means that there were others to be computed with.
+        delay_ns = 1e3 * (tower.batching.delay_us if tower.batching else 0)
+        waited = counted.queue_ns / counted.requests > delay_ns + 0.5 * counted.compute_ns / counted.requests
+        yield Finding("batches_of_one" if waited else "requests_alone", tower.name, facts)
+
+
+def gpu_settings(snapshot: Snapshot) -> Iterator[Finding]:
+    """What a GPU needs to be told."""
+    for _, part, tower in _towers(snapshot):
+        search = tower.parameters.get("cudnn_conv_algo_search")
+        # Without a parameters block the backend leaves ONNX Runtime's own default alone.
+        if tower.parameters and search in (None, "0") and part == "image":
+            yield Finding("conv_search_gpu" if tower.on_gpu else "conv_search", tower.name)
+        if tower.on_gpu and not tower.warm_ups:
+            yield Finding("no_warm_up", tower.name)
+        tensorrt = tower.accelerators.get("tensorrt")
+        if tensorrt is not None:
+            if tensorrt.get("trt_engine_cache_enable", "0") not in ("1", "true"):
+                yield Finding("tensorrt_no_cache", tower.name)
+            missing = [key for key in _TENSORRT_PROFILE if not tensorrt.get(key)]
+            if missing:
+                yield Finding("tensorrt_no_profile", tower.name, {"missing": ", ".join(missing)})
+
+
+def time_of_one(snapshot: Snapshot) -> Iterator[Finding]:
+    """Does a lone request wait, for a batch or on the way?"""
+    for model, part, tower in _towers(snapshot):
+        trial = model.trials.get(part)
+        if trial is None or trial.single is None:
+            continue
+        single = trial.single
+        facts = {
+            "total": f"{1e3 * single.round_trip_s:.1f}",
+            "queued": f"{1e3 * single.queue_s:.1f}",
+            "computed": f"{1e3 * single.compute_s:.1f}",
+            "outside": f"{1e3 * single.outside_s:.1f}",
+        }
+        yield Finding("time_of_one", tower.name, facts)
+        if single.queue_s > _LONE_WAIT_S:
+            yield Finding("lone_request_waits", tower.name, facts)
+        if single.outside_s > _FAR_S:
+            yield Finding("far_away", tower.name, facts)
+
+
+def _kinds(tower: InspectedModel) -> str:
+    return ", ".join(sorted({group.kind for group in tower.groups})) or "no instance group"
+
+
+CHECKS = (device, batching, queue, instances, executed_batches, gpu_settings, time_of_one)

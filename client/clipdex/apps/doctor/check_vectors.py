@@ -1,0 +1,80 @@
+"""Could what runs the graph give other vectors than the export promises, without a word?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from clipdex.apps.doctor.finding import Finding
+from clipdex.apps.doctor.release import release_of
+from clipdex.apps.doctor.snapshot import Snapshot
+from clipdex.wire.inspect.findings import InspectedModel
+
+__all__ = ["CHECKS"]
+
+# 25.04: the first whose backend tells TensorRT which GPU an instance is on.
+_TELLS_TENSORRT_THE_GPU = (2, 57)
+# An export ends the name of its engines in the hash of its file.
+_OF_A_FILE = re.compile(r"_[0-9a-f]{16}$")
+
+
+def engines(snapshot: Snapshot) -> Iterator[Finding]:
+    """Are the engines that TensorRT keeps found again by their weights?"""
+    for tower in _towers(snapshot):
+        options = tower.accelerators.get("tensorrt", {})
+        prefix = options.get("trt_engine_cache_prefix", "")
+        kept = options.get("trt_engine_cache_enable", "0") in ("1", "true")
+        if kept and not _OF_A_FILE.search(prefix):
+            yield Finding("tensorrt_engines_unnamed", tower.name, {"prefix": prefix or "none"})
+
+
+def gpus(snapshot: Snapshot) -> Iterator[Finding]:
+    """Does TensorRT know which of several GPUs an instance is on?"""
+    release = release_of(snapshot.server)
+    if release is None or release >= _TELLS_TENSORRT_THE_GPU:
+        return
+    for tower in _towers(snapshot):
+        others = _gpus_but_the_first(snapshot, tower)
+        if "tensorrt" in tower.accelerators and others:
+            facts = {"gpus": ", ".join(map(str, others)), "version": snapshot.server.version}
+            yield Finding("tensorrt_one_gpu", tower.name, facts)
+
+
+def tensor_float(snapshot: Snapshot) -> Iterator[Finding]:
+    """Is float32 on a GPU float32?"""
+    for model in snapshot.models:
+        if model.card is None or model.card.precision != "fp32":
+            continue
+        for tower in model.towers.values():
+            if tower.on_gpu and tower.accelerators.get("cuda", {}).get("use_tf32") != "0":
+                yield Finding("tf32", tower.name)
+
+
+def quantized(snapshot: Snapshot) -> Iterator[Finding]:
+    """Of which versions int8 vectors are."""
+    for model in snapshot.models:
+        if model.card is not None and model.card.precision == "int8":
+            versions = model.card.parity.get("versions")
+            made = versions.get("onnxruntime") if isinstance(versions, dict) else None
+            facts = {
+                "onnxruntime": made or "of no stated version",
+                "server": f"{snapshot.server.name} {snapshot.server.version}",
+            }
+            yield Finding("int8_versions", model.name, facts)
+
+
+def _towers(snapshot: Snapshot) -> Iterator[InspectedModel]:
+    for model in snapshot.models:
+        yield from model.towers.values()
+
+
+def _gpus_but_the_first(snapshot: Snapshot, tower: InspectedModel) -> list[int]:
+    """The numbers of the GPUs that have instances; where the configuration does not say, all that there are."""
+    groups = [group for group in tower.groups if group.kind == "KIND_GPU"]
+    named = {gpu for group in groups for gpu in group.gpus}
+    if not groups:
+        return []
+    return sorted(named - {0}) if named else list(range(1, len(snapshot.metrics.gpus)))
+
+
+CHECKS = (engines, gpus, tensor_float, quantized)

@@ -1,0 +1,72 @@
+"""Which duplicates of a group may be moved, and why the others stay.
+
+Looking alike is enough to be listed, and not to be moved: pages, charts and screenshots of one layout look alike
+to a signature, and their vectors are close as well. So only files of the same bytes move by themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipdex.apps.duplicates.groups import Duplicate, DuplicateGroup
+from clipdex.base.agreement import agree
+from clipdex.base.errors import InvalidArgument
+
+__all__ = ["Move", "check_min_cosine", "moves_of"]
+
+
+@dataclass(frozen=True)
+class Move:
+    """What becomes of one duplicate.
+
+    keeper: the picture that stays in its place, for which it may go. stays: why it may not; "" if it may.
+    """
+
+    picture: Duplicate
+    keeper: Duplicate
+    stays: str = ""
+
+    @property
+    def moves(self) -> bool:
+        """Whether it may be moved."""
+        return not self.stays
+
+
+def moves_of(group: DuplicateGroup, min_cosine: float | None = None) -> list[Move]:
+    """One for each duplicate of the group, in its order.
+
+    A picture with the bytes of one that stays may go. Of the others those may whose vector has at least this
+    cosine to the keeper's; none where it is None.
+
+    Raises:
+        InvalidArgument: the cosine is not above 0 and at most 1.
+    """
+    check_min_cosine(min_cosine)
+    staying = {group.keeper.content_hash: group.keeper}
+    moves = []
+    for other in group.others:
+        same = staying.get(other.content_hash)
+        if same is not None:
+            moves.append(Move(other, same))
+            continue
+        why = _why_it_stays(other, min_cosine)
+        moves.append(Move(other, group.keeper, why))
+        if why:
+            staying[other.content_hash] = other
+    return moves
+
+
+def check_min_cosine(min_cosine: float | None) -> None:
+    """Raise InvalidArgument unless it is above 0 and at most 1, or None."""
+    if min_cosine is not None and not 0 < min_cosine <= 1:
+        raise InvalidArgument(f"the least cosine to move by is {min_cosine}; expected more than 0, and at most 1")
+
+
+def _why_it_stays(other: Duplicate, min_cosine: float | None) -> str:
+    if min_cosine is None:
+        return "other bytes, and no least cosine was given (--min-cosine)"
+    if not agree(np.array([other.cosine], dtype=np.float32), min_cosine)[0]:
+        return f"the cosine to its keeper is {other.cosine:.6f}, below {min_cosine:g}"
+    return ""

@@ -1,0 +1,86 @@
+"""Perceptual signatures for rows that have none: their files are read again, and nothing is embedded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipdex.base.limits import Limits
+from clipdex.base.records import Failure
+from clipdex.index.reader import Index
+from clipdex.index.writer import IndexWriter
+from clipdex.model.card import ImageSpec
+from clipdex.pipeline.decode import DecodePool
+from clipdex.pipeline.ring import PixelRing
+from clipdex.sources.opening import retry_source
+
+__all__ = ["Signed", "sign_index"]
+
+# The pixels are not looked at; the signature is that of the picture resized to this.
+_SPEC = ImageSpec(224, 224, "shortest_edge", "bicubic", "center", (255, 255, 255), (0.5,) * 3, (0.5,) * 3)
+_TRAY, _TRAYS = 16, 6
+_COMMIT = 4096
+
+
+@dataclass(frozen=True)
+class Signed:
+    """signed: rows that got a signature. left: those whose file is gone, changed or unreadable."""
+
+    signed: int
+    left: int
+
+
+def sign_index(
+    directory: Path,
+    *,
+    workers: int | None = None,
+    limits: Limits | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Signed:
+    """Read the files of all rows without a perceptual signature, and store it.
+
+    A file that does not have the content of its row any more is left; the next `clipdex index` sees to it.
+
+    Args:
+        workers: decoding processes; one a core if not given.
+        limits: what one file may cost.
+        progress: called with the files read and all.
+
+    Raises:
+        IndexLocked, IndexWriteError, IndexDamaged: as the writer raises them.
+    """
+    with IndexWriter(directory) as writer:
+        wanted = _unsigned(directory)
+        signed = read = 0
+        failures: list[Failure] = []
+        files = retry_source(wanted, f"the rows of {directory}").files(failures.append) if wanted else iter(())
+        with (
+            PixelRing(_SPEC.size, _TRAY, _TRAYS) as ring,
+            DecodePool(_SPEC, ring, workers=workers, limits=limits, icc=writer.manifest.icc) as pool,
+        ):
+            for read, result in enumerate(pool.decode(files), start=1):
+                if not isinstance(result, Failure) and result.picture.phash is not None:
+                    picture = result.picture
+                    if wanted.get(picture.path) == picture.content_hash:
+                        writer.sign(picture.path, result.picture.phash)
+                        signed += 1
+                if read % _TRAY == 0:
+                    pool.release_tray()
+                if writer.pending >= _COMMIT:
+                    writer.commit()
+                if progress is not None:
+                    progress(read, len(wanted))
+        return Signed(signed, len(wanted) - signed)
+
+
+def _unsigned(directory: Path) -> dict[bytes, bytes]:
+    """Path -> content hash of the live rows without a sound signature."""
+    found: dict[bytes, bytes] = {}
+    with Index.open(directory) as index:
+        for start in range(0, len(index.vectors), 65_536):
+            held = {row for row, _ in index.signatures(start, start + 65_536)}
+            rows = {row: content for row, content, *_ in index.contents(start, start + 65_536) if row not in held}
+            pictures = index.pictures(list(rows))
+            found |= {pictures[row].path: content for row, content in rows.items()}
+    return found

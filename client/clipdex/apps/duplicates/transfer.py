@@ -1,0 +1,104 @@
+"""Moving one file: checked first, over nothing, and whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from contextlib import suppress
+
+from clipdex.base.renaming import NOREPLACE, renameat2
+from clipdex.index.vectors import sync_directory
+
+__all__ = ["Left", "content_of", "make_folders", "move_file", "rename_to_nothing"]
+
+_BLOCK = 1 << 20
+
+
+class Left(Exception):
+    """Why one file stays where it is. Never leaves this package."""
+
+
+def move_file(source: bytes, place: bytes, content_hash: bytes) -> None:
+    """Move a file with this content to where nothing is. Raises Left, or OSError where the disk refuses."""
+    try:
+        if content_of(source) != content_hash:
+            raise Left("it has changed since it was indexed")
+    except OSError as exc:
+        raise Left(f"it cannot be read: {exc.strerror}") from exc
+    make_folders(os.path.dirname(place))
+    try:
+        try:
+            rename_to_nothing(source, place)
+        except OSError as exc:
+            if exc.errno != errno.EXDEV:
+                raise
+            _move_across(source, place, content_hash)
+    except FileExistsError as exc:
+        raise Left(f"there is something at {os.fsdecode(place)} already") from exc
+    except PermissionError as exc:
+        raise Left(f"it may not be moved: {exc.strerror}") from exc
+
+
+def _move_across(source: bytes, place: bytes, content_hash: bytes) -> None:
+    """To another file system: the copy is whole and on disk before it gets its name, and the old one goes last."""
+    if os.path.lexists(place):  # asked first, so that no gigabytes are copied in vain
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), place)
+    temporary = place + b".clipdex-moving"
+    placed = False
+    try:
+        hashed = hashlib.blake2b(digest_size=16)
+        with open(source, "rb") as reader, open(temporary, "wb") as writer:
+            while block := reader.read(_BLOCK):
+                hashed.update(block)
+                writer.write(block)
+            if hashed.digest() != content_hash:
+                raise Left("it changed while it was copied")
+            writer.flush()
+            os.fsync(writer.fileno())
+        shutil.copystat(source, temporary)
+        rename_to_nothing(temporary, place)
+        placed = True
+        sync_directory(os.path.dirname(place))
+        os.unlink(source)
+    except BaseException:
+        with suppress(OSError):
+            if placed and os.path.lexists(source):
+                os.unlink(place)
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def rename_to_nothing(source: bytes, place: bytes) -> None:
+    """Rename a file; FileExistsError if there is something. In one step where the kernel and file system can."""
+    if renameat2(source, place, NOREPLACE):
+        return
+    # Else the name is taken before the file comes. A kill between the two leaves the empty file.
+    os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    try:
+        os.rename(source, place)
+    except BaseException:
+        with suppress(OSError):
+            if os.path.lexists(source):
+                os.unlink(place)
+        raise
+
+
+def make_folders(path: bytes) -> None:
+    """Make a folder and those above it, each with its name on disk before there is anything in it."""
+    if not os.path.isdir(path):
+        above = os.path.dirname(path)
+        make_folders(above)
+        os.makedirs(path, exist_ok=True)
+        sync_directory(above)
+
+
+def content_of(path: bytes) -> bytes:
+    """The content hash of a file, as the index has it: BLAKE2b, 16 bytes."""
+    hashed = hashlib.blake2b(digest_size=16)
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        while block := file.read(_BLOCK):
+            hashed.update(block)
+    return hashed.digest()

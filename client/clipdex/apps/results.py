@@ -1,0 +1,112 @@
+"""Answers as JSON, CSV and Arrow. Near-duplicates that were grouped follow their hit, and name its row.
+
+A path may hold bytes that are not UTF-8. JSON has them as `\\udcNN`, which Python's parser takes back; CSV as they
+are; Arrow in a column of bytes, beside one of text that shows them as `\\xNN`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipdex.base.extras import needs
+from clipdex.base.replacing import replacing
+from clipdex.index.hits import Hit
+
+__all__ = ["Answer", "as_csv", "as_json", "csv_line", "write_arrow"]
+
+_COLUMNS = ("query", "rank", "score", "row", "path", "copy_of", "metadata")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A query in words, and its hits.
+
+    offset: how many better ones were left out. cut: the ends of its texts that lie beyond the model's context.
+    """
+
+    query: str
+    hits: Sequence[Hit]
+    offset: int = 0
+    cut: tuple[str, ...] = ()
+
+
+def as_json(answers: Iterable[Answer]) -> Iterator[str]:
+    """A list of `{"query": …, "hits": […]}`, an answer at a time."""
+    yield "["
+    between = "\n"
+    for answer in answers:
+        one: dict[str, Any] = {"query": answer.query, "hits": [_plain(hit) for hit in answer.hits]}
+        if answer.cut:
+            one["cut"] = list(answer.cut)
+        yield between + textwrap.indent(json.dumps(one, indent=2), "  ")
+        between = ",\n"
+    yield "\n]\n"
+
+
+def as_csv(answers: Iterable[Answer]) -> Iterator[bytes]:
+    """A line a picture, UTF-8 but for paths that are not: the columns above, metadata as JSON."""
+    yield csv_line(_COLUMNS)
+    for answer in answers:
+        for row in _flat(answer):
+            yield csv_line([row[column] for column in _COLUMNS])
+
+
+def write_arrow(path: Path, answers: Iterable[Answer]) -> None:
+    """An Arrow file (IPC, as Feather 2) of the columns above and `path_bytes`; a record batch an answer.
+
+    Raises:
+        MissingExtra: pyarrow is not installed, or cannot be imported.
+        ClipdexError: the file cannot be written.
+    """
+    with needs("pyarrow", "pyarrow", "tables", "writing Arrow"):
+        import pyarrow as pa
+    kinds = (pa.string(), pa.int64(), pa.float64(), pa.int64(), pa.string(), pa.int64(), pa.string())
+    schema = pa.schema([*zip(_COLUMNS, kinds, strict=True), ("path_bytes", pa.binary())])
+    with replacing(path, "the Arrow file") as file, pa.ipc.new_file(file, schema) as writer:
+        for answer in answers:
+            rows = [row | _arrow_path(row["path"]) for row in _flat(answer)]
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
+
+
+def _plain(hit: Hit) -> dict[str, Any]:
+    found: dict[str, Any] = {"score": hit.score, "path": hit.path, "row": hit.row}
+    if hit.metadata is not None:
+        found["metadata"] = hit.metadata
+    if hit.copies:
+        found["copies"] = [_plain(copy) for copy in hit.copies]
+    return found
+
+
+def _flat(answer: Answer) -> Iterator[dict[str, Any]]:
+    """A hit, then its copies, of the same rank."""
+    for rank, hit in enumerate(answer.hits, answer.offset + 1):
+        for one in (hit, *hit.copies):
+            yield {
+                "query": answer.query,
+                "rank": rank,
+                "score": one.score,
+                "row": one.row,
+                "path": one.path,
+                "copy_of": None if one is hit else hit.row,
+                "metadata": None if one.metadata is None else json.dumps(one.metadata),
+            }
+
+
+def csv_line(values: Iterable[object]) -> bytes:
+    """One line of CSV, UTF-8 but for a path's bytes that are not."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(values)
+    return line.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _arrow_path(path: str) -> dict[str, str | bytes]:
+    raw = os.fsencode(path)
+    return {"path": raw.decode("utf-8", "backslashreplace"), "path_bytes": raw}

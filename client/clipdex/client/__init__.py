@@ -1,0 +1,1 @@
+"""The client: pictures and texts in, unit vectors out; blocking, for asyncio, and in batches."""

@@ -1,0 +1,163 @@
+"""The client for asyncio: the same client, waited for by the event loop.
+
+    async with clipdex.aio.connect("localhost:8001") as clip:
+        query = await clip.embed_texts(["a cat sleeping on a couch"])    # float32 (1, D)
+
+Decoding and resizing happen in threads of its own, requests and their retries in those of the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from clipdex.base.arrays import Array, Pixels, Vectors
+from clipdex.base.cpus import usable_cpus
+from clipdex.base.errors import ClipdexError
+from clipdex.client.classify import DEFAULT_TEMPLATES, classify_steps
+from clipdex.client.client import DEFAULT_ADDRESS, Client
+from clipdex.client.client import connect as connect_blocking
+from clipdex.client.embedding import image_steps, pixel_steps, text_steps
+from clipdex.client.steps import Steps, step_after
+from clipdex.model.card import ModelCard
+from clipdex.model.formats.icc import IccUse
+from clipdex.model.images import ImageSource
+
+__all__ = ["AsyncClient", "connect"]
+
+_T = TypeVar("_T")
+
+
+def connect(address: str | Sequence[str] = DEFAULT_ADDRESS, **settings: Any) -> AsyncClient:
+    """A client that connects when its `async with` begins, with what `clipdex.connect` takes."""
+    return AsyncClient(partial(connect_blocking, address, **settings))
+
+
+class AsyncClient:
+    """A `clipdex.Client` whose methods are awaited. Use it in an `async with`.
+
+    Any number of tasks may share it. A task that is cancelled withdraws its requests.
+    """
+
+    def __init__(self, connect: Callable[[], Client]) -> None:
+        """connect: makes the client, in a thread, when the `async with` begins."""
+        self._connect = connect
+        self._client: Client | None = None
+        self._closed = False
+        self._threads = ThreadPoolExecutor(max(2, usable_cpus()), thread_name_prefix="clipdex-aio")
+
+    async def __aenter__(self) -> AsyncClient:
+        self._require_open()
+        made = self._threads.submit(self._connect)
+        try:
+            self._client = await asyncio.wrap_future(made)
+        except BaseException:
+            self._closed = True
+            made.add_done_callback(_close_unwanted)  # its thread cannot be cancelled, and may yet connect
+            self._threads.shutdown(wait=False)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._in_thread(self.client.close)
+        finally:
+            self._closed = True
+            self._threads.shutdown(wait=False)
+
+    @property
+    def client(self) -> Client:
+        """The client below, whose other methods and attributes block no longer than a moment."""
+        self._require_open()
+        if self._client is None:
+            raise ClipdexError("not connected: write  async with clipdex.aio.connect(...) as clip")
+        return self._client
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return "<clipdex.aio.AsyncClient, closed>"
+        return f"<clipdex.aio.AsyncClient {'not connected' if self._client is None else f'over {self._client!r}'}>"
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClipdexError("this client is closed: make another with clipdex.aio.connect")
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card."""
+        return self.client.card
+
+    async def embed_images(self, images: Iterable[ImageSource], *, icc: IccUse = "off") -> Vectors:
+        """See `Client.embed_images`."""
+        return await self._drive(image_steps(self.client, images, icc=icc))
+
+    async def embed_pixels(self, pixels: Pixels) -> Vectors:
+        """See `Client.embed_pixels`."""
+        return await self._drive(pixel_steps(self.client, pixels))
+
+    async def embed_texts(self, texts: Iterable[str]) -> Vectors:
+        """See `Client.embed_texts`."""
+        return await self._drive(await self._in_thread(partial(text_steps, self.client, texts)))
+
+    async def classify(
+        self,
+        images: Iterable[ImageSource],
+        labels: Iterable[str],
+        *,
+        templates: Iterable[str] = DEFAULT_TEMPLATES,
+        icc: IccUse = "off",
+    ) -> Vectors:
+        """See `Client.classify`."""
+        return await self._drive(classify_steps(self.client, images, labels, templates, icc=icc))
+
+    async def _in_thread(self, function: Callable[[], _T]) -> _T:
+        self._require_open()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+    async def _drive(self, steps: Steps[_T]) -> _T:
+        """As `steps.run` does, with each step in a thread, and awaiting what it waits for."""
+        advance: Callable[[], Future[Array]] = partial(next, steps)
+        step: asyncio.Future[Future[Array] | _End[_T]] | None = None
+        try:
+            while True:
+                self._require_open()  # another task may have left the `async with`
+                step = asyncio.get_running_loop().run_in_executor(self._threads, _next, advance)
+                outcome = await asyncio.shield(step)
+                if isinstance(outcome, _End):
+                    return outcome.value
+                with suppress(Exception):  # `step_after` hands it on
+                    await asyncio.wrap_future(outcome)
+                advance = step_after(steps, outcome)
+        finally:
+            # A step that a cancelled task has left behind still runs in its thread, and cannot be closed before.
+            if step is not None and not step.done():
+                step.add_done_callback(lambda _: steps.close())
+            else:
+                steps.close()
+
+
+def _close_unwanted(made: Future[Client]) -> None:
+    if not made.cancelled() and made.exception() is None:
+        made.result().close()
+
+
+@dataclass(frozen=True)
+class _End(Generic[_T]):
+    """What the steps return: StopIteration cannot pass through a future."""
+
+    value: _T
+
+
+def _next(advance: Callable[[], Future[Array]]) -> Future[Array] | _End[Any]:
+    try:
+        return advance()
+    except StopIteration as end:
+        return _End(end.value)

@@ -1,0 +1,157 @@
+"""Many single pictures or texts from many threads, sent together.
+
+    with clipdex.connect() as clip, clipdex.Batcher(clip) as batcher:
+        vector = batcher.text("a cat on a couch").result()    # float32 (D,)
+
+Seldom needed: servers batch single requests by themselves. It saves requests where each is far, or metered.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import numpy as np
+
+from clipdex.base.arrays import Array
+from clipdex.base.errors import ClipdexError, InvalidArgument, RequestRefused
+from clipdex.client.client import Client
+from clipdex.model.embeddings import Embeddings
+from clipdex.model.formats.icc import IccUse
+from clipdex.model.images import ImageSource, open_image, to_pixels
+from clipdex.wire.servers.timer import Timer
+
+__all__ = ["Batcher"]
+
+
+@dataclass
+class _Queue:
+    """Items that wait for company."""
+
+    submit: Callable[[Array], Future[Array]]
+    most: int
+    items: list[tuple[Array, Future[Array]]] = field(default_factory=list)
+
+    def take(self) -> list[tuple[Array, Future[Array]]]:
+        """All of them, which wait no more."""
+        items, self.items = self.items, []
+        return items
+
+
+class Batcher:
+    """Collects single items for up to `max_wait_s`, or until a batch is full. Safe to share between threads.
+
+    In a child that was forked it refuses to work.
+
+    max_batch_size: items a request at most; None for what the model takes.
+    max_wait_s: how long the first of a batch waits for others, in seconds.
+    """
+
+    def __init__(self, client: Client, *, max_batch_size: int | None = None, max_wait_s: float = 0.002) -> None:
+        if max_batch_size is not None and max_batch_size < 1:
+            raise InvalidArgument(f"max_batch_size is {max_batch_size}; expected at least 1")
+        if not max_wait_s > 0:
+            raise InvalidArgument(f"max_wait_s is {max_wait_s}; expected a positive number of seconds")
+        self._client = client
+        self._max_wait_s = max_wait_s
+        asked = max_batch_size or client.max_batch_size + client.max_texts
+        self._images = _Queue(client.submit_pixels, min(asked, client.max_batch_size))
+        self._texts = _Queue(client.submit_tokens, min(asked, client.max_texts))
+        self._timer = Timer("clipdex-batcher")
+        self._lock = threading.Lock()
+        self._closed = False
+        self._pid = os.getpid()
+
+    def image(self, image: ImageSource, *, icc: IccUse = "off") -> Future[Array]:
+        """A picture, decoded here and now -> a future of its vector, float32 (D,) of norm 1.
+
+        icc: as for `Client.embed_images`.
+
+        Raises:
+            ImageError: it cannot be decoded.
+        """
+        spec = self._client.card.image
+        return self._add(self._images, to_pixels(open_image(image, fill=spec.fill, icc=icc), spec))
+
+    def text(self, text: str) -> Future[Array]:
+        """A text -> a future of its vector, float32 (D,) of norm 1."""
+        return self._add(self._texts, self._client.tokenize([text])[0])
+
+    def close(self) -> None:
+        """Send what waits, and take no more. Safe to call twice."""
+        if self._pid != os.getpid():
+            return  # what waits is the parent's
+        self._closed = True
+        self._timer.close()  # which runs what it would have run later
+
+    def __repr__(self) -> str:
+        return f"<clipdex.Batcher over {self._client!r}{', closed' if self._closed else ''}>"
+
+    def __enter__(self) -> Batcher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _add(self, queue: _Queue, row: Array) -> Future[Array]:
+        if self._closed:
+            raise ClipdexError("this batcher is closed: make another")
+        if self._pid != os.getpid():  # the thread that sends what waits is not here, and the lock may be held
+            raise ClipdexError(
+                f"this batcher was made in process {self._pid}, and this is a child that was forked from it: "
+                "connect in the child, and make one there"
+            )
+        answer: Future[Array] = Future()
+        with self._lock:
+            queue.items.append((row, answer))
+            first = len(queue.items) == 1
+            batch = queue.take() if len(queue.items) >= queue.most else []
+        if batch:
+            self._send(queue, batch)
+        elif first:
+            self._timer.after(self._max_wait_s, lambda: self._flush(queue, answer))
+        return answer
+
+    def _flush(self, queue: _Queue, first: Future[Array]) -> None:
+        """Send what waits with `first`, unless that has gone with a full batch."""
+        with self._lock:
+            batch = queue.take() if queue.items and queue.items[0][1] is first else []
+        if batch:
+            self._send(queue, batch)
+
+    def _send(self, queue: _Queue, batch: list[tuple[Array, Future[Array]]]) -> None:
+        # Those that were cancelled while they waited are left out; the others cannot be cancelled any more.
+        items = [
+            (row, answer) for row, answer in batch if answer.running() or answer.set_running_or_notify_cancel()
+        ]
+        if not items:
+            return
+
+        def done(request: Future[Array]) -> None:
+            try:
+                vectors = self._client.checked(request.result(), len(items))
+            except RequestRefused as exc:
+                if len(items) == 1:
+                    items[0][1].set_exception(exc)
+                for item in items if len(items) > 1 else ():
+                    self._send(queue, [item])  # one bad item is no other's fault
+            except Exception as exc:
+                for _, answer in items:
+                    answer.set_exception(exc)
+            else:
+                for (_, answer), vector in zip(items, vectors, strict=True):
+                    answer.set_result(Embeddings.of(vector, self._client.card.fingerprint))
+
+        try:
+            request = queue.submit(np.stack([row for row, _ in items]))
+        except Exception as exc:
+            for _, answer in items:
+                answer.set_exception(exc)
+        else:
+            request.add_done_callback(done)

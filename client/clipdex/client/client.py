@@ -1,0 +1,298 @@
+"""The client: pictures and texts in, unit vectors out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from numbers import Real
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, get_args
+
+import numpy as np
+
+from clipdex.base.arrays import Array, Pixels, Vectors
+from clipdex.base.errors import InvalidArgument, ServerError, ServerFault, ServerUnreachable
+from clipdex.client.classify import DEFAULT_TEMPLATES, classify_steps
+from clipdex.client.discovery import discover, served_models
+from clipdex.client.embedding import image_steps, pixel_steps, text_steps
+from clipdex.client.request_size import requests_in_flight, rows_of_pixels, rows_of_texts
+from clipdex.client.steps import run
+from clipdex.model.assets import default_cache_dir
+from clipdex.model.card import ModelCard
+from clipdex.model.formats.icc import IccUse
+from clipdex.model.images import ImageSource
+from clipdex.model.text_cut import warn_of_cut
+from clipdex.model.tokenizer import Tokenizer
+from clipdex.wire import (
+    Credentials,
+    ModelStatistics,
+    RequestHook,
+    RetryPolicy,
+    ServerInfo,
+    SharedMemory,
+    Transport,
+    open_transport,
+)
+from clipdex.wire.address import may_share_memory
+
+__all__ = ["DEFAULT_ADDRESS", "Client", "SharedMemoryUse", "connect", "served_models"]
+
+SharedMemoryUse = Literal["auto", "always", "never"]
+
+DEFAULT_ADDRESS = "localhost:8001"
+
+
+def connect(
+    address: str | Sequence[str] = DEFAULT_ADDRESS,
+    *,
+    model: str | None = None,
+    timeout_s: float = 60.0,
+    wait_s: float = 0.0,
+    credentials: Credentials | None = None,
+    retry: RetryPolicy | None = None,
+    shared_memory: SharedMemoryUse = "auto",
+    on_request: RequestHook | None = None,
+    cache_dir: Path | None = None,
+) -> Client:
+    """Connect to a model.
+
+    Args:
+        address: `HOST:PORT`, `dns:///NAME:PORT` or `unix:PATH` of a Triton server's gRPC port; several of them,
+            in a list or with commas, for servers that hold the same model; or `inproc:DIR` to run the models of
+            that repository in this process.
+        model: the model's name; may be left out where the server holds just one.
+        timeout_s: how long any one request may take, all its attempts together, in seconds.
+        wait_s: how long to wait for a server that is not there yet, or has not loaded the model.
+        credentials: TLS, a token, headers.
+        retry: how failed requests are tried again; the defaults of `RetryPolicy` if not given.
+        shared_memory: whether pictures of a bulk run are passed in memory that both sides map: "auto" where the
+            server runs on this machine and takes them, "always" or an error, "never".
+        on_request: told of each finished request, in a thread of the client's or the asking one: it must be quick.
+        cache_dir: where tokenizers and cards are kept; see `clipdex.model.assets.default_cache_dir`.
+
+    Raises:
+        ServerUnreachable: nobody answers there. Of several servers, one that answers is enough.
+        ModelNotFound: the server holds no such model, or several and none was named.
+        FingerprintMismatch: two of the servers hold different models of that name.
+        InvalidArgument: the address has another form, or a token would be sent to it unencrypted.
+    """
+    transport = open_transport(address, credentials=credentials, retry=retry, on_request=on_request)
+    try:
+        return Client(
+            transport,
+            model=model,
+            timeout_s=timeout_s,
+            wait_s=wait_s,
+            cache_dir=cache_dir,
+            shared_memory=shared_memory,
+        )
+    except BaseException:
+        transport.close()
+        raise
+
+
+class Client:
+    """A connection to one model. Safe to share between threads; close it, or use it in a `with`.
+
+    In a child that was forked it refuses to work: connect there.
+
+    card: the model's card.
+    server: who answers, and its version.
+    max_batch_size, max_texts: the pictures, or texts, that one request may carry, for the server and in memory.
+    in_flight: the requests that keep the servers busy: two batches for each of their instances, 1 GiB at most.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        model: str | None = None,
+        timeout_s: float = 60.0,
+        wait_s: float = 0.0,
+        cache_dir: Path | None = None,
+        shared_memory: SharedMemoryUse = "auto",
+    ) -> None:
+        _check_timeout(timeout_s)
+        if not _is_number(wait_s) or not wait_s >= 0:
+            raise InvalidArgument(f"wait_s is {wait_s!r}; expected 0 or more seconds")
+        if not isinstance(model, (str, type(None))):
+            raise InvalidArgument(f"model is {model!r}; expected the name of a model, a string")
+        if shared_memory not in get_args(SharedMemoryUse):
+            raise InvalidArgument(f"shared_memory is {shared_memory!r}; expected auto, always or never")
+        self.shared_memory: SharedMemoryUse = shared_memory
+        self._transport = transport
+        self._closed = False
+        self._timeout_s = timeout_s
+        found = discover(
+            transport, model, timeout_s=timeout_s, wait_s=wait_s, cache_dir=cache_dir or default_cache_dir()
+        )
+        self._name = found.name
+        self.server: ServerInfo = found.server
+        self.card: ModelCard = found.assets.card
+        self._tokenizer = Tokenizer(found.assets.tokenizer_json, self.card.text)
+        self.max_batch_size: int = rows_of_pixels(self.card, found.image.max_batch_size)
+        self.max_texts: int = rows_of_texts(self.card, found.text.max_batch_size)
+        self.in_flight: int = requests_in_flight(self.card, found.image.instance_count, self.max_batch_size)
+
+    @property
+    def address(self) -> str:
+        """Where the model is served."""
+        return self._transport.address
+
+    def embed_images(self, images: Iterable[ImageSource], *, icc: IccUse = "off") -> Vectors:
+        """N pictures (paths, file bytes, open files, Pillow images, uint8 arrays) -> float32 (N, D) of norm 1.
+
+        images: a list, a generator, or a uint8 array (N, H, W, 3). They are opened batch by batch.
+        icc: "srgb" converts them by their colour profiles, for an index that was made so (`Index.manifest.icc`).
+
+        Raises:
+            ImageError: one of them cannot be decoded; the message names it.
+            InvalidArgument: `images` is a lone picture, or holds what is none.
+            RequestRefused: the server refuses one of them; the message says which.
+            ServerError: the server did not answer.
+        """
+        return run(image_steps(self, images, icc=icc, wait=True))
+
+    def embed_pixels(self, pixels: Pixels) -> Vectors:
+        """uint8 (N, S, S, 3), resized and cropped as the card says -> float32 (N, D) of norm 1."""
+        return run(pixel_steps(self, pixels, wait=True))
+
+    def embed_texts(self, texts: Iterable[str]) -> Vectors:
+        """N texts -> float32 (N, D) of norm 1. A text beyond the context is cut, with a TextCut warning."""
+        return run(text_steps(self, texts, wait=True))
+
+    def classify(
+        self,
+        images: Iterable[ImageSource],
+        labels: Iterable[str],
+        *,
+        templates: Iterable[str] = DEFAULT_TEMPLATES,
+        icc: IccUse = "off",
+    ) -> Vectors:
+        """N pictures, K labels -> float32 (N, K): how probable each label is, by texts made with the templates.
+
+        Each label's vector is the mean over the templates, "{}" in them replaced by it. With a softmax the labels
+        share 1, with a sigmoid (SigLIP: `card.scoring`) each is judged alone. icc: as for `embed_images`.
+
+        Raises:
+            InvalidArgument: too few labels, one empty or there twice, or a template without "{}".
+        """
+        return run(classify_steps(self, images, labels, templates, icc=icc, wait=True))
+
+    def submit_pixels(
+        self, pixels: Pixels, timeout_s: float | None = None, *, wait: bool = False
+    ) -> Future[Array]:
+        """Send one batch, uint8 (B, S, S, 3) with B <= max_batch_size; the future holds float32 (B, D).
+
+        Check what it holds with `checked`, and keep no more than `in_flight` waiting. The pixels must not change
+        until the future is done; `cancel` withdraws the request, which then ends with `Cancelled`.
+        timeout_s: another deadline than the client's. wait: nothing else is to be done before it is answered,
+        which may happen in this call then.
+        """
+        size = self.card.image.size
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3):
+            raise InvalidArgument(
+                f"{self._name} takes pixels of dtype uint8 and shape (N, {size}, {size}, 3); "
+                f"these are {pixels.dtype} {pixels.shape}"
+            )
+        return self._submit("image", {"pixels": pixels}, timeout_s, wait)
+
+    def tokenize(self, texts: Iterable[str]) -> Array:
+        """N texts -> int32 (N, L), as `submit_tokens` takes them."""
+        ids, lost = self._tokenizer.encode(texts)
+        warn_of_cut(lost, self.card.text.context_length)
+        return ids
+
+    def lost(self, texts: Iterable[str]) -> list[str]:
+        """What of each text lies beyond the model's context, and is not embedded; "" where all of it fits."""
+        return self._tokenizer.lost(texts)
+
+    def submit_tokens(self, ids: Array, *, wait: bool = False) -> Future[Array]:
+        """Send one batch of tokenized texts, int32 (B, L) with B <= max_texts; as `submit_pixels` does."""
+        return self._submit("text", {"token_ids": ids}, wait=wait)
+
+    def share(self, memory: SharedMemory) -> bool:
+        """Let `submit_pixels` name pixels that lie in this memory instead of sending them -> whether it will.
+
+        Raises:
+            ServerError: shared_memory is "always", and the server does not take it.
+        """
+        self._require_open()
+        if self.shared_memory == "never":
+            return False
+        if self.shared_memory == "auto" and not may_share_memory(self.address):
+            return False
+        shared = self._transport.share(memory, self._timeout_s)
+        if self.shared_memory == "always" and not shared:
+            raise ServerError(
+                f"the server at {self.address} takes no shared memory: run it on this machine, as this user, "
+                "with the same /dev/shm and --allow-client-shm=true, or do without (shared_memory='auto')"
+            )
+        return shared
+
+    def unshare(self, memory: SharedMemory) -> None:
+        """Let the server forget about it, before it is closed. Never fails."""
+        self._transport.unshare(memory)
+
+    def checked(self, vectors: Array, rows: int) -> Vectors:
+        """What a server answered for a batch of `rows`: float32 (rows, D) of norm 1.
+
+        Raises:
+            ServerFault: these are not the embeddings of so many rows.
+        """
+        expected = (rows, self.card.embedding_dim)
+        if vectors.dtype != np.float32 or vectors.shape != expected:
+            raise ServerFault(
+                f"{self._name} at {self.address} answered {vectors.dtype} {vectors.shape} for {rows} items; "
+                f"its card promises float32 {expected}"
+            )
+        norms = np.linalg.norm(vectors, axis=1)
+        if not np.all(np.abs(norms - 1.0) < 1e-2):  # catches NaN too
+            raise ServerFault(
+                f"{self._name} at {self.address} answered vectors that are not of norm 1: the model is broken"
+            )
+        return vectors
+
+    def statistics(self, part: Literal["image", "text"]) -> ModelStatistics:
+        """What the server has counted of one part of the model; zeros where nobody counts."""
+        self._require_open()
+        return self._transport.statistics(f"{self._name}_{part}", self._timeout_s)
+
+    def close(self) -> None:
+        """Close the connection. Safe to call twice."""
+        self._closed = True
+        self._transport.close()
+
+    def __repr__(self) -> str:
+        return f"<clipdex.Client of {self._name!r} at {self.address}{', closed' if self._closed else ''}>"
+
+    def __enter__(self) -> Client:
+        self._require_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ServerUnreachable(f"this client of {self.address} is closed: connect again")
+
+    def _submit(
+        self, part: str, inputs: dict[str, Array], timeout_s: float | None = None, wait: bool = False
+    ) -> Future[Array]:
+        self._require_open()
+        timeout_s = self._timeout_s if timeout_s is None else _check_timeout(timeout_s)
+        return self._transport.submit(f"{self._name}_{part}", inputs, "embedding", timeout_s, wait=wait)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real)
+
+
+def _check_timeout(timeout_s: float) -> float:
+    if not _is_number(timeout_s) or not timeout_s > 0:
+        raise InvalidArgument(f"timeout_s is {timeout_s!r}; expected a positive number of seconds")
+    return timeout_s

@@ -1,0 +1,100 @@
+"""What a server or a repository holds: every model that clipdex exported, from its card."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipdex.base.errors import ClipdexError, ModelNotFound, ServerUnreachable
+from clipdex.client.discovery import ask, served_models
+from clipdex.model.assets import default_cache_dir
+from clipdex.model.card import ModelCard
+from clipdex.wire import Credentials, Transport, open_transport
+
+__all__ = ["HeldModel", "list_models"]
+
+_INPROC = "inproc:"
+_PARTS = ("image", "text", "assets")
+_PAUSE_S = 0.25
+
+
+@dataclass(frozen=True)
+class HeldModel:
+    """One model.
+
+    card: None if it cannot be read; `error` then says why.
+    max_batch_size: pictures in one request. bytes_on_disk: of all three parts; None on a server.
+    """
+
+    name: str
+    card: ModelCard | None
+    error: str = ""
+    max_batch_size: int = 0
+    bytes_on_disk: int | None = None
+
+
+def list_models(
+    place: str,
+    *,
+    model: str | None = None,
+    credentials: Credentials | None = None,
+    timeout_s: float = 60.0,
+    wait_s: float = 0.0,
+    cache_dir: Path | None = None,
+) -> list[HeldModel]:
+    """The models of a server (`HOST:PORT`), or of a repository (its directory, or `inproc:DIR`), by name.
+
+    A model that cannot be read is in the list, with its error: others may be well.
+
+    Args:
+        place: as above.
+        model: this one alone.
+        credentials: for a server.
+        timeout_s, wait_s: as for `clipdex.connect`.
+        cache_dir: as for `clipdex.connect`.
+
+    Raises:
+        ServerUnreachable: nobody answers there.
+        ModelNotFound: there is no such directory, it holds no Triton model, or not the one that was named.
+    """
+    place = _INPROC + place if os.path.isdir(place) else place
+    transport = open_transport(place, credentials=credentials)
+    repository = Path(place.removeprefix(_INPROC)) if place.startswith(_INPROC) else None
+    try:
+        names = served_models(_names(transport, timeout_s, wait_s))
+        if model is not None and model not in names:
+            raise ModelNotFound(f"{transport.address} has no model {model!r}; it has {', '.join(names) or 'none'}")
+        chosen = names if model is None else [model]
+        return [_look(transport, name, repository, timeout_s, cache_dir or default_cache_dir()) for name in chosen]
+    finally:
+        transport.close()
+
+
+def _names(transport: Transport, timeout_s: float, wait_s: float) -> list[str]:
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            return transport.models(timeout_s)
+        except ServerUnreachable:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(_PAUSE_S)
+
+
+def _look(
+    transport: Transport, name: str, repository: Path | None, timeout_s: float, cache_dir: Path
+) -> HeldModel:
+    size = None if repository is None else sum(_bytes_of(repository / f"{name}_{part}") for part in _PARTS)
+    try:
+        found = ask(transport, name, timeout_s, cache_dir)
+    except ServerUnreachable:
+        raise
+    except ClipdexError as exc:
+        return HeldModel(name, None, str(exc), bytes_on_disk=size)
+    return HeldModel(name, found.assets.card, "", found.image.max_batch_size, size)
+
+
+def _bytes_of(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())

@@ -1,0 +1,233 @@
+"""vectors.ann: a FAISS index of the rows, and what it was built for. docs/index-format.md.
+
+A header of 4096 bytes, JSON padded with spaces; then the bytes that FAISS writes. Of an HNSW graph these are the
+links alone: the vectors are those of the index.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from clipdex.base.errors import IndexDamaged, IndexFault, IndexLocked, IndexWriteError
+from clipdex.base.records import Extent
+from clipdex.base.untrusted_json import parse_plain_json
+from clipdex.index.files import is_at, open_to_read, open_to_write, rename, require_regular
+from clipdex.index.manifest import Manifest
+
+__all__ = [
+    "ANN_FILE",
+    "HEADER_BYTES",
+    "KINDS",
+    "AnnHeader",
+    "AnnRecall",
+    "ann_damages",
+    "digest",
+    "read",
+    "replacing",
+    "write_all",
+]
+
+ANN_FILE = "vectors.ann"
+KINDS = ("hnsw", "ivf_pq")
+FORMAT, FORMAT_VERSION = "clipdex-ann", 1
+
+HEADER_BYTES = 4096
+_BLOCK = 8 << 20
+_MOST = 1 << 48  # of anything that is counted
+_AGAIN = "build it anew with  clipdex ann build"
+
+
+@dataclass(frozen=True)
+class AnnRecall:
+    """How many of the exact ten best were found, measured when it was built.
+
+    queries: how many were asked. source: where they came from. ms, exact_ms: median milliseconds a query, one at a
+    time, with this file and exactly.
+    """
+
+    recall_at_10: float
+    queries: int
+    source: str
+    ms: float
+    exact_ms: float
+
+
+@dataclass(frozen=True)
+class AnnHeader:
+    """What a file is of: the first `rows` rows of the index, which `extents` names.
+
+    parameters: as FAISS calls them. faiss_bytes, faiss_crc32c: of what follows the header.
+    """
+
+    kind: str
+    fingerprint: str
+    embedding_dim: int
+    dtype: str
+    rows: int
+    extents: str
+    parameters: dict[str, int]
+    recall: AnnRecall | None
+    faiss_bytes: int
+    faiss_crc32c: int
+
+    def to_bytes(self) -> bytes:
+        """The first bytes of the file."""
+        data = {"format": FORMAT, "format_version": FORMAT_VERSION} | asdict(self)
+        return json.dumps(data | {"crc32c": _json_crc32c(data)}).encode().ljust(HEADER_BYTES - 1) + b"\n"
+
+    @classmethod
+    def from_bytes(cls, raw: bytes, path: Path) -> AnnHeader:
+        """Read a header. Raises IndexDamaged."""
+        try:
+            data = parse_plain_json(raw)
+            crc32c = data.pop("crc32c")
+            sound = crc32c == _json_crc32c(data)
+            known = (data.pop("format"), data.pop("format_version")) == (FORMAT, FORMAT_VERSION)
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise IndexDamaged(f"{path} is damaged: its header cannot be read; {_AGAIN}") from exc
+        if not sound:
+            raise IndexDamaged(f"{path} is damaged: its header is not what was written; {_AGAIN}")
+        if not known or data.get("kind") not in KINDS:
+            raise IndexFault(f"{path} is of a format that this clipdex does not know; {_AGAIN}")
+        try:
+            recall = data.pop("recall")
+            header = cls(**data, recall=None if recall is None else AnnRecall(**recall))
+        except (KeyError, TypeError) as exc:
+            raise IndexDamaged(f"{path} is damaged: its header cannot be read; {_AGAIN}") from exc
+        if not header._is_plausible():
+            raise IndexDamaged(f"{path} is damaged: a field of its header is out of range; {_AGAIN}")
+        return header
+
+    def _is_plausible(self) -> bool:
+        """Whether all fields are of their kinds, which JSON does not see to."""
+        texts, counts = (
+            [self.fingerprint, self.dtype, self.extents],
+            [self.rows, self.faiss_bytes, self.faiss_crc32c],
+        )
+        counts.append(self.embedding_dim)
+        measured: list[object] = []
+        if self.recall is not None:
+            texts, counts = [*texts, self.recall.source], [*counts, self.recall.queries]
+            measured = [self.recall.recall_at_10, self.recall.ms, self.recall.exact_ms]
+        return (
+            all(type(text) is str for text in texts)
+            and all(type(count) is int and 0 <= count < _MOST for count in counts)
+            and all(type(number) in (int, float) for number in measured)
+            and type(self.parameters) is dict
+            and all(type(number) is int and 0 < number < 1 << 31 for number in self.parameters.values())
+            and "effort" in self.parameters
+        )
+
+    def require(self, manifest: Manifest, extents: Sequence[Extent], path: Path) -> None:
+        """Raise IndexFault unless the file is of the first of these extents."""
+        expected = (manifest.fingerprint, manifest.embedding_dim, manifest.dtype)
+        if (self.fingerprint, self.embedding_dim, self.dtype) != expected:
+            raise IndexFault(f"{path} is of another index; {_AGAIN}")
+        ends = np.cumsum([0, *(extent.row_count for extent in extents)]).tolist()
+        if self.rows not in ends or digest(extents[: ends.index(self.rows)]) != self.extents:
+            raise IndexFault(f"{path} is of other rows than the index has now; {_AGAIN}")
+
+
+def read(
+    directory: Path, manifest: Manifest, extents: Sequence[Extent]
+) -> tuple[AnnHeader, npt.NDArray[np.uint8]]:
+    """-> the header of an index's file, and the bytes for FAISS.
+
+    Raises:
+        IndexFault: there is none, or it is of other rows.
+        IndexDamaged: it is not what was written.
+    """
+    path = directory / ANN_FILE
+    try:
+        with open_to_read(path) as file:
+            header = AnnHeader.from_bytes(file.read(HEADER_BYTES), path)
+            header.require(manifest, extents, path)
+            if os.fstat(file.fileno()).st_size != HEADER_BYTES + header.faiss_bytes:
+                raise IndexDamaged(f"{path} is damaged: its bytes are not what was written; {_AGAIN}")
+            blob = np.fromfile(file, np.uint8)
+    except FileNotFoundError as exc:
+        raise IndexFault(f"{directory} has no index for approximate search: {_AGAIN}") from exc
+    except OSError as exc:
+        raise IndexDamaged(f"{path} cannot be read: {exc.strerror}; {_AGAIN}") from exc
+    if len(blob) != header.faiss_bytes or google_crc32c.value(blob) != header.faiss_crc32c:
+        raise IndexDamaged(f"{path} is damaged: its bytes are not what was written; {_AGAIN}")
+    return header, blob
+
+
+def ann_damages(directory: Path, manifest: Manifest, extents: Sequence[Extent]) -> list[str]:
+    """What is wrong with the file, if there is one."""
+    if not os.path.lexists(directory / ANN_FILE):
+        return []
+    try:
+        read(directory, manifest, extents)
+    except IndexFault as exc:
+        return [str(exc)]
+    return []
+
+
+@contextmanager
+def replacing(directory: Path) -> Iterator[int]:
+    """A descriptor to write a new file to; it takes the old one's place if the block ends without an error.
+
+    Raises:
+        IndexLocked: another process builds one, or the directory has become another one.
+        IndexWriteError: the disk refused; the old file is as it was.
+    """
+    path = directory / f"{ANN_FILE}.building"
+    require_regular(directory / ANN_FILE)  # before hours of work
+    try:
+        fd = open_to_write(path, make=True)
+    except OSError as exc:
+        raise IndexWriteError(f"{path}: cannot be written: {exc.strerror}") from exc
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not is_at(fd, path):
+                raise FileNotFoundError
+        except (BlockingIOError, FileNotFoundError) as exc:
+            raise IndexLocked(f"{path} is being written by another process; wait for it, or stop it") from exc
+        try:
+            os.ftruncate(fd, 0)
+            yield fd
+            os.fsync(fd)
+            # A compaction puts another directory at the path, and with it other rows.
+            if not is_at(fd, path):
+                raise IndexLocked(f"{directory} was compacted meanwhile: nothing was written; {_AGAIN}")
+            rename(path, directory / ANN_FILE)
+        except OSError as exc:
+            raise IndexWriteError(f"{path}: writing it failed: {exc.strerror}; the index is as it was") from exc
+        finally:
+            with suppress(OSError):
+                if is_at(fd, path):
+                    path.unlink()
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes | npt.NDArray[np.uint8]) -> None:
+    """Write everything from where the descriptor stands."""
+    view = memoryview(data.tobytes() if isinstance(data, np.ndarray) else data)
+    while view:
+        view = view[os.write(fd, view[:_BLOCK]) :]
+
+
+def digest(extents: Sequence[Extent]) -> str:
+    """What names rows: their extents, and with them the CRC-32C of their bytes."""
+    text = "".join(f"{extent.first_row},{extent.row_count},{extent.crc32c};" for extent in extents)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _json_crc32c(data: dict[str, Any]) -> int:
+    return int(google_crc32c.value(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()))

@@ -1,0 +1,1 @@
+"""How alike two pictures look: signatures, and their comparison. Pure functions of arrays."""

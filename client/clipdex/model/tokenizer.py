@@ -1,0 +1,91 @@
+"""Text becomes token ids, in the client, with the tokenizer that travels with the model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipdex.base.errors import CardError
+from clipdex.model.card import TextSpec
+from clipdex.model.cleaning import clean
+from clipdex.model.texts import text_list
+
+__all__ = ["Tokenizer"]
+
+_LARGEST_ID = 2**31 - 1
+
+
+class Tokenizer:
+    """A `tokenizer.json`, cut and padded to a model's context length."""
+
+    def __init__(self, tokenizer_json: bytes, spec: TextSpec) -> None:
+        # Imported here so that decode workers, which import clipdex too, start without it.
+        from tokenizers import Tokenizer as Backend
+
+        found = hashlib.sha256(tokenizer_json).hexdigest()
+        if found != spec.tokenizer_sha256:
+            raise CardError(
+                f"the tokenizer's sha256 is {found[:12]}, the model card states {spec.tokenizer_sha256[:12]}: "
+                "the assets are damaged; export the model again"
+            )
+        self.spec = spec
+        with _faults_told("cannot be read"):
+            self._backend = Backend.from_buffer(tokenizer_json)
+            self._backend.enable_truncation(max_length=spec.context_length)
+            self._backend.enable_padding(length=spec.context_length, pad_id=spec.pad_id)
+        self._encoded(["a"])  # what parses may still have no way to tokenize anything
+
+    def __call__(self, texts: Iterable[str]) -> npt.NDArray[np.int32]:
+        """B texts -> int32 (B, context_length). Longer texts are cut, the end token is kept.
+
+        Raises:
+            InvalidArgument: `texts` is a single string, or holds something else than strings.
+            CardError: the tokenizer makes of them no token ids of that length.
+        """
+        return self.encode(texts)[0]
+
+    def encode(self, texts: Iterable[str]) -> tuple[npt.NDArray[np.int32], list[str]]:
+        """B texts -> int32 (B, context_length), and what of each lies beyond the context, "" where all fits."""
+        return self._encoded(self._cleaned(texts))
+
+    def _cleaned(self, texts: Iterable[str]) -> list[str]:
+        # A command line's undecodable bytes arrive as lone surrogates, which are no Unicode text.
+        sound = [text.encode("utf-8", "replace").decode("utf-8") for text in text_list(texts)]
+        return [clean(text, self.spec.cleaning) for text in sound]
+
+    def _encoded(self, texts: list[str]) -> tuple[npt.NDArray[np.int32], list[str]]:
+        with _faults_told("cannot be used"):
+            encodings = self._backend.encode_batch(texts)
+            ids = np.array([e.ids for e in encodings], dtype=np.int64)
+            length = self.spec.context_length
+            if ids.size != len(texts) * length or np.any(ids > _LARGEST_ID):
+                raise ValueError(f"it does not give {length} token ids of 31 bits for each text")
+        lost = [_lost(text, each) for text, each in zip(texts, encodings, strict=True)]
+        return ids.reshape(len(texts), length).astype(np.int32), lost
+
+    def lost(self, texts: Iterable[str]) -> list[str]:
+        """What of each text, cleaned, lies beyond the model's context; "" where all of it fits."""
+        return self.encode(texts)[1]
+
+
+def _lost(text: str, encoding: Any) -> str:
+    """The end of a text from the first token on that did not fit."""
+    starts = [start for beyond in encoding.overflowing for start, end in beyond.offsets if end > start]
+    return text[min(starts) :] if starts else ""
+
+
+@contextmanager
+def _faults_told(what: str) -> Iterator[None]:
+    """Whatever the library raises over a model's tokenizer is that tokenizer's fault."""
+    try:
+        yield
+    except BaseException as exc:
+        # Bare Exceptions, and panics of its Rust code, which are no Exceptions at all.
+        if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
+            raise
+        raise CardError(f"the model's tokenizer.json {what}: {' '.join(str(exc).split())[:300]}") from exc

@@ -1,0 +1,189 @@
+"""Several things asked for at once, with weights, as one query vector.
+
+    query = Query().plus(text="beach").minus(text="people").plus(image="ref.jpg", weight=0.5)
+    hits = index.search(query.embed(clip), top_k=10)[0]
+
+The vector is the sum of the parts' unit vectors, each times its weight, divided by its length.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from clipdex.base.arrays import Array, Vectors
+from clipdex.base.errors import FingerprintMismatch, InvalidArgument
+from clipdex.model.embeddings import Embeddings
+from clipdex.model.formats.icc import IccUse
+from clipdex.model.images import ImageSource
+
+if TYPE_CHECKING:
+    from clipdex.client.client import Client
+    from clipdex.index.reader import Index
+
+__all__ = ["Part", "Query", "mix"]
+
+# Below this part of what the weights add up to, what is left of the sum is rounding, of float16 rows at worst.
+_LEAST_LENGTH = 1e-3
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing asked for. value: a text; a picture, as `embed_images` takes it; or a row or path of the index."""
+
+    kind: Literal["text", "image", "like"]
+    value: Any
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and self.weight):
+            raise InvalidArgument(f"a part of the query has the weight {self.weight}; expected a number, not 0")
+        if self.kind == "text" and not (isinstance(self.value, str) and self.value.strip()):
+            raise InvalidArgument("a text of the query is empty; say what the pictures should show")
+
+    def __str__(self) -> str:
+        if self.kind == "text":
+            return str(self.value)
+        if isinstance(self.value, int):
+            return f"row {self.value}"
+        return os.fspath(self.value) if isinstance(self.value, (str, os.PathLike)) else "picture"
+
+
+@dataclass(frozen=True)
+class Query:
+    """Parts that are mixed. It never changes: `plus` and `minus` give another one."""
+
+    parts: tuple[Part, ...] = ()
+
+    def plus(
+        self,
+        *,
+        text: str | None = None,
+        image: ImageSource | None = None,
+        like: int | str | os.PathLike[str] | None = None,
+        weight: float = 1.0,
+    ) -> Query:
+        """With one part more: a text, a picture (see `open_image`), or an indexed row or path."""
+        given: list[Part] = []
+        if text is not None:
+            given.append(Part("text", text, weight))
+        if image is not None:
+            given.append(Part("image", image, weight))
+        if like is not None:
+            given.append(Part("like", like, weight))
+        if len(given) != 1:
+            raise InvalidArgument(f"a part of a query is one of text, image and like; {len(given)} were given")
+        return Query((*self.parts, given[0]))
+
+    def minus(
+        self,
+        *,
+        text: str | None = None,
+        image: ImageSource | None = None,
+        like: int | str | os.PathLike[str] | None = None,
+        weight: float = 1.0,
+    ) -> Query:
+        """With one part less of something: `plus` with the weight's sign turned."""
+        return self.plus(text=text, image=image, like=like, weight=-weight)
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts to embed, in order."""
+        return [part.value for part in self.parts if part.kind == "text"]
+
+    @property
+    def images(self) -> list[ImageSource]:
+        """The pictures to embed, in order."""
+        return [part.value for part in self.parts if part.kind == "image"]
+
+    def embed(self, client: Client | None = None, index: Index | None = None) -> Vectors:
+        """-> float32 (1, D) of norm 1.
+
+        Args:
+            client: embeds texts and pictures; not needed where there are none.
+            index: has what `like` names; not needed where nothing is.
+
+        Raises:
+            InvalidArgument: there are no parts, what embeds one was not given, or they cancel out.
+            FingerprintMismatch: the client's model is not the index's.
+            ImageError: a picture cannot be decoded.
+            ServerError: the server did not answer.
+        """
+        of_texts = of_images = None
+        if self.texts or self.images:
+            if client is None:
+                raise InvalidArgument("the query has texts or pictures to embed; give it a client")
+            if index is not None:
+                index.require(client.card)
+            of_texts = client.embed_texts(self.texts) if self.texts else None
+            icc: IccUse = "off" if index is None else index.manifest.icc
+            of_images = client.embed_images(self.images, icc=icc) if self.images else None
+        return self.mixed(of_texts, of_images, index)
+
+    def mixed(self, texts: Array | None, images: Array | None, index: Index | None = None) -> Vectors:
+        """`embed`, where the texts and pictures are embedded already: (n, D) each, in the order of the parts."""
+        queues = {"text": iter(() if texts is None else texts), "image": iter(() if images is None else images)}
+        vectors = []
+        for part in self.parts:
+            if part.kind != "like":
+                vectors.append(next(queues[part.kind]))
+            elif index is None:
+                raise InvalidArgument("the query asks for more like a picture of an index; give it the index")
+            else:
+                vectors.append(index.vector(part.value))
+        mixed = mix(vectors, [part.weight for part in self.parts])
+        spaces = {getattr(vector, "fingerprint", None) for vector in vectors}
+        if len(spaces - {None}) > 1:
+            raise FingerprintMismatch(
+                "the parts of the query were embedded by different models; embed them with one"
+            )
+        space = spaces.pop()
+        return mixed if space is None or spaces else Embeddings.of(mixed, space)
+
+    def liked_rows(self, index: Index) -> list[int]:
+        """The rows that `like` names, which one leaves out of the answer."""
+        return [index.row(part.value) for part in self.parts if part.kind == "like"]
+
+    def __str__(self) -> str:
+        words = ""
+        for part in self.parts:
+            sign = "− " if part.weight < 0 else "+ " if words else ""
+            factor = "" if abs(part.weight) == 1 else f"{abs(part.weight):g} × "
+            words += f" {sign}{factor}{part}"
+        return words.strip()
+
+
+def mix(vectors: Sequence[Array], weights: Sequence[float]) -> Vectors:
+    """n vectors of D numbers and n weights -> float32 (1, D): the weighted sum of the unit vectors, of norm 1.
+
+    Raises:
+        InvalidArgument: there are none, their widths differ, one is zero or not finite, or they cancel out.
+        FingerprintMismatch: they are of different models.
+    """
+    if not len(vectors) or len(vectors) != len(weights):
+        raise InvalidArgument(
+            f"a query has {len(vectors)} parts and {len(weights)} weights; expected as many, and at least one"
+        )
+    spaces = {getattr(vector, "fingerprint", None) for vector in vectors}
+    if len(spaces - {None}) > 1:
+        raise FingerprintMismatch("the parts of the query were embedded by different models; take one for all")
+    shapes = {np.shape(vector) for vector in vectors}
+    if len(shapes) != 1 or np.ndim(vectors[0]) != 1:
+        raise InvalidArgument(f"the parts of a query have the shapes {sorted(shapes)}; expected one, (D,)")
+    wide = np.asarray(vectors, dtype=np.float64)
+    lengths = np.linalg.norm(wide, axis=1)
+    if not (np.isfinite(lengths).all() and lengths.all()):
+        raise InvalidArgument("a part of the query is a vector of zeros or holds NaN: it has no direction")
+    factors = np.asarray(weights, dtype=np.float64)
+    total = factors @ (wide / lengths[:, None])
+    length = float(np.linalg.norm(total))
+    if not length > _LEAST_LENGTH * float(np.abs(factors).sum()):
+        raise InvalidArgument("the parts of the query cancel each other out, and nothing is left to look for")
+    query: Vectors = (total / length).astype(np.float32)[None]
+    space = spaces.pop() if len(spaces) == 1 else None
+    return query if space is None else Embeddings.of(query, space)

@@ -1,0 +1,96 @@
+"""What a decode worker is told: where a picture's bytes are. Sent as plain bytes, never as a pickle."""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from clipdex.base.errors import ImageError
+from clipdex.base.records import storable
+
+__all__ = ["Request", "refusal"]
+
+# To be read, and the five numbers of a Request. A refusal has other bytes behind its kind.
+_READ = struct.Struct("<cqqqqq")
+_REFUSE = b"r"
+_UNSET = -(1 << 63)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A picture's bytes: a file, or `length` bytes of it from `offset`; up to its end if -1.
+
+    size, mtime_ns: what the picture's row will say of them; the file's own if not given.
+    file_mtime_ns: the time that the file must still have, if given. Offsets into a shard that was
+        written anew point anywhere.
+    """
+
+    file: bytes
+    offset: int = 0
+    length: int = -1
+    size: int = _UNSET
+    mtime_ns: int = _UNSET
+    file_mtime_ns: int = _UNSET
+
+    def encode(self) -> bytes:
+        """-> the message; `parse` reads it."""
+        numbers = (self.offset, self.length, self.size, self.mtime_ns, self.file_mtime_ns)
+        return (
+            _READ.pack(b"f", *(number if number == _UNSET else storable(number) for number in numbers)) + self.file
+        )
+
+    @classmethod
+    def parse(cls, message: bytes) -> Request:
+        """The request in a message.
+
+        Raises:
+            ImageError: the message is a refusal.
+        """
+        if message.startswith(_REFUSE):
+            reason, _, detail = message[1:].decode().partition("\0")
+            raise ImageError(detail, reason=reason)
+        _, *numbers = _READ.unpack_from(message)
+        return cls(message[_READ.size :], *numbers)
+
+    def identity(self, info: os.stat_result) -> tuple[int, int]:
+        """-> (size, mtime_ns) of the picture, given the file's, as an index holds them."""
+        size = info.st_size if self.size == _UNSET else self.size
+        return storable(size), storable(info.st_mtime_ns if self.mtime_ns == _UNSET else self.mtime_ns)
+
+    def read(self, file: BinaryIO, info: os.stat_result, limit: int) -> bytes:
+        """The picture's bytes, from the opened file.
+
+        Raises:
+            ImageError: they are more than `limit`, not all there, or the file was written anew.
+        """
+        if self.file_mtime_ns not in (_UNSET, storable(info.st_mtime_ns)):
+            raise ImageError("the file that holds it was written anew since it was listed", reason="vanished")
+        length = max(0, info.st_size - self.offset) if self.length < 0 else self.length
+        if length > limit:
+            raise ImageError(
+                f"the file has {length:,} bytes, more than the limit of {limit:,}", reason="too_large"
+            )
+        file.seek(self.offset)
+        if self.length < 0:
+            return _read_to_end(file, length, limit)
+        data = file.read(length)
+        if len(data) < length:
+            raise ImageError("the file that holds it ends inside it", reason="truncated")
+        return data
+
+
+def _read_to_end(file: BinaryIO, length: int, limit: int) -> bytes:
+    """`length` bytes, or what there is by now if the file has grown. Takes no more memory than needed."""
+    data = file.read(length + 1)
+    if len(data) > length:
+        data += file.read(limit + 1 - length)
+    if len(data) > limit:
+        raise ImageError(f"the file has grown beyond the limit of {limit:,} bytes", reason="too_large")
+    return data
+
+
+def refusal(reason: str, detail: str) -> bytes:
+    """The message for a picture whose bytes could not be had: the worker answers with just this."""
+    return _REFUSE + f"{reason}\0{detail}".encode("utf-8", "backslashreplace")

@@ -1,0 +1,1 @@
+"""Models run in this process, behind the same interface as a server."""

@@ -1,0 +1,220 @@
+"""One request on its way: its attempts, its waits, and its one end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import CancelledError, Future
+from functools import partial
+
+from clipdex.base.arrays import Array
+from clipdex.base.errors import Cancelled, ClipdexError, FingerprintMismatch, ServerUnreachable
+from clipdex.wire.servers.endpoint import Endpoint
+from clipdex.wire.servers.fleet import Fleet
+from clipdex.wire.servers.retry_policy import Failure, RetryPolicy, failure_of
+from clipdex.wire.servers.timer import Timer
+from clipdex.wire.timing import RequestHook, RequestTiming
+
+__all__ = ["Call"]
+
+_LOG = logging.getLogger("clipdex.wire")
+
+_SHORTEST_S = 0.005  # no attempt is worth while with less time left
+
+
+class Call(Future[Array]):
+    """The answer to one request, which is sent until there is one, or its time is over.
+
+    Attempts follow each other; no two are under way at once. Cancelling it ends it with `Cancelled`.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        timer: Timer,
+        policy: RetryPolicy,
+        hook: RequestHook | None,
+        model: str,
+        inputs: Mapping[str, Array],
+        output: str,
+        timeout_s: float,
+    ) -> None:
+        super().__init__()
+        self.set_running_or_notify_cancel()
+        self._fleet, self._timer, self._policy, self._hook = fleet, timer, policy, hook
+        self._model, self._output = model, output
+        self._inputs: Mapping[str, Array] = inputs
+        self._rows = max((len(array) for array in inputs.values()), default=0)
+        self._timeout_s = timeout_s
+        self._began = time.monotonic()
+        self._deadline = self._give_up_at = self._began + timeout_s
+        self._lock = threading.Lock()
+        self._over = False
+        self._answer: Future[Array] | None = None  # of the attempt under way
+        self._call_off = _nothing  # what ends a wait
+        self._tried: list[Endpoint] = []  # since the last wait
+        self._error: Exception | None = None  # the last one
+        self._missing_since: float | None = None
+        self._attempts = self._waits = self._late = self._faults = self._sent_bytes = 0
+        self._endpoint = ""
+        self._attempt_began = self._began
+
+    def send(self, *, wait: bool = False) -> None:
+        """Make an attempt, or wait for an endpoint that is well. Nothing here blocks, unless this attempt may."""
+        self._call_off()
+        if self._over:
+            return
+        left = self._give_up_at - time.monotonic()
+        if self._fleet.closed.is_set() or self._fleet.is_hopeless() or (left < _SHORTEST_S and self._error):
+            self._give_up()
+            return
+        endpoint = self._fleet.take(self._tried)
+        if endpoint is None:
+            self._call_off = self._timer.after(left, self._give_up)
+            self._fleet.park(self.send)
+            return
+        self._attempts += 1
+        self._endpoint = endpoint.address
+        slowest = self._fleet.slowest_s(endpoint, self._model)
+        attempt_s = self._policy.attempt_s(max(left, 0.0), slowest, self._late)
+        began = self._attempt_began = time.monotonic()
+        try:
+            answer = endpoint.transport.submit(self._model, self._inputs, self._output, attempt_s, wait=wait)
+        except BaseException as exc:
+            self._fleet.give_back(endpoint)
+            self._settle(endpoint, began, None, exc)
+            return
+        self._sent_bytes += getattr(answer, "sent_bytes", 0)
+        self._answer = answer
+        answer.add_done_callback(partial(self._answered, endpoint, began))
+        if self._over:  # cancelled meanwhile
+            answer.cancel()
+
+    def cancel(self) -> bool:
+        """Withdraw the request; False if it is over."""
+        if not self._end(None, Cancelled("the request was withdrawn before its answer came")):
+            return False
+        self._call_off()
+        self._fleet.unpark(self.send)
+        answer = self._answer
+        if answer is not None:
+            answer.cancel()
+        return True
+
+    def _answered(self, endpoint: Endpoint, began: float, answer: Future[Array]) -> None:
+        self._answer = None
+        self._fleet.give_back(endpoint)
+        try:
+            error = answer.exception()
+        except CancelledError as exc:
+            error = Cancelled("the request was withdrawn before its answer came")
+            error.__cause__ = exc
+        self._settle(endpoint, began, None if error else answer.result(), error)
+
+    def _settle(self, endpoint: Endpoint, began: float, result: Array | None, error: BaseException | None) -> None:
+        """What an attempt's end means for the request."""
+        if error is None:
+            self._fleet.answered(endpoint, self._model, time.monotonic() - began)
+            self._end(result, None)
+            return
+        if self._over:
+            return  # an attempt that was cancelled says nothing about its endpoint
+        failure = failure_of(error)
+        if not isinstance(error, ClipdexError) or failure is Failure.FINAL or self._fleet.closed.is_set():
+            self._end(None, error)
+            return
+        if failure is Failure.MISSING and self._model not in self._fleet.fingerprints:
+            self._end(None, error)
+            return
+        self._error = error
+        self._fleet.failed(endpoint, failure, error, began)
+        self._try_again(endpoint, failure)
+
+    def _try_again(self, endpoint: Endpoint, failure: Failure) -> None:
+        """At once where another endpoint is well; else after a wait."""
+        now = time.monotonic()
+        self._late += failure is Failure.LATE
+        self._faults += failure is Failure.FAULT
+        if failure is not Failure.MISSING:
+            self._missing_since = None
+        elif self._missing_since is None:
+            self._missing_since = now
+        self._give_up_at = self._deadline
+        if self._missing_since is not None:
+            self._give_up_at = min(self._deadline, self._missing_since + self._policy.not_found_s)
+        most = self._policy.max_attempts
+        if (
+            (most is not None and self._attempts >= most)
+            or self._faults >= self._policy.fault_attempts
+            or self._give_up_at - now < _SHORTEST_S
+        ):
+            self._give_up()
+            return
+        self._tried.append(endpoint)
+        wait_s = 0.0
+        if not self._fleet.has_another(self._tried):
+            self._tried.clear()
+            wait_s = min(self._policy.wait_s(self._waits), (self._give_up_at - now) / 2)
+            self._waits += 1
+        _LOG.debug("%s: attempt %d failed (%s)", self._model, self._attempts, self._error)
+        # On the timer's thread: what runs here is gRPC's, and must not be kept.
+        self._call_off = self._timer.after(wait_s, self.send)
+
+    def _give_up(self) -> None:
+        """End with the last error, and say how long it was tried."""
+        self._fleet.unpark(self.send)
+        error = self._error
+        if self._fleet.is_hopeless():
+            error = self._fleet.why()
+        elif error is None:
+            closed = self._fleet.closed.is_set()
+            error = ServerUnreachable("the connection is closed") if closed else self._fleet.why()
+        seconds = time.monotonic() - self._began
+        if self._attempts != 1 or isinstance(error, FingerprintMismatch):
+            tried = (
+                f"tried {self._attempts} times in {seconds:.1f} s" if self._attempts else f"for {seconds:.1f} s"
+            )
+            told = type(error)(f"{error} ({tried})")
+            told.__cause__ = error.__cause__
+            error = told
+        self._end(None, error)
+
+    def _end(self, result: Array | None, error: BaseException | None) -> bool:
+        """Settle it, once -> whether this did."""
+        with self._lock:
+            if self._over:
+                return False
+            self._over = True
+        self._inputs = {}  # a kept future need not keep its pixels
+        if self._hook is not None:
+            self._tell(error)
+        if error is not None:
+            self.set_exception(error)
+        else:
+            assert result is not None
+            self.set_result(result)
+        return True
+
+    def _tell(self, error: BaseException | None) -> None:
+        assert self._hook is not None
+        now = time.monotonic()
+        timing = RequestTiming(
+            model=self._model,
+            rows=self._rows,
+            sent_bytes=self._sent_bytes,
+            endpoint=self._endpoint,
+            attempts=self._attempts,
+            seconds=now - self._began,
+            attempt_seconds=now - self._attempt_began if self._attempts else 0.0,
+            outcome="ok" if error is None else type(error).__name__,
+        )
+        try:
+            self._hook(timing)
+        except Exception:
+            _LOG.exception("the on_request hook failed")
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,154 @@
+"""A transport over one or several others that tries again, chooses the least busy, and leaves out the sick."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+from clipdex.base.arrays import Array
+from clipdex.base.errors import ClipdexError, FingerprintMismatch
+from clipdex.wire.servers.attempts import Call
+from clipdex.wire.servers.endpoint import Endpoint
+from clipdex.wire.servers.fleet import Fleet
+from clipdex.wire.servers.retry_policy import Failure, RetryPolicy, failure_of
+from clipdex.wire.servers.timer import Timer
+from clipdex.wire.shared_memory import SharedMemory
+from clipdex.wire.timing import RequestHook
+from clipdex.wire.transport import FINGERPRINT_PARAMETER, ModelConfig, ModelStatistics, ServerInfo, Transport
+
+__all__ = ["ResilientTransport"]
+
+_T = TypeVar("_T")
+
+# Where others answer, one that does not is not waited for longer than this.
+_PATIENCE_S = 10.0
+
+
+class ResilientTransport:
+    """The servers of one address as one. See `RetryPolicy` for what is tried again.
+
+    Questions about the server and its models are asked once: who connects wants to know at once that nobody is
+    there. Of several servers, some may be down then.
+    """
+
+    def __init__(
+        self, transports: Sequence[Transport], policy: RetryPolicy, on_request: RequestHook | None = None
+    ) -> None:
+        self._timer = Timer("clipdex-retry")
+        self._fleet = Fleet(transports, self._timer)
+        self._policy = policy
+        self._on_request = on_request
+        self._pid = os.getpid()
+
+    @property
+    def address(self) -> str:
+        """All addresses, with commas between them."""
+        return ",".join(endpoint.address for endpoint in self._fleet.endpoints)
+
+    def server(self, timeout_s: float) -> ServerInfo:
+        """The first that answers."""
+        return self._ask(lambda transport, limit_s: transport.server(limit_s), timeout_s)[0][1]
+
+    def models(self, timeout_s: float) -> list[str]:
+        """What any of them has; `config` refuses what not all have."""
+        answers = self._ask(lambda transport, limit_s: transport.models(limit_s), timeout_s)
+        return sorted({model for _, models in answers for model in models})
+
+    def config(self, model: str, timeout_s: float) -> ModelConfig:
+        """The model's configuration, which must be of the same export everywhere; instances are added up.
+
+        Raises:
+            FingerprintMismatch: two servers hold different models of that name.
+        """
+        answers = self._ask(lambda transport, limit_s: transport.config(model, limit_s), timeout_s)
+        first, config = answers[0]
+        fingerprint = config.parameters.get(FINGERPRINT_PARAMETER)
+        for endpoint, other in answers[1:]:
+            found = other.parameters.get(FINGERPRINT_PARAMETER)
+            if found != fingerprint:
+                raise FingerprintMismatch(
+                    f"{first.address} and {endpoint.address} serve different models as {model}: fingerprints "
+                    f"{str(fingerprint)[:12]} and {str(found)[:12]}; serve the same export on both, or use one"
+                )
+        self._fleet.fingerprints[model] = fingerprint
+        # Those that are down now will be back: they count like the first.
+        down = len(self._fleet.endpoints) - len(answers)
+        return replace(
+            config,
+            max_batch_size=min(each.max_batch_size for _, each in answers),
+            instance_count=sum(each.instance_count for _, each in answers) + down * config.instance_count,
+        )
+
+    def submit(
+        self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float, *, wait: bool = False
+    ) -> Future[Array]:
+        """Send a request until it is answered, or `timeout_s` is over."""
+        self._check_process()
+        call = Call(self._fleet, self._timer, self._policy, self._on_request, model, inputs, output, timeout_s)
+        call.send(wait=wait)
+        return call
+
+    def statistics(self, model: str, timeout_s: float) -> ModelStatistics:
+        """All servers' counts together."""
+        answers = self._ask(lambda transport, limit_s: transport.statistics(model, limit_s), timeout_s)
+        return sum((counted for _, counted in answers), ModelStatistics())
+
+    def share(self, memory: SharedMemory, timeout_s: float) -> bool:
+        """True if one of them takes it; requests to the others carry their arrays."""
+        self._check_process()
+        return self._fleet.share(memory, timeout_s)
+
+    def unshare(self, memory: SharedMemory) -> None:
+        """Let all forget it."""
+        if self._pid == os.getpid():
+            self._fleet.unshare(memory)
+
+    def close(self) -> None:
+        """End all connections; requests under way end with an error."""
+        if self._pid == os.getpid():  # in a forked child, what would be closed is the parent's
+            self._fleet.close()
+            self._timer.close()
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise ClipdexError(
+                f"this client was connected in process {self._pid}, and this is a child that was forked from it: "
+                "gRPC does not survive a fork; connect in the child"
+            )
+
+    def _ask(self, question: Callable[[Transport, float], _T], timeout_s: float) -> list[tuple[Endpoint, _T]]:
+        """Ask all that are well, at once -> their answers, in order; those that give none are out.
+
+        Raises:
+            ClipdexError: of the first, if nobody answers; or what one said that is not about its health.
+        """
+        self._check_process()
+        endpoints = [endpoint for endpoint in self._fleet.endpoints if not endpoint.sick] or self._fleet.endpoints
+        if len(endpoints) == 1:
+            return [(endpoints[0], question(endpoints[0].transport, timeout_s))]
+        limit_s = min(timeout_s, _PATIENCE_S)
+
+        def ask(endpoint: Endpoint) -> _T | ClipdexError:
+            try:
+                return question(endpoint.transport, limit_s)
+            except ClipdexError as exc:
+                return exc
+
+        with ThreadPoolExecutor(len(endpoints), thread_name_prefix="clipdex-ask") as pool:
+            replies = list(pool.map(ask, endpoints))
+        answers, errors = [], []
+        for endpoint, reply in zip(endpoints, replies, strict=True):
+            if not isinstance(reply, ClipdexError):
+                answers.append((endpoint, reply))
+                continue
+            if failure_of(reply) not in (Failure.SICK, Failure.BUSY, Failure.LATE):
+                raise reply
+            errors.append((endpoint, reply))
+        if not answers:
+            raise errors[0][1]
+        for endpoint, error in errors:
+            self._fleet.eject(endpoint, error)
+        return answers

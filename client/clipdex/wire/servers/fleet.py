@@ -1,0 +1,270 @@
+"""The servers of one address: which of them gets a request, which are sick, and when those come back."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+
+from clipdex.base.errors import ClipdexError, FingerprintMismatch, ServerUnreachable
+from clipdex.wire.servers.endpoint import Endpoint
+from clipdex.wire.servers.retry_policy import Failure
+from clipdex.wire.servers.timer import Timer
+from clipdex.wire.shared_memory import SharedMemory
+from clipdex.wire.transport import FINGERPRINT_PARAMETER, Transport
+
+__all__ = ["Fleet"]
+
+_LOG = logging.getLogger("clipdex.wire")
+
+# Most probes wait a second for an answer: on a dead connection that time is lost. Some wait for a slow server.
+_PROBE_TIMEOUTS_S = (1.0, 1.0, 1.0, 1.0, 5.0)
+# Rests double, from the first to the longest: between probes, before the first probe of one that was ejected
+# again shortly after it came back, and of either while nobody else answers and requests wait.
+_FIRST_REST_S = 0.1
+_LONGEST_REST_S = 2.0
+_LONGEST_EJECTION_S = 30.0
+_LONGEST_REST_ALONE_S = 0.5
+_FAULTS_IN_A_ROW = 3
+_MEMORY = 0.98  # of the requests sent lately: the last fifty or so
+_SPREAD_S = 0.02  # waiting requests are not sent all at once
+_QUIET_S = 10.0  # between two lines of the log that say the same
+
+
+class Fleet:
+    """Endpoints that hold the same models. Requests go to the one with the fewest under way.
+
+    fingerprints: of each Triton model that was asked for; an endpoint with another gets no request.
+    """
+
+    def __init__(self, transports: Sequence[Transport], timer: Timer) -> None:
+        self.endpoints = [Endpoint(transport) for transport in transports]
+        self.fingerprints: dict[str, str | None] = {}
+        self.closed = threading.Event()
+        self._timer = timer
+        self._lock = threading.Lock()
+        self._parked: dict[Callable[[], None], None] = {}  # in the order of their coming
+        self._memories: list[SharedMemory] = []
+        self._said: dict[tuple[str, Failure], float] = {}
+
+    def take(self, without: Collection[Endpoint] = ()) -> Endpoint | None:
+        """The least busy endpoint that is well, rather none of `without`; None if all are sick. Give it back."""
+        with self._lock:
+            well = [endpoint for endpoint in self.endpoints if not endpoint.sick]
+            if not well:
+                return None
+            fresh = [endpoint for endpoint in well if endpoint not in without] if without else well
+            chosen = _least_busy(fresh or well)
+            for endpoint in self.endpoints:
+                endpoint.lately *= _MEMORY
+            chosen.in_flight += 1
+            chosen.lately += 1.0
+            return chosen
+
+    def give_back(self, endpoint: Endpoint) -> None:
+        """The request that it was taken for is over."""
+        with self._lock:
+            endpoint.in_flight -= 1
+
+    def has_another(self, without: Collection[Endpoint]) -> bool:
+        """Whether `take` would give one that is none of these."""
+        with self._lock:
+            return any(not endpoint.sick and endpoint not in without for endpoint in self.endpoints)
+
+    def slowest_s(self, endpoint: Endpoint, model: str) -> float | None:
+        """See `Endpoint.slowest_s`."""
+        with self._lock:
+            return endpoint.slowest_s(model)
+
+    def answered(self, endpoint: Endpoint, model: str, seconds: float) -> None:
+        """A request was answered after so many seconds."""
+        with self._lock:
+            endpoint.answered(model, seconds)
+
+    def failed(self, endpoint: Endpoint, failure: Failure, error: Exception, began: float) -> None:
+        """A request sent at `began` (monotonic) failed: eject the endpoint if that says that it is sick."""
+        with self._lock:
+            if failure is Failure.FAULT:
+                endpoint.faults += 1
+            sick = (
+                failure in (Failure.SICK, Failure.MISSING)
+                or (failure is Failure.LATE and not endpoint.heard_since(began))
+                or (failure is Failure.FAULT and endpoint.faults >= _FAULTS_IN_A_ROW and len(self.endpoints) > 1)
+            )
+        if sick:
+            self.eject(endpoint, error)
+        elif failure is not Failure.FINAL and self._not_said_lately(endpoint, failure):
+            level = logging.INFO if failure is Failure.BUSY else logging.WARNING
+            _LOG.log(level, "%s; trying again", error)
+
+    def eject(self, endpoint: Endpoint, error: Exception) -> None:
+        """Send it nothing more, and begin to ask it whether it is well again."""
+        with self._lock:
+            if endpoint.sick or self.closed.is_set():
+                return
+            endpoint.eject(error)
+        _LOG.warning("%s; asking it until it is well again", error)
+        name = f"clipdex-probe-{endpoint.address}"
+        threading.Thread(target=self._watch, args=(endpoint,), name=name, daemon=True).start()
+
+    def park(self, go_on: Callable[[], None]) -> None:
+        """Have the timer call this once an endpoint is well."""
+        with self._lock:
+            if all(endpoint.sick for endpoint in self.endpoints):
+                self._parked[go_on] = None
+                return
+        self._timer.after(0.0, go_on)
+
+    def unpark(self, go_on: Callable[[], None]) -> None:
+        """It does not wait any more."""
+        with self._lock:
+            self._parked.pop(go_on, None)
+
+    def why(self) -> Exception:
+        """Why no endpoint is well: a fresh error."""
+        with self._lock:
+            errors = [endpoint.error for endpoint in self.endpoints if endpoint.error is not None]
+        # One that is there with another model is news to act on; the others may come back by themselves.
+        errors.sort(key=lambda error: not isinstance(error, FingerprintMismatch))
+        if not errors:
+            return ServerUnreachable("no server answers")
+        return type(errors[0])(str(errors[0]))
+
+    def is_hopeless(self) -> bool:
+        """Whether all endpoints are there, and hold another model than they did."""
+        with self._lock:
+            return all(isinstance(endpoint.error, FingerprintMismatch) for endpoint in self.endpoints)
+
+    def share(self, memory: SharedMemory, timeout_s: float) -> bool:
+        """Ask each endpoint to take it -> whether one does. Those that come back later are asked then.
+
+        What none takes is forgotten here too: its pages would live as long as the client.
+        """
+        with self._lock:
+            self._memories.append(memory)
+            well = [endpoint for endpoint in self.endpoints if not endpoint.sick]
+        shared = False
+        try:
+            for endpoint in well:
+                shared |= self._share_with(endpoint, memory, timeout_s)
+        finally:
+            if not shared:
+                self.unshare(memory)
+        return shared
+
+    def unshare(self, memory: SharedMemory) -> None:
+        """Let all forget it."""
+        with self._lock:
+            self._memories = [each for each in self._memories if each is not memory]
+            having = [endpoint for endpoint in self.endpoints if memory in endpoint.shared]
+            for endpoint in having:
+                endpoint.shared.remove(memory)
+        for endpoint in having:
+            endpoint.transport.unshare(memory)
+
+    def _share_with(self, endpoint: Endpoint, memory: SharedMemory, timeout_s: float) -> bool:
+        """Ask one endpoint to take it. It may have been unshared by the time of the answer."""
+        if not endpoint.transport.share(memory, timeout_s):
+            return False
+        with self._lock:
+            wanted = memory in self._memories
+            if wanted:
+                endpoint.shared.append(memory)
+        if not wanted:
+            endpoint.transport.unshare(memory)
+        return wanted
+
+    def close(self) -> None:
+        """Close all connections; what is parked goes on, and finds that out."""
+        self.closed.set()
+        with self._lock:
+            parked, self._parked = list(self._parked), {}
+        for go_on in parked:
+            go_on()
+        for endpoint in self.endpoints:
+            endpoint.transport.close()
+
+    def _watch(self, endpoint: Endpoint) -> None:
+        began = time.monotonic()
+        for probes in itertools.count():
+            # The first probe comes at once, unless it was ejected lately as well.
+            rest_s = (
+                self._rest_s(probes, _LONGEST_REST_S)
+                if probes
+                else self._rest_s(endpoint.ejections - 1, _LONGEST_EJECTION_S)
+            )
+            if self.closed.wait(rest_s):
+                return
+            try:
+                self._probe(endpoint, _PROBE_TIMEOUTS_S[probes % len(_PROBE_TIMEOUTS_S)])
+            except FingerprintMismatch as exc:
+                if not isinstance(endpoint.error, FingerprintMismatch):
+                    _LOG.error("%s", exc)
+                endpoint.error = exc
+                if self.is_hopeless():
+                    self._release()
+            except ClipdexError as exc:
+                endpoint.error = exc
+            except Exception:  # without this thread the endpoint would never come back
+                _LOG.exception("asking %s whether it is well failed", endpoint.address)
+            else:
+                if self.closed.is_set():
+                    return
+                with self._lock:
+                    # It takes its share, and does not make up for what it has missed.
+                    endpoint.come_back(max(each.lately for each in self.endpoints))
+                _LOG.info("%s answers again after %.1f s", endpoint.address, time.monotonic() - began)
+                self._release()
+                return
+
+    def _rest_s(self, times: int, longest_s: float) -> float:
+        if times < 1:
+            return 0.0
+        with self._lock:
+            alone = all(endpoint.sick for endpoint in self.endpoints)
+        longest_s = min(longest_s, _LONGEST_REST_ALONE_S) if alone else longest_s
+        return min(longest_s, _FIRST_REST_S * 2.0 ** min(times - 1, 16)) * random.uniform(0.5, 1.0)
+
+    def _probe(self, endpoint: Endpoint, timeout_s: float) -> None:
+        endpoint.transport.server(timeout_s)
+        for model, fingerprint in list(self.fingerprints.items()):
+            found = endpoint.transport.config(model, timeout_s).parameters.get(FINGERPRINT_PARAMETER)
+            if found != fingerprint:
+                raise FingerprintMismatch(
+                    f"{endpoint.address} came back with another {model}: its fingerprint is {str(found)[:12]}, it "
+                    f"was {str(fingerprint)[:12]}; serve the same export again, or connect anew"
+                )
+        with self._lock:
+            missing = [memory for memory in self._memories if memory not in endpoint.shared]
+        for memory in missing:
+            self._share_with(endpoint, memory, timeout_s)
+
+    def _release(self) -> None:
+        with self._lock:
+            parked, self._parked = list(self._parked), {}
+        for go_on in parked:
+            self._timer.after(random.uniform(0.0, _SPREAD_S), go_on)
+
+    def _not_said_lately(self, endpoint: Endpoint, failure: Failure) -> bool:
+        now = time.monotonic()
+        with self._lock:
+            key = (endpoint.address, failure)
+            if now - self._said.get(key, -_QUIET_S) < _QUIET_S:
+                return False
+            self._said[key] = now
+            return True
+
+
+def _least_busy(endpoints: Sequence[Endpoint]) -> Endpoint:
+    """The one with the fewest requests under way. Of those that have work, one more or less makes no difference.
+
+    Of such equals, the one that got fewest lately: servers of the same kind share a load evenly then, although one
+    may be a little ahead of the other by chance.
+    """
+    fewest = min(endpoint.in_flight for endpoint in endpoints)
+    enough = fewest + 1 if fewest else 0  # a server with nothing to do always comes first
+    equals = [endpoint for endpoint in endpoints if endpoint.in_flight <= enough]
+    return min(equals, key=lambda endpoint: (endpoint.lately, endpoint.in_flight))
