@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from drawn_pictures import COPIES, copy_of, picture
 
 import clipdex
-from clipdex.apps.bench.drawn import draw_photo
+from clipdex.apps.bench.index import draw_photo
 from clipdex.apps.duplicates.candidates import candidate_pairs
-from clipdex.apps.duplicates.semantic import close_pairs
+from clipdex.apps.duplicates.groups import close_pairs
 from clipdex.looks.compare import similarities
 from clipdex.looks.frequencies import Looks
 from clipdex.looks.signature import SIGNATURE_BYTES, perceptual_signature

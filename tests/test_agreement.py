@@ -6,9 +6,9 @@ from conftest import noise
 
 from clipdex import Grouping
 from clipdex.apps.duplicates import find_duplicates, moves_of
-from clipdex.base.agreement import agree
 from clipdex.index import IndexWriter, Manifest, Picture
 from clipdex.looks.signature import perceptual_signature
+from clipdex.search.cosines import agree
 from clipdex.search.grouping import Traits
 
 pytestmark = pytest.mark.thin

@@ -134,8 +134,7 @@ def test_the_least_busy_server_is_chosen():
 
 
 def test_of_servers_that_all_have_work_the_one_that_got_less_comes_first():
-    from clipdex.wire.servers.endpoint import Endpoint
-    from clipdex.wire.servers.fleet import _least_busy
+    from clipdex.wire.servers.fleet import Endpoint, _least_busy
 
     a, b = endpoints = [Endpoint(Server("a:1")), Endpoint(Server("b:1"))]
     for in_flight_a, lately_a, in_flight_b, lately_b, chosen in (

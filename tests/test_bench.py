@@ -12,8 +12,7 @@ from conftest import ROOT, unit_vectors
 from PIL import Image
 
 import clipdex
-from clipdex.apps.bench.drawn import SIZE, draw_photos
-from clipdex.apps.bench.index import Bound, FirstOf, RequestLog, limiting_stage, measure_index
+from clipdex.apps.bench.index import SIZE, Bound, FirstOf, RequestLog, draw_photos, limiting_stage, measure_index
 from clipdex.apps.bench.load import Latency, Window, run_load
 from clipdex.apps.bench.machine import this_machine
 from clipdex.apps.bench.report import index_report, search_report, server_report

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import clipdex
-from clipdex.client.bisection import bisect
+from clipdex.client.steps import bisect
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from clipdex.apps.duplicates.parallel import in_threads
+from clipdex.apps.duplicates.candidates import in_threads
 from clipdex.base import cpus
 from clipdex.base.cpus import cpu_quota, usable_cpus
 from clipdex.pipeline.decode import DecodePool

@@ -36,8 +36,8 @@ from doctor_snapshots import (
 )
 
 from clipdex.apps.doctor import Severity, Snapshot, examine, healthy, words_of
+from clipdex.apps.doctor.examine import WORDINGS
 from clipdex.apps.doctor.snapshot import Gpu, Metrics
-from clipdex.apps.doctor.wording import WORDINGS
 from clipdex.wire.inspect.findings import InstanceGroup, Tensor
 
 pytestmark = pytest.mark.thin

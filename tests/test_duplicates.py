@@ -16,13 +16,12 @@ from PIL import Image, ImageDraw
 import clipdex
 from clipdex.apps.duplicates import find, find_duplicates, sign_index
 from clipdex.apps.duplicates.candidates import candidate_pairs
-from clipdex.apps.duplicates.groups import components, stars
-from clipdex.apps.duplicates.semantic import close_pairs
-from clipdex.base.agreement import agree
+from clipdex.apps.duplicates.groups import close_pairs, components, stars
 from clipdex.index import Index, IndexWriter, Manifest, Picture, verify_index
 from clipdex.looks.compare import similarities
 from clipdex.looks.frequencies import Looks
 from clipdex.looks.signature import perceptual_signature
+from clipdex.search.cosines import agree
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

@@ -12,7 +12,7 @@ from conftest import MODEL_REPOSITORY, noise
 from fake_server import serving
 
 import clipdex
-from clipdex.wire import proxy
+from clipdex.wire import address as proxy
 
 VARIABLES = ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy")
 EXEMPT = ("no_proxy", "NO_PROXY", "no_grpc_proxy")

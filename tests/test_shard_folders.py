@@ -11,7 +11,7 @@ from conftest import noise
 import clipdex
 from clipdex import Client, Index, index_pictures
 from clipdex.sources import Folder, open_source, open_sources
-from clipdex.sources.braces import expanded
+from clipdex.sources.globs import expanded
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

@@ -16,7 +16,7 @@ from environment import Gpu
 from shapes import checkpoint, export, image_flops, shape_of
 from table import Row, Table, median_rate, reason
 
-from clipdex.apps.bench.drawn import draw_photos
+from clipdex.apps.bench.index import draw_photos
 from clipdex.apps.bench.machine import this_machine
 from clipdex.base.errors import ClipdexError
 

@@ -15,6 +15,7 @@ import numpy as np
 from clipdex.ann.search import AnnIndex, import_faiss
 from clipdex.base.arrays import Array, Vectors
 from clipdex.base.errors import InvalidArgument
+from clipdex.index.files import sync_directory
 from clipdex.index.reader import Index
 from clipdex.index.side.ann_file import (
     HEADER_BYTES,
@@ -25,7 +26,6 @@ from clipdex.index.side.ann_file import (
     replacing,
     write_all,
 )
-from clipdex.index.vectors import sync_directory
 from clipdex.search.estimates import RowNorms
 from clipdex.search.topk import top_k
 

@@ -6,9 +6,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from clipdex.base.errors import InvalidArgument
-from clipdex.model.images import MAX_PIXELS
 
-__all__ = ["Limits"]
+__all__ = ["MAX_PIXELS", "Limits"]
+
+# 16,384 × 16,384: a telephone's 200 megapixels, and not much more. 1 GiB at Pillow's 4 bytes a pixel.
+MAX_PIXELS = 1 << 28
 
 # What shared libraries take of a worker, which the kernel does not count as its data: numpy, Pillow and all
 # its decoders. Measured: 31 MiB.

@@ -11,7 +11,7 @@ import typer
 from clipdex.ann import AnnHeader, AnnIndex, build_ann
 from clipdex.base.arrays import Vectors
 from clipdex.base.errors import InvalidArgument, ServerError
-from clipdex.base.plain_json import parsed_object
+from clipdex.base.json_text import parsed_object
 from clipdex.base.text_files import read_lines
 from clipdex.cli.common import interruptible, shown_path
 from clipdex.cli.connection import Connection, connects

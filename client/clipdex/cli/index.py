@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from clipdex.base.errors import InvalidArgument, SourceError
+from clipdex.base.limits import MAX_PIXELS
 from clipdex.cli.common import Icc, interruptible, shown_path, typed_delimiter
 from clipdex.cli.connection import Connection, connects
 from clipdex.cli.failures import failure_line, refuse_second_writer
@@ -20,7 +21,6 @@ from clipdex.cli.printing import note, say
 from clipdex.cli.progress import index_progress
 from clipdex.index import Index
 from clipdex.model.formats.icc import check_icc
-from clipdex.model.images import MAX_PIXELS
 from clipdex.pipeline import MAX_RING_BYTES, Limits, Plan, RunReport, index_pictures, plan_run
 from clipdex.sources import Exclusion, PathList, Source, is_picture_glob, open_sources
 from clipdex.sources.locations import URL_BEGINS

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from clipdex.base.errors import InvalidArgument
-from clipdex.base.untrusted_json import parse_json
+from clipdex.base.json_text import parse_json
 from clipdex.search import Query, weighted_name, weighted_text
 
 __all__ = ["ImageOption", "LikeOption", "MinusOption", "ParamOption", "TextOption", "WhereOption"]

@@ -11,8 +11,7 @@ import numpy as np
 
 from clipdex.base.arrays import Array, Pixels, Vectors
 from clipdex.base.errors import RequestRefused
-from clipdex.client.bisection import bisection
-from clipdex.client.steps import Steps
+from clipdex.client.steps import Steps, bisection
 from clipdex.model.embeddings import Embeddings
 from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource, open_image, require_several, to_pixels

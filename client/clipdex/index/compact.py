@@ -13,8 +13,8 @@ from clipdex.base.errors import IndexDamaged, IndexWriteError
 from clipdex.base.records import Failure, Picture
 from clipdex.base.renaming import EXCHANGE, renameat2
 from clipdex.index.create import aside, building, put_back
+from clipdex.index.files import sync_directory
 from clipdex.index.rows import ROWS_FILE, RowStore
-from clipdex.index.vectors import sync_directory
 from clipdex.index.verify import Damage, check_rows
 from clipdex.index.wal import wal_damage
 from clipdex.index.writer import IndexWriter

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from clipdex.base.errors import IndexWriteError
 from clipdex.index.file_system import lacking
-from clipdex.index.files import create
+from clipdex.index.files import create, sync_directory
 from clipdex.index.manifest import MANIFEST, Manifest
 from clipdex.index.rows import ROWS_FILE, RowStore
-from clipdex.index.vectors import sync_directory
 
 __all__ = ["LOCK_FILE", "aside", "building", "create_index", "put_back", "sweep_unfinished"]
 

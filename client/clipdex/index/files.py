@@ -23,6 +23,7 @@ __all__ = [
     "rename",
     "require_database",
     "require_regular",
+    "sync_directory",
 ]
 
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -74,6 +75,15 @@ def rename(old: Path, new: Path) -> None:
 def open_directory(directory: Path | bytes) -> int:
     """A descriptor of a directory, to which a link may lead. Raises OSError."""
     return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def sync_directory(directory: Path | bytes) -> None:
+    """Put a directory's entries on disk: a file that was just created or renamed survives a power cut."""
+    fd = open_directory(directory)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def is_at(fd: int, path: Path) -> bool:

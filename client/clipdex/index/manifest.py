@@ -18,8 +18,8 @@ from clipdex.base.errors import (
     IndexNotFound,
     IndexWriteError,
 )
-from clipdex.base.untrusted_json import parse_plain_json
-from clipdex.index.files import create, open_to_read, rename
+from clipdex.base.json_text import parse_plain_json
+from clipdex.index.files import create, open_to_read, rename, sync_directory
 from clipdex.model.card import ModelCard
 from clipdex.model.formats.icc import IccUse
 
@@ -94,8 +94,6 @@ class Manifest:
         """
         if self.below_floor or not card.below_floor:
             return self
-        from clipdex.index.vectors import sync_directory  # which needs this module
-
         noted = replace(self, below_floor=card.below_floor)
         new = directory / f"{MANIFEST}.new"
         try:

@@ -13,10 +13,9 @@ import numpy as np
 
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexLocked, IndexWriteError, InvalidArgument
-from clipdex.index.files import is_at, open_to_write, rename, require_regular
+from clipdex.index.files import is_at, open_to_write, rename, require_regular, sync_directory
 from clipdex.index.reader import Index
 from clipdex.index.side.int8 import INT8_FILE, Int8File, Int8Header, pack_block
-from clipdex.index.vectors import sync_directory
 from clipdex.search.quantize import WIDEST, Basis, CodeBlock, basis_of, quantize
 from clipdex.search.readahead import Readahead
 from clipdex.search.spans import Span, cores, spans_of, work_through

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from clipdex.base.arrays import Array, Vectors
 from clipdex.base.errors import FingerprintMismatch, IndexDamaged, IndexFault, InvalidArgument
-from clipdex.base.plain_json import parsed_object
+from clipdex.base.json_text import parsed_object
 from clipdex.base.records import Extent, Failure, KnownFile, Picture
 from clipdex.base.spelling import composed_path
 from clipdex.index.files import open_directory
@@ -29,11 +29,11 @@ from clipdex.index.vectors import map_vectors
 from clipdex.index.where import Rows, Where
 from clipdex.model.card import ModelCard
 from clipdex.model.embeddings import Embeddings
+from clipdex.search.cosines import UnsoundRow, not_unit
 from clipdex.search.estimates import RowNorms
 from clipdex.search.exact import Ranking
 from clipdex.search.grouping import Group, Grouping, Traits
 from clipdex.search.topk import top_k as exact_top_k
-from clipdex.search.unit import UnsoundRow, not_unit
 
 __all__ = ["DEFAULT_TOP_K", "Hit", "Index", "IndexInfo", "Ranker"]
 

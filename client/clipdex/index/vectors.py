@@ -18,11 +18,11 @@ import numpy as np
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged, IndexWriteError
 from clipdex.base.records import Extent
-from clipdex.index.files import open_directory, open_to_read, open_to_write
+from clipdex.index.files import open_to_read, open_to_write
 from clipdex.index.manifest import Manifest
-from clipdex.search.unit import not_unit
+from clipdex.search.cosines import not_unit
 
-__all__ = ["ExtentCheck", "VectorFile", "map_vectors", "read_extent", "sync_directory"]
+__all__ = ["ExtentCheck", "VectorFile", "map_vectors", "read_extent"]
 
 # Room is taken ahead, an eighth of what is there: a full disk is then met before a row is half written, and the
 # file's metadata changes seldom, which makes syncing it cheap.
@@ -133,15 +133,6 @@ class ExtentCheck:
             if crc32c == extent.crc32c:
                 return unsound
         return [(extent.first_row, extent.first_row + extent.row_count)]
-
-
-def sync_directory(directory: Path | bytes) -> None:
-    """Put a directory's entries on disk: a file that was just created or renamed survives a power cut."""
-    fd = open_directory(directory)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class VectorFile:

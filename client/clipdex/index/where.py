@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.errors import IndexDamaged, InvalidArgument
+from clipdex.base.json_text import parse_json
 from clipdex.base.spelling import composed, composed_path
-from clipdex.base.untrusted_json import parse_json
 from clipdex.index.schema import connect
 
 __all__ = ["COLUMNS", "FUNCTIONS", "Rows", "Where"]

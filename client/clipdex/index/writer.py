@@ -29,13 +29,13 @@ from clipdex.base.errors import (
 from clipdex.base.interrupts import interrupts_wait
 from clipdex.base.records import Changes, Failure, KnownFile, Picture
 from clipdex.index.create import LOCK_FILE, create_index, put_back, sweep_unfinished
-from clipdex.index.files import is_at, open_to_write
+from clipdex.index.files import is_at, open_to_write, sync_directory
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.sound_files import SoundFiles
-from clipdex.index.vectors import VectorFile, map_vectors, sync_directory
+from clipdex.index.vectors import VectorFile, map_vectors
 from clipdex.index.wal import wal_damage
-from clipdex.search.unit import OFF_WHEN_WRITTEN, not_unit
+from clipdex.search.cosines import OFF_WHEN_WRITTEN, not_unit
 
 __all__ = ["IndexWriter"]
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from clipdex.base.errors import CardError
-from clipdex.base.untrusted_json import parse_plain_json
+from clipdex.base.json_text import parse_plain_json
 from clipdex.model.cleaning import STEPS, known_steps
 
 __all__ = ["FORMAT_VERSION", "ImageSpec", "ModelCard", "TextSpec", "check_model_name"]
@@ -98,8 +98,8 @@ class ImageSpec:
 class TextSpec:
     """How a text becomes the int32 `token_ids` of shape (context_length,).
 
-    cleaning: what is done to a text before the tokenizer: names of `clipdex.model.cleaning.STEPS` with a blank between
-    them, or "none".
+    cleaning: what is done to a text before the tokenizer: names of `clipdex.model.cleaning.STEPS` with a blank
+    between them, or "none".
     """
 
     context_length: int

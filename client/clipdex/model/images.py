@@ -19,6 +19,7 @@ from PIL import Image
 
 from clipdex.base.arrays import Pixels
 from clipdex.base.errors import ClipdexError, ImageError, InvalidArgument
+from clipdex.base.limits import MAX_PIXELS
 from clipdex.base.open_files import is_open_file, name_of, read_open
 from clipdex.model.card import ImageSpec
 from clipdex.model.formats.decoders import FORMATS, OwnPicture, open_header, open_ours, refused
@@ -30,7 +31,6 @@ from clipdex.model.formats.png import deep_colours, scale_key, without_remarks
 
 __all__ = [
     "FORMATS",
-    "MAX_PIXELS",
     "ImageSource",
     "center_crop",
     "open_image",
@@ -40,9 +40,6 @@ __all__ = [
 ]
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[np.uint8]"
-
-# 16,384 × 16,384: a telephone's 200 megapixels, and not much more. 1 GiB at Pillow's 4 bytes a pixel.
-MAX_PIXELS = 1 << 28
 
 WHITE = (255, 255, 255)
 

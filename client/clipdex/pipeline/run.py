@@ -21,19 +21,17 @@ from clipdex.base.errors import IndexFault, InvalidArgument, RequestRefused
 from clipdex.base.interrupts import interrupts_noted
 from clipdex.base.limits import Limits
 from clipdex.base.records import Failure
-from clipdex.client.bisection import bisect
 from clipdex.client.client import Client
+from clipdex.client.steps import bisect
 from clipdex.index.manifest import Manifest
 from clipdex.index.writer import IndexWriter
 from clipdex.model.formats.icc import IccUse, check_icc
 from clipdex.pipeline.batch import Batch
 from clipdex.pipeline.decode import Decoded, DecodePool, Unchanged
 from clipdex.pipeline.departures import CopiesMet, departures
-from clipdex.pipeline.report import Progress, RunReport
+from clipdex.pipeline.report import Progress, RunReport, StageTimes, Tally
 from clipdex.pipeline.ring import PixelRing, open_ring
-from clipdex.pipeline.stages import StageTimes
 from clipdex.pipeline.standing import Check, Standing, checked, keeps_its_row, standing_of, to_read
-from clipdex.pipeline.tally import Tally
 from clipdex.sources.census import PassedOver, Surveyed
 from clipdex.sources.opening import as_source
 from clipdex.sources.scan import FoundFile

@@ -9,10 +9,19 @@ from typing import Literal, TypeAlias, get_args
 
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.records import Failure, KnownFile
-from clipdex.pipeline.another_try import is_due
+from clipdex.model.formats.decoders import extra_is_there
 from clipdex.sources.scan import FoundFile, may_be_away
 
-__all__ = ["Check", "Standing", "checked", "keeps_its_row", "standing_of", "to_read"]
+__all__ = ["Check", "Standing", "checked", "is_due", "keeps_its_row", "standing_of", "to_read"]
+
+
+def is_due(known: KnownFile, retry_failures: bool) -> bool:
+    """Whether a file that failed, and has not changed since, is to be tried again.
+
+    retry_failures: all are. What lacked an optional package is in any case, once the package is there.
+    """
+    return known.row is None and (retry_failures or (known.reason == "missing_extra" and extra_is_there()))
+
 
 # stat: a file with the size, mtime and ctime it had is not read. content: every file is read.
 Check: TypeAlias = Literal["stat", "content"]

@@ -1,7 +1,6 @@
 """Exact top-k over unit vectors; queries mixed of several parts; near-duplicates grouped into one hit."""
 
 from clipdex.search.grouping import Grouping
-from clipdex.search.mixture import Part, Query, mix
-from clipdex.search.weights import weighted_name, weighted_text
+from clipdex.search.mixture import Part, Query, mix, weighted_name, weighted_text
 
 __all__ = ["Grouping", "Part", "Query", "mix", "weighted_name", "weighted_text"]

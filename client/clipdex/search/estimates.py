@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.arrays import Array
+from clipdex.search.cosines import off_unit
 from clipdex.search.kernels import FloatDots, Int8Dots, scratch, squared_norms
 from clipdex.search.quantize import Codes
 from clipdex.search.spans import Span
-from clipdex.search.unit import off_unit
 
 __all__ = ["Estimates", "FloatEstimates", "Found", "Int8Estimates", "RowNorms"]
 

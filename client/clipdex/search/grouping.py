@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.base.agreement import agree
 from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument
+from clipdex.search.cosines import agree
 
 __all__ = ["Group", "Grouping", "Traits", "group_rows"]
 

@@ -10,26 +10,48 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from clipdex.base.arrays import Array, Vectors
 from clipdex.base.errors import FingerprintMismatch, InvalidArgument
+from clipdex.model.card import ModelCard
 from clipdex.model.embeddings import Embeddings
 from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # an index that is searched for more like its own pictures needs no client
     from clipdex.client.client import Client
-    from clipdex.index.reader import Index
 
-__all__ = ["Part", "Query", "mix"]
+__all__ = ["Part", "Query", "mix", "weighted_name", "weighted_text"]
 
 # Below this part of what the weights add up to, what is left of the sum is rounding, of float16 rows at worst.
 _LEAST_LENGTH = 1e-3
+
+
+class Pictures(Protocol):
+    """What a query asks of the index that holds the pictures it names. `clipdex.Index` is one."""
+
+    @property
+    def manifest(self) -> Any:
+        """The index's manifest; `icc` of it says how its pictures were decoded."""
+        ...
+
+    def require(self, card: ModelCard) -> None:
+        """Raise FingerprintMismatch unless this model made the index."""
+        ...
+
+    def row(self, picture: Any) -> int:
+        """The row of a picture, given its path or its row."""
+        ...
+
+    def vector(self, picture: Any) -> Array:
+        """The vector of a picture, given its path or its row: float32 (D,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -101,7 +123,7 @@ class Query:
         """The pictures to embed, in order."""
         return [part.value for part in self.parts if part.kind == "image"]
 
-    def embed(self, client: Client | None = None, index: Index | None = None) -> Vectors:
+    def embed(self, client: Client | None = None, index: Pictures | None = None) -> Vectors:
         """-> float32 (1, D) of norm 1.
 
         Args:
@@ -125,7 +147,7 @@ class Query:
             of_images = client.embed_images(self.images, icc=icc) if self.images else None
         return self.mixed(of_texts, of_images, index)
 
-    def mixed(self, texts: Array | None, images: Array | None, index: Index | None = None) -> Vectors:
+    def mixed(self, texts: Array | None, images: Array | None, index: Pictures | None = None) -> Vectors:
         """`embed`, where the texts and pictures are embedded already: (n, D) each, in the order of the parts."""
         queues = {"text": iter(() if texts is None else texts), "image": iter(() if images is None else images)}
         vectors = []
@@ -145,7 +167,7 @@ class Query:
         space = spaces.pop()
         return mixed if space is None or spaces else Embeddings.of(mixed, space)
 
-    def liked_rows(self, index: Index) -> list[int]:
+    def liked_rows(self, index: Pictures) -> list[int]:
         """The rows that `like` names, which one leaves out of the answer."""
         return [index.row(part.value) for part in self.parts if part.kind == "like"]
 
@@ -187,3 +209,47 @@ def mix(vectors: Sequence[Array], weights: Sequence[float]) -> Vectors:
     query: Vectors = (total / length).astype(np.float32)[None]
     space = spaces.pop() if len(spaces) == 1 else None
     return query if space is None else Embeddings.of(query, space)
+
+
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
+_WEIGHTED = re.compile(rf"(.*):({_NUMBER})", re.DOTALL)
+
+
+def weighted_text(word: str) -> tuple[str, float]:
+    """-> a text and its weight, 1 if none is written.
+
+    A weight is a number after the last colon; right after a digit only if it has a decimal point. So a text that
+    happens to end like one is written with a weight behind it.
+    Example: beach:0.5 -> beach, 0.5; ratio 16:9 -> ratio 16:9, 1; ratio 16:9:0.5 -> ratio 16:9, 0.5
+
+    Raises:
+        InvalidArgument: the text is empty, or the weight is 0 or out of range.
+    """
+    found = _WEIGHTED.fullmatch(word)
+    # 16:9 and 12:30 are words.
+    if found and found[1][-1:].isdigit() and "." not in found[2]:
+        found = None
+    return _split(word, found)
+
+
+def weighted_name(word: str) -> tuple[str, float]:
+    """-> the name of a file, or a row, and its weight, 1 if none is written.
+
+    Example: a.jpg:0.5 -> a.jpg, 0.5; 17:2 -> 17, 2
+
+    Raises:
+        InvalidArgument: the name is empty, or the weight is 0 or out of range.
+    """
+    return _split(word, _WEIGHTED.fullmatch(word))
+
+
+def _split(word: str, found: re.Match[str] | None) -> tuple[str, float]:
+    name, weight = (found[1], float(found[2])) if found else (word, 1.0)
+    if not name.strip():
+        raise InvalidArgument(f"a part of the query is empty ({word!r}); say what the pictures should show")
+    if not 1e-6 <= abs(weight) <= 1e6:
+        raise InvalidArgument(
+            f"the weight of {name!r} is {weight:g}; expected a number from 0.000001 to 1000000 "
+            f"(if it is no weight, write one behind it: {word}:1.0)"
+        )
+    return name, weight

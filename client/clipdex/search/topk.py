@@ -17,13 +17,13 @@ import numpy.typing as npt
 from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument
 from clipdex.search.candidates import Candidates
+from clipdex.search.cosines import UnsoundRow, not_unit
 from clipdex.search.estimates import FloatEstimates, Found, Int8Estimates, RowNorms
 from clipdex.search.exact import Ranking, rank, wide_scores
 from clipdex.search.quantize import WIDEST, Codes
 from clipdex.search.readahead import Readahead, in_memory, want_rows
 from clipdex.search.selection import Selection
 from clipdex.search.spans import Span, cores, spans_of, work_through
-from clipdex.search.unit import UnsoundRow, not_unit
 
 __all__ = ["Ranking", "RowNorms", "top_k"]
 

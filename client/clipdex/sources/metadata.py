@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from clipdex.base.plain_json import compact, plain, plain_text
+from clipdex.base.json_text import compact, plain, plain_text
 
 __all__ = ["LONGEST_FIELD", "metadata_json"]
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from clipdex.base.errors import MissingExtra, SourceError
 from clipdex.base.records import Failure
-from clipdex.sources.braces import expanded
 from clipdex.sources.csv_table import CsvTable
 from clipdex.sources.exclusion import Exclusion
-from clipdex.sources.globs import is_glob
+from clipdex.sources.globs import expanded, is_glob
 from clipdex.sources.member_paths import TABLE_SUFFIXES, TAR_SUFFIXES, containers
 from clipdex.sources.scan import SUFFIXES
 from clipdex.sources.shard_folder import shards_in

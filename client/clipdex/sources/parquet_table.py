@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,14 +18,13 @@ from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located
 from clipdex.sources.member_paths import member_path
 from clipdex.sources.metadata import metadata_json
 from clipdex.sources.scan import FoundFile, nothing_at
-from clipdex.sources.spool import Spool
 from clipdex.sources.table import BrokenTable, RowLedger, choose_column, named_files, row_id, state_of
+
+__all__ = ["ParquetTable", "Spool", "parquet_cell"]
 
 with needs("pyarrow", "pyarrow", "tables", "reading Parquet"):
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-__all__ = ["ParquetTable", "parquet_cell"]
 
 _BATCH_ROWS = 1024
 _BATCH_BYTES = 32 << 20
@@ -331,3 +332,26 @@ def _words(error: BaseException) -> str:
     with suppress(IndexError):
         return str(error).splitlines()[0]
     return type(error).__name__
+
+
+class Spool:
+    """Holds bytes at a path of this machine until it is garbage.
+
+    Not sent through the worker's pipe: parent and worker would wait for each other where both have more to say
+    than a pipe holds. In memory where the kernel can (Linux), so that a killed run leaves nothing behind.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        """Raises OSError if there is no room."""
+        if hasattr(os, "memfd_create"):
+            descriptor = os.memfd_create("clipdex")
+            weakref.finalize(self, os.close, descriptor)
+            self.path = b"/proc/%d/fd/%d" % (os.getpid(), descriptor)
+        else:
+            descriptor, name = tempfile.mkstemp(prefix="clipdex-")
+            weakref.finalize(self, os.close, descriptor)
+            weakref.finalize(self, os.unlink, name)
+            self.path = os.fsencode(name)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]

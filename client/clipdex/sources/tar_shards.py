@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.errors import SourceError
+from clipdex.base.json_text import parse_json
 from clipdex.base.records import NO_METADATA, Failure
 from clipdex.base.text_files import decoded
-from clipdex.base.untrusted_json import parse_json
 from clipdex.sources.census import Census, PassedOver
 from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.extent import Request

@@ -10,10 +10,10 @@ from typing import Any
 import grpc
 
 from clipdex.base.interrupts import interrupts_wait
+from clipdex.wire.address import proxy_options
 from clipdex.wire.credentials import Credentials
 from clipdex.wire.generated import service_pb2_grpc
 from clipdex.wire.local_key import HEADER, key_headers
-from clipdex.wire.proxy import proxy_options
 from clipdex.wire.transport import SMALLEST_LIMIT
 
 __all__ = ["Connection"]

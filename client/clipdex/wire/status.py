@@ -15,7 +15,7 @@ from clipdex.base.errors import (
     ServerFault,
     ServerUnreachable,
 )
-from clipdex.wire.proxy import proxy_hint
+from clipdex.wire.address import proxy_hint
 
 __all__ = ["ERROR_OF_STATUS", "cause_of", "is_restricted", "translate"]
 

@@ -11,8 +11,10 @@ from importlib import metadata
 from pathlib import Path
 
 from clipdex.base.cpus import usable_cpus
+from clipdex.base.errors import ClipdexError
+from clipdex.wire import Credentials
 
-__all__ = ["Machine", "this_machine"]
+__all__ = ["Machine", "gpus_of", "this_machine"]
 
 _PACKAGES = ("clipdex", "numpy", "pillow", "tritonclient", "grpcio", "onnxruntime")
 
@@ -62,3 +64,22 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""
+
+
+def gpus_of(address: str, model: str, credentials: Credentials | None = None) -> int | None:
+    """The GPUs that hold a model's image part: 0 for the CPU, None where nobody says.
+
+    Args:
+        address: as `Client.address`; of several servers the first is asked.
+        model: the model's name, as its card has it.
+    """
+    if address.startswith(("inproc:", "fake:")):
+        return None
+    from clipdex.wire.inspect.inspector import Inspection
+
+    try:
+        with Inspection(address.split(",")[0], credentials) as inspection:
+            groups = inspection.model(f"{model}_image").groups
+    except ClipdexError:
+        return None
+    return len({gpu for group in groups if group.kind == "KIND_GPU" for gpu in group.gpus})

@@ -7,9 +7,8 @@
 
 from __future__ import annotations
 
-from clipdex.apps.doctor.examine import examine, healthy
+from clipdex.apps.doctor.examine import examine, healthy, words_of
 from clipdex.apps.doctor.finding import Finding, Severity, Words
 from clipdex.apps.doctor.snapshot import Snapshot
-from clipdex.apps.doctor.wording import words_of
 
 __all__ = ["Finding", "Severity", "Snapshot", "Words", "examine", "healthy", "words_of"]

@@ -1,14 +1,174 @@
-"""Who can reach the server, what does it let them do, and is it one that is known?"""
+"""Findings on a server itself, on several that should be alike, and their words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from clipdex.apps.doctor.finding import Finding
-from clipdex.apps.doctor.release import release_of
-from clipdex.apps.doctor.snapshot import Snapshot
+from clipdex.apps.doctor.finding import Finding, Severity, Words
+from clipdex.apps.doctor.snapshot import Model, Snapshot, release_of
 
-__all__ = ["CHECKS"]
+__all__ = ["CHECKS", "WORDINGS", "fleet"]
+
+WRONG, NOTE = Severity.WRONG, Severity.NOTE
+_NO_TRUST = "Triton asks nobody for a password."
+
+WORDINGS = {
+    "not_triton": Words(
+        WRONG,
+        "it calls itself {name} {version}",
+        "Only Triton was tested.",
+        "Serve the repository with  clipdex serve  or NVIDIA's container.",
+    ),
+    "triton_old": Words(
+        WRONG,
+        "it is Triton {version}; expected 2.51 (24.10) or later",
+        "Older ones refuse the exported files, or were never tried.",
+        "Take a newer container; docs/docker.md names one.",
+    ),
+    "other_not_loaded": Words(
+        WRONG,
+        "the server has this model but does not serve it: {reason}",
+        "A server with strict readiness is not ready because of it.",
+        "Repair it or take it out of the repository.",
+    ),
+    "not_ready": Words(
+        WRONG,
+        "the server is not ready",
+        "Load balancers and health checks take it out.",
+        "Wait for models to load, or read its log.",
+    ),
+    "grpc_open": Words(
+        WRONG,
+        "it answers unencrypted at {addresses}, not only on this machine's loopback",
+        f"{_NO_TRUST} Whoever reaches that address may use it, and read what is sent.",
+        "Bind it to 127.0.0.1 (--grpc-address), or put a proxy with TLS and authentication before it.",
+    ),
+    "grpc_unencrypted": Words(
+        NOTE,
+        "it is on another machine, and the connection is not encrypted",
+        f"{_NO_TRUST} That is fine in a network of your own, and nowhere else.",
+        "Put a proxy with TLS and authentication before it if others share the network.",
+    ),
+    "http_open": Words(
+        WRONG,
+        "Triton speaks HTTP there, to others too",
+        f"{_NO_TRUST} clipdex does not need HTTP, and Triton's worst holes were in its HTTP parser.",
+        "Start it with --allow-http=false.",
+    ),
+    "http_on": Words(
+        NOTE,
+        "Triton speaks HTTP there, to this machine only",
+        "Nothing of clipdex needs it, and Triton's worst holes were in its HTTP parser.",
+        "Start it with --allow-http=false.",
+    ),
+    "control_open": Words(
+        WRONG,
+        "anybody who reaches it may load and unload models",
+        "Loading a model is running code, and unloading one ends everybody's work.",
+        "Start it with --model-control-mode=none.",
+    ),
+    "control_local": Words(
+        NOTE,
+        "anybody on this machine may load and unload models",
+        "Loading a model is running code, as the server's user.",
+        "Start it with --model-control-mode=none.",
+    ),
+    "memory_open": Words(
+        WRONG,
+        "others may have it map shared memory ({kinds})",
+        "A client names a segment, and the server reads and writes it: who reaches the one reaches the other.",
+        "Start it with --allow-client-shm=false (Triton 26.04 or later) or "
+        "--grpc-restricted-protocol=shared-memory:KEY=SECRET, or bind it to 127.0.0.1.",
+    ),
+    "memory_local": Words(
+        NOTE,
+        "clients on this machine may pass pictures in shared memory ({kinds})",
+        "The fastest way for a client on the same host that the server trusts.",
+        "",
+    ),
+    "settings_open": Words(
+        NOTE,
+        "anybody who reaches it may change its log and trace settings",
+        "One could fill its disk with them.",
+        "Add --grpc-restricted-protocol=trace,logging:KEY=SECRET; see docs/docker.md.",
+    ),
+    "metrics_unreachable": Words(
+        WRONG,
+        "no Triton metrics answer there",
+        "Whatever watches this server is blind; the GPU could not be checked either.",
+        "Start it with --allow-metrics=true and the right --metrics-port, or name another.",
+    ),
+    "metrics_not_found": Words(
+        NOTE,
+        "no Triton metrics answer at the usual port",
+        "Metrics tell of the GPU, and of load over time.",
+        "If they are elsewhere, name them:  --metrics HOST:PORT",
+    ),
+    "versions_differ": Words(
+        WRONG,
+        "they are Triton {one} and {two}",
+        "A client takes either for any request: behaviour changes from one to the next.",
+        "Serve one release everywhere.",
+    ),
+    "model_not_everywhere": Words(
+        WRONG,
+        "{has} has it, {lacks} does not",
+        "A client takes either for any request: those for this model fail on one.",
+        "Serve the same repository everywhere.",
+    ),
+    "fleet_fingerprints_differ": Words(
+        WRONG,
+        "they serve {model} with the fingerprints {one} and {two}",
+        "Vectors of two embedding spaces would get into one index.",
+        "Serve the same export everywhere.",
+    ),
+    "fleet_precisions_differ": Words(
+        NOTE,
+        "they serve {model} in {one} and {two}",
+        "Vectors may be mixed, but differ a little in their last digits.",
+        "",
+    ),
+    "fleet_batches_differ": Words(
+        WRONG,
+        "their max_batch_size is {one} and {two}",
+        "A client sends full batches of one size: the server with the smaller one refuses them.",
+        "Serve the same configuration everywhere.",
+    ),
+}
+
+
+def fleet(snapshots: Sequence[Snapshot]) -> Iterator[Finding]:
+    """Compare each with the first: a client takes any of them for any request."""
+    if not snapshots:
+        return
+    first = snapshots[0]
+    for other in snapshots[1:]:
+        where = f"{other.address} and {first.address}"
+        if other.server.version != first.server.version:
+            facts = {"one": other.server.version, "two": first.server.version}
+            yield Finding("versions_differ", where, facts)
+        ours, theirs = ({model.name: model for model in each.models} for each in (first, other))
+        for name in sorted(set(ours) ^ set(theirs)):
+            holder, lacking = (first, other) if name in ours else (other, first)
+            yield Finding("model_not_everywhere", name, {"has": holder.address, "lacks": lacking.address})
+        for name in sorted(set(ours) & set(theirs)):
+            yield from _compare(ours[name], theirs[name], where)
+
+
+def _compare(a: Model, b: Model, where: str) -> Iterator[Finding]:
+    if a.card is not None and b.card is not None:
+        if a.card.fingerprint != b.card.fingerprint:
+            facts = {"one": b.card.fingerprint[:12], "two": a.card.fingerprint[:12], "model": a.name}
+            yield Finding("fleet_fingerprints_differ", where, facts)
+        elif a.card.precision != b.card.precision:
+            facts = {"one": b.card.precision, "two": a.card.precision, "model": a.name}
+            yield Finding("fleet_precisions_differ", where, facts)
+    sizes = [{part: tower.max_batch_size for part, tower in model.towers.items()} for model in (a, b)]
+    for part in sorted(set(sizes[0]) & set(sizes[1])):
+        if sizes[0][part] != sizes[1][part]:
+            rows = {"one": sizes[1][part], "two": sizes[0][part]}
+            yield Finding("fleet_batches_differ", f"{a.name}_{part} at {where}", rows)
+
 
 # 24.10: the oldest release that reads what clipdex exports, and the oldest one tested.
 _OLDEST = (2, 51)

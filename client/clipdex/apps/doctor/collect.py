@@ -11,7 +11,7 @@ from pathlib import Path
 from clipdex.apps.doctor.snapshot import Exposure, Gpu, Metrics, Model, Snapshot
 from clipdex.apps.doctor.trial import try_towers
 from clipdex.base.errors import ClipdexError, InvalidArgument, ModelNotFound
-from clipdex.base.untrusted_json import parse_json
+from clipdex.base.json_text import parse_json
 from clipdex.model.assets import SHA256_PARAMETER, Assets, fetch_zip, unpack_assets
 from clipdex.wire.address import UNIX, check_address, host_of, is_this_machine
 from clipdex.wire.credentials import Credentials

@@ -1,16 +1,16 @@
-"""Runs every check over what was seen."""
+"""Run every check over a snapshot, and fill in the words of what is found."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from clipdex.apps.doctor import check_model, check_server, check_speed, check_vectors
-from clipdex.apps.doctor.check_fleet import fleet
-from clipdex.apps.doctor.finding import Finding, Severity
+from clipdex.apps.doctor.check_server import fleet
+from clipdex.apps.doctor.finding import Finding, Severity, Words
 from clipdex.apps.doctor.snapshot import Snapshot
-from clipdex.apps.doctor.wording import severity_of
 
-__all__ = ["CHECKS", "examine", "healthy"]
+__all__ = ["CHECKS", "WORDINGS", "examine", "healthy", "severity_of", "words_of"]
 
 CHECKS: tuple[Callable[[Snapshot], Iterator[Finding]], ...] = (
     *check_model.CHECKS,
@@ -32,3 +32,19 @@ def examine(snapshots: Sequence[Snapshot]) -> list[Finding]:
 def healthy(findings: Sequence[Finding]) -> bool:
     """Whether nothing is wrong, and nothing slow."""
     return all(severity_of(finding) is Severity.NOTE for finding in findings)
+
+
+WORDINGS: Mapping[str, Words] = MappingProxyType(
+    {**check_model.WORDINGS, **check_vectors.WORDINGS, **check_speed.WORDINGS, **check_server.WORDINGS}
+)
+
+
+def severity_of(finding: Finding) -> Severity:
+    """How bad it is."""
+    return WORDINGS[finding.code].severity
+
+
+def words_of(finding: Finding) -> Words:
+    """The words, with the facts filled in."""
+    words, facts = WORDINGS[finding.code], dict(finding.facts)
+    return Words(words.severity, *(text.format(**facts) for text in (words.what, words.why, words.todo)))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from clipdex.model.card import ModelCard
 from clipdex.wire.inspect.findings import InspectedModel, InspectedServer
 
-__all__ = ["Exposure", "Gpu", "Metrics", "Model", "Single", "Snapshot", "Trial"]
+__all__ = ["Exposure", "Gpu", "Metrics", "Model", "Single", "Snapshot", "Trial", "release_of"]
 
 
 @dataclass(frozen=True)
@@ -131,3 +132,11 @@ class Snapshot:
         if self.metrics.gpus or self.gpu_here:
             return True
         return False if self.metrics.reachable or self.exposure.local else None
+
+
+def release_of(server: InspectedServer) -> tuple[int, int] | None:
+    """Triton's own version, such as (2, 57) for 25.04; None if it is none, or says no number."""
+    number = re.match(r"(\d+)\.(\d+)", server.version)
+    if server.name != "triton" or number is None:
+        return None
+    return int(number[1]), int(number[2])

@@ -14,7 +14,7 @@ from clipdex.apps.dump.rows import chosen_rows
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged, InvalidArgument
 from clipdex.base.extras import needs
-from clipdex.base.plain_json import valid
+from clipdex.base.json_text import valid
 from clipdex.base.replacing import replacing
 from clipdex.index.reader import Index
 

@@ -7,18 +7,21 @@ its four weakest frequencies there; if few of all signs differ; and if their sha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.apps.duplicates.parallel import in_threads
+from clipdex.base.cpus import usable_cpus
 from clipdex.looks.frequencies import TRIM, Looks, expanded, trimmed
 from clipdex.looks.signature import FREQUENCIES
 
-__all__ = ["candidate_pairs"]
+__all__ = ["candidate_pairs", "in_threads"]
 
 _BITS, _BANDS = 21, 3
 _WEAK = 4
@@ -162,3 +165,24 @@ def _popcount(x: Bits) -> npt.NDArray[np.uint64]:
     x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
     x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
     return np.asarray((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+_Part = TypeVar("_Part")
+_Result = TypeVar("_Result")
+
+
+def in_threads(work: Callable[[_Part], _Result], parts: Iterable[_Part]) -> Iterator[_Result]:
+    """`map`, with the results in order and few of them waiting."""
+    threads = usable_cpus()
+    with ThreadPoolExecutor(threads, thread_name_prefix="clipdex-duplicates") as pool:
+        waiting: deque[Future[_Result]] = deque()
+        try:
+            for part in parts:
+                waiting.append(pool.submit(work, part))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -10,13 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.apps.duplicates.candidates import candidate_pairs
-from clipdex.apps.duplicates.groups import Duplicate, DuplicateGroup, components, keepers_first, stars
-from clipdex.apps.duplicates.semantic import close_pairs, cosines
-from clipdex.base.agreement import agree
+from clipdex.apps.duplicates.groups import (
+    Duplicate,
+    DuplicateGroup,
+    close_pairs,
+    components,
+    cosines,
+    keepers_first,
+    stars,
+)
 from clipdex.base.errors import InvalidArgument
 from clipdex.index.reader import Index
 from clipdex.looks.compare import MIN_SIMILARITY, similarities
 from clipdex.looks.frequencies import Looks
+from clipdex.search.cosines import agree
 
 __all__ = ["KINDS", "MIN_COSINE", "Duplicates", "find_duplicates"]
 

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipdex.apps.duplicates.groups import Duplicate, DuplicateGroup
-from clipdex.apps.duplicates.journal import read_journal, write_journal
 from clipdex.apps.duplicates.moves import moves_of
-from clipdex.apps.duplicates.transfer import Left, content_of, make_folders, move_file
+from clipdex.apps.duplicates.transfer import Left, content_of, make_folders, move_file, read_journal, write_journal
 from clipdex.base.errors import ClipdexError, InvalidArgument
 from clipdex.base.records import storable
 from clipdex.sources.member_paths import containers

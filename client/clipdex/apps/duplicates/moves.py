@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipdex.apps.duplicates.groups import Duplicate, DuplicateGroup
-from clipdex.base.agreement import agree
 from clipdex.base.errors import InvalidArgument
+from clipdex.search.cosines import agree
 
 __all__ = ["Move", "check_min_cosine", "moves_of"]
 

@@ -11,10 +11,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from clipdex.apps.bench.drawn import SIZE, draw_photos
-from clipdex.apps.bench.gpus import gpus_of
-from clipdex.apps.bench.index import FirstOf, IndexRun, RequestLog, measure_index
-from clipdex.apps.bench.machine import this_machine
+from clipdex.apps.bench.index import SIZE, FirstOf, IndexRun, RequestLog, draw_photos, measure_index
+from clipdex.apps.bench.machine import gpus_of, this_machine
 from clipdex.apps.bench.report import check_writable, index_report, write_report
 from clipdex.cli.bench.common import JsonOption, server_lines, table
 from clipdex.cli.common import interruptible

@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from clipdex.apps.bench.gpus import gpus_of
 from clipdex.apps.bench.load import Window
-from clipdex.apps.bench.machine import this_machine
+from clipdex.apps.bench.machine import gpus_of, this_machine
 from clipdex.apps.bench.plot import check_plot, plot_points
 from clipdex.apps.bench.report import check_writable, server_report, write_report
 from clipdex.apps.bench.server import Part, Point, ServerSettings, Transfer, measure_server

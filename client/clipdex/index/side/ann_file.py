@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.errors import IndexDamaged, IndexFault, IndexLocked, IndexWriteError
+from clipdex.base.json_text import parse_plain_json
 from clipdex.base.records import Extent
-from clipdex.base.untrusted_json import parse_plain_json
 from clipdex.index.files import is_at, open_to_read, open_to_write, rename, require_regular
 from clipdex.index.manifest import Manifest
 

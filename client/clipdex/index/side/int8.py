@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged
+from clipdex.base.json_text import parse_plain_json
 from clipdex.base.records import Extent
-from clipdex.base.untrusted_json import parse_plain_json
 from clipdex.index.files import open_to_read
 from clipdex.index.manifest import Manifest
 from clipdex.search.quantize import BLOCK_ROWS, Basis, CodeBlock

@@ -11,8 +11,7 @@ from functools import partial
 
 from clipdex.base.arrays import Array
 from clipdex.base.errors import Cancelled, ClipdexError, FingerprintMismatch, ServerUnreachable
-from clipdex.wire.servers.endpoint import Endpoint
-from clipdex.wire.servers.fleet import Fleet
+from clipdex.wire.servers.fleet import Endpoint, Fleet
 from clipdex.wire.servers.retry_policy import Failure, RetryPolicy, failure_of
 from clipdex.wire.servers.timer import Timer
 from clipdex.wire.timing import RequestHook, RequestTiming

@@ -11,8 +11,7 @@ from typing import TypeVar
 from clipdex.base.arrays import Array
 from clipdex.base.errors import ClipdexError, FingerprintMismatch
 from clipdex.wire.servers.attempts import Call
-from clipdex.wire.servers.endpoint import Endpoint
-from clipdex.wire.servers.fleet import Fleet
+from clipdex.wire.servers.fleet import Endpoint, Fleet
 from clipdex.wire.servers.retry_policy import Failure, RetryPolicy, failure_of
 from clipdex.wire.servers.timer import Timer
 from clipdex.wire.shared_memory import SharedMemory

@@ -1,4 +1,4 @@
-"""Whether rows are what a search takes for granted: finite, and of norm 1."""
+"""Cosines and unit vectors: which norms pass for 1, and when two vectors agree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy.typing as npt
 from clipdex.base.arrays import Array
 from clipdex.search.kernels import squared_norms
 
-__all__ = ["OFF_WHEN_READ", "OFF_WHEN_WRITTEN", "UnsoundRow", "not_unit", "off_unit"]
+__all__ = ["OFF_WHEN_READ", "OFF_WHEN_WRITTEN", "UnsoundRow", "agree", "not_unit", "off_unit"]
 
 # A model's vectors may be off by 1e-2; rounding them to float16 adds less than 1e-3. The rest is the rounding of
 # the sums of those that read.
@@ -42,3 +42,12 @@ def not_unit(rows: Array, off: float = OFF_WHEN_READ) -> npt.NDArray[np.int64]:
             part = np.ascontiguousarray(rows[start : start + step])
             found.append(start + off_unit(squared_norms(part), off))
     return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
+# The last bits are rounding: a vector agrees with itself also where 1 is asked for.
+_ROUNDING = 1e-6
+
+
+def agree(cosines: npt.NDArray[np.float32], least: float) -> npt.NDArray[np.bool_]:
+    """Which cosines are at least so large: bool, of the same shape. NaN never is."""
+    return np.asarray(cosines >= np.float32(least - _ROUNDING))
