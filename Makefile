@@ -34,7 +34,7 @@ lint: .venv-dev/ready  ## ruff and mypy
 	.venv-dev/bin/mypy
 
 demo-model: .venv-dev/ready  ## train the demo model anew, export it, and measure it
-	.venv-dev/bin/python -m clipdex_export.demo.train --out export/checkpoints/demo
+	.venv-dev/bin/python -m demo_training.train --out export/checkpoints/demo
 	.venv-dev/bin/clipdex export export/checkpoints/demo --name demo --repository model_repository --overwrite
 	$(MAKE) evaluate
 

@@ -8,8 +8,8 @@ Its figures are in docs/demo-model.md.
 import sys
 from pathlib import Path
 
-from clipdex_export.demo.evaluate import main
 from clipdex_server import LocalTriton
+from demo_training.evaluate import main
 
 REPOSITORY = Path(__file__).resolve().parent.parent / "model_repository"
 

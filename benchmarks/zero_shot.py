@@ -22,10 +22,10 @@ sys.path[:0] = [str(ROOT / part) for part in ("client", "export", "server")]
 
 import clipdex  # noqa: E402
 from clipdex.client.classify import DEFAULT_TEMPLATES  # noqa: E402
-from clipdex_export.demo.heldout import draw_held_out  # noqa: E402
 from clipdex_export.demo.scenes import COLOURS, SHAPES, Pair  # noqa: E402
-from clipdex_export.demo.torch_encoder import TorchEncoder  # noqa: E402
 from clipdex_server import LocalTriton  # noqa: E402
+from demo_training.heldout import draw_held_out  # noqa: E402
+from demo_training.torch_encoder import TorchEncoder  # noqa: E402
 
 # What is asked, the labels, the templates: the model's own words, and the default that it has never read.
 QUESTIONS = (

@@ -195,10 +195,10 @@ def test_shapes_and_colours_of_held_out_pictures_equal_pytorch_s(drawn, tmp_path
     """95 %, and within 0.2 points of PyTorch: every fourth scene of benchmarks/zero_shot.py, which asks all."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from clipdex_export.demo import heldout
     from clipdex_export.demo.draw import save_picture
     from clipdex_export.demo.scenes import COLOURS, SHAPES, Pair
-    from clipdex_export.demo.torch_encoder import TorchEncoder
+    from demo_training import heldout
+    from demo_training.torch_encoder import TorchEncoder
 
     held_out = [scene for scene in heldout.sample_held_out("test") if not isinstance(scene, Pair)]
     scenes = held_out[::4]

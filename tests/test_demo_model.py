@@ -15,14 +15,14 @@ pytest.importorskip("transformers")
 from transformers import CLIPModel, CLIPTokenizer  # noqa: E402
 
 from clipdex.base.errors import CheckpointError  # noqa: E402
-from clipdex_export.demo import evaluate  # noqa: E402
-from clipdex_export.demo.evaluate import count_right_questions, differences, measure  # noqa: E402
-from clipdex_export.demo.heldout import draw_held_out  # noqa: E402
 from clipdex_export.demo.questions import QUESTIONS, draw_demo_pictures  # noqa: E402
 from clipdex_export.demo.scenes import Ground, Group, Pair, Single, Thing  # noqa: E402
-from clipdex_export.demo.tokenizer import build_tokenizer  # noqa: E402
-from clipdex_export.demo.torch_encoder import TorchEncoder  # noqa: E402
-from clipdex_export.demo.train import Recipe  # noqa: E402
+from demo_training import evaluate  # noqa: E402
+from demo_training.evaluate import count_right_questions, differences, measure  # noqa: E402
+from demo_training.heldout import draw_held_out  # noqa: E402
+from demo_training.tokenizer import build_tokenizer  # noqa: E402
+from demo_training.torch_encoder import TorchEncoder  # noqa: E402
+from demo_training.train import Recipe  # noqa: E402
 
 CHECKPOINT = Path(__file__).parent.parent / "export" / "checkpoints" / "demo"
 BLACK, WHITE = Ground(("black",)), Ground(("white",))

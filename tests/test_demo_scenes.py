@@ -15,7 +15,6 @@ from PIL import Image
 from clipdex.base.errors import InvalidArgument
 from clipdex_export.demo.captions import full_caption, short_caption
 from clipdex_export.demo.draw import draw, owners, save_picture
-from clipdex_export.demo.heldout import LEAST_ANSWERS, draw_held_out
 from clipdex_export.demo.queries import MANY, Query, Wanted, full_query, match_matrix, matches
 from clipdex_export.demo.questions import LEAST_ANSWERS as LEAST_DEMO_ANSWERS
 from clipdex_export.demo.questions import QUESTIONS, demo_scenes, draw_demo_pictures
@@ -37,6 +36,7 @@ from clipdex_export.demo.scenes import (
     meaning,
     things_of,
 )
+from demo_training.heldout import LEAST_ANSWERS, draw_held_out
 
 BLACK = Ground(("black",))
 STRIPES = Ground(("black", "white"))

@@ -14,18 +14,18 @@ pytest.importorskip("transformers")
 
 from transformers import CLIPTokenizer  # noqa: E402
 
-from clipdex_export.demo import train as training  # noqa: E402
-from clipdex_export.demo.batches import make_batch, make_batches  # noqa: E402
 from clipdex_export.demo.captions import full_caption  # noqa: E402
-from clipdex_export.demo.heldout import draw_held_out  # noqa: E402
-from clipdex_export.demo.loss import AttributeHeads, PatchHeads, contrastive_loss  # noqa: E402
-from clipdex_export.demo.tokenizer import (  # noqa: E402
+from demo_training import train as training  # noqa: E402
+from demo_training.batches import make_batch, make_batches  # noqa: E402
+from demo_training.heldout import draw_held_out  # noqa: E402
+from demo_training.loss import AttributeHeads, PatchHeads, contrastive_loss  # noqa: E402
+from demo_training.tokenizer import (  # noqa: E402
     CONTEXT_LENGTH,
     build_tokenizer,
     save_tokenizer,
     training_corpus,
 )
-from clipdex_export.demo.torch_encoder import TorchEncoder  # noqa: E402
+from demo_training.torch_encoder import TorchEncoder  # noqa: E402
 
 CYCLE = training.Cycle(((1, 8), (1, 4)), learning_rate=1e-3, heads_weight=1, short_weight=1, warm_up_pictures=8)
 TINY = training.Recipe(cycles=(CYCLE, CYCLE), width=32, image_layers=1, text_layers=1)

@@ -1,4 +1,4 @@
-"""Measures the demo model: python -m clipdex_export.demo.evaluate --server HOST:PORT (or --checkpoint DIR)"""
+"""Measures the demo model: python -m demo_training.evaluate --server HOST:PORT (or --checkpoint DIR)"""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 import clipdex
 from clipdex.base.errors import ClipdexError
-from clipdex_export.demo.heldout import HeldOut, draw_held_out
 from clipdex_export.demo.questions import QUESTIONS, draw_demo_pictures
 from clipdex_export.demo.scenes import Group, Pair, Scene, Single, has_unseen_combination
+from demo_training.heldout import HeldOut, draw_held_out
 
 _TOP = 5
 
@@ -180,14 +180,14 @@ def _encoder(options: argparse.Namespace) -> Iterator[Encoder]:
         with clipdex.connect(options.server, model=options.model) as client:
             yield client
     else:
-        from clipdex_export.demo.torch_encoder import TorchEncoder
+        from demo_training.torch_encoder import TorchEncoder
 
         yield TorchEncoder(options.checkpoint)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m clipdex_export.demo.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m demo_training.evaluate", description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--server", metavar="ADDRESS", help="HOST:PORT of a Triton, or inproc:DIR")
     source.add_argument("--checkpoint", type=Path, metavar="DIR", help="the checkpoint itself, with PyTorch")

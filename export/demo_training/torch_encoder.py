@@ -28,7 +28,7 @@ class TorchEncoder:
         if not (directory / "model.safetensors").is_file():
             raise CheckpointError(
                 f"{directory}: holds no model.safetensors; expected a Hugging Face checkpoint, as "
-                f"python -m clipdex_export.demo.train --out {directory} writes it"
+                f"python -m demo_training.train --out {directory} writes it"
             )
         with quiet():
             self._model = CLIPModel.from_pretrained(str(directory)).eval()

@@ -1,4 +1,4 @@
-"""Trains the demo model: python -m clipdex_export.demo.train --out export/checkpoints/demo"""
+"""Trains the demo model: python -m demo_training.train --out export/checkpoints/demo"""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from clipdex_export.demo.batches import IMAGE_SIZE, PATCH_SIZE, Batch, make_batches
-from clipdex_export.demo.evaluate import measure
-from clipdex_export.demo.heldout import HeldOut, draw_held_out
-from clipdex_export.demo.loss import AttributeHeads, PatchHeads, contrastive_loss
-from clipdex_export.demo.tokenizer import CONTEXT_LENGTH, build_tokenizer, save_tokenizer
-from clipdex_export.demo.torch_encoder import TorchEncoder
 from clipdex_export.quiet import quiet
+from demo_training.batches import IMAGE_SIZE, PATCH_SIZE, Batch, make_batches
+from demo_training.evaluate import measure
+from demo_training.heldout import HeldOut, draw_held_out
+from demo_training.loss import AttributeHeads, PatchHeads, contrastive_loss
+from demo_training.tokenizer import CONTEXT_LENGTH, build_tokenizer, save_tokenizer
+from demo_training.torch_encoder import TorchEncoder
 
 _CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 _CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
@@ -279,7 +279,7 @@ def train(
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     recipe = Recipe()
-    parser = argparse.ArgumentParser(prog="python -m clipdex_export.demo.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m demo_training.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="directory of the checkpoint, replaced whole")
     parser.add_argument("--seed", type=int, default=recipe.seed)
     parser.add_argument("--workers", type=int, default=1, help="processes that draw (default %(default)s)")
