@@ -34,8 +34,11 @@ import clipdex  # noqa: E402
 from clipdex.model.images import open_image, to_pixels  # noqa: E402
 from clipdex_export.calibration import Calibration, calibration  # noqa: E402
 from clipdex_export.int8 import products_of, quantize  # noqa: E402
-from clipdex_export.parity import Side  # noqa: E402
-from clipdex_export.verdict import Floors, judge  # noqa: E402
+from clipdex_export.verdict import (  # noqa: E402
+    Floors,
+    Side,
+    judge,
+)
 from demo_training.heldout import draw_held_out  # noqa: E402
 
 BATCH = 32

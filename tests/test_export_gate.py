@@ -25,9 +25,14 @@ from tiny_clip import everything_in, write_tiny  # noqa: E402
 
 import clipdex  # noqa: E402
 from clipdex.model.images import center_crop, resized  # noqa: E402
-from clipdex_export import export_model, parity, preprocessing, tokenizer, towers  # noqa: E402
-from clipdex_export.parity import Side  # noqa: E402
-from clipdex_export.verdict import Floors, Verdict, judge  # noqa: E402
+from clipdex_export import export_model, preprocessing, tokenizer, towers  # noqa: E402
+from clipdex_export import gate as parity  # noqa: E402
+from clipdex_export.verdict import (  # noqa: E402
+    Floors,
+    Side,
+    Verdict,
+    judge,
+)
 
 
 @pytest.fixture(scope="module")

@@ -25,10 +25,11 @@ from tiny_clip import TINY, edit_json, everything_in, write_tiny  # noqa: E402
 
 import clipdex  # noqa: E402
 from clipdex.wire.model_config import read_config  # noqa: E402
-from clipdex_export import ExportReport, export_model, onnx_files, parity, precisions  # noqa: E402
+from clipdex_export import ExportReport, export_model, onnx_files, precisions  # noqa: E402
+from clipdex_export import gate as parity  # noqa: E402
+from clipdex_export.accelerators import leading_tensors  # noqa: E402
 from clipdex_export.float16 import to_float16  # noqa: E402
 from clipdex_export.fusion import fuse  # noqa: E402
-from clipdex_export.leading import leading_tensors  # noqa: E402
 from clipdex_export.precisions import PRECISIONS, Precision  # noqa: E402
 from clipdex_export.targets import TARGETS  # noqa: E402
 

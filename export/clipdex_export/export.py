@@ -203,8 +203,8 @@ def _write_towers(
 def _write_assets_and_configs(
     stage: Staging, card: ModelCard, tokenizer: bytes, max_batch_size: int, serving: Serving
 ) -> None:
+    from clipdex_export.accelerators import leading_tensors
     from clipdex_export.assets_model import write_assets_model
-    from clipdex_export.leading import leading_tensors
     from clipdex_export.onnx_files import file_sha256
     from clipdex_export.triton_config import assets_config, image_config, text_config
 

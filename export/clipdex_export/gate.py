@@ -1,18 +1,37 @@
-"""The gate: does an export give the checkpoint's own numbers, over the whole way?"""
+"""The gate: does an export give the checkpoint's own numbers, from the file and the text to the vector?
+
+One side is the checkpoint alone: its own image processor, its own tokenizer and PyTorch in float32. The other is
+what a client and a server will do: clipdex's decoder, preprocessing and tokenizer, and the ONNX files.
+`verdict` compares them.
+"""
 
 from __future__ import annotations
 
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
 from clipdex.model.card import ImageSpec, TextSpec
+from clipdex.model.images import open_image, to_pixels
+from clipdex.model.tokenizer import Tokenizer
 from clipdex_export.checkpoint import Checkpoint
-from clipdex_export.parity import checkpoint_side, export_side, same_inputs_side
-from clipdex_export.photographs import gate_pictures
+from clipdex_export.float16 import as_rounded
+from clipdex_export.photographs import Picture, gate_pictures
 from clipdex_export.retrieval_set import drawn_captions, drawn_pictures
 from clipdex_export.sentences import GATE_TEXTS
-from clipdex_export.verdict import Floors, Verdict, judge
+from clipdex_export.verdict import Floors, Side, Vectors, Verdict, judge
 
-__all__ = ["Gate"]
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Gate", "checkpoint_side", "export_side", "same_inputs_side"]
 
 
 class Gate:
@@ -40,3 +59,121 @@ class Gate:
         same_inputs = same_inputs_side(image_onnx, text_onnx, self._expected, found)
         names = [picture.name for picture in self._pictures]
         return judge(self._expected, found, same_inputs, names, self._texts, floors)
+
+
+_BATCH = 8
+
+
+def checkpoint_side(checkpoint: Checkpoint, pictures: Sequence[Picture], texts: Sequence[str]) -> Side:
+    """The yardstick: nothing of clipdex takes part."""
+    image, text = checkpoint.image.reference, checkpoint.text.reference
+    assert image is not None and text is not None
+    opened = [Image.open(io.BytesIO(picture.data)) for picture in pictures]
+    return Side(
+        pixels=np.concatenate([image.pixels(batch) for batch in _batches(opened)]),
+        token_ids=text.token_ids(texts),
+        image=np.concatenate([image.vectors(batch) for batch in _batches(opened)]),
+        text=np.concatenate([text.vectors(batch) for batch in _batches(texts)]),
+    )
+
+
+def export_side(
+    image_onnx: Path,
+    text_onnx: Path,
+    image_spec: ImageSpec,
+    text_spec: TextSpec,
+    tokenizer_json: bytes,
+    pictures: Sequence[Picture],
+    texts: Sequence[str],
+) -> Side:
+    """What will be installed, by the code that will use it."""
+    images = (open_image(picture.data, fill=image_spec.fill) for picture in pictures)
+    pixels = np.stack([to_pixels(image, image_spec) for image in images])
+    token_ids = Tokenizer(tokenizer_json, text_spec)(texts)
+    image, image_overflow = _run(image_onnx, "pixels", pixels)
+    text, text_overflow = _run(text_onnx, "token_ids", token_ids)
+    return Side(pixels, token_ids, image, text, image_overflow, text_overflow)
+
+
+def same_inputs_side(image_onnx: Path, text_onnx: Path, expected: Side, found: Side) -> Side:
+    """The exported towers given the checkpoint's own pixels and token ids: what they alone make of them.
+
+    A tower runs again only on what differs. Inputs of another shape cannot be given to it: vectors of zeros.
+    """
+    image = _again(image_onnx, "pixels", expected.pixels, found.pixels, found.image)
+    text = _again(text_onnx, "token_ids", expected.token_ids, found.token_ids, found.text)
+    return replace(found, pixels=expected.pixels, token_ids=expected.token_ids, image=image, text=text)
+
+
+def _again(
+    path: Path, input_name: str, wanted: npt.NDArray[Any], given: npt.NDArray[Any], vectors: Vectors
+) -> Vectors:
+    if wanted.shape != given.shape:
+        return np.zeros_like(vectors)
+    rows = np.flatnonzero((wanted != given).reshape(len(wanted), -1).any(axis=1))
+    if not len(rows):
+        return vectors
+    result = vectors.copy()
+    result[rows], _ = _run(path, input_name, wanted[rows])
+    return result
+
+
+def _run(path: Path, input_name: str, rows: npt.NDArray[Any]) -> tuple[Vectors, str]:
+    """An ONNX tower on the CPU: (N, …) -> float32 (N, D), in batches of several sizes, the first of one.
+
+    Half precision is rounded as on a GPU. -> also the node that leaves its range and spoils a vector, or "".
+    """
+    rounded = as_rounded(path)
+    session = _session(path, rounded)
+    batches = [rows[:1], *_batches(rows[1:])]
+    vectors = np.concatenate([session.run(["embedding"], {input_name: batch})[0] for batch in batches])
+    spoilt = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if rounded is None or not len(spoilt):
+        return vectors, ""
+    return vectors, _overflow(path, rounded, {input_name: rows[spoilt[:1]]})
+
+
+def _session(path: Path, rounded: onnx.ModelProto | None) -> Any:
+    # onnxruntime reports its use over the network, from the moment it is imported, unless told not to.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    model: Path | bytes = path
+    if rounded is not None:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+        model = rounded.SerializeToString()
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _overflow(path: Path, rounded: onnx.ModelProto, given: dict[str, npt.NDArray[Any]]) -> str:
+    """The name of the node that made the first infinity behind a vector which is no number."""
+    import onnx
+
+    makers = {output: node for node in rounded.graph.node for output in node.output if output}
+    session = _session(path, _with_outputs(rounded, [onnx.ValueInfoProto(name=name) for name in makers]))
+    names = [output.name for output in session.get_outputs()]
+    values = zip(names, session.run(names, given), strict=True)
+    beyond = {name for name, value in values if value.dtype.kind == "f" and not np.isfinite(value).all()}
+    name = "embedding"
+    # Not every infinity does harm (a softmax's mask, a GELU's cube): look for the one that this vector comes from.
+    while causes := [source for source in makers[name].input if source in beyond]:
+        name = causes[0]
+    return str(makers[name].name or name)
+
+
+def _with_outputs(model: onnx.ModelProto, outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    known = {output.name for output in model.graph.output}
+    copy.graph.output.extend(output for output in outputs if output.name not in known)
+    return copy
+
+
+def _batches(items: Any) -> Iterator[Any]:
+    for start in range(0, len(items), _BATCH):
+        yield items[start : start + _BATCH]

@@ -20,9 +20,27 @@ import numpy.typing as npt
 
 from clipdex.base.errors import ParityError
 from clipdex_export.float16 import LARGEST
-from clipdex_export.parity import Side, Vectors
 
-__all__ = ["OVERLAP_FLOOR", "Floors", "ParityReport", "Stage", "Verdict", "judge"]
+__all__ = ["OVERLAP_FLOOR", "Floors", "ParityReport", "Side", "Stage", "Verdict", "judge"]
+
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one implementation makes of the gate's pictures and texts.
+
+    pixels: uint8 (N, S, S, 3); token_ids: int32 (M, L); image, text: float32 (N, D) and (M, D).
+    image_overflow, text_overflow: the node whose float16 values became infinite and spoilt a vector, or "".
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    token_ids: npt.NDArray[np.int32]
+    image: Vectors
+    text: Vectors
+    image_overflow: str = ""
+    text_overflow: str = ""
+
 
 OVERLAP_FLOOR = 0.95  # in every precision
 _NORM_TOLERANCE = 1e-4

@@ -103,14 +103,14 @@ def _load_tokenizer(directory: Path) -> Any:
 
 def _image_tower(model: Any, spec: Any) -> torch.nn.Module:
     from clipdex_export import towers
-    from clipdex_export.families.hf_networks import Pooled
+    from clipdex_export.families.hugging_face import Pooled
 
     return towers.ImageTower(Pooled(model.vision_model, model.visual_projection), spec)
 
 
 def _text_tower(model: Any, length: int) -> torch.nn.Module:
     from clipdex_export import towers
-    from clipdex_export.families.hf_networks import LastHidden
+    from clipdex_export.families.hugging_face import LastHidden
 
     config = model.config.text_config
     # Padding needs no mask: attention is causal and the vector is read at the first end token, so nothing that

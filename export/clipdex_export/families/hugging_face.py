@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import nn
 
 from clipdex.base.errors import CheckpointError
 from clipdex_export.checkpoint import Vectors
@@ -17,7 +19,16 @@ from clipdex_export.pointers import refuse_weight_pointers
 from clipdex_export.quiet import quiet
 from clipdex_export.weights import Fit, check_fit, one_line
 
-__all__ = ["HfImages", "HfTexts", "load_model", "load_processor", "model_type", "no_questions"]
+__all__ = [
+    "HfImages",
+    "HfTexts",
+    "LastHidden",
+    "Pooled",
+    "load_model",
+    "load_processor",
+    "model_type",
+    "no_questions",
+]
 
 _WEIGHT_FILES = (
     "model.safetensors",
@@ -179,3 +190,34 @@ class HfTexts:
 def _array(output: Any) -> Vectors:
     vectors: Vectors = getattr(output, "pooler_output", output).numpy()
     return vectors
+
+
+class Pooled(nn.Module):
+    """pixels float32 (B, 3, S, S) -> features (B, D): a vision model's pooled output, projected."""
+
+    def __init__(self, vision_model: nn.Module, projection: nn.Module) -> None:
+        super().__init__()
+        self.vision_model = vision_model
+        self.projection = projection
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """float32 (B, 3, S, S) -> (B, D)."""
+        features: torch.Tensor = self.projection(self.vision_model(pixels).pooler_output)
+        return features
+
+
+class LastHidden(nn.Module):
+    """(token_ids, mask) -> hidden states (B, L, W) of a text model.
+
+    The mask has four dimensions, which transformers takes as it is: added to the scores.
+    """
+
+    def __init__(self, text_model: nn.Module) -> None:
+        super().__init__()
+        self.text_model = text_model
+
+    def forward(self, token_ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """int32 (B, L) -> (B, L, W)."""
+        output: Any = self.text_model(token_ids, attention_mask=mask)
+        hidden: torch.Tensor = output.last_hidden_state
+        return hidden

@@ -265,7 +265,7 @@ def _text_tower(model: Any, tokens: OpenClipTokens, length: int) -> Any:
 def _hugging_face_tower(text: Any, length: int) -> Any:
     """A text tower of transformers, as XLM-R: masked by what is no padding."""
     from clipdex_export import towers
-    from clipdex_export.families.hf_networks import LastHidden
+    from clipdex_export.families.hugging_face import LastHidden
 
     pooler = type(text.pooler).__name__
     by_class: dict[str, towers.Pooling] = {"MeanPooler": "mean", "ClsLastHiddenStatePooler": "first"}

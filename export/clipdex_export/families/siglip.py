@@ -28,7 +28,7 @@ def load_siglip(source: str, files: CheckpointFiles, allow_random: bool) -> Chec
 
     from clipdex_export import towers
     from clipdex_export.attention import with_eager_attention
-    from clipdex_export.families.hf_networks import LastHidden, Pooled
+    from clipdex_export.families.hugging_face import LastHidden, Pooled
 
     directory = files.directory
     processor = load_processor(directory, SiglipImageProcessorPil, _PROCESSORS)

@@ -152,7 +152,7 @@ def _half(
     model: Any, own: Any, head: torch.nn.Module, *, pooling: Pooling, length: int, cleaning: str, where: Path
 ) -> TextHalf:
     from clipdex_export import towers
-    from clipdex_export.families.hf_networks import LastHidden
+    from clipdex_export.families.hugging_face import LastHidden
 
     end_id = own.eos_token_id if own.eos_token_id is not None else own.sep_token_id
     if end_id is None or own.pad_token_id is None:
