@@ -7,8 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from clipdex.base.errors import ClipdexError
 
 __all__ = ["gpu_count", "in_flight_bytes", "pinned_pool_bytes"]
@@ -34,7 +32,7 @@ def in_flight_bytes(repository: Path, models: Iterable[str] | None, gpus: int) -
     A model without a fixed size, as the assets are, counts nothing; nor one whose configuration cannot be read,
     which Triton will refuse in its own words.
     """
-    from clipdex.wire.model_config import read_config
+    from clipdex.wire.model_config import read_config, row_bytes
 
     total = 0
     for path in sorted(repository.glob("*/config.pbtxt")):
@@ -42,7 +40,7 @@ def in_flight_bytes(repository: Path, models: Iterable[str] | None, gpus: int) -
             config = read_config(path)
             if models is not None and path.parent.name not in models:
                 continue
-            total += _BATCHES_AN_INSTANCE * _instances(config, gpus) * config.max_batch_size * _row_bytes(config)
+            total += _BATCHES_AN_INSTANCE * _instances(config, gpus) * config.max_batch_size * row_bytes(config)
     return total
 
 
@@ -54,18 +52,3 @@ def _instances(config: Any, gpus: int) -> int:
     if cpu:
         return 0  # nothing of it goes to a GPU
     return instances(config, gpus)
-
-
-def _row_bytes(config: Any) -> int:
-    from tritonclient.utils import triton_to_np_dtype
-
-    from clipdex.wire.generated import model_config_pb2 as pb
-
-    total = 0
-    for tensor in (*config.input, *config.output):
-        values = 1
-        for dim in tensor.dims:
-            values *= max(0, dim)
-        dtype = triton_to_np_dtype(pb.DataType.Name(tensor.data_type).removeprefix("TYPE_"))
-        total += values * (np.dtype(dtype).itemsize if dtype else 0)
-    return total

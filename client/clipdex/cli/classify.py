@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
+from clipdex.apps.classify_files import FileClassifier
 from clipdex.apps.results import csv_line
-from clipdex.base.arrays import Pixels
-from clipdex.base.errors import ImageError, InvalidArgument, SourceError
+from clipdex.base.errors import InvalidArgument
 from clipdex.base.text_files import read_lines
 from clipdex.cli.common import Icc, interruptible, shown_path
 from clipdex.cli.connection import Connection, connects
 from clipdex.cli.passed_over import say_passed_over
 from clipdex.cli.printing import note, printable, say, write_bytes, write_text
-from clipdex.client.classify import DEFAULT_TEMPLATES, label_steps, probabilities
-from clipdex.client.steps import run
-from clipdex.model.card import ImageSpec
-from clipdex.model.formats.icc import IccUse, check_icc
-from clipdex.model.images import open_image, to_pixels
-from clipdex.sources import Folder
+from clipdex.model.formats.icc import check_icc
 
 __all__ = ["classify"]
 
@@ -71,23 +62,21 @@ def classify(
     if as_json and as_csv:
         raise InvalidArgument("--json and --csv exclude each other")
     names = _labels(labels, labels_file)
-    seen = failed = 0
     with interruptible("what was printed stands"), connection.open() as client:
-        vectors = run(label_steps(client, names, template or DEFAULT_TEMPLATES, wait=True))
+        classifier = FileClassifier(
+            client,
+            names,
+            template or (),
+            top,
+            check_icc(icc.value),
+            on_failure=lambda sentence: note(f"failed: {sentence}"),
+            on_passed_over=say_passed_over,
+        )
+        found = classifier.classify(pictures)  # what is wrong with the labels is said before anything is printed
         with _json() if as_json else _csv() if as_csv else _lines() as show:
-            files = _files(pictures)
-            while batch := list(islice(files, client.max_batch_size)):
-                read = _read(client.card.image, batch, check_icc(icc.value))
-                seen, failed = seen + len(batch), failed + len(batch) - len(read)
-                if not read:
-                    continue
-                chances = probabilities(client.card, client.embed_pixels(np.stack([p for _, p in read])), vectors)
-                for (path, _), row in zip(read, chances, strict=True):
-                    best = np.argsort(-row, kind="stable")[:top]
-                    show(path, [(names[i], float(row[i])) for i in best])
-    if not seen:
-        raise SourceError(f"{', '.join(map(str, pictures))}: holds no picture")
-    if failed:
+            for each in found:
+                show(each.path, each.labels)
+    if classifier.failed:
         raise typer.Exit(1)
 
 
@@ -98,36 +87,6 @@ def _labels(labels: str | None, file: Path | None) -> list[str]:
         return [label.strip() for label in labels.split(",")]
     assert file is not None
     return read_lines(file)
-
-
-def _files(pictures: list[Path]) -> Iterator[str]:
-    for path in pictures:
-        if path.is_dir():
-            folder = Folder(path)
-            found = folder.files(lambda failure: note(f"failed: {os.fsdecode(failure.path)}: {failure.detail}"))
-            yield from (os.fsdecode(file.path) for file in found)
-            say_passed_over(folder.passed_over())
-        else:
-            yield str(path)
-
-
-def _read(spec: ImageSpec, paths: list[str], icc: IccUse) -> list[tuple[str, Pixels]]:
-    """The pixels of those that can be read; the others are named on standard error."""
-
-    def decode(path: str) -> Pixels | ImageError:
-        try:
-            return to_pixels(open_image(path, fill=spec.fill, icc=icc), spec)
-        except ImageError as exc:
-            return exc
-
-    read = []
-    with ThreadPoolExecutor() as threads:
-        for path, pixels in zip(paths, threads.map(decode, paths), strict=True):
-            if isinstance(pixels, ImageError):
-                note(f"failed: {pixels}")
-            else:
-                read.append((path, pixels))
-    return read
 
 
 # How answers are printed: as they come, so that a large folder takes no memory.

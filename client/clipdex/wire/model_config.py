@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from clipdex.base.errors import CardError
 from clipdex.wire.generated import model_config_pb2, text_format
 from clipdex.wire.transport import ModelConfig
 
-__all__ = ["from_message", "instances", "read_config"]
+__all__ = ["from_message", "instances", "read_config", "row_bytes"]
 
 
 # Beyond what any server has. Where a client makes room for it, it is bounded again by what that takes.
@@ -82,3 +84,17 @@ def read_config(path: Path) -> Any:
         raise CardError(f"{path}: cannot be read: {exc.strerror}") from exc
     except (ValueError, RecursionError, text_format.ParseError) as exc:
         raise CardError(f"{path}: not a Triton model configuration: {' '.join(str(exc).split())[:300]}") from exc
+
+
+def row_bytes(config: Any) -> int:
+    """The bytes of one row of an `inference.ModelConfig` message: its inputs and outputs, without the batch."""
+    from tritonclient.utils import triton_to_np_dtype
+
+    total = 0
+    for tensor in (*config.input, *config.output):
+        values = 1
+        for dim in tensor.dims:
+            values *= max(0, dim)
+        dtype = triton_to_np_dtype(model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_"))
+        total += values * (np.dtype(dtype).itemsize if dtype else 0)
+    return total

@@ -1,0 +1,112 @@
+"""Classify picture files and folders, a batch at a time: memory does not grow with their number."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from clipdex.base.arrays import Pixels, Vectors
+from clipdex.base.errors import ImageError, SourceError
+from clipdex.client.classify import DEFAULT_TEMPLATES, label_steps, probabilities
+from clipdex.client.client import Client
+from clipdex.client.steps import run
+from clipdex.model.card import ImageSpec
+from clipdex.model.formats.icc import IccUse
+from clipdex.model.images import open_image, to_pixels
+from clipdex.sources import Folder, PassedOver
+
+__all__ = ["Classified", "FileClassifier"]
+
+
+@dataclass(frozen=True)
+class Classified:
+    """One picture file. labels: (label, probability), the likeliest first."""
+
+    path: str
+    labels: list[tuple[str, float]]
+
+
+@dataclass
+class FileClassifier:
+    """Classifies the pictures of files and folders.
+
+    Args:
+        client: the model.
+        labels: what the pictures may show.
+        templates: how a label becomes texts, with `{}` in its place; empty for CLIP's own.
+        top: labels per picture.
+        icc: whether pictures are converted by their colour profile.
+        on_failure: called with a sentence for each file that cannot be read.
+        on_passed_over: called after each folder with what else it holds.
+    """
+
+    client: Client
+    labels: Sequence[str]
+    templates: Sequence[str] = ()
+    top: int = 3
+    icc: IccUse = "off"
+    on_failure: Callable[[str], None] = field(default=lambda sentence: None)
+    on_passed_over: Callable[[PassedOver], None] = field(default=lambda passed_over: None)
+    failed: int = field(default=0, init=False)
+
+    def classify(self, pictures: Sequence[Path]) -> Iterator[Classified]:
+        """Embed the labels -> each picture that can be read, in order; `failed` counts those that cannot.
+
+        Raises:
+            InvalidArgument: the labels or templates are of no use.
+            SourceError: there is no picture.
+            ServerError: the server did not answer.
+        """
+        vectors = run(label_steps(self.client, self.labels, self.templates or DEFAULT_TEMPLATES, wait=True))
+        return self._classified(pictures, vectors)
+
+    def _classified(self, pictures: Sequence[Path], vectors: Vectors) -> Iterator[Classified]:
+        files = self._files(pictures)
+        seen = 0
+        while batch := list(islice(files, self.client.max_batch_size)):
+            read = self._read(self.client.card.image, batch)
+            seen += len(batch)
+            if not read:
+                continue
+            pixels = np.stack([each for _, each in read])
+            chances = probabilities(self.client.card, self.client.embed_pixels(pixels), vectors)
+            for (path, _), row in zip(read, chances, strict=True):
+                best = np.argsort(-row, kind="stable")[: self.top]
+                yield Classified(path, [(self.labels[i], float(row[i])) for i in best])
+        if not seen:
+            raise SourceError(f"{', '.join(map(str, pictures))}: holds no picture")
+
+    def _files(self, pictures: Sequence[Path]) -> Iterator[str]:
+        for path in pictures:
+            if path.is_dir():
+                folder = Folder(path)
+                for file in folder.files(
+                    lambda failure: self.on_failure(f"{os.fsdecode(failure.path)}: {failure.detail}")
+                ):
+                    yield os.fsdecode(file.path)
+                self.on_passed_over(folder.passed_over())
+            else:
+                yield str(path)
+
+    def _read(self, spec: ImageSpec, paths: Sequence[str]) -> list[tuple[str, Pixels]]:
+        def decode(path: str) -> Pixels | ImageError:
+            try:
+                return to_pixels(open_image(path, fill=spec.fill, icc=self.icc), spec)
+            except ImageError as exc:
+                return exc
+
+        read = []
+        with ThreadPoolExecutor() as threads:
+            for path, pixels in zip(paths, threads.map(decode, paths), strict=True):
+                if isinstance(pixels, ImageError):
+                    self.failed += 1
+                    self.on_failure(str(pixels))
+                else:
+                    read.append((path, pixels))
+        return read
