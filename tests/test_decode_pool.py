@@ -19,13 +19,13 @@ from conftest import noise
 from hazards import many_scans, png_of, zlib_zeros
 
 import clipdex
+from clipdex.base.extent import Request
 from clipdex.base.limits import Limits
 from clipdex.index import Failure
 from clipdex.model.images import open_image, to_pixels
 from clipdex.pipeline import decode as decode_module
 from clipdex.pipeline.decode import Decoded, DecodePool
 from clipdex.pipeline.ring import PixelRing
-from clipdex.sources.extent import Request
 from clipdex.sources.scan import FoundFile, scan
 from clipdex.wire import FakeTransport
 

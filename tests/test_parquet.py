@@ -14,8 +14,8 @@ from killed_run import kill_a_run
 import clipdex
 from clipdex import Client, Index, index_pictures
 from clipdex.apps.contact_sheet import Section, contact_sheet
+from clipdex.base.extent import Request
 from clipdex.sources import ledger_source, open_source
-from clipdex.sources.extent import Request
 from clipdex.wire import FakeTransport
 
 pa = pytest.importorskip("pyarrow")

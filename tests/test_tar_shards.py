@@ -18,7 +18,7 @@ from clipdex.apps.contact_sheet import Section, contact_sheet
 from clipdex.apps.dump import dump_table
 from clipdex.apps.results import Answer, as_json
 from clipdex.index import IndexWriter
-from clipdex.pipeline import plan_run
+from clipdex.pipeline.plan import plan_run
 from clipdex.sources import Folder, ledger_source, open_source, open_sources
 from clipdex.sources.metadata import metadata_json
 from clipdex.sources.sidecars import Sidecars, is_sidecar, stem_of

@@ -7,7 +7,7 @@
         for hit in index.search(query, top_k=5)[0]:
             print(f"{hit.score:.3f} — {hit.path}")
 
-Importing clipdex loads numpy and Pillow; the network, the tokenizer and onnxruntime are loaded when used.
+Importing clipdex loads its errors alone; every other name loads what it needs when it is first used.
 """
 
 from __future__ import annotations
@@ -45,67 +45,187 @@ from clipdex.base.errors import (
     ServerUnreachable,
     SourceError,
 )
-from clipdex.client.batching import Batcher
-from clipdex.client.client import Client, connect
-from clipdex.index import (
-    Damage,
-    Failure,
-    Hit,
-    Index,
-    IndexInfo,
-    IndexWriter,
-    Manifest,
-    Picture,
-    VerifyReport,
-    compact_index,
-    verify_index,
-)
-from clipdex.model.card import ImageSpec, ModelCard, TextSpec
-from clipdex.model.embeddings import Embeddings
-from clipdex.model.text_cut import TextCut
-from clipdex.pipeline import (
-    Forgotten,
-    Limits,
-    Plan,
-    Progress,
-    RunReport,
-    Stranded,
-    forget_pictures,
-    index_pictures,
-    plan_run,
-)
-from clipdex.search import Grouping, Query, mix
-from clipdex.sources import Exclusion, Folder, PassedOver, PathList, Source, open_source, open_sources
 from clipdex.version import __version__
-from clipdex.wire import Credentials, RequestTiming, RetryPolicy
 
 if TYPE_CHECKING:
-    from clipdex.apps.dump import dump_faiss, dump_npy, dump_table
-    from clipdex.apps.duplicates import Duplicate, DuplicateGroup, Duplicates, find_duplicates, move_duplicates
-    from clipdex.apps.retrieve import index_local_images, retrieve_local
+    from clipdex.apps.dump import (
+        dump_faiss,
+        dump_npy,
+        dump_table,
+    )
+    from clipdex.apps.duplicates import (
+        Duplicate,
+        DuplicateGroup,
+        Duplicates,
+        find_duplicates,
+        move_duplicates,
+    )
+    from clipdex.apps.retrieve import (
+        index_local_images,
+        retrieve_local,
+    )
+    from clipdex.base.limits import (
+        Limits,
+    )
+    from clipdex.base.records import (
+        Failure,
+        Picture,
+    )
+    from clipdex.client.batching import (
+        Batcher,
+    )
+    from clipdex.client.client import (
+        Client,
+        connect,
+    )
+    from clipdex.index.compact import (
+        compact_index,
+    )
+    from clipdex.index.hits import (
+        Hit,
+    )
+    from clipdex.index.manifest import (
+        Manifest,
+    )
+    from clipdex.index.reader import (
+        Index,
+        IndexInfo,
+    )
+    from clipdex.index.verify import (
+        Damage,
+        VerifyReport,
+        verify_index,
+    )
+    from clipdex.index.writer import (
+        IndexWriter,
+    )
+    from clipdex.model.card import (
+        ImageSpec,
+        ModelCard,
+        TextSpec,
+    )
+    from clipdex.model.embeddings import (
+        Embeddings,
+    )
+    from clipdex.model.text_cut import (
+        TextCut,
+    )
+    from clipdex.pipeline.departures import (
+        Forgotten,
+        Stranded,
+        forget_pictures,
+    )
+    from clipdex.pipeline.plan import (
+        Plan,
+        plan_run,
+    )
+    from clipdex.pipeline.report import (
+        Progress,
+        RunReport,
+    )
+    from clipdex.pipeline.run import (
+        index_pictures,
+    )
+    from clipdex.search.grouping import (
+        Grouping,
+    )
+    from clipdex.search.mixture import (
+        Query,
+        mix,
+    )
+    from clipdex.sources.census import (
+        PassedOver,
+    )
+    from clipdex.sources.exclusion import (
+        Exclusion,
+    )
+    from clipdex.sources.opening import (
+        open_source,
+        open_sources,
+    )
+    from clipdex.sources.source import (
+        Folder,
+        PathList,
+        Source,
+    )
+    from clipdex.wire.credentials import (
+        Credentials,
+    )
+    from clipdex.wire.servers.retry_policy import (
+        RetryPolicy,
+    )
+    from clipdex.wire.timing import (
+        RequestTiming,
+    )
 
-# Imported when they are used: every decode worker imports this package, and its memory is bounded.
-_LATE = {
-    "Duplicate": "apps.duplicates",
-    "DuplicateGroup": "apps.duplicates",
-    "Duplicates": "apps.duplicates",
-    "dump_faiss": "apps.dump",
-    "dump_npy": "apps.dump",
-    "dump_table": "apps.dump",
-    "find_duplicates": "apps.duplicates",
-    "index_local_images": "apps.retrieve",
-    "move_duplicates": "apps.duplicates",
-    "retrieve_local": "apps.retrieve",
+# The module of each name, loaded when the name is first used: every decode worker imports this package, too, and
+# needs none of them.
+_HOMES = {
+    "dump_faiss": "clipdex.apps.dump",
+    "dump_npy": "clipdex.apps.dump",
+    "dump_table": "clipdex.apps.dump",
+    "Duplicate": "clipdex.apps.duplicates",
+    "DuplicateGroup": "clipdex.apps.duplicates",
+    "Duplicates": "clipdex.apps.duplicates",
+    "find_duplicates": "clipdex.apps.duplicates",
+    "move_duplicates": "clipdex.apps.duplicates",
+    "index_local_images": "clipdex.apps.retrieve",
+    "retrieve_local": "clipdex.apps.retrieve",
+    "Limits": "clipdex.base.limits",
+    "Failure": "clipdex.base.records",
+    "Picture": "clipdex.base.records",
+    "Batcher": "clipdex.client.batching",
+    "Client": "clipdex.client.client",
+    "connect": "clipdex.client.client",
+    "compact_index": "clipdex.index.compact",
+    "Hit": "clipdex.index.hits",
+    "Manifest": "clipdex.index.manifest",
+    "Index": "clipdex.index.reader",
+    "IndexInfo": "clipdex.index.reader",
+    "Damage": "clipdex.index.verify",
+    "VerifyReport": "clipdex.index.verify",
+    "verify_index": "clipdex.index.verify",
+    "IndexWriter": "clipdex.index.writer",
+    "ImageSpec": "clipdex.model.card",
+    "ModelCard": "clipdex.model.card",
+    "TextSpec": "clipdex.model.card",
+    "Embeddings": "clipdex.model.embeddings",
+    "TextCut": "clipdex.model.text_cut",
+    "Forgotten": "clipdex.pipeline.departures",
+    "Stranded": "clipdex.pipeline.departures",
+    "forget_pictures": "clipdex.pipeline.departures",
+    "Plan": "clipdex.pipeline.plan",
+    "plan_run": "clipdex.pipeline.plan",
+    "Progress": "clipdex.pipeline.report",
+    "RunReport": "clipdex.pipeline.report",
+    "index_pictures": "clipdex.pipeline.run",
+    "Grouping": "clipdex.search.grouping",
+    "Query": "clipdex.search.mixture",
+    "mix": "clipdex.search.mixture",
+    "PassedOver": "clipdex.sources.census",
+    "Exclusion": "clipdex.sources.exclusion",
+    "open_source": "clipdex.sources.opening",
+    "open_sources": "clipdex.sources.opening",
+    "Folder": "clipdex.sources.source",
+    "PathList": "clipdex.sources.source",
+    "Source": "clipdex.sources.source",
+    "Credentials": "clipdex.wire.credentials",
+    "RetryPolicy": "clipdex.wire.servers.retry_policy",
+    "RequestTiming": "clipdex.wire.timing",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # `clipdex.aio` without importing it: asyncio is loaded when it is used.
     if name in ("aio", "testing"):
         return importlib.import_module(f"clipdex.{name}")
-    if name in _LATE:
-        return getattr(importlib.import_module(f"clipdex.{_LATE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 # A service says where log lines go; until it does, nowhere.

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import clipdex
-from clipdex.sources.extent import Request
+from clipdex.base.extent import Request
 from clipdex.sources.scan import FoundFile
 
 _SIDE = 8

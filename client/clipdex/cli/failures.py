@@ -14,7 +14,7 @@ from clipdex.cli.printing import note, printable, say, say_json
 from clipdex.cli.progress import index_progress
 from clipdex.index import Failure, Index, IndexWriter
 from clipdex.index.manifest import MANIFEST
-from clipdex.pipeline import index_pictures
+from clipdex.pipeline.run import index_pictures
 from clipdex.sources import ledger_source
 
 __all__ = ["failure_line", "failures", "refuse_second_writer"]

@@ -9,7 +9,10 @@ import typer
 
 from clipdex.cli.common import interruptible, shown_path
 from clipdex.cli.printing import note, say
-from clipdex.pipeline import Forgotten, forget_pictures
+from clipdex.pipeline.departures import (
+    Forgotten,
+    forget_pictures,
+)
 
 __all__ = ["forget"]
 

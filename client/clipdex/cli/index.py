@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from clipdex.base.errors import InvalidArgument, SourceError
-from clipdex.base.limits import MAX_PIXELS
+from clipdex.base.limits import MAX_PIXELS, Limits
 from clipdex.cli.common import Icc, interruptible, shown_path, typed_delimiter
 from clipdex.cli.connection import Connection, connects
 from clipdex.cli.failures import failure_line, refuse_second_writer
@@ -21,7 +21,15 @@ from clipdex.cli.printing import note, say
 from clipdex.cli.progress import index_progress
 from clipdex.index import Index
 from clipdex.model.formats.icc import check_icc
-from clipdex.pipeline import MAX_RING_BYTES, Limits, Plan, RunReport, index_pictures, plan_run
+from clipdex.pipeline.plan import (
+    Plan,
+    plan_run,
+)
+from clipdex.pipeline.report import RunReport
+from clipdex.pipeline.run import (
+    MAX_RING_BYTES,
+    index_pictures,
+)
 from clipdex.sources import Exclusion, PathList, Source, is_picture_glob, open_sources
 from clipdex.sources.locations import URL_BEGINS
 from clipdex.sources.opening import names_meant

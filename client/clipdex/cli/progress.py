@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from clipdex.cli.printing import bar_console, note
-from clipdex.pipeline import Progress
+from clipdex.pipeline.report import Progress
 
 __all__ = ["index_progress", "rows_progress"]
 

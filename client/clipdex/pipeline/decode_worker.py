@@ -36,6 +36,7 @@ from PIL import Image
 
 from clipdex.base.arrays import Pixels
 from clipdex.base.errors import ImageError
+from clipdex.base.extent import Request
 from clipdex.base.limits import Limits
 from clipdex.base.records import storable
 from clipdex.looks.signature import perceptual_signature
@@ -44,7 +45,6 @@ from clipdex.model.formats.decoders import use_one_thread
 from clipdex.model.formats.icc import IccUse, check_icc
 from clipdex.model.images import center_crop, open_image, resized
 from clipdex.pipeline.large_pictures import turn
-from clipdex.sources.extent import Request
 
 __all__ = ["BEGINS", "DECODED", "HEADER", "NO_HASH", "SLOT", "UNCHANGED", "WAITS", "main"]
 

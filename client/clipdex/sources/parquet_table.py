@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from clipdex.base.errors import SourceError
+from clipdex.base.extent import Request, refusal
 from clipdex.base.extras import needs
 from clipdex.base.records import Failure
-from clipdex.sources.extent import Request, refusal
 from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located
 from clipdex.sources.member_paths import member_path
 from clipdex.sources.metadata import metadata_json

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 from clipdex.base.errors import SourceError
+from clipdex.base.extent import Request
 from clipdex.base.records import Failure, storable
 from clipdex.sources.census import Census, PassedOver
 from clipdex.sources.exclusion import Exclusion
-from clipdex.sources.extent import Request
 from clipdex.sources.member_paths import containers
 
 __all__ = [

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.errors import SourceError
+from clipdex.base.extent import Request
 from clipdex.base.json_text import parse_json
 from clipdex.base.records import NO_METADATA, Failure
 from clipdex.base.text_files import decoded
 from clipdex.sources.census import Census, PassedOver
 from clipdex.sources.exclusion import Exclusion
-from clipdex.sources.extent import Request
 from clipdex.sources.member_paths import TAR_SUFFIXES, containers, member_path
 from clipdex.sources.metadata import LONGEST_FIELD, metadata_json
 from clipdex.sources.scan import SUFFIXES, FoundFile, Tree, nothing_at, regular_file, stat_failure

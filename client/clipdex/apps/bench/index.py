@@ -20,10 +20,12 @@ from clipdex.apps.bench.machine import cores
 from clipdex.apps.bench.server import Transfer, measure_point, shared_copy
 from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument, ServerError, SourceError
+from clipdex.base.limits import Limits
 from clipdex.base.records import Failure
 from clipdex.client.client import Client
-from clipdex.pipeline import Limits, Progress, index_pictures
 from clipdex.pipeline.decode_worker import NO_HASH, SLOT, decode_file
+from clipdex.pipeline.report import Progress
+from clipdex.pipeline.run import index_pictures
 from clipdex.sources import Source
 from clipdex.sources.scan import FoundFile
 from clipdex.wire import RequestTiming
