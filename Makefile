@@ -12,9 +12,15 @@ NEWEST_PROTOBUF = 7.36.2
 # Many tests wait for processes and clocks more than they work: two at a time, a file always in one process.
 SPREAD = --numprocesses 2 --dist loadfile
 
+# What docs/design.md calls public.
+PUBLIC = clipdex clipdex.aio clipdex.ann clipdex.testing clipdex.apps.bench clipdex.apps.doctor clipdex_export clipdex_server
+
+# Compiled modules are kept: the tests start hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-thin lint format demo-model evaluate bench prove prove-damage prove-kills prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-shapes test-extras clean
+.PHONY: help demo test test-thin lint docs format demo-model evaluate bench prove prove-damage prove-kills prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-shapes test-extras clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -28,10 +34,11 @@ test: .venv-dev/ready test-thin  ## all tests
 test-thin: .venv-thin/ready  ## the thin client's tests, with nothing but the base install and the newest numpy
 	.venv-thin/bin/pytest $(SPREAD) -m thin -p no:cacheprovider
 
-lint: .venv-dev/ready  ## ruff and mypy
+lint: .venv-dev/ready  ## ruff, mypy and a spell check
 	.venv-dev/bin/ruff check
 	.venv-dev/bin/ruff format --check
 	.venv-dev/bin/mypy
+	.venv-dev/bin/codespell
 
 demo-model: .venv-dev/ready  ## train the demo model anew, export it, and measure it
 	.venv-dev/bin/python -m demo_training.train --out export/checkpoints/demo
@@ -47,6 +54,10 @@ bench: .venv-dev/ready  ## ViT-B/32 with random weights: serving, indexing, othe
 	.venv-dev/bin/python benchmarks/peers_index.py
 	.venv-dev/bin/python benchmarks/queue_delay.py .bench/vit_b_32_repository vit_b_32
 	.venv-dev/bin/python benchmarks/perf_analyzer.py
+
+docs: .venv-dev/ready  ## docs/commands.md, the lines of docs/tour.md, and an API reference in site/
+	.venv-dev/bin/python docs/generate.py
+	.venv-dev/bin/pdoc --output-directory site $(PUBLIC)
 
 format: .venv-dev/ready  ## let ruff lay out the code
 	.venv-dev/bin/ruff check --fix
@@ -96,7 +107,7 @@ test-extras: .venv-dev/ready  ## install each extra, and all together, without o
 	.venv-dev/bin/python tests/proofs/extras.py
 
 clean:  ## remove the environments and what the demo wrote
-	rm -rf .venv .venv-dev .venv-thin demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-dev .venv-thin demo .pytest_cache .mypy_cache .ruff_cache site
 
 # Three environments: what the demo needs, what development needs, and what a service would install.
 

@@ -1,0 +1,110 @@
+"""Write what the docs take from the code: docs/commands.md from `--help`, and the line numbers of docs/tour.md.
+
+python docs/generate.py            # `make docs` runs it, and makes the API reference in site/
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from typer.main import get_command
+
+from clipdex.cli.app import app
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+COMMANDS = DOCS / "commands.md"
+TOUR = DOCS / "tour.md"
+
+_INTRODUCTION = """# Commands
+
+<!-- Written by docs/generate.py from the commands' own help. -->
+
+Every command and option, as `--help` shows them. A mistake is one sentence on standard error and exit status 1.
+"""
+
+# [`Class.method`](../path.py#L12): the symbol's definition stands on that line.
+LINK = re.compile(r"\[`([\w.]+)`\]\(\.\./([\w/]+\.py)#L(\d+)\)")
+
+
+def commands() -> str:
+    """The page of all commands, in Markdown."""
+    return _INTRODUCTION + "".join(_sections("clipdex", get_command(app)))
+
+
+def renumbered(page: str) -> str:
+    """A page whose links to code have the lines at which the code is.
+
+    Raises:
+        LookupError: a file does not define what a link names.
+    """
+    return LINK.sub(lambda link: f"[`{link[1]}`](../{link[2]}#L{line_of(link[1], ROOT / link[2])})", page)
+
+
+def line_of(name: str, path: Path) -> int:
+    """The line of a file that defines a function, class or method."""
+    body: list[ast.stmt] = ast.parse(path.read_text(encoding="utf-8")).body
+    found: ast.stmt | None = None
+    for part in name.split("."):
+        named = [node for node in body if getattr(node, "name", None) == part]
+        if not named:
+            raise LookupError(f"{path} does not define {name}")
+        found = named[0]
+        body = getattr(found, "body", [])
+    assert found is not None
+    return found.lineno
+
+
+def _sections(name: str, command: Any) -> list[str]:
+    if hasattr(command, "commands"):
+        parts = [] if name == "clipdex" else [f"\n## {name}\n\n{_prose(command.help)}\n"]
+        return parts + [
+            part
+            for each in sorted(command.commands)
+            for part in _sections(f"{name} {each}", command.commands[each])
+        ]
+    rows = [_row(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)]
+    table = "\n| | | default |\n|---|---|---|\n" + "".join(rows) if rows else ""
+    return [f"\n## {name}\n\n{_prose(command.help)}\n{table}"]
+
+
+def _prose(text: str | None) -> str:
+    return "\n".join(line.strip() for line in (text or "").strip().splitlines())
+
+
+def _row(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        name = f"`{parameter.metavar or parameter.name.upper()}`"
+    else:
+        name = ", ".join(f"`{option}`" for option in (*parameter.opts, *parameter.secondary_opts))
+        if not parameter.is_flag:
+            name += f" `{parameter.metavar or _kind(parameter.type_descriptor.annotation)}`"
+    default = parameter.default
+    said = "required" if parameter.required else ""
+    if parameter.show_default and not said and not callable(default) and default not in (None, False, ()):
+        said = f"`{getattr(default, 'value', default)}`"
+    return "| " + " | ".join(each.replace("|", "\\|") for each in (name, _line(parameter.help), said)) + " |\n"
+
+
+def _line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def _kind(annotation: Any) -> str:
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return "|".join(str(choice.value) for choice in annotation)
+    return {int: "INTEGER", float: "NUMBER", Path: "PATH"}.get(annotation, "TEXT")
+
+
+def main() -> None:
+    """Write both pages."""
+    COMMANDS.write_text(commands(), encoding="utf-8")
+    TOUR.write_text(renumbered(TOUR.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

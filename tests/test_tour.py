@@ -1,0 +1,45 @@
+"""docs/tour.md leads to the lines it names, and docs/commands.md says what `--help` says."""
+
+import importlib.util
+import re
+
+import pytest
+from conftest import ROOT
+
+spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+generate = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(generate)
+
+LINKS = generate.LINK.findall(generate.TOUR.read_text())
+
+
+def test_the_tour_has_the_lines_of_the_code():
+    page = generate.TOUR.read_text()
+    assert generate.renumbered(page) == page, "the code has moved: run  make docs"
+
+
+def test_every_link_of_the_tour_to_code_names_a_definition():
+    assert len(LINKS) > 25
+    assert len(re.findall(r"\.py#L", generate.TOUR.read_text())) == len(LINKS)
+
+
+def test_a_link_to_a_name_that_is_gone_is_found():
+    with pytest.raises(LookupError, match="does not define no_such_name"):
+        generate.renumbered("[`no_such_name`](../client/clipdex/sources/scan.py#L1)")
+
+
+def test_the_page_of_commands_is_what_help_says():
+    assert generate.COMMANDS.read_text() == generate.commands(), "the help has changed: run  make docs"
+
+
+def test_every_command_and_option_is_in_the_docs():
+    """In a page that somebody wrote, not only in the generated one."""
+    pages = "".join(
+        path.read_text()
+        for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+        if path.name != "commands.md"
+    )
+    names = set(re.findall(r"^##+ (clipdex .+)$", generate.commands(), re.M))
+    options = set(re.findall(r"`(--[\w-]+)`", generate.commands()))
+    assert not {name for name in names if name not in pages}
+    assert not {option for option in options - {"--help", "--images-dir"} if option not in pages}
