@@ -1,4 +1,4 @@
-"""Write what the docs take from the code: docs/commands.md from `--help`, and the line numbers of docs/tour.md.
+"""Write what the docs take from the code: docs/commands.md from `--help`, and the line numbers of links to code.
 
 python docs/generate.py            # `make docs` runs it, and makes the API reference in site/
 """
@@ -18,7 +18,7 @@ from clipdex.cli.app import app
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 COMMANDS = DOCS / "commands.md"
-TOUR = DOCS / "tour.md"
+NUMBERED = (DOCS / "tour.md", DOCS / "extending.md")
 
 _INTRODUCTION = """# Commands
 
@@ -101,9 +101,10 @@ def _kind(annotation: Any) -> str:
 
 
 def main() -> None:
-    """Write both pages."""
+    """Write the pages."""
     COMMANDS.write_text(commands(), encoding="utf-8")
-    TOUR.write_text(renumbered(TOUR.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in NUMBERED:
+        page.write_text(renumbered(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

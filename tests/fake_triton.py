@@ -54,6 +54,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return response
 
     def ModelConfig(self, request, context):
+        if request.name not in self._fake.models(1):
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
         config = self._fake.config(request.name, 1)
         response = service_pb2.ModelConfigResponse()
         response.config.name = config.name

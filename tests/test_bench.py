@@ -22,7 +22,7 @@ from clipdex.sources import open_source
 from clipdex.wire import FakeTransport, RequestTiming
 from clipdex.wire.transport import ModelStatistics
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 SHORT = Window(seconds=0.05, requests=4, warmup_seconds=0.0)
 

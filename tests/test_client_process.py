@@ -15,7 +15,7 @@ from proofs.calls import GRACE_S
 
 import clipdex
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 PIXELS = np.zeros((2, 32, 32, 3), np.uint8)
 

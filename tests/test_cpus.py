@@ -96,7 +96,7 @@ def test_a_quota_is_rounded_up_and_never_none_or_more_than_allowed(under, quota,
 
 def test_case_24_all_that_counts_cores_keeps_to_the_quota(under, monkeypatch):
     from clipdex.apps.bench.machine import this_machine
-    from clipdex.apps.duplicates import parallel
+    from clipdex.apps.duplicates import candidates
 
     under(1.5)
     spec = FakeTransport().card.image
@@ -105,9 +105,9 @@ def test_case_24_all_that_counts_cores_keeps_to_the_quota(under, monkeypatch):
     assert cores() == 2
     assert this_machine().cores == 2
     asked = []
-    pool = parallel.ThreadPoolExecutor
+    pool = candidates.ThreadPoolExecutor
     monkeypatch.setattr(
-        parallel,
+        candidates,
         "ThreadPoolExecutor",
         lambda threads, **options: asked.append(threads) or pool(threads, **options),
     )

@@ -29,7 +29,7 @@ from clipdex.pipeline.ring import PixelRing
 from clipdex.sources.scan import FoundFile, scan
 from clipdex.wire import FakeTransport
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 SPEC = FakeTransport().card.image
 

@@ -22,7 +22,7 @@ from clipdex.base import renaming
 from clipdex.index import Index, IndexWriter, Manifest, Picture
 from clipdex.looks.signature import perceptual_signature
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 
 @pytest.fixture

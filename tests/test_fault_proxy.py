@@ -10,7 +10,7 @@ from proofs.calls import GRACE_S, calling
 
 import clipdex
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 PIXELS = np.zeros((4, 32, 32, 3), np.uint8)
 

@@ -13,7 +13,7 @@ from damage import write_index, write_killed_index
 import clipdex
 from clipdex.index import Index, file_system, verify_index
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 _COMPILER = shutil.which("cc") or shutil.which("gcc")
 

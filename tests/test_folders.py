@@ -26,7 +26,7 @@ from clipdex.sources.exclusion import JUNK_FILES, JUNK_FOLDERS
 from clipdex.sources.source import Several
 from clipdex.wire import FakeTransport
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -23,7 +23,7 @@ from clipdex.sources import PathList
 from clipdex.sources.scan import scan
 from clipdex.wire import FakeTransport
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 HAZARDS = hazards()
 

@@ -493,7 +493,7 @@ def test_all_that_is_parsed_from_outside_goes_through_one_function():
         if "json.load"
         in path.read_text("utf-8").replace("json.loads(rules)", "").replace("json.loads(bounds)", "")
     }
-    assert calls == {"untrusted_json.py"}
+    assert calls == {"base/json_text.py"}
 
 
 def test_a_hostile_server_is_one_sentence_at_the_command_line(run):

@@ -16,7 +16,7 @@ from clipdex.model.formats.icc import convert_to_srgb
 from clipdex.model.images import open_image
 from clipdex.wire import FakeTransport
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 P3 = display_p3()
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -16,7 +16,7 @@ from clipdex.pipeline.run import _Run
 from clipdex.sources.scan import scan
 from clipdex.wire import FakeTransport
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 
 def run(folder, index, transport=None, **options):

@@ -11,7 +11,7 @@ from clipdex import Client, Folder, Index, PathList, index_pictures, plan_run
 from clipdex.sources import ledger_source
 from clipdex.wire import FakeTransport
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 
 @pytest.fixture

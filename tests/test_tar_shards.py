@@ -26,7 +26,7 @@ from clipdex.sources.tar_headers import BrokenTar, TarEntry, walk
 from clipdex.sources.tar_shards import TarShards, tar_member
 from clipdex.wire import FakeTransport
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 
 def png(seed):

@@ -17,7 +17,7 @@ from clipdex.pipeline.standing import Standing, standing_of
 from clipdex.sources.scan import FoundFile
 from clipdex.wire import FakeTransport
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 MOST = (1 << 63) - 1
 

@@ -24,7 +24,7 @@ from clipdex.index import (
     verify_index,
 )
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 
 @pytest.fixture(scope="module")

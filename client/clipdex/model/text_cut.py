@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 __all__ = ["TextCut", "warn_of_cut"]
 
-_PACKAGE = os.path.dirname(os.path.abspath(__file__))
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _SHOWN = 40
 
 

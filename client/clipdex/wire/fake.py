@@ -16,7 +16,7 @@ from concurrent.futures import Future
 import numpy as np
 
 from clipdex.base.arrays import Array
-from clipdex.base.errors import ModelNotFound, RequestRefused
+from clipdex.base.errors import ClipdexError, ModelNotFound, RequestRefused
 from clipdex.model.assets import SHA256_PARAMETER, pack_assets
 from clipdex.model.card import ImageSpec, ModelCard, TextSpec
 from clipdex.wire.shared_memory import SharedMemory
@@ -109,10 +109,8 @@ class FakeTransport:
         rows = max(len(array) for array in inputs.values())
         with self._lock:
             self.requests.append((model, rows))
-        limit = self.config(model, timeout_s).max_batch_size
         error = self._fault(model, inputs) if self._fault else None
-        if error is None and limit and rows > limit:
-            error = RequestRefused(f"{model} takes at most {limit} rows a request, this one has {rows}")
+        error = error or self._refusal(model, rows, timeout_s)
         if error is not None:
             answer.set_exception(error)
         elif output == "bytes":
@@ -122,6 +120,15 @@ class FakeTransport:
             (batch,) = inputs.values()
             answer.set_result(np.stack([_unit_vector(row, self.card.embedding_dim) for row in batch]))
         return answer
+
+    def _refusal(self, model: str, rows: int, timeout_s: float) -> ClipdexError | None:
+        try:
+            limit = self.config(model, timeout_s).max_batch_size
+        except ModelNotFound as exc:
+            return exc
+        if limit and rows > limit:
+            return RequestRefused(f"{model} takes at most {limit} rows a request, this one has {rows}")
+        return None
 
     def statistics(self, model: str, timeout_s: float) -> ModelStatistics:
         """Nobody counts here; see `requests`."""
