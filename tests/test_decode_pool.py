@@ -19,8 +19,8 @@ from conftest import noise
 from hazards import many_scans, png_of, zlib_zeros
 
 import clipdex
-from clipdex.base.extent import Request
 from clipdex.base.limits import Limits
+from clipdex.base.read_request import ReadRequest
 from clipdex.index import Failure
 from clipdex.model.images import open_image, to_pixels
 from clipdex.pipeline import decode as decode_module
@@ -140,10 +140,10 @@ def test_a_file_that_grows_while_it_is_read_is_bounded(tmp_path, grown_to, reaso
         path.write_bytes(bytes(grown_to))
         if reason:
             with pytest.raises(clipdex.ImageError, match="beyond the limit") as caught:
-                Request(os.fsencode(path)).read(file, info, 1000)
+                ReadRequest(os.fsencode(path)).read(file, info, 1000)
             assert caught.value.reason == reason
         else:
-            assert len(Request(os.fsencode(path)).read(file, info, 1000)) == grown_to
+            assert len(ReadRequest(os.fsencode(path)).read(file, info, 1000)) == grown_to
 
 
 def test_a_picture_that_takes_too_much_memory_costs_only_itself(tmp_path):

@@ -14,7 +14,7 @@ from killed_run import kill_a_run
 import clipdex
 from clipdex import Client, Index, index_pictures
 from clipdex.apps.contact_sheet import Section, contact_sheet
-from clipdex.base.extent import Request
+from clipdex.base.read_request import ReadRequest
 from clipdex.sources import ledger_source, open_source
 from clipdex.wire import FakeTransport
 
@@ -313,7 +313,7 @@ def test_a_row_can_be_asked_for_again_and_out_of_order(table):
     """As when a worker dies and what it had queued goes to another."""
 
     def data(file):
-        request = Request.parse(file.request())
+        request = ReadRequest.parse(file.request())
         with open(request.file, "rb") as opened:
             return opened.read()
 

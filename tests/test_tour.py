@@ -10,6 +10,7 @@ spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "gener
 generate = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(generate)
 
+
 @pytest.mark.parametrize("page", generate.NUMBERED, ids=lambda page: page.name)
 def test_links_to_code_have_the_lines_of_the_code(page):
     text = page.read_text()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import clipdex
-from clipdex.base.extent import Request
+from clipdex.base.read_request import ReadRequest
 from clipdex.sources.scan import FoundFile
 
 _SIDE = 8
@@ -35,7 +35,7 @@ class _Member:
     number: int
 
     def request(self) -> bytes:
-        return Request(self.source.file, self.number * PICTURE_BYTES, PICTURE_BYTES, PICTURE_BYTES, 1).encode()
+        return ReadRequest(self.source.file, self.number * PICTURE_BYTES, PICTURE_BYTES, PICTURE_BYTES, 1).encode()
 
     def metadata(self) -> str:
         return "{}"

@@ -5,7 +5,8 @@ by `decode.py` with the file descriptors of its pipe and of the memory, the imag
 JSON, and what to do with colour profiles. Messages are bytes:
 
     from the worker: nothing, b"", once it is ready
-    to it:           the number of a slot; the content hash that the picture had, or zeros; a Request or a refusal
+    to it:           the number of a slot; the content hash that the picture had, or zeros; a ReadRequest, or a
+                     refusal
     from it:         the header below; status 0: the slot holds the pixels, and the picture's perceptual signature
                      follows; 1: "reason\\0detail" follows; 2: it has the content that it had, and was not decoded
                      before that, a single byte: 3 while it waits for its turn at a large picture, 4 when it has it
@@ -36,8 +37,8 @@ from PIL import Image
 
 from clipdex.base.arrays import Pixels
 from clipdex.base.errors import ImageError
-from clipdex.base.extent import Request
 from clipdex.base.limits import Limits
+from clipdex.base.read_request import ReadRequest
 from clipdex.base.records import storable
 from clipdex.looks.signature import perceptual_signature
 from clipdex.model.card import ImageSpec
@@ -75,7 +76,7 @@ def decode_file(
     began = time.perf_counter()
     try:
         slot, known = SLOT.unpack_from(message)
-        request = Request.parse(message[SLOT.size :])
+        request = ReadRequest.parse(message[SLOT.size :])
         with os.fdopen(_open_now(request.file), "rb") as file:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from clipdex.base.errors import SourceError
-from clipdex.base.extent import Request, refusal
 from clipdex.base.extras import needs
+from clipdex.base.read_request import ReadRequest, refusal
 from clipdex.base.records import Failure
 from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located
 from clipdex.sources.member_paths import member_path
@@ -173,9 +173,9 @@ class _Cell:
             path = located(os.fsencode(value), os.path.dirname(self._cells.table))
             if isinstance(path, Elsewhere):
                 return refusal("not_a_path", f"{value[:LONGEST_PATH]} {path.why}")
-            return Request(path, 0, -1, *identity).encode()
+            return ReadRequest(path, 0, -1, *identity).encode()
         self._spool = Spool(value)
-        return Request(self._spool.path, 0, len(value), *identity).encode()
+        return ReadRequest(self._spool.path, 0, len(value), *identity).encode()
 
 
 class _Cells:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from clipdex.base.errors import SourceError
-from clipdex.base.extent import Request
+from clipdex.base.read_request import ReadRequest
 from clipdex.base.records import Failure, storable
 from clipdex.sources.census import Census, PassedOver
 from clipdex.sources.exclusion import Exclusion
@@ -39,7 +39,7 @@ class Member(Protocol):
     """A picture inside another file."""
 
     def request(self) -> bytes:
-        """What to tell the worker: a Request, or a refusal where its bytes cannot be had. Never raises."""
+        """What to tell the worker: a ReadRequest, or a refusal where its bytes cannot be had. Never raises."""
         ...
 
     def metadata(self) -> str:
@@ -80,7 +80,7 @@ class FoundFile:
 
     def request(self) -> bytes:
         """What to tell the worker that decodes it."""
-        return Request(self.path).encode() if self.member is None else self.member.request()
+        return ReadRequest(self.path).encode() if self.member is None else self.member.request()
 
     def said(self) -> str | None:
         """What the source says of it: JSON of an object; None if it says nothing."""

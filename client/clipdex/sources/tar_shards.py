@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.errors import SourceError
-from clipdex.base.extent import Request
 from clipdex.base.json_text import parse_json
+from clipdex.base.read_request import ReadRequest
 from clipdex.base.records import NO_METADATA, Failure
 from clipdex.base.text_files import decoded
 from clipdex.sources.census import Census, PassedOver
@@ -240,7 +240,7 @@ class _TarPicture:
 
     def request(self) -> bytes:
         e = self.entry
-        return Request(self.shard, e.offset, e.length, e.length, self.mtime_ns, self.mtime_ns).encode()
+        return ReadRequest(self.shard, e.offset, e.length, e.length, self.mtime_ns, self.mtime_ns).encode()
 
     def metadata(self) -> str:
         if not self.notes:

@@ -10,16 +10,16 @@ from typing import BinaryIO
 from clipdex.base.errors import ImageError
 from clipdex.base.records import storable
 
-__all__ = ["Request", "refusal"]
+__all__ = ["ReadRequest", "refusal"]
 
-# To be read, and the five numbers of a Request. A refusal has other bytes behind its kind.
+# To be read, and the five numbers of a ReadRequest. A refusal has other bytes behind its kind.
 _READ = struct.Struct("<cqqqqq")
 _REFUSE = b"r"
 _UNSET = -(1 << 63)
 
 
 @dataclass(frozen=True)
-class Request:
+class ReadRequest:
     """A picture's bytes: a file, or `length` bytes of it from `offset`; up to its end if -1.
 
     size, mtime_ns: what the picture's row will say of them; the file's own if not given.
@@ -42,7 +42,7 @@ class Request:
         )
 
     @classmethod
-    def parse(cls, message: bytes) -> Request:
+    def parse(cls, message: bytes) -> ReadRequest:
         """The request in a message.
 
         Raises:
