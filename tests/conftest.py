@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache as once
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,14 @@ def fake() -> Iterator[clipdex.Client]:
         yield client
 
 
+@once
+def _get_command() -> Any:
+    """Typer's own, which makes the commands, but once: that takes longer than most of them."""
+    import typer.main
+
+    return once(typer.main.get_command)
+
+
 @pytest.fixture
 def run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -58,8 +67,11 @@ def run(
     """Run a `clipdex` command in this process -> (exit status, standard output, standard error)."""
 
     def run(*words: object) -> tuple[int, str, str]:
+        import typer.main
+
         from clipdex.cli import main
 
+        monkeypatch.setattr(typer.main, "get_command", _get_command())
         monkeypatch.setattr(sys, "argv", ["clipdex", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             main()

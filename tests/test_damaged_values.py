@@ -9,7 +9,17 @@ from conftest import unit_vectors
 from drawn_index import drawn_index
 
 import clipdex
-from clipdex.index import Index, manifest, optimize_index, verify_index
+from clipdex.apps.duplicates import find_duplicates
+from clipdex.index import (
+    Failure,
+    Index,
+    IndexWriter,
+    Picture,
+    compact_index,
+    manifest,
+    optimize_index,
+    verify_index,
+)
 from clipdex.index.manifest import Manifest
 from clipdex.index.side import ann_file, int8
 from clipdex.index.side.ann_file import ANN_FILE, HEADER_BYTES
@@ -173,3 +183,164 @@ def test_what_faiss_cannot_read_is_one_sentence(with_ann, seed):
     with_header(with_ann / ANN_FILE, ann_file, change)
     with Index.open(with_ann) as index, pytest.raises(clipdex.IndexDamaged, match="FAISS cannot read it"):
         AnnIndex.open(index)
+
+
+# Values of another kind in a record, whether or not its checksum was made for them.
+ILL = {
+    "size": ("1.5", "'large'", "NULL", "X'00'"),
+    "mtime_ns": ("1e300", "CAST(X'ff' AS TEXT)", "NULL"),
+    "content_hash": ("5", "2.5", "CAST(X'ff00' AS TEXT)", "NULL"),
+    "width": ("0.5", "X'00'"),
+    "crc32c": ("1.5", "'sum'", "NULL", "X'00'"),
+}
+KEY = b"/p/odd/003.jpg"
+
+
+@pytest.mark.parametrize("column, value", [(column, value) for column, values in ILL.items() for value in values])
+def test_a_commit_over_a_row_with_a_value_of_another_kind_goes_through_and_it_stays_damaged(path, column, value):
+    written(path, f"UPDATE rows SET {column} = {value} WHERE row IN (3, 4)")
+    touched = Picture(b"/p/even/004.jpg", 7, 8, (4).to_bytes(16, "big"), 50, 20)
+    with IndexWriter(path) as writer:
+        assert writer.known(KEY) is None
+        writer.append([Picture(KEY, 1, 2, bytes(16), 3, 4)], unit_vectors(1, 8))
+        writer.touch(touched)
+    assert {damage.rows for damage in verify_index(path).damages} == {(3, 4), (4, 5)}
+    with IndexWriter(path) as writer:
+        assert writer.known(KEY).size == 1
+        assert writer.known(touched.path) is None
+        writer.append([touched], unit_vectors(1, 8))
+    compact_index(path)
+    assert verify_index(path).damages == []
+    with Index.open(path) as index:
+        assert len(index.search(unit_vectors(1, 8), 50)[0]) == 40
+
+
+def test_a_path_that_its_index_does_not_have_is_damage_that_a_commit_names(path):
+    database = path / "rows.sqlite"
+    raw = database.read_bytes()
+    places = [at for at in range(len(raw)) if raw.startswith(KEY, at)]
+    assert len(places) == 2  # in the table, and in its index
+    said = []
+    for at in places:
+        changed = bytearray(raw)
+        changed[at + 5] ^= 1
+        database.write_bytes(changed)
+        try:
+            with IndexWriter(path) as writer:
+                writer.append([Picture(KEY, 1, 2, bytes(16), 3, 4)], unit_vectors(1, 8))
+        except clipdex.IndexDamaged as exc:
+            said.append(str(exc))
+            with Index.open(path) as index:
+                assert len(index) == 40
+        for small in path.glob("rows.sqlite-*"):
+            small.unlink()
+    (sentence,) = said
+    assert "the commit met damage" in sentence
+    assert "clipdex compact --drop-damaged" in sentence
+
+
+def test_what_a_commit_finds_malformed_is_made_anew_without_it(path):
+    database = path / "rows.sqlite"
+    raw = bytearray(database.read_bytes())
+    for at in [at for at in range(len(raw)) if raw.startswith(KEY, at)]:
+        changed = bytearray(raw)
+        changed[at + 5] ^= 1
+        database.write_bytes(changed)
+        compact_index(path, drop_damaged=True)
+        with IndexWriter(path) as writer:
+            writer.append([Picture(KEY, 1, 2, bytes(16), 3, 4)], unit_vectors(1, 8))
+        assert verify_index(path).damages == []
+
+
+def fitting(path, table, key, condition):
+    """Give the records of a table checksums that fit what they hold now."""
+    from clipdex.index.rows import _CHECKED
+    from clipdex.index.schema import readable, record_crc32c
+
+    db = sqlite3.connect(path / "rows.sqlite")
+    db.text_factory = readable
+    for record in db.execute(f"SELECT {_CHECKED[table][1]} FROM {table} WHERE {condition}").fetchall():
+        sum_ = record_crc32c(*record)
+        db.execute(f"UPDATE {table} SET crc32c = ? WHERE {key} = ?", (sum_, record[0]))
+    db.commit()
+    db.close()
+
+
+READS = {
+    "failures": lambda index: index.failures(),
+    "counts": lambda index: index.info(),
+    "times": lambda index: index.info(),
+    "known": lambda index: index.known(KEY),
+    "known failure": lambda index: index.known(b"/bad.jpg"),
+    "row": lambda index: index.row("/p/odd/003.jpg"),
+    "contents": lambda index: index.contents(0, 40),
+    "paths": lambda index: index.live_paths(),
+    "pictures": lambda index: index.pictures([3]),
+    "extents": lambda index: index.extents(),
+}
+
+
+@pytest.mark.parametrize(
+    "reads, statement",
+    [
+        ("failures", "UPDATE failures SET path = 'text'"),
+        ("failures", "UPDATE failures SET reason = X'00'"),
+        ("failures", "UPDATE failures SET detail = NULL"),
+        ("failures", "UPDATE failures SET size = 1.5"),
+        ("failures", "UPDATE failures SET mtime_ns = 'x'"),
+        ("failures", "UPDATE failures SET failed_at = 'x'"),
+        ("counts", "UPDATE failures SET reason = X'00'"),
+        ("counts", "UPDATE failures SET reason = NULL"),
+        ("times", "UPDATE extents SET committed_at = 'x'"),
+        ("times", "UPDATE extents SET committed_at = 1.5"),
+        ("known", "UPDATE rows SET size = 'x' WHERE row = 3"),
+        ("known", "UPDATE rows SET mtime_ns = 1.5 WHERE row = 3"),
+        ("known", "UPDATE rows SET content_hash = 'x' WHERE row = 3"),
+        ("row", "UPDATE rows SET content_hash = 5 WHERE row = 3"),
+        ("known failure", "UPDATE failures SET mtime_ns = X'00'"),
+        ("contents", "UPDATE rows SET width = 1.5 WHERE row = 3"),
+        ("paths", "UPDATE rows SET path = 'x' WHERE row = 3"),
+        ("pictures", "UPDATE rows SET height = X'00' WHERE row = 3"),
+        ("extents", "UPDATE extents SET vectors_crc32c = 1.5"),
+    ],
+)
+def test_each_reading_names_a_value_of_another_kind_as_damage(path, reads, statement):
+    with IndexWriter(path) as writer:
+        writer.fail(Failure(b"/bad.jpg", "truncated", "half of it is missing", 5, 6, 7))
+    written(path, statement)
+    with (
+        Index.open(path) as index,
+        pytest.raises(clipdex.IndexDamaged, match=r"damaged; (see  clipdex verify|build)"),
+    ):
+        READS[reads](index)
+    assert verify_index(path).damages
+
+
+@pytest.mark.parametrize(
+    "table, key, statement",
+    [
+        ("rows", "row", "UPDATE rows SET size = 'large' WHERE row = 3"),
+        ("rows", "row", "UPDATE rows SET content_hash = 'x' WHERE row = 3"),
+        ("metadata", "row", "UPDATE metadata SET json = X'7b7d' WHERE row = 3"),
+        ("failures", "path", "UPDATE failures SET detail = X'00'"),
+        ("phashes", "row", "UPDATE phashes SET phash = 'x'"),
+        ("phashes", "row", "UPDATE phashes SET phash = X'0011'"),
+        ("ctimes", "row", "UPDATE ctimes SET ctime_ns = 'x'"),
+        ("failure_ctimes", "path", "UPDATE failure_ctimes SET ctime_ns = X'00'"),
+    ],
+)
+def test_a_checksum_that_fits_a_value_of_another_kind_does_not_make_it_sound(path, table, key, statement):
+    with IndexWriter(path) as writer:
+        writer.fail(Failure(b"/bad.jpg", "truncated", "half of it is missing", 5, 6, 7))
+        writer.append([Picture(KEY, 1, 2, b"c" * 16, 3, 4, phash=bytes(158), ctime_ns=5)], unit_vectors(1, 8))
+    assert verify_index(path).damages == []
+    written(path, statement)
+    tables = of(path, "SELECT sql, name FROM sqlite_master WHERE type = 'table'")
+    of(path, "UPDATE sqlite_master SET sql = replace(sql, ') STRICT', ')') WHERE type = 'table'")
+    fitting(path, table, key, "1")
+    for each in tables:
+        of(path, "UPDATE sqlite_master SET sql = ? WHERE name = ?", each)
+    assert any(f"of {table} is damaged" in damage.what for damage in verify_index(path).damages)
+    with Index.open(path) as index:
+        assert table != "phashes" or index.signatures(0, 41) == []
+        assert table != "phashes" or find_duplicates(index, "near") is not None

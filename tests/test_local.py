@@ -75,3 +75,23 @@ def test_retrieve_refuses_what_does_not_fit():
         retrieve_local("a", ones, ["a"])
     with pytest.raises(clipdex.InvalidArgument, match="another model"):
         retrieve_local("a", np.ones((1, 9), np.float32), ["a"])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3.0])
+def test_embeddings_that_are_not_of_norm_1_have_no_cosines(pictures, bad):
+    embeddings, paths = index_local_images(pictures)
+    changed = np.array(embeddings)
+    changed[4] = bad
+    with pytest.raises(clipdex.InvalidArgument, match=rf"embedding 4, of .*{paths[4][-6:]}, is not finite"):
+        retrieve_local("a prompt", changed, paths)
+
+
+def test_a_damaged_row_of_the_cached_index_is_no_embedding(pictures, cache, monkeypatch):
+    index_local_images(pictures)
+    (file,) = cache.glob("indexes/*/vectors.f32")
+    raw = np.fromfile(file, np.float32).reshape(-1, 8)
+    raw[5] = np.nan
+    # What bypasses the run over the folder, which would embed it again.
+    monkeypatch.setattr(local, "index_directory", lambda client, images_dir: (raw.tofile(file), file.parent)[1])
+    with pytest.raises(clipdex.IndexDamaged, match="row 5 is damaged"):
+        index_local_images(pictures)

@@ -22,6 +22,8 @@ from clipdex.model.assets import default_cache_dir
 from clipdex.model.embeddings import Embeddings
 from clipdex.pipeline.report import Progress
 from clipdex.pipeline.run import index_pictures
+from clipdex.search.cosines import UnsoundRow
+from clipdex.search.estimates import RowNorms
 from clipdex.search.topk import top_k as exact_top_k
 from clipdex.wire import Credentials
 
@@ -45,6 +47,7 @@ def index_local_images(images_dir: str | os.PathLike[str]) -> tuple[Vectors | No
 
     Raises:
         ServerUnreachable: no server answers; see `connect_default`.
+        IndexDamaged: a vector is not finite or not of norm 1.
     """
     with connect_default() as client:
         try:
@@ -55,6 +58,7 @@ def index_local_images(images_dir: str | os.PathLike[str]) -> tuple[Vectors | No
         rows, paths = _below(opened, Path(images_dir))
         if not rows:
             return None, []
+        opened.require_sound(rows)
         return Embeddings.of(opened.vectors[rows], opened.manifest.fingerprint), paths
 
 
@@ -67,7 +71,8 @@ def retrieve_local(
         embeddings: (N, D), as `index_local_images` returns them; None gives no answers.
 
     Raises:
-        InvalidArgument: `top_k` is below 1, or embeddings and paths differ in number.
+        InvalidArgument: `top_k` is below 1, embeddings and paths differ in number, or an embedding that might have
+            been an answer is not finite or not of norm 1.
         ServerUnreachable: no server answers; see `connect_default`.
     """
     if top_k < 1:
@@ -89,7 +94,13 @@ def retrieve_local(
             f"the embeddings are {embeddings.shape[1]} numbers wide, the model's {query.shape[1]}: "
             "they come from another model"
         )
-    (found,) = exact_top_k(embeddings, query, top_k)
+    try:
+        (found,) = exact_top_k(embeddings, query, top_k, norms=RowNorms(unit=True))
+    except UnsoundRow as exc:
+        raise InvalidArgument(
+            f"embedding {exc.row}, of {paths[exc.row]}, is not finite or not of norm 1, so it has no cosine: take "
+            "them from index_local_images"
+        ) from exc
     return [(paths[row], float(score)) for score, row in zip(*found, strict=True)]
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
 from clipdex.base.errors import ClipdexError
+from clipdex.base.interrupts import interrupts_wait
 
 __all__ = ["replacing", "together"]
 
 _SUFFIX = ".clipdex-part"
+_NAME_BYTES = 100  # of a path's name, in that of its temporary file
+
+_NO_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)  # of a folder, where there is no such thing
 
 # (temporary, its lock, where it goes, what it is) of files that are whole and wait for others; None: no others.
 _Waiting = list[tuple[Path, int, Path, str]]
@@ -27,6 +32,9 @@ _waiting: ContextVar[_Waiting | None] = ContextVar("_waiting", default=None)
 def together() -> Iterator[None]:
     """Files that are replaced in the block take their places at its end, all of them, if no exception leaves it.
 
+    The file that was written first is taken away before another takes its place, and its new one comes last: where
+    it is, all are of one block, whenever the process is killed or the power goes.
+
     Raises:
         ClipdexError: one cannot be renamed.
     """
@@ -34,11 +42,8 @@ def together() -> Iterator[None]:
     token = _waiting.set(files)
     try:
         yield
-        while files:
-            temporary, lock, path, what = files[0]
-            _put(temporary, path, what)
-            os.close(lock)
-            files.pop(0)
+        with _locked({path.parent for _, _, path, _ in files}), interrupts_wait():
+            _put_all(files)
     finally:
         _waiting.reset(token)
         for temporary, lock, _, _ in files:
@@ -68,11 +73,11 @@ def replacing(path: Path, what: str) -> Iterator[BinaryIO]:
         temporary.chmod(0o644)
         waiting = _waiting.get()
         if waiting is None:
-            _put(temporary, path, what)
-            os.close(lock)
+            with interrupts_wait():
+                _put(temporary, path, what)
         else:
             waiting.append((temporary, lock, path, what))
-        temporary = None
+            temporary = None
     except OSError as exc:
         raise ClipdexError(f"{path}: {what} cannot be written: {exc.strerror or exc}") from exc
     finally:
@@ -80,11 +85,93 @@ def replacing(path: Path, what: str) -> Iterator[BinaryIO]:
             _drop(temporary, lock)
 
 
+def _put_all(files: _Waiting) -> None:
+    for _, _, path, what in files:
+        if path.is_dir() and not path.is_symlink():
+            raise ClipdexError(f"{path}: {what} cannot be written: {os.strerror(errno.EISDIR)}")
+    if len(files) < 2:
+        for temporary, _, path, what in files:
+            _put(temporary, path, what)
+        return
+    first, others = files[0], files[1:]
+    with _taken_away(first[2], first[3]) as put_back:
+        for i, (temporary, _, path, what) in enumerate(others):
+            try:
+                _put(temporary, path, what)
+            except ClipdexError:
+                if i == 0 and temporary.exists():  # nothing has changed yet
+                    put_back()
+                raise
+        _put(first[0], first[2], first[3])
+
+
 def _put(temporary: Path, path: Path, what: str) -> None:
+    """Rename a file, and see that this is on disk before anything that follows."""
     try:
         temporary.replace(path)
+        _sync(path.parent)
     except OSError as exc:
         raise ClipdexError(f"{path}: {what} cannot be written: {exc.strerror or exc}") from exc
+
+
+@contextmanager
+def _taken_away(path: Path, what: str) -> Iterator[Callable[[], None]]:
+    """Nothing is at a path in the block, until something is put there; yields what puts the old file back."""
+    aside, lock = None, -1
+    try:
+        try:
+            if os.path.lexists(path):
+                aside, lock = _made(path)
+                path.replace(aside)
+                _sync(path.parent)
+        except OSError as exc:
+            raise ClipdexError(f"{path}: {what} cannot be written: {exc.strerror or exc}") from exc
+
+        def put_back() -> None:
+            if aside is not None:
+                with suppress(OSError):
+                    aside.replace(path)
+                    _sync(path.parent)
+
+        yield put_back
+    finally:
+        if aside is not None:
+            _drop(aside, lock)
+
+
+@contextmanager
+def _locked(folders: set[Path]) -> Iterator[None]:
+    """One process at a time puts files that belong together into a folder, so that two do not mix theirs."""
+    held: dict[tuple[int, int], int] = {}  # by what tells a folder from others, however it was called
+    try:
+        for folder in folders:
+            with suppress(OSError):  # where a folder may not be read, nobody waits
+                descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                found = os.fstat(descriptor)
+                if held.setdefault((found.st_dev, found.st_ino), descriptor) != descriptor:
+                    os.close(descriptor)
+        for _, descriptor in sorted(held.items()):
+            with suppress(OSError):  # nor on a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        for descriptor in held.values():
+            os.close(descriptor)
+
+
+def _sync(folder: Path) -> None:
+    """Put a folder's names on disk, where it may be opened and can be synced. Raises OSError."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:
+        if exc.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _drop(temporary: Path, lock: int) -> None:
@@ -94,7 +181,7 @@ def _drop(temporary: Path, lock: int) -> None:
 
 
 def _prefix(path: Path) -> str:
-    return f".{path.name[:100]}."
+    return f".{os.fsdecode(os.fsencode(path.name)[:_NAME_BYTES])}."
 
 
 def _made(path: Path) -> tuple[Path, int]:

@@ -52,7 +52,7 @@ def dump(
         table = out.with_suffix(".parquet" if is_usable("pyarrow") else ".csv")
     if param and where is None:
         raise InvalidArgument("--param gives a value to a --where, and there is none")
-    with interruptible("what was at FILE is as it was"), Index.open(index) as opened, together():
+    with interruptible("what is at FILE is as it was, or new and whole"), Index.open(index) as opened, together():
         rows = None if where is None else opened.where(where, parameters(param or []))
         if table is not None:
             dump_table(opened, table, rows)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clipdex.base.errors import IndexFault
+from clipdex.base.errors import IndexFault, IndexNotFound
 from clipdex.cli.common import interruptible, shown_path
 from clipdex.cli.printing import note, printable, say
 from clipdex.cli.progress import rows_progress
@@ -17,6 +17,7 @@ from clipdex.index import Damage, Index, verify_index
 __all__ = ["verify"]
 
 _PATHS_SHOWN = 10
+_UNKNOWN = 3  # the exit status where nothing can be said of the index
 
 
 def verify(
@@ -24,11 +25,18 @@ def verify(
 ) -> None:
     """Read a whole index and say what in it is damaged.
 
-    Exit status 0 if all is as it was written, 1 if not. What is sound can still be searched. `clipdex index`, over
+    Exit status 0 if all is as it was written; 1 if not, or if there is no index; 3 if that cannot be found out:
+    the system refuses to read it, as on a full disk. What is sound can still be searched. `clipdex index`, over
     the same files, embeds again what is damaged; `clipdex compact` then leaves the damage behind.
     """
-    with interruptible("nothing was changed"), rows_progress("checking") as progress:
-        report = verify_index(index, progress)
+    try:
+        with interruptible("nothing was changed"), rows_progress("checking") as progress:
+            report = verify_index(index, progress)
+    except IndexNotFound:
+        raise
+    except IndexFault as exc:
+        note(f"clipdex: {exc}")
+        raise typer.Exit(_UNKNOWN) from exc
     for damage in report.damages:
         note(f"damaged: {damage.what}")
         _show_pictures(index, damage)

@@ -8,15 +8,31 @@ import os
 import re
 from pathlib import Path
 
+from clipdex.base.errors import IndexWriteError
 from clipdex.index.files import open_to_read
 
-__all__ = ["lacking"]
+__all__ = ["lacking", "locked"]
 
 # As /proc/self/mountinfo names them.
 _REMOTE = re.compile(
     r"nfs\d?|cifs|smb\w*|9p|fuse\..*|fuse|afs|ceph|lustre|glusterfs|beegfs|vboxsf|drvfs|prl_fs|virtiofs"
 )
 _WHERE_TO = "keep the index on a local disk, docs/durability.md"
+
+
+def locked(fd: int, path: Path) -> bool:
+    """Lock an open file, until its descriptor is closed -> whether it is ours now; else it is another process's.
+
+    Raises:
+        IndexWriteError: its file system refuses, and is named.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as exc:
+        raise IndexWriteError(f"{path}: cannot be locked: {exc.strerror}: {_described(path)}") from exc
+    return True
 
 
 def lacking(file: Path) -> str | None:
@@ -32,12 +48,17 @@ def lacking(file: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
-        kind = _kind(file)
-        if _REMOTE.fullmatch(kind):
-            return f"this looks like a network file system ({kind}): {_WHERE_TO}"
-        named = f" ({kind})" if kind else ""
-        return f"its file system{named} gives no locks or no shared memory, as if over a network: {_WHERE_TO}"
+        return _described(file)
     return None
+
+
+def _described(path: Path) -> str:
+    """The clause on a file system without locks or shared memory."""
+    kind = _kind(path)
+    if _REMOTE.fullmatch(kind):
+        return f"this looks like a network file system ({kind}): {_WHERE_TO}"
+    named = f" ({kind})" if kind else ""
+    return f"its file system{named} gives no locks or no shared memory, as if over a network: {_WHERE_TO}"
 
 
 def _kind(path: Path) -> str:

@@ -1,21 +1,25 @@
 """Opening and making the files of an index: regular files that stand in its directory, and nothing else.
 
 An index may come from anyone. A link in the place of a file would have us write to whatever it points to, a FIFO
-would hold us for ever, a device may do anything. Nothing else in this package opens a file.
+would hold us for ever, a device may do anything. A file that is written where it lies must have no other name
+either: what stands there would change with it. Nothing else in this package opens a file.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from clipdex.base.errors import IndexDamaged
+from clipdex.base.errors import IndexDamaged, IndexFault, IndexWriteError
 
 __all__ = [
     "create",
+    "fault",
+    "has_other_names",
     "is_at",
     "open_directory",
     "open_to_read",
@@ -37,8 +41,23 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 
+# What the system refuses, whatever the file holds. Else it is not there, or its disk does not give it back.
+_REFUSALS = (
+    *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ESTALE, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN),
+)
+
 # What SQLite opens beside a database, by its path.
 _COMPANIONS = ("-wal", "-shm", "-journal")
+
+
+def fault(path: Path, exc: OSError, more: str = "") -> IndexFault:
+    """What it says of an index that a file of it could not be read: damage, unless it is the system that refused.
+
+    more: the end of the sentence.
+    """
+    kind = IndexFault if exc.errno in _REFUSALS else IndexDamaged
+    return kind(f"{path}: cannot be read: {exc.strerror}{more}")
 
 
 def open_to_read(path: Path) -> BinaryIO:
@@ -51,9 +70,16 @@ def open_to_write(path: Path, *, make: bool = False) -> int:
 
     Raises:
         IndexDamaged: it is no regular file.
+        IndexWriteError: it has other names (hard links).
         OSError: as `open` does.
     """
-    return _open(path, os.O_RDWR | (os.O_CREAT if make else 0))
+    fd = _open(path, os.O_RDWR | (os.O_CREAT if make else 0))
+    try:
+        _require_one_name(path, os.fstat(fd))
+    except IndexWriteError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def create(path: Path, data: bytes) -> None:
@@ -104,15 +130,27 @@ def require_regular(path: Path) -> None:
         raise _refusal(path, mode)
 
 
-def require_database(path: Path) -> None:
+def has_other_names(path: Path) -> bool:
+    """Whether there is a file at a path that has others, too (hard links)."""
+    try:
+        return os.lstat(path).st_nlink > 1
+    except OSError:
+        return False
+
+
+def require_database(path: Path, *, write: bool) -> None:
     """Raise IndexDamaged unless SQLite, which opens by path, finds regular files there and beside it, or nothing.
+
+    write: raise IndexWriteError, too, if one of them has other names.
 
     clipdex leaves no rollback journal: its databases have a WAL. SQLite would write to the database what the
     journal holds, and delete a file that it names, wherever that is.
     """
-    require_regular(path)
-    for suffix in _COMPANIONS:
-        require_regular(path.with_name(path.name + suffix))
+    for each in (path, *(path.with_name(path.name + suffix) for suffix in _COMPANIONS)):
+        require_regular(each)
+        if write:
+            with suppress(FileNotFoundError):
+                _require_one_name(each, os.lstat(each))
     journal = path.with_name(f"{path.name}-journal")
     with suppress(FileNotFoundError):
         if os.lstat(journal).st_size:
@@ -134,6 +172,14 @@ def _open(path: Path, flags: int) -> int:
         os.close(fd)
         raise _refusal(path, mode)
     return fd
+
+
+def _require_one_name(path: Path, found: os.stat_result) -> None:
+    if found.st_nlink > 1:
+        raise IndexWriteError(
+            f"{path}: has {found.st_nlink} names (hard links), as `cp -al` gives, and what is written to it would "
+            "change under the others, too: copy the index's directory with `cp -r`, and write to the copy"
+        )
 
 
 def _refusal(path: Path, mode: int) -> IndexDamaged:

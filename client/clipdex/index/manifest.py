@@ -19,7 +19,7 @@ from clipdex.base.errors import (
     IndexWriteError,
 )
 from clipdex.base.json_text import parse_plain_json
-from clipdex.index.files import create, open_to_read, rename, sync_directory
+from clipdex.index.files import create, fault, open_to_read, rename, sync_directory
 from clipdex.model.card import ModelCard
 from clipdex.model.formats.icc import IccUse
 
@@ -127,7 +127,8 @@ class Manifest:
         Raises:
             IndexNotFound: there is no such directory.
             IndexFormatError: it is no index, or one of a newer format.
-            IndexDamaged: its checksum does not fit.
+            IndexDamaged: its checksum does not fit, or its disk does not give it back.
+        IndexFault: the system refuses to read it.
         """
         path = directory / MANIFEST
         try:
@@ -140,7 +141,7 @@ class Manifest:
         except NotADirectoryError as exc:
             raise IndexFormatError(f"{directory} is a file; a clipdex index is a directory") from exc
         except OSError as exc:
-            raise IndexFormatError(f"{path}: cannot be read: {exc.strerror}") from exc
+            raise fault(path, exc) from exc
         try:
             data = parse_plain_json(raw)
         except ValueError as exc:

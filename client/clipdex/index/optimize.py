@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ import numpy as np
 
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexLocked, IndexWriteError, InvalidArgument
+from clipdex.index.file_system import locked
 from clipdex.index.files import is_at, open_to_write, rename, require_regular, sync_directory
 from clipdex.index.reader import Index
 from clipdex.index.side.int8 import INT8_FILE, Int8File, Int8Header, pack_block
@@ -157,12 +157,8 @@ def _building(directory: Path) -> Iterator[int]:
     except OSError as exc:
         raise IndexWriteError(f"{path}: cannot be written: {exc.strerror}") from exc
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise IndexLocked(
-                f"{directory} is being optimized by another process; wait for it, or stop it"
-            ) from exc
+        if not locked(fd, path):
+            raise IndexLocked(f"{directory} is being optimized by another process; wait for it, or stop it")
         # Between opening and locking, the process that had it may have renamed it or removed it.
         if not is_at(fd, path):
             raise IndexLocked(f"{directory} has just been optimized by another process; try again")

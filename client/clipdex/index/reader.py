@@ -20,7 +20,7 @@ from clipdex.base.errors import FingerprintMismatch, IndexDamaged, IndexFault, I
 from clipdex.base.json_text import parsed_object
 from clipdex.base.records import Extent, Failure, KnownFile, Picture
 from clipdex.base.spelling import composed_path
-from clipdex.index.files import open_directory
+from clipdex.index.files import fault, open_directory
 from clipdex.index.hits import Hit, grouped_ranking, traits
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, RowStore
@@ -121,7 +121,7 @@ class Index:
             place = open_directory(self.directory)
         except OSError as exc:
             Manifest.read(self.directory)  # says it better, where nothing is
-            raise IndexDamaged(f"{self.directory}: cannot be read: {exc.strerror}") from exc
+            raise fault(self.directory, exc) from exc
         try:
             self.manifest = Manifest.read(self.directory)
             self._opened_store = RowStore.open(self.directory / ROWS_FILE, write=False)
@@ -165,7 +165,7 @@ class Index:
         try:
             return os.path.samestat(os.fstat(self._place), os.stat(self.directory))
         except OSError as exc:
-            raise IndexDamaged(f"{self.directory}: cannot be read any more: {exc.strerror}") from exc
+            raise fault(self.directory, exc) from exc
 
     def _look(self) -> None:
         rows, dead = self._store.snapshot()
@@ -465,8 +465,12 @@ class Index:
         )
 
     def failures(self) -> list[Failure]:
-        """The ledger: every file that could not be indexed, by path."""
+        """The ledger: every file that could not be indexed, by path. Raises IndexDamaged if it cannot be read."""
         return self._store.failures()
+
+    def failed_paths(self) -> list[bytes]:
+        """The paths in the ledger; those of damaged lines too, if they are paths."""
+        return self._store.failed_paths()
 
     def close(self) -> None:
         """Close the files. Arrays taken from `vectors` stay valid."""

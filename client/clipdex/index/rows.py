@@ -38,17 +38,21 @@ from clipdex.index.schema import (
     Value,
     connect,
     connect_new,
-    is_sound,
     readable,
     record_crc32c,
     require_schema,
     still,
+    unreadable,
+    was_refused,
 )
 from clipdex.index.stored import (
+    KINDS,
     LATER_OF_ROWS,
     all_sound,
+    are,
     failure_of,
     is_plausible,
+    is_whole,
     known_file,
     picture_of,
     stored,
@@ -58,22 +62,9 @@ __all__ = ["NO_METADATA", "ROWS_FILE", "Changes", "Extent", "Failure", "KnownFil
 
 ROWS_FILE = "rows.sqlite"
 
-_MOST = 1 << 48  # of rows, and of anything that is counted in a commit record
+_INT, _INT_OR_NONE, _BYTES_OR_NONE = (int,), (int, type(None)), (bytes, type(None))
 
-# A tombstone and a new time change what the record's checksum covers. A record that is damaged stays so.
-_WHOLE = "crc32c IS record_crc32c(row, path, size, mtime_ns, content_hash, width, height, deleted_at)"
-_BURY = (
-    "UPDATE rows SET deleted_at = ?1, "  # noqa: S608
-    f"crc32c = CASE WHEN {_WHOLE} "
-    "THEN record_crc32c(row, path, size, mtime_ns, content_hash, width, height, ?1) ELSE crc32c END "
-    "WHERE path = ?2 AND deleted_at IS NULL"
-)
-_TOUCH = (
-    "UPDATE rows SET size = ?1, mtime_ns = ?2, "  # noqa: S608
-    f"crc32c = CASE WHEN {_WHOLE} "
-    "THEN record_crc32c(row, path, ?1, ?2, content_hash, width, height, deleted_at) ELSE crc32c END "
-    "WHERE path = ?3 AND deleted_at IS NULL"
-)
+_MOST = 1 << 48  # of rows, and of anything that is counted in a commit record
 
 # What came with a picture may change while the picture does not.
 _ANNOTATE = (
@@ -153,7 +144,7 @@ class RowStore:
                 raise IndexFault(
                     f"{path}: cannot be opened: {exc}: a commit is still in rows.sqlite-wal, and {lack}"
                 ) from exc
-            if still(path) is None and _is_refusal(exc):
+            if still(path) is None and was_refused(exc):
                 raise IndexFault(
                     f"{path}: cannot be opened: {exc}; SQLite makes a small file beside it, which a full disk or "
                     "the folder's permissions prevent; nothing says that the index is damaged"
@@ -244,7 +235,7 @@ class RowStore:
             "AND row >= ? AND row < ? ORDER BY row"
         )
         found = self._rows(sql, (start, end))
-        return [(row, phash) for row, phash, crc32c in found if is_sound(crc32c, row, phash)]
+        return [(row, phash) for row, phash, crc32c in found if is_whole("phashes", crc32c, row, phash)]
 
     def live_paths(self, start: int, end: int) -> list[tuple[int, bytes]]:
         """(row, path) of every live row in [start, end), by row."""
@@ -258,7 +249,19 @@ class RowStore:
             "UNION ALL SELECT size, mtime_ns, NULL, NULL FROM failures WHERE path = ?",
             (path, path),
         )
+        if found and not are(found[0], (_INT, _INT, _INT_OR_NONE, _BYTES_OR_NONE)):
+            raise IndexDamaged(
+                f"{self._path}: what is known of {os.fsdecode(path)!r} is damaged; see  clipdex verify"
+            )
         return KnownFile(*found[0]) if found else None
+
+    def has_path(self, path: bytes) -> bool:
+        """Whether there is a live row of a path, or a line in the ledger, sound or not."""
+        sql = (
+            "SELECT 1 FROM rows WHERE path = ? AND deleted_at IS NULL "
+            "UNION ALL SELECT 1 FROM failures WHERE path = ?"
+        )
+        return bool(self._rows(sql, (path, path)))
 
     def known_soundly(self, path: bytes) -> KnownFile | None:
         """The same, of records that are all as they were written; None where one is not."""
@@ -286,25 +289,39 @@ class RowStore:
         )
         while found := self._rows(sql, (content_hash, row)):
             row = found[0][0]
-            if is_sound(*found[0][1:]):
+            if is_whole("rows", *found[0][1:]):
                 yield row
 
     def live_paths_of_content(self, content_hash: bytes, most: int) -> list[bytes]:
         """The paths of the live rows whose file had this content, by row, as many as `most`."""
         sql = "SELECT path FROM rows WHERE content_hash = ? AND deleted_at IS NULL ORDER BY row LIMIT ?"
-        return [path for (path,) in self._rows(sql, (content_hash, most))]
+        return [path for (path,) in self._rows(sql, (content_hash, most)) if type(path) is bytes]
 
     def failures(self, *, damaged: bool = True) -> list[Failure]:
-        """The ledger, by path; without the lines that are `damaged`, if so asked."""
+        """The ledger, by path; without the lines that are `damaged`, if so asked.
+
+        Raises:
+            IndexDamaged: a line has a value of another kind, and none is to be left out.
+        """
         return self._ledger("ORDER BY path", (), damaged=damaged)
+
+    def failed_paths(self) -> list[bytes]:
+        """The paths in the ledger, in order; those of damaged lines too, if they are paths."""
+        return [path for (path,) in self._rows("SELECT path FROM failures ORDER BY path") if type(path) is bytes]
 
     def failure_counts(self) -> dict[str, int]:
         """How many lines of the ledger have each reason, the most frequent first."""
-        return dict(self._rows("SELECT reason, count(*) FROM failures GROUP BY reason ORDER BY 2 DESC, 1"))
+        found = self._rows("SELECT reason, count(*) FROM failures GROUP BY reason ORDER BY 2 DESC, 1")
+        if not all(type(reason) is str for reason, _ in found):
+            raise self._damaged_ledger()
+        return dict(found)
 
     def commit_times(self) -> tuple[int | None, int | None]:
         """When rows were first and last committed: seconds since 1970, or None."""
-        first, last = self._rows("SELECT min(committed_at), max(committed_at) FROM extents")[0]
+        (found,) = self._rows("SELECT min(committed_at), max(committed_at) FROM extents")
+        if not are(found, (_INT_OR_NONE, _INT_OR_NONE)):
+            raise IndexDamaged(f"{self._path}: its commit record is damaged; see  clipdex verify")
+        first, last = found
         return first, last
 
     def extents(self) -> list[Extent]:
@@ -340,7 +357,7 @@ class RowStore:
                 continue  # an index of the first versions
             sql = f"SELECT {key}, crc32c, {columns} FROM {table}"  # noqa: S608
             for value, *record in self._each(sql):
-                if not is_sound(*record):
+                if not is_whole(table, *record):
                     row = value if key == "row" and isinstance(value, int) else None
                     what = f"{self._path.name}: the record {value!r} of {table} is damaged"
                     found.append(BrokenRecord(what, row))
@@ -361,6 +378,7 @@ class RowStore:
             at: when they are said to have been committed, seconds since 1970; now if not given.
 
         Raises:
+            IndexDamaged: what it would change is damaged beyond changing; nothing was written.
             IndexWriteError: the disk refused. This connection sees nothing of the commit; the next one may,
                 if nothing but its last sync failed.
         """
@@ -372,11 +390,12 @@ class RowStore:
         lines = [_line(failure, now) for failure in failures]
         gone = [*(p.path for p in pictures), *(f.path for f in failures), *changes.removed]
         with self._lock, self._transaction():
-            self._db.executemany(_BURY, ((now, path) for path in gone))
+            for path in gone:
+                self._change(path, deleted_at=now)
             self._db.executemany("DELETE FROM failures WHERE path = ?", ((path,) for path in gone))
             self._db.executemany("DELETE FROM failure_ctimes WHERE path = ?", ((path,) for path in gone))
-            touched = ((storable(p.size), storable(p.mtime_ns), p.path) for p in changes.touched)
-            self._db.executemany(_TOUCH, touched)
+            for p in changes.touched:
+                self._change(p.path, size=storable(p.size), mtime_ns=storable(p.mtime_ns))
             for statement in (_DATE, _DATE_FAILURE):
                 times = ((path, storable(ctime)) for path, ctime in dated if ctime is not None)
                 self._db.executemany(statement, times)
@@ -396,6 +415,27 @@ class RowStore:
             named = ((f.path, f.ctime_ns) for f in failures)
             self._insert("failure_ctimes", ((path, storable(ctime)) for path, ctime in named if ctime is not None))
 
+    def _change(self, path: bytes, **new: int | bytes) -> None:
+        """Change the live row of a path, if there is one, and its checksum with it. What is damaged stays so."""
+        names = _CHECKED["rows"][1].split(", ")
+        live = f"SELECT {', '.join(names)}, crc32c FROM rows WHERE path = ? AND deleted_at IS NULL"  # noqa: S608
+        for *values, crc32c in self._db.execute(live, (path,)).fetchall():
+            changed = dict(zip(names, values, strict=True)) | new
+            sound = is_whole("rows", crc32c, *values)
+            if not sound:  # SQLite takes no record in which a value is of another kind
+                for name, kinds in zip(names, KINDS["rows"], strict=True):
+                    if type(changed[name]) not in kinds:
+                        new[name] = changed[name] = b"" if kinds == (bytes,) else 0
+            fits = record_crc32c(*changed.values())
+            if not sound:
+                fits = crc32c if type(crc32c) is int and crc32c != fits else fits ^ 1
+            columns = ", ".join(f"{name} = ?" for name in new)
+            # A row's number is its key in SQLite's tree, so it is a number whatever is damaged.
+            self._db.execute(
+                f"UPDATE rows SET {columns}, crc32c = ? WHERE row = ?",  # noqa: S608
+                (*new.values(), fits, values[0]),
+            )
+
     def _insert(self, table: str, records: Iterable[tuple[Value, ...]]) -> None:
         columns = _CHECKED[table][1]
         marks = "?, " * len(columns.split(",")) + "?"
@@ -410,7 +450,13 @@ class RowStore:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
-        except sqlite3.Error as exc:
+        except DAMAGE as exc:
+            # What the system refuses, SQLite raises as other classes.
+            if type(exc) in (sqlite3.DatabaseError, sqlite3.IntegrityError, UnicodeDecodeError):
+                raise IndexDamaged(
+                    f"{self._path}: the commit met damage: {exc}; nothing was written:  clipdex verify  says "
+                    "what is damaged, and  clipdex compact --drop-damaged  makes the index anew without it"
+                ) from exc
             raise IndexWriteError(
                 f"{self._path}: the commit was refused: {exc}; "
                 "what was committed before is untouched, and the next run goes on from there"
@@ -447,7 +493,14 @@ class RowStore:
             f"FROM failures {times if there else ''} {condition}"
         )
         found = self._rows(sql, parameters)
-        return [failure_of(*record[3:8], *record[:2]) for record in found if damaged or is_sound(*record[2:])]
+        if not damaged:
+            found = [record for record in found if is_whole("failures", *record[2:])]
+        if not all(are(record[3:], KINDS["failures"]) for record in found):
+            raise self._damaged_ledger()
+        return [failure_of(*record[3:8], *record[:2]) for record in found]
+
+    def _damaged_ledger(self) -> IndexDamaged:
+        return IndexDamaged(f"{self._path}: its ledger of failures is damaged; see  clipdex verify")
 
     def _each(self, sql: str) -> Iterator[Any]:
         """The same, one by one, with texts that may be damaged."""
@@ -459,7 +512,7 @@ class RowStore:
                 finally:
                     self._db.text_factory = before
         except DAMAGE as exc:
-            raise IndexDamaged(f"{self._path}: cannot be read: {exc}") from exc
+            raise unreadable(self._path, exc) from exc
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         try:
@@ -469,12 +522,7 @@ class RowStore:
                     self._db.require_still()
                 return found
         except DAMAGE as exc:
-            raise IndexDamaged(f"{self._path}: cannot be read: {exc}") from exc
-
-
-def _is_refusal(error: sqlite3.Error) -> bool:
-    """Whether it is the system that refused, by SQLite's text (its codes are not in Python 3.10)."""
-    return any(text in str(error) for text in ("unable to open", "disk I/O error", "is full", "is locked"))
+            raise unreadable(self._path, exc) from exc
 
 
 def _is_count(value: object) -> bool:

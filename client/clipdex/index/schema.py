@@ -13,7 +13,9 @@ from urllib.parse import quote
 import google_crc32c
 
 from clipdex.base.errors import IndexDamaged, IndexFault
-from clipdex.index.files import require_database
+from clipdex.index.file_system import lacking
+from clipdex.index.files import has_other_names, require_database
+from clipdex.index.manifest import MANIFEST
 
 __all__ = [
     "APPLICATION_ID",
@@ -29,6 +31,9 @@ __all__ = [
     "readable",
     "record_crc32c",
     "require_schema",
+    "still",
+    "unreadable",
+    "was_refused",
 ]
 
 # "clpx" in ASCII: `file rows.sqlite` and other tools can tell whose database it is.
@@ -105,6 +110,18 @@ LATER = {"phashes": _PHASHES, "ctimes": _CTIMES, "failure_ctimes": _FAILURE_CTIM
 # What reading a damaged database raises: a flipped bit in a text is no UTF-8, even in SQLite's own messages.
 DAMAGE = (sqlite3.Error, UnicodeDecodeError)
 
+# What SQLite says where the system refuses something, or another process has a lock, whatever the file holds.
+_REFUSALS = {
+    "attempt to write a readonly database",
+    "database is locked",
+    "database or disk is full",
+    "disk I/O error",
+    "locking protocol",
+    "unable to open database file",
+}
+# Of "disk I/O error", what is of the file after all; by a name that Python has since 3.11.
+_UNREADABLE = {"SQLITE_IOERR_READ", "SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_CORRUPTFS"}
+
 Value: TypeAlias = "int | bytes | str | None"
 
 
@@ -136,6 +153,18 @@ def is_sound(crc32c: Any, *values: Any) -> bool:
     return all(isinstance(v, (int, bytes, str, type(None))) for v in values) and record_crc32c(*values) == crc32c
 
 
+def was_refused(error: Exception) -> bool:
+    """Whether SQLite was refused something by the system, which says nothing of what the file holds."""
+    return str(error) in _REFUSALS and getattr(error, "sqlite_errorname", "") not in _UNREADABLE
+
+
+def unreadable(path: Path, error: Exception) -> IndexFault:
+    """What one of `DAMAGE` says of a database that was read: damage, unless it is the system that refused."""
+    if was_refused(error):
+        return IndexFault(f"{path}: cannot be read now: {error}; nothing says that the index is damaged")
+    return IndexDamaged(f"{path}: cannot be read: {error}")
+
+
 def readable(raw: bytes) -> str:
     """A text that a flipped bit may have left no UTF-8: its checksum will not fit."""
     return raw.decode("utf-8", "surrogateescape")
@@ -144,14 +173,16 @@ def readable(raw: bytes) -> str:
 def connect(path: Path, *, write: bool) -> sqlite3.Connection:
     """Open the database in autocommit: transactions are begun by hand, where the code says so.
 
-    `record_crc32c` is known to SQL by its name, for commits alone: Ctrl-C inside it would look like damage.
-    What is read is checked outside of SQL.
+    `record_crc32c` is known to SQL by its name, for commits alone: Ctrl-C inside it would look like damage. It
+    is given keys and what is new; what was read is checked outside of SQL: it may be of a type that no record has.
 
     Raises:
         IndexDamaged: it, or a file that SQLite has beside it, is no regular file.
+        IndexWriteError: to be written, one of them has other names.
+        IndexFault: to be read, one of them that SQLite writes even then has other names.
         sqlite3.Error: it cannot be opened.
     """
-    require_database(path)
+    require_database(path, write=write)
     uri = "file:" + quote(os.fsencode(path.absolute()))  # a path may hold ?, # and bytes that are not UTF-8
     if write:
         db = _open(uri + "?mode=rw")
@@ -163,24 +194,42 @@ def connect(path: Path, *, write: bool) -> sqlite3.Connection:
             db.close()
             raise
         return db
+    if lacking(path.with_name(MANIFEST)) is not None:  # which SQLite takes for another process, and waits
+        if (state := still(path)) is None:
+            raise sqlite3.OperationalError("database is locked")
+        return _opened_still(uri, path, state)
+    # Readers write to it, too, and begin by cutting it to nothing.
+    shared = path.with_name(path.name + "-shm")
+    if has_other_names(shared):
+        if (state := still(path)) is None:
+            raise IndexFault(
+                f"{shared}: has other names (hard links), as `cp -al` gives, and SQLite would write to it even to "
+                "read: wait for a process that writes the index, or copy its directory with `cp -r`, and read that"
+            )
+        return _opened_still(uri, path, state)
     db = _open(uri + "?mode=ro")
     try:
         db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.OperationalError:
-        # A full disk, a read-only medium, or one without locks: SQLite cannot make or lock its small files. Where
-        # nothing is in a WAL, the database is whole without them; that it stays as it is, is looked after.
+        # A full disk or a read-only medium: SQLite cannot make its small files.
         db.close()
         state = still(path)
         if state is None:
             raise
-        db = _open(uri + "?immutable=1", Still)
-        assert isinstance(db, Still)
-        db.path, db.state = path, state
-        try:
-            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except BaseException:
-            db.close()
-            raise
+        return _opened_still(uri, path, state)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _opened_still(uri: str, path: Path, state: tuple[int, ...]) -> Still:
+    """Without SQLite's small files: with an empty WAL all is in the database. That it stays so is looked after."""
+    db = _open(uri + "?immutable=1", Still)
+    assert isinstance(db, Still)
+    db.path, db.state = path, state
+    try:
+        db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except BaseException:
         db.close()
         raise
@@ -189,7 +238,7 @@ def connect(path: Path, *, write: bool) -> sqlite3.Connection:
 
 def connect_new(path: Path) -> sqlite3.Connection:
     """A database at a path where nothing is, in a folder of our own."""
-    return sqlite3.connect(path, isolation_level=None)
+    return sqlite3.connect(path, isolation_level=None, timeout=0)  # who else has it is a file system without locks
 
 
 def require_schema(db: sqlite3.Connection, path: Path) -> None:
@@ -205,7 +254,7 @@ def require_schema(db: sqlite3.Connection, path: Path) -> None:
         finally:
             db.text_factory = text_factory
     except DAMAGE as exc:
-        raise IndexDamaged(f"{path}: cannot be read: {exc}") from exc
+        raise unreadable(path, exc) from exc
     expected = _objects()
     wrong = [
         f"has {'an' if kind == 'index' else 'a'} {kind} {str(name)!r} that no index has"
@@ -259,7 +308,7 @@ class Still(sqlite3.Connection):
         if still(self.path) != self.state:
             raise IndexFault(
                 f"{self.path}: was written to while it was read, where its file system gives no locks or has no "
-                "room for SQLite's small files: open it again"
+                "room for SQLite's small files, or these have other names: open it again"
             )
 
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clipdex.base.errors import IndexDamaged
 from clipdex.base.records import KnownFile
-from clipdex.index.files import open_to_read
+from clipdex.index.files import fault, open_to_read
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.vectors import ExtentCheck
@@ -40,7 +39,7 @@ class SoundFiles:
             try:
                 file = open_to_read(path)
             except OSError as exc:
-                raise IndexDamaged(f"{path}: cannot be read: {exc.strerror}") from exc
+                raise fault(path, exc) from exc
             with file:
                 yield cls(store, ExtentCheck(file.fileno(), store.extents(), manifest))
         finally:
@@ -50,6 +49,10 @@ class SoundFiles:
         """What the committed index knows of a path, if anything sound."""
         found = self._store.known_soundly(path)
         return None if found is not None and found.row is not None and not self._is_sound(found.row) else found
+
+    def has(self, path: bytes) -> bool:
+        """Whether the committed index has anything of a path, sound or not."""
+        return self._store.has_path(path)
 
     def row_of_content(self, content_hash: bytes) -> int | None:
         """A sound row, live or dead, whose file had this content."""

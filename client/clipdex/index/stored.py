@@ -7,8 +7,33 @@ from typing import Any
 
 from clipdex.base.records import Failure, KnownFile, Picture
 from clipdex.index.schema import is_sound
+from clipdex.looks.signature import SIGNATURE_BYTES
 
-__all__ = ["LATER_OF_ROWS", "all_sound", "failure_of", "is_plausible", "known_file", "picture_of", "stored"]
+__all__ = [
+    "KINDS",
+    "LATER_OF_ROWS",
+    "all_sound",
+    "are",
+    "failure_of",
+    "is_plausible",
+    "is_whole",
+    "known_file",
+    "picture_of",
+    "stored",
+]
+
+_INT, _BYTES, _TEXT, _INT_OR_NONE = (int,), (bytes,), (str,), (int, type(None))
+
+# Of the columns that a table's checksum covers: what a value may be. A flipped bit may make it another one.
+KINDS: dict[str, tuple[tuple[type, ...], ...]] = {
+    "rows": (_INT, _BYTES, _INT, _INT, _BYTES, _INT, _INT, _INT_OR_NONE),
+    "extents": (_INT, _INT, _INT, _INT),
+    "failures": (_BYTES, _TEXT, _TEXT, _INT, _INT, _INT),
+    "metadata": (_INT, _TEXT),
+    "phashes": (_INT, _BYTES),
+    "ctimes": (_INT, _INT),
+    "failure_ctimes": (_BYTES, _INT),
+}
 
 _ROW = "rows.row, path, size, mtime_ns, content_hash, width, height, deleted_at, rows.crc32c"
 _AT_CONTENT_HASH = 4
@@ -26,23 +51,33 @@ def stored(tables: Container[str]) -> str:
     return f"{', '.join(columns)} FROM {' LEFT JOIN '.join(joins)}"
 
 
+def are(values: Sequence[Any], kinds: Sequence[tuple[type, ...]]) -> bool:
+    """Whether all that was read is of the kinds that it should be; a checksum is not asked."""
+    return all(type(value) in kind for value, kind in zip(values, kinds, strict=True))
+
+
+def is_whole(table: str, crc32c: Any, *values: Any) -> bool:
+    """Whether a record of a table is the one that was written, and such as clipdex writes."""
+    return (
+        are(values, KINDS[table])
+        and (table != "phashes" or len(values[1]) == SIGNATURE_BYTES)
+        and is_sound(crc32c, *values)
+    )
+
+
 def picture_of(record: Sequence[Any]) -> Picture:
     """Of what `stored` selects. A signature or a ctime that is damaged is none."""
     row, path, size, mtime_ns, content_hash, width, height, _, _, json, _ = record[:11]
     phash, ctime_ns = (
-        value if value is not None and is_sound(crc, row, value) else None for value, crc in _later(record)
+        value if value is not None and is_whole(table, crc, row, value) else None
+        for table, (value, crc) in zip(LATER_OF_ROWS, _later(record), strict=True)
     )
     return Picture(path, size, mtime_ns, content_hash, width, height, json, phash, ctime_ns)
 
 
 def is_plausible(record: Sequence[Any]) -> bool:
     """Whether what `stored` selects of a picture is of the kinds that it should be; its checksum is not asked."""
-    row, path, size, mtime_ns, content_hash, width, height, _, _, json = record[:10]
-    return (
-        all(type(number) is int for number in (row, size, mtime_ns, width, height))
-        and all(type(data) is bytes for data in (path, content_hash))
-        and (json is None or type(json) is str)
-    )
+    return are(record[:8], KINDS["rows"]) and (record[9] is None or type(record[9]) is str)
 
 
 def known_file(record: Sequence[Any]) -> KnownFile:
@@ -54,9 +89,9 @@ def known_file(record: Sequence[Any]) -> KnownFile:
 def all_sound(record: Sequence[Any]) -> bool:
     """Whether all that `stored` selects is as it was written."""
     row, of_row, crc32c = record[0], record[:8], record[8]
-    beside = [(record[9], record[10]), *_later(record)]
-    return is_sound(crc32c, *of_row) and all(
-        is_sound(crc, row, value) for value, crc in beside if (value, crc) != (None, None)
+    beside = zip(("metadata", *LATER_OF_ROWS), [(record[9], record[10]), *_later(record)], strict=True)
+    return is_whole("rows", crc32c, *of_row) and all(
+        is_whole(table, crc, row, value) for table, (value, crc) in beside if (value, crc) != (None, None)
     )
 
 
@@ -64,7 +99,7 @@ def failure_of(
     path: bytes, reason: str, detail: str, size: int, mtime_ns: int, ctime_ns: Any, crc: Any
 ) -> Failure:
     """A line of the ledger, and what stands beside it of its ctime: nothing, if that is damaged."""
-    known = ctime_ns is not None and is_sound(crc, path, ctime_ns)
+    known = ctime_ns is not None and is_whole("failure_ctimes", crc, path, ctime_ns)
     return Failure(path, reason, detail, size, mtime_ns, ctime_ns if known else None)
 
 

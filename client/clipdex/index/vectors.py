@@ -18,7 +18,7 @@ import numpy as np
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged, IndexWriteError
 from clipdex.base.records import Extent
-from clipdex.index.files import open_to_read, open_to_write
+from clipdex.index.files import fault, open_to_read, open_to_write
 from clipdex.index.manifest import Manifest
 from clipdex.search.cosines import not_unit
 
@@ -43,6 +43,7 @@ def map_vectors(directory: Path, manifest: Manifest, rows: int) -> Array:
 
     Raises:
         IndexDamaged: the file is missing, or shorter than what was committed.
+        IndexFault: the system refuses to read it.
     """
     path = directory / manifest.vectors_file
     try:
@@ -62,7 +63,7 @@ def map_vectors(directory: Path, manifest: Manifest, rows: int) -> Array:
                 private.flags.writeable = False
                 return private
     except OSError as exc:
-        raise IndexDamaged(f"{path}: cannot be read: {exc.strerror}; {rows} rows of it were committed") from exc
+        raise fault(path, exc, f"; {rows} rows of it were committed") from exc
 
 
 def _require_length(path: Path, size: int, manifest: Manifest, rows: int) -> None:

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipdex.base.errors import IndexDamaged, IndexFault, IndexFormatError, IndexNotFound
+from clipdex.base.errors import IndexDamaged, IndexFormatError
 from clipdex.base.records import Extent
-from clipdex.index.files import open_directory, open_to_read
+from clipdex.index.files import fault, open_directory, open_to_read
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.side.ann_file import ann_damages
@@ -81,9 +81,7 @@ def _verify(directory: Path, progress: Callable[[int, int], None] | None) -> Ver
     damages: list[Damage] = []
     try:
         manifest = Manifest.read(directory)
-    except IndexNotFound:
-        raise
-    except IndexFault as exc:
+    except (IndexDamaged, IndexFormatError) as exc:
         return VerifyReport(0, 0, 0, [Damage(str(exc))])
     try:
         if lost := wal_damage(directory / ROWS_FILE):
@@ -111,6 +109,7 @@ def check_rows(
 
     Raises:
         IndexDamaged: rows.sqlite cannot be read.
+        IndexFault: the system refuses to read something.
     """
     with store.one_moment():
         damages = [Damage(what) for what in store.broken_pages()]
@@ -146,7 +145,10 @@ def _check_vectors(
     except IndexDamaged as exc:
         return [Damage(str(exc), (0, total))], 0
     except OSError as exc:
-        return [Damage(f"{path}: cannot be read: {exc.strerror}", (0, total))], 0
+        found = fault(path, exc)
+        if not isinstance(found, IndexDamaged):
+            raise found from exc
+        return [Damage(str(found), (0, total))], 0
     with file:
         for extent in extents:
             span = (extent.first_row, extent.first_row + extent.row_count)

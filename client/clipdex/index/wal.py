@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.index.files import open_to_read
+from clipdex.base.errors import IndexDamaged
+from clipdex.index.files import fault, open_to_read
 
 __all__ = ["wal_damage"]
 
@@ -34,6 +35,7 @@ def wal_damage(database: Path) -> str | None:
 
     Raises:
         IndexDamaged: it is no regular file.
+        IndexFault: the system refuses to read it.
     """
     path = database.with_name(database.name + "-wal")
     before = None
@@ -44,6 +46,8 @@ def wal_damage(database: Path) -> str | None:
         except FileNotFoundError:
             return None
         except OSError as exc:
+            if not isinstance(found_fault := fault(path, exc), IndexDamaged):
+                raise found_fault from exc
             return f"{path.name}: cannot be read: {exc.strerror}"
         if found is None or found == before:
             break

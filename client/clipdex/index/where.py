@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.base.errors import IndexDamaged, InvalidArgument
+from clipdex.base.errors import InvalidArgument
 from clipdex.base.json_text import parse_json
 from clipdex.base.spelling import composed, composed_path
-from clipdex.index.schema import connect
+from clipdex.index.schema import connect, unreadable, was_refused
 
 __all__ = ["COLUMNS", "FUNCTIONS", "Rows", "Where"]
 
@@ -103,7 +103,7 @@ class Where:
             self._db.set_authorizer(self._guard.decide)
             self._db.set_progress_handler(self._guard.look_at_the_clock, _STEPS)
         except sqlite3.Error as exc:
-            raise IndexDamaged(f"{path}: cannot be read: {exc}") from exc
+            raise unreadable(path, exc) from exc
 
     def rows(self, condition: str, params: Mapping[str, Any] | None, below: int) -> Rows:
         """The rows below `below` for which the condition holds, ascending, read-only; tombstones are not left out.
@@ -153,8 +153,8 @@ class Where:
     def _translated(self, exc: Exception) -> Exception:
         text = " ".join(str(exc).split()).replace('near "THEN": syntax error', "it ends too early")
         text = text if len(text) <= 200 else f"{text[:200]} ..."
-        if text in _DAMAGED:
-            return IndexDamaged(f"{self._path}: cannot be read: {text}")
+        if text in _DAMAGED or was_refused(exc):
+            return unreadable(self._path, exc)
         if self._guard.late:
             return InvalidArgument(
                 f"the filter took longer than {self._timeout_s:g} s and was stopped; make it simpler"

@@ -6,7 +6,6 @@ in between, opening again cuts back to the last commit.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import time
@@ -18,17 +17,11 @@ from typing import TypeVar
 import numpy as np
 
 from clipdex.base.arrays import Array
-from clipdex.base.errors import (
-    IndexDamaged,
-    IndexFault,
-    IndexFormatError,
-    IndexLocked,
-    IndexWriteError,
-    InvalidArgument,
-)
+from clipdex.base.errors import IndexFault, IndexFormatError, IndexLocked, IndexWriteError, InvalidArgument
 from clipdex.base.interrupts import interrupts_wait
 from clipdex.base.records import Changes, Failure, KnownFile, Picture
 from clipdex.index.create import LOCK_FILE, create_index, put_back, sweep_unfinished
+from clipdex.index.file_system import locked
 from clipdex.index.files import is_at, open_to_write, sync_directory
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, RowStore
@@ -182,6 +175,10 @@ class IndexWriter:
         """The committed ledger, by path; without the lines that are `damaged`, if so asked."""
         return self._store.failures(damaged=damaged)
 
+    def failed_paths(self) -> list[bytes]:
+        """The paths in the committed ledger; those of damaged lines too, if they are paths."""
+        return self._store.failed_paths()
+
     def commit_times(self) -> tuple[int | None, int | None]:
         """When rows were first and last committed: seconds since 1970, or None."""
         return self._store.commit_times()
@@ -259,7 +256,7 @@ class IndexWriter:
             self._vectors.sync()
         try:
             self._store.commit(self._committed, self._vectors.crc32c, self._changes, at)
-        except IndexWriteError:
+        except IndexFault:
             # What was refused may stand whole in SQLite's journal and count when the index is opened again.
             self._vectors.give_up()
             raise
@@ -274,7 +271,7 @@ class IndexWriter:
             try:
                 # Asked, not remembered: Ctrl-C may have come between a commit and the note of it.
                 committed = self._row_store.committed_rows()
-            except IndexDamaged:
+            except IndexFault:
                 committed = None
             self._vector_file.close(committed)
             self._row_store.close()
@@ -312,18 +309,19 @@ def _lock(directory: Path) -> int:
     except OSError as exc:
         raise IndexWriteError(f"{directory}: cannot be opened for writing: {exc.strerror}") from exc
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not is_at(fd, path):
-            # Between opening and locking, another process put a compacted index in this one's place.
-            os.close(fd)
-            return _lock(directory)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(), 0)
-    except BlockingIOError as exc:
-        holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip() or "another process"
-        os.close(fd)
-        raise IndexLocked(f"{directory} is being written to by {holder}; wait for it, or stop it") from exc
+        if not locked(fd, path):
+            holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip() or "another process"
+            raise IndexLocked(f"{directory} is being written to by {holder}; wait for it, or stop it")
+        if is_at(fd, path):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode(), 0)
+            return fd
     except OSError as exc:
         os.close(fd)
-        raise IndexWriteError(f"{directory}: cannot be locked: {exc.strerror}") from exc
-    return fd
+        raise IndexWriteError(f"{path}: cannot be written: {exc.strerror}") from exc
+    except BaseException:
+        os.close(fd)
+        raise
+    # Between opening and locking, another process put a compacted index in this one's place.
+    os.close(fd)
+    return _lock(directory)

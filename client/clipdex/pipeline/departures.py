@@ -147,11 +147,11 @@ def forget_pictures(
     if dry_run:
         with Index.open(directory) as opened:
             rows = [path for _, path in opened.live_paths()]
-            lines = [failure.path for failure in opened.failures()]
+            lines = opened.failed_paths()
             return _forgotten(*_chosen(directory, rows, lines, named, missing, whole_folders))
     with IndexWriter(directory) as writer:
         rows = [path for part in writer.live_paths(_PATHS_AT_ONCE) for path in part]
-        lines = [failure.path for failure in writer.failures()]
+        lines = writer.failed_paths()
         rows, lines = _chosen(directory, rows, lines, named, missing, whole_folders)
         for path in rows + lines:
             writer.remove(path)

@@ -71,7 +71,7 @@ def plan_run(
             files = stack.enter_context(SoundFiles.open(index))
         for file in source.files(failures.append):
             known = files.known(file.path) if files else None
-            if known is None and opened is not None and opened.known(file.path) is not None:
+            if known is None and files is not None and files.has(file.path):
                 damaged += 1
             else:
                 count[standing_of(file, known, check=check, retry_failures=retry_failures)] += 1

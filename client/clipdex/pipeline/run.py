@@ -157,7 +157,7 @@ def _require_a_picture(source: Source) -> None:
 def _remove_departed(writer: IndexWriter, source: Source) -> tuple[int, int]:
     """Tombstones for rows that the source no longer has, and their ledger lines -> rows gone, rows left out."""
     parts = [departures(source, paths) for paths in writer.live_paths(_PATHS_AT_ONCE)]
-    lines = departures(source, (failure.path for failure in writer.failures()))
+    lines = departures(source, writer.failed_paths())
     for path in chain.from_iterable(chain(*parts, lines)):
         writer.remove(path)
     return sum(len(gone) for gone, _ in parts), sum(len(out) for _, out in parts)

@@ -6,7 +6,6 @@ links alone: the vectors are those of the index.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -23,7 +22,8 @@ import numpy.typing as npt
 from clipdex.base.errors import IndexDamaged, IndexFault, IndexLocked, IndexWriteError
 from clipdex.base.json_text import parse_plain_json
 from clipdex.base.records import Extent
-from clipdex.index.files import is_at, open_to_read, open_to_write, rename, require_regular
+from clipdex.index.file_system import locked
+from clipdex.index.files import fault, is_at, open_to_read, open_to_write, rename, require_regular
 from clipdex.index.manifest import Manifest
 
 __all__ = [
@@ -160,19 +160,22 @@ def read(
     except FileNotFoundError as exc:
         raise IndexFault(f"{directory} has no index for approximate search: {_AGAIN}") from exc
     except OSError as exc:
-        raise IndexDamaged(f"{path} cannot be read: {exc.strerror}; {_AGAIN}") from exc
+        raise fault(path, exc, f"; {_AGAIN}") from exc
     if len(blob) != header.faiss_bytes or google_crc32c.value(blob) != header.faiss_crc32c:
         raise IndexDamaged(f"{path} is damaged: its bytes are not what was written; {_AGAIN}")
     return header, blob
 
 
 def ann_damages(directory: Path, manifest: Manifest, extents: Sequence[Extent]) -> list[str]:
-    """What is wrong with the file, if there is one."""
+    """What is wrong with the file, if there is one. Raises IndexFault if the system refuses to read it."""
     if not os.path.lexists(directory / ANN_FILE):
         return []
     try:
         read(directory, manifest, extents)
     except IndexFault as exc:
+        refused = isinstance(exc.__cause__, OSError) and not isinstance(exc, IndexDamaged)
+        if refused and not isinstance(exc.__cause__, FileNotFoundError):
+            raise
         return [str(exc)]
     return []
 
@@ -192,12 +195,8 @@ def replacing(directory: Path) -> Iterator[int]:
     except OSError as exc:
         raise IndexWriteError(f"{path}: cannot be written: {exc.strerror}") from exc
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not is_at(fd, path):
-                raise FileNotFoundError
-        except (BlockingIOError, FileNotFoundError) as exc:
-            raise IndexLocked(f"{path} is being written by another process; wait for it, or stop it") from exc
+        if not locked(fd, path) or not is_at(fd, path):
+            raise IndexLocked(f"{path} is being written by another process; wait for it, or stop it")
         try:
             os.ftruncate(fd, 0)
             yield fd

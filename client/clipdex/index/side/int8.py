@@ -23,7 +23,7 @@ from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged
 from clipdex.base.json_text import parse_plain_json
 from clipdex.base.records import Extent
-from clipdex.index.files import open_to_read
+from clipdex.index.files import fault, open_to_read
 from clipdex.index.manifest import Manifest
 from clipdex.search.quantize import BLOCK_ROWS, Basis, CodeBlock
 
@@ -272,12 +272,16 @@ class Int8Watch:
 
 
 def int8_damages(directory: Path, manifest: Manifest, extents: Sequence[Extent]) -> list[str]:
-    """What is wrong with the side file, if there is one."""
+    """What is wrong with the side file, if there is one. Raises IndexFault if the system refuses to read it."""
     try:
         file = Int8File.require(directory, manifest, extents)
     except FileNotFoundError:
         return []
     except Int8Unusable as exc:
+        if isinstance(exc.__cause__, OSError):
+            refused = fault(directory / INT8_FILE, exc.__cause__)
+            if not isinstance(refused, IndexDamaged):
+                raise refused from exc
         return [f"{INT8_FILE} {exc}: make it anew with  clipdex optimize"]
     found = []
     for number in range(file.header.blocks):
