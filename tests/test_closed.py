@@ -31,7 +31,12 @@ USES_OF_A_CLIENT = {
     "embed_texts": lambda client: client.embed_texts(["a"]),
     "embed_images": lambda client: client.embed_images([noise(0)]),
     "embed_pixels": lambda client: client.embed_pixels(np.zeros((1, 32, 32, 3), np.uint8)),
+    "embed_texts of none": lambda client: client.embed_texts([]),
+    "embed_images of none": lambda client: client.embed_images([]),
+    "embed_pixels of none": lambda client: client.embed_pixels(np.zeros((0, 32, 32, 3), np.uint8)),
+    "embed_texts of what is none": lambda client: client.embed_texts(3),
     "classify": lambda client: client.classify([noise(0)], ["a cat", "a dog"]),
+    "classify of none": lambda client: client.classify([], ["a cat", "a dog"]),
     "submit_pixels": lambda client: client.submit_pixels(np.zeros((1, 32, 32, 3), np.uint8)).result(),
     "submit_tokens": lambda client: client.submit_tokens(client.tokenize(["a"])).result(),
     "statistics": lambda client: client.statistics("image"),
@@ -45,7 +50,7 @@ def test_a_closed_client_says_so(use):
     client = clipdex.Client(FakeTransport())
     client.close()
     client.close()
-    with pytest.raises(clipdex.ServerUnreachable, match=r"^this client of fake:fake is closed: connect again$"):
+    with pytest.raises(clipdex.Closed, match=r"^this client of fake:fake is closed: connect again$"):
         use(client)
 
 
@@ -53,15 +58,15 @@ def test_a_closed_client_of_a_real_connection_says_so():
     with serving() as server:
         client = clipdex.connect(server.address)
         client.close()
-        with pytest.raises(clipdex.ServerUnreachable, match=f"^this client of {server.address} is closed"):
+        with pytest.raises(clipdex.Closed, match=f"^this client of {server.address} is closed"):
             client.embed_texts(["a"])
 
 
 def test_a_closed_batcher_says_so(fake):
     batcher = clipdex.Batcher(fake)
     batcher.close()
-    for use in (lambda: batcher.text("a"), lambda: batcher.image(noise(0))):
-        with pytest.raises(clipdex.ClipdexError, match="this batcher is closed"):
+    for use in (lambda: batcher.text("a"), lambda: batcher.image(noise(0)), batcher.__enter__):
+        with pytest.raises(clipdex.Closed, match="this batcher is closed"):
             use()
 
 
@@ -73,16 +78,32 @@ def test_a_closed_asyncio_client_says_so():
         for use in (
             clip.embed_texts(["a"]),
             clip.embed_images([noise(0)]),
+            clip.embed_pixels(np.zeros((0, 32, 32, 3), np.uint8)),
+            clip.embed_texts([]),
+            clip.embed_images([]),
             clip.classify([noise(0)], ["a cat", "a dog"]),
+            clip.classify([], ["a cat", "a dog"]),
             clip.__aenter__(),
         ):
-            with pytest.raises(clipdex.ClipdexError, match="this client is closed"):
+            with pytest.raises(clipdex.Closed, match="this client is closed"):
                 await use
 
     asyncio.run(main())
 
 
+def test_an_asyncio_client_says_so_whose_client_was_closed_below_it():
+    async def main():
+        async with AsyncClient(lambda: clipdex.Client(FakeTransport())) as clip:
+            clip.client.close()
+            for use in (clip.embed_texts([]), clip.embed_images([]), clip.embed_texts(["a"])):
+                with pytest.raises(clipdex.Closed, match="this client of fake:fake is closed"):
+                    await use
+
+    asyncio.run(main())
+
+
 USES_OF_AN_INDEX = {
+    "with": lambda index: index.__enter__(),
     "search": lambda index: index.search(unit_vectors(1, 8)),
     "where": lambda index: index.where("size = 1"),
     "refresh": lambda index: index.refresh(),
@@ -107,13 +128,13 @@ def test_a_closed_index_says_so_and_not_that_it_is_damaged(writer, use, tmp_path
     with Index.open(tmp_path / "x") as index:
         use(index)
         vectors = index.vectors
-    with pytest.raises(clipdex.IndexFault, match=r"^this Index of .*x is closed") as refused:
+    with pytest.raises(clipdex.Closed, match=r"^this Index of .*x is closed"):
         use(index)
-    assert refused.type is clipdex.IndexFault
     assert vectors.shape == (3, 8)
 
 
 USES_OF_A_WRITER = {
+    "with": lambda writer: writer.__enter__(),
     "append": lambda writer: writer.append(PICTURES, unit_vectors(3, 8)),
     "commit": lambda writer: writer.commit(),
     "vector": lambda writer: writer.vector(0),
@@ -132,7 +153,7 @@ USES_OF_A_WRITER = {
 def test_a_closed_writer_says_so(writer, use):
     writer.commit()
     writer.close()
-    with pytest.raises(clipdex.IndexFault, match=r"^this IndexWriter of .*x is closed"):
+    with pytest.raises(clipdex.Closed, match=r"^this IndexWriter of .*x is closed"):
         use(writer)
 
 
@@ -141,7 +162,7 @@ def test_a_closed_writer_writes_into_no_file_that_has_its_descriptors_number(wri
     writer.close()
     others = [os.open(tmp_path / f"other{i}", os.O_RDWR | os.O_CREAT) for i in range(8)]
     try:
-        with pytest.raises(clipdex.IndexFault, match="closed"):
+        with pytest.raises(clipdex.Closed, match="closed"):
             writer.append(PICTURES, unit_vectors(3, 8))
         assert [os.fstat(fd).st_size for fd in others] == [0] * 8
     finally:

@@ -152,6 +152,49 @@ def test_what_is_written_meanwhile_is_noticed(tmp_path, monkeypatch):
     db.close()
 
 
+@pytest.mark.parametrize("meanwhile", ["written to", "damaged", "removed"])
+@pytest.mark.parametrize("read", ["a condition", "the rows", "each row"])
+def test_whatever_is_read_without_locks_is_refused_if_it_was_written_to_meanwhile(
+    tmp_path, monkeypatch, read, meanwhile
+):
+    from clipdex.index import schema
+    from clipdex.index.rows import RowStore
+    from clipdex.index.where import Where
+
+    write_index(tmp_path / "x.clipdex")
+    path = tmp_path / "x.clipdex" / "rows.sqlite"
+    opened = schema._open
+
+    class NoLocks(schema.sqlite3.Connection):
+        def execute(self, *_):
+            raise schema.sqlite3.OperationalError("disk I/O error")
+
+    def without_locks(uri, *kind):
+        return NoLocks(":memory:") if "mode=ro" in uri else opened(uri, *kind)
+
+    monkeypatch.setattr(schema, "_open", without_locks)
+    where, store = Where(path), RowStore.open(path, write=False)
+    where._db.set_authorizer(None)
+    assert where._db.execute("PRAGMA mmap_size").fetchone() == (0,)  # a file cut short would end the process
+    asked = {
+        "a condition": lambda: where.rows("size > 0", None, 300),
+        "the rows": lambda: store.live_paths(0, 300),
+        "each row": store.broken_records,
+    }[read]
+    asked()
+    where.forget()
+    if meanwhile == "removed":
+        path.rename(tmp_path / "elsewhere")
+    else:
+        os.utime(path, ns=(1, 1))
+    if meanwhile == "damaged":
+        os.truncate(path, 4096)
+    with pytest.raises(clipdex.IndexFault, match="written to while it was read"):
+        asked()
+    where.close()
+    store.close()
+
+
 def test_a_network_file_system_is_named(tmp_path, monkeypatch):
     (tmp_path / "m").write_bytes(b"x")
     assert file_system.lacking(tmp_path / "m") is None

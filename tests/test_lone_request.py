@@ -79,7 +79,7 @@ def test_closing_ends_it():
         server.delay_s = 5
         threading.Timer(0.3, client.close).start()
         began = time.monotonic()
-        with pytest.raises(clipdex.ServerUnreachable, match="closed"):
+        with pytest.raises(clipdex.Closed, match="closed"):
             client.embed_pixels(PIXELS)
     assert time.monotonic() - began < 0.3 + GRACE_S
 

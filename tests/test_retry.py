@@ -221,7 +221,7 @@ def test_closing_ends_what_waits():
     client.close()
     with pytest.raises(clipdex.ServerBusy):
         future.result(timeout=1)
-    with pytest.raises(clipdex.ServerUnreachable, match="closed"):
+    with pytest.raises(clipdex.Closed, match="closed"):
         client.submit_pixels(PIXELS).result(timeout=1)
 
 

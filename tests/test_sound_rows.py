@@ -87,18 +87,54 @@ def test_a_row_that_is_dead_hinders_nothing(tmp_path, row):
     assert verify_index(directory).damages == []
 
 
-@pytest.mark.parametrize("row", [NAN, INFINITE, LONG], ids=["nan", "inf", "long"])
+@pytest.mark.parametrize("row", [NAN, INFINITE, LONG, SHORT, ZERO], ids=["nan", "inf", "long", "short", "zero"])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_a_row_with_an_int8_code_is_refused_too(tmp_path, row, dtype):
+def test_a_row_that_has_no_int8_code_for_it_is_refused_too(tmp_path, dtype, row):
     directory = index_with(tmp_path / "x.clipdex", row, dtype)
     optimize_index(directory)
     with Index.open(directory) as index:
         assert index.codes() is not None
-        with pytest.raises(clipdex.IndexDamaged, match=f"row {BAD} "):
-            index.search(unit_vectors(3, DIM, seed=9), ROWS)
-        if not np.isfinite(row).all():  # it would vanish from the answer
+        for k in (1, ROWS):  # it would rank low, or vanish from the answer
             with pytest.raises(clipdex.IndexDamaged, match=f"row {BAD} "):
-                index.search(unit_vectors(1, DIM, seed=9), 1)
+                index.search(unit_vectors(3, DIM, seed=9), k)
+        query = unit_vectors(1, DIM, seed=9)
+        assert len(index.search(query, 5, where=f"row <> {BAD}")[0]) == 5
+        assert len(index.search(query, ROWS, exclude=[BAD])[0]) == ROWS - 1
+
+
+def test_a_dead_row_without_a_code_hinders_nothing(tmp_path):
+    directory = index_with(tmp_path / "x.clipdex", SHORT, dead=True)
+    optimize_index(directory)
+    with Index.open(directory) as index:
+        assert index.codes() is not None
+        assert len(index.search(unit_vectors(1, DIM, seed=9), ROWS)[0]) == ROWS - 1
+
+
+@pytest.mark.parametrize("kind", ["codes", "hnsw", "ivf_pq"])
+def test_a_row_that_rots_later_is_refused_where_it_would_have_been_the_best(tmp_path, kind):
+    rows = 10_000 if kind == "ivf_pq" else ROWS
+    vectors = unit_vectors(rows, DIM).astype("float16")
+    vectors[BAD + 1] = vectors[BAD]  # which would be the answer instead
+    directory, ann = tmp_path / "x.clipdex", None
+    with IndexWriter.open_or_create(directory, Manifest("f" * 64, "drawn", DIM)) as writer:
+        writer.append([picture(i) for i in range(rows)], vectors)
+    if kind == "codes":
+        optimize_index(directory)
+    else:
+        pytest.importorskip("faiss")
+        from clipdex.ann import AnnIndex, build_ann
+
+        build_ann(directory, kind)
+    with Index.open(directory) as index:
+        if kind != "codes":
+            ann = AnnIndex.open(index)
+        query = index.vector(BAD)
+        assert index.search(query, 1, ann=ann)[0][0].row == BAD
+        changed = np.array(index.vectors)
+        changed[BAD] *= np.float16(0.5)
+        index._vectors = changed
+        with pytest.raises(clipdex.IndexDamaged, match=f"row {BAD} "):
+            index.search(query, 1, ann=ann)
 
 
 @pytest.mark.parametrize("row", [NAN, LONG], ids=["nan", "long"])

@@ -106,7 +106,7 @@ class TestRefusals:
     def test_after_close_it_says_so(self, transport):
         transport.close()
         transport.close()
-        with pytest.raises(clipdex.ServerUnreachable, match="is closed"):
+        with pytest.raises(clipdex.Closed, match="is closed"):
             self.ask(transport, "demo_image", np.zeros((2, 64, 64, 3), np.uint8))
 
 

@@ -1,10 +1,15 @@
 """Conditions in SQL: what they can say, and that they can do nothing but filter."""
 
 import hashlib
+import itertools
 import os
+import re
+import shutil
 import sqlite3
+import sys
 import threading
-import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +19,7 @@ from drawn_index import drawn_index
 import clipdex
 from clipdex import Index, IndexFault, InvalidArgument
 from clipdex.index import where as where_module
+from clipdex.index.schema import connect
 from clipdex.index.where import COLUMNS, FUNCTIONS, Where
 
 pytestmark = pytest.mark.thin
@@ -97,119 +103,299 @@ def test_names_that_are_not_utf8(tmp_path):
             index.where("name = :n", {"n": "caf\udce9.jpg"})
 
 
-# Whatever is written there: rows, or one sentence. Nothing is written, and no other file is opened.
-HOSTILE = [
-    "1; DROP TABLE rows",
-    "1; DROP TABLE rows; --",
-    "1); DROP TABLE rows; --",
-    "1) ; DELETE FROM rows WHERE (1",
-    "1) UNION SELECT row FROM pictures WHERE (1",
-    "1) UNION ALL SELECT deleted_at FROM rows --",
-    "1) UNION SELECT content_hash FROM rows WHERE (1",
-    "0) OR (1",
-    "1) OR (1) --",
-    "1) --",
-    "1) /*",
-    "1 /*",
-    "1 --",
-    "1 /* ) */",
-    "--",
-    "/* */",
-    "/*",
-    "--\n1",
-    "1 OR 1=1",
-    "'' OR ''=''",
-    "' OR '1'='1",
-    '" OR "1"="1',
-    "'",
-    '"',
-    "`",
-    "[",
-    "'; ATTACH DATABASE '/tmp/evil.db' AS evil; --",
-    "ATTACH DATABASE 'evil.db' AS evil",
-    "1 THEN 1 END FROM pictures; DROP TABLE rows --",
-    "1 THEN 1 END FROM pictures /*",
-    "1 THEN 1 END, CASE WHEN 1",
-    "(SELECT 1)",
-    "EXISTS (SELECT 1 FROM rows)",
-    "EXISTS (/* ' */ sElEcT 1 FROM rows /* ' */)",
-    "'' = \"'\" OR EXISTS (SELECT 1) OR '' = \"'\"",
-    "EXISTS(SELECT`path`FROM`failures`)",
-    "EXISTS (SELECT 1 FROM sqlite_master)",
-    "(SELECT path FROM failures LIMIT 1)",
-    "(SELECT sql FROM sqlite_master) LIKE '%'",
-    "(WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c)",
-    "(SELECT count(*) FROM pictures a, pictures b, pictures c, pictures d)",
-    "(SELECT * FROM pragma_database_list)",
-    "(SELECT file FROM pragma_database_list) > ''",
-    "PRAGMA journal_mode = DELETE",
-    "1; PRAGMA query_only = OFF",
-    "1; VACUUM INTO '/tmp/evil.db'",
-    "row IN rows",
-    "row IN pictures",
-    "row IN json_each('[1]')",
-    "row IN (SELECT value FROM json_each('[1]'))",
-    "row IN (VALUES (1), (2))",
-    "rowid = 1",
-    "rows.path = 'a'",
-    "main.rows.row = 1",
-    "content_hash = 1",
-    "crc32c = 1",
-    "record_crc32c(path)",
-    "last_part(path)",
-    "load_extension('evil.so')",
-    "readfile('/etc/passwd')",
-    "writefile('evil.txt', 'x')",
-    "edit(path)",
-    "fts3_tokenizer('x')",
-    "randomblob(1000000000)",
-    "zeroblob(1000000000)",
-    "printf('%.*c', 1000000000, 'x')",
-    "hex(zeroblob(400000000))",
-    "replace(replace(path, '/', path), '/', path)",
-    "random() > 0",
-    "changes() > 0",
-    "last_insert_rowid() >= 0",
-    "sqlite_version()",
-    "sqlite_compileoption_used('X')",
-    "count(*)",
-    "max(width)",
-    "group_concat(path)",
-    "row_number() OVER ()",
-    "total_changes()",
-    "path MATCH 'a'",
-    "path REGEXP '(a+)+$'",
-    "RAISE(ABORT, 'x')",
-    "json_extract(meta, 'bad')",
-    "json_extract('{', '$.a')",
-    "likelihood(1, 2)",
-    "width > ?",
-    "width > ?1",
-    "width > :missing",
-    "row = 1 ORDER BY path",
-    "row = 1 LIMIT 1",
-    "row = 1 GROUP BY path HAVING 1",
-    "row = 1 RETURNING path",
-    "1 AS x",
-    "1, 2",
-    "(1, 2)",
-    "*",
-    "",
-    " ",
-    "\0",
-    "1\0; DROP TABLE rows",
-    "1 OR\0",
-    "\ud800",
-    "(" * 500 + "1" + ")" * 500,
-    "1" + " OR 1" * 2400,
-    "1" * 11_000,
-    "9223372036854775807 + 1",
-    "-9223372036854775808 = abs(-9223372036854775808)",
-    "path COLLATE evil = 'a'",
-    "CAST(path AS BLOB) = x'00'",
-    "ٱ = 1",
-    "path = '\u202e; DROP TABLE rows'",
+# Whatever is written there: rows, or one sentence. Nothing is written, and no other file is opened. docs/search.md
+# has this table. Each condition, and what it meets: the lock that refuses it, the one that would if that were off,
+# and so on, up to what becomes of it then; SQL, which cannot be switched off, is a lock as well. A pair is a text
+# too long or too odd to be shown, after what is shown.
+CONDITIONS = [
+    ("1 OR 1=1", "allowed"),
+    ("'' OR ''=''", "allowed"),
+    ("1 --", "allowed"),
+    ("1 /* ) */", "allowed"),
+    (("--⏎1", "--\n1"), "allowed"),
+    ("name = 'select' -- values", "allowed"),
+    ("9223372036854775807 + 1", "allowed"),
+    ("CAST(path AS BLOB) = x'00'", "allowed"),
+    (("path = '{U+202E}; DROP TABLE rows'", "path = '\u202e; DROP TABLE rows'"), "allowed"),
+    (("{NOTHING}", ""), "text", "SQL"),
+    (("{A SPACE}", " "), "text", "SQL"),
+    (("1{NUL}; DROP TABLE rows", "1\0; DROP TABLE rows"), "text", "SQL"),
+    (("1 OR{NUL}", "1 OR\0"), "text", "SQL"),
+    (("{U+D800}", "\ud800"), "text"),
+    (("111…1, 11,000 digits", "1" * 11_000), "text", "allowed"),
+    ("(SELECT 1)", "text", "allowed"),
+    ("'' = \"'\" OR EXISTS (SELECT 1) OR '' = \"'\"", "text", "allowed"),
+    ("row IN (VALUES (1), (2))", "text", "allowed"),
+    ("EXISTS (SELECT 1 FROM rows)", "text", "authorizer", "allowed"),
+    ("EXISTS (/* ' */ sElEcT 1 FROM rows /* ' */)", "text", "authorizer", "allowed"),
+    ("EXISTS(SELECT`path`FROM`failures`)", "text", "authorizer", "allowed"),
+    ("EXISTS (SELECT 1 FROM sqlite_master)", "text", "authorizer", "allowed"),
+    ("(SELECT path FROM failures LIMIT 1)", "text", "authorizer", "allowed"),
+    ("(SELECT sql FROM sqlite_master) LIKE '%'", "text", "authorizer", "allowed"),
+    ("(SELECT file FROM pragma_database_list) > ''", "text", "authorizer", "allowed"),
+    ("row IN (SELECT value FROM json_each('[1]'))", "text", "authorizer", "allowed"),
+    ("(SELECT * FROM pragma_database_list)", "text", "authorizer", "SQL"),
+    ("(SELECT count(*) FROM pictures a, pictures b, pictures c)", "text", "authorizer", "allowed"),
+    (
+        "(WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c LIMIT 9)",
+        *("text", "limits", "authorizer", "allowed"),
+    ),
+    ("1) UNION SELECT row FROM pictures WHERE (1", "text", "CASE", "limits", "allowed"),
+    ("1) UNION SELECT crc32c FROM rows WHERE (1", "text", "CASE", "limits", "authorizer", "allowed"),
+    ("1) UNION ALL SELECT deleted_at FROM rows --", "text", "SQL"),
+    ("0) OR (1", "CASE", "allowed"),
+    ("1) /*", "CASE", "allowed"),
+    ("1); DROP TABLE rows; --", "CASE", "one statement"),
+    ("1) ; DELETE FROM rows WHERE (1", "CASE", "one statement"),
+    ("1 THEN 1 END FROM pictures /*", "parentheses", "allowed"),
+    ("1 THEN 1 END, CASE WHEN 1", "parentheses", "allowed"),
+    ("1 THEN 1 END FROM pictures; DROP TABLE rows --", "one statement"),
+    ("1; DROP TABLE rows", "SQL"),
+    ("1; DROP TABLE rows; --", "SQL"),
+    ("1; PRAGMA query_only = OFF", "SQL"),
+    ("1; VACUUM INTO '/tmp/evil.db'", "SQL"),
+    ("'; ATTACH DATABASE '/tmp/evil.db' AS evil; --", "SQL"),
+    ("ATTACH DATABASE 'evil.db' AS evil", "SQL"),
+    ("PRAGMA journal_mode = DELETE", "SQL"),
+    ("1) OR (1) --", "SQL"),
+    ("1) --", "SQL"),
+    ("1 /*", "SQL"),
+    ("--", "SQL"),
+    ("/* */", "SQL"),
+    ("/*", "SQL"),
+    ("' OR '1'='1", "SQL"),
+    ('" OR "1"="1', "SQL"),
+    ("'", "SQL"),
+    ('"', "SQL"),
+    ("`", "SQL"),
+    ("[", "SQL"),
+    ("row = 1 ORDER BY path", "SQL"),
+    ("row = 1 LIMIT 1", "SQL"),
+    ("row = 1 GROUP BY path HAVING 1", "SQL"),
+    ("row = 1 RETURNING path", "SQL"),
+    ("1 AS x", "SQL"),
+    ("1, 2", "SQL"),
+    ("(1, 2)", "SQL"),
+    ("*", "SQL"),
+    (("((…(1)…)), 500 deep", "(" * 500 + "1" + ")" * 500), "SQL"),
+    ("rows.path = 'a'", "SQL"),
+    ("main.rows.row = 1", "SQL"),
+    ("content_hash = 1", "SQL"),
+    ("crc32c = 1", "SQL"),
+    (("{U+0671} = 1", "ٱ = 1"), "SQL"),
+    ("row IN pictures", "SQL"),
+    ("path COLLATE evil = 'a'", "SQL"),
+    ("readfile('/etc/passwd')", "SQL"),
+    ("writefile('evil.txt', 'x')", "SQL"),
+    ("edit(path)", "SQL"),
+    ("path REGEXP '(a+)+$'", "SQL"),
+    ("RAISE(ABORT, 'x')", "SQL"),
+    ("max(width)", "SQL"),
+    ("json_extract(meta, 'bad')", "SQL"),
+    ("json_extract('{', '$.a')", "SQL"),
+    ("-9223372036854775808 = abs(-9223372036854775808)", "SQL"),
+    ("width > ?", "SQL"),
+    ("width > ?1", "values"),
+    ("width > :missing", "values"),
+    ("row IN rows", "authorizer", "SQL"),
+    ("row IN json_each('[1]')", "authorizer", "SQL"),
+    ("record_crc32c(path)", "authorizer", "allowed"),
+    ("composed_path(path)", "authorizer", "allowed"),
+    ("last_part(path)", "authorizer", "SQL"),
+    ("load_extension('evil.so')", "authorizer", "SQL"),
+    ("fts3_tokenizer('x')", "authorizer", "SQL"),
+    ("path MATCH 'a'", "authorizer", "SQL"),
+    ("count(*)", "authorizer", "SQL"),
+    ("group_concat(path)", "authorizer", "SQL"),
+    ("row_number() OVER ()", "authorizer", "SQL"),
+    ("likelihood(1, 2)", "authorizer", "SQL"),
+    ("replace(replace(path, '/', path), '/', path)", "authorizer", "allowed"),
+    ("random() > 0", "authorizer", "allowed"),
+    ("changes() > 0", "authorizer", "allowed"),
+    ("total_changes()", "authorizer", "allowed"),
+    ("last_insert_rowid() >= 0", "authorizer", "allowed"),
+    ("sqlite_version()", "authorizer", "allowed"),
+    ("sqlite_compileoption_used('X')", "authorizer", "allowed"),
+    ("randomblob(1000000000)", "authorizer", "limits"),
+    ("zeroblob(1000000000)", "authorizer", "limits"),
+    ("hex(zeroblob(400000000))", "authorizer", "limits"),
+    ("printf('%.*c', 1000, 'x')", "authorizer", "allowed"),
+    (("1 OR 1 OR …, 300 of them", "1" + " OR 1" * 300), "limits", "allowed"),
+    (("1 OR 1 OR …, 2,400 of them", "1" + " OR 1" * 2400), "text", "limits", "SQL"),
+    (("coalesce(1, 1, …), 21 of them", f"coalesce({','.join('1' * 21)})"), "limits", "allowed"),
+    (("name LIKE '%%…', 1,001 of them", f"name LIKE '{'%' * 1001}'"), "limits", "allowed"),
+    (
+        ("row = 0 AND hex(hex(…(path)…)) > '', 21 deep", f"row = 0 AND {'hex(' * 21}path{')' * 21} > ''"),
+        "limits",
+        "allowed",
+    ),
+    (("width + height > 3, if 60 s are over", "width + height > 3"), "time", "allowed"),
 ]
+
+# What no condition can be, as it stands: statements, given to the same connection by themselves.
+STATEMENTS = [
+    ("DELETE FROM rows", "authorizer", "query_only", "mode=ro", "allowed"),
+    ("DROP TABLE rows", "authorizer", "query_only", "mode=ro", "allowed"),
+    ("UPDATE rows SET size = 0", "authorizer", "query_only", "mode=ro", "allowed"),
+    ("CREATE TABLE evil (x)", "authorizer", "query_only", "mode=ro", "allowed"),
+    ("CREATE TEMP TABLE evil (x)", "authorizer", "query_only", "allowed"),
+    ("ATTACH DATABASE ':memory:' AS evil", "authorizer", "limits", "allowed"),
+    ("PRAGMA query_only = OFF", "authorizer", "allowed"),
+    ("SELECT content_hash FROM rows", "authorizer", "allowed"),
+    ("SELECT * FROM a_view_that_calls_record_crc32c", "trusted_schema", "authorizer", "allowed"),
+]
+
+# By lock: what the refusal says, of clipdex or, for a statement by itself, of SQLite.
+SAID = {
+    "text": ("is empty", "characters; expected", "holds a SELECT", "holds a zero byte"),
+    "authorizer": ("may not read", "may not call", "may do nothing but", "not authorized", "prohibited"),
+    "limits": ("too many", "too large", "too complex", "too big"),
+    "time": ("took longer than 60 s",),
+    "values": ("names a parameter that was not given",),
+    "one statement": ("one statement at a time",),
+    "query_only": ("readonly database",),
+    "mode=ro": ("readonly database",),
+    "trusted_schema": ("unsafe use of",),
+}
+SAID |= {lock: ("is not a condition in SQL",) for lock in ("CASE", "parentheses", "SQL")}
+ELSEWHERE = ("allowed", "SQL", "one statement", "values")  # no lock of ours: none that could be switched off
+
+
+def shown(condition):
+    return condition if isinstance(condition, str) else condition[0]
+
+
+def written(condition):
+    return condition if isinstance(condition, str) else condition[1]
+
+
+def chains(table):
+    return [
+        pytest.param(
+            written(condition),
+            locks,
+            id=shown(condition),
+            marks=pytest.mark.skipif(
+                "limits" in locks and sys.version_info < (3, 11), reason="limits need Python 3.11"
+            ),
+        )
+        for condition, *locks in table
+    ]
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory):
+    """An index, with a view in its database that calls what a stranger's may not."""
+    index = drawn_index(tmp_path_factory.mktemp("where") / "x.clipdex")
+    db = sqlite3.connect(index / "rows.sqlite")
+    db.execute("CREATE VIEW a_view_that_calls_record_crc32c AS SELECT record_crc32c(1)")
+    db.commit()
+    db.close()
+    return index / "rows.sqlite"
+
+
+class Opened:
+    """A Where some of whose locks are off."""
+
+    def __init__(self, database, off, *, late=False):
+        self.patched = pytest.MonkeyPatch()
+        changed = lambda name, value: self.patched.setattr(where_module, name, value)  # noqa: E731
+        if "text" in off:
+            changed("_check_text", lambda _: None)
+        if "CASE" in off:
+            changed("_IN_CASE", "EXPLAIN SELECT 1")
+        if "parentheses" in off:
+            changed("_IN_PARENTHESES", "SELECT row FROM pictures WHERE row < {1:d} ORDER BY row")
+        if "limits" in off:
+            changed("_LIMITS", {})
+        if "mode=ro" in off:
+            changed("connect", lambda path, write: connect(path, write=True))
+        if late:
+            ticks = itertools.count(0, 61)
+            changed("_STEPS", 10)
+            changed("time", SimpleNamespace(monotonic=lambda: next(ticks)))
+        self.where = Where(database)
+        self.where._db.set_authorizer(None)
+        for lock, value in (("query_only", "OFF"), ("trusted_schema", "ON")):
+            if lock in off:
+                self.where._db.execute(f"PRAGMA {lock} = {value}")
+        if "authorizer" not in off:
+            self.where._db.set_authorizer(self.where._guard.decide)
+        if "time" in off:
+            self.where._db.set_progress_handler(None, 0)
+
+    def __enter__(self):
+        return self.where
+
+    def __exit__(self, *_):
+        self.where.close()
+        self.patched.undo()
+
+
+def met(ask):
+    """What was said, "allowed" if nothing was."""
+    try:
+        ask()
+    except (InvalidArgument, sqlite3.Error) as exc:
+        return str(exc)
+    return "allowed"
+
+
+def require_met(said, expected, off):
+    assert any(text in said for text in SAID.get(expected, (expected,))), (
+        f"{said}; expected {expected}, without {off}"
+    )
+    if expected in ELSEWHERE:  # SQLite's own words may be those of another lock of the table
+        assert not any(text in said for lock in ("text", "authorizer") for text in SAID[lock][:3]), said
+
+
+@pytest.mark.parametrize(("condition", "locks"), chains(CONDITIONS))
+def test_each_condition_meets_the_locks_of_the_table_one_behind_the_other(locked, condition, locks):
+    for i, expected in enumerate(locks):
+        with Opened(locked, locks[:i], late="time" in locks) as where:
+            require_met(met(lambda where=where: where.rows(condition, None, 40)), expected, locks[:i])
+
+
+@pytest.mark.parametrize(("statement", "locks"), chains(STATEMENTS))
+def test_each_statement_meets_the_locks_of_the_table_one_behind_the_other(locked, tmp_path, statement, locks):
+    database = shutil.copy(locked, tmp_path)  # where all are off, it is changed
+    for i, expected in enumerate(locks):
+        with Opened(Path(database), locks[:i]) as where:
+            require_met(met(lambda where=where: where._db.execute(statement).fetchall()), expected, locks[:i])
+
+
+@pytest.mark.parametrize(("asked", "locks"), chains(CONDITIONS + STATEMENTS))
+def test_each_lock_holds_by_itself(locked, tmp_path, asked, locks):
+    ours = [lock for lock in locks if lock not in ELSEWHERE]
+    for lock in ours:
+        with Opened(locked, [other for other in ours if other != lock], late=lock == "time") as where:
+            if asked in [statement for statement, *_ in STATEMENTS]:
+                said = met(lambda where=where: where._db.execute(asked))
+            else:
+                said = met(lambda where=where: where.rows(asked, None, 40))
+            require_met(said, lock, "all the others")
+
+
+def test_the_table_of_locks_in_the_docs_is_this_one():
+    def cell(text):
+        ticks = "``" if "`" in text else "`"
+        inner = f" {text} " if "`" in text else text
+        return ticks + inner.replace("|", "\\|") + ticks
+
+    def lines(table):
+        for condition, *locks in table:
+            yield f"| {cell(shown(condition))} | {', then '.join(locks)} |"
+
+    page = (Path(__file__).parent.parent / "docs" / "search.md").read_text().splitlines()
+    for head, table in (("| condition | meets |", CONDITIONS), ("| statement | meets |", STATEMENTS)):
+        start = page.index(head) + 2
+        there = list(itertools.takewhile(lambda line: line.startswith("|"), page[start:]))
+        assert there == list(lines(table))
+    named = set(re.findall(r"^\| \*\*([^*]+)\*\* \|", "\n".join(page), re.M))
+    assert named == {lock for _, *locks in CONDITIONS + STATEMENTS for lock in locks}
+
+
+HOSTILE = [written(condition) for condition, *_ in CONDITIONS] + ["rowid = 1", "\0"]
 
 
 def test_a_hostile_condition_filters_or_is_refused(tmp_path, monkeypatch):
@@ -225,17 +411,16 @@ def test_a_hostile_condition_filters_or_is_refused(tmp_path, monkeypatch):
         before = state(tmp_path), descriptors()
         refused = 0
         for condition in HOSTILE:
-            began = time.monotonic()
             try:
                 rows = opened.where(condition)
             except InvalidArgument as exc:
                 refused += 1
                 assert str(exc).startswith("the filter "), condition
                 assert "\n" not in str(exc), condition
+                assert "took longer" not in str(exc), condition
             else:
                 assert set(rows.tolist()) <= set(range(40)), condition
                 assert (np.diff(rows) > 0).all(), condition
-            assert time.monotonic() - began < 5, condition
             assert (state(tmp_path), descriptors()) == before, condition
         assert refused >= 80
         assert opened.where("row < 3").tolist() == [0, 1, 2]
@@ -261,22 +446,6 @@ def descriptors():
 
 def _open(fd):
     return os.path.lexists(f"/proc/self/fd/{fd}")
-
-
-def test_the_connection_itself_cannot_write(tmp_path):
-    """Should the authorizer let something through, two more locks are behind it."""
-    index = drawn_index(tmp_path / "x.clipdex")
-    where = Where(index / "rows.sqlite")
-    where._db.set_authorizer(None)
-    for statement in (
-        "DELETE FROM rows",
-        "DROP TABLE rows",
-        "CREATE TABLE evil (x)",
-        "CREATE TEMP TABLE evil (x)",
-    ):
-        with pytest.raises(sqlite3.OperationalError, match="readonly"):
-            where._db.execute(statement)
-    where.close()
 
 
 def test_every_function_allowed_is_there_or_newer_than_this_sqlite(index):

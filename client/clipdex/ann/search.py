@@ -13,6 +13,7 @@ from clipdex.base.errors import IndexDamaged, IndexFault, InvalidArgument
 from clipdex.base.extras import needs
 from clipdex.index.reader import Index
 from clipdex.index.side.ann_file import ANN_FILE, AnnHeader, read
+from clipdex.search.cosines import UnsoundRow, not_unit
 from clipdex.search.estimates import RowNorms
 from clipdex.search.exact import Ranking, rank
 from clipdex.search.selection import flags_of
@@ -112,6 +113,9 @@ class AnnIndex:
 
         Scores are exact. Rows that the file does not have are all looked at. Where few rows are allowed, or many
         are wanted, all is exact.
+
+        Raises:
+            UnsoundRow: a row that FAISS named, or one without it that may be ranked, is not of norm 1.
         """
         covered = self.header.rows
         live = flags_of(len(vectors), allowed)
@@ -130,6 +134,8 @@ class AnnIndex:
         for i, query in enumerate(queries):
             rows = candidates[i][(candidates[i] >= 0) & (candidates[i] < covered)]
             rows = rows if added is None else np.union1d(rows, added[i].rows)
+            for row in rows[not_unit(vectors[rows])]:
+                raise UnsoundRow(int(row))
             if len(rows) < min(k, count):
                 answers += top_k(
                     vectors, query[None], k, allowed=allowed, dead=dead, minimum=minimum, norms=RowNorms(unit=True)

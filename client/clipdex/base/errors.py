@@ -2,6 +2,7 @@
 
 ClipdexError
 ├── InvalidArgument          the caller passed something out of range or of the wrong type
+├── Closed                   a client, an index or the like is used after it was closed
 ├── MissingExtra             an optional package is not installed, or cannot be imported; names the extra
 ├── ImageError               one picture cannot be read; it never ends a run over many
 ├── ModelError
@@ -37,6 +38,7 @@ __all__ = [
     "CardError",
     "CheckpointError",
     "ClipdexError",
+    "Closed",
     "DeadlineExceeded",
     "ExportError",
     "FingerprintMismatch",
@@ -68,6 +70,10 @@ class ClipdexError(Exception):
 
 class InvalidArgument(ClipdexError, ValueError):
     """The caller's fault: a value out of range or of the wrong type."""
+
+
+class Closed(ClipdexError):
+    """A client, an index, a writer or a batcher is used after it was closed, or closed while it was asked."""
 
 
 class MissingExtra(ClipdexError, ImportError):

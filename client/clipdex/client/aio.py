@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from clipdex.base.arrays import Array, Pixels, Vectors
 from clipdex.base.cpus import usable_cpus
-from clipdex.base.errors import ClipdexError
+from clipdex.base.errors import ClipdexError, Closed
 from clipdex.client.classify import DEFAULT_TEMPLATES, classify_steps
 from clipdex.client.client import DEFAULT_ADDRESS, Client
 from clipdex.client.client import connect as connect_blocking
@@ -88,7 +88,7 @@ class AsyncClient:
 
     def _require_open(self) -> None:
         if self._closed:
-            raise ClipdexError("this client is closed: make another with clipdex.aio.connect")
+            raise Closed("this client is closed: make another with clipdex.aio.connect")
 
     @property
     def card(self) -> ModelCard:

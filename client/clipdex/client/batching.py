@@ -17,8 +17,9 @@ from types import TracebackType
 
 import numpy as np
 
+from clipdex.base.arguments import is_count, is_number
 from clipdex.base.arrays import Array
-from clipdex.base.errors import ClipdexError, InvalidArgument, RequestRefused
+from clipdex.base.errors import ClipdexError, Closed, InvalidArgument, RequestRefused
 from clipdex.client.client import Client
 from clipdex.model.embeddings import Embeddings
 from clipdex.model.formats.icc import IccUse
@@ -52,10 +53,12 @@ class Batcher:
     """
 
     def __init__(self, client: Client, *, max_batch_size: int | None = None, max_wait_s: float = 0.002) -> None:
-        if max_batch_size is not None and max_batch_size < 1:
-            raise InvalidArgument(f"max_batch_size is {max_batch_size}; expected at least 1")
-        if not max_wait_s > 0:
-            raise InvalidArgument(f"max_wait_s is {max_wait_s}; expected a positive number of seconds")
+        if not isinstance(client, Client):
+            raise InvalidArgument(f"client is {client!r:.60}; expected a Client, as clipdex.connect gives")
+        if max_batch_size is not None and not is_count(max_batch_size, 1):
+            raise InvalidArgument(f"max_batch_size is {max_batch_size!r}; expected a whole number, at least 1")
+        if not is_number(max_wait_s) or not max_wait_s > 0:
+            raise InvalidArgument(f"max_wait_s is {max_wait_s!r}; expected a positive number of seconds")
         self._client = client
         self._max_wait_s = max_wait_s
         asked = max_batch_size or client.max_batch_size + client.max_texts
@@ -92,6 +95,7 @@ class Batcher:
         return f"<clipdex.Batcher over {self._client!r}{', closed' if self._closed else ''}>"
 
     def __enter__(self) -> Batcher:
+        self._require_open()
         return self
 
     def __exit__(
@@ -99,9 +103,12 @@ class Batcher:
     ) -> None:
         self.close()
 
-    def _add(self, queue: _Queue, row: Array) -> Future[Array]:
+    def _require_open(self) -> None:
         if self._closed:
-            raise ClipdexError("this batcher is closed: make another")
+            raise Closed("this batcher is closed: make another")
+
+    def _add(self, queue: _Queue, row: Array) -> Future[Array]:
+        self._require_open()
         if self._pid != os.getpid():  # the thread that sends what waits is not here, and the lock may be held
             raise ClipdexError(
                 f"this batcher was made in process {self._pid}, and this is a child that was forked from it: "

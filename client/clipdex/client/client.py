@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, get_args
 
 import numpy as np
 
+from clipdex.base.arguments import is_number
 from clipdex.base.arrays import Array, Pixels, Vectors
-from clipdex.base.errors import InvalidArgument, ServerError, ServerFault, ServerUnreachable
+from clipdex.base.errors import Closed, InvalidArgument, ServerError, ServerFault
 from clipdex.client.classify import DEFAULT_TEMPLATES, classify_steps
 from clipdex.client.discovery import discover, served_models
 from clipdex.client.embedding import image_steps, pixel_steps, text_steps
 from clipdex.client.request_size import requests_in_flight, rows_of_pixels, rows_of_texts
 from clipdex.client.steps import run
-from clipdex.model.assets import default_cache_dir
+from clipdex.model.assets import as_cache_dir
 from clipdex.model.card import ModelCard
 from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource
@@ -114,19 +114,19 @@ class Client:
         shared_memory: SharedMemoryUse = "auto",
     ) -> None:
         _check_timeout(timeout_s)
-        if not _is_number(wait_s) or not wait_s >= 0:
+        if not is_number(wait_s) or not wait_s >= 0:
             raise InvalidArgument(f"wait_s is {wait_s!r}; expected 0 or more seconds")
         if not isinstance(model, (str, type(None))):
             raise InvalidArgument(f"model is {model!r}; expected the name of a model, a string")
         if shared_memory not in get_args(SharedMemoryUse):
             raise InvalidArgument(f"shared_memory is {shared_memory!r}; expected auto, always or never")
+        if not hasattr(transport, "submit"):
+            raise InvalidArgument(f"transport is {transport!r:.60}; clipdex.connect makes a Client of an address")
         self.shared_memory: SharedMemoryUse = shared_memory
         self._transport = transport
         self._closed = False
         self._timeout_s = timeout_s
-        found = discover(
-            transport, model, timeout_s=timeout_s, wait_s=wait_s, cache_dir=cache_dir or default_cache_dir()
-        )
+        found = discover(transport, model, timeout_s=timeout_s, wait_s=wait_s, cache_dir=as_cache_dir(cache_dir))
         self._name = found.name
         self.server: ServerInfo = found.server
         self.card: ModelCard = found.assets.card
@@ -155,7 +155,12 @@ class Client:
         return run(image_steps(self, images, icc=icc, wait=True))
 
     def embed_pixels(self, pixels: Pixels) -> Vectors:
-        """uint8 (N, S, S, 3), resized and cropped as the card says -> float32 (N, D) of norm 1."""
+        """uint8 (N, S, S, 3), resized and cropped as the card says -> float32 (N, D) of norm 1.
+
+        Raises:
+            InvalidArgument: it is no such array.
+            ServerError: the server did not answer.
+        """
         return run(pixel_steps(self, pixels, wait=True))
 
     def embed_texts(self, texts: Iterable[str]) -> Vectors:
@@ -190,13 +195,13 @@ class Client:
         timeout_s: another deadline than the client's. wait: nothing else is to be done before it is answered,
         which may happen in this call then.
         """
+        self.require_pixels(pixels)
+        return self._submit("image", {"pixels": _not_empty(pixels, "pixels")}, timeout_s, wait)
+
+    def require_pixels(self, pixels: Pixels) -> None:
+        """Raise InvalidArgument unless it is an array as `embed_pixels` takes it."""
         size = self.card.image.size
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size, 3):
-            raise InvalidArgument(
-                f"{self._name} takes pixels of dtype uint8 and shape (N, {size}, {size}, 3); "
-                f"these are {pixels.dtype} {pixels.shape}"
-            )
-        return self._submit("image", {"pixels": pixels}, timeout_s, wait)
+        _require_array(pixels, np.uint8, (size, size, 3), f"{self._name} takes pixels")
 
     def tokenize(self, texts: Iterable[str]) -> Array:
         """N texts -> int32 (N, L), as `submit_tokens` takes them."""
@@ -210,7 +215,8 @@ class Client:
 
     def submit_tokens(self, ids: Array, *, wait: bool = False) -> Future[Array]:
         """Send one batch of tokenized texts, int32 (B, L) with B <= max_texts; as `submit_pixels` does."""
-        return self._submit("text", {"token_ids": ids}, wait=wait)
+        _require_array(ids, np.int32, (self.card.text.context_length,), f"{self._name} takes token ids")
+        return self._submit("text", {"token_ids": _not_empty(ids, "token ids")}, wait=wait)
 
     def share(self, memory: SharedMemory) -> bool:
         """Let `submit_pixels` name pixels that lie in this memory instead of sending them -> whether it will.
@@ -218,7 +224,7 @@ class Client:
         Raises:
             ServerError: shared_memory is "always", and the server does not take it.
         """
-        self._require_open()
+        self.require_open()
         if self.shared_memory == "never":
             return False
         if self.shared_memory == "auto" and not may_share_memory(self.address):
@@ -256,7 +262,7 @@ class Client:
 
     def statistics(self, part: Literal["image", "text"]) -> ModelStatistics:
         """What the server has counted of one part of the model; zeros where nobody counts."""
-        self._require_open()
+        self.require_open()
         return self._transport.statistics(f"{self._name}_{part}", self._timeout_s)
 
     def close(self) -> None:
@@ -268,7 +274,7 @@ class Client:
         return f"<clipdex.Client of {self._name!r} at {self.address}{', closed' if self._closed else ''}>"
 
     def __enter__(self) -> Client:
-        self._require_open()
+        self.require_open()
         return self
 
     def __exit__(
@@ -276,23 +282,35 @@ class Client:
     ) -> None:
         self.close()
 
-    def _require_open(self) -> None:
+    def require_open(self) -> None:
+        """Raise Closed if it was closed."""
         if self._closed:
-            raise ServerUnreachable(f"this client of {self.address} is closed: connect again")
+            raise Closed(f"this client of {self.address} is closed: connect again")
 
     def _submit(
         self, part: str, inputs: dict[str, Array], timeout_s: float | None = None, wait: bool = False
     ) -> Future[Array]:
-        self._require_open()
+        self.require_open()
         timeout_s = self._timeout_s if timeout_s is None else _check_timeout(timeout_s)
         return self._transport.submit(f"{self._name}_{part}", inputs, "embedding", timeout_s, wait=wait)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real)
+def _require_array(given: object, dtype: type, shape: tuple[int, ...], takes: str) -> None:
+    """Raise InvalidArgument unless it is an array (N, *shape) of a dtype."""
+    if not isinstance(given, np.ndarray) or given.dtype != dtype or given.ndim == 0 or given.shape[1:] != shape:
+        expected = f"an array of dtype {np.dtype(dtype)} and shape ({', '.join(map(str, ('N', *shape)))})"
+        if isinstance(given, np.ndarray):
+            raise InvalidArgument(f"{takes} as {expected}; this one is {given.dtype} {given.shape}")
+        raise InvalidArgument(f"{takes} as {expected}, not {type(given).__name__}")
+
+
+def _not_empty(batch: Array, what: str) -> Array:
+    if len(batch) == 0:
+        raise InvalidArgument(f"a batch of no {what} was submitted; expected one row or more")
+    return batch
 
 
 def _check_timeout(timeout_s: float) -> float:
-    if not _is_number(timeout_s) or not timeout_s > 0:
+    if not is_number(timeout_s) or not timeout_s > 0:
         raise InvalidArgument(f"timeout_s is {timeout_s!r}; expected a positive number of seconds")
     return timeout_s

@@ -13,7 +13,7 @@ from clipdex.base.arrays import Array, Pixels, Vectors
 from clipdex.base.errors import RequestRefused
 from clipdex.client.steps import Steps, bisection
 from clipdex.model.embeddings import Embeddings
-from clipdex.model.formats.icc import IccUse
+from clipdex.model.formats.icc import IccUse, check_icc
 from clipdex.model.images import ImageSource, open_image, require_several, to_pixels
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ def image_steps(
     client: Client, images: Iterable[ImageSource], *, icc: IccUse = "off", wait: bool = False
 ) -> Steps[Vectors]:
     """The steps of `Client.embed_images`. Each opens and resizes a batch of pictures. wait: see `pixel_steps`."""
+    client.require_open()
     require_several(images)
+    check_icc(icc)
     spec = client.card.image
 
     def batches() -> Iterator[Pixels]:
@@ -47,12 +49,15 @@ def pixel_steps(client: Client, pixels: Pixels, *, wait: bool = False) -> Steps[
 
     wait: what drives the steps blocks on each future at once: a lone request may be answered within a step.
     """
+    client.require_open()
+    client.require_pixels(pixels)
     most = client.max_batch_size
     return _embedding(client, _slices(pixels, most), most, client.submit_pixels, wait)
 
 
 def text_steps(client: Client, texts: Iterable[str], *, wait: bool = False) -> Steps[Vectors]:
     """The steps of `Client.embed_texts`. wait: see `pixel_steps`."""
+    client.require_open()
     most = client.max_texts
     return _embedding(client, _slices(client.tokenize(texts), most), most, client.submit_tokens, wait)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clipdex.base.errors import ClipdexError, ModelNotFound, ServerUnreachable
 from clipdex.client.discovery import ask, served_models
-from clipdex.model.assets import default_cache_dir
+from clipdex.model.assets import as_cache_dir
 from clipdex.model.card import ModelCard
 from clipdex.wire import Credentials, Transport, open_transport
 
@@ -67,7 +67,7 @@ def list_models(
         if model is not None and model not in names:
             raise ModelNotFound(f"{transport.address} has no model {model!r}; it has {', '.join(names) or 'none'}")
         chosen = names if model is None else [model]
-        return [_look(transport, name, repository, timeout_s, cache_dir or default_cache_dir()) for name in chosen]
+        return [_look(transport, name, repository, timeout_s, as_cache_dir(cache_dir)) for name in chosen]
     finally:
         transport.close()
 

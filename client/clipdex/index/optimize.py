@@ -16,6 +16,7 @@ from clipdex.index.file_system import locked
 from clipdex.index.files import is_at, open_to_write, rename, require_regular, sync_directory
 from clipdex.index.reader import Index
 from clipdex.index.side.int8 import INT8_FILE, Int8File, Int8Header, pack_block
+from clipdex.search.cosines import not_unit
 from clipdex.search.quantize import WIDEST, Basis, CodeBlock, basis_of, quantize
 from clipdex.search.readahead import Readahead
 from clipdex.search.spans import Span, cores, spans_of, work_through
@@ -131,6 +132,8 @@ def _coded(vectors: Array, basis: Basis) -> CodeBlock:
         some = quantize(vectors[part], basis)
         block.code[part], block.scale[part] = some.code, some.scale
         block.residual[part], block.length[part] = some.residual, some.length
+        # Its code would let a row that is too short sink below all others, unseen.
+        block.uncode(span.first + not_unit(vectors[part]))
 
     work_through(spans_of(0, len(vectors), _PIECE_ROWS, _ANYWHERE), code, cores())
     return block

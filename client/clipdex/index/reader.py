@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from clipdex.base.arguments import is_count, is_number, row_numbers
 from clipdex.base.arrays import Array, Vectors
-from clipdex.base.errors import FingerprintMismatch, IndexDamaged, IndexFault, InvalidArgument
+from clipdex.base.errors import Closed, FingerprintMismatch, IndexDamaged, IndexFault, InvalidArgument
 from clipdex.base.json_text import parsed_object
 from clipdex.base.records import Extent, Failure, KnownFile, Picture
 from clipdex.base.spelling import composed_path
@@ -109,6 +110,8 @@ class Index:
             IndexFormatError: it is no index, or of a newer format.
             IndexDamaged: the vectors file is shorter than its commit record.
         """
+        if not isinstance(directory, (str, os.PathLike)):
+            raise InvalidArgument(f"an index is named by its path, not by {type(directory).__name__}")
         return cls(Path(directory))
 
     def refresh(self) -> None:
@@ -140,7 +143,7 @@ class Index:
 
     def _require_open(self) -> None:
         if self._place < 0:
-            raise IndexFault(f"this Index of {self.directory} is closed: open it again with Index.open")
+            raise Closed(f"this Index of {self.directory} is closed: open it again with Index.open")
 
     def __repr__(self) -> str:
         state = f"{len(self)} pictures" if self._place >= 0 else "closed"
@@ -231,16 +234,23 @@ class Index:
             IndexDamaged: a row that was looked at, and might have been a hit, is not finite or not of norm 1.
         """
         wide = self._checked_queries(queries)
-        if top_k is not None and not _is_count(top_k, 1):
+        if top_k is not None and not is_count(top_k, 1):
             raise InvalidArgument(f"top_k is {top_k!r}; expected a whole number of hits, 1 or more")
-        if not _is_count(offset, 0):
+        if not is_count(offset, 0):
             raise InvalidArgument(f"offset is {offset!r}; expected a whole number, 0 or more")
-        if min_score is not None and not (isinstance(min_score, (int, float)) and -1 <= min_score <= 1):
-            raise InvalidArgument(f"min_score is {min_score}; expected a cosine, -1 to 1")
+        if min_score is not None and not (is_number(min_score) and -1 <= min_score <= 1):
+            raise InvalidArgument(f"min_score is {min_score!r}; expected a cosine, -1 to 1")
+        if not isinstance(grouping, (Grouping, type(None))):
+            raise InvalidArgument(f"grouping is {grouping!r:.60}; expected clipdex.Grouping(...)")
+        if ann is not None and not hasattr(ann, "rank"):
+            raise InvalidArgument(f"ann is {ann!r:.60}; expected clipdex.ann.AnnIndex.open(index)")
+        if params is not None and not isinstance(where, str):
+            raise InvalidArgument("params gives values to a condition, and `where` is none in SQL")
         allowed = self.where(where, params) if isinstance(where, str) else where
-        if len(exclude) and not 0 <= min(exclude) <= max(exclude) < len(self._vectors):
+        left_out = row_numbers(exclude, "exclude", or_flags=False)
+        if len(left_out) and not 0 <= left_out.min() <= left_out.max() < len(self._vectors):
             raise InvalidArgument(f"a row to exclude is not there; expected 0 to {len(self._vectors) - 1}")
-        dead = np.union1d(self._dead, np.asarray(exclude, np.int64)) if len(exclude) else self._dead
+        dead = np.union1d(self._dead, left_out) if len(left_out) else self._dead
         end = offset + (min(DEFAULT_TOP_K, len(self)) if top_k is None else top_k)
         if ann is not None:
             ann.require(self)
@@ -287,7 +297,10 @@ class Index:
                 f"{self.directory} holds vectors of {self.manifest.model} ({self.manifest.fingerprint[:12]}), and "
                 f"the queries are another model's ({made_by[:12]}): embed them with the model that made the index"
             )
-        wide = np.atleast_2d(np.asarray(queries))
+        try:
+            wide = np.atleast_2d(np.asarray(queries))
+        except ValueError as exc:
+            raise InvalidArgument("the queries are lists of different lengths; expected an array (Q, D)") from exc
         if wide.ndim != 2 or wide.shape[1] != self.manifest.embedding_dim:
             raise InvalidArgument(
                 f"{self.directory} holds vectors of {self.manifest.embedding_dim} numbers; "
@@ -363,7 +376,7 @@ class Index:
 
     def require_sound(self, rows: Sequence[int] | Array) -> None:
         """Raise IndexDamaged unless these rows are finite and of norm 1, up to their rounding."""
-        asked = np.asarray(rows, np.int64)
+        asked = row_numbers(rows, "rows", or_flags=False)
         for start in range(0, len(asked), _CHECKED_AT_ONCE):
             some = asked[start : start + _CHECKED_AT_ONCE]
             for at in not_unit(self._vectors[some]):
@@ -387,6 +400,8 @@ class Index:
             InvalidArgument: there is no such picture, or several look the same.
         """
         self._require_open()
+        if isinstance(which, bool) or not isinstance(which, (int, np.integer, str, bytes, os.PathLike)):
+            raise InvalidArgument(f"a picture is named by its row or its path, not by {type(which).__name__}")
         if isinstance(which, (int, np.integer)):
             if 0 <= which < len(self._vectors) and which not in self._dead:
                 return int(which)
@@ -443,9 +458,10 @@ class Index:
 
     def picture(self, row: int) -> Picture:
         """What a row is a picture of. Raises InvalidArgument if there is no such row."""
-        found = self._store.pictures([row]) if 0 <= row < len(self._vectors) else {}
+        self._require_open()
+        found = self._store.pictures([row]) if is_count(row, 0) and row < len(self._vectors) else {}
         if row not in found:
-            raise InvalidArgument(f"{self.directory} has no row {row}; expected 0 to {len(self._vectors) - 1}")
+            raise InvalidArgument(f"{self.directory} has no row {row!r}; expected 0 to {len(self._vectors) - 1}")
         return found[row]
 
     def known(self, path: bytes) -> KnownFile | None:
@@ -484,6 +500,7 @@ class Index:
             self._place = -1
 
     def __enter__(self) -> Index:
+        self._require_open()
         return self
 
     def __exit__(
@@ -499,7 +516,3 @@ def _bytes_on_disk(path: Path) -> int:
     except FileNotFoundError:
         return 0
     return found.st_blocks * 512 if stat.S_ISREG(found.st_mode) else 0
-
-
-def _is_count(value: object, least: int) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= least

@@ -34,13 +34,13 @@ from clipdex.index.schema import (
     LATER,
     SCHEMA,
     SCHEMA_VERSION,
-    Still,
     Value,
     connect,
     connect_new,
     readable,
     record_crc32c,
     require_schema,
+    require_still,
     still,
     unreadable,
     was_refused,
@@ -509,19 +509,21 @@ class RowStore:
                 before, self._db.text_factory = self._db.text_factory, readable
                 try:
                     yield from self._db.execute(sql)
+                    require_still(self._db)
                 finally:
                     self._db.text_factory = before
         except DAMAGE as exc:
+            require_still(self._db)
             raise unreadable(self._path, exc) from exc
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         try:
             with self._lock:
                 found = self._db.execute(sql, parameters).fetchall()
-                if isinstance(self._db, Still):
-                    self._db.require_still()
+                require_still(self._db)
                 return found
         except DAMAGE as exc:
+            require_still(self._db)
             raise unreadable(self._path, exc) from exc
 
 

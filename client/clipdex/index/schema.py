@@ -31,6 +31,7 @@ __all__ = [
     "readable",
     "record_crc32c",
     "require_schema",
+    "require_still",
     "still",
     "unreadable",
     "was_refused",
@@ -305,11 +306,21 @@ class Still(sqlite3.Connection):
 
     def require_still(self) -> None:
         """Raise IndexFault if something has been written since: what was read may be of two moments."""
-        if still(self.path) != self.state:
+        try:
+            now = still(self.path)
+        except OSError:
+            now = None
+        if now != self.state:
             raise IndexFault(
                 f"{self.path}: was written to while it was read, where its file system gives no locks or has no "
                 "room for SQLite's small files, or these have other names: open it again"
             )
+
+
+def require_still(db: sqlite3.Connection) -> None:
+    """Ask for it after each reading, failed or not: a connection with locks is always still."""
+    if isinstance(db, Still):
+        db.require_still()
 
 
 def still(path: Path) -> tuple[int, ...] | None:

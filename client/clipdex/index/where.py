@@ -24,7 +24,7 @@ import numpy.typing as npt
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.json_text import parse_json
 from clipdex.base.spelling import composed, composed_path
-from clipdex.index.schema import connect, unreadable, was_refused
+from clipdex.index.schema import Still, connect, require_still, unreadable, was_refused
 
 __all__ = ["COLUMNS", "FUNCTIONS", "Rows", "Where"]
 
@@ -66,6 +66,11 @@ _STEPS = 20_000  # of SQLite's machine, between two looks at the clock
 # Without it a subquery could read no more than the view either, but tombstones, too, and again for each row.
 _SUBQUERY = re.compile(r"\b(select|values)\b", re.IGNORECASE)
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^]]*\]|--[^\n]*|/\*.*?\*/""", re.DOTALL)
+
+# A text that is an expression between CASE and THEN and between parentheses is one expression: what closes the
+# parenthesis is no part of an expression there, and what ends the CASE is none here. The new lines end a comment.
+_IN_CASE = "EXPLAIN SELECT CASE WHEN\n{}\nTHEN 1 END FROM pictures"
+_IN_PARENTHESES = "SELECT row FROM pictures WHERE (\n{}\n) AND row >= 0 AND row < {:d} ORDER BY row"
 
 _DAMAGED = ("database disk image is malformed", "disk I/O error", "file is not a database")
 
@@ -114,6 +119,7 @@ class Where:
 
         Raises:
             InvalidArgument: it is no such expression, uses what it may not, or takes too long.
+            IndexFault: the database was written to where its file system gives no locks.
         """
         values = {} if params is None else _checked(params)
         _check_text(condition)
@@ -131,24 +137,23 @@ class Where:
             return found
 
     def _evaluated(self, condition: str, values: Mapping[str, Any], below: int) -> Rows:
-        # A text that is an expression between parentheses and between CASE and THEN is one expression: what closes
-        # the parenthesis is no part of an expression there, and what ends the CASE is none here. The new lines end
-        # a comment.
-        one = f"EXPLAIN SELECT CASE WHEN\n{condition}\nTHEN 1 END FROM pictures"  # noqa: S608
-        all_ = f"SELECT row FROM pictures WHERE (\n{condition}\n) AND row >= 0 AND row < {below:d} ORDER BY row"  # noqa: S608
-        self._run(one, values)
-        rows = np.fromiter((row for (row,) in self._run(all_, values)), np.int64)
+        self._run(_IN_CASE.format(condition), values)
+        found = self._run(_IN_PARENTHESES.format(condition, below), values)
+        rows = np.fromiter((row for (row,) in found), np.int64)
         rows.flags.writeable = False
         return rows
 
     def _run(self, sql: str, values: Mapping[str, Any]) -> list[tuple[int]]:
         self._guard.start(self._timeout_s)
         try:
-            return self._db.execute(sql, values).fetchall()
+            found = self._db.execute(sql, values).fetchall()
         except (sqlite3.Error, sqlite3.Warning, OverflowError) as exc:
             if self._guard.interruption is not None:
                 raise self._guard.interruption from exc
+            require_still(self._db)  # what was written meanwhile may be what went wrong
             raise self._translated(exc) from exc
+        require_still(self._db)
+        return found
 
     def _translated(self, exc: Exception) -> Exception:
         text = " ".join(str(exc).split()).replace('near "THEN": syntax error', "it ends too early")
@@ -249,7 +254,8 @@ def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function])
     db.create_function("composed_json", 1, watched(_composed_json), deterministic=True)
     db.create_function("has", 3, watched(_has), deterministic=True)
     db.execute("PRAGMA temp_store = MEMORY")
-    db.execute("PRAGMA mmap_size = 1073741824")
+    # Where there are no locks, a file may be cut short while it is read: mapped, that would end the process.
+    db.execute(f"PRAGMA mmap_size = {0 if isinstance(db, Still) else 1 << 30:d}")
     db.execute(_VIEW)
     db.execute("PRAGMA query_only = ON")
     db.execute("PRAGMA trusted_schema = OFF")
@@ -296,7 +302,9 @@ def _has(meta: object, field: object, value: object) -> int:
 
 
 def _check_text(condition: str) -> None:
-    if not isinstance(condition, str) or not condition.strip():
+    if not isinstance(condition, str):
+        raise InvalidArgument(f"the filter is {type(condition).__name__}; expected a condition in SQL, a string")
+    if not condition.strip():
         raise InvalidArgument("the filter is empty; write a condition in SQL, such as  width > 1000")
     if len(condition) > _LONGEST:
         raise InvalidArgument(f"the filter has {len(condition):,} characters; expected at most {_LONGEST:,}")
@@ -307,6 +315,8 @@ def _check_text(condition: str) -> None:
 
 
 def _checked(params: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(params, Mapping):
+        raise InvalidArgument(f"the filter's parameters are {type(params).__name__}; expected a dict")
     for name, value in params.items():
         if not isinstance(name, str) or not name.isidentifier():
             raise InvalidArgument(f"the filter's parameter {name!r} is no name; expected letters, digits and _")

@@ -17,7 +17,14 @@ from typing import TypeVar
 import numpy as np
 
 from clipdex.base.arrays import Array
-from clipdex.base.errors import IndexFault, IndexFormatError, IndexLocked, IndexWriteError, InvalidArgument
+from clipdex.base.errors import (
+    Closed,
+    IndexFault,
+    IndexFormatError,
+    IndexLocked,
+    IndexWriteError,
+    InvalidArgument,
+)
 from clipdex.base.interrupts import interrupts_wait
 from clipdex.base.records import Changes, Failure, KnownFile, Picture
 from clipdex.index.create import LOCK_FILE, create_index, put_back, sweep_unfinished
@@ -106,7 +113,7 @@ class IndexWriter:
 
     def _if_open(self, part: _T) -> _T:
         if self._lock < 0:
-            raise IndexFault(f"this IndexWriter of {self.directory} is closed: open it again to go on")
+            raise Closed(f"this IndexWriter of {self.directory} is closed: open it again to go on")
         return part
 
     def __repr__(self) -> str:
@@ -279,6 +286,7 @@ class IndexWriter:
             self._lock = -1
 
     def __enter__(self) -> IndexWriter:
+        self._if_open(self._lock)
         return self
 
     def __exit__(

@@ -22,13 +22,14 @@ from pathlib import Path
 import numpy as np
 
 from clipdex.base.arrays import Array
-from clipdex.base.errors import CardError
+from clipdex.base.errors import CardError, InvalidArgument
 from clipdex.model.card import ModelCard
 
 __all__ = [
     "LARGEST_ZIP",
     "SHA256_PARAMETER",
     "Assets",
+    "as_cache_dir",
     "cached_assets",
     "default_cache_dir",
     "fetch_zip",
@@ -120,6 +121,15 @@ def _read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
     if len(data) > _LARGEST_FILE:
         raise CardError(f"the model's assets hold a {name} of more than {_LARGEST_FILE >> 20} MiB")
     return data
+
+
+def as_cache_dir(given: str | os.PathLike[str] | None) -> Path:
+    """The folder that a caller names for the cache, or the default. Raises InvalidArgument if it is no path."""
+    if given is None:
+        return default_cache_dir()
+    if not isinstance(given, (str, os.PathLike)) or not os.fspath(given):
+        raise InvalidArgument(f"cache_dir is {given!r}; expected the path of a folder")
+    return Path(given)
 
 
 def default_cache_dir() -> Path:

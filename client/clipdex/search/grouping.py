@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from clipdex.base.arguments import is_number
 from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument
 from clipdex.search.cosines import agree
@@ -37,8 +38,8 @@ class Grouping:
 
     def __post_init__(self) -> None:
         for name, least in (("similarity", self.similarity), ("cosine", self.cosine)):
-            if least is not None and not 0 < least <= 1:
-                raise InvalidArgument(f"the {name} to group by is {least}; expected more than 0, and at most 1")
+            if least is not None and not (is_number(least) and 0 < least <= 1):
+                raise InvalidArgument(f"the {name} to group by is {least!r}; expected more than 0, and at most 1")
 
 
 @dataclass(frozen=True)

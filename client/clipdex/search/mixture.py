@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from clipdex.base.arguments import is_number
 from clipdex.base.arrays import Array, Vectors
 from clipdex.base.errors import FingerprintMismatch, InvalidArgument
 from clipdex.model.card import ModelCard
@@ -63,8 +64,8 @@ class Part:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.weight) and self.weight):
-            raise InvalidArgument(f"a part of the query has the weight {self.weight}; expected a number, not 0")
+        if not (is_number(self.weight) and math.isfinite(self.weight) and self.weight):
+            raise InvalidArgument(f"a part of the query has the weight {self.weight!r}; expected a number, not 0")
         if self.kind == "text" and not (isinstance(self.value, str) and self.value.strip()):
             raise InvalidArgument("a text of the query is empty; say what the pictures should show")
 
@@ -111,7 +112,7 @@ class Query:
         weight: float = 1.0,
     ) -> Query:
         """With one part less of something: `plus` with the weight's sign turned."""
-        return self.plus(text=text, image=image, like=like, weight=-weight)
+        return self.plus(text=text, image=image, like=like, weight=-weight if is_number(weight) else weight)
 
     @property
     def texts(self) -> list[str]:
@@ -187,6 +188,10 @@ def mix(vectors: Sequence[Array], weights: Sequence[float]) -> Vectors:
         InvalidArgument: there are none, their widths differ, one is zero or not finite, or they cancel out.
         FingerprintMismatch: they are of different models.
     """
+    if not isinstance(vectors, (Sequence, np.ndarray)) or not isinstance(weights, (Sequence, np.ndarray)):
+        raise InvalidArgument("a query is mixed of a list of vectors and a list of weights, one for each")
+    if not all(is_number(weight) for weight in weights):
+        raise InvalidArgument("a weight of the query is no number")
     if not len(vectors) or len(vectors) != len(weights):
         raise InvalidArgument(
             f"a query has {len(vectors)} parts and {len(weights)} weights; expected as many, and at least one"

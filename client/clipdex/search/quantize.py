@@ -54,6 +54,10 @@ class CodeBlock:
         """The medians of some residuals and lengths."""
         return float(np.median(self.residual[:512])), float(np.median(self.length[:512]))
 
+    def uncode(self, rows: npt.NDArray[np.int64]) -> None:
+        """Leave these rows without a code: the rows themselves are looked at in every search."""
+        self.code[rows], self.scale[rows], self.length[rows], self.residual[rows] = 0, 0, 0, np.inf
+
     @cached_property
     def _extremes(self) -> npt.NDArray[np.float64]:
         """(4, groups): of so many rows each the largest scale, residual and length, and minus the least scale."""

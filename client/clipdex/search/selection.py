@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from clipdex.base.arguments import row_numbers
 from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument
 from clipdex.search.estimates import Found
@@ -73,7 +74,7 @@ def flags_of(total: int, allowed: Array | None) -> npt.NDArray[np.bool_]:
     """Which rows are allowed, given by flags (N,) or by number: a new array of flags. Raises InvalidArgument."""
     if allowed is None:
         return np.ones(total, bool)
-    allowed = np.asarray(allowed)
+    allowed = row_numbers(allowed, "the filter", or_flags=True)
     if allowed.dtype == bool:
         if allowed.shape != (total,):
             raise InvalidArgument(

@@ -72,8 +72,8 @@ def top_k(
 
     Raises:
         InvalidArgument: a query is not finite, or `allowed` does not fit the rows.
-        UnsoundRow: `norms` says that all rows are of norm 1, and one that may be ranked was read and is not. Where
-            rows have codes, only those that are not finite are noticed.
+        UnsoundRow: `norms` says that all rows are of norm 1, and one that may be ranked was read and is not:
+            without codes any row, with codes those that `optimize` gave none for this, and those that were scored.
     """
     vectors = _plain(vectors)
     if not np.isfinite(queries).all():
@@ -252,6 +252,9 @@ class _Search:
             sure = np.where(np.isnan(scores), -np.inf, scores - 2 * error)
             kth = np.ldexp(np.partition(sure, k)[k], -self._exponents[q])  # the k-th best of 2k
             found = found.where(found.upper >= kth)
+        if self._norms.unit:
+            # A row may have rotted since its code or its norm was made: then it promises more than it has.
+            self._refuse(found.row[not_unit(self._vectors[found.row])])
         return rank(self._vectors, query, found.row, k, self._minimum)
 
     def _refined(self, q: int, found: Found) -> Found:

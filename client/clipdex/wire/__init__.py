@@ -47,6 +47,11 @@ def open_transport(
         InvalidArgument: the address is of none of these forms, or the credentials do not suit it.
     """
     addresses = _addresses(address)
+    for name, given, kind in (("credentials", credentials, Credentials), ("retry", retry, RetryPolicy)):
+        if not isinstance(given, (kind, type(None))):
+            raise InvalidArgument(f"{name} is {type(given).__name__}; expected {kind.__name__}(...)")
+    if on_request is not None and not callable(on_request):
+        raise InvalidArgument(f"on_request is {type(on_request).__name__}; expected a function")
     transports: list[Transport]
     if addresses[0].startswith(INPROC):
         from clipdex.wire.runtimes.onnx_runtime import InprocTransport

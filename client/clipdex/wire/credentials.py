@@ -41,6 +41,14 @@ class Credentials:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.tls, bool):
+            raise InvalidArgument(f"tls is {type(self.tls).__name__}; expected True or False")
+        if not isinstance(self.token, (str, type(None))):
+            raise InvalidArgument(f"the token is {type(self.token).__name__}; expected a string")
+        if not isinstance(self.headers, Mapping) or not all(
+            isinstance(part, str) for pair in self.headers.items() for part in pair
+        ):
+            raise InvalidArgument("headers are names and values, both strings, in a dict")
         if (self.certificate_file is None) != (self.key_file is None):
             raise InvalidArgument("a client certificate and its key come together: give both files or neither")
         if self.token is not None and not _TOKEN.fullmatch(self.token):

@@ -15,7 +15,14 @@ from typing import Any
 import grpc
 
 from clipdex.base.arrays import Array
-from clipdex.base.errors import AccessDenied, Cancelled, ClipdexError, ModelNotFound, ServerUnreachable
+from clipdex.base.errors import (
+    AccessDenied,
+    Cancelled,
+    ClipdexError,
+    Closed,
+    ModelNotFound,
+    ServerUnreachable,
+)
 from clipdex.wire.connection import Connection
 from clipdex.wire.credentials import Credentials
 from clipdex.wire.generated import service_pb2
@@ -179,7 +186,7 @@ class TritonTransport:
             return error
         except grpc.FutureCancelledError as exc:
             if self._closed.is_set():
-                error = ServerUnreachable(f"the connection to {self._address} was closed before the answer came")
+                error = Closed(f"the connection to {self._address} was closed before the answer came")
             else:
                 error = Cancelled("the request was withdrawn before its answer came")
             error.__cause__ = exc
@@ -191,7 +198,7 @@ class TritonTransport:
         """What a failed inference means. A server that was started again has forgotten the memory."""
         if exc.code() is grpc.StatusCode.CANCELLED:
             if self._closed.is_set():
-                return ServerUnreachable(f"the connection to {self._address} was closed before the answer came")
+                return Closed(f"the connection to {self._address} was closed before the answer came")
             if connection.given_up:
                 return ServerUnreachable(f"nothing came back any more on a connection to {self._address}")
         if self._regions.lost(exc.details() or ""):
@@ -248,11 +255,13 @@ class TritonTransport:
     @contextmanager
     def _translated(self) -> Iterator[None]:
         if self._closed.is_set():
-            raise ServerUnreachable(f"the connection to {self._address} is closed")
+            raise Closed(f"the connection to {self._address} is closed")
         try:
             yield
         except grpc.RpcError as exc:
             error = translate(exc, self._address)
             raise error from cause_of(error, exc)
         except ValueError as exc:  # grpc's word for a channel that another thread closed meanwhile
-            raise ServerUnreachable(f"the connection to {self._address} is closed") from exc
+            if self._closed.is_set():
+                raise Closed(f"the connection to {self._address} is closed") from exc
+            raise ServerUnreachable(f"a connection to {self._address} was given up meanwhile") from exc

@@ -13,7 +13,7 @@ import numpy as np
 
 from clipdex.base.arrays import Array
 from clipdex.base.cpus import has_quota, usable_cpus
-from clipdex.base.errors import CardError, ModelNotFound, RequestRefused, ServerFault, ServerUnreachable
+from clipdex.base.errors import CardError, Closed, ModelNotFound, RequestRefused, ServerFault
 from clipdex.base.extras import needs
 from clipdex.base.git_lfs import is_pointer_file, pointer_words
 from clipdex.wire.model_config import from_message, read_config
@@ -83,7 +83,7 @@ class InprocTransport:
         try:
             return self._runner.submit(self._run, model, dict(inputs), output)
         except RuntimeError as exc:
-            raise ServerUnreachable(f"{self.address} is closed") from exc
+            raise Closed(f"{self.address} is closed") from exc
 
     def statistics(self, model: str, timeout_s: float) -> ModelStatistics:
         """Nobody counts here."""

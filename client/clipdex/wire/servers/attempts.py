@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, Future
 from functools import partial
 
 from clipdex.base.arrays import Array
-from clipdex.base.errors import Cancelled, ClipdexError, FingerprintMismatch, ServerUnreachable
+from clipdex.base.errors import Cancelled, ClipdexError, Closed, FingerprintMismatch
 from clipdex.wire.servers.fleet import Endpoint, Fleet
 from clipdex.wire.servers.retry_policy import Failure, RetryPolicy, failure_of
 from clipdex.wire.servers.timer import Timer
@@ -169,7 +169,7 @@ class Call(Future[Array]):
             error = self._fleet.why()
         elif error is None:
             closed = self._fleet.closed.is_set()
-            error = ServerUnreachable("the connection is closed") if closed else self._fleet.why()
+            error = Closed("the connection is closed") if closed else self._fleet.why()
         seconds = time.monotonic() - self._began
         if self._attempts != 1 or isinstance(error, FingerprintMismatch):
             tried = (

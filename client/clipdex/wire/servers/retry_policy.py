@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 from enum import Enum
 
+from clipdex.base.arguments import is_number
 from clipdex.base.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -72,11 +73,12 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         for name in ("max_attempts", "attempt_timeout_s", "backoff_s", "max_backoff_s", "fault_attempts"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InvalidArgument(f"{name} of a RetryPolicy is {value}; expected a positive number")
-        if not self.not_found_s >= 0:
+            may_be_none = name in ("max_attempts", "attempt_timeout_s")
+            if not (may_be_none and value is None) and not (is_number(value) and value > 0):
+                raise InvalidArgument(f"{name} of a RetryPolicy is {value!r}; expected a positive number")
+        if not is_number(self.not_found_s) or not self.not_found_s >= 0:
             raise InvalidArgument(
-                f"not_found_s of a RetryPolicy is {self.not_found_s}; expected 0 or more seconds"
+                f"not_found_s of a RetryPolicy is {self.not_found_s!r}; expected 0 or more seconds"
             )
 
     def wait_s(self, waits: int) -> float:
