@@ -250,7 +250,7 @@ def test_a_link_to_a_whole_index_is_followed(index, tmp_path):
 def test_one_module_opens_the_files_of_an_index():
     forbidden = {"open", "fdopen", "read_bytes", "read_text", "write_bytes", "write_text", "touch", "fromfile"}
     found = set()
-    for path in PACKAGE.glob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call):
                 continue

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
+from clipdex.apps.ask import ask
 from clipdex.apps.contact_sheet import Section, write_contact_sheet
-from clipdex.apps.results import Answer, write_arrow
+from clipdex.apps.results import write_arrow
 from clipdex.base.errors import InvalidArgument
 from clipdex.cli.ann import open_ann
 from clipdex.cli.answers import hit_line, print_answers, print_csv, print_json
@@ -96,30 +95,18 @@ def search(
         ranker = open_ann(opened) if ann else None
         # What is wrong with the condition is said before anything is embedded.
         rows = None if where is None else opened.where(where, parameters(param or []))
-        exclude = [row for query in asked for row in query.liked_rows(opened)]
-        with ExitStack() as stack:
-            client = None
-            if any(part.kind != "like" for query in asked for part in query.parts):
-                client = stack.enter_context(connection.open(model=opened.manifest.model))
-                opened.require(client.card)
-            if queries:
-                assert client is not None
-                vectors = client.embed_texts(queries)
-            else:
-                vectors = np.concatenate([query.embed(client, opened) for query in asked])
-            cuts = [tuple(filter(None, client.lost(query.texts))) if client else () for query in asked]
-        found = opened.search(
-            vectors,
-            top_k,
+        answers = ask(
+            opened,
+            asked,
+            lambda: connection.open(model=opened.manifest.model),
+            top_k=top_k,
             offset=offset,
             min_score=min_score,
             where=rows,
-            exclude=exclude,
             grouping=grouping,
-            ann=ranker,
+            ranker=ranker,
         )
         count = len(opened)
-    answers = [Answer(str(query), hits, offset, cut) for query, hits, cut in zip(asked, found, cuts, strict=True)]
     if as_json:
         print_json(answers)
     elif as_csv:
