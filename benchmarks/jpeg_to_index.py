@@ -22,7 +22,7 @@ from random_clip import edited, random_clip
 from rounds import Sample, alternate, spread, where
 
 import clipdex
-from clipdex.apps.bench.index import draw_photos
+from clipdex.apps.bench.measure_index import draw_photos
 from clipdex.model.images import open_image, to_pixels
 from clipdex_server import LocalTriton
 

@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from drawn_pictures import COPIES, copy_of, picture
 
 import clipdex
-from clipdex.apps.bench.index import draw_photo
-from clipdex.apps.duplicates.candidates import candidate_pairs
+from clipdex.apps.bench.measure_index import draw_photo
+from clipdex.apps.duplicates.candidate_pairs import candidate_pairs
 from clipdex.apps.duplicates.groups import close_pairs
 from clipdex.looks.compare import similarities
 from clipdex.looks.frequencies import Looks

@@ -23,7 +23,7 @@ from rounds import Sample, alternate, where
 
 import clipdex
 from clipdex.apps.bench.load import Window
-from clipdex.apps.bench.server import ServerSettings, measure_server
+from clipdex.apps.bench.measure_server import ServerSettings, measure_server
 from clipdex_server import LocalTriton
 
 VERSION = "2.50.0"

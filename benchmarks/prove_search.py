@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from search_cases import MANY, WIDE, Case, drawn_case, on_disk, small_pieces, wrong
 
-from clipdex.index.side import int8
+from clipdex.index.side import int8_file as int8
 from clipdex.search import kernels
 
 QUERIES = 20_000

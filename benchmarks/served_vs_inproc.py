@@ -23,7 +23,7 @@ from random_clip import edited, random_clip
 from rounds import Sample, alternate, where
 
 import clipdex
-from clipdex.apps.bench.server import shared_copy
+from clipdex.apps.bench.measure_server import shared_copy
 from clipdex_server import LocalTriton
 
 

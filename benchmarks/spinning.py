@@ -24,7 +24,7 @@ from random_clip import edited, random_clip
 from rounds import Sample, alternate, where
 
 import clipdex
-from clipdex.apps.bench.index import draw_photos
+from clipdex.apps.bench.measure_index import draw_photos
 from clipdex_server import LocalTriton
 
 BATCH, LONE = 32, 20

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / part) for part in ("client", "export", "server")]
 
 import clipdex  # noqa: E402
-from clipdex.client.classify import DEFAULT_TEMPLATES  # noqa: E402
+from clipdex.client.classification import DEFAULT_TEMPLATES  # noqa: E402
 from clipdex_export.demo.scenes import COLOURS, SHAPES, Pair  # noqa: E402
 from clipdex_server import LocalTriton  # noqa: E402
 from demo_training.heldout import draw_held_out  # noqa: E402

@@ -15,7 +15,7 @@ from clipdex.index import Index, Manifest, optimize_index
 from clipdex.index.create import create_index
 from clipdex.index.rows import ROWS_FILE
 from clipdex.index.schema import connect, record_crc32c
-from clipdex.index.side.int8 import INT8_FILE
+from clipdex.index.side.int8_file import INT8_FILE
 from clipdex.search import candidates, topk
 from clipdex.search.estimates import RowNorms
 from clipdex.search.quantize import CodeBlock, Codes, MemoryCodes

@@ -10,7 +10,7 @@ from conftest import noise
 import clipdex
 from clipdex.aio import AsyncClient
 from clipdex.apps.bench.load import Window
-from clipdex.apps.bench.server import measure_point
+from clipdex.apps.bench.measure_server import measure_point
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

@@ -12,12 +12,20 @@ from conftest import ROOT, unit_vectors
 from PIL import Image
 
 import clipdex
-from clipdex.apps.bench.index import SIZE, Bound, FirstOf, RequestLog, draw_photos, limiting_stage, measure_index
 from clipdex.apps.bench.load import Latency, Window, run_load
 from clipdex.apps.bench.machine import this_machine
-from clipdex.apps.bench.report import index_report, search_report, server_report
-from clipdex.apps.bench.search import drawn_index, measure_search, read_seconds, scanned
-from clipdex.apps.bench.server import Served, ServerSettings, measure_server
+from clipdex.apps.bench.measure_index import (
+    SIZE,
+    Bound,
+    FirstOf,
+    RequestLog,
+    draw_photos,
+    limiting_stage,
+    measure_index,
+)
+from clipdex.apps.bench.measure_search import drawn_index, measure_search, read_seconds, scanned
+from clipdex.apps.bench.measure_server import Served, ServerSettings, measure_server
+from clipdex.apps.bench.report_file import index_report, search_report, server_report
 from clipdex.sources import open_source
 from clipdex.wire import FakeTransport, RequestTiming
 from clipdex.wire.transport import ModelStatistics

@@ -11,8 +11,8 @@ import pytest
 from conftest import MODEL_REPOSITORY
 
 import clipdex
-from clipdex.cli.bench.common import numbers, table
-from clipdex.cli.bench.index import BoundKind, _kind, limit_line
+from clipdex.cli.bench.bench_index import BoundKind, _kind, limit_line
+from clipdex.cli.bench.bench_output import numbers, table
 
 pytestmark = pytest.mark.triton
 

@@ -16,7 +16,7 @@ from conftest import MODEL_REPOSITORY, noise
 
 import clipdex
 from clipdex.base.errors import InvalidArgument
-from clipdex.client.classify import _check, probabilities
+from clipdex.client.classification import _check, probabilities
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

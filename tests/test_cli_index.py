@@ -11,7 +11,7 @@ from conftest import noise
 
 import clipdex
 from clipdex import Client, Index
-from clipdex.cli import connection
+from clipdex.cli import connection_options as connection
 from clipdex.wire import FakeTransport
 
 

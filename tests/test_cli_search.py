@@ -14,8 +14,8 @@ from conftest import noise
 
 from clipdex import Client, Index, IndexWriter, Manifest, Picture, mix
 from clipdex.base.errors import InvalidArgument
-from clipdex.cli import connection
-from clipdex.cli.queries import parameters
+from clipdex.cli import connection_options as connection
+from clipdex.cli.query_options import parameters
 from clipdex.wire import FakeTransport
 
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import noise
 
 from clipdex import Client
-from clipdex.cli import connection
+from clipdex.cli import connection_options as connection
 from clipdex.wire import FakeTransport
 
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from clipdex.apps.duplicates.candidates import in_threads
+from clipdex.apps.duplicates.candidate_pairs import in_threads
 from clipdex.base import cpus
 from clipdex.base.cpus import cpu_quota, usable_cpus
 from clipdex.pipeline.decode import DecodePool
@@ -96,7 +96,7 @@ def test_a_quota_is_rounded_up_and_never_none_or_more_than_allowed(under, quota,
 
 def test_case_24_all_that_counts_cores_keeps_to_the_quota(under, monkeypatch):
     from clipdex.apps.bench.machine import this_machine
-    from clipdex.apps.duplicates import candidates
+    from clipdex.apps.duplicates import candidate_pairs as candidates
 
     under(1.5)
     spec = FakeTransport().card.image

@@ -21,9 +21,10 @@ from clipdex.index import (
     verify_index,
 )
 from clipdex.index.manifest import Manifest
-from clipdex.index.side import ann_file, int8
+from clipdex.index.side import ann_file
+from clipdex.index.side import int8_file as int8
 from clipdex.index.side.ann_file import ANN_FILE, HEADER_BYTES
-from clipdex.index.side.int8 import INT8_FILE
+from clipdex.index.side.int8_file import INT8_FILE
 
 pytestmark = pytest.mark.thin
 

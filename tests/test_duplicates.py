@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 import clipdex
 from clipdex.apps.duplicates import find, find_duplicates, sign_index
-from clipdex.apps.duplicates.candidates import candidate_pairs
+from clipdex.apps.duplicates.candidate_pairs import candidate_pairs
 from clipdex.apps.duplicates.groups import close_pairs, components, stars
 from clipdex.index import Index, IndexWriter, Manifest, Picture, verify_index
 from clipdex.looks.compare import similarities

@@ -25,8 +25,9 @@ from tiny_clip import everything_in, write_tiny  # noqa: E402
 
 import clipdex  # noqa: E402
 from clipdex.model.images import center_crop, resized  # noqa: E402
-from clipdex_export import export_model, preprocessing, tokenizer, towers  # noqa: E402
+from clipdex_export import export_model, preprocessing, towers  # noqa: E402
 from clipdex_export import gate as parity  # noqa: E402
+from clipdex_export import tokenizer_json as tokenizer  # noqa: E402
 from clipdex_export.verdict import (  # noqa: E402
     Floors,
     Side,

@@ -58,7 +58,7 @@ def test_what_is_not_installed_names_the_extra():
     [
         ("pyarrow", "tables", lambda folder: open_source(folder / "t.parquet")),
         ("pyarrow", "tables", lambda folder: write_arrow(folder / "x.arrow", [Answer("q", [])])),
-        ("faiss", "faiss", lambda folder: importlib.import_module("clipdex.ann.search").import_faiss()),
+        ("faiss", "faiss", lambda folder: importlib.import_module("clipdex.ann.ann_index").import_faiss()),
         ("onnxruntime", "local", lambda folder: clipdex.connect(f"inproc:{folder}")),
         ("matplotlib", "plot", lambda folder: importlib.import_module("clipdex.apps.bench.plot")._figure_class()),
     ],

@@ -22,7 +22,7 @@ from torchvision_standin import import_open_clip  # noqa: E402
 from clipdex_export.families import load_checkpoint  # noqa: E402
 from clipdex_export.families.open_clip_tokenizer import convert  # noqa: E402
 from clipdex_export.sentences import GATE_TEXTS  # noqa: E402
-from clipdex_export.tokenizer import spec_of  # noqa: E402
+from clipdex_export.tokenizer_json import spec_of  # noqa: E402
 
 # Entities, quotes, width, escapes: what OpenCLIP repairs before it reads.
 REPAIRED = (

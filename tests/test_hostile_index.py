@@ -16,8 +16,8 @@ from conftest import noise, unit_vectors
 
 import clipdex
 from clipdex import Client
-from clipdex.apps.bench.search import scanned
-from clipdex.cli import connection
+from clipdex.apps.bench.measure_search import scanned
+from clipdex.cli import connection_options as connection
 from clipdex.index import (
     Failure,
     Index,

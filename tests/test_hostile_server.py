@@ -14,7 +14,7 @@ from hostile import CARD, Hostile, card_json, serving, with_card, zipped
 
 import clipdex
 from clipdex.base.errors import CardError, FingerprintMismatch, ServerFault
-from clipdex.client.classify import probabilities
+from clipdex.client.classification import probabilities
 from clipdex.client.request_size import requests_in_flight, rows_of_pixels, rows_of_texts
 from clipdex.model.assets import fetch_zip, unpack_assets
 from clipdex.model.card import ModelCard

@@ -12,8 +12,8 @@ import clipdex
 from clipdex.index import Index, IndexWriter, Manifest, Picture, compact_index, optimize_index, verify_index
 from clipdex.index import reader as reader_module
 from clipdex.index.rows import RowStore
-from clipdex.index.side import int8 as int8_module
-from clipdex.index.side.int8 import INT8_FILE, Int8File
+from clipdex.index.side import int8_file as int8_module
+from clipdex.index.side.int8_file import INT8_FILE, Int8File
 
 pytestmark = pytest.mark.thin
 

@@ -6,7 +6,7 @@ from conftest import noise
 
 import clipdex
 from clipdex import index_local_images, retrieve_local
-from clipdex.apps import retrieve as local
+from clipdex.apps import retrieval as local
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin

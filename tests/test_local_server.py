@@ -25,7 +25,8 @@ from tiny_models import TEXT_CONFIG, image_model, slow_model, text_model, tiny_r
 
 import clipdex_server
 from clipdex.base.errors import LocalServerError, MissingExtra
-from clipdex_server import LocalTriton, find, find_triton, supervisor
+from clipdex_server import LocalTriton, find_triton, supervisor
+from clipdex_server import find_triton as find
 from clipdex_server.reason import why_it_ended
 
 triton = pytest.mark.triton

@@ -12,7 +12,7 @@ from conftest import MODEL_REPOSITORY
 
 import clipdex
 from clipdex.base.errors import ModelNotFound, ServerUnreachable
-from clipdex.client.models import list_models
+from clipdex.client.held_models import list_models
 from clipdex.model.assets import pack_assets, unpack_assets
 
 pytest.importorskip("typer")

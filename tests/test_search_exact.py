@@ -8,7 +8,7 @@ import pytest
 from conftest import unit_vectors
 from search_cases import KINDS, MANY, WIDE, drawn_case, on_disk, small_pieces, wrong
 
-from clipdex.index.side import int8
+from clipdex.index.side import int8_file as int8
 from clipdex.search import kernels
 from clipdex.search.exact import rank
 from clipdex.search.quantize import basis_of, quantize

@@ -18,7 +18,7 @@ from tiny_clip import corpus  # noqa: E402
 
 from clipdex_export.random_checkpoint import write_tokenizer  # noqa: E402
 from clipdex_export.sentences import GATE_TEXTS  # noqa: E402
-from clipdex_export.tokenizer import text_spec, tokenizer_json  # noqa: E402
+from clipdex_export.tokenizer_json import text_spec, tokenizer_json  # noqa: E402
 
 DEMO = Path(__file__).parent.parent / "export" / "checkpoints" / "demo"
 # Whole Unicode planes that people write in, and the places where normalisers differ.

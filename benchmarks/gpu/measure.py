@@ -16,8 +16,8 @@ from environment import Gpu
 from shapes import checkpoint, export, image_flops, shape_of
 from table import Row, Table, median_rate, reason
 
-from clipdex.apps.bench.index import draw_photos
 from clipdex.apps.bench.machine import this_machine
+from clipdex.apps.bench.measure_index import draw_photos
 from clipdex.base.errors import ClipdexError
 
 __all__ = ["measure"]

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clipdex.apps.bench.index import IndexRun, measure_index
 from clipdex.apps.bench.load import Window
-from clipdex.apps.bench.server import ServerSettings, measure_server
+from clipdex.apps.bench.measure_index import IndexRun, measure_index
+from clipdex.apps.bench.measure_server import ServerSettings, measure_server
 from clipdex.client.client import Client, connect
 from clipdex.sources import open_source
 from clipdex_server import LocalTriton
-from clipdex_server.find import find_triton
+from clipdex_server.find_triton import find_triton
 
 __all__ = ["backend", "full_batches", "indexed", "serving"]
 

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
         find_duplicates,
         move_duplicates,
     )
-    from clipdex.apps.retrieve import (
+    from clipdex.apps.retrieval import (
         index_local_images,
         retrieve_local,
     )
@@ -170,8 +170,8 @@ _HOMES = {
     "Duplicates": "clipdex.apps.duplicates",
     "find_duplicates": "clipdex.apps.duplicates",
     "move_duplicates": "clipdex.apps.duplicates",
-    "index_local_images": "clipdex.apps.retrieve",
-    "retrieve_local": "clipdex.apps.retrieve",
+    "index_local_images": "clipdex.apps.retrieval",
+    "retrieve_local": "clipdex.apps.retrieval",
     "Limits": "clipdex.base.limits",
     "Failure": "clipdex.base.records",
     "Picture": "clipdex.base.records",

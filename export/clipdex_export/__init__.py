@@ -4,6 +4,6 @@ The stages, in order: source → families (an adapter each) → towers, specs, t
 assets_model, triton_config → install. `export.py` joins them.
 """
 
-from clipdex_export.export import ExportReport, export_model
+from clipdex_export.exporting import ExportReport, export_model
 
 __all__ = ["ExportReport", "export_model"]

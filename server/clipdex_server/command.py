@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipdex_server.find import TritonBinary
+from clipdex_server.find_triton import TritonBinary
 
 __all__ = ["ServeOptions", "command_line"]
 

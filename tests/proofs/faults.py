@@ -196,7 +196,7 @@ def command(folder: Path, index: Path, shared: Shared) -> Callable[[], None]:
     """`clipdex index FOLDER --out INDEX`, with a fake server, that notes how many rows each commit returned."""
 
     def run() -> None:
-        import clipdex.cli.connection as cli
+        import clipdex.cli.connection_options as cli
         from clipdex.cli import main
 
         commit_often_and_note_it(32, shared)

@@ -12,7 +12,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from clipdex.ann.search import AnnIndex, import_faiss
+from clipdex.ann.ann_index import AnnIndex, import_faiss
 from clipdex.base.arrays import Array, Vectors
 from clipdex.base.errors import InvalidArgument
 from clipdex.index.files import sync_directory

@@ -13,7 +13,7 @@ import numpy as np
 
 from clipdex.base.arrays import Pixels, Vectors
 from clipdex.base.errors import ImageError, SourceError
-from clipdex.client.classify import DEFAULT_TEMPLATES, label_steps, probabilities
+from clipdex.client.classification import DEFAULT_TEMPLATES, label_steps, probabilities
 from clipdex.client.client import Client
 from clipdex.client.steps import run
 from clipdex.model.card import ImageSpec

@@ -14,7 +14,7 @@ from clipdex.base.errors import InvalidArgument, ServerError
 from clipdex.base.json_text import parsed_object
 from clipdex.base.text_files import read_lines
 from clipdex.cli.common import interruptible, shown_path
-from clipdex.cli.connection import Connection, connects
+from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.printing import note, say
 from clipdex.cli.progress import rows_progress
 from clipdex.index import Index

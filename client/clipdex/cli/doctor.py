@@ -11,7 +11,7 @@ import typer
 
 from clipdex.apps.doctor import Finding, Severity, Snapshot, examine, healthy, words_of
 from clipdex.base.errors import ServerUnreachable
-from clipdex.cli.connection import Connection, connects
+from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.printing import printable, say, say_json
 
 __all__ = ["doctor"]

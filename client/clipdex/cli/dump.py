@@ -15,7 +15,7 @@ from clipdex.base.extras import is_usable
 from clipdex.base.replacing import together
 from clipdex.cli.common import interruptible, shown_path
 from clipdex.cli.printing import say
-from clipdex.cli.queries import ParamOption, WhereOption, parameters
+from clipdex.cli.query_options import ParamOption, WhereOption, parameters
 from clipdex.index import Index
 
 __all__ = ["dump"]

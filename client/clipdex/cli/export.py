@@ -80,7 +80,7 @@ def export(
     Writes its two towers as ONNX. Photographs and texts go through the checkpoint's own PyTorch model and
     through the export; unless both give the same vectors, nothing is installed.
     """
-    from clipdex_export.export import export_model
+    from clipdex_export.exporting import export_model
 
     with interruptible("nothing was installed"), _shown_table():
         report = export_model(

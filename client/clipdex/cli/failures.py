@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from clipdex.cli.common import interruptible, shown_path, typed_delimiter
-from clipdex.cli.connection import Connection, connects
+from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.printing import note, printable, say, say_json
 from clipdex.cli.progress import index_progress
 from clipdex.index import Failure, Index, IndexWriter

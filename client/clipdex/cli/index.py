@@ -14,7 +14,7 @@ import typer
 from clipdex.base.errors import InvalidArgument, SourceError
 from clipdex.base.limits import MAX_PIXELS, Limits
 from clipdex.cli.common import Icc, interruptible, shown_path, typed_delimiter
-from clipdex.cli.connection import Connection, connects
+from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.failures import failure_line, refuse_second_writer
 from clipdex.cli.passed_over import say_passed_over
 from clipdex.cli.printing import note, say

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from clipdex.cli.connection import Connection, connects
+from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.printing import note, printable, say, say_json
-from clipdex.client.models import HeldModel, list_models
+from clipdex.client.held_models import HeldModel, list_models
 
 __all__ = ["models"]
 

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from clipdex.apps.retrieve import index_directory
+from clipdex.apps.retrieval import index_directory
 from clipdex.base.errors import InvalidArgument
 from clipdex.cli.common import interruptible
-from clipdex.cli.connection import Connection, connects
+from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.printing import printable, say
 from clipdex.cli.progress import index_progress
 from clipdex.index import Index

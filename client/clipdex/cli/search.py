@@ -13,9 +13,9 @@ from clipdex.apps.results import write_arrow
 from clipdex.base.errors import InvalidArgument
 from clipdex.cli.ann import open_ann
 from clipdex.cli.answers import hit_line, print_answers, print_csv, print_json
-from clipdex.cli.connection import Connection, connects
+from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.printing import note
-from clipdex.cli.queries import (
+from clipdex.cli.query_options import (
     ImageOption,
     LikeOption,
     MinusOption,

@@ -13,7 +13,7 @@ import numpy as np
 from clipdex.base.arguments import is_number
 from clipdex.base.arrays import Array, Pixels, Vectors
 from clipdex.base.errors import Closed, InvalidArgument, ServerError, ServerFault
-from clipdex.client.classify import DEFAULT_TEMPLATES, classify_steps
+from clipdex.client.classification import DEFAULT_TEMPLATES, classify_steps
 from clipdex.client.discovery import discover, served_models
 from clipdex.client.embedding import image_steps, pixel_steps, text_steps
 from clipdex.client.request_size import requests_in_flight, rows_of_pixels, rows_of_texts

@@ -15,7 +15,7 @@ from clipdex.base.errors import IndexLocked, IndexWriteError, InvalidArgument
 from clipdex.index.file_system import locked
 from clipdex.index.files import is_at, open_to_write, rename, require_regular, sync_directory
 from clipdex.index.reader import Index
-from clipdex.index.side.int8 import INT8_FILE, Int8File, Int8Header, pack_block
+from clipdex.index.side.int8_file import INT8_FILE, Int8File, Int8Header, pack_block
 from clipdex.search.cosines import not_unit
 from clipdex.search.quantize import WIDEST, Basis, CodeBlock, basis_of, quantize
 from clipdex.search.readahead import Readahead

@@ -25,7 +25,7 @@ from clipdex.index.files import fault, open_directory
 from clipdex.index.hits import Hit, grouped_ranking, traits
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, RowStore
-from clipdex.index.side.int8 import Int8File, Int8Watch
+from clipdex.index.side.int8_file import Int8File, Int8Watch
 from clipdex.index.vectors import map_vectors
 from clipdex.index.where import Rows, Where
 from clipdex.model.card import ModelCard

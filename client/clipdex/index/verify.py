@@ -14,7 +14,7 @@ from clipdex.index.files import fault, open_directory, open_to_read
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.side.ann_file import ann_damages
-from clipdex.index.side.int8 import int8_damages
+from clipdex.index.side.int8_file import int8_damages
 from clipdex.index.vectors import read_extent
 from clipdex.index.wal import wal_damage
 

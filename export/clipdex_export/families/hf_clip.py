@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipdex.base.errors import CheckpointError
-from clipdex_export import preprocessing, tokenizer
+from clipdex_export import preprocessing
+from clipdex_export import tokenizer_json as tokenizer
 from clipdex_export.checkpoint import Checkpoint, ImageHalf, Layers, TextHalf
 from clipdex_export.families.architecture import transformer
+from clipdex_export.families.checkpoint_json import read_json
 from clipdex_export.families.family import Family
-from clipdex_export.families.files import read_json
 from clipdex_export.families.hugging_face import HfImages, HfTexts, load_model, load_processor, model_type
 from clipdex_export.hub import CheckpointFiles
 from clipdex_export.quiet import quiet

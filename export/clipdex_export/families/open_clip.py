@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from clipdex.base.errors import CheckpointError
 from clipdex.base.extras import needs
-from clipdex_export import tokenizer
+from clipdex_export import tokenizer_json as tokenizer
 from clipdex_export.checkpoint import Checkpoint, ImageHalf, TextHalf, Vectors
 from clipdex_export.families.architecture import open_clip_model
 from clipdex_export.families.family import Family
@@ -53,7 +53,7 @@ class _Found:
 
 def load_open_clip(source: str, files: CheckpointFiles, allow_random: bool) -> Checkpoint:
     """A directory with open_clip_config.json, weights, and a tokenizer unless it is OpenCLIP's own."""
-    from clipdex_export.families.files import read_json
+    from clipdex_export.families.checkpoint_json import read_json
 
     preprocess = read_json(files.directory / CONFIG).get("preprocess_cfg", {})
     weights = next((files.directory / n for n in _WEIGHT_FILES if (files.directory / n).exists()), None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipdex.base.errors import CheckpointError
-from clipdex_export import tokenizer
+from clipdex_export import tokenizer_json as tokenizer
 
 __all__ = ["OpenClipTokens", "convert"]
 

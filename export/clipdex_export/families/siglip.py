@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from clipdex.base.errors import CheckpointError
-from clipdex_export import preprocessing, tokenizer
+from clipdex_export import preprocessing
+from clipdex_export import tokenizer_json as tokenizer
 from clipdex_export.checkpoint import Checkpoint, ImageHalf, Layers, TextHalf
 from clipdex_export.families.architecture import transformer
 from clipdex_export.families.family import Family

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipdex_export.checkpoint import Checkpoint
+from clipdex_export.families.checkpoint_json import peek_json
 from clipdex_export.families.family import Family
-from clipdex_export.families.files import peek_json
 from clipdex_export.families.hf_clip import load_hf_clip
 from clipdex_export.hub import CheckpointFiles
 

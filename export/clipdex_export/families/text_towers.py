@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.errors import CheckpointError
-from clipdex_export import tokenizer
+from clipdex_export import tokenizer_json as tokenizer
 from clipdex_export.checkpoint import TextHalf, Vectors
 from clipdex_export.families.architecture import text_model
-from clipdex_export.families.files import peek_json, read_json
+from clipdex_export.families.checkpoint_json import peek_json, read_json
 from clipdex_export.families.hugging_face import load_model
 from clipdex_export.hub import CheckpointFiles
 from clipdex_export.quiet import quiet

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clipdex.apps.bench.server import Point
+from clipdex.apps.bench.measure_server import Point
 from clipdex.base.errors import ClipdexError, InvalidArgument
 from clipdex.base.extras import needs
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.apps.duplicates.candidates import candidate_pairs
+from clipdex.apps.duplicates.candidate_pairs import candidate_pairs
 from clipdex.apps.duplicates.groups import (
     Duplicate,
     DuplicateGroup,

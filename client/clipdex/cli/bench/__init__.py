@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from clipdex.cli.bench import index, search, server
+from clipdex.cli.bench import bench_index as index
+from clipdex.cli.bench import bench_search as search
+from clipdex.cli.bench import bench_server as server
 
 __all__ = ["bench"]
 

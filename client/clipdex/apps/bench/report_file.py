@@ -11,10 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from clipdex.apps.bench.index import IndexRun
 from clipdex.apps.bench.machine import Machine
-from clipdex.apps.bench.search import SearchPoint
-from clipdex.apps.bench.server import Point
+from clipdex.apps.bench.measure_index import IndexRun
+from clipdex.apps.bench.measure_search import SearchPoint
+from clipdex.apps.bench.measure_server import Point
 from clipdex.base.errors import ClipdexError
 from clipdex.client.client import Client
 

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from clipdex.apps.bench.machine import this_machine
-from clipdex.apps.bench.report import check_writable, search_report, write_report
-from clipdex.apps.bench.search import SearchPoint, drawn_index, measure_search, scanned
-from clipdex.cli.bench.common import JsonOption, SecondsOption, machine_line, numbers, table
+from clipdex.apps.bench.measure_search import SearchPoint, drawn_index, measure_search, scanned
+from clipdex.apps.bench.report_file import check_writable, search_report, write_report
+from clipdex.cli.bench.bench_output import JsonOption, SecondsOption, machine_line, numbers, table
 from clipdex.cli.common import interruptible, shown_path
 from clipdex.cli.printing import note, say, say_block
 from clipdex.index import Index

@@ -18,7 +18,7 @@ from clipdex.base.arrays import Array, Vectors
 from clipdex.base.errors import IndexDamaged, InvalidArgument
 from clipdex.index import Index, IndexWriter, Manifest, Picture, optimize_index
 from clipdex.index.files import open_to_read
-from clipdex.index.side.int8 import INT8_FILE, Int8Header, Int8Unusable
+from clipdex.index.side.int8_file import INT8_FILE, Int8Header, Int8Unusable
 
 __all__ = ["SearchPoint", "drawn_index", "measure_search", "read_seconds", "scanned"]
 

@@ -14,9 +14,9 @@ from clipdex.base.errors import ExportError, InvalidArgument
 from clipdex.model.assets import pack_assets
 from clipdex.model.card import ModelCard, check_model_name
 from clipdex.version import __version__
-from clipdex_export.extras import need_export_extra
 from clipdex_export.install import Staging, check_free, staging
 from clipdex_export.precisions import Precision, find_precision
+from clipdex_export.requirements import need_export_extra
 from clipdex_export.targets import DEFAULT_ENGINE_CACHE, Serving, find_target
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 from clipdex.base.arrays import Array, Pixels, Vectors
 from clipdex.base.cpus import usable_cpus
 from clipdex.base.errors import ClipdexError, Closed
-from clipdex.client.classify import DEFAULT_TEMPLATES, classify_steps
+from clipdex.client.classification import DEFAULT_TEMPLATES, classify_steps
 from clipdex.client.client import DEFAULT_ADDRESS, Client
 from clipdex.client.client import connect as connect_blocking
 from clipdex.client.embedding import image_steps, pixel_steps, text_steps

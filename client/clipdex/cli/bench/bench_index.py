@@ -11,12 +11,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from clipdex.apps.bench.index import SIZE, FirstOf, IndexRun, RequestLog, draw_photos, measure_index
 from clipdex.apps.bench.machine import gpus_of, this_machine
-from clipdex.apps.bench.report import check_writable, index_report, write_report
-from clipdex.cli.bench.common import JsonOption, server_lines, table
+from clipdex.apps.bench.measure_index import SIZE, FirstOf, IndexRun, RequestLog, draw_photos, measure_index
+from clipdex.apps.bench.report_file import check_writable, index_report, write_report
+from clipdex.cli.bench.bench_output import JsonOption, server_lines, table
 from clipdex.cli.common import interruptible
-from clipdex.cli.connection import Connection, connects
+from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.index import Use
 from clipdex.cli.printing import note, say, say_block
 from clipdex.cli.progress import index_progress

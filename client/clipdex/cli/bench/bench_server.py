@@ -11,12 +11,12 @@ import typer
 
 from clipdex.apps.bench.load import Window
 from clipdex.apps.bench.machine import gpus_of, this_machine
+from clipdex.apps.bench.measure_server import Part, Point, ServerSettings, Transfer, measure_server
 from clipdex.apps.bench.plot import check_plot, plot_points
-from clipdex.apps.bench.report import check_writable, server_report, write_report
-from clipdex.apps.bench.server import Part, Point, ServerSettings, Transfer, measure_server
-from clipdex.cli.bench.common import JsonOption, SecondsOption, numbers, server_lines, table
+from clipdex.apps.bench.report_file import check_writable, server_report, write_report
+from clipdex.cli.bench.bench_output import JsonOption, SecondsOption, numbers, server_lines, table
 from clipdex.cli.common import interruptible
-from clipdex.cli.connection import Connection, connects
+from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.printing import note, say_block
 from clipdex.cli.progress import rows_progress
 from clipdex.client.client import Client

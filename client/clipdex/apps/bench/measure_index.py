@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from clipdex.apps.bench.load import Window
 from clipdex.apps.bench.machine import cores
-from clipdex.apps.bench.server import Transfer, measure_point, shared_copy
+from clipdex.apps.bench.measure_server import Transfer, measure_point, shared_copy
 from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument, ServerError, SourceError
 from clipdex.base.limits import Limits
