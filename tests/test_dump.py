@@ -43,8 +43,8 @@ def test_npy_has_the_live_rows(index, tmp_path):
 
 @thin
 def test_rows_are_written_some_at_a_time(index, tmp_path, monkeypatch):
-    monkeypatch.setattr("clipdex.apps.dump.rows._AT_ONCE_BYTES", 100)
-    monkeypatch.setattr("clipdex.apps.dump.table._AT_ONCE", 7)
+    monkeypatch.setattr("clipdex.apps.dump_files._AT_ONCE_BYTES", 100)
+    monkeypatch.setattr("clipdex.apps.dump_files._AT_ONCE", 7)
     dump_npy(index, tmp_path / "x.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), index.vectors[LIVE])
     dump_table(index, tmp_path / "x.csv")

@@ -13,7 +13,7 @@ from conftest import unit_vectors
 from drawn_index import drawn_index
 from typer.testing import CliRunner
 
-from clipdex.apps.dump import vectors
+from clipdex.apps.dump_files import dumping as vectors
 from clipdex.base import replacing as module
 from clipdex.base.errors import ClipdexError
 from clipdex.base.replacing import replacing, together

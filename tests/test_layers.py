@@ -123,7 +123,7 @@ def test_no_import_points_up(package):
         ("clipdex.base.records", "from clipdex.index.rows import RowStore"),
         ("clipdex.sources.scan", "from clipdex.pipeline import index_pictures"),
         ("clipdex.search.topk", "if TYPE_CHECKING:\n    from clipdex.index.reader import Index"),
-        ("clipdex.index.rows", "def late():\n    import clipdex.apps.dump.table"),
+        ("clipdex.index.rows", "def late():\n    import clipdex.apps.dump_files"),
         ("clipdex.client.client", "import clipdex"),
         ("clipdex.client.client", "import torch"),
         ("clipdex.sources.scan", "import grpc"),

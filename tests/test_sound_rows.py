@@ -6,7 +6,7 @@ from conftest import unit_vectors
 from search_cases import _commit
 
 import clipdex
-from clipdex.apps.dump import dump_npy
+from clipdex.apps.dump_files import dump_npy
 from clipdex.apps.duplicates import find_duplicates
 from clipdex.index import Index, IndexWriter, Manifest, Picture, compact_index, optimize_index, verify_index
 from clipdex.index.schema import connect

@@ -15,7 +15,7 @@ from killed_run import kill_a_run
 import clipdex
 from clipdex import Client, Index, index_pictures
 from clipdex.apps.contact_sheet import Section, contact_sheet
-from clipdex.apps.dump import dump_table
+from clipdex.apps.dump_files import dump_table
 from clipdex.apps.results import Answer, as_json
 from clipdex.index import IndexWriter
 from clipdex.pipeline.plan import plan_run

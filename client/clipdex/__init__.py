@@ -49,7 +49,7 @@ from clipdex.base.errors import (
 from clipdex.version import __version__
 
 if TYPE_CHECKING:
-    from clipdex.apps.dump import (
+    from clipdex.apps.dump_files import (
         dump_faiss,
         dump_npy,
         dump_table,
@@ -162,9 +162,9 @@ if TYPE_CHECKING:
 # The module of each name, loaded when the name is first used: every decode worker imports this package, too, and
 # needs none of them.
 _HOMES = {
-    "dump_faiss": "clipdex.apps.dump",
-    "dump_npy": "clipdex.apps.dump",
-    "dump_table": "clipdex.apps.dump",
+    "dump_faiss": "clipdex.apps.dump_files",
+    "dump_npy": "clipdex.apps.dump_files",
+    "dump_table": "clipdex.apps.dump_files",
     "Duplicate": "clipdex.apps.duplicates",
     "DuplicateGroup": "clipdex.apps.duplicates",
     "Duplicates": "clipdex.apps.duplicates",

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipdex.apps.dump.rows import chosen_rows
-from clipdex.apps.dump.vectors import write_rows
+from clipdex.apps.dump_files import chosen_rows, write_rows
 from clipdex.base.arrays import Array
 from clipdex.base.extras import needs
 from clipdex.base.replacing import replacing

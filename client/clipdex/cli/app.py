@@ -1,4 +1,4 @@
-"""The commands, each in the file of its name."""
+"""All commands, in the order in which `--help` lists them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from clipdex.cli import (
     ann,
     bench,
     classify,
-    compact,
     demo,
     doctor,
     dump,
     duplicates,
     export,
-    failures,
-    forget,
     index,
-    info,
+    ledger,
+    maintenance,
     models,
-    optimize,
     retrieve,
     search,
     serve,
-    verify,
 )
 from clipdex.cli.printing import say
 from clipdex.version import __version__
@@ -56,12 +52,12 @@ def _clipdex(
 app.command("index")(index.index)
 app.command("search")(search.search)
 app.command("classify")(classify.classify)
-app.command("info")(info.info)
-app.command("failures")(failures.failures)
-app.command("forget")(forget.forget)
-app.command("verify")(verify.verify)
-app.command("compact")(compact.compact)
-app.command("optimize")(optimize.optimize)
+app.command("info")(maintenance.info)
+app.command("failures")(ledger.failures)
+app.command("forget")(ledger.forget)
+app.command("verify")(maintenance.verify)
+app.command("compact")(maintenance.compact)
+app.command("optimize")(maintenance.optimize)
 app.command("dump")(dump.dump)
 app.command("duplicates")(duplicates.duplicates)
 app.command("retrieve")(retrieve.retrieve)

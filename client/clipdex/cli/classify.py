@@ -14,9 +14,8 @@ from clipdex.apps.classify_files import FileClassifier
 from clipdex.apps.results import csv_line
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.text_files import read_lines
-from clipdex.cli.common import Icc, interruptible, shown_path
+from clipdex.cli.common import Icc, interruptible, say_passed_over, shown_path
 from clipdex.cli.connection_options import Connection, connects
-from clipdex.cli.passed_over import say_passed_over
 from clipdex.cli.printing import note, printable, say, write_bytes, write_text
 from clipdex.model.formats.icc import check_icc
 

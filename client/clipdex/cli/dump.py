@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clipdex.apps.dump import dump_faiss, dump_npy, dump_table
+from clipdex.apps.dump_files import dump_faiss, dump_npy, dump_table
 from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.extras import is_usable

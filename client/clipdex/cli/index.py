@@ -13,10 +13,9 @@ import typer
 
 from clipdex.base.errors import InvalidArgument, SourceError
 from clipdex.base.limits import MAX_PIXELS, Limits
-from clipdex.cli.common import Icc, interruptible, shown_path, typed_delimiter
+from clipdex.cli.common import Icc, interruptible, say_passed_over, shown_path, typed_delimiter
 from clipdex.cli.connection_options import Connection, connects
-from clipdex.cli.failures import failure_line, refuse_second_writer
-from clipdex.cli.passed_over import say_passed_over
+from clipdex.cli.ledger import failure_line, refuse_second_writer
 from clipdex.cli.printing import note, say
 from clipdex.cli.progress import index_progress
 from clipdex.index import Index

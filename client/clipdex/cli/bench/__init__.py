@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from clipdex.cli.bench import bench_index as index
-from clipdex.cli.bench import bench_search as search
-from clipdex.cli.bench import bench_server as server
+from clipdex.cli.bench import bench_index, bench_search, bench_server
 
 __all__ = ["bench"]
 
@@ -17,6 +15,6 @@ bench = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-bench.command("server")(server.server)
-bench.command("index")(index.index)
-bench.command("search")(search.search)
+bench.command("server")(bench_server.server)
+bench.command("index")(bench_index.index)
+bench.command("search")(bench_search.search)

@@ -1,24 +1,54 @@
-"""What each row of an index is a picture of, as a table: Parquet or CSV."""
+"""An index in the formats of other programs: row i of the vectors is line i of the table, tombstones left out."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
-from clipdex.apps.dump.rows import chosen_rows
+import numpy as np
+
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged, InvalidArgument
 from clipdex.base.extras import needs
 from clipdex.base.json_text import valid
 from clipdex.base.replacing import replacing
 from clipdex.index.reader import Index
+from clipdex.index.where import Rows
 
-__all__ = ["COLUMNS", "dump_table"]
+__all__ = ["COLUMNS", "blocks", "chosen_rows", "dump_faiss", "dump_npy", "dump_table", "write_rows"]
+
+_AT_ONCE_BYTES = 16 << 20
+
+
+def chosen_rows(index: Index, rows: Array | None) -> Rows:
+    """These rows, or if there are none, all live ones: int64, ascending.
+
+    Raises:
+        InvalidArgument: one of them is not there, or dead.
+    """
+    live: Rows = np.delete(np.arange(len(index.vectors), dtype=np.int64), index.tombstones)
+    if rows is None:
+        return live
+    asked: Rows = np.unique(np.asarray(rows, np.int64))
+    if not np.isin(asked, live, assume_unique=True).all():
+        raise InvalidArgument(f"{index.directory}: a row to write is not there, or its picture is gone")
+    return asked
+
+
+def blocks(index: Index, rows: Rows) -> Iterator[Array]:
+    """Their vectors, (n, D) of the index's dtype."""
+    step = max(1, _AT_ONCE_BYTES // max(1, index.manifest.row_bytes))
+    for start in range(0, len(rows), step):
+        some = rows[start : start + step]
+        index.require_sound(some)
+        yield index.vectors[some]
+
 
 COLUMNS = ("row", "path", "size", "mtime_ns", "width", "height", "metadata")
 
@@ -110,3 +140,55 @@ def _parquet(path: Path) -> Iterator[_Writer]:
             writer.write_batch(pa.RecordBatch.from_pylist(shown, schema=schema))
 
         yield write
+
+
+def dump_npy(index: Index, path: Path, rows: Array | None = None) -> int:
+    """Write an .npy file, (n, D) of the index's dtype, for `np.load(path, mmap_mode="r")` -> n.
+
+    rows: which; all live ones if not given.
+
+    Raises:
+        ClipdexError: the file cannot be written.
+    """
+    chosen = chosen_rows(index, rows)
+    header = {
+        "descr": index.manifest.numpy_dtype.str,
+        "fortran_order": False,
+        "shape": (len(chosen), index.manifest.embedding_dim),
+    }
+    with replacing(path, "the .npy file") as file:
+        np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
+        write_rows(file, index, chosen, index.manifest.dtype)
+    return len(chosen)
+
+
+def dump_faiss(index: Index, path: Path, rows: Array | None = None) -> int:
+    """Write a `faiss.IndexFlatIP` for `faiss.read_index(path)`, float32, without needing faiss -> how many rows.
+
+    Its ids are positions: 0 for the first row written.
+    rows: which; all live ones if not given.
+
+    Raises:
+        ClipdexError: the file cannot be written.
+    """
+    chosen = chosen_rows(index, rows)
+    with replacing(path, "the FAISS index") as file:
+        file.write(_faiss_header(len(chosen), index.manifest.embedding_dim))
+        write_rows(file, index, chosen, "float32")
+    return len(chosen)
+
+
+def _faiss_header(count: int, dim: int) -> bytes:
+    """What comes before the vectors in a flat index of inner products, as faiss.write_index writes it since 2017.
+
+    "IxFI"; D int32; rows int64; two numbers that nobody reads; trained, one byte; the metric int32, 0 for inner
+    products; how many float32 follow, uint64. All little-endian.
+    """
+    unread = 1 << 20
+    return b"IxFI" + struct.pack("<iqqq?iQ", dim, count, unread, unread, True, 0, count * dim)
+
+
+def write_rows(file: BinaryIO, index: Index, rows: Rows, dtype: str) -> None:
+    """The rows' numbers, one after the other, little-endian."""
+    for block in blocks(index, rows):
+        file.write(np.ascontiguousarray(block, dtype=np.dtype(dtype).newbyteorder("<")).data)

@@ -1,4 +1,4 @@
-"""`clipdex failures`: the files that could not be indexed, and another try at them."""
+"""`clipdex failures` and `forget`: what an index keeps of files that failed, and of files that are gone."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from clipdex.cli.printing import note, printable, say, say_json
 from clipdex.cli.progress import index_progress
 from clipdex.index import Failure, Index, IndexWriter
 from clipdex.index.manifest import MANIFEST
+from clipdex.pipeline.departures import (
+    Forgotten,
+    forget_pictures,
+)
 from clipdex.pipeline.run import index_pictures
 from clipdex.sources import ledger_source
 
-__all__ = ["failure_line", "failures", "refuse_second_writer"]
+__all__ = ["failure_line", "failures", "forget", "refuse_second_writer"]
 
 
 @connects
@@ -95,3 +99,48 @@ def _as_dict(failure: Failure) -> dict[str, object]:
         "size": failure.size,
         "mtime_ns": failure.mtime_ns,
     }
+
+
+_SHOWN = 10
+
+
+def forget(
+    index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="PATH", help="Files and folders, there or not: all at or below them.", show_default=False
+        ),
+    ] = None,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Only those whose file is gone; without PATH, of the whole index.")
+    ] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", help="With --missing, also where a whole folder is gone, as if a disk were away."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be forgotten, and do nothing.")
+    ] = False,
+) -> None:
+    """Take pictures, and failures, out of an index. No file is touched.
+
+    What still lies in a folder that is indexed comes back with the next run over it. clipdex compact frees
+    the space.
+    """
+    with interruptible("the index is as it was"):
+        found = forget_pictures(index, paths or (), missing=missing, whole_folders=yes, dry_run=dry_run)
+    folders = sorted(found.folders.items(), key=lambda one: (-one[1], one[0]))
+    for folder, rows in folders[:_SHOWN]:
+        note(f"{rows:,} in {shown_path(folder)}")
+    if len(folders) > _SHOWN:
+        note(f"... and in {len(folders) - _SHOWN:,} more folders")
+    say(_sentence(found, index, dry_run))
+
+
+def _sentence(found: Forgotten, index: Path, dry_run: bool) -> str:
+    pictures = "1 picture" if found.rows == 1 else f"{found.rows:,} pictures"
+    failures = "1 failure" if found.failures == 1 else f"{found.failures:,} failures"
+    if dry_run:
+        return f"{pictures} and {failures} would be forgotten; nothing was done to {shown_path(str(index))}"
+    return f"{pictures} and {failures} forgotten; {shown_path(str(index))} has no row of them any more"

@@ -1,0 +1,135 @@
+"""`clipdex verify`, `compact`, `optimize` and `info`: looking after an index."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipdex.base.errors import IndexFault, IndexNotFound
+from clipdex.cli.common import interruptible, shown_path
+from clipdex.cli.printing import note, printable, say, say_json
+from clipdex.cli.progress import rows_progress
+from clipdex.index import Damage, Index, compact_index, optimize_index, verify_index
+
+__all__ = ["compact", "info", "optimize", "verify"]
+
+_PATHS_SHOWN = 10
+_UNKNOWN = 3  # the exit status where nothing can be said of the index
+
+
+def verify(
+    index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
+) -> None:
+    """Read a whole index and say what in it is damaged.
+
+    Exit status 0 if all is as it was written; 1 if not, or if there is no index; 3 if that cannot be found out:
+    the system refuses to read it, as on a full disk. What is sound can still be searched. `clipdex index`, over
+    the same files, embeds again what is damaged; `clipdex compact` then leaves the damage behind.
+    """
+    try:
+        with interruptible("nothing was changed"), rows_progress("checking") as progress:
+            report = verify_index(index, progress)
+    except IndexNotFound:
+        raise
+    except IndexFault as exc:
+        note(f"clipdex: {exc}")
+        raise typer.Exit(_UNKNOWN) from exc
+    for damage in report.damages:
+        note(f"damaged: {damage.what}")
+        _show_pictures(index, damage)
+    where = shown_path(str(index))
+    read = f"{report.rows:,} rows in {report.extents:,} commits, {report.bytes_read / 1e6:,.1f} MB of vectors"
+    if report.damages:
+        if any(damage.rows is not None for damage in report.damages):
+            note("clipdex index  over the same files embeds those again;  clipdex compact  then drops the damage")
+        say(f"{where}: {len(report.damages):,} damaged ({read})")
+        raise typer.Exit(1)
+    say(f"{where}: sound ({read})")
+
+
+def _show_pictures(index: Path, damage: Damage) -> None:
+    """Which files to index again."""
+    if damage.rows is None:
+        return
+    first, end = damage.rows
+    try:
+        with Index.open(index) as opened:
+            for row in range(first, min(end, first + _PATHS_SHOWN)):
+                note(f"  row {row}: {printable(os.fsdecode(opened.picture(row).path))}")
+    except IndexFault:
+        return  # too damaged to name them
+    if end - first > _PATHS_SHOWN:
+        note(f"  ... to row {end - 1}")
+
+
+def compact(
+    index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
+    drop_damaged: Annotated[
+        bool,
+        typer.Option("--drop-damaged", help="Leave damaged rows out as well; the ledger then names their files."),
+    ] = False,
+) -> None:
+    """Rewrite an index without the rows of files that are gone or were replaced.
+
+    The new index takes the old one's place in one step; until then it needs room for both. It refuses where a row
+    that it would copy is damaged: index those files again first, or drop them.
+    """
+    with interruptible("the index is as it was"), rows_progress("copying") as progress:
+        dropped = compact_index(index, progress, drop_damaged=drop_damaged)
+    kind = "tombstones or damaged rows" if drop_damaged else "tombstones"
+    what = f"{dropped:,} {kind} dropped" if dropped else f"no {kind}"
+    say(f"{shown_path(str(index))}: {what}")
+
+
+def optimize(
+    index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
+) -> None:
+    """Make searches of an index several times as fast, with the same answers.
+
+    Writes int8 codes of the rows beside them. Run it again after adding pictures: it codes only what is new.
+    """
+    with interruptible("the index is as it was"), rows_progress("coding") as progress:
+        done = optimize_index(index, progress)
+    say(
+        f"{shown_path(str(index))}: {done.rows:,} rows have int8 codes, {done.coded:,} of them made now "
+        f"({done.file_bytes / 1e6:,.1f} MB)"
+    )
+
+
+def info(
+    index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+) -> None:
+    """Say what an index holds: rows, tombstones, failures, size, model, age."""
+    with Index.open(index) as opened:
+        manifest, found = opened.manifest, opened.info()
+    if as_json:
+        say_json(asdict(manifest) | asdict(found))
+        return
+    failures = ", ".join(f"{count:,} {reason}" for reason, count in found.failures.items())
+    lines = [
+        ("index", shown_path(str(index))),
+        ("rows", f"{found.rows:,}"),
+        ("tombstones", f"{found.tombstones:,}" + (";  clipdex compact  drops them" if found.tombstones else "")),
+        ("failures", f"{sum(found.failures.values()):,}" + (f": {failures}" if failures else "")),
+        ("model", f"{printable(manifest.model)}, fingerprint {manifest.fingerprint[:12]}"),
+        ("vectors", f"{manifest.embedding_dim} × {manifest.dtype}"),
+        ("on disk", f"{found.bytes_on_disk / 1e6:,.1f} MB"),
+        ("first commit", _when(found.first_commit)),
+        ("last commit", _when(found.last_commit)),
+    ]
+    if manifest.icc != "off":
+        lines.insert(6, ("colours", "converted by profile to sRGB"))
+    if manifest.below_floor:
+        lines.insert(5, ("", f"below the floor of its export: {printable(manifest.below_floor)}"))
+    for name, value in lines:
+        say(f"{name:<13} {value}")
+
+
+def _when(seconds: int | None) -> str:
+    return "none yet" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
