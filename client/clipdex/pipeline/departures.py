@@ -7,6 +7,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from clipdex.base.errors import InvalidArgument
@@ -18,7 +19,16 @@ from clipdex.sources.member_paths import containers
 from clipdex.sources.scan import nothing_at
 from clipdex.sources.source import Source
 
-__all__ = ["CopiesMet", "Forgotten", "Stranded", "departures", "forget_pictures", "gone_folder", "is_gone"]
+__all__ = [
+    "CopiesMet",
+    "Forgotten",
+    "Stranded",
+    "departures",
+    "forget_pictures",
+    "gone_folder",
+    "is_gone",
+    "remove_departed",
+]
 
 # Of an index of millions, not all at once.
 _PATHS_AT_ONCE = 65_536
@@ -35,6 +45,15 @@ def departures(source: Source, paths: Iterable[bytes]) -> tuple[list[bytes], lis
         return gone, []
     left = set(asked).difference(gone)
     return gone, source.left_out(path for path in asked if path in left)
+
+
+def remove_departed(writer: IndexWriter, source: Source) -> tuple[int, int]:
+    """Put tombstones on rows that the source no longer has, and drop their failures -> (rows gone, rows left out)."""
+    parts = [departures(source, paths) for paths in writer.live_paths(_PATHS_AT_ONCE)]
+    lines = departures(source, writer.failed_paths())
+    for path in chain.from_iterable(chain(*parts, lines)):
+        writer.remove(path)
+    return sum(len(gone) for gone, _ in parts), sum(len(out) for _, out in parts)
 
 
 def is_gone(path: bytes) -> bool:

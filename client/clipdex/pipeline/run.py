@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from itertools import chain, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +28,7 @@ from clipdex.index.writer import IndexWriter
 from clipdex.model.formats.icc import IccUse, check_icc
 from clipdex.pipeline.batch import Batch
 from clipdex.pipeline.decode import Decoded, DecodePool, Unchanged
-from clipdex.pipeline.departures import CopiesMet, departures
+from clipdex.pipeline.departures import CopiesMet, remove_departed
 from clipdex.pipeline.report import Progress, RunReport, StageTimes, Tally
 from clipdex.pipeline.ring import PixelRing, open_ring
 from clipdex.pipeline.standing import Check, Standing, checked, keeps_its_row, standing_of, to_read
@@ -126,7 +126,7 @@ def index_pictures(
             with suppress(IndexFault):
                 writer.commit()
             raise
-        removed, left_out = _remove_departed(writer, source)
+        removed, left_out = remove_departed(writer, source)
         writer.commit()
         tally = run.tally
         return RunReport(
@@ -152,15 +152,6 @@ def _require_a_picture(source: Source) -> None:
     seen: list[Failure] = []
     if next(source.files(seen.append), None) is None and not seen:
         raise source.nothing_found()
-
-
-def _remove_departed(writer: IndexWriter, source: Source) -> tuple[int, int]:
-    """Tombstones for rows that the source no longer has, and their ledger lines -> rows gone, rows left out."""
-    parts = [departures(source, paths) for paths in writer.live_paths(_PATHS_AT_ONCE)]
-    lines = departures(source, writer.failed_paths())
-    for path in chain.from_iterable(chain(*parts, lines)):
-        writer.remove(path)
-    return sum(len(gone) for gone, _ in parts), sum(len(out) for _, out in parts)
 
 
 class _Run:
