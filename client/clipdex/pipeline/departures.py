@@ -48,7 +48,7 @@ def departures(source: Source, paths: Iterable[bytes]) -> tuple[list[bytes], lis
 
 
 def remove_departed(writer: IndexWriter, source: Source) -> tuple[int, int]:
-    """Put tombstones on rows that the source no longer has, and drop their failures -> (rows gone, rows left out)."""
+    """Remove the rows and failures of files that the source no longer has -> (rows gone, rows left out)."""
     parts = [departures(source, paths) for paths in writer.live_paths(_PATHS_AT_ONCE)]
     lines = departures(source, writer.failed_paths())
     for path in chain.from_iterable(chain(*parts, lines)):

@@ -56,9 +56,6 @@ _BATCH_DEADLINE_S = 900.0
 _MOST_NOTES = 16_384
 _PATIENCE_S = 0.05
 
-# Of an index of millions, not all at once.
-_PATHS_AT_ONCE = 65_536
-
 
 def index_pictures(
     client: Client,
