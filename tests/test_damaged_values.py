@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,6 +90,21 @@ def test_a_value_that_no_record_has_is_one_sentence_and_damage(path, statement):
     assert verify_index(path).damages
 
 
+@pytest.mark.parametrize("row", [-1, 40, 1 << 62])
+def test_a_dead_row_that_is_not_among_the_committed_ones_is_refused_at_once(path, row):
+    of(
+        path,
+        "INSERT INTO rows SELECT ?, X'00', size, mtime_ns, content_hash, width, height, 5, crc32c FROM rows "
+        "WHERE row = 3",
+        (row,),
+    )
+    with pytest.raises(clipdex.IndexDamaged, match="its commit record is damaged"):
+        Index.open(path)
+    with pytest.raises(clipdex.IndexDamaged, match="its commit record is damaged"):
+        IndexWriter(path)
+    assert verify_index(path).damages
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -170,8 +186,11 @@ def test_an_ann_header_with_a_field_of_another_kind_is_one_sentence(with_ann, fi
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_what_faiss_cannot_read_is_one_sentence(with_ann, seed):
-    from clipdex.ann import AnnIndex
+def test_what_faiss_cannot_read_is_one_sentence(with_ann, seed, monkeypatch):
+    from clipdex.ann import AnnIndex, search
+
+    if seed:  # what is not seen before FAISS reads it, FAISS sees
+        monkeypatch.setattr(search, "require_layout", lambda *arguments: None)
 
     raw = bytearray((with_ann / ANN_FILE).read_bytes())
     rng = np.random.default_rng(seed)
@@ -318,6 +337,24 @@ def test_each_reading_names_a_value_of_another_kind_as_damage(path, reads, state
 
 
 @pytest.mark.parametrize(
+    "statement, paths",
+    [
+        ("UPDATE failures SET path = 'text'", []),
+        ("UPDATE failures SET reason = X'00', size = NULL", [b"/bad.jpg"]),
+    ],
+)
+def test_the_paths_of_damaged_lines_are_still_known(path, statement, paths):
+    with IndexWriter(path) as writer:
+        writer.fail(Failure(b"/bad.jpg", "truncated", "half of it is missing", 5, 6, 7))
+    written(path, statement)
+    with Index.open(path) as index:
+        assert index.failed_paths() == paths
+    with IndexWriter(path) as writer:
+        assert writer.failed_paths() == paths
+        assert writer.failures(damaged=False) == []
+
+
+@pytest.mark.parametrize(
     "table, key, statement",
     [
         ("rows", "row", "UPDATE rows SET size = 'large' WHERE row = 3"),
@@ -345,3 +382,133 @@ def test_a_checksum_that_fits_a_value_of_another_kind_does_not_make_it_sound(pat
     with Index.open(path) as index:
         assert table != "phashes" or index.signatures(0, 41) == []
         assert table != "phashes" or find_duplicates(index, "near") is not None
+
+
+def laid_out(kind):
+    """(the bytes of a FAISS index, how many rows, their width)."""
+    faiss = pytest.importorskip("faiss")
+    rows, dim = 300, 8
+    if kind == "ivf_pq":
+        made = faiss.IndexIVFPQ(faiss.IndexFlatIP(dim), dim, 4, 2, 8, faiss.METRIC_INNER_PRODUCT)
+        made.train(unit_vectors(rows, dim))
+    else:
+        made = faiss.IndexHNSWFlat(dim, 4, faiss.METRIC_INNER_PRODUCT)
+    made.add(unit_vectors(rows, dim))
+    writer = faiss.VectorIOWriter()
+    faiss.write_index(made, writer, faiss.IO_FLAG_SKIP_STORAGE if kind == "hnsw" else 0)
+    return faiss.vector_to_array(writer.data), rows, dim
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["hnsw", "ivf_pq"])
+def test_no_byte_of_a_faiss_file_makes_it_read_or_take_what_is_not_there(kind, capfd):
+    faiss = pytest.importorskip("faiss")
+    from clipdex.ann.layout import require_layout
+
+    blob, rows, dim = laid_out(kind)
+    require_layout(blob, kind, rows, dim)
+    for length in (*range(0, 200), *range(200, len(blob), 97), len(blob) - 1):
+        with pytest.raises(ValueError):
+            require_layout(blob[:length], kind, rows, dim)
+    with pytest.raises(ValueError, match="1 bytes too many"):
+        require_layout(np.append(blob, np.uint8(0)), kind, rows, dim)
+    refused = 0
+    for at in (*range(0, 300), *range(300, len(blob), 41)):
+        changed = blob.copy()
+        changed[at] ^= 0x40  # in the highest byte of a count, 2^62
+        try:
+            require_layout(changed, kind, rows, dim)
+        except ValueError:
+            refused += 1
+            continue
+        try:
+            found = faiss.deserialize_index(changed)
+        except RuntimeError:  # as of a bool that is none: one sentence, too
+            continue
+        assert (found.ntotal, found.d) == (rows, dim)
+        if kind == "ivf_pq":
+            found.search(unit_vectors(5, dim), 10)
+    assert refused > 50
+
+
+def words_of(blob, dtype, start):
+    (count,) = np.frombuffer(blob[start : start + 8], np.uint64)
+    return start + 8, int(count), start + 8 + int(count) * np.dtype(dtype).itemsize
+
+
+def test_a_graph_whose_links_lead_out_of_it_is_refused():
+    from clipdex.ann.layout import require_layout
+
+    blob, rows, dim = laid_out("hnsw")
+    _, _, at = words_of(blob, "f8", 37)
+    starts, _, at = words_of(blob, "i4", at)
+    levels, _, at = words_of(blob, "i4", at)
+    offsets, _, at = words_of(blob, "u8", at)
+    links, count, at = words_of(blob, "i4", at)
+    entry = at
+    level_of = np.frombuffer(blob[levels : levels + 4 * rows], np.int32)
+    first = np.frombuffer(blob[offsets : offsets + 8 * rows], np.uint64)
+    high, low = int(np.argmax(level_of)), int(np.argmin(level_of))
+    upper = int(first[high]) + int(np.frombuffer(blob[starts + 4 : starts + 8], np.int32)[0])
+    assert level_of[high] > 1 == level_of[low]
+    for place, kind, value, words in [
+        (links, "<i4", rows, "a link to a row"),
+        (links + 4 * (count - 1), "<i4", -2, "a link to a row"),
+        (links + 4 * upper, "<i4", low, "not on its level"),
+        (levels, "<i4", 0, "level is out of range"),
+        (levels, "<i4", 1000, "level is out of range"),
+        (offsets + 8, "<u8", 1 << 60, "wrong offsets"),
+        (offsets + 8 * rows, "<u8", count + 1, "wrong offsets"),
+        (starts, "<i4", 5, "levels out of order"),
+        (starts + 4, "<i4", -5, "levels out of order"),
+        (entry, "<i4", rows, "no way in"),
+        (entry, "<i4", -1, "no way in"),
+        (entry + 4, "<i4", 99, "no way in"),
+    ]:
+        changed = blob.copy()
+        new = np.array([value], kind).view(np.uint8)
+        changed[place : place + len(new)] = new
+        with pytest.raises(ValueError, match=words):
+            require_layout(changed, "hnsw", rows, dim)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lists_that_hold_more_rows_than_there_are_are_refused():
+    from clipdex.ann.layout import require_layout
+
+    blob, rows, dim = laid_out("ivf_pq")
+    sizes = bytes(blob).index(b"ilar") + 32
+    first = int(np.frombuffer(blob[sizes : sizes + 8], np.uint64)[0])
+    for size in (first + 1, rows + 1, 1 << 40, (1 << 64) - 1):
+        changed = blob.copy()
+        changed[sizes : sizes + 8] = np.array([size], np.uint64).view(np.uint8)
+        with pytest.raises(ValueError, match="more or fewer rows in its lists"):
+            require_layout(changed, "ivf_pq", rows, dim)
+
+
+def test_a_count_that_would_fill_the_memory_is_one_sentence(with_ann):
+    from clipdex.ann import AnnIndex
+
+    raw = bytearray((with_ann / ANN_FILE).read_bytes())
+    raw[HEADER_BYTES + 37 : HEADER_BYTES + 45] = (1 << 36).to_bytes(8, "little")  # doubles
+    (with_ann / ANN_FILE).write_bytes(raw)
+    summed = int(ann_file.google_crc32c.value(bytes(raw[HEADER_BYTES:])))
+    with_header(with_ann / ANN_FILE, ann_file, lambda data: data.update(faiss_crc32c=summed))
+    with Index.open(with_ann) as index, pytest.raises(clipdex.IndexDamaged, match="its end is missing"):
+        AnnIndex.open(index)
+
+
+def test_an_effort_in_a_header_takes_no_more_room_than_the_rows_do(with_ann):
+    from clipdex.ann import AnnIndex
+
+    def change(data):
+        data["parameters"]["effort"] = (1 << 31) - 1
+
+    with_header(with_ann / ANN_FILE, ann_file, change)
+    with Index.open(with_ann) as index:
+        ann = AnnIndex.open(index)
+        asked = []
+        ann._faiss = SimpleNamespace(SearchParametersHNSW=lambda efSearch: asked.append(efSearch))
+        ann._index = SimpleNamespace(search=lambda *arguments, params: (None, []))
+        ann._candidates(unit_vectors(1, 8), 5, np.ones(40, bool), 40)
+    assert asked == [40]

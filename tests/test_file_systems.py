@@ -195,6 +195,23 @@ def test_whatever_is_read_without_locks_is_refused_if_it_was_written_to_meanwhil
     store.close()
 
 
+def test_each_reading_without_locks_notices_what_is_written_meanwhile(tmp_path, monkeypatch):
+    from clipdex.index import schema
+
+    write_index(tmp_path / "x.clipdex")
+    monkeypatch.setattr(schema, "lacking", lambda file: "its file system gives no locks")
+    with Index.open(tmp_path / "x.clipdex") as index:
+        assert len(index.where("row < 5")) == 5
+        os.utime(tmp_path / "x.clipdex" / "rows.sqlite", ns=(1, 1))
+        for read in (
+            lambda: index.pictures([3]),
+            lambda: index.where("row < 6"),
+            lambda: index._store.broken_records(),
+        ):
+            with pytest.raises(clipdex.IndexFault, match="written to while it was read"):
+                read()
+
+
 def test_a_network_file_system_is_named(tmp_path, monkeypatch):
     (tmp_path / "m").write_bytes(b"x")
     assert file_system.lacking(tmp_path / "m") is None

@@ -158,8 +158,20 @@ def test_an_approximate_index_is_not_built_over_the_row(tmp_path, row):
             AnnIndex.open(index)
 
 
+def test_a_dead_row_hinders_no_approximate_index(tmp_path):
+    from clipdex.ann import AnnIndex, build_ann
+
+    pytest.importorskip("faiss")
+    directory = index_with(tmp_path / "x.clipdex", LONG, dead=True)
+    build_ann(directory)
+    with Index.open(directory) as index:
+        hits = index.search(unit_vectors(1, DIM, seed=9), 5, ann=AnnIndex.open(index))[0]
+    assert len(hits) == 5
+    assert BAD not in {hit.row for hit in hits}
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize("norm", [0, 0.5, 0.98, 1.02, 4.4, 1e30])
+@pytest.mark.parametrize("norm", [0, 0.5, 0.98, 0.987, 1.013, 1.02, 4.4, 1e30])
 def test_the_writer_refuses_what_is_not_of_norm_1(tmp_path, dtype, norm):
     with IndexWriter.open_or_create(tmp_path / "x.clipdex", Manifest("f" * 64, "drawn", DIM, dtype)) as writer:
         some = unit_vectors(3, DIM)

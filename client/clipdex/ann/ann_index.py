@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clipdex.ann.layout import require_layout
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged, IndexFault, InvalidArgument
 from clipdex.base.extras import needs
@@ -66,7 +67,10 @@ class AnnIndex:
         _require_seen(header, index)
         path = index.directory / ANN_FILE
         try:
+            require_layout(blob, header.kind, header.rows, header.embedding_dim)
             found = faiss.deserialize_index(blob)
+        except ValueError as exc:
+            raise IndexDamaged(f"{path} is damaged: FAISS cannot read it ({exc}); {_AGAIN}") from exc
         except RuntimeError as exc:  # FAISS's own: its text has its C++ source lines in it
             raise IndexDamaged(f"{path} is damaged: FAISS cannot read it; {_AGAIN}") from exc
         if (
@@ -157,7 +161,8 @@ class AnnIndex:
             options["sel"] = faiss.IDSelectorBitmap(np.packbits(live, bitorder="little"))
         effort = min(10 * self.effort, round(self.effort / share))
         if self.header.kind == "hnsw":
-            parameters = faiss.SearchParametersHNSW(efSearch=max(effort, fetch), **options)
+            # FAISS makes room for so many at once.
+            parameters = faiss.SearchParametersHNSW(efSearch=max(min(effort, len(live)), fetch), **options)
         else:
             parameters = faiss.SearchParametersIVF(nprobe=min(effort, self._index.nlist), **options)
         asked = np.ascontiguousarray(queries, dtype=np.float32)

@@ -96,6 +96,9 @@ _CHECKED = {
     "failure_ctimes": ("path", "path, ctime_ns"),
 }
 
+_ROW = _CHECKED["rows"][1].split(", ")
+_LIVE = f"SELECT {', '.join(_ROW)}, crc32c FROM rows WHERE path = ? AND deleted_at IS NULL"  # noqa: S608
+
 
 class RowStore:
     """A connection to rows.sqlite. Reading is safe from many threads; writing is the writer's alone."""
@@ -417,13 +420,11 @@ class RowStore:
 
     def _change(self, path: bytes, **new: int | bytes) -> None:
         """Change the live row of a path, if there is one, and its checksum with it. What is damaged stays so."""
-        names = _CHECKED["rows"][1].split(", ")
-        live = f"SELECT {', '.join(names)}, crc32c FROM rows WHERE path = ? AND deleted_at IS NULL"  # noqa: S608
-        for *values, crc32c in self._db.execute(live, (path,)).fetchall():
-            changed = dict(zip(names, values, strict=True)) | new
+        for *values, crc32c in self._db.execute(_LIVE, (path,)).fetchall():
+            changed = dict(zip(_ROW, values, strict=True)) | new
             sound = is_whole("rows", crc32c, *values)
             if not sound:  # SQLite takes no record in which a value is of another kind
-                for name, kinds in zip(names, KINDS["rows"], strict=True):
+                for name, kinds in zip(_ROW, KINDS["rows"], strict=True):
                     if type(changed[name]) not in kinds:
                         new[name] = changed[name] = b"" if kinds == (bytes,) else 0
             fits = record_crc32c(*changed.values())
