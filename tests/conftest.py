@@ -61,6 +61,28 @@ def _get_command() -> Any:
 
 
 @pytest.fixture
+def transport() -> FakeTransport:
+    return FakeTransport()
+
+
+@pytest.fixture
+def update(transport: FakeTransport, tmp_path: Path) -> Callable[..., tuple[clipdex.RunReport, int]]:
+    """Bring the index tmp_path/x up to date with a source -> (the report, how many pictures were embedded)."""
+
+    def embedded() -> int:
+        return sum(rows for model, rows in transport.requests if model == "fake_image")
+
+    def update(source: Any, **options: Any) -> tuple[clipdex.RunReport, int]:
+        before = embedded()
+        with clipdex.Client(transport) as client:
+            report = clipdex.index_pictures(client, source, tmp_path / "x", workers=2, **options)
+        assert report.discovered == report.indexed + report.unchanged + report.failed
+        return report, embedded() - before
+
+    return update
+
+
+@pytest.fixture
 def run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int, str, str]]:

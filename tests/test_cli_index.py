@@ -79,7 +79,7 @@ def test_no_failures(run, pictures, tmp_path, monkeypatch):
 def test_verify_of_a_sound_index(run, index):
     status, out, err = run("verify", "x.clipdex")
     assert (status, err) == (0, "")
-    assert re.fullmatch(r"x\.clipdex: sound \(10 rows in 1 commits, 0\.0 MB of vectors\)\n", out)
+    assert re.fullmatch(r"x\.clipdex: sound \(10 rows in 1 commit, 0\.0 MB of vectors\)\n", out)
 
 
 def test_verify_of_a_damaged_index_names_the_pictures(run, index):
@@ -97,7 +97,7 @@ def test_compact(run, index, pictures):
     (pictures / "1.png").unlink()
     _, out, _ = run("index", "pictures", "-o", "x.clipdex")
     assert "; 1 vanished, in " in out
-    assert run("compact", "x.clipdex")[1] == "x.clipdex: 1 tombstones dropped\n"
+    assert run("compact", "x.clipdex")[1] == "x.clipdex: 1 tombstone dropped\n"
     assert run("compact", "x.clipdex")[1] == "x.clipdex: no tombstones\n"
 
 
@@ -219,7 +219,7 @@ def test_what_is_passed_over_is_said_before_the_last_line(run, pictures, tmp_pat
         assert (status, out.count("\n")) == (0, 1)
         assert out.startswith("12 pictures found: ")
         assert "6 others were not looked at: 6 .ARW\n" in err
-        assert "1 pictures by their names and 1 folders: 0_thumb.png, @eaDir/\n" in err
+        assert "1 picture by its name and 1 folder: 0_thumb.png, @eaDir/\n" in err
     (tmp_path / "list").write_text("pictures/0.png\n")
     status, _, err = run("index", "--files-from", "list", "-o", "x.clipdex", "--hidden")
     assert status == 1

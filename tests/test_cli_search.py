@@ -221,6 +221,25 @@ def test_case_05_a_text_that_is_cut_is_told(run, index):
     assert (status, err) == (0, "") and "cut" not in json.loads(out)[0]
 
 
+def test_case_05_each_query_has_its_own_cut_and_is_tokenized_once(run, index, monkeypatch):
+    import clipdex.model.tokenizer
+
+    asked, encode = [], clipdex.model.tokenizer.Tokenizer.encode
+    monkeypatch.setattr(
+        clipdex.model.tokenizer.Tokenizer, "encode", lambda self, texts: encode(self, asked.append(texts) or texts)
+    )
+    long = "a black heart " * 40
+    status, out, _ = run("search", "a heart", long + "red", "a star", "--index", "x.clipdex", "--json")
+    first, second, third = json.loads(out)
+    assert status == 0 and second["cut"][0].endswith("red") and "cut" not in first and "cut" not in third
+    assert len(asked) == 1
+    words = ("--text", "a star", "--text", long + "red", "--minus", long + "blue")
+    status, out, _ = run("search", *words, "--index", "x.clipdex", "--json")
+    (answer,) = json.loads(out)
+    assert status == 0 and [cut[-4:].strip() for cut in answer["cut"]] == ["red", "blue"]
+    assert len(asked) == 2
+
+
 def test_case_08_a_top_k_above_the_number_of_pictures_gives_what_there_is(run, index):
     status, out, err = run("search", "a heart", "--index", "x.clipdex", "-k", "500")
     assert (status, err, out.count("\n")) == (0, "", 21)

@@ -186,10 +186,10 @@ def test_case_06_the_delimiter_by_option(run, here):
     _, _, err = run("index", "t.csv", "-o", "x.clipdex", "--column", "photo")
     assert "has no column 'photo'" in err
     _, out, _ = run("index", "t.csv", "-o", "x.clipdex", "--column", "photo", "--delimiter", ":")
-    assert out.startswith("1 pictures found: 1 indexed")
+    assert out.startswith("1 picture found: 1 indexed")
     (here / "u.csv").write_text("photo\tn\na.png\t1\n")
     _, out, _ = run("index", "u.csv", "-o", "y.clipdex", "--column", "photo", "--delimiter", "tab")
-    assert out.startswith("1 pictures found: 1 indexed")
+    assert out.startswith("1 picture found: 1 indexed")
 
 
 @pytest.mark.parametrize(

@@ -199,9 +199,7 @@ def test_the_counts_of_other_suffixes_are_bounded(tmp_path):
 def test_a_folder_without_a_picture_says_what_it_has(update, tmp_path):
     draw(tmp_path / "in", ".hidden/a.png")
     (tmp_path / "in" / "a.ARW").touch()
-    with pytest.raises(
-        clipdex.SourceError, match="it has 1 other files and 1 files and folders that are left out"
-    ):
+    with pytest.raises(clipdex.SourceError, match="it has 1 other file and 1 file or folder that is left out"):
         update(tmp_path / "in")
 
 

@@ -12,6 +12,7 @@ from conftest import MODEL_REPOSITORY, ROOT, noise
 import clipdex
 from clipdex.base.errors import CardError, CheckpointError, InvalidArgument, LocalServerError
 from clipdex.base.git_lfs import is_pointer, is_pointer_file, pointer_words
+from clipdex.model.images import open_image
 
 DEMO = ROOT / "export" / "checkpoints" / "demo"
 POINTER = (
@@ -154,3 +155,27 @@ def test_a_model_repository_that_is_to_be_served(repository: Path) -> None:
         with pytest.raises(LocalServerError) as refused:
             check_repository(repository, models)
         assert str(refused.value) == pointer_words(file, "the model")
+
+
+@pytest.mark.thin
+@pytest.mark.parametrize("name", ["cats.tar", "cats.csv", "cats.tsv", "cats.parquet"])
+def test_a_tar_or_a_table_that_is_a_pointer_is_called_one(tmp_path: Path, name: str) -> None:
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    (tmp_path / name).write_bytes(POINTER)
+    failures: list[clipdex.Failure] = []
+    try:
+        assert list(clipdex.open_source(tmp_path / name).files(failures.append)) == []
+        (said,) = [failure.detail for failure in failures]
+    except clipdex.SourceError as exc:
+        said = str(exc)
+    assert "is a git-lfs pointer, not the " in said and said.endswith(": run git lfs pull")
+
+
+@pytest.mark.thin
+def test_a_picture_that_is_a_pointer_is_called_one_and_what_only_begins_so_is_not() -> None:
+    with pytest.raises(clipdex.ImageError, match="a git-lfs pointer, not the file: run git lfs pull"):
+        open_image(POINTER)
+    with pytest.raises(clipdex.ImageError) as refused:
+        open_image(POINTER.ljust(1024))
+    assert "pointer" not in str(refused.value)

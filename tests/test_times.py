@@ -10,38 +10,15 @@ import pytest
 from conftest import noise
 
 import clipdex
-from clipdex import Client, Index, IndexWriter, PathList, index_pictures, plan_run, verify_index
+from clipdex import Index, IndexWriter, PathList, plan_run, verify_index
 from clipdex.base.records import KnownFile, storable
 from clipdex.index import Failure, Picture, compact_index
 from clipdex.pipeline.standing import Standing, standing_of
 from clipdex.sources.scan import FoundFile
-from clipdex.wire import FakeTransport
 
 pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 MOST = (1 << 63) - 1
-
-
-@pytest.fixture
-def transport():
-    return FakeTransport()
-
-
-@pytest.fixture
-def run(transport, tmp_path):
-    """Bring tmp_path/x up to date -> (the report, how many pictures were embedded)."""
-
-    def run(source, **options):
-        before = embedded(transport)
-        with Client(transport) as client:
-            report = index_pictures(client, source, tmp_path / "x", workers=2, **options)
-        return report, embedded(transport) - before
-
-    return run
-
-
-def embedded(transport):
-    return sum(rows for model, rows in transport.requests if model == "fake_image")
 
 
 def date(path, year):
@@ -77,7 +54,7 @@ def drawn(tmp_path):
 
 @pytest.mark.parametrize("year", [1950, 2300])
 @pytest.mark.parametrize("how", ["folder", "list", "tar", "table", "parquet", "broken"])
-def test_case_16_a_file_of_any_time_is_indexed_and_then_unchanged(run, drawn, tmp_path, year, how):
+def test_case_16_a_file_of_any_time_is_indexed_and_then_unchanged(update, drawn, tmp_path, year, how):
     odd = drawn / "1.bmp"
     count = 3
     if how == "broken":
@@ -107,9 +84,9 @@ def test_case_16_a_file_of_any_time_is_indexed_and_then_unchanged(run, drawn, tm
         date(source, year)
         count = 1
     failed = {"broken": 1, "table": 1}.get(how, 0)
-    report, _ = run(source)
+    report, _ = update(source)
     assert (report.indexed, report.failed) == (count - failed, failed)
-    report, sent = run(source)
+    report, sent = update(source)
     assert (report.unchanged, report.failed, sent) == (count - failed, failed, 0)
     assert plan_run(source, tmp_path / "x").unchanged == count - failed
     assert not verify_index(tmp_path / "x").damages
@@ -138,25 +115,25 @@ def test_a_found_file_holds_what_an_index_holds():
     struct.pack("<q", storable(-(1 << 63)))
 
 
-def test_case_26_an_edit_that_keeps_size_and_time_is_found(run, drawn, tmp_path):
-    run(drawn)
+def test_case_26_an_edit_that_keeps_size_and_time_is_found(update, drawn, tmp_path):
+    update(drawn)
     with Index.open(tmp_path / "x") as index:
         before = index.picture(1)
     edit_and_keep_size_and_time(drawn / "1.bmp")
     plan = plan_run(drawn, tmp_path / "x")
     assert (plan.reread, plan.unchanged) == (1, 2)
-    report, sent = run(drawn)
+    report, sent = update(drawn)
     assert (report.indexed, report.unchanged, sent) == (1, 2, 1)
     with Index.open(tmp_path / "x") as index:
         known = index.known(os.fsencode(drawn / "1.bmp"))
     assert known.content_hash != before.content_hash
-    report, sent = run(drawn)
+    report, sent = update(drawn)
     assert (report.indexed, report.unchanged, sent) == (0, 3, 0)
 
 
 @pytest.mark.parametrize("how", ["chmod", "rename", "hard link"])
-def test_a_new_ctime_alone_costs_a_look_at_the_content_and_no_embedding(run, drawn, tmp_path, how):
-    run(drawn)
+def test_a_new_ctime_alone_costs_a_look_at_the_content_and_no_embedding(update, drawn, tmp_path, how):
+    update(drawn)
     path = drawn / "1.bmp"
     if how == "chmod":
         path.chmod(0o600)
@@ -166,7 +143,7 @@ def test_a_new_ctime_alone_costs_a_look_at_the_content_and_no_embedding(run, dra
     else:
         os.link(path, tmp_path / "link.bmp")
     assert plan_run(drawn, tmp_path / "x").reread == 1
-    report, sent = run(drawn)
+    report, sent = update(drawn)
     assert (report.indexed, report.recognised, report.unchanged, sent) == (0, 0, 3, 0)
     with Index.open(tmp_path / "x") as index:
         assert len(index.tombstones) == 0
@@ -186,9 +163,9 @@ def without_ctimes(path):
     db.close()
 
 
-def test_an_index_of_before_ctimes_opens_is_sound_and_learns_them(run, drawn, tmp_path):
+def test_an_index_of_before_ctimes_opens_is_sound_and_learns_them(update, drawn, tmp_path):
     (drawn / "2.bmp").write_text("no picture")
-    run(drawn)
+    update(drawn)
     without_ctimes(tmp_path / "x")
     with Index.open(tmp_path / "x") as index:
         assert index.picture(1).ctime_ns is None
@@ -196,20 +173,20 @@ def test_an_index_of_before_ctimes_opens_is_sound_and_learns_them(run, drawn, tm
     assert not verify_index(tmp_path / "x").damages
     plan = plan_run(drawn, tmp_path / "x")
     assert (plan.unchanged, plan.reread, plan.failed) == (2, 0, 1)
-    report, sent = run(drawn)
+    report, sent = update(drawn)
     assert (report.unchanged, report.failed, sent) == (2, 1, 0)
     with Index.open(tmp_path / "x") as index:
         assert index.picture(1).ctime_ns == (drawn / "1.bmp").stat().st_ctime_ns
         assert [f.ctime_ns for f in index.failures()] == [(drawn / "2.bmp").stat().st_ctime_ns]
     assert not verify_index(tmp_path / "x").damages
     edit_and_keep_size_and_time(drawn / "1.bmp")
-    assert run(drawn)[1] == 1
+    assert update(drawn)[1] == 1
 
 
-def test_a_writer_adds_all_the_tables_of_an_older_index_or_none(run, drawn, tmp_path, monkeypatch):
+def test_a_writer_adds_all_the_tables_of_an_older_index_or_none(update, drawn, tmp_path, monkeypatch):
     from clipdex.index import rows
 
-    run(drawn)
+    update(drawn)
     without_ctimes(tmp_path / "x")
     monkeypatch.setitem(rows.LATER, "failure_ctimes", "CREATE TABLE rows (row)")  # as where the disk is full
     with pytest.raises(clipdex.IndexWriteError):
@@ -224,24 +201,24 @@ def test_a_writer_adds_all_the_tables_of_an_older_index_or_none(run, drawn, tmp_
         assert len(index) == 3
 
 
-def test_what_an_older_version_changed_is_read_again_and_kept(run, drawn, tmp_path):
+def test_what_an_older_version_changed_is_read_again_and_kept(update, drawn, tmp_path):
     """It knows nothing of the table, and leaves an old ctime in it."""
-    run(drawn)
+    update(drawn)
     db = sqlite3.connect(tmp_path / "x" / "rows.sqlite")
     from google_crc32c import value
 
     db.execute("UPDATE ctimes SET ctime_ns = 5, crc32c = ? WHERE row = 1", (value(b"i1:1i1:5"),))
     db.commit()
     db.close()
-    report, sent = run(drawn)
+    report, sent = update(drawn)
     assert (report.unchanged, report.indexed, sent) == (3, 0, 0)
     with Index.open(tmp_path / "x") as index:
         assert index.picture(1).ctime_ns == (drawn / "1.bmp").stat().st_ctime_ns
 
 
-def test_a_flipped_bit_in_a_ctime_is_found_and_made_good(run, drawn, tmp_path):
+def test_a_flipped_bit_in_a_ctime_is_found_and_made_good(update, drawn, tmp_path):
     (drawn / "2.bmp").write_text("no picture")
-    run(drawn)
+    update(drawn)
     db = sqlite3.connect(tmp_path / "x" / "rows.sqlite")
     db.execute("UPDATE ctimes SET ctime_ns = ctime_ns + 1 WHERE row = 0")
     db.execute("UPDATE failure_ctimes SET ctime_ns = ctime_ns + 1")
@@ -253,57 +230,57 @@ def test_a_flipped_bit_in_a_ctime_is_found_and_made_good(run, drawn, tmp_path):
     with Index.open(tmp_path / "x") as index:
         assert index.picture(0).ctime_ns is None
         assert index.failures()[0].ctime_ns is None
-    run(drawn)
+    update(drawn)
     assert not [d for d in verify_index(tmp_path / "x").damages if "failure_ctimes" in d.what]
 
 
-def test_compaction_carries_the_ctimes(run, drawn, tmp_path):
+def test_compaction_carries_the_ctimes(update, drawn, tmp_path):
     (drawn / "2.bmp").write_text("no picture")
-    run(drawn)
+    update(drawn)
     (drawn / "0.bmp").unlink()
-    run(drawn)
+    update(drawn)
     assert compact_index(tmp_path / "x") == 1
     with Index.open(tmp_path / "x") as index:
         assert index.picture(0).ctime_ns == (drawn / "1.bmp").stat().st_ctime_ns
         assert index.failures()[0].ctime_ns == (drawn / "2.bmp").stat().st_ctime_ns
 
 
-def test_check_content_reads_every_file_though_nothing_of_it_has_changed(run, drawn, tmp_path):
-    run(drawn)
+def test_check_content_reads_every_file_though_nothing_of_it_has_changed(update, drawn, tmp_path):
+    update(drawn)
     edit_and_keep_size_and_time(drawn / "1.bmp")
     without_ctimes(tmp_path / "x")  # or a file system that keeps none
-    assert run(drawn)[0].unchanged == 3
+    assert update(drawn)[0].unchanged == 3
     plan = plan_run(drawn, tmp_path / "x", check="content")
     assert (plan.reread, plan.unchanged) == (3, 0)
-    report, sent = run(drawn, check="content")
+    report, sent = update(drawn, check="content")
     assert (report.indexed, report.unchanged, sent) == (1, 2, 1)
-    report, sent = run(drawn, check="content")
+    report, sent = update(drawn, check="content")
     assert (report.indexed, report.unchanged, sent) == (0, 3, 0)
     with pytest.raises(clipdex.InvalidArgument, match="expected 'stat' or 'content'"):
-        run(drawn, check="contents")
+        update(drawn, check="contents")
     with pytest.raises(clipdex.InvalidArgument, match="expected 'stat' or 'content'"):
         plan_run(drawn, tmp_path / "x", check="mtime")
 
 
-def test_a_tar_written_anew_with_its_size_and_time_is_read_again(run, drawn, tmp_path):
+def test_a_tar_written_anew_with_its_size_and_time_is_read_again(update, drawn, tmp_path):
     shard = tmp_path / "shard.tar"
     with tarfile.open(shard, "w", format=tarfile.USTAR_FORMAT) as tar:
         for path in sorted(drawn.iterdir()):
             tar.add(path, path.name)
-    run(shard)
+    update(shard)
     info = shard.stat()
     data = bytearray(shard.read_bytes())
     data[512 + 60] ^= 255  # a pixel of the first member
     shard.write_bytes(data)
     os.utime(shard, ns=(info.st_atime_ns, info.st_mtime_ns))
-    report, sent = run(shard)
+    report, sent = update(shard)
     assert (report.indexed, report.unchanged, sent) == (1, 2, 1)
 
 
-def test_a_failed_file_whose_permissions_were_mended_is_tried_again(run, drawn, tmp_path):
+def test_a_failed_file_whose_permissions_were_mended_is_tried_again(update, drawn, tmp_path):
     """Its size and time are what they were; only its ctime tells."""
     (drawn / "1.bmp").write_bytes(b"no picture" * 10)
-    run(drawn)
+    update(drawn)
     with IndexWriter(tmp_path / "x") as writer:
         (line,) = writer.failures()
     (drawn / "1.bmp").chmod(0o640)
@@ -320,16 +297,16 @@ def test_a_failed_file_whose_permissions_were_mended_is_tried_again(run, drawn, 
     )
 
 
-def test_a_file_that_failed_is_tried_again_only_if_it_is_asked_for(run, drawn, tmp_path):
+def test_a_file_that_failed_is_tried_again_only_if_it_is_asked_for(update, drawn, tmp_path):
     """What has changed is not the file, but what it may cost."""
     limits = clipdex.Limits(max_pixels=10)
-    report, _ = run(drawn, limits=limits)
+    report, _ = update(drawn, limits=limits)
     assert (report.indexed, report.failed) == (0, 3)
     plan = plan_run(drawn, tmp_path / "x")
     assert (plan.failed, plan.retried) == (3, 0)
-    report, sent = run(drawn)
+    report, sent = update(drawn)
     assert (report.indexed, report.failed, sent) == (0, 3, 0)
     plan = plan_run(drawn, tmp_path / "x", retry_failures=True)
     assert (plan.failed, plan.retried) == (0, 3)
-    report, sent = run(drawn, retry_failures=True)
+    report, sent = update(drawn, retry_failures=True)
     assert (report.indexed, report.failed, sent) == (3, 0, 3)

@@ -14,6 +14,7 @@ import numpy as np
 
 from clipdex.ann.ann_index import AnnIndex, import_faiss
 from clipdex.base.arrays import Array, Vectors
+from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
 from clipdex.index.files import sync_directory
 from clipdex.index.reader import Index
@@ -98,7 +99,9 @@ def build_ann(
         extents = [extent for extent in index.extents() if extent.first_row < rows]
         if rows < (_FEWEST_FOR_PQ if kind == "ivf_pq" else 1):
             least = _FEWEST_FOR_PQ if kind == "ivf_pq" else 1
-            raise InvalidArgument(f"{directory} has {rows:,} rows; {kind} needs {least:,}: search it exactly")
+            raise InvalidArgument(
+                f"{directory} has {counted(rows, 'row')}; {kind} needs {least:,}: search it exactly"
+            )
         index.require_sound(np.delete(np.arange(rows), index.tombstones))
         asked = _sampled(vectors) if queries is None else _checked(queries, index)
         made, parameters = _hnsw(faiss, index, links, chosen_from) if kind == "hnsw" else _ivf_pq(faiss, vectors)

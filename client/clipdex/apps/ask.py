@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from itertools import islice
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from clipdex.apps.results import Answer
 from clipdex.base.arrays import Array, Vectors
 from clipdex.client.client import Client
 from clipdex.index.reader import Index, Ranker
+from clipdex.model.text_cut import cuts_kept
 from clipdex.search import Grouping, Query
 
 __all__ = ["ask"]
@@ -49,8 +51,10 @@ def ask(
         if any(query.texts or query.images for query in queries):
             client = stack.enter_context(connect())
             index.require(client.card)
+        lost = stack.enter_context(cuts_kept())
         vectors = _embedded(queries, client, index)
-        cuts = [tuple(filter(None, client.lost(query.texts))) if client else () for query in queries]
+    each_lost = iter(lost)  # of each text, in the order of the queries
+    cuts = [tuple(filter(None, islice(each_lost, len(query.texts)))) for query in queries]
     found = index.search(
         vectors,
         top_k,

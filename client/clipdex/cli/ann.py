@@ -10,6 +10,7 @@ import typer
 
 from clipdex.ann import AnnHeader, AnnIndex, build_ann
 from clipdex.base.arrays import Vectors
+from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument, ServerError
 from clipdex.base.json_text import parsed_object
 from clipdex.base.text_files import read_lines
@@ -80,7 +81,7 @@ def build(
             progress=progress,
         )
     say(
-        f"{shown_path(str(index))}: {kind.value} of {made.header.rows:,} rows in {made.seconds:,.1f} s, "
+        f"{shown_path(str(index))}: {kind.value} of {counted(made.header.rows, 'row')} in {made.seconds:,.1f} s, "
         f"{made.file_bytes / 1e6:,.1f} MB"
     )
     say(_recall_sentence(made.header))
@@ -92,7 +93,10 @@ def open_ann(index: Index) -> AnnIndex:
     note(_recall_sentence(opened.header))
     since = len(index.vectors) - opened.header.rows
     if since > 0:
-        note(f"{since:,} rows were written since and are searched exactly;  clipdex ann build  takes them in")
+        note(
+            f"{counted(since, 'row was', 'rows were')} written since and searched exactly;  "
+            "clipdex ann build  takes in what is new"
+        )
     return opened
 
 

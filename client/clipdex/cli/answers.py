@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clipdex.apps.results import Answer, as_csv, as_json
+from clipdex.base.counting import counted
 from clipdex.cli.common import shown_path
 from clipdex.cli.printing import say, write_bytes, write_text
 from clipdex.index import Hit
@@ -35,7 +36,7 @@ def _print_copies(hit: Hit) -> None:
     for copy in hit.copies[:_COPIES_SHOWN]:
         say(f"        = {shown_path(copy.path)}")
     if len(hit.copies) > _COPIES_SHOWN:
-        say(f"        ... and {len(hit.copies) - _COPIES_SHOWN:,} more copies")
+        say(f"        ... and {counted(len(hit.copies) - _COPIES_SHOWN, 'more copy', 'more copies')}")
 
 
 def print_json(answers: Sequence[Answer]) -> None:

@@ -14,7 +14,7 @@ from clipdex.apps.classify_files import FileClassifier
 from clipdex.apps.results import csv_line
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.text_files import read_lines
-from clipdex.cli.common import Icc, interruptible, say_passed_over, shown_path
+from clipdex.cli.common import Icc, JsonOption, interruptible, say_passed_over, shown_path
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.printing import note, printable, say, write_bytes, write_text
 from clipdex.model.formats.icc import check_icc
@@ -50,7 +50,7 @@ def classify(
     ] = Icc.off,
     *,
     connection: Connection,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead: path, label, probability.")] = False,
 ) -> None:
     """Say which of some labels each picture shows.

@@ -7,17 +7,21 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
 
+from clipdex.base.counting import counted
 from clipdex.cli.printing import note, printable
 from clipdex.client.client import DEFAULT_ADDRESS
 from clipdex.sources import PassedOver
 
 __all__ = [
+    "HtmlOption",
     "Icc",
+    "JsonOption",
     "ModelOption",
     "ServerOption",
     "interruptible",
@@ -50,6 +54,10 @@ ModelOption = Annotated[
         help="The model; needed where the server holds several.",
         show_default=False,
     ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")]
+HtmlOption = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Write a contact sheet, too.", show_default=False)
 ]
 SERVER_DEFAULT = DEFAULT_ADDRESS
 
@@ -113,13 +121,14 @@ def say_passed_over(found: PassedOver) -> None:
         named = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in kinds[:_SHOWN]]
         more = sum(count for _, count in kinds[_SHOWN:])
         named += [f"{more:,} of other kinds"] if more else []
-        were = "other was" if sum(found.others.values()) == 1 else "others were"
-        note(f"{sum(found.others.values()):,} {were} not looked at: {', '.join(named)}")
+        others = counted(sum(found.others.values()), "other was", "others were")
+        note(f"{others} not looked at: {', '.join(named)}")
     if found.left_out:
         names = sorted(found.left_out.items(), key=lambda one: (-one[1], one[0]))
         named = [f"{name} ({count:,})" if count > 1 else name for name, count in names[:_SHOWN] if name]
-        rest = f" and {len(names) - _SHOWN:,} more names" if len(names) > _SHOWN else ""
+        rest = f" and {counted(len(names) - _SHOWN, 'more name')}" if len(names) > _SHOWN else ""
         note(
-            f"left out as hidden, junk or excluded: {found.left_out_files:,} pictures by their names and "
-            f"{found.left_out_folders:,} folders: {', '.join(named)}{rest}"
+            f"left out as hidden, junk or excluded: {counted(found.left_out_files, 'picture')} by "
+            f"{'its name' if found.left_out_files == 1 else 'their names'} and "
+            f"{counted(found.left_out_folders, 'folder')}: {', '.join(named)}{rest}"
         )

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from clipdex.apps.contact_sheet import Section, write_contact_sheet
+from clipdex.base.counting import counted
 from clipdex.base.errors import ClipdexError, InvalidArgument, LocalServerError, MissingExtra
 from clipdex.cli.answers import hit_line
 from clipdex.cli.common import interruptible
@@ -71,7 +72,7 @@ def demo(
         raise InvalidArgument("--photos needs a --query: what should the pictures show?")
     with interruptible("run it again to go on"), _served(repository, model) as client:
         if photos is None:
-            say(f"drawing {pictures:,} pictures in {out / 'pictures'}", flush=True)
+            say(f"drawing {counted(pictures, 'picture')} in {out / 'pictures'}", flush=True)
             folder, questions = _draw(out / "pictures", pictures)
             if queries:
                 questions = [_Question(text) for text in queries]
@@ -168,11 +169,11 @@ def _summary(
     questions: Sequence[_Question], answers: Sequence[Sequence[Hit]], client: Client, report: RunReport
 ) -> str:
     name = "Triton" if client.server.name == "triton" else client.server.name
-    facts = f"{name} {client.server.version}, {report.rows:,} pictures"
+    facts = f"{name} {client.server.version}, {counted(report.rows, 'picture')}"
     if report.indexed:
         facts += f", {report.images_per_s:.0f} images/s"
     known = [(q, hits) for q, hits in zip(questions, answers, strict=True) if q.answers is not None]
     if not known:
-        return f"{len(questions)} {'query' if len(questions) == 1 else 'queries'} answered ({facts})"
+        return f"{counted(len(questions), 'query', 'queries')} answered ({facts})"
     right = sum(bool(hits) and question.is_answered_by(hits[0]) for question, hits in known)
-    return f"{right} of {len(known)} questions answered right at rank 1 ({facts})"
+    return f"{right} of {counted(len(known), 'question')} answered right at rank 1 ({facts})"

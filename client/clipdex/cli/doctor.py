@@ -11,6 +11,7 @@ import typer
 
 from clipdex.apps.doctor import Finding, Severity, Snapshot, examine, healthy, words_of
 from clipdex.base.errors import ServerUnreachable
+from clipdex.cli.common import JsonOption
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.printing import printable, say, say_json
 
@@ -37,7 +38,7 @@ def doctor(
         typer.Option(metavar="HOST:PORT", help="Where its metrics are, if not at port 8002.", show_default=False),
     ] = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long one full batch may take.")] = 120.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what makes a server slow or wrong.
 

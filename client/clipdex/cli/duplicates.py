@@ -20,8 +20,9 @@ from clipdex.apps.duplicates import (
     sign_index,
 )
 from clipdex.apps.duplicates.moves import Move, check_min_cosine
+from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
-from clipdex.cli.common import interruptible, shown_path
+from clipdex.cli.common import HtmlOption, JsonOption, interruptible, shown_path
 from clipdex.cli.printing import note, printable, say, say_json
 from clipdex.cli.progress import rows_progress
 from clipdex.index import Hit, Index
@@ -75,10 +76,8 @@ def duplicates(
             metavar="JOURNAL", help="Take back what a --move-to did; needs no index.", show_default=False
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a contact sheet, too.", show_default=False)
-    ] = None,
+    as_json: JsonOption = False,
+    html: HtmlOption = None,
 ) -> None:
     """List groups of pictures of which one would do, with the one to keep.
 
@@ -98,14 +97,19 @@ def duplicates(
     if sign:
         with interruptible("the same command goes on from there"), rows_progress("reading") as progress:
             signed = sign_index(index, progress=progress)
-        note(f"{signed.signed:,} pictures were read" + (f", {signed.left:,} could not be" if signed.left else ""))
+        note(
+            counted(signed.signed, "picture was", "pictures were")
+            + " read"
+            + (f", {signed.left:,} could not be" if signed.left else "")
+        )
     with Index.open(index) as opened:
         with interruptible("nothing was changed"), rows_progress("comparing") as progress:
             found = find_duplicates(opened, kind.value, threshold=threshold, progress=progress)
         indexed = [path for _, path in opened.live_paths()] if move_to is not None else []
     if found.unsigned:
         note(
-            f"{found.unsigned:,} of {found.pictures:,} pictures have no perceptual hash, and only their bytes "
+            f"{found.unsigned:,} of {counted(found.pictures, 'picture')} "
+            f"{'has' if found.unsigned == 1 else 'have'} no perceptual hash, and only the bytes "
             f"were compared:  clipdex duplicates {index} --hash  reads them"
         )
     moves = [moves_of(group, min_cosine) for group in found.groups]
@@ -117,8 +121,8 @@ def duplicates(
         extra = sum(len(group.others) for group in found.groups)
         size = sum(other.size for group in found.groups for other in group.others)
         say(
-            f"{len(found.groups):,} groups among {found.pictures:,} pictures: "
-            f"{extra:,} duplicates, {size / 1e6:,.1f} MB"
+            f"{counted(len(found.groups), 'group')} among {counted(found.pictures, 'picture')}: "
+            f"{counted(extra, 'duplicate')}, {size / 1e6:,.1f} MB"
         )
         if extra and move_to is None:
             _print_what_would_move([move for of_group in moves for move in of_group], min_cosine)
@@ -181,11 +185,13 @@ def _write_sheet(file: Path, groups: list[DuplicateGroup], index: Path) -> None:
         Section(
             shown_path(group.keeper.path),
             [Hit(one.row, one.similarity, one.path) for one in (group.keeper, *group.others)],
-            f"{len(group.others)} duplicates; the first is kept",
+            f"{counted(len(group.others), 'duplicate')}; the first is kept",
         )
         for group in groups
     ]
-    write_contact_sheet(file, sections, title="clipdex duplicates", summary=f"{len(groups):,} groups in {index}")
+    write_contact_sheet(
+        file, sections, title="clipdex duplicates", summary=f"{counted(len(groups), 'group')} in {index}"
+    )
     note(f"contact sheet: {file}")
 
 

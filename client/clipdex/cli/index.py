@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument, SourceError
 from clipdex.base.limits import MAX_PIXELS, Limits
 from clipdex.cli.common import Icc, interruptible, say_passed_over, shown_path, typed_delimiter
@@ -225,15 +226,14 @@ def _source(
 
 def _say_stranded(report: RunReport, out: Path) -> None:
     for folder, rows in sorted(report.stranded.folders.items(), key=lambda one: -one[1])[:_FOLDERS_SHOWN]:
-        lie = "picture lies" if rows == 1 else "pictures lie"
         note(
-            f"{rows:,} {lie} below {shown_path(folder)}, which is gone or empty:  "
-            f"clipdex forget {shlex.quote(shown_path(str(out)))} {shlex.quote(shown_path(folder))}"
+            f"{counted(rows, 'picture lies', 'pictures lie')} below {shown_path(folder)}, which is gone or "
+            f"empty:  clipdex forget {shlex.quote(shown_path(str(out)))} {shlex.quote(shown_path(folder))}"
         )
     if files := report.stranded.files:
-        are = "picture met elsewhere is" if files == 1 else "pictures met elsewhere are"
+        met = counted(files, "picture met elsewhere is", "pictures met elsewhere are")
         note(
-            f"{files:,} {are} not where the index has them any more:  "
+            f"{met} not where the index has them any more:  "
             f"clipdex forget {shlex.quote(shown_path(str(out)))} --missing"
         )
 
@@ -246,7 +246,7 @@ def run_sentence(report: RunReport, out: Path) -> str:
     gone = f"; {report.removed:,} vanished" if report.removed else ""
     gone += f"; {report.left_out:,} removed, as they are left out now" if report.left_out else ""
     return (
-        f"{report.discovered:,} pictures found: {report.indexed:,} indexed{same}, "
+        f"{counted(report.discovered, 'picture')} found: {report.indexed:,} indexed{same}, "
         f"{report.unchanged:,} unchanged{away}, "
         f"{report.failed:,} failed{gone}, in {report.seconds:.1f} s{speed}; "
         f"{shown_path(str(out))} holds {report.rows:,}"
@@ -260,7 +260,7 @@ def _plan_sentence(plan: Plan, out: Path) -> str:
     anew = f", {plan.damaged:,} damaged in the index" if plan.damaged else ""
     look = f", {plan.reread:,} to be read and compared" if plan.reread else ""
     return (
-        f"{plan.discovered:,} pictures found: {plan.new:,} new, {plan.changed:,} changed{anew}{look}, "
+        f"{counted(plan.discovered, 'picture')} found: {plan.new:,} new, {plan.changed:,} changed{anew}{look}, "
         f"{plan.unchanged:,} unchanged, {plan.failed:,} failed before{again}{gone}; "
         f"nothing was done to {shown_path(str(out))}"
     )

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from clipdex.cli.common import interruptible, shown_path, typed_delimiter
+from clipdex.base.counting import counted
+from clipdex.cli.common import JsonOption, interruptible, shown_path, typed_delimiter
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.printing import note, printable, say, say_json
 from clipdex.cli.progress import index_progress
@@ -28,7 +29,7 @@ __all__ = ["failure_line", "failures", "forget", "refuse_second_writer"]
 def failures(
     index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
     retry: Annotated[bool, typer.Option("--retry", help="Try them all again; needs the server.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    as_json: JsonOption = False,
     column: Annotated[
         str | None,
         typer.Option(
@@ -134,13 +135,12 @@ def forget(
     for folder, rows in folders[:_SHOWN]:
         note(f"{rows:,} in {shown_path(folder)}")
     if len(folders) > _SHOWN:
-        note(f"... and in {len(folders) - _SHOWN:,} more folders")
+        note(f"... and in {counted(len(folders) - _SHOWN, 'more folder')}")
     say(_sentence(found, index, dry_run))
 
 
 def _sentence(found: Forgotten, index: Path, dry_run: bool) -> str:
-    pictures = "1 picture" if found.rows == 1 else f"{found.rows:,} pictures"
-    failures = "1 failure" if found.failures == 1 else f"{found.failures:,} failures"
+    pictures, failures = counted(found.rows, "picture"), counted(found.failures, "failure")
     if dry_run:
         return f"{pictures} and {failures} would be forgotten; nothing was done to {shown_path(str(index))}"
     return f"{pictures} and {failures} forgotten; {shown_path(str(index))} has no row of them any more"

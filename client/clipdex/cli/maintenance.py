@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
+from clipdex.base.counting import counted
 from clipdex.base.errors import IndexFault, IndexNotFound
-from clipdex.cli.common import interruptible, shown_path
+from clipdex.cli.common import JsonOption, interruptible, shown_path
 from clipdex.cli.printing import note, printable, say, say_json
 from clipdex.cli.progress import rows_progress
 from clipdex.index import Damage, Index, compact_index, optimize_index, verify_index
@@ -43,7 +44,8 @@ def verify(
         note(f"damaged: {damage.what}")
         _show_pictures(index, damage)
     where = shown_path(str(index))
-    read = f"{report.rows:,} rows in {report.extents:,} commits, {report.bytes_read / 1e6:,.1f} MB of vectors"
+    read = f"{counted(report.rows, 'row')} in {counted(report.extents, 'commit')}"
+    read += f", {report.bytes_read / 1e6:,.1f} MB of vectors"
     if report.damages:
         if any(damage.rows is not None for damage in report.damages):
             note("clipdex index  over the same files embeds those again;  clipdex compact  then drops the damage")
@@ -81,8 +83,8 @@ def compact(
     """
     with interruptible("the index is as it was"), rows_progress("copying") as progress:
         dropped = compact_index(index, progress, drop_damaged=drop_damaged)
-    kind = "tombstones or damaged rows" if drop_damaged else "tombstones"
-    what = f"{dropped:,} {kind} dropped" if dropped else f"no {kind}"
+    one, many = ("tombstone or damaged row", "tombstones or damaged rows") if drop_damaged else ("tombstone", "")
+    what = f"{counted(dropped, one, many)} dropped" if dropped else f"no {many or 'tombstones'}"
     say(f"{shown_path(str(index))}: {what}")
 
 
@@ -96,14 +98,14 @@ def optimize(
     with interruptible("the index is as it was"), rows_progress("coding") as progress:
         done = optimize_index(index, progress)
     say(
-        f"{shown_path(str(index))}: {done.rows:,} rows have int8 codes, {done.coded:,} of them made now "
-        f"({done.file_bytes / 1e6:,.1f} MB)"
+        f"{shown_path(str(index))}: {counted(done.rows, 'row has', 'rows have')} int8 codes, "
+        f"{done.coded:,} of them made now ({done.file_bytes / 1e6:,.1f} MB)"
     )
 
 
 def info(
     index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what an index holds: rows, tombstones, failures, size, model, age."""
     with Index.open(index) as opened:

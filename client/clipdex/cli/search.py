@@ -10,9 +10,11 @@ import typer
 from clipdex.apps.ask import ask
 from clipdex.apps.contact_sheet import Section, write_contact_sheet
 from clipdex.apps.results import write_arrow
+from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
 from clipdex.cli.ann import open_ann
 from clipdex.cli.answers import hit_line, print_answers, print_csv, print_json
+from clipdex.cli.common import HtmlOption, JsonOption
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.printing import note
 from clipdex.cli.query_options import (
@@ -69,14 +71,12 @@ def search(
         bool, typer.Option("--ann", help="Approximately, by what  clipdex ann build  made: faster, may miss hits.")
     ] = False,
     connection: Connection,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of lines.")] = False,
     arrow: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write an Arrow file, too.", show_default=False)
     ] = None,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a contact sheet, too.", show_default=False)
-    ] = None,
+    html: HtmlOption = None,
 ) -> None:
     """Rank the pictures of an index.
 
@@ -122,6 +122,6 @@ def search(
         sections = [Section(answer.query, answer.hits) for answer in answers]
         of_them = "" if rows is None else f", {len(rows):,} of them where {where}"
         write_contact_sheet(
-            html, sections, title="clipdex search", summary=f"{count:,} pictures in {index}{of_them}"
+            html, sections, title="clipdex search", summary=f"{counted(count, 'picture')} in {index}{of_them}"
         )
         note(f"contact sheet: {html}")

@@ -211,7 +211,7 @@ class Client:
 
     def lost(self, texts: Iterable[str]) -> list[str]:
         """What of each text lies beyond the model's context, and is not embedded; "" where all of it fits."""
-        return self._tokenizer.lost(texts)
+        return self._tokenizer.encode(texts)[1]
 
     def submit_tokens(self, ids: Array, *, wait: bool = False) -> Future[Array]:
         """Send one batch of tokenized texts, int32 (B, L) with B <= max_texts; as `submit_pixels` does."""

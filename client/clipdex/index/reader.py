@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from clipdex.base.arguments import is_count, is_number, row_numbers
 from clipdex.base.arrays import Array, Vectors
+from clipdex.base.counting import counted
 from clipdex.base.errors import Closed, FingerprintMismatch, IndexDamaged, IndexFault, InvalidArgument
 from clipdex.base.json_text import parsed_object
 from clipdex.base.records import Extent, Failure, KnownFile, Picture
@@ -146,7 +147,7 @@ class Index:
             raise Closed(f"this Index of {self.directory} is closed: open it again with Index.open")
 
     def __repr__(self) -> str:
-        state = f"{len(self)} pictures" if self._place >= 0 else "closed"
+        state = counted(len(self), "picture") if self._place >= 0 else "closed"
         return f"<clipdex.Index {os.fspath(self.directory)!r}: {state}>"
 
     def _look_until_in_place(self) -> None:
@@ -405,7 +406,9 @@ class Index:
         if isinstance(which, (int, np.integer)):
             if 0 <= which < len(self._vectors) and which not in self._dead:
                 return int(which)
-            raise InvalidArgument(f"{self.directory} has no picture in row {which}; it has {len(self)} pictures")
+            raise InvalidArgument(
+                f"{self.directory} has no picture in row {which}; it has {counted(len(self), 'picture')}"
+            )
         path = os.path.abspath(os.fsencode(which))
         known = self._store.known(path) or self._known_by_look(path)
         if known is None or known.row is None or not known.row < len(self._vectors):

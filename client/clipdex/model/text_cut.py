@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
-__all__ = ["TextCut", "warn_of_cut"]
+__all__ = ["TextCut", "cuts_kept", "warn_of_cut"]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _SHOWN = 40
@@ -17,9 +19,26 @@ class TextCut(UserWarning):
     """A text is longer than the model's context, and was embedded without its end."""
 
 
+_KEPT: ContextVar[list[str] | None] = ContextVar("clipdex_cuts_kept", default=None)
+
+
+@contextmanager
+def cuts_kept() -> Iterator[list[str]]:
+    """What each text loses that is tokenized in the block, by this thread, in order; "" where all of it fits."""
+    kept: list[str] = []
+    token = _KEPT.set(kept)
+    try:
+        yield kept
+    finally:
+        _KEPT.reset(token)
+
+
 def warn_of_cut(lost: Sequence[str], context_length: int) -> None:
     """Issue a TextCut, at the caller's line outside clipdex, where any text lost something. lost: of each text."""
     ends = [(position, end) for position, end in enumerate(lost) if end]
+    kept = _KEPT.get()
+    if kept is not None:
+        kept += lost
     if not ends:
         return
     position, end = ends[0]

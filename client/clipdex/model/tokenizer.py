@@ -68,10 +68,6 @@ class Tokenizer:
         lost = [_lost(text, each) for text, each in zip(texts, encodings, strict=True)]
         return ids.reshape(len(texts), length).astype(np.int32), lost
 
-    def lost(self, texts: Iterable[str]) -> list[str]:
-        """What of each text, cleaned, lies beyond the model's context; "" where all of it fits."""
-        return self.encode(texts)[1]
-
 
 def _lost(text: str, encoding: Any) -> str:
     """The end of a text from the first token on that did not fit."""

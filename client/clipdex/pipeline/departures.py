@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.spelling import composed_path
 from clipdex.index.reader import Index
@@ -216,8 +217,9 @@ def _require_folders(paths: list[bytes]) -> None:
     gone = Counter(folder for path in paths if (folder := gone_folder(path)) is not None)
     if gone:
         (folder, count), more = gone.most_common(1)[0], len(gone) - 1
-        others = f", and {sum(gone.values()) - count:,} in {more:,} other such folders" if more else ""
+        others = f", and {sum(gone.values()) - count:,} in {counted(more, 'other such folder')}" if more else ""
         raise InvalidArgument(
-            f"{count:,} pictures lie below {os.fsdecode(folder)}, which is gone or empty as a whole{others}: is a "
+            f"{counted(count, 'picture lies', 'pictures lie')} below {os.fsdecode(folder)}, which is gone or "
+            f"empty as a whole{others}: is a "
             "disk not mounted? nothing was forgotten; name the folder, or say --yes (whole_folders=True) for all"
         )

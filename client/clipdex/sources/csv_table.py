@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from clipdex.base.errors import InvalidArgument, SourceError
+from clipdex.base.git_lfs import is_pointer_file, pointer_words
 from clipdex.base.records import Failure
 from clipdex.base.text_files import encoding_of
 from clipdex.sources.scan import FoundFile
@@ -44,6 +45,8 @@ class CsvTable:
         self._table = Path(os.path.abspath(table))
         if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n\0'):
             raise InvalidArgument(f"the delimiter {delimiter!r} is not one character, such as ';'")
+        if is_pointer_file(table):
+            raise SourceError(pointer_words(table, "the table"))
         # What an .tsv ends in says what it is, and is wrong at times.
         usual = "\t" if table.suffix.lower() == ".tsv" else ","
         said = self._said()

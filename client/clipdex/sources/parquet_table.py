@@ -12,6 +12,7 @@ from typing import Any
 
 from clipdex.base.errors import SourceError
 from clipdex.base.extras import needs
+from clipdex.base.git_lfs import is_pointer_file, pointer_words
 from clipdex.base.read_request import ReadRequest, refusal
 from clipdex.base.records import Failure
 from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located
@@ -49,6 +50,8 @@ class ParquetTable:
             with _opened(self._table) as file:
                 schema = file.schema_arrow
         except (pa.ArrowException, OSError) as exc:
+            if is_pointer_file(table):
+                raise SourceError(pointer_words(table, "the table")) from exc
             raise SourceError(f"{table}: cannot be read as Parquet: {_words(exc)}") from exc
         self.column = choose_column(table, schema.names, column)
         if schema.names.count(self.column) > 1:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from clipdex.base.counting import counted
 from clipdex.base.errors import SourceError
 from clipdex.base.records import Failure
 from clipdex.base.text_files import decoded, encoding_of
@@ -76,8 +77,10 @@ class Folder:
         suffixes = " ".join(suffix.decode() for suffix in SUFFIXES)
         found = self._tree.passed_over
         out = found.left_out_files + found.left_out_folders
-        there = [f"{sum(found.others.values()):,} other files"] if found.others else []
-        there += [f"{out:,} files and folders that are left out"] if out else []
+        there = [counted(sum(found.others.values()), "other file")] if found.others else []
+        there += (
+            [counted(out, "file or folder that is left out", "files and folders that are left out")] if out else []
+        )
         beside = f"; it has {' and '.join(there)}" if there else ""
         return SourceError(
             f"{self.directory}: holds no picture (looked for {suffixes}, in subfolders too){beside}"

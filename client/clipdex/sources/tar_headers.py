@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from clipdex.base.git_lfs import is_pointer
+
 __all__ = ["BrokenTar", "TarEntry", "walk"]
 
 _BLOCK = 512
@@ -133,10 +135,17 @@ def _header(block: bytes, at: int) -> tarfile.TarInfo:
         for magic, name in _PACKED.items():
             if block.startswith(magic):
                 raise BrokenTar(f"it is compressed with {name}; decompress it first") from exc
-        raise BrokenTar("it is not a tar archive") from exc
+        raise BrokenTar(_no_tar(block)) from exc
     if header.size < 0:
         raise BrokenTar(f"the header at byte {at:,} gives a negative size")
     return header
+
+
+def _no_tar(first: bytes) -> str:
+    """What a file is that begins so."""
+    if is_pointer(first):
+        return "it is a git-lfs pointer, not the archive: run git lfs pull"
+    return "it is not a tar archive" if first else "it is empty"
 
 
 def _read(file: BinaryIO, at: int, length: int, size: int) -> bytes:
@@ -145,7 +154,7 @@ def _read(file: BinaryIO, at: int, length: int, size: int) -> bytes:
     if len(data) == length:
         return data
     if at == 0:
-        raise BrokenTar("it is empty" if not data else "it is not a tar archive")
+        raise BrokenTar(_no_tar(data))
     if at == size:
         raise BrokenTar("it has no end mark: it was cut short, or is being written")
     raise BrokenTar(f"it ends inside a header, at byte {size:,}")

@@ -12,6 +12,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from clipdex.base.counting import counted
 from clipdex.base.errors import SourceError
 from clipdex.base.json_text import parse_json
 from clipdex.base.read_request import ReadRequest
@@ -89,7 +90,7 @@ class TarShards:
         """Names the shards, and the suffixes that were looked for."""
         suffixes = " ".join(suffix.decode() for suffix in SUFFIXES)
         others = sum(self._others.others.values())
-        beside = f"; it has {others:,} other members" if others else ""
+        beside = f"; it has {counted(others, 'other member')}" if others else ""
         if self._below is not None:
             return SourceError(f"{self._below}: no .tar file in it holds a picture (looked for {suffixes})")
         names = [os.fsdecode(shard) for shard in self._named]

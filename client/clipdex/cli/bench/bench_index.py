@@ -14,6 +14,7 @@ import typer
 from clipdex.apps.bench.machine import gpus_of, this_machine
 from clipdex.apps.bench.measure_index import SIZE, FirstOf, IndexRun, RequestLog, draw_photos, measure_index
 from clipdex.apps.bench.report_file import check_writable, index_report, write_report
+from clipdex.base.counting import counted
 from clipdex.cli.bench.bench_output import JsonOption, server_lines, table
 from clipdex.cli.common import interruptible
 from clipdex.cli.connection_options import Connection, connects
@@ -127,7 +128,7 @@ def _pictures(source: Path | None, count: int | None) -> Iterator[Source]:
         yield opened if count is None else FirstOf(opened, count)
         return
     with tempfile.TemporaryDirectory(prefix="clipdex-bench-") as directory:
-        note(f"drawing {count or _DRAWN:,} pictures of {SIZE[0]} × {SIZE[1]}")
+        note(f"drawing {counted(count or _DRAWN, 'picture')} of {SIZE[0]} × {SIZE[1]}")
         draw_photos(Path(directory), count or _DRAWN)
         yield open_source(Path(directory))
 
@@ -142,8 +143,8 @@ def _show(run: IndexRun) -> None:
     failed = f", {run.failed:,} failed" if run.failed else ""
     executed = f"; {run.mean_batch:.1f} rows in an executed batch" if run.mean_batch else ""
     say(
-        f"{run.pictures:,} pictures in {run.seconds:.1f} s: {run.images_per_s:.1f} images/s, {run.transfer}, "
-        f"{run.workers} workers{failed}{executed}"
+        f"{counted(run.pictures, 'picture')} in {run.seconds:.1f} s: {run.images_per_s:.1f} images/s, "
+        f"{run.transfer}, {run.workers} workers{failed}{executed}"
     )
     say()
     rows = [

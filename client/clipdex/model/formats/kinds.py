@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clipdex.base.git_lfs import is_pointer
 from clipdex.model.formats.tiff_layout import is_raw_photograph
 
 __all__ = ["named_kind"]
@@ -52,7 +53,6 @@ _OTHERS = (
     (b"Rar!", "a RAR archive"),
     (b"\xd0\xcf\x11\xe0", "an old Microsoft Office document"),
     (b"\x7fELF", "a program"),
-    (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file: run  git lfs pull"),
 )
 _RIFF = {b"AVI ": "an AVI video", b"WAVE": "a WAVE sound"}
 
@@ -80,6 +80,8 @@ def named_kind(data: bytes) -> tuple[str, bool] | None:
         for magic, name in kinds:
             if data.startswith(magic):
                 return name, is_picture
+    if is_pointer(data):
+        return "a git-lfs pointer, not the file: run git lfs pull", False
     if data[128:132] == b"DICM":
         return "a DICOM", True
     if data.startswith(b"RIFF") and data[8:12] in _RIFF:
