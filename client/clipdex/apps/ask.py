@@ -11,7 +11,8 @@ import numpy as np
 from clipdex.apps.results import Answer
 from clipdex.base.arrays import Array, Vectors
 from clipdex.client.client import Client
-from clipdex.index.reader import Index, Ranker
+from clipdex.index.ranker import Ranker
+from clipdex.index.reader import Index
 from clipdex.model.text_cut import cuts_kept
 from clipdex.search import Grouping, Query
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clipdex.base.arrays import Array
+from clipdex.base.errors import IndexDamaged
+from clipdex.base.json_text import parsed_object
 from clipdex.base.records import Picture
 from clipdex.search.exact import Ranking
 from clipdex.search.grouping import Group, Grouping, Traits, group_rows
 
-__all__ = ["Hit", "grouped_ranking", "traits"]
+__all__ = ["Hit", "grouped_ranking", "hits_of", "traits"]
 
 
 @dataclass(frozen=True)
@@ -66,3 +70,35 @@ def traits(pictures: Sequence[Picture], vectors: Array) -> Traits:
         np.array([(picture.width, picture.height) for picture in pictures], np.int64).reshape(-1, 2),
         unit,
     )
+
+
+def hits_of(
+    found: Sequence[tuple[Ranking, Sequence[Group]]], pictures: Mapping[int, Picture], directory: Path
+) -> list[list[Hit]]:
+    """Make hits of groups of positions in rankings.
+
+    Raises:
+        IndexDamaged: a picture's metadata is not a JSON object.
+    """
+
+    def hit(ranking: Ranking, i: int) -> Hit:
+        row = int(ranking.rows[i])
+        return _hit(row, float(ranking.scores[i]), pictures[row], directory)
+
+    return [
+        [
+            replace(hit(ranking, group.first), copies=tuple(hit(ranking, i) for i in group.copies))
+            for group in groups
+        ]
+        for ranking, groups in found
+    ]
+
+
+def _hit(row: int, score: float, picture: Picture, directory: Path) -> Hit:
+    try:
+        metadata = None if picture.metadata is None else parsed_object(picture.metadata)
+    except ValueError as exc:
+        raise IndexDamaged(
+            f"{directory}: the metadata of row {row} is not a JSON object; see  clipdex verify"
+        ) from exc
+    return Hit(row, score, os.fsdecode(picture.path), metadata)

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import os
-import stat
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.base.arguments import is_count, is_number, row_numbers
+from clipdex.base.arguments import is_count, row_numbers
 from clipdex.base.arrays import Array, Vectors
 from clipdex.base.counting import counted
-from clipdex.base.errors import Closed, FingerprintMismatch, IndexDamaged, IndexFault, InvalidArgument
-from clipdex.base.json_text import parsed_object
+from clipdex.base.errors import Closed, IndexDamaged, IndexFault, InvalidArgument
 from clipdex.base.records import Extent, Failure, KnownFile, Picture
 from clipdex.base.spelling import composed_path
 from clipdex.index.files import fault, open_directory
-from clipdex.index.hits import Hit, grouped_ranking, traits
+from clipdex.index.hits import Hit, grouped_ranking, hits_of, traits
+from clipdex.index.info import IndexInfo, info_of
 from clipdex.index.manifest import Manifest
+from clipdex.index.ranker import Ranker
 from clipdex.index.rows import ROWS_FILE, RowStore
+from clipdex.index.search_options import check_options, checked_queries
 from clipdex.index.side.int8_file import Int8File, Int8Watch
 from clipdex.index.vectors import map_vectors
 from clipdex.index.where import Rows, Where
@@ -37,47 +37,11 @@ from clipdex.search.exact import Ranking
 from clipdex.search.grouping import Group, Grouping, Traits
 from clipdex.search.topk import top_k as exact_top_k
 
-__all__ = ["DEFAULT_TOP_K", "Hit", "Index", "IndexInfo", "Ranker"]
+__all__ = ["DEFAULT_TOP_K", "Hit", "Index", "IndexInfo"]
 
 DEFAULT_TOP_K = 5
 
-# How far from 1 a query's norm may be. Of a model's or the index's own vectors: what was accepted from a server,
-# and rounded; of any other: float16 and a few sums stay far below it.
-_OWN_TOLERANCE, _NORM_TOLERANCE = 1.5e-2, 1e-3
 _CHECKED_AT_ONCE = 65_536  # rows
-
-
-@dataclass(frozen=True)
-class IndexInfo:
-    """What an index holds. failures: by reason. first_commit, last_commit: seconds since 1970, if any."""
-
-    rows: int
-    tombstones: int
-    failures: dict[str, int]
-    bytes_on_disk: int
-    first_commit: int | None
-    last_commit: int | None
-
-
-class Ranker(Protocol):
-    """What names the best rows in another way than by a full scan."""
-
-    def require(self, index: Index) -> None:
-        """Raise IndexFault unless it names rows of this index as it is now. Called before every `rank`."""
-        ...
-
-    def rank(
-        self,
-        vectors: Array,
-        queries: Vectors,
-        k: int,
-        *,
-        allowed: Array | None = None,
-        dead: npt.NDArray[np.int64] | None = None,
-        minimum: float = -np.inf,
-    ) -> list[Ranking]:
-        """As `search.topk.top_k`."""
-        ...
 
 
 class Index:
@@ -234,19 +198,8 @@ class Index:
             IndexFault: `ann` is of other rows: the index was compacted since, or it is of another index.
             IndexDamaged: a row that was looked at, and might have been a hit, is not finite or not of norm 1.
         """
-        wide = self._checked_queries(queries)
-        if top_k is not None and not is_count(top_k, 1):
-            raise InvalidArgument(f"top_k is {top_k!r}; expected a whole number of hits, 1 or more")
-        if not is_count(offset, 0):
-            raise InvalidArgument(f"offset is {offset!r}; expected a whole number, 0 or more")
-        if min_score is not None and not (is_number(min_score) and -1 <= min_score <= 1):
-            raise InvalidArgument(f"min_score is {min_score!r}; expected a cosine, -1 to 1")
-        if not isinstance(grouping, (Grouping, type(None))):
-            raise InvalidArgument(f"grouping is {grouping!r:.60}; expected clipdex.Grouping(...)")
-        if ann is not None and not hasattr(ann, "rank"):
-            raise InvalidArgument(f"ann is {ann!r:.60}; expected clipdex.ann.AnnIndex.open(index)")
-        if params is not None and not isinstance(where, str):
-            raise InvalidArgument("params gives values to a condition, and `where` is none in SQL")
+        wide = checked_queries(queries, self.manifest, self.directory)
+        check_options(top_k, offset, min_score, grouping, ann, where, params)
         allowed = self.where(where, params) if isinstance(where, str) else where
         left_out = row_numbers(exclude, "exclude", or_flags=False)
         if len(left_out) and not 0 <= left_out.min() <= left_out.max() < len(self._vectors):
@@ -291,67 +244,15 @@ class Index:
             found.append((ranking, groups[offset:]))
         return self._hits(found)
 
-    def _checked_queries(self, queries: Array) -> Vectors:
-        made_by = getattr(queries, "fingerprint", None)
-        if made_by is not None and made_by != self.manifest.fingerprint:
-            raise FingerprintMismatch(
-                f"{self.directory} holds vectors of {self.manifest.model} ({self.manifest.fingerprint[:12]}), and "
-                f"the queries are another model's ({made_by[:12]}): embed them with the model that made the index"
-            )
-        try:
-            wide = np.atleast_2d(np.asarray(queries))
-        except ValueError as exc:
-            raise InvalidArgument("the queries are lists of different lengths; expected an array (Q, D)") from exc
-        if wide.ndim != 2 or wide.shape[1] != self.manifest.embedding_dim:
-            raise InvalidArgument(
-                f"{self.directory} holds vectors of {self.manifest.embedding_dim} numbers; "
-                f"the queries have shape {np.shape(queries)}"
-            )
-        if not np.issubdtype(wide.dtype, np.floating):
-            raise InvalidArgument(
-                f"the queries are {wide.dtype}; expected floats, as embed_texts and embed_images give"
-            )
-        if not np.isfinite(wide).all():
-            raise InvalidArgument("a query holds NaN or infinity")
-        lengths = np.linalg.norm(wide.astype(np.float64), axis=1)
-        if (far := np.abs(lengths - 1) > (_OWN_TOLERANCE if made_by else _NORM_TOLERANCE)).any():
-            first = int(np.flatnonzero(far)[0])
-            raise InvalidArgument(
-                f"query {first} is of norm {lengths[first]:.4g}, so its scores would be no cosines; divide it by "
-                "its norm (clipdex.mix does, for a weighted sum)"
-            )
-        return np.asarray(wide, dtype=np.float32)
-
     def _hits(self, found: Sequence[tuple[Ranking, Sequence[Group]]]) -> list[list[Hit]]:
         """Groups of positions in rankings, as hits."""
-        named = {int(ranking.rows[i]) for ranking, groups in found for group in groups for i in group.all}
-        rows = sorted(named)
+        rows = sorted({int(ranking.rows[i]) for ranking, groups in found for group in groups for i in group.all})
         self.require_sound(rows)  # what had codes, or was named by FAISS, has not been looked at before
         pictures = self._store.pictures(rows)
         for row in rows:
             if row not in pictures:
                 raise self._no_record(row)
-
-        def hit(ranking: Ranking, i: int) -> Hit:
-            row = int(ranking.rows[i])
-            return self._hit(row, float(ranking.scores[i]), pictures[row])
-
-        return [
-            [
-                replace(hit(ranking, group.first), copies=tuple(hit(ranking, i) for i in group.copies))
-                for group in groups
-            ]
-            for ranking, groups in found
-        ]
-
-    def _hit(self, row: int, score: float, picture: Picture) -> Hit:
-        try:
-            metadata = None if picture.metadata is None else parsed_object(picture.metadata)
-        except ValueError as exc:
-            raise IndexDamaged(
-                f"{self.directory}: the metadata of row {row} is not a JSON object; see  clipdex verify"
-            ) from exc
-        return Hit(row, score, os.fsdecode(picture.path), metadata)
+        return hits_of(found, pictures, self.directory)
 
     def where(self, condition: str, params: Mapping[str, Any] | None = None) -> Rows:
         """The live rows for which a condition in SQL holds, int64, ascending (docs/search.md).
@@ -473,15 +374,7 @@ class Index:
 
     def info(self) -> IndexInfo:
         """Counts, sizes and dates."""
-        first, last = self._store.commit_times()
-        return IndexInfo(
-            rows=len(self),
-            tombstones=len(self._dead),
-            failures=self._store.failure_counts(),
-            bytes_on_disk=sum(_bytes_on_disk(self.directory / name) for name in os.listdir(self.directory)),
-            first_commit=first,
-            last_commit=last,
-        )
+        return info_of(self.directory, self._store, len(self), len(self._dead))
 
     def failures(self) -> list[Failure]:
         """The ledger: every file that could not be indexed, by path. Raises IndexDamaged if it cannot be read."""
@@ -510,12 +403,3 @@ class Index:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _bytes_on_disk(path: Path) -> int:
-    """Of one file: none where a writer that ends has just removed it, as it does the WAL."""
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return 0
-    return found.st_blocks * 512 if stat.S_ISREG(found.st_mode) else 0

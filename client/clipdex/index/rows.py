@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from clipdex.base.errors import IndexDamaged, IndexFault, IndexFormatError, IndexWriteError
 from clipdex.base.records import (
     NO_METADATA,
-    BrokenRecord,
     Changes,
     Extent,
     Failure,
@@ -28,6 +25,7 @@ from clipdex.base.records import (
 )
 from clipdex.index.file_system import lacking
 from clipdex.index.manifest import MANIFEST
+from clipdex.index.row_reader import CHECKED, RowReader
 from clipdex.index.schema import (
     APPLICATION_ID,
     DAMAGE,
@@ -37,34 +35,19 @@ from clipdex.index.schema import (
     Value,
     connect,
     connect_new,
-    readable,
     record_crc32c,
     require_schema,
-    require_still,
     still,
-    unreadable,
     was_refused,
 )
 from clipdex.index.stored import (
     KINDS,
-    LATER_OF_ROWS,
-    all_sound,
-    are,
-    failure_of,
-    is_plausible,
     is_whole,
-    known_file,
-    picture_of,
-    stored,
 )
 
 __all__ = ["NO_METADATA", "ROWS_FILE", "Changes", "Extent", "Failure", "KnownFile", "Picture", "RowStore"]
 
 ROWS_FILE = "rows.sqlite"
-
-_INT, _INT_OR_NONE, _BYTES_OR_NONE = (int,), (int, type(None)), (bytes, type(None))
-
-_MOST = 1 << 48  # of rows, and of anything that is counted in a commit record
 
 # What came with a picture may change while the picture does not.
 _ANNOTATE = (
@@ -85,29 +68,13 @@ _DATE_FAILURE = (
 )
 _STRIP = "DELETE FROM metadata WHERE row IN (SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL)"
 
-# A table's key, and the columns that its checksum covers.
-_CHECKED = {
-    "rows": ("row", "row, path, size, mtime_ns, content_hash, width, height, deleted_at"),
-    "extents": ("first_row", "first_row, row_count, vectors_crc32c, committed_at"),
-    "failures": ("path", "path, reason, detail, size, mtime_ns, failed_at"),
-    "metadata": ("row", "row, json"),
-    "phashes": ("row", "row, phash"),
-    "ctimes": ("row", "row, ctime_ns"),
-    "failure_ctimes": ("path", "path, ctime_ns"),
-}
 
-_ROW = _CHECKED["rows"][1].split(", ")
+_ROW = CHECKED["rows"][1].split(", ")
 _LIVE = f"SELECT {', '.join(_ROW)}, crc32c FROM rows WHERE path = ? AND deleted_at IS NULL"  # noqa: S608
 
 
-class RowStore:
+class RowStore(RowReader):
     """A connection to rows.sqlite. Reading is safe from many threads; writing is the writer's alone."""
-
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._db = connection
-        self._path = path
-        self._lock = threading.Lock()
-        self._there: set[str] = set()  # which of `LATER` have been seen
 
     @classmethod
     def create(cls, path: Path) -> None:
@@ -176,202 +143,6 @@ class RowStore:
             raise
         return store
 
-    def close(self) -> None:
-        """Close the connection; the writer's folds the WAL back into the file."""
-        self._db.close()
-
-    # Reading
-
-    def committed_rows(self) -> int:
-        """How many rows at the start of the vectors file count, tombstones included."""
-        return self.snapshot()[0]
-
-    def snapshot(self) -> tuple[int, list[int]]:
-        """The committed rows, and the dead ones among them, ascending: both as of one moment."""
-        # One statement is one moment; two could have a commit between them.
-        found = self._rows(
-            "SELECT 0, first_row, row_count FROM (SELECT * FROM extents ORDER BY first_row DESC LIMIT 1) "
-            "UNION ALL SELECT 1, row, 0 FROM rows WHERE deleted_at IS NOT NULL ORDER BY 1, 2"
-        )
-        last, dead = [extent for kind, *extent in found if kind == 0], [row for kind, row, _ in found if kind]
-        sound = all(_is_count(value) for extent in last for value in extent)
-        rows = sum(last[0]) if last and sound else 0
-        if not sound or (dead and not 0 <= dead[0] <= dead[-1] < rows):
-            raise IndexDamaged(f"{self._path}: its commit record is damaged; see  clipdex verify")
-        return rows, dead
-
-    def pictures(self, rows: Sequence[int]) -> dict[int, Picture]:
-        """The pictures of the rows named, by row; dead ones too."""
-        found: dict[int, Picture] = {}
-        for start in range(0, len(rows), 500):  # SQLite takes 999 parameters on old builds
-            part = [int(row) for row in rows[start : start + 500]]
-            marks = ",".join("?" * len(part))
-            sql = f"SELECT {self._stored()} WHERE rows.row IN ({marks})"
-            for record in self._rows(sql, part):
-                if not is_plausible(record):
-                    raise IndexDamaged(
-                        f"{self._path}: the record of row {record[0]} is damaged; see  clipdex verify"
-                    )
-                found[record[0]] = picture_of(record)
-        return found
-
-    def live_pictures(self, start: int, end: int) -> dict[int, Picture]:
-        """The pictures of the live rows in [start, end), by row, in order."""
-        live = "deleted_at IS NULL AND rows.row >= ? AND rows.row < ? ORDER BY rows.row"
-        sql = f"SELECT {self._stored()} WHERE {live}"
-        return {record[0]: picture_of(record) for record in self._rows(sql, (start, end))}
-
-    def contents(self, start: int, end: int) -> list[tuple[int, bytes, int, int]]:
-        """(row, content hash, width, height) of every live row in [start, end), by row."""
-        sql = (
-            "SELECT row, content_hash, width, height FROM rows "
-            "WHERE deleted_at IS NULL AND row >= ? AND row < ? ORDER BY row"
-        )
-        return self._of_kinds(self._rows(sql, (start, end)), int, bytes, int, int)
-
-    def signatures(self, start: int, end: int) -> list[tuple[int, bytes]]:
-        """(row, perceptual signature) of the live rows in [start, end) that have a sound one, by row."""
-        if not self._has("phashes"):
-            return []
-        sql = (
-            "SELECT row, phash, phashes.crc32c FROM phashes JOIN rows USING (row) WHERE deleted_at IS NULL "
-            "AND row >= ? AND row < ? ORDER BY row"
-        )
-        found = self._rows(sql, (start, end))
-        return [(row, phash) for row, phash, crc32c in found if is_whole("phashes", crc32c, row, phash)]
-
-    def live_paths(self, start: int, end: int) -> list[tuple[int, bytes]]:
-        """(row, path) of every live row in [start, end), by row."""
-        sql = "SELECT row, path FROM rows WHERE deleted_at IS NULL AND row >= ? AND row < ? ORDER BY row"
-        return self._of_kinds(self._rows(sql, (start, end)), int, bytes)
-
-    def known(self, path: bytes) -> KnownFile | None:
-        """What the index knows of a path, if anything."""
-        found = self._rows(
-            "SELECT size, mtime_ns, row, content_hash FROM rows WHERE path = ? AND deleted_at IS NULL "
-            "UNION ALL SELECT size, mtime_ns, NULL, NULL FROM failures WHERE path = ?",
-            (path, path),
-        )
-        if found and not are(found[0], (_INT, _INT, _INT_OR_NONE, _BYTES_OR_NONE)):
-            raise IndexDamaged(
-                f"{self._path}: what is known of {os.fsdecode(path)!r} is damaged; see  clipdex verify"
-            )
-        return KnownFile(*found[0]) if found else None
-
-    def has_path(self, path: bytes) -> bool:
-        """Whether there is a live row of a path, or a line in the ledger, sound or not."""
-        sql = (
-            "SELECT 1 FROM rows WHERE path = ? AND deleted_at IS NULL "
-            "UNION ALL SELECT 1 FROM failures WHERE path = ?"
-        )
-        return bool(self._rows(sql, (path, path)))
-
-    def known_soundly(self, path: bytes) -> KnownFile | None:
-        """The same, of records that are all as they were written; None where one is not."""
-        # The record is looked up by its row: an index of the database might answer for a damaged one.
-        live = "rows.row = (SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL)"
-        if found := self._rows(f"SELECT {self._stored()} WHERE {live}", (path,)):
-            return known_file(found[0]) if found[0][1] == path and all_sound(found[0]) else None
-        lines = self._ledger("WHERE path = ?", (path,), damaged=False)
-        if not lines:
-            return None
-        line = lines[0]
-        return KnownFile(line.size, line.mtime_ns, None, None, line.ctime_ns, reason=line.reason)
-
-    def metadata(self, row: int) -> str:
-        """The JSON of what came with a row's picture; `{}` if nothing did."""
-        found = self._rows("SELECT json FROM metadata WHERE row = ?", (row,))
-        return str(found[0][0]) if found else NO_METADATA
-
-    def rows_of_content(self, content_hash: bytes) -> Iterator[int]:
-        """The rows, live or dead, whose file had this content, and whose record is sound."""
-        columns, row = _CHECKED["rows"][1], -1
-        sql = (  # one by one: the first will do, and of an empty picture there may be thousands
-            f"SELECT row, crc32c, {columns} FROM rows "  # noqa: S608
-            "WHERE content_hash = ? AND row > ? ORDER BY row LIMIT 1"
-        )
-        while found := self._rows(sql, (content_hash, row)):
-            row = found[0][0]
-            if is_whole("rows", *found[0][1:]):
-                yield row
-
-    def live_paths_of_content(self, content_hash: bytes, most: int) -> list[bytes]:
-        """The paths of the live rows whose file had this content, by row, as many as `most`."""
-        sql = "SELECT path FROM rows WHERE content_hash = ? AND deleted_at IS NULL ORDER BY row LIMIT ?"
-        return [path for (path,) in self._rows(sql, (content_hash, most)) if type(path) is bytes]
-
-    def failures(self, *, damaged: bool = True) -> list[Failure]:
-        """The ledger, by path; without the lines that are `damaged`, if so asked.
-
-        Raises:
-            IndexDamaged: a line has a value of another kind, and none is to be left out.
-        """
-        return self._ledger("ORDER BY path", (), damaged=damaged)
-
-    def failed_paths(self) -> list[bytes]:
-        """The paths in the ledger, in order; those of damaged lines too, if they are paths."""
-        return [path for (path,) in self._rows("SELECT path FROM failures ORDER BY path") if type(path) is bytes]
-
-    def failure_counts(self) -> dict[str, int]:
-        """How many lines of the ledger have each reason, the most frequent first."""
-        found = self._rows("SELECT reason, count(*) FROM failures GROUP BY reason ORDER BY 2 DESC, 1")
-        if not all(type(reason) is str for reason, _ in found):
-            raise self._damaged_ledger()
-        return dict(found)
-
-    def commit_times(self) -> tuple[int | None, int | None]:
-        """When rows were first and last committed: seconds since 1970, or None."""
-        (found,) = self._rows("SELECT min(committed_at), max(committed_at) FROM extents")
-        if not are(found, (_INT_OR_NONE, _INT_OR_NONE)):
-            raise IndexDamaged(f"{self._path}: its commit record is damaged; see  clipdex verify")
-        first, last = found
-        return first, last
-
-    def extents(self) -> list[Extent]:
-        """The commit record, in order."""
-        sql = "SELECT first_row, row_count, vectors_crc32c FROM extents ORDER BY first_row"
-        found = self._rows(sql)
-        if not all(_is_count(value) for row in found for value in row):
-            raise IndexDamaged(f"{self._path}: its commit record is damaged; build the index again")
-        return [Extent(*row) for row in found]
-
-    # Checking
-
-    def broken_pages(self) -> list[str]:
-        """What SQLite's own check finds wrong with the file, in its words."""
-        found = [text for (text,) in self._rows("PRAGMA integrity_check")]
-        return [] if found == ["ok"] else [f"{self._path.name}: {text}" for text in found]
-
-    @contextmanager
-    def one_moment(self) -> Iterator[None]:
-        """What is read inside the block is of one commit, whatever is committed meanwhile."""
-        self._rows("BEGIN")
-        try:
-            yield
-        finally:
-            with suppress(sqlite3.Error):
-                self._db.execute("ROLLBACK")
-
-    def broken_records(self) -> list[BrokenRecord]:
-        """The records whose checksum does not fit."""
-        found = []
-        for table, (key, columns) in _CHECKED.items():  # names of our own, no user's
-            if table in LATER and not self._has(table):
-                continue  # an index of the first versions
-            sql = f"SELECT {key}, crc32c, {columns} FROM {table}"  # noqa: S608
-            for value, *record in self._each(sql):
-                if not is_whole(table, *record):
-                    row = value if key == "row" and isinstance(value, int) else None
-                    what = f"{self._path.name}: the record {value!r} of {table} is damaged"
-                    found.append(BrokenRecord(what, row))
-        return found
-
-    def record_count(self) -> int:
-        """How many records of pictures there are, dead ones too."""
-        return int(self._rows("SELECT count(*) FROM rows")[0][0])
-
-    # Writing
-
     def commit(self, first_row: int, vectors_crc32c: int, changes: Changes, at: int | None = None) -> None:
         """Make changes count, in one transaction that is on disk when this returns.
 
@@ -438,7 +209,7 @@ class RowStore:
             )
 
     def _insert(self, table: str, records: Iterable[tuple[Value, ...]]) -> None:
-        columns = _CHECKED[table][1]
+        columns = CHECKED[table][1]
         marks = "?, " * len(columns.split(",")) + "?"
         self._db.executemany(
             f"INSERT INTO {table} ({columns}, crc32c) VALUES ({marks})",  # noqa: S608
@@ -466,70 +237,6 @@ class RowStore:
             if self._db.in_transaction:
                 with suppress(sqlite3.Error):  # the next to open it rolls back
                     self._db.execute("ROLLBACK")
-
-    def _of_kinds(self, found: list[Any], *kinds: type) -> list[Any]:
-        """What was read of rows, the row first. Raises IndexDamaged if a value is of another kind."""
-        for record in found:
-            if tuple(map(type, record)) != kinds:
-                raise IndexDamaged(f"{self._path}: the record of row {record[0]} is damaged; see  clipdex verify")
-        return found
-
-    def _has(self, table: str) -> bool:
-        if table not in self._there:  # a writer may add one, and none drops it
-            found = self._rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,))
-            self._there |= {table} if found else set()
-        return table in self._there
-
-    def _stored(self) -> str:
-        """What to select of a row, and from where."""
-        for table in LATER_OF_ROWS:
-            self._has(table)
-        return stored(self._there)
-
-    def _ledger(self, condition: str, parameters: Sequence[Any], *, damaged: bool) -> list[Failure]:
-        columns, there = _CHECKED["failures"][1], self._has("failure_ctimes")
-        times = "LEFT JOIN (SELECT path AS of, ctime_ns, crc32c AS crc FROM failure_ctimes) ON of = path"
-        sql = (
-            f"SELECT {'ctime_ns, crc' if there else 'NULL, NULL'}, crc32c, {columns} "  # noqa: S608
-            f"FROM failures {times if there else ''} {condition}"
-        )
-        found = self._rows(sql, parameters)
-        if not damaged:
-            found = [record for record in found if is_whole("failures", *record[2:])]
-        if not all(are(record[3:], KINDS["failures"]) for record in found):
-            raise self._damaged_ledger()
-        return [failure_of(*record[3:8], *record[:2]) for record in found]
-
-    def _damaged_ledger(self) -> IndexDamaged:
-        return IndexDamaged(f"{self._path}: its ledger of failures is damaged; see  clipdex verify")
-
-    def _each(self, sql: str) -> Iterator[Any]:
-        """The same, one by one, with texts that may be damaged."""
-        try:
-            with self._lock:
-                before, self._db.text_factory = self._db.text_factory, readable
-                try:
-                    yield from self._db.execute(sql)
-                    require_still(self._db)
-                finally:
-                    self._db.text_factory = before
-        except DAMAGE as exc:
-            require_still(self._db)
-            raise unreadable(self._path, exc) from exc
-
-    def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        try:
-            with self._lock:
-                found = self._db.execute(sql, parameters).fetchall()
-                require_still(self._db)
-                return found
-        except DAMAGE as exc:
-            require_still(self._db)
-            raise unreadable(self._path, exc) from exc
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value < _MOST
 
 
 def _row(row: int, picture: Picture) -> tuple[Value, ...]:

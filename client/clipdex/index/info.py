@@ -1,0 +1,46 @@
+"""What an index holds, in numbers."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipdex.index.rows import RowStore
+
+__all__ = ["IndexInfo", "info_of"]
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """What an index holds. failures: by reason. first_commit, last_commit: seconds since 1970, if any."""
+
+    rows: int
+    tombstones: int
+    failures: dict[str, int]
+    bytes_on_disk: int
+    first_commit: int | None
+    last_commit: int | None
+
+
+def info_of(directory: Path, store: RowStore, rows: int, tombstones: int) -> IndexInfo:
+    """Count, measure and date an index of so many live rows."""
+    first, last = store.commit_times()
+    return IndexInfo(
+        rows=rows,
+        tombstones=tombstones,
+        failures=store.failure_counts(),
+        bytes_on_disk=sum(_bytes_on_disk(directory / name) for name in os.listdir(directory)),
+        first_commit=first,
+        last_commit=last,
+    )
+
+
+def _bytes_on_disk(path: Path) -> int:
+    """Of one file: none where a writer that ends has just removed it, as it does the WAL."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return 0
+    return found.st_blocks * 512 if stat.S_ISREG(found.st_mode) else 0

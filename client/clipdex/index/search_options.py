@@ -1,0 +1,81 @@
+"""What a search is asked, checked before anything is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from clipdex.base.arguments import is_count, is_number
+from clipdex.base.arrays import Array, Vectors
+from clipdex.base.errors import FingerprintMismatch, InvalidArgument
+from clipdex.index.manifest import Manifest
+from clipdex.search.grouping import Grouping
+
+__all__ = ["check_options", "checked_queries"]
+
+# How far from 1 a query's norm may be. Of a model's or the index's own vectors: what was accepted from a server,
+# and rounded; of any other: float16 and a few sums stay far below it.
+_OWN_TOLERANCE, _NORM_TOLERANCE = 1.5e-2, 1e-3
+
+
+def checked_queries(queries: Array, manifest: Manifest, directory: Path) -> Vectors:
+    """Queries of an index as float32 (Q, D).
+
+    Raises:
+        InvalidArgument: their width is not the index's, or one is not of norm 1.
+        FingerprintMismatch: another model made them.
+    """
+    made_by = getattr(queries, "fingerprint", None)
+    if made_by is not None and made_by != manifest.fingerprint:
+        raise FingerprintMismatch(
+            f"{directory} holds vectors of {manifest.model} ({manifest.fingerprint[:12]}), and "
+            f"the queries are another model's ({made_by[:12]}): embed them with the model that made the index"
+        )
+    try:
+        wide = np.atleast_2d(np.asarray(queries))
+    except ValueError as exc:
+        raise InvalidArgument("the queries are lists of different lengths; expected an array (Q, D)") from exc
+    if wide.ndim != 2 or wide.shape[1] != manifest.embedding_dim:
+        raise InvalidArgument(
+            f"{directory} holds vectors of {manifest.embedding_dim} numbers; "
+            f"the queries have shape {np.shape(queries)}"
+        )
+    if not np.issubdtype(wide.dtype, np.floating):
+        raise InvalidArgument(
+            f"the queries are {wide.dtype}; expected floats, as embed_texts and embed_images give"
+        )
+    if not np.isfinite(wide).all():
+        raise InvalidArgument("a query holds NaN or infinity")
+    lengths = np.linalg.norm(wide.astype(np.float64), axis=1)
+    if (far := np.abs(lengths - 1) > (_OWN_TOLERANCE if made_by else _NORM_TOLERANCE)).any():
+        first = int(np.flatnonzero(far)[0])
+        raise InvalidArgument(
+            f"query {first} is of norm {lengths[first]:.4g}, so its scores would be no cosines; divide it by "
+            "its norm (clipdex.mix does, for a weighted sum)"
+        )
+    return np.asarray(wide, dtype=np.float32)
+
+
+def check_options(
+    top_k: object,
+    offset: object,
+    min_score: float | None,
+    grouping: object,
+    ann: object,
+    where: object,
+    params: object,
+) -> None:
+    """Raise InvalidArgument for an option of `Index.search` that is out of range or of the wrong type."""
+    if top_k is not None and not is_count(top_k, 1):
+        raise InvalidArgument(f"top_k is {top_k!r}; expected a whole number of hits, 1 or more")
+    if not is_count(offset, 0):
+        raise InvalidArgument(f"offset is {offset!r}; expected a whole number, 0 or more")
+    if min_score is not None and not (is_number(min_score) and -1 <= min_score <= 1):
+        raise InvalidArgument(f"min_score is {min_score!r}; expected a cosine, -1 to 1")
+    if not isinstance(grouping, (Grouping, type(None))):
+        raise InvalidArgument(f"grouping is {grouping!r:.60}; expected clipdex.Grouping(...)")
+    if ann is not None and not hasattr(ann, "rank"):
+        raise InvalidArgument(f"ann is {ann!r:.60}; expected clipdex.ann.AnnIndex.open(index)")
+    if params is not None and not isinstance(where, str):
+        raise InvalidArgument("params gives values to a condition, and `where` is none in SQL")
