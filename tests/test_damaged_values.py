@@ -187,10 +187,10 @@ def test_an_ann_header_with_a_field_of_another_kind_is_one_sentence(with_ann, fi
 
 @pytest.mark.parametrize("seed", range(5))
 def test_what_faiss_cannot_read_is_one_sentence(with_ann, seed, monkeypatch):
-    from clipdex.ann import AnnIndex, search
+    from clipdex.ann import AnnIndex, ann_index
 
     if seed:  # what is not seen before FAISS reads it, FAISS sees
-        monkeypatch.setattr(search, "require_layout", lambda *arguments: None)
+        monkeypatch.setattr(ann_index, "require_layout", lambda *arguments: None)
 
     raw = bytearray((with_ann / ANN_FILE).read_bytes())
     rng = np.random.default_rng(seed)
@@ -274,12 +274,12 @@ def test_what_a_commit_finds_malformed_is_made_anew_without_it(path):
 
 def fitting(path, table, key, condition):
     """Give the records of a table checksums that fit what they hold now."""
-    from clipdex.index.rows import _CHECKED
+    from clipdex.index.row_reader import CHECKED
     from clipdex.index.schema import readable, record_crc32c
 
     db = sqlite3.connect(path / "rows.sqlite")
     db.text_factory = readable
-    for record in db.execute(f"SELECT {_CHECKED[table][1]} FROM {table} WHERE {condition}").fetchall():
+    for record in db.execute(f"SELECT {CHECKED[table][1]} FROM {table} WHERE {condition}").fetchall():
         sum_ = record_crc32c(*record)
         db.execute(f"UPDATE {table} SET crc32c = ? WHERE {key} = ?", (sum_, record[0]))
     db.commit()

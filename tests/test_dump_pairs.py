@@ -13,7 +13,7 @@ from conftest import unit_vectors
 from drawn_index import drawn_index
 from typer.testing import CliRunner
 
-from clipdex.apps.dump_files import dumping as vectors
+from clipdex.apps import dump_files
 from clipdex.base import replacing as module
 from clipdex.base.errors import ClipdexError
 from clipdex.base.replacing import replacing, together
@@ -36,7 +36,7 @@ def test_a_full_disk_leaves_the_pair_of_before(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(vectors, "write_rows", full)
+    monkeypatch.setattr(dump_files, "write_rows", full)
     assert dump(path, out).exit_code != 0
     assert {file.name: file.read_bytes() for file in out.parent.iterdir()} == before
     monkeypatch.undo()

@@ -265,7 +265,7 @@ def test_one_module_opens_the_files_of_an_index():
         ("files.py", "os.open"),
         ("files.py", "os.fdopen"),
         ("ann_file.py", "np.fromfile"),  # these two of an open file
-        ("int8.py", "np.memmap"),
+        ("int8_file.py", "np.memmap"),
         ("vectors.py", "np.memmap"),
         ("schema.py", "sqlite3.connect"),  # behind `require_database`, in memory, or in a new folder
     }

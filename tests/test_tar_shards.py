@@ -440,7 +440,7 @@ def test_a_run_lists_each_shard_no_more_than_twice(tmp_path, monkeypatch):
     for i in range(6):
         write_tar(folder / f"{i}.tar", [(f"{j}.png", png(10 * i + j)) for j in range(1, 4)])
     listed = []
-    monkeypatch.setattr("clipdex.pipeline.run._PATHS_AT_ONCE", 2)
+    monkeypatch.setattr("clipdex.pipeline.departures._PATHS_AT_ONCE", 2)
     monkeypatch.setattr(
         "clipdex.sources.tar_shards.walk", lambda file, size: listed.append(file.name) or walk(file, size)
     )
