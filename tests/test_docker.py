@@ -28,7 +28,7 @@ tomllib = pytest.importorskip("tomllib")
 from clipdex.base.errors import ClipdexError  # noqa: E402
 from clipdex_server import backend_directory  # noqa: E402
 from clipdex_server.command import ServeOptions, command_line  # noqa: E402
-from clipdex_server.find_triton import TritonBinary, find_triton, site_directories  # noqa: E402
+from clipdex_server.triton_binary import TritonBinary, find_triton, site_directories  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "docker"

@@ -25,8 +25,7 @@ from tiny_models import TEXT_CONFIG, image_model, slow_model, text_model, tiny_r
 
 import clipdex_server
 from clipdex.base.errors import LocalServerError, MissingExtra
-from clipdex_server import LocalTriton, find_triton, supervisor
-from clipdex_server import find_triton as find
+from clipdex_server import LocalTriton, find_triton, supervisor, triton_binary
 from clipdex_server.reason import why_it_ended
 
 triton = pytest.mark.triton
@@ -502,8 +501,8 @@ def test_a_log_that_cannot_be_written(repository: Path, temp_dir: Path) -> None:
 @pytest.mark.parametrize("package", ["pytriton", "onnxruntime"])
 def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    real = find.find_spec
-    monkeypatch.setattr(find, "find_spec", lambda name: None if name == package else real(name))
+    real = triton_binary.find_spec
+    monkeypatch.setattr(triton_binary, "find_spec", lambda name: None if name == package else real(name))
     with pytest.raises(MissingExtra, match=r"pip install 'clipdex\[local\]'"):
         find_triton()
 
@@ -518,7 +517,7 @@ def test_a_platform_without_triton(monkeypatch: pytest.MonkeyPatch, system: str,
 
 
 def test_a_python_without_a_stub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(find, "_version", lambda: "3.7")
+    monkeypatch.setattr(triton_binary, "_version", lambda: "3.7")
     with pytest.raises(LocalServerError, match=r"runs Python 3\.8 to 3\.13 and this is 3\.7: .*inproc:DIR"):
         find_triton()
 
@@ -529,7 +528,7 @@ def test_a_stub_that_finds_no_libpython(tmp_path: Path) -> None:
         tmp_path / "stub", 'echo "stub: libpython3.11.so.1.0: cannot open shared object file" >&2; exit 127'
     )
     with pytest.raises(LocalServerError, match=r"shared libpython, and .*python.* has none: "):
-        find._check_loads(find.TritonBinary(tmp_path / "tritonserver"), stub)
+        triton_binary._check_loads(triton_binary.TritonBinary(tmp_path / "tritonserver"), stub)
 
 
 # --- the tritonserver of NVIDIA's container ---

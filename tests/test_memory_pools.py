@@ -11,8 +11,8 @@ pytest.importorskip("tritonclient.grpc")
 
 from clipdex.wire.model_config import from_message, read_config
 from clipdex_server.command import ServeOptions, command_line
-from clipdex_server.find_triton import TritonBinary
 from clipdex_server.memory_pools import gpu_count, in_flight_bytes, pinned_pool_bytes
+from clipdex_server.triton_binary import TritonBinary
 
 IMAGE, TEXT = 64 * (64 * 64 * 3 + 128 * 4), 64 * (32 * 4 + 128 * 4)  # bytes of a full batch, in and out
 

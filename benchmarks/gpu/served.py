@@ -13,7 +13,7 @@ from clipdex.apps.bench.measure_server import ServerSettings, measure_server
 from clipdex.client.client import Client, connect
 from clipdex.sources import open_source
 from clipdex_server import LocalTriton
-from clipdex_server.find_triton import find_triton
+from clipdex_server.triton_binary import find_triton
 
 __all__ = ["backend", "full_batches", "indexed", "serving"]
 

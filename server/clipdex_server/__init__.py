@@ -4,7 +4,7 @@ with LocalTriton("model_repository") as server:
     print(server.address)
 """
 
-from clipdex_server.find_triton import TritonBinary, find_triton
 from clipdex_server.local import LocalTriton
+from clipdex_server.triton_binary import TritonBinary, find_triton
 
 __all__ = ["LocalTriton", "TritonBinary", "find_triton"]

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipdex_server.find_triton import PythonBackend
+from clipdex_server.triton_binary import PythonBackend
 
 __all__ = ["build"]
 

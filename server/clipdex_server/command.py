@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipdex_server.find_triton import TritonBinary
+from clipdex_server.triton_binary import TritonBinary
 
 __all__ = ["ServeOptions", "command_line"]
 

@@ -13,11 +13,11 @@ from clipdex.wire.local_key import new_key, write_key
 from clipdex_server import backend_directory, supervisor
 from clipdex_server.checks import check_names, check_repository, free_port, temp_dir
 from clipdex_server.command import ServeOptions, command_line
-from clipdex_server.find_triton import TritonBinary, find_triton, site_directories
 from clipdex_server.memory_pools import gpu_count, pinned_pool_bytes
 from clipdex_server.process import SupervisedTriton
 from clipdex_server.ready import accepts_connections, server_state
 from clipdex_server.reason import why_it_ended
+from clipdex_server.triton_binary import TritonBinary, find_triton, site_directories
 
 __all__ = ["LocalTriton"]
 
