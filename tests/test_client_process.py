@@ -151,7 +151,7 @@ def test_closing_in_the_middle_ends_what_is_under_way():
         client = clipdex.connect(server.address)
         waiting = client.submit_pixels(PIXELS)
         client.close()
-        with pytest.raises(clipdex.ServerUnreachable, match="closed"):
+        with pytest.raises(clipdex.Closed, match="closed"):
             waiting.result(timeout=GRACE_S)
 
 
