@@ -370,7 +370,7 @@ def test_the_command_lists(run, index, drawn, monkeypatch):
     assert "worse.jpg (320 × 240, " in out and out.count("; stays\n") == 3
     *_, counted, moving = out.splitlines()
     assert counted.startswith("3 groups among 10 pictures: 4 duplicates, ")
-    assert moving.startswith("--move-to FOLDER would move 1 of them, the files of the same bytes;")
+    assert moving.startswith("--move-to FOLDER would move 1 of them, those with the same bytes;")
     assert "--min-cosine" in moving
     assert sorted(drawn.rglob("*.*")) == before
 

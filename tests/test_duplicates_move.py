@@ -543,9 +543,9 @@ def test_the_command_moves_look_alikes_only_by_a_cosine(run, alike, tmp_path):
     status, out, err = run("duplicates", alike, "--move-to", tmp_path / "out")
     assert status == 0
     assert "near 1.000, cosine 0.9900; stays" in out and "near 1.000, cosine 0.9900; same bytes as " in out
-    assert "1 moved to " in err and "2 that only look or mean the same stayed, such as " in err
+    assert "1 moved to " in err and "2 near or semantic duplicates stayed, such as " in err
     status, out, err = run("duplicates", alike, "--move-to", tmp_path / "more", "--min-cosine", "0.95")
-    assert "1 moved to " in err and "1 that only look or mean the same stayed" in err
+    assert "1 moved to " in err and "1 near or semantic duplicates stayed" in err
     assert sorted(os.listdir(tmp_path / "photos")) == ["far.jpg", "keep.png", "sub"]
 
 
