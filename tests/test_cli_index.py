@@ -223,7 +223,7 @@ def test_what_is_passed_over_is_said_before_the_last_line(run, pictures, tmp_pat
     (tmp_path / "list").write_text("pictures/0.png\n")
     status, _, err = run("index", "--files-from", "list", "-o", "x.clipdex", "--hidden")
     assert status == 1
-    assert "are for folders" in err
+    assert "apply to folders" in err
 
 
 def test_hidden_and_left_out_rows_are_counted_in_the_last_line(run, pictures, tmp_path, monkeypatch):

@@ -113,13 +113,13 @@ def test_what_cannot_be_opened_again_is_named_and_kept(run, shards, here):
     (here / "u.csv").write_text("other\n")
     status, out, err = run("failures", "x.clipdex", "--retry")
     assert (status, out) == (1, "")
-    assert err.count("not tried: ") == 2
+    assert err.count("not retried: ") == 2
     assert "the ledger of x.clipdex: nothing in it can be tried again" in err
     assert run("failures", "x.clipdex")[1] == before
     (here / "t.csv").write_text("photo,txt\na.png,closed\n")
     status, out, err = run("failures", "x.clipdex", "--retry", "--column", "photo")
     assert (status, out.splitlines()[0]) == (0, "1 retried: 1 indexed, 0 failed")
-    assert err.startswith("not tried: ") and "u.csv: has no column 'photo'" in err
+    assert err.startswith("not retried: ") and "u.csv: has no column 'photo'" in err
     assert run("failures", "x.clipdex")[1].splitlines() == before.splitlines()[1:]
 
 
@@ -133,7 +133,7 @@ def test_a_table_that_needs_pyarrow_does_not_hinder_the_others(run, shards, here
     monkeypatch.delitem(sys.modules, "clipdex.sources.parquet_table", raising=False)
     status, out, err = run("failures", "x.clipdex", "--retry")
     assert (status, out.splitlines()[0]) == (0, "1 retried: 1 indexed, 0 failed")
-    assert err.startswith("not tried: ") and "t.parquet: reading Parquet needs pyarrow" in err
+    assert err.startswith("not retried: ") and "t.parquet: reading Parquet needs pyarrow" in err
     assert "t.parquet: not_a_picture" in out
 
 

@@ -58,7 +58,7 @@ def test_chosen_rows(index, tmp_path):
     assert dump_npy(index, tmp_path / "x.npy", index.where("0")) == 0
     assert np.load(tmp_path / "x.npy").shape == (0, 8)
     for rows in ([3], [40], [-1]):
-        with pytest.raises(InvalidArgument, match="not there, or its picture is gone"):
+        with pytest.raises(InvalidArgument, match="does not exist, or its picture is gone"):
             dump_npy(index, tmp_path / "y.npy", np.array(rows))
 
 

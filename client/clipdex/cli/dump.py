@@ -27,8 +27,8 @@ def dump(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="File to write; its suffix sets the format: .npy for NumPy, .faiss for a faiss.IndexFlatIP, .pt for "
-            "a dictionary of embeddings and paths that torch.load reads.",
+            help="File to write; its suffix sets the format: .npy for NumPy, .faiss for a faiss.IndexFlatIP, .pt "
+            "for a dictionary of embeddings and paths that torch.load reads.",
         ),
     ],
     table: Annotated[
