@@ -262,7 +262,7 @@ def test_a_run_names_the_folder_that_was_moved_and_forget_drops_it(run, pictures
     _, out, _ = run("forget", "x.clipdex", "--missing", "--yes")
     assert out == "12 pictures and 0 failures forgotten; x.clipdex no longer holds them\n"
     _, _, err = run("forget", "x.clipdex", "pictures")
-    assert "knows nothing at or below it; nothing was forgotten" in err
+    assert "has nothing at or below it; nothing was forgotten" in err
     assert "forget" in run("forget", "--help")[1]
     with Index.open("x.clipdex") as index:
         assert all(b"my new place" in path for _, path in index.live_paths())
@@ -275,6 +275,6 @@ def test_pictures_are_converted_by_their_profiles_if_the_command_says_so(run, pi
     assert "converted by profile to sRGB" in run("info", "x.clipdex")[1]
     status, out, err = run("index", "pictures", "-o", "x.clipdex", "--icc", "off")
     assert (status, out) == (1, "")
-    assert "was made with icc srgb, and off is asked for" in err
+    assert "was created with icc srgb, but off is given" in err
     status, out, _ = run("classify", "pictures/1.png", "--labels", "a, b", "--icc", "srgb")
     assert status == 0 and out.startswith("pictures/1.png: ")
