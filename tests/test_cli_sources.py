@@ -114,7 +114,7 @@ def test_what_cannot_be_opened_again_is_named_and_kept(run, shards, here):
     status, out, err = run("failures", "x.clipdex", "--retry")
     assert (status, out) == (1, "")
     assert err.count("not retried: ") == 2
-    assert "the ledger of x.clipdex: nothing in it can be tried again" in err
+    assert "the ledger of x.clipdex: nothing in it can be retried" in err
     assert run("failures", "x.clipdex")[1] == before
     (here / "t.csv").write_text("photo,txt\na.png,closed\n")
     status, out, err = run("failures", "x.clipdex", "--retry", "--column", "photo")
@@ -163,7 +163,7 @@ def test_case_12_members_that_were_not_looked_at_are_counted(run, here):
 def test_case_09_a_folder_of_shards_is_taken_and_that_is_said(run, shards):
     status, out, err = run("index", "shards", "-o", "x.clipdex")
     assert (status, out[:17]) == (0, "4 pictures found:")
-    assert err == "clipdex: shards: holds no picture itself; taken: its 2 .tar files\n"
+    assert err == "clipdex: shards: holds no picture itself; using its 2 .tar files\n"
     _, out, _ = run("index", "shards/{0..1}.tar", "-o", "x.clipdex")
     assert out.startswith("4 pictures found: 0 indexed, 4 unchanged")
     status, _, err = run("index", "shards/{0..2}.tar", "-o", "y.clipdex")

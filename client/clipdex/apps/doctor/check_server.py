@@ -16,7 +16,7 @@ WORDINGS = {
     "not_triton": Words(
         WRONG,
         "it calls itself {name} {version}",
-        "clipdex was tested only with Triton.",
+        "Only Triton has been tested.",
         "Serve the repository with  clipdex serve  or NVIDIA's container.",
     ),
     "triton_old": Words(
@@ -58,7 +58,7 @@ WORDINGS = {
     "http_on": Words(
         NOTE,
         "Triton speaks HTTP there, to this machine only",
-        "clipdex does not need it, and Triton's worst vulnerabilities were in its HTTP parser.",
+        "Nothing in clipdex needs it, and Triton's worst vulnerabilities were in its HTTP parser.",
         "Start it with --allow-http=false.",
     ),
     "control_open": Words(

@@ -36,7 +36,7 @@ WORDINGS = {
     "int8_versions": Words(
         NOTE,
         "it was exported in int8 with onnxruntime {onnxruntime}, and {server} serves it",
-        "int8 results depend on the version of onnxruntime, in the third decimal (docs/export.md).",
+        "Results in int8 depend on the version of onnxruntime, in the third decimal (docs/export.md).",
         "If that matters, index and search with the same server release.",
     ),
 }
