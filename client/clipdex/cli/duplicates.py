@@ -44,7 +44,8 @@ def duplicates(
         Path | None, typer.Argument(metavar="X.clipdex", help="The index.", show_default=False)
     ] = None,
     kind: Annotated[
-        Kind, typer.Option(help="exact: the same bytes; near: also the same look; semantic: also close vectors.")
+        Kind,
+        typer.Option(help="exact: same bytes; near: same bytes or look; semantic: same bytes or close vectors."),
     ] = Kind.near,
     threshold: Annotated[
         float | None,
@@ -84,7 +85,7 @@ def duplicates(
 ) -> None:
     """List groups of duplicate pictures, with the one to keep.
 
-    Kept is the largest picture; among equals the oldest, then the one with the shortest path.
+    The largest picture is kept; among equals, the oldest; among those, the one with the shortest path.
     """
     if undo is not None:
         if index is not None or move_to is not None:

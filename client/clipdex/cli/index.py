@@ -139,15 +139,17 @@ def index(
     file_timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="Time limit for decoding one file.")
     ] = 60.0,
-    worker_memory_mib: Annotated[int, typer.Option(min=128, help="Memory limit per decoding process.")] = 1024,
+    worker_memory_mib: Annotated[
+        int, typer.Option(min=128, help="Memory limit per decoding process, in MiB.")
+    ] = 1024,
     large_memory_mib: Annotated[
-        int, typer.Option(min=0, help="Memory limit for a picture that needs more, one at a time.")
+        int, typer.Option(min=0, help="Memory limit for a picture that needs more, one at a time, in MiB.")
     ] = 2560,
     shared_memory: Annotated[
         Use, typer.Option(help="Pass pixels to a server on this machine in shared memory, not over the wire.")
     ] = Use.auto,
     ring_mib: Annotated[
-        int, typer.Option(min=1, help="Memory for decoded pictures, including those in flight.")
+        int, typer.Option(min=1, help="Memory for decoded pictures, including those in flight, in MiB.")
     ] = MAX_RING_BYTES // _MIB,
 ) -> None:
     """Embed the pictures of folders, tar files or tables into an index.
@@ -232,9 +234,9 @@ def _say_stranded(report: RunReport, out: Path) -> None:
             f"clipdex forget {shlex.quote(shown_path(str(out)))} {shlex.quote(shown_path(folder))}"
         )
     if files := report.stranded.files:
-        are = "picture met elsewhere is" if files == 1 else "pictures met elsewhere are"
+        are = "picture found elsewhere is" if files == 1 else "pictures found elsewhere are"
         note(
-            f"{files:,} {are} not where the index has them any more:  "
+            f"{files:,} {are} no longer at the path in the index:  "
             f"clipdex forget {shlex.quote(shown_path(str(out)))} --missing"
         )
 

@@ -109,7 +109,9 @@ def forget(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="PATH", help="Files and folders to forget; they need not exist.", show_default=False
+            metavar="PATH",
+            help="Files and folders to forget, with all below; they need not exist.",
+            show_default=False,
         ),
     ] = None,
     missing: Annotated[

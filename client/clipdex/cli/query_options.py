@@ -44,7 +44,7 @@ WhereOption = Annotated[
     typer.Option(
         "--where",
         metavar="SQL",
-        help="Search only pictures that meet this condition, as in  \"width > 1000 AND path GLOB '*/2024/*'\".",
+        help="Use only pictures that meet this condition, as in  \"width > 1000 AND path GLOB '*/2024/*'\".",
         show_default=False,
     ),
 ]

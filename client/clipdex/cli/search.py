@@ -60,7 +60,7 @@ def search(
         float | None,
         typer.Option(
             metavar="COSINE",
-            help="With --group: count pictures of at least this cosine similarity as copies, too, such as 0.98.",
+            help="With --group: also count pictures of at least this cosine similarity as copies, such as 0.98.",
             show_default=False,
         ),
     ] = None,
