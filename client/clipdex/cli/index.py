@@ -228,9 +228,9 @@ def _source(
 
 def _say_stranded(report: RunReport, out: Path) -> None:
     for folder, rows in sorted(report.stranded.folders.items(), key=lambda one: -one[1])[:_FOLDERS_SHOWN]:
-        lie = "picture lies" if rows == 1 else "pictures lie"
+        are = "picture is" if rows == 1 else "pictures are"
         note(
-            f"{rows:,} {lie} below {shown_path(folder)}, which is gone or empty:  "
+            f"{rows:,} {are} below {shown_path(folder)}, which is gone or empty:  "
             f"clipdex forget {shlex.quote(shown_path(str(out)))} {shlex.quote(shown_path(folder))}"
         )
     if files := report.stranded.files:

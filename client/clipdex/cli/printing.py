@@ -1,4 +1,4 @@
-r"""The command line's output, all of it: nothing printed here can move the cursor or break a line.
+r"""All output of the command line: nothing printed here can move the cursor or break a line.
 
 Names, paths, captions and error texts come from servers, files and other people. Characters that a terminal would
 obey rather than show, or that its encoding lacks, are printed as \xNN or \uNNNN.

@@ -79,8 +79,8 @@ def open_source(
         return PathList([os.fsencode(path)], str(path))
     if path.exists():
         raise SourceError(
-            f"{path}: is neither a folder nor a .tar, .csv, .tsv or .parquet file, nor has it the suffix of a "
-            "picture; give a file that lists paths to --files-from"
+            f"{path}: is neither a folder nor a .tar, .csv, .tsv or .parquet file, and has no picture's "
+            "suffix; a file that lists paths goes to --files-from"
         )
     return Folder(path)  # which reports that there is no such folder
 

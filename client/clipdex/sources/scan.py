@@ -200,7 +200,7 @@ def scan(
             raise SourceError(f"{directory}: is not a directory; give the folder that contains the pictures")
         os.listdir(root)
     except FileNotFoundError as exc:
-        raise SourceError(f"{directory}: there is no such directory") from exc
+        raise SourceError(f"{directory}: no such directory") from exc
     except OSError as exc:
         raise SourceError(f"{directory}: cannot be read: {exc.strerror}") from exc
     yield from _walk(root, on_failure, suffixes, exclusion or Exclusion(), census or Census())

@@ -231,7 +231,7 @@ class Chosen:
         self._paths = frozenset(paths)
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
-        """In the order of the source."""
+        """Yield the selected files in the order of the source."""
 
         def note(failure: Failure) -> None:
             if failure.path in self._paths:
@@ -244,5 +244,5 @@ class Chosen:
         return self._source.vanished(path for path in paths if path in self._paths)
 
     def nothing_found(self) -> SourceError:
-        """In the words of the source."""
+        """Return the error of the source."""
         return self._source.nothing_found()

@@ -37,10 +37,10 @@ _WHAT = {
     "wire": "requests under way, neither queued nor computed",
     "queue": "requests in the server's queue",
     "compute": "requests in the model",
-    "place": "joining thread: what becomes of each file",
+    "place": "joining thread: deciding what to do with each file",
     "submit": "joining thread: handing over requests",
-    "append": "joining thread: rows to the index",
-    "commit": "joining thread: committing them",
+    "append": "joining thread: appending rows to the index",
+    "commit": "joining thread: committing rows",
 }
 
 
