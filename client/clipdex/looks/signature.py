@@ -56,7 +56,7 @@ def _product(a: _Floats, b: _Floats, c: _Floats) -> _Floats:
 
 
 def _phash(frequencies: _Floats) -> bytes:
-    """Return whether each of the lowest 8 × 8 is above their median; the first bit is the first byte's highest."""
+    """Compute the pHash: a bit for each of the lowest 8 × 8 above their median, the highest bit first."""
     # imagehash's DCT is not orthonormal: twice as large for each axis, and its first by another root of two.
     unscaled = frequencies[:8, :8].copy()
     unscaled[0] *= np.sqrt(2)

@@ -76,7 +76,7 @@ WORDINGS = {
     "memory_open": Words(
         WRONG,
         "other machines may make it map shared memory ({kinds})",
-        "A client names a segment, and the server reads and writes it: access to one is access to the other.",
+        "A client names a segment, and the server reads and writes it: access to the port gives access to it.",
         "Start it with --allow-client-shm=false (Triton 26.04 or later) or "
         "--grpc-restricted-protocol=shared-memory:KEY=SECRET, or bind it to 127.0.0.1.",
     ),

@@ -130,7 +130,7 @@ def _flips(weakest: Pairs) -> Pairs:
 
 @cache
 def _views() -> npt.NDArray[np.float32]:
-    """Return float32 (144, 10 × 63): a picture's map to its low frequencies, whole and trimmed in nine ways."""
+    """Return float32 (144, 10 × 63): frequencies -> low ones of the picture, whole and trimmed in nine ways."""
     parts = [(0.0, 1 - TRIM), (TRIM / 2, 1 - TRIM / 2), (TRIM, 1.0)]
     ways = [((0.0, 1.0), (0.0, 1.0)), *((down, across) for down in parts for across in parts)]
     return np.concatenate([np.kron(trimmed(*d), trimmed(*a))[_low()].T for d, a in ways], axis=1)

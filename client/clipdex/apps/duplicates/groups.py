@@ -67,7 +67,7 @@ def keepers_first(pictures: Sequence[Duplicate]) -> list[Duplicate]:
 
 
 def components(pairs: Rows, count: int) -> list[Rows]:
-    """Return the connected components of numbers below `count` under pairs (m, 2), but for single numbers.
+    """Return the connected components of numbers below `count` under pairs (m, 2), except single numbers.
 
     They are sorted by their smallest members.
     """

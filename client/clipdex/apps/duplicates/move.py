@@ -94,7 +94,7 @@ def move_duplicates(
                 if keeper.path not in sound:
                     sound[keeper.path] = _is_there(keeper)
                 if not sound[keeper.path]:
-                    raise Left(f"its keeper {keeper.path} has changed since it was indexed")
+                    raise Left(f"its keeper {keeper.path} is gone, or has changed since it was indexed")
                 _require_movable(other, keeper, root)
                 if not place.startswith(os.path.join(target, b"")):
                     raise Left("it is outside the folder that the indexed pictures share")
