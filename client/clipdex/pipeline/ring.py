@@ -145,7 +145,7 @@ def open_ring(client: Client, max_bytes: int) -> PixelRing:
 
 
 def _shared_ring(client: Client, rows: int, trays: int) -> PixelRing | None:
-    """Create a shared ring of as many trays as fit: a container's /dev/shm may have 64 MB, server's included."""
+    """Create a shared ring of as many trays as fit: a container's /dev/shm may have only 64 MB."""
     refusal: OSError | None = None
     with suppress(OSError):  # no /dev/shm: reported below
         room = int(free_bytes() * _OUR_SHARE) // (rows * pixel_bytes(client.card))
