@@ -165,7 +165,7 @@ def test_a_server_without_shared_memory_says_so(monkeypatch):
     monkeypatch.setattr(FakeTransport, "share", lambda *_: False)
     with (
         clipdex.Client(FakeTransport()) as client,
-        pytest.raises(clipdex.ServerError, match="measure the wire alone"),
+        pytest.raises(clipdex.ServerError, match="measure over the wire only"),
     ):
         next(measure_server(client, ServerSettings(transfers=("shared",), batches=(1,), window=SHORT)))
 

@@ -126,7 +126,7 @@ def test_ctrl_c_shows_and_draws_what_was_measured_until_then(triton, tmp_path):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert 1 <= len([line for line in out.splitlines() if line.startswith("image")]) < many
-    said = "clipdex: stopped; the table has what was measured until then"
+    said = "clipdex: stopped; the table has what was measured so far"
     assert err.splitlines() == [said, f"plot: {tmp_path / 'x.svg'}"]
     assert (tmp_path / "x.svg").read_text().startswith("<?xml")
 

@@ -260,7 +260,7 @@ def test_ctrl_c_while_indexing_says_how_to_go_on(tmp_path):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "the same command goes on from there" in err
+    assert "run the same command again to resume" in err
     assert "Traceback" not in err
     with clipdex.Index.open(index) as opened:
         assert len(opened) < 300

@@ -62,7 +62,7 @@ def test_failures_tried_again(run, index, pictures):
     noise(77).save(pictures / "3.png")
     status, out, _ = run("failures", "x.clipdex", "--retry")
     assert status == 0
-    assert out.splitlines()[0] == "2 tried again: 1 indexed, 1 failed"
+    assert out.splitlines()[0] == "2 retried: 1 indexed, 1 failed"
     assert out.splitlines()[1].startswith("pictures/5.png: empty")
     with Index.open(index) as opened:
         assert (len(opened), len(opened.failures())) == (11, 1)
@@ -104,7 +104,7 @@ def test_compact(run, index, pictures):
 def test_a_dry_run_counts_what_will_be_tried_again(run, index):
     _, out, _ = run("index", "pictures", "-o", "x.clipdex", "--dry-run", "--retry")
     assert out == (
-        "12 pictures found: 0 new, 0 changed, 10 unchanged, 0 failed before, 2 to be tried again; "
+        "12 pictures found: 0 new, 0 changed, 10 unchanged, 0 failed before, 2 to be retried; "
         "nothing was done to x.clipdex\n"
     )
 
@@ -125,7 +125,7 @@ def test_files_that_could_not_be_looked_at_are_counted(run, index, pictures):
     (pictures / "more").rename(pictures.parent / "not mounted")
     _, out, _ = run("index", "--files-from", "list", "-o", "x.clipdex")
     assert out.startswith(
-        "2 pictures found: 0 indexed, 2 unchanged (1 of them could not be looked at), 0 failed, in "
+        "2 pictures found: 0 indexed, 2 unchanged (1 of them could not be checked), 0 failed, in "
     )
 
 
@@ -204,7 +204,7 @@ def test_retry_tries_again_what_failed_and_has_not_changed(run, pictures, tmp_pa
 
 def test_check_content_is_passed_on(run, index):
     _, out, _ = run("index", "pictures", "-o", "x.clipdex", "--dry-run", "--check", "content")
-    assert "0 changed, 10 to be read and compared, 0 unchanged, 0 failed before, 2 to be tried again" in out
+    assert "0 changed, 10 to be read and compared, 0 unchanged, 0 failed before, 2 to be retried" in out
     assert "10 unchanged, 2 failed" in run("index", "pictures", "-o", "x.clipdex", "--check", "content")[1]
 
 
@@ -218,12 +218,12 @@ def test_what_is_passed_over_is_said_before_the_last_line(run, pictures, tmp_pat
         status, out, err = run("index", "pictures", "-o", "x.clipdex", "--exclude", "*_thumb.png", *words)
         assert (status, out.count("\n")) == (0, 1)
         assert out.startswith("12 pictures found: ")
-        assert "6 others were not looked at: 6 .ARW\n" in err
-        assert "1 picture by its name and 1 folder: 0_thumb.png, @eaDir/\n" in err
+        assert "6 other files were skipped: 6 .ARW\n" in err
+        assert "1 picture and 1 folder: 0_thumb.png, @eaDir/\n" in err
     (tmp_path / "list").write_text("pictures/0.png\n")
     status, _, err = run("index", "--files-from", "list", "-o", "x.clipdex", "--hidden")
     assert status == 1
-    assert "are for folders" in err
+    assert "apply to folders" in err
 
 
 def test_hidden_and_left_out_rows_are_counted_in_the_last_line(run, pictures, tmp_path, monkeypatch):
@@ -231,8 +231,10 @@ def test_hidden_and_left_out_rows_are_counted_in_the_last_line(run, pictures, tm
     noise(50).save(pictures / ".a.png")
     assert ": 13 indexed" in run("index", "pictures", "-o", "x.clipdex", "--hidden")[1]
     dry = run("index", "pictures", "-o", "x.clipdex", "--dry-run")[1]
-    assert "0 failed before; 1 to be removed, as they are left out now; nothing was done" in dry
-    assert "0 failed; 1 removed, as they are left out now, in" in run("index", "pictures", "-o", "x.clipdex")[1]
+    assert "0 failed before; 1 to be removed because they are left out now; nothing was done" in dry
+    assert (
+        "0 failed; 1 removed because they are left out now, in" in run("index", "pictures", "-o", "x.clipdex")[1]
+    )
 
 
 def test_pictures_and_a_quoted_glob_as_sources(run, pictures, tmp_path, monkeypatch):
@@ -250,7 +252,7 @@ def test_a_run_names_the_folder_that_was_moved_and_forget_drops_it(run, pictures
     run("index", "pictures", "-o", "x.clipdex")
     pictures.rename(tmp_path / "my new place")
     _, _, err = run("index", "my new place", "-o", "x.clipdex")
-    assert "12 pictures lie below pictures, which is gone or empty:  clipdex forget x.clipdex pictures\n" in err
+    assert "12 pictures are below pictures, which is gone or empty:  clipdex forget x.clipdex pictures\n" in err
     status, out, err = run("forget", "x.clipdex", "--missing")
     assert (status, out) == (1, "")
     assert "is a disk not mounted?" in err
@@ -258,9 +260,9 @@ def test_a_run_names_the_folder_that_was_moved_and_forget_drops_it(run, pictures
     assert out == "12 pictures and 0 failures would be forgotten; nothing was done to x.clipdex\n"
     assert err == "9 in pictures\n3 in pictures/more\n"
     _, out, _ = run("forget", "x.clipdex", "--missing", "--yes")
-    assert out == "12 pictures and 0 failures forgotten; x.clipdex has no row of them any more\n"
+    assert out == "12 pictures and 0 failures forgotten; x.clipdex no longer holds them\n"
     _, _, err = run("forget", "x.clipdex", "pictures")
-    assert "knows nothing at or below it; nothing was forgotten" in err
+    assert "has nothing at or below it; nothing was forgotten" in err
     assert "forget" in run("forget", "--help")[1]
     with Index.open("x.clipdex") as index:
         assert all(b"my new place" in path for _, path in index.live_paths())
@@ -273,6 +275,6 @@ def test_pictures_are_converted_by_their_profiles_if_the_command_says_so(run, pi
     assert "converted by profile to sRGB" in run("info", "x.clipdex")[1]
     status, out, err = run("index", "pictures", "-o", "x.clipdex", "--icc", "off")
     assert (status, out) == (1, "")
-    assert "was made with icc srgb, and off is asked for" in err
+    assert "was created with icc srgb, but off is given" in err
     status, out, _ = run("classify", "pictures/1.png", "--labels", "a, b", "--icc", "srgb")
     assert status == 0 and out.startswith("pictures/1.png: ")

@@ -107,7 +107,7 @@ def test_nothing_found_is_said(run, index):
     assert run("search", "beach", "-i", "x.clipdex", "--where", "0") == (
         0,
         "",
-        "no picture of the index meets all that was asked\n",
+        "no picture of the index matches the query and its conditions\n",
     )
 
 
@@ -184,7 +184,7 @@ def test_a_contact_sheet_says_how_many_copies(run, index):
         (("a", "--where", "1; DROP TABLE rows"), "not a condition in SQL"),
         (("a", "--where", "width > :w"), "was not given"),
         (("a", "--where", "width > :w", "--param", "w"), "is not NAME=VALUE"),
-        (("a", "--param", "w=1"), "there is none"),
+        (("a", "--param", "w=1"), "--where is not given"),
         (("a", "--min-score", "2"), "min_score is 2.0"),
         (("a", "--offset", "-1"), "offset is -1"),
         (("a", "--top-k", "0", "--offset", "1"), "top_k is 0"),

@@ -113,13 +113,13 @@ def test_what_cannot_be_opened_again_is_named_and_kept(run, shards, here):
     (here / "u.csv").write_text("other\n")
     status, out, err = run("failures", "x.clipdex", "--retry")
     assert (status, out) == (1, "")
-    assert err.count("not tried: ") == 2
-    assert "the ledger of x.clipdex: nothing in it can be tried again" in err
+    assert err.count("not retried: ") == 2
+    assert "the ledger of x.clipdex: nothing in it can be retried" in err
     assert run("failures", "x.clipdex")[1] == before
     (here / "t.csv").write_text("photo,txt\na.png,closed\n")
     status, out, err = run("failures", "x.clipdex", "--retry", "--column", "photo")
-    assert (status, out.splitlines()[0]) == (0, "1 tried again: 1 indexed, 0 failed")
-    assert err.startswith("not tried: ") and "u.csv: has no column 'photo'" in err
+    assert (status, out.splitlines()[0]) == (0, "1 retried: 1 indexed, 0 failed")
+    assert err.startswith("not retried: ") and "u.csv: has no column 'photo'" in err
     assert run("failures", "x.clipdex")[1].splitlines() == before.splitlines()[1:]
 
 
@@ -132,8 +132,8 @@ def test_a_table_that_needs_pyarrow_does_not_hinder_the_others(run, shards, here
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.delitem(sys.modules, "clipdex.sources.parquet_table", raising=False)
     status, out, err = run("failures", "x.clipdex", "--retry")
-    assert (status, out.splitlines()[0]) == (0, "1 tried again: 1 indexed, 0 failed")
-    assert err.startswith("not tried: ") and "t.parquet: reading Parquet needs pyarrow" in err
+    assert (status, out.splitlines()[0]) == (0, "1 retried: 1 indexed, 0 failed")
+    assert err.startswith("not retried: ") and "t.parquet: reading Parquet needs pyarrow" in err
     assert "t.parquet: not_a_picture" in out
 
 
@@ -144,7 +144,7 @@ def test_a_row_that_has_a_path_by_now_is_found_by_the_ledger(run, here):
     run("index", "t.csv", "-o", "x.clipdex")
     (here / "t.csv").write_text("path,n\na.png,1\nb.png,2\n")
     status, out, _ = run("failures", "x.clipdex", "--retry")
-    assert (status, out) == (0, "2 tried again: 1 indexed, 0 failed\n")
+    assert (status, out) == (0, "2 retried: 1 indexed, 0 failed\n")
     assert run("failures", "x.clipdex")[1] == "no failures in x.clipdex\n"
 
 
@@ -157,17 +157,17 @@ def test_case_12_members_that_were_not_looked_at_are_counted(run, here):
             info.size = len(buffer.getvalue())
             tar.addfile(info, io.BytesIO(buffer.getvalue()))
     status, _, err = run("index", "0.tar", "-o", "x.clipdex")
-    assert (status, err) == (0, "2 others were not looked at: 2 .img\n")
+    assert (status, err) == (0, "2 other files were skipped: 2 .img\n")
 
 
 def test_case_09_a_folder_of_shards_is_taken_and_that_is_said(run, shards):
     status, out, err = run("index", "shards", "-o", "x.clipdex")
     assert (status, out[:17]) == (0, "4 pictures found:")
-    assert err == "clipdex: shards: holds no picture itself; taken: its 2 .tar files\n"
+    assert err == "clipdex: shards: holds no picture itself; using its 2 .tar files\n"
     _, out, _ = run("index", "shards/{0..1}.tar", "-o", "x.clipdex")
     assert out.startswith("4 pictures found: 0 indexed, 4 unchanged")
     status, _, err = run("index", "shards/{0..2}.tar", "-o", "y.clipdex")
-    assert (status, err) == (1, "clipdex: shards/2.tar: there is no such file or directory\n")
+    assert (status, err) == (1, "clipdex: shards/2.tar: no such file or directory\n")
 
 
 def test_case_07_a_url_keeps_its_slashes_and_is_no_source(run, here):
@@ -195,8 +195,8 @@ def test_case_06_the_delimiter_by_option(run, here):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("nothing.tar",), "nothing.tar: there is no such file or directory"),
-        (("nothing",), "nothing: there is no such file or directory"),
+        (("nothing.tar",), "nothing.tar: no such file or directory"),
+        (("nothing",), "nothing: no such file or directory"),
         (("notes.txt",), "notes.txt: is neither a folder nor a .tar, .csv, .tsv or .parquet file"),
         (("t.csv",), "its columns are 'a', 'b'"),
         (("t.csv", "--column", "c"), "t.csv: has no column 'c'; its columns are 'a', 'b'"),

@@ -19,7 +19,7 @@ def test_the_whole_way_through_a_real_triton(run, tmp_path, monkeypatch):
     assert status == 0
     *_, last = out.splitlines()
     found = re.fullmatch(
-        r"(\d+) of 10 questions answered right at rank 1 \(Triton 2[\d.]+, 300 pictures, \d+ images/s\)", last
+        r"(\d+) of 10 questions answered correctly at rank 1 \(Triton 2[\d.]+, 300 pictures, \d+ images/s\)", last
     )
     assert found, last
     assert int(found[1]) >= 9
@@ -39,7 +39,7 @@ def test_where_no_triton_can_be_had_it_says_so_and_runs_in_this_process(run, tmp
     status, out, _ = run("demo", "--repository", MODEL_REPOSITORY, "--pictures", "100")
     assert status == 0
     assert "no Triton for this machine" in out
-    assert re.search(r"answered right at rank 1 \(inproc [\d.]+, 100 pictures", out.splitlines()[-1])
+    assert re.search(r"answered correctly at rank 1 \(inproc [\d.]+, 100 pictures", out.splitlines()[-1])
 
 
 def test_a_triton_that_should_start_and_does_not_is_an_error(run, tmp_path, monkeypatch):

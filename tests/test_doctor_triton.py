@@ -153,7 +153,7 @@ def test_the_command(faulty: LocalTriton, run) -> None:
     status, out, err = run("doctor", faulty.address, "--model", "mixed")
     assert (status, err) == (1, "")
     assert f"{faulty.address}: triton 2.51.0 serves mixed (fp32)" in out
-    assert "wrong: mixed_text: its configuration has the fingerprint ffffffffffff, the card " in out
+    assert "wrong: mixed_text: its configuration has the fingerprint ffffffffffff, but the card has " in out
     assert re.search(r"\nnot healthy: 2 wrong, \d slow, \d notes?\n$", out)
     status, out, _ = run("doctor", faulty.address, "--model", "mixed", "--json")
     told = json.loads(out)
@@ -175,7 +175,7 @@ def test_a_healthy_server_s_exit_status_is_0(tmp_path: Path, run) -> None:
         # The metrics of a closed port, once the server is to have some.
         closed = free_port("metrics", "127.0.0.1", 0)
         status, out, _ = run("doctor", server.address, "--metrics", f"127.0.0.1:{closed}")
-        assert status == 1 and f"wrong: 127.0.0.1:{closed}: no Triton metrics answer there" in out
+        assert status == 1 and f"wrong: 127.0.0.1:{closed}: Triton's metrics do not answer there" in out
 
 
 def test_nobody_answers(run) -> None:

@@ -58,7 +58,7 @@ def test_chosen_rows(index, tmp_path):
     assert dump_npy(index, tmp_path / "x.npy", index.where("0")) == 0
     assert np.load(tmp_path / "x.npy").shape == (0, 8)
     for rows in ([3], [40], [-1]):
-        with pytest.raises(InvalidArgument, match="not there, or its picture is gone"):
+        with pytest.raises(InvalidArgument, match="does not exist, or its picture is gone"):
             dump_npy(index, tmp_path / "y.npy", np.array(rows))
 
 
@@ -233,7 +233,7 @@ def test_dump_by_command(run, index, tmp_path, monkeypatch):
         (("x.clipdex", "v.txt"), "expected .npy, .faiss or .pt"),
         (("x.clipdex", "v.npy", "--table", "t.txt"), ".parquet or .csv"),
         (("x.clipdex", "v.npy", "--where", "1;"), "not a condition in SQL"),
-        (("x.clipdex", "v.npy", "--param", "a=1"), "there is none"),
+        (("x.clipdex", "v.npy", "--param", "a=1"), "--where is not given"),
         (("nothing", "v.npy"), "there is no such index"),
         (("x.clipdex", "x.clipdex/manifest.json/v.npy", "--table", "t.csv"), "cannot be written"),
     ],

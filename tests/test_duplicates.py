@@ -370,7 +370,7 @@ def test_the_command_lists(run, index, drawn, monkeypatch):
     assert "worse.jpg (320 × 240, " in out and out.count("; stays\n") == 3
     *_, counted, moving = out.splitlines()
     assert counted.startswith("3 groups among 10 pictures: 4 duplicates, ")
-    assert moving.startswith("--move-to FOLDER would move 1 of them, the files of the same bytes;")
+    assert moving.startswith("--move-to FOLDER would move 1 of them, those with the same bytes;")
     assert "--min-cosine" in moving
     assert sorted(drawn.rglob("*.*")) == before
 
@@ -418,9 +418,9 @@ def test_the_command_signs(run, own):
         ([], "there is no index"),
         (["X", "--undo", "j"], "give it alone"),
         (["X", "--threshold", "2"], "the threshold is 2"),
-        (["X", "--min-cosine", "1.5"], "the least cosine to move by is 1.5"),
-        (["X", "--min-cosine", "nan"], "the least cosine to move by is nan"),
-        (["X", "--kind", "exact", "--min-cosine", "0.9"], "of --kind exact all moves"),
+        (["X", "--min-cosine", "1.5"], "the minimum cosine for a move is 1.5"),
+        (["X", "--min-cosine", "nan"], "the minimum cosine for a move is nan"),
+        (["X", "--kind", "exact", "--min-cosine", "0.9"], "--kind exact moves all"),
     ],
     ids=["no index", "undo and index", "threshold", "cosine", "no number", "cosine of exact"],
 )

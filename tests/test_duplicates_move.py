@@ -164,7 +164,7 @@ def test_members_of_a_tar_stay_and_may_be_keepers(folder, fake, tmp_path):
     before = (tmp_path / "t.tar").read_bytes()
     moved = move(index, tmp_path / "out")
     assert (tmp_path / "t.tar").read_bytes() == before
-    assert [why for _, why in moved.left] == ["it is inside a tar or a table, which is not touched"]
+    assert [why for _, why in moved.left] == ["it is inside a tar or a table, which is not changed"]
     assert len(moved.moved) == 4
     move_back(moved.journal)
     os.utime(tmp_path / "t.tar", (6, 6))  # written anew: nobody knows what is in it
@@ -491,7 +491,7 @@ def test_by_default_only_what_has_the_bytes_of_one_that_stays_is_moved(alike, tm
         moved = move_duplicates(groups, tmp_path / "out", [path for _, path in opened.live_paths()])
     assert moved_names(moved) == {"twin.jpg"} and moved.left == []
     assert {os.path.basename(path): why for path, why in moved.stayed} == dict.fromkeys(
-        ("close.jpg", "far.jpg"), "other bytes, and no least cosine was given (--min-cosine)"
+        ("close.jpg", "far.jpg"), "its bytes differ, and no minimum cosine was given (--min-cosine)"
     )
     assert set(before) - set(contents(tmp_path / "photos")) == {b"sub/twin.jpg"}
 
@@ -533,7 +533,7 @@ def test_a_vector_that_is_none_moves_nothing(alike, tmp_path):
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.01, float("nan")])
 def test_cosines_that_are_none_are_refused_before_anything_moves(alike, tmp_path, wrong):
-    with pytest.raises(clipdex.InvalidArgument, match="the least cosine to move by"):
+    with pytest.raises(clipdex.InvalidArgument, match="the minimum cosine for a move"):
         move_duplicates(find_duplicates(alike).groups, tmp_path / "out", [], min_cosine=wrong)
     assert not (tmp_path / "out").exists()
 
@@ -543,9 +543,9 @@ def test_the_command_moves_look_alikes_only_by_a_cosine(run, alike, tmp_path):
     status, out, err = run("duplicates", alike, "--move-to", tmp_path / "out")
     assert status == 0
     assert "near 1.000, cosine 0.9900; stays" in out and "near 1.000, cosine 0.9900; same bytes as " in out
-    assert "1 moved to " in err and "2 that only look or mean the same stayed, such as " in err
+    assert "1 moved to " in err and "2 near or semantic duplicates stayed, such as " in err
     status, out, err = run("duplicates", alike, "--move-to", tmp_path / "more", "--min-cosine", "0.95")
-    assert "1 moved to " in err and "1 that only look or mean the same stayed" in err
+    assert "1 moved to " in err and "1 near or semantic duplicates stayed" in err
     assert sorted(os.listdir(tmp_path / "photos")) == ["far.jpg", "keep.png", "sub"]
 
 

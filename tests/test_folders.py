@@ -267,7 +267,7 @@ def test_a_file_whose_name_looks_like_a_glob_is_that_file(update, tmp_path):
 def test_a_glob_that_matches_nothing_is_said(update, tmp_path):
     with pytest.raises(clipdex.SourceError, match=r"\*\.png: no picture matches"):
         update(tmp_path / "*.png")
-    with pytest.raises(clipdex.SourceError, match="there is no such directory"):
+    with pytest.raises(clipdex.SourceError, match="no such directory"):
         update(tmp_path / "nowhere" / "*.png")
     assert not (tmp_path / "x").exists()
 
@@ -354,9 +354,9 @@ def test_forgetting_a_tar_takes_its_members(update, tmp_path):
 def test_a_path_of_which_the_index_knows_nothing_is_refused_and_nothing_forgotten(update, tmp_path):
     draw(tmp_path, "in/a.png")
     update(tmp_path / "in")
-    with pytest.raises(clipdex.InvalidArgument, match=r"inn: .* knows nothing at or below it"):
+    with pytest.raises(clipdex.InvalidArgument, match=r"inn: .* has nothing at or below it"):
         forget_pictures(tmp_path / "x", [tmp_path / "in", tmp_path / "inn"])
-    with pytest.raises(clipdex.InvalidArgument, match="say what to forget"):
+    with pytest.raises(clipdex.InvalidArgument, match="there is nothing to forget"):
         forget_pictures(tmp_path / "x")
     assert paths(tmp_path / "x", tmp_path) == ["in/a.png"]
 

@@ -71,7 +71,7 @@ def test_retrieve_refuses_what_does_not_fit():
     ones = np.ones((2, 8), np.float32)
     with pytest.raises(clipdex.InvalidArgument, match="top_k is 0"):
         retrieve_local("a", ones, ["a", "b"], top_k=0)
-    with pytest.raises(clipdex.InvalidArgument, match="2 embeddings and 1 paths"):
+    with pytest.raises(clipdex.InvalidArgument, match="2 embeddings but 1 paths"):
         retrieve_local("a", ones, ["a"])
     with pytest.raises(clipdex.InvalidArgument, match="another model"):
         retrieve_local("a", np.ones((1, 9), np.float32), ["a"])

@@ -74,7 +74,7 @@ def test_a_table_and_its_remarks(repository: Path, run) -> None:
     assert err.splitlines() == [
         "small: installed although the image tower departs",
         "small: its text tower is in fp32",
-        "small: 3 weights were made up: its vectors mean nothing",
+        "small: 3 weights are random: its vectors are meaningless",
     ]
 
 

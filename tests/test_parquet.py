@@ -181,7 +181,7 @@ def test_two_columns_of_one_table_do_not_meet(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "column", "words"),
     [
-        ({"x": [1]}, None, r"say with --column .* its columns are 'x'"),
+        ({"x": [1]}, None, r"with --column.* its columns are 'x'"),
         ({"x": [1]}, "y", r"no column 'y'; its columns are 'x'"),
         ({"x": [1]}, "x", r"is of type int64; expected binary"),
     ],

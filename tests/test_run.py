@@ -207,7 +207,7 @@ def test_a_file_that_is_dropped_on_the_way_is_noticed(pictures, tmp_path, monkey
         original(self, *args)
 
     monkeypatch.setattr(_Run, stage, forgetful)
-    with pytest.raises(clipdex.ClipdexError, match=r"12 files came from the source, and \d+ are accounted for"):
+    with pytest.raises(clipdex.ClipdexError, match=r"12 files came from the source, but \d+ are accounted for"):
         run(pictures, tmp_path / "x")
 
 

@@ -55,7 +55,7 @@ def test_case_09_folder_of_shards(tmp_path, caplog):
     (tmp_path / "snap" / "README.md").write_text("of what it holds")
     with caplog.at_level(logging.WARNING, "clipdex"):
         assert run(tmp_path / "snap", tmp_path / "x").indexed == 3
-    assert f"{tmp_path}/snap: holds no picture itself; taken: its 2 .parquet files" in caplog.messages
+    assert f"{tmp_path}/snap: holds no picture itself; using its 2 .parquet files" in caplog.messages
     assert names(open_source(tmp_path / "snap"))[0] == f"{train}!/image/0"
     assert run(tmp_path / "snap", tmp_path / "x").unchanged == 3
     train.unlink()

@@ -126,7 +126,7 @@ def test_a_long_field_is_left_out_and_a_huge_one_ends_the_table(folder):
 @pytest.mark.parametrize(
     ("text", "column", "words"),
     [
-        ("a,b\n1,2\n", None, r"say with --column .* its columns are 'a', 'b'"),
+        ("a,b\n1,2\n", None, r"with --column.* its columns are 'a', 'b'"),
         ("a,b\n1,2\n", "c", r"has no column 'c'; its columns are 'a', 'b'"),
         ("", None, r"its columns are none"),
         ("path,x\n", None, r"the column 'path' names no file"),

@@ -1,1 +1,1 @@
-"""One module or package a use case: what the command line, and any other face, calls."""
+"""The use cases, one per module or package, as the command line and other front ends call them."""

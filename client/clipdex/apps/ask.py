@@ -1,4 +1,4 @@
-"""Answer queries from an index: embed what has to be embedded, then rank."""
+"""Answer queries from an index: embed their texts and pictures, then rank."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def ask(
     Args:
         index: the opened index.
         queries: texts, pictures, and mixtures of them.
-        connect: gives a client of the index's model; called only where something has to be embedded.
+        connect: returns a client of the index's model; called only if something has to be embedded.
         top_k, offset, min_score, where, grouping: as `Index.search` takes them.
-        ranker: approximates the ranking; exact search if not given.
+        ranker: an approximate ranker; exact search if not given.
 
     Raises:
         FingerprintMismatch: the client's model is not the index's.
@@ -70,7 +70,7 @@ def ask(
 
 
 def _embedded(queries: Sequence[Query], client: Client | None, index: Index) -> Vectors:
-    """float32 (Q, D). Plain texts are one request, whatever their number."""
+    """Embed the queries: float32 (Q, D). Plain texts are one request, however many there are."""
     if client is not None and all(_is_plain_text(query) for query in queries):
         return client.embed_texts([query.texts[0] for query in queries])
     return np.concatenate([query.embed(client, index) for query in queries])

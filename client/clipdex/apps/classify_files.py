@@ -1,4 +1,4 @@
-"""Classify picture files and folders, a batch at a time: memory does not grow with their number."""
+"""Classify picture files and folders batch by batch: memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Classified", "FileClassifier"]
 
 @dataclass(frozen=True)
 class Classified:
-    """One picture file. labels: (label, probability), the likeliest first."""
+    """A picture file and its labels: (label, probability), the most probable first."""
 
     path: str
     labels: list[tuple[str, float]]
@@ -34,16 +34,16 @@ class Classified:
 
 @dataclass
 class FileClassifier:
-    """Classifies the pictures of files and folders.
+    """A classifier for picture files and folders.
 
     Args:
-        client: the model.
-        labels: what the pictures may show.
-        templates: how a label becomes texts, with `{}` in its place; empty for CLIP's own.
+        client: a client of the model.
+        labels: the labels to choose from.
+        templates: texts around a label, with `{}` in its place; CLIP's own if empty.
         top: labels per picture.
         icc: whether pictures are converted by their colour profile.
         on_failure: called with a sentence for each file that cannot be read.
-        on_passed_over: called after each folder with what else it holds.
+        on_passed_over: called after each folder with what was skipped in it.
     """
 
     client: Client
@@ -56,10 +56,10 @@ class FileClassifier:
     failed: int = field(default=0, init=False)
 
     def classify(self, pictures: Sequence[Path]) -> Iterator[Classified]:
-        """Embed the labels -> each picture that can be read, in order; `failed` counts those that cannot.
+        """Embed the labels, then classify -> each readable picture, in order; `failed` counts the others.
 
         Raises:
-            InvalidArgument: the labels or templates are of no use.
+            InvalidArgument: the labels or templates are invalid.
             SourceError: there is no picture.
             ServerError: the server did not answer.
         """

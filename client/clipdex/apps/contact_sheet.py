@@ -1,4 +1,4 @@
-"""A contact sheet: the answers to some queries as one HTML page that needs no other file."""
+"""A contact sheet: the answers to queries as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ li em { float: right; font-style: normal; color: var(--soft); }
 li span { display: block; color: var(--soft); overflow-wrap: anywhere; }
 """
 
-# Nothing on the page may run or be fetched: paths and queries are other people's words.
+# Nothing on the page may run or be fetched: paths and queries are not to be trusted.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 @dataclass(frozen=True)
 class Section:
-    """A query, what to say beside it, and its answers."""
+    """A query, a note on it, and its answers."""
 
     query: str
     hits: Sequence[Hit]
@@ -60,7 +60,7 @@ class Section:
 
 
 def contact_sheet(sections: Sequence[Section], *, title: str, summary: str) -> str:
-    """The page's HTML. A picture that can no longer be read is said to be so in its place."""
+    """Return the page's HTML. A picture that cannot be read any more is replaced by the reason."""
     body = "\n".join(_section(section) for section in sections)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -72,7 +72,7 @@ def contact_sheet(sections: Sequence[Section], *, title: str, summary: str) -> s
 
 
 def write_contact_sheet(path: Path, sections: Sequence[Section], *, title: str, summary: str) -> None:
-    """Write the page; whatever was at `path` stays until the new one is whole.
+    """Write the page; a file that was at `path` stays until the new one is complete.
 
     Raises:
         ClipdexError: the file cannot be written.
@@ -119,5 +119,5 @@ def _text(text: str) -> str:
 
 
 def _clean(text: str) -> str:
-    """A path's undecodable bytes as \\udcNN: the page is UTF-8, which has no place for them."""
+    """Spell a path's undecodable bytes as \\udcNN, since UTF-8 cannot encode them."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""An index in the formats of other programs: row i of the vectors is line i of the table, tombstones left out."""
+"""Export of an index to other programs' formats. Row i of the vectors is line i of the table; no tombstones."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _AT_ONCE_BYTES = 16 << 20
 
 
 def chosen_rows(index: Index, rows: Array | None) -> Rows:
-    """These rows, or if there are none, all live ones: int64, ascending.
+    """Return the rows to write, or all live ones if None is given: int64, ascending.
 
     Raises:
-        InvalidArgument: one of them is not there, or dead.
+        InvalidArgument: a row does not exist, or is dead.
     """
     live: Rows = np.delete(np.arange(len(index.vectors), dtype=np.int64), index.tombstones)
     if rows is None:
         return live
     asked: Rows = np.unique(np.asarray(rows, np.int64))
     if not np.isin(asked, live, assume_unique=True).all():
-        raise InvalidArgument(f"{index.directory}: a row to write is not there, or its picture is gone")
+        raise InvalidArgument(f"{index.directory}: a row to write does not exist, or its picture is gone")
     return asked
 
 
 def blocks(index: Index, rows: Rows) -> Iterator[Array]:
-    """Their vectors, (n, D) of the index's dtype."""
+    """Yield the rows' vectors in blocks, (n, D) of the index's dtype."""
     step = max(1, _AT_ONCE_BYTES // max(1, index.manifest.row_bytes))
     for start in range(0, len(rows), step):
         some = rows[start : start + step]
@@ -60,11 +60,11 @@ class _Writer(Protocol):
 
 
 def dump_table(index: Index, path: Path, rows: Array | None = None) -> int:
-    """Write a table of the pictures, a line a row, in the order of the rows -> how many.
+    """Write a table of the pictures, one line per row, in the order of the rows -> their number.
 
-    A .csv has paths as the bytes they are; a .parquet has a column of bytes, beside one of text that shows bytes
-    that are not UTF-8 as \\xNN. metadata is JSON.
-    rows: which; all live ones if not given.
+    A .csv has the raw bytes of the paths; a .parquet has them in a column of bytes, beside one of text that shows
+    bytes that are not UTF-8 as \\xNN. metadata is JSON.
+    rows: the rows to write; all live ones if not given.
 
     Raises:
         InvalidArgument: the file's name ends in neither .parquet nor .csv.
@@ -73,7 +73,7 @@ def dump_table(index: Index, path: Path, rows: Array | None = None) -> int:
     """
     kinds = {".csv": _csv, ".parquet": _parquet}
     if path.suffix.lower() not in kinds:
-        raise InvalidArgument(f"{path}: a table's name ends in .parquet or .csv")
+        raise InvalidArgument(f"{path}: the name of a table must end in .parquet or .csv")
     chosen = chosen_rows(index, rows)
     with kinds[path.suffix.lower()](path) as write:
         for start in range(0, len(chosen), _AT_ONCE):
@@ -120,7 +120,7 @@ def _csv(path: Path) -> Iterator[_Writer]:
             writer.writerow(COLUMNS)
             yield write
         finally:
-            text.detach()  # writes what it still holds; who opened the file closes it
+            text.detach()  # flushes its buffer; the caller closes the file
 
 
 @contextmanager
@@ -145,7 +145,7 @@ def _parquet(path: Path) -> Iterator[_Writer]:
 def dump_npy(index: Index, path: Path, rows: Array | None = None) -> int:
     """Write an .npy file, (n, D) of the index's dtype, for `np.load(path, mmap_mode="r")` -> n.
 
-    rows: which; all live ones if not given.
+    rows: the rows to write; all live ones if not given.
 
     Raises:
         ClipdexError: the file cannot be written.
@@ -163,10 +163,10 @@ def dump_npy(index: Index, path: Path, rows: Array | None = None) -> int:
 
 
 def dump_faiss(index: Index, path: Path, rows: Array | None = None) -> int:
-    """Write a `faiss.IndexFlatIP` for `faiss.read_index(path)`, float32, without needing faiss -> how many rows.
+    """Write a `faiss.IndexFlatIP` for `faiss.read_index(path)`, float32, without needing faiss -> number of rows.
 
     Its ids are positions: 0 for the first row written.
-    rows: which; all live ones if not given.
+    rows: the rows to write; all live ones if not given.
 
     Raises:
         ClipdexError: the file cannot be written.
@@ -179,16 +179,16 @@ def dump_faiss(index: Index, path: Path, rows: Array | None = None) -> int:
 
 
 def _faiss_header(count: int, dim: int) -> bytes:
-    """What comes before the vectors in a flat index of inner products, as faiss.write_index writes it since 2017.
+    """Return the header of a flat index of inner products, as faiss.write_index has written it since 2017.
 
-    "IxFI"; D int32; rows int64; two numbers that nobody reads; trained, one byte; the metric int32, 0 for inner
-    products; how many float32 follow, uint64. All little-endian.
+    "IxFI"; D int32; rows int64; two unused int64; trained, one byte; the metric int32, 0 for inner products;
+    the number of float32 that follow, uint64. All little-endian.
     """
     unread = 1 << 20
     return b"IxFI" + struct.pack("<iqqq?iQ", dim, count, unread, unread, True, 0, count * dim)
 
 
 def write_rows(file: BinaryIO, index: Index, rows: Rows, dtype: str) -> None:
-    """The rows' numbers, one after the other, little-endian."""
+    """Write the rows' vectors one after the other, little-endian."""
     for block in blocks(index, rows):
         file.write(np.ascontiguousarray(block, dtype=np.dtype(dtype).newbyteorder("<")).data)

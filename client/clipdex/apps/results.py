@@ -1,7 +1,7 @@
-"""Answers as JSON, CSV and Arrow. Near-duplicates that were grouped follow their hit, and name its row.
+"""Answers as JSON, CSV and Arrow. Copies that were grouped follow their hit, and name its row.
 
-A path may hold bytes that are not UTF-8. JSON has them as `\\udcNN`, which Python's parser takes back; CSV as they
-are; Arrow in a column of bytes, beside one of text that shows them as `\\xNN`.
+A path may contain bytes that are not UTF-8. JSON has them as `\\udcNN`, which Python's parser reads back; CSV as
+they are; Arrow in a column of bytes, beside one of text that shows them as `\\xNN`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _COLUMNS = ("query", "rank", "score", "row", "path", "copy_of", "metadata")
 
 @dataclass(frozen=True)
 class Answer:
-    """A query in words, and its hits.
+    """A query as text, and its hits.
 
-    offset: how many better ones were left out. cut: the ends of its texts that lie beyond the model's context.
+    offset: the number of better hits that were skipped. cut: the ends of its texts beyond the model's context.
     """
 
     query: str
@@ -39,7 +39,7 @@ class Answer:
 
 
 def as_json(answers: Iterable[Answer]) -> Iterator[str]:
-    """A list of `{"query": …, "hits": […]}`, an answer at a time."""
+    """Yield a JSON list of `{"query": …, "hits": […]}`, one answer at a time."""
     yield "["
     between = "\n"
     for answer in answers:
@@ -52,7 +52,7 @@ def as_json(answers: Iterable[Answer]) -> Iterator[str]:
 
 
 def as_csv(answers: Iterable[Answer]) -> Iterator[bytes]:
-    """A line a picture, UTF-8 but for paths that are not: the columns above, metadata as JSON."""
+    """Yield one line per picture with the columns above, metadata as JSON; UTF-8 except for paths that are not."""
     yield csv_line(_COLUMNS)
     for answer in answers:
         for row in _flat(answer):
@@ -60,7 +60,7 @@ def as_csv(answers: Iterable[Answer]) -> Iterator[bytes]:
 
 
 def write_arrow(path: Path, answers: Iterable[Answer]) -> None:
-    """An Arrow file (IPC, as Feather 2) of the columns above and `path_bytes`; a record batch an answer.
+    """Write an Arrow file (IPC, as Feather 2) of the columns above and `path_bytes`; one record batch per answer.
 
     Raises:
         MissingExtra: pyarrow is not installed, or cannot be imported.
@@ -86,7 +86,7 @@ def _plain(hit: Hit) -> dict[str, Any]:
 
 
 def _flat(answer: Answer) -> Iterator[dict[str, Any]]:
-    """A hit, then its copies, of the same rank."""
+    """Yield each hit, then its copies with the same rank."""
     for rank, hit in enumerate(answer.hits, answer.offset + 1):
         for one in (hit, *hit.copies):
             yield {
@@ -101,7 +101,7 @@ def _flat(answer: Answer) -> Iterator[dict[str, Any]]:
 
 
 def csv_line(values: Iterable[object]) -> bytes:
-    """One line of CSV, UTF-8 but for a path's bytes that are not."""
+    """Return one line of CSV: UTF-8, except for a path's bytes that are not."""
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(values)
     return line.getvalue().encode("utf-8", "surrogateescape")

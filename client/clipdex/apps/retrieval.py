@@ -4,7 +4,7 @@
     for path, score in retrieve_local("a cat on a sofa", embeddings, paths, top_k=5):
         print(f"{score:.3f} — {path}")
 
-Behind them is an index in the user's cache, so a folder is embedded once, and later only what is new.
+They keep an index in the user's cache, so a folder is embedded once, and later only what is new.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["connect_default", "index_directory", "index_local_images", "retrieve
 
 
 def connect_default() -> Client:
-    """Connect to $CLIPDEX_SERVER (localhost:8001) and its model $CLIPDEX_MODEL (the only one it has)."""
+    """Connect to $CLIPDEX_SERVER (default localhost:8001) and its model $CLIPDEX_MODEL (default its only one)."""
     return connect(
         os.environ.get("CLIPDEX_SERVER", DEFAULT_ADDRESS),
         model=os.environ.get("CLIPDEX_MODEL") or None,
@@ -42,7 +42,7 @@ def connect_default() -> Client:
 def index_local_images(images_dir: str | os.PathLike[str]) -> tuple[Vectors | None, list[str]]:
     """Embed every picture below a folder -> (float32 (N, D) of norm 1, their N paths), or (None, []).
 
-    The paths begin with `images_dir` as it was given. A folder that is missing or holds no picture gives
+    The paths begin with `images_dir` as it was given. A folder that is missing or contains no picture gives
     (None, []); a picture that cannot be read is left out.
 
     Raises:
@@ -65,14 +65,14 @@ def index_local_images(images_dir: str | os.PathLike[str]) -> tuple[Vectors | No
 def retrieve_local(
     prompt: str, embeddings: Array | None, paths: Sequence[str], top_k: int = 5
 ) -> list[tuple[str, float]]:
-    """The `top_k` paths nearest to a prompt, best first, with their cosines; fewer if there are fewer.
+    """Rank pictures for a prompt -> the `top_k` best paths with their cosine similarities, best first.
 
     Args:
         embeddings: (N, D), as `index_local_images` returns them; None gives no answers.
 
     Raises:
-        InvalidArgument: `top_k` is below 1, embeddings and paths differ in number, or an embedding that might have
-            been an answer is not finite or not of norm 1.
+        InvalidArgument: `top_k` is below 1, embeddings and paths differ in number, or an embedding that could
+            rank among the best is not finite or not of norm 1.
         ServerUnreachable: no server answers; see `connect_default`.
     """
     if top_k < 1:
@@ -80,34 +80,36 @@ def retrieve_local(
     if embeddings is None:
         return []
     if len(embeddings) != len(paths):
-        raise InvalidArgument(f"there are {len(embeddings)} embeddings and {len(paths)} paths; expected as many")
+        raise InvalidArgument(
+            f"there are {len(embeddings)} embeddings but {len(paths)} paths; expected one for each"
+        )
     with connect_default() as client:
         query = client.embed_texts([prompt])
     made_by = getattr(embeddings, "fingerprint", None)
     if made_by is not None and made_by != client.card.fingerprint:
         raise FingerprintMismatch(
-            f"the embeddings are of another model ({made_by[:12]}) than the one that embeds the prompt, "
-            f"{client.card.name} ({client.card.fingerprint[:12]}): index the folder again with it"
+            f"the embeddings come from a model ({made_by[:12]}) other than the one that embeds the prompt, "
+            f"{client.card.name} ({client.card.fingerprint[:12]}): index the folder again with that one"
         )
     if embeddings.shape[1] != query.shape[1]:
         raise InvalidArgument(
-            f"the embeddings are {embeddings.shape[1]} numbers wide, the model's {query.shape[1]}: "
+            f"the embeddings have {embeddings.shape[1]} dimensions, but the model's have {query.shape[1]}: "
             "they come from another model"
         )
     try:
         (found,) = exact_top_k(embeddings, query, top_k, norms=RowNorms(unit=True))
     except UnsoundRow as exc:
         raise InvalidArgument(
-            f"embedding {exc.row}, of {paths[exc.row]}, is not finite or not of norm 1, so it has no cosine: take "
-            "them from index_local_images"
+            f"embedding {exc.row}, of {paths[exc.row]}, is not finite or not of norm 1, so it cannot be "
+            "ranked: use the embeddings that index_local_images returns"
         ) from exc
     return [(paths[row], float(score)) for score, row in zip(*found, strict=True)]
 
 
 def index_directory(client: Client, images_dir: Path, progress: Callable[[Progress], None] | None = None) -> Path:
-    """Bring the cached index of a folder up to date -> where it is.
+    """Bring the cached index of a folder up to date -> its path.
 
-    Each folder and model has one of its own below `clipdex.model.assets.default_cache_dir`.
+    Each folder and model has its own below `clipdex.model.assets.default_cache_dir`.
     """
     folder = os.path.abspath(os.fsencode(images_dir))
     key = hashlib.sha256(client.card.fingerprint.encode() + b"\0" + folder).hexdigest()[:32]
@@ -117,7 +119,7 @@ def index_directory(client: Client, images_dir: Path, progress: Callable[[Progre
 
 
 def _below(index: Index, images_dir: Path) -> tuple[list[int], list[str]]:
-    """The live rows, and their paths spelled from `images_dir`."""
+    """Return the live rows, and their paths beginning with `images_dir`."""
     root = os.path.abspath(os.fsencode(images_dir))
     rows, paths = [], []
     for row, path in index.live_paths():

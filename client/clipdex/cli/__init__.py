@@ -15,7 +15,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run `clipdex`. A user's mistake is one sentence on standard error and exit status 1."""
+    """Run `clipdex`. A user's mistake ends it with one sentence on standard error and exit status 1."""
     speak_any_encoding()
     try:
         with needs("rich", "rich", "cli", "the command line"):
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def _show_as_notes(category: type[Warning]) -> None:
-    """Say warnings of one category as a line; all others as Python does."""
+    """Print warnings of one category as a single line; leave all others to Python."""
     others = warnings.showwarning
 
     def show(message: Warning | str, kind: type[Warning], *where: Any, **more: Any) -> None:
@@ -48,14 +48,14 @@ def _show_as_notes(category: type[Warning]) -> None:
 
 
 class _Lines(logging.Handler):
-    """Log records as lines on standard error, as it is at that moment: a progress bar may stand in its place."""
+    """Log handler that writes to the current standard error, which a progress bar may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
         note(f"clipdex: {record.getMessage()}")
 
 
 def _show_warnings() -> None:
-    """What the library warns of, such as a server that is asked again."""
+    """Print the library's warnings, such as the retry of a request."""
     logger = logging.getLogger("clipdex")
     if not any(isinstance(handler, _Lines) for handler in logger.handlers):
         logger.addHandler(_Lines(logging.WARNING))

@@ -24,7 +24,7 @@ __all__ = ["ann", "open_ann"]
 
 ann = typer.Typer(name="ann", help="Approximate search: faster on millions of pictures, but it may miss some.")
 
-# Where a caption stands in what sources say of a picture.
+# The metadata fields that may hold a picture's caption.
 _CAPTIONS = ("caption", "txt", "text", "captions")
 _QUERIES = 200
 _LOOKED_AT = 20_000
@@ -47,26 +47,34 @@ def _ann() -> None:
 def build(
     index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
     *,
-    kind: Annotated[Kind, typer.Option(help="A graph of neighbours, or lists of short codes.")] = Kind.hnsw,
-    links: Annotated[int, typer.Option(metavar="M", help="HNSW: links a picture.")] = 16,
-    chosen_from: Annotated[int, typer.Option(metavar="EF", help="HNSW: candidates for a link.")] = 80,
+    kind: Annotated[
+        Kind, typer.Option(help="hnsw: a graph of neighbours; ivf_pq: lists of short codes.")
+    ] = Kind.hnsw,
+    links: Annotated[int, typer.Option(metavar="M", help="HNSW: links per picture.")] = 16,
+    chosen_from: Annotated[
+        int, typer.Option(metavar="EF", help="HNSW: candidates per link (efConstruction).")
+    ] = 80,
     effort: Annotated[
         int | None,
-        typer.Option(metavar="N", help="efSearch of HNSW (128) or nprobe of IVF-PQ (64).", show_default=False),
+        typer.Option(
+            metavar="N",
+            help="efSearch of HNSW (default 128) or nprobe of IVF-PQ (default 64).",
+            show_default=False,
+        ),
     ] = None,
     queries: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Texts, one a line, to measure the recall with; needs the server.",
+            help="File of texts, one per line, to measure recall with; needs the server.",
             show_default=False,
         ),
     ] = None,
     connection: Connection,
 ) -> None:
-    """Make an index for  clipdex search --ann, and measure how much it finds.
+    """Build a FAISS index for  clipdex search --ann, and measure its recall.
 
-    Measures with --queries, else with captions that the index holds, else with its own pictures.
+    Recall is measured with --queries, else with captions that the index holds, else with its own pictures.
     """
     vectors, source = _measure_with(index, queries, connection)
     with interruptible("the index is as it was"), rows_progress("building") as progress:
@@ -88,14 +96,14 @@ def build(
 
 
 def open_ann(index: Index) -> AnnIndex:
-    """What `search --ann` searches with; says how good it was when it was built."""
+    """Open the FAISS index for `search --ann`, and report the recall measured when it was built."""
     opened = AnnIndex.open(index)
     note(_recall_sentence(opened.header))
     since = len(index.vectors) - opened.header.rows
     if since > 0:
         note(
-            f"{counted(since, 'row was', 'rows were')} written since and searched exactly;  "
-            "clipdex ann build  takes in what is new"
+            f"{counted(since, 'newer row is', 'newer rows are')} searched exactly;  clipdex ann build  adds "
+            f"{'it' if since == 1 else 'them'}"
         )
     return opened
 
@@ -105,12 +113,12 @@ def _recall_sentence(header: AnnHeader) -> str:
     r = header.recall
     return (
         f"{header.kind}: recall@10 {r.recall_at_10:.3f} when built, measured with {r.queries:,} {r.source}; "
-        f"{r.ms:.1f} ms a query, {r.exact_ms:.1f} ms exactly"
+        f"{r.ms:.1f} ms per query, {r.exact_ms:.1f} ms by exact search"
     )
 
 
 def _measure_with(path: Path, queries: Path | None, connection: Connection) -> tuple[Vectors | None, str]:
-    """-> vectors, or None for the index's own pictures; and what to call them."""
+    """Embed the texts to measure with. -> vectors, or None for the index's own pictures; and their name."""
     with Index.open(path) as index:
         if queries is not None:
             texts, source = _lines(queries), f"texts of {queries.name}"
@@ -125,14 +133,14 @@ def _measure_with(path: Path, queries: Path | None, connection: Connection) -> t
         except ServerError as exc:
             if queries is not None:
                 raise
-            note(f"its captions cannot be embedded, so the recall is measured with pictures: {exc}")
+            note(f"the captions cannot be embedded, so recall is measured with pictures: {exc}")
             return None, ""
 
 
 def _lines(file: Path) -> list[str]:
     texts = read_lines(file)
     if not texts:
-        raise InvalidArgument(f"{file}: holds no text; expected one a line")
+        raise InvalidArgument(f"{file}: contains no text; expected one per line")
     return texts
 
 
@@ -140,11 +148,11 @@ def _said(metadata: str | None) -> dict[str, Any]:
     try:
         return parsed_object(metadata) if metadata else {}
     except ValueError:
-        return {}  # damaged, as clipdex verify tells
+        return {}  # damaged; clipdex verify reports it
 
 
 def _captions(index: Index) -> list[str]:
-    """Different captions of the index's pictures, spread over it."""
+    """Return distinct captions of the index's pictures, spread over all rows."""
     step = max(1, len(index.vectors) // _LOOKED_AT)
     found: dict[str, None] = {}
     for start in range(0, len(index.vectors), 500 * step):

@@ -1,4 +1,4 @@
-"""How `clipdex search` shows its answers."""
+"""The output of `clipdex search`: lines, JSON or CSV."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _COPIES_SHOWN = 10
 
 
 def hit_line(score: float, path: str) -> str:
-    """One answer: `0.342 — data/images/cat_sofa.jpg`."""
+    """Return one hit as a line: `0.342 — data/images/cat_sofa.jpg`."""
     return f"{score:.3f} — {shown_path(path)}"
 
 
 def print_answers(answers: Sequence[Answer]) -> None:
-    """A line a hit, below it one for each copy; several queries as headed paragraphs."""
+    """Print one line per hit, and below it one per copy; several queries as headed paragraphs."""
     for number, answer in enumerate(answers):
         if len(answers) > 1:
             if number:
@@ -40,11 +40,11 @@ def _print_copies(hit: Hit) -> None:
 
 
 def print_json(answers: Sequence[Answer]) -> None:
-    """A list of queries and their hits."""
+    """Print a list of queries and their hits."""
     for text in as_json(answers):
         write_text(text)
 
 
 def print_csv(answers: Sequence[Answer]) -> None:
-    """A line a picture, with the bytes that its path has."""
+    """Print one line per picture, with the raw bytes of its path."""
     write_bytes(as_csv(answers))

@@ -1,4 +1,4 @@
-"""`clipdex classify`: which of some labels each picture shows."""
+"""`clipdex classify`: classify pictures by labels, without training."""
 
 from __future__ import annotations
 
@@ -22,46 +22,46 @@ from clipdex.model.formats.icc import check_icc
 __all__ = ["classify"]
 
 _TOP = 3
-_Found = list[tuple[str, float]]  # (label, probability), the likeliest first
+_Found = list[tuple[str, float]]  # (label, probability), the most probable first
 _Show = Callable[[str, _Found], None]
 
 
 @connects
 def classify(
-    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE", help="Pictures, and folders of them.")],
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE", help="Pictures, or folders of pictures.")],
     labels: Annotated[
         str | None,
-        typer.Option(metavar='"A, B"', help="What they may show, with commas between.", show_default=False),
+        typer.Option(metavar='"A, B"', help="Labels to choose from, separated by commas.", show_default=False),
     ] = None,
     labels_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The same from a file, one a line.", show_default=False)
+        Path | None, typer.Option(metavar="FILE", help="File of labels, one per line.", show_default=False)
     ] = None,
     template: Annotated[
         list[str] | None,
         typer.Option(
             metavar="TEXT",
-            help='How labels become texts, with {} for it; several are averaged; "a photo of a {}" if not given.',
+            help='Text around a label, with {} for the label; several are averaged (default "a photo of a {}").',
             show_default=False,
         ),
     ] = None,
-    top: Annotated[int, typer.Option("--top", "-k", min=1, metavar="K", help="Labels a picture.")] = _TOP,
+    top: Annotated[int, typer.Option("--top", "-k", min=1, metavar="K", help="Labels per picture.")] = _TOP,
     icc: Annotated[
-        Icc, typer.Option(help="Convert pictures by their colour profiles to sRGB, or take them as they are.")
+        Icc, typer.Option(help="Convert pictures from their colour profiles to sRGB, or leave them as they are.")
     ] = Icc.off,
     *,
     connection: Connection,
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead: path, label, probability.")] = False,
 ) -> None:
-    """Say which of some labels each picture shows.
+    """Classify pictures by labels given as text.
 
-    Prints the likeliest labels of each picture with their probabilities. Nothing is trained: labels are texts.
-    Exit status 1 if a picture could not be read.
+    Prints the most probable labels of each picture with their probabilities. No training is needed. Exit status 1
+    if a picture could not be read.
     """
     if as_json and as_csv:
         raise InvalidArgument("--json and --csv exclude each other")
     names = _labels(labels, labels_file)
-    with interruptible("what was printed stands"), connection.open() as client:
+    with interruptible("the results printed so far are valid"), connection.open() as client:
         classifier = FileClassifier(
             client,
             names,
@@ -71,7 +71,7 @@ def classify(
             on_failure=lambda sentence: note(f"failed: {sentence}"),
             on_passed_over=say_passed_over,
         )
-        found = classifier.classify(pictures)  # what is wrong with the labels is said before anything is printed
+        found = classifier.classify(pictures)  # faulty labels are reported before anything is printed
         with _json() if as_json else _csv() if as_csv else _lines() as show:
             for each in found:
                 show(each.path, each.labels)
@@ -88,7 +88,7 @@ def _labels(labels: str | None, file: Path | None) -> list[str]:
     return read_lines(file)
 
 
-# How answers are printed: as they come, so that a large folder takes no memory.
+# Answers are printed as they come, so that a large folder takes no memory.
 
 
 @contextmanager
@@ -124,5 +124,5 @@ def _json() -> Iterator[_Show]:
 
 
 def _text(path: str) -> str:
-    """A path whose bytes are no UTF-8 cannot be written to a pipe: each of them as \\xNN."""
+    """Return a path with each byte that is not UTF-8, and cannot be written to a pipe, as \\xNN."""
     return path.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""What several commands share: options, how a path is printed, how a long run is stopped."""
+"""Shared by the commands: options, the display of paths, the interruption of long runs."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ ServerOption = Annotated[
         "-s",
         envvar="CLIPDEX_SERVER",
         metavar="HOST:PORT",
-        help="Triton's gRPC address; several with commas between share the work. Or inproc:DIR: the models of a "
-        "repository without a server.",
+        help="Triton's gRPC address; several, separated by commas, share the work. Or inproc:DIR: the models of a "
+        "repository, run without a server.",
     ),
 ]
 ModelOption = Annotated[
@@ -51,26 +51,26 @@ ModelOption = Annotated[
         "-m",
         envvar="CLIPDEX_MODEL",
         metavar="NAME",
-        help="The model; needed where the server holds several.",
+        help="Model to use; required if the server holds several.",
         show_default=False,
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")]
 HtmlOption = Annotated[
-    Path | None, typer.Option("--html", metavar="FILE", help="Write a contact sheet, too.", show_default=False)
+    Path | None, typer.Option("--html", metavar="FILE", help="Also write a contact sheet.", show_default=False)
 ]
 SERVER_DEFAULT = DEFAULT_ADDRESS
 
 
 class Icc(str, Enum):
-    """What is done with the colour profiles of pictures."""
+    """Handling of the pictures' colour profiles."""
 
     off = "off"
     srgb = "srgb"
 
 
 def shown_path(path: str) -> str:
-    """A stored path as a user would type it: from the current folder where it lies below that; a URL as it is."""
+    """Return a stored path as a user would type it: relative if below the current folder; a URL unchanged."""
     if "://" in path:
         return printable(path)
     below = os.path.relpath(path)
@@ -78,17 +78,17 @@ def shown_path(path: str) -> str:
 
 
 def typed_delimiter(text: str | None) -> str | None:
-    r"""What separates the cells of a CSV, as a user types it: `;`, or `tab` or `\t`, since shells take the key."""
+    r"""Return the delimiter that a user typed: `;`, or `tab` or `\t` for a tab, since shells intercept the key."""
     return "\t" if text in ("tab", "\\t") else text
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
+    """Raised when SIGTERM arrives."""
 
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM (docker stop, systemd) ends the block as Ctrl-C does: what it started or shares is let go."""
+    """Let SIGTERM (docker stop, systemd) end the block as Ctrl-C does, so that its resources are released."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Terminated
@@ -102,7 +102,7 @@ def sigterm_interrupts() -> Iterator[None]:
 
 @contextmanager
 def interruptible(advice: str) -> Iterator[None]:
-    """End with one sentence when Ctrl-C is pressed, exit status 130, or SIGTERM comes, 143."""
+    """End with one sentence and exit status 130 on Ctrl-C, 143 on SIGTERM."""
     try:
         with sigterm_interrupts():
             yield
@@ -115,20 +115,19 @@ _SHOWN = 6  # suffixes, names
 
 
 def say_passed_over(found: PassedOver) -> None:
-    """Say on standard error what folders hold that was not taken; nothing, if they hold no more."""
+    """Report on standard error the files and folders that a scan skipped, if there are any."""
     if found.others:
         kinds = sorted(found.others.items(), key=lambda kind: (-kind[1], kind[0]))
         named = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in kinds[:_SHOWN]]
         more = sum(count for _, count in kinds[_SHOWN:])
         named += [f"{more:,} of other kinds"] if more else []
-        others = counted(sum(found.others.values()), "other was", "others were")
-        note(f"{others} not looked at: {', '.join(named)}")
+        others = counted(sum(found.others.values()), "other file was", "other files were")
+        note(f"{others} skipped: {', '.join(named)}")
     if found.left_out:
         names = sorted(found.left_out.items(), key=lambda one: (-one[1], one[0]))
         named = [f"{name} ({count:,})" if count > 1 else name for name, count in names[:_SHOWN] if name]
         rest = f" and {counted(len(names) - _SHOWN, 'more name')}" if len(names) > _SHOWN else ""
         note(
-            f"left out as hidden, junk or excluded: {counted(found.left_out_files, 'picture')} by "
-            f"{'its name' if found.left_out_files == 1 else 'their names'} and "
+            f"left out as hidden, junk or excluded: {counted(found.left_out_files, 'picture')} and "
             f"{counted(found.left_out_folders, 'folder')}: {', '.join(named)}{rest}"
         )

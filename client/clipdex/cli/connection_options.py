@@ -29,7 +29,7 @@ _PARAMETER = "connection"
 
 @dataclass(frozen=True)
 class Connection:
-    """What the user said about the server."""
+    """The server's address, model and credentials, as the user gave them."""
 
     server: str
     model: str | None
@@ -37,7 +37,7 @@ class Connection:
     credentials: Credentials
 
     def open(self, *, model: str | None = None, **settings: Any) -> Client:
-        """Connect. model: the one to take if the user named none. settings: as for `clipdex.connect`."""
+        """Connect. model: used if the user named none. settings: as for `clipdex.connect`."""
         return connect(
             self.server,
             model=self.model or model,
@@ -51,33 +51,38 @@ def _options(
     server: ServerOption = SERVER_DEFAULT,
     model: ModelOption = None,
     wait: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="Wait so long for a server that is starting.")
+        float, typer.Option(min=0, metavar="SECONDS", help="Seconds to wait for a server that is starting.")
     ] = 0.0,
     tls: Annotated[
-        bool, typer.Option("--tls", envvar="CLIPDEX_TLS", help="Encrypt, and check the server's certificate.")
+        bool, typer.Option("--tls", envvar="CLIPDEX_TLS", help="Use TLS, and verify the server's certificate.")
     ] = False,
     tls_ca: Annotated[
         Path | None,
         typer.Option(
-            metavar="PEM", envvar="CLIPDEX_TLS_CA", help="Who signed the server's certificate.", show_default=False
+            metavar="PEM",
+            envvar="CLIPDEX_TLS_CA",
+            help="CA that signed the server's certificate.",
+            show_default=False,
         ),
     ] = None,
     tls_cert: Annotated[
         Path | None,
         typer.Option(
-            metavar="PEM", envvar="CLIPDEX_TLS_CERT", help="This client's own certificate.", show_default=False
+            metavar="PEM", envvar="CLIPDEX_TLS_CERT", help="Client certificate to present.", show_default=False
         ),
     ] = None,
     tls_key: Annotated[
         Path | None,
-        typer.Option(metavar="PEM", envvar="CLIPDEX_TLS_KEY", help="The key to it.", show_default=False),
+        typer.Option(
+            metavar="PEM", envvar="CLIPDEX_TLS_KEY", help="Key of the client certificate.", show_default=False
+        ),
     ] = None,
     tls_name: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
             envvar="CLIPDEX_TLS_NAME",
-            help="The name in the server's certificate, if another than its host.",
+            help="Name in the server's certificate, if it differs from the host.",
             show_default=False,
         ),
     ] = None,
@@ -85,7 +90,7 @@ def _options(
         list[str] | None,
         typer.Option(
             metavar="NAME:VALUE",
-            help="Send this with every request; a token rather in CLIPDEX_TOKEN, where nobody sees it.",
+            help="Header to send with every request. Put a token in CLIPDEX_TOKEN, where others cannot see it.",
             show_default=False,
         ),
     ] = None,
@@ -110,7 +115,7 @@ def _header(text: str) -> tuple[str, str]:
 
 
 def connects(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options above in place of its parameter `connection`."""
+    """Replace a command's parameter `connection` by the options above."""
     hints = get_type_hints(command, include_extras=True)
     ours_hints = get_type_hints(_options, include_extras=True)
     ours = [

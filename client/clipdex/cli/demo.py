@@ -1,4 +1,4 @@
-"""`clipdex demo`: the whole way, from pictures on disk to a ranking, with the small model of the repository."""
+"""`clipdex demo`: every step from pictures on disk to a ranking, with the repository's small model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TOP_K = 5
 
 @dataclass(frozen=True)
 class _Question:
-    """A text to ask, and the pictures that answer it where that is known."""
+    """A text to search for, and the pictures that answer it, if known."""
 
     text: str
     answers: frozenset[str] | None = None
@@ -43,41 +43,41 @@ class _Question:
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where pictures, index and report go.")] = Path(
-        "demo"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for pictures, index and report.")
+    ] = Path("demo"),
     repository: Annotated[
-        Path, typer.Option("--repository", "-r", metavar="DIR", help="The repository that holds the model.")
+        Path, typer.Option("--repository", "-r", metavar="DIR", help="Model repository that holds the model.")
     ] = Path("model_repository"),
-    model: Annotated[str, typer.Option("--model", "-m", help="The model to use.")] = "demo",
-    pictures: Annotated[int, typer.Option(min=100, help="How many pictures to draw.")] = 1000,
+    model: Annotated[str, typer.Option("--model", "-m", help="Model to use.")] = "demo",
+    pictures: Annotated[int, typer.Option(min=100, help="Number of pictures to draw.")] = 1000,
     photos: Annotated[
         Path | None,
         typer.Option(
-            "--photos", metavar="DIR", help="Use these pictures instead of drawing some.", show_default=False
+            "--photos", metavar="DIR", help="Folder of pictures to use instead of drawn ones.", show_default=False
         ),
     ] = None,
     query: Annotated[
         list[str] | None,
-        typer.Option("--query", metavar="TEXT", help="Ask this; may be given several times.", show_default=False),
+        typer.Option("--query", metavar="TEXT", help="Text to search for; may be repeated.", show_default=False),
     ] = None,
 ) -> None:
-    """Show the whole way on drawn pictures.
+    """Run every step of clipdex on drawn pictures.
 
-    Draws them, serves the demo model, indexes, asks ten questions, and writes a contact sheet.
-    With --photos and --query: the same on your own pictures. The demo model knows shapes and colours only.
+    Draws them, serves the demo model, indexes them, runs ten queries, and writes a contact sheet. With --photos
+    and --query, does the same with your own pictures. The demo model knows only shapes and colours.
     """
     queries = [text for text in query or [] if text.strip()]
     if photos is not None and not queries:
         raise InvalidArgument("--photos needs a --query: what should the pictures show?")
-    with interruptible("run it again to go on"), _served(repository, model) as client:
+    with interruptible("run it again to resume"), _served(repository, model) as client:
         if photos is None:
             say(f"drawing {counted(pictures, 'picture')} in {out / 'pictures'}", flush=True)
             folder, questions = _draw(out / "pictures", pictures)
             if queries:
                 questions = [_Question(text) for text in queries]
             index = out / "pictures.clipdex"
-            # Measured anew each time: an index that is there already would leave nothing to do.
+            # An index that exists already would leave nothing to do, and no speed to report.
             shutil.rmtree(index, ignore_errors=True)
         else:
             folder, questions = photos, [_Question(text) for text in queries]
@@ -104,17 +104,17 @@ def demo(
 
 @contextmanager
 def _served(repository: Path, model: str) -> Iterator[Client]:
-    """The model behind a real Triton; where none can be had, in this process, and said so."""
+    """Serve the model with a real Triton or, where there is none for this machine, in this process."""
     from clipdex_server import LocalTriton
 
     if not (repository / f"{model}_image" / "config.pbtxt").is_file():
         raise ClipdexError(
             f"{repository}: holds no model {model!r}; run this in a checkout of clipdex, "
-            "or name another with --repository and --model"
+            "or name another repository or model with --repository and --model"
         )
     try:
         names = [f"{model}_{part}" for part in ("image", "text", "assets")]
-        server = LocalTriton(repository, models=names, stop_timeout_s=0)  # nothing is under way at the end
+        server = LocalTriton(repository, models=names, stop_timeout_s=0)  # no request is in flight at the end
         server.start()
     except (MissingExtra, LocalServerError) as exc:
         if triton_may_be_had():
@@ -132,7 +132,7 @@ def _served(repository: Path, model: str) -> Iterator[Client]:
 
 
 def triton_may_be_had() -> bool:
-    """Whether nvidia-pytriton has a wheel for this machine, so that its absence is a mistake to mend."""
+    """Return whether nvidia-pytriton has a wheel for this machine, so that installing it would help."""
     uname = os.uname()
     return (uname.sysname, uname.machine) == ("Linux", "x86_64")
 
@@ -176,4 +176,4 @@ def _summary(
     if not known:
         return f"{counted(len(questions), 'query', 'queries')} answered ({facts})"
     right = sum(bool(hits) and question.is_answered_by(hits[0]) for question, hits in known)
-    return f"{right} of {counted(len(known), 'question')} answered right at rank 1 ({facts})"
+    return f"{right} of {counted(len(known), 'question')} answered correctly at rank 1 ({facts})"

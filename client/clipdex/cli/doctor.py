@@ -1,4 +1,4 @@
-"""`clipdex doctor`: what makes a deployment slow or wrong."""
+"""`clipdex doctor`: find what makes a deployment slow or wrong."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def doctor(
         str | None,
         typer.Argument(
             metavar="HOST:PORT",
-            help="Triton's gRPC address; several with commas between are compared. --server says the same.",
+            help="Triton's gRPC address; several, separated by commas, are compared. Same as --server.",
             show_default=False,
         ),
     ] = None,
@@ -35,15 +35,15 @@ def doctor(
     connection: Connection,
     metrics: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Where its metrics are, if not at port 8002.", show_default=False),
+        typer.Option(metavar="HOST:PORT", help="Address of its metrics, if not at port 8002.", show_default=False),
     ] = None,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long one full batch may take.")] = 120.0,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Time limit for one full batch.")] = 120.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what makes a server slow or wrong.
+    """Find what makes a server slow or wrong.
 
-    Reads its configuration and counters, tries a few requests, and names what it finds: what is wrong, what is
-    slow, why it matters and what to do. Changes nothing. Exit status 0 if it is healthy, 1 if not.
+    Reads its configuration and counters, tries a few requests, and reports what is wrong or slow, why it matters
+    and what to do. Changes nothing. Exit status 0 if it is healthy, 1 if not.
     """
     snapshots = _collected(url or connection.server, connection, metrics, timeout)
     findings = examine(snapshots)
@@ -100,7 +100,7 @@ def _print(snapshots: tuple[Snapshot, ...], findings: list[Finding]) -> None:
 
 
 def _wrapped(text: str, *, first: str, rest: str) -> None:
-    """Lines of a width that a terminal has; words, paths and flags stay whole."""
+    """Print text wrapped to the width of a terminal; words, paths and flags stay whole."""
     for line in textwrap.wrap(
         printable(text),
         _WIDTH,

@@ -27,32 +27,32 @@ def dump(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="Its ending says what is written: .npy for NumPy, .faiss for a faiss.IndexFlatIP, .pt for a "
-            "dictionary of embeddings and paths that torch.load reads.",
+            help="File to write; its suffix sets the format: .npy for NumPy, .faiss for a faiss.IndexFlatIP, .pt "
+            "for a dictionary of embeddings and paths that torch.load reads.",
         ),
     ],
     table: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Where the paths go, line by line as the rows: .parquet or .csv. With .npy and .faiss a file "
-            "beside them, if not given.",
+            help="File for the paths, one line per row: .parquet or .csv. If not given, .npy and .faiss get one "
+            "beside them.",
             show_default=False,
         ),
     ] = None,
     where: WhereOption = None,
     param: ParamOption = None,
 ) -> None:
-    """Write an index in another program's format.
+    """Write the vectors of an index in another program's format.
 
-    Tombstones are left out. Row i of the vectors is line i of the table. What is at FILE is replaced.
+    Tombstones are left out. Row i of the vectors is line i of the table. An existing FILE is replaced.
     """
     write = _writer(out)
     if table is None and out.suffix.lower() in (".npy", ".faiss"):
         table = out.with_suffix(".parquet" if is_usable("pyarrow") else ".csv")
     if param and where is None:
-        raise InvalidArgument("--param gives a value to a --where, and there is none")
-    with interruptible("what is at FILE is as it was, or new and whole"), Index.open(index) as opened, together():
+        raise InvalidArgument("--param gives a value to --where, but --where is not given")
+    with interruptible("FILE is either unchanged or complete"), Index.open(index) as opened, together():
         rows = None if where is None else opened.where(where, parameters(param or []))
         if table is not None:
             dump_table(opened, table, rows)
@@ -71,4 +71,4 @@ def _writer(out: Path) -> Callable[[Index, Path, Array | None], int]:
         from clipdex_export.torch_cache import dump_torch
 
         return dump_torch
-    raise InvalidArgument(f"{out}: cannot tell what to write from {suffix!r}; expected .npy, .faiss or .pt")
+    raise InvalidArgument(f"{out}: unknown format {suffix!r}; expected .npy, .faiss or .pt")

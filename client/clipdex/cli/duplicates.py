@@ -1,4 +1,4 @@
-"""`clipdex duplicates`: pictures of which one would do."""
+"""`clipdex duplicates`: list duplicate pictures, and move them away."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LEFT_SHOWN = 20
 
 
 class Kind(str, Enum):
-    """What makes two pictures duplicates."""
+    """Kinds of duplicates."""
 
     exact = "exact"
     near = "near"
@@ -45,20 +45,23 @@ def duplicates(
         Path | None, typer.Argument(metavar="X.clipdex", help="The index.", show_default=False)
     ] = None,
     kind: Annotated[
-        Kind, typer.Option(help="The same bytes; or the same looks, too; or vectors that are close, too.")
+        Kind,
+        typer.Option(help="exact: same bytes; near: same bytes or look; semantic: same bytes or close vectors."),
     ] = Kind.near,
     threshold: Annotated[
         float | None,
-        typer.Option(metavar="T", help="How alike, up to 1: near 0.96, semantic 0.95.", show_default=False),
+        typer.Option(
+            metavar="T", help="Minimum similarity, up to 1 (default near 0.96, semantic 0.95).", show_default=False
+        ),
     ] = None,
     sign: Annotated[
-        bool, typer.Option("--hash", help="First read the files of rows that have no perceptual hash.")
+        bool, typer.Option("--hash", help="First read the files of rows that lack a perceptual hash.")
     ] = False,
     move_to: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Move files there that have the bytes of one that stays. Else nothing is touched.",
+            help="Folder to move byte-identical copies of a kept file to. Without it, no file is touched.",
             show_default=False,
         ),
     ] = None,
@@ -66,41 +69,41 @@ def duplicates(
         float | None,
         typer.Option(
             metavar="C",
-            help="Move what is near or semantic, too, if its vector has this cosine to its keeper's.",
+            help="Also move near and semantic duplicates of at least this cosine similarity to their keeper.",
             show_default=False,
         ),
     ] = None,
     undo: Annotated[
         Path | None,
         typer.Option(
-            metavar="JOURNAL", help="Take back what a --move-to did; needs no index.", show_default=False
+            metavar="JOURNAL", help="Undo a --move-to by its journal; needs no index.", show_default=False
         ),
     ] = None,
     as_json: JsonOption = False,
     html: HtmlOption = None,
 ) -> None:
-    """List groups of pictures of which one would do, with the one to keep.
+    """List groups of duplicate pictures, with the one to keep.
 
-    It is the largest, of those the oldest, of those the one with the shortest path.
+    The largest picture is kept; among equals, the oldest; among those, the one with the shortest path.
     """
     if undo is not None:
         if index is not None or move_to is not None:
-            raise InvalidArgument("--undo takes back a move and looks at no index; give it alone")
-        with interruptible("the same command goes on from there"), rows_progress("moving back") as progress:
+            raise InvalidArgument("--undo takes neither an index nor --move-to; give it alone")
+        with interruptible("run the same command again to resume"), rows_progress("moving back") as progress:
             _print_moved(move_back(undo, progress), "moved back")
         return
     if index is None:
         raise InvalidArgument("there is no index; give one, as in  clipdex duplicates photos.clipdex")
     check_min_cosine(min_cosine)
     if min_cosine is not None and kind is Kind.exact:
-        raise InvalidArgument("--min-cosine is for what is near or semantic; of --kind exact all moves")
+        raise InvalidArgument("--min-cosine is for near and semantic duplicates; --kind exact moves all")
     if sign:
-        with interruptible("the same command goes on from there"), rows_progress("reading") as progress:
+        with interruptible("run the same command again to resume"), rows_progress("reading") as progress:
             signed = sign_index(index, progress=progress)
         note(
             counted(signed.signed, "picture was", "pictures were")
             + " read"
-            + (f", {signed.left:,} could not be" if signed.left else "")
+            + (f", {signed.left:,} could not be read" if signed.left else "")
         )
     with Index.open(index) as opened:
         with interruptible("nothing was changed"), rows_progress("comparing") as progress:
@@ -109,8 +112,8 @@ def duplicates(
     if found.unsigned:
         note(
             f"{found.unsigned:,} of {counted(found.pictures, 'picture')} "
-            f"{'has' if found.unsigned == 1 else 'have'} no perceptual hash, and only the bytes "
-            f"were compared:  clipdex duplicates {index} --hash  reads them"
+            f"{'has' if found.unsigned == 1 else 'have'} no perceptual hash; only the bytes were compared: "
+            f"to compute it:  clipdex duplicates {index} --hash"
         )
     moves = [moves_of(group, min_cosine) for group in found.groups]
     if as_json:
@@ -129,7 +132,7 @@ def duplicates(
     if html is not None:
         _write_sheet(html, found.groups, index)
     if move_to is not None:
-        advice = f"clipdex duplicates --undo  with the journal in {move_to} takes back what was moved"
+        advice = f"clipdex duplicates --undo  with the journal in {move_to} undoes the move"
         with interruptible(advice), rows_progress("moving") as progress:
             moved = move_duplicates(found.groups, move_to, indexed, progress, min_cosine=min_cosine)
             _print_moved(moved, f"moved to {move_to}")
@@ -153,11 +156,11 @@ def _relation(move: Move) -> str:
 
 
 def _print_what_would_move(moves: list[Move], min_cosine: float | None) -> None:
-    """How many --move-to would move, and why the others would stay."""
+    """Print how many --move-to would move, and why the others would stay."""
     going = sum(move.moves for move in moves)
     words = f"--move-to FOLDER would move {going:,} of them"
     if going < len(moves) and min_cosine is None:
-        words += ", the files of the same bytes; --min-cosine C adds those whose vectors are that close"
+        words += ", those with the same bytes; --min-cosine C adds those of at least that cosine similarity"
     elif going < len(moves):
         words += f"; the cosines of the others are below {min_cosine:g}"
     say(words)
@@ -175,7 +178,7 @@ def _print_moved(moved: Moved, what: str) -> None:
     note(f"{len(moved.moved):,} {what}, {len(moved.left):,} left where they are")
     if moved.stayed:
         path, why = moved.stayed[0]
-        note(f"{len(moved.stayed):,} that only look or mean the same stayed, such as {shown_path(path)}: {why}")
+        note(f"{len(moved.stayed):,} near or semantic duplicates stayed, such as {shown_path(path)}: {why}")
     if moved.journal is not None and moved.moved:
         note(f"journal: {moved.journal}")
 

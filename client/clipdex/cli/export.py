@@ -1,4 +1,4 @@
-"""`clipdex export`: a CLIP checkpoint becomes three Triton models."""
+"""`clipdex export`: turn a CLIP checkpoint into three Triton models."""
 
 from __future__ import annotations
 
@@ -21,27 +21,25 @@ def export(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A checkpoint: a directory, a hub id such as openai/clip-vit-base-patch32, "
+            help="Checkpoint to export: a directory, a hub id such as openai/clip-vit-base-patch32, "
             "open_clip:NAME/WEIGHTS or pair:IMAGE+TEXT; docs/families.md lists the kinds.",
         ),
     ],
     name: Annotated[
-        str, typer.Option("--name", "-n", help="The model's name: small letters, digits, underscores.")
+        str, typer.Option("--name", "-n", help="Name of the model: lower-case letters, digits, underscores.")
     ],
     repository: Annotated[
-        Path, typer.Option("--repository", "-r", metavar="DIR", help="The Triton model repository to put it in.")
+        Path, typer.Option("--repository", "-r", metavar="DIR", help="Triton model repository to install it in.")
     ] = Path("model_repository"),
     revision: Annotated[
-        str | None, typer.Option(help="A branch, tag or commit of a hub id.", show_default=False)
+        str | None, typer.Option(help="Branch, tag or commit of a hub id.", show_default=False)
     ] = None,
-    max_batch_size: Annotated[
-        int, typer.Option(min=1, help="The most pictures the server puts into one batch.")
-    ] = 64,
+    max_batch_size: Annotated[int, typer.Option(min=1, help="Maximum batch size on the server.")] = 64,
     target: Annotated[
         str,
         typer.Option(
             metavar="TARGET",
-            help="What it is to run on: auto (GPUs, else the CPU), cpu, cuda (ONNX Runtime's fused operators) or "
+            help="Hardware to run on: auto (GPUs, else the CPU), cpu, cuda (ONNX Runtime's fused operators) or "
             "tensorrt.",
         ),
     ] = "auto",
@@ -49,35 +47,35 @@ def export(
         str | None,
         typer.Option(
             metavar="PRECISION",
-            help="fp32, fp16, or int8 for CPUs; if not given, fp16 for cuda and tensorrt, else fp32.",
+            help="fp32, fp16, or int8 for CPUs (default fp16 for cuda and tensorrt, else fp32).",
             show_default=False,
         ),
     ] = None,
-    instances: Annotated[
-        int, typer.Option(min=1, help="Copies of each tower that the server keeps, on each GPU.")
-    ] = 1,
+    instances: Annotated[int, typer.Option(min=1, help="Instances of each tower on the server, per GPU.")] = 1,
     engine_cache: Annotated[
-        str, typer.Option(metavar="DIR", help="Where TensorRT keeps engines: a directory on the server.")
+        str, typer.Option(metavar="DIR", help="Directory on the server where TensorRT keeps its engines.")
     ] = "/var/cache/clipdex",
     calibrate: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="For int8: pictures like those to be embedded, and texts in .txt files. Else the built-in ones.",
+            help="For int8: folder of typical pictures, and texts in .txt files (default built-in ones).",
             show_default=False,
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of that name.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing model of that name.")
+    ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Install what the gate refuses, with a card that says so.")
+        bool, typer.Option("--force", help="Install a model that the gate refuses; its card will say so.")
     ] = False,
     allow_random: Annotated[
-        bool, typer.Option("--allow-random", help="Make missing weights up: for measuring speed, never for use.")
+        bool, typer.Option("--allow-random", help="Fill in missing weights at random: only for measuring speed.")
     ] = False,
 ) -> None:
     """Turn a CLIP checkpoint into Triton models.
 
-    Writes its two towers as ONNX. Photographs and texts go through the checkpoint's own PyTorch model and
+    Exports its two towers as ONNX. Runs photographs and texts through the checkpoint's own PyTorch model and
     through the export; unless both give the same vectors, nothing is installed.
     """
     from clipdex_export.exporting import export_model
@@ -101,14 +99,14 @@ def export(
         )
     card, parity = report.card, report.card.parity
     if report.random_weights:
-        note(f"{len(report.random_weights)} weights were made up: the vectors mean nothing")
+        note(f"{len(report.random_weights)} weights are random: the vectors are meaningless")
     if report.unused_weights:
         some = ", ".join(report.unused_weights[:3]) + (", …" if len(report.unused_weights) > 3 else "")
-        note(f"{len(report.unused_weights)} weights of the checkpoint have no place in the model: {some}")
+        note(f"{len(report.unused_weights)} weights of the checkpoint are not used by the model: {some}")
     if card.below_floor is not None:
         note(f"installed although {card.below_floor}")
     size = report.bytes_on_disk / 1e6
-    shape = f"{card.embedding_dim} numbers a picture, {card.image.size} px, {card.precision}"
+    shape = f"{card.embedding_dim} dimensions, {card.image.size} px, {card.precision}"
     say(f"{card.name}: {shape}, {size:.1f} MB")
     say(f"fingerprint {card.fingerprint}")
     for key, value in parity.items():
@@ -119,7 +117,7 @@ def export(
 
 @contextmanager
 def _shown_table() -> Iterator[None]:
-    """Before the sentence of a refusal, a line for each stage of the gate."""
+    """Print a line for each stage of the gate before the error that refuses an export."""
     try:
         yield
     except ParityError as exc:

@@ -1,4 +1,4 @@
-"""`clipdex index`: bring an index up to date with what holds the pictures."""
+"""`clipdex index`: bring an index up to date with its folders, tar files or tables."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _MIB = 1 << 20
 
 
 class Use(str, Enum):
-    """Whether to use something."""
+    """When to use an optional feature."""
 
     auto = "auto"
     always = "always"
@@ -50,14 +50,14 @@ class Use(str, Enum):
 
 
 class Check(str, Enum):
-    """What tells whether a file has changed."""
+    """Ways to recognise a changed file."""
 
     stat = "stat"
     content = "content"
 
 
 class Dtype(str, Enum):
-    """The dtypes of an index."""
+    """The dtypes that an index can store."""
 
     float16 = "float16"
     float32 = "float32"
@@ -65,12 +65,12 @@ class Dtype(str, Enum):
 
 @connects
 def index(
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="X.clipdex", help="The index, made or updated.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="X.clipdex", help="Index to create or update.")],
     sources: Annotated[
         list[Path] | None,
         typer.Argument(
             metavar="SOURCE",
-            help="Folders of pictures, with their subfolders; pictures, or a quoted glob of them; .tar files; "
+            help="Folders of pictures, including subfolders; pictures, or a quoted glob of them; .tar files; "
             "tables: .csv, .tsv, .parquet.",
             show_default=False,
         ),
@@ -79,18 +79,18 @@ def index(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Instead of SOURCE: a file of paths, one a line or NUL-separated; - for standard input.",
+            help="Instead of SOURCE: a file of paths, one per line or NUL-separated; - for standard input.",
             show_default=False,
         ),
     ] = None,
     tar: Annotated[
-        bool, typer.Option("--tar", help="Look for .tar files in the folders, not for pictures.")
+        bool, typer.Option("--tar", help="Index the .tar files in the folders, not the pictures.")
     ] = False,
     column: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Of a table: which column has the pictures or their paths, if not path, image and the like.",
+            help="Table column of the pictures or their paths; found by name (path, image, …) if not given.",
             show_default=False,
         ),
     ] = None,
@@ -98,7 +98,7 @@ def index(
         str | None,
         typer.Option(
             metavar="CHAR",
-            help="Of a CSV: what separates its cells, tab or one character; known by its first line if not given.",
+            help="Delimiter of a CSV: tab or one character; detected from its first line if not given.",
             show_default=False,
         ),
     ] = None,
@@ -106,60 +106,63 @@ def index(
         list[str] | None,
         typer.Option(
             metavar="GLOB",
-            help="Leave out of folders what has this name, or, with a slash, this path from the folder; may be "
+            help="Leave out files and folders of this name or, with a slash, this path within the folder; may be "
             "repeated. Hidden files and junk (docs/sources.md) are left out anyway.",
             show_default=False,
         ),
     ] = None,
     hidden: Annotated[
-        bool, typer.Option("--hidden", help="Take files and folders whose name begins with a dot.")
+        bool, typer.Option("--hidden", help="Include files and folders whose names begin with a dot.")
     ] = False,
     *,
     connection: Connection,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Try files again that failed before.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Retry files that failed before.")] = False,
     check: Annotated[
         Check,
-        typer.Option(help="What tells a changed file: stat, its size and times; content, reading every file."),
+        typer.Option(
+            help="How to recognise changed files: stat, by size and times; content, by reading them all."
+        ),
     ] = Check.stat,
-    dtype: Annotated[Dtype, typer.Option(help="Of a new index; float16 halves the space.")] = Dtype.float16,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype of a new index; float16 halves its size.")] = Dtype.float16,
     icc: Annotated[
         Icc | None,
         typer.Option(
-            help="Of a new index: convert pictures by their colour profiles to sRGB; off if not given.",
+            help="For a new index: convert pictures from their colour profiles to sRGB (default off).",
             show_default=False,
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Decoding processes; one a core if not given.", show_default=False)
+        int | None, typer.Option(min=1, help="Decoding processes (default one per core).", show_default=False)
     ] = None,
-    max_file_mib: Annotated[int, typer.Option(min=1, help="Larger files are not read.")] = 256,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Larger pictures are not decoded.")] = MAX_PIXELS,
+    max_file_mib: Annotated[int, typer.Option(min=1, help="Largest file to read, in MiB.")] = 256,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Largest picture to decode, in pixels.")] = MAX_PIXELS,
     file_timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="A file that takes longer to decode fails.")
+        float, typer.Option(metavar="SECONDS", help="Time limit for decoding one file.")
     ] = 60.0,
-    worker_memory_mib: Annotated[int, typer.Option(min=128, help="What a decoding process may take.")] = 1024,
+    worker_memory_mib: Annotated[
+        int, typer.Option(min=128, help="Memory limit per decoding process, in MiB.")
+    ] = 1024,
     large_memory_mib: Annotated[
-        int, typer.Option(min=0, help="What one of them at a time may take, for a picture that needs more.")
+        int, typer.Option(min=0, help="Memory limit for a picture that needs more, one at a time, in MiB.")
     ] = 2560,
     shared_memory: Annotated[
-        Use, typer.Option(help="Let a server on this machine read pixels where they are, not from the wire.")
+        Use, typer.Option(help="Pass pixels to a server on this machine in shared memory, not over the wire.")
     ] = Use.auto,
     ring_mib: Annotated[
-        int, typer.Option(min=1, help="Memory for decoded pictures, those in flight included.")
+        int, typer.Option(min=1, help="Memory for decoded pictures, including those in flight, in MiB.")
     ] = MAX_RING_BYTES // _MIB,
 ) -> None:
     """Embed the pictures of folders, tar files or tables into an index.
 
-    Stop it and start it again: it goes on where it was. Later it embeds only what is new or changed, recognises
-    files that were moved or copied, and forgets those that are gone from the folders given (clipdex forget does so
-    for others). A file that cannot be read is noted in the
-    index and does not end the run.
+    A run that was stopped resumes where it left off. A later run embeds only what is new or changed, recognises
+    files that were moved or copied, and removes pictures that are gone from the given folders (clipdex forget
+    removes others). A file that cannot be read is recorded in the index and does not end the run.
     """
     if not dry_run:
         refuse_second_writer(out)
     if files_from is not None and (exclude or hidden):
-        raise InvalidArgument("--exclude and --hidden are for folders; what --files-from lists is taken as it is")
+        raise InvalidArgument("--exclude and --hidden apply to folders, and cannot be used with --files-from")
     exclusion = Exclusion(exclude or (), hidden=hidden)
     source = _source(sources or [], files_from, column, delimiter, tar, exclusion, out)
     if dry_run:
@@ -171,7 +174,7 @@ def index(
         max_file_mib * _MIB, max_pixels, file_timeout, worker_memory_mib * _MIB, large_memory_mib * _MIB
     )
     with (
-        interruptible(f"what was committed is in {out}; the same command goes on from there"),
+        interruptible(f"what was committed is in {out}; run the same command again to resume"),
         connection.open(shared_memory=shared_memory.value) as client,
         index_progress() as progress,
     ):
@@ -205,46 +208,46 @@ def _source(
     out: Path,
 ) -> Source:
     if bool(paths) == (files_from is not None):
-        raise InvalidArgument("give either what holds the pictures (a folder, .tar or table) or --files-from LIST")
+        raise InvalidArgument("give either a SOURCE (folder, .tar file or table) or --files-from LIST")
     if files_from == "-":
         return PathList.parse(sys.stdin.buffer.read(), "standard input")
     if files_from is not None:
         return PathList.read(Path(files_from))
     paths = [name for path in paths for name in names_meant(path)]
-    # A shard that is gone is news for an index that had it, and a slip of the pen for a new one.
+    # A missing shard was deleted if the index exists, and is a typing error if it does not.
     for path in paths:
         if URL_BEGINS.match(str(path)) and not os.path.lexists(path):
             raise SourceError(
-                f"{path}: is a URL, and clipdex downloads nothing; download it first, pictures as "
-                "img2dataset does, and give its path"
+                f"{path}: is a URL, and clipdex downloads nothing; download it first (img2dataset does so for "
+                "pictures) and give its path"
             )
         missing = not os.path.lexists(path) and not is_picture_glob(path)
         if missing and not (path.name.endswith(".tar") and os.path.lexists(out)):
-            raise SourceError(f"{path}: there is no such file or directory")
+            raise SourceError(f"{path}: no such file or directory")
     return open_sources(paths, column=column, delimiter=typed_delimiter(delimiter), tar=tar, exclusion=exclusion)
 
 
 def _say_stranded(report: RunReport, out: Path) -> None:
     for folder, rows in sorted(report.stranded.folders.items(), key=lambda one: -one[1])[:_FOLDERS_SHOWN]:
         note(
-            f"{counted(rows, 'picture lies', 'pictures lie')} below {shown_path(folder)}, which is gone or "
+            f"{counted(rows, 'picture is', 'pictures are')} below {shown_path(folder)}, which is gone or "
             f"empty:  clipdex forget {shlex.quote(shown_path(str(out)))} {shlex.quote(shown_path(folder))}"
         )
     if files := report.stranded.files:
-        met = counted(files, "picture met elsewhere is", "pictures met elsewhere are")
+        met = counted(files, "picture found elsewhere is", "pictures found elsewhere are")
         note(
-            f"{met} not where the index has them any more:  "
+            f"{met} no longer at the path in the index:  "
             f"clipdex forget {shlex.quote(shown_path(str(out)))} --missing"
         )
 
 
 def run_sentence(report: RunReport, out: Path) -> str:
-    """The run's last line. discovered = indexed + unchanged + failed."""
+    """Return the run's last line. discovered = indexed + unchanged + failed."""
     speed = f" ({report.images_per_s:.0f} images/s, {report.transfer})" if report.indexed else ""
     same = f" ({report.recognised:,} of them recognised by content)" if report.recognised else ""
-    away = f" ({report.unseen:,} of them could not be looked at)" if report.unseen else ""
+    away = f" ({report.unseen:,} of them could not be checked)" if report.unseen else ""
     gone = f"; {report.removed:,} vanished" if report.removed else ""
-    gone += f"; {report.left_out:,} removed, as they are left out now" if report.left_out else ""
+    gone += f"; {report.left_out:,} removed because they are left out now" if report.left_out else ""
     return (
         f"{counted(report.discovered, 'picture')} found: {report.indexed:,} indexed{same}, "
         f"{report.unchanged:,} unchanged{away}, "
@@ -254,9 +257,9 @@ def run_sentence(report: RunReport, out: Path) -> str:
 
 
 def _plan_sentence(plan: Plan, out: Path) -> str:
-    again = f", {plan.retried:,} to be tried again" if plan.retried else ""
+    again = f", {plan.retried:,} to be retried" if plan.retried else ""
     gone = f"; {plan.vanished:,} vanished" if plan.vanished else ""
-    gone += f"; {plan.left_out:,} to be removed, as they are left out now" if plan.left_out else ""
+    gone += f"; {plan.left_out:,} to be removed because they are left out now" if plan.left_out else ""
     anew = f", {plan.damaged:,} damaged in the index" if plan.damaged else ""
     look = f", {plan.reread:,} to be read and compared" if plan.reread else ""
     return (

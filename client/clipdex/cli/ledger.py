@@ -1,4 +1,4 @@
-"""`clipdex failures` and `forget`: what an index keeps of files that failed, and of files that are gone."""
+"""`clipdex failures` and `forget`: list or retry failed files, and remove pictures from an index."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ __all__ = ["failure_line", "failures", "forget", "refuse_second_writer"]
 @connects
 def failures(
     index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
-    retry: Annotated[bool, typer.Option("--retry", help="Try them all again; needs the server.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Retry them all; needs the server.")] = False,
     as_json: JsonOption = False,
     column: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="With --retry, of a table that could not be read: its column, as for clipdex index.",
+            help="With --retry: column of a table that could not be read, as for clipdex index.",
             show_default=False,
         ),
     ] = None,
     delimiter: Annotated[
         str | None,
-        typer.Option(metavar="CHAR", help="Likewise, what separates the cells of a CSV.", show_default=False),
+        typer.Option(metavar="CHAR", help="With --retry: delimiter of such a CSV.", show_default=False),
     ] = None,
     *,
     connection: Connection,
 ) -> None:
     """List the files that could not be indexed, and why.
 
-    Each line is a path, a reason (docs/failures.md explains them), whether another try may help, and details.
+    Each line is a path, a reason (docs/failures.md explains them), whether a retry may help, and details.
     """
     with Index.open(index) as opened:
         ledger, name = opened.failures(), opened.manifest.model
@@ -58,10 +58,10 @@ def failures(
             f"the ledger of {index}",
             column=column,
             delimiter=typed_delimiter(delimiter),
-            on_unopened=lambda why: note(f"not tried: {why}"),
+            on_unopened=lambda why: note(f"not retried: {why}"),
         )
         with (
-            interruptible("the same command goes on from there"),
+            interruptible("run the same command again to resume"),
             connection.open(model=name) as client,
             index_progress() as progress,
         ):
@@ -69,7 +69,7 @@ def failures(
         with Index.open(index) as opened:
             ledger = opened.failures()
         if not as_json:
-            say(f"{report.discovered:,} tried again: {report.indexed:,} indexed, {report.failed:,} failed")
+            say(f"{report.discovered:,} retried: {report.indexed:,} indexed, {report.failed:,} failed")
     if as_json:
         say_json([_as_dict(failure) for failure in ledger])
         return
@@ -80,14 +80,14 @@ def failures(
 
 
 def refuse_second_writer(index: Path) -> None:
-    """Before the server is asked and the source listed, which takes long, or fails first. Raises IndexLocked."""
+    """Raise IndexLocked if another process is writing, before the server and the source are asked."""
     if (index / MANIFEST).is_file():
         IndexWriter(index).close()
 
 
 def failure_line(failure: Failure) -> str:
-    """PATH: reason (another try may help): details."""
-    hope = " (another try may help)" if failure.may_pass else ""
+    """Return a failure as a line: `PATH: reason (a retry may help): details`."""
+    hope = " (a retry may help)" if failure.may_pass else ""
     return f"{shown_path(os.fsdecode(failure.path))}: {failure.reason}{hope}: {printable(failure.detail)}"
 
 
@@ -110,23 +110,30 @@ def forget(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="PATH", help="Files and folders, there or not: all at or below them.", show_default=False
+            metavar="PATH",
+            help="Files and folders to forget, with all below; they need not exist.",
+            show_default=False,
         ),
     ] = None,
     missing: Annotated[
-        bool, typer.Option("--missing", help="Only those whose file is gone; without PATH, of the whole index.")
+        bool,
+        typer.Option(
+            "--missing", help="Forget only pictures whose file is gone; without PATH, in the whole index."
+        ),
     ] = False,
     yes: Annotated[
         bool,
-        typer.Option("--yes", help="With --missing, also where a whole folder is gone, as if a disk were away."),
+        typer.Option(
+            "--yes", help="With --missing: even if a whole folder is gone, as if a disk were not mounted."
+        ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be forgotten, and do nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be forgotten, and do nothing.")
     ] = False,
 ) -> None:
-    """Take pictures, and failures, out of an index. No file is touched.
+    """Remove pictures and failures from an index. No file is touched.
 
-    What still lies in a folder that is indexed comes back with the next run over it. clipdex compact frees
+    A picture that is still in an indexed folder comes back with the next run over it. clipdex compact frees
     the space.
     """
     with interruptible("the index is as it was"):
@@ -143,4 +150,4 @@ def _sentence(found: Forgotten, index: Path, dry_run: bool) -> str:
     pictures, failures = counted(found.rows, "picture"), counted(found.failures, "failure")
     if dry_run:
         return f"{pictures} and {failures} would be forgotten; nothing was done to {shown_path(str(index))}"
-    return f"{pictures} and {failures} forgotten; {shown_path(str(index))} has no row of them any more"
+    return f"{pictures} and {failures} forgotten; {shown_path(str(index))} no longer holds them"

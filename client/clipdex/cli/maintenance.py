@@ -1,4 +1,4 @@
-"""`clipdex verify`, `compact`, `optimize` and `info`: looking after an index."""
+"""`clipdex verify`, `compact`, `optimize` and `info`: check, maintain and describe an index."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from clipdex.index import Damage, Index, compact_index, optimize_index, verify_i
 __all__ = ["compact", "info", "optimize", "verify"]
 
 _PATHS_SHOWN = 10
-_UNKNOWN = 3  # the exit status where nothing can be said of the index
+_UNKNOWN = 3  # exit status if the index cannot be checked
 
 
 def verify(
     index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
 ) -> None:
-    """Read a whole index and say what in it is damaged.
+    """Check a whole index for damage.
 
-    Exit status 0 if all is as it was written; 1 if not, or if there is no index; 3 if that cannot be found out:
-    the system refuses to read it, as on a full disk. What is sound can still be searched. `clipdex index`, over
-    the same files, embeds again what is damaged; `clipdex compact` then leaves the damage behind.
+    Exit status 0 if everything is as it was written; 1 if not, or if there is no index; 3 if it cannot be checked
+    because the system refuses to read it, as on a full disk. Sound rows can still be searched. `clipdex index`
+    over the same files embeds damaged rows again; `clipdex compact` then drops the damage.
     """
     try:
         with interruptible("nothing was changed"), rows_progress("checking") as progress:
@@ -55,7 +55,7 @@ def verify(
 
 
 def _show_pictures(index: Path, damage: Damage) -> None:
-    """Which files to index again."""
+    """List the files to index again."""
     if damage.rows is None:
         return
     first, end = damage.rows
@@ -73,13 +73,13 @@ def compact(
     index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
     drop_damaged: Annotated[
         bool,
-        typer.Option("--drop-damaged", help="Leave damaged rows out as well; the ledger then names their files."),
+        typer.Option("--drop-damaged", help="Also drop damaged rows; the ledger then lists their files."),
     ] = False,
 ) -> None:
     """Rewrite an index without the rows of files that are gone or were replaced.
 
-    The new index takes the old one's place in one step; until then it needs room for both. It refuses where a row
-    that it would copy is damaged: index those files again first, or drop them.
+    The new index replaces the old one in one step; until then, both need room on the disk. Refuses to copy a
+    damaged row: index those files again first, or drop them.
     """
     with interruptible("the index is as it was"), rows_progress("copying") as progress:
         dropped = compact_index(index, progress, drop_damaged=drop_damaged)
@@ -91,9 +91,9 @@ def compact(
 def optimize(
     index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
 ) -> None:
-    """Make searches of an index several times as fast, with the same answers.
+    """Make searching an index several times faster, with the same results.
 
-    Writes int8 codes of the rows beside them. Run it again after adding pictures: it codes only what is new.
+    Writes int8 codes of the rows beside them. Run it again after adding pictures: it codes only the new rows.
     """
     with interruptible("the index is as it was"), rows_progress("coding") as progress:
         done = optimize_index(index, progress)
@@ -107,7 +107,7 @@ def info(
     index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Say what an index holds: rows, tombstones, failures, size, model, age."""
+    """Show what an index holds: rows, tombstones, failures, size, model, age."""
     with Index.open(index) as opened:
         manifest, found = opened.manifest, opened.info()
     if as_json:

@@ -1,4 +1,4 @@
-"""`clipdex models`: what a server or a repository holds."""
+"""`clipdex models`: list the models of a server or a repository."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def models(
         str | None,
         typer.Argument(
             metavar="[SERVER|DIR]",
-            help="Triton's gRPC address, or a model repository; the same as --server.",
+            help="Triton's gRPC address, or a model repository; same as --server.",
             show_default=False,
         ),
     ] = None,
@@ -31,9 +31,9 @@ def models(
 ) -> None:
     """List the models of a server or a repository.
 
-    What each was made from, what it takes and gives, its precision, how near it is to its checkpoint (the smallest
-    cosine; how many of a text's ten best pictures are the same), and its fingerprint: an index takes the vectors
-    of every model that has the index's own.
+    Shows each model's source, sizes and precision, how close it is to its checkpoint (the lowest cosine
+    similarity, the share of a text's ten best pictures that agree), and its fingerprint. An index accepts the
+    vectors of any model with its own fingerprint.
     """
     held = list_models(
         place or connection.server,
@@ -87,7 +87,7 @@ def _remarks(model: HeldModel) -> list[str]:
     if parity.get("text_precision", model.card.precision) != model.card.precision:
         remarks.append(f"its text tower is in {parity['text_precision']}")
     if parity.get("random_weights"):
-        remarks.append(f"{parity['random_weights']} weights were made up: its vectors mean nothing")
+        remarks.append(f"{parity['random_weights']} weights are random: its vectors are meaningless")
     return remarks
 
 

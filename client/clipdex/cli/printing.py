@@ -1,7 +1,7 @@
-r"""All that the command line prints, in one place: nothing that it prints can move the cursor or break a line.
+r"""All output of the command line: nothing printed here can move the cursor or break a line.
 
-Names, paths, captions and error texts come from servers, files and other people. What a terminal would obey rather
-than show is printed as \xNN or \uNNNN, and so is what the terminal's encoding cannot say.
+Names, paths, captions and error texts come from servers, files and other people. Characters that a terminal would
+obey rather than show, or that its encoding lacks, are printed as \xNN or \uNNNN.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ __all__ = [
     "write_text",
 ]
 
-# What stands for the signs of our own sentences where an encoding has none.
+# ASCII replacements for characters of our own sentences that an encoding lacks.
 _PLAIN = {"—": "-", "–": "-", "−": "-", "×": "x", "→": "->", "…": "...", "≥": ">=", "≤": "<=", "·": "*", "µ": "u"}
 _HANDLER = "clipdex.plain"
 
 
 def say(text: str = "", *, flush: bool = False) -> None:
-    """One line of the command's result."""
+    """Print one line of the command's result."""
     print(printable(text), flush=flush)
 
 
 def say_block(text: str) -> None:
-    """Several lines whose line breaks are our own: a table, for one."""
+    """Print several lines whose line breaks are our own, such as a table."""
     for line in text.split("\n"):
         say(line)
 
 
 def note(text: str) -> None:
-    """One line that is not the command's result."""
+    """Print one line that is not the command's result, on standard error."""
     print(printable(text), file=sys.stderr)
 
 
 def say_json(data: object) -> None:
-    """A result for programs."""
+    """Print a result for programs as JSON."""
     write_text(json.dumps(data, indent=2) + "\n")
 
 
 def write_text(text: str) -> None:
-    """A piece of a result for programs, ASCII as `json.dumps` gives it."""
+    """Write part of a result for programs; ASCII, as `json.dumps` returns it."""
     sys.stdout.write(text)
 
 
 def write_bytes(lines: Iterable[bytes]) -> None:
-    """A result for programs, with the bytes that its paths have."""
+    """Write a result for programs, with the raw bytes of its paths."""
     sys.stdout.flush()
     for line in lines:
         sys.stdout.buffer.write(line)
@@ -67,25 +67,25 @@ def write_bytes(lines: Iterable[bytes]) -> None:
 
 
 def bar_console() -> Console:
-    """Where progress bars are drawn."""
-    from rich.console import Console  # the rest works without: it says what is not installed
+    """Return the console that progress bars are drawn on."""
+    from rich.console import Console  # here, so that a missing rich can be reported
 
     return Console(stderr=True)
 
 
 def printable(text: str) -> str:
-    r"""Text that cannot move a terminal's cursor: control characters and undecodable bytes as \xNN.
+    r"""Return text that cannot move a terminal's cursor: control characters and undecodable bytes become \xNN.
 
-    So are line breaks, and what turns the direction of writing: C0, DEL, C1, the bidirectional overrides.
+    So do line breaks and what changes the writing direction: C0, DEL, C1, the bidirectional overrides.
     """
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
 def speak_any_encoding() -> None:
-    r"""Let both outputs say what their encoding cannot as a plain sign, \xNN or \uNNNN."""
+    r"""Make both outputs print what their encoding lacks as an ASCII replacement, \xNN or \uNNNN."""
     codecs.register_error(_HANDLER, _plainly)
     for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)  # what stands in its place may have none
+        reconfigure = getattr(stream, "reconfigure", None)  # a replaced stream may have none
         if reconfigure is not None:
             reconfigure(errors=_HANDLER)
 

@@ -1,4 +1,4 @@
-"""The progress bar of an indexing run: done of all, images/s, time left, failures."""
+"""Progress bars: pictures done, images/s, time left, failures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LINE_EVERY_S = 10.0
 
 @contextmanager
 def index_progress() -> Iterator[Callable[[Progress], None]]:
-    """A bar on a terminal; a line every ten seconds where standard error is a file or a pipe."""
+    """Show a bar on a terminal; print a line every ten seconds if standard error is a file or a pipe."""
     if sys.stderr.isatty():
         with _bar() as report:
             yield report
@@ -51,7 +51,7 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
 
 @contextmanager
 def rows_progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar over rows on a terminal; nothing elsewhere."""
+    """Show a bar over rows on a terminal; nothing elsewhere."""
     if not sys.stderr.isatty():
         yield None
         return

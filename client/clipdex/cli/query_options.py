@@ -1,4 +1,4 @@
-"""What the options of `clipdex search` ask for."""
+"""The query options of `clipdex search`, and the queries they describe."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ __all__ += ["parameters", "queries_of"]
 TextOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--text", metavar="TEXT[:W]", help="A part of one mixed query, with its weight.", show_default=False
+        "--text", metavar="TEXT[:W]", help="Text to mix into one query, with its weight W.", show_default=False
     ),
 ]
 MinusOption = Annotated[
     list[str] | None,
-    typer.Option("--minus", metavar="TEXT[:W]", help="What it should be less of.", show_default=False),
+    typer.Option("--minus", metavar="TEXT[:W]", help="Text to subtract from the mixed query.", show_default=False),
 ]
 ImageOption = Annotated[
     list[str] | None,
-    typer.Option("--image", metavar="FILE[:W]", help="A picture as a part of it.", show_default=False),
+    typer.Option("--image", metavar="FILE[:W]", help="Picture file to mix into the query.", show_default=False),
 ]
 LikeOption = Annotated[
     list[str] | None,
     typer.Option(
         "--like",
         metavar="ROW|PATH[:W]",
-        help="A picture of the index as a part of it; it is no answer itself.",
+        help="Picture of the index to mix into the query; it is left out of the results.",
         show_default=False,
     ),
 ]
@@ -44,14 +44,14 @@ WhereOption = Annotated[
     typer.Option(
         "--where",
         metavar="SQL",
-        help="Only pictures for which this holds, as in  \"width > 1000 AND path GLOB '*/2024/*'\".",
+        help="Use only pictures that meet this condition, as in  \"width > 1000 AND path GLOB '*/2024/*'\".",
         show_default=False,
     ),
 ]
 ParamOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--param", metavar="NAME=VALUE", help="What :NAME stands for in the condition.", show_default=False
+        "--param", metavar="NAME=VALUE", help="Value of :NAME in the --where condition.", show_default=False
     ),
 ]
 
@@ -59,10 +59,10 @@ ParamOption = Annotated[
 def queries_of(
     texts: Sequence[str], plus: Sequence[str], minus: Sequence[str], images: Sequence[str], like: Sequence[str]
 ) -> list[Query]:
-    """Each text by itself, or all the parts as one.
+    """Return one query for each text, or a single mixed query of all the parts.
 
     Raises:
-        InvalidArgument: there is nothing, both, or a part is empty or has no weight that it could have.
+        InvalidArgument: there are neither texts nor parts, or both; or one is empty or has an invalid weight.
     """
     mixture = Query()
     for word in plus:
@@ -79,23 +79,23 @@ def queries_of(
         mixture = mixture.plus(like=int(name) if name.isascii() and name.isdigit() else name, weight=weight)
     if texts and mixture.parts:
         raise InvalidArgument(
-            f"{texts[0]!r} stands by itself and would be a ranking of its own; "
-            f"to mix it with the other parts write  --text {texts[0]!r}"
+            f"{texts[0]!r} is a query of its own and cannot be combined with --text, --minus, --image or --like; "
+            f"to mix it with them, write  --text {texts[0]!r}"
         )
     if mixture.parts:
         return [mixture]
     if not texts:
         raise InvalidArgument("there is no query; give a TEXT, or --text, --image, --like")
     if not all(text.strip() for text in texts):
-        raise InvalidArgument("a query is empty; say what the pictures should show")
+        raise InvalidArgument("a query is empty; describe what the pictures should show")
     return [Query().plus(text=text) for text in texts]
 
 
 def parameters(words: Sequence[str]) -> dict[str, Any]:
-    """`NAME=VALUE`s; a value that looks like a number is one, unless it stands in double quotes.
+    """Parse `NAME=VALUE` words; a value that looks like a number is one, unless it is in double quotes.
 
     Raises:
-        InvalidArgument: there is no `=`, or no name before it.
+        InvalidArgument: a word has no `=`, or no name before it.
     """
     found: dict[str, Any] = {}
     for word in words:

@@ -1,4 +1,4 @@
-"""`clipdex retrieve`: the command clipdex began as. A prompt, a folder, a ranking."""
+"""`clipdex retrieve`: rank a folder of pictures for a prompt. The command clipdex began as."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ __all__ = ["retrieve"]
 @connects
 def retrieve(
     prompt: Annotated[str, typer.Option("--prompt", help="What the pictures should show.")],
-    images_dir: Annotated[Path, typer.Option("--images_dir", "--images-dir", help="The folder of pictures.")],
+    images_dir: Annotated[Path, typer.Option("--images_dir", "--images-dir", help="Folder of pictures.")],
     top_k: Annotated[
-        int | None, typer.Option("--top_k", "--top-k", help="How many pictures; 5.", show_default=False)
+        int | None, typer.Option("--top_k", "--top-k", help="Number of results (default 5).", show_default=False)
     ] = None,
     *,
     connection: Connection,
@@ -35,8 +35,8 @@ def retrieve(
     is new or changed.
     """
     if not prompt.strip():
-        raise InvalidArgument("the prompt is empty; say what the pictures should show")
-    with interruptible("the same command goes on from there"), connection.open() as client:
+        raise InvalidArgument("the prompt is empty; describe what the pictures should show")
+    with interruptible("run the same command again to resume"), connection.open() as client:
         with index_progress() as progress:
             index = index_directory(client, images_dir, progress)
         query = client.embed_texts([prompt])

@@ -34,7 +34,7 @@ __all__ = ["TopKOption", "hit_line", "search"]
 
 TopKOption = Annotated[
     int | None,
-    typer.Option("--top-k", "-k", metavar="K", help="How many pictures a query; 5.", show_default=False),
+    typer.Option("--top-k", "-k", metavar="K", help="Results per query (default 5).", show_default=False),
 ]
 
 
@@ -50,50 +50,49 @@ def search(
     image: ImageOption = None,
     like: LikeOption = None,
     top_k: TopKOption = None,
-    offset: Annotated[
-        int, typer.Option(metavar="N", help="Leave out the N best: the next page of an answer.")
-    ] = 0,
+    offset: Annotated[int, typer.Option(metavar="N", help="Skip the N best results, to show the next page.")] = 0,
     min_score: Annotated[
-        float | None, typer.Option(metavar="COSINE", help="Only pictures this near.", show_default=False)
+        float | None,
+        typer.Option(metavar="COSINE", help="Minimum cosine similarity of a hit.", show_default=False),
     ] = None,
     where: WhereOption = None,
     param: ParamOption = None,
-    group: Annotated[bool, typer.Option("--group", help="Show copies of a picture below it, as one hit.")] = False,
+    group: Annotated[bool, typer.Option("--group", help="Show copies of a picture as one hit.")] = False,
     group_cosine: Annotated[
         float | None,
         typer.Option(
             metavar="COSINE",
-            help="With --group: take pictures this near to each other for copies, too, such as 0.98.",
+            help="With --group: also count pictures of at least this cosine similarity as copies, such as 0.98.",
             show_default=False,
         ),
     ] = None,
     ann: Annotated[
-        bool, typer.Option("--ann", help="Approximately, by what  clipdex ann build  made: faster, may miss hits.")
+        bool, typer.Option("--ann", help="Search approximately, after  clipdex ann build: faster, may miss hits.")
     ] = False,
     connection: Connection,
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of lines.")] = False,
     arrow: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write an Arrow file, too.", show_default=False)
+        Path | None, typer.Option(metavar="FILE", help="Also write an Arrow file.", show_default=False)
     ] = None,
     html: HtmlOption = None,
 ) -> None:
-    """Rank the pictures of an index.
+    """Find the pictures of an index that best match a text or picture.
 
-    Prints the nearest first, with their cosine. Several TEXTs give several rankings; --text, --minus, --image and
-    --like are mixed into one: --text beach --minus people --image ref.jpg:0.5
+    Prints the best first, with their cosine similarity. Each TEXT gets its own ranking; --text, --minus, --image
+    and --like are mixed into one query: --text beach --minus people --image ref.jpg:0.5
     """
     asked = queries_of(queries or [], text or [], minus or [], image or [], like or [])
     if as_json and as_csv:
         raise InvalidArgument("--json and --csv are both given; choose one")
     if param and where is None:
-        raise InvalidArgument("--param gives a value to a --where, and there is none")
+        raise InvalidArgument("--param gives a value to --where, but --where is not given")
     grouping = Grouping(cosine=group_cosine) if group or group_cosine is not None else None
     with Index.open(index) as opened:
         if opened.manifest.below_floor:
             note(f"{index} holds vectors of a model that was installed although {opened.manifest.below_floor}")
         ranker = open_ann(opened) if ann else None
-        # What is wrong with the condition is said before anything is embedded.
+        # A faulty condition is reported before anything is embedded.
         rows = None if where is None else opened.where(where, parameters(param or []))
         answers = ask(
             opened,
@@ -114,7 +113,7 @@ def search(
     else:
         print_answers(answers)
         if not any(answer.hits for answer in answers):
-            note("no picture of the index meets all that was asked")
+            note("no picture of the index matches the query and its conditions")
     if arrow is not None:
         write_arrow(arrow, answers)
         note(f"Arrow file: {arrow}")

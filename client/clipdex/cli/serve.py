@@ -1,4 +1,4 @@
-"""`clipdex serve`: a Triton on this machine."""
+"""`clipdex serve`: run a Triton server on this machine."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ __all__ = ["serve"]
 
 def serve(
     repository: Annotated[
-        Path, typer.Option("--repository", "-r", metavar="DIR", help="The Triton model repository to serve.")
+        Path, typer.Option("--repository", "-r", metavar="DIR", help="Triton model repository to serve.")
     ] = Path("model_repository"),
-    port: Annotated[int, typer.Option("--port", "-p", help="The gRPC port; 0 takes any that is free.")] = 8001,
+    port: Annotated[int, typer.Option("--port", "-p", help="gRPC port; 0 picks a free one.")] = 8001,
     host: Annotated[
-        str, typer.Option(help="The address to listen on. Triton asks for no password: keep it to yourself.")
+        str, typer.Option(help="Address to listen on. Triton has no authentication: do not expose it.")
     ] = "127.0.0.1",
     http_port: Annotated[
-        int | None, typer.Option(help="Open Triton's HTTP endpoint, too.", show_default=False)
+        int | None, typer.Option(help="Port of Triton's HTTP endpoint (default off).", show_default=False)
     ] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(help="Open the Prometheus metrics, too.", show_default=False)
+        int | None, typer.Option(help="Port of the Prometheus metrics (default off).", show_default=False)
     ] = None,
     client_shm: Annotated[
         bool, typer.Option(help="Let clients on this machine pass pictures in shared memory.")
     ] = True,
     log: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep Triton's log there.", show_default=False)
+        Path | None, typer.Option(metavar="FILE", help="File for Triton's log.", show_default=False)
     ] = None,
     startup_timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="How long loading the models may take.")
+        float, typer.Option(metavar="SECONDS", help="Time limit for loading the models.")
     ] = 300.0,
 ) -> None:
     """Serve the models of a repository until Ctrl-C.
 
-    Takes the tritonserver on PATH (NVIDIA's container has one), or else the one that
-    `pip install 'clipdex[local]'` brings. Prints the address once every model is ready.
+    Runs the tritonserver on PATH (NVIDIA's container has one), or else the one that
+    `pip install 'clipdex[local]'` installs. Prints the address once every model is ready.
     """
     from clipdex_server import LocalTriton
 
@@ -68,7 +68,7 @@ def serve(
 
 @contextmanager
 def _ended_by_signal() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the block; neither is a failure."""
+    """Let Ctrl-C and SIGTERM end the block without a failure."""
     try:
         with sigterm_interrupts():
             yield

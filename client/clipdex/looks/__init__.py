@@ -1,1 +1,1 @@
-"""How alike two pictures look: signatures, and their comparison. Pure functions of arrays."""
+"""Perceptual similarity of pictures: signatures, and their comparison. Pure functions of arrays."""

@@ -1,4 +1,4 @@
-"""How alike two pictures look, allowing for a trimmed edge."""
+"""Perceptual similarity of two pictures, allowing for trimmed edges."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ __all__ = ["MIN_SIMILARITY", "similarities"]
 # Measured: benchmarks/near_duplicates.py prints recall and precision around it.
 MIN_SIMILARITY = 0.96
 
-# A coarse alignment is off by half a step at most, which costs no more similarity than this.
+# A coarse alignment is off by at most half a step, which costs at most this much similarity.
 _SLACK = 0.15
 
 _COARSE = ((0.0, 1.0), (0.0, 1 - TRIM), (TRIM / 2, 1 - TRIM / 2), (TRIM, 1.0))
 _FINE = tuple((TRIM * step / 8, 1 - TRIM + TRIM * step / 8) for step in range(9))
 
-# The highest frequencies of a trimmed picture come in part from still higher ones, which no signature has.
+# The highest frequencies of a trimmed picture partly come from still higher ones, which signatures lack.
 _ALONG = np.array([1.0] * 9 + [0.75, 0.5, 0.3], dtype=np.float32)
 _WEIGHTS = np.outer(_ALONG, _ALONG)
-_WEIGHTS[0, 0] = 0  # the brightness is compared as such
+_WEIGHTS[0, 0] = 0  # brightness is compared separately
 _AT_ONCE = 2048
 
 
 def similarities(looks: Looks, one: Rows, other: Rows, enough: float) -> Floats:
-    """float32 (m,) for m pairs, at most 1; 0 where they differ in shape, brightness or colour.
+    """Compute the similarity of m pairs: float32 (m,), at most 1; 0 if they differ in shape, brightness or colour.
 
-    Either picture may be a part of the other with up to 5 % of its width and of its height cut off. From `enough`
-    on a better alignment is not searched for.
+    Either picture may be the other with up to 5 % of its width and height cut off. Once `enough` is reached, no
+    better alignment is searched for.
     """
     found = np.zeros(len(one), dtype=np.float32)
     alike = looks.may_be_copies(one, other)
@@ -48,7 +48,7 @@ def similarities(looks: Looks, one: Rows, other: Rows, enough: float) -> Floats:
 def _aligned(
     whole: npt.NDArray[np.int8], part: npt.NDArray[np.int8], intervals: tuple[tuple[float, float], ...]
 ) -> Floats:
-    """The best over all ways to trim the first: (m, 144), (m, 144) -> (m,)."""
+    """Return the best similarity over all ways to trim the first: (m, 144), (m, 144) -> (m,)."""
     square = (-1, FREQUENCIES, FREQUENCIES)
     given = expanded(whole).reshape(square)
     wanted = part.astype(np.float32).reshape(square) / 2 * _WEIGHTS

@@ -1,4 +1,4 @@
-"""Signatures as arrays, and the frequencies of a trimmed picture from those of the whole."""
+"""Signatures as arrays, and the frequencies of a trimmed picture computed from those of the whole."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ __all__ = ["TRIM", "Floats", "Looks", "Rows", "expanded", "trimmed"]
 Floats: TypeAlias = npt.NDArray[np.float32]
 Rows: TypeAlias = npt.NDArray[np.int64]
 
-# What may be cut off a copy, of its width and of its height.
+# The share of its width and of its height that may be cut off a copy.
 TRIM = 0.05
 
-_SIDE = 32  # of the square that the frequencies are of; docs/index-format.md
+_SIDE = 32  # of the square that was transformed; docs/index-format.md
 _COLOUR_SIDE = 8
 _COUNT = FREQUENCIES * FREQUENCIES
 
 # Below this standard deviation, in grey levels of 255, noise is as strong as what the picture shows.
 _PLAIN = 1.0
 
-# What differs more is no copy: logarithm of the sides' ratio; levels of 255 of grey, and of colour.
+# Pictures that differ more are not copies: logarithm of the aspect ratio; levels of 255 of grey, and of colour.
 _MAX_ASPECT = float(np.log(1.12))
 _MAX_TINTS = np.array([8.0] + 6 * [5.0], dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Looks:
-    """n pictures.
+    """The signatures of n pictures as arrays.
 
     frequencies: int8 (n, 144), companded.
     tints: float32 (n, 7), in levels of 255: the mean of the greys; of Cb and Cr the mean and the slopes.
@@ -50,7 +50,7 @@ class Looks:
 
     @classmethod
     def of(cls, signatures: bytes, sizes: npt.NDArray[np.int64]) -> Looks:
-        """signatures: n one after the other. sizes: (n, 2), width and height in pixels."""
+        """Unpack signatures. signatures: n of them, concatenated. sizes: (n, 2), width and height in pixels."""
         table = np.frombuffer(signatures, dtype=np.uint8).reshape(-1, SIGNATURE_BYTES)
         kept = table[:, PHASH_BYTES:].view(np.int8)
         frequencies = np.ascontiguousarray(kept[:, :_COUNT])
@@ -63,7 +63,7 @@ class Looks:
         return cls(frequencies, tints.astype(np.float32), np.log(width / height), plain)
 
     def may_be_copies(self, one: Rows, other: Rows) -> npt.NDArray[np.bool_]:
-        """Which of m pairs have nearly the same shape, brightness and colours: bool (m,)."""
+        """Find the pairs of nearly the same shape, brightness and colours: bool (m,)."""
         alike = np.abs(self.aspects[one] - self.aspects[other]) <= _MAX_ASPECT
         left = np.flatnonzero(alike)
         near = np.abs(self.tints[one[left]] - self.tints[other[left]]) <= _MAX_TINTS
@@ -71,19 +71,19 @@ class Looks:
         return np.asarray(alike)
 
     def take(self, chosen: Rows) -> Looks:
-        """Some of the pictures."""
+        """Return the chosen pictures."""
         return Looks(self.frequencies[chosen], self.tints[chosen], self.aspects[chosen], self.plain[chosen])
 
 
 def expanded(companded: npt.NDArray[np.int8]) -> Floats:
-    """Frequencies as they were, of any shape: the reverse of how a signature keeps them."""
+    """Undo the companding of a signature's frequencies, of any shape."""
     wide = companded.astype(np.float32)
     return np.asarray(np.sign(wide) * wide * wide * np.float32(0.25))
 
 
 @cache
 def trimmed(low: float, high: float) -> Floats:
-    """float32 (12, 12): the frequencies along one axis -> those of the part [low, high) of it, 0 to 1."""
+    """Return float32 (12, 12), which maps frequencies along one axis to those of its part [low, high), 0 to 1."""
     places = (np.arange(_SIDE) + 0.5) / _SIDE
     waves = np.arange(FREQUENCIES)
     scale = np.where(waves == 0, np.sqrt(1 / _SIDE), np.sqrt(2 / _SIDE))

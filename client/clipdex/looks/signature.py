@@ -1,12 +1,12 @@
-"""A picture's perceptual signature: what stays nearly the same when it is resized, recompressed or trimmed.
+"""A picture's perceptual signature, which hardly changes when it is resized, recompressed or trimmed.
 
-158 bytes, made of its lowest frequencies (the DCT-II of its 32 × 32 greys, orthonormal):
+It has 158 bytes, made from the lowest frequencies (the orthonormal DCT-II of the picture's 32 × 32 greys):
 
     0 to 7      the pHash of 64 bits, as the `imagehash` library makes it, of the resized picture
     8 to 151    int8 (12, 12): the frequencies of the greys, vertical first
     152 to 157  int8 (2, 3): of Cb and Cr, the mean and the slopes downwards and to the right
 
-A frequency c is kept as the nearest whole number to 2·sign(c)·sqrt(|c|), at most ±127.
+A frequency c is stored as the nearest integer to 2·sign(c)·sqrt(|c|), at most ±127.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ SIGNATURE_BYTES = PHASH_BYTES + FREQUENCIES * FREQUENCIES + 6
 _SIDE = 32
 _COLOUR_SIDE = 8
 
-# Of JPEG: Cb and Cr from R, G, B.
+# JPEG's Cb and Cr from R, G, B.
 _CHROMA = np.array([[-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 
 _Floats = npt.NDArray[np.float64]
 
 
 def perceptual_signature(image: Image.Image) -> bytes:
-    """The signature of an RGB image of any size; of one a few hundred pixels wide it is as good, and cheaper."""
+    """Compute the signature of an RGB image of any size; a few hundred pixels are as good as more, and cheaper."""
     factors = [max(1, length // (2 * _SIDE)) for length in image.size]
     image = image.reduce((factors[0], factors[1])) if max(factors) > 1 else image
     grey = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
@@ -49,14 +49,14 @@ def perceptual_signature(image: Image.Image) -> bytes:
 
 
 def _product(a: _Floats, b: _Floats, c: _Floats) -> _Floats:
-    """a·b·c. Not with `@`: BLAS reserves tens of megabytes at its first call, which a worker may not have."""
+    """Return a·b·c. Not with `@`: BLAS reserves tens of megabytes at its first call, which a worker may lack."""
     half: _Floats = np.einsum("ij,jk->ik", a, b)
     whole: _Floats = np.einsum("ij,jk->ik", half, c)
     return whole
 
 
 def _phash(frequencies: _Floats) -> bytes:
-    """The lowest 8 × 8, each above their median or not; the first bit is the highest of the first byte."""
+    """Compute the pHash: a bit for each of the lowest 8 × 8 above their median, the highest bit first."""
     # imagehash's DCT is not orthonormal: twice as large for each axis, and its first by another root of two.
     unscaled = frequencies[:8, :8].copy()
     unscaled[0] *= np.sqrt(2)
@@ -66,7 +66,7 @@ def _phash(frequencies: _Floats) -> bytes:
 
 @cache
 def _dct(points: int, count: int) -> _Floats:
-    """The first rows of the orthonormal DCT-II: float64 (count, points)."""
+    """Return the first rows of the orthonormal DCT-II: float64 (count, points)."""
     angles = np.pi / points * np.outer(np.arange(count), np.arange(points) + 0.5)
     basis: _Floats = np.cos(angles) * np.sqrt(2 / points)
     basis[0] /= np.sqrt(2)

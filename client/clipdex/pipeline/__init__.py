@@ -1,1 +1,1 @@
-"""From a source to an index: scan → decode → embed → append. `run.py` joins the stages."""
+"""The indexing pipeline: scan → decode → embed → append. `run.py` joins the stages."""

@@ -1,4 +1,4 @@
-"""The files of one tray on their way to rows: which need the model, and which row's vector the others take."""
+"""The files of one tray on their way to rows: some need the model, others take an existing row's vector."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Batch"]
 
 
 class Batch:
-    """Pictures in the order of their files, and where their vectors come from."""
+    """Pictures in the order of their files, with the sources of their vectors."""
 
     def __init__(self, tray: Pixels) -> None:
         """tray: uint8 (rows, S, S, 3)."""
@@ -36,14 +36,14 @@ class Batch:
 
     @property
     def recognised(self) -> int:
-        """How many need no model."""
+        """The number of pictures that do not need the model."""
         return len(self._copies)
 
     def pixels(self) -> Pixels:
-        """uint8 (n, S, S, 3): the first n slots of the tray, n of which need the model.
+        """Return the n pictures that need the model: uint8 (n, S, S, 3), the first n slots of the tray.
 
-        Where files failed or need no model, pictures from further back fill the holes. So a request is one piece
-        of memory, and no picture is copied but those few.
+        Slots of files that failed or need no model are filled with pictures from further back, so that a request
+        is contiguous, and only those few pictures are copied.
         """
         count = len(self._slots)
         holes = sorted(set(range(count)).difference(self._slots))
@@ -54,7 +54,7 @@ class Batch:
         return self._tray[:count]
 
     def drop(self, rows: Collection[int]) -> list[Picture]:
-        """Take out the pictures in these rows of `pixels()` -> them; the other rows keep their numbers."""
+        """Remove the pictures in these rows of `pixels()` -> them; the other rows keep their numbers."""
         gone = {position for position, slot in zip(self._at, self._slots, strict=True) if slot in rows}
         dropped = [self.pictures[position] for position in sorted(gone)]
         kept = [position for position in range(len(self.pictures)) if position not in gone]
@@ -66,7 +66,7 @@ class Batch:
         return dropped
 
     def vectors(self, answers: Vectors | None, row_vector: Callable[[int], Array], dim: int) -> Vectors:
-        """float32 (len(pictures), dim), given the model's answers for the rows of `pixels()`, (n, dim)."""
+        """Return float32 (len(pictures), dim), given the model's answers for the rows of `pixels()`, (n, dim)."""
         vectors = np.empty((len(self.pictures), dim), dtype=np.float32)
         if answers is not None:
             vectors[self._at] = answers[self._slots]

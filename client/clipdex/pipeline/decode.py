@@ -1,4 +1,4 @@
-"""Decoding on all cores, in worker processes that may be lost one at a time, into a ring of shared memory."""
+"""Decoding on all cores into a ring of shared memory, in worker processes that can be lost and replaced."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from clipdex.sources.scan import FoundFile
 
 __all__ = ["DecodePool", "Decoded", "Unchanged"]
 
-# Files handed to a worker ahead of the one it decodes, so that it need not wait for the next.
+# Files queued at a worker, including the one it decodes, so that it need not wait for the next.
 _QUEUED = 3
 
-# Past this the workers cannot run at all (no memory, a broken installation), and no file is to blame.
+# After this many, the workers cannot run at all (no memory, a broken installation), and no file is to blame.
 _FAILED_STARTS_IN_A_ROW = 20
 _START_TIMEOUT_S = 120.0
 _KILL_TIMEOUT_S = 5.0
@@ -47,7 +47,7 @@ _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_TH
 class Decoded:
     """A picture and its pixels, uint8 (S, S, 3), in the ring.
 
-    They stay there until their tray is released; `slot` is their place in it.
+    The pixels stay there until their tray is released; `slot` is their place in it.
     """
 
     picture: Picture
@@ -57,7 +57,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Unchanged:
-    """A file with the content that it had. It was not decoded: its picture has no width, height or signature."""
+    """A file with unchanged content. It was not decoded: its picture has no width, height or signature."""
 
     picture: Picture
 
@@ -70,22 +70,22 @@ class _Worker:
     process: subprocess.Popen[bytes]
     pipe: Connection
     ready: bool = False
-    # (order, file) of what it was given and has not answered, oldest first.
+    # (order, file) of the files it was given and has not answered, oldest first.
     given: deque[tuple[int, FoundFile]] = field(default_factory=deque)
-    unsent: int | None = None  # the order of the first of these that it was dead for already
-    since: float = field(default_factory=time.monotonic)  # when it was started, or began on the oldest
+    unsent: int | None = None  # the order of the first of these that could not be sent, as it had died
+    since: float = field(default_factory=time.monotonic)  # when it started, or began the oldest
 
 
 class DecodePool:
-    """Turns files into pixels, in their order. Use it in a `with`, and once.
+    """A pool of workers that turns files into pixels, in their order. Use it in a `with`, and once.
 
-    The n-th file's pixels go to the n-th slot of the ring, counted on from tray to tray, whether it can be decoded
-    or not. What is decoded ahead is bounded by the ring: a tray is used again once it is released.
+    The n-th file's pixels go to the n-th slot of the ring, counted across trays, whether it can be decoded or not.
+    The ring bounds what is decoded ahead: a tray is used again once it is released.
 
-    busy: seconds that the workers spent, all together: `decode` (reading too) and `resize`.
+    busy: total seconds of all workers: `decode` (including reading) and `resize`.
 
-    A worker that dies or takes longer than `limits.file_timeout_s` costs the file it was at: that one becomes a
-    Failure, the worker is replaced, and what it had queued is given to another.
+    If a worker dies, or takes longer than `limits.file_timeout_s`, the file it was decoding becomes a Failure, the
+    worker is replaced, and its queued files are given to another.
     """
 
     def __init__(
@@ -111,8 +111,8 @@ class DecodePool:
         # Guarded by the lock:
         self._done: dict[int, Result] = {}
         self._taken = 0  # the order of the next result to hand out
-        self._room = ring.slots  # files may be given out up to here
-        self._total: int | None = None  # how many files there were, once the source has ended
+        self._room = ring.slots  # files up to here may be given out
+        self._total: int | None = None  # the number of files, once the source has ended
         self._error: BaseException | None = None
         self._closing = False
         # The serving thread's own:
@@ -121,13 +121,13 @@ class DecodePool:
         self._thread: threading.Thread | None = None
 
     def decode(self, files: Iterator[FoundFile]) -> Iterator[Result]:
-        """One result a file, in the files' order. `files` is drawn from another thread."""
+        """Yield one result per file, in the files' order. `files` is consumed in another thread."""
         return (result for result in self.decode_within(None, files) if result is not None)
 
     def decode_within(self, patience_s: float | None, files: Iterator[FoundFile]) -> Iterator[Result | None]:
-        """Likewise, with None whenever the next result is not there after so many seconds."""
+        """Like `decode`, but yield None whenever the next result takes longer than `patience_s` seconds."""
         for _ in range(self._count):
-            self._workers.append(self._start())  # one by one: where one fails, `close` ends those before it
+            self._workers.append(self._start())  # one by one: if one fails, `close` ends those before it
         self._thread = threading.Thread(target=self._serve, args=(files,), name="clipdex-decode", daemon=True)
         self._thread.start()
         while True:
@@ -148,7 +148,7 @@ class DecodePool:
         return self._taken in self._done or self._error is not None or self._taken == self._total
 
     def release_tray(self) -> None:
-        """The oldest tray's pixels are not needed any more."""
+        """Release the oldest tray, whose pixels are not needed any more."""
         with self._lock:
             self._room += self._ring.rows
             self._lock.notify_all()
@@ -187,7 +187,7 @@ class DecodePool:
                         break
                     self._wait_for_room(order)
                     continue
-                # The sleep is short where new work could be handed out meanwhile.
+                # The wait is short, since new work may become available meanwhile.
                 for ready in wait([worker.pipe for worker in busy], timeout=0.05):
                     self._receive(next(worker for worker in busy if worker.pipe is ready))
                 self._watch()
@@ -200,7 +200,7 @@ class DecodePool:
                 self._lock.notify_all()
 
     def _feed(self, files: Iterator[FoundFile], order: int, ended: bool) -> tuple[bool, int]:
-        """Hand out files, evenly, as far as the bounds allow -> (the source has ended, the next order)."""
+        """Hand out files evenly, within the bounds -> (whether the source has ended, the next order)."""
         for depth in range(_QUEUED):
             for worker in self._workers:
                 if len(worker.given) > depth:
@@ -225,7 +225,7 @@ class DecodePool:
         if worker.ready and not worker.given:
             worker.since = time.monotonic()
         worker.given.append((order, file))
-        # If it has died, `_receive` finds the end of its pipe and sees to what it was given.
+        # If it has died, `_receive` finds the end of its pipe and handles what it was given.
         try:
             what = SLOT.pack(self._ring.slot_of(order), file.content_hash or NO_HASH)
             worker.pipe.send_bytes(what + file.request())
@@ -239,7 +239,7 @@ class DecodePool:
         except (EOFError, ConnectionError):
             self._replace(worker, "worker_died", "the process that decoded it ended")
             return
-        # One that waits for its turn at a large picture takes no time for it.
+        # The wait for a turn at a large picture does not count towards the timeout.
         worker.since = math.inf if message[:1] == bytes([WAITS]) else time.monotonic()
         if message[:1] in (bytes([WAITS]), bytes([BEGINS])):
             return
@@ -252,7 +252,7 @@ class DecodePool:
 
     def _result(self, order: int, file: FoundFile, message: bytes) -> Result:
         status, width, height, size, mtime_ns, ctime_ns, digest, decode_s, resize_s = HEADER.unpack_from(message)
-        # Of a member it is the time of the list that says where its bytes are, not of what was read by it.
+        # For a member, it is the ctime at which its container was listed, not that of the read.
         ctime = file.ctime_ns if file.member is not None else ctime_ns or file.ctime_ns
         self.busy["decode"] += decode_s
         self.busy["resize"] += resize_s
@@ -281,16 +281,16 @@ class DecodePool:
         self._stop(worker)
         status = worker.process.returncode
         if not worker.ready:
-            # It never looked at what it was given.
+            # It never read what it was given.
             self._failed_starts += 1
             if self._failed_starts > _FAILED_STARTS_IN_A_ROW:
                 raise ClipdexError(
                     f"{self._failed_starts} decode workers in a row did not start (the last ended with status "
-                    f"{status}): this is not the pictures' fault; see what they printed, and try --workers 1"
+                    f"{status}): the pictures are not at fault; see what they printed, and try --workers 1"
                 )
             self._again.extendleft(reversed(worker.given))
         elif worker.given[0][0] == worker.unsent:
-            # It had answered all that reached it, and died idle, as by the kernel's hand: no file is to blame.
+            # It had answered all that reached it, and died idle, as if killed by the kernel: no file is to blame.
             self._again.extendleft(reversed(worker.given))
         else:
             (order, file), *rest = worker.given
@@ -306,7 +306,7 @@ class DecodePool:
         except OSError as exc:
             raise ClipdexError(
                 f"a decode worker could not be started: {exc.strerror or exc}; raise the limit on processes "
-                "(ulimit -u) or open files (ulimit -n), or take fewer workers with --workers"
+                "(ulimit -u) or open files (ulimit -n), or use fewer workers with --workers"
             ) from exc
 
     def _process(self) -> _Worker:
@@ -338,6 +338,6 @@ class DecodePool:
         worker.pipe.close()
         if worker.process.poll() is None:
             worker.process.kill()
-        # One that waits for a disk or server which is gone cannot be killed; it must not hold up the run.
+        # A worker that waits for a lost disk or server cannot be killed; it must not hold up the run.
         with suppress(subprocess.TimeoutExpired):
             worker.process.wait(timeout=_KILL_TIMEOUT_S)

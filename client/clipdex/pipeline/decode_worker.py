@@ -1,14 +1,14 @@
-"""The process that decodes: reads requests from a pipe, writes pixels into slots of shared memory.
+"""Worker process that decodes: it reads requests from a pipe, and writes pixels into slots of shared memory.
 
-A process of its own, because a picture made to break a decoder should end one worker and not the run. Started
-by `decode.py` with the file descriptors of its pipe and of the memory, the image rules and the limits as
-JSON, and what to do with colour profiles. Messages are bytes:
+It is a separate process so that a picture made to break a decoder ends one worker and not the run. `decode.py`
+starts it with the file descriptors of its pipe and of the memory, the image rules and the limits as JSON, and
+the treatment of colour profiles. Messages are bytes:
 
     from the worker: nothing, b"", once it is ready
-    to it:           the number of a slot; the content hash that the picture had, or zeros; a ReadRequest, or a
+    to it:           the number of a slot; the picture's previous content hash, or zeros; a ReadRequest, or a
                      refusal
     from it:         the header below; status 0: the slot holds the pixels, and the picture's perceptual signature
-                     follows; 1: "reason\\0detail" follows; 2: it has the content that it had, and was not decoded
+                     follows; 1: "reason\\0detail" follows; 2: its content is unchanged, and was not decoded;
                      before that, a single byte: 3 while it waits for its turn at a large picture, 4 when it has it
 """
 
@@ -53,7 +53,7 @@ SLOT = struct.Struct("<q16s")
 
 # status, width, height, size in bytes, mtime and ctime in ns, content hash, seconds to read and decode, to resize
 HEADER = struct.Struct("<BIIqqq16sdd")
-# A message's first byte. The last two are whole messages: a file's clock stands still while its worker waits.
+# A message's first byte. The last two are whole messages: a file's timeout is paused while its worker waits.
 DECODED, FAILED, UNCHANGED, WAITS, BEGINS = range(5)
 NO_HASH = bytes(16)
 
@@ -68,9 +68,9 @@ def decode_file(
     with_more: Callable[[], AbstractContextManager[None]] | None = None,
     icc: IccUse = "off",
 ) -> bytes:
-    """Read and decode one picture, into its slot -> the message that answers for it. slots: uint8 (N, S, S, 3).
+    """Read and decode one picture into its slot -> the message to answer with. slots: uint8 (N, S, S, 3).
 
-    with_more: for a picture that does not fit the memory there is, in which block there is more; if that can be.
+    with_more: returns a context with more memory, for a picture that does not fit; None if there is no more.
     """
     stated, digest = (0, 0, 0), NO_HASH
     began = time.perf_counter()
@@ -94,7 +94,7 @@ def decode_file(
     except ImageError as exc:
         return _failed(stated, digest, exc.reason, str(exc).removeprefix("the bytes given: "))
     except FileNotFoundError:
-        return _failed(stated, digest, "vanished", "there is no such file any more")
+        return _failed(stated, digest, "vanished", "the file does not exist any more")
     except OSError as exc:
         if exc.errno in (errno.ENXIO, errno.EISDIR):  # a socket; a directory
             return _failed(stated, digest, "not_a_file", _NOT_A_FILE)
@@ -110,7 +110,7 @@ _Made: TypeAlias = "tuple[tuple[int, int], float, bytes]"
 
 
 def _made(data: bytes, slot: Pixels, spec: ImageSpec, limits: Limits, icc: IccUse) -> _Made:
-    """Decode into a slot -> (width and height, when it was decoded, its perceptual signature)."""
+    """Decode into a slot -> (width and height, time when decoded, perceptual signature)."""
     image = open_image(data, fill=spec.fill, max_pixels=limits.max_pixels, icc=icc)
     decoded = time.perf_counter()
     small = resized(image, spec)
@@ -119,7 +119,7 @@ def _made(data: bytes, slot: Pixels, spec: ImageSpec, limits: Limits, icc: IccUs
 
 
 def _made_if_it_fits(data: bytes, slot: Pixels, spec: ImageSpec, limits: Limits, icc: IccUse) -> _Made | None:
-    """Likewise, or None if there is too little memory for it. What it took is free again."""
+    """Like `_made`, but None, with the memory freed, if there is too little of it."""
     try:
         return _made(data, slot, spec, limits, icc)
     except MemoryError:
@@ -132,18 +132,18 @@ def _made_if_it_fits(data: bytes, slot: Pixels, spec: ImageSpec, limits: Limits,
 
 
 def _open_now(path: bytes) -> int:
-    """What was a file during the scan may be a FIFO by now, which would wait for a writer."""
+    """Open without blocking: what was a file during the scan may be a FIFO by now, which waits for a writer."""
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _failed(stated: tuple[int, int, int], digest: bytes, reason: str, detail: str) -> bytes:
-    """stated: size, mtime and ctime."""
+    """Build the message of a failure. stated: size, mtime and ctime."""
     text = f"{reason}\0{detail}".encode("utf-8", "backslashreplace")
     return HEADER.pack(FAILED, 0, 0, *stated, digest, 0.0, 0.0) + text
 
 
 def _silence_decoders() -> None:
-    """libtiff and others write remarks to the standard error, thousands in a large folder; Python's own stay."""
+    """Silence libtiff and others, which print thousands of remarks on standard error; Python's output stays."""
     logging.disable(logging.ERROR)
     sys.stderr = open(os.dup(2), "w", buffering=1)  # noqa: SIM115 - it stays open
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -153,16 +153,16 @@ def _silence_decoders() -> None:
 
 def main() -> None:
     """Serve until the pipe closes."""
-    # Ctrl-C goes to the whole group, systemd's SIGTERM to the whole unit; the parent decides when its workers end.
+    # Ctrl-C reaches the whole group, systemd's SIGTERM the whole unit; the parent decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    warnings.simplefilter("ignore")  # Pillow's word on odd metadata is nothing a user can act on
+    warnings.simplefilter("ignore")  # a user cannot act on Pillow's warnings about odd metadata
     descriptor, memory, rules, bounds, icc = sys.argv[1:]
     spec, limits = ImageSpec.from_dict(json.loads(rules)), Limits(**json.loads(bounds))
     mapped = mmap.mmap(int(memory), 0)
     slots: Pixels = np.frombuffer(mapped, dtype=np.uint8).reshape(-1, spec.size, spec.size, 3)
     use_one_thread()
-    # Pillow has a limit of its own, which would come before a higher one of ours; it raises at twice this.
+    # Pillow's own limit would take effect before a higher one of ours; it raises at twice this.
     Image.MAX_IMAGE_PIXELS = (limits.max_pixels + 1) // 2
     limits.apply_to_this_process()
     _silence_decoders()

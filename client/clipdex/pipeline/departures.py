@@ -1,4 +1,4 @@
-"""Rows that leave an index: their file is gone, is left out of its folder now, or somebody says to forget them."""
+"""Removal of rows from an index: their file is gone or now left out of its folder, or the user forgets them."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ __all__ = [
     "remove_departed",
 ]
 
-# Of an index of millions, not all at once.
+# Paths of an index of millions, read in parts.
 _PATHS_AT_ONCE = 65_536
 
-# Of one content: there may be thousands of an empty picture.
+# Copies of one content to check: there may be thousands of an empty picture.
 _COPIES = 16
 
 
 def departures(source: Source, paths: Iterable[bytes]) -> tuple[list[bytes], list[bytes]]:
-    """Those of the indexed paths that are gone from a source -> (nothing is there, left out by now)."""
+    """Find the indexed paths that are gone from a source -> (those that do not exist, those left out now)."""
     asked = list(paths)
     gone = source.vanished(asked)
     if not isinstance(source, Surveyed):
@@ -58,9 +58,9 @@ def remove_departed(writer: IndexWriter, source: Source) -> tuple[int, int]:
 
 
 def is_gone(path: bytes) -> bool:
-    """Whether a picture's file is not there, for certain: a disk or a network that fails says nothing of it."""
+    """Return whether a picture's file certainly does not exist; a failing disk or network proves nothing."""
     try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)  # in its place
+        return stat.S_ISDIR(os.lstat(path).st_mode)  # a folder has taken its place
     except (FileNotFoundError, NotADirectoryError):
         return all(nothing_at(container) for container, _ in containers(path))
     except (OSError, ValueError):
@@ -68,9 +68,9 @@ def is_gone(path: bytes) -> bool:
 
 
 def gone_folder(path: bytes) -> bytes | None:
-    """The topmost folder around a file that is gone which is not there either; None if the file's own is.
+    """Return the topmost missing folder around a missing file; None if the file's own folder exists.
 
-    A folder that is empty counts as gone: a disk is mounted on one.
+    An empty folder counts as missing: it may be the mount point of a disk.
     """
     file = next((container for container, _ in containers(path)), path)
     folder, top = os.path.dirname(file), None
@@ -89,9 +89,9 @@ def _is_empty(folder: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Stranded:
-    """Rows that a run met copies of, and whose own file is gone.
+    """Rows whose file is gone, but whose content a run found elsewhere.
 
-    folders: how many live rows lie below each folder that is gone. files: others, whose folder is there.
+    folders: the number of live rows below each folder that is gone. files: the number of others.
     """
 
     folders: dict[str, int] = field(default_factory=dict)
@@ -99,19 +99,19 @@ class Stranded:
 
 
 class CopiesMet:
-    """Rows whose content a run met elsewhere: their file may have been moved."""
+    """The rows whose content a run found elsewhere: their file may have been moved."""
 
     def __init__(self, writer: IndexWriter) -> None:
         self._writer = writer
         self._gone: set[bytes] = set()
 
     def note(self, content_hash: bytes) -> None:
-        """A file has the content of a row."""
+        """Note that a file has the content of an existing row."""
         if len(self._gone) < _PATHS_AT_ONCE:
             self._gone.update(filter(is_gone, self._writer.live_paths_of_content(content_hash, _COPIES)))
 
     def stranded(self) -> Stranded:
-        """Which of them are still in the index, and what lies beside them."""
+        """Count those whose file is gone and that are still in the index, and the rows in the same folders."""
         known = [(path, self._writer.known(path)) for path in self._gone]
         left = [path for path, file in known if file is not None and file.row is not None]
         folders = {folder for path in left if (folder := gone_folder(path)) is not None}
@@ -127,7 +127,7 @@ class CopiesMet:
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What left an index, or would. folders: how many of the rows, by the folder around them."""
+    """The rows and failures removed from an index, or to be removed. folders: the rows by folder."""
 
     rows: int
     failures: int
@@ -142,27 +142,27 @@ def forget_pictures(
     whole_folders: bool = False,
     dry_run: bool = False,
 ) -> Forgotten:
-    """Take rows, and lines of the ledger, out of an index, in one transaction. No file is touched.
+    """Remove rows and lines of the ledger from an index, in one transaction. No file is touched.
 
-    What is still in a folder that is indexed comes back with the next run over it.
+    A picture that is still in an indexed folder comes back with the next run over it.
 
     Args:
-        paths: what lies at or below them, in tars and tables too; all if there is none and `missing` is given.
-        missing: only that whose file is gone. A file that cannot be looked at for another reason is not.
-        whole_folders: with `missing`, also that whose whole folder is gone, or empty, as if a disk were not
-            mounted. What lies below `paths` needs no such word.
+        paths: remove what is at or below them, also in tars and tables; everything if empty and `missing` is set.
+        missing: remove only pictures whose file is gone. A file that cannot be examined for another reason is not.
+        whole_folders: with `missing`, also remove pictures whose whole folder is gone or empty, as if a disk were
+            not mounted. Not needed for what is below `paths`.
         dry_run: count, and change nothing.
 
     Raises:
         InvalidArgument: there is nothing at or below one of the paths; neither paths nor `missing` are given; or
-            folders are gone as a whole, which may be not mounted.
+            whole folders are gone, which may only be unmounted.
         IndexFault: as `IndexWriter` raises it.
     """
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
     named = [os.path.abspath(os.fsencode(path)) for path in paths]
     if not named and not missing:
-        raise InvalidArgument("say what to forget: paths, or what is missing")
+        raise InvalidArgument("there is nothing to forget; give paths, or --missing (missing=True)")
     directory = Path(index)
     if dry_run:
         with Index.open(directory) as opened:
@@ -191,7 +191,7 @@ def _chosen(
         for path, found in zip(named, below, strict=True):
             if not found:
                 raise InvalidArgument(
-                    f"{os.fsdecode(path)}: {directory} knows nothing at or below it; nothing was forgotten"
+                    f"{os.fsdecode(path)}: {directory} has nothing at or below it; nothing was forgotten"
                 )
         chosen = set().union(*below)
         rows, lines = ([path for path in some if path in chosen] for some in (rows, lines))
@@ -203,7 +203,7 @@ def _chosen(
 
 
 def _below(folder: bytes, paths: list[bytes]) -> set[bytes]:
-    """Those at or below a path, or in the tar or table there: as it is spelled, or else as it looks."""
+    """Return the paths at or below a folder, tar or table, compared as bytes or else as normalised Unicode."""
     prefixes = tuple(dict.fromkeys((os.path.join(folder, b""), folder + b"!/")))
     found = {path for path in paths if path == folder or path.startswith(prefixes)}
     if found or folder.isascii():
@@ -219,7 +219,7 @@ def _require_folders(paths: list[bytes]) -> None:
         (folder, count), more = gone.most_common(1)[0], len(gone) - 1
         others = f", and {sum(gone.values()) - count:,} in {counted(more, 'other such folder')}" if more else ""
         raise InvalidArgument(
-            f"{counted(count, 'picture lies', 'pictures lie')} below {os.fsdecode(folder)}, which is gone or "
+            f"{counted(count, 'picture is', 'pictures are')} below {os.fsdecode(folder)}, which is gone or "
             f"empty as a whole{others}: is a "
-            "disk not mounted? nothing was forgotten; name the folder, or say --yes (whole_folders=True) for all"
+            "disk not mounted? nothing was forgotten; name the folder, or give --yes (whole_folders=True) for all"
         )

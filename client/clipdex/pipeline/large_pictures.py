@@ -1,6 +1,6 @@
-"""Large pictures, one worker at a time: a run takes its workers' memory, and what such a picture needs once.
+"""Large pictures, decoded by one worker at a time, so that a run needs the memory for only one of them.
 
-Workers wait for their turn at a lock on the file that they share. The kernel lets go of it when its holder ends.
+Workers wait for a lock on the file that they share. The kernel releases it when its holder ends.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_
 
 @contextmanager
 def turn(descriptor: int, limits: Limits, waits: Callable[[], None], begins: Callable[[], None]) -> Iterator[None]:
-    """Wait until no other worker has a large picture, and have the memory for one during the block.
+    """Wait until no other worker has a large picture, and allow the memory for one during the block.
 
-    waits, begins: called before the waiting, and after it.
+    waits, begins: called before and after the wait.
 
-    Raises OSError where the shared file cannot be locked.
+    Raises OSError if the shared file cannot be locked.
     """
     waits()
     fcntl.lockf(descriptor, fcntl.LOCK_EX)
@@ -38,9 +38,9 @@ def turn(descriptor: int, limits: Limits, waits: Callable[[], None], begins: Cal
 
 
 def machine_memory() -> int:
-    """Bytes of memory that this machine has, or the container lets its processes have."""
+    """Return the bytes of memory of this machine, or the limit of the container."""
     least = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in _CGROUPS:
-        with suppress(OSError, ValueError):  # there is none of this version; "max"
+        with suppress(OSError, ValueError):  # another cgroup version; or "max"
             least = min(least, int(Path(path).read_text()))
     return least

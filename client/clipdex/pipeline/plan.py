@@ -1,6 +1,6 @@
-"""What a run would do, without doing it: no server, no decoding, nothing written.
+"""Dry run: what an indexing run would do, with no server, no decoding and nothing written.
 
-The vectors of the files are read, as a run does: what is damaged would be embedded again.
+The vectors of the files are checked, as in a run: damaged ones would be embedded again.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ __all__ = ["Plan", "plan_run"]
 
 @dataclass(frozen=True)
 class Plan:
-    """discovered = new + changed + reread + unchanged + failed + retried + damaged.
+    """The plan of a run. discovered = new + changed + reread + unchanged + failed + retried + damaged.
 
-    new: files the index does not know. changed: files with another size or time than they had. reread: files that
-    are read and compared, because their ctime is another or `check` is "content". failed: files that failed before
-    and have not changed, or cannot be looked at; retried: those of them that will be tried again. damaged:
-    files whose row no longer fits its checksum, which are embedded again. vanished: rows whose file is gone.
-    left_out: rows whose file is there, but left out of its folder now; they leave too. passed_over: what else the
-    folders hold.
+    new: files that the index does not know. changed: files whose size or time has changed. reread: files to be
+    read and compared, because their ctime has changed or `check` is "content". failed: files that failed before
+    and have not changed, or cannot be examined. retried: files that failed before and will be retried. damaged:
+    files whose row does not match its checksum any more, which will be embedded again. vanished: rows whose file
+    is gone. left_out: rows whose file exists, but is now left out of its folder; they will be removed.
+    passed_over: what was skipped in the folders.
     """
 
     discovered: int
@@ -50,14 +50,14 @@ class Plan:
 def plan_run(
     source: Source | str | os.PathLike[str], index: Path, *, retry_failures: bool = False, check: Check = "stat"
 ) -> Plan:
-    """Compare a folder, or another source, with an index; with nothing, where the index is not there yet.
+    """Compare a folder or another source with an index, which may not exist yet -> the plan of a run.
 
     retry_failures, check: as for `index_pictures`.
 
     Raises:
-        InvalidArgument: `check` is none that there is.
+        InvalidArgument: `check` is unknown.
         SourceError: the source is missing or cannot be read.
-        IndexFault: what is at `index` is no index, or damaged.
+        IndexFault: `index` is not an index, or is damaged.
     """
     source = as_source(source)
     checked(check)

@@ -1,4 +1,4 @@
-"""What a run counts, times and reports."""
+"""Progress, timing and report of an indexing run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["STAGES", "Progress", "RunReport", "StageTimes", "Tally"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
-    total: the pictures in the folder, None until they are counted.
+    total: the number of pictures in the source, None until they are counted.
     stage_seconds: as in the report, so far.
     """
 
@@ -32,26 +32,28 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """The files that need no more work."""
+        """The number of files that need no more work."""
         return self.indexed + self.unchanged + self.failed
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a run did. discovered = indexed + unchanged + failed.
+    """The result of a run. discovered = indexed + unchanged + failed.
 
     indexed: new and changed files, committed. recognised: those of them that have the content of another
         row (moved or copied files) and were not embedded again.
-    unchanged: files that were in the index already, with the same content; and those not seen.
-    unseen: of these, files that could not be looked at, as on a disk that is not mounted; their rows stay.
-    failed: files that are in the ledger, whether this run put them there or an earlier one.
-    removed: rows whose file is no longer there. left_out: rows that were removed because their file, which is
-        there, is left out of its folder now (`Exclusion`).
+    unchanged: files that were already in the index with the same content, including `unseen`.
+    unseen: files that could not be checked, as on a disk that is not mounted; their rows stay.
+    failed: files that are in the ledger, whether from this run or an earlier one.
+    removed: rows whose file is gone. left_out: rows removed because their file, although it exists, is now left
+        out of its folder (`Exclusion`).
     rows: live rows in the index now.
-    seconds: the whole run. images_per_s: the indexed ones, from the first file decoded to the last commit.
-    stage_seconds: see `stages.STAGES`.
-    passed_over: what else the folders hold. stranded: rows whose file is gone, and copies of which were met.
-    transfer: how pixels went to the server: "shared memory", "wire", or "in process" where there is none.
+    seconds: duration of the whole run. images_per_s: indexed pictures per second, from the first file decoded to
+        the last commit.
+    stage_seconds: busy seconds by stage; see `STAGES`.
+    passed_over: what was skipped in the folders. stranded: rows whose file is gone, but whose content was found
+        elsewhere.
+    transfer: how pixels went to the server: "shared memory", "wire", or "in process" if there is no server.
     """
 
     discovered: int
@@ -73,9 +75,9 @@ class RunReport:
 
 @dataclass
 class Tally:
-    """What became of the files so far."""
+    """Counts of the files so far, by result."""
 
-    found: int = 0  # as they came from the source, failures too; counted in the decoder's thread
+    found: int = 0  # files from the source, failures included; counted in the decoder's thread
     indexed: int = 0
     recognised: int = 0
     touched: int = 0
@@ -86,42 +88,42 @@ class Tally:
 
     @property
     def failed(self) -> int:
-        """Files in the ledger."""
+        """The number of files in the ledger."""
         return self.failed_now + self.failed_before
 
     @property
     def unchanged(self) -> int:
-        """Files whose row stays."""
+        """The number of files whose row stays."""
         return self.same + self.touched + self.unseen
 
     def check(self) -> None:
-        """Every file that came in must have come out, and a file that was dropped must not go unnoticed."""
+        """Raise ClipdexError unless every file from the source is accounted for."""
         accounted = self.indexed + self.unchanged + self.failed
         if self.found != accounted:
             raise ClipdexError(
-                f"{self.found:,} files came from the source, and {accounted:,} are accounted for: "
-                "this is a fault of clipdex, please report it; what was indexed is committed"
+                f"{self.found:,} files came from the source, but {accounted:,} are accounted for: "
+                "this is a bug in clipdex, please report it; what was indexed is committed"
             )
 
 
 _T = TypeVar("_T")
 
-# scan: listing files and asking the index what it knows of them, in the decoders' feeding thread.
-# decode, resize: the workers' work, all together; decode includes reading the file.
-# wait_decode, wait_embed: the joining thread has nothing to do until pixels, or vectors, arrive.
+# scan: listing files and looking them up in the index, in the thread that feeds the decoders.
+# decode, resize: the work of all workers together; decode includes reading the file.
+# wait_decode, wait_embed: the joining thread is idle until pixels, or vectors, arrive.
 # place, submit, append, commit: the joining thread's own work.
 STAGES = ("scan", "decode", "resize", "wait_decode", "place", "submit", "wait_embed", "append", "commit")
 
 
 class StageTimes:
-    """Seconds by stage. Each stage belongs to one thread."""
+    """Busy seconds by stage. Each stage belongs to one thread."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
 
     @contextmanager
     def during(self, stage: str) -> Iterator[None]:
-        """Count the block's time to a stage."""
+        """Add the block's time to a stage."""
         began = time.perf_counter()
         try:
             yield
@@ -129,7 +131,7 @@ class StageTimes:
             self.seconds[stage] += time.perf_counter() - began
 
     def each(self, stage: str, items: Iterator[_T]) -> Iterator[_T]:
-        """Pass items on, counting the time until each comes to a stage."""
+        """Yield the items, adding the time to wait for each to a stage."""
         while True:
             began = time.perf_counter()
             try:

@@ -1,9 +1,9 @@
-"""Where decoded pictures wait: trays of slots in memory that workers write and a local server reads.
+"""Ring buffer of decoded pictures: trays of slots in memory that workers write and a local server reads.
 
     tray 0: | slot | slot | … |     one request is the first n slots of a tray
-    tray 1: | slot | slot | … |     used again, in turn, when the rows of a tray are in the index
+    tray 1: | slot | slot | … |     a tray is used again, in turn, when its rows are in the index
 
-It is all the room there is for pixels, so it bounds what is decoded ahead and what is in flight.
+Pixels have no other room, so the ring bounds what is decoded ahead and what is in flight.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["PixelRing", "open_ring"]
 
 _LOG = logging.getLogger("clipdex.pipeline")
 
-# Trays beside those in flight: one that is filled, and the next ones being decoded.
+# Trays in addition to those in flight: one being filled, and the next ones being decoded.
 _AHEAD = 4
 _FEWEST = 2
 _OUR_SHARE = 0.75  # of what is free in /dev/shm
@@ -33,10 +33,10 @@ _IN_PROCESS = ("inproc:", "fake:")
 
 
 class PixelRing:
-    """Room for `trays` × `rows` pictures. Close it, or use it in a `with`.
+    """A ring with room for `trays` × `rows` pictures. Close it, or use it in a `with`.
 
     pixels: uint8 (trays, rows, S, S, 3).
-    transfer: how they go to the server: "shared memory", "wire", or "in process" where there is none.
+    transfer: how they go to the server: "shared memory", "wire", or "in process" if there is no server.
     """
 
     transfer = "wire"
@@ -49,35 +49,35 @@ class PixelRing:
 
     @property
     def trays(self) -> int:
-        """How many trays there are."""
+        """The number of trays."""
         return len(self.pixels)
 
     @property
     def slots(self) -> int:
-        """How many pictures there is room for."""
+        """The number of slots in all trays."""
         return self.trays * self.rows
 
     def slot_of(self, order: int) -> int:
-        """Where the picture of the n-th file goes, counted from the first tray's first slot."""
+        """Return the slot of the n-th file's picture, counted from the first tray's first slot."""
         return order % self.slots
 
     def tray_of(self, order: int) -> Pixels:
-        """The tray that it goes to, uint8 (rows, S, S, 3)."""
+        """Return the n-th file's tray, uint8 (rows, S, S, 3)."""
         tray: Pixels = self.pixels[order // self.rows % self.trays]
         return tray
 
     def at(self, order: int) -> Pixels:
-        """Its pixels, uint8 (S, S, 3)."""
+        """Return the n-th file's pixels, uint8 (S, S, 3)."""
         pixels: Pixels = self.tray_of(order)[order % self.rows]
         return pixels
 
     def open_for_workers(self) -> int:
-        """Another descriptor of the memory, for processes that are to map it. The caller closes it."""
-        # Of its own, where that can be had: a worker that outlives this process must not hold its lock.
+        """Return another descriptor of the memory, for processes that map it. The caller closes it."""
+        # Opened anew if possible: a worker that outlives this process must not hold its lock.
         return os.open(self.memory.path, os.O_RDWR) if self.memory.name else os.dup(self.memory.descriptor)
 
     def close(self) -> None:
-        """Let go of the memory. Safe to call twice."""
+        """Release the memory. Safe to call twice."""
         self.memory.close()
 
     def __enter__(self) -> PixelRing:
@@ -90,7 +90,7 @@ class PixelRing:
 
 
 class _SharedRing(PixelRing):
-    """A ring that a client's server reads in place, as long as it is open."""
+    """A ring that a client's server reads in place while it is open."""
 
     transfer = "shared memory"
 
@@ -110,13 +110,13 @@ class _SharedRing(PixelRing):
 
 
 def open_ring(client: Client, max_bytes: int) -> PixelRing:
-    """A ring for a client's batches, of at most `max_bytes`; of two pictures if that is less.
+    """Create a ring for a client's batches, of at most `max_bytes` but at least two pictures.
 
-    A tray holds a full batch, or less where two of those are more than `max_bytes`. It lies where the server can
-    read it if the client may share memory and the server takes it; else its pixels go over the wire.
+    A tray holds a full batch, or less if two of those exceed `max_bytes`. The server reads the ring in place if
+    the client may share memory and the server accepts it; else its pixels go over the wire.
 
     Raises:
-        ServerError: the client must share memory, and that cannot be.
+        ServerError: the client must share memory, but cannot.
     """
     size, picture_bytes = client.card.image.size, pixel_bytes(client.card)
     rows = max(1, min(client.max_batch_size, max_bytes // (_FEWEST * picture_bytes)))
@@ -137,7 +137,7 @@ def open_ring(client: Client, max_bytes: int) -> PixelRing:
         ring = PixelRing(size, rows, trays)
     except OSError as exc:
         raise ClipdexError(
-            f"there is no memory for {trays * tray_bytes >> 20} MiB of decoded pictures: {exc.strerror}"
+            f"there is not enough memory for {trays * tray_bytes >> 20} MiB of decoded pictures: {exc.strerror}"
         ) from exc
     if in_process:
         ring.transfer = "in process"
@@ -145,9 +145,9 @@ def open_ring(client: Client, max_bytes: int) -> PixelRing:
 
 
 def _shared_ring(client: Client, rows: int, trays: int) -> PixelRing | None:
-    """With as many trays as there is room for: a container's /dev/shm may have 64 MB, the server's included."""
+    """Create a shared ring of as many trays as fit: a container's /dev/shm may have only 64 MB."""
     refusal: OSError | None = None
-    with suppress(OSError):  # there is none: told below
+    with suppress(OSError):  # no /dev/shm: reported below
         room = int(free_bytes() * _OUR_SHARE) // (rows * pixel_bytes(client.card))
         trays = max(_FEWEST, min(trays, room))
     for fewer in range(trays, _FEWEST - 1, -1):
@@ -164,7 +164,7 @@ def _shared_ring(client: Client, rows: int, trays: int) -> PixelRing | None:
     if client.shared_memory == "always":
         raise ServerError(
             f"there is no room for shared memory in {DIRECTORY}: {refusal.strerror}; make it larger "
-            "(a container's: --shm-size), lower the ring's size, or do without"
+            "(in a container: --shm-size), make the ring smaller, or do not require shared memory"
         ) from refusal
     _LOG.info("pixels go over the wire: there is no room in %s: %s", DIRECTORY, refusal.strerror)
     return None

@@ -1,4 +1,4 @@
-"""The run that joins the stages: scan → decode → embed → append."""
+"""The indexing run, which joins the stages: scan → decode → embed → append."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ _T = TypeVar("_T")
 # For decoded pictures. At 224 px it holds some 3,500 of them.
 MAX_RING_BYTES = 512 << 20
 
-# A commit costs an fsync or two; this many rows or seconds are lost at most when the power goes.
+# A commit costs an fsync or two; at most this many rows or seconds are lost in a power failure.
 _COMMIT_ROWS = 16_384
 _COMMIT_S = 5.0
 
-# One batch, with all its attempts: a server that is started again, or builds its engines, costs time and no rows.
+# For one batch with all its retries: a server that restarts, or builds its engines, costs time but no rows.
 _BATCH_DEADLINE_S = 900.0
 
-# What the scan says of files that are not decoded: how much of it may wait for the joining thread, and how long.
+# Notes of the scan on files that are not decoded: the most that may wait for the joining thread, and how long.
 _MOST_NOTES = 16_384
 _PATIENCE_S = 0.05
 
@@ -71,36 +71,36 @@ def index_pictures(
     max_ring_bytes: int = MAX_RING_BYTES,
     progress: Callable[[Progress], None] | None = None,
 ) -> RunReport:
-    """Bring an index up to date with a folder or another source; make it if it is not there.
+    """Bring an index up to date with a folder or another source; create it if it does not exist.
 
     Files that the index already holds with the same size and times are not read again. A file that cannot be
-    read gets a line in the ledger and never ends the run. What ends the run (Ctrl-C, a lost server, a full
-    disk) loses nothing that was committed, and the next run goes on from there.
+    read gets a line in the ledger and never ends the run. If the run is ended by Ctrl-C, a lost server or a full
+    disk, everything committed is kept, and the next run resumes from there.
 
     Args:
         source: a directory, a tar or a table (see `open_source`), or any `Source`, such as `PathList`.
-        dtype: of a new index, float16 or float32.
-        icc: of a new index: "srgb" converts pictures by their colour profiles, "off" (the default) does not. An
-            index keeps to what it was made with.
-        workers: decoding processes; one a core if not given.
-        limits: what one file may cost; the defaults of `Limits` if not given.
-        retry_failures: try files again that failed before and have not changed since.
-        check: "stat": a file with the size, mtime and ctime it had is not read; "content": every file is read, and
-            embedded if its content is another.
-        max_ring_bytes: memory for decoded pictures, those in flight included; two pictures' at least.
-        progress: called about every batch.
+        dtype: dtype of a new index, float16 or float32.
+        icc: for a new index: "srgb" converts pictures from their colour profiles, "off" (the default) does not.
+            An existing index keeps its own setting.
+        workers: decoding processes; one per core if not given.
+        limits: limits on the cost of one file; the defaults of `Limits` if not given.
+        retry_failures: retry files that failed before and have not changed since.
+        check: "stat": a file with unchanged size, mtime and ctime is not read; "content": every file is read, and
+            embedded if its content has changed.
+        max_ring_bytes: memory for decoded pictures, including those in flight; at least two pictures.
+        progress: called after about every batch.
 
     Raises:
         InvalidArgument: `check` is neither of the two.
         SourceError: the source is missing, unreadable, or holds no picture.
         FingerprintMismatch: the index holds another model's vectors.
-        InvalidArgument: the index was made with another `icc`.
+        InvalidArgument: the index was created with another `icc`.
         ServerError, IndexFault: as the client and the index raise them.
     """
     started = time.monotonic()
     source = as_source(source)
     checked(check)
-    # The lock first, before a long list. But no index is made for nothing.
+    # Lock the index before a long listing; but do not create an index for an empty source.
     is_new = not os.path.lexists(index)
     if is_new:
         _require_a_picture(source)
@@ -109,8 +109,8 @@ def index_pictures(
         writer.manifest.require(client.card, index)
         if icc is not None and icc != writer.manifest.icc:
             raise InvalidArgument(
-                f"{index} was made with icc {writer.manifest.icc}, and {icc} is asked for: its rows could not be "
-                "compared with those to come; leave it out, or build another index"
+                f"{index} was created with icc {writer.manifest.icc}, but {icc} is given: its rows could not be "
+                "compared with the new ones; leave icc out, or build another index"
             )
         if not is_new:
             _require_a_picture(source)
@@ -119,7 +119,7 @@ def index_pictures(
             with open_ring(client, max_ring_bytes) as ring:
                 run.embed_all(ring, workers, limits or Limits())
         except BaseException:
-            # The rows appended so far are whole; the next run need not make them again.
+            # The rows appended so far are complete; the next run need not embed them again.
             with suppress(IndexFault):
                 writer.commit()
             raise
@@ -152,7 +152,7 @@ def _require_a_picture(source: Source) -> None:
 
 
 class _Run:
-    """The state of one run; `embed_all` is the straight line through its stages."""
+    """The state of one run; `embed_all` goes through its stages."""
 
     def __init__(
         self,
@@ -172,18 +172,18 @@ class _Run:
         self._retry_failures = retry_failures
         self._check = check
         self._progress = progress
-        # The scan runs in the decoder's thread; what it cannot look at is handed over here.
+        # The scan runs in the decoder's thread, and hands over its failures here.
         self._scan_failures: deque[Failure] = deque()
-        # New metadata of files that have not changed, and ctimes of those whose ctime was not known.
+        # New metadata of unchanged files, and ctimes of those whose ctime was not known.
         self._remarks: deque[tuple[bytes, str | int]] = deque()
         self._total: int | None = None
         self._over = threading.Event()
-        self._busy: Mapping[str, float] = {}  # the workers' seconds, as they grow
+        self._busy: Mapping[str, float] = {}  # the workers' seconds so far
         self._first_at: float | None = None
         self._last_at = self._committed_at = time.monotonic()
 
     def embed_all(self, ring: PixelRing, workers: int | None, limits: Limits) -> None:
-        """scan → decode → one request a tray → append in order."""
+        """Scan → decode → one request per tray → append in order."""
         in_flight = min(self._client.in_flight, ring.trays - 1)
         if in_flight < self._client.in_flight:
             _LOG.warning(
@@ -217,7 +217,7 @@ class _Run:
         try:
             for result in self.times.each("wait_decode", pool.decode_within(_PATIENCE_S, fresh)):
                 stop_if_told()
-                if result is None:  # the scan may have much to say of files that are not decoded
+                if result is None:  # the scan may have many notes on files that are not decoded
                     self._note_scan()
                     self._commit_if_due()
                     continue
@@ -239,7 +239,7 @@ class _Run:
                     answer.cancel()
 
     def _place(self, result: Decoded | Unchanged | Failure, batch: Batch) -> None:
-        """What becomes of a file that was read: the ledger, its old row, the vector of another, or the model."""
+        """Send a file that was read to the ledger, its old row, another row's vector, or the model."""
         self._commit_if_due()  # a run may meet nothing but failures and touched files
         if isinstance(result, Failure):
             self._fail(result)
@@ -251,8 +251,8 @@ class _Run:
                 self._writer.touch(picture)
                 self.tally.touched += 1
                 return
-            if isinstance(result, Unchanged):  # of what it was when it was found, and not of what it has become
-                why = "it was changed while the run went on"
+            if isinstance(result, Unchanged):  # compared with what the file was when found; it has changed since
+                why = "it was changed during the run"
                 self._fail(Failure(picture.path, "unreadable", why, 0, 0))
                 return
             if self._first_at is None:
@@ -265,14 +265,14 @@ class _Run:
                 self.copies.note(picture.content_hash)
 
     def images_per_s(self) -> float:
-        """The pictures indexed so far, over the time since the first was decoded."""
+        """Return the pictures indexed per second since the first was decoded."""
         return 0.0 if self._first_at is None else self.tally.indexed / max(1e-9, self._last_at - self._first_at)
 
     def _fresh_files(self) -> Iterator[FoundFile]:
-        """The files whose index row is missing or out of date. Runs in the decoder's thread."""
+        """Yield the files whose index row is missing or out of date. Runs in the decoder's thread."""
         for file in self._source.files(self._fail_scan):
             if self._over.is_set():
-                return  # Ctrl-C: of a million unchanged files no other stage would see that it came
+                return  # Ctrl-C: with a million unchanged files, no other stage would notice it
             self.tally.found += 1
             known = self._writer.known(file.path)
             standing = standing_of(file, known, check=self._check, retry_failures=self._retry_failures)
@@ -294,7 +294,7 @@ class _Run:
         self._hand_over(self._scan_failures, failure)
 
     def _hand_over(self, notes: deque[_T], note: _T) -> None:
-        """Leave it for the joining thread, within bounds: a table of millions may have new captions."""
+        """Queue a note for the joining thread, bounded: a table of millions may have new captions."""
         while len(notes) >= _MOST_NOTES and not self._over.wait(0.005):
             pass
         notes.append(note)
@@ -323,7 +323,7 @@ class _Run:
         self._report()
 
     def _answers(self, batch: Batch, answer: Future[Array]) -> Array:
-        """The model's vectors for a batch's pixels; those that it refuses leave the batch for the ledger."""
+        """Return the model's vectors for a batch's pixels; refused pictures leave the batch for the ledger."""
         pixels, client = batch.pixels(), self._client
         try:
             return client.checked(answer.result(), len(pixels))
@@ -331,7 +331,7 @@ class _Run:
             found = bisect(pixels, lambda part: client.submit_pixels(part, _BATCH_DEADLINE_S), exc, client.checked)
             refusals = {row: each for row, each in enumerate(found) if isinstance(each, RequestRefused)}
             if len(found) > 1 and len(refusals) == len(found):
-                raise  # it is not the pictures that are at fault
+                raise  # all were refused: the pictures are not at fault
         vectors = np.zeros((len(found), client.card.embedding_dim), dtype=np.float32)
         for row, each in enumerate(found):
             if not isinstance(each, RequestRefused):
@@ -359,7 +359,7 @@ class _Run:
         while self._scan_failures:
             failure = self._scan_failures.popleft()
             if keeps_its_row(failure, self._writer.known):
-                self.tally.unseen += 1  # a line in the ledger would take the place of the row
+                self.tally.unseen += 1  # a line in the ledger would replace the row
             else:
                 self._fail(failure)
         while self._remarks:
@@ -377,7 +377,7 @@ class _Run:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """Count the pictures beside the block, where somebody is told how many there are."""
+        """Count the pictures in a thread during the block, if progress is reported."""
         if self._progress is None:
             yield
             return
@@ -390,7 +390,7 @@ class _Run:
             counter.join()
 
     def _count(self) -> None:
-        # Only the progress bar needs it; what goes wrong here goes wrong in the run as well, and is said there.
+        # Only the progress bar needs it; errors here also occur in the run, and are reported there.
         with suppress(Exception):
             failures: list[Failure] = []
             files = takewhile(lambda _: not self._over.is_set(), self._source.files(failures.append))

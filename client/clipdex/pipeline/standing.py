@@ -1,4 +1,4 @@
-"""What a file is to an index: new, changed, unchanged, failed before. The one rule for a run and for its plan."""
+"""A file's standing with an index: new, changed, unchanged or failed before. One rule for a run and its plan."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ __all__ = ["Check", "Standing", "checked", "is_due", "keeps_its_row", "standing_
 
 
 def is_due(known: KnownFile, retry_failures: bool) -> bool:
-    """Whether a file that failed, and has not changed since, is to be tried again.
+    """Return whether a file that failed, and has not changed since, is to be retried.
 
-    retry_failures: all are. What lacked an optional package is in any case, once the package is there.
+    retry_failures: retry all of them. A file that lacked an optional package is retried once that is installed.
     """
     return known.row is None and (retry_failures or (known.reason == "missing_extra" and extra_is_there()))
 
 
-# stat: a file with the size, mtime and ctime it had is not read. content: every file is read.
+# stat: a file with unchanged size, mtime and ctime is not read. content: every file is read.
 Check: TypeAlias = Literal["stat", "content"]
 
 
 class Standing(Enum):
-    """What a file is to an index. Of the last two nothing is read."""
+    """A file's standing with an index. Files of the last two kinds are not read."""
 
     NEW = "the index does not know it"
-    CHANGED = "it has another size or time, or failed and has changed in any way"
-    REREAD = "its size and time are the same, but its ctime is not, or content is to be compared"
-    RETRIED = "it failed before, and is to be tried again"
+    CHANGED = "its size or time has changed, or it failed before and has changed in any way"
+    REREAD = "its size and time are the same, but its ctime has changed, or content is to be compared"
+    RETRIED = "it failed before, and is to be retried"
     FAILED = "it failed before, and has not changed"
-    UNCHANGED = "nothing of it has changed"
+    UNCHANGED = "it has not changed"
 
 
 def checked(check: str) -> None:
-    """Raise InvalidArgument unless it is a Check."""
+    """Raise InvalidArgument unless the text is a Check."""
     if check not in get_args(Check):
         raise InvalidArgument(f"check is {check!r}; expected 'stat' or 'content'")
 
 
 def standing_of(file: FoundFile, known: KnownFile | None, *, check: Check, retry_failures: bool) -> Standing:
-    """known: what the index has of the file, if anything sound. A ctime that is not known is not compared."""
+    """Return a file's standing, given its valid record in the index, if any. An unknown ctime is not compared."""
     if known is None:
         return Standing.NEW
     if (known.size, known.mtime_ns) != (file.size, file.mtime_ns):
@@ -59,12 +59,12 @@ def standing_of(file: FoundFile, known: KnownFile | None, *, check: Check, retry
 
 
 def to_read(file: FoundFile, known: KnownFile | None) -> FoundFile:
-    """What to give to a worker: it need not decode what is as it was, unless the row has no signature yet."""
+    """Return the file for a worker, with its old hash so that it is not decoded if unchanged, unless unsigned."""
     hashed = known is not None and known.row is not None and known.signed
     return replace(file, content_hash=known.content_hash) if known is not None and hashed else file
 
 
 def keeps_its_row(failure: Failure, known: Callable[[bytes], KnownFile | None]) -> bool:
-    """Whether a file that could not be looked at has a row, and may only be away: its row stays."""
+    """Return whether a file that could not be examined keeps its row, as it may only be unavailable."""
     found = known(failure.path) if may_be_away(failure) else None
     return found is not None and found.row is not None

@@ -1,4 +1,4 @@
-"""Where pictures come from: folders, lists of paths, tar files, tables. Each lists `FoundFile`s in its order."""
+"""Sources of pictures: folders, lists of paths, tar files, tables. Each lists `FoundFile`s in its own order."""
 
 from clipdex.sources.census import PassedOver
 from clipdex.sources.exclusion import Exclusion

@@ -1,4 +1,4 @@
-"""What a folder holds beside the pictures that are taken from it, counted."""
+"""Counts of the files and folders that a source skips."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Protocol, runtime_checkable
 
 __all__ = ["Census", "PassedOver", "Surveyed"]
 
-# Names and suffixes that are counted one by one; and how long a suffix may be, before it is a name with a dot.
+# The most names and suffixes to count separately; and the longest suffix, beyond which it is a name with a dot.
 _MOST = 1000
 _LONGEST_SUFFIX = 12
 
 
 @dataclass(frozen=True)
 class PassedOver:
-    """What was found and not taken.
+    """The files and folders that were skipped.
 
-    left_out_files, left_out_folders: because of the source's `Exclusion`: files with a picture's suffix, and
-        folders, which were not looked into. left_out: how many of which name, folders with a slash.
-    others: how many files of which other suffix; "" where there is none, and for all beyond a thousand.
+    left_out_files, left_out_folders: those left out by the source's `Exclusion`: files with a picture's suffix,
+        and folders, which were not entered. left_out: their number by name, folders with a slash.
+    others: the number of files by other suffix; "" for those without one, and for all beyond a thousand.
     """
 
     left_out_files: int = 0
@@ -31,7 +31,7 @@ class PassedOver:
 
     @classmethod
     def sum(cls, parts: Iterable[PassedOver]) -> PassedOver:
-        """Of several folders."""
+        """Add up the counts of several folders."""
         files = folders = 0
         left_out: Counter[str] = Counter()
         others: Counter[str] = Counter()
@@ -44,34 +44,34 @@ class PassedOver:
 
 @runtime_checkable
 class Surveyed(Protocol):
-    """A source that goes through folders."""
+    """A source that scans folders."""
 
     def passed_over(self) -> PassedOver:
-        """What its last pass found and did not take."""
+        """Return what its last pass skipped."""
         ...
 
     def left_out(self, paths: Iterable[bytes]) -> list[bytes]:
-        """Those of the indexed paths that lie in its folders and are there, but are left out of it."""
+        """Return the indexed paths that exist in its folders, but are left out."""
         ...
 
 
 class Census:
-    """The counts of one pass, as it goes on."""
+    """The running counts of one pass."""
 
     def __init__(self) -> None:
         self._files = self._folders = 0
         self._left_out: dict[str, int] = {}
         self._others: dict[str, int] = {}
-        self._spelled: dict[bytes, str] = {}  # suffixes as they were first met, by their lower case
+        self._spelled: dict[bytes, str] = {}  # lower-case suffix -> its first spelling
 
     def leave_out(self, name: bytes, *, is_folder: bool) -> None:
-        """A folder, or a file with a picture's suffix, was left out."""
+        """Count a folder, or a file with a picture's suffix, that was left out."""
         self._files += not is_folder
         self._folders += is_folder
         _count(self._left_out, os.fsdecode(name) + ("/" if is_folder else ""))
 
     def pass_by(self, name: bytes) -> None:
-        """A file of another suffix was met."""
+        """Count a file with another suffix."""
         suffix = os.path.splitext(name)[1]
         suffix = suffix if 1 < len(suffix) <= _LONGEST_SUFFIX else b""
         if suffix.lower() not in self._spelled and len(self._spelled) >= _MOST:
@@ -79,7 +79,7 @@ class Census:
         _count(self._others, self._spelled.setdefault(suffix.lower(), os.fsdecode(suffix)))
 
     def result(self) -> PassedOver:
-        """What it came to."""
+        """Return the counts."""
         return PassedOver(self._files, self._folders, self._left_out, self._others)
 
 

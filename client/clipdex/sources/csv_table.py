@@ -17,8 +17,8 @@ from clipdex.sources.table import COLUMNS, BrokenTable, RowLedger, choose_column
 
 __all__ = ["CsvTable"]
 
-# Python's own limit, 128 KiB, would end a table at a field that is only to be left out. Some limit there must be:
-# what stands behind a quote that nobody closed is one cell, and the reader takes four bytes for each character.
+# Python's own limit, 128 KiB, would end a table at a field that is to be left out anyway. Some limit is needed:
+# everything after an unclosed quote is one cell, and the reader takes four bytes for each character.
 _LONGEST_CELL = 16 << 20
 
 # Excel writes semicolons where the decimal point is a comma.
@@ -26,20 +26,20 @@ _DELIMITERS = (",", ";", "\t", "|")
 
 
 class CsvTable:
-    """The files that a column names, each once; relative paths are meant from the table's folder.
+    """A source of the files that a column names, each once; relative paths start at the table's folder.
 
-    They are indexed under their own paths. The first line names the columns, or the second where the first is
-    Excel's `sep=;`. What separates the cells is known by that line, or by the names.
+    They are indexed under their own paths. The first line names the columns, or the second if the first is Excel's
+    `sep=;`. The delimiter is detected from that line, or from the names.
     """
 
     names_files = True
 
     def __init__(self, table: Path, column: str | None = None, delimiter: str | None = None) -> None:
-        """column: the one of paths; if not given, the first of `table.COLUMNS` that there is.
-        delimiter: what separates the cells, one character.
+        """column: the column of paths; if not given, the first of `table.COLUMNS` that exists.
+        delimiter: the cell delimiter, one character.
 
         Raises:
-            InvalidArgument: the delimiter is not one character, or a quote or the end of a line.
+            InvalidArgument: the delimiter is not one character, or is a quote or line break.
             SourceError: the table cannot be read, or has no such column.
         """
         self._table = Path(os.path.abspath(table))
@@ -47,7 +47,7 @@ class CsvTable:
             raise InvalidArgument(f"the delimiter {delimiter!r} is not one character, such as ';'")
         if is_pointer_file(table):
             raise SourceError(pointer_words(table, "the table"))
-        # What an .tsv ends in says what it is, and is wrong at times.
+        # The suffix .tsv suggests tabs, but is wrong at times.
         usual = "\t" if table.suffix.lower() == ".tsv" else ","
         said = self._said()
         self._header = 1 if said is None else 2  # the line of the names
@@ -63,15 +63,15 @@ class CsvTable:
         self._ledger = RowLedger(os.fsencode(self._table))
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
-        """In the order of the rows."""
+        """Yield the files in the order of the rows."""
         return named_files(os.fsencode(self._table), self._column, self._rows(), self._ledger, on_failure)
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
-        """The table's own ledger lines that no longer hold; of the files it names or named, none."""
+        """Return the table's own outdated lines in the ledger, but none of the files it names or named."""
         return self._ledger.outdated(paths)
 
     def nothing_found(self) -> SourceError:
-        """Names the table and the column."""
+        """Return the error, which names the table and the column."""
         return SourceError(f"{self._table}: the column {self._column!r} names no file")
 
     def _rows(self) -> Iterator[tuple[str, dict[str, object]] | None]:
@@ -86,7 +86,7 @@ class CsvTable:
             raise BrokenTable(str(exc)) from exc
 
     def _said(self) -> str | None:
-        """What Excel's first line says that separates the cells: `sep=;`."""
+        """Return the delimiter that Excel's first line states: `sep=;`."""
         with closing(self._text()) as lines, suppress(UnicodeError):
             first = next(lines, "").rstrip("\r\n").strip('"')
             if first[:4].lower() == "sep=" and len(first) == 5:
@@ -94,20 +94,20 @@ class CsvTable:
         return None
 
     def _guessed(self, usual: str, column: str | None) -> str:
-        """The usual one if it gives the column that is looked for, else the one that does; else the usual."""
+        """Return the usual delimiter, unless only another one yields the wanted column."""
         wanted = set(COLUMNS) if column is None else {column}
         fitting = [each for each in dict.fromkeys((usual, *_DELIMITERS)) if wanted & set(self._tried(each))]
         return usual if usual in fitting or len(fitting) != 1 else fitting[0]
 
     def _advice(self) -> str:
-        """What to say where the first line does not give the columns that were hoped for."""
+        """Return advice for an error if another delimiter would yield more columns; else ""."""
         likelier = max((self._delimiter, *_DELIMITERS), key=lambda each: len(self._tried(each)))
         if likelier == self._delimiter:
             return ""
         typed = "tab" if likelier == "\t" else f"'{likelier}'"
         return (
-            f"; they seem to be separated by {likelier!r}, and were read as separated by {self._delimiter!r}: "
-            f"say so with --delimiter {typed}"
+            f"; they seem to be separated by {likelier!r}, but were read as separated by {self._delimiter!r}: "
+            f"give --delimiter {typed}"
         )
 
     def _tried(self, delimiter: str) -> list[str]:
@@ -117,7 +117,7 @@ class CsvTable:
             return []
 
     def _named(self, delimiter: str) -> list[str]:
-        """The columns' names. Raises csv.Error."""
+        """Read the columns' names. Raises csv.Error."""
         with closing(self._lines(delimiter)) as lines:
             try:
                 return next(lines, [])
@@ -125,7 +125,7 @@ class CsvTable:
                 raise csv.Error(str(exc)) from exc
 
     def _lines(self, delimiter: str) -> Generator[list[str], None, None]:
-        """The cells of each line, from that of the names on."""
+        """Yield the cells of each line, from the line of names on."""
         csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
         with closing(self._text()) as lines:
             for _ in range(self._header - 1):
@@ -133,11 +133,11 @@ class CsvTable:
             yield from csv.reader(lines, delimiter=delimiter, strict=True)
 
     def _text(self) -> Generator[str, None, None]:
-        """The lines of the file. Raises UnicodeError where it is not what its mark says."""
+        """Yield the lines of the file. Raises UnicodeError if it contradicts its byte order mark."""
         try:
             with self._table.open("rb") as start:
                 encoding = encoding_of(start.read(4))
-            # Bytes that are not UTF-8 come back as they were when a cell is taken for a path.
+            # Bytes that are not UTF-8 are restored when a cell is used as a path.
             errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
             with self._table.open(encoding=encoding, errors=errors, newline="") as file:
                 yield from file

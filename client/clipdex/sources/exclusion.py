@@ -1,4 +1,4 @@
-"""What is left out of a folder: what is hidden, what systems and programs put beside pictures, and globs."""
+"""Exclusion of files from a folder: hidden ones, junk of systems and programs, and globs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipdex.sources.globs import Scope, compile_glob
 
 __all__ = ["JUNK_FILES", "JUNK_FOLDERS", "Exclusion"]
 
-# Whatever the case: file systems of cameras and sticks do not tell `$Recycle.Bin` from `$RECYCLE.BIN`.
+# Compared without case: file systems of cameras and sticks do not tell `$Recycle.Bin` from `$RECYCLE.BIN`.
 JUNK_FILES = ("._*",)
 JUNK_FOLDERS = (
     *(
@@ -56,35 +56,35 @@ _FILES, _FOLDERS = _any_of(JUNK_FILES), _any_of(JUNK_FOLDERS)
 
 
 class Exclusion:
-    """Which files and folders below a source's folder are left out. The folder itself never is."""
+    """The rules for files and folders to leave out below a source's folder; never the folder itself."""
 
     def __init__(self, globs: Sequence[str] = (), *, hidden: bool = False) -> None:
-        """By default what is hidden, and what stands in the two lists above.
+        """By default, hidden names and the two lists above.
 
         Args:
-            globs: more to leave out. Without a slash, the name of a file or folder at any depth; with one that is
-                not its last character, a path from the source's folder; with one at the end, folders only.
-            hidden: take names that begin with a dot, but for those in the lists.
+            globs: more to leave out. Without a slash: the name of a file or folder at any depth; with one before
+                the end: a path from the source's folder; with one at the end: only folders.
+            hidden: include names that begin with a dot, except those in the lists.
 
         Raises:
-            InvalidArgument: a glob is none.
+            InvalidArgument: a glob is invalid.
         """
         self._hidden = hidden
         self._rules = [_Rule(glob) for glob in globs]
         self._scope: Scope | None = None
 
     def within(self, scope: Scope) -> Exclusion:
-        """The same, for a source that is answerable for a part of its folder only."""
+        """Return the same rules for a source that covers only a part of its folder."""
         other = copy(self)
         other._scope = scope
         return other
 
     def reaches(self, below: bytes, *, is_folder: bool) -> bool:
-        """Whether a file or folder is any of the source's business."""
+        """Return whether a file or folder belongs to the source at all."""
         return self._scope is None or self._scope.reaches(below, is_folder=is_folder)
 
     def leaves_out(self, below: bytes, *, is_folder: bool) -> bool:
-        """Whether a file or folder is left out, given its path from the source's folder; not those around it."""
+        """Return whether a file or folder, given its path from the source's folder, is left out itself."""
         name = below.rpartition(b"/")[2]
         if not self._hidden and name.startswith(b"."):
             return True
@@ -96,7 +96,7 @@ class Exclusion:
         return any(rule.matches(path, is_folder) for rule in self._rules)
 
     def leaves_out_any(self, below: bytes, *, is_folder: bool) -> bool:
-        """Whether it is left out, or a folder around it."""
+        """Return whether it, or a folder around it, is left out."""
         parts = below.split(b"/")
         around = (b"/".join(parts[:end]) for end in range(1, len(parts)))
         return any(self.leaves_out(folder, is_folder=True) for folder in around) or self.leaves_out(
@@ -108,7 +108,7 @@ class _Rule:
     def __init__(self, glob: str) -> None:
         if glob.startswith("!") or not glob.strip("/"):
             raise InvalidArgument(
-                f"{glob!r} cannot be left out; expected a name or path such as  '*_thumb.jpg', 'cache/' or '/raw'"
+                f"{glob!r} cannot be excluded; expected a name or path such as  '*_thumb.jpg', 'cache/' or '/raw'"
             )
         self._folders_only = glob.endswith("/")
         bare = glob.rstrip("/")

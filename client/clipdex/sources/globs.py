@@ -1,4 +1,4 @@
-"""Names with wildcards, and names in braces: `*.jpg`, `{00000..00099}.tar`."""
+"""Names with wildcards and braces: `*.jpg`, `{00000..00099}.tar`."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ __all__ = ["Scope", "compile_glob", "expanded", "is_glob"]
 
 
 def is_glob(text: str) -> bool:
-    """Whether anything in it stands for something else."""
+    """Return whether the text has a wildcard."""
     return any(char in text for char in "*?[")
 
 
 class Scope:
-    """The files below a folder that a glob means."""
+    """The files below a folder that match a glob."""
 
     def __init__(self, glob: str) -> None:
-        """glob: relative to the current folder, or absolute; one at least of its parts stands for something else.
+        """glob: relative to the current folder, or absolute; at least one of its parts has a wildcard.
 
         Raises:
-            InvalidArgument: it is no glob.
+            InvalidArgument: it is not a valid glob.
         """
         parts = os.path.abspath(glob).split("/")
         first = next(at for at, part in enumerate(parts) if is_glob(part))
         self.folder = "/".join(parts[:first]) or "/"
         self._parts = parts[first:]
-        # Of each folder on the way, and of the file at its end.
+        # For each folder on the way, and for the file at the end.
         self._patterns = [compile_glob("/".join(self._parts[: at + 1])) for at in range(len(self._parts))]
 
     def reaches(self, below: bytes, *, is_folder: bool) -> bool:
-        """Whether it means a file, or files in a folder, given its path from `folder`."""
+        """Return whether it matches a file, or files in a folder, given the path from `folder`."""
         path = composed(below.decode("utf-8", "surrogateescape"))
         if not is_folder:
             return self._patterns[-1].fullmatch(path) is not None
@@ -46,10 +46,10 @@ class Scope:
 
 
 def compile_glob(glob: str) -> re.Pattern[str]:
-    """What matches whole paths, composed (`spelling`), that a glob means.
+    """Compile a glob to a pattern for whole paths in composed form (see `spelling`).
 
     Raises:
-        InvalidArgument: a class of characters has no end.
+        InvalidArgument: a character class is not closed.
     """
     parts = composed(glob).split("/")
     text = ""
@@ -62,11 +62,11 @@ def compile_glob(glob: str) -> re.Pattern[str]:
     try:
         return re.compile(text, re.DOTALL)
     except re.error as exc:
-        raise InvalidArgument(f"{glob!r} is no glob: {exc}; write [[] for a bracket") from exc
+        raise InvalidArgument(f"{glob!r} is not a valid glob: {exc}; write [[] for a bracket") from exc
 
 
 def _part(part: str, glob: str) -> str:
-    """The pattern of what stands between two slashes."""
+    """Translate the part between two slashes to a pattern."""
     text, at = "", 0
     while at < len(part):
         char = part[at]
@@ -78,7 +78,7 @@ def _part(part: str, glob: str) -> str:
         elif char == "[":
             end = part.find("]", at + (2 if part[at : at + 1] == "!" else 1))
             if end < 0:
-                raise InvalidArgument(f"{glob!r} is no glob: [ without ]; write [[] for a bracket")
+                raise InvalidArgument(f"{glob!r} is not a valid glob: [ without ]; write [[] for a bracket")
             inside = part[at:end].replace("\\", "\\\\").replace("[", "\\[").replace("^", "\\^")
             text += "[^/" + inside[1:] + "]" if inside.startswith("!") else f"(?!/)[{inside}]"
             at = end + 1
@@ -94,12 +94,12 @@ _LETTERS = re.compile(r"[a-z]\.\.[a-z]|[A-Z]\.\.[A-Z]")
 
 
 def expanded(text: str) -> list[str]:
-    """Every name that is meant, in order; just the text where its braces, if any, mean nothing.
+    """Expand the braces in a name -> all names, in order; only the text if it has no braces that mean anything.
 
-    Braces in braces are not expanded.
+    Nested braces are not expanded.
 
     Raises:
-        InvalidArgument: they are more than 100,000.
+        InvalidArgument: there are more than 100,000 names.
     """
     names = [""]
     end = 0
@@ -109,13 +109,13 @@ def expanded(text: str) -> list[str]:
         if choices is None:
             choices = [group[0]]
         if len(names) * len(choices) > _MOST:
-            raise InvalidArgument(f"{text}: its braces mean more than {_MOST:,} names; give them in parts")
+            raise InvalidArgument(f"{text}: its braces expand to more than {_MOST:,} names; give them in parts")
         names = [name + before + choice for name in names for choice in choices]
     return [name + text[end:] for name in names]
 
 
 def _choices(inside: str) -> Sequence[str] | None:
-    """What stands for the braces, one after the other; None where they are a name's own."""
+    """Return what a pair of braces expands to; None if they are part of the name."""
     if found := _RANGE.fullmatch(inside):
         first, last, step = int(found[1]), int(found[2]), max(1, int(found[3] or 1))
         last = min(max(last, first - _MOST * step), first + _MOST * step)  # one too many is enough

@@ -1,4 +1,4 @@
-"""Where a list or a table says that a picture is: at a path of this machine, or a URL, which nothing fetches."""
+"""Locations of pictures in lists and tables: paths of this machine, or URLs, which are not downloaded."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from urllib.parse import unquote_to_bytes
 
 __all__ = ["LONGEST_PATH", "URL_BEGINS", "Elsewhere", "located"]
 
-LONGEST_PATH = 4096  # bytes; Linux opens none that is longer
+LONGEST_PATH = 4096  # bytes; Linux opens no longer path
 
-URL_BEGINS = re.compile(
-    r"[A-Za-z][A-Za-z0-9+.-]+:/"
-)  # as a Path has it, which knows one slash where there were two
+URL_BEGINS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash, as a Path collapses two
 
 _URL = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]+)://")
 _FILE = re.compile(rb"file:(?://(?:localhost)?)?(?=/)(?!//)", re.IGNORECASE)
@@ -22,16 +20,15 @@ _DATA = re.compile(rb"data:[\w.+-]+/[\w.+-]+[;,]", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """What is no path of this machine. why: in the ledger's words."""
+    """A location that is not a path of this machine. why: the reason, for the ledger."""
 
     why: str
 
 
 def located(text: bytes, folder: bytes) -> bytes | Elsewhere:
-    """The absolute path that is meant.
+    """Resolve a location to an absolute path.
 
-    A relative path is meant from `folder`, `~/` is the user's own folder, and `file:///` begins a path whose odd
-    bytes are written as %NN.
+    A relative path starts at `folder`, `~/` is the user's home, and `file:///` begins a path with %NN escapes.
     """
     if found := _FILE.match(text):
         return os.path.abspath(unquote_to_bytes(text[found.end() :]))
@@ -39,16 +36,16 @@ def located(text: bytes, folder: bytes) -> bytes | Elsewhere:
         scheme = found[1].decode("ascii").lower()
         if scheme == "file":
             return Elsewhere(
-                "is a file: URL of another machine, or of none; file:///PATH and plain paths are taken"
+                "is a file: URL of another machine, or without a path; expected file:///PATH or a plain path"
             )
         return Elsewhere(
             f"is a URL ({scheme}), and clipdex downloads nothing; download the pictures first, as img2dataset "
-            "does, and index those"
+            "does, and index the files"
         )
     if _DATA.match(text):
-        return Elsewhere("is a data: URL, the picture itself in text; save it to a file and give its path")
+        return Elsewhere("is a data: URL, which contains the picture; save it to a file and give its path")
     if len(text) > LONGEST_PATH:
-        return Elsewhere(f"has {len(text):,} bytes, which no path has")
+        return Elsewhere(f"has {len(text):,} bytes, which is too long for a path")
     if text.startswith(b"~/"):
         text = os.path.expanduser(text)
     return os.path.abspath(os.path.join(folder, text))

@@ -1,4 +1,4 @@
-"""The bytes of an indexed picture that lies inside another file, for showing it."""
+"""Reads an indexed picture inside another file, for display."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["member_bytes"]
 
 
 def member_bytes(path: str) -> bytes | None:
-    """The picture that an index knows as `FILE!/MEMBER`; None if the path is not one of those, or it is gone.
+    """Read the picture that an index knows as `FILE!/MEMBER`; None if the path is not such a one, or it is gone.
 
-    A call may list the tar, or read through a row group of the table: good for a page of thumbnails.
+    A call may list the tar, or read a row group of the table: fast enough for a page of thumbnails.
     """
     raw = os.fsencode(path)
     if os.path.lexists(raw):

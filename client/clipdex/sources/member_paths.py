@@ -1,7 +1,7 @@
 """The identity of a picture inside another file: `FILE!/MEMBER`, as `/data/0.tar!/cat.jpg`, in bytes.
 
-A folder may be named `x.tar!`, so such a path can also be an ordinary one. Who must know looks whether a file is
-at the whole path, or at the container's.
+A folder may be named `x.tar!`, so such a path can also be an ordinary one: callers check whether a file exists at
+the whole path, or at the container's.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _CONTAINER_ENDS = re.compile(rb"\.(?:tar|csv|tsv|parquet)(?=!/)", re.IGNORECASE)
 
 
 def member_path(container: bytes, member: bytes) -> bytes:
-    """The identity of a member."""
+    """Return the identity of a member."""
     return container + b"!/" + member
 
 
 def containers(path: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Each way to read a path as (container, member), the shortest container first; none for most paths."""
+    """Yield each way to read a path as (container, member), the shortest container first; none for most paths."""
     for found in _CONTAINER_ENDS.finditer(path):
         yield path[: found.end()], path[found.end() + 2 :]

@@ -1,4 +1,4 @@
-"""What comes with a picture, as JSON: bounded, and readable by any JSON parser."""
+"""A picture's metadata as JSON: bounded, and valid for any JSON parser."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ LONGEST_FIELD = 64 << 10  # characters of JSON
 
 
 def metadata_json(fields: Mapping[str, object]) -> str:
-    """-> JSON of an object, without the fields that are None, binary, or longer than 64 KiB.
+    """Return the fields as a JSON object, without those that are None, binary, or longer than 64 KiB.
 
-    Dates, decimals and the like become text; NaN and infinity, which JSON has no word for, become null, and half a
-    surrogate pair U+FFFD.
+    Dates, decimals and the like become text; NaN and infinity, which JSON lacks, become null, and lone surrogates
+    U+FFFD.
     """
     parts = []
     for name, value in fields.items():
@@ -24,7 +24,7 @@ def metadata_json(fields: Mapping[str, object]) -> str:
         try:
             text = compact(plain(value))
         except (ValueError, RecursionError):
-            continue  # nested beyond all reason, or a whole number of more than 4,300 digits
+            continue  # nested too deeply, or an integer of more than 4,300 digits
         if len(text) <= LONGEST_FIELD:
             parts.append(f"{compact(plain_text(name))}:{text}")
     return "{" + ",".join(parts) + "}"

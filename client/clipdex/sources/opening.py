@@ -1,4 +1,4 @@
-"""Which source a path means: a folder, a picture or a glob of them, tar shards, or a table."""
+"""Opens the source that a path means: a folder, a picture or a glob of them, tar shards, or a table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PACKED_TARS = (".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".t
 
 
 def as_source(source: Source | str | os.PathLike[str]) -> Source:
-    """A path means what `open_source` takes it for."""
+    """Return a source unchanged, and open a path with `open_source`."""
     return open_source(Path(source)) if isinstance(source, (str, os.PathLike)) else source
 
 
@@ -36,21 +36,21 @@ def open_source(
     tar: bool = False,
     exclusion: Exclusion | None = None,
 ) -> Source:
-    """A folder, a picture, a glob that means pictures, a .tar, or a table (.csv, .tsv, .parquet).
+    """Open a folder, a picture, a glob of pictures, a .tar, or a table (.csv, .tsv, .parquet).
 
-    A folder without a picture, but with tars, or with Parquet tables, means these. Braces mean several paths, as
-    in `{000..099}.tar`.
+    A folder that has no pictures, but tars or Parquet tables, means those. Braces mean several paths, as in
+    `{000..099}.tar`.
 
     Args:
-        column: of a table, the one with the pictures or their paths.
-        delimiter: of a CSV, what separates its cells; what its first line suggests if not given.
-        tar: in a folder, look for .tar files and not for pictures.
+        column: the table column with the pictures or their paths.
+        delimiter: the cell delimiter of a CSV; detected from its first line if not given.
+        tar: look for .tar files in a folder, not for pictures.
         exclusion: what to leave out of a folder; hidden files and junk if not given.
 
     Raises:
         InvalidArgument: the delimiter is not one character.
-        SourceError: it is none of these; or the table cannot be read, or has no such column.
-        MissingExtra: Parquet without pyarrow.
+        SourceError: the path is none of these; or the table cannot be read, or has no such column.
+        MissingExtra: a Parquet file without pyarrow.
     """
     name = path.name.lower()
     if path.is_dir():
@@ -72,21 +72,21 @@ def open_source(
         return ParquetTable(path, column)
     if name.endswith(_PACKED_TARS):
         raise SourceError(
-            f"{path}: a picture in a compressed tar cannot be reached without unpacking all before it; "
+            f"{path}: pictures in a compressed tar cannot be read without unpacking everything before them; "
             "decompress it to a .tar first"
         )
     if path.exists() and os.fsencode(name).endswith(SUFFIXES):
         return PathList([os.fsencode(path)], str(path))
     if path.exists():
         raise SourceError(
-            f"{path}: is neither a folder nor a .tar, .csv, .tsv or .parquet file, nor a picture by its "
+            f"{path}: is neither a folder nor a .tar, .csv, .tsv or .parquet file, and has no picture's "
             "suffix; a file that lists paths goes to --files-from"
         )
-    return Folder(path)  # which says that there is no such folder
+    return Folder(path)  # which reports that there is no such folder
 
 
 def is_picture_glob(path: Path) -> bool:
-    """Whether a path is a glob that means pictures, and no file of that name."""
+    """Return whether a path is a glob of pictures, and not the name of an existing file."""
     shard_or_table = path.name.lower().encode("utf-8", "replace").endswith((*TAR_SUFFIXES, *TABLE_SUFFIXES))
     return is_glob(str(path)) and not shard_or_table and not os.path.lexists(path)
 
@@ -99,7 +99,7 @@ def open_sources(
     tar: bool = False,
     exclusion: Exclusion | None = None,
 ) -> Source:
-    """One source of several paths, as `open_source` takes each."""
+    """Open several paths as one source, each as `open_source` does."""
     paths = [name for path in paths for name in names_meant(path)]
     shards = [path for path in paths if path.name.lower().endswith(".tar") and not path.is_dir()]
     pictures = [path for path in paths if os.fsencode(path.name.lower()).endswith(SUFFIXES) and path.is_file()]
@@ -109,7 +109,7 @@ def open_sources(
         for path in paths
         if path not in apart
     ]
-    if pictures:  # a shell may have made a hundred thousand of a `*`
+    if pictures:  # a shell may have expanded a `*` to a hundred thousand
         sources.append(PathList((os.path.abspath(os.fsencode(path)) for path in pictures), "the pictures named"))
     if shards:
         sources.append(TarShards(shards))
@@ -117,7 +117,7 @@ def open_sources(
 
 
 def names_meant(path: Path) -> list[Path]:
-    """What a path with braces stands for: itself, if it is there. Raises InvalidArgument if that is too much."""
+    """Expand the braces of a path, unless it exists as it is. Raises InvalidArgument for too many names."""
     if "{" not in str(path) or os.path.lexists(path):
         return [path]
     return [Path(name) for name in expanded(str(path))]
@@ -131,21 +131,22 @@ def ledger_source(
     delimiter: str | None = None,
     on_unopened: Callable[[str], None] | None = None,
 ) -> Source:
-    """What stands in a ledger, to be tried again: files, folders, and what lies in tars and tables.
+    """Make a source of the failures in a ledger, to retry them: files, folders, and members of tars and tables.
 
     Args:
-        name: what to call the ledger in messages.
-        column, delimiter: as for `open_source`, of tables that are gone through as a whole.
-        on_unopened: told which tar or table cannot be opened, and why; its lines stay in the ledger as they are.
+        name: the ledger's name in messages.
+        column, delimiter: as for `open_source`, for tables that are read completely.
+        on_unopened: called with the reason for each tar or table that cannot be opened; its lines stay in the
+            ledger.
 
     Raises:
-        SourceError: not one can be tried.
+        SourceError: none of them can be retried.
     """
     refused: list[str] = []
     paths: list[bytes] = []
     sources: list[Source] = []
     for failure in ledger:
-        # A folder that is `not_a_file` was named in a list, which takes files only.
+        # A folder that failed as `not_a_file` was named in a list, which takes only files.
         if failure.reason != "not_a_file" and os.path.isdir(failure.path):
             sources.append(Folder(Path(os.fsdecode(failure.path)), part=True))
         else:
@@ -155,14 +156,14 @@ def ledger_source(
         for why in refused:
             on_unopened(why)
     if not sources:
-        raise SourceError(": ".join([name, "nothing in it can be tried again", *refused[:1]]))
+        raise SourceError(": ".join([name, "nothing in it can be retried", *refused[:1]]))
     return Several(sources)
 
 
 def retry_source(paths: Iterable[bytes], name: str) -> Source:
-    """Files of an index, whatever source they came from: ordinary ones, and those inside other files.
+    """Make a source of files of an index, whatever their original source: ordinary ones, and members of others.
 
-    name: what to call them in messages.
+    name: their name in messages.
     """
     return Several(_sources_of(paths, name, None, None, lambda why: None))
 
@@ -190,14 +191,14 @@ def _sources_of(
         except (SourceError, MissingExtra) as exc:
             on_unopened(str(exc) if place in str(exc) else f"{place}: {exc}")
             continue
-        # As a whole where the container was damaged, or where a row was without a path and may have one now.
+        # Read it completely if the container was damaged, or a row without a path may have one now.
         whole = container in members or getattr(source, "names_files", False)
         sources.append(source if whole else Chosen(source, members))
     return sources
 
 
 def _held(path: bytes) -> tuple[bytes, str | None] | None:
-    """(container, column) of a member, or of a container itself; None of an ordinary file."""
+    """Return (container, column) of a member or of a container itself; None for an ordinary file."""
     if os.path.isfile(path):
         return (path, None) if path.lower().endswith((*TAR_SUFFIXES, *TABLE_SUFFIXES)) else None
     for container, member in containers(path):

@@ -32,18 +32,18 @@ _BATCH_BYTES = 32 << 20
 
 
 class ParquetTable:
-    """Rows that hold pictures, known as `TABLE!/COLUMN/ROW`, or name files, known by their own paths.
+    """A source of rows that hold pictures, known as `TABLE!/COLUMN/ROW`, or name files, known by their own paths.
 
-    A column of binary, or of structs with `bytes` (and `path`), as Hugging Face's datasets have, holds pictures;
-    one of strings holds paths, which are meant from the table's folder. Read a few rows at a time, and the
-    pictures of rows that the index has not at all.
+    A column of binary, or of structs with `bytes` (and `path`), as in Hugging Face datasets, holds pictures; one
+    of strings holds paths, which start at the table's folder. Only a few rows are read at a time, and pictures of
+    rows that the index has already are not read at all.
     """
 
     def __init__(self, table: Path, column: str | None = None) -> None:
-        """column: if not given, the first of `table.COLUMNS` that there is.
+        """column: if not given, the first of `table.COLUMNS` that exists.
 
         Raises:
-            SourceError: the table cannot be read, has no such column, or one of another type.
+            SourceError: the table cannot be read, has no such column, or the column is of another type.
         """
         self._table = os.path.abspath(os.fsencode(table))
         try:
@@ -55,13 +55,13 @@ class ParquetTable:
             raise SourceError(f"{table}: cannot be read as Parquet: {_words(exc)}") from exc
         self.column = choose_column(table, schema.names, column)
         if schema.names.count(self.column) > 1:
-            raise SourceError(f"{table}: has several columns {self.column!r}; give all but one another name")
+            raise SourceError(f"{table}: has several columns {self.column!r}; rename all but one")
         kind = schema.field(self.column).type
         self.names_files = _is_text(kind)
         if _is_list(kind):
             raise SourceError(
-                f"{table}: the column {self.column!r} holds several values a row ({kind}); expected one picture "
-                "or path a row: write a table with a row for each, as pandas' explode does"
+                f"{table}: the column {self.column!r} holds several values per row ({kind}); expected one "
+                "picture or path per row: write a table with a row for each, as pandas' explode does"
             )
         if not (self.names_files or _is_binary(kind) or _is_struct_of_bytes(kind)):
             raise SourceError(
@@ -71,17 +71,17 @@ class ParquetTable:
         self._ledger = RowLedger(self._table)
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
-        """In the order of the rows."""
+        """Yield the files in the order of the rows."""
         return self._named_files(on_failure) if self.names_files else self._pictures()
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
-        """Rows that the table no longer has, and its ledger lines that no longer hold."""
+        """Return rows that the table no longer has, and its lines in the ledger that are outdated."""
         if self.names_files:
             return self._ledger.outdated(paths)
         prefix = member_path(self._table, row_id(self.column, 0)[:-1])
         ours = [path for path in paths if path == self._table or path.startswith(prefix)]
         if nothing_at(self._table):
-            # Where the folder is gone too, a disk may not be mounted.
+            # If the folder is gone too, a disk may not be mounted.
             return (
                 [] if nothing_at(os.path.dirname(self._table)) else [path for path in ours if path != self._table]
             )
@@ -93,7 +93,7 @@ class ParquetTable:
         return [path for path in ours if path == self._table or not _is_row(path[len(prefix) :], count)]
 
     def nothing_found(self) -> SourceError:
-        """Names the table and the column."""
+        """Return the error, which names the table and the column."""
         return SourceError(f"{os.fsdecode(self._table)}: the column {self.column!r} has no rows")
 
     def _pictures(self) -> Iterator[FoundFile]:
@@ -125,7 +125,7 @@ class ParquetTable:
 
 
 def parquet_cell(table: bytes, column: str, row: int) -> bytes | None:
-    """The picture in a row; None if there is none.
+    """Read the picture in a row; None if there is none.
 
     Raises:
         OSError: the table cannot be read.
@@ -144,7 +144,7 @@ def parquet_cell(table: bytes, column: str, row: int) -> bytes | None:
 
 
 class _Cell:
-    """One row's picture, read when a worker is to decode it."""
+    """One row's picture, read only when a worker is to decode it."""
 
     def __init__(self, cells: _Cells, index: int, state: os.stat_result) -> None:
         self._cells = cells
@@ -155,7 +155,7 @@ class _Cell:
         self._spool: Spool | None = None
 
     def request(self) -> bytes:
-        # Kept: when a worker dies, what it had queued is asked for again.
+        # Kept: when a worker dies, its queued files are requested again.
         if self._message is None:
             try:
                 self._message = self._load()
@@ -172,7 +172,7 @@ class _Cell:
         if value is None:
             return refusal("empty", "the row has no picture")
         identity = (self._state.st_size, self._state.st_mtime_ns)
-        if isinstance(value, str):  # a struct without bytes: the file lies beside the table
+        if isinstance(value, str):  # a struct without bytes: the file is beside the table
             path = located(os.fsencode(value), os.path.dirname(self._cells.table))
             if isinstance(path, Elsewhere):
                 return refusal("not_a_path", f"{value[:LONGEST_PATH]} {path.why}")
@@ -182,7 +182,7 @@ class _Cell:
 
 
 class _Cells:
-    """The rows of a row group, read forwards. From the row on at which that fails, none is tried again."""
+    """The rows of a row group, read forwards. Once a row fails, neither it nor later ones are tried again."""
 
     def __init__(self, table: bytes, group: int, count: int, column: str) -> None:
         self.table = table
@@ -195,7 +195,7 @@ class _Cells:
         self._damage = ""
 
     def take(self, index: int) -> tuple[bytes | str | None, dict[str, Any]]:
-        """-> a row's picture, or the path of it, or None; and its other columns.
+        """Read a row -> its picture, or the path of it, or None; and its other columns.
 
         Raises:
             BrokenTable: the row cannot be read.
@@ -204,7 +204,7 @@ class _Cells:
             try:
                 return self._split(self._record(index))
             except (pa.ArrowException, OSError, MemoryError, LookupError, StopIteration, RecursionError) as exc:
-                # The words, not the error: that would keep the reader's frames, and its file open.
+                # The text, not the error, which would keep the reader's frames, and its file open.
                 self._damage = _words(exc) if str(exc) else "it has fewer rows than it says"
                 self._sound, self._next, self._records = self._next, 0, iter(())
         raise BrokenTable(self._damage)
@@ -232,8 +232,8 @@ class _Cells:
 
 
 def _group_records(table: bytes, group: int, count: int, column: str) -> Iterator[dict[str, Any]]:
-    """A row group's rows, about 32 MiB at once."""
-    # No method of _Cells: a cycle through a generator would keep its batch and its file open until gc runs.
+    """Yield a row group's rows, reading about 32 MiB at a time."""
+    # Not a method of _Cells: a cycle through a generator would keep its batch and its file open until gc runs.
     with _opened(table) as file:
         stored = file.metadata.row_group(group).total_byte_size
         rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES * count // max(1, stored)))
@@ -256,7 +256,7 @@ def _records(
 
 
 def _value(cell: pa.Scalar) -> Any:
-    """As Python has it. What Python has no value for becomes text, or None where that cannot be had either."""
+    """Return a cell as a Python value; as text, or else None, if Python has no such value."""
     try:
         return cell.as_py()
     except (ValueError, OverflowError):
@@ -276,7 +276,7 @@ def _value(cell: pa.Scalar) -> Any:
 
 
 def _leaves(schema: pa.Schema, column: str) -> list[str]:
-    """The columns to read: the one with the pictures, and of the others what is not binary."""
+    """Return the columns to read: the one with the pictures, and those of the others that are not binary."""
     wanted = []
     for field in schema:
         if _is_struct_of_bytes(field.type):
@@ -316,7 +316,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _of_values(kind: pa.DataType) -> pa.DataType:
-    """What is stored once for all rows that have it (pandas' categories) is what it is of."""
+    """Return the value type of a dictionary type (pandas' categories); another type unchanged."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
@@ -338,10 +338,10 @@ def _words(error: BaseException) -> str:
 
 
 class Spool:
-    """Holds bytes at a path of this machine until it is garbage.
+    """Bytes at a path of this machine, until the object is garbage collected.
 
-    Not sent through the worker's pipe: parent and worker would wait for each other where both have more to say
-    than a pipe holds. In memory where the kernel can (Linux), so that a killed run leaves nothing behind.
+    They are not sent through the worker's pipe: parent and worker would deadlock if both had more to send than a
+    pipe holds. They are in memory if the kernel supports it (Linux), so that a killed run leaves nothing behind.
     """
 
     def __init__(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Finding pictures: every file with a picture's suffix below a folder, in an order that repeats."""
+"""Scan for pictures: every file with a picture's suffix below a folder, in a reproducible order."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
     "stat_failure",
 ]
 
-# Other files in a folder of pictures (notes, videos, thumbnails.db) are not the user's mistake.
+# Other files in a folder of pictures (notes, videos, thumbnails.db) are not failures.
 SUFFIXES = tuple(
     b"." + suffix for suffix in b"jpg jpeg jpe jfif png webp gif bmp tif tiff avif heic heif hif".split()
 )
@@ -39,24 +39,24 @@ class Member(Protocol):
     """A picture inside another file."""
 
     def request(self) -> bytes:
-        """What to tell the worker: a ReadRequest, or a refusal where its bytes cannot be had. Never raises."""
+        """Return the message to the worker: a ReadRequest, or a refusal if it cannot be read. Never raises."""
         ...
 
     def metadata(self) -> str:
-        """What came with it: JSON of an object. Never raises."""
+        """Return its metadata: JSON of an object. Never raises."""
         ...
 
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A picture to index: its identity (an absolute path as bytes), size in bytes, and time of change.
+    """A picture to index: its identity (an absolute path as bytes), size in bytes, and modification time.
 
-    A size or time that 64 bits do not hold becomes the nearest that they do.
+    A size or time that does not fit 64 bits becomes the nearest that does.
 
-    metadata: what the source says of it, as JSON of an object, where that costs nothing to know.
+    metadata: the source's metadata on it, as JSON of an object, if that costs nothing to get.
     member: where its bytes are, if not in a file at `path`.
-    ctime_ns: when the file system last changed anything of it, or of the file that holds it; None if not known.
-    content_hash: what its content was, if it is only to be decoded where that has changed.
+    ctime_ns: ctime of the file, or of the file that contains it; None if not known.
+    content_hash: hash of its previous content, if it is to be decoded only if that has changed.
     """
 
     path: bytes
@@ -75,20 +75,20 @@ class FoundFile:
 
     @classmethod
     def of(cls, path: bytes, info: os.stat_result, metadata: str | None = None) -> FoundFile:
-        """An ordinary file, given its state."""
+        """Make one from an ordinary file's stat result."""
         return cls(path, info.st_size, info.st_mtime_ns, metadata, ctime_ns=info.st_ctime_ns)
 
     def request(self) -> bytes:
-        """What to tell the worker that decodes it."""
+        """Return the message to the worker that decodes it."""
         return ReadRequest(self.path).encode() if self.member is None else self.member.request()
 
     def said(self) -> str | None:
-        """What the source says of it: JSON of an object; None if it says nothing."""
+        """Return the source's metadata on it: JSON of an object; None if there is none."""
         return self.metadata if self.member is None else self.member.metadata()
 
 
 class Tree:
-    """The files below a directory, as `scan` finds them; and what is no longer there, or no longer wrong."""
+    """The files below a directory, as `scan` finds them, and the indexed paths that are gone or outdated."""
 
     def __init__(
         self,
@@ -98,16 +98,16 @@ class Tree:
         part: bool = False,
         exclusion: Exclusion | None = None,
     ) -> None:
-        """part: of a source, so that one which cannot be looked into is a failure, and not the source's end."""
+        """part: it is part of a source, so that an unreadable directory is a failure, and not an error."""
         self._directory = directory
         self._suffixes = suffixes
         self._part = part
         self._exclusion = exclusion or Exclusion()
-        self.passed_over = PassedOver()  # by the last pass that came to its end
-        self._failed: frozenset[bytes] | None = None  # of the last pass that came to its end
+        self.passed_over = PassedOver()  # by the last complete pass
+        self._failed: frozenset[bytes] | None = None  # in the last complete pass
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
-        """As `scan`."""
+        """Yield the files that `scan` finds."""
         failed: set[bytes] = set()
 
         def note(failure: Failure) -> None:
@@ -124,17 +124,17 @@ class Tree:
         self.passed_over = census.result()
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
-        """Those of the indexed paths below the directory at which nothing is any more.
+        """Return the indexed paths below the directory that do not exist any more.
 
-        A picture inside another file is gone when that file is; what else the file holds is not the folder's to
-        say. A path at which a folder is that could be looked into names no picture, and no failure.
+        A picture inside another file is gone when that file is; a folder does not check the file's other members.
+        The path of a folder that could be read is neither a picture nor a failure.
         """
         return [path for path in self._ours(paths) if self._is_gone(path)]
 
     def left_out(self, paths: Iterable[bytes]) -> list[bytes]:
-        """Those of the indexed paths below the directory that are there, but left out of it.
+        """Return the indexed paths below the directory that exist, but are left out of it.
 
-        Not pictures inside other files, which are the affair of whoever named those; and none for a part.
+        Pictures inside other files are not among them: they belong to the source of those. None for a part.
         """
         if self._part:
             return []
@@ -147,7 +147,7 @@ class Tree:
         ]
 
     def sound_folders(self, paths: Iterable[bytes]) -> list[bytes]:
-        """Those of the paths below the directory at which a folder is that the last pass looked into."""
+        """Return the paths below the directory that are folders which the last pass could read."""
         return [path for path in self._ours(paths) if self._is_sound_folder(path)]
 
     def _ours(self, paths: Iterable[bytes]) -> Iterator[bytes]:
@@ -180,35 +180,34 @@ def scan(
     exclusion: Exclusion | None = None,
     census: Census | None = None,
 ) -> Iterator[FoundFile]:
-    """Every file with such a suffix below `directory`, depth first, by the bytes of its name.
+    """Yield every file with one of the suffixes below `directory`, depth first, sorted by the bytes of its name.
 
-    What `exclusion` leaves out, hidden files and junk if it is not given, is not looked at; nor is a file of
-    another suffix. `census` counts both.
+    What `exclusion` leaves out (hidden files and junk if not given) is skipped, and so are files with another
+    suffix. `census` counts both.
 
-    Links to files are followed. Links to folders come after all else, in their order, and only if their folder
-    was not entered yet: so every folder has its own path if it lies below `directory`, else that of the first
-    link to it. What cannot be looked at (a folder without permission, a link to nothing, a FIFO) goes to
-    `on_failure`.
+    Links to files are followed. Links to folders come last, in their order, and only if their folder was not
+    entered yet: so a folder below `directory` has its own path, and any other that of the first link to it. What
+    cannot be examined (a folder without permission, a dangling link, a FIFO) goes to `on_failure`.
 
     Raises:
-        SourceError: `directory` is not there, is no directory, or cannot be read.
+        SourceError: `directory` does not exist, is not a directory, or cannot be read.
     """
-    # Bytes: a name that is not UTF-8 is a name like any other. Absolute, so that a row means the same
-    # file whatever folder the next command is run from.
+    # Bytes, since a name need not be UTF-8. Absolute, so that a row means the same file whatever folder the next
+    # command is run from.
     root = os.path.abspath(os.fsencode(directory))
     try:
         if not stat.S_ISDIR(os.stat(root).st_mode):
-            raise SourceError(f"{directory}: is not a directory; give the folder that holds the pictures")
+            raise SourceError(f"{directory}: is not a directory; give the folder that contains the pictures")
         os.listdir(root)
     except FileNotFoundError as exc:
-        raise SourceError(f"{directory}: there is no such directory") from exc
+        raise SourceError(f"{directory}: no such directory") from exc
     except OSError as exc:
         raise SourceError(f"{directory}: cannot be read: {exc.strerror}") from exc
     yield from _walk(root, on_failure, suffixes, exclusion or Exclusion(), census or Census())
 
 
 def nothing_at(path: bytes) -> bool:
-    """Whether nothing is there. A folder that may not be looked into says nothing about its files."""
+    """Return whether nothing exists at a path. A folder that may not be read says nothing about its files."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -219,9 +218,9 @@ def nothing_at(path: bytes) -> bool:
 
 
 def may_be_away(failure: Failure) -> bool:
-    """Whether a file that could not be found may be there: its disk fails, or is not mounted.
+    """Return whether a file that was not found may still exist: its disk fails, or is not mounted.
 
-    It is gone where its folder is there, and has no such name.
+    It is gone if its folder exists, and has no such name.
     """
     if failure.reason != "vanished":
         return failure.reason == "unreadable"
@@ -229,7 +228,7 @@ def may_be_away(failure: Failure) -> bool:
 
 
 def regular_file(path: bytes, on_failure: Callable[[Failure], None]) -> os.stat_result | None:
-    """The state of the file at a path; None, and a line for the ledger, if there is none."""
+    """Return the stat result of a regular file; None, and a failure for the ledger, if there is none."""
     try:
         info = os.stat(path)
     except (OSError, ValueError) as exc:
@@ -258,11 +257,11 @@ def _walk(
         except OSError as exc:
             on_failure(stat_failure(link, exc))
             continue
-        # Only links are kept out: some file systems number their folders badly, and a folder is no circle.
+        # Only links are checked: some file systems number folders badly, and only links can make a cycle.
         if (info.st_dev, info.st_ino) in entered:
             continue
         entered.add((info.st_dev, info.st_ino))
-        # No recursion: a thousand folders inside each other are no reason to end.
+        # No recursion: a thousand nested folders must not end the scan.
         open_folders = [(link, iter(_entries(link, on_failure)))]
         while open_folders:
             folder, entries = open_folders[-1]
@@ -301,7 +300,7 @@ def _walk(
 
 
 def _entries(folder: bytes, on_failure: Callable[[Failure], None]) -> list[tuple[bytes, bool, bool]]:
-    """-> (name, is a link, is a folder itself) of what is in a folder, by name."""
+    """List a folder, sorted by name -> (name, is a link, is a folder itself)."""
     try:
         with os.scandir(folder) as entries:
             return sorted((e.name, e.is_symlink(), e.is_dir(follow_symlinks=False)) for e in entries)
@@ -311,7 +310,7 @@ def _entries(folder: bytes, on_failure: Callable[[Failure], None]) -> list[tuple
 
 
 def stat_failure(path: bytes, error: OSError | ValueError) -> Failure:
-    """The ledger's line for a path that cannot be looked at."""
+    """Make the ledger's line for a path that cannot be examined."""
     reason = "vanished" if isinstance(error, FileNotFoundError) else "unreadable"
     detail = error.strerror if isinstance(error, OSError) else str(error)
     return Failure(path, reason, detail or type(error).__name__, 0, 0)

@@ -1,4 +1,4 @@
-"""What is meant by a folder that holds no picture, but tars or tables with pictures in them."""
+"""Opens a folder that holds no pictures itself, but tars or tables with pictures in them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _LOG = logging.getLogger("clipdex.sources")
 
 
 def shards_in(directory: Path, column: str | None = None, exclusion: Exclusion | None = None) -> Source | None:
-    """Its tars, or its Parquet tables; None where a picture lies in it, or neither does.
+    """Open a folder's tars or its Parquet tables, and log which; None if it has pictures, or none of these.
 
-    img2dataset writes a Parquet table of what it knows beside each tar: then it is the tars. It is logged.
+    img2dataset writes a Parquet table of metadata beside each tar: then the tars are meant.
 
     Raises:
-        SourceError: both lie there, or tables that must be named; or the column is in no table.
-        MissingExtra: Parquet without pyarrow.
+        SourceError: the folder has both, or tables that must be named; or no table has the column.
+        MissingExtra: a Parquet file without pyarrow.
     """
     tars: set[bytes] = set()
     tables: list[bytes] = []
@@ -44,19 +44,19 @@ def shards_in(directory: Path, column: str | None = None, exclusion: Exclusion |
         return None
     kinds = Counter(os.path.splitext(table)[1].lower().decode() for table in tables)
     if tars and not tables:
-        _LOG.warning("%s: holds no picture itself; taken: its %s", directory, _count(len(tars), ".tar"))
+        _LOG.warning("%s: holds no picture itself; using its %s", directory, _count(len(tars), ".tar"))
         return TarShards(below=directory, exclusion=exclusion)
     if not tars and set(kinds) == {".parquet"}:
         from clipdex.sources.table_folder import TableFolder  # pyarrow is an extra
 
         source = TableFolder(directory, column, exclusion)
-        _LOG.warning("%s: holds no picture itself; taken: its %s", directory, _count(len(tables), ".parquet"))
+        _LOG.warning("%s: holds no picture itself; using its %s", directory, _count(len(tables), ".parquet"))
         return source
     counts = [_count(len(tars), ".tar")] if tars else []
     counts += [_count(number, suffix) for suffix, number in sorted(kinds.items())]
     tar = "add --tar for the pictures in the tars, or " if tars else ""
     raise SourceError(
-        f"{directory}: holds no picture, but {' and '.join(counts)}; {tar}name the tables that are meant, such as "
+        f"{directory}: holds no picture, but {' and '.join(counts)}; {tar}name the tables to index, such as "
         f"{os.fsdecode(min(tables))}"
     )
 

@@ -1,8 +1,8 @@
-"""Which members of a tar say something of which picture, by their names.
+"""Sidecars: texts in a tar, assigned to pictures by their names.
 
-`22.05.txt` is what is said of `22.05.png`: the whole name but for its suffix counts. Webdataset takes what stands
-before the first dot for the key of a sample, which may have several pictures: so `0.txt` is said of `0.left.png`,
-too, if nothing of its own is.
+`22.05.txt` belongs to `22.05.png`: the whole name except its suffix counts. Webdataset uses what is before the
+first dot as the key of a sample, which may have several pictures: so `0.txt` also belongs to `0.left.png`, if that
+has no text of its own.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from clipdex.sources.tar_headers import TarEntry
 
 __all__ = ["Sidecars", "is_sidecar", "stem_of"]
 
-# What webdataset's writers put beside a picture, under the same key.
+# The texts that webdataset's writers put beside a picture, under the same key.
 _KINDS = ("txt", "caption", "cls", "json")
 _SUFFIXES = tuple(kind.encode() for kind in _KINDS)
 
-# `0.a.b.json` may belong to `0.a` or `0`. A name may be a mebibyte of dots.
+# `0.a.b.json` may belong to `0.a` or `0`; but a name may be a mebibyte of dots.
 _MOST_DOTS = 8
 
 
 def is_sidecar(name: bytes) -> bool:
-    """Whether a member's name is that of a text beside a picture."""
+    """Return whether a member's name is that of a text beside a picture."""
     return _split(name)[1].lower() in _SUFFIXES
 
 
 def stem_of(name: bytes) -> bytes:
-    """A member's name without its suffix: `dir/22.05.png` -> `dir/22.05`."""
+    """Return a member's name without its suffix: `dir/22.05.png` -> `dir/22.05`."""
     return _split(name)[0]
 
 
 @dataclass(frozen=True)
 class Sidecars:
-    """The texts beside the pictures of one tar. Each stands once in it, so it is as large as they are many.
+    """The texts beside the pictures of one tar, each stored once.
 
-    owned: the whole stem of a member -> field and text of all that is said of it.
-    loose: stem -> the same of texts that belong to no member.
+    owned: the whole stem of a member -> fields and texts that belong to it.
+    loose: stem -> the same for texts that belong to no member.
     """
 
     owned: Mapping[bytes, Mapping[str, TarEntry]] = field(default_factory=dict)
@@ -45,9 +45,9 @@ class Sidecars:
 
     @classmethod
     def among(cls, entries: Iterable[TarEntry], stems: Collection[bytes]) -> Sidecars:
-        """Each text belongs to the longest of the stems that its name begins with; else to a sample at most.
+        """Assign each text to the longest stem that its name begins with; else, at most to a sample.
 
-        stems: those of all members that are no sidecars.
+        stems: the stems of all members that are not sidecars.
         """
         owned: dict[bytes, dict[str, TarEntry]] = {}
         loose: dict[bytes, dict[str, TarEntry]] = {}
@@ -62,7 +62,7 @@ class Sidecars:
         return cls(owned, loose)
 
     def of(self, picture: bytes) -> Mapping[str, TarEntry]:
-        """Field -> text of what is said of a picture, given its name."""
+        """Return field -> text for a picture, given its name."""
         stem = stem_of(picture)
         own = self.owned.get(stem)
         if own is not None:
@@ -71,19 +71,19 @@ class Sidecars:
         if key in (b"", stem):
             return {}
         shared = self.owned.get(key) or self.loose.get(key) or {}
-        # `0.seg.json` beside `0.png` is said of that picture alone, and `0.txt` of the sample.
+        # `0.seg.json` beside `0.png` belongs to that picture only, but `0.txt` to the sample.
         return {kind: shared[kind] for kind in _KINDS if kind in shared}
 
 
 def _split(name: bytes) -> tuple[bytes, bytes]:
-    """-> the name without its suffix, and the suffix; the name and nothing, if it has none."""
+    """Split a name into the name without its suffix, and the suffix, which may be empty."""
     folder, slash, base = name.rpartition(b"/")
     stem, dot, suffix = base.rpartition(b".")
     return (folder + slash + stem, suffix) if dot else (name, b"")
 
 
 def _sample_key(stem: bytes) -> bytes:
-    """Webdataset's key: up to the first dot of the last part; nothing where it begins with the dot."""
+    """Return webdataset's key: up to the first dot of the last part; b"" if that begins with the dot."""
     folder, slash, base = stem.rpartition(b"/")
     first = base.partition(b".")[0]
     return folder + slash + first if first else b""

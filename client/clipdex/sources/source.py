@@ -1,4 +1,4 @@
-"""Where pictures come from: anything that can list its files, and say which indexed ones are gone."""
+"""The source protocol and its basic kinds: a source lists its files, and says which indexed ones are gone."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from clipdex.sources.scan import SUFFIXES, FoundFile, Tree, regular_file
 __all__ = ["Chosen", "Folder", "Matching", "PathList", "Several", "Source"]
 
 _LONGEST_LIST = 1 << 30  # bytes: ten million paths
-_LOOKED_AT = 4096  # bytes, to know an encoding by
+_LOOKED_AT = 4096  # bytes, to detect an encoding
 
 
 class Source(Protocol):
     """A set of files to keep an index up to date with."""
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
-        """Every file, in an order that repeats; what cannot be looked at goes to `on_failure`.
+        """Yield every file, in a reproducible order; what cannot be examined goes to `on_failure`.
 
         Raises:
             SourceError: the source itself cannot be read.
@@ -36,44 +36,44 @@ class Source(Protocol):
         ...
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
-        """Those of the indexed paths that this source is answerable for, and that are gone."""
+        """Return the indexed paths that belong to this source and are gone."""
         ...
 
     def nothing_found(self) -> SourceError:
-        """What to say when there is no file at all."""
+        """Return the error to raise if there is no file at all."""
         ...
 
 
 class Folder:
-    """Every picture below a directory."""
+    """A source of every picture below a directory."""
 
     def __init__(
         self, directory: str | os.PathLike[str], *, part: bool = False, exclusion: Exclusion | None = None
     ) -> None:
-        """part: of a source, so that a directory which cannot be read is a failure, and not the source's end.
-        exclusion: what is left out; hidden files and junk if it is not given.
+        """part: it is part of a source, so that an unreadable directory is a failure, and not an error.
+        exclusion: what is left out; hidden files and junk if not given.
         """
         self.directory = Path(directory)
         self._tree = Tree(self.directory, part=part, exclusion=exclusion)
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
-        """As `scan` finds them."""
+        """Yield the files that `scan` finds."""
         return self._tree.files(on_failure)
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
-        """Paths below the directory at which nothing is; lines of folders that could be looked into."""
+        """Return the paths below the directory that are gone; also failures of folders that can be read now."""
         return self._tree.vanished(paths)
 
     def left_out(self, paths: Iterable[bytes]) -> list[bytes]:
-        """Paths below the directory that are there, but left out by now."""
+        """Return the paths below the directory that exist, but are left out now."""
         return self._tree.left_out(paths)
 
     def passed_over(self) -> PassedOver:
-        """What the last pass found and did not take."""
+        """Return what the last pass skipped."""
         return self._tree.passed_over
 
     def nothing_found(self) -> SourceError:
-        """Names the suffixes that were looked for, and says what was there."""
+        """Return the error, which names the suffixes that were looked for, and what else is there."""
         suffixes = " ".join(suffix.decode() for suffix in SUFFIXES)
         found = self._tree.passed_over
         out = found.left_out_files + found.left_out_folders
@@ -88,27 +88,27 @@ class Folder:
 
 
 class Matching(Folder):
-    """Every picture whose path matches a glob. It is answerable for what matches, and for nothing beside it."""
+    """A source of every picture whose path matches a glob. Nothing else belongs to it."""
 
     def __init__(self, glob: str, exclusion: Exclusion | None = None) -> None:
-        """Raises InvalidArgument if it is no glob."""
+        """Raises InvalidArgument if the text is not a glob."""
         scope = Scope(glob)
         super().__init__(scope.folder, exclusion=(exclusion or Exclusion()).within(scope))
         self._glob = glob
 
     def nothing_found(self) -> SourceError:
-        """Names the glob."""
+        """Return the error, which names the glob."""
         suffixes = " ".join(suffix.decode() for suffix in SUFFIXES)
         return SourceError(f"{self._glob}: no picture matches (looked for {suffixes})")
 
 
 class PathList:
-    """The files named, whatever their suffix, each once."""
+    """A source of listed files, whatever their suffix, each once."""
 
     def __init__(self, paths: Iterable[bytes], name: str) -> None:
-        """name: what to call the list in messages."""
+        """name: the list's name in messages."""
         here = os.path.abspath(b".")
-        self._paths: dict[bytes, Elsewhere | None] = {}  # what is no path, and why
+        self._paths: dict[bytes, Elsewhere | None] = {}  # path -> why it is not one, or None
         for text in paths:
             found = located(text, here) if text else None
             if isinstance(found, Elsewhere):
@@ -119,13 +119,13 @@ class PathList:
 
     @classmethod
     def read(cls, file: Path) -> PathList:
-        """The paths in a file, one a line, or separated by NUL bytes if it holds any (as `find -print0` writes).
+        """Read paths from a file, one per line, or separated by NUL bytes if it has any (as from `find -print0`).
 
-        Relative paths are meant from the current folder, as for `tar -T`. A mark at the file's beginning, as
-        Windows' programs write it, says that it is UTF-8 or UTF-16.
+        Relative paths start at the current folder, as for `tar -T`. A byte order mark, as Windows programs write
+        it, selects UTF-8 or UTF-16.
 
         Raises:
-            SourceError: the file is missing, cannot be read, is too large to be a list, or not what its mark says.
+            SourceError: the file is missing, cannot be read, is too large for a list, or contradicts its mark.
         """
         try:
             with file.open("rb") as opened:
@@ -133,18 +133,18 @@ class PathList:
         except OSError as exc:
             raise SourceError(f"{file}: cannot be read: {exc.strerror}") from exc
         if len(data) > _LONGEST_LIST:
-            raise SourceError(f"{file}: has more than {_LONGEST_LIST >> 20} MiB; a list of paths is expected")
+            raise SourceError(f"{file}: has more than {_LONGEST_LIST >> 20} MiB; expected a list of paths")
         return cls.parse(data, str(file))
 
     @classmethod
     def parse(cls, data: bytes, name: str) -> PathList:
-        """The paths in a list's bytes. Raises SourceError if they are not what their mark says."""
+        """Parse the bytes of a list. Raises SourceError if they contradict their byte order mark."""
         data = _unmarked(data, name)
         separator = b"\0" if b"\0" in data else b"\n"
         return cls((line.removesuffix(b"\r") for line in data.split(separator)), name)
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
-        """In the order of the list."""
+        """Yield the files in the order of the list."""
         for path, elsewhere in self._paths.items():
             if elsewhere is not None:
                 on_failure(Failure(path, "not_a_path", elsewhere.why, 0, 0))
@@ -154,22 +154,22 @@ class PathList:
                 yield FoundFile.of(path, info)
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
-        """None: a listed file that is gone is a failure, and the list says nothing about others."""
+        """Return no path: a listed file that is gone is a failure, and the list says nothing about others."""
         return []
 
     def nothing_found(self) -> SourceError:
-        """Names the list."""
-        return SourceError(f"{self._name}: names no file; expected one path a line")
+        """Return the error, which names the list."""
+        return SourceError(f"{self._name}: names no file; expected one path per line")
 
 
 def _unmarked(data: bytes, name: str) -> bytes:
-    """A list's paths as UTF-8, if its mark says what it is; else as they are: any bytes may be a path's."""
+    """Return a list's paths as UTF-8 if it has a byte order mark; else unchanged: a path may have any bytes."""
     encoding = encoding_of(data[:4])
     if encoding == "utf-8":
-        # Without a mark: no NUL-separated list has only names of one byte, and a line break as one of them.
+        # UTF-16 without a mark: no NUL-separated list has only one-byte names, and a line break among them.
         start = data[:_LOOKED_AT]
         if b"\0\n" in start and (not any(start[1::2]) or not any(start[::2])):
-            raise SourceError(f"{name}: looks like UTF-16 without its mark; save the list as UTF-8")
+            raise SourceError(f"{name}: looks like UTF-16 without a byte order mark; save the list as UTF-8")
         return data
     if encoding == "utf-8-sig":
         return data.removeprefix(codecs.BOM_UTF8)
@@ -177,19 +177,19 @@ def _unmarked(data: bytes, name: str) -> bytes:
         return decoded(data).encode()
     except UnicodeError as exc:
         raise SourceError(
-            f"{name}: begins as {encoding.upper()} does, and is not; save the list as UTF-8"
+            f"{name}: has the byte order mark of {encoding.upper()}, but is not valid; save the list as UTF-8"
         ) from exc
 
 
 class Several:
-    """Sources one after the other. What two of them name is indexed once."""
+    """Several sources, one after the other. A file that two of them name is indexed once."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
-        self._found: set[bytes] = set()  # by the last pass that came to its end
+        self._found: set[bytes] = set()  # by the last complete pass
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
-        """In the order of the sources."""
+        """Yield the files in the order of the sources."""
         seen: set[bytes] = set()
 
         def note(failure: Failure) -> None:
@@ -205,36 +205,36 @@ class Several:
         self._found = seen
 
     def left_out(self, paths: Iterable[bytes]) -> list[bytes]:
-        """What one of them leaves out, and none has found."""
+        """Return what one of them leaves out, and none has found."""
         asked = list(paths)
         out = [path for source in self._sources if isinstance(source, Surveyed) for path in source.left_out(asked)]
         return [path for path in dict.fromkeys(out) if path not in self._found]
 
     def passed_over(self) -> PassedOver:
-        """What all of them did not take."""
+        """Return what all of them skipped."""
         return PassedOver.sum(source.passed_over() for source in self._sources if isinstance(source, Surveyed))
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
-        """What any of them says is gone."""
+        """Return what any of them reports as gone."""
         asked = list(paths)
         return list(dict.fromkeys(path for source in self._sources for path in source.vanished(asked)))
 
     def nothing_found(self) -> SourceError:
-        """In the words of the first."""
+        """Return the error of the first."""
         if not self._sources:
             return SourceError("no source was given; expected a folder, a list of paths, a tar or a table")
         return self._sources[0].nothing_found()
 
 
 class Chosen:
-    """Some pictures of a source, by their identity: the others are passed over."""
+    """Selected pictures of a source; the others are skipped."""
 
     def __init__(self, source: Source, paths: Iterable[bytes]) -> None:
         self._source = source
         self._paths = frozenset(paths)
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
-        """In the order of the source."""
+        """Yield the selected files in the order of the source."""
 
         def note(failure: Failure) -> None:
             if failure.path in self._paths:
@@ -243,9 +243,9 @@ class Chosen:
         return (file for file in self._source.files(note) if file.path in self._paths)
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
-        """Those of the chosen that the source says are gone."""
+        """Return the selected ones that the source reports as gone."""
         return self._source.vanished(path for path in paths if path in self._paths)
 
     def nothing_found(self) -> SourceError:
-        """In the words of the source."""
+        """Return the error of the source."""
         return self._source.nothing_found()

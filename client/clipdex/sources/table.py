@@ -1,4 +1,4 @@
-"""What tables of any format share: which column, the files that it names, and the table's lines in the ledger."""
+"""Shared by tables of any format: choice of the column, the files it names, the table's lines in the ledger."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from clipdex.sources.scan import FoundFile, regular_file
 
 __all__ = ["COLUMNS", "BrokenTable", "RowLedger", "choose_column", "named_files", "row_id", "state_of"]
 
-# Looked for in this order where no column is named.
+# Looked for in this order if no column is named.
 COLUMNS = ("path", "file", "filename", "image_path", "image", "bytes", "jpg")
 
 
 def choose_column(table: Path, names: Sequence[str], wanted: str | None) -> str:
-    """The column of pictures or paths.
+    """Choose the column of pictures or paths.
 
     Raises:
-        SourceError: there is none of that name, or none of the usual names.
+        SourceError: there is no column of that name, or of the usual names.
     """
     there = ", ".join(repr(name) for name in names) or "none"
     if wanted is not None:
@@ -34,13 +34,13 @@ def choose_column(table: Path, names: Sequence[str], wanted: str | None) -> str:
         if name in names:
             return name
     raise SourceError(
-        f"{table}: none of its columns is called {', '.join(COLUMNS)}; say with --column which one holds the "
-        f"pictures or their paths; its columns are {there}"
+        f"{table}: none of its columns is named {', '.join(COLUMNS)}; name the one of the pictures or their paths "
+        f"with --column; its columns are {there}"
     )
 
 
 def state_of(table: bytes) -> os.stat_result:
-    """A table's size and time. Raises SourceError if it is gone by now."""
+    """Return a table's size and times. Raises SourceError if it is gone."""
     try:
         return os.stat(table)
     except OSError as exc:
@@ -48,27 +48,27 @@ def state_of(table: bytes) -> os.stat_result:
 
 
 def row_id(column: str, row: int) -> bytes:
-    """What stands behind `TABLE!/`: the column, because a table may have several, and the row from 0."""
+    """Return what follows `TABLE!/`: the column, because a table may have several, and the row from 0."""
     return b"%b/%d" % (column.encode("utf-8", "surrogateescape"), row)
 
 
 class RowLedger:
-    """Which of the ledger's lines a table has put there still hold."""
+    """The table's lines in the ledger, to find those that are outdated."""
 
     def __init__(self, table: bytes) -> None:
         self._table = table
         self._bad: set[bytes] | None = None
 
     def start(self) -> set[bytes]:
-        """A set for the lines of one pass; it counts once `complete` is told so."""
+        """Return a set for the lines of one pass, which counts once it is given to `complete`."""
         return set()
 
     def complete(self, bad: set[bytes]) -> None:
-        """The table was read to its end, and these were its lines."""
+        """Record the lines of a pass that read the table to its end."""
         self._bad = bad
 
     def outdated(self, paths: Iterable[bytes]) -> list[bytes]:
-        """Those of the table's lines that the last whole pass did not have; none if there was no such pass."""
+        """Return the table's lines that the last complete pass did not have; none if there was no such pass."""
         if self._bad is None:
             return []
         prefix = member_path(self._table, b"")
@@ -77,7 +77,7 @@ class RowLedger:
 
 
 class BrokenTable(Exception):
-    """A row cannot be read, and so none after it. The text says why; it stays inside `sources/`."""
+    """Raised if a row cannot be read, and so none after it. The text says why; it stays inside `sources/`."""
 
 
 def named_files(
@@ -87,13 +87,13 @@ def named_files(
     ledger: RowLedger,
     on_failure: Callable[[Failure], None],
 ) -> Iterator[FoundFile]:
-    """The files that a column names, in the order of the rows, each once.
+    """Yield the files that a column names, in the order of the rows, each once.
 
-    Relative paths are meant from the table's folder; URLs are failures. Of rows that name the same file, the first
-    one's other columns are kept.
+    Relative paths start at the table's folder; URLs are failures. If several rows name the same file, the other
+    columns of the first are kept.
 
     Args:
-        rows: the path in each row and the row's other columns; None for a line with nothing in it.
+        rows: the path in each row and the row's other columns; None for an empty line.
     """
     folder = os.path.dirname(table)
     state = state_of(table)
@@ -128,6 +128,6 @@ def named_files(
             if info is not None:
                 yield FoundFile.of(path, info, metadata_json(others))
     except BrokenTable as exc:
-        fail(table, "broken_container", f"it cannot be read on after row {number}: {exc}")
+        fail(table, "broken_container", f"it cannot be read beyond row {number}: {exc}")
         return
     ledger.complete(bad)

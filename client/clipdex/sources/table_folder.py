@@ -1,4 +1,4 @@
-"""The Parquet tables below a folder, as a dataset of Hugging Face's lies on a disk."""
+"""The Parquet tables below a folder, as in a Hugging Face dataset on disk."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ PARQUET_SUFFIXES = (b".parquet",)
 
 
 class TableFolder:
-    """The rows of all Parquet tables below a folder, which is looked through at each run.
+    """A source of the rows of all Parquet tables below a folder, which is scanned at each run.
 
     A table that cannot be read, or has no column of pictures, gets a line in the ledger.
     """
 
     def __init__(self, directory: Path, column: str | None = None, exclusion: Exclusion | None = None) -> None:
-        """column: as for `ParquetTable`, of each. exclusion: what is left out of the folder.
+        """column: as for `ParquetTable`, for each table. exclusion: what is left out of the folder.
 
         Raises:
-            SourceError: the folder cannot be read, or the column is in none of the tables.
+            SourceError: the folder cannot be read, or none of the tables has the column.
         """
         self._directory = directory
         self._column = column
@@ -38,7 +38,7 @@ class TableFolder:
         self._require_one()
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
-        """Table by table, in the order of their paths."""
+        """Yield the files table by table, in the order of the tables' paths."""
         for found in self._tree.files(on_failure):
             try:
                 table = ParquetTable(Path(os.fsdecode(found.path)), self._column)
@@ -50,7 +50,7 @@ class TableFolder:
             yield from table.files(on_failure)
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
-        """Rows that their table no longer has, or whose table is gone."""
+        """Return rows that their table no longer has, or whose table is gone."""
         held: dict[bytes, list[bytes]] = {}
         others: list[bytes] = []
         for path in paths:
@@ -68,17 +68,17 @@ class TableFolder:
         return gone
 
     def left_out(self, paths: Iterable[bytes]) -> list[bytes]:
-        """Rows of tables that are there, but left out of the folder by now."""
+        """Return rows of tables that exist, but are now left out of the folder."""
         held = {path: next((each for each, _ in containers(path) if self._is_ours(each)), b"") for path in paths}
         out = set(self._tree.left_out(set(held.values())))
         return [path for path, table in held.items() if table in out]
 
     def passed_over(self) -> PassedOver:
-        """What else the folder has."""
+        """Return what was skipped in the folder."""
         return self._tree.passed_over
 
     def nothing_found(self) -> SourceError:
-        """Names the folder."""
+        """Return the error, which names the folder."""
         return SourceError(f"{self._directory}: no .parquet table in it has a row")
 
     def _is_ours(self, table: bytes) -> bool:

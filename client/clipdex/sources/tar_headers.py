@@ -1,8 +1,8 @@
-"""Where the members of a tar lie: its headers are read, nothing is unpacked.
+"""Offsets of the members of a tar, found by reading its headers; nothing is unpacked.
 
-`tarfile` reads a block; walking from block to block is done here, because an archive may be hostile or cut
-short: `TarFile.next` ends quietly where a header is damaged, takes a long name's or a sparse map's length at its
-word, and decodes names. POSIX ustar and pax, GNU and the old format are understood.
+`tarfile` parses each block; this module walks from block to block, because an archive may be hostile or truncated:
+`TarFile.next` ends silently at a damaged header, trusts the length of a long name or sparse map, and decodes
+names. POSIX ustar and pax, GNU and the old format are supported.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _PACKED = {
 
 
 class BrokenTar(Exception):
-    """The archive cannot be read on from here; the message says why. What came before is sound."""
+    """Raised where an archive cannot be read any further; the message says why. What came before is valid."""
 
 
 @dataclass(frozen=True)
 class TarEntry:
-    """A member. refused: why its bytes are not a span of the archive, or empty if they are."""
+    """A member of an archive. refused: why its bytes are not a contiguous span, or empty if they are."""
 
     name: bytes
     offset: int
@@ -43,10 +43,10 @@ class TarEntry:
 
 
 def walk(file: BinaryIO, size: int) -> Iterator[TarEntry]:
-    """The members of an archive of `size` bytes, in their order, without its directories.
+    """Yield the members of an archive of `size` bytes, in their order, without its directories.
 
     Raises:
-        BrokenTar: it is no tar, damaged, or ends early.
+        BrokenTar: it is not a tar, is damaged, or is truncated.
     """
     at, extra, ended = 0, _Extra(), False
     while not ended:
@@ -79,7 +79,7 @@ _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
 
 
 class _Extra:
-    """What the headers before a member's own say of it."""
+    """The data on a member from the headers before its own."""
 
     def __init__(self) -> None:
         self.used = False
@@ -89,7 +89,7 @@ class _Extra:
 
     def take(self, kind: bytes, data: bytes) -> None:
         if kind == tarfile.XGLTYPE:
-            return  # of the whole archive: a comment, times, never a name
+            return  # for the whole archive: a comment, times, never a name
         self.used = True
         if kind == tarfile.GNUTYPE_LONGNAME:
             self.name = data.split(b"\0", 1)[0]
@@ -104,17 +104,17 @@ class _Extra:
             self.name = value
         elif keyword == b"size":
             if not value.isdigit() or len(value) > 19:
-                raise BrokenTar("a pax header gives a size that is no number")
+                raise BrokenTar("a pax header gives a size that is not a number")
             self.size = int(value)
         if keyword.startswith(b"GNU.sparse."):
             self.refused = _SPARSE
 
 
-_SPARSE = "is a sparse member, whose bytes are not in one piece"
+_SPARSE = "is a sparse member, whose bytes are not contiguous"
 
 
 def _pax_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """`LENGTH KEYWORD=VALUE\\n`, one after the other; the length counts itself."""
+    """Yield the (keyword, value) pairs of `LENGTH KEYWORD=VALUE\\n` records; the length includes itself."""
     at = 0
     while at < len(data) and data[at : at + 1] != b"\0":
         digits, blank, _ = data[at : at + 20].partition(b" ")
@@ -156,12 +156,12 @@ def _read(file: BinaryIO, at: int, length: int, size: int) -> bytes:
     if at == 0:
         raise BrokenTar(_no_tar(data))
     if at == size:
-        raise BrokenTar("it has no end mark: it was cut short, or is being written")
+        raise BrokenTar("it has no end mark: it was truncated, or is being written")
     raise BrokenTar(f"it ends inside a header, at byte {size:,}")
 
 
 def _behind_sparse_map(file: BinaryIO, block: bytes, data_at: int, size: int) -> int:
-    """Where the data of an old GNU sparse member begins: its map may go on in blocks of its own."""
+    """Return where the data of an old GNU sparse member begins: its map may continue in more blocks."""
     more = block[482]
     while more:
         more = _read(file, data_at, _BLOCK, size)[504]

@@ -1,4 +1,4 @@
-"""Pictures in tar archives, read where they lie, with what webdataset puts beside each."""
+"""Pictures in tar archives, read in place, with the texts that webdataset puts beside them."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ __all__ = ["TarShards", "tar_member"]
 
 
 class TarShards:
-    """The pictures in tar archives: those named, or all below a folder.
+    """A source of the pictures in tar archives: those named, or all below a folder.
 
-    Each is known as `SHARD!/NAME`. A name that stands in a shard twice means the later member, as when it is
-    unpacked. What could be read of a damaged shard is indexed, and the shard itself gets a line in the ledger.
+    Each is known as `SHARD!/NAME`. If a name is in a shard twice, it means the later member, as when unpacked. The
+    readable part of a damaged shard is indexed, and the shard itself gets a line in the ledger.
     """
 
     def __init__(
         self, shards: Iterable[Path] = (), *, below: Path | None = None, exclusion: Exclusion | None = None
     ) -> None:
-        """below: a folder, looked through for `.tar` files at each run, but for what `exclusion` leaves out."""
+        """below: a folder, scanned for `.tar` files at each run, except those that `exclusion` leaves out."""
         self._named = dict.fromkeys(os.path.abspath(os.fsencode(shard)) for shard in shards)
         self._below = below
         self._tree = None if below is None else Tree(below, TAR_SUFFIXES, exclusion=exclusion)
-        self._held: dict[bytes, _Held] = {}  # what the last pass found in each
-        self._others = PassedOver()  # members that the last whole pass did not look at
+        self._held: dict[bytes, _Held] = {}  # the names that the last pass found in each
+        self._others = PassedOver()  # members that the last complete pass skipped
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
-        """Shard by shard, in the order of the archive."""
+        """Yield the pictures shard by shard, in the order of the archive."""
         census = Census()
         for shard in self._shards(on_failure):
             try:
@@ -61,7 +61,7 @@ class TarShards:
         self._others = census.result()
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
-        """Members that their shard no longer has, or whose shard is gone; nothing of a shard not fully read."""
+        """Return members that their shard no longer has, or whose shard is gone; none of a damaged shard."""
         members: dict[bytes, list[tuple[bytes, bytes]]] = {}  # shard -> (path, name)
         others: list[bytes] = []
         for path in paths:
@@ -75,7 +75,7 @@ class TarShards:
         return gone if self._tree is None else gone + self._tree.sound_folders(others)
 
     def left_out(self, paths: Iterable[bytes]) -> list[bytes]:
-        """Members of shards below the folder that are there, but left out by now."""
+        """Return members of shards that exist below the folder, but are left out now."""
         held = {
             path: next((s for s, _ in (*containers(path), (path, b"")) if self._is_ours(s)), b"") for path in paths
         }
@@ -83,11 +83,11 @@ class TarShards:
         return [path for path, shard in held.items() if shard in out]
 
     def passed_over(self) -> PassedOver:
-        """What else the tars have, and their folder."""
+        """Return what was skipped in the tars and their folder."""
         return PassedOver.sum([self._others, *([] if self._tree is None else [self._tree.passed_over])])
 
     def nothing_found(self) -> SourceError:
-        """Names the shards, and the suffixes that were looked for."""
+        """Return the error, which names the shards and the suffixes that were looked for."""
         suffixes = " ".join(suffix.decode() for suffix in SUFFIXES)
         others = sum(self._others.others.values())
         beside = f"; it has {counted(others, 'other member')}" if others else ""
@@ -111,15 +111,15 @@ class TarShards:
         return shard.startswith(root) and shard.lower().endswith(TAR_SUFFIXES)
 
     def _gone(self, shard: bytes, pairs: list[tuple[bytes, bytes]]) -> list[bytes]:
-        """Those of the paths that are no longer there. An empty name: the shard's own line in the ledger."""
+        """Return the paths that do not exist any more. An empty name: the shard's own line in the ledger."""
         if nothing_at(shard):
-            # Where the folder of a named shard is gone too, a disk may not be mounted.
+            # If the folder of a named shard is gone too, a disk may not be mounted.
             if self._below is None and nothing_at(os.path.dirname(shard)):
                 return []
             return [path for path, name in pairs if name or self._below is not None]
         try:
             held = self._held.get(shard)
-            # A large index asks in parts, and most have pictures of many shards: not listed anew for each.
+            # A large index asks in parts, most with pictures of many shards: do not list a shard again for each.
             if held is None or held.state != _state(os.stat(shard)):
                 held = self._held[shard] = _Held.of(_listed(shard))
         except OSError:
@@ -131,7 +131,7 @@ class TarShards:
 
 
 def tar_member(shard: bytes, name: bytes, limit: int) -> bytes | None:
-    """The bytes of a member; None if no member of at most `limit` bytes has that name.
+    """Read a member; None if no member of at most `limit` bytes has that name.
 
     Raises:
         OSError: the shard cannot be read.
@@ -145,7 +145,7 @@ def tar_member(shard: bytes, name: bytes, limit: int) -> bytes | None:
 
 @dataclass(frozen=True)
 class _Listing:
-    """What a shard held when it was listed: its members by name, and why the list is not whole, if it is not."""
+    """A shard's members by name, as they were listed, and why the list is incomplete, if it is."""
 
     shard: bytes
     info: os.stat_result
@@ -154,7 +154,7 @@ class _Listing:
 
     @classmethod
     def read(cls, shard: bytes) -> _Listing:
-        """Walk the shard's headers. Raises OSError if it cannot be read."""
+        """Read the shard's headers. Raises OSError if it cannot be read."""
         entries: dict[bytes, TarEntry] = {}
         broken = ""
         with open(shard, "rb", buffering=0) as file:
@@ -168,11 +168,11 @@ class _Listing:
 
     @property
     def mtime_ns(self) -> int:
-        """The shard's time, which is that of its pictures."""
+        """The shard's mtime, which is also that of its pictures."""
         return self.info.st_mtime_ns
 
     def pictures(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
-        """Its pictures; what is no picture's bytes in one piece, and damage to the shard, go to `on_failure`."""
+        """Yield its pictures; those that cannot be read in place, and damage to the shard, go to `on_failure`."""
         stems = {stem_of(name) for name in self.entries if not is_sidecar(name)}
         sidecars = Sidecars.among(self.entries.values(), stems)
         for name, entry in self.entries.items():
@@ -188,31 +188,31 @@ class _Listing:
             on_failure(Failure(self.shard, "broken_container", self.broken, self.info.st_size, self.mtime_ns))
 
     def count_others(self, census: Census) -> None:
-        """Those of its members that are neither pictures, by their suffix, nor said of one."""
+        """Count the members that are neither pictures, by their suffix, nor sidecars."""
         for name, entry in self.entries.items():
             if not (name.lower().endswith(SUFFIXES) or is_sidecar(name) or entry.refused):
                 census.pass_by(os.path.basename(name))
 
 
 def _listed(shard: bytes) -> _Listing:
-    """What a shard holds now. Raises OSError if it cannot be read."""
+    """List a shard as it is now. Raises OSError if it cannot be read."""
     return _listing_as_of(shard, _state(os.stat(shard)))
 
 
 def _state(info: os.stat_result) -> tuple[int, ...]:
-    """What changes when a file is written anew, even if its size and time are set to what they were."""
+    """Return what changes when a file is rewritten, even if its size and mtime are restored."""
     return info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino
 
 
 @functools.lru_cache(maxsize=4)
 def _listing_as_of(shard: bytes, state: tuple[int, ...]) -> _Listing:
-    """For the passes of a run, and a page of thumbnails, which asks for one member after the other."""
+    """List a shard, cached for the passes of a run, and for a page of thumbnails, which asks member by member."""
     return _Listing.read(shard)
 
 
 @dataclass(frozen=True)
 class _Held:
-    """Of which names a run over a shard says anything: 8 bytes a name, since there may be millions of them."""
+    """The names of a shard's pictures as hashes: 8 bytes per name, since there may be millions."""
 
     state: tuple[int, ...]
     broken: bool
@@ -224,7 +224,7 @@ class _Held:
         return cls(_state(listing.info), bool(listing.broken), np.array(wanted, dtype=np.int64))
 
     def has(self, names: list[bytes]) -> list[bool]:
-        """Whether each is one of them."""
+        """Return whether each name is one of them."""
         asked = np.array([hash(name) for name in names], dtype=np.int64)
         found: list[bool] = np.isin(asked, self.names).tolist()
         return found
@@ -249,14 +249,14 @@ class _TarPicture:
         try:
             with open(self.shard, "rb", buffering=0) as file:
                 if os.fstat(file.fileno()).st_mtime_ns != self.mtime_ns:
-                    return NO_METADATA  # written anew; it is listed anew next time
+                    return NO_METADATA  # rewritten; it is listed again next time
                 fields = {
                     name: _value(note.name, _span(file, note))
                     for name, note in self.notes.items()
                     if not note.refused and note.length <= LONGEST_FIELD
                 }
         except OSError:
-            return NO_METADATA  # gone, since a moment ago
+            return NO_METADATA  # gone since it was listed
         return metadata_json(fields)
 
 

@@ -1,1 +1,1 @@
-"""Measuring: a server, a run over pictures, a search. Nothing here prints; `clipdex bench` does."""
+"""Benchmarks of a server, an indexing run and a search. Nothing here prints; `clipdex bench` does."""

@@ -1,4 +1,4 @@
-"""A steady load: a fixed number of requests in flight, and what becomes of them."""
+"""A steady load: a fixed number of requests in flight, and their latency."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["Latency", "Load", "Window", "run_load"]
 
 @dataclass(frozen=True)
 class Window:
-    """How long to measure: `seconds`, and until `requests` have been answered; before that, to warm up.
+    """The length of a measurement: `seconds`, and until `requests` have been answered, after a warm-up.
 
-    most_seconds: past this the window ends although there are not enough requests, if there was one at all.
+    most_seconds: after this the window ends even with fewer requests, if there was at least one.
     """
 
     seconds: float = 5.0
@@ -31,8 +31,8 @@ class Window:
     def __post_init__(self) -> None:
         if not self.seconds > 0 or not self.most_seconds >= self.seconds or not self.warmup_seconds >= 0:
             raise InvalidArgument(
-                f"the window is {self.seconds} s after {self.warmup_seconds} s, {self.most_seconds} s at most; "
-                "expected a positive number of seconds, no more than the most, after none or more"
+                f"the window is {self.seconds} s after {self.warmup_seconds} s of warm-up, at most "
+                f"{self.most_seconds} s; expected 0 < seconds <= maximum, and a warm-up of 0 or more"
             )
         if self.requests < 1:
             raise InvalidArgument(f"the window asks for {self.requests} requests; expected at least 1")
@@ -40,7 +40,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Latency:
-    """From submitting a request to its answer, in milliseconds."""
+    """Latency from submitting a request to its answer, in milliseconds."""
 
     mean_ms: float
     p50_ms: float
@@ -49,7 +49,7 @@ class Latency:
 
     @classmethod
     def of(cls, seconds: list[float]) -> Latency:
-        """Of some latencies in seconds, at least one."""
+        """Summarise latencies in seconds, at least one."""
         values = np.array(seconds) * 1e3
         p50, p90, p99 = np.percentile(values, (50, 90, 99))
         return cls(float(values.mean()), float(p50), float(p90), float(p99))
@@ -57,7 +57,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Load:
-    """What one window saw: its length in seconds, the requests answered in it, their latency."""
+    """The result of one window: its length in seconds, the requests answered in it, their latency."""
 
     seconds: float
     requests: int
@@ -65,7 +65,7 @@ class Load:
 
     @property
     def requests_per_s(self) -> float:
-        """Answers a second."""
+        """Answers per second."""
         return self.requests / self.seconds
 
 
@@ -78,17 +78,17 @@ def run_load(
     opened: Callable[[], object] = lambda: None,
     closed: Callable[[], object] = lambda: None,
 ) -> Load:
-    """Keep `concurrency` requests in flight; measure a window once it has been so for a while.
+    """Keep `concurrency` requests in flight, and measure a window once the load is steady.
 
     No thread is started: each answer is followed by the next request.
 
     Args:
         submit: sends request number n and returns at once.
-        checked: raises an error over an answer that is not what was asked for.
-        opened, closed: called when the window begins and ends, the load still on.
+        checked: raises an error for a wrong answer.
+        opened, closed: called when the window begins and ends, while the load is still on.
 
     Raises:
-        Whatever a request, or `checked`, raised; the others are withdrawn.
+        Whatever a request, or `checked`, raised; the other requests are cancelled.
     """
     answers: SimpleQueue[tuple[Future[Array], float, float]] = SimpleQueue()
     flying: set[Future[Array]] = set()
@@ -122,7 +122,7 @@ def run_load(
             if latencies and last - start >= window.most_seconds:
                 break
             began, ended = receive()
-            if ended > start:  # else it was answered while `opened` looked at the server
+            if ended > start:  # else it was answered while `opened` queried the server
                 latencies.append(ended - began)
                 last = ended
             send()

@@ -1,4 +1,4 @@
-"""Where a measurement was made."""
+"""Description of the machine that a measurement was made on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGES = ("clipdex", "numpy", "pillow", "tritonclient", "grpcio", "onnxruntim
 
 @dataclass(frozen=True)
 class Machine:
-    """The client's machine. cores: those this process may use. versions: of the packages that are installed."""
+    """The client's machine. cores: those this process may use. versions: of the relevant installed packages."""
 
     cpu: str
     cores: int
@@ -33,7 +33,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """What can be found out about it. date: now, in UTC."""
+    """Describe this machine. date: now, in UTC."""
     return Machine(
         cpu=_cpu(),
         cores=cores(),
@@ -46,7 +46,7 @@ def this_machine() -> Machine:
 
 
 def cores() -> int:
-    """The cores this process may use."""
+    """Return the number of cores this process may use."""
     return usable_cpus()
 
 
@@ -67,11 +67,11 @@ def _version(package: str) -> str:
 
 
 def gpus_of(address: str, model: str, credentials: Credentials | None = None) -> int | None:
-    """The GPUs that hold a model's image part: 0 for the CPU, None where nobody says.
+    """Return the number of GPUs that hold a model's image part: 0 for the CPU, None if unknown.
 
     Args:
-        address: as `Client.address`; of several servers the first is asked.
-        model: the model's name, as its card has it.
+        address: as `Client.address`; of several servers, the first is asked.
+        model: the model's name, as on its card.
     """
     if address.startswith(("inproc:", "fake:")):
         return None

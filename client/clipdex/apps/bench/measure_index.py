@@ -1,4 +1,4 @@
-"""Where the time of an indexing run goes, and how near it comes to what decoding and encoding alone would take."""
+"""Benchmark of an indexing run: where its time goes, and how close it is to decoding and encoding alone."""
 
 from __future__ import annotations
 
@@ -46,26 +46,26 @@ _SAMPLE = 64
 _WARMUP_S = 0.5
 _LOOK_AHEAD = 4096
 
-# The stages of the joining thread's own work.
+# Stages that are the joining thread's own work.
 _JOINING = ("place", "submit", "append", "commit")
 
 
 class RequestLog:
-    """How long a client's image requests took, all together: for `connect(on_request=...)`."""
+    """The total time of a client's image requests, for `connect(on_request=...)`."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self._lock = threading.Lock()
 
     def __call__(self, timing: RequestTiming) -> None:
-        """Count a finished request; of one that was sent again, its last attempt."""
+        """Count a finished request; for one that was retried, its last attempt."""
         if timing.model.endswith("_image"):
             with self._lock:
                 self.seconds += timing.attempt_seconds
 
 
 class FirstOf:
-    """The first `count` pictures of a source; it says of none that it is gone."""
+    """A source of the first `count` pictures of another; it reports none as gone."""
 
     def __init__(self, source: Source, count: int) -> None:
         if count < 1:
@@ -74,25 +74,25 @@ class FirstOf:
         self._count = count
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
-        """In the order of the source."""
+        """Yield the files in the order of the source."""
         return islice(self._source.files(on_failure), self._count)
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
-        """None."""
+        """Return no path."""
         return []
 
     def nothing_found(self) -> SourceError:
-        """In the words of the source."""
+        """Return the error of the source."""
         return self._source.nothing_found()
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The most images a second that this machine and server allow.
+    """The upper bound on the images per second of this machine and server.
 
-    decode_core_s: core time to read, decode and resize a picture, alone.
-    encode_s: time a picture takes the server with full batches and nothing else to do, before and after the run.
-    cores: of this machine.
+    decode_core_s: core time to read, decode and resize one picture, with nothing else to do.
+    encode_s: server time per picture in full batches, with nothing else to do, before and after the run.
+    cores: the cores of this machine.
     kind: "sum": decoding and encoding share the cores, so their times add up; "slower": each has its own
         machine, so the slower one decides.
     """
@@ -104,7 +104,7 @@ class Bound:
 
     @property
     def images_per_s(self) -> float:
-        """What the run is compared with."""
+        """The bound that the run is compared with."""
         decode_s = self.decode_core_s / self.cores
         return 1.0 / (decode_s + self.encode_s if self.kind == "sum" else max(decode_s, self.encode_s))
 
@@ -114,12 +114,12 @@ class IndexRun:
     """One measured run.
 
     stage_seconds: busy time by stage. From the run: `scan`; `decode` and `resize`, all workers together;
-        `wait_decode` and `wait_embed`, when the joining thread had nothing to do; its own `place`, `submit`,
-        `append`, `commit`. From the server's counters: `queue` and `compute`. `wire`: what is left of the
-        requests' latency as the client saw it.
+        `wait_decode` and `wait_embed`, when the joining thread was idle; its own `place`, `submit`, `append`,
+        `commit`. From the server's counters: `queue` and `compute`. `wire`: the rest of the requests' latency as
+        the client saw it.
     limited_by, limited_share: the stage that was busy for the largest share of the run, and that share. Below
-        about a half, nothing limited it by itself: stages waited for each other, or the machine for others.
-    mean_batch: rows in an executed batch; 0 where nobody counts.
+        about a half, no single stage limited it: stages waited for each other, or other programs used the machine.
+    mean_batch: rows in an executed batch; 0 if the server does not count.
     """
 
     pictures: int
@@ -136,7 +136,7 @@ class IndexRun:
 
     @property
     def share_of_bound(self) -> float:
-        """images_per_s over the bound's."""
+        """images_per_s divided by the bound's."""
         return self.images_per_s / self.bound.images_per_s
 
 
@@ -150,18 +150,18 @@ def measure_index(
     requests: RequestLog | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> IndexRun:
-    """Index a source into a temporary index, which is thrown away, and measure the bound in the same go.
+    """Index a source into a temporary index, which is thrown away, and measure the bound in the same call.
 
     Args:
-        kind: what `Bound.kind` is to be.
-        workers: decoding processes; one a core if not given.
-        encode_seconds: how long encoding alone is measured, half before the run and half after it.
-        requests: what the client was told to count its requests with; without it there is no stage `wire`.
+        kind: the `Bound.kind`.
+        workers: decoding processes; one per core if not given.
+        encode_seconds: seconds to measure encoding alone, half before the run and half after it.
+        requests: the log given to the client as `on_request`; without it, there is no stage `wire`.
         progress: as `index_pictures` calls it.
 
     Raises:
         SourceError: the source holds no picture, or none of its first ones can be decoded.
-        ServerError: as the client raises them.
+        ServerError: as the client raises it.
     """
     half = Window(encode_seconds / 2, requests=2, warmup_seconds=_WARMUP_S)
     encode_before = _encode_s(client, half)
@@ -205,11 +205,10 @@ def measure_index(
 def limiting_stage(
     stage_seconds: Mapping[str, float], seconds: float, *, workers: int, in_flight: int
 ) -> tuple[str, float]:
-    """The stage that was busy for the largest share of a run, and that share.
+    """Return the stage that was busy for the largest share of a run, and that share.
 
-    What several do side by side is shared out between them: decoding and resizing between the workers, computing
-    between the model's instances, being on the wire between the requests in flight, of which there are two for
-    each instance. Waiting is no work.
+    Parallel work is divided by what does it: decoding and resizing by the workers, computing by the model's
+    instances, the wire by the requests in flight, of which there are two for each instance. Waiting is not work.
     """
 
     def busy(*stages: str) -> float:
@@ -226,7 +225,7 @@ def limiting_stage(
 
 
 def _encode_s(client: Client, window: Window) -> float:
-    """Seconds a picture takes when full batches of noise are all there is to do."""
+    """Measure the seconds per picture when the server has only full batches of noise to do."""
     size, rows = client.card.image.size, client.max_batch_size
     noise: Array = np.random.default_rng(0).integers(0, 256, (rows, size, size, 3), dtype=np.uint8)
     with ExitStack() as stack:
@@ -241,13 +240,13 @@ def _encode_s(client: Client, window: Window) -> float:
 
 
 def _decode_core_s(client: Client, source: Source) -> float:
-    """Core time that one picture takes to be read, decoded and resized, by some of them, evenly spread."""
+    """Measure the core time to read, decode and resize one picture, on an evenly spread sample."""
     spec = client.card.image
     slot = np.empty((1, spec.size, spec.size, 3), dtype=np.uint8)
     files = list(islice(source.files(lambda _: None), _LOOK_AHEAD))
     chosen = files[:: max(1, len(files) // _SAMPLE)]
     requests = [SLOT.pack(0, NO_HASH) + file.request() for file in chosen]
-    for request in requests[:2]:  # Pillow loads its decoders when they are first used
+    for request in requests[:2]:  # Pillow loads its decoders on first use
         decode_file(request, slot, spec, Limits())
     began = time.process_time()
     good = sum(decode_file(request, slot, spec, Limits())[0] == 0 for request in requests)
@@ -262,7 +261,7 @@ _QUALITY = 85
 
 
 def draw_photo(seed: int, size: tuple[int, int] = SIZE) -> Image.Image:
-    """An RGB picture: soft light, some shapes, and grain, so that its JPEG has about 100 KB as a photograph's."""
+    """Draw an RGB picture: soft light, shapes, and grain, so that its JPEG has about 100 KB, as a photograph's."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     image = small.resize(size, Image.Resampling.BICUBIC)
@@ -278,7 +277,7 @@ def draw_photo(seed: int, size: tuple[int, int] = SIZE) -> Image.Image:
 
 
 def draw_photos(folder: Path, count: int, *, first: int = 0) -> list[Path]:
-    """`count` JPEGs of 640 × 480, no two alike, as folder/photo_N.jpg -> their paths."""
+    """Draw `count` different JPEGs of 640 × 480 as folder/photo_N.jpg -> their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"photo_{seed:06d}.jpg" for seed in range(first, first + count)]
     for seed, path in enumerate(paths, first):

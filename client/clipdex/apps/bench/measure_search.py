@@ -1,4 +1,4 @@
-"""How fast an index is searched, beside the bare reading of the bytes that a search scans."""
+"""Benchmark of searching an index, against a bare read of the bytes that a search scans."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _LONGEST_HEADER = 1 << 16
 
 @dataclass(frozen=True)
 class SearchPoint:
-    """One number of queries a call.
+    """The measurement for one number of queries per call.
 
-    latency: of a call with all its queries. bytes_read: what a search scans: the int8 codes where the index has
-        them, else the rows. read_ms: reading these once, on all cores, in the same go; the median.
+    latency: of a call with all its queries. bytes_read: what a search scans: the int8 codes if the index has
+        them, else the rows. read_ms: median time to read these once on all cores, in the same measurement.
     """
 
     queries: int
@@ -46,19 +46,19 @@ class SearchPoint:
 
     @property
     def times_read(self) -> float:
-        """How often they could have been read in the time of a median call."""
+        """The number of times they could have been read during a median call."""
         return self.latency.p50_ms / self.read_ms
 
     @property
     def read_bytes_per_s(self) -> float:
-        """The bandwidth of the bare reading."""
+        """Bandwidth of the bare read."""
         return self.bytes_read / self.read_ms * 1e3
 
 
 def measure_search(
     index: Index, queries: Sequence[int], *, top_k: int = 10, seconds: float = 3.0
 ) -> Iterator[SearchPoint]:
-    """One point for each number of queries; searches and bare readings in turn.
+    """Measure one point for each number of queries, with searches and bare reads in turn.
 
     Raises:
         InvalidArgument: a number of queries is below 1, or the index is empty.
@@ -94,7 +94,7 @@ def measure_search(
 
 
 def scanned(index: Index) -> list[Array]:
-    """What a search looks at from end to end: vectors.int8 and the rows it has no codes of, or all rows."""
+    """Return what a search scans completely: vectors.int8 and the rows without codes, or all rows."""
     try:
         with open_to_read(index.directory / INT8_FILE) as file:
             header = Int8Header.from_bytes(file.readline(_LONGEST_HEADER))
@@ -105,7 +105,7 @@ def scanned(index: Index) -> list[Array]:
 
 
 def read_seconds(*arrays: Array) -> float:
-    """Seconds to read arrays once, on all cores, doing next to nothing with what is read."""
+    """Measure the seconds to read arrays once on all cores, with almost no computation."""
     parts = [part for array in arrays for part in np.array_split(_words(array), cores())]
     step = _READ_BLOCK_BYTES // 8
 
@@ -113,23 +113,23 @@ def read_seconds(*arrays: Array) -> float:
         return int(sum(int(part[at : at + step].max()) & 1 for at in range(0, len(part), step)))
 
     with ThreadPoolExecutor(cores()) as pool:
-        list(pool.map(lambda _: None, range(cores())))  # the threads are there before the clock runs
+        list(pool.map(lambda _: None, range(cores())))  # start the threads before the clock
         began = time.perf_counter()
         list(pool.map(read, parts))
         return time.perf_counter() - began
 
 
 def _words(array: Array) -> Array:
-    """An array's bytes as uint64, but for the last few."""
+    """View an array's bytes as uint64, except for the last few."""
     flat = array.reshape(-1).view(np.uint8)
     return flat[: len(flat) // 8 * 8].view(np.uint64)
 
 
 @contextmanager
 def drawn_index(rows: int, dim: int, *, int8: bool = False, directory: Path | None = None) -> Iterator[Index]:
-    """A temporary index of random unit vectors, float16, below `directory` if given.
+    """Create a temporary index of random unit vectors, float16, below `directory` if given.
 
-    int8: give it int8 codes, as `clipdex optimize` does.
+    int8: add int8 codes, as `clipdex optimize` does.
 
     Raises:
         InvalidArgument: rows or dim are out of range.
@@ -156,7 +156,7 @@ def _picture(row: int) -> Picture:
 
 
 def _unit_vectors(count: int, dim: int, seed: int) -> Vectors:
-    """float32 (count, dim) of norm 1."""
+    """Draw float32 (count, dim) of norm 1."""
     drawn = np.random.default_rng(seed).standard_normal((count, dim), dtype=np.float32)
     unit: Vectors = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
     return unit

@@ -1,4 +1,4 @@
-"""What a server gives: throughput and latency, by part, way of transfer, batch size and concurrency."""
+"""Benchmark of a server: throughput and latency by part, way of transfer, batch size and concurrency."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ __all__ = [
 Part = Literal["image", "text"]
 Transfer = Literal["wire", "shared"]
 
-# Requests in a row carry different rows, so that no cache of the server answers for the model.
+# Consecutive requests carry different rows, so that no cache of the server answers instead of the model.
 _DISTINCT = 8
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What to measure: every combination. batches: rows a request. concurrencies: requests in flight."""
+    """The settings to measure, all combined. batches: rows per request. concurrencies: requests in flight."""
 
     parts: Sequence[Part] = ("image",)
     transfers: Sequence[Transfer] = ("wire",)
@@ -55,16 +55,16 @@ class ServerSettings:
 
     @property
     def points(self) -> int:
-        """How many combinations there are."""
+        """The number of combinations."""
         return len(self.parts) * len(self.transfers) * len(self.batches) * len(self.concurrencies)
 
 
 @dataclass(frozen=True)
 class Served:
-    """What the server counted meanwhile.
+    """The server's own counters for a measurement.
 
-    mean_batch: rows in an executed batch. queue_ms, compute_ms: a request's mean time waiting, and in the model,
-        copies included.
+    mean_batch: rows in an executed batch. queue_ms, compute_ms: a request's mean time in the queue, and in the
+        model, copies included.
     """
 
     mean_batch: float
@@ -73,7 +73,7 @@ class Served:
 
     @classmethod
     def of(cls, counted: ModelStatistics) -> Served | None:
-        """None where nobody counts."""
+        """Average the counters; None if the server does not count."""
         if counted.requests < 1:
             return None
         each = 1e-6 / counted.requests
@@ -82,7 +82,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Point:
-    """One combination, measured. rows_per_s: pictures or texts a second."""
+    """The measurement of one combination. rows_per_s: pictures or texts per second."""
 
     part: Part
     transfer: Transfer
@@ -96,19 +96,19 @@ class Point:
 
 
 def measure_server(client: Client, settings: ServerSettings) -> Iterator[Point]:
-    """One point after the other.
+    """Measure one combination after the other.
 
     Raises:
-        InvalidArgument: a batch is larger than the server takes.
-        ServerError: the server does not take shared memory and was to, or it failed.
+        InvalidArgument: a batch is larger than the server accepts.
+        ServerError: the server failed, or does not accept the shared memory asked for.
     """
     for part in settings.parts:
         most = _most_rows(client, part)
         too_large = [batch for batch in settings.batches if batch > most]
         if too_large:
             raise InvalidArgument(
-                f"a batch of {too_large[0]} is more than the {most} rows a request that "
-                f"{client.card.name}_{part} takes"
+                f"a batch of {too_large[0]} is more than the {most} rows that {client.card.name}_{part} "
+                "accepts per request"
             )
     for part in settings.parts:
         rows = max(settings.batches) + _DISTINCT - 1
@@ -128,7 +128,7 @@ def measure_point(
     concurrency: int,
     window: Window,
 ) -> Point:
-    """One combination. payload: rows to send, at least `batch`; each request takes others of them in turn."""
+    """Measure one combination. payload: rows to send, at least `batch`; requests take different ones in turn."""
     send = client.submit_pixels if part == "image" else client.submit_tokens
     starts = len(payload) - batch + 1
     counted: list[ModelStatistics] = []
@@ -164,7 +164,7 @@ def _most_rows(client: Client, part: Part) -> int:
 
 @contextmanager
 def _payload(client: Client, part: Part, transfer: Transfer, rows: int) -> Iterator[Array]:
-    """Noise for the image part, uint8 (rows, S, S, 3); sentences' tokens for the text part, int32 (rows, L)."""
+    """Yield noise for the image part, uint8 (rows, S, S, 3), or sentences' tokens for text, int32 (rows, L)."""
     if part == "image":
         size = client.card.image.size
         drawn: Array = np.random.default_rng(0).integers(0, 256, (rows, size, size, 3), dtype=np.uint8)
@@ -179,22 +179,22 @@ def _payload(client: Client, part: Part, transfer: Transfer, rows: int) -> Itera
 
 @contextmanager
 def shared_copy(client: Client, array: Array) -> Iterator[Array]:
-    """The same array in memory that the server reads in place.
+    """Yield a copy of the array in memory that the server reads in place.
 
     Raises:
-        ServerError: it does not, or this machine has no room in /dev/shm.
+        ServerError: the server does not, or this machine has no room in /dev/shm.
     """
     try:
         memory = SharedMemory(array.nbytes, named=True)
     except OSError as exc:
         raise ServerError(
             f"there is no room for {array.nbytes >> 20} MiB in /dev/shm ({exc.strerror}): "
-            "measure smaller batches, or the wire alone"
+            "measure smaller batches, or over the wire only"
         ) from exc
     with memory:
         if not client.share(memory):
             raise ServerError(
-                f"the server at {client.address} takes no shared memory from here: measure the wire alone"
+                f"the server at {client.address} accepts no shared memory from here: measure over the wire only"
             )
         try:
             copy = memory.array.view(array.dtype).reshape(array.shape)

@@ -1,4 +1,4 @@
-"""Throughput against latency, as a picture. Needs the extra `plot`."""
+"""Plot of throughput against latency. Needs the extra `plot`."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _LINES = {"wire": "-", "shared": "--"}
 
 
 def check_plot(file: Path) -> None:
-    """Before an hour of measuring: can it be drawn, and to such a file?
+    """Check, before an hour of measuring, that a plot can be drawn to this file.
 
     Raises:
         MissingExtra: matplotlib is not installed.
         InvalidArgument: the name has another suffix.
     """
     if file.suffix.lower() not in SUFFIXES:
-        raise InvalidArgument(f"{file}: a plot is written as {', '.join(SUFFIXES)}; name the file so")
+        raise InvalidArgument(f"{file}: the name of a plot must end in one of {', '.join(SUFFIXES)}")
     _figure_class()
 
 
 def plot_points(file: Path, points: Sequence[Point], title: str) -> None:
-    """One line for each part, way of transfer and batch size, through its concurrencies, marked at each.
+    """Plot a line for each part, way of transfer and batch size, with its concurrencies marked.
 
     Raises:
         MissingExtra, InvalidArgument: as `check_plot`.
@@ -69,7 +69,7 @@ def _draw(axes: Any, points: Sequence[Point]) -> None:
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
     axes.set_xlabel("median latency of a request, ms (numbers: requests in flight)")
-    axes.set_ylabel(f"{what} a second")
+    axes.set_ylabel(f"{what} per second")
     axes.grid(True, which="both", alpha=0.3)
     axes.legend(fontsize=8)
 

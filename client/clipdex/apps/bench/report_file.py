@@ -1,4 +1,4 @@
-"""A measurement as JSON, to be kept and compared. docs/bench.md describes every field."""
+"""Reports of measurements as JSON, to keep and compare. docs/bench.md describes every field."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ __all__ = [
 FORMAT = "clipdex-bench"
 FORMAT_VERSION = 1
 
-# A report, as json.dumps takes it.
+# A report, as json.dumps accepts it.
 Report = dict[str, Any]
 
 
 def server_report(
     machine: Machine, client: Client, gpus: int | None, points: Sequence[Point], settings: Mapping[str, Any]
 ) -> Report:
-    """Of `clipdex bench server`. gpus: as `gpus_of` says."""
+    """Make the report of `clipdex bench server`. gpus: as `gpus_of` returns them."""
     return _report("server", machine, settings) | {
         "server": _server(client, gpus),
         "points": [asdict(point) for point in points],
@@ -48,7 +48,7 @@ def server_report(
 def index_report(
     machine: Machine, client: Client, gpus: int | None, run: IndexRun, settings: Mapping[str, Any]
 ) -> Report:
-    """Of `clipdex bench index`. gpus: as `gpus_of` says."""
+    """Make the report of `clipdex bench index`. gpus: as `gpus_of` returns them."""
     data = asdict(run)
     data["bound"]["images_per_s"] = run.bound.images_per_s
     return _report("index", machine, settings) | {
@@ -60,7 +60,7 @@ def index_report(
 def search_report(
     machine: Machine, index: Mapping[str, Any], points: Sequence[SearchPoint], settings: Mapping[str, Any]
 ) -> Report:
-    """Of `clipdex bench search`. index: its rows, dim and dtype."""
+    """Make the report of `clipdex bench search`. index: its rows, dim and dtype."""
     return _report("search", machine, settings) | {
         "index": dict(index),
         "points": [
@@ -71,7 +71,7 @@ def search_report(
 
 
 def check_writable(file: Path) -> None:
-    """Before an hour of measuring: can a file be put there?
+    """Check, before an hour of measuring, that the file can be written.
 
     Raises:
         ClipdexError: it cannot.
@@ -86,7 +86,7 @@ def check_writable(file: Path) -> None:
 
 
 def write_report(file: Path, report: Report) -> None:
-    """Write it, in place of what is there.
+    """Write a report, replacing an existing file.
 
     Raises:
         ClipdexError: the file cannot be written.

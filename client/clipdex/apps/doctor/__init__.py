@@ -1,8 +1,8 @@
-"""What makes a deployment slow or wrong, in plain words.
+"""Diagnosis of a deployment: what makes it slow or wrong, in plain words.
 
     collect  →  Snapshot  →  checks  →  Finding  →  wording
 
-`collect.collect` looks at the server, and all others only at what it has seen.
+Only `collect.collect` talks to the server; everything else works on its snapshot.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Is it the model that it says it is, and does it give what it promises?"""
+"""Checks of a model: that it is what it claims to be, and returns what it promises."""
 
 from __future__ import annotations
 
@@ -30,67 +30,67 @@ WORDINGS = {
     "card_unreadable": Words(
         WRONG,
         "its card cannot be used: {error}",
-        "Clients learn from the card how to prepare pictures and texts, and refuse the model without it.",
+        "Clients read in the card how to prepare pictures and texts, and refuse the model without it.",
         _EXPORT_AGAIN,
     ),
     "assets_unstated": Words(
         NOTE,
         "its configuration does not state the sha256 of the assets",
-        "Every client fetches them anew at each start.",
+        "Every client downloads them again at each start.",
         _EXPORT_AGAIN,
     ),
     "assets_differ": Words(
         WRONG,
-        "its assets have sha256 {found}, its configuration states {stated}",
-        "The card and tokenizer are of another export than the configuration; clients refuse them.",
+        "its assets have sha256 {found}, but its configuration states {stated}",
+        "The card and tokenizer come from another export than the configuration; clients refuse them.",
         _EXPORT_AGAIN,
     ),
     "fingerprint_missing": Words(
         WRONG,
         "its configuration states no fingerprint",
-        "Nothing shows that this tower is of the same export as the card: vectors could be of another space.",
+        "Nothing shows that this part comes from the same export as the card: vectors could be of another space.",
         _EXPORT_AGAIN,
     ),
     "fingerprint_differs": Words(
         WRONG,
-        "its configuration has the fingerprint {stated}, the card {card}",
-        "The parts are of different exports: pictures and texts would be compared across embedding spaces.",
+        "its configuration has the fingerprint {stated}, but the card has {card}",
+        "The parts come from different exports: pictures and texts would be compared across embedding spaces.",
         _EXPORT_AGAIN,
     ),
     "batch_in_dims": Words(
         WRONG,
-        "the batch is a part of its dims ({dims}), or max_batch_size is 0",
-        "Triton then takes a request for one indivisible thing and never batches; clients send rows one by one.",
-        "Set max_batch_size, and leave the batch out of dims; an export writes both so.",
+        "its dims include the batch ({dims}), or max_batch_size is 0",
+        "Triton then treats a request as indivisible and never batches; clients send rows one by one.",
+        "Set max_batch_size, and leave the batch out of dims, as an export does.",
     ),
     "tensors_differ": Words(
         WRONG,
-        "it takes and gives {found}; its card says {expected}",
-        "Requests made by the card are refused, or mean something else.",
+        "its inputs and outputs are {found}; its card says {expected}",
+        "Requests made according to the card are refused, or misinterpreted.",
         _EXPORT_AGAIN,
     ),
     "parity_unknown": Words(
         WRONG,
-        "its card holds no report of a passed gate",
-        "Nobody knows whether its vectors are those of the checkpoint.",
+        "its card does not record that it passed the gate",
+        "It is unknown whether its vectors are those of the checkpoint.",
         _EXPORT_AGAIN,
     ),
     "parity_forced": Words(
         WRONG,
         "it was installed with --force although {problem}",
-        "Its vectors are not those of the checkpoint: rankings differ, and thresholds of others do not hold.",
+        "Its vectors are not those of the checkpoint: rankings differ, and published thresholds do not apply.",
         "Export it again without --force, in another precision or with other calibration pictures.",
     ),
     "parity_low": Words(
         WRONG,
-        "its smallest cosine to the checkpoint is {cosine}; expected at least {floor}",
-        "Its vectors rank pictures differently than the checkpoint's.",
+        "its lowest cosine similarity to the checkpoint is {cosine}; expected at least {floor}",
+        "Its vectors rank pictures differently from the checkpoint's.",
         _EXPORT_AGAIN,
     ),
     "random_weights": Words(
         WRONG,
-        "{count} of its weights were made up (--allow-random)",
-        "Its vectors mean nothing: it is for measuring speed.",
+        "{count} of its weights are random (--allow-random)",
+        "Its vectors are meaningless: it is only for measuring speed.",
         "Export a trained checkpoint for anything else.",
     ),
     "no_answer": Words(
@@ -102,30 +102,30 @@ WORDINGS = {
     "full_batch_refused": Words(
         WRONG,
         "a full batch of {megabytes} MB was not answered: {error}",
-        "Bulk runs send full batches. A proxy before the server often limits messages to 4 MB.",
-        "Raise the limit of whatever stands between, or lower max_batch_size.",
+        "Bulk runs send full batches. A proxy in front of the server often limits messages to 4 MB.",
+        "Raise the limit of the proxy, or lower max_batch_size.",
     ),
     "not_finite": Words(
         WRONG,
-        "a vector holds NaN or infinity",
-        "Half precision has overflowed, or the model is broken; such a vector ranks nowhere.",
+        "a vector contains NaN or infinity",
+        "Half precision has overflowed, or the model is broken; such a vector cannot be ranked.",
         "Export it with  --precision fp32  and compare.",
     ),
     "not_unit": Words(
         WRONG,
         "a vector has L2 norm {norm}; expected 1",
-        "Scores would be no cosines, and clients refuse the vectors.",
+        "Scores would not be cosines, and clients refuse the vectors.",
         _EXPORT_AGAIN,
     ),
     "batch_changes_vectors": Words(
         WRONG,
-        "the same input has cosine {cosine} to itself, alone and within a full batch",
+        "the vectors of one input, alone and within a full batch, have cosine {cosine}",
         "Vectors depend on what happens to share a batch: an index cannot be searched reliably.",
         "Try another precision or provider, and compare; then report it.",
     ),
     "wrong_dim": Words(
         WRONG,
-        "its vectors have {found} numbers; its card says {expected}",
+        "its vectors have {found} dimensions; its card says {expected}",
         "Clients refuse them.",
         _EXPORT_AGAIN,
     ),
@@ -133,14 +133,14 @@ WORDINGS = {
 
 
 FINGERPRINT_PARAMETER = "clipdex_fingerprint"
-# A client refuses vectors further from norm 1 than this.
+# A client refuses vectors whose norm differs from 1 by more than this.
 _NORM_TOLERANCE = 1e-2
-# Where a card states no floor of its own: half precision's.
+# For a card that states no floor of its own: half precision's.
 _COSINE_FLOOR = 0.999
 
 
 def parts(snapshot: Snapshot) -> Iterator[Finding]:
-    """Are all three Triton models there?"""
+    """Check that all three Triton models are there."""
     for model in snapshot.models:
         for part in model.missing:
             name = f"{model.name}_{part}"
@@ -152,7 +152,7 @@ def parts(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def card(snapshot: Snapshot) -> Iterator[Finding]:
-    """Can the card be read, and are the assets those that the configuration states?"""
+    """Check that the card can be read, and that the assets are those that the configuration states."""
     for model in snapshot.models:
         if model.card_error is not None:
             yield Finding("card_unreadable", f"{model.name}_assets", {"error": model.card_error})
@@ -164,7 +164,7 @@ def card(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def fingerprint(snapshot: Snapshot) -> Iterator[Finding]:
-    """Are all three of one export?"""
+    """Check that all three come from one export."""
     for model in snapshot.models:
         if model.card is None:
             continue
@@ -178,7 +178,7 @@ def fingerprint(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def tensors(snapshot: Snapshot) -> Iterator[Finding]:
-    """Does each tower take and give what the card says, with the batch in front and not in `dims`?"""
+    """Check that each tower's inputs and outputs are as the card says, with the batch first and not in `dims`."""
     for model in snapshot.models:
         for part, tower in model.towers.items():
             if _batch_in_dims(tower):
@@ -192,7 +192,7 @@ def tensors(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def parity(snapshot: Snapshot) -> Iterator[Finding]:
-    """Did the export pass its gate, with trained weights?"""
+    """Check that the export passed the gate, with trained weights."""
     for model in snapshot.models:
         if model.card is None:
             continue
@@ -211,7 +211,7 @@ def parity(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def vectors(snapshot: Snapshot) -> Iterator[Finding]:
-    """Are the answers unit vectors, and the same whatever shares the batch?"""
+    """Check that the answers are unit vectors, and do not depend on what shares the batch."""
     for model in snapshot.models:
         for part, trial in model.trials.items():
             yield from _vectors(model, f"{model.name}_{part}", trial)
@@ -235,7 +235,7 @@ def _vectors(model: Model, where: str, trial: Trial) -> Iterator[Finding]:
 
 
 def _batch_in_dims(tower: InspectedModel) -> bool:
-    """A tower whose own first dimension is the batch: Triton then cannot put requests together."""
+    """Return whether a tower's own first dimension is the batch: Triton then cannot batch requests."""
     return tower.max_batch_size == 0 or any(t.dims[:1] == (-1,) for t in (*tower.inputs, *tower.outputs))
 
 

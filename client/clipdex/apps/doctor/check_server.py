@@ -1,4 +1,4 @@
-"""Findings on a server itself, on several that should be alike, and their words."""
+"""Checks of a server itself, and of several that should be alike."""
 
 from __future__ import annotations
 
@@ -10,110 +10,110 @@ from clipdex.apps.doctor.snapshot import Model, Snapshot, release_of
 __all__ = ["CHECKS", "WORDINGS", "fleet"]
 
 WRONG, NOTE = Severity.WRONG, Severity.NOTE
-_NO_TRUST = "Triton asks nobody for a password."
+_NO_TRUST = "Triton has no authentication."
 
 WORDINGS = {
     "not_triton": Words(
         WRONG,
         "it calls itself {name} {version}",
-        "Only Triton was tested.",
+        "Only Triton has been tested.",
         "Serve the repository with  clipdex serve  or NVIDIA's container.",
     ),
     "triton_old": Words(
         WRONG,
         "it is Triton {version}; expected 2.51 (24.10) or later",
-        "Older ones refuse the exported files, or were never tried.",
-        "Take a newer container; docs/docker.md names one.",
+        "Older ones refuse the exported files, or were never tested.",
+        "Use a newer container; docs/docker.md names one.",
     ),
     "other_not_loaded": Words(
         WRONG,
         "the server has this model but does not serve it: {reason}",
         "A server with strict readiness is not ready because of it.",
-        "Repair it or take it out of the repository.",
+        "Repair it or remove it from the repository.",
     ),
     "not_ready": Words(
         WRONG,
         "the server is not ready",
-        "Load balancers and health checks take it out.",
+        "Load balancers and health checks take it out of service.",
         "Wait for models to load, or read its log.",
     ),
     "grpc_open": Words(
         WRONG,
         "it answers unencrypted at {addresses}, not only on this machine's loopback",
-        f"{_NO_TRUST} Whoever reaches that address may use it, and read what is sent.",
-        "Bind it to 127.0.0.1 (--grpc-address), or put a proxy with TLS and authentication before it.",
+        f"{_NO_TRUST} Anybody who can reach that address may use it, and read the traffic.",
+        "Bind it to 127.0.0.1 (--grpc-address), or put a proxy with TLS and authentication in front of it.",
     ),
     "grpc_unencrypted": Words(
         NOTE,
         "it is on another machine, and the connection is not encrypted",
-        f"{_NO_TRUST} That is fine in a network of your own, and nowhere else.",
-        "Put a proxy with TLS and authentication before it if others share the network.",
+        f"{_NO_TRUST} That is acceptable only in a network of your own.",
+        "Put a proxy with TLS and authentication in front of it if others share the network.",
     ),
     "http_open": Words(
         WRONG,
-        "Triton speaks HTTP there, to others too",
-        f"{_NO_TRUST} clipdex does not need HTTP, and Triton's worst holes were in its HTTP parser.",
+        "Triton speaks HTTP there, also to other machines",
+        f"{_NO_TRUST} clipdex does not need HTTP, and Triton's worst vulnerabilities were in its HTTP parser.",
         "Start it with --allow-http=false.",
     ),
     "http_on": Words(
         NOTE,
         "Triton speaks HTTP there, to this machine only",
-        "Nothing of clipdex needs it, and Triton's worst holes were in its HTTP parser.",
+        "Nothing in clipdex needs it, and Triton's worst vulnerabilities were in its HTTP parser.",
         "Start it with --allow-http=false.",
     ),
     "control_open": Words(
         WRONG,
-        "anybody who reaches it may load and unload models",
-        "Loading a model is running code, and unloading one ends everybody's work.",
+        "anybody who can reach it may load and unload models",
+        "Loading a model runs code, and unloading one stops everybody's work.",
         "Start it with --model-control-mode=none.",
     ),
     "control_local": Words(
         NOTE,
         "anybody on this machine may load and unload models",
-        "Loading a model is running code, as the server's user.",
+        "Loading a model runs code as the server's user.",
         "Start it with --model-control-mode=none.",
     ),
     "memory_open": Words(
         WRONG,
-        "others may have it map shared memory ({kinds})",
-        "A client names a segment, and the server reads and writes it: who reaches the one reaches the other.",
+        "other machines may make it map shared memory ({kinds})",
+        "A client names a segment, and the server reads and writes it: access to the port gives access to it.",
         "Start it with --allow-client-shm=false (Triton 26.04 or later) or "
         "--grpc-restricted-protocol=shared-memory:KEY=SECRET, or bind it to 127.0.0.1.",
     ),
     "memory_local": Words(
         NOTE,
         "clients on this machine may pass pictures in shared memory ({kinds})",
-        "The fastest way for a client on the same host that the server trusts.",
+        "This is the fastest way for a trusted client on the same host.",
         "",
     ),
     "settings_open": Words(
         NOTE,
-        "anybody who reaches it may change its log and trace settings",
-        "One could fill its disk with them.",
+        "anybody who can reach it may change its log and trace settings",
+        "They could be used to fill its disk.",
         "Add --grpc-restricted-protocol=trace,logging:KEY=SECRET; see docs/docker.md.",
     ),
     "metrics_unreachable": Words(
         WRONG,
-        "no Triton metrics answer there",
-        "Whatever watches this server is blind; the GPU could not be checked either.",
-        "Start it with --allow-metrics=true and the right --metrics-port, or name another.",
+        "Triton's metrics do not answer there",
+        "The server cannot be monitored, and the GPU could not be checked.",
+        "Start it with --allow-metrics=true and the right --metrics-port, or name another address.",
     ),
     "metrics_not_found": Words(
         NOTE,
-        "no Triton metrics answer at the usual port",
-        "Metrics tell of the GPU, and of load over time.",
-        "If they are elsewhere, name them:  --metrics HOST:PORT",
+        "Triton's metrics do not answer at the usual port",
+        "They show whether a GPU is used, and the load over time.",
+        "If they are elsewhere, give their address:  --metrics HOST:PORT",
     ),
     "versions_differ": Words(
         WRONG,
         "they are Triton {one} and {two}",
-        "A client takes either for any request: behaviour changes from one to the next.",
-        "Serve one release everywhere.",
+        "A client sends any request to either: behaviour changes from one to the next.",
+        "Use the same release everywhere.",
     ),
     "model_not_everywhere": Words(
         WRONG,
         "{has} has it, {lacks} does not",
-        "A client takes either for any request: those for this model fail on one.",
+        "A client sends any request to either: those for this model fail on one of them.",
         "Serve the same repository everywhere.",
     ),
     "fleet_fingerprints_differ": Words(
@@ -125,7 +125,7 @@ WORDINGS = {
     "fleet_precisions_differ": Words(
         NOTE,
         "they serve {model} in {one} and {two}",
-        "Vectors may be mixed, but differ a little in their last digits.",
+        "Their vectors may be mixed, but differ slightly in their last digits.",
         "",
     ),
     "fleet_batches_differ": Words(
@@ -138,7 +138,7 @@ WORDINGS = {
 
 
 def fleet(snapshots: Sequence[Snapshot]) -> Iterator[Finding]:
-    """Compare each with the first: a client takes any of them for any request."""
+    """Compare each server with the first: a client sends any request to any of them."""
     if not snapshots:
         return
     first = snapshots[0]
@@ -175,7 +175,7 @@ _OLDEST = (2, 51)
 
 
 def version(snapshot: Snapshot) -> Iterator[Finding]:
-    """Is it a Triton, and young enough?"""
+    """Check that the server is Triton, and recent enough."""
     server = snapshot.server
     release = release_of(server)
     if release is None:
@@ -185,7 +185,7 @@ def version(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def readiness(snapshot: Snapshot) -> Iterator[Finding]:
-    """Are all models served, those of others too?"""
+    """Check that all models are served, including those that are not clipdex's."""
     ours = {f"{model.name}_{part}" for model in snapshot.models for part in ("image", "text", "assets")}
     for name, reason in snapshot.server.unready.items():
         if name not in ours:
@@ -195,7 +195,7 @@ def readiness(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def network(snapshot: Snapshot) -> Iterator[Finding]:
-    """Is it open to others, unencrypted or over HTTP?"""
+    """Check whether it is open to others, unencrypted or over HTTP."""
     exposure = snapshot.exposure
     if exposure.open_on and not exposure.tls:
         yield Finding("grpc_open", snapshot.address, {"addresses": ", ".join(exposure.open_on)})
@@ -208,7 +208,7 @@ def network(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def permissions(snapshot: Snapshot) -> Iterator[Finding]:
-    """What may anybody do who reaches it?"""
+    """Check what anybody who can reach it may do."""
     server, others = snapshot.server, snapshot.exposure.beyond_this_machine
     if server.model_control:
         yield Finding("control_open" if others else "control_local", snapshot.address)
@@ -222,7 +222,7 @@ def permissions(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def metrics(snapshot: Snapshot) -> Iterator[Finding]:
-    """Do the metrics answer where they were said to be?"""
+    """Check that the metrics answer."""
     found = snapshot.metrics
     if not found.reachable:
         yield Finding("metrics_unreachable" if found.asked else "metrics_not_found", found.address)

@@ -1,6 +1,6 @@
-"""Is it set up to be fast?
+"""Checks of a setup for speed.
 
-The limits below are coarse on purpose: what they catch costs a multiple, not a few per cent.
+The limits are deliberately coarse: what they catch costs a multiple, not a few per cent.
 """
 
 from __future__ import annotations
@@ -19,116 +19,117 @@ WORDINGS = {
     "gpu_unused": Words(
         SLOW,
         "it runs on the CPU ({kinds}) although the machine has a GPU",
-        "A GPU embeds many times as many pictures.",
+        "A GPU embeds pictures many times faster.",
         "Export with  --target cuda  or set instance_group to KIND_GPU; see docs/gpu.md.",
     ),
     "gpu_idle": Words(
         SLOW,
         "it is set to run on a GPU, but no GPU has more than {megabytes} MB of its memory in use",
-        "Where CUDA does not start, ONNX Runtime computes on the CPU, and only the server's log says so.",
+        "If CUDA does not start, ONNX Runtime computes on the CPU, and only the server's log says so.",
         "Look for CPUExecutionProvider and for errors about CUDA in the server's log; see docs/gpu.md.",
     ),
     "gpu_unknown": Words(
         NOTE,
-        "it runs on the CPU, and whether there is a GPU could not be checked: nothing answers at {metrics}",
-        "Only the metrics tell of GPUs on another machine.",
-        "Name them:  --metrics HOST:PORT",
+        "it runs on the CPU, and whether there is a GPU could not be checked: no metrics answer at {metrics}",
+        "Only the metrics show the GPUs of another machine.",
+        "Give their address:  --metrics HOST:PORT",
     ),
     "batch_small": Words(
         SLOW,
-        "its batches hold {rows} rows at most",
-        "Neither GPU nor CPU is full with so few, and each batch has its own cost.",
+        "its batches hold at most {rows} rows",
+        "That is too few to keep a GPU or CPU busy, and each batch has its own cost.",
         "Raise max_batch_size in its config.pbtxt: 64 is a good start.",
     ),
     "no_batching": Words(
         SLOW,
         "it has no dynamic_batching",
-        "Small requests of many users are computed one by one.",
+        "Small requests from many users are computed one by one.",
         "Add dynamic_batching to its config.pbtxt, as an export writes it.",
     ),
     "preferred_batch_size": Words(
         WRONG,
         "preferred_batch_size is set by hand: {sizes}",
-        "Some Triton releases then build batches of a row more than max_batch_size, which fail (server#8141).",
+        "Some Triton releases then build batches one row larger than max_batch_size, which fail (server#8141).",
         "Remove it: Triton prefers full batches by itself.",
     ),
     "delay_long": Words(
         SLOW,
         "a request waits up to {milliseconds} ms for others to share its batch",
-        "Every lone query pays for it; under load batches fill without.",
+        "Every lone query pays for it; under load, batches fill without it.",
         "Set max_queue_delay_microseconds to 100.",
     ),
     "delay_none": Words(
         NOTE,
         "max_queue_delay_microseconds is 0",
-        "Only requests that wait already share a batch: short answers, and small batches at light load.",
+        "Only requests that are already waiting share a batch: short answers, but small batches at light load.",
         "Set 100 if many small requests arrive at once.",
     ),
     "queue_policy": Words(
         NOTE,
         "its default_queue_policy has {bounds}",
-        "With bounds Triton's batcher overlooks a request now and then, for half a second (docs/performance.md).",
+        "With such limits, Triton's batcher occasionally overlooks a request for half a second "
+        "(docs/performance.md).",
         "Remove the policy, unless strangers could fill the queue.",
     ),
     "queue_short": Words(
         SLOW,
-        "its queue holds {size} requests; {instances} instances are busy with {busy}",
-        "Clients are refused while instances idle.",
+        "its queue holds {size} requests; keeping {instances} instances busy takes {busy}",
+        "Clients are refused while instances are idle.",
         "Raise max_queue_size to several times {busy}.",
     ),
     "queue_large": Words(
         SLOW,
         "its queue of {size} full batches may hold {gigabytes} GB",
-        "Under load the server's memory may be at its end before the queue is.",
+        "Under load, the server may run out of memory before the queue is full.",
         "Lower max_queue_size, or max_batch_size.",
     ),
     "cpu_instances": Words(
         SLOW,
         "there are {count} instances of it on the CPU, each using all cores",
-        "They take the cores from each other, and each holds the weights.",
-        "Set count: 1, or share the cores out with intra_op_thread_count.",
+        "They compete for the cores, and each holds a copy of the weights.",
+        "Set count: 1, or divide the cores with intra_op_thread_count.",
     ),
     "gpu_instances": Words(
         SLOW,
         "there are {count} instances of it on one GPU",
-        "Two keep a GPU busy between batches; more only hold the weights again.",
+        "Two keep a GPU busy between batches; more only hold further copies of the weights.",
         "Set count: 2.",
     ),
     "batches_of_one": Words(
         SLOW,
         "its batches had {rows} rows on average over {requests} requests, which waited {queued} ms each "
         "and were computed in {computed} ms",
-        "Requests that wait beside each other are computed one after the other.",
-        "Look at dynamic_batching and max_batch_size in its config.pbtxt.",
+        "Requests that wait at the same time are computed one after the other.",
+        "Check dynamic_batching and max_batch_size in its config.pbtxt.",
     ),
     "requests_alone": Words(
         NOTE,
         "its batches had {rows} rows on average over {requests} requests; they hardly waited ({queued} ms)",
-        "That is as it should be for lone queries. For bulk work it wastes most of the model's speed.",
-        "Send full batches, or from many threads at once.",
+        "That is normal for lone queries. For bulk work, it wastes most of the model's speed.",
+        "Send full batches, or send from many threads at once.",
     ),
     "conv_search_gpu": Words(
         SLOW,
-        "it has parameters, but cudnn_conv_algo_search is not among them, or exhaustive",
+        "it has parameters, but cudnn_conv_algo_search is missing or exhaustive",
         "ONNX Runtime then searches exhaustively for every new batch size: seconds at each first use.",
         'Add  parameters {{ key: "cudnn_conv_algo_search" value: {{ string_value: "1" }} }}',
     ),
     "conv_search": Words(
         NOTE,
-        "it has parameters, but cudnn_conv_algo_search is not among them, or exhaustive",
+        "it has parameters, but cudnn_conv_algo_search is missing or exhaustive",
         "On a GPU, ONNX Runtime would search exhaustively for every new batch size.",
         'Add  parameters {{ key: "cudnn_conv_algo_search" value: {{ string_value: "1" }} }}',
     ),
     "no_warm_up": Words(
         SLOW,
         "it is on a GPU and has no model_warmup",
-        "The first requests wait for kernels to load, and with TensorRT for an engine to be built: minutes.",
+        "The first requests wait for kernels to load and, with TensorRT, minutes for an engine to be built.",
         "Add model_warmup with a full batch and one row; an export for cuda or tensorrt writes it.",
     ),
     "tensorrt_no_cache": Words(
         SLOW,
-        "TensorRT does not keep its engines",
-        "They are built anew at every start of the server: minutes.",
+        "TensorRT does not cache its engines",
+        "They are built again at every start of the server, which takes minutes.",
         "Set trt_engine_cache_enable and trt_engine_cache_path; see docs/gpu.md.",
     ),
     "tensorrt_no_profile": Words(
@@ -139,21 +140,21 @@ WORDINGS = {
     ),
     "time_of_one": Words(
         NOTE,
-        "one row takes {total} ms: {queued} waiting, {computed} computing, {outside} on the way",
-        "On the way is gRPC, the network, and preparing the request.",
+        "one row takes {total} ms: {queued} waiting, {computed} computing, {outside} in transit",
+        "Transit is gRPC, the network, and preparing the request.",
         "",
     ),
     "lone_request_waits": Words(
         SLOW,
         "a lone request waits {queued} ms in the queue",
-        "Nobody was there to share its batch: the delay is too long, or others keep the model busy.",
-        "Look at max_queue_delay_microseconds, and at who else uses the server.",
+        "No other request was there to share its batch: the delay is too long, or others keep the model busy.",
+        "Check max_queue_delay_microseconds, and who else uses the server.",
     ),
     "far_away": Words(
         NOTE,
-        "of the {total} ms that one row takes, {outside} are spent on the way",
-        "The network, or a proxy, takes longer than the model might.",
-        "Bulk runs hide it; queries do not. Put the client nearer to the server.",
+        "of the {total} ms that one row takes, {outside} are spent in transit",
+        "The network, or a proxy, may take longer than the model.",
+        "Bulk runs hide it; queries do not. Move the client closer to the server.",
     ),
 }
 
@@ -161,7 +162,7 @@ WORDINGS = {
 _DELAY_US = 5_000  # longer than a GPU takes for several pictures
 _SMALL_BATCH = 8
 _ENOUGH_REQUESTS = 200
-_ALONE = 1.5  # rows a batch
+_ALONE = 1.5  # rows per batch
 _QUEUE_BYTES = 8 << 30
 _MANY_ON_A_GPU = 4
 _LONE_WAIT_S = 0.005
@@ -179,11 +180,11 @@ def _towers(snapshot: Snapshot) -> Iterator[tuple[Model, str, InspectedModel]]:
 
 
 def device(snapshot: Snapshot) -> Iterator[Finding]:
-    """Is a model on the CPU although there is a GPU, or although its configuration says otherwise?"""
+    """Check for models on the CPU although there is a GPU, or although their configuration says otherwise."""
     used = max((gpu.memory_used for gpu in snapshot.metrics.gpus if gpu.memory_total), default=None)
     for _, _, tower in _towers(snapshot):
         if tower.on_gpu:
-            # Where CUDA does not start, ONNX Runtime goes on with the CPU, and only the log says so.
+            # If CUDA does not start, ONNX Runtime falls back to the CPU, and only the log says so.
             if used is not None and used < _GPU_IDLE_BYTES:
                 yield Finding("gpu_idle", tower.name, {"megabytes": used // 10**6})
         else:
@@ -194,7 +195,7 @@ def device(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def batching(snapshot: Snapshot) -> Iterator[Finding]:
-    """May requests share a batch, and how long does one wait for others?"""
+    """Check whether requests may share a batch, and how long they wait for others."""
     for _, _, tower in _towers(snapshot):
         if tower.max_batch_size == 0:
             continue  # batch_in_dims says so
@@ -213,7 +214,7 @@ def batching(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def queue(snapshot: Snapshot) -> Iterator[Finding]:
-    """If the queue has bounds, does it hold what keeps all instances busy, and no more than memory does?"""
+    """Check that a bounded queue holds enough to keep all instances busy, and no more than fits in memory."""
     for model, part, tower in _towers(snapshot):
         if tower.batching is None or tower.max_batch_size == 0:
             continue
@@ -232,7 +233,7 @@ def queue(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def instances(snapshot: Snapshot) -> Iterator[Finding]:
-    """Are there copies that only take each other's cores or memory?"""
+    """Check for instances that only compete for cores or memory."""
     for _, _, tower in _towers(snapshot):
         on_cpu = sum(group.count for group in tower.groups if group.kind == "KIND_CPU")
         on_a_gpu = max((group.count for group in tower.groups if group.kind == "KIND_GPU"), default=0)
@@ -244,7 +245,7 @@ def instances(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def executed_batches(snapshot: Snapshot) -> Iterator[Finding]:
-    """Were requests that waited computed together?"""
+    """Check that requests that waited were computed together."""
     for _, _, tower in _towers(snapshot):
         counted = tower.statistics
         if counted.requests < _ENOUGH_REQUESTS or counted.mean_batch >= _ALONE:
@@ -255,14 +256,14 @@ def executed_batches(snapshot: Snapshot) -> Iterator[Finding]:
             "queued": f"{counted.queue_ns / counted.requests / 1e6:.1f}",
             "computed": f"{counted.compute_ns / counted.requests / 1e6:.1f}",
         }
-        # Waiting longer than the delay means that there were others to be computed with.
+        # Waiting longer than the delay means that there were others to share a batch with.
         delay_ns = 1e3 * (tower.batching.delay_us if tower.batching else 0)
         waited = counted.queue_ns / counted.requests > delay_ns + 0.5 * counted.compute_ns / counted.requests
         yield Finding("batches_of_one" if waited else "requests_alone", tower.name, facts)
 
 
 def gpu_settings(snapshot: Snapshot) -> Iterator[Finding]:
-    """What a GPU needs to be told."""
+    """Check the settings that matter on a GPU."""
     for _, part, tower in _towers(snapshot):
         search = tower.parameters.get("cudnn_conv_algo_search")
         # Without a parameters block the backend leaves ONNX Runtime's own default alone.
@@ -280,7 +281,7 @@ def gpu_settings(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def time_of_one(snapshot: Snapshot) -> Iterator[Finding]:
-    """Does a lone request wait, for a batch or on the way?"""
+    """Check whether a lone request waits, for a batch or in transit."""
     for model, part, tower in _towers(snapshot):
         trial = model.trials.get(part)
         if trial is None or trial.single is None:

@@ -1,4 +1,4 @@
-"""Could what runs the graph give other vectors than the export promises, without a word?"""
+"""Checks for silently different vectors, caused by what runs the model."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ WRONG, NOTE = Severity.WRONG, Severity.NOTE
 WORDINGS = {
     "tensorrt_engines_unnamed": Words(
         WRONG,
-        "its TensorRT engines are kept under a name that is the same for every export (prefix: {prefix})",
-        "After an export of other weights under this name the old engine answers: old vectors, new fingerprint.",
-        "Export it again with  clipdex export --overwrite --target tensorrt : the name then holds a hash of the "
-        "file, and the old engines can be deleted.",
+        "its TensorRT engines are cached under a name that is the same for every export (prefix: {prefix})",
+        "If other weights are exported under this name, the old engine answers: old vectors, new fingerprint.",
+        "Export it again with  clipdex export --overwrite --target tensorrt : the name then contains a hash of "
+        "the file, and the old engines can be deleted.",
     ),
     "tensorrt_one_gpu": Words(
         WRONG,
         "it has instances on GPU {gpus}, and Triton {version} runs every TensorRT engine on GPU 0",
         "Triton before 2.57 (25.04) does not tell TensorRT which GPU an instance is on.",
-        "Take Triton 25.04 or later, give the server one GPU, or export with  --target cuda.",
+        "Use Triton 25.04 or later, give the server one GPU, or export with  --target cuda.",
     ),
     "tf32": Words(
         NOTE,
-        "its card says fp32, and its configuration does not switch TensorFloat-32 off",
+        "its card says fp32, but its configuration does not turn off TensorFloat-32",
         "NVIDIA's container then rounds float32 products to 10 bits on a GPU (`clipdex serve` does not).",
         "Export it again with  clipdex export --overwrite ; see docs/gpu.md.",
     ),
     "int8_versions": Words(
         NOTE,
-        "its int8 was exported with onnxruntime {onnxruntime}, and {server} serves it",
-        "What int8 products give depends on the version of onnxruntime, in the third decimal (docs/export.md).",
-        "Where that matters, index and search with one server release.",
+        "it was exported in int8 with onnxruntime {onnxruntime}, and {server} serves it",
+        "Results in int8 depend on the version of onnxruntime, in the third decimal (docs/export.md).",
+        "If that matters, index and search with the same server release.",
     ),
 }
 
 
 # 25.04: the first whose backend tells TensorRT which GPU an instance is on.
 _TELLS_TENSORRT_THE_GPU = (2, 57)
-# An export ends the name of its engines in the hash of its file.
+# An export ends the name of its engines with the hash of its file.
 _OF_A_FILE = re.compile(r"_[0-9a-f]{16}$")
 
 
 def engines(snapshot: Snapshot) -> Iterator[Finding]:
-    """Are the engines that TensorRT keeps found again by their weights?"""
+    """Check that cached TensorRT engines are named by their weights."""
     for tower in _towers(snapshot):
         options = tower.accelerators.get("tensorrt", {})
         prefix = options.get("trt_engine_cache_prefix", "")
@@ -59,7 +59,7 @@ def engines(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def gpus(snapshot: Snapshot) -> Iterator[Finding]:
-    """Does TensorRT know which of several GPUs an instance is on?"""
+    """Check that TensorRT knows which of several GPUs an instance is on."""
     release = release_of(snapshot.server)
     if release is None or release >= _TELLS_TENSORRT_THE_GPU:
         return
@@ -71,7 +71,7 @@ def gpus(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def tensor_float(snapshot: Snapshot) -> Iterator[Finding]:
-    """Is float32 on a GPU float32?"""
+    """Check that float32 on a GPU is not rounded to TensorFloat-32."""
     for model in snapshot.models:
         if model.card is None or model.card.precision != "fp32":
             continue
@@ -81,7 +81,7 @@ def tensor_float(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def quantized(snapshot: Snapshot) -> Iterator[Finding]:
-    """Of which versions int8 vectors are."""
+    """Note the onnxruntime versions that int8 vectors depend on."""
     for model in snapshot.models:
         if model.card is not None and model.card.precision == "int8":
             versions = model.card.parity.get("versions")
@@ -99,7 +99,7 @@ def _towers(snapshot: Snapshot) -> Iterator[InspectedModel]:
 
 
 def _gpus_but_the_first(snapshot: Snapshot, tower: InspectedModel) -> list[int]:
-    """The numbers of the GPUs that have instances; where the configuration does not say, all that there are."""
+    """Return the numbers, other than 0, of the GPUs with instances; all GPUs if the configuration names none."""
     groups = [group for group in tower.groups if group.kind == "KIND_GPU"]
     named = {gpu for group in groups for gpu in group.gpus}
     if not groups:

@@ -1,4 +1,4 @@
-"""Looks at a server once, and tries a few requests: the only file here that talks to anybody."""
+"""Inspect a server once, and try a few requests: the only file here that talks to a server."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ def collect(
     credentials: Credentials | None = None,
     timeout_s: float = 120.0,
 ) -> tuple[Snapshot, ...]:
-    """Look at each server.
+    """Take a snapshot of each server.
 
     Args:
-        addresses: HOST:PORT of its gRPC port; several of them, also with commas between.
-        model: the one to look at; None for all that clipdex exported.
-        metrics: HOST:PORT of the metrics; None looks for them at Triton's usual port.
-        timeout_s: for one full batch.
+        addresses: HOST:PORT of its gRPC port; several as a list, or separated by commas.
+        model: the model to inspect; None for all that clipdex exported.
+        metrics: HOST:PORT of the metrics; None tries Triton's usual port.
+        timeout_s: time limit for one full batch.
 
     Raises:
-        ServerUnreachable: nobody answers at one of them.
+        ServerUnreachable: one of the servers does not answer.
         ModelNotFound: there is no such model, or none at all.
-        InvalidArgument: an address has another form.
+        InvalidArgument: an address is invalid.
     """
     each = [part.strip() for part in (addresses.split(",") if isinstance(addresses, str) else addresses)]
     if not each:
-        raise InvalidArgument("there is no address to look at: give HOST:PORT, as in localhost:8001")
+        raise InvalidArgument("no address is given; expected HOST:PORT, as in localhost:8001")
     for address in [*each, *([metrics] if metrics else [])]:
         if address.startswith("inproc:"):
-            raise InvalidArgument(f"{address} runs the models in this process: there is no server to look at")
+            raise InvalidArgument(f"{address} runs the models in this process: there is no server to examine")
         check_address(address)
     return tuple(_collect(address, model, metrics, credentials or Credentials(), timeout_s) for address in each)
 
@@ -76,7 +76,7 @@ def _collect(
 
 
 def _names(server: InspectedServer, wanted: str | None, address: str) -> list[str]:
-    """The models to look at: those of which any two parts are there, or of which the assets are."""
+    """Return the models to inspect: those with assets, or with any two parts."""
     known = {*server.models, *server.unready}
     found: dict[str, set[str]] = {}
     for name in known:
@@ -143,7 +143,7 @@ def _exposure(address: str, server: InspectedServer, credentials: Credentials) -
 
 
 def _is_http_of(server: InspectedServer, host: str, port: int) -> bool:
-    """Whether a Triton of this version speaks HTTP there: as near to "the same one" as can be known."""
+    """Return whether a Triton of this version speaks HTTP there: as close to "the same one" as can be known."""
     answer = fetch(host, port, "/v2")
     try:
         found = parse_json(answer) if answer else None

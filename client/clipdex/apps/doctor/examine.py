@@ -1,4 +1,4 @@
-"""Run every check over a snapshot, and fill in the words of what is found."""
+"""Run every check over the snapshots, and word the findings."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _ORDER = list(Severity)
 
 
 def examine(snapshots: Sequence[Snapshot]) -> list[Finding]:
-    """All findings, what is wrong first."""
+    """Return all findings, the most severe first."""
     found = [finding for snapshot in snapshots for check in CHECKS for finding in check(snapshot)]
     found += fleet(snapshots)
     return sorted(found, key=lambda finding: _ORDER.index(severity_of(finding)))
 
 
 def healthy(findings: Sequence[Finding]) -> bool:
-    """Whether nothing is wrong, and nothing slow."""
+    """Return whether nothing is wrong or slow."""
     return all(severity_of(finding) is Severity.NOTE for finding in findings)
 
 
@@ -40,11 +40,11 @@ WORDINGS: Mapping[str, Words] = MappingProxyType(
 
 
 def severity_of(finding: Finding) -> Severity:
-    """How bad it is."""
+    """Return a finding's severity."""
     return WORDINGS[finding.code].severity
 
 
 def words_of(finding: Finding) -> Words:
-    """The words, with the facts filled in."""
+    """Return a finding's wording, with the facts filled in."""
     words, facts = WORDINGS[finding.code], dict(finding.facts)
     return Words(words.severity, *(text.format(**facts) for text in (words.what, words.why, words.todo)))

@@ -1,4 +1,4 @@
-"""What a check has found. Its words are in `wording`."""
+"""The result of a check, and the form of its wording."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ __all__ = ["Finding", "Severity", "Words"]
 
 
 class Severity(Enum):
-    """wrong: results are wrong, requests fail, or others may use it. slow: it could do more. note: neither."""
+    """Severity of a finding.
+
+    wrong: results are wrong, requests fail, or others may use the server. slow: it could do more. note: neither.
+    """
 
     WRONG = "wrong"
     SLOW = "slow"
@@ -19,7 +22,7 @@ class Severity(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """code: of the wording. where: the model or address. facts: what the wording has blanks for."""
+    """One finding. code: its wording. where: a model or address. facts: values for the wording's placeholders."""
 
     code: str
     where: str
@@ -28,7 +31,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Words:
-    """what: with the finding's facts in {braces}. why: why it matters. todo: what to do; "" for nothing."""
+    """The wording of a finding, with its facts in {braces}.
+
+    what: the problem. why: why it matters. todo: what to do; "" for nothing.
+    """
 
     severity: Severity
     what: str

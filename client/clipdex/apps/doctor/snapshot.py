@@ -1,4 +1,4 @@
-"""A deployment as it was seen at one moment: all that the checks know."""
+"""Snapshot of a deployment: all that the checks know."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Exposure", "Gpu", "Metrics", "Model", "Single", "Snapshot", "Trial",
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU as Triton's metrics have it. memory_used, memory_total: bytes."""
+    """One GPU, as Triton's metrics report it. memory_used, memory_total: bytes."""
 
     uuid: str
     memory_used: int = 0
@@ -23,9 +23,9 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What the metrics port says. address: where it was looked for. reachable: whether it answered there.
+    """The server's metrics. address: where they were looked for. reachable: whether they answered there.
 
-    asked: whether the caller named the port. Otherwise it was looked for at Triton's usual one.
+    asked: whether the caller named the address; otherwise Triton's usual port was tried.
     """
 
     address: str
@@ -36,11 +36,11 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Exposure:
-    """Who can reach the server.
+    """The addresses at which the server can be reached.
 
-    local: it is this machine's. tls: the connection is encrypted. open_on: addresses of this machine, none of
-    them loopback, at which its gRPC port answers. http_on: HOST:PORT at which it speaks HTTP; http_beyond: those
-    of them that others may reach.
+    local: it is on this machine. tls: the connection is encrypted. open_on: addresses of this machine, other than
+    loopback, at which its gRPC port answers. http_on: HOST:PORT at which it speaks HTTP; http_beyond: those of
+    them that other machines may reach.
     """
 
     local: bool
@@ -51,13 +51,13 @@ class Exposure:
 
     @property
     def beyond_this_machine(self) -> bool:
-        """Whether anybody but this machine may reach its gRPC port."""
+        """True if other machines may reach its gRPC port."""
         return not self.local or bool(self.open_on)
 
 
 @dataclass(frozen=True)
 class Single:
-    """One request of one row, in seconds: as the client saw it, and what the server counted of it."""
+    """The times of one request of one row, in seconds: as the client saw it, and as the server counted it."""
 
     round_trip_s: float
     queue_s: float
@@ -65,17 +65,17 @@ class Single:
 
     @property
     def outside_s(self) -> float:
-        """What the server did not count: gRPC, the network, making the request."""
+        """Time that the server did not count: gRPC, the network, preparing the request."""
         return max(0.0, self.round_trip_s - self.queue_s - self.compute_s)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of a few requests to one tower.
+    """The results of a few requests to one tower.
 
     error: why a single row was not answered. full_error: why a full batch, of full_bytes, was not.
-    norm, finite: of the worst vector. alone_to_full: cosine of one row's vector alone to that within a full batch.
-    single: the single row of median time, or None where others were using the model meanwhile.
+    norm, finite: of the worst vector. alone_to_full: cosine of one row's vector alone and within a full batch.
+    single: the single row of median time, or None if others were using the model at the same time.
     """
 
     error: str | None = None
@@ -90,11 +90,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Model:
-    """One exported model: its Triton models by part, and its card as the server gives it.
+    """One exported model: its Triton models by part, and its card as the server sends it.
 
     missing: parts that the server does not have. card_error: why there is no card.
-    assets_sha256: of the zip that came; stated_sha256: as its configuration has it.
-    trials: by tower.
+    assets_sha256: hash of the zip received; stated_sha256: hash in its configuration.
+    trials: results by tower.
     """
 
     name: str
@@ -114,9 +114,9 @@ class Model:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One server. models: those that clipdex exported, or their parts, sorted by name.
+    """One server at one moment. models: those that clipdex exported, or their parts, sorted by name.
 
-    gpu_here: the server is this machine's, and the machine has an NVIDIA GPU.
+    gpu_here: the server is on this machine, which has an NVIDIA GPU.
     """
 
     address: str
@@ -128,14 +128,14 @@ class Snapshot:
 
     @property
     def gpu_there(self) -> bool | None:
-        """Whether the server's machine has a GPU; None if that cannot be known from here."""
+        """True if the server's machine has a GPU; None if that cannot be known from here."""
         if self.metrics.gpus or self.gpu_here:
             return True
         return False if self.metrics.reachable or self.exposure.local else None
 
 
 def release_of(server: InspectedServer) -> tuple[int, int] | None:
-    """Triton's own version, such as (2, 57) for 25.04; None if it is none, or says no number."""
+    """Return Triton's own version, such as (2, 57) for 25.04; None if it is not Triton, or gives no number."""
     number = re.match(r"(\d+)\.(\d+)", server.version)
     if server.name != "triton" or number is None:
         return None

@@ -1,4 +1,4 @@
-"""A few requests to each tower: single rows, as a person's query is, and one full batch, as a bulk run sends."""
+"""Trial requests to each tower: single rows, like a user's query, and one full batch, as a bulk run sends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TEXTS = ("a photo of a cat", "two red circles on a blue background", "", "sunse
 def try_towers(
     inspection: Inspection, towers: Mapping[str, InspectedModel], assets: Assets, timeout_s: float
 ) -> dict[str, Trial]:
-    """What came of the requests, by tower."""
+    """Try each tower -> the results, by tower."""
     return {
         part: _try(inspection, tower, *_rows(part, _full(part, tower, assets), assets), timeout_s)
         for part, tower in towers.items()
@@ -34,13 +34,13 @@ def try_towers(
 
 
 def _full(part: str, tower: InspectedModel, assets: Assets) -> int:
-    """The rows of a full batch, as a client sends it."""
+    """Return the number of rows in a full batch, as a client sends it."""
     rows = rows_of_texts if part == "text" else rows_of_pixels
     return rows(assets.card, tower.max_batch_size)
 
 
 def _rows(part: str, count: int, assets: Assets) -> tuple[str, Array]:
-    """A full batch: a grey picture or a text first, then others that differ -> the input's name, its rows."""
+    """Make a full batch: a grey picture or a text first, then different ones -> the input's name, its rows."""
     if part == "text":
         texts = [_TEXTS[i % len(_TEXTS)] for i in range(count)]
         return "token_ids", Tokenizer(assets.tokenizer_json, assets.card.text)(texts)
@@ -60,7 +60,7 @@ def _try(inspection: Inspection, tower: InspectedModel, input_name: str, rows: A
         return found
 
     try:
-        alone = ask(rows[:1])  # the first may wait for what a server does once
+        alone = ask(rows[:1])  # the first may wait for one-time work of the server
         singles = [_single(inspection, tower, partial(ask, rows[:1])) for _ in range(_SINGLES)]
     except ClipdexError as exc:
         return Trial(error=str(exc), full_bytes=rows.nbytes)
@@ -84,7 +84,7 @@ def _try(inspection: Inspection, tower: InspectedModel, input_name: str, rows: A
 
 
 def _single(inspection: Inspection, tower: InspectedModel, ask: Callable[[], Array]) -> Single | None:
-    """One request, if the server counted no other meanwhile."""
+    """Time one request; None if the server counted others meanwhile."""
     before = inspection.model(tower.name).statistics
     start = time.perf_counter()
     ask()
@@ -96,7 +96,7 @@ def _single(inspection: Inspection, tower: InspectedModel, ask: Callable[[], Arr
 
 
 def _median(singles: list[Single | None]) -> Single | None:
-    """The one of median time: one of them may have met a busy moment."""
+    """Return the one of median time: any of them may have met a busy moment."""
     undisturbed = sorted((each for each in singles if each is not None), key=lambda each: each.round_trip_s)
     return undisturbed[len(undisturbed) // 2] if undisturbed else None
 

@@ -1,4 +1,4 @@
-"""Pictures that are the same, look the same, or mean the same. docs/duplicates.md."""
+"""Duplicates: pictures with the same bytes, the same look or close vectors. See docs/duplicates.md."""
 
 from clipdex.apps.duplicates.find import KINDS, MIN_COSINE, Duplicates, find_duplicates
 from clipdex.apps.duplicates.groups import Duplicate, DuplicateGroup

@@ -1,4 +1,4 @@
-"""Which pairs of pictures to compare, among n²: those that share a band of frequencies' signs.
+"""Choice of the pairs of pictures to compare, among n²: those that share a band of frequency signs.
 
 The signs of a picture's 63 lowest frequencies are cut into three bands of 21 bits. Two pictures are a candidate
 pair if one of them, whole or trimmed in one of nine ways, has a band in common with the other, but for signs of
@@ -27,7 +27,7 @@ _BITS, _BANDS = 21, 3
 _WEAK = 4
 _MAX_DIFFERENT = 14  # signs, of 63
 
-# Of thousands that look the same, each is compared with so many in a bucket; they meet through these.
+# Of thousands that look the same, each is compared only with this many in a bucket; these connect the rest.
 _MOST_IN_A_BUCKET = 256
 
 _ROWS_AT_ONCE = 512
@@ -40,9 +40,9 @@ Pairs = npt.NDArray[np.int64]
 
 
 def candidate_pairs(looks: Looks, progress: Callable[[int, int], None] | None = None) -> Pairs:
-    """int64 (m, 2), each pair once, the smaller number first; plain pictures are in none.
+    """Find the pairs to compare: int64 (m, 2), each once, the smaller number first; plain pictures are in none.
 
-    progress: called with the pictures done and all.
+    progress: called with the number of pictures done and of all.
     """
     rows = np.flatnonzero(~looks.plain)
     rated = looks.take(rows)
@@ -67,7 +67,7 @@ def candidate_pairs(looks: Looks, progress: Callable[[int, int], None] | None = 
 
 @dataclass(frozen=True)
 class _Band:
-    """Pictures by the bits of one band. starts: (2**21 + 1,) into rows and signs, which are sorted by these."""
+    """The pictures by the bits of one band. starts: (2**21 + 1,) into rows and signs, which are sorted by them."""
 
     shift: int
     starts: npt.NDArray[np.int64]
@@ -84,7 +84,7 @@ class _Band:
 
 
 def _of_block(looks: Looks, block: Pairs, bands: list[_Band]) -> Pairs:
-    """The pairs of some pictures with all: first × how many there are + second."""
+    """Find the pairs of some pictures with all, each as first × number of pictures + second."""
     views = (expanded(looks.frequencies[block]) @ _views()).reshape(-1, _BANDS * _BITS)  # (pictures × views, 63)
     owners = np.repeat(block, len(views) // len(block))
     signs = _packed(views > 0)
@@ -105,7 +105,7 @@ def _of_block(looks: Looks, block: Pairs, bands: list[_Band]) -> Pairs:
 
 
 def _hits(band: _Band, probes: Pairs) -> Iterator[tuple[Pairs, Pairs]]:
-    """(which query, which place in the band) of everything in the buckets asked for, a bounded number at once."""
+    """Yield (query, place in the band) for everything in the probed buckets, a bounded number at once."""
     asked = probes.ravel()
     starts = band.starts[asked]
     counts = np.minimum(band.starts[asked + 1] - starts, _MOST_IN_A_BUCKET)
@@ -123,21 +123,21 @@ def _hits(band: _Band, probes: Pairs) -> Iterator[tuple[Pairs, Pairs]]:
 
 
 def _flips(weakest: Pairs) -> Pairs:
-    """(m, 4) bit numbers -> (m, 16): every set of them as a mask."""
+    """Turn bit numbers (m, 4) into masks (m, 16), one for every subset."""
     sets = (np.arange(1 << _WEAK)[:, None] >> np.arange(_WEAK)) & 1  # (16, 4)
     return np.asarray((np.int64(1) << weakest.astype(np.int64)) @ sets.T, dtype=np.int64)
 
 
 @cache
 def _views() -> npt.NDArray[np.float32]:
-    """float32 (144, 10 × 63): the low frequencies of a picture, whole and trimmed in nine ways."""
+    """Return float32 (144, 10 × 63): frequencies -> low ones of the picture, whole and trimmed in nine ways."""
     parts = [(0.0, 1 - TRIM), (TRIM / 2, 1 - TRIM / 2), (TRIM, 1.0)]
     ways = [((0.0, 1.0), (0.0, 1.0)), *((down, across) for down in parts for across in parts)]
     return np.concatenate([np.kron(trimmed(*d), trimmed(*a))[_low()].T for d, a in ways], axis=1)
 
 
 def _low() -> Pairs:
-    """Places of the 63 lowest frequencies among the 144, dealt out so that each band has some of all."""
+    """Return the places of the 63 lowest frequencies among the 144, dealt out evenly to the bands."""
     order = sorted(
         (down + across, down, down * FREQUENCIES + across)
         for down in range(FREQUENCIES)
@@ -149,7 +149,7 @@ def _low() -> Pairs:
 
 
 def _packed(bits: npt.NDArray[np.bool_]) -> Bits:
-    """bool (m, 63) -> uint64 (m,), the first in the lowest bit."""
+    """Pack bool (m, 63) into uint64 (m,), the first in the lowest bit."""
     padded = np.zeros((len(bits), 64), dtype=np.bool_)
     padded[:, : bits.shape[1]] = bits
     return np.packbits(padded, axis=1, bitorder="little").view("<u8").ravel()
@@ -160,7 +160,7 @@ def _bits_of(signs: Bits, shift: int) -> Pairs:
 
 
 def _popcount(x: Bits) -> npt.NDArray[np.uint64]:
-    """How many bits are set in each; numpy has a function for it since version 2."""
+    """Count the bits set in each; numpy has a function for it only since version 2."""
     x = x - ((x >> _ONE) & np.uint64(0x5555555555555555))
     x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
     x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
@@ -172,7 +172,7 @@ _Result = TypeVar("_Result")
 
 
 def in_threads(work: Callable[[_Part], _Result], parts: Iterable[_Part]) -> Iterator[_Result]:
-    """`map`, with the results in order and few of them waiting."""
+    """Map in threads, with the results in order and few of them pending."""
     threads = usable_cpus()
     with ThreadPoolExecutor(threads, thread_name_prefix="clipdex-duplicates") as pool:
         waiting: deque[Future[_Result]] = deque()

@@ -1,4 +1,4 @@
-"""Finding the duplicates of an index: by content, by looks, or by meaning."""
+"""Find the duplicates of an index: by content, by look, or by meaning."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Duplicates:
-    """groups: by the row of their keeper. pictures: how many were looked at.
+    """The duplicates found. groups: sorted by their keeper's row. pictures: the number compared.
 
-    unsigned: how many of them have no perceptual signature, so that only their bytes could be compared.
+    unsigned: the number of those that have no perceptual signature, so that only their bytes could be compared.
     """
 
     groups: list[DuplicateGroup]
@@ -50,9 +50,9 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class _Classes:
-    """The live rows of an index by content. rows: (k,), the first row of each content. members: all of its rows.
+    """The live rows of an index by content. rows: (k,), the first row of each content. members: all its rows.
 
-    sizes: (k, 2), width and height. signatures: of each, or None.
+    sizes: (k, 2), width and height. signatures: one for each, or None.
     """
 
     rows: Rows
@@ -68,23 +68,23 @@ def find_duplicates(
     threshold: float | None = None,
     progress: Progress | None = None,
 ) -> Duplicates:
-    """Groups of pictures of which one would do; docs/duplicates.md says how they are found.
+    """Find groups of duplicate pictures; docs/duplicates.md says how.
 
     Args:
-        kind: "exact" finds files of the same bytes; "near" those that look the same, too: resized, recompressed,
-            trimmed by up to 5 %; "semantic" the same bytes and vectors that are close.
-        threshold: the least similarity of signatures, or cosine of vectors, above 0 and at most 1; 0.96 and
-            0.95 if not given.
-        progress: called with the pictures compared and all.
+        kind: "exact" finds files with the same bytes; "near" also those that look the same: resized,
+            recompressed, trimmed by up to 5 %; "semantic" the same bytes, and vectors that are close.
+        threshold: the minimum similarity of signatures, or cosine similarity of vectors, above 0 and at most 1;
+            0.96 and 0.95 if not given.
+        progress: called with the number of pictures compared and of all.
 
     Raises:
         InvalidArgument: there is no such kind, or the threshold is out of range.
         IndexFault: as opening the index raises them.
     """
     if kind not in KINDS:
-        raise InvalidArgument(f"there is no kind of duplicates {kind!r}; expected {', '.join(KINDS)}")
+        raise InvalidArgument(f"{kind!r} is not a kind of duplicates; expected {', '.join(KINDS)}")
     if threshold is not None and (kind == "exact" or not 0 < threshold <= 1):
-        raise InvalidArgument(f"the threshold is {threshold}; expected more than 0, at most 1, and none for exact")
+        raise InvalidArgument(f"the threshold is {threshold}; expected above 0 and at most 1, or none for exact")
     if not isinstance(index, Index):
         with Index.open(index) as opened:
             return find_duplicates(opened, kind, threshold=threshold, progress=progress)
@@ -132,11 +132,11 @@ def _read(index: Index, *, signed: bool) -> _Classes:
 def _near(
     classes: _Classes, least: float, progress: Progress | None
 ) -> tuple[Rows, Callable[[int, Rows], npt.NDArray[np.float32]]]:
-    """Pairs that look the same -> positions in `classes`, and a function that compares one with others."""
+    """Find pairs that look the same -> positions in `classes`, and a function that compares one with others."""
     signed = np.array([i for i, one in enumerate(classes.signatures) if one is not None], dtype=np.int64)
     held = [one for one in classes.signatures if one is not None]
     looks = Looks.of(b"".join(held), classes.sizes[signed])
-    # Thousands of files may look exactly the same; one of them stands for all while pairs are searched.
+    # Thousands of files may look exactly the same; one represents all of them in the search for pairs.
     first: dict[bytes, int] = {}
     stands = np.array([first.setdefault(one, i) for i, one in enumerate(held)], dtype=np.int64)
     leaders = np.flatnonzero(stands == np.arange(len(stands)))
@@ -175,7 +175,7 @@ def _groups(
     for part in sets:
         class_of = {row: int(i) for i in part for row in classes.members[int(i)]}
         pictures = keepers_first(_duplicates(index, list(class_of)))
-        ranks: dict[int, list[int]] = {}  # of each class's pictures among all; classes by their best picture
+        ranks: dict[int, list[int]] = {}  # class -> ranks of its pictures; classes ordered by their best picture
         for rank, picture in enumerate(pictures):
             ranks.setdefault(class_of[picture.row], []).append(rank)
         order = np.array(list(ranks), dtype=np.int64)
@@ -190,7 +190,7 @@ def _groups(
 
         cut = [order] if len(order) == 1 else stars(order, like)
         together = {int(i) for star in cut for i in star}
-        # What was cut off a chain may still be two files of the same bytes.
+        # A class that was cut off a chain may still have two files of the same bytes.
         cut += [np.array([i]) for i in order.tolist() if i not in together and len(classes.members[i]) > 1]
         for star in cut:
             chosen = [pictures[rank] for rank in sorted(rank for i in star.tolist() for rank in ranks[i])]
@@ -208,7 +208,7 @@ def _groups(
 
 
 def _cosines(index: Index, one: int, others: list[int]) -> list[float]:
-    """Of one row's vector with others', at most 1; 0 where one of them is no vector."""
+    """Return the cosines of one row's vector with others', at most 1; 0 where a vector is not valid."""
     measured = cosines(index.vectors, one, np.array(others, dtype=np.int64))
     return [float(cosine) for cosine in np.nan_to_num(np.minimum(measured, 1.0), nan=0.0)]
 

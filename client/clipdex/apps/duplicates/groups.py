@@ -1,4 +1,4 @@
-"""From pairs to groups: which pictures are copies of which one."""
+"""Groups of duplicates, built from pairs."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Rows = npt.NDArray[np.int64]
 class Duplicate:
     """One picture of a group.
 
-    relation: to the group's keeper: "exact" (the same bytes), "near" (looks the same), "semantic" (means the
-    same), or "keeper" itself. similarity: 1.0 for the same bytes; else as measured, of signatures or vectors.
-    cosine: of its vector to the keeper's; 1.0 for the same bytes.
+    relation: to the group's keeper: "exact" (the same bytes), "near" (looks the same), "semantic" (close
+    vectors), or "keeper" itself. similarity: 1.0 for the same bytes; else as measured, of signatures or vectors.
+    cosine: cosine similarity of its vector to the keeper's; 1.0 for the same bytes.
     """
 
     row: int
@@ -46,13 +46,13 @@ class Duplicate:
     cosine: float = 1.0
 
     def related(self, relation: str, similarity: float, cosine: float) -> Duplicate:
-        """The same picture, as another one's duplicate."""
+        """Return the picture as the duplicate of another one."""
         return replace(self, relation=relation, similarity=similarity, cosine=cosine)
 
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """The picture to keep, and those that are duplicates of it, each compared with it directly."""
+    """A picture to keep, and its duplicates, each compared with it directly."""
 
     keeper: Duplicate
     others: tuple[Duplicate, ...]
@@ -62,12 +62,15 @@ class DuplicateGroup:
 
 
 def keepers_first(pictures: Sequence[Duplicate]) -> list[Duplicate]:
-    """The largest first (in pixels); of those the oldest, then that with the shortest path."""
+    """Sort pictures, the best to keep first: the largest (in pixels), then the oldest, then the shortest path."""
     return sorted(pictures, key=lambda p: (-p.width * p.height, p.mtime_ns, len(p.path), p.path))
 
 
 def components(pairs: Rows, count: int) -> list[Rows]:
-    """The sets of two or more numbers below `count` that hang together through pairs (m, 2), by their least."""
+    """Return the connected components of numbers below `count` under pairs (m, 2), except single numbers.
+
+    They are sorted by their smallest members.
+    """
     parent = np.arange(count, dtype=np.int64)
     one, other = pairs[:, 0], pairs[:, 1]
     while True:
@@ -75,7 +78,7 @@ def components(pairs: Rows, count: int) -> list[Rows]:
         before = parent.copy()
         np.minimum.at(parent, one, low)
         np.minimum.at(parent, other, low)
-        np.minimum.at(parent, before[one], low)  # and what they hung on
+        np.minimum.at(parent, before[one], low)  # and their former parents
         np.minimum.at(parent, before[other], low)
         while not np.array_equal(shorter := parent[parent], parent):
             parent = shorter
@@ -88,9 +91,9 @@ def components(pairs: Rows, count: int) -> list[Rows]:
 
 
 def joining(parent: Rows, down: int, across: int, near: npt.NDArray[np.bool_]) -> Rows:
-    """Of some pairs, those that join what no pair did before: int64 (m, 2). They never form a ring.
+    """Return the pairs that connect two sets not connected before: int64 (m, 2). They never form a cycle.
 
-    parent: of each number a lesser one of its set, or itself, at first; is kept up to date.
+    parent: for each number a smaller one of its set, or itself, as at first; it is updated.
     near: bool (a, b), whether numbers down + i and across + j are a pair.
     """
     found = [np.empty((0, 2), dtype=np.int64)]
@@ -104,7 +107,7 @@ def joining(parent: Rows, down: int, across: int, near: npt.NDArray[np.bool_]) -
         one, other = _least(parent, rows[i]), _least(parent, columns[j])
         apart = np.flatnonzero(one != other)
         i, j, one, other = i[apart], j[apart], one[apart], other[apart]
-        # Each greater set goes under one lesser: so no ring, and at most half as many sets each time.
+        # Each greater root goes under one smaller: no cycle, and at most half as many sets each time.
         greater, which = np.unique(np.maximum(one, other), return_index=True)
         parent[greater] = np.minimum(one, other)[which]
         found.append(np.stack([rows[i[which]], columns[j[which]]], axis=1))
@@ -112,16 +115,16 @@ def joining(parent: Rows, down: int, across: int, near: npt.NDArray[np.bool_]) -
 
 
 def _least(parent: Rows, numbers: Rows) -> Rows:
-    """The least member of each number's set, as far as it is known."""
+    """Return the smallest known member of each number's set."""
     while not np.array_equal(above := parent[numbers], numbers):
         numbers = above
     return numbers
 
 
 def stars(ordered: Rows, alike: Callable[[int, Rows], npt.NDArray[np.bool_]]) -> list[Rows]:
-    """Cut what hangs together into groups whose members are all like their first: a chain is no group.
+    """Cut a connected component into groups whose members are all like their first: a chain is no group.
 
-    ordered: the members, the best keeper first. alike: which of some members are like one: -> bool (m,).
+    ordered: the members, the best to keep first. alike: compares one member with others: -> bool (m,).
     """
     groups, left = [], ordered
     while len(left) > 1:
@@ -134,7 +137,7 @@ def stars(ordered: Rows, alike: Callable[[int, Rows], npt.NDArray[np.bool_]]) ->
 
 
 _BLOCK = 4096
-_STRIP = 256  # rows of a block of which all pairs are written out at once
+_STRIP = 256  # rows of a block whose pairs are written out at once
 
 Floats = npt.NDArray[np.float32]
 
@@ -142,12 +145,12 @@ Floats = npt.NDArray[np.float32]
 def close_pairs(
     vectors: Array, rows: Rows, cosine: float, progress: Callable[[int, int], None] | None = None
 ) -> Rows:
-    """Positions in `rows` whose vectors have at least this cosine: int64 (m, 2), m < len(rows).
+    """Find pairs of positions in `rows` whose vectors have at least this cosine: int64 (m, 2), m < len(rows).
 
-    Of all such pairs, which may be n², these are enough to hang together what they hang together.
+    There may be n² such pairs; those returned are enough to give the same connected components.
 
-    vectors: (N, D), as in the index. The work is n² × D multiplications: all is compared with all.
-    progress: called with the rows done and all.
+    vectors: (N, D), as in the index. The work is n² × D multiplications: all are compared with all.
+    progress: called with the number of rows done and of all.
     """
     found = [np.empty((0, 2), dtype=np.int64)]
     parent = np.arange(len(rows), dtype=np.int64)
@@ -166,14 +169,14 @@ def close_pairs(
 
 
 def cosines(vectors: Array, one: int, others: Rows) -> Floats:
-    """float32 (m,): of one row with m others, which are read block by block."""
+    """Return one row's cosines with m others, which are read block by block: float32 (m,)."""
     (own,) = _unit(vectors[[one]])
     blocks = (others[start : start + _BLOCK] for start in range(0, len(others), _BLOCK))
     return np.concatenate([np.empty(0, dtype=np.float32), *(_unit(vectors[block]) @ own for block in blocks)])
 
 
 def _unit(block: Array) -> Floats:
-    """float32 of norm 1: float16 rows are so only up to their rounding."""
+    """Return rows as float32 of norm 1, which float16 rows have only up to rounding."""
     wide = block.astype(np.float32)
     norms = np.linalg.norm(wide, axis=1, keepdims=True)
     return np.asarray(wide / np.maximum(norms, 1e-12), dtype=np.float32)

@@ -1,7 +1,7 @@
-"""Moving duplicates out of the way: never deleted, never over another file, and back again if asked.
+"""Move duplicates out of the way, and back: nothing is deleted or overwritten.
 
-Before anything is moved, a journal of all that is to be moved is on disk in the folder. Taking back reads it: what
-was not moved, or is no longer as it was, is left where it is.
+Before the first file is moved, a journal of the whole plan is on disk in the target folder. Moving back reads it:
+files that were not moved, or have changed since, are left where they are.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Moved:
-    """moved: (from, to). left: (path, why it was left where it is). journal: what takes it back.
+    """The result of a move. moved: (from, to). left: (path, why it was left). journal: the file that undoes it.
 
-    stayed: (path, why it was not to be moved), of pictures that only look alike.
+    stayed: (path, reason), of near and semantic duplicates that were not to be moved.
     """
 
     moved: list[tuple[str, str]] = field(default_factory=list)
@@ -46,25 +46,25 @@ def move_duplicates(
     *,
     min_cosine: float | None = None,
 ) -> Moved:
-    """Move duplicates below `folder`, with their paths from the folder that all indexed files share.
+    """Move duplicates below `folder`, keeping their paths relative to the folder that all indexed files share.
 
-    What moves are files of the same bytes as one that stays; pictures that look or mean the same only where
-    `min_cosine` is given (`moves_of`).
+    Moves files with the same bytes as one that stays; near and semantic duplicates only if `min_cosine` is given
+    (`moves_of`).
 
-    A file is moved if it has, byte for byte, the content that was indexed, and so has its keeper; if it is a file
-    of its own, in no tar or table, behind no symbolic link, and not the same file as the keeper by another name;
-    and if nothing is at its new place. The others are left, with the reason.
+    A file is moved if it and its keeper have, byte for byte, the content that was indexed; if it is a file of its
+    own, not in a tar or table, not behind a symbolic link, and not the keeper itself by another name; and if its
+    new place is free. The others are left, with the reason.
 
     Args:
-        folder: made if it is not there; not where indexed pictures lie, nor in the folder that they all share.
+        folder: created if missing; not one where indexed pictures are, nor inside the folder that they share.
         indexed: the paths of all pictures of the index.
-        progress: called with the files looked at and all.
-        min_cosine: move other duplicates too, whose vectors have at least this cosine to their keepers'.
+        progress: called with the number of files examined and of all.
+        min_cosine: also move duplicates whose vectors have at least this cosine similarity to their keeper's.
 
     Raises:
-        InvalidArgument: `folder` is one where indexed pictures lie, or in the folder that they all share; or the
-            cosine is not above 0 and at most 1.
-        ClipdexError: the disk refused. What was moved is in the journal, the rest where it was.
+        InvalidArgument: indexed pictures are in `folder`, or it is inside the folder that they share; or
+            `min_cosine` is not above 0 and at most 1.
+        ClipdexError: the disk refused. What was moved is in the journal; the rest is where it was.
     """
     target = os.path.abspath(os.fsencode(folder))
     parents = {os.path.dirname(path) for path in indexed if os.path.lexists(path)}
@@ -73,8 +73,8 @@ def move_duplicates(
     held = parents | ({root, os.path.realpath(root)} - {b"/"})
     if inside := held & set(_folders_around(target)):
         raise InvalidArgument(
-            f"{os.fspath(folder)} lies in {os.fsdecode(min(inside))}, where indexed pictures are: "
-            "give a folder outside, or the next run could index what was moved"
+            f"{os.fspath(folder)} is inside {os.fsdecode(min(inside))}, where indexed pictures are: "
+            "give a folder outside it, or the next run could index what was moved"
         )
     moves = [move for group in groups for move in moves_of(group, min_cosine)]
     plan = [(move.picture, move.keeper) for move in moves if move.moves]
@@ -94,10 +94,10 @@ def move_duplicates(
                 if keeper.path not in sound:
                     sound[keeper.path] = _is_there(keeper)
                 if not sound[keeper.path]:
-                    raise Left(f"its keeper {keeper.path} is not what was indexed any more")
+                    raise Left(f"its keeper {keeper.path} is gone, or has changed since it was indexed")
                 _require_movable(other, keeper, root)
                 if not place.startswith(os.path.join(target, b"")):
-                    raise Left("it lies in none of the folders that the index has in common")
+                    raise Left("it is outside the folder that the indexed pictures share")
                 move_file(os.fsencode(other.path), place, other.content_hash)
                 result.moved.append((other.path, os.fsdecode(place)))
             except Left as exc:
@@ -110,13 +110,13 @@ def move_duplicates(
 
 
 def move_back(journal: str | os.PathLike[str], progress: Progress | None = None) -> Moved:
-    """Take back what a journal says was moved.
+    """Move back the files that a journal lists.
 
-    A file that is not where it was moved to, or has another content, is left; so is one whose old place is taken.
+    A file that is not where it was moved to, or has changed, is left; so is one whose old place is taken.
 
     Raises:
-        InvalidArgument: it is no journal.
-        ClipdexError: the disk refused; the same call goes on from there.
+        InvalidArgument: the file is not a journal.
+        ClipdexError: the disk refused; the same call resumes from there.
     """
     lines = read_journal(Path(journal))
     result = Moved(journal=Path(journal))
@@ -142,8 +142,8 @@ def _require_movable(other: Duplicate, keeper: Duplicate, root: bytes) -> None:
         info = os.lstat(path)
     except OSError as exc:
         if any(os.path.isfile(container) for container, _ in containers(path)):
-            raise Left("it is inside a tar or a table, which is not touched") from exc
-        raise Left(f"it cannot be looked at: {exc.strerror}") from exc
+            raise Left("it is inside a tar or a table, which is not changed") from exc
+        raise Left(f"it cannot be examined: {exc.strerror}") from exc
     if stat.S_ISLNK(info.st_mode):
         raise Left("it is a symbolic link")
     if not stat.S_ISREG(info.st_mode):
@@ -151,7 +151,7 @@ def _require_movable(other: Duplicate, keeper: Duplicate, root: bytes) -> None:
     folder = os.path.dirname(path)
     while len(folder) > len(root):
         if os.path.islink(folder):
-            raise Left(f"it lies behind the symbolic link {os.fsdecode(folder)}")
+            raise Left(f"it is behind the symbolic link {os.fsdecode(folder)}")
         folder = os.path.dirname(folder)
     with suppress(OSError):
         if os.path.samestat(info, os.stat(os.fsencode(keeper.path))):
@@ -159,7 +159,7 @@ def _require_movable(other: Duplicate, keeper: Duplicate, root: bytes) -> None:
 
 
 def _is_there(keeper: Duplicate) -> bool:
-    """Whether the picture to keep is what was indexed: by its bytes; inside another file, by that file's time."""
+    """Return whether the keeper is what was indexed: by its bytes or, inside another file, by that file's time."""
     path = os.fsencode(keeper.path)
     try:
         if os.path.isfile(path):
@@ -172,7 +172,7 @@ def _is_there(keeper: Duplicate) -> bool:
 
 
 def _refused(error: OSError, where: bytes, result: Moved) -> ClipdexError:
-    advice = f";  clipdex duplicates --undo {result.journal}  takes them back" if result.journal else ""
+    advice = f";  clipdex duplicates --undo {result.journal}  moves them back" if result.journal else ""
     return ClipdexError(
         f"{os.fsdecode(where)}: moving stopped: {error.strerror or error}; {len(result.moved):,} were moved, "
         f"the others are where they were{advice}"
@@ -180,7 +180,7 @@ def _refused(error: OSError, where: bytes, result: Moved) -> ClipdexError:
 
 
 def _folders_around(path: bytes) -> list[bytes]:
-    """The folder and all above it, by their own names and by those that links lead to."""
+    """Return a folder and all above it, by their own names and with links resolved."""
     found = []
     for start in {path, os.path.realpath(path)}:
         while True:

@@ -1,7 +1,7 @@
-"""Which duplicates of a group may be moved, and why the others stay.
+"""Choice of the duplicates of a group that may be moved, and why the others stay.
 
-Looking alike is enough to be listed, and not to be moved: pages, charts and screenshots of one layout look alike
-to a signature, and their vectors are close as well. So only files of the same bytes move by themselves.
+Looking alike is enough to be listed, but not to be moved: pages, charts and screenshots of one layout look alike
+to a signature, and their vectors are close as well. So by default only files with the same bytes move.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["Move", "check_min_cosine", "moves_of"]
 
 @dataclass(frozen=True)
 class Move:
-    """What becomes of one duplicate.
+    """The decision on one duplicate.
 
-    keeper: the picture that stays in its place, for which it may go. stays: why it may not; "" if it may.
+    keeper: the picture that stays in its place. stays: why it may not be moved; "" if it may.
     """
 
     picture: Duplicate
@@ -30,15 +30,15 @@ class Move:
 
     @property
     def moves(self) -> bool:
-        """Whether it may be moved."""
+        """True if it may be moved."""
         return not self.stays
 
 
 def moves_of(group: DuplicateGroup, min_cosine: float | None = None) -> list[Move]:
-    """One for each duplicate of the group, in its order.
+    """Return a decision for each duplicate of the group, in its order.
 
-    A picture with the bytes of one that stays may go. Of the others those may whose vector has at least this
-    cosine to the keeper's; none where it is None.
+    A picture with the same bytes as one that stays may be moved. Another may if its vector has at least this
+    cosine similarity to the keeper's; if that is None, none of them may.
 
     Raises:
         InvalidArgument: the cosine is not above 0 and at most 1.
@@ -59,14 +59,14 @@ def moves_of(group: DuplicateGroup, min_cosine: float | None = None) -> list[Mov
 
 
 def check_min_cosine(min_cosine: float | None) -> None:
-    """Raise InvalidArgument unless it is above 0 and at most 1, or None."""
+    """Raise InvalidArgument unless the cosine is above 0 and at most 1, or None."""
     if min_cosine is not None and not 0 < min_cosine <= 1:
-        raise InvalidArgument(f"the least cosine to move by is {min_cosine}; expected more than 0, and at most 1")
+        raise InvalidArgument(f"the minimum cosine for a move is {min_cosine}; expected above 0 and at most 1")
 
 
 def _why_it_stays(other: Duplicate, min_cosine: float | None) -> str:
     if min_cosine is None:
-        return "other bytes, and no least cosine was given (--min-cosine)"
+        return "its bytes differ, and no minimum cosine was given (--min-cosine)"
     if not agree(np.array([other.cosine], dtype=np.float32), min_cosine)[0]:
         return f"the cosine to its keeper is {other.cosine:.6f}, below {min_cosine:g}"
     return ""

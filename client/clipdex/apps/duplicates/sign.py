@@ -1,4 +1,4 @@
-"""Perceptual signatures for rows that have none: their files are read again, and nothing is embedded."""
+"""Add perceptual signatures to rows that have none: their files are read again, but not embedded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clipdex.sources.opening import retry_source
 
 __all__ = ["Signed", "sign_index"]
 
-# The pixels are not looked at; the signature is that of the picture resized to this.
+# The pixels are not used; the signature is computed from the picture resized to this.
 _SPEC = ImageSpec(224, 224, "shortest_edge", "bicubic", "center", (255, 255, 255), (0.5,) * 3, (0.5,) * 3)
 _TRAY, _TRAYS = 16, 6
 _COMMIT = 4096
@@ -25,7 +25,7 @@ _COMMIT = 4096
 
 @dataclass(frozen=True)
 class Signed:
-    """signed: rows that got a signature. left: those whose file is gone, changed or unreadable."""
+    """The result of signing. signed: rows given one. left: rows whose file is gone, changed or unreadable."""
 
     signed: int
     left: int
@@ -38,14 +38,14 @@ def sign_index(
     limits: Limits | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Signed:
-    """Read the files of all rows without a perceptual signature, and store it.
+    """Compute and store the perceptual signature of all rows that have none, from their files.
 
-    A file that does not have the content of its row any more is left; the next `clipdex index` sees to it.
+    A file whose content has changed is left; the next `clipdex index` takes care of it.
 
     Args:
-        workers: decoding processes; one a core if not given.
-        limits: what one file may cost.
-        progress: called with the files read and all.
+        workers: decoding processes; one per core if not given.
+        limits: limits on the cost of one file.
+        progress: called with the number of files read and of all.
 
     Raises:
         IndexLocked, IndexWriteError, IndexDamaged: as the writer raises them.
@@ -75,7 +75,7 @@ def sign_index(
 
 
 def _unsigned(directory: Path) -> dict[bytes, bytes]:
-    """Path -> content hash of the live rows without a sound signature."""
+    """Return path -> content hash for the live rows without a valid signature."""
     found: dict[bytes, bytes] = {}
     with Index.open(directory) as index:
         for start in range(0, len(index.vectors), 65_536):

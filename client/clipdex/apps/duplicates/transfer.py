@@ -1,4 +1,4 @@
-"""Moving one file: checked first, over nothing, and whole or not at all."""
+"""Move one file: checked first, never over another one, and completely or not at all."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _BLOCK = 1 << 20
 
 
 class Left(Exception):
-    """Why one file stays where it is. Never leaves this package."""
+    """The reason why one file stays where it is. Never leaves this package."""
 
 
 def move_file(source: bytes, place: bytes, content_hash: bytes) -> None:
-    """Move a file with this content to where nothing is. Raises Left, or OSError where the disk refuses."""
+    """Move a file with this content to a free place. Raises Left, or OSError if the disk refuses."""
     try:
         if content_of(source) != content_hash:
             raise Left("it has changed since it was indexed")
@@ -42,14 +42,14 @@ def move_file(source: bytes, place: bytes, content_hash: bytes) -> None:
                 raise
             _move_across(source, place, content_hash)
     except FileExistsError as exc:
-        raise Left(f"there is something at {os.fsdecode(place)} already") from exc
+        raise Left(f"{os.fsdecode(place)} exists already") from exc
     except PermissionError as exc:
         raise Left(f"it may not be moved: {exc.strerror}") from exc
 
 
 def _move_across(source: bytes, place: bytes, content_hash: bytes) -> None:
-    """To another file system: the copy is whole and on disk before it gets its name, and the old one goes last."""
-    if os.path.lexists(place):  # asked first, so that no gigabytes are copied in vain
+    """Move to another file system: the copy is on disk before it gets its name, and the old file goes last."""
+    if os.path.lexists(place):  # checked first, so that no gigabytes are copied for nothing
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), place)
     temporary = place + b".clipdex-moving"
     placed = False
@@ -78,10 +78,10 @@ def _move_across(source: bytes, place: bytes, content_hash: bytes) -> None:
 
 
 def rename_to_nothing(source: bytes, place: bytes) -> None:
-    """Rename a file; FileExistsError if there is something. In one step where the kernel and file system can."""
+    """Rename a file; FileExistsError if the place is taken. Atomic if the kernel and file system support it."""
     if renameat2(source, place, NOREPLACE):
         return
-    # Else the name is taken before the file comes. A kill between the two leaves the empty file.
+    # Otherwise reserve the name first. A kill between the two steps leaves the empty file.
     os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     try:
         os.rename(source, place)
@@ -93,7 +93,7 @@ def rename_to_nothing(source: bytes, place: bytes) -> None:
 
 
 def make_folders(path: bytes) -> None:
-    """Make a folder and those above it, each with its name on disk before there is anything in it."""
+    """Create a folder and those above it, each with its name on disk before anything is in it."""
     if not os.path.isdir(path):
         above = os.path.dirname(path)
         make_folders(above)
@@ -102,7 +102,7 @@ def make_folders(path: bytes) -> None:
 
 
 def content_of(path: bytes) -> bytes:
-    """The content hash of a file, as the index has it: BLAKE2b, 16 bytes."""
+    """Return the content hash of a file, as the index stores it: BLAKE2b, 16 bytes."""
     hashed = hashlib.blake2b(digest_size=16)
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
         while block := file.read(_BLOCK):
@@ -130,10 +130,10 @@ def write_journal(target: bytes, plan: Iterable[tuple[bytes, bytes, bytes]]) -> 
 
 
 def read_journal(path: Path) -> list[tuple[bytes, bytes, bytes]]:
-    """The plan of (from, to, content hash).
+    """Read a journal's plan of (from, to, content hash).
 
     Raises:
-        InvalidArgument: it cannot be read, or is no journal.
+        InvalidArgument: the file cannot be read, or is not a journal.
     """
     try:
         first, *lines = [parse_json(line) for line in path.read_text("ascii").splitlines()]
@@ -143,4 +143,4 @@ def read_journal(path: Path) -> list[tuple[bytes, bytes, bytes]]:
     except OSError as exc:
         raise InvalidArgument(f"{path}: cannot be read: {exc.strerror}") from exc
     except (ValueError, KeyError, TypeError, IndexError) as exc:
-        raise InvalidArgument(f"{path}: is no journal of  clipdex duplicates --move-to") from exc
+        raise InvalidArgument(f"{path}: is not a journal of  clipdex duplicates --move-to") from exc

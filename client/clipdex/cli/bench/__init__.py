@@ -1,4 +1,4 @@
-"""`clipdex bench`: what a server, an indexing run and a search give, and what limits them."""
+"""`clipdex bench`: measure a server, an indexing run or a search, and what limits it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`clipdex bench index`: where the time of an indexing run goes."""
+"""`clipdex bench index`: measure where an indexing run spends its time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from clipdex.wire.address import may_share_memory
 __all__ = ["index", "limit_line"]
 
 _DRAWN = 2000
-_LIMITING = 0.5  # a stage that is idle for longer than it works holds nothing up
+_LIMITING = 0.5  # a stage that is idle for longer than it works limits nothing
 
 _WHAT = {
     "scan": "listing files, looking them up",
@@ -38,15 +38,15 @@ _WHAT = {
     "wire": "requests under way, neither queued nor computed",
     "queue": "requests in the server's queue",
     "compute": "requests in the model",
-    "place": "joining thread: what becomes of each file",
+    "place": "joining thread: deciding what to do with each file",
     "submit": "joining thread: handing over requests",
-    "append": "joining thread: rows to the index",
-    "commit": "joining thread: committing them",
+    "append": "joining thread: appending rows to the index",
+    "commit": "joining thread: committing rows",
 }
 
 
 class BoundKind(str, Enum):
-    """How the bound is made of decoding and encoding."""
+    """Ways to combine decoding and encoding into the bound."""
 
     auto = "auto"
     sum = "sum"
@@ -58,7 +58,7 @@ def index(
     source: Annotated[
         Path | None,
         typer.Argument(
-            metavar="SOURCE", help="A folder, .tar or table of pictures; drawn if left out.", show_default=False
+            metavar="SOURCE", help="Folder, .tar or table of pictures (default drawn ones).", show_default=False
         ),
     ] = None,
     *,
@@ -67,15 +67,15 @@ def index(
         int | None,
         typer.Option(
             min=1,
-            help=f"How many: of the source the first, all if not given; drawn {_DRAWN:,}.",
+            help=f"Number of pictures: the source's first (default all), or drawn ones (default {_DRAWN:,}).",
             show_default=False,
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Decoding processes; one a core if not given.", show_default=False)
+        int | None, typer.Option(min=1, help="Decoding processes (default one per core).", show_default=False)
     ] = None,
     shared_memory: Annotated[
-        Use, typer.Option(help="Let a server on this machine read pixels where they are, not from the wire.")
+        Use, typer.Option(help="Pass pixels to a server on this machine in shared memory, not over the wire.")
     ] = Use.auto,
     bound: Annotated[
         BoundKind,
@@ -84,19 +84,19 @@ def index(
             "GPU); auto: sum for a server on this machine without GPUs."
         ),
     ] = BoundKind.auto,
-    seconds: Annotated[float, typer.Option(metavar="SECONDS", help="How long encoding alone is measured.")] = 5.0,
+    seconds: Annotated[float, typer.Option(metavar="SECONDS", help="Time to measure encoding alone.")] = 5.0,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure a run over pictures: each stage's busy time, the stage that limits, and how near the bound it comes.
+    """Measure an indexing run: each stage's busy time, the limiting stage, and the share of the bound it reaches.
 
-    Indexes them into a temporary index, which is thrown away. What decoding and encoding take alone is measured
-    in the same go.
+    Indexes the pictures into a temporary index, which is thrown away. Decoding alone and encoding alone are
+    measured in the same call; the bound follows from them.
     """
     if json_file is not None:
         check_writable(json_file)
     log = RequestLog()
     with (
-        interruptible("nothing was measured to the end"),
+        interruptible("no measurement was completed"),
         _pictures(source, pictures) as found,
         connection.open(shared_memory=shared_memory.value, on_request=log) as client,
         index_progress() as progress,
@@ -122,7 +122,7 @@ def index(
 
 @contextmanager
 def _pictures(source: Path | None, count: int | None) -> Iterator[Source]:
-    """The source, or its first pictures, or a folder of drawn ones."""
+    """Yield the source, its first pictures, or a folder of drawn ones."""
     if source is not None:
         opened = open_source(source)
         yield opened if count is None else FirstOf(opened, count)
@@ -164,7 +164,7 @@ def _show(run: IndexRun) -> None:
 
 
 def limit_line(stage: str, share: float) -> str:
-    """What limited a run, where anything did."""
+    """Return what limited a run, if anything did, as a line."""
     if share < _LIMITING:
         return f"limited by no stage alone: the busiest, {stage}, worked for {share:.0%} of the run"
     return f"limited by {stage}: busy for {share:.0%} of the run"

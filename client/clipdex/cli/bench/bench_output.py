@@ -1,4 +1,4 @@
-"""What the three measurements share: options, numbers in a list, a table that lines up."""
+"""Shared by the three measurements: options, lists of numbers, aligned tables."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ __all__ = ["JsonOption", "SecondsOption", "machine_line", "numbers", "server_lin
 JsonOption = Annotated[
     Path | None,
     typer.Option(
-        "--json", metavar="FILE", help="Write all figures there, too (docs/bench.md).", show_default=False
+        "--json", metavar="FILE", help="Also write all figures to FILE (docs/bench.md).", show_default=False
     ),
 ]
-SecondsOption = Annotated[float, typer.Option(metavar="SECONDS", help="How long each point is measured.")]
+SecondsOption = Annotated[float, typer.Option(metavar="SECONDS", help="Time to measure each point.")]
 
 
 def numbers(text: str, option: str) -> list[int]:
-    """`1,8,64` -> [1, 8, 64].
+    """Parse a list of numbers: `1,8,64` -> [1, 8, 64].
 
     Raises:
-        InvalidArgument: it is something else.
+        InvalidArgument: the text is anything else.
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise InvalidArgument(f"{option} is {text!r}; expected positive numbers with commas between, as in 1,2,4")
+        raise InvalidArgument(f"{option} is {text!r}; expected positive integers separated by commas, as in 1,2,4")
     return list(dict.fromkeys(int(part) for part in parts))
 
 
 def machine_line(machine: Machine) -> str:
-    """Where and when, in one line."""
+    """Describe the machine and the date in one line."""
     return f"{machine.cores} cores of {machine.cpu}, {machine.memory_bytes / 2**30:.0f} GiB, {machine.date}"
 
 
 def server_lines(client: Client, gpus: int | None, machine: Machine) -> str:
-    """What was measured, and from where."""
+    """Describe the server measured and the machine it was measured from."""
     server = f"{client.card.name} at {client.address}, {client.server.name} {client.server.version}"
     if gpus:
         server += f", on {gpus} GPU{'s' if gpus > 1 else ''}"
@@ -50,7 +50,7 @@ def server_lines(client: Client, gpus: int | None, machine: Machine) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns that line up: words to the left, numbers to the right."""
+    """Format rows as aligned columns: words to the left, numbers to the right."""
     rows = [[printable(cell) for cell in row] for row in rows]
     columns = list(zip(head, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]

@@ -1,4 +1,4 @@
-"""`clipdex bench search`: queries a second, beside the bare reading of the same bytes."""
+"""`clipdex bench search`: measure queries per second, against a bare read of the same bytes."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _HEAD = ("queries", "queries/s", "p50 ms", "p90 ms", "p99 ms", "calls", "bare re
 def search(
     index: Annotated[
         Path | None,
-        typer.Argument(metavar="X.clipdex", help="The index; drawn vectors if left out.", show_default=False),
+        typer.Argument(metavar="X.clipdex", help="Index to search (default drawn vectors).", show_default=False),
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Of the drawn vectors.")] = 100_000,
-    dim: Annotated[int, typer.Option(min=1, help="Of the drawn vectors.")] = 512,
+    rows: Annotated[int, typer.Option(min=1, help="Number of drawn vectors.")] = 100_000,
+    dim: Annotated[int, typer.Option(min=1, help="Dimension of drawn vectors.")] = 512,
     int8: Annotated[
         bool, typer.Option("--int8", help="Give drawn vectors int8 codes (clipdex optimize).")
     ] = False,
-    queries: Annotated[str, typer.Option(metavar="N,…", help="Queries a call.")] = "1,64",
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many pictures a query.")] = 10,
+    queries: Annotated[str, typer.Option(metavar="N,…", help="Queries per call.")] = "1,64",
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Results per query.")] = 10,
     seconds: SecondsOption = 3.0,
     json_file: JsonOption = None,
 ) -> None:
-    """Measure exact search: queries a second and latency, beside reading what it scans once.
+    """Measure exact search: queries per second and latency, against one bare read of what it scans.
 
     The queries are random vectors; no server is needed. Drawn vectors go to a temporary index on disk.
     """
@@ -46,7 +46,7 @@ def search(
         check_writable(json_file)
     points: list[SearchPoint] = []
     machine = this_machine()
-    with interruptible("nothing was measured to the end"), _index(index, rows, dim, int8) as opened:
+    with interruptible("no measurement was completed"), _index(index, rows, dim, int8) as opened:
         for point in measure_search(opened, counts, top_k=top_k, seconds=seconds):
             points.append(point)
         manifest = opened.manifest
@@ -79,7 +79,7 @@ def _index(path: Path | None, rows: int, dim: int, int8: bool) -> Iterator[Index
         with Index.open(path) as opened:
             yield opened
         return
-    note(f"drawing {rows:,} vectors of {dim} numbers")
+    note(f"drawing {rows:,} vectors of {dim} dimensions")
     with drawn_index(rows, dim, int8=int8) as opened:
         yield opened
 

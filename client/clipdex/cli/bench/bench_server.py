@@ -1,4 +1,4 @@
-"""`clipdex bench server`: throughput and latency against concurrency and batch size."""
+"""`clipdex bench server`: measure throughput and latency over concurrency and batch size."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _HEAD = (
 
 
 class How(str, Enum):
-    """How inputs go to the server."""
+    """Ways to send inputs to the server."""
 
     wire = "wire"
     shared = "shared"
@@ -54,29 +54,31 @@ def server(
     connection: Connection,
     image: Annotated[bool, typer.Option("--image", help="Measure the image part.")] = False,
     text: Annotated[bool, typer.Option("--text", help="Measure the text part.")] = False,
-    concurrency: Annotated[str, typer.Option(metavar="N,…", help="Requests kept in flight.")] = "1,2,4",
+    concurrency: Annotated[str, typer.Option(metavar="N,…", help="Requests to keep in flight.")] = "1,2,4",
     batch: Annotated[
         str | None,
-        typer.Option(metavar="N,…", help="Rows a request; 1, 8 and the most it takes.", show_default=False),
+        typer.Option(metavar="N,…", help="Rows per request (default 1, 8 and the maximum).", show_default=False),
     ] = None,
     transfer: Annotated[
-        How, typer.Option(help="Over the wire, in memory shared with a server on this machine, or both.")
+        How, typer.Option(help="Send inputs over the wire, in memory shared with a local server, or both ways.")
     ] = How.wire,
     seconds: SecondsOption = 5.0,
-    requests: Annotated[int, typer.Option(min=1, help="Answers a point is measured for at least.")] = 10,
-    warmup: Annotated[float, typer.Option(metavar="SECONDS", help="Load before each measurement.")] = 1.0,
+    requests: Annotated[int, typer.Option(min=1, help="Minimum number of answers per point.")] = 10,
+    warmup: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Time under load before each measurement.")
+    ] = 1.0,
     json_file: JsonOption = None,
     plot: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Draw throughput against latency: .svg, .png or .pdf.", show_default=False
+            metavar="FILE", help="Plot throughput against latency: .svg, .png or .pdf.", show_default=False
         ),
     ] = None,
 ) -> None:
-    """Measure what a server gives: throughput and latency, with the server's own counters.
+    """Measure a server's throughput and latency, together with its own counters.
 
-    Keeps N requests in flight and measures them once the load is steady, for each part, way of transfer, batch
-    size and N in turn. Measures the image part if neither --image nor --text is given.
+    Keeps N requests in flight and measures once the load is steady, for each part, way of transfer, batch size
+    and N in turn. Measures the image part if neither --image nor --text is given.
     """
     window = Window(seconds, requests, warmup, most_seconds=max(120.0, 4 * seconds))
     if plot is not None:
@@ -84,7 +86,7 @@ def server(
     for file in filter(None, (json_file, plot)):
         check_writable(file)
     points: list[Point] = []
-    # A request that fails ends the measurement: one that was sent again would spoil it unseen.
+    # A failed request ends the measurement: a retry would distort it unnoticed.
     with connection.open(timeout_s=120.0, retry=RetryPolicy(max_attempts=1)) as client:
         parts = _parts(image, text)
         settings = ServerSettings(
@@ -96,7 +98,7 @@ def server(
         )
         machine, gpus = this_machine(), gpus_of(client.address, client.card.name, connection.credentials)
         try:
-            with interruptible("the table has what was measured until then"), rows_progress("points") as progress:
+            with interruptible("the table has what was measured so far"), rows_progress("points") as progress:
                 for point in measure_server(client, settings):
                     points.append(point)
                     if progress is not None:
@@ -119,7 +121,7 @@ def server(
 
 
 def point_row(point: Point) -> Sequence[str]:
-    """A line of the table; - where the server does not count."""
+    """Return a row of the table, with - for what the server does not count."""
     latency, served = point.latency, point.served
     return (
         point.part,
@@ -138,13 +140,13 @@ def point_row(point: Point) -> Sequence[str]:
 
 
 def _parts(image: bool, text: bool) -> list[Part]:
-    """The image part if nothing was said."""
+    """Return the parts to measure: image if none was chosen."""
     parts: list[Part] = ["image"] if image or not text else []
     return [*parts, "text"] if text else parts
 
 
 def _batches(client: Client, parts: Sequence[Part]) -> list[int]:
-    """1, 8 and the most that every part measured takes."""
+    """Return 1, 8 and the largest batch that every measured part accepts."""
     limits = {"image": client.max_batch_size, "text": client.max_texts}
     most = min(limits[part] for part in parts)
     return sorted({1, min(8, most), most})
@@ -159,5 +161,5 @@ def _transfers(client: Client, how: How) -> list[Transfer]:
         if client.share(memory):
             client.unshare(memory)
             return ["wire", "shared"]
-    note(f"{client.address} takes no shared memory from here; measuring the wire alone")
+    note(f"{client.address} accepts no shared memory from here; measuring over the wire only")
     return ["wire"]
