@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-thin lint docs format demo-model evaluate bench prove prove-damage prove-kills prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-shapes test-extras clean
+.PHONY: help demo test test-thin test-slow lint docs format demo-model evaluate bench prove prove-damage prove-kills prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-shapes test-extras clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -28,11 +28,14 @@ help:  ## list the targets
 demo: .venv/ready  ## the whole way on drawn pictures; or PHOTOS=DIR QUERY="a red circle"
 	@.venv/bin/clipdex demo $${PHOTOS:+--photos "$$PHOTOS"} $${QUERY:+--query "$$QUERY"}
 
-test: .venv-dev/ready test-thin  ## all tests
-	.venv-dev/bin/pytest $(SPREAD)
+test: .venv-dev/ready test-thin  ## the tests; about five minutes on two cores
+	.venv-dev/bin/pytest $(SPREAD) -m "not slow"
+
+test-slow: .venv-dev/ready  ## the tests that take ten seconds and more each
+	.venv-dev/bin/pytest $(SPREAD) -m slow
 
 test-thin: .venv-thin/ready  ## the thin client's tests, with nothing but the base install and the newest numpy
-	.venv-thin/bin/pytest $(SPREAD) -m thin -p no:cacheprovider
+	.venv-thin/bin/pytest $(SPREAD) -m "thin and not once and not slow" -p no:cacheprovider
 
 lint: .venv-dev/ready  ## ruff, mypy and a spell check
 	.venv-dev/bin/ruff check

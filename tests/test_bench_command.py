@@ -63,6 +63,7 @@ def test_index_shows_every_stage_and_the_bound(run, triton, pictures, tmp_path):
     assert f"share of the bound: {measured['share_of_bound']:.3f}" in out
 
 
+@pytest.mark.slow
 def test_index_draws_pictures_where_none_are_given(run, tmp_path):
     words = ("--pictures", "3", "--workers", "1", "--seconds", "0.1", "--bound", "slower")
     status, out, err = run("bench", "index", "-s", f"inproc:{MODEL_REPOSITORY}", *words)

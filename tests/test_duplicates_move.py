@@ -265,6 +265,7 @@ def killed(after, call):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a rename in one step")
 @pytest.mark.parametrize("across", [False, True], ids=["one disk", "two disks"])
 def test_after_a_kill_anywhere_the_same_command_goes_on(index, folder, tmp_path, monkeypatch, across):

@@ -40,24 +40,28 @@ def path(tmp_path):
     return tmp_path / "x.clipdex"
 
 
+@pytest.mark.slow
 def test_kills_lose_nothing():
     said = prove("prove_kills.py", "--kills", "25", "--runs", "2", "--rows", "0")
     assert "25 kills of a writer" in said
     assert "2 kills of a whole run" in said
 
 
+@pytest.mark.slow
 def test_calls_that_fail_lose_nothing():
     said = prove("prove_disk.py", "--stride", "50", "--command-stride", "0", "--limits=", "--sizes=")
     for kind in ("pwrite", "posix_fallocate", "fsync", "fdatasync", "ftruncate", "renameat2"):
         assert re.search(rf"^{kind}: [1-9]\d* runs, [1-9]", said, re.MULTILINE), said
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_command_with_one_sentence_and_it_goes_on_when_there_is_room():
     said = prove("prove_disk.py", "--stride", "0", "--command-stride", "0", "--limits", "256", "--sizes", "1024")
     assert "RLIMIT_FSIZE" in said
     assert "tmpfs" in said
 
 
+@pytest.mark.slow
 def test_power_cuts_lose_nothing():
     said = prove("prove_power.py", "--cuts", "4")
     if said.startswith("skipped"):
@@ -65,6 +69,7 @@ def test_power_cuts_lose_nothing():
     assert "4 power cuts" in said
 
 
+@pytest.mark.slow
 def test_readers_beside_a_writer_see_only_committed_rows():
     said = prove("prove_readers.py", "--searches", "1000", "--races", "5", "--kill-every", "1")
     assert "1,000 searches" in said

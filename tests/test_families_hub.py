@@ -38,6 +38,7 @@ except CheckpointError as exc:
 """
 
 
+@pytest.mark.slow
 def test_a_tag(family_sources: dict[str, str], tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

@@ -53,6 +53,7 @@ def test_a_driver_that_finds_no_gpu_is_one_sentence(tmp_path: Path) -> None:
     assert done.stderr.startswith("benchmarks/gpu: nvidia-smi finds no GPU (NVIDIA-SMI has failed): run this")
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 @pytest.mark.torch
 def test_every_step_runs_on_a_cpu(tmp_path: Path) -> None:

@@ -114,6 +114,7 @@ def test_the_hint_names_the_variable_that_grpc_takes(monkeypatch, environment, a
     assert (hinted in proxy.proxy_hint(address)) if hinted else proxy.proxy_hint(address) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_case_01_serve_and_search_work_behind_a_proxy_that_is_not_for_this_machine(behind_a_proxy, tmp_path):
     (tmp_path / "pictures").mkdir()

@@ -289,6 +289,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 def test_models_that_differ_from_their_configuration_are_refused(tmp_path: Path) -> None:
     for name, case in REFUSED.items():
         assert case.old in case.config

@@ -19,6 +19,7 @@ def index(directory, source, kill_at):
     return killer.killed, report
 
 
+@pytest.mark.slow
 def test_the_index_equals_an_undisturbed_one(triton, tmp_path):
     source = Packed.draw(tmp_path / "pictures", 600)
     with clipdex.connect(triton.address, model="demo") as client:

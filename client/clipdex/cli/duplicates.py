@@ -112,8 +112,8 @@ def duplicates(
     if found.unsigned:
         note(
             f"{found.unsigned:,} of {counted(found.pictures, 'picture')} "
-            f"{'has' if found.unsigned == 1 else 'have'} no perceptual hash; only the bytes were compared: "
-            f"to compute it:  clipdex duplicates {index} --hash"
+            f"{'has' if found.unsigned == 1 else 'have'} no perceptual hash, and only the bytes were "
+            f"compared; to compute it:  clipdex duplicates {index} --hash"
         )
     moves = [moves_of(group, min_cosine) for group in found.groups]
     if as_json:
