@@ -174,7 +174,13 @@ ENVIRONMENTS = {
 }
 
 
-@pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=ENVIRONMENTS)
+@pytest.mark.parametrize(
+    "environment",
+    [
+        pytest.param(environment, id=name, marks=() if name == "ascii" else pytest.mark.slow)
+        for name, environment in ENVIRONMENTS.items()
+    ],
+)
 def test_case_19_every_command_prints_in_any_encoding(searched, environment):
     folder, address = searched
     # Where the locale is C, names are bytes to Python.
