@@ -200,7 +200,7 @@ def test_case_06_the_delimiter_by_option(run, here):
         (("notes.txt",), "notes.txt: is neither a folder nor a .tar, .csv, .tsv or .parquet file"),
         (("t.csv",), "its columns are 'a', 'b'"),
         (("t.csv", "--column", "c"), "t.csv: has no column 'c'; its columns are 'a', 'b'"),
-        (("x.tar.gz",), "x.tar.gz: a picture in a compressed tar cannot be reached"),
+        (("x.tar.gz",), "x.tar.gz: pictures in a compressed tar cannot be read"),
         (("empty",), "empty: holds no picture"),
         (("empty", "--tar"), "empty: no .tar file in it holds a picture"),
     ],

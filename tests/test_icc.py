@@ -157,7 +157,7 @@ def test_two_pictures_of_one_look_are_alike_in_an_index_made_by_profile(folder, 
 def test_a_later_run_and_a_query_do_as_the_index_was_made(folder, tmp_path):
     index = tmp_path / "x"
     run(folder, index, icc="srgb")
-    with pytest.raises(InvalidArgument, match="made with icc srgb"):
+    with pytest.raises(InvalidArgument, match="created with icc srgb"):
         run(folder, index, icc="off")
     picture = noise(4)
     (folder / "later.png").write_bytes(saved(picture, "PNG", icc_profile=P3))
@@ -176,7 +176,7 @@ def test_an_index_of_before_is_off_and_stays_so(folder, tmp_path):
     index = tmp_path / "x"
     run(folder, index)
     assert b"icc" not in (index / "manifest.json").read_bytes()
-    with pytest.raises(InvalidArgument, match="made with icc off"):
+    with pytest.raises(InvalidArgument, match="created with icc off"):
         run(folder, index, icc="srgb")
     assert Manifest.read(index).icc == "off"
 

@@ -435,5 +435,5 @@ def test_a_url_in_a_struct_without_bytes_fails_as_one(tmp_path):
 def test_a_column_of_lists_is_refused_by_its_name(tmp_path, kind):
     values = [png(0)] if "binary" in str(kind) else ["a.png"]
     table = write(tmp_path / "t.parquet", image=pa.array([values], kind))
-    with pytest.raises(clipdex.SourceError, match=r"'image' holds several values a row .* a row for each"):
+    with pytest.raises(clipdex.SourceError, match=r"'image' holds several values per row .* a row for each"):
         open_source(table)

@@ -95,7 +95,7 @@ def test_img2datasets_folder_is_its_tars(tmp_path, caplog):
         (tmp_path / "out" / f"{i:05}_stats.json").write_text("{}")
     with caplog.at_level(logging.WARNING, "clipdex"):
         assert run(tmp_path / "out", tmp_path / "x").indexed == 2
-    assert "taken: its 2 .tar files" in caplog.text
+    assert "using its 2 .tar files" in caplog.text
     (tmp_path / "out" / "00001.tar").unlink()
     (tmp_path / "out" / "00001.parquet").unlink()
     assert run(tmp_path / "out", tmp_path / "x").removed == 1

@@ -191,7 +191,7 @@ def test_a_delimiter_that_is_given_is_taken(folder):
 @pytest.mark.parametrize("text", ["foo;bar\na.png;x\n", '"foo";"bar"\na.png;x\n'])
 def test_the_delimiter_that_seems_meant_is_named(folder, text):
     (folder / "t.csv").write_text(text)
-    with pytest.raises(clipdex.SourceError, match=r"separated by ';', .* with --delimiter ';'") as caught:
+    with pytest.raises(clipdex.SourceError, match=r"separated by ';', .* give --delimiter ';'") as caught:
         open_source(folder / "t.csv")
     assert "\n" not in str(caught.value)
     with pytest.raises(clipdex.SourceError, match=r"separated by ';'"):
