@@ -417,7 +417,7 @@ def test_templates_whose_vectors_cancel_are_named(fake, monkeypatch):
     monkeypatch.setattr(
         fake, "submit_tokens", lambda ids, wait=False: settled(np.concatenate([vectors, -vectors])[[0, 2, 1, 3]])
     )
-    with pytest.raises(clipdex.InvalidArgument, match="'cat' vectors that cancel"):
+    with pytest.raises(clipdex.InvalidArgument, match="'cat' in the templates cancel"):
         fake.classify([], ["cat", "dog"], templates=["a {}", "no {}"])
 
 
