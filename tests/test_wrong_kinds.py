@@ -63,7 +63,7 @@ OF_A_CLIENT = {
     "a policy: nan": (lambda _: RetryPolicy(not_found_s="x"), "not_found_s of a RetryPolicy is 'x'"),
     "tls: a file": (lambda _: Credentials(tls="ca.pem"), "tls is str"),
     "a token: bytes": (lambda _: Credentials(token=b"t"), "the token is bytes"),
-    "a header: a number": (lambda _: Credentials(headers={"x-a": 3}), "headers are names and values"),
+    "a header: a number": (lambda _: Credentials(headers={"x-a": 3}), "headers is not a dict of strings"),
     "a weight: text": (lambda _: Query().plus(text="a", weight="2"), "has the weight '2'"),
     "a weight taken off: text": (lambda _: Query().minus(text="a", weight="2"), "has the weight '2'"),
     "a mixture of nothing": (lambda _: clipdex.mix(None, None), "a list of vectors and a list of weights"),
