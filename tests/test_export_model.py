@@ -132,7 +132,7 @@ def test_a_model_of_the_name_is_replaced_only_when_allowed(report: ExportReport,
 
 @pytest.mark.parametrize("name", ["", "Big", "a-b", "a b", "../x", "a.b", "é"])
 def test_names_that_are_none(checkpoint: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(CardError, match="cannot name a model"):
+    with pytest.raises(CardError, match="is not a valid model name"):
         export_model(checkpoint, name=name, repository=tmp_path / "repository")
     assert list(tmp_path.iterdir()) == []
 

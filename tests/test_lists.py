@@ -106,7 +106,7 @@ def test_a_lone_picture_is_not_taken_for_a_list(fake, lone, tmp_path):
         lambda: over_asyncio("embed_images", picture),
         lambda: over_asyncio("classify", picture, TEXTS),
     ):
-        with pytest.raises(clipdex.InvalidArgument, match=r"^images is a list"):
+        with pytest.raises(clipdex.InvalidArgument, match=r"^images is a single"):
             ask()
     if hasattr(picture, "close"):
         picture.close()
