@@ -126,9 +126,7 @@ class Bitmap:
         entry = 3 if size == _CORE else 4
         if bits <= 8:
             colours = colours or 1 << bits
-            room = (
-                pixels_at - palette_at
-            ) // entry  # the pixels may begin before a full palette would end
+            room = (pixels_at - palette_at) // entry  # the pixels may begin before a full palette would end
             colours = min(colours, 1 << bits, room if pixels_at >= palette_at else 1 << bits)
         else:
             colours = 0
