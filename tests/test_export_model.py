@@ -204,7 +204,7 @@ def test_a_full_disk_is_one_sentence_and_no_trace(checkpoint: Path, tmp_path: Pa
             export_model(checkpoint, name="tiny", repository=tmp_path / "repository", progress=limit)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert str(caught.value) == f"{tmp_path}/repository: the export could not be written: File too large"
+    assert str(caught.value) == f"{tmp_path}/repository: the export cannot be written: File too large"
     assert list(tmp_path.iterdir()) == []
 
 

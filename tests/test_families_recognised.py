@@ -182,7 +182,10 @@ def test_a_text_model_that_is_in_no_list_counts_with_all_that_its_config_states(
 def test_towers_of_different_models(family_sources: dict[str, str], copy_of: Any) -> None:
     text = family_sources["pair_st"].partition("+")[2]
     message = refused(f"pair:{family_sources['siglip']}+{text}")
-    assert "pictures become 32 numbers and texts 40: the towers are not of one model" in message
+    assert (
+        "the image tower gives vectors of 32 dimensions and the text tower of 40: they do not belong to the same model"
+        in message
+    )
 
 
 def test_a_text_tower_alone(family_sources: dict[str, str]) -> None:
