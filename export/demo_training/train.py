@@ -185,8 +185,8 @@ class HalfBatches:
     """Forward and backward passes of both towers in two single-core threads, with half of the pictures in each.
 
     The threads synchronise twice per step, whereas threads inside matrix products would do so at every product: on
-    a shared machine this takes a quarter of the time. The two gradients of a weight are added, and a + b = b + a, so the
-    result does not depend on which thread is first.
+    a shared machine this takes a quarter of the time. A weight's two gradients are added, and a + b = b + a, so
+    the result does not depend on which thread is first.
     """
 
     def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer) -> None:
