@@ -228,7 +228,11 @@ def edit_weight(directory: Path) -> None:
             {"out_features": "many"},
             "out_features is 'many'; expected a whole number above 0",
         ),
-        ("sentence_bert_config.json", {"max_seq_length": "long"}, "max_seq_length is 'long'; expected a whole number"),
+        (
+            "sentence_bert_config.json",
+            {"max_seq_length": "long"},
+            "max_seq_length is 'long'; expected a whole number",
+        ),
     ],
 )
 def test_what_sentence_transformers_can_do_and_clipdex_not(
