@@ -87,7 +87,7 @@ def test_whether_another_machine_is_asked_to_share_memory(use, asked):
         SharedMemory(4096, named=False) as memory,
     ):
         if use == "always":
-            with pytest.raises(clipdex.ServerError, match=r"takes no shared memory.*--allow-client-shm"):
+            with pytest.raises(clipdex.ServerError, match=r"does not accept shared memory.*--allow-client-shm"):
                 client.share(memory)
         else:
             assert client.share(memory) is False

@@ -76,14 +76,14 @@ def test_large_scales_overflow_nowhere():
 @pytest.mark.parametrize(
     ("labels", "templates", "message"),
     [
-        (["a cat"], ["{}"], "1 labels: fake says which of several fits best"),
-        ([], ["{}"], "0 labels"),
+        (["a cat"], ["{}"], r"too few labels \(1\): fake says which of several fits best"),
+        ([], ["{}"], r"too few labels \(0\)"),
         (["a cat", " "], ["{}"], "a label is empty"),
-        (["a cat", "a cat "], ["{}"], "the label 'a cat' is there twice"),
-        ("a cat", ["{}"], "labels is a list of strings"),
-        (LABELS, "a {}", "templates is a list of strings"),
+        (["a cat", "a cat "], ["{}"], "the label 'a cat' is given twice"),
+        ("a cat", ["{}"], "labels is a single string"),
+        (LABELS, "a {}", "templates is a single string"),
         (LABELS, [], "templates is empty"),
-        (LABELS, ["a photo"], "the template 'a photo' has no place for the label"),
+        (LABELS, ["a photo"], "the template 'a photo' has no {}"),
     ],
 )
 def test_what_cannot_be_classified(fake, labels, templates, message):
@@ -184,7 +184,7 @@ def test_what_the_command_refuses(drawn, run, tmp_path):
         ([drawn, "--labels", "a, b", "--labels-file", "x"], "give either --labels"),
         ([drawn, "--labels-file", tmp_path / "none.txt"], "none.txt: cannot be read"),
         ([drawn, "--labels", "a, b", "--json", "--csv"], "exclude each other"),
-        ([drawn, "--labels", "red"], "1 labels"),
+        ([drawn, "--labels", "red"], "too few labels (1)"),
         ([tmp_path / "empty", "--labels", "a, b"], "empty: holds no picture"),
     ):
         status, _, err = run("classify", *words, *DEMO)

@@ -58,9 +58,9 @@ def test_a_token_does_not_leave_this_machine_in_the_clear(index, monkeypatch):
     ("words", "said"),
     [
         (["--header", "nocolon"], "has no colon"),
-        (["--header", "Bad Name:x"], "is no header's name"),
+        (["--header", "Bad Name:x"], "is not a valid header name"),
         (["--tls-ca", "gone.pem"], "gone.pem: cannot be read"),
-        (["--tls-cert", "a.pem"], "come together"),
+        (["--tls-cert", "a.pem"], "a client certificate needs its key"),
         (["-s", "a:1,a:1"], "given twice"),
     ],
 )

@@ -50,7 +50,7 @@ def test_nothing_in_nothing_out(fake):
 
 @pytest.mark.parametrize("call", [lambda c: c.embed_texts("one text"), lambda c: c.embed_images("one.jpg")])
 def test_a_single_string_is_not_taken_for_a_list(fake, call):
-    with pytest.raises(clipdex.InvalidArgument, match="list of one"):
+    with pytest.raises(clipdex.InvalidArgument, match="is a single str"):
         call(fake)
 
 

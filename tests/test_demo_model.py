@@ -142,7 +142,7 @@ def test_a_wrong_ranking_is_measured_as_one(tmp_path):
 
 
 def test_a_directory_without_a_checkpoint_is_one_clear_sentence(tmp_path, capsys):
-    with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"contains no model\.safetensors"):
         TorchEncoder(tmp_path)
     assert evaluate.main(["--checkpoint", str(tmp_path)]) == 1
     error = capsys.readouterr().err

@@ -270,7 +270,7 @@ def test_a_server_that_is_no_triton() -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        with pytest.raises(RequestRefused, match="speaks gRPC but is not a Triton server"):
+        with pytest.raises(RequestRefused, match="uses gRPC but is not a Triton server"):
             collect(f"127.0.0.1:{port}")
     finally:
         server.stop(None).wait()

@@ -82,13 +82,13 @@ def test_a_revision_of_a_directory(sound: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\x00\x01", "null"])
 def test_a_config_that_is_no_json_object(checkpoint: Path, text: str) -> None:
     (checkpoint / "config.json").write_text(text)
-    assert "no checkpoint of a kind that clipdex knows: looked for config.json" in refused(checkpoint)
+    assert "not a checkpoint of a known kind: looked for config.json" in refused(checkpoint)
 
 
 @pytest.mark.parametrize("model_type", ["blip", "bert", None])
 def test_another_kind_of_model(checkpoint: Path, model_type: str | None) -> None:
     edit_json(checkpoint / "config.json", model_type=model_type)
-    assert "no checkpoint of a kind that clipdex knows" in refused(checkpoint)
+    assert "not a checkpoint of a known kind" in refused(checkpoint)
 
 
 def test_a_config_with_nonsense_in_it(checkpoint: Path) -> None:
@@ -122,7 +122,10 @@ def test_many_missing_weights_are_counted(checkpoint: Path) -> None:
 def test_weights_of_another_shape_are_named(checkpoint: Path) -> None:
     edit_weights(checkpoint, lambda w: w.update({"text_projection.weight": torch.zeros(7, 64)}))
     message = refused(checkpoint)
-    assert "another shape than config.json states: text_projection.weight ([7, 64], expected [32, 64])" in message
+    assert (
+        "do not have the shapes that config.json states: text_projection.weight ([7, 64], expected [32, 64])"
+        in message
+    )
 
 
 def test_weights_of_another_size_of_model(checkpoint: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_hub_id(hub: Hub, tmp_path: Path) -> None:
     assert (source, revision, family) == ("acme/clip", COMMIT, "hf-clip")
     assert pinned == first
     assert pickled.split()[1] == COMMIT and pickled.split()[2] != weights
-    assert unknown == "there is no directory acme/none here and no such repository on the hub (or it is private)"
+    assert unknown == "there is no local directory acme/none, and no such repository on the hub (or it is private)"
     assert wrong_revision == "acme/clip has no revision v9 on the hub"
     assert gated.startswith("acme/gated is gated: accept its terms")
     # Weights are fetched once, in the safe format where there is one.
@@ -171,7 +171,7 @@ def test_a_hub_id(hub: Hub, tmp_path: Path) -> None:
     # What was downloaded serves when the hub is gone; port 9 answers nobody.
     kept, missing = load("http://127.0.0.1:9", tmp_path, "acme/clip", "acme/other")
     assert kept == first
-    assert missing.startswith("there is no directory acme/other here, it is not in the hub's local cache")
+    assert missing.startswith("there is no local directory acme/other, it is not in the hub's local cache")
     assert "the hub cannot be reached" in missing
 
 
@@ -210,5 +210,5 @@ def test_families_of_several_directories(family_sources: dict[str, str], tmp_pat
 
 @pytest.mark.parametrize("source", ["a/b/c", "./x/y", "/x/y", "x y/z", "~nobody/x", "clip"])
 def test_what_can_be_no_hub_id_is_not_looked_for_there(source: str) -> None:
-    with pytest.raises(CheckpointError, match="it is no hub id like openai/clip-vit-base-patch32"):
+    with pytest.raises(CheckpointError, match="it is not a hub id such as openai/clip-vit-base-patch32"):
         find_checkpoint(source, None)

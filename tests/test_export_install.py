@@ -254,9 +254,12 @@ def test_a_repository_that_is_a_mount_of_its_own(tmp_path: Path, monkeypatch: py
 def test_a_repository_that_is_a_file(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(ExportError, match="cannot be a model repository"), staging(file, NAME):
+    with pytest.raises(ExportError, match="cannot be created as a model repository"), staging(file, NAME):
         pass
-    with pytest.raises(ExportError, match="cannot be a model repository"), staging(file / "below", NAME):
+    with (
+        pytest.raises(ExportError, match="cannot be created as a model repository"),
+        staging(file / "below", NAME),
+    ):
         pass
 
 

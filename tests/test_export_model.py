@@ -132,7 +132,7 @@ def test_a_model_of_the_name_is_replaced_only_when_allowed(report: ExportReport,
 
 @pytest.mark.parametrize("name", ["", "Big", "a-b", "a b", "../x", "a.b", "é"])
 def test_names_that_are_none(checkpoint: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(CardError, match="cannot name a model"):
+    with pytest.raises(CardError, match="is not a valid model name"):
         export_model(checkpoint, name=name, repository=tmp_path / "repository")
     assert list(tmp_path.iterdir()) == []
 
@@ -204,7 +204,7 @@ def test_a_full_disk_is_one_sentence_and_no_trace(checkpoint: Path, tmp_path: Pa
             export_model(checkpoint, name="tiny", repository=tmp_path / "repository", progress=limit)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert str(caught.value) == f"{tmp_path}/repository: the export could not be written: File too large"
+    assert str(caught.value) == f"{tmp_path}/repository: the export cannot be written: File too large"
     assert list(tmp_path.iterdir()) == []
 
 

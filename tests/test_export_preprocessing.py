@@ -89,7 +89,7 @@ def test_without_normalisation(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_card_cannot_express_is_refused_by_name(tmp_path: Path, field: str, value: Any) -> None:
-    with pytest.raises(CheckpointError, match=f"the preprocessor's {field} is .*; clipdex can serve "):
+    with pytest.raises(CheckpointError, match=f"the preprocessor's {field} is .*; clipdex supports only "):
         translated(tmp_path, LAION_2023 | {field: value})
 
 

@@ -67,4 +67,6 @@ def test_a_tag(family_sources: dict[str, str], tmp_path: Path) -> None:
     # The weights of the file, with the preprocessing of the tag.
     assert loaded.split() == [COMMIT, by_file.weights_sha256, "bilinear", "0.5"]
     assert refused.startswith("the weights gone of OpenCLIP's tiny-RN cannot be downloaded (")
-    assert refused.endswith("fetch the file on a machine with a network and export open_clip:tiny-RN/gone/FILE")
+    assert refused.endswith(
+        "download the file on a machine with network access, and export open_clip:tiny-RN/gone/FILE"
+    )

@@ -76,7 +76,7 @@ def test_every_family_has_a_checkpoint_here() -> None:
 def test_an_unknown_directory_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     message = refused(tmp_path)
-    assert "is no checkpoint of a kind that clipdex knows: looked for config.json with model_type" in message
+    assert "is not a checkpoint of a known kind: looked for config.json with model_type" in message
     assert all(family.marks in message for family in families.FAMILIES)
 
 
@@ -182,13 +182,13 @@ def test_a_text_model_that_is_in_no_list_counts_with_all_that_its_config_states(
 def test_towers_of_different_models(family_sources: dict[str, str], copy_of: Any) -> None:
     text = family_sources["pair_st"].partition("+")[2]
     message = refused(f"pair:{family_sources['siglip']}+{text}")
-    assert "pictures become 32 numbers and texts 40: the towers are not of one model" in message
+    assert "vectors of 32 dimensions and the text tower of 40: they do not belong to the same model" in message
 
 
 def test_a_text_tower_alone(family_sources: dict[str, str]) -> None:
     for case in ("pair_st", "pair_mclip"):
         text = family_sources[case].partition("+")[2]
-        assert "is a text tower alone: export it with the image tower" in refused(text)
+        assert "is only a text tower: export it with the image tower" in refused(text)
 
 
 @pytest.mark.parametrize("source", ["pair:", "pair:a", "pair:+b", "pair:a+"])
@@ -198,9 +198,7 @@ def test_half_a_pair(source: str) -> None:
 
 def test_a_pair_whose_text_is_none(family_sources: dict[str, str]) -> None:
     image = family_sources["hf_clip"]
-    assert "is no text tower of a kind that clipdex knows: looked for modules.json" in refused(
-        f"pair:{image}+{image}"
-    )
+    assert "is not a text tower of a known kind: looked for modules.json" in refused(f"pair:{image}+{image}")
 
 
 def test_a_pair_s_hash_is_of_both(family_sources: dict[str, str], tmp_path: Path) -> None:
@@ -224,9 +222,17 @@ def edit_weight(directory: Path) -> None:
     [
         ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "expected mean or cls"),
         ("2_Dense/config.json", {"activation_function": "torch.nn.ReLU"}, "activates by ReLU; expected"),
-        ("2_Dense/config.json", {"in_features": 7}, "weights of another shape"),
-        ("2_Dense/config.json", {"out_features": "many"}, "out_features is 'many'; expected a number above 0"),
-        ("sentence_bert_config.json", {"max_seq_length": "long"}, "max_seq_length is 'long'; expected a number"),
+        ("2_Dense/config.json", {"in_features": 7}, "weights do not have the shapes"),
+        (
+            "2_Dense/config.json",
+            {"out_features": "many"},
+            "out_features is 'many'; expected a whole number above 0",
+        ),
+        (
+            "sentence_bert_config.json",
+            {"max_seq_length": "long"},
+            "max_seq_length is 'long'; expected a whole number",
+        ),
     ],
 )
 def test_what_sentence_transformers_can_do_and_clipdex_not(
@@ -259,14 +265,14 @@ def test_weights_are_looked_for_where_modules_json_says(family_sources: dict[str
 def test_a_module_outside_of_its_directory(family_sources: dict[str, str], tmp_path: Path, path: str) -> None:
     source, directory = copied(family_sources["pair_st"], tmp_path / "copied")
     write_modules(directory / "text", Transformer="", Pooling="1_Pooling", Dense=path)
-    assert f"the path {path!r} leads out of the directory" in refused(source)
+    assert f"the path {path!r} leads outside the directory" in refused(source)
 
 
 @pytest.mark.parametrize("dims", [None, "many", 0, 2.5, True])
 def test_a_number_of_dimensions_that_is_none(family_sources: dict[str, str], tmp_path: Path, dims: Any) -> None:
     source, directory = copied(family_sources["pair_mclip"], tmp_path / "copied")
     edit_json(directory / "text" / "config.json", numDims=dims)
-    assert f"numDims is {dims!r}; expected a number above 0" in refused(source)
+    assert f"numDims is {dims!r}; expected a whole number above 0" in refused(source)
 
 
 def test_code_in_a_checkpoint_is_never_run(family_sources: dict[str, str], tmp_path: Path) -> None:
@@ -293,7 +299,7 @@ def test_code_in_a_checkpoint_is_never_run(family_sources: dict[str, str], tmp_p
         [sys.executable, "-c", load, source], env=environment, input="y\n" * 9, capture_output=True, text=True
     )
     assert "CheckpointError" in done.stderr, done.stderr
-    assert "brings code of its own, which clipdex never runs" in done.stderr.splitlines()[-1]
+    assert "needs its own code, which clipdex never runs" in done.stderr.splitlines()[-1]
     assert not ran.exists()
 
 
@@ -306,13 +312,13 @@ def test_texts_of_no_length(family_sources: dict[str, str], tmp_path: Path) -> N
     (text / "model.safetensors").unlink()
     (text / "sentence_bert_config.json").unlink()
     T5Config(vocab_size=900, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2).save_pretrained(text)
-    assert "does not say how long a text may be: set max_seq_length" in refused(source, allow_random=True)
+    assert "states no maximum text length: set max_seq_length" in refused(source, allow_random=True)
 
 
 def test_a_list_of_modules_that_is_none(family_sources: dict[str, str], tmp_path: Path) -> None:
     source, directory = copied(family_sources["pair_st"], tmp_path / "copied")
     (directory / "text" / "modules.json").write_text('["Transformer"]')
-    assert "is no text tower of a kind that clipdex knows" in refused(source)
+    assert "is not a text tower of a known kind" in refused(source)
 
 
 def test_sentence_transformers_gives_the_same(family_sources: dict[str, str]) -> None:
@@ -373,7 +379,7 @@ def test_the_tokenizer_of_another_siglip(copy_of: Any) -> None:
     from tiny_families import sentence_piece_model
 
     (directory / "spiece.model").write_bytes(sentence_piece_model(1200))
-    assert "the text tower only 810 embeddings: they are not of one model" in refused(directory)
+    assert "but the text tower only 810 embeddings: they do not belong to the same model" in refused(directory)
 
 
 def test_siglip_s_scale_and_bias(family_sources: dict[str, str]) -> None:
@@ -390,11 +396,11 @@ def test_siglip_s_scale_and_bias(family_sources: dict[str, str]) -> None:
         ("open_clip:ViT-Z-99/laion2b", "has no architecture 'ViT-Z-99': expected open_clip:ARCHITECTURE/TAG"),
         (
             "open_clip:ViT-B-32/none.bin",
-            "neither a file here nor a tag of OpenCLIP's ViT-B-32; its tags: openai",
+            "neither a local file nor a tag of OpenCLIP's ViT-B-32; its tags: openai",
         ),
         (
             "open_clip:ViT-B-32/openai",
-            "QuickGELU, and ViT-B-32 has the other: export open_clip:ViT-B-32-quick",
+            "QuickGELU, but ViT-B-32 uses plain GELU: export open_clip:ViT-B-32-quick",
         ),
         ("open_clip:", "has no architecture ''"),
     ],
@@ -448,11 +454,9 @@ def test_a_file_with_and_without_a_tag(family_sources: dict[str, str], monkeypat
         loaded = load_checkpoint(f"open_clip:tiny-RN/{tag}/{file}")
         assert (loaded.image.spec.resize, loaded.random_weights) == (resize, ())
     message = refused(f"open_clip:tiny-RN/{file}")
-    assert f"take pictures in 2 ways, and {file} does not say in which: name a tag" in message
+    assert f"use 2 kinds of preprocessing, and {file} does not say which: name a tag" in message
     assert "as in open_clip:tiny-RN/one/FILE or open_clip:tiny-RN/two/FILE, or give a directory" in message
-    assert "none.bin, which open_clip:tiny-RN/one/none.bin says holds the weights one, is no file" in refused(
-        "open_clip:tiny-RN/one/none.bin"
-    )
+    assert "one/none.bin: the weights file none.bin does not exist" in refused("open_clip:tiny-RN/one/none.bin")
     monkeypatch.setitem(library.pretrained._PRETRAINED, "tiny-RN", {"one": squash | {"quick_gelu": True}})
     assert f"export open_clip:tiny-RN-quickgelu/one/{file}" in refused(f"open_clip:tiny-RN/one/{file}")
 
@@ -545,7 +549,9 @@ def test_weights_of_another_image_size_are_not_stretched(copy_of: Any) -> None:
     config = json.loads((directory / "open_clip_config.json").read_text())["model_cfg"]
     config["vision_cfg"]["image_size"] = 64
     edit_json(directory / "open_clip_config.json", model_cfg=config)
-    assert "weights of another shape than config.json states: visual.positional_embedding" in refused(directory)
+    assert "weights do not have the shapes that config.json states: visual.positional_embedding" in refused(
+        directory
+    )
 
 
 def test_open_clip_s_own_preprocessing_is_heeded(copy_of: Any) -> None:

@@ -108,5 +108,5 @@ def test_a_tokenizer_that_leaves_out_words_is_refused(mode: str) -> None:
     from clipdex.base.errors import CheckpointError
 
     own = import_open_clip().tokenizer.SimpleTokenizer(reduction_mask=mode)
-    with pytest.raises(CheckpointError, match="leaves out words at random"):
+    with pytest.raises(CheckpointError, match="drops words at random"):
         convert(own)

@@ -68,7 +68,7 @@ def test_what_is_no_list_of_texts_is_refused_by_its_name(fake, given):
 
 
 def test_a_generator_that_gives_something_else_is_refused(fake):
-    with pytest.raises(clipdex.InvalidArgument, match="texts holds NoneType"):
+    with pytest.raises(clipdex.InvalidArgument, match="texts contains NoneType"):
         fake.embed_texts(text for text in ["a", None])
 
 
@@ -106,7 +106,7 @@ def test_a_lone_picture_is_not_taken_for_a_list(fake, lone, tmp_path):
         lambda: over_asyncio("embed_images", picture),
         lambda: over_asyncio("classify", picture, TEXTS),
     ):
-        with pytest.raises(clipdex.InvalidArgument, match=r"^images is a list"):
+        with pytest.raises(clipdex.InvalidArgument, match=r"^images is "):
             ask()
     if hasattr(picture, "close"):
         picture.close()

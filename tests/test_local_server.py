@@ -327,7 +327,7 @@ def test_triton_is_killed(one_model: Path, temp_dir: Path) -> None:
         remember(temp_dir)
         server.wait(timeout_s=0.1)  # the time is over, the server is not
         os.kill(server.pid, signal.SIGKILL)
-        with pytest.raises(LocalServerError, match=r"Triton ended: it was ended by SIGKILL, perhaps .*\.log\)"):
+        with pytest.raises(LocalServerError, match=r"Triton ended: it was killed by SIGKILL, perhaps .*\.log\)"):
             server.wait(timeout_s=20)
         assert server.poll() == -9
         assert_all_gone(temp_dir)
@@ -341,7 +341,7 @@ def test_somebody_stops_triton(one_model: Path, temp_dir: Path) -> None:
     with LocalTriton(one_model) as server:
         assert server.pid is not None
         os.kill(server.pid, signal.SIGTERM)
-        with pytest.raises(LocalServerError, match="Triton ended: somebody stopped it with SIGTERM"):
+        with pytest.raises(LocalServerError, match="Triton ended: another process stopped it with SIGTERM"):
             server.wait(timeout_s=20)
     assert remains(temp_dir) == []
 
@@ -428,11 +428,11 @@ def fails(repository: Path, **options: object) -> str:
 def test_a_port_in_use(repository: Path, used_port: int) -> None:
     assert fails(repository, grpc_port=used_port) == (
         f"the gRPC port {used_port} of 127.0.0.1 cannot be used (Address already in use): "
-        "choose another, or 0 for any that is free"
+        "choose another, or 0 for any free port"
     )
     assert fails(repository, http_port=used_port).startswith(f"the HTTP port {used_port} ")
     assert fails(repository, grpc_port=70000) == (
-        "the gRPC port is 70000; expected 1 to 65535, or 0 for any that is free"
+        "the gRPC port is 70000; expected 1 to 65535, or 0 for any free port"
     )
 
 
@@ -456,12 +456,12 @@ def test_a_repository_without_models(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert fails(tmp_path / "file") == f"the model repository {tmp_path}/file is not a directory"
     (tmp_path / "empty" / "pictures").mkdir(parents=True)
-    assert fails(tmp_path / "empty").startswith(f"the model repository {tmp_path}/empty holds no model: ")
+    assert fails(tmp_path / "empty").startswith(f"the model repository {tmp_path}/empty contains no model: ")
 
 
 def test_a_model_that_is_not_in_the_repository(repository: Path) -> None:
     assert fails(repository, models=["tiny_text", "huge_text"]) == (
-        f"the model repository {repository} holds no model 'huge_text'; it has tiny_assets, tiny_image, tiny_text"
+        f"the model repository {repository} has no model 'huge_text'; it has tiny_assets, tiny_image, tiny_text"
     )
 
 
@@ -518,7 +518,7 @@ def test_a_platform_without_triton(monkeypatch: pytest.MonkeyPatch, system: str,
 
 def test_a_python_without_a_stub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_binary, "_version", lambda: "3.7")
-    with pytest.raises(LocalServerError, match=r"runs Python 3\.8 to 3\.13 and this is 3\.7: .*inproc:DIR"):
+    with pytest.raises(LocalServerError, match=r"supports Python 3\.8 to 3\.13, and this is 3\.7: .*inproc:DIR"):
         find_triton()
 
 
@@ -627,8 +627,8 @@ LOGS = {
         "tritonserver: error while loading shared libraries: libdcgm.so.3: cannot open shared object file",
     ),
     "nothing": ("", 1, "it wrote nothing to its log"),
-    "memory": ("all is well\n", -9, "it was ended by SIGKILL, perhaps because memory ran out"),
-    "crash": ("all is well\n", -11, "it was ended by SIGSEGV"),
+    "memory": ("all is well\n", -9, "it was killed by SIGKILL, perhaps because memory ran out"),
+    "crash": ("all is well\n", -11, "it was killed by SIGSEGV"),
 }
 
 

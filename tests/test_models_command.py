@@ -104,7 +104,7 @@ def test_one_of_them(repository: Path, run) -> None:
 
 def test_nothing_there(repository: Path, tmp_path: Path, run) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelNotFound, match="holds no Triton model"):
+    with pytest.raises(ModelNotFound, match="contains no Triton model"):
         list_models(str(tmp_path / "empty"))
     shutil.rmtree(repository / "demo_text")
     status, out, err = run("models", repository)

@@ -82,7 +82,7 @@ def test_a_remote_host_that_the_proxy_blocks_is_told_with_the_variable_and_the_w
     with pytest.raises(clipdex.ServerUnreachable) as blocked:
         clipdex.connect("triton.example:8001", timeout_s=5)
     assert behind_a_proxy and behind_a_proxy[0].startswith("CONNECT triton.example:8001")
-    assert "the proxy that $grpc_proxy names" in str(blocked.value)
+    assert "the proxy in $grpc_proxy" in str(blocked.value)
     assert "no_proxy=triton.example" in str(blocked.value)
     assert "secret" not in str(blocked.value)
 

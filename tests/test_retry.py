@@ -140,7 +140,7 @@ def test_sickness_and_recovery_are_logged_once(caplog):
         client.embed_pixels(PIXELS)
     said = [record.levelname for record in caplog.records if record.message.startswith(("as told", "fake:fake"))]
     assert said == ["WARNING", "INFO"]
-    assert "as told; asking it until it is well again" in caplog.text
+    assert "as told; probing it until it is healthy again" in caplog.text
     assert "fake:fake answers again after" in caplog.text
 
 

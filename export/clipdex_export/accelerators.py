@@ -1,7 +1,7 @@
-"""The part of config.pbtxt that is for GPUs: what runs the graph, and what is computed before the first request.
+"""The part of config.pbtxt that is for GPUs: accelerators and warm-up.
 
-The names are those of Triton's onnxruntime backend: it passes `parameters` at the top level and those of the
-accelerator `cuda` to the CUDA provider, and refuses a key of `tensorrt` that it does not know.
+The names are those of Triton's onnxruntime backend: it passes top-level `parameters` and those of the accelerator
+`cuda` to the CUDA provider, and rejects unknown keys of `tensorrt`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ __all__ = ["TowerInput", "accelerator", "gpu_parameters", "leading_tensors", "wa
 
 @dataclass(frozen=True)
 class TowerInput:
-    """What a tower takes.
+    """The input of a tower.
 
-    data_type: as in config.pbtxt. dims: without the batch. data: what the warm-up fills it with.
-    leading: (name, dims) of the tensors behind it that TensorRT may begin at, since it knows no uint8.
-    file_sha256: of the tower's ONNX file and the weights beside it, in hexadecimal. TensorRT's engines bear it.
+    data_type: as in config.pbtxt. dims: without the batch. data: the data for the warm-up.
+    leading: (name, dims) of the tensors after it at which TensorRT may start, since it does not support uint8.
+    file_sha256: of the tower's ONNX file and its external weights, in hexadecimal; part of the name of TensorRT's
+        engines.
     """
 
     name: str
@@ -37,7 +38,7 @@ _ARENA = """\
 parameters { key: "arena_extend_strategy", value: { string_value: "1" } }
 """
 
-# A CPU-only build of the backend does not look at it, and neither does any build for an instance on the CPU.
+# A CPU-only build of the backend ignores it, and so does any build for an instance on the CPU.
 _ON_A_GPU = """
 optimization { execution_accelerators {
   gpu_execution_accelerator [ {
@@ -123,12 +124,12 @@ _PREFIX_DIGITS = 16
 
 
 def gpu_parameters(serving: Serving) -> str:
-    """Top-level parameters beside those that every tower has."""
+    """Return the top-level parameters for GPUs, in addition to those of every tower."""
     return _ARENA if serving.target.accelerator else ""
 
 
 def accelerator(serving: Serving, model: str, given: TowerInput, precision: str, max_batch_size: int) -> str:
-    """The block `optimization` of a tower, or nothing where no GPU may run it."""
+    """Return the block `optimization` of a tower; empty if no GPU may run it."""
     if serving.target.accelerator == "cuda":
         return _CUDA
     if serving.target.accelerator != "tensorrt":
@@ -154,7 +155,7 @@ def accelerator(serving: Serving, model: str, given: TowerInput, precision: str,
 
 
 def warm_up(serving: Serving, given: TowerInput, max_batch_size: int) -> str:
-    """The block `model_warmup` of a tower, or nothing."""
+    """Return the block `model_warmup` of a tower, or nothing."""
     if not serving.target.accelerator:
         return ""
     return _WARM_UP.format(
@@ -170,7 +171,7 @@ def warm_up(serving: Serving, given: TowerInput, max_batch_size: int) -> str:
 
 
 def leading_tensors(path: Path, input_name: str, dims: tuple[int, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """The tensors behind the input while values are only moved or cast: (name, dims without the batch) each."""
+    """List (name, dims without the batch) of the tensors after the input, up to the first that is computed."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph
@@ -182,6 +183,6 @@ def leading_tensors(path: Path, input_name: str, dims: tuple[int, ...]) -> tuple
             return tuple(found)
         if users[0].op_type == "Transpose":
             order = next(attribute.ints for attribute in users[0].attribute if attribute.name == "perm")
-            dims = tuple(dims[axis - 1] for axis in order[1:])  # the batch, axis 0, stays in front
+            dims = tuple(dims[axis - 1] for axis in order[1:])  # the batch, axis 0, stays first
         name = users[0].output[0]
         found.append((name, dims))

@@ -1,4 +1,4 @@
-"""Rewrites float32 towers for a precision and a target, and lets the gate judge them."""
+"""Adaptation of float32 towers to a precision and a target, followed by the gate."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from clipdex_export.verdict import Floors, Verdict
 
 __all__ = ["TowerFiles", "adapt_and_judge"]
 
-# If nothing else departs, a text tower in float32 may mend it.
+# If only these depart, keeping the text tower in float32 may help.
 _OF_TEXTS = {"text tower", "texts", "ranking"}
 
 
 @dataclass(frozen=True)
 class TowerFiles:
-    """Where the two towers of an export are written, the attention that fusion must find, and room beside them."""
+    """The files of an export's two towers, the attention layers that fusion must find, and a scratch directory."""
 
     image: Path
     text: Path
@@ -35,7 +35,7 @@ class TowerFiles:
 
     @classmethod
     def of(cls, stage: Staging, checkpoint: Checkpoint) -> TowerFiles:
-        """Of what is being built there."""
+        """Make the paths for an export that is being built in a staging directory."""
         image, text = (stage.model_directory(tower) / "1" / "model.onnx" for tower in ("image", "text"))
         return cls(image, text, checkpoint.image.layers, checkpoint.text.layers, stage.directory / "float32")
 
@@ -51,7 +51,7 @@ def adapt_and_judge(
 ) -> tuple[Verdict, str]:
     """Rewrite both towers and judge them -> the verdict, and the precision of the text tower.
 
-    Where a quantized text tower falls below the floor and nothing else does, it stays float32: texts are few.
+    If only the quantized text tower falls below the floor, it stays float32: texts are few.
     """
     if precision.convert is not None or precision.quantize is not None or target.fused:
         tell(f"rewriting the towers for {target.name} in {precision.name}")
@@ -71,7 +71,7 @@ def adapt_and_judge(
     verdict = gate.judge(towers.image, towers.text, floors)
     if precision.quantize is None or not verdict.departing or not set(verdict.departing) <= _OF_TEXTS:
         return verdict, precision.name
-    tell(f"the text tower falls below the floor in {precision.name}: comparing again with one in fp32")
+    tell(f"the text tower falls below the floor in {precision.name}: comparing again with fp32")
     for file in towers.text.parent.iterdir():
         file.unlink()
     _copy(towers.scratch, towers.text.parent)

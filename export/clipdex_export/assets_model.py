@@ -1,6 +1,6 @@
-"""`NAME_assets`: the card and tokenizer as a graph of one constant and one Slice.
+"""`NAME_assets`: the card and tokenizer, as a graph of one constant and one Slice.
 
-So a server needs no other backend, and a client no other protocol, to hand them out.
+Serving them this way needs no other backend on the server, and no other protocol in the client.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _OPSET, _IR_VERSION = 17, 8
 
 
 def write_assets_model(data: bytes, path: Path) -> None:
-    """Write the graph  bytes uint8 (n,) = data[start:end]  with start, end int64 (1,).
+    """Write a graph that computes  bytes uint8 (n,) = data[start:end]  with start, end int64 (1,).
 
-    As in Python, an `end` beyond the last byte means the last byte.
+    As in Python, an `end` beyond the data means its end.
     """
     import onnx
     from onnx import TensorProto, helper

@@ -1,7 +1,7 @@
-"""PyTorch's packed attention written out, as transformers' eager attention is: a graph that every pass knows.
+"""PyTorch's packed attention rewritten as transformers' eager attention, a graph that all passes recognise.
 
-nn.MultiheadAttention multiplies by one matrix for queries, keys and values. The exporter's graph of it hides the
-attention from ONNX Runtime's fusion, and the weights from quantisation.
+nn.MultiheadAttention multiplies by one matrix for queries, keys and values. In its exported graph, ONNX Runtime's
+fusion does not recognise the attention, nor quantisation the weights.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class EagerAttention(nn.Module):
-    """An nn.MultiheadAttention, batch first, that shares its weights; called and answering as that one does."""
+    """A replacement for a batch-first nn.MultiheadAttention, with the same weights and interface."""
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
-        # Plain numbers: what is read from a tensor's shape would be computed in the graph.
+        # Plain numbers: sizes read from a tensor's shape would become operators in the graph.
         self.heads, self.head_dim = attention.num_heads, attention.head_dim
         self.scale = attention.head_dim**-0.5
         packed = attention.in_proj_weight
@@ -58,9 +58,9 @@ class EagerAttention(nn.Module):
 
 
 def with_eager_attention(module: Module) -> Module:
-    """A copy of a module that shares its weights, with every nn.MultiheadAttention written out.
+    """Copy a module, sharing its weights, with every nn.MultiheadAttention replaced by EagerAttention.
 
-    The module itself stays as it was: it is what the copy will be compared with.
+    The module itself is unchanged: it is the reference for the copy.
     """
     shared = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
     twin = copy.deepcopy(module, memo=shared)

@@ -1,6 +1,6 @@
-"""What int8 is calibrated on: pictures and texts that show how large the numbers inside the towers become.
+"""Pictures and texts for int8 calibration, which measures the range of values inside the towers.
 
-None of the built-in ones is a picture or text of the gate, which would else judge what it was fitted to.
+None of the built-in ones is used by the gate, which would otherwise judge on its training data.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PHOTOGRAPHS = (
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the towers are run on. pixels: uint8 (N, S, S, 3); token_ids: int32 (M, L)."""
+    """Inputs to calibrate the towers with. pixels: uint8 (N, S, S, 3); token_ids: int32 (M, L)."""
 
     pixels: npt.NDArray[np.uint8]
     token_ids: npt.NDArray[np.int32]
@@ -51,18 +51,18 @@ class Calibration:
 def calibration(
     directory: Path | None, image_spec: ImageSpec, text_spec: TextSpec, tokenizer_json: bytes
 ) -> Calibration:
-    """Prepare the pictures below a directory, and the lines of the .txt files in it; of both at most 256, evenly.
+    """Prepare the pictures below a directory, and the lines of its .txt files; evenly chosen, at most 256 of each.
 
-    Without a directory: crops of photographs, and drawn scenes. Without texts: captions that people write.
+    Without a directory: crops of photographs, and drawn scenes. Without texts: built-in captions.
 
     Raises:
         SourceError: the directory cannot be read.
-        InvalidArgument: it holds fewer than 16 pictures that can be read, or a .txt file that cannot.
+        InvalidArgument: it has fewer than 16 readable pictures, or a .txt file that cannot be read.
     """
     sources = _own_pictures() if directory is None else _pictures_below(directory)
     pixels = [to_pixels(picture, image_spec) for picture in _opened(sources, image_spec)]
     if len(pixels) < _LEAST:
-        raise InvalidArgument(f"{directory}: {len(pixels)} pictures for calibration; expected {_LEAST} or more")
+        raise InvalidArgument(f"{directory}: {len(pixels)} pictures for calibration; expected at least {_LEAST}")
     texts = ([] if directory is None else _texts_in(directory)) or _own_texts()
     return Calibration(np.stack(pixels), Tokenizer(tokenizer_json, text_spec)(texts))
 
@@ -85,7 +85,7 @@ def _own_pictures() -> list[ImageSource]:
 
 
 def _crop(image: Image.Image, rng: Random) -> ImageSource:
-    """A part of the photograph, half of them mirrored, as a JPEG file."""
+    """Cut a random part out of a photograph, mirrored with probability 1/2 -> a JPEG file."""
     width, height = (max(32, round(side * rng.uniform(0.3, 0.9))) for side in image.size)
     left, top = rng.randrange(image.width - width + 1), rng.randrange(image.height - height + 1)
     part = image.crop((left, top, left + width, top + height))
@@ -124,5 +124,5 @@ def _refuse_pointers(paths: Iterable[str | Path], what: str) -> None:
 
 
 def _evenly(count: int) -> Iterable[int]:
-    """At most _MOST positions of so many."""
+    """Choose at most _MOST of `count` positions, evenly spaced."""
     return range(count) if count <= _MOST else np.linspace(0, count - 1, _MOST).astype(int).tolist()

@@ -1,10 +1,10 @@
-"""What every family of checkpoints becomes: two halves, each with its rules, its tower, and the source's own way.
+"""The common form of all checkpoints: an image half and a text half, each with a spec, a tower and a reference.
 
     source ─▶ family ─▶ Checkpoint ─┬─ image: ImageSpec, tower, reference
                                     └─ text:  TextSpec, tokenizer.json, tower, reference
 
-The towers are what is exported. The references are what they are compared with: the source's own code for
-pictures and texts, which knows nothing of our specs.
+The towers are exported. They are compared with the references: the source's own code for pictures and texts, which
+is independent of our specs.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ class ImageReference(Protocol):
     """The source's own preprocessing and float32 model."""
 
     def pixels(self, images: Sequence[Image.Image]) -> npt.NDArray[np.uint8]:
-        """N pictures as Pillow opened them -> uint8 (N, S, S, 3), before normalisation."""
+        """Preprocess N pictures as opened by Pillow -> uint8 (N, S, S, 3), before normalisation."""
 
     def vectors(self, images: Sequence[Image.Image]) -> Vectors:
-        """N pictures -> float32 (N, D), of any length."""
+        """Embed N pictures -> float32 (N, D), not normalised."""
 
 
 class TextReference(Protocol):
     """The source's own tokenizer and float32 model."""
 
     def token_ids(self, texts: Sequence[str]) -> npt.NDArray[np.int32]:
-        """N texts -> int32 (N, L)."""
+        """Tokenize N texts -> int32 (N, L)."""
 
     def vectors(self, texts: Sequence[str]) -> Vectors:
-        """N texts -> float32 (N, D), of any length."""
+        """Embed N texts -> float32 (N, D), not normalised."""
 
 
 @dataclass(frozen=True)
 class Layers:
-    """The attention of a transformer that ONNX Runtime's optimizer knows: how often it must find it."""
+    """The sizes of a transformer whose attention ONNX Runtime's optimizer recognises, once in each layer."""
 
     heads: int
     width: int
@@ -58,29 +58,32 @@ class Layers:
 
     @classmethod
     def of(cls, config: Any) -> Layers:
-        """Those of a transformer of Hugging Face's: every one has all."""
+        """Read them from a config of Hugging Face's."""
         return cls(config.num_attention_heads, config.hidden_size, config.num_hidden_layers)
 
 
 @dataclass
 class _Half:
-    """tower: wire tensors -> unit vectors. layers: None where the optimizer knows no such attention."""
+    """One half of a checkpoint.
+
+    tower: wire tensors -> unit vectors. layers: None if the optimizer does not recognise its attention.
+    """
 
     embedding_dim: int
     tower: torch.nn.Module | None
     layers: Layers | None
 
     def take_tower(self) -> torch.nn.Module:
-        """The tower, which is forgotten here, so that its memory can be given back after it is written."""
+        """Return the tower and drop it here, so that its memory can be freed once it is written."""
         tower, self.tower = self.tower, None
         if tower is None:
-            raise AssertionError("a tower is taken once")
+            raise AssertionError("a tower can be taken only once")
         return tower
 
 
 @dataclass
 class ImageHalf(_Half):
-    """tower: pixels uint8 (B, S, S, 3) -> float32 (B, D)."""
+    """The image half. tower: pixels uint8 (B, S, S, 3) -> float32 (B, D)."""
 
     spec: ImageSpec
     reference: ImageReference | None
@@ -88,7 +91,7 @@ class ImageHalf(_Half):
 
 @dataclass
 class TextHalf(_Half):
-    """tower: token_ids int32 (B, L) -> float32 (B, D)."""
+    """The text half. tower: token_ids int32 (B, L) -> float32 (B, D)."""
 
     spec: TextSpec
     tokenizer_json: bytes
@@ -99,9 +102,9 @@ class TextHalf(_Half):
 class Checkpoint:
     """A loaded checkpoint.
 
-    weights_sha256: names the architecture and the weights as loaded, however the files are laid out.
-    random_weights: names made up because `allow_random` let them be missing.
-    unused_weights: names in the files that the model has no place for.
+    weights_sha256: over the architecture and the weights as loaded, independent of the file layout.
+    random_weights: names of missing weights that were filled at random, as `allow_random` permits.
+    unused_weights: names of weights in the files that the model does not have.
     """
 
     family: str
@@ -118,17 +121,17 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if self.image.embedding_dim != self.text.embedding_dim:
             raise CheckpointError(
-                f"{self.source}: pictures become {self.image.embedding_dim} numbers and texts "
-                f"{self.text.embedding_dim}: the towers are not of one model"
+                f"{self.source}: the image tower gives vectors of {self.image.embedding_dim} dimensions and the "
+                f"text tower of {self.text.embedding_dim}: they do not belong to the same model"
             )
 
     @property
     def embedding_dim(self) -> int:
-        """Numbers in a vector, of pictures and of texts."""
+        """Dimensions of an embedding."""
         return self.image.embedding_dim
 
     def card(self, name: str, precision: str) -> ModelCard:
-        """The model card of an export of this, before the gate has reported."""
+        """Make the model card for an export, without the gate's report."""
         return ModelCard(
             name=name,
             source=self.source,
@@ -143,5 +146,5 @@ class Checkpoint:
         )
 
     def forget_references(self) -> None:
-        """Let go of the source's models: from here on only the towers hold weights."""
+        """Drop the source's models: from now on only the towers hold weights."""
         self.image.reference = self.text.reference = None

@@ -1,4 +1,4 @@
-"""Joins the stages: source → family → towers → ONNX → precision, fusion → gate → assets and configs → install."""
+"""The export: source → family → towers → ONNX → precision, fusion → gate → assets and configs → install."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was installed.
+    """The result of an export.
 
     paths: the three model directories, by "image", "text" and "assets".
-    bytes_on_disk: of all three.
-    unused_weights: names in the checkpoint that CLIP's architecture has no place for.
-    random_weights: names that were missing and made up, because `allow_random` said so.
+    bytes_on_disk: their total size.
+    unused_weights: names of weights in the checkpoint that the architecture does not have.
+    random_weights: names of weights that were missing and filled at random, as `allow_random` permits.
     """
 
     card: ModelCard
@@ -66,30 +66,30 @@ def export_model(
 ) -> ExportReport:
     """Export a CLIP checkpoint to the Triton models NAME_image, NAME_text and NAME_assets.
 
-    Nothing is installed unless the export gives the checkpoint's own numbers (docs/export.md).
+    Nothing is installed unless the export reproduces the checkpoint's results (docs/export.md).
 
     Args:
         source: a directory in Hugging Face's format, or a hub id such as openai/clip-vit-base-patch32.
-        name: small letters, digits and underscores.
-        repository: a Triton model repository; made if need be.
+        name: the model's name: lower-case letters, digits and underscores.
+        repository: a Triton model repository; created if it does not exist.
         revision: a branch, tag or commit, for hub ids.
-        allow_random: let missing weights be made up, for benchmarks of speed.
-        max_batch_size: the most rows a request may carry, and the server puts in a batch.
-        target: what it is to run on: "auto", "cpu", "cuda" or "tensorrt"; see `clipdex_export.targets`.
-        precision: "fp32", "fp16" or "int8" (for CPUs); None for the target's own: fp16 on GPUs, else fp32.
-        instances: how many copies of each tower the server keeps, on each GPU.
-        engine_cache: for TensorRT, the directory on the server where engines are kept.
-        calibrate: for int8, a directory of pictures like those to be embedded, and of texts in .txt files.
+        allow_random: fill missing weights at random, for speed benchmarks.
+        max_batch_size: the most rows in a request, and in a batch on the server.
+        target: where it will run: "auto", "cpu", "cuda" or "tensorrt"; see `clipdex_export.targets`.
+        precision: "fp32", "fp16" or "int8" (for CPUs); None for the target's default: fp16 on GPUs, else fp32.
+        instances: copies of each tower on the server, on each GPU.
+        engine_cache: for TensorRT, the directory on the server for engines.
+        calibrate: for int8, a directory of typical pictures, and of texts in .txt files.
         overwrite: replace a model of the same name.
-        force: install what the gate refuses, with a card that says so.
-        progress: called with a few words at the start of each stage.
+        force: install a model that fails the gate, with a card that says so.
+        progress: called with a short description at the start of each stage.
 
     Raises:
         MissingExtra: torch, transformers or another package of the `export` extra is not installed.
         InvalidArgument, CardError: an argument is out of range.
         CheckpointError: the checkpoint is missing, incomplete or of an unknown kind.
-        ParityError: the export does not give the checkpoint's numbers; its `table` shows at which stage.
-        ExportError: the repository cannot be written, or has a model of that name.
+        ParityError: the export does not reproduce the checkpoint's results; its `table` shows at which stage.
+        ExportError: the repository cannot be written, or already has a model of that name.
     """
     need_export_extra()
     check_model_name(name)
@@ -98,7 +98,7 @@ def export_model(
     serving = Serving(find_target(target), instances, engine_cache)
     in_precision = find_precision(precision or serving.target.precision, target)
     if calibrate is not None and in_precision.quantize is None:
-        raise InvalidArgument(f"calibrate is for the precision int8, and this is {in_precision.name}")
+        raise InvalidArgument(f"calibrate is for the precision int8, not for {in_precision.name}")
     directory = Path(repository).expanduser().resolve()
     try:
         with staging(directory, name) as stage:
@@ -118,7 +118,7 @@ def export_model(
                 tell=progress or (lambda stage: None),
             )
     except OSError as exc:
-        raise ExportError(f"{directory}: the export could not be written: {exc.strerror or exc}") from exc
+        raise ExportError(f"{directory}: the export cannot be written: {exc.strerror or exc}") from exc
 
 
 def _export(
@@ -148,14 +148,14 @@ def _export(
 
     examples = None
     if precision.quantize is not None:
-        tell("preparing pictures and texts to calibrate on")
+        tell("preparing calibration pictures and texts")
         examples = calibration(calibrate, image, text, tokenizer)
-    tell("asking PyTorch for the numbers to meet")
+    tell("computing the reference with PyTorch")
     gate = Gate(checkpoint)
 
     towers = TowerFiles.of(stage, checkpoint)
     _write_towers(checkpoint, card, towers.image, towers.text, tell)
-    # Made-up weights rank nothing.
+    # With random weights, rankings mean nothing.
     floors = Floors(precision.floor, 0.0 if checkpoint.random_weights else OVERLAP_FLOOR)
     verdict, text_precision = adapt_and_judge(towers, precision, serving.target, examples, gate, floors, tell)
     if not force:
@@ -183,13 +183,13 @@ def _export(
 def _write_towers(
     checkpoint: Checkpoint, card: ModelCard, image_onnx: Path, text_onnx: Path, tell: Progress
 ) -> None:
-    """Write both towers. Consumes them, so that no more than one is held at the end."""
+    """Write both towers, and release each, so that at most one is in memory at the end."""
     import torch
 
     from clipdex_export.onnx_files import write_tower
 
     checkpoint.forget_references()
-    # Two rows: with one, the tracer takes the batch for a dimension that may be left out.
+    # Two rows: with one, the tracer may drop the batch dimension.
     tell("writing the image tower")
     pixels = torch.zeros(2, card.image.size, card.image.size, 3, dtype=torch.uint8)
     write_tower(checkpoint.image.take_tower(), pixels, image_onnx, input_name="pixels", output_name="embedding")
@@ -223,7 +223,7 @@ def _write_assets_and_configs(
 
 
 def _versions() -> dict[str, str]:
-    """What the export was made with: a difference found later can be traced to one of them."""
+    """Return the versions of all packages involved, so that later differences can be traced to one."""
     modules = ("torch", "transformers", "tokenizers", "onnx", "onnxruntime", "PIL", "numpy")
     found = {name: str(import_module(name).__version__) for name in modules}
     return {"clipdex": __version__, "python": platform.python_version()} | found

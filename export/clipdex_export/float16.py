@@ -1,18 +1,18 @@
-"""Rewrites a float32 tower for half precision: weights and arithmetic of the network, nothing around it.
+"""Conversion of a float32 tower to half precision: weights and arithmetic of the network only.
 
 What the tower itself computes stays float32: mean and std, the search for a text's end, and the L2 norm. So do
-sums of squares inside the network: LayerNormalization has them in float32 by itself (its stash_type), and an
-RMSNorm, which ONNX knows only as its parts, is kept from its square to the next product. And so do floats on their
-way to an integer, such as T5's logarithms of distances: rounded, they would name another place. Inputs and output
-are as before.
+sums of squares inside the network: LayerNormalization computes them in float32 anyway (its stash_type), and an
+RMSNorm, which ONNX has only as separate nodes, stays float32 from its square to the next product. So do floats
+that are converted to integers, such as T5's logarithms of distances: rounded, they would give another position.
+Inputs and output are unchanged.
 
-LayerNormalization's stash_type is ONNX Runtime's to honour. For TensorRT, which since version 11 computes in the
-types that a file states and in no others, its input and weights stay float32 too.
+ONNX Runtime honours LayerNormalization's stash_type. For TensorRT, which since version 11 computes exactly in the
+types that a file states, its input and weights stay float32 too.
 
-`as_rounded` makes a copy for the gate, since onnxruntime's CPU computes float16 in float32 and rounds nothing.
+`as_rounded` makes a copy for the gate, since onnxruntime's CPU computes float16 in float32, without rounding.
 
-onnxruntime's own converter is not used: it cuts every kept node off by two casts through float16, which rounds
-what was to be kept, and leaves the nodes out of order.
+onnxruntime's own converter is not used: it isolates every excluded node by two casts through float16, which rounds
+what should stay exact, and leaves the nodes unsorted.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LARGEST", "as_rounded", "to_float16"]
 
-# The exporter names a node after the module it is in: /vision_model/…/MatMul. One slash: the tower's own.
+# The exporter names a node after its module: /vision_model/…/MatMul. With one slash it is the tower's own.
 _TOWERS_OWN = re.compile(r"/[^/]+")
-# They move values and compute none: of whatever precision they are given.
+# These move values without computing, in whatever precision they get.
 _MOVES = {"Flatten", "Gather", "Reshape", "Transpose", "Slice", "Unsqueeze", "Squeeze", "Identity", "Shape"}
 _PRODUCTS = {"MatMul", "Gemm", "Conv"}
 _SQUARES, _SUMS = {"Pow", "Mul"}, {"ReduceMean", "ReduceSum"}
@@ -42,14 +42,14 @@ LARGEST = float(np.finfo(np.float16).max)
 
 
 def to_float16(path: Path, *, wide_norms: bool = False) -> None:
-    """Rewrite the ONNX file of a tower in place. `wide_norms`: LayerNormalization takes and gives float32.
+    """Rewrite the ONNX file of a tower in float16, in place. wide_norms: LayerNormalization stays float32.
 
     Raises:
-        ExportError: the graph is not one of our towers: nothing in it can be halved.
+        ExportError: the graph is not one of our towers: nothing in it can be converted.
     """
     import onnx
 
-    # Types without weights: the inference has a limit of 2 GiB.
+    # Types are inferred without the weights: the inference has a limit of 2 GiB.
     inferred = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False))
     types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
     model = onnx.load(path)
@@ -60,12 +60,12 @@ def to_float16(path: Path, *, wide_norms: bool = False) -> None:
 
 
 def as_rounded(path: Path) -> onnx.ModelProto | None:
-    """A copy of a tower that rounds wherever a GPU would, on any machine; None if nothing in it is float16.
+    """Make a copy of a tower that rounds wherever a GPU would, on any machine; None if nothing in it is float16.
 
-    It is for sessions that optimize nothing. onnxruntime's CPU has no float16 arithmetic: it computes between two
-    casts, and removes those between neighbours, however little it optimizes, also those around a single node that
-    it has in float16. Between two such nodes a tensor is one: hence a pair of Identity behind whatever computes.
-    Weights beside the file stay there: the copy names them.
+    It is for sessions without optimization. onnxruntime's CPU has no float16 arithmetic: it computes between two
+    casts, and removes those between neighbours even without optimization, as well as those around a single node
+    that it supports in float16. Only between two such nodes is a tensor really float16: hence a pair of Identity
+    after every node that computes. External weights stay where they are: the copy refers to them.
     """
     import onnx
     from onnx import TensorProto
@@ -91,7 +91,7 @@ def as_rounded(path: Path) -> onnx.ModelProto | None:
 
 
 def _gives_half(node: Any, half: set[str]) -> bool:
-    """Whether a node's floats are float16: of these tensors it is known."""
+    """Return whether a node's float outputs are float16, given the tensors known to be."""
     from onnx import TensorProto
 
     stated = {attribute.name: attribute for attribute in node.attribute}
@@ -103,10 +103,10 @@ def _gives_half(node: Any, half: set[str]) -> bool:
 
 
 class _Halving:
-    """One pass over the nodes, in order.
+    """One conversion pass over the nodes, in order.
 
-    types: ONNX's element type of every tensor that a node gives.
-    half: names of tensors that are float16 now; wide: those of the network that stay float32.
+    types: ONNX's element type of every node output.
+    half: names of tensors that are float16 now. wide: tensors of the network that stay float32.
     casts: (name, type) -> the name of that tensor in that type.
     """
 
@@ -124,7 +124,7 @@ class _Halving:
         self.nodes: list[Any] = []
 
     def run(self) -> None:
-        """Halve the graph."""
+        """Convert the graph."""
         from onnx import TensorProto
 
         own_outputs = {output.name for output in self.graph.output}
@@ -140,7 +140,7 @@ class _Halving:
             elif own or (follows and not self._is_float(node.input[0])):
                 self.half.update(output for output in node.output if self._is_float(output))
             elif self.wide_norms and node.op_type == "LayerNormalization":
-                self._feed(node, TensorProto.FLOAT)  # and what follows is half again
+                self._feed(node, TensorProto.FLOAT)  # what follows is float16 again
             elif self._stays_wide(node):
                 self._feed(node, TensorProto.FLOAT)
                 self.wide.update(output for output in node.output if self._is_float(output))
@@ -150,24 +150,24 @@ class _Halving:
                 self.half.update(output for output in node.output if self._is_float(output))
                 products += node.op_type in _PRODUCTS
             if own_outputs & self.half & set(node.output):
-                raise ExportError(f"the tower ends within a module ({node.name}): its L2 norm would be float16")
+                raise ExportError(f"the tower ends inside a module ({node.name}): its L2 norm would be float16")
             self.nodes.append(node)
         if not products:
             raise ExportError("the tower has no product inside a module: its nodes are not named as expected")
         del self.graph.node[:]
         self.graph.node.extend(self.nodes)
         self._drop_what_nobody_uses()
-        del self.graph.value_info[:]  # it states the types of before
+        del self.graph.value_info[:]  # it states the old types
 
     def _note_constant(self, node: Any) -> None:
-        """A constant is a weight that has a node: whoever reads it says in which type."""
+        """Treat a constant as a weight: its consumer determines the type."""
         for attribute in node.attribute:
             if attribute.name == "value":
                 self.weights[node.output[0]] = attribute.t
         self.nodes.append(node)
 
     def _behind_integers(self) -> set[str]:
-        """The floats that become integers, and those that these are computed from, up to the next product."""
+        """Find the floats that are converted to integers, and those they are computed from, back to a product."""
         from onnx import TensorProto
 
         found: set[str] = set()
@@ -178,8 +178,8 @@ class _Halving:
         return found
 
     def _stays_wide(self, node: Any) -> bool:
-        """Whether a node of the network is one of the few that float16 is too small for, or follows one."""
-        # Squares that are to be summed leave its range long before their root does.
+        """Return whether float16's range is too small for a node of the network, or for one before it."""
+        # Squares to be summed leave float16's range long before the root of their sum does.
         squares = node.op_type in _SQUARES and node.output[0] in self.summed
         follows = node.op_type not in _PRODUCTS and not self.wide.isdisjoint(node.input)
         return squares or follows or not self.indexing.isdisjoint(node.output)
@@ -192,7 +192,7 @@ class _Halving:
         return bool(self.types.get(name) == TensorProto.FLOAT)
 
     def _feed(self, node: Any, wanted: int) -> None:
-        """Give a node its float inputs in the wanted type."""
+        """Convert a node's float inputs to the wanted type."""
         from onnx import TensorProto
 
         for position, name in enumerate(node.input):
@@ -221,7 +221,7 @@ class _Halving:
         return self.casts[name, to]
 
     def _halve_attributes(self, node: Any) -> None:
-        """What a ConstantOfShape gives, and a Cast's goal."""
+        """Convert the value of a ConstantOfShape, and the target type of a Cast."""
         from onnx import TensorProto
 
         for attribute in node.attribute:
@@ -241,7 +241,7 @@ class _Halving:
 
 
 def _halved(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
-    """A float32 tensor as float16; what is beyond float16, as a mask's lowest number, becomes its bound."""
+    """Convert a float32 tensor to float16; values out of range, such as a mask's lowest number, are clipped."""
     from onnx import numpy_helper
 
     values = numpy_helper.to_array(tensor)

@@ -1,7 +1,7 @@
-"""Rewrites a tower's attention, GELU and LayerNorm as ONNX Runtime's own fused operators, for CUDA.
+"""Fusion of a tower's attention, GELU and LayerNorm to ONNX Runtime's own operators, for CUDA.
 
-ONNX Runtime finds most of them by itself when it loads a model, but not the attention of CLIP: that takes its
-offline optimizer. The file then holds operators of com.microsoft: ONNX Runtime alone can read it.
+ONNX Runtime fuses most of them itself when it loads a model, but CLIP's attention needs its offline optimizer. The
+file then has operators of com.microsoft, which only ONNX Runtime can read.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from clipdex_export.quiet import unlogged
 
 __all__ = ["fuse"]
 
-# The tower's buffer, and the name under which the optimizer takes an addend of the scores for a mask.
+# The tower's buffer, and the name by which the optimizer recognises an addend of the scores as a mask.
 _MASK, _MASK_FOR_OPTIMIZER = "causal_mask", "attention_mask"
 
 
 def fuse(path: Path, *, heads: int, width: int, layers: int) -> None:
-    """Rewrite the ONNX file of a tower in place.
+    """Fuse the ONNX file of a tower, in place.
 
     Raises:
-        ExportError: not every layer's attention was found, so the graph is not what the optimizer knows.
+        ExportError: the optimizer did not recognise every layer's attention.
     """
     import onnx
 
@@ -37,7 +37,7 @@ def fuse(path: Path, *, heads: int, width: int, layers: int) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             before = Path(scratch) / path.name
             save(model, before)
-            # opt_level 0: what a session does at its start anyway is left to the session.
+            # opt_level 0: what a session optimizes at its start anyway is left to the session.
             optimized = optimize_model(
                 str(before),
                 model_type="clip",
@@ -49,8 +49,8 @@ def fuse(path: Path, *, heads: int, width: int, layers: int) -> None:
     fused = [node for node in optimized.model.graph.node if node.op_type == "Attention"]
     if len(fused) != layers:
         raise ExportError(
-            f"{path.parent.parent.name}: ONNX Runtime's optimizer fused the attention of {len(fused)} layers of "
-            f"{layers}: this version does not know the exported graph; export for the target auto instead"
+            f"{path.parent.parent.name}: ONNX Runtime's optimizer fused the attention of {len(fused)} of {layers} "
+            "layers: this version does not recognise the exported graph; export for the target auto instead"
         )
     if causal:
         for node in fused:
@@ -65,7 +65,7 @@ def fuse(path: Path, *, heads: int, width: int, layers: int) -> None:
 
 
 def _rename_mask(graph: Any) -> bool:
-    """Whether there is a causal mask; it then has the name that the optimizer looks for."""
+    """Give the causal mask, if any, the name that the optimizer looks for -> whether there is one."""
     masks = [tensor for tensor in graph.initializer if tensor.name.startswith(_MASK)]
     for tensor in masks:
         for node in graph.node:
@@ -77,7 +77,7 @@ def _rename_mask(graph: Any) -> bool:
 
 
 def _make_causal(node: Any) -> None:
-    """The operator's own flag in place of a mask: fast attention kernels take no addend."""
+    """Replace the mask by the operator's own flag: fast attention kernels do not support an addend."""
     from onnx import helper
 
     inputs = ["" if name == _MASK_FOR_OPTIMIZER else name for name in node.input]

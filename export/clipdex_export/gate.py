@@ -1,4 +1,4 @@
-"""The gate: does an export give the checkpoint's own numbers, from the file and the text to the vector?
+"""The gate: checks that an export reproduces the checkpoint's results, from pictures and texts to vectors.
 
 One side is the checkpoint alone: its own image processor, its own tokenizer and PyTorch in float32. The other is
 what a client and a server will do: clipdex's decoder, preprocessing and tokenizer, and the ONNX files.
@@ -35,7 +35,7 @@ __all__ = ["Gate", "checkpoint_side", "export_side", "same_inputs_side"]
 
 
 class Gate:
-    """Made while the checkpoint's models are there; it keeps their numbers and can judge any number of exports."""
+    """A gate for exports of one checkpoint. It keeps the results of the checkpoint's models, not the models."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._pictures = (*gate_pictures(), *drawn_pictures())
@@ -46,7 +46,7 @@ class Gate:
         self._expected = checkpoint_side(checkpoint, self._pictures, self._texts)
 
     def judge(self, image_onnx: Path, text_onnx: Path, floors: Floors) -> Verdict:
-        """Put the pictures and texts through what is about to be installed, and compare."""
+        """Run the pictures and texts through the export, and compare the results with the checkpoint's."""
         found = export_side(
             image_onnx,
             text_onnx,
@@ -65,7 +65,7 @@ _BATCH = 8
 
 
 def checkpoint_side(checkpoint: Checkpoint, pictures: Sequence[Picture], texts: Sequence[str]) -> Side:
-    """The yardstick: nothing of clipdex takes part."""
+    """Compute the reference, without any of clipdex's code."""
     image, text = checkpoint.image.reference, checkpoint.text.reference
     assert image is not None and text is not None
     opened = [Image.open(io.BytesIO(picture.data)) for picture in pictures]
@@ -86,7 +86,7 @@ def export_side(
     pictures: Sequence[Picture],
     texts: Sequence[str],
 ) -> Side:
-    """What will be installed, by the code that will use it."""
+    """Compute the export's results, with the code that will use it."""
     images = (open_image(picture.data, fill=image_spec.fill) for picture in pictures)
     pixels = np.stack([to_pixels(image, image_spec) for image in images])
     token_ids = Tokenizer(tokenizer_json, text_spec)(texts)
@@ -96,9 +96,9 @@ def export_side(
 
 
 def same_inputs_side(image_onnx: Path, text_onnx: Path, expected: Side, found: Side) -> Side:
-    """The exported towers given the checkpoint's own pixels and token ids: what they alone make of them.
+    """Compute the exported towers' results for the checkpoint's own pixels and token ids.
 
-    A tower runs again only on what differs. Inputs of another shape cannot be given to it: vectors of zeros.
+    A tower runs again only on inputs that differ. For inputs of another shape the vectors are zeros.
     """
     image = _again(image_onnx, "pixels", expected.pixels, found.pixels, found.image)
     text = _again(text_onnx, "token_ids", expected.token_ids, found.token_ids, found.text)
@@ -119,9 +119,9 @@ def _again(
 
 
 def _run(path: Path, input_name: str, rows: npt.NDArray[Any]) -> tuple[Vectors, str]:
-    """An ONNX tower on the CPU: (N, …) -> float32 (N, D), in batches of several sizes, the first of one.
+    """Run an ONNX tower on the CPU: (N, …) -> float32 (N, D), in batches of several sizes, the first of one.
 
-    Half precision is rounded as on a GPU. -> also the node that leaves its range and spoils a vector, or "".
+    Half precision is rounded as on a GPU. -> also the node that overflows and spoils a vector, or "".
     """
     rounded = as_rounded(path)
     session = _session(path, rounded)
@@ -134,7 +134,7 @@ def _run(path: Path, input_name: str, rows: npt.NDArray[Any]) -> tuple[Vectors, 
 
 
 def _session(path: Path, rounded: onnx.ModelProto | None) -> Any:
-    # onnxruntime reports its use over the network, from the moment it is imported, unless told not to.
+    # onnxruntime sends telemetry over the network from its import on, unless told not to.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
@@ -149,7 +149,7 @@ def _session(path: Path, rounded: onnx.ModelProto | None) -> Any:
 
 
 def _overflow(path: Path, rounded: onnx.ModelProto, given: dict[str, npt.NDArray[Any]]) -> str:
-    """The name of the node that made the first infinity behind a vector which is no number."""
+    """Return the name of the node with the first infinity that led to a vector with NaN or infinity."""
     import onnx
 
     makers = {output: node for node in rounded.graph.node for output in node.output if output}
@@ -158,7 +158,7 @@ def _overflow(path: Path, rounded: onnx.ModelProto, given: dict[str, npt.NDArray
     values = zip(names, session.run(names, given), strict=True)
     beyond = {name for name, value in values if value.dtype.kind == "f" and not np.isfinite(value).all()}
     name = "embedding"
-    # Not every infinity does harm (a softmax's mask, a GELU's cube): look for the one that this vector comes from.
+    # Not every infinity does harm (a softmax's mask, a GELU's cube): trace back from this vector.
     while causes := [source for source in makers[name].input if source in beyond]:
         name = causes[0]
     return str(makers[name].name or name)

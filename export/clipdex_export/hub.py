@@ -1,4 +1,4 @@
-"""Where a source's files are: a local directory as it stands, or a hub repository fetched into the cache."""
+"""The files of a source: a local directory, or a hub repository downloaded to the cache."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _SMALL_FILES = ["*.json", "*.txt", "*.model"]
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """A directory of checkpoint files, and the hub's commit they are of ("" for a local directory).
+    """A directory of checkpoint files, and their commit on the hub ("" for a local directory).
 
-    hub_id: where the weights are fetched from, once it is known which; "" for a local directory.
+    hub_id: the repository to download the weights from later; "" for a local directory.
     """
 
     directory: Path
@@ -30,10 +30,10 @@ class CheckpointFiles:
 
 
 def find_checkpoint(source: str, revision: str | None) -> CheckpointFiles:
-    """Resolve a local directory or a hub id (`openai/clip-vit-base-patch32`), downloading all but its weights.
+    """Find a local directory or a hub id (`openai/clip-vit-base-patch32`), and download all but its weights.
 
     Raises:
-        CheckpointError: neither exists, the hub cannot be reached, or it refuses; or the directory was cloned
+        CheckpointError: neither exists, the hub cannot be reached or denies access, or the directory was cloned
             without git-lfs.
     """
     path = Path(source).expanduser()
@@ -48,14 +48,14 @@ def find_checkpoint(source: str, revision: str | None) -> CheckpointFiles:
         )
     if not _HUB_ID.fullmatch(source):
         raise CheckpointError(
-            f"{source}: there is no such directory, and it is no hub id like openai/clip-vit-base-patch32"
+            f"{source}: there is no such directory, and it is not a hub id such as openai/clip-vit-base-patch32"
         )
     directory = _download(source, revision, _SMALL_FILES)
     return CheckpointFiles(directory, directory.name, source)
 
 
 def fetch_weights(files: CheckpointFiles, patterns: Sequence[str]) -> None:
-    """Download the files of the first pattern that the hub has any of; nothing for a local directory."""
+    """Download the files of the first pattern that matches any on the hub; do nothing for a local directory."""
     for pattern in patterns if files.hub_id else ():
         _download(files.hub_id, files.revision, [*_SMALL_FILES, pattern])  # the hub's client warns if none matches
         if any(files.directory.glob(pattern)):
@@ -70,20 +70,20 @@ def _download(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
             return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except errors.GatedRepoError as exc:
         raise CheckpointError(
-            f"{hub_id} is gated: accept its terms on the hub and log in with  hf auth login"
+            f"{hub_id} is gated: accept its terms on the hub, and log in with  hf auth login"
         ) from exc
     except errors.RepositoryNotFoundError as exc:
         raise CheckpointError(
-            f"there is no directory {hub_id} here and no such repository on the hub (or it is private)"
+            f"there is no local directory {hub_id}, and no such repository on the hub (or it is private)"
         ) from exc
     except errors.RevisionNotFoundError as exc:
         raise CheckpointError(f"{hub_id} has no revision {revision} on the hub") from exc
     except errors.HFValidationError as exc:
-        raise CheckpointError(f"{hub_id} is neither a directory here nor a hub id: {_first_line(exc)}") from exc
+        raise CheckpointError(f"{hub_id} is neither a local directory nor a hub id: {_first_line(exc)}") from exc
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as exc:
         raise CheckpointError(
-            f"there is no directory {hub_id} here, it is not in the hub's local cache, and the hub cannot be "
-            f"reached ({_first_line(exc)}): download it on a machine with a network and give its directory"
+            f"there is no local directory {hub_id}, it is not in the hub's local cache, and the hub cannot be "
+            f"reached ({_first_line(exc)}): download it on a machine with network access, and give its directory"
         ) from exc
 
 

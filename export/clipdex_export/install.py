@@ -1,20 +1,20 @@
-"""Puts three finished model directories into a repository, all or nothing.
+"""Atomic installation of three finished model directories in a repository.
 
-Everything is built in a hidden directory beside the repository, so that installing is three renames on one
-file system. (Beside, not inside: Triton takes every directory inside for a model, hidden ones too, and a
-server that starts meanwhile would stumble over it. Where no rename from beside is possible, because the
-repository is a mount of its own, say, it is inside.)
+Everything is built in a hidden directory next to the repository, so that installing is three renames on one file
+system. (Next to it, not inside: Triton takes every directory inside for a model, even hidden ones, and a server
+that starts meanwhile would fail. It is inside only if renaming from outside is impossible, for instance because
+the repository is a mount of its own.)
 
-No file system renames three directories at once, so the order carries the guarantee: `NAME_assets`, which
-every client reads first, leaves first and arrives last. Whoever finds it finds the towers that belong to it.
+No file system renames three directories at once, so the order gives the guarantee: `NAME_assets`, which every
+client reads first, leaves first and arrives last. A client that finds it also finds its towers.
 
     .REPOSITORY.clipdex-export-XXXX/    locked (flock) by the export that owns it
         new/NAME_image, NAME_text, NAME_assets
-        old/…                 the models that are replaced, until the last rename is done
-        install.json          written when `new` is complete: from here on a killed export is completed
+        old/…                 the replaced models, until the last rename is done
+        install.json          written once `new` is complete: from then on a killed export is completed
 
-A staging directory whose owner is gone is a killed export. The next export into the repository completes it
-if it had begun to install, and removes it otherwise.
+A staging directory whose owner is gone is from a killed export. The next export to the repository completes it if
+it had begun to install, and removes it otherwise.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from clipdex.base.errors import ExportError
 
 __all__ = ["SUFFIXES", "Staging", "check_free", "recover", "staging"]
 
-# In the order of arrival; they leave in the reverse order.
+# In order of arrival; they leave in reverse order.
 SUFFIXES = ("image", "text", "assets")
 
 _JOURNAL = "install.json"
@@ -47,15 +47,15 @@ class Staging:
         self.name = name
 
     def model_directory(self, suffix: str) -> Path:
-        """Where NAME_suffix is built."""
+        """Return the directory in which NAME_suffix is built."""
         return self.directory / "new" / f"{self.name}_{suffix}"
 
     def install(self, *, overwrite: bool) -> dict[str, Path]:
-        """Move the three directories into the repository -> where they are, by suffix.
+        """Move the three directories into the repository -> their paths, by suffix.
 
         Raises:
-            ExportError: a model of the name is there and `overwrite` is false.
-            OSError: a rename failed; what was there before is there again.
+            ExportError: a model of that name exists and `overwrite` is false.
+            OSError: a rename failed; the previous state is restored.
         """
         _sync_tree(self.directory / "new")
         with _locked(self.repository):
@@ -76,20 +76,20 @@ class Staging:
 
 @contextmanager
 def staging(repository: Path, name: str) -> Iterator[Staging]:
-    """Recover killed exports, then give a fresh staging directory, removed at the end whatever happens.
+    """Recover killed exports, then provide a new staging directory, which is always removed at the end.
 
-    The repository is made if need be, and removed again if the export fails.
+    The repository is created if it does not exist, and removed again if the export fails.
     """
     with ExitStack() as stack:
         stack.callback(_remove_if_empty, _make_repository(repository))
         with _locked(repository):
             _recover(repository)
             directory = Path(tempfile.mkdtemp(prefix=_prefix(repository), dir=_staging_parent(repository)))
-            # Held while this process lives; the kernel lets go of it however the process ends.
+            # Held while this process lives; the kernel releases it however the process ends.
             stack.enter_context(_locked(directory))
         stack.callback(_remove_staging, repository, directory)
         for suffix in SUFFIXES:
-            # mkdtemp's directory is private; these take the umask, since a server may run as another user.
+            # mkdtemp's directory is private; these use the umask, since the server may run as another user.
             (directory / "new" / f"{name}_{suffix}" / "1").mkdir(parents=True)
         yield Staging(repository, directory, name)
 
@@ -104,7 +104,7 @@ def check_free(repository: Path, name: str) -> None:
 
 
 def recover(repository: Path) -> None:
-    """Complete or remove what killed exports left in the repository; those that run are left alone."""
+    """Complete or remove what killed exports left in the repository; running ones are left alone."""
     with _locked(repository):
         _recover(repository)
 
@@ -112,7 +112,7 @@ def recover(repository: Path) -> None:
 def _recover(repository: Path) -> None:
     for directory in _leftovers(repository):
         if not directory.is_dir():
-            directory.unlink()  # a probe of `_staging_parent`, which runs under the repository's lock
+            directory.unlink()  # left by `_staging_parent`, which runs under the repository's lock
             continue
         with suppress(BlockingIOError), _locked(directory, wait=False):
             name = _journal(directory)
@@ -126,11 +126,11 @@ def _prefix(repository: Path) -> str:
 
 
 def _staging_parent(repository: Path) -> Path:
-    """The directory beside the repository if files can be renamed from there, else the repository."""
+    """Return the directory next to the repository if files can be renamed from there, else the repository."""
     try:
         with tempfile.NamedTemporaryFile(dir=repository.parent, prefix=_prefix(repository)) as probe:
             inside = repository / Path(probe.name).name
-            # Only a rename tells: two mounts of one device look alike, and so do quotas.
+            # Only a rename tells: two mounts of one device look the same, and so do quotas.
             Path(probe.name).rename(inside)
             inside.rename(probe.name)
     except OSError:
@@ -139,25 +139,25 @@ def _staging_parent(repository: Path) -> Path:
 
 
 def _leftovers(repository: Path) -> list[Path]:
-    """Staging directories of this user only: in a parent like /tmp, anybody could leave one to be installed."""
+    """List this user's staging directories only: in a parent like /tmp, anyone could plant one to be installed."""
     found = []
     for parent in (repository.parent, repository):
-        with suppress(PermissionError):  # a parent that cannot be listed is none to build in either
+        with suppress(PermissionError):  # a parent that cannot be listed cannot be used for building either
             found += [entry for entry in parent.iterdir() if entry.name.startswith(_prefix(repository))]
     return sorted(entry for entry in found if entry.lstat().st_uid == os.geteuid() and not entry.is_symlink())
 
 
 def _journal(directory: Path) -> str | None:
-    """The name of the model whose installation had begun, if it had."""
+    """Return the name of the model whose installation had begun, if any."""
     try:
         return str(json.loads((directory / _JOURNAL).read_text())["name"])
-    except (FileNotFoundError, ValueError):  # a journal cut short was not synced: no rename had begun
+    except (FileNotFoundError, ValueError):  # a truncated journal was not synced, so no rename had begun
         return None
 
 
 def _remove_staging(repository: Path, directory: Path) -> None:
     if (directory / _JOURNAL).exists():
-        return  # even the way back was interrupted, and the replaced models are in here: the next export goes on
+        return  # even the rollback was interrupted, and the replaced models are in here: the next export resumes
     with ExitStack() as stack:
         with suppress(FileNotFoundError):  # somebody removed the repository meanwhile
             stack.enter_context(_locked(repository))
@@ -165,7 +165,7 @@ def _remove_staging(repository: Path, directory: Path) -> None:
 
 
 def _swap(repository: Path, directory: Path, name: str) -> None:
-    """Old models out, new ones in. Can be called again after a kill at any point; it then goes on."""
+    """Move old models out and new ones in. After a kill at any point, calling it again resumes."""
     waiting = [s for s in SUFFIXES if (directory / "new" / f"{name}_{s}").exists()]
     for suffix in reversed(SUFFIXES):
         live, old = repository / f"{name}_{suffix}", directory / "old" / f"{name}_{suffix}"
@@ -179,7 +179,7 @@ def _swap(repository: Path, directory: Path, name: str) -> None:
 
 
 def _swap_back(repository: Path, directory: Path, name: str) -> None:
-    """Undo a `_swap` that raised: new models back to staging, old ones back in place, assets last."""
+    """Undo a `_swap` that raised: move new models back to staging, and old ones back in place, assets last."""
     for suffix in reversed(SUFFIXES):
         live, new = repository / f"{name}_{suffix}", directory / "new" / f"{name}_{suffix}"
         if not new.exists():
@@ -192,7 +192,7 @@ def _swap_back(repository: Path, directory: Path, name: str) -> None:
 
 
 def _make_repository(repository: Path) -> list[Path]:
-    """Make the directory with its parents -> those that were made, the innermost first."""
+    """Create the directory with its parents -> those that were created, innermost first."""
     made = []
     for path in (repository, *repository.parents):
         if path.exists():
@@ -201,19 +201,19 @@ def _make_repository(repository: Path) -> list[Path]:
     try:
         repository.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        raise ExportError(f"{repository} cannot be a model repository: {exc.strerror}") from exc
+        raise ExportError(f"{repository} cannot be created as a model repository: {exc.strerror}") from exc
     return made
 
 
 def _remove_if_empty(directories: list[Path]) -> None:
     for directory in directories:
-        with suppress(OSError):  # not empty: it holds the installed model
+        with suppress(OSError):  # not empty: it has the installed model
             directory.rmdir()
 
 
 @contextmanager
 def _locked(directory: Path, *, wait: bool = True) -> Iterator[None]:
-    """An exclusive flock on the directory itself, which leaves no lock file behind."""
+    """Hold an exclusive flock on the directory itself, which leaves no lock file behind."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

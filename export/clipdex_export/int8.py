@@ -1,12 +1,12 @@
-"""Rewrites a float32 tower for CPUs with 8-bit products: the matrix products of its layers, and nothing else.
+"""Quantization of a float32 tower to int8 for CPUs: only the matrix products of its layers.
 
-Weights become int8, with a scale for each output channel; what they are multiplied with becomes uint8, with one
-range for each product, found by running the tower on calibration rows. The products give float32 again, and all
-else is as before: attention, LayerNorm, GELU, the sums along the layers, the embeddings, the last projection.
-What was measured of other choices is in docs/export.md.
+Weights become int8, with a scale for each output channel; activations become uint8, with one range for each
+product, found by running the tower on calibration rows. The products give float32 again, and everything else is
+unchanged: attention, LayerNorm, GELU, residual sums, the embeddings, the last projection. docs/export.md has
+measurements of other choices.
 
-It is written as QuantizeLinear and DequantizeLinear around the products, plain ONNX: ONNX Runtime computes such a
-group as one integer product.
+The file has QuantizeLinear and DequantizeLinear around the products, which is plain ONNX: ONNX Runtime computes
+such a group as one integer product.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _BATCH = 8
 
 
 def to_int8(path: Path, input_name: str, rows: npt.NDArray[np.generic]) -> None:
-    """Rewrite the ONNX file of a tower in place.
+    """Quantize the ONNX file of a tower, in place.
 
     Args:
         path: a float32 tower.
-        input_name: what its input is called.
-        rows: inputs to find the ranges of activations with: (N, …).
+        input_name: the name of its input.
+        rows: inputs for calibration: (N, …).
 
     Raises:
-        ExportError: it is no transformer, or ONNX Runtime cannot quantize it.
+        ExportError: it is not a transformer, or ONNX Runtime cannot quantize it.
     """
     import onnx
 
@@ -48,14 +48,14 @@ def to_int8(path: Path, input_name: str, rows: npt.NDArray[np.generic]) -> None:
     convolutions = sum(node.op_type == "Conv" for node in graph.node)
     if len(chosen) <= convolutions:
         raise ExportError(
-            f"{path.parent.parent.name}: int8 is for transformers, whose work is matrix products; this tower has "
-            f"{len(chosen)} in its layers and {convolutions} convolutions: export it in fp32"
+            f"{path.parent.parent.name}: int8 is for transformers, which consist of matrix products; this tower "
+            f"has {len(chosen)} in its layers and {convolutions} convolutions: export it in fp32"
         )
     quantize(path, path, input_name, rows, chosen)
 
 
 def products_of(graph: onnx.GraphProto) -> list[str]:
-    """The names of the nodes that multiply with a matrix of weights, in order."""
+    """List the names of the nodes that multiply by a matrix of weights, in order."""
     weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
     return [
         node.name
@@ -84,7 +84,7 @@ def quantize(
         from onnxruntime import quantization
 
         class Rows(quantization.CalibrationDataReader):  # type: ignore[misc]
-            """Batches of the rows, once."""
+            """One pass over the rows, in batches."""
 
             def __init__(self) -> None:
                 self._batches = iter([rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)])
@@ -104,17 +104,17 @@ def quantize(
                     op_types_to_quantize=["MatMul", "Gemm"],
                     nodes_to_quantize=products,
                     per_channel=True,
-                    # 7 bits of weight: a processor without an 8-bit dot product (AVX2 without VNNI) adds pairs
-                    # of products in 16 bits. With 8 bits of weight they overflow: wrong vectors, and no error.
+                    # 7-bit weights: a processor without an 8-bit dot product (AVX2 without VNNI) adds pairs of
+                    # products in 16 bits. With 8-bit weights they overflow: wrong vectors, and no error.
                     reduce_range=True,
                     activation_type=quantization.QuantType.QUInt8,
                     weight_type=quantization.QuantType.QInt8,
                     calibrate_method=getattr(quantization.CalibrationMethod, method),
                     use_external_data_format=_bytes_of(source) > LARGEST_SINGLE_FILE,
-                    # A product's result stays float32: to round it as well costs accuracy, and gains nothing.
+                    # A product's result stays float32: rounding it too would cost accuracy and gain nothing.
                     extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"], **(options or {})},
                 )
-            # It raises whatever its parts raise: ValueError, RuntimeError, onnxruntime's own.
+            # It raises many kinds of errors: ValueError, RuntimeError, onnxruntime's own.
             except Exception as exc:
                 raise ExportError(
                     f"{source.parent.parent.name}: ONNX Runtime cannot quantize it: {' '.join(str(exc).split())}"
@@ -127,7 +127,7 @@ def quantize(
 
 
 def _restate(model: onnx.ModelProto, source: onnx.ModelProto) -> None:
-    """What the quantizer writes anew becomes what the source has: versions, and what goes in and comes out."""
+    """Restore what the quantizer rewrites to the source's: versions, inputs and outputs."""
     model.ir_version = source.ir_version
     for now, before in (
         (model.opset_import, source.opset_import),

@@ -1,4 +1,4 @@
-"""Writes a tower as an ONNX file that every Triton since 24.10 loads, and checks that it is one."""
+"""Writing and checking of ONNX files that every Triton since 24.10 can load."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ __all__ = [
     "write_tower",
 ]
 
-# The ONNX Runtime of Triton 24.10 refuses anything newer.
+# The ONNX Runtime of Triton 24.10 rejects anything newer.
 MAX_OPSET = 21
 MAX_IR_VERSION = 10
 
 # 17 is the first opset with LayerNormalization as one node.
 _OPSET = 17
-# A protobuf file ends at 2 GiB. Below this the weights stay inside; the rest is room for the graph.
+# A protobuf file is limited to 2 GiB. Up to this size the weights stay inside; the rest is room for the graph.
 LARGEST_SINGLE_FILE = (2 << 30) - (64 << 20)
 
 
 def write_tower(
     tower: torch.nn.Module, example: torch.Tensor, path: Path, *, input_name: str, output_name: str
 ) -> None:
-    """Trace `tower` on `example` and write it to `path`, with a dynamic batch and all else fixed.
+    """Trace `tower` on `example` and write it to `path`, with a dynamic batch and all other dimensions fixed.
 
-    A tower of more than 2 GiB gets its weights in one file beside it, `model.onnx.data`.
+    The weights of a tower above 2 GiB go to one external file, `model.onnx.data`.
 
     Raises:
-        ExportError: the file written is beyond the limits of the oldest Triton that is supported.
+        ExportError: the file exceeds the limits of the oldest supported Triton.
     """
     import torch
 
     tower.eval()
     with torch.inference_mode(), warnings.catch_warnings():
-        # The TorchScript exporter is deprecated, yet its graph is the one whose attention the fusion passes
-        # of ONNX Runtime recognise; its other warnings are about shapes that are fixed here.
+        # The TorchScript exporter is deprecated, but ONNX Runtime's fusion passes recognise the attention only in
+        # its graphs; its other warnings are about shapes that are fixed here.
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         torch.onnx.export(
@@ -68,9 +68,7 @@ def write_tower(
 
 
 def check_limits(path: Path, *, domains: Collection[str] = ("ai.onnx",)) -> None:
-    """Raise ExportError if an ONNX file is invalid, newer than the oldest supported Triton reads, or has operators
-    of other domains than these.
-    """
+    """Raise ExportError if an ONNX file is invalid, too new for the oldest Triton, or uses other domains."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
@@ -83,12 +81,12 @@ def check_limits(path: Path, *, domains: Collection[str] = ("ai.onnx",)) -> None
     if too_new or not set(opsets) <= set(domains):
         raise ExportError(
             f"{path.name} has IR version {model.ir_version} and opsets {opsets}; Triton 24.10 reads up to IR "
-            f"{MAX_IR_VERSION} and ai.onnx {MAX_OPSET}, and expected is no domain but {', '.join(domains)}"
+            f"{MAX_IR_VERSION} and ai.onnx {MAX_OPSET}, and the only domains expected are {', '.join(domains)}"
         )
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model, weights inside where one file can hold them, else in one file beside it."""
+    """Write a model, with its weights inside if they fit in one file, else in one external file."""
     import onnx
 
     if model.ByteSize() <= LARGEST_SINGLE_FILE:
@@ -100,7 +98,7 @@ def save(model: onnx.ModelProto, path: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Of an ONNX file and, where there are any, the weights beside it: 64 hexadecimal digits."""
+    """Return the sha256 of an ONNX file and its external weights, if any: 64 hexadecimal digits."""
     hashed = hashlib.sha256()
     for file in (path, path.with_name(path.name + ".data")):
         if file.exists():
@@ -111,7 +109,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _keep_large_weights_beside(path: Path) -> None:
-    """Where the exporter wrote one file a weight, or a file near 2 GiB, gather the weights in one file."""
+    """Gather the weights in one external file, if the exporter wrote a file for each or one file near 2 GiB."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)

@@ -1,7 +1,7 @@
-"""The pictures of the parity gate: photographs that scikit-image ships, in the shapes and files people have.
+"""The pictures of the parity gate: photographs from scikit-image, in typical shapes and file formats.
 
-Each is a file's bytes, written by Pillow and read back by both sides. None has an EXIF turn, 16-bit greys or
-half-transparent pixels: there clipdex follows rules of its own (docs/preprocessing.md), Hugging Face none.
+Each is a file's bytes, written by Pillow and read back by both sides. None has an EXIF rotation, 16-bit greys or
+half-transparent pixels: for these clipdex has its own rules (docs/preprocessing.md), and Hugging Face none.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ __all__ = ["Picture", "gate_pictures", "photograph"]
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture file. `name` says what it shows, its shape and its kind."""
+    """One picture file. `name` describes its content, shape and format."""
 
     name: str
     data: bytes
 
 
 def photograph(name: str) -> Image.Image:
-    """A photograph of scikit-image's wheel by its file name, as RGB; nothing is downloaded."""
+    """Open a photograph in scikit-image's wheel by its file name, as RGB; nothing is downloaded."""
     spec = find_spec("skimage")
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtra("scikit-image", "export", "the parity gate")
@@ -39,7 +39,7 @@ def photograph(name: str) -> Image.Image:
 
 @cache
 def gate_pictures() -> tuple[Picture, ...]:
-    """The pictures that every export is compared on, the same on every machine with one Pillow."""
+    """Make the pictures that every export is compared on; with the same Pillow, they are the same everywhere."""
     astronaut = photograph("astronaut.png")  # 512 × 512
     cat = photograph("chelsea.png")  # 451 × 300
     coffee = photograph("coffee.png")  # 600 × 400
@@ -89,7 +89,7 @@ def gate_pictures() -> tuple[Picture, ...]:
 
 
 def _cut_out(image: Image.Image) -> Image.Image:
-    """Fully transparent outside an oval, with white hidden beneath: both sides' rules agree on it."""
+    """Make a picture transparent outside an oval, over hidden white: both sides' rules agree on it."""
     width, height = image.size
     y, x = np.ogrid[:height, :width]
     inside = ((x - width / 2) / (width / 2)) ** 2 + ((y - height / 2) / (height / 2)) ** 2 <= 1

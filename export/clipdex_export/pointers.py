@@ -1,4 +1,4 @@
-"""Refuses checkpoints that were cloned without git-lfs, before a reader calls their files broken."""
+"""Detection of checkpoints that were cloned without git-lfs, before a reader reports their files as broken."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clipdex.base.git_lfs import is_pointer_file, pointer_words
 
 __all__ = ["refuse_pointers", "refuse_small_pointers", "refuse_weight_pointers"]
 
-# What the families, transformers and OpenCLIP read beside the weights; what else lies there is nobody's matter.
+# The files that the families, transformers and OpenCLIP read besides the weights; others do not matter.
 _SMALL = {
     "config.json": "the model's configuration",
     "modules.json": "the list of modules",
@@ -39,7 +39,7 @@ def refuse_pointers(paths: Iterable[Path], what: str) -> None:
 
 
 def refuse_small_pointers(directory: Path) -> None:
-    """The same for all that says what a checkpoint is, and for its tokenizer."""
+    """Raise CheckpointError if a checkpoint's configuration or tokenizer files are git-lfs pointers."""
     for place in (directory, *sorted(directory.glob(_MODULES))):
         for name, what in _SMALL.items():
             refuse_pointers([place / name], what)
@@ -47,7 +47,7 @@ def refuse_small_pointers(directory: Path) -> None:
 
 
 def refuse_weight_pointers(directory: Path, patterns: Sequence[str]) -> None:
-    """The same for the weights: the files of the first pattern that has any, for those are read."""
+    """Raise CheckpointError if the weights, the files of the first pattern that matches any, are pointers."""
     for pattern in patterns:
         if found := list(directory.glob(pattern)):
             return refuse_pointers(found, "the weights")

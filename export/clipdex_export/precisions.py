@@ -1,6 +1,6 @@
-"""The precisions a tower can be exported in. Each has a floor of its own, which the gate holds it to.
+"""The precisions that a tower can be exported in, each with its own floor for the gate.
 
-The fingerprint does not know the precision: vectors of one checkpoint may live in one index, however computed.
+The fingerprint does not depend on the precision: all vectors of one checkpoint may share an index.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ __all__ = ["PRECISIONS", "Precision", "find_precision"]
 
 
 class Convert(Protocol):
-    """Rewrites an ONNX file in place."""
+    """A function that rewrites an ONNX file in place."""
 
     def __call__(self, path: Path, *, wide_norms: bool = False) -> None:
-        """wide_norms: LayerNormalization takes and gives float32."""
+        """Rewrite the file. wide_norms: LayerNormalization stays float32."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """name: as the model card has it. floor: the smallest cosine to the float32 checkpoint that may be installed.
+    """A precision for an export.
 
-    convert: rewrites the ONNX file of a float32 tower in place, with LayerNorms in float32 if so asked; None
-        leaves it.
-    quantize: the same, from what its input is called and rows of it to calibrate on.
-    targets: those it may be exported for; none means all.
+    name: as in the model card. floor: the smallest cosine to the float32 checkpoint that passes the gate.
+    convert: rewrites the ONNX file of a float32 tower in place, optionally with LayerNorms in float32; None for
+        no change.
+    quantize: the same, given the name of the input and rows of it for calibration.
+    targets: the targets that support it; empty for all.
     """
 
     name: str
@@ -51,7 +52,8 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
         for precision in (
             Precision("fp32", 0.9999),
             Precision("fp16", 0.999, to_float16),
-            # For CPUs: TensorRT wants signed activations, and fusion knows no attention with quantized products.
+            # For CPUs: TensorRT needs signed activations, and fusion does not recognise attention with quantized
+            # products.
             Precision("int8", 0.99, quantize=to_int8, targets=("auto", "cpu")),
         )
     }
@@ -59,17 +61,17 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
 
 
 def find_precision(name: str, target: str = "auto") -> Precision:
-    """The precision of this name.
+    """Return the precision of this name.
 
     Raises:
-        InvalidArgument: there is none, or it is not for this target.
+        InvalidArgument: the precision does not exist, or the target does not support it.
     """
     if name not in PRECISIONS:
         raise InvalidArgument(f"precision is {name!r}; expected {', '.join(PRECISIONS)}")
     precision = PRECISIONS[name]
     if precision.targets and target not in precision.targets:
         raise InvalidArgument(
-            f"precision {name} is for the targets {' and '.join(precision.targets)}, not for {target}: leave the "
-            "precision out for the target's own"
+            f"precision {name} is for the targets {' and '.join(precision.targets)}, not for {target}: leave it "
+            "out to use the target's default"
         )
     return precision

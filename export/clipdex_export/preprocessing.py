@@ -1,4 +1,4 @@
-"""Translates a checkpoint's image processor to the card's ImageSpec, or refuses it by name.
+"""Translation of a checkpoint's image processor to the card's ImageSpec; unsupported settings are named.
 
 The gate then compares pixels byte for byte, so a wrong translation is caught even if its cosine is high.
 """
@@ -15,20 +15,20 @@ __all__ = ["FILL", "image_spec", "squash_spec"]
 
 _INTERPOLATIONS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
-# What transparent pixels are laid over. Hugging Face has no rule: it drops alpha and shows whatever colour
-# was hidden beneath, most often black. White is what a page behind a cut-out looks like.
+# The colour behind transparent pixels. Hugging Face has no rule: it drops alpha and shows whatever colour was
+# hidden, most often black. White is the usual background of cut-outs.
 FILL = (255, 255, 255)
 
 
 def image_spec(processor: Any, image_size: int) -> ImageSpec:
-    """A transformers CLIPImageProcessor (any age of its file format) -> ImageSpec.
+    """Convert a transformers CLIPImageProcessor to an ImageSpec.
 
     Args:
         processor: loaded by transformers, which reads old files with bare integers as well as new ones.
-        image_size: what the vision tower takes, from the model's config.
+        image_size: the vision tower's input size, from the model's config.
 
     Raises:
-        CheckpointError: it asks for something that the card cannot express, named in the message.
+        CheckpointError: it has a setting that the card cannot express, named in the message.
     """
     _require(processor.do_resize, "do_resize", processor.do_resize, "true")
     _require(processor.do_center_crop, "do_center_crop", processor.do_center_crop, "true")
@@ -44,10 +44,10 @@ def image_spec(processor: Any, image_size: int) -> ImageSpec:
 
 
 def squash_spec(processor: Any, image_size: int) -> ImageSpec:
-    """A transformers processor that scales both sides to one size and crops nothing, as SigLIP's -> ImageSpec.
+    """Convert a transformers processor that scales both sides to one size without a crop, as SigLIP's.
 
     Raises:
-        CheckpointError: it asks for something that the card cannot express, named in the message.
+        CheckpointError: it has a setting that the card cannot express, named in the message.
     """
     _require(processor.do_resize, "do_resize", processor.do_resize, "true")
     _require(not getattr(processor, "do_center_crop", None), "do_center_crop", True, "none or false")
@@ -58,7 +58,7 @@ def squash_spec(processor: Any, image_size: int) -> ImageSpec:
 
 
 def _spec(processor: Any, size: int, resize_to: int, resize: str, crop: str) -> ImageSpec:
-    """What all processors say alike."""
+    """Make the ImageSpec from the settings common to all processors."""
     _require(processor.do_rescale, "do_rescale", processor.do_rescale, "true")
     _require(
         math.isclose(processor.rescale_factor, 1 / 255, rel_tol=1e-6),
@@ -87,7 +87,7 @@ def _spec(processor: Any, size: int, resize_to: int, resize: str, crop: str) -> 
 
 
 def _set_keys(size: Any) -> dict[str, int]:
-    """transformers' SizeDict -> only the keys that are set."""
+    """Reduce transformers' SizeDict to the keys that are set."""
     return {key: int(value) for key, value in dict(size).items() if value is not None}
 
 
@@ -100,4 +100,4 @@ def _three(values: Any) -> tuple[float, float, float]:
 
 def _require(ok: object, field: str, found: object, expected: str) -> None:
     if not ok:
-        raise CheckpointError(f"the preprocessor's {field} is {found}; clipdex can serve {expected}")
+        raise CheckpointError(f"the preprocessor's {field} is {found}; clipdex supports only {expected}")

@@ -1,4 +1,4 @@
-"""Library code never prints: transformers and its hub client draw bars and log unless told not to."""
+"""Silencing of libraries that print: transformers and its hub client show progress bars and log by default."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["quiet", "unlogged"]
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars, no log lines below an error, no warnings, from transformers, OpenCLIP, torch or the hub.
+    """Suppress progress bars, warnings and log lines below errors from transformers, OpenCLIP, torch and the hub.
 
-    What they would say is read from their results instead: missing weights raise, for one.
+    Problems are read from their results instead: missing weights, for instance, raise.
     """
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
@@ -45,7 +45,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def unlogged() -> Iterator[None]:
-    """ONNX Runtime's optimizer logs every pass on the root logger, and its quantizer gives advice there."""
+    """Suppress log lines below errors: ONNX Runtime's optimizer and quantizer log on the root logger."""
     before = python_logging.root.manager.disable
     python_logging.disable(python_logging.WARNING)
     try:

@@ -1,7 +1,7 @@
 """A CLIP checkpoint with random weights in the shape of a real one.
 
-Speed, memory and the equality of two implementations do not need trained weights: benchmarks and tests
-make their checkpoints here, where no hub is in reach. `export_model` reads them like any other.
+Speed, memory and the equality of two implementations do not need trained weights: benchmarks and tests make their
+checkpoints here, without a hub. `export_model` reads them like any other.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ClipShape:
     context_length: int = 77
 
     def cut_to(self, layers: int) -> ClipShape:
-        """The same shape with fewer layers in both towers."""
+        """Return the same shape with fewer layers in both towers."""
         return replace(self, vision_layers=layers, text_layers=layers)
 
 
@@ -47,7 +47,7 @@ SHAPES: Mapping[str, ClipShape] = MappingProxyType(
         "vit_b_16": ClipShape(224, 16, 768, 12, 512, 12, 512),
         "vit_l_14": ClipShape(224, 14, 1024, 24, 768, 12, 768),
         "vit_l_14_336": ClipShape(336, 14, 1024, 24, 768, 12, 768),
-        # Its image tower is larger than the 2 GiB that one ONNX file can hold.
+        # Its image tower exceeds the 2 GiB limit of one ONNX file.
         "vit_h_14": ClipShape(224, 14, 1280, 32, 1024, 24, 1024),
     }
 )
@@ -65,11 +65,11 @@ def write_random_checkpoint(
     """Write a Hugging Face CLIP checkpoint: config, preprocessor, tokenizer, random float32 weights.
 
     Args:
-        directory: made if need be.
+        directory: created if it does not exist.
         shape: its sizes; the tokenizer's entries must fit in `shape.vocabulary`.
-        corpus, merges: text that the tokenizer learns at most so many merges from.
+        corpus, merges: text from which the tokenizer learns, and the most merges to learn.
         seed: of the weights.
-        weights: false leaves them out, for `export_model(..., allow_random=True)` to make up.
+        weights: false leaves them out, for `export_model(..., allow_random=True)` to fill in.
     """
     import torch
     from transformers import CLIPConfig, CLIPModel
@@ -126,7 +126,7 @@ def write_random_checkpoint(
 def write_tokenizer(directory: Path, corpus: Iterable[str] = (), merges: int = 0) -> tuple[int, int]:
     """Write vocab.json, merges.txt and tokenizer_config.json in CLIP's format -> (start id, end id).
 
-    The vocabulary is laid out as OpenAI's: 256 bytes, the same at a word's end, the merges, start, end.
+    The vocabulary has OpenAI's order: 256 bytes, the same at a word's end, the merges, start, end.
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 

@@ -1,4 +1,4 @@
-"""The packages of the `export` extra, looked for before any work begins."""
+"""A check, before any work begins, that the packages of the `export` extra are installed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _PURPOSE = "exporting a model"
 
 
 def need_export_extra() -> None:
-    """Raise MissingExtra for the first package of the extra that is not installed, or that cannot be imported."""
+    """Raise MissingExtra for the first package of the extra that is not installed or cannot be imported."""
     for module, package in _PACKAGES.items():
         require_installed(module, package, "export", _PURPOSE)
     for module, package in _PACKAGES.items():  # quick, or soon needed
         with needs(module, package, "export", _PURPOSE):
             import_module(module)
-    # transformers imports it where it is there, and says only that CLIPModel cannot be imported if that fails: as
-    # beside a torch of another build.
+    # transformers imports torchvision if it is installed; if that fails, for instance because torch is of another
+    # build, it reports only that CLIPModel cannot be imported.
     if is_installed("torchvision"):
         with needs("torchvision", "torchvision", "open-clip", _PURPOSE):
             import_module("torchvision")

@@ -1,7 +1,7 @@
-"""What the gate ranks: drawn scenes and their captions, beside its photographs and texts.
+"""The gate's set for ranking: drawn scenes and their captions, in addition to its photographs and texts.
 
-Photographs alone would be few, and several show one thing: which of eight pictures of a cat is the tenth says
-little. The scenes differ from one another, and the demo model knows what they mean.
+The photographs alone are few, and several show the same thing: the order of eight pictures of a cat says little.
+The scenes differ from one another, and the demo model understands them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SIDE = 160
 
 @cache
 def drawn_pictures() -> tuple[Picture, ...]:
-    """JPEG files of scenes, the same on every machine with one Pillow."""
+    """Draw scenes as JPEG files; with the same Pillow, they are the same on every machine."""
     return tuple(
         Picture(f"drawn scene {number}, JPEG", jpeg_of(scene, f"gate/{number}"))
         for number, scene in enumerate(draw_scenes(_PICTURES, "gate"))
@@ -34,18 +34,18 @@ def drawn_pictures() -> tuple[Picture, ...]:
 
 @cache
 def drawn_captions() -> tuple[str, ...]:
-    """A caption of each of the first scenes, full ones and short ones in turn."""
+    """Return a caption for each of the first scenes, full and short ones in turn."""
     return captions_of(draw_scenes(_PICTURES, "gate")[:_CAPTIONS], "gate")
 
 
 def draw_scenes(count: int, seed: str) -> list[Scene]:
-    """Scenes by lot."""
+    """Draw random scenes."""
     rng = Random(f"scenes/{seed}")
     return [sample_scene(rng) for _ in range(count)]
 
 
 def captions_of(scenes: list[Scene], seed: str) -> tuple[str, ...]:
-    """Of each scene one, full and short in turn."""
+    """Return a caption for each scene, full and short ones in turn."""
     rng = Random(f"captions/{seed}")
     return tuple(
         (short_caption if number % 2 else full_caption)(scene, rng).text for number, scene in enumerate(scenes)
@@ -53,7 +53,7 @@ def captions_of(scenes: list[Scene], seed: str) -> tuple[str, ...]:
 
 
 def jpeg_of(scene: Scene, seed: str) -> bytes:
-    """The scene as a JPEG file."""
+    """Draw a scene as a JPEG file."""
     buffer = io.BytesIO()
     draw(scene, seed, size=_SIDE).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

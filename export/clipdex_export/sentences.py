@@ -1,4 +1,4 @@
-"""The texts of the parity gate: what people type, and what breaks tokenizers. And others, to calibrate int8 on."""
+"""The texts of the parity gate (typical queries and hard cases for tokenizers) and of int8 calibration."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What a model is exported to run on. A target decides the graph's form and a part of config.pbtxt.
+"""The targets that a model can be exported for. A target determines the graph's form and part of config.pbtxt.
 
-auto        one directory for everywhere: the GPUs where there are some, else the CPU
-cpu         the CPU, even where there is a GPU
-cuda        GPUs, with ONNX Runtime's fused operators; no other runtime reads that file
-tensorrt    GPUs, with TensorRT below ONNX Runtime: an engine for the batch sizes that are stated
+auto        runs everywhere: on GPUs if there are any, else on the CPU
+cpu         the CPU, even if there is a GPU
+cuda        GPUs, with ONNX Runtime's fused operators; no other runtime can read the file
+tensorrt    GPUs, with TensorRT inside ONNX Runtime: an engine for the stated batch sizes
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from clipdex.base.errors import InvalidArgument
 
 __all__ = ["DEFAULT_ENGINE_CACHE", "TARGETS", "Serving", "Target", "find_target"]
 
-# In the container a volume is mounted there: docker/compose.tensorrt.yaml.
+# In the container, a volume is mounted here: docker/compose.tensorrt.yaml.
 DEFAULT_ENGINE_CACHE = "/var/cache/clipdex"
 
 
 @dataclass(frozen=True)
 class Target:
-    """kind: of Triton's instance groups. precision: what is exported unless another is asked for.
+    """A target for an export.
 
+    kind: of Triton's instance groups. precision: the default for exports.
     fused: the graph is rewritten with ONNX Runtime's own operators (fusion.py).
-    accelerator: of Triton's gpu_execution_accelerator, or "".
+    accelerator: name in Triton's gpu_execution_accelerator, or "".
     """
 
     name: str
@@ -36,7 +37,7 @@ class Target:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Of the operators that its ONNX files may hold."""
+        """Domains of the operators allowed in its ONNX files."""
         return ("ai.onnx", "com.microsoft") if self.fused else ("ai.onnx",)
 
 
@@ -54,10 +55,10 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
 
 
 def find_target(name: str) -> Target:
-    """The target of this name.
+    """Return the target of this name.
 
     Raises:
-        InvalidArgument: there is none.
+        InvalidArgument: the target does not exist.
     """
     if name not in TARGETS:
         raise InvalidArgument(f"target is {name!r}; expected {', '.join(TARGETS)}")
@@ -66,10 +67,10 @@ def find_target(name: str) -> Target:
 
 @dataclass(frozen=True)
 class Serving:
-    """How the towers of a model are to be served.
+    """The settings with which a model's towers are served.
 
     instances: copies of each tower on each GPU, or on the CPU.
-    engine_cache: the directory on the server where TensorRT keeps engines; for that target alone.
+    engine_cache: the directory on the server for TensorRT's engines; for that target only.
     """
 
     target: Target = TARGETS["auto"]
@@ -78,7 +79,7 @@ class Serving:
 
     def __post_init__(self) -> None:
         if isinstance(self.instances, bool) or not isinstance(self.instances, int) or self.instances < 1:
-            raise InvalidArgument(f"instances is {self.instances!r}; expected a whole number from 1")
+            raise InvalidArgument(f"instances is {self.instances!r}; expected a whole number, at least 1")
         cache = self.engine_cache
         if not cache.startswith("/") or not cache.isprintable() or set(cache) & set('"\\'):
             raise InvalidArgument(

@@ -1,4 +1,4 @@
-"""Turns a checkpoint's tokenizer into the `tokenizer.json` of the assets, and its rules into a TextSpec."""
+"""Conversion of a checkpoint's tokenizer to the `tokenizer.json` of the assets and the card's TextSpec."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from clipdex.model.card import TextSpec
 
 __all__ = ["LEGACY_END_ID", "spec_of", "text_spec", "tokenizer_json"]
 
-LEGACY_END_ID = 2  # in the config only: pooling then looks for the largest id, whatever the tokenizer says
+LEGACY_END_ID = 2  # in the config only: pooling then uses the largest id, whatever the tokenizer's end id
 
 
 def tokenizer_json(tokenizer: Any) -> bytes:
-    """A transformers CLIPTokenizer -> the bytes of a tokenizer.json that neither cuts nor pads.
+    """Convert a transformers CLIPTokenizer to the bytes of a tokenizer.json that neither cuts nor pads.
 
-    Cutting and padding follow the card, so they are not stated twice.
+    Cutting and padding are stated in the card only.
     """
     from tokenizers import Tokenizer
 
@@ -28,14 +28,14 @@ def tokenizer_json(tokenizer: Any) -> bytes:
 
 
 def text_spec(tokenizer: Any, data: bytes, text_config: Any) -> TextSpec:
-    """The card's TextSpec, checked against the text tower.
+    """Make the card's TextSpec, checked against the text tower.
 
     Raises:
         CheckpointError: tokenizer and text tower do not belong together.
     """
     end_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     if end_id is None:
-        raise CheckpointError("the tokenizer has no end token, and CLIP reads its vector there")
+        raise CheckpointError("the tokenizer has no end token, at which CLIP reads its vector")
     largest = max(tokenizer.get_vocab().values())
     _check_vocabulary(largest, text_config.vocab_size)
     configured = text_config.eos_token_id
@@ -48,7 +48,7 @@ def text_spec(tokenizer: Any, data: bytes, text_config: Any) -> TextSpec:
     elif configured != end_id:
         raise CheckpointError(
             f"the text tower reads its vector at token {configured} (eos_token_id), but the tokenizer ends texts "
-            f"with {end_id}: they are not of one model"
+            f"with {end_id}: they do not belong to the same model"
         )
     return spec_of(
         data,
@@ -62,11 +62,11 @@ def text_spec(tokenizer: Any, data: bytes, text_config: Any) -> TextSpec:
 def spec_of(
     data: bytes, *, vocabulary: int, context_length: int, pad_id: int, end_id: int, cleaning: str = "none"
 ) -> TextSpec:
-    """The card's TextSpec of a tokenizer.json.
+    """Make the card's TextSpec from a tokenizer.json.
 
     Args:
         data: the tokenizer.json.
-        vocabulary: how many ids the text tower knows.
+        vocabulary: the number of ids that the text tower knows.
         context_length, pad_id, end_id, cleaning: as in the card.
 
     Raises:
@@ -90,6 +90,6 @@ def spec_of(
 def _check_vocabulary(largest: int, vocabulary: int) -> None:
     if largest >= vocabulary:
         raise CheckpointError(
-            f"the tokenizer has ids up to {largest}, the text tower only {vocabulary} embeddings: "
-            "they are not of one model"
+            f"the tokenizer has ids up to {largest}, but the text tower only {vocabulary} embeddings: "
+            "they do not belong to the same model"
         )

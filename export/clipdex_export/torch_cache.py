@@ -1,4 +1,4 @@
-"""An index as the cache that the small script before clipdex kept: `torch.load(path)` gives a dictionary."""
+"""Export of an index as a PyTorch cache: `torch.load(path)` gives a dictionary of embeddings and paths."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _AT_ONCE = 10_000
 def dump_torch(index: Index, path: Path, rows: Array | None = None) -> int:
     """Write `{'embeddings': float32 tensor (n, D), 'paths': [n of str]}` with `torch.save` -> n.
 
-    Bytes of a path that are not UTF-8 stand in it as surrogates; `os.fsencode` gives them back.
-    rows: which; all live ones if not given.
+    Bytes of a path that are not UTF-8 become surrogates; `os.fsencode` restores them.
+    rows: the rows to write; all live ones if not given.
 
     Raises:
         MissingExtra: torch is not installed, or cannot be imported.
@@ -37,7 +37,7 @@ def dump_torch(index: Index, path: Path, rows: Array | None = None) -> int:
     for start in range(0, len(chosen), _AT_ONCE):
         pictures = index.pictures(chosen[start : start + _AT_ONCE].tolist())
         paths += [os.fsdecode(pictures[row].path) for row in sorted(pictures)]
-    # torch.save wants all rows at once: a mapped file has them without taking memory.
+    # torch.save needs all rows at once: a mapped file provides them without using memory.
     with (
         replacing(path, "the torch cache") as file,
         tempfile.TemporaryFile(dir=path.absolute().parent) as rows_file,
@@ -48,7 +48,7 @@ def dump_torch(index: Index, path: Path, rows: Array | None = None) -> int:
         try:
             torch.save({"embeddings": torch.from_numpy(mapped), "paths": paths}, file)
         except RuntimeError as exc:
-            # What torch says when it closes its archive hides the write that failed before.
+            # torch's error on closing its archive hides the write that failed before.
             if isinstance(exc.__context__, OSError):
                 raise OSError(*exc.__context__.args) from exc
             raise

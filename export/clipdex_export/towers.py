@@ -1,10 +1,10 @@
-"""The two towers as modules from wire tensors to unit vectors: what is written to ONNX.
+"""The two towers, as modules from wire tensors to unit vectors, which are written to ONNX.
 
-Everything that depends on the checkpoint alone is inside: mean and std, the layout, the masks, the pooling, the
-projection, the L2 norm. What stays outside is what a client must do with a file or a text.
+They contain everything that depends only on the checkpoint: mean and std, the layout, the masks, the pooling, the
+projection, the L2 norm. Outside is only what a client must do with a file or a text.
 
-What a tower computes itself stays float32 in half precision; what its `network` and `head` compute does not
-(float16.py tells them apart by the names of the graph's nodes).
+In half precision, what a tower computes itself stays float32; what its `network` and `head` compute does not
+(float16.py distinguishes them by the names of the graph's nodes).
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from clipdex.model.card import ImageSpec
 
 __all__ = ["HIDDEN", "ImageTower", "Mask", "Pooling", "TextTower"]
 
-# Which tokens a token sees: those before it, all, or all that are no padding.
+# The tokens that a token attends to: those before it, all, or all but padding.
 Mask: TypeAlias = Literal["causal", "none", "padding"]
-# Where a text's vector is read: at the first end token, at the largest id, at the last or first position, as the
-# mean of all that is no padding; or nowhere, since the network gives one vector a text.
+# The position of a text's vector: the first end token, the largest id, the last or first position, or the mean of
+# all but padding; "network" if the network itself gives one vector per text.
 Pooling: TypeAlias = Literal["end", "largest", "last", "first", "mean", "network"]
 
-# Every integer up to here is a float32 of its own.
+# float32 represents every integer up to here exactly.
 _LARGEST_EXACT = 1 << 24
-# Added to the scores of hidden tokens: their weight is zero in float32, and the number exists in float16.
+# Added to the scores of masked tokens: their weight becomes zero in float32, and the number exists in float16.
 HIDDEN = -60_000.0
 
 
 class ImageTower(nn.Module):
-    """pixels uint8 (B, S, S, 3) -> embedding float32 (B, D), L2 norm 1.
+    """The image tower: pixels uint8 (B, S, S, 3) -> embedding float32 (B, D), L2 norm 1.
 
     network: normalised pixels float32 (B, 3, S, S) -> features (B, D).
     """
@@ -43,7 +43,7 @@ class ImageTower(nn.Module):
     def __init__(self, network: nn.Module, spec: ImageSpec) -> None:
         super().__init__()
         self.network = network
-        # (x / 255 - mean) / std, as one multiplication and one addition a pixel.
+        # (x / 255 - mean) / std, as one multiplication and one addition per pixel.
         std = torch.tensor(spec.std, dtype=torch.float64)
         mean = torch.tensor(spec.mean, dtype=torch.float64)
         self.register_buffer("scale", (1 / (255 * std)).float().reshape(1, 3, 1, 1))
@@ -51,17 +51,17 @@ class ImageTower(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 (B, S, S, 3) -> float32 (B, D)."""
-        # The layout changes while a pixel is still one byte.
+        # The layout is changed while a sample is still one byte.
         channels_first = pixels.permute(0, 3, 1, 2).to(torch.float32)
         return _unit(self.network(channels_first * self.scale + self.shift))
 
 
 class TextTower(nn.Module):
-    """token_ids int32 (B, L) -> embedding float32 (B, D), L2 norm 1.
+    """The text tower: token_ids int32 (B, L) -> embedding float32 (B, D), L2 norm 1.
 
-    network: (token_ids, mask) -> hidden states (B, L, W), or one vector a text where `pooling` is "network". The
-    mask is None, or is added to the scores: (1, 1, L, L) where it is causal, (B, 1, 1, L) where it hides padding.
-    head: (B, W) -> (B, D). vocabulary: how many ids there are, for the pooling at the largest.
+    network: (token_ids, mask) -> hidden states (B, L, W), or one vector per text if `pooling` is "network". The
+    mask is None, or is added to the scores: (1, 1, L, L) if causal, (B, 1, 1, L) if it hides padding.
+    head: (B, W) -> (B, D). vocabulary: the number of ids, for the pooling at the largest.
     """
 
     causal_mask: torch.Tensor
@@ -96,8 +96,8 @@ class TextTower(nn.Module):
             hidden = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)
             self.register_buffer("causal_mask", hidden.reshape(1, 1, length, length))
         if pooling in ("end", "largest"):
-            # Earlier positions score higher, so the largest score is the first of equals: runtimes differ in
-            # which of several equal values their ArgMax returns.
+            # Earlier positions score higher, so that the largest score is unique: runtimes differ in which of
+            # several equal values their ArgMax returns.
             self.register_buffer("earlier", torch.arange(length - 1, -1, -1, dtype=torch.float32))
 
     def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
@@ -128,13 +128,13 @@ class TextTower(nn.Module):
         return (token_ids != self.pad_id).to(torch.float32)
 
     def _end_position(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """int32 (B, L) -> int64 (B,): where the text ends."""
-        # In float32, since CUDA's ArgMax knows no integers and a copy to the CPU would stall the tower.
+        """int32 (B, L) -> int64 (B,): the position of each text's end."""
+        # In float32, since CUDA's ArgMax does not support integers, and a copy to the CPU would stall the tower.
         if self.pooling == "largest":
             return (token_ids.to(torch.float32) * self.length + self.earlier).argmax(dim=1)
         return ((token_ids == self.end_id).to(torch.float32) * (self.earlier + 1)).argmax(dim=1)
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:
-    """L2 norm 1; a vector of zeros stays one, where a plain division would give NaN."""
+    """Scale to L2 norm 1; a vector of zeros stays zeros, where a plain division would give NaN."""
     return nn.functional.normalize(vectors, dim=-1, eps=1e-12)

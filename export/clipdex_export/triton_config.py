@@ -1,4 +1,4 @@
-"""The three `config.pbtxt`, written to be read and tuned by a person."""
+"""The three `config.pbtxt` of a model, with comments for those who read and tune them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ parameters {{ key: "cudnn_conv_algo_search", value: {{ string_value: "1" }} }}
 parameters {{ key: "{fingerprint_key}", value: {{ string_value: "{fingerprint}" }} }}
 {accelerator}{warm_up}"""
 
-# What a copy of a tower is to be, by the kind of its instance group.
+# The comment about a tower's copies, by the kind of its instance group.
 _WHERE = {
     "KIND_AUTO": "on each GPU, or on the CPU where there is none",
     "KIND_CPU": "on the CPU; each would use all cores",
@@ -85,7 +85,7 @@ def image_config(
     leading: Leading = (),
     file_sha256: str = "",
 ) -> str:
-    """config.pbtxt of NAME_image. `leading`, and `file_sha256`, which TensorRT needs: see TowerInput."""
+    """Return the config.pbtxt of NAME_image. leading, file_sha256: for TensorRT, see TowerInput."""
     side = card.image.size
     return _tower(
         card,
@@ -94,7 +94,7 @@ def image_config(
         max_batch_size=max_batch_size,
         given=TowerInput("pixels", "TYPE_UINT8", (side, side, 3), "random_data", leading, file_sha256),
         serving=serving or Serving(),
-        # A few pictures' worth of GPU time, and little beside the milliseconds that a lone picture takes.
+        # The GPU time of a few pictures, and little compared with the milliseconds that a single picture takes.
         delay_us=100,
     )
 
@@ -102,23 +102,23 @@ def image_config(
 def text_config(
     card: ModelCard, max_batch_size: int, serving: Serving | None = None, file_sha256: str = ""
 ) -> str:
-    """config.pbtxt of NAME_text. `file_sha256`, which TensorRT needs: see TowerInput."""
+    """Return the config.pbtxt of NAME_text. file_sha256: for TensorRT, see TowerInput."""
     length = card.text.context_length
     return _tower(
         card,
         suffix="text",
         title=f"Token ids, {length} a text, to unit vectors.",
         max_batch_size=max_batch_size,
-        # Zeros: random numbers would be no token ids.
+        # Zeros: random numbers would not be valid token ids.
         given=TowerInput("token_ids", "TYPE_INT32", (length,), "zero_data", file_sha256=file_sha256),
         serving=serving or Serving(),
-        # Somebody is waiting for a query's answer.
+        # Short, since a person is waiting for the answer to a query.
         delay_us=100,
     )
 
 
 def assets_config(card: ModelCard, data: bytes) -> str:
-    """config.pbtxt of NAME_assets, whose zip is `data`."""
+    """Return the config.pbtxt of NAME_assets, whose zip is `data`."""
     return _ASSETS.format(
         name=f"{card.name}_assets",
         base=card.name,
@@ -166,5 +166,5 @@ def _tower(
 
 
 def _one_line(source: str) -> str:
-    """A path may hold a line break, which would end the comment it stands in."""
+    """Remove line breaks from a path, which would end the comment that it is part of."""
     return " ".join(source.split())

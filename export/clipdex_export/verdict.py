@@ -1,4 +1,4 @@
-"""Compares the two sides of the gate stage by stage, and says which departs.
+"""The gate's comparison of checkpoint and export, stage by stage.
 
 resize        pixels of the export and of the checkpoint: equal, or not
 tokens        token ids: equal, or not
@@ -28,10 +28,10 @@ Vectors = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Side:
-    """What one implementation makes of the gate's pictures and texts.
+    """The results of one implementation for the gate's pictures and texts.
 
     pixels: uint8 (N, S, S, 3); token_ids: int32 (M, L); image, text: float32 (N, D) and (M, D).
-    image_overflow, text_overflow: the node whose float16 values became infinite and spoilt a vector, or "".
+    image_overflow, text_overflow: the node whose float16 values overflowed and spoilt a vector, or "".
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -51,7 +51,10 @@ Cosines = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Floors:
-    """cosine: the smallest of any picture or text. overlap: of the ten best pictures of a text, on average."""
+    """The smallest values that pass the gate.
+
+    cosine: of any picture or text. overlap: the mean share of a text's ten best pictures that both sides have.
+    """
 
     cosine: float = 0.9999
     overlap: float = OVERLAP_FLOOR
@@ -59,7 +62,7 @@ class Floors:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """What was measured over the whole way; it travels in the model card."""
+    """End-to-end measurements of an export, stored in the model card."""
 
     floor: float
     overlap_floor: float
@@ -85,36 +88,36 @@ class Stage:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says of an export."""
+    """The gate's verdict on an export."""
 
     report: ParityReport
     stages: tuple[Stage, ...]
 
     @property
     def problem(self) -> str | None:
-        """Why it is refused: what is wrong at the first stage that departs. None if it passes."""
+        """The reason for rejection, from the first stage that departs. None if the export passes."""
         return next((stage.problem for stage in self.stages if stage.problem), None)
 
     @property
     def departing(self) -> tuple[str, ...]:
-        """The names of the stages that depart."""
+        """Names of the stages that depart."""
         return tuple(stage.name for stage in self.stages if stage.problem)
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in the card of what is installed, whatever was found."""
+        """Return the verdict in the form for the model card."""
         parity = asdict(self.report) | {"forced": self.problem is not None}
         if self.problem is not None:
             parity |= {"problem": self.problem, "departs": list(self.departing)}
         return parity
 
     def table(self) -> str:
-        """A line for each stage."""
+        """Return a table with a line for each stage."""
         lines = [("stage", "", "measured")]
         lines += [(s.name, "DEPARTS" if s.problem else "holds", s.measured) for s in self.stages]
         return "\n".join(f"{name:<12} {verdict:<8} {measured}" for name, verdict, measured in lines)
 
     def require(self) -> None:
-        """Raise ParityError, with the table, unless it passes."""
+        """Raise ParityError, with the table, unless the export passes."""
         if self.problem is not None:
             raise ParityError(self.problem, self.table())
 
@@ -122,14 +125,14 @@ class Verdict:
 def judge(
     expected: Side, found: Side, same_inputs: Side, pictures: Sequence[str], texts: Sequence[str], floors: Floors
 ) -> Verdict:
-    """Compare what the checkpoint and the export make of the same pictures and texts.
+    """Compare the results of checkpoint and export for the same pictures and texts.
 
     Args:
         expected: the checkpoint's.
         found: the export's.
         same_inputs: vectors of the exported towers, given the checkpoint's pixels and token ids.
-        pictures, texts: what they are called in messages.
-        floors: what is demanded of cosines and rankings; pixels and token ids must be equal.
+        pictures, texts: their names for messages.
+        floors: required of cosines and rankings; pixels and token ids must be equal.
     """
     picture_names = [f"'{name}'" for name in pictures]
     text_names = [repr(text[:60]) for text in texts]
@@ -259,8 +262,8 @@ def _ranking(overlap: float, floor: float, pictures: int, texts: int) -> Stage:
     return Stage(
         "ranking",
         measured,
-        f"the export ranks otherwise than the checkpoint: of the {top} best pictures of a text, {overlap:.1%} are "
-        f"the same, the floor is {floor:.0%}",
+        f"the export ranks differently from the checkpoint: of the {top} best pictures of a text, {overlap:.1%} "
+        f"are the same, the floor is {floor:.0%}",
     )
 
 
@@ -269,7 +272,7 @@ def _measured(cosines: Cosines, floor: float, how: str) -> str:
 
 
 def _differing(wanted: npt.NDArray[Any], found: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """How many values of each item are not equal: int64 (N,). All of them, where the shapes are not."""
+    """Count the values of each item that differ: int64 (N,); all of them if the shapes differ."""
     if wanted.shape != found.shape:
         return np.full(len(found), found[0].size, np.int64)
     count: npt.NDArray[np.int64] = (wanted != found).reshape(len(wanted), -1).sum(axis=1)
@@ -277,7 +280,7 @@ def _differing(wanted: npt.NDArray[Any], found: npt.NDArray[Any]) -> npt.NDArray
 
 
 def _overlap(expected: Side, found: Side) -> float:
-    """Of the ten best pictures of each text by one side, the part that is among the other's: the mean."""
+    """Return the mean share of each text's ten best pictures by one side that are also the other's."""
     one, other = _best(expected.text, expected.image), _best(found.text, found.image)
     both = [len(set(a) & set(b)) for a, b in zip(one.tolist(), other.tolist(), strict=True)]
     return float(np.mean(both)) / one.shape[1]
@@ -289,7 +292,7 @@ def _best(texts: Vectors, pictures: Vectors) -> npt.NDArray[np.intp]:
 
 
 def _unit(vectors: Vectors) -> npt.NDArray[np.float64]:
-    """Of norm 1; zeros where a vector is no number."""
+    """Scale vectors to norm 1; zeros for those with NaN or infinity."""
     x = np.where(np.isfinite(vectors).all(axis=1, keepdims=True), vectors, 0).astype(np.float64)
     norms = np.linalg.norm(x, axis=1, keepdims=True)
     unit: npt.NDArray[np.float64] = np.divide(x, norms, out=np.zeros_like(x), where=norms != 0)
@@ -297,11 +300,11 @@ def _unit(vectors: Vectors) -> npt.NDArray[np.float64]:
 
 
 def _cosines(a: Vectors, b: Vectors) -> Cosines:
-    """Row by row: float64 (N,); 0 for a vector of zeros, or one that holds NaN or infinity."""
+    """Return the cosines row by row: float64 (N,); 0 for a vector of zeros, or one with NaN or infinity."""
     cosines: Cosines = (_unit(a) * _unit(b)).sum(axis=1)
     return cosines
 
 
 def _rounded(value: float) -> float:
-    """Nine decimals, and no more than 1: the rest is float64's rounding."""
+    """Round to nine decimals, and to at most 1: the rest is float64's rounding."""
     return min(1.0, round(float(value), 9))

@@ -1,4 +1,4 @@
-"""A checkpoint's weights: all there, of the right shapes, and named by a hash. None is ever made up unasked."""
+"""Reading, checking and hashing of a checkpoint's weights. None is random unless that was asked for."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Fit", "adopt", "check_fit", "one_line", "read_state", "weights_sha256"]
 
-# Buffers that older releases of transformers wrote as if they were weights.
+# Buffers that older releases of transformers saved like weights.
 _NOT_WEIGHTS = ("position_ids",)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How a file's weights and a model's belong together.
+    """The fit of a file's weights to a model.
 
-    missing: names the file lacks. mismatched: "NAME ([found], expected [wanted])". unused: names with no place.
+    missing: names that the file lacks. mismatched: "NAME ([found], expected [wanted])". unused: names that the
+    model lacks.
     """
 
     missing: tuple[str, ...] = ()
@@ -34,15 +35,15 @@ class Fit:
 
     @property
     def made_up(self) -> tuple[str, ...]:
-        """Names of weights that did not come from the file."""
+        """Names of the weights that did not come from the file."""
         return tuple(sorted({*self.missing, *(text.split(" (")[0] for text in self.mismatched)}))
 
 
 def check_fit(where: object, fit: Fit, *, allow_random: bool) -> Fit:
-    """The same fit without what is no weight.
+    """Check a fit -> the fit, without buffers that are not weights.
 
     Raises:
-        CheckpointError: weights are missing or of another shape, and `allow_random` is false.
+        CheckpointError: weights are missing or have another shape, and `allow_random` is false.
     """
     fit = Fit(
         missing=tuple(sorted(name for name in fit.missing if not name.endswith(_NOT_WEIGHTS))),
@@ -51,7 +52,7 @@ def check_fit(where: object, fit: Fit, *, allow_random: bool) -> Fit:
     )
     if fit.mismatched and not allow_random:
         raise CheckpointError(
-            f"{where}: weights of another shape than config.json states: {_names(fit.mismatched)}"
+            f"{where}: weights do not have the shapes that config.json states: {_names(fit.mismatched)}"
         )
     if fit.missing and not allow_random:
         hint = f"; it has {_names(fit.unused)} instead" if fit.unused else ""
@@ -60,10 +61,10 @@ def check_fit(where: object, fit: Fit, *, allow_random: bool) -> Fit:
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """The weights of a .safetensors file, or of a pickle that holds nothing but weights.
+    """Read the weights of a .safetensors file, or of a pickle that contains nothing but weights.
 
     Raises:
-        CheckpointError: it cannot be read, or would have to run code to be.
+        CheckpointError: it cannot be read, or only by running code.
     """
     import torch
     from safetensors.torch import load_file
@@ -74,18 +75,18 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    # Each format's reader raises errors of its own.
+    # Each format's reader raises its own kinds of errors.
     except Exception as exc:
         raise CheckpointError(f"{path} cannot be loaded as plain weights: {one_line(exc)}") from exc
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]  # as training scripts write it, beside the optimizer's state
+        state = state["state_dict"]  # as training scripts write it, with the optimizer's state
     if not isinstance(state, dict) or not state or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise CheckpointError(f"{path} holds something else than named weights")
+        raise CheckpointError(f"{path} does not contain named weights")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def adopt(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> Fit:
-    """Copy weights into a model where name and shape agree -> what did not."""
+    """Copy the weights whose names and shapes agree into a model -> the fit."""
     import torch
 
     own = model.state_dict()
@@ -105,13 +106,13 @@ def adopt(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> Fit:
 
 
 def weights_sha256(state: Mapping[str, torch.Tensor], architecture: Mapping[str, Any]) -> str:
-    """sha256 over the architecture, and name, shape and little-endian float32 values of every weight, by name.
+    """Hash the architecture and every weight's name, shape and little-endian float32 values, sorted by name.
 
-    It names the weights as loaded, so a checkpoint saved again in another file layout keeps its hash.
+    It covers the weights as loaded, so a checkpoint saved again in another file layout keeps its hash.
 
     Args:
         state: the weights.
-        architecture: what else the vectors depend on, such as activation and heads (families/architecture.py).
+        architecture: other settings that vectors depend on, such as activation (families/architecture.py).
     """
     import torch
 
@@ -125,10 +126,10 @@ def weights_sha256(state: Mapping[str, torch.Tensor], architecture: Mapping[str,
 
 
 def one_line(exc: BaseException) -> str:
-    """An error's message on one line, short enough to be part of a sentence."""
+    """Return an error's message on one line, short enough to be part of a sentence."""
     text = " ".join(str(exc).split()) or type(exc).__name__
     if "trust_remote_code" in text:  # transformers' advice is for its own callers
-        return "it brings code of its own, which clipdex never runs"
+        return "it needs its own code, which clipdex never runs"
     return text if len(text) <= 300 else text[:297] + "…"
 
 

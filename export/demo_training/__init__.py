@@ -1,9 +1,9 @@
-"""Training and evaluation of the demo model; not part of what is installed.
+"""Training and evaluation of the demo model; not installed.
 
-The way of a training picture, one file a step:
+The steps of training, one file each:
 
     sampling ─▶ scenes ─▶ draw ─▶ pixels ┐
                   └─▶ captions ─▶ texts ─┴▶ batches ─▶ train ─▶ checkpoint ─▶ evaluate
 
-The first steps are in `clipdex_export.demo`, which draws the pictures of `make demo` too.
+The first steps are in `clipdex_export.demo`, which also draws the pictures of `make demo`.
 """

@@ -1,4 +1,4 @@
-"""Makes training batches, in processes beside the training: each depends on its seed and number alone."""
+"""Making of training batches in separate processes: each depends only on its seed and number."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from clipdex_export.demo.scenes import Scene
 
 IMAGE_SIZE = 64
 PATCH_SIZE = 8
-_DRAWN_SIZE = 128  # twice the model's, so that the resize of the real preprocessing is in every picture
+_DRAWN_SIZE = 128  # twice the model's, so that every picture goes through the resize of real preprocessing
 _AHEAD = 12
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B pictures, a full and a short caption of each, and which caption fits which picture."""
+    """B pictures, a full and a short caption of each, and their matches."""
 
     pixels: NDArray[np.uint8]  # (B, 64, 64, 3)
     full: list[str]
     short: list[str]
     full_matches: NDArray[np.bool_]  # (B captions, B pictures)
     short_matches: NDArray[np.bool_]  # (B captions, B pictures)
-    attributes: Codes  # int16 (B, A), as queries.scene_codes
-    owners: NDArray[np.uint8]  # (B, P): for each patch of the model, as draw.owners
+    attributes: Codes  # int16 (B, A), from queries.scene_codes
+    owners: NDArray[np.uint8]  # (B, P): for each patch of the model, from draw.owners
 
 
 def model_pixels(scene: Scene, seed: int | str) -> NDArray[np.uint8]:
-    """The scene as the model sees it: drawn larger, then resized as CLIP's preprocessing does. (64, 64, 3)."""
+    """Draw the scene as the model sees it: larger, then resized as CLIP's preprocessing does. (64, 64, 3)."""
     picture = draw(scene, seed, size=_DRAWN_SIZE, oversample=1)
     return np.asarray(picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
 
 
 def make_batch(seed: int, step: int, size: int) -> Batch:
-    """The batch of that step: the same for the same arguments, on any machine."""
+    """Make the batch of one step: the same for the same arguments, on any machine."""
     rng = Random(f"batch/{seed}/{step}")
     scenes = sample_training_scenes(rng, size)
     full = [full_caption(scene, rng) for scene in scenes]
@@ -64,8 +64,8 @@ def make_batch(seed: int, step: int, size: int) -> Batch:
 
 
 def make_batches(seed: int, sizes: Sequence[int], *, workers: int) -> Iterator[Batch]:
-    """The batches of steps 0, 1, …, of so many pictures each, drawn a few ahead by `workers` processes."""
-    # Spawned, not forked: a fork of a process whose torch threads run may hang.
+    """Yield the batches of steps 0, 1, …, of the given sizes, drawn a few ahead by `workers` processes."""
+    # Spawned, not forked: a fork of a process with running torch threads may hang.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         waiting: deque[Future[Batch]] = deque()
         for step, size in enumerate(sizes):

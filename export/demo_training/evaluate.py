@@ -1,4 +1,4 @@
-"""Measures the demo model: python -m demo_training.evaluate --server HOST:PORT (or --checkpoint DIR)"""
+"""Evaluation of the demo model: python -m demo_training.evaluate --server HOST:PORT (or --checkpoint DIR)"""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ _TOP = 5
 
 
 class Encoder(Protocol):
-    """Both towers of a model: float32 unit vectors, (N, D). `clipdex.connect` gives one."""
+    """Both towers of a model: float32 unit vectors, (N, D). `clipdex.connect` returns one."""
 
     def embed_images(self, images: Sequence[Path], /) -> NDArray[np.float32]:
-        """One row a picture file."""
+        """Embed picture files, one row each."""
 
     def embed_texts(self, texts: Sequence[str], /) -> NDArray[np.float32]:
-        """One row a text."""
+        """Embed texts, one row each."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured. Rates are fractions of 1; recall is text to image, by part of the set.
+    """The results of an evaluation. Rates are fractions of 1; recall is text to image, by part of the set.
 
-    misses: for full captions whose picture was not first, how many such first pictures were wrong in each
+    misses: over full captions whose picture was not first, the number of first pictures that were wrong in each
         attribute ("kind": one thing, two things or a group instead of another of these).
-    precision_by_attributes: precision@5 of the short queries that name so many attributes.
+    precision_by_attributes: precision@5 of short queries, by the number of attributes they name.
     wrong_queries: short queries with a wrong picture among their first five.
-    questions_right: of the demo's ten, how many have a true answer first.
+    questions_right: the number of the demo's ten questions with a true answer at rank 1.
     """
 
     pictures: int
@@ -58,7 +58,7 @@ class Report:
     questions_right: int | None = None
 
     def summary(self) -> str:
-        """One line."""
+        """Format the main results as one line."""
         return (
             f"recall@1 {self.recall_at_1['all']:.3f}, recall@5 {self.recall_at_5['all']:.3f}, "
             f"unseen combinations {self.recall_at_1['unseen combinations']:.3f}, "
@@ -66,7 +66,7 @@ class Report:
         )
 
     def table(self) -> str:
-        """Some lines for people."""
+        """Format all results as a readable table."""
         lines = [f"{self.pictures} held-out pictures        recall@1  recall@5"]
         for part, first in self.recall_at_1.items():
             lines.append(f"  {part:28} {first:8.3f}  {self.recall_at_5[part]:8.3f}")
@@ -88,7 +88,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def differences(wanted: Scene, found: Scene) -> list[str]:
-    """The attributes in which two scenes differ; scenes of different kinds differ in "kind" alone.
+    """List the attributes in which two scenes differ; scenes of different kinds differ only in "kind".
 
     Example: a red star left of a blue ring, and a red star left of a blue circle: ["shape"]
     """
@@ -117,12 +117,12 @@ def differences(wanted: Scene, found: Scene) -> list[str]:
 
 
 def _best(queries: NDArray[np.float32], images: NDArray[np.float32]) -> NDArray[np.intp]:
-    """float32 (Q, D), (N, D) -> int (Q, 5): the rows of the nearest images, best first."""
+    """Find the nearest images: float32 (Q, D), (N, D) -> int (Q, 5), rows, best first."""
     return np.argsort(-(queries @ images.T), axis=1, kind="stable")[:, :_TOP]
 
 
 def _parts(scenes: Sequence[Scene]) -> dict[str, NDArray[np.bool_]]:
-    """The parts that are reported apart, as masks (N,). Empty ones are left out."""
+    """Return the parts that are reported separately, as masks (N,), without empty ones."""
     combination = [has_unseen_combination(scene) for scene in scenes]
     masks = {
         "all": [True] * len(scenes),
@@ -136,7 +136,7 @@ def _parts(scenes: Sequence[Scene]) -> dict[str, NDArray[np.bool_]]:
 
 
 def measure(encoder: Encoder, held_out: HeldOut) -> Report:
-    """Asks for every picture by its full caption, and the short queries, over all pictures at once."""
+    """Search all pictures for each one's full caption, and for the short queries."""
     images = encoder.embed_images(held_out.paths)
     texts = encoder.embed_texts([caption.text for caption in held_out.captions])
     ranked = _best(texts, images)
@@ -165,7 +165,7 @@ def measure(encoder: Encoder, held_out: HeldOut) -> Report:
 
 
 def count_right_questions(encoder: Encoder, pictures: dict[Path, Scene]) -> int:
-    """How many of the demo's questions have a true answer at rank 1."""
+    """Count the demo's questions with a true answer at rank 1."""
     scenes = list(pictures.values())
     images = encoder.embed_images(list(pictures))
     best = _best(encoder.embed_texts([question.text for question in QUESTIONS]), images)[:, 0]
@@ -186,13 +186,13 @@ def _encoder(options: argparse.Namespace) -> Iterator[Encoder]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m demo_training.evaluate", description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--server", metavar="ADDRESS", help="HOST:PORT of a Triton, or inproc:DIR")
-    source.add_argument("--checkpoint", type=Path, metavar="DIR", help="the checkpoint itself, with PyTorch")
+    source.add_argument("--checkpoint", type=Path, metavar="DIR", help="the checkpoint, evaluated with PyTorch")
     parser.add_argument("--model", default="demo", help="name on the server (default %(default)s)")
-    parser.add_argument("--seed", default="test", help="of the held-out set (default %(default)s)")
+    parser.add_argument("--seed", default="test", help="seed of the held-out set (default %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args(arguments)
     try:

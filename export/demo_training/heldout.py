@@ -1,4 +1,4 @@
-"""The held-out set: pictures the model never saw, as JPEG files, with the texts to find them by."""
+"""The held-out set: pictures the model never saw, as JPEG files, with texts to search for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clipdex_export.demo.scenes import Scene, has_unseen_combination, is_unseen_
 UNSEEN_SCENES = 800
 UNSEEN_COMBINATIONS = 200
 SHORT_QUERIES = 200
-LEAST_ANSWERS = 5  # a short query is asked only where precision@5 can be 1
+LEAST_ANSWERS = 5  # a short query is used only if its precision@5 can be 1
 
 _TRIES = 200  # captions drawn for each query wanted
 _SIZES = (240, 256, 320, 400)
@@ -33,13 +33,13 @@ class HeldOut:
     paths: list[Path]
     captions: list[Caption]
     queries: list[Caption]
-    answers: NDArray[np.bool_]  # (queries, N): which pictures a short query fits
+    answers: NDArray[np.bool_]  # (queries, N): True if a short query matches a picture
 
 
 def sample_held_out(
     seed: int | str, *, unseen_scenes: int = UNSEEN_SCENES, unseen_combinations: int = UNSEEN_COMBINATIONS
 ) -> list[Scene]:
-    """Scenes of pairwise different meaning: first those unseen as a whole, then those of unseen combinations."""
+    """Draw scenes of pairwise different meaning: first unseen scenes, then those with unseen combinations."""
     rng = Random(f"held-out/{seed}")
     chosen: dict[str, Scene] = {}
     for wanted, count in ((is_unseen_scene, unseen_scenes), (has_unseen_combination, unseen_combinations)):
@@ -53,9 +53,9 @@ def sample_held_out(
 def sample_short_queries(
     scenes: list[Scene], count: int, seed: int | str
 ) -> tuple[list[Caption], NDArray[np.bool_]]:
-    """`count` short captions of different meaning with LEAST_ANSWERS true answers or more, and those answers.
+    """Draw `count` short captions of different meaning with at least LEAST_ANSWERS true answers -> also these.
 
-    Raises InvalidArgument where there are too few scenes for so many.
+    Raises InvalidArgument if there are too few scenes for that.
     """
     rng = Random(f"short/{seed}")
     chosen: dict[Query, Caption] = {}
@@ -70,7 +70,7 @@ def sample_short_queries(
             answers.append(found)
     if len(chosen) < count:
         raise InvalidArgument(
-            f"{len(scenes)} scenes give no {count} short queries with {LEAST_ANSWERS} answers each; "
+            f"{len(scenes)} scenes are too few for {count} short queries with {LEAST_ANSWERS} answers each; "
             "draw more scenes or ask fewer queries"
         )
     return list(chosen.values()), np.stack(answers)
@@ -84,7 +84,7 @@ def draw_held_out(
     unseen_combinations: int = UNSEEN_COMBINATIONS,
     short_queries: int = SHORT_QUERIES,
 ) -> HeldOut:
-    """Draws the set into `directory` as JPEG files of several sizes; the same seed gives the same files."""
+    """Draw the set to `directory` as JPEG files of several sizes; the same seed gives the same files."""
     scenes = sample_held_out(seed, unseen_scenes=unseen_scenes, unseen_combinations=unseen_combinations)
     rng = Random(f"texts/{seed}")
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The training losses: contrastive over all matches, and attributes read off the image embedding."""
+"""The training losses: contrastive over all matches, and classification of attributes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ assert tuple(_CLASSES) == SCENE_ATTRIBUTES
 
 
 def _one_against_the_rest(logits: Tensor, matches: Tensor) -> Tensor:
-    """Mean over all matches of -log softmax of that match among itself and its row's non-matches."""
+    """Return the mean over all matches of -log softmax of the match among itself and its row's non-matches."""
     rest = logits.masked_fill(matches, -torch.inf).logsumexp(dim=1, keepdim=True)  # (R, 1)
     losses = functional.softplus(rest - logits).masked_fill(~matches, 0.0)  # (R, C)
     count = matches.sum(dim=1)
@@ -35,26 +35,26 @@ def _one_against_the_rest(logits: Tensor, matches: Tensor) -> Tensor:
 
 
 def contrastive_loss(logits: Tensor, matches: Tensor) -> Tensor:
-    """Both directions of the contrastive loss where a caption may fit many pictures, and a picture many captions.
+    """Compute the symmetric contrastive loss for captions and pictures with any number of matches.
 
-    `logits` float32 (captions, pictures), `matches` bool of the same shape. Each match competes with the
-    non-matches only, never with another match: so a short caption learns to rank every picture that it fits
-    above every other. With one match a row this is CLIP's loss.
+    `logits` float32 (captions, pictures), `matches` bool of the same shape. Each match competes only with
+    non-matches, never with another match: so a short caption learns to rank every picture that it matches above
+    all others. With one match per row this is CLIP's loss.
     """
     return (_one_against_the_rest(logits, matches) + _one_against_the_rest(logits.T, matches.T)) / 2
 
 
 class AttributeHeads(nn.Module):
-    """Linear classifiers of every attribute on the image embedding, for training alone."""
+    """Linear classifiers of every attribute on the image embedding, used only in training."""
 
     def __init__(self, dimension: int) -> None:
         super().__init__()
         self.linear = nn.Linear(dimension, sum(_CLASSES.values()))
 
     def forward(self, embedding: Tensor, attributes: Tensor) -> Tensor:
-        """Mean cross-entropy over the attributes. `attributes` int64 (B, A): absent ones (-1) do not count.
+        """Compute the mean cross-entropy over the attributes. attributes: int64 (B, A); absent ones are -1.
 
-        Only the second stripe's absence is itself a class: it says that the ground is plain.
+        Absent attributes do not count, except for the second stripe's, a class of its own: the ground is plain.
         """
         losses = []
         logits = self.linear(embedding).split(list(_CLASSES.values()), dim=1)
@@ -65,15 +65,15 @@ class AttributeHeads(nn.Module):
         return torch.stack(losses).mean()
 
 
-# What each patch says of the thing that covers it.
+# The attributes that each patch predicts of the thing that covers it.
 _OF_A_THING = ("shape", "colour", "size", "place", "count")
 
 
 class PatchHeads(nn.Module):
-    """Linear classifiers on every patch of the image tower's last layer, for training alone.
+    """Linear classifiers on every patch of the image tower's last layer, used only in training.
 
-    They ask each patch whether a thing covers it, and which. So the tower learns to tell thing from ground
-    from 64 answers a picture, before any caption can teach it what a star is.
+    They predict for each patch whether a thing covers it, and which. So the tower learns to tell things from the
+    ground by 64 labels per picture, before captions can teach it what a star is.
     """
 
     def __init__(self, width: int) -> None:
@@ -81,7 +81,11 @@ class PatchHeads(nn.Module):
         self.linear = nn.Linear(width, 2 + sum(_CLASSES[name] for name in _OF_A_THING))
 
     def forward(self, patches: Tensor, owners: Tensor, attributes: Tensor) -> Tensor:
-        """Mean cross-entropy. float32 (B, P, W); int64 (B, P), as draw.owners; int64 (B, A), as scene_codes."""
+        """Compute the mean cross-entropy.
+
+        patches: float32 (B, P, W). owners: int64 (B, P), from draw.owners.
+        attributes: int64 (B, A), from scene_codes.
+        """
         covered = owners > 0
         sizes = [2, *(_CLASSES[name] for name in _OF_A_THING)]
         is_thing, *of_a_thing = self.linear(patches).split(sizes, dim=2)

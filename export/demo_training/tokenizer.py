@@ -1,4 +1,4 @@
-"""Trains the demo model's byte-pair encoding, in the format of CLIP's own."""
+"""Training of the demo model's byte-pair encoding, in CLIP's own format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MERGES = 360
 
 
 def training_corpus(seed: int, scenes: int = 20_000) -> Iterable[str]:
-    """Captions of training scenes, full and short."""
+    """Yield full and short captions of training scenes."""
     rng = Random(f"tokenizer/{seed}")
     for _ in range(scenes):
         scene = sample_where(rng, is_for_training)
@@ -30,7 +30,7 @@ def training_corpus(seed: int, scenes: int = 20_000) -> Iterable[str]:
 
 
 def learn_merges(texts: Iterable[str], clip: CLIPTokenizer, count: int) -> list[tuple[str, str]]:
-    """The pairs to merge, most frequent first, for text split and normalised as CLIP does it."""
+    """Learn the pairs to merge, most frequent first, for text that is normalised and split as by CLIP."""
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix=_WORD_END))
     tokenizer.normalizer = clip.backend_tokenizer.normalizer
     tokenizer.pre_tokenizer = clip.backend_tokenizer.pre_tokenizer
@@ -47,7 +47,7 @@ def learn_merges(texts: Iterable[str], clip: CLIPTokenizer, count: int) -> list[
 
 
 def build_tokenizer(seed: int) -> CLIPTokenizer:
-    """A CLIPTokenizer that can encode any string: every byte, alone and at a word's end, then the merges."""
+    """Make a CLIPTokenizer that can encode any string: every byte, alone and at a word's end, then the merges."""
     merges = learn_merges(training_corpus(seed), CLIPTokenizer(), _MERGES)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *(letter + _WORD_END for letter in alphabet)]
@@ -58,6 +58,6 @@ def build_tokenizer(seed: int) -> CLIPTokenizer:
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, directory: Path) -> None:
-    """Writes tokenizer.json and tokenizer_config.json, and the vocab.json and merges.txt of the older format."""
+    """Write tokenizer.json and tokenizer_config.json, and the vocab.json and merges.txt of the older format."""
     tokenizer.save_pretrained(str(directory))
     tokenizer.backend_tokenizer.model.save(str(directory))

@@ -19,16 +19,16 @@ _BATCH = 64
 
 
 class TorchEncoder:
-    """A Hugging Face CLIP checkpoint on disk as an `evaluate.Encoder`.
+    """A Hugging Face CLIP checkpoint on disk, as an `evaluate.Encoder`.
 
-    Raises CheckpointError where the directory holds none.
+    Raises CheckpointError if the directory contains none.
     """
 
     def __init__(self, directory: Path) -> None:
         if not (directory / "model.safetensors").is_file():
             raise CheckpointError(
-                f"{directory}: holds no model.safetensors; expected a Hugging Face checkpoint, as "
-                f"python -m demo_training.train --out {directory} writes it"
+                f"{directory}: contains no model.safetensors; expected a Hugging Face checkpoint, as written by "
+                f"python -m demo_training.train --out {directory}"
             )
         with quiet():
             self._model = CLIPModel.from_pretrained(str(directory)).eval()
@@ -36,7 +36,7 @@ class TorchEncoder:
             self._tokenizer = CLIPTokenizer.from_pretrained(str(directory))
 
     def embed_images(self, images: Sequence[Path], /) -> NDArray[np.float32]:
-        """One row a picture file: float32 (N, D) of norm 1."""
+        """Embed picture files -> float32 (N, D) of norm 1."""
         rows = []
         for start in range(0, len(images), _BATCH):
             pictures = []
@@ -49,7 +49,7 @@ class TorchEncoder:
         return np.concatenate(rows)
 
     def embed_texts(self, texts: Sequence[str], /) -> NDArray[np.float32]:
-        """One row a text: float32 (N, D) of norm 1."""
+        """Embed texts -> float32 (N, D) of norm 1."""
         inputs = self._tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
         with torch.no_grad():
             return _unit(self._model.get_text_features(**inputs).pooler_output)

@@ -1,4 +1,4 @@
-"""Trains the demo model: python -m demo_training.train --out export/checkpoints/demo"""
+"""Training of the demo model: python -m demo_training.train --out export/checkpoints/demo"""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cycle:
-    """One descent of the learning rate, with fresh heads and a fresh optimizer.
+    """One cycle of the learning rate, with new heads and a new optimizer.
 
-    stages: steps, and pictures in a step; each picture brings a full and a short caption.
+    stages: steps, and pictures per step; each picture has a full and a short caption.
     heads_weight: of the heads' losses; falls with the learning rate.
-    short_weight: of the short captions' loss, beside the full ones' of 1.
+    short_weight: of the short captions' loss, relative to the full ones'.
     """
 
     stages: tuple[tuple[int, int], ...]
@@ -52,11 +52,11 @@ class Cycle:
 
     @property
     def pictures(self) -> int:
-        """How many are drawn in all."""
+        """Total number of pictures drawn."""
         return sum(steps * size for steps, size in self.stages)
 
     def rate(self, seen: int) -> float:
-        """Fraction of the learning rate after so many pictures: a linear warm-up, then half a cosine to 0."""
+        """Return the share of the learning rate after `seen` pictures: linear warm-up, then half a cosine to 0."""
         if seen < self.warm_up_pictures:
             return seen / self.warm_up_pictures
         done = (seen - self.warm_up_pictures) / (self.pictures - self.warm_up_pictures)
@@ -65,13 +65,13 @@ class Cycle:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything the result depends on."""
+    """The settings of a training, which determine its result."""
 
     seed: int = 20261123
     cycles: tuple[Cycle, ...] = (
-        # Seeing shapes and places at all takes a number of steps, whatever their size: so many small ones first.
+        # Learning to see shapes and places takes many steps, whatever their size: so many small ones come first.
         Cycle(((2500, 32), (1000, 128)), learning_rate=1e-3, heads_weight=4.0, short_weight=1.0),
-        # After the first, full captions find their picture and short ones do not yet: these come to the fore.
+        # After the first cycle, full captions find their picture but short ones do not yet: these get more weight.
         Cycle(((1350, 128),), learning_rate=7e-4, heads_weight=1.0, short_weight=2.0),
         Cycle(((1350, 128),), learning_rate=6e-4, heads_weight=0.5, short_weight=3.0),
     )
@@ -82,7 +82,7 @@ class Recipe:
 
 
 def build_model(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPModel:
-    """An untrained CLIPModel of the recipe's size, its special tokens set to the tokenizer's."""
+    """Make an untrained CLIPModel of the recipe's size, with the tokenizer's special tokens."""
     width, heads = recipe.width, recipe.width // 32
     shared = {
         "hidden_size": width,
@@ -112,14 +112,14 @@ def build_model(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 def build_image_processor() -> CLIPImageProcessorPil:
-    """CLIP's own preprocessing, at the demo model's size."""
+    """Make CLIP's own preprocessing, at the demo model's size."""
     return CLIPImageProcessorPil(
         size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     )
 
 
 def save_checkpoint(model: CLIPModel, tokenizer: CLIPTokenizer, directory: Path) -> None:
-    """Writes an ordinary Hugging Face checkpoint, whole or not at all."""
+    """Write a regular Hugging Face checkpoint, atomically."""
     unfinished = directory.with_name(directory.name + ".partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -132,7 +132,7 @@ def save_checkpoint(model: CLIPModel, tokenizer: CLIPTokenizer, directory: Path)
 
 
 def _optimizer(decay: float, model: nn.Module, heads: nn.Module) -> torch.optim.Optimizer:
-    """AdamW; biases, gains and the logit scale are not decayed."""
+    """Make AdamW, without weight decay for biases, gains and the logit scale."""
     parameters = [*model.parameters(), *heads.parameters()]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
@@ -142,14 +142,14 @@ def _optimizer(decay: float, model: nn.Module, heads: nn.Module) -> torch.optim.
 
 
 def _normalised(batch: Batch) -> Tensor:
-    """uint8 (B, 64, 64, 3) -> float32 (B, 3, 64, 64), as the image processor leaves it."""
+    """Normalise as the image processor does: uint8 (B, 64, 64, 3) -> float32 (B, 3, 64, 64)."""
     pixels = torch.from_numpy(batch.pixels).permute(0, 3, 1, 2).float() / 255
     normalised: Tensor = (pixels - _CLIP_MEAN) / _CLIP_STD
     return normalised
 
 
 class Heads(nn.Module):
-    """What guides the image tower in training and is dropped after it."""
+    """The heads that guide the image tower in training, and are dropped after it."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ def _loss(
     full: Tensor,
     short: Tensor,
 ) -> Tensor:
-    """The whole loss of a batch: embeddings float32 (B, D), not normalised; patches float32 (B, P, W)."""
+    """Compute the total loss of a batch: embeddings float32 (B, D), not normalised; patches float32 (B, P, W)."""
     attributes = torch.from_numpy(batch.attributes).long()
     owners = torch.from_numpy(batch.owners).long()
     guidance = heads.image(pictures, attributes) + heads.patches(patches, owners, attributes)
@@ -182,11 +182,11 @@ def _loss(
 
 
 class HalfBatches:
-    """Runs both towers over a batch in two threads of one core each, half of the pictures in each.
+    """Forward and backward passes of both towers in two single-core threads, with half of the pictures in each.
 
-    The two meet twice a step, where threads inside each matrix product would meet at every product: on a
-    machine that others use too this takes a quarter of the time. The two gradients of a weight are added,
-    and a + b is b + a, so that the result does not depend on which thread is first.
+    The threads synchronise twice per step, whereas threads inside matrix products would do so at every product: on
+    a shared machine this takes a quarter of the time. A weight's two gradients are added, and a + b = b + a, so
+    the result does not depend on which thread is first.
     """
 
     def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer) -> None:
@@ -196,9 +196,9 @@ class HalfBatches:
         self._threads = ThreadPoolExecutor(2)
 
     def _forward(self, pixels: Tensor, captions: list[str]) -> list[Tensor]:
-        """float32 (H, 3, 64, 64), H' captions -> float32 (H, D), (H, P, W), (H', D), not normalised."""
+        """Run the towers: float32 (H, 3, 64, 64), H' captions -> float32 (H, D), (H, P, W), (H', D)."""
         tokens = self._tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
-        # Without its cache, which threads would share: every weight is used once in a pass.
+        # Without the cache, which threads would share: every weight is used only once per pass.
         with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
             pictures = self._model.get_image_features(pixel_values=pixels)
             texts = self._model.get_text_features(**tokens).pooler_output
@@ -206,9 +206,9 @@ class HalfBatches:
         return [pictures.pooler_output.float(), patches.float(), texts.float()]
 
     def backward(self, batch: Batch, loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> float:
-        """Adds the gradients of `loss(pictures, patches, full, short)` and returns its value."""
+        """Add the gradients of `loss(pictures, patches, full, short)` -> its value."""
         halves = _normalised(batch).tensor_split(2)
-        # One thread takes the full captions, the other the short ones: so the short are padded less.
+        # One thread takes the full captions, the other the short ones, so that the short ones are padded less.
         passes = list(self._threads.map(self._forward, halves, (batch.full, batch.short)))
         leaves = [[output.detach().requires_grad_() for output in outputs] for outputs in passes]
         (pictures, patches, full), (more_pictures, more_patches, short) = leaves
@@ -229,10 +229,10 @@ def train(
     done: int = 0,
     checkpoint: Path | None = None,
 ) -> None:
-    """Trains, logging progress; every `check_every` steps, and after each cycle, `out` gets a checkpoint.
+    """Train and log progress; every `check_every` steps, and after each cycle, write a checkpoint to `out`.
 
-    `validation` is only looked at: nothing is chosen by it. `checkpoint` is what the first `done` cycles of the
-    same recipe ended with: training goes on after them, to the same end.
+    `validation` is only measured: it influences nothing. `checkpoint` is the result of the first `done` cycles of
+    the same recipe: training continues after them, to the same result.
     """
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer(recipe.seed)
@@ -277,21 +277,21 @@ def train(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line."""
     recipe = Recipe()
     parser = argparse.ArgumentParser(prog="python -m demo_training.train", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="directory of the checkpoint, replaced whole")
+    parser.add_argument("--out", type=Path, required=True, help="directory for the checkpoint; it is replaced")
     parser.add_argument("--seed", type=int, default=recipe.seed)
-    parser.add_argument("--workers", type=int, default=1, help="processes that draw (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="drawing processes (default %(default)s)")
     parser.add_argument("--check-every", type=int, default=500, metavar="STEPS")
     parser.add_argument(
-        "--go-on", nargs=2, metavar=("CYCLES", "DIR"), help="cycles done, and the checkpoint they ended with"
+        "--go-on", nargs=2, metavar=("CYCLES", "DIR"), help="continue after CYCLES, from the checkpoint in DIR"
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     recipe = Recipe(seed=options.seed)
     with tempfile.TemporaryDirectory() as directory:
-        # Pictures of the training's own, so that the published figures are of pictures never looked at.
+        # A separate validation set, so that the published figures are from pictures never looked at.
         validation = draw_held_out(Path(directory), seed="validation")
         train(
             recipe,

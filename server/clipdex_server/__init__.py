@@ -1,4 +1,4 @@
-"""A Triton server on this machine: found, started, awaited and stopped.
+"""Local Triton servers: finds, starts, awaits and stops a Triton on this machine.
 
 with LocalTriton("model_repository") as server:
     print(server.address)

@@ -1,11 +1,11 @@
-"""Lay out a backend directory for the Triton of nvidia-pytriton's wheel.
+"""The backend directory for the Triton in nvidia-pytriton's wheel.
 
     backends/python/        Triton's Python backend: its library, its utilities, the stub for this CPython
-    backends/onnxruntime/   model.py: our backend of that name, which the former runs
-    environment/            a virtual environment that holds nothing but the way to this Python's packages
+    backends/onnxruntime/   model.py: our backend of that name, which the Python backend runs
+    environment/            a virtual environment that contains only the paths of this Python's packages
 
-The stub embeds Python in isolation: it ignores PYTHONHOME and PYTHONPATH, and finds its packages through the
-first `python3` on PATH, as a virtual environment's own interpreter does. So it is given one.
+The stub embeds an isolated Python: it ignores PYTHONHOME and PYTHONPATH, and finds its packages through the first
+`python3` on PATH, as the interpreter of a virtual environment does. So one is made for it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _MODEL = Path(__file__).parent / "backends" / "onnxruntime" / "model.py"
 
 
 def build(run_dir: Path, parts: PythonBackend, site_directories: Sequence[Path]) -> tuple[Path, Path]:
-    """Write both directories under `run_dir`; return the backends' and the one to put first on PATH."""
+    """Write the directories under `run_dir` -> the backends' directory, and the one to put first on PATH."""
     backends = run_dir / "backends"
     python = backends / "python"
     python.mkdir(parents=True)
-    # Copies: Triton refuses a library or a stub whose real path "escapes" the backend directory.
+    # Copies, since Triton rejects a library or stub whose real path "escapes" the backend directory.
     shutil.copy(parts.library, python / "libtriton_python.so")
     shutil.copy(parts.utils, python / "triton_python_backend_utils.py")
     shutil.copy(parts.stub, python / "triton_python_backend_stub")
@@ -37,9 +37,9 @@ def build(run_dir: Path, parts: PythonBackend, site_directories: Sequence[Path])
 
 
 def _environment(directory: Path, site_directories: Sequence[Path]) -> Path:
-    """What `python -m venv` makes, without its packages and its half second."""
+    """Make a virtual environment as `python -m venv` does, but without packages, and half a second faster."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    # Of a virtual environment's python3 too, this is the interpreter it was made from.
+    # In a virtual environment, this is the interpreter that it was made from.
     executable = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
     binaries = directory / "bin"
     packages = directory / "lib" / f"python{version}" / "site-packages"

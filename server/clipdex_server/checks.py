@@ -1,4 +1,4 @@
-"""Look before starting: a mistake found here is told at once, and in our own words."""
+"""Checks before a server is started, so that mistakes are reported at once and clearly."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _SHELL_SAFE = re.compile(r"[A-Za-z0-9._/+@%:,-]+")
 
 
 def check_repository(repository: Path, models: Sequence[str] | None) -> None:
-    """Refuse a directory without models, or without those named, and models that are git-lfs pointers."""
+    """Raise LocalServerError if the directory lacks models, or those named, or has git-lfs pointers as models."""
     if not repository.is_dir():
         what = "is not a directory" if repository.exists() else "does not exist"
         raise LocalServerError(f"the model repository {repository} {what}")
     there = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
     if not there:
         raise LocalServerError(
-            f"the model repository {repository} holds no model: expected directories such as "
+            f"the model repository {repository} contains no model: expected directories such as "
             "demo_image with a config.pbtxt in them"
         )
     for model in models or ():
         if model not in there:
             raise LocalServerError(
-                f"the model repository {repository} holds no model {model!r}; it has {', '.join(there)}"
+                f"the model repository {repository} has no model {model!r}; it has {', '.join(there)}"
             )
     for model in models or there:
         for file in sorted((repository / model).glob("[0-9]*/model.onnx*")):
@@ -40,7 +40,7 @@ def check_repository(repository: Path, models: Sequence[str] | None) -> None:
 
 
 def check_names(repository: Path) -> None:
-    """Refuse names that a shell would take apart: Triton puts them into a `bash -c` unquoted."""
+    """Raise LocalServerError for names that a shell would split: Triton passes them to `bash -c` unquoted."""
     for path in repository.iterdir():
         if path.is_dir() and not _SHELL_SAFE.fullmatch(path.name):
             raise LocalServerError(
@@ -49,7 +49,7 @@ def check_names(repository: Path) -> None:
 
 
 def temp_dir() -> Path:
-    """Where a run keeps its files."""
+    """Return the directory for a run's files."""
     # The stub's own path goes through the same shell.
     directory = Path(tempfile.gettempdir())
     if _SHELL_SAFE.fullmatch(str(directory)):
@@ -58,9 +58,9 @@ def temp_dir() -> Path:
 
 
 def free_port(what: str, host: str, port: int) -> int:
-    """`port` if it is free, or a free one for 0."""
+    """Return `port` if it is free, or any free port for 0."""
     if not 0 <= port <= 65535:
-        raise LocalServerError(f"the {what} port is {port}; expected 1 to 65535, or 0 for any that is free")
+        raise LocalServerError(f"the {what} port is {port}; expected 1 to 65535, or 0 for any free port")
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -71,5 +71,5 @@ def free_port(what: str, host: str, port: int) -> int:
             raise LocalServerError(f"Triton cannot listen on {host}: {exc.strerror}") from exc
         raise LocalServerError(
             f"the {what} port {port} of {host} cannot be used ({exc.strerror}): "
-            "choose another, or 0 for any that is free"
+            "choose another, or 0 for any free port"
         ) from exc

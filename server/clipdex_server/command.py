@@ -1,4 +1,4 @@
-"""The command line of a local `tritonserver`, as `docker/` has it for the container's."""
+"""The command line of a local `tritonserver`; `docker/` has the container's."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from clipdex_server.triton_binary import TritonBinary
 __all__ = ["ServeOptions", "command_line"]
 
 # The memory in which Triton and one stub exchange tensors. Linux reserves all of it at once, and a container's
-# /dev/shm may be 64 MB: so it starts small, and the first large batch makes it grow by large steps.
+# /dev/shm may have only 64 MB: so it starts small, and grows in large steps at the first large batch.
 _STUB_MEMORY_BYTES = 2**20
 _STUB_MEMORY_GROWTH_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What `LocalTriton` was asked for, with every port chosen.
+    """The options of a `LocalTriton`, with every port chosen.
 
     models: None serves every model of the repository.
-    pinned_pool_bytes: page-locked memory for GPUs; None leaves Triton's default.
-    http_port, metrics_port: None leaves that endpoint off.
-    key: without it nobody may register shared memory, load models, or change logs and traces.
+    pinned_pool_bytes: page-locked memory for GPUs; None for Triton's default.
+    http_port, metrics_port: None disables that endpoint.
+    key: required to register shared memory, load models, or change logging and tracing; None for no restriction.
     """
 
     repository: Path
@@ -42,10 +42,10 @@ class ServeOptions:
 def command_line(
     triton: TritonBinary, options: ServeOptions, *, backend_directory: Path | None, shared_memory_prefix: str
 ) -> list[str]:
-    """The program and its arguments.
+    """Return the program and its arguments.
 
-    Everything that a Triton may do on its own is off: no model is loaded or unloaded later, no config.pbtxt is
-    completed by guesses, and a model that does not load ends the server.
+    Automatic behaviour of Triton is disabled: it loads and unloads no model later, does not guess missing parts of
+    a config.pbtxt, and exits if a model does not load.
     """
     command = [
         str(triton.path),
@@ -68,7 +68,7 @@ def command_line(
         command.append(f"--grpc-restricted-protocol={KEYED_PROTOCOLS}:{KEY_NAME}={options.key}")
         if options.http_port is not None and "--http-restricted-api" in flags:
             command.append(f"--http-restricted-api={KEYED_PROTOCOLS}:{HEADER}={options.key}")
-    # Triton 26.04 switched it off and gave it this flag; before that it is always on.
+    # Triton 26.04 disabled it by default and added this flag; before that it is always on.
     if "--allow-client-shm" in flags:
         command.append(f"--allow-client-shm={_boolean(options.allow_client_shm)}")
     if options.pinned_pool_bytes is not None:
@@ -94,7 +94,7 @@ def _boolean(value: bool) -> str:
 
 
 def _usage(triton: TritonBinary) -> str:
-    """What it says of its flags."""
+    """Return the output of `tritonserver --help`, which lists its flags."""
     usage = subprocess.run(
         [triton.path, "--help"],
         env=triton.environment(),

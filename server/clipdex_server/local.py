@@ -1,4 +1,4 @@
-"""A Triton server on this machine, for as long as a `with` block lasts."""
+"""A local Triton server that runs for the length of a `with` block."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ _POLL_S = 0.02
 
 
 class LocalTriton:
-    """Serve a model repository; ready when the block begins, gone without a trace when it ends.
+    """A local Triton that serves a model repository: ready when the `with` block begins, gone when it ends.
 
         with LocalTriton("model_repository") as server:
             clip = clipdex.connect(server.address, model="demo")
 
-    However this process ends, the server ends with it, its own processes included.
+    However this process ends, the server and all its processes end with it.
 
     Args:
         repository: a Triton model repository: a directory of NAME/config.pbtxt, NAME/1/model.onnx.
-        grpc_port, http_port, metrics_port: 0 chooses a free one; None leaves that endpoint off.
-        host: the address that all of them listen on. Triton asks for no password: keep it to yourself.
+        grpc_port, http_port, metrics_port: 0 chooses a free port; None disables that endpoint.
+        host: the address that all endpoints listen on. Triton has no password: do not expose it to others.
         allow_client_shm: let clients of this user on this machine pass tensors in shared memory.
         models: the models to serve; None for all of the repository.
-        pinned_pool_bytes: page-locked memory that tensors pass through on their way to GPUs. None: on a machine
-            with GPUs, what clients keep in flight.
-        log_file: where Triton writes, kept. None for a temporary file that is kept after a failure only.
-        startup_timeout_s: how long all models together may take to load.
-        stop_timeout_s: how long accepted requests may take to finish when the server stops. Triton itself
-            takes a second or two for an orderly end; 0 ends it at once.
+        pinned_pool_bytes: page-locked memory through which tensors pass to GPUs. None: on a machine with GPUs,
+            enough for what clients keep in flight.
+        log_file: path of Triton's log, which is kept. None for a temporary file, kept only after a failure.
+        startup_timeout_s: seconds for all models together to load.
+        stop_timeout_s: seconds for accepted requests to finish when the server stops. An orderly stop takes Triton
+            a second or two; 0 kills it at once.
     """
 
     def __init__(
@@ -88,13 +88,13 @@ class LocalTriton:
 
     @property
     def address(self) -> str:
-        """Where its gRPC endpoint is, as `clipdex.connect` takes it: "127.0.0.1:PORT"."""
+        """Address of its gRPC endpoint for `clipdex.connect`: "127.0.0.1:PORT"."""
         host = "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104  # only compared
         return f"{host}:{self.grpc_port}"
 
     @property
     def pid(self) -> int | None:
-        """The process id of `tritonserver`, or None when it was not started."""
+        """Process id of `tritonserver`, or None if it was not started."""
         return None if self._run is None else self._run.pid
 
     def start(self) -> LocalTriton:
@@ -102,11 +102,11 @@ class LocalTriton:
 
         Raises:
             MissingExtra: nvidia-pytriton or onnxruntime is not installed.
-            LocalServerError: no model in the repository, a port in use, a model that does not load, a
-                server that ends or is not ready in time. The message carries Triton's own reason.
+            LocalServerError: the repository contains no model, a port is in use, a model does not load, or the
+                server exits or is not ready in time. The message includes Triton's own reason.
         """
         if self._run is not None:
-            raise LocalServerError("this server was started already")
+            raise LocalServerError("this server was already started")
         triton = find_triton()
         check_repository(self.repository, self.models)
         self.grpc_port = free_port("gRPC", self.host, self.grpc_port)
@@ -124,14 +124,14 @@ class LocalTriton:
         return self
 
     def poll(self) -> int | None:
-        """None while the server runs, 0 after `stop`, else its exit status: negative for a signal."""
+        """Return None while the server runs, 0 after `stop`, else its exit status: negative for a signal."""
         return self._started().poll()
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """Wait until the server ends by itself, which it does not in peace, or the time is over.
+        """Wait until the server exits on its own, which only a failure makes it do, or the timeout has passed.
 
         Raises:
-            LocalServerError: it ended; the message says why and where its log is.
+            LocalServerError: it exited; the message says why, and where its log is.
         """
         run = self._started()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -143,7 +143,7 @@ class LocalTriton:
         raise self._failure("Triton ended")
 
     def stop(self) -> None:
-        """Let accepted requests finish, and end the server with all its processes. Harmless when repeated."""
+        """Let accepted requests finish, and end the server with all its processes. Safe to call twice."""
         run = self._run
         if run is None or run.stopped or run.owner != os.getpid():  # a forked child leaves its parent's server
             return
@@ -163,7 +163,7 @@ class LocalTriton:
             log = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
             try:
                 command, environment = self._command(triton, name, run_dir)
-                if self._key and self.allow_client_shm:  # else nobody is to have it
+                if self._key and self.allow_client_shm:  # otherwise no client should have the key
                     self._key_file = str(write_key(self.host, self.grpc_port, self._key) or "")
                 return SupervisedTriton(
                     supervisor.Spec(
@@ -199,7 +199,7 @@ class LocalTriton:
             repository.symlink_to(self.repository, target_is_directory=True)
             backends, binaries = backend_directory.build(run_dir, triton.python_backend, site_directories())
             environment["PATH"] = os.pathsep.join([str(binaries), environment.get("PATH", os.defpath)])
-            # Since 1.29 onnxruntime reports its use to its maker unless told not to.
+            # Since 1.29 onnxruntime sends telemetry unless told not to.
             environment.setdefault("ORT_DISABLE_TELEMETRY", "1")
         options = ServeOptions(
             repository=repository,
@@ -232,12 +232,12 @@ class LocalTriton:
             if left <= 0:
                 self._delete_log = False
                 raise LocalServerError(
-                    f"Triton was not ready within {self.startup_timeout_s:g} s of its start: allow it more "
+                    f"Triton was not ready within {self.startup_timeout_s:g} s of its start: give it more "
                     f"time, or serve fewer models (its log: {self.log_file})"
                 )
             if all(accepts_connections(self.host, port) for port in ports):
                 state = server_state(self.address, timeout_s=min(left, 2.0))
-                # Another program may have taken the port meanwhile; ours has ended then, or is about to.
+                # Another program may have taken the port meanwhile; then ours has exited, or is about to.
                 if state is not None and self.poll() is None:
                     self.version, self.models = state.version, state.models
                     return

@@ -1,4 +1,4 @@
-"""A supervised Triton, as the process sees it that started it."""
+"""A handle on a supervised Triton, for the process that started it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["SupervisedTriton"]
 
 
 class SupervisedTriton:
-    """A supervisor and its Triton: a pipe that ends them, and a pipe on which the supervisor tells of Triton.
+    """A supervisor and its Triton, controlled by one pipe, and reporting on another.
 
     pid: Triton's process id, None until it is known. status: its exit status, None while it runs.
     """
@@ -28,7 +28,7 @@ class SupervisedTriton:
         self.status: int | None = None
         self.stopped = False
         self.supervisor = subprocess.Popen(
-            # -I -S: nothing but the standard library, so it is there in milliseconds.
+            # -I -S: only the standard library, so it starts in milliseconds.
             [sys.executable, "-I", "-S", supervisor.__file__, str(spec.write())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -43,7 +43,7 @@ class SupervisedTriton:
         self._watching = False
 
     def poll(self) -> int | None:
-        """Triton's exit status, or None while it runs."""
+        """Return Triton's exit status, or None while it runs."""
         supervisor_status = self.supervisor.poll()
         self.read_news(0)
         if self.status is None and supervisor_status is not None:
@@ -51,7 +51,7 @@ class SupervisedTriton:
         return self.status
 
     def watch_stubs(self) -> None:
-        """From now on the loss of any of Triton's processes ends the server."""
+        """Have the loss of any of Triton's processes end the server from now on."""
         assert self.supervisor.stdin is not None
         with contextlib.suppress(OSError):  # the supervisor may be gone; `poll` tells
             self.supervisor.stdin.write(b"r")
@@ -59,11 +59,11 @@ class SupervisedTriton:
             self.read_news(1)
 
     def stop(self, timeout_s: float) -> None:
-        """End both; Triton has `timeout_s` to answer what it has accepted."""
+        """End both; Triton has `timeout_s` to answer the requests it has accepted."""
         stdin, stdout = self.supervisor.stdin, self.supervisor.stdout
         assert stdin is not None
         assert stdout is not None
-        self.poll()  # it may have ended by itself before
+        self.poll()  # it may have exited on its own before
         with contextlib.suppress(OSError):  # the supervisor may be gone
             stdin.write(b"s")
         stdin.close()
@@ -73,15 +73,15 @@ class SupervisedTriton:
             self.supervisor.kill()  # and the kernel kills Triton
             self.supervisor.wait()
         if self.status is None:
-            self.status = 0  # asked for: how much force it took does not matter
+            self.status = 0  # it was asked to stop: how much force that took does not matter
         stdout.close()
         self.stopped = True
 
     def read_news(self, timeout_s: float | None) -> None:
-        """Wait up to `timeout_s` (None: for ever) for a line, and take in all that have come."""
+        """Wait up to `timeout_s` (None: forever) for a line, and process all that have come."""
         if self.stopped:
             return
-        waiting = select.poll()  # not select.select, which takes file descriptors below 1024 only
+        waiting = select.poll()  # not select.select, which is limited to file descriptors below 1024
         waiting.register(self._news, select.POLLIN)
         while waiting.poll(None if timeout_s is None else timeout_s * 1000):
             read = os.read(self._news, 512)

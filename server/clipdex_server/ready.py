@@ -1,4 +1,4 @@
-"""Ask a server over gRPC whether it is ready."""
+"""Readiness checks of a server, over TCP and gRPC."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["ServerState", "accepts_connections", "server_state"]
 
 @dataclass(frozen=True)
 class ServerState:
-    """A server that is ready: its version, and the names of the models that are."""
+    """A ready server's version, and the names of its ready models."""
 
     version: str
     models: tuple[str, ...]
 
 
 def accepts_connections(host: str, port: int) -> bool:
-    """Whether something listens there. Triton does so only when its models have loaded."""
+    """Return whether something listens there. Triton does only once its models have loaded."""
     try:
         with socket.create_connection((host, port), timeout=1):
             return True
@@ -26,8 +26,8 @@ def accepts_connections(host: str, port: int) -> bool:
 
 
 def server_state(address: str, timeout_s: float) -> ServerState | None:
-    """The server's state when it and all its models are READY, else None."""
-    # Imported here: `import clipdex_server` is for programs that may never start a server.
+    """Return the server's state if it and all its models are READY, else None."""
+    # Imported here, because programs that import clipdex_server may never start a server.
     from clipdex.base.errors import ClipdexError
     from clipdex.wire.triton import TritonTransport
 
@@ -35,6 +35,6 @@ def server_state(address: str, timeout_s: float) -> ServerState | None:
     try:
         return ServerState(transport.server(timeout_s).version, tuple(transport.models(timeout_s)))
     except ClipdexError:
-        return None  # still starting, or ending; the caller sees which
+        return None  # still starting, or exiting; the caller finds out which
     finally:
         transport.close()

@@ -1,4 +1,4 @@
-"""Read in Triton's log why it ended, and say it in one sentence."""
+"""The reason why Triton exited, read from its log, as one clause."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KIND = re.compile(r"^(?:Internal|Invalid argument|Not found|Unavailable|Unsuppo
 
 
 def model_failures(log: str) -> dict[str, str]:
-    """Each model that did not load, with Triton's reason."""
+    """Return the models that did not load, with Triton's reasons."""
     failures: dict[str, str] = {}
     config_error = ""
     for line in log.splitlines():
@@ -42,7 +42,7 @@ def model_failures(log: str) -> dict[str, str]:
 
 
 def why_it_ended(log: str, status: int | None) -> str:
-    """One clause, such as: the model demo_text did not load: config.pbtxt, line 3, column 17: Expected integer.
+    """Explain why Triton exited, in one clause such as: the model demo_text did not load: Expected integer.
 
     status: Triton's exit status, negative for a signal, or None if it has to be stopped.
     """
@@ -63,10 +63,10 @@ def why_it_ended(log: str, status: int | None) -> str:
             return f"its {found['name']} endpoint did not start: {_plain(found['reason'])}"
     if status is not None and status < 0:
         hint = ", perhaps because memory ran out" if -status == signal.SIGKILL else ""
-        return f"it was ended by {signal.Signals(-status).name}{hint}"
+        return f"it was killed by {signal.Signals(-status).name}{hint}"
     for line in lines:
         if found := _SIGNAL.match(line):
-            return f"somebody stopped it with {signal.Signals(int(found['number'])).name}"
+            return f"another process stopped it with {signal.Signals(int(found['number'])).name}"
     errors = [found["reason"] for line in lines if (found := _ERROR.match(line))]
     if errors:
         return _plain(errors[-1])
@@ -74,7 +74,7 @@ def why_it_ended(log: str, status: int | None) -> str:
 
 
 def _plain(reason: str, model: str = "") -> str:
-    """The reason without its wrapping: kinds of status, Python's traceback, the model's name once more."""
+    """Strip a reason of status kinds, Python's traceback, and the repeated model name."""
     text = reason.replace('\\"', '"').replace("\\n", "\n").split("\n\nAt:\n")[0]
     text = _KIND.sub("", text).removeprefix("TritonModelException: ")
     text = text.removeprefix(f"unable to load model '{model}', ")

@@ -1,20 +1,20 @@
-"""Keeps one tritonserver, and leaves nothing of it behind, whatever ends the process that wanted it.
+"""A supervisor of one tritonserver, which cleans up after it however the process that started it ends.
 
     client process ── stdin, stdout ── supervisor ── tritonserver ── one stub process per model instance
 
-`LocalTriton` runs this file as a script, in a session of its own so that Ctrl-C in the terminal does not
-reach it. It stops the server when it is told to, when its standard input ends, when the client process
-dies (even by SIGKILL), or on SIGTERM, SIGINT and SIGHUP. When Triton dies first, it ends what Triton left
-running. If it is itself killed, the kernel kills Triton, and Triton's stubs see that within a second and end.
+`LocalTriton` runs this file as a script, in a session of its own so that Ctrl-C in the terminal does not reach it.
+It stops the server when told to, when its standard input ends, when the client process dies (even by SIGKILL), or
+on SIGTERM, SIGINT and SIGHUP. If Triton dies first, it ends the processes that Triton left running. If it is
+killed itself, the kernel kills Triton, and Triton's stubs notice within a second and exit.
 
-When a stub dies, killed for lack of memory perhaps, Triton 2.51 keeps calling its model READY and refuses
-every request for it. So the loss of a stub ends the server: a server that is gone is easier to notice.
+If a stub dies, perhaps killed for lack of memory, Triton 2.51 keeps reporting its model as READY and rejects every
+request for it. So the loss of a stub ends the server: a server that is gone is easier to notice.
 
-It is started for every server, so it imports little, and nothing but the standard library. Its only argument is
-the path of a file that holds a `Spec`: any user may read a command line, and the one in it has a key. On its
-standard input come single bytes, on its standard output go lines:
+One is started for every server, so it imports little, and only from the standard library. Its only argument is the
+path of a file with a `Spec`: any user may read a command line, and the one in the spec has a key. It reads single
+bytes from its standard input, and writes lines to its standard output:
 
-    r                   the models are ready: from here on every stub counts
+    r                   the models are ready: from now on every stub counts
     s                   stop
     started PID         Triton runs
     watching STUBS      the answer to r
@@ -49,7 +49,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 # linux/audit.h and the tables of system calls: machine -> its AUDIT_ARCH, and fchmod's number.
 _FCHMOD = {"x86_64": (0xC000003E, 91), "aarch64": (0xC00000B7, 52)}
 
-# Lines in the log. A stub of ours writes the first when it is asked to end and has answered all it had accepted;
+# Lines in the log. Our stubs write the first when they are asked to end and have answered all accepted requests;
 # this supervisor writes the second, and `reason` looks for it.
 FINALIZED = b"clipdex: finalized\n"
 LOST = "clipdex: lost the process of the model"
@@ -60,9 +60,10 @@ _POLL_S = 0.02
 
 
 class Spec(NamedTuple):
-    """What to run and what to clean up. `name` comes from `new_name`: it begins the shared-memory names.
+    """The command to run, and the files to clean up.
 
-    key: what of the command other users shall not see. key_file: where this user's clients find it.
+    name: from `new_name`; the prefix of the shared-memory names.
+    key: the part of the command to hide from other users. key_file: the file with the key for this user's clients.
     """
 
     parent_pid: int
@@ -76,7 +77,7 @@ class Spec(NamedTuple):
     key_file: str = ""
 
     def write(self) -> Path:
-        """The script's argument: a file in the run's directory, which is this user's alone."""
+        """Write the spec to a file in the run's directory, which is private to this user -> its path."""
         path = Path(self.run_dir) / _SPEC
         path.touch(mode=0o600)
         path.write_text(json.dumps(self._asdict()))
@@ -84,25 +85,25 @@ class Spec(NamedTuple):
 
     @classmethod
     def read(cls, path: str) -> Spec:
-        """Read the script's argument."""
+        """Read a spec from the file that is the script's argument."""
         return cls(**json.loads(Path(path).read_text()))
 
 
-# --- what a run leaves on the disk, and whose it is ---
+# --- the files of a run, and their owner ---
 
 
 def new_name() -> str:
-    """A name for a run, which says whose it is: clipdex-triton-NAMESPACE-PID-STARTED-RANDOM."""
+    """Make a name for a run that identifies its owner: clipdex-triton-NAMESPACE-PID-STARTED-RANDOM."""
     return f"{NAME_PREFIX}{_owner(os.getpid())}-{os.urandom(4).hex()}"
 
 
 def remove_left_overs(name: str, run_dir: str | Path, key: str = "", key_file: str = "") -> None:
-    """Remove a dead run's directory, the shared memory that a killed stub could not give back, and its key."""
+    """Remove a dead run's directory, the shared memory that killed stubs could not release, and its key."""
     if key and key_file:
         with contextlib.suppress(OSError):
-            if key in Path(key_file).read_text():  # and not that of a server that has the port since
+            if key in Path(key_file).read_text():  # not that of a newer server on the same port
                 Path(key_file).unlink()
-                Path(key_file).parent.rmdir()  # unless there are others
+                Path(key_file).parent.rmdir()  # fails if there are others
     for region in SHARED_MEMORY.glob(f"{name}*"):
         with contextlib.suppress(OSError):
             region.unlink()
@@ -110,7 +111,7 @@ def remove_left_overs(name: str, run_dir: str | Path, key: str = "", key_file: s
 
 
 def sweep(temp_dir: Path) -> None:
-    """Remove what runs left behind whose owner was killed together with its supervisor."""
+    """Remove the files of runs whose owner was killed together with its supervisor."""
     for folder in (SHARED_MEMORY, temp_dir):
         for path in folder.glob(f"{NAME_PREFIX}*"):
             with contextlib.suppress(OSError):
@@ -123,8 +124,8 @@ def sweep(temp_dir: Path) -> None:
 
 
 def _owner(pid: int) -> str:
-    # A process id means something in its own namespace only (containers may share /dev/shm), and is used again
-    # after a while: the namespace and the start time make it unique.
+    # A process id is valid only in its own namespace (containers may share /dev/shm), and is reused after a while:
+    # the namespace and the start time make it unique.
     return f"{_namespace()}-{pid}-{_start_time(pid)}"
 
 
@@ -136,7 +137,7 @@ def _owner_is_dead(name: str) -> bool:
     try:
         namespace, pid, _started, _random = name.removeprefix(NAME_PREFIX).split("-", 3)
         if int(namespace) != _namespace():
-            return False  # another container's: not ours to judge
+            return False  # another container's: its processes cannot be seen from here
         return not name.startswith(f"{NAME_PREFIX}{_owner(int(pid))}-")
     except FileNotFoundError:
         return True  # no such process
@@ -145,8 +146,8 @@ def _owner_is_dead(name: str) -> bool:
 
 
 def _start_time(pid: int) -> str:
-    # /proc/PID/stat is "PID (NAME) STATE PPID ...", and NAME may hold blanks and brackets. Field 22 counts clock
-    # ticks from boot to the process's start.
+    # /proc/PID/stat is "PID (NAME) STATE PPID ...", and NAME may contain spaces and brackets. Field 22 is the
+    # process's start in clock ticks since boot.
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
 
 
@@ -201,13 +202,13 @@ class _Supervisor:
         return pid
 
     def _wait(self, parent: int | None) -> bool:
-        """Return when Triton is to stop or has ended; True if the parent is there to be told."""
+        """Wait until Triton should stop or has exited -> whether the parent is still alive."""
         stdin = sys.stdin.fileno()
         watched = [stdin, self.wake] if parent is None else [stdin, self.wake, parent]
         is_hidden = not self.spec.key
         while self.status is None and not self.stop_signalled:
             news, _, _ = select.select([*watched, *self.stubs], [], [], None if is_hidden else _POLL_S)
-            # Triton has read its command line before it writes the first line of its log.
+            # Triton has read its command line by the time it writes the first line of its log.
             if not is_hidden and os.fstat(self.log.fileno()).st_size > 0:
                 is_hidden = True
                 _hide(self.pid, self.spec.key.encode())
@@ -221,14 +222,14 @@ class _Supervisor:
             self._reap()
             ended = [self.stubs.pop(each) for each in news if each in self.stubs]
             self.ended += len(ended)
-            # A stub that was asked to end, because Triton ends or unloads a model, is not lost.
+            # A stub that was asked to end, because Triton exits or unloads a model, is not lost.
             if ended and self.status is None and self.ended > self._count_finalized():
                 os.write(2, f"{LOST} {ended[0]}\n".encode())
                 return True
         return True
 
     def _watch_stubs(self) -> None:
-        """Open for each stub a descriptor that becomes readable when the process ends."""
+        """Open, for each stub, a descriptor that becomes readable when the process ends."""
         self.ready = True
         for region in SHARED_MEMORY.glob(f"{self.spec.name}*"):
             with contextlib.suppress(OSError):
@@ -239,18 +240,18 @@ class _Supervisor:
                 command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
                 model = command.partition(f"{self.spec.run_dir}/repository/")[2].partition("/")[0]
                 end = _end_of(pid)
-                # A dead process has lost its command line, and counts at once.
+                # A dead process has no command line, and counts as lost at once.
                 if end is not None and (model or not command):
                     self.stubs[end] = model or "(unknown)"
         _say(f"watching {len(self.stubs)}")
 
     def _count_finalized(self) -> int:
-        # A line is written by one append, so that no read meets half of it.
+        # Each line is appended by one write, so no read sees half of it.
         self.finalized += self.log.read().count(FINALIZED)
         return self.finalized
 
     def _stop(self) -> None:
-        """SIGTERM, then wait until every accepted request is answered, or the time is up."""
+        """Send SIGTERM, then wait until every accepted request is answered, or the time is up."""
         if self.status is not None or not self.ready:
             return  # nothing was accepted
         stubs = len(self.stubs)
@@ -262,14 +263,14 @@ class _Supervisor:
             self._reap()
             if self.status is not None:
                 return
-            # What Triton still does then frees what the kernel frees as well, and takes a second or two.
+            # After that Triton only frees what the kernel would free anyway, which takes it a second or two.
             if stubs and not drained and self._count_finalized() - before >= stubs:
                 drained = True
                 deadline = min(deadline, time.monotonic() + _FLUSH_S)
             select.select([self.wake], [], [], _POLL_S)
 
     def _kill_all(self) -> None:
-        """End Triton and all its descendants: each that loses its parent becomes a child of this process."""
+        """Kill Triton and all its descendants: those that lose their parent become children of this process."""
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline:
             children = _children(os.getpid())
@@ -297,30 +298,31 @@ class _Supervisor:
 
 
 def _become(command: list[str], parent_pid: int) -> NoReturn:
-    """In the forked child: run `command`, tied to the supervisor's life, both its outputs in the log."""
+    """In the forked child: run `command`, to die with the supervisor, with both its outputs in the log."""
     try:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent_pid:  # it died before the line above
+        if os.getppid() != parent_pid:  # the supervisor died before the line above
             os._exit(1)
         _keep_files_private()
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it; a program expects the default
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(2, 1)
-        os.execv(command[0], command)  # noqa: S606  # there is no shell in it, as there should not be
+        os.execv(command[0], command)  # noqa: S606  # no shell is involved, on purpose
     except OSError as exc:
         os.write(2, f"error: cannot run {command[0]}: {exc.strerror}\n".encode())
     os._exit(127)
 
 
 def _keep_files_private() -> None:
-    """In the forked child: what it and its children make, their shared memory above all, is this user's alone.
+    """In the forked child: make the files of it and its children, above all shared memory, private to this user.
 
-    Triton's Python backend wants its memory readable by all (0644), and where a umask has made 0600 of that, says
-    so again by fchmod; another user who opened it then would keep it. So fchmod does nothing in these processes.
+    Triton's Python backend creates its memory readable by all (0644), and if a umask made that 0600, repeats it by
+    fchmod; another user could then open and keep it. So fchmod is turned into a no-op in these processes.
     """
     os.umask(0o077)
     system_call = _FCHMOD.get(os.uname().machine)
-    # Who has a filter gains no rights by running a program, and nvidia-modprobe needs root's to load the driver.
+    # A process with a filter gains no privileges by running a program, but nvidia-modprobe needs root's to load
+    # the driver.
     driver_to_load = Path("/dev/nvidiactl").exists() and not Path("/dev/nvidia-uvm").exists()
     if system_call is None or driver_to_load:
         return
@@ -339,13 +341,13 @@ def _keep_files_private() -> None:
     instructions = ctypes.create_string_buffer(program, len(program))
     described = struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions))
     filters = ctypes.create_string_buffer(described, len(described))
-    with contextlib.suppress(OSError):  # a kernel or a container without filters: closed once all is loaded
+    with contextlib.suppress(OSError):  # no filters here: permissions are fixed once all is loaded
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(filters))
 
 
 def _hide(pid: int, secret: bytes) -> None:
-    """Overwrite a word in a child's command line, which every user of the machine may read."""
+    """Overwrite a secret in a child's command line, which every user of the machine may read."""
     with contextlib.suppress(OSError, ValueError):
         # Fields 48 and 49 of /proc/PID/stat: where the arguments begin and end.
         start, end = map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[45:47])
@@ -357,9 +359,9 @@ def _hide(pid: int, secret: bytes) -> None:
 
 
 def _end_of(pid: int) -> int | None:
-    """A descriptor that becomes readable when the process ends, or None where Linux is older than 5.3.
+    """Open a descriptor that becomes readable when the process ends; None if Linux is older than 5.3.
 
-    Of the parent, the end of standard input says the same, but not while a forked child of it holds the pipe.
+    For the parent, the end of standard input shows the same, except while a forked child of it holds the pipe.
     """
     try:
         return os.pidfd_open(pid)

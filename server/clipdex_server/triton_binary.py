@@ -1,7 +1,7 @@
-"""Find a Triton on this machine: NVIDIA's own on PATH, or the one inside nvidia-pytriton's wheel.
+"""Search for a Triton on this machine: NVIDIA's own on PATH, or the one in nvidia-pytriton's wheel.
 
-Nothing of nvidia-pytriton is imported: its wheel is only a place where a `tritonserver` binary, the Python
-backend, and a stub for each version of CPython lie.
+nvidia-pytriton itself is never imported: its wheel only provides a `tritonserver` binary, the Python backend, and
+a stub for each version of CPython.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _INSTEAD = "the address  inproc:DIR  runs the same models in the client's own pr
 
 @dataclass(frozen=True)
 class PythonBackend:
-    """The parts of Triton's Python backend; `backend_directory.build` puts them together."""
+    """The files of Triton's Python backend; `backend_directory.build` assembles them."""
 
     library: Path
     utils: Path
@@ -36,8 +36,8 @@ class PythonBackend:
 class TritonBinary:
     """A `tritonserver` that can be run.
 
-    python_backend: None where the installation has its own backends, as NVIDIA's container does.
-    library_path: directories that LD_LIBRARY_PATH must hold for it.
+    python_backend: None if the installation has its own backends, as NVIDIA's container does.
+    library_path: directories to add to LD_LIBRARY_PATH.
     """
 
     path: Path
@@ -45,9 +45,9 @@ class TritonBinary:
     library_path: tuple[Path, ...] = ()
 
     def environment(self) -> dict[str, str]:
-        """This process's environment, with `library_path` in front of LD_LIBRARY_PATH, and no TensorFloat-32.
+        """Return this process's environment, with `library_path` first in LD_LIBRARY_PATH, and TensorFloat-32 off.
 
-        That rounds float32 products to 10 bits, and TensorRT has no other switch for it than the variable.
+        TensorFloat-32 would round float32 products to 10 bits; in TensorRT only this variable disables it.
         """
         environment = {"NVIDIA_TF32_OVERRIDE": "0", **os.environ}
         known = environment.get("LD_LIBRARY_PATH")
@@ -58,7 +58,7 @@ class TritonBinary:
 
 
 def find_triton() -> TritonBinary:
-    """The `tritonserver` on PATH if there is one, else the one in nvidia-pytriton's wheel.
+    """Return the `tritonserver` on PATH if there is one, else the one in nvidia-pytriton's wheel.
 
     Raises:
         MissingExtra: nvidia-pytriton or onnxruntime is not installed.
@@ -81,7 +81,7 @@ def find_triton() -> TritonBinary:
 
 
 def site_directories() -> list[Path]:
-    """Where this Python finds its installed packages, in the order of sys.path."""
+    """Return the directories of this Python's installed packages, in the order of sys.path."""
     wanted = {path.parent for path in (_package_dir("numpy"), _package_dir("onnxruntime")) if path}
     return [
         path
@@ -103,16 +103,16 @@ def _in_wheel(package: Path) -> TritonBinary:
         if not path.is_file():
             raise LocalServerError(
                 f"nvidia-pytriton at {package} lacks {path.relative_to(package)}: "
-                "install it again with  pip install --force-reinstall nvidia-pytriton==0.7.0"
+                "reinstall it with  pip install --force-reinstall nvidia-pytriton==0.7.0"
             )
     if not backend.stub.is_file():
         stubs = sorted((server / "python_backend_stubs").iterdir(), key=lambda path: int(path.name[2:]))
         raise LocalServerError(
-            f"nvidia-pytriton's Triton runs Python {stubs[0].name} to {stubs[-1].name} and this is {python}: "
+            f"nvidia-pytriton's Triton supports Python {stubs[0].name} to {stubs[-1].name}, and this is {python}: "
             f"use one of those, or {_INSTEAD}"
         )
     if shutil.which("bash") is None:
-        raise LocalServerError("Triton starts its Python backend with bash, which is not installed here")
+        raise LocalServerError("Triton starts its Python backend with bash, which is not installed: install bash")
     found = TritonBinary(binary, backend, (*_libpython_directories(), package.parent / "nvidia_pytriton.libs"))
     _check_loads(found, backend.stub)
     return found
@@ -123,8 +123,8 @@ def _version() -> str:
 
 
 def _check_loads(triton: TritonBinary, stub: Path) -> None:
-    """Refuse a stub that the dynamic loader cannot start; Triton itself would only say "not healthy"."""
-    # Without arguments the stub complains and ends with 1; the loader ends with 127 and names the library.
+    """Raise LocalServerError if the dynamic loader cannot start the stub; Triton would only say "not healthy"."""
+    # Without arguments the stub exits with 1; the loader exits with 127 and names the library.
     result = subprocess.run(
         [stub], env=triton.environment(), capture_output=True, text=True, timeout=60, check=False
     )
@@ -145,6 +145,6 @@ def _libpython_directories() -> list[Path]:
 
 
 def _package_dir(name: str) -> Path | None:
-    """The directory of an installed package, without importing it."""
+    """Return the directory of an installed package, without importing it; None if it is not installed."""
     spec = find_spec(name)
     return None if spec is None or spec.origin is None else Path(spec.origin).parent

@@ -1,33 +1,33 @@
-"""Every error clipdex raises, as one tree.
+"""The errors that clipdex raises, as one tree.
 
 ClipdexError
-├── InvalidArgument          the caller passed something out of range or of the wrong type
-├── Closed                   a client, an index or the like is used after it was closed
+├── InvalidArgument          the caller passed a value out of range or of the wrong type
+├── Closed                   a client, an index or the like was used after it was closed
 ├── MissingExtra             an optional package is not installed, or cannot be imported; names the extra
 ├── ImageError               one picture cannot be read; it never ends a run over many
 ├── ModelError
 │   ├── ModelNotFound        the server or directory is there, the model is not
-│   ├── CardError            a model's card or assets are not what this version understands
-│   └── FingerprintMismatch  vectors of one embedding space meet an index or a query of another
+│   ├── CardError            a model's card or assets are missing, malformed, or of a newer format
+│   └── FingerprintMismatch  vectors of different embedding spaces would be mixed
 ├── ServerError
-│   ├── ServerUnreachable    nobody answers, or the server is starting or stopping
-│   │   └── ServerBusy       its queue is full: the same request may be taken a moment later
-│   ├── DeadlineExceeded     no answer within the time given
+│   ├── ServerUnreachable    nothing answers, or the server is starting or stopping
+│   │   └── ServerBusy       its queue is full: the same request may succeed a moment later
+│   ├── DeadlineExceeded     no answer before the timeout
 │   ├── Cancelled            the caller withdrew the request
-│   ├── AccessDenied         the server asks for other credentials
-│   ├── RequestRefused       the server says the request is wrong; sending it again will not help
-│   └── ServerFault          the server broke while answering
+│   ├── AccessDenied         the server does not accept the credentials
+│   ├── RequestRefused       the server rejects the request as invalid; retrying will not help
+│   └── ServerFault          the server failed while answering
 ├── IndexFault
 │   ├── IndexNotFound        no index at that path
-│   ├── IndexFormatError     not an index, or one of a format this version does not know
+│   ├── IndexFormatError     not an index, or one in a format this version does not know
 │   ├── IndexDamaged         the files disagree with what was committed
-│   ├── IndexLocked          another process is writing to it
-│   └── IndexWriteError      the disk refused a write; nothing committed is lost
-├── SourceError              the folder or list of pictures cannot be read, or holds no picture
+│   ├── IndexLocked          another process is writing to the index
+│   └── IndexWriteError      a write to disk failed; nothing committed is lost
+├── SourceError              the folder or list of pictures cannot be read, or contains no picture
 ├── ExportError
 │   ├── CheckpointError      the checkpoint is missing, incomplete or of an unknown kind
-│   └── ParityError          the exported model does not give the checkpoint's own numbers
-└── LocalServerError         a Triton on this machine could not be started, or ended by itself
+│   └── ParityError          the exported model does not reproduce the checkpoint's results
+└── LocalServerError         a Triton on this machine could not be started, or exited on its own
 """
 
 from __future__ import annotations
@@ -65,26 +65,26 @@ __all__ = [
 
 
 class ClipdexError(Exception):
-    """The root. Its message is one sentence a person can act on: what, where, what was expected."""
+    """The base class. Its message is one sentence to act on: what was wrong, where, what was expected."""
 
 
 class InvalidArgument(ClipdexError, ValueError):
-    """The caller's fault: a value out of range or of the wrong type."""
+    """The caller passed a value out of range or of the wrong type."""
 
 
 class Closed(ClipdexError):
-    """A client, an index, a writer or a batcher is used after it was closed, or closed while it was asked."""
+    """A client, an index, a writer or a batcher was used after it was closed, or closed while in use."""
 
 
 class MissingExtra(ClipdexError, ImportError):
-    """An optional package is not installed; or it is, and its import fails, for the `reason` given."""
+    """An optional package is not installed, or its import fails for the given `reason`."""
 
     def __init__(self, package: str, extra: str, purpose: str, *, reason: str = "", version: str = "") -> None:
         if reason:
             name = f"{package} {version}".strip()
             message = (
-                f"{purpose} needs {package}, and {name} is installed but cannot be imported ({reason}): install "
-                f"versions that fit each other, as  pip install 'clipdex[{extra}]'  does in a new environment"
+                f"{purpose} needs {package}, but the installed {name} cannot be imported ({reason}): install "
+                f"compatible versions, as  pip install 'clipdex[{extra}]'  does in a new environment"
             )
         else:
             message = f"{purpose} needs {package}: run  pip install 'clipdex[{extra}]'"
@@ -95,7 +95,7 @@ class MissingExtra(ClipdexError, ImportError):
 
 
 class ImageError(ClipdexError):
-    """One picture cannot be used. `reason` is a code of the documented set (docs/failures.md)."""
+    """One picture cannot be used. `reason` is one of the codes in docs/failures.md."""
 
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
@@ -115,23 +115,23 @@ class CardError(ModelError):
 
 
 class FingerprintMismatch(ModelError):
-    """Vectors of one embedding space meet an index or a query of another."""
+    """Vectors of one embedding space would be mixed with an index or a query of another."""
 
 
 class ServerError(ClipdexError):
-    """A request to a server did not succeed."""
+    """A request to a server failed."""
 
 
 class ServerUnreachable(ServerError):
-    """Nobody answers at the address, or the server is starting or stopping. May pass."""
+    """Nothing answers at the address, or the server is starting or stopping. May be temporary."""
 
 
 class ServerBusy(ServerUnreachable):
-    """The server's queue is full. It is well, and may take the request a moment later."""
+    """The server's queue is full. It is healthy, and may accept the request a moment later."""
 
 
 class DeadlineExceeded(ServerError):
-    """The server did not answer within the time given. May pass."""
+    """The server did not answer before the timeout. May be temporary."""
 
 
 class Cancelled(ServerError):
@@ -139,15 +139,15 @@ class Cancelled(ServerError):
 
 
 class AccessDenied(ServerError):
-    """The server asks for other credentials."""
+    """The server does not accept the credentials."""
 
 
 class RequestRefused(ServerError):
-    """The server says the request is wrong; sending it again will not help."""
+    """The server rejects the request as invalid; retrying will not help."""
 
 
 class ServerFault(ServerError):
-    """The server broke while answering."""
+    """The server failed while answering."""
 
 
 class IndexFault(ClipdexError):
@@ -159,7 +159,7 @@ class IndexNotFound(IndexFault):
 
 
 class IndexFormatError(IndexFault):
-    """Not an index, or one of a format that this version does not know."""
+    """The directory is not an index, or is one in a format that this version does not know."""
 
 
 class IndexDamaged(IndexFault):
@@ -171,11 +171,11 @@ class IndexLocked(IndexFault):
 
 
 class IndexWriteError(IndexFault):
-    """The disk refused a write. What was committed before is untouched."""
+    """A write to disk failed. Everything committed before is intact."""
 
 
 class SourceError(ClipdexError):
-    """The folder or list of pictures cannot be read, or holds no picture."""
+    """The folder or list of pictures cannot be read, or contains no picture."""
 
 
 class ExportError(ClipdexError):
@@ -187,7 +187,7 @@ class CheckpointError(ExportError):
 
 
 class ParityError(ExportError):
-    """The exported model does not give the checkpoint's own numbers. `table` shows at which stage, a line each."""
+    """The exported model does not reproduce the checkpoint's results. `table` compares them, a line per stage."""
 
     def __init__(self, message: str, table: str = "") -> None:
         super().__init__(message)
@@ -195,4 +195,4 @@ class ParityError(ExportError):
 
 
 class LocalServerError(ClipdexError):
-    """A Triton on this machine could not be started, or ended by itself."""
+    """A Triton on this machine could not be started, or exited on its own."""

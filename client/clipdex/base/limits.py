@@ -1,4 +1,4 @@
-"""What one file may cost: bytes, pixels, seconds, memory."""
+"""Limits on what decoding one file may cost: bytes, pixels, seconds, memory."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from clipdex.base.errors import InvalidArgument
 
 __all__ = ["MAX_PIXELS", "Limits"]
 
-# 16,384 × 16,384: a telephone's 200 megapixels, and not much more. 1 GiB at Pillow's 4 bytes a pixel.
+# 16,384 × 16,384: enough for a phone's 200 megapixels. 1 GiB at Pillow's 4 bytes a pixel.
 MAX_PIXELS = 1 << 28
 
-# What shared libraries take of a worker, which the kernel does not count as its data: numpy, Pillow and all
-# its decoders. Measured: 31 MiB.
+# Memory of a worker's shared libraries that the kernel does not count as its data: numpy, Pillow and its
+# decoders. Measured: 31 MiB.
 _LIBRARIES = 48 << 20
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on decoding, each enforced in or on the worker process.
+    """Bounds on decoding one file, enforced in or on the worker process.
 
     max_file_bytes: larger files are not read.
     max_pixels: larger pictures are not decoded.
-    file_timeout_s: a worker that takes longer is ended, in seconds.
-    worker_memory_bytes: memory of a worker's own, the interpreter's and libraries' included; the ring, which all
-        share, is not. Decoded pixels take 4 bytes each, and 8 if they are turned upright or converted.
-    large_memory_bytes: what one worker at a time may have, for a picture that needs more; no less than the other
-        workers have, and at most half of the machine's memory. 0: no picture gets more.
+    file_timeout_s: seconds after which a worker that is still on one file is killed.
+    worker_memory_bytes: a worker's own memory, including the interpreter and libraries, but not the shared ring.
+        Decoded pixels take 4 bytes each, and 8 if they are rotated or converted.
+    large_memory_bytes: memory that one worker at a time may use for a picture that needs more; at most half of
+        the machine's. With 0 no picture gets more than worker_memory_bytes.
     """
 
     max_file_bytes: int = 256 << 20
@@ -47,25 +47,25 @@ class Limits:
             )
 
     def within(self, machine_bytes: int) -> Limits:
-        """These limits on a machine with so much memory."""
+        """Return these limits, adapted to a machine with this much memory."""
         return replace(self, large_memory_bytes=min(self.large_memory_bytes, machine_bytes // 2))
 
     @property
     def allows_larger(self) -> bool:
-        """Whether one worker at a time may have more memory than the others."""
+        """True if one worker at a time may use more memory than the others."""
         return self.large_memory_bytes > self.worker_memory_bytes
 
     def apply_to_this_process(self, *, large: bool = False) -> None:
-        """Bound this process's memory: what would go beyond it gets a MemoryError.
+        """Limit this process's memory: an allocation beyond it raises MemoryError.
 
-        large: as a worker is that decodes a large picture. It can be bounded again as the others are.
+        large: set the limit of the worker that decodes a large picture; a later call can lower it again.
         """
         try:
             import resource
         except ImportError:  # not a POSIX system
             return
-        # RLIMIT_DATA counts private memory, written to or not; RLIMIT_AS would count mapped files whole.
+        # RLIMIT_DATA counts private memory, touched or not; RLIMIT_AS would count whole mapped files too.
         most = max(self.worker_memory_bytes, self.large_memory_bytes)
         data = (most if large else self.worker_memory_bytes) - _LIBRARIES
-        with suppress(ValueError, OSError):  # a lower hard limit is in force already
+        with suppress(ValueError, OSError):  # a lower hard limit is already in force
             resource.setrlimit(resource.RLIMIT_DATA, (data, most - _LIBRARIES))

@@ -1,9 +1,9 @@
-"""The client for asyncio: the same client, waited for by the event loop.
+"""The asyncio client: the methods of the blocking client, awaited.
 
     async with clipdex.aio.connect("localhost:8001") as clip:
         query = await clip.embed_texts(["a cat sleeping on a couch"])    # float32 (1, D)
 
-Decoding and resizing happen in threads of its own, requests and their retries in those of the client.
+Decoding and resizing run in its own threads, requests and their retries in the client's.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _T = TypeVar("_T")
 
 
 def connect(address: str | Sequence[str] = DEFAULT_ADDRESS, **settings: Any) -> AsyncClient:
-    """A client that connects when its `async with` begins, with what `clipdex.connect` takes."""
+    """Make a client that connects when its `async with` begins; takes the arguments of `clipdex.connect`."""
     return AsyncClient(partial(connect_blocking, address, **settings))
 
 
 class AsyncClient:
     """A `clipdex.Client` whose methods are awaited. Use it in an `async with`.
 
-    Any number of tasks may share it. A task that is cancelled withdraws its requests.
+    Any number of tasks may share it. Cancelling a task withdraws its requests.
     """
 
     def __init__(self, connect: Callable[[], Client]) -> None:
@@ -59,7 +59,7 @@ class AsyncClient:
             self._client = await asyncio.wrap_future(made)
         except BaseException:
             self._closed = True
-            made.add_done_callback(_close_unwanted)  # its thread cannot be cancelled, and may yet connect
+            made.add_done_callback(_close_unwanted)  # its thread cannot be cancelled, and may still connect
             self._threads.shutdown(wait=False)
             raise
         return self
@@ -75,10 +75,10 @@ class AsyncClient:
 
     @property
     def client(self) -> Client:
-        """The client below, whose other methods and attributes block no longer than a moment."""
+        """The underlying blocking client; its other methods and attributes return at once or almost so."""
         self._require_open()
         if self._client is None:
-            raise ClipdexError("not connected: write  async with clipdex.aio.connect(...) as clip")
+            raise ClipdexError("the client is not connected: use  async with clipdex.aio.connect(...) as clip")
         return self._client
 
     def __repr__(self) -> str:
@@ -123,7 +123,7 @@ class AsyncClient:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
     async def _drive(self, steps: Steps[_T]) -> _T:
-        """As `steps.run` does, with each step in a thread, and awaiting what it waits for."""
+        """Drive steps as `steps.run` does, but run each in a thread and await its future."""
         advance: Callable[[], Future[Array]] = partial(next, steps)
         step: asyncio.Future[Future[Array] | _End[_T]] | None = None
         try:
@@ -133,11 +133,11 @@ class AsyncClient:
                 outcome = await asyncio.shield(step)
                 if isinstance(outcome, _End):
                     return outcome.value
-                with suppress(Exception):  # `step_after` hands it on
+                with suppress(Exception):  # `step_after` passes it on
                     await asyncio.wrap_future(outcome)
                 advance = step_after(steps, outcome)
         finally:
-            # A step that a cancelled task has left behind still runs in its thread, and cannot be closed before.
+            # After a cancelled task, its step still runs in its thread, and can be closed only when that ends.
             if step is not None and not step.done():
                 step.add_done_callback(lambda _: steps.close())
             else:
@@ -151,7 +151,7 @@ def _close_unwanted(made: Future[Client]) -> None:
 
 @dataclass(frozen=True)
 class _End(Generic[_T]):
-    """What the steps return: StopIteration cannot pass through a future."""
+    """The return value of finished steps: StopIteration cannot pass through a future."""
 
     value: _T
 

@@ -1,9 +1,9 @@
-"""Many single pictures or texts from many threads, sent together.
+"""Batching on the client's side: single pictures or texts from many threads, sent together.
 
     with clipdex.connect() as clip, clipdex.Batcher(clip) as batcher:
         vector = batcher.text("a cat on a couch").result()    # float32 (D,)
 
-Seldom needed: servers batch single requests by themselves. It saves requests where each is far, or metered.
+Seldom needed: servers batch single requests themselves. It pays where requests are slow to travel, or metered.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ __all__ = ["Batcher"]
 
 @dataclass
 class _Queue:
-    """Items that wait for company."""
+    """Items waiting to fill a batch."""
 
     submit: Callable[[Array], Future[Array]]
     most: int
     items: list[tuple[Array, Future[Array]]] = field(default_factory=list)
 
     def take(self) -> list[tuple[Array, Future[Array]]]:
-        """All of them, which wait no more."""
+        """Empty the queue -> its items."""
         items, self.items = self.items, []
         return items
 
@@ -46,15 +46,15 @@ class _Queue:
 class Batcher:
     """Collects single items for up to `max_wait_s`, or until a batch is full. Safe to share between threads.
 
-    In a child that was forked it refuses to work.
+    It does not work in a forked child.
 
-    max_batch_size: items a request at most; None for what the model takes.
-    max_wait_s: how long the first of a batch waits for others, in seconds.
+    max_batch_size: the most items in one request; None for the model's own limit.
+    max_wait_s: seconds that the first item of a batch waits for others.
     """
 
     def __init__(self, client: Client, *, max_batch_size: int | None = None, max_wait_s: float = 0.002) -> None:
         if not isinstance(client, Client):
-            raise InvalidArgument(f"client is {client!r:.60}; expected a Client, as clipdex.connect gives")
+            raise InvalidArgument(f"client is {client!r:.60}; expected a Client: make one with clipdex.connect")
         if max_batch_size is not None and not is_count(max_batch_size, 1):
             raise InvalidArgument(f"max_batch_size is {max_batch_size!r}; expected a whole number, at least 1")
         if not is_number(max_wait_s) or not max_wait_s > 0:
@@ -70,26 +70,26 @@ class Batcher:
         self._pid = os.getpid()
 
     def image(self, image: ImageSource, *, icc: IccUse = "off") -> Future[Array]:
-        """A picture, decoded here and now -> a future of its vector, float32 (D,) of norm 1.
+        """Decode a picture at once, and queue it -> a future of its vector, float32 (D,) of norm 1.
 
         icc: as for `Client.embed_images`.
 
         Raises:
-            ImageError: it cannot be decoded.
+            ImageError: the picture cannot be decoded.
         """
         spec = self._client.card.image
         return self._add(self._images, to_pixels(open_image(image, fill=spec.fill, icc=icc), spec))
 
     def text(self, text: str) -> Future[Array]:
-        """A text -> a future of its vector, float32 (D,) of norm 1."""
+        """Queue a text -> a future of its vector, float32 (D,) of norm 1."""
         return self._add(self._texts, self._client.tokenize([text])[0])
 
     def close(self) -> None:
-        """Send what waits, and take no more. Safe to call twice."""
+        """Send the waiting items, and accept no more. Safe to call twice."""
         if self._pid != os.getpid():
-            return  # what waits is the parent's
+            return  # the waiting items are the parent's
         self._closed = True
-        self._timer.close()  # which runs what it would have run later
+        self._timer.close()  # runs pending calls at once
 
     def __repr__(self) -> str:
         return f"<clipdex.Batcher over {self._client!r}{', closed' if self._closed else ''}>"
@@ -109,7 +109,7 @@ class Batcher:
 
     def _add(self, queue: _Queue, row: Array) -> Future[Array]:
         self._require_open()
-        if self._pid != os.getpid():  # the thread that sends what waits is not here, and the lock may be held
+        if self._pid != os.getpid():  # the sending thread did not survive the fork, and the lock may be held
             raise ClipdexError(
                 f"this batcher was made in process {self._pid}, and this is a child that was forked from it: "
                 "connect in the child, and make one there"
@@ -126,14 +126,14 @@ class Batcher:
         return answer
 
     def _flush(self, queue: _Queue, first: Future[Array]) -> None:
-        """Send what waits with `first`, unless that has gone with a full batch."""
+        """Send the batch that `first` began, unless it has already gone out full."""
         with self._lock:
             batch = queue.take() if queue.items and queue.items[0][1] is first else []
         if batch:
             self._send(queue, batch)
 
     def _send(self, queue: _Queue, batch: list[tuple[Array, Future[Array]]]) -> None:
-        # Those that were cancelled while they waited are left out; the others cannot be cancelled any more.
+        # Items that were cancelled while they waited are left out; the others can no longer be cancelled.
         items = [
             (row, answer) for row, answer in batch if answer.running() or answer.set_running_or_notify_cancel()
         ]
@@ -147,7 +147,7 @@ class Batcher:
                 if len(items) == 1:
                     items[0][1].set_exception(exc)
                 for item in items if len(items) > 1 else ():
-                    self._send(queue, [item])  # one bad item is no other's fault
+                    self._send(queue, [item])  # one bad item must not fail the others
             except Exception as exc:
                 for _, answer in items:
                     answer.set_exception(exc)

@@ -1,4 +1,4 @@
-"""Zero-shot classification: which of some labels a picture shows, by a model that was never trained on them.
+"""Zero-shot classification: the probability of each label for a picture, without training on the labels.
 
 label ─▶ each template ─▶ text vectors ─▶ their mean, of norm 1
 picture · labels ─▶ × logit scale ─▶ softmax, or + bias ─▶ sigmoid
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_TEMPLATES", "classify_steps", "label_steps", "probabilities"]
 
-# What CLIP's authors take where a label is a noun.
+# The template of CLIP's authors for labels that are nouns.
 DEFAULT_TEMPLATES = ("a photo of a {}",)
 _BLANK = "{}"
-# Of vectors of norm 1. Below it, the direction of their mean is rounding.
+# Norm of the mean of unit vectors; below it, the mean's direction is rounding error.
 _SMALLEST_MEAN = 1e-3
 
 
@@ -42,7 +42,7 @@ def classify_steps(
     wait: bool = False,
 ) -> Steps[Vectors]:
     """The steps of `Client.classify`. wait: see `pixel_steps`."""
-    of_images = image_steps(client, images, icc=icc, wait=wait)  # begins when it is waited for
+    of_images = image_steps(client, images, icc=icc, wait=wait)  # a generator: starts when first driven
     label_vectors = yield from label_steps(client, labels, templates, wait=wait)
     pictures = yield from of_images
     return probabilities(client.card, pictures, label_vectors)
@@ -51,10 +51,12 @@ def classify_steps(
 def label_steps(
     client: Client, labels: Iterable[str], templates: Iterable[str], *, wait: bool = False
 ) -> Steps[Vectors]:
-    """K labels -> float32 (K, D) of norm 1: each the mean of its vectors in all templates, as CLIP's authors do.
+    """The steps of embedding K labels, each as the mean over all templates, as CLIP's authors do.
+
+    -> float32 (K, D) of norm 1.
 
     Raises:
-        InvalidArgument: there are too few labels, one is empty or there twice, or a template has no place for it.
+        InvalidArgument: there are too few labels, one is empty or repeated, or a template has no "{}".
     """
     labels, templates = text_list(labels, "labels"), text_list(templates, "templates")
     _check(client.card, labels, templates)
@@ -64,18 +66,20 @@ def label_steps(
     norms = np.linalg.norm(means, axis=1, keepdims=True)
     if norms.min() < _SMALLEST_MEAN:
         label = labels[int(norms.argmin())].strip()
-        raise InvalidArgument(f"the templates give the label {label!r} vectors that cancel each other: use others")
+        raise InvalidArgument(
+            f"the vectors of the label {label!r} in the templates cancel each other out: use other templates"
+        )
     unit: Vectors = means / norms
     return unit
 
 
 def probabilities(card: ModelCard, pictures: Vectors, labels: Vectors) -> Vectors:
-    """float32 (N, D) and (K, D) -> float32 (N, K).
+    """Turn vectors of N pictures and K labels, float32 (N, D) and (K, D), into probabilities: float32 (N, K).
 
-    softmax: they add up to 1 for each picture. sigmoid (SigLIP): each label is judged alone.
+    softmax: they sum to 1 for each picture. sigmoid (SigLIP): each label is judged on its own.
 
     Raises:
-        ServerFault: what the vectors and the card give are no probabilities.
+        ServerFault: the vectors and the card give numbers that are not finite.
     """
     logits = card.logit_scale * (pictures.astype(np.float64) @ labels.T.astype(np.float64)) + card.logit_bias
     if card.scoring == "sigmoid":
@@ -84,26 +88,28 @@ def probabilities(card: ModelCard, pictures: Vectors, labels: Vectors) -> Vector
         odds = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
         result = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
     if not np.isfinite(result).all():
-        raise ServerFault(f"the vectors and the card of {card.name} give no probabilities: the model is broken")
+        raise ServerFault(
+            f"the vectors and the card of {card.name} give probabilities that are not finite: the model is broken"
+        )
     return result
 
 
 def _check(card: ModelCard, labels: Sequence[str], templates: Sequence[str]) -> None:
     names = [label.strip() for label in labels]
     if not all(names):
-        raise InvalidArgument("a label is empty; say what a picture may show")
+        raise InvalidArgument("a label is empty; expected words for something a picture may show")
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise InvalidArgument(f"the label {name!r} is there twice")
+            raise InvalidArgument(f"the label {name!r} is given twice")
         seen.add(name)
     if len(names) < (1 if card.scoring == "sigmoid" else 2):
         raise InvalidArgument(
-            f"{len(names)} labels: {card.name} says which of several fits best; give two or more, such as "
-            "a cat, something else"
+            f"too few labels ({len(names)}): {card.name} says which of several fits best; give two or "
+            "more, such as a cat, something else"
         )
     if not templates:
         raise InvalidArgument('templates is empty; give one, such as "a photo of a {}"')
     for template in templates:
         if _BLANK not in template:
-            raise InvalidArgument(f"the template {template!r} has no place for the label: write {{}} there")
+            raise InvalidArgument(f"the template {template!r} has no {{}}: put {{}} where the label belongs")

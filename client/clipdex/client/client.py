@@ -55,27 +55,27 @@ def connect(
     on_request: RequestHook | None = None,
     cache_dir: Path | None = None,
 ) -> Client:
-    """Connect to a model.
+    """Connect to a model on one or more Triton servers, or in this process.
 
     Args:
         address: `HOST:PORT`, `dns:///NAME:PORT` or `unix:PATH` of a Triton server's gRPC port; several of them,
             in a list or with commas, for servers that hold the same model; or `inproc:DIR` to run the models of
             that repository in this process.
-        model: the model's name; may be left out where the server holds just one.
-        timeout_s: how long any one request may take, all its attempts together, in seconds.
-        wait_s: how long to wait for a server that is not there yet, or has not loaded the model.
+        model: the model's name; optional if the server holds just one.
+        timeout_s: seconds that one request may take, all its attempts together.
+        wait_s: seconds to wait for a server that is not up yet, or has not loaded the model.
         credentials: TLS, a token, headers.
-        retry: how failed requests are tried again; the defaults of `RetryPolicy` if not given.
-        shared_memory: whether pictures of a bulk run are passed in memory that both sides map: "auto" where the
-            server runs on this machine and takes them, "always" or an error, "never".
-        on_request: told of each finished request, in a thread of the client's or the asking one: it must be quick.
+        retry: how failed requests are retried; the defaults of `RetryPolicy` if not given.
+        shared_memory: whether a bulk run passes pictures in shared memory: "auto" if the server runs on this
+            machine and supports it, "always" (an error if it does not), or "never".
+        on_request: called after each finished request, in the client's thread or the caller's: it must be quick.
         cache_dir: where tokenizers and cards are kept; see `clipdex.model.assets.default_cache_dir`.
 
     Raises:
-        ServerUnreachable: nobody answers there. Of several servers, one that answers is enough.
-        ModelNotFound: the server holds no such model, or several and none was named.
+        ServerUnreachable: nothing answers there. Of several servers, one that answers is enough.
+        ModelNotFound: the server does not hold that model, or holds several and none was named.
         FingerprintMismatch: two of the servers hold different models of that name.
-        InvalidArgument: the address has another form, or a token would be sent to it unencrypted.
+        InvalidArgument: the address is malformed, or a token would be sent to it unencrypted.
     """
     transport = open_transport(address, credentials=credentials, retry=retry, on_request=on_request)
     try:
@@ -95,11 +95,11 @@ def connect(
 class Client:
     """A connection to one model. Safe to share between threads; close it, or use it in a `with`.
 
-    In a child that was forked it refuses to work: connect there.
+    It does not work in a forked child: connect again there.
 
     card: the model's card.
-    server: who answers, and its version.
-    max_batch_size, max_texts: the pictures, or texts, that one request may carry, for the server and in memory.
+    server: the server's name and version.
+    max_batch_size, max_texts: the most pictures, or texts, in one request, as the server and memory allow.
     in_flight: the requests that keep the servers busy: two batches for each of their instances, 1 GiB at most.
     """
 
@@ -121,7 +121,7 @@ class Client:
         if shared_memory not in get_args(SharedMemoryUse):
             raise InvalidArgument(f"shared_memory is {shared_memory!r}; expected auto, always or never")
         if not hasattr(transport, "submit"):
-            raise InvalidArgument(f"transport is {transport!r:.60}; clipdex.connect makes a Client of an address")
+            raise InvalidArgument(f"transport is {transport!r:.60}; clipdex.connect makes a Client for an address")
         self.shared_memory: SharedMemoryUse = shared_memory
         self._transport = transport
         self._closed = False
@@ -137,34 +137,35 @@ class Client:
 
     @property
     def address(self) -> str:
-        """Where the model is served."""
+        """The address at which the model is served."""
         return self._transport.address
 
     def embed_images(self, images: Iterable[ImageSource], *, icc: IccUse = "off") -> Vectors:
-        """N pictures (paths, file bytes, open files, Pillow images, uint8 arrays) -> float32 (N, D) of norm 1.
+        """Embed N pictures -> float32 (N, D) of norm 1.
 
-        images: a list, a generator, or a uint8 array (N, H, W, 3). They are opened batch by batch.
-        icc: "srgb" converts them by their colour profiles, for an index that was made so (`Index.manifest.icc`).
+        images: a list or generator of paths, file bytes, open files, Pillow images or uint8 arrays, or one uint8
+            array (N, H, W, 3). They are opened batch by batch.
+        icc: "srgb" converts them by their colour profiles, for an index made that way (`Index.manifest.icc`).
 
         Raises:
             ImageError: one of them cannot be decoded; the message names it.
-            InvalidArgument: `images` is a lone picture, or holds what is none.
+            InvalidArgument: `images` is a single picture, or contains something that is not a picture.
             RequestRefused: the server refuses one of them; the message says which.
             ServerError: the server did not answer.
         """
         return run(image_steps(self, images, icc=icc, wait=True))
 
     def embed_pixels(self, pixels: Pixels) -> Vectors:
-        """uint8 (N, S, S, 3), resized and cropped as the card says -> float32 (N, D) of norm 1.
+        """Embed uint8 (N, S, S, 3), resized and cropped as the card says -> float32 (N, D) of norm 1.
 
         Raises:
-            InvalidArgument: it is no such array.
+            InvalidArgument: the array has another dtype or shape.
             ServerError: the server did not answer.
         """
         return run(pixel_steps(self, pixels, wait=True))
 
     def embed_texts(self, texts: Iterable[str]) -> Vectors:
-        """N texts -> float32 (N, D) of norm 1. A text beyond the context is cut, with a TextCut warning."""
+        """Embed N texts -> float32 (N, D) of norm 1. Texts that are too long are cut, with a TextCut warning."""
         return run(text_steps(self, texts, wait=True))
 
     def classify(
@@ -175,54 +176,57 @@ class Client:
         templates: Iterable[str] = DEFAULT_TEMPLATES,
         icc: IccUse = "off",
     ) -> Vectors:
-        """N pictures, K labels -> float32 (N, K): how probable each label is, by texts made with the templates.
+        """Classify N pictures by K labels, zero-shot -> float32 (N, K): the probability of each label.
 
-        Each label's vector is the mean over the templates, "{}" in them replaced by it. With a softmax the labels
-        share 1, with a sigmoid (SigLIP: `card.scoring`) each is judged alone. icc: as for `embed_images`.
+        Each label's vector is the mean over the templates, with "{}" replaced by the label. A softmax makes each
+        picture's probabilities sum to 1; a sigmoid (SigLIP: `card.scoring`) judges each label on its own.
+        icc: as for `embed_images`.
 
         Raises:
-            InvalidArgument: too few labels, one empty or there twice, or a template without "{}".
+            InvalidArgument: there are too few labels, one is empty or repeated, or a template has no "{}".
         """
         return run(classify_steps(self, images, labels, templates, icc=icc, wait=True))
 
     def submit_pixels(
         self, pixels: Pixels, timeout_s: float | None = None, *, wait: bool = False
     ) -> Future[Array]:
-        """Send one batch, uint8 (B, S, S, 3) with B <= max_batch_size; the future holds float32 (B, D).
+        """Send one batch, uint8 (B, S, S, 3) with B <= max_batch_size -> a future of float32 (B, D).
 
-        Check what it holds with `checked`, and keep no more than `in_flight` waiting. The pixels must not change
+        Check the result with `checked`, and keep at most `in_flight` requests pending. The pixels must not change
         until the future is done; `cancel` withdraws the request, which then ends with `Cancelled`.
-        timeout_s: another deadline than the client's. wait: nothing else is to be done before it is answered,
-        which may happen in this call then.
+        timeout_s: overrides the client's timeout. wait: the caller will block on the answer at once, so the
+        request may be answered within this call.
         """
         self.require_pixels(pixels)
         return self._submit("image", {"pixels": _not_empty(pixels, "pixels")}, timeout_s, wait)
 
     def require_pixels(self, pixels: Pixels) -> None:
-        """Raise InvalidArgument unless it is an array as `embed_pixels` takes it."""
+        """Raise InvalidArgument unless the array has the dtype and shape that `embed_pixels` takes."""
         size = self.card.image.size
         _require_array(pixels, np.uint8, (size, size, 3), f"{self._name} takes pixels")
 
     def tokenize(self, texts: Iterable[str]) -> Array:
-        """N texts -> int32 (N, L), as `submit_tokens` takes them."""
+        """Tokenize N texts for `submit_tokens` -> int32 (N, L)."""
         ids, lost = self._tokenizer.encode(texts)
         warn_of_cut(lost, self.card.text.context_length)
         return ids
 
     def lost(self, texts: Iterable[str]) -> list[str]:
-        """What of each text lies beyond the model's context, and is not embedded; "" where all of it fits."""
+        """Return the part of each text beyond the model's context, which is not embedded; "" if all of it fits."""
         return self._tokenizer.encode(texts)[1]
 
     def submit_tokens(self, ids: Array, *, wait: bool = False) -> Future[Array]:
-        """Send one batch of tokenized texts, int32 (B, L) with B <= max_texts; as `submit_pixels` does."""
+        """Send one batch of tokenized texts, int32 (B, L) with B <= max_texts, as `submit_pixels` does."""
         _require_array(ids, np.int32, (self.card.text.context_length,), f"{self._name} takes token ids")
         return self._submit("text", {"token_ids": _not_empty(ids, "token ids")}, wait=wait)
 
     def share(self, memory: SharedMemory) -> bool:
-        """Let `submit_pixels` name pixels that lie in this memory instead of sending them -> whether it will.
+        """Register shared memory, so that `submit_pixels` refers to pixels in it rather than sending them.
+
+        -> whether the server accepted it.
 
         Raises:
-            ServerError: shared_memory is "always", and the server does not take it.
+            ServerError: shared_memory is "always", and the server did not accept it.
         """
         self.require_open()
         if self.shared_memory == "never":
@@ -232,26 +236,26 @@ class Client:
         shared = self._transport.share(memory, self._timeout_s)
         if self.shared_memory == "always" and not shared:
             raise ServerError(
-                f"the server at {self.address} takes no shared memory: run it on this machine, as this user, "
-                "with the same /dev/shm and --allow-client-shm=true, or do without (shared_memory='auto')"
+                f"the server at {self.address} does not accept shared memory: run it on this machine, as this "
+                "user, with the same /dev/shm and --allow-client-shm=true, or do without (shared_memory='auto')"
             )
         return shared
 
     def unshare(self, memory: SharedMemory) -> None:
-        """Let the server forget about it, before it is closed. Never fails."""
+        """Unregister shared memory from the server, before the memory is closed. Never fails."""
         self._transport.unshare(memory)
 
     def checked(self, vectors: Array, rows: int) -> Vectors:
-        """What a server answered for a batch of `rows`: float32 (rows, D) of norm 1.
+        """Check a server's answer for a batch of `rows` -> float32 (rows, D) of norm 1.
 
         Raises:
-            ServerFault: these are not the embeddings of so many rows.
+            ServerFault: the answer is not that many embeddings.
         """
         expected = (rows, self.card.embedding_dim)
         if vectors.dtype != np.float32 or vectors.shape != expected:
             raise ServerFault(
                 f"{self._name} at {self.address} answered {vectors.dtype} {vectors.shape} for {rows} items; "
-                f"its card promises float32 {expected}"
+                f"its card says float32 {expected}"
             )
         norms = np.linalg.norm(vectors, axis=1)
         if not np.all(np.abs(norms - 1.0) < 1e-2):  # catches NaN too
@@ -261,7 +265,7 @@ class Client:
         return vectors
 
     def statistics(self, part: Literal["image", "text"]) -> ModelStatistics:
-        """What the server has counted of one part of the model; zeros where nobody counts."""
+        """Return the server's request counts for one part of the model; zeros if it keeps none."""
         self.require_open()
         return self._transport.statistics(f"{self._name}_{part}", self._timeout_s)
 
@@ -283,7 +287,7 @@ class Client:
         self.close()
 
     def require_open(self) -> None:
-        """Raise Closed if it was closed."""
+        """Raise Closed if the client was closed."""
         if self._closed:
             raise Closed(f"this client of {self.address} is closed: connect again")
 
@@ -296,7 +300,7 @@ class Client:
 
 
 def _require_array(given: object, dtype: type, shape: tuple[int, ...], takes: str) -> None:
-    """Raise InvalidArgument unless it is an array (N, *shape) of a dtype."""
+    """Raise InvalidArgument unless `given` is an array (N, *shape) of this dtype."""
     if not isinstance(given, np.ndarray) or given.dtype != dtype or given.ndim == 0 or given.shape[1:] != shape:
         expected = f"an array of dtype {np.dtype(dtype)} and shape ({', '.join(map(str, ('N', *shape)))})"
         if isinstance(given, np.ndarray):
@@ -306,7 +310,7 @@ def _require_array(given: object, dtype: type, shape: tuple[int, ...], takes: st
 
 def _not_empty(batch: Array, what: str) -> Array:
     if len(batch) == 0:
-        raise InvalidArgument(f"a batch of no {what} was submitted; expected one row or more")
+        raise InvalidArgument(f"the batch of {what} is empty; expected at least one row")
     return batch
 
 

@@ -1,4 +1,4 @@
-"""What a client learns from a server before its first request: which model, its card, its limits."""
+"""Discovery of a model on a server before the first request: its name, card and limits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PAUSE_S = 0.25
 
 @dataclass(frozen=True)
 class Discovered:
-    """One clipdex model on a server: its name, the configuration of its two towers, and what came with it."""
+    """One clipdex model on a server: its name, assets, and the configuration of its two towers."""
 
     server: ServerInfo
     name: str
@@ -40,7 +40,7 @@ class Discovered:
 
 
 def served_models(triton_models: Iterable[str]) -> list[str]:
-    """The clipdex models among Triton's: those whose image, text and assets parts are all there."""
+    """Return the clipdex models among Triton's: those with an image, a text and an assets part, sorted."""
     present = set(triton_models)
     names = {name.removesuffix("_assets") for name in present if name.endswith("_assets")}
     return sorted(name for name in names if all(f"{name}_{part}" in present for part in _PARTS))
@@ -49,10 +49,10 @@ def served_models(triton_models: Iterable[str]) -> list[str]:
 def discover(
     transport: Transport, model: str | None, *, timeout_s: float, wait_s: float, cache_dir: Path
 ) -> Discovered:
-    """Ask a server for a model, and for `wait_s` seconds again while it or the model is not there yet.
+    """Find a model on a server, retrying for up to `wait_s` seconds while the server or the model is not ready.
 
     Raises:
-        ServerUnreachable, DeadlineExceeded, ModelNotFound: not there, or not in that time.
+        ServerUnreachable, DeadlineExceeded, ModelNotFound: not found, or not within that time.
     """
     began = time.monotonic()
     told = False
@@ -75,7 +75,7 @@ def discover(
 
 
 def _with_remark(found: Discovered) -> Discovered:
-    """Say of a model that was installed against its gate's verdict what is wrong with it."""
+    """Log a warning if the model was installed although it failed its gate."""
     problem = found.assets.card.below_floor
     if problem is not None:
         _LOG.warning("the model %s was installed although %s", found.name, problem)
@@ -83,7 +83,7 @@ def _with_remark(found: Discovered) -> Discovered:
 
 
 def ask(transport: Transport, model: str | None, timeout_s: float, cache_dir: Path) -> Discovered:
-    """Ask a server once."""
+    """Find a model on a server, without retrying; check that its parts fit together."""
     server = transport.server(timeout_s)
     name = _choose(model, served_models(transport.models(timeout_s)), transport.address)
     config = transport.config(f"{name}_assets", timeout_s)
@@ -102,15 +102,15 @@ def ask(transport: Transport, model: str | None, timeout_s: float, cache_dir: Pa
 
 
 def check_fingerprint(card: ModelCard, model: str, parameters: Mapping[str, str], address: str) -> None:
-    """Raise FingerprintMismatch if a model's configuration states another fingerprint than the card that came.
+    """Raise FingerprintMismatch if a model's configuration states a fingerprint other than its card's.
 
-    One that states none is taken at its card's word.
+    A configuration that states none is accepted.
     """
     stated = parameters.get(FINGERPRINT_PARAMETER)
     if stated is not None and stated != card.fingerprint:
         raise FingerprintMismatch(
-            f"{address} states the fingerprint {stated[:12]} for {model}, and gives a card whose fingerprint is "
-            f"{card.fingerprint[:12]}: they are not of one export; install all of one export there"
+            f"{address} states the fingerprint {stated[:12]} for {model}, but its card has the fingerprint "
+            f"{card.fingerprint[:12]}: they come from different exports; install all three parts of one export"
         )
 
 
@@ -118,13 +118,13 @@ def _check_dims(model: str, stated: tuple[int, ...] | None, expected: tuple[int,
     if stated is None:
         return
     if len(stated) == len(expected) + 1 and stated[0] == -1:
-        stated = stated[1:]  # a batch that Triton does not see: max_batch_size is 0
+        stated = stated[1:]  # max_batch_size is 0, so the batch is an explicit dimension
     if len(stated) != len(expected) or any(
         dim not in (-1, wanted) for dim, wanted in zip(stated, expected, strict=True)
     ):
         raise CardError(
-            f"the configuration of the model {model} has the dimensions {list(stated)}, its card says "
-            f"{list(expected)}: they are not of one export"
+            f"the configuration of the model {model} has the dimensions {list(stated)}, but its card says "
+            f"{list(expected)}: they come from different exports; install all three parts of one export"
         )
 
 
@@ -141,7 +141,7 @@ def _choose(model: str | None, served: list[str], address: str) -> str:
         raise ModelNotFound(
             f"{address} serves no model that clipdex exported (NAME_image, NAME_text, NAME_assets)"
         )
-    raise ModelNotFound(f"{address} has several models, name one of them: {', '.join(served)}")
+    raise ModelNotFound(f"{address} has several models; name one of them: {', '.join(served)}")
 
 
 def _fetch_assets(transport: Transport, config: ModelConfig, timeout_s: float, cache_dir: Path) -> Assets:

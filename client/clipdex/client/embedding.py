@@ -1,4 +1,4 @@
-"""A list of any length becomes requests of full batches, and their answers one array."""
+"""Embedding of any number of pictures or texts: split into full batches, sent, and joined into one array."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def image_steps(
 def pixel_steps(client: Client, pixels: Pixels, *, wait: bool = False) -> Steps[Vectors]:
     """The steps of `Client.embed_pixels`.
 
-    wait: what drives the steps blocks on each future at once: a lone request may be answered within a step.
+    wait: the driver blocks on each future at once, so a single request may be answered within its step.
     """
     client.require_open()
     client.require_pixels(pixels)
@@ -73,13 +73,13 @@ def _slices(rows: Array, step: int) -> Iterator[Array]:
 
 
 def _embedding(client: Client, batches: Iterator[Array], most: int, submit: _Submit, wait: bool) -> Steps[Vectors]:
-    """Keep `in_flight` requests waiting, and put their answers one below the other: float32 (N, D)."""
+    """Keep up to `in_flight` requests pending, and concatenate their answers: float32 (N, D)."""
     parts: list[Vectors] = []
     waiting: deque[tuple[int, Array, Future[Array]]] = deque()
     first = 0
     try:
         for batch in batches:
-            # A batch that is not full is the last; if no other is under way, all that is left to do is to wait.
+            # A batch that is not full is the last; if no other is pending, the only thing left to do is wait.
             alone = wait and not waiting and len(batch) < most
             waiting.append((first, batch, submit(batch, wait=alone)))
             first += len(batch)
@@ -98,19 +98,19 @@ def _embedding(client: Client, batches: Iterator[Array], most: int, submit: _Sub
 def _answer(
     client: Client, first: int, batch: Array, future: Future[Array], submit: Callable[[Array], Future[Array]]
 ) -> Steps[Vectors]:
-    """One request's answer. If it is refused: whose fault that is."""
+    """Wait for one request's answer; if it is refused, find the item at fault by bisection."""
     try:
         vectors = yield future
     except RequestRefused as refusal:
         found = yield from bisection(batch, submit, refusal, client.checked)
         refused = [(i, each) for i, each in enumerate(found) if isinstance(each, RequestRefused)]
         if len(refused) == len(batch) > 1:
-            raise  # no item's fault
+            raise  # every item is refused, so none of them is the cause
         if refused:
             position, reason = refused[0]
             others = f", and {len(refused) - 1} more" if len(refused) > 1 else ""
             raise RequestRefused(f"item {first + position} of the list{others}: {reason}") from reason
         return np.stack([each for each in found if not isinstance(each, RequestRefused)])
     finally:
-        future.cancel()  # harmless where it is over
+        future.cancel()  # no effect if it is done
     return client.checked(vectors, len(batch))

@@ -1,4 +1,4 @@
-"""What a server or a repository holds: every model that clipdex exported, from its card."""
+"""The clipdex models that a server or a repository holds, described by their cards."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _PAUSE_S = 0.25
 
 @dataclass(frozen=True)
 class HeldModel:
-    """One model.
+    """One model on a server or in a repository.
 
     card: None if it cannot be read; `error` then says why.
-    max_batch_size: pictures in one request. bytes_on_disk: of all three parts; None on a server.
+    max_batch_size: the most pictures in one request. bytes_on_disk: of all three parts; None on a server.
     """
 
     name: str
@@ -44,20 +44,20 @@ def list_models(
     wait_s: float = 0.0,
     cache_dir: Path | None = None,
 ) -> list[HeldModel]:
-    """The models of a server (`HOST:PORT`), or of a repository (its directory, or `inproc:DIR`), by name.
+    """List the models of a server (`HOST:PORT`), or of a repository (its directory, or `inproc:DIR`), by name.
 
-    A model that cannot be read is in the list, with its error: others may be well.
+    A model that cannot be read is in the list, with its error.
 
     Args:
-        place: as above.
-        model: this one alone.
+        place: the server's address or the repository, as above.
+        model: list only this one.
         credentials: for a server.
         timeout_s, wait_s: as for `clipdex.connect`.
         cache_dir: as for `clipdex.connect`.
 
     Raises:
-        ServerUnreachable: nobody answers there.
-        ModelNotFound: there is no such directory, it holds no Triton model, or not the one that was named.
+        ServerUnreachable: nothing answers there.
+        ModelNotFound: the directory does not exist, or it holds no Triton model, or not the one named.
     """
     place = _INPROC + place if os.path.isdir(place) else place
     transport = open_transport(place, credentials=credentials)

@@ -1,6 +1,6 @@
-"""Work that waits for requests, written once for threads and for asyncio.
+"""Work that waits for requests, as generators: written once, driven by threads or by asyncio.
 
-A generator yields the future it needs next, and is sent what that holds, or thrown its error. What drives it
+A generator yields the future it needs next, and is sent that future's result, or thrown its error. Its driver
 decides how to wait: `run` blocks, `clipdex.aio` awaits.
 """
 
@@ -22,7 +22,7 @@ Steps = Generator[Future[Array], Array, _T]
 
 
 def run(steps: Steps[_T]) -> _T:
-    """Drive it to its end, blocking -> what it returns."""
+    """Drive steps to their end, blocking -> their return value."""
     advance: Callable[[], Future[Array]] = partial(next, steps)
     try:
         while True:
@@ -31,11 +31,11 @@ def run(steps: Steps[_T]) -> _T:
         result: _T = end.value
         return result
     finally:
-        steps.close()  # on Ctrl-C as well: it withdraws what it still waits for
+        steps.close()  # withdraws pending requests, on Ctrl-C too
 
 
 def step_after(steps: Steps[_T], future: Future[Array]) -> Callable[[], Future[Array]]:
-    """Wait for the future -> what hands its answer on."""
+    """Wait for the future -> a call that passes its result or error to the steps."""
     try:
         answer = future.result()
     except Exception as exc:
@@ -49,18 +49,18 @@ def bisect(
     refusal: RequestRefused,
     checked: Callable[[Array, int], Array],
 ) -> list[Array | RequestRefused]:
-    """What becomes of each row of a refused batch: its answer, or why it alone is refused.
+    """Send a refused batch again in halves -> each row's answer, or its own refusal.
 
-    A request that was only too long for a limit on the way passes in halves. One bad row among B costs about
+    A request that merely exceeded a size limit on the way passes in halves. One bad row among B costs about
     2·log2(B) requests.
 
     Args:
-        batch: (B, …). submit: sends some rows of it -> a future of as many answers.
-        refusal: what the whole batch was refused with.
-        checked: an answer and the rows it is for -> the answer, or an error: `Client.checked`.
+        batch: (B, …). submit: sends some of its rows -> a future of as many answers.
+        refusal: the error for the whole batch.
+        checked: validates an answer for a number of rows, as `Client.checked` does.
 
     Raises:
-        ClipdexError: another error than a refusal.
+        ClipdexError: an error other than a refusal.
     """
     return run(bisection(batch, submit, refusal, checked))
 
@@ -87,5 +87,5 @@ def bisection(
                 found += list(checked(answers, len(half)))
     finally:
         for _, future in halves:
-            future.cancel()  # harmless where it is over
+            future.cancel()  # no effect if it is done
     return found

@@ -1,1 +1,1 @@
-"""What a model's card says is done to a picture or a text before the model sees it."""
+"""Preparation of a model's inputs, as its card says: decoding, resizing, tokenizing."""

@@ -1,7 +1,7 @@
 """The assets of a model: its card and its tokenizer, in one zip that a client fetches once.
 
-The zip is content-addressed: its sha256 stands in the server's configuration of `NAME_assets`, so a client
-that has it on disk does not fetch it again, and never trusts a copy whose bytes changed.
+The zip is content-addressed: the server's configuration of `NAME_assets` states its sha256, so a client that has
+it on disk does not fetch it again, and never trusts a copy whose bytes have changed.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ _CARD, _TOKENIZER = "card.json", "tokenizer.json"
 _LARGEST_FILE = 256 << 20  # bytes, unpacked; the largest tokenizer met so far is 34 MB
 _MOST_ENTRIES = 16
 LARGEST_ZIP = 128 << 20  # bytes
-_PIECE = 32 << 20  # bytes asked for at once: all of them, of every model met so far
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can say: same content, same bytes
+_PIECE = 32 << 20  # bytes per request: so far, every model's assets fit in one
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date in a zip, fixed so that the same content gives the same bytes
 
 
 @dataclass(frozen=True)
 class Assets:
-    """What a client needs to prepare a model's inputs."""
+    """A model's card and tokenizer: all that a client needs to prepare its inputs."""
 
     card: ModelCard
     tokenizer_json: bytes
 
 
 def pack_assets(card: ModelCard, tokenizer_json: bytes) -> bytes:
-    """The zip's bytes; equal contents give equal bytes."""
+    """Pack the assets -> the zip's bytes; equal contents give equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in ((_CARD, card.to_json().encode()), (_TOKENIZER, tokenizer_json)):
@@ -72,7 +72,7 @@ def unpack_assets(data: bytes) -> Assets:
     """Read the zip back, entirely in memory.
 
     Raises:
-        CardError: not such a zip, or its card is not one.
+        CardError: the bytes are not such a zip, or its card is invalid.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -92,12 +92,12 @@ def unpack_assets(data: bytes) -> Assets:
 
 
 def fetch_zip(ask: Callable[[Mapping[str, Array]], Array]) -> bytes:
-    """The bytes that `NAME_assets` holds, a piece at a time: no answer may be larger than what was asked for.
+    """Fetch the bytes that `NAME_assets` holds, one piece at a time, so that no answer is unbounded.
 
-    ask: one request to it, `start` and `end` -> the bytes between, uint8 (N,).
+    ask: sends one request, `start` and `end` -> the bytes between, uint8 (N,).
 
     Raises:
-        CardError: they are no bytes, or more than LARGEST_ZIP.
+        CardError: an answer is not bytes, is longer than requested, or all exceed LARGEST_ZIP.
     """
     parts: list[bytes] = []
     size = 0
@@ -124,7 +124,7 @@ def _read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def as_cache_dir(given: str | os.PathLike[str] | None) -> Path:
-    """The folder that a caller names for the cache, or the default. Raises InvalidArgument if it is no path."""
+    """Return the cache folder given by the caller, or the default. Raises InvalidArgument if it is not a path."""
     if given is None:
         return default_cache_dir()
     if not isinstance(given, (str, os.PathLike)) or not os.fspath(given):
@@ -133,7 +133,7 @@ def as_cache_dir(given: str | os.PathLike[str] | None) -> Path:
 
 
 def default_cache_dir() -> Path:
-    """$CLIPDEX_CACHE, else $XDG_CACHE_HOME/clipdex, else ~/.cache/clipdex."""
+    """Return $CLIPDEX_CACHE, else $XDG_CACHE_HOME/clipdex, else ~/.cache/clipdex."""
     if own := os.environ.get("CLIPDEX_CACHE"):
         return Path(own)
     base = os.environ.get("XDG_CACHE_HOME")
@@ -141,18 +141,20 @@ def default_cache_dir() -> Path:
 
 
 def cached_assets(sha256: str | None, fetch: Callable[[], bytes], cache_dir: Path) -> Assets:
-    """The assets whose zip has this sha256: from the cache if its copy is sound, else fetched and kept.
+    """Return the assets with this sha256: from the cache if its copy is intact, else fetched and cached.
 
-    A server that states no sha256 is asked every time. A cache that cannot be written is no error.
+    If the server states no sha256, they are fetched every time. A cache that cannot be written is no error.
 
     Raises:
-        CardError: what was fetched has another sha256 than the server states.
+        CardError: the fetched zip does not have the sha256 that the server states.
     """
     if sha256 is None:
         return unpack_assets(fetch())
     if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
-        # It becomes a file name below: what a server says is never trusted with a path.
-        raise CardError(f"the server states {sha256[:80]!r} as the sha256 of the model's assets")
+        # It becomes a file name below, and a server is not trusted to choose paths.
+        raise CardError(
+            f"the server states {sha256[:80]!r} as the sha256 of the model's assets; expected 64 hex digits"
+        )
     kept = cache_dir / "assets" / f"{sha256}.zip"
     with suppress(OSError), kept.open("rb") as file:
         data = file.read(LARGEST_ZIP + 1)
@@ -161,7 +163,7 @@ def cached_assets(sha256: str | None, fetch: Callable[[], bytes], cache_dir: Pat
     data = fetch()
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
-        raise CardError(f"the model's assets have sha256 {found[:12]}, the server states {sha256[:12]}")
+        raise CardError(f"the model's assets have the sha256 {found[:12]}, but the server states {sha256[:12]}")
     assets = unpack_assets(data)
     with suppress(OSError):
         _write_atomically(kept, data)

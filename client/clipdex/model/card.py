@@ -1,7 +1,7 @@
-"""The model card: what a client must know of a model to prepare its inputs and trust its vectors.
+"""The model card: what a client must know about a model to prepare its inputs and trust its vectors.
 
-A card travels inside `NAME_assets` beside the tokenizer, so a client that is given a server's address
-and a model's name needs nothing else. docs/model-repository.md describes every field.
+A card is part of `NAME_assets`, next to the tokenizer, so a client that has a server's address and a model's name
+needs nothing else. docs/model-repository.md describes every field.
 """
 
 from __future__ import annotations
@@ -26,38 +26,40 @@ FORMAT_VERSION = 1
 _NAME = re.compile(r"[a-z0-9_]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-# A card comes from whoever runs the server, and a client makes room for what it says. These are beyond every model
-# there is.
+# A card comes from whoever runs the server, and a client allocates memory by it. These limits are beyond every
+# existing model.
 _MOST_PIXELS = 4096  # along a side
 _MOST_DIMENSIONS = 65_536
 _MOST_TOKENS = 32_768
 _LARGEST_ID = 2**31 - 1  # token ids are int32
 _LARGEST_REAL = 1e6
 _LONGEST_TEXT = 4096  # characters
-_LONGEST_NAME = 200  # it is part of a file's name
-_LARGEST_CARD = 1 << 20  # bytes; those met are of 2 kB
+_LONGEST_NAME = 200  # it becomes part of a file name
+_LARGEST_CARD = 1 << 20  # bytes; typical cards have 2 kB
 
-# What may follow each kind of resize.
+# Each kind of resize -> the crops that may follow it.
 _CROPS = {"shortest_edge": ("center", "center_half_even"), "squash": ("none",), "longest_edge": ("pad",)}
 
 
 def check_model_name(name: str) -> str:
-    """Return `name` if it can be a model's name, else raise CardError."""
+    """Return `name` if it is a valid model name, else raise CardError."""
     if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
-        raise CardError(f"{name!r} cannot name a model: use small letters, digits and underscores, as in vit_b_32")
+        raise CardError(
+            f"{name!r} is not a valid model name: use lower-case letters, digits and underscores, as in vit_b_32"
+        )
     return name
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """How a picture becomes the uint8 `pixels` of shape (size, size, 3).
+    """Preprocessing of pictures to uint8 `pixels` of shape (size, size, 3).
 
     resize: "shortest_edge" scales the shorter side to `resize_to`, and the crop cuts `size` from the middle;
     "squash" scales both sides to `size`, whatever the shape; "longest_edge" scales the longer side to `size`.
-    crop: "center", or "center_half_even" where half a pixel over is rounded to the even number and not down;
-    "none" after a squash; "pad" after "longest_edge": black to both sides.
-    fill: the RGB laid under transparent pixels.
-    mean, std: for the record; the ONNX graph applies them.
+    crop: "center", or "center_half_even" if an odd margin is halved to the even number instead of down;
+    "none" after a squash; "pad" after "longest_edge": black on both sides.
+    fill: the RGB behind transparent pixels.
+    mean, std: for information; the ONNX graph applies them.
     """
 
     size: int
@@ -89,17 +91,17 @@ class ImageSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ImageSpec:
-        """The spec from parsed JSON, which has lists where the frozen dataclass has tuples."""
+        """Make a spec from parsed JSON, which has lists where the dataclass has tuples."""
         fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
-        return cls(**fields)  # TypeError: a field is missing, or is none of these
+        return cls(**fields)  # TypeError: a field is missing or unknown
 
 
 @dataclass(frozen=True)
 class TextSpec:
-    """How a text becomes the int32 `token_ids` of shape (context_length,).
+    """Preprocessing of texts to int32 `token_ids` of shape (context_length,).
 
-    cleaning: what is done to a text before the tokenizer: names of `clipdex.model.cleaning.STEPS` with a blank
-    between them, or "none".
+    cleaning: steps applied to a text before the tokenizer: names in `clipdex.model.cleaning.STEPS`, separated by
+    spaces, or "none".
     """
 
     context_length: int
@@ -121,7 +123,7 @@ class TextSpec:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """One exported model. Build it with `ModelCard(...)`; the fingerprint follows from the rest."""
+    """The description of one exported model. The fingerprint is computed from the other fields."""
 
     name: str
     source: str
@@ -147,10 +149,10 @@ class ModelCard:
 
     @property
     def fingerprint(self) -> str:
-        """The identity of the embedding space: sha256 over architecture, weights, preprocessing, tokenizer.
+        """Identity of the embedding space: sha256 over architecture, weights, preprocessing, tokenizer.
 
-        Name, source and precision stay out of it: the same checkpoint exported twice, or in another
-        precision, gives vectors that may live in one index.
+        It excludes name, source and precision: the same checkpoint exported twice, or in another precision, gives
+        vectors that may share an index.
         """
         space = {
             "weights_sha256": self.weights_sha256,
@@ -162,17 +164,17 @@ class ModelCard:
 
     @property
     def scoring(self) -> str:
-        """How cosines become probabilities: "softmax", or "sigmoid" for a model that has a bias (SigLIP)."""
+        """Function that turns cosines into probabilities: "softmax", or "sigmoid" if there is a bias (SigLIP)."""
         return "sigmoid" if self.logit_bias else "softmax"
 
     @property
     def below_floor(self) -> str | None:
-        """What the gate found wrong, if the model was installed all the same (`clipdex export --force`)."""
-        problem = str(self.parity.get("problem", "it is not said where"))
+        """The gate's objection, if the model was installed anyway (`clipdex export --force`), else None."""
+        problem = str(self.parity.get("problem", "it failed the gate"))
         return problem[:_LONGEST_TEXT] if self.parity.get("forced") else None
 
     def to_json(self) -> str:
-        """The text of `card.json`; `from_json` reads it back."""
+        """Return the text of `card.json`; `from_json` reads it back."""
         head = {"format": FORMAT, "format_version": FORMAT_VERSION, "fingerprint": self.fingerprint}
         return json.dumps(head | asdict(self), indent=2, ensure_ascii=False) + "\n"
 
@@ -181,8 +183,8 @@ class ModelCard:
         """Read a card.
 
         Raises:
-            CardError: not a card, of a newer format, a field missing, of another type or out of range, or a
-                fingerprint that does not follow from the fields.
+            CardError: it is not a card or has a newer format, a field is missing, has the wrong type or is out of
+                range, or the fingerprint does not match the fields.
         """
         if len(text) > _LARGEST_CARD:
             raise CardError(f"the model card is {len(text):,} bytes long; expected at most {_LARGEST_CARD:,}")
@@ -195,7 +197,7 @@ class ModelCard:
         version = data.get("format_version")
         if type(version) is not int or version != FORMAT_VERSION:
             raise CardError(
-                f"the model card has format version {_shown(version)}, this clipdex reads {FORMAT_VERSION}: "
+                f"the model card has format version {_shown(version)}, but this clipdex reads {FORMAT_VERSION}: "
                 "export the model again, or install the clipdex that wrote it"
             )
         try:
@@ -217,13 +219,13 @@ class ModelCard:
         except KeyError as exc:
             raise CardError(f"the model card lacks the field {exc}") from exc
         except TypeError as exc:
-            raise CardError(f"the model card has a field of the wrong kind: {str(exc)[:200]}") from exc
+            raise CardError(f"the model card has a wrong field: {str(exc)[:200]}") from exc
         stated = data.get("fingerprint")
         if stated != card.fingerprint:
             shown = stated[:12] if isinstance(stated, str) else _shown(stated)
             raise CardError(
                 f"the model card of {card.name} was changed after export: it states the fingerprint {shown}, "
-                f"its fields give {card.fingerprint[:12]}"
+                f"but its fields give {card.fingerprint[:12]}"
             )
         return card
 
@@ -240,11 +242,11 @@ def _object(data: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 
 def _shown(value: object) -> str:
-    """A value from a card, of a length that a sentence can hold."""
+    """Format a value from a card, short enough for an error message."""
     try:
         text = repr(value)
-    except ValueError:  # a whole number of more digits than Python prints
-        return "a number too long to be printed"
+    except ValueError:  # a whole number with more digits than Python prints
+        return "a number too long to print"
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
@@ -254,7 +256,7 @@ def _require(ok: bool, where: str, found: object, expected: str) -> None:
 
 
 def _require_whole(where: str, found: object, least: int, most: int) -> None:
-    # A bool is an int to Python, and JSON's true is no number of pixels.
+    # In Python a bool is an int, but JSON's true is not a number of pixels.
     ok = isinstance(found, int) and not isinstance(found, bool) and least <= found <= most
     _require(ok, where, found, f"a whole number from {least:,} to {most:,}")
 

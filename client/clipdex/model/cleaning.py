@@ -1,8 +1,8 @@
-"""What some models want done to a text before their tokenizer sees it, in steps that the card names.
+"""Cleaning of texts before the tokenizer, in steps that the model card names.
 
-CLIP in Hugging Face's format needs none: its tokenizer does all. SigLIP removes punctuation, and OpenCLIP repairs
-text first, with ftfy: `fix` repeats what ftfy does to text that is sound (curly quotes, ligatures, wide letters,
-control characters), and leaves out its guesses at text that was decoded with the wrong encoding.
+CLIP in Hugging Face's format needs none: its tokenizer does everything. SigLIP removes punctuation, and OpenCLIP
+first repairs text with ftfy: `fix` does what ftfy does to correctly decoded text (curly quotes, ligatures,
+full-width letters, control characters), but not its guesses at text decoded with the wrong encoding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from types import MappingProxyType
 __all__ = ["STEPS", "clean", "known_steps"]
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-# Of Latin letters; those of other scripts may be meant.
+# Latin ones only; ligatures of other scripts may be intended.
 _LIGATURES = {
     "Ĳ": "IJ", "ĳ": "ij", "ŉ": "ʼn", "Ǳ": "DZ", "ǲ": "Dz", "ǳ": "dz", "Ǆ": "DŽ", "ǅ": "Dž", "ǆ": "dž",
     "Ǉ": "LJ", "ǈ": "Lj", "ǉ": "lj", "Ǌ": "NJ", "ǋ": "Nj", "ǌ": "nj",
@@ -35,7 +35,7 @@ _CHARACTERS = str.maketrans(
     | dict.fromkeys("\u201c\u201d\u201e\u201f", '"')
 )
 _NO_CONTROLS = str.maketrans(dict.fromkeys(map(chr, _CONTROLS), ""))
-# &amp;lt; takes two. Each pass reads the whole line, and an &amp;amp;amp;… of some kilobytes would take thousands.
+# &amp;lt; takes two. Each pass reads the whole line, and a few kilobytes of &amp;amp;amp;… would take thousands.
 _MOST_PASSES = 32
 _ENTITY = re.compile(r"&#?[0-9A-Za-z]{1,24};")
 _LINE_BREAKS = re.compile("\r\n|[\r\u2028\u2029\u0085]")
@@ -44,16 +44,16 @@ _C1_CONTROL = re.compile("[\x80-\x9f]")
 
 
 def _fix(text: str) -> str:
-    """ftfy's repairs, but for those of a wrong encoding."""
+    """Apply ftfy's repairs, except those of wrong encodings."""
     fixed, entities = [], True
     for line in re.split(r"(?<=\n)", text):
-        entities = entities and "<" not in line  # what has tags is HTML, and means its entities
+        entities = entities and "<" not in line  # text with tags is HTML, whose entities are intended
         fixed.append(_fix_line(line, entities))
     return "".join(fixed)
 
 
 def _fix_line(text: str, entities: bool) -> str:
-    """All repairs, again and again until nothing changes, or it is no text but made to take long."""
+    """Repeat all repairs until nothing changes, or for as many passes as only a hostile text needs."""
     for _ in range(_MOST_PASSES):
         before = text
         if entities:
@@ -67,7 +67,7 @@ def _fix_line(text: str, entities: bool) -> str:
 
 
 def _character(match: re.Match[str]) -> str:
-    """What an HTML entity stands for; itself where it is none."""
+    """Replace an HTML entity by its character; leave other text as it is."""
     entity = match.group()
     unescaped = html.unescape(entity) if entity.startswith("&#") else _entities().get(entity, entity)
     return entity if ";" in unescaped else unescaped
@@ -75,14 +75,14 @@ def _character(match: re.Match[str]) -> str:
 
 @cache
 def _entities() -> dict[str, str]:
-    """HTML's names, and those of letters in capitals that HTML does not know: &EACUTE;"""
+    """Map HTML's entities to characters, including upper-case ones that HTML lacks, such as &EACUTE;"""
     known = {f"&{name}": character for name, character in html5.items() if name.endswith(";")}
     small = {name.upper(): character.upper() for name, character in known.items() if name == name.lower()}
     return {name: character for name, character in small.items() if html.unescape(name) == name} | known
 
 
 def _as_windows_1252(match: re.Match[str]) -> str:
-    """What browsers make of a C1 control character."""
+    """Read a C1 control character as windows-1252, as browsers do."""
     return match.group().encode("latin-1").decode("windows-1252", errors="ignore") or match.group()
 
 
@@ -90,7 +90,7 @@ def _unescape(text: str) -> str:
     return html.unescape(html.unescape(text)).strip()
 
 
-# In the order in which OpenCLIP and big_vision apply those that they do.
+# In the order in which OpenCLIP and big_vision apply them.
 STEPS: Mapping[str, Callable[[str], str]] = MappingProxyType(
     {
         "fix": _fix,
@@ -104,12 +104,12 @@ STEPS: Mapping[str, Callable[[str], str]] = MappingProxyType(
 
 
 def known_steps(cleaning: str) -> bool:
-    """Whether a card's `text.cleaning` is "none", or names of steps with a blank between them."""
+    """Return whether a card's `text.cleaning` is "none", or names of steps separated by spaces."""
     return cleaning == "none" or (bool(cleaning) and all(name in STEPS for name in cleaning.split(" ")))
 
 
 def clean(text: str, cleaning: str) -> str:
-    """A text after the steps of a card's `text.cleaning`, in their order."""
+    """Apply the steps of a card's `text.cleaning` to a text, in order."""
     if cleaning != "none":
         for name in cleaning.split(" "):
             text = STEPS[name](text)

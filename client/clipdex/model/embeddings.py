@@ -1,4 +1,4 @@
-"""Vectors that know which embedding space they are of."""
+"""Arrays of vectors that carry the fingerprint of their embedding space."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["Embeddings"]
 class Embeddings(np.ndarray[Any, np.dtype[np.float32]]):
     """A float32 array, (N, D) or (D,), of unit vectors, with the fingerprint of the model that made them.
 
-    Indexing, slicing, reshaping, copying and pickling keep the fingerprint. What is computed from it is a plain
-    array without one: the mean of two spaces is of neither.
+    Indexing, slicing, reshaping, copying and pickling keep the fingerprint. Results of arithmetic are plain arrays
+    without one: a mean over two spaces belongs to neither.
     """
 
     fingerprint: str | None
 
     @classmethod
     def of(cls, vectors: Array, fingerprint: str) -> Embeddings:
-        """A view of the vectors, as float32, with that fingerprint."""
+        """Make a view of the vectors, as float32, with this fingerprint."""
         made = np.asarray(vectors, dtype=np.float32).view(cls)
         made.fingerprint = fingerprint
         return made
@@ -47,7 +47,7 @@ class Embeddings(np.ndarray[Any, np.dtype[np.float32]]):
             self.fingerprint = None
 
     def dot(self, other: Any, *out: Any) -> Any:
-        """As `numpy.ndarray.dot`, of plain arrays."""
+        """Do as `numpy.ndarray.dot`, on plain arrays."""
         return _plain(self).dot(_plain(other), *out)
 
     def __array_function__(
@@ -60,7 +60,7 @@ class Embeddings(np.ndarray[Any, np.dtype[np.float32]]):
 
 
 def _plain(value: Any) -> Any:
-    """Without fingerprints, in lists and tuples too."""
+    """Convert to plain arrays without fingerprints, inside lists and tuples too."""
     if isinstance(value, Embeddings):
         return value.view(np.ndarray)
     if type(value) in (list, tuple):

@@ -1,7 +1,7 @@
-"""A picture becomes pixels: decoded to RGB, resized and cropped to what a model takes.
+"""Preprocessing of pictures: decoded to RGB, resized and cropped to a model's input size.
 
-The resize equals that of the model's own preprocessing with Pillow byte for byte; docs/preprocessing.md has the
-rules for every kind of picture.
+The resize matches the model's own preprocessing with Pillow byte for byte; docs/preprocessing.md has the rules for
+every kind of picture.
 """
 
 from __future__ import annotations
@@ -62,17 +62,17 @@ _TURNS = {
 
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _TIFF_PALETTE = 320
-# Where Pillow keeps a picture's XMP, and looks for an orientation if EXIF has none. Nothing else does.
+# Where Pillow keeps a picture's XMP, and alone looks for an orientation if EXIF has none.
 _XMP = ("xmp", "XML:com.adobe.xmp")
 
-# A 1 × 5,000 picture would grow to 224 × 1,120,000 before its centre is cut out. Past this many crops'
-# length only the middle is resized.
+# A 1 × 5,000 picture would grow to 224 × 1,120,000 before its centre is cut out. Beyond this multiple of the
+# crop's size, only the middle is resized.
 _LONGEST_RESIZE = 32
 
 
 @dataclass(frozen=True)
 class _Rules:
-    """How a picture is decoded: see `open_image`."""
+    """Decoding options: see `open_image`."""
 
     fill: tuple[int, int, int]
     max_pixels: int
@@ -91,14 +91,14 @@ def open_image(
     Args:
         source: a path, the bytes of a picture file, a file opened in binary mode or `io.BytesIO` (read from its
             start), a Pillow image, or an array of dtype uint8 and shape (H, W), (H, W, 3) or (H, W, 4).
-        fill: the RGB under transparent pixels.
-        max_pixels: larger pictures are refused before they are decoded.
-        icc: "srgb" converts colours by the profile that comes with the picture, if any; "off" takes them as they
-            are, as the models' own preprocessing does.
+        fill: the RGB behind transparent pixels.
+        max_pixels: larger pictures are rejected before they are decoded.
+        icc: "srgb" converts colours by the picture's embedded profile, if any; "off" takes them as they are, as
+            the models' own preprocessing does.
 
     Raises:
         ImageError: it cannot be decoded; `reason` says why in one word.
-        InvalidArgument: `source` is of none of these kinds.
+        InvalidArgument: `source` is none of these.
     """
     rules = _Rules(fill, max_pixels, check_icc(icc))
     if isinstance(source, Image.Image):
@@ -112,36 +112,37 @@ def open_image(
     if is_open_file(source):
         return _decode_bytes(read_open(source), name_of(source), rules)
     raise InvalidArgument(
-        f"a picture is a path, bytes, an open file, a Pillow image or a uint8 array, not {type(source).__name__}"
+        f"the picture is {type(source).__name__}; expected a path, bytes, an open file, a Pillow image or a "
+        "uint8 array"
     )
 
 
 def require_several(images: Iterable[ImageSource]) -> None:
-    """Raise InvalidArgument unless it is some pictures, and not a lone one, which may be iterable as well."""
+    """Raise InvalidArgument unless `images` is several pictures; a single one may be iterable too."""
     lone = isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)) or is_open_file(
         images
     )
     if lone or (isinstance(images, np.ndarray) and images.ndim in (0, 2, 3)):
         shape = f" of shape {images.shape}" if isinstance(images, np.ndarray) else ""
         raise InvalidArgument(
-            f"images is a list, or an array (N, H, W, 3), not one {type(images).__name__}{shape}; "
-            "for one picture give a list of one: [picture]"
+            f"images is a single {type(images).__name__}{shape}; expected a list, or an array (N, H, W, 3): "
+            "for one picture give [picture]"
         )
     if not isinstance(images, Iterable):
-        raise InvalidArgument(f"images is a list of pictures, not {type(images).__name__}")
+        raise InvalidArgument(f"images is {type(images).__name__}; expected a list of pictures")
 
 
 def to_pixels(image: Image.Image, spec: ImageSpec) -> Pixels:
-    """Resize and crop an RGB image as the model's own preprocessing does: -> uint8 (size, size, 3)."""
+    """Resize and crop an RGB image as the model's own preprocessing does -> uint8 (size, size, 3)."""
     return center_crop(resized(image, spec), spec)
 
 
 def resized(image: Image.Image, spec: ImageSpec) -> Image.Image:
-    """The first half of `to_pixels`: the whole picture, but for a very long one, before the centre is cut out."""
+    """Do the first half of `to_pixels`: resize the picture (of a very long one, its middle), without the crop."""
     if spec.resize == "squash":
         size = (spec.size, spec.size)
     elif spec.resize == "longest_edge":
-        # OpenCLIP's arithmetic, in its order: a last bit of the ratio can decide how a half is rounded.
+        # OpenCLIP's arithmetic, in its order: the last bit of the ratio can decide how a half is rounded.
         ratio = max(side / spec.size for side in image.size)
         size = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
     else:
@@ -150,10 +151,10 @@ def resized(image: Image.Image, spec: ImageSpec) -> Image.Image:
 
 
 def _shortest_edge(image: Image.Image, spec: ImageSpec) -> tuple[Image.Image, tuple[int, int]]:
-    """The picture, or its middle if it is very long, and the (width, height) it is to get.
+    """Return the picture, or its middle if it is very long, and the (width, height) to resize it to.
 
     The shorter side becomes `spec.resize_to`, the longer one is rounded down: the arithmetic of Hugging Face's
-    CLIPImageProcessor, and of torchvision.
+    CLIPImageProcessor and of torchvision.
     """
     width, height = image.size
     short, long = min(width, height), max(width, height)
@@ -166,7 +167,7 @@ def _shortest_edge(image: Image.Image, spec: ImageSpec) -> tuple[Image.Image, tu
 
 
 def _middle(image: Image.Image, wanted: float) -> Image.Image:
-    """The middle of a very long picture, `wanted` source pixels along its longer side."""
+    """Cut out the middle of a very long picture, `wanted` source pixels along its longer side."""
     width, height = image.size
     keep = max(1, math.ceil(wanted))
     if width > height:
@@ -177,13 +178,13 @@ def _middle(image: Image.Image, wanted: float) -> Image.Image:
 
 
 def center_crop(image: Image.Image, spec: ImageSpec) -> Pixels:
-    """The second half of `to_pixels`: -> uint8 (size, size, 3); black around a picture smaller than the crop."""
+    """Do the second half of `to_pixels`: crop -> uint8 (size, size, 3), padded with black if it is too small."""
     pixels, size = np.asarray(image), spec.size
     height, width = pixels.shape[:2]
     if height < size or width < size:
         tall, wide = max(height, size), max(width, size)
         padded = np.zeros((tall, wide, 3), dtype=np.uint8)
-        # Hugging Face has the odd pixel above and to the left, OpenCLIP below and to the right.
+        # Hugging Face puts the odd pixel above and to the left, OpenCLIP below and to the right.
         odd = 0 if spec.crop == "pad" else 1
         top, left = (tall - height + odd) // 2, (wide - width + odd) // 2
         padded[top : top + height, left : left + width] = pixels
@@ -218,7 +219,7 @@ def _decode_bytes(data: bytes, where: str, rules: _Rules) -> Image.Image:
 
 
 def _mended(data: bytes, reason: str) -> bytes | None:
-    """A file that was refused for this reason, without what is wrong with it, if that touches no pixel."""
+    """Return the file without the fault for which it was refused, if that affects no pixel, else None."""
     if reason not in ("broken", "truncated"):
         return None
     plain = without_remarks(data)
@@ -256,13 +257,13 @@ def _decode_ours(picture: OwnPicture, where: str, rules: _Rules, data: bytes) ->
 
 
 def _make_room(image: Image.Image) -> None:
-    """Pillow makes room for a TIFF itself, and holds it to a limit of its own, which is below ours."""
+    """Allocate a large TIFF's image here: Pillow would apply its own limit, which is below ours."""
     if image.format == "TIFF" and image.width * image.height > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS):
         image.im = Image.new(image.mode, getattr(image, "_tile_size", image.size)).im
 
 
 def _scale_palette(image: Image.Image) -> None:
-    """The palette of a TIFF is of 16 bits; some programs write 8 into them, and Pillow shows black."""
+    """Fix a TIFF's palette: it has 16 bits, but some programs write 8-bit values, which Pillow shows as black."""
     colours = getattr(image, "tag_v2", {}).get(_TIFF_PALETTE, ())
     if image.format == "TIFF" and image.mode in ("P", "PA") and 0 < max(colours, default=0) <= 255:
         count = len(colours) // 3
@@ -274,7 +275,7 @@ def _decode(image: Image.Image, where: str, rules: _Rules, data: bytes = b"") ->
         _require_size(image.size, where, rules.max_pixels)
         _make_room(image)
         image.load()
-        _require_size(image.size, where, rules.max_pixels)  # a decoder may find another than its header said
+        _require_size(image.size, where, rules.max_pixels)  # it may differ from the header's
         orientation = _orientation(image)
         rgb = deep_colours(image, data, rules.fill)
         if rules.icc == "srgb":
@@ -298,7 +299,7 @@ def _require_size(size: tuple[int, int], where: str, max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise ImageError(
-            f"{where}: {width} × {height} pixels are more than the limit of {max_pixels:,}",
+            f"{where}: {width} × {height} pixels exceed the limit of {max_pixels:,}",
             reason="too_many_pixels",
         )
     if width == 0 or height == 0:
@@ -306,7 +307,7 @@ def _require_size(size: tuple[int, int], where: str, max_pixels: int) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8, as EXIF has it; 1 where there is none that can be read."""
+    """Return EXIF's orientation, 1 to 8; 1 if there is none or it cannot be read."""
     try:
         if any(name in image.info for name in _XMP):
             exif = Image.Exif()
@@ -316,13 +317,13 @@ def _orientation(image: Image.Image) -> int:
         value = exif.get(_EXIF_ORIENTATION)
     except MemoryError:
         raise
-    except Exception:  # EXIF that makes no sense says nothing of the pixels
+    except Exception:  # malformed EXIF does not affect the pixels
         return 1
     return value if isinstance(value, int) else 1
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    # Not ImageOps.exif_transpose: it copies even what is upright, and fails where EXIF is broken.
+    # Not ImageOps.exif_transpose: it copies even upright pictures, and fails if EXIF is broken.
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
@@ -340,7 +341,7 @@ def _to_rgb(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
 
 
 def _in_srgb(image: Image.Image, profile: bytes | None, fill: tuple[int, int, int], *, ours: bool) -> Image.Image:
-    """As `_to_rgb`, by the picture's profile. ours: the image may be changed."""
+    """Convert like `_to_rgb`, but to sRGB by the picture's profile. ours: the image may be changed."""
     if not profile or image.mode == "LAB":
         return _to_rgb(image, fill)
     transparent = "transparency" in image.info or image.mode in _WITH_ALPHA
@@ -354,12 +355,12 @@ def _in_srgb(image: Image.Image, profile: bytes | None, fill: tuple[int, int, in
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:
-    """CIE L*a*b* with white D50, as TIFF has it -> sRGB."""
+    """Convert CIE L*a*b* with white point D50, as in TIFF, to sRGB."""
     from PIL import ImageCms
 
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     rgb = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
-    assert rgb is not None  # only a transform in place gives None
+    assert rgb is not None  # None only for a transform in place
     return rgb
 
 
@@ -367,8 +368,8 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
     shape: Sequence[int] = array.shape
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and shape[2] in (3, 4))):
         raise InvalidArgument(
-            "an array is a picture if its dtype is uint8 and its shape (H, W), (H, W, 3) or (H, W, 4); "
-            f"this one is {array.dtype} {tuple(shape)}"
+            f"the array is {array.dtype} {tuple(shape)}; expected a picture of dtype uint8 and shape "
+            "(H, W), (H, W, 3) or (H, W, 4)"
         )
     if 0 in shape:
         raise ImageError(f"the array given: its shape is {tuple(shape)}", reason="empty")

@@ -1,4 +1,4 @@
-"""The warning for a text that is longer than a model's context: what lies beyond is not embedded."""
+"""The warning about a text longer than a model's context, whose end is not embedded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def cuts_kept() -> Iterator[list[str]]:
 
 
 def warn_of_cut(lost: Sequence[str], context_length: int) -> None:
-    """Issue a TextCut, at the caller's line outside clipdex, where any text lost something. lost: of each text."""
+    """Issue a TextCut, attributed to the caller outside clipdex, if any text was cut.
+
+    lost: the part cut off each text, "" for none.
+    """
     ends = [(position, end) for position, end in enumerate(lost) if end]
     kept = _KEPT.get()
     if kept is not None:
@@ -54,7 +57,7 @@ def warn_of_cut(lost: Sequence[str], context_length: int) -> None:
 
 
 def _frames_of_clipdex() -> int:
-    """How many frames above the caller's are still of this package."""
+    """Count the stack frames above the caller's that still belong to this package."""
     count, frame = 0, sys._getframe(1).f_back
     while frame is not None and os.path.abspath(frame.f_code.co_filename).startswith(_PACKAGE):
         count, frame = count + 1, frame.f_back

@@ -1,4 +1,4 @@
-"""What a caller gives for a list of texts becomes one: checked, whatever it is made of."""
+"""Validation of a caller's texts: any iterable of strings becomes a list."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ __all__ = ["text_list"]
 
 
 def text_list(texts: Iterable[str], name: str = "texts") -> list[str]:
-    """A list, tuple, generator, `map` or array of strings -> a list of them. name: of the argument.
+    """Convert a list, tuple, generator, `map` or array of strings to a list. name: the argument's.
 
     Raises:
-        InvalidArgument: it is a single string, or holds something else than strings.
+        InvalidArgument: it is a single string, or contains something other than strings.
     """
     if isinstance(texts, (str, bytes, bytearray)):
-        raise InvalidArgument(f"{name} is a list of strings; for one give a list of one: [{texts!r:.60}]")
+        raise InvalidArgument(f"{name} is a single string; expected a list of strings: [{texts!r:.60}]")
     if not isinstance(texts, Iterable):
-        raise InvalidArgument(f"{name} is a list of strings, not {type(texts).__name__}: {texts!r:.60}")
+        raise InvalidArgument(f"{name} is {type(texts).__name__} ({texts!r:.60}); expected a list of strings")
     listed = []
     for text in texts:
         if not isinstance(text, str):
-            raise InvalidArgument(f"{name} holds {type(text).__name__} ({text!r:.60}); each is a string")
+            raise InvalidArgument(f"{name} contains {type(text).__name__} ({text!r:.60}); expected strings only")
         listed.append(text)
     return listed

@@ -1,4 +1,4 @@
-"""Text becomes token ids, in the client, with the tokenizer that travels with the model."""
+"""Tokenization in the client, with the tokenizer that comes with the model."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _LARGEST_ID = 2**31 - 1
 
 
 class Tokenizer:
-    """A `tokenizer.json`, cut and padded to a model's context length."""
+    """A `tokenizer.json` that cuts and pads texts to a model's context length."""
 
     def __init__(self, tokenizer_json: bytes, spec: TextSpec) -> None:
-        # Imported here so that decode workers, which import clipdex too, start without it.
+        # Imported here so that decode workers, which also import clipdex, start without it.
         from tokenizers import Tokenizer as Backend
 
         found = hashlib.sha256(tokenizer_json).hexdigest()
         if found != spec.tokenizer_sha256:
             raise CardError(
-                f"the tokenizer's sha256 is {found[:12]}, the model card states {spec.tokenizer_sha256[:12]}: "
+                f"the tokenizer's sha256 is {found[:12]}, but the model card states {spec.tokenizer_sha256[:12]}: "
                 "the assets are damaged; export the model again"
             )
         self.spec = spec
@@ -38,23 +38,23 @@ class Tokenizer:
             self._backend = Backend.from_buffer(tokenizer_json)
             self._backend.enable_truncation(max_length=spec.context_length)
             self._backend.enable_padding(length=spec.context_length, pad_id=spec.pad_id)
-        self._encoded(["a"])  # what parses may still have no way to tokenize anything
+        self._encoded(["a"])  # a file that parses may still be unable to tokenize
 
     def __call__(self, texts: Iterable[str]) -> npt.NDArray[np.int32]:
-        """B texts -> int32 (B, context_length). Longer texts are cut, the end token is kept.
+        """Tokenize B texts -> int32 (B, context_length). Longer texts are cut, but keep the end token.
 
         Raises:
-            InvalidArgument: `texts` is a single string, or holds something else than strings.
-            CardError: the tokenizer makes of them no token ids of that length.
+            InvalidArgument: `texts` is a single string, or contains something other than strings.
+            CardError: the tokenizer does not give token ids of that length.
         """
         return self.encode(texts)[0]
 
     def encode(self, texts: Iterable[str]) -> tuple[npt.NDArray[np.int32], list[str]]:
-        """B texts -> int32 (B, context_length), and what of each lies beyond the context, "" where all fits."""
+        """Tokenize B texts -> int32 (B, context_length), and the part of each beyond the context, "" for none."""
         return self._encoded(self._cleaned(texts))
 
     def _cleaned(self, texts: Iterable[str]) -> list[str]:
-        # A command line's undecodable bytes arrive as lone surrogates, which are no Unicode text.
+        # Undecodable bytes on a command line arrive as lone surrogates, which are not valid Unicode text.
         sound = [text.encode("utf-8", "replace").decode("utf-8") for text in text_list(texts)]
         return [clean(text, self.spec.cleaning) for text in sound]
 
@@ -70,18 +70,18 @@ class Tokenizer:
 
 
 def _lost(text: str, encoding: Any) -> str:
-    """The end of a text from the first token on that did not fit."""
+    """Return the end of a text, from the first token that did not fit."""
     starts = [start for beyond in encoding.overflowing for start, end in beyond.offsets if end > start]
     return text[min(starts) :] if starts else ""
 
 
 @contextmanager
 def _faults_told(what: str) -> Iterator[None]:
-    """Whatever the library raises over a model's tokenizer is that tokenizer's fault."""
+    """Turn any error of the tokenizers library into a CardError about the model's tokenizer."""
     try:
         yield
     except BaseException as exc:
-        # Bare Exceptions, and panics of its Rust code, which are no Exceptions at all.
+        # The library raises bare Exceptions, and panics of its Rust code, which are not even Exceptions.
         if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
             raise
         raise CardError(f"the model's tokenizer.json {what}: {' '.join(str(exc).split())[:300]}") from exc

@@ -1,6 +1,6 @@
-"""The network behind one small interface. The only importer of tritonclient, grpc and onnxruntime.
+"""Transports: the ways to reach models. The only package that imports tritonclient, grpc and onnxruntime.
 
-`open_transport` picks by address; everything above it speaks `Transport`.
+`open_transport` picks one by address; everything above it uses the `Transport` interface.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def open_transport(
     retry: RetryPolicy | None = None,
     on_request: RequestHook | None = None,
 ) -> Transport:
-    """A transport for `HOST:PORT`, `dns:///NAME:PORT`, `unix:PATH` (gRPC), several of them, or `inproc:DIR`.
+    """Open a transport to `HOST:PORT`, `dns:///NAME:PORT` or `unix:PATH` (gRPC), several of them, or `inproc:DIR`.
 
     Raises:
-        InvalidArgument: the address is of none of these forms, or the credentials do not suit it.
+        InvalidArgument: the address has none of these forms, or a secret would be sent to it unencrypted.
     """
     addresses = _addresses(address)
     for name, given, kind in (("credentials", credentials, Credentials), ("retry", retry, RetryPolicy)):
@@ -58,7 +58,7 @@ def open_transport(
 
         directory = addresses[0].removeprefix(INPROC)
         if not directory:
-            raise InvalidArgument("inproc: needs a model repository, as in inproc:model_repository")
+            raise InvalidArgument("inproc: needs the path of a model repository, as in inproc:model_repository")
         transports = [InprocTransport(Path(directory))]
     else:
         for each in addresses:
@@ -73,19 +73,19 @@ def open_transport(
 
 
 def _addresses(address: str | Sequence[str]) -> list[str]:
-    """`a:1,b:1`, or a list of addresses -> each of them. A path after `inproc:` may hold commas."""
+    """Split `a:1,b:1`, or check a list -> each address. A path after `inproc:` may contain commas."""
     if isinstance(address, str) and address.startswith(INPROC):
         return [address]
     parts = address.split(",") if isinstance(address, str) else address
     if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
         raise InvalidArgument(
-            f"the address is {address!r}: give HOST:PORT in a string, as in 'localhost:8001', or a list of such"
+            f"the address is {address!r}: give HOST:PORT as a string, as in 'localhost:8001', or a list of them"
         )
     addresses = [part.strip() for part in parts]
     if not addresses:
         raise InvalidArgument("the list of addresses is empty: give HOST:PORT, as in localhost:8001")
     if len(addresses) > 1 and any(each.startswith(INPROC) for each in addresses):
-        raise InvalidArgument("inproc: runs the models in this process, and stands for no server beside others")
+        raise InvalidArgument("inproc: runs the models in this process and cannot be combined with servers")
     twice = next((each for each in addresses if addresses.count(each) > 1), None)
     if twice is not None:
         raise InvalidArgument(f"{twice} is given twice; name each server once")

@@ -1,4 +1,4 @@
-"""What a gRPC address names: a host and a port, and whether that is this machine."""
+"""gRPC addresses: checks of their form, whether they lead to this machine, and proxies."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ UNIX = "unix:"
 
 
 def check_address(address: str) -> None:
-    """Refuse what gRPC would take for something else: InvalidArgument unless HOST:PORT, dns:///… or unix:PATH."""
+    """Raise InvalidArgument unless the address is HOST:PORT, dns:///… or unix:PATH; gRPC would misread others."""
     if address.startswith(UNIX):
         if not address.removeprefix(UNIX).strip("/"):
-            raise InvalidArgument(f"{address!r} names no socket: give unix:PATH, as in unix:/run/triton.sock")
+            raise InvalidArgument(f"{address!r} has no socket path: give unix:PATH, as in unix:/run/triton.sock")
         return
     if "://" in address and not address.startswith("dns://"):
         raise InvalidArgument(
-            f"{address!r} is no gRPC address: give HOST:PORT without a scheme, as in localhost:8001"
+            f"{address!r} is not a gRPC address: give HOST:PORT without a scheme, as in localhost:8001"
         )
     port = address.rpartition(":")[2]
     if ":" not in address or not port.isdigit() or not 0 < int(port) < 65536:
-        raise InvalidArgument(f"{address!r} names no port: give HOST:PORT, as in localhost:8001")
+        raise InvalidArgument(f"{address!r} has no valid port: give HOST:PORT, as in localhost:8001")
 
 
 def host_of(address: str) -> str:
-    """The host in an address; "" for a socket's path."""
+    """Return the host in an address; "" for a socket's path."""
     if address.startswith(UNIX):
         return ""
     rest = address.rpartition("/")[2]
@@ -50,7 +50,7 @@ def host_of(address: str) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether what is sent there cannot leave this machine."""
+    """Return whether traffic to the address cannot leave this machine."""
     if address.startswith(UNIX):
         return True
     numbers = numbers_of(host_of(address))
@@ -58,9 +58,9 @@ def is_loopback(address: str) -> bool:
 
 
 def is_this_machine(address: str) -> bool:
-    """Whether the host is this machine, by a loopback address or another of its own.
+    """Return whether the host is this machine, by a loopback address or another of its own.
 
-    False for `dns:///`, behind which there may be several machines.
+    False for `dns:///`, which may stand for several machines.
     """
     if address.startswith(UNIX):
         return True
@@ -71,14 +71,14 @@ def is_this_machine(address: str) -> bool:
 
 
 def may_share_memory(addresses: str) -> bool:
-    """Whether asking makes sense: one of the gRPC addresses is this machine, or there is no gRPC at all."""
+    """Return whether shared memory is worth trying: an address is on this machine, or is not gRPC at all."""
     return any(
         address.startswith(("inproc:", "fake:")) or is_this_machine(address) for address in addresses.split(",")
     )
 
 
 def numbers_of(host: str) -> set[str]:
-    """The IP addresses of a host, none if its name is not known."""
+    """Return the IP addresses of a host; none if its name cannot be resolved."""
     with suppress(OSError, UnicodeError):
         found = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
         return {str(each[4][0]).partition("%")[0] for each in found}
@@ -86,7 +86,7 @@ def numbers_of(host: str) -> set[str]:
 
 
 def _is_own(number: str) -> bool:
-    """The kernel lets a socket have an address only if it is one of the machine's."""
+    """Return whether an IP address is this machine's: the kernel binds a socket to no other."""
     if ipaddress.ip_address(number).is_loopback:
         return True
     family = socket.AF_INET6 if ":" in number else socket.AF_INET
@@ -103,14 +103,14 @@ _EXEMPTIONS = ("no_grpc_proxy", "no_proxy")
 
 
 def proxy_options(address: str) -> tuple[tuple[str, object], ...]:
-    """gRPC's options for a channel to an address: none of it leaves this machine by way of a proxy."""
+    """Return gRPC's channel options for an address: no proxy for this machine's own."""
     if _variable() is not None and (_is_plainly_here(address) or is_loopback(address)):
         return (("grpc.enable_http_proxy", 0),)
     return ()
 
 
 def proxy_hint(address: str) -> str:
-    """What to add to the word that an address cannot be reached; "" where no proxy is on the way."""
+    """Return a hint for errors about an unreachable address; "" if no proxy is used for it."""
     variable = _variable()
     if variable is None or _is_plainly_here(address):
         return ""
@@ -118,7 +118,7 @@ def proxy_hint(address: str) -> str:
     exempt = next((os.environ[name] for name in _EXEMPTIONS if os.environ.get(name)), "")
     if any(host.lower().endswith(entry.strip().lower()) for entry in exempt.split(",") if entry.strip()):
         return ""
-    return f"; the way there is the proxy that ${variable} names: if it should not be, set  no_proxy={host}"
+    return f"; requests to it go through the proxy in ${variable}: if they should not, set  no_proxy={host}"
 
 
 def _variable() -> str | None:
@@ -126,7 +126,7 @@ def _variable() -> str | None:
 
 
 def _is_plainly_here(address: str) -> bool:
-    """Whether it says so itself, without a look at name servers."""
+    """Return whether an address is plainly this machine, without resolving names."""
     host = host_of(address)
     if address.startswith(UNIX) or host.lower() == "localhost":
         return True

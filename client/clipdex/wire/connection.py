@@ -1,4 +1,4 @@
-"""One gRPC channel, and whether anything has come back on it."""
+"""One gRPC channel, and the detection of a dead one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from clipdex.wire.transport import SMALLEST_LIMIT
 
 __all__ = ["Connection"]
 
-# Image batches are tens of megabytes; gRPC's own limit is 4 MiB. Pings more often than every five minutes make
-# servers hang up. `dns:///` names with several addresses are used in turn. A server that was restarted is found
+# Image batches are tens of megabytes; gRPC's own limit is 4 MiB. Servers hang up on pings more frequent than
+# every five minutes. `dns:///` names with several addresses are used in turn. A restarted server is found again
 # within a second. A new channel is a new connection: by default gRPC would share the old one.
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -27,22 +27,24 @@ _OPTIONS = (
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.lb_policy_name", "round_robin"),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 5_000),  # how long connecting may take
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # the time that connecting may take
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.use_local_subchannel_pool", 1),
 )
 
-_ENVELOPE = 64 << 10  # bytes of an answer beside its tensor
+_ENVELOPE = 64 << 10  # bytes of an answer besides its tensor
 
-# Below this, an answer that is late says nothing about the connection.
+# With a timeout shorter than this, a late answer says nothing about the connection.
 _SHORTEST_S = 0.5
 
 
 class Connection:
-    """A channel with its stub. may_be_lost: the last call ended with UNAVAILABLE. given_up: see `give_up`.
+    """A gRPC channel with its stub.
 
-    Nothing in TCP tells a connection whose other end has vanished from one that is merely quiet, and gRPC goes on
-    using it for minutes. `seems_dead` does tell, by the requests that were made on it.
+    TCP cannot tell a connection whose other end has vanished from one that is merely quiet, and gRPC goes on
+    using it for minutes. `seems_dead` can tell, by the requests that were made on it.
+
+    may_be_lost: the last call ended with UNAVAILABLE. given_up: see `give_up`.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class Connection:
         *,
         with_local_key: bool = True,
     ) -> None:
-        """answer_bytes: of the largest answer that is expected on it. with_local_key: see `local_key`."""
+        """answer_bytes: size of the largest answer expected on it. with_local_key: see `local_key`."""
         options: tuple[tuple[str, object], ...] = (
             *_OPTIONS,
             *proxy_options(address),
@@ -78,7 +80,7 @@ class Connection:
         self._retired = False
 
     def call(self, method: str, request: Any, timeout_s: float) -> Any:
-        """One call, and wait for its answer."""
+        """Make one call, and wait for its answer."""
         with self._lock:
             self._under_way += 1
         try:
@@ -87,7 +89,7 @@ class Connection:
             self._ended()
 
     def start(self, method: str, request: Any, timeout_s: float, done: Callable[[Any], None]) -> Any:
-        """One call whose end `done` is told, on gRPC's own thread -> the call."""
+        """Start one call; `done` is called at its end, on gRPC's own thread -> the call."""
 
         def ended(call: Any) -> None:
             try:
@@ -95,7 +97,7 @@ class Connection:
             finally:
                 self._ended()
 
-        # Ctrl-C within gRPC's own bookkeeping leaves a call that no thread looks after, and `close` waits for it.
+        # Ctrl-C within gRPC's own bookkeeping would leave a call that no thread handles, and `close` waits for it.
         with interrupts_wait():
             call = getattr(self.stub, method).future(request, timeout=timeout_s, metadata=self._metadata)
             with self._lock:
@@ -104,26 +106,26 @@ class Connection:
         return call
 
     def heard(self) -> None:
-        """Something came back."""
+        """Note that something came back."""
         self._heard = time.monotonic()
         self.may_be_lost = False
 
     def seems_dead(self, began: float, timeout_s: float) -> bool:
-        """Whether a call that ran out of time says so: nothing has come back since it was made."""
+        """Return whether a timed-out call means a dead connection: nothing has come back since it was made."""
         return timeout_s >= _SHORTEST_S and self._heard < began
 
     def retire(self) -> None:
-        """Close it once the calls under way are over."""
+        """Close the channel once pending calls are done."""
         self._retired = True
         self._close_if_idle()
 
     def give_up(self) -> None:
-        """Close it, and end the calls under way on it: they would wait for nothing, and can be made elsewhere."""
+        """Close the channel and end its pending calls: they would wait in vain, and can be made elsewhere."""
         self.given_up = True
         self._close_soon()
 
     def close(self) -> None:
-        """Close it; calls under way end with an error."""
+        """Close the channel; pending calls end with an error."""
         self._channel.close()
 
     def _ended(self) -> None:
@@ -138,5 +140,5 @@ class Connection:
         self._close_soon()
 
     def _close_soon(self) -> None:
-        # Closing waits for gRPC's thread, which may be the one that runs this.
+        # Closing waits for gRPC's thread, which may be the current one.
         threading.Thread(target=self._channel.close, name="clipdex-close", daemon=True).start()

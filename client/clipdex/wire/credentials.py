@@ -1,4 +1,4 @@
-"""How a client shows who it is, and makes sure who answers."""
+"""Credentials of a client: TLS, client certificates, a token, headers."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["ENVIRONMENT", "Credentials"]
 ENVIRONMENT = ("TLS", "TLS_CA", "TLS_CERT", "TLS_KEY", "TLS_NAME", "TOKEN")  # each after CLIPDEX_
 
 _HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
-_VISIBLE = re.compile(r"[ -~]+")  # what gRPC takes as a header's value
+_VISIBLE = re.compile(r"[ -~]+")  # the header values that gRPC accepts
 _TOKEN = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What a connection is secured with. Files are PEM.
+    """TLS settings, token and headers for a connection. Files are PEM.
 
     tls: encrypt, and check the server's certificate. Any of the files implies it.
-    ca_file: the certificates that may have signed the server's; None for the public ones that gRPC brings.
-    certificate_file, key_file: the client's own, for servers that ask for them (mutual TLS).
-    server_name: what the server's certificate says, where that is not the host of the address.
+    ca_file: the authorities trusted to sign the server's certificate; None for gRPC's built-in public ones.
+    certificate_file, key_file: the client's own, for servers that require them (mutual TLS).
+    server_name: the name in the server's certificate, if it is not the host in the address.
     token: sent as the header `authorization: Bearer TOKEN`; only encrypted, or to this machine.
     headers: sent with every request; names in lower case. Only encrypted, or to this machine.
     """
@@ -48,24 +48,24 @@ class Credentials:
         if not isinstance(self.headers, Mapping) or not all(
             isinstance(part, str) for pair in self.headers.items() for part in pair
         ):
-            raise InvalidArgument("headers are names and values, both strings, in a dict")
+            raise InvalidArgument("headers is not a dict of strings; expected names and values, both strings")
         if (self.certificate_file is None) != (self.key_file is None):
-            raise InvalidArgument("a client certificate and its key come together: give both files or neither")
+            raise InvalidArgument("a client certificate needs its key, and a key its certificate: give both files")
         if self.token is not None and not _TOKEN.fullmatch(self.token):
-            raise InvalidArgument("the token is empty, or holds a blank or a character that is not ASCII")
+            raise InvalidArgument("the token is empty, or contains a space or a character that is not ASCII")
         for name, value in self.headers.items():
             if not _HEADER_NAME.fullmatch(name) or name.startswith("grpc-") or name.endswith("-bin"):
                 raise InvalidArgument(
-                    f"{name!r} is no header's name: expected a-z, 0-9, _ . - and not grpc-… or …-bin"
+                    f"{name!r} is not a valid header name: expected a-z, 0-9, _ . - and not grpc-… or …-bin"
                 )
             if not _VISIBLE.fullmatch(value):
                 raise InvalidArgument(f"the value of the header {name} is empty or not ASCII")
         if self.token is not None and "authorization" in self.headers:
-            raise InvalidArgument("there are both a token and a header named authorization; give one of them")
+            raise InvalidArgument("both a token and a header named authorization are given; give only one")
 
     @classmethod
     def from_environment(cls) -> Credentials:
-        """What CLIPDEX_TLS, _TLS_CA, _TLS_CERT, _TLS_KEY, _TLS_NAME and CLIPDEX_TOKEN say."""
+        """Read CLIPDEX_TLS, _TLS_CA, _TLS_CERT, _TLS_KEY, _TLS_NAME and CLIPDEX_TOKEN."""
         said = {name: os.environ.get(f"CLIPDEX_{name}") or None for name in ENVIRONMENT}
         return cls(
             tls=(said["TLS"] or "0").lower() not in ("0", "false", "no", "off"),
@@ -78,23 +78,23 @@ class Credentials:
 
     @property
     def secure(self) -> bool:
-        """Whether the connection is encrypted."""
+        """True if the connection is encrypted."""
         files = (self.ca_file, self.certificate_file, self.key_file)
         return self.tls or self.server_name is not None or any(file is not None for file in files)
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """The headers of every request, the token's among them."""
+        """The headers of every request, including the token's."""
         token = () if self.token is None else (("authorization", f"Bearer {self.token}"),)
         return (*self.headers.items(), *token)
 
     def check(self, address: str) -> None:
-        """Refuse to tell others on the way what only the server may know.
+        """Refuse to send secrets unencrypted.
 
-        Any header may be a secret: x-api-key, a cookie, a Triton's key; their names cannot tell.
+        Any header may be a secret: x-api-key, a cookie, a Triton's key; names alone do not tell.
 
         Raises:
-            InvalidArgument: a token or a header would go in the clear to another machine.
+            InvalidArgument: a token or a header would go unencrypted to another machine.
         """
         told = "the token" if self.token is not None else f"the header {next(iter(self.headers), '')}"
         if (self.token is not None or self.headers) and not self.secure and not is_loopback(address):
@@ -104,7 +104,7 @@ class Credentials:
             )
 
     def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
-        """The PEM bytes of ca_file, key_file and certificate_file; None for those not given."""
+        """Read the PEM bytes of ca_file, key_file and certificate_file; None for those not given."""
         return _pem(self.ca_file), _pem(self.key_file), _pem(self.certificate_file)
 
 

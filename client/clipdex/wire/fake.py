@@ -1,4 +1,4 @@
-"""A server that is not there: for tests of clipdex, and of services that use it.
+"""A fake server, for tests of clipdex and of services that use it.
 
 transport = clipdex.wire.FakeTransport(embedding_dim=16)
 with clipdex.Client(transport) as clip:
@@ -28,10 +28,10 @@ _END = "<|endoftext|>"
 
 
 class FakeTransport:
-    """Answers every request at once with a unit vector that depends on the input's bytes alone.
+    """A transport that answers each row at once with a unit vector determined by the row's bytes.
 
     `fault`, if given, sees each request first; an exception it returns becomes the request's answer.
-    `requests` keeps (model, rows) of every request, in order.
+    `requests` records (model, rows) of every request, in order.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class FakeTransport:
         return f"fake:{self.card.name}"
 
     def server(self, timeout_s: float) -> ServerInfo:
-        """Says that it is a fake."""
+        """`fake`, version 0."""
         return ServerInfo("fake", "0")
 
     def models(self, timeout_s: float) -> list[str]:
@@ -92,7 +92,7 @@ class FakeTransport:
         return [f"{self.card.name}_{part}" for part in ("assets", "image", "text")]
 
     def config(self, model: str, timeout_s: float) -> ModelConfig:
-        """One instance, the batch size given."""
+        """One instance, with the given batch size."""
         if model not in self.models(timeout_s):
             raise ModelNotFound(f"{self.address} has no model {model!r}")
         fingerprint = {FINGERPRINT_PARAMETER: self.card.fingerprint}
@@ -127,33 +127,33 @@ class FakeTransport:
         except ModelNotFound as exc:
             return exc
         if limit and rows > limit:
-            return RequestRefused(f"{model} takes at most {limit} rows a request, this one has {rows}")
+            return RequestRefused(f"{model} takes at most {limit} rows in a request; this one has {rows}")
         return None
 
     def statistics(self, model: str, timeout_s: float) -> ModelStatistics:
-        """Nobody counts here; see `requests`."""
+        """Zeros: nothing is counted; see `requests`."""
         return ModelStatistics()
 
     def share(self, memory: SharedMemory, timeout_s: float) -> bool:
-        """Nothing to agree on: arrays are never copied here."""
+        """True: arrays are never copied here."""
         return True
 
     def unshare(self, memory: SharedMemory) -> None:
-        """Nothing to forget."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
 
 def _unit_vector(row: Array, dim: int) -> Array:
-    """Any array -> float32 (dim,) of norm 1, drawn from a generator seeded by the array's bytes."""
+    """Draw float32 (dim,) of norm 1 from a generator seeded by an array's bytes."""
     seed = int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8).digest(), "little")
     vector = np.random.default_rng(seed).standard_normal(dim).astype(np.float32)
     return vector / np.float32(np.linalg.norm(vector))
 
 
 def _byte_tokenizer() -> bytes:
-    """A tokenizer.json of one token a byte, with an end token."""
+    """Make a tokenizer.json with one token per byte, and an end token."""
     # Byte-level BPE writes byte b as a printable character: itself, or one from U+0100 on.
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in printable]

@@ -1,8 +1,8 @@
-"""The key of a server on this machine: what a `clipdex serve` of this user leaves for this user's clients.
+"""The key of a local server: `clipdex serve` leaves it in a file for the same user's clients.
 
-A Triton started by clipdex lets those alone who hold its key register shared memory, load models, or change
-its logs. The key lies in a file that nobody else may read, named for the port, for as long as the server runs.
-Clients of other users, and of other machines, do without what it opens.
+A Triton started by clipdex lets only holders of its key register shared memory, load models, or change its
+logging. While the server runs, the key is in a file named after the port, which only this user can read.
+Clients of other users, and on other machines, do without those functions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from clipdex.wire.address import DNS, UNIX, host_of, is_this_machine, numbers_of
 
 __all__ = ["HEADER", "KEYED_PROTOCOLS", "KEY_NAME", "key_headers", "new_key", "write_key"]
 
-# In Triton's own words: --grpc-restricted-protocol=PROTOCOLS:NAME=KEY, and the header that it then expects.
+# Triton's option --grpc-restricted-protocol=PROTOCOLS:NAME=KEY, and the header that it then expects.
 KEYED_PROTOCOLS = "shared-memory,model-repository,logging,trace"
 KEY_NAME = "clipdex"
 HEADER = f"triton-grpc-protocol-{KEY_NAME}"
@@ -29,16 +29,16 @@ _LONGEST = 1024  # bytes
 
 
 def new_key() -> str:
-    """A key that nobody can guess, of characters that a command line takes as they are."""
+    """Make a random key, of characters that need no quoting on a command line."""
     return secrets.token_hex(32)
 
 
 def write_key(host: str, port: int, key: str) -> Path | None:
-    """Leave the key of a server that listens at host and port for this user's clients -> the file.
+    """Write the key of a server that listens at host and port to a file for this user's clients -> the file.
 
-    None where there is no place that is this user's alone; its clients then do without.
+    None if no directory is private to this user; the clients then do without a key.
     """
-    # Twice: a server that ends takes an empty directory with it.
+    # Twice: a server that stops removes the directory if it is empty.
     for directory in (each for each in _directories() for _ in range(2)):
         with suppress(OSError):
             directory.mkdir(mode=0o700, exist_ok=True)
@@ -49,7 +49,7 @@ def write_key(host: str, port: int, key: str) -> Path | None:
 
 
 def key_headers(address: str) -> tuple[tuple[str, str], ...]:
-    """The headers that hold the key of the server at an address; none if it is not one of this user's."""
+    """Return the header with the key of the server at an address; none if it is not this user's server."""
     if address.startswith((UNIX, DNS)):
         return ()
     port = address.rpartition(":")[2]
@@ -65,18 +65,18 @@ def key_headers(address: str) -> tuple[tuple[str, str], ...]:
 
 
 def _is_at(host: str, address: str) -> bool:
-    """Whether a server that listens at `host` is the one that this address leads to: nobody else gets its key."""
+    """Return whether an address leads to the server that listens at `host`: no other server gets its key."""
     if not is_this_machine(address):
         return False
     return host in _ANY or not numbers_of(host).isdisjoint(numbers_of(host_of(address)))
 
 
 def _directories() -> Iterator[Path]:
-    """Where a key may lie, the place to write it first."""
+    """List the directories that may hold a key; the preferred one to write to comes first."""
     own = os.environ.get("XDG_RUNTIME_DIR")
     if own and os.path.isabs(own):
         yield Path(own) / "clipdex"
-    # A service or a cron job of the same user is not told where that is.
+    # Services and cron jobs of the same user may lack XDG_RUNTIME_DIR.
     standard = Path(f"/run/user/{os.geteuid()}")
     if str(standard) != own and standard.is_dir():
         yield standard / "clipdex"
@@ -88,7 +88,7 @@ def _name(port: int) -> str:
 
 
 class _opened:
-    """A directory that is this user's and closed to others; OSError if it is not."""
+    """A directory that belongs to this user and is closed to others; OSError if it is not."""
 
     def __init__(self, directory: Path) -> None:
         self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -105,19 +105,19 @@ class _opened:
         os.close(self._descriptor)
 
     def read(self, name: str) -> bytes:
-        """A file's bytes, if it is as private as the directory."""
+        """Read a file, if it is as private as the directory."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(name, flags, dir_fd=self._descriptor)
         try:
             _require_private(descriptor)
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise PermissionError(f"{name} is no file")
+                raise PermissionError(f"{name} is not a regular file")
             return os.read(descriptor, _LONGEST)
         finally:
             os.close(descriptor)
 
     def write(self, name: str, data: bytes) -> None:
-        """A new file in the place of an old one."""
+        """Write a file atomically, replacing an old one."""
         temporary = f".{name}.{secrets.token_hex(8)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o600, dir_fd=self._descriptor)

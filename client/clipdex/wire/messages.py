@@ -1,4 +1,4 @@
-"""Arrays and counters <-> Triton's protobuf messages."""
+"""Conversion between arrays or counters and Triton's protobuf messages."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def infer_request(
     shared: Sequence[SharedMemory] = (),
     timeout_s: float | None = None,
 ) -> Any:
-    """A ModelInferRequest that names the arrays in shared memory, and carries the others as raw bytes.
+    """Build a ModelInferRequest that refers to arrays in shared memory, and carries others as raw bytes.
 
-    timeout_s: a server whose model allows it drops the request when it has waited so long in its queue.
+    timeout_s: if the model's configuration allows it, the server drops a request that was queued for longer.
     """
     request = service_pb2.ModelInferRequest(model_name=model)
     if timeout_s is not None:
@@ -51,15 +51,15 @@ def infer_request(
 
 
 def output_array(response: Any, output: str) -> Array:
-    """The named output of a ModelInferResponse, read-only, over the response's own bytes.
+    """Return the named output of a ModelInferResponse: a read-only view of the response's own bytes.
 
     Raises:
-        ServerFault: it is not there, of a type without a size, or its bytes are not as many as its shape says.
+        ServerFault: it is missing, has a type without a fixed size, or its bytes do not match its shape.
     """
     whose = f"the server's answer for {response.model_name[:200]}"
     if len(response.outputs) != len(response.raw_output_contents):
         raise ServerFault(
-            f"{whose} is malformed: it names {len(response.outputs)} outputs and carries "
+            f"{whose} is malformed: it names {len(response.outputs)} outputs but carries "
             f"{len(response.raw_output_contents)}"
         )
     for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
@@ -80,15 +80,15 @@ def output_array(response: Any, output: str) -> Array:
 
 
 def _dtype(name: str) -> np.dtype[Any] | None:
-    """numpy's type for Triton's name of one; None for texts, which have no fixed size, and unknown ones."""
-    # bfloat16 becomes another type from one release of tritonclient to the next, and no model gives it.
+    """Return numpy's dtype for a Triton data type; None for strings, which have no fixed size, and unknowns."""
+    # What bfloat16 maps to depends on the release of tritonclient, and no model outputs it.
     found = None if name in ("BYTES", "BF16") else triton_to_np_dtype(name)
     dtype = None if found is None else np.dtype(found)
     return None if dtype is None or dtype.hasobject else dtype
 
 
 def statistics(response: Any) -> ModelStatistics:
-    """The counters of a ModelStatisticsResponse, all versions of the model together."""
+    """Sum the counters of a ModelStatisticsResponse over all versions of the model."""
     requests = failures = rows = queue_ns = compute_ns = 0
     batches: Counter[int] = Counter()
     for model in response.model_stats:

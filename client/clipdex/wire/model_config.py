@@ -1,4 +1,4 @@
-"""A model's configuration: Triton's protobuf message, from a server or from a config.pbtxt on disk."""
+"""Parsing of a model's configuration, from a server or from a config.pbtxt on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipdex.wire.transport import ModelConfig
 __all__ = ["from_message", "instances", "read_config", "row_bytes"]
 
 
-# Beyond what any server has. Where a client makes room for it, it is bounded again by what that takes.
+# Beyond what any real server states. Numbers by which a client allocates memory are bounded again there.
 _MOST_ROWS = 2**20
 _MOST_INSTANCES = 4096
 _MOST_TENSORS = 64
@@ -25,10 +25,10 @@ _LARGEST_FILE = 16 << 20  # bytes
 
 
 def from_message(message: Any) -> ModelConfig:
-    """What the client needs of an `inference.ModelConfig` message.
+    """Extract the fields that the client needs from an `inference.ModelConfig` message.
 
     Raises:
-        CardError: a number in it is beyond all reason.
+        CardError: a number in it is out of range.
     """
     name = message.name[:200]
     for group in message.instance_group:
@@ -64,7 +64,7 @@ def _require(name: str, what: str, found: int, least: int, most: int) -> None:
 
 
 def instances(message: Any, gpus: int = 1) -> int:
-    """How often the model is there at once. A group has its count on each GPU it lists, else on each of `gpus`."""
+    """Count a model's instances. A group has its count on each GPU it lists, else on each of `gpus`."""
     return sum((group.count or 1) * (len(group.gpus) or gpus) for group in message.instance_group) or gpus
 
 
@@ -72,13 +72,13 @@ def read_config(path: Path) -> Any:
     """Parse a config.pbtxt to an `inference.ModelConfig` message.
 
     Raises:
-        CardError: it cannot be read or is not Triton's text format.
+        CardError: it cannot be read or is not in Triton's text format.
     """
     try:
         with path.open("rb") as file:
             data = file.read(_LARGEST_FILE + 1)
         if len(data) > _LARGEST_FILE:
-            raise CardError(f"{path}: larger than {_LARGEST_FILE >> 20} MiB, and no Triton model configuration")
+            raise CardError(f"{path}: not a Triton model configuration: larger than {_LARGEST_FILE >> 20} MiB")
         return text_format.Parse(data.decode("utf-8"), model_config_pb2.ModelConfig())
     except OSError as exc:
         raise CardError(f"{path}: cannot be read: {exc.strerror}") from exc
@@ -87,7 +87,7 @@ def read_config(path: Path) -> Any:
 
 
 def row_bytes(config: Any) -> int:
-    """The bytes of one row of an `inference.ModelConfig` message: its inputs and outputs, without the batch."""
+    """Return the bytes of one row's inputs and outputs, by an `inference.ModelConfig` message."""
     from tritonclient.utils import triton_to_np_dtype
 
     total = 0

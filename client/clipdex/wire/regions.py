@@ -1,4 +1,4 @@
-"""The shared memory that one Triton has mapped: telling it, telling it again, tidying up."""
+"""Registration of shared memory with one Triton: first, again after its restart, and clean-up."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _UNREGISTER_TIMEOUT_S = 2.0
 
 
 class Regions:
-    """What requests to one server may name. Safe to use from many threads.
+    """The shared memory that requests to one server may refer to. Safe to use from many threads.
 
-    mapped: the memories that the server has.
+    mapped: the memory that the server has mapped.
     """
 
     def __init__(
         self, ask: Callable[[str, Any, float], Any], start: Callable[[str, Any, float, Callable[[Any], None]], Any]
     ) -> None:
-        """ask: makes one call (method, request, timeout), raising clipdex's errors. start: without waiting."""
+        """ask: makes a call (method, request, timeout), raising clipdex's errors. start: the same, not waiting."""
         self.mapped: tuple[SharedMemory, ...] = ()
-        self._wanted: tuple[SharedMemory, ...] = ()  # those too that the server has lost and is told of again
+        self._wanted: tuple[SharedMemory, ...] = ()  # includes memory that is being registered again
         self._ask = ask
         self._start = start
         self._lock = threading.Lock()
 
     def add(self, memory: SharedMemory, timeout_s: float) -> bool:
-        """Have the server map the memory's file; False if it has not the same /dev/shm, or may not."""
+        """Register memory with the server; False if it lacks the same /dev/shm, or does not allow it."""
         try:
             self._ask("SystemSharedMemoryRegister", _register(memory), timeout_s)
         except ClipdexError as exc:
@@ -46,22 +46,22 @@ class Regions:
         with self._lock:
             self._wanted = (*self._wanted, memory)
         self._note(memory)
-        # Not before: this shows that the server's /dev/shm is ours, so what is missing here is missing there.
+        # Only now is it known that the server's /dev/shm is ours, so a file missing here is missing there too.
         with suppress(ClipdexError):
             self._forget_left_overs(timeout_s)
         return True
 
     def remove(self, memory: SharedMemory) -> None:
-        """Have the server forget it. One that is gone has done so by itself."""
+        """Unregister memory from the server; one that has gone has dropped it already."""
         with self._lock:
             self._wanted = _without(self._wanted, memory)
             self.mapped = _without(self.mapped, memory)
         self._unregister(memory.name)
 
     def lost(self, details: str) -> bool:
-        """Whether an error says that the server, started again since, has one of them no more.
+        """Return whether an error says that the server, since restarted, no longer has some of the memory.
 
-        It is told again, without waiting; until it has answered, requests carry their pixels.
+        If so, start registering it again; until that is done, requests carry their pixels.
         """
         named = [memory for memory in self._wanted if f"'{memory.name}'" in details]
         for memory in named:
@@ -69,7 +69,7 @@ class Regions:
         return bool(named)
 
     def _note(self, memory: SharedMemory) -> bool:
-        """The server has mapped it -> whether it is still wanted, and requests may name it."""
+        """Note that the server has mapped memory -> whether it is still wanted, so that requests may use it."""
         with self._lock:
             wanted = memory in self._wanted
             if wanted:
@@ -79,7 +79,7 @@ class Regions:
     def _add_again(self, memory: SharedMemory) -> None:
         with self._lock:
             if memory not in self.mapped:
-                return  # another request's error has begun it
+                return  # another request's error has already started this
             self.mapped = _without(self.mapped, memory)
 
         def done(call: Any) -> None:
@@ -92,7 +92,7 @@ class Regions:
             self._start("SystemSharedMemoryRegister", _register(memory), _TIMEOUT_S, done)
 
     def _forget_left_overs(self, timeout_s: float) -> None:
-        """A client that was killed unregistered nothing, and the server would keep its memory until it ends."""
+        """Unregister the memory of clients that were killed; the server would keep it for as long as it runs."""
         found = self._ask("SystemSharedMemoryStatus", service_pb2.SystemSharedMemoryStatusRequest(), timeout_s)
         for name in found.regions:
             if name.startswith(PREFIX) and not (DIRECTORY / name).exists():

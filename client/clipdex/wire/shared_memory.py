@@ -1,6 +1,6 @@
-"""Memory that a server on this machine can read in place: a file in /dev/shm, and what removes it.
+"""Shared memory that a server on this machine can read in place: files in /dev/shm, and their clean-up.
 
-The file is locked (flock) by the process that made it, so that a later one can tell what a dead one left.
+A file is locked (flock) by the process that made it, so that later processes recognise those of dead ones.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ PREFIX = "clipdex-pixels-"
 class SharedMemory:
     """Zeroed memory in a file, mapped here and in other processes. Close it, or use it in a `with`.
 
-    name: of the file in /dev/shm, which shm_open("/NAME") opens; "" for memory without one, which only
-        processes that are given `descriptor` can map.
+    name: of the file in /dev/shm, which shm_open("/NAME") opens; "" for unnamed memory, which only processes
+        that are given `descriptor` can map.
     """
 
     def __init__(self, size: int, *, named: bool) -> None:
-        """Raises OSError where there is no such place, or no room for `size` bytes in it."""
+        """Raises OSError if /dev/shm does not exist, or `size` bytes are not free in it."""
         self.size = size
         self.name = ""
         if named:
             remove_left_overs()
-            # Asked for more than there is, the kernel would first fill all that others could use.
+            # If asked for more than is free, the kernel would first use up all that is left.
             if size > free_bytes():
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self.name, self.descriptor = _new_file()
         else:
             self.descriptor = os.memfd_create("clipdex", os.MFD_CLOEXEC)
         try:
-            # Writing to memory that is not there would end the process by SIGBUS; this says so instead.
+            # Writing to pages that cannot be allocated would kill the process by SIGBUS; this fails instead.
             os.posix_fallocate(self.descriptor, 0, size)
             self._map = mmap.mmap(self.descriptor, size)
         except BaseException:
@@ -55,22 +55,22 @@ class SharedMemory:
 
     @property
     def path(self) -> Path:
-        """The file, if it has a name."""
+        """Path of the file, if the memory has a name."""
         return DIRECTORY / self.name
 
     @property
     def array(self) -> Array:
-        """All of it, uint8 (size,)."""
+        """The whole memory, uint8 (size,)."""
         return self._bytes
 
     def offset_of(self, array: Array) -> int | None:
-        """Where in this memory an array lies, in bytes; None if it does not, or has gaps."""
+        """Return an array's offset in this memory, in bytes; None if it is elsewhere or not contiguous."""
         at = array.ctypes.data - self._start
         inside = array.size > 0 and at >= 0 and at + array.nbytes <= self.size
         return at if inside and array.flags.c_contiguous else None
 
     def close(self) -> None:
-        """Remove its name and let go of it; arrays that are still in use keep the memory. Safe to call twice."""
+        """Remove the file and release the memory once no array uses it. Safe to call twice."""
         if self.descriptor >= 0:
             self._remove()
 
@@ -91,27 +91,27 @@ class SharedMemory:
 
 
 def free_bytes() -> int:
-    """What is free in /dev/shm. Raises OSError where there is none."""
+    """Return the free bytes in /dev/shm. Raises OSError if it does not exist."""
     found = os.statvfs(DIRECTORY)
     return found.f_bavail * found.f_frsize
 
 
 def _new_file() -> tuple[str, int]:
-    """A locked file of a name that nobody has -> its name, its descriptor."""
+    """Create a locked file with an unused name -> its name, its descriptor."""
     while True:
         name = f"{PREFIX}{secrets.token_hex(8)}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(DIRECTORY / name, flags, 0o600)
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Before it was locked, another process may have taken it for a dead one's.
+            # Before the lock, another process may have taken it for a left-over and removed it.
             if os.fstat(descriptor).st_nlink:
                 return name, descriptor
         os.close(descriptor)
 
 
 def remove_left_overs() -> None:
-    """Remove what processes of this user left in /dev/shm that ended without closing it."""
+    """Remove the files in /dev/shm that this user's processes left when they ended without closing them."""
     with suppress(OSError):
         for path in DIRECTORY.glob(f"{PREFIX}*"):
             with suppress(OSError):
@@ -123,7 +123,7 @@ def _remove_if_left(path: Path) -> None:
     try:
         if os.fstat(descriptor).st_uid != os.geteuid():
             return
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: its owner lives
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: its owner is alive
         path.unlink()
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Every gRPC status becomes one error of clipdex's own, in this one place."""
+"""Translation of gRPC statuses to clipdex's errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["ERROR_OF_STATUS", "cause_of", "is_restricted", "translate"]
 _S = grpc.StatusCode
 
 ERROR_OF_STATUS: dict[grpc.StatusCode, type[ClipdexError]] = {
-    _S.OK: ServerFault,  # an error that calls itself a success
+    _S.OK: ServerFault,  # an error that claims success
     _S.CANCELLED: Cancelled,
     _S.UNKNOWN: ServerFault,
     _S.INVALID_ARGUMENT: RequestRefused,
@@ -41,7 +41,7 @@ ERROR_OF_STATUS: dict[grpc.StatusCode, type[ClipdexError]] = {
     _S.UNAUTHENTICATED: AccessDenied,
 }
 
-# How gRPC's own details begin when no server took the request at all.
+# What gRPC's own details contain if no server received the request.
 _NO_CONNECTION = (
     "failed to connect",
     "DNS resolution failed",
@@ -49,59 +49,59 @@ _NO_CONNECTION = (
     "connections to all backends",
 )
 
-# How they begin or go on when a connection ended under a request.
+# What they contain if the connection broke during a request.
 _CONNECTION_LOST = ("Stream removed", "recvmsg", "sendmsg", "GOAWAY")
 
-# How Triton says that a model's queue is full, and that a request has waited in it longer than it wanted to.
+# Triton's words for a full queue of a model, and for a request that waited in it past its timeout.
 _QUEUE_FULL = "maximum queue size"
 _WAITED_TOO_LONG = "request timeout expired"
 
-# What gRPC says here, of an answer that it does not take.
+# The client's own gRPC, about an answer above its size limit.
 _ANSWER_TOO_LARGE = "CLIENT: Received message larger than max"
 
-# How Triton refuses what only the holders of its key may ask.
+# Triton's words for a call that only holders of its key may make.
 _RESTRICTED = "protocol is restricted"
 
-# What gRPC and Triton say, as UNAVAILABLE, about credentials -> what to tell. The first that is found counts.
+# Details of UNAVAILABLE errors that are about credentials -> the message to give. The first match counts.
 _DENIED = {
-    "WRONG_VERSION_NUMBER": "the server at {} speaks no TLS: connect without it",
+    "WRONG_VERSION_NUMBER": "the server at {} does not use TLS: connect without it",
     "Hostname Verification": "the server's certificate is not for {}: if it is the right one, give its name "
     "(--tls-name, Credentials(server_name=...))",
-    "CERTIFICATE_VERIFY_FAILED": "nobody who is trusted has signed the certificate of the server at {}: give its "
-    "authority's certificate (--tls-ca, Credentials(ca_file=...))",
-    _RESTRICTED: "the server at {} asks for a header: {}",
+    "CERTIFICATE_VERIFY_FAILED": "the certificate of the server at {} is not signed by a trusted authority: give "
+    "its authority's certificate (--tls-ca, Credentials(ca_file=...))",
+    _RESTRICTED: "the server at {} requires a header: {}",
 }
 
 
 def is_restricted(error: grpc.RpcError) -> bool:
-    """Whether a call was refused since it is for those alone who hold the server's key."""
+    """Return whether a call was refused because only holders of the server's key may make it."""
     return _RESTRICTED in (error.details() or "")
 
 
 def cause_of(told: ClipdexError, error: grpc.RpcError) -> grpc.RpcError | None:
-    """What Python shows above an error: gRPC's own, but where no server answers, of which it knows no more."""
+    """Return the cause to chain to an error: gRPC's own, or None if it adds nothing."""
     return None if isinstance(told, (ServerUnreachable, DeadlineExceeded)) else error
 
 
 def translate(error: grpc.RpcError, address: str) -> ClipdexError:
-    """The clipdex error for a failed call to `address`; raise it from its `cause_of`."""
+    """Return the clipdex error for a failed call to `address`; raise it from its `cause_of`."""
     # A grpc.RpcError raised by a call is also a grpc.Call, which has code() and details().
     code: grpc.StatusCode = error.code()
     details = " ".join((error.details() or "no details given").split())
     kind = ERROR_OF_STATUS[code]
     if code is _S.RESOURCE_EXHAUSTED and _ANSWER_TOO_LARGE in details:
-        return ServerFault(f"the server at {address} answered more than was asked for: {details}")
+        return ServerFault(f"the answer of the server at {address} is larger than expected: {details}")
     if kind is ServerUnreachable and _QUEUE_FULL in details.lower():
         return ServerBusy(f"the queue of the server at {address} is full: {details}")
     if kind is ServerUnreachable and _WAITED_TOO_LONG in details.lower():
-        return DeadlineExceeded(f"the server at {address} did not come to the request in time")
+        return DeadlineExceeded(f"the request waited too long in the queue of the server at {address}")
     if kind is ServerUnreachable:
         denied = next((text for sign, text in _DENIED.items() if sign in details), None)
         if denied is not None:
             return AccessDenied(denied.format(address, details))
         if any(sign in details for sign in _NO_CONNECTION):
-            # A server that wants TLS, or a client's certificate, hangs up on those who have none.
-            hint = "; does it ask for TLS?" if details.endswith("Socket closed") else ""
+            # A server that requires TLS or a client certificate hangs up on clients without.
+            hint = "; does it require TLS?" if details.endswith("Socket closed") else ""
             return kind(
                 f"no server answers at {address} ({details.rpartition(': ')[2]}{hint}): "
                 f"start one with  clipdex serve  or give the right address{proxy_hint(address)}"
@@ -112,5 +112,5 @@ def translate(error: grpc.RpcError, address: str) -> ClipdexError:
     if kind is DeadlineExceeded:
         return kind(f"the server at {address} did not answer in time{proxy_hint(address)}")
     if code is _S.UNIMPLEMENTED:
-        return kind(f"the server at {address} speaks gRPC but is not a Triton server: {details}")
+        return kind(f"the server at {address} uses gRPC but is not a Triton server: {details}")
     return kind(f"the server at {address} answered {code.name}: {details}")

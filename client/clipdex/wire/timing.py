@@ -1,4 +1,4 @@
-"""What a hook is told of each finished request."""
+"""The record of a finished request, as passed to the `on_request` hook."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["RequestHook", "RequestTiming"]
 class RequestTiming:
     """One finished request, with all its attempts.
 
-    model: Triton's name of it, such as `demo_image`. rows: pictures or texts in it.
-    sent_bytes: what was carried over the network, all attempts together; memory that the server shares is not.
-    endpoint: the address that gave the answer, or the last error; "" if it was never sent.
+    model: Triton's name of the model, such as `demo_image`. rows: pictures or texts in the request.
+    sent_bytes: bytes sent over the network in all attempts, without those in shared memory.
+    endpoint: the address that gave the answer or the last error; "" if the request was never sent.
     attempts: how often it was sent.
-    seconds: from submit to the answer. attempt_seconds: of the last attempt alone, the server's queue included.
+    seconds: from submission to the answer. attempt_seconds: of the last attempt, including the server's queue.
     outcome: "ok", or the name of the error.
     """
 

@@ -1,4 +1,4 @@
-"""What the client asks of a server, whatever carries it."""
+"""The `Transport` interface between the client and a server, and its plain values."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = [
     "Transport",
 ]
 
-# What one answer may take, in bytes; what is larger is refused before any room is made for it. Configurations
-# and counters keep to the first, gRPC's own default; the vectors of a full batch to the second.
+# Limits on one answer, in bytes; larger ones are refused before memory is allocated. The first, gRPC's own
+# default, is for configurations and counters; the second for the vectors of a full batch.
 SMALLEST_LIMIT = 4 << 20
 LARGEST_ANSWER = 64 << 20
 
@@ -31,7 +31,7 @@ FINGERPRINT_PARAMETER = "clipdex_fingerprint"
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """Who answers: `triton` and its version, or `inproc` and onnxruntime's."""
+    """A server's name and version: `triton` and its own, or `inproc` and onnxruntime's."""
 
     name: str
     version: str
@@ -39,12 +39,12 @@ class ServerInfo:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What the client reads of a Triton model's config.pbtxt.
+    """The fields of a Triton model's config.pbtxt that the client uses.
 
-    max_batch_size: rows in one request at most; 0 if the model has no batch dimension.
-    instance_count: how many batches the server computes at once.
+    max_batch_size: the most rows in one request; 0 if the model has no batch dimension.
+    instance_count: the batches that the server computes at once.
     parameters: the string parameters.
-    inputs, outputs: each tensor's dimensions without the batch, -1 where any will do; empty if nobody says.
+    inputs, outputs: each tensor's dimensions without the batch, -1 for any; empty if not stated.
     """
 
     name: str
@@ -57,12 +57,12 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ModelStatistics:
-    """What a server has counted of one model since it was loaded. Take two and subtract.
+    """A server's counters of one model since it was loaded. To measure, subtract two with `since`.
 
-    requests: those that succeeded; failures: those that did not.
-    rows: what they carried, all together. batches: rows of an executed batch -> how often.
-    queue_ns: the requests' waiting. compute_ns: the requests' time in the model, input and output copies
-        included; what shares a batch counts the batch's time each.
+    requests: those that succeeded. failures: those that did not.
+    rows: rows in all requests. batches: rows of an executed batch -> number of such batches.
+    queue_ns: time that requests spent in the queue. compute_ns: time that requests spent in the model, copies of
+        inputs and outputs included; each request in a batch counts the batch's whole time.
     """
 
     requests: int = 0
@@ -73,7 +73,7 @@ class ModelStatistics:
     compute_ns: int = 0
 
     def since(self, before: ModelStatistics) -> ModelStatistics:
-        """What was counted after `before` was taken."""
+        """Return the difference from earlier counters."""
         batches = {rows: count - before.batches.get(rows, 0) for rows, count in self.batches.items()}
         return ModelStatistics(
             self.requests - before.requests,
@@ -85,7 +85,7 @@ class ModelStatistics:
         )
 
     def __add__(self, other: ModelStatistics) -> ModelStatistics:
-        """Both servers' counts together."""
+        """Sum the counters of two servers."""
         batches = {
             rows: self.batches.get(rows, 0) + other.batches.get(rows, 0)
             for rows in (*self.batches, *other.batches)
@@ -101,7 +101,7 @@ class ModelStatistics:
 
     @property
     def mean_batch(self) -> float:
-        """Rows in an executed batch, on average; 0 if none was executed."""
+        """Mean number of rows in an executed batch; 0 if none was executed."""
         executed = sum(self.batches.values())
         return sum(rows * count for rows, count in self.batches.items()) / executed if executed else 0.0
 
@@ -115,40 +115,40 @@ class Transport(Protocol):
         ...
 
     def server(self, timeout_s: float) -> ServerInfo:
-        """Who answers. Raises ServerUnreachable if nobody does."""
+        """Return the server's name and version. Raises ServerUnreachable if nothing answers."""
         ...
 
     def models(self, timeout_s: float) -> list[str]:
-        """The names of all Triton models that are ready, sorted."""
+        """List the names of all Triton models that are ready, sorted."""
         ...
 
     def config(self, model: str, timeout_s: float) -> ModelConfig:
-        """One model's configuration. Raises ModelNotFound."""
+        """Return one model's configuration. Raises ModelNotFound."""
         ...
 
     def submit(
         self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float, *, wait: bool = False
     ) -> Future[Array]:
-        """Send one request and return at once; the future holds the output tensor or a ClipdexError.
+        """Send one request and return at once -> a future of the output tensor or a ClipdexError.
 
         The arrays must not change until the future is done. `cancel` on the future withdraws the request.
-        wait: the caller will do nothing before it is done: it may be answered in this call. No other thread need
-        be woken then, which is a third of a millisecond of a lone request.
+        wait: the caller will do nothing until it is done, so it may be answered in this call. No other thread has
+        to wake up then, which saves a third of a millisecond on a single request.
         """
         ...
 
     def statistics(self, model: str, timeout_s: float) -> ModelStatistics:
-        """What the server has counted of one model; zeros where nobody counts."""
+        """Return the server's counters of one model; zeros if it keeps none."""
         ...
 
     def share(self, memory: SharedMemory, timeout_s: float) -> bool:
-        """Let requests name arrays in this memory instead of carrying them; False where that cannot be."""
+        """Register shared memory, so that requests refer to arrays in it; False if that is not possible."""
         ...
 
     def unshare(self, memory: SharedMemory) -> None:
-        """Forget about it, before it is closed. Never fails."""
+        """Unregister shared memory, before it is closed. Never fails."""
         ...
 
     def close(self) -> None:
-        """End all connections. Safe to call twice."""
+        """Close all connections. Safe to call twice."""
         ...

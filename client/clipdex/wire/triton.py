@@ -1,4 +1,4 @@
-"""Triton over gRPC."""
+"""The transport to a Triton server by gRPC."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _LOG = logging.getLogger("clipdex.wire")
 
 
 class _Answer(Future[Array]):
-    """The answer of one call. Cancelling it cancels the call; it then ends with `Cancelled`.
+    """A future of one call's answer. Cancelling it cancels the call, and it ends with `Cancelled`.
 
-    sent_bytes: what the request carried itself, not in shared memory.
+    sent_bytes: bytes that the request carried itself, not in shared memory.
     """
 
     def __init__(self, sent_bytes: int) -> None:
@@ -51,12 +51,12 @@ class _Answer(Future[Array]):
         self.set_running_or_notify_cancel()
 
     def cancel(self) -> bool:
-        """Withdraw the request; False if it is over."""
+        """Withdraw the request; False if it has already ended."""
         return self.call is not None and bool(self.call.cancel())
 
 
 def _asked_bytes(inputs: Mapping[str, Array]) -> int:
-    """Of the assets: the bytes asked for. Of others, how long an answer may be is known from the configuration."""
+    """Return the bytes of assets that a request asks for; 0 for other models, whose config implies a limit."""
     span = (inputs.get("start"), inputs.get("end"))
     return 0 if span[0] is None or span[1] is None else int(span[1][0]) - int(span[0][0])
 
@@ -82,7 +82,7 @@ class TritonTransport:
     def server(self, timeout_s: float) -> ServerInfo:
         """Name and version from the server's metadata, once it says that it is ready."""
         if self._connection.may_be_lost:
-            # gRPC would wait before it connects again; who asks this wants to know now.
+            # gRPC would wait before it reconnects; this question needs an answer now.
             self._renew(self._connection)
         metadata = self._ask("ServerMetadata", service_pb2.ServerMetadataRequest(), timeout_s)
         ready = self._ask("ServerReady", service_pb2.ServerReadyRequest(), timeout_s)
@@ -93,19 +93,19 @@ class TritonTransport:
         return ServerInfo(metadata.name, metadata.version)
 
     def models(self, timeout_s: float) -> list[str]:
-        """All models of the repository that are ready."""
+        """List all models of the repository that are ready."""
         try:
             index = self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest(ready=True), timeout_s)
         except AccessDenied as exc:
             if not isinstance(exc.__cause__, grpc.RpcError) or not is_restricted(exc.__cause__):
                 raise
-            # The repository is for those who hold the server's key. It counts, for all, each model that is ready.
+            # The repository index is only for holders of the server's key; its counters list the ready models.
             counted = self._ask("ModelStatistics", service_pb2.ModelStatisticsRequest(), timeout_s)
             return sorted({model.name for model in counted.model_stats})
         return sorted({model.name for model in index.models})
 
     def config(self, model: str, timeout_s: float) -> ModelConfig:
-        """The configuration the server runs the model with."""
+        """Return the configuration with which the server runs the model."""
         request = service_pb2.ModelConfigRequest(name=model)
         try:
             found = from_message(self._ask("ModelConfig", request, timeout_s).config)
@@ -117,19 +117,19 @@ class TritonTransport:
     def submit(
         self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float, *, wait: bool = False
     ) -> Future[Array]:
-        """One ModelInfer call, answered on gRPC's own thread, or in this one."""
+        """Make one ModelInfer call, answered on gRPC's own thread, or on this one with `wait`."""
         request = infer_request(model, inputs, output, self._regions.mapped, timeout_s)
         answer = _Answer(sum(map(len, request.raw_input_contents)))
         connection, began = self._connection, time.monotonic()
         asked = _asked_bytes(inputs)
         if asked > self._answer_bytes:
-            # The assets, once: this connection is for this answer, so that no later one may be as large.
+            # The assets, once: on a connection of their own, so that no later answer may be as large.
             connection = Connection(self._address, self._credentials, asked)
 
         def done(result: Callable[[], Any]) -> None:
             try:
                 outcome = self._outcome(result, output, connection, began, timeout_s)
-            except BaseException as exc:  # a future that is never settled would block its reader for ever
+            except BaseException as exc:  # a future that is never settled would block its reader forever
                 outcome = exc
             if isinstance(outcome, BaseException):
                 answer.set_exception(outcome)
@@ -146,26 +146,26 @@ class TritonTransport:
         return answer
 
     def statistics(self, model: str, timeout_s: float) -> ModelStatistics:
-        """The server's own counters."""
+        """Return the server's own counters."""
         return statistics(self._ask("ModelStatistics", service_pb2.ModelStatisticsRequest(name=model), timeout_s))
 
     def share(self, memory: SharedMemory, timeout_s: float) -> bool:
-        """Register the memory's file with the server, which maps it if it has the same /dev/shm and may."""
+        """Register shared memory; False if the server lacks the same /dev/shm, or does not allow it."""
         if self._address.startswith("dns:"):
-            return False  # of the servers behind a name, only one would come to know of it
+            return False  # only one of the servers behind the name would be told
         return self._regions.add(memory, timeout_s)
 
     def unshare(self, memory: SharedMemory) -> None:
-        """Unregister it. A server that is gone has forgotten it by itself."""
+        """Unregister shared memory; a server that has gone has dropped it already."""
         self._regions.remove(memory)
 
     def close(self) -> None:
-        """Close the channel; requests under way end with an error."""
+        """Close the channel; pending requests end with an error."""
         self._closed.set()
         self._connection.close()
 
     def _expect(self, config: ModelConfig) -> None:
-        """Make room for the answer to a full batch, and for no more than that, nor than a client asks for."""
+        """Raise the limit on answers to that of a full batch, but no further than LARGEST_ANSWER."""
         values = max((math.prod(dims) for dims in config.outputs.values() if min(dims, default=0) > 0), default=0)
         needed = min(4 * values * max(1, config.max_batch_size), LARGEST_ANSWER)
         if needed > self._answer_bytes:
@@ -175,7 +175,7 @@ class TritonTransport:
     def _outcome(
         self, call: Callable[[], Any], output: str, connection: Connection, began: float, timeout_s: float
     ) -> Array | BaseException:
-        """What a call of `submit` gives: the array, or clipdex's error."""
+        """Return the result of a call of `submit`: the array, or clipdex's error."""
         error: ClipdexError
         try:
             result = output_array(call(), output)
@@ -195,12 +195,12 @@ class TritonTransport:
         return result
 
     def _error(self, exc: grpc.RpcError, connection: Connection) -> ClipdexError:
-        """What a failed inference means. A server that was started again has forgotten the memory."""
+        """Return clipdex's error for a failed inference; a restarted server has lost the shared memory."""
         if exc.code() is grpc.StatusCode.CANCELLED:
             if self._closed.is_set():
                 return Closed(f"the connection to {self._address} was closed before the answer came")
             if connection.given_up:
-                return ServerUnreachable(f"nothing came back any more on a connection to {self._address}")
+                return ServerUnreachable(f"the connection to {self._address} stopped responding")
         if self._regions.lost(exc.details() or ""):
             return ServerUnreachable(f"the server at {self._address} was restarted and has lost the shared memory")
         return translate(exc, self._address)
@@ -213,12 +213,12 @@ class TritonTransport:
         done: Callable[[Any], None],
         connection: Connection | None = None,
     ) -> Any:
-        """One call without waiting; its end is told on gRPC's own thread."""
+        """Start one call without waiting; `done` is called on gRPC's own thread."""
         with self._translated():
             return (connection or self._connection).start(method, request, timeout_s, done)
 
     def _ask(self, method: str, request: Any, timeout_s: float) -> Any:
-        """One call, and wait for its answer."""
+        """Make one call, and wait for its answer."""
         connection, began = self._connection, time.monotonic()
         with self._translated():
             try:
@@ -230,7 +230,7 @@ class TritonTransport:
         return response
 
     def _look_after(self, connection: Connection, exc: grpc.RpcError, began: float, timeout_s: float) -> None:
-        """Make a new connection if a call's end says that the other side of this one has vanished."""
+        """Open a new connection if a call's end shows that the other side of this one has vanished."""
         code = exc.code()
         if code is grpc.StatusCode.UNAVAILABLE:
             connection.may_be_lost = True
@@ -240,14 +240,14 @@ class TritonTransport:
             connection.give_up()
 
     def _renew(self, connection: Connection) -> bool:
-        """Make another in its place -> whether there is one. Where that fails, this one is better than none."""
+        """Replace a connection -> whether it has been replaced; if that fails, the old one is kept."""
         with self._lock:
             if self._connection is not connection or self._closed.is_set():
-                return True  # another call's end has said so
+                return True  # another call has already replaced it
             try:
                 self._connection = Connection(self._address, self._credentials, self._answer_bytes)
             except ClipdexError as exc:  # a certificate's file is gone, or just being replaced
-                _LOG.warning("no new connection to %s: %s", self._address, exc)
+                _LOG.warning("cannot open a new connection to %s: %s", self._address, exc)
                 return False
         connection.retire()
         return True
@@ -261,7 +261,7 @@ class TritonTransport:
         except grpc.RpcError as exc:
             error = translate(exc, self._address)
             raise error from cause_of(error, exc)
-        except ValueError as exc:  # grpc's word for a channel that another thread closed meanwhile
+        except ValueError as exc:  # grpc raises this for a channel that another thread has closed
             if self._closed.is_set():
                 raise Closed(f"the connection to {self._address} is closed") from exc
-            raise ServerUnreachable(f"a connection to {self._address} was given up meanwhile") from exc
+            raise ServerUnreachable(f"the connection to {self._address} was closed by another request") from exc

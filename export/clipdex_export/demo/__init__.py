@@ -1,4 +1,4 @@
-"""Drawn pictures with captions, for `make demo`, for int8 calibration, and to train the demo model.
+"""Drawn pictures with captions, for `make demo`, int8 calibration, and training of the demo model.
 
-`queries` says what a caption means, so that it is known which captions fit which pictures. Needs no torch.
+`queries` defines the meaning of captions, and so which captions match which pictures. Does not need torch.
 """

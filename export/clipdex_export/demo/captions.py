@@ -1,4 +1,4 @@
-"""Says in words what a scene shows: all of it, or the one to three attributes that people type."""
+"""Captions of scenes: full ones, or short ones with one to three attributes, as people type them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from random import Random
 from clipdex_export.demo.queries import MANY, Query, Wanted, full_query
 from clipdex_export.demo.scenes import Ground, Pair, Scene, Single, Thing
 
-# The plain name first: it is drawn as often as all the others together.
+# The plain name comes first: it is chosen as often as all the others together.
 _WORDS: dict[str, tuple[str, ...]] = {
     "circle": ("circle", "disc", "dot"),
     "square": ("square",),
@@ -39,14 +39,14 @@ _NUMBERS = {2: ("two", "2", "a pair of"), 3: ("three", "3"), 4: ("four", "4")}
 _OPPOSITE = {"left of": "right of", "above": "below"}
 _OPENINGS = ("", "", "", "", "a picture of ", "a drawing of ", "an image of ", "a photo of ")
 
-# How many attributes a short caption names.
+# The number of attributes that a short caption names.
 _SHORT_LENGTHS = (1, 2, 3)
 _SHORT_WEIGHTS = (25, 45, 30)
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A text and what it means."""
+    """A text and its meaning."""
 
     text: str
     query: Query
@@ -66,7 +66,7 @@ def _article(words: str) -> str:
 
 
 def _noun_phrase(wanted: Wanted, rng: Random, *, article: bool = True) -> str:
-    """ "a small red star", "something red", "three red stars", "large things". Place is not in it."""
+    """Describe a thing without its place: "a small red star", "something red", "large things"."""
     adjectives = [_word(name, rng) for name in (wanted.size, wanted.colour) if name is not None]
     if wanted.count is not None:
         noun = _plural(_word(wanted.shape, rng) if wanted.shape else rng.choice(("thing", "shape", "object")))
@@ -80,7 +80,7 @@ def _noun_phrase(wanted: Wanted, rng: Random, *, article: bool = True) -> str:
 
 
 def _ground_words(ground: Ground, rng: Random) -> str:
-    """ "a red background", "red and white stripes": what "on" or "against" can stand before."""
+    """Describe a ground, to follow "on" or "against": "a red background", "red and white stripes"."""
     names = [_word(colour, rng) for colour in ground.colours]
     if not ground.striped:
         name = names[0]
@@ -111,7 +111,7 @@ def _things_words(query: Query, rng: Random, *, article: bool = True) -> str:
 
 
 def describe(query: Query, rng: Random, *, article: bool = True) -> str:
-    """A wording of the query, drawn by lot from many that mean the same."""
+    """Put the query into words, chosen at random from many wordings of the same meaning."""
     ground = _stripes_words(rng) if query.striped else query.ground and _ground_words(query.ground, rng)
     if not query.things:
         assert ground, "a query names something"
@@ -126,7 +126,7 @@ def describe(query: Query, rng: Random, *, article: bool = True) -> str:
 
 
 def full_caption(scene: Scene, rng: Random) -> Caption:
-    """A caption that names every attribute of the scene.
+    """Make a caption that names every attribute of the scene.
 
     Example: "a picture of a large red circle at the top on black and white stripes"
     """
@@ -141,7 +141,7 @@ def _short_thing(thing: Thing, names: set[str]) -> Wanted:
 
 
 def short_query(scene: Scene, rng: Random) -> Query:
-    """A query that the scene matches and that names one to three of its attributes."""
+    """Make a query that matches the scene and names one to three of its attributes."""
     length = rng.choices(_SHORT_LENGTHS, _SHORT_WEIGHTS)[0]
     striped = scene.ground.striped and rng.random() < 0.5  # stripes, or the stripes' colours
     ground = None if striped else scene.ground
@@ -169,7 +169,7 @@ def short_query(scene: Scene, rng: Random) -> Query:
 
 
 def _short_pair(scene: Pair, length: int, rng: Random) -> Query:
-    """One attribute of each thing, and a third or the relation between them."""
+    """Make a query with one attribute of each thing, and possibly a third or the relation between them."""
     one = _short_thing(scene.first, {rng.choice(("shape", "shape", "colour"))})
     other = _short_thing(scene.second, {rng.choice(("shape", "shape", "colour"))})
     if length < 3:
@@ -182,12 +182,12 @@ def _short_pair(scene: Pair, length: int, rng: Random) -> Query:
 
 
 def _pick(names: tuple[str, ...], weights: tuple[int, ...], count: int, rng: Random) -> list[str]:
-    """`count` different names, the heavier ones more often."""
+    """Pick `count` different names at random, by weight."""
     keys = {name: rng.random() ** (1 / weight) for name, weight in zip(names, weights, strict=True)}
     return sorted(names, key=lambda name: -keys[name])[:count]
 
 
 def short_caption(scene: Scene, rng: Random) -> Caption:
-    """What a person in a hurry types: "a black heart", "something red", "two stars", "heart on red"."""
+    """Make a caption such as people type in a hurry: "a black heart", "something red", "heart on red"."""
     query = short_query(scene, rng)
     return Caption(describe(query, rng, article=rng.random() < 0.65), query)

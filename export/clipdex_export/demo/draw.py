@@ -1,4 +1,4 @@
-"""Draws a scene with Pillow: the same scene and seed give the same pixels, another seed another picture."""
+"""Drawing of scenes with Pillow: the same scene and seed give the same pixels, another seed another picture."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class _Figure:
 
 
 def _layout(scene: Scene, seed: int | str) -> list[_Figure]:
-    """Where everything goes, with the small differences that no caption names."""
+    """Place all figures, with the small variations that no caption names."""
     rng = Random(f"layout/{seed}")
 
     def figure(shape: str, colour: str, x: float, y: float, radius: float) -> _Figure:
@@ -121,7 +121,7 @@ def _layout(scene: Scene, seed: int | str) -> list[_Figure]:
 
 
 def _scatter(count: int, radius: float, rng: Random) -> list[tuple[float, float]]:
-    """Centres of equal things that neither touch one another nor the edge."""
+    """Choose centres of equal things that touch neither one another nor the edge."""
     edge = radius + _MARGIN
     while True:
         centres: list[tuple[float, float]] = []
@@ -142,7 +142,7 @@ def _jittered(colour: str, rng: Random) -> tuple[int, int, int]:
 
 
 def _paint_stripes(image: Image.Image, colour: tuple[int, int, int], rng: Random) -> None:
-    """Every second stripe, at some angle, about a seventh of the picture wide."""
+    """Paint every second stripe, at a random angle, about a seventh of the picture wide."""
     size = image.width
     width = rng.uniform(0.12, 0.18) * size
     angle = rng.choice((0.0, math.pi / 4, math.pi / 2, -math.pi / 4)) + rng.uniform(-_TILT, _TILT)
@@ -172,10 +172,10 @@ def _paint_figure(image: Image.Image, figure: _Figure, colour: tuple[int, int, i
 
 
 def draw(scene: Scene, seed: int | str, *, size: int = 320, oversample: int = 2) -> Image.Image:
-    """An RGB picture of the scene, `size` pixels square.
+    """Draw the scene as an RGB picture, `size` pixels square.
 
-    The seed decides everything a caption does not name: jitter of place, radius, tilt and colour, the angle
-    of stripes, and noise. `oversample` draws that much larger and averages down, for smooth outlines.
+    The seed determines everything that captions do not name: jitter of place, radius, tilt and colour, the angle
+    of stripes, and noise. `oversample` draws larger by this factor and averages down, for smooth outlines.
     """
     rng = Random(f"draw/{seed}")
     canvas = size * oversample
@@ -191,7 +191,7 @@ def draw(scene: Scene, seed: int | str, *, size: int = 320, oversample: int = 2)
 
 
 def owners(scene: Scene, seed: int | str, *, grid: int) -> NDArray[np.uint8]:
-    """Which thing covers each cell of the drawn picture: uint8 (grid, grid), rows from the top.
+    """Find the thing that covers each cell of the drawn picture: uint8 (grid, grid), rows from the top.
 
     0 is the ground, 1 the thing (or a pair's first), 2 a pair's second.
     """
@@ -211,5 +211,5 @@ def _with_noise(image: Image.Image, rng: Random) -> Image.Image:
 
 
 def save_picture(scene: Scene, seed: int | str, path: Path, *, size: int = 320) -> None:
-    """Draws the scene into a JPEG file, as a camera would leave it: compressed, larger than a model wants."""
+    """Draw the scene to a JPEG file, as from a camera: compressed, and larger than a model's input."""
     draw(scene, seed, size=size).save(path, format="JPEG", quality=90)

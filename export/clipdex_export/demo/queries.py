@@ -1,4 +1,4 @@
-"""What a caption asks of a picture, and which scenes give it: one at a time, or all against all."""
+"""Queries, the meanings of captions, and their matching with scenes: one at a time, or all against all."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ MANY = 0  # a plural without a number: "stars"
 
 @dataclass(frozen=True)
 class Wanted:
-    """One thing, or several equal in what is named. None leaves an attribute open.
+    """A wanted thing, or several with the same attributes. None leaves an attribute open.
 
-    `count` None is the singular: "a star" is also true of three stars. MANY is at least two of them; a number
-    is exactly that many. Only singles have a size and a place.
+    `count` None is the singular: "a star" also matches three stars. MANY means at least two; a number means
+    exactly that many. Only singles have a size and a place.
     """
 
     shape: str | None = None
@@ -40,16 +40,16 @@ class Wanted:
     count: int | None = None
 
     def is_thing(self, thing: Thing) -> bool:
-        """Whether shape and colour, where named, are those of `thing`."""
+        """Return whether `thing` has the wanted shape and colour, if given."""
         return self.shape in (None, thing.shape) and self.colour in (None, thing.colour)
 
 
 @dataclass(frozen=True)
 class Query:
-    """Everything a caption names: up to two things, how they stand, and the ground behind them.
+    """The meaning of a caption: up to two things, their relation, and the ground behind them.
 
     `relation` holds between the first thing and the second; None with two things means in any order.
-    `striped` asks for stripes of whatever colours; `ground` names all colours of the ground.
+    `striped` requires stripes of any colours; `ground` names all colours of the ground.
     """
 
     things: tuple[Wanted, ...] = ()
@@ -59,7 +59,7 @@ class Query:
 
     @property
     def attributes(self) -> int:
-        """How many attributes are named."""
+        """Number of attributes that are named."""
         named = sum(
             value is not None
             for wanted in self.things
@@ -81,7 +81,7 @@ def _shows(scene: Scene, wanted: Wanted) -> bool:
 
 
 def matches(scene: Scene, query: Query) -> bool:
-    """Whether everything that the query names is in the picture of this scene."""
+    """Return whether the scene has everything that the query names."""
     if query.ground not in (None, scene.ground) or (query.striped and not scene.ground.striped):
         return False
     if len(query.things) < 2:
@@ -95,7 +95,7 @@ def matches(scene: Scene, query: Query) -> bool:
 
 
 def full_query(scene: Scene) -> Query:
-    """The query that names all of a scene: only scenes of the same meaning match it."""
+    """Make the query that names all of a scene, so that only scenes of the same meaning match it."""
     if isinstance(scene, Single):
         thing = Wanted(scene.thing.shape, scene.thing.colour, scene.size, scene.place)
         return Query((thing,), ground=scene.ground)
@@ -110,9 +110,9 @@ def _bend_thing(thing: Thing, wanted: Wanted) -> Thing:
 
 
 def bend(scene: Scene, query: Query) -> Scene:
-    """The scene with the attributes that the query names, as far as its kind has them.
+    """Change a scene's attributes to those that the query names, as far as its kind has them.
 
-    It may still not match: a single stays one thing where the query asks for two.
+    It may still not match: a single stays one thing even if the query names two.
     """
     ground = query.ground or scene.ground
     one, other = (*query.things, Wanted(), Wanted())[:2]
@@ -197,7 +197,7 @@ def _query_codes(queries: Sequence[Query]) -> Codes:
 
 
 def match_matrix(queries: Sequence[Query], scenes: Sequence[Scene]) -> NDArray[np.bool_]:
-    """`matches` for every query and every scene at once: bool (Q, N)."""
+    """Compute `matches` for every query and every scene at once: bool (Q, N)."""
     q = dict(zip(_QUERY_COLUMNS, _query_codes(queries).T[:, :, None], strict=True))  # int16 (Q, 1) each
     s = dict(zip(SCENE_ATTRIBUTES, scene_codes(scenes).T[:, None, :], strict=True))  # int16 (1, N) each
 

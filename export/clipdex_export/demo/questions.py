@@ -1,4 +1,4 @@
-"""The ten questions of `make demo`, and the pictures they are asked of. Needs no torch."""
+"""The ten questions of `make demo`, and the pictures to search. Does not need torch."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ LEAST_ANSWERS = 5
 
 @dataclass(frozen=True)
 class Question:
-    """A text as a person types it, and what it means."""
+    """A text as a person types it, and its meaning."""
 
     text: str
     query: Query
 
     def is_answered_by(self, scene: Scene) -> bool:
-        """Whether everything the text names is in the picture of that scene."""
+        """Return whether the scene has everything that the text names."""
         return matches(scene, self.query)
 
 
@@ -48,21 +48,21 @@ QUESTIONS = (
     Question("something orange at the top", Query((Wanted(colour="orange", place="top"),))),
     Question("a white moon", Query((Wanted("crescent", "white"),))),
     Question("a pink arrow on stripes", Query((Wanted("arrow", "pink"),), striped=True)),
-    # Training never showed a heart in blue, nor named one.
+    # Training never showed or named a blue heart.
     Question("a blue heart", Query((Wanted("heart", "blue"),))),
 )
 
 
 def demo_scenes(count: int = DEMO_PICTURES, seed: int | str = DEMO_SEED) -> list[Scene]:
-    """`count` scenes that training left out, in mixed order.
+    """Make `count` scenes that training left out, in random order.
 
-    LEAST_ANSWERS of them or more answer each of QUESTIONS; the rest come as they fall. So `count` is
-    len(QUESTIONS) * LEAST_ANSWERS or more.
+    At least LEAST_ANSWERS of them answer each of QUESTIONS; the rest are random. So `count` is at least
+    len(QUESTIONS) * LEAST_ANSWERS.
     """
     if count < len(QUESTIONS) * LEAST_ANSWERS:
         raise InvalidArgument(
-            f"the demo needs {len(QUESTIONS) * LEAST_ANSWERS} pictures or more to hold the answers to its "
-            f"questions, and {count} were asked for"
+            f"the demo has {count} pictures; expected at least {len(QUESTIONS) * LEAST_ANSWERS}, to include the "
+            "answers to its questions"
         )
     rng = Random(f"questions/{seed}")
     scenes = [answer for question in QUESTIONS for answer in _answers(question, rng)]
@@ -73,7 +73,7 @@ def demo_scenes(count: int = DEMO_PICTURES, seed: int | str = DEMO_SEED) -> list
 
 
 def _answers(question: Question, rng: Random) -> list[Scene]:
-    """LEAST_ANSWERS true answers. They are made by bending scenes to the question: waiting for them is slow."""
+    """Make LEAST_ANSWERS true answers, by changing scenes to fit the question: drawing until they fit is slow."""
     answers: list[Scene] = []
     while len(answers) < LEAST_ANSWERS:
         scene = bend(sample_scene(rng), question.query)
@@ -85,7 +85,7 @@ def _answers(question: Question, rng: Random) -> list[Scene]:
 def draw_demo_pictures(
     directory: Path, count: int = DEMO_PICTURES, seed: int | str = DEMO_SEED
 ) -> dict[Path, Scene]:
-    """Draws `demo_scenes` as JPEG files 0000.jpg, 0001.jpg, … in `directory`: the path and scene of each."""
+    """Draw `demo_scenes` to JPEG files 0000.jpg, 0001.jpg, … in `directory` -> the scene of each path."""
     directory.mkdir(parents=True, exist_ok=True)
     pictures = {directory / f"{number:04}.jpg": scene for number, scene in enumerate(demo_scenes(count, seed))}
     for path, scene in pictures.items():

@@ -1,4 +1,4 @@
-"""Draws scenes by lot: at large, or in families that differ in one attribute."""
+"""Random sampling of scenes: independent ones, or families that differ in one attribute."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COLOURS = tuple(COLOURS)
 _PLAIN = tuple(ground for ground in all_grounds() if not ground.striped)
 _STRIPED = tuple(ground for ground in all_grounds() if ground.striped)
 
-# What a family varies. Shape is the hardest to see at 64 pixels, so it comes most often.
+# The attribute that a family varies. Shape is the hardest to see at 64 pixels, so it is chosen most often.
 _VARIED = ("shape", "colour", "size", "place", "count", "relation", "ground")
 _VARIED_WEIGHTS = (45, 12, 12, 12, 12, 5, 8)
 
@@ -39,7 +39,7 @@ def _thing(rng: Random) -> Thing:
 
 
 def sample_scene(rng: Random) -> Scene:
-    """Any scene in which everything can be seen: 4 in 10 singles, 3 pairs, 3 groups; 1 ground in 3 striped."""
+    """Draw a scene in which everything is visible: 40 % singles, 30 % pairs, 30 % groups; 1 in 3 striped."""
     while True:
         ground = rng.choice(_STRIPED if rng.random() < 1 / 3 else _PLAIN)
         kind = rng.random()
@@ -58,7 +58,7 @@ def sample_scene(rng: Random) -> Scene:
 
 
 def sample_where(rng: Random, wanted: Callable[[Scene], bool]) -> Scene:
-    """The first scene drawn for which `wanted` holds."""
+    """Draw random scenes until `wanted` holds for one -> that scene."""
     while True:
         scene = sample_scene(rng)
         if wanted(scene):
@@ -72,7 +72,7 @@ def _vary_thing(thing: Thing, attribute: str, rng: Random) -> Thing:
 
 
 def vary(scene: Scene, attribute: str, rng: Random) -> Scene:
-    """The scene with that attribute drawn anew (perhaps to the same value); as it is where it has none such."""
+    """Redraw one attribute of a scene (possibly to the same value); a scene without it is returned as it is."""
     if attribute == "ground":
         return replace(scene, ground=rng.choice(_STRIPED if scene.ground.striped else _PLAIN))
     if isinstance(scene, Pair):
@@ -96,7 +96,7 @@ def vary(scene: Scene, attribute: str, rng: Random) -> Scene:
 
 
 def sample_family(rng: Random) -> list[Scene]:
-    """FAMILY different training scenes that differ in one attribute, or fewer where it has fewer values."""
+    """Draw FAMILY training scenes that differ in one attribute, or fewer if it has fewer values."""
     base = sample_where(rng, is_for_training)
     attribute = rng.choices(_VARIED, _VARIED_WEIGHTS)[0]
     family: dict[Scene, None] = {base: None}  # a dict keeps the order; a set's would not be repeatable
@@ -110,7 +110,7 @@ def sample_family(rng: Random) -> list[Scene]:
 
 
 def sample_training_scenes(rng: Random, count: int) -> list[Scene]:
-    """`count` training scenes, half of them in families."""
+    """Draw `count` training scenes, half of them in families."""
     scenes: list[Scene] = []
     while len(scenes) < count // 2:
         scenes += sample_family(rng)

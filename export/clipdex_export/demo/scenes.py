@@ -1,4 +1,4 @@
-"""What a drawn picture shows: one thing, two things, or several equal things, before a ground."""
+"""Scenes, the contents of drawn pictures: one thing, two things, or several equal things, on a ground."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHAPES = (
     "diamond",
 )
 
-# sRGB, far enough apart to stay apart after the jitter of `draw`.
+# sRGB, different enough to be told apart after the jitter of `draw`.
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (220, 30, 40),
     "orange": (245, 135, 20),
@@ -40,7 +40,7 @@ PLACES = ("middle", "top", "bottom", "left", "right")
 COUNTS = (2, 3, 4)
 RELATIONS = ("left of", "above")
 
-# Orange beside yellow is the only pair below it: there the outline of a thing would drown.
+# Only orange on yellow is below it: the outline of a thing would hardly be visible.
 LEAST_CONTRAST = 100.0
 
 
@@ -54,13 +54,13 @@ class Thing:
 
 @dataclass(frozen=True)
 class Ground:
-    """What things stand before: one colour is plain, two (in the order of COLOURS) are stripes."""
+    """The background: one colour is plain, two (in the order of COLOURS) are stripes."""
 
     colours: tuple[str, ...]
 
     @property
     def striped(self) -> bool:
-        """Whether it has stripes."""
+        """True if it has stripes."""
         return len(self.colours) == 2
 
 
@@ -97,19 +97,19 @@ Scene: TypeAlias = Single | Pair | Group
 
 
 def things_of(scene: Scene) -> tuple[Thing, ...]:
-    """The different things a scene shows: two for a pair, otherwise one."""
+    """Return the different things in a scene: two for a pair, otherwise one."""
     if isinstance(scene, Pair):
         return (scene.first, scene.second)
     return (scene.thing,)
 
 
 def contrast(one: str, other: str) -> float:
-    """Euclidean distance of two named colours in sRGB (0 to 442)."""
+    """Return the Euclidean distance of two named colours in sRGB (0 to 442)."""
     return math.dist(COLOURS[one], COLOURS[other])
 
 
 def all_grounds() -> Iterator[Ground]:
-    """Every ground whose stripes, if any, can be told apart."""
+    """Yield every ground whose stripes, if any, can be told apart."""
     names = tuple(COLOURS)
     for i, first in enumerate(names):
         yield Ground((first,))
@@ -119,7 +119,7 @@ def all_grounds() -> Iterator[Ground]:
 
 
 def is_sound(scene: Scene) -> bool:
-    """Whether every thing stands out from every colour of the ground, and the things of a pair differ."""
+    """Return whether every thing stands out from every colour of the ground, and the things of a pair differ."""
     if isinstance(scene, Pair) and scene.first == scene.second:
         return False
     return all(
@@ -130,7 +130,7 @@ def is_sound(scene: Scene) -> bool:
 
 
 def meaning(scene: Scene) -> str:
-    """One line that two scenes share exactly when they mean the same; stable across versions of Python.
+    """Return a line that is equal for scenes of the same meaning only; stable across versions of Python.
 
     Example: "1 red circle large top / black+white"
     """
@@ -145,7 +145,7 @@ def meaning(scene: Scene) -> str:
 
 # The split --------------------------------------------------------------------------------------------
 
-# One for each shape and each colour: these are never drawn, nor named together, in training.
+# One for each shape and each colour: training never draws these, nor names them together.
 UNSEEN_COMBINATIONS = frozenset(
     {
         Thing("circle", "purple"),
@@ -161,20 +161,20 @@ UNSEEN_COMBINATIONS = frozenset(
     }
 )
 
-UNSEEN_IN_TEN = 1  # tenths of all meanings kept out of training
+UNSEEN_IN_TEN = 1  # tenths of all meanings excluded from training
 
 
 def has_unseen_combination(scene: Scene) -> bool:
-    """Whether it shows a shape in a colour in which training never shows that shape."""
+    """Return whether the scene has a shape in a colour in which training never shows that shape."""
     return any(thing in UNSEEN_COMBINATIONS for thing in things_of(scene))
 
 
 def is_unseen_scene(scene: Scene) -> bool:
-    """Whether training leaves out this very scene, though it knows every thing in it."""
+    """Return whether training excludes this scene, although it shows every thing in it."""
     held_out = zlib.crc32(meaning(scene).encode()) % 10 < UNSEEN_IN_TEN
     return held_out and not has_unseen_combination(scene)
 
 
 def is_for_training(scene: Scene) -> bool:
-    """Whether training may show it."""
+    """Return whether training may show the scene."""
     return not has_unseen_combination(scene) and not is_unseen_scene(scene)

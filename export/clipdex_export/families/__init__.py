@@ -1,4 +1,4 @@
-"""The kinds of checkpoints that can be exported: one adapter each, found by what is given and what is there."""
+"""The families of checkpoints that can be exported, one adapter each, and the detection of a source's family."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clipdex_export.hub import fetch_weights, find_checkpoint
 
 __all__ = ["FAMILIES", "Family", "family_of", "load_checkpoint"]
 
-# In the order in which they are asked. LAION's repositories hold a model in two formats: the first is taken.
+# In the order in which they are tried. LAION's repositories have a model in two formats: the first match counts.
 FAMILIES: tuple[Family, ...] = (HF_CLIP, SIGLIP, OPEN_CLIP, ST_CLIP, PAIR)
 
 
@@ -24,8 +24,8 @@ def load_checkpoint(source: str, *, revision: str | None = None, allow_random: b
     """Load a local directory, a hub id, `open_clip:ARCHITECTURE/WEIGHTS` or `pair:IMAGE+TEXT`, in float32.
 
     Raises:
-        CheckpointError: missing, unreadable, of no known kind, or with weights missing or of other shapes than its
-            config states.
+        CheckpointError: it is missing, unreadable, of an unknown kind, or its weights are missing or do not have
+            the shapes that its config states.
     """
     if source.startswith((OPEN_CLIP_PREFIX, PAIR_PREFIX)):
         if revision is not None:
@@ -40,18 +40,18 @@ def load_checkpoint(source: str, *, revision: str | None = None, allow_random: b
 
 
 def family_of(directory: Path) -> Family:
-    """The family that a directory is of.
+    """Return the family of a checkpoint directory.
 
     Raises:
-        CheckpointError: it is of none.
+        CheckpointError: it belongs to none.
     """
     for family in FAMILIES:
         if family.recognises(directory):
             return family
     if text_family_of(directory) is not None:
         raise CheckpointError(
-            f"{directory} is a text tower alone: export it with the image tower that it was trained for, as in "
+            f"{directory} is only a text tower: export it with the image tower that it was trained for, as in "
             f"pair:sentence-transformers/clip-ViT-B-32+{directory}"
         )
     marks = "; ".join(family.marks for family in FAMILIES)
-    raise CheckpointError(f"{directory} is no checkpoint of a kind that clipdex knows: looked for {marks}")
+    raise CheckpointError(f"{directory} is not a checkpoint of a known kind: looked for {marks}")

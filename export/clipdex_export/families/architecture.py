@@ -1,6 +1,6 @@
-"""What of a model's config changes its vectors and shows in none of its weights: a part of the fingerprint.
+"""The fields of a model's config that change its vectors without changing its weights: part of the fingerprint.
 
-Every field is named here, so that what a new release of a library adds or writes differently makes no new space.
+Every field is listed here, so that new or renamed fields in a release of a library do not change fingerprints.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 __all__ = ["open_clip_model", "text_model", "transformer"]
 
-# Of OpenCLIP's configs: of a vision tower of timm, of a ResNet, of its ViT, of its own text transformer.
+# In OpenCLIP's configs: of a vision tower of timm, of a ResNet, of its ViT, of its own text transformer.
 _TIMM = ("timm_model_name", "timm_pool", "timm_proj")
 _RESNET = ("head_width",)
 _BLOCKS = ("act_kwargs", "final_ln_after_pool", "norm_kwargs", "pool_type", "scaled_cosine_attn")
 _VIT = (*_BLOCKS, "head_width", "attentional_pool", "attn_pooler_heads")
 _TEXT = (*_BLOCKS, "heads", "no_causal_mask", "pad_id", "eos_id")
 _BERT = ("hidden_act", "num_attention_heads", "layer_norm_eps", "is_decoder")
-# By the model_type of transformers. Roberta's kind numbers the places of tokens from the id of padding on.
+# By transformers' model_type. RoBERTa models number positions from the padding id on.
 _TEXT_MODELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "bert": _BERT,
@@ -31,7 +31,7 @@ _TEXT_MODELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "m2m_100": ("activation_function", "encoder_attention_heads", "scale_embedding", "pad_token_id"),
     }
 )
-# In every config, and no part of the arithmetic.
+# In every config, but without influence on the arithmetic.
 _HOUSEKEEPING = (
     "_attn_implementation", "_name_or_path", "architectures", "attn_implementation", "auto_map",
     "chunk_size_feed_forward", "dtype", "id2label", "label2id", "output_attentions", "output_hidden_states",
@@ -40,7 +40,7 @@ _HOUSEKEEPING = (
 
 
 def transformer(config: Any) -> dict[str, Any]:
-    """Of a tower in transformers' CLIP and SigLIP."""
+    """Return the fields of a tower in transformers' CLIP or SigLIP."""
     return {
         "activation": config.hidden_act,
         "heads": config.num_attention_heads,
@@ -49,21 +49,21 @@ def transformer(config: Any) -> dict[str, Any]:
 
 
 def text_model(config: Any) -> dict[str, Any]:
-    """Of any text model of transformers; of one that is not in the list, all that its config states."""
+    """Return the fields of any text model of transformers; of an unlisted one, all that its config states."""
     kind: str = config.model_type
     if kind in _TEXT_MODELS:
         return {"model_type": kind} | _fields_of(config, _TEXT_MODELS[kind])
-    # Too much makes two spaces of one; too little would make one of two.
+    # Too many fields may split one space in two; too few would merge two into one.
     stated = config.to_diff_dict()
     return {"model_type": kind} | {name: stated[name] for name in sorted(stated) if name not in _HOUSEKEEPING}
 
 
 def open_clip_model(config: Mapping[str, Any], hugging_face: Any | None) -> dict[str, Any]:
-    """Of OpenCLIP's model_cfg.
+    """Return the fields of OpenCLIP's model_cfg.
 
     Args:
         config: the model_cfg.
-        hugging_face: the config of its text model, where that is one of transformers.
+        hugging_face: the config of its text model, if that is one of transformers.
     """
     from open_clip import CLIPTextCfg, CLIPVisionCfg
 

@@ -1,4 +1,4 @@
-"""The small files of a checkpoint directory: JSON that says what it is."""
+"""Reading of the JSON files in a checkpoint directory."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __all__ = ["peek_json", "read_json"]
 
 
 def read_json(path: Path, why: str = "") -> dict[str, Any]:
-    """A file that holds one JSON object.
+    """Read a file with one JSON object.
 
     Args:
         path: the file.
-        why: what needs it, for the error where it is not there.
+        why: a description of the file, for the error if it is missing; by default its name.
 
     Raises:
-        CheckpointError: it is missing, unreadable, or something else.
+        CheckpointError: it is missing, unreadable, or not a JSON object.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
-        raise CheckpointError(f"{path.parent} is no checkpoint: {why or path.name}, and it has none") from exc
+        raise CheckpointError(f"{path.parent} is not a checkpoint: it has no {why or path.name}") from exc
     except (OSError, ValueError) as exc:
         raise CheckpointError(f"{path} cannot be read: {one_line(exc)}") from exc
     if not isinstance(data, dict):
@@ -34,7 +34,7 @@ def read_json(path: Path, why: str = "") -> dict[str, Any]:
 
 
 def peek_json(path: Path) -> Any:
-    """What a JSON file holds, or None where it is missing or broken: for looking at what a directory is."""
+    """Read a JSON file, or return None if it is missing or broken: for recognising a directory."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a family of checkpoints is: how it is recognised, which files it needs, and who loads it."""
+"""The description of a family of checkpoints: how to recognise and load it, and the files it needs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from clipdex_export.hub import CheckpointFiles
 
 __all__ = ["Family", "Load"]
 
-# (source as given, its files, whether missing weights may be made up) -> what is exported.
+# (source as given, its files, whether missing weights may be random) -> the checkpoint to export.
 Load = Callable[[str, CheckpointFiles, bool], Checkpoint]
 
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of directory, local or of a hub.
+    """A kind of checkpoint directory, local or on the hub.
 
     name: as in `Checkpoint.family`. title, examples, picture, text, fused: for the table in docs/families.md.
-    marks: what in a directory tells, in words; `recognises` looks for it.
-    weights: patterns of the files with weights, the safe format first; a hub is asked for one after the other.
+    marks: description of the files by which `recognises` identifies a directory.
+    weights: patterns of the weight files, the safe format first; they are tried on the hub one after another.
     """
 
     name: str

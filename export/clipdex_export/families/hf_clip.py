@@ -1,4 +1,4 @@
-"""CLIP in Hugging Face's format: OpenAI's, LAION's, MetaCLIP's, DFN's, and anybody's own."""
+"""CLIP in Hugging Face's format: OpenAI's, LAION's, MetaCLIP's, DFN's and others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TOKENIZERS = {"CLIPTokenizer", "CLIPTokenizerFast"}
 
 
 def load_hf_clip(source: str, files: CheckpointFiles, allow_random: bool) -> Checkpoint:
-    """A directory with config.json (model_type "clip"), weights, preprocessor_config.json and a CLIPTokenizer."""
+    """Load a directory: config.json (model_type "clip"), weights, preprocessor_config.json and a CLIPTokenizer."""
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
     directory = files.directory
@@ -73,7 +73,7 @@ def load_hf_clip(source: str, files: CheckpointFiles, allow_random: bool) -> Che
             model.state_dict(),
             {
                 "image": transformer(config.vision_config),
-                # Where the vector is read: the end token, however the config says so (tokenizer.text_spec).
+                # The vector is read at the end token, however the config says so (tokenizer_json.text_spec).
                 "text": transformer(config.text_config) | {"mask": "causal", "pooling": "end"},
             },
         ),
@@ -90,7 +90,7 @@ def _load_tokenizer(directory: Path) -> Any:
         kind = read_json(settings).get("tokenizer_class")
         if kind is not None and kind not in _TOKENIZERS:
             raise CheckpointError(f"{settings} is for a {kind}; expected a CLIPTokenizer")
-    # Without its files transformers makes an empty tokenizer and says nothing.
+    # Without its files transformers silently makes an empty tokenizer.
     if not (directory / "tokenizer.json").exists():
         for name in ("vocab.json", "merges.txt"):
             if not (directory / name).exists():
@@ -114,15 +114,15 @@ def _text_tower(model: Any, length: int) -> torch.nn.Module:
     from clipdex_export.families.hugging_face import LastHidden
 
     config = model.config.text_config
-    # Padding needs no mask: attention is causal and the vector is read at the first end token, so nothing that
-    # stands behind it can change the result.
+    # Padding needs no mask: attention is causal and the vector is read at the first end token, so nothing after it
+    # can change the result.
     return towers.TextTower(
         LastHidden(model.text_model),
         model.text_projection,
         length=length,
         vocabulary=config.vocab_size,
         mask="causal",
-        # CLIP checkpoints from before 2023 say 2; transformers then pools at the largest id.
+        # CLIP checkpoints from before 2023 have 2 here; transformers then pools at the largest id.
         pooling="largest" if config.eos_token_id == tokenizer.LEGACY_END_ID else "end",
         end_id=config.eos_token_id,
     )

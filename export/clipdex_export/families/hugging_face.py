@@ -1,4 +1,4 @@
-"""What the families in Hugging Face's format share: loading a model with its weights checked, and running it."""
+"""Shared code of the families in Hugging Face's format: loading a model, checking its weights, running it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _WEIGHT_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
 
 
 def model_type(directory: Path) -> str | None:
-    """What config.json says the model is; None where there is no such file or no such field."""
+    """Return the model_type in config.json; None if the file or the field is missing."""
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         found = config["model_type"]
@@ -53,16 +53,16 @@ def model_type(directory: Path) -> str | None:
 def load_model(
     directory: Path, config_class: Any, model_class: Any, allow_random: bool, *, unread: tuple[str, ...] = ()
 ) -> tuple[Any, Fit]:
-    """A model of transformers in float32 with eager attention, and what of its weights was not in the files.
+    """Load a model of transformers in float32 with eager attention -> the model, and how its weights fit.
 
     Args:
         directory: of the checkpoint.
         config_class, model_class: of transformers.
-        allow_random: let missing weights be made up.
-        unread: how the names of weights begin that nobody will read, so that they may be missing.
+        allow_random: fill missing weights at random.
+        unread: prefixes of the names of weights that are never used, so that they may be missing.
 
     Raises:
-        CheckpointError: unreadable, or with weights missing or of other shapes than its config states.
+        CheckpointError: it is unreadable, or its weights are missing or do not have the shapes its config states.
     """
     import torch
 
@@ -83,13 +83,13 @@ def load_model(
             model, info = model_class.from_pretrained(
                 directory,
                 dtype=torch.float32,
-                # The exporter's graph of eager attention is the one that fusion passes know.
+                # Fusion passes recognise the exported graph of eager attention.
                 attn_implementation="eager",
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 trust_remote_code=False,
             )
-    # safetensors, pickle, json and the config's own checks each raise their own kind.
+    # safetensors, pickle, json and the config's own checks each raise their own kinds of errors.
     except Exception as exc:
         raise CheckpointError(f"{directory}: the checkpoint cannot be loaded: {one_line(exc)}") from exc
     mismatched = [
@@ -102,9 +102,9 @@ def load_model(
 
 @contextmanager
 def no_questions() -> Iterator[None]:
-    """A checkpoint that brings code of its own is refused, where transformers would ask on the terminal to run it.
+    """Reject checkpoints that need their own code; by default transformers would ask on the terminal to run it.
 
-    For code of others that calls transformers; ours says trust_remote_code=False.
+    This is for third-party code that calls transformers; ours passes trust_remote_code=False.
     """
     from transformers import dynamic_module_utils
 
@@ -117,14 +117,14 @@ def no_questions() -> Iterator[None]:
 
 
 def load_processor(directory: Path, processor_class: Any, kinds: set[str]) -> Any:
-    """An image processor of transformers in its Pillow form, if the file is for one of these kinds."""
+    """Load an image processor of transformers in its Pillow form; the file must be for one of these kinds."""
     expected = min(kinds, key=len)
     try:
         with quiet():
             settings, _ = processor_class.get_image_processor_dict(directory)
             kind = settings.get("image_processor_type", settings.get("feature_extractor_type"))
             processor = processor_class.from_pretrained(directory)
-    # Any wrong type in the file surfaces as whatever the code meets it with.
+    # A wrong type in the file may raise any kind of error.
     except Exception as exc:
         raise CheckpointError(f"{directory}: preprocessor_config.json cannot be read: {one_line(exc)}") from exc
     if kind is not None and kind not in kinds:
@@ -133,7 +133,7 @@ def load_processor(directory: Path, processor_class: Any, kinds: set[str]) -> An
 
 
 class HfImages:
-    """The image processor and the model of transformers, as they are."""
+    """The unmodified image processor and model of transformers, as an `ImageReference`."""
 
     def __init__(self, processor: Any, model: Any) -> None:
         self.processor = processor
@@ -157,14 +157,14 @@ class HfImages:
             return _array(self.model.get_image_features(**inputs))
 
     def _given(self, images: Sequence[Any]) -> list[Any]:
-        """As opened; or as RGB, where the processor leaves that to its caller."""
+        """Return the pictures as opened, or as RGB if the processor leaves the conversion to its caller."""
         return list(images) if self.processor.do_convert_rgb else [image.convert("RGB") for image in images]
 
 
 class HfTexts:
-    """The tokenizer and the model of transformers, as they are.
+    """The unmodified tokenizer and model of transformers, as a `TextReference`.
 
-    encode: N texts -> what the tokenizer gives, as PyTorch tensors. inputs: those of them that the model is given.
+    encode: N texts -> the tokenizer's output, as PyTorch tensors. inputs: the names of those to pass to the model.
     """
 
     def __init__(self, encode: Callable[[list[str]], Any], model: Any, inputs: Sequence[str]) -> None:
@@ -193,7 +193,7 @@ def _array(output: Any) -> Vectors:
 
 
 class Pooled(nn.Module):
-    """pixels float32 (B, 3, S, S) -> features (B, D): a vision model's pooled output, projected."""
+    """A vision model with its projection: pixels float32 (B, 3, S, S) -> features (B, D)."""
 
     def __init__(self, vision_model: nn.Module, projection: nn.Module) -> None:
         super().__init__()
@@ -207,9 +207,9 @@ class Pooled(nn.Module):
 
 
 class LastHidden(nn.Module):
-    """(token_ids, mask) -> hidden states (B, L, W) of a text model.
+    """A text model up to its last hidden states: (token_ids, mask) -> (B, L, W).
 
-    The mask has four dimensions, which transformers takes as it is: added to the scores.
+    The mask has four dimensions; such a mask transformers adds to the scores unchanged.
     """
 
     def __init__(self, text_model: nn.Module) -> None:

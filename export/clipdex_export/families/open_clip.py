@@ -1,4 +1,4 @@
-"""OpenCLIP: its architectures by name, with its published weights, a file, or a directory of its own format."""
+"""OpenCLIP checkpoints: an architecture with published weights or a file, or a directory in its own format."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ _WEIGHT_FILES = (
 
 @dataclass(frozen=True)
 class _Found:
-    """name: as open_clip.create_model takes it. weights: the file, if any. preprocess: what is not its default."""
+    """A located model.
+
+    name: for open_clip.create_model. weights: the file, if any. preprocess: settings other than the defaults.
+    """
 
     name: str
     weights: Path | None
@@ -52,7 +55,7 @@ class _Found:
 
 
 def load_open_clip(source: str, files: CheckpointFiles, allow_random: bool) -> Checkpoint:
-    """A directory with open_clip_config.json, weights, and a tokenizer unless it is OpenCLIP's own."""
+    """Load a directory with open_clip_config.json, weights, and a tokenizer unless it is OpenCLIP's own."""
     from clipdex_export.families.checkpoint_json import read_json
 
     preprocess = read_json(files.directory / CONFIG).get("preprocess_cfg", {})
@@ -62,7 +65,7 @@ def load_open_clip(source: str, files: CheckpointFiles, allow_random: bool) -> C
 
 
 def load_open_clip_named(source: str, allow_random: bool) -> Checkpoint:
-    """`open_clip:ARCHITECTURE/TAG`, `open_clip:ARCHITECTURE/FILE`, or both: a FILE preprocessed as TAG is.
+    """Load `open_clip:ARCHITECTURE/TAG`, `…/FILE`, or `…/TAG/FILE`: a FILE with the preprocessing of TAG.
 
     FILE: .safetensors, .bin, .pt or .pth.
     """
@@ -82,12 +85,12 @@ def load_open_clip_named(source: str, allow_random: bool) -> Checkpoint:
     elif not open_clip.is_pretrained_cfg(architecture, tag):
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
         raise CheckpointError(
-            f"{weights} is neither a file here nor a tag of OpenCLIP's {architecture}; its tags: {tags}"
+            f"{weights} is neither a local file nor a tag of OpenCLIP's {architecture}; its tags: {tags}"
         )
     elif file:
         path = Path(file).expanduser()
         if not path.is_file():
-            raise CheckpointError(f"{file}, which {source} says holds the weights {tag}, is no file")
+            raise CheckpointError(f"{source}: the weights file {file} does not exist")
         found = _Found(architecture, path, _settings(open_clip, architecture, tag, f"/{file}"))
     else:
         found = _download(open_clip, architecture, tag)
@@ -95,15 +98,15 @@ def load_open_clip_named(source: str, allow_random: bool) -> Checkpoint:
 
 
 def _settings(open_clip: ModuleType, architecture: str, tag: str, file: str = "") -> dict[str, Any]:
-    """OpenCLIP's of a tag, if it is of the architecture's kind of GELU."""
+    """Return OpenCLIP's settings for a tag, which must have been trained with the architecture's kind of GELU."""
     settings: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, tag)
     quick = bool(open_clip.get_model_config(architecture).get("quick_gelu", False))
     other = architecture.removesuffix("-quickgelu") if quick else f"{architecture}-quickgelu"
-    # Where there is no other, as of roberta-ViT-B-32, OpenCLIP's list leaves the tag's kind unsaid.
+    # If there is only one kind, as of roberta-ViT-B-32, OpenCLIP's list does not state the tag's kind.
     if quick != bool(settings.get("quick_gelu", False)) and other != architecture:
         raise CheckpointError(
-            f"the weights {tag} were trained with {'plain' if quick else 'Quick'}GELU, and {architecture} has the "
-            f"other: export {OPEN_CLIP_PREFIX}{other}/{tag}{file}"
+            f"the weights {tag} were trained with {'plain ' if quick else 'Quick'}GELU, but {architecture} uses "
+            f"{'Quick' if quick else 'plain '}GELU: export {OPEN_CLIP_PREFIX}{other}/{tag}{file}"
         )
     return settings
 
@@ -113,11 +116,11 @@ def _download(open_clip: ModuleType, architecture: str, tag: str) -> _Found:
     try:
         with quiet():
             path = Path(open_clip.download_pretrained(settings))
-    # The hub's client, urllib and OpenCLIP itself each raise their own kind.
+    # The hub's client, urllib and OpenCLIP itself each raise their own kinds of errors.
     except Exception as exc:
         raise CheckpointError(
-            f"the weights {tag} of OpenCLIP's {architecture} cannot be downloaded ({one_line(exc)}): fetch "
-            f"the file on a machine with a network and export {OPEN_CLIP_PREFIX}{architecture}/{tag}/FILE"
+            f"the weights {tag} of OpenCLIP's {architecture} cannot be downloaded ({one_line(exc)}): download the "
+            f"file on a machine with network access, and export {OPEN_CLIP_PREFIX}{architecture}/{tag}/FILE"
         ) from exc
     # In the hub's cache: …/snapshots/COMMIT/FILE.
     revision = path.parent.name if path.parent.parent.name == "snapshots" else ""
@@ -180,18 +183,18 @@ def _load(source: str, found: _Found, where: object, allow_random: bool) -> Chec
 
 
 def _build(open_clip: ModuleType, found: _Found, where: object) -> tuple[Any, Any]:
-    """The model with weights to be filled in, and the tokenizer."""
+    """Build the model, without its weights, and the tokenizer."""
     import torch
 
     try:
         with quiet(), no_questions(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = open_clip.create_model(found.name, load_weights=False, pretrained_text=False)
-            # A config may ask for it, and this comes before. OpenCLIP's own tokenizer has no such option.
+            # This overrides a config that asks to run its own code. OpenCLIP's own tokenizer lacks the option.
             text = open_clip.get_model_config(found.name)["text_cfg"]
             options = {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
             return model.float().eval(), open_clip.get_tokenizer(found.name, **options)
-    # A text tower or a tokenizer of another hub repository is fetched here, and any wrong field surfaces.
+    # A text tower or tokenizer from another hub repository is downloaded here, and any wrong field raises.
     except Exception as exc:
         raise CheckpointError(f"{where}: OpenCLIP cannot build the model: {one_line(exc)}") from exc
 
@@ -208,19 +211,19 @@ def _fill(model: Any, found: _Found, where: object, allow_random: bool) -> Fit:
         from open_clip.model import convert_to_custom_text_state_dict
 
         state = convert_to_custom_text_state_dict(state)
-    for name in ("logit_scale", "logit_bias"):  # a number, or a row of one
+    for name in ("logit_scale", "logit_bias"):  # a scalar, or an array of one value
         if name in state and getattr(model, name, None) is not None:
             state[name] = state[name].reshape(getattr(model, name).shape)
     return check_fit(found.weights, adopt(model, state), allow_random=allow_random)
 
 
 def _text_of(model: Any) -> Any:
-    """The module that holds the text tower's parts: OpenCLIP's older class holds them itself."""
+    """Return the module with the text tower's parts; in OpenCLIP's older class that is the model itself."""
     return getattr(model, "text", model)
 
 
 def _layers_of_text(model: Any) -> Any:
-    """What fusion must find, in a text tower whose mask and pooling are the tower's."""
+    """Return the layers that fusion must find in the text tower; None if it has another structure."""
     from clipdex_export.families.open_clip_networks import layers_of
 
     text = _text_of(model)
@@ -263,7 +266,7 @@ def _text_tower(model: Any, tokens: OpenClipTokens, length: int) -> Any:
 
 
 def _hugging_face_tower(text: Any, length: int) -> Any:
-    """A text tower of transformers, as XLM-R: masked by what is no padding."""
+    """Make the tower for a text model of transformers, such as XLM-R, with padding masked."""
     from clipdex_export import towers
     from clipdex_export.families.hugging_face import LastHidden
 
@@ -273,7 +276,7 @@ def _hugging_face_tower(text: Any, length: int) -> Any:
         by_class["ClsPooler"] = "first"
     if pooler not in by_class:
         raise CheckpointError(f"the text tower pools by {pooler}; clipdex knows {', '.join(by_class)}")
-    # The export's graph of eager attention is made here; OpenCLIP itself asks for none.
+    # For the exported graph; OpenCLIP itself does not choose eager attention.
     text.transformer.set_attn_implementation("eager")
     return towers.TextTower(
         LastHidden(text.transformer),
@@ -287,14 +290,14 @@ def _hugging_face_tower(text: Any, length: int) -> Any:
 
 
 class _Images:
-    """OpenCLIP's own transform and model."""
+    """OpenCLIP's own transform and model, as an `ImageReference`."""
 
     def __init__(self, model: Any, transform: Any) -> None:
         self.model = model
         self.transform = transform
 
     def pixels(self, images: Sequence[Any]) -> npt.NDArray[np.uint8]:
-        """N pictures -> uint8 (N, S, S, 3): the transform up to its last two steps, tensor and normalisation."""
+        """N pictures -> uint8 (N, S, S, 3), by the transform but for its last steps, tensor and normalisation."""
         steps = self.transform.transforms[:-2]
         rows = []
         for image in self._given(images):
@@ -313,12 +316,12 @@ class _Images:
         return vectors
 
     def _given(self, images: Sequence[Any]) -> list[Any]:
-        """As RGB: OpenCLIP resizes before it converts, which takes single pixels out of palettes."""
+        """Convert to RGB: OpenCLIP resizes before it converts, which in palettes picks single pixels."""
         return [image.convert("RGB") for image in images]
 
 
 class _Texts:
-    """OpenCLIP's own tokenizer and model."""
+    """OpenCLIP's own tokenizer and model, as a `TextReference`."""
 
     def __init__(self, model: Any, own_tokenizer: Any) -> None:
         self.model = model

@@ -1,4 +1,4 @@
-"""OpenCLIP's networks as the towers call them: tensors in, one tensor out, attention written out."""
+"""OpenCLIP's networks in the form that the towers need: tensors in, one tensor out, eager attention."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["Hidden", "WithClassToken", "image_network", "layers_of", "text_head"
 
 
 class Hidden(nn.Module):
-    """(token_ids, mask) -> hidden states (B, L, W) of OpenCLIP's own text transformer.
+    """OpenCLIP's own text transformer up to its hidden states: (token_ids, mask) -> (B, L, W).
 
-    text: a TextTransformer, or a CLIP, which holds the parts of one.
+    text: a TextTransformer, or a CLIP, which has the same parts.
     """
 
     positional_embedding: torch.Tensor
@@ -40,9 +40,9 @@ class Hidden(nn.Module):
 
 
 class _Blocks(nn.Module):
-    """A transformer of plain blocks, which hands on its mask as it is.
+    """A transformer of plain blocks that passes its mask on unchanged.
 
-    OpenCLIP's converts it in each block, and ONNX Runtime's fusion would then not know it for the mask.
+    OpenCLIP's own converts the mask in each block, and ONNX Runtime's fusion would not recognise it then.
     """
 
     def __init__(self, blocks: Any) -> None:
@@ -58,7 +58,7 @@ class _Blocks(nn.Module):
 
 
 class _First(nn.Module):
-    """A network that also gives its tokens: what it gives first."""
+    """A network reduced to its first output, for networks that also return their tokens."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -71,9 +71,9 @@ class _First(nn.Module):
 
 
 class WithClassToken(nn.Module):
-    """(token_ids, None) -> (B, W): CoCa's text transformer, which reads a text at a token of its own, the last.
+    """CoCa's text transformer, whose vector is read at an extra last token: (token_ids, None) -> (B, W).
 
-    It looks back, and over padding. Published weights were trained with a mask that is one place off.
+    It is causal and masks padding. Published weights were trained with a mask that is off by one position.
     """
 
     positional_embedding: torch.Tensor
@@ -108,7 +108,7 @@ class WithClassToken(nn.Module):
 
 
 class _AttentionPool(nn.Module):
-    """The last layer of a ResNet CLIP: attention from the mean of all places to all places, and to the mean."""
+    """The last layer of a ResNet CLIP: attention from the mean over positions to all positions and to the mean."""
 
     positional_embedding: torch.Tensor
 
@@ -135,7 +135,7 @@ class _AttentionPool(nn.Module):
 
 
 def image_network(visual: nn.Module) -> nn.Module:
-    """OpenCLIP's vision tower (its ViT, its ResNet, or one of timm's): pixels (B, 3, S, S) -> (B, D)."""
+    """Adapt OpenCLIP's vision tower (its ViT, its ResNet, or one of timm's): pixels (B, 3, S, S) -> (B, D)."""
     network = with_eager_attention(visual)
     if type(network).__name__ == "ModifiedResNet":
         network.attnpool = _AttentionPool(network.attnpool)
@@ -143,7 +143,7 @@ def image_network(visual: nn.Module) -> nn.Module:
 
 
 def text_head(projection: Any) -> nn.Module:
-    """OpenCLIP's text projection, a matrix or a layer or nothing, as a layer."""
+    """Turn OpenCLIP's text projection (a matrix, a layer or nothing) into a layer."""
     if projection is None:
         return nn.Identity()
     if isinstance(projection, nn.Module):
@@ -154,7 +154,7 @@ def text_head(projection: Any) -> nn.Module:
 
 
 def layers_of(transformer: Any) -> Layers | None:
-    """Of OpenCLIP's transformer, if its blocks have plain attention."""
+    """Return the layers of OpenCLIP's transformer; None if its blocks do not have plain attention."""
     blocks = list(getattr(transformer, "resblocks", ()))
     if not blocks or any(not isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in blocks):
         return None

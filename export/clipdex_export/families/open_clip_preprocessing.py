@@ -1,4 +1,4 @@
-"""How an OpenCLIP model takes pictures: its settings by name, as fields of the card."""
+"""OpenCLIP's preprocessing of pictures, translated to the fields of the card."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _RESIZES = {
 
 
 def common_preprocessing(open_clip: ModuleType, architecture: str, file: Path) -> dict[str, Any]:
-    """How all published weights of an architecture take pictures; OpenCLIP's defaults where there are none.
+    """Return the preprocessing of all published weights of an architecture; OpenCLIP's defaults if there are none.
 
     Raises:
-        CheckpointError: they do it in different ways, and a file does not say in which.
+        CheckpointError: published weights differ in it, and the file does not say which applies.
     """
     ways: dict[str, Any] = {}
     for tag in open_clip.list_pretrained_tags_by_model(architecture):
@@ -38,18 +38,17 @@ def common_preprocessing(open_clip: ModuleType, architecture: str, file: Path) -
     if len(ways) > 1:
         named = " or ".join(f"{OPEN_CLIP_PREFIX}{architecture}/{tag}/FILE" for tag in ways)
         raise CheckpointError(
-            f"OpenCLIP's weights of {architecture} take pictures in {len(ways)} ways, and {file} does not "
-            f"say in which: name a tag that takes them as it does, as in {named}, or give a directory with "
-            f"{CONFIG}"
+            f"OpenCLIP's weights of {architecture} use {len(ways)} kinds of preprocessing, and {file} does not "
+            f"say which: name a tag with the same preprocessing, as in {named}, or give a directory with {CONFIG}"
         )
     return next(iter(ways.values()), {})
 
 
 def image_spec(preprocess: dict[str, Any], where: object) -> ImageSpec:
-    """OpenCLIP's PreprocessCfg, as a dict -> ImageSpec.
+    """Convert OpenCLIP's PreprocessCfg, as a dict, to an ImageSpec.
 
     Raises:
-        CheckpointError: it asks for something that the card cannot express, named in the message.
+        CheckpointError: it has a setting that the card cannot express, named in the message.
     """
     size = preprocess["size"]
     height, width = (size, size) if isinstance(size, int) else size

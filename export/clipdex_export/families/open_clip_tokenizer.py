@@ -1,4 +1,4 @@
-"""OpenCLIP's tokenizers as a tokenizer.json, and the cleaning that they do before."""
+"""Conversion of OpenCLIP's tokenizers to a tokenizer.json, and of their cleaning to the card's steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clipdex_export import tokenizer_json as tokenizer
 
 __all__ = ["OpenClipTokens", "convert"]
 
-# The names of OpenCLIP's functions, and the same as steps of `clipdex.model.cleaning`.
+# OpenCLIP's cleaning functions -> the same as steps of `clipdex.model.cleaning`.
 _CLEANING = {
     "_clean_lower": "fix unescape whitespace lower",
     "_clean_whitespace": "fix unescape whitespace",
@@ -22,7 +22,7 @@ _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 @dataclass(frozen=True)
 class OpenClipTokens:
-    """What a tokenizer became; the fields are the card's."""
+    """A converted tokenizer; the fields are the card's."""
 
     tokenizer_json: bytes
     cleaning: str
@@ -31,7 +31,7 @@ class OpenClipTokens:
 
 
 def convert(own: Any) -> OpenClipTokens:
-    """A tokenizer that open_clip.get_tokenizer gave.
+    """Convert a tokenizer from open_clip.get_tokenizer.
 
     Raises:
         CheckpointError: it does something that the card cannot express, named in the message.
@@ -39,21 +39,21 @@ def convert(own: Any) -> OpenClipTokens:
     kind = type(own).__name__
     if kind == "SimpleTokenizer":
         if own.reduction_fn is not None:
-            raise CheckpointError("the tokenizer leaves out words at random (reduction_mask): expected none")
+            raise CheckpointError("the tokenizer drops words at random (reduction_mask); expected none")
         return OpenClipTokens(_simple_json(own), _cleaning(own), pad_id=0, end_id=own.eot_token_id)
     inner: Any = getattr(own, "tokenizer", None)
     if getattr(inner, "backend_tokenizer", None) is None:
         raise CheckpointError(f"OpenCLIP's {kind} has no tokenizer that can be written as a tokenizer.json")
     if getattr(own, "tokenizer_mode", ""):
-        raise CheckpointError(f"the tokenizer's mode {own.tokenizer_mode!r} is none that clipdex can serve")
+        raise CheckpointError(f"clipdex does not support the tokenizer's mode {own.tokenizer_mode!r}")
     if inner.padding_side != "right":
-        raise CheckpointError(f"the tokenizer pads on the {inner.padding_side}; clipdex can serve the right")
+        raise CheckpointError(f"the tokenizer pads on the {inner.padding_side}; clipdex supports only the right")
     data = tokenizer.tokenizer_json(inner)
     end_id = inner.eos_token_id if inner.eos_token_id is not None else inner.sep_token_id
     if end_id is None or inner.pad_token_id is None:
         raise CheckpointError("the tokenizer has no end token or no pad token")
     if getattr(own, "strip_sep_token", False):
-        # OpenCLIP replaces the separator by 0 afterwards; here it is written as 0 from the start.
+        # OpenCLIP replaces the separator by 0 afterwards; here it is 0 from the start.
         data = _with_end_id(data, inner.sep_token, 0)
         end_id = 0
     # SigLipTokenizer has no choice of cleaning.
@@ -69,7 +69,7 @@ def _cleaning(own: Any) -> str:
 
 
 def _simple_json(own: Any) -> bytes:
-    """SimpleTokenizer's byte-level BPE: OpenAI's merges, which are inside the open_clip package."""
+    """Convert SimpleTokenizer's byte-level BPE, with OpenAI's merges from the open_clip package."""
     from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, processors
 
     merges = [pair for pair, _ in sorted(own.bpe_ranks.items(), key=lambda item: item[1]) if len(pair) == 2]
@@ -91,7 +91,7 @@ def _simple_json(own: Any) -> bytes:
 
 
 def _with_end_id(data: bytes, token: str, number: int) -> bytes:
-    """A tokenizer.json whose post-processor writes `token` as another id."""
+    """Change the id that a tokenizer.json's post-processor writes for `token`."""
     parsed = json.loads(data)
     processor = parsed["post_processor"]
     if processor["type"] == "TemplateProcessing":
@@ -99,5 +99,5 @@ def _with_end_id(data: bytes, token: str, number: int) -> bytes:
     elif processor["type"] in ("BertProcessing", "RobertaProcessing"):
         processor["sep"] = [token, number]
     else:
-        raise CheckpointError(f"the tokenizer ends texts by {processor['type']}, which clipdex does not know")
+        raise CheckpointError(f"the tokenizer ends texts by {processor['type']}, which clipdex does not support")
     return json.dumps(parsed, ensure_ascii=False).encode()

@@ -1,4 +1,4 @@
-"""Two checkpoints as one model: the image tower of a CLIP, and a text tower that was trained to meet it."""
+"""Two checkpoints as one model: the image tower of a CLIP, and a text tower that was trained to match it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PAIR_PREFIX = "pair:"
 
 
 def load_pair(source: str, allow_random: bool, load_image: Callable[[str], Checkpoint]) -> Checkpoint:
-    """`pair:IMAGE_SOURCE+TEXT_SOURCE`; the first is anything that can be exported alone, of `load_image`.
+    """Load `pair:IMAGE_SOURCE+TEXT_SOURCE`; load_image loads the first, anything that can be exported alone.
 
     Raises:
-        CheckpointError: one of the two cannot be loaded, or their vectors have other lengths.
+        CheckpointError: one of the two cannot be loaded, or their vectors have different lengths.
     """
     image_source, plus, text_source = source.removeprefix(PAIR_PREFIX).rpartition("+")
     if not (image_source and plus and text_source):
@@ -30,7 +30,7 @@ def load_pair(source: str, allow_random: bool, load_image: Callable[[str], Check
     family = text_family_of(files.directory)
     if family is None:
         marks = "; ".join(family.marks for family in TEXT_TOWERS)
-        raise CheckpointError(f"{text_source} is no text tower of a kind that clipdex knows: looked for {marks}")
+        raise CheckpointError(f"{text_source} is not a text tower of a known kind: looked for {marks}")
     for patterns in family.weights(files.directory):
         fetch_weights(files, patterns)
     text = family.load(files, allow_random)
@@ -51,7 +51,7 @@ def load_pair(source: str, allow_random: bool, load_image: Callable[[str], Check
 
 
 def text_family_of(directory: Path) -> TextFamily | None:
-    """The kind of text tower that a directory holds alone."""
+    """Return the family of a directory that has only a text tower; None if it is none."""
     return next((family for family in TEXT_TOWERS if family.recognises(directory)), None)
 
 

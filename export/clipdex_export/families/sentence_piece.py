@@ -1,4 +1,4 @@
-"""A SentencePiece model becomes a tokenizer.json, so that clients need no SentencePiece."""
+"""Conversion of a SentencePiece model to a tokenizer.json, so that clients do not need SentencePiece."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _UNIGRAM, _CONTROL = 1, 3  # of SentencePiece's protocol
 
 
 def unigram_json(path: Path, end_token: str) -> bytes:
-    """The tokenizer.json of a unigram model that ends each text with `end_token`.
+    """Make the tokenizer.json of a unigram model that ends each text with `end_token`.
 
-    White space is as SentencePiece has it: runs become one blank, a text begins with one. Texts of marks that
-    combine with nothing they belong to may differ: tokenizers normalises them by grapheme.
+    White space is handled as in SentencePiece: runs become one space, and a text begins with one. Texts with stray
+    combining marks may differ, because tokenizers normalises by grapheme.
 
     Raises:
-        CheckpointError: it is no SentencePiece model of the kind unigram.
+        CheckpointError: the file is not a SentencePiece model of the kind unigram.
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
     model = _read(path)
     trained = model.trainer_spec
     if trained.model_type != _UNIGRAM:
-        raise CheckpointError(f"{path} is a SentencePiece model of another kind than unigram")
+        raise CheckpointError(f"{path} is not a SentencePiece model of the kind unigram")
     pieces = [(piece.piece, piece.score) for piece in model.pieces]
     names = [name for name, _ in pieces]
     if end_token not in names:
@@ -57,6 +57,6 @@ def _read(path: Path) -> Any:
 
     try:
         return import_protobuf().ModelProto.FromString(path.read_bytes())
-    # protobuf raises its own kind.
+    # protobuf raises its own kinds of errors.
     except Exception as exc:
         raise CheckpointError(f"{path} cannot be read as a SentencePiece model: {one_line(exc)}") from exc

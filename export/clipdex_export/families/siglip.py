@@ -23,7 +23,7 @@ _PROCESSORS = {"SiglipImageProcessor", "SiglipImageProcessorFast", "SiglipImageP
 
 
 def load_siglip(source: str, files: CheckpointFiles, allow_random: bool) -> Checkpoint:
-    """A directory with config.json (model_type "siglip"), weights, preprocessor_config.json and a tokenizer."""
+    """Load a directory: config.json (model_type "siglip"), weights, preprocessor_config.json and a tokenizer."""
     from torch import nn
     from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipModel
 
@@ -80,7 +80,7 @@ def load_siglip(source: str, files: CheckpointFiles, allow_random: bool) -> Chec
                     return_tensors="pt",
                 ),
                 model,
-                # As in training: what stands behind a text is seen, and the vector is read at its last place.
+                # As in training: padding is not masked, and the vector is read at the last position.
                 inputs=("input_ids",),
             ),
         ),
@@ -96,7 +96,7 @@ def load_siglip(source: str, files: CheckpointFiles, allow_random: bool) -> Chec
 
 
 def _load_tokenizer(directory: Path) -> tuple[Any, bytes, str]:
-    """The tokenizer, its tokenizer.json, and what is done to a text before it.
+    """Load the tokenizer -> it, its tokenizer.json, and the cleaning before it.
 
     SigLIP's is SentencePiece with cleaning in Python; SigLIP 2's comes as a tokenizer.json.
     """

@@ -1,4 +1,4 @@
-"""A CLIP as sentence-transformers saves it: the checkpoint in a directory inside, and a list of modules."""
+"""A CLIP as sentence-transformers saves it: the checkpoint in a subdirectory, and a list of modules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ST_CLIP", "load_st_clip"]
 
 
 def load_st_clip(source: str, files: CheckpointFiles, allow_random: bool) -> Checkpoint:
-    """The CLIP inside, which sentence-transformers runs with transformers' own processor and tokenizer."""
+    """Load the CLIP inside, which sentence-transformers runs with transformers' own processor and tokenizer."""
     inner = _inner(files.directory)
     assert inner is not None
     loaded = load_hf_clip(source, replace(files, directory=inner), allow_random)
@@ -24,7 +24,7 @@ def load_st_clip(source: str, files: CheckpointFiles, allow_random: bool) -> Che
 
 
 def _inner(directory: Path) -> Path | None:
-    """Where the CLIP is, if modules.json begins with one."""
+    """Return the directory of the CLIP, if modules.json begins with one, else None."""
     listed = peek_json(directory / "modules.json")
     if not isinstance(listed, list) or not listed or not isinstance(listed[0], dict):
         return None

@@ -1,6 +1,6 @@
-"""Text towers that come alone, trained to meet the pictures of a CLIP: sentence-transformers' and M-CLIP's.
+"""Separate text towers, trained to match the pictures of a CLIP: sentence-transformers' and M-CLIP's.
 
-Both are a text model of transformers, the mean of what it gives for all that is no padding, and a matrix.
+Both are a text model of transformers, the mean of its output over all tokens but padding, and a matrix.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["TEXT_TOWERS", "LoadedText", "TextFamily"]
 
 # M-CLIP sets no limit of its own; a query is shorter than this.
 _MCLIP_LENGTH = 128
-# No tower reads as many tokens; transformers states more where it knows no limit.
+# No tower reads as many tokens; transformers states more if it knows no limit.
 _ENDLESS = 1_000_000
 _POOLINGS: dict[str, Pooling] = {
     "pooling_mode_mean_tokens": "mean",
@@ -46,7 +46,7 @@ _WITH_WEIGHTS = {"Transformer", "Dense"}
 
 @dataclass
 class LoadedText:
-    """One half of a checkpoint, with what the whole would say of its weights."""
+    """A loaded text half, with the hash and the fit of its weights."""
 
     half: TextHalf
     weights_sha256: str
@@ -55,9 +55,9 @@ class LoadedText:
 
 @dataclass(frozen=True)
 class TextFamily:
-    """As `Family`, of a text tower alone.
+    """A family of separate text towers; the fields are as in `Family`.
 
-    weights: a directory without its weights -> for each part that has some, patterns of them, as in `Family`.
+    weights: a directory without its weights -> for each part with weights, their patterns.
     """
 
     marks: str
@@ -67,7 +67,7 @@ class TextFamily:
 
 
 def load_sentence_transformer(files: CheckpointFiles, allow_random: bool) -> LoadedText:
-    """A directory with modules.json: Transformer, Pooling, and if need be Dense and Normalize."""
+    """Load a directory with modules.json: Transformer, Pooling, and optionally Dense and Normalize."""
     from torch import nn
 
     directory = files.directory
@@ -86,7 +86,7 @@ def load_sentence_transformer(files: CheckpointFiles, allow_random: bool) -> Loa
         length = min(own.model_max_length, getattr(model.config, "max_position_embeddings", _ENDLESS))
         if length >= _ENDLESS:
             raise CheckpointError(
-                f"{directory} does not say how long a text may be: set max_seq_length in sentence_bert_config.json"
+                f"{directory} states no maximum text length: set max_seq_length in sentence_bert_config.json"
             )
     head = nn.Sequential()
     state = {f"transformer.{name}": weight for name, weight in model.state_dict().items()}
@@ -110,7 +110,7 @@ def load_sentence_transformer(files: CheckpointFiles, allow_random: bool) -> Loa
 
 
 def load_mclip(files: CheckpointFiles, allow_random: bool) -> LoadedText:
-    """A directory as M-CLIP's: config.json names the base model; the weights are of it and of a matrix."""
+    """Load a directory like M-CLIP's: config.json names the base model; the weights include a matrix."""
     import torch
     from torch import nn
 
@@ -144,7 +144,7 @@ def load_mclip(files: CheckpointFiles, allow_random: bool) -> LoadedText:
 
 
 def _architecture(model: Any, pooling: Pooling) -> dict[str, Any]:
-    """A Dense's activation is not in it: it shows in the names of the weights."""
+    """Return the fields for the fingerprint; a Dense's activation already shows in the names of the weights."""
     return {"text": text_model(model.config) | {"mask": "padding", "pooling": pooling}}
 
 
@@ -187,7 +187,7 @@ def _half(
 
 
 class _Reference:
-    """The tokenizer and the model with the mask of the tokenizer, in the arithmetic that the makers publish."""
+    """The tokenizer and the model with the tokenizer's mask, in the published arithmetic, as a `TextReference`."""
 
     def __init__(
         self, model: Any, own: Any, head: torch.nn.Module, pooling: Pooling, length: int, *, lower: bool
@@ -218,30 +218,30 @@ class _Reference:
 
 
 def _listed(directory: Path) -> list[tuple[str, str]]:
-    """(kind, path inside) of each module in modules.json, in order."""
+    """List (kind, path inside) of each module in modules.json, in order."""
     listed = peek_json(directory / "modules.json")
     try:
         modules = [(entry["type"].rpartition(".")[2], PurePosixPath(entry["path"])) for entry in listed]
     except (TypeError, KeyError, AttributeError) as exc:
-        raise CheckpointError(f"{directory / 'modules.json'} is no list of modules") from exc
+        raise CheckpointError(f"{directory / 'modules.json'} is not a list of modules") from exc
     for _, path in modules:
         if path.is_absolute() or ".." in path.parts:
             where = directory / "modules.json"
-            raise CheckpointError(f"{where}: the path {str(path)!r} leads out of the directory")
+            raise CheckpointError(f"{where}: the path {str(path)!r} leads outside the directory")
     return [(kind, path.as_posix()) for kind, path in modules]
 
 
 def _weights_of(path: str) -> tuple[str, ...]:
-    """Patterns of the weights in a part's directory, for the hub."""
+    """Return patterns of the weights in a part's directory, for the hub."""
     inside = "" if path in ("", ".") else f"{path}/"
     return f"{inside}model*.safetensors", f"{inside}pytorch_model*.bin"
 
 
 def _number(settings: Mapping[str, Any], name: str, where: Path) -> int:
-    """A field that must be a number above 0."""
+    """Return a field that must be a whole number above 0."""
     found = settings.get(name)
     if isinstance(found, bool) or not isinstance(found, int) or found < 1:
-        raise CheckpointError(f"{where}: {name} is {found!r}; expected a number above 0")
+        raise CheckpointError(f"{where}: {name} is {found!r}; expected a whole number above 0")
     return found
 
 
@@ -249,7 +249,7 @@ def _load_transformer(directory: Path, allow_random: bool) -> tuple[Any, Fit]:
     from transformers import AutoConfig, AutoModel
 
     class Built:
-        """AutoModel, which makes a model of a config by another name than classes do."""
+        """AutoModel with the interface of a model class: it makes a model from a config by another method."""
 
         from_pretrained = AutoModel.from_pretrained
 
@@ -277,7 +277,7 @@ def _load_tokenizer(directory: Path) -> Any:
 
 
 def _pooling(directory: Path) -> Pooling:
-    """Older files have a flag for each way, newer ones its name."""
+    """Read the pooling: older files have a flag for each kind, newer ones its name."""
     settings = read_json(directory / "config.json")
     named = settings.get("pooling_mode")
     chosen = (

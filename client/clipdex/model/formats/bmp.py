@@ -1,6 +1,6 @@
-"""BMPs of every header and depth: Pillow knows few bit masks, and takes an alpha that nobody wrote for one.
+"""BMPs of every header and depth: Pillow supports few bit masks, and uses alpha that was never written.
 
-What Pillow reads right has the same pixels here: of a 5-bit sample, `value * 255 // 31`.
+Pictures that Pillow reads correctly have the same pixels here: a 5-bit sample becomes `value * 255 // 31`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _METHODS = {4: "JPEG", 5: "PNG", 11: "CMYK", 12: "CMYK RLE8", 13: "CMYK RLE4"}
 _OS2_METHODS = {3: "Huffman", 4: "RLE24"}
 _DEPTHS = (1, 2, 4, 8, 16, 24, 32)
 
-# Red, green, blue and alpha, where the file does not say. The fourth byte of 32 bits is nobody's.
+# Red, green, blue and alpha if the file does not say. The fourth byte of 32 bits is unused.
 _MASKS = {16: (0x7C00, 0x3E0, 0x1F, 0), 32: (0xFF0000, 0xFF00, 0xFF, 0)}
 
 Bytes = npt.NDArray[np.uint8]
@@ -45,16 +45,16 @@ class _Header:
 
 
 def is_bitmap(data: bytes) -> bool:
-    """Whether a file is a BMP, or would be one if it were whole."""
+    """Return whether a file is a BMP, complete or not."""
     return data.startswith(b"BM")
 
 
 class Bitmap:
-    """A BMP whose header makes sense.
+    """A BMP with a valid header.
 
     size: (width, height).
 
-    Raises ImageError as it is made: its header is cut short or broken, or it is of a kind that is not read.
+    Construction raises ImageError if the header is truncated or broken, or the kind is unsupported.
     """
 
     orientation: int = 1
@@ -70,7 +70,7 @@ class Bitmap:
         self.size = self._header.width, self._header.height
 
     def to_rgb(self, fill: tuple[int, int, int]) -> Image.Image:
-        """Its pixels: an RGB image."""
+        """Decode -> an RGB image."""
         header = self._header
         indices = self._run_lengths() if header.compression in (_RLE8, _RLE4) else None
         if indices is None:
@@ -93,7 +93,7 @@ class Bitmap:
         return image
 
     def _early(self) -> ImageError:
-        return ImageError(f"{self._where}: it ends early: a BMP that is cut short", reason="truncated")
+        return ImageError(f"{self._where}: the file is truncated: an incomplete BMP", reason="truncated")
 
     def _broken(self, why: str) -> ImageError:
         return ImageError(f"{self._where}: cannot be decoded: {why}", reason="broken")
@@ -126,9 +126,7 @@ class Bitmap:
         entry = 3 if size == _CORE else 4
         if bits <= 8:
             colours = colours or 1 << bits
-            room = (
-                pixels_at - palette_at
-            ) // entry  # the pixels may begin before a palette of that many would end
+            room = (pixels_at - palette_at) // entry  # the pixels may begin before a full palette would end
             colours = min(colours, 1 << bits, room if pixels_at >= palette_at else 1 << bits)
         else:
             colours = 0
@@ -166,11 +164,11 @@ class Bitmap:
         for mask in (red, green, blue, alpha):
             run = mask >> _shift(mask)
             if mask >> bits or run & (run + 1):
-                raise self._broken(f"a bit mask of {mask:#x} makes no sense for {bits} bits")
+                raise self._broken(f"the bit mask {mask:#x} is invalid for {bits} bits")
         return red, green, blue, alpha
 
     def _palette(self) -> Bytes:
-        """RGB of each index: uint8 (256, 3); black for those beyond the file's."""
+        """Return the RGB of each index: uint8 (256, 3); black for those that the file lacks."""
         header = self._header
         raw = self._data[header.palette_at : header.palette_at + header.colours * header.entry]
         entries = np.frombuffer(raw, dtype=np.uint8)[: len(raw) // header.entry * header.entry]
@@ -185,12 +183,12 @@ class Bitmap:
 
     def _require_pixels(self) -> None:
         header = self._header
-        last = (header.width * header.bits + 7) // 8  # some leave out what fills up the last row
+        last = (header.width * header.bits + 7) // 8  # some files omit the padding of the last row
         if len(self._data) < header.pixels_at + self._stride * (header.height - 1) + last:
             raise self._early()
 
     def _rows(self, top: int, bottom: int) -> Bytes:
-        """The bytes of some rows, counted from the top of the picture, without what fills them up."""
+        """Return the bytes of some rows, counted from the top of the picture, without padding."""
         header = self._header
         first, last = (header.height - bottom, header.height - top) if header.upwards else (top, bottom)
         stride, used = self._stride, (header.width * header.bits + 7) // 8
@@ -215,7 +213,7 @@ class Bitmap:
         return np.ascontiguousarray(self._rows(top, bottom)).view(f"<u{self._header.bits // 8}")
 
     def _has_alpha(self) -> bool:
-        """Many programs leave the alpha of a whole picture 0, and mean nothing by it."""
+        """Return whether any alpha is not 0: many programs leave all of it 0 in opaque pictures."""
         mask = self._header.masks[3]
         return any((self._numbers(top, bottom) & mask).any() for _, top, _, bottom in strips(self.size))
 
@@ -230,7 +228,7 @@ class Bitmap:
         return Image.fromarray(np.stack(bands, axis=-1), "RGBA" if with_alpha else "RGB")
 
     def _run_lengths(self) -> Bytes:
-        """The indices of a picture compressed with RLE: uint8 (H, W). What the file skips is index 0."""
+        """Decompress the indices of an RLE picture: uint8 (H, W); index 0 where the file skips pixels."""
         header, data = self._header, self._data
         rows = np.zeros((header.height, header.width), dtype=np.uint8)
         at, x, y = header.pixels_at, 0, 0
@@ -255,7 +253,7 @@ class Bitmap:
         return rows[::-1] if header.upwards else rows
 
     def _run(self, at: int, count: int, value: int) -> tuple[int, Bytes, int]:
-        """(pixels, their indices, where the next code is); a count of 0: `value` pixels follow as they are."""
+        """Read a run -> (pixels, their indices, the next code's position). count 0: `value` literal pixels."""
         nibbles = self._header.compression == _RLE4
         if count:
             pair = (value >> 4, value & 15) if nibbles else (value, value)
@@ -269,5 +267,5 @@ class Bitmap:
 
 
 def _shift(mask: int) -> int:
-    """How far to the right a mask's lowest bit is to go."""
+    """Return the shift that moves a mask's lowest bit to bit 0."""
     return (mask & -mask).bit_length() - 1 if mask else 0

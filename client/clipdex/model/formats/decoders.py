@@ -1,4 +1,4 @@
-"""Which decoder a file gets, by its first bytes, and what is said of a file that none can read."""
+"""Choice of a file's decoder by its first bytes, and the errors for files that none can read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
     "use_one_thread",
 ]
 
-# Asked for by name, so that Pillow never tries a decoder that runs another program (EPS: Ghostscript).
+# Selected by name, so that Pillow never tries a decoder that runs another program (EPS: Ghostscript).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 _PLUGINS = ("Jpeg", "Png", "WebP", "Gif", "Bmp", "Tiff", "Avif")
@@ -38,16 +38,16 @@ _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
-# The most that a decoder was seen to take for a pixel: libwebp, with its two canvases and two copies.
+# The most memory per pixel observed in a decoder: libwebp, with its two canvases and two copies.
 _DECODER_BYTES = 16
 
 _Factory: TypeAlias = "Callable[[io.BytesIO, str], Image.Image]"
 
 
 class OwnPicture(Protocol):
-    """A picture that clipdex decodes itself. Its header is read, and none of its pixels yet.
+    """A picture that clipdex decodes itself; so far only its header has been read.
 
-    size: (width, height) before it is turned. orientation: as EXIF has it. profile: its ICC profile.
+    size: (width, height) before it is turned upright. orientation: EXIF's, 1 to 8. profile: its ICC profile.
     """
 
     size: tuple[int, int]
@@ -55,15 +55,17 @@ class OwnPicture(Protocol):
     profile: bytes | None
 
     def to_rgb(self, fill: tuple[int, int, int]) -> Image.Image:
-        """Its pixels, not turned, with transparency laid over `fill`: an RGB image, or CMYK if it is of inks."""
+        """Decode, without turning it upright, with transparency laid over `fill` -> an RGB or CMYK image."""
         ...
 
 
 def open_ours(data: bytes, where: str) -> OwnPicture | None:
-    """A picture that is not left to Pillow: BMPs, and TIFFs that it does not read or reads wrongly.
+    """Open a picture that is not left to Pillow: a BMP, or a TIFF that Pillow cannot read or reads wrongly.
+
+    -> None for all others.
 
     Raises:
-        ImageError: its header is broken, or says that it is of a kind that is not read.
+        ImageError: its header is broken, or it is of an unsupported kind.
     """
     if is_bitmap(data):
         return Bitmap(data, where)
@@ -80,15 +82,15 @@ def open_ours(data: bytes, where: str) -> OwnPicture | None:
 
 
 def open_header(data: bytes, where: str) -> Image.Image:
-    """Read a picture's header: then its size and mode are known, and no pixel is decoded yet.
+    """Read a picture's header, which has its size and mode, without decoding pixels.
 
     Raises:
-        ImageError: `data` is no picture, or its header is broken.
+        ImageError: `data` is not a picture, or its header is broken.
     """
     refusal: ImageError | None = None
     for factory in _factories(data):
         try:
-            # Not Image.open: that swallows the decoder's own words, and warns of sizes that we allow.
+            # Not Image.open: it hides the decoder's own message, and warns about sizes that we allow.
             return factory(io.BytesIO(data), "")
         except MissingExtra as exc:
             raise ImageError(f"{where}: {exc}", reason="missing_extra") from exc
@@ -113,14 +115,14 @@ def _unsupported(where: str, kind: str) -> ImageError:
 
 
 def refused(error: Exception, data: bytes, where: str, pixels: int) -> ImageError:
-    """What to raise when a decoder raised `error` over `data`, a picture of so many pixels if that is known."""
+    """Return the error to raise after a decoder raised `error` over `data`. pixels: their number, 0 if unknown."""
     words = str(error) or type(error).__name__
     lower = words.lower()
     if isinstance(error, Image.DecompressionBombError):
         return ImageError(f"{where}: {words}", reason="too_many_pixels")
     lacks_memory = isinstance(error, MemoryError) or "out of memory" in lower
     if not lacks_memory and ("truncated" in lower or ends_early(data)):
-        return ImageError(f"{where}: it ends early: {words}", reason="truncated")
+        return ImageError(f"{where}: the file is truncated: {words}", reason="truncated")
     if lacks_memory or _is_too_much(pixels):
         return ImageError(f"{where}: not enough memory to decode it", reason="out_of_memory")
     if kind := _unread_kind(data, words):
@@ -129,7 +131,7 @@ def refused(error: Exception, data: bytes, where: str, pixels: int) -> ImageErro
 
 
 def _unread_kind(data: bytes, words: str) -> str | None:
-    """What a sound file is that its decoder refused, with these words, only because it does not know the kind."""
+    """Return the kind of an intact file whose decoder failed, with this message, because it is unsupported."""
     if data.startswith(b"\xff\xd8"):
         return unusual_kind(data)
     layout = read_layout(data)
@@ -139,17 +141,17 @@ def _unread_kind(data: bytes, words: str) -> str | None:
 
 
 def _is_too_much(pixels: int) -> bool:
-    """Whether decoding so many pixels is beyond this process: libwebp and libjpeg say only that they failed."""
+    """Return whether memory is too small to decode this many pixels: libwebp and libjpeg do not give a reason."""
     try:
-        bytearray(_DECODER_BYTES * pixels)  # not touched, so it costs nothing
+        bytearray(_DECODER_BYTES * pixels)  # not written to, so it costs nothing
     except MemoryError:
         return True
     return False
 
 
 def ends_early(data: bytes) -> bool:
-    """Whether a file that could not be decoded lacks its end. Where its format does not tell, False."""
-    tail = data[-4096:]  # programs append all sorts of things
+    """Return whether a file that could not be decoded lacks its end; False if its format does not tell."""
+    tail = data[-4096:]  # some programs append data of their own
     if data.startswith(b"\xff\xd8"):
         return b"\xff\xd9" not in tail
     if data.startswith(_PNG):
@@ -171,7 +173,7 @@ def ends_early(data: bytes) -> bool:
 
 
 def use_one_thread() -> None:
-    """For processes that decode side by side: an AVIF would take a thread for each core, and memory for each."""
+    """Decode in one thread, for processes that run side by side: an AVIF would use threads and memory per core."""
     _load_plugins()
     from PIL import AvifImagePlugin
 
@@ -185,13 +187,13 @@ def use_one_thread() -> None:
 
 @functools.cache
 def _load_plugins() -> None:
-    """Only ours: left to itself, Pillow imports all forty at the first WebP."""
+    """Import only the plugins needed: by default, Pillow imports all forty at the first WebP."""
     for name in _PLUGINS:
         importlib.import_module(f"PIL.{name}ImagePlugin")
 
 
 def _factories(data: bytes) -> Iterator[_Factory]:
-    """The decoders that take a file with these first bytes for theirs."""
+    """Yield the decoders that accept a file with these first bytes."""
     _load_plugins()
     prefix = data[:16]
     for name in FORMATS:
@@ -204,7 +206,7 @@ def _factories(data: bytes) -> Iterator[_Factory]:
 
 @functools.cache
 def extra_is_there() -> bool:
-    """Whether what failed as `missing_extra` can be read now: HEIC is the only kind that needs an extra."""
+    """Return whether pictures that failed as `missing_extra` can be read now: HEIC alone needs an extra."""
     try:
         import pillow_heif  # noqa: F401
     except ImportError:
@@ -220,7 +222,7 @@ def _open_heic(file: io.BytesIO, name: str) -> Image.Image:
 
 
 def _webp_pixels(data: bytes) -> int:
-    """What a WebP's header claims; 0 for other files. Its decoder takes memory before it says a size."""
+    """Return the pixels that a WebP's header claims; 0 for other files. Its decoder allocates before it tells."""
 
     def number(start: int, end: int) -> int:
         return int.from_bytes(data[start:end], "little")
@@ -235,7 +237,7 @@ def _webp_pixels(data: bytes) -> int:
 
 
 def _tiff_end(data: bytes) -> int:
-    """Where the first page of a TIFF ends, as far as can be read: its directory and its strips or tiles."""
+    """Return where a TIFF's first page ends, as far as its directory of strips or tiles can be read."""
     order = "<" if data.startswith(b"II") else ">"
     try:
         (at,) = struct.unpack_from(order + "I", data, 4)
@@ -259,7 +261,7 @@ def _tiff_end(data: bytes) -> int:
 
 
 def _boxes_end(data: bytes) -> int:
-    """Where the last box of an AVIF or HEIC ends."""
+    """Return where the last box of an AVIF or HEIC ends."""
     at = 0
     while at + 8 <= len(data):
         size = int.from_bytes(data[at : at + 4], "big")

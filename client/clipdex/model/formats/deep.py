@@ -1,8 +1,8 @@
-"""Samples of more than 8 bits become 8 bits.
+"""Conversion of samples with more than 8 bits to 8 bits.
 
-White is the most that the kind of sample can be; but of a picture that uses less than a quarter of that, white
-is what it uses. So 12 bits in 16, reflectances and heights are seen, and a photograph that fills its range is as
-it was.
+White is the largest value of the sample type; in a picture that uses less than a quarter of the range, white is
+the largest value it uses. So 12 bits in 16, reflectances and heights become visible, and a photograph that fills
+its range is unchanged.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ __all__ = ["SampleRange", "full_scale", "grey_to_rgb", "to_eight_bits"]
 
 Samples = npt.NDArray[Any]
 
-# A picture uses the value that so many of its samples do not exceed, and at least this share of its largest: a few
-# hot pixels do not make it dark, and a bright thing that is small does not vanish in the noise around it.
+# The value that a picture uses is this quantile of its samples, and at least this share of the largest: a few hot
+# pixels do not make it dark, and a small bright object does not vanish in the noise around it.
 _QUANTILE = 0.999
 _OF_LARGEST = 1 / 8
 _USES_LITTLE = 1 / 4
 
 
 class SampleRange:
-    """How large the samples of a picture are, gathered a part at a time."""
+    """The distribution of a picture's samples, gathered one part at a time."""
 
     def __init__(self) -> None:
         self.top = 0.0
-        # By the upper 16 bits of their float32 without the sign: that orders them, to 1 part in 256.
+        # Counted by the upper 16 bits of their float32 without the sign, which orders them to 1 part in 256.
         self._counts = np.zeros(1 << 16, dtype=np.int64)
 
     def add(self, samples: Samples) -> None:
-        """Count samples of any shape and dtype; negative and missing ones are 0."""
+        """Count samples of any shape and dtype; negative and missing ones count as 0."""
         if not samples.size:
             return
         values = finite(samples)
@@ -44,7 +44,7 @@ class SampleRange:
         self._counts += np.bincount(order.ravel(), minlength=len(self._counts))
 
     def white(self, full: float) -> float:
-        """The value that means white, where `full` is the most that a sample can be."""
+        """Return the value that means white. full: the largest possible sample."""
         used = max(self._quantile(), self.top * _OF_LARGEST)
         return used if 0 < used < full * _USES_LITTLE else full
 
@@ -56,10 +56,10 @@ class SampleRange:
 
 
 def full_scale(dtype: np.dtype[Any], bits: int, top: float) -> float:
-    """The most that samples can be, of which `top` is the largest.
+    """Return the largest possible sample. top: the largest one present.
 
-    Values up to 255 are those of 8 bits, whatever holds them, and floats up to 1 are shares of white. Wider ones
-    have no scale of their own: 16 bits if they fit, else the largest of them.
+    Values up to 255 are taken as 8-bit, whatever their type, and floats up to 1 as fractions of white. Wider types
+    have no scale of their own: 16 bits if the values fit, else the largest of them.
     """
     if dtype.kind == "f" and top <= 1.0:
         return 1.0
@@ -71,7 +71,7 @@ def full_scale(dtype: np.dtype[Any], bits: int, top: float) -> float:
 
 
 def finite(samples: Samples) -> Samples:
-    """The samples, with 0 for what is negative, infinite or no number."""
+    """Return the samples with 0 for negative, infinite and NaN values."""
     if samples.dtype.kind == "u":
         return samples
     if samples.dtype.kind == "i":
@@ -83,14 +83,14 @@ def finite(samples: Samples) -> Samples:
 
 
 def to_eight_bits(samples: Samples, white: float) -> npt.NDArray[np.uint8]:
-    """Scaled from 0 to `white`, and rounded."""
+    """Scale samples from 0..white to 0..255, and round."""
     scaled = np.rint(finite(samples).astype(np.float64) * (255.0 / white))
     eight: npt.NDArray[np.uint8] = np.clip(scaled, 0, 255).astype(np.uint8)
     return eight
 
 
 def grey_to_rgb(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
-    """A Pillow image of deep greys (I;16, I or F): Pillow's own conversion would clip them to white."""
+    """Convert a Pillow image of deep greys (I;16, I or F) to RGB; Pillow itself would clip them to white."""
     dtype, bits = np.asarray(image.crop((0, 0, 1, 1))).dtype, 16 if image.mode.startswith("I;16") else 32
     used = SampleRange()
     for box in strips(image.size):

@@ -1,4 +1,4 @@
-"""Large pictures in strips, and transparent ones over one colour: no step takes a multiple of the picture."""
+"""Processing of pictures in strips, and removal of transparency, without several copies of a picture in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _STRIP_PIXELS = 1 << 21
 
 
 def strips(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes that cover a picture of this (width, height) from top to bottom."""
+    """Yield boxes that cover a picture of this (width, height) from top to bottom."""
     width, height = size
     rows = max(1, _STRIP_PIXELS // width)
     for top in range(0, height, rows):
@@ -20,14 +20,14 @@ def strips(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
 
 
 def with_alpha(image: Image.Image) -> Image.Image:
-    """A picture with transparency of any kind as RGBA."""
-    if image.mode == "La":  # Pillow has no way from here to RGBA
+    """Convert a picture with transparency of any kind to RGBA."""
+    if image.mode == "La":  # Pillow cannot convert this to RGBA directly
         image = image.convert("LA")
     return image.convert("RGBA")
 
 
 def over(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
-    """A picture with transparency laid over one colour: an RGB image."""
+    """Lay a picture with transparency over one colour -> an RGB image."""
     rgb = Image.new("RGB", image.size)
     for box in strips(image.size):
         strip = with_alpha(image.crop(box))

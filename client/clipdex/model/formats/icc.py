@@ -1,4 +1,4 @@
-"""Colours by a picture's ICC profile, as sRGB: for those who ask for it; the models were trained without."""
+"""Conversion of a picture's colours to sRGB by its ICC profile: optional, as models were trained without it."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ __all__ = ["IccUse", "check_icc", "convert_to_srgb"]
 
 IccUse = Literal["off", "srgb"]
 
-# What a profile is for, by bytes 16 to 20 of its header -> the mode of Pillow that its colours are given in.
+# A profile's colour space, bytes 16 to 20 of its header -> the Pillow mode for its colours.
 _MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
-_SAME = 2  # of 255: a profile whose colours are no further off is that of sRGB, with other words
+_SAME = 2  # of 255: a profile whose colours differ by no more counts as sRGB
 
 
 def check_icc(use: str) -> IccUse:
-    """`use` if it is one of off and srgb, else InvalidArgument."""
+    """Return `use` if it is off or srgb, else raise InvalidArgument."""
     if use not in get_args(IccUse):
         raise InvalidArgument(f"icc is {use!r}; expected off or srgb")
     return "srgb" if use == "srgb" else "off"
 
 
 def convert_to_srgb(image: Image.Image, profile: bytes | None, *, copy: bool = False) -> Image.Image:
-    """A picture (RGB, RGBA, L, LA or CMYK) in the colours of sRGB: RGB or RGBA, or the picture itself.
+    """Convert a picture (RGB, RGBA, L, LA or CMYK) to sRGB -> RGB or RGBA, or the picture itself.
 
-    It is itself where it has no profile, one that cannot be read, one for other kinds of colours, or sRGB's own.
-    copy: else the pixels of an RGB image are changed in place.
+    It is returned itself if it has no profile, one that cannot be read or is for other modes, or sRGB's own.
+    copy: keep the given picture unchanged; else the pixels of an RGB image are changed in place.
     """
     mode = _MODES.get(profile[16:20] if profile else b"")
-    # A grey picture has one band, or three that are alike, which a profile of greys is for as well.
+    # A grey picture has one band, or three equal ones; a grey profile is valid for both.
     bands = {"RGB": "RGB", "RGBA": "RGB", "L": "L", "LA": "L", "CMYK": "CMYK"}.get(image.mode)
     if profile is None or mode is None or bands is None:
         return image
@@ -55,7 +55,7 @@ def convert_to_srgb(image: Image.Image, profile: bytes | None, *, copy: bool = F
         converted = plain
     else:
         made = ImageCms.applyTransform(plain, transform)
-        assert made is not None  # only a transform in place gives None
+        assert made is not None  # None only for a transform in place
         converted = made
     if alpha is not None:
         converted.putalpha(alpha)
@@ -69,7 +69,7 @@ def _is_grey(image: Image.Image) -> bool:
 
 @lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> Any:
-    """From a profile to sRGB; None if it cannot be read, or changes nothing that is seen."""
+    """Build the transform from a profile to sRGB; None if it cannot be read, or makes no visible difference."""
     from PIL import ImageCms
 
     try:
@@ -84,7 +84,7 @@ def _transform(profile: bytes, mode: str) -> Any:
         return None if mode != "CMYK" and _changes_nothing(made, mode) else made
     except MemoryError:
         raise
-    except Exception:  # LittleCMS has many words for a profile that makes no sense
+    except Exception:  # LittleCMS raises many kinds of errors for malformed profiles
         return None
 
 

@@ -1,4 +1,4 @@
-"""JPEGs that lack their end marker, and what is said of those that libjpeg does not read."""
+"""JPEGs that lack their end marker, and the names of kinds that libjpeg does not read."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _CONTINUATION = 1024  # bytes: more than any block of pixels can take
 
 
 def whole_without_end(data: bytes) -> bytes | None:
-    """The JPEG with its end marker, if that is all it lacks; None if any pixel is missing, or it is no such file.
+    """Complete a JPEG that lacks only its end marker; None if a pixel is missing, or the file is not a JPEG.
 
-    All pixels are there if they are the same whatever follows. A decoder that wants for a bit reads on, and of two
-    continuations whose every bit differs at least one gives it other pixels.
+    All pixels are present if they are the same whatever follows. A decoder that lacks bits reads on, and of two
+    continuations that differ in every bit, at least one gives other pixels.
     """
     if not data.startswith(b"\xff\xd8"):
         return None
-    # Cut in the middle of its marker; a zero would make an 0xFF of it that is a pixel's.
+    # It may be cut in the middle of the marker; a following zero would turn this byte into pixel data.
     data = data.removesuffix(b"\xff")
     if not _scans_are_complete(data):
         return None
-    # Without 0x00 and 0xFF, of which a marker is made.
+    # Without 0x00 and 0xFF, which have a meaning in markers.
     first = bytes(Random(0).randrange(1, 255) for _ in range(_CONTINUATION))
     second = bytes(byte ^ 0xFF for byte in first)
     restart = _next_restart(data)
@@ -44,7 +44,7 @@ def whole_without_end(data: bytes) -> bytes | None:
 
 
 def _next_restart(data: bytes) -> bytes:
-    """The restart marker that comes next in the last scan, without which a decoder would not read on."""
+    """Return the next restart marker of the last scan, without which a decoder would not read on."""
     seen = {data.rfind(bytes((0xFF, marker))): marker for marker in range(0xD0, 0xD8)}
     at = max(seen)
     last = seen[at] if at > data.rfind(b"\xff\xda") else 0xD7
@@ -52,7 +52,7 @@ def _next_restart(data: bytes) -> bytes:
 
 
 def _pixels(data: bytes) -> bytes:
-    """A digest of the decoded pixels."""
+    """Return a digest of the decoded pixels."""
     digest = hashlib.blake2b(digest_size=16)
     with JpegImageFile(io.BytesIO(data), "") as image:
         image.load()
@@ -62,7 +62,7 @@ def _pixels(data: bytes) -> bytes:
 
 
 def unusual_kind(data: bytes) -> str | None:
-    """What a JPEG is that is not of the usual kinds, by its first frame."""
+    """Name a JPEG's kind by its first frame; None for the usual ones."""
     for marker, segment in _segments(data):
         if marker not in _FRAMES:
             continue
@@ -77,7 +77,7 @@ def unusual_kind(data: bytes) -> str | None:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(marker, content) of the segments, those after the first scan too."""
+    """Yield (marker, content) of all segments, including those after the first scan."""
     at = 2
     while 0 <= at < len(data) - 4:
         marker = data[at + 1]
@@ -94,7 +94,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _scans_are_complete(data: bytes) -> bool:
-    """Whether every frequency of every component is there to its last bit: of progressive JPEGs scans may lack."""
+    """Return whether the scans have every bit of every frequency: a progressive JPEG may lack some."""
     components: set[int] = set()
     missing: set[tuple[int, int]] = set()
     for marker, segment in _segments(data):

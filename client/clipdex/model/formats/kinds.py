@@ -1,4 +1,4 @@
-"""Files that are no picture clipdex reads, known by their first bytes: what to call them."""
+"""Names, by their first bytes, of the kinds of files that clipdex does not read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from clipdex.model.formats.tiff_layout import is_raw_photograph
 
 __all__ = ["named_kind"]
 
-# Pictures, and documents that a converter makes a picture of.
+# Pictures, and documents that can be converted to pictures.
 _PICTURES = (
     (b"\xff\x0a", "a JPEG XL"),
     (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL"),
@@ -73,7 +73,7 @@ _PICTURE_BRANDS = (
 
 
 def named_kind(data: bytes) -> tuple[str, bool] | None:
-    """(what a file is, whether it is a picture); None where its first bytes say nothing."""
+    """Return (the kind of a file, whether it is a picture); None if its first bytes do not tell."""
     if raw := is_raw_photograph(data):
         return raw, True
     for kinds, is_picture in ((_PICTURES, True), (_OTHERS, False)):

@@ -1,4 +1,4 @@
-"""What Pillow leaves to do of PNGs: chunks that no pixel depends on, and colours of 16 bits."""
+"""PNGs beyond what Pillow does: broken chunks that no pixel depends on, and 16-bit colours."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from clipdex.model.formats.flatten import over, strips
 __all__ = ["deep_colours", "scale_key", "without_remarks"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-# The chunks that pixels depend on; all others are remarks.
+# The chunks that pixels depend on; all others are ancillary.
 _PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf", b"iCCP")
 _LARGEST_PROFILE = 1 << 20  # unpacked; Pillow refuses larger ones
 
 _GREY, _RGB, _GREY_ALPHA, _RGBA = 0, 2, 4, 6
-# The high byte of 16-bit samples is what Pillow keeps. Read as little-endian, it keeps the low one.
+# Pillow keeps the high byte of 16-bit samples. If it reads them as little-endian, it keeps the low one.
 _LOW_BYTES = {_RGB: "RGB;16L", _RGBA: "RGBA;16L"}
 _CHANNELS = {_RGB: 3, _GREY_ALPHA: 2, _RGBA: 4}
 
 
 def without_remarks(data: bytes) -> bytes:
-    """A PNG with nothing but what its pixels need; any other file as it is.
+    """Return a PNG with only the chunks its pixels need; any other file as it is.
 
-    Pillow refuses a whole picture for a remark that is empty or cut short, that unpacks to more than 1 MiB, or
-    that has a wrong checksum. None of them touches a pixel here.
+    Pillow rejects a whole picture for an ancillary chunk that is empty or truncated, that unpacks to more than
+    1 MiB, or that has a wrong checksum. None of these affects a pixel.
     """
     if not data.startswith(_PNG):
         return data
@@ -42,7 +42,7 @@ def without_remarks(data: bytes) -> bytes:
 
 
 def scale_key(image: Image.Image, data: bytes) -> None:
-    """Pillow widens the pixels of a grey PNG of 2 or 4 bits, and leaves its transparent value as it stands."""
+    """Scale the transparent value of a grey PNG of 2 or 4 bits: Pillow scales its pixels only."""
     key = image.info.get("transparency")
     if image.format == "PNG" and image.mode == "L" and isinstance(key, int):
         bits = data[24]  # of IHDR, which comes first
@@ -50,9 +50,9 @@ def scale_key(image: Image.Image, data: bytes) -> None:
 
 
 def deep_colours(image: Image.Image, data: bytes, fill: tuple[int, int, int]) -> Image.Image | None:
-    """RGB of a loaded PNG with 16-bit samples that Pillow's 8 bits do not do justice; None for all others.
+    """Convert a loaded PNG whose 16-bit samples Pillow's 8 bits do not represent well to RGB; None for all others.
 
-    These are pictures that use less than a quarter of the 16 bits, and those with a transparent colour.
+    These are pictures that use less than a quarter of the 16-bit range, and those with a transparent colour.
     """
     if image.format != "PNG" or data[24:25] != b"\x10" or data[25] not in _CHANNELS:
         return None
@@ -96,7 +96,7 @@ def _may_use_little(image: Image.Image) -> bool:
 
 
 def _reread(data: bytes, rawmode: str) -> Image.Image:
-    """The PNG once more, its samples taken from other bytes."""
+    """Decode the PNG again, with its samples read from other bytes."""
     again = PngImageFile(io.BytesIO(data), "")
     again.tile = [tile._replace(args=rawmode) for tile in again.tile]
     again.load()
@@ -106,9 +106,9 @@ def _reread(data: bytes, rawmode: str) -> Image.Image:
 def _samples(
     high: Image.Image, low: Image.Image, box: tuple[int, int, int, int], colour: int
 ) -> npt.NDArray[np.uint16]:
-    """The 16-bit samples in a box: uint16 (rows, columns, 2 to 4)."""
+    """Return the 16-bit samples in a box: uint16 (rows, columns, 2 to 4)."""
     lower: npt.NDArray[Any] = np.asarray(low.crop(box)).astype(np.uint16)
-    if colour == _GREY_ALPHA:  # both bytes of both samples, as if they were four of 8 bits
+    if colour == _GREY_ALPHA:  # both bytes of both samples, read as four 8-bit ones
         both: npt.NDArray[np.uint16] = lower[..., 0::2] << 8 | lower[..., 1::2]
         return both
     upper: npt.NDArray[np.uint16] = np.asarray(high.crop(box)).astype(np.uint16)
@@ -117,7 +117,7 @@ def _samples(
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(kind, the chunk whole) of each; the last may be cut short."""
+    """Yield (kind, the whole chunk) of each chunk; the last may be truncated."""
     at = len(_PNG)
     while at < len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
@@ -126,7 +126,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _is_of_use(kind: bytes, chunk: bytes, colour: bytes) -> bool:
-    """Whether a chunk says what it is to say, where that can be left out."""
+    """Return whether a chunk is valid; optional chunks that are not can be dropped."""
     body = chunk[8:-4]
     if kind == b"tRNS":
         return {b"\0": len(body) == 2, b"\2": len(body) == 6, b"\3": 0 < len(body) <= 256}.get(colour, False)
@@ -138,7 +138,7 @@ def _is_of_use(kind: bytes, chunk: bytes, colour: bytes) -> bool:
 
 
 def _unpacks(body: bytes) -> bool:
-    """Whether a colour profile can be read."""
+    """Return whether a compressed colour profile can be unpacked."""
     _, _, rest = body.partition(b"\0")
     if rest[:1] != b"\0":
         return False

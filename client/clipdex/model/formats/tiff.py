@@ -1,7 +1,7 @@
-"""TIFFs that Pillow does not read, or reads wrongly: deep samples, whole planes, grey samples that are colours.
+"""TIFFs that Pillow cannot read or reads wrongly: deep samples, separate planes, grey samples that are colours.
 
-Only what is written here is done here: the layout of samples and their scale. Strips and tiles are unpacked by
-Pillow's libtiff, each as a small TIFF of its own that holds 8-bit greys as wide as its rows have bytes.
+This module handles only the layout of samples and their scale. Pillow's libtiff decompresses the strips and tiles,
+each wrapped in a small TIFF of 8-bit greys, with one grey for each byte of a row.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Samples = npt.NDArray[Any]
 
 
 class DeepTiff:
-    """The first page of a TIFF whose layout is `Layout.is_ours`."""
+    """The first page of a TIFF for which `Layout.is_ours` holds."""
 
     def __init__(self, data: bytes, layout: Layout, where: str) -> None:
         self.size = layout.width, layout.height
@@ -38,7 +38,7 @@ class DeepTiff:
         self._data, self._layout, self._where = data, layout, where
 
     def to_rgb(self, fill: tuple[int, int, int]) -> Image.Image:
-        """Its pixels, not turned upright: an RGB image, or CMYK where it is of inks."""
+        """Decode, without turning it upright -> an RGB image, or CMYK for inks."""
         layout = self._layout
         assert layout.colours is not None
         used, alpha_used = SampleRange(), SampleRange()
@@ -50,7 +50,7 @@ class DeepTiff:
                     alpha_used.add(part[..., -1])
         full = full_scale(layout.dtype, layout.bits, used.top)
         white = used.white(full)
-        # Alpha is a share of its own whole; where colours use little of theirs, the same was done to it.
+        # Alpha has its own range; if the colours use little of theirs, alpha does too.
         alpha_full = full_scale(layout.dtype, layout.bits, alpha_used.top)
         alpha_white = alpha_used.white(alpha_full) if white < full else alpha_full
         image = Image.new("CMYK" if inks else "RGB", self.size, fill if not inks else 0)
@@ -68,7 +68,7 @@ class DeepTiff:
     def _eight(self, part: Samples, white: float, full: float) -> npt.NDArray[np.uint8]:
         layout = self._layout
         if layout.dtype.kind == "u" and layout.bits == 16 and part.shape[-1] > 1 and white == full == 65535:
-            eight = (part >> 8).astype(np.uint8)  # the high byte, as Pillow takes it
+            eight = (part >> 8).astype(np.uint8)  # the high byte, as Pillow does
         elif layout.dtype.kind == "u" and layout.bits < 8:
             eight = to_eight_bits(part, 2**layout.bits - 1)
         elif layout.photometric == CMYK:
@@ -99,7 +99,7 @@ class DeepTiff:
         return over(rgba, fill)
 
     def _parts(self) -> Iterator[tuple[tuple[int, int], Samples]]:
-        """((left, top), (rows, columns, colours and then alpha)) over the whole picture, a few rows at a time."""
+        """Yield ((left, top), samples (rows, columns, colours and then alpha)) of the picture, in parts."""
         layout = self._layout
         colours, alpha = layout.colours, layout.alpha
         assert colours is not None
@@ -118,15 +118,15 @@ class DeepTiff:
                 yield (left, top + first), part[:, :columns]
 
     def _unpacked(self, i: int, rows: int) -> npt.NDArray[np.uint8]:
-        """The bytes of a strip or tile: (rows, bytes of a row)."""
+        """Decompress a strip or tile -> bytes (rows, bytes of a row)."""
         layout = self._layout
         in_row = (layout.block[0] * layout.bits * (1 if layout.planar else layout.samples) + 7) // 8
         if i >= len(layout.offsets):
-            raise ValueError("it lacks strips or tiles")
+            raise ValueError("strips or tiles are missing")
         start = layout.offsets[i]
         length = layout.lengths[i] if i < len(layout.lengths) else rows * in_row
         if start + length > len(self._data):
-            raise ImageError(f"{self._where}: it ends early: a strip or tile is cut short", reason="truncated")
+            raise ImageError(f"{self._where}: the file is truncated: a strip or tile is cut", reason="truncated")
         packed = memoryview(self._data)[start : start + length]
         if layout.compression == 1:
             if length < rows * in_row:
@@ -136,7 +136,7 @@ class DeepTiff:
         return _unpack(packed, layout, rows, in_row)
 
     def _samples(self, rows: npt.NDArray[np.uint8]) -> Samples:
-        """The samples in rows of bytes: (rows, block's width, samples)."""
+        """Extract samples from rows of bytes -> (rows, block's width, samples)."""
         layout = self._layout
         each = 1 if layout.planar else layout.samples
         shape = (len(rows), layout.block[0], each)
@@ -155,7 +155,7 @@ class DeepTiff:
 
 
 def _of_bits(rows: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[np.uint16]:
-    """`count` numbers of so many bits from each row of bytes, the highest bit first: uint16 (rows, count)."""
+    """Extract `count` numbers of `bits` bits from each row of bytes, high bit first: uint16 (rows, count)."""
     single = np.unpackbits(rows, axis=1, count=bits * count).reshape(len(rows), count, bits)
     values = np.zeros(single.shape[:2], dtype=np.uint16)
     for place in range(bits):
@@ -164,7 +164,7 @@ def _of_bits(rows: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[
 
 
 def _unpack(packed: memoryview, layout: Layout, rows: int, in_row: int) -> npt.NDArray[np.uint8]:
-    """Let libtiff unpack a strip or tile, as the one strip of a TIFF of 8-bit greys."""
+    """Decompress a strip or tile with libtiff, as the only strip of a TIFF of 8-bit greys."""
     entries = [
         (256, in_row),
         (257, rows),
@@ -183,7 +183,7 @@ def _unpack(packed: memoryview, layout: Layout, rows: int, in_row: int) -> npt.N
     )
     small = b"".join((b"II*\0", struct.pack("<I", at), packed, bytes(len(packed) % 2), directory, bytes(4)))
     with TiffImageFile(io.BytesIO(small)) as image:
-        # Made here, or Pillow would count these bytes as the pixels of a picture, and find them too many.
+        # Allocated here: Pillow would count these bytes as pixels, and reject them as too many.
         image.im = Image.new("L", (in_row, rows)).im
         image.load()
         return np.asarray(image)

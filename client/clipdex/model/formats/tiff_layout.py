@@ -1,4 +1,4 @@
-"""What a TIFF says of its pixels, and who is to read them."""
+"""The layout of a TIFF's pixels, and the choice of its decoder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PHOTOMETRIC = {
 _UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED = 1, 2, 3, 4
 _FORMATS = {1: "", 2: "signed ", 3: "float ", 4: "", 5: "complex ", 6: "complex float "}
 
-# Those that unpack to the bytes of the samples, whatever these are.
+# Compressions that decompress to the bytes of the samples, whatever their type.
 _OF_BYTES = {
     1: "none",
     5: "LZW",
@@ -59,7 +59,7 @@ _OTHERS = {
     52546: "JPEG XL",
 }
 
-# What Pillow knows samples beyond the colours to be, by photometric interpretation.
+# The extra samples that Pillow supports, by photometric interpretation.
 _PILLOWS: dict[int, tuple[tuple[int, ...], ...]] = {
     0: ((),),
     1: ((), (0,), (1,), (2,)),
@@ -73,12 +73,12 @@ _MOST_BLOCKS, _LARGEST_BLOCK, _SMALL_BLOCK = 1 << 20, 1 << 31, 1 << 26  # of str
 
 @dataclass(frozen=True)
 class Layout:
-    """What the first page of a TIFF says of its pixels.
+    """The layout of pixels in a TIFF's first page.
 
-    sample_format: 1 unsigned, 2 signed, 3 floating point, 4 undefined; None where samples differ in it or in bits.
-    extra: what the samples beyond the colours are: 0 unsaid, 1 premultiplied alpha, 2 alpha.
+    sample_format: 1 unsigned, 2 signed, 3 floating point, 4 undefined; None if samples differ in it or in bits.
+    extra: the kinds of samples beyond the colours: 0 unspecified, 1 premultiplied alpha, 2 alpha.
     subsampled: Cb and Cr are fewer than Y. is_big_endian_big: a BigTIFF with the highest byte first.
-    block: (width, height) of a strip or tile. offsets, lengths: of each of these, a plane after another.
+    block: (width, height) of a strip or tile. offsets, lengths: of each strip or tile, plane after plane.
     """
 
     order: str
@@ -104,14 +104,14 @@ class Layout:
 
     @property
     def is_pillows(self) -> bool:
-        """Whether Pillow is to read it: samples of up to 8 bits side by side, and JPEG and fax within TIFF."""
+        """True if Pillow should read it: interleaved samples of up to 8 bits, and JPEG and fax within TIFF."""
         if self.compression not in _OF_BYTES:
             return self.bits <= 8
         if self.photometric not in (0, 1, 2, 3, 5, 6, 8):
             return False
         if self.is_big_endian_big or self.sample_format != _UNSIGNED:
             return False
-        if self.photometric == _YCBCR:  # it does not unpack what is not compressed
+        if self.photometric == _YCBCR:  # Pillow cannot read uncompressed YCbCr in these forms
             return self.bits == 8 and (self.compression != 1 or not (self.subsampled or self.planar))
         if self.photometric in (_PALETTE, _LAB):
             return self.bits <= 8 and not self.planar
@@ -126,17 +126,17 @@ class Layout:
 
     @property
     def is_of_known_compression(self) -> bool:
-        """Whether its pixels can be unpacked, by Pillow or here."""
+        """True if Pillow or clipdex can decompress its pixels."""
         return self.compression in _OF_BYTES or self.compression in _OF_PICTURES
 
     @property
     def end(self) -> int:
-        """Where the last of its strips and tiles ends."""
+        """Offset at which the last strip or tile ends."""
         return max((start + length for start, length in zip(self.offsets, self.lengths, strict=False)), default=0)
 
     @property
     def is_ours(self) -> bool:
-        """Whether it can be read here."""
+        """True if `DeepTiff` can read it."""
         of_float = self.sample_format == _FLOAT
         return (
             self.compression in _OF_BYTES
@@ -154,7 +154,7 @@ class Layout:
         return self.predictor == 1 or (self.predictor == 2 and self.bits in (8, 16, 32, 64))
 
     def _blocks_make_sense(self) -> bool:
-        """Whether strips and tiles are neither so many nor so large that unpacking them is an attack."""
+        """Return whether the number and size of strips or tiles are plausible, and not an attack."""
         each = self.block[0] * self.block[1] * (1 if self.planar else self.samples) * self.bits // 8
         count = -(-self.width // self.block[0]) * -(-self.height // self.block[1])
         of_picture = self.width * self.height * self.samples * self.bits // 8
@@ -162,7 +162,7 @@ class Layout:
 
     @property
     def colours(self) -> tuple[int, ...] | None:
-        """Which samples are grey, or red, green and blue, or the four inks; None where it is not said."""
+        """Positions of the samples for grey, or red, green and blue, or the four inks; None if unknown."""
         if self.photometric == CMYK:
             return (0, 1, 2, 3) if self.samples >= 4 and self.sample_format != _FLOAT else None
         if self.photometric == _RGB:
@@ -170,18 +170,18 @@ class Layout:
         first = self.samples - sum(1 for kind in self.extra if kind in (1, 2))
         if first <= 2:
             return (0,)
-        # Satellite pictures in colour are often written as 3 or 4 greys.
+        # Colour satellite pictures are often written as 3 or 4 grey samples.
         return (0, 1, 2) if first <= 4 else None
 
     @property
     def alpha(self) -> int | None:
-        """Which sample is alpha, if any."""
+        """Position of the alpha sample, if any."""
         start = self.samples - len(self.extra)
         return next((start + i for i, kind in enumerate(self.extra) if kind in (1, 2)), None)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """That of the samples, once unpacked."""
+        """Data type of the decompressed samples."""
         size = next(size for size in (8, 16, 32, 64) if size >= self.bits)
         kind = {_SIGNED: "i", _FLOAT: "f"}.get(self.sample_format or _UNSIGNED, "u")
         return np.dtype(f"{kind}{size // 8}")
@@ -201,7 +201,7 @@ class Layout:
 
 
 def read_layout(data: bytes) -> Layout | None:
-    """The layout of a TIFF's first page; None where it makes no sense, or `data` is no TIFF."""
+    """Read the layout of a TIFF's first page; None if it is invalid, or `data` is not a TIFF."""
     if data[:4] not in _MAGIC:
         return None
     try:
@@ -209,12 +209,12 @@ def read_layout(data: bytes) -> Layout | None:
         return _layout(tags, "<" if data.startswith(b"II") else ">")
     except MemoryError:
         raise
-    except Exception:  # Pillow raises nearly anything over a malformed directory, and will say what
+    except Exception:  # Pillow raises nearly anything over a malformed directory; its own decoder will report it
         return None
 
 
 def is_raw_photograph(data: bytes) -> str | None:
-    """The name of the camera's own format, if that is what this TIFF is: its first page is but a preview."""
+    """Return the name of a camera's raw format if the TIFF is one (its first page is a preview), else None."""
     if data[:4] not in _MAGIC:
         return None
     if data[8:10] == b"CR":
@@ -225,7 +225,7 @@ def is_raw_photograph(data: bytes) -> str | None:
             return "a raw photograph (DNG)"
         if tags.get(262) in (32803, 34892):
             return "a raw photograph"
-        # NEF, ARW, PEF and their like: a thumbnail comes first, what the sensor saw is in a directory below it.
+        # NEF, ARW, PEF and the like: a thumbnail comes first, and the sensor's data is in a sub-directory.
         if int(tags.get(254, 0)) & 1 and 330 in tags and 271 in tags:
             return f"a raw photograph ({str(tags[271]).strip()[:40]})"
     except MemoryError:
@@ -238,7 +238,7 @@ def is_raw_photograph(data: bytes) -> str | None:
 def _directory(data: bytes) -> ImageFileDirectory_v2:
     tags = ImageFileDirectory_v2(data[:16] if data[2] == 43 else data[:8])
     start = tags.next
-    if data.startswith(b"MM\0+"):  # Pillow takes it for a small one
+    if data.startswith(b"MM\0+"):  # Pillow does not recognise this as a BigTIFF
         tags._bigtiff = True
         start = int.from_bytes(data[8:16], "big")
     file = io.BytesIO(data)

@@ -1,1 +1,1 @@
-"""What a Triton server tells of itself, asked without changing anything."""
+"""Read-only inspection of a Triton server."""

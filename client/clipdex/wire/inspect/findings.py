@@ -1,4 +1,4 @@
-"""What an inspection finds of a Triton server and its models, as plain values."""
+"""The results of inspecting a Triton server and its models, as plain values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Batching", "InspectedModel", "InspectedServer", "InstanceGroup", "Te
 
 @dataclass(frozen=True)
 class Tensor:
-    """One input or output: its name, Triton's data type without TYPE_, and dims without the batch; -1 is free."""
+    """One input or output: its name, Triton's data type without TYPE_, and dims without the batch; -1 is any."""
 
     name: str
     data_type: str
@@ -21,7 +21,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class InstanceGroup:
-    """`count` copies of a model on the CPU, or on each of the GPUs. kind: KIND_CPU or KIND_GPU."""
+    """`count` instances of a model on the CPU, or on each of the GPUs. kind: KIND_CPU or KIND_GPU."""
 
     kind: str
     count: int
@@ -29,15 +29,16 @@ class InstanceGroup:
 
     @property
     def instances(self) -> int:
-        """Copies in all."""
+        """Total number of instances."""
         return self.count * max(1, len(self.gpus))
 
 
 @dataclass(frozen=True)
 class Batching:
-    """The dynamic batcher. preferred: sizes set by hand; Triton itself fills in max_batch_size alone.
+    """The dynamic batcher's settings.
 
-    queue_size: requests that may wait, 0 without bound. queue_timeout_us: how long, 0 for ever.
+    preferred: batch sizes set by hand; left to itself, Triton fills in max_batch_size only.
+    queue_size: requests that may wait; 0 for no limit. queue_timeout_us: how long they may wait; 0 for no limit.
     """
 
     delay_us: int = 0
@@ -48,7 +49,7 @@ class Batching:
 
 @dataclass(frozen=True)
 class InspectedModel:
-    """One Triton model as the server runs it.
+    """One Triton model, as the server runs it.
 
     batching: None without a dynamic batcher. accelerators: name -> its parameters. warm_ups: batch sizes.
     """
@@ -67,21 +68,22 @@ class InspectedModel:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether any copy is on a GPU."""
+        """True if any instance is on a GPU."""
         return any(group.kind == "KIND_GPU" for group in self.groups)
 
     @property
     def instances(self) -> int:
-        """Copies in all."""
+        """Total number of instances."""
         return sum(group.instances for group in self.groups)
 
 
 @dataclass(frozen=True)
 class InspectedServer:
-    """What a server says of itself, and what it lets anybody do.
+    """A server's name, version and models, and what it allows any client to do.
 
-    unready: models that are not served -> why. system_memory, cuda_memory: whether a client may have it map
-    memory. model_control: whether one may load and unload models. settings: whether one may change log and trace.
+    unready: models that are not served -> why. system_memory, cuda_memory: whether clients may register shared
+    memory. model_control: whether they may load and unload models. settings: whether they may change logging
+    and tracing.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Asks a Triton server everything that it tells, and tries what it allows, without changing anything."""
+"""Inspection of a Triton server: reads all it reports, and probes what it allows, without changing anything."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from clipdex.wire.transport import LARGEST_ANSWER
 
 __all__ = ["Inspection", "model_of"]
 
-# Triton refuses what it does not know by name, and what it does not allow for other reasons. No model, memory or
-# file has this name, so nothing happens where it is allowed.
+# Triton's refusals of an unknown name and of a call that is not allowed differ. No model, memory or file has this
+# name, so a call that is allowed changes nothing.
 _NOBODY = f"clipdex-doctor-{secrets.token_hex(8)}"
 
 
@@ -36,19 +36,19 @@ class Inspection:
         self.address = address
         self._timeout_s = timeout_s
         self._connection = Connection(address, credentials, LARGEST_ANSWER)
-        # What anybody may do is asked as anybody, not as one who has this user's key.
+        # What any client may do is probed without this user's key.
         self._anybody = Connection(address, credentials, with_local_key=False)
 
     def server(self) -> InspectedServer:
-        """What it is and allows.
+        """Inspect the server: its name, version and models, and what it allows.
 
         Raises:
-            ServerUnreachable: nobody answers, or not a Triton.
+            ServerUnreachable: nothing answers.
         """
         metadata = self._ask("ServerMetadata", service_pb2.ServerMetadataRequest())
         ready = self._ask("ServerReady", service_pb2.ServerReadyRequest()).ready
         index = self._index()
-        # Restarted models may be listed with an older version that is no longer served.
+        # A reloaded model may be listed with an older version too, which is no longer served.
         served = {model.name for model in index if model.state == "READY"}
         return InspectedServer(
             name=metadata.name,
@@ -60,7 +60,7 @@ class Inspection:
             cuda_memory=self._allows(
                 "CudaSharedMemoryStatus", service_pb2.CudaSharedMemoryStatusRequest(name=""), known=()
             ),
-            # Unloading an unknown model is "not found" where it is allowed.
+            # If unloading is allowed, an unknown model is "not found".
             model_control=self._allows(
                 "RepositoryModelUnload",
                 service_pb2.RepositoryModelUnloadRequest(model_name=_NOBODY),
@@ -70,17 +70,17 @@ class Inspection:
         )
 
     def model(self, name: str) -> InspectedModel:
-        """One model, with the server's own counters.
+        """Inspect one model, with the server's own counters.
 
         Raises:
-            ModelNotFound: there is none of that name.
+            ModelNotFound: the server has no model of that name.
         """
         config = self._ask("ModelConfig", service_pb2.ModelConfigRequest(name=name)).config
         counted = self._ask("ModelStatistics", service_pb2.ModelStatisticsRequest(name=name))
         return model_of(config, statistics=statistics(counted))
 
     def infer(self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float) -> Array:
-        """One request -> the output tensor; the errors are those of a client."""
+        """Send one request -> the output tensor; raises the same errors as a client."""
         return output_array(self._ask("ModelInfer", infer_request(model, inputs, output), timeout_s), output)
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ class Inspection:
         self.close()
 
     def _index(self) -> list[Any]:
-        """Each version of each model, with its state."""
+        """List each version of each model, with its state."""
         try:
             return list(self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest()).models)
         except AccessDenied as exc:
@@ -105,12 +105,12 @@ class Inspection:
                 raise
         counted = self._ask("ModelStatistics", service_pb2.ModelStatisticsRequest())
         listed = service_pb2.RepositoryIndexResponse()
-        for model in counted.model_stats:  # those that are not ready are not counted
+        for model in counted.model_stats:  # it has the models that are ready, and no others
             listed.models.add(name=model.name, version=model.version, state="READY")
         return list(listed.models)
 
     def _maps_memory(self) -> bool:
-        """Whether the server looks for memory that a client names. There is none of this name."""
+        """Return whether the server tries to open shared memory that a client names; this name does not exist."""
         request = service_pb2.SystemSharedMemoryRegisterRequest(
             name=_NOBODY, key=f"/{_NOBODY}", offset=0, byte_size=1
         )
@@ -119,7 +119,7 @@ class Inspection:
         )
 
     def _allows(self, method: str, request: Any, *, known: tuple[str, ...]) -> bool:
-        """Whether a call is answered, or refused only since it names nothing that exists."""
+        """Return whether a call is answered, or refused only because it names nothing that exists."""
         try:
             self._anybody.call(method, request, self._timeout_s)
         except grpc.RpcError as exc:
@@ -136,10 +136,10 @@ class Inspection:
 
 
 def model_of(config: Any, **more: Any) -> InspectedModel:
-    """An `inference.ModelConfig` message as plain values.
+    """Convert an `inference.ModelConfig` message to plain values.
 
     Raises:
-        CardError: a number in it is beyond all reason.
+        CardError: a number in it is out of range.
     """
     from_message(config)
     kinds = model_config_pb2.ModelInstanceGroup.Kind
@@ -177,5 +177,5 @@ def _tensors(messages: Any) -> tuple[Tensor, ...]:
 
 
 def _name(names: Any, number: int) -> str:
-    """What an enumeration calls a number, which may be a later release's."""
+    """Return an enumeration's name for a number; the number itself if a newer Triton added it."""
     return str(names.Name(number)) if number in names.values() else str(number)

@@ -1,4 +1,4 @@
-"""Who can reach a server: its HTTP and metrics ports, and this machine's own addresses."""
+"""Probes of who can reach a server: its HTTP and metrics ports, and this machine's own addresses."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _ANSWER_BYTES = 4 << 20
 
 
 def port_of(address: str) -> int:
-    """The port in HOST:PORT."""
+    """Return the port in HOST:PORT."""
     return int(address.rpartition(":")[2])
 
 
 def own_addresses() -> tuple[str, ...]:
-    """This machine's addresses that others may reach, IPv4 and IPv6, sorted; no loopback."""
+    """Return this machine's addresses that others may reach, IPv4 and IPv6, sorted; no loopback."""
     found: set[str] = set()
     with suppress(OSError, UnicodeError):
         found |= {str(each[4][0]) for each in socket.getaddrinfo(socket.gethostname(), None)}
-    # Connecting a datagram socket sends nothing; it makes the kernel choose the address it would send from.
+    # Connecting a datagram socket sends nothing; the kernel merely picks the address it would send from.
     for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((elsewhere, 9))
@@ -34,7 +34,7 @@ def own_addresses() -> tuple[str, ...]:
 
 
 def accepts(host: str, port: int, timeout_s: float = 1.0) -> bool:
-    """Whether something listens there."""
+    """Return whether something listens at host and port."""
     try:
         with closing(socket.create_connection((host, port), timeout_s)):
             return True
@@ -43,15 +43,15 @@ def accepts(host: str, port: int, timeout_s: float = 1.0) -> bool:
 
 
 def speaks_http(host: str, port: int, timeout_s: float = 2.0) -> bool:
-    """Whether a Triton answers over HTTP there."""
+    """Return whether a Triton answers over HTTP at host and port."""
     answer = fetch(host, port, "/v2", timeout_s)
     return answer is not None and "extensions" in answer
 
 
 def fetch(host: str, port: int, path: str, timeout_s: float = 2.0) -> str | None:
-    """What an HTTP server says at a path; None if nobody answers, or not well."""
+    """Fetch a path from an HTTP server -> its text; None if nothing answers, or with an error."""
     quoted = f"[{host}]" if ":" in host else host
-    # No proxy from the environment: it is this server that is looked at.
+    # No proxy from the environment: the server itself is probed.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"http://{quoted}:{port}{path}", timeout=timeout_s) as answer:

@@ -1,1 +1,1 @@
-"""Models run in this process, behind the same interface as a server."""
+"""Transports that run models in this process."""

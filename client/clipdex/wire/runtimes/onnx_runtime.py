@@ -1,4 +1,4 @@
-"""The same model directories, run by onnxruntime in this process: for laptops, tests, and as a yardstick."""
+"""A transport that runs a model repository by onnxruntime in this process: for laptops, tests and comparison."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _MOST_DIGITS = 4
 
 
 def _is_number(text: str) -> bool:
-    """Whether it is a whole number that could be a version's, or a count of threads."""
+    """Return whether a text is a whole number, short enough for a model version or a count of threads."""
     return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
 
 
 class InprocTransport:
-    """A Triton model repository without a Triton. Models are loaded when first used."""
+    """A transport for a Triton model repository, without a Triton. Models are loaded when first used."""
 
     def __init__(self, repository: Path) -> None:
-        # onnxruntime reports its use over the network, from the moment it is imported, unless told not to.
+        # onnxruntime sends telemetry over the network from its import on, unless told not to.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         with needs("onnxruntime", "onnxruntime", "local", f"inproc:{repository}"):
             import onnxruntime
@@ -43,12 +43,12 @@ class InprocTransport:
         self._repository = repository
         if not repository.is_dir():
             raise ModelNotFound(
-                f"{repository}: there is no such model repository; expected a directory of Triton models"
+                f"{repository}: the model repository does not exist; expected a directory of Triton models"
             )
         self._names = sorted(p.parent.name for p in repository.glob("*/config.pbtxt") if p.parent.name[0] != ".")
         if not self._names:
             raise ModelNotFound(
-                f"{repository}: holds no Triton model (no */config.pbtxt): export one with  clipdex export"
+                f"{repository}: contains no Triton model (no */config.pbtxt): export one with  clipdex export"
             )
         self._sessions: dict[str, Any] = {}
         self._lock = threading.Lock()
@@ -65,39 +65,39 @@ class InprocTransport:
         return ServerInfo("inproc", str(self._onnxruntime.__version__))
 
     def models(self, timeout_s: float) -> list[str]:
-        """The directories that hold a config.pbtxt."""
+        """List the directories that contain a config.pbtxt."""
         return list(self._names)
 
     def config(self, model: str, timeout_s: float) -> ModelConfig:
-        """The model's config.pbtxt."""
+        """Read the model's config.pbtxt."""
         return from_message(self._message(model))
 
     def submit(
         self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float, *, wait: bool = False
     ) -> Future[Array]:
-        """Queue one run. There is no deadline: the work is this process's own."""
+        """Queue one run. The timeout is ignored: the work is this process's own."""
         limit = self.config(model, timeout_s).max_batch_size
         rows = max(len(array) for array in inputs.values())
         if limit and rows > limit:
-            raise RequestRefused(f"{model} takes at most {limit} rows a request, this one has {rows}")
+            raise RequestRefused(f"{model} takes at most {limit} rows in a request; this one has {rows}")
         try:
             return self._runner.submit(self._run, model, dict(inputs), output)
         except RuntimeError as exc:
             raise Closed(f"{self.address} is closed") from exc
 
     def statistics(self, model: str, timeout_s: float) -> ModelStatistics:
-        """Nobody counts here."""
+        """Zeros: nothing is counted."""
         return ModelStatistics()
 
     def share(self, memory: SharedMemory, timeout_s: float) -> bool:
-        """Nothing to agree on: arrays are never copied here."""
+        """True: arrays are never copied here."""
         return True
 
     def unshare(self, memory: SharedMemory) -> None:
-        """Nothing to forget."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Wait for the run under way and drop the sessions."""
+        """Wait for the current run, and drop the sessions."""
         self._runner.shutdown(cancel_futures=True)
         self._sessions.clear()
 
@@ -110,14 +110,14 @@ class InprocTransport:
         session = self._session(model)
         try:
             (result,) = session.run([output], inputs)
-        except Exception as exc:  # onnxruntime's errors share no public base
-            # It refuses before it computes: wrong names, dtypes and shapes are InvalidArgument.
+        except Exception as exc:  # onnxruntime's errors share no public base class
+            # Wrong names, dtypes and shapes give InvalidArgument, before anything is computed.
             text = " ".join(str(exc).split())
             if "INVALID_ARGUMENT" in text or isinstance(exc, ValueError):
                 raise RequestRefused(f"{model}: {text}") from exc
             raise ServerFault(f"{model}: {text}") from exc
         if not isinstance(result, np.ndarray) or result.dtype.hasobject:
-            raise ServerFault(f"{model}: its output {output!r} is no tensor of numbers")
+            raise ServerFault(f"{model}: its output {output!r} is not a tensor of numbers")
         array: Array = result
         return array
 
@@ -134,7 +134,7 @@ class InprocTransport:
         )
         if not versions:
             raise CardError(
-                f"{self._repository / model}: holds no version directory, expected {model}/1/model.onnx"
+                f"{self._repository / model}: contains no version directory; expected {model}/1/model.onnx"
             )
         file = versions[-1] / (config.default_model_filename or "model.onnx")
         for part in (file, file.with_name(file.name + ".data")):
@@ -142,16 +142,16 @@ class InprocTransport:
                 raise CardError(pointer_words(part, "the model"))
         ort = self._onnxruntime
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors only; they are raised as well
+        options.log_severity_level = 3  # errors only; they are also raised
         threads = config.parameters["intra_op_thread_count"].string_value if config.parameters else ""
         if _is_number(threads):
             options.intra_op_num_threads = int(threads)
         if (
             options.intra_op_num_threads == 0 and has_quota()
-        ):  # onnxruntime would take all that it may be scheduled on
+        ):  # onnxruntime would start a thread for every core, whatever the quota
             options.intra_op_num_threads = usable_cpus()
-        # The providers that run anywhere; TensorRT is a server's choice, made in its config.pbtxt.
-        # TensorFloat-32 would round float32 products on a GPU to 10 bits.
+        # The providers that run everywhere; TensorRT is chosen by a server, in its config.pbtxt.
+        # TensorFloat-32 would round the factors of float32 products on a GPU to 10 bits.
         options_of = {"CUDAExecutionProvider": {"use_tf32": "0"}, "CPUExecutionProvider": {}}
         wanted = [(p, own) for p, own in options_of.items() if p in ort.get_available_providers()]
         try:

@@ -1,1 +1,1 @@
-"""One address of several servers: attempts, health, and the choice of the least busy."""
+"""Requests to one or several servers: retries, health checks, load balancing."""

@@ -1,4 +1,4 @@
-"""One request on its way: its attempts, its waits, and its one end."""
+"""One request with all its attempts, until it is answered or its time is up."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["Call"]
 
 _LOG = logging.getLogger("clipdex.wire")
 
-_SHORTEST_S = 0.005  # no attempt is worth while with less time left
+_SHORTEST_S = 0.005  # with less time left, no attempt is worthwhile
 
 
 class Call(Future[Array]):
-    """The answer to one request, which is sent until there is one, or its time is over.
+    """A future of the answer to one request, which is retried until it succeeds or its time is up.
 
-    Attempts follow each other; no two are under way at once. Cancelling it ends it with `Cancelled`.
+    Attempts follow one another; there are never two at once. Cancelling the future ends it with `Cancelled`.
     """
 
     def __init__(
@@ -51,17 +51,17 @@ class Call(Future[Array]):
         self._deadline = self._give_up_at = self._began + timeout_s
         self._lock = threading.Lock()
         self._over = False
-        self._answer: Future[Array] | None = None  # of the attempt under way
-        self._call_off = _nothing  # what ends a wait
+        self._answer: Future[Array] | None = None  # of the current attempt
+        self._call_off = _nothing  # ends the current wait
         self._tried: list[Endpoint] = []  # since the last wait
-        self._error: Exception | None = None  # the last one
+        self._error: Exception | None = None  # the latest
         self._missing_since: float | None = None
         self._attempts = self._waits = self._late = self._faults = self._sent_bytes = 0
         self._endpoint = ""
         self._attempt_began = self._began
 
     def send(self, *, wait: bool = False) -> None:
-        """Make an attempt, or wait for an endpoint that is well. Nothing here blocks, unless this attempt may."""
+        """Make an attempt, or wait for a healthy endpoint. wait: whether this attempt may block."""
         self._call_off()
         if self._over:
             return
@@ -92,7 +92,7 @@ class Call(Future[Array]):
             answer.cancel()
 
     def cancel(self) -> bool:
-        """Withdraw the request; False if it is over."""
+        """Withdraw the request; False if it has already ended."""
         if not self._end(None, Cancelled("the request was withdrawn before its answer came")):
             return False
         self._call_off()
@@ -113,13 +113,13 @@ class Call(Future[Array]):
         self._settle(endpoint, began, None if error else answer.result(), error)
 
     def _settle(self, endpoint: Endpoint, began: float, result: Array | None, error: BaseException | None) -> None:
-        """What an attempt's end means for the request."""
+        """Act on the end of an attempt: deliver its result, fail, or retry."""
         if error is None:
             self._fleet.answered(endpoint, self._model, time.monotonic() - began)
             self._end(result, None)
             return
         if self._over:
-            return  # an attempt that was cancelled says nothing about its endpoint
+            return  # a cancelled attempt says nothing about its endpoint
         failure = failure_of(error)
         if not isinstance(error, ClipdexError) or failure is Failure.FINAL or self._fleet.closed.is_set():
             self._end(None, error)
@@ -132,7 +132,7 @@ class Call(Future[Array]):
         self._try_again(endpoint, failure)
 
     def _try_again(self, endpoint: Endpoint, failure: Failure) -> None:
-        """At once where another endpoint is well; else after a wait."""
+        """Retry at once if another endpoint is healthy, else after a wait."""
         now = time.monotonic()
         self._late += failure is Failure.LATE
         self._faults += failure is Failure.FAULT
@@ -158,11 +158,11 @@ class Call(Future[Array]):
             wait_s = min(self._policy.wait_s(self._waits), (self._give_up_at - now) / 2)
             self._waits += 1
         _LOG.debug("%s: attempt %d failed (%s)", self._model, self._attempts, self._error)
-        # On the timer's thread: what runs here is gRPC's, and must not be kept.
+        # On the timer's thread: the current one is gRPC's, and must not be blocked.
         self._call_off = self._timer.after(wait_s, self.send)
 
     def _give_up(self) -> None:
-        """End with the last error, and say how long it was tried."""
+        """End with the latest error, adding the attempts and seconds spent."""
         self._fleet.unpark(self.send)
         error = self._error
         if self._fleet.is_hopeless():
@@ -181,12 +181,12 @@ class Call(Future[Array]):
         self._end(None, error)
 
     def _end(self, result: Array | None, error: BaseException | None) -> bool:
-        """Settle it, once -> whether this did."""
+        """Settle the request, once -> whether this call did."""
         with self._lock:
             if self._over:
                 return False
             self._over = True
-        self._inputs = {}  # a kept future need not keep its pixels
+        self._inputs = {}  # do not keep the pixels as long as the future
         if self._hook is not None:
             self._tell(error)
         if error is not None:

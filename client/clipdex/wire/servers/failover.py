@@ -1,4 +1,4 @@
-"""A transport over one or several others that tries again, chooses the least busy, and leaves out the sick."""
+"""A transport over one or several others, with retries, load balancing and failover."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ __all__ = ["ResilientTransport"]
 
 _T = TypeVar("_T")
 
-# Where others answer, one that does not is not waited for longer than this.
+# The longest to wait for one of several servers to answer a question.
 _PATIENCE_S = 10.0
 
 
 class ResilientTransport:
-    """The servers of one address as one. See `RetryPolicy` for what is tried again.
+    """All servers of one address, as one. See `RetryPolicy` for what is retried.
 
-    Questions about the server and its models are asked once: who connects wants to know at once that nobody is
-    there. Of several servers, some may be down then.
+    Questions about the server and its models are not retried: connecting should fail at once if nothing answers.
+    Of several servers, some may be down then.
     """
 
     def __init__(
@@ -44,20 +44,20 @@ class ResilientTransport:
 
     @property
     def address(self) -> str:
-        """All addresses, with commas between them."""
+        """All addresses, separated by commas."""
         return ",".join(endpoint.address for endpoint in self._fleet.endpoints)
 
     def server(self, timeout_s: float) -> ServerInfo:
-        """The first that answers."""
+        """Name and version of the first server that answers."""
         return self._ask(lambda transport, limit_s: transport.server(limit_s), timeout_s)[0][1]
 
     def models(self, timeout_s: float) -> list[str]:
-        """What any of them has; `config` refuses what not all have."""
+        """List the models that any server has; `config` refuses those that not all have."""
         answers = self._ask(lambda transport, limit_s: transport.models(limit_s), timeout_s)
         return sorted({model for _, models in answers for model in models})
 
     def config(self, model: str, timeout_s: float) -> ModelConfig:
-        """The model's configuration, which must be of the same export everywhere; instances are added up.
+        """Return the model's configuration, which must be of the same export everywhere; instances are summed.
 
         Raises:
             FingerprintMismatch: two servers hold different models of that name.
@@ -73,7 +73,7 @@ class ResilientTransport:
                     f"{str(fingerprint)[:12]} and {str(found)[:12]}; serve the same export on both, or use one"
                 )
         self._fleet.fingerprints[model] = fingerprint
-        # Those that are down now will be back: they count like the first.
+        # Servers that are down are expected back: they count like the first.
         down = len(self._fleet.endpoints) - len(answers)
         return replace(
             config,
@@ -84,30 +84,30 @@ class ResilientTransport:
     def submit(
         self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float, *, wait: bool = False
     ) -> Future[Array]:
-        """Send a request until it is answered, or `timeout_s` is over."""
+        """Send a request, with retries, until it is answered or `timeout_s` is up."""
         self._check_process()
         call = Call(self._fleet, self._timer, self._policy, self._on_request, model, inputs, output, timeout_s)
         call.send(wait=wait)
         return call
 
     def statistics(self, model: str, timeout_s: float) -> ModelStatistics:
-        """All servers' counts together."""
+        """Sum the counts of all servers."""
         answers = self._ask(lambda transport, limit_s: transport.statistics(model, limit_s), timeout_s)
         return sum((counted for _, counted in answers), ModelStatistics())
 
     def share(self, memory: SharedMemory, timeout_s: float) -> bool:
-        """True if one of them takes it; requests to the others carry their arrays."""
+        """Register shared memory; True if a server accepts it. Requests to other servers carry their arrays."""
         self._check_process()
         return self._fleet.share(memory, timeout_s)
 
     def unshare(self, memory: SharedMemory) -> None:
-        """Let all forget it."""
+        """Unregister shared memory from all servers."""
         if self._pid == os.getpid():
             self._fleet.unshare(memory)
 
     def close(self) -> None:
-        """End all connections; requests under way end with an error."""
-        if self._pid == os.getpid():  # in a forked child, what would be closed is the parent's
+        """Close all connections; pending requests end with an error."""
+        if self._pid == os.getpid():  # in a forked child, the connections are the parent's
             self._fleet.close()
             self._timer.close()
 
@@ -119,10 +119,10 @@ class ResilientTransport:
             )
 
     def _ask(self, question: Callable[[Transport, float], _T], timeout_s: float) -> list[tuple[Endpoint, _T]]:
-        """Ask all that are well, at once -> their answers, in order; those that give none are out.
+        """Ask all healthy servers concurrently -> their answers, in order; those that fail are ejected.
 
         Raises:
-            ClipdexError: of the first, if nobody answers; or what one said that is not about its health.
+            ClipdexError: the first server's error if none answers, or any error that is not about health.
         """
         self._check_process()
         endpoints = [endpoint for endpoint in self._fleet.endpoints if not endpoint.sick] or self._fleet.endpoints

@@ -1,4 +1,4 @@
-"""The servers of one address: which of them gets a request, which are sick, and when those come back."""
+"""The fleet: the servers of one address, their health, and the choice among them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _WELL_AFTER_S = 10.0
 
 
 class Endpoint:
-    """What the fleet knows of one server. The fleet's lock guards it.
+    """One server's connection, health and load. Guarded by the fleet's lock.
 
-    in_flight: requests under way. lately: requests sent to it, those long past counting less.
-    sick: it gets no requests until a probe has found it well. error: why.
+    in_flight: pending requests. lately: requests sent to it, decaying with each request to the fleet.
+    sick: it gets no requests until a probe finds it healthy. error: why.
     ejections: how often in short succession it was found sick.
     """
 
@@ -45,12 +45,12 @@ class Endpoint:
         self._answers: dict[str, deque[float]] = {}
 
     def slowest_s(self, model: str) -> float | None:
-        """The slowest of the last answers for a model; None before the first."""
+        """Return the seconds of the slowest recent answer for a model; None before the first."""
         answers = self._answers.get(model)
         return max(answers) if answers else None
 
     def answered(self, model: str, seconds: float) -> None:
-        """It has answered a request."""
+        """Record an answered request."""
         self.faults = 0
         self._heard = time.monotonic()
         if self.ejections and time.monotonic() - self._well_since > _WELL_AFTER_S:
@@ -58,16 +58,16 @@ class Endpoint:
         self._answers.setdefault(model, deque(maxlen=_ANSWERS_KEPT)).append(seconds)
 
     def heard_since(self, moment: float) -> bool:
-        """Whether it has answered any request since then (monotonic)."""
+        """Return whether it has answered any request since a moment (monotonic)."""
         return self._heard > moment
 
     def eject(self, error: Exception) -> None:
-        """It is found sick."""
+        """Mark it sick."""
         self.sick, self.error = True, error
         self.ejections += 1
 
     def come_back(self, lately: float) -> None:
-        """A probe has found it well. lately: what it shall count as having been sent."""
+        """Mark it healthy after a probe. lately: the count of requests to start from."""
         self.lately = lately
         self.sick, self.error, self.faults = False, None, 0
         self._well_since = time.monotonic()
@@ -75,24 +75,24 @@ class Endpoint:
 
 _LOG = logging.getLogger("clipdex.wire")
 
-# Most probes wait a second for an answer: on a dead connection that time is lost. Some wait for a slow server.
+# Most probes wait one second: on a dead connection, that time is lost. Some wait longer, for a slow server.
 _PROBE_TIMEOUTS_S = (1.0, 1.0, 1.0, 1.0, 5.0)
-# Rests double, from the first to the longest: between probes, before the first probe of one that was ejected
-# again shortly after it came back, and of either while nobody else answers and requests wait.
+# Rests double from the first to the longest: between probes; before the first probe of a server that was ejected
+# again soon after it came back; and, shortest, while no other server is healthy and requests wait.
 _FIRST_REST_S = 0.1
 _LONGEST_REST_S = 2.0
 _LONGEST_EJECTION_S = 30.0
 _LONGEST_REST_ALONE_S = 0.5
 _FAULTS_IN_A_ROW = 3
-_MEMORY = 0.98  # of the requests sent lately: the last fifty or so
-_SPREAD_S = 0.02  # waiting requests are not sent all at once
-_QUIET_S = 10.0  # between two lines of the log that say the same
+_MEMORY = 0.98  # decay of `lately` per request: it covers the last fifty or so
+_SPREAD_S = 0.02  # so that waiting requests are not sent all at once
+_QUIET_S = 10.0  # between two identical lines in the log
 
 
 class Fleet:
-    """Endpoints that hold the same models. Requests go to the one with the fewest under way.
+    """Endpoints that hold the same models. Requests go to the one with the fewest pending.
 
-    fingerprints: of each Triton model that was asked for; an endpoint with another gets no request.
+    fingerprints: of each Triton model in use; an endpoint with a different one gets no requests.
     """
 
     def __init__(self, transports: Sequence[Transport], timer: Timer) -> None:
@@ -101,12 +101,15 @@ class Fleet:
         self.closed = threading.Event()
         self._timer = timer
         self._lock = threading.Lock()
-        self._parked: dict[Callable[[], None], None] = {}  # in the order of their coming
+        self._parked: dict[Callable[[], None], None] = {}  # in order of arrival
         self._memories: list[SharedMemory] = []
         self._said: dict[tuple[str, Failure], float] = {}
 
     def take(self, without: Collection[Endpoint] = ()) -> Endpoint | None:
-        """The least busy endpoint that is well, rather none of `without`; None if all are sick. Give it back."""
+        """Pick the least busy healthy endpoint, if possible not one of `without`; None if all are sick.
+
+        Return it with `give_back`.
+        """
         with self._lock:
             well = [endpoint for endpoint in self.endpoints if not endpoint.sick]
             if not well:
@@ -120,12 +123,12 @@ class Fleet:
             return chosen
 
     def give_back(self, endpoint: Endpoint) -> None:
-        """The request that it was taken for is over."""
+        """Return an endpoint after the request for which it was taken."""
         with self._lock:
             endpoint.in_flight -= 1
 
     def has_another(self, without: Collection[Endpoint]) -> bool:
-        """Whether `take` would give one that is none of these."""
+        """Return whether an endpoint other than these is healthy."""
         with self._lock:
             return any(not endpoint.sick and endpoint not in without for endpoint in self.endpoints)
 
@@ -135,12 +138,12 @@ class Fleet:
             return endpoint.slowest_s(model)
 
     def answered(self, endpoint: Endpoint, model: str, seconds: float) -> None:
-        """A request was answered after so many seconds."""
+        """Record a request that was answered after `seconds`."""
         with self._lock:
             endpoint.answered(model, seconds)
 
     def failed(self, endpoint: Endpoint, failure: Failure, error: Exception, began: float) -> None:
-        """A request sent at `began` (monotonic) failed: eject the endpoint if that says that it is sick."""
+        """Record a failed request, sent at `began` (monotonic); eject the endpoint if that shows it is sick."""
         with self._lock:
             if failure is Failure.FAULT:
                 endpoint.faults += 1
@@ -156,17 +159,17 @@ class Fleet:
             _LOG.log(level, "%s; trying again", error)
 
     def eject(self, endpoint: Endpoint, error: Exception) -> None:
-        """Send it nothing more, and begin to ask it whether it is well again."""
+        """Send an endpoint no more requests, and start probing it."""
         with self._lock:
             if endpoint.sick or self.closed.is_set():
                 return
             endpoint.eject(error)
-        _LOG.warning("%s; asking it until it is well again", error)
+        _LOG.warning("%s; probing it until it is healthy again", error)
         name = f"clipdex-probe-{endpoint.address}"
         threading.Thread(target=self._watch, args=(endpoint,), name=name, daemon=True).start()
 
     def park(self, go_on: Callable[[], None]) -> None:
-        """Have the timer call this once an endpoint is well."""
+        """Have the timer call `go_on` once an endpoint is healthy."""
         with self._lock:
             if all(endpoint.sick for endpoint in self.endpoints):
                 self._parked[go_on] = None
@@ -174,29 +177,30 @@ class Fleet:
         self._timer.after(0.0, go_on)
 
     def unpark(self, go_on: Callable[[], None]) -> None:
-        """It does not wait any more."""
+        """Withdraw a parked call."""
         with self._lock:
             self._parked.pop(go_on, None)
 
     def why(self) -> Exception:
-        """Why no endpoint is well: a fresh error."""
+        """Return a new error that says why no endpoint is healthy."""
         with self._lock:
             errors = [endpoint.error for endpoint in self.endpoints if endpoint.error is not None]
-        # One that is there with another model is news to act on; the others may come back by themselves.
+        # A server that is up with another model needs action; the others may come back by themselves.
         errors.sort(key=lambda error: not isinstance(error, FingerprintMismatch))
         if not errors:
             return ServerUnreachable("no server answers")
         return type(errors[0])(str(errors[0]))
 
     def is_hopeless(self) -> bool:
-        """Whether all endpoints are there, and hold another model than they did."""
+        """Return whether all endpoints are up, but hold a different model than before."""
         with self._lock:
             return all(isinstance(endpoint.error, FingerprintMismatch) for endpoint in self.endpoints)
 
     def share(self, memory: SharedMemory, timeout_s: float) -> bool:
-        """Ask each endpoint to take it -> whether one does. Those that come back later are asked then.
+        """Register shared memory with each healthy endpoint -> whether one accepts.
 
-        What none takes is forgotten here too: its pages would live as long as the client.
+        Sick endpoints are asked when they return. Memory that no endpoint accepts is dropped here too:
+        otherwise it would live as long as the client.
         """
         with self._lock:
             self._memories.append(memory)
@@ -211,7 +215,7 @@ class Fleet:
         return shared
 
     def unshare(self, memory: SharedMemory) -> None:
-        """Let all forget it."""
+        """Unregister shared memory from all endpoints."""
         with self._lock:
             self._memories = [each for each in self._memories if each is not memory]
             having = [endpoint for endpoint in self.endpoints if memory in endpoint.shared]
@@ -221,7 +225,7 @@ class Fleet:
             endpoint.transport.unshare(memory)
 
     def _share_with(self, endpoint: Endpoint, memory: SharedMemory, timeout_s: float) -> bool:
-        """Ask one endpoint to take it. It may have been unshared by the time of the answer."""
+        """Register shared memory with one endpoint, unless it is unshared before the answer."""
         if not endpoint.transport.share(memory, timeout_s):
             return False
         with self._lock:
@@ -233,7 +237,7 @@ class Fleet:
         return wanted
 
     def close(self) -> None:
-        """Close all connections; what is parked goes on, and finds that out."""
+        """Close all connections; parked requests continue, and end with an error."""
         self.closed.set()
         with self._lock:
             parked, self._parked = list(self._parked), {}
@@ -245,7 +249,7 @@ class Fleet:
     def _watch(self, endpoint: Endpoint) -> None:
         began = time.monotonic()
         for probes in itertools.count():
-            # The first probe comes at once, unless it was ejected lately as well.
+            # The first probe comes at once, unless the endpoint was ejected recently before.
             rest_s = (
                 self._rest_s(probes, _LONGEST_REST_S)
                 if probes
@@ -264,12 +268,12 @@ class Fleet:
             except ClipdexError as exc:
                 endpoint.error = exc
             except Exception:  # without this thread the endpoint would never come back
-                _LOG.exception("asking %s whether it is well failed", endpoint.address)
+                _LOG.exception("probing %s failed", endpoint.address)
             else:
                 if self.closed.is_set():
                     return
                 with self._lock:
-                    # It takes its share, and does not make up for what it has missed.
+                    # It gets its share from now on, and does not make up for what it missed.
                     endpoint.come_back(max(each.lately for each in self.endpoints))
                 _LOG.info("%s answers again after %.1f s", endpoint.address, time.monotonic() - began)
                 self._release()
@@ -290,7 +294,7 @@ class Fleet:
             if found != fingerprint:
                 raise FingerprintMismatch(
                     f"{endpoint.address} came back with another {model}: its fingerprint is {str(found)[:12]}, it "
-                    f"was {str(fingerprint)[:12]}; serve the same export again, or connect anew"
+                    f"was {str(fingerprint)[:12]}; serve the same export again, or reconnect"
                 )
         with self._lock:
             missing = [memory for memory in self._memories if memory not in endpoint.shared]
@@ -314,10 +318,10 @@ class Fleet:
 
 
 def _least_busy(endpoints: Sequence[Endpoint]) -> Endpoint:
-    """The one with the fewest requests under way. Of those that have work, one more or less makes no difference.
+    """Return the endpoint with the fewest pending requests; among busy ones, a difference of one does not count.
 
-    Of such equals, the one that got fewest lately: servers of the same kind share a load evenly then, although one
-    may be a little ahead of the other by chance.
+    Of equals, the one that was sent the fewest recently: equal servers then share a load evenly, even if one
+    happens to be slightly ahead.
     """
     fewest = min(endpoint.in_flight for endpoint in endpoints)
     enough = fewest + 1 if fewest else 0  # a server with nothing to do always comes first

@@ -1,4 +1,4 @@
-"""When a failed request is sent again: the rules, without the sending."""
+"""The rules for retrying failed requests."""
 
 from __future__ import annotations
 
@@ -21,46 +21,46 @@ __all__ = ["Failure", "RetryPolicy", "failure_of"]
 
 _SHORTEST_ATTEMPT_S = 20.0
 _SLOWEST_TIMES = 8.0
-_FIRST_ATTEMPT_S = 120.0  # nothing is known of the server yet, and it may have to warm up
+_FIRST_ATTEMPT_S = 120.0  # the server's speed is not known yet, and it may have to warm up
 
 
 class Failure(Enum):
-    """What a failed attempt says about server and request."""
+    """The kind of a failed attempt, which decides about the retry."""
 
-    BUSY = "busy"  # the server is well and its queue full
-    SICK = "sick"  # nobody answers
-    LATE = "late"  # no answer within the attempt's time
-    FAULT = "fault"  # the server broke; it may be the request's doing
+    BUSY = "busy"  # the server is healthy, but its queue is full
+    SICK = "sick"  # nothing answers
+    LATE = "late"  # no answer within the attempt's timeout
+    FAULT = "fault"  # the server failed; the request may be the cause
     MISSING = "missing"  # the model is not there
-    FINAL = "final"  # sending it again will not help
+    FINAL = "final"  # retrying will not help
 
 
 _FAILURES: tuple[tuple[type[Exception], Failure], ...] = (
-    (ServerBusy, Failure.BUSY),  # before ServerUnreachable, of which it is a kind
+    (ServerBusy, Failure.BUSY),  # before ServerUnreachable, its base class
     (ServerUnreachable, Failure.SICK),
     (DeadlineExceeded, Failure.LATE),
     (ServerFault, Failure.FAULT),
-    (Cancelled, Failure.FAULT),  # by the other side, or something on the way: what the caller withdrew is over
+    (Cancelled, Failure.FAULT),  # by the server or something in between; if by the caller, the request has ended
     (ModelNotFound, Failure.MISSING),
 )
 
 
 def failure_of(error: BaseException) -> Failure:
-    """The kind of failure that an error means."""
+    """Return the kind of failure that an error stands for."""
     return next((failure for kind, failure in _FAILURES if isinstance(error, kind)), Failure.FINAL)
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How a request is tried again until its deadline. Times are in seconds.
+    """Settings for retrying a request until its deadline. Times are in seconds.
 
-    max_attempts: how often it is sent in all; None for as often as the deadline allows, 1 for never again.
-    attempt_timeout_s: how long one attempt may take. None: 120 s until the server has answered such a request
-        once, then 8 times its slowest answer lately, 20 s at least; twice as long after each that was too short.
-    backoff_s, max_backoff_s: the wait before the n-th new attempt is drawn evenly between 0 and
-        backoff_s · 2ⁿ⁻¹, and max_backoff_s at most. There is no wait where another endpoint can take it.
-    fault_attempts: how often a request is sent in all to servers that break over it.
-    not_found_s: how long a model may be missing that was there when the client connected.
+    max_attempts: the most attempts, including the first; None for as many as the deadline allows, 1 for no retry.
+    attempt_timeout_s: timeout of one attempt. None: 120 s until the server has answered a request to the model,
+        then 8 times its slowest recent answer, at least 20 s; doubled after each attempt that timed out.
+    backoff_s, max_backoff_s: the wait before the n-th retry is drawn uniformly from 0 to backoff_s · 2ⁿ⁻¹,
+        capped at max_backoff_s. There is no wait if another endpoint is healthy.
+    fault_attempts: the most attempts at a request over which servers fail.
+    not_found_s: seconds to keep trying if a model is missing that was there when the client connected.
     """
 
     max_attempts: int | None = None
@@ -82,14 +82,14 @@ class RetryPolicy:
             )
 
     def wait_s(self, waits: int) -> float:
-        """How long to wait after so many waits of the same request."""
+        """Draw the seconds to wait before a retry, after `waits` earlier waits of the same request."""
         most = min(self.max_backoff_s, self.backoff_s * 2.0 ** min(waits, 32))
         return random.uniform(0.0, most)
 
     def attempt_s(self, left_s: float, slowest_s: float | None, late: int) -> float:
-        """What the next attempt may take: of the time left, after so many that took too long.
+        """Return the timeout of the next attempt, out of the time left, after `late` attempts that timed out.
 
-        slowest_s: the slowest answer lately, None if there was none.
+        slowest_s: the slowest recent answer, None if there was none.
         """
         if self.attempt_timeout_s is not None:
             return min(left_s, self.attempt_timeout_s)

@@ -1,4 +1,4 @@
-"""One thread that runs functions later, started by the first of them."""
+"""A thread that runs functions after a delay, started when first needed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Entry:
 
 
 class Timer:
-    """Runs functions after a delay, one after the other. What it runs must not wait for anything."""
+    """A thread that runs functions after a delay, one at a time. They must not block."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -34,11 +34,11 @@ class Timer:
         self._closed = False
 
     def after(self, delay_s: float, function: Callable[[], None]) -> Callable[[], None]:
-        """Run `function` then -> what calls it off. After `close`, it is run at once."""
+        """Run `function` after `delay_s` -> a function that calls it off. After `close`, it is run at once."""
         entry = _Entry(time.monotonic() + delay_s, function)
 
         def call_off() -> None:
-            entry.function = None  # what it held is free; the entry goes when its time comes
+            entry.function = None  # frees what it references; the entry itself is dropped when its time comes
 
         with self._condition:
             if not self._closed:
@@ -53,7 +53,7 @@ class Timer:
         return call_off
 
     def close(self) -> None:
-        """Run at once what still waits, and end the thread. Safe to call twice, and from what it runs."""
+        """Run all pending functions at once, and end the thread. Safe to call twice, and from such a function."""
         with self._condition:
             self._closed = True
             waiting, self._heap = self._heap, []
@@ -77,5 +77,5 @@ def _run(entry: _Entry) -> None:
     if function is not None:
         try:
             function()
-        except Exception:  # the thread serves all requests, it must outlive any one
+        except Exception:  # the thread serves all requests, so no single failure may end it
             _LOG.exception("a delayed step of a request failed")

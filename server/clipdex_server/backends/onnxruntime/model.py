@@ -1,9 +1,9 @@
 """A Triton backend named `onnxruntime`, in Python, for machines without the C++ one.
 
-Triton runs this file in a process of its own (a *stub*) for every instance of every model whose
-config.pbtxt says `backend: "onnxruntime"`. It serves the same directories as the C++ ONNX Runtime
-backend in NVIDIA's container: it reads the same settings, refuses the same mistakes when the model
-loads, and gives the same numbers. It imports numpy, onnxruntime and what Triton provides, nothing else.
+Triton runs this file in a process of its own (a *stub*) for every instance of every model whose config.pbtxt says
+`backend: "onnxruntime"`. It serves the same directories as the C++ ONNX Runtime backend in NVIDIA's container: it
+reads the same settings, rejects the same mistakes when a model loads, and gives the same results. It imports only
+numpy, onnxruntime and what Triton provides.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
 
-# config.pbtxt's data types -> (onnxruntime's name, numpy's). bfloat16 and text are not here: numpy has no
-# bfloat16, and no model of this project takes text.
+# config.pbtxt's data types -> (onnxruntime's name, numpy's). bfloat16 and strings are missing: numpy has no
+# bfloat16, and no model of this project takes strings.
 _DTYPES: dict[str, tuple[str, type]] = {
     "TYPE_BOOL": ("tensor(bool)", np.bool_),
     "TYPE_UINT8": ("tensor(uint8)", np.uint8),
@@ -47,9 +47,9 @@ _EXECUTION_MODES = {0: ort.ExecutionMode.ORT_SEQUENTIAL, 1: ort.ExecutionMode.OR
 _CONV_SEARCHES = {0: "EXHAUSTIVE", 1: "HEURISTIC", 2: "DEFAULT"}
 _ARENA_STRATEGIES = {0: "kNextPowerOfTwo", 1: "kSameAsRequested"}
 
-# onnxruntime's threads spin while they wait for work. Within a run that pays: they need not be woken for each of
-# hundreds of operators. Between runs it takes the cores from the other models' processes and the client's workers,
-# and this stops it then (benchmarks/spinning.py).
+# onnxruntime's threads spin while they wait for work. Within a run that pays, as they need not be woken for each
+# of hundreds of operators. Between runs it would take cores from other models' processes and the client's workers,
+# so these settings stop it then (benchmarks/spinning.py).
 _WAITING = {"session.force_spinning_stop": "1", "session.intra_op.spin_duration_us": "1000"}
 
 # The C++ backend's names for options of the TensorRT provider, where they differ from the provider's own.
@@ -65,25 +65,25 @@ _TENSORRT_PRECISIONS = {
     "INT8": {"trt_int8_enable": "1"},
 }
 
-# A tensor of the ONNX graph: onnxruntime's type name, and the shape with -1 where it is free.
+# A tensor of the ONNX graph: onnxruntime's type name, and the shape with -1 for dynamic dimensions.
 _Tensor = tuple[str, tuple[int, ...]]
 
 
 class _Failure(NamedTuple):
-    """Why a request has no answer, and whether the request is to blame or this backend."""
+    """The reason why a request failed, and whether the request is at fault or this backend."""
 
     reason: str
     invalid: bool = True
 
 
 class _Inputs(NamedTuple):
-    """One request's inputs, or what is wrong with them."""
+    """One request's inputs, or the error in them."""
 
     feed: dict[str, npt.NDArray[Any]]
     error: _Failure | None = None
 
 
-# One request's outputs, in the order of config.pbtxt, or why there are none.
+# One request's outputs, in the order of config.pbtxt, or its failure.
 _Result = list[npt.NDArray[Any]] | _Failure
 
 
@@ -94,8 +94,8 @@ class TritonPythonModel:
         """Open the ONNX file and compare it with config.pbtxt.
 
         Raises:
-            TritonModelException: the file is missing or unreadable, a setting has a value that does not
-                exist, or names, types or dimensions differ. Triton then refuses the model.
+            TritonModelException: the file is missing or unreadable, a setting has an unknown value, or names,
+                types or dimensions differ. Triton then does not load the model.
         """
         config = json.loads(args["model_config"])
         self._name = args["model_name"]
@@ -109,7 +109,7 @@ class TritonPythonModel:
             self._inputs = _check_against_graph(config, self._session)
         except Exception as exc:
             raise pb_utils.TritonModelException(f"unable to load model '{self._name}', {exc}") from exc
-        # When CUDA does not start, onnxruntime goes on without it and says so on its own standard error only.
+        # If CUDA does not start, onnxruntime continues without it and reports that only on its standard error.
         provider = self._session.get_providers()[0]
         lost = provider != _first(providers)
         idle = args["model_instance_kind"] == "GPU" and provider == "CPUExecutionProvider"
@@ -117,7 +117,7 @@ class TritonPythonModel:
         log(f"{args['model_instance_name']}: {path.name} on {provider}")
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer every request, in order: one run for all that can be stacked along axis 0."""
+        """Answer every request, in order, with one run for all that can be stacked along axis 0."""
         inputs = [self._read(request) for request in requests]
         results: list[_Result] = [each.error or [] for each in inputs]
         for group in self._groups(inputs):
@@ -126,13 +126,13 @@ class TritonPythonModel:
         return [self._respond(request, result) for request, result in zip(requests, results, strict=True)]
 
     def finalize(self) -> None:
-        """Triton calls this when it ends, after the last accepted request was answered."""
-        # For clipdex_server.supervisor, which waits for this line of every stub and then spares them the rest.
+        """Release the session; Triton calls this when it exits, after the last accepted request was answered."""
+        # clipdex_server.supervisor waits for this line from every stub, and then kills them without further delay.
         os.write(2, b"clipdex: finalized\n")
         del self._session
 
     def _read(self, request: Any) -> _Inputs:
-        """The arrays of a request: views into the memory shared with Triton, not copies."""
+        """Read a request's arrays, as views into the memory shared with Triton, not copies."""
         feed: dict[str, npt.NDArray[Any]] = {}
         for name, dtype in self._inputs.items():
             tensor = pb_utils.get_input_tensor_by_name(request, name)
@@ -149,7 +149,7 @@ class TritonPythonModel:
         return _Inputs(feed)
 
     def _groups(self, inputs: Sequence[_Inputs]) -> list[list[int]]:
-        """The positions of the good requests, those together that differ in axis 0 alone."""
+        """Group the positions of valid requests whose arrays differ only in axis 0."""
         groups: dict[object, list[int]] = {}
         for index, each in enumerate(inputs):
             if each.error is None:
@@ -160,7 +160,7 @@ class TritonPythonModel:
         return list(groups.values())
 
     def _run(self, feeds: Sequence[dict[str, npt.NDArray[Any]]]) -> list[_Result]:
-        """One run over all feeds; each gets its rows of the outputs, or what onnxruntime says against it."""
+        """Run the session once over all feeds -> each feed's rows of the outputs, or onnxruntime's error."""
         if len(feeds) == 1:
             try:
                 return [self._session.run(self._outputs, feeds[0])]
@@ -170,7 +170,7 @@ class TritonPythonModel:
         try:
             outputs = self._session.run(self._outputs, stacked)
         except Exception:
-            # One of them is to blame, such as a token id outside the table. Find out which, and answer the rest.
+            # One of them is at fault, for instance by a token id outside the table. Find it, and answer the rest.
             return [result for feed in feeds for result in self._run([feed])]
         first = next(iter(self._inputs))
         ends = np.cumsum([len(feed[first]) for feed in feeds])[:-1]
@@ -197,7 +197,7 @@ def _model_path(model_dir: Path, version: str, config: Mapping[str, Any]) -> Pat
 
 
 def _session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
-    """The C++ backend's settings, under its names; keys that it does not know are ignored as it does."""
+    """Read the C++ backend's settings, under its names; unknown keys are ignored, as it does."""
     options = ort.SessionOptions()
     graph = config.get("optimization", {}).get("graph", {})
     options.graph_optimization_level = _GRAPH_LEVELS.get(
@@ -216,9 +216,9 @@ def _session_options(config: Mapping[str, Any]) -> ort.SessionOptions:
 
 
 def _providers(config: Mapping[str, Any], kind: str, device_id: str) -> list[Any]:
-    """TensorRT where config.pbtxt asks for it, CUDA on the instance's device, and the CPU for the rest.
+    """List the providers, as far as onnxruntime offers them.
 
-    As far as onnxruntime offers them.
+    They are TensorRT if config.pbtxt asks for it, CUDA on the instance's device, and the CPU for the rest.
     """
     offered = ort.get_available_providers()
     if kind != "GPU":
@@ -231,7 +231,7 @@ def _providers(config: Mapping[str, Any], kind: str, device_id: str) -> list[Any
     for key in ("gpu_mem_limit", "do_copy_in_default_stream"):
         if key in parameters:
             top_level[key] = parameters[key]
-    # TensorFloat-32 would round float32 products to 10 bits, also for exports that do not say so.
+    # TensorFloat-32 would round float32 products to 10 bits; off even for exports that do not say so.
     cuda = {"use_tf32": "0", **top_level}
     tensorrt: dict[str, str] | None = None
     accelerators = config.get("optimization", {}).get("execution_accelerators", {})
@@ -254,7 +254,7 @@ def _providers(config: Mapping[str, Any], kind: str, device_id: str) -> list[Any
 
 
 def _tensorrt_options(parameters: Mapping[str, str]) -> dict[str, str]:
-    """The C++ backend's parameters as options of onnxruntime's TensorRT provider."""
+    """Convert the C++ backend's parameters to options of onnxruntime's TensorRT provider."""
     options: dict[str, str] = {}
     for key, value in parameters.items():
         if key == "precision_mode":
@@ -299,7 +299,7 @@ def _choice(parameters: Mapping[str, str], key: str, choices: Mapping[int, Any])
 
 
 def _check_against_graph(config: Mapping[str, Any], session: ort.InferenceSession) -> dict[str, type]:
-    """The inputs' names and numpy types, if config.pbtxt and the ONNX graph agree, else ValueError."""
+    """Return the inputs' names and numpy types; raise ValueError if config.pbtxt and the ONNX graph disagree."""
     batched = int(config.get("max_batch_size", 0)) > 0
     graph_inputs = _tensors(session.get_inputs())
     graph_outputs = _tensors(session.get_outputs())
@@ -337,7 +337,7 @@ def _check_tensor(kind: str, tensor: Mapping[str, Any], graph: Mapping[str, _Ten
             f"the model's shape is {list(shape)}"
         )
     expected = [-1, *dims] if batched else dims
-    # The configuration may leave open (-1) what the model fixes, and the other way round.
+    # The configuration may leave a dimension open (-1) that the model fixes, and vice versa.
     agree = len(expected) == len(shape) and all(
         a == b or -1 in (a, b) for a, b in zip(expected, shape, strict=True)
     )
