@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import io
-import struct
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeAlias
 
@@ -162,9 +161,7 @@ def ends_early(data: bytes) -> bool:
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     if data.startswith(b"BM"):
         return len(data) < int.from_bytes(data[2:6], "little")
-    if data.startswith((b"II*\0", b"MM\0*")):
-        return _tiff_end(data) > len(data)
-    if data.startswith((b"II+\0", b"MM\0+")):
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         layout = read_layout(data)
         return layout is None or layout.end > len(data)
     if data[4:8] == b"ftyp":
@@ -234,30 +231,6 @@ def _webp_pixels(data: bytes) -> int:
     if data[12:16] == b"VP8L":
         return ((number(21, 25) & 0x3FFF) + 1) * ((number(21, 25) >> 14 & 0x3FFF) + 1)
     return (number(26, 28) & 0x3FFF) * (number(28, 30) & 0x3FFF)
-
-
-def _tiff_end(data: bytes) -> int:
-    """Return where a TIFF's first page ends, as far as its directory of strips or tiles can be read."""
-    order = "<" if data.startswith(b"II") else ">"
-    try:
-        (at,) = struct.unpack_from(order + "I", data, 4)
-        (entries,) = struct.unpack_from(order + "H", data, at)
-        starts: tuple[int, ...] = ()
-        lengths: tuple[int, ...] = ()
-        for entry in range(at + 2, at + 2 + 12 * entries, 12):
-            tag, kind, count = struct.unpack_from(order + "HHI", data, entry)
-            if tag in (273, 279, 324, 325) and kind in (3, 4):
-                item = "H" if kind == 3 else "I"
-                inline = count * (2 if kind == 3 else 4) <= 4
-                (offset,) = (entry + 8,) if inline else struct.unpack_from(order + "I", data, entry + 8)
-                values = struct.unpack_from(f"{order}{count}{item}", data, offset)
-                if tag in (273, 324):
-                    starts = values
-                else:
-                    lengths = values
-    except struct.error:
-        return len(data) + 1
-    return max((start + length for start, length in zip(starts, lengths, strict=False)), default=0)
 
 
 def _boxes_end(data: bytes) -> int:
