@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from fake_server import serving
 from proofs.calls import GRACE_S
 
 import clipdex
+from clipdex.wire.triton import TritonTransport
 
 pytestmark = [pytest.mark.thin, pytest.mark.once]
 
@@ -160,3 +162,13 @@ def test_two_clients_of_one_process_do_not_disturb_each_other():
         with clipdex.connect(server.address) as two:
             assert np.array_equal(one.embed_texts(["a"]), two.embed_texts(["a"]))
         assert one.embed_texts(["a"]).shape == (1, 8)
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_connection_that_another_request_has_closed_is_lost_and_no_error_of_grpc(wait):
+    """As happens to a request that begins at the moment when a dead connection is replaced."""
+    with serving() as server, closing(TritonTransport(server.address)) as transport:
+        transport._connection.close()
+        inputs = {"pixels": PIXELS}
+        with pytest.raises(clipdex.ServerUnreachable, match="closed by another request"):
+            transport.submit("fake_image", inputs, "embedding", 5, wait=wait).result(5)

@@ -191,8 +191,18 @@ class TritonTransport:
                 error = Cancelled("the request was withdrawn before its answer came")
             error.__cause__ = exc
             return error
+        except ValueError as exc:
+            error = self._of_closed_channel()
+            error.__cause__ = exc
+            return error
         connection.heard()
         return result
+
+    def _of_closed_channel(self) -> ClipdexError:
+        """Return clipdex's error where grpc raises ValueError: another thread has closed the channel."""
+        if self._closed.is_set():
+            return Closed(f"the connection to {self._address} is closed")
+        return ServerUnreachable(f"the connection to {self._address} was closed by another request")
 
     def _error(self, exc: grpc.RpcError, connection: Connection) -> ClipdexError:
         """Return clipdex's error for a failed inference; a restarted server has lost the shared memory."""
@@ -261,7 +271,5 @@ class TritonTransport:
         except grpc.RpcError as exc:
             error = translate(exc, self._address)
             raise error from cause_of(error, exc)
-        except ValueError as exc:  # grpc raises this for a channel that another thread has closed
-            if self._closed.is_set():
-                raise Closed(f"the connection to {self._address} is closed") from exc
-            raise ServerUnreachable(f"the connection to {self._address} was closed by another request") from exc
+        except ValueError as exc:
+            raise self._of_closed_channel() from exc
