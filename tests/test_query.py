@@ -119,7 +119,7 @@ def test_more_like_an_indexed_picture_needs_no_server(tmp_path, monkeypatch):
             assert query.liked_rows(index) == [4]
             assert index.search(vector, 1)[0][0].row == 4
         for unknown in (40, -1, "/p/even/005.jpg", "odd/005.jpg"):
-            with pytest.raises(InvalidArgument, match=r"has no picture in row|is no picture of"):
+            with pytest.raises(InvalidArgument, match=r"has no picture in row|is not a picture in"):
                 Query().plus(like=unknown).embed(index=index)
 
 

@@ -1,4 +1,4 @@
-"""Reading an index: a snapshot of its committed rows, searched where they lie."""
+"""Reading an index: a snapshot of its committed rows, searched through a memory map."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ __all__ = ["DEFAULT_TOP_K", "Hit", "Index", "IndexInfo", "Ranker"]
 
 DEFAULT_TOP_K = 5
 
-# How far from 1 a query's norm may be. Of a model's or the index's own vectors: what was accepted from a server,
-# and rounded; of any other: float16 and a few sums stay far below it.
+# How far from 1 a query's norm may be. First: vectors of a model or of the index, accepted from a server and then
+# rounded. Second: any other vectors; float16 and a few sums stay far below it.
 _OWN_TOLERANCE, _NORM_TOLERANCE = 1.5e-2, 1e-3
 _CHECKED_AT_ONCE = 65_536  # rows
 
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """What an index holds. failures: by reason. first_commit, last_commit: seconds since 1970, if any."""
+    """Counts, size and dates of an index. failures: by reason. first_commit, last_commit: seconds since 1970."""
 
     rows: int
     tombstones: int
@@ -60,10 +60,10 @@ class IndexInfo:
 
 
 class Ranker(Protocol):
-    """What names the best rows in another way than by a full scan."""
+    """A search for the best rows that replaces the full scan, such as an approximate one."""
 
     def require(self, index: Index) -> None:
-        """Raise IndexFault unless it names rows of this index as it is now. Called before every `rank`."""
+        """Raise IndexFault unless it was built for this index as it is now. Called before every `rank`."""
         ...
 
     def rank(
@@ -76,7 +76,7 @@ class Ranker(Protocol):
         dead: npt.NDArray[np.int64] | None = None,
         minimum: float = -np.inf,
     ) -> list[Ranking]:
-        """As `search.topk.top_k`."""
+        """Find the k best rows of each query; like `search.topk.top_k`."""
         ...
 
 
@@ -85,7 +85,7 @@ class Index:
 
     Readers never wait for a writer and never see a row that is not committed.
 
-    generation: another object when `refresh` has met a compacted index, whose rows have other numbers.
+    generation: replaced by a new object when `refresh` finds a compacted index, whose rows have other numbers.
     """
 
     generation: object
@@ -107,16 +107,16 @@ class Index:
         """Open an index for reading.
 
         Raises:
-            IndexNotFound: nothing is there.
-            IndexFormatError: it is no index, or of a newer format.
-            IndexDamaged: the vectors file is shorter than its commit record.
+            IndexNotFound: the directory does not exist.
+            IndexFormatError: it is not an index, or has a newer format.
+            IndexDamaged: the vectors file is shorter than the commit record says.
         """
         if not isinstance(directory, (str, os.PathLike)):
-            raise InvalidArgument(f"an index is named by its path, not by {type(directory).__name__}")
+            raise InvalidArgument(f"expected the path of an index, not {type(directory).__name__}")
         return cls(Path(directory))
 
     def refresh(self) -> None:
-        """See what has been committed since, and a compacted index in the place of this one."""
+        """Move the view to the latest commit, also if the index has been compacted since."""
         self._look_until_in_place()
 
     def _open_files(self) -> None:
@@ -124,7 +124,7 @@ class Index:
             # Held open, so that its number is not given to another directory.
             place = open_directory(self.directory)
         except OSError as exc:
-            Manifest.read(self.directory)  # says it better, where nothing is
+            Manifest.read(self.directory)  # gives a better error if the index does not exist
             raise fault(self.directory, exc) from exc
         try:
             self.manifest = Manifest.read(self.directory)
@@ -151,7 +151,7 @@ class Index:
         return f"<clipdex.Index {os.fspath(self.directory)!r}: {state}>"
 
     def _look_until_in_place(self) -> None:
-        """Take a snapshot whose rows and vectors are of one index, although a compaction may swap it meanwhile."""
+        """Take a snapshot with rows and vectors of the same index, even if a compaction swaps it meanwhile."""
         while True:
             try:
                 self._look()
@@ -165,7 +165,7 @@ class Index:
             self._open_files()
 
     def _in_place(self) -> bool:
-        """Whether the directory that was opened is still the one at its path."""
+        """Return whether the directory that was opened is still the one at its path."""
         try:
             return os.path.samestat(os.fstat(self._place), os.stat(self.directory))
         except OSError as exc:
@@ -193,7 +193,7 @@ class Index:
         return self._dead
 
     def codes(self) -> Int8File | None:
-        """The rows' int8 codes, where `optimize` has made some that can be used."""
+        """The rows' int8 codes, if `optimize` has written codes that are usable; else None."""
         return self._int8.now(self.directory, self.manifest, self._store.extents)
 
     def require(self, card: ModelCard) -> None:
@@ -213,26 +213,26 @@ class Index:
         grouping: Grouping | None = None,
         ann: Ranker | None = None,
     ) -> list[list[Hit]]:
-        """The `top_k` pictures nearest to each query, best first; equal scores by row.
+        """Find the `top_k` pictures nearest to each query, best first; equal scores by row.
 
         Args:
-            queries: (D,) or (Q, D) of a float dtype, each of norm 1 within 1e-3. What a client or an index gave
-                (`Embeddings`) is compared by its fingerprint, too.
-            top_k: how many hits a query (default 5); all where there are fewer.
-            offset: how many of the best to leave out: the next page is `offset + top_k`.
-            min_score: the least cosine of a hit.
-            where: which pictures may be hits: a condition in SQL (docs/search.md), or the rows that `where` gave.
-            params: values of the condition's `:name`s.
-            exclude: rows that are no hits.
+            queries: (D,) or (Q, D) of a float dtype, each of norm 1 within 1e-3. The fingerprint of `Embeddings`,
+                as a client or an index returns them, is checked, too.
+            top_k: hits per query (default 5); all pictures if there are fewer.
+            offset: how many of the best hits to skip: the next page starts at `offset + top_k`.
+            min_score: minimum cosine similarity of a hit.
+            where: restricts the hits: a condition in SQL (docs/search.md), or rows returned by `where`.
+            params: values of the condition's `:name` parameters.
+            exclude: rows to leave out.
             grouping: makes near-duplicates one hit; see `Hit.copies`.
-            ann: names the candidates, as `clipdex.ann.AnnIndex` does: faster, but one of the best may be missing.
+            ann: finds the candidates, such as `clipdex.ann.AnnIndex`: faster, but one of the best may be missing.
 
         Raises:
-            InvalidArgument: the width of the queries is not the index's, one is not of norm 1, the condition is
-                none, or a number is out of range.
-            FingerprintMismatch: the queries are of another model than the rows.
-            IndexFault: `ann` is of other rows: the index was compacted since, or it is of another index.
-            IndexDamaged: a row that was looked at, and might have been a hit, is not finite or not of norm 1.
+            InvalidArgument: the queries' width differs from the index's, a query is not of norm 1, the condition
+                is invalid, or a number is out of range.
+            FingerprintMismatch: the queries are from another model than the rows.
+            IndexFault: `ann` was built for other rows: the index was compacted since, or it is another index.
+            IndexDamaged: a row that was examined, and might have been a hit, is not finite or not of norm 1.
         """
         wide = self._checked_queries(queries)
         if top_k is not None and not is_count(top_k, 1):
@@ -246,11 +246,11 @@ class Index:
         if ann is not None and not hasattr(ann, "rank"):
             raise InvalidArgument(f"ann is {ann!r:.60}; expected clipdex.ann.AnnIndex.open(index)")
         if params is not None and not isinstance(where, str):
-            raise InvalidArgument("params gives values to a condition, and `where` is none in SQL")
+            raise InvalidArgument("params was given, but `where` is not a condition in SQL; params are its values")
         allowed = self.where(where, params) if isinstance(where, str) else where
         left_out = row_numbers(exclude, "exclude", or_flags=False)
         if len(left_out) and not 0 <= left_out.min() <= left_out.max() < len(self._vectors):
-            raise InvalidArgument(f"a row to exclude is not there; expected 0 to {len(self._vectors) - 1}")
+            raise InvalidArgument(f"exclude has a row that does not exist; expected 0 to {len(self._vectors) - 1}")
         dead = np.union1d(self._dead, left_out) if len(left_out) else self._dead
         end = offset + (min(DEFAULT_TOP_K, len(self)) if top_k is None else top_k)
         if ann is not None:
@@ -295,8 +295,8 @@ class Index:
         made_by = getattr(queries, "fingerprint", None)
         if made_by is not None and made_by != self.manifest.fingerprint:
             raise FingerprintMismatch(
-                f"{self.directory} holds vectors of {self.manifest.model} ({self.manifest.fingerprint[:12]}), and "
-                f"the queries are another model's ({made_by[:12]}): embed them with the model that made the index"
+                f"{self.directory} holds vectors of {self.manifest.model} ({self.manifest.fingerprint[:12]}), but "
+                f"the queries are from another model ({made_by[:12]}): embed them with the index's model"
             )
         try:
             wide = np.atleast_2d(np.asarray(queries))
@@ -304,29 +304,29 @@ class Index:
             raise InvalidArgument("the queries are lists of different lengths; expected an array (Q, D)") from exc
         if wide.ndim != 2 or wide.shape[1] != self.manifest.embedding_dim:
             raise InvalidArgument(
-                f"{self.directory} holds vectors of {self.manifest.embedding_dim} numbers; "
+                f"{self.directory} has vectors of {self.manifest.embedding_dim} numbers; "
                 f"the queries have shape {np.shape(queries)}"
             )
         if not np.issubdtype(wide.dtype, np.floating):
             raise InvalidArgument(
-                f"the queries are {wide.dtype}; expected floats, as embed_texts and embed_images give"
+                f"the queries are {wide.dtype}; expected floats, as embed_texts and embed_images return"
             )
         if not np.isfinite(wide).all():
-            raise InvalidArgument("a query holds NaN or infinity")
+            raise InvalidArgument("a query contains NaN or infinity")
         lengths = np.linalg.norm(wide.astype(np.float64), axis=1)
         if (far := np.abs(lengths - 1) > (_OWN_TOLERANCE if made_by else _NORM_TOLERANCE)).any():
             first = int(np.flatnonzero(far)[0])
             raise InvalidArgument(
-                f"query {first} is of norm {lengths[first]:.4g}, so its scores would be no cosines; divide it by "
+                f"query {first} has norm {lengths[first]:.4g}, so its scores would not be cosines; divide it by "
                 "its norm (clipdex.mix does, for a weighted sum)"
             )
         return np.asarray(wide, dtype=np.float32)
 
     def _hits(self, found: Sequence[tuple[Ranking, Sequence[Group]]]) -> list[list[Hit]]:
-        """Groups of positions in rankings, as hits."""
+        """Turn groups of positions in rankings into hits."""
         named = {int(ranking.rows[i]) for ranking, groups in found for group in groups for i in group.all}
         rows = sorted(named)
-        self.require_sound(rows)  # what had codes, or was named by FAISS, has not been looked at before
+        self.require_sound(rows)  # rows found by codes or by FAISS have not been checked yet
         pictures = self._store.pictures(rows)
         for row in rows:
             if row not in pictures:
@@ -354,12 +354,12 @@ class Index:
         return Hit(row, score, os.fsdecode(picture.path), metadata)
 
     def where(self, condition: str, params: Mapping[str, Any] | None = None) -> Rows:
-        """The live rows for which a condition in SQL holds, int64, ascending (docs/search.md).
+        """Find the live rows that meet a condition in SQL: int64, ascending (docs/search.md).
 
-        It is evaluated once; until `refresh`, the same condition costs nothing.
+        It is evaluated once; until `refresh`, using the same condition again costs nothing.
 
         Raises:
-            InvalidArgument: it is no condition over a picture's columns, or takes too long.
+            InvalidArgument: it is not a condition on a picture's columns, or takes too long.
             IndexFault: the index was compacted after it was opened, before its first condition; refresh it.
         """
         with self._where_lock:
@@ -393,16 +393,16 @@ class Index:
         )
 
     def row(self, which: int | str | os.PathLike[str]) -> int:
-        """The row of a live picture, by its row or its path, relative to the current folder or absolute.
+        """Find the row of a live picture, given its row or its path, relative to the current folder or absolute.
 
-        Where no path has these bytes, one that looks the same will do: `é` may be one character or two.
+        If no path has these bytes, one that looks the same is used: `é` may be one character or two.
 
         Raises:
-            InvalidArgument: there is no such picture, or several look the same.
+            InvalidArgument: there is no such picture, or several paths look the same.
         """
         self._require_open()
         if isinstance(which, bool) or not isinstance(which, (int, np.integer, str, bytes, os.PathLike)):
-            raise InvalidArgument(f"a picture is named by its row or its path, not by {type(which).__name__}")
+            raise InvalidArgument(f"expected the row or the path of a picture, not {type(which).__name__}")
         if isinstance(which, (int, np.integer)):
             if 0 <= which < len(self._vectors) and which not in self._dead:
                 return int(which)
@@ -412,11 +412,11 @@ class Index:
         path = os.path.abspath(os.fsencode(which))
         known = self._store.known(path) or self._known_by_look(path)
         if known is None or known.row is None or not known.row < len(self._vectors):
-            raise InvalidArgument(f"{os.fspath(which)} is no picture of {self.directory}")
+            raise InvalidArgument(f"{os.fspath(which)} is not a picture in {self.directory}")
         return known.row
 
     def _known_by_look(self, path: bytes) -> KnownFile | None:
-        """A picture whose path looks the same, but has its accents in characters of their own, or has not."""
+        """Find the picture whose path looks the same, but writes accented letters as one character, or as two."""
         if path.isascii():
             return None
         wanted = composed_path(path)
@@ -429,10 +429,10 @@ class Index:
         return self._store.known(found[0]) if found else None
 
     def vector(self, which: int | str | os.PathLike[str]) -> Vectors:
-        """The vector of a live picture, by its row or path: float32 (D,), of norm 1 up to the index's rounding.
+        """Read a live picture's vector, by its row or path: float32 (D,), of norm 1 up to the index's rounding.
 
         Raises:
-            InvalidArgument: there is no such picture, or several look the same.
+            InvalidArgument: there is no such picture, or several paths look the same.
             IndexDamaged: it is not finite or not of norm 1.
         """
         row = self.row(which)
@@ -440,27 +440,27 @@ class Index:
         return Embeddings.of(self._vectors[row], self.manifest.fingerprint)
 
     def live_paths(self) -> list[tuple[int, bytes]]:
-        """(row, path) of every live row, by row."""
+        """List (row, path) of every live row, by row."""
         return self._store.live_paths(0, len(self._vectors))
 
     def pictures(self, rows: Sequence[int]) -> dict[int, Picture]:
-        """What these rows are pictures of, by row; dead ones too. Rows that are not there are left out."""
+        """Read the records of these rows' pictures, dead ones too, by row. Rows that do not exist are left out."""
         return self._store.pictures(rows)
 
     def extents(self) -> list[Extent]:
-        """The commit record as of now, in order."""
+        """Read the commit record as of now, in order."""
         return self._store.extents()
 
     def contents(self, start: int, end: int) -> list[tuple[int, bytes, int, int]]:
-        """(row, content hash, width, height) of every live row in [start, end), by row."""
+        """List (row, content hash, width, height) of every live row in [start, end), by row."""
         return self._store.contents(start, min(end, len(self._vectors)))
 
     def signatures(self, start: int, end: int) -> list[tuple[int, bytes]]:
-        """(row, perceptual signature) of the live rows in [start, end) that have a sound one, by row."""
+        """List (row, perceptual signature) of the live rows in [start, end) with an undamaged one, by row."""
         return self._store.signatures(start, min(end, len(self._vectors)))
 
     def picture(self, row: int) -> Picture:
-        """What a row is a picture of. Raises InvalidArgument if there is no such row."""
+        """Read the record of a row's picture. Raises InvalidArgument if there is no such row."""
         self._require_open()
         found = self._store.pictures([row]) if is_count(row, 0) and row < len(self._vectors) else {}
         if row not in found:
@@ -468,11 +468,11 @@ class Index:
         return found[row]
 
     def known(self, path: bytes) -> KnownFile | None:
-        """What the index knows of a path, if anything."""
+        """Look up a path: its row or its line in the ledger, or None."""
         return self._store.known(path)
 
     def info(self) -> IndexInfo:
-        """Counts, sizes and dates."""
+        """Summarise the index: counts, size and dates."""
         first, last = self._store.commit_times()
         return IndexInfo(
             rows=len(self),
@@ -484,11 +484,11 @@ class Index:
         )
 
     def failures(self) -> list[Failure]:
-        """The ledger: every file that could not be indexed, by path. Raises IndexDamaged if it cannot be read."""
+        """Read the ledger: every file that could not be indexed, by path. Raises IndexDamaged if unreadable."""
         return self._store.failures()
 
     def failed_paths(self) -> list[bytes]:
-        """The paths in the ledger; those of damaged lines too, if they are paths."""
+        """List the paths in the ledger, including those of damaged lines that still have a path."""
         return self._store.failed_paths()
 
     def close(self) -> None:
@@ -513,7 +513,7 @@ class Index:
 
 
 def _bytes_on_disk(path: Path) -> int:
-    """Of one file: none where a writer that ends has just removed it, as it does the WAL."""
+    """The disk space of one file; 0 if it has just been removed, as a writer that ends does with the WAL."""
     try:
         found = path.lstat()
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""rows.sqlite: what each row is a picture of, which files failed, and how many rows are committed.
+"""rows.sqlite: the picture of each row, the ledger of failed files, and the number of committed rows.
 
-One SQLite transaction is what makes rows count. In WAL mode readers neither wait for the writer nor see
+One SQLite transaction commits rows. In WAL mode readers neither wait for the writer nor see
 anything that it has not committed.
 """
 
@@ -66,7 +66,7 @@ _INT, _INT_OR_NONE, _BYTES_OR_NONE = (int,), (int, type(None)), (bytes, type(Non
 
 _MOST = 1 << 48  # of rows, and of anything that is counted in a commit record
 
-# What came with a picture may change while the picture does not.
+# A picture's metadata may change while the picture does not.
 _ANNOTATE = (
     "INSERT OR REPLACE INTO metadata (row, json, crc32c) "
     "SELECT row, ?2, record_crc32c(row, ?2) FROM rows WHERE path = ?1 AND deleted_at IS NULL"
@@ -101,7 +101,7 @@ _LIVE = f"SELECT {', '.join(_ROW)}, crc32c FROM rows WHERE path = ? AND deleted_
 
 
 class RowStore:
-    """A connection to rows.sqlite. Reading is safe from many threads; writing is the writer's alone."""
+    """A connection to rows.sqlite. Any thread may read; only the writer writes."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._db = connection
@@ -111,7 +111,7 @@ class RowStore:
 
     @classmethod
     def create(cls, path: Path) -> None:
-        """Write an empty database at a path where nothing is. Raises sqlite3.Error if the disk refuses."""
+        """Create an empty database at a path that does not exist. Raises sqlite3.Error if the disk refuses."""
         db = connect_new(path)
         try:
             db.execute("PRAGMA journal_mode = WAL")
@@ -126,18 +126,18 @@ class RowStore:
         """Open an existing database.
 
         Raises:
-            IndexDamaged: the file is missing, or not a database, or its tables are not an index's.
-            IndexWriteError: the disk refused a writer.
-            IndexFormatError: a database, but not an index's, or of a newer version.
+            IndexDamaged: the file is missing, is not a database, or has other tables than an index.
+            IndexWriteError: it cannot be opened for writing.
+            IndexFormatError: it is a database, but not an index's, or of a newer version.
         """
         if not os.path.lexists(path):
-            raise IndexDamaged(f"{path}: is missing; without it nothing says which rows are committed")
+            raise IndexDamaged(f"{path}: is missing; without it the committed rows are not known")
         try:
             db = connect(path, write=write)
             (application,) = db.execute("PRAGMA application_id").fetchone()
             (version,) = db.execute("PRAGMA user_version").fetchone()
         except sqlite3.OperationalError as exc:
-            # Not what the file holds, but what the system refused: space for SQLite's own files, a read, a sync.
+            # Not damage: the system refused something, such as space for SQLite's own files, a read or a sync.
             if write:
                 lack = lacking(path.with_name(MANIFEST))
                 why = f": {lack}" if lack else ""
@@ -150,14 +150,14 @@ class RowStore:
             if still(path) is None and was_refused(exc):
                 raise IndexFault(
                     f"{path}: cannot be opened: {exc}; SQLite makes a small file beside it, which a full disk or "
-                    "the folder's permissions prevent; nothing says that the index is damaged"
+                    "the folder's permissions prevent; this does not mean that the index is damaged"
                 ) from exc
             raise IndexDamaged(f"{path}: cannot be opened: {exc}") from exc
         except DAMAGE as exc:
             raise IndexDamaged(f"{path}: is not a sound SQLite database: {exc}") from exc
         if application != APPLICATION_ID:
             db.close()
-            raise IndexFormatError(f"{path}: is a SQLite database, but not one of a clipdex index")
+            raise IndexFormatError(f"{path}: is a SQLite database, but not that of a clipdex index")
         if version != SCHEMA_VERSION:
             db.close()
             raise IndexFormatError(
@@ -177,17 +177,17 @@ class RowStore:
         return store
 
     def close(self) -> None:
-        """Close the connection; the writer's folds the WAL back into the file."""
+        """Close the connection; closing the writer's merges the WAL into the file."""
         self._db.close()
 
     # Reading
 
     def committed_rows(self) -> int:
-        """How many rows at the start of the vectors file count, tombstones included."""
+        """Count the committed rows at the start of the vectors file, tombstones included."""
         return self.snapshot()[0]
 
     def snapshot(self) -> tuple[int, list[int]]:
-        """The committed rows, and the dead ones among them, ascending: both as of one moment."""
+        """Read the number of committed rows, and the dead ones among them, ascending, both as of one moment."""
         # One statement is one moment; two could have a commit between them.
         found = self._rows(
             "SELECT 0, first_row, row_count FROM (SELECT * FROM extents ORDER BY first_row DESC LIMIT 1) "
@@ -201,7 +201,7 @@ class RowStore:
         return rows, dead
 
     def pictures(self, rows: Sequence[int]) -> dict[int, Picture]:
-        """The pictures of the rows named, by row; dead ones too."""
+        """Read the pictures of the given rows, by row; those of dead rows, too."""
         found: dict[int, Picture] = {}
         for start in range(0, len(rows), 500):  # SQLite takes 999 parameters on old builds
             part = [int(row) for row in rows[start : start + 500]]
@@ -216,13 +216,13 @@ class RowStore:
         return found
 
     def live_pictures(self, start: int, end: int) -> dict[int, Picture]:
-        """The pictures of the live rows in [start, end), by row, in order."""
+        """Read the pictures of the live rows in [start, end), by row, in order."""
         live = "deleted_at IS NULL AND rows.row >= ? AND rows.row < ? ORDER BY rows.row"
         sql = f"SELECT {self._stored()} WHERE {live}"
         return {record[0]: picture_of(record) for record in self._rows(sql, (start, end))}
 
     def contents(self, start: int, end: int) -> list[tuple[int, bytes, int, int]]:
-        """(row, content hash, width, height) of every live row in [start, end), by row."""
+        """List (row, content hash, width, height) of every live row in [start, end), by row."""
         sql = (
             "SELECT row, content_hash, width, height FROM rows "
             "WHERE deleted_at IS NULL AND row >= ? AND row < ? ORDER BY row"
@@ -230,7 +230,7 @@ class RowStore:
         return self._of_kinds(self._rows(sql, (start, end)), int, bytes, int, int)
 
     def signatures(self, start: int, end: int) -> list[tuple[int, bytes]]:
-        """(row, perceptual signature) of the live rows in [start, end) that have a sound one, by row."""
+        """List (row, perceptual signature) of the live rows in [start, end) with an undamaged one, by row."""
         if not self._has("phashes"):
             return []
         sql = (
@@ -241,12 +241,12 @@ class RowStore:
         return [(row, phash) for row, phash, crc32c in found if is_whole("phashes", crc32c, row, phash)]
 
     def live_paths(self, start: int, end: int) -> list[tuple[int, bytes]]:
-        """(row, path) of every live row in [start, end), by row."""
+        """List (row, path) of every live row in [start, end), by row."""
         sql = "SELECT row, path FROM rows WHERE deleted_at IS NULL AND row >= ? AND row < ? ORDER BY row"
         return self._of_kinds(self._rows(sql, (start, end)), int, bytes)
 
     def known(self, path: bytes) -> KnownFile | None:
-        """What the index knows of a path, if anything."""
+        """Look up a path: its live row or its line in the ledger, or None."""
         found = self._rows(
             "SELECT size, mtime_ns, row, content_hash FROM rows WHERE path = ? AND deleted_at IS NULL "
             "UNION ALL SELECT size, mtime_ns, NULL, NULL FROM failures WHERE path = ?",
@@ -259,7 +259,7 @@ class RowStore:
         return KnownFile(*found[0]) if found else None
 
     def has_path(self, path: bytes) -> bool:
-        """Whether there is a live row of a path, or a line in the ledger, sound or not."""
+        """Return whether a path has a live row or a line in the ledger, damaged or not."""
         sql = (
             "SELECT 1 FROM rows WHERE path = ? AND deleted_at IS NULL "
             "UNION ALL SELECT 1 FROM failures WHERE path = ?"
@@ -267,7 +267,7 @@ class RowStore:
         return bool(self._rows(sql, (path, path)))
 
     def known_soundly(self, path: bytes) -> KnownFile | None:
-        """The same, of records that are all as they were written; None where one is not."""
+        """Look up a path like `known`, but return None if one of its records is damaged."""
         # The record is looked up by its row: an index of the database might answer for a damaged one.
         live = "rows.row = (SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL)"
         if found := self._rows(f"SELECT {self._stored()} WHERE {live}", (path,)):
@@ -279,14 +279,14 @@ class RowStore:
         return KnownFile(line.size, line.mtime_ns, None, None, line.ctime_ns, reason=line.reason)
 
     def metadata(self, row: int) -> str:
-        """The JSON of what came with a row's picture; `{}` if nothing did."""
+        """Read the metadata of a row's picture as JSON; `{}` if it has none."""
         found = self._rows("SELECT json FROM metadata WHERE row = ?", (row,))
         return str(found[0][0]) if found else NO_METADATA
 
     def rows_of_content(self, content_hash: bytes) -> Iterator[int]:
-        """The rows, live or dead, whose file had this content, and whose record is sound."""
+        """Iterate over the rows, live or dead, whose file had this content and whose record is undamaged."""
         columns, row = _CHECKED["rows"][1], -1
-        sql = (  # one by one: the first will do, and of an empty picture there may be thousands
+        sql = (  # one by one: usually the first is enough, and a blank picture may have thousands
             f"SELECT row, crc32c, {columns} FROM rows "  # noqa: S608
             "WHERE content_hash = ? AND row > ? ORDER BY row LIMIT 1"
         )
@@ -296,31 +296,31 @@ class RowStore:
                 yield row
 
     def live_paths_of_content(self, content_hash: bytes, most: int) -> list[bytes]:
-        """The paths of the live rows whose file had this content, by row, as many as `most`."""
+        """List the paths of the live rows whose file had this content, by row, at most `most`."""
         sql = "SELECT path FROM rows WHERE content_hash = ? AND deleted_at IS NULL ORDER BY row LIMIT ?"
         return [path for (path,) in self._rows(sql, (content_hash, most)) if type(path) is bytes]
 
     def failures(self, *, damaged: bool = True) -> list[Failure]:
-        """The ledger, by path; without the lines that are `damaged`, if so asked.
+        """Read the ledger, by path. damaged=False: leave out damaged lines.
 
         Raises:
-            IndexDamaged: a line has a value of another kind, and none is to be left out.
+            IndexDamaged: a line has a value of the wrong type, and damaged lines are not left out.
         """
         return self._ledger("ORDER BY path", (), damaged=damaged)
 
     def failed_paths(self) -> list[bytes]:
-        """The paths in the ledger, in order; those of damaged lines too, if they are paths."""
+        """List the paths in the ledger, in order, including those of damaged lines that still have a path."""
         return [path for (path,) in self._rows("SELECT path FROM failures ORDER BY path") if type(path) is bytes]
 
     def failure_counts(self) -> dict[str, int]:
-        """How many lines of the ledger have each reason, the most frequent first."""
+        """Count the lines of the ledger by reason, the most frequent first."""
         found = self._rows("SELECT reason, count(*) FROM failures GROUP BY reason ORDER BY 2 DESC, 1")
         if not all(type(reason) is str for reason, _ in found):
             raise self._damaged_ledger()
         return dict(found)
 
     def commit_times(self) -> tuple[int | None, int | None]:
-        """When rows were first and last committed: seconds since 1970, or None."""
+        """Read when rows were first and last committed: seconds since 1970, or None."""
         (found,) = self._rows("SELECT min(committed_at), max(committed_at) FROM extents")
         if not are(found, (_INT_OR_NONE, _INT_OR_NONE)):
             raise IndexDamaged(f"{self._path}: its commit record is damaged; see  clipdex verify")
@@ -328,7 +328,7 @@ class RowStore:
         return first, last
 
     def extents(self) -> list[Extent]:
-        """The commit record, in order."""
+        """Read the commit record, in order."""
         sql = "SELECT first_row, row_count, vectors_crc32c FROM extents ORDER BY first_row"
         found = self._rows(sql)
         if not all(_is_count(value) for row in found for value in row):
@@ -338,13 +338,13 @@ class RowStore:
     # Checking
 
     def broken_pages(self) -> list[str]:
-        """What SQLite's own check finds wrong with the file, in its words."""
+        """Run SQLite's own integrity check -> its findings, in its words."""
         found = [text for (text,) in self._rows("PRAGMA integrity_check")]
         return [] if found == ["ok"] else [f"{self._path.name}: {text}" for text in found]
 
     @contextmanager
     def one_moment(self) -> Iterator[None]:
-        """What is read inside the block is of one commit, whatever is committed meanwhile."""
+        """Make all reads inside the block see the same commit, whatever is committed meanwhile."""
         self._rows("BEGIN")
         try:
             yield
@@ -353,7 +353,7 @@ class RowStore:
                 self._db.execute("ROLLBACK")
 
     def broken_records(self) -> list[BrokenRecord]:
-        """The records whose checksum does not fit."""
+        """Find the records whose checksum does not match."""
         found = []
         for table, (key, columns) in _CHECKED.items():  # names of our own, no user's
             if table in LATER and not self._has(table):
@@ -367,23 +367,23 @@ class RowStore:
         return found
 
     def record_count(self) -> int:
-        """How many records of pictures there are, dead ones too."""
+        """Count the records of pictures, dead ones too."""
         return int(self._rows("SELECT count(*) FROM rows")[0][0])
 
     # Writing
 
     def commit(self, first_row: int, vectors_crc32c: int, changes: Changes, at: int | None = None) -> None:
-        """Make changes count, in one transaction that is on disk when this returns.
+        """Commit changes in one transaction that is on disk when this returns.
 
-        A picture takes the place of the live row and of the ledger's line of its path; so does a failure.
+        A picture replaces the live row and the ledger's line of its path; so does a failure.
 
         Args:
-            at: when they are said to have been committed, seconds since 1970; now if not given.
+            at: the time of commit to record, seconds since 1970 (default: now).
 
         Raises:
-            IndexDamaged: what it would change is damaged beyond changing; nothing was written.
-            IndexWriteError: the disk refused. This connection sees nothing of the commit; the next one may,
-                if nothing but its last sync failed.
+            IndexDamaged: a record that it would change is damaged too badly; nothing was written.
+            IndexWriteError: the disk is full or failed. This connection does not see the commit; the next one
+                may, if only its last sync failed.
         """
         now = int(time.time()) if at is None else at
         pictures, failures = changes.pictures, changes.failures
@@ -419,11 +419,11 @@ class RowStore:
             self._insert("failure_ctimes", ((path, storable(ctime)) for path, ctime in named if ctime is not None))
 
     def _change(self, path: bytes, **new: int | bytes) -> None:
-        """Change the live row of a path, if there is one, and its checksum with it. What is damaged stays so."""
+        """Change the live row of a path, if there is one, and its checksum with it. Damaged rows stay damaged."""
         for *values, crc32c in self._db.execute(_LIVE, (path,)).fetchall():
             changed = dict(zip(_ROW, values, strict=True)) | new
             sound = is_whole("rows", crc32c, *values)
-            if not sound:  # SQLite takes no record in which a value is of another kind
+            if not sound:  # SQLite accepts no record with a value of the wrong type
                 for name, kinds in zip(_ROW, KINDS["rows"], strict=True):
                     if type(changed[name]) not in kinds:
                         new[name] = changed[name] = b"" if kinds == (bytes,) else 0
@@ -431,7 +431,7 @@ class RowStore:
             if not sound:
                 fits = crc32c if type(crc32c) is int and crc32c != fits else fits ^ 1
             columns = ", ".join(f"{name} = ?" for name in new)
-            # A row's number is its key in SQLite's tree, so it is a number whatever is damaged.
+            # A row's number is its key in SQLite's tree, so it is always a number, even in a damaged record.
             self._db.execute(
                 f"UPDATE rows SET {columns}, crc32c = ? WHERE row = ?",  # noqa: S608
                 (*new.values(), fits, values[0]),
@@ -452,15 +452,15 @@ class RowStore:
             yield
             self._db.execute("COMMIT")
         except DAMAGE as exc:
-            # What the system refuses, SQLite raises as other classes.
+            # SQLite raises other classes if the system refuses something.
             if type(exc) in (sqlite3.DatabaseError, sqlite3.IntegrityError, UnicodeDecodeError):
                 raise IndexDamaged(
                     f"{self._path}: the commit met damage: {exc}; nothing was written:  clipdex verify  says "
-                    "what is damaged, and  clipdex compact --drop-damaged  makes the index anew without it"
+                    "what is damaged, and  clipdex compact --drop-damaged  rebuilds the index without it"
                 ) from exc
             raise IndexWriteError(
                 f"{self._path}: the commit was refused: {exc}; "
-                "what was committed before is untouched, and the next run goes on from there"
+                "what was committed before is untouched, and the next run continues from there"
             ) from exc
         finally:
             if self._db.in_transaction:
@@ -468,20 +468,20 @@ class RowStore:
                     self._db.execute("ROLLBACK")
 
     def _of_kinds(self, found: list[Any], *kinds: type) -> list[Any]:
-        """What was read of rows, the row first. Raises IndexDamaged if a value is of another kind."""
+        """Check the types of records, the row first, and return them. Raises IndexDamaged for a wrong type."""
         for record in found:
             if tuple(map(type, record)) != kinds:
                 raise IndexDamaged(f"{self._path}: the record of row {record[0]} is damaged; see  clipdex verify")
         return found
 
     def _has(self, table: str) -> bool:
-        if table not in self._there:  # a writer may add one, and none drops it
+        if table not in self._there:  # a writer may add a table, but never drops one
             found = self._rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,))
             self._there |= {table} if found else set()
         return table in self._there
 
     def _stored(self) -> str:
-        """What to select of a row, and from where."""
+        """The SELECT list and FROM clause for all that is stored of a row."""
         for table in LATER_OF_ROWS:
             self._has(table)
         return stored(self._there)
@@ -504,7 +504,7 @@ class RowStore:
         return IndexDamaged(f"{self._path}: its ledger of failures is damaged; see  clipdex verify")
 
     def _each(self, sql: str) -> Iterator[Any]:
-        """The same, one by one, with texts that may be damaged."""
+        """Iterate over a statement's records, one by one, with texts that may be damaged."""
         try:
             with self._lock:
                 before, self._db.text_factory = self._db.text_factory, readable
@@ -539,6 +539,6 @@ def _row(row: int, picture: Picture) -> tuple[Value, ...]:
 
 def _line(failure: Failure, now: int) -> tuple[Value, ...]:
     f = failure
-    # What a server, a library or a file name had to say may hold what is no UTF-8.
+    # The message of a server or a library, or a file name in it, may contain bytes that are not UTF-8.
     detail = f.detail.encode("utf-8", "backslashreplace").decode()
     return (f.path, f.reason, detail, storable(f.size), storable(f.mtime_ns), now)
