@@ -132,9 +132,9 @@ def test_a_path_is_meant_from_the_current_folder(tmp_path, monkeypatch):
 
 
 def test_a_query_says_what_it_lacks(fake, tmp_path):
-    with pytest.raises(InvalidArgument, match="give it a client"):
+    with pytest.raises(InvalidArgument, match="no client was given"):
         Query().plus(text="a").embed()
-    with pytest.raises(InvalidArgument, match="give it the index"):
+    with pytest.raises(InvalidArgument, match="no index was given"):
         Query().plus(like=3).embed()
     with pytest.raises(InvalidArgument, match="0 parts"):
         Query().embed()

@@ -67,7 +67,7 @@ OF_A_CLIENT = {
     "a weight: text": (lambda _: Query().plus(text="a", weight="2"), "has the weight '2'"),
     "a weight taken off: text": (lambda _: Query().minus(text="a", weight="2"), "has the weight '2'"),
     "a mixture of nothing": (lambda _: clipdex.mix(None, None), "a list of vectors and a list of weights"),
-    "a mixture: texts": (lambda _: clipdex.mix(np.eye(2), ["a", "b"]), "a weight of the query is no number"),
+    "a mixture: texts": (lambda _: clipdex.mix(np.eye(2), ["a", "b"]), "a weight of the query is not a number"),
     "grouping by text": (lambda _: Grouping(cosine="0.9"), "to group by is '0.9'"),
 }
 
