@@ -286,9 +286,9 @@ def test_a_loaded_one_is_good_for_the_same_rows_only(built, own, tmp_path):
 
 def test_one_of_other_rows_is_refused(own, built, tmp_path):
     (write(tmp_path / "x", ROWS, first=ROWS) / ANN_FILE).write_bytes((built / ANN_FILE).read_bytes())
-    with Index.open(tmp_path / "x") as index, pytest.raises(clipdex.IndexFault, match="of other rows"):
+    with Index.open(tmp_path / "x") as index, pytest.raises(clipdex.IndexFault, match="belongs to other rows"):
         AnnIndex.open(index)
-    assert "of other rows" in verify_index(tmp_path / "x").damages[0].what
+    assert "belongs to other rows" in verify_index(tmp_path / "x").damages[0].what
 
 
 def test_one_of_another_model_is_refused(built, tmp_path):
