@@ -266,7 +266,7 @@ def test_one_that_was_loaded_before_a_compaction_is_refused(own):
         compact_index(own)
         assert index.search(query, 10, ann=ann)[0]  # the view of before
         index.refresh()
-        with pytest.raises(clipdex.IndexFault, match="not of the rows that"):
+        with pytest.raises(clipdex.IndexFault, match="does not belong to the rows that"):
             index.search(query, 10, ann=ann)
         build_ann(own, links=4, chosen_from=8)
         with pytest.raises(clipdex.IndexFault, match="open it again"):
@@ -280,7 +280,7 @@ def test_a_loaded_one_is_good_for_the_same_rows_only(built, own, tmp_path):
         ann = AnnIndex.open(index)
         query = unit_vectors(1, DIM)[0]
         assert rows_of(same.search(query, 10, ann=ann)[0]) == rows_of(index.search(query, 10, ann=ann)[0])
-        with pytest.raises(clipdex.IndexFault, match="not of the rows"):
+        with pytest.raises(clipdex.IndexFault, match="does not belong to the rows"):
             another.search(query, 10, ann=ann)
 
 
