@@ -266,7 +266,7 @@ def test_one_that_was_loaded_before_a_compaction_is_refused(own):
         compact_index(own)
         assert index.search(query, 10, ann=ann)[0]  # the view of before
         index.refresh()
-        with pytest.raises(clipdex.IndexFault, match="not of the rows that"):
+        with pytest.raises(clipdex.IndexFault, match="does not belong to the rows that"):
             index.search(query, 10, ann=ann)
         build_ann(own, links=4, chosen_from=8)
         with pytest.raises(clipdex.IndexFault, match="open it again"):
@@ -280,15 +280,15 @@ def test_a_loaded_one_is_good_for_the_same_rows_only(built, own, tmp_path):
         ann = AnnIndex.open(index)
         query = unit_vectors(1, DIM)[0]
         assert rows_of(same.search(query, 10, ann=ann)[0]) == rows_of(index.search(query, 10, ann=ann)[0])
-        with pytest.raises(clipdex.IndexFault, match="not of the rows"):
+        with pytest.raises(clipdex.IndexFault, match="does not belong to the rows"):
             another.search(query, 10, ann=ann)
 
 
 def test_one_of_other_rows_is_refused(own, built, tmp_path):
     (write(tmp_path / "x", ROWS, first=ROWS) / ANN_FILE).write_bytes((built / ANN_FILE).read_bytes())
-    with Index.open(tmp_path / "x") as index, pytest.raises(clipdex.IndexFault, match="of other rows"):
+    with Index.open(tmp_path / "x") as index, pytest.raises(clipdex.IndexFault, match="belongs to other rows"):
         AnnIndex.open(index)
-    assert "of other rows" in verify_index(tmp_path / "x").damages[0].what
+    assert "belongs to other rows" in verify_index(tmp_path / "x").damages[0].what
 
 
 def test_one_of_another_model_is_refused(built, tmp_path):

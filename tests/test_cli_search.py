@@ -180,7 +180,7 @@ def test_a_contact_sheet_says_how_many_copies(run, index):
         (("--image", "nothing.png"), "nothing.png"),
         (("--image", "x.clipdex"), "x.clipdex"),
         (("--like", "99"), "no picture in row 99"),
-        (("--like", "nothing.png"), "nothing.png is no picture of x.clipdex"),
+        (("--like", "nothing.png"), "nothing.png is not a picture in x.clipdex"),
         (("a", "--where", "1; DROP TABLE rows"), "not a condition in SQL"),
         (("a", "--where", "width > :w"), "was not given"),
         (("a", "--where", "width > :w", "--param", "w"), "is not NAME=VALUE"),

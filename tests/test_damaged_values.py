@@ -461,9 +461,9 @@ def test_a_graph_whose_links_lead_out_of_it_is_refused():
         (offsets + 8 * rows, "<u8", count + 1, "wrong offsets"),
         (starts, "<i4", 5, "levels out of order"),
         (starts + 4, "<i4", -5, "levels out of order"),
-        (entry, "<i4", rows, "no way in"),
-        (entry, "<i4", -1, "no way in"),
-        (entry + 4, "<i4", 99, "no way in"),
+        (entry, "<i4", rows, "no valid entry point"),
+        (entry, "<i4", -1, "no valid entry point"),
+        (entry + 4, "<i4", 99, "no valid entry point"),
     ]:
         changed = blob.copy()
         new = np.array([value], kind).view(np.uint8)

@@ -236,7 +236,7 @@ def test_a_full_disk_is_no_damage(tmp_path, monkeypatch):
     with pytest.raises(clipdex.IndexFault, match="full disk") as error:
         verify_index(tmp_path / "x.clipdex")
     assert not isinstance(error.value, clipdex.IndexDamaged)
-    with pytest.raises(clipdex.IndexFault, match="nothing says that the index is damaged"):
+    with pytest.raises(clipdex.IndexFault, match="this does not mean that the index is damaged"):
         Index.open(tmp_path / "x.clipdex")
 
 
@@ -272,7 +272,7 @@ def test_what_the_system_refuses_after_opening_is_no_damage_either(tmp_path, tex
         for owner, read in reads.values():
             real, owner._db = owner._db, Refusing(error)
             with pytest.raises(
-                clipdex.IndexFault, match=f"{text}; nothing says that the index is damaged"
+                clipdex.IndexFault, match=f"{text}; this does not mean that the index is damaged"
             ) as found:
                 read()
             assert type(found.value) is clipdex.IndexFault

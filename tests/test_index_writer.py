@@ -198,7 +198,7 @@ def test_a_commit_record_that_is_no_database_is_damage(path):
 def test_a_database_of_something_else_is_refused(path):
     (path / "rows.sqlite").unlink()
     sqlite3.connect(path / "rows.sqlite").execute("CREATE TABLE t (x)").connection.close()
-    with pytest.raises(clipdex.IndexFormatError, match="not one of a clipdex index"):
+    with pytest.raises(clipdex.IndexFormatError, match="not that of a clipdex index"):
         Index.open(path)
 
 

@@ -111,7 +111,7 @@ def test_that_of_another_index_is_not_used(path, tmp_path, caplog):
     optimize_index(other)
     (path / INT8_FILE).write_bytes((other / INT8_FILE).read_bytes())
     plain = answers(path)
-    assert "is of other rows" in caplog.text
+    assert "belongs to other rows" in caplog.text
     (path / INT8_FILE).unlink()
     assert answers(path) == plain
 

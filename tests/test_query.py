@@ -83,7 +83,7 @@ def test_what_cannot_be_mixed():
         ([a, b], [1.0], "2 parts and 1 weights"),
         ([a, b[:4]], [1.0, 1.0], "shapes"),
         ([a, np.zeros(8, np.float32)], [1.0, 1.0], "zeros"),
-        ([a, np.full(8, np.nan, np.float32)], [1.0, 1.0], "zeros or holds NaN"),
+        ([a, np.full(8, np.nan, np.float32)], [1.0, 1.0], "zeros or contains NaN"),
     ]:
         with pytest.raises(InvalidArgument, match=says):
             mix(vectors, weights)
@@ -119,7 +119,7 @@ def test_more_like_an_indexed_picture_needs_no_server(tmp_path, monkeypatch):
             assert query.liked_rows(index) == [4]
             assert index.search(vector, 1)[0][0].row == 4
         for unknown in (40, -1, "/p/even/005.jpg", "odd/005.jpg"):
-            with pytest.raises(InvalidArgument, match=r"has no picture in row|is no picture of"):
+            with pytest.raises(InvalidArgument, match=r"has no picture in row|is not a picture in"):
                 Query().plus(like=unknown).embed(index=index)
 
 
@@ -132,9 +132,9 @@ def test_a_path_is_meant_from_the_current_folder(tmp_path, monkeypatch):
 
 
 def test_a_query_says_what_it_lacks(fake, tmp_path):
-    with pytest.raises(InvalidArgument, match="give it a client"):
+    with pytest.raises(InvalidArgument, match="no client was given"):
         Query().plus(text="a").embed()
-    with pytest.raises(InvalidArgument, match="give it the index"):
+    with pytest.raises(InvalidArgument, match="no index was given"):
         Query().plus(like=3).embed()
     with pytest.raises(InvalidArgument, match="0 parts"):
         Query().embed()

@@ -177,5 +177,5 @@ def test_a_library_that_sums_too_coarsely_is_not_used(monkeypatch, caplog):
     kernels._numkong.cache_clear()
     monkeypatch.setitem(sys.modules, "numkong", Coarse)
     assert kernels._numkong() is None
-    assert "less exact" in caplog.text
+    assert "less accurate" in caplog.text
     kernels._numkong.cache_clear()

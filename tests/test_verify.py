@@ -186,7 +186,7 @@ def test_a_flip_in_the_wal_is_named_and_a_run_makes_the_rows_again(killed, tmp_p
     assert report.rows < ROWS
     assert [damage.what for damage in report.damages] == [
         f"rows.sqlite-wal: frame {len(starts) // 2} is not what was written: "
-        "it reads as the end, and what was committed behind it is lost"
+        "SQLite takes it for the end, and all later commits are lost"
     ]
     with pytest.raises(clipdex.IndexDamaged, match=r"rows\.sqlite-wal"):
         compact_index(index)

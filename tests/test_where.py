@@ -247,7 +247,7 @@ STATEMENTS = [
 
 # By lock: what the refusal says, of clipdex or, for a statement by itself, of SQLite.
 SAID = {
-    "text": ("is empty", "characters; expected", "holds a SELECT", "holds a zero byte"),
+    "text": ("is empty", "characters; expected", "contains SELECT", "contains a zero byte"),
     "authorizer": ("may not read", "may not call", "may do nothing but", "not authorized", "prohibited"),
     "limits": ("too many", "too large", "too complex", "too big"),
     "time": ("took longer than 60 s",),
@@ -466,8 +466,8 @@ def test_every_column_can_be_named(index, column):
         ({"w": b"x"}, "is a bytes"),
         ({"w": [1]}, "is a list"),
         ({"w": 1 << 63}, "out of range"),
-        ({"a b": 1}, "is no name"),
-        ({1: 1}, "is no name"),
+        ({"a b": 1}, "is not a name"),
+        ({1: 1}, "is not a name"),
         ({}, "was not given"),
         ({"v": 1}, "was not given"),
     ],

@@ -67,7 +67,7 @@ OF_A_CLIENT = {
     "a weight: text": (lambda _: Query().plus(text="a", weight="2"), "has the weight '2'"),
     "a weight taken off: text": (lambda _: Query().minus(text="a", weight="2"), "has the weight '2'"),
     "a mixture of nothing": (lambda _: clipdex.mix(None, None), "a list of vectors and a list of weights"),
-    "a mixture: texts": (lambda _: clipdex.mix(np.eye(2), ["a", "b"]), "a weight of the query is no number"),
+    "a mixture: texts": (lambda _: clipdex.mix(np.eye(2), ["a", "b"]), "a weight of the query is not a number"),
     "grouping by text": (lambda _: Grouping(cosine="0.9"), "to group by is '0.9'"),
 }
 
@@ -93,21 +93,21 @@ OF_AN_INDEX = {
     "where: texts": (lambda i: i.search(QUERY, where=["row = 1"]), "the filter is list"),
     "where: ragged": (lambda i: i.search(QUERY, where=[[1], [2, 3]]), "the filter is list"),
     "params: a list": (lambda i: i.search(QUERY, where="row = :r", params=[1]), "parameters are list"),
-    "params without a condition": (lambda i: i.search(QUERY, params={"r": 1}), "params gives values"),
+    "params without a condition": (lambda i: i.search(QUERY, params={"r": 1}), "params was given"),
     "exclude: a number": (lambda i: i.search(QUERY, exclude=3), "exclude is int"),
     "exclude: None": (lambda i: i.search(QUERY, exclude=None), "exclude is NoneType"),
     "exclude: texts": (lambda i: i.search(QUERY, exclude=["a"]), "exclude is list"),
     "exclude: half rows": (lambda i: i.search(QUERY, exclude=[1.5]), "exclude is list"),
     "exclude: flags": (lambda i: i.search(QUERY, exclude=[True]), "exclude is list"),
-    "exclude: beyond 64 bits": (lambda i: i.search(QUERY, exclude=np.array([2**64 - 1])), "is not there"),
+    "exclude: beyond 64 bits": (lambda i: i.search(QUERY, exclude=np.array([2**64 - 1])), "does not exist"),
     "grouping: True": (lambda i: i.search(QUERY, grouping=True), "expected clipdex.Grouping"),
     "ann: True": (lambda i: i.search(QUERY, ann=True), "expected clipdex.ann.AnnIndex.open"),
     "a condition: None": (lambda i: i.where(None), "the filter is NoneType"),
-    "a row: None": (lambda i: i.row(None), "not by NoneType"),
-    "a row: 1.5": (lambda i: i.vector(1.5), "not by float"),
-    "a row: True": (lambda i: i.row(True), "not by bool"),
+    "a row: None": (lambda i: i.row(None), "not NoneType"),
+    "a row: 1.5": (lambda i: i.vector(1.5), "not float"),
+    "a row: True": (lambda i: i.row(True), "not bool"),
     "a picture: text": (lambda i: i.picture("a"), "has no row 'a'"),
-    "an index: None": (lambda _: Index.open(None), "not by NoneType"),
+    "an index: None": (lambda _: Index.open(None), "not NoneType"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Approximate search through FAISS, for those who would give up exactness for speed. docs/ann.md."""
+"""Approximate search through FAISS: faster, but not exact. docs/ann.md."""
 
 from clipdex.ann.ann_index import AnnIndex
 from clipdex.ann.build import BuiltAnn, build_ann

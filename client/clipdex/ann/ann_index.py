@@ -1,4 +1,4 @@
-"""Searching with vectors.ann: FAISS names candidates, and the rows themselves say which are best."""
+"""Searching with vectors.ann: FAISS proposes candidates, which are scored with the rows themselves."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from clipdex.search.topk import top_k
 
 __all__ = ["AnnIndex", "import_faiss"]
 
-# Candidates for k hits. HNSW compares the rows themselves, IVF-PQ their codes, which have many in the wrong order.
+# Candidates for k hits. HNSW compares the rows themselves, IVF-PQ their codes, which are less accurate.
 _FETCH = {"hnsw": (2, 20), "ivf_pq": (20, 200)}
 
-# A filter that leaves less than this is scanned exactly: a graph that may not end at most nodes finds little.
+# If a filter leaves less than this, rows are scanned exactly: with most nodes excluded, a graph finds little.
 _LEAST_SHARE = 0.05
 _LEAST_ROWS = 20_000
 _MOST_HITS = 1000
 
-_OF_KIND = {"hnsw": "hnsw", "ivf_pq": "nlist"}  # what FAISS's index of a kind has
-_AGAIN = "build it anew with  clipdex ann build"
+_OF_KIND = {"hnsw": "hnsw", "ivf_pq": "nlist"}  # an attribute of FAISS's index of each kind
+_AGAIN = "build it again with  clipdex ann build"
 
 _ROWS_AT_ONCE = 1 << 16
 
@@ -39,10 +39,10 @@ Rows = npt.NDArray[np.int64]
 
 
 class AnnIndex:
-    """An index's `vectors.ann`, loaded. Pass it to `Index.search(..., ann=...)`.
+    """The loaded `vectors.ann` of an index. Pass it to `Index.search(..., ann=...)`.
 
-    header: what it is of, and the recall that was measured when it was built.
-    effort: how hard it looks: efSearch of HNSW, nprobe of IVF-PQ; more finds more and takes longer.
+    header: the rows it was built for, and the recall that was measured when it was built.
+    effort: efSearch of HNSW, nprobe of IVF-PQ; more effort means higher recall and slower searches.
     """
 
     def __init__(self, faiss: Any, header: AnnHeader, found: Any, effort: int | None = None) -> None:
@@ -59,8 +59,8 @@ class AnnIndex:
 
         Raises:
             MissingExtra: FAISS is not installed.
-            IndexFault: there is no file, or it is damaged or of other rows; the index itself can be searched. Or
-                it has rows that the index will see after `refresh`.
+            IndexFault: there is no file, or it is damaged or belongs to other rows; exact search works without
+                it. Or it has rows that the index will see only after `refresh`.
         """
         faiss = import_faiss()
         header, blob = read(index.directory, index.manifest, index.extents())
@@ -71,7 +71,7 @@ class AnnIndex:
             found = faiss.deserialize_index(blob)
         except ValueError as exc:
             raise IndexDamaged(f"{path} is damaged: FAISS cannot read it ({exc}); {_AGAIN}") from exc
-        except RuntimeError as exc:  # FAISS's own: its text has its C++ source lines in it
+        except RuntimeError as exc:  # FAISS's own error: its text has C++ source lines in it
             raise IndexDamaged(f"{path} is damaged: FAISS cannot read it; {_AGAIN}") from exc
         if (
             found.ntotal != header.rows
@@ -80,7 +80,7 @@ class AnnIndex:
         ):
             raise IndexDamaged(f"{path} is damaged: it is not what its header says; {_AGAIN}")
         if header.kind == "hnsw":
-            # All rows are read now; what is not finite, a graph would not lead to.
+            # All rows are read now; a graph would not lead to rows that are not finite.
             index.require_sound(np.setdiff1d(np.arange(header.rows), index.tombstones, assume_unique=True))
             found.storage = _storage(faiss, index.vectors[: header.rows], header)
             found.own_fields = True
@@ -90,14 +90,14 @@ class AnnIndex:
         return opened
 
     def require(self, index: Index) -> None:
-        """Raise IndexFault unless its rows are those of an index: a compaction gives rows other numbers."""
+        """Raise IndexFault unless it was built for the index's current rows: a compaction renumbers them."""
         if self._fits is index.generation:
             return
         try:
             self.header.require(index.manifest, index.extents(), index.directory / ANN_FILE)
         except IndexFault as exc:
             raise IndexFault(
-                f"the approximate index that was given is not of the rows that {index.directory} has now; "
+                f"the approximate index does not belong to the rows that {index.directory} has now; "
                 "build one with  clipdex ann build,  and open it again"
             ) from exc
         _require_seen(self.header, index)
@@ -113,13 +113,13 @@ class AnnIndex:
         dead: Rows | None = None,
         minimum: float = -np.inf,
     ) -> list[Ranking]:
-        """As `search.topk.top_k`, but a row that should be among the best may be missing.
+        """Rank like `search.topk.top_k`, but a row that should be among the best may be missing.
 
-        Scores are exact. Rows that the file does not have are all looked at. Where few rows are allowed, or many
-        are wanted, all is exact.
+        Scores are exact. Rows that the file does not have are searched exactly. If few rows are allowed, or many
+        are wanted, the whole search is exact.
 
         Raises:
-            UnsoundRow: a row that FAISS named, or one without it that may be ranked, is not of norm 1.
+            UnsoundRow: a row that FAISS found, or a newer one that may be ranked, is not of norm 1.
         """
         covered = self.header.rows
         live = flags_of(len(vectors), allowed)
@@ -155,13 +155,13 @@ class AnnIndex:
     def _candidates(
         self, queries: npt.NDArray[np.float32], fetch: int, live: npt.NDArray[np.bool_], count: int
     ) -> Rows:
-        """int64 (Q, fetch); -1 where nothing more was found."""
+        """Search with FAISS -> int64 (Q, fetch); -1 where nothing more was found."""
         faiss, share, options = self._faiss, count / len(live), {}
         if count < len(live):
             options["sel"] = faiss.IDSelectorBitmap(np.packbits(live, bitorder="little"))
         effort = min(10 * self.effort, round(self.effort / share))
         if self.header.kind == "hnsw":
-            # FAISS makes room for so many at once.
+            # FAISS allocates memory for this many at once.
             parameters = faiss.SearchParametersHNSW(efSearch=max(min(effort, len(live)), fetch), **options)
         else:
             parameters = faiss.SearchParametersIVF(nprobe=min(effort, self._index.nlist), **options)
@@ -174,7 +174,7 @@ class AnnIndex:
 
 
 def import_faiss() -> ModuleType:
-    """FAISS. Raises MissingExtra if it cannot be imported."""
+    """Import FAISS. Raises MissingExtra if it cannot be imported."""
     with needs("faiss", "faiss-cpu", "faiss", "approximate search"):
         import faiss
     module: ModuleType = faiss
@@ -182,7 +182,7 @@ def import_faiss() -> ModuleType:
 
 
 def _require_seen(header: AnnHeader, index: Index) -> None:
-    """A graph must not lead to rows that are not there."""
+    """Raise IndexFault if the file has rows that the opened index does not see yet."""
     if header.rows > len(index.vectors):
         raise IndexFault(
             f"{index.directory / ANN_FILE} has rows that were written after the index was opened; refresh it"
@@ -190,7 +190,7 @@ def _require_seen(header: AnnHeader, index: Index) -> None:
 
 
 def _storage(faiss: Any, vectors: Array, header: AnnHeader) -> Any:
-    """The vectors of a graph, as FAISS has them: float16 rows are its fp16 codes, byte for byte."""
+    """Load a graph's vectors into FAISS's storage: float16 rows are its fp16 codes, byte for byte."""
     if header.dtype == "float32":
         held = faiss.IndexFlatIP(header.embedding_dim)
         for start in range(0, len(vectors), _ROWS_AT_ONCE):

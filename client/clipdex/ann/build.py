@@ -1,4 +1,4 @@
-"""Building vectors.ann, and measuring what it finds."""
+"""Building vectors.ann, and measuring its recall."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from clipdex.search.topk import top_k
 
 __all__ = ["BuiltAnn", "build_ann"]
 
-# HNSW: links a node, and how many candidates it is chosen from; how many are kept while searching.
+# HNSW: links per node, candidates that they are chosen from, candidates kept while searching.
 _LINKS, _CHOSEN_FROM, _KEPT = 16, 80, 128
-# IVF-PQ: numbers that share a byte; lists looked at.
+# IVF-PQ: dimensions per byte of a code; lists searched.
 _NUMBERS_A_BYTE, _PROBED = 8, 64
 _FEWEST_FOR_PQ = 9984  # 39 for each of a byte's 256 values: below, FAISS warns of poor codes
 _TRAINED_ON = 262_144
@@ -45,7 +45,7 @@ _SAMPLED = 200
 
 @dataclass(frozen=True)
 class BuiltAnn:
-    """header: what was built. seconds: for building, without measuring. file_bytes: its size."""
+    """The result of building. seconds: time to build, without measuring. file_bytes: size of the file."""
 
     header: AnnHeader
     seconds: float
@@ -65,27 +65,28 @@ def build_ann(
 ) -> BuiltAnn:
     """Build `vectors.ann` for all committed rows of an index, and measure its recall.
 
-    Readers and a writer may go on meanwhile. Rows committed later are searched exactly until this is called again.
+    Readers and a writer may continue meanwhile. Rows committed later are searched exactly until this is called
+    again.
 
     Args:
         kind: "hnsw" or "ivf_pq".
         links, chosen_from: M and efConstruction of HNSW.
-        effort: how hard searches look, if they do not say: efSearch, 128; nprobe, 64.
-        queries: float (Q, D), of norm 1, to measure with; pictures of the index, if not given.
-        source: what to call the queries.
-        progress: called with the rows added so far and all.
+        effort: default effort of searches: efSearch (default 128) or nprobe (default 64).
+        queries: float (Q, D), of norm 1, to measure recall with (default: pictures of the index).
+        source: a name for the origin of the queries.
+        progress: called with the number of rows added so far and of all rows.
 
     Raises:
         MissingExtra: FAISS is not installed.
         InvalidArgument: there is no such kind, a number is out of range, there are too few rows, or the queries
-            are none, of another width, or not finite.
+            are empty, of another width, or not finite.
         IndexDamaged: a live row is not finite or not of norm 1.
-        IndexLocked: another process builds one, or the index was compacted meanwhile.
-        IndexWriteError: the disk refused; the index is as it was.
+        IndexLocked: another process is building one, or the index was compacted meanwhile.
+        IndexWriteError: the disk is full or failed; the index is unchanged.
     """
     faiss = import_faiss()
     if kind not in KINDS:
-        raise InvalidArgument(f"there is no kind of approximate index {kind!r}; expected {' or '.join(KINDS)}")
+        raise InvalidArgument(f"the kind of approximate index is {kind!r}; expected {' or '.join(KINDS)}")
     if not 2 <= links <= 512 or chosen_from < 1 or (effort is not None and effort < 1):
         raise InvalidArgument(
             f"links {links}, chosen_from {chosen_from} and effort {effort} are out of range; "
@@ -159,13 +160,13 @@ def _ivf_pq(faiss: Any, vectors: Array) -> tuple[Any, dict[str, int]]:
 
 
 def _sampled(vectors: Array) -> Vectors:
-    """Rows to measure with; they find themselves first, which is left out of the measure."""
+    """Sample rows to measure with; each finds itself first, which is not counted."""
     chosen = np.random.default_rng(1).permutation(len(vectors))[:_SAMPLED]
     return np.asarray(vectors[np.sort(chosen)], dtype=np.float32)
 
 
 def _checked(queries: Vectors, index: Index) -> Vectors:
-    """Queries to measure with, float32 (Q, D); refused before anything is built."""
+    """Check the queries to measure with before anything is built -> float32 (Q, D)."""
     wide = np.atleast_2d(np.asarray(queries, dtype=np.float32))
     if wide.ndim != 2 or len(wide) == 0 or wide.shape[1] != index.manifest.embedding_dim:
         raise InvalidArgument(
@@ -173,7 +174,7 @@ def _checked(queries: Vectors, index: Index) -> Vectors:
             f"{index.directory} needs one or more of {index.manifest.embedding_dim} numbers"
         )
     if not np.isfinite(wide).all():
-        raise InvalidArgument("a query to measure with holds NaN or infinity")
+        raise InvalidArgument("a query to measure with contains NaN or infinity")
     return wide
 
 
@@ -181,7 +182,7 @@ def _recall(ann: AnnIndex, index: Index, queries: Vectors, source: str) -> AnnRe
     own = source == "pictures of the index"
     k = 11 if own else 10
     vectors, dead, codes, norms = index.vectors, index.tombstones, index.codes(), RowNorms()
-    # Beside a search as users have it: with codes if there are any, and not the first one, which checks and notes.
+    # Compare with a search as users run it: with codes if there are any, and not the first one, which is slower.
     top_k(vectors, queries[:1], k, codes=codes, dead=dead, norms=norms)
     shares, times, exact_times = [], [], []
     for query in queries:

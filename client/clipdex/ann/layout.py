@@ -1,7 +1,7 @@
-"""Whether the bytes of a FAISS index lead nowhere that they are not, looked at before FAISS reads them.
+"""Checking the bytes of a FAISS index, before FAISS reads them, for counts and links that are out of range.
 
-FAISS takes the counts in a file for true: one that is too large has it fill the memory, a link or an offset that
-points out of the graph has it read what is not its own. A checksum does not help, as whoever writes a file writes
+FAISS trusts the counts in a file: one that is too large makes it fill the memory, a link or an offset that
+points out of the graph makes it read out of bounds. A checksum does not help, as whoever writes a file writes
 that, too.
 """
 
@@ -20,7 +20,7 @@ _INNER_PRODUCT = 0
 
 
 def require_layout(blob: npt.NDArray[np.uint8], kind: str, rows: int, dim: int) -> None:
-    """Raise ValueError unless bytes are those of an index as `build_ann` makes, of so many rows of `dim` numbers.
+    """Raise ValueError unless the bytes are an index as `build_ann` makes it, of `rows` rows of `dim` numbers.
 
     kind: "hnsw", without its vectors, or "ivf_pq".
     """
@@ -31,7 +31,7 @@ def require_layout(blob: npt.NDArray[np.uint8], kind: str, rows: int, dim: int) 
 
 
 class _Parts:
-    """Bytes, taken from front to back."""
+    """Bytes that are read from front to back."""
 
     def __init__(self, blob: npt.NDArray[np.uint8]) -> None:
         self._blob, self._at = blob, 0
@@ -54,7 +54,7 @@ class _Parts:
         return found
 
     def vector(self, dtype: str) -> npt.NDArray[Any]:
-        """A count, and so many numbers."""
+        """Read a count and that many numbers."""
         (count,) = self.numbers("<Q")
         return np.frombuffer(self.skip(count * np.dtype(dtype).itemsize), dtype)
 
@@ -65,7 +65,7 @@ def _require(fits: bool, what: str) -> None:
 
 
 def _header(parts: _Parts, rows: int, dim: int, *names: bytes) -> None:
-    """What every index begins with: its kind, D, rows, two numbers that nobody reads, trained, the metric."""
+    """Check the start of an index: its kind, D, rows, two unused numbers, trained, the metric."""
     parts.name(*names)
     found_dim, found_rows, _, _, trained, metric = parts.numbers("<iqqqBi")
     _require((found_dim, found_rows) == (dim, rows), f"{found_rows} × {found_dim} instead of {rows} × {dim}")
@@ -85,8 +85,8 @@ def _hnsw(parts: _Parts, rows: int, dim: int) -> None:
     _require(bool((levels >= 1).all() and (levels < len(starts)).all()), "a node's level is out of range")
     ends = np.concatenate(([0], np.cumsum(starts[levels])))
     _require(np.array_equal(offsets, ends.astype(np.uint64)) and int(ends[-1]) == len(links), "wrong offsets")
-    _require(bool((links >= -1).all() and (links < rows).all()), "a link to a row that is not there")
-    _require(0 <= entry < rows and 0 <= highest < levels[entry], "no way in")
+    _require(bool((links >= -1).all() and (links < rows).all()), "a link to a row that does not exist")
+    _require(0 <= entry < rows and 0 <= highest < levels[entry], "no valid entry point")
     for level in range(1, int(levels.max())):
         nodes = np.flatnonzero(levels > level)
         found = links[ends[nodes][:, None] + np.arange(starts[level], starts[level + 1])]
@@ -112,7 +112,7 @@ def _ivf_pq(parts: _Parts, rows: int, dim: int) -> None:
         _require(len(sizes) == lists, "lists are missing")
     else:
         pairs = parts.vector("<u8").reshape(-1, 2)
-        _require(bool((pairs[:, 0] < lists).all()), "a list that is not there")
+        _require(bool((pairs[:, 0] < lists).all()), "a list that does not exist")
         sizes = pairs[:, 1]
     _require(bool((sizes <= rows).all()) and int(sizes.sum()) == rows, "more or fewer rows in its lists")
     parts.skip(rows * (code_bytes + 8))

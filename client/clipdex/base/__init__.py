@@ -1,1 +1,1 @@
-"""Errors, records, limits and files: what every other part stands on, and which knows none of them."""
+"""Errors, records, limits and files: the base of every other package, importing none of them."""

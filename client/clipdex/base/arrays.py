@@ -1,4 +1,4 @@
-"""The array types that pass between the parts. Shapes and dtypes are said where they pass."""
+"""Array types used throughout. Docstrings give the shapes and dtypes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many processors this process may use: fewer than the machine has, in a container or under a quota."""
+"""The number of processors this process may use: fewer than the machine has, in a container or under a quota."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["cpu_quota", "has_quota", "usable_cpus"]
 
 
 def usable_cpus() -> int:
-    """How many threads or processes can compute at once, 1 at least.
+    """Return how many threads or processes can compute at once, at least 1.
 
-    The processors that it may be scheduled on, and no more than the quota of its control groups (`docker --cpus`,
-    limits in Kubernetes, systemd's CPUQuota), rounded up.
+    These are the processors that it may be scheduled on, limited by the quota of its control groups (`docker
+    --cpus`, limits in Kubernetes, systemd's CPUQuota), rounded up.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _own_quota()
@@ -24,7 +24,7 @@ def usable_cpus() -> int:
 
 
 def has_quota() -> bool:
-    """Whether a quota makes them fewer than those it may be scheduled on, all that other libraries look at."""
+    """Return whether a quota limits them below the schedulable processors, which other libraries count."""
     return hasattr(os, "sched_getaffinity") and usable_cpus() < len(os.sched_getaffinity(0))
 
 
@@ -34,7 +34,7 @@ def _own_quota() -> float | None:
 
 
 def cpu_quota(process: Path) -> float | None:
-    """The least quota of a process's control groups and those around them, in processors; None without one.
+    """Find the least quota of a process's control groups and their parents, in processors; None without one.
 
     process: its directory in /proc.
     """
@@ -48,7 +48,7 @@ def cpu_quota(process: Path) -> float | None:
 
 
 def _groups(process: Path) -> Iterator[tuple[tuple[Path, Path], bool]]:
-    """((where the hierarchy is mounted, the process's group in it), whether it is cgroup v2)."""
+    """Yield ((mount point of a hierarchy, the process's group in it), whether it is cgroup v2)."""
     with suppress(OSError, ValueError):
         paths = {}  # controllers -> path of the group
         for line in (process / "cgroup").read_text("utf-8", "surrogateescape").splitlines():
@@ -70,7 +70,7 @@ def _groups(process: Path) -> Iterator[tuple[tuple[Path, Path], bool]]:
 
 
 def _inside(mount: str, root: str, path: str) -> Path:
-    """Where a group is below the mount of what may be a part of the hierarchy only, as in a container."""
+    """Locate a group below a mount, which may show only part of the hierarchy, as in a container."""
     relative = os.path.relpath(path, root)
     return Path(mount) if relative.startswith("..") or ".." in path.split("/") else Path(mount, relative)
 
@@ -101,7 +101,7 @@ def _positive(quota: float) -> float | None:
 
 
 def _unescaped(field: str) -> str:
-    """mountinfo writes blanks and the like in octal."""
+    """Decode the octal escapes with which mountinfo writes blanks and the like."""
     for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         field = field.replace(code, char)
     return field

@@ -1,4 +1,4 @@
-"""Packages that an extra brings: imported where they are needed, and what is said where that fails."""
+"""Importing the packages of an extra where they are needed, with an error that names the extra."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ __all__ = ["is_installed", "is_usable", "needs", "require_installed"]
 
 @contextmanager
 def needs(module: str, package: str, extra: str, purpose: str) -> Iterator[None]:
-    """Goes around the import of an extra's package.
+    """Wrap the import of an extra's package.
 
     Example: `with needs("faiss", "faiss-cpu", "faiss", "approximate search"): import faiss`
 
     Raises:
-        MissingExtra: it is not installed; or it is, and cannot be imported, and the message says why.
+        MissingExtra: it is not installed, or cannot be imported; the message says why.
     """
     try:
         yield
     except MissingExtra:
         raise
-    # A package built for another version of NumPy, or without its libraries, raises nearly anything at its import.
+    # A package built for another version of NumPy, or without its libraries, may raise almost anything on import.
     except Exception as exc:
         raise _missing(exc, module, package, extra, purpose) from exc
 
 
 def _missing(error: Exception, module: str, package: str, extra: str, purpose: str) -> MissingExtra:
-    """What to raise when the import of `module` raised `error`."""
+    """Make the error to raise when the import of `module` raised `error`."""
     if isinstance(error, ModuleNotFoundError) and error.name == module:
         return MissingExtra(package, extra, purpose)
     words = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
@@ -41,15 +41,15 @@ def _missing(error: Exception, module: str, package: str, extra: str, purpose: s
 
 
 def is_installed(module: str) -> bool:
-    """Whether a package is there, without importing it."""
+    """Return whether a package is installed, without importing it."""
     try:
         return find_spec(module) is not None
-    except (ImportError, ValueError):  # ValueError: it was taken out of sys.modules
+    except (ImportError, ValueError):  # ValueError: it was removed from sys.modules
         return False
 
 
 def is_usable(module: str) -> bool:
-    """Whether a package can be imported; it is."""
+    """Import a package; return whether that worked."""
     try:
         import_module(module)
     except Exception:
@@ -58,7 +58,7 @@ def is_usable(module: str) -> bool:
 
 
 def require_installed(module: str, package: str, extra: str, purpose: str) -> None:
-    """Raise MissingExtra where a package is not there; it is not imported."""
+    """Raise MissingExtra if a package is not installed; it is not imported."""
     if not is_installed(module):
         raise MissingExtra(package, extra, purpose)
 

@@ -1,4 +1,4 @@
-"""Tells the pointer that git leaves where git-lfs is not installed from the file that it stands for."""
+"""Recognising git-lfs pointers, which git leaves in place of files if git-lfs is not installed."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 
 __all__ = ["is_pointer", "is_pointer_file", "pointer_words"]
 
-# Of the specification: this line comes first, and the whole has less than 1024 bytes.
+# By the specification, this line comes first, and a pointer has less than 1024 bytes.
 _FIRST = b"version https://git-lfs.github.com/spec/"
 _BYTES = 1024
 
 
 def is_pointer(data: bytes) -> bool:
-    """Whether the bytes of a file are a pointer."""
+    """Return whether the bytes of a file are a pointer."""
     return len(data) < _BYTES and data.startswith(_FIRST)
 
 
 def is_pointer_file(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a file that is a pointer. What cannot be read is none: whoever reads it says why."""
+    """Return whether a file is a pointer; False if it cannot be read, so that the caller's read reports that."""
     try:
         info = os.stat(path)
         if not stat.S_ISREG(info.st_mode) or info.st_size >= _BYTES:
@@ -30,5 +30,5 @@ def is_pointer_file(path: str | os.PathLike[str]) -> bool:
 
 
 def pointer_words(path: object, what: str) -> str:
-    """The sentence for a file that should be `what`, such as "the weights"."""
+    """Write the error for a pointer in place of `what`, such as "the weights"."""
     return f"{path} is a git-lfs pointer, not {what}: run git lfs pull"

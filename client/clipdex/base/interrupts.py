@@ -1,4 +1,4 @@
-"""Ctrl-C, or SIGTERM: it waits where it would do harm, as during a commit, and it is never lost."""
+"""Handling Ctrl-C and SIGTERM: delayed where they would do harm, as during a commit, and never lost."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _Handler = Callable[[int, "FrameType | None"], Any]
 
 @contextmanager
 def interrupts_noted() -> Iterator[Callable[[], None]]:
-    """Yields a function to call now and then, which raises what came and was lost.
+    """Yield a function to call now and then, which raises interrupts that were lost.
 
-    A handler runs wherever the main thread is: where that is a callback of gRPC or SQLite, or a `__del__`, what
-    it raises is printed or dropped there, and the block would go on as if nothing had come.
+    A handler runs wherever the main thread is: if that is a callback of gRPC or SQLite, or a `__del__`, the
+    exception is printed or dropped there, and the block would continue as if nothing had happened.
     """
     came: list[tuple[int, FrameType | None]] = []
     before: dict[int, _Handler] = {}
@@ -40,9 +40,9 @@ def interrupts_noted() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def interrupts_wait() -> Iterator[None]:
-    """Hold back SIGINT and SIGTERM while the block runs, and deliver the first behind.
+    """Hold back SIGINT and SIGTERM while the block runs, and deliver the first afterwards.
 
-    Raised inside SQLite's calls into Python, a KeyboardInterrupt would come out as an error of the database.
+    Raised inside SQLite's calls into Python, a KeyboardInterrupt would become an error of the database.
     Python delivers signals to its main thread alone, so there is nothing to hold back in others.
     """
     held: list[tuple[int, FrameType | None]] = []
@@ -58,11 +58,11 @@ def interrupts_wait() -> Iterator[None]:
 
 @contextmanager
 def _handled(handler: _Handler, before: dict[int, _Handler]) -> Iterator[None]:
-    """In the main thread, have this handle what comes while the block runs. before: to be filled with who did."""
+    """In the main thread, install a handler while the block runs. before: filled with the previous handlers."""
     if threading.current_thread() is threading.main_thread():
         for kind in _KINDS:
             found = signal.getsignal(kind)
-            if callable(found):  # not ignored, nor the system's default, and Python's to give back
+            if callable(found):  # not ignored, nor the system's default, and restorable from Python
                 before[kind] = found
                 signal.signal(kind, handler)
     try:

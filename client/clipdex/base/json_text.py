@@ -1,4 +1,4 @@
-"""JSON that is parsed within bounds, and JSON that any parser reads."""
+"""Parsing JSON within limits, and writing JSON that any parser can read."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, NoReturn
 
 __all__ = ["compact", "parse_json", "parse_plain_json", "parsed_object", "plain", "plain_text", "valid"]
 
-# A card nests three deep. Deeper than this, what walks over it would run out of stack before the parser does.
+# A card nests three deep. Beyond this, code that walks over it would run out of stack before the parser does.
 _DEEPEST = 64
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON, as Python's own parser does; what it raises beside ValueError becomes one.
+    """Parse JSON with Python's own parser, raising only ValueError.
 
     Raises:
         ValueError: it is not JSON, not UTF-8, or nested deeper than can be parsed.
@@ -23,10 +23,10 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def parse_plain_json(text: str | bytes) -> Any:
-    """Parse JSON of values that a program can rely on: finite numbers, no name twice, Unicode texts, 64 levels.
+    """Parse JSON restricted to finite numbers, unique names, valid Unicode and 64 levels.
 
     Raises:
-        ValueError: it is not JSON, or holds something else.
+        ValueError: it is not such JSON.
     """
     data = _parsed(
         text, parse_constant=_no_constant, parse_float=_finite_float, object_pairs_hook=_object_of_single_names
@@ -47,7 +47,7 @@ def _parsed(text: str | bytes, **hooks: Any) -> Any:
 
 
 def _values(value: object) -> list[object]:
-    """What is in a container; nothing of anything else."""
+    """List the values in a container; empty for anything else."""
     if isinstance(value, dict):
         for name in value:
             _check_unicode(name)
@@ -61,17 +61,17 @@ def _check_unicode(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as exc:
-        raise ValueError("a text in it holds half of a surrogate pair") from exc
+        raise ValueError("a text in it contains half of a surrogate pair") from exc
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"it holds {name}, which is no number")
+    raise ValueError(f"it contains {name}, which is not a number in JSON")
 
 
 def _finite_float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"it holds {text[:20]}, which is too large for a number")
+        raise ValueError(f"it contains {text[:20]}, which is too large for a number")
     return value
 
 
@@ -80,14 +80,14 @@ def _object_of_single_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"it holds {twice[:80]!r} twice")
+        raise ValueError(f"it contains the name {twice[:80]!r} twice")
     return found
 
 
 def plain_text(text: str) -> str:
-    """Half of a surrogate pair, as where a caption is cut in an emoji, and bytes that are not UTF-8 become U+FFFD.
+    """Replace by U+FFFD halves of surrogate pairs, as in a caption cut within an emoji, and bytes not UTF-8.
 
-    jq refuses the first, and with it the whole of an answer.
+    jq rejects the first, and with them the whole document.
     """
     try:
         text.encode()
@@ -97,10 +97,10 @@ def plain_text(text: str) -> str:
 
 
 def plain(value: object) -> object:
-    """What JSON has a word for: dates and decimals become text, NaN and infinity null, and bytes are left out.
+    """Convert a value for JSON: dates and decimals become text, NaN and infinity null; bytes are left out.
 
     Raises:
-        RecursionError: it is nested beyond all reason.
+        RecursionError: it is nested too deeply.
     """
     if value is None or isinstance(value, (bool, int)):
         return value
@@ -117,28 +117,28 @@ def plain(value: object) -> object:
 
 
 def compact(value: object) -> str:
-    """JSON of what `plain` gives, without blanks. Raises ValueError or RecursionError if there is none."""
+    """Write a result of `plain` as JSON without blanks. Raises ValueError or RecursionError if it cannot be."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def parsed_object(text: str) -> dict[str, Any]:
-    """What stands in JSON of an object, plain.
+    """Parse the JSON of an object into values as `plain` returns them.
 
     Raises:
-        ValueError: it is not JSON, nested beyond all reason, or of something else.
+        ValueError: it is not JSON, is nested too deeply, or is not an object.
     """
     try:
         value = plain(parse_json(text))
     except RecursionError as exc:
         raise ValueError("it is nested too deeply") from exc
     if not isinstance(value, dict):
-        raise ValueError("it is no object")
+        raise ValueError("it is not an object")
     return value
 
 
 def valid(text: str) -> str:
-    """The JSON of an object as any parser reads it. What is no JSON at all stays what it is."""
-    # What older versions let through: escapes of surrogates, of which most are whole pairs.
+    """Rewrite the JSON of an object so that any parser can read it; text that is not JSON is unchanged."""
+    # Older versions let escapes of surrogates through, most of which are complete pairs.
     if "\\u" not in text and "NaN" not in text and "Infinity" not in text:
         return text
     try:

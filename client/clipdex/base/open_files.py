@@ -1,4 +1,4 @@
-"""Pictures that come as open files: files opened in binary mode, `io.BytesIO`, what a web framework hands over."""
+"""Pictures given as open files: files opened in binary mode, `io.BytesIO`, uploads of a web framework."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ __all__ = ["is_open_file", "name_of", "read_open"]
 
 
 def is_open_file(source: object) -> TypeGuard[BinaryIO]:
-    """Whether it can be read from."""
+    """Return whether an object has a `read` method."""
     return callable(getattr(source, "read", None))
 
 
 def name_of(file: BinaryIO) -> str:
-    """Its path, where it has one."""
+    """Return the path of an open file, or words for it if it has none."""
     name = getattr(file, "name", None)
     return os.fsdecode(name) if isinstance(name, (str, bytes)) and name else "the open file given"
 
 
 def read_open(file: BinaryIO) -> bytes:
-    """All of it, from its start: one that has just been written, or read before, stands at its end.
+    """Read a file from its start, since one just written, or read before, is positioned at its end.
 
     Raises:
         ImageError: it cannot be read.
         InvalidArgument: it is opened as text.
     """
     if isinstance(file, io.TextIOBase):
-        raise InvalidArgument(f"{name_of(file)} is opened as text; a picture is opened in binary mode, 'rb'")
+        raise InvalidArgument(f"{name_of(file)} is opened as text; open a picture in binary mode, 'rb'")
     try:
         if callable(getattr(file, "seekable", None)) and file.seekable():
             file.seek(0)
@@ -39,5 +39,5 @@ def read_open(file: BinaryIO) -> bytes:
         why = (exc.strerror or exc) if isinstance(exc, OSError) else exc
         raise ImageError(f"{name_of(file)}: cannot be read: {why}", reason="unreadable") from exc
     if not isinstance(data, (bytes, bytearray)):
-        raise InvalidArgument(f"{name_of(file)} gives {type(data).__name__} where a picture's bytes are expected")
+        raise InvalidArgument(f"{name_of(file)} returns {type(data).__name__}; expected the bytes of a picture")
     return bytes(data)

@@ -1,4 +1,4 @@
-"""What a decode worker is told: where a picture's bytes are. Sent as plain bytes, never as a pickle."""
+"""Messages that tell a decode worker where a picture's bytes are: plain bytes, never pickles."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _UNSET = -(1 << 63)
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """A picture's bytes: a file, or `length` bytes of it from `offset`; up to its end if -1.
+    """The place of a picture's bytes: a file, or `length` bytes of it from `offset`, up to its end if -1.
 
-    size, mtime_ns: what the picture's row will say of them; the file's own if not given.
-    file_mtime_ns: the time that the file must still have, if given. Offsets into a shard that was
-        written anew point anywhere.
+    size, mtime_ns: the values for the picture's row (default: the file's own).
+    file_mtime_ns: the mtime that the file must still have, if given: offsets into a shard that was
+        rewritten are wrong.
     """
 
     file: bytes
@@ -35,7 +35,7 @@ class ReadRequest:
     file_mtime_ns: int = _UNSET
 
     def encode(self) -> bytes:
-        """-> the message; `parse` reads it."""
+        """Encode the request as a message for `parse`."""
         numbers = (self.offset, self.length, self.size, self.mtime_ns, self.file_mtime_ns)
         return (
             _READ.pack(b"f", *(number if number == _UNSET else storable(number) for number in numbers)) + self.file
@@ -43,7 +43,7 @@ class ReadRequest:
 
     @classmethod
     def parse(cls, message: bytes) -> ReadRequest:
-        """The request in a message.
+        """Decode the request in a message.
 
         Raises:
             ImageError: the message is a refusal.
@@ -55,18 +55,18 @@ class ReadRequest:
         return cls(message[_READ.size :], *numbers)
 
     def identity(self, info: os.stat_result) -> tuple[int, int]:
-        """-> (size, mtime_ns) of the picture, given the file's, as an index holds them."""
+        """Return (size, mtime_ns) of the picture, given the file's, as an index stores them."""
         size = info.st_size if self.size == _UNSET else self.size
         return storable(size), storable(info.st_mtime_ns if self.mtime_ns == _UNSET else self.mtime_ns)
 
     def read(self, file: BinaryIO, info: os.stat_result, limit: int) -> bytes:
-        """The picture's bytes, from the opened file.
+        """Read the picture's bytes from the opened file.
 
         Raises:
-            ImageError: they are more than `limit`, not all there, or the file was written anew.
+            ImageError: there are more than `limit`, some are missing, or the file was rewritten.
         """
         if self.file_mtime_ns not in (_UNSET, storable(info.st_mtime_ns)):
-            raise ImageError("the file that holds it was written anew since it was listed", reason="vanished")
+            raise ImageError("the file that contains it was rewritten after it was listed", reason="vanished")
         length = max(0, info.st_size - self.offset) if self.length < 0 else self.length
         if length > limit:
             raise ImageError(
@@ -77,12 +77,12 @@ class ReadRequest:
             return _read_to_end(file, length, limit)
         data = file.read(length)
         if len(data) < length:
-            raise ImageError("the file that holds it ends inside it", reason="truncated")
+            raise ImageError("the file that contains it ends in the middle of it", reason="truncated")
         return data
 
 
 def _read_to_end(file: BinaryIO, length: int, limit: int) -> bytes:
-    """`length` bytes, or what there is by now if the file has grown. Takes no more memory than needed."""
+    """Read `length` bytes, or more if the file has grown meanwhile. Takes no more memory than needed."""
     data = file.read(length + 1)
     if len(data) > length:
         data += file.read(limit + 1 - length)
@@ -92,5 +92,5 @@ def _read_to_end(file: BinaryIO, length: int, limit: int) -> bytes:
 
 
 def refusal(reason: str, detail: str) -> bytes:
-    """The message for a picture whose bytes could not be had: the worker answers with just this."""
+    """Encode the message for a picture whose bytes cannot be read: the worker answers with the same reason."""
     return _REFUSE + f"{reason}\0{detail}".encode("utf-8", "backslashreplace")

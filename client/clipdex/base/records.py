@@ -1,4 +1,4 @@
-"""What rows.sqlite says of files, as values."""
+"""The records of rows.sqlite as dataclasses."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 __all__ = ["NO_METADATA", "BrokenRecord", "Changes", "Extent", "Failure", "KnownFile", "Picture", "storable"]
 
-# Reasons that lie outside the file: what is installed, permissions, a busy machine, a disk that was not mounted, a
-# damaged index.
+# Reasons that do not depend on the file's content: installed packages, permissions, a busy machine, a disk that
+# was not mounted, a damaged index.
 _MAY_PASS = (
     "damaged",
     "missing_extra",
@@ -25,7 +25,7 @@ _MOST = (1 << 63) - 1
 
 
 def storable(number: int) -> int:
-    """A size or a time as an index holds it, in 64 bits: of the times before 1677 and after 2262, the nearest."""
+    """Clamp a size or a time to the 64 bits that an index stores: times from 1677 to 2262."""
     return max(-_MOST, min(_MOST, number))
 
 
@@ -33,8 +33,8 @@ def storable(number: int) -> int:
 class Picture:
     """One indexed file.
 
-    metadata: JSON of an object; None where its source says nothing of it.
-    phash: its perceptual signature; None where there is none.
+    metadata: JSON of an object; None if its source has no metadata.
+    phash: its perceptual signature, or None.
     ctime_ns: when the file system last changed anything of the file, in nanoseconds since 1970; None if not known.
     """
 
@@ -62,13 +62,13 @@ class Failure:
 
     @property
     def may_pass(self) -> bool:
-        """Whether another try may help although the file has not changed."""
+        """Whether retrying may help although the file has not changed."""
         return self.reason in _MAY_PASS
 
 
 @dataclass(frozen=True)
 class KnownFile:
-    """What the index knows of a path: the size and times it had, and its row, or None if it failed.
+    """The record of a path in an index: its size and times, and its row, or None if it failed.
 
     ctime_ns: None if not known. signed: whether the row has a perceptual signature. reason: why it failed.
     """
@@ -93,7 +93,7 @@ class Extent:
 
 @dataclass(frozen=True)
 class BrokenRecord:
-    """A record whose checksum does not fit. row: whose it says it is; None where it is of no row."""
+    """A record whose checksum does not match. row: the row it belongs to, by its own key, or None."""
 
     what: str
     row: int | None
@@ -101,13 +101,13 @@ class BrokenRecord:
 
 @dataclass
 class Changes:
-    """What one commit does. No path stands in it twice.
+    """The changes of one commit. No path occurs twice.
 
     pictures: new rows, in the order of their vectors. failures: new lines of the ledger.
-    removed: paths that vanished. touched: files that have another time, but the same content.
-    annotated: path and metadata of files that are the same, but what is said of them is not.
+    removed: paths that vanished. touched: files with another time, but the same content.
+    annotated: path and metadata of unchanged files with new metadata.
     signed: path and perceptual signature of files whose rows had none.
-    dated: path and ctime of files that are the same, whose ctime was not known.
+    dated: path and ctime of unchanged files whose ctime was not known.
     """
 
     pictures: list[Picture] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Linux's rename with a condition: onto nothing, or two names exchanged, in one step."""
+"""Linux's renameat2: renaming without overwriting, or exchanging two names, in one step."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _AT_FDCWD = -100
 
 
 def renameat2(old: bytes, new: bytes, flags: int) -> bool:
-    """Rename `old` to `new` -> False where the system, the C library or the file system cannot do it so.
+    """Rename `old` to `new` -> False if the system, the C library or the file system does not support it.
 
     Raises:
-        OSError: it can, and did not: with NOREPLACE a FileExistsError where `new` is.
+        OSError: it is supported, but failed: with NOREPLACE a FileExistsError if `new` exists.
     """
     function = _function()
     if function is None:
@@ -34,5 +34,5 @@ def renameat2(old: bytes, new: bytes, flags: int) -> bool:
 
 @cache
 def _function() -> Any:
-    """None on macOS, and with an old C library."""
+    """Look up renameat2; None on macOS, and with an old C library."""
     return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)

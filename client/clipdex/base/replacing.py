@@ -1,4 +1,4 @@
-"""Writing files so that whatever was at their paths stays until the new ones are whole."""
+"""Writing files so that existing ones stay until the new ones are complete."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ __all__ = ["replacing", "together"]
 _SUFFIX = ".clipdex-part"
 _NAME_BYTES = 100  # of a path's name, in that of its temporary file
 
-_NO_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)  # of a folder, where there is no such thing
+_NO_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)  # errors where a folder cannot be synced
 
-# (temporary, its lock, where it goes, what it is) of files that are whole and wait for others; None: no others.
+# (temporary, its lock, destination, description) of complete files in a block of `together`; None outside one.
 _Waiting = list[tuple[Path, int, Path, str]]
 _waiting: ContextVar[_Waiting | None] = ContextVar("_waiting", default=None)
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Files that are replaced in the block take their places at its end, all of them, if no exception leaves it.
+    """Replace all files written in the block at its end, unless it is left by an exception.
 
-    The file that was written first is taken away before another takes its place, and its new one comes last: where
-    it is, all are of one block, whenever the process is killed or the power goes.
+    The old version of the first file is removed before any other is replaced, and its new version comes last: if
+    it exists, all files are from the same block, even after a kill or a power cut.
 
     Raises:
         ClipdexError: one cannot be renamed.
@@ -52,11 +52,11 @@ def together() -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path, what: str) -> Iterator[BinaryIO]:
-    """A new file, which takes the place of the one at `path` when the `with` block ends without an exception.
+    """Write a new file that replaces the one at `path` when the `with` block ends without an exception.
 
-    In a block of `together` it takes it at the end of that. What killed processes left of such files is removed.
+    Inside a block of `together` it is replaced at the end of that. Leftovers of killed processes are removed.
 
-    what: names the file in errors, as in "the contact sheet". Folders on the way are made.
+    what: names the file in errors, as in "the contact sheet". Missing folders are created.
 
     Raises:
         ClipdexError: the file cannot be written.
@@ -106,7 +106,7 @@ def _put_all(files: _Waiting) -> None:
 
 
 def _put(temporary: Path, path: Path, what: str) -> None:
-    """Rename a file, and see that this is on disk before anything that follows."""
+    """Rename a file, and sync the rename to disk before anything else happens."""
     try:
         temporary.replace(path)
         _sync(path.parent)
@@ -116,7 +116,7 @@ def _put(temporary: Path, path: Path, what: str) -> None:
 
 @contextmanager
 def _taken_away(path: Path, what: str) -> Iterator[Callable[[], None]]:
-    """Nothing is at a path in the block, until something is put there; yields what puts the old file back."""
+    """Move the file at a path away for the block; yields a function that restores it."""
     aside, lock = None, -1
     try:
         try:
@@ -141,11 +141,11 @@ def _taken_away(path: Path, what: str) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _locked(folders: set[Path]) -> Iterator[None]:
-    """One process at a time puts files that belong together into a folder, so that two do not mix theirs."""
-    held: dict[tuple[int, int], int] = {}  # by what tells a folder from others, however it was called
+    """Lock folders, so that two processes that put files that belong together there do not mix them."""
+    held: dict[tuple[int, int], int] = {}  # by device and inode, as a folder may be given by several names
     try:
         for folder in folders:
-            with suppress(OSError):  # where a folder may not be read, nobody waits
+            with suppress(OSError):  # an unreadable folder is not locked
                 descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 found = os.fstat(descriptor)
                 if held.setdefault((found.st_dev, found.st_ino), descriptor) != descriptor:
@@ -160,7 +160,7 @@ def _locked(folders: set[Path]) -> Iterator[None]:
 
 
 def _sync(folder: Path) -> None:
-    """Put a folder's names on disk, where it may be opened and can be synced. Raises OSError."""
+    """Sync a folder's entries to disk, if it may be opened and can be synced. Raises OSError."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except PermissionError:
@@ -185,19 +185,19 @@ def _prefix(path: Path) -> str:
 
 
 def _made(path: Path) -> tuple[Path, int]:
-    """An empty file beside a path -> (where it is, a descriptor with a lock that says that its process lives)."""
+    """Create an empty file beside a path -> (its path, a descriptor whose lock shows that we are alive)."""
     while True:
         lock, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=_SUFFIX)
-        with suppress(OSError):  # a file system without locks: nobody can sweep there either
+        with suppress(OSError):  # a file system without locks: no process can remove it there either
             fcntl.flock(lock, fcntl.LOCK_EX)
         with suppress(OSError):
             if os.path.samestat(os.fstat(lock), os.stat(name)):
                 return Path(name), lock
-        os.close(lock)  # swept away between being made and being locked
+        os.close(lock)  # it was removed between being created and being locked
 
 
 def _sweep(path: Path) -> None:
-    """Remove what processes that are gone had begun to write for this path."""
+    """Remove temporary files for this path that were left by processes that have ended."""
     for name in path.parent.glob(glob.escape(_prefix(path)) + "*" + _SUFFIX):
         with suppress(OSError):
             fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW)

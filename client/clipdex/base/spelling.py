@@ -1,4 +1,4 @@
-"""One spelling for names that look the same: `é` may be one character, or `e` and an accent (macOS)."""
+"""Normalising names that look the same: `é` may be one character, or `e` and an accent (macOS)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ __all__ = ["composed", "composed_path"]
 
 
 def composed(text: str) -> str:
-    """Unicode's form NFC. Bytes that are no UTF-8, as `os.fsdecode` spells them, stay."""
+    """Convert to Unicode's form NFC. Bytes that are not UTF-8, as `os.fsdecode` writes them, are unchanged."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def composed_path(path: bytes) -> bytes:
-    """A path's bytes, in that form."""
+    """Convert a path's bytes to that form."""
     if path.isascii():
         return path
     return composed(path.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""Text that a user gives in a file: UTF-8, or what programs of Windows write, with a mark that says so."""
+"""Reading a user's text files: UTF-8, or UTF-16 or UTF-32 with a byte order mark, as on Windows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clipdex.base.errors import InvalidArgument
 
 __all__ = ["decoded", "encoding_of", "read_lines", "read_text"]
 
-# UTF-32 first: its mark begins with that of UTF-16.
+# UTF-32 before UTF-16, whose mark is the beginning of its mark.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -21,12 +21,12 @@ _LARGEST = 256 << 20  # bytes; labels, queries, captions
 
 
 def encoding_of(start: bytes) -> str:
-    """The encoding of a text that begins with these bytes, four at least: by its mark, UTF-8 if it has none."""
+    """Detect the encoding of a text from its first bytes, at least four: by its mark, or UTF-8 without one."""
     return next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8")
 
 
 def decoded(data: bytes, errors: str = "strict") -> str:
-    """A text's characters, without its mark.
+    """Decode a text and remove its byte order mark.
 
     errors: as for `bytes.decode`.
 
@@ -37,7 +37,7 @@ def decoded(data: bytes, errors: str = "strict") -> str:
 
 
 def read_text(file: Path, errors: str = "strict") -> str:
-    """The text in a file, without the mark at its beginning.
+    """Read the text in a file, without the byte order mark.
 
     Raises:
         InvalidArgument: the file cannot be read, is too large, or is not UTF-8 (or what its mark says).
@@ -48,7 +48,7 @@ def read_text(file: Path, errors: str = "strict") -> str:
     except (OSError, ValueError) as exc:
         raise InvalidArgument(f"{file}: cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
     if len(data) > _LARGEST:
-        raise InvalidArgument(f"{file}: has more than {_LARGEST >> 20} MiB; a list of texts is expected")
+        raise InvalidArgument(f"{file}: has more than {_LARGEST >> 20} MiB; expected a list of texts")
     try:
         return decoded(data, errors)
     except UnicodeDecodeError as exc:
@@ -60,9 +60,9 @@ def read_text(file: Path, errors: str = "strict") -> str:
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of a file that are not blank, without the white space around them.
+    """Read the lines of a file that are not blank, without leading and trailing white space.
 
     Raises:
-        InvalidArgument: as `read_text`.
+        InvalidArgument: see `read_text`.
     """
     return [line.strip() for line in read_text(file).splitlines() if line.strip()]

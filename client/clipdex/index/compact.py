@@ -30,17 +30,17 @@ def compact_index(
     """Drop the dead rows and renumber the others, in their order -> how many were dropped.
 
     The new index is built beside the old one and takes its place in one step. Readers that have the old one
-    open keep it until they refresh. Needs room for a second copy.
+    open keep it until they refresh. Needs disk space for a second copy.
 
     Args:
-        progress: called with the rows copied so far and all that will be.
+        progress: called with the number of rows copied so far and of all rows to copy.
         drop_damaged: leave damaged live rows out, too; each gets a line in the ledger, and the next run over its
             file embeds it again.
 
     Raises:
         IndexLocked: another process is writing.
-        IndexDamaged: a live row is damaged: the copy would have checksums that fit. The index is as it was.
-        IndexWriteError: the disk refused; the index is as it was.
+        IndexDamaged: a live row is damaged: the copy would have matching checksums. The index is unchanged.
+        IndexWriteError: the disk is full or failed; the index is unchanged.
     """
     directory = Path(os.path.realpath(directory))  # not a link to it, nor "."
     put_back(directory)
@@ -69,7 +69,7 @@ def compact_index(
 
 
 def _damages(old: IndexWriter) -> tuple[list[Damage], frozenset[int]]:
-    """-> (what is damaged of what would be copied, the dead rows)."""
+    """Check the index -> (damage to anything that would be copied, the dead rows)."""
     store = RowStore.open(old.directory / ROWS_FILE, write=False)
     try:
         found = check_rows(old.directory, old.manifest, store).damages
@@ -80,7 +80,7 @@ def _damages(old: IndexWriter) -> tuple[list[Damage], frozenset[int]]:
 
 
 def _live_rows(old: IndexWriter, damages: list[Damage], dead: frozenset[int]) -> frozenset[int]:
-    """The live rows that are damaged."""
+    """Find the live rows that are damaged."""
     spans = [range(*each.rows) for each in damages if each.rows is not None]
     return frozenset(row for span in spans for row in span if row < old.committed_rows) - dead
 
@@ -96,7 +96,7 @@ def _refusal(directory: Path, damages: list[Damage]) -> IndexDamaged:
 def _copy(
     old: IndexWriter, new: IndexWriter, lost: frozenset[int], progress: Callable[[int, int], None] | None
 ) -> None:
-    """The live rows but for the lost, with the first and the last of their times."""
+    """Copy the live rows except the lost ones, keeping the first and the last time of commit."""
     first, last = old.commit_times()
     total, done = old.live_rows() - len(lost), 0
     for pictures, vectors in _first_halved(old.live_blocks(_ROWS_AT_ONCE, lost)):
@@ -108,7 +108,7 @@ def _copy(
 
 
 def _first_halved(blocks: Iterator[tuple[list[Picture], Array]]) -> Iterator[tuple[list[Picture], Array]]:
-    """Two extents at least, where there are two rows: an extent has one time."""
+    """Split the first block, so that two rows make two extents: each extent has one time of commit."""
     for number, (pictures, vectors) in enumerate(blocks):
         middle = len(pictures) // 2 if number == 0 else 0
         if middle:
@@ -117,11 +117,11 @@ def _first_halved(blocks: Iterator[tuple[list[Picture], Array]]) -> Iterator[tup
 
 
 def _note(old: IndexWriter, new: IndexWriter, lost: frozenset[int]) -> None:
-    """The ledger, and in it the pictures of the lost rows."""
+    """Copy the ledger, and add the pictures of the lost rows to it."""
     ledger = {failure.path: failure for failure in old.failures(damaged=False)}
     for row in sorted(lost):
         for picture in old.live_pictures(row, row + 1).values():
-            # Without a size and time that any file has: the next run reads it again.
+            # With a size and time that no file has, so that the next run reads it again.
             what = f"row {row} of the index was damaged"
             ledger[picture.path] = Failure(picture.path, "damaged", what, 0, 0)
     for path, failure in ledger.items():

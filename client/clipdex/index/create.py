@@ -1,4 +1,4 @@
-"""Making an index directory: built under another name, then renamed, so that there is never half of one."""
+"""Creating an index directory: built under another name, then renamed, so that it is never incomplete."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ LOCK_FILE = "writer.lock"
 
 
 def create_index(directory: Path, manifest: Manifest) -> None:
-    """Make an empty index where nothing is. Its name is on disk when a writer has opened it.
+    """Create an empty index at a path that does not exist. Its name is synced to disk when a writer opens it.
 
     Raises:
-        IndexWriteError: the place cannot be written.
+        IndexWriteError: the directory cannot be created.
     """
     try:
         with building(directory, manifest) as made:
@@ -35,14 +35,14 @@ def create_index(directory: Path, manifest: Manifest) -> None:
             except OSError as exc:
                 raise IndexWriteError(f"{directory}: cannot be created: {exc.strerror}") from exc
     except IndexWriteError:
-        # Another process may have been quicker, and have swept this one's away: its index is as good.
+        # Another process may have been faster and have removed this one's: its index is just as good.
         if not os.path.lexists(directory):
             raise
 
 
 @contextmanager
 def building(directory: Path, manifest: Manifest) -> Iterator[Path]:
-    """An empty index beside `directory`, removed at the end of the block if it is still there."""
+    """Create an empty index beside `directory`; it is removed at the end of the block if it is still there."""
     try:
         _make_folder(directory.parent)
         made = Path(tempfile.mkdtemp(prefix=_prefix(directory), dir=directory.parent))
@@ -59,7 +59,7 @@ def building(directory: Path, manifest: Manifest) -> Iterator[Path]:
             raise IndexWriteError(f"{directory}: cannot be created: {exc.strerror}") from exc
         except sqlite3.Error as exc:
             with suppress(OSError):
-                create(made / MANIFEST, manifest.to_json().encode())  # to try what the file system gives
+                create(made / MANIFEST, manifest.to_json().encode())  # for `lacking` to test the file system with
             lack = lacking(made / MANIFEST)
             raise IndexWriteError(f"{directory}: cannot be created: {exc}{f': {lack}' if lack else ''}") from exc
         yield made
@@ -68,27 +68,27 @@ def building(directory: Path, manifest: Manifest) -> Iterator[Path]:
 
 
 def sweep_unfinished(directory: Path) -> None:
-    """Remove what killed processes left of indexes that were to become `directory`. For holders of its lock."""
+    """Remove unfinished indexes that killed processes left beside `directory`. For the holder of its lock."""
     directory = Path(os.path.realpath(directory))  # they are beside the index, not beside a link to it
     for path in directory.parent.glob(glob.escape(_prefix(directory)) + "*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def put_back(directory: Path) -> None:
-    """Bring back an index that a compaction had put aside when it was killed (see `compact`)."""
+    """Restore an index that a compaction had moved aside when it was killed (see `compact`)."""
     directory = Path(os.path.realpath(directory))
     if not os.path.lexists(directory) and aside(directory).is_dir():
-        with suppress(OSError):  # another process was quicker
+        with suppress(OSError):  # another process was faster
             aside(directory).rename(directory)
 
 
 def aside(directory: Path) -> Path:
-    """Where a compaction puts the old index while it renames, if it cannot swap the two in one step."""
+    """The path to which a compaction moves the old index if it cannot swap the two in one step."""
     return directory.with_name(f".{directory.name}.old")
 
 
 def _make_folder(folder: Path) -> None:
-    """As `mkdir -p`, and each new entry on disk."""
+    """Create a folder and its parents, like `mkdir -p`, and sync each new entry to disk."""
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a file system does not give that an index needs: locks, and memory that processes share."""
+"""Detecting file systems that lack what an index needs: locks, and memory shared between processes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _WHERE_TO = "keep the index on a local disk, docs/durability.md"
 
 
 def locked(fd: int, path: Path) -> bool:
-    """Lock an open file, until its descriptor is closed -> whether it is ours now; else it is another process's.
+    """Lock an open file until its descriptor is closed -> True, or False if another process has the lock.
 
     Raises:
-        IndexWriteError: its file system refuses, and is named.
+        IndexWriteError: its file system does not support locks; the error names it.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -36,9 +36,9 @@ def locked(fd: int, path: Path) -> bool:
 
 
 def lacking(file: Path) -> str | None:
-    """One clause on the file system of a file, if it gives no locks or no shared memory; None if it does.
+    """Describe the file system of a file in one clause, if it lacks locks or shared memory; else None.
 
-    file: one that nobody locks by fcntl: looking at it would end the lock.
+    file: one that no part of clipdex locks with fcntl: testing it would release the lock.
     """
     try:
         with open_to_read(file) as opened:
@@ -53,16 +53,16 @@ def lacking(file: Path) -> str | None:
 
 
 def _described(path: Path) -> str:
-    """The clause on a file system without locks or shared memory."""
+    """Describe a file system without locks or shared memory in one clause."""
     kind = _kind(path)
     if _REMOTE.fullmatch(kind):
         return f"this looks like a network file system ({kind}): {_WHERE_TO}"
     named = f" ({kind})" if kind else ""
-    return f"its file system{named} gives no locks or no shared memory, as if over a network: {_WHERE_TO}"
+    return f"its file system{named} lacks locks or shared memory, like a network file system: {_WHERE_TO}"
 
 
 def _kind(path: Path) -> str:
-    """The kind of the file system that a path is on, as Linux names it; "" where nothing says so."""
+    """Find the kind of file system that a path is on, as Linux names it; "" if unknown."""
     place, longest, kind = os.path.realpath(path), -1, ""
     try:
         lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()

@@ -1,8 +1,8 @@
-"""Opening and making the files of an index: regular files that stand in its directory, and nothing else.
+"""Opening and creating the files of an index: regular files in its directory, and nothing else.
 
-An index may come from anyone. A link in the place of a file would have us write to whatever it points to, a FIFO
-would hold us for ever, a device may do anything. A file that is written where it lies must have no other name
-either: what stands there would change with it. Nothing else in this package opens a file.
+An index may come from anyone. A link in place of a file would make us write to whatever it points to, a FIFO
+would block for ever, a device may do anything. A file that is written in place must have no other name (hard
+link) either, since the other would change with it. Nothing else in this package opens a file.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 
-# What the system refuses, whatever the file holds. Else it is not there, or its disk does not give it back.
+# Errors of the system that do not mean damage. Any other: the file is missing, or its disk cannot read it.
 _REFUSALS = (
     *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT),
     *(errno.ESTALE, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN),
@@ -52,7 +52,7 @@ _COMPANIONS = ("-wal", "-shm", "-journal")
 
 
 def fault(path: Path, exc: OSError, more: str = "") -> IndexFault:
-    """What it says of an index that a file of it could not be read: damage, unless it is the system that refused.
+    """Translate the error of reading a file of an index: IndexDamaged, or IndexFault if the system refused.
 
     more: the end of the sentence.
     """
@@ -61,17 +61,17 @@ def fault(path: Path, exc: OSError, more: str = "") -> IndexFault:
 
 
 def open_to_read(path: Path) -> BinaryIO:
-    """An existing file, in binary. Raises IndexDamaged if it is no regular file, OSError as `open` does."""
+    """Open an existing file, in binary. Raises IndexDamaged if it is not a regular file, OSError like `open`."""
     return os.fdopen(_open(path, os.O_RDONLY), "rb")
 
 
 def open_to_write(path: Path, *, make: bool = False) -> int:
-    """A descriptor to read and write a file with; what it holds stays. make: it may not be there yet.
+    """Open a file for reading and writing, keeping its content -> its descriptor. make: create it if missing.
 
     Raises:
-        IndexDamaged: it is no regular file.
+        IndexDamaged: it is not a regular file.
         IndexWriteError: it has other names (hard links).
-        OSError: as `open` does.
+        OSError: like `open`.
     """
     fd = _open(path, os.O_RDWR | (os.O_CREAT if make else 0))
     try:
@@ -83,7 +83,7 @@ def open_to_write(path: Path, *, make: bool = False) -> int:
 
 
 def create(path: Path, data: bytes) -> None:
-    """Make a file and put it on disk; what stood there, if anything, is gone. Raises OSError."""
+    """Create a file and sync it to disk, replacing any existing one. Raises OSError."""
     with suppress(FileNotFoundError):
         path.unlink()  # of a link, the link
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY, 0o666), "wb") as file:
@@ -93,18 +93,18 @@ def create(path: Path, data: bytes) -> None:
 
 
 def rename(old: Path, new: Path) -> None:
-    """Put a file of an index in the place of another. Raises IndexDamaged if that is no regular file, OSError."""
+    """Replace a file of an index by another. Raises IndexDamaged if it is not a regular file, OSError."""
     require_regular(new)
     os.rename(old, new)
 
 
 def open_directory(directory: Path | bytes) -> int:
-    """A descriptor of a directory, to which a link may lead. Raises OSError."""
+    """Open a directory, also through a link -> its descriptor. Raises OSError."""
     return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def sync_directory(directory: Path | bytes) -> None:
-    """Put a directory's entries on disk: a file that was just created or renamed survives a power cut."""
+    """Sync a directory's entries to disk, so that a file just created or renamed survives a power cut."""
     fd = open_directory(directory)
     try:
         os.fsync(fd)
@@ -113,7 +113,7 @@ def sync_directory(directory: Path | bytes) -> None:
 
 
 def is_at(fd: int, path: Path) -> bool:
-    """Whether what stands at a path is the file that is open."""
+    """Return whether the file at a path is the open one."""
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
     except FileNotFoundError:
@@ -121,17 +121,17 @@ def is_at(fd: int, path: Path) -> bool:
 
 
 def require_regular(path: Path) -> None:
-    """Raise IndexDamaged if something is at a path, and it is no regular file."""
+    """Raise IndexDamaged if there is something at a path that is not a regular file."""
     try:
         mode = os.lstat(path).st_mode
     except OSError:
-        return  # opening it says it better
+        return  # opening it gives a better error
     if not stat.S_ISREG(mode):
         raise _refusal(path, mode)
 
 
 def has_other_names(path: Path) -> bool:
-    """Whether there is a file at a path that has others, too (hard links)."""
+    """Return whether the file at a path has other names (hard links)."""
     try:
         return os.lstat(path).st_nlink > 1
     except OSError:
@@ -139,12 +139,12 @@ def has_other_names(path: Path) -> bool:
 
 
 def require_database(path: Path, *, write: bool) -> None:
-    """Raise IndexDamaged unless SQLite, which opens by path, finds regular files there and beside it, or nothing.
+    """Raise IndexDamaged unless the database and SQLite's files beside it are regular files, or missing.
 
-    write: raise IndexWriteError, too, if one of them has other names.
+    write: also raise IndexWriteError if one of them has other names.
 
-    clipdex leaves no rollback journal: its databases have a WAL. SQLite would write to the database what the
-    journal holds, and delete a file that it names, wherever that is.
+    clipdex leaves no rollback journal: its databases have a WAL. SQLite would write the content of the journal to
+    the database, and delete a file that it names, wherever that is.
     """
     for each in (path, *(path.with_name(path.name + suffix) for suffix in _COMPANIONS)):
         require_regular(each)
@@ -165,7 +165,7 @@ def _open(path: Path, flags: int) -> int:
     try:
         fd = os.open(path, flags | _SAFELY, 0o666)
     except OSError:
-        require_regular(path)  # put there meanwhile
+        require_regular(path)  # it may have been put there meanwhile
         raise
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
@@ -177,14 +177,14 @@ def _open(path: Path, flags: int) -> int:
 def _require_one_name(path: Path, found: os.stat_result) -> None:
     if found.st_nlink > 1:
         raise IndexWriteError(
-            f"{path}: has {found.st_nlink} names (hard links), as `cp -al` gives, and what is written to it would "
-            "change under the others, too: copy the index's directory with `cp -r`, and write to the copy"
+            f"{path}: has {found.st_nlink} names (hard links), as `cp -al` gives, and writing to it would "
+            "change the others, too: copy the index's directory with `cp -r`, and write to the copy"
         )
 
 
 def _refusal(path: Path, mode: int) -> IndexDamaged:
-    kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
+    kind = _KINDS.get(stat.S_IFMT(mode), "not a regular file")
     return IndexDamaged(
-        f"{path}: is {kind}; an index is made of regular files in its directory, and nothing else is opened: "
+        f"{path}: is {kind}; an index consists of regular files in its directory, and nothing else is opened: "
         "put the file itself there, or build the index again"
     )

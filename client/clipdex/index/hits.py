@@ -1,4 +1,4 @@
-"""The answers to a query, with near-duplicates as one of them where that is asked for."""
+"""The hits of a query, with near-duplicates grouped into one hit on request."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = ["Hit", "grouped_ranking", "hits_of", "traits"]
 
 @dataclass(frozen=True)
 class Hit:
-    """One answer: the picture's row, its cosine to the query, its path, and what came with it, if anything.
+    """One result of a search: the picture's row, its cosine with the query, its path, and its metadata, if any.
 
-    Bytes of a path that are not UTF-8 stand in `path` as surrogates; `os.fsencode(path)` gives them back.
-    copies: where near-duplicates are grouped, those of this picture, best first, themselves without copies.
+    Bytes of a path that are not UTF-8 are surrogates in `path`; `os.fsencode(path)` restores them.
+    copies: this picture's near-duplicates if they are grouped, best first, each without copies of its own.
     """
 
     row: int
@@ -42,13 +42,13 @@ def grouped_ranking(
     grouping: Grouping,
     traits_of: Callable[[Array], Traits],
 ) -> tuple[Ranking, list[Group]]:
-    """A ranking long enough for `wanted` groups, and these groups: their positions in it.
+    """Rank rows until there are `wanted` groups -> (ranking, groups of positions in it).
 
-    One group more is looked for, so that rows of equal vectors, which stand side by side, are all seen.
+    It looks for one group more, so that rows of equal vectors, which are adjacent, are all seen.
 
     Args:
-        rank: gives the best so many rows for one query.
-        count: of the rows that may be ranked.
+        rank: returns the given number of best rows for one query.
+        count: number of rows that may be ranked.
     """
     depth = 4 * wanted + 32
     while True:
@@ -60,7 +60,7 @@ def grouped_ranking(
 
 
 def traits(pictures: Sequence[Picture], vectors: Array) -> Traits:
-    """What some rows are compared by: their pictures, and their vectors (n, D)."""
+    """The properties by which rows are compared for grouping, from their pictures and vectors (n, D)."""
     unit = vectors.astype(np.float32)
     lengths = np.linalg.norm(unit, axis=1, keepdims=True)
     unit /= np.where(lengths > 0, lengths, 1)

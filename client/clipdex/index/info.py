@@ -14,7 +14,7 @@ __all__ = ["IndexInfo", "info_of"]
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """What an index holds. failures: by reason. first_commit, last_commit: seconds since 1970, if any."""
+    """Counts, size and dates of an index. failures: by reason. first_commit, last_commit: seconds since 1970."""
 
     rows: int
     tombstones: int
@@ -38,7 +38,7 @@ def info_of(directory: Path, store: RowStore, rows: int, tombstones: int) -> Ind
 
 
 def _bytes_on_disk(path: Path) -> int:
-    """Of one file: none where a writer that ends has just removed it, as it does the WAL."""
+    """The disk space of one file; 0 if it has just been removed, as a writer that ends does with the WAL."""
     try:
         found = path.lstat()
     except FileNotFoundError:

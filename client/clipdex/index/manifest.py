@@ -1,4 +1,4 @@
-"""manifest.json: what an index holds, written when it is created, and once more if a forced model adds to it."""
+"""manifest.json: the identity of an index, written at its creation, and once more if a forced model adds to it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["FORMAT_VERSION", "MANIFEST", "Manifest"]
 MANIFEST = "manifest.json"
 FORMAT = "clipdex-index"
 FORMAT_VERSION = 1
-_WITH_ICC = 2  # of an index whose pictures were converted: a clipdex that cannot must not add to it
+_WITH_ICC = 2  # pictures were converted: a clipdex that cannot do that must not add to the index
 
 # The vectors' dtype, and the suffix of the file they are in. Little-endian, whatever wrote them.
 _SUFFIX = {"float16": "f16", "float32": "f32"}
@@ -37,10 +37,9 @@ _LARGEST = 1 << 20  # bytes; a manifest is a few hundred
 
 @dataclass(frozen=True)
 class Manifest:
-    """The identity of an index: which model's vectors, how wide, in which dtype.
+    """The identity of an index: the model, width and dtype of its vectors.
 
-    below_floor: what its export's gate found wrong with a model that made rows, if it was installed all the same;
-    else "".
+    below_floor: what the export gate found wrong with a model that made rows, if it was installed anyway; else "".
     icc: "srgb" if pictures were converted by their colour profiles before they were embedded, else "off".
     """
 
@@ -57,7 +56,7 @@ class Manifest:
 
     @classmethod
     def of(cls, card: ModelCard, dtype: str = "float16", icc: IccUse = "off") -> Manifest:
-        """The manifest of an index for a model's vectors."""
+        """Make the manifest of a new index for a model's vectors."""
         return cls(card.fingerprint, card.name, card.embedding_dim, dtype, card.below_floor or "", icc)
 
     @property
@@ -72,7 +71,7 @@ class Manifest:
 
     @property
     def row_bytes(self) -> int:
-        """The bytes of one row."""
+        """The number of bytes of one row."""
         return self.embedding_dim * self.numpy_dtype.itemsize
 
     def require(self, card: ModelCard, where: Path) -> None:
@@ -85,12 +84,12 @@ class Manifest:
             )
 
     def noting(self, card: ModelCard, directory: Path) -> Manifest:
-        """The manifest of an index that is to get rows of this model; on disk, too, before they are.
+        """Record in the manifest, if necessary, that rows of this model will be added -> the manifest.
 
-        For holders of the writer's lock. Readers find the old manifest or the new one, whenever the power goes.
+        For the holder of the writer's lock. Readers find the old manifest or the new one, even after a power cut.
 
         Raises:
-            IndexWriteError: the disk refused.
+            IndexWriteError: the manifest cannot be written.
         """
         if self.below_floor or not card.below_floor:
             return self
@@ -126,9 +125,9 @@ class Manifest:
 
         Raises:
             IndexNotFound: there is no such directory.
-            IndexFormatError: it is no index, or one of a newer format.
-            IndexDamaged: its checksum does not fit, or its disk does not give it back.
-        IndexFault: the system refuses to read it.
+            IndexFormatError: it is not an index, or has a newer format.
+            IndexDamaged: its checksum does not match, or the disk cannot read it.
+            IndexFault: the system refuses to read it.
         """
         path = directory / MANIFEST
         try:
@@ -136,8 +135,8 @@ class Manifest:
                 raw = file.read(_LARGEST)
         except FileNotFoundError as exc:
             if not os.path.lexists(directory):
-                raise IndexNotFound(f"{directory}: there is no such index; make one with  clipdex index") from exc
-            raise IndexFormatError(f"{directory} is not a clipdex index: it holds no {MANIFEST}") from exc
+                raise IndexNotFound(f"{directory}: there is no such index; create it with  clipdex index") from exc
+            raise IndexFormatError(f"{directory} is not a clipdex index: it has no {MANIFEST}") from exc
         except NotADirectoryError as exc:
             raise IndexFormatError(f"{directory} is a file; a clipdex index is a directory") from exc
         except OSError as exc:
@@ -149,7 +148,7 @@ class Manifest:
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise IndexFormatError(f'{path}: is not the manifest of a clipdex index ("format": "{FORMAT}")')
         version = data.get("format_version")
-        if type(version) is not int or version not in (FORMAT_VERSION, _WITH_ICC):  # True is no 1
+        if type(version) is not int or version not in (FORMAT_VERSION, _WITH_ICC):  # True is not 1
             raise IndexFormatError(
                 f"{directory} has the format version {version!r}, this clipdex reads {FORMAT_VERSION} "
                 f"and {_WITH_ICC}: install the clipdex that wrote it, or build the index again"
@@ -169,10 +168,10 @@ class Manifest:
         ):
             raise IndexFormatError(f"{path}: a field is missing or out of range (docs/index-format.md lists them)")
         if data.pop("crc32c", None) != _crc32c(data):
-            raise IndexDamaged(f"{path}: its checksum does not fit its content: it was changed or is damaged")
+            raise IndexDamaged(f"{path}: its checksum does not match its content: it was changed or is damaged")
         return cls(fingerprint, model, dim, dtype, data.get("below_floor", ""), data.get("icc", "off"))
 
 
 def _crc32c(data: dict[str, Any]) -> int:
-    """Of the other fields, as JSON with sorted keys and no spaces."""
+    """Compute the checksum of the other fields, as JSON with sorted keys and no spaces."""
     return int(google_crc32c.value(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()))

@@ -1,4 +1,4 @@
-"""Making vectors.int8: built under another name and renamed; blocks that are there and sound are copied."""
+"""Writing vectors.int8: built under another name and renamed; existing undamaged blocks are copied."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ANYWHERE = 1 << 62
 
 @dataclass(frozen=True)
 class Optimized:
-    """What was done. rows: all that have codes now; coded: those that got them now; file_bytes: its size."""
+    """The result of optimizing. rows: with codes in all; coded: newly coded; file_bytes: size of the file."""
 
     rows: int
     coded: int
@@ -40,29 +40,29 @@ class Optimized:
 
 
 def optimize_index(directory: Path, progress: Callable[[int, int], None] | None = None) -> Optimized:
-    """Give every committed row its int8 code, so that searches read half of float16's bytes or less.
+    """Give every committed row its int8 code, so that searches read at most half of float16's bytes.
 
-    What has been coded before is kept, unless there is now more than twice as much: then all is coded anew, since
-    the rows may have changed in kind. Readers and a writer may go on meanwhile. Rows committed later are searched
-    without codes until this is called again.
+    Existing codes are kept, unless the index has more than doubled since: then all rows are coded again, since
+    the new ones may be of another kind. Readers and a writer may continue meanwhile. Rows committed later are
+    searched without codes until this is called again.
 
     Args:
-        progress: called with the rows looked at so far and all.
+        progress: called with the number of rows processed so far and of all rows.
 
     Raises:
-        IndexNotFound, IndexFormatError, IndexDamaged: it is no index that can be read.
-        IndexLocked: another process does the same, or the index was compacted meanwhile.
-        IndexWriteError: the disk refused; the index is as it was.
+        IndexNotFound, IndexFormatError, IndexDamaged: it is not an index, or cannot be read.
+        IndexLocked: another process is optimizing it, or it was compacted meanwhile.
+        IndexWriteError: the disk is full or failed; the index is unchanged.
         InvalidArgument: the vectors are wider than int8 sums allow (131,072 numbers).
     """
     # An Index, since a compaction may put other files at the path while they are opened one by one.
     with Index.open(directory) as index, _building(directory) as fd:
-        index.refresh()  # or between opening it and making the new file: that goes where its rows are
+        index.refresh()  # a compaction may have come before the new file was created, which is in the new index
         manifest, vectors = index.manifest, index.vectors
         if manifest.embedding_dim > WIDEST:
             raise InvalidArgument(
-                f"{directory} holds vectors of {manifest.embedding_dim} numbers; "
-                f"int8 codes can have {WIDEST} at most"
+                f"{directory} has vectors of {manifest.embedding_dim} numbers; "
+                f"int8 codes can have at most {WIDEST}"
             )
         rows = len(vectors)
         extents = [extent for extent in index.extents() if extent.first_row < rows]
@@ -93,7 +93,7 @@ def _write_blocks(
     old: Int8File | None,
     progress: Callable[[int, int], None] | None,
 ) -> int:
-    """Write all blocks, unless all of them are in the old file -> how many rows were coded."""
+    """Write all blocks, unless the old file already has all of them -> how many rows were coded."""
     kept = [_kept(old, header, number) for number in range(header.blocks)]
     if all(kept) and old is not None and old.rows == header.rows:
         return 0
@@ -117,14 +117,14 @@ def _write_blocks(
 
 
 def _kept(old: Int8File | None, header: Int8Header, number: int) -> bool:
-    """Whether the old file has just this block, and sound."""
+    """Return whether the old file has exactly this block, undamaged."""
     if old is None or old.block_rows != header.block_rows or number >= old.header.blocks:
         return False
     return old.header.rows_of(number) == header.rows_of(number) and old.block(number) is not None
 
 
 def _coded(vectors: Array, basis: Basis) -> CodeBlock:
-    """The codes of a block's rows, made by all cores."""
+    """Code a block's rows on all cores."""
     block = CodeBlock(np.empty(vectors.shape, np.int8), *(np.empty(len(vectors), np.float32) for _ in range(3)))
 
     def code(span: Span) -> None:
@@ -132,7 +132,7 @@ def _coded(vectors: Array, basis: Basis) -> CodeBlock:
         some = quantize(vectors[part], basis)
         block.code[part], block.scale[part] = some.code, some.scale
         block.residual[part], block.length[part] = some.residual, some.length
-        # Its code would let a row that is too short sink below all others, unseen.
+        # With a code, a row that is too short would rank below all others, unnoticed.
         block.uncode(span.first + not_unit(vectors[part]))
 
     work_through(spans_of(0, len(vectors), _PIECE_ROWS, _ANYWHERE), code, cores())
@@ -152,7 +152,7 @@ def _write(fd: int, position: int, data: bytes | memoryview) -> None:
 
 @contextmanager
 def _building(directory: Path) -> Iterator[int]:
-    """An empty file of ours alone, which is gone at the end of the block unless it was renamed."""
+    """Create an empty, locked file, which is removed at the end of the block unless it was renamed."""
     path = directory / _BUILDING
     require_regular(directory / INT8_FILE)
     try:
@@ -162,7 +162,7 @@ def _building(directory: Path) -> Iterator[int]:
     try:
         if not locked(fd, path):
             raise IndexLocked(f"{directory} is being optimized by another process; wait for it, or stop it")
-        # Between opening and locking, the process that had it may have renamed it or removed it.
+        # Between opening and locking, the process that had the lock may have renamed or removed it.
         if not is_at(fd, path):
             raise IndexLocked(f"{directory} has just been optimized by another process; try again")
         try:

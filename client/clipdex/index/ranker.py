@@ -17,10 +17,10 @@ __all__ = ["Ranker"]
 
 
 class Ranker(Protocol):
-    """What names the best rows in another way than by a full scan."""
+    """A search for the best rows that replaces the full scan, such as an approximate one."""
 
     def require(self, index: Index) -> None:
-        """Raise IndexFault unless it names rows of this index as it is now. Called before every `rank`."""
+        """Raise IndexFault unless it was built for this index as it is now. Called before every `rank`."""
         ...
 
     def rank(
@@ -33,5 +33,5 @@ class Ranker(Protocol):
         dead: npt.NDArray[np.int64] | None = None,
         minimum: float = -np.inf,
     ) -> list[Ranking]:
-        """As `search.topk.top_k`."""
+        """Find the k best rows of each query; like `search.topk.top_k`."""
         ...

@@ -1,4 +1,4 @@
-"""Reading an index: a snapshot of its committed rows, searched where they lie."""
+"""Reading an index: a snapshot of its committed rows, searched through a memory map."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Index:
 
     Readers never wait for a writer and never see a row that is not committed.
 
-    generation: another object when `refresh` has met a compacted index, whose rows have other numbers.
+    generation: replaced by a new object when `refresh` finds a compacted index, whose rows have other numbers.
     """
 
     generation: object
@@ -71,16 +71,16 @@ class Index:
         """Open an index for reading.
 
         Raises:
-            IndexNotFound: nothing is there.
-            IndexFormatError: it is no index, or of a newer format.
-            IndexDamaged: the vectors file is shorter than its commit record.
+            IndexNotFound: the directory does not exist.
+            IndexFormatError: it is not an index, or has a newer format.
+            IndexDamaged: the vectors file is shorter than the commit record says.
         """
         if not isinstance(directory, (str, os.PathLike)):
-            raise InvalidArgument(f"an index is named by its path, not by {type(directory).__name__}")
+            raise InvalidArgument(f"expected the path of an index, not {type(directory).__name__}")
         return cls(Path(directory))
 
     def refresh(self) -> None:
-        """See what has been committed since, and a compacted index in the place of this one."""
+        """Move the view to the latest commit, also if the index has been compacted since."""
         self._look_until_in_place()
 
     def _open_files(self) -> None:
@@ -88,7 +88,7 @@ class Index:
             # Held open, so that its number is not given to another directory.
             place = open_directory(self.directory)
         except OSError as exc:
-            Manifest.read(self.directory)  # says it better, where nothing is
+            Manifest.read(self.directory)  # gives a better error if the index does not exist
             raise fault(self.directory, exc) from exc
         try:
             self.manifest = Manifest.read(self.directory)
@@ -115,7 +115,7 @@ class Index:
         return f"<clipdex.Index {os.fspath(self.directory)!r}: {state}>"
 
     def _look_until_in_place(self) -> None:
-        """Take a snapshot whose rows and vectors are of one index, although a compaction may swap it meanwhile."""
+        """Take a snapshot with rows and vectors of the same index, even if a compaction swaps it meanwhile."""
         while True:
             try:
                 self._look()
@@ -129,7 +129,7 @@ class Index:
             self._open_files()
 
     def _in_place(self) -> bool:
-        """Whether the directory that was opened is still the one at its path."""
+        """Return whether the directory that was opened is still the one at its path."""
         try:
             return os.path.samestat(os.fstat(self._place), os.stat(self.directory))
         except OSError as exc:
@@ -157,7 +157,7 @@ class Index:
         return self._dead
 
     def codes(self) -> Int8File | None:
-        """The rows' int8 codes, where `optimize` has made some that can be used."""
+        """The rows' int8 codes, if `optimize` has written codes that are usable; else None."""
         return self._int8.now(self.directory, self.manifest, self._store.extents)
 
     def require(self, card: ModelCard) -> None:
@@ -177,33 +177,33 @@ class Index:
         grouping: Grouping | None = None,
         ann: Ranker | None = None,
     ) -> list[list[Hit]]:
-        """The `top_k` pictures nearest to each query, best first; equal scores by row.
+        """Find the `top_k` pictures nearest to each query, best first; equal scores by row.
 
         Args:
-            queries: (D,) or (Q, D) of a float dtype, each of norm 1 within 1e-3. What a client or an index gave
-                (`Embeddings`) is compared by its fingerprint, too.
-            top_k: how many hits a query (default 5); all where there are fewer.
-            offset: how many of the best to leave out: the next page is `offset + top_k`.
-            min_score: the least cosine of a hit.
-            where: which pictures may be hits: a condition in SQL (docs/search.md), or the rows that `where` gave.
-            params: values of the condition's `:name`s.
-            exclude: rows that are no hits.
+            queries: (D,) or (Q, D) of a float dtype, each of norm 1 within 1e-3. The fingerprint of `Embeddings`,
+                as a client or an index returns them, is checked, too.
+            top_k: hits per query (default 5); all pictures if there are fewer.
+            offset: how many of the best hits to skip: the next page starts at `offset + top_k`.
+            min_score: minimum cosine similarity of a hit.
+            where: restricts the hits: a condition in SQL (docs/search.md), or rows returned by `where`.
+            params: values of the condition's `:name` parameters.
+            exclude: rows to leave out.
             grouping: makes near-duplicates one hit; see `Hit.copies`.
-            ann: names the candidates, as `clipdex.ann.AnnIndex` does: faster, but one of the best may be missing.
+            ann: finds the candidates, such as `clipdex.ann.AnnIndex`: faster, but one of the best may be missing.
 
         Raises:
-            InvalidArgument: the width of the queries is not the index's, one is not of norm 1, the condition is
-                none, or a number is out of range.
-            FingerprintMismatch: the queries are of another model than the rows.
-            IndexFault: `ann` is of other rows: the index was compacted since, or it is of another index.
-            IndexDamaged: a row that was looked at, and might have been a hit, is not finite or not of norm 1.
+            InvalidArgument: the queries' width differs from the index's, a query is not of norm 1, the condition
+                is invalid, or a number is out of range.
+            FingerprintMismatch: the queries are from another model than the rows.
+            IndexFault: `ann` was built for other rows: the index was compacted since, or it is another index.
+            IndexDamaged: a row that was examined, and might have been a hit, is not finite or not of norm 1.
         """
         wide = checked_queries(queries, self.manifest, self.directory)
         check_options(top_k, offset, min_score, grouping, ann, where, params)
         allowed = self.where(where, params) if isinstance(where, str) else where
         left_out = row_numbers(exclude, "exclude", or_flags=False)
         if len(left_out) and not 0 <= left_out.min() <= left_out.max() < len(self._vectors):
-            raise InvalidArgument(f"a row to exclude is not there; expected 0 to {len(self._vectors) - 1}")
+            raise InvalidArgument(f"exclude has a row that does not exist; expected 0 to {len(self._vectors) - 1}")
         dead = np.union1d(self._dead, left_out) if len(left_out) else self._dead
         end = offset + (min(DEFAULT_TOP_K, len(self)) if top_k is None else top_k)
         if ann is not None:
@@ -255,12 +255,12 @@ class Index:
         return hits_of(found, pictures, self.directory)
 
     def where(self, condition: str, params: Mapping[str, Any] | None = None) -> Rows:
-        """The live rows for which a condition in SQL holds, int64, ascending (docs/search.md).
+        """Find the live rows that meet a condition in SQL: int64, ascending (docs/search.md).
 
-        It is evaluated once; until `refresh`, the same condition costs nothing.
+        It is evaluated once; until `refresh`, using the same condition again costs nothing.
 
         Raises:
-            InvalidArgument: it is no condition over a picture's columns, or takes too long.
+            InvalidArgument: it is not a condition on a picture's columns, or takes too long.
             IndexFault: the index was compacted after it was opened, before its first condition; refresh it.
         """
         with self._where_lock:
@@ -294,16 +294,16 @@ class Index:
         )
 
     def row(self, which: int | str | os.PathLike[str]) -> int:
-        """The row of a live picture, by its row or its path, relative to the current folder or absolute.
+        """Find the row of a live picture, given its row or its path, relative to the current folder or absolute.
 
-        Where no path has these bytes, one that looks the same will do: `é` may be one character or two.
+        If no path has these bytes, one that looks the same is used: `é` may be one character or two.
 
         Raises:
-            InvalidArgument: there is no such picture, or several look the same.
+            InvalidArgument: there is no such picture, or several paths look the same.
         """
         self._require_open()
         if isinstance(which, bool) or not isinstance(which, (int, np.integer, str, bytes, os.PathLike)):
-            raise InvalidArgument(f"a picture is named by its row or its path, not by {type(which).__name__}")
+            raise InvalidArgument(f"expected the row or the path of a picture, not {type(which).__name__}")
         if isinstance(which, (int, np.integer)):
             if 0 <= which < len(self._vectors) and which not in self._dead:
                 return int(which)
@@ -313,11 +313,11 @@ class Index:
         path = os.path.abspath(os.fsencode(which))
         known = self._store.known(path) or self._known_by_look(path)
         if known is None or known.row is None or not known.row < len(self._vectors):
-            raise InvalidArgument(f"{os.fspath(which)} is no picture of {self.directory}")
+            raise InvalidArgument(f"{os.fspath(which)} is not a picture in {self.directory}")
         return known.row
 
     def _known_by_look(self, path: bytes) -> KnownFile | None:
-        """A picture whose path looks the same, but has its accents in characters of their own, or has not."""
+        """Find the picture whose path looks the same, but writes accented letters as one character, or as two."""
         if path.isascii():
             return None
         wanted = composed_path(path)
@@ -330,10 +330,10 @@ class Index:
         return self._store.known(found[0]) if found else None
 
     def vector(self, which: int | str | os.PathLike[str]) -> Vectors:
-        """The vector of a live picture, by its row or path: float32 (D,), of norm 1 up to the index's rounding.
+        """Read a live picture's vector, by its row or path: float32 (D,), of norm 1 up to the index's rounding.
 
         Raises:
-            InvalidArgument: there is no such picture, or several look the same.
+            InvalidArgument: there is no such picture, or several paths look the same.
             IndexDamaged: it is not finite or not of norm 1.
         """
         row = self.row(which)
@@ -341,27 +341,27 @@ class Index:
         return Embeddings.of(self._vectors[row], self.manifest.fingerprint)
 
     def live_paths(self) -> list[tuple[int, bytes]]:
-        """(row, path) of every live row, by row."""
+        """List (row, path) of every live row, by row."""
         return self._store.live_paths(0, len(self._vectors))
 
     def pictures(self, rows: Sequence[int]) -> dict[int, Picture]:
-        """What these rows are pictures of, by row; dead ones too. Rows that are not there are left out."""
+        """Read the records of these rows' pictures, dead ones too, by row. Rows that do not exist are left out."""
         return self._store.pictures(rows)
 
     def extents(self) -> list[Extent]:
-        """The commit record as of now, in order."""
+        """Read the commit record as of now, in order."""
         return self._store.extents()
 
     def contents(self, start: int, end: int) -> list[tuple[int, bytes, int, int]]:
-        """(row, content hash, width, height) of every live row in [start, end), by row."""
+        """List (row, content hash, width, height) of every live row in [start, end), by row."""
         return self._store.contents(start, min(end, len(self._vectors)))
 
     def signatures(self, start: int, end: int) -> list[tuple[int, bytes]]:
-        """(row, perceptual signature) of the live rows in [start, end) that have a sound one, by row."""
+        """List (row, perceptual signature) of the live rows in [start, end) with an undamaged one, by row."""
         return self._store.signatures(start, min(end, len(self._vectors)))
 
     def picture(self, row: int) -> Picture:
-        """What a row is a picture of. Raises InvalidArgument if there is no such row."""
+        """Read the record of a row's picture. Raises InvalidArgument if there is no such row."""
         self._require_open()
         found = self._store.pictures([row]) if is_count(row, 0) and row < len(self._vectors) else {}
         if row not in found:
@@ -369,19 +369,19 @@ class Index:
         return found[row]
 
     def known(self, path: bytes) -> KnownFile | None:
-        """What the index knows of a path, if anything."""
+        """Look up a path: its row or its line in the ledger, or None."""
         return self._store.known(path)
 
     def info(self) -> IndexInfo:
-        """Counts, sizes and dates."""
+        """Summarise the index: counts, size and dates."""
         return info_of(self.directory, self._store, len(self), len(self._dead))
 
     def failures(self) -> list[Failure]:
-        """The ledger: every file that could not be indexed, by path. Raises IndexDamaged if it cannot be read."""
+        """Read the ledger: every file that could not be indexed, by path. Raises IndexDamaged if unreadable."""
         return self._store.failures()
 
     def failed_paths(self) -> list[bytes]:
-        """The paths in the ledger; those of damaged lines too, if they are paths."""
+        """List the paths in the ledger, including those of damaged lines that still have a path."""
         return self._store.failed_paths()
 
     def close(self) -> None:

@@ -67,15 +67,15 @@ class RowReader:
         self._there: set[str] = set()  # which of `LATER` have been seen
 
     def close(self) -> None:
-        """Close the connection; the writer's folds the WAL back into the file."""
+        """Close the connection; closing the writer's merges the WAL into the file."""
         self._db.close()
 
     def committed_rows(self) -> int:
-        """How many rows at the start of the vectors file count, tombstones included."""
+        """Count the committed rows at the start of the vectors file, tombstones included."""
         return self.snapshot()[0]
 
     def snapshot(self) -> tuple[int, list[int]]:
-        """The committed rows, and the dead ones among them, ascending: both as of one moment."""
+        """Read the number of committed rows, and the dead ones among them, ascending, both as of one moment."""
         # One statement is one moment; two could have a commit between them.
         found = self._rows(
             "SELECT 0, first_row, row_count FROM (SELECT * FROM extents ORDER BY first_row DESC LIMIT 1) "
@@ -89,7 +89,7 @@ class RowReader:
         return rows, dead
 
     def pictures(self, rows: Sequence[int]) -> dict[int, Picture]:
-        """The pictures of the rows named, by row; dead ones too."""
+        """Read the pictures of the given rows, by row; those of dead rows, too."""
         found: dict[int, Picture] = {}
         for start in range(0, len(rows), 500):  # SQLite takes 999 parameters on old builds
             part = [int(row) for row in rows[start : start + 500]]
@@ -104,13 +104,13 @@ class RowReader:
         return found
 
     def live_pictures(self, start: int, end: int) -> dict[int, Picture]:
-        """The pictures of the live rows in [start, end), by row, in order."""
+        """Read the pictures of the live rows in [start, end), by row, in order."""
         live = "deleted_at IS NULL AND rows.row >= ? AND rows.row < ? ORDER BY rows.row"
         sql = f"SELECT {self._stored()} WHERE {live}"
         return {record[0]: picture_of(record) for record in self._rows(sql, (start, end))}
 
     def contents(self, start: int, end: int) -> list[tuple[int, bytes, int, int]]:
-        """(row, content hash, width, height) of every live row in [start, end), by row."""
+        """List (row, content hash, width, height) of every live row in [start, end), by row."""
         sql = (
             "SELECT row, content_hash, width, height FROM rows "
             "WHERE deleted_at IS NULL AND row >= ? AND row < ? ORDER BY row"
@@ -118,7 +118,7 @@ class RowReader:
         return self._of_kinds(self._rows(sql, (start, end)), int, bytes, int, int)
 
     def signatures(self, start: int, end: int) -> list[tuple[int, bytes]]:
-        """(row, perceptual signature) of the live rows in [start, end) that have a sound one, by row."""
+        """List (row, perceptual signature) of the live rows in [start, end) with an undamaged one, by row."""
         if not self._has("phashes"):
             return []
         sql = (
@@ -129,12 +129,12 @@ class RowReader:
         return [(row, phash) for row, phash, crc32c in found if is_whole("phashes", crc32c, row, phash)]
 
     def live_paths(self, start: int, end: int) -> list[tuple[int, bytes]]:
-        """(row, path) of every live row in [start, end), by row."""
+        """List (row, path) of every live row in [start, end), by row."""
         sql = "SELECT row, path FROM rows WHERE deleted_at IS NULL AND row >= ? AND row < ? ORDER BY row"
         return self._of_kinds(self._rows(sql, (start, end)), int, bytes)
 
     def known(self, path: bytes) -> KnownFile | None:
-        """What the index knows of a path, if anything."""
+        """Look up a path: its live row or its line in the ledger, or None."""
         found = self._rows(
             "SELECT size, mtime_ns, row, content_hash FROM rows WHERE path = ? AND deleted_at IS NULL "
             "UNION ALL SELECT size, mtime_ns, NULL, NULL FROM failures WHERE path = ?",
@@ -147,7 +147,7 @@ class RowReader:
         return KnownFile(*found[0]) if found else None
 
     def has_path(self, path: bytes) -> bool:
-        """Whether there is a live row of a path, or a line in the ledger, sound or not."""
+        """Return whether a path has a live row or a line in the ledger, damaged or not."""
         sql = (
             "SELECT 1 FROM rows WHERE path = ? AND deleted_at IS NULL "
             "UNION ALL SELECT 1 FROM failures WHERE path = ?"
@@ -155,7 +155,7 @@ class RowReader:
         return bool(self._rows(sql, (path, path)))
 
     def known_soundly(self, path: bytes) -> KnownFile | None:
-        """The same, of records that are all as they were written; None where one is not."""
+        """Look up a path like `known`, but return None if one of its records is damaged."""
         # The record is looked up by its row: an index of the database might answer for a damaged one.
         live = "rows.row = (SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL)"
         if found := self._rows(f"SELECT {self._stored()} WHERE {live}", (path,)):
@@ -167,14 +167,14 @@ class RowReader:
         return KnownFile(line.size, line.mtime_ns, None, None, line.ctime_ns, reason=line.reason)
 
     def metadata(self, row: int) -> str:
-        """The JSON of what came with a row's picture; `{}` if nothing did."""
+        """Read the metadata of a row's picture as JSON; `{}` if it has none."""
         found = self._rows("SELECT json FROM metadata WHERE row = ?", (row,))
         return str(found[0][0]) if found else NO_METADATA
 
     def rows_of_content(self, content_hash: bytes) -> Iterator[int]:
-        """The rows, live or dead, whose file had this content, and whose record is sound."""
+        """Iterate over the rows, live or dead, whose file had this content and whose record is undamaged."""
         columns, row = CHECKED["rows"][1], -1
-        sql = (  # one by one: the first will do, and of an empty picture there may be thousands
+        sql = (  # one by one: usually the first is enough, and a blank picture may have thousands
             f"SELECT row, crc32c, {columns} FROM rows "  # noqa: S608
             "WHERE content_hash = ? AND row > ? ORDER BY row LIMIT 1"
         )
@@ -184,31 +184,31 @@ class RowReader:
                 yield row
 
     def live_paths_of_content(self, content_hash: bytes, most: int) -> list[bytes]:
-        """The paths of the live rows whose file had this content, by row, as many as `most`."""
+        """List the paths of the live rows whose file had this content, by row, at most `most`."""
         sql = "SELECT path FROM rows WHERE content_hash = ? AND deleted_at IS NULL ORDER BY row LIMIT ?"
         return [path for (path,) in self._rows(sql, (content_hash, most)) if type(path) is bytes]
 
     def failures(self, *, damaged: bool = True) -> list[Failure]:
-        """The ledger, by path; without the lines that are `damaged`, if so asked.
+        """Read the ledger, by path. damaged=False: leave out damaged lines.
 
         Raises:
-            IndexDamaged: a line has a value of another kind, and none is to be left out.
+            IndexDamaged: a line has a value of the wrong type, and damaged lines are not left out.
         """
         return self._ledger("ORDER BY path", (), damaged=damaged)
 
     def failed_paths(self) -> list[bytes]:
-        """The paths in the ledger, in order; those of damaged lines too, if they are paths."""
+        """List the paths in the ledger, in order, including those of damaged lines that still have a path."""
         return [path for (path,) in self._rows("SELECT path FROM failures ORDER BY path") if type(path) is bytes]
 
     def failure_counts(self) -> dict[str, int]:
-        """How many lines of the ledger have each reason, the most frequent first."""
+        """Count the lines of the ledger by reason, the most frequent first."""
         found = self._rows("SELECT reason, count(*) FROM failures GROUP BY reason ORDER BY 2 DESC, 1")
         if not all(type(reason) is str for reason, _ in found):
             raise self._damaged_ledger()
         return dict(found)
 
     def commit_times(self) -> tuple[int | None, int | None]:
-        """When rows were first and last committed: seconds since 1970, or None."""
+        """Read when rows were first and last committed: seconds since 1970, or None."""
         (found,) = self._rows("SELECT min(committed_at), max(committed_at) FROM extents")
         if not are(found, (_INT_OR_NONE, _INT_OR_NONE)):
             raise IndexDamaged(f"{self._path}: its commit record is damaged; see  clipdex verify")
@@ -216,7 +216,7 @@ class RowReader:
         return first, last
 
     def extents(self) -> list[Extent]:
-        """The commit record, in order."""
+        """Read the commit record, in order."""
         sql = "SELECT first_row, row_count, vectors_crc32c FROM extents ORDER BY first_row"
         found = self._rows(sql)
         if not all(_is_count(value) for row in found for value in row):
@@ -226,13 +226,13 @@ class RowReader:
     # Checking
 
     def broken_pages(self) -> list[str]:
-        """What SQLite's own check finds wrong with the file, in its words."""
+        """Run SQLite's own integrity check -> its findings, in its words."""
         found = [text for (text,) in self._rows("PRAGMA integrity_check")]
         return [] if found == ["ok"] else [f"{self._path.name}: {text}" for text in found]
 
     @contextmanager
     def one_moment(self) -> Iterator[None]:
-        """What is read inside the block is of one commit, whatever is committed meanwhile."""
+        """Make all reads inside the block see the same commit, whatever is committed meanwhile."""
         self._rows("BEGIN")
         try:
             yield
@@ -241,7 +241,7 @@ class RowReader:
                 self._db.execute("ROLLBACK")
 
     def broken_records(self) -> list[BrokenRecord]:
-        """The records whose checksum does not fit."""
+        """Find the records whose checksum does not match."""
         found = []
         for table, (key, columns) in CHECKED.items():  # names of our own, no user's
             if table in LATER and not self._has(table):
@@ -255,24 +255,24 @@ class RowReader:
         return found
 
     def record_count(self) -> int:
-        """How many records of pictures there are, dead ones too."""
+        """Count the records of pictures, dead ones too."""
         return int(self._rows("SELECT count(*) FROM rows")[0][0])
 
     def _of_kinds(self, found: list[Any], *kinds: type) -> list[Any]:
-        """What was read of rows, the row first. Raises IndexDamaged if a value is of another kind."""
+        """Check the types of records, the row first, and return them. Raises IndexDamaged for a wrong type."""
         for record in found:
             if tuple(map(type, record)) != kinds:
                 raise IndexDamaged(f"{self._path}: the record of row {record[0]} is damaged; see  clipdex verify")
         return found
 
     def _has(self, table: str) -> bool:
-        if table not in self._there:  # a writer may add one, and none drops it
+        if table not in self._there:  # a writer may add a table, but never drops one
             found = self._rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,))
             self._there |= {table} if found else set()
         return table in self._there
 
     def _stored(self) -> str:
-        """What to select of a row, and from where."""
+        """The SELECT list and FROM clause for all that is stored of a row."""
         for table in LATER_OF_ROWS:
             self._has(table)
         return stored(self._there)
@@ -295,7 +295,7 @@ class RowReader:
         return IndexDamaged(f"{self._path}: its ledger of failures is damaged; see  clipdex verify")
 
     def _each(self, sql: str) -> Iterator[Any]:
-        """The same, one by one, with texts that may be damaged."""
+        """Iterate over a statement's records, one by one, with texts that may be damaged."""
         try:
             with self._lock:
                 before, self._db.text_factory = self._db.text_factory, readable

@@ -1,6 +1,6 @@
-"""rows.sqlite: what each row is a picture of, which files failed, and how many rows are committed.
+"""rows.sqlite: the picture of each row, the ledger of failed files, and the number of committed rows.
 
-One SQLite transaction is what makes rows count. In WAL mode readers neither wait for the writer nor see
+One SQLite transaction commits rows. In WAL mode readers neither wait for the writer nor see
 anything that it has not committed.
 """
 
@@ -49,7 +49,7 @@ __all__ = ["NO_METADATA", "ROWS_FILE", "Changes", "Extent", "Failure", "KnownFil
 
 ROWS_FILE = "rows.sqlite"
 
-# What came with a picture may change while the picture does not.
+# A picture's metadata may change while the picture does not.
 _ANNOTATE = (
     "INSERT OR REPLACE INTO metadata (row, json, crc32c) "
     "SELECT row, ?2, record_crc32c(row, ?2) FROM rows WHERE path = ?1 AND deleted_at IS NULL"
@@ -78,7 +78,7 @@ class RowStore(RowReader):
 
     @classmethod
     def create(cls, path: Path) -> None:
-        """Write an empty database at a path where nothing is. Raises sqlite3.Error if the disk refuses."""
+        """Create an empty database at a path that does not exist. Raises sqlite3.Error if the disk refuses."""
         db = connect_new(path)
         try:
             db.execute("PRAGMA journal_mode = WAL")
@@ -93,18 +93,18 @@ class RowStore(RowReader):
         """Open an existing database.
 
         Raises:
-            IndexDamaged: the file is missing, or not a database, or its tables are not an index's.
-            IndexWriteError: the disk refused a writer.
-            IndexFormatError: a database, but not an index's, or of a newer version.
+            IndexDamaged: the file is missing, is not a database, or has other tables than an index.
+            IndexWriteError: it cannot be opened for writing.
+            IndexFormatError: it is a database, but not an index's, or of a newer version.
         """
         if not os.path.lexists(path):
-            raise IndexDamaged(f"{path}: is missing; without it nothing says which rows are committed")
+            raise IndexDamaged(f"{path}: is missing; without it the committed rows are not known")
         try:
             db = connect(path, write=write)
             (application,) = db.execute("PRAGMA application_id").fetchone()
             (version,) = db.execute("PRAGMA user_version").fetchone()
         except sqlite3.OperationalError as exc:
-            # Not what the file holds, but what the system refused: space for SQLite's own files, a read, a sync.
+            # Not damage: the system refused something, such as space for SQLite's own files, a read or a sync.
             if write:
                 lack = lacking(path.with_name(MANIFEST))
                 why = f": {lack}" if lack else ""
@@ -117,14 +117,14 @@ class RowStore(RowReader):
             if still(path) is None and was_refused(exc):
                 raise IndexFault(
                     f"{path}: cannot be opened: {exc}; SQLite makes a small file beside it, which a full disk or "
-                    "the folder's permissions prevent; nothing says that the index is damaged"
+                    "the folder's permissions prevent; this does not mean that the index is damaged"
                 ) from exc
             raise IndexDamaged(f"{path}: cannot be opened: {exc}") from exc
         except DAMAGE as exc:
             raise IndexDamaged(f"{path}: is not a sound SQLite database: {exc}") from exc
         if application != APPLICATION_ID:
             db.close()
-            raise IndexFormatError(f"{path}: is a SQLite database, but not one of a clipdex index")
+            raise IndexFormatError(f"{path}: is a SQLite database, but not that of a clipdex index")
         if version != SCHEMA_VERSION:
             db.close()
             raise IndexFormatError(
@@ -144,17 +144,17 @@ class RowStore(RowReader):
         return store
 
     def commit(self, first_row: int, vectors_crc32c: int, changes: Changes, at: int | None = None) -> None:
-        """Make changes count, in one transaction that is on disk when this returns.
+        """Commit changes in one transaction that is on disk when this returns.
 
-        A picture takes the place of the live row and of the ledger's line of its path; so does a failure.
+        A picture replaces the live row and the ledger's line of its path; so does a failure.
 
         Args:
-            at: when they are said to have been committed, seconds since 1970; now if not given.
+            at: the time of commit to record, seconds since 1970 (default: now).
 
         Raises:
-            IndexDamaged: what it would change is damaged beyond changing; nothing was written.
-            IndexWriteError: the disk refused. This connection sees nothing of the commit; the next one may,
-                if nothing but its last sync failed.
+            IndexDamaged: a record that it would change is damaged too badly; nothing was written.
+            IndexWriteError: the disk is full or failed. This connection does not see the commit; the next one
+                may, if only its last sync failed.
         """
         now = int(time.time()) if at is None else at
         pictures, failures = changes.pictures, changes.failures
@@ -190,11 +190,11 @@ class RowStore(RowReader):
             self._insert("failure_ctimes", ((path, storable(ctime)) for path, ctime in named if ctime is not None))
 
     def _change(self, path: bytes, **new: int | bytes) -> None:
-        """Change the live row of a path, if there is one, and its checksum with it. What is damaged stays so."""
+        """Change the live row of a path, if there is one, and its checksum with it. Damaged rows stay damaged."""
         for *values, crc32c in self._db.execute(_LIVE, (path,)).fetchall():
             changed = dict(zip(_ROW, values, strict=True)) | new
             sound = is_whole("rows", crc32c, *values)
-            if not sound:  # SQLite takes no record in which a value is of another kind
+            if not sound:  # SQLite accepts no record with a value of the wrong type
                 for name, kinds in zip(_ROW, KINDS["rows"], strict=True):
                     if type(changed[name]) not in kinds:
                         new[name] = changed[name] = b"" if kinds == (bytes,) else 0
@@ -202,7 +202,7 @@ class RowStore(RowReader):
             if not sound:
                 fits = crc32c if type(crc32c) is int and crc32c != fits else fits ^ 1
             columns = ", ".join(f"{name} = ?" for name in new)
-            # A row's number is its key in SQLite's tree, so it is a number whatever is damaged.
+            # A row's number is its key in SQLite's tree, so it is always a number, even in a damaged record.
             self._db.execute(
                 f"UPDATE rows SET {columns}, crc32c = ? WHERE row = ?",  # noqa: S608
                 (*new.values(), fits, values[0]),
@@ -223,15 +223,15 @@ class RowStore(RowReader):
             yield
             self._db.execute("COMMIT")
         except DAMAGE as exc:
-            # What the system refuses, SQLite raises as other classes.
+            # SQLite raises other classes if the system refuses something.
             if type(exc) in (sqlite3.DatabaseError, sqlite3.IntegrityError, UnicodeDecodeError):
                 raise IndexDamaged(
                     f"{self._path}: the commit met damage: {exc}; nothing was written:  clipdex verify  says "
-                    "what is damaged, and  clipdex compact --drop-damaged  makes the index anew without it"
+                    "what is damaged, and  clipdex compact --drop-damaged  rebuilds the index without it"
                 ) from exc
             raise IndexWriteError(
                 f"{self._path}: the commit was refused: {exc}; "
-                "what was committed before is untouched, and the next run goes on from there"
+                "what was committed before is untouched, and the next run continues from there"
             ) from exc
         finally:
             if self._db.in_transaction:
@@ -246,6 +246,6 @@ def _row(row: int, picture: Picture) -> tuple[Value, ...]:
 
 def _line(failure: Failure, now: int) -> tuple[Value, ...]:
     f = failure
-    # What a server, a library or a file name had to say may hold what is no UTF-8.
+    # The message of a server or a library, or a file name in it, may contain bytes that are not UTF-8.
     detail = f.detail.encode("utf-8", "backslashreplace").decode()
     return (f.path, f.reason, detail, storable(f.size), storable(f.mtime_ns), now)

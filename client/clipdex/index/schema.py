@@ -1,4 +1,4 @@
-"""The tables of rows.sqlite, and the checksum that each of their records carries."""
+"""The tables of rows.sqlite, the checksum of their records, and connections to the database."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ CREATE TABLE IF NOT EXISTS phashes (       -- what a picture looks like, to find
 ) STRICT;
 """
 
-# Beside `rows` and `failures`, so that older versions of clipdex can read and write what this one wrote. What they
-# write leaves an old ctime here: the file is read again, and nothing worse.
+# In tables of their own, so that older versions of clipdex can read and write the index. They leave an old ctime
+# here: then the file is read again, and nothing worse happens.
 _CTIMES = """
 CREATE TABLE IF NOT EXISTS ctimes (        -- when the file system last changed anything of a row's file
     row      INTEGER PRIMARY KEY,          -- as in rows
@@ -108,10 +108,10 @@ CREATE TABLE IF NOT EXISTS failure_ctimes (
 # By name: the statement that makes it.
 LATER = {"phashes": _PHASHES, "ctimes": _CTIMES, "failure_ctimes": _FAILURE_CTIMES}
 
-# What reading a damaged database raises: a flipped bit in a text is no UTF-8, even in SQLite's own messages.
+# What reading a damaged database raises: a flipped bit makes invalid UTF-8, even in SQLite's own messages.
 DAMAGE = (sqlite3.Error, UnicodeDecodeError)
 
-# What SQLite says where the system refuses something, or another process has a lock, whatever the file holds.
+# SQLite's messages if the system refuses something or another process has a lock: they do not mean damage.
 _REFUSALS = {
     "attempt to write a readonly database",
     "database is locked",
@@ -120,14 +120,14 @@ _REFUSALS = {
     "locking protocol",
     "unable to open database file",
 }
-# Of "disk I/O error", what is of the file after all; by a name that Python has since 3.11.
+# The kinds of "disk I/O error" that do mean damage, by the name that Python has since 3.11.
 _UNREADABLE = {"SQLITE_IOERR_READ", "SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_CORRUPTFS"}
 
 Value: TypeAlias = "int | bytes | str | None"
 
 
 def record_crc32c(*values: Value) -> int:
-    """CRC-32C over the columns of a record: SQLite finds a broken page, but not a flipped bit in a value.
+    """Compute the CRC-32C of a record's columns: SQLite finds a broken page, but not a flipped bit in a value.
 
     Each value is written as its kind and length, so that no two records have the same bytes:
     NULL as `n`, 12 as `i2:12`, the blob AB as `b2:AB`, the text é as `t2:` and its UTF-8.
@@ -149,57 +149,57 @@ def record_crc32c(*values: Value) -> int:
 
 
 def is_sound(crc32c: Any, *values: Any) -> bool:
-    """Whether a record that was read is the one that was written."""
+    """Return whether a record matches its checksum."""
     # A flipped bit may make a number of a type that no record has.
     return all(isinstance(v, (int, bytes, str, type(None))) for v in values) and record_crc32c(*values) == crc32c
 
 
 def was_refused(error: Exception) -> bool:
-    """Whether SQLite was refused something by the system, which says nothing of what the file holds."""
+    """Return whether the system refused something to SQLite, which does not mean that the file is damaged."""
     return str(error) in _REFUSALS and getattr(error, "sqlite_errorname", "") not in _UNREADABLE
 
 
 def unreadable(path: Path, error: Exception) -> IndexFault:
-    """What one of `DAMAGE` says of a database that was read: damage, unless it is the system that refused."""
+    """Translate one of `DAMAGE`, raised while reading: IndexDamaged, or IndexFault if the system refused."""
     if was_refused(error):
-        return IndexFault(f"{path}: cannot be read now: {error}; nothing says that the index is damaged")
+        return IndexFault(f"{path}: cannot be read now: {error}; this does not mean that the index is damaged")
     return IndexDamaged(f"{path}: cannot be read: {error}")
 
 
 def readable(raw: bytes) -> str:
-    """A text that a flipped bit may have left no UTF-8: its checksum will not fit."""
+    """Decode a text that may be damaged and so not UTF-8: its checksum will not match."""
     return raw.decode("utf-8", "surrogateescape")
 
 
 def connect(path: Path, *, write: bool) -> sqlite3.Connection:
-    """Open the database in autocommit: transactions are begun by hand, where the code says so.
+    """Open the database in autocommit mode: transactions are begun explicitly.
 
-    `record_crc32c` is known to SQL by its name, for commits alone: Ctrl-C inside it would look like damage. It
-    is given keys and what is new; what was read is checked outside of SQL: it may be of a type that no record has.
+    `record_crc32c` is available in SQL, for commits only: Ctrl-C inside it would look like damage. It gets keys
+    and new values only; stored values are checked outside SQL, as they may have a type that no record has.
 
     Raises:
-        IndexDamaged: it, or a file that SQLite has beside it, is no regular file.
-        IndexWriteError: to be written, one of them has other names.
-        IndexFault: to be read, one of them that SQLite writes even then has other names.
+        IndexDamaged: it, or a file that SQLite has beside it, is not a regular file.
+        IndexWriteError: for writing: one of them has other names (hard links).
+        IndexFault: for reading: one of them that SQLite writes even then has other names.
         sqlite3.Error: it cannot be opened.
     """
     require_database(path, write=write)
-    uri = "file:" + quote(os.fsencode(path.absolute()))  # a path may hold ?, # and bytes that are not UTF-8
+    uri = "file:" + quote(os.fsencode(path.absolute()))  # a path may contain ?, # and bytes that are not UTF-8
     if write:
         db = _open(uri + "?mode=rw")
         try:
             db.execute("PRAGMA journal_mode = WAL")
-            db.text_factory = readable  # of what is damaged it makes a new row, or leaves it out
+            db.text_factory = readable  # damaged rows are replaced or left out
             db.execute("PRAGMA synchronous = FULL")  # a commit is on disk when it returns, not some time later
         except BaseException:
             db.close()
             raise
         return db
-    if lacking(path.with_name(MANIFEST)) is not None:  # which SQLite takes for another process, and waits
+    if lacking(path.with_name(MANIFEST)) is not None:  # SQLite would take this for another process, and wait
         if (state := still(path)) is None:
             raise sqlite3.OperationalError("database is locked")
         return _opened_still(uri, path, state)
-    # Readers write to it, too, and begin by cutting it to nothing.
+    # Readers write to it, too, and begin by truncating it.
     shared = path.with_name(path.name + "-shm")
     if has_other_names(shared):
         if (state := still(path)) is None:
@@ -225,7 +225,7 @@ def connect(path: Path, *, write: bool) -> sqlite3.Connection:
 
 
 def _opened_still(uri: str, path: Path, state: tuple[int, ...]) -> Still:
-    """Without SQLite's small files: with an empty WAL all is in the database. That it stays so is looked after."""
+    """Open a database without SQLite's small files: its WAL is empty, and `Still` checks that it stays so."""
     db = _open(uri + "?immutable=1", Still)
     assert isinstance(db, Still)
     db.path, db.state = path, state
@@ -238,15 +238,15 @@ def _opened_still(uri: str, path: Path, state: tuple[int, ...]) -> Still:
 
 
 def connect_new(path: Path) -> sqlite3.Connection:
-    """A database at a path where nothing is, in a folder of our own."""
-    return sqlite3.connect(path, isolation_level=None, timeout=0)  # who else has it is a file system without locks
+    """Create a database at a path that does not exist, in a folder of our own."""
+    return sqlite3.connect(path, isolation_level=None, timeout=0)  # only missing locks could make it wait
 
 
 def require_schema(db: sqlite3.Connection, path: Path) -> None:
-    """Raise IndexDamaged unless a database has the tables of an index, as they were made, and nothing besides.
+    """Raise IndexDamaged unless a database has exactly the tables and indexes of an index, as they were made.
 
-    A view or a virtual table in the place of a table runs what its maker likes when it is read, a trigger when
-    something is written. Comments and spaces may be those of another version.
+    A view or a virtual table in place of a table could run its author's code when it is read, a trigger when
+    something is written. Comments and spaces may differ between versions.
     """
     try:
         text_factory, db.text_factory = db.text_factory, readable
@@ -280,7 +280,7 @@ def require_schema(db: sqlite3.Connection, path: Path) -> None:
 
 @cache
 def _objects() -> dict[str, tuple[str, str, str | None]]:
-    """What is in the schema of an index: by name its type, its table, and its SQL without comments."""
+    """The objects in the schema of an index, by name: type, table, and SQL without comments."""
     db = sqlite3.connect(":memory:")
     try:
         db.executescript(SCHEMA + "".join(LATER.values()))
@@ -291,21 +291,21 @@ def _objects() -> dict[str, tuple[str, str, str | None]]:
 
 
 def _plain(sql: object) -> str | None:
-    """A statement without its comments. None of ours has a `--` in a text, so what equals one of ours has none."""
+    """Remove the comments of a statement. None of ours has `--` in a string, nor has what equals one of ours."""
     return " ".join(re.sub(r"--[^\n]*", " ", sql).split()) if isinstance(sql, str) else None
 
 
 class Still(sqlite3.Connection):
-    """A connection without locks, to a database that nobody writes.
+    """A connection without locks, to a database that no process writes.
 
-    state: what `still` said when it was opened.
+    state: the result of `still` when it was opened.
     """
 
     path: Path
     state: tuple[int, ...]
 
     def require_still(self) -> None:
-        """Raise IndexFault if something has been written since: what was read may be of two moments."""
+        """Raise IndexFault if the database was written to since: what was read may be inconsistent."""
         try:
             now = still(self.path)
         except OSError:
@@ -318,13 +318,13 @@ class Still(sqlite3.Connection):
 
 
 def require_still(db: sqlite3.Connection) -> None:
-    """Ask for it after each reading, failed or not: a connection with locks is always still."""
+    """Check a `Still` connection after each read, failed or not; a connection with locks needs no check."""
     if isinstance(db, Still):
         db.require_still()
 
 
 def still(path: Path) -> tuple[int, ...] | None:
-    """What tells a database that nobody writes from itself later; None if there is something in its WAL."""
+    """Identify the state of a database that no process writes; None if its WAL is not empty."""
     try:
         if path.with_name(path.name + "-wal").stat().st_size:
             return None
@@ -342,6 +342,6 @@ def _open(uri: str, kind: type[sqlite3.Connection] = sqlite3.Connection) -> sqli
         db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, factory=Still)
     else:
         db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-    db.execute("PRAGMA trusted_schema = OFF")  # what a stranger's schema may call
+    db.execute("PRAGMA trusted_schema = OFF")  # a stranger's schema must not call our functions
     db.create_function("record_crc32c", -1, record_crc32c, deterministic=True)
     return db

@@ -14,8 +14,8 @@ from clipdex.search.grouping import Grouping
 
 __all__ = ["check_options", "checked_queries"]
 
-# How far from 1 a query's norm may be. Of a model's or the index's own vectors: what was accepted from a server,
-# and rounded; of any other: float16 and a few sums stay far below it.
+# How far from 1 a query's norm may be. First: vectors of a model or of the index, accepted from a server and then
+# rounded. Second: any other vectors; float16 and a few sums stay far below it.
 _OWN_TOLERANCE, _NORM_TOLERANCE = 1.5e-2, 1e-3
 
 
@@ -29,8 +29,8 @@ def checked_queries(queries: Array, manifest: Manifest, directory: Path) -> Vect
     made_by = getattr(queries, "fingerprint", None)
     if made_by is not None and made_by != manifest.fingerprint:
         raise FingerprintMismatch(
-            f"{directory} holds vectors of {manifest.model} ({manifest.fingerprint[:12]}), and "
-            f"the queries are another model's ({made_by[:12]}): embed them with the model that made the index"
+            f"{directory} holds vectors of {manifest.model} ({manifest.fingerprint[:12]}), but "
+            f"the queries are from another model ({made_by[:12]}): embed them with the index's model"
         )
     try:
         wide = np.atleast_2d(np.asarray(queries))
@@ -38,20 +38,20 @@ def checked_queries(queries: Array, manifest: Manifest, directory: Path) -> Vect
         raise InvalidArgument("the queries are lists of different lengths; expected an array (Q, D)") from exc
     if wide.ndim != 2 or wide.shape[1] != manifest.embedding_dim:
         raise InvalidArgument(
-            f"{directory} holds vectors of {manifest.embedding_dim} numbers; "
+            f"{directory} has vectors of {manifest.embedding_dim} numbers; "
             f"the queries have shape {np.shape(queries)}"
         )
     if not np.issubdtype(wide.dtype, np.floating):
         raise InvalidArgument(
-            f"the queries are {wide.dtype}; expected floats, as embed_texts and embed_images give"
+            f"the queries are {wide.dtype}; expected floats, as embed_texts and embed_images return"
         )
     if not np.isfinite(wide).all():
-        raise InvalidArgument("a query holds NaN or infinity")
+        raise InvalidArgument("a query contains NaN or infinity")
     lengths = np.linalg.norm(wide.astype(np.float64), axis=1)
     if (far := np.abs(lengths - 1) > (_OWN_TOLERANCE if made_by else _NORM_TOLERANCE)).any():
         first = int(np.flatnonzero(far)[0])
         raise InvalidArgument(
-            f"query {first} is of norm {lengths[first]:.4g}, so its scores would be no cosines; divide it by "
+            f"query {first} has norm {lengths[first]:.4g}, so its scores would not be cosines; divide it by "
             "its norm (clipdex.mix does, for a weighted sum)"
         )
     return np.asarray(wide, dtype=np.float32)
@@ -78,4 +78,4 @@ def check_options(
     if ann is not None and not hasattr(ann, "rank"):
         raise InvalidArgument(f"ann is {ann!r:.60}; expected clipdex.ann.AnnIndex.open(index)")
     if params is not None and not isinstance(where, str):
-        raise InvalidArgument("params gives values to a condition, and `where` is none in SQL")
+        raise InvalidArgument("params was given, but `where` is not a condition in SQL; params are its values")

@@ -1,4 +1,4 @@
-"""What a run takes an index to know of files: nothing of one whose row, or what is said of it, is damaged."""
+"""Looking up files in an index for a run, where damaged rows and records count as unknown."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["SoundFiles"]
 
 
 class SoundFiles:
-    """Asked about a file, it reads the vectors of the commit that has the file's row, each commit once.
+    """Looks up files, and checks the vectors of the commit with a file's row, reading each commit once.
 
-    So a run embeds anew what is damaged, and the new row takes the place of the damaged one.
+    So a run embeds damaged pictures again, and the new row replaces the damaged one.
     """
 
     def __init__(self, store: RowStore, check: ExtentCheck) -> None:
@@ -27,10 +27,10 @@ class SoundFiles:
     @classmethod
     @contextmanager
     def open(cls, directory: Path) -> Iterator[SoundFiles]:
-        """Those of an index that is not being written here.
+        """Open an index only for reading.
 
         Raises:
-            IndexFault: there is no index, or it is beyond reading.
+            IndexFault: there is no index, or it cannot be read.
         """
         manifest = Manifest.read(directory)
         store = RowStore.open(directory / ROWS_FILE, write=False)
@@ -46,14 +46,14 @@ class SoundFiles:
             store.close()
 
     def known(self, path: bytes) -> KnownFile | None:
-        """What the committed index knows of a path, if anything sound."""
+        """Look up a path in the committed index; None if it is unknown or damaged."""
         found = self._store.known_soundly(path)
         return None if found is not None and found.row is not None and not self._is_sound(found.row) else found
 
     def has(self, path: bytes) -> bool:
-        """Whether the committed index has anything of a path, sound or not."""
+        """Return whether the committed index has a path, damaged or not."""
         return self._store.has_path(path)
 
     def row_of_content(self, content_hash: bytes) -> int | None:
-        """A sound row, live or dead, whose file had this content."""
+        """Find an undamaged row, live or dead, whose file had this content."""
         return next(filter(self._is_sound, self._store.rows_of_content(content_hash)), None)

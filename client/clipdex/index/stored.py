@@ -1,4 +1,4 @@
-"""All that is stored of a row, in several tables: what to select, if it is sound, and the picture it tells of."""
+"""Reading a row's records from several tables: the SELECT, checks of types and checksums, and the values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 
 _INT, _BYTES, _TEXT, _INT_OR_NONE = (int,), (bytes,), (str,), (int, type(None))
 
-# Of the columns that a table's checksum covers: what a value may be. A flipped bit may make it another one.
+# The types of the columns that a table's checksum covers. A flipped bit may change a value's type.
 KINDS: dict[str, tuple[tuple[type, ...], ...]] = {
     "rows": (_INT, _BYTES, _INT, _INT, _BYTES, _INT, _INT, _INT_OR_NONE),
     "extents": (_INT, _INT, _INT, _INT),
@@ -38,12 +38,12 @@ KINDS: dict[str, tuple[tuple[type, ...], ...]] = {
 _ROW = "rows.row, path, size, mtime_ns, content_hash, width, height, deleted_at, rows.crc32c"
 _AT_CONTENT_HASH = 4
 
-# Of a table that may not be there: its column of values.
+# Tables that may be missing, and their column of values.
 LATER_OF_ROWS = {"phashes": "phash", "ctimes": "ctime_ns"}
 
 
 def stored(tables: Container[str]) -> str:
-    """What to select of a row, and from where. tables: which of `LATER_OF_ROWS` are there."""
+    """Write the SELECT list and FROM clause for a row's records. tables: which of `LATER_OF_ROWS` exist."""
     columns, joins = [_ROW, "json, metadata.crc32c"], ["rows", "metadata USING (row)"]
     for table, column in LATER_OF_ROWS.items():
         columns.append(f"{column}, {table}.crc32c" if table in tables else "NULL, NULL")
@@ -52,12 +52,12 @@ def stored(tables: Container[str]) -> str:
 
 
 def are(values: Sequence[Any], kinds: Sequence[tuple[type, ...]]) -> bool:
-    """Whether all that was read is of the kinds that it should be; a checksum is not asked."""
+    """Return whether values have the right types; the checksum is not checked."""
     return all(type(value) in kind for value, kind in zip(values, kinds, strict=True))
 
 
 def is_whole(table: str, crc32c: Any, *values: Any) -> bool:
-    """Whether a record of a table is the one that was written, and such as clipdex writes."""
+    """Return whether a table's record has the right types and matches its checksum."""
     return (
         are(values, KINDS[table])
         and (table != "phashes" or len(values[1]) == SIGNATURE_BYTES)
@@ -66,7 +66,7 @@ def is_whole(table: str, crc32c: Any, *values: Any) -> bool:
 
 
 def picture_of(record: Sequence[Any]) -> Picture:
-    """Of what `stored` selects. A signature or a ctime that is damaged is none."""
+    """Make a Picture from a record of `stored`. A damaged signature or ctime becomes None."""
     row, path, size, mtime_ns, content_hash, width, height, _, _, json, _ = record[:11]
     phash, ctime_ns = (
         value if value is not None and is_whole(table, crc, row, value) else None
@@ -76,18 +76,18 @@ def picture_of(record: Sequence[Any]) -> Picture:
 
 
 def is_plausible(record: Sequence[Any]) -> bool:
-    """Whether what `stored` selects of a picture is of the kinds that it should be; its checksum is not asked."""
+    """Return whether a record of `stored` has the right types; its checksum is not checked."""
     return are(record[:8], KINDS["rows"]) and (record[9] is None or type(record[9]) is str)
 
 
 def known_file(record: Sequence[Any]) -> KnownFile:
-    """Of what `stored` selects of a sound record."""
+    """Make a KnownFile from an undamaged record of `stored`."""
     (phash, _), (ctime_ns, _) = _later(record)
     return KnownFile(record[2], record[3], record[0], record[_AT_CONTENT_HASH], ctime_ns, phash is not None)
 
 
 def all_sound(record: Sequence[Any]) -> bool:
-    """Whether all that `stored` selects is as it was written."""
+    """Return whether all parts of a record of `stored` match their checksums."""
     row, of_row, crc32c = record[0], record[:8], record[8]
     beside = zip(("metadata", *LATER_OF_ROWS), [(record[9], record[10]), *_later(record)], strict=True)
     return is_whole("rows", crc32c, *of_row) and all(
@@ -98,11 +98,11 @@ def all_sound(record: Sequence[Any]) -> bool:
 def failure_of(
     path: bytes, reason: str, detail: str, size: int, mtime_ns: int, ctime_ns: Any, crc: Any
 ) -> Failure:
-    """A line of the ledger, and what stands beside it of its ctime: nothing, if that is damaged."""
+    """Make a Failure from a line of the ledger and its ctime, which becomes None if it is damaged."""
     known = ctime_ns is not None and is_whole("failure_ctimes", crc, path, ctime_ns)
     return Failure(path, reason, detail, size, mtime_ns, ctime_ns if known else None)
 
 
 def _later(record: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """(value, checksum) of each of `LATER_OF_ROWS`."""
+    """Take (value, checksum) of each of `LATER_OF_ROWS` from a record."""
     return [(record[11], record[12]), (record[13], record[14])]

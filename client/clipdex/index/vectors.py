@@ -1,6 +1,6 @@
 """The vectors file: rows one after another, appended with pwrite, read through a read-only memmap.
 
-Never written through a memmap: on a full disk that ends the process with SIGBUS, where pwrite returns an error.
+It is never written through a memmap: on a full disk that kills the process with SIGBUS; pwrite returns an error.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from clipdex.search.cosines import not_unit
 
 __all__ = ["ExtentCheck", "VectorFile", "map_vectors", "read_extent"]
 
-# Room is taken ahead, an eighth of what is there: a full disk is then met before a row is half written, and the
-# file's metadata changes seldom, which makes syncing it cheap.
+# Space is allocated ahead, an eighth of the file: a full disk is then noticed before a row is half written, and
+# the file's metadata rarely changes, which makes syncing cheap.
 _LEAST_AHEAD = 1 << 20
 _MOST_AHEAD = 64 << 20
 
-# File systems that have no such call say so, and others (NFS) emulate it.
+# The errors of file systems without such a call; others (NFS) emulate it.
 _CANNOT_ALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 _BLOCK = 8 << 20  # read at once
@@ -39,7 +39,7 @@ _datasync = getattr(os, "fdatasync", os.fsync)
 
 
 def map_vectors(directory: Path, manifest: Manifest, rows: int) -> Array:
-    """The first `rows` rows as a read-only array (rows, D) over the file; nothing is read yet.
+    """Map the first `rows` rows of the file as a read-only array (rows, D); nothing is read yet.
 
     Raises:
         IndexDamaged: the file is missing, or shorter than what was committed.
@@ -75,9 +75,9 @@ def _require_length(path: Path, size: int, manifest: Manifest, rows: int) -> Non
 
 
 def read_extent(fd: int, extent: Extent, manifest: Manifest) -> tuple[int, int, list[tuple[int, int]]]:
-    """What an extent's bytes in the vectors file are.
+    """Read an extent's bytes in the vectors file.
 
-    -> (their checksum, how many of them are there, which rows are not finite or not of norm 1, as [first, end)s)
+    -> (their checksum, how many there are, the rows that are not finite or not of norm 1, as [first, end) pairs)
     """
     row_bytes = manifest.row_bytes
     start, length = extent.first_row * row_bytes, extent.row_count * row_bytes
@@ -89,7 +89,7 @@ def read_extent(fd: int, extent: Extent, manifest: Manifest) -> tuple[int, int, 
         if not data:
             break
         crc32c = google_crc32c.extend(crc32c, data)
-        whole = len(data) // row_bytes  # less than was asked for, where the file ends
+        whole = len(data) // row_bytes  # fewer than requested at the end of the file
         rows = np.frombuffer(data, manifest.numpy_dtype, whole * manifest.embedding_dim)
         for at in not_unit(rows.reshape(whole, -1)):
             row = extent.first_row + read // row_bytes + int(at)
@@ -104,9 +104,9 @@ def read_extent(fd: int, extent: Extent, manifest: Manifest) -> tuple[int, int, 
 
 
 class ExtentCheck:
-    """Which rows are as they were committed. An extent is read when it is first asked about, and once.
+    """Tells whether rows are as they were committed. Each extent is read once, when it is first needed.
 
-    Rows behind the extents are taken for sound: this process has written them.
+    Rows after the extents count as undamaged: this process has written them.
     """
 
     def __init__(self, fd: int, extents: Sequence[Extent], manifest: Manifest) -> None:
@@ -116,7 +116,7 @@ class ExtentCheck:
         self._unsound: dict[int, list[tuple[int, int]]] = {}  # of an extent: the rows, as [first, end)s
 
     def __call__(self, row: int) -> bool:
-        """Whether a row is sound."""
+        """Return whether a row is undamaged."""
         if row >= self._end:
             return True
         number = bisect_right(self._firsts, row) - 1
@@ -129,7 +129,7 @@ class ExtentCheck:
         return at < 0 or row >= spans[at][1]
 
     def _read(self, extent: Extent) -> list[tuple[int, int]]:
-        with suppress(OSError, ValueError, OverflowError):  # a disk that does not read, a number that is damaged
+        with suppress(OSError, ValueError, OverflowError):  # a disk that cannot be read, or a damaged number
             crc32c, _, unsound = read_extent(self._fd, extent, self._manifest)
             if crc32c == extent.crc32c:
                 return unsound
@@ -137,7 +137,7 @@ class ExtentCheck:
 
 
 class VectorFile:
-    """The writer's end. After any failed sync it refuses further work: the kernel may have dropped pages."""
+    """The writer's vectors file. After a failed sync it refuses work: the kernel may have dropped pages."""
 
     def __init__(self, directory: Path, manifest: Manifest, committed: int) -> None:
         """Open the file and cut off what was never committed."""
@@ -166,10 +166,10 @@ class VectorFile:
             raise IndexWriteError(f"{self._path}: cannot be cut to its committed rows: {exc.strerror}") from exc
 
     def append(self, vectors: Array) -> None:
-        """Write rows, (n, D) of any float dtype, behind those already written. Not yet durable.
+        """Write rows, (n, D) of any float dtype, after those already written. Not yet durable.
 
         Raises:
-            IndexWriteError: the disk is full, or refused; `rows` has not moved.
+            IndexWriteError: the disk is full or failed; `rows` is unchanged.
         """
         data = np.ascontiguousarray(vectors, dtype=self._dtype).tobytes()
         offset, view = self.rows * self._row_bytes, memoryview(data)
@@ -182,16 +182,16 @@ class VectorFile:
         self.crc32c = google_crc32c.extend(self.crc32c, data)
 
     def read(self, row: int) -> Array:
-        """One row that was appended, committed or not: (D,) of the file's dtype."""
+        """Read an appended row, committed or not: (D,) of the file's dtype."""
         data = os.pread(self._fd, self._row_bytes, row * self._row_bytes)
         return np.frombuffer(data, dtype=self._dtype)
 
     def check(self, extents: Sequence[Extent]) -> ExtentCheck:
-        """Which of the rows of these extents are sound."""
+        """Make a check of the rows of these extents."""
         return ExtentCheck(self._fd, extents, self._manifest)
 
     def _allocate(self, needed: int) -> None:
-        """Have disk space for the first `needed` bytes, and some ahead if the disk has it."""
+        """Allocate disk space for the first `needed` bytes, and some ahead if there is enough."""
         if needed <= self._allocated or not hasattr(os, "posix_fallocate"):
             return
         ahead = min(max(self._allocated // 8, _LEAST_AHEAD), _MOST_AHEAD)
@@ -221,11 +221,11 @@ class VectorFile:
         self.crc32c = 0
 
     def give_up(self) -> None:
-        """Refuse further work, and keep what was written: a commit that failed may count all the same."""
+        """Refuse further work, and keep what was written: a failed commit may still take effect."""
         self._broken = True
 
     def close(self, committed: int | None) -> None:
-        """Close the file; give back the room that holds no committed row, if it is known which do."""
+        """Close the file, and cut it to the committed rows if their number is known."""
         if committed is not None and not self._broken:
             with suppress(OSError):  # opening it again does the same
                 os.ftruncate(self._fd, committed * self._row_bytes)
@@ -233,7 +233,7 @@ class VectorFile:
 
     def _guard(self, act: str) -> _Guard:
         if self._broken:
-            raise IndexWriteError(f"{self._path}: an earlier sync or commit failed; open the index again to go on")
+            raise IndexWriteError(f"{self._path}: an earlier sync or commit failed; open the index again")
         return _Guard(self._path, act)
 
 
@@ -250,5 +250,5 @@ class _Guard:
         if isinstance(error, OSError):
             raise IndexWriteError(
                 f"{self._path}: {self._act} failed: {error.strerror}; "
-                "what was committed is untouched, and the next run goes on from there"
+                "what was committed is untouched, and the next run continues from there"
             ) from error

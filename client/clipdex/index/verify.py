@@ -1,4 +1,4 @@
-"""Checking an index against its own checksums: what is damaged, and which pictures that touches."""
+"""Checking an index against its own checksums: what is damaged, and which pictures are affected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Damage", "VerifyReport", "check_rows", "verify_index"]
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that is not as it was written. rows: those that it touches, [first, end)."""
+    """One piece of damage. rows: the rows affected, [first, end)."""
 
     what: str
     rows: tuple[int, int] | None = None
@@ -31,7 +31,7 @@ class Damage:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was read, and what is wrong with it; nothing if `damages` is empty."""
+    """The result of a check: what was read, and the damage found, if any."""
 
     rows: int
     extents: int
@@ -43,13 +43,13 @@ def verify_index(directory: Path, progress: Callable[[int, int], None] | None = 
     """Read everything that is committed and compare it with its checksums.
 
     Args:
-        progress: called with the rows read so far and all rows.
+        progress: called with the number of rows read so far and of all rows.
 
     Raises:
-        IndexNotFound: nothing is at that path.
-        IndexFault: it cannot be read now, which says nothing of its state: a full disk, no locks.
+        IndexNotFound: the directory does not exist.
+        IndexFault: it cannot be read now, which does not mean damage: a full disk, no locks.
     """
-    while True:  # a compaction that comes in between mixes two indexes
+    while True:  # a compaction in between would mix two indexes
         with _watched(directory) as in_place:
             report = _verify(directory, progress)
             if in_place():
@@ -58,11 +58,11 @@ def verify_index(directory: Path, progress: Callable[[int, int], None] | None = 
 
 @contextmanager
 def _watched(directory: Path) -> Iterator[Callable[[], bool]]:
-    """Tells whether the directory at a path is still the one that was there."""
+    """Yield a function that says whether the directory at a path is still the same one."""
     try:
         place = open_directory(directory)  # held open, so that its number is not given to another
     except OSError:
-        yield lambda: True  # what reads it will say why it cannot be read
+        yield lambda: True  # reading it will raise the proper error
         return
 
     def in_place() -> bool:
@@ -92,7 +92,7 @@ def _verify(directory: Path, progress: Callable[[int, int], None] | None) -> Ver
     try:
         report = check_rows(directory, manifest, store, progress)
         damages += report.damages
-        extents = store.extents()  # a side file made meanwhile may be of rows that were not there before
+        extents = store.extents()  # a side file written meanwhile may cover newer rows
         damages += [Damage(what) for what in int8_damages(directory, manifest, extents)]
         damages += [Damage(what) for what in ann_damages(directory, manifest, extents)]
     except IndexDamaged as exc:
@@ -105,7 +105,7 @@ def _verify(directory: Path, progress: Callable[[int, int], None] | None) -> Ver
 def check_rows(
     directory: Path, manifest: Manifest, store: RowStore, progress: Callable[[int, int], None] | None = None
 ) -> VerifyReport:
-    """Compare the rows with their checksums, and the files that hold them; not the side files.
+    """Compare the rows, and the files that contain them, with their checksums; not the side files.
 
     Raises:
         IndexDamaged: rows.sqlite cannot be read.
@@ -122,7 +122,7 @@ def check_rows(
 
 
 def _gaps(extents: list[Extent], records: int) -> list[str]:
-    """Extents follow each other from row 0, and every committed row has its record."""
+    """Check that extents follow each other from row 0, and that every committed row has its record."""
     end, found = 0, []
     for extent in extents:
         if extent.first_row != end or extent.row_count < 1:
@@ -136,7 +136,7 @@ def _gaps(extents: list[Extent], records: int) -> list[str]:
 def _check_vectors(
     path: Path, manifest: Manifest, extents: list[Extent], progress: Callable[[int, int], None] | None
 ) -> tuple[list[Damage], int]:
-    """Compare each extent's bytes with its checksum -> (what differs, bytes read)."""
+    """Compare each extent's bytes with its checksum -> (the damage, bytes read)."""
     damages: list[Damage] = []
     total = sum(extent.row_count for extent in extents)
     read = done = 0
@@ -159,7 +159,7 @@ def _check_vectors(
                 damages.append(Damage(f"{what} cannot be read: {exc}", span))
                 continue
             if length < extent.row_count * manifest.row_bytes:
-                damages.append(Damage(f"{what} are not all there: the file was cut", span))
+                damages.append(Damage(f"{what} are incomplete: the file was cut short", span))
             elif crc32c != extent.crc32c:
                 damages.append(Damage(f"{what} are not what was committed", span))
             else:
@@ -172,7 +172,7 @@ def _check_vectors(
 
 
 def _unsound(name: str, spans: list[tuple[int, int]]) -> list[Damage]:
-    """Rows that are as they were committed, and were wrong already then."""
+    """Report rows that match their checksum but were already wrong when they were committed."""
     found = []
     for first, end in spans:
         which = f"row {first} is" if end == first + 1 else f"rows {first} to {end - 1} are"

@@ -1,7 +1,7 @@
-"""rows.sqlite-wal, walked by its own checksums (https://www.sqlite.org/fileformat2.html, section 4).
+"""Checking rows.sqlite-wal by its own checksums (https://www.sqlite.org/fileformat2.html, section 4).
 
-SQLite takes the first frame whose checksum does not fit for the end of the log, as it must after a crash. Where a
-bit of a frame has flipped, all commits from there on are gone without a word.
+SQLite takes the first frame whose checksum does not match for the end of the log, as it must after a crash. If a
+bit of a frame has flipped, all commits from there on are lost silently.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from clipdex.index.files import fault, open_to_read
 __all__ = ["wal_damage"]
 
 _HEADER, _FRAME = 32, 24
-_MAGIC = {0x377F0682: "<u4", 0x377F0683: ">u4"}  # how the words are read that a checksum covers
+_MAGIC = {0x377F0682: "<u4", 0x377F0683: ">u4"}  # the byte order of the words that a checksum covers
 _FRAMES_AT_ONCE = 1024
 
 _Words = npt.NDArray[np.uint32]
 
 
 def wal_damage(database: Path) -> str | None:
-    """What is wrong with the WAL beside a database, if there is one and it lost commits.
+    """Describe the damage to the WAL beside a database, if there is one and it lost commits.
 
-    A writer may be at work. A frame that it had not yet written whole is whole at the second look, and a log that
-    it begins anew has other salts: what is found twice is there.
+    A writer may be at work. A frame that it had not yet written completely is complete at the second look, and a
+    log that it restarts has other salts: only damage found twice is reported.
 
     Raises:
-        IndexDamaged: it is no regular file.
+        IndexDamaged: it is not a regular file.
         IndexFault: the system refuses to read it.
     """
     path = database.with_name(database.name + "-wal")
@@ -55,16 +55,16 @@ def wal_damage(database: Path) -> str | None:
     return (
         None
         if found is None
-        else f"{path.name}: {found[0]}: it reads as the end, and what was committed behind it is lost"
+        else f"{path.name}: {found[0]}: SQLite takes it for the end, and all later commits are lost"
     )
 
 
 def _walk(file: BinaryIO) -> tuple[str, bytes] | None:
-    """-> (what is damaged, the log's salts)."""
+    """Check the log -> (what is damaged, the log's salts), or None."""
     header = file.read(_HEADER)
     rest = file.read(1)
     if len(header) < _HEADER or not rest or not any(header):
-        return None  # begun, and no commit in it yet
+        return None  # started, without a commit yet
     magic, _, page_bytes, _, *sums = struct.unpack(">4I8x2I", header)
     salts = header[16:24]
     order = _MAGIC.get(magic, "<u4")
@@ -74,7 +74,7 @@ def _walk(file: BinaryIO) -> tuple[str, bytes] | None:
     ):
         return "its header is not what was written", salts
     first: int | None = None  # the frame that SQLite takes for the end
-    commit = False  # whether a commit stands at or behind it
+    commit = False  # whether there is a commit at or after it
     one_bit = False
     last = np.array([sums], np.uint32)  # the checksum that the next frame goes on from
     for number, heads, bodies in _frames(file, page_bytes):
@@ -94,17 +94,17 @@ def _walk(file: BinaryIO) -> tuple[str, bytes] | None:
             same[:at] = False
             same[at] |= one_bit
         for i in np.flatnonzero(same):
-            if commit:  # more was written behind the commit, so it had been synced, with all before it
+            if commit:  # more was written after the commit, so it had been synced
                 return f"frame {first} is not what was written", salts
             commit = bool(fields[i, 1])
-    # The last commit may be one that a power cut tore before it was acknowledged. A tear is never one bit.
+    # A power cut may have torn the last commit before it was acknowledged. A tear is never a single bit.
     if commit and one_bit:
         return f"frame {first} is not what was written", salts
     return None
 
 
 def _frames(file: BinaryIO, page_bytes: int) -> Iterator[tuple[int, npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]:
-    """Whole frames -> (number of the first, their headers (n, 24), their pages (n, P)), some at once."""
+    """Read complete frames in batches -> (number of the first, headers (n, 24), pages (n, P))."""
     length, number = _FRAME + page_bytes, 0
     file.seek(_HEADER)
     while True:
@@ -118,7 +118,7 @@ def _frames(file: BinaryIO, page_bytes: int) -> Iterator[tuple[int, npt.NDArray[
 
 
 def _checksums(words: _Words, seeds: _Words) -> _Words:
-    """SQLite's checksum of each line of words (n, W), from where each seed (n, 2) left it -> (n, 2).
+    """Continue SQLite's checksum over each line of words (n, W), from each seed (n, 2) -> (n, 2).
 
     For each pair of words: a += word + b, then b += next word + a. That is linear, modulo 2^32.
     """
@@ -132,12 +132,12 @@ def _checksum(words: npt.NDArray[Any], seeds: _Words) -> list[int]:
 
 @lru_cache(maxsize=4)
 def _weights(words: int) -> tuple[_Words, _Words]:
-    """What each word adds to the two sums, (W, 2), and what the seed adds, (2, 2)."""
+    """Compute each word's contribution to the two sums, (W, 2), and the seed's, (2, 2)."""
     weights = np.zeros((words, 2), np.uint32)
     a, b = (
         np.array([1, 0], np.uint32),
         np.array([0, 1], np.uint32),
-    )  # what the two sums of now add to those at the end
+    )  # the current sums' contribution to the final ones
     for i in range(words - 2, -1, -2):
         weights[i + 1] = b  # of a pair, the second word goes to b; the first goes to a, and through a to b
         weights[i] = a + b
@@ -146,7 +146,7 @@ def _weights(words: int) -> tuple[_Words, _Words]:
 
 
 def _one_bit(words: _Words, seed: _Words, fields: _Words, salts: bytes, same_salts: bool) -> bool:
-    """Whether a frame is one flipped bit away from one that fits."""
+    """Return whether a frame is one flipped bit away from a valid one."""
     sums, written = _checksums(words[None], seed[None])[0], fields[4:6]
     apart = int.from_bytes((sums ^ written).astype(">u4").tobytes(), "big")
     if not same_salts:
@@ -155,7 +155,7 @@ def _one_bit(words: _Words, seed: _Words, fields: _Words, salts: bytes, same_sal
     if bin(apart).count("1") == 1:
         return True
     bits = np.uint32(1) << np.arange(32, dtype=np.uint32)
-    # A bit that is set takes its worth away when it flips, modulo 2^32.
+    # A set bit subtracts its value when it flips, modulo 2^32.
     change = np.where(words[:, None] & bits, np.uint32(0) - bits, bits)
     weights, _ = _weights(len(words))
     changes = weights[:, None, :] * change[:, :, None]  # (W, 32, 2): what each flip adds to the two sums

@@ -1,8 +1,8 @@
-"""Which rows a condition in SQL holds for, evaluated by SQLite.
+"""Filters: finding the rows that meet a condition in SQL, evaluated by SQLite.
 
-The condition is the one thing that is compiled of what a user says; values are bound. It stands in a WHERE over a
-view, on a connection of its own that can only read, and whose authorizer knows the view's columns and some pure
-functions and nothing else. So whatever is written there, it filters or is refused.
+The condition is the only user input that is compiled; values are bound. It is put into a WHERE over a view, on a
+separate read-only connection whose authorizer allows the view's columns, some pure functions and nothing else. So
+whatever the condition says, it either filters or is refused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _Function = Callable[..., Any]
 
 COLUMNS = ("row", "path", "name", "folder", "size", "width", "height", "modified", "mtime", "meta")
 
-# Without effects, and with answers no longer than what they are given.
+# Functions without side effects whose results are no longer than their arguments.
 FUNCTIONS = frozenset(
     (
         *("abs", "coalesce", "glob", "has", "hex", "ifnull", "iif", "instr", "length", "like", "lower", "ltrim"),
@@ -44,8 +44,8 @@ FUNCTIONS = frozenset(
     )
 )
 
-# CAST gives each column an affinity, so that numbers and texts compare as one means them. Texts are composed
-# (`spelling`); most are ASCII, which SQLite sees by itself, quicker than it calls a function.
+# CAST gives each column an affinity, so that numbers and texts compare as expected. Texts are composed
+# (`spelling`); most are ASCII, which SQLite detects by itself, faster than it calls a function.
 _VIEW = """
 CREATE TEMP VIEW pictures AS
 SELECT rows.row AS row,
@@ -60,15 +60,15 @@ FROM main.rows LEFT JOIN main.metadata ON metadata.row = rows.row
 """
 
 _LONGEST = 10_000  # characters of a condition
-_KEPT = 4  # answers of a snapshot that are remembered; each takes 8 bytes a row
-_STEPS = 20_000  # of SQLite's machine, between two looks at the clock
+_KEPT = 4  # results cached per snapshot; each takes 8 bytes per row
+_STEPS = 20_000  # of SQLite's virtual machine, between two checks of the clock
 
-# Without it a subquery could read no more than the view either, but tombstones, too, and again for each row.
+# Even without this check a subquery could read only the view, but with tombstones, and again for each row.
 _SUBQUERY = re.compile(r"\b(select|values)\b", re.IGNORECASE)
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^]]*\]|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 
-# A text that is an expression between CASE and THEN and between parentheses is one expression: what closes the
-# parenthesis is no part of an expression there, and what ends the CASE is none here. The new lines end a comment.
+# A text that is an expression both between CASE and THEN and between parentheses is a single expression: text that
+# closes the parenthesis fails in the first, text that ends the CASE in the second. The line breaks end comments.
 _IN_CASE = "EXPLAIN SELECT CASE WHEN\n{}\nTHEN 1 END FROM pictures"
 _IN_PARENTHESES = "SELECT row FROM pictures WHERE (\n{}\n) AND row >= 0 AND row < {:d} ORDER BY row"
 
@@ -111,19 +111,19 @@ class Where:
             raise unreadable(path, exc) from exc
 
     def rows(self, condition: str, params: Mapping[str, Any] | None, below: int) -> Rows:
-        """The rows below `below` for which the condition holds, ascending, read-only; tombstones are not left out.
+        """Find the rows below `below` that meet the condition: ascending, read-only, tombstones included.
 
         Args:
             condition: an SQL expression over `COLUMNS`.
-            params: values of its `:name`s: text, numbers or None.
+            params: values of its `:name` parameters: text, numbers or None.
 
         Raises:
-            InvalidArgument: it is no such expression, uses what it may not, or takes too long.
-            IndexFault: the database was written to where its file system gives no locks.
+            InvalidArgument: it is not such an expression, uses something forbidden, or takes too long.
+            IndexFault: the database was written to meanwhile, on a file system without locks.
         """
         values = {} if params is None else _checked(params)
         _check_text(condition)
-        # What is compared is composed on both sides: a name looks the same whoever wrote it.
+        # Both sides of a comparison are composed, so that names that look the same are equal.
         condition = composed(condition)
         values = {name: composed(value) if isinstance(value, str) else value for name, value in values.items()}
         key = (condition, below, *((name, type(value), value) for name, value in sorted(values.items())))
@@ -150,7 +150,7 @@ class Where:
         except (sqlite3.Error, sqlite3.Warning, OverflowError) as exc:
             if self._guard.interruption is not None:
                 raise self._guard.interruption from exc
-            require_still(self._db)  # what was written meanwhile may be what went wrong
+            require_still(self._db)  # a write meanwhile may be the cause
             raise self._translated(exc) from exc
         require_still(self._db)
         return found
@@ -171,14 +171,14 @@ class Where:
                 f"the filter names a parameter that was not given ({text.rstrip('.')}); "
                 "write it :NAME, and give it as --param NAME=VALUE, in Python as params={'NAME': VALUE}"
             )
-        columns = f"; there are {', '.join(COLUMNS)}" if "no such column" in text else ""
+        columns = f"; the columns are {', '.join(COLUMNS)}" if "no such column" in text else ""
         return InvalidArgument(
-            f"the filter is not a condition in SQL: {text.rstrip('.')}{columns}; one would be  "
+            f"the filter is not a condition in SQL: {text.rstrip('.')}{columns}; write, for example,  "
             "width > 1000 AND path GLOB '*/2024/*'"
         )
 
     def forget(self) -> None:
-        """Evaluate every condition anew: the pictures may be others now."""
+        """Drop the cached results: the pictures may have changed."""
         with self._lock:
             self._answers.clear()
 
@@ -189,7 +189,7 @@ class Where:
 
 
 class _Guard:
-    """What SQLite asks while it compiles and runs a condition."""
+    """SQLite's callbacks while it compiles and runs a condition."""
 
     def __init__(self) -> None:
         self.refused = ""
@@ -198,12 +198,12 @@ class _Guard:
         self._deadline = 0.0
 
     def start(self, timeout_s: float) -> None:
-        """Begin with one statement."""
+        """Reset the state for a new statement."""
         self.refused, self.late, self.interruption = "", False, None
         self._deadline = time.monotonic() + timeout_s
 
     def decide(self, action: int, one: str | None, two: str | None, base: str | None, inside: str | None) -> int:
-        """SQLite's authorizer. inside: the view that the access comes from, None for the condition itself."""
+        """Be SQLite's authorizer. inside: the view that the access comes from, None for the condition itself."""
         why = self._objection(action, one, two, base, inside)
         if not why:
             return sqlite3.SQLITE_OK
@@ -215,7 +215,7 @@ class _Guard:
     ) -> str:
         ours = inside == "pictures"
         if action == sqlite3.SQLITE_SELECT:
-            return ""  # what it reads is asked for by itself
+            return ""  # its reads are authorized one by one
         if action == sqlite3.SQLITE_READ:
             if base == "main" and one in ("rows", "metadata") and (ours or two == ""):
                 return ""
@@ -225,7 +225,7 @@ class _Guard:
         return "may do nothing but compare the columns of a picture"
 
     def watched(self, function: _Function) -> _Function:
-        """A function for SQL, which does not turn Ctrl-C into a mistake in the condition."""
+        """Wrap a function for SQL so that Ctrl-C in it is not taken for an error in the condition."""
 
         def call(*values: Any) -> Any:
             try:
@@ -237,7 +237,7 @@ class _Guard:
         return call
 
     def look_at_the_clock(self) -> int:
-        """SQLite's progress handler: anything but 0 ends the statement."""
+        """Check the deadline, as SQLite's progress handler: anything but 0 ends the statement."""
         try:
             self.late = time.monotonic() > self._deadline
             return int(self.late)
@@ -247,14 +247,14 @@ class _Guard:
 
 
 def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function]) -> None:
-    """The view, and all limits that SQLite has."""
+    """Create the view and set every limit that SQLite has."""
     db.create_function("last_part", 1, watched(_last_part), deterministic=True)
     db.create_function("first_part", 1, watched(_first_part), deterministic=True)
     db.create_function("composed_path", 1, watched(composed_path), deterministic=True)
     db.create_function("composed_json", 1, watched(_composed_json), deterministic=True)
     db.create_function("has", 3, watched(_has), deterministic=True)
     db.execute("PRAGMA temp_store = MEMORY")
-    # Where there are no locks, a file may be cut short while it is read: mapped, that would end the process.
+    # Without locks, a file may be cut short while it is read: if it were mapped, that would kill the process.
     db.execute(f"PRAGMA mmap_size = {0 if isinstance(db, Still) else 1 << 30:d}")
     db.execute(_VIEW)
     db.execute("PRAGMA query_only = ON")
@@ -275,7 +275,7 @@ def _first_part(path: bytes) -> bytes:
 
 
 def _composed_json(text: object) -> object:
-    """The JSON with its texts composed. One by one: an accent must not join the end of an escape."""
+    """Compose the texts in a JSON text, one by one: an accent must not combine with the end of an escape."""
     if not isinstance(text, str) or unicodedata.is_normalized("NFC", text):
         return text
     with suppress(ValueError, RecursionError):
@@ -294,7 +294,7 @@ def _composed_value(value: Any) -> Any:
 
 
 def _has(meta: object, field: object, value: object) -> int:
-    """`has(meta, 'tags', 'red')`: the field is that value, or a list that holds it."""
+    """Return whether a field is that value or a list that contains it: `has(meta, 'tags', 'red')`."""
     found = None
     with suppress(ValueError, TypeError, AttributeError):
         found = parse_json(meta).get(field)  # type: ignore[arg-type]
@@ -309,9 +309,9 @@ def _check_text(condition: str) -> None:
     if len(condition) > _LONGEST:
         raise InvalidArgument(f"the filter has {len(condition):,} characters; expected at most {_LONGEST:,}")
     if _SUBQUERY.search(_QUOTED.sub(" ", condition)):
-        raise InvalidArgument("the filter holds a SELECT or VALUES; it is a condition on one picture at a time")
+        raise InvalidArgument("the filter contains SELECT or VALUES; expected a condition on one picture")
     if "\0" in condition or not _is_unicode(condition):
-        raise InvalidArgument("the filter holds a zero byte or bytes that are not UTF-8; GLOB's ? stands for any")
+        raise InvalidArgument("the filter contains a zero byte or bytes that are not UTF-8; GLOB's ? matches any")
 
 
 def _checked(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -319,7 +319,7 @@ def _checked(params: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidArgument(f"the filter's parameters are {type(params).__name__}; expected a dict")
     for name, value in params.items():
         if not isinstance(name, str) or not name.isidentifier():
-            raise InvalidArgument(f"the filter's parameter {name!r} is no name; expected letters, digits and _")
+            raise InvalidArgument(f"the filter's parameter {name!r} is not a name; expected letters, digits and _")
         if value is not None and not isinstance(value, (str, int, float)):
             raise InvalidArgument(
                 f"the filter's parameter {name} is a {type(value).__name__}; expected text, a number or None"
@@ -327,7 +327,7 @@ def _checked(params: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
             raise InvalidArgument(f"the filter's parameter {name} is out of range; expected at most 64 bits")
         if isinstance(value, str) and not _is_unicode(value):
-            raise InvalidArgument(f"the filter's parameter {name} is not UTF-8; GLOB's ? stands for any byte")
+            raise InvalidArgument(f"the filter's parameter {name} is not UTF-8; GLOB's ? matches any byte")
     return dict(params)
 
 

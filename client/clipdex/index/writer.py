@@ -1,7 +1,7 @@
-"""The one writer of an index: append, then commit.
+"""The single writer of an index: append, then commit.
 
-Vectors are written and synced first, then one SQLite transaction makes them count. Whatever ends the process
-in between, opening again cuts back to the last commit.
+Vectors are written and synced first, then one SQLite transaction commits them. If the process ends in between, for
+whatever reason, opening the index again cuts it back to the last commit.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ _log = logging.getLogger("clipdex.index")
 
 
 class IndexWriter:
-    """Open an index for writing with `open_or_create`, as a context manager.
+    """An index opened for writing with `open_or_create`; a context manager.
 
-    Leaving the `with` block commits what was appended, unless an exception leaves it.
+    Leaving the `with` block commits what was appended, unless it is left by an exception.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.manifest = Manifest.read(directory)  # before a lock file is put into a folder that is no index
+        self.manifest = Manifest.read(directory)  # before a lock file is put into a folder that is not an index
         self._lock = _lock(directory)
         sweep_unfinished(directory)
         try:
             _sync_name(directory)
-            if lost := wal_damage(directory / ROWS_FILE):  # opening it for writing is the end of what it holds
+            if lost := wal_damage(directory / ROWS_FILE):  # opening it for writing discards the rest
                 _log.warning("%s: %s; clipdex index makes their rows again", directory, lost)
             self._row_store = RowStore.open(directory / ROWS_FILE, write=True)
             try:
@@ -76,13 +76,13 @@ class IndexWriter:
 
     @classmethod
     def open_or_create(cls, directory: Path, manifest: Manifest) -> IndexWriter:
-        """Open the index at `directory` for writing; make it if nothing is there.
+        """Open the index at `directory` for writing; create it if it does not exist.
 
         Raises:
-            IndexFormatError: something else is at that path.
+            IndexFormatError: there is something else at that path.
             IndexLocked: another process is writing.
-            IndexDamaged: the vectors file is shorter than its commit record.
-            IndexWriteError: the place cannot be written.
+            IndexDamaged: the vectors file is shorter than the commit record says.
+            IndexWriteError: the directory cannot be written.
         """
         put_back(directory)
         if not os.path.lexists(directory):
@@ -93,7 +93,7 @@ class IndexWriter:
             )
         return cls(directory)
 
-    # A closed descriptor's number may be another file's by now: nothing is written through one.
+    # A closed descriptor's number may belong to another file by now: never write through one.
 
     @property
     def _store(self) -> RowStore:
@@ -113,7 +113,7 @@ class IndexWriter:
 
     def _if_open(self, part: _T) -> _T:
         if self._lock < 0:
-            raise Closed(f"this IndexWriter of {self.directory} is closed: open it again to go on")
+            raise Closed(f"this IndexWriter of {self.directory} is closed: open it again to continue")
         return part
 
     def __repr__(self) -> str:
@@ -122,51 +122,51 @@ class IndexWriter:
 
     @property
     def committed_rows(self) -> int:
-        """The rows that count, tombstones included."""
+        """The number of committed rows, tombstones included."""
         return self._committed
 
     @property
     def pending(self) -> int:
-        """How many changes wait for a commit."""
+        """The number of uncommitted changes."""
         return len(self._changes)
 
     def known(self, path: bytes) -> KnownFile | None:
-        """What the committed index knows of a path: nothing, where its row, or what is said of it, is damaged."""
+        """Look up a path in the committed index; None if it is unknown, or one of its records is damaged."""
         return self._files.known(path)
 
     def metadata(self, row: int) -> str:
-        """The JSON of what came with a committed row's picture; `{}` if nothing did."""
+        """The metadata of a committed row's picture as JSON; `{}` if it has none."""
         return self._store.metadata(row)
 
     def row_of_content(self, content_hash: bytes) -> int | None:
-        """A row whose file had this content, live or dead, committed or not, but never one that is damaged."""
+        """Find a row whose file had this content, live or dead, committed or not, but never a damaged one."""
         row = self._row_of_content.get(content_hash)
         if row is None:
             row = self._files.row_of_content(content_hash)
         return row
 
     def live_paths_of_content(self, content_hash: bytes, most: int) -> list[bytes]:
-        """The paths of the committed live rows whose file had this content, by row, as many as `most`."""
+        """List the paths of the committed live rows whose file had this content, by row, at most `most`."""
         return self._store.live_paths_of_content(content_hash, most)
 
     def vector(self, row: int) -> Array:
-        """The vector of a row that was appended, (D,) of the index's dtype."""
+        """Read the vector of an appended row, (D,) of the index's dtype."""
         return self._vectors.read(row)
 
     def live_rows(self) -> int:
-        """The committed rows without their tombstones."""
+        """The number of committed rows without tombstones."""
         rows, dead = self._store.snapshot()
         return rows - len(dead)
 
     def live_paths(self, rows: int) -> Iterator[list[bytes]]:
-        """The paths of the committed live rows, by row, at most `rows` at once."""
+        """Iterate over the paths of the committed live rows, by row, at most `rows` at once."""
         for start in range(0, self._committed, rows):
             yield [path for _, path in self._store.live_paths(start, min(start + rows, self._committed))]
 
     def live_blocks(
         self, rows: int, without: Container[int] = frozenset()
     ) -> Iterator[tuple[list[Picture], Array]]:
-        """The committed live rows in order, at most `rows` at once: pictures, and their vectors (n, D)."""
+        """Iterate over the committed live rows in order, at most `rows` at once: pictures, and vectors (n, D)."""
         vectors = map_vectors(self.directory, self.manifest, self._committed)
         for start in range(0, self._committed, rows):
             live = self._store.live_pictures(start, min(start + rows, self._committed))
@@ -175,15 +175,15 @@ class IndexWriter:
                 yield list(live.values()), vectors[list(live)]
 
     def live_pictures(self, start: int, end: int) -> dict[int, Picture]:
-        """The pictures of the committed live rows in [start, end), by row, in order."""
+        """Read the pictures of the committed live rows in [start, end), by row, in order."""
         return self._store.live_pictures(start, end)
 
     def failures(self, *, damaged: bool = True) -> list[Failure]:
-        """The committed ledger, by path; without the lines that are `damaged`, if so asked."""
+        """Read the committed ledger, by path. damaged=False: leave out damaged lines."""
         return self._store.failures(damaged=damaged)
 
     def failed_paths(self) -> list[bytes]:
-        """The paths in the committed ledger; those of damaged lines too, if they are paths."""
+        """List the paths in the committed ledger, including those of damaged lines that still have a path."""
         return self._store.failed_paths()
 
     def commit_times(self) -> tuple[int | None, int | None]:
@@ -194,17 +194,17 @@ class IndexWriter:
         """Add rows: n pictures and their vectors, (n, D) of a float dtype, each of norm 1 within 1e-2.
 
         Raises:
-            InvalidArgument: the shapes do not fit, a value is not finite, or a norm is not 1.
-            IndexWriteError: the disk refused.
+            InvalidArgument: the shapes do not match, a value is not finite, or a norm is not 1.
+            IndexWriteError: the disk is full or failed.
         """
         expected = (len(pictures), self.manifest.embedding_dim)
         if vectors.shape != expected or not np.issubdtype(vectors.dtype, np.floating):
             raise InvalidArgument(
-                f"{self.directory} takes vectors of shape {expected}, not {vectors.dtype} {vectors.shape}"
+                f"{self.directory}: expected floats of shape {expected}, not {vectors.dtype} {vectors.shape}"
             )
         if not np.isfinite(vectors).all():
-            raise InvalidArgument(f"{self.directory}: a vector holds NaN or infinity; nothing was appended")
-        # As they will be stored: what is too large for float16 is not finite there.
+            raise InvalidArgument(f"{self.directory}: a vector contains NaN or infinity; nothing was appended")
+        # Check them as they will be stored: what is too large for float16 is not finite there.
         with np.errstate(over="ignore"):
             stored = vectors.astype(self.manifest.numpy_dtype)
         if len(off := not_unit(stored, OFF_WHEN_WRITTEN)):
@@ -220,38 +220,38 @@ class IndexWriter:
         self._changes.pictures.extend(pictures)
 
     def fail(self, failure: Failure) -> None:
-        """Note a file in the ledger."""
+        """Add a file to the ledger."""
         self._changes.failures.append(failure)
 
     def remove(self, path: bytes) -> None:
-        """Put a tombstone on the row of a path, and strike it from the ledger."""
+        """Put a tombstone on the row of a path, and remove the path from the ledger."""
         self._changes.removed.append(path)
 
     def touch(self, picture: Picture) -> None:
-        """Note a file's new times, size and metadata, where its content is what the index has."""
+        """Record the new times, size and metadata of a file whose content is unchanged."""
         self._changes.touched.append(picture)
 
     def annotate(self, path: bytes, metadata: str) -> None:
-        """Note what is now said of a file that has not changed: JSON of an object."""
+        """Replace the metadata of an unchanged file; metadata: JSON of an object."""
         self._changes.annotated.append((path, metadata))
 
     def date(self, path: bytes, ctime_ns: int) -> None:
-        """Note the ctime of a file that has not changed, or failed before, in nanoseconds since 1970."""
+        """Record the ctime of a file that has not changed, or that failed before, in nanoseconds since 1970."""
         self._changes.dated.append((path, ctime_ns))
 
     def sign(self, path: bytes, phash: bytes) -> None:
-        """Note the perceptual signature of a file that has not changed."""
+        """Record the perceptual signature of an unchanged file."""
         self._changes.signed.append((path, phash))
 
     def commit(self, at: int | None = None) -> int:
-        """Make everything since the last commit durable; -> the rows now committed.
+        """Make everything since the last commit durable -> the number of rows now committed.
 
         Args:
-            at: when they are said to have been committed, seconds since 1970; now if not given.
+            at: the time of commit to record, seconds since 1970 (default: now).
 
         Raises:
-            IndexWriteError: the disk refused; the index is as the last commit left it, or holds this one whole,
-                and this writer takes no more rows.
+            IndexWriteError: the disk is full or failed; the index is as the last commit left it, or has this one
+                completely, and this writer takes no more rows.
         """
         if self.pending:
             with interrupts_wait():
@@ -264,7 +264,7 @@ class IndexWriter:
         try:
             self._store.commit(self._committed, self._vectors.crc32c, self._changes, at)
         except IndexFault:
-            # What was refused may stand whole in SQLite's journal and count when the index is opened again.
+            # The failed commit may be complete in SQLite's journal and take effect when the index is opened again.
             self._vectors.give_up()
             raise
         self._committed = self._vectors.rows
@@ -273,10 +273,10 @@ class IndexWriter:
         self._row_of_content.clear()
 
     def close(self) -> None:
-        """Let go of the files and the lock. What was not committed is gone."""
+        """Close the files and release the lock. Uncommitted changes are lost."""
         if self._lock >= 0:
             try:
-                # Asked, not remembered: Ctrl-C may have come between a commit and the note of it.
+                # Read from the database: Ctrl-C may have come between a commit and the update of `_committed`.
                 committed = self._row_store.committed_rows()
             except IndexFault:
                 committed = None
@@ -300,17 +300,17 @@ class IndexWriter:
 
 
 def _sync_name(directory: Path) -> None:
-    """Put an index's name on disk: the process that made or swapped it may have been killed before it did."""
+    """Sync an index's name to disk: the process that created or swapped it may have been killed before that."""
     try:
         sync_directory(Path(os.path.realpath(directory)).parent)
     except PermissionError:
-        pass  # the folder may not be looked into, so this process has not put anything there
+        pass  # the folder is not readable, so this process has not created anything in it
     except OSError as exc:
         raise IndexWriteError(f"{directory}: its folder cannot be synced: {exc.strerror}") from exc
 
 
 def _lock(directory: Path) -> int:
-    """An exclusive lock on the index, held until the descriptor is closed, however the process ends."""
+    """Take an exclusive lock on the index, held until the descriptor is closed, however the process ends."""
     path = directory / LOCK_FILE
     try:
         fd = open_to_write(path, make=True)

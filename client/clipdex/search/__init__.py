@@ -1,4 +1,4 @@
-"""Exact top-k over unit vectors; queries mixed of several parts; near-duplicates grouped into one hit."""
+"""Exact top-k over unit vectors, queries mixed from several parts, and grouping of near-duplicates."""
 
 from clipdex.search.grouping import Grouping
 from clipdex.search.mixture import Part, Query, mix, weighted_name, weighted_text

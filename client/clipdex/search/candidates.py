@@ -1,4 +1,4 @@
-"""What has been found so far, for each of several queries, and the floor below which a row is of no use."""
+"""The candidates found so far for each of several queries, and the floors below which a row cannot be a hit."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from clipdex.search.exact import rank, wide_scores
 
 __all__ = ["Candidates"]
 
-# Pairs that may come in before the floors are raised again: for one query that costs next to nothing.
+# Pairs to collect before the floors are raised again: with one query, raising costs next to nothing.
 _FEW, _FEW_FOR_ONE = 4096, 64
 
-_MOST = 1 << 18  # pairs kept, if k does not ask for more
+_MOST = 1 << 18  # pairs kept, unless k requires more
 
 
 class Candidates:
-    """Takes what spans yield, from several threads, and raises the floors: k rows of a query are sure to reach it.
+    """Collects pairs from several threads and raises each query's floor, which k of its rows are sure to reach.
 
-    What is kept is bounded: by a quarter of a million pairs, or twice k for each query if that is more. Where the
-    bounds cannot tell so many rows apart, they are scored on the way.
+    At most a quarter of a million pairs are kept, or 2 k for each query if that is more. If the bounds cannot tell
+    that many rows apart, they are scored on the way.
 
     Attributes:
-        floor: float64 (Q,); only ever rises. Scaled as the bounds are.
+        floor: float64 (Q,); only ever rises. Scaled like the bounds.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Candidates:
         k: int,
         minimum: float = -np.inf,
     ) -> None:
-        """queries: (Q, D); exponents: (Q,), a query × 2^-exponent is what the bounds are for."""
+        """queries: (Q, D); exponents: (Q,), the bounds are those of query × 2^-exponent."""
         self._vectors, self._queries, self._exponents, self._k = vectors, queries, exponents, k
         self._minimum = minimum
         self._most = max(_MOST, 2 * k * len(queries))
@@ -48,7 +48,7 @@ class Candidates:
         self.floor = np.ldexp(np.full(len(queries), minimum), -exponents)
 
     def add(self, found: Found) -> None:
-        """Take more pairs, of rows that were not there before."""
+        """Add pairs, of rows not added before."""
         if len(found) == 0:
             return
         with self._lock:
@@ -59,13 +59,13 @@ class Candidates:
                 self._settle()
 
     def taken(self) -> Found:
-        """All pairs that may be among the best."""
+        """Return all pairs that may be among the best."""
         with self._lock:
             self._settle()
             return self._kept
 
     def _settle(self) -> None:
-        """Raise the floors to what is now sure, and let go of what is below."""
+        """Raise the floors to what is now certain, and drop the pairs below them."""
         self._kept = Found.joined([self._kept, *self._new])
         self._new, self._pending = [], 0
         self._raise_floors()

@@ -1,4 +1,4 @@
-"""Cosines and unit vectors: which norms pass for 1, and when two vectors agree."""
+"""Cosines and unit vectors: the tolerances within which a norm counts as 1 and two vectors agree."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from clipdex.search.kernels import squared_norms
 
 __all__ = ["OFF_WHEN_READ", "OFF_WHEN_WRITTEN", "UnsoundRow", "agree", "not_unit", "off_unit"]
 
-# A model's vectors may be off by 1e-2; rounding them to float16 adds less than 1e-3. The rest is the rounding of
-# the sums of those that read.
+# A model's vectors may be off by 1e-2; rounding them to float16 adds less than 1e-3. The rest is room for the
+# rounding of a reader's sums.
 OFF_WHEN_WRITTEN = 1.1e-2
 OFF_WHEN_READ = 1.5e-2
 
@@ -27,14 +27,14 @@ class UnsoundRow(Exception):
 
 
 def off_unit(squares: Array, off: float = OFF_WHEN_READ) -> npt.NDArray[np.int64]:
-    """Where ‖x‖² (n,) is not that of a norm within `off` of 1, or not finite."""
-    # Written so that NaN is not within.
+    """Find where squared norms (n,) are not finite or belong to a norm not within `off` of 1."""
+    # Written so that NaN counts as outside.
     within = (squares >= (1 - off) ** 2) & (squares <= (1 + off) ** 2)
     return np.flatnonzero(~within)
 
 
 def not_unit(rows: Array, off: float = OFF_WHEN_READ) -> npt.NDArray[np.int64]:
-    """Which of the rows (n, D), of float16 or float32, are not finite, or whose norm is not within `off` of 1."""
+    """Find the rows (n, D), of float16 or float32, that are not finite or whose norm is not within `off` of 1."""
     step = max(1, _AT_ONCE // max(1, rows.shape[1]))
     found = []
     with np.errstate(all="ignore"):
@@ -44,10 +44,10 @@ def not_unit(rows: Array, off: float = OFF_WHEN_READ) -> npt.NDArray[np.int64]:
     return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
-# The last bits are rounding: a vector agrees with itself also where 1 is asked for.
+# Allowance for rounding, so that a vector agrees with itself at a threshold of 1.
 _ROUNDING = 1e-6
 
 
 def agree(cosines: npt.NDArray[np.float32], least: float) -> npt.NDArray[np.bool_]:
-    """Which cosines are at least so large: bool, of the same shape. NaN never is."""
+    """Compare cosines with a threshold: bool, of the same shape. NaN is always False."""
     return np.asarray(cosines >= np.float32(least - _ROUNDING))

@@ -1,8 +1,8 @@
-"""Scores that are nearly right, each between two bounds that hold for certain.
+"""Approximate scores, each with a proven lower and upper bound.
 
-`sift` gives the rows of a span whose upper bound reaches a query's floor; no other row's score does. Why the
+`sift` finds the rows of a span whose upper bound reaches a query's floor; no other row's score does. Why the
 bounds hold, step by step: docs/search-engine.md. Queries are scaled by a power of two, so that their largest
-number is between 0.5 and 1; so are the scores here.
+number is between 0.5 and 1; the scores here are scaled with them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Estimates", "FloatEstimates", "Found", "Int8Estimates", "RowNorms"]
 _Doubles = npt.NDArray[np.float64]
 _Rows = npt.NDArray[np.int64]
 
-# Conversions and sums in float32 between an exact integer and what is compared with the floor: at most eight
+# Conversions and sums in float32 between an exact integer and the value compared with the floor: at most eight
 # roundings of 2⁻²⁴ each.
 _ROUNDING = 2.0**-21
 
@@ -35,7 +35,7 @@ _SECOND_LEVEL = 254  # the second int8 of a query counts a 254th of the first
 
 @dataclass(frozen=True)
 class Found:
-    """Pairs of a query and a row, and between what its score lies: four arrays of one length."""
+    """Pairs of a query and a row, with bounds of their score: four arrays of one length."""
 
     query: _Rows
     row: _Rows
@@ -46,12 +46,12 @@ class Found:
         return len(self.row)
 
     def where(self, kept: Array) -> Found:
-        """Those that an index or a mask names."""
+        """Select pairs by an index or a mask."""
         return Found(self.query[kept], self.row[kept], self.lower[kept], self.upper[kept])
 
     @classmethod
     def joined(cls, parts: list[Found]) -> Found:
-        """One after the other."""
+        """Concatenate several."""
         if len(parts) == 1:
             return parts[0]
         if not parts:
@@ -60,23 +60,23 @@ class Found:
 
 
 class Estimates(Protocol):
-    """What sifts rows. parallel: whether several threads gain by calling `sift` at once."""
+    """A way to estimate scores. parallel: whether calling `sift` from several threads at once is faster."""
 
     parallel: bool
 
     def sift(self, span: Span, floor: _Doubles) -> Found:
-        """The pairs of the span's rows and all queries (Q,) whose upper bound is not below the query's floor.
+        """Find the pairs of the span's rows and all queries whose upper bound is not below the query's floor (Q,).
 
-        To be called with NumPy's warnings off: what overflows is found and looked at again in float64.
+        Call it with NumPy's warnings off: overflows are detected and computed again in float64.
         """
 
 
 class RowNorms:
-    """Upper bounds of ‖x‖ for each 2,048 rows, found when they are first read, and kept for the next search.
+    """Upper bounds of ‖x‖ for each 2,048 rows, computed when they are first read, and kept for the next search.
 
-    Rows may be added to what it is used for, but not changed.
+    Rows may be added to the array that it is used for, but not changed.
 
-    unit: whether every row is to be finite and of norm 1: a search that would rank another raises UnsoundRow.
+    unit: whether every row must be finite and of norm 1: a search that would rank another raises UnsoundRow.
     """
 
     ROWS = 2048
@@ -86,7 +86,7 @@ class RowNorms:
         self._largest: dict[int, tuple[float, _Rows]] = {}
 
     def of(self, span: Span, rows: Array) -> tuple[float, _Rows]:
-        """For the rows (n, D) of a span: a bound, and if they are to be of norm 1, which are not."""
+        """Bound the norms of a span's rows (n, D) -> (the bound; the rows not of norm 1, if that is required)."""
         if span.chosen is not None:
             bound, at = _measured(rows, self.unit)
             return bound, span.chosen[at]
@@ -109,23 +109,23 @@ _NO_ROWS: _Rows = np.empty(0, np.int64)
 
 
 def _measured(rows: Array, unit: bool) -> tuple[float, _Rows]:
-    """-> (an upper bound of ‖x‖, not tight, over the rows that are finite; if asked, which are not of norm 1).
+    """Measure rows -> (an upper bound of ‖x‖, not tight, over the finite rows; if `unit`, the rows not of norm 1).
 
-    The bound is infinite where float32 is too narrow.
+    The bound is infinite if float32 overflows.
     """
     squares = squared_norms(rows)
     unsound = off_unit(squares) if unit else _NO_ROWS
     bad = np.flatnonzero(~np.isfinite(squares))
     squares[bad[~np.isfinite(rows[bad]).all(axis=1)]] = 0
     largest = float(squares.max(initial=0.0))
-    # 1 % covers the rounding of the sum, the rest what was too small for float32.
+    # 1 % covers the rounding of the sum, the constant what was too small for float32.
     return 1.01 * float(np.sqrt(largest)) + 1e-15, unsound
 
 
 class FloatEstimates:
-    """From the stored rows themselves, in float32 or better.
+    """Estimates from the stored rows themselves, in float32 or better.
 
-    unsound: called with the rows that `norms` says are not what they should be, if there are any.
+    unsound: called with the rows that `norms` finds not finite or not of norm 1, if there are any.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class FloatEstimates:
         self.parallel = self._dots.parallel
 
     def sift(self, span: Span, floor: _Doubles) -> Found:
-        """As `Estimates.sift` says."""
+        """See `Estimates.sift`."""
         rows = self._vectors[span.first : span.end] if span.chosen is None else self._vectors[span.chosen]
         bound, unsound = self._norms.of(span, rows)
         if len(unsound):
@@ -152,7 +152,7 @@ class FloatEstimates:
 
 
 class Int8Estimates:
-    """From the int8 codes of the rows, and int8 codes of the queries."""
+    """Estimates from int8 codes of the rows and of the queries."""
 
     def __init__(self, codes: Codes, queries: _Doubles) -> None:
         self._codes = codes
@@ -175,14 +175,14 @@ class Int8Estimates:
             coded = _SECOND_LEVEL * coded + np.linalg.norm(second, axis=1)
         self.parallel = self._levels[0].parallel
         self._base = queries @ center
-        # What float64 makes of the base may be off by this, in scores.
+        # The error of the base in float64, in scores.
         self._slack = 2.0**-52 * (len(center) + 8) * (np.abs(queries) @ np.abs(center))
         # A row's score is base + unit × (its integer × scale ± by_residual × residual ± by_length × length).
         self._by_residual = (1 + 1e-6) * lengths / self._unit
         self._by_length = (1 + 1e-6) * (lost / self._unit + _ROUNDING * coded)
 
     def uncoded(self, span: Span) -> _Rows:
-        """The rows of a span that have no useful code: those that are not finite, or almost beyond float32."""
+        """Find the rows of a span without a useful code: those not finite, or almost too large for float32."""
         number = span.first // self._codes.block_rows
         block = self._codes.block(number)
         assert block is not None
@@ -191,7 +191,7 @@ class Int8Estimates:
         return rows[kept]
 
     def sift(self, span: Span, floor: _Doubles) -> Found:
-        """As `Estimates.sift` says, for a span within one block that can be trusted."""
+        """See `Estimates.sift`; the span must lie within one undamaged block."""
         number = span.first // self._codes.block_rows
         block = self._codes.block(number)
         assert block is not None
@@ -221,7 +221,7 @@ class Int8Estimates:
         return Found.joined(found)
 
     def _sums(self, code: npt.NDArray[np.int8]) -> Iterator[tuple[int, Array]]:
-        """Pieces (first query, integers (n, some queries)), of whatever dtype holds them."""
+        """Yield pieces (first query, integers (n, some queries)), of any dtype that holds them."""
         if len(self._levels) == 1:
             yield from self._levels[0].parts(code)
             return
@@ -231,12 +231,12 @@ class Int8Estimates:
 
 
 def _too_coarse(lost: _Doubles, lengths: _Doubles, residual: float, length: float) -> bool:
-    """Whether coding the queries would lose much more than coding the rows did, for more than a few of them."""
+    """Return whether coding would lose much more in the queries than in the rows, for more than a few queries."""
     return bool(np.mean(lost * length > 3 * lengths * residual) > 0.05)
 
 
 def _reaching_by_row(sums: Array, scale: Array, cut: float) -> tuple[_Rows, _Rows]:
-    """sums (n,) × scale (n,) ≥ cut, in float32, never missing one -> (which rows, zeros)."""
+    """Find where sums (n,) × scale (n,) ≥ cut, in float32, missing none -> (rows, zeros)."""
     scores = scratch("scores", len(sums), np.float32)
     np.copyto(scores, sums, casting="unsafe")
     scores *= scale
@@ -246,7 +246,7 @@ def _reaching_by_row(sums: Array, scale: Array, cut: float) -> tuple[_Rows, _Row
 
 
 def _reaching_by_block(sums: Array, steepest: float, flattest: float, cut: _Doubles) -> tuple[_Rows, _Rows]:
-    """sums (n, Q) × scale ≥ cut (Q,), by comparing the sums themselves; gives some too many.
+    """Find where sums (n, Q) × scale ≥ cut (Q,), by comparing the sums themselves; may find too many.
 
     Every row's scale lies between the flattest and the steepest.
     """
@@ -259,7 +259,7 @@ def _reaching_by_block(sums: Array, steepest: float, flattest: float, cut: _Doub
 
 
 def _not_below(sums: Array, least: Array) -> tuple[_Rows, _Rows]:
-    """Where sums (n, Q) are not below least (Q,) -> (rows, queries). NaN is not below."""
+    """Find where sums (n, Q) are not below least (Q,) -> (rows, queries). NaN is not below."""
     if sums.shape[1] == 1:
         at = _set(~(sums[:, 0] < least[0]))
         return at, np.zeros(len(at), np.int64)
@@ -269,7 +269,7 @@ def _not_below(sums: Array, least: Array) -> tuple[_Rows, _Rows]:
 
 
 def _set(flags: npt.NDArray[np.bool_]) -> _Rows:
-    """Where flags (n,) are set: np.flatnonzero, faster where hardly any is, since eight are looked at as one."""
+    """Find the set flags (n,), like np.flatnonzero, but faster if few are set: it tests eight at once."""
     if flags.size % 8:
         return np.flatnonzero(flags)
     eights = np.flatnonzero(flags.view(np.uint64) != 0)
@@ -278,9 +278,9 @@ def _set(flags: npt.NDArray[np.bool_]) -> _Rows:
 
 
 def _bounded(row: _Rows, query: _Rows, scores: _Doubles, error: _Doubles, floor: _Doubles) -> Found:
-    """The pairs whose upper bound reaches the floor."""
+    """Keep the pairs whose upper bound reaches the floor."""
     lower, upper = scores - error, scores + error
-    # An infinity may be an overflow, or stand in the row: then nothing is known, and such a row is never a hit.
+    # An infinity may be an overflow, or be in the row itself, which is then never a hit: the bounds are unknown.
     unknown = ~(np.isfinite(lower) & np.isfinite(upper))
     lower[unknown], upper[unknown] = -np.inf, np.inf
     found = Found(query, row, lower, upper)

@@ -1,7 +1,7 @@
-"""Exact order: scores in float64, and where those cannot tell two rows apart, the true sums.
+"""Exact ranking: scores in float64, and exact sums where those cannot tell two rows apart.
 
 A row's score is the inner product of the stored row and the query as real numbers, rounded once to float64. Rows
-of equal score stand by row. So the order depends on nothing but the numbers: not on blocks, threads or libraries.
+of equal score are ordered by row. So the order depends on the numbers alone: not on blocks, threads or libraries.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _AT_ONCE = 1 << 19  # numbers of float64: 4 MiB
 
 
 class Ranking(NamedTuple):
-    """What was found for one query, best first: scores, float64, and rows, int64, of one length."""
+    """The ranked rows of one query, best first: scores, float64, and rows, int64, of one length."""
 
     scores: npt.NDArray[np.float64]
     rows: npt.NDArray[np.int64]
@@ -30,16 +30,16 @@ class Ranking(NamedTuple):
 def rank(
     vectors: Array, query: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], k: int, minimum: float = -np.inf
 ) -> Ranking:
-    """The best k of the rows named, whose scores are `minimum` or more; rows that are not finite never are.
+    """Rank the best k of the given rows with scores of at least `minimum`; rows that are not finite are left out.
 
     Args:
         vectors: (N, D) of float16 or float32.
         query: float32 (D,), finite.
-        rows: in any order, each once.
+        rows: in any order, without duplicates.
     """
     wide = query.astype(np.float64)
     scores, error = wide_scores(vectors, wide, rows)
-    # What cannot be among the best k is not looked at again.
+    # Drop the rows that cannot be among the best k.
     if len(rows) > k > 0:
         sure = np.where(np.isnan(scores), -np.inf, scores - error)
         kth = np.partition(sure, len(rows) - k)[len(rows) - k]
@@ -62,7 +62,7 @@ def rank(
 def wide_scores(
     vectors: Array, query: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The rows' scores in float64, and by how much each may be off; NaN for a row that is not finite."""
+    """Compute the rows' scores in float64 and bounds of their errors; NaN for a row that is not finite."""
     scores, sizes = np.empty(len(rows)), np.empty(len(rows))
     step = max(1, _AT_ONCE // max(1, len(query)))
     for start in range(0, len(rows), step):
@@ -80,7 +80,7 @@ def wide_scores(
 def _too_close(
     scores: npt.NDArray[np.float64], error: npt.NDArray[np.float64], minimum: float
 ) -> npt.NDArray[np.intp]:
-    """Positions of falling scores that may belong before a neighbour, or on the other side of the minimum."""
+    """Find positions in descending scores whose order with a neighbour, or the minimum, is uncertain."""
     touching = scores[:-1] - scores[1:] <= error[:-1] + error[1:]
     close = np.zeros(len(scores), bool)
     close[:-1] |= touching
@@ -92,7 +92,7 @@ def _too_close(
 def _true_scores(
     vectors: Array, query: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """Scores rounded once. Copies of a row are summed once."""
+    """Compute scores that are rounded only once. Copies of a row are summed once."""
     scores = np.empty(len(rows))
     known: dict[bytes, float] = {}
     step = max(1, _AT_ONCE // max(1, len(query)))

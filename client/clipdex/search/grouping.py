@@ -1,4 +1,4 @@
-"""Near-duplicates among ranked rows: each row belongs to the best-ranked one before it that it is a copy of."""
+"""Grouping near-duplicates: each ranked row belongs to the best-ranked row before it that it is a copy of."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Group", "Grouping", "Traits", "group_rows"]
 
 _AT_ONCE = 4096
 
-# A copy that was resized, recompressed or trimmed a little has a vector nearer to the original's than this.
+# A copy that was resized, recompressed or cropped slightly has at least this cosine with the original.
 _AGREE = 0.9
 
 Rows = npt.NDArray[np.int64]
@@ -25,12 +25,12 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Grouping:
-    """What makes two pictures one hit: files of the same bytes always; the rest where asked for.
+    """The criteria by which pictures are grouped into one hit; files with the same bytes always are.
 
-    similarity: of their perceptual signatures, at least, where the index has them; above 0, at most 1; None to
-        leave looks out of it. Their vectors must agree, by a cosine of 0.9: what looks the same in outline, a red
-        circle and a green square, may mean something else.
-    cosine: of their vectors, at least, in the same range; None to leave meaning out of it.
+    similarity: minimum similarity of their perceptual signatures, if the index has them; above 0, at most 1; None
+        to ignore signatures. Their vectors must also have a cosine of 0.9: pictures with similar outlines, such
+        as a red circle and a green square, may show different things.
+    cosine: minimum cosine of their vectors, in the same range; None to ignore vectors.
     """
 
     similarity: float | None = 0.92
@@ -39,14 +39,14 @@ class Grouping:
     def __post_init__(self) -> None:
         for name, least in (("similarity", self.similarity), ("cosine", self.cosine)):
             if least is not None and not (is_number(least) and 0 < least <= 1):
-                raise InvalidArgument(f"the {name} to group by is {least!r}; expected more than 0, and at most 1")
+                raise InvalidArgument(f"the {name} to group by is {least!r}; expected more than 0 and at most 1")
 
 
 @dataclass(frozen=True)
 class Traits:
-    """By which n rows are compared.
+    """The properties by which n rows are compared.
 
-    content: the files' hashes. signatures: perceptual ones, where there are any. sizes: int64 (n, 2), width and
+    content: the files' hashes. signatures: perceptual signatures, or None. sizes: int64 (n, 2), width and
     height. unit: float32 (n, D) of norm 1.
     """
 
@@ -56,12 +56,12 @@ class Traits:
     unit: Array
 
     def at(self, i: int) -> Traits:
-        """Those of one row, which keeps no others in memory."""
+        """Copy those of one row, without keeping the others in memory."""
         part = slice(i, i + 1)
         return Traits(self.content[part], self.signatures[part], self.sizes[part].copy(), self.unit[part].copy())
 
     def like(self, one: Traits, grouping: Grouping) -> npt.NDArray[np.bool_]:
-        """Which of the rows are copies of the one given: bool (n,)."""
+        """Find the rows that are copies of the given one: bool (n,)."""
         same = np.fromiter((content == one.content[0] for content in self.content), bool, len(self.content))
         cosines = self.unit @ one.unit[0]
         if grouping.cosine is not None:
@@ -98,9 +98,9 @@ class Group:
 
 
 def group_rows(rows: Rows, wanted: int, grouping: Grouping, traits_of: Callable[[Rows], Traits]) -> list[Group]:
-    """The first `wanted` groups of ranked rows, best first; fewer if the rows do not give so many.
+    """Form the first `wanted` groups of ranked rows, best first; fewer if there are not enough rows.
 
-    Which rows lead a group depends on the rows before them alone, so a longer ranking begins with the same ones.
+    Which rows lead a group depends only on the rows before them, so a longer ranking begins with the same groups.
     """
     groups: list[Group] = []
     firsts: list[Traits] = []

@@ -1,6 +1,6 @@
-"""Dot products of blocks of rows with queries: NumKong's kernels where it is installed, else NumPy's BLAS.
+"""Dot products of blocks of rows with queries: NumKong's kernels if it is installed, else NumPy's BLAS.
 
-What each costs, and why these were chosen: docs/search-engine.md.
+docs/search-engine.md says why these were chosen.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ __all__ = ["FloatDots", "Int8Dots", "as_float32", "scratch", "squared_norms"]
 
 _log = logging.getLogger("clipdex.search")
 
-# From as many queries on, a matrix product costs less than one product for each.
+# From this many queries on, one matrix product is cheaper than a product for each query.
 _PACK_FROM = 2
 _BLAS_FROM = 4
 
-# A matrix product of int8 runs fastest when so many queries stay in the first-level cache.
+# A matrix product of int8 is fastest with this many queries, which stay in the first-level cache.
 _QUERIES_AT_ONCE = 64
 
-# In float32 a sum of so many products of two int8 is exact, in whatever order: 1024 × 127² < 2²⁴.
+# A float32 sum of this many products of two int8 is exact in any order: 1024 × 127² < 2²⁴.
 _EXACT_COLUMNS = 1024
 
 # BLAS works on a block of float32 that fits in a core's second-level cache.
@@ -40,21 +40,21 @@ _HALF_OF_DOUBLE = 2.0**-53
 
 @cache
 def _numkong() -> ModuleType | None:
-    """NumKong, if it is installed and keeps what the error bounds take for granted."""
+    """NumKong, if it is installed and as accurate as the error bounds assume; else None."""
     try:
         import numkong
 
         kept = _keeps_its_word(numkong)
     except ModuleNotFoundError as exc:
         if exc.name != "numkong":
-            _log.warning("numkong is not used, and NumPy instead: it lacks the package %s", exc.name)
+            _log.warning("numkong is not used, but NumPy instead: numkong needs the package %s", exc.name)
         return None
-    except Exception as exc:  # another version, or one that this processor does not run: NumPy does the same work
-        _log.warning("numkong is not used, and NumPy instead: %s: %s", type(exc).__name__, exc)
+    except Exception as exc:  # another version, or one that this processor cannot run: NumPy does the same
+        _log.warning("numkong is not used, but NumPy instead: %s: %s", type(exc).__name__, exc)
         return None
     if not kept:
         _log.warning(
-            "numkong %s is not used, and NumPy instead: its sums are less exact than they should be",
+            "numkong %s is not used, but NumPy instead: its sums are less accurate than required",
             getattr(numkong, "__version__", ""),
         )
         return None
@@ -63,9 +63,9 @@ def _numkong() -> ModuleType | None:
 
 
 def _keeps_its_word(numkong: Any) -> bool:
-    """Whether int8 is summed in int32, float16 in float32, float32 in float64. Makes every call that is used.
+    """Test that int8 is summed in int32, float16 in float32, float32 in float64, with every call that is used.
 
-    Ones and numbers so small that only a wide accumulator notices them beside a one, in no order, are summed.
+    It sums, in random order, ones and numbers so small that they are lost beside a one in a narrow accumulator.
     """
     codes = np.full((2, 1024), -127, np.int8)
     sums = np.empty(2, np.int32)
@@ -96,7 +96,7 @@ def _keeps_its_word(numkong: Any) -> bool:
 
 
 def _gamma(count: int, unit: float) -> float:
-    """Higham's bound for a sum of so many products in any order, with room for the conversion of the result."""
+    """Higham's bound for a sum of `count` products in any order, with room for the conversion of the result."""
     return 1.01 * (count + 4) * unit
 
 
@@ -104,7 +104,7 @@ _kept = threading.local()
 
 
 def scratch(name: str, length: int, dtype: type[np.generic]) -> npt.NDArray[Any]:
-    """An array (length,) of this thread's, overwritten whenever it is asked for: new memory costs page faults."""
+    """Return this thread's scratch array (length,), reused at every call: new memory would cost page faults."""
     found: Array | None = getattr(_kept, name, None)
     if found is None or len(found) < length or found.dtype != dtype:
         found = np.empty(length, dtype)
@@ -115,7 +115,7 @@ def scratch(name: str, length: int, dtype: type[np.generic]) -> npt.NDArray[Any]
 class Int8Dots:
     """Dot products of int8 rows with int8 queries (Q, D).
 
-    parallel: whether several threads may use it at once, to gain by it; BLAS has threads of its own.
+    parallel: whether using it from several threads at once is faster; BLAS has its own threads.
     """
 
     def __init__(self, queries: npt.NDArray[np.int8], name: str = "dots") -> None:
@@ -128,7 +128,7 @@ class Int8Dots:
                 self._packed.append(self._library.dots_pack(self._queries[start : start + _QUERIES_AT_ONCE]))
 
     def parts(self, codes: npt.NDArray[np.int8]) -> list[tuple[int, Array]]:
-        """Codes (n, D) -> pieces (first query, dots (n, some queries)): int32, or float32 where NumPy made them.
+        """Multiply codes (n, D) -> pieces (first query, dots (n, some queries)): int32, or float32 from NumPy.
 
         They may be overwritten by the same thread's next call, of this object or one of the same name.
         The integers are exact; float32 is too for D ≤ 1024, else summed in float64 and rounded once.
@@ -163,9 +163,9 @@ class Int8Dots:
 
 
 class FloatDots:
-    """Dot products of float16 or float32 rows with queries (Q, D), and how far off they may be.
+    """Dot products of float16 or float32 rows with queries (Q, D), and bounds of their errors.
 
-    For a row x and query number q, |dot − x·query| ≤ error[q] × ‖x‖, if nothing overflows. With an overflow the
+    For a row x and query number q, |dot − x·query| ≤ error[q] × ‖x‖, unless something overflows: then the
     result is infinite or NaN.
 
     Args:
@@ -198,7 +198,7 @@ class FloatDots:
         self.error = np.linalg.norm(queries - used, axis=1) * (1 + 1e-9) + gamma * lengths * (1 + 1e-9)
 
     def __call__(self, rows: Array) -> Array:
-        """Rows (n, D) -> dots (n, Q), float32 or float64."""
+        """Multiply rows (n, D) -> dots (n, Q), float32 or float64."""
         if self._library is None:
             return self._by_blas(rows)
         if self._packed is not None:
@@ -219,7 +219,7 @@ class FloatDots:
 
 
 def squared_norms(rows: Array) -> npt.NDArray[Any]:
-    """‖x‖² of rows (n, D) of float16 or float32: (n,), in float32 or better, up to its rounding."""
+    """Compute ‖x‖² of rows (n, D) of float16 or float32: (n,), in float32 or better, up to its rounding."""
     library = _numkong()
     if library is None:
         converted = as_float32(rows)
@@ -232,9 +232,9 @@ def squared_norms(rows: Array) -> npt.NDArray[Any]:
 
 
 def as_float32(rows: Array) -> npt.NDArray[np.float32]:
-    """Rows of float16 or float32 as float32; NumPy's own conversion from float16 takes many times as long.
+    """Convert rows of float16 or float32 to float32, much faster than NumPy converts float16.
 
-    What is not finite comes out so, if not always as the same.
+    Values that are not finite stay so, but infinity may become NaN.
     """
     if rows.dtype.itemsize != 2:
         return np.asarray(rows, dtype=np.float32)
@@ -244,7 +244,7 @@ def as_float32(rows: Array) -> npt.NDArray[np.float32]:
         converted = np.empty(rows.shape, np.float32)
         library.astype(rows, "float32", out=converted)
         return converted
-    # Move the sign, exponent and fraction to where float32 has them, then correct the exponent's bias.
+    # Move sign, exponent and fraction to their places in float32, then correct the exponent's bias.
     bits = np.left_shift(rows.view(np.uint16), 13, dtype=np.uint32)
     sign = np.left_shift(np.bitwise_and(bits, 0x1000_0000), 3)
     np.bitwise_and(bits, 0x0FFF_E000, out=bits)

@@ -1,4 +1,4 @@
-"""Several things asked for at once, with weights, as one query vector.
+"""Queries mixed from several weighted texts and pictures into one vector.
 
     query = Query().plus(text="beach").minus(text="people").plus(image="ref.jpg", weight=0.5)
     hits = index.search(query.embed(clip), top_k=10)[0]
@@ -30,16 +30,16 @@ if TYPE_CHECKING:  # an index that is searched for more like its own pictures ne
 
 __all__ = ["Part", "Query", "mix", "weighted_name", "weighted_text"]
 
-# Below this part of what the weights add up to, what is left of the sum is rounding, of float16 rows at worst.
+# If the sum is shorter than this share of the weights' sum, it is only rounding, of float16 rows at worst.
 _LEAST_LENGTH = 1e-3
 
 
 class Pictures(Protocol):
-    """What a query asks of the index that holds the pictures it names. `clipdex.Index` is one."""
+    """The part of an index that a query needs for the pictures it names. `clipdex.Index` has it."""
 
     @property
     def manifest(self) -> Any:
-        """The index's manifest; `icc` of it says how its pictures were decoded."""
+        """The index's manifest; its `icc` says how its pictures were decoded."""
         ...
 
     def require(self, card: ModelCard) -> None:
@@ -47,17 +47,17 @@ class Pictures(Protocol):
         ...
 
     def row(self, picture: Any) -> int:
-        """The row of a picture, given its path or its row."""
+        """Find the row of a picture, given its path or its row."""
         ...
 
     def vector(self, picture: Any) -> Array:
-        """The vector of a picture, given its path or its row: float32 (D,)."""
+        """Read the vector of a picture, given its path or its row: float32 (D,)."""
         ...
 
 
 @dataclass(frozen=True)
 class Part:
-    """One thing asked for. value: a text; a picture, as `embed_images` takes it; or a row or path of the index."""
+    """One part of a query. value: a text; a picture, as `embed_images` takes it; or a row or path of the index."""
 
     kind: Literal["text", "image", "like"]
     value: Any
@@ -79,7 +79,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Query:
-    """Parts that are mixed. It never changes: `plus` and `minus` give another one."""
+    """A query of several parts. It is immutable: `plus` and `minus` return a new one."""
 
     parts: tuple[Part, ...] = ()
 
@@ -91,7 +91,7 @@ class Query:
         like: int | str | os.PathLike[str] | None = None,
         weight: float = 1.0,
     ) -> Query:
-        """With one part more: a text, a picture (see `open_image`), or an indexed row or path."""
+        """Add a part: a text, a picture (see `open_image`), or a row or path of the index."""
         given: list[Part] = []
         if text is not None:
             given.append(Part("text", text, weight))
@@ -111,7 +111,7 @@ class Query:
         like: int | str | os.PathLike[str] | None = None,
         weight: float = 1.0,
     ) -> Query:
-        """With one part less of something: `plus` with the weight's sign turned."""
+        """Add a part with negative weight: `plus` with the weight negated."""
         return self.plus(text=text, image=image, like=like, weight=-weight if is_number(weight) else weight)
 
     @property
@@ -125,14 +125,14 @@ class Query:
         return [part.value for part in self.parts if part.kind == "image"]
 
     def embed(self, client: Client | None = None, index: Pictures | None = None) -> Vectors:
-        """-> float32 (1, D) of norm 1.
+        """Embed the parts and mix them -> float32 (1, D) of norm 1.
 
         Args:
-            client: embeds texts and pictures; not needed where there are none.
-            index: has what `like` names; not needed where nothing is.
+            client: embeds texts and pictures; not needed if there are none.
+            index: has the pictures of `like`; not needed if there are none.
 
         Raises:
-            InvalidArgument: there are no parts, what embeds one was not given, or they cancel out.
+            InvalidArgument: there are no parts, the client or index is missing, or the parts cancel out.
             FingerprintMismatch: the client's model is not the index's.
             ImageError: a picture cannot be decoded.
             ServerError: the server did not answer.
@@ -140,7 +140,7 @@ class Query:
         of_texts = of_images = None
         if self.texts or self.images:
             if client is None:
-                raise InvalidArgument("the query has texts or pictures to embed; give it a client")
+                raise InvalidArgument("the query has texts or pictures to embed, but no client was given")
             if index is not None:
                 index.require(client.card)
             of_texts = client.embed_texts(self.texts) if self.texts else None
@@ -149,27 +149,27 @@ class Query:
         return self.mixed(of_texts, of_images, index)
 
     def mixed(self, texts: Array | None, images: Array | None, index: Pictures | None = None) -> Vectors:
-        """`embed`, where the texts and pictures are embedded already: (n, D) each, in the order of the parts."""
+        """Mix parts whose texts and pictures are already embedded: (n, D) each, in the order of the parts."""
         queues = {"text": iter(() if texts is None else texts), "image": iter(() if images is None else images)}
         vectors = []
         for part in self.parts:
             if part.kind != "like":
                 vectors.append(next(queues[part.kind]))
             elif index is None:
-                raise InvalidArgument("the query asks for more like a picture of an index; give it the index")
+                raise InvalidArgument("the query has a picture of an index (like), but no index was given")
             else:
                 vectors.append(index.vector(part.value))
         mixed = mix(vectors, [part.weight for part in self.parts])
         spaces = {getattr(vector, "fingerprint", None) for vector in vectors}
         if len(spaces - {None}) > 1:
             raise FingerprintMismatch(
-                "the parts of the query were embedded by different models; embed them with one"
+                "the parts of the query were embedded by different models; embed them with the same one"
             )
         space = spaces.pop()
         return mixed if space is None or spaces else Embeddings.of(mixed, space)
 
     def liked_rows(self, index: Pictures) -> list[int]:
-        """The rows that `like` names, which one leaves out of the answer."""
+        """List the rows that `like` names, which are usually left out of the results."""
         return [index.row(part.value) for part in self.parts if part.kind == "like"]
 
     def __str__(self) -> str:
@@ -182,35 +182,35 @@ class Query:
 
 
 def mix(vectors: Sequence[Array], weights: Sequence[float]) -> Vectors:
-    """n vectors of D numbers and n weights -> float32 (1, D): the weighted sum of the unit vectors, of norm 1.
+    """Mix n vectors of D numbers by n weights -> float32 (1, D): the weighted sum of the unit vectors, normalised.
 
     Raises:
         InvalidArgument: there are none, their widths differ, one is zero or not finite, or they cancel out.
-        FingerprintMismatch: they are of different models.
+        FingerprintMismatch: they are from different models.
     """
     if not isinstance(vectors, (Sequence, np.ndarray)) or not isinstance(weights, (Sequence, np.ndarray)):
-        raise InvalidArgument("a query is mixed of a list of vectors and a list of weights, one for each")
+        raise InvalidArgument("expected a list of vectors and a list of weights, one for each")
     if not all(is_number(weight) for weight in weights):
-        raise InvalidArgument("a weight of the query is no number")
+        raise InvalidArgument("a weight of the query is not a number")
     if not len(vectors) or len(vectors) != len(weights):
         raise InvalidArgument(
-            f"a query has {len(vectors)} parts and {len(weights)} weights; expected as many, and at least one"
+            f"a query has {len(vectors)} parts and {len(weights)} weights; expected one for each, and at least one"
         )
     spaces = {getattr(vector, "fingerprint", None) for vector in vectors}
     if len(spaces - {None}) > 1:
-        raise FingerprintMismatch("the parts of the query were embedded by different models; take one for all")
+        raise FingerprintMismatch("the parts of the query were embedded by different models; use one for all")
     shapes = {np.shape(vector) for vector in vectors}
     if len(shapes) != 1 or np.ndim(vectors[0]) != 1:
         raise InvalidArgument(f"the parts of a query have the shapes {sorted(shapes)}; expected one, (D,)")
     wide = np.asarray(vectors, dtype=np.float64)
     lengths = np.linalg.norm(wide, axis=1)
     if not (np.isfinite(lengths).all() and lengths.all()):
-        raise InvalidArgument("a part of the query is a vector of zeros or holds NaN: it has no direction")
+        raise InvalidArgument("a part of the query is a vector of zeros or contains NaN: it has no direction")
     factors = np.asarray(weights, dtype=np.float64)
     total = factors @ (wide / lengths[:, None])
     length = float(np.linalg.norm(total))
     if not length > _LEAST_LENGTH * float(np.abs(factors).sum()):
-        raise InvalidArgument("the parts of the query cancel each other out, and nothing is left to look for")
+        raise InvalidArgument("the parts of the query cancel each other out, and nothing is left to search for")
     query: Vectors = (total / length).astype(np.float32)[None]
     space = spaces.pop() if len(spaces) == 1 else None
     return query if space is None else Embeddings.of(query, space)
@@ -221,24 +221,24 @@ _WEIGHTED = re.compile(rf"(.*):({_NUMBER})", re.DOTALL)
 
 
 def weighted_text(word: str) -> tuple[str, float]:
-    """-> a text and its weight, 1 if none is written.
+    """Split a text from its weight -> (text, weight), weight 1 if there is none.
 
-    A weight is a number after the last colon; right after a digit only if it has a decimal point. So a text that
-    happens to end like one is written with a weight behind it.
+    A weight is a number after the last colon; directly after a digit only if it has a decimal point. If a text
+    itself ends like a weight, another must be added.
     Example: beach:0.5 -> beach, 0.5; ratio 16:9 -> ratio 16:9, 1; ratio 16:9:0.5 -> ratio 16:9, 0.5
 
     Raises:
         InvalidArgument: the text is empty, or the weight is 0 or out of range.
     """
     found = _WEIGHTED.fullmatch(word)
-    # 16:9 and 12:30 are words.
+    # 16:9 and 12:30 are part of the text.
     if found and found[1][-1:].isdigit() and "." not in found[2]:
         found = None
     return _split(word, found)
 
 
 def weighted_name(word: str) -> tuple[str, float]:
-    """-> the name of a file, or a row, and its weight, 1 if none is written.
+    """Split the name of a file, or a row, from its weight -> (name, weight), weight 1 if there is none.
 
     Example: a.jpg:0.5 -> a.jpg, 0.5; 17:2 -> 17, 2
 
@@ -255,6 +255,6 @@ def _split(word: str, found: re.Match[str] | None) -> tuple[str, float]:
     if not 1e-6 <= abs(weight) <= 1e6:
         raise InvalidArgument(
             f"the weight of {name!r} is {weight:g}; expected a number from 0.000001 to 1000000 "
-            f"(if it is no weight, write one behind it: {word}:1.0)"
+            f"(if it is not meant as a weight, add one: {word}:1.0)"
         )
     return name, weight

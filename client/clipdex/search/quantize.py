@@ -1,4 +1,4 @@
-"""Rows as int8 codes, with a proven bound for each on what that loses.
+"""Coding rows as int8, with a proven bound on each row's error.
 
 A row x is stored as x̂ = center + scale × (spread ∘ code), where center and spread are the same for all rows and
 scale is the row's own. `residual` is an upper bound of ‖x − x̂‖, `length` one of ‖scale × code‖.
@@ -23,8 +23,8 @@ WIDEST = 1 << 17
 
 BLOCK_ROWS = 65_536
 
-# A number that varies less than this, beside the others, is coded as if it varied so much: it costs nothing, and a
-# row that differs there is not coded coarsely for it.
+# A dimension that varies less than this share of the others is coded as if it varied this much: it costs nothing,
+# and an outlier there does not make a row's code coarse.
 _LEAST_SPREAD = 0.1
 
 _AT_ONCE = 1 << 18  # numbers; the arithmetic is float64's, in the cache
@@ -32,7 +32,7 @@ _AT_ONCE = 1 << 18  # numbers; the arithmetic is float64's, in the cache
 
 @dataclass(frozen=True)
 class Basis:
-    """What all rows of an index are coded with: center and spread, float32 (D,), spread above 0."""
+    """The center and spread that all rows of an index are coded with: float32 (D,), spread above 0."""
 
     center: npt.NDArray[np.float32]
     spread: npt.NDArray[np.float32]
@@ -40,7 +40,7 @@ class Basis:
 
 @dataclass(frozen=True)
 class CodeBlock:
-    """Consecutive rows: code int8 (n, D); scale, residual and length float32 (n,)."""
+    """The codes of consecutive rows: code int8 (n, D); scale, residual and length float32 (n,)."""
 
     code: npt.NDArray[np.int8]
     scale: npt.NDArray[np.float32]
@@ -55,18 +55,18 @@ class CodeBlock:
         return float(np.median(self.residual[:512])), float(np.median(self.length[:512]))
 
     def uncode(self, rows: npt.NDArray[np.int64]) -> None:
-        """Leave these rows without a code: the rows themselves are looked at in every search."""
+        """Remove the codes of these rows: every search then reads the rows themselves."""
         self.code[rows], self.scale[rows], self.length[rows], self.residual[rows] = 0, 0, 0, np.inf
 
     @cached_property
     def _extremes(self) -> npt.NDArray[np.float64]:
-        """(4, groups): of so many rows each the largest scale, residual and length, and minus the least scale."""
+        """For each group of rows, (4, groups): largest scale, residual and length, and minus the least scale."""
         starts = np.arange(0, len(self.scale), self.GROUP)
         values = (self.scale, self.residual, self.length, -self.scale)
         return np.array([np.maximum.reduceat(v, starts) for v in values], np.float64)
 
     def extremes(self, rows: slice | npt.NDArray[np.int64]) -> tuple[float, float, float, float]:
-        """Bounds for some rows: the largest scale, residual and length, the least scale."""
+        """Bound the values of some rows -> (largest scale, residual and length, least scale)."""
         if isinstance(rows, slice):
             groups = slice(rows.start // self.GROUP, (rows.stop - 1) // self.GROUP + 1)
             scale, residual, length, least = self._extremes[:, groups].max(axis=1).tolist()
@@ -81,7 +81,7 @@ class Codes(Protocol):
 
     @property
     def rows(self) -> int:
-        """How many rows have codes."""
+        """The number of rows that have codes."""
 
     @property
     def block_rows(self) -> int:
@@ -89,23 +89,23 @@ class Codes(Protocol):
 
     @property
     def basis(self) -> Basis:
-        """What the rows were coded with."""
+        """The basis that the rows were coded with."""
 
     @property
     def stored(self) -> Array:
-        """The bytes they are read from, to read ahead."""
+        """The bytes of the codes, for reading ahead."""
 
     @property
     def typical(self) -> tuple[float, float]:
-        """A usual residual and length. Only speed depends on them."""
+        """A typical residual and length. Only speed depends on them."""
 
     def block(self, number: int) -> CodeBlock | None:
-        """A block, or None where it cannot be trusted."""
+        """Return a block, or None if it is damaged."""
 
 
 @dataclass(frozen=True)
 class MemoryCodes:
-    """Codes in memory, for arrays that are no index."""
+    """Codes in memory, for arrays that are not an index."""
 
     basis: Basis
     blocks: Sequence[CodeBlock | None]
@@ -114,7 +114,7 @@ class MemoryCodes:
 
     @classmethod
     def of(cls, vectors: Array, block_rows: int = BLOCK_ROWS) -> MemoryCodes:
-        """The codes of an array (N, D) of float16 or float32."""
+        """Code an array (N, D) of float16 or float32."""
         basis = basis_of(vectors)
         starts = range(0, len(vectors), block_rows)
         blocks = [quantize(vectors[start : start + block_rows], basis) for start in starts]
@@ -122,22 +122,22 @@ class MemoryCodes:
 
     @property
     def stored(self) -> Array:
-        """Nothing that is read from a file."""
+        """Empty: nothing is read from a file."""
         return np.empty(0, np.uint8)
 
     @cached_property
     def typical(self) -> tuple[float, float]:
-        """A usual residual and length."""
+        """A typical residual and length."""
         block = next((block for block in self.blocks if block is not None), None)
         return (0.0, 0.0) if block is None else block.typical
 
     def block(self, number: int) -> CodeBlock | None:
-        """A block, or None if it was given as None."""
+        """Return a block, or None if it was given as None."""
         return self.blocks[number]
 
 
 def basis_of(vectors: Array) -> Basis:
-    """A basis that suits rows (N, D), from at most 32,768 of them, taken from all over."""
+    """Choose a basis for rows (N, D), from at most 32,768 of them, spread over the array."""
     step = max(1, len(vectors) // 32)
     width = min(step, 1024)
     sample = np.concatenate([vectors[i : i + width] for i in range(0, max(1, len(vectors)), step)]).astype(
@@ -164,7 +164,7 @@ def quantize(rows: Array, basis: Basis) -> CodeBlock:
     step = max(1, _AT_ONCE // dim)
     for start in range(0, n, step):
         part = slice(start, start + step)
-        with np.errstate(all="ignore"):  # what is not finite is found below
+        with np.errstate(all="ignore"):  # values that are not finite are handled below
             code[part], scale[part], residual[part], length[part] = _quantize(rows[part], basis)
     return CodeBlock(code, scale, residual, length)
 
@@ -178,7 +178,7 @@ def _quantize(rows: Array, basis: Basis) -> tuple[Array, Array, Array, Array]:
     wide = scale.astype(np.float64)[:, None]
     code = np.clip(np.rint(np.where(wide > 0, relative / wide, 0)), -127, 127)
     left = apart - wide * (spread * code)
-    # Each operation above is off by at most 2⁻⁵³ of what it gives; 2⁻⁴⁸ of all that went in covers them.
+    # Each operation above is off by at most 2⁻⁵³ of its result; 2⁻⁴⁸ of all inputs covers them.
     size = _norms(x) + float(np.linalg.norm(center)) + _norms(left)
     residual = _upward(_norms(left) + 2.0**-48 * size)
     length = _upward(scale * _norms(code))
@@ -188,11 +188,11 @@ def _quantize(rows: Array, basis: Basis) -> tuple[Array, Array, Array, Array]:
 
 
 def _norms(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """‖·‖ of each row, rounded up."""
+    """Compute the norm of each row, rounded up."""
     norms: npt.NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", rows, rows)) * (1 + 1e-9)
     return norms
 
 
 def _upward(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """The next float32 that is not below."""
+    """Round up to float32."""
     return np.nextafter(values.astype(np.float32), np.float32(np.inf))

@@ -1,7 +1,7 @@
-"""Having the kernel read what a scan needs next, and let go of what it has read: for files that are not in memory.
+"""Reading ahead of a scan, and releasing pages behind it: for files that are not in the page cache.
 
-Where a file is in memory already, nothing is done, since asking costs time too. Where it is larger than half of
-the memory this process may use, what was read is let go of behind the scan, so that it takes a bounded part of it.
+If a file is already in memory nothing is done, since the calls cost time too. If it is larger than half of
+the memory this process may use, pages are released behind the scan, so that it takes a bounded part of it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _MADV_POPULATE_READ = 22  # Linux 5.14
 
 
 class Readahead:
-    """Over one array, which is a memmap or is left alone, for the length of a `with` block.
+    """Reads ahead in one array, if it is a memmap, for the duration of a `with` block.
 
-    A thread of its own has pages read before the scan comes to them.
+    A separate thread reads pages before the scan comes to them.
     """
 
     def __init__(self, array: Array) -> None:
@@ -68,7 +68,7 @@ class Readahead:
                 self._advise(mmap.MADV_DONTNEED, 0, self._length)
 
     def reading(self, offset: int) -> None:
-        """The scan has come to this byte of the array."""
+        """Report that the scan has come to this byte of the array."""
         if self._thread is not None:
             with self._moved:
                 self._here = max(self._here, offset)
@@ -97,7 +97,7 @@ class Readahead:
 
 
 def want_rows(array: Array, rows: Array) -> None:
-    """Have these rows read, all at once, where the array is a file's: one by one they would be waited for."""
+    """Request these rows from the disk all at once, if the array is a file's, instead of waiting for each."""
     if _mapping_of(array) is None or _madvise() is None:
         return
     row_bytes, base = array.strides[0], array.ctypes.data
@@ -106,7 +106,7 @@ def want_rows(array: Array, rows: Array) -> None:
 
 
 def _advise(advice: int, start: int, end: int) -> int:
-    """Not through mmap.madvise, which keeps all other threads waiting -> 0 if the kernel knows the advice."""
+    """Call madvise, but not mmap.madvise, which blocks all other threads -> 0 if the kernel knows the advice."""
     madvise = _madvise()
     assert madvise is not None
     start -= start % mmap.PAGESIZE
@@ -114,7 +114,7 @@ def _advise(advice: int, start: int, end: int) -> int:
 
 
 def _mapping_of(array: Array) -> mmap.mmap | None:
-    """The file mapping below an array, if there is one."""
+    """Find the file mapping that an array is a view of, if there is one."""
     base: object = array
     while isinstance(base, np.ndarray):
         base = base.base
@@ -122,7 +122,7 @@ def _mapping_of(array: Array) -> mmap.mmap | None:
 
 
 def in_memory(array: Array) -> bool:
-    """Whether an array is no file's, or some pages from all over it are in memory; no, if that cannot be asked."""
+    """Return whether an array is not a file's, or sampled pages of it are in memory; False if unknown."""
     if _mapping_of(array) is None or array.nbytes == 0:
         return True
     mincore = _function("mincore")
@@ -138,7 +138,7 @@ def in_memory(array: Array) -> bool:
 
 
 def _is_told(array: Array) -> bool:
-    """Whether mincore tells the truth: of a file we neither own nor may write, Linux calls every page resident."""
+    """Return whether mincore is reliable: all pages of a file that we neither own nor may write seem resident."""
     base: object = array
     while isinstance(base, np.ndarray):
         if isinstance(base, np.memmap) and base.filename is not None:
@@ -154,7 +154,7 @@ def _madvise() -> Callable[..., int] | None:
 
 @cache
 def _function(name: str) -> Callable[..., int] | None:
-    """A function of the C library, if it has it."""
+    """Look up a function of the C library; None if it does not exist."""
     try:
         function: Callable[..., int] = getattr(ctypes.CDLL(None), name)
     except (AttributeError, OSError):
@@ -163,7 +163,7 @@ def _function(name: str) -> Callable[..., int] | None:
 
 
 def memory_limit() -> int:
-    """Bytes of memory this process may use: the machine's, its control group's or its own limit, the least."""
+    """Bytes of memory this process may use: the least of the machine's, its control group's and its own limits."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     limits += [limit for limit in map(_number, _group_limits()) if limit is not None]
     with suppress(ImportError):
@@ -178,7 +178,7 @@ def memory_limit() -> int:
 
 
 def _group_limits() -> list[Path]:
-    """Where the memory limits of this process's control groups stand, of version 1 and 2, as seen from here."""
+    """List the files with the memory limits of this process's control groups, version 1 and 2."""
     root = Path("/sys/fs/cgroup")
     places = [root / "memory.max", root / "memory/memory.limit_in_bytes"]
     with suppress(OSError, ValueError):

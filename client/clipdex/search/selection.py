@@ -1,4 +1,4 @@
-"""Which rows a search may give: filters and tombstones."""
+"""Selecting the rows that a search may return: filters and tombstones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipdex.search.estimates import Found
 
 __all__ = ["Selection", "flags_of"]
 
-# A selection that keeps a smaller part than this is gathered; a larger one is scanned over.
+# A selection that keeps a smaller share than this is gathered; otherwise all rows are scanned.
 _GATHER_BELOW = 0.25
 
 _AT_ONCE = 1 << 16
@@ -23,7 +23,7 @@ _AT_ONCE = 1 << 16
 
 @dataclass(frozen=True)
 class Selection:
-    """`count` rows of `total`: those of `chosen`, or if that is None, all but `dropped`. Both int64, ascending."""
+    """`count` rows of `total`: `chosen`, or if that is None, all except `dropped`. Both int64, ascending."""
 
     total: int
     count: int
@@ -32,10 +32,10 @@ class Selection:
 
     @classmethod
     def of(cls, total: int, allowed: Array | None, dead: npt.NDArray[np.int64] | None) -> Selection:
-        """The allowed rows, by flags (N,) or by number, without the dead ones.
+        """Select the allowed rows, given as flags (N,) or row numbers, without the dead ones.
 
         Raises:
-            InvalidArgument: so many flags there are no rows for, or there is no such row.
+            InvalidArgument: there are more or fewer flags than rows, or a row does not exist.
         """
         dead = np.empty(0, np.int64) if dead is None else np.asarray(dead, np.int64)
         if allowed is None and len(dead) <= (1 - _GATHER_BELOW) * total:
@@ -48,7 +48,7 @@ class Selection:
         return cls(total, count, np.flatnonzero(flags), np.empty(0, np.int64))
 
     def keep(self, found: Found) -> Found:
-        """Without the dropped rows."""
+        """Leave out the pairs of dropped rows."""
         if len(self.dropped) == 0 or len(found) == 0:
             return found
         at = np.searchsorted(self.dropped, found.row)
@@ -56,11 +56,11 @@ class Selection:
         return found.where(self.dropped[at] != found.row)
 
     def among(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Those of some rows that may be given. Of a selection that is chosen, they are chosen ones already."""
+        """Leave out the dropped rows. With a `chosen` selection, the rows must already be from it."""
         return rows if len(self.dropped) == 0 else rows[~np.isin(rows, self.dropped)]
 
     def pieces(self) -> Iterator[npt.NDArray[np.int64]]:
-        """The rows, in order, some at a time."""
+        """Iterate over the selected rows, in order, in pieces."""
         if self.chosen is not None:
             yield self.chosen
             return
@@ -71,7 +71,7 @@ class Selection:
 
 
 def flags_of(total: int, allowed: Array | None) -> npt.NDArray[np.bool_]:
-    """Which rows are allowed, given by flags (N,) or by number: a new array of flags. Raises InvalidArgument."""
+    """Turn allowed rows, given as flags (N,) or row numbers, into a new array of flags. Raises InvalidArgument."""
     if allowed is None:
         return np.ones(total, bool)
     allowed = row_numbers(allowed, "the filter", or_flags=True)
@@ -82,7 +82,7 @@ def flags_of(total: int, allowed: Array | None) -> npt.NDArray[np.bool_]:
             )
         return allowed.copy()
     if len(allowed) and not 0 <= int(allowed.min()) <= int(allowed.max()) < total:
-        raise InvalidArgument(f"the filter names a row that is not there; expected 0 to {total - 1}")
+        raise InvalidArgument(f"the filter has a row that does not exist; expected 0 to {total - 1}")
     flags = np.zeros(total, bool)
     flags[allowed.astype(np.int64)] = True
     return flags

@@ -1,4 +1,4 @@
-"""Cutting the rows of a search into pieces, and having all cores work on them."""
+"""Cutting the rows of a search into spans, and working on them with all cores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Span", "cores", "spans_of", "work_through"]
 
 @dataclass(frozen=True)
 class Span:
-    """Rows [first, end), or only those of `chosen`, ascending, which all lie there."""
+    """Rows [first, end), or only those in `chosen`, ascending, all within that range."""
 
     first: int
     end: int
@@ -36,7 +36,7 @@ class Span:
 def spans_of(
     first: int, end: int, step: int, grid: int, chosen: npt.NDArray[np.int64] | None = None
 ) -> Iterator[Span]:
-    """Rows [first, end) in spans of at most `step` rows, none of which reaches over a multiple of `grid`."""
+    """Cut rows [first, end) into spans of at most `step` rows, none of which crosses a multiple of `grid`."""
     if chosen is None:
         while first < end:
             stop = min(end, first + step, (first // grid + 1) * grid)
@@ -52,7 +52,7 @@ def spans_of(
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores this process may use."""
     return usable_cpus()
 
 
@@ -60,7 +60,7 @@ _pool: ThreadPoolExecutor | None = None
 
 
 def _forget_pool() -> None:
-    """In a child made by fork: the threads stayed with the parent."""
+    """Drop the pool in a forked child: the threads stay with the parent."""
     global _pool
     _pool = None
 
@@ -69,7 +69,7 @@ os.register_at_fork(after_in_child=_forget_pool)
 
 
 def work_through(spans: Iterable[Span], work: Callable[[Span], None], threads: int) -> None:
-    """Call `work` with every span, in their order, on so many threads; this one among them.
+    """Call `work` with every span, in order, on `threads` threads, including this one.
 
     The first exception ends the work and is raised here.
     """
@@ -100,7 +100,7 @@ def work_through(spans: Iterable[Span], work: Callable[[Span], None], threads: i
         take()
     finally:
         for helper in helpers:
-            # One that another search keeps from starting is not needed any more.
+            # A helper that has not started, because another search uses its thread, is no longer needed.
             if not helper.cancel():
                 helper.exception()
     for helper in helpers:

@@ -2,7 +2,7 @@
 
 Rows and queries have norm 1, so the inner product is the cosine. First every row gets bounds for its score, from
 its int8 code where it has one, else from the row itself; only the few that may be among the best are scored in
-float64. docs/search-engine.md says why the answer is exactly that of scoring all.
+float64. docs/search-engine.md says why the result is exactly that of scoring all rows.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _QUERIES = 1024
 
 _WORTH_THREADS = 1 << 23  # with fewer numbers to multiply, threads cost more than they save
 
-_REFINE_FROM = 2048  # so many candidates of a query get bounds from the rows themselves before they are scored
+_REFINE_FROM = 2048  # with this many candidates, a query gets bounds from the rows themselves before scoring
 
-_WANTED = 4096  # so many rows are read from the disk at once before they are scored
+_WANTED = 4096  # rows requested from the disk at once before they are scored
 
 _ANYWHERE = 1 << 62
 
@@ -57,27 +57,27 @@ def top_k(
     minimum: float = -np.inf,
     norms: RowNorms | None = None,
 ) -> list[Ranking]:
-    """The k rows with the largest inner product for each query, in exact order; equal scores stand by row.
+    """Find the k rows with the largest inner product with each query, in exact order; equal scores by row.
 
     Args:
         vectors: (N, D) of float16 or float32, a memmap or an array; read once, from front to back, for every
             thousand queries. Rows of another dtype are rounded to float32 first, all at once.
         queries: float32 (Q, D), finite.
-        k: how many; fewer come back where fewer rows are allowed, reach the minimum, or are finite.
-        codes: int8 codes of the first rows; they save time and change nothing in the answer.
-        allowed: the rows to rank: flags, bool (N,), or numbers, each once; all if not given.
+        k: rows per query; fewer are returned if fewer are allowed, reach the minimum, or are finite.
+        codes: int8 codes of the first rows; they save time and do not change the result.
+        allowed: the rows to rank: flags, bool (N,), or row numbers, without duplicates (default: all).
         dead: rows to leave out, ascending.
-        minimum: the least score.
-        norms: kept between searches of the same rows, saves time in the later ones.
+        minimum: minimum score.
+        norms: kept between searches of the same rows, it saves time in later ones.
 
     Raises:
-        InvalidArgument: a query is not finite, or `allowed` does not fit the rows.
+        InvalidArgument: a query is not finite, or `allowed` does not match the rows.
         UnsoundRow: `norms` says that all rows are of norm 1, and one that may be ranked was read and is not:
             without codes any row, with codes those that `optimize` gave none for this, and those that were scored.
     """
     vectors = _plain(vectors)
     if not np.isfinite(queries).all():
-        raise InvalidArgument("a query holds NaN or infinity")
+        raise InvalidArgument("a query contains NaN or infinity")
     selection = Selection.of(len(vectors), allowed, dead)
     if k <= 0 or selection.count == 0:
         return [_none() for _ in queries]
@@ -87,7 +87,7 @@ def top_k(
     turn = max(1, min(_QUERIES, _PAIRS // k))
     for start in range(0, len(queries), turn):
         asked = np.ascontiguousarray(queries[start : start + turn], dtype=np.float32)
-        some = asked.any(axis=1)  # where a query is all zeros, so are its scores
+        some = asked.any(axis=1)  # if a query is all zeros, so are its scores
         found = iter(
             _Search(vectors, asked[some], k, codes, selection, minimum, norms).run() if some.any() else []
         )
@@ -96,7 +96,7 @@ def top_k(
 
 
 def _plain(vectors: Array) -> Array:
-    """The rows as an array whose slices are cheap, which a memmap's are not, and in a form that kernels take."""
+    """Turn rows into a plain array, cheaper to slice than a memmap, in a form that the kernels accept."""
     vectors = np.asarray(vectors)
     if vectors.dtype not in (np.float16, np.float32) or not vectors.dtype.isnative:
         vectors = vectors.astype(np.float16 if vectors.dtype.itemsize == 2 else np.float32)
@@ -108,7 +108,7 @@ def _none() -> Ranking:
 
 
 def _of_zero(vectors: Array, k: int, selection: Selection, minimum: float) -> Ranking:
-    """The first k rows that are finite: all score 0."""
+    """Rank the first k finite rows for a zero query: all score 0."""
     parts: list[npt.NDArray[np.int64]] = []
     wanted = 0 if minimum > 0 else k
     for rows in selection.pieces():
@@ -123,7 +123,7 @@ def _of_zero(vectors: Array, k: int, selection: Selection, minimum: float) -> Ra
 
 
 class _Search:
-    """One reading of the rows for some queries, none of them zero."""
+    """One scan of the rows for several queries, none of them zero."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class _Search:
     ) -> None:
         self._vectors, self._queries, self._k, self._minimum = vectors, queries, k, minimum
         self._selection, self._norms = selection, norms
-        # A power of two for each query: with its largest number near 1, nothing of use is too small for float32.
+        # A power of two for each query: with its largest number near 1, nothing significant underflows in float32.
         self._exponents = np.frexp(abs(queries).max(axis=1))[1].astype(np.int64)
         self._scaled = np.ldexp(queries.astype(np.float64), -self._exponents[:, None])
         self._candidates = Candidates(vectors, queries, self._exponents, k, minimum)
@@ -152,22 +152,22 @@ class _Search:
         return FloatEstimates(self._vectors, self._scaled, self._norms, self._refusing())
 
     def _refusing(self) -> Callable[[npt.NDArray[np.int64]], None]:
-        """`_refuse`, without holding on to the search, which would keep the vectors mapped until a collection."""
+        """`_refuse` without a reference to the search, which would keep the vectors mapped until a collection."""
         search = weakref.proxy(self)
         return lambda rows: search._refuse(rows)
 
     def _refuse(self, rows: npt.NDArray[np.int64]) -> None:
-        """Raise UnsoundRow if one of these rows, not finite or not of norm 1, might have been an answer."""
+        """Raise UnsoundRow if one of these rows, not finite or not of norm 1, might have been a hit."""
         for row in self._selection.among(rows):
             raise UnsoundRow(int(row))
 
     @cached_property
     def _cold(self) -> bool:
-        """Whether rows must be waited for when they are scored."""
+        """Whether rows must be read from disk when they are scored."""
         return self._covered > 0 and not in_memory(self._vectors)
 
     def run(self) -> list[Ranking]:
-        """Read, then score what may be among the best."""
+        """Scan all rows, then score those that may be among the best."""
         work = self._selection.count * self._vectors.shape[1] * len(self._queries)
         threads = cores() if work >= _WORTH_THREADS else 1
         if self._covered:
@@ -182,7 +182,7 @@ class _Search:
         return self._ranked(threads)
 
     def _scan(self, first: int, end: int, border: int, threads: int, stored: Array, width: float) -> None:
-        """Rows [first, end), stored with `width` bytes a row; no span reaches over a multiple of `border`."""
+        """Scan rows [first, end), stored with `width` bytes per row; no span crosses a multiple of `border`."""
         chosen = self._selection.chosen
         begin = first
 
@@ -195,7 +195,7 @@ class _Search:
         step = max(RowNorms.ROWS, step - step % RowNorms.ROWS)
         while step * width > _SPAN_BYTES and step > RowNorms.ROWS:
             step //= 2
-        # What is gathered from here and there is not read ahead.
+        # Scattered rows are not read ahead.
         with Readahead(stored if chosen is None else stored[:0]) as ahead:
             if np.isinf(self._candidates.floor).any():
                 # A few rows first, to give all threads a floor to begin with. Until there is one, every pair is
@@ -239,26 +239,26 @@ class _Search:
         return answers
 
     def _rank(self, q: int, found: Found) -> Ranking:
-        """Score as few rows as it takes."""
+        """Score as few rows as necessary."""
         k, query = self._k, self._queries[q]
         if self._cold:
             want_rows(self._vectors, np.sort(found.row)[:_WANTED])
         if len(found) > max(_REFINE_FROM, 4 * k) and self._covered:
             found = self._refined(q, found)
         if len(found) > 4 * k:
-            # Those that promise most show how much is needed; few of the others reach it.
+            # The most promising rows show what score is needed; few of the others reach it.
             best = np.argpartition(-found.upper, 2 * k)[: 2 * k]
             scores, error = wide_scores(self._vectors, query.astype(np.float64), found.row[best])
             sure = np.where(np.isnan(scores), -np.inf, scores - 2 * error)
             kth = np.ldexp(np.partition(sure, k)[k], -self._exponents[q])  # the k-th best of 2k
             found = found.where(found.upper >= kth)
         if self._norms.unit:
-            # A row may have rotted since its code or its norm was made: then it promises more than it has.
+            # A row may have been damaged since its code or norm was computed, so that its bounds are wrong.
             self._refuse(found.row[not_unit(self._vectors[found.row])])
         return rank(self._vectors, query, found.row, k, self._minimum)
 
     def _refined(self, q: int, found: Found) -> Found:
-        """With bounds from the rows themselves, which are much closer."""
+        """Replace bounds by those from the rows themselves, which are much tighter."""
         floor = self._candidates.floor[q : q + 1]
         plain = FloatEstimates(self._vectors, self._scaled[q : q + 1], self._norms, self._refusing())
         parts = []

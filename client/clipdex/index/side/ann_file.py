@@ -1,7 +1,7 @@
 """vectors.ann: a FAISS index of the rows, and what it was built for. docs/index-format.md.
 
-A header of 4096 bytes, JSON padded with spaces; then the bytes that FAISS writes. Of an HNSW graph these are the
-links alone: the vectors are those of the index.
+A header of 4096 bytes, JSON padded with spaces; then the bytes that FAISS writes. For an HNSW graph these are only
+the links: the vectors are those of the index.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ FORMAT, FORMAT_VERSION = "clipdex-ann", 1
 HEADER_BYTES = 4096
 _BLOCK = 8 << 20
 _MOST = 1 << 48  # of anything that is counted
-_AGAIN = "build it anew with  clipdex ann build"
+_AGAIN = "build it again with  clipdex ann build"
 
 
 @dataclass(frozen=True)
 class AnnRecall:
-    """How many of the exact ten best were found, measured when it was built.
+    """The share of the exact ten best that were found, measured when the file was built.
 
-    queries: how many were asked. source: where they came from. ms, exact_ms: median milliseconds a query, one at a
-    time, with this file and exactly.
+    queries: their number. source: where they came from. ms, exact_ms: median milliseconds per query, one at a
+    time, with this file and with exact search.
     """
 
     recall_at_10: float
@@ -66,7 +66,7 @@ class AnnRecall:
 
 @dataclass(frozen=True)
 class AnnHeader:
-    """What a file is of: the first `rows` rows of the index, which `extents` names.
+    """The header of a file for the first `rows` rows of an index, identified by `extents`.
 
     parameters: as FAISS calls them. faiss_bytes, faiss_crc32c: of what follows the header.
     """
@@ -83,7 +83,7 @@ class AnnHeader:
     faiss_crc32c: int
 
     def to_bytes(self) -> bytes:
-        """The first bytes of the file."""
+        """Encode the header as the first bytes of the file."""
         data = {"format": FORMAT, "format_version": FORMAT_VERSION} | asdict(self)
         return json.dumps(data | {"crc32c": _json_crc32c(data)}).encode().ljust(HEADER_BYTES - 1) + b"\n"
 
@@ -100,7 +100,7 @@ class AnnHeader:
         if not sound:
             raise IndexDamaged(f"{path} is damaged: its header is not what was written; {_AGAIN}")
         if not known or data.get("kind") not in KINDS:
-            raise IndexFault(f"{path} is of a format that this clipdex does not know; {_AGAIN}")
+            raise IndexFault(f"{path} has a format that this clipdex does not know; {_AGAIN}")
         try:
             recall = data.pop("recall")
             header = cls(**data, recall=None if recall is None else AnnRecall(**recall))
@@ -111,7 +111,7 @@ class AnnHeader:
         return header
 
     def _is_plausible(self) -> bool:
-        """Whether all fields are of their kinds, which JSON does not see to."""
+        """Return whether all fields have the right types and ranges, which JSON does not ensure."""
         texts, counts = (
             [self.fingerprint, self.dtype, self.extents],
             [self.rows, self.faiss_bytes, self.faiss_crc32c],
@@ -131,19 +131,19 @@ class AnnHeader:
         )
 
     def require(self, manifest: Manifest, extents: Sequence[Extent], path: Path) -> None:
-        """Raise IndexFault unless the file is of the first of these extents."""
+        """Raise IndexFault unless the file was built for the first of these extents."""
         expected = (manifest.fingerprint, manifest.embedding_dim, manifest.dtype)
         if (self.fingerprint, self.embedding_dim, self.dtype) != expected:
-            raise IndexFault(f"{path} is of another index; {_AGAIN}")
+            raise IndexFault(f"{path} belongs to another index; {_AGAIN}")
         ends = np.cumsum([0, *(extent.row_count for extent in extents)]).tolist()
         if self.rows not in ends or digest(extents[: ends.index(self.rows)]) != self.extents:
-            raise IndexFault(f"{path} is of other rows than the index has now; {_AGAIN}")
+            raise IndexFault(f"{path} belongs to other rows than the index has now; {_AGAIN}")
 
 
 def read(
     directory: Path, manifest: Manifest, extents: Sequence[Extent]
 ) -> tuple[AnnHeader, npt.NDArray[np.uint8]]:
-    """-> the header of an index's file, and the bytes for FAISS.
+    """Read an index's file -> its header, and the bytes for FAISS.
 
     Raises:
         IndexFault: there is none, or it is of other rows.
@@ -167,7 +167,7 @@ def read(
 
 
 def ann_damages(directory: Path, manifest: Manifest, extents: Sequence[Extent]) -> list[str]:
-    """What is wrong with the file, if there is one. Raises IndexFault if the system refuses to read it."""
+    """Check the file, if there is one -> what is damaged. Raises IndexFault if the system refuses to read it."""
     if not os.path.lexists(directory / ANN_FILE):
         return []
     try:
@@ -182,10 +182,10 @@ def ann_damages(directory: Path, manifest: Manifest, extents: Sequence[Extent]) 
 
 @contextmanager
 def replacing(directory: Path) -> Iterator[int]:
-    """A descriptor to write a new file to; it takes the old one's place if the block ends without an error.
+    """Yield a descriptor of a new file, which replaces the old one if the block ends without an error.
 
     Raises:
-        IndexLocked: another process builds one, or the directory has become another one.
+        IndexLocked: another process is building one, or the directory was replaced by a compaction.
         IndexWriteError: the disk refused; the old file is as it was.
     """
     path = directory / f"{ANN_FILE}.building"
@@ -201,7 +201,7 @@ def replacing(directory: Path) -> Iterator[int]:
             os.ftruncate(fd, 0)
             yield fd
             os.fsync(fd)
-            # A compaction puts another directory at the path, and with it other rows.
+            # A compaction puts another directory, with other rows, at the path.
             if not is_at(fd, path):
                 raise IndexLocked(f"{directory} was compacted meanwhile: nothing was written; {_AGAIN}")
             rename(path, directory / ANN_FILE)
@@ -216,14 +216,14 @@ def replacing(directory: Path) -> Iterator[int]:
 
 
 def write_all(fd: int, data: bytes | npt.NDArray[np.uint8]) -> None:
-    """Write everything from where the descriptor stands."""
+    """Write all bytes at the descriptor's position."""
     view = memoryview(data.tobytes() if isinstance(data, np.ndarray) else data)
     while view:
         view = view[os.write(fd, view[:_BLOCK]) :]
 
 
 def digest(extents: Sequence[Extent]) -> str:
-    """What names rows: their extents, and with them the CRC-32C of their bytes."""
+    """Identify rows by a hash of their extents, which include the CRC-32C of their bytes."""
     text = "".join(f"{extent.first_row},{extent.row_count},{extent.crc32c};" for extent in extents)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

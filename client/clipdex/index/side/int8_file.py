@@ -1,6 +1,6 @@
-"""vectors.int8: the rows once more, as int8 codes with error bounds, to be scanned first. docs/index-format.md.
+"""vectors.int8: the rows as int8 codes with error bounds, which searches scan first. docs/index-format.md.
 
-It only saves time. Where it is missing, stale or damaged, the rows themselves are scanned, and the answers are the
+It only saves time. If it is missing, stale or damaged, the rows themselves are scanned, and the results are the
 same.
 """
 
@@ -51,12 +51,12 @@ _log = logging.getLogger("clipdex.index")
 
 
 class Int8Unusable(Exception):
-    """Why a side file is not used. Never leaves this package."""
+    """The side file cannot be used; the message says why. Never leaves this package."""
 
 
 @dataclass(frozen=True)
 class Int8Header:
-    """What the codes are of: the first `rows` rows of the index that `extents` names."""
+    """The header of a side file for the first `rows` rows of an index, identified by `extents`."""
 
     fingerprint: str
     embedding_dim: int
@@ -68,7 +68,7 @@ class Int8Header:
 
     @classmethod
     def of(cls, manifest: Manifest, extents: Sequence[Extent], basis: bytes) -> Int8Header:
-        """The header for all rows of these extents."""
+        """Make the header for all rows of these extents."""
         dim = manifest.embedding_dim
         block_rows = _MOST_BLOCK_BYTES // dim
         block_rows -= block_rows % _LEAST_BLOCK_ROWS
@@ -84,32 +84,32 @@ class Int8Header:
 
     @property
     def basis_bytes(self) -> int:
-        """Of the basis behind the header, padded."""
+        """The size of the basis after the header, padded."""
         return _padded(8 * self.embedding_dim)
 
     @property
     def blocks(self) -> int:
-        """How many blocks there are."""
+        """The number of blocks."""
         return -(-self.rows // self.block_rows)
 
     def rows_of(self, block: int) -> int:
-        """The rows of a block."""
+        """Return the number of rows of a block."""
         return min(self.block_rows, self.rows - block * self.block_rows)
 
     def start_of(self, block: int) -> int:
-        """Where a block begins in the file."""
+        """Return the offset of a block in the file."""
         return _HEADER_BYTES + self.basis_bytes + block * block_bytes(self.block_rows, self.embedding_dim)
 
     @property
     def file_bytes(self) -> int:
-        """How long the file is."""
+        """The length of the file."""
         if self.blocks == 0:
             return self.start_of(0)
         last = self.blocks - 1
         return self.start_of(last) + block_bytes(self.rows_of(last), self.embedding_dim)
 
     def to_bytes(self) -> bytes:
-        """The first bytes of the file."""
+        """Encode the header as the first bytes of the file."""
         data = {"format": FORMAT, "format_version": FORMAT_VERSION} | self.__dict__
         text = json.dumps(data | {"crc32c": _json_crc32c(data)}).encode()
         return text.ljust(_HEADER_BYTES - 1) + b"\n"
@@ -121,7 +121,7 @@ class Int8Header:
             data = parse_plain_json(raw)
             crc32c = data.pop("crc32c")
             if data.pop("format") != FORMAT or data.pop("format_version") != FORMAT_VERSION:
-                raise Int8Unusable("is of a format that this clipdex does not know")
+                raise Int8Unusable("has a format that this clipdex does not know")
             header = cls(**{name: data[name] for name in cls.__dataclass_fields__})
             whole = {"format": FORMAT, "format_version": FORMAT_VERSION} | data
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
@@ -138,12 +138,12 @@ class Int8Header:
 
 
 def block_bytes(rows: int, dim: int) -> int:
-    """The length of a block in the file."""
+    """Return the length of a block in the file."""
     return _padded(rows * dim) + _padded(12 * rows + 4)
 
 
 def pack_block(block: CodeBlock) -> list[bytes]:
-    """A block as the file has it: codes, scales, residuals, lengths, CRC-32C."""
+    """Encode a block for the file: codes, scales, residuals, lengths, CRC-32C."""
     rows, dim = block.code.shape
     codes = block.code.tobytes()
     parts = [b"\0" * (_padded(rows * dim) - rows * dim)]
@@ -155,9 +155,9 @@ def pack_block(block: CodeBlock) -> list[bytes]:
 
 
 class Int8File:
-    """An open side file, which fits the index it lies in; a `Codes` for the search.
+    """An open side file that matches its index; a `Codes` for the search.
 
-    Each block is compared with its checksum when it is first used.
+    Each block's checksum is checked when the block is first used.
     """
 
     def __init__(self, path: Path, header: Int8Header, data: npt.NDArray[np.uint8]) -> None:
@@ -166,7 +166,7 @@ class Int8File:
         first = _HEADER_BYTES
         raw = data[first : first + 8 * header.embedding_dim]
         if google_crc32c.value(raw) != header.basis_crc32c:
-            raise Int8Unusable("is damaged: what all its codes rest on is not what was written")
+            raise Int8Unusable("is damaged: the basis of its codes is not what was written")
         both = raw.view("<f4").astype(np.float32)
         self.basis = Basis(both[: header.embedding_dim], both[header.embedding_dim :])
         self._blocks: list[CodeBlock | None] = [None] * header.blocks
@@ -174,18 +174,18 @@ class Int8File:
 
     @classmethod
     def open(cls, directory: Path, manifest: Manifest, extents: Sequence[Extent]) -> Int8File | None:
-        """The side file of an index with these extents; None if there is none, or none that can be used."""
+        """Open the side file of an index with these extents; None if there is none, or it cannot be used."""
         try:
             return cls.require(directory, manifest, extents)
         except FileNotFoundError:
             return None
         except Int8Unusable as exc:
-            _log.warning("%s %s; it is not used, and makes no difference but in speed", directory / INT8_FILE, exc)
+            _log.warning("%s %s; it is not used, which affects only the speed", directory / INT8_FILE, exc)
             return None
 
     @classmethod
     def require(cls, directory: Path, manifest: Manifest, extents: Sequence[Extent]) -> Int8File:
-        """As `open`. Raises FileNotFoundError or Int8Unusable."""
+        """Open the side file, like `open`, but raise FileNotFoundError or Int8Unusable."""
         path = directory / INT8_FILE
         try:
             with open_to_read(path) as file:
@@ -209,21 +209,21 @@ class Int8File:
 
     @cached_property
     def typical(self) -> tuple[float, float]:
-        """A usual residual and length, from the first block, whether or not it is what was written."""
+        """A typical residual and length, from the first block, whether or not it is damaged."""
         return self._view(0).typical
 
     def block(self, number: int) -> CodeBlock | None:
-        """A block, or None if it is not what was written."""
+        """Return a block, or None if it is damaged."""
         if not self._known[number]:
             try:
                 self._blocks[number] = self._read(number)
             except Int8Unusable as exc:
-                _log.warning("%s %s; they are not used, and make no difference but in speed", self._path, exc)
+                _log.warning("%s %s; they are not used, which affects only the speed", self._path, exc)
             self._known[number] = True
         return self._blocks[number]
 
     def packed(self, number: int) -> npt.NDArray[np.uint8] | None:
-        """A block's bytes, or None if they are not what was written."""
+        """Return a block's bytes, or None if it is damaged."""
         if self.block(number) is None:
             return None
         start = self.header.start_of(number)
@@ -251,14 +251,14 @@ class Int8File:
 
 
 class Int8Watch:
-    """The side file of an index that stays open: opened when it is first there, and again when it was replaced."""
+    """The side file of an index that stays open: opened once it exists, and again after it was replaced."""
 
     def __init__(self) -> None:
         self._seen: tuple[int, ...] | None = None
         self._file: Int8File | None = None
 
     def now(self, directory: Path, manifest: Manifest, extents: Callable[[], Sequence[Extent]]) -> Int8File | None:
-        """The file, if there is one that can be used."""
+        """Return the file, if there is one that can be used."""
         try:
             stat = os.lstat(directory / INT8_FILE)
         except OSError:
@@ -272,7 +272,7 @@ class Int8Watch:
 
 
 def int8_damages(directory: Path, manifest: Manifest, extents: Sequence[Extent]) -> list[str]:
-    """What is wrong with the side file, if there is one. Raises IndexFault if the system refuses to read it."""
+    """Check the side file, if there is one -> its damage. Raises IndexFault if the system refuses to read it."""
     try:
         file = Int8File.require(directory, manifest, extents)
     except FileNotFoundError:
@@ -282,13 +282,13 @@ def int8_damages(directory: Path, manifest: Manifest, extents: Sequence[Extent])
             refused = fault(directory / INT8_FILE, exc.__cause__)
             if not isinstance(refused, IndexDamaged):
                 raise refused from exc
-        return [f"{INT8_FILE} {exc}: make it anew with  clipdex optimize"]
+        return [f"{INT8_FILE} {exc}: rebuild it with  clipdex optimize"]
     found = []
     for number in range(file.header.blocks):
         try:
             file._read(number)
         except Int8Unusable as exc:
-            found.append(f"{INT8_FILE} {exc}: make them anew with  clipdex optimize")
+            found.append(f"{INT8_FILE} {exc}: rebuild them with  clipdex optimize")
     return found
 
 
@@ -296,19 +296,19 @@ def _require_fit(header: Int8Header, manifest: Manifest, extents: Sequence[Exten
     """Raise Int8Unusable unless the header is for the first of these extents."""
     expected = (manifest.fingerprint, manifest.embedding_dim, manifest.dtype)
     if (header.fingerprint, header.embedding_dim, header.dtype) != expected:
-        raise Int8Unusable("is of another index")
+        raise Int8Unusable("belongs to another index")
     rows, some = 0, 0
     while rows < header.rows and some < len(extents):
         rows += extents[some].row_count
         some += 1
     if rows != header.rows or _digest(extents[:some]) != header.extents:
-        raise Int8Unusable("is of other rows than the index has now")
+        raise Int8Unusable("belongs to other rows than the index has now")
     if not _LEAST_BLOCK_ROWS <= header.block_rows <= BLOCK_ROWS or header.block_rows % _LEAST_BLOCK_ROWS:
-        raise Int8Unusable("is damaged: its blocks have no possible length")
+        raise Int8Unusable("is damaged: the length of its blocks is out of range")
 
 
 def _digest(extents: Sequence[Extent]) -> str:
-    """What names the rows: their extents, and with them the CRC-32C of their bytes."""
+    """Identify rows by a hash of their extents, which include the CRC-32C of their bytes."""
     text = "".join(f"{extent.first_row},{extent.row_count},{extent.crc32c};" for extent in extents)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
