@@ -18,7 +18,6 @@ from clipdex.base.arrays import Array, Vectors
 from clipdex.base.counting import counted
 from clipdex.base.errors import Closed, IndexDamaged, IndexFault, InvalidArgument
 from clipdex.base.records import Extent, Failure, KnownFile, Picture
-from clipdex.base.spelling import composed_path
 from clipdex.index.files import fault, open_directory
 from clipdex.index.hits import Hit, grouped_ranking, hits_of, traits
 from clipdex.index.info import IndexInfo, info_of
@@ -311,23 +310,10 @@ class Index:
                 f"{self.directory} has no picture in row {which}; it has {counted(len(self), 'picture')}"
             )
         path = os.path.abspath(os.fsencode(which))
-        known = self._store.known(path) or self._known_by_look(path)
+        known = self._store.known(path) or self._store.known_by_look(path, len(self._vectors))
         if known is None or known.row is None or not known.row < len(self._vectors):
             raise InvalidArgument(f"{os.fspath(which)} is not a picture in {self.directory}")
         return known.row
-
-    def _known_by_look(self, path: bytes) -> KnownFile | None:
-        """Find the picture whose path looks the same, but writes accented letters as one character, or as two."""
-        if path.isascii():
-            return None
-        wanted = composed_path(path)
-        found = [other for _, other in self.live_paths() if composed_path(other) == wanted]
-        if len(found) > 1:
-            raise InvalidArgument(
-                f"{os.fsdecode(path)} is the name of {len(found)} pictures that differ in how their accents are "
-                "written; give the row of one"
-            )
-        return self._store.known(found[0]) if found else None
 
     def vector(self, which: int | str | os.PathLike[str]) -> Vectors:
         """Read a live picture's vector, by its row or path: float32 (D,), of norm 1 up to the index's rounding.

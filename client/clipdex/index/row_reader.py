@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from clipdex.base.errors import IndexDamaged
+from clipdex.base.errors import IndexDamaged, InvalidArgument
 from clipdex.base.records import (
     NO_METADATA,
     BrokenRecord,
@@ -19,6 +19,7 @@ from clipdex.base.records import (
     KnownFile,
     Picture,
 )
+from clipdex.base.spelling import composed_path
 from clipdex.index.schema import (
     DAMAGE,
     LATER,
@@ -145,6 +146,19 @@ class RowReader:
                 f"{self._path}: what is known of {os.fsdecode(path)!r} is damaged; see  clipdex verify"
             )
         return KnownFile(*found[0]) if found else None
+
+    def known_by_look(self, path: bytes, rows: int) -> KnownFile | None:
+        """Find the picture whose path looks the same, but writes accented letters as one character, or as two."""
+        if path.isascii():
+            return None
+        wanted = composed_path(path)
+        found = [other for _, other in self.live_paths(0, rows) if composed_path(other) == wanted]
+        if len(found) > 1:
+            raise InvalidArgument(
+                f"{os.fsdecode(path)} is the name of {len(found)} pictures that differ in how their accents are "
+                "written; give the row of one"
+            )
+        return self.known(found[0]) if found else None
 
     def has_path(self, path: bytes) -> bool:
         """Return whether a path has a live row or a line in the ledger, damaged or not."""
