@@ -167,7 +167,7 @@ def test_a_tokenizer_larger_than_the_text_tower(tmp_path: Path) -> None:
     vocabulary = (other / "vocab.json").read_text().replace('"<|endoftext|>": 1193', '"<|endoftext|>": 1200')
     (checkpoint / "vocab.json").write_text(vocabulary)
     (other / "merges.txt").rename(checkpoint / "merges.txt")
-    with pytest.raises(CheckpointError, match=r"ids up to 1200, the text tower only 1200 embeddings"):
+    with pytest.raises(CheckpointError, match=r"ids up to 1200, but the text tower only 1200 embeddings"):
         export_model(checkpoint, name="tiny", repository=tmp_path / "repository")
 
 

@@ -227,7 +227,7 @@ def test_calibration_takes_a_folder_of_one_s_own(demo: ExportReport, pictures: P
     with clipdex.connect(f"inproc:{demo.repository}") as client:
         image, text = client.card.image, client.card.text
         tokenizer = _tokenizer_of(demo)
-        with pytest.raises(InvalidArgument, match="12 pictures for calibration; expected 16 or more"):
+        with pytest.raises(InvalidArgument, match="12 pictures for calibration; expected at least 16"):
             calibrated(pictures, image, text, tokenizer)
         for i in range(300):
             (pictures / f"copy{i}.png").write_bytes((pictures / "0.png").read_bytes())

@@ -38,9 +38,9 @@ ONE = unit_vectors(1, DIM, seed=1)[0]
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        (3 * ONE, "query 0 is of norm 3"),
-        (np.stack([ONE, 1.002 * ONE]), "query 1 is of norm 1.002"),
-        (0 * ONE, "query 0 is of norm 0"),
+        (3 * ONE, "query 0 has norm 3"),
+        (np.stack([ONE, 1.002 * ONE]), "query 1 has norm 1.002"),
+        (0 * ONE, "query 0 has norm 0"),
         (np.eye(1, DIM, dtype=np.int64), "the queries are int64"),
         (ONE.astype(complex), "the queries are complex"),
         (np.full(DIM, np.nan, np.float32), "NaN"),
