@@ -31,7 +31,7 @@ demo: .venv/ready  ## the whole way on drawn pictures; or PHOTOS=DIR QUERY="a re
 test: .venv-dev/ready test-thin  ## the tests; about five minutes on two cores
 	.venv-dev/bin/pytest $(SPREAD) -m "not slow"
 
-test-slow: .venv-dev/ready  ## the tests that take ten seconds and more each
+test-slow: .venv-dev/ready  ## the rest: proofs in small, exports of every family, and tests that take long; ten minutes
 	.venv-dev/bin/pytest $(SPREAD) -m slow
 
 test-thin: .venv-thin/ready  ## the thin client's tests, with nothing but the base install and the newest numpy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -29,9 +30,17 @@ def pytest_configure() -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `-m thin`, leave out files that import more than the base install before pytest can deselect them."""
-    if config.option.markexpr.startswith("thin") and collection_path.suffix == ".py":
-        return "pytest.mark.thin" not in collection_path.read_text() or None
+    """Leave out files that pytest would import only to deselect them.
+
+    With `-m "thin and ..."`, those that need more than the base install; with `-m "not slow"`, those that are slow as
+    a whole, most of which import torch.
+    """
+    if collection_path.suffix == ".py":
+        wanted, text = config.option.markexpr, collection_path.read_text()
+        if wanted.startswith("thin") and "pytest.mark.thin" not in text:
+            return True
+        if "not slow" in wanted and re.search(r"^pytestmark = .*pytest\.mark\.slow", text, re.M):
+            return True
     return None
 
 

@@ -402,6 +402,7 @@ def test_of_two_servers_one_is_killed_and_no_call_fails():
     assert all(count > 20 for count in tally.endpoints.values()), tally.endpoints
 
 
+@pytest.mark.slow
 def test_the_only_server_is_killed_and_started_again_and_no_call_fails():
     process, address = start_server()
     try:

@@ -49,6 +49,7 @@ def test_server_measures_both_parts_both_ways_with_the_servers_own_counters(run,
     assert plot.read_text().startswith("<?xml")
 
 
+@pytest.mark.slow
 def test_index_shows_every_stage_and_the_bound(run, triton, pictures, tmp_path):
     file = tmp_path / "r.json"
     words = ("--pictures", "10", "--workers", "1", "--seconds", "0.1", "--json", file)
@@ -111,6 +112,7 @@ def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(run, 
         assert_one_sentence(run("bench", what, "--json", tmp_path / "none" / "x"), "x: cannot be written")
 
 
+@pytest.mark.slow
 def test_ctrl_c_shows_and_draws_what_was_measured_until_then(triton, tmp_path):
     many = 200
     words = ["bench", "server", "-s", triton.address, "--batch", "1", "--seconds", "0.1", *QUICK[2:]]

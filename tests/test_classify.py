@@ -191,6 +191,7 @@ def test_what_the_command_refuses(drawn, run, tmp_path):
         assert status == 1 and message in err and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_shapes_and_colours_of_held_out_pictures_equal_pytorch_s(drawn, tmp_path):
     """95 %, and within 0.2 points of PyTorch: every fourth scene of benchmarks/zero_shot.py, which asks all."""
     pytest.importorskip("torch")

@@ -27,7 +27,7 @@ from clipdex.index.side import int8_file as int8
 from clipdex.index.side.ann_file import ANN_FILE, HEADER_BYTES
 from clipdex.index.side.int8_file import INT8_FILE
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 
 @pytest.fixture

@@ -180,6 +180,7 @@ def test_a_higher_limit_on_pixels_counts(tmp_path):
     assert higher.reason == "truncated"
 
 
+@pytest.mark.slow
 def test_two_hundred_megapixels_are_decoded_by_default(tmp_path):
     """As a telephone takes them, 16,320 × 12,240, and in one bit that the test is quick. Pillow stops at 179."""
     (tmp_path / "a.png").write_bytes(png_of(16_320, 12_240, zlib_zeros(12_240 * 2_041), bits=1, colour=0))

@@ -29,6 +29,7 @@ def test_the_whole_way_through_a_real_triton(run, tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path / "demo")) == ["pictures", "pictures.clipdex", "report.html"]
 
 
+@pytest.mark.slow
 def test_where_no_triton_can_be_had_it_says_so_and_runs_in_this_process(run, tmp_path, monkeypatch):
     def nowhere(*args, **kwargs):
         raise LocalServerError("Triton's wheel does not exist for this machine")
@@ -53,6 +54,7 @@ def test_a_triton_that_should_start_and_does_not_is_an_error(run, tmp_path, monk
     assert err == "clipdex: Triton did not start: no reason given\n"
 
 
+@pytest.mark.slow
 def test_on_pictures_of_ones_own(run, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ("demo", "--repository", MODEL_REPOSITORY, "--photos", pictures, "--query", "it's a red circle")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
@@ -208,7 +208,6 @@ def test_the_learning_rate_rises_and_falls_to_nothing():
 # The script
 
 
-@pytest.mark.slow
 def test_training_repeats_and_can_go_on_after_its_first_cycle(threads, tmp_path, monkeypatch):
     validation = draw_held_out(tmp_path / "v", seed=0, unseen_scenes=20, unseen_combinations=5, short_queries=4)
     outputs = []

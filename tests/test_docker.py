@@ -355,6 +355,7 @@ def test_a_real_triton_starts_with_these_flags_and_the_health_check_sees_it(trit
     assert healthcheck(grpc_port) != 0
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_trace_and_log_settings_can_be_put_behind_a_key(triton: TritonBinary) -> None:
     flag = re.search(r"--grpc-restricted-protocol=\S+", (ROOT / "docs" / "docker.md").read_text())
@@ -387,6 +388,7 @@ def test_the_health_check_takes_the_servers_word(answer: bytes, healthy: bool) -
         server.stop(None).wait()
 
 
+@pytest.mark.slow
 def test_the_health_check_does_not_wait_for_a_server_that_is_mute() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as mute:
         assert healthcheck(mute.getsockname()[1]) != 0

@@ -550,6 +550,7 @@ def test_the_command_moves_look_alikes_only_by_a_cosine(run, alike, tmp_path):
     assert sorted(os.listdir(tmp_path / "photos")) == ["far.jpg", "keep.png", "sub"]
 
 
+@pytest.mark.slow
 def test_the_demos_own_drawings_are_listed_and_stay(tmp_path):
     """Of its thousand, those that look most alike and are different pictures."""
     pytest.importorskip("onnxruntime")

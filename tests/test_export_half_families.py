@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("pytorch_once")]
+pytestmark = [pytest.mark.slow, pytest.mark.torch, pytest.mark.usefixtures("pytorch_once")]
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 onnx = pytest.importorskip("onnx")
@@ -73,7 +73,6 @@ def mt5(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(directory)
 
 
-@pytest.mark.slow
 def test_sums_of_squares_and_distances_stay_float32(mt5: str, tmp_path: Path) -> None:
     report = export_model(mt5, name="mt5", repository=tmp_path, precision="fp16", max_batch_size=4)
     # A distance in another bucket, by a rounded logarithm, would leave 0.9991.

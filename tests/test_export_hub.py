@@ -17,7 +17,7 @@ import pytest
 
 from clipdex.base.errors import CheckpointError
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
@@ -142,7 +142,6 @@ def load(endpoint: str, cache: Path, *sources: str) -> list[str]:
     return lines
 
 
-@pytest.mark.slow
 def test_a_hub_id(hub: Hub, tmp_path: Path) -> None:
     endpoint = f"http://127.0.0.1:{hub.server_port}"
     hub.fetched.clear()
@@ -175,7 +174,6 @@ def test_a_hub_id(hub: Hub, tmp_path: Path) -> None:
     assert "the hub cannot be reached" in missing
 
 
-@pytest.mark.slow
 def test_families_of_several_directories(family_sources: dict[str, str], tmp_path: Path) -> None:
     """sentence-transformers keeps weights where modules.json says; a pair comes from two repositories."""
     image, text = family_sources["hf_clip"], family_sources["pair_st"].partition("+")[2]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -61,7 +61,7 @@ def export(checkpoint_dir: Path, out: Path) -> Exported:
     return Exported(model, *sessions, size, text.context_length, text.end_id)
 
 
-@pytest.fixture(scope="module", params=["vit_b_32", pytest.param("vit_l_14", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["vit_b_32", "vit_l_14"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
     """Two layers of the true width, patch and resolution. B/16 is B/32 with more patches."""
     directory = tmp_path_factory.mktemp(request.param)

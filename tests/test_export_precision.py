@@ -83,6 +83,7 @@ def tower_file(exported: dict[str, ExportReport], tmp_path: Path) -> Callable[[s
     return copy
 
 
+@pytest.mark.slow
 def test_a_gpu_s_towers_are_half_precision_unless_asked_otherwise(
     exported: dict[str, ExportReport], checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -268,6 +269,7 @@ def beyond_float16(tmp_path: Path) -> Path:
     return checkpoint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["cuda", "tensorrt"])
 def test_what_leaves_the_range_of_float16_is_refused(beyond_float16: Path, tmp_path: Path, target: str) -> None:
     """onnxruntime's CPU computes float16 in float32, and would give the right vectors where a GPU gives NaN."""

@@ -18,7 +18,7 @@ import clipdex
 from clipdex.model.images import to_pixels
 from clipdex.model.tokenizer import Tokenizer
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 onnx = pytest.importorskip("onnx")

@@ -11,7 +11,7 @@ import pytest
 
 from clipdex.base.errors import ParityError
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("onnxruntime")
@@ -46,13 +46,11 @@ def changed(right: Callable[..., Any], **changes: Any) -> Callable[..., Any]:
     return lambda *args, **kwargs: replace(right(*args, **kwargs), **changes)
 
 
-@pytest.mark.slow
 def test_bilinear_for_siglip_s_bicubic(refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preprocessing, "squash_spec", changed(preprocessing.squash_spec, interpolation="bilinear"))
     refused("siglip", "the preprocessing departs")
 
 
-@pytest.mark.slow
 def test_a_crop_for_open_clip_s_padding(refused, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = changed(open_clip.image_spec, resize="shortest_edge", crop="center_half_even")
     monkeypatch.setattr(open_clip, "image_spec", wrong)
@@ -65,7 +63,6 @@ def test_siglip_without_its_cleaning(refused, monkeypatch: pytest.MonkeyPatch) -
     refused("siglip", "the tokenizer departs")
 
 
-@pytest.mark.slow
 def test_open_clip_without_ftfy_s_repairs(refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(open_clip_tokenizer._CLEANING, "_clean_lower", "whitespace lower")
     refused("open_clip_vit", "the tokenizer departs")

@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
@@ -38,7 +38,6 @@ except CheckpointError as exc:
 """
 
 
-@pytest.mark.slow
 def test_a_tag(family_sources: dict[str, str], tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

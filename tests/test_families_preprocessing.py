@@ -15,7 +15,7 @@ from PIL import Image
 from clipdex.model.card import ImageSpec
 from clipdex.model.images import open_image, to_pixels
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 

@@ -11,7 +11,7 @@ import pytest
 from clipdex.model.cleaning import clean
 from clipdex.model.tokenizer import Tokenizer
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 

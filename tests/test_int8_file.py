@@ -15,7 +15,7 @@ from clipdex.index.rows import RowStore
 from clipdex.index.side import int8_file as int8_module
 from clipdex.index.side.int8_file import INT8_FILE, Int8File
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 DIM = 32
 VECTORS = unit_vectors(9000, DIM)
@@ -116,6 +116,7 @@ def test_that_of_another_index_is_not_used(path, tmp_path, caplog):
     assert answers(path) == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(16))
 def test_a_flipped_bit_is_found_and_makes_no_difference(path, seed, caplog):
     plain = answers(path)

@@ -189,6 +189,7 @@ def test_a_path_that_a_shell_would_take_apart(
     assert not (tmp_path / "pwned").exists()
 
 
+@pytest.mark.slow
 @triton
 def test_what_it_has_accepted_is_answered_before_it_stops(tmp_path: Path) -> None:
     with LocalTriton(slow_model(tmp_path)) as server:
@@ -293,6 +294,7 @@ ENDS: dict[str, Callable[[Parent], None]] = {
 }
 
 
+@pytest.mark.slow
 @triton
 @pytest.mark.parametrize("end", ENDS)
 def test_nothing_is_left_when_the_parent_ends(one_model: Path, temp_dir: Path, end: str) -> None:

@@ -174,12 +174,11 @@ ENVIRONMENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment",
-    [
-        pytest.param(environment, id=name, marks=() if name == "ascii" else pytest.mark.slow)
-        for name, environment in ENVIRONMENTS.items()
-    ],
+    ENVIRONMENTS.values(),
+    ids=ENVIRONMENTS,
 )
 def test_case_19_every_command_prints_in_any_encoding(searched, environment):
     folder, address = searched

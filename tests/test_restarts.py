@@ -51,6 +51,7 @@ def test_a_server_that_does_not_start_again_ends_the_run(monkeypatch):
     assert not waited
 
 
+@pytest.mark.slow
 def test_a_run_takes_little_memory(tmp_path):
     """`make prove-memory` does it with a million pictures; that it does not grow shows only there."""
     before = anonymous_bytes()

@@ -174,6 +174,7 @@ def test_an_index_whose_writer_was_killed_is_sound(killed, tmp_path):
     assert verify_index(index).rows == ROWS
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_in_the_wal_is_found(killed, tmp_path):
     assert damage_and_verify(killed, tmp_path / "x.clipdex", random.Random(5), flips=150, cuts=0) == []
 
