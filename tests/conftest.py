@@ -32,8 +32,8 @@ def pytest_configure() -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out files that pytest would import only to deselect them.
 
-    With `-m "thin and ..."`, those that need more than the base install; with `-m "not slow"`, those that are slow as
-    a whole, most of which import torch.
+    With `-m "thin and ..."`, those that need more than the base install; with `-m "not slow"`, those that are
+    slow as a whole, most of which import torch.
     """
     if collection_path.suffix == ".py":
         wanted, text = config.option.markexpr, collection_path.read_text()
