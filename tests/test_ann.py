@@ -77,6 +77,7 @@ def test_it_finds_most_and_scores_exactly(tmp_path, kind, dtype):
         assert [hit.score for hit in found] == sorted((hit.score for hit in found), reverse=True)
 
 
+@pytest.mark.slow
 def test_it_is_loaded_as_it_was_built(built):
     """The graph is stored without its vectors; those are taken from the index."""
     assert (built / ANN_FILE).stat().st_size < ROWS * DIM * 2 + 150 * ROWS
@@ -257,6 +258,7 @@ def test_after_a_compaction_there_is_none(own):
         AnnIndex.open(index)
 
 
+@pytest.mark.slow
 def test_one_that_was_loaded_before_a_compaction_is_refused(own):
     query = unit_vectors(1, DIM)[0]
     with IndexWriter(own) as writer:

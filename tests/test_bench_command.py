@@ -85,6 +85,7 @@ def test_search_over_an_index_and_over_drawn_vectors(run, triton, pictures, tmp_
         assert [point["queries"] for point in json.loads(file.read_text())["points"]] == [1, 4]
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_sentence(run, triton, tmp_path):
     server = ("bench", "server", "-s", triton.address)
     assert_one_sentence(run(*server, "--batch", "1;2"), "--batch is '1;2'", "as in 1,2,4")

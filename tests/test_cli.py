@@ -246,6 +246,7 @@ def test_a_port_in_use_is_said(run, triton):
     assert_one_sentence(run("serve", "--repository", MODEL_REPOSITORY, "--port", port), port)
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_indexing_says_how_to_go_on(tmp_path):
     folder = tmp_path / "many"
     folder.mkdir()

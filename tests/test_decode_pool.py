@@ -188,6 +188,7 @@ def test_two_hundred_megapixels_are_decoded_by_default(tmp_path):
     assert (result.picture.width, result.picture.height) == (16_320, 12_240)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
 def test_a_large_picture_gets_more_memory_than_the_workers_have(tmp_path):
     """To lay one over white takes twice its 96 MiB."""

@@ -339,6 +339,7 @@ def test_the_held_out_set_is_of_two_parts_and_its_captions_differ(tmp_path):
     assert again.paths[7].read_bytes() == held_out.paths[7].read_bytes()
 
 
+@pytest.mark.slow
 def test_more_short_queries_than_the_scenes_hold_are_refused(tmp_path):
     with pytest.raises(InvalidArgument, match="10 scenes are too few for 50 short queries"):
         draw_held_out(tmp_path, unseen_scenes=8, unseen_combinations=2, short_queries=50)

@@ -339,6 +339,7 @@ def healthcheck(port: int) -> int:
     return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_a_real_triton_starts_with_these_flags_and_the_health_check_sees_it(triton: TritonBinary) -> None:
     with started(triton) as (grpc_port, metrics_port, http_port):
@@ -372,6 +373,7 @@ def test_trace_and_log_settings_can_be_put_behind_a_key(triton: TritonBinary) ->
         assert healthcheck(grpc_port) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("answer", "healthy"), [(b"\x08\x01", True), (b"", False)], ids=["ready", "not ready"])
 def test_the_health_check_takes_the_servers_word(answer: bytes, healthy: bool) -> None:
     class Readiness(grpc.GenericRpcHandler):

@@ -104,6 +104,7 @@ def test_a_server_in_order(triton: LocalTriton) -> None:
     assert model.parts["image"].groups[0].kind in ("KIND_CPU", "KIND_GPU"), "the server has resolved KIND_AUTO"
 
 
+@pytest.mark.slow
 def test_what_is_seen_of_a_configuration(seen: Snapshot) -> None:
     models = {model.name: model for model in seen.models}
     assert set(models) == {"unbatched", "impatient", "mixed"}
@@ -198,6 +199,7 @@ def test_addresses_that_are_none(address: str) -> None:
         collect(address)
 
 
+@pytest.mark.slow
 def test_a_server_that_lets_clients_load_models() -> None:
     models = ["demo_image", "demo_text", "demo_assets"]
     server = LocalTriton(MODEL_REPOSITORY, models=models, stop_timeout_s=0)

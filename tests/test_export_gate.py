@@ -72,6 +72,7 @@ def wrong_spec(**changes: Any) -> Callable[..., Any]:
     return lambda *args: replace(right(*args), **changes)
 
 
+@pytest.mark.slow
 def test_bilinear_for_bicubic(refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preprocessing, "image_spec", wrong_spec(interpolation="bilinear"))
     refused("the preprocessing departs from the checkpoint's own: .* pictures, worst '", "resize")
@@ -243,6 +244,7 @@ def test_rankings_have_a_floor_of_their_own() -> None:
 # installed all the same
 
 
+@pytest.mark.slow
 def test_force_installs_it_with_a_card_that_says_so(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -276,6 +278,7 @@ def test_what_was_forced_is_shown_wherever_it_is_used(
     assert json.loads(run("info", index, "--json")[1])["below_floor"].startswith("the preprocessing departs")
 
 
+@pytest.mark.slow
 def test_an_index_remembers_a_forced_model_that_added_to_it(
     checkpoint: Path, pictures: Path, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
 ) -> None:

@@ -143,6 +143,7 @@ def test_for_tensorrt_every_layer_norm_takes_and_gives_float32(
     assert {types[node.output[0]] for node in products} == {onnx.TensorProto.FLOAT16}
 
 
+@pytest.mark.slow
 def test_an_engine_s_name_tells_models_of_one_name_and_other_weights_apart(
     exported: dict[str, ExportReport], tmp_path: Path
 ) -> None:
@@ -432,6 +433,7 @@ def test_every_target_s_precision_is_one() -> None:
     assert replace(TARGETS["cuda"], fused=False).domains == ("ai.onnx",)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_plain_gelu(tmp_path: Path) -> None:
     """As LAION's have it, and the demo's: another activation, other fused operators."""
     checkpoint = write_tiny(tmp_path / "checkpoint", shape=TINY.cut_to(LAYERS))

@@ -18,7 +18,7 @@ from PIL import Image
 
 from clipdex.base.errors import CheckpointError, ClipdexError
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 

@@ -21,6 +21,7 @@ def server():
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_that_passes_costs_time_and_no_result(server, fault):
     with FaultProxy(server.address) as proxy, calling(proxy.address) as tally:

@@ -84,6 +84,7 @@ def peak_memory(pid):
     return int(line.split()[1]) * 1024
 
 
+@pytest.mark.slow
 def test_the_run_finishes_and_adds_up(outcome):
     report = outcome.report
     assert report.discovered == len(HAZARDS) == report.indexed + report.unchanged + report.failed

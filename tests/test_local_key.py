@@ -274,6 +274,7 @@ with clipdex.connect({server.address!r}) as client, SharedMemory(4096, named=Tru
     assert list(runtime.rglob("*")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_the_supervisor_takes_the_key_along_when_its_parent_is_killed(runtime, tmp_path):
     from conftest import MODEL_REPOSITORY

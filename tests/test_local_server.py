@@ -307,6 +307,7 @@ def test_nothing_is_left_when_the_parent_ends(one_model: Path, temp_dir: Path, e
     assert list(temp_dir.iterdir()) == []  # the log as well
 
 
+@pytest.mark.slow
 @triton
 def test_a_forked_child_does_not_stop_the_server_of_its_parent(one_model: Path, temp_dir: Path) -> None:
     parent = Parent(one_model)
@@ -360,6 +361,7 @@ def test_a_stub_is_killed(one_model: Path, temp_dir: Path) -> None:
         assert_all_gone(temp_dir)
 
 
+@pytest.mark.slow
 @triton
 def test_the_supervisor_is_killed(one_model: Path, temp_dir: Path) -> None:
     with LocalTriton(one_model) as server:

@@ -198,6 +198,7 @@ def test_a_deep_tiff_is_turned_upright():
     assert open_image(with_orientation).size == (16, 24)
 
 
+@pytest.mark.slow
 def test_the_grid_of_tiffs_and_bmps():
     """A quick run of tests/proofs/picture_grid.py."""
     for module in ("cv2", "imagecodecs", "tifffile"):

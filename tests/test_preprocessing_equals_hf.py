@@ -63,6 +63,7 @@ def our_pixels(data: bytes, spec: ImageSpec) -> np.ndarray:
     return to_pixels(open_image(data, fill=spec.fill), spec)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", PROCESSORS.values(), ids=PROCESSORS.keys())
 def test_every_kind_of_file(settings: tuple[int, int, int]) -> None:
     processor = hugging_face(*settings)

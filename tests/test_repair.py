@@ -39,6 +39,7 @@ def vectors_of(index):
         return {path: opened.vectors[row].tobytes() for row, path in opened.live_paths()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, 0.25])
 def test_the_advice_of_verify_repairs(index, fake, pictures, value):
     before = vectors_of(index)

@@ -133,6 +133,7 @@ def test_a_lost_server_loses_nothing_that_was_embedded(pictures, tmp_path):
     assert (report.indexed, report.unchanged, report.rows) == (6, 6, 12)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
     """SIGKILL in the middle, five times; in the end every picture is there once."""
     folder = tmp_path / "many"

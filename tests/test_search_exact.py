@@ -38,6 +38,7 @@ def test_every_kind_of_rows(kind, pieces, library, monkeypatch):
         assert wrong(drawn_case(kind + len(KINDS) * i)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", WIDE)
 @pytest.mark.parametrize("pieces", ["whole", "small pieces"])
 def test_wide_rows_and_more_queries_than_are_multiplied_at_once(dim, pieces, library, monkeypatch):

@@ -110,6 +110,7 @@ def test_a_dead_row_without_a_code_hinders_nothing(tmp_path):
         assert len(index.search(unit_vectors(1, DIM, seed=9), ROWS)[0]) == ROWS - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["codes", "hnsw", "ivf_pq"])
 def test_a_row_that_rots_later_is_refused_where_it_would_have_been_the_best(tmp_path, kind):
     rows = 10_000 if kind == "ivf_pq" else ROWS

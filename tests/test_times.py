@@ -52,6 +52,7 @@ def drawn(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("year", [1950, 2300])
 @pytest.mark.parametrize("how", ["folder", "list", "tar", "table", "parquet", "broken"])
 def test_case_16_a_file_of_any_time_is_indexed_and_then_unchanged(update, drawn, tmp_path, year, how):
