@@ -147,6 +147,9 @@ class IndexInputs:
             optimize_index(self.copy)
         if found == self.right:
             return "right"
+        if what.startswith("DELETE FROM metadata") and _bare(found) == _bare(self.right):
+            # A record that SQL removed whole: a row without one is as sound as a row whose source said nothing.
+            return "right, but for metadata that was removed"
         return "wrong, and verify says so" if not sound else "WRONG: " + what
 
     def damage(self, random: Random) -> str:
@@ -188,6 +191,11 @@ class IndexInputs:
                 db.execute(sql, values)
             return f"{sql} {values!r:.100}"
         return "a statement that SQLite refused"
+
+
+def _bare(found: list[Any]) -> list[Any]:
+    """Leave out the metadata of every hit."""
+    return [[[hit[:3] for hit in each] for each in q] for q in found]
 
 
 # A server
