@@ -134,7 +134,8 @@ def opening_times(
     """How long readers and writers take to open a large index after a SIGKILL inside a commit, in seconds."""
     index = directory / "large.clipdex"
     manifest = clipdex.Manifest("f" * 64, "demo", dim)
-    vectors = np.random.default_rng(0).standard_normal((16_384, dim)).astype(np.float16)
+    drawn = np.random.default_rng(0).standard_normal((16_384, dim))
+    vectors = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
     with IndexWriter.open_or_create(index, manifest) as writer:
         while (first := writer.committed_rows) < rows:
             _append(writer, vectors, first, min(16_384, rows - first))
