@@ -17,13 +17,12 @@ from clipdex.index import (
     IndexWriter,
     Picture,
     compact_index,
-    manifest,
     optimize_index,
     verify_index,
 )
+from clipdex.index.checks import json_crc32c
 from clipdex.index.manifest import Manifest
 from clipdex.index.side import ann_file
-from clipdex.index.side import int8_file as int8
 from clipdex.index.side.ann_file import ANN_FILE, HEADER_BYTES
 from clipdex.index.side.int8_file import INT8_FILE
 
@@ -125,18 +124,18 @@ def test_a_dead_row_that_is_not_among_the_committed_ones_is_refused_at_once(path
 def test_a_manifest_with_a_field_of_another_kind_is_refused(path, fields):
     data = json.loads(Manifest.read(path).to_json()) | fields
     data.pop("crc32c")
-    (path / "manifest.json").write_text(json.dumps(data | {"crc32c": manifest._crc32c(data)}))
+    (path / "manifest.json").write_text(json.dumps(data | {"crc32c": json_crc32c(data)}))
     with pytest.raises(clipdex.IndexFormatError):
         Index.open(path)
 
 
-def with_header(path, module, change):
+def with_header(path, change):
     """Change a side file's header, and give it a checksum that fits."""
     raw = path.read_bytes()
     data = json.loads(raw[:HEADER_BYTES])
     data.pop("crc32c")
     change(data)
-    text = json.dumps(data | {"crc32c": module._json_crc32c(data)}).encode()
+    text = json.dumps(data | {"crc32c": json_crc32c(data)}).encode()
     path.write_bytes(text.ljust(HEADER_BYTES) + raw[HEADER_BYTES:])
 
 
@@ -147,7 +146,7 @@ BAD = [None, True, -1, 1.5, "8", [8], {}, 1 << 63, 1 << 2000]
 @pytest.mark.parametrize("value", BAD, ids=range(len(BAD)))
 def test_an_int8_header_with_a_field_of_another_kind_is_not_used(path, field, value):
     optimize_index(path)
-    with_header(path / INT8_FILE, int8, lambda data: data.update({field: value}))
+    with_header(path / INT8_FILE, lambda data: data.update({field: value}))
     with Index.open(path) as index:
         assert index.codes() is None
         assert len(index.search(unit_vectors(1, 8), 40)[0]) == 40
@@ -179,7 +178,7 @@ def test_an_ann_header_with_a_field_of_another_kind_is_one_sentence(with_ann, fi
         if field == "recall" and value is None:
             continue  # was not measured
         (with_ann / ANN_FILE).write_bytes(whole)
-        with_header(with_ann / ANN_FILE, ann_file, lambda data, value=value: data.update({field: value}))
+        with_header(with_ann / ANN_FILE, lambda data, value=value: data.update({field: value}))
         with Index.open(with_ann) as index, pytest.raises(clipdex.IndexFault, match=ANN_FILE):
             AnnIndex.open(index)
         assert verify_index(with_ann).damages
@@ -200,7 +199,7 @@ def test_what_faiss_cannot_read_is_one_sentence(with_ann, seed, monkeypatch):
     def change(data):
         data.update(faiss_bytes=len(cut), faiss_crc32c=int(ann_file.google_crc32c.value(cut)))
 
-    with_header(with_ann / ANN_FILE, ann_file, change)
+    with_header(with_ann / ANN_FILE, change)
     with Index.open(with_ann) as index, pytest.raises(clipdex.IndexDamaged, match="FAISS cannot read it"):
         AnnIndex.open(index)
 
@@ -493,7 +492,7 @@ def test_a_count_that_would_fill_the_memory_is_one_sentence(with_ann):
     raw[HEADER_BYTES + 37 : HEADER_BYTES + 45] = (1 << 36).to_bytes(8, "little")  # doubles
     (with_ann / ANN_FILE).write_bytes(raw)
     summed = int(ann_file.google_crc32c.value(bytes(raw[HEADER_BYTES:])))
-    with_header(with_ann / ANN_FILE, ann_file, lambda data: data.update(faiss_crc32c=summed))
+    with_header(with_ann / ANN_FILE, lambda data: data.update(faiss_crc32c=summed))
     with Index.open(with_ann) as index, pytest.raises(clipdex.IndexDamaged, match="its end is missing"):
         AnnIndex.open(index)
 
@@ -504,7 +503,7 @@ def test_an_effort_in_a_header_takes_no_more_room_than_the_rows_do(with_ann):
     def change(data):
         data["parameters"]["effort"] = (1 << 31) - 1
 
-    with_header(with_ann / ANN_FILE, ann_file, change)
+    with_header(with_ann / ANN_FILE, change)
     with Index.open(with_ann) as index:
         ann = AnnIndex.open(index)
         asked = []

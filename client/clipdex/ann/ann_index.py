@@ -13,7 +13,7 @@ from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged, IndexFault, InvalidArgument
 from clipdex.base.extras import needs
 from clipdex.index.reader import Index
-from clipdex.index.side.ann_file import ANN_FILE, AnnHeader, read
+from clipdex.index.side.ann_file import AGAIN, ANN_FILE, AnnHeader, read
 from clipdex.search.cosines import UnsoundRow, not_unit
 from clipdex.search.estimates import RowNorms
 from clipdex.search.exact import Ranking, rank
@@ -31,7 +31,6 @@ _LEAST_ROWS = 20_000
 _MOST_HITS = 1000
 
 _OF_KIND = {"hnsw": "hnsw", "ivf_pq": "nlist"}  # an attribute of FAISS's index of each kind
-_AGAIN = "build it again with  clipdex ann build"
 
 _ROWS_AT_ONCE = 1 << 16
 
@@ -70,15 +69,15 @@ class AnnIndex:
             require_layout(blob, header.kind, header.rows, header.embedding_dim)
             found = faiss.deserialize_index(blob)
         except ValueError as exc:
-            raise IndexDamaged(f"{path} is damaged: FAISS cannot read it ({exc}); {_AGAIN}") from exc
+            raise IndexDamaged(f"{path} is damaged: FAISS cannot read it ({exc}); {AGAIN}") from exc
         except RuntimeError as exc:  # FAISS's own error: its text has C++ source lines in it
-            raise IndexDamaged(f"{path} is damaged: FAISS cannot read it; {_AGAIN}") from exc
+            raise IndexDamaged(f"{path} is damaged: FAISS cannot read it; {AGAIN}") from exc
         if (
             found.ntotal != header.rows
             or found.d != header.embedding_dim
             or not hasattr(found, _OF_KIND[header.kind])
         ):
-            raise IndexDamaged(f"{path} is damaged: it is not what its header says; {_AGAIN}")
+            raise IndexDamaged(f"{path} is damaged: it is not what its header says; {AGAIN}")
         if header.kind == "hnsw":
             # All rows are read now; a graph would not lead to rows that are not finite.
             index.require_sound(np.setdiff1d(np.arange(header.rows), index.tombstones, assume_unique=True))
@@ -169,7 +168,7 @@ class AnnIndex:
         try:
             _, rows = self._index.search(asked, fetch, params=parameters)
         except RuntimeError as exc:
-            raise IndexDamaged(f"{ANN_FILE} is damaged: FAISS cannot search it; {_AGAIN}") from exc
+            raise IndexDamaged(f"{ANN_FILE} is damaged: FAISS cannot search it; {AGAIN}") from exc
         return np.asarray(rows, dtype=np.int64)
 
 

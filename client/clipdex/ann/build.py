@@ -16,17 +16,18 @@ from clipdex.ann.ann_index import AnnIndex, import_faiss
 from clipdex.base.arrays import Array, Vectors
 from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
-from clipdex.index.files import sync_directory
+from clipdex.index.checks import digest
+from clipdex.index.files import write_at
 from clipdex.index.reader import Index
 from clipdex.index.side.ann_file import (
+    AGAIN,
+    ANN_FILE,
     HEADER_BYTES,
     KINDS,
     AnnHeader,
     AnnRecall,
-    digest,
-    replacing,
-    write_all,
 )
+from clipdex.index.side.building import building, install
 from clipdex.search.estimates import RowNorms
 from clipdex.search.topk import top_k
 
@@ -92,7 +93,8 @@ def build_ann(
             f"links {links}, chosen_from {chosen_from} and effort {effort} are out of range; "
             "expected 2 to 512, and 1 or more"
         )
-    with Index.open(directory) as index, replacing(directory) as fd:
+    busy = f"{directory / ANN_FILE}.building is being written by another process; wait for it, or stop it"
+    with Index.open(directory) as index, building(directory, ANN_FILE, busy=busy, overtaken=busy) as fd:
         began = time.monotonic()
         index.refresh()  # a compaction may have come between: the file goes where its rows are
         vectors = index.vectors
@@ -131,9 +133,9 @@ def build_ann(
         source = "pictures of the index" if queries is None else source
         ann = AnnIndex(faiss, header, made)
         header = replace(header, recall=_recall(ann, index, asked, source))
-        write_all(fd, header.to_bytes())
-        write_all(fd, blob)
-    sync_directory(directory)
+        write_at(fd, header.to_bytes(), 0)
+        write_at(fd, blob.data, HEADER_BYTES)
+        install(fd, directory, ANN_FILE, AGAIN)
     return BuiltAnn(header, seconds, HEADER_BYTES + len(blob))
 
 

@@ -28,7 +28,10 @@ __all__ = [
     "require_database",
     "require_regular",
     "sync_directory",
+    "write_at",
 ]
+
+_AT_ONCE = 1 << 30  # macOS writes no 2 GiB at once
 
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -110,6 +113,14 @@ def sync_directory(directory: Path | bytes) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def write_at(fd: int, data: bytes | memoryview, position: int) -> None:
+    """Write all bytes at a position of a file. Raises OSError, with some of them written."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view[:_AT_ONCE], position)
+        view, position = view[written:], position + written
 
 
 def is_at(fd: int, path: Path) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-import google_crc32c
 import numpy as np
 
 from clipdex.base.errors import (
@@ -19,6 +18,7 @@ from clipdex.base.errors import (
     IndexWriteError,
 )
 from clipdex.base.json_text import parse_plain_json
+from clipdex.index.checks import json_crc32c
 from clipdex.index.files import create, fault, open_to_read, rename, sync_directory
 from clipdex.model.card import ModelCard
 from clipdex.model.formats.icc import IccUse
@@ -117,7 +117,7 @@ class Manifest:
             data["below_floor"] = self.below_floor
         if self.icc != "off":
             data["icc"] = self.icc
-        return json.dumps(data | {"crc32c": _crc32c(data)}, indent=2) + "\n"
+        return json.dumps(data | {"crc32c": json_crc32c(data)}, indent=2) + "\n"
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
@@ -167,11 +167,6 @@ class Manifest:
             or data.get("icc", "off") not in get_args(IccUse)
         ):
             raise IndexFormatError(f"{path}: a field is missing or out of range (docs/index-format.md lists them)")
-        if data.pop("crc32c", None) != _crc32c(data):
+        if data.pop("crc32c", None) != json_crc32c(data):
             raise IndexDamaged(f"{path}: its checksum does not match its content: it was changed or is damaged")
         return cls(fingerprint, model, dim, dtype, data.get("below_floor", ""), data.get("icc", "off"))
-
-
-def _crc32c(data: dict[str, Any]) -> int:
-    """Compute the checksum of the other fields, as JSON with sorted keys and no spaces."""
-    return int(google_crc32c.value(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()))

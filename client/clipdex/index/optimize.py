@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from clipdex.base.arrays import Array
-from clipdex.base.errors import IndexLocked, IndexWriteError, InvalidArgument
-from clipdex.index.file_system import locked
-from clipdex.index.files import is_at, open_to_write, rename, require_regular, sync_directory
+from clipdex.base.errors import InvalidArgument
+from clipdex.index.files import write_at
 from clipdex.index.reader import Index
+from clipdex.index.side.building import building, install
 from clipdex.index.side.int8_file import INT8_FILE, Int8File, Int8Header, pack_block
 from clipdex.search.cosines import not_unit
 from clipdex.search.quantize import WIDEST, Basis, CodeBlock, basis_of, quantize
@@ -23,7 +22,6 @@ from clipdex.search.spans import Span, cores, spans_of, work_through
 
 __all__ = ["Optimized", "optimize_index"]
 
-_BUILDING = f"{INT8_FILE}.building"
 
 _PIECE_ROWS = 2048
 
@@ -56,7 +54,9 @@ def optimize_index(directory: Path, progress: Callable[[int, int], None] | None 
         InvalidArgument: the vectors are wider than int8 sums allow (131,072 numbers).
     """
     # An Index, since a compaction may put other files at the path while they are opened one by one.
-    with Index.open(directory) as index, _building(directory) as fd:
+    busy = f"{directory} is being optimized by another process; wait for it, or stop it"
+    overtaken = f"{directory} has just been optimized by another process; try again"
+    with Index.open(directory) as index, building(directory, INT8_FILE, busy=busy, overtaken=overtaken) as fd:
         index.refresh()  # a compaction may have come before the new file was created, which is in the new index
         manifest, vectors = index.manifest, index.vectors
         if manifest.embedding_dim > WIDEST:
@@ -74,14 +74,10 @@ def optimize_index(directory: Path, progress: Callable[[int, int], None] | None 
         header = Int8Header.of(manifest, extents, stored_basis)
         coded = _write_blocks(fd, header, basis, vectors, old, progress)
         if coded or old is None or old.rows != rows:
-            _write(fd, 4096, stored_basis.ljust(header.basis_bytes, b"\0"))
-            _write(fd, 0, header.to_bytes())
+            write_at(fd, stored_basis.ljust(header.basis_bytes, b"\0"), 4096)
+            write_at(fd, header.to_bytes(), 0)
             os.ftruncate(fd, header.file_bytes)
-            os.fsync(fd)
-            if not is_at(fd, directory / _BUILDING):
-                raise IndexLocked(f"{directory} was compacted meanwhile: nothing was written; optimize it again")
-            rename(directory / _BUILDING, directory / INT8_FILE)
-            sync_directory(directory)
+            install(fd, directory, INT8_FILE, "optimize it again")
     return Optimized(rows, coded, header.file_bytes)
 
 
@@ -104,11 +100,11 @@ def _write_blocks(
             position = header.start_of(number)
             packed = old.packed(number) if kept[number] and old is not None else None
             if packed is not None:
-                _write(fd, position, packed.data)
+                write_at(fd, packed.data, position)
             else:
                 ahead.reading(first * vectors.itemsize * vectors.shape[1])
                 for part in pack_block(_coded(vectors[first : first + count], basis)):
-                    _write(fd, position, part)
+                    write_at(fd, part, position)
                     position += len(part)
                 coded += count
             if progress is not None:
@@ -141,38 +137,3 @@ def _coded(vectors: Array, basis: Basis) -> CodeBlock:
 
 def _basis_bytes(basis: Basis) -> bytes:
     return np.concatenate((basis.center, basis.spread)).astype("<f4").tobytes()
-
-
-def _write(fd: int, position: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, position)
-        view, position = view[written:], position + written
-
-
-@contextmanager
-def _building(directory: Path) -> Iterator[int]:
-    """Create an empty, locked file, which is removed at the end of the block unless it was renamed."""
-    path = directory / _BUILDING
-    require_regular(directory / INT8_FILE)
-    try:
-        fd = open_to_write(path, make=True)
-    except OSError as exc:
-        raise IndexWriteError(f"{path}: cannot be written: {exc.strerror}") from exc
-    try:
-        if not locked(fd, path):
-            raise IndexLocked(f"{directory} is being optimized by another process; wait for it, or stop it")
-        # Between opening and locking, the process that had the lock may have renamed or removed it.
-        if not is_at(fd, path):
-            raise IndexLocked(f"{directory} has just been optimized by another process; try again")
-        try:
-            os.ftruncate(fd, 0)
-            yield fd
-        except OSError as exc:
-            raise IndexWriteError(f"{path}: writing it failed: {exc.strerror}; the index is as it was") from exc
-        finally:
-            with suppress(OSError):
-                if is_at(fd, path):
-                    path.unlink()
-    finally:
-        os.close(fd)

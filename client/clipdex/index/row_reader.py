@@ -20,6 +20,7 @@ from clipdex.base.records import (
     Picture,
 )
 from clipdex.base.spelling import composed_path
+from clipdex.index.checks import is_stored_count
 from clipdex.index.schema import (
     DAMAGE,
     LATER,
@@ -43,8 +44,6 @@ from clipdex.index.stored import (
 __all__ = ["CHECKED", "RowReader"]
 
 _INT, _INT_OR_NONE, _BYTES_OR_NONE = (int,), (int, type(None)), (bytes, type(None))
-
-_MOST = 1 << 48  # of rows, and of anything that is counted in a commit record
 
 # A table's key, and the columns that its checksum covers.
 CHECKED = {
@@ -83,7 +82,7 @@ class RowReader:
             "UNION ALL SELECT 1, row, 0 FROM rows WHERE deleted_at IS NOT NULL ORDER BY 1, 2"
         )
         last, dead = [extent for kind, *extent in found if kind == 0], [row for kind, row, _ in found if kind]
-        sound = all(_is_count(value) for extent in last for value in extent)
+        sound = all(is_stored_count(value) for extent in last for value in extent)
         rows = sum(last[0]) if last and sound else 0
         if not sound or (dead and not 0 <= dead[0] <= dead[-1] < rows):
             raise IndexDamaged(f"{self._path}: its commit record is damaged; see  clipdex verify")
@@ -233,7 +232,7 @@ class RowReader:
         """Read the commit record, in order."""
         sql = "SELECT first_row, row_count, vectors_crc32c FROM extents ORDER BY first_row"
         found = self._rows(sql)
-        if not all(_is_count(value) for row in found for value in row):
+        if not all(is_stored_count(value) for row in found for value in row):
             raise IndexDamaged(f"{self._path}: its commit record is damaged; build the index again")
         return [Extent(*row) for row in found]
 
@@ -331,7 +330,3 @@ class RowReader:
         except DAMAGE as exc:
             require_still(self._db)
             raise unreadable(self._path, exc) from exc
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value < _MOST

@@ -18,7 +18,7 @@ import numpy as np
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged, IndexWriteError
 from clipdex.base.records import Extent
-from clipdex.index.files import fault, open_to_read, open_to_write
+from clipdex.index.files import fault, open_to_read, open_to_write, write_at
 from clipdex.index.manifest import Manifest
 from clipdex.search.cosines import not_unit
 
@@ -172,12 +172,10 @@ class VectorFile:
             IndexWriteError: the disk is full or failed; `rows` is unchanged.
         """
         data = np.ascontiguousarray(vectors, dtype=self._dtype).tobytes()
-        offset, view = self.rows * self._row_bytes, memoryview(data)
+        offset = self.rows * self._row_bytes
         with self._guard("writing to it"):
             self._allocate(offset + len(data))
-            while view:
-                written = os.pwrite(self._fd, view, offset)
-                view, offset = view[written:], offset + written
+            write_at(self._fd, data, offset)
         self.rows += len(vectors)
         self.crc32c = google_crc32c.extend(self.crc32c, data)
 

@@ -6,37 +6,32 @@ the links: the vectors are those of the index.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.base.errors import IndexDamaged, IndexFault, IndexLocked, IndexWriteError
+from clipdex.base.errors import IndexDamaged, IndexFault
 from clipdex.base.json_text import parse_plain_json
 from clipdex.base.records import Extent
-from clipdex.index.file_system import locked
-from clipdex.index.files import fault, is_at, open_to_read, open_to_write, rename, require_regular
+from clipdex.index.checks import digest, is_stored_count, json_crc32c
+from clipdex.index.files import fault, open_to_read
 from clipdex.index.manifest import Manifest
 
 __all__ = [
+    "AGAIN",
     "ANN_FILE",
     "HEADER_BYTES",
     "KINDS",
     "AnnHeader",
     "AnnRecall",
     "ann_damages",
-    "digest",
     "read",
-    "replacing",
-    "write_all",
 ]
 
 ANN_FILE = "vectors.ann"
@@ -44,9 +39,7 @@ KINDS = ("hnsw", "ivf_pq")
 FORMAT, FORMAT_VERSION = "clipdex-ann", 1
 
 HEADER_BYTES = 4096
-_BLOCK = 8 << 20
-_MOST = 1 << 48  # of anything that is counted
-_AGAIN = "build it again with  clipdex ann build"
+AGAIN = "build it again with  clipdex ann build"
 
 
 @dataclass(frozen=True)
@@ -85,7 +78,7 @@ class AnnHeader:
     def to_bytes(self) -> bytes:
         """Encode the header as the first bytes of the file."""
         data = {"format": FORMAT, "format_version": FORMAT_VERSION} | asdict(self)
-        return json.dumps(data | {"crc32c": _json_crc32c(data)}).encode().ljust(HEADER_BYTES - 1) + b"\n"
+        return json.dumps(data | {"crc32c": json_crc32c(data)}).encode().ljust(HEADER_BYTES - 1) + b"\n"
 
     @classmethod
     def from_bytes(cls, raw: bytes, path: Path) -> AnnHeader:
@@ -93,21 +86,21 @@ class AnnHeader:
         try:
             data = parse_plain_json(raw)
             crc32c = data.pop("crc32c")
-            sound = crc32c == _json_crc32c(data)
+            sound = crc32c == json_crc32c(data)
             known = (data.pop("format"), data.pop("format_version")) == (FORMAT, FORMAT_VERSION)
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
-            raise IndexDamaged(f"{path} is damaged: its header cannot be read; {_AGAIN}") from exc
+            raise IndexDamaged(f"{path} is damaged: its header cannot be read; {AGAIN}") from exc
         if not sound:
-            raise IndexDamaged(f"{path} is damaged: its header is not what was written; {_AGAIN}")
+            raise IndexDamaged(f"{path} is damaged: its header is not what was written; {AGAIN}")
         if not known or data.get("kind") not in KINDS:
-            raise IndexFault(f"{path} has a format that this clipdex does not know; {_AGAIN}")
+            raise IndexFault(f"{path} has a format that this clipdex does not know; {AGAIN}")
         try:
             recall = data.pop("recall")
             header = cls(**data, recall=None if recall is None else AnnRecall(**recall))
         except (KeyError, TypeError) as exc:
-            raise IndexDamaged(f"{path} is damaged: its header cannot be read; {_AGAIN}") from exc
+            raise IndexDamaged(f"{path} is damaged: its header cannot be read; {AGAIN}") from exc
         if not header._is_plausible():
-            raise IndexDamaged(f"{path} is damaged: a field of its header is out of range; {_AGAIN}")
+            raise IndexDamaged(f"{path} is damaged: a field of its header is out of range; {AGAIN}")
         return header
 
     def _is_plausible(self) -> bool:
@@ -123,7 +116,7 @@ class AnnHeader:
             measured = [self.recall.recall_at_10, self.recall.ms, self.recall.exact_ms]
         return (
             all(type(text) is str for text in texts)
-            and all(type(count) is int and 0 <= count < _MOST for count in counts)
+            and all(map(is_stored_count, counts))
             and all(type(number) in (int, float) for number in measured)
             and type(self.parameters) is dict
             and all(type(number) is int and 0 < number < 1 << 31 for number in self.parameters.values())
@@ -134,10 +127,10 @@ class AnnHeader:
         """Raise IndexFault unless the file was built for the first of these extents."""
         expected = (manifest.fingerprint, manifest.embedding_dim, manifest.dtype)
         if (self.fingerprint, self.embedding_dim, self.dtype) != expected:
-            raise IndexFault(f"{path} belongs to another index; {_AGAIN}")
+            raise IndexFault(f"{path} belongs to another index; {AGAIN}")
         ends = np.cumsum([0, *(extent.row_count for extent in extents)]).tolist()
         if self.rows not in ends or digest(extents[: ends.index(self.rows)]) != self.extents:
-            raise IndexFault(f"{path} belongs to other rows than the index has now; {_AGAIN}")
+            raise IndexFault(f"{path} belongs to other rows than the index has now; {AGAIN}")
 
 
 def read(
@@ -155,14 +148,14 @@ def read(
             header = AnnHeader.from_bytes(file.read(HEADER_BYTES), path)
             header.require(manifest, extents, path)
             if os.fstat(file.fileno()).st_size != HEADER_BYTES + header.faiss_bytes:
-                raise IndexDamaged(f"{path} is damaged: its bytes are not what was written; {_AGAIN}")
+                raise IndexDamaged(f"{path} is damaged: its bytes are not what was written; {AGAIN}")
             blob = np.fromfile(file, np.uint8)
     except FileNotFoundError as exc:
-        raise IndexFault(f"{directory} has no index for approximate search: {_AGAIN}") from exc
+        raise IndexFault(f"{directory} has no index for approximate search: {AGAIN}") from exc
     except OSError as exc:
-        raise fault(path, exc, f"; {_AGAIN}") from exc
+        raise fault(path, exc, f"; {AGAIN}") from exc
     if len(blob) != header.faiss_bytes or google_crc32c.value(blob) != header.faiss_crc32c:
-        raise IndexDamaged(f"{path} is damaged: its bytes are not what was written; {_AGAIN}")
+        raise IndexDamaged(f"{path} is damaged: its bytes are not what was written; {AGAIN}")
     return header, blob
 
 
@@ -178,55 +171,3 @@ def ann_damages(directory: Path, manifest: Manifest, extents: Sequence[Extent]) 
             raise
         return [str(exc)]
     return []
-
-
-@contextmanager
-def replacing(directory: Path) -> Iterator[int]:
-    """Yield a descriptor of a new file, which replaces the old one if the block ends without an error.
-
-    Raises:
-        IndexLocked: another process is building one, or the directory was replaced by a compaction.
-        IndexWriteError: the disk refused; the old file is as it was.
-    """
-    path = directory / f"{ANN_FILE}.building"
-    require_regular(directory / ANN_FILE)  # before hours of work
-    try:
-        fd = open_to_write(path, make=True)
-    except OSError as exc:
-        raise IndexWriteError(f"{path}: cannot be written: {exc.strerror}") from exc
-    try:
-        if not locked(fd, path) or not is_at(fd, path):
-            raise IndexLocked(f"{path} is being written by another process; wait for it, or stop it")
-        try:
-            os.ftruncate(fd, 0)
-            yield fd
-            os.fsync(fd)
-            # A compaction puts another directory, with other rows, at the path.
-            if not is_at(fd, path):
-                raise IndexLocked(f"{directory} was compacted meanwhile: nothing was written; {_AGAIN}")
-            rename(path, directory / ANN_FILE)
-        except OSError as exc:
-            raise IndexWriteError(f"{path}: writing it failed: {exc.strerror}; the index is as it was") from exc
-        finally:
-            with suppress(OSError):
-                if is_at(fd, path):
-                    path.unlink()
-    finally:
-        os.close(fd)
-
-
-def write_all(fd: int, data: bytes | npt.NDArray[np.uint8]) -> None:
-    """Write all bytes at the descriptor's position."""
-    view = memoryview(data.tobytes() if isinstance(data, np.ndarray) else data)
-    while view:
-        view = view[os.write(fd, view[:_BLOCK]) :]
-
-
-def digest(extents: Sequence[Extent]) -> str:
-    """Identify rows by a hash of their extents, which include the CRC-32C of their bytes."""
-    text = "".join(f"{extent.first_row},{extent.row_count},{extent.crc32c};" for extent in extents)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _json_crc32c(data: dict[str, Any]) -> int:
-    return int(google_crc32c.value(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()))

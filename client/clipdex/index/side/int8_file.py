@@ -6,7 +6,6 @@ same.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged
 from clipdex.base.json_text import parse_plain_json
 from clipdex.base.records import Extent
+from clipdex.index.checks import digest, is_stored_count, json_crc32c
 from clipdex.index.files import fault, open_to_read
 from clipdex.index.manifest import Manifest
 from clipdex.search.quantize import BLOCK_ROWS, Basis, CodeBlock
@@ -45,7 +45,6 @@ _HEADER_BYTES = 4096
 _ALIGNED = 64
 _MOST_BLOCK_BYTES = 64 << 20
 _LEAST_BLOCK_ROWS = 2048
-_MOST = 1 << 48  # of anything that is counted
 
 _log = logging.getLogger("clipdex.index")
 
@@ -78,7 +77,7 @@ class Int8Header:
             manifest.dtype,
             sum(extent.row_count for extent in extents),
             min(BLOCK_ROWS, max(_LEAST_BLOCK_ROWS, block_rows)),
-            _digest(extents),
+            digest(extents),
             google_crc32c.value(basis),
         )
 
@@ -111,7 +110,7 @@ class Int8Header:
     def to_bytes(self) -> bytes:
         """Encode the header as the first bytes of the file."""
         data = {"format": FORMAT, "format_version": FORMAT_VERSION} | self.__dict__
-        text = json.dumps(data | {"crc32c": _json_crc32c(data)}).encode()
+        text = json.dumps(data | {"crc32c": json_crc32c(data)}).encode()
         return text.ljust(_HEADER_BYTES - 1) + b"\n"
 
     @classmethod
@@ -126,13 +125,11 @@ class Int8Header:
             whole = {"format": FORMAT, "format_version": FORMAT_VERSION} | data
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise Int8Unusable("is damaged: its header cannot be read") from exc
-        if crc32c != _json_crc32c(whole):
+        if crc32c != json_crc32c(whole):
             raise Int8Unusable("is damaged: its header is not what was written")
         texts = (header.fingerprint, header.dtype, header.extents)
         numbers = (header.embedding_dim, header.rows, header.block_rows, header.basis_crc32c)
-        if not all(type(text) is str for text in texts) or not all(
-            type(number) is int and 0 <= number < _MOST for number in numbers
-        ):
+        if not all(type(text) is str for text in texts) or not all(map(is_stored_count, numbers)):
             raise Int8Unusable("is damaged: a field of its header is missing or out of range")
         return header
 
@@ -301,20 +298,10 @@ def _require_fit(header: Int8Header, manifest: Manifest, extents: Sequence[Exten
     while rows < header.rows and some < len(extents):
         rows += extents[some].row_count
         some += 1
-    if rows != header.rows or _digest(extents[:some]) != header.extents:
+    if rows != header.rows or digest(extents[:some]) != header.extents:
         raise Int8Unusable("belongs to other rows than the index has now")
     if not _LEAST_BLOCK_ROWS <= header.block_rows <= BLOCK_ROWS or header.block_rows % _LEAST_BLOCK_ROWS:
         raise Int8Unusable("is damaged: the length of its blocks is out of range")
-
-
-def _digest(extents: Sequence[Extent]) -> str:
-    """Identify rows by a hash of their extents, which include the CRC-32C of their bytes."""
-    text = "".join(f"{extent.first_row},{extent.row_count},{extent.crc32c};" for extent in extents)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _json_crc32c(data: dict[str, object]) -> int:
-    return int(google_crc32c.value(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()))
 
 
 def _padded(length: int) -> int:

@@ -1,0 +1,70 @@
+"""Writing a side file: under another name and locked, until it is whole and takes its place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from clipdex.base.errors import IndexLocked, IndexWriteError
+from clipdex.index.file_system import locked
+from clipdex.index.files import is_at, open_to_write, rename, require_regular, sync_directory
+
+__all__ = ["building", "install"]
+
+
+@contextmanager
+def building(directory: Path, name: str, *, busy: str, overtaken: str) -> Iterator[int]:
+    """Yield a descriptor of an empty, locked file, which is removed at the end unless `install` put it in place.
+
+    busy, overtaken: the errors where another process has the lock, and where it has just finished its own file.
+
+    Raises:
+        IndexLocked: another process is building the file, or has just built it.
+        IndexWriteError: the disk refused; the old file is as it was.
+    """
+    path = _unfinished(directory, name)
+    require_regular(directory / name)  # before hours of work
+    try:
+        fd = open_to_write(path, make=True)
+    except OSError as exc:
+        raise IndexWriteError(f"{path}: cannot be written: {exc.strerror}") from exc
+    try:
+        if not locked(fd, path):
+            raise IndexLocked(busy)
+        # Between opening and locking, the process that had the lock may have renamed or removed it.
+        if not is_at(fd, path):
+            raise IndexLocked(overtaken)
+        try:
+            os.ftruncate(fd, 0)
+            yield fd
+        except OSError as exc:
+            raise IndexWriteError(f"{path}: writing it failed: {exc.strerror}; the index is as it was") from exc
+        finally:
+            with suppress(OSError):
+                if is_at(fd, path):
+                    path.unlink()
+    finally:
+        os.close(fd)
+
+
+def install(fd: int, directory: Path, name: str, again: str) -> None:
+    """Put the file that `building` yielded in place; call it within that block.
+
+    again: what to do where it cannot be, as in "optimize it again".
+
+    Raises:
+        IndexLocked: the directory was replaced by a compaction.
+        OSError: the disk refused.
+    """
+    os.fsync(fd)
+    # A compaction puts another directory, with other rows, at the path.
+    if not is_at(fd, _unfinished(directory, name)):
+        raise IndexLocked(f"{directory} was compacted meanwhile: nothing was written; {again}")
+    rename(_unfinished(directory, name), directory / name)
+    sync_directory(directory)
+
+
+def _unfinished(directory: Path, name: str) -> Path:
+    return directory / f"{name}.building"
