@@ -105,11 +105,10 @@ class RowStore(RowReader):
             (version,) = db.execute("PRAGMA user_version").fetchone()
         except sqlite3.OperationalError as exc:
             # Not damage: the system refused something, such as space for SQLite's own files, a read or a sync.
+            lack = lacking(path.with_name(MANIFEST))
             if write:
-                lack = lacking(path.with_name(MANIFEST))
                 why = f": {lack}" if lack else ""
                 raise IndexWriteError(f"{path}: cannot be opened for writing: {exc}{why}") from exc
-            lack = lacking(path.with_name(MANIFEST))
             if lack is not None:
                 raise IndexFault(
                     f"{path}: cannot be opened: {exc}: a commit is still in rows.sqlite-wal, and {lack}"

@@ -19,6 +19,10 @@ CHECKS: tuple[Callable[[Snapshot], Iterator[Finding]], ...] = (
     *check_server.CHECKS,
 )
 
+WORDINGS: Mapping[str, Words] = MappingProxyType(
+    {**check_model.WORDINGS, **check_vectors.WORDINGS, **check_speed.WORDINGS, **check_server.WORDINGS}
+)
+
 _ORDER = list(Severity)
 
 
@@ -32,11 +36,6 @@ def examine(snapshots: Sequence[Snapshot]) -> list[Finding]:
 def healthy(findings: Sequence[Finding]) -> bool:
     """Return whether nothing is wrong or slow."""
     return all(severity_of(finding) is Severity.NOTE for finding in findings)
-
-
-WORDINGS: Mapping[str, Words] = MappingProxyType(
-    {**check_model.WORDINGS, **check_vectors.WORDINGS, **check_speed.WORDINGS, **check_server.WORDINGS}
-)
 
 
 def severity_of(finding: Finding) -> Severity:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import closing, suppress
 from http.client import HTTPException
 
-__all__ = ["accepts", "fetch", "own_addresses", "port_of", "speaks_http"]
+__all__ = ["accepts", "fetch", "own_addresses", "port_of"]
 
 _ANSWER_BYTES = 4 << 20
 
@@ -40,12 +40,6 @@ def accepts(host: str, port: int, timeout_s: float = 1.0) -> bool:
             return True
     except OSError:
         return False
-
-
-def speaks_http(host: str, port: int, timeout_s: float = 2.0) -> bool:
-    """Return whether a Triton answers over HTTP at host and port."""
-    answer = fetch(host, port, "/v2", timeout_s)
-    return answer is not None and "extensions" in answer
 
 
 def fetch(host: str, port: int, path: str, timeout_s: float = 2.0) -> str | None:
