@@ -14,6 +14,7 @@ from clipdex.base.errors import ExportError, InvalidArgument
 from clipdex.model.assets import pack_assets
 from clipdex.model.card import ModelCard, check_model_name
 from clipdex.version import __version__
+from clipdex_export.catalogue import resolve
 from clipdex_export.install import Staging, check_free, staging
 from clipdex_export.precisions import Precision, find_precision
 from clipdex_export.requirements import need_export_extra
@@ -69,7 +70,8 @@ def export_model(
     Nothing is installed unless the export reproduces the checkpoint's results (docs/export.md).
 
     Args:
-        source: a directory in Hugging Face's format, or a hub id such as openai/clip-vit-base-patch32.
+        source: a directory in Hugging Face's format, a hub id such as openai/clip-vit-base-patch32, or a listed
+            name such as vit-b-32 (`clipdex_export.catalogue.available_models`).
         name: the model's name: lower-case letters, digits and underscores.
         repository: a Triton model repository; created if it does not exist.
         revision: a branch, tag or commit, for hub ids.
@@ -106,7 +108,7 @@ def export_model(
                 check_free(directory, name)
             return _export(
                 stage,
-                os.fspath(source),
+                resolve(os.fspath(source)),
                 revision=revision,
                 allow_random=allow_random,
                 max_batch_size=max_batch_size,
