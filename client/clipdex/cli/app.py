@@ -13,6 +13,7 @@ from clipdex.cli import (
     dump,
     duplicates,
     export,
+    find,
     index,
     ledger,
     maintenance,
@@ -49,6 +50,7 @@ def _clipdex(
     """Find pictures by describing them."""
 
 
+app.command("find")(find.find)
 app.command("index")(index.index)
 app.command("search")(search.search)
 app.command("classify")(classify.classify)

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from clipdex.base.errors import ParityError
+from clipdex.base.errors import InvalidArgument, ParityError
 from clipdex.cli.common import interruptible
+from clipdex.cli.download_progress import download_progress
 from clipdex.cli.printing import note, say
 
 __all__ = ["export"]
@@ -21,13 +22,20 @@ def export(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Checkpoint to export: a directory, a hub id such as openai/clip-vit-base-patch32, "
-            "open_clip:NAME/WEIGHTS or pair:IMAGE+TEXT; docs/families.md lists the kinds.",
+            help="Model to export: a name that  clipdex models --available  lists, such as vit-b-32, or a "
+            "checkpoint: a directory, a hub id such as openai/clip-vit-base-patch32, open_clip:NAME/WEIGHTS or "
+            "pair:IMAGE+TEXT; docs/families.md lists the kinds.",
         ),
     ],
     name: Annotated[
-        str, typer.Option("--name", "-n", help="Name of the model: lower-case letters, digits, underscores.")
-    ],
+        str | None,
+        typer.Option(
+            "--name",
+            "-n",
+            help="Name of the model: lower-case letters, digits, underscores (a listed one brings its own).",
+            show_default=False,
+        ),
+    ] = None,
     repository: Annotated[
         Path, typer.Option("--repository", "-r", metavar="DIR", help="Triton model repository to install it in.")
     ] = Path("model_repository"),
@@ -80,10 +88,11 @@ def export(
     """
     from clipdex_export.exporting import export_model
 
-    with interruptible("nothing was installed"), _shown_table():
+    named = name or _listed_name(source)
+    with interruptible("nothing was installed"), _shown_table(), download_progress():
         report = export_model(
             source,
-            name=name,
+            name=named,
             repository=repository,
             revision=revision,
             max_batch_size=max_batch_size,
@@ -113,6 +122,20 @@ def export(
         if isinstance(value, (int, float, str)):
             say(f"parity: {key.replace('_', ' ')}: {value}")
     say(f"installed in {repository}; serve it with  clipdex serve --repository {repository}")
+
+
+def _listed_name(source: str) -> str:
+    """Return the name of a listed model's export.
+
+    Raises:
+        InvalidArgument: the source is none of the list, so it needs a name.
+    """
+    from clipdex_export.catalogue import find_available, resolve
+
+    listed = None if resolve(source) == source else find_available(source)
+    if listed is None:
+        raise InvalidArgument(f"{source} needs a name in the repository: give it one with --name, such as my_clip")
+    return listed.model_name
 
 
 @contextmanager

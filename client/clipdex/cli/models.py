@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clipdex.cli.available import say_available
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.printing import note, printable, say, say_json
 from clipdex.client.held_models import HeldModel, list_models
@@ -27,6 +28,9 @@ def models(
     ] = None,
     *,
     connection: Connection,
+    available: Annotated[
+        bool, typer.Option("--available", help="List the models that a name stands for, to choose one to export.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List the models of a server or a repository.
@@ -35,6 +39,9 @@ def models(
     similarity, the share of a text's ten best pictures that agree), and its fingerprint. An index accepts the
     vectors of any model with its own fingerprint.
     """
+    if available:
+        say_available(as_json)
+        return
     held = list_models(
         place or connection.server,
         model=connection.model,
