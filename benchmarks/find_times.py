@@ -3,12 +3,14 @@
     .venv-dev/bin/python benchmarks/find_times.py [--pictures 1000] [--rounds 5]
 
 Each call is a process of its own, as a user starts it, with a ViT-B/32 of random weights that is exported already.
-"cold": the files of index and model have left the page cache, as posix_fadvise asks. 640 × 480 JPEGs, drawn.
-Figures: docs/find.md.
+"cold": the files of index and model have left the page cache, as posix_fadvise asks. Beside the time on the clock
+stands that of the cores, which other programs on the machine lengthen less. 640 × 480 JPEGs, drawn. Figures:
+docs/find.md.
 """
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -35,15 +37,14 @@ def main() -> None:
         kept = [path.rename(Path(scratch) / path.name) for path in map(Path, paths[options.pictures :])]
         words = [sys.executable, "-m", "clipdex", "find", "a cat sleeping", str(folder), "-r", str(repository)]
 
-        def seconds() -> float:
+        def seconds() -> tuple[float, float]:
             environment = os.environ | {"CLIPDEX_CACHE": str(cache)}
             environment.pop("PYTHONDONTWRITEBYTECODE", None)
-            began = time.perf_counter()
+            began, used = time.perf_counter(), core_seconds()
             subprocess.run(words, env=environment, check=True, capture_output=True)
-            return time.perf_counter() - began
+            return time.perf_counter() - began, core_seconds() - used
 
-        first = seconds()
-        print(f"first call, {options.pictures:,} pictures indexed      {first:8.2f} s")
+        report(f"first call, {options.pictures:,} pictures indexed", [seconds()])
         cold = []
         for _ in range(options.rounds):
             for place in (repository, cache):
@@ -67,8 +68,19 @@ def forget(place: Path) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def report(what: str, times: list[float]) -> None:
-    print(f"{what:<40} {statistics.median(times):8.2f} s  ({min(times):.2f} to {max(times):.2f})")
+def core_seconds() -> float:
+    """What all processes that ended have used of the cores."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def report(what: str, times: list[tuple[float, float]]) -> None:
+    walls, cores = zip(*times, strict=True)
+    span = f"({min(walls):.2f} to {max(walls):.2f})" if len(walls) > 1 else ""
+    print(
+        f"{what:<36} {statistics.median(walls):8.2f} s; cores {statistics.median(cores):7.2f} s  {span}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ import pytest
 
 from clipdex.base.errors import InvalidArgument
 from clipdex.model.card import check_model_name
-from clipdex_export import catalogue as module
-from clipdex_export.catalogue import available_models, find_available, read_catalogue, resolve
+from clipdex_export.catalogue import CATALOGUE, available_models, find_available, read_catalogue, resolve
 
 MODELS = available_models().models
-DATA = json.loads(module._FILE.read_text())
+DATA = json.loads(CATALOGUE.read_text())
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
@@ -61,7 +60,7 @@ def test_speeds_are_in_the_order_of_the_times():
     ],
 )
 def test_a_faulty_list_is_refused_with_the_place(change, words, tmp_path):
-    data = json.loads(module._FILE.read_text())
+    data = json.loads(CATALOGUE.read_text())
     change(data)
     (tmp_path / "list.json").write_text(json.dumps(data))
     with pytest.raises(InvalidArgument, match=re.escape(words)) as refused:

@@ -17,9 +17,17 @@ from typing import Any, Literal
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.json_text import parse_json
 
-__all__ = ["AvailableModel", "Catalogue", "available_models", "find_available", "read_catalogue", "resolve"]
+__all__ = [
+    "CATALOGUE",
+    "AvailableModel",
+    "Catalogue",
+    "available_models",
+    "find_available",
+    "read_catalogue",
+    "resolve",
+]
 
-_FILE = Path(__file__).with_name("catalogue.json")
+CATALOGUE = Path(__file__).with_name("catalogue.json")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _FACTS = ("size", "languages", "licence", "imagenet", "recall", "ms")  # each has a source
 
@@ -92,7 +100,7 @@ class Catalogue:
     read: str
 
 
-def read_catalogue(path: Path = _FILE) -> Catalogue:
+def read_catalogue(path: Path = CATALOGUE) -> Catalogue:
     """Read and check a catalogue.
 
     Raises:
