@@ -234,12 +234,15 @@ def test_without_a_terminal_nobody_is_asked_and_the_sentence_says_what_to_run(ru
 
 
 def test_a_listed_model_is_fetched_by_its_name_and_found_again_by_it(run, folder, exported):
-    for name in ("siglip2-b-16", "siglip2_b_16"):
+    for name in ("siglip2-b-16", "siglip2_b_16", "siglip2-b-16"):
         assert run("find", "a red circle", folder, "--model", name, "--yes")[0] == 0
     assert exported == ["siglip2-b-16"]
-    # The only model of the cache is the one to take.
+    # The only model of the cache is the one to take; of several, the default.
     assert run("find", "a red circle", folder)[0] == 0
     assert exported == ["siglip2-b-16"]
+    assert run("find", "a red circle", folder, "--model", DEFAULT.name, "--yes")[0] == 0
+    assert run("find", "a red circle", folder)[0] == 0
+    assert exported == ["siglip2-b-16", DEFAULT.name]
 
 
 def test_a_model_of_a_repository_is_taken_by_its_name(run, folder, tmp_path, exported):

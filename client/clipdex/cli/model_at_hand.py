@@ -13,7 +13,7 @@ import typer
 from clipdex.base.errors import ClipdexError, ModelNotFound
 from clipdex.cli.common import interruptible, shown_path
 from clipdex.cli.download_progress import download_progress
-from clipdex.cli.printing import note, printable
+from clipdex.cli.printing import note, says_yes
 from clipdex.client.discovery import served_models
 from clipdex.model.assets import default_cache_dir
 
@@ -93,7 +93,7 @@ def _export(listed: AvailableModel, place: Path, *, yes: bool) -> None:
                 f"the model {what} has to be downloaded first: the same command with --yes does so, and  clipdex "
                 "models --available  lists others"
             )
-        if not _says_yes(f"Download {what} to {shown_path(str(place))}? [Y/n] "):
+        if not says_yes(f"Download {what} to {shown_path(str(place))}? [Y/n] "):
             raise ClipdexError("nothing was downloaded")
     with interruptible("what was downloaded is kept; run the same command again to go on"), download_progress():
         export_model(
@@ -106,14 +106,6 @@ def _export(listed: AvailableModel, place: Path, *, yes: bool) -> None:
 
 def _somebody_can_answer() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
-
-
-def _says_yes(question: str) -> bool:
-    """Ask on standard error: what the command prints on standard output may be for another program."""
-    sys.stderr.write(printable(question))
-    sys.stderr.flush()
-    answer = sys.stdin.readline()
-    return answer.endswith("\n") and answer.strip().lower() in ("", "y", "yes")
 
 
 def _names(held: Iterable[str]) -> str:

@@ -22,6 +22,7 @@ __all__ = [
     "say",
     "say_block",
     "say_json",
+    "says_yes",
     "speak_any_encoding",
     "write_bytes",
     "write_text",
@@ -46,6 +47,16 @@ def say_block(text: str) -> None:
 def note(text: str) -> None:
     """Print one line that is not the command's result, on standard error."""
     print(printable(text), file=sys.stderr)
+
+
+def says_yes(question: str) -> bool:
+    """Ask on standard error, and return whether the answer is yes, which an empty line also means.
+
+    Not on standard output: what the command prints there may be for another program.
+    """
+    print(printable(question), end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()  # "" at its end
+    return answer.endswith("\n") and answer.strip().lower() in ("", "y", "yes")
 
 
 def say_json(data: object) -> None:
