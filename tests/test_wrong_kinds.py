@@ -107,7 +107,7 @@ OF_AN_INDEX = {
     "a row: 1.5": (lambda i: i.vector(1.5), "not float"),
     "a row: True": (lambda i: i.row(True), "not bool"),
     "a picture: text": (lambda i: i.picture("a"), "has no row 'a'"),
-    "an index: None": (lambda _: Index.open(None), "not NoneType"),
+    "an index: None": (lambda _: Index.open(None), "is None; expected a path"),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.base.arguments import is_count, row_numbers
+from clipdex.base.arguments import as_path, is_count, row_numbers
 from clipdex.base.arrays import Array, Vectors
 from clipdex.base.counting import counted
 from clipdex.base.errors import Closed, IndexDamaged, IndexFault, InvalidArgument
@@ -74,9 +74,7 @@ class Index:
             IndexFormatError: it is not an index, or has a newer format.
             IndexDamaged: the vectors file is shorter than the commit record says.
         """
-        if not isinstance(directory, (str, os.PathLike)):
-            raise InvalidArgument(f"expected the path of an index, not {type(directory).__name__}")
-        return cls(Path(directory))
+        return cls(as_path(directory, "the path of an index"))
 
     def refresh(self) -> None:
         """Move the view to the latest commit, also if the index has been compacted since."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.spelling import composed_path
@@ -135,8 +136,8 @@ class Forgotten:
 
 
 def forget_pictures(
-    index: str | os.PathLike[str],
-    paths: Iterable[str | os.PathLike[str]] = (),
+    index: PathLike,
+    paths: Iterable[PathLike] = (),
     *,
     missing: bool = False,
     whole_folders: bool = False,
@@ -163,7 +164,7 @@ def forget_pictures(
     named = [os.path.abspath(os.fsencode(path)) for path in paths]
     if not named and not missing:
         raise InvalidArgument("there is nothing to forget; give paths, or --missing (missing=True)")
-    directory = Path(index)
+    directory = as_path(index, "the path of an index")
     if dry_run:
         with Index.open(directory) as opened:
             rows = [path for _, path in opened.live_paths()]

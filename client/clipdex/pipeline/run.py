@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from itertools import takewhile
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexFault, InvalidArgument, RequestRefused
 from clipdex.base.interrupts import interrupts_noted
@@ -60,7 +60,7 @@ _PATIENCE_S = 0.05
 def index_pictures(
     client: Client,
     source: Source | str | os.PathLike[str],
-    index: Path,
+    index: PathLike,
     *,
     dtype: str = "float16",
     icc: IccUse | None = None,
@@ -99,6 +99,7 @@ def index_pictures(
     """
     started = time.monotonic()
     source = as_source(source)
+    index = as_path(index, "the path of an index")
     checked(check)
     # Lock the index before a long listing; but do not create an index for an empty source.
     is_new = not os.path.lexists(index)

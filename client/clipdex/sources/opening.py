@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.errors import MissingExtra, SourceError
 from clipdex.base.records import Failure
 from clipdex.sources.csv_table import CsvTable
@@ -23,13 +24,13 @@ __all__ += ["retry_source"]
 _PACKED_TARS = (".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 
-def as_source(source: Source | str | os.PathLike[str]) -> Source:
+def as_source(source: Source | PathLike) -> Source:
     """Return a source unchanged, and open a path with `open_source`."""
-    return open_source(Path(source)) if isinstance(source, (str, os.PathLike)) else source
+    return open_source(source) if isinstance(source, (str, os.PathLike)) else source
 
 
 def open_source(
-    path: Path,
+    path: PathLike,
     *,
     column: str | None = None,
     delimiter: str | None = None,
@@ -52,6 +53,7 @@ def open_source(
         SourceError: the path is none of these; or the table cannot be read, or has no such column.
         MissingExtra: a Parquet file without pyarrow.
     """
+    path = as_path(path, "the path of a source")
     name = path.name.lower()
     if path.is_dir():
         if tar:
@@ -92,7 +94,7 @@ def is_picture_glob(path: Path) -> bool:
 
 
 def open_sources(
-    paths: Sequence[Path],
+    paths: Sequence[PathLike],
     *,
     column: str | None = None,
     delimiter: str | None = None,
@@ -100,13 +102,13 @@ def open_sources(
     exclusion: Exclusion | None = None,
 ) -> Source:
     """Open several paths as one source, each as `open_source` does."""
-    paths = [name for path in paths for name in names_meant(path)]
-    shards = [path for path in paths if path.name.lower().endswith(".tar") and not path.is_dir()]
-    pictures = [path for path in paths if os.fsencode(path.name.lower()).endswith(SUFFIXES) and path.is_file()]
+    meant = [name for path in paths for name in names_meant(as_path(path, "the path of a source"))]
+    shards = [path for path in meant if path.name.lower().endswith(".tar") and not path.is_dir()]
+    pictures = [path for path in meant if os.fsencode(path.name.lower()).endswith(SUFFIXES) and path.is_file()]
     apart = {*shards, *pictures}
     sources = [
         open_source(path, column=column, delimiter=delimiter, tar=tar, exclusion=exclusion)
-        for path in paths
+        for path in meant
         if path not in apart
     ]
     if pictures:  # a shell may have expanded a `*` to a hundred thousand
