@@ -20,8 +20,7 @@ from clipdex.index import (
     optimize_index,
     verify_index,
 )
-from clipdex.index.checks import json_crc32c
-from clipdex.index.manifest import Manifest
+from clipdex.index.manifest import Manifest, json_crc32c
 from clipdex.index.side import ann_file
 from clipdex.index.side.ann_file import ANN_FILE, HEADER_BYTES
 from clipdex.index.side.int8_file import INT8_FILE

@@ -18,7 +18,7 @@ from PIL import Image
 
 import clipdex
 from clipdex.apps.duplicates import find_duplicates, move_back, move_duplicates, moves_of, transfer
-from clipdex.base import renaming
+from clipdex.base import replacing
 from clipdex.index import Index, IndexWriter, Manifest, Picture
 from clipdex.looks.signature import perceptual_signature
 
@@ -214,7 +214,7 @@ def other_file_system(monkeypatch):
 
 def no_rename_in_one_step(monkeypatch):
     """As on macOS."""
-    monkeypatch.setattr(renaming, "_function", lambda: None)
+    monkeypatch.setattr(replacing, "_renameat2", lambda: None)
 
 
 def no_rename_in_one_step_here(monkeypatch):
@@ -224,7 +224,7 @@ def no_rename_in_one_step_here(monkeypatch):
         ctypes.set_errno(errno.EINVAL)
         return -1
 
-    monkeypatch.setattr(renaming, "_function", lambda: refusing)
+    monkeypatch.setattr(replacing, "_renameat2", lambda: refusing)
 
 
 @pytest.mark.parametrize("lacking", [no_rename_in_one_step, no_rename_in_one_step_here])

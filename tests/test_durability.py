@@ -14,7 +14,7 @@ from conftest import ROOT
 from proofs.workload import MANIFEST, Expected, check, stage
 
 import clipdex
-from clipdex.base import renaming
+from clipdex.base import replacing
 from clipdex.index import Index, IndexWriter, compact_index, reader, vectors
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the proofs use Linux's own means")
@@ -155,7 +155,7 @@ def test_where_two_directories_cannot_be_swapped_they_are_renamed(path, monkeypa
             raise OSError(5, "Input/output error")
         rename(source, target)
 
-    monkeypatch.setattr(renaming, "_function", lambda: None)
+    monkeypatch.setattr(replacing, "_renameat2", lambda: None)
     monkeypatch.setattr(os, "rename", counted)
     if failing in (1, 2):
         with pytest.raises(clipdex.IndexWriteError, match="could not take its place"):

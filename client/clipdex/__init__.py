@@ -108,7 +108,7 @@ if TYPE_CHECKING:
     from clipdex.model.embeddings import (
         Embeddings,
     )
-    from clipdex.model.text_cut import (
+    from clipdex.model.texts import (
         TextCut,
     )
     from clipdex.pipeline.departures import (
@@ -152,11 +152,11 @@ if TYPE_CHECKING:
     from clipdex.wire.credentials import (
         Credentials,
     )
+    from clipdex.wire.servers.attempts import (
+        RequestTiming,
+    )
     from clipdex.wire.servers.retry_policy import (
         RetryPolicy,
-    )
-    from clipdex.wire.timing import (
-        RequestTiming,
     )
 
 # The module of each name, loaded when the name is first used: every decode worker imports this package, too, and
@@ -191,7 +191,7 @@ _HOMES = {
     "ModelCard": "clipdex.model.card",
     "TextSpec": "clipdex.model.card",
     "Embeddings": "clipdex.model.embeddings",
-    "TextCut": "clipdex.model.text_cut",
+    "TextCut": "clipdex.model.texts",
     "Forgotten": "clipdex.pipeline.departures",
     "Stranded": "clipdex.pipeline.departures",
     "forget_pictures": "clipdex.pipeline.departures",
@@ -212,7 +212,7 @@ _HOMES = {
     "Source": "clipdex.sources.source",
     "Credentials": "clipdex.wire.credentials",
     "RetryPolicy": "clipdex.wire.servers.retry_policy",
-    "RequestTiming": "clipdex.wire.timing",
+    "RequestTiming": "clipdex.wire.servers.attempts",
 }
 
 

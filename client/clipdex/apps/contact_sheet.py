@@ -15,7 +15,7 @@ from clipdex.base.errors import ImageError
 from clipdex.base.replacing import replacing
 from clipdex.index.hits import Hit
 from clipdex.model.images import open_image
-from clipdex.sources.member_bytes import member_bytes
+from clipdex.sources.opening import member_bytes
 
 __all__ = ["Section", "contact_sheet", "write_contact_sheet"]
 

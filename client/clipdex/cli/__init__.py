@@ -9,7 +9,7 @@ from typing import Any
 from clipdex.base.errors import ClipdexError
 from clipdex.base.extras import needs
 from clipdex.cli.printing import note, speak_any_encoding
-from clipdex.model.text_cut import TextCut
+from clipdex.model.texts import TextCut
 
 __all__ = ["main"]
 

@@ -22,7 +22,7 @@ from clipdex.model.assets import as_cache_dir
 from clipdex.model.card import ModelCard
 from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource
-from clipdex.model.text_cut import warn_of_cut
+from clipdex.model.texts import warn_of_cut
 from clipdex.model.tokenizer import Tokenizer
 from clipdex.wire import (
     Credentials,

@@ -12,7 +12,7 @@ from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged, IndexWriteError
 from clipdex.base.records import Failure, Picture
-from clipdex.base.renaming import EXCHANGE, renameat2
+from clipdex.base.replacing import EXCHANGE, renameat2
 from clipdex.index.create import aside, building, put_back
 from clipdex.index.files import sync_directory
 from clipdex.index.rows import ROWS_FILE, RowStore

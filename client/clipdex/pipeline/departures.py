@@ -17,7 +17,7 @@ from clipdex.base.spelling import composed_path
 from clipdex.index.reader import Index
 from clipdex.index.writer import IndexWriter
 from clipdex.sources.census import Surveyed
-from clipdex.sources.member_paths import containers
+from clipdex.sources.locations import containers
 from clipdex.sources.scan import nothing_at
 from clipdex.sources.source import Source
 

@@ -15,8 +15,7 @@ from clipdex.base.extras import needs
 from clipdex.base.git_lfs import is_pointer_file, pointer_words
 from clipdex.base.read_request import ReadRequest, refusal
 from clipdex.base.records import Failure
-from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located
-from clipdex.sources.member_paths import member_path
+from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located, member_path
 from clipdex.sources.metadata import metadata_json
 from clipdex.sources.scan import FoundFile, nothing_at
 from clipdex.sources.table import BrokenTable, RowLedger, choose_column, named_files, row_id, state_of

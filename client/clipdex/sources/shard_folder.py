@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clipdex.base.errors import SourceError
 from clipdex.sources.exclusion import Exclusion
-from clipdex.sources.member_paths import TABLE_SUFFIXES, TAR_SUFFIXES
+from clipdex.sources.locations import TABLE_SUFFIXES, TAR_SUFFIXES
 from clipdex.sources.scan import SUFFIXES, Tree
 from clipdex.sources.source import Source
 from clipdex.sources.tar_shards import TarShards

@@ -12,9 +12,9 @@ from clipdex.base.errors import InvalidArgument
 from clipdex.wire.address import check_address
 from clipdex.wire.credentials import Credentials
 from clipdex.wire.fake import FakeTransport
+from clipdex.wire.servers.attempts import RequestHook, RequestTiming
 from clipdex.wire.servers.retry_policy import RetryPolicy
 from clipdex.wire.shared_memory import SharedMemory
-from clipdex.wire.timing import RequestHook, RequestTiming
 from clipdex.wire.transport import ModelConfig, ModelStatistics, ServerInfo, Transport
 
 __all__ = [

@@ -10,12 +10,11 @@ from typing import TypeVar
 
 from clipdex.base.arrays import Array
 from clipdex.base.errors import ClipdexError, FingerprintMismatch
-from clipdex.wire.servers.attempts import Call
+from clipdex.wire.servers.attempts import Call, RequestHook
 from clipdex.wire.servers.fleet import Endpoint, Fleet
-from clipdex.wire.servers.retry_policy import Failure, RetryPolicy, failure_of
+from clipdex.wire.servers.retry_policy import FailureKind, RetryPolicy, failure_kind
 from clipdex.wire.servers.timer import Timer
 from clipdex.wire.shared_memory import SharedMemory
-from clipdex.wire.timing import RequestHook
 from clipdex.wire.transport import FINGERPRINT_PARAMETER, ModelConfig, ModelStatistics, ServerInfo, Transport
 
 __all__ = ["ResilientTransport"]
@@ -143,7 +142,7 @@ class ResilientTransport:
             if not isinstance(reply, ClipdexError):
                 answers.append((endpoint, reply))
                 continue
-            if failure_of(reply) not in (Failure.SICK, Failure.BUSY, Failure.LATE):
+            if failure_kind(reply) not in (FailureKind.SICK, FailureKind.BUSY, FailureKind.LATE):
                 raise reply
             errors.append((endpoint, reply))
         if not answers:
