@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from conftest import unit_vectors
@@ -28,7 +29,7 @@ def drawn_index(
     vectors = unit_vectors(rows, dim, seed=1) if vectors is None else vectors
     pictures = []
     for i in range(len(vectors)):
-        fields = {
+        fields: dict[str, Any] = {
             "path": b"/p/%s/%03d.jpg" % (b"odd" if i % 2 else b"even", i),
             "size": 100 + i,
             "mtime_ns": i * DAY_NS,

@@ -27,8 +27,8 @@ def index(tmp_path):
 def brute_force(index, query, allowed=None, least=-1.0):
     """All rows in order: (row, score), by float64, ties by row."""
     scores = index.vectors.astype(np.float64) @ query.astype(np.float64)
-    rows = np.arange(300) if allowed is None else np.asarray(allowed)
-    rows = [row for row in rows if row not in (7, 100, 299) and scores[row] >= least]
+    asked = np.arange(300) if allowed is None else np.asarray(allowed)
+    rows = [row for row in asked if row not in (7, 100, 299) and scores[row] >= least]
     return sorted(((int(row), float(scores[row])) for row in rows), key=lambda pair: (-pair[1], pair[0]))
 
 
