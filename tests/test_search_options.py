@@ -8,6 +8,7 @@ from drawn_index import drawn_index
 import clipdex
 from clipdex import Grouping, Index, InvalidArgument
 from clipdex.looks.signature import perceptual_signature
+from clipdex.search.topk import top_k
 
 pytestmark = pytest.mark.thin
 
@@ -214,3 +215,19 @@ def test_more_copies_than_are_looked_at_first(tmp_path):
 def test_groupings_that_cannot_be(options):
     with pytest.raises(InvalidArgument, match="to group by"):
         Grouping(**options)
+
+
+@pytest.mark.parametrize("rows", [[1, 2], range(1, 3), np.array([1, 2]), [False, True, True] + [False] * 297])
+def test_a_ranker_is_given_an_array_whatever_the_rows_are_given_as(index, rows):
+    given = []
+
+    class Noting:
+        def require(self, index):
+            pass
+
+        def rank(self, vectors, queries, k, *, allowed=None, dead=None, minimum=-np.inf):
+            given.append(allowed)
+            return top_k(vectors, queries, k, allowed=allowed, dead=dead, minimum=minimum)
+
+    assert {hit.row for hit in index.search(index.vector(0), ann=Noting(), where=rows)[0]} == {1, 2}
+    assert all(isinstance(each, np.ndarray) for each in given)

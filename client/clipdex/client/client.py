@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
+from os import PathLike
 from types import TracebackType
 from typing import Literal, get_args
 
@@ -54,7 +54,7 @@ def connect(
     retry: RetryPolicy | None = None,
     shared_memory: SharedMemoryUse = "auto",
     on_request: RequestHook | None = None,
-    cache_dir: Path | None = None,
+    cache_dir: str | PathLike[str] | None = None,
 ) -> Client:
     """Connect to a model on one or more Triton servers, or in this process.
 
@@ -111,7 +111,7 @@ class Client:
         model: str | None = None,
         timeout_s: float = 60.0,
         wait_s: float = 0.0,
-        cache_dir: Path | None = None,
+        cache_dir: str | PathLike[str] | None = None,
         shared_memory: SharedMemoryUse = "auto",
     ) -> None:
         _check_timeout(timeout_s)
