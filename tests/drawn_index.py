@@ -42,3 +42,18 @@ def drawn_index(
     with IndexWriter.open_or_create(directory, Manifest(fingerprint, "drawn", vectors.shape[1])) as writer:
         writer.append(pictures, vectors)
     return directory
+
+
+ODD = b'/p/caf\xe9, "x"\n.jpg'
+DEAD = [3, 39]
+LIVE = [row for row in range(40) if row not in DEAD]
+
+
+def index_with_dead_rows(directory: Path) -> Path:
+    """Forty rows of which two are dead; the path of row 0 is ODD, which is not UTF-8, the others /p/NNN.jpg."""
+    paths = [ODD, *(b"/p/%03d.jpg" % row for row in range(1, 40))]
+    drawn_index(directory, path=paths)
+    with IndexWriter.open_or_create(directory, Manifest.read(directory)) as writer:
+        for row in DEAD:
+            writer.remove(paths[row])
+    return directory
