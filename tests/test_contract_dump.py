@@ -1,4 +1,4 @@
-"""What every dump of an index does. A new format of vectors or tables is put into VECTORS or TABLES, and must pass."""
+"""What every dump of an index does. A new format is put into VECTORS or TABLES, and must pass."""
 
 import csv
 import io

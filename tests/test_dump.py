@@ -1,4 +1,4 @@
-"""An index in other programs' formats: what is particular to each. test_contract_dump.py has what all of them do."""
+"""An index in other programs' formats: what each alone does; test_contract_dump.py has what all of them do."""
 
 import csv
 import io

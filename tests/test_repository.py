@@ -72,6 +72,22 @@ def test_ci_runs_what_the_readme_tells_a_newcomer_to_run():
     assert "make lint test" in readme
 
 
+def test_hosted_ci_runs_the_same_and_names_targets_that_exist():
+    ran = re.findall(r"^ +- run: make (.+)$", (ROOT / ".github" / "workflows" / "ci.yaml").read_text(), re.M)
+    assert ran == ["lint", "test-thin", "coverage", "demo"]
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+    assert set(ran) <= set(targets)
+
+
+def test_mypy_reads_every_folder_with_code():
+    tracked = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode != 0:
+        pytest.skip("not a git checkout")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    assert {line.partition("/")[0] for line in tracked.stdout.split()} == set(settings["files"])
+    assert settings["strict"] is True
+
+
 def test_the_demo_model_and_its_checkpoint_are_committed_and_small():
     files = [*(ROOT / "export" / "checkpoints" / "demo").glob("*")]
     files += [
