@@ -13,7 +13,7 @@ NEWEST_PROTOBUF = 7.36.2
 SPREAD = --numprocesses 2 --dist loadfile
 
 # What docs/design.md calls public.
-PUBLIC = clipdex clipdex.aio clipdex.ann clipdex.testing clipdex.apps.bench clipdex.apps.doctor clipdex_export clipdex_server
+PUBLIC = clipdex clipdex.aio clipdex.ann clipdex.testing clipdex.apps.bench clipdex.apps.doctor clipdex.apps.doctor.collect clipdex_export clipdex_server
 
 # Compiled modules are kept: the tests start hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
