@@ -44,7 +44,7 @@ def in_process() -> Iterator[Transport]:
 TRANSPORTS = {"fake": fake, "gRPC": over_grpc, "several servers": several_servers, "in process": in_process}
 
 
-@pytest.fixture(params=TRANSPORTS.values(), ids=TRANSPORTS)
+@pytest.fixture(params=TRANSPORTS.values(), ids=list(TRANSPORTS))
 def transport(request):
     yield from request.param()
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import MODEL_REPOSITORY, noise
+from conftest import MODEL_REPOSITORY, noise, present
 from PIL import Image
 
 import clipdex
@@ -196,7 +196,7 @@ def test_nor_beside_them_in_the_folder_that_they_share(folder, fake, tmp_path, g
 def test_pictures_that_share_no_folder_leave_the_choice(index, folder, tmp_path):
     with Index.open(index) as opened:
         groups = find_duplicates(opened, "exact").groups
-    indexed = [os.fsencode(folder / "a.png"), os.fsencode(shutil.which("sh"))]
+    indexed = [os.fsencode(folder / "a.png"), os.fsencode(present(shutil.which("sh")))]
     assert len(move_duplicates(groups, tmp_path / "out", indexed).moved) == 3
 
 
@@ -305,7 +305,7 @@ def test_across_disks_the_names_of_all_new_folders_are_on_disk_before_the_old_fi
 ):
     other_file_system(monkeypatch)
     synced, at_unlink = set(), []
-    sync, unlink = transfer.sync_directory, os.unlink
+    sync, unlink = transfer.sync_directory, os.unlink  # type: ignore[attr-defined]
 
     def recording(path):
         synced.add(path)
@@ -317,7 +317,7 @@ def test_across_disks_the_names_of_all_new_folders_are_on_disk_before_the_old_fi
         unlink(path)
 
     monkeypatch.setattr(transfer, "sync_directory", recording)
-    monkeypatch.setattr(transfer.os, "unlink", removing)
+    monkeypatch.setattr(os, "unlink", removing)
     move(index, tmp_path / "new" / "out")
     new = {os.fsencode(tmp_path / path) for path in ("", "new", "new/out", "new/out/2020")}
     assert len(at_unlink) == 3
@@ -353,7 +353,7 @@ def test_to_a_file_system_that_is_another_one(index, folder, tmp_path):
 def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(index, folder, tmp_path, monkeypatch, failing, nth):
     before = contents(folder)
     other_file_system(monkeypatch)
-    place = transfer.shutil if failing == "copystat" else transfer.os
+    place = shutil if failing == "copystat" else os
     call, calls = getattr(place, failing), []
     own = (lambda path: str(folder).encode() in path) if failing == "unlink" else (lambda path: True)
 
@@ -389,7 +389,7 @@ def test_ctrl_c_loses_nothing(index, folder, tmp_path, monkeypatch, nth):
         rename(source, target)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(transfer.os, "rename", interrupted)
+        patched.setattr(os, "rename", interrupted)
         move(index, tmp_path / "out")
     (journal,) = (tmp_path / "out").glob("moved-*.jsonl")
     assert contents(folder) | contents(tmp_path / "out") == before
@@ -407,7 +407,7 @@ def test_a_file_that_may_not_be_moved_stays(index, folder, tmp_path, monkeypatch
             raise PermissionError(errno.EACCES, "Permission denied")
         rename(source, target)
 
-    monkeypatch.setattr(transfer.os, "rename", forbidden)
+    monkeypatch.setattr(os, "rename", forbidden)
     moved = move(index, tmp_path / "out")
     assert [why for _, why in moved.left] == ["it may not be moved: Permission denied"]
     assert len(moved.moved) == 2

@@ -77,7 +77,7 @@ def test_readers_beside_a_writer_see_only_committed_rows():
 
 def test_a_compaction_while_a_reader_opens_mixes_nothing(path, monkeypatch):
     """The rows were read from the old index; their vectors must not come from the new one."""
-    look = reader.map_vectors
+    look = reader.map_vectors  # type: ignore[attr-defined]
 
     def compacted_meanwhile(directory, manifest, rows):
         monkeypatch.setattr(reader, "map_vectors", look)
@@ -104,7 +104,7 @@ def test_a_compaction_while_a_reader_maps_the_vectors_is_harmless(path, monkeypa
 
 
 def test_a_compaction_while_a_reader_refreshes_mixes_nothing(path, monkeypatch):
-    look = reader.map_vectors
+    look = reader.map_vectors  # type: ignore[attr-defined]
 
     def compacted_and_grown(directory, manifest, rows):
         monkeypatch.setattr(reader, "map_vectors", look)

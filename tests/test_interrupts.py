@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_other_threads_leave_the_handlers_alone():
             found.append(signal.getsignal(signal.SIGINT))
             stop_if_told()
 
-    found = []
+    found: list[Any] = []
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()

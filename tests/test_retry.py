@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
@@ -256,7 +257,7 @@ def test_without_a_failure_there_is_no_thread():
 
 
 def test_the_hook_is_told_of_each_request():
-    told = []
+    told: list[Any] = []
     with client_of(Failing(clipdex.ServerBusy, times=2), on_request=told.append) as client:
         client.embed_pixels(PIXELS)
         client.embed_texts(["a", "b", "c"])

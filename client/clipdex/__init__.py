@@ -79,6 +79,10 @@ if TYPE_CHECKING:
         Client,
         connect,
     )
+    from clipdex.client.held_models import (
+        HeldModel,
+        list_models,
+    )
     from clipdex.index.compact import (
         compact_index,
     )
@@ -178,6 +182,8 @@ _HOMES = {
     "Batcher": "clipdex.client.batching",
     "Client": "clipdex.client.client",
     "connect": "clipdex.client.client",
+    "HeldModel": "clipdex.client.held_models",
+    "list_models": "clipdex.client.held_models",
     "compact_index": "clipdex.index.compact",
     "Hit": "clipdex.index.hits",
     "Manifest": "clipdex.index.manifest",
@@ -255,6 +261,7 @@ __all__ = [
     "Folder",
     "Forgotten",
     "Grouping",
+    "HeldModel",
     "Hit",
     "ImageError",
     "ImageSpec",
@@ -306,6 +313,7 @@ __all__ = [
     "forget_pictures",
     "index_local_images",
     "index_pictures",
+    "list_models",
     "mix",
     "move_duplicates",
     "open_source",

@@ -27,7 +27,7 @@ def ask(
     top_k: int | None = None,
     offset: int = 0,
     min_score: float | None = None,
-    where: str | Array | None = None,
+    where: str | Sequence[int] | Array | None = None,
     grouping: Grouping | None = None,
     ranker: Ranker | None = None,
 ) -> list[Answer]:

@@ -1,4 +1,7 @@
-"""The command line. Printing, colours and exit codes live here and nowhere else."""
+"""The command line. Printing, colours and exit codes live here and nowhere else.
+
+Not public: docs/design.md lists what is.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The index directory: vectors in a flat file, everything else in SQLite. docs/index-format.md has the bytes."""
+"""The index directory: vectors in a flat file, everything else in SQLite. docs/index-format.md has the bytes.
+
+Not public: docs/design.md lists what is.
+"""
 
 from clipdex.base.records import Failure, Picture
 from clipdex.index.compact import compact_index

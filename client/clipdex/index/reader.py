@@ -168,9 +168,9 @@ class Index:
         *,
         offset: int = 0,
         min_score: float | None = None,
-        where: str | Array | None = None,
+        where: str | Sequence[int] | Array | None = None,
         params: Mapping[str, Any] | None = None,
-        exclude: Sequence[int] = (),
+        exclude: Sequence[int] | Array = (),
         grouping: Grouping | None = None,
         ann: Ranker | None = None,
     ) -> list[list[Hit]]:
@@ -182,7 +182,8 @@ class Index:
             top_k: hits per query (default 5); all pictures if there are fewer.
             offset: how many of the best hits to skip: the next page starts at `offset + top_k`.
             min_score: minimum cosine similarity of a hit.
-            where: restricts the hits: a condition in SQL (docs/search.md), or rows returned by `where`.
+            where: restricts the hits: a condition in SQL (docs/search.md), or rows: flags (N,) or numbers,
+                as `where` returns them.
             params: values of the condition's `:name` parameters.
             exclude: rows to leave out.
             grouping: makes near-duplicates one hit; see `Hit.copies`.
@@ -197,7 +198,10 @@ class Index:
         """
         wide = checked_queries(queries, self.manifest, self.directory)
         check_options(top_k, offset, min_score, grouping, ann, where, params)
-        allowed = self.where(where, params) if isinstance(where, str) else where
+        if isinstance(where, str):
+            allowed: Array | None = self.where(where, params)
+        else:
+            allowed = None if where is None else row_numbers(where, "the filter", or_flags=True)
         left_out = row_numbers(exclude, "exclude", or_flags=False)
         if len(left_out) and not 0 <= left_out.min() <= left_out.max() < len(self._vectors):
             raise InvalidArgument(f"exclude has a row that does not exist; expected 0 to {len(self._vectors) - 1}")

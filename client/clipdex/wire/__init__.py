@@ -1,6 +1,8 @@
 """Transports: the ways to reach models. The only package that imports tritonclient, grpc and onnxruntime.
 
 `open_transport` picks one by address; everything above it uses the `Transport` interface.
+
+Not public: docs/design.md lists what is.
 """
 
 from __future__ import annotations
