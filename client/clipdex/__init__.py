@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     )
     from clipdex.index.hits import (
         Hit,
+        Hits,
     )
     from clipdex.index.manifest import (
         Manifest,
@@ -180,6 +181,7 @@ _HOMES = {
     "connect": "clipdex.client.client",
     "compact_index": "clipdex.index.compact",
     "Hit": "clipdex.index.hits",
+    "Hits": "clipdex.index.hits",
     "Manifest": "clipdex.index.manifest",
     "Index": "clipdex.index.reader",
     "IndexInfo": "clipdex.index.reader",
@@ -256,6 +258,7 @@ __all__ = [
     "Forgotten",
     "Grouping",
     "Hit",
+    "Hits",
     "ImageError",
     "ImageSpec",
     "Index",
