@@ -24,7 +24,7 @@ pytestmark = pytest.mark.thin
 
 HOSTILE = (
     b"<script>alert(1)<%2Fscript>.png",
-    b"\"><img src=x onerror=alert(1)>.png",
+    b'"><img src=x onerror=alert(1)>.png',
     b"' onmouseover='alert(1).png",
     b"javascript:alert(1).png",
     b"&lt;b&gt; a  b.png",
@@ -34,6 +34,10 @@ HOSTILE = (
     b"line\nbreak\t.png",
     "é 日本 👍.png".encode(),
 )
+
+
+OURS = {"html", "head", "meta", "title", "style", "body", "header", "h1", "p", "section", "h2", "bdi", "small"}
+OURS |= {"div", "span", "a", "img"}
 
 
 class Tags(HTMLParser):
@@ -110,9 +114,7 @@ def test_names_and_queries_are_text(tmp_path):
     draw(tmp_path, *HOSTILE)
     page = page_of(tmp_path, *HOSTILE, query="</h2><script>alert(2)</script><img src=x onerror=alert(1)>")
     found = tags(page)
-    assert {tag for tag, _ in found.tags} <= set("html head meta title style body header h1 p".split()) | set(
-        "section h2 bdi small div span a img".split()
-    )
+    assert not {tag for tag, _ in found.tags} - OURS
     attributes = {name for _, attrs in found.tags for name in attrs}
     assert not [name for name in attributes if name.startswith("on")]
     assert len(found.all("img")) == len(HOSTILE)

@@ -112,7 +112,9 @@ def test_nothing_that_happens_to_one_picture_reaches_the_notebook(tmp_path, monk
     assert page.count('class="gone"') == 1
 
 
-@pytest.mark.parametrize("path", ["", "/", "\0", "a\0b.png", "\ud800.png", "x" * 5000, "/a.tar!/b.png", "~", "/dev/zero"])
+@pytest.mark.parametrize(
+    "path", ["", "/", "\0", "a\0b.png", "\ud800.png", "x" * 5000, "/a.tar!/b.png", "~", "/dev/zero"]
+)
 def test_no_path_is_too_strange(path):
     page = clipdex.Hits([clipdex.Hit(0, float("nan"), path)])._repr_html_()
     assert page.count('class="gone"') == 1
