@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import pytest
-from conftest import noise
+from conftest import ROOT, noise
 from PIL import Image
 
 import clipdex
@@ -325,3 +325,13 @@ def test_a_failed_write_leaves_the_old_page(tmp_path, monkeypatch):
         write_contact_sheet(sheet, [], title="new", summary="")
     assert "<title>old</title>" in sheet.read_text()
     assert os.listdir(tmp_path) == ["sheet.html"]
+
+
+def test_the_picture_of_the_readme_is_sharp_and_small():
+    file = ROOT / "docs" / "contact-sheet.png"
+    assert "(docs/contact-sheet.png)" in (ROOT / "README.md").read_text()
+    assert file.stat().st_size < 400_000
+    with Image.open(file) as image:
+        assert image.width >= 2 * 800
+        # Uncut: a margin below the last row.
+        assert len(image.crop((0, image.height - 40, image.width, image.height)).getcolors()) == 1
