@@ -11,6 +11,7 @@ import pytest
 from conftest import MODEL_REPOSITORY
 
 import clipdex
+from clipdex.apps.bench.plot import plot_points
 from clipdex.cli.bench.bench_index import BoundKind, _kind, limit_line
 from clipdex.cli.bench.bench_output import numbers, table
 
@@ -29,7 +30,12 @@ def assert_one_sentence(result, *parts):
         assert part in err
 
 
-def test_server_measures_both_parts_both_ways_with_the_servers_own_counters(run, triton, tmp_path):
+def test_server_measures_both_parts_both_ways_with_the_servers_own_counters(run, triton, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        "clipdex.cli.bench.bench_server.plot_points",
+        lambda file, points, *words: said.extend(words) or plot_points(file, points, *words),
+    )
     file, plot = tmp_path / "r.json", tmp_path / "r.svg"
     words = ("--image", "--text", "--transfer", "both", "--batch", "1,8", "--concurrency", "2", *QUICK)
     status, out, err = run("bench", "server", "-s", triton.address, *words, "--json", file, "--plot", plot)
@@ -47,6 +53,7 @@ def test_server_measures_both_parts_both_ways_with_the_servers_own_counters(run,
         assert point["served"]["mean_batch"] >= point["batch"]
         assert point["latency"]["p50_ms"] <= point["latency"]["p90_ms"] <= point["latency"]["p99_ms"]
     assert plot.read_text().startswith("<?xml")
+    assert said == out.splitlines()[:2]  # the plot names the server and the machine as the table does
 
 
 @pytest.mark.slow

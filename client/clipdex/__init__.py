@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     )
     from clipdex.index.hits import (
         Hit,
+        Hits,
     )
     from clipdex.index.manifest import (
         Manifest,
@@ -186,6 +187,7 @@ _HOMES = {
     "list_models": "clipdex.client.held_models",
     "compact_index": "clipdex.index.compact",
     "Hit": "clipdex.index.hits",
+    "Hits": "clipdex.index.hits",
     "Manifest": "clipdex.index.manifest",
     "Index": "clipdex.index.reader",
     "IndexInfo": "clipdex.index.reader",
@@ -263,6 +265,7 @@ __all__ = [
     "Grouping",
     "HeldModel",
     "Hit",
+    "Hits",
     "ImageError",
     "ImageSpec",
     "Index",

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from clipdex.base.counting import counted
+from clipdex.base.errors import InvalidArgument
 from clipdex.cli.printing import note, printable
 from clipdex.client.client import DEFAULT_ADDRESS
 from clipdex.sources import PassedOver
@@ -23,7 +24,9 @@ __all__ = [
     "Icc",
     "JsonOption",
     "ModelOption",
+    "NoLinksOption",
     "ServerOption",
+    "check_links",
     "interruptible",
     "note",
     "printable",
@@ -59,6 +62,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 HtmlOption = Annotated[
     Path | None, typer.Option("--html", metavar="FILE", help="Also write a contact sheet.", show_default=False)
 ]
+NoLinksOption = Annotated[
+    bool, typer.Option("--no-links", help="With --html: do not link the pictures to their files.")
+]
 SERVER_DEFAULT = DEFAULT_ADDRESS
 
 
@@ -67,6 +73,12 @@ class Icc(str, Enum):
 
     off = "off"
     srgb = "srgb"
+
+
+def check_links(no_links: bool, html: Path | None) -> None:
+    """Raise InvalidArgument if --no-links is given without --html."""
+    if no_links and html is None:
+        raise InvalidArgument("--no-links is for the contact sheet, but --html is not given")
 
 
 def shown_path(path: str) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clipdex.apps.contact_sheet import Section, write_contact_sheet
+from clipdex.apps.contact_sheet import write_contact_sheet
 from clipdex.apps.duplicates import (
     Duplicate,
     DuplicateGroup,
@@ -20,12 +20,20 @@ from clipdex.apps.duplicates import (
     sign_index,
 )
 from clipdex.apps.duplicates.moves import Move, check_min_cosine
+from clipdex.apps.duplicates.sheet import group_section, relation_words
 from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
-from clipdex.cli.common import HtmlOption, JsonOption, interruptible, shown_path
+from clipdex.cli.common import (
+    HtmlOption,
+    JsonOption,
+    NoLinksOption,
+    check_links,
+    interruptible,
+    shown_path,
+)
 from clipdex.cli.printing import note, printable, say, say_json
 from clipdex.cli.progress import rows_progress
-from clipdex.index import Hit, Index
+from clipdex.index import Index
 
 __all__ = ["duplicates"]
 
@@ -81,6 +89,7 @@ def duplicates(
     ] = None,
     as_json: JsonOption = False,
     html: HtmlOption = None,
+    no_links: NoLinksOption = False,
 ) -> None:
     """List groups of duplicate pictures, with the one to keep.
 
@@ -94,6 +103,7 @@ def duplicates(
         return
     if index is None:
         raise InvalidArgument("there is no index; give one, as in  clipdex duplicates photos.clipdex")
+    check_links(no_links, html)
     check_min_cosine(min_cosine)
     if min_cosine is not None and kind is Kind.exact:
         raise InvalidArgument("--min-cosine is for near and semantic duplicates; --kind exact moves all")
@@ -130,7 +140,7 @@ def duplicates(
         if extra and move_to is None:
             _print_what_would_move([move for of_group in moves for move in of_group], min_cosine)
     if html is not None:
-        _write_sheet(html, found.groups, index)
+        _write_sheet(html, found.groups, index, not no_links)
     if move_to is not None:
         advice = f"clipdex duplicates --undo  with the journal in {move_to} undoes the move"
         with interruptible(advice), rows_progress("moving") as progress:
@@ -146,11 +156,9 @@ def _print_group(group: DuplicateGroup, moves: list[Move]) -> None:
 
 def _relation(move: Move) -> str:
     other = move.picture
+    how = relation_words(other)
     if other.relation == "exact":
-        return "same bytes"
-    how = f"near {other.similarity:.3f}, cosine {other.cosine:.4f}"
-    if other.relation == "semantic":
-        how = f"semantic, cosine {other.cosine:.4f}"
+        return how
     same = move.moves and move.picture.content_hash == move.keeper.content_hash
     return f"{how}; same bytes as {shown_path(move.keeper.path)}" if same else how
 
@@ -183,17 +191,14 @@ def _print_moved(moved: Moved, what: str) -> None:
         note(f"journal: {moved.journal}")
 
 
-def _write_sheet(file: Path, groups: list[DuplicateGroup], index: Path) -> None:
-    sections = [
-        Section(
-            shown_path(group.keeper.path),
-            [Hit(one.row, one.similarity, one.path) for one in (group.keeper, *group.others)],
-            f"{counted(len(group.others), 'duplicate')}; the first is kept",
-        )
-        for group in groups
-    ]
+def _write_sheet(file: Path, groups: list[DuplicateGroup], index: Path, links: bool) -> None:
+    sections = [group_section(group, shown_path(group.keeper.path)) for group in groups]
     write_contact_sheet(
-        file, sections, title="clipdex duplicates", summary=f"{counted(len(groups), 'group')} in {index}"
+        file,
+        sections,
+        title="clipdex duplicates",
+        summary=f"{counted(len(groups), 'group')} in {index}",
+        links=links,
     )
     note(f"contact sheet: {file}")
 

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from clipdex.base.printable import escaped, printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -73,14 +75,6 @@ def bar_console() -> Console:
     return Console(stderr=True)
 
 
-def printable(text: str) -> str:
-    r"""Return text that cannot move a terminal's cursor: control characters and undecodable bytes become \xNN.
-
-    So do line breaks and what changes the writing direction: C0, DEL, C1, the bidirectional overrides.
-    """
-    return "".join(c if c.isprintable() else _escaped(c) for c in text)
-
-
 def speak_any_encoding() -> None:
     r"""Make both outputs print what their encoding lacks as an ASCII replacement, \xNN or \uNNNN."""
     codecs.register_error(_HANDLER, _plainly)
@@ -93,11 +87,4 @@ def speak_any_encoding() -> None:
 def _plainly(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(_PLAIN.get(c) or _escaped(c) for c in error.object[error.start : error.end]), error.end
-
-
-def _escaped(char: str) -> str:
-    code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as os.fsdecode spells it
-        return f"\\x{code - 0xDC00:02x}"
-    return char.encode("unicode_escape").decode()
+    return "".join(_PLAIN.get(c) or escaped(c) for c in error.object[error.start : error.end]), error.end

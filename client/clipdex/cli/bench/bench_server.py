@@ -116,7 +116,7 @@ def server(
                     }
                     write_report(json_file, server_report(machine, client, gpus, points, options))
                 if plot is not None:
-                    plot_points(plot, points, f"{client.card.name} at {client.address}")
+                    plot_points(plot, points, *server_lines(client, gpus, machine).splitlines())
                     note(f"plot: {plot}")
 
 
