@@ -45,7 +45,7 @@ def doctor(
     Reads its configuration and counters, tries a few requests, and reports what is wrong or slow, why it matters
     and what to do. Changes nothing. Exit status 0 if it is healthy, 1 if not.
     """
-    snapshots = _collected(url or connection.server, connection, metrics, timeout)
+    snapshots = _collected(connection.at(url), connection, metrics, timeout)
     findings = examine(snapshots)
     if as_json:
         say_json(_as_dict(snapshots, findings))

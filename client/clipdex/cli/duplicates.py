@@ -22,7 +22,8 @@ from clipdex.apps.duplicates import (
 from clipdex.apps.duplicates.moves import Move, check_min_cosine
 from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
-from clipdex.cli.common import HtmlOption, JsonOption, interruptible, shown_path
+from clipdex.cli.common import HtmlOption, JsonOption, interruptible, is_typed, shown_path
+from clipdex.cli.index_options import may_take_index, required_index
 from clipdex.cli.printing import note, printable, say, say_json
 from clipdex.cli.progress import rows_progress
 from clipdex.index import Hit, Index
@@ -40,10 +41,10 @@ class Kind(str, Enum):
     semantic = "semantic"
 
 
+@may_take_index
 def duplicates(
-    index: Annotated[
-        Path | None, typer.Argument(metavar="X.clipdex", help="The index.", show_default=False)
-    ] = None,
+    ctx: typer.Context,
+    index: Path | None = None,
     kind: Annotated[
         Kind,
         typer.Option(help="exact: same bytes; near: same bytes or look; semantic: same bytes or close vectors."),
@@ -87,13 +88,12 @@ def duplicates(
     The largest picture is kept; among equals, the oldest; among those, the one with the shortest path.
     """
     if undo is not None:
-        if index is not None or move_to is not None:
+        if is_typed(ctx, "index") or is_typed(ctx, "place") or move_to is not None:
             raise InvalidArgument("--undo takes neither an index nor --move-to; give it alone")
         with interruptible("run the same command again to resume"), rows_progress("moving back") as progress:
             _print_moved(move_back(undo, progress), "moved back")
         return
-    if index is None:
-        raise InvalidArgument("there is no index; give one, as in  clipdex duplicates photos.clipdex")
+    index = required_index(index)
     check_min_cosine(min_cosine)
     if min_cosine is not None and kind is Kind.exact:
         raise InvalidArgument("--min-cosine is for near and semantic duplicates; --kind exact moves all")
