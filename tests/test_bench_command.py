@@ -58,7 +58,7 @@ def test_index_shows_every_stage_and_the_bound(run, triton, pictures, tmp_path):
     assert status == 0
     stages = {line.split()[0] for line in out.splitlines() if re.search(r"\d%  ", line)}
     assert stages >= {"scan", "decode", "resize", "wire", "queue", "compute", "append", "commit"}
-    assert re.search(r"^10 pictures in [\d.]+ s: [\d.]+ images/s, shared memory, 1 workers", out, re.M)
+    assert re.search(r"^10 pictures in [\d.]+ s: [\d.]+ images/s, shared memory, 1 worker", out, re.M)
     assert re.search(r"^limited by .*%", out, re.M)
     measured = json.loads(file.read_text())["run"]
     assert measured["bound"]["kind"] == "sum"

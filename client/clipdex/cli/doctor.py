@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from clipdex.apps.doctor import Finding, Severity, Snapshot, examine, healthy, words_of
+from clipdex.base.counting import counted
 from clipdex.base.errors import ServerUnreachable
 from clipdex.cli.common import JsonOption
 from clipdex.cli.connection_options import Connection, connects
@@ -95,7 +96,7 @@ def _print(snapshots: tuple[Snapshot, ...], findings: list[Finding]) -> None:
     say()
     say(
         f"{verdict}: {count[Severity.WRONG]} wrong, {count[Severity.SLOW]} slow, "
-        f"{count[Severity.NOTE]} note{'' if count[Severity.NOTE] == 1 else 's'}"
+        f"{counted(count[Severity.NOTE], 'note')}"
     )
 
 

@@ -167,7 +167,7 @@ def _print_what_would_move(moves: list[Move], min_cosine: float | None) -> None:
 
 
 def _line(picture: Duplicate) -> str:
-    return f"{shown_path(picture.path)} ({picture.width} × {picture.height}, {picture.size:,} bytes)"
+    return f"{shown_path(picture.path)} ({picture.width} × {picture.height}, {counted(picture.size, 'byte')})"
 
 
 def _print_moved(moved: Moved, what: str) -> None:
@@ -178,7 +178,8 @@ def _print_moved(moved: Moved, what: str) -> None:
     note(f"{len(moved.moved):,} {what}, {len(moved.left):,} left where they are")
     if moved.stayed:
         path, why = moved.stayed[0]
-        note(f"{len(moved.stayed):,} near or semantic duplicates stayed, such as {shown_path(path)}: {why}")
+        stayed = counted(len(moved.stayed), "near or semantic duplicate")
+        note(f"{stayed} stayed, such as {shown_path(path)}: {why}")
     if moved.journal is not None and moved.moved:
         note(f"journal: {moved.journal}")
 

@@ -21,7 +21,7 @@ from clipdex.cli.index_options import ENVIRONMENT, required_index
 from clipdex.cli.ledger import failure_line, refuse_second_writer
 from clipdex.cli.panels import LIMITS
 from clipdex.cli.printing import detail, note, say, say_json
-from clipdex.cli.progress import index_progress
+from clipdex.cli.progress import index_progress, shown_rate
 from clipdex.index import Index
 from clipdex.model.formats.icc import check_icc
 from clipdex.pipeline.plan import (
@@ -290,7 +290,10 @@ def _say_stranded(report: RunReport, out: Path) -> None:
 
 def run_sentence(report: RunReport, out: Path) -> str:
     """Return the run's last line. discovered = indexed + unchanged + failed."""
-    speed = f" ({report.images_per_s:.0f} images/s, {report.transfer})" if report.indexed else ""
+    speed = ""
+    if report.indexed:  # the rate is that of the bar: scanning before, and vanished pictures after, are not in it
+        busy = report.indexed / report.images_per_s
+        speed = f" ({busy:.1f} s of them indexing: {shown_rate(report.images_per_s)}, {report.transfer})"
     same = f" ({report.recognised:,} of them recognised by content)" if report.recognised else ""
     away = f" ({report.unseen:,} of them could not be checked)" if report.unseen else ""
     gone = f"; {report.removed:,} vanished" if report.removed else ""

@@ -150,7 +150,7 @@ def _show(run: IndexRun) -> None:
     executed = f"; {run.mean_batch:.1f} rows in an executed batch" if run.mean_batch else ""
     say(
         f"{counted(run.pictures, 'picture')} in {run.seconds:.1f} s: {run.images_per_s:.1f} images/s, "
-        f"{run.transfer}, {run.workers} workers{failed}{executed}"
+        f"{run.transfer}, {counted(run.workers, 'worker')}{failed}{executed}"
     )
     say()
     rows = [
@@ -164,7 +164,7 @@ def _show(run: IndexRun) -> None:
     say(limit_line(run.limited_by, run.limited_share))
     say(
         f"bound: {b.images_per_s:.1f} images/s, from {b.decode_core_s * 1e3:.2f} ms of a core to decode "
-        f"on {b.cores} cores, and {b.encode_s * 1e3:.2f} ms to encode, {how}"
+        f"on {counted(b.cores, 'core')}, and {b.encode_s * 1e3:.2f} ms to encode, {how}"
     )
     say(f"share of the bound: {run.share_of_bound:.3f}")
 

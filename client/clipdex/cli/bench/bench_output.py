@@ -43,7 +43,8 @@ def numbers(text: str, option: str) -> list[int]:
 
 def machine_line(machine: Machine) -> str:
     """Describe the machine and the date in one line."""
-    return f"{machine.cores} cores of {machine.cpu}, {machine.memory_bytes / 2**30:.0f} GiB, {machine.date}"
+    cores = counted(machine.cores, "core")
+    return f"{cores} of {machine.cpu}, {machine.memory_bytes / 2**30:.0f} GiB, {machine.date}"
 
 
 def server_lines(client: Client, gpus: int | None, machine: Machine) -> str:

@@ -12,6 +12,7 @@ import typer
 from clipdex.apps.bench.machine import this_machine
 from clipdex.apps.bench.measure_search import SearchPoint, drawn_index, measure_search, scanned
 from clipdex.apps.bench.report_file import check_writable, search_report, write_report
+from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
 from clipdex.cli.bench.bench_output import SaveOption, SecondsOption, machine_line, numbers
 from clipdex.cli.common import JsonOption, interruptible, is_typed, shown_path
@@ -59,9 +60,9 @@ def search(
     with interruptible("no measurement was completed"), _index(index, rows, dim, int8) as opened:
         for point in measure_search(opened, counts, top_k=top_k, seconds=seconds):
             points.append(point)
-        manifest = opened.manifest
+        manifest, held = opened.manifest, len(opened)
         what = {
-            "rows": len(opened),
+            "rows": held,
             "embedding_dim": manifest.embedding_dim,
             "dtype": manifest.dtype,
             "int8": len(scanned(opened)) > 1,
@@ -75,7 +76,7 @@ def search(
         return
     name = "drawn vectors" if index is None else shown_path(str(index))
     kind = f"{what['dtype']}{' with int8 codes' if what['int8'] else ''}"
-    say(f"{name}: {what['rows']:,} rows × {what['embedding_dim']}, {kind}; best {points[0].top_k} each")
+    say(f"{name}: {counted(held, 'row')} × {what['embedding_dim']}, {kind}; best {points[0].top_k} each")
     say(machine_line(machine))
     say()
     say_block(table(_HEAD, [_row(point) for point in points]))
@@ -83,7 +84,7 @@ def search(
     say()
     say(
         f"bare read: {bare.bytes_read / 1e6:,.1f} MB at {bare.read_bytes_per_s / 1e9:.1f} GB/s "
-        f"on {machine.cores} cores"
+        f"on {counted(machine.cores, 'core')}"
     )
 
 
@@ -93,7 +94,7 @@ def _index(path: Path | None, rows: int, dim: int, int8: bool) -> Iterator[Index
         with Index.open(path) as opened:
             yield opened
         return
-    note(f"drawing {rows:,} vectors of {dim} dimensions")
+    note(f"drawing {counted(rows, 'vector')} of {counted(dim, 'dimension')}")
     with drawn_index(rows, dim, int8=int8) as opened:
         yield opened
 
