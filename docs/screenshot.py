@@ -49,7 +49,8 @@ def demo_page(folder: Path) -> Path:
 def smooth(paths: set[str]) -> None:
     """Remove the faint noise of drawn pictures, which would be most of the bytes of the README's picture."""
     for path in paths:
-        with Image.open(path) as image:
+        with Image.open(path) as opened:
+            image: Image.Image = opened
             for _ in range(SMOOTHINGS):
                 image = image.filter(ImageFilter.MedianFilter(3))
             image.save(path, quality=95)

@@ -65,7 +65,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     directory = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("CLIPDEX_CACHE", str(directory))
     monkeypatch.delenv("CLIPDEX_SERVER", raising=False)
-    for setting in ("MODEL", "TOKEN", "TLS", "TLS_CA", "TLS_CERT", "TLS_KEY", "TLS_NAME"):
+    for setting in ("MODEL", "INDEX", "TOKEN", "TLS", "TLS_CA", "TLS_CERT", "TLS_KEY", "TLS_NAME"):
         monkeypatch.delenv(f"CLIPDEX_{setting}", raising=False)
     return directory
 

@@ -252,7 +252,10 @@ def test_a_run_names_the_folder_that_was_moved_and_forget_drops_it(run, pictures
     run("index", "pictures", "-o", "x.clipdex")
     pictures.rename(tmp_path / "my new place")
     _, _, err = run("index", "my new place", "-o", "x.clipdex")
-    assert "12 pictures are below pictures, which is gone or empty:  clipdex forget x.clipdex pictures\n" in err
+    assert (
+        "12 pictures are below pictures, which is gone or empty:  clipdex forget --index x.clipdex pictures\n"
+        in err
+    )
     status, out, err = run("forget", "x.clipdex", "--missing")
     assert (status, out) == (1, "")
     assert "is a disk not mounted?" in err

@@ -243,7 +243,8 @@ def rows_of(count, columns):
     spans = [int(span) for span in re.findall(r"> \* \{ grid-column: span (\d+)", rule)] * count or [1] * count
     for wide, span in re.findall(r":nth-child\(-n\+(\d+)\) \{ grid-column: span (\d+)", rule):
         spans[: int(wide)] = [int(span)] * int(wide)
-    rows, left = [], 0
+    rows: list[int] = []
+    left = 0
     for span in spans:
         if left == 0:
             rows, left = [*rows, 0], units
@@ -334,4 +335,6 @@ def test_the_picture_of_the_readme_is_sharp_and_small():
     with Image.open(file) as image:
         assert image.width >= 2 * 800
         # Uncut: a margin below the last row.
-        assert len(image.crop((0, image.height - 40, image.width, image.height)).getcolors()) == 1
+        colours = image.crop((0, image.height - 40, image.width, image.height)).getcolors()
+        assert colours is not None
+        assert len(colours) == 1

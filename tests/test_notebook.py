@@ -133,7 +133,7 @@ def test_names_are_text_and_nothing_is_linked(tmp_path):
 def test_the_style_of_a_notebook_is_its_own(tmp_path):
     """Every rule is for what is inside the output, and takes its ink from the notebook, light or dark."""
     page = hits_at(tmp_path, "a.png", "b.png")._repr_html_()
-    style = re.search("<style>(.*)</style>", page, re.S)[1]
+    (style,) = re.findall("<style>(.*)</style>", page, re.S)
     selectors = re.findall(r"(?:^|[{}])\s*([.:\w][^{}@]*)\{", style)
     assert len(selectors) >= 10
     assert all(selector.startswith(".clipdex-tiles") for selector in selectors)

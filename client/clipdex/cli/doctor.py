@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from clipdex.apps.doctor import Finding, Severity, Snapshot, examine, healthy, words_of
+from clipdex.base.counting import counted
 from clipdex.base.errors import ServerUnreachable
 from clipdex.cli.common import JsonOption
 from clipdex.cli.connection_options import Connection, connects
@@ -45,7 +46,7 @@ def doctor(
     Reads its configuration and counters, tries a few requests, and reports what is wrong or slow, why it matters
     and what to do. Changes nothing. Exit status 0 if it is healthy, 1 if not.
     """
-    snapshots = _collected(url or connection.server, connection, metrics, timeout)
+    snapshots = _collected(connection.at(url), connection, metrics, timeout)
     findings = examine(snapshots)
     if as_json:
         say_json(_as_dict(snapshots, findings))
@@ -95,7 +96,7 @@ def _print(snapshots: tuple[Snapshot, ...], findings: list[Finding]) -> None:
     say()
     say(
         f"{verdict}: {count[Severity.WRONG]} wrong, {count[Severity.SLOW]} slow, "
-        f"{count[Severity.NOTE]} note{'' if count[Severity.NOTE] == 1 else 's'}"
+        f"{counted(count[Severity.NOTE], 'note')}"
     )
 
 

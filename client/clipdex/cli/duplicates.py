@@ -29,8 +29,10 @@ from clipdex.cli.common import (
     NoLinksOption,
     check_links,
     interruptible,
+    is_typed,
     shown_path,
 )
+from clipdex.cli.index_options import may_take_index, required_index
 from clipdex.cli.printing import note, printable, say, say_json
 from clipdex.cli.progress import rows_progress
 from clipdex.index import Index
@@ -48,10 +50,10 @@ class Kind(str, Enum):
     semantic = "semantic"
 
 
+@may_take_index
 def duplicates(
-    index: Annotated[
-        Path | None, typer.Argument(metavar="X.clipdex", help="The index.", show_default=False)
-    ] = None,
+    ctx: typer.Context,
+    index: Path | None = None,
     kind: Annotated[
         Kind,
         typer.Option(help="exact: same bytes; near: same bytes or look; semantic: same bytes or close vectors."),
@@ -96,13 +98,12 @@ def duplicates(
     The largest picture is kept; among equals, the oldest; among those, the one with the shortest path.
     """
     if undo is not None:
-        if index is not None or move_to is not None:
+        if is_typed(ctx, "index") or is_typed(ctx, "place") or move_to is not None:
             raise InvalidArgument("--undo takes neither an index nor --move-to; give it alone")
         with interruptible("run the same command again to resume"), rows_progress("moving back") as progress:
             _print_moved(move_back(undo, progress), "moved back")
         return
-    if index is None:
-        raise InvalidArgument("there is no index; give one, as in  clipdex duplicates photos.clipdex")
+    index = required_index(index)
     check_links(no_links, html)
     check_min_cosine(min_cosine)
     if min_cosine is not None and kind is Kind.exact:
@@ -175,7 +176,7 @@ def _print_what_would_move(moves: list[Move], min_cosine: float | None) -> None:
 
 
 def _line(picture: Duplicate) -> str:
-    return f"{shown_path(picture.path)} ({picture.width} × {picture.height}, {picture.size:,} bytes)"
+    return f"{shown_path(picture.path)} ({picture.width} × {picture.height}, {counted(picture.size, 'byte')})"
 
 
 def _print_moved(moved: Moved, what: str) -> None:
@@ -186,7 +187,8 @@ def _print_moved(moved: Moved, what: str) -> None:
     note(f"{len(moved.moved):,} {what}, {len(moved.left):,} left where they are")
     if moved.stayed:
         path, why = moved.stayed[0]
-        note(f"{len(moved.stayed):,} near or semantic duplicates stayed, such as {shown_path(path)}: {why}")
+        stayed = counted(len(moved.stayed), "near or semantic duplicate")
+        note(f"{stayed} stayed, such as {shown_path(path)}: {why}")
     if moved.journal is not None and moved.moved:
         note(f"journal: {moved.journal}")
 

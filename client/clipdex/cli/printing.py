@@ -10,20 +10,28 @@ import codecs
 import json
 import sys
 from collections.abc import Iterable
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from clipdex.base.printable import escaped, printable
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 __all__ = [
+    "Verbosity",
     "bar_console",
+    "complain",
+    "detail",
+    "is_quiet",
+    "is_verbose",
     "note",
     "printable",
+    "rendered",
     "say",
     "say_block",
     "say_json",
+    "set_verbosity",
     "speak_any_encoding",
     "write_bytes",
     "write_text",
@@ -32,6 +40,33 @@ __all__ = [
 # ASCII replacements for characters of our own sentences that an encoding lacks.
 _PLAIN = {"—": "-", "–": "-", "−": "-", "×": "x", "→": "->", "…": "...", "≥": ">=", "≤": "<=", "·": "*", "µ": "u"}
 _HANDLER = "clipdex.plain"
+
+
+class Verbosity(IntEnum):
+    """How much is printed besides results and errors."""
+
+    QUIET = 0
+    NORMAL = 1
+    VERBOSE = 2
+
+
+_verbosity = Verbosity.NORMAL
+
+
+def set_verbosity(level: Verbosity) -> None:
+    """Choose how much this process prints on standard error from now on."""
+    global _verbosity
+    _verbosity = level
+
+
+def is_quiet() -> bool:
+    """Return whether only results and errors are printed: no notes, no progress."""
+    return _verbosity is Verbosity.QUIET
+
+
+def is_verbose() -> bool:
+    """Return whether details are printed."""
+    return _verbosity is Verbosity.VERBOSE
 
 
 def say(text: str = "", *, flush: bool = False) -> None:
@@ -46,13 +81,27 @@ def say_block(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Print one line that is not the command's result, on standard error."""
+    """Print one line that is not the command's result, on standard error; nothing with --quiet."""
+    if not is_quiet():
+        complain(text)
+
+
+def detail(text: str) -> None:
+    """Print one line on standard error with --verbose: a stage, a time, what was chosen."""
+    if is_verbose():
+        complain(text)
+
+
+def complain(text: str) -> None:
+    """Print one line about something that is wrong, on standard error, also with --quiet."""
     print(printable(text), file=sys.stderr)
 
 
-def say_json(data: object) -> None:
-    """Print a result for programs as JSON."""
-    write_text(json.dumps(data, indent=2) + "\n")
+def say_json(data: object, *, flush: bool = False) -> None:
+    """Print a command's whole result for programs as one JSON document."""
+    write_text(json.dumps(data, indent=2, default=str) + "\n")
+    if flush:
+        sys.stdout.flush()
 
 
 def write_text(text: str) -> None:
@@ -66,6 +115,17 @@ def write_bytes(lines: Iterable[bytes]) -> None:
     for line in lines:
         sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
+
+
+def rendered(parts: Iterable[RenderableType]) -> str:
+    """Return parts of a page as standard output can show them: as wide, in its colours if it has any."""
+    from rich.console import Console  # here, so that a missing rich can be reported
+
+    console = Console(highlight=False)
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part)
+    return "\n".join(line.rstrip() for line in captured.get().split("\n"))
 
 
 def bar_console() -> Console:

@@ -16,6 +16,8 @@ from clipdex.cli.ann import open_ann
 from clipdex.cli.answers import hit_line, print_answers, print_csv, print_json
 from clipdex.cli.common import HtmlOption, JsonOption, NoLinksOption, check_links
 from clipdex.cli.connection_options import Connection, connects
+from clipdex.cli.index_options import takes_index_option
+from clipdex.cli.panels import OUTPUT
 from clipdex.cli.printing import note
 from clipdex.cli.query_options import (
     ImageOption,
@@ -38,13 +40,14 @@ TopKOption = Annotated[
 ]
 
 
+@takes_index_option
 @connects
 def search(
     queries: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT", help="What the pictures should show.")
     ] = None,
     *,
-    index: Annotated[Path, typer.Option("--index", "-i", metavar="X.clipdex", help="The index to search.")],
+    index: Path,
     text: TextOption = None,
     minus: MinusOption = None,
     image: ImageOption = None,
@@ -71,9 +74,12 @@ def search(
     ] = False,
     connection: Connection,
     as_json: JsonOption = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of lines.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV instead of lines.", rich_help_panel=OUTPUT)
+    ] = False,
     arrow: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write an Arrow file.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write an Arrow file.", show_default=False, rich_help_panel=OUTPUT),
     ] = None,
     html: HtmlOption = None,
     no_links: NoLinksOption = False,
