@@ -548,11 +548,11 @@ def test_cosines_that_are_none_are_refused_before_anything_moves(alike, tmp_path
 
 def test_the_command_moves_look_alikes_only_by_a_cosine(run, alike, tmp_path):
     pytest.importorskip("typer")
-    status, out, err = run("duplicates", alike, "--move-to", tmp_path / "out")
+    status, out, _ = run("duplicates", alike, "--move-to", tmp_path / "out")
     assert status == 0
     assert "near 1.000, cosine 0.9900; stays" in out and "near 1.000, cosine 0.9900; same bytes as " in out
     assert "1 moved to " in out and "2 near or semantic duplicates stayed, such as " in out
-    status, out, err = run("duplicates", alike, "--move-to", tmp_path / "more", "--min-cosine", "0.95")
+    _, out, _ = run("duplicates", alike, "--move-to", tmp_path / "more", "--min-cosine", "0.95")
     assert "1 moved to " in out and "1 near or semantic duplicate stayed" in out
     assert sorted(os.listdir(tmp_path / "photos")) == ["far.jpg", "keep.png", "sub"]
 

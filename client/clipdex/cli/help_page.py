@@ -44,7 +44,7 @@ class HelpPage:
         """Write the page."""
         from rich.text import Text
 
-        parts: list[Any] = [Text(self.get_usage(ctx), style="bold"), Text()]
+        parts: list[Any] = [Text(re.sub(r"[{}]", "", self.get_usage(ctx)), style="bold"), Text()]
         for each in paragraphs(self.help):
             parts += [Text(each), Text()]
         options = defaultdict[str, list[_Row]](list)

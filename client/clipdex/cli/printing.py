@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import shutil
 import sys
 from collections.abc import Iterable
 from enum import IntEnum
@@ -31,6 +32,7 @@ __all__ = [
     "say_json",
     "set_verbosity",
     "speak_any_encoding",
+    "terminal_width",
     "write_bytes",
     "write_text",
 ]
@@ -124,6 +126,11 @@ def rendered(parts: Iterable[RenderableType]) -> str:
         for part in parts:
             console.print(part)
     return "\n".join(line.rstrip() for line in captured.get().split("\n"))
+
+
+def terminal_width(otherwise: int) -> int:
+    """Return the columns of the terminal that standard output is, or else `otherwise`."""
+    return shutil.get_terminal_size((otherwise, 24)).columns if sys.stdout.isatty() else otherwise
 
 
 def bar_console() -> Console:
