@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import TYPE_CHECKING
+
+from clipdex.base.errors import ClipdexError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -22,6 +26,8 @@ __all__ = [
     "bar_console",
     "complain",
     "detail",
+    "flush_results",
+    "give_up_output",
     "is_quiet",
     "is_verbose",
     "note",
@@ -71,7 +77,8 @@ def is_verbose() -> bool:
 
 def say(text: str = "", *, flush: bool = False) -> None:
     """Print one line of the command's result."""
-    print(printable(text), flush=flush)
+    with _as_our_error():
+        print(printable(text), flush=flush)
 
 
 def say_block(text: str) -> None:
@@ -101,20 +108,50 @@ def say_json(data: object, *, flush: bool = False) -> None:
     """Print a command's whole result for programs as one JSON document."""
     write_text(json.dumps(data, indent=2, default=str) + "\n")
     if flush:
-        sys.stdout.flush()
+        flush_results()
 
 
 def write_text(text: str) -> None:
     """Write part of a result for programs; ASCII, as `json.dumps` returns it."""
-    sys.stdout.write(text)
+    with _as_our_error():
+        sys.stdout.write(text)
 
 
 def write_bytes(lines: Iterable[bytes]) -> None:
     """Write a result for programs, with the raw bytes of its paths."""
-    sys.stdout.flush()
-    for line in lines:
-        sys.stdout.buffer.write(line)
-    sys.stdout.buffer.flush()
+    with _as_our_error():
+        sys.stdout.flush()
+        for line in lines:
+            sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+
+
+def flush_results() -> None:
+    """Write out what is buffered.
+
+    Raises:
+        ClipdexError: standard output cannot be written, as on a full disk.
+    """
+    with _as_our_error():
+        sys.stdout.flush()
+
+
+def give_up_output() -> None:
+    """Drop what standard output does not take, of which Python would complain once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _as_our_error() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # the reader, such as head, has enough
+    except OSError as exc:
+        raise ClipdexError(f"standard output cannot be written: {exc.strerror or exc}") from exc
 
 
 def rendered(parts: Iterable[RenderableType]) -> str:
