@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from conftest import MODEL_REPOSITORY, noise
@@ -346,6 +348,21 @@ def test_a_fault_of_ours_is_one_sentence_and_its_traceback_only_if_asked_for(run
     status, _, err = run("compact", index, "--verbose")
     assert status == 70
     assert "Traceback (most recent call last):" in err
+
+
+@pytest.mark.parametrize("words", [("info",), ("info", "--json"), ("failures",), ("info", "--help")])
+def test_a_full_disk_for_the_results_is_one_sentence(index, words):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "clipdex", words[0], index, *words[1:]],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    where = "" if "--help" in words else "standard output cannot be written: "
+    assert done.stderr == f"clipdex: {where}No space left on device\n"
 
 
 def test_ctrl_c_is_one_word(run, index, monkeypatch):

@@ -130,6 +130,31 @@ def test_the_bar_counts_a_decoded_picture_as_half_done(terminal, monkeypatch):
     assert given[0]["description"].strip() == "embedding"
 
 
+def test_the_bar_goes_on_while_a_batch_is_under_way_and_no_further_than_it(terminal, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(shown.time, "monotonic", lambda: now)
+    bars = []
+    with shown.index_progress() as report:
+        monkeypatch.setattr(
+            shown.BarColumn,
+            "render",
+            lambda self, task: bars.append(shown.ProgressBar(100, task.completed)) or bars[-1],
+        )
+        report(Progress(10, 0, 0, 100, 4.0, waiting=20))
+        column = shown._SmoothBar()
+        task = next(iter(shown_tasks(report)))
+        drawn = []
+        for now in (100.0, 101.0, 105.0, 150.0):  # noqa: B007
+            drawn.append(column.render(task).completed)
+    assert drawn == [20, 22, 30, 30]
+
+
+def shown_tasks(report):
+    """The tasks of the bar that `report` moves."""
+    (bar,) = [cell.cell_contents for cell in report.__closure__ if isinstance(cell.cell_contents, shown.Bar)]
+    return bar.tasks
+
+
 def test_quiet_shows_no_bar(terminal, loud):
     loud(Verbosity.QUIET)
     with shown.index_progress() as report, shown.rows_progress("coding") as rows:

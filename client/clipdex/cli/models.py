@@ -21,7 +21,7 @@ def models(
     place: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SERVER|DIR]",
+            metavar="SERVER|DIR",
             help="Triton's gRPC address, or a model repository; same as --server.",
             show_default=False,
         ),
