@@ -49,9 +49,9 @@ def test_latencies_are_labelled_with_plain_numbers(least, most, expected):
     assert not any(set("^$e{\u00d7") & set(label) for label in labels(axes.xaxis))
 
 
-@pytest.mark.parametrize("most", [11.0, 11.5, 13, 40])
-def test_latencies_that_are_close_have_labels_too(most):
-    (axes,) = drawn(point(11), point(most, concurrency=2)).axes
+@pytest.mark.parametrize(("least", "most"), [(11, 11), (11, 11.5), (11, 13), (18, 55), (11, 40)])
+def test_latencies_that_are_close_have_labels_too(least, most):
+    (axes,) = drawn(point(least), point(most, concurrency=2)).axes
     assert len(labels(axes.xaxis)) >= 3
 
 
@@ -108,6 +108,8 @@ def test_the_ground_is_white_whatever_the_users_style(tmp_path, suffix):
         image = Image.open(file).convert("RGB")
         assert image.getpixel((0, 0)) == (255, 255, 255)
         assert image.width >= 1600
+        dark = sum(count for count, colour in image.getcolors(1 << 24) if max(colour) < 40)
+        assert dark > 5_000  # the words and numbers
     elif suffix == ".svg":
         assert ET.parse(file).getroot().tag.endswith("svg")
     else:
