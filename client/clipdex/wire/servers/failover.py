@@ -15,7 +15,14 @@ from clipdex.wire.servers.fleet import Endpoint, Fleet
 from clipdex.wire.servers.retry_policy import FailureKind, RetryPolicy, failure_kind
 from clipdex.wire.servers.timer import Timer
 from clipdex.wire.shared_memory import SharedMemory
-from clipdex.wire.transport import FINGERPRINT_PARAMETER, ModelConfig, ModelStatistics, ServerInfo, Transport
+from clipdex.wire.transport import (
+    FINGERPRINT_PARAMETER,
+    ModelConfig,
+    ModelStatistics,
+    ServerInfo,
+    Transport,
+    failed,
+)
 
 __all__ = ["ResilientTransport"]
 
@@ -84,7 +91,10 @@ class ResilientTransport:
         self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float, *, wait: bool = False
     ) -> Future[Array]:
         """Send a request, with retries, until it is answered or `timeout_s` is up."""
-        self._check_process()
+        try:
+            self._check_process()
+        except ClipdexError as exc:
+            return failed(exc)
         call = Call(self._fleet, self._timer, self._policy, self._on_request, model, inputs, output, timeout_s)
         call.send(wait=wait)
         return call
