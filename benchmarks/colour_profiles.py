@@ -68,9 +68,9 @@ def main() -> None:
             files = []
             for original in originals:
                 buffer = io.BytesIO()
-                ImageCms.profileToProfile(original, srgb, there, INTENT, flags=FLAGS).save(
-                    buffer, "PNG", icc_profile=made
-                )
+                converted = ImageCms.profileToProfile(original, srgb, there, INTENT, flags=FLAGS)
+                assert converted is not None
+                converted.save(buffer, "PNG", icc_profile=made)
                 files.append(buffer.getvalue())
             for icc in ("off", "srgb"):
                 cosines = np.sum(before * client.embed_images(files, icc=icc), axis=1)

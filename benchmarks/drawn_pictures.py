@@ -144,7 +144,7 @@ def _page(shared: np.random.Generator, own: np.random.Generator, size: tuple[int
             if column == 0 and figure < y < figure + height * 0.25:
                 y += line
                 continue
-            x = left
+            x: float = left
             end = right if own.random() < 0.8 else own.uniform(left, right)
             while x < end:
                 word = own.uniform(4, 18)

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def write(path: Path, rows: int, dim: int) -> None:
     print(f"{rows:,} rows written in {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
-def seconds(index: clipdex.Index, queries: np.ndarray, **options: object) -> float:
+def seconds(index: clipdex.Index, queries: np.ndarray, **options: Any) -> float:
     began = time.perf_counter()
     assert [len(hits) for hits in index.search(queries, 10, **options)] == [10] * len(queries)
     return time.perf_counter() - began

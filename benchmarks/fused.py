@@ -37,6 +37,7 @@ def main() -> None:
     shape = SHAPES["vit_b_32"]
     source = random_clip()[1] / f"vit_b_32_{part}" / "1" / "model.onnx"
     rng = np.random.default_rng(0)
+    rows: np.ndarray
     if part == "image":
         name, width, layers = "pixels", shape.vision_width, shape.vision_layers
         rows = rng.integers(0, 256, (BATCH, shape.image_size, shape.image_size, 3), dtype=np.uint8)

@@ -123,8 +123,8 @@ class Demo:
     def quantized(self, part: str, products: list[str], examples: Calibration, method: str) -> Path:
         kind, options = METHODS[method]
         path = self.scratch / f"{part}.onnx"
-        given = ("pixels", examples.pixels) if part == "image" else ("token_ids", examples.token_ids)
-        quantize(self.towers[part], path, *given, products, method=kind, options=options)
+        name, rows = ("pixels", examples.pixels) if part == "image" else ("token_ids", examples.token_ids)
+        quantize(self.towers[part], path, name, rows, products, method=kind, options=options)
         return path
 
     def line(self, title: str, image: Path, text: Path) -> str:

@@ -79,7 +79,7 @@ def write_index(path: Path, signatures: np.ndarray, sizes: np.ndarray) -> None:
     vectors = np.eye(4, dtype=np.float32)
     rows = zip(signatures, sizes.tolist(), strict=True)
     made = (
-        clipdex.Picture(b"/%08d.jpg" % n, 1, n, n.to_bytes(16, "big"), *size, None, signature.tobytes())
+        clipdex.Picture(b"/%08d.jpg" % n, 1, n, n.to_bytes(16, "big"), size[0], size[1], None, signature.tobytes())
         for n, (signature, size) in enumerate(rows)
     )
     with clipdex.IndexWriter.open_or_create(path, clipdex.Manifest("f" * 64, "drawn", 4)) as writer:

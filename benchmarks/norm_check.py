@@ -7,6 +7,7 @@ never searched. Later: with the bounds of the first kept, as an open index keeps
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def main() -> None:
         queries = drawn(count, rng)
         kept = {unit: RowNorms(unit=unit) for unit in (False, True)}
         print(f"{rows:,} × {DIM} float16, {count} queries, top {K}:")
-        sides = {
+        sides: dict[str, Callable[[], object]] = {
             "checked": lambda: top_k(vectors, queries, K, norms=RowNorms(unit=True)),  # noqa: B023
             "not checked": lambda: top_k(vectors, queries, K, norms=RowNorms()),  # noqa: B023
             "checked, later": lambda: top_k(vectors, queries, K, norms=kept[True]),  # noqa: B023

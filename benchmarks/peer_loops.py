@@ -61,8 +61,8 @@ def raw_onnxruntime(onnx_file):
     session = onnxruntime.InferenceSession(onnx_file, options, providers=["CPUExecutionProvider"])
 
     def pixels(path):
-        with Image.open(path) as image:
-            image = image.convert("RGB")
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
             width, height = image.size
             scale = 224 / min(width, height)
             image = image.resize((int(width * scale), int(height * scale)), Image.Resampling.BICUBIC)

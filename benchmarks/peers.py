@@ -42,7 +42,7 @@ def _install(python: Path, *wanted: str) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
         constraints.write(TORCH + "\n")
         constraints.flush()
-        command = [python, "-m", "pip", "install", "--quiet", *wanted]
+        command = [str(python), "-m", "pip", "install", "--quiet", *wanted]
         subprocess.run(command, check=True, env=os.environ | {"PIP_CONSTRAINT": constraints.name})
 
 

@@ -35,7 +35,7 @@ def perf_analyzer() -> tuple[Path, dict[str, str]]:
     program = directory / "perf_analyzer"
     if not program.exists():
         directory.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", directory]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(directory)]
         subprocess.run([*command, f"tritonclient=={VERSION}"], check=True)
         (wheel,) = directory.glob(f"tritonclient-{VERSION}-*.whl")
         with zipfile.ZipFile(wheel) as opened:
@@ -73,7 +73,7 @@ def main() -> None:
 
         def nvidia() -> Sample:
             before = rows_done()
-            command = [program, "-m", f"{model}_image", "-u", server.address, "-i", "grpc", "--async"]
+            command = [str(program), "-m", f"{model}_image", "-u", server.address, "-i", "grpc", "--async"]
             command += ["-b", str(options.batch), "--concurrency-range", str(options.concurrency)]
             # Three windows, however much they differ: so that both sides measure for as long.
             command += ["-p", str(round(1e3 * options.seconds)), "-r", "3", "-s", "999"]

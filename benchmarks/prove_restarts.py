@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from random import Random
 
+from clipdex.client.client import SharedMemoryUse
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import numpy as np
@@ -21,7 +23,9 @@ from proofs.restarts import Killer, index_rows
 import clipdex
 
 
-def run(directory: Path, source: Packed, kill_at: list[int], shared_memory: str) -> tuple[int, clipdex.RunReport]:
+def run(
+    directory: Path, source: Packed, kill_at: list[int], shared_memory: SharedMemoryUse
+) -> tuple[int, clipdex.RunReport]:
     with Killer(kill_at) as killer, clipdex.connect(killer.address, shared_memory=shared_memory) as client:
         report = clipdex.index_pictures(client, source, directory, workers=1, progress=killer.watch)
     return killer.killed, report

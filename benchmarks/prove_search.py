@@ -77,7 +77,7 @@ def prove(name: str, queries: int, first_seed: int) -> list[str]:
 
 def main() -> None:
     queries = int(sys.argv[1]) if len(sys.argv) > 1 else QUERIES
-    int8.BLOCK_ROWS = 2048
+    int8.BLOCK_ROWS = 2048  # type: ignore[attr-defined]
     logging.getLogger("clipdex").setLevel(logging.ERROR)  # of the blocks that were damaged on purpose
     found = []
     libraries = ["NumPy"] if kernels._numkong() is None else ["NumKong", "NumPy"]
@@ -86,7 +86,7 @@ def main() -> None:
             small_pieces(Setter)
         for i, library in enumerate(libraries):
             if library == "NumPy":
-                sys.modules["numkong"] = None
+                sys.modules["numkong"] = None  # type: ignore[assignment]  # as where it is not installed
             else:
                 sys.modules.pop("numkong", None)
             kernels._numkong.cache_clear()

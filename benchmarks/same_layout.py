@@ -158,7 +158,7 @@ class Copy:
     """name: of the way. save: writes a copy of a picture file into another."""
 
     name: str
-    save: Callable[[Path, Path, np.random.Generator], None]
+    save: Callable[[Path, Path, np.random.Generator], object]
 
 
 def recompressed(source: Path, to: Path, rng: np.random.Generator) -> None:
@@ -180,7 +180,7 @@ def cropped(source: Path, to: Path, rng: np.random.Generator) -> None:
 
 
 COPIES = (
-    Copy("bytes", lambda source, to, _: shutil.copyfile(source, to) and None),
+    Copy("bytes", lambda source, to, _: shutil.copyfile(source, to)),
     Copy("recompressed", recompressed),
     Copy("resized", resized),
     Copy("cropped", cropped),

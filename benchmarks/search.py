@@ -48,6 +48,7 @@ def one(base: Path) -> None:
     some = np.random.default_rng(2).random(MILLION) < 0.01
     print(f"1,000,000 x 512, one query, top {K}, exact")
     norms = RowNorms()
+    assert drawn.codes is not None
     ours = {
         "clipdex": lambda: top_k(drawn.vectors, next(queries), K, codes=drawn.codes),
         "bare read of the int8 codes": bare_read(drawn.codes.stored),
@@ -64,6 +65,7 @@ def one(base: Path) -> None:
     like = DrawnTexts(base / "512-texts.clipdex", MILLION, 512)
     texts, norms = itertools.cycle(like.queries(200)[:, None]), RowNorms()
     print("the same for rows in groups of very different sizes, and texts that lie apart from them (text_like.py)")
+    assert like.codes is not None
     sides = {
         "clipdex": lambda: top_k(like.vectors, next(texts), K, codes=like.codes),
         "bare read of the int8 codes": bare_read(like.codes.stored),
@@ -130,6 +132,7 @@ def one_size(directory: Path, rows: int) -> None:
     def ours():
         return top_k(drawn.vectors, next(queries), K, codes=drawn.codes)
 
+    assert drawn.codes is not None
     with PeakMemory() as memory:
         ours()
         took = alternating({"clipdex": ours, "bare read of the int8 codes": bare_read(drawn.codes.stored)}, 11)
@@ -160,8 +163,8 @@ def main() -> None:
     options = parser.parse_args()
     if sys.prefix != str(PEERS):
         python = peers_python("faiss-cpu==1.15.1", "numkong==7.8.6")
-        blas = {"OPENBLAS_CORETYPE": options.coretype} if options.coretype else {}
-        raise SystemExit(subprocess.run([python, *sys.argv], env=os.environ | blas).returncode)
+        setting = {"OPENBLAS_CORETYPE": options.coretype} if options.coretype else {}
+        raise SystemExit(subprocess.run([python, *sys.argv], env=os.environ | setting).returncode)
     if options.size:
         one_size(options.directory, options.size)
         return

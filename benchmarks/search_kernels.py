@@ -37,7 +37,7 @@ def sides(count: int, codes: np.ndarray, queries: np.ndarray) -> dict:
 
     some = queries[:count]
     packed = numkong.dots_pack(some)
-    out = np.empty((ROWS, 1), np.int32)[:, 0] if count == 1 else None
+    out = np.empty((ROWS, 1), np.int32)[:, 0]  # one query alone
     wide = some.astype(np.float32).T
     flat = faiss.IndexScalarQuantizer(DIM, faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT)
     flat.train(codes[:10].astype(np.float32))

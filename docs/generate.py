@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typer.main import get_command
 
 from clipdex.base.json_text import parse_json
 from clipdex.cli.app import app
+from clipdex.cli.examples import EXAMPLES
+from clipdex.cli.panels import CONNECTION
 from clipdex_export.catalogue import CATALOGUE, available_models
 
 DOCS = Path(__file__).resolve().parent
@@ -27,8 +30,15 @@ _INTRODUCTION = """# Commands
 
 <!-- Written by docs/generate.py from the commands' own help. -->
 
-Every command and option, as `--help` shows them. A mistake is one sentence on standard error and exit status 1.
+Every command and option, as `--help` shows them. A mistake is one sentence on standard error and exit status 1;
+for words that no command knows, 2. `--json` prints [one JSON document](command-line.md#json).
+
+Every command has `-q, --quiet` (results and errors only: no notes, no progress) and `-v, --verbose` (also what was
+chosen, stages and times). `clipdex --install-completion` makes your shell complete commands and options.
 """
+
+_CONNECTION = "\n## Connection\n\nThe options of every command that talks to a server.\n"
+_EVERYWHERE = ("quiet", "verbose")
 
 _TABLE, _END = "<!-- The table is written by docs/generate.py from the list. -->", "<!-- end -->"
 
@@ -38,7 +48,9 @@ LINK = re.compile(r"\[`([\w.]+)`\]\(\.\./([\w/]+\.py)#L(\d+)\)")
 
 def commands() -> str:
     """The page of all commands, in Markdown."""
-    return _INTRODUCTION + "".join(_sections("clipdex", get_command(app)))
+    group = get_command(app)
+    shared = [each for each in group.commands["models"].params if _panel(each) == CONNECTION]
+    return _INTRODUCTION + "".join(_sections("clipdex", group)) + _CONNECTION + _table(shared)
 
 
 def renumbered(page: str) -> str:
@@ -110,9 +122,21 @@ def _sections(name: str, command: Any) -> list[str]:
             for each in sorted(command.commands)
             for part in _sections(f"{name} {each}", command.commands[each])
         ]
-    rows = [_row(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)]
-    table = "\n| | | default |\n|---|---|---|\n" + "".join(rows) if rows else ""
-    return [f"\n## {name}\n\n{_prose(command.help)}\n{table}"]
+    own = [each for each in command.params if _panel(each) != CONNECTION and each.name not in _EVERYWHERE]
+    connects = len(own) < len(command.params) - len(_EVERYWHERE)
+    ending = "\nAnd those of the [connection](#connection).\n" if connects else ""
+    examples = "".join(f"# {example.does}\n{example.command}\n" for example in EXAMPLES.get(name, ()))
+    shown = f"\n```sh\n{examples}```\n" if examples else ""
+    return [f"\n## {name}\n\n{_prose(command.help)}\n{_table(own)}{ending}{shown}"]
+
+
+def _panel(parameter: Any) -> str | None:
+    return getattr(parameter, "rich_help_panel", None)
+
+
+def _table(parameters: Sequence[Any]) -> str:
+    rows = [_row(parameter) for parameter in parameters if not getattr(parameter, "hidden", False)]
+    return "\n| | | default |\n|---|---|---|\n" + "".join(rows) if rows else ""
 
 
 def _prose(text: str | None) -> str:
@@ -130,7 +154,10 @@ def _row(parameter: Any) -> str:
     said = "required" if parameter.required else ""
     if parameter.show_default and not said and not callable(default) and default not in (None, False, ()):
         said = f"`{getattr(default, 'value', default)}`"
-    return "| " + " | ".join(each.replace("|", "\\|") for each in (name, _line(parameter.help), said)) + " |\n"
+    text = _line(parameter.help)
+    if parameter.envvar:
+        text += f" (`{parameter.envvar}`)"
+    return "| " + " | ".join(each.replace("|", "\\|") for each in (name, text, said)) + " |\n"
 
 
 def _line(text: str | None) -> str:

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache as once
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import clipdex
+from clipdex import Failure
 from clipdex.wire import FakeTransport
 
 if TYPE_CHECKING:
@@ -22,6 +23,20 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_REPOSITORY = ROOT / "model_repository"
+
+
+T = TypeVar("T")
+
+
+def present(value: T | None) -> T:
+    """A value that the test expects to be there."""
+    assert value is not None
+    return value
+
+
+def no_failure(failure: Failure) -> None:
+    """For what asks whom to tell of a file that cannot be read: there shall be none."""
+    pytest.fail(f"unexpected: {failure}")
 
 
 def pytest_configure() -> None:
@@ -50,7 +65,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     directory = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("CLIPDEX_CACHE", str(directory))
     monkeypatch.delenv("CLIPDEX_SERVER", raising=False)
-    for setting in ("MODEL", "TOKEN", "TLS", "TLS_CA", "TLS_CERT", "TLS_KEY", "TLS_NAME"):
+    for setting in ("MODEL", "INDEX", "TOKEN", "TLS", "TLS_CA", "TLS_CERT", "TLS_KEY", "TLS_NAME"):
         monkeypatch.delenv(f"CLIPDEX_{setting}", raising=False)
     return directory
 

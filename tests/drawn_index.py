@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from conftest import unit_vectors
@@ -28,7 +29,7 @@ def drawn_index(
     vectors = unit_vectors(rows, dim, seed=1) if vectors is None else vectors
     pictures = []
     for i in range(len(vectors)):
-        fields = {
+        fields: dict[str, Any] = {
             "path": b"/p/%s/%03d.jpg" % (b"odd" if i % 2 else b"even", i),
             "size": 100 + i,
             "mtime_ns": i * DAY_NS,
@@ -40,4 +41,19 @@ def drawn_index(
         pictures.append(Picture(**fields | {name: values[i] for name, values in columns.items()}))
     with IndexWriter.open_or_create(directory, Manifest(fingerprint, "drawn", vectors.shape[1])) as writer:
         writer.append(pictures, vectors)
+    return directory
+
+
+ODD = b'/p/caf\xe9, "x"\n.jpg'
+DEAD = [3, 39]
+LIVE = [row for row in range(40) if row not in DEAD]
+
+
+def index_with_dead_rows(directory: Path) -> Path:
+    """Forty rows of which two are dead; the path of row 0 is ODD, which is not UTF-8, the others /p/NNN.jpg."""
+    paths = [ODD, *(b"/p/%03d.jpg" % row for row in range(1, 40))]
+    drawn_index(directory, path=paths)
+    with IndexWriter.open_or_create(directory, Manifest.read(directory)) as writer:
+        for row in DEAD:
+            writer.remove(paths[row])
     return directory

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import numpy as np
@@ -100,7 +101,7 @@ def serving(
     credentials: grpc.ServerCredentials | None = None,
     threads: int = 16,
     servicer: Callable[..., FakeTriton] | None = None,
-    **settings: object,
+    **settings: Any,
 ) -> Iterator[FakeTriton]:
     """Serve on 127.0.0.1, or at another gRPC address, for as long as the block lasts."""
     fake = (servicer or FakeTriton)(transport or FakeTransport(), **settings)

@@ -329,8 +329,8 @@ def without_segments(data: bytes, marker: int) -> bytes:
 
 def ycck() -> bytes:
     """RED as Adobe writes CMYK: inverted, and the complement of the first three as YCbCr; a marker says so."""
-    complement = tuple(255 - value for value in RED)
-    y, cb, cr = plain(complement).convert("YCbCr").getpixel((0, 0))
+    red, green, blue = (255 - value for value in RED)
+    y, cb, cr = plain((red, green, blue)).convert("YCbCr").tobytes()[:3]
     ink = Image.new("CMYK", (24, 16), (255 - y, 255 - cb, 255 - cr, 0))
     data = bytearray(saved(ink, "JPEG", quality=98))
     at = data.index(b"Adobe") + 11

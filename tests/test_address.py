@@ -103,4 +103,4 @@ def test_memory_is_shared_and_forgotten(fake):
 
 def test_another_word_for_shared_memory_is_refused():
     with pytest.raises(clipdex.InvalidArgument, match="auto, always or never"):
-        clipdex.Client(clipdex.wire.FakeTransport(), shared_memory="sometimes")
+        clipdex.Client(clipdex.wire.FakeTransport(), shared_memory="sometimes")  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_outside_its_block_it_says_so():
 
 @pytest.mark.parametrize("call", ["embed_texts", "embed_pixels"])
 def test_a_cancelled_task_withdraws_its_requests(call):
-    told = []
+    told: list[Any] = []
     argument = {"embed_texts": ["a"] * 200, "embed_pixels": np.zeros((200, 32, 32, 3), np.uint8)}[call]
     with serving(delay_s=0.3) as server:
 

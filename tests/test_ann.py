@@ -3,11 +3,12 @@
 import hashlib
 import json
 import sqlite3
+from typing import Any
 
 import google_crc32c
 import numpy as np
 import pytest
-from conftest import unit_vectors
+from conftest import present, unit_vectors
 
 import clipdex
 from clipdex.index import Index, IndexWriter, Manifest, Picture, compact_index, optimize_index, verify_index
@@ -65,7 +66,7 @@ def test_it_finds_most_and_scores_exactly(tmp_path, kind, dtype):
     made = build_ann(path, kind)
     assert made.header.rows == PQ
     assert made.file_bytes == (path / ANN_FILE).stat().st_size
-    assert made.header.recall.source == "pictures of the index"
+    assert present(made.header.recall).source == "pictures of the index"
     queries = unit_vectors(40, DIM, seed=99)
     with Index.open(path) as index:
         ann = AnnIndex.open(index)
@@ -211,7 +212,7 @@ def test_the_exact_search_it_is_compared_with_is_the_one_that_users_have(tmp_pat
         return top_k(*args, codes=codes, norms=norms, **options)
 
     monkeypatch.setattr("clipdex.ann.build.top_k", watched)
-    assert build_ann(path, queries=unit_vectors(3, DIM)).header.recall.queries == 3
+    assert present(build_ann(path, queries=unit_vectors(3, DIM)).header.recall).queries == 3
     assert [rows for rows, _ in seen] == [3000] * 4
     assert seen[0][1] is not None and len({id(norms) for _, norms in seen}) == 1
 
@@ -238,7 +239,7 @@ def test_the_file_is_as_documented(built):
     assert (header["faiss_bytes"], header["faiss_crc32c"]) == (len(raw) - 4096, google_crc32c.value(raw[4096:]))
     crc32c = header.pop("crc32c")
     assert crc32c == google_crc32c.value(json.dumps(header, sort_keys=True, separators=(",", ":")).encode())
-    graph = faiss.deserialize_index(np.frombuffer(raw[4096:], np.uint8))
+    graph: Any = faiss.deserialize_index(np.frombuffer(raw[4096:], np.uint8))
     assert (graph.ntotal, graph.d, graph.storage) == (ROWS, DIM, None)
 
 

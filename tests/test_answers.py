@@ -2,6 +2,7 @@
 
 import asyncio
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ class Spoiling(FakeTransport):
         answer = super().submit(model, inputs, output, timeout_s, wait=wait)
         if output == "bytes" or answer.exception() is not None:
             return answer
-        spoilt = Future()
+        spoilt: Future[Any] = Future()
         spoilt.set_result(self._spoil(answer.result()))
         return spoilt
 
@@ -129,7 +130,7 @@ def test_so_does_a_bulk_run(spoil, pictures, tmp_path):
 
 @ways_to_spoil("one too many", "one too few", "twice as long")
 def test_so_does_a_bulk_run_over_the_halves_of_a_batch_that_was_refused(spoil, pictures, tmp_path):
-    refused = []
+    refused: list[Any] = []
 
     def fault(model, inputs):
         if model.endswith("_image") and not refused:
@@ -171,7 +172,7 @@ class Pending(FakeTransport):
         if output == "bytes":
             return super().submit(model, inputs, output, timeout_s, wait=wait)
         number, self._sent = self._sent, self._sent + 1
-        answer = Future()
+        answer: Future[Any] = Future()
         if number < self._failing:
             answer.set_exception(clipdex.RequestRefused("too long"))
         elif number == self._failing:

@@ -79,7 +79,8 @@ def test_tensorrt_comes_first_with_its_profile_and_caches(backend: ModuleType) -
 @pytest.mark.parametrize("target", TARGETS)
 def test_float32_stays_float32_on_a_gpu(backend: ModuleType, target: str) -> None:
     found = config(target)
-    for optimization in (found.get("optimization", {}), {}):  # as exported now, and by a release that said nothing
+    optimizations: tuple[dict[str, Any], ...] = (found.get("optimization", {}), {})
+    for optimization in optimizations:  # as exported now, and by a release that said nothing
         *gpu, _cpu = backend._providers(found | {"optimization": optimization}, "GPU", "0")
         assert dict(gpu)["CUDAExecutionProvider"]["use_tf32"] == "0"
     asked = {"name": "cuda", "parameters": {"use_tf32": "1"}}

@@ -9,6 +9,7 @@ import weakref
 from collections import Counter
 from concurrent.futures import Future
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,13 +62,13 @@ class Server(FakeTransport):
 
     def submit(self, model, inputs, output, timeout_s, *, wait=False):
         if self.down:
-            answer = Future()
+            answer: Future[Any] = Future()
             answer.set_exception(self.error(model))
             return answer
         answer = super().submit(model, inputs, output, timeout_s)
         if not self.hold or not model.endswith("_image"):
             return answer
-        held = Future()
+        held: Future[Any] = Future()
         self.held.append(lambda: held.set_result(answer.result()))
         return held
 
@@ -170,7 +171,7 @@ def test_a_failed_request_goes_to_another_server_at_once():
 
 def test_a_full_queue_is_passed_by():
     a, b = Server("a:1"), Server("b:1")
-    a.error = lambda model: clipdex.ServerBusy("full") if model == "fake_image" else None
+    a.error = lambda model: clipdex.ServerBusy("full") if model == "fake_image" else None  # type: ignore[method-assign]
     with client_of(a, b, policy=RetryPolicy(backoff_s=30, max_backoff_s=30)) as client:
         for _ in range(4):
             client.embed_pixels(PIXELS)
@@ -221,7 +222,7 @@ def test_requests_wait_while_all_are_sick():
 
 def test_a_server_that_breaks_over_everything_is_left_out():
     a, b = Server("a:1"), Server("b:1")
-    a.error = lambda model: clipdex.ServerFault("CUDA error") if model == "fake_image" else None
+    a.error = lambda model: clipdex.ServerFault("CUDA error") if model == "fake_image" else None  # type: ignore[method-assign]
     with client_of(a, b) as client:
         for _ in range(30):
             client.embed_pixels(PIXELS)
@@ -337,7 +338,7 @@ def test_memory_that_is_unshared_while_a_server_takes_it_is_not_kept():
         client._transport.unshare(memory)  # the run ends meanwhile
         return taken
 
-    a.share = slowly
+    a.share = slowly  # type: ignore[method-assign]
     with client_of(a) as client, SharedMemory(4096, named=False) as memory:
         assert not client._transport.share(memory, 1)
         assert a.shared == []
@@ -376,7 +377,7 @@ def test_a_steady_load_is_split_evenly_between_two_servers():
 
 
 def start_server(port=0):
-    command = [sys.executable, ROOT / "tests" / "fake_server.py", str(port), "0.005"]
+    command = [sys.executable, str(ROOT / "tests" / "fake_server.py"), str(port), "0.005"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, process.stdout.readline().strip()

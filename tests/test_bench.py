@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_requests_are_numbered_and_the_window_is_told_of():
 
     def submit(number):
         sent.append(number)
-        answer = Future()
+        answer: Future[Any] = Future()
         answer.set_result(np.zeros(1))
         return answer
 
@@ -86,7 +87,7 @@ def test_a_failed_request_ends_the_load_and_withdraws_the_others():
     answers = []
 
     def submit(number):
-        answer = Future()
+        answer: Future[Any] = Future()
         answers.append(answer)
         if number == 3:
             answer.set_exception(clipdex.ServerFault("it broke"))
@@ -145,7 +146,7 @@ def test_every_combination_is_a_point_and_every_request_a_full_one(part, transfe
 
 
 def test_requests_in_a_row_carry_different_rows():
-    seen = Counter()
+    seen: Counter[Any] = Counter()
 
     def look(model, inputs):
         if model.endswith("_image"):
@@ -220,7 +221,8 @@ def test_the_bound_adds_up_or_takes_the_slower():
     ids=["decode", "compute", "joining", "scan", "wire"],
 )
 def test_the_stage_that_limits_is_the_busiest_of_those_that_work(seconds, limit, share):
-    assert limiting_stage(seconds, 10, workers=2, in_flight=2) == (limit, pytest.approx(share))
+    stage, its_share = limiting_stage(seconds, 10, workers=2, in_flight=2)
+    assert stage == limit and its_share == pytest.approx(share)
 
 
 def test_requests_of_the_image_part_are_timed():

@@ -1,6 +1,7 @@
 """A refused batch is halved until the items at fault stand alone."""
 
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ class Server:
 
     def __call__(self, batch):
         self.sent.append(len(batch))
-        answer = Future()
+        answer: Future[Any] = Future()
         if self.bad & set(batch[:, 0].tolist()) or len(batch) > self.most:
             answer.set_exception(clipdex.RequestRefused(f"refused {len(batch)}"))
         else:
@@ -47,7 +48,7 @@ def test_each_row_has_its_own_answer(bad):
         if row in bad:
             assert isinstance(each, clipdex.RequestRefused)
         else:
-            assert each.tolist() == [2 * row]
+            assert isinstance(each, np.ndarray) and each.tolist() == [2 * row]
 
 
 def test_one_bad_row_costs_two_requests_for_each_halving():
@@ -58,7 +59,7 @@ def test_one_bad_row_costs_two_requests_for_each_halving():
 
 def test_a_request_that_is_too_long_for_a_limit_passes_in_parts():
     found = bisect(batch_of(64), Server(most=16), REFUSAL, as_it_is)
-    assert np.concatenate(found).tolist() == [2 * row for row in range(64)]
+    assert [each.tolist() for each in found if isinstance(each, np.ndarray)] == [[2 * row] for row in range(64)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -69,7 +70,7 @@ def test_everything_may_be_refused(count):
 
 def test_another_error_ends_it():
     def submit(batch):
-        answer = Future()
+        answer: Future[Any] = Future()
         answer.set_exception(clipdex.ServerUnreachable("gone"))
         return answer
 

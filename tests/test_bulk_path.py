@@ -91,7 +91,7 @@ def test_no_picture_is_sent_when_memory_is_shared(triton, folder, tmp_path, monk
     from clipdex.wire import triton as transport
 
     sent = []
-    request = transport.infer_request
+    request = transport.infer_request  # type: ignore[attr-defined]
 
     def spy(*arguments, **options):
         made = request(*arguments, **options)

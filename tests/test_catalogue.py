@@ -29,7 +29,8 @@ def test_the_list_is_short_and_its_names_are_one_each():
     names = [model.name for model in MODELS]
     assert 10 <= len(names) == len(set(names)) <= 20
     assert available_models().default in names
-    assert find_available(available_models().default).onnx, "what clipdex find takes needs no PyTorch"
+    default = find_available(available_models().default)
+    assert default is not None and default.onnx, "what clipdex find takes needs no PyTorch"
     assert {model.languages == "English" for model in MODELS} == {True, False}
     assert {source for entry in DATA["models"] for source in entry["sources"].values() if source} == set(
         DATA["sources"]
@@ -38,8 +39,9 @@ def test_the_list_is_short_and_its_names_are_one_each():
 
 def test_speeds_are_in_the_order_of_the_times():
     order = ["fast", "medium", "slow", "very slow"]
-    timed = sorted((model for model in MODELS if model.ms is not None), key=lambda model: model.ms)
-    ranks = [order.index(model.speed) for model in timed]
+    ranks = [
+        order.index(str(speed)) for _, speed in sorted((model.ms, model.speed) for model in MODELS if model.ms)
+    ]
     assert ranks == sorted(ranks) and set(ranks) == {0, 1, 2, 3}
     assert all(model.speed is None for model in MODELS if model.ms is None)
 

@@ -2,6 +2,7 @@
 
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ class Answers(FakeTransport):
     def submit(self, model, inputs, output, timeout_s, *, wait=False):
         if output == "bytes":
             return super().submit(model, inputs, output, timeout_s)
-        future = Future()
+        future: Future[Any] = Future()
         future.set_result(self.answer)
         return future
 

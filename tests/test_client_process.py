@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def test_an_attempts_time_is_told_to_the_server():
 
 
 def test_the_hook_is_told_what_was_sent():
-    told = []
+    told: list[Any] = []
     with serving() as server, clipdex.connect(server.address, on_request=told.append) as client:
         client.embed_pixels(PIXELS)
     assert told[-1].sent_bytes == PIXELS.nbytes

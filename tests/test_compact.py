@@ -11,7 +11,7 @@ import pytest
 from conftest import unit_vectors
 
 import clipdex
-from clipdex.base import renaming
+from clipdex.base import replacing
 from clipdex.index import Failure, Index, IndexWriter, Manifest, Picture, compact_index, verify_index
 from clipdex.index.schema import record_crc32c
 
@@ -101,7 +101,7 @@ def test_a_failure_leaves_the_index_as_it_was(path, fails, monkeypatch):
 
 
 def test_without_an_exchange_in_the_kernel_three_renames_do(path, monkeypatch):
-    monkeypatch.setattr(renaming, "_function", lambda: None)
+    monkeypatch.setattr(replacing, "_renameat2", lambda: None)
     assert compact_index(path) == 7
     assert verify_index(path).damages == []
     assert os.listdir(path.parent) == ["x.clipdex"]

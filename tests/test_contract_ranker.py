@@ -33,7 +33,7 @@ def approximate(path):
 RANKERS = {"exact": exact, "exact, int8 codes": with_codes, "FAISS": approximate}
 
 
-@pytest.fixture(scope="module", params=RANKERS.values(), ids=RANKERS)
+@pytest.fixture(scope="module", params=RANKERS.values(), ids=list(RANKERS))
 def searched(request, tmp_path_factory):
     path = drawn_index(tmp_path_factory.mktemp("ranker") / "x.clipdex", ROWS, DIM)
     load = request.param(path)

@@ -9,6 +9,7 @@ import pytest
 from conftest import noise
 
 import clipdex
+from clipdex.base.records import Failure
 from clipdex.sources.source import PathList
 
 PICTURES = 5
@@ -65,7 +66,7 @@ def parquet(where):
 SOURCES = {"folder": folder, "list": path_list, "tar": tar, "csv": table, "parquet": parquet}
 
 
-@pytest.fixture(params=SOURCES.values(), ids=SOURCES)
+@pytest.fixture(params=SOURCES.values(), ids=list(SOURCES))
 def made(request, tmp_path):
     (tmp_path / "in").mkdir()
     given = request.param(tmp_path / "in")
@@ -73,7 +74,7 @@ def made(request, tmp_path):
 
 
 def listed(source):
-    failures = []
+    failures: list[Failure] = []
     files = list(source.files(failures.append))
     assert not failures
     return files

@@ -105,7 +105,7 @@ def test_case_24_all_that_counts_cores_keeps_to_the_quota(under, monkeypatch):
     assert cores() == 2
     assert this_machine().cores == 2
     asked = []
-    pool = candidates.ThreadPoolExecutor
+    pool = candidates.ThreadPoolExecutor  # type: ignore[attr-defined]
     monkeypatch.setattr(
         candidates,
         "ThreadPoolExecutor",

@@ -3,10 +3,12 @@
 import json
 import sqlite3
 from types import SimpleNamespace
+from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
-from conftest import unit_vectors
+from conftest import present, unit_vectors
 from drawn_index import drawn_index
 
 import clipdex
@@ -20,9 +22,7 @@ from clipdex.index import (
     optimize_index,
     verify_index,
 )
-from clipdex.index.checks import json_crc32c
-from clipdex.index.manifest import Manifest
-from clipdex.index.side import ann_file
+from clipdex.index.manifest import Manifest, json_crc32c
 from clipdex.index.side.ann_file import ANN_FILE, HEADER_BYTES
 from clipdex.index.side.int8_file import INT8_FILE
 
@@ -139,7 +139,7 @@ def with_header(path, change):
     path.write_bytes(text.ljust(HEADER_BYTES) + raw[HEADER_BYTES:])
 
 
-BAD = [None, True, -1, 1.5, "8", [8], {}, 1 << 63, 1 << 2000]
+BAD: list[Any] = [None, True, -1, 1.5, "8", [8], {}, 1 << 63, 1 << 2000]
 
 
 @pytest.mark.parametrize("field", ["rows", "embedding_dim", "block_rows", "basis_crc32c", "extents", "dtype"])
@@ -197,7 +197,7 @@ def test_what_faiss_cannot_read_is_one_sentence(with_ann, seed, monkeypatch):
     (with_ann / ANN_FILE).write_bytes(bytes(raw[:HEADER_BYTES]) + cut)
 
     def change(data):
-        data.update(faiss_bytes=len(cut), faiss_crc32c=int(ann_file.google_crc32c.value(cut)))
+        data.update(faiss_bytes=len(cut), faiss_crc32c=int(google_crc32c.value(cut)))
 
     with_header(with_ann / ANN_FILE, change)
     with Index.open(with_ann) as index, pytest.raises(clipdex.IndexDamaged, match="FAISS cannot read it"):
@@ -225,7 +225,7 @@ def test_a_commit_over_a_row_with_a_value_of_another_kind_goes_through_and_it_st
         writer.touch(touched)
     assert {damage.rows for damage in verify_index(path).damages} == {(3, 4), (4, 5)}
     with IndexWriter(path) as writer:
-        assert writer.known(KEY).size == 1
+        assert present(writer.known(KEY)).size == 1
         assert writer.known(touched.path) is None
         writer.append([touched], unit_vectors(1, 8))
     compact_index(path)
@@ -491,7 +491,7 @@ def test_a_count_that_would_fill_the_memory_is_one_sentence(with_ann):
     raw = bytearray((with_ann / ANN_FILE).read_bytes())
     raw[HEADER_BYTES + 37 : HEADER_BYTES + 45] = (1 << 36).to_bytes(8, "little")  # doubles
     (with_ann / ANN_FILE).write_bytes(raw)
-    summed = int(ann_file.google_crc32c.value(bytes(raw[HEADER_BYTES:])))
+    summed = int(google_crc32c.value(bytes(raw[HEADER_BYTES:])))
     with_header(with_ann / ANN_FILE, lambda data: data.update(faiss_crc32c=summed))
     with Index.open(with_ann) as index, pytest.raises(clipdex.IndexDamaged, match="its end is missing"):
         AnnIndex.open(index)

@@ -12,10 +12,11 @@ import time
 import zlib
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import noise
+from conftest import no_failure, noise
 from hazards import many_scans, png_of, zlib_zeros
 
 import clipdex
@@ -60,7 +61,7 @@ def all_of(pool, files):
 
 def decode(folder, **options):
     with pool_of(**options) as pool:
-        return all_of(pool, scan(folder, pytest.fail))
+        return all_of(pool, scan(folder, no_failure))
 
 
 def test_pixels_are_those_of_this_process_in_the_order_of_the_files(tmp_path):
@@ -217,6 +218,7 @@ def test_waiting_for_a_turn_is_not_counted_as_decoding(tmp_path):
         hold = f"import fcntl, sys; {lock}; print(1, flush=True); sys.stdin.read()"
         command = [sys.executable, "-c", hold, str(shared)]
         holder = subprocess.Popen(command, pass_fds=[shared], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert holder.stdout is not None
         assert holder.stdout.readline()
         results = pool.decode_within(0.2, iter([found(tmp_path / "0.png")]))
         while not (pool._workers and pool._workers[0].since == math.inf):
@@ -317,7 +319,7 @@ def test_a_worker_that_dies_idle_costs_no_file(tmp_path):
 @pytest.mark.parametrize("started", [0, 1, 2])
 def test_a_worker_that_cannot_be_started_is_one_sentence(tmp_path, monkeypatch, number, started):
     """The first, the second, and one that takes the place of another. The others do not stay behind."""
-    popen, processes = subprocess.Popen, []
+    popen, processes = subprocess.Popen, list[Any]()
 
     def refuse(*args, **options):
         if len(processes) == started:
@@ -358,7 +360,7 @@ def test_workers_that_cannot_run_at_all_are_not_the_pictures_fault(tmp_path, mon
     monkeypatch.setattr("sys.executable", "/bin/false")
     handed_out = []
     with pool_of(2) as pool, pytest.raises(clipdex.ClipdexError, match="in a row did not start"):
-        handed_out.extend(pool.decode(scan(tmp_path, pytest.fail)))
+        handed_out.extend(pool.decode(scan(tmp_path, no_failure)))
     assert handed_out == []
 
 
@@ -366,7 +368,7 @@ def test_no_process_is_left_when_the_reader_stops_early(tmp_path):
     for i in range(20):
         noise(i).save(tmp_path / f"{i}.png")
     with pool_of(2) as pool:
-        next(pool.decode(scan(tmp_path, pytest.fail)))
+        next(pool.decode(scan(tmp_path, no_failure)))
         pids = [worker.process.pid for worker in pool._workers]
     for pid in pids:
         with pytest.raises(ProcessLookupError):

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def test_everything_drawn_can_be_told_apart(scenes):
 
 def test_a_family_differs_in_one_attribute():
     rng = Random(5)
-    fields = Counter()
+    fields: Counter[Any] = Counter()
     for _ in range(300):
         base, *others = sample_family(rng)
         for other in others:

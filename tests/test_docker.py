@@ -82,7 +82,7 @@ def base_images(path: Path, **arguments: str) -> list[str]:
             text = text[: match.start()] + value + text[match.end() :]
         return text
 
-    images = []
+    images: list[Any] = []
     for name, rest in instructions(path):
         if name == "ARG" and not images:
             key, _, default = rest.partition("=")
@@ -335,7 +335,7 @@ def accepts(port: int) -> bool:
 
 
 def healthcheck(port: int) -> int:
-    command = ["bash", HEALTHCHECK, str(port)]
+    command = ["bash", str(HEALTHCHECK), str(port)]
     return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode
 
 
@@ -535,7 +535,7 @@ def test_float32_stays_float32_in_the_image_and_in_compose() -> None:
 
 
 def test_the_local_server_keeps_float32_what_it_is_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    binary = TritonBinary("/opt/tritonserver/bin/tritonserver", ())
+    binary = TritonBinary(Path("/opt/tritonserver/bin/tritonserver"), None)
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     assert binary.environment()["NVIDIA_TF32_OVERRIDE"] == "0"
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from string import Formatter
+from typing import Any
 
 import pytest
 from doctor_snapshots import (
@@ -43,7 +44,7 @@ from clipdex.wire.inspect.findings import InstanceGroup, Tensor
 pytestmark = pytest.mark.thin
 
 REMOTE = with_exposure(local=False)
-OPEN = {"open_on": ("192.0.2.7",)}
+OPEN: dict[str, Any] = {"open_on": ("192.0.2.7",)}
 BATCHED_DIMS = (Tensor("pixels", "UINT8", (-1, 224, 224, 3)),)
 ON_BOTH = (InstanceGroup("KIND_GPU", 1, (0, 1)),)
 ON_THE_SECOND = (InstanceGroup("KIND_CPU", 1), InstanceGroup("KIND_GPU", 1, (1,)))

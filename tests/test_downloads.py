@@ -139,7 +139,7 @@ def test_a_connection_that_cannot_be_had_again_is_one_sentence_and_nothing_is_lo
     gone = repository / "gone"
     asked = hub.asked
 
-    class Once(list):  # type: ignore[type-arg]
+    class Once(list):
         def append(self, item: tuple[str, str | None]) -> None:
             super().append(item)
             if item[0] == "onnx/text_model.onnx" and whole.exists():

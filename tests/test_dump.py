@@ -1,4 +1,4 @@
-"""An index in other programs' formats."""
+"""An index in other programs' formats: what each alone does; test_contract_dump.py has what all of them do."""
 
 import csv
 import io
@@ -9,57 +9,26 @@ import sys
 
 import numpy as np
 import pytest
-from drawn_index import drawn_index
+from drawn_index import LIVE, ODD, index_with_dead_rows
 
 import clipdex
-from clipdex import ClipdexError, Index, InvalidArgument, dump_faiss, dump_npy, dump_table
+from clipdex import Index, InvalidArgument, dump_faiss, dump_npy, dump_table
 
 thin = pytest.mark.thin
-ODD = b'/p/caf\xe9, "x"\n.jpg'
 
 
 @pytest.fixture
 def index(tmp_path):
-    """Forty rows, of which 3 and 39 are dead; the path of row 0 is not UTF-8."""
-    paths = [ODD, *(b"/p/%03d.jpg" % i for i in range(1, 40))]
-    path = drawn_index(tmp_path / "x.clipdex", path=paths)
-    with clipdex.IndexWriter.open_or_create(path, clipdex.Manifest.read(path)) as writer:
-        writer.remove(paths[3])
-        writer.remove(paths[39])
-    with Index.open(path) as index:
+    with Index.open(index_with_dead_rows(tmp_path / "x.clipdex")) as index:
         yield index
 
 
-LIVE = [i for i in range(40) if i not in (3, 39)]
-
-
 @thin
-def test_npy_has_the_live_rows(index, tmp_path):
+def test_npy_has_the_rows_in_the_index_s_own_dtype_and_can_be_mapped(index, tmp_path):
     assert dump_npy(index, tmp_path / "x.npy") == 38
     found = np.load(tmp_path / "x.npy", mmap_mode="r")
     assert found.dtype == np.float16
     np.testing.assert_array_equal(found, index.vectors[LIVE])
-
-
-@thin
-def test_rows_are_written_some_at_a_time(index, tmp_path, monkeypatch):
-    monkeypatch.setattr("clipdex.apps.dump_files._AT_ONCE_BYTES", 100)
-    monkeypatch.setattr("clipdex.apps.dump_files._AT_ONCE", 7)
-    dump_npy(index, tmp_path / "x.npy")
-    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), index.vectors[LIVE])
-    dump_table(index, tmp_path / "x.csv")
-    assert [int(line["row"]) for line in lines_of(tmp_path / "x.csv")] == LIVE
-
-
-@thin
-def test_chosen_rows(index, tmp_path):
-    assert dump_npy(index, tmp_path / "x.npy", index.where("row % 10 = 3")) == 3
-    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), index.vectors[[13, 23, 33]])
-    assert dump_npy(index, tmp_path / "x.npy", index.where("0")) == 0
-    assert np.load(tmp_path / "x.npy").shape == (0, 8)
-    for rows in ([3], [40], [-1]):
-        with pytest.raises(InvalidArgument, match="does not exist, or its picture is gone"):
-            dump_npy(index, tmp_path / "y.npy", np.array(rows))
 
 
 @thin
@@ -140,66 +109,6 @@ def test_a_torch_cache(index, tmp_path):
     assert torch.load(tmp_path / "none.pt", weights_only=True)["embeddings"].shape == (0, 8)
 
 
-def writer_of(kind):
-    if kind == "pt":
-        pytest.importorskip("torch")
-        from clipdex_export.torch_cache import dump_torch
-
-        return dump_torch
-    return {"npy": dump_npy, "faiss": dump_faiss, "csv": dump_table}[kind]
-
-
-KINDS = [
-    *(pytest.param(kind, marks=thin) for kind in ("npy", "faiss", "csv")),
-    pytest.param("pt", marks=pytest.mark.torch),
-]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_failed_write_leaves_the_old_file(index, tmp_path, monkeypatch, kind):
-    write = writer_of(kind)
-    out = tmp_path / "out"
-    out.mkdir()
-    path = out / f"x.{kind}"
-    path.write_text("old")
-
-    def full(*args):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("clipdex.base.replacing.os.fsync", full)
-    with pytest.raises(ClipdexError, match=rf"x\.{kind}: .* cannot be written: No space left"):
-        write(index, path)
-    assert path.read_text() == "old"
-    assert os.listdir(out) == [path.name]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("room", [0, 600])
-def test_a_full_disk_leaves_the_old_file(index, tmp_path, monkeypatch, kind, room):
-    """It is full as soon as the new file has so many bytes."""
-    write, path = writer_of(kind), tmp_path / f"x.{kind}"
-    path.write_text("old")
-    before = sorted(os.listdir(tmp_path))
-
-    class Full(io.FileIO):
-        def write(self, data):
-            if self.tell() + memoryview(data).nbytes > room:
-                raise OSError(28, "No space left on device")
-            return super().write(data)
-
-    monkeypatch.setattr("clipdex.base.replacing.os.fdopen", Full)
-    with pytest.raises(ClipdexError, match=rf"x\.{kind}: .* cannot be written: No space left"):
-        write(index, path)
-    assert path.read_text() == "old"
-    assert sorted(os.listdir(tmp_path)) == before
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_folders_on_the_way_are_made(index, tmp_path, kind):
-    assert writer_of(kind)(index, tmp_path / "new" / "er" / f"x.{kind}") == 38
-    assert os.listdir(tmp_path / "new" / "er") == [f"x.{kind}"]
-
-
 @thin
 def test_a_table_of_another_kind(index, tmp_path):
     with pytest.raises(InvalidArgument, match=r"\.parquet or \.csv"):
@@ -230,8 +139,6 @@ def test_dump_by_command(run, index, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("x.clipdex", "v.txt"), "expected .npy, .faiss or .pt"),
-        (("x.clipdex", "v.npy", "--table", "t.txt"), ".parquet or .csv"),
         (("x.clipdex", "v.npy", "--where", "1;"), "not a condition in SQL"),
         (("x.clipdex", "v.npy", "--param", "a=1"), "--where is not given"),
         (("nothing", "v.npy"), "there is no such index"),

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def test_what_a_killed_dump_left_is_swept_and_a_living_ones_is_not(tmp_path):
     )
     command = [sys.executable, "-c", script, str(tmp_path / "a")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
         assert other.stdout.readline() == b"begun\n"
         with replacing(tmp_path / "a", "it") as file:
             file.write(b"mine")
@@ -111,7 +113,7 @@ def steps(monkeypatch):
 
         return call
 
-    for owner, name in ((Path, "replace"), (Path, "unlink"), (os, "fsync"), (module.tempfile, "mkstemp")):
+    for owner, name in ((Path, "replace"), (Path, "unlink"), (os, "fsync"), (tempfile, "mkstemp")):
         monkeypatch.setattr(owner, name, step(getattr(owner, name)))
     return steps
 

@@ -13,12 +13,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import MODEL_REPOSITORY, noise
+from conftest import MODEL_REPOSITORY, noise, present
 from PIL import Image
 
 import clipdex
 from clipdex.apps.duplicates import find_duplicates, move_back, move_duplicates, moves_of, transfer
-from clipdex.base import renaming
+from clipdex.base import replacing
 from clipdex.index import Index, IndexWriter, Manifest, Picture
 from clipdex.looks.signature import perceptual_signature
 
@@ -196,7 +196,7 @@ def test_nor_beside_them_in_the_folder_that_they_share(folder, fake, tmp_path, g
 def test_pictures_that_share_no_folder_leave_the_choice(index, folder, tmp_path):
     with Index.open(index) as opened:
         groups = find_duplicates(opened, "exact").groups
-    indexed = [os.fsencode(folder / "a.png"), os.fsencode(shutil.which("sh"))]
+    indexed = [os.fsencode(folder / "a.png"), os.fsencode(present(shutil.which("sh")))]
     assert len(move_duplicates(groups, tmp_path / "out", indexed).moved) == 3
 
 
@@ -214,7 +214,7 @@ def other_file_system(monkeypatch):
 
 def no_rename_in_one_step(monkeypatch):
     """As on macOS."""
-    monkeypatch.setattr(renaming, "_function", lambda: None)
+    monkeypatch.setattr(replacing, "_renameat2", lambda: None)
 
 
 def no_rename_in_one_step_here(monkeypatch):
@@ -224,7 +224,7 @@ def no_rename_in_one_step_here(monkeypatch):
         ctypes.set_errno(errno.EINVAL)
         return -1
 
-    monkeypatch.setattr(renaming, "_function", lambda: refusing)
+    monkeypatch.setattr(replacing, "_renameat2", lambda: refusing)
 
 
 @pytest.mark.parametrize("lacking", [no_rename_in_one_step, no_rename_in_one_step_here])
@@ -305,7 +305,7 @@ def test_across_disks_the_names_of_all_new_folders_are_on_disk_before_the_old_fi
 ):
     other_file_system(monkeypatch)
     synced, at_unlink = set(), []
-    sync, unlink = transfer.sync_directory, os.unlink
+    sync, unlink = transfer.sync_directory, os.unlink  # type: ignore[attr-defined]
 
     def recording(path):
         synced.add(path)
@@ -317,7 +317,7 @@ def test_across_disks_the_names_of_all_new_folders_are_on_disk_before_the_old_fi
         unlink(path)
 
     monkeypatch.setattr(transfer, "sync_directory", recording)
-    monkeypatch.setattr(transfer.os, "unlink", removing)
+    monkeypatch.setattr(os, "unlink", removing)
     move(index, tmp_path / "new" / "out")
     new = {os.fsencode(tmp_path / path) for path in ("", "new", "new/out", "new/out/2020")}
     assert len(at_unlink) == 3
@@ -353,7 +353,7 @@ def test_to_a_file_system_that_is_another_one(index, folder, tmp_path):
 def test_a_full_disk_stops_with_one_sentence_and_loses_nothing(index, folder, tmp_path, monkeypatch, failing, nth):
     before = contents(folder)
     other_file_system(monkeypatch)
-    place = transfer.shutil if failing == "copystat" else transfer.os
+    place = shutil if failing == "copystat" else os
     call, calls = getattr(place, failing), []
     own = (lambda path: str(folder).encode() in path) if failing == "unlink" else (lambda path: True)
 
@@ -389,7 +389,7 @@ def test_ctrl_c_loses_nothing(index, folder, tmp_path, monkeypatch, nth):
         rename(source, target)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(transfer.os, "rename", interrupted)
+        patched.setattr(os, "rename", interrupted)
         move(index, tmp_path / "out")
     (journal,) = (tmp_path / "out").glob("moved-*.jsonl")
     assert contents(folder) | contents(tmp_path / "out") == before
@@ -407,7 +407,7 @@ def test_a_file_that_may_not_be_moved_stays(index, folder, tmp_path, monkeypatch
             raise PermissionError(errno.EACCES, "Permission denied")
         rename(source, target)
 
-    monkeypatch.setattr(transfer.os, "rename", forbidden)
+    monkeypatch.setattr(os, "rename", forbidden)
     moved = move(index, tmp_path / "out")
     assert [why for _, why in moved.left] == ["it may not be moved: Permission denied"]
     assert len(moved.moved) == 2
@@ -436,12 +436,19 @@ def test_the_command_moves_and_takes_back(run, index, folder, tmp_path):
     status, out, err = run("duplicates", index, "--move-to", tmp_path / "out")
     assert status == 0
     assert "3 duplicates" in out
-    assert "3 moved to " in err and "journal: " in err
+    assert "3 moved to " in out and "journal: " in out
     (journal,) = (tmp_path / "out").glob("moved-*.jsonl")
     status, out, err = run("duplicates", "--undo", journal)
-    assert (status, out) == (0, "")
-    assert "3 moved back, 0 left" in err
+    assert (status, err) == (0, "")
+    assert "3 moved back, 0 left" in out
     assert contents(folder) == before
+    run("duplicates", index, "--move-to", tmp_path / "again", "--json")
+    (journal,) = (tmp_path / "again").glob("moved-*.jsonl")
+    status, out, err = run("duplicates", "--undo", journal, "--json")
+    moves = json.loads(out)
+    assert (status, err) == (0, "")
+    assert len(moves["moved"]) == 3 and not moves["left"]
+    assert {move["to"] for move in moves["moved"]} <= {str(path) for path in folder.rglob("*")}
 
 
 # What only looks or means the same
@@ -541,12 +548,12 @@ def test_cosines_that_are_none_are_refused_before_anything_moves(alike, tmp_path
 
 def test_the_command_moves_look_alikes_only_by_a_cosine(run, alike, tmp_path):
     pytest.importorskip("typer")
-    status, out, err = run("duplicates", alike, "--move-to", tmp_path / "out")
+    status, out, _ = run("duplicates", alike, "--move-to", tmp_path / "out")
     assert status == 0
     assert "near 1.000, cosine 0.9900; stays" in out and "near 1.000, cosine 0.9900; same bytes as " in out
-    assert "1 moved to " in err and "2 near or semantic duplicates stayed, such as " in err
-    status, out, err = run("duplicates", alike, "--move-to", tmp_path / "more", "--min-cosine", "0.95")
-    assert "1 moved to " in err and "1 near or semantic duplicates stayed" in err
+    assert "1 moved to " in out and "2 near or semantic duplicates stayed, such as " in out
+    _, out, _ = run("duplicates", alike, "--move-to", tmp_path / "more", "--min-cosine", "0.95")
+    assert "1 moved to " in out and "1 near or semantic duplicate stayed" in out
     assert sorted(os.listdir(tmp_path / "photos")) == ["far.jpg", "keep.png", "sub"]
 
 

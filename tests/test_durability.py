@@ -14,7 +14,7 @@ from conftest import ROOT
 from proofs.workload import MANIFEST, Expected, check, stage
 
 import clipdex
-from clipdex.base import renaming
+from clipdex.base import replacing
 from clipdex.index import Index, IndexWriter, compact_index, reader, vectors
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the proofs use Linux's own means")
@@ -77,7 +77,7 @@ def test_readers_beside_a_writer_see_only_committed_rows():
 
 def test_a_compaction_while_a_reader_opens_mixes_nothing(path, monkeypatch):
     """The rows were read from the old index; their vectors must not come from the new one."""
-    look = reader.map_vectors
+    look = reader.map_vectors  # type: ignore[attr-defined]
 
     def compacted_meanwhile(directory, manifest, rows):
         monkeypatch.setattr(reader, "map_vectors", look)
@@ -104,7 +104,7 @@ def test_a_compaction_while_a_reader_maps_the_vectors_is_harmless(path, monkeypa
 
 
 def test_a_compaction_while_a_reader_refreshes_mixes_nothing(path, monkeypatch):
-    look = reader.map_vectors
+    look = reader.map_vectors  # type: ignore[attr-defined]
 
     def compacted_and_grown(directory, manifest, rows):
         monkeypatch.setattr(reader, "map_vectors", look)
@@ -155,7 +155,7 @@ def test_where_two_directories_cannot_be_swapped_they_are_renamed(path, monkeypa
             raise OSError(5, "Input/output error")
         rename(source, target)
 
-    monkeypatch.setattr(renaming, "_function", lambda: None)
+    monkeypatch.setattr(replacing, "_renameat2", lambda: None)
     monkeypatch.setattr(os, "rename", counted)
     if failing in (1, 2):
         with pytest.raises(clipdex.IndexWriteError, match="could not take its place"):

@@ -38,7 +38,7 @@ def parsed(text: str) -> pb.ModelConfig:
 
 @pytest.fixture(params=["image", "text"])
 def tower(request: pytest.FixtureRequest) -> pb.ModelConfig:
-    return parsed({"image": image_config, "text": text_config}[request.param](CARD, 64))
+    return parsed(image_config(CARD, 64) if request.param == "image" else text_config(CARD, 64))
 
 
 def test_the_image_tower() -> None:

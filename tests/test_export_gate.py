@@ -121,13 +121,14 @@ def test_a_layer_that_is_dropped(refused, monkeypatch: pytest.MonkeyPatch) -> No
     class Lazy(towers.ImageTower):
         def __init__(self, network: Any, spec: Any) -> None:
             super().__init__(copy.deepcopy(network), spec)
-            self.network.vision_model.encoder.layers = torch.nn.ModuleList()
+            vision: Any = self.network.vision_model
+            vision.encoder.layers = torch.nn.ModuleList()
 
     monkeypatch.setattr(towers, "ImageTower", Lazy)
     refused("the image tower departs", "image tower")
 
 
-def first_place(_: Any, ids: torch.Tensor) -> torch.Tensor:
+def first_place(_: Any, ids: torch.Tensor) -> torch.Tensor:  # type: ignore[name-defined]
     """In place of where each text ends."""
     return torch.zeros(ids.shape[0], dtype=torch.int64)
 

@@ -25,7 +25,7 @@ from tiny_families import (  # noqa: E402
 from clipdex_export import ExportReport, export_model  # noqa: E402
 
 
-def graph(report: ExportReport, tower: str) -> onnx.GraphProto:
+def graph(report: ExportReport, tower: str) -> onnx.GraphProto:  # type: ignore[name-defined]
     return onnx.load(report.paths[tower] / "1" / "model.onnx").graph
 
 

@@ -303,7 +303,7 @@ def test_the_gate_rounds_what_is_passed_between_nodes(tmp_path: Path) -> None:
     """2048 + 1 is 2048 in float16. A session on the CPU says 2049, and so judges what no GPU will compute."""
     node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
     half, whole = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
-    weights = {"one": np.float16([1]), "large": np.float16([2048])}
+    weights = {"one": np.array([1], np.float16), "large": np.array([2048], np.float16)}
     graph = onnx.helper.make_graph(
         [
             node("Cast", ["x"], ["given"], to=half),

@@ -141,7 +141,10 @@ def test_attention_is_fused_where_the_family_says_so(
     card, rng = report.card, np.random.default_rng(0)
     pixels = rng.integers(0, 256, (3, card.image.size, card.image.size, 3), dtype=np.uint8)
     tokenizer = Tokenizer(checkpoint.text.tokenizer_json, card.text)
-    asked = {"image": (checkpoint.image, pixels), "text": (checkpoint.text, tokenizer(TEXTS))}
+    asked: dict[str, tuple[Any, np.ndarray]] = {
+        "image": (checkpoint.image, pixels),
+        "text": (checkpoint.text, tokenizer(TEXTS)),
+    }
     assert {tower for tower, (half, _) in asked.items() if half.layers is not None} == FUSED[case]
     for tower in FUSED[case]:
         half, rows = asked[tower]

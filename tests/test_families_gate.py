@@ -52,7 +52,7 @@ def test_bilinear_for_siglip_s_bicubic(refused, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_crop_for_open_clip_s_padding(refused, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = changed(open_clip.image_spec, resize="shortest_edge", crop="center_half_even")
+    wrong = changed(open_clip.image_spec, resize="shortest_edge", crop="center_half_even")  # type: ignore[attr-defined]
     monkeypatch.setattr(open_clip, "image_spec", wrong)
     refused("open_clip_coca", "the preprocessing departs")
 
@@ -70,7 +70,7 @@ def test_open_clip_without_ftfy_s_repairs(refused, monkeypatch: pytest.MonkeyPat
 
 def test_open_clip_with_the_tokenizer_of_hugging_face(refused, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same merges and ids; but it pads with the end token, where OpenCLIP pads with 0."""
-    right = open_clip.convert
+    right = open_clip.convert  # type: ignore[attr-defined]
     monkeypatch.setattr(open_clip, "convert", lambda own: replace(right(own), pad_id=right(own).end_id))
     refused("open_clip_vit", "the tokenizer departs")
 

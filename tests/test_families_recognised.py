@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import present
 from PIL import Image
 
 from clipdex.base.errors import CheckpointError, ClipdexError
@@ -327,7 +328,7 @@ def test_sentence_transformers_gives_the_same(family_sources: dict[str, str]) ->
     text = family_sources["pair_st"].partition("+")[2]
     expected = library.SentenceTransformer(text, device="cpu").encode(["a cat", "", "une niña 猫 " * 20])
     reference = load_checkpoint(family_sources["pair_st"]).text.reference
-    found = reference.vectors(["a cat", "", "une niña 猫 " * 20])
+    found = present(reference).vectors(["a cat", "", "une niña 猫 " * 20])
     assert abs(found - expected).max() < 1e-5
 
 
@@ -339,8 +340,8 @@ def test_sentence_transformers_gives_the_same_of_its_own_clip(family_sources: di
     texts = ["a cat", "two dogs on a red chair"]
     picture = Image.effect_noise((90, 60), 80).convert("RGB")
     for found, given in (
-        (checkpoint.text.reference.vectors(texts), texts),
-        (checkpoint.image.reference.vectors([picture]), [picture]),
+        (present(checkpoint.text.reference).vectors(texts), texts),
+        (present(checkpoint.image.reference).vectors([picture]), [picture]),
     ):
         expected = model.encode(given, normalize_embeddings=True)
         assert abs(found / np.linalg.norm(found, axis=1, keepdims=True) - expected).max() < 1e-5

@@ -7,10 +7,12 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import unit_vectors
+from conftest import present, unit_vectors
 from damage import write_index, write_killed_index
 
 import clipdex
@@ -79,7 +81,7 @@ def test_case_23_with_commits_in_the_wal_reading_is_refused(tmp_path, nolock):
 
 
 OPTIMIZE = "from clipdex.index import optimize_index; optimize_index(pathlib.Path(sys.argv[1]))"
-WRITERS = {
+WRITERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "index": (IndexWriter, "writer.lock"),
     "compact": (compact_index, "writer.lock"),
     "optimize": (optimize_index, "vectors.int8.building"),
@@ -100,7 +102,7 @@ def test_a_lock_that_the_file_system_refuses_is_one_sentence_that_names_it(tmp_p
     def refused(*arguments):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(file_system.fcntl, "flock", refused)
+    monkeypatch.setattr(fcntl, "flock", refused)
     monkeypatch.setattr(file_system, "_kind", lambda path: "nfs4")
     with pytest.raises(
         clipdex.IndexWriteError,
@@ -140,7 +142,7 @@ def test_what_is_written_meanwhile_is_noticed(tmp_path, monkeypatch):
     from clipdex.index import schema
 
     write_index(tmp_path / "x.clipdex")
-    db = schema._open("file:" + str(tmp_path / "x.clipdex" / "rows.sqlite") + "?immutable=1", schema.Still)
+    db: Any = schema._open("file:" + str(tmp_path / "x.clipdex" / "rows.sqlite") + "?immutable=1", schema.Still)
     db.path, db.state = (
         tmp_path / "x.clipdex" / "rows.sqlite",
         schema.still(tmp_path / "x.clipdex" / "rows.sqlite"),
@@ -165,9 +167,9 @@ def test_whatever_is_read_without_locks_is_refused_if_it_was_written_to_meanwhil
     path = tmp_path / "x.clipdex" / "rows.sqlite"
     opened = schema._open
 
-    class NoLocks(schema.sqlite3.Connection):
+    class NoLocks(sqlite3.Connection):
         def execute(self, *_):
-            raise schema.sqlite3.OperationalError("disk I/O error")
+            raise sqlite3.OperationalError("disk I/O error")
 
     def without_locks(uri, *kind):
         return NoLocks(":memory:") if "mode=ro" in uri else opened(uri, *kind)
@@ -219,9 +221,9 @@ def test_a_network_file_system_is_named(tmp_path, monkeypatch):
     def no_locks(*arguments):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(file_system.fcntl, "lockf", no_locks)
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
     monkeypatch.setattr(file_system, "_kind", lambda path: "nfs4")
-    assert "this looks like a network file system (nfs4)" in file_system.lacking(tmp_path / "m")
+    assert "this looks like a network file system (nfs4)" in present(file_system.lacking(tmp_path / "m"))
 
 
 def test_a_full_disk_is_no_damage(tmp_path, monkeypatch):
@@ -230,7 +232,7 @@ def test_a_full_disk_is_no_damage(tmp_path, monkeypatch):
     write_killed_index(tmp_path / "x.clipdex")
 
     def full(path, *, write):
-        raise rows.sqlite3.OperationalError("unable to open database file")
+        raise sqlite3.OperationalError("unable to open database file")
 
     monkeypatch.setattr(rows, "connect", full)
     with pytest.raises(clipdex.IndexFault, match="full disk") as error:
@@ -264,7 +266,7 @@ def test_what_the_system_refuses_after_opening_is_no_damage_either(tmp_path, tex
     error = sqlite3.OperationalError(text)
     with Index.open(tmp_path / "x.clipdex") as index:
         index.where("row < 5")
-        reads = {
+        reads: dict[str, tuple[Any, Callable[[], object]]] = {
             "rows": (index._opened_store, lambda: index.pictures([3])),
             "records": (index._opened_store, lambda: index._store.broken_records()),
             "filter": (index._where, lambda: index.where("row < 6")),
@@ -288,10 +290,11 @@ def test_what_sqlite_finds_wrong_after_opening_is_damage(tmp_path, error):
     write_index(tmp_path / "x.clipdex")
     with Index.open(tmp_path / "x.clipdex") as index:
         index.where("row < 5")
-        for owner, read in (
+        reads: tuple[tuple[Any, Callable[[], object]], ...] = (
             (index._opened_store, lambda: index.pictures([3])),
             (index._where, lambda: index.where("row < 6")),
-        ):
+        )
+        for owner, read in reads:
             real, owner._db = owner._db, Refusing(error)
             with pytest.raises(clipdex.IndexDamaged):
                 read()

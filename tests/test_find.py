@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import webbrowser
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,9 @@ from clipdex.apps.retrieval import cached_index
 from clipdex.cli import find as find_command
 from clipdex.cli import model_at_hand as model_command
 from clipdex.index import Index, IndexWriter
-from clipdex_export.catalogue import available_models, find_available
+from clipdex_export.catalogue import available_models
 
-DEFAULT = find_available(available_models().default)
-assert DEFAULT is not None
+(DEFAULT,) = [model for model in available_models().models if model.name == available_models().default]
 HIT = re.compile(r"-?\d\.\d{3} — \S+")
 
 
@@ -144,7 +144,7 @@ def test_json_and_a_condition(run, folder):
 
 def test_a_contact_sheet_is_written_and_opened(run, folder, tmp_path, monkeypatch, cache):
     opened: list[str] = []
-    monkeypatch.setattr(find_command.webbrowser, "open", lambda url: opened.append(url) or True)
+    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or True)
     sheet = tmp_path / "sheet.html"
     run("find", "a red circle", folder, "-r", MODEL_REPOSITORY, "--html", sheet)
     assert sheet.read_text().count("<img ") == 3 and not opened
@@ -293,7 +293,7 @@ def test_serve_takes_a_listed_name_exports_it_once_and_serves_it(run, exported, 
     class Started:
         def __init__(self, repository, *, models, **options):
             started.append((repository, models))
-            raise clipdex_server.local.LocalServerError("no further")
+            raise clipdex.LocalServerError("no further")
 
     monkeypatch.setattr(clipdex_server, "LocalTriton", Started)
     run("serve", "--model", "vit-b-32", "--yes")

@@ -23,7 +23,7 @@ from clipdex import (
 )
 from clipdex.sources.census import PassedOver
 from clipdex.sources.exclusion import JUNK_FILES, JUNK_FOLDERS
-from clipdex.sources.source import Several
+from clipdex.sources.source import Several, Source
 from clipdex.wire import FakeTransport
 
 pytestmark = [pytest.mark.thin, pytest.mark.once]
@@ -153,7 +153,11 @@ def test_a_ledger_line_of_what_is_left_out_now_goes(update, tmp_path):
 
 
 def test_what_another_source_of_the_same_run_names_is_not_left_out(update, stick, tmp_path):
-    sources = [Folder(stick), Folder(stick / ".thumbnails"), PathList([os.fsencode(stick / ".hidden.png")], "x")]
+    sources: list[Source] = [
+        Folder(stick),
+        Folder(stick / ".thumbnails"),
+        PathList([os.fsencode(stick / ".hidden.png")], "x"),
+    ]
     report = update(Several(sources))
     assert (report.indexed, report.left_out, report.rows) == (4, 0, 4)
     report = update(Several(sources))

@@ -57,8 +57,19 @@ def test_a_driver_that_finds_no_gpu_is_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.triton
 @pytest.mark.torch
 def test_every_step_runs_on_a_cpu(tmp_path: Path) -> None:
-    command = [sys.executable, SCRIPT, "--here", "--cpu", "--shapes", "tiny", "--batch", "4", "--instances", "1"]
-    command += ["--seconds", "0.1", "--repeats", "1", "--pictures", "12", "--json", tmp_path / "gpu.json"]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--here",
+        "--cpu",
+        "--shapes",
+        "tiny",
+        "--batch",
+        "4",
+        "--instances",
+        "1",
+    ]
+    command += ["--seconds", "0.1", "--repeats", "1", "--pictures", "12", "--json", str(tmp_path / "gpu.json")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "gpu.json").read_text())

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import unit_vectors
@@ -117,7 +118,8 @@ def test_what_is_replaced_whole_may_have_two_names_and_its_other_one_stays(tmp_p
     backup = linked(path, ["manifest.json", "vectors.int8"])
     before = bytes_of(backup)
     with IndexWriter(path) as writer:
-        writer.manifest.noting(SimpleNamespace(below_floor="top-1 agreement 0.98"), path)
+        card: Any = SimpleNamespace(below_floor="top-1 agreement 0.98")
+        writer.manifest.noting(card, path)
         writer.remove(b"/photos/0008.jpg")
     (path / "vectors.int8").unlink()
     os.link(backup / "vectors.int8", path / "vectors.int8")

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, no_failure
 from hazards import HEIC_HEADER, hazards, noise, saved
 
 import clipdex
-from clipdex import Client, RunReport, index_pictures
+from clipdex import Client, Failure, RunReport, index_pictures
 from clipdex.base.limits import Limits
 from clipdex.model.images import open_image
 from clipdex.pipeline.decode import DecodePool
@@ -143,8 +143,8 @@ def test_a_decoder_that_only_says_it_failed_for_want_of_memory(tmp_path):
     limits = Limits(worker_memory_bytes=128 << 20, large_memory_bytes=0)
     spec = FakeTransport().card.image
     with PixelRing(spec.size, 4, 2) as ring, DecodePool(spec, ring, workers=1, limits=limits) as pool:
-        (result,) = pool.decode(scan(tmp_path, pytest.fail))
-    assert result.reason == "out_of_memory"
+        (result,) = pool.decode(scan(tmp_path, no_failure))
+    assert isinstance(result, Failure) and result.reason == "out_of_memory"
 
 
 def test_no_worker_is_lost_to_a_hazard(outcome):

@@ -10,6 +10,7 @@ import struct
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import noise, unit_vectors
@@ -220,7 +221,7 @@ def test_a_benchmark_reads_no_codes_elsewhere(index, tmp_path, not_for_ever):
 def test_a_manifest_that_is_written_anew_follows_no_link(index, tmp_path):
     (tmp_path / "mine").write_text("mine")
     (index / "manifest.json.new").symlink_to(tmp_path / "mine")
-    card = SimpleNamespace(below_floor="top-1 agreement 0.98")
+    card: Any = SimpleNamespace(below_floor="top-1 agreement 0.98")
     with IndexWriter(index) as writer:
         noted = writer.manifest.noting(card, index)
     assert Manifest.read(index) == noted != writer.manifest

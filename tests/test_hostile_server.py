@@ -2,10 +2,12 @@
 
 import contextlib
 import hashlib
+import os
 import re
 import resource
 import struct
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,7 +197,7 @@ def test_a_ring_keeps_to_what_is_free_in_shared_memory(monkeypatch):
         client.in_flight = 50
         monkeypatch.setattr(type(client), "share", lambda self, memory: True)
         monkeypatch.setattr(type(client), "unshare", lambda self, memory: None)
-        monkeypatch.setattr(shared_memory.os, "statvfs", lambda path: Free)
+        monkeypatch.setattr(os, "statvfs", lambda path: Free)
         with ring.open_ring(client, 512 << 20) as opened:
             assert opened.transfer == "shared memory"
             assert opened.memory.size <= 4096 * 100 * 0.75
@@ -424,7 +426,7 @@ def test_templates_whose_vectors_cancel_are_named(fake, monkeypatch):
 def settled(array):
     from concurrent.futures import Future
 
-    future = Future()
+    future: Future[Any] = Future()
     future.set_result(array)
     return future
 
@@ -475,7 +477,8 @@ def test_an_inproc_model_whose_settings_are_none_runs_and_one_that_gives_no_numb
         config.write_text(said)
     with clipdex.connect(f"inproc:{tmp_path / 'models'}") as client:
         assert client.embed_texts(["a"]).shape == (1, 128)
-        inproc = client._transport._fleet.endpoints[0].transport
+        transport: Any = client._transport
+        inproc = transport._fleet.endpoints[0].transport
         for nothing in (["a list"], np.array(["texts"], dtype=object)):
             inproc._sessions["demo_text"] = SimpleNamespace(run=lambda outputs, inputs, given=nothing: [given])
             with pytest.raises(ServerFault, match="not a tensor of numbers"):

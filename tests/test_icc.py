@@ -114,7 +114,7 @@ def test_inks_are_left_alone_by_a_profile_of_colours():
 
 def test_another_word_is_the_callers_mistake():
     with pytest.raises(InvalidArgument, match="expected off or srgb"):
-        open_image(Image.new("RGB", (4, 4)), icc="p3")
+        open_image(Image.new("RGB", (4, 4)), icc="p3")  # type: ignore[arg-type]
 
 
 # An index keeps to what it was made with

@@ -120,6 +120,7 @@ def test_the_lock_of_a_killed_writer_is_free(path):
         [sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     with holder:
+        assert holder.stdout is not None
         assert holder.stdout.readline() == b"locked\n"
         with pytest.raises(clipdex.IndexLocked, match=f"process {holder.pid} "):
             open_writer(path)

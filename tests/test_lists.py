@@ -163,9 +163,9 @@ def test_open_files_that_give_no_picture_are_refused_by_name(tmp_path):
         open(tmp_path / "a.png") as text,
         pytest.raises(clipdex.InvalidArgument, match=r"a\.png is opened as text"),
     ):
-        open_image(text)
+        open_image(text)  # type: ignore[arg-type]
     with (
-        open(tmp_path / "b.png", "wb") as file,
+        open(tmp_path / "b.png", "wb") as unreadable,
         pytest.raises(clipdex.ImageError, match=r"b\.png: cannot be read"),
     ):
-        open_image(file)
+        open_image(unreadable)

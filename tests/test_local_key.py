@@ -12,9 +12,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from conftest import present
 
 import clipdex
-from clipdex.wire import local_key
 from clipdex.wire.local_key import HEADER, key_headers, new_key, write_key
 
 ADDRESS = "127.0.0.1:8001"
@@ -35,7 +35,7 @@ def runtime(tmp_path, monkeypatch):
 @pytest.mark.parametrize("address", [ADDRESS, "localhost:8001", "127.0.0.1:8001"])
 def test_a_client_of_the_same_user_finds_the_key(runtime, address):
     key = new_key()
-    file = write_key("127.0.0.1", 8001, key)
+    file = present(write_key("127.0.0.1", 8001, key))
     assert key_headers(address) == ((HEADER, key),)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
@@ -45,9 +45,9 @@ def test_a_client_of_the_same_user_finds_the_key(runtime, address):
 @pytest.mark.thin
 def test_without_a_directory_of_the_user_s_the_key_lies_in_one_of_its_own(runtime, tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_RUNTIME_DIR")
-    monkeypatch.setattr(local_key.os, "geteuid", os.geteuid)
+    monkeypatch.setattr(os, "geteuid", os.geteuid)
     key = new_key()
-    file = write_key("127.0.0.1", 8001, key)
+    file = present(write_key("127.0.0.1", 8001, key))
     if not Path(f"/run/user/{os.geteuid()}").is_dir():
         assert file.parent == tmp_path / f"clipdex-{os.geteuid()}"
     assert key_headers(ADDRESS) == ((HEADER, key),)
@@ -58,7 +58,7 @@ def test_without_a_directory_of_the_user_s_the_key_lies_in_one_of_its_own(runtim
 def test_a_key_in_tmp_is_found_by_one_who_has_a_runtime_directory(runtime, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", "")
     key = new_key()
-    file = write_key("127.0.0.1", 8001, key)
+    file = present(write_key("127.0.0.1", 8001, key))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     assert key_headers(ADDRESS) == ((HEADER, key),)
     file.unlink()
@@ -124,7 +124,7 @@ def test_a_key_that_others_may_have_laid_there_is_not_taken(runtime, spoil):
 @pytest.mark.thin
 def test_a_directory_of_another_user_s_is_neither_written_nor_read(runtime, tmp_path, monkeypatch):
     write_key("127.0.0.1", 8001, new_key())
-    monkeypatch.setattr(local_key.os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
     assert key_headers(ADDRESS) == ()
     (tmp_path / "clipdex-12345").mkdir(mode=0o700)
     assert write_key("127.0.0.1", 8001, new_key()) is None
@@ -287,6 +287,7 @@ with LocalTriton({str(MODEL_REPOSITORY)!r}, stop_timeout_s=0) as server:
     time.sleep(60)
 """
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
     address = parent.stdout.readline().strip()
     assert len(key_headers(address)) == 1
     parent.kill()

@@ -13,10 +13,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import present
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
@@ -278,7 +281,7 @@ class Parent:
         return output + errors
 
 
-ENDS: dict[str, Callable[[Parent], None]] = {
+ENDS: dict[str, Callable[[Parent], object]] = {
     "exception": lambda parent: parent.do("raise ValueError"),
     "sys.exit": lambda parent: parent.do("sys.exit(3)"),
     "os._exit": lambda parent: parent.do("os._exit(3)"),
@@ -288,7 +291,7 @@ ENDS: dict[str, Callable[[Parent], None]] = {
     # A worker that was forked, as multiprocessing does it, holds a copy of every pipe of its parent.
     "sigkill_while_a_forked_child_lives": lambda parent: (
         parent.do("os.fork() or (os.closerange(0, 3), time.sleep(30)); print('forked', flush=True)"),
-        parent.process.stdout.readline(),
+        present(parent.process.stdout).readline(),
         parent.process.kill(),
     ),
 }
@@ -421,7 +424,7 @@ def test_a_sweep_takes_nothing_from_the_living_or_from_others(temp_dir: Path) ->
 # --- it fails in one sentence ---
 
 
-def fails(repository: Path, **options: object) -> str:
+def fails(repository: Path, **options: Any) -> str:
     with pytest.raises(LocalServerError) as caught, LocalTriton(repository, **options):
         pass
     message = str(caught.value)
@@ -505,7 +508,7 @@ def test_a_log_that_cannot_be_written(repository: Path, temp_dir: Path) -> None:
 @pytest.mark.parametrize("package", ["pytriton", "onnxruntime"])
 def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    real = triton_binary.find_spec
+    real = find_spec
     monkeypatch.setattr(triton_binary, "find_spec", lambda name: None if name == package else real(name))
     with pytest.raises(MissingExtra, match=r"pip install 'clipdex\[local\]'"):
         find_triton()

@@ -17,14 +17,13 @@ def test_the_library_writes_nothing_of_its_own_accord():
 
 def test_the_command_line_shows_warnings(run, monkeypatch):
     pytest.importorskip("typer", reason="needs the extra 'cli'")
-    from clipdex.cli import maintenance
 
     def warn(path):
         logging.getLogger("clipdex.wire").warning("%s is away\x1b[2J", path)
         logging.getLogger("clipdex.wire").info("nobody needs this")
         raise SystemExit(0)
 
-    monkeypatch.setattr(maintenance.Index, "open", warn)
+    monkeypatch.setattr("clipdex.cli.maintenance.Index.open", warn)
     status, out, err = run("info", "x.clipdex")
     assert (status, out) == (0, "")
     assert err == "clipdex: x.clipdex is away\\x1b[2J\n"

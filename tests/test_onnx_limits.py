@@ -21,13 +21,13 @@ REPOSITORY = Path(__file__).parent.parent / "model_repository"
 COMMITTED = sorted(REPOSITORY.glob("demo_*/*/model.onnx"))
 
 
-class Doubler(torch.nn.Module):
+class Doubler(torch.nn.Module):  # type: ignore[name-defined]
     def __init__(self) -> None:
         super().__init__()
         self.linear = torch.nn.Linear(64, 64)
         self.other = torch.nn.Linear(64, 64)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[name-defined]
         return self.other(self.linear(x))
 
 

@@ -5,6 +5,7 @@ import json
 import struct
 import subprocess
 import sys
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from hazards import (
     without_segments,
 )
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from clipdex import Client, ImageError, Index, index_pictures, plan_run
 from clipdex.model.formats.decoders import extra_is_there
@@ -177,6 +179,7 @@ def test_a_palette_of_eight_bits_in_a_tiff_is_not_black():
     expected = np.asarray(picture.convert("RGB"))
     data = bytearray(saved(picture, "TIFF"))
     with Image.open(io.BytesIO(bytes(data))) as image:
+        assert isinstance(image, TiffImageFile)
         table = struct.pack("<768H", *image.tag_v2[320])
         small = struct.pack("<768H", *(value >> 8 for value in image.tag_v2[320]))
     assert table in data
@@ -204,7 +207,7 @@ def test_the_grid_of_tiffs_and_bmps():
     for module in ("cv2", "imagecodecs", "tifffile"):
         pytest.importorskip(module, reason="a reading by others is what it compares with")
     script = ROOT / "tests" / "proofs" / "picture_grid.py"
-    command = [sys.executable, script, "--json", "--every", "397"]
+    command = [sys.executable, str(script), "--json", "--every", "397"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     found = json.loads(done.stdout)
     assert found["wrong"] == []
@@ -465,7 +468,7 @@ def exif_that_is_not_turned_by(save):
     exif[0x0113] = 6
     data = save(Image.new("RGB", (96, 64), (0, 0, 255)), exif.tobytes())
     at = data.index(b"Exif\0\0") + 6
-    order = "little" if data[at : at + 2] == b"II" else "big"
+    order: Literal["little", "big"] = "little" if data[at : at + 2] == b"II" else "big"
     entry = (0x0113).to_bytes(2, order) + (3).to_bytes(2, order)
     assert data.count(entry) == 1 and b"irot" not in data
     return data.replace(entry, (0x0112).to_bytes(2, order) + entry[2:])

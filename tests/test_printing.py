@@ -136,16 +136,17 @@ def test_no_command_lets_others_words_reach_the_terminal(run, evil_server, evil_
 @pytest.mark.thin
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8", "cp437"])
 def test_what_an_encoding_cannot_say_is_said_plainly(encoding, monkeypatch):
-    for name in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True))
+    streams = {"stdout": io.BytesIO(), "stderr": io.BytesIO()}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(stream, encoding=encoding, write_through=True))
     speak_any_encoding()
     printing.say("0.342 — é 2 × 3 → 東京 🐈 \udcff")
     printing.note("— ok")
-    out = sys.stdout.buffer.getvalue()
+    out = streams["stdout"].getvalue()
     assert out.decode(encoding)
     if encoding == "ascii":
         assert out == rb"0.342 - \xe9 2 x 3 -> \u6771\u4eac \U0001f408 \xff" + b"\n"
-        assert sys.stderr.buffer.getvalue() == b"- ok\n"
+        assert streams["stderr"].getvalue() == b"- ok\n"
     if encoding == "latin-1":
         assert out == b"0.342 - \xe9 2 \xd7 3 -> " + rb"\u6771\u4eac \U0001f408 \xff" + b"\n"
     if encoding == "utf-8":

@@ -137,6 +137,7 @@ def test_case_01_serve_and_search_work_behind_a_proxy_that_is_not_for_this_machi
         env=dict(os.environ),
     )
     try:
+        assert serve.stdout is not None
         said = serve.stdout.readline()
         assert " serves demo at " in said, serve.communicate()
         address = said.partition(" at ")[2].partition(";")[0]

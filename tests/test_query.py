@@ -1,6 +1,7 @@
 """Queries: weights behind words, and the arithmetic of mixtures."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_a_mixture_is_the_sum_of_unit_vectors_renormalised():
     unit = parts.astype(np.float64) / np.linalg.norm(parts.astype(np.float64), axis=1, keepdims=True)
     expected = unit[0] - 0.5 * unit[1] + 2 * unit[2]
     found = mix(list(parts), weights)
-    assert (found.shape, found.dtype) == ((1, 8), np.float32)
+    assert found.shape == (1, 8) and found.dtype == np.float32
     np.testing.assert_allclose(found[0], expected / np.linalg.norm(expected), atol=1e-6)
 
 
@@ -80,7 +81,7 @@ def test_what_cannot_be_mixed():
         ([a, a], [1.0, -1.0], "cancel"),
         ([a, a.astype(np.float16)], [1.0, -1.0], "cancel"),
         ([], [], "0 parts"),
-        ([a, b], [1.0], "2 parts and 1 weights"),
+        ([a, b], [1.0], "2 parts and 1 weight"),
         ([a, b[:4]], [1.0, 1.0], "shapes"),
         ([a, np.zeros(8, np.float32)], [1.0, 1.0], "zeros"),
         ([a, np.full(8, np.nan, np.float32)], [1.0, 1.0], "zeros or contains NaN"),
@@ -138,7 +139,8 @@ def test_a_query_says_what_it_lacks(fake, tmp_path):
         Query().plus(like=3).embed()
     with pytest.raises(InvalidArgument, match="0 parts"):
         Query().embed()
-    for given in ({}, {"text": "a", "image": "b.jpg"}):
+    wrong: list[dict[str, Any]] = [{}, {"text": "a", "image": "b.jpg"}]
+    for given in wrong:
         with pytest.raises(InvalidArgument, match="one of text, image and like"):
             Query().plus(**given)
     with pytest.raises(InvalidArgument, match="empty"):
@@ -169,7 +171,7 @@ def test_the_python_of_the_search_page_runs(fake, tmp_path, monkeypatch, capsys)
     drawn_index(tmp_path / "photos.clipdex", vectors=vectors, metadata=metadata, fingerprint=fake.card.fingerprint)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(clipdex, "connect", lambda address: fake)
-    names = {}
+    names: dict[str, Any] = {}
     exec(compile(first, "search.md", "exec"), names)
     assert re.fullmatch(r"(0\.\d+ /p/\S+\n){1,10}", capsys.readouterr().out)
     exec(compile(second.replace("1000", "300"), "search.md", "exec"), names)

@@ -6,7 +6,7 @@ from importlib.metadata import distributions
 
 import pytest
 import tomllib
-from conftest import MODEL_REPOSITORY, ROOT
+from conftest import MODEL_REPOSITORY, ROOT, present
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -49,7 +49,7 @@ def test_every_dependency_that_is_declared_is_pinned():
         *(d for extra, needs in optional.items() if extra != "local-gpu" for d in needs),
     ]
     for requirement in declared:
-        assert normalised(re.match(r"[\w.-]+", requirement)[0]) in pinned, requirement
+        assert normalised(present(re.match(r"[\w.-]+", requirement))[0]) in pinned, requirement
 
 
 def test_torch_is_asked_for_exactly():
@@ -59,7 +59,7 @@ def test_torch_is_asked_for_exactly():
 
 
 def test_the_thin_client_needs_no_heavy_package():
-    needs = {normalised(re.match(r"[\w.-]+", line)[0]) for line in PROJECT["dependencies"]}
+    needs = {normalised(present(re.match(r"[\w.-]+", line))[0]) for line in PROJECT["dependencies"]}
     assert needs == {"numpy", "pillow", "tritonclient", "grpcio", "protobuf", "tokenizers", "google-crc32c"}
 
 
@@ -70,6 +70,22 @@ def test_ci_runs_what_the_readme_tells_a_newcomer_to_run():
     readme = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
     assert "make demo" in readme
     assert "make lint test" in readme
+
+
+def test_hosted_ci_runs_the_same_and_names_targets_that_exist():
+    ran = re.findall(r"^ +- run: make (.+)$", (ROOT / ".github" / "workflows" / "ci.yaml").read_text(), re.M)
+    assert ran == ["lint", "test-thin", "coverage", "demo"]
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+    assert set(ran) <= set(targets)
+
+
+def test_mypy_reads_every_folder_with_code():
+    tracked = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode != 0:
+        pytest.skip("not a git checkout")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    assert {line.partition("/")[0] for line in tracked.stdout.split()} == set(settings["files"])
+    assert settings["strict"] is True
 
 
 def test_the_demo_model_and_its_checkpoint_are_committed_and_small():

@@ -36,7 +36,7 @@ def test_a_server_that_does_not_start_again_ends_the_run(monkeypatch):
     """And not the proof's fifteen minutes later."""
     starts, waited = [], False
 
-    class Once(restarts.LocalTriton):
+    class Once(restarts.LocalTriton):  # type: ignore[name-defined]
         def __enter__(self):
             starts.append(self)
             if len(starts) > 1:

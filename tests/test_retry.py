@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import clipdex
 from clipdex import RetryPolicy
 from clipdex.wire import FakeTransport
 from clipdex.wire.servers.failover import ResilientTransport
-from clipdex.wire.servers.retry_policy import Failure, failure_of
+from clipdex.wire.servers.retry_policy import FailureKind, failure_kind
 
 pytestmark = pytest.mark.thin
 
@@ -40,21 +41,21 @@ def client_of(*faults, policy=QUICK, timeout_s=5.0, on_request=None):
 @pytest.mark.parametrize(
     ("error", "failure"),
     [
-        (clipdex.ServerBusy, Failure.BUSY),
-        (clipdex.ServerUnreachable, Failure.SICK),
-        (clipdex.DeadlineExceeded, Failure.LATE),
-        (clipdex.ServerFault, Failure.FAULT),
-        (clipdex.ModelNotFound, Failure.MISSING),
-        (clipdex.RequestRefused, Failure.FINAL),
-        (clipdex.AccessDenied, Failure.FINAL),
-        (clipdex.Cancelled, Failure.FAULT),
-        (clipdex.InvalidArgument, Failure.FINAL),
-        (clipdex.FingerprintMismatch, Failure.FINAL),
-        (ZeroDivisionError, Failure.FINAL),
+        (clipdex.ServerBusy, FailureKind.BUSY),
+        (clipdex.ServerUnreachable, FailureKind.SICK),
+        (clipdex.DeadlineExceeded, FailureKind.LATE),
+        (clipdex.ServerFault, FailureKind.FAULT),
+        (clipdex.ModelNotFound, FailureKind.MISSING),
+        (clipdex.RequestRefused, FailureKind.FINAL),
+        (clipdex.AccessDenied, FailureKind.FINAL),
+        (clipdex.Cancelled, FailureKind.FAULT),
+        (clipdex.InvalidArgument, FailureKind.FINAL),
+        (clipdex.FingerprintMismatch, FailureKind.FINAL),
+        (ZeroDivisionError, FailureKind.FINAL),
     ],
 )
 def test_what_each_error_means(error, failure):
-    assert failure_of(error("x")) is failure
+    assert failure_kind(error("x")) is failure
 
 
 @pytest.mark.parametrize(
@@ -256,7 +257,7 @@ def test_without_a_failure_there_is_no_thread():
 
 
 def test_the_hook_is_told_of_each_request():
-    told = []
+    told: list[Any] = []
     with client_of(Failing(clipdex.ServerBusy, times=2), on_request=told.append) as client:
         client.embed_pixels(PIXELS)
         client.embed_texts(["a", "b", "c"])

@@ -5,8 +5,10 @@ import os
 import threading
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
+from conftest import present
 
 import clipdex
 from clipdex import Client, Index, index_pictures
@@ -67,7 +69,7 @@ def test_what_is_said_of_unchanged_files_waits_within_bounds(pictures, indexed, 
     assert most <= 6  # two of each kind, and those that the scan is at
     with Index.open(indexed) as opened:
         hits = opened.search(fake.embed_texts(["a"]), 12)[0]
-    assert {hit.metadata["caption"] for hit in hits} == {"new"}
+    assert {present(hit.metadata)["caption"] for hit in hits} == {"new"}
 
 
 def test_a_scan_that_waits_to_be_heard_does_not_keep_a_run_from_ending(pictures, indexed, fake, monkeypatch):
@@ -97,14 +99,15 @@ def test_pictures_are_counted_only_for_one_who_is_told(pictures, tmp_path, fake,
 
 
 def test_the_time_that_each_stage_took_is_told_during_the_run(pictures, tmp_path):
-    told = []
+    told: list[Any] = []
     with Client(FakeTransport(max_batch_size=4)) as client:
         report = index_pictures(client, pictures, tmp_path / "x", workers=1, progress=told.append)
     assert len(told) > 2
     for before, after in pairwise(told):
         assert all(after.stage_seconds[stage] >= seconds for stage, seconds in before.stage_seconds.items())
-    assert told[0].stage_seconds["decode"] > 0
-    assert told[0].stage_seconds["append"] > 0
+    first = next(each for each in told if each.indexed)
+    assert first.stage_seconds["decode"] > 0
+    assert first.stage_seconds["append"] > 0
     assert told[-1].stage_seconds == report.stage_seconds
 
 

@@ -5,8 +5,10 @@ import socket
 from pathlib import Path
 
 import pytest
+from conftest import no_failure
 
 import clipdex
+from clipdex.base.records import Failure
 from clipdex.sources.scan import scan
 
 pytestmark = pytest.mark.thin
@@ -28,7 +30,7 @@ def test_pictures_by_suffix_in_the_order_of_their_names(tmp_path):
 def test_size_and_time_are_the_files(tmp_path):
     (tmp_path / "a.png").write_bytes(b"12345")
     os.utime(tmp_path / "a.png", ns=(5, 1_234_567_890_123_456_789))
-    (file,) = scan(tmp_path, pytest.fail)
+    (file,) = scan(tmp_path, no_failure)
     assert (file.size, file.mtime_ns) == (5, 1_234_567_890_123_456_789)
 
 
@@ -36,7 +38,7 @@ def test_a_relative_folder_gives_absolute_paths(tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").touch()
     monkeypatch.chdir(tmp_path)
-    (file,) = scan(Path("in"), pytest.fail)
+    (file,) = scan(Path("in"), no_failure)
     assert file.path == os.fsencode(tmp_path / "in" / "a.png")
 
 
@@ -102,7 +104,7 @@ def test_a_folder_whose_entries_may_not_be_looked_at_hides_no_folder(tmp_path, m
         return stat(path, **options)
 
     monkeypatch.setattr(os, "stat", refuse)
-    failures = []
+    failures: list[Failure] = []
     assert found(tmp_path, failures) == []
     assert [(os.path.basename(f.path), f.reason) for f in failures] == [(b"sub", "unreadable")]
 
@@ -115,7 +117,7 @@ def test_what_is_no_file_is_noted_and_not_opened(tmp_path):
     try:
         with socket.socket(socket.AF_UNIX) as unix:
             unix.bind("socket.jpg")
-            failures = []
+            failures: list[Failure] = []
             assert found(tmp_path, failures) == []
     finally:
         os.chdir(here)
@@ -137,7 +139,7 @@ def test_a_folder_that_cannot_be_listed_is_noted(tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)  # root may list any folder
-    failures = []
+    failures: list[Failure] = []
     assert found(tmp_path, failures) == [b"open.png"]
     assert [(f.reason, f.detail) for f in failures] == [("unreadable", "Permission denied")]
 

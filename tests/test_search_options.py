@@ -8,6 +8,7 @@ from drawn_index import drawn_index
 import clipdex
 from clipdex import Grouping, Index, InvalidArgument
 from clipdex.looks.signature import perceptual_signature
+from clipdex.search.topk import top_k
 
 pytestmark = pytest.mark.thin
 
@@ -27,8 +28,8 @@ def index(tmp_path):
 def brute_force(index, query, allowed=None, least=-1.0):
     """All rows in order: (row, score), by float64, ties by row."""
     scores = index.vectors.astype(np.float64) @ query.astype(np.float64)
-    rows = np.arange(300) if allowed is None else np.asarray(allowed)
-    rows = [row for row in rows if row not in (7, 100, 299) and scores[row] >= least]
+    asked = np.arange(300) if allowed is None else np.asarray(allowed)
+    rows = [row for row in asked if row not in (7, 100, 299) and scores[row] >= least]
     return sorted(((int(row), float(scores[row])) for row in rows), key=lambda pair: (-pair[1], pair[0]))
 
 
@@ -214,3 +215,19 @@ def test_more_copies_than_are_looked_at_first(tmp_path):
 def test_groupings_that_cannot_be(options):
     with pytest.raises(InvalidArgument, match="to group by"):
         Grouping(**options)
+
+
+@pytest.mark.parametrize("rows", [[1, 2], range(1, 3), np.array([1, 2]), [False, True, True] + [False] * 297])
+def test_a_ranker_is_given_an_array_whatever_the_rows_are_given_as(index, rows):
+    given = []
+
+    class Noting:
+        def require(self, index):
+            pass
+
+        def rank(self, vectors, queries, k, *, allowed=None, dead=None, minimum=-np.inf):
+            given.append(allowed)
+            return top_k(vectors, queries, k, allowed=allowed, dead=dead, minimum=minimum)
+
+    assert {hit.row for hit in index.search(index.vector(0), ann=Noting(), where=rows)[0]} == {1, 2}
+    assert all(isinstance(each, np.ndarray) for each in given)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,6 +86,7 @@ print(memory.name, flush=True)
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
+    assert process.stdout is not None
     return process, process.stdout.readline().strip()
 
 
@@ -121,7 +123,7 @@ class Triton:
         self.waiting.append(done)
 
     def answer(self):
-        answered = Future()
+        answered: Future[Any] = Future()
         answered.set_result(None)
         self.waiting.pop(0)(answered)
 
@@ -133,7 +135,7 @@ def test_a_server_that_was_restarted_is_told_again_and_every_request_in_flight_k
         assert regions.add(memory, 1)
         lost = f"Unable to find shared memory region: '{memory.name}'"
         assert regions.lost(lost) and regions.lost(lost)  # two were in flight
-        assert regions.mapped == ()
+        assert not regions.mapped
         assert len(triton.waiting) == 1
         triton.answer()
         assert regions.mapped == (memory,)
@@ -149,7 +151,7 @@ def test_memory_that_is_removed_while_a_server_is_told_again_does_not_come_back(
         regions.remove(memory)
         triton.asked.clear()
         triton.answer()
-        assert regions.mapped == ()
+        assert not regions.mapped
         assert triton.asked == [("Unregister", memory.name)]
 
 

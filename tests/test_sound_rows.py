@@ -180,7 +180,7 @@ def test_the_writer_refuses_what_is_not_of_norm_1(tmp_path, dtype, norm):
         with pytest.raises(clipdex.InvalidArgument, match="vector 1 has norm"):
             writer.append([picture(i) for i in range(3)], some)
         assert writer.pending == 0
-        some = unit_vectors(3, DIM) * np.float32([[0.991], [1], [1.009]])
+        some = unit_vectors(3, DIM) * np.array([[0.991], [1], [1.009]], np.float32)
         writer.append([picture(i) for i in range(3)], some)
     assert verify_index(tmp_path / "x.clipdex").damages == []
     with Index.open(tmp_path / "x.clipdex") as index:

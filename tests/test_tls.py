@@ -199,7 +199,7 @@ def test_a_real_triton_with_mutual_tls_and_a_protocol_that_needs_a_key(pki, monk
         key_file=pki / "client.key",
         headers={"triton-grpc-protocol-key": "s3cret"},
     )
-    plain = local.command_line
+    plain = local.command_line  # type: ignore[attr-defined]
 
     def command_line(*arguments, **options):
         return [

@@ -6,6 +6,7 @@ import signal
 import struct
 from types import SimpleNamespace
 
+import google_crc32c
 import pytest
 from conftest import unit_vectors
 from damage import DIM, ROWS, damage_and_verify, write_index, write_killed_index
@@ -103,7 +104,7 @@ def once(monkeypatch, owner, name, before):
 @pytest.mark.parametrize("what", ["verify", "search", "compact"])
 def test_ctrl_c_is_ctrl_c_and_no_damage(index, monkeypatch, what):
     """It falls into the checksum of a record, where it once came out as an error of SQLite."""
-    crc32c = schema.google_crc32c.value
+    crc32c = google_crc32c.value
 
     def interrupted(data):
         if bytes(158) not in data:  # the signature of row 0 is the one that is asked for first

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -499,7 +500,7 @@ def test_ctrl_c_ends_a_condition(tmp_path, monkeypatch, while_in):
     where = Where(index / "rows.sqlite")
     ticks = iter([1.0, 1.0])
     if while_in == "SQLite":
-        monkeypatch.setattr(where_module.time, "monotonic", lambda: next(ticks, None) or pressed())
+        monkeypatch.setattr(time, "monotonic", lambda: next(ticks, None) or pressed())
     with pytest.raises(KeyboardInterrupt):
         where.rows("width + height > 3 AND name > ''", None, 40)
     monkeypatch.undo()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,7 @@ instance_group [ { kind: KIND_AUTO count: 1 } ]
 """
 
 Shape = Sequence[int | str]
+Values = Mapping[str, tuple[int, Shape]]  # element type and shape of each input or output
 
 
 def write_model(
@@ -47,9 +48,9 @@ def write_model(
     name: str,
     config: str,
     nodes: Sequence[NodeProto],
-    inputs: dict[str, tuple[int, Shape]],
-    outputs: dict[str, tuple[int, Shape]],
-    constants: dict[str, np.ndarray] | None = None,
+    inputs: Values,
+    outputs: Values,
+    constants: Mapping[str, np.ndarray] | None = None,
     file: str = "model.onnx",
 ) -> Path:
     """Write NAME/config.pbtxt and NAME/1/model.onnx; "NAME" in `config` becomes `name`."""
@@ -75,7 +76,7 @@ def image_model(repository: Path, name: str = "tiny_image", config: str = IMAGE_
         helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["float"], ["embedding"], axes=[1, 2], keepdims=0),
     ]
-    inputs = {"pixels": (TensorProto.UINT8, ["b", 4, 4, 3])}
+    inputs: Values = {"pixels": (TensorProto.UINT8, ["b", 4, 4, 3])}
     return write_model(repository, name, config, nodes, inputs, {"embedding": (TensorProto.FLOAT, ["b", 3])})
 
 
@@ -87,16 +88,16 @@ def text_model(
         helper.make_node("Gather", ["table", "token_ids"], ["rows"]),
         helper.make_node("ReduceMean", ["rows"], ["embedding"], axes=[1], keepdims=0),
     ]
-    inputs = {"token_ids": (TensorProto.INT32, ["b", 6])}
-    outputs = {"embedding": (TensorProto.FLOAT, ["b", 4])}
+    inputs: Values = {"token_ids": (TensorProto.INT32, ["b", 6])}
+    outputs: Values = {"embedding": (TensorProto.FLOAT, ["b", 4])}
     return write_model(repository, name, config, nodes, inputs, outputs, {"table": TABLE}, file)
 
 
 def assets_model(repository: Path, name: str = "tiny_assets", config: str = ASSETS_CONFIG) -> Path:
     """A range of BLOB: start, end INT64 (1,) -> bytes UINT8 (n,)."""
     nodes = [helper.make_node("Slice", ["blob", "start", "end"], ["bytes"])]
-    inputs = {"start": (TensorProto.INT64, [1]), "end": (TensorProto.INT64, [1])}
-    outputs = {"bytes": (TensorProto.UINT8, ["n"])}
+    inputs: Values = {"start": (TensorProto.INT64, [1]), "end": (TensorProto.INT64, [1])}
+    outputs: Values = {"bytes": (TensorProto.UINT8, ["n"])}
     blob = np.frombuffer(BLOB, np.uint8)
     return write_model(repository, name, config, nodes, inputs, outputs, {"blob": blob})
 
@@ -133,8 +134,8 @@ input [ { name: "rounds" data_type: TYPE_INT64 dims: [ 1 ] } ]
 output [ { name: "result" data_type: TYPE_FP32 dims: [ 1 ] } ]
 instance_group [ { kind: KIND_CPU count: 1 } ]
 """
-    constants = {"weights": np.eye(size, dtype=np.float32), "axis": np.array([0], np.int64)}
-    inputs = {"rounds": (TensorProto.INT64, [1])}
+    constants: dict[str, np.ndarray] = {"weights": np.eye(size, dtype=np.float32), "axis": np.array([0], np.int64)}
+    inputs: Values = {"rounds": (TensorProto.INT64, [1])}
     return write_model(repository, name, config, nodes, inputs, {"result": (TensorProto.FLOAT, [1])}, constants)
 
 

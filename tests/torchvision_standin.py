@@ -45,7 +45,7 @@ def resize(
         sizes = [new_long, new_short] if width <= height else [new_short, new_long]
     if tuple(sizes[::-1]) == image.size:
         return image
-    return image.resize(tuple(sizes[::-1]), _PILLOW[interpolation])
+    return image.resize((int(sizes[1]), int(sizes[0])), _PILLOW[interpolation])
 
 
 def get_dimensions(image: Image.Image) -> list[int]:

@@ -70,7 +70,7 @@ def run_in_own_environment(arguments: list[str]) -> int:
     if not stamp.exists() or stamp.read_text() != wanted:
         print(f"making {ENVIRONMENT.name}: some gigabytes are downloaded", file=sys.stderr)
         venv.create(ENVIRONMENT, with_pip=True)
-        pip = [python, "-m", "pip", "install", "--quiet"]
+        pip = [str(python), "-m", "pip", "install", "--quiet"]
         subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", *PACKAGES], check=True)
         subprocess.run([*pip, "--editable", ROOT], check=True)
         for package in OPTIONAL:

@@ -79,11 +79,16 @@ if TYPE_CHECKING:
         Client,
         connect,
     )
+    from clipdex.client.held_models import (
+        HeldModel,
+        list_models,
+    )
     from clipdex.index.compact import (
         compact_index,
     )
     from clipdex.index.hits import (
         Hit,
+        Hits,
     )
     from clipdex.index.manifest import (
         Manifest,
@@ -108,7 +113,7 @@ if TYPE_CHECKING:
     from clipdex.model.embeddings import (
         Embeddings,
     )
-    from clipdex.model.text_cut import (
+    from clipdex.model.texts import (
         TextCut,
     )
     from clipdex.pipeline.departures import (
@@ -152,11 +157,11 @@ if TYPE_CHECKING:
     from clipdex.wire.credentials import (
         Credentials,
     )
+    from clipdex.wire.servers.attempts import (
+        RequestTiming,
+    )
     from clipdex.wire.servers.retry_policy import (
         RetryPolicy,
-    )
-    from clipdex.wire.timing import (
-        RequestTiming,
     )
 
 # The module of each name, loaded when the name is first used: every decode worker imports this package, too, and
@@ -178,8 +183,11 @@ _HOMES = {
     "Batcher": "clipdex.client.batching",
     "Client": "clipdex.client.client",
     "connect": "clipdex.client.client",
+    "HeldModel": "clipdex.client.held_models",
+    "list_models": "clipdex.client.held_models",
     "compact_index": "clipdex.index.compact",
     "Hit": "clipdex.index.hits",
+    "Hits": "clipdex.index.hits",
     "Manifest": "clipdex.index.manifest",
     "Index": "clipdex.index.reader",
     "IndexInfo": "clipdex.index.reader",
@@ -191,7 +199,7 @@ _HOMES = {
     "ModelCard": "clipdex.model.card",
     "TextSpec": "clipdex.model.card",
     "Embeddings": "clipdex.model.embeddings",
-    "TextCut": "clipdex.model.text_cut",
+    "TextCut": "clipdex.model.texts",
     "Forgotten": "clipdex.pipeline.departures",
     "Stranded": "clipdex.pipeline.departures",
     "forget_pictures": "clipdex.pipeline.departures",
@@ -212,7 +220,7 @@ _HOMES = {
     "Source": "clipdex.sources.source",
     "Credentials": "clipdex.wire.credentials",
     "RetryPolicy": "clipdex.wire.servers.retry_policy",
-    "RequestTiming": "clipdex.wire.timing",
+    "RequestTiming": "clipdex.wire.servers.attempts",
 }
 
 
@@ -255,7 +263,9 @@ __all__ = [
     "Folder",
     "Forgotten",
     "Grouping",
+    "HeldModel",
     "Hit",
+    "Hits",
     "ImageError",
     "ImageSpec",
     "Index",
@@ -306,6 +316,7 @@ __all__ = [
     "forget_pictures",
     "index_local_images",
     "index_pictures",
+    "list_models",
     "mix",
     "move_duplicates",
     "open_source",

@@ -12,6 +12,7 @@ import numpy as np
 
 import clipdex
 from clipdex.base.read_request import ReadRequest
+from clipdex.client.client import SharedMemoryUse
 from clipdex.sources.scan import FoundFile
 
 _SIDE = 8
@@ -96,7 +97,7 @@ def anonymous_bytes() -> int:
     return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
 
-def measure(directory: Path, count: int, shared_memory: str, workers: int) -> Memory:
+def measure(directory: Path, count: int, shared_memory: SharedMemoryUse, workers: int) -> Memory:
     """Index `count` drawn pictures through a fake server in a process of its own."""
     source = Packed.draw(directory / "pictures", count)
     samples: list[tuple[int, int]] = []

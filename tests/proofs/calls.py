@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def calling(
     attempt_timeout_s: float | None = 0.5,
     pause_s: float = 0.0,
     batch: tuple[np.ndarray, np.ndarray] | None = None,
-    **settings: object,
+    **settings: Any,
 ) -> Iterator[Tally]:
     """Threads that call all the time, as long as the block lasts; then the tally is complete.
 

@@ -201,7 +201,7 @@ def command(folder: Path, index: Path, shared: Shared) -> Callable[[], None]:
 
         commit_often_and_note_it(32, shared)
         # Batches of two: what is decoded ahead must fit where no file may grow beyond 64 KiB.
-        cli.connect = lambda *args, **options: clipdex.Client(FakeTransport(embedding_dim=DIM, max_batch_size=2))
+        cli.connect = lambda *args, **options: clipdex.Client(FakeTransport(embedding_dim=DIM, max_batch_size=2))  # type: ignore[attr-defined]
         sys.argv = ["clipdex", "index", str(folder), "--out", str(index), "--workers", "1"]
         main()
 

@@ -37,7 +37,7 @@ from conftest import MODEL_REPOSITORY, unit_vectors
 from damage import DIM, write_index
 from google.protobuf.message import DecodeError
 from hostile import CARD, card_json
-from mutated_pictures import mutated
+from proofs.mutated_pictures import mutated
 from tritonclient.grpc import service_pb2
 
 from clipdex.ann import AnnIndex, build_ann
@@ -111,7 +111,7 @@ class IndexInputs:
         shutil.copytree(self.sound, self.copy)
         self.right = self.answers()
 
-    def answers(self) -> object:
+    def answers(self) -> Any:
         """What is asked of it: everything a search reads."""
         with Index.open(self.copy) as index:
             hits = [index.search(self.queries, top_k=5), index.search(self.queries, top_k=5, where="width > 1")]
@@ -183,6 +183,7 @@ class IndexInputs:
             column = random.choice(columns)
             value = random.choice([v for v in ODD if not isinstance(v, (list, dict))] + [b"\0" * 3, b"x" * 300])
             if random.random() < 0.2:
+                values: tuple[Any, ...]
                 sql, values = f"DELETE FROM {table} WHERE rowid % 7 = {random.randrange(7)}", ()
             else:
                 sql = f"UPDATE {table} SET {column} = ? WHERE rowid % 5 = {random.randrange(5)}"
@@ -273,7 +274,7 @@ def main() -> int:
     parser.add_argument("count", type=int, nargs="?", default=3000)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    random, counts, slowest = Random(20261128), Counter(), (0.0, "")
+    random, counts, slowest = Random(20261128), Counter[str](), (0.0, "")
     failed: list[str] = []
     with tempfile.TemporaryDirectory() as directory:
         index = IndexInputs(Path(directory))

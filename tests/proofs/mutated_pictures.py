@@ -64,7 +64,7 @@ def main() -> int:
     spec = FakeTransport().card.image
     limits = Limits(max_pixels=1_000_000)
     limits.apply_to_this_process()
-    random, counts, slowest = Random(20261123), Counter(), (0.0, "")
+    random, counts, slowest = Random(20261123), Counter[str](), (0.0, "")
     seen = Path(tempfile.mkdtemp(prefix="clipdex-mutated-")) / "picture"
     for i in range(options.count):
         hazard = whole[i % len(whole)]

@@ -19,6 +19,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -113,7 +114,7 @@ def tiff_expected(values: np.ndarray, photometric: str, extra: tuple[str, ...]) 
     if photometric == "separated":
         return np.asarray(Image.fromarray(eight, "CMYK").convert("RGB")), 1
     if photometric == "miniswhite":
-        eight = 255 - eight
+        eight = np.subtract(255, eight, dtype=np.uint8)
     if count == 1:
         eight = np.repeat(eight, 3, axis=2)
     if not extra or extra[0] == "unspecified":
@@ -168,7 +169,7 @@ def deep_tiffs(every: int) -> Iterator[Case]:
                 continue  # the header has nothing to do with the method
             if next(turn) % every:
                 continue
-            options = {
+            options: dict[str, Any] = {
                 "byteorder": order,
                 "photometric": photometric,
                 "compression": compression,
@@ -197,7 +198,7 @@ def deep_tiffs(every: int) -> Iterator[Case]:
             yield Case(f"tiff {what}", data, expected, off, may_be_refused=kind == "CMYK" and dtype[0] == "f")
 
 
-def packed_tiff(order: str, bits: int, photometric: int, values: np.ndarray, rows: int, **tags: object) -> bytes:
+def packed_tiff(order: str, bits: int, photometric: int, values: np.ndarray, rows: int, **tags: Any) -> bytes:
     """A TIFF of one sample of a few bits, uncompressed; tifffile reads such files, and cannot write them all."""
     single = (values[..., None] >> np.arange(bits - 1, -1, -1) & 1).astype(np.uint8).reshape(HEIGHT, -1)
     lines = np.packbits(single, axis=1)
@@ -211,7 +212,7 @@ def packed_tiff(order: str, bits: int, photometric: int, values: np.ndarray, row
     entries += [
         (262, [photometric], "H"),
         (266, [fill_order], "H"),
-        (273, None, "I"),
+        (273, [], "I"),  # where the strips are, known below
         (277, [1], "H"),
         (278, [rows], "I"),
     ]
@@ -225,7 +226,7 @@ def packed_tiff(order: str, bits: int, photometric: int, values: np.ndarray, row
         body += strip + bytes(len(strip) % 2)
     directory = struct.pack(order + "H", len(entries))
     for tag, numbers, kind in entries:
-        numbers = offsets if numbers is None else numbers
+        numbers = numbers or offsets
         raw = struct.pack(f"{order}{len(numbers)}{kind}", *numbers)
         if len(raw) > 4:
             where, body = at + len(body), body + raw + bytes(len(raw) % 2)
@@ -270,7 +271,11 @@ def pictures_in_tiffs() -> Iterator[Case]:
             continue
         values = np.rint(gradient(1 if kind == "grey" else 3) * 255).astype(np.uint8)
         values = cv2.GaussianBlur(values, (0, 0), 3)  # JPEG is for what is smooth
-        options = {"photometric": "minisblack" if kind == "grey" else "rgb", "compression": "jpeg", "tile": tile}
+        options: dict[str, Any] = {
+            "photometric": "minisblack" if kind == "grey" else "rgb",
+            "compression": "jpeg",
+            "tile": tile,
+        }
         array = values
         if kind != "grey":
             options["planarconfig"] = "separate" if planar else "contig"
@@ -518,7 +523,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    counts, wrong = Counter(), []
+    counts, wrong = Counter[str](), []
     for case in itertools.chain(tiffs(options.every), bmps()):
         kind = case.name.partition(" ")[0]
         counts[kind] += 1

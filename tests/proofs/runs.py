@@ -36,7 +36,7 @@ def commit_often_and_note_it(rows: int, shared: Shared) -> None:
         shared.set("acknowledged", committed)
         return committed
 
-    IndexWriter.commit = noted  # type: ignore[method-assign]
+    IndexWriter.commit = noted  # type: ignore[method-assign, assignment]
 
 
 def check_run(index: Path, written: dict[bytes, np.ndarray], acknowledged: int) -> int:

@@ -16,7 +16,6 @@ from clipdex.ann.ann_index import AnnIndex, import_faiss
 from clipdex.base.arrays import Array, Vectors
 from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
-from clipdex.index.checks import digest
 from clipdex.index.files import write_at
 from clipdex.index.reader import Index
 from clipdex.index.side.ann_file import (
@@ -27,7 +26,7 @@ from clipdex.index.side.ann_file import (
     AnnHeader,
     AnnRecall,
 )
-from clipdex.index.side.building import building, install
+from clipdex.index.side.building import building, digest, install
 from clipdex.search.estimates import RowNorms
 from clipdex.search.topk import top_k
 

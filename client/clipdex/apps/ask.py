@@ -13,7 +13,7 @@ from clipdex.base.arrays import Array, Vectors
 from clipdex.client.client import Client
 from clipdex.index.ranker import Ranker
 from clipdex.index.reader import Index
-from clipdex.model.text_cut import cuts_kept
+from clipdex.model.texts import cuts_kept
 from clipdex.search import Grouping, Query
 
 __all__ = ["ask"]
@@ -27,7 +27,7 @@ def ask(
     top_k: int | None = None,
     offset: int = 0,
     min_score: float | None = None,
-    where: str | Array | None = None,
+    where: str | Sequence[int] | Array | None = None,
     grouping: Grouping | None = None,
     ranker: Ranker | None = None,
 ) -> list[Answer]:

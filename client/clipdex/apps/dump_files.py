@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
+from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged, InvalidArgument
 from clipdex.base.extras import needs
@@ -59,7 +60,7 @@ class _Writer(Protocol):
     def __call__(self, lines: list[dict[str, Any]]) -> None: ...
 
 
-def dump_table(index: Index, path: Path, rows: Array | None = None) -> int:
+def dump_table(index: Index, path: PathLike, rows: Array | None = None) -> int:
     """Write a table of the pictures, one line per row, in the order of the rows -> their number.
 
     A .csv has the raw bytes of the paths; a .parquet has them in a column of bytes, beside one of text that shows
@@ -71,6 +72,7 @@ def dump_table(index: Index, path: Path, rows: Array | None = None) -> int:
         MissingExtra: it is Parquet, and pyarrow is not installed or cannot be imported.
         ClipdexError: the file cannot be written.
     """
+    path = as_path(path, "the table's file")
     kinds = {".csv": _csv, ".parquet": _parquet}
     if path.suffix.lower() not in kinds:
         raise InvalidArgument(f"{path}: the name of a table must end in .parquet or .csv")
@@ -142,7 +144,7 @@ def _parquet(path: Path) -> Iterator[_Writer]:
         yield write
 
 
-def dump_npy(index: Index, path: Path, rows: Array | None = None) -> int:
+def dump_npy(index: Index, path: PathLike, rows: Array | None = None) -> int:
     """Write an .npy file, (n, D) of the index's dtype, for `np.load(path, mmap_mode="r")` -> n.
 
     rows: the rows to write; all live ones if not given.
@@ -156,13 +158,13 @@ def dump_npy(index: Index, path: Path, rows: Array | None = None) -> int:
         "fortran_order": False,
         "shape": (len(chosen), index.manifest.embedding_dim),
     }
-    with replacing(path, "the .npy file") as file:
+    with replacing(as_path(path, "the .npy file"), "the .npy file") as file:
         np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
         write_rows(file, index, chosen, index.manifest.dtype)
     return len(chosen)
 
 
-def dump_faiss(index: Index, path: Path, rows: Array | None = None) -> int:
+def dump_faiss(index: Index, path: PathLike, rows: Array | None = None) -> int:
     """Write a `faiss.IndexFlatIP` for `faiss.read_index(path)`, float32, without needing faiss -> number of rows.
 
     Its ids are positions: 0 for the first row written.
@@ -172,7 +174,7 @@ def dump_faiss(index: Index, path: Path, rows: Array | None = None) -> int:
         ClipdexError: the file cannot be written.
     """
     chosen = chosen_rows(index, rows)
-    with replacing(path, "the FAISS index") as file:
+    with replacing(as_path(path, "the FAISS index"), "the FAISS index") as file:
         file.write(_faiss_header(len(chosen), index.manifest.embedding_dim))
         write_rows(file, index, chosen, "float32")
     return len(chosen)

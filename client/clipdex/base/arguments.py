@@ -1,15 +1,20 @@
-"""Checks of arguments that callers give as a number, a count or rows."""
+"""Checks of arguments that callers give as a number, a count, rows or a path."""
 
 from __future__ import annotations
 
+import os
 from numbers import Real
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
 from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument
 
-__all__ = ["is_count", "is_number", "row_numbers"]
+__all__ = ["PathLike", "as_path", "is_count", "is_number", "row_numbers"]
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
 
 
 def is_number(value: object) -> bool:
@@ -40,3 +45,16 @@ def row_numbers(rows: object, what: str, *, or_flags: bool) -> Array:
         shape = f" of {found.dtype} and shape {found.shape}" if isinstance(rows, np.ndarray) else f", {rows!r:.60}"
         raise InvalidArgument(f"{what} is {type(rows).__name__}{shape}; expected rows: a list of whole numbers")
     return found if found.dtype == bool else found.astype(np.int64)
+
+
+def as_path(given: PathLike, what: str) -> Path:
+    """Convert a path that a caller gave, as text or as an object of `pathlib`.
+
+    what: the argument's name, which begins the error.
+
+    Raises:
+        InvalidArgument: it is something else, or empty.
+    """
+    if not isinstance(given, (str, os.PathLike)) or not os.fspath(given):
+        raise InvalidArgument(f"{what} is {given!r:.60}; expected a path, as text or pathlib.Path")
+    return Path(os.fsdecode(given))

@@ -1,7 +1,8 @@
-"""Writing files so that existing ones stay until the new ones are complete."""
+"""Renaming in one step: files that replace others once they are complete, and Linux's renameat2."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import glob
@@ -10,13 +11,18 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from clipdex.base.errors import ClipdexError
 from clipdex.base.interrupts import interrupts_wait
 
-__all__ = ["replacing", "together"]
+__all__ = ["EXCHANGE", "NOREPLACE", "renameat2", "replacing", "together"]
+
+NOREPLACE, EXCHANGE = 1, 2  # linux/fs.h
+
+_AT_FDCWD = -100
 
 _SUFFIX = ".clipdex-part"
 _NAME_BYTES = 100  # of a path's name, in that of its temporary file
@@ -83,6 +89,29 @@ def replacing(path: Path, what: str) -> Iterator[BinaryIO]:
     finally:
         if temporary is not None:
             _drop(temporary, lock)
+
+
+def renameat2(old: bytes, new: bytes, flags: int) -> bool:
+    """Rename `old` to `new` -> False if the system, the C library or the file system does not support it.
+
+    Raises:
+        OSError: it is supported, but failed: with NOREPLACE a FileExistsError if `new` exists.
+    """
+    function = _renameat2()
+    if function is None:
+        return False
+    if function(_AT_FDCWD, old, _AT_FDCWD, new, flags) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL):
+        return False
+    raise OSError(code, os.strerror(code), new)
+
+
+@cache
+def _renameat2() -> Any:
+    """Look up renameat2; None on macOS, and with an old C library."""
+    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
 def _put_all(files: _Waiting) -> None:

@@ -20,7 +20,7 @@ from clipdex.cli.answers import hit_line
 from clipdex.cli.common import interruptible
 from clipdex.cli.index import run_sentence
 from clipdex.cli.printing import say
-from clipdex.cli.progress import index_progress
+from clipdex.cli.progress import index_progress, shown_rate
 from clipdex.client.client import Client, connect
 from clipdex.index import Hit, Index
 from clipdex.pipeline.report import RunReport
@@ -171,7 +171,7 @@ def _summary(
     name = "Triton" if client.server.name == "triton" else client.server.name
     facts = f"{name} {client.server.version}, {counted(report.rows, 'picture')}"
     if report.indexed:
-        facts += f", {report.images_per_s:.0f} images/s"
+        facts += f", {shown_rate(report.images_per_s)}"
     known = [(q, hits) for q, hits in zip(questions, answers, strict=True) if q.answers is not None]
     if not known:
         return f"{counted(len(questions), 'query', 'queries')} answered ({facts})"

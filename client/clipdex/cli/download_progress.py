@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bar
 
-from clipdex.cli.printing import bar_console, note
+from clipdex.cli.printing import bar_console, is_quiet, note
 
 __all__ = ["download_progress"]
 
@@ -22,6 +22,9 @@ def download_progress() -> Iterator[None]:
     """Show what is downloaded within the block: a bar on a terminal, else a line every ten seconds."""
     from clipdex_export.downloads import Download, downloads_reported
 
+    if is_quiet():
+        yield
+        return
     if not sys.stderr.isatty():
         with downloads_reported(_Lines()):
             yield

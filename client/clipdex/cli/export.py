@@ -9,10 +9,12 @@ from typing import Annotated
 
 import typer
 
+from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument, ParityError
-from clipdex.cli.common import interruptible
+from clipdex.cli.common import JsonOption, interruptible
 from clipdex.cli.download_progress import download_progress
-from clipdex.cli.printing import note, say
+from clipdex.cli.export_table import print_export, print_export_json
+from clipdex.cli.printing import complain, note
 
 __all__ = ["export"]
 
@@ -80,6 +82,7 @@ def export(
     allow_random: Annotated[
         bool, typer.Option("--allow-random", help="Fill in missing weights at random: only for measuring speed.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Turn a CLIP checkpoint into Triton models.
 
@@ -106,22 +109,17 @@ def export(
             allow_random=allow_random,
             progress=lambda stage: note(f"{stage} ..."),
         )
-    card, parity = report.card, report.card.parity
+    card = report.card
     if report.random_weights:
-        note(f"{len(report.random_weights)} weights are random: the vectors are meaningless")
+        count = counted(len(report.random_weights), "weight is", "weights are")
+        note(f"{count} random: the vectors are meaningless")
     if report.unused_weights:
         some = ", ".join(report.unused_weights[:3]) + (", …" if len(report.unused_weights) > 3 else "")
-        note(f"{len(report.unused_weights)} weights of the checkpoint are not used by the model: {some}")
+        count = counted(len(report.unused_weights), "weight of the checkpoint is", "weights of the checkpoint are")
+        note(f"{count} not used by the model: {some}")
     if card.below_floor is not None:
         note(f"installed although {card.below_floor}")
-    size = report.bytes_on_disk / 1e6
-    shape = f"{card.embedding_dim} dimensions, {card.image.size} px, {card.precision}"
-    say(f"{card.name}: {shape}, {size:.1f} MB")
-    say(f"fingerprint {card.fingerprint}")
-    for key, value in parity.items():
-        if isinstance(value, (int, float, str)):
-            say(f"parity: {key.replace('_', ' ')}: {value}")
-    say(f"installed in {repository}; serve it with  clipdex serve --repository {repository}")
+    (print_export_json if as_json else print_export)(report)
 
 
 def _listed_name(source: str) -> str:
@@ -145,5 +143,5 @@ def _shown_table() -> Iterator[None]:
         yield
     except ParityError as exc:
         for line in exc.table.splitlines():
-            note(line)
+            complain(line)
         raise ParityError(f"{exc}; nothing was installed (--force installs it with a card that says so)") from exc

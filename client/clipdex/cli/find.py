@@ -21,7 +21,8 @@ from clipdex.cli.answers import print_answers, print_json
 from clipdex.cli.common import HtmlOption, JsonOption, interruptible, shown_path
 from clipdex.cli.index import run_sentence
 from clipdex.cli.model_at_hand import YesOption, model_at_hand
-from clipdex.cli.printing import note
+from clipdex.cli.panels import OUTPUT
+from clipdex.cli.printing import complain, note
 from clipdex.cli.progress import index_progress
 from clipdex.cli.query_options import WhereOption, queries_of
 from clipdex.client.client import Client, connect
@@ -74,9 +75,11 @@ def find(
     yes: YesOption = False,
     as_json: JsonOption = False,
     html: HtmlOption = None,
-    open_sheet: Annotated[bool, typer.Option("--open", help="Show a contact sheet in the browser.")] = False,
+    open_sheet: Annotated[
+        bool, typer.Option("--open", help="Show a contact sheet in the browser.", rich_help_panel=OUTPUT)
+    ] = False,
 ) -> None:
-    """Find pictures of a folder that best match a text, without any preparation.
+    """Find the pictures of a folder that best match a text.
 
     The first call downloads a model, after asking, and indexes the folder; later ones index only what is new or
     changed. Model and index are kept in the user's cache; nothing is written to the folder.
@@ -105,7 +108,7 @@ def find(
         write_contact_sheet(sheet, sections, title="clipdex find", summary=summary)
         note(f"contact sheet: {sheet}")
         if open_sheet and not webbrowser.open(Path(os.path.abspath(sheet)).as_uri()):
-            note("no browser could be started")
+            complain("no browser could be started")
 
 
 @contextmanager
@@ -141,4 +144,4 @@ def _note_run(found: Found) -> None:
         note(run_sentence(report, found.index))
     if report is not None and report.failed:
         failed = counted(report.failed, "file could not be read", "files could not be read")
-        note(f"{failed}:  clipdex failures {shown_path(str(found.index))}")
+        complain(f"{failed}:  clipdex failures {shown_path(str(found.index))}")

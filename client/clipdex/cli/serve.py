@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipdex.cli.common import sigterm_interrupts
+from clipdex.cli.common import JsonOption, sigterm_interrupts
 from clipdex.cli.model_at_hand import YesOption, model_at_hand
-from clipdex.cli.printing import note, say
+from clipdex.cli.printing import note, say, say_json
 from clipdex.client.discovery import served_models
+
+if TYPE_CHECKING:
+    from clipdex_server import LocalTriton
 
 __all__ = ["serve"]
 
@@ -60,6 +63,7 @@ def serve(
     startup_timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="Time limit for loading the models.")
     ] = 300.0,
+    as_json: JsonOption = False,
 ) -> None:
     """Serve the models of a repository until Ctrl-C.
 
@@ -81,12 +85,29 @@ def serve(
         startup_timeout_s=startup_timeout,
     )
     with _ended_by_signal(), server:
-        models = ", ".join(served_models(server.models or ())) or "no model that clipdex exported"
-        say(f"Triton {server.version} serves {models} at {server.address}; stop it with Ctrl-C", flush=True)
-        for what, number in (("HTTP", server.http_port), ("metrics", server.metrics_port)):
-            if number is not None:
-                say(f"{what} at {host}:{number}", flush=True)
+        models = served_models(server.models or ())
+        if as_json:
+            _print_json(server, models)
+        else:
+            named = ", ".join(models) or "no model that clipdex exported"
+            say(f"Triton {server.version} serves {named} at {server.address}; stop it with Ctrl-C", flush=True)
+            for what, number in (("HTTP", server.http_port), ("metrics", server.metrics_port)):
+                if number is not None:
+                    say(f"{what} at {host}:{number}", flush=True)
         server.wait()
+
+
+def _print_json(server: LocalTriton, models: Sequence[str]) -> None:
+    say_json(
+        {
+            "address": server.address,
+            "server": f"triton {server.version}",
+            "models": list(models),
+            "http_port": server.http_port,
+            "metrics_port": server.metrics_port,
+        },
+        flush=True,
+    )
 
 
 @contextmanager

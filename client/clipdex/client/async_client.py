@@ -26,6 +26,7 @@ from clipdex.client.client import connect as connect_blocking
 from clipdex.client.embedding import image_steps, pixel_steps, text_steps
 from clipdex.client.steps import Steps, step_after
 from clipdex.model.card import ModelCard
+from clipdex.model.embeddings import Embeddings
 from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource
 
@@ -95,15 +96,15 @@ class AsyncClient:
         """The model's card."""
         return self.client.card
 
-    async def embed_images(self, images: Iterable[ImageSource], *, icc: IccUse = "off") -> Vectors:
+    async def embed_images(self, images: Iterable[ImageSource], *, icc: IccUse = "off") -> Embeddings:
         """See `Client.embed_images`."""
         return await self._drive(image_steps(self.client, images, icc=icc))
 
-    async def embed_pixels(self, pixels: Pixels) -> Vectors:
+    async def embed_pixels(self, pixels: Pixels) -> Embeddings:
         """See `Client.embed_pixels`."""
         return await self._drive(pixel_steps(self.client, pixels))
 
-    async def embed_texts(self, texts: Iterable[str]) -> Vectors:
+    async def embed_texts(self, texts: Iterable[str]) -> Embeddings:
         """See `Client.embed_texts`."""
         return await self._drive(await self._in_thread(partial(text_steps, self.client, texts)))
 

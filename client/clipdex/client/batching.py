@@ -35,9 +35,9 @@ class _Queue:
 
     submit: Callable[[Array], Future[Array]]
     most: int
-    items: list[tuple[Array, Future[Array]]] = field(default_factory=list)
+    items: list[tuple[Array, Future[Embeddings]]] = field(default_factory=list)
 
-    def take(self) -> list[tuple[Array, Future[Array]]]:
+    def take(self) -> list[tuple[Array, Future[Embeddings]]]:
         """Empty the queue -> its items."""
         items, self.items = self.items, []
         return items
@@ -69,7 +69,7 @@ class Batcher:
         self._closed = False
         self._pid = os.getpid()
 
-    def image(self, image: ImageSource, *, icc: IccUse = "off") -> Future[Array]:
+    def image(self, image: ImageSource, *, icc: IccUse = "off") -> Future[Embeddings]:
         """Decode a picture at once, and queue it -> a future of its vector, float32 (D,) of norm 1.
 
         icc: as for `Client.embed_images`.
@@ -80,7 +80,7 @@ class Batcher:
         spec = self._client.card.image
         return self._add(self._images, to_pixels(open_image(image, fill=spec.fill, icc=icc), spec))
 
-    def text(self, text: str) -> Future[Array]:
+    def text(self, text: str) -> Future[Embeddings]:
         """Queue a text -> a future of its vector, float32 (D,) of norm 1."""
         return self._add(self._texts, self._client.tokenize([text])[0])
 
@@ -107,14 +107,14 @@ class Batcher:
         if self._closed:
             raise Closed("this batcher is closed: make another")
 
-    def _add(self, queue: _Queue, row: Array) -> Future[Array]:
+    def _add(self, queue: _Queue, row: Array) -> Future[Embeddings]:
         self._require_open()
         if self._pid != os.getpid():  # the sending thread did not survive the fork, and the lock may be held
             raise ClipdexError(
                 f"this batcher was made in process {self._pid}, and this is a child that was forked from it: "
                 "connect in the child, and make one there"
             )
-        answer: Future[Array] = Future()
+        answer: Future[Embeddings] = Future()
         with self._lock:
             queue.items.append((row, answer))
             first = len(queue.items) == 1
@@ -125,14 +125,14 @@ class Batcher:
             self._timer.after(self._max_wait_s, lambda: self._flush(queue, answer))
         return answer
 
-    def _flush(self, queue: _Queue, first: Future[Array]) -> None:
+    def _flush(self, queue: _Queue, first: Future[Embeddings]) -> None:
         """Send the batch that `first` began, unless it has already gone out full."""
         with self._lock:
             batch = queue.take() if queue.items and queue.items[0][1] is first else []
         if batch:
             self._send(queue, batch)
 
-    def _send(self, queue: _Queue, batch: list[tuple[Array, Future[Array]]]) -> None:
+    def _send(self, queue: _Queue, batch: list[tuple[Array, Future[Embeddings]]]) -> None:
         # Items that were cancelled while they waited are left out; the others can no longer be cancelled.
         items = [
             (row, answer) for row, answer in batch if answer.running() or answer.set_running_or_notify_cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
+from os import PathLike
 from types import TracebackType
 from typing import Literal, get_args
 
@@ -20,9 +20,10 @@ from clipdex.client.request_size import requests_in_flight, rows_of_pixels, rows
 from clipdex.client.steps import run
 from clipdex.model.assets import as_cache_dir
 from clipdex.model.card import ModelCard
+from clipdex.model.embeddings import Embeddings
 from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource
-from clipdex.model.text_cut import warn_of_cut
+from clipdex.model.texts import warn_of_cut
 from clipdex.model.tokenizer import Tokenizer
 from clipdex.wire import (
     Credentials,
@@ -53,7 +54,7 @@ def connect(
     retry: RetryPolicy | None = None,
     shared_memory: SharedMemoryUse = "auto",
     on_request: RequestHook | None = None,
-    cache_dir: Path | None = None,
+    cache_dir: str | PathLike[str] | None = None,
 ) -> Client:
     """Connect to a model on one or more Triton servers, or in this process.
 
@@ -110,7 +111,7 @@ class Client:
         model: str | None = None,
         timeout_s: float = 60.0,
         wait_s: float = 0.0,
-        cache_dir: Path | None = None,
+        cache_dir: str | PathLike[str] | None = None,
         shared_memory: SharedMemoryUse = "auto",
     ) -> None:
         _check_timeout(timeout_s)
@@ -140,7 +141,7 @@ class Client:
         """The address at which the model is served."""
         return self._transport.address
 
-    def embed_images(self, images: Iterable[ImageSource], *, icc: IccUse = "off") -> Vectors:
+    def embed_images(self, images: Iterable[ImageSource], *, icc: IccUse = "off") -> Embeddings:
         """Embed N pictures -> float32 (N, D) of norm 1.
 
         images: a list or generator of paths, file bytes, open files, Pillow images or uint8 arrays, or one uint8
@@ -155,7 +156,7 @@ class Client:
         """
         return run(image_steps(self, images, icc=icc, wait=True))
 
-    def embed_pixels(self, pixels: Pixels) -> Vectors:
+    def embed_pixels(self, pixels: Pixels) -> Embeddings:
         """Embed uint8 (N, S, S, 3), resized and cropped as the card says -> float32 (N, D) of norm 1.
 
         Raises:
@@ -164,7 +165,7 @@ class Client:
         """
         return run(pixel_steps(self, pixels, wait=True))
 
-    def embed_texts(self, texts: Iterable[str]) -> Vectors:
+    def embed_texts(self, texts: Iterable[str]) -> Embeddings:
         """Embed N texts -> float32 (N, D) of norm 1. Texts that are too long are cut, with a TextCut warning."""
         return run(text_steps(self, texts, wait=True))
 

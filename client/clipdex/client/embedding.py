@@ -24,7 +24,7 @@ __all__ = ["image_steps", "pixel_steps", "text_steps"]
 
 def image_steps(
     client: Client, images: Iterable[ImageSource], *, icc: IccUse = "off", wait: bool = False
-) -> Steps[Vectors]:
+) -> Steps[Embeddings]:
     """The steps of `Client.embed_images`. Each opens and resizes a batch of pictures. wait: see `pixel_steps`."""
     client.require_open()
     require_several(images)
@@ -44,7 +44,7 @@ def image_steps(
     return _embedding(client, batches(), client.max_batch_size, client.submit_pixels, wait)
 
 
-def pixel_steps(client: Client, pixels: Pixels, *, wait: bool = False) -> Steps[Vectors]:
+def pixel_steps(client: Client, pixels: Pixels, *, wait: bool = False) -> Steps[Embeddings]:
     """The steps of `Client.embed_pixels`.
 
     wait: the driver blocks on each future at once, so a single request may be answered within its step.
@@ -55,7 +55,7 @@ def pixel_steps(client: Client, pixels: Pixels, *, wait: bool = False) -> Steps[
     return _embedding(client, _slices(pixels, most), most, client.submit_pixels, wait)
 
 
-def text_steps(client: Client, texts: Iterable[str], *, wait: bool = False) -> Steps[Vectors]:
+def text_steps(client: Client, texts: Iterable[str], *, wait: bool = False) -> Steps[Embeddings]:
     """The steps of `Client.embed_texts`. wait: see `pixel_steps`."""
     client.require_open()
     most = client.max_texts
@@ -72,7 +72,9 @@ def _slices(rows: Array, step: int) -> Iterator[Array]:
     return (rows[i : i + step] for i in range(0, len(rows), step))
 
 
-def _embedding(client: Client, batches: Iterator[Array], most: int, submit: _Submit, wait: bool) -> Steps[Vectors]:
+def _embedding(
+    client: Client, batches: Iterator[Array], most: int, submit: _Submit, wait: bool
+) -> Steps[Embeddings]:
     """Keep up to `in_flight` requests pending, and concatenate their answers: float32 (N, D)."""
     parts: list[Vectors] = []
     waiting: deque[tuple[int, Array, Future[Array]]] = deque()

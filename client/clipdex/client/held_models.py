@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from clipdex.base.errors import ClipdexError, ModelNotFound, ServerUnreachable
@@ -42,7 +43,7 @@ def list_models(
     credentials: Credentials | None = None,
     timeout_s: float = 60.0,
     wait_s: float = 0.0,
-    cache_dir: Path | None = None,
+    cache_dir: str | PathLike[str] | None = None,
 ) -> list[HeldModel]:
     """List the models of a server (`HOST:PORT`), or of a repository (its directory, or `inproc:DIR`), by name.
 

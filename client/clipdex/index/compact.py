@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged, IndexWriteError
 from clipdex.base.records import Failure, Picture
-from clipdex.base.renaming import EXCHANGE, renameat2
+from clipdex.base.replacing import EXCHANGE, renameat2
 from clipdex.index.create import aside, building, put_back
 from clipdex.index.files import sync_directory
 from clipdex.index.rows import ROWS_FILE, RowStore
@@ -25,7 +26,7 @@ _ROWS_AT_ONCE = 16_384
 
 
 def compact_index(
-    directory: Path, progress: Callable[[int, int], None] | None = None, *, drop_damaged: bool = False
+    directory: PathLike, progress: Callable[[int, int], None] | None = None, *, drop_damaged: bool = False
 ) -> int:
     """Drop the dead rows and renumber the others, in their order -> how many were dropped.
 
@@ -42,7 +43,7 @@ def compact_index(
         IndexDamaged: a live row is damaged: the copy would have matching checksums. The index is unchanged.
         IndexWriteError: the disk is full or failed; the index is unchanged.
     """
-    directory = Path(os.path.realpath(directory))  # not a link to it, nor "."
+    directory = Path(os.path.realpath(as_path(directory, "the path of an index")))  # not a link to it, nor "."
     put_back(directory)
     cut = wal_damage(directory / ROWS_FILE)
     if cut and not drop_damaged:

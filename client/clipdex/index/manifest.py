@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import google_crc32c
 import numpy as np
 
 from clipdex.base.errors import (
@@ -18,12 +20,11 @@ from clipdex.base.errors import (
     IndexWriteError,
 )
 from clipdex.base.json_text import parse_plain_json
-from clipdex.index.checks import json_crc32c
 from clipdex.index.files import create, fault, open_to_read, rename, sync_directory
 from clipdex.model.card import ModelCard
 from clipdex.model.formats.icc import IccUse
 
-__all__ = ["FORMAT_VERSION", "MANIFEST", "Manifest"]
+__all__ = ["FORMAT_VERSION", "MANIFEST", "Manifest", "json_crc32c"]
 
 MANIFEST = "manifest.json"
 FORMAT = "clipdex-index"
@@ -170,3 +171,8 @@ class Manifest:
         if data.pop("crc32c", None) != json_crc32c(data):
             raise IndexDamaged(f"{path}: its checksum does not match its content: it was changed or is damaged")
         return cls(fingerprint, model, dim, dtype, data.get("below_floor", ""), data.get("icc", "off"))
+
+
+def json_crc32c(data: Mapping[str, object]) -> int:
+    """Compute the CRC-32C of JSON: ASCII, names sorted, no blanks."""
+    return int(google_crc32c.value(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()))

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.base.arguments import is_count, row_numbers
+from clipdex.base.arguments import as_path, is_count, row_numbers
 from clipdex.base.arrays import Array, Vectors
 from clipdex.base.counting import counted
 from clipdex.base.errors import Closed, IndexDamaged, IndexFault, InvalidArgument
 from clipdex.base.records import Extent, Failure, KnownFile, Picture
 from clipdex.index.files import fault, open_directory
-from clipdex.index.hits import Hit, grouped_ranking, hits_of, traits
+from clipdex.index.hits import Hit, Hits, grouped_ranking, hits_of, traits
 from clipdex.index.info import IndexInfo, info_of
 from clipdex.index.manifest import Manifest
 from clipdex.index.ranker import Ranker
@@ -36,7 +36,7 @@ from clipdex.search.exact import Ranking
 from clipdex.search.grouping import Group, Grouping, Traits
 from clipdex.search.topk import top_k as exact_top_k
 
-__all__ = ["DEFAULT_TOP_K", "Hit", "Index", "IndexInfo"]
+__all__ = ["DEFAULT_TOP_K", "Hit", "Hits", "Index", "IndexInfo"]
 
 DEFAULT_TOP_K = 5
 
@@ -74,9 +74,7 @@ class Index:
             IndexFormatError: it is not an index, or has a newer format.
             IndexDamaged: the vectors file is shorter than the commit record says.
         """
-        if not isinstance(directory, (str, os.PathLike)):
-            raise InvalidArgument(f"expected the path of an index, not {type(directory).__name__}")
-        return cls(Path(directory))
+        return cls(as_path(directory, "the path of an index"))
 
     def refresh(self) -> None:
         """Move the view to the latest commit, also if the index has been compacted since."""
@@ -170,12 +168,12 @@ class Index:
         *,
         offset: int = 0,
         min_score: float | None = None,
-        where: str | Array | None = None,
+        where: str | Sequence[int] | Array | None = None,
         params: Mapping[str, Any] | None = None,
-        exclude: Sequence[int] = (),
+        exclude: Sequence[int] | Array = (),
         grouping: Grouping | None = None,
         ann: Ranker | None = None,
-    ) -> list[list[Hit]]:
+    ) -> list[Hits]:
         """Find the `top_k` pictures nearest to each query, best first; equal scores by row.
 
         Args:
@@ -184,7 +182,8 @@ class Index:
             top_k: hits per query (default 5); all pictures if there are fewer.
             offset: how many of the best hits to skip: the next page starts at `offset + top_k`.
             min_score: minimum cosine similarity of a hit.
-            where: restricts the hits: a condition in SQL (docs/search.md), or rows returned by `where`.
+            where: restricts the hits: a condition in SQL (docs/search.md), or rows: flags (N,) or numbers,
+                as `where` returns them.
             params: values of the condition's `:name` parameters.
             exclude: rows to leave out.
             grouping: makes near-duplicates one hit; see `Hit.copies`.
@@ -199,7 +198,10 @@ class Index:
         """
         wide = checked_queries(queries, self.manifest, self.directory)
         check_options(top_k, offset, min_score, grouping, ann, where, params)
-        allowed = self.where(where, params) if isinstance(where, str) else where
+        if isinstance(where, str):
+            allowed: Array | None = self.where(where, params)
+        else:
+            allowed = None if where is None else row_numbers(where, "the filter", or_flags=True)
         left_out = row_numbers(exclude, "exclude", or_flags=False)
         if len(left_out) and not 0 <= left_out.min() <= left_out.max() < len(self._vectors):
             raise InvalidArgument(f"exclude has a row that does not exist; expected 0 to {len(self._vectors) - 1}")
@@ -243,7 +245,7 @@ class Index:
             found.append((ranking, groups[offset:]))
         return self._hits(found)
 
-    def _hits(self, found: Sequence[tuple[Ranking, Sequence[Group]]]) -> list[list[Hit]]:
+    def _hits(self, found: Sequence[tuple[Ranking, Sequence[Group]]]) -> list[Hits]:
         """Groups of positions in rankings, as hits."""
         rows = sorted({int(ranking.rows[i]) for ranking, groups in found for group in groups for i in group.all})
         self.require_sound(rows)  # what had codes, or was named by FAISS, has not been looked at before

@@ -20,7 +20,6 @@ from clipdex.base.records import (
     Picture,
 )
 from clipdex.base.spelling import composed_path
-from clipdex.index.checks import is_stored_count
 from clipdex.index.schema import (
     DAMAGE,
     LATER,
@@ -35,6 +34,7 @@ from clipdex.index.stored import (
     are,
     failure_of,
     is_plausible,
+    is_stored_count,
     is_whole,
     known_file,
     picture_of,

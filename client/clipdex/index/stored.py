@@ -16,6 +16,7 @@ __all__ = [
     "are",
     "failure_of",
     "is_plausible",
+    "is_stored_count",
     "is_whole",
     "known_file",
     "picture_of",
@@ -34,6 +35,8 @@ KINDS: dict[str, tuple[tuple[type, ...], ...]] = {
     "ctimes": (_INT, _INT),
     "failure_ctimes": (_BYTES, _INT),
 }
+
+_MOST = 1 << 48  # of rows, and of anything else that an index counts
 
 _ROW = "rows.row, path, size, mtime_ns, content_hash, width, height, deleted_at, rows.crc32c"
 _AT_CONTENT_HASH = 4
@@ -106,3 +109,8 @@ def failure_of(
 def _later(record: Sequence[Any]) -> list[tuple[Any, Any]]:
     """Take (value, checksum) of each of `LATER_OF_ROWS` from a record."""
     return [(record[11], record[12]), (record[13], record[14])]
+
+
+def is_stored_count(value: object) -> bool:
+    """Return whether a value from an index's file is a count: an int, at least 0 and below 2^48."""
+    return type(value) is int and 0 <= value < _MOST

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.errors import IndexDamaged, IndexFormatError
 from clipdex.base.records import Extent
 from clipdex.index.files import fault, open_directory, open_to_read
@@ -39,7 +40,7 @@ class VerifyReport:
     damages: list[Damage]
 
 
-def verify_index(directory: Path, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+def verify_index(directory: PathLike, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
     """Read everything that is committed and compare it with its checksums.
 
     Args:
@@ -49,6 +50,7 @@ def verify_index(directory: Path, progress: Callable[[int, int], None] | None = 
         IndexNotFound: the directory does not exist.
         IndexFault: it cannot be read now, which does not mean damage: a full disk, no locks.
     """
+    directory = as_path(directory, "the path of an index")
     while True:  # a compaction in between would mix two indexes
         with _watched(directory) as in_place:
             report = _verify(directory, progress)

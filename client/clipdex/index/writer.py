@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.arrays import Array
 from clipdex.base.errors import (
     Closed,
@@ -50,8 +51,8 @@ class IndexWriter:
     Leaving the `with` block commits what was appended, unless it is left by an exception.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: PathLike) -> None:
+        self.directory = directory = as_path(directory, "the path of an index")
         self.manifest = Manifest.read(directory)  # before a lock file is put into a folder that is not an index
         self._lock = _lock(directory)
         sweep_unfinished(directory)
@@ -75,7 +76,7 @@ class IndexWriter:
         self._row_of_content: dict[bytes, int] = {}  # of rows appended since the last commit
 
     @classmethod
-    def open_or_create(cls, directory: Path, manifest: Manifest) -> IndexWriter:
+    def open_or_create(cls, directory: PathLike, manifest: Manifest) -> IndexWriter:
         """Open the index at `directory` for writing; create it if it does not exist.
 
         Raises:
@@ -84,6 +85,7 @@ class IndexWriter:
             IndexDamaged: the vectors file is shorter than the commit record says.
             IndexWriteError: the directory cannot be written.
         """
+        directory = as_path(directory, "the path of an index")
         put_back(directory)
         if not os.path.lexists(directory):
             create_index(directory, manifest)

@@ -1,1 +1,4 @@
-"""Perceptual similarity of pictures: signatures, and their comparison. Pure functions of arrays."""
+"""Perceptual similarity of pictures: signatures, and their comparison. Pure functions of arrays.
+
+Not public: docs/design.md lists what is.
+"""

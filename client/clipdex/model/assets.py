@@ -21,8 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
+from clipdex.base.arguments import as_path
 from clipdex.base.arrays import Array
-from clipdex.base.errors import CardError, InvalidArgument
+from clipdex.base.errors import CardError
 from clipdex.model.card import ModelCard
 
 __all__ = [
@@ -127,9 +128,7 @@ def as_cache_dir(given: str | os.PathLike[str] | None) -> Path:
     """Return the cache folder given by the caller, or the default. Raises InvalidArgument if it is not a path."""
     if given is None:
         return default_cache_dir()
-    if not isinstance(given, (str, os.PathLike)) or not os.fspath(given):
-        raise InvalidArgument(f"cache_dir is {given!r}; expected the path of a folder")
-    return Path(given)
+    return as_path(given, "cache_dir")
 
 
 def default_cache_dir() -> Path:

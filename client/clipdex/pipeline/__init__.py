@@ -1,1 +1,4 @@
-"""The indexing pipeline: scan → decode → embed → append. `run.py` joins the stages."""
+"""The indexing pipeline: scan → decode → embed → append. `run.py` joins the stages.
+
+Not public: docs/design.md lists what is.
+"""

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.spelling import composed_path
 from clipdex.index.reader import Index
 from clipdex.index.writer import IndexWriter
 from clipdex.sources.census import Surveyed
-from clipdex.sources.member_paths import containers
+from clipdex.sources.locations import containers
 from clipdex.sources.scan import nothing_at
 from clipdex.sources.source import Source
 
@@ -135,8 +136,8 @@ class Forgotten:
 
 
 def forget_pictures(
-    index: str | os.PathLike[str],
-    paths: Iterable[str | os.PathLike[str]] = (),
+    index: PathLike,
+    paths: Iterable[PathLike] = (),
     *,
     missing: bool = False,
     whole_folders: bool = False,
@@ -163,7 +164,7 @@ def forget_pictures(
     named = [os.path.abspath(os.fsencode(path)) for path in paths]
     if not named and not missing:
         raise InvalidArgument("there is nothing to forget; give paths, or --missing (missing=True)")
-    directory = Path(index)
+    directory = as_path(index, "the path of an index")
     if dry_run:
         with Index.open(directory) as opened:
             rows = [path for _, path in opened.live_paths()]

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.records import Failure
 from clipdex.index.reader import Index
 from clipdex.index.sound_files import SoundFiles
@@ -48,7 +48,11 @@ class Plan:
 
 
 def plan_run(
-    source: Source | str | os.PathLike[str], index: Path, *, retry_failures: bool = False, check: Check = "stat"
+    source: Source | str | os.PathLike[str],
+    index: PathLike,
+    *,
+    retry_failures: bool = False,
+    check: Check = "stat",
 ) -> Plan:
     """Compare a folder or another source with an index, which may not exist yet -> the plan of a run.
 
@@ -60,6 +64,7 @@ def plan_run(
         IndexFault: `index` is not an index, or is damaged.
     """
     source = as_source(source)
+    index = as_path(index, "the path of an index")
     checked(check)
     count = dict.fromkeys(Standing, 0)
     damaged = gone = out = 0

@@ -1,4 +1,7 @@
-"""Sources of pictures: folders, lists of paths, tar files, tables. Each lists `FoundFile`s in its own order."""
+"""Sources of pictures: folders, lists of paths, tar files, tables. Each lists `FoundFile`s in its own order.
+
+Not public: docs/design.md lists what is.
+"""
 
 from clipdex.sources.census import PassedOver
 from clipdex.sources.exclusion import Exclusion

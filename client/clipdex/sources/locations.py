@@ -1,21 +1,40 @@
-"""Locations of pictures in lists and tables: paths of this machine, or URLs, which are not downloaded."""
+"""Locations of pictures: paths of this machine, members of other files, and URLs, which are not downloaded.
+
+A picture inside another file has the path `FILE!/MEMBER`, as `/data/0.tar!/cat.jpg`, in bytes. A folder may be
+named `x.tar!`, so such a path can also be an ordinary one: callers check whether a file exists at the whole path,
+or at the container's.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-__all__ = ["LONGEST_PATH", "URL_BEGINS", "Elsewhere", "located"]
+__all__ = [
+    "LONGEST_PATH",
+    "TABLE_SUFFIXES",
+    "TAR_SUFFIXES",
+    "URL_BEGINS",
+    "Elsewhere",
+    "containers",
+    "located",
+    "member_path",
+]
 
 LONGEST_PATH = 4096  # bytes; Linux opens no longer path
+
+TAR_SUFFIXES = (b".tar",)
+TABLE_SUFFIXES = (b".csv", b".tsv", b".parquet")
 
 URL_BEGINS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash, as a Path collapses two
 
 _URL = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]+)://")
 _FILE = re.compile(rb"file:(?://(?:localhost)?)?(?=/)(?!//)", re.IGNORECASE)
 _DATA = re.compile(rb"data:[\w.+-]+/[\w.+-]+[;,]", re.IGNORECASE)
+_CONTAINER_ENDS = re.compile(rb"\.(?:tar|csv|tsv|parquet)(?=!/)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -49,3 +68,14 @@ def located(text: bytes, folder: bytes) -> bytes | Elsewhere:
     if text.startswith(b"~/"):
         text = os.path.expanduser(text)
     return os.path.abspath(os.path.join(folder, text))
+
+
+def member_path(container: bytes, member: bytes) -> bytes:
+    """Return the identity of a member."""
+    return container + b"!/" + member
+
+
+def containers(path: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each way to read a path as (container, member), the shortest container first; none for most paths."""
+    for found in _CONTAINER_ENDS.finditer(path):
+        yield path[: found.end()], path[found.end() + 2 :]

@@ -1,4 +1,4 @@
-"""Opens the source that a path means: a folder, a picture or a glob of them, tar shards, or a table."""
+"""Opens what a path means: a source (a folder, a glob, tar shards, a table), or a picture inside another file."""
 
 from __future__ import annotations
 
@@ -6,30 +6,40 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from clipdex.base.errors import MissingExtra, SourceError
+from clipdex.base.arguments import PathLike, as_path
+from clipdex.base.errors import ClipdexError, MissingExtra, SourceError
+from clipdex.base.limits import Limits
 from clipdex.base.records import Failure
 from clipdex.sources.csv_table import CsvTable
 from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.globs import expanded, is_glob
-from clipdex.sources.member_paths import TABLE_SUFFIXES, TAR_SUFFIXES, containers
+from clipdex.sources.locations import TABLE_SUFFIXES, TAR_SUFFIXES, containers
 from clipdex.sources.scan import SUFFIXES
 from clipdex.sources.shard_folder import shards_in
 from clipdex.sources.source import Chosen, Folder, Matching, PathList, Several, Source
-from clipdex.sources.tar_shards import TarShards
+from clipdex.sources.tar_shards import TarShards, tar_member
 
-__all__ = ["as_source", "is_picture_glob", "ledger_source", "names_meant", "open_source", "open_sources"]
-__all__ += ["retry_source"]
+__all__ = [
+    "as_source",
+    "is_picture_glob",
+    "ledger_source",
+    "member_bytes",
+    "names_meant",
+    "open_source",
+    "open_sources",
+    "retry_source",
+]
 
 _PACKED_TARS = (".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 
-def as_source(source: Source | str | os.PathLike[str]) -> Source:
+def as_source(source: Source | PathLike) -> Source:
     """Return a source unchanged, and open a path with `open_source`."""
-    return open_source(Path(source)) if isinstance(source, (str, os.PathLike)) else source
+    return open_source(source) if isinstance(source, (str, os.PathLike)) else source
 
 
 def open_source(
-    path: Path,
+    path: PathLike,
     *,
     column: str | None = None,
     delimiter: str | None = None,
@@ -52,6 +62,7 @@ def open_source(
         SourceError: the path is none of these; or the table cannot be read, or has no such column.
         MissingExtra: a Parquet file without pyarrow.
     """
+    path = as_path(path, "the path of a source")
     name = path.name.lower()
     if path.is_dir():
         if tar:
@@ -92,7 +103,7 @@ def is_picture_glob(path: Path) -> bool:
 
 
 def open_sources(
-    paths: Sequence[Path],
+    paths: Sequence[PathLike],
     *,
     column: str | None = None,
     delimiter: str | None = None,
@@ -100,13 +111,13 @@ def open_sources(
     exclusion: Exclusion | None = None,
 ) -> Source:
     """Open several paths as one source, each as `open_source` does."""
-    paths = [name for path in paths for name in names_meant(path)]
-    shards = [path for path in paths if path.name.lower().endswith(".tar") and not path.is_dir()]
-    pictures = [path for path in paths if os.fsencode(path.name.lower()).endswith(SUFFIXES) and path.is_file()]
+    meant = [name for path in paths for name in names_meant(as_path(path, "the path of a source"))]
+    shards = [path for path in meant if path.name.lower().endswith(".tar") and not path.is_dir()]
+    pictures = [path for path in meant if os.fsencode(path.name.lower()).endswith(SUFFIXES) and path.is_file()]
     apart = {*shards, *pictures}
     sources = [
         open_source(path, column=column, delimiter=delimiter, tar=tar, exclusion=exclusion)
-        for path in paths
+        for path in meant
         if path not in apart
     ]
     if pictures:  # a shell may have expanded a `*` to a hundred thousand
@@ -166,6 +177,30 @@ def retry_source(paths: Iterable[bytes], name: str) -> Source:
     name: their name in messages.
     """
     return Several(_sources_of(paths, name, None, None, lambda why: None))
+
+
+def member_bytes(path: str) -> bytes | None:
+    """Read the picture that an index knows as `FILE!/MEMBER`; None if the path is not such a one, or it is gone.
+
+    A call may list the tar, or read a row group of the table: fast enough for a page of thumbnails.
+    """
+    raw = os.fsencode(path)
+    if os.path.lexists(raw):
+        return None
+    for container, member in containers(raw):
+        if not os.path.isfile(container):
+            continue
+        try:
+            if container.lower().endswith(TAR_SUFFIXES):
+                return tar_member(container, member, Limits().max_file_bytes)
+            if Path(os.fsdecode(container)).suffix.lower() == ".parquet":
+                from clipdex.sources.parquet_table import parquet_cell  # pyarrow is an extra
+
+                column, _, row = member.rpartition(b"/")
+                return parquet_cell(container, os.fsdecode(column), int(row)) if row.isdigit() else None
+        except (OSError, ClipdexError):
+            return None
+    return None
 
 
 def _sources_of(

@@ -15,8 +15,7 @@ from clipdex.base.extras import needs
 from clipdex.base.git_lfs import is_pointer_file, pointer_words
 from clipdex.base.read_request import ReadRequest, refusal
 from clipdex.base.records import Failure
-from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located
-from clipdex.sources.member_paths import member_path
+from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located, member_path
 from clipdex.sources.metadata import metadata_json
 from clipdex.sources.scan import FoundFile, nothing_at
 from clipdex.sources.table import BrokenTable, RowLedger, choose_column, named_files, row_id, state_of
@@ -73,6 +72,16 @@ class ParquetTable:
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """Yield the files in the order of the rows."""
         return self._named_files(on_failure) if self.names_files else self._pictures()
+
+    def size(self) -> int | None:
+        """Return the number of rows; None of a table of paths, in which one may stand twice."""
+        if self.names_files:
+            return None
+        try:
+            with _opened(self._table) as file:
+                return int(file.metadata.num_rows)
+        except (pa.ArrowException, OSError):
+            return None  # the pass reports it
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return rows that the table no longer has, and its lines in the ledger that are outdated."""

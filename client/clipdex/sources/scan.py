@@ -15,7 +15,7 @@ from clipdex.base.read_request import ReadRequest
 from clipdex.base.records import Failure, storable
 from clipdex.sources.census import Census, PassedOver
 from clipdex.sources.exclusion import Exclusion
-from clipdex.sources.member_paths import containers
+from clipdex.sources.locations import containers
 
 __all__ = [
     "SUFFIXES",

@@ -7,9 +7,10 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from clipdex.base.counting import counted
 from clipdex.base.errors import SourceError
 from clipdex.sources.exclusion import Exclusion
-from clipdex.sources.member_paths import TABLE_SUFFIXES, TAR_SUFFIXES
+from clipdex.sources.locations import TABLE_SUFFIXES, TAR_SUFFIXES
 from clipdex.sources.scan import SUFFIXES, Tree
 from clipdex.sources.source import Source
 from clipdex.sources.tar_shards import TarShards
@@ -62,4 +63,4 @@ def shards_in(directory: Path, column: str | None = None, exclusion: Exclusion |
 
 
 def _count(number: int, suffix: str) -> str:
-    return f"{number:,} {suffix} file{'' if number == 1 else 's'}"
+    return counted(number, f"{suffix} file")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.counting import counted
 from clipdex.base.errors import SourceError
 from clipdex.base.records import Failure
@@ -118,7 +119,7 @@ class PathList:
         self._name = name
 
     @classmethod
-    def read(cls, file: Path) -> PathList:
+    def read(cls, file: PathLike) -> PathList:
         """Read paths from a file, one per line, or separated by NUL bytes if it has any (as from `find -print0`).
 
         Relative paths start at the current folder, as for `tar -T`. A byte order mark, as Windows programs write
@@ -128,7 +129,7 @@ class PathList:
             SourceError: the file is missing, cannot be read, is too large for a list, or contradicts its mark.
         """
         try:
-            with file.open("rb") as opened:
+            with as_path(file, "the list of paths").open("rb") as opened:
                 data = opened.read(_LONGEST_LIST + 1)
         except OSError as exc:
             raise SourceError(f"{file}: cannot be read: {exc.strerror}") from exc
@@ -152,6 +153,10 @@ class PathList:
             info = regular_file(path, on_failure)
             if info is not None:
                 yield FoundFile.of(path, info)
+
+    def size(self) -> int:
+        """Return the number of listed paths."""
+        return len(self._paths)
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return no path: a listed file that is gone is a failure, and the list says nothing about others."""

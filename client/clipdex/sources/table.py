@@ -8,8 +8,7 @@ from pathlib import Path
 
 from clipdex.base.errors import SourceError
 from clipdex.base.records import Failure
-from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located
-from clipdex.sources.member_paths import member_path
+from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located, member_path
 from clipdex.sources.metadata import metadata_json
 from clipdex.sources.scan import FoundFile, regular_file
 

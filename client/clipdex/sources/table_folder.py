@@ -10,7 +10,7 @@ from clipdex.base.errors import SourceError
 from clipdex.base.records import Failure
 from clipdex.sources.census import PassedOver
 from clipdex.sources.exclusion import Exclusion
-from clipdex.sources.member_paths import containers
+from clipdex.sources.locations import containers
 from clipdex.sources.parquet_table import ParquetTable
 from clipdex.sources.scan import FoundFile, Tree, nothing_at
 

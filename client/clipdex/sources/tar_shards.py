@@ -20,7 +20,7 @@ from clipdex.base.records import NO_METADATA, Failure
 from clipdex.base.text_files import decoded
 from clipdex.sources.census import Census, PassedOver
 from clipdex.sources.exclusion import Exclusion
-from clipdex.sources.member_paths import TAR_SUFFIXES, containers, member_path
+from clipdex.sources.locations import TAR_SUFFIXES, containers, member_path
 from clipdex.sources.metadata import LONGEST_FIELD, metadata_json
 from clipdex.sources.scan import SUFFIXES, FoundFile, Tree, nothing_at, regular_file, stat_failure
 from clipdex.sources.sidecars import Sidecars, is_sidecar, stem_of

@@ -1,6 +1,8 @@
 """Transports: the ways to reach models. The only package that imports tritonclient, grpc and onnxruntime.
 
 `open_transport` picks one by address; everything above it uses the `Transport` interface.
+
+Not public: docs/design.md lists what is.
 """
 
 from __future__ import annotations
@@ -12,9 +14,9 @@ from clipdex.base.errors import InvalidArgument
 from clipdex.wire.address import check_address
 from clipdex.wire.credentials import Credentials
 from clipdex.wire.fake import FakeTransport
+from clipdex.wire.servers.attempts import RequestHook, RequestTiming
 from clipdex.wire.servers.retry_policy import RetryPolicy
 from clipdex.wire.shared_memory import SharedMemory
-from clipdex.wire.timing import RequestHook, RequestTiming
 from clipdex.wire.transport import ModelConfig, ModelStatistics, ServerInfo, Transport
 
 __all__ = [

@@ -1,4 +1,7 @@
-"""The families of checkpoints that can be exported, one adapter each, and the detection of a source's family."""
+"""The families of checkpoints that can be exported, one adapter each, and the detection of a source's family.
+
+Not public: docs/design.md lists what is.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from clipdex.apps.duplicates.moves import moves_of
 from clipdex.apps.duplicates.transfer import Left, content_of, make_folders, move_file, read_journal, write_journal
 from clipdex.base.errors import ClipdexError, InvalidArgument
 from clipdex.base.records import storable
-from clipdex.sources.member_paths import containers
+from clipdex.sources.locations import containers
 
 __all__ = ["Moved", "move_back", "move_duplicates"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.json_text import parse_json
-from clipdex.base.renaming import NOREPLACE, renameat2
+from clipdex.base.replacing import NOREPLACE, renameat2
 from clipdex.index.files import sync_directory
 
 __all__ = ["Left", "content_of", "make_folders", "move_file", "read_journal", "rename_to_nothing", "write_journal"]

@@ -19,9 +19,10 @@ import numpy.typing as npt
 from clipdex.base.errors import IndexDamaged, IndexFault
 from clipdex.base.json_text import parse_plain_json
 from clipdex.base.records import Extent
-from clipdex.index.checks import digest, is_stored_count, json_crc32c
 from clipdex.index.files import fault, open_to_read
-from clipdex.index.manifest import Manifest
+from clipdex.index.manifest import Manifest, json_crc32c
+from clipdex.index.side.building import digest
+from clipdex.index.stored import is_stored_count
 
 __all__ = [
     "AGAIN",

@@ -1,17 +1,25 @@
-"""Writing a side file: under another name and locked, until it is whole and takes its place."""
+"""Writing a side file: for which rows, and under another name and locked until it is whole and takes its place."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clipdex.base.errors import IndexLocked, IndexWriteError
+from clipdex.base.records import Extent
 from clipdex.index.file_system import locked
 from clipdex.index.files import is_at, open_to_write, rename, require_regular, sync_directory
 
-__all__ = ["building", "install"]
+__all__ = ["building", "digest", "install"]
+
+
+def digest(extents: Sequence[Extent]) -> str:
+    """Identify rows by a hash of their extents, which include the CRC-32C of their bytes."""
+    text = "".join(f"{extent.first_row},{extent.row_count},{extent.crc32c};" for extent in extents)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 @contextmanager

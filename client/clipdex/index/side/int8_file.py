@@ -22,9 +22,10 @@ from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged
 from clipdex.base.json_text import parse_plain_json
 from clipdex.base.records import Extent
-from clipdex.index.checks import digest, is_stored_count, json_crc32c
 from clipdex.index.files import fault, open_to_read
-from clipdex.index.manifest import Manifest
+from clipdex.index.manifest import Manifest, json_crc32c
+from clipdex.index.side.building import digest
+from clipdex.index.stored import is_stored_count
 from clipdex.search.quantize import BLOCK_ROWS, Basis, CodeBlock
 
 __all__ = [

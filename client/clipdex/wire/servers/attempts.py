@@ -5,22 +5,48 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
 from functools import partial
 
 from clipdex.base.arrays import Array
+from clipdex.base.counting import counted
 from clipdex.base.errors import Cancelled, ClipdexError, Closed, FingerprintMismatch
 from clipdex.wire.servers.fleet import Endpoint, Fleet
-from clipdex.wire.servers.retry_policy import Failure, RetryPolicy, failure_of
+from clipdex.wire.servers.retry_policy import FailureKind, RetryPolicy, failure_kind
 from clipdex.wire.servers.timer import Timer
-from clipdex.wire.timing import RequestHook, RequestTiming
 
-__all__ = ["Call"]
+__all__ = ["Call", "RequestHook", "RequestTiming"]
 
 _LOG = logging.getLogger("clipdex.wire")
 
 _SHORTEST_S = 0.005  # with less time left, no attempt is worthwhile
+
+
+@dataclass(frozen=True)
+class RequestTiming:
+    """One finished request, with all its attempts.
+
+    model: Triton's name of the model, such as `demo_image`. rows: pictures or texts in the request.
+    sent_bytes: bytes sent over the network in all attempts, without those in shared memory.
+    endpoint: the address that gave the answer or the last error; "" if the request was never sent.
+    attempts: how often it was sent.
+    seconds: from submission to the answer. attempt_seconds: of the last attempt, including the server's queue.
+    outcome: "ok", or the name of the error.
+    """
+
+    model: str
+    rows: int
+    sent_bytes: int
+    endpoint: str
+    attempts: int
+    seconds: float
+    attempt_seconds: float
+    outcome: str
+
+
+RequestHook = Callable[[RequestTiming], object]
 
 
 class Call(Future[Array]):
@@ -120,23 +146,23 @@ class Call(Future[Array]):
             return
         if self._over:
             return  # a cancelled attempt says nothing about its endpoint
-        failure = failure_of(error)
-        if not isinstance(error, ClipdexError) or failure is Failure.FINAL or self._fleet.closed.is_set():
+        failure = failure_kind(error)
+        if not isinstance(error, ClipdexError) or failure is FailureKind.FINAL or self._fleet.closed.is_set():
             self._end(None, error)
             return
-        if failure is Failure.MISSING and self._model not in self._fleet.fingerprints:
+        if failure is FailureKind.MISSING and self._model not in self._fleet.fingerprints:
             self._end(None, error)
             return
         self._error = error
         self._fleet.failed(endpoint, failure, error, began)
         self._try_again(endpoint, failure)
 
-    def _try_again(self, endpoint: Endpoint, failure: Failure) -> None:
+    def _try_again(self, endpoint: Endpoint, failure: FailureKind) -> None:
         """Retry at once if another endpoint is healthy, else after a wait."""
         now = time.monotonic()
-        self._late += failure is Failure.LATE
-        self._faults += failure is Failure.FAULT
-        if failure is not Failure.MISSING:
+        self._late += failure is FailureKind.LATE
+        self._faults += failure is FailureKind.FAULT
+        if failure is not FailureKind.MISSING:
             self._missing_since = None
         elif self._missing_since is None:
             self._missing_since = now
@@ -172,10 +198,8 @@ class Call(Future[Array]):
             error = Closed("the connection is closed") if closed else self._fleet.why()
         seconds = time.monotonic() - self._began
         if self._attempts != 1 or isinstance(error, FingerprintMismatch):
-            tried = (
-                f"tried {self._attempts} times in {seconds:.1f} s" if self._attempts else f"for {seconds:.1f} s"
-            )
-            told = type(error)(f"{error} ({tried})")
+            times = f"tried {counted(self._attempts, 'time')} in" if self._attempts else "for"
+            told = type(error)(f"{error} ({times} {seconds:.1f} s)")
             told.__cause__ = error.__cause__
             error = told
         self._end(None, error)

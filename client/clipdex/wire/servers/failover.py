@@ -10,13 +10,19 @@ from typing import TypeVar
 
 from clipdex.base.arrays import Array
 from clipdex.base.errors import ClipdexError, FingerprintMismatch
-from clipdex.wire.servers.attempts import Call
+from clipdex.wire.servers.attempts import Call, RequestHook
 from clipdex.wire.servers.fleet import Endpoint, Fleet
-from clipdex.wire.servers.retry_policy import Failure, RetryPolicy, failure_of
+from clipdex.wire.servers.retry_policy import FailureKind, RetryPolicy, failure_kind
 from clipdex.wire.servers.timer import Timer
 from clipdex.wire.shared_memory import SharedMemory
-from clipdex.wire.timing import RequestHook
-from clipdex.wire.transport import FINGERPRINT_PARAMETER, ModelConfig, ModelStatistics, ServerInfo, Transport
+from clipdex.wire.transport import (
+    FINGERPRINT_PARAMETER,
+    ModelConfig,
+    ModelStatistics,
+    ServerInfo,
+    Transport,
+    failed,
+)
 
 __all__ = ["ResilientTransport"]
 
@@ -85,7 +91,10 @@ class ResilientTransport:
         self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float, *, wait: bool = False
     ) -> Future[Array]:
         """Send a request, with retries, until it is answered or `timeout_s` is up."""
-        self._check_process()
+        try:
+            self._check_process()
+        except ClipdexError as exc:
+            return failed(exc)
         call = Call(self._fleet, self._timer, self._policy, self._on_request, model, inputs, output, timeout_s)
         call.send(wait=wait)
         return call
@@ -143,7 +152,7 @@ class ResilientTransport:
             if not isinstance(reply, ClipdexError):
                 answers.append((endpoint, reply))
                 continue
-            if failure_of(reply) not in (Failure.SICK, Failure.BUSY, Failure.LATE):
+            if failure_kind(reply) not in (FailureKind.SICK, FailureKind.BUSY, FailureKind.LATE):
                 raise reply
             errors.append((endpoint, reply))
         if not answers:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
 from clipdex.base.errors import ClipdexError, FingerprintMismatch, ServerUnreachable
-from clipdex.wire.servers.retry_policy import Failure
+from clipdex.wire.servers.retry_policy import FailureKind
 from clipdex.wire.servers.timer import Timer
 from clipdex.wire.shared_memory import SharedMemory
 from clipdex.wire.transport import FINGERPRINT_PARAMETER, Transport
@@ -103,7 +103,7 @@ class Fleet:
         self._lock = threading.Lock()
         self._parked: dict[Callable[[], None], None] = {}  # in order of arrival
         self._memories: list[SharedMemory] = []
-        self._said: dict[tuple[str, Failure], float] = {}
+        self._said: dict[tuple[str, FailureKind], float] = {}
 
     def take(self, without: Collection[Endpoint] = ()) -> Endpoint | None:
         """Pick the least busy healthy endpoint, if possible not one of `without`; None if all are sick.
@@ -142,20 +142,24 @@ class Fleet:
         with self._lock:
             endpoint.answered(model, seconds)
 
-    def failed(self, endpoint: Endpoint, failure: Failure, error: Exception, began: float) -> None:
+    def failed(self, endpoint: Endpoint, failure: FailureKind, error: Exception, began: float) -> None:
         """Record a failed request, sent at `began` (monotonic); eject the endpoint if that shows it is sick."""
         with self._lock:
-            if failure is Failure.FAULT:
+            if failure is FailureKind.FAULT:
                 endpoint.faults += 1
             sick = (
-                failure in (Failure.SICK, Failure.MISSING)
-                or (failure is Failure.LATE and not endpoint.heard_since(began))
-                or (failure is Failure.FAULT and endpoint.faults >= _FAULTS_IN_A_ROW and len(self.endpoints) > 1)
+                failure in (FailureKind.SICK, FailureKind.MISSING)
+                or (failure is FailureKind.LATE and not endpoint.heard_since(began))
+                or (
+                    failure is FailureKind.FAULT
+                    and endpoint.faults >= _FAULTS_IN_A_ROW
+                    and len(self.endpoints) > 1
+                )
             )
         if sick:
             self.eject(endpoint, error)
-        elif failure is not Failure.FINAL and self._not_said_lately(endpoint, failure):
-            level = logging.INFO if failure is Failure.BUSY else logging.WARNING
+        elif failure is not FailureKind.FINAL and self._not_said_lately(endpoint, failure):
+            level = logging.INFO if failure is FailureKind.BUSY else logging.WARNING
             _LOG.log(level, "%s; trying again", error)
 
     def eject(self, endpoint: Endpoint, error: Exception) -> None:
@@ -307,7 +311,7 @@ class Fleet:
         for go_on in parked:
             self._timer.after(random.uniform(0.0, _SPREAD_S), go_on)
 
-    def _not_said_lately(self, endpoint: Endpoint, failure: Failure) -> bool:
+    def _not_said_lately(self, endpoint: Endpoint, failure: FailureKind) -> bool:
         now = time.monotonic()
         with self._lock:
             key = (endpoint.address, failure)

@@ -17,14 +17,14 @@ from clipdex.base.errors import (
     ServerUnreachable,
 )
 
-__all__ = ["Failure", "RetryPolicy", "failure_of"]
+__all__ = ["FailureKind", "RetryPolicy", "failure_kind"]
 
 _SHORTEST_ATTEMPT_S = 20.0
 _SLOWEST_TIMES = 8.0
 _FIRST_ATTEMPT_S = 120.0  # the server's speed is not known yet, and it may have to warm up
 
 
-class Failure(Enum):
+class FailureKind(Enum):
     """The kind of a failed attempt, which decides about the retry."""
 
     BUSY = "busy"  # the server is healthy, but its queue is full
@@ -35,19 +35,22 @@ class Failure(Enum):
     FINAL = "final"  # retrying will not help
 
 
-_FAILURES: tuple[tuple[type[Exception], Failure], ...] = (
-    (ServerBusy, Failure.BUSY),  # before ServerUnreachable, its base class
-    (ServerUnreachable, Failure.SICK),
-    (DeadlineExceeded, Failure.LATE),
-    (ServerFault, Failure.FAULT),
-    (Cancelled, Failure.FAULT),  # by the server or something in between; if by the caller, the request has ended
-    (ModelNotFound, Failure.MISSING),
+_FAILURES: tuple[tuple[type[Exception], FailureKind], ...] = (
+    (ServerBusy, FailureKind.BUSY),  # before ServerUnreachable, its base class
+    (ServerUnreachable, FailureKind.SICK),
+    (DeadlineExceeded, FailureKind.LATE),
+    (ServerFault, FailureKind.FAULT),
+    (
+        Cancelled,
+        FailureKind.FAULT,
+    ),  # by the server or something in between; if by the caller, the request has ended
+    (ModelNotFound, FailureKind.MISSING),
 )
 
 
-def failure_of(error: BaseException) -> Failure:
+def failure_kind(error: BaseException) -> FailureKind:
     """Return the kind of failure that an error stands for."""
-    return next((failure for kind, failure in _FAILURES if isinstance(error, kind)), Failure.FINAL)
+    return next((failure for kind, failure in _FAILURES if isinstance(error, kind)), FailureKind.FINAL)
 
 
 @dataclass(frozen=True)
