@@ -26,7 +26,8 @@ class SmallHub(ThreadingHTTPServer):
 
     cut_after: the next GET of each of these files is cut after so many bytes. stall_after: it stops there and
     waits, having set `stalled`, until the hub ends. damaged: files of which every GET has its first byte flipped.
-    token: what requests have to bear. asked: (file, the range asked for) of each GET; tokens: what requests bore.
+    token: what requests have to bear. elsewhere: large files are on another host, to which requests are sent, and
+    which takes no token. asked: (file, the range asked for) of each GET; tokens: what requests bore.
     """
 
     def __init__(self, repositories: dict[str, Path]) -> None:
@@ -38,6 +39,7 @@ class SmallHub(ThreadingHTTPServer):
         self.ended = Event()
         self.damaged: set[str] = set()
         self.token: str | None = None
+        self.elsewhere = False
         self.asked: list[tuple[str, str | None]] = []
         self.tokens: set[str | None] = set()
 
@@ -83,11 +85,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _respond(self) -> None:
         token = self.headers.get("authorization")
         self.server.tokens.add(token)
+        there = self.path.startswith("/elsewhere/")
+        if there and token is not None:
+            return self._send(400, b"", {})
+        self.path = self.path.removeprefix("/elsewhere")
         parts = self.path.split("?")[0].strip("/").split("/")
         api = parts[:2] == ["api", "models"]
         owner, name, what, _, *file = [*(parts[2:] if api else parts), "", "", "", ""]
         directory = self.server.repositories.get(f"{owner}/{name}")
-        if directory is None or (self.server.token and token != f"Bearer {self.server.token}"):
+        if directory is None or (self.server.token and not there and token != f"Bearer {self.server.token}"):
             return self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
         paths = sorted(path for path in directory.rglob("*") if path.is_file())
         if api and what != "tree":
@@ -100,6 +106,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
         data = (directory / wanted).read_bytes()
         headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{_checksum(data)}"', "Accept-Ranges": "bytes"}
+        if self.server.elsewhere and not there and len(data) >= LARGE:
+            address = f"http://localhost:{self.server.server_port}/elsewhere{self.path}"
+            linked = {"X-Linked-ETag": headers["ETag"], "X-Linked-Size": str(len(data)), "Location": address}
+            return self._send(302, b"", headers | linked)
         if self.command == "HEAD":
             return self._send(200, data, headers)
         span = self.headers.get("range")

@@ -196,10 +196,13 @@ def _continue(hub_id: str, commit: str, file: _Large, part: IO[bytes], report: C
         if there < file.size:
             headers = build_hf_headers()
             url = hf_hub_url(hub_id, file.path, revision=commit)
-            location = get_hf_file_metadata(url, headers=headers).location
+            metadata = get_hf_file_metadata(url, headers=headers)
+            # As the client does: files in Xet are asked for at the hub, which redirects.
+            location = url if getattr(metadata, "xet_file_data", None) else metadata.location
             if urlsplit(location).netloc != urlsplit(url).netloc:
                 headers.pop("authorization", None)  # a signed address elsewhere: the token is not for it
-            http_get(location, counted, resume_size=there, headers=headers, expected_size=file.size)  # type: ignore[arg-type]
+            with _pieces_of(_PIECE):
+                http_get(location, counted, resume_size=there, headers=headers, expected_size=file.size)  # type: ignore[arg-type]
         part.flush()
     except network_errors() as exc:
         raise CheckpointError(
@@ -214,6 +217,22 @@ def _continue(hub_id: str, commit: str, file: _Large, part: IO[bytes], report: C
             "damaged on the way, and thrown away; run the same command again"
         )
     os.fsync(part.fileno())
+
+
+@contextmanager
+def _pieces_of(size: int) -> Iterator[None]:
+    """Let the hub's client write so many bytes at a time.
+
+    Its pieces of 10 MB would stop the bar of a slow line for many seconds, and are what Ctrl-C would lose.
+    """
+    from huggingface_hub import constants
+
+    before = constants.DOWNLOAD_CHUNK_SIZE
+    constants.DOWNLOAD_CHUNK_SIZE = size
+    try:
+        yield
+    finally:
+        constants.DOWNLOAD_CHUNK_SIZE = before
 
 
 class _Counted:
