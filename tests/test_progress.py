@@ -1,7 +1,9 @@
 """What an indexing run says of itself meanwhile: a bar on a terminal, a line now and then in a log."""
 
 import io
+import time
 from contextlib import redirect_stderr
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ pytest.importorskip("rich")
 
 from clipdex.cli import progress
 
-PROGRESS = {"indexed": 1200, "failed": 3, "total": 5000, "images_per_s": 41.6}
+PROGRESS: dict[str, Any] = {"indexed": 1200, "failed": 3, "total": 5000, "images_per_s": 41.6}
 
 
 class Terminal(io.StringIO):
@@ -57,7 +59,7 @@ def test_a_bar_is_gone_when_it_is_done(terminal):
 
 def test_a_log_gets_a_line_every_ten_seconds_and_no_control_characters(monkeypatch, capsys):
     seconds = iter([0.0, 1.0, 10.5, 10.5, 19.0, 21.0, 21.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
     with progress.index_progress() as report:
         report(Progress(unchanged=0, **PROGRESS))  # after 1 s: nothing
         report(Progress(unchanged=7, **PROGRESS))  # after 10.5 s
