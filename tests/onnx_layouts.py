@@ -91,7 +91,8 @@ class Text(nn.Module):
         length = input_ids.shape[1]
         mask = torch.zeros(1, 1, length, length)
         if self.causal:
-            mask = mask + torch.full((length, length), -1e9).triu(1)
+            places = torch.arange(length)
+            mask = mask + (places[None, :] > places[:, None]).float() * -1e9
         if attention_mask is not None:
             mask = mask + ((1 - attention_mask.float()) * -1e9)[:, None, None, :]
         output = self.text_model(input_ids, attention_mask=mask)

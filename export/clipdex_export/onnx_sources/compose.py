@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -224,6 +225,7 @@ def _network(file: TowerFile) -> onnx.ModelProto:
     load_weights(model, file.path, file.where)
     if model.functions:
         model = inliner.inline_local_functions(model)
+    _sort(model.graph)
     _keep_only(model.graph, file.output)
     _constants_to_weights(model.graph)
     model = _with_allowed_version(model, file.where)
@@ -235,6 +237,30 @@ def _network(file: TowerFile) -> onnx.ModelProto:
     model.doc_string = ""
     prefixed: onnx.ModelProto = compose.add_prefix(model, _PREFIX, inplace=True)
     return prefixed
+
+
+def _sort(graph: Any) -> None:
+    """Sort the nodes: each after those whose results it reads. Some tools leave them in any order."""
+    nodes = list(graph.node)
+    makers = {output: position for position, node in enumerate(nodes) for output in node.output if output}
+    reads = [{makers[name] for name in _all_inputs(node) if name in makers} for node in nodes]
+    readers: dict[int, list[int]] = {}
+    for position, before in enumerate(reads):
+        for maker in before:
+            readers.setdefault(maker, []).append(position)
+    waiting = [len(before) for before in reads]
+    ready = [position for position, count in enumerate(waiting) if not count]  # a heap: sorted is one
+    ordered = []
+    while ready:
+        position = heappop(ready)
+        ordered.append(nodes[position])
+        for reader in readers.get(position, ()):
+            waiting[reader] -= 1
+            if not waiting[reader]:
+                heappush(ready, reader)
+    if len(ordered) == len(nodes):  # else there is a circle, which the checker refuses
+        del graph.node[:]
+        graph.node.extend(ordered)
 
 
 def _keep_only(graph: Any, output: str) -> None:

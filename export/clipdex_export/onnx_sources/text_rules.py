@@ -103,6 +103,7 @@ def _length(
         settings.get("model_max_length"),  # 1e30 where it is unknown
         own.truncation["max_length"] if own.truncation is not None else None,
         _DEFAULT_LENGTHS.get(str(model_type)),
+        text.get("max_position_embeddings") if text is not config else None,
     ]
     for length in stated:
         if isinstance(length, int) and not isinstance(length, bool) and 0 < length <= _LONGEST:
