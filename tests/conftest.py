@@ -147,6 +147,14 @@ def family_sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def onnx_source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """A small repository of ready-made ONNX, by its name in onnx_layouts.LAYOUTS -> what to give to an export."""
+    from onnx_layouts import write_layout
+
+    return once(lambda case: write_layout(case, tmp_path_factory.mktemp(case) / case))
+
+
+@pytest.fixture(scope="session")
 def known_sides() -> dict[Any, Any]:
     """What PyTorch made of a checkpoint, by all that it depends on."""
     return {}

@@ -24,7 +24,8 @@ def export(
         typer.Argument(
             metavar="SOURCE",
             help="Checkpoint to export: a directory, a hub id such as openai/clip-vit-base-patch32, "
-            "open_clip:NAME/WEIGHTS or pair:IMAGE+TEXT; docs/families.md lists the kinds.",
+            "open_clip:NAME/WEIGHTS or pair:IMAGE+TEXT (docs/families.md). Or ready-made ONNX, which needs no "
+            "torch: Xenova/clip-vit-base-patch32, immich-app/ViT-B-32__openai (docs/onnx-sources.md).",
         ),
     ],
     name: Annotated[
@@ -65,6 +66,24 @@ def export(
             show_default=False,
         ),
     ] = None,
+    source_format: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FORMAT",
+            help="onnx or torch, for a source that has both (default torch where there are PyTorch weights).",
+            show_default=False,
+        ),
+    ] = None,
+    same_as: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="NAME",
+            help="Model of the repository (or DIR/NAME) that gives the same vectors: if that is so, take its "
+            "fingerprint, so that both may share an index.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing model of that name.")
     ] = False,
@@ -78,8 +97,8 @@ def export(
 ) -> None:
     """Turn a CLIP checkpoint into Triton models.
 
-    Exports its two towers as ONNX. Runs photographs and texts through the checkpoint's own PyTorch model and
-    through the export; unless both give the same vectors, nothing is installed.
+    Exports its two towers as ONNX. Runs pictures and texts through the checkpoint's own model and through the
+    export; unless both give the same vectors, nothing is installed.
     """
     from clipdex_export.exporting import export_model
 
@@ -97,6 +116,8 @@ def export(
             calibrate=calibrate,
             overwrite=overwrite,
             force=force,
+            source_format=source_format,
+            same_as=same_as,
             allow_random=allow_random,
             progress=lambda stage: note(f"{stage} ..."),
         )
