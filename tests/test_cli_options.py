@@ -190,6 +190,14 @@ def test_dump_takes_one_argument_as_the_file_if_the_index_is_named(run, index, f
         assert err.startswith("clipdex: there is no FILE to write; ")
 
 
+def test_dump_and_undo_go_by_their_arguments_whatever_the_environment_says(run, index, folder, monkeypatch):
+    monkeypatch.setenv("CLIPDEX_INDEX", "other.clipdex")
+    assert run("dump", index, "a.npy")[0] == 0
+    status, _, err = run("duplicates", "--undo", "none.jsonl")
+    assert status == 1 and "none.jsonl" in err
+    assert "--undo takes neither an index" in run("duplicates", index, "--undo", "none.jsonl")[2]
+
+
 def test_bench_search_draws_vectors_if_told_of_them_and_refuses_both(run, index, monkeypatch):
     drawn = ("bench", "search", "--rows", "50", "--dim", "16", "--seconds", "0.01", "--json")
     monkeypatch.setenv("CLIPDEX_INDEX", index)
@@ -374,7 +382,7 @@ def test_a_fault_of_ours_is_one_sentence_and_its_traceback_only_if_asked_for(run
     assert "Traceback (most recent call last):" in err
 
 
-@pytest.mark.parametrize("words", [("info",), ("info", "--json"), ("info", "--help")])
+@pytest.mark.parametrize("words", [("info",), ("info", "--help")])
 def test_a_full_disk_for_the_results_is_one_sentence(index, words):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
