@@ -292,7 +292,7 @@ def test_index_with_failures_succeeds_unless_strict(run, index):
     words = ("index", "pictures", "-i", index)
     status, out, _ = run(*words)
     assert status == 0
-    assert out.endswith("x.clipdex holds 11;  clipdex failures --index x.clipdex  lists the failed\n")
+    assert out.endswith("x.clipdex holds 11;  clipdex failures --index x.clipdex  lists the failures\n")
     assert run(*words, "--strict")[:2][0] == 1
     assert "1 failed" in run(*words, "--strict")[1]
     assert run(*words, "--strict", "--json")[0] == 1
@@ -362,7 +362,7 @@ def test_a_word_that_no_command_knows_is_one_sentence_and_status_2(run, words, s
     assert err.startswith(f"clipdex: {said}")
     assert err.count("\n") == 1
     command = "clipdex" if words[0] == "serch" else f"clipdex {words[0]}"
-    assert err.endswith(f"  {command} --help  shows what there is\n")
+    assert err.endswith(f"see  {command} --help\n")
 
 
 def test_a_fault_of_ours_is_one_sentence_and_its_traceback_only_if_asked_for(run, index, monkeypatch):
@@ -373,7 +373,7 @@ def test_a_fault_of_ours_is_one_sentence_and_its_traceback_only_if_asked_for(run
     status, out, err = run("compact", index)
     assert (status, out) == (70, "")
     assert re.fullmatch(
-        r"clipdex: a fault of clipdex, \w+\.py:\d+: ZeroDivisionError: no\\nway; run it again with --verbose, and "
+        r"clipdex: internal error in \w+\.py:\d+: ZeroDivisionError: no\\nway; run it again with --verbose, and "
         r"please report it\n",
         err,
     )
