@@ -15,6 +15,10 @@ class Example(NamedTuple):
 
 
 EXAMPLES: dict[str, tuple[Example, ...]] = {
+    "clipdex": (
+        Example("clipdex index ~/Pictures --index photos.clipdex", "Index a folder"),
+        Example('clipdex search "a cat sleeping" --index photos.clipdex', "Search it"),
+    ),
     "clipdex index": (
         Example("clipdex index ~/Pictures --index photos.clipdex", "A folder with its subfolders"),
         Example(
