@@ -14,6 +14,7 @@ from clipdex.base.errors import ExportError, InvalidArgument
 from clipdex.model.assets import pack_assets
 from clipdex.model.card import ModelCard, check_model_name
 from clipdex.version import __version__
+from clipdex_export.catalogue import resolve
 from clipdex_export.install import Staging, check_free, staging
 from clipdex_export.loading import check_source_format, load_source
 from clipdex_export.precisions import Precision, find_precision
@@ -71,8 +72,9 @@ def export_model(
     Nothing is installed unless the export reproduces the checkpoint's results (docs/export.md).
 
     Args:
-        source: a directory, a hub id such as openai/clip-vit-base-patch32, or a name with a prefix: PyTorch
-            weights (docs/families.md), or ready-made ONNX towers, which need no torch (docs/onnx-sources.md).
+        source: a listed name such as vit-b-32 (`clipdex_export.catalogue.available_models`), a directory, a hub id
+            such as openai/clip-vit-base-patch32, or a name with a prefix: PyTorch weights (docs/families.md), or
+            ready-made ONNX towers, which need no torch (docs/onnx-sources.md).
         name: the model's name: lower-case letters, digits and underscores.
         repository: a Triton model repository; created if it does not exist.
         revision: a branch, tag or commit, for hub ids.
@@ -114,7 +116,7 @@ def export_model(
                 check_free(directory, name)
             return _export(
                 stage,
-                os.fspath(source),
+                resolve(os.fspath(source)),
                 revision=revision,
                 allow_random=allow_random,
                 max_batch_size=max_batch_size,

@@ -9,8 +9,8 @@ from glob import escape
 from pathlib import Path
 
 from clipdex.base.errors import CheckpointError
+from clipdex_export.downloads import download, network_errors
 from clipdex_export.pointers import refuse_small_pointers
-from clipdex_export.quiet import quiet
 
 __all__ = ["CheckpointFiles", "fetch_files", "fetch_weights", "find_checkpoint", "list_files"]
 
@@ -94,11 +94,10 @@ def _listed_on_the_hub(files: CheckpointFiles) -> list[str] | None:
 
 
 def _download(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import constants, errors
 
     try:
-        with quiet():
-            return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+        return download(hub_id, revision, patterns)
     except errors.GatedRepoError as exc:
         raise CheckpointError(
             f"{hub_id} is gated: accept its terms on the hub, and log in with  hf auth login"
@@ -111,7 +110,12 @@ def _download(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
         raise CheckpointError(f"{hub_id} has no revision {revision} on the hub") from exc
     except errors.HFValidationError as exc:
         raise CheckpointError(f"{hub_id} is neither a local directory nor a hub id: {_first_line(exc)}") from exc
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as exc:
+    except network_errors() as exc:
+        if constants.HF_HUB_OFFLINE:
+            raise CheckpointError(
+                f"{hub_id} is not in the hub's local cache, {constants.HF_HUB_CACHE}, or not all of it, and "
+                "HF_HUB_OFFLINE is set: unset it, or download it on another machine and give its directory"
+            ) from exc
         raise CheckpointError(
             f"there is no local directory {hub_id}, it is not in the hub's local cache, and the hub cannot be "
             f"reached ({_first_line(exc)}): download it on a machine with network access, and give its directory"

@@ -37,6 +37,7 @@ __all__ = [
     "say",
     "say_block",
     "say_json",
+    "says_yes",
     "set_verbosity",
     "speak_any_encoding",
     "terminal_width",
@@ -103,6 +104,16 @@ def detail(text: str) -> None:
 def complain(text: str) -> None:
     """Print one line about something that is wrong, on standard error, also with --quiet."""
     print(printable(text), file=sys.stderr)
+
+
+def says_yes(question: str) -> bool:
+    """Ask on standard error, and return whether the answer is yes, which an empty line also means.
+
+    Not on standard output: what the command prints there may be for another program.
+    """
+    print(printable(question), end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()  # "" at its end
+    return answer.endswith("\n") and answer.strip().lower() in ("", "y", "yes")
 
 
 def say_json(data: object, *, flush: bool = False) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipdex.cli.common import JsonOption, sigterm_interrupts
+from clipdex.cli.model_at_hand import YesOption, model_at_hand
 from clipdex.cli.printing import note, say, say_json
 from clipdex.client.discovery import served_models
 
@@ -21,8 +22,28 @@ __all__ = ["serve"]
 
 def serve(
     repository: Annotated[
-        Path, typer.Option("--repository", "-r", metavar="DIR", help="Triton model repository to serve.")
-    ] = Path("model_repository"),
+        Path | None,
+        typer.Option(
+            "--repository",
+            "-r",
+            metavar="DIR",
+            help="Triton model repository to serve (default model_repository; with --model, one in the user's "
+            "cache).",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME",
+            help="Serve only this model: one of the repository, or one that  clipdex models --available  lists, "
+            "which is downloaded and exported first if it is missing. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    yes: YesOption = False,
     port: Annotated[int, typer.Option("--port", "-p", help="gRPC port; 0 picks a free one.")] = 8001,
     host: Annotated[
         str, typer.Option(help="Address to listen on. Triton has no authentication: do not expose it.")
@@ -51,8 +72,10 @@ def serve(
     """
     from clipdex_server import LocalTriton
 
+    at_hand = [model_at_hand(name, repository, yes=yes) for name in model or ()]
     server = LocalTriton(
-        repository,
+        at_hand[0].repository if at_hand else repository or Path("model_repository"),
+        models=[part for each in at_hand for part in each.parts] or None,
         grpc_port=port,
         host=host,
         http_port=http_port,
