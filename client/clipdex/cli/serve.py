@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipdex.cli.common import JsonOption, sigterm_interrupts
+from clipdex.cli.demo_model import default_repository
 from clipdex.cli.printing import note, say, say_json
 from clipdex.client.discovery import served_models
 
@@ -21,8 +22,16 @@ __all__ = ["serve"]
 
 def serve(
     repository: Annotated[
-        Path, typer.Option("--repository", "-r", metavar="DIR", help="Triton model repository to serve.")
-    ] = Path("model_repository"),
+        Path | None,
+        typer.Option(
+            "--repository",
+            "-r",
+            metavar="DIR",
+            help="Triton model repository to serve (default model_repository, or else the demo model that came with "
+            "clipdex).",
+            show_default=False,
+        ),
+    ] = None,
     port: Annotated[int, typer.Option("--port", "-p", help="gRPC port; 0 picks a free one.")] = 8001,
     host: Annotated[
         str, typer.Option(help="Address to listen on. Triton has no authentication: do not expose it.")
@@ -46,11 +55,17 @@ def serve(
 ) -> None:
     """Serve the models of a repository until Ctrl-C.
 
-    Runs the tritonserver on PATH (NVIDIA's container has one), or else the one that
-    `pip install 'clipdex[local]'` installs. Prints the address once every model is ready.
+    Runs the tritonserver on PATH (NVIDIA's container has one), or else the one that the extra `local` installs.
+    Prints the address once every model is ready.
     """
     from clipdex_server import LocalTriton
 
+    if repository is None:
+        repository = default_repository()
+        if repository.is_absolute():
+            note(
+                f"there is no model_repository in this folder: serving the one that came with clipdex, {repository}"
+            )
     server = LocalTriton(
         repository,
         grpc_port=port,
