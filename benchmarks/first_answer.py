@@ -4,7 +4,8 @@
 
 In an empty directory: a clone of the last commit, a new virtual environment, and a hub on 127.0.0.1 that holds
 each layout, made here from small random checkpoints with torch. All that a user types runs in the new environment,
-which has no torch, over scikit-image's photographs. Prints the commands, their seconds, and the environment's size.
+which has no torch, over scikit-image's photographs. Prints each command with
+its seconds, and the environment's size.
 """
 
 from __future__ import annotations

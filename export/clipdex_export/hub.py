@@ -11,6 +11,7 @@ from pathlib import Path
 from clipdex.base.errors import CheckpointError
 from clipdex_export.downloads import download, network_errors
 from clipdex_export.pointers import refuse_small_pointers
+from clipdex_export.quiet import quiet
 
 __all__ = ["CheckpointFiles", "fetch_files", "fetch_weights", "find_checkpoint", "list_files"]
 

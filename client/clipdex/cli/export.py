@@ -24,8 +24,8 @@ def export(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Model to export: a name that  clipdex models --available  lists, such as vit-b-32; a checkpoint: "
-            "a directory, a hub id such as openai/clip-vit-base-patch32, open_clip:NAME/WEIGHTS or "
+            help="Model to export: a name that  clipdex models --available  lists, such as vit-b-32; a "
+            "checkpoint: a directory, a hub id such as openai/clip-vit-base-patch32, open_clip:NAME/WEIGHTS or "
             "pair:IMAGE+TEXT (docs/families.md); or ready-made ONNX, which needs no torch: "
             "Xenova/clip-vit-base-patch32, immich-app/ViT-B-32__openai (docs/onnx-sources.md).",
         ),

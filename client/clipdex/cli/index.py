@@ -17,6 +17,7 @@ from clipdex.base.errors import InvalidArgument, SourceError
 from clipdex.base.limits import MAX_PIXELS, Limits
 from clipdex.cli.common import Icc, JsonOption, interruptible, say_passed_over, shown_path, typed_delimiter
 from clipdex.cli.connection_options import Connection, connects
+from clipdex.cli.demo_model import note_demo_model
 from clipdex.cli.index_options import ENVIRONMENT, required_index
 from clipdex.cli.ledger import failure_line, refuse_second_writer
 from clipdex.cli.panels import LIMITS
@@ -214,6 +215,7 @@ def index(
         connection.open(shared_memory=shared_memory.value) as client,
         index_progress() as progress,
     ):
+        note_demo_model(client.card.fingerprint)
         report = index_pictures(
             client,
             source,
