@@ -88,7 +88,7 @@ def _listed_on_the_hub(files: CheckpointFiles) -> list[str] | None:
     try:
         with quiet():
             # list_repo_files would retry for half a minute.
-            found = HfApi().repo_info(files.hub_id, revision=files.revision)
+            found = HfApi().model_info(files.hub_id, revision=files.revision)
     # The hub's client lets the errors of its HTTP library through, and raises its own where it is to be offline.
     except Exception:
         return None
