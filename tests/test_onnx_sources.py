@@ -19,6 +19,7 @@ pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import small_gate  # noqa: E402
 from onnx_layouts import (  # noqa: E402
     LAYOUTS,
     copy_settings,
@@ -29,7 +30,7 @@ from onnx_layouts import (  # noqa: E402
 )
 from tiny_clip import edit_json, everything_in  # noqa: E402
 
-from clipdex_export import export_model, gate, same_space  # noqa: E402
+from clipdex_export import export_model, gate  # noqa: E402
 from clipdex_export.onnx_sources import load_onnx  # noqa: E402
 from clipdex_export.sessions import open_session  # noqa: E402
 
@@ -37,18 +38,9 @@ Adopt = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
-def small_gate(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few pictures and texts of the gate; its other tests have all."""
-    if request.node.get_closest_marker("slow"):
-        return
-    whole = gate.gate_set
-
-    def some(*, drawn: bool = False) -> Any:
-        pictures, texts = whole(drawn=drawn)
-        return (*pictures[14:21], *pictures[35:50]), texts[:40]
-
-    monkeypatch.setattr(gate, "gate_set", some)
-    monkeypatch.setattr(same_space, "gate_set", some)
+def gate_of_a_few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not request.node.get_closest_marker("slow"):
+        small_gate.use_it(monkeypatch)
 
 
 @pytest.fixture

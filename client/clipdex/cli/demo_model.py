@@ -19,7 +19,7 @@ _WORDS = (
 
 
 def note_demo_model(fingerprint: str) -> None:
-    """If a model's, or an index's, fingerprint is that of the demo model, say in one line what that model is for."""
+    """Say what the demo model is for, in one line, if the fingerprint of a model or index is its."""
     if fingerprint == _FINGERPRINT:
         note(_WORDS)
 
