@@ -31,7 +31,7 @@ _INTRODUCTION = """# Commands
 <!-- Written by docs/generate.py from the commands' own help. -->
 
 Every command and option, as `--help` shows them. A mistake is one sentence on standard error and exit status 1;
-for words that no command knows, 2. `--json` prints [one JSON document](command-line.md#json).
+for a command or option that does not exist, 2. `--json` prints [one JSON document](command-line.md#json).
 
 Every command has `-q, --quiet` (results and errors only: no notes, no progress) and `-v, --verbose` (also what was
 chosen, stages and times). `clipdex --install-completion` makes your shell complete commands and options.

@@ -78,11 +78,11 @@ def test_the_legend_names_each_line_and_covers_none():
     figure = drawn(point(1), point(2, batch=8), point(3, batch=8, transfer="shared"))
     (axes,) = figure.axes
     legend = axes.get_legend()
-    assert legend.get_title().get_text() == "pictures per request"
+    assert legend.get_title().get_text() == "pictures per request, transfer"
     assert [text.get_text() for text in legend.get_texts()] == [
-        "1, over the wire",
-        "8, over the wire",
-        "8, shared memory",
+        "1, wire",
+        "8, wire",
+        "8, shared",
     ]
     assert legend.get_window_extent().x0 >= axes.get_window_extent().x1
     assert legend.get_window_extent().x1 <= figure.bbox.x1

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 from clipdex.base.errors import CheckpointError
 from clipdex_export.downloads import download, network_errors
 from clipdex_export.pointers import refuse_small_pointers
+from clipdex_export.quiet import quiet
 
-__all__ = ["CheckpointFiles", "fetch_weights", "find_checkpoint"]
+__all__ = ["CheckpointFiles", "fetch_files", "fetch_weights", "find_checkpoint", "list_files"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SMALL_FILES = ["*.json", "*.txt", "*.model"]
@@ -60,6 +62,38 @@ def fetch_weights(files: CheckpointFiles, patterns: Sequence[str]) -> None:
         _download(files.hub_id, files.revision, [*_SMALL_FILES, pattern])  # the hub's client warns if none matches
         if any(files.directory.glob(pattern)):
             return
+
+
+def list_files(files: CheckpointFiles) -> tuple[str, ...]:
+    """List a source's files by name, sorted, down to its direct subdirectories: no kind of source has deeper ones.
+
+    Of a hub repository, those on the hub; if it cannot be reached, those that were downloaded before.
+    """
+    names = _listed_on_the_hub(files) if files.hub_id else None
+    if names is None:
+        found = [path for pattern in ("*", "*/*") for path in files.directory.glob(pattern) if path.is_file()]
+        names = [path.relative_to(files.directory).as_posix() for path in found]
+    return tuple(sorted(name for name in names if name.count("/") <= 1))
+
+
+def fetch_files(files: CheckpointFiles, names: Sequence[str]) -> None:
+    """Download these files, each with those whose names it begins; do nothing for a local directory."""
+    missing = [name for name in names if not (files.directory / name).exists()] if files.hub_id else []
+    if missing:
+        _download(files.hub_id, files.revision, [*_SMALL_FILES, *(f"{escape(name)}*" for name in missing)])
+
+
+def _listed_on_the_hub(files: CheckpointFiles) -> list[str] | None:
+    from huggingface_hub import HfApi
+
+    try:
+        with quiet():
+            # list_repo_files would retry for half a minute.
+            found = HfApi().model_info(files.hub_id, revision=files.revision)
+    # The hub's client lets the errors of its HTTP library through, and raises its own where it is to be offline.
+    except Exception:
+        return None
+    return [sibling.rfilename for sibling in found.siblings or ()]
 
 
 def _download(hub_id: str, revision: str | None, patterns: list[str]) -> Path:

@@ -35,7 +35,7 @@ _INTERRUPTED = 130
 def main() -> None:
     """Run `clipdex`. A user's mistake ends it with one sentence on standard error and exit status 1.
 
-    Words that no command knows end it with exit status 2; a fault of clipdex, with 70.
+    A command or option that does not exist ends it with exit status 2; an internal error, with 70.
     """
     speak_any_encoding()
     set_verbosity(Verbosity.NORMAL)
@@ -61,7 +61,7 @@ def main() -> None:
     except Exception as exc:
         _detail_traceback()
         advice = "please report it" if is_verbose() else "run it again with --verbose, and please report it"
-        complain(f"clipdex: a fault of clipdex, {_place_of(exc)}: {type(exc).__name__}: {exc}; {advice}")
+        complain(f"clipdex: internal error in {_place_of(exc)}: {type(exc).__name__}: {exc}; {advice}")
         raise SystemExit(70) from exc
     detail(f"took {time.monotonic() - began:.2f} s")
     raise SystemExit(status)
@@ -101,7 +101,7 @@ def _usage_status(exc: Any) -> int:
         message = " ".join(exc.format_message().split()).rstrip(".")
         command = exc.ctx.command_path if getattr(exc, "ctx", None) else "clipdex"
         message = f"{message[:1].lower()}{message[1:]}" + ("" if message.endswith("?") else ";")
-        complain(f"clipdex: {message}  {command} --help  shows what there is")
+        complain(f"clipdex: {message} see  {command} --help")
     return int(exc.exit_code)
 
 

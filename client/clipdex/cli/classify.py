@@ -16,6 +16,7 @@ from clipdex.base.errors import InvalidArgument
 from clipdex.base.text_files import read_lines
 from clipdex.cli.common import Icc, JsonOption, interruptible, say_passed_over, shown_path
 from clipdex.cli.connection_options import Connection, connects
+from clipdex.cli.demo_model import note_demo_model
 from clipdex.cli.panels import OUTPUT
 from clipdex.cli.printing import complain, printable, say, write_bytes, write_text
 from clipdex.model.formats.icc import check_icc
@@ -66,6 +67,7 @@ def classify(
         raise InvalidArgument("--json and --csv exclude each other")
     names = _labels(labels, labels_file)
     with interruptible("the results printed so far are valid"), connection.open() as client:
+        note_demo_model(client.card.fingerprint)
         classifier = FileClassifier(
             client,
             names,

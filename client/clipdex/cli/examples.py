@@ -15,6 +15,11 @@ class Example(NamedTuple):
 
 
 EXAMPLES: dict[str, tuple[Example, ...]] = {
+    "clipdex": (
+        Example('clipdex find "a cat sleeping" ~/Pictures', "Search a folder, in one command"),
+        Example("clipdex index ~/Pictures --index photos.clipdex", "Index a folder"),
+        Example('clipdex search "a cat sleeping" --index photos.clipdex', "Search it"),
+    ),
     "clipdex find": (
         Example('clipdex find "a cat sleeping" ~/Pictures', "The five best of a folder"),
         Example('clipdex find "a cat" ~/Pictures -k 20 --open', "As a page in the browser"),

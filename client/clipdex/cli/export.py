@@ -24,9 +24,10 @@ def export(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Model to export: a name that  clipdex models --available  lists, such as vit-b-32, or a "
+            help="Model to export: a name that  clipdex models --available  lists, such as vit-b-32; a "
             "checkpoint: a directory, a hub id such as openai/clip-vit-base-patch32, open_clip:NAME/WEIGHTS or "
-            "pair:IMAGE+TEXT; docs/families.md lists the kinds.",
+            "pair:IMAGE+TEXT (docs/families.md); or ready-made ONNX, which needs no torch: "
+            "Xenova/clip-vit-base-patch32, immich-app/ViT-B-32__openai (docs/onnx-sources.md).",
         ),
     ],
     name: Annotated[
@@ -73,6 +74,24 @@ def export(
             show_default=False,
         ),
     ] = None,
+    source_format: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FORMAT",
+            help="onnx or torch, for a source that has both (default torch where there are PyTorch weights).",
+            show_default=False,
+        ),
+    ] = None,
+    same_as: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="NAME",
+            help="Model of the repository (or DIR/NAME) that gives the same vectors: if that is so, take its "
+            "fingerprint, so that both may share an index.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing model of that name.")
     ] = False,
@@ -86,8 +105,8 @@ def export(
 ) -> None:
     """Turn a CLIP checkpoint into Triton models.
 
-    Exports its two towers as ONNX. Runs photographs and texts through the checkpoint's own PyTorch model and
-    through the export; unless both give the same vectors, nothing is installed.
+    Exports its two towers as ONNX. Runs pictures and texts through the checkpoint's own model and through the
+    export; unless both give the same vectors, nothing is installed.
     """
     from clipdex_export.exporting import export_model
 
@@ -106,6 +125,8 @@ def export(
             calibrate=calibrate,
             overwrite=overwrite,
             force=force,
+            source_format=source_format,
+            same_as=same_as,
             allow_random=allow_random,
             progress=lambda stage: note(f"{stage} ..."),
         )

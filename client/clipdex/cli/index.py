@@ -17,6 +17,7 @@ from clipdex.base.errors import InvalidArgument, SourceError
 from clipdex.base.limits import MAX_PIXELS, Limits
 from clipdex.cli.common import Icc, JsonOption, interruptible, say_passed_over, shown_path, typed_delimiter
 from clipdex.cli.connection_options import Connection, connects
+from clipdex.cli.demo_model import note_demo_model
 from clipdex.cli.index_options import ENVIRONMENT, required_index
 from clipdex.cli.ledger import failure_line, refuse_second_writer
 from clipdex.cli.panels import LIMITS
@@ -214,6 +215,7 @@ def index(
         connection.open(shared_memory=shared_memory.value) as client,
         index_progress() as progress,
     ):
+        note_demo_model(client.card.fingerprint)
         report = index_pictures(
             client,
             source,
@@ -293,12 +295,12 @@ def run_sentence(report: RunReport, out: Path) -> str:
     speed = ""
     if report.indexed:  # the rate is that of the bar: scanning before, and vanished pictures after, are not in it
         busy = report.indexed / report.images_per_s
-        speed = f" ({busy:.1f} s of them indexing: {shown_rate(report.images_per_s)}, {report.transfer})"
+        speed = f" (indexing took {busy:.1f} s: {shown_rate(report.images_per_s)}, {report.transfer})"
     same = f" ({report.recognised:,} of them recognised by content)" if report.recognised else ""
     away = f" ({report.unseen:,} of them could not be checked)" if report.unseen else ""
     gone = f"; {report.removed:,} vanished" if report.removed else ""
     gone += f"; {report.left_out:,} removed because they are left out now" if report.left_out else ""
-    listed = f";  {_listing(out)}  lists the failed" if report.failed else ""
+    listed = f";  {_listing(out)}  lists the failures" if report.failed else ""
     return (
         f"{counted(report.discovered, 'picture')} found: {report.indexed:,} indexed{same}, "
         f"{report.unchanged:,} unchanged{away}, "

@@ -14,6 +14,7 @@ from clipdex.base.errors import InvalidArgument
 from clipdex.cli.answers import print_json
 from clipdex.cli.common import JsonOption, interruptible
 from clipdex.cli.connection_options import Connection, connects
+from clipdex.cli.demo_model import note_demo_model
 from clipdex.cli.printing import printable, say
 from clipdex.cli.progress import index_progress
 from clipdex.index import Index
@@ -41,6 +42,7 @@ def retrieve(
     if not prompt.strip():
         raise InvalidArgument("the prompt is empty; describe what the pictures should show")
     with interruptible("run the same command again to resume"), connection.open() as client:
+        note_demo_model(client.card.fingerprint)
         with index_progress() as progress:
             index = index_directory(client, images_dir, progress)
         query = client.embed_texts([prompt])

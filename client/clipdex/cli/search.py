@@ -16,6 +16,7 @@ from clipdex.cli.ann import open_ann
 from clipdex.cli.answers import hit_line, print_answers, print_csv, print_json
 from clipdex.cli.common import HtmlOption, JsonOption, NoLinksOption, check_links
 from clipdex.cli.connection_options import Connection, connects
+from clipdex.cli.demo_model import note_demo_model
 from clipdex.cli.index_options import takes_index_option
 from clipdex.cli.panels import OUTPUT
 from clipdex.cli.printing import note
@@ -99,6 +100,7 @@ def search(
     with Index.open(index) as opened:
         if opened.manifest.below_floor:
             note(f"{index} holds vectors of a model that was installed although {opened.manifest.below_floor}")
+        note_demo_model(opened.manifest.fingerprint)
         ranker = open_ann(opened) if ann else None
         # A faulty condition is reported before anything is embedded.
         rows = None if where is None else opened.where(where, parameters(param or []))

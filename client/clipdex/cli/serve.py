@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipdex.cli.common import JsonOption, sigterm_interrupts
+from clipdex.cli.demo_model import default_repository
 from clipdex.cli.model_at_hand import YesOption, model_at_hand
 from clipdex.cli.printing import note, say, say_json
 from clipdex.client.discovery import served_models
@@ -27,8 +28,8 @@ def serve(
             "--repository",
             "-r",
             metavar="DIR",
-            help="Triton model repository to serve (default model_repository; with --model, one in the user's "
-            "cache).",
+            help="Triton model repository to serve (default model_repository, or else clipdex's own, with the demo "
+            "model; with --model, one in the user's cache).",
             show_default=False,
         ),
     ] = None,
@@ -67,14 +68,20 @@ def serve(
 ) -> None:
     """Serve the models of a repository until Ctrl-C.
 
-    Runs the tritonserver on PATH (NVIDIA's container has one), or else the one that
-    `pip install 'clipdex[local]'` installs. Prints the address once every model is ready.
+    Runs the tritonserver on PATH (NVIDIA's container has one), or else the one that the extra `local` installs.
+    Prints the address once every model is ready.
     """
     from clipdex_server import LocalTriton
 
     at_hand = [model_at_hand(name, repository, yes=yes) for name in model or ()]
+    if at_hand:
+        repository = at_hand[0].repository
+    elif repository is None:
+        repository = default_repository()
+        if repository.is_absolute():
+            note(f"there is no model_repository in this folder: serving clipdex's own, {repository}")
     server = LocalTriton(
-        at_hand[0].repository if at_hand else repository or Path("model_repository"),
+        repository,
         models=[part for each in at_hand for part in each.parts] or None,
         grpc_port=port,
         host=host,

@@ -140,7 +140,8 @@ class Transport(Protocol):
     ) -> Future[Array]:
         """Send one request and return at once -> a future of the output tensor or a ClipdexError.
 
-        No ClipdexError is raised here: a request that is refused or cannot be sent is a future that has failed.
+        A request that is refused or cannot be sent is a future that has failed: no ClipdexError is raised here,
+        except in a child that was forked from the process of the transport.
 
         The arrays must not change until the future is done. `cancel` on the future withdraws the request.
         wait: the caller will do nothing until it is done, so it may be answered in this call. No other thread has

@@ -15,14 +15,7 @@ from clipdex.wire.servers.fleet import Endpoint, Fleet
 from clipdex.wire.servers.retry_policy import FailureKind, RetryPolicy, failure_kind
 from clipdex.wire.servers.timer import Timer
 from clipdex.wire.shared_memory import SharedMemory
-from clipdex.wire.transport import (
-    FINGERPRINT_PARAMETER,
-    ModelConfig,
-    ModelStatistics,
-    ServerInfo,
-    Transport,
-    failed,
-)
+from clipdex.wire.transport import FINGERPRINT_PARAMETER, ModelConfig, ModelStatistics, ServerInfo, Transport
 
 __all__ = ["ResilientTransport"]
 
@@ -91,10 +84,7 @@ class ResilientTransport:
         self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float, *, wait: bool = False
     ) -> Future[Array]:
         """Send a request, with retries, until it is answered or `timeout_s` is up."""
-        try:
-            self._check_process()
-        except ClipdexError as exc:
-            return failed(exc)
+        self._check_process()
         call = Call(self._fleet, self._timer, self._policy, self._on_request, model, inputs, output, timeout_s)
         call.send(wait=wait)
         return call
