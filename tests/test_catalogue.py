@@ -73,6 +73,10 @@ def test_a_faulty_list_is_refused_with_the_place(change, words, tmp_path):
 def test_a_name_stands_for_its_repository_and_anything_else_for_itself(tmp_path, monkeypatch):
     assert resolve("vit-b-32") == resolve("vit_b_32") == "Xenova/clip-vit-base-patch32"
     assert resolve("vit-b-32-256-datacomp").startswith("laion/")
+    assert resolve("vit-b-32", "torch") == "openai/clip-vit-base-patch32"
+    assert resolve("vit-b-32", "onnx") == "Xenova/clip-vit-base-patch32"
+    with pytest.raises(InvalidArgument, match="vit-b-32-256-datacomp is not to be had as onnx: leave --from out"):
+        resolve("vit-b-32-256-datacomp", "onnx")
     for source in ("openai/clip-vit-base-patch32", "open_clip:ViT-B-32/openai", "./vit-b-32", "export/demo"):
         assert resolve(source) == source
     with pytest.raises(InvalidArgument, match=r"vit-b-33 is neither .* did you mean vit-b-32\? clipdex models"):

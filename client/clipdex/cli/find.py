@@ -19,6 +19,7 @@ from clipdex.base.errors import SourceError
 from clipdex.base.extras import is_installed
 from clipdex.cli.answers import print_answers, print_json
 from clipdex.cli.common import HtmlOption, JsonOption, interruptible, shown_path
+from clipdex.cli.demo_model import note_demo_model
 from clipdex.cli.index import run_sentence
 from clipdex.cli.model_at_hand import YesOption, model_at_hand
 from clipdex.cli.panels import OUTPUT
@@ -93,6 +94,7 @@ def find(
         _client(model, repository, server, yes=yes) as client,
         index_progress() as progress,
     ):
+        note_demo_model(client.card.fingerprint)
         found = find_in_folder(client, folder, queries, top_k=top_k, where=where, progress=progress)
     _note_run(found)
     if as_json:

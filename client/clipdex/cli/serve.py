@@ -28,7 +28,7 @@ def serve(
             "--repository",
             "-r",
             metavar="DIR",
-            help="Triton model repository to serve (default model_repository, or else clipdex's own, with the demo "
+            help="Triton model repository to serve (default model_repository, else clipdex's own with the demo "
             "model; with --model, one in the user's cache).",
             show_default=False,
         ),
