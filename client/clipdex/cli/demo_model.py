@@ -19,7 +19,10 @@ _WORDS = (
 
 
 def note_demo_model(fingerprint: str) -> None:
-    """If a model's, or an index's, fingerprint is that of the demo model, say in one line what that model is for."""
+    """Say in one line what the demo model is for, if a model's, or an index's, fingerprint is its.
+
+    Every command that embeds or searches pictures for a user calls this.
+    """
     if fingerprint == _FINGERPRINT:
         note(_WORDS)
 

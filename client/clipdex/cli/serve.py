@@ -27,8 +27,8 @@ def serve(
             "--repository",
             "-r",
             metavar="DIR",
-            help="Triton model repository to serve (default model_repository, or else the demo model that came with "
-            "clipdex).",
+            help="Triton model repository to serve (default model_repository, or else the one that came "
+            "with clipdex).",
             show_default=False,
         ),
     ] = None,
@@ -63,9 +63,7 @@ def serve(
     if repository is None:
         repository = default_repository()
         if repository.is_absolute():
-            note(
-                f"there is no model_repository in this folder: serving the one that came with clipdex, {repository}"
-            )
+            note(f"no model_repository is in this folder: serving the demo model, {repository}")
     server = LocalTriton(
         repository,
         grpc_port=port,
