@@ -27,6 +27,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from clipdex import Client, ImageError, Index, index_pictures, plan_run
+from clipdex.base.installation import extra_command
 from clipdex.model.formats.decoders import extra_is_there
 from clipdex.model.formats.jpeg import whole_without_end
 from clipdex.model.images import open_image

@@ -28,8 +28,8 @@ def serve(
             "--repository",
             "-r",
             metavar="DIR",
-            help="Triton model repository to serve (default model_repository, or else clipdex's own, with the demo "
-            "model; with --model, one in the user's cache).",
+            help="Triton model repository to serve (default model_repository, or else clipdex's own, with the "
+            "demo model; with --model, one in the user's cache).",
             show_default=False,
         ),
     ] = None,
