@@ -19,7 +19,10 @@ _WORDS = (
 
 
 def note_demo_model(fingerprint: str) -> None:
-    """Say what the demo model is for, in one line, if the fingerprint of a model or index is its."""
+    """Say in one line what the demo model is for, if the fingerprint of a model or index is its.
+
+    Every command that embeds or searches pictures for a user calls this.
+    """
     if fingerprint == _FINGERPRINT:
         note(_WORDS)
 
