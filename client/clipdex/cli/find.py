@@ -19,9 +19,10 @@ from clipdex.base.errors import SourceError
 from clipdex.base.extras import is_installed
 from clipdex.cli.answers import print_answers, print_json
 from clipdex.cli.common import HtmlOption, JsonOption, interruptible, shown_path
+from clipdex.cli.demo_model import note_demo_model
 from clipdex.cli.index import run_sentence
 from clipdex.cli.model_at_hand import YesOption, model_at_hand
-from clipdex.cli.panels import OUTPUT
+from clipdex.cli.panels import CONNECTION, OUTPUT
 from clipdex.cli.printing import complain, note
 from clipdex.cli.progress import index_progress
 from clipdex.cli.query_options import WhereOption, queries_of
@@ -49,6 +50,7 @@ def find(
             metavar="NAME",
             help="Model to use: a name that  clipdex models --available  lists, or one of the repository.",
             show_default=False,
+            rich_help_panel=CONNECTION,
         ),
     ] = None,
     repository: Annotated[
@@ -59,6 +61,7 @@ def find(
             metavar="DIR",
             help="Model repository to take the model from (default: one in the user's cache).",
             show_default=False,
+            rich_help_panel=CONNECTION,
         ),
     ] = None,
     server: Annotated[
@@ -70,6 +73,7 @@ def find(
             metavar="HOST:PORT",
             help="Triton server to use in place of a model on this machine.",
             show_default=False,
+            rich_help_panel=CONNECTION,
         ),
     ] = None,
     yes: YesOption = False,
@@ -93,6 +97,7 @@ def find(
         _client(model, repository, server, yes=yes) as client,
         index_progress() as progress,
     ):
+        note_demo_model(client.card.fingerprint)
         found = find_in_folder(client, folder, queries, top_k=top_k, where=where, progress=progress)
     _note_run(found)
     if as_json:
