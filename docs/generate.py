@@ -1,4 +1,4 @@
-"""Write what the docs take from the code: docs/commands.md from `--help`, and the line numbers of links to code.
+"""Write what the docs take from the code: docs/commands.md from `--help`, the table of models, lines of links.
 
 python docs/generate.py            # `make docs` runs it, and makes the API reference in site/
 """
@@ -14,13 +14,16 @@ from typing import Any
 
 from typer.main import get_command
 
+from clipdex.base.json_text import parse_json
 from clipdex.cli.app import app
 from clipdex.cli.examples import EXAMPLES
 from clipdex.cli.panels import CONNECTION
+from clipdex_export.catalogue import CATALOGUE, available_models
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 COMMANDS = DOCS / "commands.md"
+MODELS = DOCS / "models.md"
 NUMBERED = (DOCS / "tour.md", DOCS / "extending.md")
 
 _INTRODUCTION = """# Commands
@@ -28,7 +31,7 @@ _INTRODUCTION = """# Commands
 <!-- Written by docs/generate.py from the commands' own help. -->
 
 Every command and option, as `--help` shows them. A mistake is one sentence on standard error and exit status 1;
-for words that no command knows, 2. `--json` prints [one JSON document](command-line.md#json).
+for a command or option that does not exist, 2. `--json` prints [one JSON document](command-line.md#json).
 
 Every command has `-q, --quiet` (results and errors only: no notes, no progress) and `-v, --verbose` (also what was
 chosen, stages and times). `clipdex --install-completion` makes your shell complete commands and options.
@@ -37,13 +40,15 @@ chosen, stages and times). `clipdex --install-completion` makes your shell compl
 _CONNECTION = "\n## Connection\n\nThe options of every command that talks to a server.\n"
 _EVERYWHERE = ("quiet", "verbose")
 
+_TABLE, _END = "<!-- The table is written by docs/generate.py from the list. -->", "<!-- end -->"
+
 # [`Class.method`](../path.py#L12): the symbol's definition stands on that line.
 LINK = re.compile(r"\[`([\w.]+)`\]\(\.\./([\w/]+\.py)#L(\d+)\)")
 
 
 def commands() -> str:
     """The page of all commands, in Markdown."""
-    group = get_command(app)
+    group: Any = get_command(app)
     shared = [each for each in group.commands["models"].params if _panel(each) == CONNECTION]
     return _INTRODUCTION + "".join(_sections("clipdex", group)) + _CONNECTION + _table(shared)
 
@@ -55,6 +60,44 @@ def renumbered(page: str) -> str:
         LookupError: a file does not define what a link names.
     """
     return LINK.sub(lambda link: f"[`{link[1]}`](../{link[2]}#L{line_of(link[1], ROOT / link[2])})", page)
+
+
+def with_table(page: str) -> str:
+    """A page with the table of listed models, where it is marked, as the list has it."""
+    before, mark, rest = page.partition(_TABLE)
+    return before + mark + "\n" + available_table() + rest[rest.index(_END) :]
+
+
+def available_table() -> str:
+    """The list of models that a name stands for, in Markdown."""
+    keys = {source["url"]: key for key, source in parse_json(CATALOGUE.read_bytes())["sources"].items()}
+    rows = [
+        f"| `{model.name}` | {_mb(model.image_mb)} + {_mb(model.text_mb)} | {model.pixels} | {model.dim} | "
+        f"{model.languages} | {model.speed or '—'} | {_of(model, 'recall', keys)} | "
+        f"{_of(model, 'imagenet', keys)} | "
+        f"{model.licence} | {_source(model)} |\n"
+        for model in available_models().models
+    ]
+    linked = ("recall", "imagenet")
+    cited = {keys[url] for model in available_models().models for f, url in model.sources.items() if f in linked}
+    links = "".join(f"[{key}]: {url}\n" for url, key in keys.items() if key in cited)
+    return (
+        "| name | MB, image + text | px | dim | languages | speed | recall | ImageNet | licence | taken from |\n"
+        "|---|---|---|---|---|---|---|---|---|---|\n" + "".join(rows) + "\n" + links
+    )
+
+
+def _mb(size: int | None) -> str:
+    return "—" if size is None else f"{size:,}"
+
+
+def _of(model: Any, fact: str, keys: dict[str, str]) -> str:
+    value = getattr(model, fact)
+    return "—" if value is None else f"[{value}][{keys[model.sources[fact]]}]"
+
+
+def _source(model: Any) -> str:
+    return f"`{model.onnx}`" if model.onnx else f"`{model.torch}` (PyTorch)"
 
 
 def line_of(name: str, path: Path) -> int:
@@ -130,6 +173,7 @@ def _kind(annotation: Any) -> str:
 def main() -> None:
     """Write the pages."""
     COMMANDS.write_text(commands(), encoding="utf-8")
+    MODELS.write_text(with_table(MODELS.read_text(encoding="utf-8")), encoding="utf-8")
     for page in NUMBERED:
         page.write_text(renumbered(page.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -91,6 +91,8 @@ def test_search_over_an_index_and_over_drawn_vectors(run, triton, pictures, tmp_
         assert status == 0
         assert rows in out
         assert [point["queries"] for point in json.loads(file.read_text())["points"]] == [1, 4]
+    printed = run("bench", "search", *what, "--queries", "1", "--seconds", "0.01", "--json", "--save", file)[1]
+    assert json.loads(printed) == json.loads(file.read_text())
 
 
 @pytest.mark.slow

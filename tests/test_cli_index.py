@@ -159,7 +159,7 @@ def test_limits_are_settings(run, pictures, tmp_path, monkeypatch):
     _, out, err = run("index", "pictures", "-o", "x.clipdex", "--max-pixels", "100")
     assert out.startswith("12 pictures found: 0 indexed, 0 unchanged, 12 failed")
     assert "too_many_pixels" in err
-    assert "... and 7 more:  clipdex failures x.clipdex" in err
+    assert "... and 7 more:  clipdex failures --index x.clipdex" in err
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def prove(scratch: Path) -> None:
     builder = scratch / "builder"
     run([sys.executable, "-m", "venv", builder], environment)
     run([builder / "bin" / "pip", "install", "--quiet", "hatchling"], environment)
-    hatchling = [builder / "bin" / "python", "-m", "hatchling", "build"]
+    hatchling: list[str | Path] = [builder / "bin" / "python", "-m", "hatchling", "build"]
     run([*hatchling, "-t", "wheel", "-d", scratch / "dist"], environment, source)
     run([*hatchling, "-t", "sdist", "-d", scratch / "dist"], environment, source)
     (wheel,) = (scratch / "dist").glob("*.whl")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 import traceback
 import warnings
@@ -19,6 +18,8 @@ from clipdex.cli.printing import (
     Verbosity,
     complain,
     detail,
+    flush_results,
+    give_up_output,
     is_verbose,
     note,
     set_verbosity,
@@ -34,7 +35,7 @@ _INTERRUPTED = 130
 def main() -> None:
     """Run `clipdex`. A user's mistake ends it with one sentence on standard error and exit status 1.
 
-    Words that no command knows end it with exit status 2; a fault of clipdex, with 70.
+    A command or option that does not exist ends it with exit status 2; an internal error, with 70.
     """
     speak_any_encoding()
     set_verbosity(Verbosity.NORMAL)
@@ -43,19 +44,24 @@ def main() -> None:
         status = _run()
     except ClipdexError as exc:
         complain(f"clipdex: {exc}")
+        give_up_output()
         raise SystemExit(1) from exc
     except KeyboardInterrupt:
         complain("clipdex: stopped")
         raise SystemExit(_INTERRUPTED) from None
     except BrokenPipeError:
-        # The reader, such as head, has enough; Python would complain once more when it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up_output()
         raise SystemExit(141) from None
+    except OSError as exc:  # such as a full disk, met where nothing else says it
+        _detail_traceback()
+        where = "" if exc.filename is None else f"{exc.filename}: "
+        complain(f"clipdex: {where}{exc.strerror or exc}")
+        give_up_output()
+        raise SystemExit(1) from exc
     except Exception as exc:
-        for line in traceback.format_exc().splitlines():
-            detail(line)
+        _detail_traceback()
         advice = "please report it" if is_verbose() else "run it again with --verbose, and please report it"
-        complain(f"clipdex: a fault of clipdex, {_place_of(exc)}: {type(exc).__name__}: {exc}; {advice}")
+        complain(f"clipdex: internal error in {_place_of(exc)}: {type(exc).__name__}: {exc}; {advice}")
         raise SystemExit(70) from exc
     detail(f"took {time.monotonic() - began:.2f} s")
     raise SystemExit(status)
@@ -77,7 +83,7 @@ def _run() -> int:
             warnings.simplefilter("always", TextCut)
             _show_as_notes(TextCut)
             status: int = app(prog_name="clipdex", standalone_mode=False) or 0
-            sys.stdout.flush()
+            flush_results()
     except typer.Abort:
         raise KeyboardInterrupt from None
     except click_exception as exc:
@@ -95,8 +101,13 @@ def _usage_status(exc: Any) -> int:
         message = " ".join(exc.format_message().split()).rstrip(".")
         command = exc.ctx.command_path if getattr(exc, "ctx", None) else "clipdex"
         message = f"{message[:1].lower()}{message[1:]}" + ("" if message.endswith("?") else ";")
-        complain(f"clipdex: {message}  {command} --help  shows what there is")
+        complain(f"clipdex: {message} see  {command} --help")
     return int(exc.exit_code)
+
+
+def _detail_traceback() -> None:
+    for line in traceback.format_exc().splitlines():
+        detail(line)
 
 
 def _place_of(exc: Exception) -> str:

@@ -42,11 +42,10 @@ class Connection:
         Raises:
             InvalidArgument: both are given.
         """
-        if place is None:
-            return self.server
-        if self.server_is_typed:
+        if place is not None and self.server_is_typed:
             raise InvalidArgument(f"{place} and --server {self.server} are both given; give one")
-        return place
+        detail(f"server {place or self.server}")
+        return place or self.server
 
     def open(self, *, model: str | None = None, **settings: Any) -> Client:
         """Connect. model: used if the user named none. settings: as for `clipdex.connect`."""

@@ -19,7 +19,7 @@ _WORDS = (
 
 
 def note_demo_model(fingerprint: str) -> None:
-    """Say in one line what the demo model is for, if a model's, or an index's, fingerprint is its.
+    """Say in one line what the demo model is for, if the fingerprint of a model or index is its.
 
     Every command that embeds or searches pictures for a user calls this.
     """

@@ -14,11 +14,11 @@ from clipdex.base.counting import counted
 from clipdex.base.errors import ServerUnreachable
 from clipdex.cli.common import JsonOption
 from clipdex.cli.connection_options import Connection, connects
-from clipdex.cli.printing import printable, say, say_json
+from clipdex.cli.printing import printable, say, say_json, terminal_width
 
 __all__ = ["doctor"]
 
-_WIDTH = 110
+_WIDTH = 110  # where standard output is no terminal
 _POLL_S = 0.5
 
 
@@ -104,7 +104,7 @@ def _wrapped(text: str, *, first: str, rest: str) -> None:
     """Print text wrapped to the width of a terminal; words, paths and flags stay whole."""
     for line in textwrap.wrap(
         printable(text),
-        _WIDTH,
+        terminal_width(_WIDTH),
         initial_indent=first,
         subsequent_indent=rest,
         break_long_words=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -33,7 +34,7 @@ from clipdex.cli.common import (
     shown_path,
 )
 from clipdex.cli.index_options import may_take_index, required_index
-from clipdex.cli.printing import note, printable, say, say_json
+from clipdex.cli.printing import complain, note, printable, say, say_json
 from clipdex.cli.progress import rows_progress
 from clipdex.index import Index
 
@@ -101,7 +102,11 @@ def duplicates(
         if is_typed(ctx, "index") or is_typed(ctx, "place") or move_to is not None:
             raise InvalidArgument("--undo takes neither an index nor --move-to; give it alone")
         with interruptible("run the same command again to resume"), rows_progress("moving back") as progress:
-            _print_moved(move_back(undo, progress), "moved back")
+            moved = move_back(undo, progress)
+        if as_json:
+            say_json(_moves_as_dict(moved))
+        else:
+            _print_moved(moved, "moved back", say)
         return
     index = required_index(index)
     check_links(no_links, html)
@@ -146,7 +151,7 @@ def duplicates(
         advice = f"clipdex duplicates --undo  with the journal in {move_to} undoes the move"
         with interruptible(advice), rows_progress("moving") as progress:
             moved = move_duplicates(found.groups, move_to, indexed, progress, min_cosine=min_cosine)
-            _print_moved(moved, f"moved to {move_to}")
+            _print_moved(moved, f"moved to {move_to}", note if as_json else say)
 
 
 def _print_group(group: DuplicateGroup, moves: list[Move]) -> None:
@@ -179,18 +184,26 @@ def _line(picture: Duplicate) -> str:
     return f"{shown_path(picture.path)} ({picture.width} × {picture.height}, {counted(picture.size, 'byte')})"
 
 
-def _print_moved(moved: Moved, what: str) -> None:
+def _print_moved(moved: Moved, what: str, tell: Callable[[str], None]) -> None:
     for path, why in moved.left[:_LEFT_SHOWN]:
-        note(f"left: {shown_path(path)}: {printable(why)}")
+        complain(f"left: {shown_path(path)}: {printable(why)}")
     if len(moved.left) > _LEFT_SHOWN:
-        note(f"... and {len(moved.left) - _LEFT_SHOWN:,} more were left")
-    note(f"{len(moved.moved):,} {what}, {len(moved.left):,} left where they are")
+        complain(f"... and {len(moved.left) - _LEFT_SHOWN:,} more were left")
+    tell(f"{len(moved.moved):,} {what}, {len(moved.left):,} left where they are")
     if moved.stayed:
         path, why = moved.stayed[0]
         stayed = counted(len(moved.stayed), "near or semantic duplicate")
-        note(f"{stayed} stayed, such as {shown_path(path)}: {why}")
+        tell(f"{stayed} stayed, such as {shown_path(path)}: {why}")
     if moved.journal is not None and moved.moved:
-        note(f"journal: {moved.journal}")
+        tell(f"journal: {moved.journal}")
+
+
+def _moves_as_dict(moved: Moved) -> dict[str, object]:
+    return {
+        "moved": [{"from": old, "to": new} for old, new in moved.moved],
+        "left": [{"path": path, "why": why} for path, why in moved.left],
+        "journal": None if moved.journal is None else str(moved.journal),
+    }
 
 
 def _write_sheet(file: Path, groups: list[DuplicateGroup], index: Path, links: bool) -> None:

@@ -15,6 +15,16 @@ class Example(NamedTuple):
 
 
 EXAMPLES: dict[str, tuple[Example, ...]] = {
+    "clipdex": (
+        Example('clipdex find "a cat sleeping" ~/Pictures', "Search a folder, in one command"),
+        Example("clipdex index ~/Pictures --index photos.clipdex", "Index a folder"),
+        Example('clipdex search "a cat sleeping" --index photos.clipdex', "Search it"),
+    ),
+    "clipdex find": (
+        Example('clipdex find "a cat sleeping" ~/Pictures', "The five best of a folder"),
+        Example('clipdex find "a cat" ~/Pictures -k 20 --open', "As a page in the browser"),
+        Example('clipdex find "eine Katze" ~/Pictures --model siglip2-b-32-256', "With another model"),
+    ),
     "clipdex index": (
         Example("clipdex index ~/Pictures --index photos.clipdex", "A folder with its subfolders"),
         Example(
@@ -64,6 +74,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     "clipdex serve": (
         Example("clipdex serve", "The models in ./model_repository, at 127.0.0.1:8001"),
         Example("clipdex serve --repository ~/models --port 0", "Another repository, a free port"),
+        Example("clipdex serve --model vit-b-32", "A listed model, exported first if it is missing"),
     ),
     "clipdex doctor": (
         Example("clipdex doctor gpu1:8001", "One server"),
@@ -72,8 +83,10 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     "clipdex models": (
         Example("clipdex models", "Of the server at localhost:8001"),
         Example("clipdex models ./model_repository", "Of a repository on this machine"),
+        Example("clipdex models --available", "Those that clipdex knows by name"),
     ),
     "clipdex export": (
+        Example("clipdex export vit-b-32", "A listed model"),
         Example("clipdex export openai/clip-vit-base-patch32 --name clip", "From the hub"),
         Example(
             "clipdex export ./checkpoint -n mine --target cuda --precision fp16", "From a directory, for GPUs"

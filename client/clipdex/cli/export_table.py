@@ -1,4 +1,4 @@
-"""What `clipdex export` prints of an export: a table of its towers, and what to do next."""
+"""The report of `clipdex export`: a table of the towers, and the next command."""
 
 from __future__ import annotations
 

@@ -26,8 +26,9 @@ _OPTIONS = "Options"
 _COMMANDS = "Commands"
 _LAST = (LIMITS, OUTPUT, CONNECTION)
 # How Typer names types that have no metavar, and says what they allow.
-_TYPE = re.compile(r"(?<= )<([^>]*)>$")
+_TYPE = re.compile(r"(?<= )(?:<([^>]*)>|(INTEGER(?: RANGE)?)|\[([\w|]+)])$")
 _KINDS = {"int": "N", "int range": "N", "float": "NUMBER", "float range": "NUMBER", "str": "TEXT", "path": "PATH"}
+_KINDS |= {"integer": "N", "integer range": "N"}
 _AT_LEAST = re.compile(r"\bx>=([\d.]+)")
 _NATURALLY = re.compile(r"; x>=[01](?=])|  \[x>=[01]]$")  # any count is that
 _WHOLE = re.compile(r"(?<=default: )(\d+)\.0(?=[];])")
@@ -44,14 +45,15 @@ class HelpPage:
         """Write the page."""
         from rich.text import Text
 
-        parts: list[Any] = [Text(self.get_usage(ctx), style="bold"), Text()]
+        parts: list[Any] = [Text(re.sub(r"[{}]", "", self.get_usage(ctx)), style="bold"), Text()]
         for each in paragraphs(self.help):
             parts += [Text(each), Text()]
         options = defaultdict[str, list[_Row]](list)
         for parameter in self.get_params(ctx):
             if not getattr(parameter, "hidden", False):
                 is_argument = parameter.param_type_name == "argument"
-                panel = _ARGUMENTS if is_argument else parameter.rich_help_panel or _OPTIONS
+                # click's own --help option has no panel
+                panel = getattr(parameter, "rich_help_panel", None) or (_ARGUMENTS if is_argument else _OPTIONS)
                 options[panel].append((signature(parameter, ctx), _help_of(parameter, ctx)))
         commands = defaultdict[str, list[_Row]](list)
         for name in self.list_commands(ctx) if hasattr(self, "list_commands") else ():
@@ -87,11 +89,17 @@ def signature(parameter: Any, ctx: Any) -> str:
     """Return what is typed for a parameter: `-k, --top-k K`."""
     if parameter.param_type_name == "argument":
         return str(parameter.metavar or parameter.name.upper()) + ("..." if parameter.nargs != 1 else "")
-    return _TYPE.sub(lambda kind: _KINDS.get(kind[1].lower(), kind[1]), parameter.get_help_record(ctx)[0])
+    return _TYPE.sub(_kind, str(parameter.get_help_record(ctx)[0]))
+
+
+def _kind(found: re.Match[str]) -> str:
+    name: str = next(filter(None, found.groups()))
+    return _KINDS.get(name.lower(), name)
 
 
 def _help_of(parameter: Any, ctx: Any) -> str:
-    said = _AT_LEAST.sub(r"at least \1", _NATURALLY.sub("", parameter.get_help_record(ctx)[1]))
+    said = str(parameter.get_help_record(ctx)[1]).replace("\\[", "[")  # older Typers escape it
+    said = _AT_LEAST.sub(r"at least \1", _NATURALLY.sub("", said))
     return _WHOLE.sub(r"\1", said)
 
 

@@ -295,12 +295,12 @@ def run_sentence(report: RunReport, out: Path) -> str:
     speed = ""
     if report.indexed:  # the rate is that of the bar: scanning before, and vanished pictures after, are not in it
         busy = report.indexed / report.images_per_s
-        speed = f" ({busy:.1f} s of them indexing: {shown_rate(report.images_per_s)}, {report.transfer})"
+        speed = f" (indexing took {busy:.1f} s: {shown_rate(report.images_per_s)}, {report.transfer})"
     same = f" ({report.recognised:,} of them recognised by content)" if report.recognised else ""
     away = f" ({report.unseen:,} of them could not be checked)" if report.unseen else ""
     gone = f"; {report.removed:,} vanished" if report.removed else ""
     gone += f"; {report.left_out:,} removed because they are left out now" if report.left_out else ""
-    listed = f";  {_listing(out)}  lists the failed" if report.failed else ""
+    listed = f";  {_listing(out)}  lists the failures" if report.failed else ""
     return (
         f"{counted(report.discovered, 'picture')} found: {report.indexed:,} indexed{same}, "
         f"{report.unchanged:,} unchanged{away}, "

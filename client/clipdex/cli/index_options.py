@@ -1,4 +1,4 @@
-"""How a command's index is named: --index, CLIPDEX_INDEX, or its first argument. The one place of this rule.
+"""The index of a command, named by --index, CLIPDEX_INDEX or its first argument: the one place of this rule.
 
 A word of the command line goes before the environment. An index named twice on the command line is a mistake.
 """

@@ -13,7 +13,7 @@ from clipdex.base.counting import counted
 from clipdex.cli.common import JsonOption, interruptible, shown_path, typed_delimiter
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.index_options import IndexAndPaths, takes_index, takes_index_and_paths
-from clipdex.cli.printing import note, printable, say, say_json
+from clipdex.cli.printing import complain, note, printable, say, say_json
 from clipdex.cli.progress import index_progress
 from clipdex.index import Failure, Index, IndexWriter
 from clipdex.index.manifest import MANIFEST
@@ -61,7 +61,7 @@ def failures(
             f"the ledger of {index}",
             column=column,
             delimiter=typed_delimiter(delimiter),
-            on_unopened=lambda why: note(f"not retried: {why}"),
+            on_unopened=lambda why: complain(f"not retried: {why}"),
         )
         with (
             interruptible("run the same command again to resume"),

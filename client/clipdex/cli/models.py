@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clipdex.cli.available import say_available
 from clipdex.cli.common import JsonOption
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.printing import note, printable, say, say_json
@@ -21,13 +22,16 @@ def models(
     place: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SERVER|DIR]",
+            metavar="SERVER|DIR",
             help="Triton's gRPC address, or a model repository; same as --server.",
             show_default=False,
         ),
     ] = None,
     *,
     connection: Connection,
+    available: Annotated[
+        bool, typer.Option("--available", help="List the models that a name stands for, to choose one to export.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the models of a server or a repository.
@@ -36,6 +40,9 @@ def models(
     similarity, the share of a text's ten best pictures that agree), and its fingerprint. An index accepts the
     vectors of any model with its own fingerprint.
     """
+    if available:
+        say_available(as_json)
+        return
     server = connection.at(place)
     held = list_models(
         server,

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
+import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from clipdex.base.errors import ClipdexError
 from clipdex.base.printable import escaped, printable
 
 if TYPE_CHECKING:
@@ -23,6 +27,8 @@ __all__ = [
     "bar_console",
     "complain",
     "detail",
+    "flush_results",
+    "give_up_output",
     "is_quiet",
     "is_verbose",
     "note",
@@ -31,8 +37,10 @@ __all__ = [
     "say",
     "say_block",
     "say_json",
+    "says_yes",
     "set_verbosity",
     "speak_any_encoding",
+    "terminal_width",
     "write_bytes",
     "write_text",
 ]
@@ -71,7 +79,8 @@ def is_verbose() -> bool:
 
 def say(text: str = "", *, flush: bool = False) -> None:
     """Print one line of the command's result."""
-    print(printable(text), flush=flush)
+    with _as_our_error():
+        print(printable(text), flush=flush)
 
 
 def say_block(text: str) -> None:
@@ -97,24 +106,64 @@ def complain(text: str) -> None:
     print(printable(text), file=sys.stderr)
 
 
+def says_yes(question: str) -> bool:
+    """Ask on standard error, and return whether the answer is yes, which an empty line also means.
+
+    Not on standard output: what the command prints there may be for another program.
+    """
+    print(printable(question), end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()  # "" at its end
+    return answer.endswith("\n") and answer.strip().lower() in ("", "y", "yes")
+
+
 def say_json(data: object, *, flush: bool = False) -> None:
     """Print a command's whole result for programs as one JSON document."""
     write_text(json.dumps(data, indent=2, default=str) + "\n")
     if flush:
-        sys.stdout.flush()
+        flush_results()
 
 
 def write_text(text: str) -> None:
     """Write part of a result for programs; ASCII, as `json.dumps` returns it."""
-    sys.stdout.write(text)
+    with _as_our_error():
+        sys.stdout.write(text)
 
 
 def write_bytes(lines: Iterable[bytes]) -> None:
     """Write a result for programs, with the raw bytes of its paths."""
-    sys.stdout.flush()
-    for line in lines:
-        sys.stdout.buffer.write(line)
-    sys.stdout.buffer.flush()
+    with _as_our_error():
+        sys.stdout.flush()
+        for line in lines:
+            sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+
+
+def flush_results() -> None:
+    """Write out what is buffered.
+
+    Raises:
+        ClipdexError: standard output cannot be written, as on a full disk.
+    """
+    with _as_our_error():
+        sys.stdout.flush()
+
+
+def give_up_output() -> None:
+    """Drop what standard output does not take, of which Python would complain once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _as_our_error() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # the reader, such as head, has enough
+    except OSError as exc:
+        raise ClipdexError(f"standard output cannot be written: {exc.strerror or exc}") from exc
 
 
 def rendered(parts: Iterable[RenderableType]) -> str:
@@ -126,6 +175,11 @@ def rendered(parts: Iterable[RenderableType]) -> str:
         for part in parts:
             console.print(part)
     return "\n".join(line.rstrip() for line in captured.get().split("\n"))
+
+
+def terminal_width(otherwise: int) -> int:
+    """Return the columns of the terminal that standard output is, or else `otherwise`."""
+    return shutil.get_terminal_size((otherwise, 24)).columns if sys.stdout.isatty() else otherwise
 
 
 def bar_console() -> Console:

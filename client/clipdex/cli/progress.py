@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.progress_bar import ProgressBar
 
 from clipdex.cli.printing import bar_console, detail, is_quiet, note
 from clipdex.pipeline.report import Progress
@@ -34,7 +35,7 @@ def index_progress() -> Iterator[Callable[[Progress], None] | None]:
 def _bar() -> Iterator[Callable[[Progress], None]]:
     bar = Bar(
         TextColumn("{task.description}"),
-        BarColumn(),
+        _SmoothBar(),
         TextColumn("{task.fields[done]}"),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
@@ -43,7 +44,7 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
         transient=True,
     )
     with bar:
-        task = bar.add_task("scanning", total=None, done="", rate="", failed="")
+        task = bar.add_task("scanning", total=None, done="", rate="", failed="", last=None, at=0.0)
 
         def report(p: Progress) -> None:
             # A decoded picture is half done, so that the bar moves with each, and not with each batch.
@@ -55,9 +56,23 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
                 done=_done(p),
                 rate=shown_rate(p.images_per_s) if p.indexed else "",
                 failed=f"{p.failed:,} failed" if p.failed else "",
+                last=p,
+                at=time.monotonic(),
             )
 
         yield report
+
+
+class _SmoothBar(BarColumn):
+    """A bar that goes on at the rate of the run while a batch is under way, up to that batch's end."""
+
+    def render(self, task: Task) -> ProgressBar:
+        """Return the bar."""
+        drawn = super().render(task)
+        last = task.fields["last"]
+        if last is not None:
+            drawn.completed += min(last.waiting, last.images_per_s * (time.monotonic() - task.fields["at"])) / 2
+        return drawn
 
 
 @contextmanager

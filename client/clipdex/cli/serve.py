@@ -11,6 +11,7 @@ import typer
 
 from clipdex.cli.common import JsonOption, sigterm_interrupts
 from clipdex.cli.demo_model import default_repository
+from clipdex.cli.model_at_hand import YesOption, model_at_hand
 from clipdex.cli.printing import note, say, say_json
 from clipdex.client.discovery import served_models
 
@@ -27,11 +28,23 @@ def serve(
             "--repository",
             "-r",
             metavar="DIR",
-            help="Triton model repository to serve (default model_repository, or else the one that came "
-            "with clipdex).",
+            help="Triton model repository to serve (default model_repository, or else clipdex's own, with the "
+            "demo model; with --model, one in the user's cache).",
             show_default=False,
         ),
     ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME",
+            help="Serve only this model: one of the repository, or one that  clipdex models --available  lists, "
+            "which is downloaded and exported first if it is missing. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    yes: YesOption = False,
     port: Annotated[int, typer.Option("--port", "-p", help="gRPC port; 0 picks a free one.")] = 8001,
     host: Annotated[
         str, typer.Option(help="Address to listen on. Triton has no authentication: do not expose it.")
@@ -60,12 +73,16 @@ def serve(
     """
     from clipdex_server import LocalTriton
 
-    if repository is None:
+    at_hand = [model_at_hand(name, repository, yes=yes) for name in model or ()]
+    if at_hand:
+        repository = at_hand[0].repository
+    elif repository is None:
         repository = default_repository()
         if repository.is_absolute():
             note(f"no model_repository is in this folder: serving the demo model, {repository}")
     server = LocalTriton(
         repository,
+        models=[part for each in at_hand for part in each.parts] or None,
         grpc_port=port,
         host=host,
         http_port=http_port,

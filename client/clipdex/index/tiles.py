@@ -22,8 +22,8 @@ __all__ = ["CLASS", "Tile", "as_text", "file_link", "rows_style", "tile_grid", "
 
 CLASS = "clipdex-tiles"
 
-_NAME, _ALT, _TOOLTIP = 80, 300, 1000  # characters shown
-_OTHERS_NAMED = 20
+_NAME, _ALT, _FIRST_PATH, _PATH = 80, 300, 500, 160  # characters shown
+_OTHERS_NAMED = 10
 
 _NARROWEST, _GAP, _PADDING = 160, 12, 8  # CSS pixels
 _MOST_COLUMNS = 6
@@ -180,10 +180,4 @@ def _tooltip(tile: Tile) -> str:
     lines = [tile.path, *tile.others[:_OTHERS_NAMED]]
     if len(tile.others) > _OTHERS_NAMED:
         lines.append(f"... and {len(tile.others) - _OTHERS_NAMED:,} more")
-    shown, left = [], _TOOLTIP
-    for line in lines:
-        shown.append(as_text(line, max(left, 2)))
-        left -= len(line)
-        if left <= 0:
-            break
-    return "\n".join(shown)
+    return "\n".join(as_text(line, _PATH if i else _FIRST_PATH) for i, line in enumerate(lines))

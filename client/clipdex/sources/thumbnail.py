@@ -48,8 +48,7 @@ def thumbnail(path: str, size: ThumbnailSize) -> Thumbnail:
         ImageError: it cannot be read or drawn; `reason` is one of the codes in docs/failures.md.
     """
     try:
-        data = member_bytes(path)
-        image = open_image(_read(path) if data is None else data, icc="srgb")
+        image = open_image(_read(path), icc="srgb")
         scale = min(1.0, size.side / max(image.size))
         width, height = (max(1, round(scale * pixels)) for pixels in image.size)
         return Thumbnail(_jpeg(image, 2 * size.side, size.most_bytes), width, height)
@@ -64,8 +63,13 @@ def thumbnail(path: str, size: ThumbnailSize) -> Thumbnail:
 
 
 def _read(path: str) -> bytes:
-    """Read a file, unless it is by now a pipe that would never end, or too large."""
+    """Read a picture's file, or the part of a tar or table that it is.
+
+    A file is not read if it is too large, or is by now a pipe, which might never end.
+    """
     try:
+        if (inside := member_bytes(path)) is not None:
+            return inside
         # Without O_NONBLOCK, opening a FIFO waits for a writer.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY), "rb") as file:
             info = os.fstat(file.fileno())

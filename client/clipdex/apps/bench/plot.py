@@ -20,7 +20,6 @@ SUFFIXES = (".svg", ".png", ".pdf")
 
 _PARTS = {"image": ("pictures", "o"), "text": ("texts", "s")}
 _LINES = {"wire": "-", "shared": "--"}
-_WAYS = {"wire": "over the wire", "shared": "shared memory"}
 _SOFT = "#444444"
 
 _LEAST_LOG = 5  # largest latency to smallest; below this, an axis with even steps has more labels
@@ -84,20 +83,26 @@ def _draw(axes: Any, points: Sequence[Point]) -> None:
             marker=marker,
             markersize=5,
             color=_colour(batches.index(batch), len(batches)),
-            label=f"{batch}, {_WAYS[transfer]}",
+            label=f"{batch}, {transfer}",
         )
         for point in line:
             at = (point.latency.p50_ms, point.rows_per_s)
             axes.annotate(str(point.concurrency), at, xytext=(4, 4), textcoords="offset points", fontsize=8)
     _number(axes, [point.latency.p50_ms for point in points])
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * max(point.rows_per_s for point in points))
     axes.set_facecolor("white")
     axes.set_xlabel("median latency of a request, ms (number at a point: requests in flight)")
     axes.set_ylabel(f"throughput, {what} per second")
     axes.grid(True, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     # Beside the lines, where it covers none.
-    axes.legend(title=f"{what} per request", loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=9, frameon=False)
+    axes.legend(
+        title=f"{what} per request, transfer",
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1),
+        fontsize=9,
+        frameon=False,
+    )
 
 
 def _number(axes: Any, latencies: Sequence[float]) -> None:
