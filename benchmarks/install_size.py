@@ -3,9 +3,8 @@
     python benchmarks/install_size.py [EXTRAS…]
 
 EXTRAS: such as `base`, `cli` or `cli,local`. By default those of docs/install.md. A wheel is built from this
-checkout, and for each a new environment is made and the wheel installed into it, without our pins. The size is that
-of the environment less that of an empty one. pip's cache is used as it is found: the seconds after the first are
-mostly for unpacking.
+checkout, and for each a new environment is made and the wheel installed into it, without our pins. The size is
+that of the environment less that of an empty one. pip's cache is used as it is found.
 """
 
 from __future__ import annotations

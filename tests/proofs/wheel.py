@@ -2,8 +2,9 @@
 
     python tests/proofs/wheel.py
 
-No checkout is on the path, and the demo may not write into the environment: root sees it mounted read-only, anybody
-else has no right to. The sdist must build the same wheel, file for file. pip takes the dependencies from its index.
+No checkout is on the path, and the demo cannot write into the environment: root sees it mounted read-only,
+anybody else has no right to. The sdist must build the same wheel, file by file. pip takes the dependencies from
+its index.
 """
 
 from __future__ import annotations
@@ -99,9 +100,8 @@ def check_demo(place: Path, folder: Path, environment: dict[str, str]) -> None:
     assert (folder / "demo" / "report.html").is_file()
     assert "drawn shapes" in done.stderr
     assert listing(place) == before, "the demo wrote into the environment"
-    print(
-        f"clipdex demo, 100 pictures, in an empty folder, the environment read-only: {time.monotonic() - began:.0f} s"
-    )
+    seconds = time.monotonic() - began
+    print(f"clipdex demo, 100 pictures, the environment read-only: {seconds:.0f} s")
     print(f"  {last}")
 
 
