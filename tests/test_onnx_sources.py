@@ -48,7 +48,8 @@ def adopt(tmp_path: Path) -> Adopt:
     """Export a source into a new repository."""
 
     def adopt(source: object, **options: Any) -> Any:
-        return export_model(str(source), **{"name": "m", "repository": tmp_path / "models"} | options)
+        given: dict[str, Any] = {"name": "m", "repository": tmp_path / "models"} | options
+        return export_model(str(source), **given)
 
     return adopt
 
@@ -245,7 +246,7 @@ def test_the_gate_catches_another_mean(
 
     from clipdex_export.onnx_sources import adopted
 
-    right = adopted.image_spec
+    right: Any = vars(adopted)["image_spec"]
     monkeypatch.setattr(adopted, "image_spec", lambda *a: replace(right(*a), mean=(0.9, 0.1, 0.1)))
     with pytest.raises(ParityError, match="the image tower departs from the checkpoint's own"):
         adopt(onnx_source("transformers_js"))
@@ -259,7 +260,7 @@ def test_the_gate_catches_another_resize(
 
     from clipdex_export.onnx_sources import adopted
 
-    right = adopted.image_spec
+    right: Any = vars(adopted)["image_spec"]
     monkeypatch.setattr(adopted, "image_spec", lambda *a: replace(right(*a), interpolation="bilinear"))
     with pytest.raises(ParityError, match="the preprocessing departs from the checkpoint's own"):
         adopt(onnx_source("transformers_js"))

@@ -183,7 +183,7 @@ def test_a_tower_that_is_swapped_for_a_look_alike_is_refused(
     onnx_source: Callable[[str], str], repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The texts count as much as the pictures."""
-    right = same_space.export_side
+    right: Any = vars(same_space)["export_side"]
     calls: list[int] = []
 
     def side(*given: Any) -> Any:

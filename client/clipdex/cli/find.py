@@ -43,6 +43,7 @@ def find(
         ),
     ] = None,
     where: WhereOption = None,
+    # Not in the panel Connection: there, a server is where the model is, and the model is one of the server's.
     model: Annotated[
         str | None,
         typer.Option(
