@@ -97,6 +97,13 @@ def test_models_available_prints_the_list_and_what_is_not_known_as_a_dash(run):
     assert available_models().default in err
 
 
+@pytest.mark.parametrize("place", [["model_repository"], ["--server", "localhost:1"]])
+def test_the_list_is_of_no_server_and_no_directory(run, place):
+    status, out, err = run("models", "--available", *place)
+    assert (status, out) == (1, "")
+    assert err == "clipdex: --available lists what can be exported, and needs no server or directory\n"
+
+
 def test_models_available_as_json_brings_the_sources(run):
     status, out, _ = run("models", "--available", "--json")
     models = json.loads(out)

@@ -81,18 +81,15 @@ def test_files_are_kept_where_the_hubs_own_tools_look_for_them(hub: SmallHub, re
     assert not (snapshot / "unwanted.bin").exists()
     assert seen[0] == [0, 2 * BIG] and seen[-1] == [2 * BIG, 2 * BIG]
     assert [done for done, _ in seen] == sorted(done for done, _ in seen) and len(seen) >= 4
+    # Nothing is fetched twice.
+    hub.asked.clear()
+    assert fetch(hub.environment(home)) == (line, [])
+    assert hub.asked == []
     # The hub's own client finds all of it there, without the hub.
     code = "from huggingface_hub import hf_hub_download as f; print(f(*sys.argv[1:], local_files_only=True))"
     words = [sys.executable, "-c", f"import sys; {code}", "acme/clip", "onnx/vision_model.onnx"]
     found = subprocess.run(words, env=hub.environment(home), capture_output=True, text=True, timeout=60)
     assert found.stdout.strip() == str(snapshot / "onnx" / "vision_model.onnx"), found.stderr
-
-
-def test_nothing_is_fetched_twice(hub: SmallHub, tmp_path: Path):
-    first = fetch(hub.environment(tmp_path / "home"))
-    hub.asked.clear()
-    assert fetch(hub.environment(tmp_path / "home")) == (first[0], [])
-    assert hub.asked == []
 
 
 def test_a_connection_cut_in_the_middle_is_continued_from_there(hub: SmallHub, repository: Path, tmp_path: Path):

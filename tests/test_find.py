@@ -161,6 +161,7 @@ def test_a_contact_sheet_is_written_and_opened(run, folder, tmp_path, monkeypatc
     assert f"contact sheet: {cache / 'find.html'}" in err
 
 
+@pytest.mark.triton
 def test_a_running_server_is_used_if_it_is_named(run, folder, triton, monkeypatch):
     monkeypatch.setattr(find_command, "model_at_hand", never)
     status, out, _ = run("find", "a red circle", folder, "--server", triton.address)
@@ -169,6 +170,7 @@ def test_a_running_server_is_used_if_it_is_named(run, folder, triton, monkeypatc
     assert run("find", "a red circle", folder)[1] == out
 
 
+@pytest.mark.triton
 def test_without_onnxruntime_a_triton_is_started(run, folder, triton, monkeypatch):
     started: list[tuple[Path, list[str]]] = []
 
