@@ -219,3 +219,17 @@ def test_the_token_stays_with_the_hub_when_files_are_on_another_host(
     vision = Path(line) / "onnx" / "vision_model.onnx"
     assert vision.read_bytes() == (repository / "onnx" / "vision_model.onnx").read_bytes()
     assert ("onnx/vision_model.onnx", "bytes=1048576-") in hub.asked
+
+
+def test_the_files_of_a_commit_are_listed_once_however_many_are_fetched(hub: SmallHub, tmp_path: Path):
+    """Of a model whose weights are hundreds of files, each is asked for on its own."""
+    code = (
+        "import sys; from clipdex_export.hub import find_checkpoint, fetch_files\n"
+        "files = find_checkpoint('acme/clip', None)\n"
+        "for name in ('onnx/vision_model.onnx', 'onnx/text_model.onnx', 'unwanted.bin'):\n"
+        "    fetch_files(files, [name])"
+    )
+    environment = hub.environment(tmp_path / "home")
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+    assert len(hub.asked) == 4
+    assert hub.lists <= 2  # ours, and that of the hub's client, which it keeps
