@@ -82,7 +82,10 @@ def model_at_hand(model: str | None, repository: Path | None, *, yes: bool) -> A
 def _export(listed: AvailableModel, place: Path, *, yes: bool) -> None:
     from clipdex_export import export_model
     from clipdex_export.downloads import require_space
+    from clipdex_export.requirements import need_export_extra, need_onnx_extra
 
+    # What is missing is said before anybody waits for a download.
+    need_onnx_extra() if listed.onnx else need_export_extra()
     size = "of unknown size" if listed.download_mb is None else f"about {listed.download_mb:,} MB"
     what = f"{listed.name} ({listed.title}; {size}; licence {listed.licence})"
     require_space(
