@@ -83,7 +83,7 @@ def from_nothing(scratch: Path) -> None:
         hub.shutdown()
     served = ["--server", f"inproc:{scratch / 'models'}", "--model", "transformers_js"]
     index = scratch / "photographs.clipdex"
-    step("clipdex index", [program / "clipdex", "index", photographs, "--index", index, *served])
+    step("clipdex index", [program / "clipdex", "index", photographs, "--out", index, *served])
     print(step("clipdex search", [program / "clipdex", "search", "a cat", "--index", index, *served]))
 
 

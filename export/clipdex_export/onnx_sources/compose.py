@@ -226,12 +226,13 @@ def freed_network(file: TowerFile, dims: tuple[int, ...]) -> bytes | None:
     """
     from onnx import helper
 
-    model = _plain_network(file)
     tensors = (file.given, *((file.mask,) if file.mask else ()), *file.zeros)
     row = {t.name: np.ones((1, *dims), helper.tensor_dtype_to_np_dtype(t.kind)) for t in tensors}
-    if model.ByteSize() > LARGEST_SINGLE_FILE or not free_batch(model, row, file.output):
-        return None
-    return bytes(model.SerializeToString())
+    for last in (False, True):
+        model = _plain_network(file)
+        if model.ByteSize() <= LARGEST_SINGLE_FILE and free_batch(model, row, file.output, last=last):
+            return bytes(model.SerializeToString())
+    return None
 
 
 def _network(file: TowerFile, dims: tuple[int, ...]) -> onnx.ModelProto:

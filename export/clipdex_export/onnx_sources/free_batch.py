@@ -52,13 +52,21 @@ class _Unknown(Exception):
     """The batch cannot be followed through a node."""
 
 
-def free_batch(model: onnx.ModelProto, row: Mapping[str, npt.NDArray[Any]], output: str) -> bool:
+def free_batch(
+    model: onnx.ModelProto, row: Mapping[str, npt.NDArray[Any]], output: str, *, last: bool = False
+) -> bool:
     """Rewrite a sorted graph without Constant nodes, in place, for batches of any size -> whether that worked.
 
-    If not, the model is of no use any more. row: its inputs, whose first axis is the batch, for one row.
+    If not, the model is of no use any more.
+
+    Args:
+        model: the graph, with its weights.
+        row: its inputs, whose first axis is the batch, for one row.
+        output: its output.
+        last: of several axes of 1 that a Reshape makes where the batch is, take the last for it, not the first.
     """
     try:
-        freeing = _Freeing(model, _shapes(model, row), list(row))
+        freeing = _Freeing(model, _shapes(model, row), list(row), last=last)
         freeing.run()
     # ONNX Runtime raises its own errors, and a rule may meet what it was not written for.
     except Exception:
@@ -88,7 +96,10 @@ def _shapes(model: onnx.ModelProto, row: Mapping[str, npt.NDArray[Any]]) -> dict
 class _Freeing:
     """One pass over the nodes, in order. places: of the tensors that depend on the batch."""
 
-    def __init__(self, model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], inputs: Sequence[str]) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], inputs: Sequence[str], *, last: bool
+    ) -> None:
+        self.last = last
         self.graph = model.graph
         self.opset = model.opset_import[0].version
         self.shapes = shapes
@@ -103,6 +114,10 @@ class _Freeing:
             "MatMul": self._matmul,
             "Gemm": self._first_axis,
             "Conv": self._first_axis,
+            "AveragePool": self._first_axis,
+            "MaxPool": self._first_axis,
+            "GlobalAveragePool": self._first_axis,
+            "BatchNormalization": self._first_axis,
             "Transpose": self._transpose,
             "Reshape": self._reshape,
             "Concat": self._concat,
@@ -173,10 +188,12 @@ class _Freeing:
         if len(found) != 1:
             raise _Unknown(node.op_type)
         (place,) = found
-        for name in node.input:
-            axis = place.axis - rank + len(self.shapes[name])
-            if name not in self.places and axis >= 0 and self.shapes[name][axis] != 1:
-                raise _Unknown(node.op_type)  # one constant for each row
+        model = next(name for name in node.input if name in self.places)
+        for position, name in enumerate(node.input):
+            if name and name not in self.places:
+                axis = place.axis - rank + len(self.shapes[name])
+                if axis >= 0 and self.shapes[name][axis] != 1:
+                    node.input[position] = self._repeated(name, axis, model)
         self._set(node, place)
 
     def _matmul(self, node: Any) -> None:
@@ -194,12 +211,23 @@ class _Freeing:
         if len(found) != 1 or rank < 2:
             raise _Unknown("MatMul")
         (place,) = found
-        other = right if left in self.places else left
-        if other not in self.places and len(self.shapes[other]) > 2:
-            axis = place.axis - rank + len(self.shapes[other])
-            if 0 <= axis < len(self.shapes[other]) - 2 and self.shapes[other][axis] != 1:
-                raise _Unknown("MatMul")
+        other, model = (right, left) if left in self.places else (left, right)
+        axis = place.axis - rank + len(self.shapes[other])
+        if other not in self.places and 0 <= axis < len(self.shapes[other]) - 2 and self.shapes[other][axis] != 1:
+            node.input[0 if other == left else 1] = self._repeated(other, axis, model)
         self._set(node, place)
+
+    def _repeated(self, constant: str, axis: int, model: str) -> str:
+        """Repeat a constant for each row along an axis that has the batch as its outer factor."""
+        place, length = self.places[model], self.shapes[constant][axis]
+        if place.part != "outer" or self.shapes[model][place.axis] != length:
+            raise _Unknown("a constant of its own for each row")
+        both = [self._rows_of(model, place.axis), self._add_weight(np.array([length], np.int64))]
+        rows = self._node("Div", both)
+        ones = [
+            self._add_weight(np.ones(count, np.int64)) for count in (axis, len(self.shapes[constant]) - axis - 1)
+        ]
+        return self._node("Tile", [constant, self._node("Concat", [ones[0], rows, ones[1]], axis=0)])
 
     def _first_axis(self, node: Any) -> None:
         place = self.places.get(node.input[0])
@@ -220,7 +248,7 @@ class _Freeing:
         fitting = [axis for axis in range(len(wanted)) if math.prod(wanted[:axis]) == before]
         alone = [axis for axis in fitting if wanted[axis] == 1]
         if alone:
-            new = _Place(alone[0])
+            new = _Place(alone[-1 if self.last else 0])
         elif not fitting:
             raise _Unknown("Reshape")
         elif fitting[0] == len(wanted) - 1 and fitting[0] > 0:
