@@ -62,6 +62,7 @@ def test_what_cannot_be_freed_runs_row_by_row(
 ) -> None:
     report = export_model(onnx_source(case), name="m", repository=tmp_path)
     assert report.card.parity["image_cosine_min"] > 0.999999 and report.card.parity["text_cosine_min"] > 0.999999
+    assert report.card.parity["rows"] == "one by one"
     session = open_session(report.paths["image"] / "1" / "model.onnx")
     rows = pixels(5, report.card.image.size)
     together = session.run(None, {"pixels": rows})[0]

@@ -67,6 +67,7 @@ def adopt(found: Found) -> Checkpoint:
     text = replace(text, others=tuple(_of_size(tensor, spec.size) for tensor in text.others))
     image, image_width = _probed_image(image, spec)
     text, text_width = _probed_text(text, rules)
+    row_by_row = image.row_by_row or text.row_by_row
     scale = scale_of(image, text, spec.size, rules.spec.context_length)
     return Checkpoint(
         family=f"onnx-{found.layout}",
@@ -99,9 +100,10 @@ def adopt(found: Found) -> Checkpoint:
         logit_bias=scale.bias,
         weights_sha256=hashlib.sha256(f"onnx {image.sha256} {text.sha256}".encode()).hexdigest(),
         precision="fp16" if image.half or text.half else "fp32",
-        row_by_row=image.row_by_row or text.row_by_row,
+        row_by_row=row_by_row,
         ready_made=True,
-        remarks={"layout": found.layout, "logit_scale": scale.source},
+        remarks={"layout": found.layout, "logit_scale": scale.source}
+        | ({"rows": "one by one"} if row_by_row else {}),
     )
 
 

@@ -248,12 +248,8 @@ def _network(file: TowerFile, dims: tuple[int, ...]) -> onnx.ModelProto:
 
 def _plain_network(file: TowerFile) -> onnx.ModelProto:
     """Load a tower's graph with its weights: what its embedding needs, in a version that we allow."""
-    from onnx import inliner
-
     model = read_graph(file.path, file.where)
     load_weights(model, file.path, file.where)
-    if model.functions:
-        model = inliner.inline_local_functions(model)
     _sort(model.graph)
     _keep_only(model.graph, file.output)
     _constants_to_weights(model.graph)

@@ -209,8 +209,7 @@ def _refuse_quantized(model: onnx.ModelProto, where: str) -> None:
 
 
 def _refuse_domains(model: onnx.ModelProto, where: str) -> None:
-    own = {function.domain for function in model.functions}
-    foreign = {n.domain: n.op_type for n in _nodes(model.graph) if n.domain not in ("", "ai.onnx", *own)}
+    foreign = {node.domain: node.op_type for node in _nodes(model.graph) if node.domain not in ("", "ai.onnx")}
     if foreign:
         named = ", ".join(f"{op_type} of {domain}" for domain, op_type in sorted(foreign.items()))
         raise CheckpointError(
