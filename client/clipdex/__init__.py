@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipdex.base.errors import (
     AccessDenied,
+    AddFailed,
     Cancelled,
     CardError,
     CheckpointError,
@@ -34,6 +35,7 @@ from clipdex.base.errors import (
     IndexNotFound,
     IndexWriteError,
     InvalidArgument,
+    ItemNotFound,
     LocalServerError,
     MissingExtra,
     ModelError,
@@ -82,6 +84,14 @@ if TYPE_CHECKING:
     from clipdex.client.held_models import (
         HeldModel,
         list_models,
+    )
+    from clipdex.collection.collection import (
+        Collection,
+    )
+    from clipdex.collection.item import (
+        Commit,
+        Item,
+        StoredItem,
     )
     from clipdex.index.compact import (
         compact_index,
@@ -184,6 +194,10 @@ _HOMES = {
     "connect": "clipdex.client.client",
     "HeldModel": "clipdex.client.held_models",
     "list_models": "clipdex.client.held_models",
+    "Collection": "clipdex.collection.collection",
+    "Commit": "clipdex.collection.item",
+    "Item": "clipdex.collection.item",
+    "StoredItem": "clipdex.collection.item",
     "compact_index": "clipdex.index.compact",
     "Hit": "clipdex.index.hits",
     "Manifest": "clipdex.index.manifest",
@@ -240,6 +254,7 @@ logging.getLogger("clipdex").addHandler(logging.NullHandler())
 
 __all__ = [
     "AccessDenied",
+    "AddFailed",
     "Batcher",
     "Cancelled",
     "CardError",
@@ -247,6 +262,8 @@ __all__ = [
     "Client",
     "ClipdexError",
     "Closed",
+    "Collection",
+    "Commit",
     "Credentials",
     "Damage",
     "DeadlineExceeded",
@@ -275,6 +292,8 @@ __all__ = [
     "IndexWriteError",
     "IndexWriter",
     "InvalidArgument",
+    "Item",
+    "ItemNotFound",
     "Limits",
     "LocalServerError",
     "Manifest",
@@ -299,6 +318,7 @@ __all__ = [
     "ServerUnreachable",
     "Source",
     "SourceError",
+    "StoredItem",
     "Stranded",
     "TextCut",
     "TextSpec",
