@@ -89,6 +89,8 @@ def _section(section: Section) -> str:
 
 def _card(hit: Hit) -> str:
     try:
+        if hit.id is not None:
+            raise ImageError(f"{hit.path}: was added by id", reason="added by id: no file")
         source = base64.b64encode(_thumbnail(hit.path)).decode()
         picture = f'<img alt="" src="data:image/jpeg;base64,{source}">'
     except ImageError as exc:

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from clipdex.base.counting import counted
+from clipdex.base.items import BEGINS
 from clipdex.cli.printing import note, printable
 from clipdex.client.client import DEFAULT_ADDRESS
 from clipdex.sources import PassedOver
@@ -71,7 +72,7 @@ class Icc(str, Enum):
 
 def shown_path(path: str) -> str:
     """Return a stored path as a user would type it: relative if below the current folder; a URL unchanged."""
-    if "://" in path:
+    if "://" in path or path.startswith(BEGINS):  # of an item that was added by id, which has no file
         return printable(path)
     below = os.path.relpath(path)
     return printable(path if below.startswith(os.pardir) else below)

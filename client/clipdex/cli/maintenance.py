@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from clipdex.base.counting import counted
 from clipdex.base.errors import IndexFault, IndexNotFound
+from clipdex.base.items import path_text
 from clipdex.cli.common import JsonOption, interruptible, shown_path
 from clipdex.cli.printing import note, printable, say, say_json
 from clipdex.cli.progress import rows_progress
@@ -62,7 +62,7 @@ def _show_pictures(index: Path, damage: Damage) -> None:
     try:
         with Index.open(index) as opened:
             for row in range(first, min(end, first + _PATHS_SHOWN)):
-                note(f"  row {row}: {printable(os.fsdecode(opened.picture(row).path))}")
+                note(f"  row {row}: {printable(path_text(opened.picture(row).path))}")
     except IndexFault:
         return  # too damaged to name them
     if end - first > _PATHS_SHOWN:

@@ -145,7 +145,7 @@ class Collection:
 
     async def watch(self, *, poll_s: float = 0.1, timeout_s: float | None = None) -> AsyncIterator[Commit]:
         """See `clipdex.Collection.watch`."""
-        changed = await self._in_thread(self.collection.watcher)
+        changed = await self._in_thread(partial(self.collection.watcher, poll_s))
         loop = asyncio.get_running_loop()
         quiet_since = loop.time()
         while not self._closed:

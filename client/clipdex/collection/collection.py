@@ -464,10 +464,7 @@ class Collection:
         Args:
             poll_s: seconds between two looks, each of which takes microseconds.
         """
-        if not is_number(poll_s) or not poll_s > 0:
-            raise InvalidArgument(f"poll_s is {poll_s!r}; expected a positive number of seconds")
-        changed = self.watcher()
-        return self._watching(changed, poll_s, timeout_s)
+        return self._watching(self.watcher(poll_s), poll_s, timeout_s)
 
     def _watching(
         self, changed: Callable[[], Commit | None], poll_s: float, timeout_s: float | None
@@ -484,8 +481,13 @@ class Collection:
             elif timeout_s is not None and time.monotonic() - quiet_since >= timeout_s:
                 return
 
-    def watcher(self) -> Callable[[], Commit | None]:
-        """Make a function that returns what the collection holds if there was a commit since its last call."""
+    def watcher(self, poll_s: float) -> Callable[[], Commit | None]:
+        """Make a function that returns what the collection holds if there was a commit since its last call.
+
+        poll_s: how often it will be called.
+        """
+        if not is_number(poll_s) or not poll_s > 0:
+            raise InvalidArgument(f"poll_s is {poll_s!r}; expected a positive number of seconds")
         with self._reading() as index:
             seen = [(index.generation, index.version)]
 
@@ -557,28 +559,26 @@ class Collection:
     @contextmanager
     def _reading(self) -> Iterator[Index]:
         """Have the index as of now; it does not change within the block."""
-        self._require_open()
         with self._gate.shared():
-            current = not self._closed.is_set() and self._index.is_current()
-            if current:
-                yield self._index
+            self._require_open()
+            if self._index.is_current():
+                yield self._same_model()
                 return
         with self._gate.alone():
             self._require_open()
-            if not self._index.is_current():
-                self._index.refresh()
-                self._require_same_model()
+            self._index.refresh()
         with self._gate.shared():
             self._require_open()
-            yield self._index
+            yield self._same_model()
 
-    def _require_same_model(self) -> None:
+    def _same_model(self) -> Index:
         found = self._index.manifest
         if (found.fingerprint, found.icc) != (self._fingerprint, self._icc):
             raise FingerprintMismatch(
                 f"{self.directory} was replaced by an index of {found.model} ({found.fingerprint[:12]}), but this "
                 f"Collection was opened for the model {self._fingerprint[:12]}: open it again"
             )
+        return self._index
 
     def _row(self, index: Index, item: Key) -> int:
         """Find the row of an item, or of another picture. Raises ItemNotFound."""

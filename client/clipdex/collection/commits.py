@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from clipdex.base.counting import counted
 from clipdex.base.errors import ClipdexError, Closed, IndexFault, IndexWriteError
 from clipdex.index.writer import IndexWriter
 
@@ -166,5 +167,5 @@ class Commits:
 
     def _loss(self, count: int, why: BaseException | None) -> IndexWriteError:
         return IndexWriteError(
-            f"{self._name}: {count:,} changes that were made with flush=False are lost: {why}; make them again"
+            f"{self._name}: {counted(count, 'change')} made with flush=False did not reach the disk: {why}; make them again"
         )
