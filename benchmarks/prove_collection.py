@@ -25,6 +25,6 @@ if __name__ == "__main__":
         changes, amid = kill_collections(Path(made), asked.kills, Random(asked.seed))
         print(
             f"{asked.kills:,} kills of a process that adds, replaces and removes items from {THREADS} threads "
-            f"({amid:,} of them while changes were under way; {changes:,} changes acknowledged): every acknowledged "
-            f"change there, once, in {time.monotonic() - began:.0f} s"
+            f"({amid:,} of them while changes were under way; {changes:,} changes acknowledged): every "
+            f"acknowledged change there, once, in {time.monotonic() - began:.0f} s"
         )

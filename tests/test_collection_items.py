@@ -106,7 +106,7 @@ def test_forget_takes_an_item_by_its_id_and_never_as_missing(index: Path, pictur
     assert (status, out.split(";")[0]) == (0, "2 pictures and 0 failures would be forgotten")
     assert "2 added by id" in err
     assert clipdex.forget_pictures(index, ["id:copy"]) == clipdex.Forgotten(1, 0, {"id:": 1})
-    with pytest.raises(clipdex.InvalidArgument, match="^id:copy: .* has nothing at or below it"):
+    with pytest.raises(clipdex.InvalidArgument, match=r"^id:copy: .* has nothing at or below it"):
         clipdex.forget_pictures(index, ["id:copy"])
     assert clipdex.forget_pictures(index, ["/"]).rows == 12
     assert ids(index) == ["a/b ä", "vector", ".."]

@@ -134,6 +134,8 @@ class Commits:
         except BaseException as exc:
             self._fail(exc)
             return
+        if not self._holds and self._queue.empty():
+            self._let_go()  # before anybody goes on, who may want to write in another way
         for change, result in self._staged:
             if change.path is None and self._lost[1] is not None:
                 (count, why), self._lost = self._lost, (0, None)
@@ -167,5 +169,6 @@ class Commits:
 
     def _loss(self, count: int, why: BaseException | None) -> IndexWriteError:
         return IndexWriteError(
-            f"{self._name}: {counted(count, 'change')} made with flush=False did not reach the disk: {why}; make them again"
+            f"{self._name}: {counted(count, 'change')} made with flush=False did not reach the disk: {why}; "
+            "make them again"
         )
