@@ -102,6 +102,10 @@ if TYPE_CHECKING:
     from clipdex.index.manifest import (
         Manifest,
     )
+    from clipdex.index.merge import (
+        Merged,
+        merge_indexes,
+    )
     from clipdex.index.reader import (
         Index,
         IndexInfo,
@@ -201,6 +205,8 @@ _HOMES = {
     "compact_index": "clipdex.index.compact",
     "Hit": "clipdex.index.hits",
     "Manifest": "clipdex.index.manifest",
+    "Merged": "clipdex.index.merge",
+    "merge_indexes": "clipdex.index.merge",
     "Index": "clipdex.index.reader",
     "IndexInfo": "clipdex.index.reader",
     "Damage": "clipdex.index.verify",
@@ -297,6 +303,7 @@ __all__ = [
     "Limits",
     "LocalServerError",
     "Manifest",
+    "Merged",
     "MissingExtra",
     "ModelCard",
     "ModelError",
@@ -334,6 +341,7 @@ __all__ = [
     "index_local_images",
     "index_pictures",
     "list_models",
+    "merge_indexes",
     "mix",
     "move_duplicates",
     "open_source",

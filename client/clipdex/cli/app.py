@@ -14,6 +14,7 @@ from clipdex.cli import (
     duplicates,
     export,
     index,
+    items,
     ledger,
     maintenance,
     models,
@@ -55,8 +56,11 @@ app.command("classify")(classify.classify)
 app.command("info")(maintenance.info)
 app.command("failures")(ledger.failures)
 app.command("forget")(ledger.forget)
+app.command("add")(items.add)
+app.command("remove")(items.remove)
 app.command("verify")(maintenance.verify)
 app.command("compact")(maintenance.compact)
+app.command("merge")(items.merge)
 app.command("optimize")(maintenance.optimize)
 app.command("dump")(dump.dump)
 app.command("duplicates")(duplicates.duplicates)
