@@ -6,9 +6,6 @@ PYTHON ?= python3
 PINS = PIP_CONSTRAINT=$(CURDIR)/$(1) PIP_BUILD_CONSTRAINT=$(CURDIR)/$(1)
 INSTALL = env $(call PINS,$(1)) $(2)/bin/python -m pip install --quiet
 
-# tritonclient 2.73 asks for protobuf < 7, and pip keeps to that; the thin client's tests show that 7 works.
-NEWEST_PROTOBUF = 7.36.2
-
 # Many tests wait for processes and clocks more than they work: two at a time, a file always in one process.
 SPREAD = --numprocesses 2 --dist loadfile
 
@@ -20,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-thin test-slow coverage lint docs format demo-model evaluate bench prove prove-damage prove-kills prove-collection prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-shapes test-extras clean
+.PHONY: help demo test test-thin test-slow coverage lint docs format locks demo-model evaluate bench prove prove-damage prove-kills prove-collection prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-shapes test-extras clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -119,8 +116,13 @@ prove-power: .venv-dev/ready  ## cut the power 400 times; needs root
 test-extras: .venv-dev/ready  ## install each extra, and all together, without our pins, and use it; downloads gigabytes
 	.venv-dev/bin/python tests/proofs/extras.py
 
+locks:  ## the hashes in locks/, anew: after a change of constraints-thin.txt
+	$(PYTHON) -m venv .venv-locks
+	.venv-locks/bin/python -m pip install --quiet pip-tools==7.6.2
+	.venv-locks/bin/python locks/lock.py
+
 clean:  ## remove the environments and what the demo wrote
-	rm -rf .venv .venv-dev .venv-thin demo .pytest_cache .mypy_cache .ruff_cache .coverage* site
+	rm -rf .venv .venv-dev .venv-thin .venv-locks demo .pytest_cache .mypy_cache .ruff_cache .coverage* site
 
 # Three environments: what the demo needs, what development needs, and what a service would install.
 
@@ -138,8 +140,12 @@ clean:  ## remove the environments and what the demo wrote
 	$(call INSTALL,constraints.txt,.venv-dev) -e '.[cli,local,export,tables,plot,dev]'
 	@touch $@
 
-.venv-thin/ready: pyproject.toml constraints-thin.txt
+# By hash: a file that the index gives and that is not one of those that were locked is refused.
+LOCKED = -m pip install --quiet --only-binary=:all: --require-hashes
+.venv-thin/ready: pyproject.toml $(wildcard locks/*.txt)
 	$(PYTHON) -m venv .venv-thin
-	$(call INSTALL,constraints-thin.txt,.venv-thin) pytest pytest-xdist -e .
-	.venv-thin/bin/python -m pip install --quiet --no-deps protobuf==$(NEWEST_PROTOBUF)
+	.venv-thin/bin/python $(LOCKED) -r locks/base.txt -r locks/build.txt -r locks/tests.txt
+	.venv-thin/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	.venv-thin/bin/python -m pip check
+	.venv-thin/bin/python $(LOCKED) --no-deps -r locks/newest-protobuf.txt
 	@touch $@

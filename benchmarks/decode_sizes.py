@@ -42,7 +42,7 @@ def main() -> None:
     print("size         kB    ms a picture   pictures/s a core")
     for size in SIZES:
         file = jpeg(photograph, size)
-        took = []
+        took: list[float] = []
         end = time.perf_counter() + SECONDS
         while time.perf_counter() < end or len(took) < 5:
             began = time.process_time()

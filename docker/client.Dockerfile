@@ -11,19 +11,23 @@ ARG PYTHON_IMAGE=python:${PYTHON_VERSION}-slim-bookworm${PYTHON_DIGEST:+@${PYTHO
 
 FROM ${PYTHON_IMAGE} AS wheel
 WORKDIR /source
-COPY constraints-thin.txt pyproject.toml README.md LICENSE ./
+COPY locks locks/
+RUN pip install --no-cache-dir --only-binary=:all: --require-hashes -r locks/build.txt
+COPY pyproject.toml README.md LICENSE ./
 COPY client client/
 COPY export export/
 COPY server server/
-# PIP_CONSTRAINT, not -c: it also holds for the environment in which the wheel is built.
-RUN PIP_CONSTRAINT=/source/constraints-thin.txt pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+# Built by what was installed above by hash: an environment of its own would be filled without.
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
 
 FROM ${PYTHON_IMAGE}
-COPY constraints-thin.txt /tmp/constraints.txt
+COPY locks /tmp/locks
+# Every file by hash; then the wheel, whose hash nobody can know before, without what it depends on.
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
-    pip install --no-cache-dir --only-binary=:all: --constraint /tmp/constraints.txt \
-        "$(echo /wheels/clipdex-*.whl)[cli]" \
-    && rm /tmp/constraints.txt
+    pip install --no-cache-dir --only-binary=:all: --require-hashes -r /tmp/locks/base.txt -r /tmp/locks/cli.txt \
+    && pip install --no-cache-dir --no-deps /wheels/clipdex-*.whl \
+    && pip check \
+    && rm -r /tmp/locks
 
 # A named volume takes over who owns the directory it is mounted on: this is where indexes go.
 RUN install -d -o 1000 -g 1000 /index

@@ -65,7 +65,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     directory = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("CLIPDEX_CACHE", str(directory))
     monkeypatch.delenv("CLIPDEX_SERVER", raising=False)
-    for setting in ("MODEL", "TOKEN", "TLS", "TLS_CA", "TLS_CERT", "TLS_KEY", "TLS_NAME"):
+    for setting in ("MODEL", "INDEX", "TOKEN", "TLS", "TLS_CA", "TLS_CERT", "TLS_KEY", "TLS_NAME"):
         monkeypatch.delenv(f"CLIPDEX_{setting}", raising=False)
     return directory
 
@@ -144,6 +144,14 @@ def family_sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     from tiny_families import FAMILIES
 
     return {case: write(tmp_path_factory.mktemp(case) / "checkpoint") for case, write in FAMILIES.items()}
+
+
+@pytest.fixture(scope="session")
+def onnx_source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """A small repository of ready-made ONNX, by its name in onnx_layouts.LAYOUTS -> what to give to an export."""
+    from onnx_layouts import write_layout
+
+    return once(lambda case: write_layout(case, tmp_path_factory.mktemp(case) / case))
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
+from clipdex.base.errors import RequestRefused
 from clipdex.wire import FakeTransport
 
 OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
@@ -72,7 +73,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         raw = iter(request.raw_input_contents)
         inputs = {tensor.name: self._array(tensor, raw, context) for tensor in request.inputs}
         output = request.outputs[0].name
-        array = self._fake.submit(request.model_name, inputs, output, 1).result()
+        try:
+            array = self._fake.submit(request.model_name, inputs, output, 1).result()
+        except RequestRefused as exc:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(exc))
         response = service_pb2.ModelInferResponse(model_name=request.model_name)
         response.outputs.add(name=output, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
         response.raw_output_contents.append(array.tobytes())

@@ -11,8 +11,10 @@ import pytest
 from conftest import MODEL_REPOSITORY
 
 import clipdex
+from clipdex.apps.bench.plot import plot_points
 from clipdex.cli.bench.bench_index import BoundKind, _kind, limit_line
-from clipdex.cli.bench.bench_output import numbers, table
+from clipdex.cli.bench.bench_output import numbers
+from clipdex.cli.tables import table
 
 pytestmark = pytest.mark.triton
 
@@ -29,10 +31,15 @@ def assert_one_sentence(result, *parts):
         assert part in err
 
 
-def test_server_measures_both_parts_both_ways_with_the_servers_own_counters(run, triton, tmp_path):
+def test_server_measures_both_parts_both_ways_with_the_servers_own_counters(run, triton, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        "clipdex.cli.bench.bench_server.plot_points",
+        lambda file, points, *words: said.extend(words) or plot_points(file, points, *words),
+    )
     file, plot = tmp_path / "r.json", tmp_path / "r.svg"
     words = ("--image", "--text", "--transfer", "both", "--batch", "1,8", "--concurrency", "2", *QUICK)
-    status, out, err = run("bench", "server", "-s", triton.address, *words, "--json", file, "--plot", plot)
+    status, out, err = run("bench", "server", "-s", triton.address, *words, "--save", file, "--plot", plot)
     assert status == 0
     assert err.endswith(f"plot: {plot}\n")
     head, *lines = out.splitlines()[3:]
@@ -47,17 +54,18 @@ def test_server_measures_both_parts_both_ways_with_the_servers_own_counters(run,
         assert point["served"]["mean_batch"] >= point["batch"]
         assert point["latency"]["p50_ms"] <= point["latency"]["p90_ms"] <= point["latency"]["p99_ms"]
     assert plot.read_text().startswith("<?xml")
+    assert said == out.splitlines()[:2]  # the plot names the server and the machine as the table does
 
 
 @pytest.mark.slow
 def test_index_shows_every_stage_and_the_bound(run, triton, pictures, tmp_path):
     file = tmp_path / "r.json"
-    words = ("--pictures", "10", "--workers", "1", "--seconds", "0.1", "--json", file)
+    words = ("--pictures", "10", "--workers", "1", "--seconds", "0.1", "--save", file)
     status, out, _ = run("bench", "index", pictures, "-s", triton.address, *words)
     assert status == 0
     stages = {line.split()[0] for line in out.splitlines() if re.search(r"\d%  ", line)}
     assert stages >= {"scan", "decode", "resize", "wire", "queue", "compute", "append", "commit"}
-    assert re.search(r"^10 pictures in [\d.]+ s: [\d.]+ images/s, shared memory, 1 workers", out, re.M)
+    assert re.search(r"^10 pictures in [\d.]+ s: [\d.]+ images/s, shared memory, 1 worker", out, re.M)
     assert re.search(r"^limited by .*%", out, re.M)
     measured = json.loads(file.read_text())["run"]
     assert measured["bound"]["kind"] == "sum"
@@ -79,10 +87,12 @@ def test_search_over_an_index_and_over_drawn_vectors(run, triton, pictures, tmp_
         clipdex.index_pictures(client, pictures, tmp_path / "x.clipdex", workers=1)
     for what, rows in (((tmp_path / "x.clipdex",), "12 rows"), (("--rows", "500", "--dim", "16"), "500 rows")):
         file = tmp_path / "r.json"
-        status, out, _ = run("bench", "search", *what, "--queries", "1,4", "--seconds", "0.05", "--json", file)
+        status, out, _ = run("bench", "search", *what, "--queries", "1,4", "--seconds", "0.05", "--save", file)
         assert status == 0
         assert rows in out
         assert [point["queries"] for point in json.loads(file.read_text())["points"]] == [1, 4]
+    printed = run("bench", "search", *what, "--queries", "1", "--seconds", "0.01", "--json", "--save", file)[1]
+    assert json.loads(printed) == json.loads(file.read_text())
 
 
 @pytest.mark.slow
@@ -103,14 +113,14 @@ def test_without_matplotlib_the_extra_is_named_before_anything_is_measured(run, 
     assert_one_sentence(result, "pip install 'clipdex[plot]'")
 
 
-@pytest.mark.parametrize("option", ["--json", "--plot"])
+@pytest.mark.parametrize("option", ["--save", "--plot"])
 def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(run, tmp_path, option):
     for file in (tmp_path / "none" / "x.svg", tmp_path / "x.svg"):
         (tmp_path / "x.svg").mkdir(exist_ok=True)
         result = run("bench", "server", "-s", "127.0.0.1:9", option, file)  # nobody is there to measure
         assert_one_sentence(result, f"{file}: cannot be written")
     for what in ("index", "search"):
-        assert_one_sentence(run("bench", what, "--json", tmp_path / "none" / "x"), "x: cannot be written")
+        assert_one_sentence(run("bench", what, "--save", tmp_path / "none" / "x"), "x: cannot be written")
 
 
 @pytest.mark.slow

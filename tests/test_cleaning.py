@@ -26,6 +26,7 @@ pytestmark = pytest.mark.thin
         ("fix", "a\x01b\ufeffc\x7f \x1b[31mred\x1b[0m", "abc red"),
         ("fix", "one\r\ntwo\u2028three\x85four", "one\ntwo\nthree…four"),
         ("fix", "&rsquo; &EACUTE; &#233; &nosuch;", "' É é &nosuch;"),
+        ("fix", "a &semi; b &#59; c", "a ; b &#59; c"),  # as ftfy has it: a number that is a semicolon stays
         ("fix", "<p>&amp;</p>\n&amp;", "<p>&amp;</p>\n&amp;"),  # tags: it is HTML, and means its entities
         ("fix unescape whitespace lower", "  The “Cat”&amp;Dog ", 'the "cat"&dog'),
     ],

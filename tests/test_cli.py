@@ -61,7 +61,8 @@ def test_index_says_what_it_did(run, folder, triton, tmp_path):
     assert status == 0
     assert re.fullmatch(
         r"7 pictures found: 6 indexed, 0 unchanged, 1 failed, in [\d.]+ s "
-        r"\(\d+ images/s, shared memory\); .*x\.clipdex holds 6\n",
+        r"\(indexing took [\d.]+ s: [\d.]+ images/s, shared memory\); .*x\.clipdex holds 6;  "
+        r"clipdex failures --index \S+x\.clipdex  lists the failures\n",
         out,
     )
     assert "notes.jpg: not_a_picture" in err

@@ -159,7 +159,7 @@ def test_limits_are_settings(run, pictures, tmp_path, monkeypatch):
     _, out, err = run("index", "pictures", "-o", "x.clipdex", "--max-pixels", "100")
     assert out.startswith("12 pictures found: 0 indexed, 0 unchanged, 12 failed")
     assert "too_many_pixels" in err
-    assert "... and 7 more:  clipdex failures x.clipdex" in err
+    assert "... and 7 more:  clipdex failures --index x.clipdex" in err
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,10 @@ def test_a_run_names_the_folder_that_was_moved_and_forget_drops_it(run, pictures
     run("index", "pictures", "-o", "x.clipdex")
     pictures.rename(tmp_path / "my new place")
     _, _, err = run("index", "my new place", "-o", "x.clipdex")
-    assert "12 pictures are below pictures, which is gone or empty:  clipdex forget x.clipdex pictures\n" in err
+    assert (
+        "12 pictures are below pictures, which is gone or empty:  clipdex forget --index x.clipdex pictures\n"
+        in err
+    )
     status, out, err = run("forget", "x.clipdex", "--missing")
     assert (status, out) == (1, "")
     assert "is a disk not mounted?" in err

@@ -169,6 +169,30 @@ def test_a_contact_sheet_says_how_many_copies(run, index):
     assert "21 pictures in x.clipdex, 21 of them where width &gt; 1" in page
 
 
+def test_a_contact_sheet_links_to_the_files_unless_told_not_to(run, index):
+    words = ("search", "-i", "x.clipdex", "--image", "c.png", "-k", 21, "--html", "x.html")
+    run(*words)
+    page = (index.parent / "x.html").read_text()
+    links = re.findall('href="file://([^"]*)"', page)
+    assert len(links) == 21
+    assert f"{index.parent}/caf%E9.png" in links
+    assert 'alt="c.png, result 1 for “' in page
+    status, _, _ = run(*words, "--no-links")
+    assert status == 0
+    page = (index.parent / "x.html").read_text()
+    assert page.count("<img ") == 21
+    assert "href" not in page
+
+
+@pytest.mark.parametrize("words", [("search", "a", "-i", "x.clipdex"), ("duplicates", "x.clipdex")])
+def test_no_links_without_a_contact_sheet_is_a_mistake(run, index, words):
+    assert run(*words, "--no-links") == (
+        1,
+        "",
+        "clipdex: --no-links is for the contact sheet, but --html is not given\n",
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -78,6 +78,8 @@ def index(tmp_path):
 
 
 def write(index: Index, path: Path, rows: np.ndarray | None = None) -> int:
+    if path.suffix == ".parquet":
+        pytest.importorskip("pyarrow")
     made: int = (VECTORS | TABLES)[path.suffix][0](index, path, rows)
     return made
 

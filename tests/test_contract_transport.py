@@ -41,7 +41,33 @@ def in_process() -> Iterator[Transport]:
     transport.close()
 
 
-TRANSPORTS = {"fake": fake, "gRPC": over_grpc, "several servers": several_servers, "in process": in_process}
+def one_connection() -> Iterator[Transport]:
+    """Without the retries and the health checks that `open_transport` puts above it."""
+    from clipdex.wire.triton import TritonTransport
+
+    with FakeTriton(FakeTransport()) as server:
+        transport = TritonTransport(server.address)
+        yield transport
+        transport.close()
+
+
+def one_runtime() -> Iterator[Transport]:
+    pytest.importorskip("onnxruntime")
+    from clipdex.wire.runtimes.onnx_runtime import InprocTransport
+
+    transport = InprocTransport(MODEL_REPOSITORY)
+    yield transport
+    transport.close()
+
+
+TRANSPORTS = {
+    "fake": fake,
+    "gRPC": over_grpc,
+    "several servers": several_servers,
+    "in process": in_process,
+    "one connection": one_connection,
+    "one runtime": one_runtime,
+}
 
 
 @pytest.fixture(params=TRANSPORTS.values(), ids=list(TRANSPORTS))
@@ -96,6 +122,34 @@ def test_equal_requests_have_equal_answers_waited_for_or_not(transport, part):
 def test_a_request_to_a_model_that_is_not_there_is_an_error_of_ours(transport):
     future = transport.submit("no_such_model", {"x": np.zeros((1, 1), dtype=np.int32)}, "y", TIMEOUT_S)
     assert isinstance(future.exception(TIMEOUT_S), clipdex.ClipdexError)
+
+
+def test_a_request_of_too_many_rows_is_refused_by_its_future(transport, part):
+    limit = transport.config(part, TIMEOUT_S).max_batch_size
+    for wait in (False, True):
+        inputs = token_ids(transport, part, limit + 1)
+        future = transport.submit(part, inputs, "embedding", TIMEOUT_S, wait=wait)
+        assert isinstance(future.exception(TIMEOUT_S), clipdex.RequestRefused)
+
+
+def test_a_request_after_the_end_fails_in_its_future(transport, part):
+    inputs = token_ids(transport, part, 1)
+    transport.close()
+    for wait in (False, True):
+        error = transport.submit(part, inputs, "embedding", TIMEOUT_S, wait=wait).exception(TIMEOUT_S)
+        if isinstance(transport, FakeTransport):  # has nothing to close, and answers
+            assert error is None
+        else:
+            assert isinstance(error, clipdex.Closed)
+
+
+def test_requests_under_way_at_the_end_have_an_answer_or_an_error_of_ours(transport, part):
+    inputs = token_ids(transport, part, 8)
+    futures = [transport.submit(part, inputs, "embedding", TIMEOUT_S) for _ in range(20)]
+    transport.close()
+    for future in futures:
+        error = future.exception(TIMEOUT_S)
+        assert error is None or isinstance(error, clipdex.ClipdexError)
 
 
 def test_counters_only_grow(transport, part):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 import shutil
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT
+from test_docs import PAGES, blocks
 
 pytestmark = [pytest.mark.triton]
 
@@ -66,3 +69,104 @@ def test_the_page_for_a_service_runs_from_top_to_bottom(
         assert status == 0, f"{step}: {err}"
     assert re.fullmatch(r"(0\.\d{3} — \S+\.jpg\n){3}0 new, 100 unchanged\n", printed)
     assert space["status"] == 200
+
+
+# Placeholders of the pages, and what stands for them here.
+MEANT = {
+    "X.clipdex": "photos.clipdex",
+    "DIR": "photos",
+    "FOLDER": "photos",
+    "PICTURES": "photos",
+    "TEXT": "a cat",
+    "/path/to/photos": "photos",
+    "/old/place": "photos/2024",
+    "/other/file.jpg": "photos/0001.jpg",
+}
+# Commands that do not run here, and why.
+ELSEWHERE = {
+    r"^serve\b": "runs until Ctrl-C: tests/test_local_server.py",
+    r"^(export|find|models|serve) .*\b(openai/|vit-|Xenova/|immich-app/)": "needs the hub: test_export_hub.py",
+    r"^export (SOURCE|export/checkpoints)": "takes long: tests/test_families_export.py, tests/test_export_*.py",
+    r"^bench search --rows 1000000": "takes long: tests/test_bench_command.py runs it with fewer rows",
+    r"^bench (server|index)": "takes long: tests/test_bench_command.py",
+    r"--kind ivf_pq": "needs 9,984 pictures: tests/test_ann.py",
+    r"--metrics": "the session's server has no metrics: tests/test_doctor.py",
+    r"^demo\b": "make demo",
+    r"^find\b": "tests/test_find.py",
+}
+
+
+@pytest.fixture
+def home(place: Path, run: Run) -> Path:
+    """The files that the pages name, and photos.clipdex."""
+    pictures = sorted((place / "demo" / "pictures").iterdir())
+    for folder in ("photos", "photos/2024", "more", "holiday", "scans", "shards", "snapshot", "disk/lost+found"):
+        (place / folder).mkdir(parents=True)
+        for picture in pictures[:3]:
+            shutil.copy(picture, place / folder)
+    for picture in pictures[3:40]:
+        shutil.copy(picture, place / "photos")
+    for name in ("ref.jpg", "cat.jpg", "a.jpg", "more/copy.jpg", "photos/copy.jpg"):
+        shutil.copy(pictures[5], place / name)
+    shutil.copy(pictures[6], place / "b.png")
+    shutil.copytree(place / "photos", place / "home" / "Pictures")
+    (place / "texts.txt").write_text("a red circle\na black heart\n")
+    (place / "kinds.txt").write_text("a letter\na form\n")
+    (place / "list.txt").write_text("photos/0001.jpg\nphotos/0002.jpg\n")
+    with (place / "captions.csv").open("w") as file:
+        csv.writer(file).writerows([("image", "caption"), ("photos/0001.jpg", "one"), ("photos/0002.jpg", "two")])
+    for folder in ("shards", "snapshot"):
+        shutil.rmtree(place / folder)
+        (place / folder).mkdir()
+    with tarfile.open(place / "shards" / "00000.tar", "w") as tar:
+        tar.add(place / "photos" / "0001.jpg", "0001.jpg")
+    parquet(place / "snapshot" / "train.parquet", place / "photos" / "0001.jpg")
+    assert run("index", "photos", "--index", "photos.clipdex")[0] == 0
+    return place
+
+
+def parquet(file: Path, picture: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"image": [{"bytes": picture.read_bytes(), "path": "a.jpg"}]}), file)
+
+
+def as_here(words: list[str], address: str) -> list[str]:
+    words = [MEANT.get(word, word) for word in words]
+    words = [re.sub(r"\b(localhost|gpu-\d|HOST):8001\b", address, word) for word in words]
+    words = [re.sub(r"^~", "home", word) for word in words]
+    if "--undo" in words:
+        words[words.index("--undo") + 1] = max(map(str, Path("home/extra").glob("moved-*.jsonl")))
+    return words
+
+
+def told(page: Path) -> list[list[str]]:
+    """The commands of a page's shell blocks, and of its prose where they name an index."""
+    found = [
+        shlex.split(line, comments=True)
+        for block in blocks(page, "sh", "bash", "console", "shell")
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    for span in re.findall(r"`(clipdex [^`]*clipdex[^`]*)`", prose):
+        found += [shlex.split(command) for command in span.split("&&")]
+    return [words[1:] for words in found if words[:1] == ["clipdex"] and len(words) > 2]
+
+
+RUN = [
+    page for page in PAGES if page.name not in ("commands.md", "README.md", "bulk.md", "service.md") and told(page)
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+def test_the_commands_of_a_page_run(home: Path, triton: Any, run: Run, page: Path) -> None:
+    (home / "home" / "extra").mkdir(exist_ok=True)
+    for words in told(page):
+        line = " ".join(words)
+        if any(re.search(pattern, line) for pattern in ELSEWHERE) or "…" in line:
+            continue
+        status, _, err = run(*as_here(words, triton.address))
+        assert status == 0, f"clipdex {line}: {err}"
+        assert "Traceback" not in err

@@ -399,7 +399,14 @@ def test_the_command_in_json_says_why_a_look_alike_would_stay(run, index):
 def test_the_command_draws_a_contact_sheet(run, index, tmp_path):
     pytest.importorskip("typer")
     run("duplicates", index, "--html", tmp_path / "sheet.html")
-    assert (tmp_path / "sheet.html").read_text().count("<img ") == 7
+    page = (tmp_path / "sheet.html").read_text()
+    assert page.count("<img ") == 7
+    assert page.count('href="file:///') == 7
+    assert page.count(">keep<") == page.count("<section>") == 3
+    assert page.count(", same bytes<") == 1
+    assert len(re.findall(r", near [01]\.\d{3}, cosine -?[01]\.\d{4}<", page)) == 3
+    run("duplicates", index, "--html", tmp_path / "sheet.html", "--no-links")
+    assert "href" not in (tmp_path / "sheet.html").read_text()
 
 
 def test_the_command_signs(run, own):

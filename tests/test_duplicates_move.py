@@ -436,12 +436,19 @@ def test_the_command_moves_and_takes_back(run, index, folder, tmp_path):
     status, out, err = run("duplicates", index, "--move-to", tmp_path / "out")
     assert status == 0
     assert "3 duplicates" in out
-    assert "3 moved to " in err and "journal: " in err
+    assert "3 moved to " in out and "journal: " in out
     (journal,) = (tmp_path / "out").glob("moved-*.jsonl")
     status, out, err = run("duplicates", "--undo", journal)
-    assert (status, out) == (0, "")
-    assert "3 moved back, 0 left" in err
+    assert (status, err) == (0, "")
+    assert "3 moved back, 0 left" in out
     assert contents(folder) == before
+    run("duplicates", index, "--move-to", tmp_path / "again", "--json")
+    (journal,) = (tmp_path / "again").glob("moved-*.jsonl")
+    status, out, err = run("duplicates", "--undo", journal, "--json")
+    moves = json.loads(out)
+    assert (status, err) == (0, "")
+    assert len(moves["moved"]) == 3 and not moves["left"]
+    assert {move["to"] for move in moves["moved"]} <= {str(path) for path in folder.rglob("*")}
 
 
 # What only looks or means the same
@@ -541,12 +548,12 @@ def test_cosines_that_are_none_are_refused_before_anything_moves(alike, tmp_path
 
 def test_the_command_moves_look_alikes_only_by_a_cosine(run, alike, tmp_path):
     pytest.importorskip("typer")
-    status, out, err = run("duplicates", alike, "--move-to", tmp_path / "out")
+    status, out, _ = run("duplicates", alike, "--move-to", tmp_path / "out")
     assert status == 0
     assert "near 1.000, cosine 0.9900; stays" in out and "near 1.000, cosine 0.9900; same bytes as " in out
-    assert "1 moved to " in err and "2 near or semantic duplicates stayed, such as " in err
-    status, out, err = run("duplicates", alike, "--move-to", tmp_path / "more", "--min-cosine", "0.95")
-    assert "1 moved to " in err and "1 near or semantic duplicates stayed" in err
+    assert "1 moved to " in out and "2 near or semantic duplicates stayed, such as " in out
+    _, out, _ = run("duplicates", alike, "--move-to", tmp_path / "more", "--min-cosine", "0.95")
+    assert "1 moved to " in out and "1 near or semantic duplicate stayed" in out
     assert sorted(os.listdir(tmp_path / "photos")) == ["far.jpg", "keep.png", "sub"]
 
 

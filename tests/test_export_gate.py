@@ -99,7 +99,9 @@ def test_a_resize_to_another_size(refused, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_another_mean(refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preprocessing, "image_spec", wrong_spec(mean=(0.9, 0.1, 0.1)))
-    refused("the image tower departs from PyTorch although its inputs are equal: cosine 0", "image tower")
+    refused(
+        "the image tower departs from the checkpoint's own although its inputs are equal: cosine 0", "image tower"
+    )
 
 
 def test_a_swapped_tokenizer(refused, monkeypatch: pytest.MonkeyPatch, tmp_path_factory) -> None:
@@ -135,7 +137,7 @@ def first_place(_: Any, ids: torch.Tensor) -> torch.Tensor:  # type: ignore[name
 
 def test_a_text_tower_that_pools_elsewhere(refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(towers.TextTower, "_end_position", first_place)
-    refused("the text tower departs from PyTorch although its inputs are equal", "text tower")
+    refused("the text tower departs from the checkpoint's own although its inputs are equal", "text tower")
 
 
 def test_vectors_that_are_not_of_length_one(refused, monkeypatch: pytest.MonkeyPatch) -> None:

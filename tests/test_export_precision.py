@@ -250,7 +250,7 @@ def test_a_precision_that_loses_too_much_is_not_installed(
 
     coarse = {"fp16": Precision("fp16", 0.999, to_float4)}
     monkeypatch.setattr(precisions, "PRECISIONS", coarse)
-    with pytest.raises(ParityError, match=r"departs from PyTorch .* the floor is 0\.999"):
+    with pytest.raises(ParityError, match=r"departs from the checkpoint's own .* the floor is 0\.999"):
         export_model(checkpoint, name="tiny", repository=tmp_path / "repository", precision="fp16")
     assert everything_in(tmp_path) == []
 

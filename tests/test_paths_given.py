@@ -1,6 +1,8 @@
 """Every public function that takes a path takes it as text and as pathlib.Path, and refuses anything else."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import noise
@@ -33,7 +35,7 @@ def indexed(index):
         return clipdex.index_pictures(client, "photos", index, workers=1).indexed
 
 
-ENTRANCES = {
+ENTRANCES: dict[str, tuple[str, Callable[[Any], object]]] = {
     "Index.open": ("x", lambda path: clipdex.Index.open(path).close()),
     "IndexWriter": ("x", lambda path: clipdex.IndexWriter(path).close()),
     "verify_index": ("x", clipdex.verify_index),

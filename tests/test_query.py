@@ -81,7 +81,7 @@ def test_what_cannot_be_mixed():
         ([a, a], [1.0, -1.0], "cancel"),
         ([a, a.astype(np.float16)], [1.0, -1.0], "cancel"),
         ([], [], "0 parts"),
-        ([a, b], [1.0], "2 parts and 1 weights"),
+        ([a, b], [1.0], "2 parts and 1 weight"),
         ([a, b[:4]], [1.0, 1.0], "shapes"),
         ([a, np.zeros(8, np.float32)], [1.0, 1.0], "zeros"),
         ([a, np.full(8, np.nan, np.float32)], [1.0, 1.0], "zeros or contains NaN"),

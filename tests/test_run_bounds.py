@@ -105,8 +105,9 @@ def test_the_time_that_each_stage_took_is_told_during_the_run(pictures, tmp_path
     assert len(told) > 2
     for before, after in pairwise(told):
         assert all(after.stage_seconds[stage] >= seconds for stage, seconds in before.stage_seconds.items())
-    assert told[0].stage_seconds["decode"] > 0
-    assert told[0].stage_seconds["append"] > 0
+    first = next(each for each in told if each.indexed)
+    assert first.stage_seconds["decode"] > 0
+    assert first.stage_seconds["append"] > 0
     assert told[-1].stage_seconds == report.stage_seconds
 
 

@@ -33,6 +33,12 @@ def test_the_page_of_commands_is_what_help_says():
     assert generate.COMMANDS.read_text() == generate.commands(), "the help has changed: run  make docs"
 
 
+def test_the_table_of_models_is_what_the_list_says():
+    page = generate.MODELS.read_text()
+    assert generate.with_table(page) == page, "the list has changed: run  make docs"
+    assert page.count("\n| `") == len(generate.available_models().models)
+
+
 def test_every_command_and_option_is_in_the_docs():
     """In a page that somebody wrote, not only in the generated one."""
     pages = "".join(

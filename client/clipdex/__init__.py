@@ -98,6 +98,7 @@ if TYPE_CHECKING:
     )
     from clipdex.index.hits import (
         Hit,
+        Hits,
     )
     from clipdex.index.manifest import (
         Manifest,
@@ -204,6 +205,7 @@ _HOMES = {
     "StoredItem": "clipdex.collection.item",
     "compact_index": "clipdex.index.compact",
     "Hit": "clipdex.index.hits",
+    "Hits": "clipdex.index.hits",
     "Manifest": "clipdex.index.manifest",
     "Merged": "clipdex.index.merge",
     "merge_indexes": "clipdex.index.merge",
@@ -286,6 +288,7 @@ __all__ = [
     "Grouping",
     "HeldModel",
     "Hit",
+    "Hits",
     "ImageError",
     "ImageSpec",
     "Index",

@@ -1,7 +1,7 @@
 """Export of CLIP checkpoints to Triton model directories. The only package that uses torch, transformers and onnx.
 
-The stages, in order: source → families (an adapter each) → towers, specs, tokenizer → onnx_files → gate →
-assets_model, triton_config → install. `exporting.py` joins them.
+The stages, in order: source → families (an adapter each), or onnx_sources (a layout each, without torch) → towers,
+specs, tokenizer → onnx_files → gate → assets_model, triton_config → install. `exporting.py` joins them.
 """
 
 from clipdex_export.exporting import ExportReport, export_model

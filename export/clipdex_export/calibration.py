@@ -33,6 +33,7 @@ __all__ = ["Calibration", "calibration"]
 _MOST = 256  # pictures of a directory, and texts
 _LEAST = 16
 _SCENES = 48
+_PURPOSE = "calibrating int8 with the built-in photographs (--calibrate DIR takes your own)"
 _CROPS = 4  # of each photograph
 _PHOTOGRAPHS = (
     "astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "hubble_deep_field.jpg", "retina.jpg", "ihc.png",
@@ -78,7 +79,7 @@ def _opened(sources: Sequence[ImageSource], spec: ImageSpec) -> Iterator[Image.I
 def _own_pictures() -> list[ImageSource]:
     rng = Random("calibration")
     crops: list[ImageSource] = [
-        _crop(photograph(name), rng) for name, _ in itertools.product(_PHOTOGRAPHS, range(_CROPS))
+        _crop(photograph(name, _PURPOSE), rng) for name, _ in itertools.product(_PHOTOGRAPHS, range(_CROPS))
     ]
     scenes = draw_scenes(_SCENES, "calibration")
     return crops + [jpeg_of(scene, f"calibration/{number}") for number, scene in enumerate(scenes)]

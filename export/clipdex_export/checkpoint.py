@@ -9,8 +9,10 @@ is independent of our specs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -23,7 +25,19 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-__all__ = ["Checkpoint", "ImageHalf", "ImageReference", "Layers", "TextHalf", "TextReference"]
+__all__ = [
+    "PAIR_PREFIX",
+    "Checkpoint",
+    "ImageHalf",
+    "ImageReference",
+    "Layers",
+    "TextHalf",
+    "TextReference",
+    "WrittenTower",
+]
+
+# Of a source that consists of two: pair:IMAGE_SOURCE+TEXT_SOURCE.
+PAIR_PREFIX = "pair:"
 
 Vectors = npt.NDArray[np.float32]
 
@@ -48,6 +62,14 @@ class TextReference(Protocol):
         """Embed N texts -> float32 (N, D), not normalised."""
 
 
+class WrittenTower(ABC):
+    """A tower that is not a module of PyTorch: it writes itself as an ONNX file."""
+
+    @abstractmethod
+    def write(self, path: Path) -> None:
+        """Write the tower."""
+
+
 @dataclass(frozen=True)
 class Layers:
     """The sizes of a transformer whose attention ONNX Runtime's optimizer recognises, once in each layer."""
@@ -70,10 +92,10 @@ class _Half:
     """
 
     embedding_dim: int
-    tower: torch.nn.Module | None
+    tower: torch.nn.Module | WrittenTower | None
     layers: Layers | None
 
-    def take_tower(self) -> torch.nn.Module:
+    def take_tower(self) -> torch.nn.Module | WrittenTower:
         """Return the tower and drop it here, so that its memory can be freed once it is written."""
         tower, self.tower = self.tower, None
         if tower is None:
@@ -105,6 +127,10 @@ class Checkpoint:
     weights_sha256: over the architecture and the weights as loaded, independent of the file layout.
     random_weights: names of missing weights that were filled at random, as `allow_random` permits.
     unused_weights: names of weights in the files that the model does not have.
+    precision: that of the weights as they are: "fp32", or "fp16" for files that have no other.
+    row_by_row: whether a tower computes the rows of a batch one after another.
+    ready_made: whether it consists of ONNX files, and needs no PyTorch.
+    remarks: what the card says of the source beside the gate's report.
     """
 
     family: str
@@ -117,6 +143,10 @@ class Checkpoint:
     weights_sha256: str
     random_weights: tuple[str, ...] = ()
     unused_weights: tuple[str, ...] = ()
+    precision: str = "fp32"
+    row_by_row: bool = False
+    ready_made: bool = False
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.image.embedding_dim != self.text.embedding_dim:
@@ -129,6 +159,11 @@ class Checkpoint:
     def embedding_dim(self) -> int:
         """Dimensions of an embedding."""
         return self.image.embedding_dim
+
+    @property
+    def runtime(self) -> str:
+        """What computes the references, for messages."""
+        return "ONNX Runtime" if self.ready_made else "PyTorch"
 
     def card(self, name: str, precision: str) -> ModelCard:
         """Make the model card for an export, without the gate's report."""

@@ -1,14 +1,14 @@
 """The gate: checks that an export reproduces the checkpoint's results, from pictures and texts to vectors.
 
-One side is the checkpoint alone: its own image processor, its own tokenizer and PyTorch in float32. The other is
-what a client and a server will do: clipdex's decoder, preprocessing and tokenizer, and the ONNX files.
+One side is the checkpoint alone: its own image processor, its own tokenizer and PyTorch in float32; of ready-made
+ONNX, its own settings, tokenizer and graph. The other is what a client and a server will do: clipdex's decoder,
+preprocessing and tokenizer, and the ONNX files.
 `verdict` compares them.
 """
 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from clipdex.base.errors import ExportError
 from clipdex.model.card import ImageSpec, TextSpec
 from clipdex.model.images import open_image, to_pixels
 from clipdex.model.tokenizer import Tokenizer
@@ -26,20 +27,26 @@ from clipdex_export.float16 import as_rounded
 from clipdex_export.photographs import Picture, gate_pictures
 from clipdex_export.retrieval_set import drawn_captions, drawn_pictures
 from clipdex_export.sentences import GATE_TEXTS
+from clipdex_export.sessions import open_session
 from clipdex_export.verdict import Floors, Side, Vectors, Verdict, judge
+from clipdex_export.weights import one_line
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Gate", "checkpoint_side", "export_side", "same_inputs_side"]
+__all__ = ["Gate", "checkpoint_side", "export_side", "gate_set", "same_inputs_side"]
+
+
+def gate_set(*, drawn: bool = False) -> tuple[tuple[Picture, ...], tuple[str, ...]]:
+    """Return the pictures and texts that exports are compared on. drawn: without photographs."""
+    return (*gate_pictures(drawn=drawn), *drawn_pictures()), (*GATE_TEXTS, *drawn_captions())
 
 
 class Gate:
     """A gate for exports of one checkpoint. It keeps the results of the checkpoint's models, not the models."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self._pictures = (*gate_pictures(), *drawn_pictures())
-        self._texts = (*GATE_TEXTS, *drawn_captions())
+        self._pictures, self._texts = gate_set(drawn=checkpoint.ready_made)
         self._image_spec: ImageSpec = checkpoint.image.spec
         self._text_spec: TextSpec = checkpoint.text.spec
         self._tokenizer_json = checkpoint.text.tokenizer_json
@@ -124,9 +131,13 @@ def _run(path: Path, input_name: str, rows: npt.NDArray[Any]) -> tuple[Vectors, 
     Half precision is rounded as on a GPU. -> also the node that overflows and spoils a vector, or "".
     """
     rounded = as_rounded(path)
-    session = _session(path, rounded)
     batches = [rows[:1], *_batches(rows[1:])]
-    vectors = np.concatenate([session.run(["embedding"], {input_name: batch})[0] for batch in batches])
+    try:
+        session = _session(path, rounded)
+        vectors = np.concatenate([session.run(["embedding"], {input_name: batch})[0] for batch in batches])
+    # onnxruntime raises its own kinds of errors.
+    except Exception as exc:
+        raise ExportError(f"{path.parent.parent.name} fails in ONNX Runtime: {one_line(exc)}") from exc
     spoilt = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if rounded is None or not len(spoilt):
         return vectors, ""
@@ -134,18 +145,9 @@ def _run(path: Path, input_name: str, rows: npt.NDArray[Any]) -> tuple[Vectors, 
 
 
 def _session(path: Path, rounded: onnx.ModelProto | None) -> Any:
-    # onnxruntime sends telemetry over the network from its import on, unless told not to.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    model: Path | bytes = path
-    if rounded is not None:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-        model = rounded.SerializeToString()
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    if rounded is None:
+        return open_session(path)
+    return open_session(rounded.SerializeToString(), weights_in=path.parent)
 
 
 def _overflow(path: Path, rounded: onnx.ModelProto, given: dict[str, npt.NDArray[Any]]) -> str:

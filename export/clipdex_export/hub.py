@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 from clipdex.base.errors import CheckpointError
+from clipdex_export.downloads import download, network_errors
 from clipdex_export.pointers import refuse_small_pointers
 from clipdex_export.quiet import quiet
 
-__all__ = ["CheckpointFiles", "fetch_weights", "find_checkpoint"]
+__all__ = ["CheckpointFiles", "fetch_files", "fetch_weights", "find_checkpoint", "list_files"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SMALL_FILES = ["*.json", "*.txt", "*.model"]
@@ -62,12 +64,41 @@ def fetch_weights(files: CheckpointFiles, patterns: Sequence[str]) -> None:
             return
 
 
-def _download(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
-    from huggingface_hub import errors, snapshot_download
+def list_files(files: CheckpointFiles) -> tuple[str, ...]:
+    """List a source's files by name, sorted, down to its direct subdirectories: no kind of source has deeper ones.
+
+    Of a hub repository, those on the hub; if it cannot be reached, those that were downloaded before.
+    """
+    names = _listed_on_the_hub(files) if files.hub_id else None
+    if names is None:
+        found = [path for pattern in ("*", "*/*") for path in files.directory.glob(pattern) if path.is_file()]
+        names = [path.relative_to(files.directory).as_posix() for path in found]
+    return tuple(sorted(name for name in names if name.count("/") <= 1))
+
+
+def fetch_files(files: CheckpointFiles, names: Sequence[str]) -> None:
+    """Download these files, each with those whose names it begins; do nothing for a local directory."""
+    missing = [name for name in names if not (files.directory / name).exists()] if files.hub_id else []
+    if missing:
+        _download(files.hub_id, files.revision, [*_SMALL_FILES, *(f"{escape(name)}*" for name in missing)])
+
+
+def _listed_on_the_hub(files: CheckpointFiles) -> list[str] | None:
+    from huggingface_hub import HfApi
 
     try:
         with quiet():
-            return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+            return list(HfApi().list_repo_files(files.hub_id, revision=files.revision))
+    # The hub's client lets the errors of its HTTP library through, and raises its own where it is to be offline.
+    except Exception:
+        return None
+
+
+def _download(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
+    from huggingface_hub import constants, errors
+
+    try:
+        return download(hub_id, revision, patterns)
     except errors.GatedRepoError as exc:
         raise CheckpointError(
             f"{hub_id} is gated: accept its terms on the hub, and log in with  hf auth login"
@@ -80,7 +111,12 @@ def _download(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
         raise CheckpointError(f"{hub_id} has no revision {revision} on the hub") from exc
     except errors.HFValidationError as exc:
         raise CheckpointError(f"{hub_id} is neither a local directory nor a hub id: {_first_line(exc)}") from exc
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as exc:
+    except network_errors() as exc:
+        if constants.HF_HUB_OFFLINE:
+            raise CheckpointError(
+                f"{hub_id} is not in the hub's local cache, {constants.HF_HUB_CACHE}, or not all of it, and "
+                "HF_HUB_OFFLINE is set: unset it, or download it on another machine and give its directory"
+            ) from exc
         raise CheckpointError(
             f"there is no local directory {hub_id}, it is not in the hub's local cache, and the hub cannot be "
             f"reached ({_first_line(exc)}): download it on a machine with network access, and give its directory"

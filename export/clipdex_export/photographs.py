@@ -1,5 +1,7 @@
 """The pictures of the parity gate: photographs from scikit-image, in typical shapes and file formats.
 
+For ready-made ONNX, which is adopted without scikit-image, drawn pictures of the same sizes take their place.
+
 Each is a file's bytes, written by Pillow and read back by both sides. None has an EXIF rotation, 16-bit greys or
 half-transparent pixels: for these clipdex has its own rules (docs/preprocessing.md), and Hugging Face none.
 """
@@ -16,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from clipdex.base.errors import MissingExtra
+from clipdex_export.stand_ins import stand_in
 
 __all__ = ["Picture", "gate_pictures", "photograph"]
 
@@ -28,27 +31,31 @@ class Picture:
     data: bytes
 
 
-def photograph(name: str) -> Image.Image:
+def photograph(name: str, purpose: str = "the parity gate") -> Image.Image:
     """Open a photograph in scikit-image's wheel by its file name, as RGB; nothing is downloaded."""
     spec = find_spec("skimage")
     if spec is None or not spec.submodule_search_locations:
-        raise MissingExtra("scikit-image", "export", "the parity gate")
+        raise MissingExtra("scikit-image", "export", purpose)
     with Image.open(Path(spec.submodule_search_locations[0]) / "data" / name) as image:
         return image.convert("RGB")
 
 
 @cache
-def gate_pictures() -> tuple[Picture, ...]:
-    """Make the pictures that every export is compared on; with the same Pillow, they are the same everywhere."""
-    astronaut = photograph("astronaut.png")  # 512 × 512
-    cat = photograph("chelsea.png")  # 451 × 300
-    coffee = photograph("coffee.png")  # 600 × 400
-    rocket = photograph("rocket.jpg")  # 640 × 427
-    galaxies = photograph("hubble_deep_field.jpg")  # 1000 × 872
-    retina = photograph("retina.jpg")  # 1411 × 1411
-    street = photograph("motorcycle_left.png")
-    page = photograph("page.png")
-    grass = photograph("grass.png")
+def gate_pictures(*, drawn: bool = False) -> tuple[Picture, ...]:
+    """Make the pictures that every export is compared on; with the same Pillow, they are the same everywhere.
+
+    drawn: in place of the photographs, pictures of the same sizes.
+    """
+    picture = stand_in if drawn else photograph
+    astronaut = picture("astronaut.png")  # 512 × 512
+    cat = picture("chelsea.png")  # 451 × 300
+    coffee = picture("coffee.png")  # 600 × 400
+    rocket = picture("rocket.jpg")  # 640 × 427
+    galaxies = picture("hubble_deep_field.jpg")  # 1000 × 872
+    retina = picture("retina.jpg")  # 1411 × 1411
+    street = picture("motorcycle_left.png")
+    page = picture("page.png")
+    grass = picture("grass.png")
     return (
         _jpeg("a portrait, 512 × 512", astronaut),
         _jpeg("a cat, 451 × 300", cat),

@@ -10,10 +10,18 @@ from typing import Any
 
 from clipdex.base.errors import CardError, CheckpointError
 from clipdex.model.card import ImageSpec
+from clipdex_export.weights import one_line
 
-__all__ = ["FILL", "image_spec", "squash_spec"]
+__all__ = ["FILL", "image_spec", "open_clip_spec", "squash_spec"]
 
 _INTERPOLATIONS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+
+# OpenCLIP's resize_mode -> the card's resize and crop.
+_RESIZES = {
+    "shortest": ("shortest_edge", "center_half_even"),
+    "squash": ("squash", "none"),
+    "longest": ("longest_edge", "pad"),
+}
 
 # The colour behind transparent pixels. Hugging Face has no rule: it drops alpha and shows whatever colour was
 # hidden, most often black. White is the usual background of cut-outs.
@@ -55,6 +63,34 @@ def squash_spec(processor: Any, image_size: int) -> ImageSpec:
     square = {"height": image_size, "width": image_size}
     _require(size == square, "size", size, f"{square}, the image_size of the vision tower")
     return _spec(processor, image_size, image_size, "squash", "none")
+
+
+def open_clip_spec(preprocess: dict[str, Any], where: object) -> ImageSpec:
+    """Convert OpenCLIP's PreprocessCfg, as a dict, to an ImageSpec.
+
+    Raises:
+        CheckpointError: it has a setting that the card cannot express, named in the message.
+    """
+    size = preprocess["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise CheckpointError(f"{where}: the image tower takes {height} × {width} pixels; expected a square")
+    resize, crop = _RESIZES[preprocess["resize_mode"]]
+    if crop == "pad" and preprocess["fill_color"] != 0:
+        raise CheckpointError(f"{where}: the preprocessor's fill_color is not 0; clipdex pads with black")
+    try:
+        return ImageSpec(
+            size=height,
+            resize_to=height,
+            resize=resize,
+            interpolation="bilinear" if preprocess["interpolation"] == "bilinear" else "bicubic",
+            crop=crop,
+            fill=FILL,
+            mean=_three(preprocess["mean"]),
+            std=_three(preprocess["std"]),
+        )
+    except (CardError, TypeError, ValueError) as exc:
+        raise CheckpointError(f"{where}: the preprocessing is not usable: {one_line(exc)}") from exc
 
 
 def _spec(processor: Any, size: int, resize_to: int, resize: str, crop: str) -> ImageSpec:

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from clipdex.base.extras import is_installed
+
 __all__ = ["quiet", "unlogged"]
 
 
@@ -21,26 +23,38 @@ def quiet() -> Iterator[None]:
         disable_progress_bars,
         enable_progress_bars,
     )
-    from transformers.utils import logging
 
     muted = python_logging.root.manager.disable
-    verbosity = logging.get_verbosity()
-    bars, hub_bars = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    logging.set_verbosity_error()
+    hub_bars = not are_progress_bars_disabled()
     python_logging.disable(python_logging.WARNING)  # OpenCLIP logs on the root logger
-    logging.disable_progress_bar()
     disable_progress_bars()
     try:
-        with warnings.catch_warnings():
+        with _quiet_transformers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(verbosity)
         python_logging.disable(muted)
-        if bars:
-            logging.enable_progress_bar()
         if hub_bars:
             enable_progress_bars()
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Silence transformers, where it is installed: ready-made ONNX files need neither it nor torch."""
+    if not is_installed("transformers"):
+        yield
+        return
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 from clipdex.base.errors import CardError, CheckpointError
 from clipdex.model.card import TextSpec
 
-__all__ = ["LEGACY_END_ID", "spec_of", "text_spec", "tokenizer_json"]
+__all__ = ["LEGACY_END_ID", "plain_json", "spec_of", "text_spec", "tokenizer_json"]
 
 LEGACY_END_ID = 2  # in the config only: pooling then uses the largest id, whatever the tokenizer's end id
 
@@ -18,13 +18,18 @@ def tokenizer_json(tokenizer: Any) -> bytes:
 
     Cutting and padding are stated in the card only.
     """
+    return plain_json(tokenizer.backend_tokenizer.to_str())
+
+
+def plain_json(text: str) -> bytes:
+    """Remove cutting and padding from a tokenizer.json, and write it as the tokenizers library does."""
     from tokenizers import Tokenizer
 
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend = Tokenizer.from_str(text)
     backend.no_truncation()
     backend.no_padding()
-    text: str = backend.to_str()
-    return text.encode()
+    plain: str = backend.to_str()
+    return plain.encode()
 
 
 def text_spec(tokenizer: Any, data: bytes, text_config: Any) -> TextSpec:

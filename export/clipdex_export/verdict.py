@@ -2,7 +2,7 @@
 
 resize        pixels of the export and of the checkpoint: equal, or not
 tokens        token ids: equal, or not
-image tower   vectors of the export and of PyTorch, given the same pixels
+image tower   vectors of the export and of the checkpoint, given the same pixels
 text tower    the same, given the same token ids
 pictures      the whole way, from the file to the vector
 texts         the whole way, from the text to the vector
@@ -230,8 +230,8 @@ def _tower(
         return Stage(
             name,
             f"{measured}; worst {names[worst]}",
-            f"the {tower} tower departs from PyTorch although its inputs are equal: cosine {cosines[worst]:.6f} "
-            f"for {names[worst]}, the floor is {floor}",
+            f"the {tower} tower departs from the checkpoint's own although its inputs are equal: cosine "
+            f"{cosines[worst]:.6f} for {names[worst]}, the floor is {floor}",
         )
     norms = np.linalg.norm(found, axis=1)
     worst = int(np.abs(norms - 1).argmax())

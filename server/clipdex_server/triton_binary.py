@@ -73,6 +73,11 @@ def find_triton() -> TritonBinary:
         )
     purpose = "a Triton on this machine"
     package = _package_dir("pytriton")
+    if package is None and sys.version_info >= (3, 13):
+        raise LocalServerError(
+            f"there is no Triton to install for Python {_version()}, since nvidia-pytriton needs NumPy 1: use Python "
+            f"3.11 or 3.12, or {_INSTEAD}"
+        )
     if package is None:
         raise MissingExtra("nvidia-pytriton", "local", purpose)
     if _package_dir("onnxruntime") is None:

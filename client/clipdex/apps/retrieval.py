@@ -27,7 +27,7 @@ from clipdex.search.estimates import RowNorms
 from clipdex.search.topk import top_k as exact_top_k
 from clipdex.wire import Credentials
 
-__all__ = ["connect_default", "index_directory", "index_local_images", "retrieve_local"]
+__all__ = ["cached_index", "connect_default", "index_directory", "index_local_images", "retrieve_local"]
 
 
 def connect_default() -> Client:
@@ -107,15 +107,20 @@ def retrieve_local(
 
 
 def index_directory(client: Client, images_dir: Path, progress: Callable[[Progress], None] | None = None) -> Path:
-    """Bring the cached index of a folder up to date -> its path.
+    """Bring the cached index of a folder up to date -> its path, `cached_index`."""
+    index = cached_index(client, images_dir)
+    index_pictures(client, images_dir, index, dtype="float32", progress=progress)
+    return index
+
+
+def cached_index(client: Client, images_dir: Path) -> Path:
+    """Return where the index of a folder is kept.
 
     Each folder and model has its own below `clipdex.model.assets.default_cache_dir`.
     """
     folder = os.path.abspath(os.fsencode(images_dir))
     key = hashlib.sha256(client.card.fingerprint.encode() + b"\0" + folder).hexdigest()[:32]
-    index = default_cache_dir() / "indexes" / f"{key}.clipdex"
-    index_pictures(client, images_dir, index, dtype="float32", progress=progress)
-    return index
+    return default_cache_dir() / "indexes" / f"{key}.clipdex"
 
 
 def _below(index: Index, images_dir: Path) -> tuple[list[int], list[str]]:

@@ -34,6 +34,8 @@ ClipdexError
 
 from __future__ import annotations
 
+from clipdex.base.installation import extra_command
+
 __all__ = [
     "AccessDenied",
     "AddFailed",
@@ -88,10 +90,10 @@ class MissingExtra(ClipdexError, ImportError):
             name = f"{package} {version}".strip()
             message = (
                 f"{purpose} needs {package}, but the installed {name} cannot be imported ({reason}): install "
-                f"compatible versions, as  pip install 'clipdex[{extra}]'  does in a new environment"
+                f"compatible versions, as the extra {extra!r} does in a new environment:  {extra_command(extra)}"
             )
         else:
-            message = f"{purpose} needs {package}: run  pip install 'clipdex[{extra}]'"
+            message = f"{purpose} needs {package}: run  {extra_command(extra)}"
         super().__init__(message)
         self.package = package
         self.extra = extra

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,20 +10,20 @@ from typing import Annotated, Any
 import typer
 
 from clipdex.ann import AnnHeader, AnnIndex, build_ann
+from clipdex.ann.build import BuiltAnn
 from clipdex.base.arrays import Vectors
 from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument, ServerError
 from clipdex.base.json_text import parsed_object
 from clipdex.base.text_files import read_lines
-from clipdex.cli.common import interruptible, shown_path
+from clipdex.cli.common import JsonOption, interruptible, shown_path
 from clipdex.cli.connection_options import Connection, connects
-from clipdex.cli.printing import note, say
+from clipdex.cli.index_options import takes_index
+from clipdex.cli.printing import note, say, say_json
 from clipdex.cli.progress import rows_progress
 from clipdex.index import Index
 
-__all__ = ["ann", "open_ann"]
-
-ann = typer.Typer(name="ann", help="Approximate search: faster on millions of pictures, but it may miss some.")
+__all__ = ["build", "open_ann"]
 
 # The metadata fields that may hold a picture's caption.
 _CAPTIONS = ("caption", "txt", "text", "captions")
@@ -37,15 +38,10 @@ class Kind(str, Enum):
     ivf_pq = "ivf_pq"
 
 
-@ann.callback()
-def _ann() -> None:
-    pass
-
-
-@ann.command("build")
+@takes_index
 @connects
 def build(
-    index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
+    index: Path,
     *,
     kind: Annotated[
         Kind, typer.Option(help="hnsw: a graph of neighbours; ivf_pq: lists of short codes.")
@@ -71,6 +67,7 @@ def build(
         ),
     ] = None,
     connection: Connection,
+    as_json: JsonOption = False,
 ) -> None:
     """Build a FAISS index for  clipdex search --ann, and measure its recall.
 
@@ -88,6 +85,9 @@ def build(
             source=source,
             progress=progress,
         )
+    if as_json:
+        say_json(_as_dict(index, made))
+        return
     say(
         f"{shown_path(str(index))}: {kind.value} of {counted(made.header.rows, 'row')} in {made.seconds:,.1f} s, "
         f"{made.file_bytes / 1e6:,.1f} MB"
@@ -106,6 +106,18 @@ def open_ann(index: Index) -> AnnIndex:
             f"{'it' if since == 1 else 'them'}"
         )
     return opened
+
+
+def _as_dict(index: Path, made: BuiltAnn) -> dict[str, object]:
+    header = made.header
+    return {
+        "index": str(index),
+        "kind": header.kind,
+        "rows": header.rows,
+        "seconds": made.seconds,
+        "bytes": made.file_bytes,
+        "recall": None if header.recall is None else asdict(header.recall),
+    }
 
 
 def _recall_sentence(header: AnnHeader) -> str:

@@ -16,7 +16,9 @@ from clipdex.base.errors import InvalidArgument
 from clipdex.base.text_files import read_lines
 from clipdex.cli.common import Icc, JsonOption, interruptible, say_passed_over, shown_path
 from clipdex.cli.connection_options import Connection, connects
-from clipdex.cli.printing import note, printable, say, write_bytes, write_text
+from clipdex.cli.demo_model import note_demo_model
+from clipdex.cli.panels import OUTPUT
+from clipdex.cli.printing import complain, printable, say, write_bytes, write_text
 from clipdex.model.formats.icc import check_icc
 
 __all__ = ["classify"]
@@ -44,14 +46,17 @@ def classify(
             show_default=False,
         ),
     ] = None,
-    top: Annotated[int, typer.Option("--top", "-k", min=1, metavar="K", help="Labels per picture.")] = _TOP,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, metavar="K", help="Labels per picture.")] = _TOP,
+    top: Annotated[int | None, typer.Option("--top", min=1, hidden=True)] = None,  # its former name
     icc: Annotated[
         Icc, typer.Option(help="Convert pictures from their colour profiles to sRGB, or leave them as they are.")
     ] = Icc.off,
     *,
     connection: Connection,
     as_json: JsonOption = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead: path, label, probability.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV instead: path, label, probability.", rich_help_panel=OUTPUT)
+    ] = False,
 ) -> None:
     """Classify pictures by labels given as text.
 
@@ -62,13 +67,14 @@ def classify(
         raise InvalidArgument("--json and --csv exclude each other")
     names = _labels(labels, labels_file)
     with interruptible("the results printed so far are valid"), connection.open() as client:
+        note_demo_model(client.card.fingerprint)
         classifier = FileClassifier(
             client,
             names,
             template or (),
-            top,
+            top or top_k,
             check_icc(icc.value),
-            on_failure=lambda sentence: note(f"failed: {sentence}"),
+            on_failure=lambda sentence: complain(f"failed: {sentence}"),
             on_passed_over=say_passed_over,
         )
         found = classifier.classify(pictures)  # faulty labels are reported before anything is printed

@@ -14,8 +14,10 @@ from typing import Annotated
 import typer
 
 from clipdex.base.counting import counted
+from clipdex.base.errors import InvalidArgument
 from clipdex.base.items import BEGINS
-from clipdex.cli.printing import note, printable
+from clipdex.cli.panels import CONNECTION, OUTPUT
+from clipdex.cli.printing import complain, note, printable
 from clipdex.client.client import DEFAULT_ADDRESS
 from clipdex.sources import PassedOver
 
@@ -24,10 +26,11 @@ __all__ = [
     "Icc",
     "JsonOption",
     "ModelOption",
+    "NoLinksOption",
     "ServerOption",
+    "check_links",
     "interruptible",
-    "note",
-    "printable",
+    "is_typed",
     "say_passed_over",
     "shown_path",
     "sigterm_interrupts",
@@ -43,6 +46,7 @@ ServerOption = Annotated[
         metavar="HOST:PORT",
         help="Triton's gRPC address; several, separated by commas, share the work. Or inproc:DIR: the models of a "
         "repository, run without a server.",
+        rich_help_panel=CONNECTION,
     ),
 ]
 ModelOption = Annotated[
@@ -54,11 +58,23 @@ ModelOption = Annotated[
         metavar="NAME",
         help="Model to use; required if the server holds several.",
         show_default=False,
+        rich_help_panel=CONNECTION,
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document instead of lines.", rich_help_panel=OUTPUT)
+]
 HtmlOption = Annotated[
-    Path | None, typer.Option("--html", metavar="FILE", help="Also write a contact sheet.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--html", metavar="FILE", help="Also write a contact sheet.", show_default=False, rich_help_panel=OUTPUT
+    ),
+]
+NoLinksOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-links", help="With --html: do not link the pictures to their files.", rich_help_panel=OUTPUT
+    ),
 ]
 SERVER_DEFAULT = DEFAULT_ADDRESS
 
@@ -68,6 +84,18 @@ class Icc(str, Enum):
 
     off = "off"
     srgb = "srgb"
+
+
+def check_links(no_links: bool, html: Path | None) -> None:
+    """Raise InvalidArgument if --no-links is given without --html."""
+    if no_links and html is None:
+        raise InvalidArgument("--no-links is for the contact sheet, but --html is not given")
+
+
+def is_typed(ctx: typer.Context, parameter: str) -> bool:
+    """Return whether a parameter was given on the command line, not by the environment or its default."""
+    source = ctx.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def shown_path(path: str) -> str:
@@ -108,7 +136,7 @@ def interruptible(advice: str) -> Iterator[None]:
         with sigterm_interrupts():
             yield
     except KeyboardInterrupt as exc:
-        note(f"clipdex: stopped; {advice}")
+        complain(f"clipdex: stopped; {advice}")
         raise SystemExit(143 if isinstance(exc, Terminated) else 130) from None
 
 

@@ -7,24 +7,23 @@ def info(..., connection: Connection) -> None:
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
 from clipdex.base.errors import InvalidArgument
-from clipdex.cli.common import SERVER_DEFAULT, ModelOption, ServerOption
+from clipdex.cli.common import SERVER_DEFAULT, ModelOption, ServerOption, is_typed
+from clipdex.cli.panels import CONNECTION
+from clipdex.cli.printing import detail
+from clipdex.cli.splicing import splice
 from clipdex.client.client import Client, connect
 from clipdex.wire import Credentials
 
 __all__ = ["Connection", "connects"]
-
-_PARAMETER = "connection"
 
 
 @dataclass(frozen=True)
@@ -35,26 +34,55 @@ class Connection:
     model: str | None
     wait_s: float
     credentials: Credentials
+    server_is_typed: bool = False
+
+    def at(self, place: str | None) -> str:
+        """Return the server's address: the command's positional argument, or else --server.
+
+        Raises:
+            InvalidArgument: both are given.
+        """
+        if place is not None and self.server_is_typed:
+            raise InvalidArgument(f"{place} and --server {self.server} are both given; give one")
+        detail(f"server {place or self.server}")
+        return place or self.server
 
     def open(self, *, model: str | None = None, **settings: Any) -> Client:
         """Connect. model: used if the user named none. settings: as for `clipdex.connect`."""
-        return connect(
+        client = connect(
             self.server,
             model=self.model or model,
             wait_s=self.wait_s,
             credentials=self.credentials,
             **settings,
         )
+        card = client.card
+        detail(f"server {client.address}: {client.server.name} {client.server.version}")
+        detail(f"model {card.name}: {card.source}, {card.precision}, fingerprint {card.fingerprint[:12]}")
+        return client
 
 
 def _options(
+    ctx: typer.Context,
     server: ServerOption = SERVER_DEFAULT,
     model: ModelOption = None,
     wait: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="Seconds to wait for a server that is starting.")
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Seconds to wait for a server that is starting.",
+            rich_help_panel=CONNECTION,
+        ),
     ] = 0.0,
     tls: Annotated[
-        bool, typer.Option("--tls", envvar="CLIPDEX_TLS", help="Use TLS, and verify the server's certificate.")
+        bool,
+        typer.Option(
+            "--tls",
+            envvar="CLIPDEX_TLS",
+            help="Use TLS, and verify the server's certificate.",
+            rich_help_panel=CONNECTION,
+        ),
     ] = False,
     tls_ca: Annotated[
         Path | None,
@@ -63,18 +91,27 @@ def _options(
             envvar="CLIPDEX_TLS_CA",
             help="CA that signed the server's certificate.",
             show_default=False,
+            rich_help_panel=CONNECTION,
         ),
     ] = None,
     tls_cert: Annotated[
         Path | None,
         typer.Option(
-            metavar="PEM", envvar="CLIPDEX_TLS_CERT", help="Client certificate to present.", show_default=False
+            metavar="PEM",
+            envvar="CLIPDEX_TLS_CERT",
+            help="Client certificate to present.",
+            show_default=False,
+            rich_help_panel=CONNECTION,
         ),
     ] = None,
     tls_key: Annotated[
         Path | None,
         typer.Option(
-            metavar="PEM", envvar="CLIPDEX_TLS_KEY", help="Key of the client certificate.", show_default=False
+            metavar="PEM",
+            envvar="CLIPDEX_TLS_KEY",
+            help="Key of the client certificate.",
+            show_default=False,
+            rich_help_panel=CONNECTION,
         ),
     ] = None,
     tls_name: Annotated[
@@ -84,6 +121,7 @@ def _options(
             envvar="CLIPDEX_TLS_NAME",
             help="Name in the server's certificate, if it differs from the host.",
             show_default=False,
+            rich_help_panel=CONNECTION,
         ),
     ] = None,
     header: Annotated[
@@ -92,6 +130,7 @@ def _options(
             metavar="NAME:VALUE",
             help="Header to send with every request. Put a token in CLIPDEX_TOKEN, where others cannot see it.",
             show_default=False,
+            rich_help_panel=CONNECTION,
         ),
     ] = None,
 ) -> Connection:
@@ -104,7 +143,7 @@ def _options(
         token=os.environ.get("CLIPDEX_TOKEN") or None,
         headers=dict(map(_header, header or [])),
     )
-    return Connection(server, model, wait, credentials)
+    return Connection(server, model, wait, credentials, server_is_typed=is_typed(ctx, "server"))
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -116,22 +155,4 @@ def _header(text: str) -> tuple[str, str]:
 
 def connects(command: Callable[..., None]) -> Callable[..., None]:
     """Replace a command's parameter `connection` by the options above."""
-    hints = get_type_hints(command, include_extras=True)
-    ours_hints = get_type_hints(_options, include_extras=True)
-    ours = [
-        parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=ours_hints[name])
-        for name, parameter in inspect.signature(_options).parameters.items()
-    ]
-    parameters: list[inspect.Parameter] = []
-    for name, parameter in inspect.signature(command).parameters.items():
-        theirs = parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hints[name])
-        parameters += ours if name == _PARAMETER else [theirs]
-
-    @functools.wraps(command)
-    def run(**given: Any) -> None:
-        asked = {parameter.name: given.pop(parameter.name) for parameter in ours}
-        command(**given, **{_PARAMETER: _options(**asked)})
-
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
+    return splice(command, "connection", _options)

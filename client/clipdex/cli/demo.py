@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from clipdex.base.counting import counted
 from clipdex.base.errors import ClipdexError, InvalidArgument, LocalServerError, MissingExtra
 from clipdex.cli.answers import hit_line
 from clipdex.cli.common import interruptible
+from clipdex.cli.demo_model import default_repository, note_demo_model
 from clipdex.cli.index import run_sentence
 from clipdex.cli.printing import say
-from clipdex.cli.progress import index_progress
+from clipdex.cli.progress import index_progress, shown_rate
 from clipdex.client.client import Client, connect
 from clipdex.index import Hit, Index
 from clipdex.pipeline.report import RunReport
@@ -47,8 +49,16 @@ def demo(
         Path, typer.Option("--out", metavar="DIR", help="Folder for pictures, index and report.")
     ] = Path("demo"),
     repository: Annotated[
-        Path, typer.Option("--repository", "-r", metavar="DIR", help="Model repository that holds the model.")
-    ] = Path("model_repository"),
+        Path | None,
+        typer.Option(
+            "--repository",
+            "-r",
+            metavar="DIR",
+            help="Model repository that holds the model (default model_repository, or else the one that came with "
+            "clipdex).",
+            show_default=False,
+        ),
+    ] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="Model to use.")] = "demo",
     pictures: Annotated[int, typer.Option(min=100, help="Number of pictures to draw.")] = 1000,
     photos: Annotated[
@@ -70,7 +80,10 @@ def demo(
     queries = [text for text in query or [] if text.strip()]
     if photos is not None and not queries:
         raise InvalidArgument("--photos needs a --query: what should the pictures show?")
+    out, photos = out.expanduser(), None if photos is None else photos.expanduser()  # make PHOTOS=~/x in sh
+    repository = default_repository(model) if repository is None else repository.expanduser()
     with interruptible("run it again to resume"), _served(repository, model) as client:
+        note_demo_model(client.card.fingerprint)
         if photos is None:
             say(f"drawing {counted(pictures, 'picture')} in {out / 'pictures'}", flush=True)
             folder, questions = _draw(out / "pictures", pictures)
@@ -109,8 +122,8 @@ def _served(repository: Path, model: str) -> Iterator[Client]:
 
     if not (repository / f"{model}_image" / "config.pbtxt").is_file():
         raise ClipdexError(
-            f"{repository}: holds no model {model!r}; run this in a checkout of clipdex, "
-            "or name another repository or model with --repository and --model"
+            f"{repository}: holds no model {model!r}; name another repository or model with --repository and "
+            "--model"
         )
     try:
         names = [f"{model}_{part}" for part in ("image", "text", "assets")]
@@ -132,9 +145,9 @@ def _served(repository: Path, model: str) -> Iterator[Client]:
 
 
 def triton_may_be_had() -> bool:
-    """Return whether nvidia-pytriton has a wheel for this machine, so that installing it would help."""
+    """Return whether nvidia-pytriton can be installed on this machine, so that doing so would help."""
     uname = os.uname()
-    return (uname.sysname, uname.machine) == ("Linux", "x86_64")
+    return (uname.sysname, uname.machine) == ("Linux", "x86_64") and sys.version_info < (3, 13)
 
 
 def _draw(folder: Path, count: int) -> tuple[Path, list[_Question]]:
@@ -171,7 +184,7 @@ def _summary(
     name = "Triton" if client.server.name == "triton" else client.server.name
     facts = f"{name} {client.server.version}, {counted(report.rows, 'picture')}"
     if report.indexed:
-        facts += f", {report.images_per_s:.0f} images/s"
+        facts += f", {shown_rate(report.images_per_s)}"
     known = [(q, hits) for q, hits in zip(questions, answers, strict=True) if q.answers is not None]
     if not known:
         return f"{counted(len(questions), 'query', 'queries')} answered ({facts})"

@@ -10,14 +10,15 @@ from typing import Annotated
 import typer
 
 from clipdex.apps.doctor import Finding, Severity, Snapshot, examine, healthy, words_of
+from clipdex.base.counting import counted
 from clipdex.base.errors import ServerUnreachable
 from clipdex.cli.common import JsonOption
 from clipdex.cli.connection_options import Connection, connects
-from clipdex.cli.printing import printable, say, say_json
+from clipdex.cli.printing import printable, say, say_json, terminal_width
 
 __all__ = ["doctor"]
 
-_WIDTH = 110
+_WIDTH = 110  # where standard output is no terminal
 _POLL_S = 0.5
 
 
@@ -45,7 +46,7 @@ def doctor(
     Reads its configuration and counters, tries a few requests, and reports what is wrong or slow, why it matters
     and what to do. Changes nothing. Exit status 0 if it is healthy, 1 if not.
     """
-    snapshots = _collected(url or connection.server, connection, metrics, timeout)
+    snapshots = _collected(connection.at(url), connection, metrics, timeout)
     findings = examine(snapshots)
     if as_json:
         say_json(_as_dict(snapshots, findings))
@@ -95,7 +96,7 @@ def _print(snapshots: tuple[Snapshot, ...], findings: list[Finding]) -> None:
     say()
     say(
         f"{verdict}: {count[Severity.WRONG]} wrong, {count[Severity.SLOW]} slow, "
-        f"{count[Severity.NOTE]} note{'' if count[Severity.NOTE] == 1 else 's'}"
+        f"{counted(count[Severity.NOTE], 'note')}"
     )
 
 
@@ -103,7 +104,7 @@ def _wrapped(text: str, *, first: str, rest: str) -> None:
     """Print text wrapped to the width of a terminal; words, paths and flags stay whole."""
     for line in textwrap.wrap(
         printable(text),
-        _WIDTH,
+        terminal_width(_WIDTH),
         initial_indent=first,
         subsequent_indent=rest,
         break_long_words=False,

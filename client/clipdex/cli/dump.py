@@ -13,24 +13,18 @@ from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.extras import is_usable
 from clipdex.base.replacing import together
-from clipdex.cli.common import interruptible, shown_path
-from clipdex.cli.printing import say
+from clipdex.cli.common import JsonOption, interruptible, shown_path
+from clipdex.cli.index_options import IndexAndFile, takes_index_and_file
+from clipdex.cli.printing import say, say_json
 from clipdex.cli.query_options import ParamOption, WhereOption, parameters
 from clipdex.index import Index
 
 __all__ = ["dump"]
 
 
+@takes_index_and_file
 def dump(
-    index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
-    out: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE",
-            help="File to write; its suffix sets the format: .npy for NumPy, .faiss for a faiss.IndexFlatIP, .pt "
-            "for a dictionary of embeddings and paths that torch.load reads.",
-        ),
-    ],
+    named: IndexAndFile,
     table: Annotated[
         Path | None,
         typer.Option(
@@ -42,11 +36,13 @@ def dump(
     ] = None,
     where: WhereOption = None,
     param: ParamOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write the vectors of an index in another program's format.
 
     Tombstones are left out. Row i of the vectors is line i of the table. An existing FILE is replaced.
     """
+    index, out = named.index, named.file
     write = _writer(out)
     if table is None and out.suffix.lower() in (".npy", ".faiss"):
         table = out.with_suffix(".parquet" if is_usable("pyarrow") else ".csv")
@@ -57,7 +53,12 @@ def dump(
         if table is not None:
             dump_table(opened, table, rows)
         count = write(opened, out, rows)
-        shape = f"{count:,} × {opened.manifest.embedding_dim}"
+        dim = opened.manifest.embedding_dim
+    if as_json:
+        paths = None if table is None else str(table)
+        say_json({"index": str(index), "file": str(out), "table": paths, "rows": count, "embedding_dim": dim})
+        return
+    shape = f"{count:,} × {dim}"
     say(f"{shown_path(str(out))}: {shape}" + (f"; paths in {shown_path(str(table))}" if table else ""))
 
 

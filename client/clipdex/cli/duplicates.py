@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from clipdex.apps.contact_sheet import Section, write_contact_sheet
+from clipdex.apps.contact_sheet import write_contact_sheet
 from clipdex.apps.duplicates import (
     Duplicate,
     DuplicateGroup,
@@ -20,12 +21,22 @@ from clipdex.apps.duplicates import (
     sign_index,
 )
 from clipdex.apps.duplicates.moves import Move, check_min_cosine
+from clipdex.apps.duplicates.sheet import group_section, relation_words
 from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
-from clipdex.cli.common import HtmlOption, JsonOption, interruptible, shown_path
-from clipdex.cli.printing import note, printable, say, say_json
+from clipdex.cli.common import (
+    HtmlOption,
+    JsonOption,
+    NoLinksOption,
+    check_links,
+    interruptible,
+    is_typed,
+    shown_path,
+)
+from clipdex.cli.index_options import may_take_index, required_index
+from clipdex.cli.printing import complain, note, printable, say, say_json
 from clipdex.cli.progress import rows_progress
-from clipdex.index import Hit, Index
+from clipdex.index import Index
 
 __all__ = ["duplicates"]
 
@@ -40,10 +51,10 @@ class Kind(str, Enum):
     semantic = "semantic"
 
 
+@may_take_index
 def duplicates(
-    index: Annotated[
-        Path | None, typer.Argument(metavar="X.clipdex", help="The index.", show_default=False)
-    ] = None,
+    ctx: typer.Context,
+    index: Path | None = None,
     kind: Annotated[
         Kind,
         typer.Option(help="exact: same bytes; near: same bytes or look; semantic: same bytes or close vectors."),
@@ -81,19 +92,24 @@ def duplicates(
     ] = None,
     as_json: JsonOption = False,
     html: HtmlOption = None,
+    no_links: NoLinksOption = False,
 ) -> None:
     """List groups of duplicate pictures, with the one to keep.
 
     The largest picture is kept; among equals, the oldest; among those, the one with the shortest path.
     """
     if undo is not None:
-        if index is not None or move_to is not None:
+        if is_typed(ctx, "index") or is_typed(ctx, "place") or move_to is not None:
             raise InvalidArgument("--undo takes neither an index nor --move-to; give it alone")
         with interruptible("run the same command again to resume"), rows_progress("moving back") as progress:
-            _print_moved(move_back(undo, progress), "moved back")
+            moved = move_back(undo, progress)
+        if as_json:
+            say_json(_moves_as_dict(moved))
+        else:
+            _print_moved(moved, "moved back", say)
         return
-    if index is None:
-        raise InvalidArgument("there is no index; give one, as in  clipdex duplicates photos.clipdex")
+    index = required_index(index)
+    check_links(no_links, html)
     check_min_cosine(min_cosine)
     if min_cosine is not None and kind is Kind.exact:
         raise InvalidArgument("--min-cosine is for near and semantic duplicates; --kind exact moves all")
@@ -130,12 +146,12 @@ def duplicates(
         if extra and move_to is None:
             _print_what_would_move([move for of_group in moves for move in of_group], min_cosine)
     if html is not None:
-        _write_sheet(html, found.groups, index)
+        _write_sheet(html, found.groups, index, not no_links)
     if move_to is not None:
         advice = f"clipdex duplicates --undo  with the journal in {move_to} undoes the move"
         with interruptible(advice), rows_progress("moving") as progress:
             moved = move_duplicates(found.groups, move_to, indexed, progress, min_cosine=min_cosine)
-            _print_moved(moved, f"moved to {move_to}")
+            _print_moved(moved, f"moved to {move_to}", note if as_json else say)
 
 
 def _print_group(group: DuplicateGroup, moves: list[Move]) -> None:
@@ -146,11 +162,9 @@ def _print_group(group: DuplicateGroup, moves: list[Move]) -> None:
 
 def _relation(move: Move) -> str:
     other = move.picture
+    how = relation_words(other)
     if other.relation == "exact":
-        return "same bytes"
-    how = f"near {other.similarity:.3f}, cosine {other.cosine:.4f}"
-    if other.relation == "semantic":
-        how = f"semantic, cosine {other.cosine:.4f}"
+        return how
     same = move.moves and move.picture.content_hash == move.keeper.content_hash
     return f"{how}; same bytes as {shown_path(move.keeper.path)}" if same else how
 
@@ -167,33 +181,39 @@ def _print_what_would_move(moves: list[Move], min_cosine: float | None) -> None:
 
 
 def _line(picture: Duplicate) -> str:
-    return f"{shown_path(picture.path)} ({picture.width} × {picture.height}, {picture.size:,} bytes)"
+    return f"{shown_path(picture.path)} ({picture.width} × {picture.height}, {counted(picture.size, 'byte')})"
 
 
-def _print_moved(moved: Moved, what: str) -> None:
+def _print_moved(moved: Moved, what: str, tell: Callable[[str], None]) -> None:
     for path, why in moved.left[:_LEFT_SHOWN]:
-        note(f"left: {shown_path(path)}: {printable(why)}")
+        complain(f"left: {shown_path(path)}: {printable(why)}")
     if len(moved.left) > _LEFT_SHOWN:
-        note(f"... and {len(moved.left) - _LEFT_SHOWN:,} more were left")
-    note(f"{len(moved.moved):,} {what}, {len(moved.left):,} left where they are")
+        complain(f"... and {len(moved.left) - _LEFT_SHOWN:,} more were left")
+    tell(f"{len(moved.moved):,} {what}, {len(moved.left):,} left where they are")
     if moved.stayed:
         path, why = moved.stayed[0]
-        note(f"{len(moved.stayed):,} near or semantic duplicates stayed, such as {shown_path(path)}: {why}")
+        stayed = counted(len(moved.stayed), "near or semantic duplicate")
+        tell(f"{stayed} stayed, such as {shown_path(path)}: {why}")
     if moved.journal is not None and moved.moved:
-        note(f"journal: {moved.journal}")
+        tell(f"journal: {moved.journal}")
 
 
-def _write_sheet(file: Path, groups: list[DuplicateGroup], index: Path) -> None:
-    sections = [
-        Section(
-            shown_path(group.keeper.path),
-            [Hit(one.row, one.similarity, one.path) for one in (group.keeper, *group.others)],
-            f"{counted(len(group.others), 'duplicate')}; the first is kept",
-        )
-        for group in groups
-    ]
+def _moves_as_dict(moved: Moved) -> dict[str, object]:
+    return {
+        "moved": [{"from": old, "to": new} for old, new in moved.moved],
+        "left": [{"path": path, "why": why} for path, why in moved.left],
+        "journal": None if moved.journal is None else str(moved.journal),
+    }
+
+
+def _write_sheet(file: Path, groups: list[DuplicateGroup], index: Path, links: bool) -> None:
+    sections = [group_section(group, shown_path(group.keeper.path)) for group in groups]
     write_contact_sheet(
-        file, sections, title="clipdex duplicates", summary=f"{counted(len(groups), 'group')} in {index}"
+        file,
+        sections,
+        title="clipdex duplicates",
+        summary=f"{counted(len(groups), 'group')} in {index}",
+        links=links,
     )
     note(f"contact sheet: {file}")
 

@@ -9,9 +9,12 @@ from typing import Annotated
 
 import typer
 
-from clipdex.base.errors import ParityError
-from clipdex.cli.common import interruptible
-from clipdex.cli.printing import note, say
+from clipdex.base.counting import counted
+from clipdex.base.errors import InvalidArgument, ParityError
+from clipdex.cli.common import JsonOption, interruptible
+from clipdex.cli.download_progress import download_progress
+from clipdex.cli.export_table import print_export, print_export_json
+from clipdex.cli.printing import complain, note
 
 __all__ = ["export"]
 
@@ -21,13 +24,21 @@ def export(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Checkpoint to export: a directory, a hub id such as openai/clip-vit-base-patch32, "
-            "open_clip:NAME/WEIGHTS or pair:IMAGE+TEXT; docs/families.md lists the kinds.",
+            help="Model to export: a name that  clipdex models --available  lists, such as vit-b-32; a "
+            "checkpoint: a directory, a hub id such as openai/clip-vit-base-patch32, open_clip:NAME/WEIGHTS or "
+            "pair:IMAGE+TEXT (docs/families.md); or ready-made ONNX, which needs no torch: "
+            "Xenova/clip-vit-base-patch32, immich-app/ViT-B-32__openai (docs/onnx-sources.md).",
         ),
     ],
     name: Annotated[
-        str, typer.Option("--name", "-n", help="Name of the model: lower-case letters, digits, underscores.")
-    ],
+        str | None,
+        typer.Option(
+            "--name",
+            "-n",
+            help="Name of the model: lower-case letters, digits, underscores (a listed one brings its own).",
+            show_default=False,
+        ),
+    ] = None,
     repository: Annotated[
         Path, typer.Option("--repository", "-r", metavar="DIR", help="Triton model repository to install it in.")
     ] = Path("model_repository"),
@@ -63,6 +74,24 @@ def export(
             show_default=False,
         ),
     ] = None,
+    source_format: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FORMAT",
+            help="onnx or torch, for a source that has both (default torch where there are PyTorch weights).",
+            show_default=False,
+        ),
+    ] = None,
+    same_as: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="NAME",
+            help="Model of the repository (or DIR/NAME) that gives the same vectors: if that is so, take its "
+            "fingerprint, so that both may share an index.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing model of that name.")
     ] = False,
@@ -72,18 +101,20 @@ def export(
     allow_random: Annotated[
         bool, typer.Option("--allow-random", help="Fill in missing weights at random: only for measuring speed.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Turn a CLIP checkpoint into Triton models.
 
-    Exports its two towers as ONNX. Runs photographs and texts through the checkpoint's own PyTorch model and
-    through the export; unless both give the same vectors, nothing is installed.
+    Exports its two towers as ONNX. Runs pictures and texts through the checkpoint's own model and through the
+    export; unless both give the same vectors, nothing is installed.
     """
     from clipdex_export.exporting import export_model
 
-    with interruptible("nothing was installed"), _shown_table():
+    named = name or _listed_name(source)
+    with interruptible("nothing was installed"), _shown_table(), download_progress():
         report = export_model(
             source,
-            name=name,
+            name=named,
             repository=repository,
             revision=revision,
             max_batch_size=max_batch_size,
@@ -94,25 +125,36 @@ def export(
             calibrate=calibrate,
             overwrite=overwrite,
             force=force,
+            source_format=source_format,
+            same_as=same_as,
             allow_random=allow_random,
             progress=lambda stage: note(f"{stage} ..."),
         )
-    card, parity = report.card, report.card.parity
+    card = report.card
     if report.random_weights:
-        note(f"{len(report.random_weights)} weights are random: the vectors are meaningless")
+        count = counted(len(report.random_weights), "weight is", "weights are")
+        note(f"{count} random: the vectors are meaningless")
     if report.unused_weights:
         some = ", ".join(report.unused_weights[:3]) + (", …" if len(report.unused_weights) > 3 else "")
-        note(f"{len(report.unused_weights)} weights of the checkpoint are not used by the model: {some}")
+        count = counted(len(report.unused_weights), "weight of the checkpoint is", "weights of the checkpoint are")
+        note(f"{count} not used by the model: {some}")
     if card.below_floor is not None:
         note(f"installed although {card.below_floor}")
-    size = report.bytes_on_disk / 1e6
-    shape = f"{card.embedding_dim} dimensions, {card.image.size} px, {card.precision}"
-    say(f"{card.name}: {shape}, {size:.1f} MB")
-    say(f"fingerprint {card.fingerprint}")
-    for key, value in parity.items():
-        if isinstance(value, (int, float, str)):
-            say(f"parity: {key.replace('_', ' ')}: {value}")
-    say(f"installed in {repository}; serve it with  clipdex serve --repository {repository}")
+    (print_export_json if as_json else print_export)(report)
+
+
+def _listed_name(source: str) -> str:
+    """Return the name of a listed model's export.
+
+    Raises:
+        InvalidArgument: the source is none of the list, so it needs a name.
+    """
+    from clipdex_export.catalogue import find_available, resolve
+
+    listed = None if resolve(source) == source else find_available(source)
+    if listed is None:
+        raise InvalidArgument(f"{source} needs a name in the repository: give it one with --name, such as my_clip")
+    return listed.model_name
 
 
 @contextmanager
@@ -122,5 +164,5 @@ def _shown_table() -> Iterator[None]:
         yield
     except ParityError as exc:
         for line in exc.table.splitlines():
-            note(line)
+            complain(line)
         raise ParityError(f"{exc}; nothing was installed (--force installs it with a card that says so)") from exc

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -14,11 +15,14 @@ import typer
 from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument, SourceError
 from clipdex.base.limits import MAX_PIXELS, Limits
-from clipdex.cli.common import Icc, interruptible, say_passed_over, shown_path, typed_delimiter
+from clipdex.cli.common import Icc, JsonOption, interruptible, say_passed_over, shown_path, typed_delimiter
 from clipdex.cli.connection_options import Connection, connects
+from clipdex.cli.demo_model import note_demo_model
+from clipdex.cli.index_options import ENVIRONMENT, required_index
 from clipdex.cli.ledger import failure_line, refuse_second_writer
-from clipdex.cli.printing import note, say
-from clipdex.cli.progress import index_progress
+from clipdex.cli.panels import LIMITS
+from clipdex.cli.printing import detail, note, say, say_json
+from clipdex.cli.progress import index_progress, shown_rate
 from clipdex.index import Index
 from clipdex.model.formats.icc import check_icc
 from clipdex.pipeline.plan import (
@@ -65,7 +69,19 @@ class Dtype(str, Enum):
 
 @connects
 def index(
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="X.clipdex", help="Index to create or update.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--index",
+            "-i",
+            "--out",
+            "-o",
+            envvar=ENVIRONMENT,
+            metavar="X.clipdex",
+            help="Index to create or update.",
+            show_default=False,
+        ),
+    ] = None,
     sources: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -135,23 +151,39 @@ def index(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Decoding processes (default one per core).", show_default=False)
     ] = None,
-    max_file_mib: Annotated[int, typer.Option(min=1, help="Largest file to read, in MiB.")] = 256,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Largest picture to decode, in pixels.")] = MAX_PIXELS,
+    max_file_mib: Annotated[
+        int, typer.Option(min=1, help="Largest file to read, in MiB.", rich_help_panel=LIMITS)
+    ] = 256,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Largest picture to decode, in pixels.", rich_help_panel=LIMITS)
+    ] = MAX_PIXELS,
     file_timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Time limit for decoding one file.")
+        float, typer.Option(metavar="SECONDS", help="Time limit for decoding one file.", rich_help_panel=LIMITS)
     ] = 60.0,
     worker_memory_mib: Annotated[
-        int, typer.Option(min=128, help="Memory limit per decoding process, in MiB.")
+        int, typer.Option(min=128, help="Memory limit per decoding process, in MiB.", rich_help_panel=LIMITS)
     ] = 1024,
     large_memory_mib: Annotated[
-        int, typer.Option(min=0, help="Memory limit for a picture that needs more, one at a time, in MiB.")
+        int,
+        typer.Option(
+            min=0,
+            help="Memory limit for a picture that needs more, one at a time, in MiB.",
+            rich_help_panel=LIMITS,
+        ),
     ] = 2560,
     shared_memory: Annotated[
         Use, typer.Option(help="Pass pixels to a server on this machine in shared memory, not over the wire.")
     ] = Use.auto,
     ring_mib: Annotated[
-        int, typer.Option(min=1, help="Memory for decoded pictures, including those in flight, in MiB.")
+        int,
+        typer.Option(
+            min=1, help="Memory for decoded pictures, including those in flight, in MiB.", rich_help_panel=LIMITS
+        ),
     ] = MAX_RING_BYTES // _MIB,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with status 1 if a picture is in the ledger of failures.")
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Embed the pictures of folders, tar files or tables into an index.
 
@@ -159,6 +191,7 @@ def index(
     files that were moved or copied, and removes pictures that are gone from the given folders (clipdex forget
     removes others). A file that cannot be read is recorded in the index and does not end the run.
     """
+    out = required_index(out)
     if not dry_run:
         refuse_second_writer(out)
     if files_from is not None and (exclude or hidden):
@@ -168,7 +201,11 @@ def index(
     if dry_run:
         plan = plan_run(source, out, retry_failures=retry, check=check.value)
         say_passed_over(plan.passed_over)
-        say(_plan_sentence(plan, out))
+        if as_json:
+            say_json({"index": str(out), "dry_run": True} | asdict(plan))
+        else:
+            say(_plan_sentence(plan, out))
+        _end_strictly(strict, plan.failed)
         return
     limits = Limits(
         max_file_mib * _MIB, max_pixels, file_timeout, worker_memory_mib * _MIB, large_memory_mib * _MIB
@@ -178,6 +215,7 @@ def index(
         connection.open(shared_memory=shared_memory.value) as client,
         index_progress() as progress,
     ):
+        note_demo_model(client.card.fingerprint)
         report = index_pictures(
             client,
             source,
@@ -191,11 +229,22 @@ def index(
             max_ring_bytes=ring_mib * _MIB,
             progress=progress,
         )
+    for stage, seconds in report.stage_seconds.items():
+        detail(f"{stage + ':':<12} {seconds:.2f} s")
     if report.failed:
         _show_failures(out)
     say_passed_over(report.passed_over)
     _say_stranded(report, out)
-    say(run_sentence(report, out))
+    if as_json:
+        say_json({"index": str(out), "dry_run": False} | asdict(report))
+    else:
+        say(run_sentence(report, out))
+    _end_strictly(strict, report.failed)
+
+
+def _end_strictly(strict: bool, failed: int) -> None:
+    if strict and failed:
+        raise typer.Exit(1)
 
 
 def _source(
@@ -231,28 +280,32 @@ def _say_stranded(report: RunReport, out: Path) -> None:
     for folder, rows in sorted(report.stranded.folders.items(), key=lambda one: -one[1])[:_FOLDERS_SHOWN]:
         note(
             f"{counted(rows, 'picture is', 'pictures are')} below {shown_path(folder)}, which is gone or "
-            f"empty:  clipdex forget {shlex.quote(shown_path(str(out)))} {shlex.quote(shown_path(folder))}"
+            f"empty:  clipdex forget --index {shlex.quote(shown_path(str(out)))} {shlex.quote(shown_path(folder))}"
         )
     if files := report.stranded.files:
         met = counted(files, "picture found elsewhere is", "pictures found elsewhere are")
         note(
             f"{met} no longer at the path in the index:  "
-            f"clipdex forget {shlex.quote(shown_path(str(out)))} --missing"
+            f"clipdex forget --index {shlex.quote(shown_path(str(out)))} --missing"
         )
 
 
 def run_sentence(report: RunReport, out: Path) -> str:
     """Return the run's last line. discovered = indexed + unchanged + failed."""
-    speed = f" ({report.images_per_s:.0f} images/s, {report.transfer})" if report.indexed else ""
+    speed = ""
+    if report.indexed:  # the rate is that of the bar: scanning before, and vanished pictures after, are not in it
+        busy = report.indexed / report.images_per_s
+        speed = f" (indexing took {busy:.1f} s: {shown_rate(report.images_per_s)}, {report.transfer})"
     same = f" ({report.recognised:,} of them recognised by content)" if report.recognised else ""
     away = f" ({report.unseen:,} of them could not be checked)" if report.unseen else ""
     gone = f"; {report.removed:,} vanished" if report.removed else ""
     gone += f"; {report.left_out:,} removed because they are left out now" if report.left_out else ""
+    listed = f";  {_listing(out)}  lists the failures" if report.failed else ""
     return (
         f"{counted(report.discovered, 'picture')} found: {report.indexed:,} indexed{same}, "
         f"{report.unchanged:,} unchanged{away}, "
         f"{report.failed:,} failed{gone}, in {report.seconds:.1f} s{speed}; "
-        f"{shown_path(str(out))} holds {report.rows:,}"
+        f"{shown_path(str(out))} holds {report.rows:,}{listed}"
     )
 
 
@@ -275,4 +328,8 @@ def _show_failures(out: Path) -> None:
     for failure in ledger[:_FAILURES_SHOWN]:
         note(f"failed: {failure_line(failure)}")
     if len(ledger) > _FAILURES_SHOWN:
-        note(f"... and {len(ledger) - _FAILURES_SHOWN:,} more:  clipdex failures {out}")
+        note(f"... and {len(ledger) - _FAILURES_SHOWN:,} more:  {_listing(out)}")
+
+
+def _listing(out: Path) -> str:
+    return f"clipdex failures --index {shlex.quote(shown_path(str(out)))}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +12,10 @@ import typer
 from clipdex.base.counting import counted
 from clipdex.base.errors import AddFailed, InvalidArgument
 from clipdex.base.json_text import parse_plain_json
-from clipdex.cli.common import interruptible, shown_path
+from clipdex.cli.common import JsonOption, interruptible, shown_path
 from clipdex.cli.connection_options import Connection, connects
-from clipdex.cli.printing import note, printable, say
+from clipdex.cli.index_options import takes_index_option
+from clipdex.cli.printing import complain, note, printable, say, say_json
 from clipdex.cli.progress import rows_progress
 from clipdex.collection.collection import Collection
 from clipdex.collection.item import Item
@@ -23,13 +25,12 @@ from clipdex.index.merge import merge_indexes
 __all__ = ["add", "merge", "remove"]
 
 
+@takes_index_option
 @connects
 def add(
     pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE", help="Picture files.", show_default=False)],
     *,
-    index: Annotated[
-        Path, typer.Option("--index", "-i", metavar="X.clipdex", help="The index; created if it does not exist.")
-    ],
+    index: Path,
     item_id: Annotated[
         str | None,
         typer.Option(
@@ -41,10 +42,11 @@ def add(
         typer.Option(metavar="JSON", help="Metadata of each picture, an object.", show_default=False),
     ] = None,
     connection: Connection,
+    as_json: JsonOption = False,
 ) -> None:
     """Add pictures to an index by ids, or replace those of the same id.
 
-    They belong to no folder: clipdex index never removes them, and clipdex remove does. A picture that cannot be
+    The index is created if it does not exist. They belong to no folder: clipdex index never removes them, and clipdex remove does. A picture that cannot be
     added is named, and the others are added.
     """
     ids = [path.name for path in pictures] if item_id is None else [item_id]
@@ -70,8 +72,12 @@ def add(
             failures, added = dict(exc.failures), exc.added
         count = len(collection)
     for error in failures.values():
-        note(f"clipdex: {printable(str(error))}")
-    say(f"{counted(added, 'item')} added; {shown_path(str(index))} holds {count:,}")
+        complain(f"clipdex: {printable(str(error))}")
+    if as_json:
+        said_of = {each: str(error) for each, error in failures.items()}
+        say_json({"index": str(index), "added": added, "pictures": count, "failures": said_of})
+    else:
+        say(f"{counted(added, 'item')} added; {shown_path(str(index))} holds {count:,}")
     if failures:
         raise typer.Exit(1)
 
@@ -90,15 +96,24 @@ def _metadata(text: str | None) -> dict[str, Any] | None:
     return found
 
 
+@takes_index_option
 def remove(
     ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of items.", show_default=False)],
-    index: Annotated[Path, typer.Option("--index", "-i", metavar="X.clipdex", help="The index.")],
+    *,
+    index: Path,
+    as_json: JsonOption = False,
 ) -> None:
-    """Remove items that were added by id from an index. clipdex forget removes pictures of folders."""
+    """Remove items that were added by id from an index.
+
+    clipdex forget removes pictures of folders.
+    """
     with interruptible("the index is as it was"), Collection.open(index) as collection:
         unknown = [each for each in dict.fromkeys(ids) if each not in collection]
         removed = collection.remove(ids)
         count = len(collection)
+    if as_json:
+        say_json({"index": str(index), "removed": removed, "unknown": unknown, "pictures": count})
+        return
     for each in unknown:
         note(f"there is no item {printable(each)}")
     say(f"{counted(removed, 'item')} removed; {shown_path(str(index))} holds {count:,}")
@@ -107,6 +122,7 @@ def remove(
 def merge(
     indexes: Annotated[list[Path], typer.Argument(metavar="X.clipdex", help="Indexes of one model.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="X.clipdex", help="The new index.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Join indexes of one model into a new one, without embedding anything again.
 
@@ -115,5 +131,8 @@ def merge(
     """
     with interruptible("nothing was written"), rows_progress("copying") as progress:
         done = merge_indexes(indexes, out, progress)
+    if as_json:
+        say_json({"index": str(out)} | asdict(done))
+        return
     twice = f"; {done.replaced:,} left out, as a later index has their path or id" if done.replaced else ""
     say(f"{shown_path(str(out))} holds {counted(done.rows, 'picture')}{twice}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,8 @@ from clipdex.base.counting import counted
 from clipdex.base.items import BEGINS, path_text
 from clipdex.cli.common import JsonOption, interruptible, shown_path, typed_delimiter
 from clipdex.cli.connection_options import Connection, connects
-from clipdex.cli.printing import note, printable, say, say_json
+from clipdex.cli.index_options import IndexAndPaths, takes_index, takes_index_and_paths
+from clipdex.cli.printing import complain, note, printable, say, say_json
 from clipdex.cli.progress import index_progress
 from clipdex.index import Failure, Index, IndexWriter
 from clipdex.index.manifest import MANIFEST
@@ -25,9 +27,10 @@ from clipdex.sources import ledger_source
 __all__ = ["failure_line", "failures", "forget", "refuse_second_writer"]
 
 
+@takes_index
 @connects
 def failures(
-    index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
+    index: Path,
     retry: Annotated[bool, typer.Option("--retry", help="Retry them all; needs the server.")] = False,
     as_json: JsonOption = False,
     column: Annotated[
@@ -58,7 +61,7 @@ def failures(
             f"the ledger of {index}",
             column=column,
             delimiter=typed_delimiter(delimiter),
-            on_unopened=lambda why: note(f"not retried: {why}"),
+            on_unopened=lambda why: complain(f"not retried: {why}"),
         )
         with (
             interruptible("run the same command again to resume"),
@@ -105,16 +108,9 @@ def _as_dict(failure: Failure) -> dict[str, object]:
 _SHOWN = 10
 
 
+@takes_index_and_paths
 def forget(
-    index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="PATH",
-            help="Files and folders to forget, with all below; they need not exist.",
-            show_default=False,
-        ),
-    ] = None,
+    named: IndexAndPaths,
     missing: Annotated[
         bool,
         typer.Option(
@@ -130,14 +126,19 @@ def forget(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be forgotten, and do nothing.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove pictures and failures from an index. No file is touched.
 
     A picture that is still in an indexed folder comes back with the next run over it. clipdex compact frees
     the space.
     """
+    index, paths = named.index, named.paths
     with interruptible("the index is as it was"):
-        found = forget_pictures(index, paths or (), missing=missing, whole_folders=yes, dry_run=dry_run)
+        found = forget_pictures(index, paths, missing=missing, whole_folders=yes, dry_run=dry_run)
+    if as_json:
+        say_json({"index": str(index), "dry_run": dry_run} | asdict(found))
+        return
     folders = sorted(found.folders.items(), key=lambda one: (-one[1], one[0]))
     for folder, rows in folders[:_SHOWN]:
         note(f"{rows:,} {'added by id' if folder == BEGINS else f'in {shown_path(folder)}'}")

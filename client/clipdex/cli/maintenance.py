@@ -13,9 +13,10 @@ from clipdex.base.counting import counted
 from clipdex.base.errors import IndexFault, IndexNotFound
 from clipdex.base.items import path_text
 from clipdex.cli.common import JsonOption, interruptible, shown_path
-from clipdex.cli.printing import note, printable, say, say_json
+from clipdex.cli.index_options import takes_index
+from clipdex.cli.printing import complain, note, printable, say, say_json
 from clipdex.cli.progress import rows_progress
-from clipdex.index import Damage, Index, compact_index, optimize_index, verify_index
+from clipdex.index import Damage, Index, VerifyReport, compact_index, optimize_index, verify_index
 
 __all__ = ["compact", "info", "optimize", "verify"]
 
@@ -23,9 +24,8 @@ _PATHS_SHOWN = 10
 _UNKNOWN = 3  # exit status if the index cannot be checked
 
 
-def verify(
-    index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
-) -> None:
+@takes_index
+def verify(index: Path, as_json: JsonOption = False) -> None:
     """Check a whole index for damage.
 
     Exit status 0 if everything is as it was written; 1 if not, or if there is no index; 3 if it cannot be checked
@@ -38,10 +38,15 @@ def verify(
     except IndexNotFound:
         raise
     except IndexFault as exc:
-        note(f"clipdex: {exc}")
+        complain(f"clipdex: {exc}")
         raise typer.Exit(_UNKNOWN) from exc
+    if as_json:
+        say_json(_verified(index, report))
+        if report.damages:
+            raise typer.Exit(1)
+        return
     for damage in report.damages:
-        note(f"damaged: {damage.what}")
+        complain(f"damaged: {damage.what}")
         _show_pictures(index, damage)
     where = shown_path(str(index))
     read = f"{counted(report.rows, 'row')} in {counted(report.extents, 'commit')}"
@@ -62,19 +67,39 @@ def _show_pictures(index: Path, damage: Damage) -> None:
     try:
         with Index.open(index) as opened:
             for row in range(first, min(end, first + _PATHS_SHOWN)):
-                note(f"  row {row}: {printable(path_text(opened.picture(row).path))}")
+                complain(f"  row {row}: {printable(path_text(opened.picture(row).path))}")
     except IndexFault:
         return  # too damaged to name them
     if end - first > _PATHS_SHOWN:
-        note(f"  ... to row {end - 1}")
+        complain(f"  ... to row {end - 1}")
 
 
+def _verified(index: Path, report: VerifyReport) -> dict[str, object]:
+    return {
+        "index": str(index),
+        "sound": not report.damages,
+        "rows": report.rows,
+        "commits": report.extents,
+        "bytes_read": report.bytes_read,
+        "damages": [
+            {
+                "what": damage.what,
+                "first_row": (damage.rows or (None,))[0],
+                "end_row": (damage.rows or (None,))[-1],
+            }
+            for damage in report.damages
+        ],
+    }
+
+
+@takes_index
 def compact(
-    index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
+    index: Path,
     drop_damaged: Annotated[
         bool,
         typer.Option("--drop-damaged", help="Also drop damaged rows; the ledger then lists their files."),
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Rewrite an index without the rows of files that are gone or were replaced.
 
@@ -83,35 +108,38 @@ def compact(
     """
     with interruptible("the index is as it was"), rows_progress("copying") as progress:
         dropped = compact_index(index, progress, drop_damaged=drop_damaged)
+    if as_json:
+        say_json({"index": str(index), "dropped": dropped})
+        return
     one, many = ("tombstone or damaged row", "tombstones or damaged rows") if drop_damaged else ("tombstone", "")
     what = f"{counted(dropped, one, many)} dropped" if dropped else f"no {many or 'tombstones'}"
     say(f"{shown_path(str(index))}: {what}")
 
 
-def optimize(
-    index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
-) -> None:
+@takes_index
+def optimize(index: Path, as_json: JsonOption = False) -> None:
     """Make searching an index several times faster, with the same results.
 
     Writes int8 codes of the rows beside them. Run it again after adding pictures: it codes only the new rows.
     """
     with interruptible("the index is as it was"), rows_progress("coding") as progress:
         done = optimize_index(index, progress)
+    if as_json:
+        say_json({"index": str(index), "rows": done.rows, "coded": done.coded, "bytes": done.file_bytes})
+        return
     say(
         f"{shown_path(str(index))}: {counted(done.rows, 'row has', 'rows have')} int8 codes, "
         f"{done.coded:,} of them made now ({done.file_bytes / 1e6:,.1f} MB)"
     )
 
 
-def info(
-    index: Annotated[Path, typer.Argument(metavar="X.clipdex", help="The index.")],
-    as_json: JsonOption = False,
-) -> None:
+@takes_index
+def info(index: Path, as_json: JsonOption = False) -> None:
     """Show what an index holds: rows, tombstones, failures, size, model, age."""
     with Index.open(index) as opened:
         manifest, found = opened.manifest, opened.info()
     if as_json:
-        say_json(asdict(manifest) | asdict(found))
+        say_json({"index": str(index)} | asdict(manifest) | asdict(found))
         return
     failures = ", ".join(f"{count:,} {reason}" for reason, count in found.failures.items())
     lines = [

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from clipdex.cli.available import say_available
+from clipdex.cli.common import JsonOption
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.printing import note, printable, say, say_json
 from clipdex.client.held_models import HeldModel, list_models
@@ -20,14 +22,17 @@ def models(
     place: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SERVER|DIR]",
+            metavar="SERVER|DIR",
             help="Triton's gRPC address, or a model repository; same as --server.",
             show_default=False,
         ),
     ] = None,
     *,
     connection: Connection,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    available: Annotated[
+        bool, typer.Option("--available", help="List the models that a name stands for, to choose one to export.")
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the models of a server or a repository.
 
@@ -35,8 +40,12 @@ def models(
     similarity, the share of a text's ten best pictures that agree), and its fingerprint. An index accepts the
     vectors of any model with its own fingerprint.
     """
+    if available:
+        say_available(as_json)
+        return
+    server = connection.at(place)
     held = list_models(
-        place or connection.server,
+        server,
         model=connection.model,
         credentials=connection.credentials,
         wait_s=connection.wait_s,
@@ -52,7 +61,7 @@ def models(
         for remark in _remarks(model):
             note(f"{model.name}: {remark}")
     if not held:
-        note(f"{place or connection.server}: holds no model that clipdex exported")
+        note(f"{server}: holds no model that clipdex exported")
 
 
 def _row(model: HeldModel) -> tuple[str, ...]:

@@ -8,21 +8,39 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
+import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from clipdex.base.errors import ClipdexError
+from clipdex.base.printable import escaped, printable
+
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 __all__ = [
+    "Verbosity",
     "bar_console",
+    "complain",
+    "detail",
+    "flush_results",
+    "give_up_output",
+    "is_quiet",
+    "is_verbose",
     "note",
     "printable",
+    "rendered",
     "say",
     "say_block",
     "say_json",
+    "says_yes",
+    "set_verbosity",
     "speak_any_encoding",
+    "terminal_width",
     "write_bytes",
     "write_text",
 ]
@@ -32,9 +50,37 @@ _PLAIN = {"—": "-", "–": "-", "−": "-", "×": "x", "→": "->", "…": "..
 _HANDLER = "clipdex.plain"
 
 
+class Verbosity(IntEnum):
+    """How much is printed besides results and errors."""
+
+    QUIET = 0
+    NORMAL = 1
+    VERBOSE = 2
+
+
+_verbosity = Verbosity.NORMAL
+
+
+def set_verbosity(level: Verbosity) -> None:
+    """Choose how much this process prints on standard error from now on."""
+    global _verbosity
+    _verbosity = level
+
+
+def is_quiet() -> bool:
+    """Return whether only results and errors are printed: no notes, no progress."""
+    return _verbosity is Verbosity.QUIET
+
+
+def is_verbose() -> bool:
+    """Return whether details are printed."""
+    return _verbosity is Verbosity.VERBOSE
+
+
 def say(text: str = "", *, flush: bool = False) -> None:
     """Print one line of the command's result."""
-    print(printable(text), flush=flush)
+    with _as_our_error():
+        print(printable(text), flush=flush)
 
 
 def say_block(text: str) -> None:
@@ -44,26 +90,96 @@ def say_block(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Print one line that is not the command's result, on standard error."""
+    """Print one line that is not the command's result, on standard error; nothing with --quiet."""
+    if not is_quiet():
+        complain(text)
+
+
+def detail(text: str) -> None:
+    """Print one line on standard error with --verbose: a stage, a time, what was chosen."""
+    if is_verbose():
+        complain(text)
+
+
+def complain(text: str) -> None:
+    """Print one line about something that is wrong, on standard error, also with --quiet."""
     print(printable(text), file=sys.stderr)
 
 
-def say_json(data: object) -> None:
-    """Print a result for programs as JSON."""
-    write_text(json.dumps(data, indent=2) + "\n")
+def says_yes(question: str) -> bool:
+    """Ask on standard error, and return whether the answer is yes, which an empty line also means.
+
+    Not on standard output: what the command prints there may be for another program.
+    """
+    print(printable(question), end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()  # "" at its end
+    return answer.endswith("\n") and answer.strip().lower() in ("", "y", "yes")
+
+
+def say_json(data: object, *, flush: bool = False) -> None:
+    """Print a command's whole result for programs as one JSON document."""
+    write_text(json.dumps(data, indent=2, default=str) + "\n")
+    if flush:
+        flush_results()
 
 
 def write_text(text: str) -> None:
     """Write part of a result for programs; ASCII, as `json.dumps` returns it."""
-    sys.stdout.write(text)
+    with _as_our_error():
+        sys.stdout.write(text)
 
 
 def write_bytes(lines: Iterable[bytes]) -> None:
     """Write a result for programs, with the raw bytes of its paths."""
-    sys.stdout.flush()
-    for line in lines:
-        sys.stdout.buffer.write(line)
-    sys.stdout.buffer.flush()
+    with _as_our_error():
+        sys.stdout.flush()
+        for line in lines:
+            sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+
+
+def flush_results() -> None:
+    """Write out what is buffered.
+
+    Raises:
+        ClipdexError: standard output cannot be written, as on a full disk.
+    """
+    with _as_our_error():
+        sys.stdout.flush()
+
+
+def give_up_output() -> None:
+    """Drop what standard output does not take, of which Python would complain once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _as_our_error() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # the reader, such as head, has enough
+    except OSError as exc:
+        raise ClipdexError(f"standard output cannot be written: {exc.strerror or exc}") from exc
+
+
+def rendered(parts: Iterable[RenderableType]) -> str:
+    """Return parts of a page as standard output can show them: as wide, in its colours if it has any."""
+    from rich.console import Console  # here, so that a missing rich can be reported
+
+    console = Console(highlight=False)
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part)
+    return "\n".join(line.rstrip() for line in captured.get().split("\n"))
+
+
+def terminal_width(otherwise: int) -> int:
+    """Return the columns of the terminal that standard output is, or else `otherwise`."""
+    return shutil.get_terminal_size((otherwise, 24)).columns if sys.stdout.isatty() else otherwise
 
 
 def bar_console() -> Console:
@@ -71,14 +187,6 @@ def bar_console() -> Console:
     from rich.console import Console  # here, so that a missing rich can be reported
 
     return Console(stderr=True)
-
-
-def printable(text: str) -> str:
-    r"""Return text that cannot move a terminal's cursor: control characters and undecodable bytes become \xNN.
-
-    So do line breaks and what changes the writing direction: C0, DEL, C1, the bidirectional overrides.
-    """
-    return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
 def speak_any_encoding() -> None:
@@ -93,11 +201,4 @@ def speak_any_encoding() -> None:
 def _plainly(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(_PLAIN.get(c) or _escaped(c) for c in error.object[error.start : error.end]), error.end
-
-
-def _escaped(char: str) -> str:
-    code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as os.fsdecode spells it
-        return f"\\x{code - 0xDC00:02x}"
-    return char.encode("unicode_escape").decode()
+    return "".join(_PLAIN.get(c) or escaped(c) for c in error.object[error.start : error.end]), error.end

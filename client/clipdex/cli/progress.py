@@ -1,4 +1,4 @@
-"""Progress bars: pictures done, images/s, time left, failures."""
+"""Progress bars: the stage, pictures done, images/s, time left, failures."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.progress_bar import ProgressBar
 
-from clipdex.cli.printing import bar_console, note
+from clipdex.cli.printing import bar_console, detail, is_quiet, note
 from clipdex.pipeline.report import Progress
 
-__all__ = ["index_progress", "rows_progress"]
+__all__ = ["index_progress", "rows_progress", "shown_rate"]
 
 _LINE_EVERY_S = 10.0
 
 
 @contextmanager
-def index_progress() -> Iterator[Callable[[Progress], None]]:
+def index_progress() -> Iterator[Callable[[Progress], None] | None]:
     """Show a bar on a terminal; print a line every ten seconds if standard error is a file or a pipe."""
-    if sys.stderr.isatty():
+    if is_quiet():
+        yield None
+    elif sys.stderr.isatty():
         with _bar() as report:
             yield report
     else:
@@ -31,28 +34,51 @@ def index_progress() -> Iterator[Callable[[Progress], None]]:
 @contextmanager
 def _bar() -> Iterator[Callable[[Progress], None]]:
     bar = Bar(
-        TextColumn("indexing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f} images/s"),
+        TextColumn("{task.description}"),
+        _SmoothBar(),
+        TextColumn("{task.fields[done]}"),
+        TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[failed]} failed"),
+        TextColumn("{task.fields[failed]}"),
         console=bar_console(),
         transient=True,
     )
     with bar:
-        task = bar.add_task("", total=None, rate=0.0, failed=0)
+        task = bar.add_task("scanning", total=None, done="", rate="", failed="", last=None, at=0.0)
 
         def report(p: Progress) -> None:
-            bar.update(task, completed=p.done, total=p.total, rate=p.images_per_s, failed=p.failed)
+            # A decoded picture is half done, so that the bar moves with each, and not with each batch.
+            bar.update(
+                task,
+                description=f"{p.stage:<10}",
+                completed=p.done + p.waiting / 2,
+                total=p.total,
+                done=_done(p),
+                rate=shown_rate(p.images_per_s) if p.indexed else "",
+                failed=f"{p.failed:,} failed" if p.failed else "",
+                last=p,
+                at=time.monotonic(),
+            )
 
         yield report
+
+
+class _SmoothBar(BarColumn):
+    """A bar that goes on at the rate of the run while a batch is under way, up to that batch's end."""
+
+    def render(self, task: Task) -> ProgressBar:
+        """Return the bar."""
+        drawn = super().render(task)
+        last = task.fields["last"]
+        if last is not None:
+            drawn.completed += min(last.waiting, last.images_per_s * (time.monotonic() - task.fields["at"])) / 2
+        return drawn
 
 
 @contextmanager
 def rows_progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
     """Show a bar over rows on a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
+    if is_quiet() or not sys.stderr.isatty():
         yield None
         return
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -61,14 +87,25 @@ def rows_progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def shown_rate(images_per_s: float) -> str:
+    """Return a rate as every command prints it; slow ones with a decimal."""
+    return f"{images_per_s:.{0 if images_per_s >= 10 else 1}f} images/s"
+
+
 def _lines() -> Callable[[Progress], None]:
-    last = time.monotonic()
+    last, stage = time.monotonic(), ""
 
     def report(p: Progress) -> None:
-        nonlocal last
+        nonlocal last, stage
+        if p.stage != stage:
+            stage = p.stage
+            detail(f"{stage} ...")
         if time.monotonic() - last >= _LINE_EVERY_S:
             last = time.monotonic()
-            of = f" of {p.total:,}" if p.total is not None else ""
-            note(f"{p.done:,}{of} done, {p.images_per_s:.0f} images/s, {p.failed:,} failed")
+            note(f"{p.stage}: {_done(p)} done, {shown_rate(p.images_per_s)}, {p.failed:,} failed")
 
     return report
+
+
+def _done(p: Progress) -> str:
+    return f"{p.done:,}" if p.total is None else f"{p.done:,} of {p.total:,}"

@@ -14,8 +14,11 @@ from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
 from clipdex.cli.ann import open_ann
 from clipdex.cli.answers import hit_line, print_answers, print_csv, print_json
-from clipdex.cli.common import HtmlOption, JsonOption
+from clipdex.cli.common import HtmlOption, JsonOption, NoLinksOption, check_links
 from clipdex.cli.connection_options import Connection, connects
+from clipdex.cli.demo_model import note_demo_model
+from clipdex.cli.index_options import takes_index_option
+from clipdex.cli.panels import OUTPUT
 from clipdex.cli.printing import note
 from clipdex.cli.query_options import (
     ImageOption,
@@ -38,13 +41,14 @@ TopKOption = Annotated[
 ]
 
 
+@takes_index_option
 @connects
 def search(
     queries: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT", help="What the pictures should show.")
     ] = None,
     *,
-    index: Annotated[Path, typer.Option("--index", "-i", metavar="X.clipdex", help="The index to search.")],
+    index: Path,
     text: TextOption = None,
     minus: MinusOption = None,
     image: ImageOption = None,
@@ -71,11 +75,15 @@ def search(
     ] = False,
     connection: Connection,
     as_json: JsonOption = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of lines.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV instead of lines.", rich_help_panel=OUTPUT)
+    ] = False,
     arrow: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write an Arrow file.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write an Arrow file.", show_default=False, rich_help_panel=OUTPUT),
     ] = None,
     html: HtmlOption = None,
+    no_links: NoLinksOption = False,
 ) -> None:
     """Find the pictures of an index that best match a text or picture.
 
@@ -87,10 +95,12 @@ def search(
         raise InvalidArgument("--json and --csv are both given; choose one")
     if param and where is None:
         raise InvalidArgument("--param gives a value to --where, but --where is not given")
+    check_links(no_links, html)
     grouping = Grouping(cosine=group_cosine) if group or group_cosine is not None else None
     with Index.open(index) as opened:
         if opened.manifest.below_floor:
             note(f"{index} holds vectors of a model that was installed although {opened.manifest.below_floor}")
+        note_demo_model(opened.manifest.fingerprint)
         ranker = open_ann(opened) if ann else None
         # A faulty condition is reported before anything is embedded.
         rows = None if where is None else opened.where(where, parameters(param or []))
@@ -121,6 +131,10 @@ def search(
         sections = [Section(answer.query, answer.hits) for answer in answers]
         of_them = "" if rows is None else f", {len(rows):,} of them where {where}"
         write_contact_sheet(
-            html, sections, title="clipdex search", summary=f"{counted(count, 'picture')} in {index}{of_them}"
+            html,
+            sections,
+            title="clipdex search",
+            summary=f"{counted(count, 'picture')} in {index}{of_them}",
+            links=not no_links,
         )
         note(f"contact sheet: {html}")

@@ -5,7 +5,7 @@ Not public: docs/design.md lists what is.
 
 from clipdex.base.records import Failure, Picture
 from clipdex.index.compact import compact_index
-from clipdex.index.hits import Hit
+from clipdex.index.hits import Hit, Hits
 from clipdex.index.manifest import Manifest
 from clipdex.index.optimize import Optimized, optimize_index
 from clipdex.index.reader import Index, IndexInfo
@@ -16,6 +16,7 @@ __all__ = [
     "Damage",
     "Failure",
     "Hit",
+    "Hits",
     "Index",
     "IndexInfo",
     "IndexWriter",

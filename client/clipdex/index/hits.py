@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 
@@ -14,10 +14,17 @@ from clipdex.base.errors import IndexDamaged
 from clipdex.base.items import id_of_text, path_text
 from clipdex.base.json_text import parsed_object
 from clipdex.base.records import Picture
+from clipdex.base.short_names import short_names
+from clipdex.index.tiles import CLASS, Tile, tile_grid, tile_style
 from clipdex.search.exact import Ranking
 from clipdex.search.grouping import Group, Grouping, Traits, group_rows
+from clipdex.sources.thumbnail import ThumbnailSize
 
-__all__ = ["Hit", "grouped_ranking", "hits_of", "traits"]
+__all__ = ["Hit", "Hits", "grouped_ranking", "hits_of", "traits"]
+
+# A notebook keeps its outputs in its file: 20 thumbnails of at most 24 KiB, and their names, are below 1 MB.
+_SHOWN = 20
+_SHOWN_SIZE = ThumbnailSize(side=180, most_bytes=24 << 10)
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,40 @@ class Hit:
     def id(self) -> str | None:
         """The id of an item that was added by id; None for a picture of a folder or another source."""
         return id_of_text(self.path)
+
+
+class Hits(list[Hit]):
+    """The hits of one query, best first: a list, which a notebook shows as pictures.
+
+    A notebook shows the first 20, in less than 1 MB. A picture that cannot be read is replaced by the reason.
+    """
+
+    @overload
+    def __getitem__(self, which: SupportsIndex, /) -> Hit: ...
+    @overload
+    def __getitem__(self, which: slice, /) -> Hits: ...
+    def __getitem__(self, which: SupportsIndex | slice, /) -> Hit | Hits:
+        found = super().__getitem__(which)
+        return Hits(found) if isinstance(found, list) else found
+
+    def _repr_html_(self) -> str:
+        if not self:
+            return f'<div class="{CLASS}">no hits</div>'
+        shown = self[:_SHOWN]
+        names = short_names(hit.path for hit in shown)
+        tiles = [
+            Tile(
+                hit.path,
+                f"{hit.score:.3f}",
+                f"{names[hit.path]}, result {i}",
+                others=[copy.path for copy in hit.copies],
+            )
+            for i, hit in enumerate(shown, 1)
+        ]
+        more = f"<p>and {len(self) - _SHOWN:,} more</p>" if len(self) > _SHOWN else ""
+        # No links: browsers follow none to file: from a page that a server sent, such as a notebook.
+        grid = tile_grid(tiles, names, _SHOWN_SIZE, links=False)
+        return f"<style>{tile_style([len(tiles)])}</style>\n{grid}{more}"
 
 
 def grouped_ranking(
@@ -80,7 +121,7 @@ def traits(pictures: Sequence[Picture], vectors: Array) -> Traits:
 
 def hits_of(
     found: Sequence[tuple[Ranking, Sequence[Group]]], pictures: Mapping[int, Picture], directory: Path
-) -> list[list[Hit]]:
+) -> list[Hits]:
     """Make hits of groups of positions in rankings.
 
     Raises:
@@ -92,10 +133,10 @@ def hits_of(
         return _hit(row, float(ranking.scores[i]), pictures[row], directory)
 
     return [
-        [
+        Hits(
             replace(hit(ranking, group.first), copies=tuple(hit(ranking, i) for i in group.copies))
             for group in groups
-        ]
+        )
         for ranking, groups in found
     ]
 

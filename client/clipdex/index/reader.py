@@ -20,7 +20,7 @@ from clipdex.base.errors import Closed, IndexDamaged, IndexFault, InvalidArgumen
 from clipdex.base.items import paths_meant
 from clipdex.base.records import Extent, Failure, KnownFile, Picture
 from clipdex.index.files import fault, open_directory
-from clipdex.index.hits import Hit, grouped_ranking, hits_of, traits
+from clipdex.index.hits import Hit, Hits, grouped_ranking, hits_of, traits
 from clipdex.index.info import IndexInfo, info_of
 from clipdex.index.manifest import Manifest
 from clipdex.index.ranker import Ranker
@@ -37,7 +37,7 @@ from clipdex.search.exact import Ranking
 from clipdex.search.grouping import Group, Grouping, Traits
 from clipdex.search.topk import top_k as exact_top_k
 
-__all__ = ["DEFAULT_TOP_K", "Hit", "Index", "IndexInfo"]
+__all__ = ["DEFAULT_TOP_K", "Hit", "Hits", "Index", "IndexInfo"]
 
 DEFAULT_TOP_K = 5
 
@@ -184,7 +184,7 @@ class Index:
         exclude: Sequence[int] | Array = (),
         grouping: Grouping | None = None,
         ann: Ranker | None = None,
-    ) -> list[list[Hit]]:
+    ) -> list[Hits]:
         """Find the `top_k` pictures nearest to each query, best first; equal scores by row.
 
         Args:
@@ -256,7 +256,7 @@ class Index:
             found.append((ranking, groups[offset:]))
         return self._hits(found)
 
-    def _hits(self, found: Sequence[tuple[Ranking, Sequence[Group]]]) -> list[list[Hit]]:
+    def _hits(self, found: Sequence[tuple[Ranking, Sequence[Group]]]) -> list[Hits]:
         """Groups of positions in rankings, as hits."""
         rows = sorted({int(ranking.rows[i]) for ranking, groups in found for group in groups for i in group.all})
         self.require_sound(rows)  # what had codes, or was named by FAISS, has not been looked at before

@@ -2,7 +2,8 @@
 
 CLIP in Hugging Face's format needs none: its tokenizer does everything. SigLIP removes punctuation, and OpenCLIP
 first repairs text with ftfy: `fix` does what ftfy does to correctly decoded text (curly quotes, ligatures,
-full-width letters, control characters), but not its guesses at text decoded with the wrong encoding.
+full-width letters, control characters), but not its guesses at text decoded with the wrong encoding. They change
+between its versions, and two machines would make different vectors of one text; docs/families.md has the figures.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def _fix_line(text: str, entities: bool) -> str:
 def _character(match: re.Match[str]) -> str:
     """Replace an HTML entity by its character; leave other text as it is."""
     entity = match.group()
-    unescaped = html.unescape(entity) if entity.startswith("&#") else _entities().get(entity, entity)
+    if not entity.startswith("&#"):
+        return _entities().get(entity, entity)
+    unescaped = html.unescape(entity)
     return entity if ";" in unescaped else unescaped
 
 

@@ -6,13 +6,17 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
+from clipdex.base.counting import counted
 from clipdex.base.errors import ClipdexError
 from clipdex.pipeline.departures import Stranded
 from clipdex.sources.census import PassedOver
 
-__all__ = ["STAGES", "Progress", "RunReport", "StageTimes", "Tally"]
+__all__ = ["STAGES", "Phase", "Progress", "RunReport", "StageTimes", "Tally"]
+
+
+Phase = Literal["scanning", "embedding", "committing"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,9 @@ class Progress:
     """The progress of a run.
 
     total: the number of pictures in the source, None until they are counted.
-    stage_seconds: as in the report, so far.
+    images_per_s, stage_seconds: as in the report, so far.
+    waiting: pictures that are decoded, and whose vectors are awaited.
+    stage: "scanning" until the first file is read, then "embedding", at the end "committing".
     """
 
     indexed: int
@@ -29,6 +35,8 @@ class Progress:
     total: int | None
     images_per_s: float
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    waiting: int = 0
+    stage: Phase = "embedding"
 
     @property
     def done(self) -> int:
@@ -101,7 +109,7 @@ class Tally:
         accounted = self.indexed + self.unchanged + self.failed
         if self.found != accounted:
             raise ClipdexError(
-                f"{self.found:,} files came from the source, but {accounted:,} are accounted for: "
+                f"{counted(self.found, 'file')} came from the source, but {accounted:,} are accounted for: "
                 "this is a bug in clipdex, please report it; what was indexed is committed"
             )
 

@@ -29,10 +29,10 @@ from clipdex.model.formats.icc import IccUse, check_icc
 from clipdex.pipeline.batch import Batch
 from clipdex.pipeline.decode import Decoded, DecodePool, Unchanged
 from clipdex.pipeline.departures import CopiesMet, remove_departed
-from clipdex.pipeline.report import Progress, RunReport, StageTimes, Tally
+from clipdex.pipeline.report import Phase, Progress, RunReport, StageTimes, Tally
 from clipdex.pipeline.ring import PixelRing, open_ring
 from clipdex.pipeline.standing import Check, Standing, checked, keeps_its_row, standing_of, to_read
-from clipdex.sources.census import PassedOver, Surveyed
+from clipdex.sources.census import Counted, PassedOver, Surveyed
 from clipdex.sources.opening import as_source
 from clipdex.sources.scan import FoundFile
 from clipdex.sources.source import Source
@@ -55,6 +55,9 @@ _BATCH_DEADLINE_S = 900.0
 # Notes of the scan on files that are not decoded: the most that may wait for the joining thread, and how long.
 _MOST_NOTES = 16_384
 _PATIENCE_S = 0.05
+
+# A progress bar moves as smoothly as an eye can see.
+_REPORT_S = 0.05
 
 
 def index_pictures(
@@ -88,7 +91,7 @@ def index_pictures(
         check: "stat": a file with unchanged size, mtime and ctime is not read; "content": every file is read, and
             embedded if its content has changed.
         max_ring_bytes: memory for decoded pictures, including those in flight; at least two pictures.
-        progress: called after about every batch.
+        progress: called as pictures are read and embedded, at most twenty times a second, and after each batch.
 
     Raises:
         InvalidArgument: `check` is neither of the two.
@@ -173,7 +176,10 @@ class _Run:
         self._scan_failures: deque[Failure] = deque()
         # New metadata of unchanged files, and ctimes of those whose ctime was not known.
         self._remarks: deque[tuple[bytes, str | int]] = deque()
-        self._total: int | None = None
+        self._total = source.size() if isinstance(source, Counted) else None
+        self._waiting = 0
+        self._phase: Phase = "scanning"
+        self._reported_at = 0.0
         self._over = threading.Event()
         self._busy: Mapping[str, float] = {}  # the workers' seconds so far
         self._first_at: float | None = None
@@ -201,6 +207,8 @@ class _Run:
             self._embed(pool, ring, in_flight, stop_if_told)
             self.times.seconds.update(pool.busy)
         self._note_scan()
+        self._phase = "committing"
+        self._report()
         self._commit()
         self.tally.check()
         self._last_at = time.monotonic()
@@ -211,9 +219,11 @@ class _Run:
         fresh = self.times.each("scan", self._fresh_files())
         batch = Batch(ring.tray_of(0))
         heard = 0
+        self._report()
         try:
             for result in self.times.each("wait_decode", pool.decode_within(_PATIENCE_S, fresh)):
                 stop_if_told()
+                self._report_if_due()
                 if result is None:  # the scan may have many notes on files that are not decoded
                     self._note_scan()
                     self._commit_if_due()
@@ -238,6 +248,7 @@ class _Run:
     def _place(self, result: Decoded | Unchanged | Failure, batch: Batch) -> None:
         """Send a file that was read to the ledger, its old row, another row's vector, or the model."""
         self._commit_if_due()  # a run may meet nothing but failures and touched files
+        self._phase = "embedding"
         if isinstance(result, Failure):
             self._fail(result)
             return
@@ -254,6 +265,7 @@ class _Run:
                 return
             if self._first_at is None:
                 self._first_at = time.monotonic()
+            self._waiting += 1
             row = self._writer.row_of_content(picture.content_hash)
             if row is None:
                 batch.embed(picture, result.slot)
@@ -302,7 +314,7 @@ class _Run:
             return self._client.submit_pixels(pixels, _BATCH_DEADLINE_S) if len(pixels) else None
 
     def _append(self, batch: Batch, answer: Future[Array] | None) -> None:
-        vectors = None
+        vectors, count = None, len(batch.pictures)
         if answer is not None:
             with self.times.during("wait_embed"):
                 vectors = self._answers(batch, answer)
@@ -314,6 +326,7 @@ class _Run:
             self._writer.append(batch.pictures, batch.vectors(vectors, self._writer.vector, dim))
         self.tally.indexed += len(batch.pictures)
         self.tally.recognised += batch.recognised
+        self._waiting -= count
         self._note_scan()
         self._commit_if_due()
         self._last_at = time.monotonic()
@@ -366,16 +379,23 @@ class _Run:
             else:
                 self._writer.annotate(path, remark)
 
+    def _report_if_due(self) -> None:
+        if self._progress is not None and time.monotonic() - self._reported_at >= _REPORT_S:
+            self._report()
+
     def _report(self) -> None:
         if self._progress is not None:
-            t = self.tally
+            self._reported_at = time.monotonic()
+            t, rate = self.tally, self.images_per_s()
             seconds = {**self.times.seconds, **self._busy}
-            self._progress(Progress(t.indexed, t.unchanged, t.failed, self._total, self.images_per_s(), seconds))
+            self._progress(
+                Progress(t.indexed, t.unchanged, t.failed, self._total, rate, seconds, self._waiting, self._phase)
+            )
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
         """Count the pictures in a thread during the block, if progress is reported."""
-        if self._progress is None:
+        if self._progress is None or self._total is not None:
             yield
             return
         counter = threading.Thread(target=self._count, name="clipdex-count", daemon=True)

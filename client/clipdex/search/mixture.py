@@ -19,6 +19,7 @@ import numpy as np
 
 from clipdex.base.arguments import is_number
 from clipdex.base.arrays import Array, Vectors
+from clipdex.base.counting import counted
 from clipdex.base.errors import FingerprintMismatch, InvalidArgument
 from clipdex.model.card import ModelCard
 from clipdex.model.embeddings import Embeddings
@@ -193,9 +194,8 @@ def mix(vectors: Sequence[Array], weights: Sequence[float]) -> Vectors:
     if not all(is_number(weight) for weight in weights):
         raise InvalidArgument("a weight of the query is not a number")
     if not len(vectors) or len(vectors) != len(weights):
-        raise InvalidArgument(
-            f"a query has {len(vectors)} parts and {len(weights)} weights; expected one for each, and at least one"
-        )
+        parts, given = counted(len(vectors), "part"), counted(len(weights), "weight")
+        raise InvalidArgument(f"a query has {parts} and {given}; expected one for each, and at least one")
     spaces = {getattr(vector, "fingerprint", None) for vector in vectors}
     if len(spaces - {None}) > 1:
         raise FingerprintMismatch("the parts of the query were embedded by different models; use one for all")

@@ -55,6 +55,15 @@ class Surveyed(Protocol):
         ...
 
 
+@runtime_checkable
+class Counted(Protocol):
+    """A source that may know how many files and failures a pass will give, before it."""
+
+    def size(self) -> int | None:
+        """Return their number; None if only a pass can tell."""
+        ...
+
+
 class Census:
     """The running counts of one pass."""
 

@@ -73,6 +73,16 @@ class ParquetTable:
         """Yield the files in the order of the rows."""
         return self._named_files(on_failure) if self.names_files else self._pictures()
 
+    def size(self) -> int | None:
+        """Return the number of rows; None of a table of paths, in which one may stand twice."""
+        if self.names_files:
+            return None
+        try:
+            with _opened(self._table) as file:
+                return int(file.metadata.num_rows)
+        except (pa.ArrowException, OSError):
+            return None  # the pass reports it
+
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return rows that the table no longer has, and its lines in the ledger that are outdated."""
         if self.names_files:

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from clipdex.base.counting import counted
 from clipdex.base.errors import SourceError
 from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.locations import TABLE_SUFFIXES, TAR_SUFFIXES
@@ -62,4 +63,4 @@ def shards_in(directory: Path, column: str | None = None, exclusion: Exclusion |
 
 
 def _count(number: int, suffix: str) -> str:
-    return f"{number:,} {suffix} file{'' if number == 1 else 's'}"
+    return counted(number, f"{suffix} file")

@@ -154,6 +154,10 @@ class PathList:
             if info is not None:
                 yield FoundFile.of(path, info)
 
+    def size(self) -> int:
+        """Return the number of listed paths."""
+        return len(self._paths)
+
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return no path: a listed file that is gone is a failure, and the list says nothing about others."""
         return []

@@ -106,7 +106,7 @@ class FakeTransport:
     ) -> Future[Array]:
         """Answer before returning."""
         answer: Future[Array] = Future()
-        rows = max(len(array) for array in inputs.values())
+        rows = max((len(array) for array in inputs.values()), default=0)
         with self._lock:
             self.requests.append((model, rows))
         error = self._fault(model, inputs) if self._fault else None

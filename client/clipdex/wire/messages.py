@@ -11,6 +11,7 @@ import numpy as np
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
 from clipdex.base.arrays import Array
+from clipdex.base.counting import counted
 from clipdex.base.errors import ServerFault
 from clipdex.wire.generated import service_pb2
 from clipdex.wire.shared_memory import SharedMemory
@@ -59,7 +60,7 @@ def output_array(response: Any, output: str) -> Array:
     whose = f"the server's answer for {response.model_name[:200]}"
     if len(response.outputs) != len(response.raw_output_contents):
         raise ServerFault(
-            f"{whose} is malformed: it names {len(response.outputs)} outputs but carries "
+            f"{whose} is malformed: it names {counted(len(response.outputs), 'output')} but carries "
             f"{len(response.raw_output_contents)}"
         )
     for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from clipdex.base.arrays import Array
+from clipdex.base.errors import ClipdexError
 from clipdex.wire.shared_memory import SharedMemory
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ModelStatistics",
     "ServerInfo",
     "Transport",
+    "failed",
 ]
 
 # Limits on one answer, in bytes; larger ones are refused before memory is allocated. The first, gRPC's own
@@ -106,6 +108,13 @@ class ModelStatistics:
         return sum(rows * count for rows, count in self.batches.items()) / executed if executed else 0.0
 
 
+def failed(error: ClipdexError) -> Future[Array]:
+    """Return the answer to a request that was not sent: a future that holds the error."""
+    answer: Future[Array] = Future()
+    answer.set_exception(error)
+    return answer
+
+
 class Transport(Protocol):
     """One way to reach the models of a server. Safe to call from many threads."""
 
@@ -130,6 +139,9 @@ class Transport(Protocol):
         self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float, *, wait: bool = False
     ) -> Future[Array]:
         """Send one request and return at once -> a future of the output tensor or a ClipdexError.
+
+        A request that is refused or cannot be sent is a future that has failed: no ClipdexError is raised here,
+        except in a child that was forked from the process of the transport.
 
         The arrays must not change until the future is done. `cancel` on the future withdraws the request.
         wait: the caller will do nothing until it is done, so it may be answered in this call. No other thread has

@@ -31,7 +31,7 @@ from clipdex.wire.model_config import from_message
 from clipdex.wire.regions import Regions
 from clipdex.wire.shared_memory import SharedMemory
 from clipdex.wire.status import cause_of, is_restricted, translate
-from clipdex.wire.transport import LARGEST_ANSWER, SMALLEST_LIMIT, ModelConfig, ModelStatistics, ServerInfo
+from clipdex.wire.transport import LARGEST_ANSWER, SMALLEST_LIMIT, ModelConfig, ModelStatistics, ServerInfo, failed
 
 __all__ = ["TritonTransport"]
 
@@ -118,6 +118,14 @@ class TritonTransport:
         self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float, *, wait: bool = False
     ) -> Future[Array]:
         """Make one ModelInfer call, answered on gRPC's own thread, or on this one with `wait`."""
+        try:
+            return self._sent(model, inputs, output, timeout_s, wait)
+        except ClipdexError as exc:
+            return failed(exc)
+
+    def _sent(
+        self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float, wait: bool
+    ) -> Future[Array]:
         request = infer_request(model, inputs, output, self._regions.mapped, timeout_s)
         answer = _Answer(sum(map(len, request.raw_input_contents)))
         connection, began = self._connection, time.monotonic()

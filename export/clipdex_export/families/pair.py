@@ -7,14 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clipdex.base.errors import CheckpointError
-from clipdex_export.checkpoint import Checkpoint
+from clipdex_export.checkpoint import PAIR_PREFIX, Checkpoint
 from clipdex_export.families.family import Family
 from clipdex_export.families.text_towers import TEXT_TOWERS, TextFamily
 from clipdex_export.hub import fetch_weights, find_checkpoint
 
 __all__ = ["PAIR", "PAIR_PREFIX", "load_pair", "text_family_of"]
-
-PAIR_PREFIX = "pair:"
 
 
 def load_pair(source: str, allow_random: bool, load_image: Callable[[str], Checkpoint]) -> Checkpoint:

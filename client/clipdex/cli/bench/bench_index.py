@@ -15,12 +15,13 @@ from clipdex.apps.bench.machine import gpus_of, this_machine
 from clipdex.apps.bench.measure_index import SIZE, FirstOf, IndexRun, RequestLog, draw_photos, measure_index
 from clipdex.apps.bench.report_file import check_writable, index_report, write_report
 from clipdex.base.counting import counted
-from clipdex.cli.bench.bench_output import JsonOption, server_lines, table
-from clipdex.cli.common import interruptible
+from clipdex.cli.bench.bench_output import SaveOption, server_lines
+from clipdex.cli.common import JsonOption, interruptible
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.index import Use
-from clipdex.cli.printing import note, say, say_block
+from clipdex.cli.printing import note, say, say_block, say_json
 from clipdex.cli.progress import index_progress
+from clipdex.cli.tables import table
 from clipdex.sources import Source, open_source
 from clipdex.wire.address import may_share_memory
 
@@ -85,15 +86,16 @@ def index(
         ),
     ] = BoundKind.auto,
     seconds: Annotated[float, typer.Option(metavar="SECONDS", help="Time to measure encoding alone.")] = 5.0,
-    json_file: JsonOption = None,
+    save: SaveOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Measure an indexing run: each stage's busy time, the limiting stage, and the share of the bound it reaches.
+    """Measure an indexing run: each stage's busy time, the limiting stage, the share of the bound.
 
     Indexes the pictures into a temporary index, which is thrown away. Decoding alone and encoding alone are
     measured in the same call; the bound follows from them.
     """
-    if json_file is not None:
-        check_writable(json_file)
+    if save is not None:
+        check_writable(save)
     log = RequestLog()
     with (
         interruptible("no measurement was completed"),
@@ -106,18 +108,22 @@ def index(
         run = measure_index(
             client, found, kind=kind, workers=workers, encode_seconds=seconds, requests=log, progress=progress
         )
-        say_block(server_lines(client, gpus, machine))
-        _show(run)
-        if json_file is not None:
-            settings = {
-                "source": None if source is None else str(source),
-                "pictures": pictures,
-                "workers": workers,
-                "shared_memory": shared_memory.value,
-                "bound": bound.value,
-                "seconds": seconds,
-            }
-            write_report(json_file, index_report(machine, client, gpus, run, settings))
+        settings = {
+            "source": None if source is None else str(source),
+            "pictures": pictures,
+            "workers": workers,
+            "shared_memory": shared_memory.value,
+            "bound": bound.value,
+            "seconds": seconds,
+        }
+        report = index_report(machine, client, gpus, run, settings)
+        if as_json:
+            say_json(report)
+        else:
+            say_block(server_lines(client, gpus, machine))
+            _show(run)
+        if save is not None:
+            write_report(save, report)
 
 
 @contextmanager
@@ -144,7 +150,7 @@ def _show(run: IndexRun) -> None:
     executed = f"; {run.mean_batch:.1f} rows in an executed batch" if run.mean_batch else ""
     say(
         f"{counted(run.pictures, 'picture')} in {run.seconds:.1f} s: {run.images_per_s:.1f} images/s, "
-        f"{run.transfer}, {run.workers} workers{failed}{executed}"
+        f"{run.transfer}, {counted(run.workers, 'worker')}{failed}{executed}"
     )
     say()
     rows = [
@@ -158,7 +164,7 @@ def _show(run: IndexRun) -> None:
     say(limit_line(run.limited_by, run.limited_share))
     say(
         f"bound: {b.images_per_s:.1f} images/s, from {b.decode_core_s * 1e3:.2f} ms of a core to decode "
-        f"on {b.cores} cores, and {b.encode_s * 1e3:.2f} ms to encode, {how}"
+        f"on {counted(b.cores, 'core')}, and {b.encode_s * 1e3:.2f} ms to encode, {how}"
     )
     say(f"share of the bound: {run.share_of_bound:.3f}")
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clipdex.apps.bench.machine import Machine
+from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
+from clipdex.cli.panels import OUTPUT
 from clipdex.cli.printing import printable
 from clipdex.client.client import Client
 
-__all__ = ["JsonOption", "SecondsOption", "machine_line", "numbers", "server_lines", "table"]
+__all__ = ["SaveOption", "SecondsOption", "machine_line", "numbers", "server_lines"]
 
-JsonOption = Annotated[
+SaveOption = Annotated[
     Path | None,
     typer.Option(
-        "--json", metavar="FILE", help="Also write all figures to FILE (docs/bench.md).", show_default=False
+        "--save",
+        metavar="FILE",
+        help="Also write all figures to FILE as JSON (docs/bench.md).",
+        show_default=False,
+        rich_help_panel=OUTPUT,
     ),
 ]
 SecondsOption = Annotated[float, typer.Option(metavar="SECONDS", help="Time to measure each point.")]
@@ -38,27 +43,13 @@ def numbers(text: str, option: str) -> list[int]:
 
 def machine_line(machine: Machine) -> str:
     """Describe the machine and the date in one line."""
-    return f"{machine.cores} cores of {machine.cpu}, {machine.memory_bytes / 2**30:.0f} GiB, {machine.date}"
+    cores = counted(machine.cores, "core")
+    return f"{cores} of {machine.cpu}, {machine.memory_bytes / 2**30:.0f} GiB, {machine.date}"
 
 
 def server_lines(client: Client, gpus: int | None, machine: Machine) -> str:
     """Describe the server measured and the machine it was measured from."""
     server = f"{client.card.name} at {client.address}, {client.server.name} {client.server.version}"
     if gpus:
-        server += f", on {gpus} GPU{'s' if gpus > 1 else ''}"
+        server += f", on {counted(gpus, 'GPU')}"
     return f"{printable(server)}\nfrom {printable(machine_line(machine))}\n"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format rows as aligned columns: words to the left, numbers to the right."""
-    rows = [[printable(cell) for cell in row] for row in rows]
-    columns = list(zip(head, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    left = [not any(cell[:1].isdigit() for cell in column[1:]) for column in columns]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if is_left else cell.rjust(width)
-            for cell, width, is_left in zip(row, widths, left, strict=True)
-        ).rstrip()
-        for row in (head, *rows)
-    )

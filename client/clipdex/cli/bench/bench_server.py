@@ -14,11 +14,13 @@ from clipdex.apps.bench.machine import gpus_of, this_machine
 from clipdex.apps.bench.measure_server import Part, Point, ServerSettings, Transfer, measure_server
 from clipdex.apps.bench.plot import check_plot, plot_points
 from clipdex.apps.bench.report_file import check_writable, server_report, write_report
-from clipdex.cli.bench.bench_output import JsonOption, SecondsOption, numbers, server_lines, table
-from clipdex.cli.common import interruptible
+from clipdex.cli.bench.bench_output import SaveOption, SecondsOption, numbers, server_lines
+from clipdex.cli.common import JsonOption, interruptible
 from clipdex.cli.connection_options import Connection, connects
-from clipdex.cli.printing import note, say_block
+from clipdex.cli.panels import OUTPUT
+from clipdex.cli.printing import note, say_block, say_json
 from clipdex.cli.progress import rows_progress
+from clipdex.cli.tables import table
 from clipdex.client.client import Client
 from clipdex.wire import RetryPolicy, SharedMemory
 
@@ -67,11 +69,15 @@ def server(
     warmup: Annotated[
         float, typer.Option(metavar="SECONDS", help="Time under load before each measurement.")
     ] = 1.0,
-    json_file: JsonOption = None,
+    save: SaveOption = None,
+    as_json: JsonOption = False,
     plot: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Plot throughput against latency: .svg, .png or .pdf.", show_default=False
+            metavar="FILE",
+            help="Plot throughput against latency: .svg, .png or .pdf.",
+            show_default=False,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
 ) -> None:
@@ -83,7 +89,7 @@ def server(
     window = Window(seconds, requests, warmup, most_seconds=max(120.0, 4 * seconds))
     if plot is not None:
         check_plot(plot)
-    for file in filter(None, (json_file, plot)):
+    for file in filter(None, (save, plot)):
         check_writable(file)
     points: list[Point] = []
     # A failed request ends the measurement: a retry would distort it unnoticed.
@@ -105,18 +111,22 @@ def server(
                         progress(len(points), settings.points)
         finally:
             if points:
-                say_block(server_lines(client, gpus, machine))
-                say_block(table(_HEAD, [point_row(point) for point in points]))
-                if json_file is not None:
-                    options = {
-                        "seconds": seconds,
-                        "requests": requests,
-                        "warmup_seconds": warmup,
-                        "points": settings.points,
-                    }
-                    write_report(json_file, server_report(machine, client, gpus, points, options))
+                options = {
+                    "seconds": seconds,
+                    "requests": requests,
+                    "warmup_seconds": warmup,
+                    "points": settings.points,
+                }
+                report = server_report(machine, client, gpus, points, options)
+                if as_json:
+                    say_json(report)
+                else:
+                    say_block(server_lines(client, gpus, machine))
+                    say_block(table(_HEAD, [point_row(point) for point in points]))
+                if save is not None:
+                    write_report(save, report)
                 if plot is not None:
-                    plot_points(plot, points, f"{client.card.name} at {client.address}")
+                    plot_points(plot, points, *server_lines(client, gpus, machine).splitlines())
                     note(f"plot: {plot}")
 
 

@@ -13,12 +13,12 @@ import numpy as np
 
 from clipdex.base.arrays import Array
 from clipdex.base.cpus import has_quota, usable_cpus
-from clipdex.base.errors import CardError, Closed, ModelNotFound, RequestRefused, ServerFault
+from clipdex.base.errors import CardError, ClipdexError, Closed, ModelNotFound, RequestRefused, ServerFault
 from clipdex.base.extras import needs
 from clipdex.base.git_lfs import is_pointer_file, pointer_words
 from clipdex.wire.model_config import from_message, read_config
 from clipdex.wire.shared_memory import SharedMemory
-from clipdex.wire.transport import ModelConfig, ModelStatistics, ServerInfo
+from clipdex.wire.transport import ModelConfig, ModelStatistics, ServerInfo, failed
 
 __all__ = ["InprocTransport"]
 
@@ -52,6 +52,7 @@ class InprocTransport:
             )
         self._sessions: dict[str, Any] = {}
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         # One at a time: onnxruntime spreads each run over all cores by itself.
         self._runner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clipdex-inproc")
 
@@ -76,14 +77,16 @@ class InprocTransport:
         self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float, *, wait: bool = False
     ) -> Future[Array]:
         """Queue one run. The timeout is ignored: the work is this process's own."""
-        limit = self.config(model, timeout_s).max_batch_size
-        rows = max(len(array) for array in inputs.values())
-        if limit and rows > limit:
-            raise RequestRefused(f"{model} takes at most {limit} rows in a request; this one has {rows}")
         try:
+            limit = self.config(model, timeout_s).max_batch_size
+            rows = max((len(array) for array in inputs.values()), default=0)
+            if limit and rows > limit:
+                raise RequestRefused(f"{model} takes at most {limit} rows in a request; this one has {rows}")
             return self._runner.submit(self._run, model, dict(inputs), output)
-        except RuntimeError as exc:
-            raise Closed(f"{self.address} is closed") from exc
+        except ClipdexError as exc:
+            return failed(exc)
+        except RuntimeError:  # the runner was shut down
+            return failed(self._is_closed())
 
     def statistics(self, model: str, timeout_s: float) -> ModelStatistics:
         """Zeros: nothing is counted."""
@@ -97,9 +100,13 @@ class InprocTransport:
         """Do nothing."""
 
     def close(self) -> None:
-        """Wait for the current run, and drop the sessions."""
-        self._runner.shutdown(cancel_futures=True)
+        """Wait for the current run, and drop the sessions. Requests in the queue end with `Closed`."""
+        self._closed.set()
+        self._runner.shutdown()
         self._sessions.clear()
+
+    def _is_closed(self) -> Closed:
+        return Closed(f"{self.address} is closed")
 
     def _message(self, model: str) -> Any:
         if model not in self._names:
@@ -107,6 +114,8 @@ class InprocTransport:
         return read_config(self._repository / model / "config.pbtxt")
 
     def _run(self, model: str, inputs: dict[str, Array], output: str) -> Array:
+        if self._closed.is_set():
+            raise self._is_closed()
         session = self._session(model)
         try:
             (result,) = session.run([output], inputs)

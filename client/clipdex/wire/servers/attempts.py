@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from clipdex.base.arrays import Array
+from clipdex.base.counting import counted
 from clipdex.base.errors import Cancelled, ClipdexError, Closed, FingerprintMismatch
 from clipdex.wire.servers.fleet import Endpoint, Fleet
 from clipdex.wire.servers.retry_policy import FailureKind, RetryPolicy, failure_kind
@@ -197,10 +198,8 @@ class Call(Future[Array]):
             error = Closed("the connection is closed") if closed else self._fleet.why()
         seconds = time.monotonic() - self._began
         if self._attempts != 1 or isinstance(error, FingerprintMismatch):
-            tried = (
-                f"tried {self._attempts} times in {seconds:.1f} s" if self._attempts else f"for {seconds:.1f} s"
-            )
-            told = type(error)(f"{error} ({tried})")
+            times = f"tried {counted(self._attempts, 'time')} in" if self._attempts else "for"
+            told = type(error)(f"{error} ({times} {seconds:.1f} s)")
             told.__cause__ = error.__cause__
             error = told
         self._end(None, error)

@@ -1,0 +1,35 @@
+"""Groups of duplicates in words, and as sections of a contact sheet."""
+
+from __future__ import annotations
+
+from clipdex.apps.contact_sheet import Section
+from clipdex.apps.duplicates.groups import Duplicate, DuplicateGroup
+from clipdex.base.counting import counted
+from clipdex.index import Hit
+
+__all__ = ["group_section", "relation_words"]
+
+
+def relation_words(other: Duplicate) -> str:
+    """Say how a duplicate is like its keeper. Example: `near 0.981, cosine 0.9712`."""
+    if other.relation == "exact":
+        return "same bytes"
+    if other.relation == "semantic":
+        return f"semantic, cosine {other.cosine:.4f}"
+    return f"near {other.similarity:.3f}, cosine {other.cosine:.4f}"
+
+
+def group_section(group: DuplicateGroup, heading: str) -> Section:
+    """Return the section of a contact sheet that shows a group, with the keeper first and marked."""
+    pictures = (group.keeper, *group.others)
+    sizes = [f"{one.width:,} × {one.height:,}" for one in pictures]
+    return Section(
+        heading,
+        [Hit(one.row, one.similarity, one.path) for one in pictures],
+        counted(len(group.others), "duplicate"),
+        labels=[
+            size if one is group.keeper else f"{size}, {relation_words(one)}"
+            for size, one in zip(sizes, pictures, strict=True)
+        ],
+        keeper=True,
+    )

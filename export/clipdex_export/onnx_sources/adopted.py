@@ -1,0 +1,184 @@
+"""A source of ready-made ONNX as a Checkpoint: layout → files → towers, specs, references."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipdex.base.errors import CheckpointError
+from clipdex.model.card import ImageSpec
+from clipdex_export.checkpoint import Checkpoint, ImageHalf, TextHalf
+from clipdex_export.json_files import read_json
+from clipdex_export.onnx_sources.compose import ComposedImageTower, ComposedTextTower
+from clipdex_export.onnx_sources.graph import Tensor, external_files, read_graph
+from clipdex_export.onnx_sources.layout import ImageFiles, Layout, TextFiles
+from clipdex_export.onnx_sources.picture_rules import image_spec
+from clipdex_export.onnx_sources.reference import OriginalImages, OriginalTexts, run_original
+from clipdex_export.onnx_sources.repository import Repository
+from clipdex_export.onnx_sources.scale import scale_of
+from clipdex_export.onnx_sources.text_rules import TextRules, text_rules
+from clipdex_export.onnx_sources.tower_file import TowerFile, TowerKind
+
+__all__ = ["Found", "adopt"]
+
+# Their vectors are pooled by the network itself, and no projection follows.
+_WITHOUT_PROJECTION = ("siglip",)
+_PROBES = 3
+
+
+@dataclass(frozen=True)
+class Found:
+    """A source's repositories and layouts: of its image tower and of its text tower, which may be the same."""
+
+    source: str
+    images: tuple[Repository, Layout, ImageFiles]
+    texts: tuple[Repository, Layout, TextFiles]
+
+    @property
+    def layout(self) -> str:
+        """The layout's name; both for a pair of two."""
+        names = dict.fromkeys(layout.name for _, layout, _ in (self.images, self.texts))
+        return "+".join(names)
+
+    @property
+    def revision(self) -> str:
+        """The commits on the hub."""
+        commits = dict.fromkeys(repository.files.revision for repository, _, _ in (self.images, self.texts))
+        return "+".join(commit for commit in commits if commit)
+
+
+def adopt(found: Found) -> Checkpoint:
+    """Load the two towers of a source, in float32 or in float16 as they are.
+
+    Raises:
+        CheckpointError: a file is missing or unreadable, or a tower or a setting is not one that can be adopted.
+    """
+    (with_images, _, image_files), (with_texts, _, text_files) = found.images, found.texts
+    image, settings, spec = _image(with_images, image_files)
+    text, path, rules, config = _text(with_texts, text_files)
+    # The other tower's input, where a file has both, must be of a size that the file takes.
+    text = replace(text, others=tuple(_of_size(tensor, spec.size) for tensor in text.others))
+    image, image_width = _probed_image(image, spec)
+    text, text_width = _probed_text(text, rules)
+    scale = scale_of(image, text, spec.size, rules.spec.context_length)
+    return Checkpoint(
+        family=f"onnx-{found.layout}",
+        source=found.source,
+        revision=found.revision,
+        image=ImageHalf(
+            embedding_dim=image_width,
+            tower=ComposedImageTower(image, spec),
+            layers=None,
+            spec=spec,
+            reference=OriginalImages(settings, image_files.style, image),
+        ),
+        text=TextHalf(
+            embedding_dim=text_width,
+            tower=ComposedTextTower(text, rules.spec, rules.mask),
+            layers=None,
+            spec=rules.spec,
+            tokenizer_json=rules.tokenizer_json,
+            reference=OriginalTexts(
+                path,
+                text_files.style,
+                rules.spec.context_length,
+                rules.spec.pad_id,
+                canonical="punctuation" in rules.spec.cleaning,
+                siglip=config.get("model_type") in _WITHOUT_PROJECTION,
+                file=text,
+            ),
+        ),
+        logit_scale=scale.scale,
+        logit_bias=scale.bias,
+        weights_sha256=hashlib.sha256(f"onnx {image.sha256} {text.sha256}".encode()).hexdigest(),
+        precision="fp16" if image.half or text.half else "fp32",
+        row_by_row=image.rows is not None or text.rows is not None,
+        ready_made=True,
+        remarks={"layout": found.layout, "logit_scale": scale.source},
+    )
+
+
+def _image(repository: Repository, files: ImageFiles) -> tuple[TowerFile, Mapping[str, Any], ImageSpec]:
+    settings = read_json(repository.path(files.settings))
+    tower = _tower(repository, files.graph, "image", _json(repository, files.config))
+    return tower, settings, image_spec(settings, files.style, tower.side, _where(repository, files.settings))
+
+
+def _text(repository: Repository, files: TextFiles) -> tuple[TowerFile, Path, TextRules, Mapping[str, Any]]:
+    config = _json(repository, files.config)
+    path = repository.path(files.tokenizer)
+    tower = _tower(repository, files.graph, "text", config)
+    settings = _json(repository, files.tokenizer_config)
+    return tower, path, text_rules(path, settings, config, files.style, tower), config
+
+
+def _tower(repository: Repository, graph: str, kind: TowerKind, config: Mapping[str, Any]) -> TowerFile:
+    where, path = _where(repository, graph), repository.path(graph)
+    folder = graph.rpartition("/")[0]
+    for name in external_files(read_graph(path, where), where):
+        repository.path(f"{folder}/{name}" if folder else name)
+    tower = TowerFile.read(path, kind, where, pooled=config.get("model_type") in _WITHOUT_PROJECTION)
+    if tower.rows not in (None, 1):
+        raise CheckpointError(f"{where} takes batches of exactly {tower.rows}; expected of any size, or of one")
+    return tower
+
+
+def _of_size(tensor: Tensor, side: int) -> Tensor:
+    return replace(tensor, dims=(1, 3, side, side))
+
+
+def _probed_image(tower: TowerFile, spec: ImageSpec) -> tuple[TowerFile, int]:
+    rows = np.random.default_rng(0).standard_normal((_PROBES, 3, spec.size, spec.size))
+    return _probed(tower, {tower.given: rows})
+
+
+def _probed_text(tower: TowerFile, rules: TextRules) -> tuple[TowerFile, int]:
+    spec = rules.spec
+    # One token more in each row: all different, all valid.
+    ids = np.full((_PROBES, spec.context_length), spec.end_id)
+    for row, fewer in enumerate(ids):
+        fewer[: row + 1] = np.arange(row + 1)
+    beside = ((tower.mask,) if tower.mask else ()) + tower.zeros
+    return _probed(tower, {tower.given: ids} | {tensor: np.ones_like(ids) for tensor in beside})
+
+
+def _probed(tower: TowerFile, rows: Mapping[Tensor, Any]) -> tuple[TowerFile, int]:
+    """Run a tower on rows alone and together -> the tower as it proves to be, and the length of its vectors.
+
+    A file may state a free batch and have 1 written into its shapes all the same: then it takes single rows.
+    """
+    from onnx import helper
+
+    feeds = {t.name: v.astype(helper.tensor_dtype_to_np_dtype(t.kind)) for t, v in rows.items()}
+    alone = run_original(replace(tower, rows=1), feeds)
+    if alone.ndim != 2 or len(alone) != _PROBES or alone.shape[1] < 1:
+        raise CheckpointError(
+            f"{tower.where}: its output {tower.output} has the shape {alone.shape} for {_PROBES} rows of one; "
+            f"expected one vector for each"
+        )
+    if tower.rows is None:
+        try:
+            together = run_original(tower, feeds)
+        except CheckpointError:
+            together = np.zeros((0, 0))
+        if together.shape != alone.shape or not np.allclose(together, alone, rtol=0.02, atol=_apart(alone)):
+            tower = replace(tower, rows=1)
+    return tower, int(alone.shape[1])
+
+
+def _apart(vectors: Any) -> float:
+    """Return a difference that rounding may make, and another row never: a part of the vectors' size."""
+    return 0.01 * float(np.abs(vectors.astype(np.float32)).max())
+
+
+def _json(repository: Repository, name: str | None) -> Mapping[str, Any]:
+    return {} if name is None else read_json(repository.path(name))
+
+
+def _where(repository: Repository, name: str) -> str:
+    return f"{repository.source}/{name}"

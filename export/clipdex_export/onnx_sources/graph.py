@@ -1,0 +1,174 @@
+"""Reading of an ONNX file: its graph, its weights wherever they lie, its inputs and outputs.
+
+A file from a hub is data from a stranger: external weights are read from the file's own directory only, and only
+as many bytes as their shape says. (The onnx package refuses symbolic links, which the hub's cache consists of.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from clipdex.base.errors import CheckpointError
+from clipdex_export.weights import one_line
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["Tensor", "external_files", "graph_sha256", "inputs_of", "load_weights", "outputs_of", "read_graph"]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of a graph. kind: ONNX's element type. dims: None for a free one; None if unknown."""
+
+    name: str
+    kind: int
+    dims: tuple[int | None, ...] | None
+
+    @property
+    def rank(self) -> int | None:
+        """The number of dimensions, if it is known."""
+        return None if self.dims is None else len(self.dims)
+
+
+def read_graph(path: Path, where: str) -> onnx.ModelProto:
+    """Read an ONNX file without external weights. where: its name for messages.
+
+    Raises:
+        CheckpointError: it is no ONNX file.
+    """
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    # protobuf raises its own kinds of errors.
+    except Exception as exc:
+        raise CheckpointError(f"{where} cannot be read as an ONNX file: {one_line(exc)}") from exc
+    if not model.graph.node:
+        raise CheckpointError(f"{where} cannot be read as an ONNX file: it has no nodes")
+    return model
+
+
+def inputs_of(model: onnx.ModelProto) -> tuple[Tensor, ...]:
+    """List the inputs. Old files list their weights among them."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return tuple(_tensor(value) for value in model.graph.input if value.name not in weights)
+
+
+def outputs_of(model: onnx.ModelProto) -> tuple[Tensor, ...]:
+    """List the outputs."""
+    return tuple(_tensor(value) for value in model.graph.output)
+
+
+def _tensor(value: Any) -> Tensor:
+    described = value.type.tensor_type
+    dims: tuple[int | None, ...] | None = None
+    if described.HasField("shape"):
+        dims = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in described.shape.dim)
+    return Tensor(value.name, described.elem_type, dims)
+
+
+def external_files(model: onnx.ModelProto, where: str) -> tuple[str, ...]:
+    """List the files, beside the ONNX file, in which weights lie.
+
+    Raises:
+        CheckpointError: one of them would lie elsewhere.
+    """
+    found = {_location(tensor, where)[0] for tensor in _weights(model.graph) if tensor.external_data}
+    return tuple(sorted(found))
+
+
+def load_weights(model: onnx.ModelProto, path: Path, where: str) -> None:
+    """Read external weights into the model, which lies at `path`.
+
+    Raises:
+        CheckpointError: a file is missing or shorter than the weights that it should hold.
+    """
+    from onnx import TensorProto
+
+    for tensor in _weights(model.graph):
+        if tensor.external_data:
+            tensor.raw_data = _bytes_of(tensor, path, where)
+            del tensor.external_data[:]
+            tensor.data_location = TensorProto.DEFAULT
+
+
+def graph_sha256(model: onnx.ModelProto, path: Path, where: str) -> str:
+    """Hash what determines a graph's results -> 64 hexadecimal digits.
+
+    Operators, their attributes and connections, inputs and outputs, and every weight's name, type, shape and
+    bytes. Not who wrote the file, nor whether its weights lie inside.
+    """
+    from onnx import numpy_helper
+
+    digest = hashlib.sha256()
+    for domain in sorted(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import):
+        digest.update(f"opset {domain}\n".encode())
+    for value in (*inputs_of(model), *outputs_of(model)):
+        digest.update(f"value {value.name} {value.kind} {value.dims}\n".encode())
+    for node in (*model.graph.node, *model.functions):
+        bare = type(node)()
+        bare.CopyFrom(node)
+        bare.ClearField("doc_string")
+        digest.update(b"node " + bare.SerializeToString(deterministic=True) + b"\n")
+    for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):
+        digest.update(f"weight {tensor.name} {tensor.data_type} {list(tensor.dims)}\n".encode())
+        if tensor.external_data:
+            digest.update(_bytes_of(tensor, path, where))
+        else:
+            digest.update(tensor.raw_data or numpy_helper.to_array(tensor).tobytes())
+    return digest.hexdigest()
+
+
+def _weights(graph: Any) -> Iterator[Any]:
+    """Go through all tensors that can lie outside: initializers and constants, also of inner graphs."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            if attribute.HasField("g"):
+                yield from _weights(attribute.g)
+
+
+def _location(tensor: Any, where: str) -> tuple[str, int, int | None]:
+    """Return the file, offset and length of an external tensor."""
+    stated = {entry.key: entry.value for entry in tensor.external_data}
+    name = stated.get("location", "")
+    parts = PurePosixPath(name).parts
+    if not name or len(parts) != 1 or parts[0] in ("..", "/") or "\\" in name or "\0" in name:
+        raise CheckpointError(f"{where}: its weights lie in {name[:200]!r}; expected a file beside it")
+    try:
+        return name, int(stated.get("offset", 0)), int(stated["length"]) if "length" in stated else None
+    except ValueError as exc:
+        raise CheckpointError(f"{where}: where {tensor.name} lies is not readable: {one_line(exc)}") from exc
+
+
+def _bytes_of(tensor: Any, path: Path, where: str) -> bytes:
+    from onnx import helper
+
+    name, offset, length = _location(tensor, where)
+    bits = {21: 4, 22: 4, 23: 4}.get(tensor.data_type)  # uint4, int4, float4: two in a byte
+    count = math.prod(tensor.dims)
+    try:
+        each = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except (KeyError, TypeError) as exc:
+        raise CheckpointError(f"{where}: {tensor.name} has a type that is not known") from exc
+    wanted = (count * bits + 7) // 8 if bits else count * each
+    file = path.parent / name
+    try:
+        size = file.stat().st_size
+        if wanted < 0 or offset < 0 or (length is not None and length != wanted) or offset + wanted > size:
+            raise CheckpointError(
+                f"{where}: {name} does not hold the {wanted:,} bytes of {tensor.name}: is it whole?"
+            )
+        with file.open("rb") as opened:
+            opened.seek(offset)
+            return opened.read(wanted)
+    except OSError as exc:
+        raise CheckpointError(f"{where}: its weights in {name} cannot be read: {exc.strerror or exc}") from exc

@@ -1,0 +1,37 @@
+"""transformers.js: two files in onnx/, and the settings of transformers beside that directory."""
+
+from __future__ import annotations
+
+from clipdex_export.onnx_sources.layout import (
+    ImageFiles,
+    Layout,
+    TextFiles,
+    best_of_twins,
+    image_beside,
+    text_beside,
+)
+from clipdex_export.onnx_sources.repository import Repository
+
+__all__ = ["TRANSFORMERS_JS"]
+
+
+def _image(repository: Repository) -> ImageFiles | None:
+    graph = best_of_twins(repository, "vision_model")
+    return None if graph is None else image_beside(repository, graph)
+
+
+def _text(repository: Repository) -> TextFiles | None:
+    graph = best_of_twins(repository, "text_model")
+    return None if graph is None else text_beside(repository, graph)
+
+
+TRANSFORMERS_JS = Layout(
+    name="transformers.js",
+    title="transformers.js",
+    examples="`Xenova/clip-vit-base-patch32`, `Xenova/siglip-base-patch16-224`",
+    marks="onnx/vision_model.onnx and onnx/text_model.onnx",
+    image_tower="`onnx/vision_model.onnx`, `preprocessor_config.json`",
+    text_tower="`onnx/text_model.onnx`, `tokenizer.json`",
+    image=_image,
+    text=_text,
+)

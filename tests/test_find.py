@@ -1,0 +1,334 @@
+"""`clipdex find`: model, index and answer in one command."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import webbrowser
+from pathlib import Path
+
+import pytest
+from conftest import MODEL_REPOSITORY
+from PIL import Image, ImageDraw
+
+import clipdex
+import clipdex_export
+import clipdex_server
+from clipdex.apps.retrieval import cached_index
+from clipdex.cli import find as find_command
+from clipdex.cli import model_at_hand as model_command
+from clipdex.index import Index, IndexWriter
+from clipdex_export.catalogue import available_models
+
+(DEFAULT,) = [model for model in available_models().models if model.name == available_models().default]
+HIT = re.compile(r"-?\d\.\d{3} — \S+")
+
+
+def draw(folder: Path) -> Path:
+    """A red circle, a blue square and a green triangle, one of them in a subfolder."""
+    (folder / "more").mkdir(parents=True)
+    for name, kind in (("red", "ellipse"), ("blue", "rectangle"), ("more/green", "polygon")):
+        picture = Image.new("RGB", (256, 256), "white")
+        shape = [(128, 40), (216, 216), (40, 216)] if kind == "polygon" else (64, 64, 192, 192)
+        getattr(ImageDraw.Draw(picture), kind)(shape, fill=Path(name).name)
+        picture.save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder, and the index of it that a first call makes: starting decoders takes longer than most tests."""
+    folder = draw(tmp_path_factory.mktemp("indexed") / "photos")
+    with clipdex.connect(f"inproc:{MODEL_REPOSITORY}") as client:
+        path = tmp_path_factory.mktemp("index") / cached_index(client, folder).name
+        clipdex.index_pictures(client, folder, path, dtype="float32")
+    return folder, path
+
+
+@pytest.fixture
+def folder(indexed: tuple[Path, Path], cache: Path) -> Path:
+    """A folder whose index is in the cache."""
+    folder, path = indexed
+    shutil.copytree(path, cache / "indexes" / path.name)
+    return folder
+
+
+@pytest.fixture
+def new_folder(tmp_path: Path) -> Path:
+    """A folder without an index."""
+    return draw(tmp_path / "photos")
+
+
+def install_demo_as(name: str, repository: Path) -> None:
+    """The demo model in a repository, under another name."""
+    for part in ("image", "text", "assets"):
+        shutil.copytree(MODEL_REPOSITORY / f"demo_{part}", repository / f"{name}_{part}")
+        config = repository / f"{name}_{part}" / "config.pbtxt"
+        config.write_text(config.read_text().replace(f'"demo_{part}"', f'"{name}_{part}"'))
+
+
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names given to an export, which installs the demo model instead."""
+    asked: list[str] = []
+
+    def export_model(source: str, *, name: str, repository: Path, progress: object) -> None:
+        asked.append(source)
+        install_demo_as(name, repository)
+
+    monkeypatch.setattr(clipdex_export, "export_model", export_model)
+    return asked
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    monkeypatch.setattr(model_command, "_somebody_can_answer", lambda: True)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(line))
+
+
+def never(*args: object, **options: object) -> None:
+    pytest.fail("called")
+
+
+def test_one_command_indexes_a_folder_and_answers(run, new_folder, monkeypatch):
+    monkeypatch.chdir(new_folder.parent)
+    status, out, err = run("find", "a red circle", "photos", "-k", 2, "-r", MODEL_REPOSITORY)
+    assert status == 0
+    assert [HIT.fullmatch(line) is not None for line in out.splitlines()] == [True, True]
+    assert out.splitlines()[0].endswith("photos/red.png")
+    assert err.startswith("3 pictures found: 3 indexed, ")
+    # A second call embeds no picture, and says nothing of indexing.
+    monkeypatch.setattr("clipdex.Client.submit_pixels", never)
+    assert run("find", "a red circle", "photos", "-k", 2, "-r", MODEL_REPOSITORY) == (0, out, "")
+
+
+def test_the_index_is_brought_up_to_date(run, new_folder):
+    folder = new_folder
+    words = ("find", "a red circle", folder, "-r", MODEL_REPOSITORY)
+    run(*words)
+    shutil.copy(folder / "red.png", folder / "red too.png")
+    (folder / "blue.png").unlink()
+    (folder / "broken.png").write_bytes(b"no picture")
+    status, out, err = run(*words)
+    assert status == 0
+    assert {line.rpartition("/")[2] for line in out.splitlines()} == {"red.png", "red too.png", "green.png"}
+    assert "1 vanished" in err
+    assert re.search(r"^1 file could not be read:  clipdex failures .*\.clipdex$", err, re.M)
+
+
+def test_retrieve_and_find_keep_one_index(run, folder, monkeypatch, cache):
+    monkeypatch.setattr("clipdex.Client.submit_pixels", never)
+    status, out, _ = run(
+        "retrieve", "--prompt", "a red circle", "--images_dir", folder, "-s", f"inproc:{MODEL_REPOSITORY}"
+    )
+    assert status == 0 and len(out.splitlines()) == 3
+    assert run("find", "a red circle", folder, "-r", MODEL_REPOSITORY)[0] == 0
+    assert len(list((cache / "indexes").iterdir())) == 1
+
+
+def test_json_and_a_condition(run, folder):
+    status, out, _ = run(
+        "find", "a red circle", folder, "-r", MODEL_REPOSITORY, "--json", "--where", "path GLOB '*/more/*'"
+    )
+    (answer,) = json.loads(out)
+    assert status == 0 and answer["query"] == "a red circle"
+    assert [os.path.basename(hit["path"]) for hit in answer["hits"]] == ["green.png"]
+    status, out, err = run("find", "a", folder, "-r", MODEL_REPOSITORY, "--where", "width > 9999")
+    assert (status, out) == (0, "")
+    assert "no picture of the folder matches the condition" in err
+
+
+def test_a_contact_sheet_is_written_and_opened(run, folder, tmp_path, monkeypatch, cache):
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or True)
+    sheet = tmp_path / "sheet.html"
+    run("find", "a red circle", folder, "-r", MODEL_REPOSITORY, "--html", sheet)
+    assert sheet.read_text().count("<img ") == 3 and not opened
+    _, _, err = run("find", "a blue square", folder, "-r", MODEL_REPOSITORY, "--open")
+    assert opened == [(cache / "find.html").as_uri()]
+    assert "a blue square" in (cache / "find.html").read_text()
+    assert f"contact sheet: {cache / 'find.html'}" in err
+
+
+def test_a_running_server_is_used_if_it_is_named(run, folder, triton, monkeypatch):
+    monkeypatch.setattr(find_command, "model_at_hand", never)
+    status, out, _ = run("find", "a red circle", folder, "--server", triton.address)
+    assert status == 0 and "red.png" in out.splitlines()[0]
+    monkeypatch.setenv("CLIPDEX_SERVER", triton.address)
+    assert run("find", "a red circle", folder)[1] == out
+
+
+def test_without_onnxruntime_a_triton_is_started(run, folder, triton, monkeypatch):
+    started: list[tuple[Path, list[str]]] = []
+
+    class Started:
+        address = triton.address
+
+        def __init__(self, repository, *, models, **options):
+            started.append((repository, models))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(find_command, "is_installed", lambda module: False)
+    monkeypatch.setattr(clipdex_server, "LocalTriton", Started)
+    status, out, _ = run("find", "a red circle", folder, "-r", MODEL_REPOSITORY)
+    assert status == 0 and "red.png" in out.splitlines()[0]
+    assert started == [(MODEL_REPOSITORY, ["demo_image", "demo_text", "demo_assets"])]
+
+
+def test_while_another_process_indexes_the_folder_what_it_has_is_searched(run, folder, cache):
+    words = ("find", "a red circle", folder, "-r", MODEL_REPOSITORY)
+    first = run(*words)
+    (index,) = (cache / "indexes").iterdir()
+    with Index.open(index) as opened:
+        manifest = opened.manifest
+    with IndexWriter.open_or_create(index, manifest):
+        status, out, err = run(*words)
+    assert (status, out) == (0, first[1])
+    assert err == ("another process is indexing this folder: the answer is from what it has indexed so far\n")
+
+
+def test_the_model_is_fetched_once_into_the_cache_after_asking_with_its_size(
+    run, folder, exported, monkeypatch, cache
+):
+    answering(monkeypatch, "y\n")
+    status, out, err = run("find", "a red circle", folder)
+    assert status == 0 and "red.png" in out.splitlines()[0]
+    assert exported == [DEFAULT.name]
+    assert f"{DEFAULT.name} ({DEFAULT.title}; about {DEFAULT.download_mb:,} MB; licence MIT)" in err
+    assert (cache / "models" / f"{DEFAULT.model_name}_image" / "config.pbtxt").exists()
+    # The next call neither asks nor fetches.
+    monkeypatch.setattr(model_command, "_somebody_can_answer", never)
+    assert run("find", "a red circle", folder)[1] == out
+    assert exported == [DEFAULT.name]
+
+
+@pytest.mark.parametrize("answer", ["n\n", "what?\n", ""])
+def test_who_does_not_say_yes_gets_nothing(run, folder, exported, monkeypatch, cache, answer):
+    answering(monkeypatch, answer)
+    status, out, err = run("find", "a red circle", folder)
+    assert (status, out) == (1, "")
+    assert err.endswith("[Y/n] clipdex: nothing was downloaded\n")
+    assert not exported and not (cache / "models").exists()
+
+
+def test_without_a_terminal_nobody_is_asked_and_the_sentence_says_what_to_run(run, folder, exported):
+    status, out, err = run("find", "a red circle", folder)
+    assert (status, out) == (1, "")
+    what = f"{DEFAULT.name} ({DEFAULT.title}; about {DEFAULT.download_mb:,} MB; licence MIT)"
+    assert err == (
+        f"clipdex: the model {what} has to be downloaded first: the same command with --yes does so, and  clipdex "
+        "models --available  lists others\n"
+    )
+    assert not exported
+    assert run("find", "a red circle", folder, "--yes")[0] == 0
+    assert exported == [DEFAULT.name]
+
+
+def test_a_listed_model_is_fetched_by_its_name_and_found_again_by_it(run, folder, exported):
+    for name in ("siglip2-b-16", "siglip2_b_16", "siglip2-b-16"):
+        assert run("find", "a red circle", folder, "--model", name, "--yes")[0] == 0
+    assert exported == ["siglip2-b-16"]
+    # The only model of the cache is the one to take; of several, the default.
+    assert run("find", "a red circle", folder)[0] == 0
+    assert exported == ["siglip2-b-16"]
+    assert run("find", "a red circle", folder, "--model", DEFAULT.name, "--yes")[0] == 0
+    assert run("find", "a red circle", folder)[0] == 0
+    assert exported == ["siglip2-b-16", DEFAULT.name]
+
+
+def test_a_model_of_a_repository_is_taken_by_its_name(run, folder, tmp_path, exported):
+    install_demo_as("one", tmp_path / "repository")
+    words = ("find", "a red circle", folder, "--repository", tmp_path / "repository")
+    assert run(*words)[0] == 0
+    install_demo_as("two", tmp_path / "repository")
+    status, _, err = run(*words)
+    assert status == 1 and "has several models; name one with --model: one, two" in err
+    assert run(*words, "--model", "two")[0] == 0
+    status, _, err = run(*words, "--model", "three", "--yes")
+    assert status == 1 and err.count("\n") == 1
+    assert "has no model three; it has one, two, and --model names none of the list" in err
+    assert not exported
+
+
+@pytest.mark.parametrize("missing", ["folder", "words"])
+def test_a_mistake_is_said_before_a_model_is_fetched_for_it(run, folder, exported, missing):
+    words = ("find", "a", folder / "none") if missing == "folder" else ("find", " ", folder)
+    status, out, err = run(*words, "--yes")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert ("none: no such folder" if missing == "folder" else "a query is empty") in err
+    assert not exported
+
+
+def test_a_disk_without_room_for_the_model_is_said_before_asking(run, folder, exported, monkeypatch):
+    usage = type("Usage", (), {"free": 100_000_000})
+    monkeypatch.setattr("clipdex_export.downloads.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr(model_command, "_somebody_can_answer", never)
+    status, _, err = run("find", "a red circle", folder)
+    assert status == 1 and err.count("\n") == 1
+    assert f"the model {DEFAULT.name} needs 605 MB, but the disk of " in err and "has 100 MB free" in err
+
+
+def test_ctrl_c_while_the_model_comes_says_that_it_goes_on(run, folder, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(clipdex_export, "export_model", interrupted)
+    status, out, err = run("find", "a red circle", folder, "--yes")
+    assert (status, out) == (130, "")
+    assert err == "clipdex: stopped; what was downloaded is kept; run the same command again to go on\n"
+
+
+def test_serve_takes_a_listed_name_exports_it_once_and_serves_it(run, exported, monkeypatch, cache, tmp_path):
+    started: list[tuple[Path, list[str] | None]] = []
+
+    class Started:
+        def __init__(self, repository, *, models, **options):
+            started.append((repository, models))
+            raise clipdex.LocalServerError("no further")
+
+    monkeypatch.setattr(clipdex_server, "LocalTriton", Started)
+    run("serve", "--model", "vit-b-32", "--yes")
+    run("serve", "--model", "vit-b-32")
+    run("serve", "--model", "vit-b-16", "--model", "vit-b-32", "--repository", tmp_path / "mine", "--yes")
+    run("serve")
+    assert exported == ["vit-b-32", "vit-b-16", "vit-b-32"]
+    parts = [f"vit_b_32_{part}" for part in ("image", "text", "assets")]
+    sixteen = [f"vit_b_16_{part}" for part in ("image", "text", "assets")]
+    assert started == [
+        (cache / "models", parts),
+        (cache / "models", parts),
+        (tmp_path / "mine", sixteen + parts),
+        (Path("model_repository"), None),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_from_nothing_to_an_answer_through_a_hub(new_folder, tmp_path):
+    """The listed name, the download, the export and the answer, for real: with a tiny model at that address."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from small_hub import serving
+    from tiny_clip import write_tiny
+
+    checkpoint = write_tiny(tmp_path / "tiny")
+    with serving({DEFAULT.source: checkpoint}) as hub:
+        environment = hub.environment(tmp_path / "home", CLIPDEX_CACHE=str(tmp_path / "cache"))
+        words = [sys.executable, "-m", "clipdex", "find", "a red circle", str(new_folder)]
+        done = subprocess.run([*words, "--yes"], env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        hub.asked.clear()
+        again = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+        assert (again.returncode, again.stdout, again.stderr) == (0, done.stdout, "")
+        assert hub.asked == []
+    assert len(done.stdout.splitlines()) == 3
+    assert "installing ..." in done.stderr
