@@ -75,7 +75,7 @@ def test_a_hundred_adds_at_once_share_their_syncs(
 def test_a_hundred_pictures_at_once_share_requests(tmp_path: Path) -> None:
     transport = FakeTransport()
     with clipdex.Client(transport) as client, Collection.open(tmp_path / "x", client=client) as collection:
-        collection._batcher._max_wait_s = 0.2  # type: ignore[union-attr]  # a busy machine decodes slowly
+        collection._core._batcher._max_wait_s = 0.2  # type: ignore[union-attr]  # a busy machine decodes slowly
         pictures = [noise(i) for i in range(100)]
         assert at_once(100, lambda i: collection.add(Item(str(i), pictures[i]))) == [1] * 100
         assert sum(rows for model, rows in transport.requests if model == "fake_image") == 100
@@ -316,7 +316,7 @@ def test_who_brings_too_much_waits_and_loses_nothing(
 ) -> None:
     monkeypatch.setattr(commits_module, "_WAITING", 4)
     with Collection.open(tmp_path / "x", client=fake) as collection:
-        assert collection._commits is not None and collection._commits._queue.maxsize == 4
+        assert collection._core.commits()._queue.maxsize == 4
         done = at_once(8, lambda i: collection.add([Item(f"{i} {j}", vector=VECTORS[j]) for j in range(20)]))
         assert done == [20] * 8
         assert len(collection) == 160

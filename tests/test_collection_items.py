@@ -174,7 +174,8 @@ def test_the_command_line_finds_items_and_shows_them(
     assert sorted(hit["path"] for hit in json.loads(out)[0]["hits"]) == sorted(f"id:{each}" for each in IDS)
     status, out, _ = run("search", "-i", index, "--like", "0", "--where", "id = 'a/b ä'", "--html", "sheet.html")
     assert out.endswith("— id:a/b ä\n")
-    assert "added by id: no file" in (tmp_path / "sheet.html").read_text()
+    sheet = (tmp_path / "sheet.html").read_text()
+    assert "<bdi>id:a/b ä</bdi>" in sheet and "not a file" in sheet and "<img" not in sheet and "href" not in sheet
 
 
 def test_duplicates_list_items_and_move_none_of_them(

@@ -46,17 +46,15 @@ def add(
 ) -> None:
     """Add pictures to an index by ids, or replace those of the same id.
 
-    The index is created if it does not exist. They belong to no folder: clipdex index never removes them, and clipdex remove does. A picture that cannot be
-    added is named, and the others are added.
+    The index is created if it does not exist. Items belong to no folder: clipdex index never removes them, clipdex
+    remove does. A picture that cannot be added is named, and the others are added.
     """
     ids = [path.name for path in pictures] if item_id is None else [item_id]
     if len(ids) < len(pictures):
         raise InvalidArgument(f"--id {item_id!r} is for one picture, and {len(pictures)} are given")
     (name, times), *_ = Counter(ids).most_common(1)
     if times > 1:
-        raise InvalidArgument(
-            f"{times} pictures have the name {name}, which is to be the id; add each with its --id"
-        )
+        raise InvalidArgument(f"{times} pictures have the name {name}, their id; give each its --id")
     said = _metadata(metadata)
     items = [Item(each, path, metadata=said) for each, path in zip(ids, pictures, strict=True)]
     model = Manifest.read(index).model if (index / MANIFEST).is_file() else None

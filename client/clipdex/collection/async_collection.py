@@ -15,10 +15,12 @@ from clipdex.base.cpus import usable_cpus
 from clipdex.base.errors import ClipdexError, Closed
 from clipdex.client.driving import drive
 from clipdex.client.steps import Steps
+from clipdex.collection.changing import add_steps, commit_steps, remove_steps, update_metadata_steps
 from clipdex.collection.collection import Collection as BlockingCollection
-from clipdex.collection.collection import Key
+from clipdex.collection.core import Core, Key
 from clipdex.collection.item import Commit, Item, StoredItem
-from clipdex.index.hits import Hit
+from clipdex.collection.searching import search_steps
+from clipdex.index.hits import Hits
 from clipdex.search.mixture import Query
 
 __all__ = ["Collection"]
@@ -82,6 +84,10 @@ class Collection:
             )
         return self._collection
 
+    @property
+    def _core(self) -> Core:
+        return self.collection._core
+
     def __repr__(self) -> str:
         if self._closed:
             return "<clipdex.aio.Collection, closed>"
@@ -89,31 +95,31 @@ class Collection:
             return "<clipdex.aio.Collection not open>"
         return f"<clipdex.aio.Collection over {self._collection!r}>"
 
-    async def search(self, text: str | Query | None = None, **options: Any) -> list[Hit]:
+    async def search(self, text: str | Query | None = None, **options: Any) -> Hits:
         """See `clipdex.Collection.search`."""
-        return await self._drive(self.collection.search_steps(text, **options))
+        return await self._drive(search_steps(self._core, text, **options))
 
-    async def similar(self, item: Key, top_k: int | None = None, **options: Any) -> list[Hit]:
+    async def similar(self, item: Key, top_k: int | None = None, **options: Any) -> Hits:
         """See `clipdex.Collection.similar`."""
         return await self.search(item=item, top_k=top_k, **options)
 
     async def add(self, items: Item | Iterable[Item], *, flush: bool = True) -> int:
         """See `clipdex.Collection.add`."""
-        return await self._drive(self.collection.add_steps(items, flush=flush))
+        return await self._drive(add_steps(self._core, items, flush=flush))
 
     async def remove(self, ids: str | Iterable[str], *, flush: bool = True) -> int:
         """See `clipdex.Collection.remove`."""
-        return await self._drive(self.collection.remove_steps(ids, flush=flush))
+        return await self._drive(remove_steps(self._core, ids, flush=flush))
 
     async def update_metadata(
         self, item_id: str, metadata: Mapping[str, Any] | None, *, flush: bool = True
     ) -> None:
         """See `clipdex.Collection.update_metadata`."""
-        await self._drive(self.collection.update_metadata_steps(item_id, metadata, flush=flush))
+        await self._drive(update_metadata_steps(self._core, item_id, metadata, flush=flush))
 
     async def commit(self) -> None:
         """See `clipdex.Collection.commit`."""
-        await self._drive(self.collection.commit_steps())
+        await self._drive(commit_steps(self._core))
 
     async def get(self, item: Key) -> StoredItem | None:
         """See `clipdex.Collection.get`."""
