@@ -62,10 +62,8 @@ def remove_departed(writer: IndexWriter, source: Source) -> tuple[int, int]:
 def is_gone(path: bytes) -> bool:
     """Return whether a picture's file certainly does not exist; a failing disk or network proves nothing.
 
-    An item that was added by id has no file that could be gone.
+    Of the path of an item that was added by id, which no file can have, the system says nothing.
     """
-    if is_item(path):
-        return False
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)  # a folder has taken its place
     except (FileNotFoundError, NotADirectoryError):
