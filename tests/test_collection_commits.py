@@ -24,6 +24,7 @@ import clipdex
 import clipdex.index.vectors
 from clipdex import Collection, Index, IndexWriter, Item
 from clipdex.collection import commits as commits_module
+from clipdex.collection.gate import Gate
 from clipdex.index.rows import RowStore
 from clipdex.wire import FakeTransport
 
@@ -165,6 +166,40 @@ def test_a_search_meets_a_replaced_item_once_while_it_is_replaced(tmp_path: Path
         thread.join()
 
 
+def test_the_view_moves_on_when_nobody_reads_and_before_the_next_does() -> None:
+    gate, order = Gate(), []
+    inside, leave = threading.Event(), threading.Event()
+
+    def read_long() -> None:
+        with gate.shared():
+            inside.set()
+            assert leave.wait(10)
+            order.append("read")
+
+    def move() -> None:
+        with gate.alone():
+            order.append("moved")
+
+    def read() -> None:
+        with gate.shared():
+            order.append("read after")
+
+    threads = [threading.Thread(target=read_long)]
+    threads[0].start()
+    assert inside.wait(10)
+    with gate.shared():
+        pass  # readers do not wait for each other
+    for work in (move, read):
+        threads.append(threading.Thread(target=work))
+        threads[-1].start()
+        time.sleep(0.05)
+    assert order == []
+    leave.set()
+    for thread in threads:
+        thread.join()
+    assert order == ["read", "moved", "read after"]
+
+
 def test_a_second_writer_is_refused_and_told_who_writes(tmp_path: Path, fake: clipdex.Client) -> None:
     with Collection.open(tmp_path / "x", client=fake) as collection:
         for lock in ("held", "per_commit"):
@@ -228,6 +263,66 @@ def test_an_index_of_another_model_that_takes_its_place_is_refused(tmp_path: Pat
                     use()
     with Collection.open(tmp_path / "x", read_only=True) as collection:
         assert list(collection.ids()) == ["a"]
+
+
+def test_a_collection_whose_index_was_away_goes_on_when_it_is_back(tmp_path: Path, fake: clipdex.Client) -> None:
+    with Collection.open(tmp_path / "x", client=fake, lock="per_commit") as collection:
+        collection.add(Item("a", vector=VECTORS[0]))
+        (tmp_path / "x").rename(tmp_path / "old")
+        for _ in range(2):
+            for use in (
+                lambda: collection.get("a"),
+                lambda: collection.search(vector=VECTORS[0]),
+                lambda: collection.add(Item("b", vector=VECTORS[1])),
+            ):
+                with pytest.raises(clipdex.IndexFault):
+                    use()
+            (tmp_path / "x").mkdir(exist_ok=True)  # what is there now is no index
+        assert list((tmp_path / "x").iterdir()) == [], "no index was made in its place"
+        (tmp_path / "x").rmdir()
+        (tmp_path / "old").rename(tmp_path / "x")
+        collection.add(Item("b", vector=VECTORS[1]))
+        assert list(collection.ids()) == ["a", "b"]
+
+
+def test_a_forked_child_is_told_to_open_its_own_and_leaves_the_parents_alone(
+    tmp_path: Path, fake: clipdex.Client
+) -> None:
+    with Collection.open(tmp_path / "x", client=fake) as collection:
+        collection.add(Item("a", vector=VECTORS[0]))
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                for use in (lambda: collection.get("a"), lambda: collection.add(Item("b", vector=VECTORS[1]))):
+                    try:
+                        use()
+                    except clipdex.ClipdexError as exc:
+                        assert "forked" in str(exc)
+                    else:
+                        os._exit(2)
+                collection.close()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        collection.add(Item("c", vector=VECTORS[2]))
+        assert list(collection.ids()) == ["a", "c"]
+
+
+def test_a_fault_of_our_own_fails_what_waits_and_nobody_waits_for_ever(
+    tmp_path: Path, fake: clipdex.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a fault of our own")
+
+    with Collection.open(tmp_path / "x", client=fake) as collection:
+        with monkeypatch.context() as patch:
+            patch.setattr(commits_module.Commits, "_forget", broken)
+            failed = at_once(5, lambda i: collection.add(Item(str(i), vector=VECTORS[i])))
+            assert all(each == 1 or isinstance(each, RuntimeError) for each in failed)
+        collection.add(Item("after", vector=VECTORS[9]))
+        assert "after" in collection
 
 
 @pytest.fixture(params=["append", "sync", "commit"])

@@ -63,6 +63,7 @@ class Commits:
         self._due = 0.0
         self._lost: tuple[int, BaseException | None] = (0, None)  # changes that nobody waited for
         self._closed = False
+        self._ending = False
         self._putting = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="clipdex-commits", daemon=True)
         self._thread.start()
@@ -86,24 +87,34 @@ class Commits:
         return self._loss(count, why) if why is not None else None
 
     def _work(self) -> None:
-        going = True
-        while going:
+        while not self._ending:
             try:
-                wait = max(0.0, self._due - time.monotonic()) if self._staged else None
-                change = self._queue.get(timeout=wait)
-            except queue.Empty:
-                self._commit()
-                continue
-            if change is None:
-                going = False
-                self._commit()
-            elif change.done.set_running_or_notify_cancel():
-                self._stage(change)
-            if (self._wanted and self._queue.empty()) or len(self._staged) >= _AT_ONCE:
-                self._commit()
-            if not self._holds and not self._staged and self._queue.empty():
+                self._turn()
+            except BaseException as exc:  # a fault of our own: nobody may wait for ever
+                staged, self._staged, self._paths, self._wanted = self._staged, [], set(), False
+                for change, _ in staged:
+                    if not change.done.done():
+                        change.done.set_exception(exc)
                 self._let_go()
         self._let_go()
+
+    def _turn(self) -> None:
+        """Take the next change, and commit if it is time to."""
+        try:
+            wait = max(0.0, self._due - time.monotonic()) if self._staged else None
+            change = self._queue.get(timeout=wait)
+        except queue.Empty:
+            self._commit()
+            return
+        if change is None:
+            self._ending = True
+            self._commit()
+        elif change.done.set_running_or_notify_cancel():
+            self._stage(change)
+        if (self._wanted and self._queue.empty()) or len(self._staged) >= _AT_ONCE:
+            self._commit()
+        if not self._holds and not self._staged and self._queue.empty():
+            self._let_go()
 
     def _stage(self, change: Change) -> None:
         if change.path in self._paths:  # a path may occur once in a commit

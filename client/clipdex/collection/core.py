@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from clipdex.base.errors import Closed, FingerprintMismatch, InvalidArgument, ItemNotFound
+from clipdex.base.errors import ClipdexError, Closed, FingerprintMismatch, InvalidArgument, ItemNotFound
 from clipdex.base.items import item_path
 from clipdex.client.batching import Batcher
 from clipdex.client.client import Client
@@ -44,6 +44,7 @@ class Core:
         self._own_client = parts.own_client
         self._gate = Gate()
         self._closing = threading.Lock()
+        self._pid = os.getpid()
         self._batcher = None if parts.client is None else Batcher(parts.client)
         self._commits = None if read_only else Commits(str(self.directory), parts.write, parts.writer)
 
@@ -54,6 +55,8 @@ class Core:
 
     def close(self) -> None:
         """Commit what waits, and close everything. Raises IndexWriteError if something was lost."""
+        if self._pid != os.getpid():
+            return  # a forked child: all of it is the parent's
         with self._closing:
             if self.closed.is_set():
                 return
@@ -69,7 +72,12 @@ class Core:
             raise lost
 
     def require_open(self) -> None:
-        """Raise Closed if the collection is closed."""
+        """Raise Closed if the collection is closed, ClipdexError in a forked child."""
+        if self._pid != os.getpid():
+            raise ClipdexError(
+                f"this Collection of {self.directory} was opened in process {self._pid}, and this is a child that "
+                "was forked from it: open another in the child"
+            )
         if self.closed.is_set():
             raise Closed(f"this Collection of {self.directory} is closed: open it again with Collection.open")
 
@@ -98,12 +106,15 @@ class Core:
         """Have the index as of now; it does not change within the block."""
         with self._gate.shared():
             self.require_open()
-            if self.index.is_current():
+            if self.index.is_open and self.index.is_current():
                 yield self._same_model()
                 return
         with self._gate.alone():
             self.require_open()
-            self.index.refresh()
+            if self.index.is_open:
+                self.index.refresh()
+            else:  # something else was at its path when it was to be refreshed
+                self.index = Index.open(self.directory)
         with self._gate.shared():
             self.require_open()
             yield self._same_model()

@@ -66,7 +66,7 @@ def open_parts(
         client = connect(server, model=model or (manifest.model if manifest else None), **settings)
     writer, opened = None, None
     try:
-        write = partial(_writer, directory, client, manifest, dtype, icc)
+        write = partial(_writer, directory, client, manifest, dtype, icc, create=True)
         if not read_only:
             writer = write()
         opened = Index.open(directory)
@@ -76,10 +76,9 @@ def open_parts(
             if writer is not None:
                 writer.close()
             writer = None
-        # From here on the index must stay of this model, whatever takes its place.
-        return Opened(
-            opened, client, own, partial(_writer, directory, client, opened.manifest, dtype, None), writer
-        )
+        # From here on the index must stay, and of this model.
+        again = partial(_writer, directory, client, opened.manifest, dtype, None, create=False)
+        return Opened(opened, client, own, again, writer)
     except BaseException:
         for part in (opened, writer, client if own else None):
             if part is not None:
@@ -88,9 +87,15 @@ def open_parts(
 
 
 def _writer(
-    directory: Path, client: Client | None, manifest: Manifest | None, dtype: str, icc: IccUse | None
+    directory: Path,
+    client: Client | None,
+    manifest: Manifest | None,
+    dtype: str,
+    icc: IccUse | None,
+    *,
+    create: bool,
 ) -> IndexWriter:
-    """Open the index for writing; create it if there is a client to say of what model it is.
+    """Open the index for writing; create it if told so and there is a client to say of what model.
 
     Raises:
         FingerprintMismatch: it holds another model's vectors.
@@ -100,7 +105,7 @@ def _writer(
     wanted = check_icc("off" if icc is None else icc)
     writer = (
         IndexWriter(directory)
-        if client is None
+        if client is None or not create
         else IndexWriter.open_or_create(directory, manifest or Manifest.of(client.card, dtype, wanted))
     )
     try:

@@ -86,6 +86,11 @@ class Index:
         """A number that is another one after each `refresh` that found a commit, of one `generation`."""
         return self._version
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has been neither closed nor left without files by a `refresh` that failed."""
+        return self._place >= 0
+
     def is_current(self) -> bool:
         """Return whether nothing was committed, by any process, since the view was taken. Takes microseconds."""
         return self._in_place() and self._store.data_version() == self._version
