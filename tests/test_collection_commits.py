@@ -204,7 +204,7 @@ def test_a_second_writer_is_refused_and_told_who_writes(tmp_path: Path, fake: cl
     with Collection.open(tmp_path / "x", client=fake) as collection:
         for lock in ("held", "per_commit"):
             with pytest.raises(clipdex.IndexLocked, match=f"is being written to by process {os.getpid()} since"):
-                Collection.open(tmp_path / "x", client=fake, lock=lock)  # type: ignore[arg-type]
+                Collection.open(tmp_path / "x", client=fake, lock=lock)
         with pytest.raises(clipdex.IndexLocked):
             IndexWriter(tmp_path / "x")
         collection.add(Item("a", vector=VECTORS[0]))
@@ -340,7 +340,8 @@ def full(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
     no_space = lambda: OSError(28, "No space left on device")  # noqa: E731
     if request.param == "append":
-        monkeypatch.setattr(clipdex.index.vectors, "write_at", refusing(clipdex.index.vectors.write_at, no_space))
+        right = vars(clipdex.index.vectors)["write_at"]
+        monkeypatch.setattr(clipdex.index.vectors, "write_at", refusing(right, no_space))
     elif request.param == "sync":
         monkeypatch.setattr(
             clipdex.index.vectors, "_datasync", refusing(clipdex.index.vectors._datasync, no_space)

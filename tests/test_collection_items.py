@@ -49,9 +49,10 @@ def ids(index: Path) -> list[str]:
 def test_no_file_can_have_the_path_of_an_item(tmp_path: Path) -> None:
     path = item_path("cat.jpg")
     assert path == b"id:cat.jpg\0"
-    for call in (os.open, os.lstat):
-        with pytest.raises(ValueError, match="null"):
-            call(path, os.O_RDONLY) if call is os.open else call(path)
+    with pytest.raises(ValueError, match="null"):
+        os.open(path, os.O_RDONLY)
+    with pytest.raises(ValueError, match="null"):
+        os.lstat(path)
     assert not is_gone(path)
     assert (is_item(path), id_of_path(path), path_text(path)) == (True, "cat.jpg", "id:cat.jpg")
     assert (is_item(b"/x/id:a"), id_of_path(b"/x/id:a"), path_text(b"/x/id:a")) == (False, None, "/x/id:a")

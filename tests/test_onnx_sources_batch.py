@@ -82,14 +82,14 @@ def test_a_graph_that_is_freed_wrongly_is_found_out(
     onnx_source: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every row gets the first one's vector, without an error."""
-    right = compose.free_batch
+    right: Any = vars(compose)["free_batch"]
 
     def wrong(model: Any, row: Any, output: str, *, last: bool) -> bool:
         from onnx import helper, numpy_helper
 
         freed = right(model, row, output, last=last)
-        last = next(node for node in model.graph.node if output in node.output)
-        last.output[0] = "right"
+        final = next(node for node in model.graph.node if output in node.output)
+        final.output[0] = "right"
         zero = numpy_helper.from_array(np.zeros(1, np.int64), "only")
         shape = helper.make_node("Shape", ["right"], ["shape"])
         model.graph.initializer.append(zero)
@@ -101,7 +101,7 @@ def test_a_graph_that_is_freed_wrongly_is_found_out(
     assert load_onnx(onnx_source("immich")).row_by_row
 
 
-class Legacy(torch.nn.Module):
+class Legacy(torch.nn.Module):  # type: ignore[misc, name-defined, unused-ignore]
     """A block of OpenAI's own CLIP: (L, B, width), and PyTorch's packed attention."""
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class Legacy(torch.nn.Module):
         self.attention = torch.nn.MultiheadAttention(32, 2)
         self.norm = torch.nn.LayerNorm(32)
 
-    def forward(self, given: torch.Tensor) -> torch.Tensor:
+    def forward(self, given: Any) -> Any:
         x = self.patches(given)
         x = x.reshape(x.shape[0], x.shape[1], -1).permute(0, 2, 1)
         x = torch.cat([self.token + torch.zeros(x.shape[0], 1, 32), x], dim=1) + self.places
@@ -121,11 +121,11 @@ class Legacy(torch.nn.Module):
         return self.norm(x.permute(1, 0, 2)[:, 0, :])
 
 
-def legacy() -> tuple[torch.nn.Module, Any]:
+def legacy() -> tuple[Any, Any]:
     return Legacy(), (some_pixels(1),)
 
 
-def resnet(tmp_path: Path) -> tuple[torch.nn.Module, Any]:
+def resnet(tmp_path: Path) -> tuple[Any, Any]:
     config = open_clip_config()
     config["vision_cfg"] = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32}
     model = open_clip_model(tmp_path / "rn", config, {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -69,9 +69,9 @@ def _embedded(core: Core, query: Query) -> Steps[tuple[Array | None, Array | Non
         if query.texts or query.images:
             waiting += map(core.model().text, query.texts)
             waiting += [core.model().image(image, icc=core.icc) for image in query.images]
-        found = []
+        found: list[Embeddings] = []
         for future in waiting:
-            found.append((yield future))
+            found.append(cast(Embeddings, (yield future)))  # what a batcher's futures give
     finally:
         for future in waiting:
             future.cancel()
