@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-thin test-slow test-wheel coverage lint docs format locks demo-model evaluate bench prove prove-damage prove-kills prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-shapes test-extras clean
+.PHONY: help demo test test-thin test-slow test-wheel coverage lint docs format locks demo-model evaluate bench prove prove-damage prove-kills prove-collection prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-shapes test-extras clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -80,10 +80,13 @@ format: .venv-dev/ready  ## let ruff lay out the code
 prove-damage: .venv-dev/ready  ## flip and cut an index 2,500 times: verify finds it all
 	.venv-dev/bin/python benchmarks/prove_damage.py
 
-prove: prove-damage prove-inputs prove-pictures prove-kills prove-readers prove-disk prove-power prove-restarts  ## all of docs/durability.md; some of it needs root
+prove: prove-damage prove-inputs prove-pictures prove-kills prove-collection prove-readers prove-disk prove-power prove-restarts  ## all of docs/durability.md; some of it needs root
 
 prove-kills: .venv-dev/ready  ## end 1,100 runs with SIGKILL: every committed row is there, once
 	.venv-dev/bin/python benchmarks/prove_kills.py
+
+prove-collection: .venv-dev/ready  ## end 1,000 processes that add items: every acknowledged item is there, once
+	.venv-dev/bin/python benchmarks/prove_collection.py
 
 prove-readers: .venv-dev/ready  ## 100,000 searches beside a writer; a second writer
 	.venv-dev/bin/python benchmarks/prove_readers.py

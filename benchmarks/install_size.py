@@ -39,8 +39,8 @@ def installed(wheel: Path, extras: str, environment: Path) -> tuple[int, float, 
     before = tree(environment)
     began = time.monotonic()
     words = str(wheel) + ("" if extras == "base" else f"[{extras}]")
-    pip = [environment / "bin" / "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--quiet", words], check=True)
+    pip = str(environment / "bin" / "pip")
+    subprocess.run([pip, "install", "--quiet", "--disable-pip-version-check", words], check=True)
     seconds = time.monotonic() - began
     count = len(list(environment.glob("lib/python*/site-packages/*.dist-info"))) - 2  # less pip and setuptools
     return count, (tree(environment) - before) / 1e6, seconds

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -26,12 +27,14 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / part) for part in ("client", "export", "server", "tests")]
 
+from clipdex_export.sessions import open_session  # noqa: E402
+
 VIT_B_32 = {
     "embed_dim": 512,
     "vision_cfg": {"image_size": 224, "layers": 12, "width": 768, "patch_size": 32},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12},
 }
-BATCH = 16
+BATCH, ROUNDS = 16, 9
 
 
 def main() -> None:
@@ -83,48 +86,45 @@ def from_nothing(scratch: Path) -> None:
         hub.shutdown()
     served = ["--server", f"inproc:{scratch / 'models'}", "--model", "transformers_js"]
     index = scratch / "photographs.clipdex"
-    step("clipdex index", [program / "clipdex", "index", photographs, "--index", index, *served])
+    step("clipdex index", [program / "clipdex", "index", photographs, "--out", index, *served])
     print(step("clipdex search", [program / "clipdex", "search", "a cat", "--index", index, *served]))
 
 
 def of_the_shape(scratch: Path) -> None:
-    """Export ViT-B/32 in the layouts of transformers.js and Immich; pictures a second, by rows and by batches."""
+    """Export ViT-B/32 in the layout of transformers.js; an image tower for single rows, freed and row by row."""
     from onnx_layouts import write_immich, write_transformers_js
 
+    from clipdex_export.onnx_sources import load_onnx
     from clipdex_export.random_checkpoint import SHAPES, write_random_checkpoint
 
     write_random_checkpoint(scratch / "checkpoint", SHAPES["vit_b_32"], corpus=["a photo of a cat"], merges=50)
     write_transformers_js(scratch / "js", scratch / "checkpoint")
-    write_immich(scratch / "rows", shape=VIT_B_32)
-    write_immich(scratch / "free", shape=VIT_B_32, free=True)
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; "
         "from clipdex_export import export_model; "
-        "export_model(sys.argv[1], name=sys.argv[2], repository=sys.argv[3])"
+        "export_model(sys.argv[1], name='js', repository=sys.argv[2])"
     )
-    models = scratch / "models"
     paths = os.pathsep.join(str(ROOT / part) for part in ("client", "export"))
-    for name in ("js", "rows", "free"):
-        words = [sys.executable, "-c", code, scratch / name, name, models]
-        step(f"export of {name}", words, PYTHONPATH=paths)
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (1 << 20)
-        print(f"  peak memory of all so far: {peak:.1f} GiB")
+    step("export", [sys.executable, "-c", code, scratch / "js", scratch / "models"], PYTHONPATH=paths)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (1 << 20)
+    print(f"its peak memory: {peak:.1f} GiB")
+
+    write_immich(scratch / "rows", shape=VIT_B_32)
+    tower: Any = load_onnx(str(scratch / "rows")).image.tower
+    sessions = {}
+    for freed in (True, False):
+        path = scratch / f"{freed}.onnx"
+        replace(tower, file=replace(tower.file, freed=freed)).write(path)
+        sessions["freed" if freed else "row by row"] = open_session(path)
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3), np.uint8)
-    sessions = {name: session(models / f"{name}_image" / "1" / "model.onnx") for name in ("rows", "free")}
     times: dict[str, list[float]] = {name: [] for name in sessions}
-    for _ in range(6):
-        for name, opened in sessions.items():
+    for _ in range(ROUNDS):
+        for name, session in sessions.items():
             start = time.perf_counter()
-            opened.run(None, {"pixels": pixels})
+            session.run(None, {"pixels": pixels})
             times[name].append(time.perf_counter() - start)
     for name, seconds in times.items():
         print(f"image tower, {name}: {BATCH / float(np.median(seconds[1:])):.1f} pictures/s in batches of {BATCH}")
-
-
-def session(path: Path) -> Any:
-    from clipdex_export.sessions import open_session
-
-    return open_session(path)
 
 
 def step(what: str, words: list[Any], **settings: str) -> str:

@@ -67,7 +67,8 @@ def test_the_page_for_a_service_runs_from_top_to_bottom(
         assert words[0] == "clipdex"
         status, _, err = run(*words[1:])
         assert status == 0, f"{step}: {err}"
-    assert re.fullmatch(r"(0\.\d{3} — \S+\.jpg\n){3}0 new, 100 unchanged\n", printed)
+    added = r"201 101 pictures\n\[None\]\n"
+    assert re.fullmatch(rf"(0\.\d{{3}} — \S+\.jpg\n){{3}}{added}0 new, 100 unchanged\n", printed)
     assert space["status"] == 200
 
 
@@ -94,6 +95,23 @@ ELSEWHERE = {
     r"^demo\b": "make demo",
     r"^find\b": "tests/test_find.py",
 }
+
+
+def test_the_page_on_collections_runs_from_top_to_bottom(
+    place: Path, triton: Any, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space: dict[str, Any] = {}
+    printed = ""
+    for kind, step in steps(ROOT / "docs" / "collection.md"):
+        if kind == "python":
+            exec(compile(step.replace("localhost:8001", triton.address), "collection.md", "exec"), space)
+            printed += capsys.readouterr().out
+            continue
+        status, _, err = run(*shlex.split(step, comments=True)[1:])
+        assert status == 0, f"{step}: {err}"
+    said = r"(0\.\d{3} \S+\n){3}18 False user-17/heart\n1 added; bad\nTrue\n\d+ task-\d+\n"
+    assert re.fullmatch(said, printed), printed
+    assert space["reader"].__repr__().endswith(": closed>")
 
 
 @pytest.fixture
@@ -154,9 +172,9 @@ def told(page: Path) -> list[list[str]]:
     return [words[1:] for words in found if words[:1] == ["clipdex"] and len(words) > 2]
 
 
-RUN = [
-    page for page in PAGES if page.name not in ("commands.md", "README.md", "bulk.md", "service.md") and told(page)
-]
+# Tested by themselves, or generated.
+APART = ("README.md", "bulk.md", "service.md", "collection.md", "commands.md")
+RUN = [page for page in PAGES if page.name not in APART and told(page)]
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ FLOORS = (
     "index",
     "ann",
     "pipeline",
+    "collection",
     "apps",
     "cli",
 )

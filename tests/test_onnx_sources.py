@@ -32,7 +32,6 @@ from tiny_clip import edit_json, everything_in  # noqa: E402
 
 from clipdex_export import export_model, gate  # noqa: E402
 from clipdex_export.onnx_sources import load_onnx  # noqa: E402
-from clipdex_export.sessions import open_session  # noqa: E402
 
 Adopt = Callable[..., Any]
 
@@ -94,17 +93,6 @@ def test_the_vectors_are_pytorchs(onnx_source: Callable[[str], str], adopt: Adop
         assert (one * other).sum(axis=1).min() > 0.99999
 
 
-def test_a_vector_does_not_depend_on_its_batch(onnx_source: Callable[[str], str], adopt: Adopt) -> None:
-    """Immich's towers take one row: here any number, each as if it were alone."""
-    report = adopt(onnx_source("immich"))
-    session = open_session(report.paths["image"] / "1" / "model.onnx")
-    side = report.card.image.size
-    pixels = np.random.default_rng(0).integers(0, 256, (5, side, side, 3), np.uint8)
-    together = session.run(None, {"pixels": pixels})[0]
-    alone = np.concatenate([session.run(None, {"pixels": pixels[i : i + 1]})[0] for i in range(5)])
-    assert together.shape == (5, 24) and np.array_equal(together, alone)
-
-
 def test_a_free_batch_that_is_not_free_is_noticed(copy_of: Callable[[str], Path], adopt: Adopt) -> None:
     """The file says any batch, and has 1 written into its shapes."""
     source = copy_of("immich")
@@ -113,19 +101,10 @@ def test_a_free_batch_that_is_not_free_is_noticed(copy_of: Callable[[str], Path]
         for value in (*model.graph.input, *model.graph.output):
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
         onnx.save(model, path)
-    assert load_onnx(str(source)).row_by_row
+    towers: Any = load_onnx(str(source))
+    assert towers.image.tower.file.rows == 1 and towers.image.tower.file.freed
     report = adopt(source)
     assert len(embedded(report.repository)[0]) == 3
-
-
-def test_a_tower_for_single_rows_is_exported_in_fp32_alone(
-    onnx_source: Callable[[str], str], adopt: Adopt, tmp_path: Path
-) -> None:
-    with pytest.raises(
-        InvalidArgument, match="has a tower for batches of one, which can be exported in fp32 only"
-    ):
-        adopt(onnx_source("immich"), precision="fp16")
-    assert everything_in(tmp_path) == []
 
 
 @pytest.fixture
@@ -361,7 +340,7 @@ def test_every_layout_passes_the_whole_gate(onnx_source: Callable[[str], str], a
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["transformers_js", "transformers_js_siglip", "optimum", "fastembed"])
+@pytest.mark.parametrize("case", ["transformers_js", "transformers_js_siglip", "optimum", "fastembed", "immich"])
 def test_what_takes_any_batch_is_quantized_for_cpus(
     onnx_source: Callable[[str], str], adopt: Adopt, case: str
 ) -> None:

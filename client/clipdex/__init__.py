@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipdex.base.errors import (
     AccessDenied,
+    AddFailed,
     Cancelled,
     CardError,
     CheckpointError,
@@ -34,6 +35,7 @@ from clipdex.base.errors import (
     IndexNotFound,
     IndexWriteError,
     InvalidArgument,
+    ItemNotFound,
     LocalServerError,
     MissingExtra,
     ModelError,
@@ -83,6 +85,14 @@ if TYPE_CHECKING:
         HeldModel,
         list_models,
     )
+    from clipdex.collection.collection import (
+        Collection,
+    )
+    from clipdex.collection.item import (
+        Commit,
+        Item,
+        StoredItem,
+    )
     from clipdex.index.compact import (
         compact_index,
     )
@@ -92,6 +102,10 @@ if TYPE_CHECKING:
     )
     from clipdex.index.manifest import (
         Manifest,
+    )
+    from clipdex.index.merge import (
+        Merged,
+        merge_indexes,
     )
     from clipdex.index.reader import (
         Index,
@@ -185,10 +199,16 @@ _HOMES = {
     "connect": "clipdex.client.client",
     "HeldModel": "clipdex.client.held_models",
     "list_models": "clipdex.client.held_models",
+    "Collection": "clipdex.collection.collection",
+    "Commit": "clipdex.collection.item",
+    "Item": "clipdex.collection.item",
+    "StoredItem": "clipdex.collection.item",
     "compact_index": "clipdex.index.compact",
     "Hit": "clipdex.index.hits",
     "Hits": "clipdex.index.hits",
     "Manifest": "clipdex.index.manifest",
+    "Merged": "clipdex.index.merge",
+    "merge_indexes": "clipdex.index.merge",
     "Index": "clipdex.index.reader",
     "IndexInfo": "clipdex.index.reader",
     "Damage": "clipdex.index.verify",
@@ -242,6 +262,7 @@ logging.getLogger("clipdex").addHandler(logging.NullHandler())
 
 __all__ = [
     "AccessDenied",
+    "AddFailed",
     "Batcher",
     "Cancelled",
     "CardError",
@@ -249,6 +270,8 @@ __all__ = [
     "Client",
     "ClipdexError",
     "Closed",
+    "Collection",
+    "Commit",
     "Credentials",
     "Damage",
     "DeadlineExceeded",
@@ -278,9 +301,12 @@ __all__ = [
     "IndexWriteError",
     "IndexWriter",
     "InvalidArgument",
+    "Item",
+    "ItemNotFound",
     "Limits",
     "LocalServerError",
     "Manifest",
+    "Merged",
     "MissingExtra",
     "ModelCard",
     "ModelError",
@@ -302,6 +328,7 @@ __all__ = [
     "ServerUnreachable",
     "Source",
     "SourceError",
+    "StoredItem",
     "Stranded",
     "TextCut",
     "TextSpec",
@@ -317,6 +344,7 @@ __all__ = [
     "index_local_images",
     "index_pictures",
     "list_models",
+    "merge_indexes",
     "mix",
     "move_duplicates",
     "open_source",

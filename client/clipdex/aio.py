@@ -1,4 +1,6 @@
-"""The client for asyncio: `async with await clipdex.aio.connect(...)`. Public."""
+"""The client and the collection for asyncio: `async with await clipdex.aio.connect(...)`. Public."""
 
-from clipdex.client.async_client import *  # noqa: F403
-from clipdex.client.async_client import __all__ as __all__
+from clipdex.client.async_client import AsyncClient, connect
+from clipdex.collection.async_collection import Collection
+
+__all__ = ["AsyncClient", "Collection", "connect"]

@@ -17,6 +17,7 @@ from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged, InvalidArgument
 from clipdex.base.extras import needs
+from clipdex.base.items import path_text
 from clipdex.base.json_text import valid
 from clipdex.base.replacing import replacing
 from clipdex.index.reader import Index
@@ -115,7 +116,7 @@ def _csv(path: Path) -> Iterator[_Writer]:
 
         def write(lines: list[dict[str, Any]]) -> None:
             writer.writerows(
-                [os.fsdecode(line[name]) if name == "path" else line[name] for name in COLUMNS] for line in lines
+                [path_text(line[name]) if name == "path" else line[name] for name in COLUMNS] for line in lines
             )
 
         try:
@@ -136,7 +137,11 @@ def _parquet(path: Path) -> Iterator[_Writer]:
 
         def write(lines: list[dict[str, Any]]) -> None:
             shown = [
-                line | {"path": line["path"].decode("utf-8", "backslashreplace"), "path_bytes": line["path"]}
+                line
+                | {
+                    "path": os.fsencode(path_text(line["path"])).decode("utf-8", "backslashreplace"),
+                    "path_bytes": line["path"],
+                }
                 for line in lines
             ]
             writer.write_batch(pa.RecordBatch.from_pylist(shown, schema=schema))

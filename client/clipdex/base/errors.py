@@ -5,6 +5,8 @@ ClipdexError
 ├── Closed                   a client, an index or the like was used after it was closed
 ├── MissingExtra             an optional package is not installed, or cannot be imported; names the extra
 ├── ImageError               one picture cannot be read; it never ends a run over many
+├── ItemNotFound             a collection has no item of that id
+├── AddFailed                some of the items given to a collection could not be added; the others were
 ├── ModelError
 │   ├── ModelNotFound        the server or directory is there, the model is not
 │   ├── CardError            a model's card or assets are missing, malformed, or of a newer format
@@ -36,6 +38,7 @@ from clipdex.base.installation import extra_command
 
 __all__ = [
     "AccessDenied",
+    "AddFailed",
     "Cancelled",
     "CardError",
     "CheckpointError",
@@ -52,6 +55,7 @@ __all__ = [
     "IndexNotFound",
     "IndexWriteError",
     "InvalidArgument",
+    "ItemNotFound",
     "LocalServerError",
     "MissingExtra",
     "ModelError",
@@ -102,6 +106,19 @@ class ImageError(ClipdexError):
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class ItemNotFound(ClipdexError, LookupError):
+    """A collection has no item of that id."""
+
+
+class AddFailed(ClipdexError):
+    """Some items could not be added; all others were. `failures` has the error of each, by id; `added` counts."""
+
+    def __init__(self, message: str, failures: dict[str, ClipdexError], added: int) -> None:
+        super().__init__(message)
+        self.failures = failures
+        self.added = added
 
 
 class ModelError(ClipdexError):

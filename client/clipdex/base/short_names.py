@@ -6,6 +6,8 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 
+from clipdex.base.items import id_of_text
+
 __all__ = ["short_names"]
 
 
@@ -13,7 +15,7 @@ def short_names(paths: Iterable[str]) -> dict[str, str]:
     """Return, for each path, as few of its last parts as tell it from the other paths.
 
     Names that look the same, with accents as one character or two, count as the same. Example:
-    `/a/x.jpg`, `/a/1/y.jpg`, `/a/2/y.jpg` -> `x.jpg`, `1/y.jpg`, `2/y.jpg`.
+    `/a/x.jpg`, `/a/1/y.jpg`, `/a/2/y.jpg` -> `x.jpg`, `1/y.jpg`, `2/y.jpg`. An item's is its whole `id:ID`.
     """
     alike: list[list[str]] = [list(dict.fromkeys(paths))]
     names: dict[str, str] = {}
@@ -36,6 +38,8 @@ def short_names(paths: Iterable[str]) -> dict[str, str]:
 
 def _last(path: str, count: int) -> str:
     """Return the last `count` parts of a path, or all of it if it has no more."""
+    if id_of_text(path) is not None:
+        return path
     at = len(path)
     for _ in range(count):
         at = path.rfind("/", 0, at)

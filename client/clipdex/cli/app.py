@@ -32,6 +32,11 @@ _ENTRIES = {
     ),
     "failures": Entry("List the files that could not be indexed, and why.", "ledger:failures", _INDEX),
     "forget": Entry("Remove pictures and failures from an index. No file is touched.", "ledger:forget", _INDEX),
+    "add": Entry("Add pictures to an index by ids, or replace those of the same id.", "items:add", _INDEX),
+    "remove": Entry("Remove items that were added by id from an index.", "items:remove", _INDEX),
+    "merge": Entry(
+        "Join indexes of one model into a new one, without embedding anything again.", "items:merge", _INDEX
+    ),
     "verify": Entry("Check a whole index for damage.", "maintenance:verify", _INDEX),
     "compact": Entry(
         "Rewrite an index without the rows of files that are gone or were replaced.",

@@ -15,6 +15,7 @@ import typer
 
 from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
+from clipdex.base.items import BEGINS
 from clipdex.cli.panels import CONNECTION, OUTPUT
 from clipdex.cli.printing import complain, note, printable
 from clipdex.client.client import DEFAULT_ADDRESS
@@ -99,7 +100,7 @@ def is_typed(ctx: typer.Context, parameter: str) -> bool:
 
 def shown_path(path: str) -> str:
     """Return a stored path as a user would type it: relative if below the current folder; a URL unchanged."""
-    if "://" in path:
+    if "://" in path or path.startswith(BEGINS):  # of an item that was added by id, which has no file
         return printable(path)
     below = os.path.relpath(path)
     return printable(path if below.startswith(os.pardir) else below)

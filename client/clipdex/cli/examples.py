@@ -56,6 +56,14 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         Example("clipdex forget --index photos.clipdex ~/Pictures/private", "A folder with all below it"),
         Example("clipdex forget -i photos.clipdex --missing --dry-run", "What is gone from the disk"),
     ),
+    "clipdex add": (
+        Example("clipdex add cat.jpg dog.jpg -i photos.clipdex", "By their file names"),
+        Example('clipdex add a.jpg --id 17 --metadata \'{"by": "Ada"}\' -i photos.clipdex', "By an id"),
+    ),
+    "clipdex remove": (Example("clipdex remove cat.jpg 17 -i photos.clipdex", "Two items"),),
+    "clipdex merge": (
+        Example("clipdex merge a.clipdex b.clipdex --out all.clipdex", "Nothing is embedded again"),
+    ),
     "clipdex verify": (Example("clipdex verify photos.clipdex", "Exit status 1 if anything is damaged"),),
     "clipdex compact": (Example("clipdex compact photos.clipdex", "Free the space of removed pictures"),),
     "clipdex optimize": (Example("clipdex optimize photos.clipdex", "Once, and again after adding pictures"),),

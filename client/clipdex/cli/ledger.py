@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from clipdex.base.counting import counted
+from clipdex.base.items import BEGINS, path_text
 from clipdex.cli.common import JsonOption, interruptible, shown_path, typed_delimiter
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.index_options import IndexAndPaths, takes_index, takes_index_and_paths
@@ -91,12 +91,12 @@ def refuse_second_writer(index: Path) -> None:
 def failure_line(failure: Failure) -> str:
     """Return a failure as a line: `PATH: reason (a retry may help): details`."""
     hope = " (a retry may help)" if failure.may_pass else ""
-    return f"{shown_path(os.fsdecode(failure.path))}: {failure.reason}{hope}: {printable(failure.detail)}"
+    return f"{shown_path(path_text(failure.path))}: {failure.reason}{hope}: {printable(failure.detail)}"
 
 
 def _as_dict(failure: Failure) -> dict[str, object]:
     return {
-        "path": os.fsdecode(failure.path),
+        "path": path_text(failure.path),
         "reason": failure.reason,
         "detail": failure.detail,
         "retry_may_help": failure.may_pass,
@@ -141,7 +141,7 @@ def forget(
         return
     folders = sorted(found.folders.items(), key=lambda one: (-one[1], one[0]))
     for folder, rows in folders[:_SHOWN]:
-        note(f"{rows:,} in {shown_path(folder)}")
+        note(f"{rows:,} {'added by id' if folder == BEGINS else f'in {shown_path(folder)}'}")
     if len(folders) > _SHOWN:
         note(f"... and in {counted(len(folders) - _SHOWN, 'more folder')}")
     say(_sentence(found, index, dry_run))

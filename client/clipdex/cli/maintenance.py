@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from clipdex.base.counting import counted
 from clipdex.base.errors import IndexFault, IndexNotFound
+from clipdex.base.items import path_text
 from clipdex.cli.common import JsonOption, interruptible, shown_path
 from clipdex.cli.index_options import takes_index
 from clipdex.cli.printing import complain, note, printable, say, say_json
@@ -67,7 +67,7 @@ def _show_pictures(index: Path, damage: Damage) -> None:
     try:
         with Index.open(index) as opened:
             for row in range(first, min(end, first + _PATHS_SHOWN)):
-                complain(f"  row {row}: {printable(os.fsdecode(opened.picture(row).path))}")
+                complain(f"  row {row}: {printable(path_text(opened.picture(row).path))}")
     except IndexFault:
         return  # too damaged to name them
     if end - first > _PATHS_SHOWN:

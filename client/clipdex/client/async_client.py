@@ -11,20 +11,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from clipdex.base.arrays import Array, Pixels, Vectors
+from clipdex.base.arrays import Pixels, Vectors
 from clipdex.base.cpus import usable_cpus
 from clipdex.base.errors import ClipdexError, Closed
 from clipdex.client.classification import DEFAULT_TEMPLATES, classify_steps
 from clipdex.client.client import DEFAULT_ADDRESS, Client
 from clipdex.client.client import connect as connect_blocking
+from clipdex.client.driving import drive
 from clipdex.client.embedding import image_steps, pixel_steps, text_steps
-from clipdex.client.steps import Steps, step_after
+from clipdex.client.steps import Steps
 from clipdex.model.card import ModelCard
 from clipdex.model.embeddings import Embeddings
 from clipdex.model.formats.icc import IccUse
@@ -124,41 +123,9 @@ class AsyncClient:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
     async def _drive(self, steps: Steps[_T]) -> _T:
-        """Drive steps as `steps.run` does, but run each in a thread and await its future."""
-        advance: Callable[[], Future[Array]] = partial(next, steps)
-        step: asyncio.Future[Future[Array] | _End[_T]] | None = None
-        try:
-            while True:
-                self._require_open()  # another task may have left the `async with`
-                step = asyncio.get_running_loop().run_in_executor(self._threads, _next, advance)
-                outcome = await asyncio.shield(step)
-                if isinstance(outcome, _End):
-                    return outcome.value
-                with suppress(Exception):  # `step_after` passes it on
-                    await asyncio.wrap_future(outcome)
-                advance = step_after(steps, outcome)
-        finally:
-            # After a cancelled task, its step still runs in its thread, and can be closed only when that ends.
-            if step is not None and not step.done():
-                step.add_done_callback(lambda _: steps.close())
-            else:
-                steps.close()
+        return await drive(steps, self._threads, self._require_open)  # another task may leave the `async with`
 
 
 def _close_unwanted(made: Future[Client]) -> None:
     if not made.cancelled() and made.exception() is None:
         made.result().close()
-
-
-@dataclass(frozen=True)
-class _End(Generic[_T]):
-    """The return value of finished steps: StopIteration cannot pass through a future."""
-
-    value: _T
-
-
-def _next(advance: Callable[[], Future[Array]]) -> Future[Array] | _End[Any]:
-    try:
-        return advance()
-    except StopIteration as end:
-        return _End(end.value)

@@ -18,7 +18,7 @@ from types import TracebackType
 import numpy as np
 
 from clipdex.base.arguments import is_count, is_number
-from clipdex.base.arrays import Array
+from clipdex.base.arrays import Array, Pixels
 from clipdex.base.errors import ClipdexError, Closed, InvalidArgument, RequestRefused
 from clipdex.client.client import Client
 from clipdex.model.embeddings import Embeddings
@@ -79,6 +79,15 @@ class Batcher:
         """
         spec = self._client.card.image
         return self._add(self._images, to_pixels(open_image(image, fill=spec.fill, icc=icc), spec))
+
+    def pixels(self, pixels: Pixels) -> Future[Embeddings]:
+        """Queue a picture resized and cropped as the card says, uint8 (S, S, 3) -> a future of its vector.
+
+        Raises:
+            InvalidArgument: the array has another dtype or shape.
+        """
+        self._client.require_pixels(np.asarray(pixels)[None])
+        return self._add(self._images, pixels)
 
     def text(self, text: str) -> Future[Embeddings]:
         """Queue a text -> a future of its vector, float32 (D,) of norm 1."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged
+from clipdex.base.items import id_of_text, path_text
 from clipdex.base.json_text import parsed_object
 from clipdex.base.records import Picture
 from clipdex.base.short_names import short_names
@@ -31,7 +31,8 @@ _SHOWN_SIZE = ThumbnailSize(side=180, most_bytes=24 << 10)
 class Hit:
     """One result of a search: the picture's row, its cosine with the query, its path, and its metadata, if any.
 
-    Bytes of a path that are not UTF-8 are surrogates in `path`; `os.fsencode(path)` restores them.
+    Bytes of a path that are not UTF-8 are surrogates in `path`; `os.fsencode(path)` restores them. The path of an
+    item that was added by id is `id:ID`.
     copies: this picture's near-duplicates if they are grouped, best first, each without copies of its own.
     """
 
@@ -40,6 +41,11 @@ class Hit:
     path: str
     metadata: dict[str, Any] | None = field(default=None, compare=False)
     copies: tuple[Hit, ...] = field(default=(), compare=False)
+
+    @property
+    def id(self) -> str | None:
+        """The id of an item that was added by id; None for a picture of a folder or another source."""
+        return id_of_text(self.path)
 
 
 class Hits(list[Hit]):
@@ -142,4 +148,4 @@ def _hit(row: int, score: float, picture: Picture, directory: Path) -> Hit:
         raise IndexDamaged(
             f"{directory}: the metadata of row {row} is not a JSON object; see  clipdex verify"
         ) from exc
-    return Hit(row, score, os.fsdecode(picture.path), metadata)
+    return Hit(row, score, path_text(picture.path), metadata)

@@ -18,6 +18,7 @@ from clipdex.base.errors import (
     IndexFormatError,
     IndexNotFound,
     IndexWriteError,
+    InvalidArgument,
 )
 from clipdex.base.json_text import parse_plain_json
 from clipdex.index.files import create, fault, open_to_read, rename, sync_directory
@@ -82,6 +83,22 @@ class Manifest:
                 f"{where} was built with the model {self.model} (fingerprint {self.fingerprint[:12]}), "
                 f"the model in use is {card.name} (fingerprint {card.fingerprint[:12]}): "
                 "their vectors cannot be compared; use the same model, or build another index"
+            )
+
+    def require_same(self, other: Manifest, where: Path) -> None:
+        """Raise FingerprintMismatch unless both are of one embedding space, and of pictures decoded alike."""
+        if (self.fingerprint, self.icc) != (other.fingerprint, other.icc):
+            theirs, ours = (f"{m.model} (fingerprint {m.fingerprint[:12]}, icc {m.icc})" for m in (self, other))
+            raise FingerprintMismatch(
+                f"{where} holds vectors of {theirs}, expected those of {ours}: they cannot be compared"
+            )
+
+    def require_icc(self, icc: IccUse | None, where: Path) -> None:
+        """Raise InvalidArgument if the index was created with another `icc` than is given; None is as it is."""
+        if icc is not None and icc != self.icc:
+            raise InvalidArgument(
+                f"{where} was created with icc {self.icc}, but {icc} is given: its rows could not be "
+                "compared with the new ones; leave icc out, or build another index"
             )
 
     def noting(self, card: ModelCard, directory: Path) -> Manifest:

@@ -17,6 +17,7 @@ from clipdex.base.arguments import as_path, is_count, row_numbers
 from clipdex.base.arrays import Array, Vectors
 from clipdex.base.counting import counted
 from clipdex.base.errors import Closed, IndexDamaged, IndexFault, InvalidArgument
+from clipdex.base.items import paths_meant
 from clipdex.base.records import Extent, Failure, KnownFile, Picture
 from clipdex.index.files import fault, open_directory
 from clipdex.index.hits import Hit, Hits, grouped_ranking, hits_of, traits
@@ -80,6 +81,20 @@ class Index:
         """Move the view to the latest commit, also if the index has been compacted since."""
         self._look_until_in_place()
 
+    @property
+    def version(self) -> int:
+        """A number that is another one after each `refresh` that found a commit, of one `generation`."""
+        return self._version
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has been neither closed nor left without files by a `refresh` that failed."""
+        return self._place >= 0
+
+    def is_current(self) -> bool:
+        """Return whether nothing was committed, by any process, since the view was taken. Takes microseconds."""
+        return self._in_place() and self._store.data_version() == self._version
+
     def _open_files(self) -> None:
         try:
             # Held open, so that its number is not given to another directory.
@@ -133,6 +148,7 @@ class Index:
             raise fault(self.directory, exc) from exc
 
     def _look(self) -> None:
+        self._version = self._store.data_version()  # before the snapshot: a commit in between is seen as new
         rows, dead = self._store.snapshot()
         self._vectors = map_vectors(self.directory, self.manifest, rows)
         self._dead: npt.NDArray[np.int64] = np.array(dead, dtype=np.int64)
@@ -297,6 +313,7 @@ class Index:
     def row(self, which: int | str | os.PathLike[str]) -> int:
         """Find the row of a live picture, given its row or its path, relative to the current folder or absolute.
 
+        `id:ID` is the item that was added by that id (docs/collection.md); `./id:ID` a file of that name.
         If no path has these bytes, one that looks the same is used: `é` may be one character or two.
 
         Raises:
@@ -311,8 +328,10 @@ class Index:
             raise InvalidArgument(
                 f"{self.directory} has no picture in row {which}; it has {counted(len(self), 'picture')}"
             )
-        path = os.path.abspath(os.fsencode(which))
-        known = self._store.known(path) or self._store.known_by_look(path, len(self._vectors))
+        paths = paths_meant(which)
+        known = next(filter(None, map(self._store.known, paths)), None) or self._store.known_by_look(
+            paths[-1], len(self._vectors)
+        )
         if known is None or known.row is None or not known.row < len(self._vectors):
             raise InvalidArgument(f"{os.fspath(which)} is not a picture in {self.directory}")
         return known.row

@@ -74,6 +74,10 @@ class RowReader:
         """Count the committed rows at the start of the vectors file, tombstones included."""
         return self.snapshot()[0]
 
+    def data_version(self) -> int:
+        """A number of this connection that changes with every commit of another one."""
+        return int(self._rows("PRAGMA data_version")[0][0])
+
     def snapshot(self) -> tuple[int, list[int]]:
         """Read the number of committed rows, and the dead ones among them, ascending, both as of one moment."""
         # One statement is one moment; two could have a commit between them.

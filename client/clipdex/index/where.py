@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.errors import InvalidArgument
+from clipdex.base.items import id_of_path, is_item
 from clipdex.base.json_text import parse_json
 from clipdex.base.spelling import composed, composed_path
 from clipdex.index.schema import Still, connect, require_still, unreadable, was_refused
@@ -31,7 +32,7 @@ __all__ = ["COLUMNS", "FUNCTIONS", "Rows", "Where"]
 Rows = npt.NDArray[np.int64]
 _Function = Callable[..., Any]
 
-COLUMNS = ("row", "path", "name", "folder", "size", "width", "height", "modified", "mtime", "meta")
+COLUMNS = ("row", "path", "id", "name", "folder", "size", "width", "height", "modified", "mtime", "meta")
 
 # Functions without side effects whose results are no longer than their arguments.
 FUNCTIONS = frozenset(
@@ -49,7 +50,9 @@ FUNCTIONS = frozenset(
 _VIEW = """
 CREATE TEMP VIEW pictures AS
 SELECT rows.row AS row,
-    CAST(CASE WHEN CAST(path AS TEXT) GLOB '*[^ -~]*' THEN composed_path(path) ELSE path END AS TEXT) AS path,
+    CAST(CASE WHEN substr(path, 1, 1) <> x'2F' OR CAST(path AS TEXT) GLOB '*[^ -~]*' THEN composed_path(path)
+        ELSE path END AS TEXT) AS path,
+    CASE WHEN substr(path, 1, 1) <> x'2F' THEN item_id(path) END AS id,
     CAST(last_part(path) AS TEXT) AS name,
     CAST(first_part(path) AS TEXT) AS folder,
     size, width, height,
@@ -250,7 +253,8 @@ def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function])
     """Create the view and set every limit that SQLite has."""
     db.create_function("last_part", 1, watched(_last_part), deterministic=True)
     db.create_function("first_part", 1, watched(_first_part), deterministic=True)
-    db.create_function("composed_path", 1, watched(composed_path), deterministic=True)
+    db.create_function("composed_path", 1, watched(_path), deterministic=True)
+    db.create_function("item_id", 1, watched(id_of_path), deterministic=True)
     db.create_function("composed_json", 1, watched(_composed_json), deterministic=True)
     db.create_function("has", 3, watched(_has), deterministic=True)
     db.execute("PRAGMA temp_store = MEMORY")
@@ -266,12 +270,16 @@ def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function])
         db.setconfig(getattr(sqlite3, "SQLITE_DBCONFIG_DEFENSIVE"), True)  # noqa: B009
 
 
+def _path(path: bytes) -> bytes:
+    return composed_path(path[:-1] if is_item(path) else path)
+
+
 def _last_part(path: bytes) -> bytes:
-    return composed_path(path).rpartition(b"/")[2]
+    return _path(path).rpartition(b"/")[2]
 
 
-def _first_part(path: bytes) -> bytes:
-    return composed_path(path).rpartition(b"/")[0] or b"/"
+def _first_part(path: bytes) -> bytes | None:
+    return None if is_item(path) else composed_path(path).rpartition(b"/")[0] or b"/"
 
 
 def _composed_json(text: object) -> object:

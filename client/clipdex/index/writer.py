@@ -136,6 +136,10 @@ class IndexWriter:
         """Look up a path in the committed index; None if it is unknown, or one of its records is damaged."""
         return self._files.known(path)
 
+    def has(self, path: bytes) -> bool:
+        """Return whether the committed index has a row or a line in the ledger for a path, damaged or not."""
+        return self._files.has(path)
+
     def metadata(self, row: int) -> str:
         """The metadata of a committed row's picture as JSON; `{}` if it has none."""
         return self._store.metadata(row)

@@ -33,6 +33,7 @@ __all__ = [
     "FORMATS",
     "ImageSource",
     "center_crop",
+    "file_bytes",
     "open_image",
     "require_several",
     "resized",
@@ -115,6 +116,19 @@ def open_image(
         f"the picture is {type(source).__name__}; expected a path, bytes, an open file, a Pillow image or a "
         "uint8 array"
     )
+
+
+def file_bytes(source: ImageSource) -> bytes | None:
+    """Read the file behind a picture as `open_image` takes it; None for one that is already decoded.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source)
+    if isinstance(source, (str, os.PathLike)):
+        return _read(source)
+    return read_open(source) if is_open_file(source) else None
 
 
 def require_several(images: Iterable[ImageSource]) -> None:

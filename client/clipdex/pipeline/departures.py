@@ -13,6 +13,7 @@ from pathlib import Path
 from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
+from clipdex.base.items import BEGINS, is_item, path_text, paths_meant
 from clipdex.base.spelling import composed_path
 from clipdex.index.reader import Index
 from clipdex.index.writer import IndexWriter
@@ -59,7 +60,10 @@ def remove_departed(writer: IndexWriter, source: Source) -> tuple[int, int]:
 
 
 def is_gone(path: bytes) -> bool:
-    """Return whether a picture's file certainly does not exist; a failing disk or network proves nothing."""
+    """Return whether a picture's file certainly does not exist; a failing disk or network proves nothing.
+
+    Of the path of an item that was added by id, which no file can have, the system says nothing.
+    """
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)  # a folder has taken its place
     except (FileNotFoundError, NotADirectoryError):
@@ -128,7 +132,10 @@ class CopiesMet:
 
 @dataclass(frozen=True)
 class Forgotten:
-    """The rows and failures removed from an index, or to be removed. folders: the rows by folder."""
+    """The rows and failures removed from an index, or to be removed.
+
+    folders: the rows by folder; `id:` for items that were added by id.
+    """
 
     rows: int
     failures: int
@@ -149,6 +156,7 @@ def forget_pictures(
 
     Args:
         paths: remove what is at or below them, also in tars and tables; everything if empty and `missing` is set.
+            `id:ID` is the item that was added by that id.
         missing: remove only pictures whose file is gone. A file that cannot be examined for another reason is not.
         whole_folders: with `missing`, also remove pictures whose whole folder is gone or empty, as if a disk were
             not mounted. Not needed for what is below `paths`.
@@ -161,7 +169,7 @@ def forget_pictures(
     """
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
-    named = [os.path.abspath(os.fsencode(path)) for path in paths]
+    named = [paths_meant(path) for path in paths]
     if not named and not missing:
         raise InvalidArgument("there is nothing to forget; give paths, or --missing (missing=True)")
     directory = as_path(index, "the path of an index")
@@ -181,18 +189,24 @@ def forget_pictures(
 
 
 def _forgotten(rows: list[bytes], lines: list[bytes]) -> Forgotten:
-    return Forgotten(len(rows), len(lines), dict(Counter(os.fsdecode(os.path.dirname(path)) for path in rows)))
+    folders = Counter(BEGINS if is_item(path) else os.fsdecode(os.path.dirname(path)) for path in rows)
+    return Forgotten(len(rows), len(lines), dict(folders))
 
 
 def _chosen(
-    directory: Path, rows: list[bytes], lines: list[bytes], named: list[bytes], missing: bool, whole_folders: bool
+    directory: Path,
+    rows: list[bytes],
+    lines: list[bytes],
+    named: list[list[bytes]],
+    missing: bool,
+    whole_folders: bool,
 ) -> tuple[list[bytes], list[bytes]]:
     if named:
-        below = [_below(path, rows + lines) for path in named]
-        for path, found in zip(named, below, strict=True):
+        below = [next(filter(None, (_below(path, rows + lines) for path in meant)), set()) for meant in named]
+        for meant, found in zip(named, below, strict=True):
             if not found:
                 raise InvalidArgument(
-                    f"{os.fsdecode(path)}: {directory} has nothing at or below it; nothing was forgotten"
+                    f"{path_text(meant[0])}: {directory} has nothing at or below it; nothing was forgotten"
                 )
         chosen = set().union(*below)
         rows, lines = ([path for path in some if path in chosen] for some in (rows, lines))

@@ -17,7 +17,7 @@ import numpy as np
 
 from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.arrays import Array
-from clipdex.base.errors import IndexFault, InvalidArgument, RequestRefused
+from clipdex.base.errors import IndexFault, RequestRefused
 from clipdex.base.interrupts import interrupts_noted
 from clipdex.base.limits import Limits
 from clipdex.base.records import Failure
@@ -111,11 +111,7 @@ def index_pictures(
     made_with = check_icc("off" if icc is None else icc)
     with IndexWriter.open_or_create(index, Manifest.of(client.card, dtype, made_with)) as writer:
         writer.manifest.require(client.card, index)
-        if icc is not None and icc != writer.manifest.icc:
-            raise InvalidArgument(
-                f"{index} was created with icc {writer.manifest.icc}, but {icc} is given: its rows could not be "
-                "compared with the new ones; leave icc out, or build another index"
-            )
+        writer.manifest.require_icc(icc, index)
         if not is_new:
             _require_a_picture(source)
         run = _Run(client, writer, source, retry_failures, check, progress)

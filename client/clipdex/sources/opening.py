@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.errors import ClipdexError, MissingExtra, SourceError
+from clipdex.base.items import id_of_text, is_item
 from clipdex.base.limits import Limits
 from clipdex.base.records import Failure
 from clipdex.sources.csv_table import CsvTable
@@ -157,6 +158,8 @@ def ledger_source(
     paths: list[bytes] = []
     sources: list[Source] = []
     for failure in ledger:
+        if is_item(failure.path):
+            continue  # a damaged row of an item that was added by id: there is no file to read again
         # A folder that failed as `not_a_file` was named in a list, which takes only files.
         if failure.reason != "not_a_file" and os.path.isdir(failure.path):
             sources.append(Folder(Path(os.fsdecode(failure.path)), part=True))
@@ -185,7 +188,7 @@ def member_bytes(path: str) -> bytes | None:
     A call may list the tar, or read a row group of the table: fast enough for a page of thumbnails.
     """
     raw = os.fsencode(path)
-    if os.path.lexists(raw):
+    if id_of_text(path) is not None or os.path.lexists(raw):
         return None
     for container, member in containers(raw):
         if not os.path.isfile(container):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from clipdex.base.errors import ClipdexError, ImageError
+from clipdex.base.items import id_of_text
 from clipdex.base.limits import Limits
 from clipdex.base.read_request import ReadRequest
 from clipdex.model.images import open_image
@@ -67,6 +68,8 @@ def _read(path: str) -> bytes:
 
     A file is not read if it is too large, or is by now a pipe, which might never end.
     """
+    if id_of_text(path) is not None:
+        raise ImageError("was added by id, and has no file", reason="not_a_file")
     try:
         if (inside := member_bytes(path)) is not None:
             return inside

@@ -20,6 +20,7 @@ from clipdex.apps.duplicates.groups import (
     stars,
 )
 from clipdex.base.errors import InvalidArgument
+from clipdex.base.items import path_text
 from clipdex.index.reader import Index
 from clipdex.looks.compare import MIN_SIMILARITY, similarities
 from clipdex.looks.frequencies import Looks
@@ -215,6 +216,6 @@ def _cosines(index: Index, one: int, others: list[int]) -> list[float]:
 
 def _duplicates(index: Index, rows: list[int]) -> list[Duplicate]:
     return [
-        Duplicate(row, os.fsdecode(p.path), p.width, p.height, p.size, p.mtime_ns, p.content_hash)
+        Duplicate(row, path_text(p.path), p.width, p.height, p.size, p.mtime_ns, p.content_hash)
         for row, p in index.pictures(rows).items()
     ]

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipdex.apps.duplicates.groups import Duplicate, DuplicateGroup
-from clipdex.apps.duplicates.moves import moves_of
+from clipdex.apps.duplicates.moves import Move, moves_of
 from clipdex.apps.duplicates.transfer import Left, content_of, make_folders, move_file, read_journal, write_journal
 from clipdex.base.errors import ClipdexError, InvalidArgument
+from clipdex.base.items import id_of_text
 from clipdex.base.records import storable
 from clipdex.sources.locations import containers
 
@@ -77,8 +78,9 @@ def move_duplicates(
             "give a folder outside it, or the next run could index what was moved"
         )
     moves = [move for group in groups for move in moves_of(group, min_cosine)]
-    plan = [(move.picture, move.keeper) for move in moves if move.moves]
+    plan = [(move.picture, move.keeper) for move in moves if move.moves and not _why_no_file(move)]
     result = Moved(stayed=[(move.picture.path, move.stays) for move in moves if not move.moves])
+    result.left += [(move.picture.path, why) for move in moves if move.moves and (why := _why_no_file(move))]
     if not plan:
         return result
     try:
@@ -134,6 +136,13 @@ def move_back(journal: str | os.PathLike[str], progress: Progress | None = None)
         if progress is not None:
             progress(done, len(lines))
     return result
+
+
+def _why_no_file(move: Move) -> str:
+    """Say which of the two is an item that was added by id, and so is no file; "" if none is."""
+    if id_of_text(move.picture.path) is not None:
+        return "it was added by id, and is not a file"
+    return "" if id_of_text(move.keeper.path) is None else f"its keeper {move.keeper.path} was added by id"
 
 
 def _require_movable(other: Duplicate, keeper: Duplicate, root: bytes) -> None:

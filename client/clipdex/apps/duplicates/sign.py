@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipdex.base.items import is_item
 from clipdex.base.limits import Limits
 from clipdex.base.records import Failure
 from clipdex.index.reader import Index
@@ -75,12 +76,14 @@ def sign_index(
 
 
 def _unsigned(directory: Path) -> dict[bytes, bytes]:
-    """Return path -> content hash for the live rows without a valid signature."""
+    """Return path -> content hash for the live rows of files without a valid signature."""
     found: dict[bytes, bytes] = {}
     with Index.open(directory) as index:
         for start in range(0, len(index.vectors), 65_536):
             held = {row for row, _ in index.signatures(start, start + 65_536)}
             rows = {row: content for row, content, *_ in index.contents(start, start + 65_536) if row not in held}
             pictures = index.pictures(list(rows))
-            found |= {pictures[row].path: content for row, content in rows.items()}
+            found |= {
+                pictures[row].path: content for row, content in rows.items() if not is_item(pictures[row].path)
+            }
     return found

@@ -1,0 +1,4 @@
+"""A client and an index joined: pictures added, found and removed by ids of the caller's.
+
+Not public: docs/design.md lists what is.
+"""

@@ -1,0 +1,183 @@
+"""The asyncio collection: the methods of the blocking one, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from types import TracebackType
+from typing import Any, TypeVar
+
+from clipdex.base.arguments import PathLike
+from clipdex.base.arrays import Vectors
+from clipdex.base.cpus import usable_cpus
+from clipdex.base.errors import ClipdexError, Closed
+from clipdex.client.driving import drive
+from clipdex.client.steps import Steps
+from clipdex.collection.changing import add_steps, commit_steps, remove_steps, update_metadata_steps
+from clipdex.collection.collection import Collection as BlockingCollection
+from clipdex.collection.core import Core, Key
+from clipdex.collection.item import Commit, Item, StoredItem
+from clipdex.collection.searching import search_steps
+from clipdex.index.hits import Hits
+from clipdex.search.mixture import Query
+
+__all__ = ["Collection"]
+
+_T = TypeVar("_T")
+_PAGE = 1_000
+
+
+class Collection:
+    """A `clipdex.Collection` whose methods are awaited: `async with clipdex.aio.Collection.open(...) as pictures`.
+
+    Any number of tasks may share it. A task that is cancelled while it waits for a commit may have added.
+    """
+
+    def __init__(self, opened: Callable[[], BlockingCollection]) -> None:
+        """opened: opens the collection, in a thread, when the `async with` begins."""
+        self._open = opened
+        self._collection: BlockingCollection | None = None
+        self._closed = False
+        self._threads = ThreadPoolExecutor(max(4, 2 * usable_cpus()), thread_name_prefix="clipdex-collection")
+
+    @classmethod
+    def open(cls, index: PathLike, **settings: Any) -> Collection:
+        """Make a collection that opens when its `async with` begins; takes what `clipdex.Collection.open` does."""
+        return cls(partial(BlockingCollection.open, index, **settings))
+
+    async def __aenter__(self) -> Collection:
+        self._require_open()
+        made = self._threads.submit(self._open)
+        try:
+            self._collection = await asyncio.wrap_future(made)
+        except BaseException:
+            self._closed = True
+            made.add_done_callback(_close_unwanted)  # its thread cannot be cancelled
+            self._threads.shutdown(wait=False)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """See `clipdex.Collection.close`."""
+        if self._closed:
+            return
+        try:
+            await self._in_thread(self.collection.close)
+        finally:
+            self._closed = True
+            self._threads.shutdown(wait=False)
+
+    @property
+    def collection(self) -> BlockingCollection:
+        """The underlying blocking collection."""
+        self._require_open()
+        if self._collection is None:
+            raise ClipdexError(
+                "the collection is not open: use  async with clipdex.aio.Collection.open(...) as pictures"
+            )
+        return self._collection
+
+    @property
+    def _core(self) -> Core:
+        return self.collection._core
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return "<clipdex.aio.Collection, closed>"
+        if self._collection is None:
+            return "<clipdex.aio.Collection not open>"
+        return f"<clipdex.aio.Collection over {self._collection!r}>"
+
+    async def search(self, text: str | Query | None = None, **options: Any) -> Hits:
+        """See `clipdex.Collection.search`."""
+        return await self._drive(search_steps(self._core, text, **options))
+
+    async def similar(self, item: Key, top_k: int | None = None, **options: Any) -> Hits:
+        """See `clipdex.Collection.similar`."""
+        return await self.search(item=item, top_k=top_k, **options)
+
+    async def add(self, items: Item | Iterable[Item], *, flush: bool = True) -> int:
+        """See `clipdex.Collection.add`."""
+        return await self._drive(add_steps(self._core, items, flush=flush))
+
+    async def remove(self, ids: str | Iterable[str], *, flush: bool = True) -> int:
+        """See `clipdex.Collection.remove`."""
+        return await self._drive(remove_steps(self._core, ids, flush=flush))
+
+    async def update_metadata(
+        self, item_id: str, metadata: Mapping[str, Any] | None, *, flush: bool = True
+    ) -> None:
+        """See `clipdex.Collection.update_metadata`."""
+        await self._drive(update_metadata_steps(self._core, item_id, metadata, flush=flush))
+
+    async def commit(self) -> None:
+        """See `clipdex.Collection.commit`."""
+        await self._drive(commit_steps(self._core))
+
+    async def get(self, item: Key) -> StoredItem | None:
+        """See `clipdex.Collection.get`."""
+        return await self._in_thread(partial(self.collection.get, item))
+
+    async def vector(self, item: Key) -> Vectors:
+        """See `clipdex.Collection.vector`."""
+        return await self._in_thread(partial(self.collection.vector, item))
+
+    async def contains(self, item: Key) -> bool:
+        """Return whether there is such a picture: `in` cannot be awaited."""
+        return await self.get(item) is not None
+
+    async def count(self) -> int:
+        """The number of pictures, as `len` of the blocking one: that cannot be awaited."""
+        return await self._in_thread(partial(len, self.collection))
+
+    async def ids(self) -> AsyncIterator[str]:
+        """See `clipdex.Collection.ids`."""
+        for each in await self._in_thread(self.collection.ids):
+            yield each
+
+    async def __aiter__(self) -> AsyncIterator[StoredItem]:
+        """See `clipdex.Collection.__iter__`."""
+        paths = await self._in_thread(self.collection.paths)
+        for start in range(0, len(paths), _PAGE):
+            for each in await self._in_thread(partial(self.collection.page, paths[start : start + _PAGE])):
+                yield each
+
+    async def watch(self, *, poll_s: float = 0.1, timeout_s: float | None = None) -> AsyncIterator[Commit]:
+        """See `clipdex.Collection.watch`."""
+        changed = await self._in_thread(partial(self.collection.watcher, poll_s))
+        loop = asyncio.get_running_loop()
+        quiet_since = loop.time()
+        while not self._closed:
+            await asyncio.sleep(poll_s)
+            try:
+                commit = await self._in_thread(changed)
+            except Closed:
+                return
+            if commit is not None:
+                yield commit
+                quiet_since = loop.time()
+            elif timeout_s is not None and loop.time() - quiet_since >= timeout_s:
+                return
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise Closed("this collection is closed: make another with clipdex.aio.Collection.open")
+
+    async def _in_thread(self, function: Callable[[], _T]) -> _T:
+        self._require_open()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+    async def _drive(self, steps: Steps[_T]) -> _T:
+        return await drive(steps, self._threads, self._require_open)
+
+
+def _close_unwanted(made: Future[BlockingCollection]) -> None:
+    if not made.cancelled() and made.exception() is None:
+        made.result().close()

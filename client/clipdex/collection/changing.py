@@ -1,0 +1,160 @@
+"""Adding, removing and changing items, as steps that a thread or asyncio drives."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+
+from clipdex.base.arrays import Array
+from clipdex.base.errors import (
+    AddFailed,
+    ClipdexError,
+    FingerprintMismatch,
+    ImageError,
+    InvalidArgument,
+    RequestRefused,
+)
+from clipdex.base.items import item_path
+from clipdex.base.records import Picture
+from clipdex.client.steps import Steps
+from clipdex.collection.core import Core
+from clipdex.collection.item import Item, decoded, given_vector, metadata_of
+from clipdex.index.writer import IndexWriter
+
+__all__ = ["add_steps", "commit_steps", "remove_steps", "update_metadata_steps"]
+
+_COMMITTING = 4_096  # items of one call that wait for a commit
+
+_OF_ONE_ITEM = (ImageError, InvalidArgument, RequestRefused)
+
+
+def add_steps(core: Core, items: Item | Iterable[Item], *, flush: bool = True) -> Steps[int]:
+    """The steps of `add`."""
+    core.commits()
+    if not isinstance(items, Item) and (isinstance(items, (str, bytes)) or not isinstance(items, Iterable)):
+        raise InvalidArgument(f"items is {items!r:.60}; expected a clipdex.Item or several")
+    failed: dict[str, ClipdexError] = {}
+    embedding: deque[tuple[Item, Picture, Future[Any] | Array]] = deque()
+    committing: deque[tuple[str, Future[Any]]] = deque()
+    most = 1 if core.client is None else core.client.max_batch_size * core.client.in_flight
+    done = 0
+
+    def settled(leave_embedding: int, leave_committing: int) -> Steps[int]:
+        count = 0
+        while len(embedding) > leave_embedding:
+            item, picture, vector = embedding.popleft()
+            try:
+                if isinstance(vector, Future):
+                    vector = yield vector
+                committing.append((item.id, core.put(picture.path, _adding(core, picture, vector), flush)))
+            except _OF_ONE_ITEM as exc:
+                failed[item.id] = exc
+        while len(committing) > leave_committing:
+            item_id, future = committing.popleft()
+            try:
+                yield future
+                count += 1
+            except _OF_ONE_ITEM as exc:
+                failed[item_id] = exc
+        return count
+
+    try:
+        for item in [items] if isinstance(items, Item) else items:
+            if not isinstance(item, Item):
+                raise InvalidArgument(f"an item is {item!r:.60}; expected a clipdex.Item")
+            try:
+                embedding.append((item, *_prepared(core, item)))
+            except _OF_ONE_ITEM as exc:
+                failed[item.id] = exc
+            done += yield from settled(most, _COMMITTING)
+        done += yield from settled(0, 0)
+    finally:
+        for _, _, future in embedding:
+            if isinstance(future, Future):
+                future.cancel()
+    if failed and isinstance(items, Item):
+        raise failed[items.id]
+    if failed:
+        first, error = next(iter(failed.items()))
+        others = f", and {len(failed) - 1:,} more" if len(failed) > 1 else ""
+        why = str(error).removeprefix(f"the item {first!r}: ")
+        raise AddFailed(f"the item {first!r}{others} could not be added ({done:,} were): {why}", failed, done)
+    return done
+
+
+def _prepared(core: Core, item: Item) -> tuple[Picture, Future[Any] | Array]:
+    """Decode an item -> (its record, its vector or a future of it)."""
+    if item.vector is not None:
+        made_by = getattr(item.vector, "fingerprint", None)
+        if made_by is not None and made_by != core.fingerprint:
+            raise FingerprintMismatch(
+                f"the vector of the item {item.id!r} is from another model ({made_by[:12]}) than "
+                f"{core.directory} ({core.fingerprint[:12]}): embed it with that of the index"
+            )
+        return given_vector(item, core.index.manifest.embedding_dim)
+    batcher = core.model()
+    assert core.client is not None
+    picture, pixels = decoded(item, core.client.card.image, core.icc)
+    return picture, batcher.pixels(pixels)
+
+
+def _adding(core: Core, picture: Picture, vector: Array) -> Callable[[IndexWriter], None]:
+    def make(writer: IndexWriter) -> None:
+        if core.client is not None:
+            writer.manifest = writer.manifest.noting(core.client.card, writer.directory)
+        known = writer.known(picture.path)
+        if known is not None and known.content_hash == picture.content_hash:
+            writer.touch(picture)  # the same picture again: only its metadata and time may be new
+        else:
+            writer.append([picture], np.asarray(vector)[None])
+
+    return make
+
+
+def remove_steps(core: Core, ids: str | Iterable[str], *, flush: bool = True) -> Steps[int]:
+    """The steps of `remove`."""
+    core.commits()
+    if not isinstance(ids, (str, Iterable)):
+        raise InvalidArgument(f"ids is {ids!r:.60}; expected an id, or a list of them")
+    paths = [item_path(each) for each in ([ids] if isinstance(ids, str) else ids)]
+    count = 0
+    waiting: deque[Future[Any]] = deque()
+    for path in dict.fromkeys(paths):
+
+        def make(writer: IndexWriter, path: bytes = path) -> bool:
+            there = writer.has(path)
+            if there:
+                writer.remove(path)
+            return there
+
+        waiting.append(core.put(path, make, flush))
+        if len(waiting) >= _COMMITTING:
+            count += bool((yield waiting.popleft()))
+    while waiting:
+        count += bool((yield waiting.popleft()))
+    return count
+
+
+def update_metadata_steps(
+    core: Core, item_id: str, metadata: Mapping[str, Any] | None, *, flush: bool = True
+) -> Steps[None]:
+    """The steps of `update_metadata`."""
+    core.commits()
+    path, text = item_path(item_id), metadata_of(metadata)
+
+    def make(writer: IndexWriter) -> None:
+        known = writer.known(path)
+        if known is None or known.row is None:
+            raise core.not_found(item_id)
+        writer.annotate(path, text)
+
+    yield core.put(path, make, flush)
+
+
+def commit_steps(core: Core) -> Steps[None]:
+    """The steps of `commit`."""
+    yield core.put(None, lambda writer: None, True)

@@ -1,0 +1,301 @@
+"""A client and an index joined: the object that a service holds."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from clipdex.base.arguments import PathLike, is_number
+from clipdex.base.arrays import Array, Vectors
+from clipdex.base.errors import Closed, InvalidArgument, ItemNotFound
+from clipdex.base.items import id_of_path
+from clipdex.client.client import Client
+from clipdex.client.steps import run
+from clipdex.collection.changing import add_steps, commit_steps, remove_steps, update_metadata_steps
+from clipdex.collection.core import Core, Key
+from clipdex.collection.item import Commit, Item, StoredItem, stored_item
+from clipdex.collection.opening import Lock, open_parts
+from clipdex.collection.searching import search_steps
+from clipdex.index.hits import Hits
+from clipdex.model.formats.icc import IccUse
+from clipdex.model.images import ImageSource
+from clipdex.search.grouping import Grouping
+from clipdex.search.mixture import Query
+
+__all__ = ["Collection"]
+
+_PAGE = 1_000  # pictures read at once
+
+
+class Collection:
+    """Pictures found by text and picture, added and removed by ids of the caller's. Open it with `open`.
+
+    Safe to share between threads; a context manager. Several processes may read one collection; one writes to it.
+    A search, or any other reading, sees all that was committed when it began, by whatever process.
+
+    directory: of the index, which may hold the pictures of folders as well: `clipdex index` leaves items alone.
+    """
+
+    def __init__(self, core: Core) -> None:
+        """core: its parts, as `open` makes them."""
+        self._core = core
+        self.directory = core.directory
+
+    @classmethod
+    def open(
+        cls,
+        index: PathLike,
+        *,
+        server: str | Sequence[str] | None = None,
+        model: str | None = None,
+        client: Client | None = None,
+        read_only: bool = False,
+        dtype: str = "float16",
+        icc: IccUse | None = None,
+        lock: Lock = "held",
+        **settings: Any,
+    ) -> Collection:
+        """Open a collection; create its index if it does not exist.
+
+        Args:
+            index: the path of an index, `X.clipdex`.
+            server: the address of a server, as for `clipdex.connect`. Without a server or a client, vectors can be
+                added and searched for, texts and pictures cannot.
+            model: the model's name; that of the index if not given.
+            client: instead of a server, a client, which stays open when the collection is closed.
+            read_only: to search while another process writes.
+            dtype, icc: for a new index, as for `clipdex.index_pictures`.
+            lock: "held": no other process can write while the collection is open. "per_commit": the index is
+                locked while there is something to write; while another process writes, adding raises IndexLocked.
+            settings: the other arguments of `clipdex.connect`.
+
+        Raises:
+            IndexNotFound: there is no index, and `read_only`, or no model that a new one could be of.
+            IndexLocked: another process is writing.
+            FingerprintMismatch: the index holds another model's vectors.
+            InvalidArgument: arguments contradict each other, or the index was created with another `icc`.
+            ServerError, IndexFault: as the client and the index raise them.
+        """
+        parts = open_parts(index, server, model, client, read_only, dtype, icc, lock, settings)
+        return cls(Core(parts, read_only))
+
+    def __repr__(self) -> str:
+        state = "closed" if self._core.closed.is_set() else "read-only" if self._core.read_only else "open"
+        return f"<clipdex.Collection {os.fspath(self.directory)!r}: {state}>"
+
+    # Searching
+
+    def search(
+        self,
+        text: str | Query | None = None,
+        *,
+        image: ImageSource | None = None,
+        item: Key | None = None,
+        vector: Array | None = None,
+        top_k: int | None = None,
+        offset: int = 0,
+        min_score: float | None = None,
+        where: str | Sequence[int] | Array | None = None,
+        params: Mapping[str, Any] | None = None,
+        group: bool | Grouping = False,
+    ) -> Hits:
+        """Find the pictures nearest to a text, a picture, a picture of the collection, a mixture or a vector.
+
+        Args:
+            text: what the pictures should show, or a `Query`, whose `like` parts may be `id:ID`.
+            image: a picture, as `embed_images` takes it.
+            item: the id of an item, or the path or row of another picture of the index; it is left out.
+            vector: float32 (D,) of norm 1.
+            top_k, offset, min_score, where, params: as for `Index.search`.
+            group: whether near-duplicates are one hit, or how they are recognised.
+
+        Raises:
+            ItemNotFound: there is no such item.
+            InvalidArgument: there is not exactly one of text, image, item and vector; or as `Index.search`.
+            ImageError: the picture cannot be decoded.
+            ServerError: the server did not answer.
+        """
+        return run(
+            search_steps(
+                self._core,
+                text,
+                image=image,
+                item=item,
+                vector=vector,
+                top_k=top_k,
+                offset=offset,
+                min_score=min_score,
+                where=where,
+                params=params,
+                group=group,
+            )
+        )
+
+    def similar(self, item: Key, top_k: int | None = None, **options: Any) -> Hits:
+        """Find the pictures nearest to one of the collection, without itself; options as for `search`.
+
+        Raises:
+            ItemNotFound: there is no such item.
+        """
+        return self.search(item=item, top_k=top_k, **options)
+
+    # Adding and removing
+
+    def add(self, items: Item | Iterable[Item], *, flush: bool = True) -> int:
+        """Add items, or replace those of the same id -> their number.
+
+        They are durable, and found by searches, when this returns. Adds at the same time, of any threads, share
+        requests and commits.
+
+        Args:
+            items: one, or a list or generator of them. Of two with the same id in it, the later stays.
+            flush: False returns once they are embedded; `commit`, or five seconds, makes them durable.
+
+        Raises:
+            ImageError, RequestRefused, InvalidArgument: the one item given cannot be added.
+            AddFailed: of a list, these items cannot be added, each for a reason of its own; the others were.
+            ServerError, IndexFault: the server or the disk failed. Items before that may have been added; adding
+                them again replaces them.
+        """
+        return run(add_steps(self._core, items, flush=flush))
+
+    def remove(self, ids: str | Iterable[str], *, flush: bool = True) -> int:
+        """Remove items -> how many there were. Ids of none are no error. Durable when this returns, if `flush`."""
+        return run(remove_steps(self._core, ids, flush=flush))
+
+    def update_metadata(self, item_id: str, metadata: Mapping[str, Any] | None, *, flush: bool = True) -> None:
+        """Replace the metadata of an item. Durable when this returns, if `flush`.
+
+        Raises:
+            ItemNotFound: there is no such item.
+            InvalidArgument: it is not a dict of what JSON can say.
+        """
+        run(update_metadata_steps(self._core, item_id, metadata, flush=flush))
+
+    def commit(self) -> None:
+        """Make all that was done with flush=False durable.
+
+        Raises:
+            IndexWriteError: some of it was lost, as the disk failed.
+        """
+        run(commit_steps(self._core))
+
+    # Looking
+
+    def get(self, item: Key) -> StoredItem | None:
+        """Read an item by its id, or another picture by its path or row; None if there is none."""
+        with self._core.reading() as index:
+            try:
+                row = self._core.row(index, item)
+            except ItemNotFound:
+                return None
+            return stored_item(row, index.picture(row), self.directory)
+
+    def vector(self, item: Key) -> Vectors:
+        """Read the vector of a picture: float32 (D,). Raises ItemNotFound if there is no such picture."""
+        with self._core.reading() as index:
+            return index.vector(self._core.row(index, item))
+
+    def __contains__(self, item: object) -> bool:
+        return isinstance(item, (str, int, os.PathLike)) and self.get(item) is not None
+
+    def __len__(self) -> int:
+        """The number of pictures: items, and those of folders."""
+        with self._core.reading() as index:
+            return len(index)
+
+    def ids(self) -> Iterator[str]:
+        """Iterate over the ids of all items, in the order of their rows."""
+        return (found for path in self.paths() if (found := id_of_path(path)) is not None)
+
+    def __iter__(self) -> Iterator[StoredItem]:
+        """Iterate over all pictures as of now, in the order of their rows, without those removed meanwhile."""
+        paths = self.paths()
+        for start in range(0, len(paths), _PAGE):
+            yield from self.page(paths[start : start + _PAGE])
+
+    def paths(self) -> list[bytes]:
+        """List the paths of all pictures in the index, by row."""
+        with self._core.reading() as index:
+            return [path for _, path in index.live_paths()]
+
+    def page(self, paths: Sequence[bytes]) -> list[StoredItem]:
+        """Read the pictures of these paths of the index that are still there."""
+        with self._core.reading() as index:
+            known = [found for path in paths if (found := index.known(path)) is not None]
+            rows = [found.row for found in known if found.row is not None and found.row < len(index.vectors)]
+            pictures = index.pictures(rows)
+            return [stored_item(row, pictures[row], self.directory) for row in rows]
+
+    def state(self) -> Commit:
+        """Count what the collection holds now."""
+        with self._core.reading() as index:
+            return Commit(len(index), len(index.vectors))
+
+    def watch(self, *, poll_s: float = 0.1, timeout_s: float | None = None) -> Generator[Commit, None, None]:
+        """Iterate over commits from now on, of this and other processes; several in quick succession are one.
+
+        It ends when the collection is closed, or after `timeout_s` without a commit.
+
+        Args:
+            poll_s: seconds between two looks, each of which takes microseconds.
+        """
+        return self._watching(self.watcher(poll_s), poll_s, timeout_s)
+
+    def _watching(
+        self, changed: Callable[[], Commit | None], poll_s: float, timeout_s: float | None
+    ) -> Generator[Commit, None, None]:
+        quiet_since = time.monotonic()
+        while not self._core.closed.wait(poll_s):
+            try:
+                commit = changed()
+            except Closed:
+                return
+            if commit is not None:
+                yield commit
+                quiet_since = time.monotonic()
+            elif timeout_s is not None and time.monotonic() - quiet_since >= timeout_s:
+                return
+
+    def watcher(self, poll_s: float) -> Callable[[], Commit | None]:
+        """Make a function that returns what the collection holds if there was a commit since its last call.
+
+        poll_s: how often it will be called.
+        """
+        if not is_number(poll_s) or not poll_s > 0:
+            raise InvalidArgument(f"poll_s is {poll_s!r}; expected a positive number of seconds")
+        with self._core.reading() as index:
+            seen = [(index.generation, index.version)]
+
+        def changed() -> Commit | None:
+            with self._core.reading() as index:
+                now = (index.generation, index.version)
+                if now == seen[0]:
+                    return None
+                renumbered = now[0] is not seen[0][0]
+                seen[0] = now
+                return Commit(len(index), len(index.vectors), renumbered)
+
+        return changed
+
+    # Closing
+
+    def close(self) -> None:
+        """Commit what waits, close all files, and the client if it is the collection's own. Safe to call twice.
+
+        Raises:
+            IndexWriteError: items that were added with flush=False are lost.
+        """
+        self._core.close()
+
+    def __enter__(self) -> Collection:
+        self._core.require_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,147 @@
+"""The parts of an open collection, and the rules by which threads share them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from clipdex.base.errors import ClipdexError, Closed, FingerprintMismatch, InvalidArgument, ItemNotFound
+from clipdex.base.items import item_path
+from clipdex.client.batching import Batcher
+from clipdex.client.client import Client
+from clipdex.collection.commits import Change, Commits
+from clipdex.collection.gate import Gate
+from clipdex.collection.opening import Opened
+from clipdex.index.reader import Index
+from clipdex.index.writer import IndexWriter
+from clipdex.model.formats.icc import IccUse
+
+__all__ = ["Core", "Key"]
+
+# An item's id; a path or a row of a picture of a folder.
+Key: TypeAlias = "str | int | os.PathLike[str]"
+
+
+class Core:
+    """An index, a client that may be missing, and a thread that writes unless the collection is read-only.
+
+    index: to be used within `reading` alone, but for its manifest.
+    """
+
+    def __init__(self, parts: Opened, read_only: bool) -> None:
+        self.index: Index = parts.index
+        self.client: Client | None = parts.client
+        self.directory = parts.index.directory
+        self.fingerprint = parts.index.manifest.fingerprint
+        self.icc: IccUse = parts.index.manifest.icc
+        self.closed = threading.Event()
+        self._own_client = parts.own_client
+        self._gate = Gate()
+        self._closing = threading.Lock()
+        self._pid = os.getpid()
+        self._batcher = None if parts.client is None else Batcher(parts.client)
+        self._commits = None if read_only else Commits(str(self.directory), parts.write, parts.writer)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing can be added or removed."""
+        return self._commits is None
+
+    def close(self) -> None:
+        """Commit what waits, and close everything. Raises IndexWriteError if something was lost."""
+        if self._pid != os.getpid():
+            return  # a forked child: all of it is the parent's
+        with self._closing:
+            if self.closed.is_set():
+                return
+            self.closed.set()
+            lost = None if self._commits is None else self._commits.close()
+            if self._batcher is not None:
+                self._batcher.close()
+            with self._gate.alone():
+                self.index.close()
+            if self._own_client and self.client is not None:
+                self.client.close()
+        if lost is not None:
+            raise lost
+
+    def require_open(self) -> None:
+        """Raise Closed if the collection is closed, ClipdexError in a forked child."""
+        if self._pid != os.getpid():
+            raise ClipdexError(
+                f"this Collection of {self.directory} was opened in process {self._pid}, and this is a child that "
+                "was forked from it: open another in the child"
+            )
+        if self.closed.is_set():
+            raise Closed(f"this Collection of {self.directory} is closed: open it again with Collection.open")
+
+    def commits(self) -> Commits:
+        """The thread that writes. Raises InvalidArgument if the collection is read-only."""
+        self.require_open()
+        if self._commits is None:
+            raise InvalidArgument(f"this Collection of {self.directory} was opened with read_only=True")
+        return self._commits
+
+    def put(self, path: bytes | None, make: Callable[[IndexWriter], Any], flush: bool) -> Future[Any]:
+        """Queue a change, as `Change` has it -> a future of its result."""
+        return self.commits().put(Change(path, make, flush))
+
+    def model(self) -> Batcher:
+        """What embeds texts and pictures. Raises InvalidArgument if the collection has no client."""
+        if self._batcher is None:
+            raise InvalidArgument(
+                f"this Collection of {self.directory} has no model, so that it takes vectors only: give server= "
+                "or client= to Collection.open"
+            )
+        return self._batcher
+
+    @contextmanager
+    def reading(self) -> Iterator[Index]:
+        """Have the index as of now; it does not change within the block."""
+        with self._gate.shared():
+            self.require_open()
+            if self.index.is_open and self.index.is_current():
+                yield self._same_model()
+                return
+        with self._gate.alone():
+            self.require_open()
+            if self.index.is_open:
+                self.index.refresh()
+            else:  # something else was at its path when it was to be refreshed
+                self.index = Index.open(self.directory)
+        with self._gate.shared():
+            self.require_open()
+            yield self._same_model()
+
+    def _same_model(self) -> Index:
+        found = self.index.manifest
+        if (found.fingerprint, found.icc) != (self.fingerprint, self.icc):
+            raise FingerprintMismatch(
+                f"{self.directory} was replaced by an index of {found.model} ({found.fingerprint[:12]}), but this "
+                f"Collection was opened for the model {self.fingerprint[:12]}: open it again"
+            )
+        return self.index
+
+    def row(self, index: Index, item: Key) -> int:
+        """Find the row of an item, or of another picture. Raises ItemNotFound."""
+        if isinstance(item, str):
+            known = index.known(item_path(item))
+            if known is None or known.row is None or known.row >= len(index.vectors):
+                raise self.not_found(item)
+            return known.row
+        if isinstance(item, bool) or not isinstance(item, (int, np.integer, os.PathLike)):
+            raise InvalidArgument(f"the item is {item!r:.60}; expected an id, or the path or row of a picture")
+        try:
+            return index.row(item)
+        except InvalidArgument as exc:
+            raise ItemNotFound(str(exc)) from exc
+
+    def not_found(self, item_id: str) -> ItemNotFound:
+        """Return the error for an id that no item has."""
+        return ItemNotFound(f"{self.directory} has no item {item_id!r}")

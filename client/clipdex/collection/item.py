@@ -1,0 +1,173 @@
+"""What goes into a collection, and what comes out of it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from clipdex.base.arrays import Array, Pixels
+from clipdex.base.errors import ImageError, IndexDamaged, InvalidArgument
+from clipdex.base.items import check_id, id_of_path, item_path, path_text
+from clipdex.base.json_text import parse_json, parsed_object
+from clipdex.base.records import NO_METADATA, Picture
+from clipdex.looks.signature import perceptual_signature
+from clipdex.model.card import ImageSpec
+from clipdex.model.formats.icc import IccUse
+from clipdex.model.images import ImageSource, center_crop, file_bytes, open_image, resized
+from clipdex.sources.metadata import metadata_json
+
+__all__ = ["Commit", "Item", "StoredItem", "decoded", "given_vector", "metadata_of", "stored_item"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture, or its vector, to add to a collection by an id of the caller's.
+
+    id: 1 to 1,024 bytes of UTF-8, none of them zero.
+    image: a path, the bytes of a picture file, an open file, a Pillow image, or a uint8 array (H, W, 3).
+    vector: instead of the image, its vector, (D,) of norm 1, of the collection's model.
+    metadata: what JSON can say, 64 KiB per field.
+
+    Raises:
+        InvalidArgument: the id is none, or there is not exactly one of image and vector; or the metadata is not a
+            dict of what JSON can say.
+    """
+
+    id: str
+    image: ImageSource | None = field(default=None, repr=False)
+    vector: npt.ArrayLike | None = field(default=None, repr=False, compare=False)
+    metadata: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        check_id(self.id)
+        if (self.image is None) == (self.vector is None):
+            raise InvalidArgument(
+                f"the item {self.id!r} has {'neither' if self.image is None else 'both'} an image "
+                f"{'nor' if self.image is None else 'and'} a vector; give one of them"
+            )
+        metadata_of(self.metadata)
+
+
+@dataclass(frozen=True)
+class StoredItem:
+    """A picture of a collection.
+
+    id: None for a picture of a folder or another source. path: `id:ID`, or the path of its file.
+    width, height: of the picture as shown, in pixels; 0 if it was added as a vector.
+    size: of its file, in bytes. mtime_ns: when it was added, or of its file, in nanoseconds since 1970.
+    """
+
+    id: str | None
+    path: str
+    row: int
+    width: int
+    height: int
+    size: int
+    mtime_ns: int
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What a collection holds after a commit. pictures: that a search looks at. rows: tombstones included.
+
+    renumbered: the index was compacted, so that rows have other numbers than before; else the rows from the last
+    commit's `rows` on are new.
+    """
+
+    pictures: int
+    rows: int
+    renumbered: bool = False
+
+
+def metadata_of(given: Mapping[str, Any] | None) -> str:
+    """Metadata as the JSON of an object.
+
+    Raises:
+        InvalidArgument: it is not a mapping, or a field would be lost.
+    """
+    if given is None:
+        return NO_METADATA
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise InvalidArgument(f"the metadata is {given!r:.60}; expected a dict of names and what JSON can say")
+    text = metadata_json(given)
+    lost = {name for name, value in given.items() if value is not None} - set(parse_json(text))
+    if lost:
+        raise InvalidArgument(
+            f"the metadata's field {min(lost)!r:.60} cannot be kept: expected what JSON can say, of 64 KiB at most"
+        )
+    return text
+
+
+def decoded(item: Item, spec: ImageSpec, icc: IccUse) -> tuple[Picture, Pixels]:
+    """Decode an item's picture -> (its record, its pixels for the model: uint8 (S, S, 3)).
+
+    Raises:
+        ImageError: it cannot be decoded; the message names the item.
+        InvalidArgument: it is not a picture.
+    """
+    assert item.image is not None
+    try:
+        data = file_bytes(item.image)
+        image = open_image(item.image if data is None else data, fill=spec.fill, icc=icc)
+    except ImageError as exc:
+        why = str(exc).removeprefix("the bytes given: ")
+        raise ImageError(f"the item {item.id!r}: {why}", reason=exc.reason) from exc
+    except InvalidArgument as exc:
+        raise InvalidArgument(f"the item {item.id!r}: {exc}") from exc
+    small = resized(image, spec)
+    size, content = (len(data), _hash(data)) if data is not None else _of_pixels(image)
+    picture = _picture(item, size, content, image.size, perceptual_signature(small))
+    return picture, center_crop(small, spec)
+
+
+def given_vector(item: Item, dim: int) -> tuple[Picture, Array]:
+    """An item that is a vector -> (its record, the vector: (D,) of a float dtype).
+
+    Raises:
+        InvalidArgument: it has another shape or dtype.
+    """
+    try:
+        vector = np.asarray(item.vector)
+    except ValueError:
+        vector = np.asarray(None)
+    if vector.shape != (dim,) or not np.issubdtype(vector.dtype, np.floating):
+        raise InvalidArgument(
+            f"the item {item.id!r}: its vector is {vector.dtype} {vector.shape}; expected floats of shape ({dim},)"
+        )
+    wide = np.ascontiguousarray(vector, dtype=np.float32)
+    return _picture(item, wide.nbytes, _hash(wide.tobytes(), b"vector"), (0, 0), None), wide
+
+
+def stored_item(row: int, picture: Picture, where: object) -> StoredItem:
+    """A row's record as a StoredItem. Raises IndexDamaged if its metadata is not a JSON object."""
+    p = picture
+    try:
+        metadata = {} if p.metadata is None else parsed_object(p.metadata)
+    except ValueError as exc:
+        raise IndexDamaged(
+            f"{where}: the metadata of row {row} is not a JSON object; see  clipdex verify"
+        ) from exc
+    return StoredItem(id_of_path(p.path), path_text(p.path), row, p.width, p.height, p.size, p.mtime_ns, metadata)
+
+
+def _picture(item: Item, size: int, content: bytes, shape: tuple[int, int], phash: bytes | None) -> Picture:
+    said = metadata_of(item.metadata)
+    return Picture(item_path(item.id), size, time.time_ns(), content, *shape, said, phash)
+
+
+def _of_pixels(image: Image.Image) -> tuple[int, bytes]:
+    data = image.tobytes()
+    return len(data), _hash(b"%d %d " % image.size + data, b"pixels")
+
+
+def _hash(data: bytes, kind: bytes = b"") -> bytes:
+    """The content hash of a file, or of something else, which never equals that of a file."""
+    return hashlib.blake2b(data, digest_size=16, person=b"clipdex" + kind if kind else b"").digest()

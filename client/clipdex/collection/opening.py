@@ -1,0 +1,120 @@
+"""Opening a collection: its client, its index, and the lock of the index."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+from clipdex.base.arguments import PathLike, as_path
+from clipdex.base.errors import IndexNotFound, InvalidArgument
+from clipdex.client.client import Client, connect
+from clipdex.index.create import put_back
+from clipdex.index.manifest import Manifest
+from clipdex.index.reader import Index
+from clipdex.index.writer import IndexWriter
+from clipdex.model.formats.icc import IccUse, check_icc
+
+__all__ = ["Lock", "Opened", "open_parts"]
+
+Lock: TypeAlias = Literal["held", "per_commit"]
+
+
+@dataclass
+class Opened:
+    """The parts of a collection. own_client: the client is closed with it. write: opens the index for writing."""
+
+    index: Index
+    client: Client | None
+    own_client: bool
+    write: Callable[[], IndexWriter]
+    writer: IndexWriter | None
+
+
+def open_parts(
+    index: PathLike,
+    server: Any,
+    model: str | None,
+    client: Client | None,
+    read_only: bool,
+    dtype: str,
+    icc: IccUse | None,
+    lock: Lock,
+    settings: dict[str, Any],
+) -> Opened:
+    """Open what `Collection.open` is given; nothing stays open if it raises."""
+    directory = as_path(index, "the path of an index")
+    if lock not in get_args(Lock):
+        raise InvalidArgument(f"lock is {lock!r:.60}; expected 'held' or 'per_commit'")
+    if client is not None and not isinstance(client, Client):
+        raise InvalidArgument(f"client is {client!r:.60}; expected a Client: make one with clipdex.connect")
+    if client is not None and (server is not None or model is not None or settings):
+        raise InvalidArgument("client= is given, and settings of a connection as well; give one of them")
+    if server is None and (model is not None or settings):
+        raise InvalidArgument("settings of a connection are given, but no server= to connect to")
+    if not read_only:
+        put_back(directory)
+    manifest = Manifest.read(directory) if os.path.lexists(directory) else None
+    if manifest is None and (read_only or (client is None and server is None)):
+        how = "" if read_only else "; give server= or client= to create it, so that its model is known"
+        raise IndexNotFound(f"{directory}: there is no such index{how}")
+    own = client is None and server is not None
+    if own:
+        client = connect(server, model=model or (manifest.model if manifest else None), **settings)
+    writer, opened = None, None
+    try:
+        write = partial(_writer, directory, client, manifest, dtype, icc, create=True)
+        if not read_only:
+            writer = write()
+        opened = Index.open(directory)
+        if client is not None:
+            opened.require(client.card)
+        if read_only or lock == "per_commit":
+            if writer is not None:
+                writer.close()
+            writer = None
+        # From here on the index must stay, and of this model.
+        again = partial(_writer, directory, client, opened.manifest, dtype, None, create=False)
+        return Opened(opened, client, own, again, writer)
+    except BaseException:
+        for part in (opened, writer, client if own else None):
+            if part is not None:
+                part.close()
+        raise
+
+
+def _writer(
+    directory: Path,
+    client: Client | None,
+    manifest: Manifest | None,
+    dtype: str,
+    icc: IccUse | None,
+    *,
+    create: bool,
+) -> IndexWriter:
+    """Open the index for writing; create it if told so and there is a client to say of what model.
+
+    Raises:
+        FingerprintMismatch: it holds another model's vectors.
+        InvalidArgument: it was created with another `icc`.
+        IndexFault: as `IndexWriter` raises it.
+    """
+    wanted = check_icc("off" if icc is None else icc)
+    writer = (
+        IndexWriter(directory)
+        if client is None or not create
+        else IndexWriter.open_or_create(directory, manifest or Manifest.of(client.card, dtype, wanted))
+    )
+    try:
+        if client is not None:
+            writer.manifest.require(client.card, directory)
+        elif manifest is not None:
+            writer.manifest.require_same(manifest, directory)
+        writer.manifest.require_icc(icc, directory)
+    except BaseException:
+        writer.close()
+        raise
+    return writer

@@ -1,0 +1,93 @@
+"""Searching a collection, as steps that a thread or asyncio drives."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any, cast
+
+import numpy as np
+
+from clipdex.base.arrays import Array
+from clipdex.base.errors import InvalidArgument
+from clipdex.client.steps import Steps
+from clipdex.collection.core import Core, Key
+from clipdex.index.hits import Hits
+from clipdex.model.embeddings import Embeddings
+from clipdex.model.images import ImageSource
+from clipdex.search.grouping import Grouping
+from clipdex.search.mixture import Query
+
+__all__ = ["search_steps"]
+
+
+def search_steps(
+    core: Core,
+    text: str | Query | None = None,
+    *,
+    image: ImageSource | None = None,
+    item: Key | None = None,
+    vector: Array | None = None,
+    group: bool | Grouping = False,
+    **options: Any,
+) -> Steps[Hits]:
+    """The steps of `search`."""
+    core.require_open()
+    given = [value for value in (text, image, item, vector) if value is not None]
+    if len(given) != 1:
+        raise InvalidArgument(
+            f"a search is for one of text, image, item and vector; {len(given) or 'none'} of them "
+            f"{'were' if given else 'was'} given"
+        )
+    if not isinstance(group, (bool, Grouping)):
+        raise InvalidArgument(f"group is {group!r:.60}; expected True, False or clipdex.Grouping(...)")
+    options["grouping"] = Grouping() if group is True else group or None
+    if vector is not None:
+        with core.reading() as index:
+            return index.search(_one(vector), **options)[0]
+    if item is not None:
+        with core.reading() as index:
+            row = core.row(index, item)
+            return index.search(index.vector(row), exclude=[row], **options)[0]
+    if image is not None:
+        query = Query().plus(image=image)
+    elif isinstance(text, Query):
+        query = text
+    elif isinstance(text, str):
+        query = Query().plus(text=text)
+    else:
+        raise InvalidArgument(f"the query is {text!r:.60}; expected a text or a clipdex.Query")
+    texts, images = yield from _embedded(core, query)
+    with core.reading() as index:
+        liked = query.liked_rows(index)
+        return index.search(query.mixed(texts, images, index), exclude=liked, **options)[0]
+
+
+def _embedded(core: Core, query: Query) -> Steps[tuple[Array | None, Array | None]]:
+    """Embed the texts and pictures of a query -> float32 (n, D) each, or None."""
+    waiting: list[Future[Any]] = []
+    try:
+        if query.texts or query.images:
+            waiting += map(core.model().text, query.texts)
+            waiting += [core.model().image(image, icc=core.icc) for image in query.images]
+        found: list[Embeddings] = []
+        for future in waiting:
+            found.append(cast(Embeddings, (yield future)))  # what a batcher's futures give
+    finally:
+        for future in waiting:
+            future.cancel()
+    texts, images = found[: len(query.texts)], found[len(query.texts) :]
+    return _stacked(texts), _stacked(images)
+
+
+def _stacked(vectors: list[Embeddings]) -> Embeddings | None:
+    """Stack vectors of one client: float32 (n, D), with its model's fingerprint."""
+    if not vectors:
+        return None
+    assert vectors[0].fingerprint is not None
+    return Embeddings.of(np.stack(vectors), vectors[0].fingerprint)
+
+
+def _one(vector: Array) -> Array:
+    if np.ndim(vector) != 1 and np.shape(vector)[:1] != (1,):
+        raise InvalidArgument(f"the vector has shape {np.shape(vector)}; expected (D,): a search is for one")
+    return vector
