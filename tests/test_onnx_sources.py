@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -212,6 +213,15 @@ def test_the_scale_is_read_where_the_file_computes_logits(onnx_source: Callable[
     assert joint.logit_scale == pytest.approx(14.2857, rel=1e-3)  # a fresh CLIP's
     split = load_onnx(onnx_source("transformers_js"))
     assert (split.logit_scale, split.remarks["logit_scale"]) == (100.0, "assumed")
+
+
+def test_immichs_siglip_gets_immichs_cleaning(copy_of: Callable[[str], Path], adopt: Adopt) -> None:
+    source = copy_of("immich")
+    config = json.loads((source / "config.json").read_text())
+    config["text_cfg"]["tokenizer_kwargs"] = {"clean": "canonicalize"}
+    (source / "config.json").write_text(json.dumps(config))
+    card = adopt(source).card
+    assert card.text.cleaning == "whitespace punctuation lower" and card.parity["token_mismatches"] == 0
 
 
 # What the gate catches
