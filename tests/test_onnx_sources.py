@@ -353,5 +353,7 @@ def test_every_layout_passes_the_whole_gate(onnx_source: Callable[[str], str], a
 def test_what_takes_any_batch_is_quantized_for_cpus(
     onnx_source: Callable[[str], str], adopt: Adopt, case: str
 ) -> None:
-    parity = adopt(onnx_source(case), precision="int8").card.parity
-    assert parity["image_cosine_min"] > 0.99 and parity["floor"] == 0.99
+    # With random weights, pictures are too much alike for the floor of rankings.
+    parity = adopt(onnx_source(case), precision="int8", force=True).card.parity
+    assert set(parity.get("departs", ())) <= {"ranking"} and parity["floor"] == 0.99
+    assert parity["image_cosine_min"] > 0.99 and parity["text_cosine_min"] > 0.99 and parity["top10_overlap"] > 0.9
