@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -215,6 +216,15 @@ def test_the_scale_is_read_where_the_file_computes_logits(onnx_source: Callable[
     assert (split.logit_scale, split.remarks["logit_scale"]) == (100.0, "assumed")
 
 
+def test_immichs_siglip_gets_immichs_cleaning(copy_of: Callable[[str], Path], adopt: Adopt) -> None:
+    source = copy_of("immich")
+    config = json.loads((source / "config.json").read_text())
+    config["text_cfg"]["tokenizer_kwargs"] = {"clean": "canonicalize"}
+    (source / "config.json").write_text(json.dumps(config))
+    card = adopt(source).card
+    assert card.text.cleaning == "whitespace punctuation lower" and card.parity["token_mismatches"] == 0
+
+
 # What the gate catches
 
 
@@ -301,7 +311,7 @@ def test_without_torch_the_error_names_the_other_way(
             raise MissingExtra(package, extra, purpose)
 
     monkeypatch.setattr(requirements, "require_installed", missing)
-    with pytest.raises(MissingExtra, match=r"--from onnx takes the ONNX files .* pip install 'clipdex\[export\]'"):
+    with pytest.raises(MissingExtra, match=r"--from onnx takes the ONNX files .* pip install .*\[export\]"):
         adopt(both)
     assert adopt(both, source_format="onnx").card.parity["reference"] == "ONNX Runtime"
 
@@ -344,5 +354,7 @@ def test_every_layout_passes_the_whole_gate(onnx_source: Callable[[str], str], a
 def test_what_takes_any_batch_is_quantized_for_cpus(
     onnx_source: Callable[[str], str], adopt: Adopt, case: str
 ) -> None:
-    parity = adopt(onnx_source(case), precision="int8").card.parity
-    assert parity["image_cosine_min"] > 0.99 and parity["floor"] == 0.99
+    # With random weights, pictures are too much alike for the floor of rankings.
+    parity = adopt(onnx_source(case), precision="int8", force=True).card.parity
+    assert set(parity.get("departs", ())) <= {"ranking"} and parity["floor"] == 0.99
+    assert parity["image_cosine_min"] > 0.99 and parity["text_cosine_min"] > 0.99 and parity["top10_overlap"] > 0.9

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipdex.base.errors import InvalidArgument
+from clipdex.base.errors import ExportError, InvalidArgument
 
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
@@ -48,6 +48,16 @@ def test_immichs_towers_are_freed(onnx_source: Callable[[str], str], tmp_path: P
     together = session.run(None, {"pixels": rows})[0]
     alone = np.concatenate([session.run(None, {"pixels": rows[i : i + 1]})[0] for i in range(5)])
     assert together.shape == (5, 24) and np.allclose(together, alone, atol=1e-5)
+
+
+def test_a_tower_that_crashes_its_server_is_refused(
+    onnx_source: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate's own session of a half-precision file optimizes nothing, a server's does."""
+    monkeypatch.setattr("clipdex_export.gate.crashes", lambda path: path.parent.parent.name == "m_text")
+    with pytest.raises(ExportError, match="m_text: ONNX Runtime crashes when it loads the tower in float16"):
+        export_model(onnx_source("transformers_js"), name="m", repository=tmp_path / "models", precision="fp16")
+    assert everything_in(tmp_path) == []
 
 
 @pytest.fixture

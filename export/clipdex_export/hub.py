@@ -77,10 +77,10 @@ def list_files(files: CheckpointFiles) -> tuple[str, ...]:
 
 
 def fetch_files(files: CheckpointFiles, names: Sequence[str]) -> None:
-    """Download these files, each with those whose names it begins; do nothing for a local directory."""
+    """Download these files; do nothing for a local directory."""
     missing = [name for name in names if not (files.directory / name).exists()] if files.hub_id else []
     if missing:
-        _download(files.hub_id, files.revision, [*_SMALL_FILES, *(f"{escape(name)}*" for name in missing)])
+        _download(files.hub_id, files.revision, [*_SMALL_FILES, *map(escape, missing)])
 
 
 def _listed_on_the_hub(files: CheckpointFiles) -> list[str] | None:

@@ -162,16 +162,14 @@ def _open_clip_pixels(image: Image.Image, settings: Mapping[str, Any]) -> npt.ND
 class OriginalTexts:
     """Texts by a tokenizer.json, as a `TextReference`.
 
-    length, pad_id: to which texts are cut and padded, and by what. canonical: whether Immich removes punctuation.
-    siglip: whether padding is not hidden.
+    length, pad_id: to which texts are cut and padded, and by what. config: of config.json.
     """
 
     path: Path
     style: Style
     length: int
     pad_id: int
-    canonical: bool
-    siglip: bool
+    config: Mapping[str, Any]
     file: TowerFile
 
     @cached_property
@@ -199,7 +197,8 @@ class OriginalTexts:
         given = {self.file.given: np.array([each.ids for each in encoded])}
         if self.file.mask is not None:
             mask = np.array([each.attention_mask for each in encoded])
-            given[self.file.mask] = np.ones_like(mask) if self.siglip else mask
+            # SigLIP was trained without hiding padding.
+            given[self.file.mask] = np.ones_like(mask) if self.config.get("model_type") == "siglip" else mask
         for tensor in self.file.zeros:
             given[tensor] = np.zeros((len(texts), self.length))
         feeds = {t.name: value.astype(helper.tensor_dtype_to_np_dtype(t.kind)) for t, value in given.items()}
@@ -209,8 +208,9 @@ class OriginalTexts:
         return self._tokenizer.encode_batch([self._cleaned(text) for text in texts])
 
     def _cleaned(self, text: str) -> str:
-        if self.style == "open_clip":
+        if self.style == "open_clip":  # as Immich does it
             text = " ".join(text.split())
-            if self.canonical:
+            options = self.config.get("text_cfg", {}).get("tokenizer_kwargs", {})
+            if options.get("clean") == "canonicalize":
                 text = "".join(character for character in text if character not in string.punctuation).lower()
         return text
