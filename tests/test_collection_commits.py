@@ -25,6 +25,7 @@ import clipdex.index.vectors
 from clipdex import Collection, Index, IndexWriter, Item
 from clipdex.collection import commits as commits_module
 from clipdex.collection.gate import Gate
+from clipdex.index.files import write_at
 from clipdex.index.rows import RowStore
 from clipdex.wire import FakeTransport
 
@@ -204,7 +205,7 @@ def test_a_second_writer_is_refused_and_told_who_writes(tmp_path: Path, fake: cl
     with Collection.open(tmp_path / "x", client=fake) as collection:
         for lock in ("held", "per_commit"):
             with pytest.raises(clipdex.IndexLocked, match=f"is being written to by process {os.getpid()} since"):
-                Collection.open(tmp_path / "x", client=fake, lock=lock)  # type: ignore[arg-type]
+                Collection.open(tmp_path / "x", client=fake, lock=lock)
         with pytest.raises(clipdex.IndexLocked):
             IndexWriter(tmp_path / "x")
         collection.add(Item("a", vector=VECTORS[0]))
@@ -302,6 +303,7 @@ def test_a_forked_child_is_told_to_open_its_own_and_leaves_the_parents_alone(
                     else:
                         os._exit(2)
                 collection.close()
+                assert collection._core.index.is_open, "the files are the parent's"
                 status = 0
             finally:
                 os._exit(status)
@@ -340,7 +342,7 @@ def full(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
     no_space = lambda: OSError(28, "No space left on device")  # noqa: E731
     if request.param == "append":
-        monkeypatch.setattr(clipdex.index.vectors, "write_at", refusing(clipdex.index.vectors.write_at, no_space))
+        monkeypatch.setattr(clipdex.index.vectors, "write_at", refusing(write_at, no_space))
     elif request.param == "sync":
         monkeypatch.setattr(
             clipdex.index.vectors, "_datasync", refusing(clipdex.index.vectors._datasync, no_space)

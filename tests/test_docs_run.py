@@ -173,7 +173,9 @@ def told(page: Path) -> list[list[str]]:
 
 
 RUN = [
-    page for page in PAGES if page.name not in ("commands.md", "README.md", "bulk.md", "service.md", "collection.md") and told(page)
+    page
+    for page in PAGES
+    if page.name not in ("commands.md", "README.md", "bulk.md", "service.md", "collection.md") and told(page)
 ]
 
 

@@ -69,9 +69,9 @@ def _embedded(core: Core, query: Query) -> Steps[tuple[Array | None, Array | Non
         if query.texts or query.images:
             waiting += map(core.model().text, query.texts)
             waiting += [core.model().image(image, icc=core.icc) for image in query.images]
-        found = []
+        found: list[Embeddings] = []
         for future in waiting:
-            found.append((yield future))
+            found.append((yield future))  # type: ignore[arg-type]  # what a Batcher answers
     finally:
         for future in waiting:
             future.cancel()
