@@ -385,9 +385,8 @@ def test_a_wrong_kind_is_one_sentence(pets: Any) -> None:
 def test_settings_that_contradict_each_other_are_one_sentence(
     fake: clipdex.Client, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    given: dict[str, Any] = {"index": tmp_path / "x"} | {
-        name: fake if v is ... else v for name, v in settings.items()
-    }
+    given: dict[str, Any] = {"index": tmp_path / "x"}
+    given |= {name: fake if value is ... else value for name, value in settings.items()}
     with pytest.raises(clipdex.InvalidArgument):
         Collection.open(**given)
     assert not (tmp_path / "x").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import sqlite3
@@ -233,8 +234,14 @@ def test_a_damaged_item_is_listed_and_not_retried_as_a_file(
 @pytest.mark.thin
 def test_the_rows_of_items_are_as_the_format_says(index: Path) -> None:
     db = sqlite3.connect(f"file:{index}/rows.sqlite?mode=ro", uri=True)
-    found = db.execute("SELECT path, size, width, height FROM rows WHERE row >= 12 ORDER BY row").fetchall()
-    assert [path for path, *_ in found] == [f"id:{each}\0".encode() for each in IDS]
-    assert found[2][1:] == (32, 0, 0)
+    found = db.execute("SELECT path, size, width, height, content_hash FROM rows WHERE row >= 12 ORDER BY row")
+    rows = found.fetchall()
+    assert [path for path, *_ in rows] == [f"id:{each}\0".encode() for each in IDS]
+    assert [row[1:4] for row in rows[::2]] == [(3600, 40, 30), (32, 0, 0)]
+    pixels, vector = b"40 30 " + noise(100).tobytes(), unit_vectors(1, 8)[0].tobytes()
+    assert rows[0][4] == hashlib.blake2b(pixels, digest_size=16, person=b"clipdexpixels").digest()
+    assert rows[2][4] == hashlib.blake2b(vector, digest_size=16, person=b"clipdexvector").digest()
+    same = "SELECT content_hash FROM rows WHERE CAST(path AS TEXT) LIKE '%/3.png'"
+    assert rows[1][4] == db.execute(same).fetchone()[0]
     assert db.execute("PRAGMA user_version").fetchone() == (1,)
     db.close()
