@@ -6,6 +6,10 @@ PYTHON ?= python3
 PINS = PIP_CONSTRAINT=$(CURDIR)/$(1) PIP_BUILD_CONSTRAINT=$(CURDIR)/$(1)
 INSTALL = env $(call PINS,$(1)) $(2)/bin/python -m pip install --quiet
 
+# The same for `make demo`, which a newcomer watches: of what pip says, the packages as they come. A pipe would hide
+# that pip failed; /bin/sh may have no pipefail.
+SHOWN = awk '/^ *(Downloading|Installing collected|Building|Using cached) ?/ { sub(/^ */, "  "); print substr($$0, 1, 78); fflush() }'
+
 # Many tests wait for processes and clocks more than they work: two at a time, a file always in one process.
 SPREAD = --numprocesses 2 --dist loadfile
 
@@ -17,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-thin test-slow coverage lint docs format locks demo-model evaluate bench prove prove-damage prove-kills prove-collection prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-shapes test-extras clean
+.PHONY: help demo test test-thin test-slow test-wheel coverage lint docs format locks demo-model evaluate bench prove prove-damage prove-kills prove-collection prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-shapes test-extras clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +44,9 @@ coverage: .venv-dev/ready  ## the share of each package that the tests run, and 
 	.venv-dev/bin/coverage erase
 	status=0; .venv-dev/bin/coverage run -m pytest $(SPREAD) -m "$(COVERED)" || status=$$?; \
 	.venv-dev/bin/coverage combine --quiet && .venv-dev/bin/python tests/coverage_table.py --files && exit $$status
+
+test-wheel: .venv-dev/ready  ## build wheel and sdist, install the wheel with nothing else around, run the demo; two minutes
+	.venv-dev/bin/python tests/proofs/wheel.py
 
 lint: .venv-dev/ready  ## ruff, mypy and a spell check
 	.venv-dev/bin/ruff check
@@ -127,8 +134,11 @@ clean:  ## remove the environments and what the demo wrote
 # Three environments: what the demo needs, what development needs, and what a service would install.
 
 .venv/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(call INSTALL,constraints.txt,.venv) -e '.[cli,local]'
+	@echo "installing Triton, onnxruntime and what else the demo needs into .venv: a minute or two"
+	@$(PYTHON) -m venv .venv
+	@{ env $(call PINS,constraints.txt) .venv/bin/python -m pip install --disable-pip-version-check \
+		-e '.[cli,local]' || touch .venv/failed; } | $(SHOWN)
+	@if [ -e .venv/failed ]; then rm .venv/failed; exit 1; fi
 	@touch $@
 
 # torch first, and asked for exactly: a range would bring the build with CUDA, gigabytes of it.

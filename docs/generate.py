@@ -48,7 +48,7 @@ LINK = re.compile(r"\[`([\w.]+)`\]\(\.\./([\w/]+\.py)#L(\d+)\)")
 
 def commands() -> str:
     """The page of all commands, in Markdown."""
-    group = get_command(app)
+    group: Any = get_command(app)
     shared = [each for each in group.commands["models"].params if _panel(each) == CONNECTION]
     return _INTRODUCTION + "".join(_sections("clipdex", group)) + _CONNECTION + _table(shared)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import signal
 import sys
@@ -148,10 +150,26 @@ def family_sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def onnx_source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """A small repository of ready-made ONNX, by its name in onnx_layouts.LAYOUTS -> what to give to an export."""
-    from onnx_layouts import write_layout
+    """A small repository of ready-made ONNX, by its name in onnx_layouts.LAYOUTS -> what to give to an export.
 
-    return once(lambda case: write_layout(case, tmp_path_factory.mktemp(case) / case))
+    Tracing takes long: the processes of one test run share them.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "onnx"
+
+    def write(case: str) -> str:
+        from onnx_layouts import source_of, write_layout
+
+        shared.mkdir(exist_ok=True)
+        with (shared / f"{case}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            done = shared / f"{case}.done"
+            if not done.exists():
+                write_layout(case, shared / case)
+                done.touch()
+        return source_of(case, shared / case)
+
+    return once(write)
 
 
 @pytest.fixture(scope="session")

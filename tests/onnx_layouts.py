@@ -142,8 +142,8 @@ B, BS = {0: "batch_size"}, {0: "batch_size", 1: "sequence_length"}
 PIXELS = {0: "batch_size", 1: "num_channels", 2: "height", 3: "width"}
 
 
-def some_pixels(rows: int = 2) -> torch.Tensor:
-    return torch.randn(rows, 3, SIZE, SIZE)
+def some_pixels(rows: int = 2, side: int = SIZE) -> torch.Tensor:
+    return torch.randn(rows, 3, side, side)
 
 
 def some_ids(rows: int = 2, length: int = LENGTH, dtype: torch.dtype = torch.int64) -> torch.Tensor:
@@ -154,7 +154,7 @@ def write_vision(model: Any, path: Path, *, opset: int = 14, **options: Any) -> 
     first = "image_embeds" if hasattr(model, "visual_projection") else "pooler_output"
     export(
         Vision(model, **options),
-        (some_pixels(),),
+        (some_pixels(side=model.config.vision_config.image_size),),
         path,
         {"pixel_values": PIXELS},
         {first: B, "last_hidden_state": B},
@@ -166,7 +166,8 @@ def write_text(
     model: Any, path: Path, *, ids: torch.dtype = torch.int64, mask: bool = False, opset: int = 14, **options: Any
 ) -> None:
     first = "text_embeds" if hasattr(model, "text_projection") else "pooler_output"
-    given = (some_ids(dtype=ids), torch.ones(2, LENGTH, dtype=ids))[: 1 + mask]
+    length = model.config.text_config.max_position_embeddings
+    given = (some_ids(length=length, dtype=ids), torch.ones(2, length, dtype=ids))[: 1 + mask]
     names = ("input_ids", "attention_mask")[: 1 + mask]
     export(
         Text(model, **options),
@@ -236,13 +237,17 @@ class _OpenClip(nn.Module):
         return self.encode(given, normalize=True)
 
 
-def write_immich(directory: Path, *, free: bool = False, **text: Any) -> Path:
-    """One row at a time, as Immich's exporter fixes it since OpenVINO could not handle free batches."""
+def write_immich(directory: Path, *, free: bool = False, shape: Mapping[str, Any] | None = None) -> Path:
+    """One row at a time, as Immich's exporter fixes it since OpenVINO could not handle free batches.
+
+    shape: OpenCLIP's model_cfg.
+    """
     from torch.backends import mha
 
     source = directory.parent / f"{directory.name}-open-clip"
     source.mkdir(parents=True)
-    config = open_clip_config(vocab_size=950, **text)
+    config = shape or open_clip_config(vocab_size=950)
+    side, length = config["vision_cfg"]["image_size"], config["text_cfg"]["context_length"]
     model = open_clip_model(source, config, {"interpolation": "bicubic"})
     axes: Mapping[int, str] = {0: "batch_size"} if free else {}
     fastpath = mha.get_fastpath_enabled()
@@ -251,7 +256,7 @@ def write_immich(directory: Path, *, free: bool = False, **text: Any) -> Path:
     try:
         export(
             _OpenClip(model, model.encode_image),
-            (some_pixels(rows),),
+            (some_pixels(rows, side),),
             directory / "visual" / "model.onnx",
             {"image": axes},
             {"embedding": axes},
@@ -259,7 +264,7 @@ def write_immich(directory: Path, *, free: bool = False, **text: Any) -> Path:
         )
         export(
             _OpenClip(model, model.encode_text),
-            (torch.ones(rows, LENGTH, dtype=torch.int32),),
+            (torch.ones(rows, length, dtype=torch.int32),),
             directory / "textual" / "model.onnx",
             {"text": axes},
             {"embedding": axes},
@@ -268,7 +273,7 @@ def write_immich(directory: Path, *, free: bool = False, **text: Any) -> Path:
     finally:
         mha.set_fastpath_enabled(fastpath)
     preprocess = {
-        "size": [SIZE, SIZE],
+        "size": [side, side],
         "mode": "RGB",
         "mean": [0.48145466, 0.4578275, 0.40821073],
         "std": [0.26862954, 0.26130258, 0.27577711],

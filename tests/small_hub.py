@@ -27,7 +27,8 @@ class SmallHub(ThreadingHTTPServer):
     cut_after: the next GET of each of these files is cut after so many bytes. stall_after: it stops there and
     waits, having set `stalled`, until the hub ends. damaged: files of which every GET has its first byte flipped.
     token: what requests have to bear. elsewhere: large files are on another host, to which requests are sent, and
-    which takes no token. asked: (file, the range asked for) of each GET; tokens: what requests bore.
+    which takes no token. asked: (file, the range asked for) of each GET; tokens: what requests bore; lists: how
+    often the files were listed.
     """
 
     def __init__(self, repositories: dict[str, Path]) -> None:
@@ -40,6 +41,7 @@ class SmallHub(ThreadingHTTPServer):
         self.damaged: set[str] = set()
         self.token: str | None = None
         self.elsewhere = False
+        self.lists = 0
         self.asked: list[tuple[str, str | None]] = []
         self.tokens: set[str | None] = set()
 
@@ -100,6 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": str(path.relative_to(directory))} for path in paths]
             return self._send_json({"id": f"{owner}/{name}", "sha": COMMIT, "siblings": siblings})
         if api:
+            self.server.lists += 1
             return self._send_json([_entry(path, directory) for path in paths])
         wanted = "/".join(part for part in file if part)
         if not (directory / wanted).is_file():

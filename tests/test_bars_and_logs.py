@@ -47,6 +47,7 @@ def test_a_log_gets_a_line_every_ten_seconds_and_no_control_characters(monkeypat
     seconds = iter([0.0, 1.0, 10.5, 10.5, 19.0, 21.0, 21.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
     with progress.index_progress() as report:
+        assert report is not None
         report(Progress(unchanged=0, **PROGRESS))  # after 1 s: nothing
         report(Progress(unchanged=7, **PROGRESS))  # after 10.5 s
         report(Progress(unchanged=8, **PROGRESS))  # 8.5 s after that line: nothing

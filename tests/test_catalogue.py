@@ -73,6 +73,10 @@ def test_a_faulty_list_is_refused_with_the_place(change, words, tmp_path):
 def test_a_name_stands_for_its_repository_and_anything_else_for_itself(tmp_path, monkeypatch):
     assert resolve("vit-b-32") == resolve("vit_b_32") == "Xenova/clip-vit-base-patch32"
     assert resolve("vit-b-32-256-datacomp").startswith("laion/")
+    assert resolve("vit-b-32", "torch") == "openai/clip-vit-base-patch32"
+    assert resolve("vit-b-32", "onnx") == "Xenova/clip-vit-base-patch32"
+    with pytest.raises(InvalidArgument, match="vit-b-32-256-datacomp is not to be had as onnx: leave --from out"):
+        resolve("vit-b-32-256-datacomp", "onnx")
     for source in ("openai/clip-vit-base-patch32", "open_clip:ViT-B-32/openai", "./vit-b-32", "export/demo"):
         assert resolve(source) == source
     with pytest.raises(InvalidArgument, match=r"vit-b-33 is neither .* did you mean vit-b-32\? clipdex models"):
@@ -91,6 +95,13 @@ def test_models_available_prints_the_list_and_what_is_not_known_as_a_dash(run):
     assert m_clip.split() == ["m-clip-b-32", "351", "—", "224", "512", "100", "—", "—", "—", "MIT"]
     assert "(needs PyTorch)" in next(line for line in lines if line.startswith("vit-b-32-256-datacomp "))
     assert available_models().default in err
+
+
+@pytest.mark.parametrize("place", [["model_repository"], ["--server", "localhost:1"]])
+def test_the_list_is_of_no_server_and_no_directory(run, place):
+    status, out, err = run("models", "--available", *place)
+    assert (status, out) == (1, "")
+    assert err == "clipdex: --available lists what can be exported, and needs no server or directory\n"
 
 
 def test_models_available_as_json_brings_the_sources(run):

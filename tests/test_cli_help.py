@@ -18,8 +18,8 @@ EXAMPLE = pytest.mark.parametrize(
 
 
 def clipdex(*words, **environment):
-    words = [sys.executable, "-m", "clipdex", *words]
-    return subprocess.run(words, env=os.environ | environment, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-m", "clipdex", *words]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])

@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from conftest import MODEL_REPOSITORY, noise
@@ -15,10 +17,10 @@ from clipdex.cli import connection_options as connection
 from clipdex.cli.app import app
 from clipdex.wire import FakeTransport
 
-GROUP = get_command(app)
+GROUP: Any = get_command(app)
 
 
-def paths(group=GROUP, before=()):
+def paths(group: Any = GROUP, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Every command as words, those of groups too."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):

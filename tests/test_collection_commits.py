@@ -25,7 +25,6 @@ import clipdex.index.vectors
 from clipdex import Collection, Index, IndexWriter, Item
 from clipdex.collection import commits as commits_module
 from clipdex.collection.gate import Gate
-from clipdex.index.files import write_at
 from clipdex.index.rows import RowStore
 from clipdex.wire import FakeTransport
 
@@ -342,7 +341,8 @@ def full(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
     no_space = lambda: OSError(28, "No space left on device")  # noqa: E731
     if request.param == "append":
-        monkeypatch.setattr(clipdex.index.vectors, "write_at", refusing(write_at, no_space))
+        right = vars(clipdex.index.vectors)["write_at"]
+        monkeypatch.setattr(clipdex.index.vectors, "write_at", refusing(right, no_space))
     elif request.param == "sync":
         monkeypatch.setattr(
             clipdex.index.vectors, "_datasync", refusing(clipdex.index.vectors._datasync, no_space)

@@ -9,6 +9,7 @@ from conftest import MODEL_REPOSITORY
 import clipdex_server
 from clipdex.base.errors import LocalServerError
 from clipdex.cli import demo as demo_command
+from clipdex_server import triton_binary
 
 pytestmark = pytest.mark.triton
 
@@ -63,6 +64,39 @@ def test_on_pictures_of_ones_own(run, pictures, tmp_path, monkeypatch):
     assert re.fullmatch(r"1 query answered \(Triton [\d.]+, 12 pictures, \d+ images/s\)", out.splitlines()[-1])
     assert out.count(" — ") == 5
     assert "12 unchanged" in run(*words)[1]
+
+
+def test_a_tilde_that_the_shell_left_is_the_home_folder(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    status, _, err = run("demo", "--photos", "~/none", "--query", "a red circle")
+    assert status == 1
+    assert err == f"clipdex: {tmp_path}/none: no such directory\n"
+
+
+def test_serve_without_a_repository_says_that_it_serves_the_demo_model(run, tmp_path, monkeypatch):
+    asked = []
+
+    def broken(repository, **options):
+        asked.append(repository)
+        raise LocalServerError("Triton did not start: no reason given")
+
+    monkeypatch.setattr(clipdex_server, "LocalTriton", broken)
+    monkeypatch.chdir(tmp_path)
+    said = f"no model_repository is in this folder: serving the demo model, {MODEL_REPOSITORY}\n"
+    assert said in run("serve")[2]
+    (tmp_path / "model_repository").mkdir()
+    assert said not in run("serve")[2]
+    assert [str(repository) for repository in asked] == [str(MODEL_REPOSITORY), "model_repository"]
+
+
+def test_python_3_13_has_no_triton_and_is_told_so(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(triton_binary, "find_spec", lambda name: None)
+    monkeypatch.setattr("sys.version_info", (3, 13, 0, "final", 0))
+    monkeypatch.setattr(triton_binary, "_version", lambda: "3.13")
+    with pytest.raises(LocalServerError, match=r"no Triton to install for Python 3\.13.*inproc:DIR"):
+        triton_binary.find_triton()
+    assert not demo_command.triton_may_be_had()
 
 
 def test_pictures_of_ones_own_need_a_question(run, pictures):

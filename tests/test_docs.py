@@ -159,3 +159,23 @@ def test_the_python_of_the_client_page_runs(capsys, monkeypatch):
     assert ran >= 5
     assert {"retry", "credentials"} <= {name for options in asked for name in options}
     assert capsys.readouterr().out == "(1, 16)\n"
+
+
+def test_nothing_says_to_install_clipdex_from_an_index_that_does_not_have_it():
+    """Before the first release there is none: a checkout or a wheel is named, or the extra."""
+    code = [path for part in ("client", "export", "server") for path in (ROOT / part).rglob("*.py")]
+    for path in [*PAGES, *code]:
+        for words in re.findall(r"pip3? install[^`\n]*", path.read_text()):
+            assert not re.search(r"install .*(?<![\w/.-])clipdex(\[|\W*$)", words), f"{path.name}: {words}"
+
+
+def test_every_extra_is_on_the_page_of_installing():
+    extras = re.findall(r"^([a-z-]+) = \[", _optional_dependencies(), re.M)
+    assert len(extras) >= 10
+    page = (ROOT / "docs" / "install.md").read_text()
+    assert [extra for extra in extras if f"\n| `{extra}` |" not in page] == []
+
+
+def _optional_dependencies() -> str:
+    text = (ROOT / "pyproject.toml").read_text()
+    return text.partition("[project.optional-dependencies]")[2].partition("[project.scripts]")[0]

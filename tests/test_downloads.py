@@ -81,18 +81,15 @@ def test_files_are_kept_where_the_hubs_own_tools_look_for_them(hub: SmallHub, re
     assert not (snapshot / "unwanted.bin").exists()
     assert seen[0] == [0, 2 * BIG] and seen[-1] == [2 * BIG, 2 * BIG]
     assert [done for done, _ in seen] == sorted(done for done, _ in seen) and len(seen) >= 4
+    # Nothing is fetched twice.
+    hub.asked.clear()
+    assert fetch(hub.environment(home)) == (line, [])
+    assert hub.asked == []
     # The hub's own client finds all of it there, without the hub.
     code = "from huggingface_hub import hf_hub_download as f; print(f(*sys.argv[1:], local_files_only=True))"
     words = [sys.executable, "-c", f"import sys; {code}", "acme/clip", "onnx/vision_model.onnx"]
     found = subprocess.run(words, env=hub.environment(home), capture_output=True, text=True, timeout=60)
     assert found.stdout.strip() == str(snapshot / "onnx" / "vision_model.onnx"), found.stderr
-
-
-def test_nothing_is_fetched_twice(hub: SmallHub, tmp_path: Path):
-    first = fetch(hub.environment(tmp_path / "home"))
-    hub.asked.clear()
-    assert fetch(hub.environment(tmp_path / "home")) == (first[0], [])
-    assert hub.asked == []
 
 
 def test_a_connection_cut_in_the_middle_is_continued_from_there(hub: SmallHub, repository: Path, tmp_path: Path):
@@ -222,3 +219,17 @@ def test_the_token_stays_with_the_hub_when_files_are_on_another_host(
     vision = Path(line) / "onnx" / "vision_model.onnx"
     assert vision.read_bytes() == (repository / "onnx" / "vision_model.onnx").read_bytes()
     assert ("onnx/vision_model.onnx", "bytes=1048576-") in hub.asked
+
+
+def test_the_files_of_a_commit_are_listed_once_however_many_are_fetched(hub: SmallHub, tmp_path: Path):
+    """Of a model whose weights are hundreds of files, each is asked for on its own."""
+    code = (
+        "import sys; from clipdex_export.hub import find_checkpoint, fetch_files\n"
+        "files = find_checkpoint('acme/clip', None)\n"
+        "for name in ('onnx/vision_model.onnx', 'onnx/text_model.onnx', 'unwanted.bin'):\n"
+        "    fetch_files(files, [name])"
+    )
+    environment = hub.environment(tmp_path / "home")
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+    assert len(hub.asked) == 4
+    assert hub.lists <= 2  # ours, and that of the hub's client, which it keeps

@@ -578,4 +578,4 @@ def test_where_open_clip_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> No
     import sys
 
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    assert "pip install 'clipdex[open-clip]'" in refused("open_clip:ViT-B-32/laion2b_s34b_b79k")
+    assert "[open-clip]'" in refused("open_clip:ViT-B-32/laion2b_s34b_b79k")

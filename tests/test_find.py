@@ -23,7 +23,7 @@ from clipdex.apps.retrieval import cached_index
 from clipdex.cli import find as find_command
 from clipdex.cli import model_at_hand as model_command
 from clipdex.index import Index, IndexWriter
-from clipdex_export.catalogue import available_models
+from clipdex_export.catalogue import available_models, find_available
 
 (DEFAULT,) = [model for model in available_models().models if model.name == available_models().default]
 HIT = re.compile(r"-?\d\.\d{3} — \S+")
@@ -90,6 +90,11 @@ def answering(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(line))
 
 
+def notes(err: str) -> str:
+    """What was noted, but for the line that says what the demo model is."""
+    return "".join(line for line in err.splitlines(keepends=True) if "the demo model, which knows" not in line)
+
+
 def never(*args: object, **options: object) -> None:
     pytest.fail("called")
 
@@ -100,10 +105,12 @@ def test_one_command_indexes_a_folder_and_answers(run, new_folder, monkeypatch):
     assert status == 0
     assert [HIT.fullmatch(line) is not None for line in out.splitlines()] == [True, True]
     assert out.splitlines()[0].endswith("photos/red.png")
-    assert err.startswith("3 pictures found: 3 indexed, ")
+    assert notes(err).startswith("3 pictures found: 3 indexed, ")
     # A second call embeds no picture, and says nothing of indexing.
     monkeypatch.setattr("clipdex.Client.submit_pixels", never)
-    assert run("find", "a red circle", "photos", "-k", 2, "-r", MODEL_REPOSITORY) == (0, out, "")
+    status, again, err = run("find", "a red circle", "photos", "-k", 2, "-r", MODEL_REPOSITORY)
+    assert (status, again, notes(err)) == (0, out, "")
+    assert "this is the demo model, which knows drawn shapes only" in err
 
 
 def test_the_index_is_brought_up_to_date(run, new_folder):
@@ -154,6 +161,7 @@ def test_a_contact_sheet_is_written_and_opened(run, folder, tmp_path, monkeypatc
     assert f"contact sheet: {cache / 'find.html'}" in err
 
 
+@pytest.mark.triton
 def test_a_running_server_is_used_if_it_is_named(run, folder, triton, monkeypatch):
     monkeypatch.setattr(find_command, "model_at_hand", never)
     status, out, _ = run("find", "a red circle", folder, "--server", triton.address)
@@ -162,6 +170,7 @@ def test_a_running_server_is_used_if_it_is_named(run, folder, triton, monkeypatc
     assert run("find", "a red circle", folder)[1] == out
 
 
+@pytest.mark.triton
 def test_without_onnxruntime_a_triton_is_started(run, folder, triton, monkeypatch):
     started: list[tuple[Path, list[str]]] = []
 
@@ -193,7 +202,9 @@ def test_while_another_process_indexes_the_folder_what_it_has_is_searched(run, f
     with IndexWriter.open_or_create(index, manifest):
         status, out, err = run(*words)
     assert (status, out) == (0, first[1])
-    assert err == ("another process is indexing this folder: the answer is from what it has indexed so far\n")
+    assert notes(err) == (
+        "another process is indexing this folder: the answer is from what it has indexed so far\n"
+    )
 
 
 def test_the_model_is_fetched_once_into_the_cache_after_asking_with_its_size(
@@ -311,19 +322,42 @@ def test_serve_takes_a_listed_name_exports_it_once_and_serves_it(run, exported, 
     ]
 
 
+def test_what_is_not_installed_is_said_before_asking(run, folder, exported, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setattr(model_command, "_somebody_can_answer", never)
+    status, out, err = run("find", "a red circle", folder)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "exporting a model needs onnx: run " in err and "[onnx]" in err
+    assert not exported
+
+
+# As clipdex is started, but with a gate of a few pictures, and without what the extra `onnx` does not bring.
+START = """
+import sys
+for name in {absent!r}:
+    sys.modules[name] = None
+import small_gate
+small_gate.use_it()
+from clipdex.cli import main
+main()
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.torch
-def test_from_nothing_to_an_answer_through_a_hub(new_folder, tmp_path):
+@pytest.mark.parametrize("layout", ["immich", "transformers_js"])
+def test_from_nothing_to_an_answer_through_a_hub_without_torch(new_folder, tmp_path, onnx_source, layout):
     """The listed name, the download, the export and the answer, for real: with a tiny model at that address."""
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
     from small_hub import serving
-    from tiny_clip import write_tiny
+    from test_onnx_sources_hub import ABSENT
 
-    checkpoint = write_tiny(tmp_path / "tiny")
-    with serving({DEFAULT.source: checkpoint}) as hub:
+    name = DEFAULT.name if layout == "immich" else "vit-b-32"
+    listed = find_available(name)
+    assert listed is not None and listed.onnx is not None
+    with serving({listed.onnx: Path(onnx_source(layout))}) as hub:
         environment = hub.environment(tmp_path / "home", CLIPDEX_CACHE=str(tmp_path / "cache"))
-        words = [sys.executable, "-m", "clipdex", "find", "a red circle", str(new_folder)]
+        words = [sys.executable, "-c", START.format(absent=ABSENT), "find", "a red circle", str(new_folder)]
+        words += ["--model", name]
         done = subprocess.run([*words, "--yes"], env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         hub.asked.clear()

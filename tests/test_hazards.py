@@ -159,7 +159,7 @@ def test_heic_is_read_where_its_package_is_installed(outcome):
 
 def test_heic_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(clipdex.ImageError, match=r"pip install 'clipdex\[heic\]'") as caught:
+    with pytest.raises(clipdex.ImageError, match=r"pip install .*\[heic\]'") as caught:
         open_image(HEIC_HEADER)
     assert caught.value.reason == "missing_extra"
 

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import small_gate  # noqa: E402
 from onnx_layouts import (  # noqa: E402
     LAYOUTS,
     copy_settings,
@@ -29,26 +30,16 @@ from onnx_layouts import (  # noqa: E402
 )
 from tiny_clip import edit_json, everything_in  # noqa: E402
 
-from clipdex_export import export_model, gate, same_space  # noqa: E402
+from clipdex_export import export_model, gate  # noqa: E402
 from clipdex_export.onnx_sources import load_onnx  # noqa: E402
-from clipdex_export.sessions import open_session  # noqa: E402
 
 Adopt = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
-def small_gate(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few pictures and texts of the gate; its other tests have all."""
-    if request.node.get_closest_marker("slow"):
-        return
-    whole = gate.gate_set
-
-    def some(*, drawn: bool = False) -> Any:
-        pictures, texts = whole(drawn=drawn)
-        return (*pictures[14:21], *pictures[35:50]), texts[:40]
-
-    monkeypatch.setattr(gate, "gate_set", some)
-    monkeypatch.setattr(same_space, "gate_set", some)
+def gate_of_a_few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not request.node.get_closest_marker("slow"):
+        small_gate.use_it(monkeypatch)
 
 
 @pytest.fixture
@@ -56,7 +47,8 @@ def adopt(tmp_path: Path) -> Adopt:
     """Export a source into a new repository."""
 
     def adopt(source: object, **options: Any) -> Any:
-        return export_model(str(source), **{"name": "m", "repository": tmp_path / "models"} | options)
+        given: dict[str, Any] = {"name": "m", "repository": tmp_path / "models"} | options
+        return export_model(str(source), **given)
 
     return adopt
 
@@ -101,17 +93,6 @@ def test_the_vectors_are_pytorchs(onnx_source: Callable[[str], str], adopt: Adop
         assert (one * other).sum(axis=1).min() > 0.99999
 
 
-def test_a_vector_does_not_depend_on_its_batch(onnx_source: Callable[[str], str], adopt: Adopt) -> None:
-    """Immich's towers take one row: here any number, each as if it were alone."""
-    report = adopt(onnx_source("immich"))
-    session = open_session(report.paths["image"] / "1" / "model.onnx")
-    side = report.card.image.size
-    pixels = np.random.default_rng(0).integers(0, 256, (5, side, side, 3), np.uint8)
-    together = session.run(None, {"pixels": pixels})[0]
-    alone = np.concatenate([session.run(None, {"pixels": pixels[i : i + 1]})[0] for i in range(5)])
-    assert together.shape == (5, 24) and np.array_equal(together, alone)
-
-
 def test_a_free_batch_that_is_not_free_is_noticed(copy_of: Callable[[str], Path], adopt: Adopt) -> None:
     """The file says any batch, and has 1 written into its shapes."""
     source = copy_of("immich")
@@ -120,19 +101,10 @@ def test_a_free_batch_that_is_not_free_is_noticed(copy_of: Callable[[str], Path]
         for value in (*model.graph.input, *model.graph.output):
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
         onnx.save(model, path)
-    assert load_onnx(str(source)).row_by_row
+    towers: Any = load_onnx(str(source))
+    assert towers.image.tower.file.rows == 1 and towers.image.tower.file.freed
     report = adopt(source)
     assert len(embedded(report.repository)[0]) == 3
-
-
-def test_a_tower_for_single_rows_is_exported_in_fp32_alone(
-    onnx_source: Callable[[str], str], adopt: Adopt, tmp_path: Path
-) -> None:
-    with pytest.raises(
-        InvalidArgument, match="has a tower for batches of one, which can be exported in fp32 only"
-    ):
-        adopt(onnx_source("immich"), precision="fp16")
-    assert everything_in(tmp_path) == []
 
 
 @pytest.fixture
@@ -253,7 +225,7 @@ def test_the_gate_catches_another_mean(
 
     from clipdex_export.onnx_sources import adopted
 
-    right = adopted.image_spec
+    right: Any = vars(adopted)["image_spec"]
     monkeypatch.setattr(adopted, "image_spec", lambda *a: replace(right(*a), mean=(0.9, 0.1, 0.1)))
     with pytest.raises(ParityError, match="the image tower departs from the checkpoint's own"):
         adopt(onnx_source("transformers_js"))
@@ -267,7 +239,7 @@ def test_the_gate_catches_another_resize(
 
     from clipdex_export.onnx_sources import adopted
 
-    right = adopted.image_spec
+    right: Any = vars(adopted)["image_spec"]
     monkeypatch.setattr(adopted, "image_spec", lambda *a: replace(right(*a), interpolation="bilinear"))
     with pytest.raises(ParityError, match="the preprocessing departs from the checkpoint's own"):
         adopt(onnx_source("transformers_js"))
@@ -368,7 +340,7 @@ def test_every_layout_passes_the_whole_gate(onnx_source: Callable[[str], str], a
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["transformers_js", "transformers_js_siglip", "optimum", "fastembed"])
+@pytest.mark.parametrize("case", ["transformers_js", "transformers_js_siglip", "optimum", "fastembed", "immich"])
 def test_what_takes_any_batch_is_quantized_for_cpus(
     onnx_source: Callable[[str], str], adopt: Adopt, case: str
 ) -> None:

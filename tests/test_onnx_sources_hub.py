@@ -28,10 +28,10 @@ for name in {absent!r}:
     sys.modules[name] = None
 from pathlib import Path
 from clipdex.base.errors import ClipdexError
-from clipdex_export import export_model, gate
-whole = gate.gate_set
+from clipdex_export import export_model
 if {small}:
-    gate.gate_set = lambda drawn=False: (whole(drawn=drawn)[0][14:60], whole(drawn=drawn)[1][:40])
+    import small_gate
+    small_gate.use_it()
 for argument in sys.argv[2:]:
     name, _, source = argument.partition(" ")
     try:

@@ -155,6 +155,35 @@ def test_operators_of_one_runtime(copy_of: Callable[[str], Path]) -> None:
     assert "operators that are not plain ONNX (FusedMatMul of com.microsoft)" in refused(source)
 
 
+def test_functions_of_the_file_itself_are_written_out(copy_of: Callable[[str], Path], tmp_path: Path) -> None:
+    """As PyTorch's newer exporter writes them: quantized or foreign operators cannot hide in them."""
+    source = copy_of("transformers_js")
+    path = source / "onnx" / "vision_model.onnx"
+
+    def wrap(op_type: str, domain: str = "") -> Callable[[onnx.ModelProto], None]:
+        def wrap(model: onnx.ModelProto) -> None:
+            opsets = [helper.make_opsetid("", 14), *([helper.make_opsetid(domain, 1)] if domain else [])]
+            inner = helper.make_node(op_type, ["a", "b"], ["c"], domain=domain)
+            model.functions.append(helper.make_function("own", "product", ["a", "b"], ["c"], [inner], opsets))
+            model.opset_import.append(helper.make_opsetid("own", 1))
+            if domain:
+                model.opset_import.append(helper.make_opsetid(domain, 1))
+            model.ir_version = 8
+            node = next(node for node in model.graph.node if node.op_type == "MatMul")
+            node.op_type, node.domain = "product", "own"
+
+        return wrap
+
+    before = path.read_bytes()
+    changed(path, wrap("MatMul"))
+    tower: Any = load_onnx(str(source)).image.take_tower()
+    tower.write(tmp_path / "model.onnx")
+    assert {node.domain for node in onnx.load(tmp_path / "model.onnx").graph.node} == {""}
+    path.write_bytes(before)
+    changed(path, wrap("FusedMatMul", "com.microsoft"))
+    assert "operators that are not plain ONNX (FusedMatMul of com.microsoft)" in refused(source)
+
+
 def test_a_declared_domain_that_nothing_uses_is_no_fault(copy_of: Callable[[str], Path], tmp_path: Path) -> None:
     source = copy_of("transformers_js")
     path = source / "onnx" / "vision_model.onnx"
@@ -235,7 +264,9 @@ def test_a_tokenizer_that_is_none_or_does_what_the_card_cannot_say(copy_of: Call
     source = copy_of("transformers_js")
     edit_json(source / "tokenizer_config.json", padding_side="left")
     assert "the tokenizer pads on the left; clipdex supports only the right" in refused(source)
-    edit_json(source / "tokenizer_config.json", padding_side=None)
+    edit_json(source / "tokenizer_config.json", padding_side=None, truncation_side="left")
+    assert "the tokenizer cuts on the left; clipdex supports only the right" in refused(source)
+    edit_json(source / "tokenizer_config.json", truncation_side=None)
     path = source / "tokenizer.json"
     own = Tokenizer.from_file(str(path))
     own.post_processor = processors.ByteLevel(trim_offsets=False)

@@ -3,6 +3,7 @@
 import os
 import xml.etree.ElementTree as ET
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -108,7 +109,7 @@ def test_the_ground_is_white_whatever_the_users_style(tmp_path, suffix):
         image = Image.open(file).convert("RGB")
         assert image.getpixel((0, 0)) == (255, 255, 255)
         assert image.width >= 1600
-        dark = sum(count for count, colour in image.getcolors(1 << 24) if max(colour) < 40)
+        dark = (np.asarray(image).max(axis=2) < 40).sum()
         assert dark > 5_000  # the words and numbers
     elif suffix == ".svg":
         assert ET.parse(file).getroot().tag.endswith("svg")

@@ -3,11 +3,16 @@
 import io
 import re
 import sys
+import time
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import noise
 from rich.console import Console
+from rich.progress import BarColumn
+from rich.progress_bar import ProgressBar
 
 import clipdex
 from clipdex import Client, Progress, index_pictures
@@ -24,10 +29,10 @@ def told(monkeypatch):
     """Every report of a run over a source -> reports."""
     monkeypatch.setattr(running, "_REPORT_S", 0.0)
 
-    def told(source, index):
-        reports = []
+    def told(source: Any, index: Path) -> list[Progress]:
+        reports: list[Progress] = []
         with Client(FakeTransport(max_batch_size=4)) as client:
-            told.report = index_pictures(client, source, index, workers=1, progress=reports.append)
+            vars(told)["report"] = index_pictures(client, source, index, workers=1, progress=reports.append)
         return reports
 
     return told
@@ -87,7 +92,7 @@ def test_the_last_rate_that_a_bar_shows_is_that_of_the_summary(told, pictures, t
     report = told.report
     assert last.images_per_s == report.images_per_s > 0
     sentence = run_sentence(report, tmp_path / "x")
-    seconds, busy = re.search(r"in ([\d.]+) s \(indexing took ([\d.]+) s: ", sentence).groups()
+    ((seconds, busy),) = re.findall(r"in ([\d.]+) s \(indexing took ([\d.]+) s: ", sentence)
     assert shown.shown_rate(last.images_per_s) in sentence
     assert float(busy) == pytest.approx(report.indexed / last.images_per_s, abs=0.06)
     assert float(busy) <= float(seconds) + 0.1
@@ -113,6 +118,7 @@ def terminal(monkeypatch):
 
 def test_the_bar_shows_stage_total_rate_and_failures(terminal):
     with shown.index_progress() as report:
+        assert report is not None
         report(Progress(0, 0, 0, None, 0.0, stage="scanning"))
         report(Progress(64, 0, 2, 1000, 21.3, waiting=128))
         report(Progress(998, 0, 2, 1000, 21.5, stage="committing"))
@@ -122,9 +128,10 @@ def test_the_bar_shows_stage_total_rate_and_failures(terminal):
 
 
 def test_the_bar_counts_a_decoded_picture_as_half_done(terminal, monkeypatch):
-    given = []
-    monkeypatch.setattr(shown.Bar, "update", lambda self, task, **fields: given.append(fields))
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(vars(shown)["Bar"], "update", lambda self, task, **fields: given.append(fields))
     with shown.index_progress() as report:
+        assert report is not None
         report(Progress(64, 0, 2, 1000, 21.3, waiting=128))
     assert given[0]["completed"] == 66 + 64
     assert given[0]["total"] == 1000
@@ -133,13 +140,14 @@ def test_the_bar_counts_a_decoded_picture_as_half_done(terminal, monkeypatch):
 
 def test_the_bar_goes_on_while_a_batch_is_under_way_and_no_further_than_it(terminal, monkeypatch):
     now = 100.0
-    monkeypatch.setattr(shown.time, "monotonic", lambda: now)
-    bars = []
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    bars: list[ProgressBar] = []
     with shown.index_progress() as report:
+        assert report is not None
         monkeypatch.setattr(
-            shown.BarColumn,
+            BarColumn,
             "render",
-            lambda self, task: bars.append(shown.ProgressBar(100, task.completed)) or bars[-1],
+            lambda self, task: bars.append(ProgressBar(100, task.completed)) or bars[-1],
         )
         report(Progress(10, 0, 0, 100, 4.0, waiting=20))
         column = shown._SmoothBar()
@@ -152,7 +160,8 @@ def test_the_bar_goes_on_while_a_batch_is_under_way_and_no_further_than_it(termi
 
 def shown_tasks(report):
     """The tasks of the bar that `report` moves."""
-    (bar,) = [cell.cell_contents for cell in report.__closure__ if isinstance(cell.cell_contents, shown.Bar)]
+    held = [cell.cell_contents for cell in report.__closure__]
+    (bar,) = [each for each in held if isinstance(each, vars(shown)["Bar"])]
     return bar.tasks
 
 

@@ -88,6 +88,6 @@ def test_an_arrow_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monke
 @thin
 def test_without_pyarrow_arrow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(ClipdexError, match=r"pip install 'clipdex\[tables\]'"):
+    with pytest.raises(ClipdexError, match=r"pip install .*\[tables\]'"):
         write_arrow(tmp_path / "x.arrow", ANSWERS)
     assert os.listdir(tmp_path) == []

@@ -140,19 +140,25 @@ def find_available(name: str) -> AvailableModel | None:
     return next((model for model in _read().models if model.name == wanted), None)
 
 
-def resolve(source: str) -> str:
+def resolve(source: str, source_format: str | None = None) -> str:
     """Return what a source stands for: the hub repository of a listed name, any other source unchanged.
 
-    A directory of that name comes first.
+    A directory of that name comes first. source_format: "onnx" or "torch"; None for onnx if there is any.
 
     Raises:
-        InvalidArgument: nothing is called so, but a listed name is spelled much like it.
+        InvalidArgument: nothing is called so, but a listed name is spelled much like it; or the model is not to be
+            had in that format.
     """
     if os.path.lexists(os.path.expanduser(source)):
         return source
     model = find_available(source)
     if model is not None:
-        return model.source
+        found = (
+            model.source if source_format is None else {"onnx": model.onnx, "torch": model.torch}[source_format]
+        )
+        if found is None:
+            raise InvalidArgument(f"{source} is not to be had as {source_format}: leave --from out")
+        return found
     if _NAME.fullmatch(source):
         near = get_close_matches(source, [model.name for model in _read().models], n=1)
         if near:

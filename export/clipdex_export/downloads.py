@@ -118,15 +118,24 @@ def _listed(hub_id: str, revision: str | None, patterns: Sequence[str]) -> tuple
     from huggingface_hub.hf_api import RepoFile
     from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
-    api = HfApi()
-    try:
-        commit = api.model_info(hub_id, revision=revision).sha
-        tree = [file for file in api.list_repo_tree(hub_id, revision=commit, recursive=True)]
-    except Exception:
-        return "", []
-    sizes = {file.path: file.lfs for file in tree if isinstance(file, RepoFile) and file.lfs is not None}
-    wanted = filter_repo_objects(sizes, allow_patterns=list(patterns))
-    return str(commit), [_Large(path, int(sizes[path].size), str(sizes[path].sha256)) for path in wanted]
+    large = _large_of.get((hub_id, str(revision)))  # a commit does not change
+    commit = str(revision)
+    if large is None:
+        api = HfApi()
+        try:
+            commit = str(api.model_info(hub_id, revision=revision).sha)
+            # Second: where nothing answers, it would be tried again for half a minute.
+            tree = list(api.list_repo_tree(hub_id, revision=commit, recursive=True))
+        except Exception:
+            return "", []
+        lfs = {file.path: file.lfs for file in tree if isinstance(file, RepoFile) and file.lfs is not None}
+        large = {path: _Large(path, int(of.size), str(of.sha256)) for path, of in lfs.items()}
+        _large_of[hub_id, commit] = large
+    return commit, [large[path] for path in filter_repo_objects(large, allow_patterns=list(patterns))]
+
+
+# The large files of a repository by path, by its id and commit: an export asks for one file after the other.
+_large_of: dict[tuple[str, str], dict[str, _Large]] = {}
 
 
 def _blobs(hub_id: str) -> Path:

@@ -116,7 +116,7 @@ def export_model(
                 check_free(directory, name)
             return _export(
                 stage,
-                resolve(os.fspath(source)),
+                resolve(os.fspath(source), source_format),
                 revision=revision,
                 allow_random=allow_random,
                 max_batch_size=max_batch_size,

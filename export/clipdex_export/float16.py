@@ -50,13 +50,43 @@ def to_float16(path: Path, *, wide_norms: bool = False) -> None:
     import onnx
 
     # Types are inferred without the weights: the inference has a limit of 2 GiB.
-    inferred = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False))
+    bare = onnx.load(path, load_external_data=False)
+    _move_transposes_behind_products(bare.graph)
+    inferred = onnx.shape_inference.infer_shapes(bare)
     types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
     model = onnx.load(path)
+    _move_transposes_behind_products(model.graph)
     _Halving(model.graph, types, wide_norms=wide_norms).run()
     for suffix in ("", ".data"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     save(model, path)
+
+
+def _move_transposes_behind_products(graph: onnx.GraphProto) -> None:
+    """Multiply by a matrix of weights before axes are exchanged that it does not touch: the result is the same.
+
+    ONNX Runtime 1.32 crashes when it loads a Cast, a Transpose and a product in float16, one after the other, as
+    PyTorch's packed attention has them.
+    """
+    from onnx import helper
+
+    weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
+    makers = {output: node for node in graph.node for output in node.output}
+    nodes: list[Any] = []
+    for node in list(graph.node):
+        before = makers.get(node.input[0]) if node.op_type == "MatMul" and node.input[1] in weights else None
+        order = list(before.attribute[0].ints) if before is not None and before.op_type == "Transpose" else []
+        if before is None or not order or order[-1] != len(order) - 1:
+            nodes.append(node)
+            continue
+        product = f"{node.output[0]}/before"
+        nodes.append(helper.make_node("MatMul", [before.input[0], node.input[1]], [product], name=node.name))
+        nodes.append(
+            helper.make_node("Transpose", [product], [node.output[0]], name=f"{before.name}/behind", perm=order)
+        )
+    used = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
+    del graph.node[:]
+    graph.node.extend(node for node in nodes if node.op_type != "Transpose" or node.output[0] in used)
 
 
 def as_rounded(path: Path) -> onnx.ModelProto | None:

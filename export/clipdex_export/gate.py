@@ -27,7 +27,7 @@ from clipdex_export.float16 import as_rounded
 from clipdex_export.photographs import Picture, gate_pictures
 from clipdex_export.retrieval_set import drawn_captions, drawn_pictures
 from clipdex_export.sentences import GATE_TEXTS
-from clipdex_export.sessions import open_session
+from clipdex_export.sessions import crashes, open_session
 from clipdex_export.verdict import Floors, Side, Vectors, Verdict, judge
 from clipdex_export.weights import one_line
 
@@ -131,6 +131,10 @@ def _run(path: Path, input_name: str, rows: npt.NDArray[Any]) -> tuple[Vectors, 
     Half precision is rounded as on a GPU. -> also the node that overflows and spoils a vector, or "".
     """
     rounded = as_rounded(path)
+    # A rounded session optimizes nothing; a server's does.
+    if rounded is not None and crashes(path):
+        where = path.parent.parent.name
+        raise ExportError(f"{where}: ONNX Runtime crashes when it loads the tower in float16: export it in fp32")
     batches = [rows[:1], *_batches(rows[1:])]
     try:
         session = _session(path, rounded)

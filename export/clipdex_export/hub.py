@@ -88,10 +88,12 @@ def _listed_on_the_hub(files: CheckpointFiles) -> list[str] | None:
 
     try:
         with quiet():
-            return list(HfApi().list_repo_files(files.hub_id, revision=files.revision))
+            # list_repo_files would retry for half a minute.
+            found = HfApi().model_info(files.hub_id, revision=files.revision)
     # The hub's client lets the errors of its HTTP library through, and raises its own where it is to be offline.
     except Exception:
         return None
+    return [sibling.rfilename for sibling in found.siblings or ()]
 
 
 def _download(hub_id: str, revision: str | None, patterns: list[str]) -> Path:

@@ -75,8 +75,8 @@ def find_triton() -> TritonBinary:
     package = _package_dir("pytriton")
     if package is None and sys.version_info >= (3, 13):
         raise LocalServerError(
-            f"there is no Triton to install for Python {_version()}, since nvidia-pytriton needs NumPy 1: use Python "
-            f"3.11 or 3.12, or {_INSTEAD}"
+            f"there is no Triton to install for Python {_version()}, since nvidia-pytriton needs NumPy 1: use "
+            f"Python 3.11 or 3.12, or {_INSTEAD}"
         )
     if package is None:
         raise MissingExtra("nvidia-pytriton", "local", purpose)

@@ -25,8 +25,8 @@ _WITH_TORCH = ("export", "open-clip")
 def extra_command(extra: str) -> str:
     """Return the shell command that adds an extra to this installation.
 
-    It names the checkout, directory, wheel or repository that clipdex was installed from; the extra's requirements if
-    that is gone; and `clipdex` if it came from an index.
+    It names the checkout, directory, wheel or repository that clipdex was installed from, or, if that is gone,
+    what the extra requires. If clipdex came from an index, it names just that.
     """
     # Imported here: it brings the email package, and every decode worker imports this file.
     from importlib.metadata import PackageNotFoundError, distribution

@@ -16,7 +16,7 @@ import typer
 
 from clipdex.apps.contact_sheet import Section, write_contact_sheet
 from clipdex.base.counting import counted
-from clipdex.base.errors import ClipdexError, InvalidArgument, LocalServerError, MissingExtra
+from clipdex.base.errors import ClipdexError, InvalidArgument, LocalServerError, MissingExtra, SourceError
 from clipdex.cli.answers import hit_line
 from clipdex.cli.common import interruptible
 from clipdex.cli.demo_model import default_repository, note_demo_model
@@ -81,6 +81,8 @@ def demo(
     if photos is not None and not queries:
         raise InvalidArgument("--photos needs a --query: what should the pictures show?")
     out, photos = out.expanduser(), None if photos is None else photos.expanduser()  # make PHOTOS=~/x in sh
+    if photos is not None and not photos.is_dir():  # before a server is started for it
+        raise SourceError(f"{photos}: no such directory")
     repository = default_repository(model) if repository is None else repository.expanduser()
     with interruptible("run it again to resume"), _served(repository, model) as client:
         note_demo_model(client.card.fingerprint)

@@ -13,13 +13,16 @@ __all__ = ["default_repository", "note_demo_model"]
 _FINGERPRINT = "4c7e426c9f09940b1160296252511dbbe1c36ceee57147759a6f5cbba3f0318a"
 
 _WORDS = (
-    "this is the demo model, which knows drawn shapes only; for photographs, export a real CLIP:  "
-    "clipdex export openai/clip-vit-base-patch32 --repository models"
+    "this is the demo model, which knows drawn shapes only; models for photographs are listed by:  "
+    "clipdex models --available"
 )
 
 
 def note_demo_model(fingerprint: str) -> None:
-    """If a model's, or an index's, fingerprint is that of the demo model, say in one line what that model is for."""
+    """Say in one line what the demo model is for, if the fingerprint of a model or index is its.
+
+    Every command that embeds or searches pictures for a user calls this.
+    """
     if fingerprint == _FINGERPRINT:
         note(_WORDS)
 

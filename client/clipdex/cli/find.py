@@ -19,10 +19,11 @@ from clipdex.base.errors import SourceError
 from clipdex.base.extras import is_installed
 from clipdex.cli.answers import print_answers, print_json
 from clipdex.cli.common import HtmlOption, JsonOption, interruptible, shown_path
+from clipdex.cli.demo_model import note_demo_model
 from clipdex.cli.index import run_sentence
 from clipdex.cli.model_at_hand import YesOption, model_at_hand
 from clipdex.cli.panels import OUTPUT
-from clipdex.cli.printing import complain, note
+from clipdex.cli.printing import complain, detail, note
 from clipdex.cli.progress import index_progress
 from clipdex.cli.query_options import WhereOption, queries_of
 from clipdex.client.client import Client, connect
@@ -37,9 +38,12 @@ def find(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of pictures.")],
     top_k: Annotated[
         int | None,
-        typer.Option("--top-k", "-k", metavar="K", help="Number of results (default 5).", show_default=False),
+        typer.Option(
+            "--top-k", "-k", min=1, metavar="K", help="Number of results (default 5).", show_default=False
+        ),
     ] = None,
     where: WhereOption = None,
+    # Not in the panel Connection: there, a server is where the model is, and the model is one of the server's.
     model: Annotated[
         str | None,
         typer.Option(
@@ -93,6 +97,8 @@ def find(
         _client(model, repository, server, yes=yes) as client,
         index_progress() as progress,
     ):
+        detail(f"model {client.card.name} at {client.address}: {client.card.source}, {client.card.precision}")
+        note_demo_model(client.card.fingerprint)
         found = find_in_folder(client, folder, queries, top_k=top_k, where=where, progress=progress)
     _note_run(found)
     if as_json:

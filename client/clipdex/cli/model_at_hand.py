@@ -55,15 +55,16 @@ def model_at_hand(model: str | None, repository: Path | None, *, yes: bool) -> A
     """
     place = default_cache_dir() / "models" if repository is None else repository.expanduser()
     held = served_models(path.parent.name for path in place.glob("*/config.pbtxt"))
-    if model in held:  # nothing else need be known: the list is not even read
+    # In both of these the list need not be read.
+    if model in held:
         return AtHand(place, str(model))
+    if model is None and len(held) == 1:
+        return AtHand(place, held[0])
     from clipdex_export.catalogue import available_models, find_available
 
     listed = find_available(available_models().default if model is None else model)
     if listed is not None and listed.model_name in held:
         return AtHand(place, listed.model_name)
-    if model is None and len(held) == 1:
-        return AtHand(place, held[0])
     if model is None and held:
         raise ModelNotFound(
             f"{shown_path(str(place))} has several models; name one with --model: {', '.join(held)}"
@@ -81,7 +82,10 @@ def model_at_hand(model: str | None, repository: Path | None, *, yes: bool) -> A
 def _export(listed: AvailableModel, place: Path, *, yes: bool) -> None:
     from clipdex_export import export_model
     from clipdex_export.downloads import require_space
+    from clipdex_export.requirements import need_export_extra, need_onnx_extra
 
+    # What is missing is said before anybody waits for a download.
+    need_onnx_extra() if listed.onnx else need_export_extra()
     size = "of unknown size" if listed.download_mb is None else f"about {listed.download_mb:,} MB"
     what = f"{listed.name} ({listed.title}; {size}; licence {listed.licence})"
     require_space(

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clipdex.base.errors import InvalidArgument
 from clipdex.cli.available import say_available
 from clipdex.cli.common import JsonOption
 from clipdex.cli.connection_options import Connection, connects
@@ -41,6 +42,8 @@ def models(
     vectors of any model with its own fingerprint.
     """
     if available:
+        if place is not None or connection.server_is_typed:
+            raise InvalidArgument("--available lists what can be exported, and needs no server or directory")
         say_available(as_json)
         return
     server = connection.at(place)

@@ -28,8 +28,8 @@ def serve(
             "--repository",
             "-r",
             metavar="DIR",
-            help="Triton model repository to serve (default model_repository, or else the demo model that came with "
-            "clipdex; with --model, one in the user's cache).",
+            help="Triton model repository to serve (default model_repository, or else clipdex's own, with the "
+            "demo model; with --model, one in the user's cache).",
             show_default=False,
         ),
     ] = None,
@@ -74,14 +74,14 @@ def serve(
     from clipdex_server import LocalTriton
 
     at_hand = [model_at_hand(name, repository, yes=yes) for name in model or ()]
-    if repository is None and not at_hand:
+    if at_hand:
+        repository = at_hand[0].repository
+    elif repository is None:
         repository = default_repository()
         if repository.is_absolute():
-            note(
-                f"there is no model_repository in this folder: serving the one that came with clipdex, {repository}"
-            )
+            note(f"no model_repository is in this folder: serving the demo model, {repository}")
     server = LocalTriton(
-        at_hand[0].repository if at_hand else repository or default_repository(),
+        repository,
         models=[part for each in at_hand for part in each.parts] or None,
         grpc_port=port,
         host=host,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def _embedded(core: Core, query: Query) -> Steps[tuple[Array | None, Array | Non
             waiting += [core.model().image(image, icc=core.icc) for image in query.images]
         found: list[Embeddings] = []
         for future in waiting:
-            found.append((yield future))  # type: ignore[arg-type]  # what a Batcher answers
+            found.append(cast(Embeddings, (yield future)))  # what a batcher's futures give
     finally:
         for future in waiting:
             future.cancel()

@@ -1,4 +1,7 @@
-"""Ready-made ONNX towers: the layouts in which they are found, and their adoption without torch."""
+"""Ready-made ONNX towers: the layouts in which they are found, and their adoption without torch.
+
+Not public: docs/design.md lists what is.
+"""
 
 from __future__ import annotations
 

@@ -6,8 +6,9 @@
 Every name of the network gets a prefix, so that none is taken for ours: float16.py keeps what is ours in float32.
 Our arithmetic is that of towers.py.
 
-A graph that was traced for one row cannot take several: it has 1 written into its shapes. It becomes the body of a
-Scan, which runs it row by row. That gives the right vectors; batching gains nothing.
+A graph that was traced for one row cannot take several: it has 1 written into its shapes. free_batch.py frees it
+if it can. Otherwise it becomes the body of a Scan, which runs it row by row: the vectors are right, but batching
+gains nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import numpy.typing as npt
 from clipdex.base.errors import ExportError
 from clipdex.model.card import ImageSpec, TextSpec
 from clipdex_export.checkpoint import WrittenTower
-from clipdex_export.onnx_files import MAX_IR_VERSION, MAX_OPSET, check_limits, save
+from clipdex_export.onnx_files import LARGEST_SINGLE_FILE, MAX_IR_VERSION, MAX_OPSET, check_limits, save
+from clipdex_export.onnx_sources.free_batch import free_batch
 from clipdex_export.onnx_sources.graph import inputs_of, load_weights, read_graph
 from clipdex_export.onnx_sources.tower_file import MaskRule, TowerFile
 from clipdex_export.weights import one_line
@@ -32,7 +34,7 @@ from clipdex_export.weights import one_line
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["ComposedImageTower", "ComposedTextTower"]
+__all__ = ["ComposedImageTower", "ComposedTextTower", "freed_network"]
 
 _PREFIX = "network/"
 # Below 13, quantization per channel does not exist; CumSum and Scan as used here are older.
@@ -53,7 +55,8 @@ class ComposedImageTower(WrittenTower):
         """Write the tower as an ONNX file."""
         from onnx import TensorProto
 
-        parts = _Parts(_network(self.file))
+        side = self.spec.size
+        parts = _Parts(_network(self.file, (3, side, side)))
         std = np.array(self.spec.std, np.float64)
         mean = np.array(self.spec.mean, np.float64)
         scale = (1 / (255 * std)).astype(np.float32).reshape(1, 3, 1, 1)
@@ -65,7 +68,6 @@ class ComposedImageTower(WrittenTower):
         name = parts.add("Add", [name, parts.constant("shift", shift)])
         if self.file.given.kind != TensorProto.FLOAT:
             name = parts.add("Cast", [name], to=self.file.given.kind)
-        side = self.spec.size
         parts.finish({self.file.given.name: (name, (3, side, side))}, self.file)
         parts.write(path, ("pixels", TensorProto.UINT8, (side, side, 3)))
 
@@ -82,8 +84,8 @@ class ComposedTextTower(WrittenTower):
         """Write the tower as an ONNX file."""
         from onnx import TensorProto
 
-        parts = _Parts(_network(self.file))
         length = (self.spec.context_length,)
+        parts = _Parts(_network(self.file, length))
         ids = "token_ids"
         if self.file.given.kind != TensorProto.INT32:
             ids = parts.add("Cast", [ids], to=self.file.given.kind)
@@ -153,7 +155,7 @@ class _Parts:
 
         graph = self.model.graph
         output = _PREFIX + file.output
-        if file.rows is None:
+        if not file.row_by_row:
             _rename_inputs(graph, {_PREFIX + theirs: ours for theirs, (ours, _) in feeds.items()})
         else:
             output = self._row_by_row(feeds, output)
@@ -217,14 +219,37 @@ class _Parts:
         check_limits(path)
 
 
-def _network(file: TowerFile) -> onnx.ModelProto:
-    """Load a tower's graph with its weights: what its embedding needs, prefixed, in a version that we allow."""
-    from onnx import compose, inliner
+def freed_network(file: TowerFile, dims: tuple[int, ...]) -> bytes | None:
+    """Rewrite the graph of a tower for single rows so that it takes any batch -> the ONNX file, or None.
 
+    dims: of its inputs, without the batch.
+    """
+    from onnx import helper
+
+    tensors = (file.given, *((file.mask,) if file.mask else ()), *file.zeros)
+    row = {t.name: np.ones((1, *dims), helper.tensor_dtype_to_np_dtype(t.kind)) for t in tensors}
+    for last in (False, True):
+        model = _plain_network(file)
+        if model.ByteSize() <= LARGEST_SINGLE_FILE and free_batch(model, row, file.output, last=last):
+            return bytes(model.SerializeToString())
+    return None
+
+
+def _network(file: TowerFile, dims: tuple[int, ...]) -> onnx.ModelProto:
+    """Load a tower's graph, freed if that is how it is to be used, with a prefix before every name."""
+    import onnx
+    from onnx import compose
+
+    freed = freed_network(file, dims) if file.freed else None
+    model = _plain_network(file) if freed is None else onnx.load_model_from_string(freed)
+    prefixed: onnx.ModelProto = compose.add_prefix(model, _PREFIX, inplace=True)
+    return prefixed
+
+
+def _plain_network(file: TowerFile) -> onnx.ModelProto:
+    """Load a tower's graph with its weights: what its embedding needs, in a version that we allow."""
     model = read_graph(file.path, file.where)
     load_weights(model, file.path, file.where)
-    if model.functions:
-        model = inliner.inline_local_functions(model)
     _sort(model.graph)
     _keep_only(model.graph, file.output)
     _constants_to_weights(model.graph)
@@ -235,8 +260,7 @@ def _network(file: TowerFile) -> onnx.ModelProto:
     model.graph.input.extend(kept)
     del model.metadata_props[:]
     model.doc_string = ""
-    prefixed: onnx.ModelProto = compose.add_prefix(model, _PREFIX, inplace=True)
-    return prefixed
+    return model
 
 
 def _sort(graph: Any) -> None:

@@ -37,15 +37,20 @@ class Tensor:
 
 
 def read_graph(path: Path, where: str) -> onnx.ModelProto:
-    """Read an ONNX file without external weights. where: its name for messages.
+    """Read an ONNX file without external weights, and with the functions written out that it may define.
+
+    where: its name for messages.
 
     Raises:
         CheckpointError: it is no ONNX file.
     """
     import onnx
+    from onnx import inliner
 
     try:
         model = onnx.load(path, load_external_data=False)
+        if model.functions:
+            model = inliner.inline_local_functions(model)
     # protobuf raises its own kinds of errors.
     except Exception as exc:
         raise CheckpointError(f"{where} cannot be read as an ONNX file: {one_line(exc)}") from exc
@@ -111,7 +116,7 @@ def graph_sha256(model: onnx.ModelProto, path: Path, where: str) -> str:
         digest.update(f"opset {domain}\n".encode())
     for value in (*inputs_of(model), *outputs_of(model)):
         digest.update(f"value {value.name} {value.kind} {value.dims}\n".encode())
-    for node in (*model.graph.node, *model.functions):
+    for node in model.graph.node:
         bare = type(node)()
         bare.CopyFrom(node)
         bare.ClearField("doc_string")

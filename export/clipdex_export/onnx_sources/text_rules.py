@@ -54,8 +54,9 @@ def text_rules(
     # The library raises bare Exceptions.
     except Exception as exc:
         raise CheckpointError(f"{path} cannot be read as a tokenizer: {one_line(exc)}") from exc
-    if settings.get("padding_side", "right") != "right":
-        raise CheckpointError(f"{path}: the tokenizer pads on the left; clipdex supports only the right")
+    for side, does in (("padding_side", "pads"), ("truncation_side", "cuts")):
+        if settings.get(side, "right") != "right":
+            raise CheckpointError(f"{path}: the tokenizer {does} on the left; clipdex supports only the right")
     ends = own.encode("a").ids
     if not ends or len(ends) <= len(own.encode("a", add_special_tokens=False).ids):
         raise CheckpointError(f"{path}: the tokenizer adds no end token to a text")

@@ -50,7 +50,7 @@ class TowerFile:
     where: its name for messages. given: its input for pictures or ids. output: the embedding's name.
     mask: the input for the attention mask, if any. zeros: inputs that are zero for every text.
     others: what else must be fed to run the file, if it holds the other tower too.
-    rows: the batch size that it is fixed to; None if it takes any.
+    rows: the batch size that it is fixed to; None if it takes any. freed: whether it is rewritten to take any.
     vocabulary: the number of ids that it knows; None if that cannot be told.
     half: whether its weights are float16.
     sha256: of what determines its results.
@@ -66,6 +66,7 @@ class TowerFile:
     zeros: tuple[Tensor, ...] = ()
     others: tuple[Tensor, ...] = ()
     rows: int | None = None
+    freed: bool = False
     vocabulary: int | None = None
     half: bool = False
     sha256: str = field(default="", repr=False)
@@ -105,6 +106,11 @@ class TowerFile:
             half=_is_half(model.graph),
             sha256=graph_sha256(model, path, where),
         )
+
+    @property
+    def row_by_row(self) -> bool:
+        """Whether the tower computes the rows of a batch one after another."""
+        return self.rows is not None and not self.freed
 
     @property
     def side(self) -> int | None:
@@ -203,8 +209,7 @@ def _refuse_quantized(model: onnx.ModelProto, where: str) -> None:
 
 
 def _refuse_domains(model: onnx.ModelProto, where: str) -> None:
-    own = {function.domain for function in model.functions}
-    foreign = {n.domain: n.op_type for n in _nodes(model.graph) if n.domain not in ("", "ai.onnx", *own)}
+    foreign = {node.domain: node.op_type for node in _nodes(model.graph) if node.domain not in ("", "ai.onnx")}
     if foreign:
         named = ", ".join(f"{op_type} of {domain}" for domain, op_type in sorted(foreign.items()))
         raise CheckpointError(
