@@ -302,6 +302,7 @@ def test_a_forked_child_is_told_to_open_its_own_and_leaves_the_parents_alone(
                     else:
                         os._exit(2)
                 collection.close()
+                assert collection._core.index.is_open, "the files are the parent's"
                 status = 0
             finally:
                 os._exit(status)

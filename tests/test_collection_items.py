@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import sqlite3
@@ -17,8 +18,6 @@ import clipdex
 from clipdex import Collection, Index, IndexWriter, Item
 from clipdex.base.items import id_of_path, is_item, item_path, path_text, paths_meant
 from clipdex.pipeline.departures import is_gone
-
-pytestmark = pytest.mark.thin
 
 
 @pytest.fixture
@@ -46,6 +45,7 @@ def ids(index: Path) -> list[str]:
         return list(collection.ids())
 
 
+@pytest.mark.thin
 def test_no_file_can_have_the_path_of_an_item(tmp_path: Path) -> None:
     path = item_path("cat.jpg")
     assert path == b"id:cat.jpg\0"
@@ -60,6 +60,7 @@ def test_no_file_can_have_the_path_of_an_item(tmp_path: Path) -> None:
     assert paths_meant("./id:a") == [os.path.abspath(b"id:a")]
 
 
+@pytest.mark.thin
 def test_no_sync_removes_an_item(index: Path, fake: clipdex.Client, pictures: Path) -> None:
     for picture in list(pictures.rglob("*.png"))[1:]:
         picture.unlink()
@@ -71,6 +72,7 @@ def test_no_sync_removes_an_item(index: Path, fake: clipdex.Client, pictures: Pa
     assert ids(index) == IDS
 
 
+@pytest.mark.thin
 def test_a_sync_of_the_folder_around_the_index_or_of_the_root_keeps_items(
     index: Path, fake: clipdex.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +86,7 @@ def test_a_sync_of_the_folder_around_the_index_or_of_the_root_keeps_items(
     assert not [path for path in source.left_out(paths) if is_item(path)]
 
 
+@pytest.mark.thin
 def test_a_picture_of_a_folder_that_equals_an_item_takes_its_vector(
     update: Callable[..., Any], tmp_path: Path, transport: Any
 ) -> None:
@@ -113,6 +116,7 @@ def test_forget_takes_an_item_by_its_id_and_never_as_missing(index: Path, pictur
     assert ids(index) == ["a/b ä", "vector", ".."]
 
 
+@pytest.mark.thin
 def test_a_file_of_a_name_like_an_item_is_meant_if_there_is_no_such_item(
     fake: clipdex.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +149,7 @@ def test_verify_compact_dump_and_info_handle_items(index: Path, tmp_path: Path, 
     assert run("info", index)[0] == 0
 
 
+@pytest.mark.thin
 def test_filters_know_items_by_id_and_path(index: Path) -> None:
     with Index.open(index) as opened:
 
@@ -196,6 +201,7 @@ def test_duplicates_list_items_and_move_none_of_them(
     assert (pictures / "3.png").exists()
 
 
+@pytest.mark.thin
 def test_signing_leaves_items_without_a_signature(index: Path) -> None:
     from clipdex.apps.duplicates.sign import Signed, sign_index
 
@@ -225,10 +231,17 @@ def test_a_damaged_item_is_listed_and_not_retried_as_a_file(
     assert "copy" in ids(index)
 
 
+@pytest.mark.thin
 def test_the_rows_of_items_are_as_the_format_says(index: Path) -> None:
     db = sqlite3.connect(f"file:{index}/rows.sqlite?mode=ro", uri=True)
-    found = db.execute("SELECT path, size, width, height FROM rows WHERE row >= 12 ORDER BY row").fetchall()
-    assert [path for path, *_ in found] == [f"id:{each}\0".encode() for each in IDS]
-    assert found[2][1:] == (32, 0, 0)
+    found = db.execute("SELECT path, size, width, height, content_hash FROM rows WHERE row >= 12 ORDER BY row")
+    rows = found.fetchall()
+    assert [path for path, *_ in rows] == [f"id:{each}\0".encode() for each in IDS]
+    assert [row[1:4] for row in rows[::2]] == [(3600, 40, 30), (32, 0, 0)]
+    pixels, vector = b"40 30 " + noise(100).tobytes(), unit_vectors(1, 8)[0].tobytes()
+    assert rows[0][4] == hashlib.blake2b(pixels, digest_size=16, person=b"clipdexpixels").digest()
+    assert rows[2][4] == hashlib.blake2b(vector, digest_size=16, person=b"clipdexvector").digest()
+    same = "SELECT content_hash FROM rows WHERE CAST(path AS TEXT) LIKE '%/3.png'"
+    assert rows[1][4] == db.execute(same).fetchone()[0]
     assert db.execute("PRAGMA user_version").fetchone() == (1,)
     db.close()

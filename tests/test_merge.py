@@ -15,8 +15,6 @@ from clipdex import Collection, Index, Item
 from clipdex.index import merge as merge_module
 from clipdex.wire import FakeTransport
 
-pytestmark = pytest.mark.thin
-
 
 @pytest.fixture
 def two(fake: clipdex.Client, pictures: Path, tmp_path: Path) -> tuple[Path, Path]:
@@ -40,6 +38,7 @@ def content(index: Path) -> dict[str, Any]:
         }
 
 
+@pytest.mark.thin
 def test_all_is_kept_and_the_later_index_counts(two: tuple[Path, Path], tmp_path: Path) -> None:
     a, b = two
     assert clipdex.merge_indexes([a, b], tmp_path / "c.clipdex") == clipdex.Merged(rows=14, replaced=1)
@@ -53,6 +52,7 @@ def test_all_is_kept_and_the_later_index_counts(two: tuple[Path, Path], tmp_path
             assert len(index.signatures(0, 14)) == 13
 
 
+@pytest.mark.thin
 def test_a_merged_index_goes_on_with_its_folder(
     two: tuple[Path, Path], tmp_path: Path, pictures: Path, fake: clipdex.Client
 ) -> None:
@@ -61,6 +61,7 @@ def test_a_merged_index_goes_on_with_its_folder(
     assert (report.unchanged, report.indexed, report.removed) == (12, 0, 0)
 
 
+@pytest.mark.thin
 def test_a_failure_of_one_is_left_out_if_another_has_the_picture(
     two: tuple[Path, Path], tmp_path: Path, pictures: Path, fake: clipdex.Client
 ) -> None:
@@ -74,6 +75,7 @@ def test_a_failure_of_one_is_left_out_if_another_has_the_picture(
             index.row(pictures / "bad.png")
 
 
+@pytest.mark.thin
 def test_float32_wins_so_that_no_vector_is_rounded(two: tuple[Path, Path], tmp_path: Path, fake: Any) -> None:
     with Collection.open(tmp_path / "wide", client=fake, dtype="float32") as collection:
         collection.add(Item("w", vector=unit_vectors(1, 8)[0]))
@@ -83,6 +85,7 @@ def test_float32_wins_so_that_no_vector_is_rounded(two: tuple[Path, Path], tmp_p
         assert content(tmp_path / "c") == content(two[0]) | content(tmp_path / "wide")
 
 
+@pytest.mark.thin
 def test_what_cannot_be_merged_is_one_sentence_and_leaves_nothing(
     two: tuple[Path, Path], tmp_path: Path, fake: clipdex.Client
 ) -> None:
@@ -112,6 +115,7 @@ def test_what_cannot_be_merged_is_one_sentence_and_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("when", ["append", "commit", "rename"])
 def test_a_full_disk_leaves_no_half_index(
     two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
@@ -132,6 +136,7 @@ def test_a_full_disk_leaves_no_half_index(
     clipdex.merge_indexes(two, tmp_path / "c")
 
 
+@pytest.mark.thin
 def test_what_appears_at_the_place_meanwhile_is_not_replaced(two: tuple[Path, Path], tmp_path: Path) -> None:
     def appear(done: int, total: int) -> None:
         (tmp_path / "c").mkdir(exist_ok=True)
@@ -142,6 +147,7 @@ def test_what_appears_at_the_place_meanwhile_is_not_replaced(two: tuple[Path, Pa
     assert not [path for path in tmp_path.iterdir() if "building" in path.name]
 
 
+@pytest.mark.thin
 def test_a_killed_merge_leaves_no_index_and_the_next_removes_what_it_left(
     two: tuple[Path, Path], tmp_path: Path
 ) -> None:

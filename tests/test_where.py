@@ -458,7 +458,8 @@ def test_every_function_allowed_is_there_or_newer_than_this_sqlite(index):
 
 @pytest.mark.parametrize("column", COLUMNS)
 def test_every_column_can_be_named(index, column):
-    assert len(index.where(f"{column} IS NOT NULL")) == 40
+    there = "NULL" if column == "id" else "NOT NULL"  # none of them was added by id
+    assert len(index.where(f"{column} IS {there}")) == 40
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,8 @@ FUNCTIONS = frozenset(
 _VIEW = """
 CREATE TEMP VIEW pictures AS
 SELECT rows.row AS row,
-    CAST(CASE WHEN substr(path, 1, 1) <> x'2F' OR CAST(path AS TEXT) GLOB '*[^ -~]*' THEN composed_path(path)
-        ELSE path END AS TEXT) AS path,
+    CAST(CASE WHEN substr(path, 1, 1) <> x'2F' THEN item_text(path)
+        WHEN CAST(path AS TEXT) GLOB '*[^ -~]*' THEN composed_path(path) ELSE path END AS TEXT) AS path,
     CASE WHEN substr(path, 1, 1) <> x'2F' THEN item_id(path) END AS id,
     CAST(last_part(path) AS TEXT) AS name,
     CAST(first_part(path) AS TEXT) AS folder,
@@ -253,7 +253,8 @@ def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function])
     """Create the view and set every limit that SQLite has."""
     db.create_function("last_part", 1, watched(_last_part), deterministic=True)
     db.create_function("first_part", 1, watched(_first_part), deterministic=True)
-    db.create_function("composed_path", 1, watched(_path), deterministic=True)
+    db.create_function("composed_path", 1, watched(composed_path), deterministic=True)
+    db.create_function("item_text", 1, watched(_path), deterministic=True)
     db.create_function("item_id", 1, watched(id_of_path), deterministic=True)
     db.create_function("composed_json", 1, watched(_composed_json), deterministic=True)
     db.create_function("has", 3, watched(_has), deterministic=True)
