@@ -118,7 +118,7 @@ def test_a_table_of_another_kind(index, tmp_path):
 @thin
 def test_without_pyarrow_a_parquet_says_what_to_install(index, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(clipdex.MissingExtra, match=r"clipdex\[tables\]"):
+    with pytest.raises(clipdex.MissingExtra, match=r"\[tables\]"):
         dump_table(index, tmp_path / "x.parquet")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
+
+from clipdex.base.json_text import parse_json
 
 __all__ = ["extra_command"]
 
@@ -37,7 +38,7 @@ def extra_command(extra: str) -> str:
         checkout = Path(__file__).resolve().parents[3]
         command = f"{_pip()} install -e {shlex.quote(f'{checkout}[{extra}]')}"
     else:
-        words = _target(extra, json.loads(found.read_text("direct_url.json") or "null"), found.requires or [])
+        words = _target(extra, parse_json(found.read_text("direct_url.json") or "null"), found.requires or [])
         command = f"{_pip()} install {words}"
     if extra in _WITH_TORCH and sys.platform == "linux" and _is_missing("torch"):
         command = f"{_pip()} install {_CPU_TORCH} && {command}"

@@ -67,7 +67,6 @@ def classify(
         raise InvalidArgument("--json and --csv exclude each other")
     names = _labels(labels, labels_file)
     with interruptible("the results printed so far are valid"), connection.open() as client:
-        note_demo_model(client.card.fingerprint)
         classifier = FileClassifier(
             client,
             names,
@@ -81,6 +80,7 @@ def classify(
         with _json() if as_json else _csv() if as_csv else _lines() as show:
             for each in found:
                 show(each.path, each.labels)
+        note_demo_model(client.card.fingerprint)
     if classifier.failed:
         raise typer.Exit(1)
 

@@ -21,7 +21,7 @@ _WORDS = (
 def note_demo_model(fingerprint: str) -> None:
     """Say in one line what the demo model is for, if the fingerprint of a model or index is its.
 
-    Every command that embeds or searches pictures for a user calls this.
+    Every command that embeds or searches pictures for a user calls this, after its results: an error stands alone.
     """
     if fingerprint == _FINGERPRINT:
         note(_WORDS)

@@ -98,7 +98,6 @@ def find(
         index_progress() as progress,
     ):
         detail(f"model {client.card.name} at {client.address}: {client.card.source}, {client.card.precision}")
-        note_demo_model(client.card.fingerprint)
         found = find_in_folder(client, folder, queries, top_k=top_k, where=where, progress=progress)
     _note_run(found)
     if as_json:
@@ -107,6 +106,7 @@ def find(
         print_answers(found.answers)
     if not any(answer.hits for answer in found.answers):
         note("no picture of the folder matches the condition")
+    note_demo_model(client.card.fingerprint)
     sheet = html or (default_cache_dir() / "find.html" if open_sheet else None)
     if sheet is not None:
         sections = [Section(answer.query, answer.hits) for answer in found.answers]

@@ -215,7 +215,6 @@ def index(
         connection.open(shared_memory=shared_memory.value) as client,
         index_progress() as progress,
     ):
-        note_demo_model(client.card.fingerprint)
         report = index_pictures(
             client,
             source,
@@ -229,6 +228,7 @@ def index(
             max_ring_bytes=ring_mib * _MIB,
             progress=progress,
         )
+        fingerprint = client.card.fingerprint
     for stage, seconds in report.stage_seconds.items():
         detail(f"{stage + ':':<12} {seconds:.2f} s")
     if report.failed:
@@ -239,6 +239,7 @@ def index(
         say_json({"index": str(out), "dry_run": False} | asdict(report))
     else:
         say(run_sentence(report, out))
+    note_demo_model(fingerprint)
     _end_strictly(strict, report.failed)
 
 

@@ -42,12 +42,12 @@ def retrieve(
     if not prompt.strip():
         raise InvalidArgument("the prompt is empty; describe what the pictures should show")
     with interruptible("run the same command again to resume"), connection.open() as client:
-        note_demo_model(client.card.fingerprint)
         with index_progress() as progress:
             index = index_directory(client, images_dir, progress)
         query = client.embed_texts([prompt])
     with Index.open(index) as opened:
         hits = opened.search(query, top_k)[0]
+    note_demo_model(client.card.fingerprint)
     if as_json:
         print_json([Answer(prompt, hits)])
         return

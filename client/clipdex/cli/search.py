@@ -100,7 +100,6 @@ def search(
     with Index.open(index) as opened:
         if opened.manifest.below_floor:
             note(f"{index} holds vectors of a model that was installed although {opened.manifest.below_floor}")
-        note_demo_model(opened.manifest.fingerprint)
         ranker = open_ann(opened) if ann else None
         # A faulty condition is reported before anything is embedded.
         rows = None if where is None else opened.where(where, parameters(param or []))
@@ -124,6 +123,7 @@ def search(
         print_answers(answers)
         if not any(answer.hits for answer in answers):
             note("no picture of the index matches the query and its conditions")
+    note_demo_model(opened.manifest.fingerprint)
     if arrow is not None:
         write_arrow(arrow, answers)
         note(f"Arrow file: {arrow}")
