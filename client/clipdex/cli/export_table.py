@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipdex.base.counting import counted
+from clipdex.base.printable import printable
 from clipdex.cli.common import shown_path
 from clipdex.cli.printing import say, say_block, say_json
 from clipdex.cli.tables import table
@@ -31,6 +32,8 @@ def print_export(report: ExportReport) -> None:
     if isinstance(texts, int) and isinstance(images, int):
         among = f", {counted(texts, 'text')} among {counted(images, 'picture')}"
     say(f"top-10 overlap with the checkpoint: {overlap}{among}")
+    if layout := parity.get("layout"):
+        say(f"compared with the original ONNX files ({printable(layout)})")
     say(f"fingerprint {card.fingerprint}")
     repository = shlex.quote(shown_path(str(report.repository)))
     say(f"installed in {shown_path(str(report.repository))}; next:  clipdex serve --repository {repository}")
