@@ -349,7 +349,7 @@ def test_quiet_and_verbose_exclude_each_other(run):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("serch",), "no such command 'serch'. Did you mean 'search'"),
+        (("sarch",), "no such command 'sarch'. Did you mean 'search'"),
         (("search", "--wher", "x"), "no such option: --wher"),
         (("index", "--check", "often"), "invalid value for '--check'"),
         (("retrieve",), "missing option '--prompt'"),
@@ -363,7 +363,7 @@ def test_a_word_that_no_command_knows_is_one_sentence_and_status_2(run, words, s
     assert (status, out) == (2, "")
     assert err.startswith(f"clipdex: {said}")
     assert err.count("\n") == 1
-    command = "clipdex" if words[0] == "serch" else f"clipdex {words[0]}"
+    command = "clipdex" if words[0] == "sarch" else f"clipdex {words[0]}"
     assert err.endswith(f"see  {command} --help\n")
 
 
