@@ -176,7 +176,7 @@ def test_forget_refuses_to_guess_which_of_two_indexes_is_meant(run, index, folde
     status, out, err = run("forget", name, "pictures")
     assert (status, out) == (1, "")
     assert err == (
-        f"clipdex: {name} looks like an index, but CLIPDEX_INDEX names {index}; say which one with --index\n"
+        f"clipdex: {name} looks like an index, but {index} is named by CLIPDEX_INDEX; say which one with --index\n"
     )
     assert rows(index) == 11
     assert run("forget", "--index", name, "pictures")[0] == (1 if name == "gone.clipdex" else 0)

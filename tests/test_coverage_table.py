@@ -28,6 +28,7 @@ def test_the_last_line_is_the_sum():
     assert last.split() == ["total", "40", "10", "75.0%"]
 
 
+@pytest.mark.slow
 def test_what_a_process_of_a_test_runs_is_counted_wherever_it_runs(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}

@@ -70,6 +70,7 @@ def parts(home: Path) -> list[Path]:
     return list(home.rglob("*.incomplete"))
 
 
+@pytest.mark.slow
 def test_files_are_kept_where_the_hubs_own_tools_look_for_them(hub: SmallHub, repository: Path, tmp_path: Path):
     home = tmp_path / "home"
     line, seen = fetch(hub.environment(home))
@@ -125,6 +126,7 @@ def test_ctrl_c_in_the_middle_loses_nothing_and_the_next_call_goes_on(hub: Small
     assert not parts(home)
 
 
+@pytest.mark.slow
 def test_a_connection_that_cannot_be_had_again_is_one_sentence_and_nothing_is_lost(
     hub: SmallHub, repository: Path, tmp_path: Path
 ):
@@ -188,6 +190,7 @@ def test_a_disk_without_room_is_said_before_anything_is_fetched(hub: SmallHub, t
     assert seen == [] and hub.asked == []
 
 
+@pytest.mark.slow
 def test_offline_what_is_in_the_cache_serves_and_what_is_not_is_one_sentence(hub: SmallHub, tmp_path: Path):
     home = tmp_path / "home"
     offline = hub.environment(home, HF_HUB_OFFLINE="1")
@@ -210,6 +213,7 @@ def test_the_token_is_sent_and_without_it_a_private_repository_is_not_found(hub:
     assert not line.startswith("refused")
 
 
+@pytest.mark.slow
 def test_the_token_stays_with_the_hub_when_files_are_on_another_host(
     hub: SmallHub, repository: Path, tmp_path: Path
 ):

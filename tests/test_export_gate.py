@@ -15,7 +15,7 @@ from PIL import Image
 
 from clipdex.base.errors import ExportError, ParityError
 
-pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("pytorch_once")]
+pytestmark = [pytest.mark.slow, pytest.mark.torch, pytest.mark.usefixtures("pytorch_once")]
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("onnxruntime")

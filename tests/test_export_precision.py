@@ -15,7 +15,7 @@ import pytest
 
 from clipdex.base.errors import ExportError, InvalidArgument, ParityError
 
-pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("pytorch_once")]
+pytestmark = [pytest.mark.slow, pytest.mark.torch, pytest.mark.usefixtures("pytorch_once")]
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 onnx = pytest.importorskip("onnx")

@@ -151,7 +151,7 @@ def _and_paths(
         if is_typed(ctx, "index"):
             raise _twice(place, index)
         raise InvalidArgument(
-            f"{place} looks like an index, but {ENVIRONMENT} names {index}; say which one with --index"
+            f"{place} looks like an index, but {index} is named by {ENVIRONMENT}; say which one with --index"
         )
     return IndexAndPaths(index, [place, *paths])
 

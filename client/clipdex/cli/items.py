@@ -54,7 +54,9 @@ def add(
         raise InvalidArgument(f"--id {item_id!r} is for one picture, and {len(pictures)} are given")
     (name, times), *_ = Counter(ids).most_common(1)
     if times > 1:
-        raise InvalidArgument(f"{times} pictures have the name {name}, their id; give each its --id")
+        raise InvalidArgument(
+            f"{counted(times, 'picture has', 'pictures have')} the name {name}, their id; give each its --id"
+        )
     said = _metadata(metadata)
     items = [Item(each, path, metadata=said) for each, path in zip(ids, pictures, strict=True)]
     model = Manifest.read(index).model if (index / MANIFEST).is_file() else None
