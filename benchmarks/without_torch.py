@@ -1,11 +1,9 @@
-"""From an empty environment to an answer without torch: what is installed, how long each step takes.
+"""What exporting ready-made ONNX needs on disk, and what towers for single rows cost.
 
-    python benchmarks/without_torch.py            # in an environment with torch, which makes the repositories
-    python benchmarks/without_torch.py --shape    # in the shape of ViT-B/32, and what towers for single rows cost
+    python benchmarks/without_torch.py       # the size of the extra `onnx`, in a new environment without torch
+    python benchmarks/without_torch.py --shape   # exports in the shape of ViT-B/32, in an environment with torch
 
-A hub on 127.0.0.1 serves a repository of each layout of ready-made ONNX. A new environment gets the package with
-the extras `cli` and `onnx` from this checkout, exports each, indexes photographs of scikit-image in process, and
-searches them. The weights are random: the answers mean nothing, and every vector is checked by the export's gate.
+`first_answer.py` shows the whole way from nothing to an answer.
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -43,25 +40,11 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{len(os.sched_getaffinity(0))} cores\n")
     with tempfile.TemporaryDirectory() as scratch:
-        (of_the_shape if options.shape else from_nothing)(Path(scratch))
+        (of_the_shape if options.shape else size_of_the_extra)(Path(scratch))
 
 
-def from_nothing(scratch: Path) -> None:
-    """Install, export every layout from the hub, index, search."""
-    from onnx_layouts import LAYOUTS, write_layout
-    from test_export_hub import Hub
-
-    from clipdex_export.photographs import photograph
-
-    sources = {case: write_layout(case, scratch / case) for case in LAYOUTS}
-    repositories = {f"acme/{case}": Path(source) for case, source in sources.items() if ":" not in source}
-    vision, text = sources["fastembed"].removeprefix("pair:").split("+")
-    repositories |= {"acme/vision": Path(vision), "acme/text": Path(text)}
-    photographs = scratch / "photographs"
-    photographs.mkdir()
-    for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "retina.jpg", "grass.png"):
-        photograph(name).save(photographs / name)
-
+def size_of_the_extra(scratch: Path) -> None:
+    """Install clipdex with and without the extra `onnx`."""
     environment = scratch / "environment"
     step("python -m venv", [sys.executable, "-m", "venv", environment])
     program = environment / "bin"
@@ -75,19 +58,6 @@ def from_nothing(scratch: Path) -> None:
     for module in ("torch", "transformers", "skimage"):
         found = subprocess.run([program / "python", "-c", f"import {module}"], capture_output=True, check=False)
         assert found.returncode, f"{module} is installed"
-
-    with Hub(repositories) as hub:
-        Thread(target=hub.serve_forever, daemon=True).start()
-        settings = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(scratch / "cache")}
-        for case in LAYOUTS:
-            source = "pair:acme/vision+acme/text" if case == "fastembed" else f"acme/{case}"
-            words = [program / "clipdex", "export", source, "--name", case, "--repository", scratch / "models"]
-            step(f"clipdex export {source}", words, **settings)
-        hub.shutdown()
-    served = ["--server", f"inproc:{scratch / 'models'}", "--model", "transformers_js"]
-    index = scratch / "photographs.clipdex"
-    step("clipdex index", [program / "clipdex", "index", photographs, "--out", index, *served])
-    print(step("clipdex search", [program / "clipdex", "search", "a cat", "--index", index, *served]))
 
 
 def of_the_shape(scratch: Path) -> None:
