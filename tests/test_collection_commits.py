@@ -24,7 +24,7 @@ import clipdex
 import clipdex.index.vectors
 from clipdex import Collection, Index, IndexWriter, Item
 from clipdex.collection import commits as commits_module
-from clipdex.collection.gate import Gate
+from clipdex.collection.shared_lock import Gate
 from clipdex.index.rows import RowStore
 from clipdex.wire import FakeTransport
 

@@ -16,7 +16,7 @@ from conftest import noise, unit_vectors
 
 import clipdex
 from clipdex import Collection, Index, IndexWriter, Item
-from clipdex.base.items import id_of_path, is_item, item_path, path_text, paths_meant
+from clipdex.base.item_paths import id_of_path, is_item, item_path, path_text, paths_meant
 from clipdex.pipeline.departures import is_gone
 
 

@@ -45,7 +45,7 @@ def loud():
 
 
 def test_the_total_of_a_list_is_known_from_the_first_report_on(told, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(running._Run, "_count", lambda run: None)  # which goes through the source once more
+    monkeypatch.setattr(running.Run, "_count", lambda run: None)  # which goes through the source once more
     paths = [bytes(path) for path in sorted(pictures.rglob("*.*"))] + [b"gone.png"]
     reports = told(PathList(paths, "list"), tmp_path / "x")
     assert {report.total for report in reports} == {13}
@@ -53,7 +53,7 @@ def test_the_total_of_a_list_is_known_from_the_first_report_on(told, pictures, t
 
 
 def test_the_total_of_a_table_of_pictures_is_known_from_the_first_report_on(told, tmp_path, monkeypatch):
-    monkeypatch.setattr(running._Run, "_count", lambda run: None)
+    monkeypatch.setattr(running.Run, "_count", lambda run: None)
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
     cells = []

@@ -13,7 +13,7 @@ from killed_run import kill_a_run
 
 import clipdex
 from clipdex import Client, Index, PathList, index_pictures, plan_run
-from clipdex.pipeline.run import _Run
+from clipdex.pipeline.run import Run
 from clipdex.sources.scan import scan
 from clipdex.wire import FakeTransport
 
@@ -200,7 +200,7 @@ def test_ctrl_c_ends_a_scan_of_unchanged_files(pictures, tmp_path):
 @pytest.mark.parametrize("stage", ["_place", "_fail"])
 def test_a_file_that_is_dropped_on_the_way_is_noticed(pictures, tmp_path, monkeypatch, stage):
     (pictures / "2.png").write_text("no picture")
-    original, seen = getattr(_Run, stage), []
+    original, seen = getattr(Run, stage), []
 
     def forgetful(self, *args):
         seen.append(args)
@@ -208,7 +208,7 @@ def test_a_file_that_is_dropped_on_the_way_is_noticed(pictures, tmp_path, monkey
             return
         original(self, *args)
 
-    monkeypatch.setattr(_Run, stage, forgetful)
+    monkeypatch.setattr(Run, stage, forgetful)
     with pytest.raises(clipdex.ClipdexError, match=r"12 files came from the source, but \d+ are accounted for"):
         run(pictures, tmp_path / "x")
 

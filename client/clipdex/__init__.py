@@ -135,6 +135,9 @@ if TYPE_CHECKING:
         Stranded,
         forget_pictures,
     )
+    from clipdex.pipeline.index_pictures import (
+        index_pictures,
+    )
     from clipdex.pipeline.plan import (
         Plan,
         plan_run,
@@ -142,9 +145,6 @@ if TYPE_CHECKING:
     from clipdex.pipeline.report import (
         Progress,
         RunReport,
-    )
-    from clipdex.pipeline.run import (
-        index_pictures,
     )
     from clipdex.search.grouping import (
         Grouping,
@@ -227,7 +227,7 @@ _HOMES = {
     "plan_run": "clipdex.pipeline.plan",
     "Progress": "clipdex.pipeline.report",
     "RunReport": "clipdex.pipeline.report",
-    "index_pictures": "clipdex.pipeline.run",
+    "index_pictures": "clipdex.pipeline.index_pictures",
     "Grouping": "clipdex.search.grouping",
     "Query": "clipdex.search.mixture",
     "mix": "clipdex.search.mixture",

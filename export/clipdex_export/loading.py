@@ -9,7 +9,7 @@ from __future__ import annotations
 from clipdex.base.errors import CheckpointError, InvalidArgument
 from clipdex_export.checkpoint import PAIR_PREFIX, Checkpoint
 from clipdex_export.onnx_sources import has_onnx, has_pytorch, load_onnx
-from clipdex_export.onnx_sources.repository import Repository
+from clipdex_export.onnx_sources.model_files import Repository
 from clipdex_export.requirements import need_export_extra, need_onnx_extra
 
 __all__ = ["SOURCE_FORMATS", "check_source_format", "load_source"]

@@ -17,7 +17,7 @@ from proofs.workload import MANIFEST, PHASES, Expected, Shared, check, held, wri
 
 import clipdex
 from clipdex.index import Index, IndexWriter, Picture, compact_index
-from clipdex.pipeline.run import index_pictures
+from clipdex.pipeline.index_pictures import index_pictures
 from clipdex.wire import FakeTransport
 
 # An index grows for so many kills; then the next one is made, so that kills fall into its making as well.

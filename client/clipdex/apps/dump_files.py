@@ -15,11 +15,12 @@ import numpy as np
 
 from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.arrays import Array
-from clipdex.base.errors import IndexDamaged, InvalidArgument
+from clipdex.base.errors import InvalidArgument
 from clipdex.base.extras import needs
-from clipdex.base.items import path_text
+from clipdex.base.item_paths import path_text
 from clipdex.base.json_text import valid
 from clipdex.base.replacing import replacing
+from clipdex.index.hits import no_record
 from clipdex.index.reader import Index
 from clipdex.index.where import Rows
 
@@ -84,9 +85,7 @@ def dump_table(index: Index, path: PathLike, rows: Array | None = None) -> int:
             pictures = index.pictures(some)
             if len(pictures) < len(some):
                 row = next(row for row in some if row not in pictures)
-                raise IndexDamaged(
-                    f"{index.directory}: row {row} has no record of its picture; see  clipdex verify"
-                )
+                raise no_record(index.directory, row)
             write(
                 [
                     {

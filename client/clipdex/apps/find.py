@@ -19,8 +19,8 @@ from clipdex.apps.retrieval import cached_index
 from clipdex.base.errors import IndexLocked
 from clipdex.client.client import Client
 from clipdex.index.reader import Index
+from clipdex.pipeline.index_pictures import index_pictures
 from clipdex.pipeline.report import Progress, RunReport
-from clipdex.pipeline.run import index_pictures
 from clipdex.search import Query
 
 __all__ = ["Found", "find"]

@@ -20,8 +20,8 @@ from clipdex.client.client import DEFAULT_ADDRESS, Client, connect
 from clipdex.index.reader import Index
 from clipdex.model.assets import default_cache_dir
 from clipdex.model.embeddings import Embeddings
+from clipdex.pipeline.index_pictures import index_pictures
 from clipdex.pipeline.report import Progress
-from clipdex.pipeline.run import index_pictures
 from clipdex.search.cosines import UnsoundRow
 from clipdex.search.estimates import RowNorms
 from clipdex.search.topk import top_k as exact_top_k

@@ -6,7 +6,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 
-from clipdex.base.items import id_of_text
+from clipdex.base.item_paths import id_of_text
 
 __all__ = ["short_names"]
 

@@ -15,7 +15,7 @@ import typer
 
 from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
-from clipdex.base.items import BEGINS
+from clipdex.base.item_paths import BEGINS
 from clipdex.cli.panels import CONNECTION, OUTPUT
 from clipdex.cli.printing import complain, note, printable
 from clipdex.client.client import DEFAULT_ADDRESS

@@ -25,8 +25,8 @@ from clipdex.cli.printing import say
 from clipdex.cli.progress import index_progress, shown_rate
 from clipdex.client.client import Client, connect
 from clipdex.index import Hit, Index
+from clipdex.pipeline.index_pictures import index_pictures
 from clipdex.pipeline.report import RunReport
-from clipdex.pipeline.run import index_pictures
 
 __all__ = ["demo"]
 

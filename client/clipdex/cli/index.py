@@ -25,15 +25,15 @@ from clipdex.cli.printing import detail, note, say, say_json
 from clipdex.cli.progress import index_progress, shown_rate
 from clipdex.index import Index
 from clipdex.model.formats.icc import check_icc
+from clipdex.pipeline.index_pictures import (
+    MAX_RING_BYTES,
+    index_pictures,
+)
 from clipdex.pipeline.plan import (
     Plan,
     plan_run,
 )
 from clipdex.pipeline.report import RunReport
-from clipdex.pipeline.run import (
-    MAX_RING_BYTES,
-    index_pictures,
-)
 from clipdex.sources import Exclusion, PathList, Source, is_picture_glob, open_sources
 from clipdex.sources.locations import URL_BEGINS
 from clipdex.sources.opening import names_meant

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from clipdex.base.counting import counted
-from clipdex.base.items import BEGINS, path_text
+from clipdex.base.item_paths import BEGINS, path_text
 from clipdex.cli.common import JsonOption, interruptible, shown_path, typed_delimiter
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.index_options import IndexAndPaths, takes_index, takes_index_and_paths
@@ -21,7 +21,7 @@ from clipdex.pipeline.departures import (
     Forgotten,
     forget_pictures,
 )
-from clipdex.pipeline.run import index_pictures
+from clipdex.pipeline.index_pictures import index_pictures
 from clipdex.sources import ledger_source
 
 __all__ = ["failure_line", "failures", "forget", "refuse_second_writer"]

@@ -11,7 +11,7 @@ import typer
 
 from clipdex.base.counting import counted
 from clipdex.base.errors import IndexFault, IndexNotFound
-from clipdex.base.items import path_text
+from clipdex.base.item_paths import path_text
 from clipdex.cli.common import JsonOption, interruptible, shown_path
 from clipdex.cli.index_options import takes_index
 from clipdex.cli.printing import complain, note, printable, say, say_json

@@ -18,7 +18,7 @@ from clipdex.base.errors import (
     InvalidArgument,
     RequestRefused,
 )
-from clipdex.base.items import item_path
+from clipdex.base.item_paths import item_path
 from clipdex.base.records import Picture
 from clipdex.client.steps import Steps
 from clipdex.collection.core import Core

@@ -11,13 +11,13 @@ from typing import Any
 from clipdex.base.arguments import PathLike, is_number
 from clipdex.base.arrays import Array, Vectors
 from clipdex.base.errors import Closed, InvalidArgument, ItemNotFound
-from clipdex.base.items import id_of_path
+from clipdex.base.item_paths import id_of_path
 from clipdex.client.client import Client
 from clipdex.client.steps import run
 from clipdex.collection.changing import add_steps, commit_steps, remove_steps, update_metadata_steps
 from clipdex.collection.core import Core, Key
 from clipdex.collection.item import Commit, Item, StoredItem, stored_item
-from clipdex.collection.opening import Lock, open_parts
+from clipdex.collection.open_collection import Lock, open_parts
 from clipdex.collection.searching import search_steps
 from clipdex.index.hits import Hits
 from clipdex.model.formats.icc import IccUse

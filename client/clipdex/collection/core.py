@@ -12,12 +12,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from clipdex.base.errors import ClipdexError, Closed, FingerprintMismatch, InvalidArgument, ItemNotFound
-from clipdex.base.items import item_path
+from clipdex.base.item_paths import item_path
 from clipdex.client.batching import Batcher
 from clipdex.client.client import Client
 from clipdex.collection.commits import Change, Commits
-from clipdex.collection.gate import Gate
-from clipdex.collection.opening import Opened
+from clipdex.collection.open_collection import Opened
+from clipdex.collection.shared_lock import Gate
 from clipdex.index.reader import Index
 from clipdex.index.writer import IndexWriter
 from clipdex.model.formats.icc import IccUse

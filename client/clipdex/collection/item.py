@@ -14,7 +14,7 @@ from PIL import Image
 
 from clipdex.base.arrays import Array, Pixels
 from clipdex.base.errors import ImageError, IndexDamaged, InvalidArgument
-from clipdex.base.items import check_id, id_of_path, item_path, path_text
+from clipdex.base.item_paths import check_id, id_of_path, item_path, path_text
 from clipdex.base.json_text import parse_json, parsed_object
 from clipdex.base.records import NO_METADATA, Picture
 from clipdex.looks.signature import perceptual_signature

@@ -11,7 +11,7 @@ import numpy as np
 
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged
-from clipdex.base.items import id_of_text, path_text
+from clipdex.base.item_paths import id_of_text, path_text
 from clipdex.base.json_text import parsed_object
 from clipdex.base.records import Picture
 from clipdex.base.short_names import short_names
@@ -20,7 +20,7 @@ from clipdex.search.exact import Ranking
 from clipdex.search.grouping import Group, Grouping, Traits, group_rows
 from clipdex.sources.thumbnail import ThumbnailSize
 
-__all__ = ["Hit", "Hits", "grouped_ranking", "hits_of", "traits"]
+__all__ = ["Hit", "Hits", "grouped_ranking", "hits_of", "no_record", "traits", "unsound"]
 
 # A notebook keeps its outputs in its file: 20 thumbnails of at most 24 KiB, and their names, are below 1 MB.
 _SHOWN = 20
@@ -149,3 +149,16 @@ def _hit(row: int, score: float, picture: Picture, directory: Path) -> Hit:
             f"{directory}: the metadata of row {row} is not a JSON object; see  clipdex verify"
         ) from exc
     return Hit(row, score, path_text(picture.path), metadata)
+
+
+def no_record(directory: Path, row: int) -> IndexDamaged:
+    """Return the error for a live row without a record of its picture."""
+    return IndexDamaged(f"{directory}: row {row} has no record of its picture; see  clipdex verify")
+
+
+def unsound(directory: Path, row: int) -> IndexDamaged:
+    """Return the error for a row that a search or a dump must not use."""
+    return IndexDamaged(
+        f"{directory}: row {row} is damaged: its vector is not finite or not of norm 1, so it has "
+        "no cosine; see  clipdex verify,  and  clipdex index  over the same files embeds it again"
+    )

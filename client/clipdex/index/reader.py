@@ -17,10 +17,10 @@ from clipdex.base.arguments import as_path, is_count, row_numbers
 from clipdex.base.arrays import Array, Vectors
 from clipdex.base.counting import counted
 from clipdex.base.errors import Closed, IndexDamaged, IndexFault, InvalidArgument
-from clipdex.base.items import paths_meant
+from clipdex.base.item_paths import paths_meant
 from clipdex.base.records import Extent, Failure, KnownFile, Picture
 from clipdex.index.files import fault, open_directory
-from clipdex.index.hits import Hit, Hits, grouped_ranking, hits_of, traits
+from clipdex.index.hits import Hit, Hits, grouped_ranking, hits_of, no_record, traits, unsound
 from clipdex.index.info import IndexInfo, info_of
 from clipdex.index.manifest import Manifest
 from clipdex.index.ranker import Ranker
@@ -242,7 +242,7 @@ class Index:
                     norms=self._norms,
                 )
             except UnsoundRow as exc:
-                raise self._unsound(exc.row) from exc
+                raise unsound(self.directory, exc.row) from exc
 
         if grouping is None:
             ranked = rank(wide, end)
@@ -252,7 +252,7 @@ class Index:
             pictures = self._store.pictures(rows.tolist())
             for row in rows.tolist():
                 if row not in pictures:
-                    raise self._no_record(row)
+                    raise no_record(self.directory, row)
             return traits([pictures[row] for row in rows.tolist()], self._vectors[rows])
 
         found = []
@@ -268,7 +268,7 @@ class Index:
         pictures = self._store.pictures(rows)
         for row in rows:
             if row not in pictures:
-                raise self._no_record(row)
+                raise no_record(self.directory, row)
         return hits_of(found, pictures, self.directory)
 
     def where(self, condition: str, params: Mapping[str, Any] | None = None) -> Rows:
@@ -287,7 +287,7 @@ class Index:
                 if not self._in_place():
                     opened.close()
                     raise IndexFault(
-                        f"{self.directory} was compacted after it was opened: refresh it, then filter"
+                        f"{self.directory} was compacted since it was opened: refresh it, then filter"
                     )
                 self._where = opened
         found = self._where.rows(condition, params, len(self._vectors))
@@ -299,16 +299,7 @@ class Index:
         for start in range(0, len(asked), _CHECKED_AT_ONCE):
             some = asked[start : start + _CHECKED_AT_ONCE]
             for at in not_unit(self._vectors[some]):
-                raise self._unsound(int(some[at]))
-
-    def _no_record(self, row: int) -> IndexDamaged:
-        return IndexDamaged(f"{self.directory}: row {row} has no record of its picture; see  clipdex verify")
-
-    def _unsound(self, row: int) -> IndexDamaged:
-        return IndexDamaged(
-            f"{self.directory}: row {row} is damaged: its vector is not finite or not of norm 1, so it has "
-            "no cosine; see  clipdex verify,  and  clipdex index  over the same files embeds it again"
-        )
+                raise unsound(self.directory, int(some[at]))
 
     def row(self, which: int | str | os.PathLike[str]) -> int:
         """Find the row of a live picture, given its row or its path, relative to the current folder or absolute.
@@ -325,13 +316,11 @@ class Index:
         if isinstance(which, (int, np.integer)):
             if 0 <= which < len(self._vectors) and which not in self._dead:
                 return int(which)
-            raise InvalidArgument(
-                f"{self.directory} has no picture in row {which}; it has {counted(len(self), 'picture')}"
-            )
+            held = counted(len(self), "picture")
+            raise InvalidArgument(f"{self.directory} has no picture in row {which}; it has {held}")
         paths = paths_meant(which)
-        known = next(filter(None, map(self._store.known, paths)), None) or self._store.known_by_look(
-            paths[-1], len(self._vectors)
-        )
+        known = next(filter(None, map(self._store.known, paths)), None)
+        known = known or self._store.known_by_look(paths[-1], len(self._vectors))
         if known is None or known.row is None or not known.row < len(self._vectors):
             raise InvalidArgument(f"{os.fspath(which)} is not a picture in {self.directory}")
         return known.row

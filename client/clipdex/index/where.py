@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.errors import InvalidArgument
-from clipdex.base.items import id_of_path, is_item
+from clipdex.base.item_paths import id_of_path, is_item
 from clipdex.base.json_text import parse_json
 from clipdex.base.spelling import composed, composed_path
 from clipdex.index.schema import Still, connect, require_still, unreadable, was_refused

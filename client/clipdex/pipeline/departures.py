@@ -13,7 +13,7 @@ from pathlib import Path
 from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
-from clipdex.base.items import BEGINS, is_item, path_text, paths_meant
+from clipdex.base.item_paths import BEGINS, is_item, path_text, paths_meant
 from clipdex.base.spelling import composed_path
 from clipdex.index.reader import Index
 from clipdex.index.writer import IndexWriter

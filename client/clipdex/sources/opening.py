@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.errors import ClipdexError, MissingExtra, SourceError
-from clipdex.base.items import id_of_text, is_item
+from clipdex.base.item_paths import id_of_text, is_item
 from clipdex.base.limits import Limits
 from clipdex.base.records import Failure
 from clipdex.sources.csv_table import CsvTable

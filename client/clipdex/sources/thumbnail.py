@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from clipdex.base.errors import ClipdexError, ImageError
-from clipdex.base.items import id_of_text
+from clipdex.base.item_paths import id_of_text
 from clipdex.base.limits import Limits
 from clipdex.base.read_request import ReadRequest
 from clipdex.model.images import open_image

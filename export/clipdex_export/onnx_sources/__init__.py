@@ -13,8 +13,8 @@ from clipdex_export.onnx_sources.adopted import Found, adopt
 from clipdex_export.onnx_sources.fastembed import FASTEMBED
 from clipdex_export.onnx_sources.immich import IMMICH
 from clipdex_export.onnx_sources.layout import ImageFiles, Layout, TextFiles
+from clipdex_export.onnx_sources.model_files import Repository
 from clipdex_export.onnx_sources.optimum import OPTIMUM
-from clipdex_export.onnx_sources.repository import Repository
 from clipdex_export.onnx_sources.transformers_js import TRANSFORMERS_JS
 
 __all__ = ["LAYOUTS", "Layout", "has_onnx", "has_pytorch", "load_onnx"]

@@ -17,9 +17,9 @@ from clipdex_export.json_files import read_json
 from clipdex_export.onnx_sources.compose import ComposedImageTower, ComposedTextTower, freed_network
 from clipdex_export.onnx_sources.graph import Tensor, external_files, read_graph
 from clipdex_export.onnx_sources.layout import ImageFiles, Layout, TextFiles
+from clipdex_export.onnx_sources.model_files import Repository
 from clipdex_export.onnx_sources.picture_rules import image_spec
 from clipdex_export.onnx_sources.reference import OriginalImages, OriginalTexts, run_original
-from clipdex_export.onnx_sources.repository import Repository
 from clipdex_export.onnx_sources.scale import scale_of
 from clipdex_export.onnx_sources.text_rules import TextRules, text_rules
 from clipdex_export.onnx_sources.tower_file import TowerFile, TowerKind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipdex_export.onnx_sources.layout import ImageFiles, Layout, TextFiles
-from clipdex_export.onnx_sources.repository import Repository
+from clipdex_export.onnx_sources.model_files import Repository
 
 __all__ = ["IMMICH"]
 

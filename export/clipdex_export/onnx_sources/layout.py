@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from clipdex_export.onnx_sources.repository import Repository
+from clipdex_export.onnx_sources.model_files import Repository
 
 __all__ = ["ImageFiles", "Layout", "Style", "TextFiles", "best_of_twins", "image_beside", "text_beside"]
 

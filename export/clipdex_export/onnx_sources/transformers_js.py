@@ -10,7 +10,7 @@ from clipdex_export.onnx_sources.layout import (
     image_beside,
     text_beside,
 )
-from clipdex_export.onnx_sources.repository import Repository
+from clipdex_export.onnx_sources.model_files import Repository
 
 __all__ = ["TRANSFORMERS_JS"]
 

@@ -24,8 +24,8 @@ from clipdex.base.limits import Limits
 from clipdex.base.records import Failure
 from clipdex.client.client import Client
 from clipdex.pipeline.decode_worker import NO_HASH, SLOT, decode_file
+from clipdex.pipeline.index_pictures import index_pictures
 from clipdex.pipeline.report import Progress
-from clipdex.pipeline.run import index_pictures
 from clipdex.sources import Source
 from clipdex.sources.scan import FoundFile
 from clipdex.wire import RequestTiming

@@ -20,7 +20,7 @@ from clipdex.apps.duplicates.groups import (
     stars,
 )
 from clipdex.base.errors import InvalidArgument
-from clipdex.base.items import path_text
+from clipdex.base.item_paths import path_text
 from clipdex.index.reader import Index
 from clipdex.looks.compare import MIN_SIMILARITY, similarities
 from clipdex.looks.frequencies import Looks

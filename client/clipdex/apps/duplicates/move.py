@@ -17,7 +17,7 @@ from clipdex.apps.duplicates.groups import Duplicate, DuplicateGroup
 from clipdex.apps.duplicates.moves import Move, moves_of
 from clipdex.apps.duplicates.transfer import Left, content_of, make_folders, move_file, read_journal, write_journal
 from clipdex.base.errors import ClipdexError, InvalidArgument
-from clipdex.base.items import id_of_text
+from clipdex.base.item_paths import id_of_text
 from clipdex.base.records import storable
 from clipdex.sources.locations import containers
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipdex.base.items import is_item
+from clipdex.base.item_paths import is_item
 from clipdex.base.limits import Limits
 from clipdex.base.records import Failure
 from clipdex.index.reader import Index
