@@ -52,19 +52,19 @@ ROWS_FILE = "rows.sqlite"
 # A picture's metadata may change while the picture does not.
 _ANNOTATE = (
     "INSERT OR REPLACE INTO metadata (row, json, crc32c) "
-    "SELECT row, ?2, record_crc32c(row, ?2) FROM rows WHERE path = ?1 AND deleted_at IS NULL"
+    "SELECT row, :value, record_crc32c(row, :value) FROM rows WHERE path = :path AND deleted_at IS NULL"
 )
 _SIGN = (
     "INSERT OR REPLACE INTO phashes (row, phash, crc32c) "
-    "SELECT row, ?2, record_crc32c(row, ?2) FROM rows WHERE path = ?1 AND deleted_at IS NULL"
+    "SELECT row, :value, record_crc32c(row, :value) FROM rows WHERE path = :path AND deleted_at IS NULL"
 )
 _DATE = (
     "INSERT OR REPLACE INTO ctimes (row, ctime_ns, crc32c) "
-    "SELECT row, ?2, record_crc32c(row, ?2) FROM rows WHERE path = ?1 AND deleted_at IS NULL"
+    "SELECT row, :value, record_crc32c(row, :value) FROM rows WHERE path = :path AND deleted_at IS NULL"
 )
 _DATE_FAILURE = (
     "INSERT OR REPLACE INTO failure_ctimes (path, ctime_ns, crc32c) "
-    "SELECT path, ?2, record_crc32c(path, ?2) FROM failures WHERE path = ?1"
+    "SELECT path, :value, record_crc32c(path, :value) FROM failures WHERE path = :path"
 )
 _STRIP = "DELETE FROM metadata WHERE row IN (SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL)"
 
@@ -171,10 +171,11 @@ class RowStore(RowReader):
                 self._change(p.path, size=storable(p.size), mtime_ns=storable(p.mtime_ns))
             for statement in (_DATE, _DATE_FAILURE):
                 times = ((path, storable(ctime)) for path, ctime in dated if ctime is not None)
-                self._db.executemany(statement, times)
+                self._db.executemany(statement, _named(times))
             self._db.executemany(_STRIP, ((path,) for path, _ in told))
-            self._db.executemany(_SIGN, signed)
-            self._db.executemany(_ANNOTATE, ((path, json) for path, json in told if json != NO_METADATA))
+            self._db.executemany(_SIGN, _named(signed))
+            said = ((path, json) for path, json in told if json != NO_METADATA)
+            self._db.executemany(_ANNOTATE, _named(said))
             self._insert("rows", (_row(first_row + i, picture) for i, picture in enumerate(pictures)))
             of_rows = ((first_row + i, picture.metadata) for i, picture in enumerate(pictures))
             self._insert("metadata", ((row, json) for row, json in of_rows if json not in (None, NO_METADATA)))
@@ -248,3 +249,8 @@ def _line(failure: Failure, now: int) -> tuple[Value, ...]:
     # The message of a server or a library, or a file name in it, may contain bytes that are not UTF-8.
     detail = f.detail.encode("utf-8", "backslashreplace").decode()
     return (f.path, f.reason, detail, storable(f.size), storable(f.mtime_ns), now)
+
+
+def _named(pairs: Iterable[tuple[bytes, object]]) -> Iterator[dict[str, object]]:
+    """Give the values of statements that use one twice, which Python 3.14 takes by name only."""
+    return ({"path": path, "value": value} for path, value in pairs)
