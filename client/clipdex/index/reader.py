@@ -286,7 +286,7 @@ class Index:
                 opened = Where(self.directory / ROWS_FILE)
                 if not self._in_place():
                     opened.close()
-                    raise IndexFault(f"{self.directory} was compacted since: refresh the index, then filter")
+                    raise IndexFault(f"{self.directory} was compacted since: refresh it, then filter")
                 self._where = opened
         found = self._where.rows(condition, params, len(self._vectors))
         return found[~np.isin(found, self._dead)] if len(self._dead) else found
