@@ -1,4 +1,4 @@
-"""Freeing of a graph that was traced for one row: the 1 in its shapes becomes the size of the batch.
+"""Rewriting of a graph that was traced for one row: the 1 in its shapes becomes the size of the batch.
 
 The batch is followed from the inputs to the output, by the shapes that a run on one row has. Every tensor that
 depends on it has it at one place: an axis of its own, or the outer or inner factor of another axis (PyTorch's
@@ -42,7 +42,7 @@ _REDUCE = {"ReduceMean", "ReduceSum", "ReduceL2", "ReduceMax", "ReduceMin", "Red
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tensor has the batch: the axis, and whether it is alone there, or the outer or inner factor."""
+    """The place of the batch in a tensor: its axis, and whether it is alone there, or the outer or inner factor."""
 
     axis: int
     part: Literal["own", "outer", "inner"] = "own"
@@ -57,7 +57,7 @@ def free_batch(
 ) -> bool:
     """Rewrite a sorted graph without Constant nodes, in place, for batches of any size -> whether that worked.
 
-    If not, the model is of no use any more.
+    If it did not, the model can no longer be used.
 
     Args:
         model: the graph, with its weights.
@@ -149,7 +149,7 @@ class _Freeing:
                 self.places[output] = place
 
     def _constant(self, node: Any) -> None:
-        """Shape: what is computed from it follows the batch by itself."""
+        """Leave a Shape as it is: what is computed from it follows the batch anyway."""
 
     def _alike(self, node: Any) -> None:
         place = self._only(node)
@@ -295,7 +295,7 @@ class _Freeing:
         return self._node("Gather", [self._node("Shape", [name]), self._add_weight(np.array([axis], np.int64))])
 
     def _numbers(self, rows: str) -> str:
-        """Compute 0, 1, … for as many rows: int64 (B,)."""
+        """Compute the row numbers 0, 1, …: int64 (B,)."""
         scalar = self._node("Reshape", [rows, self._add_weight(np.zeros(0, np.int64))])
         ends = [self._add_weight(np.array(end, np.int64)) for end in (0, 1)]
         return self._node("Range", [ends[0], scalar, ends[1]])
