@@ -129,6 +129,5 @@ def test_export_takes_a_name_and_calls_the_model_after_it(run, monkeypatch):
     assert asked == [("vit-b-32", "vit_b_32"), ("vit-b-32", "mine")]
     assert status == 1
     assert err == (
-        "clipdex: openai/clip-vit-base-patch32 needs a name in the repository: give it one with --name, such as "
-        "my_clip\n"
+        "clipdex: openai/clip-vit-base-patch32 needs a name in the repository: add one, such as  --name my_clip\n"
     )

@@ -101,7 +101,7 @@ def megabytes(size: int) -> str:
 
 
 def network_errors() -> tuple[type[Exception], ...]:
-    """Return the errors that the hub's client raises if the hub cannot be reached, including its HTTP library's."""
+    """Return the errors that the hub's client, or its HTTP library, raises if the hub cannot be reached."""
     from huggingface_hub import errors
 
     loaded = (sys.modules.get(name) for name in ("httpx", "httpx2"))

@@ -32,7 +32,7 @@ _PAGE = 1_000
 class Collection:
     """A `clipdex.Collection` whose methods are awaited: `async with clipdex.aio.Collection.open(...) as pictures`.
 
-    Any number of tasks may share it. A task that is cancelled while it waits for a commit may have added its items.
+    Any number of tasks may share it. A task cancelled while it waits for a commit may have added its items.
     """
 
     def __init__(self, opened: Callable[[], BlockingCollection]) -> None:

@@ -62,7 +62,7 @@ class Collection:
 
         Args:
             index: the path of an index, `X.clipdex`.
-            server: the address of a server, as for `clipdex.connect`. Without a server or a client, only vectors can
+            server: the address of a server, as for `clipdex.connect`. Without a server or client, only vectors can
                 be added and searched for.
             model: the model's name (default the index's).
             client: a client to use instead of a server; it stays open when the collection is closed.
@@ -147,8 +147,8 @@ class Collection:
     def add(self, items: Item | Iterable[Item], *, flush: bool = True) -> int:
         """Add items, or replace those of the same id -> their number.
 
-        They are durable, and found by searches, when this returns. Concurrent adds, from any threads, share requests
-        and commits.
+        They are durable, and found by searches, when this returns. Concurrent adds, from any threads, share
+        requests and commits.
 
         Args:
             items: one, or a list or generator of them. Of two with the same id, the later stays.
@@ -212,7 +212,7 @@ class Collection:
         return (found for path in self.paths() if (found := id_of_path(path)) is not None)
 
     def __iter__(self) -> Iterator[StoredItem]:
-        """Iterate over the pictures that there are now, in the order of their rows, without any removed meanwhile."""
+        """Iterate over the present pictures in the order of their rows, without any that are removed meanwhile."""
         paths = self.paths()
         for start in range(0, len(paths), _PAGE):
             yield from self.page(paths[start : start + _PAGE])
@@ -261,7 +261,7 @@ class Collection:
                 return
 
     def watcher(self, poll_s: float) -> Callable[[], Commit | None]:
-        """Make a function that returns the Commit since its last call, or None if there was none.
+        """Make a function that returns the state if there was a commit since its last call, else None.
 
         poll_s: how often it will be called.
         """
@@ -284,7 +284,7 @@ class Collection:
     # Closing
 
     def close(self) -> None:
-        """Commit what is staged, close all files, and the client if it is the collection's own. Safe to call twice.
+        """Commit what is staged; close all files, and the client if the collection made it. Safe to call twice.
 
         Raises:
             IndexWriteError: changes made with flush=False were lost.

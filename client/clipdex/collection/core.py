@@ -93,7 +93,7 @@ class Core:
         return self.commits().put(Change(path, make, flush))
 
     def model(self) -> Batcher:
-        """Return the batcher that embeds texts and pictures. Raises InvalidArgument if the collection has no client."""
+        """Return the batcher for texts and pictures. Raises InvalidArgument if the collection has no client."""
         if self._batcher is None:
             raise InvalidArgument(
                 f"this Collection of {self.directory} has no model and takes vectors only: give server= "

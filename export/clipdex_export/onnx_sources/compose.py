@@ -3,8 +3,8 @@
     pixels uint8 (B, S, S, 3) ─▶ layout, mean, std ─▶ network ─▶ L2 norm ─▶ embedding float32 (B, D)
     token_ids int32 (B, L)    ─▶ ids, mask, zeros  ─▶ network ─▶ L2 norm ─▶ embedding float32 (B, D)
 
-Every name of the network gets a prefix, to tell it from ours: float16.py keeps our nodes in float32. Our arithmetic
-is that of towers.py.
+Every name of the network gets a prefix, to tell it from ours: float16.py keeps our nodes in float32. Our
+arithmetic is that of towers.py.
 
 A graph that was traced for one row cannot take several: it has 1 written into its shapes. free_batch.py frees it
 if it can. Otherwise it becomes the body of a Scan, which runs it row by row: the vectors are right, but batching

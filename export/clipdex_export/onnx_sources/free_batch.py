@@ -42,7 +42,7 @@ _REDUCE = {"ReduceMean", "ReduceSum", "ReduceL2", "ReduceMax", "ReduceMin", "Red
 
 @dataclass(frozen=True)
 class _Place:
-    """The place of the batch in a tensor: its axis, and whether it is alone there, or the outer or inner factor."""
+    """The place of the batch in a tensor: an axis, and whether it is that axis or its outer or inner factor."""
 
     axis: int
     part: Literal["own", "outer", "inner"] = "own"
