@@ -51,7 +51,7 @@ def test_speeds_are_in_the_order_of_the_times():
     [
         (lambda data: data["models"][0].pop("licence"), "licence"),
         (lambda data: data["models"][0].update(name="ViT B/32"), "not lower-case words joined by hyphens"),
-        (lambda data: data["models"][0].update(onnx=None, torch=None), "nothing to export it from"),
+        (lambda data: data["models"][0].update(onnx=None, torch=None), "it has no source to export"),
         (lambda data: data["models"][0].update(imagenet=633), "imagenet is 633"),
         (lambda data: data["models"][0]["sources"].update(imagenet=None), "imagenet has no source"),
         (lambda data: data["models"][0]["sources"].update(licence=None), "have no source"),
@@ -75,7 +75,7 @@ def test_a_name_stands_for_its_repository_and_anything_else_for_itself(tmp_path,
     assert resolve("vit-b-32-256-datacomp").startswith("laion/")
     assert resolve("vit-b-32", "torch") == "openai/clip-vit-base-patch32"
     assert resolve("vit-b-32", "onnx") == "Xenova/clip-vit-base-patch32"
-    with pytest.raises(InvalidArgument, match="vit-b-32-256-datacomp is not to be had as onnx: leave --from out"):
+    with pytest.raises(InvalidArgument, match="vit-b-32-256-datacomp is not available as onnx: leave --from out"):
         resolve("vit-b-32-256-datacomp", "onnx")
     for source in ("openai/clip-vit-base-patch32", "open_clip:ViT-B-32/openai", "./vit-b-32", "export/demo"):
         assert resolve(source) == source
@@ -129,6 +129,5 @@ def test_export_takes_a_name_and_calls_the_model_after_it(run, monkeypatch):
     assert asked == [("vit-b-32", "vit_b_32"), ("vit-b-32", "mine")]
     assert status == 1
     assert err == (
-        "clipdex: openai/clip-vit-base-patch32 needs a name in the repository: give it one with --name, such as "
-        "my_clip\n"
+        "clipdex: openai/clip-vit-base-patch32 needs a name in the repository: add one, such as  --name my_clip\n"
     )

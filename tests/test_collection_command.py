@@ -44,10 +44,10 @@ def test_pictures_are_added_found_and_removed(place: Path, run: Any) -> None:
 @pytest.mark.parametrize(
     "words, sentence",
     [
-        (["add", "0.png", "1.png", "--id", "a"], "--id 'a' is for one picture, and 2 are given"),
+        (["add", "0.png", "1.png", "--id", "a"], "--id 'a' is for one picture, but 2 are given"),
         (["add", "0.png", "sub/0.png"], "2 pictures have the name 0.png, their id"),
         (["add", "0.png", "--metadata", "{"], "--metadata is not JSON"),
-        (["add", "0.png", "--metadata", "[1]"], "--metadata is '[1]'; expected an object of JSON"),
+        (["add", "0.png", "--metadata", "[1]"], "--metadata is '[1]'; expected a JSON object"),
         (["add", "0.png", "--id", ""], "the id '' is empty"),
         (["remove", "a"], "there is no such index"),
     ],

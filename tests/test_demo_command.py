@@ -82,7 +82,7 @@ def test_serve_without_a_repository_says_that_it_serves_the_demo_model(run, tmp_
 
     monkeypatch.setattr(clipdex_server, "LocalTriton", broken)
     monkeypatch.chdir(tmp_path)
-    said = f"no model_repository is in this folder: serving the demo model, {MODEL_REPOSITORY}\n"
+    said = f"there is no model_repository in this folder: serving the demo model, {MODEL_REPOSITORY}\n"
     assert said in run("serve")[2]
     (tmp_path / "model_repository").mkdir()
     assert said not in run("serve")[2]

@@ -1,4 +1,4 @@
-"""Downloads from a hub: continued where they broke off, checked, and kept where the hub's own tools keep them."""
+"""Downloads from a hub: resumed where they stopped, checked, and kept where the hub's own tools keep them."""
 
 from __future__ import annotations
 
@@ -145,9 +145,9 @@ def test_a_connection_that_cannot_be_had_again_is_one_sentence_and_nothing_is_lo
     hub.asked = Once(asked)
     line, _ = fetch(hub.environment(home))
     assert line.startswith(
-        "refused: the download of onnx/text_model.onnx from acme/clip broke off after 1 MB of 3 MB"
+        "refused: the download of onnx/text_model.onnx from acme/clip was interrupted after 1 MB of 3 MB"
     )
-    assert line.endswith("run the same command again, it goes on from there")
+    assert line.endswith("run the same command again to resume it")
     gone.rename(whole)
     hub.asked = []
     assert not fetch(hub.environment(home))[0].startswith("refused")
@@ -159,7 +159,7 @@ def test_a_file_with_another_checksum_is_thrown_away_and_fetched_anew(hub: Small
     hub.damaged.add("onnx/vision_model.onnx")
     line, _ = fetch(hub.environment(home))
     assert line.startswith("refused: onnx/vision_model.onnx of acme/clip has the sha256 ")
-    assert "it was damaged on the way, and thrown away; run the same command again" in line
+    assert "it was damaged in transit and has been deleted; run the same command again" in line
     assert not parts(home)
     assert not list(home.rglob("snapshots/*/onnx/vision_model.onnx"))
     hub.damaged.clear()

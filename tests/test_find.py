@@ -203,7 +203,7 @@ def test_while_another_process_indexes_the_folder_what_it_has_is_searched(run, f
         status, out, err = run(*words)
     assert (status, out) == (0, first[1])
     assert notes(err) == (
-        "another process is indexing this folder: the answer is from what it has indexed so far\n"
+        "another process is indexing this folder: the results are from what it has indexed so far\n"
     )
 
 
@@ -295,7 +295,7 @@ def test_ctrl_c_while_the_model_comes_says_that_it_goes_on(run, folder, monkeypa
     monkeypatch.setattr(clipdex_export, "export_model", interrupted)
     status, out, err = run("find", "a red circle", folder, "--yes")
     assert (status, out) == (130, "")
-    assert err == "clipdex: stopped; what was downloaded is kept; run the same command again to go on\n"
+    assert err == "clipdex: stopped; what was downloaded is kept; run the same command again to resume\n"
 
 
 def test_serve_takes_a_listed_name_exports_it_once_and_serves_it(run, exported, monkeypatch, cache, tmp_path):

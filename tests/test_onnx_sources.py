@@ -311,14 +311,14 @@ def test_without_torch_the_error_names_the_other_way(
             raise MissingExtra(package, extra, purpose)
 
     monkeypatch.setattr(requirements, "require_installed", missing)
-    with pytest.raises(MissingExtra, match=r"--from onnx takes the ONNX files .* pip install .*\[export\]"):
+    with pytest.raises(MissingExtra, match=r"--from onnx uses the ONNX files .* pip install .*\[export\]"):
         adopt(both)
     assert adopt(both, source_format="onnx").card.parity["reference"] == "ONNX Runtime"
 
 
 def test_what_pytorchs_families_do_not_know_may_still_be_adopted(both: Path, adopt: Adopt) -> None:
     edit_json(both / "config.json", model_type="jina_clip")
-    with pytest.raises(CheckpointError, match="it has ONNX towers, too: --from onnx takes them"):
+    with pytest.raises(CheckpointError, match="it also has ONNX towers: --from onnx uses them"):
         adopt(both)
     assert adopt(both, source_format="onnx").card.parity["layout"] == "transformers.js"
 

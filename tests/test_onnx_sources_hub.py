@@ -114,7 +114,7 @@ def test_every_layout_comes_from_the_hub_without_torch(
     assert {card["revision"] for card in good} == {COMMIT}
     assert [card["source"] for card in good][:2] == ["acme/clip", "acme/siglip"]
     assert half["error"] == (
-        "acme/vision has only one tower (model.onnx), and no text tower: give both, as in pair:acme/vision+TEXT"
+        "acme/vision has only one tower (model.onnx) and no text tower: give both, as in pair:acme/vision+TEXT"
     )
     assert none["error"].startswith("there is no local directory acme/none, and no such repository on the hub")
     # Weights of the two towers, each once; weights in files of their own, too; nothing else that is large.

@@ -97,8 +97,8 @@ def test_an_output_before_the_projection(copy_of: Callable[[str], Path], tower: 
     else:
         changed(path, keep_outputs(output))
     message = refused(source)
-    assert f"{tower}.onnx gives " in message and output in message
-    assert "none of them is the embedding, after the projection; expected" in message
+    assert f"{tower}.onnx has the outputs " in message and output in message
+    assert "and none is the embedding after the projection; expected" in message
 
 
 def test_towers_of_two_models(onnx_source: Callable[[str], str]) -> None:
@@ -115,7 +115,7 @@ def test_half_of_a_pair(onnx_source: Callable[[str], str], copy_of: Callable[[st
     assert refused(f"pair:{vision}+{vision}").startswith(f"{vision} has no text tower as ONNX in a known layout")
     source = copy_of("immich")
     shutil.rmtree(source / "textual")
-    assert "has only one tower (visual/model.onnx), and no text tower" in refused(source)
+    assert "has only one tower (visual/model.onnx) and no text tower" in refused(source)
     assert refused("pair:x").endswith("expected pair:IMAGE_SOURCE+TEXT_SOURCE")
 
 
@@ -200,7 +200,7 @@ def test_a_batch_of_several(copy_of: Callable[[str], Path]) -> None:
         model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
 
     changed(source / "visual" / "model.onnx", four)
-    assert "visual/model.onnx takes batches of exactly 4; expected of any size, or of one" in refused(source)
+    assert "visual/model.onnx takes batches of exactly 4; expected any size, or one" in refused(source)
 
 
 # Settings of pictures

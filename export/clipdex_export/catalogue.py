@@ -1,6 +1,6 @@
-"""The short list of names: what `vit-b-32` stands for, and what a user chooses a model by.
+"""The catalogue of models with short names, such as `vit-b-32`, and the facts by which a user chooses one.
 
-All facts are in `catalogue.json`, each with the source it was taken from; this module reads and checks them.
+All facts are in `catalogue.json`, each with the source it was taken from; this module reads and checks it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SPEEDS: tuple[tuple[float, Speed], ...] = ((4, "fast"), (10, "medium"), (30, "s
 
 @dataclass(frozen=True)
 class AvailableModel:
-    """A model that a name stands for. Figures are published ones; None where none was found.
+    """A model of the catalogue. Figures are published ones; None where none was found.
 
     onnx, torch: sources for `export_model`: ready-made ONNX towers, and a checkpoint that needs PyTorch.
     pixels: side of the input picture. dim: width of an embedding.
@@ -68,24 +68,24 @@ class AvailableModel:
 
     @property
     def source(self) -> str:
-        """What to export: the ready-made ONNX towers where there are some, else the checkpoint."""
+        """The source to export: the ready-made ONNX towers if there are any, else the checkpoint."""
         source = self.onnx or self.torch
         assert source is not None, "read_catalogue refuses an entry without a source"
         return source
 
     @property
     def model_name(self) -> str:
-        """The name of its export, if the user gives none: `vit_b_32`."""
+        """The default name of its export: `vit_b_32`."""
         return self.name.replace("-", "_")
 
     @property
     def download_mb(self) -> int | None:
-        """Both towers, MB; None if the size of one is not known."""
+        """The size of both towers, MB; None if one of them is not known."""
         return None if self.image_mb is None or self.text_mb is None else self.image_mb + self.text_mb
 
     @property
     def speed(self) -> Speed | None:
-        """How fast it is in comparison with the others; None if that was not measured."""
+        """Its speed compared with the others; None if it was not measured."""
         if self.ms is None:
             return None
         return next((speed for limit, speed in _SPEEDS if self.ms <= limit), "very slow")
@@ -93,7 +93,7 @@ class AvailableModel:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The list, the name of the model to take if none is named, and the day on which the sources were read."""
+    """All listed models, the name of the default one, and the date on which the sources were read."""
 
     models: tuple[AvailableModel, ...]
     default: str
@@ -130,24 +130,24 @@ def _read() -> Catalogue:
 
 
 def available_models() -> Catalogue:
-    """Return the catalogue that clipdex brings."""
+    """Return the catalogue that comes with clipdex."""
     return _read()
 
 
 def find_available(name: str) -> AvailableModel | None:
-    """Return the model of that name (`vit-b-32`, or as exports are named: `vit_b_32`), or None."""
+    """Return the model of that name (`vit-b-32`, or `vit_b_32`, as exports are named), or None."""
     wanted = name.replace("_", "-")
     return next((model for model in _read().models if model.name == wanted), None)
 
 
 def resolve(source: str, source_format: str | None = None) -> str:
-    """Return what a source stands for: the hub repository of a listed name, any other source unchanged.
+    """Resolve a source: return the hub repository of a listed name, and any other source unchanged.
 
-    A directory of that name comes first. source_format: "onnx" or "torch"; None for onnx if there is any.
+    A directory of that name takes precedence. source_format: "onnx" or "torch"; None for onnx if there is any.
 
     Raises:
-        InvalidArgument: nothing is called so, but a listed name is spelled much like it; or the model is not to be
-            had in that format.
+        InvalidArgument: nothing has this name, but a listed name is spelled much like it; or the model is not
+            available in that format.
     """
     if os.path.lexists(os.path.expanduser(source)):
         return source
@@ -157,7 +157,7 @@ def resolve(source: str, source_format: str | None = None) -> str:
             model.source if source_format is None else {"onnx": model.onnx, "torch": model.torch}[source_format]
         )
         if found is None:
-            raise InvalidArgument(f"{source} is not to be had as {source_format}: leave --from out")
+            raise InvalidArgument(f"{source} is not available as {source_format}: leave --from out")
         return found
     if _NAME.fullmatch(source):
         near = get_close_matches(source, [model.name for model in _read().models], n=1)
@@ -180,7 +180,7 @@ def _model(entry: dict[str, Any], urls: Mapping[str, str]) -> AvailableModel:
         raise InvalidArgument(f"{name}: unknown source {unknown[0]!r}")
     model = AvailableModel(**(entry | {"sources": {fact: urls[key] for fact, key in stated.items()}}))
     if not (model.onnx or model.torch):
-        raise InvalidArgument(f"{name}: there is nothing to export it from: neither onnx nor torch")
+        raise InvalidArgument(f"{name}: it has no source to export: neither onnx nor torch")
     largest_of = {"imagenet": 100, "recall": 100, "ms": 10**4, "image_mb": 10**5, "text_mb": 10**5}
     for field, largest in largest_of.items():
         value = getattr(model, field)

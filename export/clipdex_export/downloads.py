@@ -1,9 +1,9 @@
 """Downloads from a model hub into the cache that the hub's own tools use.
 
-Large files are fetched here rather than by the hub's client, which begins a file again when its process was ended.
-A part stays beside the finished files and is continued by the next call; a file takes its place in the cache only
-if it has the sha256 that the hub states. The rest (lists, small files, the cache's layout) is the client's, so
-`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean here what they mean there.
+Large files are fetched here rather than by the hub's client, which restarts a file if its process was ended. A
+partial file stays beside the finished ones, and the next call resumes it; a file enters the cache only if its
+sha256 is the one that the hub states. The client does the rest (lists, small files, the cache's layout), so
+`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` work as usual.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class Download:
-    """How far the download of one repository is: bytes, of all files that have to be fetched."""
+    """Progress of the download of one repository: bytes done and in total, of all files to be fetched."""
 
     hub_id: str
     done: int
@@ -46,7 +46,7 @@ _report: ContextVar[Report | None] = ContextVar("_report", default=None)
 
 @contextmanager
 def downloads_reported(report: Report) -> Iterator[None]:
-    """Call `report` about once a megabyte of whatever is downloaded within the block, in this thread."""
+    """Call `report` about once per megabyte downloaded within the block, in this thread."""
     token = _report.set(report)
     try:
         yield
@@ -56,7 +56,7 @@ def downloads_reported(report: Report) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Large:
-    """A file that the hub keeps outside of git, and states the sha256 of."""
+    """A file that the hub stores outside git, with its sha256."""
 
     path: str
     size: int
@@ -66,11 +66,11 @@ class _Large:
 def download(hub_id: str, revision: str | None, patterns: Sequence[str]) -> Path:
     """Download the files of a repository that match, unless they are in the cache -> its snapshot directory.
 
-    Without a network, or with HF_HUB_OFFLINE, what is in the cache has to do.
+    Without a network, or with HF_HUB_OFFLINE, only files in the cache are used.
 
     Raises:
-        CheckpointError: the disk has no room, the connection broke off, or a file does not have the sha256 that
-            the hub states. What was fetched before a connection broke off is kept.
+        CheckpointError: the disk has no room, the connection was lost, or a file does not have the sha256 that
+            the hub states. What was fetched before the connection was lost is kept.
         Exception: whatever the hub's client raises if the repository is neither reachable nor in the cache.
     """
     with needs("huggingface_hub", "huggingface_hub", "export", "downloading a model"):
@@ -96,12 +96,12 @@ def require_space(directory: Path, needed: int, what: str, advice: str) -> None:
 
 
 def megabytes(size: int) -> str:
-    """Write a size: `1,216 MB`."""
+    """Format a size: `1,216 MB`."""
     return f"{size / 1e6:,.0f} MB" if size >= 10**6 else f"{size / 1e6:.2g} MB"
 
 
 def network_errors() -> tuple[type[Exception], ...]:
-    """Return what the hub's client raises if the hub cannot be reached, its HTTP library's errors too."""
+    """Return the errors that the hub's client, or its HTTP library, raises if the hub cannot be reached."""
     from huggingface_hub import errors
 
     loaded = (sys.modules.get(name) for name in ("httpx", "httpx2"))
@@ -112,7 +112,7 @@ def network_errors() -> tuple[type[Exception], ...]:
 def _listed(hub_id: str, revision: str | None, patterns: Sequence[str]) -> tuple[str, list[_Large]]:
     """List the large files that match, and the commit -> ("", []) if the hub does not answer.
 
-    Why it does not answer is for the hub's client to say, which is asked for the same files right afterwards.
+    The hub's client, which is asked for the same files right afterwards, says why it does not answer.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
@@ -124,7 +124,7 @@ def _listed(hub_id: str, revision: str | None, patterns: Sequence[str]) -> tuple
         api = HfApi()
         try:
             commit = str(api.model_info(hub_id, revision=revision).sha)
-            # Second: where nothing answers, it would be tried again for half a minute.
+            # Only after model_info: this call retries for half a minute if nothing answers.
             tree = list(api.list_repo_tree(hub_id, revision=commit, recursive=True))
         except Exception:
             return "", []
@@ -139,7 +139,7 @@ _large_of: dict[tuple[str, str], dict[str, _Large]] = {}
 
 
 def _blobs(hub_id: str) -> Path:
-    """Return the directory of the hub's cache in which a repository's files are, by their checksum."""
+    """Return the directory of the hub's cache that holds a repository's files by checksum."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE) / ("models--" + hub_id.replace("/", "--")) / "blobs"
@@ -174,7 +174,7 @@ def _fetch(hub_id: str, commit: str, files: Sequence[_Large], blobs: Path) -> No
 
 @contextmanager
 def _locked(part: Path) -> Iterator[IO[bytes]]:
-    """Open a part for appending, alone; wait while another process fetches it."""
+    """Open a partial file for appending, locked; wait while another process fetches it."""
     while True:
         with part.open("ab") as opened:
             fcntl.flock(opened, fcntl.LOCK_EX)
@@ -185,12 +185,12 @@ def _locked(part: Path) -> Iterator[IO[bytes]]:
 
 
 def _tell(report: Report, hub_id: str, total: int, before: int, here: int) -> None:
-    """Report the bytes of one file as part of all; `before`: of the files before it."""
+    """Report the bytes of one file as part of the total. before: bytes of the files before it."""
     report(Download(hub_id, before + here, total))
 
 
 def _continue(hub_id: str, commit: str, file: _Large, part: IO[bytes], report: Callable[[int], None]) -> None:
-    """Append the rest of a file to its part, and check the whole."""
+    """Append the rest of a file to its partial file, and check the whole."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
@@ -215,24 +215,25 @@ def _continue(hub_id: str, commit: str, file: _Large, part: IO[bytes], report: C
         part.flush()
     except network_errors() as exc:
         raise CheckpointError(
-            f"the download of {file.path} from {hub_id} broke off after {megabytes(counted.at)} of "
-            f"{megabytes(file.size)} ({_first_line(exc)}): run the same command again, it goes on from there"
+            f"the download of {file.path} from {hub_id} was interrupted after {megabytes(counted.at)} of "
+            f"{megabytes(file.size)} ({_first_line(exc)}): run the same command again to resume it"
         ) from exc
     found = _sha256(Path(part.name))
     if found != file.sha256:
         Path(part.name).unlink()
         raise CheckpointError(
             f"{file.path} of {hub_id} has the sha256 {found[:12]}, but the hub states {file.sha256[:12]}: it was "
-            "damaged on the way, and thrown away; run the same command again"
+            "damaged in transit and has been deleted; run the same command again"
         )
     os.fsync(part.fileno())
 
 
 @contextmanager
 def _pieces_of(size: int) -> Iterator[None]:
-    """Let the hub's client write so many bytes at a time.
+    """Let the hub's client write `size` bytes at a time.
 
-    Its pieces of 10 MB would stop the bar of a slow line for many seconds, and are what Ctrl-C would lose.
+    With its default of 10 MB, the bar of a slow line would stand still for many seconds, and Ctrl-C would lose as
+    much.
     """
     from huggingface_hub import constants
 
@@ -245,7 +246,7 @@ def _pieces_of(size: int) -> Iterator[None]:
 
 
 class _Counted:
-    """A part, as the hub's client writes to it; reports how many bytes of the file are there."""
+    """A partial file for the hub's client to write to; reports how many bytes of the file it holds."""
 
     def __init__(self, part: IO[bytes], at: int, report: Callable[[int], None]) -> None:
         self._part = part
@@ -276,7 +277,7 @@ class _Counted:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Suppress the progress bars, log lines and warnings of the hub's client: its errors say all."""
+    """Suppress the progress bars, log lines and warnings of the hub's client: its errors say enough."""
     import logging
 
     from huggingface_hub.utils.tqdm import (

@@ -67,7 +67,7 @@ def fetch_weights(files: CheckpointFiles, patterns: Sequence[str]) -> None:
 def list_files(files: CheckpointFiles) -> tuple[str, ...]:
     """List a source's files by name, sorted, down to its direct subdirectories: no kind of source has deeper ones.
 
-    Of a hub repository, those on the hub; if it cannot be reached, those that were downloaded before.
+    For a hub repository, these are the files on the hub; if it cannot be reached, those downloaded before.
     """
     names = _listed_on_the_hub(files) if files.hub_id else None
     if names is None:
@@ -90,7 +90,7 @@ def _listed_on_the_hub(files: CheckpointFiles) -> list[str] | None:
         with quiet():
             # list_repo_files would retry for half a minute.
             found = HfApi().model_info(files.hub_id, revision=files.revision)
-    # The hub's client lets the errors of its HTTP library through, and raises its own where it is to be offline.
+    # The hub's client lets the errors of its HTTP library through, and raises its own in offline mode.
     except Exception:
         return None
     return [sibling.rfilename for sibling in found.siblings or ()]

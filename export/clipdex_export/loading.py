@@ -1,7 +1,7 @@
 """The choice between the two kinds of source: PyTorch checkpoints, and ready-made ONNX, which needs no torch.
 
-PyTorch weights win where a source has both, on every machine: the same model read from the other kind of file has
-another fingerprint, so it must not depend on what happens to be installed. The user can choose.
+If a source has both, PyTorch weights win, on every machine: the same model read from the other kind of file has a
+different fingerprint, so the choice must not depend on what happens to be installed. The user can override it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OPEN_CLIP_PREFIX = "open_clip:"
 
 
 def check_source_format(source_format: str | None) -> str | None:
-    """Return it if it is one of SOURCE_FORMATS or None, else raise InvalidArgument."""
+    """Return `source_format` if it is one of SOURCE_FORMATS or None; else raise InvalidArgument."""
     if source_format not in (None, *SOURCE_FORMATS):
         raise InvalidArgument(f"source_format is {source_format!r}; expected {' or '.join(SOURCE_FORMATS)}")
     return source_format
@@ -30,7 +30,7 @@ def load_source(source: str, *, revision: str | None, allow_random: bool, source
     """Load a source from its PyTorch weights or from its ONNX files; see `clipdex_export.export_model`.
 
     Raises:
-        MissingExtra: a package is not installed that this kind of source needs.
+        MissingExtra: a package that this kind of source needs is not installed.
         CheckpointError: the source is missing, incomplete or of an unknown kind.
     """
     chosen, both = _chosen(source, revision, source_format)
@@ -44,14 +44,14 @@ def load_source(source: str, *, revision: str | None, allow_random: bool, source
     if not both:
         need_export_extra()
     else:
-        need_export_extra("exporting from PyTorch weights (--from onnx takes the ONNX files beside them)")
+        need_export_extra("exporting from PyTorch weights (--from onnx uses the ONNX files beside them)")
     from clipdex_export.families import load_checkpoint
 
     try:
         return load_checkpoint(source, revision=revision, allow_random=allow_random)
     except CheckpointError as exc:
         if both:
-            raise CheckpointError(f"{exc}; it has ONNX towers, too: --from onnx takes them") from exc
+            raise CheckpointError(f"{exc}; it also has ONNX towers: --from onnx uses them") from exc
         raise
 
 

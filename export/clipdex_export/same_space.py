@@ -1,13 +1,13 @@
 """Proof that two exports have one embedding space, and the card by which they may share an index.
 
-The same model exported from PyTorch and adopted from ONNX has two fingerprints, since the weights of an ONNX file
-are named, folded and transposed as its exporter liked. Here both are run on the gate's pictures and texts, with
-the other's preprocessing and tokenizer: what will be installed. If all vectors agree, the export takes the other's
-preprocessing, tokenizer and weights_sha256, and with them its fingerprint. The card keeps its own sha256, and
-says by which cosines.
+The same model exported from PyTorch and adopted from ONNX has two fingerprints, since each exporter names, folds
+and transposes weights in its own way. Here both are run on the gate's pictures and texts, with the other's
+preprocessing and tokenizer, as they will be installed. If all vectors agree, the export takes the other's
+preprocessing, tokenizer and weights_sha256, and with them its fingerprint. The card records the export's own
+sha256 and the cosines.
 
-A proof is never built on another one, on a model that failed its own gate, or on int8, whose floor is too low to
-tell a model from its next of kin.
+A proof is never based on another proof, on a model that failed its own gate, or on int8, whose floor is too low to
+tell closely related models apart.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def find_other(given: Path, repository: Path) -> Other:
 def as_same_space(
     card: ModelCard, image_onnx: Path, text_onnx: Path, other: Other
 ) -> tuple[ModelCard, bytes, dict[str, Any]]:
-    """Compare two towers with another model's -> the card with its fingerprint, its tokenizer, what the proof was.
+    """Compare two towers with another model's -> the card with its fingerprint, its tokenizer, the proof.
 
     Raises:
         ParityError: they do not give the same vectors.

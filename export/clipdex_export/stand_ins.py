@@ -1,4 +1,4 @@
-"""Pictures in place of photographs, drawn by NumPy: where torch is not needed, scikit-image is not either.
+"""Pictures drawn by NumPy in place of scikit-image's photographs, for exports without scikit-image.
 
 Each has the size of the photograph of that name, a background whose detail falls off with frequency as it does in
 photographs, and a drawn scene on it.

@@ -1,9 +1,9 @@
-"""Find pictures of a folder: bring the folder's own index up to date, and rank it for texts.
+"""Find the pictures of a folder: update the folder's cached index, and rank it for texts.
 
     with connect("inproc:model_repository") as client:
         found = find(client, Path("~/Pictures").expanduser(), [Query().plus(text="a cat sleeping")])
 
-The index is in the user's cache, one for each folder and model, the same that `clipdex retrieve` keeps.
+The user's cache has one index for each folder and model; `clipdex retrieve` uses the same ones.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ __all__ = ["Found", "find"]
 
 @dataclass(frozen=True)
 class Found:
-    """The answers, and how they came about.
+    """The answers of `find`, and the run that brought the index up to date.
 
-    report: what had to be indexed; None if another process is doing so, and the index was searched as it is.
+    report: of that run; None if another process is indexing the folder, and the index was searched as it was.
     rows: pictures in the index.
     """
 
@@ -49,7 +49,7 @@ def find(
     where: str | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Found:
-    """Bring the cached index of a folder up to date, and rank its pictures for each query.
+    """Update the cached index of a folder, and rank its pictures for each query.
 
     Args:
         folder: a folder, a tar or a table, as `index_pictures` takes them.
@@ -58,7 +58,7 @@ def find(
 
     Raises:
         SourceError: the folder is missing, unreadable, or holds no picture.
-        InvalidArgument: a query has no parts, or the condition is not one.
+        InvalidArgument: a query has no parts, or the condition is not valid.
         ServerError, IndexFault: as the client and the index raise them.
     """
     path = cached_index(client, folder)

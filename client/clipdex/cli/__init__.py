@@ -52,7 +52,7 @@ def main() -> None:
     except BrokenPipeError:
         give_up_output()
         raise SystemExit(141) from None
-    except OSError as exc:  # such as a full disk, met where nothing else says it
+    except OSError as exc:  # such as a full disk, where nothing else reports it
         _detail_traceback()
         where = "" if exc.filename is None else f"{exc.filename}: "
         complain(f"clipdex: {where}{exc.strerror or exc}")
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def _run() -> int:
-    """Run the command that the words name. -> exit status."""
+    """Run the command given on the command line -> exit status."""
     with needs("rich", "rich", "cli", "the command line"):
         import rich  # noqa: F401
     with needs("typer", "typer", "cli", "the command line"):
@@ -94,7 +94,7 @@ def _run() -> int:
 
 
 def _usage_status(exc: Any) -> int:
-    """Say which of the words is wrong, and where the right ones are listed. -> exit status."""
+    """Print what is wrong with the command line, and where to look -> exit status."""
     if type(exc).__name__ == "NoArgsIsHelpError":
         exc.show()  # the help page
     else:
@@ -139,7 +139,7 @@ class _Lines(logging.Handler):
 
 
 def _show_warnings() -> None:
-    """Print the library's warnings, such as the retry of a request; all that it logs with --verbose."""
+    """Print the library's warnings, such as the retry of a request; with --verbose, all that it logs."""
     logger = logging.getLogger("clipdex")
     if not any(isinstance(handler, _Lines) for handler in logger.handlers):
         logger.addHandler(_Lines())

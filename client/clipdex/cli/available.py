@@ -1,4 +1,4 @@
-"""`clipdex models --available`: the models that a name stands for, and what to choose one by."""
+"""`clipdex models --available`: the models that can be exported by name, and the facts to choose one by."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEAD = ("name", "image MB", "text MB", "pixels", "dim", "languages", "speed", "
 
 
 def say_available(as_json: bool) -> None:
-    """Print the list, as a table or as JSON with the source of each fact."""
+    """Print the list as a table, or as JSON with the source of each fact."""
     from clipdex_export.catalogue import available_models
 
     catalogue = available_models()
@@ -27,7 +27,7 @@ def say_available(as_json: bool) -> None:
     for row in rows:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     note(
-        f"clipdex export NAME  exports one; clipdex find takes {catalogue.default} unless --model names another. "
+        f"clipdex export NAME  exports one; clipdex find uses {catalogue.default} unless --model names another. "
         "Figures are published ones; --json gives the source of each"
     )
 

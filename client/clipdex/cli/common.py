@@ -100,7 +100,7 @@ def is_typed(ctx: typer.Context, parameter: str) -> bool:
 
 def shown_path(path: str) -> str:
     """Return a stored path as a user would type it: relative if below the current folder; a URL unchanged."""
-    if "://" in path or path.startswith(BEGINS):  # of an item that was added by id, which has no file
+    if "://" in path or path.startswith(BEGINS):  # an item that was added by id, which has no file
         return printable(path)
     below = os.path.relpath(path)
     return printable(path if below.startswith(os.pardir) else below)
@@ -117,7 +117,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM (docker stop, systemd) end the block as Ctrl-C does, so that its resources are released."""
+    """Let SIGTERM (docker stop, systemd) end the block as Ctrl-C does, and release its resources."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Terminated

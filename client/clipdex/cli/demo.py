@@ -147,7 +147,7 @@ def _served(repository: Path, model: str) -> Iterator[Client]:
 
 
 def triton_may_be_had() -> bool:
-    """Return whether nvidia-pytriton can be installed on this machine, so that doing so would help."""
+    """Return whether nvidia-pytriton can be installed on this machine."""
     uname = os.uname()
     return (uname.sysname, uname.machine) == ("Linux", "x86_64") and sys.version_info < (3, 13)
 

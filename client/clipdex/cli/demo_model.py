@@ -1,4 +1,4 @@
-"""The demo model: where it is, and what to say to whoever uses it."""
+"""The demo model: its place, and the note for results that were made with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clipdex.cli.printing import note
 
 __all__ = ["default_repository", "note_demo_model"]
 
-# Of the card in model_repository/demo_assets. It is the same under another name, and in another precision.
+# From the card in model_repository/demo_assets. It does not depend on the model's name or precision.
 _FINGERPRINT = "4c7e426c9f09940b1160296252511dbbe1c36ceee57147759a6f5cbba3f0318a"
 
 _WORDS = (
@@ -19,7 +19,7 @@ _WORDS = (
 
 
 def note_demo_model(fingerprint: str) -> None:
-    """Say in one line what the demo model is for, if the fingerprint of a model or index is its.
+    """Note in one line what the demo model is for, if a model or index has its fingerprint.
 
     Every command that embeds or searches pictures for a user calls this, after its results: an error stands alone.
     """
@@ -28,12 +28,12 @@ def note_demo_model(fingerprint: str) -> None:
 
 
 def default_repository(model: str | None = None) -> Path:
-    """Return ./model_repository if it is there, or else the repository that came with clipdex.
+    """Return ./model_repository if it exists, or else the repository that came with clipdex.
 
-    If neither is: ./model_repository, which is what a message should name.
+    If neither exists, return ./model_repository, for an error message to name.
 
     Args:
-        model: a model that the one in the current folder must hold to be chosen.
+        model: a model that ./model_repository must hold to be chosen.
     """
     here = Path("model_repository")
     if os.path.lexists(here if model is None else here / f"{model}_image"):

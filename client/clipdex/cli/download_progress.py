@@ -19,7 +19,7 @@ _LINE_EVERY_S = 10.0
 
 @contextmanager
 def download_progress() -> Iterator[None]:
-    """Show what is downloaded within the block: a bar on a terminal, else a line every ten seconds."""
+    """Show the progress of downloads within the block: a bar on a terminal, else a line every ten seconds."""
     from clipdex_export.downloads import Download, downloads_reported
 
     if is_quiet():

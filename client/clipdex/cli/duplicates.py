@@ -170,7 +170,7 @@ def _relation(move: Move) -> str:
 
 
 def _print_what_would_move(moves: list[Move], min_cosine: float | None) -> None:
-    """Print how many --move-to would move, and why the others would stay."""
+    """Print how many pictures --move-to would move, and why the others would stay."""
     going = sum(move.moves for move in moves)
     words = f"--move-to FOLDER would move {going:,} of them"
     if going < len(moves) and min_cosine is None:

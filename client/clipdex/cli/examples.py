@@ -8,7 +8,7 @@ __all__ = ["EXAMPLES", "Example"]
 
 
 class Example(NamedTuple):
-    """A command that can be typed, and what it does."""
+    """A command to type, and what it does."""
 
     command: str
     does: str
@@ -16,13 +16,13 @@ class Example(NamedTuple):
 
 EXAMPLES: dict[str, tuple[Example, ...]] = {
     "clipdex": (
-        Example('clipdex find "a cat sleeping" ~/Pictures', "Search a folder, in one command"),
+        Example('clipdex find "a cat sleeping" ~/Pictures', "Search a folder in one command"),
         Example("clipdex index ~/Pictures --index photos.clipdex", "Index a folder"),
         Example('clipdex search "a cat sleeping" --index photos.clipdex', "Search it"),
     ),
     "clipdex find": (
         Example('clipdex find "a cat sleeping" ~/Pictures', "The five best of a folder"),
-        Example('clipdex find "a cat" ~/Pictures -k 20 --open', "As a page in the browser"),
+        Example('clipdex find "a cat" ~/Pictures -k 20 --open', "Show the results in the browser"),
         Example('clipdex find "eine Katze" ~/Pictures --model siglip2-b-32-256', "With another model"),
     ),
     "clipdex index": (
@@ -54,7 +54,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     ),
     "clipdex forget": (
         Example("clipdex forget --index photos.clipdex ~/Pictures/private", "A folder with all below it"),
-        Example("clipdex forget -i photos.clipdex --missing --dry-run", "What is gone from the disk"),
+        Example("clipdex forget -i photos.clipdex --missing --dry-run", "Pictures whose files are gone"),
     ),
     "clipdex add": (
         Example("clipdex add cat.jpg dog.jpg -i photos.clipdex", "By their file names"),
@@ -91,7 +91,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     "clipdex models": (
         Example("clipdex models", "Of the server at localhost:8001"),
         Example("clipdex models ./model_repository", "Of a repository on this machine"),
-        Example("clipdex models --available", "Those that clipdex knows by name"),
+        Example("clipdex models --available", "Those that can be exported by name"),
     ),
     "clipdex export": (
         Example("clipdex export vit-b-32", "A listed model"),

@@ -35,7 +35,7 @@ def export(
         typer.Option(
             "--name",
             "-n",
-            help="Name of the model: lower-case letters, digits, underscores (a listed one brings its own).",
+            help="Name of the model: lower-case letters, digits, underscores (a listed model has a default name).",
             show_default=False,
         ),
     ] = None,
@@ -87,7 +87,7 @@ def export(
         Path | None,
         typer.Option(
             metavar="NAME",
-            help="Model of the repository (or DIR/NAME) that gives the same vectors: if that is so, take its "
+            help="Installed model (NAME or DIR/NAME) to compare with: if both give the same vectors, take its "
             "fingerprint, so that both may share an index.",
             show_default=False,
         ),
@@ -144,16 +144,16 @@ def export(
 
 
 def _listed_name(source: str) -> str:
-    """Return the name of a listed model's export.
+    """Return the default name of a listed model's export.
 
     Raises:
-        InvalidArgument: the source is none of the list, so it needs a name.
+        InvalidArgument: the source is not a listed model, so it needs a name.
     """
     from clipdex_export.catalogue import find_available, resolve
 
     listed = None if resolve(source) == source else find_available(source)
     if listed is None:
-        raise InvalidArgument(f"{source} needs a name in the repository: give it one with --name, such as my_clip")
+        raise InvalidArgument(f"{source} needs a name in the repository: add one, such as  --name my_clip")
     return listed.model_name
 
 

@@ -40,7 +40,7 @@ def print_export(report: ExportReport) -> None:
 
 
 def print_export_json(report: ExportReport) -> None:
-    """Print the same for programs."""
+    """Print the report as JSON."""
     card = report.card
     say_json(
         {

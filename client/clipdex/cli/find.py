@@ -43,7 +43,7 @@ def find(
         ),
     ] = None,
     where: WhereOption = None,
-    # Not in the panel Connection: there, a server is where the model is, and the model is one of the server's.
+    # Not in the panel Connection: there, the model is one of the server's.
     model: Annotated[
         str | None,
         typer.Option(
@@ -61,7 +61,7 @@ def find(
             "--repository",
             "-r",
             metavar="DIR",
-            help="Model repository to take the model from (default: one in the user's cache).",
+            help="Model repository to use (default: one in the user's cache).",
             show_default=False,
         ),
     ] = None,
@@ -72,7 +72,7 @@ def find(
             "-s",
             envvar="CLIPDEX_SERVER",
             metavar="HOST:PORT",
-            help="Triton server to use in place of a model on this machine.",
+            help="Triton server to use instead of a model on this machine.",
             show_default=False,
         ),
     ] = None,
@@ -80,17 +80,17 @@ def find(
     as_json: JsonOption = False,
     html: HtmlOption = None,
     open_sheet: Annotated[
-        bool, typer.Option("--open", help="Show a contact sheet in the browser.", rich_help_panel=OUTPUT)
+        bool, typer.Option("--open", help="Open a contact sheet in the browser.", rich_help_panel=OUTPUT)
     ] = False,
 ) -> None:
     """Find the pictures of a folder that best match a text.
 
-    The first call downloads a model, after asking, and indexes the folder; later ones index only what is new or
+    The first call downloads a model, after asking, and indexes the folder; later calls index only what is new or
     changed. Model and index are kept in the user's cache; nothing is written to the folder.
     """
     queries = queries_of([text], [], [], [], [])
     folder = folder.expanduser()
-    if not os.path.lexists(folder):  # before a model is downloaded for it
+    if not os.path.lexists(folder):  # checked before a model is downloaded
         raise SourceError(f"{folder}: no such folder")
     with (
         interruptible("run the same command again to resume"),
@@ -114,12 +114,12 @@ def find(
         write_contact_sheet(sheet, sections, title="clipdex find", summary=summary)
         note(f"contact sheet: {sheet}")
         if open_sheet and not webbrowser.open(Path(os.path.abspath(sheet)).as_uri()):
-            complain("no browser could be started")
+            complain("no browser could be opened")
 
 
 @contextmanager
 def _client(model: str | None, repository: Path | None, server: str | None, *, yes: bool) -> Iterator[Client]:
-    """Connect to the server named, or run a model on this machine: in this process if that is possible."""
+    """Connect to the given server, or run a model on this machine: in this process, if possible."""
     if server is not None:
         with connect(server, model=model, credentials=Credentials.from_environment()) as client:
             yield client
@@ -142,10 +142,10 @@ def _client(model: str | None, repository: Path | None, server: str | None, *, y
 
 
 def _note_run(found: Found) -> None:
-    """Say what was indexed, if anything was."""
+    """Note what was indexed, if anything was, and how many files failed."""
     report = found.report
     if report is None:
-        note("another process is indexing this folder: the answer is from what it has indexed so far")
+        note("another process is indexing this folder: the results are from what it has indexed so far")
     elif report.indexed or report.removed:
         note(run_sentence(report, found.index))
     if report is not None and report.failed:

@@ -1,6 +1,6 @@
 """The page that --help prints: panels of arguments, options and commands, and examples, as wide as the terminal.
 
-Typer's own page reads help texts as markup, shows types of Python, and takes a tenth of a second to import.
+Typer's own page reads help texts as markup, shows Python types, and takes a tenth of a second to import.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _Row = tuple[str, str]  # what is typed, what it does
 
 
 class HelpPage:
-    """A command or group that prints such a page. path: how it is called, by which its examples are found."""
+    """A command or group with such a help page. path: its full name, by which its examples are found."""
 
     path: str
 
@@ -75,7 +75,7 @@ class HelpPage:
 
 
 class Command(HelpPage, TyperCommand):
-    """A command with such a page."""
+    """A command with such a help page."""
 
     path = ""
 
@@ -86,7 +86,7 @@ def paragraphs(text: str | None) -> list[str]:
 
 
 def signature(parameter: Any, ctx: Any) -> str:
-    """Return what is typed for a parameter: `-k, --top-k K`."""
+    """Return the spelling of a parameter on the command line: `-k, --top-k K`."""
     if parameter.param_type_name == "argument":
         return str(parameter.metavar or parameter.name.upper()) + ("..." if parameter.nargs != 1 else "")
     return _TYPE.sub(_kind, str(parameter.get_help_record(ctx)[0]))
@@ -104,7 +104,7 @@ def _help_of(parameter: Any, ctx: Any) -> str:
 
 
 def _place(panel: str) -> int:
-    """Return the place of a panel: what the command is about before what many commands share."""
+    """Return the sort key of a panel: the command's own panels before those that many commands share."""
     first = (_ARGUMENTS, _OPTIONS)
     return first.index(panel) if panel in first else 9 + _LAST.index(panel) if panel in _LAST else 5
 

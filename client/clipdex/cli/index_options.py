@@ -1,6 +1,6 @@
-"""The index of a command, named by --index, CLIPDEX_INDEX or its first argument: the one place of this rule.
+"""The index of a command, named by --index, CLIPDEX_INDEX or its first argument.
 
-A word of the command line goes before the environment. An index named twice on the command line is a mistake.
+The command line takes precedence over the environment. Naming the index twice on the command line is an error.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def may_take_index(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def takes_index_option(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace a command's parameter `index` (a Path) by the option --index; its arguments are something else."""
+    """Replace a command's parameter `index` (a Path) by the option --index; its arguments have other uses."""
     return splice(command, "index", _option)
 
 

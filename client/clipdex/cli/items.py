@@ -46,12 +46,12 @@ def add(
 ) -> None:
     """Add pictures to an index by ids, or replace those of the same id.
 
-    The index is created if it does not exist. Items belong to no folder: clipdex index never removes them, clipdex
-    remove does. A picture that cannot be added is named, and the others are added.
+    The index is created if it does not exist. Items belong to no folder: clipdex remove removes them, clipdex
+    index never does. A picture that cannot be added is named, and the others are added.
     """
     ids = [path.name for path in pictures] if item_id is None else [item_id]
     if len(ids) < len(pictures):
-        raise InvalidArgument(f"--id {item_id!r} is for one picture, and {len(pictures)} are given")
+        raise InvalidArgument(f"--id {item_id!r} is for one picture, but {len(pictures)} are given")
     (name, times), *_ = Counter(ids).most_common(1)
     if times > 1:
         raise InvalidArgument(
@@ -90,9 +90,7 @@ def _metadata(text: str | None) -> dict[str, Any] | None:
     except ValueError as exc:
         raise InvalidArgument(f"--metadata is not JSON: {exc}") from exc
     if not isinstance(found, dict):
-        raise InvalidArgument(
-            f'--metadata is {text[:60]!r}; expected an object of JSON, such as {{"title": "a cat"}}'
-        )
+        raise InvalidArgument(f'--metadata is {text[:60]!r}; expected a JSON object, such as {{"title": "a cat"}}')
     return found
 
 
@@ -126,7 +124,7 @@ def merge(
 ) -> None:
     """Join indexes of one model into a new one, without embedding anything again.
 
-    Ids, paths and metadata are kept. If several have the same path or id, the last of them counts. The indexes
+    Ids, paths and metadata are kept. If several indexes have the same path or id, the last one wins. The indexes
     themselves are only read.
     """
     with interruptible("nothing was written"), rows_progress("copying") as progress:

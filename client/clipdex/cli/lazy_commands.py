@@ -1,6 +1,6 @@
-"""The commands, each imported when it is used, so that --help and the completion of a shell answer at once.
+"""The commands, each imported when it is used, so that --help and shell completion answer at once.
 
-Whatever every command has is added here: the help page, the examples, --quiet and --verbose.
+Everything that all commands have is added here: the help page, the examples, --quiet and --verbose.
 """
 
 from __future__ import annotations
@@ -78,14 +78,14 @@ class LazyGroup(HelpPage, TyperGroup):
         return list(self.commands)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return what a list of commands shows of one."""
+        """Return a command as a list of commands shows it."""
         entry = self.entries.get(cmd_name)
         if entry is None:
             return self.commands.get(cmd_name)
         return TyperCommand(cmd_name, help=entry.summary, rich_markup_mode=None, rich_help_panel=entry.panel)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return the name of the command that the words begin with, the command, and its words."""
+        """Return the name of the command that the words begin with, the command, and its own words."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, command if name is None else self.commands[name], rest
 

@@ -1,4 +1,4 @@
-"""The model of commands that bring their own: a repository's, or a listed one, exported once into the cache."""
+"""The model for commands that need no server: one in a repository, or a listed one, exported once."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AtHand", "YesOption", "model_at_hand"]
 
-YesOption = Annotated[
-    bool, typer.Option("--yes", "-y", help="Download the model, if it has to be, without asking.")
-]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Download a missing model without asking.")]
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class AtHand:
 
 
 def model_at_hand(model: str | None, repository: Path | None, *, yes: bool) -> AtHand:
-    """Return a model of a repository, after exporting it there if it is a listed one and is missing.
+    """Return a model of a repository, after exporting it there if it is listed and missing.
 
     Args:
         model: its name in the repository or the list; None for the list's default, or the repository's only one.
@@ -55,7 +53,7 @@ def model_at_hand(model: str | None, repository: Path | None, *, yes: bool) -> A
     """
     place = default_cache_dir() / "models" if repository is None else repository.expanduser()
     held = served_models(path.parent.name for path in place.glob("*/config.pbtxt"))
-    # In both of these the list need not be read.
+    # In these two cases the list need not be read.
     if model in held:
         return AtHand(place, str(model))
     if model is None and len(held) == 1:
@@ -84,7 +82,7 @@ def _export(listed: AvailableModel, place: Path, *, yes: bool) -> None:
     from clipdex_export.downloads import require_space
     from clipdex_export.requirements import need_export_extra, need_onnx_extra
 
-    # What is missing is said before anybody waits for a download.
+    # A missing extra is reported before anybody waits for a download.
     need_onnx_extra() if listed.onnx else need_export_extra()
     size = "of unknown size" if listed.download_mb is None else f"about {listed.download_mb:,} MB"
     what = f"{listed.name} ({listed.title}; {size}; licence {listed.licence})"
@@ -99,7 +97,7 @@ def _export(listed: AvailableModel, place: Path, *, yes: bool) -> None:
             )
         if not says_yes(f"Download {what} to {shown_path(str(place))}? [Y/n] "):
             raise ClipdexError("nothing was downloaded")
-    with interruptible("what was downloaded is kept; run the same command again to go on"), download_progress():
+    with interruptible("what was downloaded is kept; run the same command again to resume"), download_progress():
         export_model(
             listed.name,
             name=listed.model_name,

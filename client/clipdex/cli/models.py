@@ -31,7 +31,7 @@ def models(
     *,
     connection: Connection,
     available: Annotated[
-        bool, typer.Option("--available", help="List the models that a name stands for, to choose one to export.")
+        bool, typer.Option("--available", help="List the models that can be exported by name.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

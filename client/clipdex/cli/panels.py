@@ -1,4 +1,4 @@
-"""The panels of a help page that several commands have."""
+"""The names of help panels that several commands share."""
 
 from __future__ import annotations
 

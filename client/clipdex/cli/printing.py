@@ -109,7 +109,7 @@ def complain(text: str) -> None:
 def says_yes(question: str) -> bool:
     """Ask on standard error, and return whether the answer is yes, which an empty line also means.
 
-    Not on standard output: what the command prints there may be for another program.
+    Not on standard output, which another program may read.
     """
     print(printable(question), end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline()  # "" at its end
@@ -149,7 +149,7 @@ def flush_results() -> None:
 
 
 def give_up_output() -> None:
-    """Drop what standard output does not take, of which Python would complain once more at its end."""
+    """Drop what standard output does not accept; Python would complain about it again at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -167,7 +167,7 @@ def _as_our_error() -> Iterator[None]:
 
 
 def rendered(parts: Iterable[RenderableType]) -> str:
-    """Return parts of a page as standard output can show them: as wide, in its colours if it has any."""
+    """Return parts of a page as text for standard output: in its width, and in colours if it has them."""
     from rich.console import Console  # here, so that a missing rich can be reported
 
     console = Console(highlight=False)
@@ -178,7 +178,7 @@ def rendered(parts: Iterable[RenderableType]) -> str:
 
 
 def terminal_width(otherwise: int) -> int:
-    """Return the columns of the terminal that standard output is, or else `otherwise`."""
+    """Return the width of the terminal, or `otherwise` if standard output is not a terminal."""
     return shutil.get_terminal_size((otherwise, 24)).columns if sys.stdout.isatty() else otherwise
 
 
@@ -190,7 +190,7 @@ def bar_console() -> Console:
 
 
 def speak_any_encoding() -> None:
-    r"""Make both outputs print what their encoding lacks as an ASCII replacement, \xNN or \uNNNN."""
+    r"""Make both outputs print characters that their encoding lacks as an ASCII replacement, \xNN or \uNNNN."""
     codecs.register_error(_HANDLER, _plainly)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)  # a replaced stream may have none

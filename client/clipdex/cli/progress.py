@@ -64,7 +64,7 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
 
 
 class _SmoothBar(BarColumn):
-    """A bar that goes on at the rate of the run while a batch is under way, up to that batch's end."""
+    """A bar that keeps moving at the rate of the run while a batch is under way, up to that batch's end."""
 
     def render(self, task: Task) -> ProgressBar:
         """Return the bar."""

@@ -28,8 +28,8 @@ def serve(
             "--repository",
             "-r",
             metavar="DIR",
-            help="Triton model repository to serve (default model_repository, or else clipdex's own, with the "
-            "demo model; with --model, one in the user's cache).",
+            help="Triton model repository to serve (default model_repository, or else the one with the demo model "
+            "that came with clipdex; with --model, one in the user's cache).",
             show_default=False,
         ),
     ] = None,
@@ -79,7 +79,7 @@ def serve(
     elif repository is None:
         repository = default_repository()
         if repository.is_absolute():
-            note(f"no model_repository is in this folder: serving the demo model, {repository}")
+            note(f"there is no model_repository in this folder: serving the demo model, {repository}")
     server = LocalTriton(
         repository,
         models=[part for each in at_hand for part in each.parts] or None,

@@ -1,4 +1,4 @@
-"""Options that several commands share: a parameter of a command is replaced by the options that make its value."""
+"""Options that several commands share: they replace a parameter of a command, and make its value."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["splice"]
 def splice(command: Callable[..., None], parameter: str, options: Callable[..., Any]) -> Callable[..., None]:
     """Replace a command's parameter by the parameters of `options`, whose result the command receives.
 
-    If the command has no such parameter, the options are added at its end, and their result is dropped. A
-    parameter that both have, such as the context, is given to both.
+    If the command has no such parameter, the options are added at its end, and their result is dropped. Both
+    receive a parameter that both have, such as the context.
     """
     hints = get_type_hints(command, include_extras=True)
     our_hints = get_type_hints(options, include_extras=True)

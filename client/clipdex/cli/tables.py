@@ -10,7 +10,7 @@ __all__ = ["table"]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format rows as aligned columns: words to the left, numbers to the right."""
+    """Format rows as aligned columns: words left-aligned, numbers right-aligned."""
     rows = [[printable(cell) for cell in row] for row in rows]
     columns = list(zip(head, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]

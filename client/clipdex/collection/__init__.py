@@ -1,4 +1,4 @@
-"""A client and an index joined: pictures added, found and removed by ids of the caller's.
+"""A client and an index joined: pictures added, found and removed by the caller's own ids.
 
 Not public: docs/design.md lists what is.
 """

@@ -32,7 +32,7 @@ _PAGE = 1_000
 class Collection:
     """A `clipdex.Collection` whose methods are awaited: `async with clipdex.aio.Collection.open(...) as pictures`.
 
-    Any number of tasks may share it. A task that is cancelled while it waits for a commit may have added.
+    Any number of tasks may share it. A task cancelled while it waits for a commit may have added its items.
     """
 
     def __init__(self, opened: Callable[[], BlockingCollection]) -> None:
@@ -130,11 +130,11 @@ class Collection:
         return await self._in_thread(partial(self.collection.vector, item))
 
     async def contains(self, item: Key) -> bool:
-        """Return whether there is such a picture: `in` cannot be awaited."""
+        """Return whether there is such a picture; `in` cannot be awaited."""
         return await self.get(item) is not None
 
     async def count(self) -> int:
-        """The number of pictures, as `len` of the blocking one: that cannot be awaited."""
+        """Return the number of pictures; `len` cannot be awaited."""
         return await self._in_thread(partial(len, self.collection))
 
     async def ids(self) -> AsyncIterator[str]:

@@ -33,7 +33,7 @@ _OF_ONE_ITEM = (ImageError, InvalidArgument, RequestRefused)
 
 
 def add_steps(core: Core, items: Item | Iterable[Item], *, flush: bool = True) -> Steps[int]:
-    """The steps of `add`."""
+    """Take the steps of `add`."""
     core.commits()
     if not isinstance(items, Item) and (isinstance(items, (str, bytes)) or not isinstance(items, Iterable)):
         raise InvalidArgument(f"items is {items!r:.60}; expected a clipdex.Item or several")
@@ -93,7 +93,7 @@ def _prepared(core: Core, item: Item) -> tuple[Picture, Future[Any] | Array]:
         if made_by is not None and made_by != core.fingerprint:
             raise FingerprintMismatch(
                 f"the vector of the item {item.id!r} is from another model ({made_by[:12]}) than "
-                f"{core.directory} ({core.fingerprint[:12]}): embed it with that of the index"
+                f"{core.directory} ({core.fingerprint[:12]}): embed it with the index's model"
             )
         return given_vector(item, core.index.manifest.embedding_dim)
     batcher = core.model()
@@ -116,7 +116,7 @@ def _adding(core: Core, picture: Picture, vector: Array) -> Callable[[IndexWrite
 
 
 def remove_steps(core: Core, ids: str | Iterable[str], *, flush: bool = True) -> Steps[int]:
-    """The steps of `remove`."""
+    """Take the steps of `remove`."""
     core.commits()
     if not isinstance(ids, (str, Iterable)):
         raise InvalidArgument(f"ids is {ids!r:.60}; expected an id, or a list of them")
@@ -142,7 +142,7 @@ def remove_steps(core: Core, ids: str | Iterable[str], *, flush: bool = True) ->
 def update_metadata_steps(
     core: Core, item_id: str, metadata: Mapping[str, Any] | None, *, flush: bool = True
 ) -> Steps[None]:
-    """The steps of `update_metadata`."""
+    """Take the steps of `update_metadata`."""
     core.commits()
     path, text = item_path(item_id), metadata_of(metadata)
 
@@ -156,5 +156,5 @@ def update_metadata_steps(
 
 
 def commit_steps(core: Core) -> Steps[None]:
-    """The steps of `commit`."""
+    """Take the steps of `commit`."""
     yield core.put(None, lambda writer: None, True)

@@ -1,4 +1,4 @@
-"""A client and an index joined: the object that a service holds."""
+"""The collection: a client and an index in one object, for a service to hold."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ _PAGE = 1_000  # pictures read at once
 
 
 class Collection:
-    """Pictures found by text and picture, added and removed by ids of the caller's. Open it with `open`.
+    """Pictures that are added and removed by the caller's own ids, and searched. Open one with `open`.
 
     Safe to share between threads; a context manager. Several processes may read one collection; one writes to it.
-    A search, or any other reading, sees all that was committed when it began, by whatever process.
+    Every search or other read sees all that was committed, by any process, when it began.
 
-    directory: of the index, which may hold the pictures of folders as well: `clipdex index` leaves items alone.
+    directory: the index's; it may hold the pictures of folders as well: `clipdex index` leaves items alone.
     """
 
     def __init__(self, core: Core) -> None:
-        """core: its parts, as `open` makes them."""
+        """core: the open parts, as `open` makes them."""
         self._core = core
         self.directory = core.directory
 
@@ -62,18 +62,18 @@ class Collection:
 
         Args:
             index: the path of an index, `X.clipdex`.
-            server: the address of a server, as for `clipdex.connect`. Without a server or a client, vectors can be
-                added and searched for, texts and pictures cannot.
-            model: the model's name; that of the index if not given.
-            client: instead of a server, a client, which stays open when the collection is closed.
-            read_only: to search while another process writes.
+            server: the address of a server, as for `clipdex.connect`. Without a server or client, only vectors can
+                be added and searched for.
+            model: the model's name (default the index's).
+            client: a client to use instead of a server; it stays open when the collection is closed.
+            read_only: only search, while another process may write.
             dtype, icc: for a new index, as for `clipdex.index_pictures`.
             lock: "held": no other process can write while the collection is open. "per_commit": the index is
                 locked while there is something to write; while another process writes, adding raises IndexLocked.
             settings: the other arguments of `clipdex.connect`.
 
         Raises:
-            IndexNotFound: there is no index, and `read_only`, or no model that a new one could be of.
+            IndexNotFound: there is no index, and none can be created: `read_only`, or no model is given.
             IndexLocked: another process is writing.
             FingerprintMismatch: the index holds another model's vectors.
             InvalidArgument: arguments contradict each other, or the index was created with another `icc`.
@@ -135,7 +135,7 @@ class Collection:
         )
 
     def similar(self, item: Key, top_k: int | None = None, **options: Any) -> Hits:
-        """Find the pictures nearest to one of the collection, without itself; options as for `search`.
+        """Find the pictures nearest to a picture of the collection, which is left out; options as for `search`.
 
         Raises:
             ItemNotFound: there is no such item.
@@ -147,23 +147,23 @@ class Collection:
     def add(self, items: Item | Iterable[Item], *, flush: bool = True) -> int:
         """Add items, or replace those of the same id -> their number.
 
-        They are durable, and found by searches, when this returns. Adds at the same time, of any threads, share
+        They are durable, and found by searches, when this returns. Concurrent adds, from any threads, share
         requests and commits.
 
         Args:
-            items: one, or a list or generator of them. Of two with the same id in it, the later stays.
+            items: one, or a list or generator of them. Of two with the same id, the later stays.
             flush: False returns once they are embedded; `commit`, or five seconds, makes them durable.
 
         Raises:
             ImageError, RequestRefused, InvalidArgument: the one item given cannot be added.
-            AddFailed: of a list, these items cannot be added, each for a reason of its own; the others were.
+            AddFailed: some items of a list cannot be added; it has the reason of each, and the others were added.
             ServerError, IndexFault: the server or the disk failed. Items before that may have been added; adding
                 them again replaces them.
         """
         return run(add_steps(self._core, items, flush=flush))
 
     def remove(self, ids: str | Iterable[str], *, flush: bool = True) -> int:
-        """Remove items -> how many there were. Ids of none are no error. Durable when this returns, if `flush`."""
+        """Remove items -> the number removed. Unknown ids are no error. Durable when this returns, if `flush`."""
         return run(remove_steps(self._core, ids, flush=flush))
 
     def update_metadata(self, item_id: str, metadata: Mapping[str, Any] | None, *, flush: bool = True) -> None:
@@ -176,17 +176,17 @@ class Collection:
         run(update_metadata_steps(self._core, item_id, metadata, flush=flush))
 
     def commit(self) -> None:
-        """Make all that was done with flush=False durable.
+        """Make all changes with flush=False durable.
 
         Raises:
-            IndexWriteError: some of it was lost, as the disk failed.
+            IndexWriteError: some were lost because the disk failed.
         """
         run(commit_steps(self._core))
 
-    # Looking
+    # Reading
 
     def get(self, item: Key) -> StoredItem | None:
-        """Read an item by its id, or another picture by its path or row; None if there is none."""
+        """Return an item by its id, or another picture by its path or row; None if there is none."""
         with self._core.reading() as index:
             try:
                 row = self._core.row(index, item)
@@ -195,7 +195,7 @@ class Collection:
             return stored_item(row, index.picture(row), self.directory)
 
     def vector(self, item: Key) -> Vectors:
-        """Read the vector of a picture: float32 (D,). Raises ItemNotFound if there is no such picture."""
+        """Return the vector of a picture: float32 (D,). Raises ItemNotFound if there is no such picture."""
         with self._core.reading() as index:
             return index.vector(self._core.row(index, item))
 
@@ -203,7 +203,7 @@ class Collection:
         return isinstance(item, (str, int, os.PathLike)) and self.get(item) is not None
 
     def __len__(self) -> int:
-        """The number of pictures: items, and those of folders."""
+        """Return the number of pictures: items, and those of folders."""
         with self._core.reading() as index:
             return len(index)
 
@@ -212,7 +212,7 @@ class Collection:
         return (found for path in self.paths() if (found := id_of_path(path)) is not None)
 
     def __iter__(self) -> Iterator[StoredItem]:
-        """Iterate over all pictures as of now, in the order of their rows, without those removed meanwhile."""
+        """Iterate over the present pictures in the order of their rows, without any that are removed meanwhile."""
         paths = self.paths()
         for start in range(0, len(paths), _PAGE):
             yield from self.page(paths[start : start + _PAGE])
@@ -223,7 +223,7 @@ class Collection:
             return [path for _, path in index.live_paths()]
 
     def page(self, paths: Sequence[bytes]) -> list[StoredItem]:
-        """Read the pictures of these paths of the index that are still there."""
+        """Return the pictures with these paths in the index that still exist."""
         with self._core.reading() as index:
             known = [found for path in paths if (found := index.known(path)) is not None]
             rows = [found.row for found in known if found.row is not None and found.row < len(index.vectors)]
@@ -231,17 +231,17 @@ class Collection:
             return [stored_item(row, pictures[row], self.directory) for row in rows]
 
     def state(self) -> Commit:
-        """Count what the collection holds now."""
+        """Return the number of pictures and rows now, as a Commit."""
         with self._core.reading() as index:
             return Commit(len(index), len(index.vectors))
 
     def watch(self, *, poll_s: float = 0.1, timeout_s: float | None = None) -> Generator[Commit, None, None]:
-        """Iterate over commits from now on, of this and other processes; several in quick succession are one.
+        """Iterate over commits from now on, by this and other processes; several in quick succession count as one.
 
         It ends when the collection is closed, or after `timeout_s` without a commit.
 
         Args:
-            poll_s: seconds between two looks, each of which takes microseconds.
+            poll_s: seconds between two checks, each of which takes microseconds.
         """
         return self._watching(self.watcher(poll_s), poll_s, timeout_s)
 
@@ -261,7 +261,7 @@ class Collection:
                 return
 
     def watcher(self, poll_s: float) -> Callable[[], Commit | None]:
-        """Make a function that returns what the collection holds if there was a commit since its last call.
+        """Make a function that returns the state if there was a commit since its last call, else None.
 
         poll_s: how often it will be called.
         """
@@ -284,10 +284,10 @@ class Collection:
     # Closing
 
     def close(self) -> None:
-        """Commit what waits, close all files, and the client if it is the collection's own. Safe to call twice.
+        """Commit what is staged; close all files, and the client if the collection made it. Safe to call twice.
 
         Raises:
-            IndexWriteError: items that were added with flush=False are lost.
+            IndexWriteError: changes made with flush=False were lost.
         """
         self._core.close()
 

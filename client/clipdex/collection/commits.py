@@ -1,7 +1,8 @@
 """The one thread that writes to a collection's index: changes from many threads share commits.
 
-A change is staged as soon as it comes, and whatever is there when a commit begins is part of it; what comes during
-a commit waits for the next. So a hundred adds at once cost a few syncs, and a lone one waits for nobody.
+A change is staged as soon as it arrives, and a commit includes all changes staged when it begins; those that
+arrive during a commit wait for the next. So a hundred concurrent adds cost a few syncs, and a lone one does not
+wait for others.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from clipdex.index.writer import IndexWriter
 
 __all__ = ["Change", "Commits"]
 
-_WAITING = 4096  # changes; who brings more waits
+_WAITING = 4096  # changes; adding more blocks
 _AT_ONCE = 16_384  # in a commit
-_COMMIT_S = 5.0  # after which changes are committed that nobody waits for
+_COMMIT_S = 5.0  # after which changes with flush=False are committed
 
 
 @dataclass
 class Change:
     """A change of an index.
 
-    path: what is changed; None to only commit. make: stages it, and returns the result of `done`.
+    path: of the row to change; None to only commit. make: stages it, and returns the result of `done`.
     flush: whether `done` waits until it is durable.
     """
 
@@ -48,9 +49,9 @@ class Commits:
     """
 
     def __init__(self, name: str, opened: Callable[[], IndexWriter], writer: IndexWriter | None) -> None:
-        """name: of the index, for messages. opened: opens the index for writing.
+        """name: the index's, for messages. opened: opens the index for writing.
 
-        writer: an open one, which stays open; if there is none, the index is locked only while there are changes.
+        writer: an open one, which stays open; without one, the index is locked only while there are changes.
         """
         self._name = name
         self._opened = opened
@@ -77,7 +78,7 @@ class Commits:
         return change.done
 
     def close(self) -> BaseException | None:
-        """Commit what is staged, and end. -> the error that lost changes nobody waited for, if any."""
+        """Commit what is staged, and end -> the error by which changes with flush=False were lost, if any."""
         with self._putting:
             if not self._closed:
                 self._closed = True
@@ -99,7 +100,7 @@ class Commits:
         self._let_go()
 
     def _turn(self) -> None:
-        """Take the next change, and commit if it is time to."""
+        """Take the next change, and commit if it is time."""
         try:
             wait = max(0.0, self._due - time.monotonic()) if self._staged else None
             change = self._queue.get(timeout=wait)
@@ -156,7 +157,7 @@ class Commits:
         self._forget()
 
     def _fail(self, error: BaseException, *more: Change) -> None:
-        """Fail all changes since the last commit, and open the index again before the next."""
+        """Fail all changes since the last commit; the next one reopens the index."""
         changes = [*(change for change, _ in self._staged), *more]
         for change in changes:
             if not change.done.done():

@@ -29,9 +29,9 @@ Key: TypeAlias = "str | int | os.PathLike[str]"
 
 
 class Core:
-    """An index, a client that may be missing, and a thread that writes unless the collection is read-only.
+    """An index, an optional client, and a thread that writes unless the collection is read-only.
 
-    index: to be used within `reading` alone, but for its manifest.
+    index: except for its manifest, use it within `reading` only.
     """
 
     def __init__(self, parts: Opened, read_only: bool) -> None:
@@ -50,11 +50,11 @@ class Core:
 
     @property
     def read_only(self) -> bool:
-        """Whether nothing can be added or removed."""
+        """True if nothing can be added or removed."""
         return self._commits is None
 
     def close(self) -> None:
-        """Commit what waits, and close everything. Raises IndexWriteError if something was lost."""
+        """Commit what is staged, and close everything. Raises IndexWriteError if something was lost."""
         if self._pid != os.getpid():
             return  # a forked child: all of it is the parent's
         with self._closing:
@@ -82,7 +82,7 @@ class Core:
             raise Closed(f"this Collection of {self.directory} is closed: open it again with Collection.open")
 
     def commits(self) -> Commits:
-        """The thread that writes. Raises InvalidArgument if the collection is read-only."""
+        """Return the thread that writes. Raises InvalidArgument if the collection is read-only."""
         self.require_open()
         if self._commits is None:
             raise InvalidArgument(f"this Collection of {self.directory} was opened with read_only=True")
@@ -93,17 +93,17 @@ class Core:
         return self.commits().put(Change(path, make, flush))
 
     def model(self) -> Batcher:
-        """What embeds texts and pictures. Raises InvalidArgument if the collection has no client."""
+        """Return the batcher for texts and pictures. Raises InvalidArgument if the collection has no client."""
         if self._batcher is None:
             raise InvalidArgument(
-                f"this Collection of {self.directory} has no model, so that it takes vectors only: give server= "
+                f"this Collection of {self.directory} has no model and takes vectors only: give server= "
                 "or client= to Collection.open"
             )
         return self._batcher
 
     @contextmanager
     def reading(self) -> Iterator[Index]:
-        """Have the index as of now; it does not change within the block."""
+        """Give the block the current index, which does not change within it."""
         with self._gate.shared():
             self.require_open()
             if self.index.is_open and self.index.is_current():
@@ -113,7 +113,7 @@ class Core:
             self.require_open()
             if self.index.is_open:
                 self.index.refresh()
-            else:  # something else was at its path when it was to be refreshed
+            else:  # a refresh found another index at its path
                 self.index = Index.open(self.directory)
         with self._gate.shared():
             self.require_open()

@@ -1,4 +1,4 @@
-"""What goes into a collection, and what comes out of it."""
+"""The records of a collection: items to add, stored items, commits."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ __all__ = ["Commit", "Item", "StoredItem", "decoded", "given_vector", "metadata_
 
 @dataclass(frozen=True)
 class Item:
-    """A picture, or its vector, to add to a collection by an id of the caller's.
+    """A picture, or its vector, to add to a collection under the caller's own id.
 
     id: 1 to 1,024 bytes of UTF-8, none of them zero.
     image: a path, the bytes of a picture file, an open file, a Pillow image, or a uint8 array (H, W, 3).
     vector: instead of the image, its vector, (D,) of norm 1, of the collection's model.
-    metadata: what JSON can say, 64 KiB per field.
+    metadata: a dict of JSON values, 64 KiB per field.
 
     Raises:
-        InvalidArgument: the id is none, or there is not exactly one of image and vector; or the metadata is not a
-            dict of what JSON can say.
+        InvalidArgument: the id is not valid, not exactly one of image and vector is given, or the metadata is not
+            a dict of JSON values.
     """
 
     id: str
@@ -61,7 +61,7 @@ class StoredItem:
 
     id: None for a picture of a folder or another source. path: `id:ID`, or the path of its file.
     width, height: of the picture as shown, in pixels; 0 if it was added as a vector.
-    size: of its file, in bytes. mtime_ns: when it was added, or of its file, in nanoseconds since 1970.
+    size: of its file, in bytes. mtime_ns: the time it was added, or its file changed, in nanoseconds since 1970.
     """
 
     id: str | None
@@ -76,10 +76,10 @@ class StoredItem:
 
 @dataclass(frozen=True)
 class Commit:
-    """What a collection holds after a commit. pictures: that a search looks at. rows: tombstones included.
+    """The state of a collection after a commit. pictures: number that a search covers. rows: with tombstones.
 
-    renumbered: the index was compacted, so that rows have other numbers than before; else the rows from the last
-    commit's `rows` on are new.
+    renumbered: the index was compacted, so rows have new numbers; else the rows from the last commit's `rows` on
+    are new.
     """
 
     pictures: int
@@ -88,7 +88,7 @@ class Commit:
 
 
 def metadata_of(given: Mapping[str, Any] | None) -> str:
-    """Metadata as the JSON of an object.
+    """Return metadata as the JSON of an object.
 
     Raises:
         InvalidArgument: it is not a mapping, or a field would be lost.
@@ -129,7 +129,7 @@ def decoded(item: Item, spec: ImageSpec, icc: IccUse) -> tuple[Picture, Pixels]:
 
 
 def given_vector(item: Item, dim: int) -> tuple[Picture, Array]:
-    """An item that is a vector -> (its record, the vector: (D,) of a float dtype).
+    """Check an item's vector -> (its record, the vector: (D,) of a float dtype).
 
     Raises:
         InvalidArgument: it has another shape or dtype.
@@ -147,7 +147,7 @@ def given_vector(item: Item, dim: int) -> tuple[Picture, Array]:
 
 
 def stored_item(row: int, picture: Picture, where: object) -> StoredItem:
-    """A row's record as a StoredItem. Raises IndexDamaged if its metadata is not a JSON object."""
+    """Return a row's record as a StoredItem. Raises IndexDamaged if its metadata is not a JSON object."""
     p = picture
     try:
         metadata = {} if p.metadata is None else parsed_object(p.metadata)
@@ -169,5 +169,5 @@ def _of_pixels(image: Image.Image) -> tuple[int, bytes]:
 
 
 def _hash(data: bytes, kind: bytes = b"") -> bytes:
-    """The content hash of a file, or of something else, which never equals that of a file."""
+    """Return the content hash of a file, or of other content, which never equals that of a file."""
     return hashlib.blake2b(data, digest_size=16, person=b"clipdex" + kind if kind else b"").digest()

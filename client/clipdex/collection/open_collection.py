@@ -45,14 +45,14 @@ def open_parts(
     lock: Lock,
     settings: dict[str, Any],
 ) -> Opened:
-    """Open what `Collection.open` is given; nothing stays open if it raises."""
+    """Open the parts of a collection from the arguments of `Collection.open`; if it raises, nothing stays open."""
     directory = as_path(index, "the path of an index")
     if lock not in get_args(Lock):
         raise InvalidArgument(f"lock is {lock!r:.60}; expected 'held' or 'per_commit'")
     if client is not None and not isinstance(client, Client):
         raise InvalidArgument(f"client is {client!r:.60}; expected a Client: make one with clipdex.connect")
     if client is not None and (server is not None or model is not None or settings):
-        raise InvalidArgument("client= is given, and settings of a connection as well; give one of them")
+        raise InvalidArgument("client= and settings of a connection are both given; give one of them")
     if server is None and (model is not None or settings):
         raise InvalidArgument("settings of a connection are given, but no server= to connect to")
     if not read_only:
@@ -95,7 +95,7 @@ def _writer(
     *,
     create: bool,
 ) -> IndexWriter:
-    """Open the index for writing; create it if told so and there is a client to say of what model.
+    """Open the index for writing; create it if `create` and there is a client, which names the model.
 
     Raises:
         FingerprintMismatch: it holds another model's vectors.

@@ -30,12 +30,12 @@ def search_steps(
     group: bool | Grouping = False,
     **options: Any,
 ) -> Steps[Hits]:
-    """The steps of `search`."""
+    """Take the steps of `search`."""
     core.require_open()
     given = [value for value in (text, image, item, vector) if value is not None]
     if len(given) != 1:
         raise InvalidArgument(
-            f"a search is for one of text, image, item and vector; {len(given) or 'none'} of them "
+            f"a search takes one of text, image, item and vector; {len(given) or 'none'} of them "
             f"{'were' if given else 'was'} given"
         )
     if not isinstance(group, (bool, Grouping)):
@@ -89,5 +89,5 @@ def _stacked(vectors: list[Embeddings]) -> Embeddings | None:
 
 def _one(vector: Array) -> Array:
     if np.ndim(vector) != 1 and np.shape(vector)[:1] != (1,):
-        raise InvalidArgument(f"the vector has shape {np.shape(vector)}; expected (D,): a search is for one")
+        raise InvalidArgument(f"the vector has shape {np.shape(vector)}; expected (D,): a search takes one vector")
     return vector

@@ -1,4 +1,4 @@
-"""A lock that many may share, or one has alone."""
+"""A lock that many readers share, or one writer holds alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Gate"]
 
 
 class Gate:
-    """Lets any number of readers in, or one that changes what they read. Who waits to be alone comes first."""
+    """A readers-writer lock: any number of readers, or one writer. A waiting writer goes first."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -20,7 +20,7 @@ class Gate:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Be inside with other readers."""
+        """Hold the lock together with other readers."""
         with self._changed:
             self._changed.wait_for(lambda: not self._alone and not self._waiting)
             self._inside += 1
@@ -33,7 +33,7 @@ class Gate:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Be inside with nobody else."""
+        """Hold the lock alone."""
         with self._changed:
             self._waiting += 1
             try:

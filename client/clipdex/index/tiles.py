@@ -1,6 +1,6 @@
 """Pictures as HTML tiles in rows that are full at any width: the grid of a contact sheet, and of a notebook.
 
-Nothing in it runs or is fetched. Paths and queries are not to be trusted: whatever they contain is text.
+It runs no script and loads nothing. Paths and queries are not trusted: whatever they contain is shown as text.
 """
 
 from __future__ import annotations
@@ -54,9 +54,10 @@ _STYLE = """
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture: its path, a word on it such as its score, and the text that stands for it where it is not seen.
+    """One picture of a grid.
 
-    mark: a word that sets the tile apart, as in "keep". others: paths of its copies, named in the tooltip.
+    label: a word on it, such as its score. alt: the text shown if the picture is not.
+    mark: a word that sets the tile apart, such as "keep". others: paths of its copies, named in the tooltip.
     """
 
     path: str
@@ -67,7 +68,7 @@ class Tile:
 
 
 def tile_style(counts: Iterable[int]) -> str:
-    """Return the CSS for grids of these numbers of tiles."""
+    """Return the CSS for grids with these numbers of tiles."""
     return _STYLE + "".join(rows_style(count) for count in sorted(set(counts)))
 
 
@@ -97,14 +98,14 @@ def rows_style(count: int) -> str:
 
 
 def _width(columns: int) -> int:
-    """Return the least width at which so many columns fit, in CSS pixels."""
+    """Return the smallest width, in CSS pixels, at which this number of columns fits."""
     return columns * _NARROWEST + (columns - 1) * _GAP
 
 
 def tile_grid(tiles: Sequence[Tile], names: Mapping[str, str], size: ThumbnailSize, *, links: bool) -> str:
     """Return the grid's HTML. A picture that cannot be read is replaced by the reason.
 
-    names: what to call each path. links: whether each picture links to its file.
+    names: the name to show for each path. links: whether each picture links to its file.
     """
     drawn = [_drawn(tile.path, size) for tile in tiles]
     ratios = [picture.width / picture.height for picture in drawn if isinstance(picture, Thumbnail)]
@@ -123,7 +124,7 @@ def tile_grid(tiles: Sequence[Tile], names: Mapping[str, str], size: ThumbnailSi
 
 
 def as_text(text: str, most: int | None = None) -> str:
-    """Return text as HTML that shows it, also in an attribute, shortened in the middle to `most` characters."""
+    """Escape text for HTML, also in an attribute, and shorten it in the middle to `most` characters."""
     shown = printable(text)
     if most is not None and len(shown) > most:
         shown = f"{shown[: (most + 1) // 2]}…{shown[len(shown) - most // 2 :]}"
@@ -133,8 +134,8 @@ def as_text(text: str, most: int | None = None) -> str:
 def file_link(path: str) -> str | None:
     """Return the file: URL of a picture's file; None if it lies in a tar or table, is gone, or has another suffix.
 
-    A browser chooses by the suffix what it does with a file: what is a picture to clipdex may be a page with
-    scripts to a browser if it is named so.
+    A browser decides by the suffix what to do with a file: a file that is a picture to clipdex may be a page with
+    scripts to a browser.
     """
     try:
         raw = os.fsencode(path)

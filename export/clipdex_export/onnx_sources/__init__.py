@@ -1,4 +1,4 @@
-"""Ready-made ONNX towers: the layouts in which they are found, and their adoption without torch.
+"""Ready-made ONNX towers: the known layouts of their files, and their adoption without torch.
 
 Not public: docs/design.md lists what is.
 """
@@ -41,7 +41,7 @@ def load_onnx(source: str, *, revision: str | None = None) -> Checkpoint:
     """Load ready-made towers from a local directory, a hub id, or `pair:IMAGE+TEXT` of two.
 
     Raises:
-        CheckpointError: there are none of a known layout, one of the two is missing, or they cannot be adopted.
+        CheckpointError: no known layout fits, one of the two towers is missing, or they cannot be adopted.
     """
     return adopt(_pair(source) if source.startswith(PAIR_PREFIX) else _whole(source, revision))
 
@@ -60,7 +60,7 @@ def _whole(source: str, revision: str | None) -> Found:
         for has, lacks, pair in halves:
             if has is not None:
                 raise CheckpointError(
-                    f"{source} has only one tower ({has.graph}), and no {lacks} tower: give both, as in {pair}"
+                    f"{source} has only one tower ({has.graph}) and no {lacks} tower: give both, as in {pair}"
                 )
     raise CheckpointError(f"{source} has no ONNX towers in a known layout: looked for {_marks()}")
 

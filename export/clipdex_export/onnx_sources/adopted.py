@@ -1,4 +1,4 @@
-"""A source of ready-made ONNX as a Checkpoint: layout → files → towers, specs, references."""
+"""Adoption of a source of ready-made ONNX as a Checkpoint: layout → files → towers, specs, references."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from clipdex_export.sessions import open_session
 
 __all__ = ["Found", "adopt"]
 
-# Their vectors are pooled by the network itself, and no projection follows.
+# Models whose network pools its own vectors, with no projection after it.
 _WITHOUT_PROJECTION = ("siglip",)
 _PROBES = 3
 _ROUNDING = 0.1
@@ -35,7 +35,7 @@ _ROUNDING = 0.1
 
 @dataclass(frozen=True)
 class Found:
-    """A source's repositories and layouts: of its image tower and of its text tower, which may be the same."""
+    """The repositories and layouts of a source's image tower and text tower; they may be the same."""
 
     source: str
     images: tuple[Repository, Layout, ImageFiles]
@@ -43,7 +43,7 @@ class Found:
 
     @property
     def layout(self) -> str:
-        """The layout's name; both for a pair of two."""
+        """The layout's name; for a pair of two layouts, both."""
         names = dict.fromkeys(layout.name for _, layout, _ in (self.images, self.texts))
         return "+".join(names)
 
@@ -55,10 +55,10 @@ class Found:
 
 
 def adopt(found: Found) -> Checkpoint:
-    """Load the two towers of a source, in float32 or in float16 as they are.
+    """Load the two towers of a source, in the precision that they have, float32 or float16.
 
     Raises:
-        CheckpointError: a file is missing or unreadable, or a tower or a setting is not one that can be adopted.
+        CheckpointError: a file is missing or unreadable, or a tower or a setting cannot be adopted.
     """
     (with_images, _, image_files), (with_texts, _, text_files) = found.images, found.texts
     image, settings, spec = _image(with_images, image_files)
@@ -127,7 +127,7 @@ def _tower(repository: Repository, graph: str, kind: TowerKind, config: Mapping[
         repository.path(f"{folder}/{name}" if folder else name)
     tower = TowerFile.read(path, kind, where, pooled=config.get("model_type") in _WITHOUT_PROJECTION)
     if tower.rows not in (None, 1):
-        raise CheckpointError(f"{where} takes batches of exactly {tower.rows}; expected of any size, or of one")
+        raise CheckpointError(f"{where} takes batches of exactly {tower.rows}; expected any size, or one")
     return tower
 
 
@@ -153,9 +153,9 @@ def _probed_text(tower: TowerFile, rules: TextRules) -> tuple[TowerFile, int]:
 
 
 def _probed(tower: TowerFile, rows: Mapping[Tensor, Any]) -> tuple[TowerFile, int]:
-    """Run a tower on rows alone and together -> the tower as it proves to be, and the length of its vectors.
+    """Run a tower on rows alone and together -> the tower as it proved to be, and the length of its vectors.
 
-    A file may state a free batch and have 1 written into its shapes all the same: then it takes single rows.
+    A file may declare a free batch and still have 1 written into its shapes: then it takes single rows only.
     """
     from onnx import helper
 
@@ -163,7 +163,7 @@ def _probed(tower: TowerFile, rows: Mapping[Tensor, Any]) -> tuple[TowerFile, in
     alone = run_original(replace(tower, rows=1), feeds)
     if alone.ndim != 2 or len(alone) != _PROBES or alone.shape[1] < 1:
         raise CheckpointError(
-            f"{tower.where}: its output {tower.output} has the shape {alone.shape} for {_PROBES} rows of one; "
+            f"{tower.where}: its output {tower.output} has the shape {alone.shape} for {_PROBES} single rows; "
             f"expected one vector for each"
         )
     if tower.rows is None:
@@ -179,7 +179,7 @@ def _probed(tower: TowerFile, rows: Mapping[Tensor, Any]) -> tuple[TowerFile, in
 
 
 def _freed(tower: TowerFile, feeds: Mapping[str, Any]) -> Any:
-    """Run a tower for single rows, rewritten for any batch -> its vectors; none if that cannot be done."""
+    """Run a tower for single rows, rewritten for any batch -> its vectors; none if it cannot be rewritten."""
     network = freed_network(tower, feeds[tower.given.name].shape[1:])
     try:
         return np.zeros((0, 0)) if network is None else open_session(network).run([tower.output], dict(feeds))[0]
@@ -189,7 +189,7 @@ def _freed(tower: TowerFile, feeds: Mapping[str, Any]) -> Any:
 
 
 def _alike(found: Any, alone: Any) -> bool:
-    """Return whether vectors differ by no more than rounding: by a small part of what rows differ by."""
+    """Return whether vectors differ by rounding only: by a small part of the difference between rows."""
     if found.shape != alone.shape:
         return False
     expected = alone.astype(np.float64)

@@ -35,7 +35,7 @@ _REDUCE = {"ReduceMean", "ReduceSum", "ReduceL2", "ReduceMax", "ReduceMin", "Red
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor has the batch: the axis, and whether it is alone there, or the outer or inner factor."""
+    """The place of the batch in a tensor: an axis, and whether it is that axis or its outer or inner factor."""
 
     axis: int
     part: Literal["own", "outer", "inner"] = "own"
@@ -101,7 +101,7 @@ class Freeing:
                 self.places[output] = place
 
     def _constant(self, node: Any) -> None:
-        """Shape: what is computed from it follows the batch by itself."""
+        """Leave a Shape as it is: what is computed from it follows the batch anyway."""
 
     def _alike(self, node: Any) -> None:
         place = self._only(node)
@@ -247,7 +247,7 @@ class Freeing:
         return self._node("Gather", [self._node("Shape", [name]), self._add_weight(np.array([axis], np.int64))])
 
     def _numbers(self, rows: str) -> str:
-        """Compute 0, 1, … for as many rows: int64 (B,)."""
+        """Compute the row numbers 0, 1, …: int64 (B,)."""
         scalar = self._node("Reshape", [rows, self._add_weight(np.zeros(0, np.int64))])
         ends = [self._add_weight(np.array(end, np.int64)) for end in (0, 1)]
         return self._node("Range", [ends[0], scalar, ends[1]])

@@ -3,8 +3,8 @@
     pixels uint8 (B, S, S, 3) ─▶ layout, mean, std ─▶ network ─▶ L2 norm ─▶ embedding float32 (B, D)
     token_ids int32 (B, L)    ─▶ ids, mask, zeros  ─▶ network ─▶ L2 norm ─▶ embedding float32 (B, D)
 
-Every name of the network gets a prefix, so that none is taken for ours: float16.py keeps what is ours in float32.
-Our arithmetic is that of towers.py.
+Every name of the network gets a prefix, to tell it from ours: float16.py keeps our nodes in float32. Our
+arithmetic is that of towers.py.
 
 A graph that was traced for one row cannot take several: it has 1 written into its shapes. free_batch.py frees it
 if it can. Otherwise it becomes the body of a Scan, which runs it row by row: the vectors are right, but batching
@@ -236,7 +236,7 @@ def freed_network(file: TowerFile, dims: tuple[int, ...]) -> bytes | None:
 
 
 def _network(file: TowerFile, dims: tuple[int, ...]) -> onnx.ModelProto:
-    """Load a tower's graph, freed if that is how it is to be used, with a prefix before every name."""
+    """Load a tower's graph, freed if the tower says so, with a prefix before every name."""
     import onnx
     from onnx import compose
 
@@ -247,7 +247,7 @@ def _network(file: TowerFile, dims: tuple[int, ...]) -> onnx.ModelProto:
 
 
 def _plain_network(file: TowerFile) -> onnx.ModelProto:
-    """Load a tower's graph with its weights: what its embedding needs, in a version that we allow."""
+    """Load the part of a tower's graph that its embedding needs, with weights, in a version that we allow."""
     model = read_graph(file.path, file.where)
     load_weights(model, file.path, file.where)
     _sort(model.graph)
@@ -264,7 +264,7 @@ def _plain_network(file: TowerFile) -> onnx.ModelProto:
 
 
 def _sort(graph: Any) -> None:
-    """Sort the nodes: each after those whose results it reads. Some tools leave them in any order."""
+    """Sort the nodes, each after those whose results it reads. Some tools write them in any order."""
     nodes = list(graph.node)
     makers = {output: position for position, node in enumerate(nodes) for output in node.output if output}
     reads = [{makers[name] for name in _all_inputs(node) if name in makers} for node in nodes]
@@ -305,7 +305,7 @@ def _keep_only(graph: Any, output: str) -> None:
 
 
 def _all_inputs(node: Any) -> set[str]:
-    """Return all tensors that a node reads, also from within inner graphs."""
+    """Return all tensors that a node reads, including those that its inner graphs read."""
     found = set(node.input)
     for attribute in node.attribute:
         if attribute.HasField("g"):
@@ -316,7 +316,7 @@ def _all_inputs(node: Any) -> set[str]:
 
 
 def _constants_to_weights(graph: Any) -> None:
-    """Turn Constant nodes into initializers, however their value is written: the passes after this look there."""
+    """Turn Constant nodes into initializers, whatever form their value has: later passes look for them there."""
     from onnx import numpy_helper
 
     kept = []
@@ -374,7 +374,7 @@ def _with_allowed_version(model: onnx.ModelProto, where: str) -> onnx.ModelProto
 
 
 def _rename_inputs(graph: Any, renamed: dict[str, str]) -> None:
-    """Let every node, also of inner graphs, read other tensors."""
+    """Rename the tensors that nodes read, including nodes of inner graphs."""
     for node in graph.node:
         for position, name in enumerate(node.input):
             if name in renamed:

@@ -1,4 +1,4 @@
-"""Freeing of a graph that was traced for one row: the 1 in its shapes becomes the size of the batch.
+"""Rewriting of a graph that was traced for one row: the 1 in its shapes becomes the size of the batch.
 
 `batch_rules.py` follows the batch from the inputs to the output, by the shapes that a run on one row has. Whatever
 it does not know leaves the graph as it was. What is freed proves itself: `adopted.py` runs it on several rows and
@@ -26,7 +26,7 @@ def free_batch(
 ) -> bool:
     """Rewrite a sorted graph without Constant nodes, in place, for batches of any size -> whether that worked.
 
-    If not, the model is of no use any more.
+    If it did not, the model can no longer be used.
 
     Args:
         model: the graph, with its weights.

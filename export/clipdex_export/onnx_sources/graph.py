@@ -1,4 +1,4 @@
-"""Reading of an ONNX file: its graph, its weights wherever they lie, its inputs and outputs.
+"""Reading of an ONNX file: its graph, its weights wherever they are stored, its inputs and outputs.
 
 A file from a hub is data from a stranger: external weights are read from the file's own directory only, and only
 as many bytes as their shape says. (The onnx package refuses symbolic links, which the hub's cache consists of.)
@@ -37,12 +37,12 @@ class Tensor:
 
 
 def read_graph(path: Path, where: str) -> onnx.ModelProto:
-    """Read an ONNX file without external weights, and with the functions written out that it may define.
+    """Read an ONNX file without external weights, and with the functions that it defines inlined.
 
     where: its name for messages.
 
     Raises:
-        CheckpointError: it is no ONNX file.
+        CheckpointError: it is not an ONNX file.
     """
     import onnx
     from onnx import inliner
@@ -79,10 +79,10 @@ def _tensor(value: Any) -> Tensor:
 
 
 def external_files(model: onnx.ModelProto, where: str) -> tuple[str, ...]:
-    """List the files, beside the ONNX file, in which weights lie.
+    """List the files beside the ONNX file that hold weights.
 
     Raises:
-        CheckpointError: one of them would lie elsewhere.
+        CheckpointError: one of them is elsewhere.
     """
     found = {_location(tensor, where)[0] for tensor in _weights(model.graph) if tensor.external_data}
     return tuple(sorted(found))
@@ -107,7 +107,7 @@ def graph_sha256(model: onnx.ModelProto, path: Path, where: str) -> str:
     """Hash what determines a graph's results -> 64 hexadecimal digits.
 
     Operators, their attributes and connections, inputs and outputs, and every weight's name, type, shape and
-    bytes. Not who wrote the file, nor whether its weights lie inside.
+    bytes count; who wrote the file and whether its weights are inside do not.
     """
     from onnx import numpy_helper
 
@@ -131,7 +131,7 @@ def graph_sha256(model: onnx.ModelProto, path: Path, where: str) -> str:
 
 
 def _weights(graph: Any) -> Iterator[Any]:
-    """Go through all tensors that can lie outside: initializers and constants, also of inner graphs."""
+    """Iterate over all tensors that can be external: initializers and constants, including inner graphs'."""
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:
@@ -147,11 +147,11 @@ def _location(tensor: Any, where: str) -> tuple[str, int, int | None]:
     name = stated.get("location", "")
     parts = PurePosixPath(name).parts
     if not name or len(parts) != 1 or parts[0] in ("..", "/") or "\\" in name or "\0" in name:
-        raise CheckpointError(f"{where}: its weights lie in {name[:200]!r}; expected a file beside it")
+        raise CheckpointError(f"{where}: its weights are in {name[:200]!r}; expected a file beside it")
     try:
         return name, int(stated.get("offset", 0)), int(stated["length"]) if "length" in stated else None
     except ValueError as exc:
-        raise CheckpointError(f"{where}: where {tensor.name} lies is not readable: {one_line(exc)}") from exc
+        raise CheckpointError(f"{where}: the location of {tensor.name} cannot be read: {one_line(exc)}") from exc
 
 
 def _bytes_of(tensor: Any, path: Path, where: str) -> bytes:
@@ -163,7 +163,7 @@ def _bytes_of(tensor: Any, path: Path, where: str) -> bytes:
     try:
         each = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     except (KeyError, TypeError) as exc:
-        raise CheckpointError(f"{where}: {tensor.name} has a type that is not known") from exc
+        raise CheckpointError(f"{where}: {tensor.name} has an unknown type") from exc
     wanted = (count * bits + 7) // 8 if bits else count * each
     file = path.parent / name
     try:

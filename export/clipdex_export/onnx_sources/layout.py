@@ -1,6 +1,6 @@
-"""The description of a layout: where a repository of ready-made ONNX keeps its towers and their settings.
+"""The type of a layout: where a repository of ready-made ONNX keeps its towers and their settings.
 
-A layout names files and says how the settings beside them are written. It decides nothing about the graphs.
+A layout names files and says in which style their settings are written. It decides nothing about the graphs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TextFiles:
 class Layout:
     """A layout. title, examples, marks, image_tower, text_tower: for the table in docs/onnx-sources.md.
 
-    image, text: the towers of a repository, by the names of its files alone; None for one that it does not have.
+    image, text: the towers of a repository, by the names of its files alone; None if it does not have that one.
     """
 
     name: str
@@ -68,9 +68,9 @@ class Layout:
 
 
 def best_of_twins(repository: Repository, stem: str) -> str | None:
-    """Return the file that holds a tower best: `STEM.onnx`, in full or half precision, in onnx/ or beside it.
+    """Return the best file of a tower: `STEM.onnx`, in full or half precision, in onnx/ or beside it.
 
-    If there are only quantized ones, the first of them: the graph then says why it is refused.
+    If there are only quantized ones, return the first of them: reading it says why it is refused.
     """
     return repository.first_of(
         *(

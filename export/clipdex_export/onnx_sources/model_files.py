@@ -1,4 +1,4 @@
-"""The files of one source of ready-made ONNX: known by name, and downloaded when they are needed."""
+"""The files of one source of ready-made ONNX: listed by name, and downloaded when needed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Repository:
 
     @classmethod
     def find(cls, source: str, revision: str | None) -> Repository:
-        """Find a source; nothing but small files is downloaded.
+        """Find a source, and download its small files only.
 
         Raises:
             CheckpointError: see `hub.find_checkpoint`.
@@ -40,7 +40,7 @@ class Repository:
         return next((name for name in names if name in self), None)
 
     def path(self, name: str) -> Path:
-        """Return the path of a file, downloaded if it was not.
+        """Return the path of a file, after downloading it if necessary.
 
         Raises:
             CheckpointError: there is no such file, it cannot be downloaded, or it is a git-lfs pointer.

@@ -16,7 +16,7 @@ __all__ = ["OPTIMUM", "joint_graph"]
 
 
 def joint_graph(repository: Repository) -> str | None:
-    """Return the name of the file with both towers; None if the repository has no such."""
+    """Return the name of the file with both towers; None if the repository has none."""
     both = "preprocessor_config.json" in repository and "tokenizer.json" in repository
     return best_of_twins(repository, "model") if both else None
 

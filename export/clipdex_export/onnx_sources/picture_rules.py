@@ -1,4 +1,4 @@
-"""Translation of the settings of pictures, as the files have them, to the card's ImageSpec."""
+"""Translation of a source's preprocessing settings to the card's ImageSpec."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def image_spec(settings: Mapping[str, Any], style: Style, side: int | None, wher
         where: the file's name for messages.
 
     Raises:
-        CheckpointError: it has a setting that the card cannot express, or values that cannot be meant.
+        CheckpointError: it has a setting that the card cannot express, or implausible values.
     """
     try:
         spec = _open_clip(settings, where) if style == "open_clip" else _hugging_face(settings, side, where)

@@ -1,8 +1,8 @@
-"""The gate's reference: the files as they are, fed as their own documents say, by none of clipdex's code.
+"""The gate's reference: the original files, run by their own settings and none of clipdex's code.
 
 Pictures go through NumPy and Pillow by the settings file itself, texts through the tokenizers library by the
-repository's tokenizer.json, and both through the original graph in ONNX Runtime. The card is not read here: what
-it states wrongly shows as a difference.
+repository's tokenizer.json, and both through the original graph in ONNX Runtime. The card is not read here, so
+a mistake in it shows as a difference.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def run_original(file: TowerFile, feeds: Mapping[str, npt.NDArray[Any]]) -> npt.
 
 
 def _ones(tensor: Tensor) -> npt.NDArray[Any]:
-    """Make an input of the tower that is not asked, of one row: any will do."""
+    """Make an input of one row for the other tower, whose output is not used: any values will do."""
     from onnx import helper
 
     assert tensor.dims is not None

@@ -1,6 +1,6 @@
 """The factor and bias that turn a model's cosines into logits, for zero-shot classification.
 
-A file with both towers computes logits, from which they can be read. Files of single towers do not hold them: the
+A file with both towers computes logits, from which they can be read. Files of single towers do not have them: the
 card then has the factor to which OpenAI's and most other CLIPs were trained, and says that it was assumed.
 """
 

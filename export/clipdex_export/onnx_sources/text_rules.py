@@ -1,4 +1,4 @@
-"""The tokenizer of a source, and what the card says of it: length, padding, cleaning, mask."""
+"""The tokenizer of a source, and its rules for the card: length, padding, cleaning, mask."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DEFAULT_LENGTHS = {"clip": 77, "siglip": 64}
 
 @dataclass(frozen=True)
 class TextRules:
-    """How texts are prepared. mask: what the graph's attention mask says, if it has one."""
+    """The preparation of texts. mask: what the graph's attention mask says, if it has one."""
 
     spec: TextSpec
     tokenizer_json: bytes
@@ -113,7 +113,7 @@ def _length(
 
 
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part for texts of a config, transformers' or OpenCLIP's; of a text model alone, all of it."""
+    """Return the text part of a transformers or OpenCLIP config; for a text-only model, the whole config."""
     for name in ("text_config", "text_cfg"):
         if isinstance(config.get(name), dict):
             part: Mapping[str, Any] = config[name]
@@ -122,7 +122,7 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _cleaning(config: Mapping[str, Any]) -> str:
-    """Return what Immich does to a text before its tokenizer, as the card's steps."""
+    """Return the steps by which Immich cleans a text before tokenizing it, as the card names them."""
     options = _text_config(config).get("tokenizer_kwargs")
     canonical = isinstance(options, dict) and options.get("clean") == "canonicalize"
     return "whitespace punctuation lower" if canonical else "whitespace"

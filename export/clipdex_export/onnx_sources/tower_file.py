@@ -1,7 +1,7 @@
 """One tower in an ONNX file: which input takes pictures or token ids, and which output is the embedding.
 
-Refused, in one sentence: a file of the other tower, an output before the projection, quantized weights, operators
-that only one runtime knows.
+It refuses a file of the other tower, an output before the projection, quantized weights, and operators that only
+one runtime knows, each with one sentence.
 
 Quantized files are refused because they make a vector depend on its neighbours: they quantize activations by the
 range of the whole batch, and a server puts strangers into one batch. `--precision int8` quantizes the full file by
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["MaskRule", "TowerFile", "TowerKind"]
 
 TowerKind: TypeAlias = Literal["image", "text"]
-# What the graph is told to attend to: nothing is asked, every token, all but padding, or all up to the first end.
+# The tokens that the mask covers: the graph has no mask, every token, all but padding, or all up to the first end.
 MaskRule: TypeAlias = Literal["none", "ones", "not_padding", "until_end"]
 
 # Outputs that are an embedding, by the tools that write them: transformers' names, Immich's, the older Immich's.
@@ -49,11 +49,11 @@ class TowerFile:
 
     where: its name for messages. given: its input for pictures or ids. output: the embedding's name.
     mask: the input for the attention mask, if any. zeros: inputs that are zero for every text.
-    others: what else must be fed to run the file, if it holds the other tower too.
+    others: further inputs that the file needs, if it holds the other tower too.
     rows: the batch size that it is fixed to; None if it takes any. freed: whether it is rewritten to take any.
-    vocabulary: the number of ids that it knows; None if that cannot be told.
+    vocabulary: the number of ids that it knows; None if unknown.
     half: whether its weights are float16.
-    sha256: of what determines its results.
+    sha256: hash of everything that determines its results.
     """
 
     kind: TowerKind
@@ -114,12 +114,12 @@ class TowerFile:
 
     @property
     def side(self) -> int | None:
-        """Of an image tower: the side of its pictures in pixels, if the graph fixes it."""
+        """The side of an image tower's pictures in pixels, if the graph fixes it."""
         return self.given.dims[-1] if self.given.dims is not None else None
 
     @property
     def length(self) -> int | None:
-        """Of a text tower: the number of its tokens, if the graph fixes it."""
+        """The number of a text tower's tokens, if the graph fixes it."""
         return self.given.dims[1] if self.given.dims is not None else None
 
 
@@ -181,14 +181,14 @@ def _embedding(model: onnx.ModelProto, kind: TowerKind, where: str, *, pooled: b
     for name in names:
         if name in outputs and outputs[name].rank in (2, None):
             return outputs[name]
-    # Whoever exports by hand names the only output as he likes.
+    # An export by hand may give its only output any name.
     rest = [t for t in outputs.values() if not t.name.startswith(_NOT_EMBEDDINGS) and t.rank == 2]
     if len(rest) == 1 and len(outputs) == 1:
         return rest[0]
     listed = ", ".join(f"{tensor.name} {_dims(tensor)}" for tensor in outputs.values())
     raise CheckpointError(
-        f"{where} gives {listed}: none of them is the embedding, after the projection; expected {names[0]}: give "
-        f"the {kind} tower with its projection"
+        f"{where} has the outputs {listed}, and none is the embedding after the projection; expected "
+        f"{names[0]}: give the {kind} tower with its projection"
     )
 
 

@@ -33,7 +33,7 @@ def numbers(text: str, option: str) -> list[int]:
     """Parse a list of numbers: `1,8,64` -> [1, 8, 64].
 
     Raises:
-        InvalidArgument: the text is anything else.
+        InvalidArgument: the text is not such a list.
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
