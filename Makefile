@@ -134,8 +134,9 @@ clean:  ## remove the environments and what the demo wrote
 # Three environments: what the demo needs, what development needs, and what a service would install.
 
 .venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v not in ((3, 11), (3, 12)) and "make demo needs Python 3.11 or 3.12, and $(PYTHON) is %d.%d: try  make demo PYTHON=python3.11" % v)'
 	@echo "installing Triton, onnxruntime and what else the demo needs into .venv: a minute or two"
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv --clear .venv
 	@{ env $(call PINS,constraints.txt) .venv/bin/python -m pip install --disable-pip-version-check \
 		-e '.[cli,local]' || touch .venv/failed; } | $(SHOWN)
 	@if [ -e .venv/failed ]; then rm .venv/failed; exit 1; fi

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -455,3 +456,36 @@ def test_an_index_of_the_released_version_takes_items(
     with Index.open(tmp_path / "x") as index:
         assert len(index.signatures(0, 13)) == 1
     assert np.allclose(clipdex.verify_index(tmp_path / "x").rows, 13)
+
+
+@pytest.mark.parametrize("away", ["removed", "replaced"])
+def test_a_change_is_never_acknowledged_by_an_index_that_is_no_longer_in_its_place(
+    tmp_path: Path, fake: clipdex.Client, away: str
+) -> None:
+    place = tmp_path / "x"
+    with Collection.open(place, client=fake) as collection:
+        collection.add(Item("a", vector=VECTORS[0]))
+        if away == "removed":
+            shutil.rmtree(place)
+        else:
+            with Collection.open(tmp_path / "y", client=fake) as other:
+                other.add(Item("b", vector=VECTORS[1]))
+            place.rename(tmp_path / "old")
+            (tmp_path / "y").rename(place)
+        with pytest.raises(clipdex.IndexWriteError, match="moved, replaced or removed while it was open"):
+            collection.add(Item("c", vector=VECTORS[2]))
+        if away == "replaced":  # the next change goes to what is there now
+            collection.add(Item("c", vector=VECTORS[2]))
+            assert sorted(collection.ids()) == ["b", "c"]
+
+
+def test_a_collection_stays_the_same_when_the_current_folder_changes(
+    tmp_path: Path, fake: clipdex.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for lock in ("held", "per_commit"):
+        with Collection.open("x", client=fake, lock=lock) as collection:
+            monkeypatch.chdir("/")
+            collection.add(Item(lock, vector=VECTORS[0]))
+            assert lock in collection
+            monkeypatch.chdir(tmp_path)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import noise, unit_vectors
 
@@ -245,3 +246,21 @@ def test_the_rows_of_items_are_as_the_format_says(index: Path) -> None:
     assert rows[1][4] == db.execute(same).fetchone()[0]
     assert db.execute("PRAGMA user_version").fetchone() == (1,)
     db.close()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), [b"x", 1], {1}, {1: 1, "1": 2}, np.float32(1), "\ud83d"],
+    ids=["NaN", "bytes in a list", "a set", "names that become one", "a NumPy number", "half a surrogate"],
+)
+def test_metadata_that_would_be_changed_is_refused(value: object) -> None:
+    with pytest.raises(clipdex.InvalidArgument, match="the metadata's field 'a' cannot be kept"):
+        Item("x", vector=[1.0], metadata={"a": value})
+
+
+def test_metadata_is_bounded_in_all() -> None:
+    with pytest.raises(clipdex.InvalidArgument, match="expected 1 MiB at most"):
+        Item("x", vector=[1.0], metadata={f"{i}": "y" * 60_000 for i in range(20)})
+    with pytest.raises(clipdex.InvalidArgument, match="expected 1 MiB at most"):
+        Item("x", vector=[1.0], metadata={"y" * 2_000_000: 1})
+    assert Item("x", vector=[1.0], metadata={"a": (1, [2.5, None, {"b": True}])}).id == "x"

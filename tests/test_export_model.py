@@ -256,3 +256,12 @@ def test_the_demo_checkpoint(tmp_path: Path) -> None:
     assert report.card.parity["image_cosine_min"] >= 0.99999
     assert report.card.parity["text_cosine_min"] >= 0.99999
     assert report.unused_weights == ()
+
+
+def test_onnxruntime_is_told_to_send_nothing_before_it_is_imported():
+    code = (
+        "import os, sys; os.environ.pop('ORT_DISABLE_TELEMETRY', None); import clipdex_export; "
+        "assert 'onnxruntime' not in sys.modules; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("1\n", "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,8 +20,6 @@ def open_session(model: Path | bytes, *, weights_in: Path | None = None, optimiz
         weights_in: for bytes, the directory with their external weights; the session then optimizes nothing.
         optimized: whether the session may rewrite the graph.
     """
-    # onnxruntime sends telemetry over the network from its import on, unless told not to.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -38,7 +35,6 @@ def crashes(path: Path) -> bool:
     """Return whether ONNX Runtime dies when it opens a file as a server does: tried in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", _OPEN, str(path)],
-        env=os.environ | {"ORT_DISABLE_TELEMETRY": "1"},
         capture_output=True,
         check=False,
     )

@@ -142,6 +142,10 @@ class Commits:
     def _commit(self) -> None:
         try:
             if self._writer is not None:
+                if self._staged and not self._writer.in_place():
+                    raise IndexWriteError(
+                        f"{self._name} was moved, replaced or removed while it was open: make the change again"
+                    )
                 self._writer.commit()
         except BaseException as exc:
             self._fail(exc)

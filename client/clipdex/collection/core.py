@@ -104,6 +104,7 @@ class Core:
     @contextmanager
     def reading(self) -> Iterator[Index]:
         """Give the block the current index, which does not change within it."""
+        self.require_open()  # first: in a forked child nobody opens the gate any more
         with self._gate.shared():
             self.require_open()
             if self.index.is_open and self.index.is_current():

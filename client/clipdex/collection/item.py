@@ -25,6 +25,8 @@ from clipdex.sources.metadata import metadata_json
 
 __all__ = ["Commit", "Item", "StoredItem", "decoded", "given_vector", "metadata_of", "stored_item"]
 
+_LONGEST_METADATA = 1 << 20  # characters of JSON
+
 
 @dataclass(frozen=True)
 class Item:
@@ -33,7 +35,7 @@ class Item:
     id: 1 to 1,024 bytes of UTF-8, none of them zero.
     image: a path, the bytes of a picture file, an open file, a Pillow image, or a uint8 array (H, W, 3).
     vector: instead of the image, its vector, (D,) of norm 1, of the collection's model.
-    metadata: a dict of JSON values, 64 KiB per field.
+    metadata: a dict of JSON values, 64 KiB per field and 1 MiB in all.
 
     Raises:
         InvalidArgument: the id is not valid, not exactly one of image and vector is given, or the metadata is not
@@ -91,19 +93,35 @@ def metadata_of(given: Mapping[str, Any] | None) -> str:
     """Return metadata as the JSON of an object.
 
     Raises:
-        InvalidArgument: it is not a mapping, or a field would be lost.
+        InvalidArgument: it is not a mapping, is larger than 1 MiB, or a field would be lost or changed.
     """
     if given is None:
         return NO_METADATA
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
         raise InvalidArgument(f"the metadata is {given!r:.60}; expected a dict of names and what JSON can say")
     text = metadata_json(given)
-    lost = {name for name, value in given.items() if value is not None} - set(parse_json(text))
-    if lost:
-        raise InvalidArgument(
-            f"the metadata's field {min(lost)!r:.60} cannot be kept: expected what JSON can say, of 64 KiB at most"
-        )
+    if len(text) > _LONGEST_METADATA:
+        raise InvalidArgument(f"the metadata takes {len(text):,} characters of JSON; expected 1 MiB at most")
+    kept = parse_json(text)
+    for name, value in given.items():
+        if value is not None and (name not in kept or not _is_said_by(kept[name], value)):
+            raise InvalidArgument(
+                f"the metadata's field {name!r:.60} cannot be kept: expected what JSON can say, of 64 KiB at most"
+            )
     return text
+
+
+def _is_said_by(kept: object, value: object) -> bool:
+    """Return whether parsed JSON says the same as a value; a tuple is a list."""
+    if isinstance(value, (list, tuple)):
+        return isinstance(kept, list) and len(kept) == len(value) and all(map(_is_said_by, kept, value))
+    if isinstance(value, dict):
+        return (
+            isinstance(kept, dict)
+            and kept.keys() == value.keys()
+            and all(_is_said_by(kept[name], each) for name, each in value.items())
+        )
+    return value is None or (isinstance(value, (bool, int, float, str)) and bool(kept == value))
 
 
 def decoded(item: Item, spec: ImageSpec, icc: IccUse) -> tuple[Picture, Pixels]:

@@ -46,7 +46,7 @@ def open_parts(
     settings: dict[str, Any],
 ) -> Opened:
     """Open the parts of a collection from the arguments of `Collection.open`; if it raises, nothing stays open."""
-    directory = as_path(index, "the path of an index")
+    directory = Path(os.path.abspath(as_path(index, "the path of an index")))  # whatever folder becomes current
     if lock not in get_args(Lock):
         raise InvalidArgument(f"lock is {lock!r:.60}; expected 'held' or 'per_commit'")
     if client is not None and not isinstance(client, Client):

@@ -249,6 +249,10 @@ class IndexWriter:
         """Record the perceptual signature of an unchanged file."""
         self._changes.signed.append((path, phash))
 
+    def in_place(self) -> bool:
+        """Return whether the index that is open is still the one at its path."""
+        return is_at(self._if_open(self._lock), self.directory / LOCK_FILE)
+
     def commit(self, at: int | None = None) -> int:
         """Make everything since the last commit durable -> the number of rows now committed.
 
