@@ -1,4 +1,4 @@
-"""The model for commands that need no server: one in a repository, or a listed one, exported once."""
+"""The model for `find` and `serve`: one in a repository, or a listed one, exported there once."""
 
 from __future__ import annotations
 
