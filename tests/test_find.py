@@ -266,7 +266,7 @@ def test_a_model_of_a_repository_is_taken_by_its_name(run, folder, tmp_path, exp
     assert run(*words, "--model", "two")[0] == 0
     status, _, err = run(*words, "--model", "three", "--yes")
     assert status == 1 and err.count("\n") == 1
-    assert "has no model three; it has one, two, and --model names none of the list" in err
+    assert "has no model three; it has one, two;  clipdex models --available" in err
     assert not exported
 
 
@@ -366,3 +366,19 @@ def test_from_nothing_to_an_answer_through_a_hub_without_torch(new_folder, tmp_p
         assert hub.asked == []
     assert len(done.stdout.splitlines()) == 3
     assert "installing ..." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (False, "nowhere: there is no such model repository"),
+        (True, "has no model; clipdex export NAME --repository"),
+    ],
+)
+def test_a_repository_that_has_nothing_is_said_to(run, tmp_path, made, said):
+    if made:
+        (tmp_path / "nowhere").mkdir()
+    (tmp_path / "photos").mkdir()
+    status, out, err = run("find", "a cat", tmp_path / "photos", "--repository", tmp_path / "nowhere")
+    assert (status, out) == (1, "")
+    assert said in err and err.count("\n") == 1

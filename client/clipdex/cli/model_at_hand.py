@@ -68,10 +68,14 @@ def model_at_hand(model: str | None, repository: Path | None, *, yes: bool) -> A
             f"{shown_path(str(place))} has several models; name one with --model: {', '.join(held)}"
         )
     if listed is None or (model is None and repository is not None):
+        where = shown_path(str(place))
+        if repository is not None and not place.is_dir():
+            raise ModelNotFound(f"{where}: there is no such model repository")
+        if model is None:
+            raise ModelNotFound(f"{where} has no model; clipdex export NAME --repository {where}  adds one")
+        others = f"; it has {_names(held)}" if held else ""
         raise ModelNotFound(
-            f"{shown_path(str(place))} has no model {model or 'that clipdex exported'}"
-            f"{f'; it has {_names(held)}' if held else ''}, and --model names none of the list:  "
-            "clipdex models --available"
+            f"{where} has no model {model}{others};  clipdex models --available  lists those that can be downloaded"
         )
     _export(listed, place, yes=yes)
     return AtHand(place, listed.model_name)
