@@ -75,7 +75,7 @@ def model_at_hand(model: str | None, repository: Path | None, *, yes: bool) -> A
             raise ModelNotFound(f"{where} has no model; clipdex export NAME --repository {where}  adds one")
         others = f"; it has {_names(held)}" if held else ""
         raise ModelNotFound(
-            f"{where} has no model {model}{others};  clipdex models --available  lists those that can be downloaded"
+            f"{where} has no model {model}{others};  clipdex models --available  lists what can be downloaded"
         )
     _export(listed, place, yes=yes)
     return AtHand(place, listed.model_name)
