@@ -375,7 +375,7 @@ def test_from_nothing_to_an_answer_through_a_hub_without_torch(new_folder, tmp_p
         (True, "has no model; clipdex export NAME --repository"),
     ],
 )
-def test_a_repository_that_has_nothing_is_said_to(run, tmp_path, made, said):
+def test_a_repository_without_a_model_is_named(run, tmp_path, made, said):
     if made:
         (tmp_path / "nowhere").mkdir()
     (tmp_path / "photos").mkdir()
