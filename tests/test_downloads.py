@@ -168,6 +168,45 @@ def test_a_file_with_another_checksum_is_thrown_away_and_fetched_anew(hub: Small
     assert hashlib.sha256(vision.read_bytes()).hexdigest() == vision.resolve().name
 
 
+def test_what_the_hub_states_of_a_file_is_checked_before_it_names_one(repository: Path, tmp_path: Path):
+    victim = tmp_path / "victim" / "notes.clipdex.incomplete"
+    victim.parent.mkdir()
+    victim.write_text("mine")
+    oids = [
+        str(tmp_path / "victim" / "notes"),
+        "../../../../../victim/notes",
+        "",
+        "a\0b",
+        "A" * 64,
+        "a" * 64 + "\n",
+        5,
+    ]
+    sizes = ["x", None, 0, -1, True, 2000.0, float("inf")]
+    stated = [{"oid": oid} for oid in oids] + [{"size": size} for size in sizes]
+    code = (
+        "import sys; from clipdex.base.errors import CheckpointError; from clipdex_export.hub import _download\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: print(_download(name, None, ['onnx/*.onnx']))\n"
+        "    except CheckpointError as exc: print(exc)"
+    )
+    for path in repository.rglob("*.*"):
+        if path.stat().st_size == BIG:
+            path.write_bytes(bytes(2000))
+    names = [f"acme/clip{number}" for number in range(len(stated))]
+    with serving(dict.fromkeys(names, repository)) as hub:
+        hub.stated = dict(zip(names, stated, strict=True))
+        environment = hub.environment(tmp_path / "home")
+        words = [sys.executable, "-c", code, *names]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.stderr == "" and hub.asked == []
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(names)
+    for name, line in zip(names, lines, strict=True):
+        assert line.startswith("the hub states the sha256 ") and f" of {name}; expected 64 hexadecimal" in line
+    assert victim.read_text() == "mine" and list(victim.parent.iterdir()) == [victim]
+    assert not parts(tmp_path / "home")
+
+
 @pytest.mark.slow
 def test_two_processes_fetch_a_file_once(hub: SmallHub, tmp_path: Path):
     environment = hub.environment(tmp_path / "home")

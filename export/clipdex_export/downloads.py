@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -69,8 +70,8 @@ def download(hub_id: str, revision: str | None, patterns: Sequence[str]) -> Path
     Without a network, or with HF_HUB_OFFLINE, only files in the cache are used.
 
     Raises:
-        CheckpointError: the disk has no room, the connection was lost, or a file does not have the sha256 that
-            the hub states. What was fetched before the connection was lost is kept.
+        CheckpointError: the disk has no room, the connection was lost, a file does not have the sha256 that the
+            hub states, or what it states is no sha256. What was fetched before the connection was lost is kept.
         Exception: whatever the hub's client raises if the repository is neither reachable nor in the cache.
     """
     with needs("huggingface_hub", "huggingface_hub", "export", "downloading a model"):
@@ -129,13 +130,26 @@ def _listed(hub_id: str, revision: str | None, patterns: Sequence[str]) -> tuple
         except Exception:
             return "", []
         lfs = {file.path: file.lfs for file in tree if isinstance(file, RepoFile) and file.lfs is not None}
-        large = {path: _Large(path, int(of.size), str(of.sha256)) for path, of in lfs.items()}
+        large = {path: (of.size, of.sha256) for path, of in lfs.items()}
         _large_of[hub_id, commit] = large
-    return commit, [large[path] for path in filter_repo_objects(large, allow_patterns=list(patterns))]
+    wanted = filter_repo_objects(large, allow_patterns=list(patterns))
+    return commit, [_checked(hub_id, path, *large[path]) for path in wanted]
 
 
-# The large files of a repository by path, by its id and commit: an export asks for one file after the other.
-_large_of: dict[tuple[str, str], dict[str, _Large]] = {}
+def _checked(hub_id: str, path: str, size: object, sha256: object) -> _Large:
+    """Check what the hub states of a file: the sha256 becomes the name of a file in the cache."""
+    named = isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256)
+    if not named or not isinstance(size, int) or isinstance(size, bool) or size <= 0:
+        raise CheckpointError(
+            f"the hub states the sha256 {str(sha256)[:80]!r} and the size {str(size)[:80]!r} for {path[:200]!r} "
+            f"of {hub_id}; expected 64 hexadecimal digits and a number of bytes: HF_ENDPOINT names another hub"
+        )
+    return _Large(path, size, str(sha256))
+
+
+# What the hub states of a repository's large files (size and sha256 by path), by its id and commit: an export asks
+# for one file after the other.
+_large_of: dict[tuple[str, str], dict[str, tuple[object, object]]] = {}
 
 
 def _blobs(hub_id: str) -> Path:
