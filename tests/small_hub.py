@@ -27,8 +27,9 @@ class SmallHub(ThreadingHTTPServer):
     cut_after: the next GET of each of these files is cut after so many bytes. stall_after: it stops there and
     waits, having set `stalled`, until the hub ends. damaged: files of which every GET has its first byte flipped.
     token: what requests have to bear. elsewhere: large files are on another host, to which requests are sent, and
-    which takes no token. asked: (file, the range asked for) of each GET; tokens: what requests bore; lists: how
-    often the files were listed.
+    which takes no token. stated: what the list of a repository's files says of each large one, in place of the
+    truth. asked: (file, the range asked for) of each GET; tokens: what requests bore; lists: how often the files
+    were listed.
     """
 
     def __init__(self, repositories: dict[str, Path]) -> None:
@@ -41,6 +42,7 @@ class SmallHub(ThreadingHTTPServer):
         self.damaged: set[str] = set()
         self.token: str | None = None
         self.elsewhere = False
+        self.stated: dict[str, dict[str, object]] = {}
         self.lists = 0
         self.asked: list[tuple[str, str | None]] = []
         self.tokens: set[str | None] = set()
@@ -103,7 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send_json({"id": f"{owner}/{name}", "sha": COMMIT, "siblings": siblings})
         if api:
             self.server.lists += 1
-            return self._send_json([_entry(path, directory) for path in paths])
+            stated = self.server.stated.get(f"{owner}/{name}", {})
+            return self._send_json([_entry(path, directory, stated) for path in paths])
         wanted = "/".join(part for part in file if part)
         if not (directory / wanted).is_file():
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
@@ -129,7 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, data, headers, cut if stall is None else stall, stall is not None)
 
     def _send_json(self, value: object) -> None:
-        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+        self._send(
+            200, json.dumps(value).replace("Infinity", "1e400").encode(), {"Content-Type": "application/json"}
+        )
 
     def _send(
         self, status: int, data: bytes, headers: dict[str, str], cut: int | None = None, stall: bool = False
@@ -147,12 +152,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-def _entry(path: Path, directory: Path) -> dict[str, object]:
+def _entry(path: Path, directory: Path, stated: dict[str, object]) -> dict[str, object]:
     data = path.read_bytes()
     entry: dict[str, object] = {"type": "file", "path": str(path.relative_to(directory)), "size": len(data)}
     entry["oid"] = _git_sha1(data)
     if len(data) >= LARGE:
-        entry["lfs"] = {"oid": _checksum(data), "size": len(data), "pointerSize": 130}
+        entry["lfs"] = {"oid": _checksum(data), "size": len(data), "pointerSize": 130} | stated
     return entry
 
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from small_hub import COMMIT, SmallHub, serving
 
 pytest.importorskip("huggingface_hub")
+
+from clipdex_export import downloads
 
 BIG = 3_000_000  # bytes
 
@@ -27,6 +33,7 @@ from clipdex_export.downloads import downloads_reported
 from clipdex_export.hub import _download
 if free := {free}:
     shutil.disk_usage = lambda path: type("Usage", (), {{"free": free}})
+{before}
 seen = []
 with downloads_reported(lambda progress: seen.append((progress.done, progress.total))):
     try:
@@ -54,13 +61,13 @@ def hub(repository: Path) -> Iterator[SmallHub]:
         yield hub
 
 
-def command(free: int = 0) -> list[str]:
-    return [sys.executable, "-c", FETCH.format(free=free), "acme/clip", "*.json", "onnx/*.onnx"]
+def command(free: int = 0, before: str = "") -> list[str]:
+    return [sys.executable, "-c", FETCH.format(free=free, before=before), "acme/clip", "*.json", "onnx/*.onnx"]
 
 
-def fetch(environment: dict[str, str], free: int = 0) -> tuple[str, list[list[int]]]:
+def fetch(environment: dict[str, str], free: int = 0, before: str = "") -> tuple[str, list[list[int]]]:
     """In a process of its own: the hub's client reads its settings when it is imported."""
-    done = subprocess.run(command(free), env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command(free, before), env=environment, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
     line, seen = done.stdout.splitlines()
     return line, json.loads(seen)
@@ -168,6 +175,45 @@ def test_a_file_with_another_checksum_is_thrown_away_and_fetched_anew(hub: Small
     assert hashlib.sha256(vision.read_bytes()).hexdigest() == vision.resolve().name
 
 
+def test_what_the_hub_states_of_a_file_is_checked_before_it_names_one(repository: Path, tmp_path: Path):
+    victim = tmp_path / "victim" / "notes.clipdex.incomplete"
+    victim.parent.mkdir()
+    victim.write_text("mine")
+    oids = [
+        str(tmp_path / "victim" / "notes"),
+        "../../../../../victim/notes",
+        "",
+        "a\0b",
+        "A" * 64,
+        "a" * 64 + "\n",
+        5,
+    ]
+    sizes = ["x", None, 0, -1, True, 2000.0, float("inf")]
+    stated = [{"oid": oid} for oid in oids] + [{"size": size} for size in sizes]
+    code = (
+        "import sys; from clipdex.base.errors import CheckpointError; from clipdex_export.hub import _download\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: print(_download(name, None, ['onnx/*.onnx']))\n"
+        "    except CheckpointError as exc: print(exc)"
+    )
+    for path in repository.rglob("*.*"):
+        if path.stat().st_size == BIG:
+            path.write_bytes(bytes(2000))
+    names = [f"acme/clip{number}" for number in range(len(stated))]
+    with serving(dict.fromkeys(names, repository)) as hub:
+        hub.stated = dict(zip(names, stated, strict=True))
+        environment = hub.environment(tmp_path / "home")
+        words = [sys.executable, "-c", code, *names]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.stderr == "" and hub.asked == []
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(names)
+    for name, line in zip(names, lines, strict=True):
+        assert line.startswith("the hub states the sha256 ") and f" of {name}; expected 64 hexadecimal" in line
+    assert victim.read_text() == "mine" and list(victim.parent.iterdir()) == [victim]
+    assert not parts(tmp_path / "home")
+
+
 @pytest.mark.slow
 def test_two_processes_fetch_a_file_once(hub: SmallHub, tmp_path: Path):
     environment = hub.environment(tmp_path / "home")
@@ -188,6 +234,50 @@ def test_a_disk_without_room_is_said_before_anything_is_fetched(hub: SmallHub, t
         "HF_HOME name a folder on another disk"
     )
     assert seen == [] and hub.asked == []
+
+
+def no_room(home: Path, why: int) -> str:
+    return (
+        f"refused: the download of acme/clip stopped: there is no room for it in {home / 'hub'} "
+        f"({os.strerror(why)}): make room, and run the same command again to resume it, or let HF_HOME name a "
+        "folder on another disk"
+    )
+
+
+def test_a_disk_that_fills_up_is_one_sentence_and_the_next_call_goes_on(hub: SmallHub, tmp_path: Path):
+    home = tmp_path / "home"
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, -1))"
+    line, _ = fetch(hub.environment(home), before=limit)
+    assert line == no_room(home, errno.EFBIG)
+    (part,) = parts(home)
+    assert part.stat().st_size == 1_500_000
+    hub.asked.clear()
+    assert not fetch(hub.environment(home))[0].startswith("refused")
+    assert [span for _, span in hub.asked if span] == ["bytes=1500000-"]
+
+
+@pytest.mark.parametrize("why", ["ENOSPC", "EDQUOT"])
+@pytest.mark.parametrize("where", ["os.fsync", "huggingface_hub.snapshot_download"])
+def test_a_disk_that_is_full_is_not_taken_for_the_network(hub: SmallHub, tmp_path: Path, where: str, why: str):
+    before = (
+        "import errno, os, huggingface_hub\n"
+        "def full(*args, **options):\n"
+        f"    raise OSError(errno.{why}, os.strerror(errno.{why}))\n"
+        f"{where} = full"
+    )
+    home = tmp_path / "home"
+    assert fetch(hub.environment(home), before=before)[0] == no_room(home, getattr(errno, why))
+
+
+def test_what_a_file_takes_in_parts_is_written_whole():
+    class Parts(io.BytesIO):
+        def write(self, data: Any) -> int:
+            return super().write(bytes(data)[:3])
+
+    part = Parts()
+    counted = downloads._Counted(part, 0, lambda at: None)
+    assert counted.write(b"0123456789") == 10
+    assert part.getvalue() == b"0123456789" and counted.at == 10
 
 
 @pytest.mark.slow

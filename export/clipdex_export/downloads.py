@@ -8,9 +8,11 @@ sha256 is the one that the hub states. The client does the rest (lists, small fi
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -29,6 +31,8 @@ from clipdex.base.extras import needs
 __all__ = ["Download", "download", "downloads_reported", "megabytes", "network_errors", "require_space"]
 
 _PIECE = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ROOM = "let HF_HOME name a folder on another disk"
 
 
 @dataclass(frozen=True)
@@ -69,19 +73,36 @@ def download(hub_id: str, revision: str | None, patterns: Sequence[str]) -> Path
     Without a network, or with HF_HUB_OFFLINE, only files in the cache are used.
 
     Raises:
-        CheckpointError: the disk has no room, the connection was lost, or a file does not have the sha256 that
-            the hub states. What was fetched before the connection was lost is kept.
+        CheckpointError: the disk has no room or fills up, the connection was lost, a file does not have the sha256
+            that the hub states, or what it states is no sha256. After a full disk or a lost connection, what was
+            fetched is kept.
         Exception: whatever the hub's client raises if the repository is neither reachable nor in the cache.
     """
     with needs("huggingface_hub", "huggingface_hub", "export", "downloading a model"):
         from huggingface_hub import snapshot_download
-    with _silent():
+    with _silent(), _full_disk_said(hub_id):
         commit, files = _listed(hub_id, revision, patterns)
         blobs = _blobs(hub_id)
         missing = [file for file in files if not (blobs / file.sha256).exists()]
         if missing:
             _fetch(hub_id, commit, missing, blobs)
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns)))
+
+
+@contextmanager
+def _full_disk_said(hub_id: str) -> Iterator[None]:
+    """Turn the error of a disk that fills up, which is an OSError as those of the network are, into a sentence."""
+    from huggingface_hub import constants
+
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in _FULL:
+            raise
+        raise CheckpointError(
+            f"the download of {hub_id} stopped: there is no room for it in {constants.HF_HUB_CACHE} "
+            f"({os.strerror(exc.errno)}): make room, and run the same command again to resume it, or {_ROOM}"
+        ) from exc
 
 
 def require_space(directory: Path, needed: int, what: str, advice: str) -> None:
@@ -129,13 +150,26 @@ def _listed(hub_id: str, revision: str | None, patterns: Sequence[str]) -> tuple
         except Exception:
             return "", []
         lfs = {file.path: file.lfs for file in tree if isinstance(file, RepoFile) and file.lfs is not None}
-        large = {path: _Large(path, int(of.size), str(of.sha256)) for path, of in lfs.items()}
+        large = {path: (of.size, of.sha256) for path, of in lfs.items()}
         _large_of[hub_id, commit] = large
-    return commit, [large[path] for path in filter_repo_objects(large, allow_patterns=list(patterns))]
+    wanted = filter_repo_objects(large, allow_patterns=list(patterns))
+    return commit, [_checked(hub_id, path, *large[path]) for path in wanted]
 
 
-# The large files of a repository by path, by its id and commit: an export asks for one file after the other.
-_large_of: dict[tuple[str, str], dict[str, _Large]] = {}
+def _checked(hub_id: str, path: str, size: object, sha256: object) -> _Large:
+    """Check what the hub states of a file: the sha256 becomes the name of a file in the cache."""
+    named = isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256)
+    if not named or not isinstance(size, int) or isinstance(size, bool) or size <= 0:
+        raise CheckpointError(
+            f"the hub states the sha256 {str(sha256)[:80]!r} and the size {str(size)[:80]!r} for {path[:200]!r} "
+            f"of {hub_id}; expected 64 hexadecimal digits and a number of bytes: HF_ENDPOINT names another hub"
+        )
+    return _Large(path, size, str(sha256))
+
+
+# What the hub states of a repository's large files (size and sha256 by path), by its id and commit: an export asks
+# for one file after the other.
+_large_of: dict[tuple[str, str], dict[str, tuple[object, object]]] = {}
 
 
 def _blobs(hub_id: str) -> Path:
@@ -156,7 +190,7 @@ def _fetch(hub_id: str, commit: str, files: Sequence[_Large], blobs: Path) -> No
         Path(constants.HF_HUB_CACHE),
         total - kept,
         f"the download of {hub_id}",
-        "make room, or let HF_HOME name a folder on another disk",
+        f"make room, or {_ROOM}",
     )
     blobs.mkdir(parents=True, exist_ok=True)
     report = _report.get() or (lambda progress: None)
@@ -174,9 +208,12 @@ def _fetch(hub_id: str, commit: str, files: Sequence[_Large], blobs: Path) -> No
 
 @contextmanager
 def _locked(part: Path) -> Iterator[IO[bytes]]:
-    """Open a partial file for appending, locked; wait while another process fetches it."""
+    """Open a partial file for appending, locked; wait while another process fetches it.
+
+    It is unbuffered: what a full disk did not take would be written again when the file is closed.
+    """
     while True:
-        with part.open("ab") as opened:
+        with part.open("ab", buffering=0) as opened:
             fcntl.flock(opened, fcntl.LOCK_EX)
             # Whoever held it may have moved or removed it: then this is no longer the file of that name.
             if _inode(part) == os.fstat(opened.fileno()).st_ino:
@@ -212,8 +249,9 @@ def _continue(hub_id: str, commit: str, file: _Large, part: IO[bytes], report: C
                 headers.pop("authorization", None)  # a signed address elsewhere: the token is not for it
             with _pieces_of(_PIECE):
                 http_get(location, counted, resume_size=there, headers=headers, expected_size=file.size)  # type: ignore[arg-type]
-        part.flush()
     except network_errors() as exc:
+        if getattr(exc, "errno", None) in _FULL:
+            raise
         raise CheckpointError(
             f"the download of {file.path} from {hub_id} was interrupted after {megabytes(counted.at)} of "
             f"{megabytes(file.size)} ({_first_line(exc)}): run the same command again to resume it"
@@ -256,18 +294,20 @@ class _Counted:
         report(at)
 
     def write(self, data: bytes) -> int:
-        written = self._part.write(data)
-        self.at += written
+        rest = memoryview(data)
+        while rest:  # an unbuffered file may take a part
+            written = self._part.write(rest)
+            self.at += written
+            rest = rest[written:]
         if self.at - self._told >= _PIECE:
             self._told = self.at
             self._report(self.at)
-        return written
+        return len(data)
 
     def tell(self) -> int:
         return self.at
 
     def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
-        self._part.flush()
         self.at = self._part.seek(place, whence)
         return self.at
 

@@ -42,7 +42,7 @@ def read_graph(path: Path, where: str) -> onnx.ModelProto:
     where: its name for messages.
 
     Raises:
-        CheckpointError: it is not an ONNX file.
+        CheckpointError: it is not an ONNX file, or it has sparse weights.
     """
     import onnx
     from onnx import inliner
@@ -56,6 +56,8 @@ def read_graph(path: Path, where: str) -> onnx.ModelProto:
         raise CheckpointError(f"{where} cannot be read as an ONNX file: {one_line(exc)}") from exc
     if not model.graph.node:
         raise CheckpointError(f"{where} cannot be read as an ONNX file: it has no nodes")
+    if any(_has_sparse_weights(graph) for graph in _graphs(model.graph)):
+        raise CheckpointError(f"{where} has sparse weights; expected dense ones: export the model without them")
     return model
 
 
@@ -84,7 +86,7 @@ def external_files(model: onnx.ModelProto, where: str) -> tuple[str, ...]:
     Raises:
         CheckpointError: one of them is elsewhere.
     """
-    found = {_location(tensor, where)[0] for tensor in _weights(model.graph) if tensor.external_data}
+    found = {_location(tensor, where)[0] for tensor in _weights(model.graph) if _is_external(tensor)}
     return tuple(sorted(found))
 
 
@@ -94,13 +96,8 @@ def load_weights(model: onnx.ModelProto, path: Path, where: str) -> None:
     Raises:
         CheckpointError: a file is missing or shorter than the weights that it should hold.
     """
-    from onnx import TensorProto
-
     for tensor in _weights(model.graph):
-        if tensor.external_data:
-            tensor.raw_data = _bytes_of(tensor, path, where)
-            del tensor.external_data[:]
-            tensor.data_location = TensorProto.DEFAULT
+        _bring_in(tensor, path, where)
 
 
 def graph_sha256(model: onnx.ModelProto, path: Path, where: str) -> str:
@@ -120,25 +117,74 @@ def graph_sha256(model: onnx.ModelProto, path: Path, where: str) -> str:
         bare = type(node)()
         bare.CopyFrom(node)
         bare.ClearField("doc_string")
+        for tensor in _weights_of(bare):
+            _bring_in(tensor, path, where)
         digest.update(b"node " + bare.SerializeToString(deterministic=True) + b"\n")
     for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):
         digest.update(f"weight {tensor.name} {tensor.data_type} {list(tensor.dims)}\n".encode())
-        if tensor.external_data:
+        if _is_external(tensor):
             digest.update(_bytes_of(tensor, path, where))
         else:
             digest.update(tensor.raw_data or numpy_helper.to_array(tensor).tobytes())
     return digest.hexdigest()
 
 
+def _graphs(graph: Any) -> Iterator[Any]:
+    """Iterate over a graph and all graphs inside it: the branches of If, the bodies of Loop and Scan."""
+    yield graph
+    for node in graph.node:
+        yield from _graphs_of(node)
+
+
+def _graphs_of(node: Any) -> Iterator[Any]:
+    for attribute in node.attribute:
+        for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+            yield from _graphs(inner)
+
+
 def _weights(graph: Any) -> Iterator[Any]:
-    """Iterate over all tensors that can be external: initializers and constants, including inner graphs'."""
+    """Iterate over all tensors that can be external: initializers and attributes, including inner graphs'."""
     yield from graph.initializer
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            if attribute.HasField("g"):
-                yield from _weights(attribute.g)
+        yield from _weights_of(node)
+
+
+def _weights_of(node: Any) -> Iterator[Any]:
+    yield from _tensors_of(node)
+    for inner in _graphs_of(node):
+        yield from inner.initializer
+        for inner_node in inner.node:
+            yield from _tensors_of(inner_node)
+
+
+def _tensors_of(node: Any) -> Iterator[Any]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+
+
+def _has_sparse_weights(graph: Any) -> bool:
+    """Return whether a graph itself, without those inside it, has sparse weights."""
+    attributes = (attribute for node in graph.node for attribute in node.attribute)
+    return bool(graph.sparse_initializer) or any(
+        attribute.HasField("sparse_tensor") or attribute.sparse_tensors for attribute in attributes
+    )
+
+
+def _is_external(tensor: Any) -> bool:
+    """Return whether a runtime reads the tensor from another file: a location alone does not make it do so."""
+    from onnx import TensorProto
+
+    return bool(tensor.data_location == TensorProto.EXTERNAL)
+
+
+def _bring_in(tensor: Any, path: Path, where: str) -> None:
+    """Read a tensor's bytes into it if they are in another file."""
+    if _is_external(tensor):
+        tensor.raw_data = _bytes_of(tensor, path, where)
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
 
 
 def _location(tensor: Any, where: str) -> tuple[str, int, int | None]:
