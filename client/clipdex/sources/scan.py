@@ -13,6 +13,7 @@ from typing import Protocol
 from clipdex.base.errors import SourceError
 from clipdex.base.read_request import ReadRequest
 from clipdex.base.records import Failure, storable
+from clipdex.base.regular_files import NOT_A_FILE
 from clipdex.sources.census import Census, PassedOver
 from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.locations import containers
@@ -237,7 +238,7 @@ def regular_file(path: bytes, on_failure: Callable[[Failure], None]) -> os.stat_
         return None
     if stat.S_ISREG(info.st_mode):
         return info
-    on_failure(Failure(path, "not_a_file", "is a directory, FIFO, socket or device, not a file", 0, 0))
+    on_failure(Failure(path, "not_a_file", NOT_A_FILE, 0, 0))
     return None
 
 
