@@ -131,6 +131,20 @@ def run(
     return run
 
 
+@pytest.fixture
+def not_for_ever() -> Iterator[None]:
+    """End what hangs once the test's timer is up, 30 s if it sets none: opening a FIFO waits for its other end."""
+
+    def end(*_: object) -> None:
+        raise AssertionError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, 30)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
 @pytest.fixture(scope="session")
 def triton() -> Iterator[LocalTriton]:
     """One real Triton for the whole session, serving the committed model."""

@@ -73,20 +73,37 @@ def test_a_tilde_that_the_shell_left_is_the_home_folder(run, tmp_path, monkeypat
     assert err == f"clipdex: {tmp_path}/none: no such directory\n"
 
 
-def test_serve_without_a_repository_says_that_it_serves_the_demo_model(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("starts", [True, False])
+def test_serve_without_a_repository_says_that_it_serves_the_demo_model_once_it_does(
+    run, tmp_path, monkeypatch, starts
+):
     asked = []
 
-    def broken(repository, **options):
-        asked.append(repository)
-        raise LocalServerError("Triton did not start: no reason given")
+    class Started:
+        version, address, models, http_port, metrics_port = "2", "127.0.0.1:1", (), None, None
 
-    monkeypatch.setattr(clipdex_server, "LocalTriton", broken)
+        def __init__(self, repository, **options):
+            asked.append(str(repository))
+
+        def __enter__(self):
+            if not starts:
+                raise LocalServerError("the gRPC port 8001 of 127.0.0.1 cannot be used")
+            return self
+
+        def __exit__(self, *exc):
+            pass
+
+        def wait(self):
+            pass
+
+    monkeypatch.setattr(clipdex_server, "LocalTriton", Started)
     monkeypatch.chdir(tmp_path)
     said = f"there is no model_repository in this folder: serving the demo model, {MODEL_REPOSITORY}\n"
-    assert said in run("serve")[2]
+    failed = "clipdex: the gRPC port 8001 of 127.0.0.1 cannot be used\n"
+    assert run("serve")[2] == (said if starts else failed)
     (tmp_path / "model_repository").mkdir()
-    assert said not in run("serve")[2]
-    assert [str(repository) for repository in asked] == [str(MODEL_REPOSITORY), "model_repository"]
+    assert run("serve")[2] == ("" if starts else failed)
+    assert asked == [str(MODEL_REPOSITORY), "model_repository"]
 
 
 def test_python_3_13_has_no_triton_and_is_told_so(monkeypatch):

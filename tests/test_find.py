@@ -127,6 +127,37 @@ def test_the_index_is_brought_up_to_date(run, new_folder):
     assert re.search(r"^1 file could not be read:  clipdex failures .*\.clipdex$", err, re.M)
 
 
+def test_a_run_that_is_to_be_quiet_says_nothing_of_files_that_could_not_be_read(run, new_folder):
+    (new_folder / "broken.png").write_bytes(b"no picture")
+    status, out, err = run("--quiet", "find", "a red circle", new_folder, "-r", MODEL_REPOSITORY)
+    assert (status, len(out.splitlines()), err) == (0, 3, "")
+
+
+def test_a_condition_is_not_blamed_if_none_was_given(run, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no picture")
+    status, out, err = run("find", "a", tmp_path / "photos", "-r", MODEL_REPOSITORY)
+    assert (status, out) == (0, "")
+    assert "\nnothing is indexed yet\n" in err and "condition" not in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("find", "a", ""),
+        ("index", "", "-i", "x.clipdex"),
+        ("index", "a", "", "-i", "x.clipdex"),
+        ("classify", "", "--labels", "a,b"),
+        ("retrieve", "--prompt", "a", "--images_dir", ""),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(run, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(draw(tmp_path / "photos"))
+    status, out, err = run(*words)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "it is empty; give the path of a file or folder, or . for the current folder" in err
+
+
 def test_retrieve_and_find_keep_one_index(run, folder, monkeypatch, cache):
     monkeypatch.setattr("clipdex.Client.submit_pixels", never)
     status, out, _ = run(

@@ -100,19 +100,6 @@ def index(whole, tmp_path, monkeypatch):
     return Path(shutil.copytree(whole, tmp_path / "x.clipdex"))
 
 
-@pytest.fixture
-def not_for_ever():
-    """Ends what hangs: opening a FIFO waits for its other end."""
-
-    def end(*_):
-        raise AssertionError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, end)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
-
-
 def seen(folder):
     """All that could change of a folder: names, bytes and times."""
     return {

@@ -1,6 +1,8 @@
 """Decoding: each kind of picture by its rule, and each bad one by its reason."""
 
 import io
+import os
+import socket
 import struct
 import zlib
 from dataclasses import replace
@@ -11,7 +13,7 @@ from PIL import Image
 
 from clipdex.base.errors import CardError, ImageError, InvalidArgument
 from clipdex.model.card import ImageSpec
-from clipdex.model.images import open_image, to_pixels
+from clipdex.model.images import file_bytes, open_image, to_pixels
 
 pytestmark = pytest.mark.thin
 
@@ -192,6 +194,22 @@ def test_the_message_names_the_file(tmp_path):
         open_image(tmp_path / "gone.jpg")
     with pytest.raises(ImageError, match="cannot be read"):
         open_image(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "device"])
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, monkeypatch, not_for_ever, kind):
+    monkeypatch.chdir(tmp_path)
+    path = "/dev/null" if kind == "device" else f"{kind}.png"
+    with socket.socket(socket.AF_UNIX) as listening:
+        if kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "socket":
+            listening.bind(path)
+        for read in (open_image, file_bytes):
+            with pytest.raises(ImageError) as caught:
+                read(path)
+            assert str(caught.value) == f"{path}: is a directory, FIFO, socket or device, not a file"
+            assert caught.value.reason == "not_a_file"
 
 
 def test_any_cut_of_a_picture_is_an_image_error_or_a_picture():

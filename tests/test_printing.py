@@ -18,6 +18,7 @@ from hostile import card_json, with_card
 
 from clipdex.cli import printing
 from clipdex.cli.printing import printable, speak_any_encoding
+from clipdex.index import Index
 from clipdex.wire import FakeTransport
 
 CLI = ROOT / "client" / "clipdex" / "cli"
@@ -221,3 +222,32 @@ def test_csv_keeps_the_bytes_of_paths_in_any_encoding(searched):
         done = subprocess.run(words, cwd=folder, env=env, capture_output=True, timeout=60)
         assert done.returncode == 0, done.stderr
         assert "Käse 東京.png".encode() in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "closed", "status"),
+    [
+        ("info x.clipdex --json", ">&-", 0),
+        ("search a -i x.clipdex --csv", ">&-", 0),
+        ("info none.clipdex", "<&- >&- 2>&-", 1),
+        ("info --none", "2>&-", 2),
+    ],
+)
+def test_a_closed_stream_changes_no_exit_status(searched, command, closed, status):
+    done = run_closed(searched, command, closed)
+    assert (done.returncode, b"internal" in done.stderr) == (status, False), done.stderr
+
+
+def test_workers_run_when_every_stream_is_closed(searched, tmp_path):
+    """They inherit the streams."""
+    new = tmp_path / "new.clipdex"
+    assert run_closed(searched, f"index pictures -i {new} --workers 1", "<&- >&- 2>&-").returncode == 0
+    with Index.open(new) as index:
+        assert len(index) == 2
+
+
+def run_closed(searched, command: str, closed: str) -> subprocess.CompletedProcess[bytes]:
+    folder, address = searched
+    words = ["sh", "-c", f'"$0" -m clipdex {command} {closed}', sys.executable]
+    env = os.environ | {"CLIPDEX_SERVER": address}
+    return subprocess.run(words, cwd=folder, env=env, capture_output=True, timeout=60)

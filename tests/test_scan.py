@@ -71,6 +71,23 @@ def test_a_folder_is_entered_once_by_its_own_path_or_else_by_the_first_link(tmp_
     assert found(inside) == [b"real/1.png", b"zz.png", b"a/deep/2.png"]
 
 
+def test_a_folder_below_a_links_folder_is_entered_once(tmp_path):
+    """A link to a parent of the folder, and two links, of which the later leads to a parent of the earlier's."""
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    for folder in (inside / "deep", tmp_path / "sibling", outside / "x" / "y", outside / "z"):
+        folder.mkdir(parents=True)
+        (folder / "1.png").touch()
+    (inside / "up").symlink_to("..")
+    assert found(inside) == [
+        b"deep/1.png",
+        *(b"up/%s/1.png" % name for name in (b"out/x/y", b"out/z", b"sibling")),
+    ]
+    (inside / "up").unlink()
+    (inside / "a").symlink_to(outside / "x")
+    (inside / "b").symlink_to(outside)
+    assert found(inside) == [b"deep/1.png", b"a/y/1.png", b"b/z/1.png"]
+
+
 def test_folders_that_link_to_each_other_are_entered_once(tmp_path):
     for i in range(30):
         (tmp_path / str(i)).mkdir()

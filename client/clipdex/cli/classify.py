@@ -14,7 +14,7 @@ from clipdex.apps.classify_files import FileClassifier
 from clipdex.apps.results import csv_line
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.text_files import read_lines
-from clipdex.cli.common import Icc, JsonOption, interruptible, say_passed_over, shown_path
+from clipdex.cli.common import Icc, JsonOption, interruptible, named_path, say_passed_over, shown_path
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.demo_model import note_demo_model
 from clipdex.cli.panels import OUTPUT
@@ -30,7 +30,10 @@ _Show = Callable[[str, _Found], None]
 
 @connects
 def classify(
-    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE", help="Pictures, or folders of pictures.")],
+    pictures: Annotated[
+        list[Path],
+        typer.Argument(metavar="PICTURE", help="Pictures, or folders of pictures.", parser=named_path),
+    ],
     labels: Annotated[
         str | None,
         typer.Option(metavar='"A, B"', help="Labels to choose from, separated by commas.", show_default=False),

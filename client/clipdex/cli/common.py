@@ -31,6 +31,7 @@ __all__ = [
     "check_links",
     "interruptible",
     "is_typed",
+    "named_path",
     "say_passed_over",
     "shown_path",
     "sigterm_interrupts",
@@ -77,6 +78,19 @@ NoLinksOption = Annotated[
     ),
 ]
 SERVER_DEFAULT = DEFAULT_ADDRESS
+
+
+def named_path(given: str) -> Path:
+    """Parse an argument that must not be empty: `pathlib` takes "" as the current folder.
+
+    With an unset variable, a script would search a folder that nobody named.
+
+    Raises:
+        typer.BadParameter: it is empty.
+    """
+    if not given:
+        raise typer.BadParameter("it is empty; give the path of a file or folder, or . for the current folder")
+    return Path(given)
 
 
 class Icc(str, Enum):

@@ -18,7 +18,7 @@ from clipdex.base.counting import counted
 from clipdex.base.errors import SourceError
 from clipdex.base.extras import is_installed
 from clipdex.cli.answers import print_answers, print_json
-from clipdex.cli.common import HtmlOption, JsonOption, interruptible, shown_path
+from clipdex.cli.common import HtmlOption, JsonOption, interruptible, named_path, shown_path
 from clipdex.cli.demo_model import note_demo_model
 from clipdex.cli.index import run_sentence
 from clipdex.cli.model_at_hand import YesOption, model_at_hand
@@ -35,7 +35,7 @@ __all__ = ["find"]
 
 def find(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What the pictures should show.")],
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of pictures.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of pictures.", parser=named_path)],
     top_k: Annotated[
         int | None,
         typer.Option(
@@ -105,7 +105,10 @@ def find(
     else:
         print_answers(found.answers)
     if not any(answer.hits for answer in found.answers):
-        note("no picture of the folder matches the condition")
+        if where is not None:
+            note("no picture of the folder matches the condition")
+        elif not found.rows:
+            note("nothing is indexed yet")
     note_demo_model(client.card.fingerprint)
     sheet = html or (default_cache_dir() / "find.html" if open_sheet else None)
     if sheet is not None:
@@ -150,4 +153,4 @@ def _note_run(found: Found) -> None:
         note(run_sentence(report, found.index))
     if report is not None and report.failed:
         failed = counted(report.failed, "file could not be read", "files could not be read")
-        complain(f"{failed}:  clipdex failures {shown_path(str(found.index))}")
+        note(f"{failed}:  clipdex failures {shown_path(str(found.index))}")

@@ -15,7 +15,15 @@ import typer
 from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument, SourceError
 from clipdex.base.limits import MAX_PIXELS, Limits
-from clipdex.cli.common import Icc, JsonOption, interruptible, say_passed_over, shown_path, typed_delimiter
+from clipdex.cli.common import (
+    Icc,
+    JsonOption,
+    interruptible,
+    named_path,
+    say_passed_over,
+    shown_path,
+    typed_delimiter,
+)
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.demo_model import note_demo_model
 from clipdex.cli.index_options import ENVIRONMENT, required_index
@@ -89,6 +97,7 @@ def index(
             help="Folders of pictures, including subfolders; pictures, or a quoted glob of them; .tar files; "
             "tables: .csv, .tsv, .parquet.",
             show_default=False,
+            parser=named_path,
         ),
     ] = None,
     files_from: Annotated[

@@ -190,12 +190,30 @@ def bar_console() -> Console:
 
 
 def speak_any_encoding() -> None:
-    r"""Make both outputs print characters that their encoding lacks as an ASCII replacement, \xNN or \uNNNN."""
+    r"""Make both outputs print characters that their encoding lacks as an ASCII replacement, \xNN or \uNNNN.
+
+    A closed standard stream becomes the null device.
+    """
     codecs.register_error(_HANDLER, _plainly)
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)  # a replaced stream may have none
         if reconfigure is not None:
             reconfigure(errors=_HANDLER)
+
+
+def _open_closed_streams() -> None:
+    """Put the null device in place of a standard stream that is closed, as by `>&-`, which Python makes None.
+
+    In their order, so that each gets its own descriptor: otherwise, the next file opened would, and receive what
+    libraries and subprocesses print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115 - it stays open
+            if stream.fileno() <= 2:
+                os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
 
 
 def _plainly(error: UnicodeError) -> tuple[str, int]:

@@ -12,7 +12,7 @@ from clipdex.apps.results import Answer
 from clipdex.apps.retrieval import index_directory
 from clipdex.base.errors import InvalidArgument
 from clipdex.cli.answers import print_json
-from clipdex.cli.common import JsonOption, interruptible
+from clipdex.cli.common import JsonOption, interruptible, named_path
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.demo_model import note_demo_model
 from clipdex.cli.printing import printable, say
@@ -25,7 +25,12 @@ __all__ = ["retrieve"]
 @connects
 def retrieve(
     prompt: Annotated[str, typer.Option("--prompt", help="What the pictures should show.")],
-    images_dir: Annotated[Path, typer.Option("--images_dir", "--images-dir", help="Folder of pictures.")],
+    images_dir: Annotated[
+        Path,
+        typer.Option(
+            "--images_dir", "--images-dir", help="Folder of pictures.", metavar="PATH", parser=named_path
+        ),
+    ],
     top_k: Annotated[
         int | None,
         typer.Option("--top-k", "-k", "--top_k", help="Number of results (default 5).", show_default=False),

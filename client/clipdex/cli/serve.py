@@ -76,10 +76,8 @@ def serve(
     at_hand = [model_at_hand(name, repository, yes=yes) for name in model or ()]
     if at_hand:
         repository = at_hand[0].repository
-    elif repository is None:
-        repository = default_repository()
-        if repository.is_absolute():
-            note(f"there is no model_repository in this folder: serving the demo model, {repository}")
+    is_default = repository is None
+    repository = repository or default_repository()
     server = LocalTriton(
         repository,
         models=[part for each in at_hand for part in each.parts] or None,
@@ -92,6 +90,8 @@ def serve(
         startup_timeout_s=startup_timeout,
     )
     with _ended_by_signal(), server:
+        if is_default and repository.is_absolute():
+            note(f"there is no model_repository in this folder: serving the demo model, {repository}")
         models = served_models(server.models or ())
         if as_json:
             _print_json(server, models)

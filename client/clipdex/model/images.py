@@ -21,6 +21,7 @@ from clipdex.base.arrays import Pixels
 from clipdex.base.errors import ClipdexError, ImageError, InvalidArgument
 from clipdex.base.limits import MAX_PIXELS
 from clipdex.base.open_files import is_open_file, name_of, read_open
+from clipdex.base.regular_files import open_picture
 from clipdex.model.card import ImageSpec
 from clipdex.model.formats.decoders import FORMATS, OwnPicture, open_header, open_ours, refused
 from clipdex.model.formats.deep import grey_to_rgb
@@ -212,7 +213,10 @@ def center_crop(image: Image.Image, spec: ImageSpec) -> Pixels:
 
 def _read(path: str | os.PathLike[str]) -> bytes:
     try:
-        return Path(path).read_bytes()
+        with open_picture(Path(path)) as file:
+            return file.read()
+    except ImageError as exc:
+        raise ImageError(f"{os.fspath(path)}: {exc}", reason=exc.reason) from None
     except FileNotFoundError as exc:
         raise ImageError(f"{os.fspath(path)}: there is no such file", reason="vanished") from exc
     except (OSError, ValueError) as exc:

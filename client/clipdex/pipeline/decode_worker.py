@@ -14,7 +14,6 @@ the treatment of colour profiles. Messages are bytes:
 
 from __future__ import annotations
 
-import errno
 import gc
 import hashlib
 import json
@@ -22,7 +21,6 @@ import logging
 import mmap
 import os
 import signal
-import stat
 import struct
 import sys
 import time
@@ -40,6 +38,7 @@ from clipdex.base.errors import ImageError
 from clipdex.base.limits import Limits
 from clipdex.base.read_request import ReadRequest
 from clipdex.base.records import storable
+from clipdex.base.regular_files import NOT_A_FILE, open_picture
 from clipdex.looks.signature import perceptual_signature
 from clipdex.model.card import ImageSpec
 from clipdex.model.formats.decoders import use_one_thread
@@ -56,8 +55,6 @@ HEADER = struct.Struct("<BIIqqq16sdd")
 # A message's first byte. The last two are whole messages: a file's timeout is paused while its worker waits.
 DECODED, FAILED, UNCHANGED, WAITS, BEGINS = range(5)
 NO_HASH = bytes(16)
-
-_NOT_A_FILE = "is a directory, FIFO, socket or device by now, not a file"
 
 
 def decode_file(
@@ -77,10 +74,8 @@ def decode_file(
     try:
         slot, known = SLOT.unpack_from(message)
         request = ReadRequest.parse(message[SLOT.size :])
-        with os.fdopen(_open_now(request.file), "rb") as file:
+        with open_picture(request.file) as file:
             info = os.fstat(file.fileno())
-            if not stat.S_ISREG(info.st_mode):
-                raise ImageError(_NOT_A_FILE, reason="not_a_file")
             stated = (*request.identity(info), storable(info.st_ctime_ns))
             data = request.read(file, info, limits.max_file_bytes)
         digest = hashlib.blake2b(data, digest_size=16).digest()
@@ -95,9 +90,9 @@ def decode_file(
         return _failed(stated, digest, exc.reason, str(exc).removeprefix("the bytes given: "))
     except FileNotFoundError:
         return _failed(stated, digest, "vanished", "the file does not exist any more")
+    except IsADirectoryError:
+        return _failed(stated, digest, "not_a_file", NOT_A_FILE)
     except OSError as exc:
-        if exc.errno in (errno.ENXIO, errno.EISDIR):  # a socket; a directory
-            return _failed(stated, digest, "not_a_file", _NOT_A_FILE)
         return _failed(stated, digest, "unreadable", exc.strerror or type(exc).__name__)
     except MemoryError:
         return _failed(stated, digest, "out_of_memory", "not enough memory to read it")
@@ -129,11 +124,6 @@ def _made_if_it_fits(data: bytes, slot: Pixels, spec: ImageSpec, limits: Limits,
             raise
     gc.collect()  # the error may hold on to half a picture
     return None
-
-
-def _open_now(path: bytes) -> int:
-    """Open without blocking: what was a file during the scan may be a FIFO by now, which waits for a writer."""
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _failed(stated: tuple[int, int, int], digest: bytes, reason: str, detail: str) -> bytes:

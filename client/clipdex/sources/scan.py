@@ -13,6 +13,7 @@ from typing import Protocol
 from clipdex.base.errors import SourceError
 from clipdex.base.read_request import ReadRequest
 from clipdex.base.records import Failure, storable
+from clipdex.base.regular_files import NOT_A_FILE
 from clipdex.sources.census import Census, PassedOver
 from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.locations import containers
@@ -185,9 +186,10 @@ def scan(
     What `exclusion` leaves out (hidden files and junk if not given) is skipped, and so are files with another
     suffix. `census` counts both.
 
-    Links to files are followed. Links to folders come last, in their order, and only if their folder was not
-    entered yet: so a folder below `directory` has its own path, and any other that of the first link to it. What
-    cannot be examined (a folder without permission, a dangling link, a FIFO) goes to `on_failure`.
+    Links to files are followed. Links to folders come last, in their order, and neither their folder nor one below
+    it is entered twice: so a folder below `directory` has its own path, and any other that by the first link that
+    leads to it. What cannot be examined (a folder without permission, a dangling link, a FIFO) goes to
+    `on_failure`.
 
     Raises:
         SourceError: `directory` does not exist, is not a directory, or cannot be read.
@@ -236,7 +238,7 @@ def regular_file(path: bytes, on_failure: Callable[[Failure], None]) -> os.stat_
         return None
     if stat.S_ISREG(info.st_mode):
         return info
-    on_failure(Failure(path, "not_a_file", "is a directory, FIFO, socket or device, not a file", 0, 0))
+    on_failure(Failure(path, "not_a_file", NOT_A_FILE, 0, 0))
     return None
 
 
@@ -257,7 +259,9 @@ def _walk(
         except OSError as exc:
             on_failure(stat_failure(link, exc))
             continue
-        # Only links are checked: some file systems number folders badly, and only links can make a cycle.
+        # Not checked on the first pass, below the root itself: some file systems number folders badly, and without
+        # links nothing is met twice.
+        below_link = bool(entered)
         if (info.st_dev, info.st_ino) in entered:
             continue
         entered.add((info.st_dev, info.st_ino))
@@ -288,6 +292,8 @@ def _walk(
             if stat.S_ISDIR(info.st_mode) and is_link:
                 links.append(path)
             elif stat.S_ISDIR(info.st_mode):
+                if below_link and (info.st_dev, info.st_ino) in entered:
+                    continue
                 entered.add((info.st_dev, info.st_ino))
                 open_folders.append((path, iter(_entries(path, on_failure))))
             elif wanted and stat.S_ISREG(info.st_mode):

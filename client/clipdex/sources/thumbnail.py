@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from dataclasses import dataclass
 
 from PIL import Image
@@ -13,6 +12,7 @@ from clipdex.base.errors import ClipdexError, ImageError
 from clipdex.base.item_paths import id_of_text
 from clipdex.base.limits import Limits
 from clipdex.base.read_request import ReadRequest
+from clipdex.base.regular_files import open_picture
 from clipdex.model.images import open_image
 from clipdex.sources.opening import member_bytes
 
@@ -73,11 +73,8 @@ def _read(path: str) -> bytes:
     try:
         if (inside := member_bytes(path)) is not None:
             return inside
-        # Without O_NONBLOCK, opening a FIFO waits for a writer.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY), "rb") as file:
+        with open_picture(path) as file:
             info = os.fstat(file.fileno())
-            if not stat.S_ISREG(info.st_mode):
-                raise ImageError("is not a file any more", reason="not_a_file")
             return ReadRequest(os.fsencode(path)).read(file, info, Limits().max_file_bytes)
     except FileNotFoundError as exc:
         raise ImageError("there is no such file", reason="vanished") from exc
