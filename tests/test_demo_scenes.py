@@ -326,6 +326,7 @@ def test_too_few_demo_pictures_are_refused():
         demo_scenes(10)
 
 
+@pytest.mark.slow
 def test_the_held_out_set_is_of_two_parts_and_its_captions_differ(tmp_path):
     held_out = draw_held_out(tmp_path, unseen_scenes=160, unseen_combinations=40, short_queries=20)
     assert [is_unseen_scene(scene) for scene in held_out.scenes] == [True] * 160 + [False] * 40

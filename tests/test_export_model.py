@@ -171,6 +171,7 @@ def test_a_tokenizer_larger_than_the_text_tower(tmp_path: Path) -> None:
         export_model(checkpoint, name="tiny", repository=tmp_path / "repository")
 
 
+@pytest.mark.slow
 def test_random_weights_are_counted_in_the_card(checkpoint: Path, tmp_path: Path) -> None:
     for file in checkpoint.iterdir():
         if file.suffix != ".safetensors":
@@ -241,6 +242,7 @@ def test_importing_it_is_light() -> None:
     assert done.stdout == "[]\n", done.stderr
 
 
+@pytest.mark.slow
 def test_an_odd_size_and_a_short_context(tmp_path: Path) -> None:
     """Nothing is hard-coded to 224 or 77."""
     shape = replace(TINY, image_size=96, patch_size=24, context_length=19, projection=48)
@@ -251,6 +253,7 @@ def test_an_odd_size_and_a_short_context(tmp_path: Path) -> None:
     assert (card.text.context_length, card.embedding_dim) == (19, 48)
 
 
+@pytest.mark.slow
 def test_the_demo_checkpoint(tmp_path: Path) -> None:
     report = export_model(DEMO, name="demo", repository=tmp_path)
     assert report.card.parity["image_cosine_min"] >= 0.99999

@@ -448,6 +448,7 @@ def test_an_address_that_is_not_of_this_machine(repository: Path) -> None:
 
 
 @triton
+@pytest.mark.slow
 def test_a_port_taken_while_the_models_load(
     repository: Path, temp_dir: Path, used_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

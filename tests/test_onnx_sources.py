@@ -69,6 +69,7 @@ def embedded(repository: Path, name: str = "m") -> tuple[np.ndarray, np.ndarray]
 
 
 @pytest.mark.parametrize("case", LAYOUTS)
+@pytest.mark.slow
 def test_every_layout_is_adopted_from_a_directory(
     onnx_source: Callable[[str], str], adopt: Adopt, case: str
 ) -> None:
