@@ -26,7 +26,7 @@ from clipdex_export.photographs import gate_pictures  # noqa: E402
 @pytest.fixture(autouse=True)
 def few_pictures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     few = tuple(picture for picture in gate_pictures() if len(picture.data) < 60_000)
-    monkeypatch.setattr(gate, "gate_pictures", lambda: few)
+    monkeypatch.setattr(gate, "gate_pictures", lambda drawn=False: few)
     yield
 
 

@@ -51,7 +51,7 @@ SHAPE = {"layers": LAYERS, "attention_heads": 2, "ffn_dim": 64}
 )
 def test_a_text_model(config: Any, pooler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = tuple(picture for picture in gate_pictures() if len(picture.data) < 60_000)
-    monkeypatch.setattr(gate, "gate_pictures", lambda: few)
+    monkeypatch.setattr(gate, "gate_pictures", lambda drawn=False: few)
     source = write_open_clip_text(tmp_path / "checkpoint", config(), pooler)
     report = export_model(source, name="tiny", repository=tmp_path / "repository", max_batch_size=4)
     parity = report.card.parity
