@@ -55,7 +55,7 @@ def exported(
     small = tuple(picture for picture in gate_pictures() if len(picture.data) < 60_000)
     assert len(small) >= 15
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gate, "gate_pictures", lambda: small)
+        patch.setattr(gate, "gate_pictures", lambda drawn=False: small)
         yield {
             f"{case}_{precision}": export_model(
                 source, name=f"{case}_{precision}", repository=repository, precision=precision, max_batch_size=4
