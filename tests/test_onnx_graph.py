@@ -120,6 +120,19 @@ def test_weights_in_other_files_are_found_and_refused_elsewhere(place: Place, tm
                 call()
 
 
+def test_texts_count_by_their_letters() -> None:
+    """NumPy holds texts by reference: as bytes, an array of them is where they were in memory."""
+
+    def hashed(*texts: str) -> str:
+        tensor = helper.make_tensor("words", TensorProto.STRING, [len(texts)], [text.encode() for text in texts])
+        y = helper.make_tensor_value_info("y", TensorProto.STRING, [len(texts)])
+        graph = helper.make_graph([helper.make_node("Identity", ["words"], ["y"])], "g", [], [y], [tensor])
+        return graph_sha256(helper.make_model(graph), Path("model.onnx"), "here")
+
+    assert hashed("one", "two" * 50) == hashed("one", "two" * 50)
+    assert len({hashed("one", "two"), hashed("onet", "wo"), hashed("two", "one")}) == 3
+
+
 def sparse_tensor() -> Any:
     values = numpy_helper.from_array(np.ones(1, np.float32), "s")
     return helper.make_sparse_tensor(values, numpy_helper.from_array(np.zeros(1, np.int64), "i"), [4])

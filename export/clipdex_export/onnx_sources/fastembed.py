@@ -17,12 +17,12 @@ __all__ = ["FASTEMBED"]
 
 def _image(repository: Repository) -> ImageFiles | None:
     graph = best_of_twins(repository, "model") if "preprocessor_config.json" in repository else None
-    return None if graph is None else image_beside(repository, graph)
+    return image_beside(repository, graph)
 
 
 def _text(repository: Repository) -> TextFiles | None:
     graph = best_of_twins(repository, "model") if "tokenizer.json" in repository else None
-    return None if graph is None else text_beside(repository, graph)
+    return text_beside(repository, graph)
 
 
 FASTEMBED = Layout(

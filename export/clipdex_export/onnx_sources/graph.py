@@ -106,8 +106,6 @@ def graph_sha256(model: onnx.ModelProto, path: Path, where: str) -> str:
     Operators, their attributes and connections, inputs and outputs, and every weight's name, type, shape and
     bytes count; who wrote the file and whether its weights are inside do not.
     """
-    from onnx import numpy_helper
-
     digest = hashlib.sha256()
     for domain in sorted(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import):
         digest.update(f"opset {domain}\n".encode())
@@ -125,8 +123,17 @@ def graph_sha256(model: onnx.ModelProto, path: Path, where: str) -> str:
         if _is_external(tensor):
             digest.update(_bytes_of(tensor, path, where))
         else:
-            digest.update(tensor.raw_data or numpy_helper.to_array(tensor).tobytes())
+            digest.update(tensor.raw_data or _said(tensor))
     return digest.hexdigest()
+
+
+def _said(tensor: Any) -> bytes:
+    """Return the values that a tensor has in fields of their own; NumPy would give where texts are in memory."""
+    from onnx import numpy_helper
+
+    if tensor.string_data:
+        return b"".join(len(text).to_bytes(8, "little") + text for text in tensor.string_data)
+    return bytes(numpy_helper.to_array(tensor).tobytes())
 
 
 def _graphs(graph: Any) -> Iterator[Any]:

@@ -82,12 +82,16 @@ def best_of_twins(repository: Repository, stem: str) -> str | None:
     )
 
 
-def image_beside(repository: Repository, graph: str) -> ImageFiles:
-    """Return the image tower in `graph`, with the settings of transformers in the repository's root."""
+def image_beside(repository: Repository, graph: str | None) -> ImageFiles | None:
+    """Return the image tower in `graph`, if there is one, with the settings of transformers in the root."""
+    if graph is None:
+        return None
     return ImageFiles(graph, "preprocessor_config.json", "hugging_face", repository.first_of("config.json"))
 
 
-def text_beside(repository: Repository, graph: str) -> TextFiles:
-    """Return the text tower in `graph`, with the tokenizer of transformers in the repository's root."""
+def text_beside(repository: Repository, graph: str | None) -> TextFiles | None:
+    """Return the text tower in `graph`, if there is one, with the tokenizer of transformers in the root."""
+    if graph is None:
+        return None
     settings = (repository.first_of(name) for name in ("tokenizer_config.json", "config.json"))
     return TextFiles(graph, "tokenizer.json", "hugging_face", *settings)

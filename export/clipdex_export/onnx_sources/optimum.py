@@ -22,13 +22,11 @@ def joint_graph(repository: Repository) -> str | None:
 
 
 def _image(repository: Repository) -> ImageFiles | None:
-    graph = joint_graph(repository)
-    return None if graph is None else image_beside(repository, graph)
+    return image_beside(repository, joint_graph(repository))
 
 
 def _text(repository: Repository) -> TextFiles | None:
-    graph = joint_graph(repository)
-    return None if graph is None else text_beside(repository, graph)
+    return text_beside(repository, joint_graph(repository))
 
 
 OPTIMUM = Layout(

@@ -16,13 +16,11 @@ __all__ = ["TRANSFORMERS_JS"]
 
 
 def _image(repository: Repository) -> ImageFiles | None:
-    graph = best_of_twins(repository, "vision_model")
-    return None if graph is None else image_beside(repository, graph)
+    return image_beside(repository, best_of_twins(repository, "vision_model"))
 
 
 def _text(repository: Repository) -> TextFiles | None:
-    graph = best_of_twins(repository, "text_model")
-    return None if graph is None else text_beside(repository, graph)
+    return text_beside(repository, best_of_twins(repository, "text_model"))
 
 
 TRANSFORMERS_JS = Layout(
