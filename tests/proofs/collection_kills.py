@@ -7,17 +7,17 @@ id must hold what was last acknowledged, or what was begun after it, once.
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import struct
 import threading
 import time
+from functools import partial
 from mmap import mmap
 from pathlib import Path
 from random import Random
 
 import numpy as np
+from proofs.kills import kill_after
 
 import clipdex
 from clipdex import Collection, Item
@@ -133,7 +133,8 @@ def kill_collections(directory: Path, kills: int, rng: Random) -> tuple[int, int
             with clipdex.IndexWriter.open_or_create(index, _MANIFEST):
                 pass
         before = [abs(board.read(cell)[1]) for cell in range(THREADS * IDS)]
-        _kill_after(rng.uniform(0.02, 0.4), index, board, rng.randrange(1 << 30))
+        wait, seed = rng.uniform(0.02, 0.4), rng.randrange(1 << 30)
+        kill_after(wait, partial(add_for_ever, index, board, seed))
         check(index, board)
         cells = [board.read(cell) for cell in range(THREADS * IDS)]
         amid += any(began != returned for began, returned in cells)
@@ -142,21 +143,3 @@ def kill_collections(directory: Path, kills: int, rng: Random) -> tuple[int, int
         leftovers = [path.name for path in directory.iterdir() if path != index]
         assert not leftovers, f"left behind: {leftovers}"
     return changes, amid
-
-
-def _kill_after(seconds: float, index: Path, board: Board, seed: int) -> None:
-    """Add in a child process, and end it from outside some time after it has opened the index."""
-    child = os.fork()
-    if child == 0:
-        try:
-            add_for_ever(index, board, seed)
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            os._exit(3)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), f"the child ended by itself with status {os.waitstatus_to_exitcode(status)}"

@@ -34,7 +34,7 @@ def kill_writers(directory: Path, kills: int, rng: Random) -> tuple[Counter[str]
             shutil.rmtree(index, ignore_errors=True)
             shared.set("acknowledged", 0)
         longest = 0.02 if kill % KILLS_AN_INDEX == 0 else 0.15
-        _kill_after(rng.uniform(0, longest), lambda: write_for_ever(index, Random(rng.random()), shared))
+        kill_after(rng.uniform(0, longest), lambda: write_for_ever(index, Random(rng.random()), shared))
         phases[PHASES[shared.get("phase")]] += 1
         acknowledged = shared.get("acknowledged")
         if not index.exists() and acknowledged == 0:
@@ -60,7 +60,7 @@ def write_for_ever(index: Path, rng: Random, shared: Shared) -> None:
             compact_index(index)
 
 
-def _kill_after(seconds: float, work: Callable[[], None]) -> None:
+def kill_after(seconds: float, work: Callable[[], None]) -> None:
     """Do some work in a child process, the leader of a session, and end it from outside."""
     child = os.fork()
     if child == 0:
@@ -76,7 +76,7 @@ def _kill_after(seconds: float, work: Callable[[], None]) -> None:
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), f"the run ended by itself with status {os.waitstatus_to_exitcode(status)}"
+    assert os.WIFSIGNALED(status), f"the child ended by itself with status {os.waitstatus_to_exitcode(status)}"
     _await_end_of_session(child)
 
 
@@ -105,7 +105,7 @@ def kill_runs(directory: Path, kills: int, pictures: int, rng: Random) -> tuple[
     written = draw(folder, pictures, 8)
     shared, killed, finished = Shared(), 0, 0
     while killed < kills:
-        _kill_after(rng.uniform(0.2, 2.5), lambda: _index_for_ever(folder, index, shared))
+        kill_after(rng.uniform(0.2, 2.5), lambda: _index_for_ever(folder, index, shared))
         killed += 1
         acknowledged = shared.get("acknowledged")
         if not index.exists():
@@ -149,7 +149,7 @@ def opening_times(
 
     readers, writers = [], []
     for _ in range(kills):
-        _kill_after(rng.uniform(0.1, 1.0), grow)
+        kill_after(rng.uniform(0.1, 1.0), grow)
         began = time.perf_counter()
         with Index.open(index) as opened:
             readers.append(time.perf_counter() - began)

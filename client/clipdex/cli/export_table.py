@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from clipdex.base.counting import counted
 from clipdex.base.printable import printable
 from clipdex.cli.common import shown_path
+from clipdex.cli.models import card_facts
 from clipdex.cli.printing import say, say_block, say_json
 from clipdex.cli.tables import table
 
@@ -46,17 +47,10 @@ def print_export_json(report: ExportReport) -> None:
         {
             "name": card.name,
             "repository": str(report.repository),
-            "source": card.source,
-            "revision": card.revision,
-            "fingerprint": card.fingerprint,
-            "embedding_dim": card.embedding_dim,
-            "image_size": card.image.size,
-            "context_length": card.text.context_length,
+            **card_facts(card),
             "bytes_on_disk": report.bytes_on_disk,
             "towers": _towers(report),
             "top10_overlap": card.parity.get("top10_overlap"),
-            "parity": dict(card.parity),
-            "below_floor": card.below_floor,
             "unused_weights": list(report.unused_weights),
             "random_weights": list(report.random_weights),
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -73,7 +72,7 @@ def model_at_hand(model: str | None, repository: Path | None, *, yes: bool) -> A
             raise ModelNotFound(f"{where}: there is no such model repository")
         if model is None:
             raise ModelNotFound(f"{where} has no model; clipdex export NAME --repository {where}  adds one")
-        others = f"; it has {_names(held)}" if held else ""
+        others = f"; it has {', '.join(held)}" if held else ""
         raise ModelNotFound(
             f"{where} has no model {model}{others};  clipdex models --available  lists what can be downloaded"
         )
@@ -112,7 +111,3 @@ def _export(listed: AvailableModel, place: Path, *, yes: bool) -> None:
 
 def _somebody_can_answer() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
-
-
-def _names(held: Iterable[str]) -> str:
-    return ", ".join(held)

@@ -12,8 +12,9 @@ from clipdex.cli.common import JsonOption
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.printing import note, printable, say, say_json
 from clipdex.client.held_models import HeldModel, list_models
+from clipdex.model.card import ModelCard
 
-__all__ = ["models"]
+__all__ = ["card_facts", "models"]
 
 _HEAD = ("model", "dim", "pixels", "tokens", "precision", "cosine", "top-10", "size", "fingerprint", "source")
 
@@ -108,15 +109,18 @@ def _as_dict(model: HeldModel) -> dict[str, Any]:
     card = model.card
     if card is None:
         return facts | {"error": model.error}
-    return facts | {
+    return facts | card_facts(card) | {"max_batch_size": model.max_batch_size, "precision": card.precision}
+
+
+def card_facts(card: ModelCard) -> dict[str, Any]:
+    """Return what JSON says of every model: its source, space and sizes, and its closeness to the checkpoint."""
+    return {
         "source": card.source,
         "revision": card.revision,
         "fingerprint": card.fingerprint,
         "embedding_dim": card.embedding_dim,
         "image_size": card.image.size,
         "context_length": card.text.context_length,
-        "max_batch_size": model.max_batch_size,
-        "precision": card.precision,
         "parity": dict(card.parity),
         "below_floor": card.below_floor,
     }

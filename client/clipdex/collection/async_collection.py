@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from clipdex.base.arguments import PathLike
 from clipdex.base.arrays import Vectors
 from clipdex.base.cpus import usable_cpus
-from clipdex.base.errors import ClipdexError, Closed
-from clipdex.client.driving import drive
-from clipdex.client.steps import Steps
+from clipdex.base.errors import Closed
+from clipdex.client.async_twin import AsyncTwin
 from clipdex.collection.changing import add_steps, commit_steps, remove_steps, update_metadata_steps
 from clipdex.collection.collection import Collection as BlockingCollection
 from clipdex.collection.core import Core, Key
@@ -25,11 +23,10 @@ from clipdex.search.mixture import Query
 
 __all__ = ["Collection"]
 
-_T = TypeVar("_T")
 _PAGE = 1_000
 
 
-class Collection:
+class Collection(AsyncTwin[BlockingCollection]):
     """A `clipdex.Collection` whose methods are awaited: `async with clipdex.aio.Collection.open(...) as pictures`.
 
     Any number of tasks may share it. A task cancelled while it waits for a commit may have added its items.
@@ -37,52 +34,27 @@ class Collection:
 
     def __init__(self, opened: Callable[[], BlockingCollection]) -> None:
         """opened: opens the collection, in a thread, when the `async with` begins."""
-        self._open = opened
-        self._collection: BlockingCollection | None = None
-        self._closed = False
-        self._threads = ThreadPoolExecutor(max(4, 2 * usable_cpus()), thread_name_prefix="clipdex-collection")
+        super().__init__(
+            opened,
+            ThreadPoolExecutor(max(4, 2 * usable_cpus()), thread_name_prefix="clipdex-collection"),
+            closed="this collection is closed: make another with clipdex.aio.Collection.open",
+            unopened="the collection is not open: use  async with clipdex.aio.Collection.open(...) as pictures",
+        )
 
     @classmethod
     def open(cls, index: PathLike, **settings: Any) -> Collection:
         """Make a collection that opens when its `async with` begins; takes what `clipdex.Collection.open` does."""
         return cls(partial(BlockingCollection.open, index, **settings))
 
-    async def __aenter__(self) -> Collection:
-        self._require_open()
-        made = self._threads.submit(self._open)
-        try:
-            self._collection = await asyncio.wrap_future(made)
-        except BaseException:
-            self._closed = True
-            made.add_done_callback(_close_unwanted)  # its thread cannot be cancelled
-            self._threads.shutdown(wait=False)
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
     async def close(self) -> None:
         """See `clipdex.Collection.close`."""
-        if self._closed:
-            return
-        try:
-            await self._in_thread(self.collection.close)
-        finally:
-            self._closed = True
-            self._threads.shutdown(wait=False)
+        if not self._closed:
+            await self._end()
 
     @property
     def collection(self) -> BlockingCollection:
         """The underlying blocking collection."""
-        self._require_open()
-        if self._collection is None:
-            raise ClipdexError(
-                "the collection is not open: use  async with clipdex.aio.Collection.open(...) as pictures"
-            )
-        return self._collection
+        return self._opened()
 
     @property
     def _core(self) -> Core:
@@ -91,9 +63,9 @@ class Collection:
     def __repr__(self) -> str:
         if self._closed:
             return "<clipdex.aio.Collection, closed>"
-        if self._collection is None:
+        if self._blocking is None:
             return "<clipdex.aio.Collection not open>"
-        return f"<clipdex.aio.Collection over {self._collection!r}>"
+        return f"<clipdex.aio.Collection over {self._blocking!r}>"
 
     async def search(self, text: str | Query | None = None, **options: Any) -> Hits:
         """See `clipdex.Collection.search`."""
@@ -165,19 +137,3 @@ class Collection:
                 quiet_since = loop.time()
             elif timeout_s is not None and loop.time() - quiet_since >= timeout_s:
                 return
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise Closed("this collection is closed: make another with clipdex.aio.Collection.open")
-
-    async def _in_thread(self, function: Callable[[], _T]) -> _T:
-        self._require_open()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
-
-    async def _drive(self, steps: Steps[_T]) -> _T:
-        return await drive(steps, self._threads, self._require_open)
-
-
-def _close_unwanted(made: Future[BlockingCollection]) -> None:
-    if not made.cancelled() and made.exception() is None:
-        made.result().close()
