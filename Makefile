@@ -148,7 +148,7 @@ clean:  ## remove the environments and what the demo wrote
 	$(call INSTALL,constraints.txt,.venv-dev) torch==2.13.0
 # Without what it depends on: torchvision has no build without CUDA on every index. The tests lend it some names.
 	$(call INSTALL,constraints.txt,.venv-dev) --no-deps open_clip_torch timm ftfy wcwidth
-	$(call INSTALL,constraints.txt,.venv-dev) -e '.[cli,local,export,tables,plot,dev]'
+	$(call INSTALL,constraints.txt,.venv-dev) -e '.[cli,local,export,tables,plot,web,dev]'
 	@touch $@
 
 # By hash: a file that the index gives and that is not one of those that were locked is refused.
