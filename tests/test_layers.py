@@ -23,6 +23,7 @@ FLOORS = (
     "pipeline",
     "collection",
     "apps",
+    "web",
     "cli",
 )
 # Files that no room holds: what users import, which may name any room but the command line, and the version.
@@ -40,6 +41,9 @@ CONFINED = {
     "tritonclient": ("clipdex.wire",),
     "sqlite3": ("clipdex.index",),
     "pytriton": ("clipdex_server",),
+    **dict.fromkeys(
+        ("fastapi", "starlette", "uvicorn", "jinja2", "pydantic", "prometheus_client"), ("clipdex.web",)
+    ),
     "typer": ("clipdex.cli",),
     "rich": ("clipdex.cli",),
     "clipdex_export": ("clipdex_export", "clipdex.cli"),

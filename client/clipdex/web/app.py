@@ -1,0 +1,59 @@
+"""The application: its collections, its routes, and the guard before them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from clipdex.version import __version__
+from clipdex.web.guard import guarded
+from clipdex.web.problems import add_handlers
+from clipdex.web.routes import search
+from clipdex.web.served import Served
+from clipdex.web.settings import WebSettings
+
+__all__ = ["create_app"]
+
+_ROUTERS = (search.router,)
+
+
+def create_app(settings: WebSettings) -> FastAPI:
+    """Make the ASGI application that serves the indexes of `settings`; they are opened when it starts.
+
+    Raises:
+        InvalidArgument: the settings contradict each other.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with Served(settings) as served:
+            app.state.served = served
+            yield
+
+    app = FastAPI(
+        title="clipdex",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+    )
+    add_handlers(app)
+    for router in _ROUTERS:
+        app.include_router(router)
+    app.add_middleware(_Guard, settings=settings)
+    return app
+
+
+class _Guard:
+    """`guarded` as what `add_middleware` takes."""
+
+    def __init__(self, app: ASGIApp, settings: WebSettings) -> None:
+        self._app = guarded(app, settings)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._app(scope, receive, send)

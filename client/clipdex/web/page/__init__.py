@@ -1,0 +1,4 @@
+"""The page: templates, style and script.
+
+Not public.
+"""

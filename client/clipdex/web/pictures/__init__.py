@@ -1,0 +1,4 @@
+"""Thumbnails and originals of indexed pictures.
+
+Not public.
+"""

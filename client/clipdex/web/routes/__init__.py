@@ -1,0 +1,4 @@
+"""The routes of the API, one module a subject.
+
+Not public.
+"""

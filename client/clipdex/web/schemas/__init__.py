@@ -1,0 +1,4 @@
+"""The bodies of requests and answers, one module a subject.
+
+Not public.
+"""
