@@ -2,8 +2,8 @@
 
     .venv-dev/bin/python benchmarks/watch.py [--pictures N]
 
-The pictures are drawn, 8 × 8 pixels each, a thousand to a folder, and indexed through a fake server. Each figure is
-the median of five runs over the index as it is, in which nothing has to be embedded.
+The pictures are drawn, 8 × 8 pixels each, a thousand to a folder, and indexed through a fake server. Each figure
+is the median of five runs over the index as it is, in which nothing has to be embedded.
 """
 
 import argparse
