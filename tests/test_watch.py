@@ -241,7 +241,7 @@ def test_a_folder_that_is_gone_is_waited_for_and_nothing_is_removed(start: Any, 
 def test_an_empty_folder_is_waited_for_until_a_picture_comes(
     start: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "_AGAIN_S", (25.0,))
+    monkeypatch.setattr(app, "_AGAIN_S", (100.0,))
     for path in folder.iterdir():
         path.unlink()
     run = start()

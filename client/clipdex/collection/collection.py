@@ -265,8 +265,8 @@ class Collection:
 
         poll_s: how often it will be called.
         """
-        if not is_number(poll_s) or not poll_s > 0:
-            raise InvalidArgument(f"poll_s is {poll_s!r}; expected a positive number of seconds")
+        if not is_number(poll_s) or not 0 < poll_s < float("inf"):
+            raise InvalidArgument(f"poll_s is {poll_s!r}; expected a positive, finite number of seconds")
         with self._core.reading() as index:
             seen = [(index.generation, index.version)]
 

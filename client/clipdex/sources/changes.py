@@ -92,8 +92,7 @@ class FolderChanges:
         self.blind = ""
         self._folder = folder
         self._exclusion = exclusion or Exclusion()
-        # A file that is being written changes from one listing to the next.
-        self._still_s = still_s if polling_s is None else max(still_s, 1.5 * polling_s)
+        self._still_s = still_s
         self._polling_s = polling_s
         # A link itself has no events for what is in its folder.
         self._real = os.fsencode(os.path.realpath(folder))
