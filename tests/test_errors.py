@@ -63,7 +63,7 @@ def test_a_full_queue_is_not_called_unreachable_host():
 @pytest.mark.parametrize(
     "details",
     [
-        "errors resolving no.invalid:1: [field:hostname lookup error:address lookup failed: Domain name not found]",
+        "errors resolving no.invalid:1: [field:hostname lookup error:lookup failed: Domain name not found]",
         "DNS resolution failed for no.invalid:1: C-ares status is not ARES_SUCCESS: Domain name not found",
         "DNS resolution failed for no.invalid:1: UNKNOWN:getaddrinfo: Temporary failure in name resolution",
         "getaddrinfo(): Name or service not known",

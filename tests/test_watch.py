@@ -387,7 +387,7 @@ def test_tars_in_a_folder_are_followed_as_a_whole(start: Any, folder: Path) -> N
 @pytest.mark.parametrize(
     "options", [{"rescan_s": float("nan")}, {"rescan_s": -1}, {"still_s": float("inf")}, {"polling_s": 0.0}]
 )
-def test_a_number_out_of_range_is_refused(folder: Path, options: dict[str, float]) -> None:
+def test_a_number_out_of_range_is_refused(folder: Path, options: dict[str, Any]) -> None:
     with pytest.raises(clipdex.InvalidArgument, match=f"{next(iter(options))} is .*; expected"):
         Watch(folder, folder / "x.clipdex", lambda source: pytest.fail(), **options)
 
@@ -412,7 +412,16 @@ def test_a_missing_watchdog_names_the_extra(
 def test_the_command_prints_a_line_of_json_a_sync_and_ends_on_a_signal(
     folder: Path, tmp_path: Path, number: int, status: int
 ) -> None:
-    command = [sys.executable, "-m", "clipdex", "watch", folder, "--out", tmp_path / "x.clipdex", "--json"]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "clipdex",
+        "watch",
+        folder,
+        "--out",
+        tmp_path / "x.clipdex",
+        "--json",
+    ]
     more = ["--still-s", "0.1", "--server", f"inproc:{MODEL_REPOSITORY}", "--model", "demo", "--workers", "1"]
     process = subprocess.Popen([*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:

@@ -59,7 +59,7 @@ class IdList:
         """Look at the beginning of the file.
 
         Args:
-            folder: where relative paths start; for tables and JSON the file's folder if not given, else the current.
+            folder: where relative paths start; if not given, the current one for pairs, else the file's.
             name: the list's name in messages; the file's if not given.
             column, id_column: names of the fields of the path and the id (default `id`).
             delimiter: of a table; detected if not given.
