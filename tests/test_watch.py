@@ -298,6 +298,23 @@ def test_a_locked_index_is_waited_for_and_free_between_syncs(start: Any, folder:
     clipdex.IndexWriter(run.index).close()
 
 
+def test_a_server_that_goes_away_during_a_sync_does_not_hold_the_index_for_long(
+    fake: clipdex.Client, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any
+) -> None:
+    from clipdex.cli import connection_options
+
+    deadlines: list[float] = []
+
+    def submit(pixels: Any, deadline_s: float) -> Any:
+        deadlines.append(deadline_s)
+        raise clipdex.FingerprintMismatch("ends it")
+
+    monkeypatch.setattr(fake, "submit_pixels", submit)
+    monkeypatch.setattr(connection_options, "connect", lambda *_, **__: fake)
+    assert run("watch", folder, "--out", tmp_path / "x.clipdex", "--workers", "1")[0] == 1
+    assert deadlines == [app.SYNC_DEADLINE_S]
+
+
 def test_another_error_ends_it(start: Any) -> None:
     run = start()
     run.fail = [clipdex.FingerprintMismatch("another model")]

@@ -63,6 +63,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     "clipdex add": (
         Example("clipdex add cat.jpg dog.jpg -i photos.clipdex", "By their file names"),
         Example('clipdex add a.jpg --id 17 --metadata \'{"by": "Ada"}\' -i photos.clipdex', "By an id"),
+        Example("clipdex add --ids-from items.csv -i photos.clipdex", "A table with the columns id and path"),
     ),
     "clipdex remove": (Example("clipdex remove cat.jpg 17 -i photos.clipdex", "Two items"),),
     "clipdex merge": (

@@ -26,6 +26,7 @@ __all__ = [
     "put_back",
     "require_outside_indexes",
     "sweep_unfinished",
+    "unfinished_name",
 ]
 
 LOCK_FILE = "writer.lock"
@@ -52,7 +53,7 @@ def create_index(directory: Path, manifest: Manifest) -> None:
 
 
 def require_outside_indexes(directory: Path) -> None:
-    """Raise InvalidArgument if a path is inside an index, which its next compaction would remove with all in it."""
+    """Raise InvalidArgument if a path is inside an index, whose next compaction would remove what is there."""
     for folder in Path(os.path.realpath(directory)).parents:
         if (folder / MANIFEST).is_file() and (folder / ROWS_FILE).is_file():
             raise InvalidArgument(
@@ -99,6 +100,13 @@ def sweep_unfinished(directory: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             finally:
                 os.close(lock)
+
+
+def unfinished_name(directory: Path) -> Path:
+    """Return a new name beside an index, under which the next writer removes what is there."""
+    made = tempfile.mkdtemp(prefix=_prefix(directory), dir=directory.parent)
+    os.rmdir(made)
+    return Path(made)
 
 
 def _made(directory: Path) -> tuple[Path, int]:
