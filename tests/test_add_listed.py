@@ -183,8 +183,8 @@ def test_an_index_in_which_nothing_could_be_put_is_not_left_behind(place: Path, 
     status, out, _err = run("add", "in/bad.png", "-i", "x.clipdex")
     assert (status, out) == (1, "0 items added; x.clipdex was not created\n")
     assert sorted(os.listdir()) == before
-    assert run("add", "in/0.png", "-i", "x.clipdex")[0] == 0
-    assert run("remove", "0.png", "-i", "x.clipdex")[0] == 0
+    with Client(FakeTransport()) as client:
+        Collection.open("x.clipdex", client=client).close()
     assert run("add", "in/bad.png", "-i", "x.clipdex")[1] == "0 items added; x.clipdex holds 0\n"  # not its own
 
 

@@ -261,6 +261,47 @@ def test_the_last_picture_is_kept_as_the_disk_may_be_unmounted(start: Any, folde
         assert len(index) == 3
 
 
+def test_a_disk_below_the_folder_that_is_unmounted_keeps_its_pictures(
+    start: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, away = folder / "disk", tmp_path / "away"
+    disk.mkdir()
+    noise(50).save(disk / "50.png")
+    mounts = [frozenset({"disk"})]
+    monkeypatch.setattr(app, "mounted_below", lambda _: mounts[0])
+    run = start()
+    assert run.synced() == (4, 0, 0, 0, 4)
+    mounts[0] = frozenset()
+    disk.rename(away)
+    disk.mkdir()
+    (folder / "0.png").unlink()
+    assert run.held() == f"{disk} is not mounted any more: its pictures stay in {run.index}"
+    assert run.synced() == (0, 0, 1, 0, 3)
+    (folder / "1.png").unlink()
+    assert run.synced() == (0, 0, 1, 0, 2)
+    disk.rmdir()
+    away.rename(disk)
+    (disk / "50.png").unlink()
+    mounts[0] = frozenset({"disk"})
+    assert run.synced() == (0, 0, 1, 0, 1)
+
+
+def test_mount_points_below_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipdex.base import mounts
+
+    place = os.path.realpath(tmp_path)
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        f"1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 8:2 / {place}/a\\040b rw shared:1 - nfs4 x rw\nshort\n"
+        f"3 1 8:3 / {place} rw - tmpfs x rw\n4 1 8:3 / {place}-other rw - tmpfs x rw\n"
+    )
+    monkeypatch.setattr(mounts, "_TABLE", table)
+    assert mounts.mounted_below(tmp_path) == {"a b"}
+    assert [kind for _, kind in mounts.mounted()] == ["ext4", "nfs4", "tmpfs", "tmpfs"]
+    monkeypatch.setattr(mounts, "_TABLE", tmp_path / "gone")
+    assert mounts.mounted() == []
+
+
 def test_a_folder_unmounted_during_a_run_loses_nothing(fake: clipdex.Client, folder: Path, tmp_path: Path) -> None:
     index = tmp_path / "x.clipdex"
     clipdex.index_pictures(fake, folder, index, workers=1)
@@ -339,15 +380,22 @@ def test_a_rescan_finds_what_no_event_told_of(start: Any, folder: Path, monkeypa
     assert isinstance(done, Synced) and (done.cause, done.report.rows) == ("rescan", 4)
 
 
+@pytest.mark.parametrize("room", [0, 1], ids=["for no watch", "for some of them"])
 def test_a_reached_limit_of_the_system_is_told_and_rescans_go_on(
-    start: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+    start: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
-    from watchdog.observers import Observer
+    from watchdog.observers.api import BaseObserver
+
+    started: list[Any] = []
+    real = BaseObserver.start
 
     def full(self: Any) -> None:
-        raise OSError(errno.ENOSPC, "inotify watch limit reached")
+        started.append(self)
+        if len(started) > room:
+            raise OSError(errno.ENOSPC, "inotify watch limit reached")
+        real(self)
 
-    monkeypatch.setattr(Observer, "start", full)
+    monkeypatch.setattr(BaseObserver, "start", full)
     run = start(rescan_s=0.3)
     assert "sysctl fs.inotify.max_user_watches=N, or use --polling" in run.held()
     assert run.synced() == (3, 0, 0, 0, 3)

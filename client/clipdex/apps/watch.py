@@ -20,11 +20,12 @@ from clipdex.base.errors import (
     ServerUnreachable,
     SourceError,
 )
+from clipdex.base.mounts import mounted_below
 from clipdex.pipeline.report import RunReport
 from clipdex.sources.changes import Changed, FolderChanges
 from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.opening import open_source
-from clipdex.sources.source import Folder, Source
+from clipdex.sources.source import Folder, Keeping, Source
 from clipdex.sources.touched import Touched
 
 __all__ = ["RESCAN_S", "STILL_S", "SYNC_DEADLINE_S", "Cause", "Held", "Synced", "Watch"]
@@ -124,6 +125,8 @@ class Watch:
         self._rescan_s = rescan_s
         self._still_s = still_s
         self._polling_s = polling_s
+        self._mounts = mounted_below(folder)  # all that were there at some time
+        self._now_mounted = self._mounts
         self._plain = False  # the folder itself has the pictures, and not its tars or tables
         try:
             self._changes: FolderChanges | None = self._watched()
@@ -147,9 +150,14 @@ class Watch:
             yield Held(self._changes.blind)
         while True:
             now = time.monotonic()
-            if self._changes is not None and not self._changes.is_current():
+            mounts = mounted_below(self._folder)
+            if self._changes is not None and not (self._changes.is_current() and mounts == self._now_mounted):
                 self._changes.close()
                 self._changes = None
+            gone = sorted((self._mounts & self._now_mounted) - mounts)
+            self._mounts, self._now_mounted = self._mounts | mounts, mounts
+            for place in gone:
+                yield Held(f"{self._folder / place} is not mounted any more: its pictures stay in {self._index}")
             if self._changes is None and now >= again_at:
                 # Watched before it is scanned, so that nothing can happen in between.
                 pending = pending | _EVERYTHING
@@ -191,11 +199,14 @@ class Watch:
 
     def _source(self, pending: Changed) -> Source:
         """Return the source to sync with: all of the folder, or the part that may have changed."""
+        source: Source
         if self._plain and not pending.everything:
-            return Touched(self._folder, pending.files, pending.folders, self._exclusion)
-        source = open_source(self._folder, tar=self._tar, exclusion=self._exclusion)
-        self._plain = type(source) is Folder
-        return source
+            source = Touched(self._folder, pending.files, pending.folders, self._exclusion)
+        else:
+            source = open_source(self._folder, tar=self._tar, exclusion=self._exclusion)
+            self._plain = type(source) is Folder
+        away = self._mounts - mounted_below(self._folder)
+        return Keeping(source, [self._folder / place for place in away]) if away else source
 
     def _watched(self) -> FolderChanges:
         return FolderChanges(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import os
 import shutil
@@ -13,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clipdex.base.errors import IndexWriteError, InvalidArgument
-from clipdex.index.file_system import lacking
+from clipdex.index.file_system import lacking, locked
 from clipdex.index.files import create, sync_directory
 from clipdex.index.manifest import MANIFEST, Manifest
 from clipdex.index.rows import ROWS_FILE, RowStore
@@ -93,11 +92,11 @@ def sweep_unfinished(directory: Path) -> None:
     """Remove unfinished indexes that killed processes left beside `directory`, but none that is being built."""
     directory = Path(os.path.realpath(directory))  # they are beside the index, not beside a link to it
     for path in directory.parent.glob(glob.escape(_prefix(directory)) + "*"):
-        with suppress(OSError):
+        with suppress(OSError, IndexWriteError):
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
+                if locked(lock, path):
+                    shutil.rmtree(path, ignore_errors=True)
             finally:
                 os.close(lock)
 
@@ -115,11 +114,12 @@ def _made(directory: Path) -> tuple[Path, int]:
         made = Path(tempfile.mkdtemp(prefix=_prefix(directory), dir=directory.parent))
         with suppress(FileNotFoundError):
             lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
-            with suppress(OSError):  # a file system without locks: no process can remove it there either
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            if made.is_dir():
+            alone = True
+            with suppress(IndexWriteError):  # a file system without locks: no process can remove it there either
+                alone = locked(lock, made)
+            if alone and made.is_dir():
                 return made, lock
-            os.close(lock)  # it was removed between being created and being locked
+            os.close(lock)  # another process removes it, before it was locked
 
 
 def put_back(directory: Path) -> None:
