@@ -19,6 +19,7 @@ _MODELS = "Models and servers"
 _ENTRIES = {
     "find": Entry("Find the pictures of a folder that best match a text.", "find:find", _PICTURES),
     "index": Entry("Embed the pictures of folders, tar files or tables into an index.", "index:index", _PICTURES),
+    "watch": Entry("Keep an index up to date with a folder until Ctrl-C.", "watch:watch", _PICTURES),
     "search": Entry(
         "Find the pictures of an index that best match a text or picture.", "search:search", _PICTURES
     ),

@@ -27,6 +27,7 @@ from clipdex.cli.query_options import (
     ParamOption,
     TextOption,
     WhereOption,
+    note_pictures_as_texts,
     parameters,
     queries_of,
 )
@@ -91,6 +92,7 @@ def search(
     and --like are mixed into one query: --text beach --minus people --image ref.jpg:0.5
     """
     asked = queries_of(queries or [], text or [], minus or [], image or [], like or [])
+    note_pictures_as_texts([*(queries or []), *(text or [])])
     if as_json and as_csv:
         raise InvalidArgument("--json and --csv are both given; choose one")
     if param and where is None:

@@ -101,6 +101,10 @@ class Collection(AsyncTwin[BlockingCollection]):
         """See `clipdex.Collection.vector`."""
         return await self._in_thread(partial(self.collection.vector, item))
 
+    async def holds(self, item: Item) -> bool:
+        """See `clipdex.Collection.holds`."""
+        return await self._in_thread(partial(self.collection.holds, item))
+
     async def contains(self, item: Key) -> bool:
         """Return whether there is such a picture; `in` cannot be awaited."""
         return await self.get(item) is not None

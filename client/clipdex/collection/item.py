@@ -23,7 +23,7 @@ from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource, center_crop, file_bytes, open_image, resized
 from clipdex.sources.metadata import metadata_json
 
-__all__ = ["Commit", "Item", "StoredItem", "decoded", "given_vector", "metadata_of", "stored_item"]
+__all__ = ["Commit", "Item", "StoredItem", "content_hash", "decoded", "given_vector", "metadata_of", "stored_item"]
 
 _LONGEST_METADATA = 1 << 20  # characters of JSON
 
@@ -174,6 +174,11 @@ def stored_item(row: int, picture: Picture, where: object) -> StoredItem:
             f"{where}: the metadata of row {row} is not a JSON object; see  clipdex verify"
         ) from exc
     return StoredItem(id_of_path(p.path), path_text(p.path), row, p.width, p.height, p.size, p.mtime_ns, metadata)
+
+
+def content_hash(data: bytes) -> bytes:
+    """Return the content hash of a picture file."""
+    return _hash(data)
 
 
 def _picture(item: Item, size: int, content: bytes, shape: tuple[int, int], phash: bytes | None) -> Picture:
