@@ -17,6 +17,7 @@ from clipdex.client.batching import Batcher
 from clipdex.client.client import Client
 from clipdex.collection.commits import Change, Commits
 from clipdex.collection.open_collection import Opened
+from clipdex.collection.scanning import Scans
 from clipdex.collection.shared_lock import Gate
 from clipdex.index.reader import Index
 from clipdex.index.writer import IndexWriter
@@ -31,7 +32,7 @@ Key: TypeAlias = "str | int | os.PathLike[str]"
 class Core:
     """An index, an optional client, and a thread that writes unless the collection is read-only.
 
-    index: except for its manifest, use it within `reading` only.
+    index: except for its manifest, use it within `reading` only. scans: answers searches of it.
     """
 
     def __init__(self, parts: Opened, read_only: bool) -> None:
@@ -46,6 +47,7 @@ class Core:
         self._closing = threading.Lock()
         self._pid = os.getpid()
         self._batcher = None if parts.client is None else Batcher(parts.client)
+        self.scans = Scans(self.reading)
         self._commits = None if read_only else Commits(str(self.directory), parts.write, parts.writer)
 
     @property
@@ -64,6 +66,7 @@ class Core:
             lost = None if self._commits is None else self._commits.close()
             if self._batcher is not None:
                 self._batcher.close()
+            self.scans.close()
             with self._gate.alone():
                 self.index.close()
             if self._own_client and self.client is not None:
