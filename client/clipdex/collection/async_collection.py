@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from clipdex.collection.core import Core, Key
 from clipdex.collection.item import Commit, Item, StoredItem
 from clipdex.collection.searching import search_steps
 from clipdex.index.hits import Hits
+from clipdex.index.info import IndexInfo
 from clipdex.search.mixture import Query
 
 __all__ = ["Collection"]
@@ -100,6 +101,18 @@ class Collection(AsyncTwin[BlockingCollection]):
     async def vector(self, item: Key) -> Vectors:
         """See `clipdex.Collection.vector`."""
         return await self._in_thread(partial(self.collection.vector, item))
+
+    async def after(self, row: int, limit: int) -> list[StoredItem]:
+        """See `clipdex.Collection.after`."""
+        return await self._in_thread(partial(self.collection.after, row, limit))
+
+    async def lost(self, texts: Sequence[str]) -> list[str]:
+        """See `clipdex.Collection.lost`."""
+        return await self._in_thread(partial(self.collection.lost, texts))
+
+    async def info(self) -> IndexInfo:
+        """See `clipdex.Collection.info`."""
+        return await self._in_thread(self.collection.info)
 
     async def contains(self, item: Key) -> bool:
         """Return whether there is such a picture; `in` cannot be awaited."""

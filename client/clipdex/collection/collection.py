@@ -20,6 +20,8 @@ from clipdex.collection.item import Commit, Item, StoredItem, stored_item
 from clipdex.collection.open_collection import Lock, open_parts
 from clipdex.collection.searching import search_steps
 from clipdex.index.hits import Hits
+from clipdex.index.info import IndexInfo
+from clipdex.index.manifest import Manifest
 from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource
 from clipdex.search.grouping import Grouping
@@ -229,6 +231,37 @@ class Collection:
             rows = [found.row for found in known if found.row is not None and found.row < len(index.vectors)]
             pictures = index.pictures(rows)
             return [stored_item(row, pictures[row], self.directory) for row in rows]
+
+    def after(self, row: int, limit: int) -> list[StoredItem]:
+        """Return the next `limit` pictures after a row, or fewer at the end, by row; -1 for the first."""
+        with self._core.reading() as index:
+            rows: list[int] = []
+            start = max(0, row + 1)
+            while start < len(index.vectors) and len(rows) < limit:
+                end = start + max(_PAGE, limit)
+                rows += [each for each, _ in index.live_paths(start, end)]
+                start = end
+            rows = rows[:limit]
+            pictures = index.pictures(rows)
+            return [stored_item(each, pictures[each], self.directory) for each in rows]
+
+    def lost(self, texts: Sequence[str]) -> list[str]:
+        """Return the part of each text beyond the model's context, which is not embedded; "" if all of it fits.
+
+        Raises:
+            InvalidArgument: the collection has no model.
+        """
+        return self._core.reader_of_texts().lost(texts)
+
+    def info(self) -> IndexInfo:
+        """Summarise the index: counts, size and dates."""
+        with self._core.reading() as index:
+            return index.info()
+
+    @property
+    def manifest(self) -> Manifest:
+        """The identity of the index: the model, width and dtype of its vectors."""
+        return self._core.index.manifest
 
     def state(self) -> Commit:
         """Return the number of pictures and rows now, as a Commit."""

@@ -104,6 +104,12 @@ class Core:
             )
         return self._batcher
 
+    def reader_of_texts(self) -> Client:
+        """Return the client, which tokenizes texts. Raises InvalidArgument if the collection has none."""
+        self.model()
+        assert self.client is not None
+        return self.client
+
     @contextmanager
     def reading(self) -> Iterator[Index]:
         """Give the block the current index, which does not change within it."""

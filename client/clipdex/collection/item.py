@@ -64,6 +64,7 @@ class StoredItem:
     id: None for a picture of a folder or another source. path: `id:ID`, or the path of its file.
     width, height: of the picture as shown, in pixels; 0 if it was added as a vector.
     size: of its file, in bytes. mtime_ns: the time it was added, or its file changed, in nanoseconds since 1970.
+    content_hash: 16 bytes, the same for the same bytes of a file.
     """
 
     id: str | None
@@ -74,6 +75,7 @@ class StoredItem:
     size: int
     mtime_ns: int
     metadata: dict[str, Any]
+    content_hash: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,8 @@ def stored_item(row: int, picture: Picture, where: object) -> StoredItem:
         raise IndexDamaged(
             f"{where}: the metadata of row {row} is not a JSON object; see  clipdex verify"
         ) from exc
-    return StoredItem(id_of_path(p.path), path_text(p.path), row, p.width, p.height, p.size, p.mtime_ns, metadata)
+    item_id, path = id_of_path(p.path), path_text(p.path)
+    return StoredItem(item_id, path, row, p.width, p.height, p.size, p.mtime_ns, metadata, p.content_hash)
 
 
 def _picture(item: Item, size: int, content: bytes, shape: tuple[int, int], phash: bytes | None) -> Picture:

@@ -34,6 +34,7 @@ class Hit:
     Bytes of a path that are not UTF-8 are surrogates in `path`; `os.fsencode(path)` restores them. The path of an
     item that was added by id is `id:ID`.
     copies: this picture's near-duplicates if they are grouped, best first, each without copies of its own.
+    picture: the index's record of it, read in the same snapshot; None for a hit that no search made.
     """
 
     row: int
@@ -41,6 +42,7 @@ class Hit:
     path: str
     metadata: dict[str, Any] | None = field(default=None, compare=False)
     copies: tuple[Hit, ...] = field(default=(), compare=False)
+    picture: Picture | None = field(default=None, repr=False, compare=False)
 
     @property
     def id(self) -> str | None:
@@ -148,7 +150,7 @@ def _hit(row: int, score: float, picture: Picture, directory: Path) -> Hit:
         raise IndexDamaged(
             f"{directory}: the metadata of row {row} is not a JSON object; see  clipdex verify"
         ) from exc
-    return Hit(row, score, path_text(picture.path), metadata)
+    return Hit(row, score, path_text(picture.path), metadata, picture=picture)
 
 
 def no_record(directory: Path, row: int) -> IndexDamaged:

@@ -345,9 +345,10 @@ class Index:
         self.require_sound([row])
         return Embeddings.of(self._vectors[row], self.manifest.fingerprint)
 
-    def live_paths(self) -> list[tuple[int, bytes]]:
-        """List (row, path) of every live row, by row."""
-        return self._store.live_paths(0, len(self._vectors))
+    def live_paths(self, start: int = 0, end: int | None = None) -> list[tuple[int, bytes]]:
+        """List (row, path) of every live row in [start, end), by row."""
+        rows = len(self._vectors)
+        return self._store.live_paths(start, rows if end is None else min(end, rows))
 
     def pictures(self, rows: Sequence[int]) -> dict[int, Picture]:
         """Read the records of these rows' pictures, dead ones too, by row. Rows that do not exist are left out."""

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from clipdex.base.json_text import parse_json
 from clipdex.base.spelling import composed, composed_path
 from clipdex.index.schema import Still, connect, require_still, unreadable, was_refused
 
-__all__ = ["COLUMNS", "FUNCTIONS", "Rows", "Where"]
+__all__ = ["COLUMNS", "FUNCTIONS", "Rows", "Where", "columns_read"]
 
 Rows = npt.NDArray[np.int64]
 _Function = Callable[..., Any]
@@ -308,6 +308,36 @@ def _has(meta: object, field: object, value: object) -> int:
     with suppress(ValueError, TypeError, AttributeError):
         found = parse_json(meta).get(field)  # type: ignore[arg-type]
     return int(value in found if isinstance(found, list) else found is not None and found == value)
+
+
+def columns_read(condition: str, among: Sequence[str]) -> set[str]:
+    """Return which of these columns a condition reads: SQLite's answer, for it knows "path", `path` and 'path'.
+
+    Of a condition that SQLite cannot compile, each column is returned whose name is anywhere in it.
+    """
+    text = composed(condition).lower()
+    named = {column for column in among if column in text}
+    if not named:
+        return named
+    read: set[str] = set()
+
+    def note(action: int, one: str | None, two: str | None, *_: str | None) -> int:
+        if action == sqlite3.SQLITE_READ and one == "pictures" and two is not None:
+            read.add(two.lower())
+        return sqlite3.SQLITE_OK
+
+    db = sqlite3.connect(":memory:")
+    try:
+        db.execute(f"CREATE TABLE pictures ({', '.join(COLUMNS)})")
+        db.create_function("has", 3, _has, deterministic=True)
+        db.set_authorizer(note)
+        for template in (_IN_CASE, f"EXPLAIN {_IN_PARENTHESES}"):
+            db.execute(template.format(condition, 0), dict.fromkeys(re.findall(r"[:@$](\w+)", condition)))
+    except (sqlite3.Error, sqlite3.Warning, ValueError):
+        return named
+    finally:
+        db.close()
+    return named & read
 
 
 def _check_text(condition: str) -> None:

@@ -11,14 +11,15 @@ from starlette.types import ASGIApp
 
 from clipdex.version import __version__
 from clipdex.web.guard import guarded
-from clipdex.web.problems import add_handlers
-from clipdex.web.routes import search
-from clipdex.web.served import Served
+from clipdex.web.openapi import documented
+from clipdex.web.problems import Hidden, add_handlers
+from clipdex.web.routes import info, items, search
+from clipdex.web.served import Served, require_names
 from clipdex.web.settings import WebSettings
 
 __all__ = ["create_app"]
 
-_ROUTERS = (search.router,)
+_ROUTERS = (search.router, items.router, info.router)
 
 
 def create_app(settings: WebSettings) -> FastAPI:
@@ -27,12 +28,21 @@ def create_app(settings: WebSettings) -> FastAPI:
     Raises:
         InvalidArgument: the settings contradict each other.
     """
+    require_names(settings.indexes)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Served(settings) as served:
-            app.state.served = served
+        served = Served(settings)
+        try:
+            await served.__aenter__()
+        except BaseException as exc:
+            app.state.failed = exc  # a server would say only that the application did not start
+            raise
+        app.state.served = served
+        try:
             yield
+        finally:
+            await served.__aexit__()
 
     app = FastAPI(
         title="clipdex",
@@ -42,9 +52,11 @@ def create_app(settings: WebSettings) -> FastAPI:
         redoc_url=None,
         openapi_url="/v1/openapi.json",
     )
-    add_handlers(app)
+    app.state.settings = settings
+    add_handlers(app, Hidden(settings.indexes, show_paths=settings.show_paths))
     for router in _ROUTERS:
         app.include_router(router)
+    documented(app)
     app.add_middleware(_Guard, settings=settings)
     return app
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from functools import cache
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -19,6 +25,7 @@ from clipdex.base.errors import (
     DeadlineExceeded,
     FingerprintMismatch,
     ImageError,
+    IndexFault,
     IndexLocked,
     IndexNotFound,
     IndexWriteError,
@@ -29,12 +36,25 @@ from clipdex.base.errors import (
     RequestRefused,
     ServerError,
     ServerUnreachable,
+    SourceError,
 )
+from clipdex.base.json_text import plain_text
+from clipdex.version import __version__
 
-__all__ = ["CONTENT_TYPE", "Forbidden", "add_handlers", "problem", "problem_of", "status_of"]
+__all__ = [
+    "CONTENT_TYPE",
+    "Forbidden",
+    "Hidden",
+    "add_handlers",
+    "answers",
+    "problem",
+    "problem_of",
+    "status_of",
+]
 
 CONTENT_TYPE = "application/problem+json"
 _RETRY_AFTER_S = "1"
+_LOG = logging.getLogger("clipdex.web")
 
 # The first that an error is an instance of says its status; any other ClipdexError is a 500.
 _STATUSES: tuple[tuple[type[ClipdexError], int], ...] = (
@@ -56,9 +76,51 @@ _STATUSES: tuple[tuple[type[ClipdexError], int], ...] = (
     (ServerError, 502),
 )
 
+# What these say is for the operator: files of the index, addresses and credentials of the inference server.
+_FOR_THE_OPERATOR = (IndexFault, SourceError, ServerUnreachable, AccessDenied, ModelNotFound)
+
 
 class Forbidden(ClipdexError):
     """This server does not allow what was asked for: its operator has to."""
+
+
+class Hidden:
+    """What an answer must not show of this machine: its paths. One place for every error's sentence."""
+
+    def __init__(self, indexes: Iterable[Path], *, show_paths: bool) -> None:
+        """indexes: directories that are served; each is shown by its name. show_paths: nothing is hidden."""
+        self.show_paths = show_paths
+        named: dict[str, str] = {}
+        for index in indexes:
+            for spelled in (os.path.realpath(index), os.path.abspath(index), os.fspath(index)):
+                named[spelled] = os.path.basename(os.path.abspath(index))
+        # The longest first: one index may be in a folder that another's name begins with.
+        self._named = sorted(named.items(), key=lambda one: -len(one[0]))
+
+    def cleaned(self, text: str) -> str:
+        """Replace each index's path by its name, and every other path of this machine by an ellipsis."""
+        text = plain_text(text)
+        if self.show_paths:
+            return text
+        for path, name in self._named:
+            text = re.sub(rf"{re.escape(path)}(?=$|[^\w.-])", lambda _, name=name: name, text)  # type: ignore[misc]
+        return _places().sub("…", text)
+
+    def sentence(self, error: ClipdexError) -> str:
+        """Return what an answer says of an error."""
+        if self.show_paths or not isinstance(error, _FOR_THE_OPERATOR):
+            return self.cleaned(str(error))
+        first = (type(error).__doc__ or "").strip().splitlines()[0]
+        return f"{first} The server's log says more."
+
+
+@cache
+def _places() -> re.Pattern[str]:
+    """Match a path below a folder that says where this process runs: home, temporary files, Python, packages."""
+    folders = {os.path.expanduser("~"), tempfile.gettempdir(), os.getcwd(), os.path.dirname(os.__file__)}
+    folders |= {str(Path(__file__).resolve().parent.parent), os.path.realpath(tempfile.gettempdir())}
+    known = "|".join(re.escape(each) for each in sorted(folders - {"/", ""}, key=len, reverse=True))
+    return re.compile(rf"(?:{known})(?=$|[^\w.-])(?:/[^\s'\":,;]*)*")
 
 
 def status_of(error: ClipdexError) -> int:
@@ -91,18 +153,29 @@ def problem(
     return JSONResponse(body | more, status, retry | (headers or {}), CONTENT_TYPE)
 
 
-def problem_of(error: ClipdexError, *, request_id: str | None = None) -> Response:
-    """Make the answer of a ClipdexError."""
+def problem_of(error: ClipdexError, *, request_id: str | None = None, hidden: Hidden | None = None) -> Response:
+    """Make the answer of a ClipdexError. hidden: what it must not show; without it, no path at all is known."""
+    hidden = hidden or Hidden((), show_paths=False)
     more: dict[str, Any] = {}
     if isinstance(error, ImageError):
         more["reason"] = error.reason
     if isinstance(error, AddFailed):
         more["added"] = error.added
-        more["failures"] = {key: str(each) for key, each in error.failures.items()}
-    return problem(status_of(error), str(error), kind=type(error).__name__, request_id=request_id, **more)
+        more["failures"] = {key: hidden.sentence(each) for key, each in error.failures.items()}
+    status = status_of(error)
+    return problem(status, hidden.sentence(error), kind=type(error).__name__, request_id=request_id, **more)
 
 
-def add_handlers(app: FastAPI) -> None:
+def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Document statuses of a route for OpenAPI, as problems: `responses=answers(404)`."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": {CONTENT_TYPE: {"schema": schema}}}
+        for status in statuses
+    }
+
+
+def add_handlers(app: FastAPI, hidden: Hidden) -> None:
     """Let an application answer every error as a problem."""
 
     def id_of(request: Request) -> str | None:
@@ -111,16 +184,30 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClipdexError)
     async def of_ours(request: Request, error: ClipdexError) -> Response:
-        return problem_of(error, request_id=id_of(request))
+        if isinstance(error, _FOR_THE_OPERATOR) or status_of(error) >= 500:
+            _LOG.warning("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
+        return problem_of(error, request_id=id_of(request), hidden=hidden)
 
     @app.exception_handler(HTTPException)
     async def of_the_router(request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers or {})
-        return problem(error.status_code, str(error.detail), request_id=id_of(request), headers=headers)
+        return problem(
+            error.status_code, hidden.cleaned(str(error.detail)), request_id=id_of(request), headers=headers
+        )
 
     @app.exception_handler(RequestValidationError)
     async def of_a_field(request: Request, error: RequestValidationError) -> Response:
-        found = [{"loc": list(each["loc"]), "msg": each["msg"]} for each in error.errors()]
-        where = ".".join(map(str, found[0]["loc"])) if found else "the request"
-        detail = f"{where}: {found[0]['msg'] if found else 'is invalid'}"
+        found = [_of_field(each) for each in error.errors()]
+        first = found[0] if found else {"loc": ["the request"], "msg": "it is invalid"}
+        detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         return problem(422, detail, kind="InvalidArgument", request_id=id_of(request), errors=found)
+
+    @app.exception_handler(Exception)
+    async def of_a_fault(request: Request, error: Exception) -> Response:
+        detail = f"clipdex {__version__} has a fault; the server's log says more"
+        return problem(500, detail, request_id=id_of(request))
+
+
+def _of_field(error: Mapping[str, Any]) -> dict[str, Any]:
+    where = [each if isinstance(each, int) else plain_text(str(each))[:80] for each in error["loc"]]
+    return {"loc": where, "msg": plain_text(str(error["msg"]).removeprefix("Value error, "))[:500]}

@@ -11,18 +11,39 @@ from fastapi import Depends, Query, Request
 
 from clipdex.base.errors import InvalidArgument
 from clipdex.collection.async_collection import Collection
+from clipdex.web.problems import Forbidden
 from clipdex.web.settings import WebSettings
 
-__all__ = ["Chosen", "HeldCollection", "Served", "served_of"]
+__all__ = ["Chosen", "HeldCollection", "Served", "Writable", "name_of", "require_names", "served_of"]
+
+
+def name_of(index: Path) -> str:
+    """Return the name under which an index is served."""
+    return index.absolute().name.removesuffix(".clipdex")
 
 
 @dataclass(frozen=True)
 class HeldCollection:
-    """One open collection, and the name under which it is served."""
+    """One open collection, and the name under which it is served. alone: it is the only one."""
 
     name: str
     directory: Path
     collection: Collection
+    settings: WebSettings
+    alone: bool
+
+    @property
+    def has_model(self) -> bool:
+        """Whether it has an inference server, so that texts and pictures can be searched for and added."""
+        return self.settings.server is not None
+
+    def require_model(self) -> None:
+        """Raise InvalidArgument if there is no inference server."""
+        if not self.has_model:
+            raise InvalidArgument(
+                "this server has no inference server, so it takes only vectors and pictures of the index: its "
+                "operator can name one with --server"
+            )
 
 
 @dataclass
@@ -37,26 +58,26 @@ class Served:
         """Open every collection.
 
         Raises:
-            InvalidArgument: two indexes have one name.
+            InvalidArgument: there is no index, or two have one name.
             ClipdexError: as `clipdex.Collection.open`.
         """
         chosen = self.settings
+        require_names(chosen.indexes)
+        asked = {} if chosen.server is None else {"model": chosen.model, **chosen.connection}
         try:
             for directory in chosen.indexes:
-                name = directory.absolute().name.removesuffix(".clipdex")
-                if name in self.collections:
-                    first = self.collections[name].directory
-                    raise InvalidArgument(f"{first} and {directory} are both named {name!r}; rename one of them")
-                asked = {} if chosen.server is None else {"model": chosen.model, **chosen.connection}
                 opened = Collection.open(
                     directory,
                     server=chosen.server,
                     read_only=not chosen.allow_write,
                     **asked,
+                    # Others, such as `clipdex index`, may write between two requests.
                     **({"lock": "per_commit"} if chosen.allow_write else {}),
                 )
                 await self._open.enter_async_context(opened)
-                self.collections[name] = HeldCollection(name, directory, opened)
+                name = name_of(directory)
+                alone = len(chosen.indexes) == 1
+                self.collections[name] = HeldCollection(name, directory, opened, chosen, alone)
         except BaseException:
             await self._open.aclose()
             raise
@@ -81,6 +102,22 @@ class Served:
         return self.collections[name]
 
 
+def require_names(indexes: tuple[Path, ...]) -> None:
+    """Check that each index has a name of its own.
+
+    Raises:
+        InvalidArgument: there is none, or two have one name.
+    """
+    if not indexes:
+        raise InvalidArgument("there is no index to serve; name one, X.clipdex")
+    seen: dict[str, Path] = {}
+    for directory in indexes:
+        name = name_of(directory)
+        if name in seen:
+            raise InvalidArgument(f"{seen[name]} and {directory} are both named {name!r}; rename one of them")
+        seen[name] = directory
+
+
 def served_of(request: Request) -> Served:
     """Return what the application of a request serves."""
     found = request.app.state.served
@@ -96,3 +133,12 @@ def _chosen(
 
 
 Chosen = Annotated[HeldCollection, Depends(_chosen)]
+
+
+def _writable(held: Chosen) -> HeldCollection:
+    if not held.settings.allow_write:
+        raise Forbidden("this server is read-only; its operator can allow changes with --allow-write")
+    return held
+
+
+Writable = Annotated[HeldCollection, Depends(_writable)]

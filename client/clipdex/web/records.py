@@ -1,0 +1,87 @@
+"""Pictures and hits of an index, as answers have them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from fastapi import Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from clipdex.base.json_text import plain_text
+from clipdex.base.records import Picture
+from clipdex.collection.item import StoredItem, stored_item
+from clipdex.index.hits import Hit
+from clipdex.web.schemas.hits import HitOut
+from clipdex.web.schemas.items import StoredOut
+from clipdex.web.served import HeldCollection
+
+__all__ = ["address_of", "hit_out", "rendered", "stored_out", "utc", "version_of"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def version_of(content_hash: bytes) -> str:
+    """Return the version of a picture in URLs: it changes with the content."""
+    return content_hash[:8].hex()
+
+
+def utc(seconds: float) -> str:
+    """Return a time, in seconds since 1970, as ISO 8601."""
+    return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def address_of(held: HeldCollection, request: Request, row: int, what: str, version: str) -> str:
+    """Return the URL path of a picture's `what`: thumbnail or original."""
+    asked = {"v": version} if held.alone else {"v": version, "index": held.name}
+    return f"{request.scope.get('root_path', '')}/v1/pictures/{row}/{what}?{urlencode(asked)}"
+
+
+def stored_out(held: HeldCollection, request: Request, item: StoredItem) -> StoredOut:
+    """Make the answer's record of a picture."""
+    return StoredOut(**_fields(held, request, item))
+
+
+def hit_out(held: HeldCollection, request: Request, hit: Hit) -> HitOut:
+    """Make the answer's record of a hit, and of its copies."""
+    picture = hit.picture
+    assert isinstance(picture, Picture)  # a search made it
+    item = stored_item(hit.row, picture, held.name)
+    copies = [hit_out(held, request, copy) for copy in hit.copies]
+    return HitOut(**_fields(held, request, item), score=hit.score, copies=copies)
+
+
+def _fields(held: HeldCollection, request: Request, item: StoredItem) -> dict[str, Any]:
+    version = version_of(item.content_hash)
+    shown = held.settings.show_paths or item.id is not None
+    name = item.id if item.id is not None else item.path.rpartition("/")[2]
+    original = None if item.id is not None else address_of(held, request, item.row, "original", version)
+    return {
+        "row": item.row,
+        "id": item.id,
+        "name": plain_text(name),
+        "path": plain_text(item.path) if shown else None,
+        "width": item.width,
+        "height": item.height,
+        "size": item.size,
+        "modified": utc(item.mtime_ns / 1e9),
+        "metadata": item.metadata,
+        "version": version,
+        "thumbnail": address_of(held, request, item.row, "thumbnail", version),
+        "original": original,
+    }
+
+
+async def rendered(make: Callable[[], BaseModel], status: int = 200) -> Response:
+    """Make an answer and its JSON in a thread: a thousand hits take longer than the event loop may wait."""
+
+    def render() -> bytes:
+        said = make().model_dump(mode="python")
+        return json.dumps(said, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+    return Response(await asyncio.to_thread(render), status, media_type="application/json")

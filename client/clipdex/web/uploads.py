@@ -1,0 +1,138 @@
+"""Pictures that come in requests: as files of a form, as bodies, in base64 and as data URIs."""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import re
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+
+from clipdex.base.errors import InvalidArgument
+from clipdex.base.json_text import parse_plain_json
+
+__all__ = [
+    "content_type",
+    "file_of",
+    "form_of",
+    "json_of",
+    "modelled",
+    "parsed",
+    "picture_bytes",
+    "unsupported",
+    "validated",
+]
+
+_T = TypeVar("_T")
+
+_DATA_URI = re.compile(r"data:(?:image/[a-z0-9.+-]{1,64}|application/octet-stream)?;base64,", re.IGNORECASE)
+_MOST_FILES = 64
+_MOST_FIELDS = 16
+
+
+def content_type(request: Request) -> str:
+    """Return the media type of a request's body, without its parameters; "" if it says none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def unsupported(request: Request, *expected: str) -> HTTPException:
+    """Make the error for a body of another media type."""
+    found = content_type(request) or "of no type"
+    return HTTPException(415, f"the body is {found:.80}; expected {' or '.join(expected)}")
+
+
+def picture_bytes(text: str, most: int, what: str = "image") -> bytes:
+    """Decode a picture file from base64, or from a data URI of it. most: bytes of a file.
+
+    Raises:
+        InvalidArgument: it is neither, or larger.
+    """
+    if text[:5].lower() == "data:":
+        head = _DATA_URI.match(text[:100])
+        if head is None:
+            raise InvalidArgument(f"{what}: it is a data URI of another kind; expected data:image/…;base64,…")
+        text = text[head.end() :]
+    if len(text) // 4 * 3 > most + 3:
+        raise InvalidArgument(
+            f"{what}: the picture is larger than {most:,} bytes, the most that this server takes"
+        )
+    try:
+        data = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as exc:  # binascii.Error, or letters that are not ASCII
+        raise InvalidArgument(f"{what}: it is not a picture file in base64: {exc}") from exc
+    return _bounded(data, most, what)
+
+
+def _bounded(data: bytes, most: int, what: str) -> bytes:
+    if not data:
+        raise InvalidArgument(f"{what}: the picture is empty; expected the bytes of a picture file")
+    if len(data) > most:
+        raise InvalidArgument(
+            f"{what}: the picture is larger than {most:,} bytes, the most that this server takes"
+        )
+    return data
+
+
+def parsed(data: bytes | str, where: str) -> Any:
+    """Parse JSON: no NaN, no name twice, no half of a surrogate pair, no depth beyond 64 levels.
+
+    Raises:
+        RequestValidationError: it is not such JSON.
+    """
+    try:
+        return parse_plain_json(data)
+    except ValueError as exc:
+        words = f"it is not JSON: {exc}"
+        raise RequestValidationError([{"type": "json_invalid", "loc": (where,), "msg": words}]) from exc
+
+
+def modelled(kind: type[_T] | TypeAdapter[_T], value: Any, where: str) -> _T:
+    """Make a model of parsed JSON.
+
+    Raises:
+        RequestValidationError: it is not of the model.
+    """
+    adapter: TypeAdapter[_T] = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as exc:
+        found = exc.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError([{**each, "loc": (where, *each["loc"])} for each in found]) from exc
+
+
+def validated(kind: type[_T] | TypeAdapter[_T], data: bytes | str, where: str = "body") -> _T:
+    """Parse JSON, and make a model of it; raises as `parsed` and `modelled` do."""
+    return modelled(kind, parsed(data, where), where)
+
+
+async def json_of(request: Request, kind: type[_T] | TypeAdapter[_T]) -> _T:
+    """Read a request's body as JSON of a model.
+
+    Raises:
+        HTTPException: 415, it is of another media type.
+        RequestValidationError: it is not of the model.
+    """
+    if content_type(request) != "application/json":
+        raise unsupported(request, "application/json")
+    return await asyncio.to_thread(validated, kind, await request.body())
+
+
+async def form_of(request: Request) -> FormData:
+    """Read a request's multipart body; its files are on disk if they are large. Close it."""
+    return await request.form(max_files=_MOST_FILES, max_fields=_MOST_FIELDS, max_part_size=2 << 20)
+
+
+async def file_of(form_part: object, most: int, what: str = "image") -> bytes:
+    """Read a file of a form.
+
+    Raises:
+        InvalidArgument: it is no file, is empty, or larger than `most` bytes.
+    """
+    if not isinstance(form_part, UploadFile):
+        raise InvalidArgument(f"{what}: expected a file in the form, as  curl -F {what}=@picture.jpg  sends it")
+    return _bounded(await form_part.read(most + 1), most, what)
