@@ -163,7 +163,9 @@ class Scans:
             if some:
                 with self._reading() as index:
                     ready, found = self._found(index, key, some, more)
-                    went_on = self._went_on(key)  # while this thread makes the hits
+                    # While this thread makes the hits, the next scan runs for those that wait; if none does, most
+                    # of these will soon search again, and are better together.
+                    went_on = bool(self._waiting[key]) and self._went_on(key)
                     for (wanted, asked), ranking in zip(ready, found, strict=True):
                         _give(index, wanted, asked, ranking)
         except BaseException as exc:
