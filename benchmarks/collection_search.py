@@ -93,7 +93,7 @@ def measure(path: Path, seconds: float, rounds: int) -> None:
     with clipdex.Index.open(path) as index, clipdex.Collection.open(path, read_only=True) as pictures:
         queries = rng.standard_normal((4096, index.manifest.embedding_dim), dtype=np.float32)
         queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-        shared, one_each = pictures._core.scans, OneEach(pictures._core.reading)
+        shared, one_each = pictures._core.scans, OneEach(pictures._core.reading, pictures._core.still)
         filters = [f"width > {i}" for i in range(5000, 5008)]
         print(f"{len(index):,} rows × {queries.shape[1]}, top {TOP}, {rounds} rounds of {seconds:g} s a side")
 

@@ -22,6 +22,7 @@ import clipdex.aio
 from clipdex import Collection, Item, Query
 from clipdex.collection import scanning
 from clipdex.index import Index
+from clipdex.index.asked import View
 from clipdex.index.where import Where
 from clipdex.search.topk import top_k
 
@@ -56,16 +57,16 @@ class Held:
         self.sizes: list[int] = []
         self.threads: list[str] = []
         self.begun, self._go = threading.Event(), threading.Event()
-        bare = Index.ranked
+        bare = View.ranked
 
-        def ranked(index: Index, asked: Any, *args: Any) -> Any:
+        def ranked(view: View, asked: Any, *args: Any) -> Any:
             self.sizes.append(len(asked))
             self.threads.append(threading.current_thread().name)
             self.begun.set()
             assert self._go.wait(30)
-            return bare(index, asked, *args)
+            return bare(view, asked, *args)
 
-        monkeypatch.setattr(Index, "ranked", ranked)
+        monkeypatch.setattr(View, "ranked", ranked)
 
     def release(self) -> None:
         self._go.set()
@@ -98,7 +99,7 @@ def waiting(pictures: Collection) -> int:
 @pytest.mark.parametrize("kind", range(len(KINDS)), ids=KINDS)
 def test_queries_of_one_scan_find_what_each_finds_alone(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
     small_pieces(monkeypatch)
-    for seed in range(kind, 10 * len(KINDS), len(KINDS)):
+    for seed in range(kind, 5 * len(KINDS), len(KINDS)):
         case = drawn_case(seed)
         rng = np.random.default_rng(seed)
         n, count = len(case.vectors), len(case.queries)
@@ -271,14 +272,14 @@ def test_a_damaged_row_fails_only_the_searches_that_meet_it(
 def test_one_that_would_fail_the_scan_for_all_is_answered_alone(
     pictures: Collection, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, held: Held
 ) -> None:
-    bare = Index.ranked
+    bare = View.ranked
 
-    def ranked(index: Index, asked: Any, *args: Any) -> Any:
+    def ranked(view: View, asked: Any, *args: Any) -> Any:
         if any(one.depth == 17 for one in asked):
             raise clipdex.IndexDamaged("met by one")
-        return bare(index, asked, *args)
+        return bare(view, asked, *args)
 
-    monkeypatch.setattr(Index, "ranked", ranked)
+    monkeypatch.setattr(View, "ranked", ranked)
     first = threads.submit(pictures.similar, "3")
     assert held.begun.wait(30)
     others = [threads.submit(pictures.similar, "4", top_k) for top_k in (16, 17, 18)]
@@ -353,3 +354,35 @@ def test_searches_that_wait_when_the_collection_is_closed_say_so(
     for other in others:
         with pytest.raises(clipdex.Closed, match="is closed: open it again"):
             other.result(30)
+
+
+def test_reads_and_commits_do_not_wait_for_a_scan(
+    pictures: Collection, threads: ThreadPoolExecutor, held: Held
+) -> None:
+    first = threads.submit(pictures.similar, "3", top_k=1000)
+    assert held.begun.wait(30)
+    pictures.add(Item("late", vector=unit_vectors(1, DIM, seed=99)[0], metadata={"n": 9}))
+    assert pictures.get("late").metadata == {"n": 9}  # type: ignore[union-attr]
+    pictures.remove("4")
+    assert not first.done()
+    held.release()
+    found = [hit.id for hit in first.result(30)]
+    assert "late" not in found
+    assert "4" in found, "it was there when the search began"
+
+
+def test_a_search_during_a_compaction_begins_again(
+    tmp_path: Path, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(tmp_path / "x.clipdex").close()
+    with Collection.open(tmp_path / "x.clipdex", read_only=True) as pictures:
+        expected = [(hit.id, hit.score) for hit in pictures.similar("3", top_k=1000)]
+        rows = pictures.get("299").row  # type: ignore[union-attr]
+        held = Held(monkeypatch)
+        first = threads.submit(pictures.similar, "3", top_k=1000)
+        assert held.begun.wait(30)
+        clipdex.compact_index(tmp_path / "x.clipdex")
+        assert pictures.get("299").row < rows  # type: ignore[union-attr]
+        held.release()
+        assert [(hit.id, hit.score) for hit in first.result(30)] == expected
+        assert held.sizes == [1, 1]

@@ -47,7 +47,7 @@ class Core:
         self._closing = threading.Lock()
         self._pid = os.getpid()
         self._batcher = None if parts.client is None else Batcher(parts.client)
-        self.scans = Scans(self.reading)
+        self.scans = Scans(self.reading, self.still)
         self._commits = None if read_only else Commits(str(self.directory), parts.write, parts.writer)
 
     @property
@@ -128,6 +128,15 @@ class Core:
         with self._gate.shared():
             self.require_open()
             yield self._same_model()
+
+    @contextmanager
+    def still(self, generation: object) -> Iterator[Index | None]:
+        """Give the block the index, current or not, if its rows have the numbers of this generation; else None.
+
+        A search that has begun may use it while the collection is being closed, which waits for it.
+        """
+        with self._gate.shared():
+            yield self.index if self.index.is_open and self.index.generation is generation else None
 
     def _same_model(self) -> Index:
         found = self.index.manifest

@@ -4,7 +4,8 @@ A search that finds no scan of its filter under way scans at once, in its own th
 wait, and the next scan answers all of them: many queries in one scan cost a fraction of as many scans. Each gets
 exactly what a scan of its own would give.
 
-A scan looks for new commits after its queries came, so each search sees all that was committed when it began.
+A scan looks for new commits after its queries came, so each search sees all that was committed when it began. It
+keeps nobody from moving on to later commits meanwhile: it reads a view, whose rows stay what they are.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, cast
 from clipdex.base.arrays import Array
 from clipdex.base.cpus import usable_cpus
 from clipdex.client.steps import Steps
-from clipdex.index.asked import Asked
+from clipdex.index.asked import Asked, View
 from clipdex.index.hits import Hits
 from clipdex.index.reader import Index
 from clipdex.search.exact import Ranking
@@ -79,9 +80,15 @@ class Wanted:
 class Scans:
     """Answers searches of an index, those that are under way at the same time together. Safe between threads."""
 
-    def __init__(self, reading: Callable[[], AbstractContextManager[Index]]) -> None:
-        """reading: gives a block the index as of now, which does not change within it; raises once closed."""
-        self._reading = reading
+    def __init__(
+        self,
+        reading: Callable[[], AbstractContextManager[Index]],
+        still: Callable[[object], AbstractContextManager[Index | None]],
+    ) -> None:
+        """reading, still: as `Core` has them."""
+        self._reading, self._still = reading, still
+        self._running = 0
+        self._ended = threading.Condition()
         self._lock = threading.Lock()
         self._waiting: dict[Hashable, deque[Wanted]] = {}  # by filter, while a scan of that filter is under way
         self._room = threading.BoundedSemaphore(_WAITING)
@@ -107,7 +114,9 @@ class Scans:
             wanted.done.cancel()
 
     def close(self) -> None:
-        """End the threads, after the waiting searches, which fail if the index is closed."""
+        """Wait for the scans under way, and end the threads; searches that still wait fail if it is closed."""
+        with self._ended:
+            self._ended.wait_for(lambda: self._running == 0)
         self._threads.shutdown()
         self._filter_threads.shutdown()
 
@@ -151,49 +160,56 @@ class Scans:
         return True
 
     def _next(self, key: Hashable) -> None:
-        self._scan(key, self._taken(key, _AT_ONCE), more=True)
+        self._scan(key, self._taken(key, _AT_ONCE))
 
-    def _scan(self, key: Hashable, some: list[Wanted], more: bool = False) -> None:
-        """Answer searches in one scan, and start the next one.
-
-        more: whether to answer also those that come before the scan itself begins, if the index is still current.
-        """
+    def _scan(self, key: Hashable, some: list[Wanted]) -> None:
+        """Answer searches in one scan, and start the next one."""
         went_on = False
+        with self._ended:
+            self._running += 1
         try:
-            if some:
-                with self._reading() as index:
-                    ready, found = self._found(index, key, some, more)
-                    # While this thread makes the hits, the next scan runs for those that wait; if none does, most
-                    # of these will soon search again, and are better together.
-                    went_on = bool(self._waiting[key]) and self._went_on(key)
-                    for (wanted, asked), ranking in zip(ready, found, strict=True):
-                        _give(index, wanted, asked, ranking)
+            while some:
+                generation, ready, found = self._found(some)
+                # While this thread makes the hits, the next scan runs for those that wait; if none does, most of
+                # these will soon search again, and are better together.
+                went_on = went_on or (bool(self._waiting[key]) and self._went_on(key))
+                some = self._left(generation, ready, found)
         except BaseException as exc:
-            for wanted in some:
-                if not wanted.done.done():
-                    again = copy.copy(exc)  # raised in many threads, each with a trace of its own
-                    again.__cause__ = exc
-                    wanted.done.set_exception(again)
+            _fail(some, exc)
             if not isinstance(exc, Exception):
                 raise
         finally:
+            with self._ended:
+                self._running -= 1
+                self._ended.notify_all()
             if not went_on and not self._went_on(key):
                 self._next(key)
 
     def _found(
-        self, index: Index, key: Hashable, some: list[Wanted], more: bool
-    ) -> tuple[list[tuple[Wanted, Asked]], Sequence[Ranking | Exception]]:
-        """Scan for some searches, and those that come meanwhile -> what is left to make hits of."""
-        ready = _prepared(index, some)
-        if not ready:
-            return [], []
-        allowed = index.allowed(some[0].where, some[0].params)
+        self, some: Sequence[Wanted]
+    ) -> tuple[object, list[tuple[Wanted, Asked]], Sequence[Ranking | Exception]]:
+        """Scan for some searches -> the generation of the rows, and what is left to make hits of."""
+        with self._reading() as index:
+            ready = _prepared(index, some)
+            if not ready:
+                return None, [], []
+            allowed = index.allowed(some[0].where, some[0].params)
+            view = index.view()
         with self._scans:
-            if more and len(some) < _AT_ONCE and index.is_current():
-                late = self._taken(key, _AT_ONCE - len(some))
-                some += late
-                ready += _prepared(index, late)
-            return ready, _ranked(index, ready, allowed)
+            return view.generation, ready, _ranked(view, ready, allowed)
+
+    def _left(
+        self, generation: object, ready: Sequence[tuple[Wanted, Asked]], found: Sequence[Ranking | Exception]
+    ) -> list[Wanted]:
+        """Make the hits -> the searches to begin again: all, if a compaction has given the rows other numbers."""
+        if not ready:
+            return []
+        with self._still(generation) as index:
+            if index is None:
+                return [wanted for wanted, _ in ready]
+            for (wanted, asked), ranking in zip(ready, found, strict=True):
+                _give(index, wanted, asked, ranking)
+        return []
 
 
 def _prepared(index: Index, some: Sequence[Wanted]) -> list[tuple[Wanted, Asked]]:
@@ -209,22 +225,31 @@ def _prepared(index: Index, some: Sequence[Wanted]) -> list[tuple[Wanted, Asked]
 
 
 def _ranked(
-    index: Index, ready: Sequence[tuple[Wanted, Asked]], allowed: Array | None
+    view: View, ready: Sequence[tuple[Wanted, Asked]], allowed: Array | None
 ) -> Sequence[Ranking | Exception]:
     """Rank the rows for all in one scan; if one cannot be answered, such as for a damaged row, for each alone."""
     asked = [one for _, one in ready]
     try:
-        return index.ranked(asked, allowed)
+        return view.ranked(asked, allowed)
     except Exception as exc:
         if len(asked) == 1:
             return [exc]
     found: list[Ranking | Exception] = []
     for one in asked:
         try:
-            found += index.ranked([one], allowed)
+            found += view.ranked([one], allowed)
         except Exception as exc:
             found.append(exc)
     return found
+
+
+def _fail(some: Sequence[Wanted], error: BaseException) -> None:
+    """Give an error to all searches that have no answer yet."""
+    for wanted in some:
+        if not wanted.done.done():
+            again = copy.copy(error)  # raised in many threads, each with a trace of its own
+            again.__cause__ = error
+            wanted.done.set_exception(again)
 
 
 def _give(index: Index, wanted: Wanted, asked: Asked, ranking: Ranking | Exception) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +12,15 @@ import numpy.typing as npt
 from clipdex.base.arguments import row_numbers
 from clipdex.base.arrays import Array, Vectors
 from clipdex.base.errors import InvalidArgument
+from clipdex.index.hits import unsound
 from clipdex.index.ranker import Ranker
+from clipdex.search.cosines import UnsoundRow
 from clipdex.search.estimates import RowNorms
 from clipdex.search.exact import Ranking
 from clipdex.search.quantize import Codes
 from clipdex.search.topk import top_k as exact_top_k
 
-__all__ = ["DEFAULT_TOP_K", "Asked", "asked_of", "ranked"]
+__all__ = ["DEFAULT_TOP_K", "Asked", "View", "asked_of"]
 
 DEFAULT_TOP_K = 5
 
@@ -63,40 +66,53 @@ def asked_of(
     return [Asked(query, offset, depth, minimum, left_out) for query in wide]
 
 
-def ranked(
-    asked: Sequence[Asked],
-    vectors: Array,
-    codes: Callable[[], Codes | None],
-    allowed: Array | None,
-    dead: npt.NDArray[np.int64],
-    norms: RowNorms,
-    ann: Ranker | None,
-) -> list[Ranking]:
-    """Rank the rows for several queries in one scan: for each, exactly what a scan of its own gives.
+@dataclass(frozen=True)
+class View:
+    """The rows of an index as of one moment. They stay valid, whatever becomes of the index.
 
-    The arguments, and UnsoundRow, are those of `top_k`: a row that is not sound ends the scan for all queries.
-
-    ann: ranks them instead; all must then have the same options.
+    codes: of the first rows, if there are any. generation: as the index's.
     """
-    if not asked:
-        return []
-    queries = np.stack([one.query for one in asked])
-    excluded: list[npt.NDArray[np.int64]] | None = [one.excluded for one in asked]
-    if all(one.excluded is asked[0].excluded for one in asked):
-        # Left out for all alike: then they are not even looked at, sound or not.
-        dead = np.union1d(dead, asked[0].excluded) if len(asked[0].excluded) else dead
-        excluded = None
-    if ann is not None:
-        first = asked[0]
-        return ann.rank(vectors, queries, first.depth, allowed=allowed, dead=dead, minimum=first.minimum)
-    return exact_top_k(
-        vectors,
-        queries,
-        [min(one.depth, len(vectors)) for one in asked],
-        codes=codes(),
-        allowed=allowed,
-        dead=dead,
-        minimum=[one.minimum for one in asked],
-        excluded=excluded,
-        norms=norms,
-    )
+
+    directory: Path
+    vectors: Array
+    codes: Codes | None
+    dead: npt.NDArray[np.int64]
+    norms: RowNorms
+    generation: object
+
+    def ranked(self, asked: Sequence[Asked], allowed: Array | None, ann: Ranker | None = None) -> list[Ranking]:
+        """Rank the rows for several queries in one scan: for each, exactly what a scan of its own gives.
+
+        Args:
+            allowed: as `Index.allowed` gives it.
+            ann: ranks them instead; all must then have the same options.
+
+        Raises:
+            IndexDamaged: a row that might have been a hit of one of them is not finite or not of norm 1.
+        """
+        if not asked:
+            return []
+        queries = np.stack([one.query for one in asked])
+        excluded: list[npt.NDArray[np.int64]] | None = [one.excluded for one in asked]
+        dead, first = self.dead, asked[0]
+        if all(one.excluded is first.excluded for one in asked):
+            # Left out for all alike: then they are not even looked at, sound or not.
+            dead = np.union1d(dead, first.excluded) if len(first.excluded) else dead
+            excluded = None
+        try:
+            if ann is not None:
+                minimum = first.minimum
+                return ann.rank(self.vectors, queries, first.depth, allowed=allowed, dead=dead, minimum=minimum)
+            return exact_top_k(
+                self.vectors,
+                queries,
+                [min(one.depth, len(self.vectors)) for one in asked],
+                codes=self.codes,
+                allowed=allowed,
+                dead=dead,
+                minimum=[one.minimum for one in asked],
+                excluded=excluded,
+                norms=self.norms,
+            )
+        except UnsoundRow as exc:
+            raise unsound(self.directory, exc.row) from exc

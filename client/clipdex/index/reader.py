@@ -20,7 +20,7 @@ from clipdex.base.counting import counted
 from clipdex.base.errors import Closed, IndexDamaged, IndexFault, InvalidArgument
 from clipdex.base.item_paths import paths_meant
 from clipdex.base.records import Extent, Failure, KnownFile, Picture
-from clipdex.index.asked import DEFAULT_TOP_K, Asked, asked_of, ranked
+from clipdex.index.asked import DEFAULT_TOP_K, Asked, View, asked_of
 from clipdex.index.files import fault, open_directory
 from clipdex.index.hits import Hit, Hits, grouped_ranking, hits_of, no_record, traits, unsound
 from clipdex.index.info import IndexInfo, info_of
@@ -33,7 +33,7 @@ from clipdex.index.vectors import map_vectors
 from clipdex.index.where import Rows, Where
 from clipdex.model.card import ModelCard
 from clipdex.model.embeddings import Embeddings
-from clipdex.search.cosines import UnsoundRow, not_unit
+from clipdex.search.cosines import not_unit
 from clipdex.search.estimates import RowNorms
 from clipdex.search.exact import Ranking
 from clipdex.search.grouping import Group, Grouping, Traits
@@ -217,8 +217,9 @@ class Index:
         asked = asked_of(wide, len(self), len(self._vectors), top_k, offset, min_score, exclude)
         if ann is not None:
             ann.require(self)
+        view = self.view(codes=ann is None)
         if grouping is None:
-            return self.hits(asked, self.ranked(asked, allowed, ann))
+            return self.hits(asked, view.ranked(asked, allowed, ann))
 
         def traits_of(rows: Array) -> Traits:
             pictures = self._store.pictures(rows.tolist())
@@ -228,7 +229,7 @@ class Index:
             return traits([pictures[row] for row in rows.tolist()], self._vectors[rows])
 
         def rank(one: Asked, depth: int) -> list[Ranking]:
-            return self.ranked([replace(one, depth=depth)], allowed, ann)
+            return view.ranked([replace(one, depth=depth)], allowed, ann)
 
         found = []
         for one in asked:
@@ -245,7 +246,7 @@ class Index:
         min_score: float | None = None,
         exclude: Sequence[int] | Array = (),
     ) -> Asked:
-        """Check one query, (D,) or (1, D), and its options, which are those of `search`, for `ranked`."""
+        """Check one query, (D,) or (1, D), and its options, which are those of `search`, for a view."""
         wide = checked_queries(query, self.manifest, self.directory)
         check_options(top_k, offset, min_score)
         return asked_of(wide[:1], len(self), len(self._vectors), top_k, offset, min_score, exclude)[0]
@@ -257,18 +258,13 @@ class Index:
             return self.where(where, params)
         return None if where is None else row_numbers(where, "the filter", or_flags=True)
 
-    def ranked(self, asked: Sequence[Asked], allowed: Array | None, ann: Ranker | None = None) -> list[Ranking]:
-        """Rank the rows for several queries in one scan: for each, exactly what a scan of its own gives.
-
-        allowed: as the method of this name gives it. ann: as for `search`; all options must then be the same.
-        """
-        try:
-            return ranked(asked, self._vectors, self.codes, allowed, self._dead, self._norms, ann)
-        except UnsoundRow as exc:
-            raise unsound(self.directory, exc.row) from exc
+    def view(self, codes: bool = True) -> View:
+        """The rows as of now, to be ranked. codes: with their codes."""
+        some = self.codes() if codes else None
+        return View(self.directory, self._vectors, some, self._dead, self._norms, self.generation)
 
     def hits(self, asked: Sequence[Asked], rankings: Sequence[Ranking]) -> list[Hits]:
-        """Make the hits of what `ranked` found."""
+        """Make the hits of what a view's `ranked` found."""
         found = zip(asked, rankings, strict=True)
         return self._hits([(each, [Group(i) for i in range(one.offset, len(each.rows))]) for one, each in found])
 
