@@ -34,8 +34,8 @@ _WAITING = 4096  # searches; more block
 _AT_ONCE = 64  # in a scan: more take as much longer as they are more
 _DEEPEST = 2048  # hits, those skipped included; a deeper search scans alone, so that others need not wait for it
 
-# Scans of different filters at once: each uses all cores, but not all the time.
-_SCANS = max(2, usable_cpus() // 2)
+# Scans of different filters at once; each takes a few megabytes for each core. More share the cores no better.
+_SCANS = max(4, usable_cpus() // 2)
 
 # For the searches without a filter: one makes hits while the other scans. They never wait for a filter that takes
 # long, which those of the others may.
