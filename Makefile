@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-thin test-slow test-wheel coverage lint docs format locks demo-model evaluate bench prove prove-damage prove-kills prove-collection prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-shapes test-extras clean
+.PHONY: help demo test test-thin test-slow test-wheel coverage lint docs format locks demo-model evaluate bench prove prove-damage prove-kills prove-collection prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-web prove-shapes test-extras clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -105,6 +105,9 @@ prove-disk: .venv-dev/ready  ## let every write, sync and rename fail in turn; f
 
 prove-faults: .venv-dev/ready  ## servers killed and networks that fail, under calls: none lost, none late
 	.venv-dev/bin/python benchmarks/prove_faults.py
+
+prove-web: .venv-dev/ready  ## search a million pictures from 50 clients while 20,000 are added
+	.venv-dev/bin/python benchmarks/web_load.py
 
 prove-pictures: .venv-dev/ready  ## decode 20,000 damaged pictures, and 18,900 TIFFs and BMPs of every kind
 	.venv-dev/bin/python tests/proofs/mutated_pictures.py 20000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, cast
 
@@ -11,7 +12,9 @@ from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument
 from clipdex.client.steps import Steps
 from clipdex.collection.core import Core, Key
+from clipdex.collection.scanning import Wanted
 from clipdex.index.hits import Hits
+from clipdex.index.reader import Index
 from clipdex.model.embeddings import Embeddings
 from clipdex.model.images import ImageSource
 from clipdex.search.grouping import Grouping
@@ -27,6 +30,8 @@ def search_steps(
     image: ImageSource | None = None,
     item: Key | None = None,
     vector: Array | None = None,
+    where: str | Sequence[int] | Array | None = None,
+    params: Mapping[str, Any] | None = None,
     group: bool | Grouping = False,
     **options: Any,
 ) -> Steps[Hits]:
@@ -40,14 +45,25 @@ def search_steps(
         )
     if not isinstance(group, (bool, Grouping)):
         raise InvalidArgument(f"group is {group!r:.60}; expected True, False or clipdex.Grouping(...)")
-    options["grouping"] = Grouping() if group is True else group or None
+    grouping = Grouping() if group is True else group or None
+    found = yield from _looked_up(core, text, image, item, vector)
+    return (yield from core.scans.search(Wanted(found, where, params, grouping, options)))
+
+
+def _looked_up(
+    core: Core, text: str | Query | None, image: ImageSource | None, item: Key | None, vector: Array | None
+) -> Steps[Callable[[Index], tuple[Array, Sequence[int]]]]:
+    """Embed what must be embedded -> a function that gives the vector and the rows to leave out, in an index."""
     if vector is not None:
-        with core.reading() as index:
-            return index.search(_one(vector), **options)[0]
+        one = _one(vector)
+        return lambda index: (one, ())
     if item is not None:
-        with core.reading() as index:
+
+        def of_item(index: Index) -> tuple[Array, Sequence[int]]:
             row = core.row(index, item)
-            return index.search(index.vector(row), exclude=[row], **options)[0]
+            return index.vector(row), [row]
+
+        return of_item
     if image is not None:
         query = Query().plus(image=image)
     elif isinstance(text, Query):
@@ -57,9 +73,7 @@ def search_steps(
     else:
         raise InvalidArgument(f"the query is {text!r:.60}; expected a text or a clipdex.Query")
     texts, images = yield from _embedded(core, query)
-    with core.reading() as index:
-        liked = query.liked_rows(index)
-        return index.search(query.mixed(texts, images, index), exclude=liked, **options)[0]
+    return lambda index: (query.mixed(texts, images, index), query.liked_rows(index))
 
 
 def _embedded(core: Core, query: Query) -> Steps[tuple[Array | None, Array | None]]:
