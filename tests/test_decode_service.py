@@ -269,7 +269,7 @@ def test_records_and_vectors_are_those_of_this_process_bit_for_bit(pair: Any, tm
 
 def _index(collection: Any) -> clipdex.Index:
     twin = getattr(collection, "_twin", collection)
-    return twin._core.index  # type: ignore[no-any-return]
+    return twin._core.index
 
 
 def _faults(folder: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ pytest.importorskip("fastapi")
 from web_server import answering, settings_of
 
 from clipdex.base.limits import Limits
+from clipdex.pipeline.thumbnail_service import ThumbnailService
 from clipdex.web.pictures import thumbnails as thumbnails_module
 from clipdex.web.pictures.cache import ThumbnailCache
 
@@ -114,14 +115,14 @@ def test_a_hundred_requests_for_one_thumbnail_draw_it_once(site: Any, monkeypatc
     client, _, _ = site
     row = row_of(client, "5.jpg")["row"]
     drawn = []
-    draw = thumbnails_module.ThumbnailService.draw
+    draw = ThumbnailService.draw
 
     def counted(*given: Any, **more: Any) -> Any:
         drawn.append(given)
         time.sleep(0.2)
         return draw(*given, **more)
 
-    monkeypatch.setattr(thumbnails_module.ThumbnailService, "draw", counted)
+    monkeypatch.setattr(ThumbnailService, "draw", counted)
     with ThreadPoolExecutor(20) as threads:
         answers = list(threads.map(client.get, [f"/v1/pictures/{row}/thumbnail?side=640"] * 100))
     assert len({image_of(each).tobytes() for each in answers}) == 1
@@ -192,7 +193,7 @@ def test_pictures_that_break_a_decoder_cost_only_themselves(
         (pictures / name).write_bytes(data)
     # As if they had been indexed so: only then are they decoded.
     limits = Limits(worker_memory_bytes=256 << 20, large_memory_bytes=0, file_timeout_s=2.0)
-    real = thumbnails_module.ThumbnailService
+    real = ThumbnailService
     monkeypatch.setattr(
         thumbnails_module, "ThumbnailService", lambda **more: _Unchecked(real(**(more | {"limits": limits})))
     )

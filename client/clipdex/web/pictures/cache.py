@@ -1,6 +1,6 @@
 """A cache of thumbnails on disk, of bounded size, that several processes may share.
 
-    DIRECTORY/thumbnails/ab/ab0123…-320.jpg     a hash of 16 bytes, then the JPEG
+    DIRECTORY/ab/ab0123…-320.jpg     a hash of 16 bytes, then the JPEG
 
 A file is written under another name and renamed, and its hash is checked when it is read, so that neither a kill
 nor a power cut leaves a broken picture. Reading a file makes it young again; the oldest are removed first.

@@ -61,7 +61,7 @@ async def thumbnail(
     held: Chosen,
     request: Request,
     row: int,
-    side: Annotated[Side, Query(description="The most pixels of its width and height.")] = 320,
+    side: Annotated[Side, Query(description="The most pixels of its width and height.")] = Side.MEDIUM,
     v: Version = None,
 ) -> Response:
     """Get a small JPEG of a picture: upright, whole, in sRGB. That of an item has at most 320 pixels a side."""
