@@ -48,6 +48,7 @@ class Core:
         self._pid = os.getpid()
         self._batcher = None if parts.client is None else Batcher(parts.client)
         self.scans = Scans(self.reading, self.still)
+        self.decoding = parts.decoding
         self._commits = None if read_only else Commits(str(self.directory), parts.write, parts.writer)
 
     @property
@@ -64,6 +65,7 @@ class Core:
                 return
             self.closed.set()
             lost = None if self._commits is None else self._commits.close()
+            self.decoding.close()
             if self._batcher is not None:
                 self._batcher.close()
             self.scans.close()
