@@ -216,6 +216,10 @@ class Client:
         """Return the part of each text beyond the model's context, which is not embedded; "" if all of it fits."""
         return self._tokenizer.encode(texts)[1]
 
+    def token_counts(self, texts: Iterable[str]) -> list[int]:
+        """Count the tokens of each text that are embedded: without padding, with the end token."""
+        return self._tokenizer.counts(texts)
+
     def submit_tokens(self, ids: Array, *, wait: bool = False) -> Future[Array]:
         """Send one batch of tokenized texts, int32 (B, L) with B <= max_texts, as `submit_pixels` does."""
         _require_array(ids, np.int32, (self.card.text.context_length,), f"{self._name} takes token ids")
