@@ -140,6 +140,10 @@ class Collection(AsyncTwin[BlockingCollection]):
         """See `clipdex.Collection.token_counts`."""
         return await self._in_thread(partial(self.collection.token_counts, texts))
 
+    async def require_server(self, timeout_s: float = 5.0) -> None:
+        """See `clipdex.Collection.require_server`."""
+        await self._in_thread(partial(self.collection.require_server, timeout_s))
+
     async def classify(
         self,
         labels: Iterable[str],

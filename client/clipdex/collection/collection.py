@@ -286,6 +286,14 @@ class Collection:
         """Count the tokens of each text that are embedded: without padding, with the end token."""
         return self._core.reader_of_texts().token_counts(texts)
 
+    def require_server(self, timeout_s: float = 5.0) -> None:
+        """Ask whether the server has the model ready.
+
+        Raises:
+            ServerError, ModelNotFound: it does not answer, or does not have it.
+        """
+        self._core.reader_of_texts().require_ready(timeout_s)
+
     def classify(
         self,
         labels: Iterable[str],
