@@ -13,13 +13,13 @@ from clipdex.version import __version__
 from clipdex.web.guard import guarded
 from clipdex.web.openapi import documented
 from clipdex.web.problems import Hidden, add_handlers
-from clipdex.web.routes import info, items, search
+from clipdex.web.routes import info, items, page, search
 from clipdex.web.served import Served, require_names
 from clipdex.web.settings import WebSettings
 
 __all__ = ["create_app"]
 
-_ROUTERS = (search.router, items.router, info.router)
+_ROUTERS = (search.router, items.router, info.router, page.router)
 
 
 def create_app(settings: WebSettings) -> FastAPI:

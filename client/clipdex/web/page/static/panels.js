@@ -1,0 +1,81 @@
+// Beside the search: what an index is, which pictures it could not read, and its duplicates.
+
+import { $, button, bytes, copy, counted, h, number } from "./dom.js";
+import { ask } from "./api.js";
+
+const KINDS = { exact: "Same bytes", perceptual: "Same look", semantic: "Same content" };
+
+/** Show what is known of an index. */
+export async function info(index) {
+  const dialog = $("#info");
+  const body = $(".body", dialog);
+  body.replaceChildren(h("p", { text: "Asking the server…" }));
+  dialog.showModal();
+  const [facts, failures] = await Promise.all([
+    ask("/v1/info", { query: { index } }).catch((problem) => problem),
+    ask("/v1/failures", { query: { index, limit: 50 } }).catch(() => null),
+  ]);
+  if (facts instanceof Error) return body.replaceChildren(h("p", { class: "error", text: facts.message }));
+  body.replaceChildren(h("dl", {}, ...entries(facts)), ...failed(failures));
+}
+
+function entries(facts, before = "") {
+  return Object.entries(facts).flatMap(([name, value]) => {
+    const said = `${before}${name.replaceAll("_", " ")}`;
+    if (value === null || value === undefined) return [];
+    if (typeof value === "object" && !Array.isArray(value)) return entries(value, `${said}: `);
+    const text = Array.isArray(value) ? value.join(", ") : typeof value === "number" ? (/bytes|size$/.test(name) ? bytes(value) : number(value)) : String(value);
+    return [h("div", {}, h("dt", { text: said }), h("dd", { text }))];
+  });
+}
+
+function failed(answer) {
+  const list = answer?.failures ?? answer?.items ?? [];
+  if (!list.length) return answer ? [h("p", { text: "Every picture could be read." })] : [];
+  return [
+    h("h3", { text: `${counted(answer.total ?? list.length, "picture")} could not be read` }),
+    h("ul", { class: "failures" }, ...list.map((each) => h("li", {},
+      h("strong", { text: each.name ?? each.path ?? each.id ?? "" }), h("span", { text: each.reason ?? each.kind ?? "" }), h("small", { text: each.message ?? each.detail ?? each.error ?? "" })))),
+  ];
+}
+
+/** Show groups of duplicates side by side. */
+export async function duplicates(state, { kind, open }) {
+  const place = $("#duplicates");
+  const tabs = h("div", { class: "tabs", role: "group", "aria-label": "Kind of duplicates" }, ...Object.entries(KINDS).map(([name, label]) =>
+    h("button", { type: "button", "aria-pressed": String(name === kind), text: label, onclick: () => duplicates(state, { kind: name, open }) })));
+  const status = h("p", { class: "note", role: "status", text: "Comparing…" });
+  const groups = h("div", { class: "groups" });
+  place.replaceChildren(h("h1", { text: "Duplicates" }), tabs, status, groups);
+  let offset = 0;
+  let shown = 0;
+  const more = button("Show more", null, () => next(), { class: "button wide" });
+  const next = async () => {
+    more.disabled = true;
+    try {
+      const answer = await ask("/v1/duplicates", { query: { kind, index: state.index, limit: 20, offset } });
+      const found = answer.groups ?? [];
+      groups.append(...found.map((each) => group(each.pictures ?? each.members ?? each, open)));
+      shown += found.length;
+      offset = answer.next_offset;
+      status.textContent = shown ? `${counted(answer.total ?? shown, "group")}. The first of each is the one to keep: the largest.` : "No duplicates of this kind.";
+      more.remove();
+      if (offset) place.append(more);
+    } catch (problem) {
+      status.className = "error";
+      status.textContent = problem.message;
+    }
+    more.disabled = false;
+  };
+  await next();
+}
+
+function group(pictures, open) {
+  return h("section", { class: "group" }, h("h2", { text: `${pictures[0].name} · ${counted(pictures.length, "picture")}` }),
+    h("ul", {}, ...pictures.map((each, at) => h("li", {},
+      h("button", { type: "button", class: "pair", onclick: () => open(each, pictures) },
+        h("img", { src: each.thumbnail, alt: each.name, loading: "lazy", width: each.width || 320, height: each.height || 320 })),
+      h("p", {}, h("strong", { text: each.name }), at ? null : h("span", { class: "keep", text: "keep" })),
+      h("p", { class: "soft", text: [each.width ? `${each.width} × ${each.height}` : "", each.size ? bytes(each.size) : "", (each.modified ?? "").slice(0, 10)].filter(Boolean).join(" · ") }),
+      each.path || each.id ? button(each.id ? "Copy id" : "Copy path", "copy", () => copy(each.id ?? each.path, each.id ? "Id" : "Path")) : null))));
+}
