@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import uvicorn
 from conftest import MODEL_REPOSITORY
 from PIL import Image
@@ -31,7 +32,7 @@ def draw_pictures(folder: Path, count: int, *, copies: int = 0) -> None:
         scene = sample_scene(rng)
         square = draw(scene, i, size=240, oversample=1)
         size = (240, 240) if scene.ground.striped else _SIZES[i % len(_SIZES)]
-        picture = Image.new("RGB", size, square.getpixel((2, 2)))
+        picture = _ground(np.asarray(square), size, i)
         picture.paste(square, ((size[0] - 240) // 2, (size[1] - 240) // 2))
         path = folder / ("holiday", "home", "work")[i % 3] / f"drawing {i:04}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +41,13 @@ def draw_pictures(folder: Path, count: int, *, copies: int = 0) -> None:
             copy = folder / "sent" / f"drawing {i:04} (1).jpg"
             copy.parent.mkdir(parents=True, exist_ok=True)
             picture.resize((size[0] * 3 // 4, size[1] * 3 // 4)).save(copy, quality=80)
+
+
+def _ground(square: np.ndarray, size: tuple[int, int], seed: int) -> Image.Image:
+    """Make the ground of a drawing, of another size: its colour, and noise."""
+    colour = square[:6].reshape(-1, 3).mean(axis=0)
+    noise = np.random.default_rng(seed).uniform(-6, 6, (size[1], size[0], 1))
+    return Image.fromarray(np.clip(colour + noise, 0, 255).astype(np.uint8))
 
 
 def index_of(folder: Path, index: Path) -> Path:

@@ -94,13 +94,14 @@ function within(by, value) {
   return by === "folder" ? `folder = ${quoted(value)}` : `${by} LIKE ${quoted(`${value}%`)}`;
 }
 
-/** Say what the server says of the conditions. */
-export function wrong(text) {
+/** Say what the server says of the conditions; `written` goes back to where it was written. */
+export function wrong(text, written = "") {
   const place = $("#sql-error");
   place.textContent = text ?? "";
   place.hidden = !text;
   $("#sql").toggleAttribute("aria-invalid", false);
   if (text) $("#sql").setAttribute("aria-invalid", "true");
+  if (written) $("#sql").value = written;
 }
 
 /** Listen to the panel; `add(condition)` is told of a new one. */

@@ -70,6 +70,14 @@ export function append(found, state) {
   if (first) roam(grid.firstElementChild);
 }
 
+/** Hide the last row while there is more to come that would fill it: its tiles would be seen to grow. */
+export function hold_last_row(more) {
+  for (const each of grid.querySelectorAll(".held")) each.classList.remove("held");
+  const last = grid.lastElementChild?.offsetTop;
+  if (!more || last === grid.firstElementChild?.offsetTop) return;
+  for (let each = grid.lastElementChild; each?.offsetTop === last; each = each.previousElementSibling) each.classList.add("held");
+}
+
 /** Show or hide the copies of a tile's picture after it. */
 export function unfold(made, state) {
   const button = $(".fold", made);

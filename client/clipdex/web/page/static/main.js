@@ -6,7 +6,8 @@ import * as grid from "./grid.js";
 import * as query from "./query.js";
 import { address, asks, joined, part_like, read, uploads } from "./state.js";
 
-const PAGE = 60;
+const FIRST = 60; // pictures of the first page
+const PAGE = 120; // of each further one
 const TYPING_MS = 220;
 const SLOW_MS = 700;
 
@@ -62,12 +63,13 @@ function edit(text) {
 // ---- searching
 
 let asked = "";
+let pending = ""; // a condition just written, which goes back to its field if it cannot be used
+const question = () => JSON.stringify([state.index, state.text.trim(), state.parts, state.where, state.min, state.group]);
 
 /** Search for the state, or show the pictures as they are in the index if it asks for nothing. */
 async function search(force = false) {
-  const key = JSON.stringify([state.index, state.text.trim(), state.parts, state.where, state.min, state.group]);
-  if (key === asked && !force) return;
-  asked = key;
+  if (question() === asked && !force) return;
+  asked = question();
   running?.abort();
   const mine = (running = new AbortController());
   const missing = state.parts.filter((part) => part.kind === "upload" && !uploads.has(part.value));
@@ -95,14 +97,15 @@ async function search(force = false) {
 
 /** Ask for a page of pictures. */
 async function page(from, signal) {
+  const count = from ? PAGE : FIRST;
   const waiting = (problem) => (status.textContent = `${problem.title}; trying again…`);
   if (!asks(state)) {
-    const answer = await ask("/v1/items", { query: { index: state.index, limit: PAGE, after: from || "" }, signal, waiting });
+    const answer = await ask("/v1/items", { query: { index: state.index, limit: count, after: from || "" }, signal, waiting });
     next = answer.next ?? answer.next_after ?? null;
     total = answer.pictures ?? answer.total ?? Number(document.body.dataset.pictures);
     return answer.items;
   }
-  const options = { top_k: PAGE, offset: from, group: state.group };
+  const options = { top_k: count, offset: from, group: state.group };
   if (state.min !== null) options.min_score = state.min;
   if (state.where.length) options.where = joined(state.where);
   const body = query.request(state, options);
@@ -117,6 +120,7 @@ async function page(from, signal) {
 /** Load the next page, if there is one. */
 async function further() {
   if (next === null || running || state.view) return false;
+  document.body.classList.remove("stopped");
   const mine = (running = new AbortController());
   try {
     const found = await page(next, mine.signal);
@@ -131,12 +135,20 @@ async function further() {
   }
 }
 
-/** A page may be shorter than the window. */
+const AHEAD = 1500; // pixels below the window that are loaded before they are scrolled to
+
+/** Load pages until there are pictures some way below the window. */
 async function fill_window() {
-  while (next !== null && !state.view && $("#grid").getBoundingClientRect().bottom < innerHeight + 800 && (await further()));
+  const short = () => $("#grid").getBoundingClientRect().bottom < innerHeight + AHEAD;
+  while (next !== null && !running && !state.view && short() && (await further()));
 }
 
-new IntersectionObserver((entries) => entries[0].isIntersecting && fill_window(), { rootMargin: "1200px" }).observe($("#more"));
+new IntersectionObserver((entries) => entries[0].isIntersecting && fill_window(), { rootMargin: `${AHEAD}px` }).observe($("#more"));
+
+addEventListener("resize", () => {
+  grid.hold_last_row(next !== null);
+  fill_window();
+});
 
 let slow;
 
@@ -155,8 +167,10 @@ function busy(on) {
 function said() {
   const count = grid.hits.length;
   $("#more").hidden = next === null;
+  grid.hold_last_row(next !== null);
   $("#trouble").hidden = true;
-  if (state.where.length) filters?.wrong(null);
+  pending = "";
+  filters?.wrong(null);
   if (!asks(state)) {
     status.textContent = total ? counted(total, "picture") : "";
     if (state.where.length || state.min !== null) status.textContent += " – filters hold once you search for something";
@@ -183,12 +197,21 @@ function failed(problem, below = false) {
   if (!below) asked = "";
   const of_filter = state.where.length && (problem.status === 422 || problem.status === 403) && /condition|filter|where|column/i.test(problem.message);
   if (of_filter) {
-    open_filters(true).then(() => filters.wrong(problem.message));
+    const written = pending;
+    pending = "";
+    if (written && state.where.includes(written)) {
+      state = { ...state, where: state.where.filter((each) => each !== written) };
+      history.replaceState(history.state, "", address(state));
+      asked = question();
+    }
     status.textContent = "The filter cannot be used.";
+    open_filters(true).then(() => filters.wrong(problem.message, written));
     return;
   }
+  grid.hold_last_row(false);
   if (!below) next = null;
   $("#more").hidden = !below;
+  document.body.classList.toggle("stopped", below);
   status.textContent = problem.title;
   trouble(problem.title, problem.message, problem.status !== 422);
   if (!below) grid.show([], state);
@@ -223,7 +246,7 @@ function like(hit, weight, alone = false) {
   const part = part_like(hit, weight);
   const others = state.parts.filter((each) => each.kind !== part.kind || each.value !== part.value);
   viewer?.close();
-  if (weight < 0 && !others.length && !state.text.trim()) toast("Less like this needs something to look for, too.");
+  if (weight < 0 && !others.length && !state.text.trim()) toast("Alone, this shows the pictures that are least like it.");
   change(alone ? { text: "", parts: [part], show: "", view: "" } : { parts: [...others, part], show: "", view: "" });
 }
 
@@ -254,7 +277,7 @@ $("#index")?.addEventListener("change", () => change({ index: $("#index").value,
 $("#again").addEventListener("click", () => search(true));
 $("#more").addEventListener("click", (event) => {
   event.preventDefault();
-  further();
+  further().then(fill_window);
 });
 $(".home").addEventListener("click", (event) => {
   if (event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -298,7 +321,7 @@ async function open(hit, among = grid.hits) {
     index: state.index,
     neighbour(step) {
       const at = among.indexOf(hit) + step;
-      if (among === grid.hits && at >= among.length - 3) further();
+      if (among === grid.hits && at >= among.length - 3) further().then(fill_window);
       return among[at];
     },
     moved: (to) => open(to, among),
@@ -336,7 +359,11 @@ addEventListener("popstate", () => {
 // ---- filters, and other panels
 
 let filters = null;
-const add_condition = (condition) => change({ where: [...state.where.filter((each) => each !== condition), condition] });
+
+function add_condition(condition) {
+  pending = condition;
+  change({ where: [...state.where.filter((each) => each !== condition), condition] });
+}
 
 async function with_filters() {
   if (!filters) {

@@ -5,6 +5,13 @@ import { ask } from "./api.js";
 
 const KINDS = { exact: "Same bytes", perceptual: "Same look", semantic: "Same content" };
 
+// What the facts are called; those that the page shows otherwise are left out.
+const FACTS = {
+  index: "Index", path: "Path", model: "Model", embedding_dim: "Numbers per vector", dtype: "Stored as", pictures: "Pictures", removed: "Removed, not yet compacted",
+  bytes_on_disk: "On disk", first_commit: "First commit", last_commit: "Last commit", has_model: "Texts can be searched for", allows_write: "Pictures can be added",
+  shows_paths: "Paths are shown", version: "clipdex", fingerprint: "Fingerprint", indexes: "",
+};
+
 /** Show what is known of an index. */
 export async function info(index) {
   const dialog = $("#info");
@@ -19,14 +26,21 @@ export async function info(index) {
   body.replaceChildren(h("dl", {}, ...entries(facts)), ...failed(failures));
 }
 
-function entries(facts, before = "") {
-  return Object.entries(facts).flatMap(([name, value]) => {
-    const said = `${before}${name.replaceAll("_", " ")}`;
-    if (value === null || value === undefined) return [];
-    if (typeof value === "object" && !Array.isArray(value)) return entries(value, `${said}: `);
-    const text = Array.isArray(value) ? value.join(", ") : typeof value === "number" ? (/bytes|size$/.test(name) ? bytes(value) : number(value)) : String(value);
-    return [h("div", {}, h("dt", { text: said }), h("dd", { text }))];
+function entries(facts) {
+  const order = Object.keys(FACTS);
+  const named = Object.entries(facts).filter(([name]) => FACTS[name] !== "").sort(([a], [b]) => order.indexOf(a) - order.indexOf(b));
+  return named.flatMap(([name, value]) => {
+    const text = worded(name, value);
+    return text ? [h("div", {}, h("dt", { text: FACTS[name] ?? name.replaceAll("_", " ") }), h("dd", { text }))] : [];
   });
+}
+
+function worded(name, value) {
+  if (value === null || value === undefined) return "";
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value === "number") return name.startsWith("bytes") ? bytes(value) : number(value);
+  if (typeof value === "object") return Object.entries(value).map(([key, each]) => `${key}: ${each}`).join(", ");
+  return name.endsWith("_commit") ? value.slice(0, 16).replace("T", " ") : value;
 }
 
 function failed(answer) {
