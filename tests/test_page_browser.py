@@ -564,6 +564,54 @@ def test_what_an_index_is_and_the_keys_are_shown(window: Callable[..., Page]) ->
     expect(page.locator("#keys")).to_be_hidden()
 
 
+def test_duplicates_are_shown_side_by_side(window: Callable[..., Page]) -> None:
+    page = window(expected="404|503")
+    type_in(page, "a heart")
+    hits = page.evaluate("[...document.querySelectorAll('.tile')].map((tile) => tile.hit)")
+    pairs = [(hit, hit["copies"][0]) for hit in hits if hit["copies"]]
+    assert pairs
+    asked: list[str] = []
+
+    def answer(route: Route) -> None:
+        """What the API answers, once it has compared the pictures."""
+        asked.append(route.request.url)
+        if len(asked) == 1:
+            problem = {"type": "urn:clipdex:ServerBusy", "detail": "the duplicates are being computed", "status": 503}
+            return route.fulfill(status=503, json=problem, headers={"Retry-After": "1"})
+        groups = [
+            {
+                "pictures": [
+                    {**first, "relation": "keeper", "similarity": 1, "cosine": 1},
+                    {**second, "relation": "near", "similarity": 0.978, "cosine": 0.99},
+                ],
+                "size": 2,
+            }
+            for first, second in pairs
+        ]
+        return route.fulfill(json={"groups": groups, "total": len(groups), "offset": 0, "next_offset": None})
+
+    page.route("**/v1/duplicates*", answer)
+    page.locator("#to-duplicates").click()
+    expect(page.locator("#duplicates .note")).to_have_text("the duplicates are being computed…")
+    expect(page.locator("#duplicates .group")).to_have_count(len(pairs))
+    expect(page.locator("#duplicates .group").first).to_contain_text("same look, 97.8 %")
+    expect(page.locator("#search-view")).to_be_hidden()
+    assert "view=duplicates" in page.url
+    check(page)
+    page.locator("#duplicates .pair").nth(1).click()
+    expect(page.locator("#viewer h2")).to_have_text(pairs[0][1]["name"])
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#viewer h2")).to_have_text(pairs[0][0]["name"])
+    page.keyboard.press("Escape")
+    expect(page.locator("#viewer")).to_be_hidden()
+    page.get_by_role("button", name="Same bytes").click()
+    expect(page.get_by_role("button", name="Same bytes")).to_have_attribute("aria-pressed", "true")
+    assert "kind=exact" in asked[-1]
+    page.go_back()
+    expect(page.locator("#duplicates")).to_be_hidden()
+    assert names(page)
+
+
 def test_indexes_are_chosen_from_and_evil_names_and_metadata_are_text(window: Callable[..., Page]) -> None:
     page = window()
     settled(page)

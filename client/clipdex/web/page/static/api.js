@@ -39,11 +39,11 @@ const pause = (seconds, signal) =>
   });
 
 /**
- * Ask the server. A busy one is asked three times; `waiting` is told of each.
+ * Ask the server. A busy one is asked `times` times; `waiting` is told of each.
  * @returns the JSON of the answer.
  * @throws {Problem} or, if aborted, an AbortError.
  */
-export async function ask(path, { query = {}, json, form, signal, waiting } = {}) {
+export async function ask(path, { query = {}, json, form, signal, waiting, times = 3 } = {}) {
   const given = Object.entries(query).filter(([, value]) => value !== "" && value !== null && value !== undefined);
   const search = new URLSearchParams(given);
   const url = document.body.dataset.root + (given.length ? `${path}?${search}` : path);
@@ -60,7 +60,7 @@ export async function ask(path, { query = {}, json, form, signal, waiting } = {}
     if (response.ok) return response.json();
     const found = await problem(response);
     const busy = found.status === 503 || found.status === 429;
-    if (!busy || attempt === 3) throw found;
+    if (!busy || attempt === times) throw found;
     waiting?.(found);
     await pause(Math.min(found.retry_after || 1, 5), signal);
   }

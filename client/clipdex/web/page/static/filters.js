@@ -10,6 +10,7 @@ const like = (text) => quoted(`%${text.replaceAll(/[\\%_]/g, "\\$&")}%`);
 const OPERATIONS = {
   text: { contains: (c, v) => `${c} LIKE ${like(v)}${/[\\%_]/.test(v) ? " ESCAPE '\\'" : ""}`, is: (c, v) => `${c} = ${quoted(v)}`, "is not": (c, v) => `${c} != ${quoted(v)}` },
   number: { "at least": (c, v) => `${c} >= ${v}`, "at most": (c, v) => `${c} <= ${v}`, is: (c, v) => `${c} = ${v}` },
+  list: { has: (c, v) => `has(meta, ${quoted(c)}, ${quoted(v)})` },
   time: { since: (c, v) => `${c} >= ${quoted(v)}`, before: (c, v) => `${c} < ${quoted(v)}` },
 };
 const COLUMNS = [
@@ -43,7 +44,9 @@ export function conditions(state, changed, edit) {
   }));
 }
 
-const kind_of = (column) => ({ integer: "number", real: "number", float: "number", number: "number", time: "time", date: "time", datetime: "time" })[column.kind] ?? "text";
+// What the server calls the kinds of columns, where that is not the name of their operations.
+const KINDS = { integer: "number", real: "number" };
+const HIDDEN = new Set(["row", "mtime", "meta", "path", "id"]); // of no use to people, or better written in SQL
 
 /** Fill the panel with the columns that an index has, and its facets. */
 export async function fill(state, add, seen) {
@@ -51,15 +54,18 @@ export async function fill(state, add, seen) {
   shown_for = state.index;
   try {
     const found = await ask("/v1/columns", { query: { index: state.index } });
-    columns = (found.columns ?? found).map((each) => ({ ...each, sql: each.sql ?? each.expression ?? each.name, kind: kind_of(each) }));
+    columns = found.columns.filter((each) => each.there && !HIDDEN.has(each.name)).map((each) => ({ ...each, kind: KINDS[each.kind] ?? each.kind }));
   } catch {
     const keys = new Set(seen.flatMap((hit) => Object.keys(hit.metadata ?? {})));
     columns = [...COLUMNS, ...[...keys].slice(0, 50).map((key) => ({ name: key, sql: `meta ->> ${quoted(key)}`, kind: "text" }))];
   }
-  $("#column").replaceChildren(...columns.map((each, at) => h("option", { value: at, text: each.label ?? each.name })));
+  $("#column").replaceChildren(...columns.map((each, at) => h("option", { value: at, text: each.name })));
   chosen();
   facets(state, add);
 }
+
+/** How an operation names a column. */
+const named = (column) => (column.kind === "list" ? column.name : (column.sql ?? column.name));
 
 function chosen() {
   const column = columns[$("#column").value] ?? columns[0];
@@ -67,20 +73,18 @@ function chosen() {
   const value = $("#value");
   value.type = { number: "number", time: "date", text: "text" }[column.kind];
   value.step = "any";
-  value.placeholder = column.name === "size" ? "bytes" : "";
-  const frequent = (column.values ?? column.frequent ?? []).map((each) => (typeof each === "object" ? each.value : each));
-  $("#values").replaceChildren(...frequent.slice(0, 50).map((each) => h("option", { value: each })));
+  value.placeholder = column.name === "size" ? "bytes" : column.least !== undefined && column.kind === "number" ? `${column.least} to ${column.greatest}` : "";
+  $("#values").replaceChildren(...(column.values ?? []).map((each) => h("option", { value: each.value })));
 }
 
+const FACETS = { folder: "Folders", taken: "Taken", modified: "Modified" };
+
 async function facets(state, add) {
-  const made = await Promise.all([["folder", "Folders"], ["taken", "Taken"], ["modified", "Modified"]].map(async ([by, title]) => {
+  const by = Object.keys(FACETS).filter((each) => columns.some((column) => column.name === each && column.there));
+  const made = await Promise.all(by.map(async (each) => {
     try {
-      const found = await ask("/v1/facets", { query: { by, index: state.index } });
-      const values = (found.facets ?? found.values ?? []).slice(0, 12);
-      if (values.length < 2) return null;
-      return h("section", { class: "facet" }, h("h3", { text: title }), h("ul", {}, ...values.map((each) =>
-        h("li", {}, h("button", { type: "button", onclick: () => add(each.where ?? within(by, each.value)) },
-          h("span", { text: each.value ?? "none" }), h("small", { text: number(each.count ?? each.pictures) }))))));
+      const { values } = await ask("/v1/facets", { query: { by: each, index: state.index, limit: 12 } });
+      return values.length > 1 ? facet(FACETS[each], values, add) : null;
     } catch {
       return null;
     }
@@ -88,10 +92,10 @@ async function facets(state, add) {
   $("#facets").replaceChildren(...made.filter(Boolean));
 }
 
-/** The condition of a facet: a folder, or the beginning of a time. */
-function within(by, value) {
-  if (value === null || value === undefined) return `${by} IS NULL`;
-  return by === "folder" ? `folder = ${quoted(value)}` : `${by} LIKE ${quoted(`${value}%`)}`;
+function facet(title, values, add) {
+  return h("section", { class: "facet" }, h("h3", { text: title }), h("ul", {}, ...values.map((each) =>
+    h("li", {}, h("button", { type: "button", title: each.value, onclick: () => add(each.where) },
+      h("span", { text: each.value }), h("small", { text: number(each.count) }))))));
 }
 
 /** Say what the server says of the conditions; `written` goes back to where it was written. */
@@ -112,7 +116,7 @@ export function listen(add) {
     const column = columns[$("#column").value] ?? columns[0];
     const value = $("#value").value.trim();
     if (!value) return $("#value").focus();
-    add(OPERATIONS[column.kind][$("#operation").value](column.sql ?? column.name, value));
+    add(OPERATIONS[column.kind][$("#operation").value](named(column), value));
     $("#value").value = "";
   });
   $("#raw").addEventListener("submit", (event) => {

@@ -44,12 +44,12 @@ function worded(name, value) {
 }
 
 function failed(answer) {
-  const list = answer?.failures ?? answer?.items ?? [];
+  const list = answer?.failures ?? [];
   if (!list.length) return answer ? [h("p", { text: "Every picture could be read." })] : [];
   return [
-    h("h3", { text: `${counted(answer.total ?? list.length, "picture")} could not be read` }),
+    h("h3", { text: `${counted(answer.total, "picture")} could not be read` }),
     h("ul", { class: "failures" }, ...list.map((each) => h("li", {},
-      h("strong", { text: each.name ?? each.path ?? each.id ?? "" }), h("span", { text: each.reason ?? each.kind ?? "" }), h("small", { text: each.message ?? each.detail ?? each.error ?? "" })))),
+      h("strong", { text: each.path ?? each.name }), h("span", { text: each.reason }), h("small", { text: each.detail })))),
   ];
 }
 
@@ -62,17 +62,16 @@ export async function duplicates(state, { kind, open }) {
   const groups = h("div", { class: "groups" });
   place.replaceChildren(h("h1", { text: "Duplicates" }), tabs, status, groups);
   let offset = 0;
-  let shown = 0;
   const more = button("Show more", null, () => next(), { class: "button wide" });
   const next = async () => {
     more.disabled = true;
     try {
-      const answer = await ask("/v1/duplicates", { query: { kind, index: state.index, limit: 20, offset } });
-      const found = answer.groups ?? [];
-      groups.append(...found.map((each) => group(each.pictures ?? each.members ?? each, open)));
-      shown += found.length;
+      const waiting = (problem) => (status.textContent = `${problem.message}…`);
+      const answer = await ask("/v1/duplicates", { query: { kind, index: state.index, limit: 20, offset }, waiting, times: 200 });
+      if (!status.isConnected) return; // another kind has been chosen meanwhile
+      groups.append(...answer.groups.map((each) => group(each, open)));
       offset = answer.next_offset;
-      status.textContent = shown ? `${counted(answer.total ?? shown, "group")}. The first of each is the one to keep: the largest.` : "No duplicates of this kind.";
+      status.textContent = answer.total ? `${counted(answer.total, "group")}. The first of each is the one to keep: the largest, then the oldest.` : "No duplicates of this kind.";
       more.remove();
       if (offset) place.append(more);
     } catch (problem) {
@@ -84,12 +83,15 @@ export async function duplicates(state, { kind, open }) {
   await next();
 }
 
-function group(pictures, open) {
-  return h("section", { class: "group" }, h("h2", { text: `${pictures[0].name} · ${counted(pictures.length, "picture")}` }),
+const RELATIONS = { exact: "same bytes", near: "same look", semantic: "same content" };
+const alike = ({ relation, similarity }) => (relation === "exact" ? RELATIONS.exact : `${RELATIONS[relation]}, ${Math.floor(similarity * 1000) / 10} %`);
+
+function group({ pictures, size }, open) {
+  return h("section", { class: "group" }, h("h2", { text: `${pictures[0].name} · ${counted(size, "picture")}` }),
     h("ul", {}, ...pictures.map((each, at) => h("li", {},
       h("button", { type: "button", class: "pair", onclick: () => open(each, pictures) },
         h("img", { src: each.thumbnail, alt: each.name, loading: "lazy", width: each.width || 320, height: each.height || 320 })),
-      h("p", {}, h("strong", { text: each.name }), at ? null : h("span", { class: "keep", text: "keep" })),
+      h("p", {}, h("strong", { text: each.name }), h("span", { class: at ? "relation" : "keep", text: at ? alike(each) : "keep" })),
       h("p", { class: "soft", text: [each.width ? `${each.width} × ${each.height}` : "", each.size ? bytes(each.size) : "", (each.modified ?? "").slice(0, 10)].filter(Boolean).join(" · ") }),
       each.path || each.id ? button(each.id ? "Copy id" : "Copy path", "copy", () => copy(each.id ?? each.path, each.id ? "Id" : "Path")) : null))));
 }
