@@ -23,6 +23,7 @@ from clipdex.web.routes import (
     info,
     items,
     operations,
+    page,
     search,
 )
 from clipdex.web.served import Served, require_names
@@ -33,6 +34,7 @@ __all__ = ["create_app"]
 _ROUTERS = (
     *(search.router, items.router, info.router),
     *(embeddings.router, classify.router, duplicates.router, failures.router, columns.router, operations.router),
+    page.router,
 )
 
 
