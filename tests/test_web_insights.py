@@ -508,6 +508,17 @@ def test_metrics_count_requests_by_their_routes(index):
     assert 'seconds_count{method="GET",route="/v1/search"} 1.0' in text
 
 
+def test_metrics_count_what_is_added_and_what_cannot_be_decoded(index):
+    with answering(settings_of(index, allow_write=True)) as web:
+        web.put("/v1/items/one", content=png(1), headers={"content-type": "image/png"})
+        web.put("/v1/items/bad", content=b"no picture", headers={"content-type": "image/png"})
+        given = [{"id": "two", "image": as_uri(png(2))}, {"id": "worse", "image": as_uri(b"no picture")}]
+        assert web.post("/v1/items", json=given).status_code == 422
+        web.post("/v1/search", json={"image": as_uri(b"no picture")})
+        text = web.get("/metrics").text
+    assert "clipdex_items_added_total 2.0" in text and "clipdex_decode_failures_total 3.0" in text
+
+
 def test_each_application_has_metrics_of_its_own(index):
     with answering(settings_of(index)) as one:
         one.get("/healthz")

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from clipdex.base.errors import AddFailed, ClipdexError, InvalidArgument, ItemNotFound
 from clipdex.collection.item import Item, StoredItem
+from clipdex.web.metrics import note
 from clipdex.web.problems import answers
 from clipdex.web.records import rendered, stored_out, version_of
 from clipdex.web.schemas.items import (
@@ -140,6 +141,7 @@ async def put(
     else:
         raise unsupported(request, "application/json", "a picture, such as image/jpeg")
     await _add(held, item)
+    note(request.state, added=1)
     return await rendered(lambda: AddedOut(added=1))
 
 
@@ -190,6 +192,7 @@ async def add(held: Writable, request: Request) -> Response:
         added = 1
     else:
         raise unsupported(request, "application/json", "multipart/form-data")
+    note(request.state, added=added)
     return await rendered(lambda: AddedOut(added=added))
 
 
