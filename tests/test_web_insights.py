@@ -498,14 +498,25 @@ def test_metrics_count_requests_by_their_routes(index):
         web.request("BREW", "/v1/search")
         text = web.get("/metrics").text
     assert 'requests_total{method="GET",route="/v1/search",status="200"} 1.0' in text
-    assert 'requests_total{method="GET",route="/v1/items/{id:path}",status="200"} 1.0' in text
-    assert 'requests_total{method="GET",route="/v1/items/{id:path}",status="404"} 1.0' in text
+    assert 'requests_total{method="GET",route="/v1/items/{id:item}",status="200"} 1.0' in text
+    assert 'requests_total{method="GET",route="/v1/items/{id:item}",status="404"} 1.0' in text
     assert 'requests_total{method="GET",route="none",status="404"} 1.0' in text
     assert 'method="other"' in text and "BREW" not in text
     assert "nobody" not in text and "secret" not in text
     assert "clipdex_searches_total 1.0" in text and "clipdex_http_requests_in_flight 1.0" in text
     assert 'clipdex_index_pictures{index="pets"} 29.0' in text
     assert 'seconds_count{method="GET",route="/v1/search"} 1.0' in text
+
+
+@pytest.mark.parametrize("item_id", ["a/b", "two\nlines", "ends\n", " ", "%", "é"])
+def test_any_id_can_be_in_an_address(index, item_id):
+    from urllib.parse import quote
+
+    with answering(settings_of(index, allow_write=True)) as web:
+        address = f"/v1/items/{quote(item_id, safe='')}"
+        assert web.put(address, json={"vector": unit_vectors(1, 8)[0].tolist()}).status_code == 200
+        assert web.get(address).json()["id"] == item_id
+        assert web.delete(address).status_code == 204
 
 
 def test_metrics_count_what_is_added_and_what_cannot_be_decoded(index):
