@@ -22,7 +22,7 @@ from clipdex.pipeline.decode_service import DecodedPicture
 from clipdex.search.grouping import Grouping
 from clipdex.search.mixture import Query
 
-__all__ = ["search_steps"]
+__all__ = ["picture_steps", "search_steps"]
 
 
 def search_steps(
@@ -84,7 +84,7 @@ def _embedded(core: Core, query: Query) -> Steps[tuple[Array | None, Array | Non
     try:
         if query.texts or query.images:
             waiting += map(core.model().text, query.texts)
-            waiting += yield from _images(core, query.images)
+            waiting += yield from picture_steps(core, query.images)
         found: list[Embeddings] = []
         for future in waiting:
             found.append(cast(Embeddings, (yield future)))  # what a batcher's futures give
@@ -95,8 +95,8 @@ def _embedded(core: Core, query: Query) -> Steps[tuple[Array | None, Array | Non
     return _stacked(texts), _stacked(images)
 
 
-def _images(core: Core, images: Sequence[ImageSource]) -> Steps[list[Future[Any]]]:
-    """Decode the pictures of a query -> futures of their vectors."""
+def picture_steps(core: Core, images: Sequence[ImageSource]) -> Steps[list[Future[Any]]]:
+    """Decode pictures from outside, in the workers if there are any -> futures of their vectors."""
     decoding: list[tuple[ImageSource, InWorkers | None]] = []
     embedding: list[Future[Any]] = []
     try:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Query, Request
 from pydantic import TypeAdapter
 from starlette.responses import Response
 
 from clipdex.base.errors import AddFailed, ClipdexError, InvalidArgument, ItemNotFound
 from clipdex.collection.item import Item, StoredItem
+from clipdex.web.convertors import ITEM_ID
+from clipdex.web.metrics import note
 from clipdex.web.problems import answers
 from clipdex.web.records import rendered, stored_out, version_of
 from clipdex.web.schemas.items import (
@@ -26,7 +27,16 @@ from clipdex.web.schemas.items import (
     StoredOut,
 )
 from clipdex.web.served import Chosen, HeldCollection, Writable
-from clipdex.web.uploads import content_type, file_of, form_of, json_of, picture_bytes, unsupported, validated
+from clipdex.web.uploads import (
+    content_type,
+    file_of,
+    form_of,
+    json_of,
+    picture_bytes,
+    unsupported,
+    validated,
+    vector_of,
+)
 
 __all__ = ["router", "stored"]
 
@@ -71,7 +81,7 @@ async def listed(
     return await rendered(make)
 
 
-@router.get("/items/{id:path}", response_model=StoredOut, summary="Get an item", responses=answers(404))
+@router.get(f"/items/{{id:{ITEM_ID}}}", response_model=StoredOut, summary="Get an item", responses=answers(404))
 async def one(held: Chosen, request: Request, id: str) -> Response:
     """Get an item by its id."""
     found = await stored(held, id)
@@ -103,7 +113,7 @@ _PICTURE_OR_JSON = {
 
 
 @router.put(
-    "/items/{id:path}",
+    f"/items/{{id:{ITEM_ID}}}",
     response_model=AddedOut,
     summary="Add or replace an item",
     responses=answers(409, 507),
@@ -132,6 +142,7 @@ async def put(
     else:
         raise unsupported(request, "application/json", "a picture, such as image/jpeg")
     await _add(held, item)
+    note(request.state, added=1)
     return await rendered(lambda: AddedOut(added=1))
 
 
@@ -182,11 +193,12 @@ async def add(held: Writable, request: Request) -> Response:
         added = 1
     else:
         raise unsupported(request, "application/json", "multipart/form-data")
+    note(request.state, added=added)
     return await rendered(lambda: AddedOut(added=added))
 
 
 @router.patch(
-    "/items/{id:path}",
+    f"/items/{{id:{ITEM_ID}}}",
     response_model=StoredOut,
     summary="Replace the metadata of an item",
     responses=answers(404, 507),
@@ -205,7 +217,7 @@ async def patch(held: Writable, request: Request, id: str) -> Response:
     return await rendered(lambda: stored_out(held, request, found))
 
 
-@router.delete("/items/{id:path}", status_code=204, summary="Remove an item", responses=answers(404, 507))
+@router.delete(f"/items/{{id:{ITEM_ID}}}", status_code=204, summary="Remove an item", responses=answers(404, 507))
 async def delete(held: Writable, id: str) -> Response:
     """Remove an item. Pictures of folders are not items."""
     if not await held.collection.remove(id):
@@ -269,7 +281,7 @@ async def _add_several(held: HeldCollection, given: list[NewItemIn]) -> int:
 def _item(held: HeldCollection, item_id: str, given: ItemIn) -> Item:
     most = held.settings.max_upload_bytes
     image = None if given.image is None else picture_bytes(given.image, most)
-    vector = None if given.vector is None else np.asarray(given.vector, np.float32)
+    vector = None if given.vector is None else vector_of(given.vector)
     return Item(item_id, image, vector, given.metadata)
 
 
