@@ -576,7 +576,11 @@ def test_duplicates_are_shown_side_by_side(window: Callable[..., Page]) -> None:
         """What the API answers, once it has compared the pictures."""
         asked.append(route.request.url)
         if len(asked) == 1:
-            problem = {"type": "urn:clipdex:ServerBusy", "detail": "the duplicates are being computed", "status": 503}
+            problem = {
+                "type": "urn:clipdex:ServerBusy",
+                "detail": "the duplicates are being computed",
+                "status": 503,
+            }
             return route.fulfill(status=503, json=problem, headers={"Retry-After": "1"})
         groups = [
             {
