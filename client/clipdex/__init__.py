@@ -111,6 +111,10 @@ if TYPE_CHECKING:
         Index,
         IndexInfo,
     )
+    from clipdex.index.split import (
+        Split,
+        split_index,
+    )
     from clipdex.index.verify import (
         Damage,
         VerifyReport,
@@ -211,6 +215,8 @@ _HOMES = {
     "merge_indexes": "clipdex.index.merge",
     "Index": "clipdex.index.reader",
     "IndexInfo": "clipdex.index.reader",
+    "Split": "clipdex.index.split",
+    "split_index": "clipdex.index.split",
     "Damage": "clipdex.index.verify",
     "VerifyReport": "clipdex.index.verify",
     "verify_index": "clipdex.index.verify",
@@ -328,6 +334,7 @@ __all__ = [
     "ServerUnreachable",
     "Source",
     "SourceError",
+    "Split",
     "StoredItem",
     "Stranded",
     "TextCut",
@@ -351,5 +358,6 @@ __all__ = [
     "open_sources",
     "plan_run",
     "retrieve_local",
+    "split_index",
     "verify_index",
 ]

@@ -18,6 +18,7 @@ from clipdex.cli.common import HtmlOption, JsonOption, NoLinksOption, check_link
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.demo_model import note_demo_model
 from clipdex.cli.index_options import takes_index_option
+from clipdex.cli.missing_parts import AllowMissingOption, note_missing
 from clipdex.cli.panels import OUTPUT
 from clipdex.cli.printing import note
 from clipdex.cli.query_options import (
@@ -74,6 +75,7 @@ def search(
     ann: Annotated[
         bool, typer.Option("--ann", help="Search approximately, after  clipdex ann build: faster, may miss hits.")
     ] = False,
+    allow_missing: AllowMissingOption = False,
     connection: Connection,
     as_json: JsonOption = False,
     as_csv: Annotated[
@@ -99,7 +101,8 @@ def search(
         raise InvalidArgument("--param gives a value to --where, but --where is not given")
     check_links(no_links, html)
     grouping = Grouping(cosine=group_cosine) if group or group_cosine is not None else None
-    with Index.open(index) as opened:
+    with Index.open(index, allow_missing=allow_missing) as opened:
+        note_missing(opened)
         if opened.manifest.below_floor:
             note(f"{index} holds vectors of a model that was installed although {opened.manifest.below_floor}")
         ranker = open_ann(opened) if ann else None

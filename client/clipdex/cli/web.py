@@ -19,7 +19,8 @@ from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.index_options import IndexOption, required_index
 from clipdex.cli.panels import ACCESS, LIMITS
 from clipdex.cli.printing import complain, is_verbose, note, printable, say, say_json
-from clipdex.index.manifest import MANIFEST, Manifest
+from clipdex.index.manifest import MANIFEST
+from clipdex.index.part_plan import is_parted, manifest_of
 from clipdex.model.texts import TextCut
 from clipdex.wire.address import is_loopback
 
@@ -146,7 +147,7 @@ def web(
             f"--model {connection.model} is given, but with --server {NO_SERVER} there is no model"
         )
     token, made = _token(token_file, host)
-    missing = [each for each in indexes if not (each / MANIFEST).is_file()]
+    missing = [each for each in indexes if not (each / MANIFEST).is_file() and not is_parted(each)]
     settings = WebSettings(
         indexes=tuple(indexes),
         server=named,
@@ -198,8 +199,8 @@ def _indexes(ctx: typer.Context, places: Sequence[Path] | None, index: Path | No
 
 def _wait_for_server(connection: Connection, indexes: Sequence[Path]) -> None:
     """Wait here, where Ctrl-C ends it."""
-    first = next((each for each in indexes if (each / MANIFEST).is_file()), None)
-    connection.open(model=None if first is None else Manifest.read(first).model).close()
+    first = next((each for each in indexes if (each / MANIFEST).is_file() or is_parted(each)), None)
+    connection.open(model=None if first is None else manifest_of(first).model).close()
 
 
 def _token(file: Path | None, host: str) -> tuple[str | None, bool]:

@@ -204,27 +204,29 @@ class Facets:
             f"SELECT row, {expression}, {kind} FROM pictures "  # noqa: S608
             f"WHERE row >= :start AND row < :end AND {expression} IS NOT NULL"
         )
-        count = len(self._index.vectors)
-        for start in range(0, count, _ROWS_AT_ONCE):
-            end = min(start + _ROWS_AT_ONCE, count)
-            some_rows: list[int] = []
-            some_codes: list[int] = []
-            for row, value, of_kind in self._index.selected(statement, {**given, "start": start, "end": end}):
-                is_list = of_kind == "array" or (sort == "list" and isinstance(value, str))
-                for each in _listed(value) if is_list else (value,):
-                    if isinstance(each, str) and len(each) > _LONGEST_VALUE:
-                        long.append(row)
-                        continue
-                    if not isinstance(each, (str, int, float)) or each in _INFINITE:
-                        continue
-                    some_rows.append(row)
-                    some_codes.append(known.setdefault((type(each), each, is_list), len(known)))
-                if len(known) > _MOST_VALUES:
-                    raise InvalidArgument(
-                        f"{by} has more than {_MOST_VALUES:,} different values, too many to count; choose another"
-                    )
-            parts.append(np.array(some_rows, np.int64))
-            codes.append(np.array(some_codes, np.int32))
+        for first, piece in self._index.pieces():
+            count = len(piece.vectors)
+            for start in range(0, count, _ROWS_AT_ONCE):
+                end = min(start + _ROWS_AT_ONCE, count)
+                some_rows: list[int] = []
+                some_codes: list[int] = []
+                for row, value, of_kind in piece.selected(statement, {**given, "start": start, "end": end}):
+                    is_list = of_kind == "array" or (sort == "list" and isinstance(value, str))
+                    for each in _listed(value) if is_list else (value,):
+                        if isinstance(each, str) and len(each) > _LONGEST_VALUE:
+                            long.append(first + row)
+                            continue
+                        if not isinstance(each, (str, int, float)) or each in _INFINITE:
+                            continue
+                        some_rows.append(first + row)
+                        some_codes.append(known.setdefault((type(each), each, is_list), len(known)))
+                    if len(known) > _MOST_VALUES:
+                        raise InvalidArgument(
+                            f"{by} has more than {_MOST_VALUES:,} different values, too many to count; "
+                            "choose another"
+                        )
+                parts.append(np.array(some_rows, np.int64))
+                codes.append(np.array(some_codes, np.int32))
         return _Coded(
             np.concatenate([np.empty(0, np.int64), *parts]),
             np.concatenate([np.empty(0, np.int32), *codes]),
@@ -247,29 +249,42 @@ class Facets:
     # Describing
 
     def _range(self, name: str) -> tuple[Any, Any]:
-        ((least, greatest),) = self._index.selected(
-            f"SELECT min({name}), max({name}) FROM pictures WHERE {_LIVE}",  # noqa: S608
-            {},
-        )
+        ((least, greatest),) = self._ranges([name])
         return least, greatest
+
+    def _ranges(self, names: Sequence[str]) -> list[tuple[Any, Any]]:
+        """The least and the greatest value of each column, in SQLite's order; None for one without values."""
+        asked = ", ".join(f"min({name}), max({name})" for name in names)
+        statement = f"SELECT {asked} FROM pictures WHERE {_LIVE}"  # noqa: S608
+        found = [
+            [value if value is None or names[i // 2] != "row" else value + first for i, value in enumerate(record)]
+            for first, piece in self._index.pieces()
+            for record in piece.selected(statement, {})
+        ]
+        ranges = []
+        for i in range(len(names)):
+            least = [record[2 * i] for record in found if record[2 * i] is not None]
+            greatest = [record[2 * i + 1] for record in found if record[2 * i + 1] is not None]
+            ranges.append((min(least, key=_in_sql, default=None), max(greatest, key=_in_sql, default=None)))
+        return ranges
 
     def _kind(self, name: str) -> str:
         return _kind_of(*self._range(name))
 
     def _own_columns(self, rows: Sequence[int]) -> list[Column]:
         ranged = [name for name in COLUMNS if name not in ("path", "id", "name", "folder", "meta")]
-        asked = ", ".join(f"min({name}), max({name})" for name in ranged)
-        (found,) = self._index.selected(f"SELECT {asked} FROM pictures WHERE {_LIVE}", {})  # noqa: S608
-        ranges = {name: (found[2 * i], found[2 * i + 1]) for i, name in enumerate(ranged)}
+        ranges = dict(zip(ranged, self._ranges(ranged), strict=True))
         kinds = {name: _kind_of(*ends) for name, ends in ranges.items()}
         texts = [name for name, kind in kinds.items() if kind in ("text", "list") and ranges[name][0] is not None]
         frequent: dict[str, Counter[Value]] = {name: Counter() for name in texts}
-        for start in range(0, len(rows) if texts else 0, _SAMPLED_AT_ONCE):
-            which = ", ".join(str(int(row)) for row in rows[start : start + _SAMPLED_AT_ONCE])
-            statement = f"SELECT {', '.join(texts)} FROM pictures WHERE row IN ({which})"  # noqa: S608
-            for record in self._index.selected(statement, {}):
-                for name, value in zip(texts, record, strict=True):
-                    _count(frequent[name], value, is_list=kinds[name] == "list")
+        for first, piece in self._index.pieces() if texts else ():
+            own = [row - first for row in rows if 0 <= row - first < len(piece.vectors)]
+            for start in range(0, len(own), _SAMPLED_AT_ONCE):
+                which = ", ".join(str(int(row)) for row in own[start : start + _SAMPLED_AT_ONCE])
+                statement = f"SELECT {', '.join(texts)} FROM pictures WHERE row IN ({which})"  # noqa: S608
+                for record in piece.selected(statement, {}):
+                    for name, value in zip(texts, record, strict=True):
+                        _count(frequent[name], value, is_list=kinds[name] == "list")
         columns = []
         for name in COLUMNS:
             if name in ranges:
@@ -288,7 +303,8 @@ class Facets:
                 )
             else:
                 one = f"SELECT 1 FROM pictures WHERE {name} IS NOT NULL AND {_LIVE} LIMIT 1"  # noqa: S608
-                columns.append(Column(name, name, "text", bool(self._index.selected(one, {}))))
+                there = any(piece.selected(one, {}) for _, piece in self._index.pieces())
+                columns.append(Column(name, name, "text", there))
         return columns
 
     def _keys(self, rows: Sequence[int]) -> list[Column]:
@@ -331,6 +347,11 @@ class Facets:
         count = len(self._index.vectors)
         rows = np.unique(np.linspace(0, max(0, count - 1), min(_SAMPLED, count)).astype(np.int64))
         return [int(row) for row in rows[~np.isin(rows, self._index.tombstones)]]
+
+
+def _in_sql(value: Any) -> tuple[int, Any]:
+    """Order values as SQLite does: numbers before texts, before bytes."""
+    return (0 if isinstance(value, (int, float)) else 1 if isinstance(value, str) else 2), value
 
 
 def _kind_of(least: object, greatest: object) -> str:

@@ -94,8 +94,8 @@ _LIMITS = {
 class Where:
     """Conditions on the rows of one rows.sqlite. Safe to share between threads; close it."""
 
-    def __init__(self, path: Path, *, timeout_s: float = 60.0) -> None:
-        """timeout_s: how long one condition may take.
+    def __init__(self, path: Path, *, timeout_s: float = 60.0, first: int = 0) -> None:
+        """timeout_s: how long one condition may take. first: the number that the first row has in conditions.
 
         Raises:
             IndexDamaged: the database cannot be read.
@@ -107,7 +107,7 @@ class Where:
         self._guard = _Guard()
         try:
             self._db = connect(path, write=False)
-            _close_in(self._db, self._guard.watched)
+            _close_in(self._db, self._guard.watched, first)
             self._db.set_authorizer(self._guard.decide)
             self._db.set_progress_handler(self._guard.look_at_the_clock, _STEPS)
         except sqlite3.Error as exc:
@@ -269,7 +269,7 @@ class _Guard:
             return 1
 
 
-def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function]) -> None:
+def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function], first: int) -> None:
     """Create the view and set every limit that SQLite has."""
     db.create_function("last_part", 1, watched(_last_part), deterministic=True)
     db.create_function("first_part", 1, watched(_first_part), deterministic=True)
@@ -281,7 +281,7 @@ def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function])
     db.execute("PRAGMA temp_store = MEMORY")
     # Without locks, a file may be cut short while it is read: if it were mapped, that would kill the process.
     db.execute(f"PRAGMA mmap_size = {0 if isinstance(db, Still) else 1 << 30:d}")
-    db.execute(_VIEW)
+    db.execute(_VIEW.replace("rows.row AS row", f"rows.row + {first:d} AS row") if first else _VIEW)
     db.execute("PRAGMA query_only = ON")
     db.execute("PRAGMA trusted_schema = OFF")
     if hasattr(db, "setlimit"):  # Python 3.11
