@@ -76,8 +76,8 @@ class PartedIndex(Index):
         """Return whether nothing was committed to any part since the view was taken, and no part was added."""
         return (
             self._in_place()
+            and missing_parts(self.directory, self.plan) == self._missing
             and all(part.is_open and part.is_current() for part in self._opened.values())
-            and not any((self.directory / name).is_dir() for name in self._missing)
         )
 
     def _look_until_in_place(self) -> None:
