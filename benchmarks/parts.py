@@ -13,7 +13,8 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +33,17 @@ def timed(work: Callable[..., object], *given: object) -> float:
     return time.perf_counter() - began
 
 
-def alternating(sides: dict[str, Callable[[int], object]], rounds: int) -> dict[str, float]:
+def alternating(sides: Mapping[str, Callable[[int], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each side; which one is first changes from round to round."""
     took: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
         for name in sorted(sides, reverse=number % 2 == 1):
             took[name].append(timed(sides[name], number))
     return {name: statistics.median(each) for name, each in took.items()}
+
+
+def ask(index: clipdex.Index, queries: np.ndarray, number: int) -> object:
+    return index.search(queries[number], TOP)
 
 
 def seen(answers: list[clipdex.Hits]) -> list[list[tuple[str, float]]]:
@@ -59,9 +64,10 @@ def search(parts: int, rows: int, dim: int, rounds: int, *, plain: bool) -> None
         with clipdex.Index.open(one) as whole, clipdex.Index.open(many) as divided:
             assert seen(whole.search(queries[0], TOP)) == seen(divided.search(queries[0], TOP))
             for what, count in (("one query", 1), ("64 queries", 64)):
-                sides = {
-                    "one": lambda i, count=count: whole.search(queries[i, :count], TOP),
-                    "parts": lambda i, count=count: divided.search(queries[i, :count], TOP),
+                asked = queries[:, :count]
+                sides: dict[str, Callable[[int], object]] = {
+                    "one": partial(ask, whole, asked),
+                    "parts": partial(ask, divided, asked),
                 }
                 alternating(sides, 2)
                 ms = {name: 1e3 * took for name, took in alternating(sides, rounds).items()}

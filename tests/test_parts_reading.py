@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import unit_vectors
+from conftest import present, unit_vectors
 from drawn_index import drawn_index
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -71,7 +72,7 @@ def both(request: pytest.FixtureRequest, place: Path) -> Any:
         yield parts, one
 
 
-def seen(answers: list[clipdex.Hits]) -> list[Any]:
+def seen(answers: Sequence[Sequence[clipdex.Hit]]) -> list[Any]:
     return [[(hit.row, hit.score, hit.path, hit.metadata, seen([hit.copies])) for hit in hits] for hits in answers]
 
 
@@ -146,7 +147,7 @@ def test_everything_that_is_read_by_row_or_path_is_the_same(both: tuple[Index, I
     assert Query().plus(like="/p/even/002.jpg").liked_rows(parts) == Query().plus(
         like="/p/even/002.jpg"
     ).liked_rows(one)
-    assert parts.known(b"/p/bad").row is None and parts.known(b"/nowhere") is None
+    assert present(parts.known(b"/p/bad")).row is None and parts.known(b"/nowhere") is None
     for wrong in (rows, -1, "/nowhere"):
         with pytest.raises(clipdex.InvalidArgument):
             parts.row(wrong)
