@@ -361,7 +361,7 @@ def test_damage_is_named_with_its_part_and_made_again(fake: Client, pictures: Pa
     with Index.open(out) as opened:
         first = opened.pieces()[1][0]
         assert damage.rows is not None and damage.rows[0] == first
-        with pytest.raises(clipdex.IndexDamaged, match="row 0 is damaged"):
+        with pytest.raises(clipdex.IndexDamaged, match=f"row {first} is damaged"):
             opened.search(opened.vector(first + len(opened.pieces()[1][1]) - 1), 12)
     mine = len(in_part(out, 1, pictures))
     assert make(fake, pictures, out).indexed == mine

@@ -17,7 +17,7 @@ import clipdex
 from clipdex import Index
 from clipdex.apps.dump_files import dump_npy, dump_table
 from clipdex.apps.duplicates import find_duplicates
-from clipdex.index import Failure, IndexWriter
+from clipdex.index import Failure, IndexWriter, optimize_index
 from clipdex.index.facets import Facets
 from clipdex.index.part_plan import PartPlan
 from clipdex.index.split import split_index
@@ -179,3 +179,41 @@ def test_dumps_are_the_same(both: tuple[Index, Index], tmp_path: Path) -> None:
         dump_table(index, tmp_path / f"{name}.csv")
     for suffix in ("npy", "csv"):
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+
+
+def test_codes_and_many_close_rows_change_no_answer(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    vectors = unit_vectors(3, 32, seed=3)[rng.integers(0, 2, 5000)] + 2e-3 * rng.standard_normal((5000, 32))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    drawn_index(tmp_path / "one", vectors=vectors.astype(np.float32))
+    split_index(tmp_path / "one", tmp_path / "parts", 3)
+    clipdex.merge_indexes([tmp_path / "parts"], tmp_path / "merged")
+    queries = np.concatenate([unit_vectors(2, 32, seed=3), unit_vectors(6, 32, seed=4)])
+    asked: list[dict[str, Any]] = [
+        {"top_k": 20},
+        {"top_k": 300, "offset": 50},
+        {"min_score": 0.2, "where": "width > 20000"},
+        {"exclude": [5, 4000], "where": "row % 9 = 0"},
+    ]
+    with Index.open(tmp_path / "merged") as one:
+        expected = [seen(one.search(queries, **options)) for options in asked]
+    for _ in range(2):  # without codes, then with them
+        with Index.open(tmp_path / "parts") as parts:
+            assert [seen(parts.search(queries, **options)) for options in asked] == expected
+            for each in (0, 1, 5):
+                assert seen(parts.search(queries[each], 20)) == [expected[0][each]]
+        optimize_index(tmp_path / "parts")
+
+
+def test_an_unsound_row_is_named_with_its_number_in_the_whole(tmp_path: Path) -> None:
+    one_index(tmp_path / "one")
+    split_index(tmp_path / "one", tmp_path / "parts", 3)
+    with Index.open(tmp_path / "parts") as parts:
+        first, last = parts.pieces()[-1]
+        query = parts.vector(first + 1)
+        with (last.directory / "vectors.f16").open("r+b") as file:
+            file.seek(2 * DIM)
+            file.write(b"\x00\x7c")  # infinity
+        with pytest.raises(clipdex.IndexDamaged, match=f"row {first + 1} is damaged"):
+            parts.search(query)
+        assert parts.search(query, exclude=[first + 1])

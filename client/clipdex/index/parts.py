@@ -14,23 +14,25 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from clipdex.base.arrays import Array
 from clipdex.base.errors import ClipdexError, IndexFormatError
 from clipdex.index.asked import Asked, View
 from clipdex.index.files import fault, open_directory
+from clipdex.index.hits import unsound
 from clipdex.index.info import IndexInfo
 from clipdex.index.part_plan import PLAN, PartPlan, missing_parts, require_parts
 from clipdex.index.part_rows import PartedRows, PieceRows
-from clipdex.index.part_vectors import PartedVectors
 from clipdex.index.ranker import Ranker
 from clipdex.index.reader import Index
 from clipdex.index.side.int8_file import Int8File
 from clipdex.index.where import Rows, Where, columns_read
+from clipdex.search.cosines import UnsoundRow
 from clipdex.search.estimates import RowNorms
 from clipdex.search.exact import Ranking
+from clipdex.search.parted import PartedVectors
 from clipdex.search.selection import flags_of
+from clipdex.search.topk import Piece, top_k_of_pieces
 
 __all__ = ["PartedIndex", "PartedView", "merged"]
 
@@ -208,32 +210,31 @@ class PartedView(View):
     views: tuple[tuple[int, View], ...] = ()
 
     def ranked(self, asked: Sequence[Asked], allowed: Array | None, ann: Ranker | None = None) -> list[Ranking]:
-        """Rank the rows for several queries, part after part; see `View.ranked`."""
+        """Rank the rows of all parts for several queries in one scan; see `View.ranked`."""
         if not asked or ann is not None:
             return super().ranked(asked, allowed, ann)
         flags = None if allowed is None else flags_of(len(self.vectors), allowed)
-        best = [Ranking(np.empty(0), np.empty(0, np.int64)) for _ in asked]
-        for first, view in self.views:
-            end = first + len(view.vectors)
-            some = None if flags is None else flags[first:end]
-            if some is not None and not some.any():
-                continue
-            left_out: dict[int, npt.NDArray[np.int64]] = {}
-            here = []
-            for one, found in zip(asked, best, strict=True):
-                if id(one.excluded) not in left_out:
-                    mine = one.excluded[(one.excluded >= first) & (one.excluded < end)]
-                    left_out[id(one.excluded)] = mine - first
-                # What the parts before have found is the least that a row needs.
-                enough = 0 < one.depth <= len(found.scores)
-                least = max(one.minimum, float(found.scores[one.depth - 1])) if enough else one.minimum
-                here.append(replace(one, minimum=least, excluded=left_out[id(one.excluded)]))
-            answers = view.ranked(here, some)
-            best = [
-                merged([found, Ranking(new.scores, new.rows + first)], one.depth)
-                for one, found, new in zip(asked, best, answers, strict=True)
-            ]
-        return best
+        first, left_out = asked[0].excluded, [one.excluded for one in asked]
+        alike = all(each is first for each in left_out)  # then they are not even looked at, sound or not
+        pieces = []
+        for begin, view in self.views:
+            dead = view.dead
+            if alike and len(first):
+                dead = np.union1d(dead, first[(first >= begin) & (first < begin + len(view.vectors))] - begin)
+            pieces.append(Piece(view.vectors, view.codes, dead, view.norms))
+        if not pieces:
+            return [Ranking(np.empty(0), np.empty(0, np.int64)) for _ in asked]
+        try:
+            return top_k_of_pieces(
+                pieces,
+                np.stack([one.query for one in asked]),
+                [min(one.depth, len(self.vectors)) for one in asked],
+                allowed=flags,
+                minimum=[one.minimum for one in asked],
+                excluded=[np.empty(0, np.int64)] * len(asked) if alike else left_out,
+            )
+        except UnsoundRow as exc:
+            raise unsound(self.directory, exc.row) from exc
 
 
 def merged(rankings: Sequence[Ranking], k: int) -> Ranking:

@@ -11,6 +11,8 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +23,13 @@ from clipdex.search.candidates import Candidates
 from clipdex.search.cosines import UnsoundRow, not_unit
 from clipdex.search.estimates import FloatEstimates, Found, Int8Estimates, RowNorms
 from clipdex.search.exact import Ranking, rank, wide_scores
+from clipdex.search.parted import PartedVectors
 from clipdex.search.quantize import WIDEST, Codes
 from clipdex.search.readahead import Readahead, in_memory, want_rows
 from clipdex.search.selection import Selection
 from clipdex.search.spans import Span, cores, spans_of, work_through
 
-__all__ = ["Ranking", "RowNorms", "top_k"]
+__all__ = ["Piece", "Ranking", "RowNorms", "top_k", "top_k_of_pieces"]
 
 _ROWS_FOR_ONE = 65_536  # one query: what belongs to so many rows, beside the rows, stays in a core's cache
 _ROWS_FOR_MANY = 2048  # 64 queries or more: so do the rows' products with 64 of them
@@ -102,6 +105,58 @@ def top_k(
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Rows (n, D) that are searched together with others: their codes, the dead ones among them, their norms."""
+
+    vectors: Array
+    codes: Codes | None
+    dead: npt.NDArray[np.int64]
+    norms: RowNorms
+
+
+def top_k_of_pieces(
+    pieces: Sequence[Piece],
+    queries: npt.NDArray[np.float32],
+    k: Sequence[int],
+    *,
+    allowed: npt.NDArray[np.bool_] | None = None,
+    minimum: Sequence[float],
+    excluded: Sequence[npt.NDArray[np.int64]],
+) -> list[Ranking]:
+    """Find what `top_k` finds in the pieces' rows one after the other, without joining them.
+
+    The pieces share their candidates: each is scanned for what may be better than the rows before, and the few
+    that are left are scored once, at the end.
+
+    Args:
+        pieces: of one width and dtype.
+        queries: float32 (Q, D), of norm 1.
+        allowed: flags of all rows.
+        k, minimum, excluded: of each query; excluded rows are numbered piece after piece.
+
+    Raises:
+        UnsoundRow: as `top_k`.
+    """
+    vectors = PartedVectors([_plain(piece.vectors) for piece in pieces], queries.shape[1])
+    firsts = vectors.firsts.tolist()
+    flags = [None if allowed is None else allowed[a:b] for a, b in pairwise(firsts)]
+    chosen = [
+        Selection.of(len(piece.vectors), some, piece.dead) for piece, some in zip(pieces, flags, strict=True)
+    ]
+    each = _Each.of(len(queries), k, minimum, excluded, sum(some.count for some in chosen))
+    answers = [_none() for _ in queries]
+    turn = max(1, min(_QUERIES, _PAIRS // max(1, int(each.k.max(initial=0)))))
+    for start in range(0, len(queries), turn):
+        some = start + np.flatnonzero(each.k[start : start + turn] > 0)
+        if len(some):
+            asked = np.ascontiguousarray(queries[some], dtype=np.float32)
+            joined = _Joined(vectors, pieces, chosen, asked, each.at(some))
+            for q, answer in zip(some, joined.run(), strict=True):
+                answers[q] = answer
+    return answers
+
+
+@dataclass(frozen=True)
 class _Each:
     """What each of Q queries asks for. k: int64 (Q,); minimum: float64 (Q,); excluded: rows of each, or None."""
 
@@ -127,6 +182,13 @@ class _Each:
         """Select queries by number."""
         excluded = None if self.excluded is None else [self.excluded[q] for q in some]
         return _Each(self.k[some], self.minimum[some], excluded)
+
+    def within(self, first: int, end: int) -> _Each:
+        """The same for rows [first, end), numbered from 0."""
+        if self.excluded is None:
+            return self
+        own = [some[(some >= first) & (some < end)] - first for some in self.excluded]
+        return _Each(self.k, self.minimum, own)
 
     def pairs(self, rows: int) -> npt.NDArray[np.int64]:
         """Number the excluded pairs of a query and one of so many rows: query × rows + row, ascending."""
@@ -174,14 +236,17 @@ class _Search:
         codes: Codes | None,
         selection: Selection,
         norms: RowNorms,
+        shared: Candidates | None = None,
+        begin: int = 0,
     ) -> None:
-        self._vectors, self._queries, self._each = vectors, queries, each
+        """shared: candidates that it adds to, with rows numbered from `begin`."""
+        self._vectors, self._queries, self._each, self._begin = vectors, queries, each, begin
         self._selection, self._norms = selection, norms
         self._excluded = each.pairs(len(vectors))
         # A power of two for each query: with its largest number near 1, nothing significant underflows in float32.
         self._exponents = np.frexp(abs(queries).max(axis=1))[1].astype(np.int64)
         self._scaled = np.ldexp(queries.astype(np.float64), -self._exponents[:, None])
-        self._candidates = Candidates(vectors, queries, self._exponents, each.k, each.minimum)
+        self._candidates = shared or Candidates(vectors, queries, self._exponents, each.k, each.minimum)
         self._codes = codes
         self._covered = 0
         if codes is not None and codes.rows and vectors.shape[1] <= WIDEST:
@@ -209,6 +274,10 @@ class _Search:
 
     def run(self) -> list[Ranking]:
         """Scan all rows, then score those that may be among the best."""
+        return self._ranked(self.scan())
+
+    def scan(self) -> int:
+        """Scan all rows -> the number of threads that were worth it."""
         work = self._selection.count * self._vectors.shape[1] * len(self._queries)
         threads = cores() if work >= _WORTH_THREADS else 1
         if self._covered:
@@ -220,7 +289,7 @@ class _Search:
             width = self._vectors.itemsize * self._vectors.shape[1]
             share = threads if self._plain.parallel else 1
             self._scan(self._covered, len(self._vectors), _ANYWHERE, share, self._vectors[self._covered :], width)
-        return self._ranked(threads)
+        return threads
 
     def _scan(self, first: int, end: int, border: int, threads: int, stored: Array, width: float) -> None:
         """Scan rows [first, end), stored with `width` bytes per row; no span crosses a multiple of `border`."""
@@ -266,6 +335,8 @@ class _Search:
         found = self._selection.keep(found)
         if len(self._excluded) and len(found):
             found = found.where(~np.isin(found.query * len(self._vectors) + found.row, self._excluded))
+        if self._begin:
+            found = Found(found.query, found.row + self._begin, found.lower, found.upper)
         self._candidates.add(found)
 
     def _ranked(self, threads: int) -> list[Ranking]:
@@ -286,7 +357,7 @@ class _Search:
         """Score as few rows as necessary."""
         k, query = int(self._each.k[q]), self._queries[q]
         if self._cold:
-            want_rows(self._vectors, np.sort(found.row)[:_WANTED])
+            self._want(np.sort(found.row)[:_WANTED])
         if len(found) > max(_REFINE_FROM, 4 * k) and self._covered:
             found = self._refined(q, found)
         if len(found) > 4 * k:
@@ -301,6 +372,10 @@ class _Search:
             self._refuse(found.row[not_unit(self._vectors[found.row])])
         return rank(self._vectors, query, found.row, k, float(self._each.minimum[q]))
 
+    def _want(self, rows: npt.NDArray[np.int64]) -> None:
+        """Ask the disk for rows, ascending."""
+        want_rows(self._vectors, rows)
+
     def _refined(self, q: int, found: Found) -> Found:
         """Replace bounds by those from the rows themselves, which are much tighter."""
         floor = self._candidates.floor[q : q + 1]
@@ -311,3 +386,48 @@ class _Search:
             with np.errstate(all="ignore"):
                 parts.append(plain.sift(Span(int(rows[0]), int(rows[-1]) + 1, rows), floor))
         return Found.joined(parts)
+
+
+class _Joined(_Search):
+    """A search of several pieces that share their candidates."""
+
+    def __init__(
+        self,
+        vectors: PartedVectors,
+        pieces: Sequence[Piece],
+        chosen: Sequence[Selection],
+        queries: npt.NDArray[np.float32],
+        each: _Each,
+    ) -> None:
+        dropped = [some.dropped + first for some, first in zip(chosen, vectors.firsts, strict=False)]
+        rest = Selection(len(vectors), 0, None, np.concatenate([np.empty(0, np.int64), *dropped]))
+        norms = RowNorms(unit=any(piece.norms.unit for piece in pieces))
+        super().__init__(cast(Array, vectors), queries, each, None, rest, norms)
+        self._searches = [
+            _Search(own, queries, each.within(first, end), piece.codes, some, piece.norms, self._candidates, first)
+            for own, piece, some, (first, end) in zip(
+                vectors.arrays, pieces, chosen, pairwise(vectors.firsts.tolist()), strict=True
+            )
+            if some.count
+        ]
+        self._covered = sum(search._covered for search in self._searches)
+
+    @cached_property
+    def _cold(self) -> bool:
+        return any(search._cold for search in self._searches)
+
+    def scan(self) -> int:
+        """Scan the pieces, one after the other -> the number of threads that were worth it."""
+        threads = 1
+        for search in self._searches:
+            try:
+                threads = max(threads, search.scan())
+            except UnsoundRow as exc:
+                raise UnsoundRow(exc.row + search._begin) from exc
+        return threads
+
+    def _want(self, rows: npt.NDArray[np.int64]) -> None:
+        for search in self._searches:
+            low, high = np.searchsorted(rows, (search._begin, search._begin + len(search._vectors)))
+            if low < high and search._cold:
+                search._want(rows[low:high] - search._begin)

@@ -21,11 +21,15 @@ class PartedVectors:
 
     ndim = 2
 
-    def __init__(self, arrays: Sequence[Array], dim: int, dtype: np.dtype[Any]) -> None:
-        self._arrays = list(arrays)
-        self._firsts = np.cumsum([0, *map(len, self._arrays)])
-        self.shape = (int(self._firsts[-1]), dim)
-        self.dtype = dtype
+    def __init__(self, arrays: Sequence[Array], dim: int, dtype: np.dtype[Any] | None = None) -> None:
+        """dtype: that of the arrays, which must be given if there are none.
+
+        arrays: the parts' rows. firsts: the first row of each part, and at last the number of all.
+        """
+        self.arrays = list(arrays)
+        self.firsts = np.cumsum([0, *map(len, self.arrays)])
+        self.shape = (int(self.firsts[-1]), dim)
+        self.dtype = self.arrays[0].dtype if dtype is None else dtype
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -41,7 +45,7 @@ class PartedVectors:
         return self.shape[0] * self.shape[1] * self.itemsize
 
     def __repr__(self) -> str:
-        return f"<{len(self._arrays)} parts, {self.shape} of {self.dtype}>"
+        return f"<{len(self.arrays)} parts, {self.shape} of {self.dtype}>"
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         found: Array = self[:]
@@ -67,7 +71,7 @@ class PartedVectors:
     def _span(self, start: int, stop: int) -> Array:
         spans = [
             array[max(0, start - first) : max(0, stop - first)]
-            for array, first in zip(self._arrays, self._firsts.tolist(), strict=False)
+            for array, first in zip(self.arrays, self.firsts.tolist(), strict=False)
             if start < first + len(array) and first < stop
         ]
         if len(spans) == 1:
@@ -79,8 +83,8 @@ class PartedVectors:
             raise IndexError(f"a row is not one of {len(self)}")
         rows = np.where(rows < 0, rows + len(self), rows)
         found = np.empty((*rows.shape, self.shape[1]), self.dtype)
-        parts = np.searchsorted(self._firsts, rows, side="right") - 1
+        parts = np.searchsorted(self.firsts, rows, side="right") - 1
         for part in np.unique(parts).tolist():
             there = parts == part
-            found[there] = self._arrays[part][rows[there] - self._firsts[part]]
+            found[there] = self.arrays[part][rows[there] - self.firsts[part]]
         return found
