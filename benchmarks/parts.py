@@ -5,8 +5,8 @@
 
 The first draws PARTS × ROWS rows (default 10 × 100,000 × 512), optimizes both indexes unless --plain, checks that
 each query has the same answers, paths and scores, and times single queries and batches of 64, the sides taking
-turns; medians of the rounds. Needs 5 KB of disk for each row. The second indexes a folder into one index and into
-parts, in turns. Figures: docs/parts.md.
+turns; medians of the rounds, by the clock and of the cores of this process. Needs 5 KB of disk for each row. The
+second indexes a folder into one index and into parts, in turns. Figures: docs/parts.md.
 """
 
 import argparse
@@ -27,19 +27,31 @@ from clipdex.index import optimize_index
 TOP = 20
 
 
-def timed(work: Callable[..., object], *given: object) -> float:
-    began = time.perf_counter()
+def timed(work: Callable[..., object], *given: object) -> tuple[float, float]:
+    """The seconds that something takes by the clock, and those of the cores in this process."""
+    began, busy = time.perf_counter(), time.process_time()
     work(*given)
-    return time.perf_counter() - began
+    return time.perf_counter() - began, time.process_time() - busy
 
 
-def alternating(sides: Mapping[str, Callable[[int], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each side; which one is first changes from round to round."""
-    took: dict[str, list[float]] = {name: [] for name in sides}
+def alternating(sides: Mapping[str, Callable[[int], object]], rounds: int) -> dict[str, tuple[float, float]]:
+    """Median seconds of each side, by the clock and of the cores; which is first changes from round to round."""
+    took: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for number in range(rounds):
         for name in sorted(sides, reverse=number % 2 == 1):
             took[name].append(timed(sides[name], number))
-    return {name: statistics.median(each) for name, each in took.items()}
+    return {
+        name: (statistics.median(clock for clock, _ in each), statistics.median(busy for _, busy in each))
+        for name, each in took.items()
+    }
+
+
+def compared(what: str, took: Mapping[str, tuple[float, float]], parts: int) -> None:
+    for kind, clock in enumerate(("by the clock", "of the cores")):
+        one, many = took["one"][kind], took["parts"][kind]
+        print(
+            f"{what}, {clock}: one index {one:.4g} s, {parts} parts {many:.4g} s: {many / one:.2f} ×", flush=True
+        )
 
 
 def ask(index: clipdex.Index, queries: np.ndarray, number: int) -> object:
@@ -54,8 +66,8 @@ def search(parts: int, rows: int, dim: int, rounds: int, *, plain: bool) -> None
     with tempfile.TemporaryDirectory() as place:
         one, many = Path(place) / "one.clipdex", Path(place) / "many"
         write(one, parts * rows, dim)
-        took = timed(clipdex.split_index, one, many, parts)
-        print(f"split into {parts} parts: {took:.1f} s")
+        took, _ = timed(clipdex.split_index, one, many, parts)
+        print(f"split into {parts} parts: {took:.1f} s", flush=True)
         if not plain:
             optimize_index(one)
             optimize_index(many)
@@ -70,9 +82,7 @@ def search(parts: int, rows: int, dim: int, rounds: int, *, plain: bool) -> None
                     "parts": partial(ask, divided, asked),
                 }
                 alternating(sides, 2)
-                ms = {name: 1e3 * took for name, took in alternating(sides, rounds).items()}
-                ratio = ms["parts"] / ms["one"]
-                print(f"{what}: one index {ms['one']:.1f} ms, {parts} parts {ms['parts']:.1f} ms: {ratio:.2f} ×")
+                compared(what, alternating(sides, rounds), parts)
 
 
 def writing(folder: Path, server: str, parts: int, rounds: int) -> None:
@@ -83,8 +93,7 @@ def writing(folder: Path, server: str, parts: int, rounds: int) -> None:
             clipdex.index_pictures(client, folder, Path(place) / str(next(number)), parts=count)
 
         took = alternating({"one": lambda i: run(None), "parts": lambda i: run(parts)}, rounds)
-        ratio = took["parts"] / took["one"]
-        print(f"one index {took['one']:.1f} s, {parts} parts in turn {took['parts']:.1f} s: {ratio:.2f} ×")
+        compared("a run", took, parts)
 
 
 if __name__ == "__main__":

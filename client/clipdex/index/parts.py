@@ -31,8 +31,8 @@ from clipdex.search.cosines import UnsoundRow
 from clipdex.search.estimates import RowNorms
 from clipdex.search.exact import Ranking
 from clipdex.search.parted import PartedVectors
+from clipdex.search.pieces import Piece, top_k_of_pieces
 from clipdex.search.selection import flags_of
-from clipdex.search.topk import Piece, top_k_of_pieces
 
 __all__ = ["PartedIndex", "PartedView", "merged"]
 

@@ -11,8 +11,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +21,12 @@ from clipdex.search.candidates import Candidates
 from clipdex.search.cosines import UnsoundRow, not_unit
 from clipdex.search.estimates import FloatEstimates, Found, Int8Estimates, RowNorms
 from clipdex.search.exact import Ranking, rank, wide_scores
-from clipdex.search.parted import PartedVectors
 from clipdex.search.quantize import WIDEST, Codes
 from clipdex.search.readahead import Readahead, in_memory, want_rows
 from clipdex.search.selection import Selection
 from clipdex.search.spans import Span, cores, spans_of, work_through
 
-__all__ = ["Piece", "Ranking", "RowNorms", "top_k", "top_k_of_pieces"]
+__all__ = ["Each", "Ranking", "RowNorms", "Search", "no_ranking", "plain", "top_k", "turns"]
 
 _ROWS_FOR_ONE = 65_536  # one query: what belongs to so many rows, beside the rows, stays in a core's cache
 _ROWS_FOR_MANY = 2048  # 64 queries or more: so do the rows' products with 64 of them
@@ -84,19 +81,19 @@ def top_k(
         UnsoundRow: `norms` says that all rows are of norm 1, and one that may be ranked was read and is not:
             without codes any row, with codes those that `optimize` gave none for this, and those that were scored.
     """
-    vectors = _plain(vectors)
+    vectors = plain(vectors)
     if not np.isfinite(queries).all():
         raise InvalidArgument("a query contains NaN or infinity")
     selection = Selection.of(len(vectors), allowed, dead)
-    each = _Each.of(len(queries), k, minimum, excluded, selection.count)
+    each = Each.of(len(queries), k, minimum, excluded, selection.count)
     norms = RowNorms() if norms is None else norms
-    answers = [_none() for _ in queries]
-    turn = max(1, min(_QUERIES, _PAIRS // max(1, int(each.k.max(initial=0)))))
+    answers = [no_ranking() for _ in queries]
+    turn = turns(each)
     for start in range(0, len(queries), turn):
         asked = np.ascontiguousarray(queries[start : start + turn], dtype=np.float32)
         some = start + np.flatnonzero(asked.any(axis=1) & (each.k[start : start + turn] > 0))
         if len(some):
-            search = _Search(vectors, asked[some - start], each.at(some), codes, selection, norms)
+            search = Search(vectors, asked[some - start], each.at(some), codes, selection, norms)
             for q, answer in zip(some, search.run(), strict=True):
                 answers[q] = answer
         for q in start + np.flatnonzero(~asked.any(axis=1)):  # if a query is all zeros, so are its scores
@@ -105,59 +102,7 @@ def top_k(
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Rows (n, D) that are searched together with others: their codes, the dead ones among them, their norms."""
-
-    vectors: Array
-    codes: Codes | None
-    dead: npt.NDArray[np.int64]
-    norms: RowNorms
-
-
-def top_k_of_pieces(
-    pieces: Sequence[Piece],
-    queries: npt.NDArray[np.float32],
-    k: Sequence[int],
-    *,
-    allowed: npt.NDArray[np.bool_] | None = None,
-    minimum: Sequence[float],
-    excluded: Sequence[npt.NDArray[np.int64]],
-) -> list[Ranking]:
-    """Find what `top_k` finds in the pieces' rows one after the other, without joining them.
-
-    The pieces share their candidates: each is scanned for what may be better than the rows before, and the few
-    that are left are scored once, at the end.
-
-    Args:
-        pieces: of one width and dtype.
-        queries: float32 (Q, D), of norm 1.
-        allowed: flags of all rows.
-        k, minimum, excluded: of each query; excluded rows are numbered piece after piece.
-
-    Raises:
-        UnsoundRow: as `top_k`.
-    """
-    vectors = PartedVectors([_plain(piece.vectors) for piece in pieces], queries.shape[1])
-    firsts = vectors.firsts.tolist()
-    flags = [None if allowed is None else allowed[a:b] for a, b in pairwise(firsts)]
-    chosen = [
-        Selection.of(len(piece.vectors), some, piece.dead) for piece, some in zip(pieces, flags, strict=True)
-    ]
-    each = _Each.of(len(queries), k, minimum, excluded, sum(some.count for some in chosen))
-    answers = [_none() for _ in queries]
-    turn = max(1, min(_QUERIES, _PAIRS // max(1, int(each.k.max(initial=0)))))
-    for start in range(0, len(queries), turn):
-        some = start + np.flatnonzero(each.k[start : start + turn] > 0)
-        if len(some):
-            asked = np.ascontiguousarray(queries[some], dtype=np.float32)
-            joined = _Joined(vectors, pieces, chosen, asked, each.at(some))
-            for q, answer in zip(some, joined.run(), strict=True):
-                answers[q] = answer
-    return answers
-
-
-@dataclass(frozen=True)
-class _Each:
+class Each:
     """What each of Q queries asks for. k: int64 (Q,); minimum: float64 (Q,); excluded: rows of each, or None."""
 
     k: npt.NDArray[np.int64]
@@ -172,23 +117,23 @@ class _Each:
         minimum: float | Sequence[float],
         excluded: Sequence[npt.NDArray[np.int64]] | None,
         most: int,
-    ) -> _Each:
+    ) -> Each:
         """Spread what is the same for all queries. most: rows that can be found."""
         excluded = excluded if excluded is not None and any(map(len, excluded)) else None
         counts = np.broadcast_to(np.minimum(np.asarray(k, np.int64), most), queries)
         return cls(counts, np.broadcast_to(np.asarray(minimum, np.float64), queries), excluded)
 
-    def at(self, some: npt.NDArray[np.intp]) -> _Each:
+    def at(self, some: npt.NDArray[np.intp]) -> Each:
         """Select queries by number."""
         excluded = None if self.excluded is None else [self.excluded[q] for q in some]
-        return _Each(self.k[some], self.minimum[some], excluded)
+        return Each(self.k[some], self.minimum[some], excluded)
 
-    def within(self, first: int, end: int) -> _Each:
+    def within(self, first: int, end: int) -> Each:
         """The same for rows [first, end), numbered from 0."""
         if self.excluded is None:
             return self
         own = [some[(some >= first) & (some < end)] - first for some in self.excluded]
-        return _Each(self.k, self.minimum, own)
+        return Each(self.k, self.minimum, own)
 
     def pairs(self, rows: int) -> npt.NDArray[np.int64]:
         """Number the excluded pairs of a query and one of so many rows: query × rows + row, ascending."""
@@ -197,7 +142,7 @@ class _Each:
         return np.sort(np.concatenate([q * rows + some for q, some in enumerate(self.excluded)]))
 
 
-def _plain(vectors: Array) -> Array:
+def plain(vectors: Array) -> Array:
     """Turn rows into a plain array, cheaper to slice than a memmap, in a form that the kernels accept."""
     vectors = np.asarray(vectors)
     if vectors.dtype not in (np.float16, np.float32) or not vectors.dtype.isnative:
@@ -205,11 +150,17 @@ def _plain(vectors: Array) -> Array:
     return vectors if vectors.strides[-1] == vectors.itemsize else np.ascontiguousarray(vectors)
 
 
-def _none() -> Ranking:
+def turns(each: Each) -> int:
+    """Return how many queries are answered at once."""
+    return max(1, min(_QUERIES, _PAIRS // max(1, int(each.k.max(initial=0)))))
+
+
+def no_ranking() -> Ranking:
+    """A ranking of nothing."""
     return Ranking(np.empty(0), np.empty(0, np.int64))
 
 
-def _of_zero(vectors: Array, selection: Selection, each: _Each) -> Ranking:
+def _of_zero(vectors: Array, selection: Selection, each: Each) -> Ranking:
     """Rank the first k finite rows for one zero query: all score 0."""
     parts: list[npt.NDArray[np.int64]] = []
     wanted = 0 if each.minimum[0] > 0 else int(each.k[0])
@@ -225,14 +176,14 @@ def _of_zero(vectors: Array, selection: Selection, each: _Each) -> Ranking:
     return Ranking(np.zeros(len(rows)), rows)
 
 
-class _Search:
+class Search:
     """One scan of the rows for several queries, none of them zero."""
 
     def __init__(
         self,
         vectors: Array,
         queries: npt.NDArray[np.float32],
-        each: _Each,
+        each: Each,
         codes: Codes | None,
         selection: Selection,
         norms: RowNorms,
@@ -343,7 +294,7 @@ class _Search:
         found = self._candidates.taken()
         order = np.argsort(found.query, kind="stable")
         borders = np.searchsorted(found.query[order], np.arange(len(self._queries) + 1))
-        answers = [_none()] * len(self._queries)
+        answers = [no_ranking()] * len(self._queries)
 
         def rank_some(span: Span) -> None:
             for q in range(span.first, span.end):
@@ -386,48 +337,3 @@ class _Search:
             with np.errstate(all="ignore"):
                 parts.append(plain.sift(Span(int(rows[0]), int(rows[-1]) + 1, rows), floor))
         return Found.joined(parts)
-
-
-class _Joined(_Search):
-    """A search of several pieces that share their candidates."""
-
-    def __init__(
-        self,
-        vectors: PartedVectors,
-        pieces: Sequence[Piece],
-        chosen: Sequence[Selection],
-        queries: npt.NDArray[np.float32],
-        each: _Each,
-    ) -> None:
-        dropped = [some.dropped + first for some, first in zip(chosen, vectors.firsts, strict=False)]
-        rest = Selection(len(vectors), 0, None, np.concatenate([np.empty(0, np.int64), *dropped]))
-        norms = RowNorms(unit=any(piece.norms.unit for piece in pieces))
-        super().__init__(cast(Array, vectors), queries, each, None, rest, norms)
-        self._searches = [
-            _Search(own, queries, each.within(first, end), piece.codes, some, piece.norms, self._candidates, first)
-            for own, piece, some, (first, end) in zip(
-                vectors.arrays, pieces, chosen, pairwise(vectors.firsts.tolist()), strict=True
-            )
-            if some.count
-        ]
-        self._covered = sum(search._covered for search in self._searches)
-
-    @cached_property
-    def _cold(self) -> bool:
-        return any(search._cold for search in self._searches)
-
-    def scan(self) -> int:
-        """Scan the pieces, one after the other -> the number of threads that were worth it."""
-        threads = 1
-        for search in self._searches:
-            try:
-                threads = max(threads, search.scan())
-            except UnsoundRow as exc:
-                raise UnsoundRow(exc.row + search._begin) from exc
-        return threads
-
-    def _want(self, rows: npt.NDArray[np.int64]) -> None:
-        for search in self._searches:
-            low, high = np.searchsorted(rows, (search._begin, search._begin + len(search._vectors)))
-            if low < high and search._cold:
-                search._want(rows[low:high] - search._begin)
