@@ -28,6 +28,20 @@ N = 3
 
 
 @pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """A folder in which each of three parts has at least two of `pictures`: parts follow from paths."""
+    names = [*(f"pictures/{i}.png" for i in range(9)), *(f"pictures/more/{i}.jpg" for i in range(9, 12))]
+    part_of = PartPlan(3, "f", "m", 8).part_of
+    for number in range(10_000):
+        place = tmp_path / str(number)
+        held = [part_of(os.fsencode(place / name)) for name in names]
+        if min(held.count(part) for part in range(3)) >= 2:
+            place.mkdir()
+            return place
+    raise AssertionError
+
+
+@pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "x.parts"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,20 @@ from clipdex.index.part_plan import PartPlan
 from clipdex.wire import FakeTransport
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """A folder in which each of three parts has at least two of `pictures`: parts follow from paths."""
+    names = [*(f"pictures/{i}.png" for i in range(9)), *(f"pictures/more/{i}.jpg" for i in range(9, 12))]
+    part_of = PartPlan(3, "f", "m", 8).part_of
+    for number in range(10_000):
+        place = tmp_path / str(number)
+        held = [part_of(os.fsencode(place / name)) for name in names]
+        if min(held.count(part) for part in range(3)) >= 2:
+            place.mkdir()
+            return place
+    raise AssertionError
 
 
 @pytest.fixture(autouse=True)
