@@ -21,6 +21,7 @@ import clipdex
 import clipdex.aio
 from clipdex import Collection, Item, Query
 from clipdex.collection import scanning
+from clipdex.collection.searching import search_steps
 from clipdex.index import Index
 from clipdex.index.asked import View
 from clipdex.index.where import Where
@@ -320,6 +321,20 @@ def test_a_waiting_search_that_is_cancelled_takes_part_in_no_scan(pictures: Coll
         assert held.sizes == [1, 2]
 
     asyncio.run(cancel())
+
+
+def test_a_waiting_search_that_is_interrupted_takes_part_in_no_scan(
+    pictures: Collection, threads: ThreadPoolExecutor, held: Held
+) -> None:
+    first = threads.submit(pictures.similar, "3")
+    assert held.begun.wait(30)
+    steps = search_steps(pictures._core, item="4")
+    future = next(steps)
+    steps.close()  # as Ctrl-C does in `run`
+    assert future.cancelled()
+    held.release()
+    assert len(first.result(30)) == 5
+    assert held.sizes == [1]
 
 
 def test_at_most_so_many_wait_and_more_block(
