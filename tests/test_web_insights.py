@@ -36,12 +36,10 @@ def as_uri(data: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
-@pytest.fixture
-def index(tmp_path: Path, fake: clipdex.Client) -> Path:
+def made(directory: Path) -> Path:
     """Thirty items with metadata, of which one was removed again."""
-    directory = tmp_path / "pets.clipdex"
     vectors = unit_vectors(30, 8)
-    with Collection.open(directory, client=fake) as pictures:
+    with clipdex.Client(FakeTransport()) as client, Collection.open(directory, client=client) as pictures:
         pictures.add(
             Item(
                 f"i{k}",
@@ -55,6 +53,11 @@ def index(tmp_path: Path, fake: clipdex.Client) -> Path:
 
 
 @pytest.fixture
+def index(tmp_path: Path) -> Path:
+    return made(tmp_path / "pets.clipdex")
+
+
+@pytest.fixture
 def of_folder(update: Callable[..., Any], pictures: Path, tmp_path: Path) -> Path:
     """An index of a folder with a copy, a resized picture and a broken file."""
     (pictures / "copy.png").write_bytes((pictures / "0.png").read_bytes())
@@ -64,9 +67,10 @@ def of_folder(update: Callable[..., Any], pictures: Path, tmp_path: Path) -> Pat
     return tmp_path / "x"
 
 
-@pytest.fixture
-def web(index: Path) -> Iterator[Any]:
-    with answering(settings_of(index)) as client:
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An application that nobody writes to."""
+    with answering(settings_of(made(tmp_path_factory.mktemp("web") / "pets.clipdex"))) as client:
         yield client
 
 
