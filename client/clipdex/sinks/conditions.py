@@ -22,11 +22,15 @@ Scalar: TypeAlias = "int | float | str"
 
 @dataclass(frozen=True)
 class Compare:
-    """A field compared with a value. field: a column of the index, or `meta.KEY`."""
+    """A field compared with a value.
+
+    field: a column of the index, or `meta.KEY`; of a checked condition, a column of the collection, of this kind.
+    """
 
     field: str
     operator: Operator
     value: Scalar
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class OneOf:
     field: str
     values: tuple[Scalar, ...]
     negated: bool = False
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Contains:
     field: str
     value: Scalar
     negated: bool = False
+    kind: str = ""
 
 
 @dataclass(frozen=True)

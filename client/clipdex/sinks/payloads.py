@@ -103,16 +103,17 @@ def checked_condition(condition: Condition, fields: Sequence[Field]) -> Conditio
     if isinstance(condition, Present):
         return Present(field.column, condition.present)
     if isinstance(condition, Contains):
-        return Contains(field.column, _checked(condition.value, field), condition.negated)
+        return Contains(field.column, _checked(condition.value, field), condition.negated, field.kind)
     if field.kind == "texts":
         raise InvalidArgument(
             f"{condition.field} is a list in this collection: write  has(meta, {field.key!r}, VALUE)"
         )
     if isinstance(condition, OneOf):
-        return OneOf(field.column, tuple(_checked(each, field) for each in condition.values), condition.negated)
+        values = tuple(_checked(each, field) for each in condition.values)
+        return OneOf(field.column, values, condition.negated, field.kind)
     if field.kind == "bool" and condition.operator not in ("=", "<>"):
         raise InvalidArgument(f"{condition.field} is true or false in this collection: compare it by = or <>")
-    return Compare(field.column, condition.operator, _checked(condition.value, field))
+    return Compare(field.column, condition.operator, _checked(condition.value, field), field.kind)
 
 
 def _field(name: str, fields: Sequence[Field]) -> Field:
