@@ -73,12 +73,23 @@ def postgres(folder: Path) -> Iterator[Opener]:
             database.cleanup()
 
 
+def milvus_lite(folder: Path) -> Iterator[Opener]:
+    pymilvus = pytest.importorskip("pymilvus")
+    pytest.importorskip("milvus_lite")
+    from clipdex.sinks.milvus_sink import MilvusSink
+
+    yield lambda: MilvusSink(
+        pymilvus.MilvusClient(str(folder / "lite.db")), "pictures", "the collection pictures of Milvus Lite"
+    )
+
+
 SINKS = {
     "numpy": numpy_sink,
     "qdrant-edge": qdrant_edge,
     "qdrant": qdrant_client,
     "lancedb": lance,
     "pgvector": postgres,
+    "milvus-lite": milvus_lite,
 }
 
 
