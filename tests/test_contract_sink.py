@@ -93,7 +93,13 @@ SINKS = {
 }
 
 
-@pytest.fixture(params=SINKS)
+# `make test` has those that take no time; `make test-stores` has all.
+_PARAMS = [
+    pytest.param(name, marks=() if name in ("numpy", "qdrant-edge") else pytest.mark.slow) for name in SINKS
+]
+
+
+@pytest.fixture(params=_PARAMS)
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
     """Opens the same collection again and again."""
     yield from SINKS[request.param](tmp_path)
@@ -206,7 +212,7 @@ CONDITIONS = [
 ]
 
 
-@pytest.fixture(scope="module", params=SINKS)
+@pytest.fixture(scope="module", params=_PARAMS)
 def filled(request: pytest.FixtureRequest, directory: Path, tmp_path_factory: Any) -> Iterator[tuple[Sink, Any]]:
     for opener in SINKS[request.param](tmp_path_factory.mktemp("filled")):
         sink = opener()

@@ -24,6 +24,7 @@ __all__ = [
     "IndexAndUrl",
     "IndexOption",
     "may_take_index",
+    "may_take_index_option",
     "required_index",
     "takes_index",
     "takes_index_and_file",
@@ -83,6 +84,11 @@ def takes_index_option(command: Callable[..., None]) -> Callable[..., None]:
     return splice(command, "index", _option)
 
 
+def may_take_index_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace a command's parameter `index` (a Path or None) by the option --index."""
+    return splice(command, "index", _may_option)
+
+
 def takes_index_and_file(command: Callable[..., None]) -> Callable[..., None]:
     """Replace a command's parameter `named` (an IndexAndFile) by the arguments INDEX and FILE, and --index."""
     return splice(command, "named", _and_file)
@@ -117,6 +123,10 @@ def _named(ctx: typer.Context, place: _Place = None, index: IndexOption = None) 
 
 def _required(ctx: typer.Context, place: _Place = None, index: IndexOption = None) -> Path:
     return required_index(_named(ctx, place, index))
+
+
+def _may_option(index: IndexOption = None) -> Path | None:
+    return index
 
 
 def _option(index: IndexOption = None) -> Path:
