@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-thin test-slow test-wheel coverage lint docs format locks demo-model evaluate bench prove prove-damage prove-kills prove-collection prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-shapes test-stores test-extras clean
+.PHONY: help demo test test-thin test-slow test-wheel coverage lint docs format locks demo-model evaluate bench prove prove-damage prove-kills prove-collection prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-shapes prove-stores test-stores test-extras clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -91,6 +91,9 @@ prove-kills: .venv-dev/ready  ## end 1,100 runs with SIGKILL: every committed ro
 prove-collection: .venv-dev/ready  ## end 1,000 processes that add items: every acknowledged item is there, once
 	.venv-dev/bin/python benchmarks/prove_collection.py
 
+prove-stores: .venv-stores/ready  ## push 100,000 pictures into each vector database, killed 20 times on the way; an hour
+	.venv-stores/bin/python benchmarks/prove_stores.py
+
 prove-readers: .venv-dev/ready  ## 100,000 searches beside a writer; a second writer
 	.venv-dev/bin/python benchmarks/prove_readers.py
 
@@ -132,7 +135,7 @@ locks:  ## the hashes in locks/, anew: after a change of constraints-thin.txt
 	.venv-locks/bin/python locks/lock.py
 
 clean:  ## remove the environments and what the demo wrote
-	rm -rf .venv .venv-dev .venv-thin .venv-locks demo .pytest_cache .mypy_cache .ruff_cache .coverage* site
+	rm -rf .venv .venv-dev .venv-thin .venv-stores .venv-locks demo .pytest_cache .mypy_cache .ruff_cache .coverage* site
 
 # Three environments: what the demo needs, what development needs, and what a service would install.
 

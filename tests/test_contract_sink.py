@@ -68,7 +68,9 @@ def postgres(folder: Path) -> Iterator[Opener]:
     with tempfile.TemporaryDirectory(prefix="pg") as place:
         database = server.get_server(place)
         try:
-            yield lambda: PgvectorSink(psycopg.connect(database.get_uri()), "pictures")
+            yield lambda: PgvectorSink(
+                psycopg.connect(database.get_uri()), "pictures", "the table pictures of PostgreSQL"
+            )
         finally:
             database.cleanup()
 

@@ -35,9 +35,9 @@ class PgvectorSink:
     most_bytes = 64 << 20
     number_bytes = 4
 
-    def __init__(self, connection: psycopg.Connection[Any], table: str) -> None:
-        """connection: an open one, which is closed with the sink."""
-        self.place = f"the table {table} of PostgreSQL at {connection.info.host}:{connection.info.port}"
+    def __init__(self, connection: psycopg.Connection[Any], table: str, place: str) -> None:
+        """connection: an open one, which is closed with the sink. place: how to name the table."""
+        self.place = place
         self._connection = connection
         self._table = sql.Identifier(table)
         self._name = table

@@ -173,10 +173,11 @@ def _pgvector(address: _Address) -> Sink:
         import psycopg
     user = unquote(address.parts.username) if address.parts.username else None
     port = address.port(5432)
-    place = f"the table {table} of PostgreSQL at {address.host}:{port}"
+    where = f"{address.host}:{port}" if address.host else os.environ.get("PGHOST", "this machine")
+    place = f"the table {table} of PostgreSQL at {where}"
     asked = {"host": address.host or None, "port": port, "user": user, "dbname": database, "connect_timeout": 10}
     given = {key: value for key, value in asked.items() if value is not None}
-    return PgvectorSink(_connected(place, lambda: psycopg.connect(**given)), table)  # type: ignore[arg-type]
+    return PgvectorSink(_connected(place, lambda: psycopg.connect(**given)), table, place)  # type: ignore[arg-type]
 
 
 _OPENERS: dict[str, Callable[[_Address], Sink]] = {
