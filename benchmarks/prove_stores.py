@@ -140,8 +140,8 @@ def proven(name: str, urls: tuple[str, str], folder: Path, asked: argparse.Names
     assert found.is_same, found
     print(
         f"{name}: {asked.pictures:,} × {asked.dim} pushed in {whole:.0f} s, with its indexes "
-        f"({asked.pictures / whole:,.0f} a second); recall@10 {found.recall:.3f}, filtered {found.filtered_recall:.3f}; "
-        f"p50 {np.median(ms):.1f} ms",
+        f"({asked.pictures / whole:,.0f} a second); recall@10 {found.recall:.3f}, "
+        f"filtered {found.filtered_recall:.3f}; p50 {np.median(ms):.1f} ms",
         flush=True,
     )
     hit, seconds = killed_on_the_way(directory, urls[1], asked.kills, whole, Random(asked.seed))
