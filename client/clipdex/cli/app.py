@@ -49,6 +49,11 @@ _ENTRIES = {
         "Make searching an index several times faster, with the same results.", "maintenance:optimize", _INDEX
     ),
     "dump": Entry("Write the vectors of an index in another program's format.", "dump:dump", _INDEX),
+    "push": Entry(
+        "Bring a vector database up to date with an index: Milvus, Qdrant, LanceDB, pgvector.",
+        "push:push_command",
+        _INDEX,
+    ),
     "ann": Entry(
         "Approximate search: faster on millions of pictures, but it may miss some.",
         panel=_INDEX,

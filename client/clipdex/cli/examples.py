@@ -44,6 +44,11 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         Example('clipdex search "snow" -i photos.clipdex --where "width > 1000"', "Large pictures only"),
         Example("clipdex search --text beach --minus people -i photos.clipdex --json", "A mixture, for programs"),
     ),
+    "clipdex push": (
+        Example("clipdex push photos.clipdex qdrant://localhost/photos", "All of it, or what has changed since"),
+        Example("clipdex push photos.clipdex milvus://gpu1:19530/photos --verify", "And compare"),
+        Example("clipdex push photos.clipdex lancedb:///data/lance/photos", "A database in a folder"),
+    ),
     "clipdex classify": (
         Example('clipdex classify ~/Pictures --labels "a cat, a dog, neither"', "One line per picture"),
         Example("clipdex classify ~/Pictures --labels-file labels.txt -k 1 --csv", "A table for a spreadsheet"),
