@@ -93,8 +93,8 @@ async def original(held: Chosen, request: Request, row: int, v: Version = None) 
     part = range_of(request.headers.get("range"), request.headers.get("if-range"), tag, found.size)
     if part == "unsatisfiable":
         found.close()
-        headers["Content-Range"] = f"bytes */{found.size}"
-        raise HTTPException(416, f"the file has {found.size:,} bytes; expected a range within it", headers)
+        said = {"Content-Range": f"bytes */{found.size}", "Cache-Control": "no-store"}
+        raise HTTPException(416, f"the file has {found.size:,} bytes; expected a range within it", said)
     start, end = part or (0, found.size)
     headers["Content-Length"] = str(end - start)
     if part is not None:
