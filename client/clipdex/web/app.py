@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from clipdex.version import __version__
-from clipdex.web.guard import guarded
+from clipdex.web.guard import check, guarded
 from clipdex.web.openapi import documented
 from clipdex.web.problems import Hidden, add_handlers
 from clipdex.web.routes import info, items, search
@@ -28,6 +28,7 @@ def create_app(settings: WebSettings) -> FastAPI:
     Raises:
         InvalidArgument: the settings contradict each other.
     """
+    check(settings)
     require_names(settings.indexes)
 
     @asynccontextmanager
