@@ -86,6 +86,7 @@ MEANT = {
 # Commands that do not run here, and why.
 ELSEWHERE = {
     r"^serve\b": "runs until Ctrl-C: tests/test_local_server.py",
+    r"^web\b": "runs until Ctrl-C: tests/test_web_command.py",
     r"^(export|find|models|serve) .*\b(openai/|vit-|Xenova/|immich-app/)": "needs the hub: test_export_hub.py",
     r"^export (SOURCE|export/checkpoints)": "takes long: tests/test_families_export.py, tests/test_export_*.py",
     r"^bench search --rows 1000000": "takes long: tests/test_bench_command.py runs it with fewer rows",

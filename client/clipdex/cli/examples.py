@@ -84,6 +84,11 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         Example("clipdex serve --repository ~/models --port 0", "Another repository, a free port"),
         Example("clipdex serve --model vit-b-32", "A listed model, exported first if it is missing"),
     ),
+    "clipdex web": (
+        Example("clipdex web photos.clipdex", "At http://127.0.0.1:8080"),
+        Example("clipdex web a.clipdex b.clipdex --port 0 --server none", "Two, to browse, at a free port"),
+        Example("clipdex web photos.clipdex --allow-write --token-file token.txt", "For a service that adds"),
+    ),
     "clipdex doctor": (
         Example("clipdex doctor gpu1:8001", "One server"),
         Example("clipdex doctor gpu1:8001,gpu2:8001 --json", "Two, compared; for programs"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["CONNECTION", "LIMITS", "OUTPUT"]
+__all__ = ["ACCESS", "CONNECTION", "LIMITS", "OUTPUT"]
 
+ACCESS = "Access"
 CONNECTION = "Connection"
 LIMITS = "Limits"
 OUTPUT = "Output"

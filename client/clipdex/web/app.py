@@ -33,9 +33,17 @@ def create_app(settings: WebSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Served(settings) as served:
-            app.state.served = served
+        served = Served(settings)
+        try:
+            await served.__aenter__()
+        except BaseException as exc:
+            app.state.failed = exc  # a server would say only that the application did not start
+            raise
+        app.state.served = served
+        try:
             yield
+        finally:
+            await served.__aexit__()
 
     app = FastAPI(
         title="clipdex",

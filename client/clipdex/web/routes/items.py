@@ -239,14 +239,14 @@ async def _add(held: HeldCollection, item: Item) -> None:
 
 
 async def _add_several(held: HeldCollection, given: list[NewItemIn]) -> int:
-    if any(each.image is not None for each in given):
-        held.require_model()
     failed: dict[str, ClipdexError] = {}
 
     def made() -> list[Item]:
         items = []
         for each in given:
             try:
+                if each.image is not None:
+                    held.require_model()
                 items.append(_item(held, each.id, each))
             except InvalidArgument as exc:
                 failed[each.id] = exc

@@ -1,0 +1,170 @@
+"""Running the application: a socket, a server on it, and a clean end.
+
+Not public: `clipdex web` runs it, and other services embed `create_app`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from clipdex.base.errors import InvalidArgument
+from clipdex.base.extras import needs
+from clipdex.web import WebSettings, create_app
+
+with needs("uvicorn", "uvicorn", "web", "the REST API and the page"):
+    import h11
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+__all__ = ["address_of", "bound", "serve"]
+
+_HEAD_S = 15.0  # in which the head of a request must arrive
+_KEEP_ALIVE_S = 30  # that a connection may wait for the next request
+_HEAD_BYTES = 64 << 10
+_FINISHING_S = 5  # that open requests have when the server ends
+_MOST_CONNECTIONS = 1_000
+_BACKLOG = 512
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """Listen at a host's first address. port: 0 for a free one.
+
+    Raises:
+        InvalidArgument: the host is unknown or not of this machine, or the port is taken or not allowed.
+    """
+    if not host:
+        raise InvalidArgument("--host is empty; expected an address of this machine, such as 127.0.0.1")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as exc:
+        raise InvalidArgument(
+            f"--host {host!r:.80} cannot be resolved; expected an address of this machine"
+        ) from exc
+    # `localhost` is also ::1, where containers often have no network.
+    family, kind, protocol, _, place = min(found, key=lambda each: each[0] != socket.AF_INET)
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(place)
+        listening.listen(_BACKLOG)
+    except OSError as exc:
+        listening.close()
+        why = {
+            errno.EADDRINUSE: f"port {port} of {host} is taken: choose another with --port, or 0 for a free one",
+            errno.EACCES: f"port {port} of {host} is not allowed to this user: choose one above 1023 with --port",
+            errno.EADDRNOTAVAIL: f"{host} is not an address of this machine: choose another --host",
+        }.get(exc.errno or 0, f"{host} port {port} cannot be listened at: {exc.strerror}")
+        raise InvalidArgument(why) from exc
+    return listening
+
+
+def address_of(host: str, port: int) -> str:
+    """Return the URL at which a browser on this machine finds a listening host and port."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(  # noqa: S104
+        host, f"[{host}]" if ":" in host else host
+    )
+    return f"http://{shown}:{port}"
+
+
+def serve(
+    settings: WebSettings,
+    listening: socket.socket,
+    ready: Callable[[str], None],
+    *,
+    trusted_proxies: str | None = None,
+    access_log: bool = False,
+) -> None:
+    """Serve until SIGINT or SIGTERM, which is raised again once open requests are answered.
+
+    Args:
+        settings: as for `create_app`; its port is replaced by the socket's.
+        listening: a socket, as `bound` makes it.
+        ready: called with the URL once requests are answered.
+        trusted_proxies: addresses, separated by commas, whose X-Forwarded headers are believed.
+        access_log: log each request to the logger `uvicorn.access`.
+
+    Raises:
+        ClipdexError: a collection cannot be opened.
+    """
+    settings = replace(settings, port=listening.getsockname()[1])
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=access_log,
+        server_header=False,
+        proxy_headers=trusted_proxies is not None,
+        forwarded_allow_ips=trusted_proxies or "",
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_FINISHING_S,
+        h11_max_incomplete_event_size=_HEAD_BYTES,
+    )
+    server = _Server(config, app.state, lambda: ready(address_of(settings.host, settings.port)))
+    server.run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready; what prevents that is raised, rather than logged with a traceback."""
+
+    def __init__(self, config: uvicorn.Config, state: Any, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._state = state
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        log = logging.getLogger("uvicorn.error")
+        log.disabled = True
+        try:
+            await super().startup(sockets=sockets)
+        except SystemExit as exc:
+            raise getattr(self._state, "failed", exc) from None
+        finally:
+            log.disabled = False
+        self._ready()
+
+
+class _Protocol(H11Protocol):
+    """Closes a connection whose request's head does not arrive in time, so that slow clients hold none."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._late = self.loop.call_later(_HEAD_S, self._give_up)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._head_is_awaited():
+            self._forget()
+        elif self._late is None and self.conn.trailing_data[0]:
+            self._late = self.loop.call_later(_HEAD_S, self._give_up)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        super().connection_lost(exc)
+
+    def _head_is_awaited(self) -> bool:
+        return self.conn.their_state is h11.IDLE
+
+    def _forget(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _give_up(self) -> None:
+        self._late = None
+        if self._head_is_awaited():
+            with suppress(OSError):
+                self.transport.close()
