@@ -1,0 +1,398 @@
+"""Hostile bytes on a real connection to the whole application, where clients would tidy what they send.
+
+One server is as `clipdex web` starts it; another lets those who know its token change what it holds.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import noise
+from test_collection import png
+
+import clipdex
+from clipdex import Collection, Item
+from clipdex.wire import FakeTransport
+
+pytest.importorskip("fastapi", reason="the REST API needs the extra web")
+from web_server import serving, settings_of
+
+TOKEN = "a-token-of-some-length"
+XSS = "<img src=x onerror=alert(1)>"
+SCRIPT = "</script><script>alert(1)</script>"
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Site:
+    port: int
+    folder: Path
+
+    @property
+    def host(self) -> bytes:
+        return b"127.0.0.1:%d" % self.port
+
+    def sent(self, *parts: bytes, wait_s: float = 0.02) -> tuple[list[Answer], bytes]:
+        """Send bytes as they are -> (the answers, what follows them that is none). `HOST` stands for the host."""
+        got = b""
+        with socket.create_connection(("127.0.0.1", self.port)) as connection:
+            connection.settimeout(10)
+            try:
+                for part in parts:
+                    connection.sendall(part.replace(b"HOST", self.host))
+                while data := connection.recv(1 << 20):
+                    got += data
+                    if answers(got)[0] and not answers(got)[1]:
+                        connection.settimeout(wait_s)  # is there another?
+            except (TimeoutError, ConnectionError):
+                pass
+        return answers(got)
+
+    def ask(self, method: str, target: str, body: bytes = b"", **headers: str) -> Answer:
+        """Ask as a client of good will does."""
+        lines = [f"{method} {target} HTTP/1.1", "Host: HOST", "Connection: close", f"Content-Length: {len(body)}"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        found, rest = self.sent("\r\n".join(lines).encode("utf-8", "surrogateescape") + b"\r\n\r\n" + body)
+        assert len(found) == 1 and not rest, (found, rest)
+        return found[0]
+
+
+def answers(got: bytes) -> tuple[list[Answer], bytes]:
+    """Split what a server sent."""
+    found = []
+    while got.startswith(b"HTTP/1.1 ") and b"\r\n\r\n" in got:
+        head, _, rest = got.partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        size = int(headers.get("content-length", 0))
+        if headers.get("transfer-encoding") == "chunked":
+            body, ended, got = rest.partition(b"0\r\n\r\n")
+            if not ended:
+                return found, rest
+        elif len(rest) < size:
+            return found, rest or head
+        else:
+            body, got = rest[:size], rest[size:]
+        found.append(Answer(int(first.split()[1]), headers, body))
+    return found, got
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A folder that no list of known folders has, where there is one: what hides paths must not depend on it."""
+    made = Path(tempfile.mkdtemp(prefix="secretplace-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture(scope="module")
+def indexes(folder: Path) -> dict[str, Path]:
+    pictures = folder / "secretalbum"
+    pictures.mkdir()
+    for i in range(3):
+        noise(i, (64, 48)).save(pictures / f"{i}.png")
+    noise(8).save(pictures / f"{XSS[:-1].replace('/', '')}.png")
+    noise(9).save(pictures / "a\r\nSet-Cookie: x=1.png")
+    (pictures / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    found = {}
+    for name in ("plain", "lan"):
+        with clipdex.Client(FakeTransport()) as client:
+            clipdex.index_pictures(client, pictures, folder / f"{name}.clipdex", workers=1)
+            with Collection.open(folder / f"{name}.clipdex", client=client) as pets:
+                pets.add([Item(f"{XSS}{SCRIPT}", png(100), metadata={"title": XSS, XSS: SCRIPT})])
+                pets.add([Item("removed", png(101), metadata={"title": "gone"})])
+                pets.remove("removed")
+        found[name] = folder / f"{name}.clipdex"
+    return found
+
+
+@pytest.fixture(scope="module")
+def site(indexes: dict[str, Path], folder: Path) -> Iterator[Site]:
+    cache = folder / "thumbnails"
+    with serving(
+        settings_of(indexes["plain"], thumbnail_cache=cache, body_timeout_s=0.6, decode_workers=1)
+    ) as port:
+        yield Site(port, folder)
+
+
+@pytest.fixture(scope="module")
+def lan(indexes: dict[str, Path], folder: Path) -> Iterator[Site]:
+    settings = settings_of(
+        indexes["lan"],
+        thumbnail_cache=folder / "thumbnails",
+        token=TOKEN,
+        allow_write=True,
+        body_timeout_s=5.0,
+        decode_workers=1,
+        max_upload_bytes=4 << 20,
+    )
+    with serving(settings) as port:
+        yield Site(port, folder)
+
+
+def is_harmless(answer: Answer, *, shown: tuple[str, ...] = ()) -> None:
+    """Check what holds for every answer, whatever was asked."""
+    text = str(answer.headers) + answer.body.decode("utf-8", "replace")
+    for path in ("secretplace", "secretalbum", str(Path(clipdex.__file__).parent), "root:x:0", "Traceback"):
+        assert path not in text, text[:2000]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "cache-control" in answer.headers and "server" not in answer.headers
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert "set-cookie" not in answer.headers
+    assert "\r" not in str(answer.headers) and XSS not in str(answer.headers)
+    if answer.headers.get("content-type", "").startswith("text/html"):
+        assert "<img src=x" not in text and "<script>alert" not in text
+    location = answer.headers.get("location")
+    if location is not None:
+        assert location.startswith(("/", "http://127.0.0.1:")) and not location.startswith("//"), location
+    if answer.status >= 400:
+        assert answer.headers["content-type"] in ("application/problem+json", "text/html; charset=utf-8")
+
+
+# Bytes that are no HTTP, or HTTP that may be read in two ways
+
+_GET = b"GET /v1/info HTTP/1.1\r\nHost: HOST\r\n"
+_POST = b"POST /v1/search HTTP/1.1\r\nHost: HOST\r\nContent-Type: application/json\r\n"
+_SECOND = b"GET /v1/info?smuggled HTTP/1.1\r\nHost: HOST\r\nX-Request-ID: smuggled\r\n\r\n"
+_BODY = b'{"row": 0}'
+
+# (what is sent, statuses that the first answer may have). None of them has a second answer.
+RAW: dict[str, tuple[bytes, set[int]]] = {
+    "length and chunks": (
+        _POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + _SECOND,
+        {400},
+    ),
+    "chunks and length": (
+        _POST + b"Transfer-Encoding: chunked\r\nContent-Length: 99\r\n\r\n0\r\n\r\n" + _SECOND,
+        {400},
+    ),
+    "length 0 and chunks": (
+        _GET + b"Content-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + _SECOND,
+        {400},
+    ),
+    "two lengths": (_POST + b"Content-Length: 2\r\nContent-Length: 10\r\n\r\n" + _BODY + _SECOND, {400}),
+    "a list of lengths": (_POST + b"Content-Length: 2, 10\r\n\r\n" + _BODY + _SECOND, {400}),
+    "length with a sign": (_POST + b"Content-Length: +10\r\n\r\n" + _BODY + _SECOND, {400}),
+    "length below 0": (_POST + b"Content-Length: -10\r\n\r\n" + _BODY + _SECOND, {400}),
+    "length in hexadecimals": (_POST + b"Content-Length: 0xa\r\n\r\n" + _BODY + _SECOND, {400}),
+    "length with a fraction": (_POST + b"Content-Length: 1e1\r\n\r\n" + _BODY + _SECOND, {400}),
+    "length in Arabic digits": (_POST + "Content-Length: ١٠\r\n\r\n".encode() + _BODY + _SECOND, {400}),
+    "length with a blank in it": (_POST + b"Content-Length: 1 0\r\n\r\n" + _BODY + _SECOND, {400}),
+    "empty length": (_POST + b"Content-Length: \r\n\r\n" + _BODY + _SECOND, {400}),
+    "length beyond every number": (_POST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n" + _BODY, {400, 413}),
+    "length of 19 digits": (_POST + b"Content-Length: 9999999999999999999\r\n\r\n" + _BODY, {400, 413}),
+    "unknown coding": (_POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" + _SECOND, {400}),
+    "two codings": (_POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n" + _SECOND, {400}),
+    "a coding twice": (
+        _POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + _SECOND,
+        {400},
+    ),
+    "chunked and identity": (
+        _POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n" + _SECOND,
+        {400},
+    ),
+    "coding with a tab": (_POST + b"Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n" + _SECOND, {400}),
+    "coding on the next line and a length": (
+        _POST + b"Content-Length: 3\r\nTransfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n" + _SECOND,
+        {400},
+    ),
+    "blank before the colon": (
+        _POST + b"Transfer-Encoding : chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n" + _SECOND,
+        {400},
+    ),
+    "a chunk of no number": (_POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n" + _SECOND, {400}),
+    "a chunk below 0": (_POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n\r\n" + _SECOND, {400}),
+    "a chunk with 0x": (_POST + b"Transfer-Encoding: chunked\r\n\r\n0xa\r\n" + _BODY + b"\r\n0\r\n\r\n", {400}),
+    "a chunk beyond every number": (
+        _POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 40 + b"\r\n" + _BODY,
+        {400},
+    ),
+    "a chunk that is longer than it says": (
+        _POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n" + _BODY + b"\r\n0\r\n\r\n" + _SECOND,
+        {400},
+    ),
+    "a chunk without its end": (
+        _POST + b"Transfer-Encoding: chunked\r\n\r\na\r\n" + _BODY + b"XX0\r\n\r\n" + _SECOND,
+        {400},
+    ),
+    "a chunk's extension without end": (
+        _POST + b"Transfer-Encoding: chunked\r\n\r\na;" + b"x" * 200_000 + b"\r\n",
+        {400},
+    ),
+    "trailers without end": (
+        _POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: y\r\n" * 30_000,
+        {400},
+    ),
+    "folded host": (b"GET /v1/info HTTP/1.1\r\nHost: HOST\r\n evil.example\r\n\r\n", {400}),
+    "first header folded": (b"GET /v1/info HTTP/1.1\r\n Host: HOST\r\n\r\n", {400}),
+    "header without colon": (_GET + b"nothing\r\n\r\n", {400}),
+    "header without name": (_GET + b": x\r\n\r\n", {400}),
+    "CR in a header": (_GET + b"X: a\rSet-Cookie: x=1\r\n\r\n", {400}),
+    "NUL in a header": (_GET + b"X: a\0b\r\n\r\n", {400}),
+    "control character in a name": (_GET + b"X\x01: a\r\n\r\n", {400}),
+    "CR in the target": (b"GET /v1/info\rX HTTP/1.1\r\nHost: HOST\r\n\r\n", {400}),
+    "NUL in the target": (b"GET /v1/info\0 HTTP/1.1\r\nHost: HOST\r\n\r\n", {400}),
+    "no ASCII in the target": ("GET /v1/ïnfo HTTP/1.1\r\nHost: HOST\r\n\r\n".encode(), {400}),
+    "two blanks": (b"GET  /v1/info HTTP/1.1\r\nHost: HOST\r\n\r\n", {400}),
+    "a tab": (b"GET\t/v1/info\tHTTP/1.1\r\nHost: HOST\r\n\r\n", {400}),
+    "no target": (b"GET HTTP/1.1\r\nHost: HOST\r\n\r\n", {400}),
+    "no method": (b" /v1/info HTTP/1.1\r\nHost: HOST\r\n\r\n", {400}),
+    "HTTP/0.9": (b"GET /v1/info\r\n\r\n", {400}),
+    "HTTP/1.0 without Host": (b"GET /v1/info HTTP/1.0\r\n\r\n", {400}),
+    "HTTP/1.1 without Host": (b"GET /v1/info HTTP/1.1\r\n\r\n", {400}),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\nHost: HOST\r\n\r\n", {505}),
+    "HTTP/9.9": (b"GET /v1/info HTTP/9.9\r\nHost: HOST\r\n\r\n", {505}),
+    "HTTP/x": (b"GET /v1/info HTTP/x\r\nHost: HOST\r\n\r\n", {400}),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 100 + b"\r\n\r\n", {400}),
+    "two hosts": (_GET + b"Host: evil.example\r\n\r\n", {400}),
+    "a host twice": (_GET + b"Host: HOST\r\n\r\n", {400}),
+    "another host": (b"GET /v1/info HTTP/1.1\r\nHost: evil.example\r\n\r\n", {421}),
+    "another host at the page": (b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", {421}),
+    "another host at a file": (b"GET /static/main.js HTTP/1.1\r\nHost: evil.example\r\n\r\n", {421}),
+    "another host at metrics": (b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n", {421}),
+    "another host at the document": (b"GET /v1/openapi.json HTTP/1.1\r\nHost: evil.example\r\n\r\n", {421}),
+    "our host with a user": (b"GET /v1/info HTTP/1.1\r\nHost: a@HOST\r\n\r\n", {400}),
+    "our host before theirs": (b"GET /v1/info HTTP/1.1\r\nHost: 127.0.0.1.evil.example\r\n\r\n", {421}),
+    "the number of our host": (b"GET /v1/info HTTP/1.1\r\nHost: 2130706433\r\n\r\n", {421}),
+    "all addresses as host": (b"GET /v1/info HTTP/1.1\r\nHost: 0.0.0.0\r\n\r\n", {421}),
+    "their address as target": (b"GET http://evil.example/v1/info HTTP/1.1\r\nHost: HOST\r\n\r\n", {404}),
+    "their address as host": (b"GET http://HOST/v1/info HTTP/1.1\r\nHost: evil.example\r\n\r\n", {421}),
+    "a file as target": (b"GET file:///etc/passwd HTTP/1.1\r\nHost: HOST\r\n\r\n", {404}),
+    "CONNECT": (b"CONNECT evil.example:443 HTTP/1.1\r\nHost: HOST\r\n\r\n", {404, 405, 421}),
+    "OPTIONS *": (b"OPTIONS * HTTP/1.1\r\nHost: HOST\r\n\r\n", {404, 405}),
+    "TRACE": (b"TRACE /v1/info HTTP/1.1\r\nHost: HOST\r\nCookie: secret=1\r\n\r\n", {405}),
+    "an unknown method": (b"JEFF /v1/info HTTP/1.1\r\nHost: HOST\r\n\r\n", {405}),
+    "a websocket": (
+        _GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: AA==\r\n"
+        b"Sec-WebSocket-Version: 13\r\nOrigin: https://evil.example\r\n\r\n",
+        {403},
+    ),
+    "HTTP/2 in the clear": (
+        _GET + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
+        {200},
+    ),
+    "too many headers": (_GET + b"X: y\r\n" * 200 + b"\r\n", {431, 400}),
+    "headers that are too long": (_GET + b"X: " + b"y" * 70_000 + b"\r\n\r\n", {431, 400}),
+    "a head without end": (_GET + b"X: " + b"y" * 300_000, {400}),
+    "a path that is too long": (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: HOST\r\n\r\n", {414}),
+    "a query that is too long": (
+        b"GET /v1/search?text=" + b"a" * 50_000 + b" HTTP/1.1\r\nHost: HOST\r\n\r\n",
+        {414},
+    ),
+    "many fields in a query": (
+        b"GET /v1/search?" + b"text=a&" * 1000 + b" HTTP/1.1\r\nHost: HOST\r\n\r\n",
+        {400},
+    ),
+    "a body that is too large, expecting 100": (
+        _POST + b"Expect: 100-continue\r\nContent-Length: 99999999\r\n\r\n",
+        {413},
+    ),
+    "a body of a GET": (_GET + b"Content-Length: 9999\r\n\r\n", {413}),
+    "a compressed body": (_POST + b"Content-Encoding: gzip\r\nContent-Length: 10\r\n\r\n" + _BODY, {415}),
+    "a body compressed twice": (
+        _POST + b"Content-Encoding: identity\r\nContent-Encoding: br\r\nContent-Length: 10\r\n\r\n" + _BODY,
+        {415},
+    ),
+    "less body than it says": (_POST + b"Content-Length: 100\r\n\r\n" + _BODY, {408}),
+    "no body at all": (_POST + b"Content-Length: 10\r\n\r\n", {408}),
+    "no length": (_POST + b"\r\n", {422}),
+    "two types of a body": (_POST + b"Content-Type: text/plain\r\nContent-Length: 10\r\n\r\n" + _BODY, {400}),
+    "two origins": (_GET + b"Origin: http://HOST\r\nOrigin: https://evil.example\r\n\r\n", {400}),
+    "no origin at all": (_GET + b"Origin: null\r\n\r\n", {403}),
+    "an origin of another port": (_GET + b"Origin: http://127.0.0.1:1\r\n\r\n", {403}),
+    "an origin with a blank": (_GET + b"Origin: http://HOST https://evil.example\r\n\r\n", {403}),
+    "an origin that ours begins": (_GET + b"Origin: http://HOST.evil.example\r\n\r\n", {403}),
+    "a page that loads the list": (_GET + b"Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n\r\n", {403}),
+    "a page of a sister's": (_GET + b"Sec-Fetch-Site: same-site\r\nSec-Fetch-Mode: cors\r\n\r\n", {403}),
+    "two kinds of a site": (_GET + b"Sec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site\r\n\r\n", {400}),
+    "another page's frame": (
+        b"GET / HTTP/1.1\r\nHost: HOST\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n"
+        b"Sec-Fetch-Dest: iframe\r\n\r\n",
+        {403},
+    ),
+    "a preflight": (
+        b"OPTIONS /v1/search HTTP/1.1\r\nHost: HOST\r\nOrigin: https://evil.example\r\n"
+        b"Access-Control-Request-Method: POST\r\n\r\n",
+        {403},
+    ),
+    "a token in the address": (b"GET /v1/info?token=abc HTTP/1.1\r\nHost: HOST\r\n\r\n", {400}),
+    "a token in the address, written otherwise": (
+        b"GET /v1/info?%74oken=abc HTTP/1.1\r\nHost: HOST\r\n\r\n",
+        {400},
+    ),
+    **{
+        f"folder above: {target}": (b"GET %b HTTP/1.1\r\nHost: HOST\r\n\r\n" % target.encode(), {404, 422, 400})
+        for target in (
+            "/../../../etc/passwd",
+            "/static/../../../../etc/passwd",
+            "/static/..%2f..%2f..%2fetc/passwd",
+            "/static/%2e%2e/%2e%2e/page.html",
+            "/static//etc/passwd",
+            "/static/..\\..\\etc\\passwd",
+            "/static/main.js/",
+            "/static/main.js%00.css",
+            "/static/../templates/page.html",
+            "/v1/pictures/../../etc/passwd",
+            "/v1/pictures/0/../../../etc/passwd",
+            "/v1/pictures/0/original/../../../etc/passwd",
+            "/v1/pictures/%2fetc%2fpasswd/original",
+            "/v1/items/../info",
+            "/v1/items/%2e%2e/info",
+            "/v1/items/.",
+            "/v1/items/..",
+            "/v1/items/a/../b",
+            "/v1/items/%0d%0aSet-Cookie:%20x=1",
+            "/v1/items/%F0%9F%98%80",
+            "/v1/items/%ED%A0%80",
+            "/v1/items/%ff",
+            "/v1/items/" + "%2e" * 2000,
+            "/./v1/info",
+            "/v1/./info",
+            "/V1/INFO",
+            "//v1/info",
+            "//evil.example/v1/info",
+            "/\\evil.example",
+            "/v1/info;x=1",
+            "/v1/openapi.json/../info",
+            "/docs",
+            "/redoc",
+            "/favicon.ico%00",
+            "/.git/config",
+            "/v1/pictures/0x0/original",
+            "/v1/pictures/-0/thumbnail?side=999999",
+            "/v1/pictures/9223372036854775808/original",
+            "/v1/pictures/1e3/thumbnail",
+            "/v1/pictures/%D9%A0%D9%A0x/thumbnail",
+            "/v1/pictures/" + "9" * 5000,
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_hostile_bytes_have_one_answer_that_says_no(site: Site, name: str) -> None:
+    data, statuses = RAW[name]
+    found, rest = site.sent(data, wait_s=0.15 if _SECOND in data else 0.02)
+    assert [each.status for each in found] and not rest, (found, rest)
+    assert found[0].status in statuses, found[0]
+    assert len(found) == 1, found
+    is_harmless(found[0])
