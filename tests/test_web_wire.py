@@ -396,3 +396,518 @@ def test_hostile_bytes_have_one_answer_that_says_no(site: Site, name: str) -> No
     assert found[0].status in statuses, found[0]
     assert len(found) == 1, found
     is_harmless(found[0])
+
+
+def test_requests_in_a_row_on_one_connection_are_answered_in_order(site: Site) -> None:
+    found, rest = site.sent(b"".join(_GET + b"X-Request-ID: r%d\r\n\r\n" % i for i in range(50)), wait_s=0.5)
+    assert [each.headers["x-request-id"] for each in found] == [f"r{i}" for i in range(50)] and not rest
+    assert {each.status for each in found} == {200}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /v1/info HTTP/1.1\nHost: HOST\nConnection: close\n\n",
+        b"\r\nGET /v1/info HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n\r\n",
+        b"GET /v1/info HTTP/1.0\r\nHost: HOST\r\n\r\n",
+        _POST + b"Transfer-Encoding: chunked\r\n\r\na;x=y\r\n" + _BODY + b"\r\n0\r\nX: y\r\n\r\n",
+        _POST + b"Expect: 100-continue\r\nContent-Length: 10\r\n\r\n" + _BODY,
+    ],
+)
+def test_what_the_standard_lets_a_client_send_is_answered_once(site: Site, data: bytes) -> None:
+    found, rest = site.sent(data)
+    assert [each.status for each in found] == [200] and not rest
+    is_harmless(found[0])
+
+
+# What comes as one asks, of a server that lets its clients write
+
+_AUTH = {"Authorization": f"Bearer {TOKEN}"}
+_JSON = _AUTH | {"Content-Type": "application/json"}
+_FORM = _AUTH | {"Content-Type": "multipart/form-data; boundary=b"}
+_VECTOR = b"[" + b"0.0," * 7 + b"1.0]"
+
+
+def form(*parts: tuple[str, bytes]) -> bytes:
+    """A body of parts: (their headers after `Content-Disposition: form-data`, their content)."""
+    said = b"".join(
+        b"--b\r\nContent-Disposition: form-data%b\r\n\r\n%b\r\n" % (head.encode(), data) for head, data in parts
+    )
+    return said + b"--b--\r\n"
+
+
+_DEEP = b'{"a":' * 70 + b"1" + b"}" * 70
+_PNG = png(3)
+
+# (method, target, headers, body, statuses)
+ASKED: dict[str, tuple[str, str, dict[str, str], bytes, set[int]]] = {
+    # Without the token, nothing but health is answered
+    **{
+        f"no token: {method} {target}": (method, target, {}, b"", {401})
+        for method, target in (
+            ("GET", "/"),
+            ("GET", "/v1/info"),
+            ("GET", "/v1/openapi.json"),
+            ("GET", "/metrics"),
+            ("GET", "/readyz"),
+            ("GET", "/static/main.js"),
+            ("GET", "/v1/pictures/0/original"),
+            ("GET", "/v1/pictures/0/thumbnail"),
+            ("DELETE", "/v1/items/a"),
+            ("GET", "/nothing"),
+            ("GET", "/healthz/"),
+            ("GET", "//healthz"),
+            ("GET", "/healthz/../v1/info"),
+            ("GET", "/login/"),
+            ("GET", "/v1/../healthz"),
+        )
+    },
+    **{
+        f"tampered: {name}: {value[:40]}": ("GET", "/v1/info", {name: value}, b"", {401, 400})
+        for name, value in (
+            ("Authorization", f"Basic {TOKEN}"),
+            ("Authorization", f"Bearer {TOKEN}x"),
+            ("Authorization", f"Bearer Bearer {TOKEN}"),
+            ("Authorization", TOKEN),
+            ("X-Api-Key", TOKEN),
+            ("Cookie", f"clipdex_session={TOKEN}"),
+            ("Cookie", "clipdex_session=9999999999.aaaaaaaaaaaaaaaa." + "0" * 64),
+            ("Cookie", "clipdex_session=" + ";clipdex_session=" * 1000),
+            ("Cookie", "clipdex_session=é"),
+            ("Cookie", "clipdex_session=..."),
+        )
+    },
+    **{
+        f"leads elsewhere: {target}": ("GET", f"/login?next={target}", {"Accept": "text/html"}, b"", {200})
+        for target in (
+            "//evil.example",
+            "https://evil.example",
+            "/%5cevil.example",
+            "javascript:alert(1)",
+            "%0d%0aX:1",
+        )
+    },
+    # Pages of others
+    **{
+        f"forged: {kind}": ("POST", "/v1/items/remove", _AUTH | {"Content-Type": kind}, b'{"ids": ["a"]}', {415})
+        for kind in (
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=b",
+            "text/plain; application/json",
+            "application/jsonp",
+            "application/json+x",
+        )
+    },
+    "forged: no type": ("POST", "/v1/items/remove", _AUTH, b'{"ids": ["a"]}', {415}),
+    "forged: a page of theirs": (
+        "POST",
+        "/v1/items/remove",
+        _JSON | {"Origin": "https://evil.example"},
+        b'{"ids": ["a"]}',
+        {403},
+    ),
+    "forged: a page of nobody's": (
+        "POST",
+        "/v1/items/remove",
+        _JSON | {"Origin": "null"},
+        b'{"ids": ["a"]}',
+        {403},
+    ),
+    "forged: no-cors": (
+        "POST",
+        "/v1/items/remove",
+        _JSON | {"Sec-Fetch-Site": "cross-site"},
+        b'{"ids": ["a"]}',
+        {403},
+    ),
+    "forged: a link of theirs": (
+        "POST",
+        "/v1/items/remove",
+        _JSON | {"Referer": "https://evil.example/"},
+        b'{"ids": ["a"]}',
+        {403},
+    ),
+    "a method in a header": ("GET", "/v1/items/a", _AUTH | {"X-HTTP-Method-Override": "DELETE"}, b"", {404}),
+    # Bodies
+    **{
+        f"items: {body[:40]!r}": ("POST", "/v1/items", _JSON, body, {422})
+        for body in (
+            b"",
+            b"null",
+            b"{",
+            b"{}",
+            b"[1]",
+            b"\xff",
+            b'[{"id": "a"}]',
+            b'[{"id": "", "vector": [1]}]',
+            b'[{"id": "a", "vector": []}]',
+            b'[{"id": "a", "vector": [NaN]}]',
+            b'[{"id": "a", "vector": [1e999]}]',
+            b'[{"id": "a", "vector": [1, "x"]}]',
+            b'[{"id": "a", "vector": [0,0,0,0,0,0,0,0]}]',
+            b'[{"id": "a", "vector": ' + _VECTOR + b', "image": "AAAA"}]',
+            b'[{"id": "a", "id": "b", "vector": ' + _VECTOR + b"}]",
+            b'[{"id": "a", "path": "/etc/passwd", "vector": ' + _VECTOR + b"}]",
+            b'[{"id": "a", "image": "/etc/passwd"}]',
+            b'[{"id": "a", "image": "file:///etc/passwd"}]',
+            b'[{"id": "a", "image": "http://127.0.0.1/x.png"}]',
+            b'[{"id": "a", "image": "data:text/html;base64,AAAA"}]',
+            b'[{"id": "\\u0000", "vector": ' + _VECTOR + b"}]",
+            b'[{"id": "\\ud800", "vector": ' + _VECTOR + b"}]",
+            b'[{"id": "' + b"a" * 1025 + b'", "vector": ' + _VECTOR + b"}]",
+            b'[{"id": 1, "vector": ' + _VECTOR + b"}]",
+            b'[{"id": "a", "vector": ' + _VECTOR + b', "metadata": []}]',
+            b'[{"id": "a", "vector": ' + _VECTOR + b', "metadata": ' + _DEEP + b"}]",
+            b'[{"id": "a", "vector": ' + _VECTOR + b', "metadata": {"x": "' + b"a" * 70_000 + b'"}}]',
+            b"[" * 100_000,
+            b"[" + b'{"id": "a", "vector": ' + _VECTOR + b"}," * 1001 + b"1]",
+            b"[" + b"1," * 1_000_000 + b"1]",
+            b"[" + b"[]," * 1_300_000 + b"1]",
+            b'[{"id": "a", "vector": [' + b"[]," * 1_000_000 + b"1]}]",
+            b"[{" + b",".join(b'"%x": 1' % i for i in range(200_000)) + b"}]",
+            b"[{" + b",".join(b'"%x": 1' % i for i in range(200_000)) + b', "z": 1, "z": 2}]',
+        )
+    },
+    **{
+        f"search: {body[:40]!r}": ("POST", "/v1/search", _JSON, body, {422})
+        for body in (
+            b'{"row": true}',
+            b'{"row": 0.0}',
+            b'{"row": "0"}',
+            b'{"row": 0, "text": "a"}',
+            b'{"row": 0, "top_k": 1001}',
+            b'{"row": 0, "where": ""}',
+            b'{"row": 0, "where": 1}',
+            b'{"row": 0, "where": "width > :x"}',
+            b'{"row": 0, "where": "width > :x", "params": {"x": [1]}}',
+            b'{"row": 0, "where": "width > :x", "params": {"x": 9223372036854775808}}',
+            b'{"row": 0, "where": "1", "params": {"x y": 1}}',
+            b'{"row": 0, "where": "1", "params": {' + b",".join(b'"x%d": []' % i for i in range(100_000)) + b"}}",
+            b'{"row": 0,' + b",".join(b'"x%d": 1' % i for i in range(100_000)) + b"}",
+            b'{"parts": [' + b'{"row": 0},' * 64 + b'{"row": 0}]}',
+            b'{"parts": [' + b"1," * 500_000 + b"1]}",
+            b'{"parts": [{"row": 0, "weight": 0}]}',
+            b'{"parts": [{"row": 0, "weight": 1e400}]}',
+            b'{"parts": [{"row": 0}, {"row": 0, "weight": -1}]}',
+            b'{"vector": [' + b"1," * 70_000 + b"1]}",
+            b'{"vector": [1]}',
+            b'{"vector": "AAAA"}',
+            b'{"id": "\\u0000"}',
+            b'{"id": ""}',
+            b'{"group": {"similarity": 2}, "row": 0}',
+            b'{"text": "' + b"a" * 10_001 + b'"}',
+            b'{"row": 0, "min_score": 1.5}',
+            b'{"image": "@"}',
+            b'{"image": ""}',
+        )
+    },
+    "search: a body that is too large": ("POST", "/v1/search", _JSON, b" " * (2 << 20) + b"{}", {413}),
+    "search: a path of ours as an id": ("POST", "/v1/search", _JSON, b'{"id": "/etc/passwd"}', {404}),
+    **{
+        f"remove: {body[:40]!r}": ("POST", "/v1/items/remove", _JSON, body, {422})
+        for body in (
+            b"",
+            b"[]",
+            b'{"ids": "a"}',
+            b'{"ids": [1]}',
+            b'{"ids": [""]}',
+            b'{"ids": ["a"], "all": true}',
+            b'{"ids": [' + b'"a",' * 10_000 + b'"a"]}',
+            b'{"ids": [' + b"1," * 500_000 + b"1]}",
+            b'{"ids": ["\\ud800"]}',
+        )
+    },
+    "remove: ids that mean all": ("POST", "/v1/items/remove", _JSON, b'{"ids": ["*", "%", "..", "/"]}', {200}),
+    **{
+        f"{method} {target}": (method, target, _JSON, b'{"metadata": {}}', {404, 422, 405})
+        for method in ("PATCH", "DELETE")
+        for target in (
+            "/v1/items/",
+            "/v1/items/%2e%2e",
+            "/v1/items/*",
+            "/v1/items/%25",
+            "/v1/items/a%0d%0ab",
+            "/v1/items/" + "a" * 2000,
+            "/v1/items//etc/passwd",
+            "/v1/pictures/0",
+        )
+    },
+    **{
+        f"put: {target}": ("PUT", target, _JSON, b'{"vector": [1]}', {422, 405, 400, 409})
+        for target in ("/v1/items/", "/v1/items/%00", "/v1/items/" + "a" * 2000, "/v1/pictures/0", "/v1/items/%ff")
+    },
+    "put: no picture": (
+        "PUT",
+        "/v1/items/x",
+        _AUTH | {"Content-Type": "image/png"},
+        b"<svg onload=alert(1)>",
+        {422},
+    ),
+    "put: a page": ("PUT", "/v1/items/x", _AUTH | {"Content-Type": "text/html"}, b"<script>", {415}),
+    "put: a picture that is too large": (
+        "PUT",
+        "/v1/items/x",
+        _AUTH | {"Content-Type": "image/png"},
+        b"x" * (5 << 20),
+        {413},
+    ),
+    "put: metadata that are none": (
+        "PUT",
+        "/v1/items/x?metadata=[1]",
+        _AUTH | {"Content-Type": "image/png"},
+        _PNG,
+        {422},
+    ),
+    # Forms
+    **{
+        f"form: {name}": ("POST", "/v1/search", _FORM, body, {422, 400})
+        for name, body in {
+            "nothing": b"",
+            "no end": b"--b\r\nContent-Disposition: form-data; name=image; filename=x\r\n\r\nabc",
+            "no parts": b"--b--\r\n",
+            "no name": form(("", b"x")),
+            "a thousand files": form(*[("; name=image; filename=x", b"x")] * 1000),
+            "a thousand fields": form(*[("; name=request", b"{}")] * 1000),
+            "a thousand headers": form(("; name=image; filename=x\r\n" + "X: y\r\n" * 1000 + "Z: y", b"x")),
+            "a long header": form(("; name=image; filename=" + "x" * 100_000, b"x")),
+            "a field in place of a file": form(("; name=image", b"x")),
+            "a file in place of a field": form(
+                ("; name=image; filename=x", _PNG), ("; name=request; filename=y", b"{}")
+            ),
+            "a file named as ours": form(("; name=image; filename=../../../etc/passwd", b"x")),
+            "a field that is too large": form(("; name=request", b"x" * (3 << 20))),
+            "another query": form(("; name=image; filename=x", _PNG), ("; name=request", b'{"row": 0}')),
+        }.items()
+    },
+    "form: no boundary": (
+        "POST",
+        "/v1/search",
+        _AUTH | {"Content-Type": "multipart/form-data"},
+        b"--b--",
+        {400, 422},
+    ),
+    "form: a long boundary": (
+        "POST",
+        "/v1/search",
+        _AUTH | {"Content-Type": "multipart/form-data; boundary=" + "b" * 50_000},
+        b"--b--",
+        {400, 422},
+    ),
+    # Other routes
+    **{
+        f"classify: {body[:40]!r}": ("POST", "/v1/classify", _JSON, body, {422, 404})
+        for body in (
+            b"{}",
+            b'{"labels": [], "row": 0}',
+            b'{"labels": ["a"]}',
+            b'{"labels": ["a"], "row": 99999}',
+            b'{"labels": [' + b'"a",' * 2000 + b'"a"], "row": 0}',
+            b'{"labels": [' + b"1," * 500_000 + b'1], "row": 0}',
+            b'{"labels": ["a"], "templates": ["' + b"{" * 1000 + b'"], "row": 0}',
+            b'{"labels": ["a"], "templates": ["{0.__class__}"], "row": 0}',
+            b'{"labels": ["a"], "id": "/etc/passwd"}',
+        )
+    },
+    **{
+        f"embeddings: {body[:40]!r}": ("POST", "/v1/embeddings", _JSON, body, {422, 400, 404})
+        for body in (
+            b"{}",
+            b'{"model": "clipdex", "input": []}',
+            b'{"model": "../x", "input": "a"}',
+            b'{"model": "clipdex", "input": [1, 2]}',
+            b'{"model": "clipdex", "input": "data:image/png;base64,AAAA"}',
+            b'{"model": "clipdex", "input": [' + b"{}," * 2000 + b"{}]}",
+            b'{"model": "clipdex", "input": [' + b"1.5," * 500_000 + b"1]}",
+            b'{"model": "clipdex", "input": "' + b"a" * 200_000 + b'"}',
+            b'{"model": "clipdex", "input": [{"type": "image_url", "image_url": "http://127.0.0.1/"}]}',
+            b'{"model": "clipdex", "input": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}',
+        )
+    },
+    **{
+        f"asked: {target}": ("GET", target, _AUTH, b"", {422, 403, 404})
+        for target in (
+            "/v1/facets?by=folder",
+            "/v1/facets?by=path",
+            "/v1/facets?by=name&where=path%20LIKE%20'/s%25'",
+            "/v1/facets?by=name&where=(SELECT%201)",
+            "/v1/facets?by=name&limit=99999999",
+            "/v1/facets?by=name&params={%22a%22:1}",
+            "/v1/facets?by=" + "a" * 500,
+            "/v1/facets?by=name&where=1&params=[1]",
+            "/v1/facets?by=name&unit=second",
+            "/v1/duplicates?kind=../x",
+            "/v1/duplicates?kind=exact&limit=0",
+            "/v1/duplicates?kind=exact&offset=-1",
+            "/v1/failures?limit=1e9",
+            "/v1/failures?offset=99999999999999999999",
+            "/v1/items?after=1e9",
+            "/v1/items?limit=100000",
+            "/v1/items?after=9223372036854775808",
+            "/v1/search",
+            "/v1/search?text=",
+            "/v1/search?text=a&top_k=1001",
+            "/v1/search?text=a&offset=1000001",
+            "/v1/search?text=a&min_score=nan",
+            "/v1/info?index=..",
+            "/v1/info?index=secretplace",
+            "/v1/info?index=lan.clipdex",
+            "/v1/info?index=%00x",
+            "/v1/similar",
+            "/v1/similar?row=0&id=a",
+            "/v1/similar?row=-1",
+            "/v1/similar?id=/etc/passwd",
+            "/v1/similar?id=%2fdev%2fshm",
+            "/v1/pictures/4/original",
+            "/v1/pictures/0/original?v=x",
+            "/v1/pictures/0/thumbnail?v=" + "0" * 16,
+            "/v1/pictures/0/thumbnail?side=1e3",
+            "/v1/pictures/0/thumbnail?side=-1",
+            "/v1/pictures/0/thumbnail?side=10000000",
+            "/v1/pictures/99999/thumbnail",
+            "/v1/pictures/0/original?v=" + "a" * 100,
+        )
+    },
+    # Conditions: they filter, or are refused
+    **{
+        f"where: {where[:60]}": (
+            "POST",
+            "/v1/search",
+            _JSON,
+            json.dumps({"row": 0, "where": where}).encode(),
+            {422, 403},
+        )
+        for where in (
+            "1); DELETE FROM rows; --",
+            "1) OR (1",
+            "1) --",
+            "1) /*",
+            "1 /*",
+            "1 --\n)",
+            "1 THEN 1 END FROM pictures /*",
+            "1 THEN 1 END FROM pictures --",
+            "1 ORDER BY row",
+            "1 LIMIT 1",
+            "1 GROUP BY row",
+            "1) UNION SELECT 1 --",
+            "1; ATTACH 'x' AS y",
+            "ATTACH 'x' AS y",
+            "PRAGMA table_info(rows)",
+            "pragma_table_info('rows')",
+            "load_extension('x')",
+            "writefile('x', 'y')",
+            "readfile('/etc/passwd')",
+            "edit('x')",
+            "fts3_tokenizer('x')",
+            "EXISTS (SELECT 1)",
+            "row IN (SELECT row FROM rows)",
+            "row IN rows",
+            "row IN main.rows",
+            "row IN sqlite_master",
+            "row IN json_each('[1]')",
+            "row IN generate_series(1, 9)",
+            "row IN (VALUES (1))",
+            "row IN (WITH x AS (SELECT 1) SELECT * FROM x)",
+            "WITH RECURSIVE x(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM x) SELECT n FROM x",
+            "(SEL/**/ECT 1)",
+            "(select\t1)",
+            "1 IN (TABLE x)",
+            "deleted_at IS NULL",
+            "rows.deleted_at IS NULL",
+            "rowid = 1",
+            "content_hash IS NOT NULL",
+            "main.rows.path IS NOT NULL",
+            "temp.pictures.path IS NOT NULL",
+            "pictures.path IS NOT NULL",
+            "PATH IS NOT NULL",
+            "[path] IS NOT NULL",
+            "`path` IS NOT NULL",
+            '"path" IS NOT NULL',
+            "\"PaTh\" > '/dev'",
+            "path/**/IS/**/NOT/**/NULL",
+            "folder GLOB '/dev*'",
+            "Folder > 'a'",
+            "length(path) > 3",
+            "has(path, 'a', 'b')",
+            "CASE WHEN path > '/' THEN 1 END",
+            "name LIKE 'a' ESCAPE path",
+            "path IS NOT NULL --",
+            "1 -- \n AND path > ''",
+            "path COLLATE NOCASE > ''",
+            "(path) > ''",
+            "+path > ''",
+            "width > 1 OR folder = :x",
+            "printf('%100000000d', 1)",
+            "zeroblob(1000000000) > 1",
+            "randomblob(9) > 1",
+            "replace(name, '', name) > 1",
+            "group_concat(name) > 1",
+            "count(*) > 1",
+            "sum(width) OVER () > 1",
+            "width REGEXP '(a+)+$'",
+            "name MATCH 'a'",
+            "name REGEXP 'a'",
+            "sqlite_version() > 1",
+            "sqlite_source_id() > 1",
+            "last_insert_rowid() > 1",
+            "changes() > 1",
+            "random() > 1",
+            "raise(ABORT, 'x')",
+            "likelihood(1, 2)",
+            "CAST(1 AS",
+            "'",
+            '"',
+            "`",
+            "[",
+            "x'0",
+            "?1",
+            "@x",
+            "$x",
+            ":x",
+            "#x",
+            "1" + "+1" * 3000,
+            "(" * 300 + "1" + ")" * 300,
+            "NOT " * 2000 + "1",
+            "a\0b",
+            "\ud7ff" * 10_001,
+            " " * 100,
+            "width IN (" + "1," * 4000 + "1",
+            "max(" + "1," * 30 + "1) > 0",
+            "item_text(x'00') > 1",
+            "composed_path('a') > 1",
+            "last_part('a') > 1",
+            "first_part('/a/b') > 1",
+            "item_id('a') > 1",
+        )
+    },
+    **{
+        f"where on the page: {where}": (
+            "GET",
+            "/?text=a&where=" + where,
+            _AUTH | {"Accept": "text/html"},
+            b"",
+            {422, 403},
+        )
+        for where in (
+            "path%3E''",
+            "1)%20OR%20(path%3E''",
+            "(SELECT%201)",
+            "folder%3E''&where=1",
+            "1&where=%22path%22%3E''",
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_is_asked_with_ill_will_is_refused(lan: Site, name: str) -> None:
+    method, target, headers, body, statuses = ASKED[name]
+    answer = lan.ask(method, target, body, **headers)
+    assert answer.status in statuses, answer
+    is_harmless(answer)
+    assert len(answer.body) < 20_000, "a refusal is short"
+
+
+def test_there_are_more_than_four_hundred_probes_that_name_their_answer() -> None:
+    assert len(RAW) + len(ASKED) > 400
+    assert all(status >= 400 for _, statuses in RAW.values() for status in statuses - {200})
