@@ -5,10 +5,15 @@ One server is as `clipdex web` starts it; another lets those who know its token 
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import io
 import json
 import shutil
 import socket
 import tempfile
+import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -408,16 +413,15 @@ def test_requests_in_a_row_on_one_connection_are_answered_in_order(site: Site) -
     "data",
     [
         b"GET /v1/info HTTP/1.1\nHost: HOST\nConnection: close\n\n",
-        b"\r\nGET /v1/info HTTP/1.1\r\nHost: HOST\r\nConnection: close\r\n\r\n",
         b"GET /v1/info HTTP/1.0\r\nHost: HOST\r\n\r\n",
         _POST + b"Transfer-Encoding: chunked\r\n\r\na;x=y\r\n" + _BODY + b"\r\n0\r\nX: y\r\n\r\n",
         _POST + b"Expect: 100-continue\r\nContent-Length: 10\r\n\r\n" + _BODY,
     ],
 )
 def test_what_the_standard_lets_a_client_send_is_answered_once(site: Site, data: bytes) -> None:
-    found, rest = site.sent(data)
-    assert [each.status for each in found] == [200] and not rest
-    is_harmless(found[0])
+    found, rest = site.sent(data, wait_s=1.0)
+    assert [each.status for each in found if each.status != 100] == [200] and not rest
+    is_harmless(found[-1])
 
 
 # What comes as one asks, of a server that lets its clients write
@@ -562,11 +566,11 @@ ASKED: dict[str, tuple[str, str, dict[str, str], bytes, set[int]]] = {
             b'[{"id": "a", "vector": ' + _VECTOR + b', "metadata": {"x": "' + b"a" * 70_000 + b'"}}]',
             b"[" * 100_000,
             b"[" + b'{"id": "a", "vector": ' + _VECTOR + b"}," * 1001 + b"1]",
-            b"[" + b"1," * 1_000_000 + b"1]",
+            b"[" + b"1," * 300_000 + b"1]",
             b"[" + b"[]," * 1_300_000 + b"1]",
-            b'[{"id": "a", "vector": [' + b"[]," * 1_000_000 + b"1]}]",
-            b"[{" + b",".join(b'"%x": 1' % i for i in range(200_000)) + b"}]",
-            b"[{" + b",".join(b'"%x": 1' % i for i in range(200_000)) + b', "z": 1, "z": 2}]',
+            b'[{"id": "a", "vector": [' + b"[]," * 300_000 + b"1]}]",
+            b"[{" + b",".join(b'"%x": 1' % i for i in range(50_000)) + b"}]",
+            b"[{" + b",".join(b'"%x": 1' % i for i in range(50_000)) + b', "z": 1, "z": 2}]',
         )
     },
     **{
@@ -586,7 +590,7 @@ ASKED: dict[str, tuple[str, str, dict[str, str], bytes, set[int]]] = {
             b'{"row": 0, "where": "1", "params": {' + b",".join(b'"x%d": []' % i for i in range(100_000)) + b"}}",
             b'{"row": 0,' + b",".join(b'"x%d": 1' % i for i in range(100_000)) + b"}",
             b'{"parts": [' + b'{"row": 0},' * 64 + b'{"row": 0}]}',
-            b'{"parts": [' + b"1," * 500_000 + b"1]}",
+            b'{"parts": [' + b"1," * 200_000 + b"1]}",
             b'{"parts": [{"row": 0, "weight": 0}]}',
             b'{"parts": [{"row": 0, "weight": 1e400}]}',
             b'{"parts": [{"row": 0}, {"row": 0, "weight": -1}]}',
@@ -614,7 +618,7 @@ ASKED: dict[str, tuple[str, str, dict[str, str], bytes, set[int]]] = {
             b'{"ids": [""]}',
             b'{"ids": ["a"], "all": true}',
             b'{"ids": [' + b'"a",' * 10_000 + b'"a"]}',
-            b'{"ids": [' + b"1," * 500_000 + b"1]}",
+            b'{"ids": [' + b"1," * 200_000 + b"1]}",
             b'{"ids": ["\\ud800"]}',
         )
     },
@@ -703,7 +707,7 @@ ASKED: dict[str, tuple[str, str, dict[str, str], bytes, set[int]]] = {
             b'{"labels": ["a"]}',
             b'{"labels": ["a"], "row": 99999}',
             b'{"labels": [' + b'"a",' * 2000 + b'"a"], "row": 0}',
-            b'{"labels": [' + b"1," * 500_000 + b'1], "row": 0}',
+            b'{"labels": [' + b"1," * 200_000 + b'1], "row": 0}',
             b'{"labels": ["a"], "templates": ["' + b"{" * 1000 + b'"], "row": 0}',
             b'{"labels": ["a"], "templates": ["{0.__class__}"], "row": 0}',
             b'{"labels": ["a"], "id": "/etc/passwd"}',
@@ -718,7 +722,7 @@ ASKED: dict[str, tuple[str, str, dict[str, str], bytes, set[int]]] = {
             b'{"model": "clipdex", "input": [1, 2]}',
             b'{"model": "clipdex", "input": "data:image/png;base64,AAAA"}',
             b'{"model": "clipdex", "input": [' + b"{}," * 2000 + b"{}]}",
-            b'{"model": "clipdex", "input": [' + b"1.5," * 500_000 + b"1]}",
+            b'{"model": "clipdex", "input": [' + b"1.5," * 200_000 + b"1]}",
             b'{"model": "clipdex", "input": "' + b"a" * 200_000 + b'"}',
             b'{"model": "clipdex", "input": [{"type": "image_url", "image_url": "http://127.0.0.1/"}]}',
             b'{"model": "clipdex", "input": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}',
@@ -750,7 +754,7 @@ ASKED: dict[str, tuple[str, str, dict[str, str], bytes, set[int]]] = {
             "/v1/search?text=a&offset=1000001",
             "/v1/search?text=a&min_score=nan",
             "/v1/info?index=..",
-            "/v1/info?index=secretplace",
+            "/v1/info?index=secret",
             "/v1/info?index=lan.clipdex",
             "/v1/info?index=%00x",
             "/v1/similar",
@@ -758,7 +762,7 @@ ASKED: dict[str, tuple[str, str, dict[str, str], bytes, set[int]]] = {
             "/v1/similar?row=-1",
             "/v1/similar?id=/etc/passwd",
             "/v1/similar?id=%2fdev%2fshm",
-            "/v1/pictures/4/original",
+            "/v1/pictures/5/original",
             "/v1/pictures/0/original?v=x",
             "/v1/pictures/0/thumbnail?v=" + "0" * 16,
             "/v1/pictures/0/thumbnail?side=1e3",
@@ -899,6 +903,8 @@ ASKED: dict[str, tuple[str, str, dict[str, str], bytes, set[int]]] = {
 }
 
 
+# Starlette leaves the file of a part without end to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", ASKED)
 def test_what_is_asked_with_ill_will_is_refused(lan: Site, name: str) -> None:
     method, target, headers, body, statuses = ASKED[name]
@@ -911,3 +917,345 @@ def test_what_is_asked_with_ill_will_is_refused(lan: Site, name: str) -> None:
 def test_there_are_more_than_four_hundred_probes_that_name_their_answer() -> None:
     assert len(RAW) + len(ASKED) > 400
     assert all(status >= 400 for _, statuses in RAW.values() for status in statuses - {200})
+
+
+# Pictures
+
+_RANGES = {
+    "bytes=0-": 206, "bytes=-1": 206, "bytes=0-0": 206, "bytes=0-99999999999999999999": 206, "BYTES = 0 - 1": 206,
+    "bytes=99999999999999999999-": 416, "bytes=-0": 416, "bytes=5-1": 200, "bytes=": 200, "bytes=-": 200,
+    "bytes=--1": 200, "bytes=-1-5": 200, "bytes=0-1,2-3": 200, "bytes=" + "0-0," * 5000 + "0-0": 200,
+    "bytes=0-1;q=1": 200, "items=0-1": 200, "bits=0-1": 200, "0-1": 200, "bytes 0-1": 200, "bytes=0x0-0x1": 200,
+    "bytes=+0-1": 200, "bytes=0.5-1": 200, "bytes=" + "9" * 40 + "-": 200, "bytes=٠-١": 200, "none": 200, "": 200,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", _RANGES)
+def test_a_range_is_a_part_or_nothing_of_it_counts(site: Site, asked: str) -> None:
+    whole = site.ask("GET", "/v1/pictures/0/original")
+    found = site.ask("GET", "/v1/pictures/0/original", Range=asked)
+    is_harmless(found)
+    assert found.status == _RANGES[asked]
+    assert len(found.body) == int(found.headers["content-length"])
+    if found.status == 200:
+        assert found.body == whole.body and "content-range" not in found.headers
+    if found.status == 206:
+        assert found.body in whole.body and found.headers["content-range"].endswith(f"/{len(whole.body)}")
+    thumbnail = site.ask("GET", "/v1/pictures/0/thumbnail", Range=asked)
+    assert thumbnail.status == 200 and thumbnail.body.startswith(b"\xff\xd8")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"If-None-Match": "*"}, 304),
+        ({"If-None-Match": "TAG"}, 304),
+        ({"If-None-Match": "W/TAG"}, 304),
+        ({"If-None-Match": '"x", TAG'}, 304),
+        ({"If-None-Match": "TAGx"}, 200),
+        ({"If-None-Match": '"x' * 5000}, 200),
+        ({"If-None-Match": "TAG".strip('"') + "'"}, 200),
+        ({"If-None-Match": '"é"'}, 200),
+        ({"If-Range": '"x"', "Range": "bytes=0-1"}, 200),
+        ({"If-Range": "W/TAG", "Range": "bytes=0-1"}, 200),
+        ({"If-Range": "*", "Range": "bytes=0-1"}, 200),
+        ({"If-Range": "Sat, 28 Nov 2026 00:00:00 GMT", "Range": "bytes=0-1"}, 200),
+        ({"If-Range": "TAG", "Range": "bytes=0-1"}, 206),
+        ({"If-Match": '"x"'}, 200),
+        ({"If-Modified-Since": "Sat, 28 Nov 2099 00:00:00 GMT"}, 200),
+    ],
+)
+def test_a_condition_is_of_the_tag_alone(site: Site, headers: dict[str, str], status: int) -> None:
+    tag = site.ask("GET", "/v1/pictures/0/original").headers["etag"]
+    said = {name: value.replace("TAG", tag) for name, value in headers.items()}
+    found = site.ask("GET", "/v1/pictures/0/original", **said)
+    assert found.status == status
+    is_harmless(found)
+    assert (found.body == b"") == (status == 304)
+
+
+def test_the_name_of_a_file_is_no_header_of_its_own(site: Site) -> None:
+    names = set()
+    for row in range(5):
+        found = site.ask("GET", f"/v1/pictures/{row}/original")
+        assert found.status == 200
+        is_harmless(found)
+        names.add(found.headers["content-disposition"])
+        assert found.headers["content-disposition"].startswith("attachment; ")
+        assert found.headers["content-type"] == "image/png"
+    assert any("%0D%0ASet-Cookie" in name for name in names)
+
+
+def _bombs() -> dict[str, tuple[bytes, set[int]]]:
+    from hazards import bombs
+
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("a.png", bytes(20_000_000))
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="99999" height="99999"><script>alert(1)</script></svg>'
+    xml = b'<!DOCTYPE x [<!ENTITY a "' + b"a" * 1000 + b'"><!ENTITY b "' + b"&a;" * 1000 + b'">]><svg>&b;</svg>'
+    avif = b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + b"\0\0\0\x40meta" + b"\xff" * 56
+    found = {
+        each.name: (each.data, {422}) for each in bombs() if "claims" in each.name or each.name.startswith("20k")
+    }
+    small = {name: one for name, one in found.items() if len(one[0]) < 1 << 20 and "13k" not in name}
+    return small | {
+        "a.zip": (zipped.getvalue(), {422}),
+        "a.svg": (svg, {422}),
+        "entities.svg": (xml, {422}),
+        "a.avif": (avif, {422}),
+        "a.gz": (b"\x1f\x8b\x08\x00" + bytes(1000), {422}),
+        "a.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99999 99999\n(%pipe%id) (w) file\n", {422}),
+        "a.html": (b"<!doctype html><script>alert(1)</script>", {422}),
+    }
+
+
+def test_pictures_that_unpack_to_very_much_are_refused_wherever_pictures_are_taken(lan: Site) -> None:
+    for name, (data, statuses) in _bombs().items():
+        text = base64.b64encode(data).decode()
+        for answer in (
+            lan.ask("PUT", "/v1/items/bomb", data, **_AUTH, Content_Type="image/png"),
+            lan.ask("POST", "/v1/search", form(("; name=image; filename=x.png", data)), **_FORM),
+            lan.ask("POST", "/v1/classify", json.dumps({"labels": ["a"], "image": text}).encode(), **_JSON),
+        ):
+            assert answer.status in statuses, (name, answer)
+            is_harmless(answer)
+            assert answer.json["type"] == "urn:clipdex:ImageError", (name, answer)
+    assert lan.ask("GET", "/v1/items/bomb", **_AUTH).status == 404
+
+
+# Conditions, and what they must not bring back
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["1 --", "1 -- ) AND row < 0", "width > 0 OR 1 --", "1 /* x */", "meta ->> 'title' = 'gone' OR 1", "1 or(1)"],
+)
+def test_no_condition_brings_back_what_was_removed(site: Site, where: str) -> None:
+    found = site.ask(
+        "POST", "/v1/search", json.dumps({"row": 0, "where": where}).encode(), Content_Type="application/json"
+    )
+    assert found.status == 200, found
+    names = {hit["name"] for hit in found.json["hits"]}
+    assert len(names) == 5 and "removed" not in names
+    is_harmless(found)
+    counted = site.ask("GET", "/v1/facets?by=meta.title&where=1%20--")
+    assert b"gone" not in counted.body
+
+
+def test_a_condition_over_long_texts_ends(site: Site) -> None:
+    for where in (
+        "'" + "a" * 4000 + "' LIKE '" + "%a" * 499 + "b'",
+        "'" + "a" * 4000 + "' GLOB '" + "*[a-b]" * 150 + "*c'",
+        "name LIKE '" + "%a%_" * 240 + "'",
+    ):
+        body = json.dumps({"row": 0, "where": where}).encode()
+        found = site.ask("POST", "/v1/search", body, Content_Type="application/json")
+        assert found.status in (200, 422) and (found.status == 422 or found.json["hits"] == [])
+
+
+# The page
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "text=%3C/title%3E%3Cimg%20src=x%20onerror=alert(1)%3E",
+        "text=%22%3E%3Cscript%3Ealert(1)%3C/script%3E",
+        "text='onfocus=alert(1)%20autofocus='",
+        "text=%7B%7B7*7%7D%7D",
+        "text=%3Csvg/onload=alert(1)%3E",
+        "index=%3Cimg%20src=x%20onerror=alert(1)%3E",
+        "part=1~text~%3Cimg%20src=x%20onerror=alert(1)%3E",
+        "part=1~id~%22%3E%3Cscript%3Ealert(1)%3C/script%3E",
+        "part=1~row~0.%22%3E%3Cscript%3Ealert(1)",
+        "part=1~row~999999999999999999999",
+        "part=NaN~text~a&part=1e999~text~a",
+        "where=%22%3E%3Cscript%3Ealert(1)%3C/script%3E&text=a",
+        "view=%22%3E%3Cscript%3Ealert(1)%3C/script%3E",
+        "offset=%22%3E%3Cscript%3E&group=%22%3E%3Cscript%3E&min_score=%22%3E%3Cscript%3E",
+        "text=%00",
+        "text=%ED%A0%80&part=1~text~%FF",
+        "%3Cscript%3Ealert(1)%3C/script%3E=1",
+        "offset=" + "9" * 400,
+        "min_score=1e400&offset=-1",
+        "text=a&where=1&where=1%20--",
+    ],
+)
+def test_the_page_has_no_markup_of_others(site: Site, query: str) -> None:
+    found = site.ask("GET", f"/?{query}", Accept="text/html")
+    assert found.status in (200, 400, 422, 404), found
+    is_harmless(found)
+    page = found.body.decode()
+    assert page.count("<script") <= 2 and "onerror=alert(1)>" not in page.replace("&gt;", "")
+    assert "49" not in found.body.decode() if "7*7" in query else True
+
+
+def test_the_page_shows_names_and_ids_with_markup_as_text(site: Site) -> None:
+    page = site.ask("GET", "/", Accept="text/html").body.decode()
+    assert "&lt;img src=x onerror=alert(1)" in page and "&lt;/script&gt;&lt;script&gt;" in page
+    assert page.count("<script") == 2 and "<img src=x" not in page and "secret" not in page
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/v1/info", "/v1/items", "/v1/columns", "/v1/facets?by=name", "/v1/duplicates?kind=exact",
+        "/v1/failures", "/metrics", "/v1/openapi.json", "/readyz", "/healthz", "/v1/models",
+        "/v1/search?text=a", "/v1/similar?row=0",
+        "/v1/pictures/0", "/v1/pictures/0/thumbnail", "/v1/pictures/5/thumbnail", "/static/main.js",
+        "/login?next=/", "/v1/facets?by=meta.path", "/v1/facets?by=id", "/v1/facets?by=modified",
+    ],
+)  # fmt: skip
+def test_no_answer_says_where_the_pictures_are(site: Site, target: str) -> None:
+    found = site.ask("GET", target)
+    assert found.status in (200, 202, 303, 404, 422, 503), found
+    is_harmless(found)
+
+
+def test_a_file_that_is_gone_is_told_without_its_folder(site: Site) -> None:
+    moved = site.folder / "secretalbum" / "2.png"
+    data = moved.read_bytes()
+    row = next(each["row"] for each in site.ask("GET", "/v1/items").json["items"] if each["name"] == "2.png")
+    moved.unlink()
+    try:
+        for what in ("original", "thumbnail?side=640"):
+            found = site.ask("GET", f"/v1/pictures/{row}/{what}")
+            assert found.status == 404
+            is_harmless(found)
+        moved.mkdir()
+        assert site.ask("GET", f"/v1/pictures/{row}/original").status == 404
+        moved.rmdir()
+        moved.symlink_to("/etc/passwd")
+        for what in ("original", "thumbnail?side=640"):
+            found = site.ask("GET", f"/v1/pictures/{row}/{what}")
+            assert found.status == 404
+            is_harmless(found)
+    finally:
+        if moved.is_symlink():
+            moved.unlink()
+        moved.write_bytes(data)
+
+
+# Load
+
+
+def test_at_the_limit_requests_are_told_to_come_again_and_then_are_answered(indexes: dict[str, Path]) -> None:
+    """More requests at once than are answered at once, whose bodies wait."""
+    head = _POST + b"Content-Length: 10\r\nConnection: close\r\n\r\n"
+    with serving(settings_of(indexes["plain"], max_concurrent=2, body_timeout_s=20.0)) as port:
+        busy = Site(port, indexes["plain"])
+        waiting = []
+        for _ in range(30):
+            connection = socket.create_connection(("127.0.0.1", port))
+            connection.settimeout(10)
+            connection.sendall(head.replace(b"HOST", busy.host))
+            waiting.append(connection)
+        refused = []
+        for connection in waiting[2:]:
+            got = b""
+            while data := connection.recv(65536):
+                got += data
+            refused += answers(got)[0]
+        assert {each.status for each in refused} == {503} and len(refused) == 28
+        assert all(int(each.headers["retry-after"]) >= 1 for each in refused)
+        is_harmless(refused[0])
+        assert busy.ask("GET", "/healthz").status == 200, "health is answered all the while"
+        for connection in waiting[:2]:
+            connection.sendall(_BODY)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        for connection in waiting:
+            connection.close()
+        assert [busy.ask("GET", "/v1/info").status for _ in range(5)] == [200] * 5
+
+
+def test_connections_beyond_the_most_are_told_and_then_closed(
+    indexes: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipdex.web import running
+
+    monkeypatch.setattr(running, "_MOST_CONNECTIONS", 5)
+    monkeypatch.setattr(running, "_SPARE_CONNECTIONS", 5)
+    monkeypatch.setattr(running, "_TELLING_S", 0.3)
+    with serving(settings_of(indexes["plain"])) as port:
+        full = Site(port, indexes["plain"])
+        held = []
+        for _ in range(10):
+            held.append(socket.create_connection(("127.0.0.1", port)))
+            held[-1].settimeout(10)
+        held[-1].sendall((_GET + b"\r\n").replace(b"HOST", full.host))
+        got = b""
+        while data := held[-1].recv(65536):
+            got += data
+        (answer,), _ = answers(got)
+        assert answer.status == 503 and answer.headers["retry-after"] == "1"
+        is_harmless(answer)
+        assert held[-2].recv(1) == b"", "one that says nothing is closed soon"
+        first = (
+            socket.create_connection(("127.0.0.1", port)),
+            [socket.create_connection(("127.0.0.1", port)) for _ in range(30)],
+        )
+        first[1][-1].settimeout(10)
+        with contextlib.suppress(ConnectionError):
+            assert first[1][-1].recv(1) == b""
+        for connection in (*held, first[0], *first[1]):
+            connection.close()
+        for _ in range(50):
+            found, _ = full.sent(_GET + b"Connection: close\r\n\r\n")
+            if found and found[0].status == 200:
+                break
+        else:
+            pytest.fail("it did not recover")
+
+
+def test_a_reader_that_reads_nothing_loses_its_connection(indexes: dict[str, Path], folder: Path) -> None:
+    """It asks for a picture larger than the buffers between, and then waits."""
+    from PIL import Image
+
+    pictures = folder / "secretalbum-large"
+    pictures.mkdir()
+    Image.new("RGB", (2400, 2400), "red").save(pictures / "large.bmp")
+    with clipdex.Client(FakeTransport()) as client:
+        clipdex.index_pictures(client, pictures, folder / "large.clipdex", workers=1)
+    settings = settings_of(folder / "large.clipdex", body_timeout_s=0.5, request_timeout_s=5.0)
+    with serving(settings) as port:
+        site = Site(port, folder)
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", port))
+            connection.settimeout(10)
+            connection.sendall(b"GET /v1/pictures/0/original HTTP/1.1\r\nHost: %b\r\n\r\n" % site.host)
+            head = connection.recv(4096)
+            time.sleep(1.2)
+            got = len(head)
+            try:
+                while data := connection.recv(1 << 20):
+                    got += len(data)
+            except ConnectionError:
+                pass
+        assert got < 17_000_000, "what is left is not sent any more"
+        assert site.ask("GET", "/v1/info").status == 200
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_memory_is_bounded_whatever_the_bodies_are(lan: Site) -> None:
+    """Each body is three megabytes and would be hundreds as objects, or as errors of each of its values."""
+    bodies = [
+        b"[" + b"1," * 1_400_000 + b"1]",
+        b'[{"id": "a", "vector": [' + b"[]," * 800_000 + b"1]}]",
+        b"[{" + b",".join(b'"%x":[]' % i for i in range(200_000)) + b"}]",
+        b"[" + b"{}," * 1_000_000 + b"1]",
+    ]
+    for body in bodies[:2]:
+        lan.ask("POST", "/v1/items", body, **_JSON)
+    before = _resident_bytes()
+    peak = before
+    for body in bodies:
+        for _ in range(2):
+            assert lan.ask("POST", "/v1/items", body, **_JSON).status == 422
+            peak = max(peak, _resident_bytes())
+    assert peak - before < 300 << 20, f"{(peak - before) >> 20} MiB more"
