@@ -12,7 +12,7 @@ import numpy as np
 
 from clipdex.base.arguments import is_number
 from clipdex.base.arrays import Array, Pixels, Vectors
-from clipdex.base.errors import Closed, InvalidArgument, ServerError, ServerFault
+from clipdex.base.errors import Closed, InvalidArgument, ModelNotFound, ServerError, ServerFault
 from clipdex.client.classification import DEFAULT_TEMPLATES, classify_steps
 from clipdex.client.discovery import discover, served_models
 from clipdex.client.embedding import image_steps, pixel_steps, text_steps
@@ -216,6 +216,10 @@ class Client:
         """Return the part of each text beyond the model's context, which is not embedded; "" if all of it fits."""
         return self._tokenizer.encode(texts)[1]
 
+    def token_counts(self, texts: Iterable[str]) -> list[int]:
+        """Count the tokens of each text that are embedded: without padding, with the end token."""
+        return self._tokenizer.counts(texts)
+
     def submit_tokens(self, ids: Array, *, wait: bool = False) -> Future[Array]:
         """Send one batch of tokenized texts, int32 (B, L) with B <= max_texts, as `submit_pixels` does."""
         _require_array(ids, np.int32, (self.card.text.context_length,), f"{self._name} takes token ids")
@@ -269,6 +273,19 @@ class Client:
         """Return the server's request counts for one part of the model; zeros if it keeps none."""
         self.require_open()
         return self._transport.statistics(f"{self._name}_{part}", self._timeout_s)
+
+    def require_ready(self, timeout_s: float) -> None:
+        """Ask whether the server has the model ready.
+
+        Raises:
+            ModelNotFound: it does not.
+            ServerError: it does not answer.
+        """
+        self.require_open()
+        ready = self._transport.models(_check_timeout(timeout_s))
+        for part in ("image", "text"):
+            if f"{self._name}_{part}" not in ready:
+                raise ModelNotFound(f"the server at {self.address} does not have {self._name}_{part} ready")
 
     def close(self) -> None:
         """Close the connection. Safe to call twice."""

@@ -12,14 +12,24 @@ from clipdex.base.arguments import PathLike
 from clipdex.base.arrays import Vectors
 from clipdex.base.cpus import usable_cpus
 from clipdex.base.errors import Closed
+from clipdex.base.records import Failure
 from clipdex.client.async_twin import AsyncTwin
+from clipdex.client.classification import DEFAULT_TEMPLATES
 from clipdex.collection.changing import add_steps, commit_steps, remove_steps, update_metadata_steps
 from clipdex.collection.collection import Collection as BlockingCollection
 from clipdex.collection.core import Core, Key
+from clipdex.collection.inference import (
+    LabelScore,
+    classify_steps,
+    embed_image_steps,
+    embed_texts_steps,
+)
 from clipdex.collection.item import Commit, Item, StoredItem
 from clipdex.collection.searching import search_steps
 from clipdex.index.hits import Hits
 from clipdex.index.info import IndexInfo
+from clipdex.model.embeddings import Embeddings
+from clipdex.model.images import ImageSource
 from clipdex.search.mixture import Query
 
 __all__ = ["Collection"]
@@ -105,6 +115,45 @@ class Collection(AsyncTwin[BlockingCollection]):
     async def after(self, row: int, limit: int) -> list[StoredItem]:
         """See `clipdex.Collection.after`."""
         return await self._in_thread(partial(self.collection.after, row, limit))
+
+    async def at(self, rows: Sequence[int]) -> dict[int, StoredItem]:
+        """See `clipdex.Collection.at`."""
+        return await self._in_thread(partial(self.collection.at, rows))
+
+    async def failures(self, limit: int, offset: int = 0) -> list[Failure]:
+        """See `clipdex.Collection.failures`."""
+        return await self._in_thread(partial(self.collection.failures, limit, offset))
+
+    async def moment(self) -> tuple[object, int]:
+        """See `clipdex.Collection.moment`."""
+        return await self._in_thread(self.collection.moment)
+
+    async def embed_texts(self, texts: Iterable[str]) -> Embeddings:
+        """See `clipdex.Collection.embed_texts`."""
+        return await self._drive(embed_texts_steps(self._core, texts))
+
+    async def embed_image(self, image: ImageSource) -> Embeddings:
+        """See `clipdex.Collection.embed_image`."""
+        return await self._drive(embed_image_steps(self._core, image))
+
+    async def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """See `clipdex.Collection.token_counts`."""
+        return await self._in_thread(partial(self.collection.token_counts, texts))
+
+    async def require_server(self, timeout_s: float = 5.0) -> None:
+        """See `clipdex.Collection.require_server`."""
+        await self._in_thread(partial(self.collection.require_server, timeout_s))
+
+    async def classify(
+        self,
+        labels: Iterable[str],
+        *,
+        image: ImageSource | None = None,
+        item: Key | None = None,
+        templates: Iterable[str] = DEFAULT_TEMPLATES,
+    ) -> list[LabelScore]:
+        """See `clipdex.Collection.classify`."""
+        return await self._drive(classify_steps(self._core, labels, templates, image=image, item=item))
 
     async def lost(self, texts: Sequence[str]) -> list[str]:
         """See `clipdex.Collection.lost`."""

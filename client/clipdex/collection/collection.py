@@ -8,20 +8,31 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from clipdex.base.arguments import PathLike, is_number
 from clipdex.base.arrays import Array, Vectors
 from clipdex.base.errors import Closed, InvalidArgument, ItemNotFound
 from clipdex.base.item_paths import id_of_path
+from clipdex.base.records import Failure
+from clipdex.client.classification import DEFAULT_TEMPLATES
 from clipdex.client.client import Client
 from clipdex.client.steps import run
 from clipdex.collection.changing import add_steps, commit_steps, remove_steps, update_metadata_steps
 from clipdex.collection.core import Core, Key
+from clipdex.collection.inference import (
+    LabelScore,
+    classify_steps,
+    embed_image_steps,
+    embed_texts_steps,
+)
 from clipdex.collection.item import Commit, Item, StoredItem, stored_item
 from clipdex.collection.open_collection import Lock, open_parts
 from clipdex.collection.searching import search_steps
 from clipdex.index.hits import Hits
 from clipdex.index.info import IndexInfo
 from clipdex.index.manifest import Manifest
+from clipdex.model.embeddings import Embeddings
 from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource
 from clipdex.search.grouping import Grouping
@@ -244,6 +255,64 @@ class Collection:
             rows = rows[:limit]
             pictures = index.pictures(rows)
             return [stored_item(each, pictures[each], self.directory) for each in rows]
+
+    def at(self, rows: Sequence[int]) -> dict[int, StoredItem]:
+        """Return the present pictures in these rows, by row."""
+        with self._core.reading() as index:
+            alive = np.asarray(rows, np.int64)
+            alive = alive[(alive < len(index.vectors)) & ~np.isin(alive, index.tombstones)]
+            pictures = index.pictures(alive.tolist())
+            return {row: stored_item(row, picture, self.directory) for row, picture in pictures.items()}
+
+    def failures(self, limit: int, offset: int = 0) -> list[Failure]:
+        """Return lines of the ledger: files that could not be indexed, by path."""
+        with self._core.reading() as index:
+            return index.failures_page(limit, offset)
+
+    def moment(self) -> tuple[object, int]:
+        """Return a value that another commit, by any process, makes another one."""
+        with self._core.reading() as index:
+            return index.generation, index.version
+
+    def embed_texts(self, texts: Iterable[str]) -> Embeddings:
+        """Embed N texts, as `Client.embed_texts` -> float32 (N, D) of norm 1."""
+        return run(embed_texts_steps(self._core, texts))
+
+    def embed_image(self, image: ImageSource) -> Embeddings:
+        """Embed a picture, by its colour profile if the index's pictures are -> float32 (D,) of norm 1."""
+        return run(embed_image_steps(self._core, image))
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """Count the tokens of each text that are embedded: without padding, with the end token."""
+        return self._core.reader_of_texts().token_counts(texts)
+
+    def require_server(self, timeout_s: float = 5.0) -> None:
+        """Ask whether the server has the model ready.
+
+        Raises:
+            ServerError, ModelNotFound: it does not answer, or does not have it.
+        """
+        self._core.reader_of_texts().require_ready(timeout_s)
+
+    def classify(
+        self,
+        labels: Iterable[str],
+        *,
+        image: ImageSource | None = None,
+        item: Key | None = None,
+        templates: Iterable[str] = DEFAULT_TEMPLATES,
+    ) -> list[LabelScore]:
+        """Classify a picture by labels, zero-shot -> the labels, the most probable first.
+
+        Args:
+            image, item: a picture, or one of the collection, as for `search`.
+            labels, templates: as for `Client.classify`.
+
+        Raises:
+            ItemNotFound: there is no such item.
+            InvalidArgument: not exactly one of image and item is given; or as `Client.classify`.
+        """
+        return run(classify_steps(self._core, labels, templates, image=image, item=item))
 
     def lost(self, texts: Sequence[str]) -> list[str]:
         """Return the part of each text beyond the model's context, which is not embedded; "" if all of it fits.

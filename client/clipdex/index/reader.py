@@ -280,6 +280,14 @@ class Index:
             InvalidArgument: it is not a condition on a picture's columns, or takes too long.
             IndexFault: the index was compacted after it was opened, before its first condition; refresh it.
         """
+        found = self._conditions().rows(condition, params, len(self._vectors))
+        return found[~np.isin(found, self._dead)] if len(self._dead) else found
+
+    def selected(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Run a SELECT of this package over the view of conditions; see `Where.selected`."""
+        return self._conditions().selected(sql, values)
+
+    def _conditions(self) -> Where:
         with self._where_lock:
             if self._where is None:
                 self._require_open()
@@ -288,8 +296,7 @@ class Index:
                     opened.close()
                     raise IndexFault(f"{self.directory} was compacted since: refresh it, then filter")
                 self._where = opened
-        found = self._where.rows(condition, params, len(self._vectors))
-        return found[~np.isin(found, self._dead)] if len(self._dead) else found
+            return self._where
 
     def require_sound(self, rows: Sequence[int] | Array) -> None:
         """Raise IndexDamaged unless these rows are finite and of norm 1, up to their rounding."""
@@ -374,6 +381,10 @@ class Index:
     def failures(self) -> list[Failure]:
         """Read the ledger: every file that could not be indexed, by path. Raises IndexDamaged if unreadable."""
         return self._store.failures()
+
+    def failures_page(self, limit: int, offset: int) -> list[Failure]:
+        """Read a part of the ledger, by path. Raises IndexDamaged if unreadable."""
+        return self._store.failures_page(limit, offset)
 
     def failed_paths(self) -> list[bytes]:
         """List the paths in the ledger, including those of damaged lines that still have a path."""

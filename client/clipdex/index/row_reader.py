@@ -213,6 +213,10 @@ class RowReader:
         """
         return self._ledger("ORDER BY path", (), damaged=damaged)
 
+    def failures_page(self, limit: int, offset: int) -> list[Failure]:
+        """Read `limit` lines of the ledger after the first `offset`, by path; raises as `failures`."""
+        return self._ledger("ORDER BY path LIMIT ? OFFSET ?", (limit, offset), damaged=True)
+
     def failed_paths(self) -> list[bytes]:
         """List the paths in the ledger, in order, including those of damaged lines that still have a path."""
         return [path for (path,) in self._rows("SELECT path FROM failures ORDER BY path") if type(path) is bytes]

@@ -139,6 +139,22 @@ class Where:
             self._answers[key] = found  # the last to be forgotten
             return found
 
+    def selected(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Run a SELECT over the view `pictures` -> its records.
+
+        sql: written by this package, with no text of a user in it: it may count, and read `main.rows.deleted_at`.
+
+        Raises:
+            InvalidArgument: it takes too long.
+            IndexFault: as `rows`.
+        """
+        with self._lock:
+            self._guard.trusts = True
+            try:
+                return self._run(sql, values)
+            finally:
+                self._guard.trusts = False
+
     def _evaluated(self, condition: str, values: Mapping[str, Any], below: int) -> Rows:
         self._run(_IN_CASE.format(condition), values)
         found = self._run(_IN_PARENTHESES.format(condition, below), values)
@@ -146,7 +162,7 @@ class Where:
         rows.flags.writeable = False
         return rows
 
-    def _run(self, sql: str, values: Mapping[str, Any]) -> list[tuple[int]]:
+    def _run(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         self._guard.start(self._timeout_s)
         try:
             found = self._db.execute(sql, values).fetchall()
@@ -197,6 +213,7 @@ class _Guard:
     def __init__(self) -> None:
         self.refused = ""
         self.late = False
+        self.trusts = False  # the statement is of this package
         self.interruption: BaseException | None = None
         self._deadline = 0.0
 
@@ -222,9 +239,12 @@ class _Guard:
         if action == sqlite3.SQLITE_READ:
             if base == "main" and one in ("rows", "metadata") and (ours or two == ""):
                 return ""
+            if self.trusts and base == "main" and one == "rows" and two in ("row", "deleted_at"):
+                return ""
             return "" if base == "temp" and one == "pictures" and two in COLUMNS else f"may not read {one}.{two}"
         if action == sqlite3.SQLITE_FUNCTION:
-            return "" if ours or str(two).lower() in FUNCTIONS else f"may not call {two}()"
+            counts = self.trusts and two == "count"
+            return "" if ours or counts or str(two).lower() in FUNCTIONS else f"may not call {two}()"
         return "may do nothing but compare the columns of a picture"
 
     def watched(self, function: _Function) -> _Function:

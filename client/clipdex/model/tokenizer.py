@@ -53,6 +53,11 @@ class Tokenizer:
         """Tokenize B texts -> int32 (B, context_length), and the part of each beyond the context, "" for none."""
         return self._encoded(self._cleaned(texts))
 
+    def counts(self, texts: Iterable[str]) -> list[int]:
+        """Count the tokens of each text that are embedded: without padding, with the end token."""
+        with _faults_told("cannot be used"):
+            return [sum(each.attention_mask) for each in self._backend.encode_batch(self._cleaned(texts))]
+
     def _cleaned(self, texts: Iterable[str]) -> list[str]:
         # Undecodable bytes on a command line arrive as lone surrogates, which are not valid Unicode text.
         sound = [text.encode("utf-8", "replace").decode("utf-8") for text in text_list(texts)]

@@ -11,15 +11,30 @@ from starlette.types import ASGIApp
 
 from clipdex.version import __version__
 from clipdex.web.guard import guarded
+from clipdex.web.metrics import Measuring, Metrics
 from clipdex.web.openapi import documented
 from clipdex.web.problems import Hidden, add_handlers
-from clipdex.web.routes import info, items, page, search
+from clipdex.web.routes import (
+    classify,
+    columns,
+    duplicates,
+    embeddings,
+    failures,
+    info,
+    items,
+    operations,
+    page,
+    search,
+)
 from clipdex.web.served import Served, require_names
 from clipdex.web.settings import WebSettings
 
 __all__ = ["create_app"]
 
-_ROUTERS = (search.router, items.router, info.router, page.router)
+_ROUTERS = (
+    *(search.router, items.router, info.router, page.router),
+    *(embeddings.router, classify.router, duplicates.router, failures.router, columns.router, operations.router),
+)
 
 
 def create_app(settings: WebSettings) -> FastAPI:
@@ -57,7 +72,9 @@ def create_app(settings: WebSettings) -> FastAPI:
     for router in _ROUTERS:
         app.include_router(router)
     documented(app)
+    app.state.metrics = Metrics()
     app.add_middleware(_Guard, settings=settings)
+    app.add_middleware(Measuring, metrics=app.state.metrics)  # what the guard refuses is measured too
     return app
 
 

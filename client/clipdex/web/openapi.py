@@ -8,6 +8,8 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from clipdex.web.problems import answers
+from clipdex.web.schemas.embeddings import EmbeddingIn
+from clipdex.web.schemas.insights import ClassifyIn
 from clipdex.web.schemas.items import NewItemIn
 from clipdex.web.schemas.problems import ProblemOut
 from clipdex.web.schemas.queries import SearchIn
@@ -15,7 +17,13 @@ from clipdex.web.schemas.queries import SearchIn
 __all__ = ["documented"]
 
 # Bodies that routes read themselves, because they may also come as a form, and the errors.
-_NAMED: dict[str, type[BaseModel]] = {"Problem": ProblemOut, "SearchIn": SearchIn, "NewItemIn": NewItemIn}
+_NAMED: dict[str, type[BaseModel]] = {
+    "Problem": ProblemOut,
+    "SearchIn": SearchIn,
+    "NewItemIn": NewItemIn,
+    "EmbeddingIn": EmbeddingIn,
+    "ClassifyIn": ClassifyIn,
+}
 
 # What the guard, the choice of an index and the collection's parts may answer to any request.
 _OF_ALL = (400, 401, 403, 408, 413, 415, 421, 422, 429, 500, 502, 503, 504)

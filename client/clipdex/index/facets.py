@@ -1,0 +1,388 @@
+"""Facets: how many pictures have each value of a column or of a metadata key, and what the columns hold.
+
+Every statement here is this package's own; a metadata key is bound, never compiled. It runs on the connection of
+conditions, behind its authorizer, and over the same view, so that the condition of a value finds what was counted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from clipdex.base.errors import InvalidArgument
+from clipdex.base.json_text import parse_json, parsed_object
+from clipdex.index.reader import Index
+from clipdex.index.where import COLUMNS, Rows
+
+__all__ = ["KEY_PREFIX", "Column", "Facets", "Unit", "Value", "ValueCounts"]
+
+Value: TypeAlias = "str | int | float"
+Unit = Literal["year", "month"]
+
+KEY_PREFIX = "meta."  # before a metadata key that may be named like a column
+
+# Columns with a value of its own for each picture, or of all metadata at once: to count them tells nothing.
+_SINGULAR = frozenset(("row", "path", "id", "name", "mtime", "meta"))
+_LIVE = "row NOT IN (SELECT row FROM main.rows WHERE deleted_at IS NOT NULL)"
+_TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d)?)?")
+_UNIT_LENGTH: dict[Unit, int] = {"year": 4, "month": 7}
+
+_INFINITE = (math.inf, -math.inf)  # an old index may have them; JSON does not
+
+_ROWS_AT_ONCE = 50_000
+_MOST_VALUES = 200_000  # different ones
+_LONGEST_VALUE = 200  # characters
+_KEPT = 6  # columns, each 12 bytes per row and its values
+
+_SAMPLED = 2_000  # rows
+_SAMPLED_AT_ONCE = 50
+_SAMPLED_CHARACTERS = 16 << 20  # of metadata
+_MOST_SEEN_KEYS, _MOST_KEYS, _MOST_FREQUENT = 1_000, 100, 20
+
+
+@dataclass(frozen=True)
+class ValueCounts:
+    """How many pictures have each value.
+
+    values: (value, pictures, condition on such a picture), the most frequent first; times in their order, the
+    latest first. distinct: number of values, of which `values` may be a part. missing: pictures without a value.
+    others: pictures with other values, or one of more than 200 characters. A picture with a list counts for each
+    of its values.
+    """
+
+    values: list[tuple[Value, int, str]]
+    distinct: int
+    missing: int
+    others: int
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that conditions may use. sql: the expression of it.
+
+    kind: integer, real, text, time or list; time is text such as `2024-06-01 12:30:00`, list one of texts in JSON.
+    there: whether any picture has a value. least, greatest: of all pictures; None for texts. values: the most
+    frequent texts of a sample, with their numbers there.
+    """
+
+    name: str
+    sql: str
+    kind: str
+    there: bool
+    of_metadata: bool = False
+    least: Value | None = None
+    greatest: Value | None = None
+    values: list[tuple[Value, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Coded:
+    """Which rows have which values. rows, codes: (n,), a row with each code of a value. long: rows of others.
+
+    sql: how a condition names it. kind: as of `Column`.
+    """
+
+    rows: Rows
+    codes: npt.NDArray[np.int32]
+    values: list[Value]
+    in_lists: list[bool]
+    long: Rows
+    sql: str
+    time: bool
+
+
+class Facets:
+    """Counts over one index, which a single thread uses. What was read is kept until the index changes."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._of: tuple[object, int] | None = None
+        self._coded: OrderedDict[tuple[str, Unit], _Coded] = OrderedDict()
+        self._columns: list[Column] | None = None
+
+    def counts(
+        self,
+        by: str,
+        *,
+        where: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        unit: Unit = "month",
+        limit: int = 50,
+    ) -> ValueCounts:
+        """Count the pictures by a column, or by a metadata key: `meta.KEY`, or KEY if no column has that name.
+
+        Args:
+            where, params: only pictures that meet a condition.
+            unit: what times are counted by.
+            limit: number of values.
+
+        Raises:
+            InvalidArgument: there is no such column, it has too many values, or the condition is invalid.
+        """
+        self._look()
+        coded = self._values(by, unit)
+        rows = len(self._index.vectors)
+        alive = np.ones(rows, bool)
+        alive[self._index.tombstones] = False
+        if where is not None:
+            met = np.zeros(rows, bool)
+            met[self._index.where(where, params)] = True
+            alive &= met
+        chosen = alive[coded.rows]
+        numbers = np.bincount(coded.codes[chosen], minlength=len(coded.values))
+        there = np.zeros(rows, bool)
+        there[coded.rows] = True
+        there[coded.long] = True
+        missing = int(np.count_nonzero(alive & ~there))
+        found = np.flatnonzero(numbers)
+        if coded.time:
+            order = sorted(found.tolist(), key=lambda i: str(coded.values[i]), reverse=True)
+        else:
+            order = sorted(found.tolist(), key=lambda i: (-int(numbers[i]), str(coded.values[i])))
+        shown = order[:limit]
+        others = int(numbers[order[limit:]].sum()) + int(np.count_nonzero(alive[coded.long]))
+        values = [(coded.values[i], int(numbers[i]), self._condition(coded, i)) for i in shown]
+        return ValueCounts(values, len(found), missing, others)
+
+    def columns(self) -> tuple[list[Column], int]:
+        """Describe the columns and the metadata keys -> them, and the number of pictures sampled for values."""
+        self._look()
+        rows = self._sampled_rows()
+        if self._columns is None:
+            self._columns = [*self._own_columns(rows), *self._keys(rows)]
+        return self._columns, len(rows)
+
+    def _look(self) -> None:
+        """Move to the latest commit, and forget what was read of another."""
+        if not self._index.is_current():
+            self._index.refresh()
+        now = (self._index.generation, self._index.version)
+        if self._of != now:
+            self._of, self._columns = now, None
+            self._coded.clear()
+
+    # Counting
+
+    def _values(self, by: str, unit: Unit) -> _Coded:
+        key = (by, unit)
+        if key in self._coded:
+            self._coded.move_to_end(key)
+        else:
+            self._coded[key] = self._read(by, unit)
+            while len(self._coded) > _KEPT:
+                self._coded.popitem(last=False)
+        return self._coded[key]
+
+    def _read(self, by: str, unit: Unit) -> _Coded:
+        if by in _SINGULAR:
+            raise InvalidArgument(
+                f"{by} is another one for each picture; count by a column such as folder or width"
+            )
+        if by in COLUMNS:  # a name of our own
+            sql, kind, sort, given = by, f"typeof({by})", self._kind(by), dict[str, Any]()
+        else:
+            name = by.removeprefix(KEY_PREFIX)
+            sql, sort, given = _of_key(name), "", {"key": name}
+            kind = "json_type(meta -> :key)"
+        expression = sql if by in COLUMNS else "meta ->> :key"
+        if sort == "time":
+            expression, sql = f"substr({by}, 1, {_UNIT_LENGTH[unit]})", by
+        known: dict[tuple[type, Value, bool], int] = {}
+        parts: list[Rows] = []
+        codes: list[npt.NDArray[np.int32]] = []
+        long: list[int] = []
+        statement = (  # a column's name, or a bound key
+            f"SELECT row, {expression}, {kind} FROM pictures "  # noqa: S608
+            f"WHERE row >= :start AND row < :end AND {expression} IS NOT NULL"
+        )
+        count = len(self._index.vectors)
+        for start in range(0, count, _ROWS_AT_ONCE):
+            end = min(start + _ROWS_AT_ONCE, count)
+            some_rows: list[int] = []
+            some_codes: list[int] = []
+            for row, value, of_kind in self._index.selected(statement, {**given, "start": start, "end": end}):
+                is_list = of_kind == "array" or (sort == "list" and isinstance(value, str))
+                for each in _listed(value) if is_list else (value,):
+                    if isinstance(each, str) and len(each) > _LONGEST_VALUE:
+                        long.append(row)
+                        continue
+                    if not isinstance(each, (str, int, float)) or each in _INFINITE:
+                        continue
+                    some_rows.append(row)
+                    some_codes.append(known.setdefault((type(each), each, is_list), len(known)))
+                if len(known) > _MOST_VALUES:
+                    raise InvalidArgument(
+                        f"{by} has more than {_MOST_VALUES:,} different values, too many to count; choose another"
+                    )
+            parts.append(np.array(some_rows, np.int64))
+            codes.append(np.array(some_codes, np.int32))
+        return _Coded(
+            np.concatenate([np.empty(0, np.int64), *parts]),
+            np.concatenate([np.empty(0, np.int32), *codes]),
+            [value for _, value, _ in known],
+            [in_list for _, _, in_list in known],
+            np.array(sorted(set(long)), np.int64),
+            sql,
+            sort == "time",
+        )
+
+    def _condition(self, coded: _Coded, at: int) -> str:
+        value = coded.values[at]
+        if coded.in_lists[at]:
+            of = coded.sql.replace("meta ->> ", "meta, ")
+            return f"has({of}, {_literal(value)})"
+        if coded.time:
+            return f"substr({coded.sql}, 1, {len(str(value))}) = {_literal(value)}"
+        return f"{coded.sql} = {_literal(value)}"
+
+    # Describing
+
+    def _range(self, name: str) -> tuple[Any, Any]:
+        ((least, greatest),) = self._index.selected(
+            f"SELECT min({name}), max({name}) FROM pictures WHERE {_LIVE}",  # noqa: S608
+            {},
+        )
+        return least, greatest
+
+    def _kind(self, name: str) -> str:
+        return _kind_of(*self._range(name))
+
+    def _own_columns(self, rows: Sequence[int]) -> list[Column]:
+        ranged = [name for name in COLUMNS if name not in ("path", "id", "name", "folder", "meta")]
+        asked = ", ".join(f"min({name}), max({name})" for name in ranged)
+        (found,) = self._index.selected(f"SELECT {asked} FROM pictures WHERE {_LIVE}", {})  # noqa: S608
+        ranges = {name: (found[2 * i], found[2 * i + 1]) for i, name in enumerate(ranged)}
+        kinds = {name: _kind_of(*ends) for name, ends in ranges.items()}
+        texts = [name for name, kind in kinds.items() if kind in ("text", "list") and ranges[name][0] is not None]
+        frequent: dict[str, Counter[Value]] = {name: Counter() for name in texts}
+        for start in range(0, len(rows) if texts else 0, _SAMPLED_AT_ONCE):
+            which = ", ".join(str(int(row)) for row in rows[start : start + _SAMPLED_AT_ONCE])
+            statement = f"SELECT {', '.join(texts)} FROM pictures WHERE row IN ({which})"  # noqa: S608
+            for record in self._index.selected(statement, {}):
+                for name, value in zip(texts, record, strict=True):
+                    _count(frequent[name], value, is_list=kinds[name] == "list")
+        columns = []
+        for name in COLUMNS:
+            if name in ranges:
+                least, greatest = ranges[name]
+                ordered = kinds[name] not in ("text", "list")
+                columns.append(
+                    Column(
+                        name,
+                        name,
+                        kinds[name],
+                        least is not None,
+                        least=least if ordered else None,
+                        greatest=greatest if ordered else None,
+                        values=frequent[name].most_common(_MOST_FREQUENT) if name in frequent else [],
+                    )
+                )
+            else:
+                one = f"SELECT 1 FROM pictures WHERE {name} IS NOT NULL AND {_LIVE} LIMIT 1"  # noqa: S608
+                columns.append(Column(name, name, "text", bool(self._index.selected(one, {}))))
+        return columns
+
+    def _keys(self, rows: Sequence[int]) -> list[Column]:
+        """Describe the metadata keys of a sample of rows."""
+        numbers: Counter[str] = Counter()
+        values: dict[str, Counter[Value]] = {}
+        kinds: dict[str, set[str]] = {}
+        ends: dict[str, tuple[Any, Any]] = {}
+        read = 0
+        for start in range(0, len(rows), _SAMPLED_AT_ONCE):
+            for picture in self._index.pictures(rows[start : start + _SAMPLED_AT_ONCE]).values():
+                read += len(picture.metadata or "")
+                with suppress(ValueError):
+                    for key, value in parsed_object(picture.metadata or "{}").items():
+                        if (
+                            value is None
+                            or not _is_plain_key(key)
+                            or (key not in numbers and len(numbers) > 1_000)
+                        ):
+                            continue
+                        numbers[key] += 1
+                        kinds.setdefault(key, set()).add(_json_kind(value))
+                        _count(values.setdefault(key, Counter()), value, is_list=isinstance(value, list))
+                        if isinstance(value, (int, float)):
+                            low, high = ends.get(key, (value, value))
+                            ends[key] = (min(low, value), max(high, value))
+            if read > _SAMPLED_CHARACTERS:
+                break
+        columns = []
+        for key, _ in numbers.most_common(_MOST_KEYS):
+            found = kinds[key]
+            kind = found.pop() if len(found) == 1 else "real" if found <= {"integer", "real"} else "text"
+            numeric = kind in ("integer", "real")
+            least, greatest = ends[key] if numeric else (None, None)
+            frequent = [] if numeric else values[key].most_common(_MOST_FREQUENT)
+            columns.append(Column(key, _of_key(key), kind, True, True, least, greatest, frequent))
+        return columns
+
+    def _sampled_rows(self) -> list[int]:
+        count = len(self._index.vectors)
+        rows = np.unique(np.linspace(0, max(0, count - 1), min(_SAMPLED, count)).astype(np.int64))
+        return [int(row) for row in rows[~np.isin(rows, self._index.tombstones)]]
+
+
+def _kind_of(least: object, greatest: object) -> str:
+    if isinstance(least, str) and isinstance(greatest, str):
+        if _TIME.fullmatch(least) and _TIME.fullmatch(greatest):
+            return "time"
+        return "list" if least.startswith("[") and greatest.startswith("[") else "text"
+    if least is None:
+        return "text"
+    return "integer" if isinstance(least, int) and isinstance(greatest, int) else "real"
+
+
+def _json_kind(value: object) -> str:
+    if isinstance(value, str):
+        return "time" if _TIME.fullmatch(value) else "text"
+    if isinstance(value, bool):
+        return "integer"
+    return {int: "integer", float: "real", list: "list"}.get(type(value), "text")
+
+
+def _listed(text: Any) -> list[Any]:
+    """Return the values in a JSON list, each once."""
+    with suppress(ValueError, TypeError):
+        found = parse_json(text)
+        if isinstance(found, list):
+            return list(dict.fromkeys(each for each in found if isinstance(each, (str, int, float))))
+    return []
+
+
+def _count(counter: Counter[Value], value: object, *, is_list: bool) -> None:
+    """Count a value, or those of a list, if it is short; of very many different ones only some."""
+    listed = value if isinstance(value, list) else _listed(value) if is_list else [value]
+    for each in listed[:100]:
+        if isinstance(each, (str, int, float)) and not (isinstance(each, str) and len(each) > _LONGEST_VALUE):
+            counter[each] += 1
+
+
+def _is_plain_key(key: str) -> bool:
+    """Return whether `->>` takes a key as it is: not as a path."""
+    return 0 < len(key) <= _LONGEST_VALUE and not key.startswith(("$", "[")) and not set(key) & {'"', "\\", "\0"}
+
+
+def _of_key(key: str) -> str:
+    if not _is_plain_key(key):
+        raise InvalidArgument(
+            f'the metadata key {key!r:.60} cannot be counted by; expected one without ", \\ and zero bytes that '
+            "does not begin with $ or ["
+        )
+    return f"meta ->> {_literal(key)}"
+
+
+def _literal(value: Value) -> str:
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return json.dumps(int(value) if isinstance(value, bool) else value)

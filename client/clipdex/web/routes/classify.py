@@ -1,0 +1,98 @@
+"""Zero-shot classification of a picture by labels."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from clipdex.base.errors import InvalidArgument
+from clipdex.client.classification import DEFAULT_TEMPLATES
+from clipdex.web.problems import answers
+from clipdex.web.records import rendered
+from clipdex.web.schemas.insights import ClassifiedOut, ClassifyIn, LabelOut
+from clipdex.web.served import Chosen
+from clipdex.web.uploads import (
+    content_type,
+    file_of,
+    form_of,
+    json_of,
+    picture_bytes,
+    unsupported,
+    validated,
+)
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1", tags=["classify"])
+
+_MOST_TEXTS = 10_000  # labels in templates
+
+
+@router.post(
+    "/classify",
+    response_model=ClassifiedOut,
+    summary="Classify a picture by labels",
+    responses=answers(404, 409),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/ClassifyIn"}},
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {
+                            "image": {"type": "string", "format": "binary", "description": "A picture file."},
+                            "request": {"type": "string", "description": "Labels and templates, in JSON."},
+                        },
+                        "required": ["image", "request"],
+                    }
+                },
+            },
+        }
+    },
+)
+async def classify(held: Chosen, request: Request) -> Response:
+    """Return the probability of each label for a picture, without training on the labels."""
+    kind = content_type(request)
+    data: bytes | None = None
+    if kind == "application/json":
+        asked = await json_of(request, ClassifyIn)
+    elif kind == "multipart/form-data":
+        form = await form_of(request)
+        try:
+            data = await file_of(form.get("image"), held.settings.max_upload_bytes)
+            said = form.get("request")
+            if not isinstance(said, str):
+                raise InvalidArgument("request: expected a field with labels in JSON in the form")
+        finally:
+            await form.close()
+        asked = await asyncio.to_thread(validated, ClassifyIn, said, "request")
+    else:
+        raise unsupported(request, "application/json", "multipart/form-data")
+    held.require_model()
+    given = [each for each in (asked.image, asked.id, asked.row, data) if each is not None]
+    if len(given) != 1:
+        raise InvalidArgument(f"a picture is exactly one of image, id and row; {len(given)} of them were given")
+    templates = asked.templates or list(DEFAULT_TEMPLATES)
+    if len(asked.labels) * len(templates) > _MOST_TEXTS:
+        raise InvalidArgument(
+            f"{len(asked.labels):,} labels in {len(templates):,} templates are too many texts; expected "
+            f"{_MOST_TEXTS:,} at most"
+        )
+    picture: dict[str, Any]
+    if asked.id is not None or asked.row is not None:
+        picture = {"item": asked.row if asked.id is None else asked.id}
+    elif asked.image is not None:
+        picture = {"image": await asyncio.to_thread(picture_bytes, asked.image, held.settings.max_upload_bytes)}
+    else:
+        picture = {"image": data}
+    found = await held.collection.classify(asked.labels, templates=templates, **picture)
+    return await rendered(
+        lambda: ClassifiedOut(
+            labels=[LabelOut(label=x.label, probability=x.probability, score=x.score) for x in found]
+        )
+    )

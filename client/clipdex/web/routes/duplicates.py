@@ -1,0 +1,128 @@
+"""Groups of duplicates: pictures with the same bytes, the same look or close vectors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, FastAPI, Query, Request
+from starlette.responses import Response
+
+from clipdex.apps.duplicates import Duplicate, Duplicates, find_duplicates
+from clipdex.base.errors import InvalidArgument
+from clipdex.collection.item import StoredItem
+from clipdex.web.computing import Computing, Worker
+from clipdex.web.problems import answers
+from clipdex.web.records import rendered, stored_out
+from clipdex.web.schemas.insights import DuplicateOut, DuplicatesOut, GroupOut
+from clipdex.web.schemas.queries import MOST_OFFSET
+from clipdex.web.served import Chosen, HeldCollection
+
+__all__ = ["router"]
+
+Kind = Literal["exact", "perceptual", "semantic"]
+
+_KINDS = {"exact": "exact", "perceptual": "near", "semantic": "semantic"}
+_WAIT_S = 10.0
+_LONGEST_S = 600.0
+_MOST_OF_A_GROUP = 100
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    app.state.duplicates = Computing("duplicates")
+    try:
+        yield
+    finally:
+        await app.state.duplicates.close()
+
+
+router = APIRouter(prefix="/v1", tags=["duplicates"], lifespan=_lifespan)
+
+
+@router.get(
+    "/duplicates", response_model=DuplicatesOut, summary="List groups of duplicates", responses=answers(409)
+)
+async def duplicates(
+    held: Chosen,
+    request: Request,
+    kind: Annotated[
+        Kind,
+        Query(
+            description="exact: same bytes; perceptual: same bytes or look; semantic: same bytes or close vectors."
+        ),
+    ] = "perceptual",
+    min_similarity: Annotated[
+        float | None,
+        Query(
+            gt=0, le=1, description="Minimum similarity (default perceptual 0.96, semantic 0.95); none for exact."
+        ),
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    offset: Annotated[int, Query(ge=0, le=MOST_OFFSET, description="Number of groups to skip.")] = 0,
+) -> Response:
+    """List groups of duplicates, with the one to keep first: the largest, then the oldest.
+
+    A large index takes a while: then the answer is 503 with Retry-After, until it has been computed.
+    """
+    if kind == "exact" and min_similarity is not None:
+        raise InvalidArgument("min_similarity is given, but files with the same bytes are only exactly that")
+
+    def compute(worker: Worker) -> Duplicates:
+        ends = time.monotonic() + _LONGEST_S
+
+        def progress(done: int, total: int) -> None:
+            worker.progress(done, total)
+            if time.monotonic() > ends:
+                raise InvalidArgument(
+                    f"comparing took longer than {_LONGEST_S:g} s and was stopped at picture {done:,} of "
+                    f"{total:,}; the command  clipdex duplicates  takes all the time that it needs"
+                )
+
+        return find_duplicates(worker.index(held)[0], _KINDS[kind], threshold=min_similarity, progress=progress)
+
+    computing: Computing = request.app.state.duplicates
+    found = await computing.answer(
+        held, (kind, min_similarity), compute, wait_s=_WAIT_S, what="the duplicates are"
+    )
+    groups = found.value.groups[offset : offset + limit]
+    shown = [[group.keeper, *group.others[: _MOST_OF_A_GROUP - 1]] for group in groups]
+    items = await held.collection.at([each.row for group in shown for each in group])
+
+    def make() -> DuplicatesOut:
+        made = []
+        for group, pictures in zip(groups, shown, strict=True):
+            # A row may have been removed, or be another picture's, since they were compared.
+            there = [
+                _out(held, request, each, item)
+                for each in pictures
+                if (item := items.get(each.row)) is not None and item.content_hash == each.content_hash
+            ]
+            if len(there) > 1:
+                made.append(GroupOut(pictures=there, size=len(group)))
+        following = offset + limit
+        more = following < len(found.value.groups) and following <= MOST_OFFSET
+        return DuplicatesOut(
+            kind=kind,
+            groups=made,
+            total=len(found.value.groups),
+            duplicates=sum(len(group.others) for group in found.value.groups),
+            offset=offset,
+            next_offset=following if more else None,
+            pictures=found.value.pictures,
+            unsigned=found.value.unsigned,
+            stale=found.stale,
+        )
+
+    return await rendered(make)
+
+
+def _out(held: HeldCollection, request: Request, duplicate: Duplicate, item: StoredItem) -> DuplicateOut:
+    return DuplicateOut(
+        **stored_out(held, request, item).model_dump(),
+        relation=duplicate.relation,  # type: ignore[arg-type]  # one of the four
+        similarity=float(duplicate.similarity),
+        cosine=float(duplicate.cosine),
+    )

@@ -1,0 +1,515 @@
+"""Embeddings for OpenAI's clients, classification, duplicates, failures, columns, facets, health and metrics."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import noise, unit_vectors
+
+import clipdex
+from clipdex import Collection, Item
+from clipdex.index import Index
+from clipdex.index.facets import Facets
+from clipdex.wire import FakeTransport
+
+pytest.importorskip("fastapi")
+
+from web_server import answering, settings_of
+
+
+def png(seed: int, size: tuple[int, int] = (40, 30)) -> bytes:
+    file = io.BytesIO()
+    noise(seed, size).save(file, "PNG")
+    return file.getvalue()
+
+
+def as_uri(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+@pytest.fixture
+def index(tmp_path: Path, fake: clipdex.Client) -> Path:
+    """Thirty items with metadata, of which one was removed again."""
+    directory = tmp_path / "pets.clipdex"
+    vectors = unit_vectors(30, 8)
+    with Collection.open(directory, client=fake) as pictures:
+        pictures.add(
+            Item(
+                f"i{k}",
+                vector=vectors[k],
+                metadata={"by": ("Ada", "Bob's")[k % 2], "tags": ["a", "b"] if k % 3 else ["a"], "n": k % 4},
+            )
+            for k in range(30)
+        )
+        pictures.remove(["i3"])
+    return directory
+
+
+@pytest.fixture
+def of_folder(update: Callable[..., Any], pictures: Path, tmp_path: Path) -> Path:
+    """An index of a folder with a copy, a resized picture and a broken file."""
+    (pictures / "copy.png").write_bytes((pictures / "0.png").read_bytes())
+    noise(1).resize((80, 60)).save(pictures / "large.png")
+    (pictures / "broken.png").write_bytes(b"no picture")
+    update(pictures)
+    return tmp_path / "x"
+
+
+@pytest.fixture
+def web(index: Path) -> Iterator[Any]:
+    with answering(settings_of(index)) as client:
+        yield client
+
+
+# Embeddings, in the shape of OpenAI's clients
+
+
+@contextmanager
+def openai_of(web: Any) -> Iterator[Any]:
+    openai = pytest.importorskip("openai")
+    yield openai.OpenAI(base_url="http://127.0.0.1/v1", api_key="none", http_client=web, max_retries=0)
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64", None])
+def test_openais_client_gets_the_vectors_of_texts_and_pictures(web, fake, encoding):
+    """`None` is what the client sends by itself: base64."""
+    given = ["a dog", as_uri(png(1)), "a cat", as_uri(png(2)), "data: is no picture"]
+    asked = {} if encoding is None else {"encoding_format": encoding}
+    with openai_of(web) as client:
+        found = client.embeddings.create(model="fake", input=given, **asked)
+    if encoding == "base64":
+        vectors = [np.frombuffer(base64.b64decode(each.embedding), "<f4") for each in found.data]
+    else:
+        vectors = [np.array(each.embedding, np.float32) for each in found.data]
+    texts = fake.embed_texts(["a dog", "a cat", "data: is no picture"])
+    pictures = fake.embed_images([png(1), png(2)])
+    for vector, same in zip(vectors, (texts[0], pictures[0], texts[1], pictures[1], texts[2]), strict=True):
+        assert np.array_equal(vector, same)
+    assert [each.index for each in found.data] == [0, 1, 2, 3, 4]
+    # A token for each letter, and one for the end.
+    assert found.usage.prompt_tokens == found.usage.total_tokens == 6 + 6 + len("data: is no picture") + 1
+
+
+def test_a_picture_may_come_as_a_part_of_a_message(web, fake):
+    uri = as_uri(png(1))
+    parts = [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": "a dog"}]
+    found = web.post("/v1/embeddings", json={"model": "clipdex", "input": parts}).json()
+    assert np.array_equal(np.float32(found["data"][0]["embedding"]), fake.embed_images([png(1)])[0])
+    assert np.array_equal(np.float32(found["data"][1]["embedding"]), fake.embed_texts(["a dog"])[0])
+
+
+def test_many_texts_are_sent_in_full_batches(index):
+    transport = FakeTransport()
+    with answering(settings_of(index), transport) as web:
+        transport.requests.clear()
+        found = web.post("/v1/embeddings", json={"model": "fake", "input": [f"text {i}" for i in range(100)]})
+    assert found.status_code == 200 and len(found.json()["data"]) == 100
+    assert sorted(rows for model, rows in transport.requests if model == "fake_text") == [4, *[16] * 6]
+
+
+def test_an_end_that_is_not_embedded_is_told(web):
+    found = web.post("/v1/embeddings", json={"model": "fake", "input": ["short", "x" * 80]}).json()
+    assert found["cut"] == [{"index": 1, "text": "x" * 17}]
+    assert found["usage"]["prompt_tokens"] == 6 + 64
+
+
+@pytest.mark.parametrize(
+    "body, status, says",
+    [
+        ({"model": "fake", "input": [1, 2]}, 422, "token ids"),
+        ({"model": "fake", "input": [[1, 2]]}, 422, "token ids"),
+        ({"model": "fake", "input": []}, 422, "at least 1"),
+        ({"model": "fake", "input": ["a"] * 2049}, 422, "at most 2048"),
+        ({"model": "fake", "input": ""}, 422, "at least 1"),
+        ({"model": "other", "input": "a"}, 404, "no model 'other' is served; expected fake"),
+        ({"model": "fake", "input": "a", "dimensions": 7}, 422, "dimensions is 7; expected 8"),
+        ({"model": "fake", "input": "a", "format": "x"}, 422, "format"),
+        ({"model": "fake", "input": as_uri(b"no picture")}, 422, "input[0]"),
+        ({"model": "fake", "input": "data:image/png;base64,?"}, 422, "base64"),
+        ({"model": "fake", "input": [as_uri(b"x")] * 257}, 422, "256 pictures"),
+        (
+            {"model": "fake", "input": [{"type": "image_url", "image_url": "http://127.0.0.1/a.png"}]},
+            422,
+            "nothing is fetched",
+        ),
+    ],
+)
+def test_a_wrong_request_for_embeddings_is_told_to_both_kinds_of_clients(web, body, status, says):
+    answer = web.post("/v1/embeddings", json=body)
+    assert answer.status_code == status and answer.headers["content-type"] == "application/problem+json"
+    said = answer.json()
+    assert says in said["detail"] and said["error"]["message"] == said["detail"]
+    openai = pytest.importorskip("openai")
+    with openai_of(web) as client, pytest.raises(openai.APIStatusError) as raised:
+        client.post("/embeddings", body=body, cast_to=object)
+    assert says in str(raised.value) and raised.value.body["message"] == said["detail"]
+
+
+def test_a_failing_server_is_told_to_openais_client(index):
+    down = []
+
+    def fault(model: str, _: object) -> Exception | None:
+        return clipdex.ServerBusy("its queue is full") if down and model == "fake_text" else None
+
+    with answering(settings_of(index), FakeTransport(fault=fault)) as web:
+        down.append(True)
+        answer = web.post("/v1/embeddings", json={"model": "fake", "input": "a"})
+    assert answer.status_code == 503 and answer.headers["retry-after"] and answer.json()["error"]["message"]
+
+
+def test_openais_client_lists_the_models(web):
+    openai = pytest.importorskip("openai")
+    with openai_of(web) as client:
+        (model,) = client.models.list().data
+        assert (model.id, model.object, model.owned_by) == ("fake", "model", "clipdex")
+        assert client.models.retrieve("clipdex").id == client.models.retrieve("pets").id == "fake"
+        with pytest.raises(openai.NotFoundError, match="no model 'gpt' is served"):
+            client.models.retrieve("gpt")
+
+
+def test_without_an_inference_server_there_are_no_models(index):
+    with answering(settings_of(index, fake=False)) as web:
+        assert web.get("/v1/models").json()["data"] == []
+        said = web.post("/v1/embeddings", json={"model": "fake", "input": "a"}).json()
+    assert "no inference server" in said["error"]["message"]
+
+
+# Classification
+
+
+def test_a_picture_is_classified_as_the_client_does(web, index, fake):
+    labels, templates = ["a dog", "a cat", "a fish"], ["a photo of {}", "{}"]
+    found = web.post("/v1/classify", json={"labels": labels, "templates": templates, "image": as_uri(png(1))})
+    (expected,) = fake.classify([png(1)], labels, templates=templates)
+    by_label = {each["label"]: each["probability"] for each in found.json()["labels"]}
+    assert [by_label[label] for label in labels] == pytest.approx(expected.tolist())
+    probabilities = [each["probability"] for each in found.json()["labels"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+    form = {"request": '{"labels": ["a dog", "a cat", "a fish"], "templates": ["a photo of {}", "{}"]}'}
+    sent = web.post("/v1/classify", data=form, files={"image": ("a.png", png(1))})
+    assert sent.json() == found.json()
+
+
+def test_pictures_of_the_index_are_classified_by_id_and_row(web):
+    labels = {"labels": ["a dog", "a cat"]}
+    by_id = web.post("/v1/classify", json=labels | {"id": "i5"}).json()
+    assert by_id == web.post("/v1/classify", json=labels | {"row": 5}).json()
+    assert sum(each["probability"] for each in by_id["labels"]) == pytest.approx(1)
+    with Collection.open(web.app.state.settings.indexes[0], read_only=True) as pictures:
+        assert all(-1 <= each["score"] <= 1 for each in by_id["labels"]) and pictures.vector("i5").shape == (8,)
+
+
+@pytest.mark.parametrize(
+    "body, status, says",
+    [
+        ({"labels": ["a", "b"]}, 422, "exactly one of image, id and row"),
+        ({"labels": ["a", "b"], "id": "i1", "row": 1}, 422, "exactly one of image, id and row"),
+        ({"labels": ["a", "b"], "id": "nobody"}, 404, "nobody"),
+        ({"labels": ["a", "a"], "row": 1}, 422, "given twice"),
+        ({"labels": ["a"], "row": 1}, 422, "too few labels"),
+        ({"labels": ["a", "b"], "row": 1, "templates": ["x"]}, 422, "has no {}"),
+        ({"labels": [f"l{i}" for i in range(1000)], "row": 1, "templates": ["{}"] * 11}, 422, "too many texts"),
+    ],
+)
+def test_a_wrong_request_for_labels_is_told(web, body, status, says):
+    answer = web.post("/v1/classify", json=body)
+    assert answer.status_code == status and says in answer.json()["detail"]
+
+
+# Duplicates
+
+
+def test_duplicates_are_listed_with_the_one_to_keep_first(of_folder):
+    with answering(settings_of(of_folder)) as web:
+        exact = web.get("/v1/duplicates", params={"kind": "exact"}).json()
+        near = web.get("/v1/duplicates").json()
+        page = web.get("/v1/duplicates", params={"limit": 1, "offset": 1}).json()
+        first = web.get("/v1/duplicates", params={"limit": 1}).json()
+    (group,) = exact["groups"]
+    assert {each["name"] for each in group["pictures"]} == {"0.png", "copy.png"}
+    assert [each["relation"] for each in group["pictures"]] == ["keeper", "exact"]
+    assert all(each["path"] is None and each["thumbnail"] for each in group["pictures"])
+    assert (near["total"], near["duplicates"], near["pictures"]) == (2, 2, 14)
+    assert {group["pictures"][0]["name"] for group in near["groups"]} & {"large.png"}
+    assert first["next_offset"] == 1 and page["next_offset"] is None
+    assert first["groups"] + page["groups"] == near["groups"]
+
+
+def test_duplicates_are_computed_once_and_again_after_a_commit(index, monkeypatch):
+    from clipdex.web.routes import duplicates
+
+    times = []
+    real = duplicates.find_duplicates
+    monkeypatch.setattr(duplicates, "find_duplicates", lambda *a, **k: times.append(1) or real(*a, **k))
+    with answering(settings_of(index, allow_write=True)) as web:
+        query = {"kind": "semantic", "min_similarity": 0.9999}
+        before = [web.get("/v1/duplicates", params=query).json() for _ in range(3)]
+        assert len(times) == 1 and before[0]["total"] == 0
+        vector = unit_vectors(30, 8)[5].tolist()
+        web.put("/v1/items/twin", json={"vector": vector})
+        after = web.get("/v1/duplicates", params=query).json()
+        web.get("/v1/duplicates", params={**query, "min_similarity": 0.9})
+    assert len(times) == 3 and after["total"] == 1 and not after["stale"]
+
+
+def test_who_asks_while_duplicates_are_computed_is_told_to_come_back(index, monkeypatch):
+    from clipdex.web.routes import duplicates
+
+    go, real = threading.Event(), duplicates.find_duplicates
+
+    def slow(*given: Any, **options: Any) -> Any:
+        assert go.wait(20)
+        return real(*given, **options)
+
+    monkeypatch.setattr(duplicates, "find_duplicates", slow)
+    monkeypatch.setattr(duplicates, "_WAIT_S", 0.05)
+    with answering(settings_of(index, allow_write=True)) as web:
+        busy = web.get("/v1/duplicates")
+        assert busy.status_code == 503 and "being computed" in busy.json()["detail"]
+        assert int(busy.headers["retry-after"]) > 0
+        assert web.get("/v1/search", params={"text": "a dog"}).status_code == 200
+        go.set()
+        assert _until(lambda: web.get("/v1/duplicates")).json()["stale"] is False
+        go.clear()
+        web.put("/v1/items/late", json={"vector": unit_vectors(1, 8)[0].tolist()})
+        assert web.get("/v1/duplicates").json()["stale"] is True  # the answer before, meanwhile
+        go.set()
+
+
+def _until(ask: Callable[[], Any]) -> Any:
+    for _ in range(100):
+        answer = ask()
+        if answer.status_code == 200:
+            return answer
+        time.sleep(0.02)
+    pytest.fail("it was never computed")
+
+
+def test_a_comparison_ends_with_the_application(index, monkeypatch):
+    from clipdex.web.routes import duplicates
+
+    ended = []
+
+    def endless(*_: Any, progress: Callable[[int, int], None], **__: Any) -> Any:
+        try:
+            while True:
+                progress(0, 1)
+                time.sleep(0.01)
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr(duplicates, "find_duplicates", endless)
+    monkeypatch.setattr(duplicates, "_WAIT_S", 0.05)
+    with answering(settings_of(index)) as web:
+        assert web.get("/v1/duplicates").status_code == 503
+    assert ended
+
+
+@pytest.mark.parametrize("query", ["kind=other", "kind=exact&min_similarity=0.9", "min_similarity=0", "limit=101"])
+def test_a_wrong_request_for_duplicates_is_told(web, query):
+    assert web.get(f"/v1/duplicates?{query}").status_code == 422
+
+
+# Failures
+
+
+@pytest.mark.parametrize("show_paths", [False, True])
+def test_failures_are_paged_and_show_a_path_only_if_asked_to(update, tmp_path, show_paths):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(5):
+        (folder / f"broken{i}.png").write_bytes(b"no picture")
+    noise(1).save(folder / "good.png")
+    update(folder)
+    with answering(settings_of(tmp_path / "x", show_paths=show_paths)) as web:
+        first = web.get("/v1/failures", params={"limit": 3}).json()
+        text = web.get("/v1/failures", params={"limit": 3, "offset": 3}).text
+        second = web.get("/v1/failures", params={"limit": 3, "offset": 3}).json()
+    assert [each["name"] for each in first["failures"]] == ["broken0.png", "broken1.png", "broken2.png"]
+    assert [each["name"] for each in second["failures"]] == ["broken3.png", "broken4.png"]
+    assert (first["total"], first["next_offset"], second["next_offset"]) == (5, 3, None)
+    assert (str(folder) in text) is show_paths
+    assert (second["failures"][0]["path"] is not None) is show_paths and second["failures"][0]["reason"]
+
+
+# Columns and facets
+
+
+@pytest.mark.parametrize("by", ["by", "tags", "n", "width", "modified", "meta.by", "size"])
+@pytest.mark.parametrize("where", [None, "meta ->> 'n' = 1"])
+def test_the_condition_of_a_value_finds_the_pictures_that_were_counted(index, by, where):
+    with Index.open(index) as opened:
+        found = Facets(opened).counts(by, where=where)
+        assert found.values and not found.others
+        for _, count, condition in found.values:
+            both = condition if where is None else f"({condition}) AND {where}"
+            assert len(opened.where(both)) == count
+
+
+def test_facets_count_lists_by_their_values_and_leave_removed_pictures_out(web):
+    found = web.get("/v1/facets", params={"by": "tags"}).json()
+    assert [(each["value"], each["count"]) for each in found["values"]] == [("a", 29), ("b", 20)]
+    some = web.get("/v1/facets", params={"by": "by", "where": "has(meta, 'tags', :t)", "params": '{"t": "b"}'})
+    assert sum(each["count"] for each in some.json()["values"]) == 20
+    few = web.get("/v1/facets", params={"by": "by", "limit": 1}).json()
+    assert (len(few["values"]), few["distinct"], few["others"]) == (1, 2, 14)
+    assert web.get("/v1/facets", params={"by": "no such key"}).json()["missing"] == 29
+
+
+def test_times_are_counted_by_year_and_month(of_folder):
+    import os
+
+    with Index.open(of_folder) as opened:
+        paths = [os.fsdecode(path) for _, path in opened.live_paths()]
+    assert paths
+    with answering(settings_of(of_folder)) as web:
+        month = web.get("/v1/facets", params={"by": "modified"}).json()["values"][0]
+        year = web.get("/v1/facets", params={"by": "modified", "unit": "year"}).json()["values"][0]
+        found = web.get("/v1/search", params={"text": "a", "where": year["where"]}).json()
+    assert len(month["value"]) == 7 and month["value"].startswith(year["value"]) and len(year["value"]) == 4
+    assert len(found["hits"]) == year["count"] == 14
+
+
+def test_facets_see_a_commit(index):
+    with answering(settings_of(index, allow_write=True)) as web:
+        before = web.get("/v1/facets", params={"by": "by"}).json()["values"]
+        web.patch("/v1/items/i0", json={"metadata": {"by": "Eve"}})
+        after = web.get("/v1/facets", params={"by": "by"}).json()["values"]
+    assert [each["value"] for each in before] == ["Ada", "Bob's"]
+    assert [each["value"] for each in after] == ["Ada", "Bob's", "Eve"]
+
+
+@pytest.mark.parametrize(
+    "query, status",
+    [
+        ({"by": "row"}, 422),
+        ({"by": "$.a"}, 422),
+        ({"by": 'a"b'}, 422),
+        ({"by": "folder"}, 403),
+        ({"by": "by", "where": "folder = '/'"}, 403),
+        ({"by": "by", "where": "SELECT 1"}, 422),
+        ({"by": "by", "where": "load_extension('x')"}, 422),
+        ({"by": "by", "where": "count(*) > 1"}, 422),
+        ({"by": "by", "params": "{}"}, 422),
+        ({"by": "by", "where": "n = :n", "params": "[]"}, 422),
+        ({"by": "by", "limit": 1001}, 422),
+        ({"by": "by') OR 1=1 --"}, 200),
+    ],
+)
+def test_a_facet_that_cannot_be_is_refused(web, query, status):
+    assert web.get("/v1/facets", params=query).status_code == status
+
+
+def test_folders_are_counted_where_paths_are_shown(of_folder):
+    with answering(settings_of(of_folder, show_paths=True)) as web:
+        found = web.get("/v1/facets", params={"by": "folder"}).json()
+        names = [each["name"] for each in web.get("/v1/columns").json()["columns"]]
+    assert [(each["value"].rpartition("/")[2], each["count"]) for each in found["values"]] == [
+        ("pictures", 11),
+        ("more", 3),
+    ]
+    assert {"path", "folder"} <= set(names)
+
+
+def test_a_statement_of_ours_is_no_way_round_the_authorizer_of_conditions(index):
+    with Index.open(index) as opened:
+        Facets(opened).columns()
+        for condition in ("row IN main.rows", "count(*) > 0", "deleted_at IS NULL", "main.rows.deleted_at = 1"):
+            with pytest.raises(clipdex.InvalidArgument):
+                opened.where(condition)
+
+
+def test_values_without_end_are_not_counted(index, monkeypatch):
+    from clipdex.index import facets
+
+    monkeypatch.setattr(facets, "_MOST_VALUES", 3)
+    with Index.open(index) as opened, pytest.raises(clipdex.InvalidArgument, match="more than 3 different values"):
+        Facets(opened).counts("n")
+
+
+def test_long_values_are_among_the_others(tmp_path, fake):
+    with Collection.open(tmp_path / "y.clipdex", client=fake) as pictures:
+        pictures.add([Item("a", vector=unit_vectors(1, 8)[0], metadata={"t": "x" * 300})])
+    with Index.open(tmp_path / "y.clipdex") as opened:
+        found = Facets(opened).counts("t")
+    assert (found.values, found.others, found.missing) == ([], 1, 0)
+
+
+def test_columns_say_what_they_hold(web):
+    from clipdex.index.where import COLUMNS
+
+    found = web.get("/v1/columns").json()
+    columns = {each["name"]: each for each in found["columns"]}
+    assert set(columns) == {*COLUMNS, "by", "tags", "n"} - {"path", "folder"} and found["sampled"] == 29
+    assert columns["modified"]["kind"] == "time" and columns["width"]["kind"] == "integer"
+    assert columns["row"]["least"] == 0 and columns["row"]["greatest"] == 29
+    assert columns["by"]["values"] == [{"value": "Ada", "count": 15}, {"value": "Bob's", "count": 14}]
+    assert columns["tags"]["kind"] == "list" and columns["tags"]["values"][0] == {"value": "a", "count": 29}
+    assert (columns["n"]["least"], columns["n"]["greatest"], columns["n"]["of_metadata"]) == (0, 3, True)
+    for column in found["columns"]:
+        answer = web.get("/v1/search", params={"text": "a", "where": f"{column['sql']} IS NOT NULL"})
+        assert answer.status_code == 200 and bool(answer.json()["hits"]) == column["there"], column
+
+
+# Health and metrics
+
+
+def test_health_and_readiness_are_apart(index):
+    down = []
+
+    class Transport(FakeTransport):
+        def models(self, timeout_s: float) -> list[str]:
+            return [] if down else super().models(timeout_s)
+
+    with answering(settings_of(index), Transport()) as web:
+        assert web.get("/healthz").json() == {"status": "ok"}
+        assert web.get("/readyz").json() == {"status": "ready", "indexes": ["pets"], "model": True}
+        down.append(True)
+        answer = web.get("/readyz")
+        assert answer.status_code == 503 and "inference server" in answer.json()["detail"]
+        assert answer.headers["retry-after"] and web.get("/healthz").status_code == 200
+        assert "clipdex_server_ready 0.0" in web.get("/metrics").text
+
+
+def test_an_index_that_is_gone_is_not_ready(index):
+    with answering(settings_of(index, fake=False)) as web:
+        assert web.get("/readyz").json()["model"] is False
+        index.rename(index.with_name("elsewhere"))
+        answer = web.get("/readyz")
+        assert answer.status_code == 503 and "the index pets cannot be read" in answer.json()["detail"]
+        assert 'clipdex_index_ready{index="pets"} 0.0' in web.get("/metrics").text
+
+
+def test_metrics_count_requests_by_their_routes(index):
+    with answering(settings_of(index, allow_write=True)) as web:
+        web.get("/v1/search", params={"text": "a"})
+        web.get("/v1/items/i1")
+        web.get("/v1/items/nobody")
+        web.get("/v1/secret/of/somebody")
+        web.request("BREW", "/v1/search")
+        text = web.get("/metrics").text
+    assert 'requests_total{method="GET",route="/v1/search",status="200"} 1.0' in text
+    assert 'requests_total{method="GET",route="/v1/items/{id:path}",status="200"} 1.0' in text
+    assert 'requests_total{method="GET",route="/v1/items/{id:path}",status="404"} 1.0' in text
+    assert 'requests_total{method="GET",route="none",status="404"} 1.0' in text
+    assert 'method="other"' in text and "BREW" not in text
+    assert "nobody" not in text and "secret" not in text
+    assert "clipdex_searches_total 1.0" in text and "clipdex_http_requests_in_flight 1.0" in text
+    assert 'clipdex_index_pictures{index="pets"} 29.0' in text
+    assert 'seconds_count{method="GET",route="/v1/search"} 1.0' in text
+
+
+def test_each_application_has_metrics_of_its_own(index):
+    with answering(settings_of(index)) as one:
+        one.get("/healthz")
+    with answering(settings_of(index)) as other:
+        assert "/healthz" not in other.get("/metrics").text
