@@ -321,6 +321,24 @@ def test_filters_are_built_from_columns_or_written_in_sql(window: Callable[..., 
     assert names(page) == [name for name in found if "1" in name]
 
 
+def test_times_and_metadata_of_the_index_are_offered_as_filters(window: Callable[..., Page]) -> None:
+    page = window("/?index=many&text=a+heart")
+    settled(page)
+    page.locator("#to-filters").click()
+    month = page.locator(".facet button").first
+    said = month.locator("span").inner_text()
+    assert re.fullmatch(r"19\d\d-\d\d", said)
+    expect(page.locator("#column option", has_text="caption")).to_have_count(1)
+    check(page)
+    with page.expect_response("**/v1/search*"):
+        month.click()
+    settled(page)
+    expect(page.locator("#where .chip")).to_contain_text(said)
+    months = page.eval_on_selector_all(".tile", "tiles => tiles.map((tile) => tile.hit.modified.slice(0, 7))")
+    assert set(months) == {said}
+    expect(page.locator("#status")).to_have_text(f"{len(months)} result" + "s" * (len(months) != 1))
+
+
 def test_copies_are_folded_with_their_number_and_can_be_unfolded(window: Callable[..., Page]) -> None:
     page = window()
     type_in(page, "a heart")
@@ -409,7 +427,7 @@ def test_the_viewer_is_used_by_the_keyboard_alone(window: Callable[..., Page]) -
     page.keyboard.press("Escape")
     expect(viewer).to_be_hidden()
     expect(page.locator(".tile .open").nth(1)).to_be_focused()
-    assert "show=" not in page.url
+    expect(page).not_to_have_url(re.compile("show="))
     page.keyboard.press("Enter")
     expect(viewer).to_be_visible()
     page.go_back()
@@ -419,7 +437,7 @@ def test_the_viewer_is_used_by_the_keyboard_alone(window: Callable[..., Page]) -
     expect(other.locator("#viewer h2")).to_have_text(found[2])
     other.keyboard.press("Escape")
     expect(other.locator("#viewer")).to_be_hidden()
-    assert "show=" not in other.url
+    expect(other).not_to_have_url(re.compile("show="))
 
 
 def test_the_viewer_finds_similar_pictures_and_copies(window: Callable[..., Page]) -> None:
