@@ -88,7 +88,7 @@ class OverHttp:
             assert answer.headers["content-type"] == "application/problem+json"
             said = answer.json()
             name = said["type"].removeprefix("urn:clipdex:")
-            kind = self.errors.get(name) or getattr(clipdex, name)
+            kind: Any = self.errors.get(name) or getattr(clipdex, name)
             if kind is clipdex.AddFailed:
                 raise clipdex.AddFailed(said["detail"], said["failures"], said["added"])
             raise kind(said["detail"], reason=said["reason"]) if "reason" in said else kind(said["detail"])

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, noise, unit_vectors
+from conftest import ROOT, noise, present, unit_vectors
 from test_docs import blocks
 
 import clipdex
@@ -97,7 +97,12 @@ def test_an_open_request_is_finished_before_the_end(index: Path) -> None:
 
 def test_a_head_that_is_too_long_is_refused(index: Path) -> None:
     with started(index, "--server", "none") as (_, said):
-        assert httpx.get(f"{said['address']}/v1/info", headers={"x": "y" * 600_000}).status_code in (400, 431)
+        try:
+            answer = httpx.get(f"{said['address']}/v1/info", headers={"x": "y" * 600_000})
+        except httpx.TransportError:
+            pass  # the server hung up while we were sending
+        else:
+            assert answer.status_code in (400, 431)
         assert httpx.get(f"{said['address']}/v1/info").status_code == 200
 
 
@@ -129,7 +134,10 @@ def test_a_slow_head_is_given_up(index: Path, monkeypatch: pytest.MonkeyPatch) -
                 connection.settimeout(10)
                 if first is None:  # after a request that was answered
                     connection.sendall(b"GET /v1/info HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % port)
-                    assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+                    answer = b""
+                    while not answer.endswith(b"}"):
+                        answer += connection.recv(65536)
+                    assert answer.startswith(b"HTTP/1.1 200 ")
                     first = b"GET /v1/in"
                 if first:
                     connection.sendall(first)
@@ -207,7 +215,7 @@ def test_commits_of_others_are_seen_while_it_serves_and_its_own_by_others(index:
         body = {"vector": np.eye(8)[1].tolist(), "metadata": {"n": 1}}
         assert http.put(f"{address}/v1/items/ours", json=body).status_code == 200
         with Collection.open(index, read_only=True) as pets:
-            assert pets.get("ours").metadata == {"n": 1}
+            assert present(pets.get("ours")).metadata == {"n": 1}
 
 
 @pytest.mark.triton
