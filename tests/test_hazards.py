@@ -19,6 +19,7 @@ from clipdex.base.limits import Limits
 from clipdex.model.images import open_image
 from clipdex.pipeline.decode import DecodePool
 from clipdex.pipeline.ring import PixelRing
+from clipdex.pipeline.worker_process import WorkerProcess
 from clipdex.sources import PathList
 from clipdex.sources.scan import scan
 from clipdex.wire import FakeTransport
@@ -49,14 +50,14 @@ def outcome(tmp_path_factory):
 
     one_by_one = FakeTransport(max_batch_size=1, fault=look_at_request)  # so in the order of the rows
 
-    def stop(pool, worker, stop=DecodePool._stop):
+    def stop(worker, stop=WorkerProcess.stop):
         peaks.append(peak_memory(worker.process.pid))
-        stop(pool, worker)
+        stop(worker)
 
     index = tmp_path_factory.mktemp("index") / "hazards.clipdex"
     paths = PathList([os.fsencode(folder / hazard.name) for hazard in HAZARDS], "hazards")
     with pytest.MonkeyPatch.context() as patch, Client(one_by_one) as client:
-        patch.setattr(DecodePool, "_stop", stop)
+        patch.setattr(WorkerProcess, "stop", stop)
         # Where the machine is busy with other things, a file that takes long is no hazard.
         limits = Limits(file_timeout_s=900, large_memory_bytes=0)
         report = index_pictures(client, paths, index, workers=2, limits=limits)

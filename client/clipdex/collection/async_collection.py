@@ -163,6 +163,10 @@ class Collection(AsyncTwin[BlockingCollection]):
         """See `clipdex.Collection.info`."""
         return await self._in_thread(self.collection.info)
 
+    async def thumbnail(self, item: Key) -> bytes | None:
+        """See `clipdex.Collection.thumbnail`."""
+        return await self._in_thread(partial(self.collection.thumbnail, item))
+
     async def contains(self, item: Key) -> bool:
         """Return whether there is such a picture; `in` cannot be awaited."""
         return await self.get(item) is not None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -22,8 +23,10 @@ from clipdex.base.item_paths import item_path
 from clipdex.base.records import Picture
 from clipdex.client.steps import Steps
 from clipdex.collection.core import Core
-from clipdex.collection.item import Item, decoded, given_vector, metadata_of
+from clipdex.collection.decoding import InWorkers, thumbnail_here
+from clipdex.collection.item import Item, decoded, given_vector, item_picture, metadata_of, naming
 from clipdex.index.writer import IndexWriter
+from clipdex.pipeline.decode_service import DecodedPicture
 
 __all__ = ["add_steps", "commit_steps", "remove_steps", "update_metadata_steps"]
 
@@ -38,19 +41,29 @@ def add_steps(core: Core, items: Item | Iterable[Item], *, flush: bool = True) -
     if not isinstance(items, Item) and (isinstance(items, (str, bytes)) or not isinstance(items, Iterable)):
         raise InvalidArgument(f"items is {items!r:.60}; expected a clipdex.Item or several")
     failed: dict[str, ClipdexError] = {}
-    embedding: deque[tuple[Item, Picture, Future[Any] | Array]] = deque()
+    decoding: deque[tuple[Item, InWorkers | _Ready]] = deque()
+    embedding: deque[tuple[Item, Picture, Future[Any] | Array, bytes | None]] = deque()
     committing: deque[tuple[str, Future[Any]]] = deque()
     most = 1 if core.client is None else core.client.max_batch_size * core.client.in_flight
     done = 0
 
-    def settled(leave_embedding: int, leave_committing: int) -> Steps[int]:
+    def settled(leave_decoding: int, leave_embedding: int, leave_committing: int) -> Steps[int]:
         count = 0
+        while len(decoding) > leave_decoding:
+            item, ready = decoding.popleft()
+            try:
+                if isinstance(ready, InWorkers):
+                    ready = yield from _decoded(core, item, ready)
+                embedding.append((item, *ready))
+            except _OF_ONE_ITEM as exc:
+                failed[item.id] = exc
         while len(embedding) > leave_embedding:
-            item, picture, vector = embedding.popleft()
+            item, picture, vector, jpeg = embedding.popleft()
             try:
                 if isinstance(vector, Future):
                     vector = yield vector
-                committing.append((item.id, core.put(picture.path, _adding(core, picture, vector), flush)))
+                change = _adding(core, picture, vector, jpeg)
+                committing.append((item.id, core.put(picture.path, change, flush)))
             except _OF_ONE_ITEM as exc:
                 failed[item.id] = exc
         while len(committing) > leave_committing:
@@ -67,13 +80,16 @@ def add_steps(core: Core, items: Item | Iterable[Item], *, flush: bool = True) -
             if not isinstance(item, Item):
                 raise InvalidArgument(f"an item is {item!r:.60}; expected a clipdex.Item")
             try:
-                embedding.append((item, *_prepared(core, item)))
+                decoding.append((item, _prepared(core, item)))
             except _OF_ONE_ITEM as exc:
                 failed[item.id] = exc
-            done += yield from settled(most, _COMMITTING)
-        done += yield from settled(0, 0)
+            done += yield from settled(2 * core.decoding.workers, most, _COMMITTING)
+        done += yield from settled(0, 0, 0)
     finally:
-        for _, _, future in embedding:
+        for _, ready in decoding:
+            if isinstance(ready, InWorkers):
+                ready.cancel()
+        for _, _, future, _ in embedding:
             if isinstance(future, Future):
                 future.cancel()
     if failed and isinstance(items, Item):
@@ -86,8 +102,12 @@ def add_steps(core: Core, items: Item | Iterable[Item], *, flush: bool = True) -
     return done
 
 
-def _prepared(core: Core, item: Item) -> tuple[Picture, Future[Any] | Array]:
-    """Decode an item -> (its record, its vector or a future of it)."""
+# A picture's record, its vector or a future of it, and its thumbnail.
+_Ready: TypeAlias = "tuple[Picture, Future[Any] | Array, bytes | None]"
+
+
+def _prepared(core: Core, item: Item) -> InWorkers | _Ready:
+    """Decode an item, or give it to a worker."""
     if item.vector is not None:
         made_by = getattr(item.vector, "fingerprint", None)
         if made_by is not None and made_by != core.fingerprint:
@@ -95,15 +115,40 @@ def _prepared(core: Core, item: Item) -> tuple[Picture, Future[Any] | Array]:
                 f"the vector of the item {item.id!r} is from another model ({made_by[:12]}) than "
                 f"{core.directory} ({core.fingerprint[:12]}): embed it with the index's model"
             )
-        return given_vector(item, core.index.manifest.embedding_dim)
+        return *given_vector(item, core.index.manifest.embedding_dim), None
     batcher = core.model()
-    assert core.client is not None
-    picture, pixels = decoded(item, core.client.card.image, core.icc)
-    return picture, batcher.pixels(pixels)
+    assert core.client is not None and item.image is not None
+    with naming(item):
+        waiting = core.decoding.in_workers(item.image, thumbnail=True)
+    if waiting is not None:
+        return waiting
+    found = decoded(item, core.client.card.image, core.icc)
+    jpeg = thumbnail_here(item.image) if core.decoding.thumbnails else None
+    return item_picture(item, found), batcher.pixels(found.pixels), jpeg
 
 
-def _adding(core: Core, picture: Picture, vector: Array) -> Callable[[IndexWriter], None]:
+def _decoded(core: Core, item: Item, waiting: InWorkers) -> Steps[_Ready]:
+    """Wait for a worker to decode an item."""
+    try:
+        with naming(item):
+            try:
+                found = cast(DecodedPicture, (yield cast("Future[Array]", waiting.done)))
+            except ImageError as exc:
+                raise waiting.error(exc)[0] from exc
+        jpeg = None
+        if waiting.thumbnail is not None:
+            with suppress(ImageError):
+                jpeg = cast(bytes, (yield cast("Future[Array]", waiting.thumbnail)))
+    except BaseException:
+        waiting.cancel()
+        raise
+    return item_picture(item, found), core.model().pixels(found.pixels), jpeg
+
+
+def _adding(core: Core, picture: Picture, vector: Array, jpeg: bytes | None) -> Callable[[IndexWriter], None]:
     def make(writer: IndexWriter) -> None:
+        if jpeg is not None:
+            writer.keep_thumbnail(picture.content_hash, jpeg)
         if core.client is not None:
             writer.manifest = writer.manifest.noting(core.client.card, writer.directory)
         known = writer.known(picture.path)

@@ -69,6 +69,8 @@ class Collection:
         dtype: str = "float16",
         icc: IccUse | None = None,
         lock: Lock = "held",
+        decode_workers: int = 0,
+        thumbnails: bool = False,
         **settings: Any,
     ) -> Collection:
         """Open a collection; create its index if it does not exist.
@@ -83,6 +85,10 @@ class Collection:
             dtype, icc: for a new index, as for `clipdex.index_pictures`.
             lock: "held": no other process can write while the collection is open. "per_commit": the index is
                 locked while there is something to write; while another process writes, adding raises IndexLocked.
+            decode_workers: processes that decode pictures given as paths, bytes and open files, with the limits of
+                a run: one that crashes its decoder, or takes too long, fails alone. They start when needed. 0
+                decodes in this process.
+            thumbnails: keep a small JPEG of each item that is added, for `thumbnail`.
             settings: the other arguments of `clipdex.connect`.
 
         Raises:
@@ -92,7 +98,9 @@ class Collection:
             InvalidArgument: arguments contradict each other, or the index was created with another `icc`.
             ServerError, IndexFault: as the client and the index raise them.
         """
-        parts = open_parts(index, server, model, client, read_only, dtype, icc, lock, settings)
+        parts = open_parts(
+            index, server, model, client, read_only, dtype, icc, lock, decode_workers, thumbnails, settings
+        )
         return cls(Core(parts, read_only))
 
     def __repr__(self) -> str:
@@ -129,6 +137,7 @@ class Collection:
             ItemNotFound: there is no such item.
             InvalidArgument: there is not exactly one of text, image, item and vector; or as `Index.search`.
             ImageError: the picture cannot be decoded.
+            ServerBusy: too many pictures wait to be decoded already.
             ServerError: the server did not answer.
         """
         return run(
@@ -211,6 +220,16 @@ class Collection:
         """Return the vector of a picture: float32 (D,). Raises ItemNotFound if there is no such picture."""
         with self._core.reading() as index:
             return index.vector(self._core.row(index, item))
+
+    def thumbnail(self, item: Key) -> bytes | None:
+        """Return the JPEG kept of an item, of 320 × 320 pixels and 24 KiB at most; None if there is none.
+
+        Raises:
+            ItemNotFound: there is no such item.
+        """
+        with self._core.reading() as index:
+            row = self._core.row(index, item)
+            return index.thumbnail(index.picture(row).content_hash)
 
     def __contains__(self, item: object) -> bool:
         return isinstance(item, (str, int, os.PathLike)) and self.get(item) is not None

@@ -46,6 +46,7 @@ class Core:
         self._closing = threading.Lock()
         self._pid = os.getpid()
         self._batcher = None if parts.client is None else Batcher(parts.client)
+        self.decoding = parts.decoding
         self._commits = None if read_only else Commits(str(self.directory), parts.write, parts.writer)
 
     @property
@@ -62,6 +63,7 @@ class Core:
                 return
             self.closed.set()
             lost = None if self._commits is None else self._commits.close()
+            self.decoding.close()
             if self._batcher is not None:
                 self._batcher.close()
             with self._gate.alone():

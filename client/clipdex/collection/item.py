@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from clipdex.base.arrays import Array, Pixels
+from clipdex.base.arrays import Array
 from clipdex.base.errors import ImageError, IndexDamaged, InvalidArgument
 from clipdex.base.item_paths import check_id, id_of_path, item_path, path_text
 from clipdex.base.json_text import parse_json, parsed_object
@@ -21,9 +22,20 @@ from clipdex.looks.signature import perceptual_signature
 from clipdex.model.card import ImageSpec
 from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource, center_crop, file_bytes, open_image, resized
+from clipdex.pipeline.decode_service import DecodedPicture
 from clipdex.sources.metadata import metadata_json
 
-__all__ = ["Commit", "Item", "StoredItem", "decoded", "given_vector", "metadata_of", "stored_item"]
+__all__ = [
+    "Commit",
+    "Item",
+    "StoredItem",
+    "decoded",
+    "given_vector",
+    "item_picture",
+    "metadata_of",
+    "naming",
+    "stored_item",
+]
 
 _LONGEST_METADATA = 1 << 20  # characters of JSON
 
@@ -126,26 +138,37 @@ def _is_said_by(kept: object, value: object) -> bool:
     return value is None or (isinstance(value, (bool, int, float, str)) and bool(kept == value))
 
 
-def decoded(item: Item, spec: ImageSpec, icc: IccUse) -> tuple[Picture, Pixels]:
-    """Decode an item's picture -> (its record, its pixels for the model: uint8 (S, S, 3)).
+def decoded(item: Item, spec: ImageSpec, icc: IccUse) -> DecodedPicture:
+    """Decode an item's picture in this process.
 
     Raises:
         ImageError: it cannot be decoded; the message names the item.
         InvalidArgument: it is not a picture.
     """
     assert item.image is not None
-    try:
+    with naming(item):
         data = file_bytes(item.image)
         image = open_image(item.image if data is None else data, fill=spec.fill, icc=icc)
+    small = resized(image, spec)
+    size, content = (len(data), _hash(data)) if data is not None else _of_pixels(image)
+    return DecodedPicture(*image.size, size, content, perceptual_signature(small), center_crop(small, spec))
+
+
+@contextmanager
+def naming(item: Item) -> Iterator[None]:
+    """Let the error of the block name the item."""
+    try:
+        yield
     except ImageError as exc:
         why = str(exc).removeprefix("the bytes given: ")
         raise ImageError(f"the item {item.id!r}: {why}", reason=exc.reason) from exc
     except InvalidArgument as exc:
         raise InvalidArgument(f"the item {item.id!r}: {exc}") from exc
-    small = resized(image, spec)
-    size, content = (len(data), _hash(data)) if data is not None else _of_pixels(image)
-    picture = _picture(item, size, content, image.size, perceptual_signature(small))
-    return picture, center_crop(small, spec)
+
+
+def item_picture(item: Item, found: DecodedPicture) -> Picture:
+    """Return the record of an item's picture, added now."""
+    return _picture(item, found.size, found.content_hash, (found.width, found.height), found.phash)
 
 
 def given_vector(item: Item, dim: int) -> tuple[Picture, Array]:

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from clipdex.base.arguments import PathLike, as_path
+from clipdex.base.arguments import PathLike, as_path, is_count
 from clipdex.base.errors import IndexNotFound, InvalidArgument
 from clipdex.client.client import Client, connect
+from clipdex.collection.decoding import Decoding
 from clipdex.index.create import put_back
 from clipdex.index.manifest import Manifest
 from clipdex.index.reader import Index
@@ -32,6 +33,7 @@ class Opened:
     own_client: bool
     write: Callable[[], IndexWriter]
     writer: IndexWriter | None
+    decoding: Decoding
 
 
 def open_parts(
@@ -43,12 +45,16 @@ def open_parts(
     dtype: str,
     icc: IccUse | None,
     lock: Lock,
+    decode_workers: int,
+    thumbnails: bool,
     settings: dict[str, Any],
 ) -> Opened:
     """Open the parts of a collection from the arguments of `Collection.open`; if it raises, nothing stays open."""
     directory = Path(os.path.abspath(as_path(index, "the path of an index")))  # whatever folder becomes current
     if lock not in get_args(Lock):
         raise InvalidArgument(f"lock is {lock!r:.60}; expected 'held' or 'per_commit'")
+    if not is_count(decode_workers, 0):
+        raise InvalidArgument(f"decode_workers is {decode_workers!r:.60}; expected a whole number, 0 or more")
     if client is not None and not isinstance(client, Client):
         raise InvalidArgument(f"client is {client!r:.60}; expected a Client: make one with clipdex.connect")
     if client is not None and (server is not None or model is not None or settings):
@@ -78,7 +84,9 @@ def open_parts(
             writer = None
         # From here on the index must stay, and of this model.
         again = partial(_writer, directory, client, opened.manifest, dtype, None, create=False)
-        return Opened(opened, client, own, again, writer)
+        spec = None if client is None else client.card.image
+        decoding = Decoding(spec, opened.manifest.icc, decode_workers, thumbnails and not read_only)
+        return Opened(opened, client, own, again, writer, decoding)
     except BaseException:
         for part in (opened, writer, client if own else None):
             if part is not None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, cast
 
 import numpy as np
 
 from clipdex.base.arrays import Array
-from clipdex.base.errors import InvalidArgument
+from clipdex.base.errors import ImageError, InvalidArgument
 from clipdex.client.steps import Steps
 from clipdex.collection.core import Core, Key
+from clipdex.collection.decoding import InWorkers
 from clipdex.index.hits import Hits
 from clipdex.model.embeddings import Embeddings
 from clipdex.model.images import ImageSource
+from clipdex.pipeline.decode_service import DecodedPicture
 from clipdex.search.grouping import Grouping
 from clipdex.search.mixture import Query
 
@@ -68,7 +71,7 @@ def _embedded(core: Core, query: Query) -> Steps[tuple[Array | None, Array | Non
     try:
         if query.texts or query.images:
             waiting += map(core.model().text, query.texts)
-            waiting += [core.model().image(image, icc=core.icc) for image in query.images]
+            waiting += yield from _images(core, query.images)
         found: list[Embeddings] = []
         for future in waiting:
             found.append(cast(Embeddings, (yield future)))  # what a batcher's futures give
@@ -77,6 +80,33 @@ def _embedded(core: Core, query: Query) -> Steps[tuple[Array | None, Array | Non
             future.cancel()
     texts, images = found[: len(query.texts)], found[len(query.texts) :]
     return _stacked(texts), _stacked(images)
+
+
+def _images(core: Core, images: Sequence[ImageSource]) -> Steps[list[Future[Any]]]:
+    """Decode the pictures of a query -> futures of their vectors."""
+    decoding: list[tuple[ImageSource, InWorkers | None]] = []
+    embedding: list[Future[Any]] = []
+    try:
+        for image in images:
+            decoding.append((image, core.decoding.in_workers(image)))
+        for image, waiting in decoding:
+            if waiting is None:
+                embedding.append(core.model().image(image, icc=core.icc))
+                continue
+            try:
+                found = cast(DecodedPicture, (yield cast("Future[Array]", waiting.done)))
+            except ImageError as exc:
+                error, named = waiting.error(exc)
+                raise error if named else ImageError(f"{waiting.name}: {exc}", reason=exc.reason) from exc
+            embedding.append(core.model().pixels(found.pixels))
+    except BaseException:
+        for _, waiting in decoding:
+            if waiting is not None:
+                waiting.cancel()
+        for future in embedding:
+            future.cancel()
+        raise
+    return embedding
 
 
 def _stacked(vectors: list[Embeddings]) -> Embeddings | None:

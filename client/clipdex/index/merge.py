@@ -16,6 +16,7 @@ from clipdex.base.errors import IndexDamaged, IndexWriteError, InvalidArgument
 from clipdex.base.records import Failure, Picture
 from clipdex.base.replacing import NOREPLACE, renameat2
 from clipdex.index.create import building
+from clipdex.index.kept import copy_thumbnails
 from clipdex.index.manifest import Manifest
 from clipdex.index.reader import Index
 from clipdex.index.verify import verify_index
@@ -73,8 +74,9 @@ def merge_indexes(
         with building(target, manifest) as made:
             with IndexWriter(made) as writer:
                 done = 0
-                for pictures, vectors in _blocks(indexes, chosen):
+                for source, pictures, vectors in _blocks(indexes, chosen):
                     writer.append(pictures, vectors)
+                    copy_thumbnails(source, writer, pictures)
                     writer.commit()
                     done += len(pictures)
                     if progress is not None:
@@ -107,12 +109,14 @@ def _chosen(indexes: Sequence[Index]) -> list[list[int]]:
     return chosen[::-1]
 
 
-def _blocks(indexes: Sequence[Index], chosen: Sequence[Sequence[int]]) -> Iterator[tuple[list[Picture], Array]]:
+def _blocks(
+    indexes: Sequence[Index], chosen: Sequence[Sequence[int]]
+) -> Iterator[tuple[Path, list[Picture], Array]]:
     for index, rows in zip(indexes, chosen, strict=True):
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             some = rows[start : start + _ROWS_AT_ONCE]
             pictures = index.pictures(some)
-            yield [pictures[row] for row in some], np.asarray(index.vectors[some])
+            yield index.directory, [pictures[row] for row in some], np.asarray(index.vectors[some])
 
 
 def _failures(indexes: Sequence[Index], writer: IndexWriter) -> list[Failure]:

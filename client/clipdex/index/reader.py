@@ -27,6 +27,7 @@ from clipdex.index.ranker import Ranker
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.search_options import check_options, checked_queries
 from clipdex.index.side.int8_file import Int8File, Int8Watch
+from clipdex.index.thumbnails import ThumbnailStore
 from clipdex.index.vectors import map_vectors
 from clipdex.index.where import Rows, Where
 from clipdex.model.card import ModelCard
@@ -59,6 +60,8 @@ class Index:
         self._place = -1
         self._where: Where | None = None
         self._where_lock = threading.Lock()
+        self._thumbnails: ThumbnailStore | None = None
+        self._thumbnails_lock = threading.Lock()
         self._open_files()
         try:
             self._look_until_in_place()
@@ -390,6 +393,15 @@ class Index:
         """List the paths in the ledger, including those of damaged lines that still have a path."""
         return self._store.failed_paths()
 
+    def thumbnail(self, content_hash: bytes) -> bytes | None:
+        """Return the JPEG kept for rows with this content; None if there is none. Raises IndexFault."""
+        with self._thumbnails_lock:
+            self._require_open()
+            if self._thumbnails is None:
+                self._thumbnails = ThumbnailStore.open(self.directory)
+            found = self._thumbnails
+            return None if found is None else found.get(content_hash)
+
     def close(self) -> None:
         """Close the files. Arrays taken from `vectors` stay valid."""
         if self._place >= 0:
@@ -397,6 +409,10 @@ class Index:
                 if self._where is not None:
                     self._where.close()
                 self._where = None
+            with self._thumbnails_lock:
+                if self._thumbnails is not None:
+                    self._thumbnails.close()
+                self._thumbnails = None
             self._opened_store.close()
             os.close(self._place)
             self._place = -1

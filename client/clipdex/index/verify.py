@@ -16,6 +16,7 @@ from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.side.ann_file import ann_damages
 from clipdex.index.side.int8_file import int8_damages
+from clipdex.index.thumbnails import thumbnail_damages
 from clipdex.index.vectors import read_extent
 from clipdex.index.wal import wal_damage
 
@@ -97,6 +98,7 @@ def _verify(directory: Path, progress: Callable[[int, int], None] | None) -> Ver
         extents = store.extents()  # a side file written meanwhile may cover newer rows
         damages += [Damage(what) for what in int8_damages(directory, manifest, extents)]
         damages += [Damage(what) for what in ann_damages(directory, manifest, extents)]
+        damages += [Damage(what) for what in thumbnail_damages(directory)]
     except IndexDamaged as exc:
         return VerifyReport(0, 0, 0, [*damages, Damage(str(exc))])
     finally:

@@ -139,22 +139,6 @@ class Where:
             self._answers[key] = found  # the last to be forgotten
             return found
 
-    def selected(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """Run a SELECT over the view `pictures` -> its records.
-
-        sql: written by this package, with no text of a user in it: it may count, and read `main.rows.deleted_at`.
-
-        Raises:
-            InvalidArgument: it takes too long.
-            IndexFault: as `rows`.
-        """
-        with self._lock:
-            self._guard.trusts = True
-            try:
-                return self._run(sql, values)
-            finally:
-                self._guard.trusts = False
-
     def _evaluated(self, condition: str, values: Mapping[str, Any], below: int) -> Rows:
         self._run(_IN_CASE.format(condition), values)
         found = self._run(_IN_PARENTHESES.format(condition, below), values)
@@ -195,6 +179,22 @@ class Where:
             f"the filter is not a condition in SQL: {text.rstrip('.')}{columns}; write, for example,  "
             "width > 1000 AND path GLOB '*/2024/*'"
         )
+
+    def selected(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Run a SELECT over the view `pictures` -> its records.
+
+        sql: written by this package, with no text of a user in it: it may count, and read `main.rows.deleted_at`.
+
+        Raises:
+            InvalidArgument: it takes too long.
+            IndexFault: as `rows`.
+        """
+        with self._lock:
+            self._guard.trusts = True
+            try:
+                return self._run(sql, values)
+            finally:
+                self._guard.trusts = False
 
     def forget(self) -> None:
         """Drop the cached results: the pictures may have changed."""

@@ -20,6 +20,7 @@ from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.arrays import Array
 from clipdex.base.errors import (
     Closed,
+    IndexDamaged,
     IndexFault,
     IndexFormatError,
     IndexLocked,
@@ -34,6 +35,7 @@ from clipdex.index.files import is_at, open_to_write, sync_directory
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.sound_files import SoundFiles
+from clipdex.index.thumbnails import LARGEST_THUMBNAIL, ThumbnailStore
 from clipdex.index.vectors import VectorFile, map_vectors
 from clipdex.index.wal import wal_damage
 from clipdex.search.cosines import OFF_WHEN_WRITTEN, not_unit
@@ -41,6 +43,8 @@ from clipdex.search.cosines import OFF_WHEN_WRITTEN, not_unit
 __all__ = ["IndexWriter"]
 
 _T = TypeVar("_T")
+
+_THUMBNAIL_BYTES = 16 << 20  # that wait for a commit; more are stored at once
 
 _log = logging.getLogger("clipdex.index")
 
@@ -74,6 +78,9 @@ class IndexWriter:
             raise
         self._pending = Changes()
         self._row_of_content: dict[bytes, int] = {}  # of rows appended since the last commit
+        self._thumbnails: dict[bytes, bytes] = {}  # since the last commit
+        self._thumbnail_bytes = 0
+        self._thumbnail_store: ThumbnailStore | None = None
 
     @classmethod
     def open_or_create(cls, directory: PathLike, manifest: Manifest) -> IndexWriter:
@@ -249,6 +256,31 @@ class IndexWriter:
         """Record the perceptual signature of an unchanged file."""
         self._changes.signed.append((path, phash))
 
+    def keep_thumbnail(self, content_hash: bytes, jpeg: bytes) -> None:
+        """Keep a JPEG of at most 24 KiB for rows with this content; on disk with the next commit, or before it.
+
+        Raises:
+            IndexWriteError: the disk is full or failed.
+        """
+        self._if_open(self._lock)
+        if len(jpeg) <= LARGEST_THUMBNAIL and content_hash not in self._thumbnails:
+            self._thumbnails[content_hash] = jpeg
+            self._thumbnail_bytes += len(jpeg)
+            if self._thumbnail_bytes > _THUMBNAIL_BYTES:
+                self._store_thumbnails()
+
+    def _store_thumbnails(self) -> None:
+        if not self._thumbnails:
+            return
+        try:
+            if self._thumbnail_store is None:
+                self._thumbnail_store = ThumbnailStore.open(self.directory, write=True)
+            assert self._thumbnail_store is not None
+            self._thumbnail_store.add(self._thumbnails)
+        except IndexDamaged as exc:  # it is a side file: nothing else is lost
+            _log.warning("%s; thumbnails are not kept", exc)
+        self._thumbnails, self._thumbnail_bytes = {}, 0
+
     def in_place(self) -> bool:
         """Return whether the index that is open is still the one at its path."""
         return is_at(self._if_open(self._lock), self.directory / LOCK_FILE)
@@ -269,6 +301,7 @@ class IndexWriter:
         return self._committed
 
     def _commit(self, at: int | None) -> None:
+        self._store_thumbnails()  # before the rows: a row that is there has its thumbnail
         if self._changes.pictures:
             self._vectors.sync()
         try:
@@ -290,6 +323,8 @@ class IndexWriter:
                 committed = self._row_store.committed_rows()
             except IndexFault:
                 committed = None
+            if self._thumbnail_store is not None:
+                self._thumbnail_store.close()
             self._vector_file.close(committed)
             self._row_store.close()
             os.close(self._lock)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -36,6 +37,7 @@ __all__ = [
     "center_crop",
     "file_bytes",
     "open_image",
+    "require_readable",
     "require_several",
     "resized",
     "to_pixels",
@@ -79,6 +81,7 @@ class _Rules:
     fill: tuple[int, int, int]
     max_pixels: int
     icc: IccUse
+    least_side: int | None = None
 
 
 def open_image(
@@ -87,6 +90,7 @@ def open_image(
     fill: tuple[int, int, int] = WHITE,
     max_pixels: int = MAX_PIXELS,
     icc: IccUse = "off",
+    least_side: int | None = None,
 ) -> Image.Image:
     """Decode a picture to an RGB image, upright, with transparency laid over `fill`.
 
@@ -97,12 +101,13 @@ def open_image(
         max_pixels: larger pictures are rejected before they are decoded.
         icc: "srgb" converts colours by the picture's embedded profile, if any; "off" takes them as they are, as
             the models' own preprocessing does.
+        least_side: a JPEG may be decoded smaller than it is, for speed, if its longer side keeps this many pixels.
 
     Raises:
         ImageError: it cannot be decoded; `reason` says why in one word.
         InvalidArgument: `source` is none of these.
     """
-    rules = _Rules(fill, max_pixels, check_icc(icc))
+    rules = _Rules(fill, max_pixels, check_icc(icc), least_side)
     if isinstance(source, Image.Image):
         return _decode(source, "the image given", rules)
     if isinstance(source, np.ndarray):
@@ -211,10 +216,23 @@ def center_crop(image: Image.Image, spec: ImageSpec) -> Pixels:
     return np.ascontiguousarray(pixels[top : top + size, left : left + size])
 
 
+def require_readable(path: str | os.PathLike[str]) -> None:
+    """Raise the ImageError of a path that cannot be opened as a file."""
+    with _opened(path):
+        pass
+
+
 def _read(path: str | os.PathLike[str]) -> bytes:
+    with _opened(path) as file:
+        return file.read()
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open the file of a picture for the block. Raises ImageError, also for what the block raises in reading."""
     try:
         with open_picture(Path(path)) as file:
-            return file.read()
+            yield file
     except ImageError as exc:
         raise ImageError(f"{os.fspath(path)}: {exc}", reason=exc.reason) from None
     except FileNotFoundError as exc:
@@ -255,6 +273,11 @@ def _decode_file(data: bytes, where: str, rules: _Rules) -> Image.Image:
             image.info.pop(name, None)
         scale_key(image, data)
         _scale_palette(image)
+        if rules.least_side is not None and image.format == "JPEG":
+            _require_size(image.size, where, rules.max_pixels)
+            scale = min(1.0, rules.least_side / max(image.size))
+            width, height = (max(1, math.ceil(scale * side)) for side in image.size)
+            image.draft(None, (width, height))
         decoded = _decode(image, where, rules, data)
         if decoded is not image:
             image.close()

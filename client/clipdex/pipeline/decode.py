@@ -3,44 +3,32 @@
 from __future__ import annotations
 
 import json
-import math
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import wait
 from types import TracebackType
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from clipdex.base.arrays import Pixels
 from clipdex.base.cpus import usable_cpus
-from clipdex.base.errors import ClipdexError, InvalidArgument
+from clipdex.base.errors import InvalidArgument
 from clipdex.base.limits import Limits
 from clipdex.base.records import Failure, Picture
 from clipdex.model.card import ImageSpec
 from clipdex.model.formats.icc import IccUse
-from clipdex.pipeline.decode_worker import BEGINS, DECODED, HEADER, NO_HASH, SLOT, UNCHANGED, WAITS
+from clipdex.pipeline.decode_worker import DECODED, HEADER, NO_HASH, SLOT, UNCHANGED
 from clipdex.pipeline.large_pictures import machine_memory
 from clipdex.pipeline.ring import PixelRing
+from clipdex.pipeline.worker_process import DIED, FAILED_STARTS_IN_A_ROW, TIMEOUT, WorkerProcess, refused
 from clipdex.sources.scan import FoundFile
 
-__all__ = ["DecodePool", "Decoded", "Unchanged"]
+__all__ = ["DecodePool", "Decoded", "Unchanged", "start_decoder"]
 
 # Files queued at a worker, including the one it decodes, so that it need not wait for the next.
 _QUEUED = 3
-
-# After this many, the workers cannot run at all (no memory, a broken installation), and no file is to blame.
-_FAILED_STARTS_IN_A_ROW = 20
-_START_TIMEOUT_S = 120.0
-_KILL_TIMEOUT_S = 5.0
-
-# A worker multiplies no matrices. OpenBLAS would start a thread for each core, and reserve memory for each.
-_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
@@ -64,16 +52,14 @@ class Unchanged:
 
 Result: TypeAlias = Decoded | Unchanged | Failure
 
+_W = TypeVar("_W", bound=WorkerProcess)
+
 
 @dataclass
-class _Worker:
-    process: subprocess.Popen[bytes]
-    pipe: Connection
-    ready: bool = False
+class _Worker(WorkerProcess):
     # (order, file) of the files it was given and has not answered, oldest first.
     given: deque[tuple[int, FoundFile]] = field(default_factory=deque)
     unsent: int | None = None  # the order of the first of these that could not be sent, as it had died
-    since: float = field(default_factory=time.monotonic)  # when it started, or began the oldest
 
 
 class DecodePool:
@@ -161,7 +147,7 @@ class DecodePool:
         if self._thread is not None:
             self._thread.join()
         for worker in self._workers:
-            self._stop(worker)
+            worker.stop()
         self._workers = []
 
     def __enter__(self) -> DecodePool:
@@ -237,15 +223,11 @@ class DecodePool:
         try:
             message = worker.pipe.recv_bytes()
         except (EOFError, ConnectionError):
-            self._replace(worker, "worker_died", "the process that decoded it ended")
+            self._replace(worker, DIED)
             return
-        # The wait for a turn at a large picture does not count towards the timeout.
-        worker.since = math.inf if message[:1] == bytes([WAITS]) else time.monotonic()
-        if message[:1] in (bytes([WAITS]), bytes([BEGINS])):
-            return
-        if not worker.ready:
-            worker.ready = True
-            self._failed_starts = 0
+        if not worker.is_answer(message, time.monotonic()):
+            if message == b"":
+                self._failed_starts = 0
             return
         order, file = worker.given.popleft()
         self._settle(order, self._result(order, file, message))
@@ -273,71 +255,41 @@ class DecodePool:
     def _watch(self) -> None:
         now = time.monotonic()
         for worker in list(self._workers):
-            allowed = self._limits.file_timeout_s if worker.ready else _START_TIMEOUT_S
-            if worker.given and now - worker.since > allowed:
-                self._replace(worker, "timeout", f"decoding took longer than {allowed:g} s")
+            if worker.given and now - worker.since > worker.allowed_s(self._limits.file_timeout_s):
+                self._replace(worker, TIMEOUT)
 
-    def _replace(self, worker: _Worker, reason: str, detail: str) -> None:
-        self._stop(worker)
-        status = worker.process.returncode
+    def _replace(self, worker: _Worker, reason: str) -> None:
+        worker.stop()
         if not worker.ready:
             # It never read what it was given.
             self._failed_starts += 1
-            if self._failed_starts > _FAILED_STARTS_IN_A_ROW:
-                raise ClipdexError(
-                    f"{self._failed_starts} decode workers in a row did not start (the last ended with status "
-                    f"{status}): the pictures are not at fault; see what they printed, and try --workers 1"
-                )
+            if self._failed_starts > FAILED_STARTS_IN_A_ROW:
+                raise worker.never_started(self._failed_starts, "try --workers 1")
             self._again.extendleft(reversed(worker.given))
         elif worker.given[0][0] == worker.unsent:
             # It had answered all that reached it, and died idle, as if killed by the kernel: no file is to blame.
             self._again.extendleft(reversed(worker.given))
         else:
             (order, file), *rest = worker.given
-            if reason == "worker_died" and status is not None and status < 0:
-                detail += f" by signal {-status}"
+            late = worker.how_late(self._limits.file_timeout_s)
+            detail = late if reason == TIMEOUT else worker.how_it_died()
             self._again.extendleft(reversed(rest))
             self._settle(order, Failure(file.path, reason, detail, file.size, file.mtime_ns, file.ctime_ns))
         self._workers[self._workers.index(worker)] = self._start()
 
     def _start(self) -> _Worker:
-        try:
-            return self._process()
-        except OSError as exc:
-            raise ClipdexError(
-                f"a decode worker could not be started: {exc.strerror or exc}; raise the limit on processes "
-                "(ulimit -u) or open files (ulimit -n), or use fewer workers with --workers"
-            ) from exc
+        return start_decoder(
+            _Worker, self._ring, self._spec, self._limits, self._icc, "use fewer workers with --workers"
+        )
 
-    def _process(self) -> _Worker:
-        # Not multiprocessing: a spawned child would run the caller's main module again.
-        command = [sys.executable, "-c", "from clipdex.pipeline.decode_worker import main; main()"]
-        with ExitStack() as failed, ExitStack() as passing:
-            ours, theirs = Pipe()
-            failed.callback(ours.close)
-            passing.callback(theirs.close)
-            memory = self._ring.open_for_workers()
-            passing.callback(os.close, memory)
-            passed = [theirs.fileno(), memory]
-            command += [
-                *map(str, passed),
-                json.dumps(asdict(self._spec)),
-                json.dumps(asdict(self._limits)),
-                self._icc,
-            ]
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                pass_fds=passed,
-                env=os.environ | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            )
-            failed.pop_all()
-        return _Worker(process, ours)
 
-    def _stop(self, worker: _Worker) -> None:
-        worker.pipe.close()
-        if worker.process.poll() is None:
-            worker.process.kill()
-        # A worker that waits for a lost disk or server cannot be killed; it must not hold up the run.
-        with suppress(subprocess.TimeoutExpired):
-            worker.process.wait(timeout=_KILL_TIMEOUT_S)
+def start_decoder(
+    kind: type[_W], ring: PixelRing, spec: ImageSpec, limits: Limits, icc: IccUse, advice: str
+) -> _W:
+    """Start a process that decodes into a ring. Raises ClipdexError, which ends with the advice."""
+    rules = json.dumps(asdict(spec)), json.dumps(asdict(limits)), icc
+    try:
+        memory = ring.open_for_workers()
+    except OSError as exc:
+        raise refused(exc, advice) from exc
+    return kind.start("clipdex.pipeline.decode_worker", memory, rules, advice=advice)

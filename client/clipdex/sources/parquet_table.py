@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,12 +13,13 @@ from clipdex.base.extras import needs
 from clipdex.base.git_lfs import is_pointer_file, pointer_words
 from clipdex.base.read_request import ReadRequest, refusal
 from clipdex.base.records import Failure
+from clipdex.base.spool import Spool
 from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located, member_path
 from clipdex.sources.metadata import metadata_json
 from clipdex.sources.scan import FoundFile, nothing_at
 from clipdex.sources.table import BrokenTable, RowLedger, choose_column, named_files, row_id, state_of
 
-__all__ = ["ParquetTable", "Spool", "parquet_cell"]
+__all__ = ["ParquetTable", "parquet_cell"]
 
 with needs("pyarrow", "pyarrow", "tables", "reading Parquet"):
     import pyarrow as pa
@@ -344,26 +343,3 @@ def _words(error: BaseException) -> str:
     with suppress(IndexError):
         return str(error).splitlines()[0]
     return type(error).__name__
-
-
-class Spool:
-    """Bytes at a path of this machine, until the object is garbage collected.
-
-    They are not sent through the worker's pipe: parent and worker would deadlock if both had more to send than a
-    pipe holds. They are in memory if the kernel supports it (Linux), so that a killed run leaves nothing behind.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        """Raises OSError if there is no room."""
-        if hasattr(os, "memfd_create"):
-            descriptor = os.memfd_create("clipdex")
-            weakref.finalize(self, os.close, descriptor)
-            self.path = b"/proc/%d/fd/%d" % (os.getpid(), descriptor)
-        else:
-            descriptor, name = tempfile.mkstemp(prefix="clipdex-")
-            weakref.finalize(self, os.close, descriptor)
-            weakref.finalize(self, os.unlink, name)
-            self.path = os.fsencode(name)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]

@@ -26,7 +26,7 @@ from clipdex.sources.scan import SUFFIXES, FoundFile, Tree, nothing_at, regular_
 from clipdex.sources.sidecars import Sidecars, is_sidecar, stem_of
 from clipdex.sources.tar_headers import BrokenTar, TarEntry, walk
 
-__all__ = ["TarShards", "tar_member"]
+__all__ = ["TarShards", "tar_member", "tar_span"]
 
 
 class TarShards:
@@ -141,6 +141,16 @@ def tar_member(shard: bytes, name: bytes, limit: int) -> bytes | None:
         return None
     with open(shard, "rb") as file:
         return _span(file, entry)
+
+
+def tar_span(shard: bytes, name: bytes) -> tuple[int, int] | None:
+    """Return the offset and length of a member's bytes in its shard; None if there is no such file in it.
+
+    Raises:
+        OSError: the shard cannot be read.
+    """
+    entry = _listed(shard).entries.get(name)
+    return None if entry is None or entry.refused else (entry.offset, entry.length)
 
 
 @dataclass(frozen=True)

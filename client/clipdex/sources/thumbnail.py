@@ -10,13 +10,13 @@ from PIL import Image
 
 from clipdex.base.errors import ClipdexError, ImageError
 from clipdex.base.item_paths import id_of_text
-from clipdex.base.limits import Limits
+from clipdex.base.limits import MAX_PIXELS, Limits
 from clipdex.base.read_request import ReadRequest
 from clipdex.base.regular_files import open_picture
-from clipdex.model.images import open_image
+from clipdex.model.images import ImageSource, open_image
 from clipdex.sources.opening import member_bytes
 
-__all__ = ["Thumbnail", "ThumbnailSize", "thumbnail"]
+__all__ = ["Thumbnail", "ThumbnailSize", "drawn", "thumbnail"]
 
 _QUALITIES = (85, 70, 50, 30)  # of JPEG; the next is tried where a picture has too many bytes
 _LEAST_SIDE = 16
@@ -61,6 +61,16 @@ def thumbnail(path: str, size: ThumbnailSize) -> Thumbnail:
         raise ImageError(str(exc), reason="unreadable") from exc
     except Exception as exc:  # whatever is wrong with one picture, the page shows the others
         raise ImageError(f"cannot be drawn: {exc}", reason="broken") from exc
+
+
+def drawn(image: ImageSource, side: int, most_bytes: int, *, max_pixels: int = MAX_PIXELS) -> bytes:
+    """Draw a picture as a JPEG: upright, whole, in sRGB, at most `side` pixels wide and high.
+
+    Raises:
+        ImageError: it cannot be decoded.
+    """
+    opened = open_image(image, icc="srgb", max_pixels=max_pixels, least_side=2 * side)
+    return _jpeg(opened.copy() if opened is image else opened, side, most_bytes)
 
 
 def _read(path: str) -> bytes:

@@ -24,6 +24,7 @@ from clipdex.web.routes import (
     items,
     operations,
     page,
+    pictures,
     search,
 )
 from clipdex.web.served import Served, require_names
@@ -32,8 +33,9 @@ from clipdex.web.settings import WebSettings
 __all__ = ["create_app"]
 
 _ROUTERS = (
-    *(search.router, items.router, info.router, page.router),
+    *(search.router, items.router, info.router, pictures.router),
     *(embeddings.router, classify.router, duplicates.router, failures.router, columns.router, operations.router),
+    page.router,
 )
 
 

@@ -15,7 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from clipdex.base.errors import Closed, FingerprintMismatch, ServerBusy
+from starlette.exceptions import HTTPException
+
+from clipdex.base.errors import Closed, FingerprintMismatch
 from clipdex.index.facets import Facets
 from clipdex.index.reader import Index
 from clipdex.web.served import HeldCollection
@@ -26,6 +28,7 @@ _T = TypeVar("_T")
 
 _KEPT = 128  # answers
 _MOST_WAITING = 16  # questions
+_RETRY_AFTER_S = "2"
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Computing:
             what: begins the sentence that says that it is being computed.
 
         Raises:
-            ServerBusy: it is being computed, or too many are.
+            HTTPException: 503, it is being computed, or too many are.
             ClipdexError: as `compute`.
         """
         key = (held.name, question)
@@ -115,7 +118,7 @@ class Computing:
         running = self._running.get(key)
         if running is None:
             if len(self._running) >= _MOST_WAITING:
-                raise ServerBusy("too many answers are being computed; ask again in a while")
+                raise _busy("too many answers are being computed")
             running = self._running[key] = self._threads.submit(compute, self._worker)
             loop = asyncio.get_running_loop()
             running.add_done_callback(lambda done: _told(loop, self._keep, key, moment, done))
@@ -126,7 +129,7 @@ class Computing:
         waited.add_done_callback(_seen)
         if kept is not None:
             return Computed(kept[1], stale=True)
-        raise ServerBusy(f"{what} being computed; ask again in a while")
+        raise _busy(f"{what} being computed")
 
     def _keep(self, key: Hashable, moment: tuple[object, int], done: Future[Any]) -> None:
         self._running.pop(key, None)
@@ -146,6 +149,10 @@ class Computing:
     def _end(self) -> None:
         self._threads.submit(self._worker.close)
         self._threads.shutdown()
+
+
+def _busy(what: str) -> HTTPException:
+    return HTTPException(503, f"{what}; ask again in a while", {"Retry-After": _RETRY_AFTER_S})
 
 
 def _told(loop: asyncio.AbstractEventLoop, keep: Callable[..., None], *given: Any) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["NOTES", "Measuring", "Metrics", "note"]
@@ -97,11 +96,6 @@ class Measuring:
 
 
 def _route_of(scope: Mapping[str, Any]) -> str:
-    """Return the template of the route that a request is for; none for an unknown one."""
-    app = scope.get("app")
-    for route in getattr(app, "routes", ()):
-        match, _ = route.matches(scope)
-        if match in (Match.FULL, Match.PARTIAL):
-            path = getattr(route, "path", "")
-            return path if isinstance(path, str) and path else "none"
-    return "none"
+    """Return the template of the route that a request went to; none if it went to none."""
+    path = getattr(scope.get("route"), "path", None)
+    return path if isinstance(path, str) and path else "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,22 @@ from fastapi import Depends, Query, Request
 
 from clipdex.base.errors import InvalidArgument
 from clipdex.collection.async_collection import Collection
+from clipdex.web.pictures.originals import Originals
+from clipdex.web.pictures.thumbnails import Thumbnails
 from clipdex.web.problems import Forbidden
 from clipdex.web.settings import WebSettings
 
-__all__ = ["Chosen", "HeldCollection", "Served", "Writable", "name_of", "require_names", "served_of"]
+__all__ = [
+    "Chosen",
+    "HeldCollection",
+    "Pictures",
+    "Served",
+    "Writable",
+    "name_of",
+    "pictures_of",
+    "require_names",
+    "served_of",
+]
 
 
 def name_of(index: Path) -> str:
@@ -46,12 +59,21 @@ class HeldCollection:
             )
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """What gives the thumbnails and the files of pictures."""
+
+    thumbnails: Thumbnails
+    originals: Originals
+
+
 @dataclass
 class Served:
     """What an application serves while it runs. Open it with `async with`."""
 
     settings: WebSettings
     collections: dict[str, HeldCollection] = field(default_factory=dict)
+    pictures: Pictures = field(init=False)
     _open: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def __aenter__(self) -> Served:
@@ -65,11 +87,15 @@ class Served:
         require_names(chosen.indexes)
         asked = {} if chosen.server is None else {"model": chosen.model, **chosen.connection}
         try:
+            self.pictures = Pictures(Thumbnails(chosen), Originals())
+            self._open.push_async_callback(asyncio.to_thread, self.pictures.thumbnails.close)
             for directory in chosen.indexes:
                 opened = Collection.open(
                     directory,
                     server=chosen.server,
                     read_only=not chosen.allow_write,
+                    decode_workers=chosen.decode_workers,
+                    thumbnails=chosen.allow_write,
                     **asked,
                     # Others, such as `clipdex index`, may write between two requests.
                     **({"lock": "per_commit"} if chosen.allow_write else {}),
@@ -123,6 +149,11 @@ def served_of(request: Request) -> Served:
     found = request.app.state.served
     assert isinstance(found, Served)
     return found
+
+
+def pictures_of(request: Request) -> Pictures:
+    """Return what gives the pictures of the application of a request."""
+    return served_of(request).pictures
 
 
 def _chosen(

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import binascii
 import re
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
+from clipdex.base.arrays import Vectors
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.json_text import parse_plain_json
 
@@ -26,6 +29,7 @@ __all__ = [
     "picture_bytes",
     "unsupported",
     "validated",
+    "vector_of",
 ]
 
 _T = TypeVar("_T")
@@ -33,6 +37,12 @@ _T = TypeVar("_T")
 _DATA_URI = re.compile(r"data:(?:image/[a-z0-9.+-]{1,64}|application/octet-stream)?;base64,", re.IGNORECASE)
 _MOST_FILES = 64
 _MOST_FIELDS = 16
+
+
+def vector_of(numbers: Sequence[float]) -> Vectors:
+    """Return a vector as float32 (D,); numbers beyond float32 become infinite, and are then refused."""
+    with np.errstate(over="ignore"):
+        return np.asarray(numbers, np.float32)
 
 
 def content_type(request: Request) -> str:

@@ -29,11 +29,11 @@ _WAIT_S = 20.0
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    app.state.columns = Computing("columns")
+    app.state.columns = computing = Computing("columns")
     try:
         yield
     finally:
-        await app.state.columns.close()
+        await computing.close()
 
 
 router = APIRouter(prefix="/v1", tags=["columns"], lifespan=_lifespan)

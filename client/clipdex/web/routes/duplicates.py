@@ -32,11 +32,11 @@ _MOST_OF_A_GROUP = 100
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    app.state.duplicates = Computing("duplicates")
+    app.state.duplicates = computing = Computing("duplicates")
     try:
         yield
     finally:
-        await app.state.duplicates.close()
+        await computing.close()
 
 
 router = APIRouter(prefix="/v1", tags=["duplicates"], lifespan=_lifespan)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Query, Request
 from pydantic import TypeAdapter
 from starlette.responses import Response
@@ -26,7 +25,16 @@ from clipdex.web.schemas.items import (
     StoredOut,
 )
 from clipdex.web.served import Chosen, HeldCollection, Writable
-from clipdex.web.uploads import content_type, file_of, form_of, json_of, picture_bytes, unsupported, validated
+from clipdex.web.uploads import (
+    content_type,
+    file_of,
+    form_of,
+    json_of,
+    picture_bytes,
+    unsupported,
+    validated,
+    vector_of,
+)
 
 __all__ = ["router", "stored"]
 
@@ -269,7 +277,7 @@ async def _add_several(held: HeldCollection, given: list[NewItemIn]) -> int:
 def _item(held: HeldCollection, item_id: str, given: ItemIn) -> Item:
     most = held.settings.max_upload_bytes
     image = None if given.image is None else picture_bytes(given.image, most)
-    vector = None if given.vector is None else np.asarray(given.vector, np.float32)
+    vector = None if given.vector is None else vector_of(given.vector)
     return Item(item_id, image, vector, given.metadata)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
@@ -27,6 +26,7 @@ from clipdex.web.uploads import (
     picture_bytes,
     unsupported,
     validated,
+    vector_of,
 )
 
 __all__ = ["found", "router"]
@@ -94,7 +94,7 @@ async def found(held: HeldCollection, request: Request, options: OptionsIn, **qu
 def _query(held: HeldCollection, asked: SearchIn, files: list[bytes]) -> dict[str, Any]:
     """Return what a body asks for, as arguments of `Collection.search`. files: those of a form, in order."""
     if asked.vector is not None:
-        return {"vector": np.asarray(asked.vector, np.float32)}
+        return {"vector": vector_of(asked.vector)}
     if asked.id is not None or asked.row is not None:
         return {"item": asked.row if asked.id is None else asked.id}
     if asked.text is not None or asked.image is not None:

@@ -1,0 +1,120 @@
+"""Pictures that are given to a collection, decoded in worker processes or here, with the same result."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future
+from typing import TypeAlias
+
+from clipdex.base.errors import ClipdexError, ImageError
+from clipdex.base.limits import Limits
+from clipdex.base.open_files import is_open_file, name_of, read_open
+from clipdex.model.card import ImageSpec
+from clipdex.model.formats.icc import IccUse
+from clipdex.model.images import ImageSource, require_readable
+from clipdex.pipeline.decode_service import DecodedPicture, DecodeService
+from clipdex.pipeline.thumbnail_service import ThumbnailService
+from clipdex.pipeline.worker_service import Given
+from clipdex.sources.thumbnail import drawn
+
+__all__ = ["Decoding", "InWorkers", "thumbnail_here"]
+
+THUMBNAIL_SIDE, THUMBNAIL_BYTES = 320, 24 << 10
+
+# What went wrong when the worker read a file, and not when it decoded it.
+_READING = ("vanished", "not_a_file", "unreadable")
+
+
+class InWorkers:
+    """A picture that a worker decodes. name: its path, or words for it. thumbnail: of its JPEG, if wanted."""
+
+    def __init__(
+        self, name: str, path: str | None, done: Future[DecodedPicture], thumbnail: Future[bytes] | None
+    ) -> None:
+        self.name = name
+        self._path = path
+        self.done = done
+        self.thumbnail = thumbnail
+
+    def error(self, exc: ImageError) -> tuple[ImageError, bool]:
+        """Translate the error of a worker -> as this process would have raised it, and whether reading failed."""
+        if self._path is not None and exc.reason in _READING:
+            try:
+                require_readable(self._path)
+            except ImageError as ours:
+                return ours, True
+            return ImageError(f"{self._path}: cannot be read: {exc}", reason="unreadable"), True
+        return exc, False
+
+    def cancel(self) -> None:
+        """Withdraw it, if no worker has it yet."""
+        self.done.cancel()
+        if self.thumbnail is not None:
+            self.thumbnail.cancel()
+
+
+class Decoding:
+    """The workers of a collection, and what they do. Safe between threads; close it.
+
+    workers: processes that decode; 0 to decode in this one. thumbnails: whether items get one.
+    """
+
+    def __init__(self, spec: ImageSpec | None, icc: IccUse, workers: int, thumbnails: bool) -> None:
+        """spec: of the model's pictures; None where there is no model, and nothing to decode."""
+        self.workers = workers
+        self.thumbnails = thumbnails
+        self._decoder = DecodeService(spec, workers=workers, icc=icc) if workers and spec is not None else None
+        self._drawer = ThumbnailService(workers=workers) if self._decoder is not None and thumbnails else None
+
+    def in_workers(self, image: ImageSource, *, thumbnail: bool = False) -> InWorkers | None:
+        """Give a picture to the workers; None if it is to be decoded in this process.
+
+        Raises:
+            ImageError, InvalidArgument: it is an open file that cannot be read.
+            ServerBusy: too many pictures wait already.
+        """
+        if self._decoder is None:
+            return None
+        given, name, path = _given(image)
+        if given is None:
+            return None
+        done = self._decoder.decode(given)
+        drawing = None
+        if thumbnail and self._drawer is not None:
+            try:
+                drawing = self._drawer.draw(given, THUMBNAIL_SIDE, THUMBNAIL_BYTES)
+            except ClipdexError:
+                done.cancel()
+                raise
+        return InWorkers(name, path, done, drawing)
+
+    def close(self) -> None:
+        """End the workers. Safe to call twice."""
+        for service in (self._decoder, self._drawer):
+            if service is not None:
+                service.close()
+
+
+def thumbnail_here(image: ImageSource) -> bytes | None:
+    """Draw the thumbnail of a picture that was decoded in this process; None if it cannot be drawn."""
+    try:
+        return drawn(image, THUMBNAIL_SIDE, THUMBNAIL_BYTES, max_pixels=Limits().max_pixels)
+    except (ImageError, MemoryError):
+        return None
+
+
+_Found: TypeAlias = "tuple[Given | None, str, str | None]"
+
+
+def _given(image: ImageSource) -> _Found:
+    """Return (what a worker reads, its name, its path); None for pixels, which need no decoding."""
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return Given(bytes(image)), "the bytes given", None
+    if isinstance(image, (str, os.PathLike)):
+        raw, name = os.fsencode(image), os.fspath(image)
+        if b"\0" in raw:
+            return None, name, None  # the error is the same here
+        return Given(path=os.path.abspath(raw)), name, name
+    if is_open_file(image):
+        return Given(read_open(image)), name_of(image), None
+    return None, "", None
