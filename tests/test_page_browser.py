@@ -104,7 +104,7 @@ def window(browser: Browser, site: str) -> Iterator[Callable[..., Page]]:
         context.set_default_timeout(8_000)
         contexts.append(context)
         context.route(re.compile(rf"^{re.escape(site)}/(\?.*)?$"), with_policy)
-        context.route(re.compile("/v1/pictures/.*thumbnail"), without_file)
+        context.route(re.compile("/v1/pictures/.*thumbnail.*index=many|index=many.*thumbnail"), without_file)
         page = context.new_page()
 
         def heard(text: str) -> None:
@@ -594,7 +594,11 @@ def test_duplicates_are_shown_side_by_side(window: Callable[..., Page]) -> None:
         """What the API answers, once it has compared the pictures."""
         asked.append(route.request.url)
         if len(asked) == 1:
-            problem = {"type": "urn:clipdex:ServerBusy", "detail": "the duplicates are being computed", "status": 503}
+            problem = {
+                "type": "urn:clipdex:ServerBusy",
+                "detail": "the duplicates are being computed",
+                "status": 503,
+            }
             return route.fulfill(status=503, json=problem, headers={"Retry-After": "1"})
         groups = [
             {
