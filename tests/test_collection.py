@@ -162,6 +162,24 @@ def test_the_same_picture_again_takes_no_row_and_brings_its_metadata(pets: Any) 
     assert pets.get("a").metadata == {}
 
 
+def test_pictures_are_listed_page_by_page(pets: Any) -> None:
+    pets.add([Item(str(i), png(i)) for i in range(5)])
+    pets.remove(["1", "4"])
+    pages = [pets.after(row, 2) for row in (-1, 2, 3)]
+    assert [[each.id for each in page] for page in pages] == [["0", "2"], ["3"], []]
+    assert len(pages[0][0].content_hash) == 16 != pages[0][1].content_hash
+    assert pets.info().rows == 3
+
+
+def test_a_hit_has_its_record(pets: Any) -> None:
+    pets.add([Item("a", png(0)), Item("b", png(0))])
+    (hit,) = pets.search(image=png(0), group=True)
+    for each in (hit, *hit.copies):
+        stored = pets.get(each.id)
+        assert each.picture.content_hash == stored.content_hash
+        assert (each.picture.width, each.picture.size) == (40, len(png(0)))
+
+
 def test_removed_items_are_gone_and_unknown_ids_are_no_error(pets: Any) -> None:
     pets.add([Item(str(i), png(i)) for i in range(4)])
     assert pets.remove(["1", "2", "7", "1"]) == 2
@@ -345,6 +363,9 @@ WRONG = {
     "two vectors": lambda pets: pets.search(vector=unit_vectors(2, 8)),
     "a condition": lambda pets: pets.search("a", where="no such column"),
     "get of a list": lambda pets: pets.get(["a"]),
+    "after a text": lambda pets: pets.after("a", 1),
+    "a limit of 0": lambda pets: pets.after(-1, 0),
+    "a text to cut": lambda pets: pets.lost("a"),
     "get of bytes": lambda pets: pets.get(b"a"),
     "poll_s": lambda pets: next(pets.watch(poll_s=0)),
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from clipdex.base.arguments import PathLike, is_number
+from clipdex.base.arguments import PathLike, is_count, is_number
 from clipdex.base.arrays import Array, Vectors
 from clipdex.base.errors import Closed, InvalidArgument, ItemNotFound
 from clipdex.base.item_paths import id_of_path
@@ -263,7 +263,15 @@ class Collection:
             return [stored_item(row, pictures[row], self.directory) for row in rows]
 
     def after(self, row: int, limit: int) -> list[StoredItem]:
-        """Return the next `limit` pictures after a row, or fewer at the end, by row; -1 for the first."""
+        """Return the next `limit` pictures after a row, or fewer at the end, by row; -1 for the first.
+
+        Raises:
+            InvalidArgument: `row` is not a whole number of -1 or more, or `limit` not one of 1 or more.
+        """
+        if not is_count(row, -1):
+            raise InvalidArgument(f"row is {row!r:.60}; expected a row, or -1 for the first pictures")
+        if not is_count(limit, 1):
+            raise InvalidArgument(f"limit is {limit!r:.60}; expected a whole number of pictures, 1 or more")
         with self._core.reading() as index:
             rows: list[int] = []
             start = max(0, row + 1)
