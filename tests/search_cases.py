@@ -244,6 +244,6 @@ def wrong(case: Case) -> str | None:
     for i, (found, (scores, rows)) in enumerate(zip(case.search(), truth(case), strict=True)):
         if found.rows.tolist() != rows:
             return f"{case}: query {i}: {found.rows.tolist()[:20]} instead of {rows[:20]}"
-        if not np.allclose(found.scores, scores, rtol=1e-12, atol=1e-12 * max(map(abs, scores), default=0)):
+        if found.scores.tolist() != scores:
             return f"{case}: query {i}: scores {found.scores[:5]} instead of {scores[:5]}"
     return None

@@ -267,3 +267,11 @@ def test_case_05_each_query_has_its_own_cut_and_is_tokenized_once(run, index, mo
 def test_case_08_a_top_k_above_the_number_of_pictures_gives_what_there_is(run, index):
     status, out, err = run("search", "a heart", "--index", "x.clipdex", "-k", "500")
     assert (status, err, out.count("\n")) == (0, "", 21)
+
+
+def test_the_name_of_a_picture_given_as_a_text_is_told_and_the_right_option_with_it(run, index):
+    for words in (["01.png"], ["--text", "01.png"]):
+        status, _, err = run("search", *words, "-i", "x.clipdex")
+        assert status == 0
+        assert err == "01.png was taken as a text; to search by the picture in that file:  --image 01.png\n"
+    assert run("search", "no.png", "-i", "x.clipdex")[2] == ""

@@ -368,6 +368,8 @@ WRONG = {
     "a text to cut": lambda pets: pets.lost("a"),
     "get of bytes": lambda pets: pets.get(b"a"),
     "poll_s": lambda pets: next(pets.watch(poll_s=0)),
+    "endless poll_s": lambda pets: next(pets.watch(poll_s=float("inf"), timeout_s=0)),
+    "poll_s of no number": lambda pets: next(pets.watch(poll_s=float("nan"), timeout_s=0)),
 }
 
 

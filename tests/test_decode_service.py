@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import os
 import signal
+import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -396,14 +398,15 @@ def test_damaged_thumbnails_are_found_by_verify_and_cost_nothing_else(
         jpeg = collection.thumbnail("a")
         assert jpeg is not None
     file = directory / "thumbnails.sqlite"
-    data = file.read_bytes()
-    at = data.index(jpeg[-30:-10])
-    file.write_bytes(data[:at] + b"\0\0\0" + data[at + 3 :])
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("UPDATE thumbnails SET jpeg = ? WHERE jpeg = ?", (jpeg[:-30] + bytes(3) + jpeg[-27:], jpeg))
     (damage,) = clipdex.verify_index(directory).damages
     assert damage.what == "thumbnails.sqlite: 1 thumbnails are not what was stored"
     with Collection.open(directory, client=fake, thumbnails=True) as collection:
         assert collection.thumbnail("a") is None and collection.thumbnail("b") is not None
         assert len(collection.search("a cat")) == 2
+    for each in directory.glob("thumbnails.sqlite-*"):
+        each.unlink()
     file.write_bytes(b"no database" * 500)
     assert clipdex.verify_index(directory).damages
     with Collection.open(directory, client=fake, thumbnails=True) as collection:

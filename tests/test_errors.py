@@ -5,6 +5,7 @@ import re
 import grpc
 import pytest
 
+import clipdex
 import clipdex.base.errors
 from clipdex.base.errors import ClipdexError, RequestRefused, ServerUnreachable
 from clipdex.wire.status import ERROR_OF_STATUS, translate
@@ -57,6 +58,32 @@ def test_a_full_queue_is_not_called_unreachable_host():
     assert isinstance(error, ServerUnreachable)
     assert "Exceeds maximum queue size" in str(error)
     assert "no server answers" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        "errors resolving no.invalid:1: [field:hostname lookup error:lookup failed: Domain name not found]",
+        "DNS resolution failed for no.invalid:1: C-ares status is not ARES_SUCCESS: Domain name not found",
+        "DNS resolution failed for no.invalid:1: UNKNOWN:getaddrinfo: Temporary failure in name resolution",
+        "getaddrinfo(): Name or service not known",
+    ],
+)
+def test_an_unknown_host_is_said_in_our_own_words(details, monkeypatch):
+    monkeypatch.setenv("no_proxy", "no.invalid")
+    error = translate(Failed(grpc.StatusCode.UNAVAILABLE, details), "no.invalid:1")
+    assert isinstance(error, ServerUnreachable)
+    assert str(error) == "cannot find the host 'no.invalid': check the spelling of --server"
+
+
+def test_grpc_says_of_an_unknown_host_what_we_look_for(monkeypatch):
+    """Not only in a list of ours: its resolver's words have changed before."""
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(
+        ServerUnreachable, match=r"^cannot find the host 'no-such-host\.invalid': check the spelling"
+    ):
+        clipdex.connect("no-such-host.invalid:8001", model="demo", timeout_s=10)
 
 
 def test_details_may_be_missing():

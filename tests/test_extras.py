@@ -59,6 +59,11 @@ def test_what_is_not_installed_names_the_extra():
         ("pyarrow", "tables", lambda folder: write_arrow(folder / "x.arrow", [Answer("q", [])])),
         ("faiss", "faiss", lambda folder: importlib.import_module("clipdex.ann.ann_index").import_faiss()),
         ("onnxruntime", "local", lambda folder: clipdex.connect(f"inproc:{folder}")),
+        (
+            "watchdog",
+            "watch",
+            lambda folder: importlib.import_module("clipdex.sources.changes").FolderChanges(folder),
+        ),
         ("matplotlib", "plot", lambda folder: importlib.import_module("clipdex.apps.bench.plot")._figure_class()),
     ],
 )

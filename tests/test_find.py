@@ -358,8 +358,22 @@ def test_what_is_not_installed_is_said_before_asking(run, folder, exported, monk
     monkeypatch.setattr(model_command, "_somebody_can_answer", never)
     status, out, err = run("find", "a red circle", folder)
     assert (status, out, err.count("\n")) == (1, "", 1)
-    assert "exporting a model needs onnx: run " in err and "[onnx]" in err
+    assert err.startswith("clipdex: the model vit-b-32-laion2b, which is not here yet, needs onnx: run ")
+    assert "[onnx]" in err and "exporting" not in err
     assert not exported
+
+
+def test_without_onnxruntime_and_triton_the_extra_that_brings_all_is_named(run, folder, exported, monkeypatch):
+    import clipdex_server
+
+    def none():
+        raise clipdex.MissingExtra("nvidia-pytriton", "local", "a Triton on this machine")
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(clipdex_server, "find_triton", none)
+    status, out, err = run("find", "a red circle", folder)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "finding pictures without a server needs onnxruntime: run " in err and "[onnx]" in err
 
 
 # As clipdex is started, but with a gate of a few pictures, and without what the extra `onnx` does not bring.

@@ -20,6 +20,7 @@ FLOORS = (
     "search",
     "index",
     "ann",
+    "sinks",
     "pipeline",
     "collection",
     "apps",
@@ -43,6 +44,10 @@ CONFINED = {
     "pytriton": ("clipdex_server",),
     **dict.fromkeys(
         ("fastapi", "starlette", "uvicorn", "jinja2", "pydantic", "prometheus_client"), ("clipdex.web",)
+    ),
+    **dict.fromkeys(
+        ("qdrant_client", "qdrant_edge", "pymilvus", "lancedb", "psycopg", "pgvector", "weaviate", "pinecone"),
+        ("clipdex.sinks",),
     ),
     "typer": ("clipdex.cli",),
     "rich": ("clipdex.cli",),

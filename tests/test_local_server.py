@@ -435,9 +435,10 @@ def fails(repository: Path, **options: Any) -> str:
 def test_a_port_in_use(repository: Path, used_port: int) -> None:
     assert fails(repository, grpc_port=used_port) == (
         f"the gRPC port {used_port} of 127.0.0.1 cannot be used (Address already in use): "
-        "choose another, or 0 for any free port"
+        "choose another with --port (grpc_port=), or 0 for any free one"
     )
-    assert fails(repository, http_port=used_port).startswith(f"the HTTP port {used_port} ")
+    for option, name in (("http_port", "--http-port"), ("metrics_port", "--metrics-port")):
+        assert f"choose another with {name} ({option}=), or 0 " in fails(repository, **{option: used_port})
     assert fails(repository, grpc_port=70000) == (
         "the gRPC port is 70000; expected 1 to 65535, or 0 for any free port"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +163,45 @@ def test_a_killed_merge_leaves_no_index_and_the_next_removes_what_it_left(
     assert subprocess.run([*map(str, words)]).returncode == -9
     assert not (tmp_path / "c").exists()
     assert [path for path in tmp_path.iterdir() if "building" in path.name]
-    clipdex.merge_indexes(two, tmp_path / "c")
+
+    def swept(done: int, total: int) -> None:
+        assert len([path for path in tmp_path.iterdir() if "building" in path.name]) == 1  # its own
+
+    clipdex.merge_indexes(two, tmp_path / "c", swept)
     assert not [path for path in tmp_path.iterdir() if "building" in path.name]
     assert content(tmp_path / "c") == content(two[0]) | content(two[1])
+
+
+@pytest.mark.thin
+def test_a_merge_to_the_same_place_leaves_another_that_runs_alone(two: tuple[Path, Path], tmp_path: Path) -> None:
+    def meanwhile(done: int, total: int) -> None:
+        if not (tmp_path / "c").exists():
+            clipdex.merge_indexes(two, tmp_path / "c")
+            clipdex.IndexWriter(tmp_path / "c").close()
+
+    with pytest.raises(clipdex.InvalidArgument, match="exists by now"):
+        clipdex.merge_indexes(two, tmp_path / "c", meanwhile)
+    assert content(tmp_path / "c") == content(two[0]) | content(two[1])
+
+
+@pytest.mark.thin
+def test_an_index_in_place_of_a_source_or_inside_an_index_is_refused(
+    two: tuple[Path, Path], tmp_path: Path, fake: clipdex.Client, pictures: Path
+) -> None:
+    (tmp_path / "link").symlink_to(two[0])
+    before = {place: sorted(os.listdir(place)) for place in two}
+    for place in (two[0], tmp_path / "link", tmp_path / "x" / ".." / two[0].name):
+        with pytest.raises(clipdex.InvalidArgument, match="is one of the indexes to merge"):
+            clipdex.merge_indexes(two, place)
+    inside = (two[0] / "c", tmp_path / "link" / "deep" / "c")
+    for place in inside:
+        with pytest.raises(clipdex.InvalidArgument, match=r"c is inside the index .*a\.clipdex; give"):
+            clipdex.merge_indexes(two, place)
+        with pytest.raises(clipdex.InvalidArgument, match="is inside the index"):
+            clipdex.index_pictures(fake, pictures, place, workers=1)
+        with pytest.raises(clipdex.InvalidArgument, match="is inside the index"):
+            Collection.open(place, client=fake)
+    assert {place: sorted(os.listdir(place)) for place in two} == before
 
 
 def test_the_command_says_what_it_did(two: tuple[Path, Path], tmp_path: Path, run: Any) -> None:

@@ -113,6 +113,13 @@ def test_nothing_there(repository: Path, tmp_path: Path, run) -> None:
         list_models("127.0.0.1:1", timeout_s=1)
 
 
+@pytest.mark.parametrize("place", ["nowhere", "./nowhere", "nowhere/deep", "/nowhere:1"])
+def test_a_directory_that_does_not_exist_is_called_that(place: str, run, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sentence = f"{place}: there is no such directory; give a model repository, or a server's address as HOST:PORT"
+    assert run("models", place) == (1, "", f"clipdex: {sentence}\n")
+
+
 @pytest.mark.triton
 def test_two_models_live_side_by_side_in_one_server(repository: Path, run) -> None:
     from clipdex_server import LocalTriton

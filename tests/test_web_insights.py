@@ -36,12 +36,10 @@ def as_uri(data: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
-@pytest.fixture
-def index(tmp_path: Path, fake: clipdex.Client) -> Path:
+def made(directory: Path) -> Path:
     """Thirty items with metadata, of which one was removed again."""
-    directory = tmp_path / "pets.clipdex"
     vectors = unit_vectors(30, 8)
-    with Collection.open(directory, client=fake) as pictures:
+    with clipdex.Client(FakeTransport()) as client, Collection.open(directory, client=client) as pictures:
         pictures.add(
             Item(
                 f"i{k}",
@@ -55,6 +53,11 @@ def index(tmp_path: Path, fake: clipdex.Client) -> Path:
 
 
 @pytest.fixture
+def index(tmp_path: Path) -> Path:
+    return made(tmp_path / "pets.clipdex")
+
+
+@pytest.fixture
 def of_folder(update: Callable[..., Any], pictures: Path, tmp_path: Path) -> Path:
     """An index of a folder with a copy, a resized picture and a broken file."""
     (pictures / "copy.png").write_bytes((pictures / "0.png").read_bytes())
@@ -64,9 +67,10 @@ def of_folder(update: Callable[..., Any], pictures: Path, tmp_path: Path) -> Pat
     return tmp_path / "x"
 
 
-@pytest.fixture
-def web(index: Path) -> Iterator[Any]:
-    with answering(settings_of(index)) as client:
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An application that nobody writes to."""
+    with answering(settings_of(made(tmp_path_factory.mktemp("web") / "pets.clipdex"))) as client:
         yield client
 
 
@@ -498,14 +502,36 @@ def test_metrics_count_requests_by_their_routes(index):
         web.request("BREW", "/v1/search")
         text = web.get("/metrics").text
     assert 'requests_total{method="GET",route="/v1/search",status="200"} 1.0' in text
-    assert 'requests_total{method="GET",route="/v1/items/{id:path}",status="200"} 1.0' in text
-    assert 'requests_total{method="GET",route="/v1/items/{id:path}",status="404"} 1.0' in text
+    assert 'requests_total{method="GET",route="/v1/items/{id:item}",status="200"} 1.0' in text
+    assert 'requests_total{method="GET",route="/v1/items/{id:item}",status="404"} 1.0' in text
     assert 'requests_total{method="GET",route="none",status="404"} 1.0' in text
     assert 'method="other"' in text and "BREW" not in text
     assert "nobody" not in text and "secret" not in text
     assert "clipdex_searches_total 1.0" in text and "clipdex_http_requests_in_flight 1.0" in text
     assert 'clipdex_index_pictures{index="pets"} 29.0' in text
     assert 'seconds_count{method="GET",route="/v1/search"} 1.0' in text
+
+
+@pytest.mark.parametrize("item_id", ["a/b", "two\nlines", "ends\n", " ", "%", "é"])
+def test_any_id_can_be_in_an_address(index, item_id):
+    from urllib.parse import quote
+
+    with answering(settings_of(index, allow_write=True)) as web:
+        address = f"/v1/items/{quote(item_id, safe='')}"
+        assert web.put(address, json={"vector": unit_vectors(1, 8)[0].tolist()}).status_code == 200
+        assert web.get(address).json()["id"] == item_id
+        assert web.delete(address).status_code == 204
+
+
+def test_metrics_count_what_is_added_and_what_cannot_be_decoded(index):
+    with answering(settings_of(index, allow_write=True)) as web:
+        web.put("/v1/items/one", content=png(1), headers={"content-type": "image/png"})
+        web.put("/v1/items/bad", content=b"no picture", headers={"content-type": "image/png"})
+        given = [{"id": "two", "image": as_uri(png(2))}, {"id": "worse", "image": as_uri(b"no picture")}]
+        assert web.post("/v1/items", json=given).status_code == 422
+        web.post("/v1/search", json={"image": as_uri(b"no picture")})
+        text = web.get("/metrics").text
+    assert "clipdex_items_added_total 2.0" in text and "clipdex_decode_failures_total 3.0" in text
 
 
 def test_each_application_has_metrics_of_its_own(index):

@@ -37,7 +37,7 @@ CHECKS = (
     response_schema_conformance,
     negative_data_rejection,
 )
-FEW, MANY = 5, 200  # examples of each operation, valid and invalid ones
+FEW, MANY = 5, 40  # examples of each operation, valid and invalid ones
 
 
 def _index(directory: Path) -> Path:
@@ -75,6 +75,8 @@ _HOW = {
 def _faults(app: Any, mode: GenerationMode, examples: int) -> dict[str, str]:
     """Ask each operation of the document `examples` times -> the first fault of each that has one."""
     document = openapi.from_asgi("/v1/openapi.json", app)
+    # Too long is refused, too.
+    document.config.checks.negative_data_rejection.expected_statuses += ["413", "414", "431"]
     session = asgi.get_client(app)
     found: dict[str, str] = {}
     for made in document.get_all_operations():
@@ -89,7 +91,9 @@ def _faults(app: Any, mode: GenerationMode, examples: int) -> dict[str, str]:
             probe()
         except Unsatisfiable:  # nothing about it can be wrong
             continue
-        except (Exception, ExceptionGroup) as exc:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as exc:  # schemathesis raises a group that is no Exception
             found[operation.label] = "\n".join(traceback.format_exception_only(exc))[:3000]
     return found
 

@@ -29,9 +29,9 @@ _TORCH: Mapping[str, str] = MappingProxyType(
 _PURPOSE = "exporting a model"
 
 
-def need_onnx_extra() -> None:
+def need_onnx_extra(purpose: str = _PURPOSE) -> None:
     """Raise MissingExtra for the first package that ready-made ONNX files need and that cannot be imported."""
-    _need(_ONNX, "onnx", _PURPOSE)
+    _need(_ONNX, "onnx", purpose)
 
 
 def need_export_extra(purpose: str = _PURPOSE) -> None:

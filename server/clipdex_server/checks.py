@@ -57,6 +57,14 @@ def temp_dir() -> Path:
     return Path("/tmp")  # noqa: S108  # a directory of mode 0700 with a random name is made in it
 
 
+# What sets each port: on the command line, and in Python.
+_PORT_OPTIONS = {
+    "gRPC": "--port (grpc_port=)",
+    "HTTP": "--http-port (http_port=)",
+    "metrics": "--metrics-port (metrics_port=)",
+}
+
+
 def free_port(what: str, host: str, port: int) -> int:
     """Return `port` if it is free, or any free port for 0."""
     if not 0 <= port <= 65535:
@@ -71,5 +79,5 @@ def free_port(what: str, host: str, port: int) -> int:
             raise LocalServerError(f"Triton cannot listen on {host}: {exc.strerror}") from exc
         raise LocalServerError(
             f"the {what} port {port} of {host} cannot be used ({exc.strerror}): "
-            "choose another, or 0 for any free port"
+            f"choose another with {_PORT_OPTIONS[what]}, or 0 for any free one"
         ) from exc

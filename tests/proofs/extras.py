@@ -80,6 +80,8 @@ _KERNELS = "from clipdex.search.kernels import _numkong\nassert _numkong() is no
 _FAISS = "from clipdex.ann import build_ann\nindex(folder, 'x.clipdex'); build_ann(pathlib.Path('x.clipdex'))\n"
 _FIGURE = "from clipdex.apps.bench.plot import check_plot\ncheck_plot(pathlib.Path('plot.png'))\n"
 
+_WATCH = "from clipdex.sources.changes import FolderChanges\nFolderChanges(folder).close()\n"
+
 CASES = {
     "base": Case("", "assert index(folder, 'x.clipdex').indexed == 3\n"),
     "cli": Case("cli", "", ("--help", "index --help")),
@@ -90,6 +92,7 @@ CASES = {
     "search": Case("search", _KERNELS),
     "faiss": Case("faiss", _FAISS),
     "plot": Case("plot", _FIGURE),
+    "watch": Case("watch", _WATCH),
     "cli,local,tables": Case("cli,local,tables", _PARQUET, (_INDEX, _SEARCH, _TABLE)),
     "export": Case("export", _EXPORT, torch=True),
     "open-clip": Case(
@@ -99,8 +102,8 @@ CASES = {
     # But for local-gpu (onnxruntime and onnxruntime-gpu are one module), and for open-clip: not every index has a
     # torchvision for the torch that is asked for, and transformers imports nothing beside one that does not fit.
     "all": Case(
-        "cli,local,export,heic,tables,search,faiss,plot,dev",
-        _PARQUET + _HEIC + _KERNELS + _FIGURE + _EXPORT,
+        "cli,local,export,heic,tables,search,faiss,plot,watch,dev",
+        _PARQUET + _HEIC + _KERNELS + _FIGURE + _WATCH + _EXPORT,
         (_INDEX, _SEARCH, _TABLE, *_OPTIMIZE, *_ANN, _PLOT),
         torch=True,
     ),

@@ -77,12 +77,17 @@ def write_arrow(path: Path, answers: Iterable[Answer]) -> None:
 
 
 def _plain(hit: Hit) -> dict[str, Any]:
-    found: dict[str, Any] = {"score": hit.score, "path": hit.path, "row": hit.row}
+    found: dict[str, Any] = {"score": hit.score, "path": hit.path, "row": _row(hit)}
     if hit.metadata is not None:
         found["metadata"] = hit.metadata
     if hit.copies:
         found["copies"] = [_plain(copy) for copy in hit.copies]
     return found
+
+
+def _row(hit: Hit) -> int | None:
+    """Return a hit's row; None for one of a vector database, which knows no rows."""
+    return hit.row if hit.row >= 0 else None
 
 
 def _flat(answer: Answer) -> Iterator[dict[str, Any]]:
@@ -93,9 +98,9 @@ def _flat(answer: Answer) -> Iterator[dict[str, Any]]:
                 "query": answer.query,
                 "rank": rank,
                 "score": one.score,
-                "row": one.row,
+                "row": _row(one),
                 "path": one.path,
-                "copy_of": None if one is hit else hit.row,
+                "copy_of": None if one is hit else _row(hit),
                 "metadata": None if one.metadata is None else json.dumps(one.metadata),
             }
 

@@ -19,6 +19,7 @@ _MODELS = "Models and servers"
 _ENTRIES = {
     "find": Entry("Find the pictures of a folder that best match a text.", "find:find", _PICTURES),
     "index": Entry("Embed the pictures of folders, tar files or tables into an index.", "index:index", _PICTURES),
+    "watch": Entry("Keep an index up to date with a folder until Ctrl-C.", "watch:watch", _PICTURES),
     "search": Entry(
         "Find the pictures of an index that best match a text or picture.", "search:search", _PICTURES
     ),
@@ -48,6 +49,11 @@ _ENTRIES = {
         "Make searching an index several times faster, with the same results.", "maintenance:optimize", _INDEX
     ),
     "dump": Entry("Write the vectors of an index in another program's format.", "dump:dump", _INDEX),
+    "push": Entry(
+        "Bring a vector database up to date with an index: Milvus, Qdrant, LanceDB, pgvector.",
+        "push:push_command",
+        _INDEX,
+    ),
     "ann": Entry(
         "Approximate search: faster on millions of pictures, but it may miss some.",
         panel=_INDEX,

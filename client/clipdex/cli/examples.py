@@ -34,11 +34,20 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         Example("find . -name '*.jpg' -print0 | clipdex index --files-from - -i x.clipdex", "A list of files"),
         Example("clipdex index ~/Pictures -i photos.clipdex --dry-run", "What would be done"),
     ),
+    "clipdex watch": (
+        Example("clipdex watch ~/Pictures --out photos.clipdex", "Index a folder, and then whatever changes"),
+        Example("clipdex watch /mnt/nas -o nas.clipdex --polling 60", "A network's folder, listed every minute"),
+    ),
     "clipdex search": (
         Example('clipdex search "a dog on a beach" --index photos.clipdex', "By a text"),
         Example("clipdex search --image dog.jpg -i photos.clipdex -k 20 --html hits.html", "By a picture"),
         Example('clipdex search "snow" -i photos.clipdex --where "width > 1000"', "Large pictures only"),
         Example("clipdex search --text beach --minus people -i photos.clipdex --json", "A mixture, for programs"),
+    ),
+    "clipdex push": (
+        Example("clipdex push photos.clipdex qdrant://localhost/photos", "All of it, or what has changed since"),
+        Example("clipdex push photos.clipdex milvus://gpu1:19530/photos --verify", "And compare"),
+        Example("clipdex push photos.clipdex lancedb:///data/lance/photos", "A database in a folder"),
     ),
     "clipdex classify": (
         Example('clipdex classify ~/Pictures --labels "a cat, a dog, neither"', "One line per picture"),
@@ -59,6 +68,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     "clipdex add": (
         Example("clipdex add cat.jpg dog.jpg -i photos.clipdex", "By their file names"),
         Example('clipdex add a.jpg --id 17 --metadata \'{"by": "Ada"}\' -i photos.clipdex', "By an id"),
+        Example("clipdex add --ids-from items.csv -i photos.clipdex", "A table with the columns id and path"),
     ),
     "clipdex remove": (Example("clipdex remove cat.jpg 17 -i photos.clipdex", "Two items"),),
     "clipdex merge": (

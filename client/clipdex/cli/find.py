@@ -15,8 +15,8 @@ from clipdex.apps.contact_sheet import Section, write_contact_sheet
 from clipdex.apps.find import Found
 from clipdex.apps.find import find as find_in_folder
 from clipdex.base.counting import counted
-from clipdex.base.errors import SourceError
-from clipdex.base.extras import is_installed
+from clipdex.base.errors import LocalServerError, MissingExtra, SourceError
+from clipdex.base.extras import is_installed, require_installed
 from clipdex.cli.answers import print_answers, print_json
 from clipdex.cli.common import HtmlOption, JsonOption, interruptible, named_path, shown_path
 from clipdex.cli.demo_model import note_demo_model
@@ -135,7 +135,11 @@ def _client(model: str | None, repository: Path | None, server: str | None, *, y
     # NVIDIA's container has a Triton, but no onnxruntime for Python.
     from clipdex_server import LocalTriton, find_triton
 
-    find_triton()
+    try:
+        find_triton()
+    except (LocalServerError, MissingExtra):
+        # The extra `onnx` brings it, and all else that a model from the list needs.
+        require_installed("onnxruntime", "onnxruntime", "onnx", "finding pictures without a server")
     at_hand = model_at_hand(model, repository, yes=yes)
     with (
         LocalTriton(at_hand.repository, models=at_hand.parts, stop_timeout_s=0) as local,

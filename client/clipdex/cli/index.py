@@ -46,7 +46,7 @@ from clipdex.sources import Exclusion, PathList, Source, is_picture_glob, open_s
 from clipdex.sources.locations import URL_BEGINS
 from clipdex.sources.opening import names_meant
 
-__all__ = ["index", "run_sentence"]
+__all__ = ["index", "limits_of", "run_sentence"]
 
 _FAILURES_SHOWN = 5
 _FOLDERS_SHOWN = 6
@@ -216,9 +216,7 @@ def index(
             say(_plan_sentence(plan, out))
         _end_strictly(strict, plan.failed)
         return
-    limits = Limits(
-        max_file_mib * _MIB, max_pixels, file_timeout, worker_memory_mib * _MIB, large_memory_mib * _MIB
-    )
+    limits = limits_of(max_file_mib, max_pixels, file_timeout, worker_memory_mib, large_memory_mib)
     with (
         interruptible(f"what was committed is in {out}; run the same command again to resume"),
         connection.open(shared_memory=shared_memory.value) as client,
@@ -250,6 +248,13 @@ def index(
         say(run_sentence(report, out))
     note_demo_model(fingerprint)
     _end_strictly(strict, report.failed)
+
+
+def limits_of(
+    max_file_mib: int, max_pixels: int, file_timeout: float, worker_memory_mib: int, large_memory_mib: int
+) -> Limits:
+    """Return the limits that the options of the same names set."""
+    return Limits(max_file_mib * _MIB, max_pixels, file_timeout, worker_memory_mib * _MIB, large_memory_mib * _MIB)
 
 
 def _end_strictly(strict: bool, failed: int) -> None:

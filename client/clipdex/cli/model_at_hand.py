@@ -86,7 +86,8 @@ def _export(listed: AvailableModel, place: Path, *, yes: bool) -> None:
     from clipdex_export.requirements import need_export_extra, need_onnx_extra
 
     # A missing extra is reported before anybody waits for a download.
-    need_onnx_extra() if listed.onnx else need_export_extra()
+    # Whoever typed `find` or `serve` asked for no export.
+    (need_onnx_extra if listed.onnx else need_export_extra)(f"the model {listed.name}, which is not here yet,")
     size = "of unknown size" if listed.download_mb is None else f"about {listed.download_mb:,} MB"
     what = f"{listed.name} ({listed.title}; {size}; licence {listed.licence})"
     require_space(

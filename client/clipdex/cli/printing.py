@@ -37,6 +37,7 @@ __all__ = [
     "say",
     "say_block",
     "say_json",
+    "say_json_line",
     "says_yes",
     "set_verbosity",
     "speak_any_encoding",
@@ -121,6 +122,12 @@ def say_json(data: object, *, flush: bool = False) -> None:
     write_text(json.dumps(data, indent=2, default=str) + "\n")
     if flush:
         flush_results()
+
+
+def say_json_line(data: object) -> None:
+    """Print one of several results for programs, as a line of JSON, at once."""
+    write_text(json.dumps(data, default=str) + "\n")
+    flush_results()
 
 
 def write_text(text: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,10 +13,12 @@ import typer
 
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.json_text import parse_json
+from clipdex.cli.printing import note
 from clipdex.search import Query, weighted_name, weighted_text
+from clipdex.sources.scan import SUFFIXES
 
 __all__ = ["ImageOption", "LikeOption", "MinusOption", "ParamOption", "TextOption", "WhereOption"]
-__all__ += ["parameters", "queries_of"]
+__all__ += ["note_pictures_as_texts", "parameters", "queries_of"]
 
 TextOption = Annotated[
     list[str] | None,
@@ -89,6 +93,15 @@ def queries_of(
     if not all(text.strip() for text in texts):
         raise InvalidArgument("a query is empty; describe what the pictures should show")
     return [Query().plus(text=text) for text in texts]
+
+
+def note_pictures_as_texts(texts: Sequence[str]) -> None:
+    """Note which texts are picture files, whose names say little of what they show."""
+    for text in texts:
+        if os.fsencode(text.lower()).endswith(SUFFIXES) and os.path.isfile(text):
+            note(
+                f"{text} was taken as a text; to search by the picture in that file:  --image {shlex.quote(text)}"
+            )
 
 
 def parameters(words: Sequence[str]) -> dict[str, Any]:

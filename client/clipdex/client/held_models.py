@@ -61,6 +61,10 @@ def list_models(
         ModelNotFound: the directory does not exist, or it holds no Triton model, or not the one named.
     """
     place = _INPROC + place if os.path.isdir(place) else place
+    if ":" not in place or place.startswith(("/", "./", "../", "~")):
+        raise ModelNotFound(
+            f"{place}: there is no such directory; give a model repository, or a server's address as HOST:PORT"
+        )
     transport = open_transport(place, credentials=credentials)
     repository = Path(place.removeprefix(_INPROC)) if place.startswith(_INPROC) else None
     try:

@@ -112,6 +112,10 @@ class Collection(AsyncTwin[BlockingCollection]):
         """See `clipdex.Collection.vector`."""
         return await self._in_thread(partial(self.collection.vector, item))
 
+    async def holds(self, item: Item) -> bool:
+        """See `clipdex.Collection.holds`."""
+        return await self._in_thread(partial(self.collection.holds, item))
+
     async def after(self, row: int, limit: int) -> list[StoredItem]:
         """See `clipdex.Collection.after`."""
         return await self._in_thread(partial(self.collection.after, row, limit))

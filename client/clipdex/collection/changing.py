@@ -20,15 +20,16 @@ from clipdex.base.errors import (
     RequestRefused,
 )
 from clipdex.base.item_paths import item_path
-from clipdex.base.records import Picture
+from clipdex.base.records import NO_METADATA, Picture
 from clipdex.client.steps import Steps
 from clipdex.collection.core import Core
 from clipdex.collection.decoding import InWorkers, thumbnail_here
-from clipdex.collection.item import Item, decoded, given_vector, item_picture, metadata_of, naming
+from clipdex.collection.item import Item, content_hash, decoded, given_vector, item_picture, metadata_of, naming
 from clipdex.index.writer import IndexWriter
+from clipdex.model.images import file_bytes
 from clipdex.pipeline.decode_service import DecodedPicture
 
-__all__ = ["add_steps", "commit_steps", "remove_steps", "update_metadata_steps"]
+__all__ = ["add_steps", "commit_steps", "is_held", "remove_steps", "update_metadata_steps"]
 
 _COMMITTING = 4_096  # items of one call that wait for a commit
 
@@ -125,6 +126,25 @@ def _prepared(core: Core, item: Item) -> InWorkers | _Ready:
     found = decoded(item, core.client.card.image, core.icc)
     jpeg = thumbnail_here(item.image) if core.decoding.thumbnails else None
     return item_picture(item, found), batcher.pixels(found.pixels), jpeg
+
+
+def is_held(core: Core, item: Item) -> bool:
+    """Return whether the collection has an item with the same id, file content and metadata."""
+    if not isinstance(item, Item):
+        raise InvalidArgument(f"an item is {item!r:.60}; expected a clipdex.Item")
+    path = item_path(item.id)
+    with core.reading() as index:
+        known = index.known(path)
+        if known is None or known.row is None or known.row >= len(index.vectors):
+            return False
+        stored = index.picture(known.row)
+    if (stored.metadata or NO_METADATA) != metadata_of(item.metadata) or item.image is None:
+        return False
+    try:
+        data = file_bytes(item.image)
+    except ImageError:
+        return False
+    return data is not None and content_hash(data) == stored.content_hash
 
 
 def _decoded(core: Core, item: Item, waiting: InWorkers) -> Steps[_Ready]:

@@ -18,7 +18,7 @@ from clipdex.base.records import Failure
 from clipdex.client.classification import DEFAULT_TEMPLATES
 from clipdex.client.client import Client
 from clipdex.client.steps import run
-from clipdex.collection.changing import add_steps, commit_steps, remove_steps, update_metadata_steps
+from clipdex.collection.changing import add_steps, commit_steps, is_held, remove_steps, update_metadata_steps
 from clipdex.collection.core import Core, Key
 from clipdex.collection.inference import (
     LabelScore,
@@ -221,6 +221,14 @@ class Collection:
         with self._core.reading() as index:
             return index.vector(self._core.row(index, item))
 
+    def holds(self, item: Item) -> bool:
+        """Return whether there is this very item: the same id, content and metadata.
+
+        The picture's file is read, but neither decoded nor embedded; so it is quick to tell what need not be added
+        again. False for a picture that is not a file, as it has to be decoded.
+        """
+        return is_held(self._core, item)
+
     def thumbnail(self, item: Key) -> bytes | None:
         """Return the JPEG kept of an item, of 320 × 320 pixels and 24 KiB at most; None if there is none.
 
@@ -394,8 +402,8 @@ class Collection:
 
         poll_s: how often it will be called.
         """
-        if not is_number(poll_s) or not poll_s > 0:
-            raise InvalidArgument(f"poll_s is {poll_s!r}; expected a positive number of seconds")
+        if not is_number(poll_s) or not 0 < poll_s < float("inf"):
+            raise InvalidArgument(f"poll_s is {poll_s!r}; expected a positive, finite number of seconds")
         with self._core.reading() as index:
             seen = [(index.generation, index.version)]
 

@@ -17,6 +17,7 @@ from clipdex.client.batching import Batcher
 from clipdex.client.client import Client
 from clipdex.collection.commits import Change, Commits
 from clipdex.collection.open_collection import Opened
+from clipdex.collection.scanning import Scans
 from clipdex.collection.shared_lock import Gate
 from clipdex.index.reader import Index
 from clipdex.index.writer import IndexWriter
@@ -31,7 +32,7 @@ Key: TypeAlias = "str | int | os.PathLike[str]"
 class Core:
     """An index, an optional client, and a thread that writes unless the collection is read-only.
 
-    index: except for its manifest, use it within `reading` only.
+    index: except for its manifest, use it within `reading` only. scans: answers searches of it.
     """
 
     def __init__(self, parts: Opened, read_only: bool) -> None:
@@ -46,6 +47,7 @@ class Core:
         self._closing = threading.Lock()
         self._pid = os.getpid()
         self._batcher = None if parts.client is None else Batcher(parts.client)
+        self.scans = Scans(self.reading, self.still)
         self.decoding = parts.decoding
         self._commits = None if read_only else Commits(str(self.directory), parts.write, parts.writer)
 
@@ -66,6 +68,7 @@ class Core:
             self.decoding.close()
             if self._batcher is not None:
                 self._batcher.close()
+            self.scans.close()
             with self._gate.alone():
                 self.index.close()
             if self._own_client and self.client is not None:
@@ -127,6 +130,15 @@ class Core:
         with self._gate.shared():
             self.require_open()
             yield self._same_model()
+
+    @contextmanager
+    def still(self, generation: object) -> Iterator[Index | None]:
+        """Give the block the index, current or not, if its rows have the numbers of this generation; else None.
+
+        A search that has begun may use it while the collection is being closed, which waits for it.
+        """
+        with self._gate.shared():
+            yield self.index if self.index.is_open and self.index.generation is generation else None
 
     def _same_model(self) -> Index:
         found = self.index.manifest

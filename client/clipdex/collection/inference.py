@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from clipdex.client.classification import label_steps, probabilities
 from clipdex.client.embedding import text_steps
 from clipdex.client.steps import Steps
 from clipdex.collection.core import Core, Key
+from clipdex.collection.searching import picture_steps
 from clipdex.model.embeddings import Embeddings
 from clipdex.model.images import ImageSource
 
@@ -39,7 +39,7 @@ def embed_texts_steps(core: Core, texts: Iterable[str]) -> Steps[Embeddings]:
 def embed_image_steps(core: Core, image: ImageSource) -> Steps[Embeddings]:
     """Take the steps of `embed_image`. It shares requests with those of others."""
     core.require_open()
-    waiting: Future[Any] = core.model().image(image, icc=core.icc)
+    (waiting,) = yield from picture_steps(core, [image])
     try:
         return cast(Embeddings, (yield waiting))  # what a batcher's futures give
     finally:

@@ -29,6 +29,7 @@ __all__ = [
     "Commit",
     "Item",
     "StoredItem",
+    "content_hash",
     "decoded",
     "given_vector",
     "item_picture",
@@ -200,6 +201,11 @@ def stored_item(row: int, picture: Picture, where: object) -> StoredItem:
         ) from exc
     item_id, path = id_of_path(p.path), path_text(p.path)
     return StoredItem(item_id, path, row, p.width, p.height, p.size, p.mtime_ns, metadata, p.content_hash)
+
+
+def content_hash(data: bytes) -> bytes:
+    """Return the content hash of a picture file."""
+    return _hash(data)
 
 
 def _picture(item: Item, size: int, content: bytes, shape: tuple[int, int], phash: bytes | None) -> Picture:

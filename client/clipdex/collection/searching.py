@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, cast
 
@@ -13,14 +13,16 @@ from clipdex.base.errors import ImageError, InvalidArgument
 from clipdex.client.steps import Steps
 from clipdex.collection.core import Core, Key
 from clipdex.collection.decoding import InWorkers
+from clipdex.collection.scanning import Wanted
 from clipdex.index.hits import Hits
+from clipdex.index.reader import Index
 from clipdex.model.embeddings import Embeddings
 from clipdex.model.images import ImageSource
 from clipdex.pipeline.decode_service import DecodedPicture
 from clipdex.search.grouping import Grouping
 from clipdex.search.mixture import Query
 
-__all__ = ["search_steps"]
+__all__ = ["picture_steps", "search_steps"]
 
 
 def search_steps(
@@ -30,6 +32,8 @@ def search_steps(
     image: ImageSource | None = None,
     item: Key | None = None,
     vector: Array | None = None,
+    where: str | Sequence[int] | Array | None = None,
+    params: Mapping[str, Any] | None = None,
     group: bool | Grouping = False,
     **options: Any,
 ) -> Steps[Hits]:
@@ -43,14 +47,25 @@ def search_steps(
         )
     if not isinstance(group, (bool, Grouping)):
         raise InvalidArgument(f"group is {group!r:.60}; expected True, False or clipdex.Grouping(...)")
-    options["grouping"] = Grouping() if group is True else group or None
+    grouping = Grouping() if group is True else group or None
+    found = yield from _looked_up(core, text, image, item, vector)
+    return (yield from core.scans.search(Wanted(found, where, params, grouping, options)))
+
+
+def _looked_up(
+    core: Core, text: str | Query | None, image: ImageSource | None, item: Key | None, vector: Array | None
+) -> Steps[Callable[[Index], tuple[Array, Sequence[int]]]]:
+    """Embed what must be embedded -> a function that gives the vector and the rows to leave out, in an index."""
     if vector is not None:
-        with core.reading() as index:
-            return index.search(_one(vector), **options)[0]
+        one = _one(vector)
+        return lambda index: (one, ())
     if item is not None:
-        with core.reading() as index:
+
+        def of_item(index: Index) -> tuple[Array, Sequence[int]]:
             row = core.row(index, item)
-            return index.search(index.vector(row), exclude=[row], **options)[0]
+            return index.vector(row), [row]
+
+        return of_item
     if image is not None:
         query = Query().plus(image=image)
     elif isinstance(text, Query):
@@ -60,9 +75,7 @@ def search_steps(
     else:
         raise InvalidArgument(f"the query is {text!r:.60}; expected a text or a clipdex.Query")
     texts, images = yield from _embedded(core, query)
-    with core.reading() as index:
-        liked = query.liked_rows(index)
-        return index.search(query.mixed(texts, images, index), exclude=liked, **options)[0]
+    return lambda index: (query.mixed(texts, images, index), query.liked_rows(index))
 
 
 def _embedded(core: Core, query: Query) -> Steps[tuple[Array | None, Array | None]]:
@@ -71,7 +84,7 @@ def _embedded(core: Core, query: Query) -> Steps[tuple[Array | None, Array | Non
     try:
         if query.texts or query.images:
             waiting += map(core.model().text, query.texts)
-            waiting += yield from _images(core, query.images)
+            waiting += yield from picture_steps(core, query.images)
         found: list[Embeddings] = []
         for future in waiting:
             found.append(cast(Embeddings, (yield future)))  # what a batcher's futures give
@@ -82,8 +95,8 @@ def _embedded(core: Core, query: Query) -> Steps[tuple[Array | None, Array | Non
     return _stacked(texts), _stacked(images)
 
 
-def _images(core: Core, images: Sequence[ImageSource]) -> Steps[list[Future[Any]]]:
-    """Decode the pictures of a query -> futures of their vectors."""
+def picture_steps(core: Core, images: Sequence[ImageSource]) -> Steps[list[Future[Any]]]:
+    """Decode pictures from outside, in the workers if there are any -> futures of their vectors."""
     decoding: list[tuple[ImageSource, InWorkers | None]] = []
     embedding: list[Future[Any]] = []
     try:

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from clipdex.base.errors import IndexWriteError
+from clipdex.base.mounts import mounted
 from clipdex.index.files import open_to_read
 
 __all__ = ["lacking", "locked"]
@@ -64,16 +65,7 @@ def _described(path: Path) -> str:
 def _kind(path: Path) -> str:
     """Find the kind of file system that a path is on, as Linux names it; "" if unknown."""
     place, longest, kind = os.path.realpath(path), -1, ""
-    try:
-        lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
-    except OSError:
-        return ""
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        fields = before.split()
-        if len(fields) < 5 or not after:
-            continue
-        mount = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[4])
+    for mount, named in mounted():
         if (place + "/").startswith(mount.rstrip("/") + "/") and len(mount) >= longest:
-            longest, kind = len(mount), after.split()[0]
+            longest, kind = len(mount), named
     return kind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
@@ -130,27 +130,24 @@ def hits_of(
         IndexDamaged: a picture's metadata is not a JSON object.
     """
 
-    def hit(ranking: Ranking, i: int) -> Hit:
+    def hit(ranking: Ranking, i: int, copies: tuple[Hit, ...] = ()) -> Hit:
         row = int(ranking.rows[i])
-        return _hit(row, float(ranking.scores[i]), pictures[row], directory)
+        return _hit(row, float(ranking.scores[i]), pictures[row], copies, directory)
 
     return [
-        Hits(
-            replace(hit(ranking, group.first), copies=tuple(hit(ranking, i) for i in group.copies))
-            for group in groups
-        )
+        Hits(hit(ranking, group.first, tuple(hit(ranking, i) for i in group.copies)) for group in groups)
         for ranking, groups in found
     ]
 
 
-def _hit(row: int, score: float, picture: Picture, directory: Path) -> Hit:
+def _hit(row: int, score: float, picture: Picture, copies: tuple[Hit, ...], directory: Path) -> Hit:
     try:
         metadata = None if picture.metadata is None else parsed_object(picture.metadata)
     except ValueError as exc:
         raise IndexDamaged(
             f"{directory}: the metadata of row {row} is not a JSON object; see  clipdex verify"
         ) from exc
-    return Hit(row, score, path_text(picture.path), metadata, picture=picture)
+    return Hit(row, score, path_text(picture.path), metadata, copies, picture)
 
 
 def no_record(directory: Path, row: int) -> IndexDamaged:

@@ -15,7 +15,7 @@ from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged, IndexWriteError, InvalidArgument
 from clipdex.base.records import Failure, Picture
 from clipdex.base.replacing import NOREPLACE, renameat2
-from clipdex.index.create import building
+from clipdex.index.create import building, require_outside_indexes, sweep_unfinished
 from clipdex.index.kept import copy_thumbnails
 from clipdex.index.manifest import Manifest
 from clipdex.index.reader import Index
@@ -50,13 +50,16 @@ def merge_indexes(
     Raises:
         FingerprintMismatch: they are of different models, or their pictures were converted differently.
         IndexDamaged: one of them is damaged: the copy would have matching checksums.
-        InvalidArgument: there is something at `out`, or there are no sources.
+        InvalidArgument: there is something at `out`, it is inside an index, or there are no sources.
         IndexFault: as `Index` and `IndexWriter` raise it.
     """
     if isinstance(sources, (str, os.PathLike)) or not isinstance(sources, Sequence) or not sources:
         raise InvalidArgument(f"sources is {sources!r:.60}; expected a list of indexes")
     paths = [as_path(each, "the path of an index") for each in sources]
     target = as_path(out, "the path of the new index")
+    if any(os.path.realpath(target) == os.path.realpath(path) for path in paths):
+        raise InvalidArgument(f"{target} is one of the indexes to merge; give the new index another path")
+    require_outside_indexes(target)
     if os.path.lexists(target):
         raise InvalidArgument(f"{target} exists already; give the new index another path, or move it away")
     with ExitStack() as stack:
@@ -69,6 +72,7 @@ def merge_indexes(
                     "pictures again, then compact it, or leave out what is damaged with  clipdex compact "
                     "--drop-damaged"
                 )
+        sweep_unfinished(target)
         chosen = _chosen(indexes)
         total = sum(map(len, chosen))
         with building(target, manifest) as made:
@@ -133,4 +137,4 @@ def _put(made: Path, target: Path) -> None:
         raise InvalidArgument(f"{target} exists by now; give the new index another path") from exc
     except OSError as exc:
         raise IndexWriteError(f"{target}: cannot be created: {exc.strerror}") from exc
-    IndexWriter(target).close()  # syncs the name, and removes what a killed merge left beside it
+    IndexWriter(target).close()  # syncs the name

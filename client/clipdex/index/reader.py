@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -19,28 +20,26 @@ from clipdex.base.counting import counted
 from clipdex.base.errors import Closed, IndexDamaged, IndexFault, InvalidArgument
 from clipdex.base.item_paths import paths_meant
 from clipdex.base.records import Extent, Failure, KnownFile, Picture
+from clipdex.index.asked import DEFAULT_TOP_K, Asked, View, asked_of
 from clipdex.index.files import fault, open_directory
 from clipdex.index.hits import Hit, Hits, grouped_ranking, hits_of, no_record, traits, unsound
 from clipdex.index.info import IndexInfo, info_of
 from clipdex.index.manifest import Manifest
 from clipdex.index.ranker import Ranker
 from clipdex.index.rows import ROWS_FILE, RowStore
-from clipdex.index.search_options import check_options, checked_queries
+from clipdex.index.search_options import check_options, check_params, checked_queries
 from clipdex.index.side.int8_file import Int8File, Int8Watch
 from clipdex.index.thumbnails import ThumbnailStore
 from clipdex.index.vectors import map_vectors
 from clipdex.index.where import Rows, Where
 from clipdex.model.card import ModelCard
 from clipdex.model.embeddings import Embeddings
-from clipdex.search.cosines import UnsoundRow, not_unit
+from clipdex.search.cosines import not_unit
 from clipdex.search.estimates import RowNorms
 from clipdex.search.exact import Ranking
 from clipdex.search.grouping import Group, Grouping, Traits
-from clipdex.search.topk import top_k as exact_top_k
 
 __all__ = ["DEFAULT_TOP_K", "Hit", "Hits", "Index", "IndexInfo"]
-
-DEFAULT_TOP_K = 5
 
 _CHECKED_AT_ONCE = 65_536  # rows
 
@@ -216,40 +215,14 @@ class Index:
             IndexDamaged: a row that was examined, and might have been a hit, is not finite or not of norm 1.
         """
         wide = checked_queries(queries, self.manifest, self.directory)
-        check_options(top_k, offset, min_score, grouping, ann, where, params)
-        if isinstance(where, str):
-            allowed: Array | None = self.where(where, params)
-        else:
-            allowed = None if where is None else row_numbers(where, "the filter", or_flags=True)
-        left_out = row_numbers(exclude, "exclude", or_flags=False)
-        if len(left_out) and not 0 <= left_out.min() <= left_out.max() < len(self._vectors):
-            raise InvalidArgument(f"exclude has a row that does not exist; expected 0 to {len(self._vectors) - 1}")
-        dead = np.union1d(self._dead, left_out) if len(left_out) else self._dead
-        end = offset + (min(DEFAULT_TOP_K, len(self)) if top_k is None else top_k)
+        check_options(top_k, offset, min_score, grouping, ann)
+        allowed = self.allowed(where, params)
+        asked = asked_of(wide, len(self), len(self._vectors), top_k, offset, min_score, exclude)
         if ann is not None:
             ann.require(self)
-
-        def rank(some: Array, k: int) -> list[Ranking]:
-            minimum = -np.inf if min_score is None else min_score
-            try:
-                if ann is not None:
-                    return ann.rank(self._vectors, some, k, allowed=allowed, dead=dead, minimum=minimum)
-                return exact_top_k(
-                    self._vectors,
-                    some,
-                    k,
-                    codes=self.codes(),
-                    allowed=allowed,
-                    dead=dead,
-                    minimum=minimum,
-                    norms=self._norms,
-                )
-            except UnsoundRow as exc:
-                raise unsound(self.directory, exc.row) from exc
-
+        view = self.view(codes=ann is None)
         if grouping is None:
-            ranked = rank(wide, end)
-            return self._hits([(each, [Group(i) for i in range(offset, len(each.rows))]) for each in ranked])
+            return self.hits(asked, view.ranked(asked, allowed, ann))
 
         def traits_of(rows: Array) -> Traits:
             pictures = self._store.pictures(rows.tolist())
@@ -258,11 +231,45 @@ class Index:
                     raise no_record(self.directory, row)
             return traits([pictures[row] for row in rows.tolist()], self._vectors[rows])
 
+        def rank(one: Asked, depth: int) -> list[Ranking]:
+            return view.ranked([replace(one, depth=depth)], allowed, ann)
+
         found = []
-        for query in wide:
-            ranking, groups = grouped_ranking(partial(rank, query[None]), len(self), end, grouping, traits_of)
+        for one in asked:
+            ranking, groups = grouped_ranking(partial(rank, one), len(self), one.depth, grouping, traits_of)
             found.append((ranking, groups[offset:]))
         return self._hits(found)
+
+    def asked(
+        self,
+        query: Array,
+        top_k: int | None = None,
+        *,
+        offset: int = 0,
+        min_score: float | None = None,
+        exclude: Sequence[int] | Array = (),
+    ) -> Asked:
+        """Check one query, (D,) or (1, D), and its options, which are those of `search`, for a view."""
+        wide = checked_queries(query, self.manifest, self.directory)
+        check_options(top_k, offset, min_score)
+        return asked_of(wide[:1], len(self), len(self._vectors), top_k, offset, min_score, exclude)[0]
+
+    def allowed(self, where: str | Sequence[int] | Array | None, params: Mapping[str, Any] | None) -> Array | None:
+        """The rows that `where`, as `search` takes it, allows; None for all."""
+        check_params(where, params)
+        if isinstance(where, str):
+            return self.where(where, params)
+        return None if where is None else row_numbers(where, "the filter", or_flags=True)
+
+    def view(self, codes: bool = True) -> View:
+        """The rows as of now, to be ranked. codes: with their codes."""
+        some = self.codes() if codes else None
+        return View(self.directory, self._vectors, some, self._dead, self._norms, self.generation)
+
+    def hits(self, asked: Sequence[Asked], rankings: Sequence[Ranking]) -> list[Hits]:
+        """Make the hits of what a view's `ranked` found."""
+        found = zip(asked, rankings, strict=True)
+        return self._hits([(each, [Group(i) for i in range(one.offset, len(each.rows))]) for one, each in found])
 
     def _hits(self, found: Sequence[tuple[Ranking, Sequence[Group]]]) -> list[Hits]:
         """Groups of positions in rankings, as hits."""

@@ -12,7 +12,7 @@ from clipdex.base.errors import FingerprintMismatch, InvalidArgument
 from clipdex.index.manifest import Manifest
 from clipdex.search.grouping import Grouping
 
-__all__ = ["check_options", "checked_queries"]
+__all__ = ["check_options", "check_params", "checked_queries"]
 
 # How far from 1 a query's norm may be. First: vectors of a model or of the index, accepted from a server and then
 # rounded. Second: any other vectors; float16 and a few sums stay far below it.
@@ -61,10 +61,8 @@ def check_options(
     top_k: object,
     offset: object,
     min_score: float | None,
-    grouping: object,
-    ann: object,
-    where: object,
-    params: object,
+    grouping: object = None,
+    ann: object = None,
 ) -> None:
     """Raise InvalidArgument for an option of `Index.search` that is out of range or of the wrong type."""
     if top_k is not None and not is_count(top_k, 1):
@@ -77,5 +75,9 @@ def check_options(
         raise InvalidArgument(f"grouping is {grouping!r:.60}; expected clipdex.Grouping(...)")
     if ann is not None and not hasattr(ann, "rank"):
         raise InvalidArgument(f"ann is {ann!r:.60}; expected clipdex.ann.AnnIndex.open(index)")
+
+
+def check_params(where: object, params: object) -> None:
+    """Raise InvalidArgument for values of parameters without a condition that they belong to."""
     if params is not None and not isinstance(where, str):
         raise InvalidArgument("params was given, but `where` is not a condition in SQL; params are its values")

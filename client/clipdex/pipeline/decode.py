@@ -22,7 +22,7 @@ from clipdex.model.formats.icc import IccUse
 from clipdex.pipeline.decode_worker import DECODED, HEADER, NO_HASH, SLOT, UNCHANGED
 from clipdex.pipeline.large_pictures import machine_memory
 from clipdex.pipeline.ring import PixelRing
-from clipdex.pipeline.worker_process import DIED, FAILED_STARTS_IN_A_ROW, TIMEOUT, WorkerProcess, refused
+from clipdex.pipeline.worker_process import FAILED_STARTS_IN_A_ROW, WorkerProcess, refused
 from clipdex.sources.scan import FoundFile
 
 __all__ = ["DecodePool", "Decoded", "Unchanged", "start_decoder"]
@@ -223,7 +223,7 @@ class DecodePool:
         try:
             message = worker.pipe.recv_bytes()
         except (EOFError, ConnectionError):
-            self._replace(worker, DIED)
+            self._replace(worker, "worker_died")
             return
         if not worker.is_answer(message, time.monotonic()):
             if message == b"":
@@ -256,7 +256,7 @@ class DecodePool:
         now = time.monotonic()
         for worker in list(self._workers):
             if worker.given and now - worker.since > worker.allowed_s(self._limits.file_timeout_s):
-                self._replace(worker, TIMEOUT)
+                self._replace(worker, "timeout")
 
     def _replace(self, worker: _Worker, reason: str) -> None:
         worker.stop()
@@ -272,7 +272,7 @@ class DecodePool:
         else:
             (order, file), *rest = worker.given
             late = worker.how_late(self._limits.file_timeout_s)
-            detail = late if reason == TIMEOUT else worker.how_it_died()
+            detail = late if reason == "timeout" else worker.how_it_died()
             self._again.extendleft(reversed(rest))
             self._settle(order, Failure(file.path, reason, detail, file.size, file.mtime_ns, file.ctime_ns))
         self._workers[self._workers.index(worker)] = self._start()

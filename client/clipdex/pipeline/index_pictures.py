@@ -18,7 +18,7 @@ from clipdex.model.formats.icc import IccUse, check_icc
 from clipdex.pipeline.departures import remove_departed
 from clipdex.pipeline.report import Progress, RunReport
 from clipdex.pipeline.ring import open_ring
-from clipdex.pipeline.run import Run
+from clipdex.pipeline.run import BATCH_DEADLINE_S, Run
 from clipdex.pipeline.standing import Check, checked
 from clipdex.sources.census import PassedOver, Surveyed
 from clipdex.sources.opening import as_source
@@ -42,6 +42,7 @@ def index_pictures(
     retry_failures: bool = False,
     check: Check = "stat",
     max_ring_bytes: int = MAX_RING_BYTES,
+    batch_deadline_s: float = BATCH_DEADLINE_S,
     progress: Callable[[Progress], None] | None = None,
 ) -> RunReport:
     """Bring an index up to date with a folder or another source; create it if it does not exist.
@@ -61,6 +62,7 @@ def index_pictures(
         check: "stat": a file with unchanged size, mtime and ctime is not read; "content": every file is read, and
             embedded if its content has changed.
         max_ring_bytes: memory for decoded pictures, including those in flight; at least two pictures.
+        batch_deadline_s: seconds for one request with all its retries, after which the run ends with the error.
         progress: called as pictures are read and embedded, at most twenty times a second, and after each batch.
 
     Raises:
@@ -84,7 +86,7 @@ def index_pictures(
         writer.manifest.require_icc(icc, index)
         if not is_new:
             _require_a_picture(source)
-        run = Run(client, writer, source, retry_failures, check, progress)
+        run = Run(client, writer, source, retry_failures, check, progress, batch_deadline_s)
         try:
             with open_ring(client, max_ring_bytes) as ring:
                 run.embed_all(ring, workers, limits or Limits())
@@ -110,12 +112,15 @@ def index_pictures(
             transfer=ring.transfer,
             unseen=tally.unseen,
             left_out=left_out,
+            changed=tally.changed,
             passed_over=source.passed_over() if isinstance(source, Surveyed) else PassedOver(),
             stranded=run.copies.stranded(),
         )
 
 
 def _require_a_picture(source: Source) -> None:
+    """Raise SourceError if there is none: the folder may be the mount point of a disk that is not mounted."""
+    source = getattr(source, "whole", source)
     seen: list[Failure] = []
     if next(source.files(seen.append), None) is None and not seen:
         raise source.nothing_found()

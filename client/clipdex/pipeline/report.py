@@ -49,7 +49,7 @@ class RunReport:
     """The result of a run. discovered = indexed + unchanged + failed.
 
     indexed: new and changed files, committed. recognised: those of them that have the content of another
-        row (moved or copied files) and were not embedded again.
+        row (moved or copied files) and were not embedded again. changed: those of them that replaced a row.
     unchanged: files that were already in the index with the same content, including `unseen`.
     unseen: files that could not be checked, as on a disk that is not mounted; their rows stay.
     failed: files that are in the ledger, whether from this run or an earlier one.
@@ -77,6 +77,7 @@ class RunReport:
     transfer: str
     unseen: int = 0
     left_out: int = 0
+    changed: int = 0
     passed_over: PassedOver = field(default_factory=PassedOver)
     stranded: Stranded = field(default_factory=Stranded)
 
@@ -88,6 +89,7 @@ class Tally:
     found: int = 0  # files from the source, failures included; counted in the decoder's thread
     indexed: int = 0
     recognised: int = 0
+    changed: int = 0
     touched: int = 0
     same: int = 0  # counted in the decoder's thread
     unseen: int = 0

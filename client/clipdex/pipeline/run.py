@@ -32,7 +32,7 @@ from clipdex.sources.census import Counted
 from clipdex.sources.scan import FoundFile
 from clipdex.sources.source import Source
 
-__all__ = ["Run"]
+__all__ = ["BATCH_DEADLINE_S", "Run"]
 
 _LOG = logging.getLogger("clipdex.pipeline")
 _T = TypeVar("_T")
@@ -42,7 +42,7 @@ _COMMIT_ROWS = 16_384
 _COMMIT_S = 5.0
 
 # For one batch with all its retries: a server that restarts, or builds its engines, costs time but no rows.
-_BATCH_DEADLINE_S = 900.0
+BATCH_DEADLINE_S = 900.0
 
 # Notes of the scan on files that are not decoded: the most that may wait for the joining thread, and how long.
 _MOST_NOTES = 16_384
@@ -63,6 +63,7 @@ class Run:
         retry_failures: bool,
         check: Check,
         progress: Callable[[Progress], None] | None,
+        batch_deadline_s: float = BATCH_DEADLINE_S,
     ) -> None:
         self.tally = Tally()
         self.copies = CopiesMet(writer)
@@ -73,11 +74,13 @@ class Run:
         self._retry_failures = retry_failures
         self._check = check
         self._progress = progress
+        self._deadline_s = batch_deadline_s
         # The scan runs in the decoder's thread, and hands over its failures here.
         self._scan_failures: deque[Failure] = deque()
         # New metadata of unchanged files, and ctimes of those whose ctime was not known.
         self._remarks: deque[tuple[bytes, str | int]] = deque()
         self._total = source.size() if isinstance(source, Counted) else None
+        self._replacing: set[bytes] = set()  # paths of decoded pictures that have a row already
         self._waiting = 0
         self._phase: Phase = "scanning"
         self._reported_at = 0.0
@@ -167,6 +170,8 @@ class Run:
             if self._first_at is None:
                 self._first_at = time.monotonic()
             self._waiting += 1
+            if known is not None and known.row is not None:
+                self._replacing.add(picture.path)
             row = self._writer.row_of_content(picture.content_hash)
             if row is None:
                 batch.embed(picture, result.slot)
@@ -212,7 +217,7 @@ class Run:
     def _submit(self, batch: Batch) -> Future[Array] | None:
         with self.times.during("submit"):
             pixels = batch.pixels()
-            return self._client.submit_pixels(pixels, _BATCH_DEADLINE_S) if len(pixels) else None
+            return self._client.submit_pixels(pixels, self._deadline_s) if len(pixels) else None
 
     def _append(self, batch: Batch, answer: Future[Array] | None) -> None:
         vectors, count = None, len(batch.pictures)
@@ -227,6 +232,10 @@ class Run:
             self._writer.append(batch.pictures, batch.vectors(vectors, self._writer.vector, dim))
         self.tally.indexed += len(batch.pictures)
         self.tally.recognised += batch.recognised
+        for picture in batch.pictures:
+            if picture.path in self._replacing:
+                self._replacing.remove(picture.path)
+                self.tally.changed += 1
         self._waiting -= count
         self._note_scan()
         self._commit_if_due()
@@ -239,7 +248,7 @@ class Run:
         try:
             return client.checked(answer.result(), len(pixels))
         except RequestRefused as exc:
-            found = bisect(pixels, lambda part: client.submit_pixels(part, _BATCH_DEADLINE_S), exc, client.checked)
+            found = bisect(pixels, lambda part: client.submit_pixels(part, self._deadline_s), exc, client.checked)
             refusals = {row: each for row, each in enumerate(found) if isinstance(each, RequestRefused)}
             if len(found) > 1 and len(refusals) == len(found):
                 raise  # all were refused: the pictures are not at fault

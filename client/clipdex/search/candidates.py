@@ -34,18 +34,19 @@ class Candidates:
         vectors: Array,
         queries: npt.NDArray[np.float32],
         exponents: npt.NDArray[np.int64],
-        k: int,
-        minimum: float = -np.inf,
+        k: npt.NDArray[np.int64],
+        minimum: npt.NDArray[np.float64],
     ) -> None:
-        """queries: (Q, D); exponents: (Q,), the bounds are those of query × 2^-exponent."""
+        """queries: (Q, D); exponents: (Q,), the bounds are those of query × 2^-exponent; k, minimum: (Q,)."""
         self._vectors, self._queries, self._exponents, self._k = vectors, queries, exponents, k
         self._minimum = minimum
-        self._most = max(_MOST, 2 * k * len(queries))
+        self._twice = 2 * int(k.sum())
+        self._most = max(_MOST, self._twice)
         self._lock = threading.Lock()
         self._kept = Found.joined([])
         self._new: list[Found] = []
         self._pending = 0
-        self.floor = np.ldexp(np.full(len(queries), minimum), -exponents)
+        self.floor = np.ldexp(minimum, -exponents)
 
     def add(self, found: Found) -> None:
         """Add pairs, of rows not added before."""
@@ -55,7 +56,7 @@ class Candidates:
             self._new.append(found)
             self._pending += len(found)
             few = _FEW_FOR_ONE if len(self._queries) == 1 else _FEW
-            if self._pending > len(self._kept) + max(few, 2 * self._k * len(self._queries)):
+            if self._pending > len(self._kept) + max(few, self._twice):
                 self._settle()
 
     def taken(self) -> Found:
@@ -74,16 +75,17 @@ class Candidates:
             self._raise_floors()
 
     def _raise_floors(self) -> None:
-        kept, k = self._kept, self._k
+        kept = self._kept
         if len(self._queries) == 1:
-            if len(kept) >= k:
-                sure = np.partition(kept.lower, len(kept) - k)[len(kept) - k]
+            at = len(kept) - int(self._k[0])
+            if at >= 0:
+                sure = np.partition(kept.lower, at)[at]
                 self.floor = np.maximum(self.floor, sure)
         else:
             order = np.lexsort((-kept.lower, kept.query))
             counts = np.bincount(kept.query, minlength=len(self._queries))
-            enough = counts >= k
-            kth = order[(np.cumsum(counts) - counts + k - 1)[enough]]
+            enough = counts >= self._k
+            kth = order[(np.cumsum(counts) - counts + self._k - 1)[enough]]
             floor = self.floor.copy()
             floor[enough] = np.maximum(floor[enough], kept.lower[kth])
             self.floor = floor
@@ -94,7 +96,8 @@ class Candidates:
         kept, parts = self._kept, []
         for query in np.unique(kept.query):
             rows = kept.row[kept.query == query]
-            best = rank(self._vectors, self._queries[query], rows, self._k, self._minimum)
+            k, minimum = int(self._k[query]), float(self._minimum[query])
+            best = rank(self._vectors, self._queries[query], rows, k, minimum)
             scores, error = wide_scores(self._vectors, self._queries[query].astype(np.float64), best.rows)
             bounds = np.ldexp((scores - 2 * error, scores + 2 * error), -self._exponents[query])
             parts.append(Found(np.full(len(best.rows), query), best.rows, *bounds))

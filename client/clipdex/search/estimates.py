@@ -186,9 +186,10 @@ class Int8Estimates:
         number = span.first // self._codes.block_rows
         block = self._codes.block(number)
         assert block is not None
-        rows = span.rows
-        kept: npt.NDArray[np.bool_] = np.isinf(block.residual[rows - number * self._codes.block_rows])
-        return rows[kept]
+        before = number * self._codes.block_rows
+        part = slice(span.first - before, span.end - before) if span.chosen is None else span.chosen - before
+        at = np.flatnonzero(np.isinf(block.residual[part]))
+        return span.first + at if span.chosen is None else span.chosen[at]
 
     def sift(self, span: Span, floor: _Doubles) -> Found:
         """See `Estimates.sift`; the span must lie within one undamaged block."""

@@ -1,7 +1,8 @@
-"""Exact ranking: scores in float64, and exact sums where those cannot tell two rows apart.
+"""Exact ranking: scores in float64, and true sums of the best and where float64 cannot tell two rows apart.
 
 A row's score is the inner product of the stored row and the query as real numbers, rounded once to float64. Rows
-of equal score are ordered by row. So the order depends on the numbers alone: not on blocks, threads or libraries.
+of equal score are ordered by row. So the result depends on the numbers alone, to the last bit: not on blocks,
+threads or libraries, nor on the queries that share a scan.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def rank(
     order = np.lexsort((rows, -scores))
     scores, error, rows = scores[order], error[order], rows[order]
     close = _too_close(scores, error, minimum)
-    if len(close):
+    close[:k] = True  # those that are returned
+    if close.any():
         scores[close] = _true_scores(vectors, wide, rows[close])
         order = np.lexsort((rows, -scores))
         scores, rows = scores[order], rows[order]
@@ -79,31 +81,60 @@ def wide_scores(
 
 def _too_close(
     scores: npt.NDArray[np.float64], error: npt.NDArray[np.float64], minimum: float
-) -> npt.NDArray[np.intp]:
-    """Find positions in descending scores whose order with a neighbour, or the minimum, is uncertain."""
+) -> npt.NDArray[np.bool_]:
+    """Flag the descending scores (n,) whose order with a neighbour, or the minimum, is uncertain."""
     touching = scores[:-1] - scores[1:] <= error[:-1] + error[1:]
     close = np.zeros(len(scores), bool)
     close[:-1] |= touching
     close[1:] |= touching
     close |= abs(scores - minimum) <= error
-    return np.flatnonzero(close)
+    return close
 
 
 def _true_scores(
     vectors: Array, query: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """Compute scores that are rounded only once. Copies of a row are summed once."""
+    """Compute scores that are rounded only once."""
     scores = np.empty(len(rows))
     known: dict[bytes, float] = {}
     step = max(1, _AT_ONCE // max(1, len(query)))
     for start in range(0, len(rows), step):
-        block = np.ascontiguousarray(vectors[rows[start : start + step]])
-        for i, row in enumerate(block, start):
-            key = row.tobytes()
+        # The product of two float32 is exact in float64.
+        products = as_float32(vectors[rows[start : start + step]]).astype(np.float64)
+        products *= query
+        scores[start : start + step], unsure = _extended_sums(products)
+        for i in unsure:
+            key = products[i].tobytes()  # copies of a row are summed once
             if key not in known:
-                # The product of two float32 is exact in float64; fsum rounds their true sum once.
-                known[key] = math.fsum((row.astype(np.float64) * query).tolist())
-            scores[i] = known[key]
+                known[key] = math.fsum(products[i].tolist())
+            scores[start + i] = known[key]
         if len(known) * vectors.shape[1] > 8 * _AT_ONCE:
             known.clear()
     return scores
+
+
+def _has_extended() -> bool:
+    """Return whether longdouble has 64 bits or more, as on x86."""
+    one, small = np.longdouble(1), np.ldexp(np.longdouble(1), -63)
+    return bool((one + small) - one == small)
+
+
+_EXTENDED = _has_extended()
+
+
+def _extended_sums(products: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
+    """Sum rows (n, D) in extended precision -> (sums rounded to float64, the rows that this may round wrongly)."""
+    if not _EXTENDED:
+        return np.zeros(len(products)), np.arange(len(products))
+    sums, error = products.astype(np.longdouble), np.zeros(len(products))
+    while sums.shape[1] > 1:  # in pairs
+        half, odd = divmod(sums.shape[1], 2)
+        left = sums[:, -1:] if odd else sums[:, :0]
+        sums = sums[:, :half] + sums[:, half : 2 * half]
+        # A sum is rounded by at most 2^-64 of itself.
+        error += np.abs(sums.astype(np.float64)).sum(axis=1)
+        sums = np.concatenate([sums, left], axis=1) if odd else sums
+    # 1 % for the roundings of the bound, 2 for the additions below.
+    error = (1.01 * error + 2 * np.abs(sums[:, 0].astype(np.float64))) * 2.0**-64
+    low, high = (sums[:, 0] - error).astype(np.float64), (sums[:, 0] + error).astype(np.float64)
+    return low, np.flatnonzero(~(low == high))

@@ -30,6 +30,9 @@ _QUERIES_AT_ONCE = 64
 # A float32 sum of this many products of two int8 is exact in any order: 1024 × 127² < 2²⁴.
 _EXACT_COLUMNS = 1024
 
+# Matrix products with other numbers of queries than a multiple of this take a slow path at the edge.
+_TILE = 4
+
 # BLAS works on a block of float32 that fits in a core's second-level cache.
 _CONVERTED_BYTES = 1 << 20
 
@@ -124,8 +127,9 @@ class Int8Dots:
         self.parallel = self._library is not None
         self._packed: list[Any] = []
         if self._library is not None and len(queries) >= _PACK_FROM:
+            whole = _padded(self._queries)
             for start in range(0, len(queries), _QUERIES_AT_ONCE):
-                self._packed.append(self._library.dots_pack(self._queries[start : start + _QUERIES_AT_ONCE]))
+                self._packed.append(self._library.dots_pack(whole[start : start + _QUERIES_AT_ONCE]))
 
     def parts(self, codes: npt.NDArray[np.int8]) -> list[tuple[int, Array]]:
         """Multiply codes (n, D) -> pieces (first query, dots (n, some queries)): int32, or float32 from NumPy.
@@ -139,10 +143,9 @@ class Int8Dots:
             dots = scratch(self._name, len(codes), np.int32)
             self._library.dot(codes, self._queries, out=dots)
             return [(0, dots[:, None])]
-        return [
-            (_QUERIES_AT_ONCE * i, np.asarray(self._library.dots_packed(codes, packed)))
-            for i, packed in enumerate(self._packed)
-        ]
+        starts = range(0, len(self._queries), _QUERIES_AT_ONCE)
+        pieces = [np.asarray(self._library.dots_packed(codes, packed)) for packed in self._packed]
+        return [(i, piece[:, : len(self._queries) - i]) for i, piece in zip(starts, pieces, strict=True)]
 
     def _by_blas(self, codes: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
         dots = np.empty((len(codes), len(self._queries)), np.float32)
@@ -188,7 +191,7 @@ class FloatDots:
             unit = _HALF
         self._queries = np.ascontiguousarray(used)
         self._packed = (
-            self._library.dots_pack(self._queries, dtype="float16")
+            self._library.dots_pack(_padded(self._queries), dtype="float16")
             if self._library is not None and half and not few
             else None
         )
@@ -202,7 +205,7 @@ class FloatDots:
         if self._library is None:
             return self._by_blas(rows)
         if self._packed is not None:
-            return np.asarray(self._library.dots_packed(rows, self._packed))
+            return np.asarray(self._library.dots_packed(rows, self._packed))[:, : len(self._queries)]
         kind = np.float32 if rows.dtype.itemsize == 2 else np.float64
         dots = np.empty((len(self._queries), len(rows)), kind)
         for query, out in zip(self._queries, dots, strict=True):
@@ -216,6 +219,12 @@ class FloatDots:
             block = as_float32(rows[start : start + step])
             np.matmul(block, self._queries.T, out=dots[start : start + step])
         return dots
+
+
+def _padded(queries: Array) -> Array:
+    """Add queries of zeros up to a whole number of tiles."""
+    missing = -len(queries) % _TILE
+    return np.concatenate([queries, np.zeros((missing, queries.shape[1]), queries.dtype)]) if missing else queries
 
 
 def squared_norms(rows: Array) -> npt.NDArray[Any]:

@@ -8,7 +8,8 @@ float64. docs/search-engine.md says why the result is exactly that of scoring al
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -49,25 +50,30 @@ _ANYWHERE = 1 << 62
 def top_k(
     vectors: Array,
     queries: npt.NDArray[np.float32],
-    k: int,
+    k: int | Sequence[int],
     *,
     codes: Codes | None = None,
     allowed: Array | None = None,
     dead: npt.NDArray[np.int64] | None = None,
-    minimum: float = -np.inf,
+    minimum: float | Sequence[float] = -np.inf,
+    excluded: Sequence[npt.NDArray[np.int64]] | None = None,
     norms: RowNorms | None = None,
 ) -> list[Ranking]:
     """Find the k rows with the largest inner product with each query, in exact order; equal scores by row.
+
+    A query's answer does not depend on the others, which share the reading of the rows with it.
 
     Args:
         vectors: (N, D) of float16 or float32, a memmap or an array; read once, from front to back, for every
             thousand queries. Rows of another dtype are rounded to float32 first, all at once.
         queries: float32 (Q, D), finite.
-        k: rows per query; fewer are returned if fewer are allowed, reach the minimum, or are finite.
+        k: rows per query, or one number for each query; fewer are returned if fewer are allowed, reach the
+            minimum, or are finite.
         codes: int8 codes of the first rows; they save time and do not change the result.
         allowed: the rows to rank: flags, bool (N,), or row numbers, without duplicates (default: all).
         dead: rows to leave out, ascending.
-        minimum: minimum score.
+        minimum: minimum score, or one for each query.
+        excluded: rows to leave out of the answer of each query, beside the dead.
         norms: kept between searches of the same rows, it saves time in later ones.
 
     Raises:
@@ -79,20 +85,54 @@ def top_k(
     if not np.isfinite(queries).all():
         raise InvalidArgument("a query contains NaN or infinity")
     selection = Selection.of(len(vectors), allowed, dead)
-    if k <= 0 or selection.count == 0:
-        return [_none() for _ in queries]
-    k = min(k, selection.count)
+    each = _Each.of(len(queries), k, minimum, excluded, selection.count)
     norms = RowNorms() if norms is None else norms
-    answers: list[Ranking] = []
-    turn = max(1, min(_QUERIES, _PAIRS // k))
+    answers = [_none() for _ in queries]
+    turn = max(1, min(_QUERIES, _PAIRS // max(1, int(each.k.max(initial=0)))))
     for start in range(0, len(queries), turn):
         asked = np.ascontiguousarray(queries[start : start + turn], dtype=np.float32)
-        some = asked.any(axis=1)  # if a query is all zeros, so are its scores
-        found = iter(
-            _Search(vectors, asked[some], k, codes, selection, minimum, norms).run() if some.any() else []
-        )
-        answers += [next(found) if any_ else _of_zero(vectors, k, selection, minimum) for any_ in some]
+        some = start + np.flatnonzero(asked.any(axis=1) & (each.k[start : start + turn] > 0))
+        if len(some):
+            search = _Search(vectors, asked[some - start], each.at(some), codes, selection, norms)
+            for q, answer in zip(some, search.run(), strict=True):
+                answers[q] = answer
+        for q in start + np.flatnonzero(~asked.any(axis=1)):  # if a query is all zeros, so are its scores
+            answers[q] = _of_zero(vectors, selection, each.at(np.array([q])))
     return answers
+
+
+@dataclass(frozen=True)
+class _Each:
+    """What each of Q queries asks for. k: int64 (Q,); minimum: float64 (Q,); excluded: rows of each, or None."""
+
+    k: npt.NDArray[np.int64]
+    minimum: npt.NDArray[np.float64]
+    excluded: Sequence[npt.NDArray[np.int64]] | None
+
+    @classmethod
+    def of(
+        cls,
+        queries: int,
+        k: int | Sequence[int],
+        minimum: float | Sequence[float],
+        excluded: Sequence[npt.NDArray[np.int64]] | None,
+        most: int,
+    ) -> _Each:
+        """Spread what is the same for all queries. most: rows that can be found."""
+        excluded = excluded if excluded is not None and any(map(len, excluded)) else None
+        counts = np.broadcast_to(np.minimum(np.asarray(k, np.int64), most), queries)
+        return cls(counts, np.broadcast_to(np.asarray(minimum, np.float64), queries), excluded)
+
+    def at(self, some: npt.NDArray[np.intp]) -> _Each:
+        """Select queries by number."""
+        excluded = None if self.excluded is None else [self.excluded[q] for q in some]
+        return _Each(self.k[some], self.minimum[some], excluded)
+
+    def pairs(self, rows: int) -> npt.NDArray[np.int64]:
+        """Number the excluded pairs of a query and one of so many rows: query × rows + row, ascending."""
+        if self.excluded is None:
+            return np.empty(0, np.int64)
+        return np.sort(np.concatenate([q * rows + some for q, some in enumerate(self.excluded)]))
 
 
 def _plain(vectors: Array) -> Array:
@@ -107,11 +147,12 @@ def _none() -> Ranking:
     return Ranking(np.empty(0), np.empty(0, np.int64))
 
 
-def _of_zero(vectors: Array, k: int, selection: Selection, minimum: float) -> Ranking:
-    """Rank the first k finite rows for a zero query: all score 0."""
+def _of_zero(vectors: Array, selection: Selection, each: _Each) -> Ranking:
+    """Rank the first k finite rows for one zero query: all score 0."""
     parts: list[npt.NDArray[np.int64]] = []
-    wanted = 0 if minimum > 0 else k
+    wanted = 0 if each.minimum[0] > 0 else int(each.k[0])
     for rows in selection.pieces():
+        rows = rows if each.excluded is None else rows[~np.isin(rows, each.excluded[0])]
         for start in range(0, len(rows), 4096):
             if wanted == 0:
                 break
@@ -129,18 +170,18 @@ class _Search:
         self,
         vectors: Array,
         queries: npt.NDArray[np.float32],
-        k: int,
+        each: _Each,
         codes: Codes | None,
         selection: Selection,
-        minimum: float,
         norms: RowNorms,
     ) -> None:
-        self._vectors, self._queries, self._k, self._minimum = vectors, queries, k, minimum
+        self._vectors, self._queries, self._each = vectors, queries, each
         self._selection, self._norms = selection, norms
+        self._excluded = each.pairs(len(vectors))
         # A power of two for each query: with its largest number near 1, nothing significant underflows in float32.
         self._exponents = np.frexp(abs(queries).max(axis=1))[1].astype(np.int64)
         self._scaled = np.ldexp(queries.astype(np.float64), -self._exponents[:, None])
-        self._candidates = Candidates(vectors, queries, self._exponents, k, minimum)
+        self._candidates = Candidates(vectors, queries, self._exponents, each.k, each.minimum)
         self._codes = codes
         self._covered = 0
         if codes is not None and codes.rows and vectors.shape[1] <= WIDEST:
@@ -222,7 +263,10 @@ class _Search:
             rows = estimates.uncoded(span)
             if len(rows):
                 self._refuse(rows[not_unit(self._vectors[rows])])
-        self._candidates.add(self._selection.keep(found))
+        found = self._selection.keep(found)
+        if len(self._excluded) and len(found):
+            found = found.where(~np.isin(found.query * len(self._vectors) + found.row, self._excluded))
+        self._candidates.add(found)
 
     def _ranked(self, threads: int) -> list[Ranking]:
         found = self._candidates.taken()
@@ -240,7 +284,7 @@ class _Search:
 
     def _rank(self, q: int, found: Found) -> Ranking:
         """Score as few rows as necessary."""
-        k, query = self._k, self._queries[q]
+        k, query = int(self._each.k[q]), self._queries[q]
         if self._cold:
             want_rows(self._vectors, np.sort(found.row)[:_WANTED])
         if len(found) > max(_REFINE_FROM, 4 * k) and self._covered:
@@ -255,7 +299,7 @@ class _Search:
         if self._norms.unit:
             # A row may have been damaged since its code or norm was computed, so that its bounds are wrong.
             self._refuse(found.row[not_unit(self._vectors[found.row])])
-        return rank(self._vectors, query, found.row, k, self._minimum)
+        return rank(self._vectors, query, found.row, k, float(self._each.minimum[q]))
 
     def _refined(self, q: int, found: Found) -> Found:
         """Replace bounds by those from the rows themselves, which are much tighter."""

@@ -62,9 +62,14 @@ class CsvTable:
         self._at = self._names.index(self._column)
         self._ledger = RowLedger(os.fsencode(self._table))
 
+    @property
+    def columns(self) -> list[str]:
+        """The names of its columns."""
+        return self._names
+
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """Yield the files in the order of the rows."""
-        return named_files(os.fsencode(self._table), self._column, self._rows(), self._ledger, on_failure)
+        return named_files(os.fsencode(self._table), self._column, self.rows(), self._ledger, on_failure)
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return the table's own outdated lines in the ledger, but none of the files it names or named."""
@@ -74,7 +79,8 @@ class CsvTable:
         """Return the error, which names the table and the column."""
         return SourceError(f"{self._table}: the column {self._column!r} names no file")
 
-    def _rows(self) -> Iterator[tuple[str, dict[str, object]] | None]:
+    def rows(self) -> Iterator[tuple[str, dict[str, object]] | None]:
+        """Yield (the path in the row, its other cells by column); None for an empty line. Raises BrokenTable."""
         lines = self._lines(self._delimiter)
         next(lines, None)
         try:

@@ -6,12 +6,13 @@ import re
 from collections.abc import Sequence
 from copy import copy
 from fnmatch import translate
+from typing import Protocol
 
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.spelling import composed
-from clipdex.sources.globs import Scope, compile_glob
+from clipdex.sources.globs import compile_glob
 
-__all__ = ["JUNK_FILES", "JUNK_FOLDERS", "Exclusion"]
+__all__ = ["JUNK_FILES", "JUNK_FOLDERS", "Exclusion", "Reach"]
 
 # Compared without case: file systems of cameras and sticks do not tell `$Recycle.Bin` from `$RECYCLE.BIN`.
 JUNK_FILES = ("._*",)
@@ -55,6 +56,14 @@ def _any_of(globs: Sequence[str]) -> re.Pattern[bytes]:
 _FILES, _FOLDERS = _any_of(JUNK_FILES), _any_of(JUNK_FOLDERS)
 
 
+class Reach(Protocol):
+    """The part of a folder that a source covers."""
+
+    def reaches(self, below: bytes, *, is_folder: bool) -> bool:
+        """Return whether it covers a file, or files in a folder, given the path from the source's folder."""
+        ...
+
+
 class Exclusion:
     """The rules for files and folders to leave out below a source's folder; never the folder itself."""
 
@@ -71,9 +80,9 @@ class Exclusion:
         """
         self._hidden = hidden
         self._rules = [_Rule(glob) for glob in globs]
-        self._scope: Scope | None = None
+        self._scope: Reach | None = None
 
-    def within(self, scope: Scope) -> Exclusion:
+    def within(self, scope: Reach) -> Exclusion:
         """Return the same rules for a source that covers only a part of its folder."""
         other = copy(self)
         other._scope = scope

@@ -23,6 +23,7 @@ __all__ = [
     "FoundFile",
     "Member",
     "Tree",
+    "folder_at",
     "may_be_away",
     "nothing_at",
     "regular_file",
@@ -106,6 +107,7 @@ class Tree:
         self._exclusion = exclusion or Exclusion()
         self.passed_over = PassedOver()  # by the last complete pass
         self._failed: frozenset[bytes] | None = None  # in the last complete pass
+        self._root: tuple[int, int] | None = None  # which folder the last pass scanned
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """Yield the files that `scan` finds."""
@@ -120,6 +122,7 @@ class Tree:
             root = os.path.abspath(os.fsencode(self._directory))
             yield from _walk(root, note, self._suffixes, self._exclusion, census)
         else:
+            self._root = folder_at(self._directory)
             yield from scan(self._directory, note, self._suffixes, self._exclusion, census)
         self._failed = frozenset(failed)
         self.passed_over = census.result()
@@ -128,8 +131,11 @@ class Tree:
         """Return the indexed paths below the directory that do not exist any more.
 
         A picture inside another file is gone when that file is; a folder does not check the file's other members.
-        The path of a folder that could be read is neither a picture nor a failure.
+        The path of a folder that could be read is neither a picture nor a failure. None, if there is no longer the
+        folder that the last pass scanned: its disk may have been unmounted.
         """
+        if self._root is not None and folder_at(self._directory) != self._root:
+            return []
         return [path for path in self._ours(paths) if self._is_gone(path)]
 
     def left_out(self, paths: Iterable[bytes]) -> list[bytes]:
@@ -172,6 +178,15 @@ class Tree:
 
     def _is_sound_folder(self, path: bytes) -> bool:
         return self._failed is not None and path not in self._failed and os.path.isdir(path)
+
+
+def folder_at(directory: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another that takes its place, as when a disk is unmounted; None if gone."""
+    try:
+        info = os.stat(directory)
+    except (OSError, ValueError):
+        return None
+    return info.st_dev, info.st_ino
 
 
 def scan(

@@ -19,7 +19,7 @@ from clipdex.sources.globs import Scope
 from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located
 from clipdex.sources.scan import SUFFIXES, FoundFile, Tree, regular_file
 
-__all__ = ["Chosen", "Folder", "Matching", "PathList", "Several", "Source"]
+__all__ = ["Chosen", "Folder", "Keeping", "Matching", "PathList", "Several", "Source"]
 
 _LONGEST_LIST = 1 << 30  # bytes: ten million paths
 _LOOKED_AT = 4096  # bytes, to detect an encoding
@@ -250,6 +250,35 @@ class Chosen:
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return the selected ones that the source reports as gone."""
         return self._source.vanished(path for path in paths if path in self._paths)
+
+    def nothing_found(self) -> SourceError:
+        """Return the error of the source."""
+        return self._source.nothing_found()
+
+
+class Keeping:
+    """A source that reports nothing below some folders as gone, as their disks are not mounted now."""
+
+    def __init__(self, source: Source, away: Iterable[Path]) -> None:
+        self.whole = getattr(source, "whole", source)
+        self._source = source
+        self._away = tuple(os.path.join(os.path.abspath(os.fsencode(folder)), b"") for folder in away)
+
+    def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
+        """Yield the files of the source."""
+        return self._source.files(on_failure)
+
+    def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Return what the source reports as gone, but nothing below the folders."""
+        return self._source.vanished(path for path in paths if not path.startswith(self._away))
+
+    def left_out(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Return what the source leaves out."""
+        return self._source.left_out(paths) if isinstance(self._source, Surveyed) else []
+
+    def passed_over(self) -> PassedOver:
+        """Return what the source skipped."""
+        return self._source.passed_over() if isinstance(self._source, Surveyed) else PassedOver()
 
     def nothing_found(self) -> SourceError:
         """Return the error of the source."""

@@ -26,7 +26,7 @@ _NAMED: dict[str, type[BaseModel]] = {
 }
 
 # What the guard, the choice of an index and the collection's parts may answer to any request.
-_OF_ALL = (400, 401, 403, 408, 413, 415, 421, 422, 429, 500, 502, 503, 504)
+_OF_ALL = (400, 401, 403, 408, 413, 414, 415, 421, 422, 429, 431, 500, 502, 503, 504)
 
 
 def documented(app: FastAPI) -> None:

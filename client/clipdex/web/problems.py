@@ -40,6 +40,7 @@ from clipdex.base.errors import (
 )
 from clipdex.base.json_text import plain_text
 from clipdex.version import __version__
+from clipdex.web.metrics import note
 
 __all__ = [
     "CONTENT_TYPE",
@@ -184,6 +185,11 @@ def add_handlers(app: FastAPI, hidden: Hidden) -> None:
 
     @app.exception_handler(ClipdexError)
     async def of_ours(request: Request, error: ClipdexError) -> Response:
+        if isinstance(error, ImageError):
+            note(request.state, decode_failures=1)
+        if isinstance(error, AddFailed):
+            undecoded = sum(isinstance(each, ImageError) for each in error.failures.values())
+            note(request.state, added=error.added, decode_failures=undecoded)
         if isinstance(error, _FOR_THE_OPERATOR) or status_of(error) >= 500:
             _LOG.warning("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
         return problem_of(error, request_id=id_of(request), hidden=hidden)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from clipdex.base.json_text import plain_text
 from clipdex.base.records import Picture
-from clipdex.collection.item import StoredItem, stored_item
+from clipdex.collection.item import StoredItem
 from clipdex.index.hits import Hit
 from clipdex.web.schemas.hits import HitOut
 from clipdex.web.schemas.items import StoredOut
@@ -51,7 +51,10 @@ def hit_out(held: HeldCollection, request: Request, hit: Hit) -> HitOut:
     """Make the answer's record of a hit, and of its copies."""
     picture = hit.picture
     assert isinstance(picture, Picture)  # a search made it
-    item = stored_item(hit.row, picture, held.name)
+    p = picture
+    item = StoredItem(
+        hit.id, hit.path, hit.row, p.width, p.height, p.size, p.mtime_ns, hit.metadata or {}, p.content_hash
+    )
     copies = [hit_out(held, request, copy) for copy in hit.copies]
     return HitOut(**_fields(held, request, item), score=hit.score, copies=copies)
 

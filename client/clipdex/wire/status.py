@@ -15,7 +15,7 @@ from clipdex.base.errors import (
     ServerFault,
     ServerUnreachable,
 )
-from clipdex.wire.address import proxy_hint
+from clipdex.wire.address import host_of, proxy_hint
 
 __all__ = ["ERROR_OF_STATUS", "cause_of", "is_restricted", "translate"]
 
@@ -41,10 +41,20 @@ ERROR_OF_STATUS: dict[grpc.StatusCode, type[ClipdexError]] = {
     _S.UNAUTHENTICATED: AccessDenied,
 }
 
-# What gRPC's own details contain if no server received the request.
+# What gRPC's own details contain if the name of the host has no address. Resolvers differ in their words.
+_NO_HOST = (
+    "errors resolving",
+    "DNS resolution failed",
+    "lookup failed",
+    "Domain name not found",
+    "Name or service not known",
+    "name resolution",
+    "nodename nor servname",
+)
+
+# What they contain if no server received the request.
 _NO_CONNECTION = (
     "failed to connect",
-    "DNS resolution failed",
     "Socket closed",
     "connections to all backends",
 )
@@ -99,6 +109,9 @@ def translate(error: grpc.RpcError, address: str) -> ClipdexError:
         denied = next((text for sign, text in _DENIED.items() if sign in details), None)
         if denied is not None:
             return AccessDenied(denied.format(address, details))
+        if any(sign in details for sign in _NO_HOST):
+            hint = proxy_hint(address)
+            return kind(f"cannot find the host {host_of(address)!r}: check the spelling of --server{hint}")
         if any(sign in details for sign in _NO_CONNECTION):
             # A server that requires TLS or a client certificate hangs up on clients without.
             hint = "; does it require TLS?" if details.endswith("Socket closed") else ""

@@ -11,6 +11,8 @@ from starlette.responses import Response
 
 from clipdex.base.errors import AddFailed, ClipdexError, InvalidArgument, ItemNotFound
 from clipdex.collection.item import Item, StoredItem
+from clipdex.web.convertors import ITEM_ID
+from clipdex.web.metrics import note
 from clipdex.web.problems import answers
 from clipdex.web.records import rendered, stored_out, version_of
 from clipdex.web.schemas.items import (
@@ -79,7 +81,7 @@ async def listed(
     return await rendered(make)
 
 
-@router.get("/items/{id:path}", response_model=StoredOut, summary="Get an item", responses=answers(404))
+@router.get(f"/items/{{id:{ITEM_ID}}}", response_model=StoredOut, summary="Get an item", responses=answers(404))
 async def one(held: Chosen, request: Request, id: str) -> Response:
     """Get an item by its id."""
     found = await stored(held, id)
@@ -111,7 +113,7 @@ _PICTURE_OR_JSON = {
 
 
 @router.put(
-    "/items/{id:path}",
+    f"/items/{{id:{ITEM_ID}}}",
     response_model=AddedOut,
     summary="Add or replace an item",
     responses=answers(409, 507),
@@ -140,6 +142,7 @@ async def put(
     else:
         raise unsupported(request, "application/json", "a picture, such as image/jpeg")
     await _add(held, item)
+    note(request.state, added=1)
     return await rendered(lambda: AddedOut(added=1))
 
 
@@ -190,11 +193,12 @@ async def add(held: Writable, request: Request) -> Response:
         added = 1
     else:
         raise unsupported(request, "application/json", "multipart/form-data")
+    note(request.state, added=added)
     return await rendered(lambda: AddedOut(added=added))
 
 
 @router.patch(
-    "/items/{id:path}",
+    f"/items/{{id:{ITEM_ID}}}",
     response_model=StoredOut,
     summary="Replace the metadata of an item",
     responses=answers(404, 507),
@@ -213,7 +217,7 @@ async def patch(held: Writable, request: Request, id: str) -> Response:
     return await rendered(lambda: stored_out(held, request, found))
 
 
-@router.delete("/items/{id:path}", status_code=204, summary="Remove an item", responses=answers(404, 507))
+@router.delete(f"/items/{{id:{ITEM_ID}}}", status_code=204, summary="Remove an item", responses=answers(404, 507))
 async def delete(held: Writable, id: str) -> Response:
     """Remove an item. Pictures of folders are not items."""
     if not await held.collection.remove(id):

@@ -61,7 +61,8 @@ async def found(held: HeldCollection, request: Request, options: OptionsIn, **qu
         Forbidden: the condition uses what this server does not show.
         ClipdexError: as `Collection.search`.
     """
-    await asyncio.to_thread(require_allowed, options.where, held.settings)
+    if options.where is not None:
+        await asyncio.to_thread(require_allowed, options.where, held.settings)
     group = options.group
     hits = await held.collection.search(
         top_k=options.top_k + 1,  # whether there is a next page
