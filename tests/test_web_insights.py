@@ -159,7 +159,7 @@ def test_a_wrong_request_for_embeddings_is_told_to_both_kinds_of_clients(web, bo
 
 
 def test_a_failing_server_is_told_to_openais_client(index):
-    down = []
+    down: list[bool] = []
 
     def fault(model: str, _: object) -> Exception | None:
         return clipdex.ServerBusy("its queue is full") if down and model == "fake_text" else None
@@ -249,10 +249,11 @@ def test_duplicates_are_listed_with_the_one_to_keep_first(of_folder):
 
 
 def test_duplicates_are_computed_once_and_again_after_a_commit(index, monkeypatch):
+    import clipdex.apps.duplicates as found
     from clipdex.web.routes import duplicates
 
     times = []
-    real = duplicates.find_duplicates
+    real = found.find_duplicates
     monkeypatch.setattr(duplicates, "find_duplicates", lambda *a, **k: times.append(1) or real(*a, **k))
     with answering(settings_of(index, allow_write=True)) as web:
         query = {"kind": "semantic", "min_similarity": 0.9999}
@@ -266,9 +267,10 @@ def test_duplicates_are_computed_once_and_again_after_a_commit(index, monkeypatc
 
 
 def test_who_asks_while_duplicates_are_computed_is_told_to_come_back(index, monkeypatch):
+    import clipdex.apps.duplicates as found
     from clipdex.web.routes import duplicates
 
-    go, real = threading.Event(), duplicates.find_duplicates
+    go, real = threading.Event(), found.find_duplicates
 
     def slow(*given: Any, **options: Any) -> Any:
         assert go.wait(20)
@@ -468,7 +470,7 @@ def test_columns_say_what_they_hold(web):
 
 
 def test_health_and_readiness_are_apart(index):
-    down = []
+    down: list[bool] = []
 
     class Transport(FakeTransport):
         def models(self, timeout_s: float) -> list[str]:
