@@ -41,6 +41,12 @@ def add(
         str | None,
         typer.Option(metavar="JSON", help="Metadata of each picture, an object.", show_default=False),
     ] = None,
+    exif: Annotated[
+        bool,
+        typer.Option(
+            "--exif/--no-exif", help="Keep what pictures say of themselves: date, camera, place, keywords."
+        ),
+    ] = True,
     connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
@@ -64,7 +70,7 @@ def add(
     with (
         interruptible(f"what was committed is in {index}; run the same command again to add the rest"),
         connection.open(model=model) as client,
-        Collection.open(index, client=client) as collection,
+        Collection.open(index, client=client, exif=exif) as collection,
     ):
         try:
             added = collection.add(items)

@@ -98,7 +98,7 @@ def _prepared(core: Core, item: Item) -> tuple[Picture, Future[Any] | Array]:
         return given_vector(item, core.index.manifest.embedding_dim)
     batcher = core.model()
     assert core.client is not None
-    picture, pixels = decoded(item, core.client.card.image, core.icc)
+    picture, pixels = decoded(item, core.client.card.image, core.icc, exif=core.exif)
     return picture, batcher.pixels(pixels)
 
 
@@ -108,7 +108,7 @@ def _adding(core: Core, picture: Picture, vector: Array) -> Callable[[IndexWrite
             writer.manifest = writer.manifest.noting(core.client.card, writer.directory)
         known = writer.known(picture.path)
         if known is not None and known.content_hash == picture.content_hash:
-            writer.touch(picture)  # the same picture again: only its metadata and time may be new
+            writer.touch(picture)  # the same picture again: only its metadata, Exif and time may be new
         else:
             writer.append([picture], np.asarray(vector)[None])
 

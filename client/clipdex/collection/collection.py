@@ -56,6 +56,7 @@ class Collection:
         dtype: str = "float16",
         icc: IccUse | None = None,
         lock: Lock = "held",
+        exif: bool = True,
         **settings: Any,
     ) -> Collection:
         """Open a collection; create its index if it does not exist.
@@ -70,6 +71,7 @@ class Collection:
             dtype, icc: for a new index, as for `clipdex.index_pictures`.
             lock: "held": no other process can write while the collection is open. "per_commit": the index is
                 locked while there is something to write; while another process writes, adding raises IndexLocked.
+            exif: keep what the files of added pictures say of them: date, camera, place and so on (`Exif`).
             settings: the other arguments of `clipdex.connect`.
 
         Raises:
@@ -80,7 +82,7 @@ class Collection:
             ServerError, IndexFault: as the client and the index raise them.
         """
         parts = open_parts(index, server, model, client, read_only, dtype, icc, lock, settings)
-        return cls(Core(parts, read_only))
+        return cls(Core(parts, read_only, exif=exif))
 
     def __repr__(self) -> str:
         state = "closed" if self._core.closed.is_set() else "read-only" if self._core.read_only else "open"

@@ -34,12 +34,14 @@ class Core:
     index: except for its manifest, use it within `reading` only.
     """
 
-    def __init__(self, parts: Opened, read_only: bool) -> None:
+    def __init__(self, parts: Opened, read_only: bool, *, exif: bool = True) -> None:
+        """exif: keep what the files of added pictures say of them."""
         self.index: Index = parts.index
         self.client: Client | None = parts.client
         self.directory = parts.index.directory
         self.fingerprint = parts.index.manifest.fingerprint
         self.icc: IccUse = parts.index.manifest.icc
+        self.exif = exif
         self.closed = threading.Event()
         self._own_client = parts.own_client
         self._gate = Gate()

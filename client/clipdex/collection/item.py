@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from PIL import Image
 
 from clipdex.base.arrays import Array, Pixels
 from clipdex.base.errors import ImageError, IndexDamaged, InvalidArgument
+from clipdex.base.exif import Exif
 from clipdex.base.item_paths import check_id, id_of_path, item_path, path_text
 from clipdex.base.json_text import parse_json, parsed_object
 from clipdex.base.records import NO_METADATA, Picture
@@ -21,6 +23,7 @@ from clipdex.looks.signature import perceptual_signature
 from clipdex.model.card import ImageSpec
 from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource, center_crop, file_bytes, open_image, resized
+from clipdex.model.picture_exif import exif_of, sidecar_of
 from clipdex.sources.metadata import metadata_json
 
 __all__ = ["Commit", "Item", "StoredItem", "decoded", "given_vector", "metadata_of", "stored_item"]
@@ -64,6 +67,7 @@ class StoredItem:
     id: None for a picture of a folder or another source. path: `id:ID`, or the path of its file.
     width, height: of the picture as shown, in pixels; 0 if it was added as a vector.
     size: of its file, in bytes. mtime_ns: the time it was added, or its file changed, in nanoseconds since 1970.
+    exif: what its file says of it; None if that is nothing, or was not read.
     """
 
     id: str | None
@@ -74,6 +78,7 @@ class StoredItem:
     size: int
     mtime_ns: int
     metadata: dict[str, Any]
+    exif: Exif | None = None
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,10 @@ def _is_said_by(kept: object, value: object) -> bool:
     return value is None or (isinstance(value, (bool, int, float, str)) and bool(kept == value))
 
 
-def decoded(item: Item, spec: ImageSpec, icc: IccUse) -> tuple[Picture, Pixels]:
+def decoded(item: Item, spec: ImageSpec, icc: IccUse, *, exif: bool = True) -> tuple[Picture, Pixels]:
     """Decode an item's picture -> (its record, its pixels for the model: uint8 (S, S, 3)).
+
+    exif: also read what its file, if it is one, says of it.
 
     Raises:
         ImageError: it cannot be decoded; the message names the item.
@@ -142,8 +149,13 @@ def decoded(item: Item, spec: ImageSpec, icc: IccUse) -> tuple[Picture, Pixels]:
         raise InvalidArgument(f"the item {item.id!r}: {exc}") from exc
     small = resized(image, spec)
     size, content = (len(data), _hash(data)) if data is not None else _of_pixels(image)
-    picture = _picture(item, size, content, image.size, perceptual_signature(small))
+    told = exif_of(data, _sidecar(item.image)) if exif and data is not None else None
+    picture = _picture(item, size, content, image.size, perceptual_signature(small), told)
     return picture, center_crop(small, spec)
+
+
+def _sidecar(image: ImageSource) -> bytes:
+    return sidecar_of(image) if isinstance(image, (str, os.PathLike)) else b""
 
 
 def given_vector(item: Item, dim: int) -> tuple[Picture, Array]:
@@ -161,7 +173,7 @@ def given_vector(item: Item, dim: int) -> tuple[Picture, Array]:
             f"the item {item.id!r}: its vector is {vector.dtype} {vector.shape}; expected floats of shape ({dim},)"
         )
     wide = np.ascontiguousarray(vector, dtype=np.float32)
-    return _picture(item, wide.nbytes, _hash(wide.tobytes(), b"vector"), (0, 0), None), wide
+    return _picture(item, wide.nbytes, _hash(wide.tobytes(), b"vector"), (0, 0), None, None), wide
 
 
 def stored_item(row: int, picture: Picture, where: object) -> StoredItem:
@@ -173,12 +185,16 @@ def stored_item(row: int, picture: Picture, where: object) -> StoredItem:
         raise IndexDamaged(
             f"{where}: the metadata of row {row} is not a JSON object; see  clipdex verify"
         ) from exc
-    return StoredItem(id_of_path(p.path), path_text(p.path), row, p.width, p.height, p.size, p.mtime_ns, metadata)
+    return StoredItem(
+        id_of_path(p.path), path_text(p.path), row, p.width, p.height, p.size, p.mtime_ns, metadata, p.exif
+    )
 
 
-def _picture(item: Item, size: int, content: bytes, shape: tuple[int, int], phash: bytes | None) -> Picture:
+def _picture(
+    item: Item, size: int, content: bytes, shape: tuple[int, int], phash: bytes | None, exif: Exif | None
+) -> Picture:
     said = metadata_of(item.metadata)
-    return Picture(item_path(item.id), size, time.time_ns(), content, *shape, said, phash)
+    return Picture(item_path(item.id), size, time.time_ns(), content, *shape, said, phash, exif=exif)
 
 
 def _of_pixels(image: Image.Image) -> tuple[int, bytes]:

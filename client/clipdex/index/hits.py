@@ -11,6 +11,7 @@ import numpy as np
 
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged
+from clipdex.base.exif import Exif
 from clipdex.base.item_paths import id_of_text, path_text
 from clipdex.base.json_text import parsed_object
 from clipdex.base.records import Picture
@@ -34,6 +35,7 @@ class Hit:
     Bytes of a path that are not UTF-8 are surrogates in `path`; `os.fsencode(path)` restores them. The path of an
     item that was added by id is `id:ID`.
     copies: this picture's near-duplicates if they are grouped, best first, each without copies of its own.
+    exif: what its file says of it; None if that is nothing, or was not read.
     """
 
     row: int
@@ -41,6 +43,7 @@ class Hit:
     path: str
     metadata: dict[str, Any] | None = field(default=None, compare=False)
     copies: tuple[Hit, ...] = field(default=(), compare=False)
+    exif: Exif | None = field(default=None, compare=False)
 
     @property
     def id(self) -> str | None:
@@ -148,7 +151,7 @@ def _hit(row: int, score: float, picture: Picture, directory: Path) -> Hit:
         raise IndexDamaged(
             f"{directory}: the metadata of row {row} is not a JSON object; see  clipdex verify"
         ) from exc
-    return Hit(row, score, path_text(picture.path), metadata)
+    return Hit(row, score, path_text(picture.path), metadata, exif=picture.exif)
 
 
 def no_record(directory: Path, row: int) -> IndexDamaged:

@@ -22,9 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.errors import InvalidArgument
+from clipdex.base.exif import keywords_from_json
 from clipdex.base.item_paths import id_of_path, is_item
 from clipdex.base.json_text import parse_json
 from clipdex.base.spelling import composed, composed_path
+from clipdex.index.near import near
 from clipdex.index.schema import Still, connect, require_still, unreadable, was_refused
 
 __all__ = ["COLUMNS", "FUNCTIONS", "Rows", "Where"]
@@ -32,14 +34,22 @@ __all__ = ["COLUMNS", "FUNCTIONS", "Rows", "Where"]
 Rows = npt.NDArray[np.int64]
 _Function = Callable[..., Any]
 
-COLUMNS = ("row", "path", "id", "name", "folder", "size", "width", "height", "modified", "mtime", "meta")
+# What a picture's file says of it; NULL where it says nothing.
+_EXIF = (
+    *("taken", "taken_offset", "make", "camera", "lens", "latitude", "longitude", "rating", "keywords", "title"),
+    "description",
+)
+COLUMNS = (
+    *("row", "path", "id", "name", "folder", "size", "width", "height", "modified", "mtime", "meta"),
+    *_EXIF,
+)
 
 # Functions without side effects whose results are no longer than their arguments.
 FUNCTIONS = frozenset(
     (
         *("abs", "coalesce", "glob", "has", "hex", "ifnull", "iif", "instr", "length", "like", "lower", "ltrim"),
-        *("max", "min", "nullif", "round", "rtrim", "sign", "substr", "substring", "trim", "typeof", "unicode"),
-        *("upper", "date", "datetime", "julianday", "strftime", "time", "unixepoch", "current_date"),
+        *("max", "min", "near", "nullif", "round", "rtrim", "sign", "substr", "substring", "trim", "typeof"),
+        *("unicode", "upper", "date", "datetime", "julianday", "strftime", "time", "unixepoch", "current_date"),
         *("current_time", "current_timestamp", "json_array_length", "json_extract", "json_type", "json_valid"),
         *("->", "->>"),
     )
@@ -58,9 +68,20 @@ SELECT rows.row AS row,
     size, width, height,
     CAST(datetime(mtime_ns / 1000000000, 'unixepoch') AS TEXT) AS modified,
     CAST(mtime_ns / 1e9 AS REAL) AS mtime,
-    coalesce(CASE WHEN json GLOB '*[^ -~]*' THEN composed_json(json) ELSE json END, '{}') AS meta
-FROM main.rows LEFT JOIN main.metadata ON metadata.row = rows.row
+    coalesce(CASE WHEN json GLOB '*[^ -~]*' THEN composed_json(json) ELSE json END, '{}') AS meta,
 """
+# SQLite leaves out a join of which no column is used.
+_FROM = "FROM main.rows LEFT JOIN main.metadata ON metadata.row = rows.row"
+_WITH_EXIF = f"""
+    CAST(taken AS TEXT) AS taken, CAST(taken_offset AS TEXT) AS taken_offset, CAST(make AS TEXT) AS make,
+    CAST(camera AS TEXT) AS camera, CAST(lens AS TEXT) AS lens,
+    CAST(latitude_e7 / 1e7 AS REAL) AS latitude, CAST(longitude_e7 / 1e7 AS REAL) AS longitude,
+    rating, CAST(keywords AS TEXT) AS keywords, CAST(title AS TEXT) AS title,
+    CAST(description AS TEXT) AS description
+{_FROM} LEFT JOIN main.exif ON exif.row = rows.row
+"""
+_WITHOUT_EXIF = f"{', '.join(f'NULL AS {name}' for name in _EXIF)} {_FROM}"
+_EXIF_IS_THERE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'exif'"
 
 _LONGEST = 10_000  # characters of a condition
 _KEPT = 4  # results cached per snapshot; each takes 8 bytes per row
@@ -74,6 +95,10 @@ _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^]]*\]|--[^\n]
 # closes the parenthesis fails in the first, text that ends the CASE in the second. The line breaks end comments.
 _IN_CASE = "EXPLAIN SELECT CASE WHEN\n{}\nTHEN 1 END FROM pictures"
 _IN_PARENTHESES = "SELECT row FROM pictures WHERE (\n{}\n) AND row >= 0 AND row < {:d} ORDER BY row"
+
+_NEAR_OF_ROW = r"near\1(latitude, longitude, "
+# `near(48.1, 11.6, 5)` is of the row's own place, which no function can see by itself.
+_NEAR = re.compile(r"\bnear(\s*)\(", re.IGNORECASE)
 
 _DAMAGED = ("database disk image is malformed", "disk I/O error", "file is not a database")
 
@@ -107,7 +132,8 @@ class Where:
         self._guard = _Guard()
         try:
             self._db = connect(path, write=False)
-            _close_in(self._db, self._guard.watched)
+            self._has_exif = self._exif_is_there()
+            _close_in(self._db, self._guard.watched, with_exif=self._has_exif)
             self._db.set_authorizer(self._guard.decide)
             self._db.set_progress_handler(self._guard.look_at_the_clock, _STEPS)
         except sqlite3.Error as exc:
@@ -133,13 +159,36 @@ class Where:
         with self._lock:
             found = self._answers.pop(key, None)
             if found is None:
+                self._look_for_exif()
                 found = self._evaluated(condition, values, below)
                 while len(self._answers) >= _KEPT:
                     self._answers.pop(next(iter(self._answers)))
             self._answers[key] = found  # the last to be forgotten
             return found
 
+    def _look_for_exif(self) -> None:
+        """Take the table `exif` into the view if a commit has made it since the connection was opened."""
+        if self._has_exif:
+            return
+        try:
+            self._db.set_authorizer(None)
+            if self._exif_is_there():
+                self._has_exif = True
+                self._db.execute("PRAGMA query_only = OFF")  # of a view in memory
+                self._db.execute("DROP VIEW temp.pictures")
+                self._db.execute(_VIEW + _WITH_EXIF)
+        except sqlite3.Error as exc:
+            require_still(self._db)
+            raise unreadable(self._path, exc) from exc
+        finally:
+            self._db.execute("PRAGMA query_only = ON")
+            self._db.set_authorizer(self._guard.decide)
+
+    def _exif_is_there(self) -> bool:
+        return self._db.execute(_EXIF_IS_THERE).fetchone() is not None
+
     def _evaluated(self, condition: str, values: Mapping[str, Any], below: int) -> Rows:
+        condition = _of_the_row(condition)
         self._run(_IN_CASE.format(condition), values)
         found = self._run(_IN_PARENTHESES.format(condition, below), values)
         rows = np.fromiter((row for (row,) in found), np.int64)
@@ -174,6 +223,8 @@ class Where:
                 f"the filter names a parameter that was not given ({text.rstrip('.')}); "
                 "write it :NAME, and give it as --param NAME=VALUE, in Python as params={'NAME': VALUE}"
             )
+        if "arguments to function near()" in text:
+            text = "near takes the latitude, the longitude and a distance in km, as in near(48.1, 11.6, 5)"
         columns = f"; the columns are {', '.join(COLUMNS)}" if "no such column" in text else ""
         return InvalidArgument(
             f"the filter is not a condition in SQL: {text.rstrip('.')}{columns}; write, for example,  "
@@ -220,7 +271,7 @@ class _Guard:
         if action == sqlite3.SQLITE_SELECT:
             return ""  # its reads are authorized one by one
         if action == sqlite3.SQLITE_READ:
-            if base == "main" and one in ("rows", "metadata") and (ours or two == ""):
+            if base == "main" and one in ("rows", "metadata", "exif") and (ours or two == ""):
                 return ""
             return "" if base == "temp" and one == "pictures" and two in COLUMNS else f"may not read {one}.{two}"
         if action == sqlite3.SQLITE_FUNCTION:
@@ -228,12 +279,12 @@ class _Guard:
         return "may do nothing but compare the columns of a picture"
 
     def watched(self, function: _Function) -> _Function:
-        """Wrap a function for SQL so that Ctrl-C in it is not taken for an error in the condition."""
+        """Wrap a function for SQL so that Ctrl-C and InvalidArgument in it come through as they are."""
 
         def call(*values: Any) -> Any:
             try:
                 return function(*values)
-            except (KeyboardInterrupt, SystemExit) as exc:
+            except (KeyboardInterrupt, SystemExit, InvalidArgument) as exc:
                 self.interruption = exc
                 raise
 
@@ -249,7 +300,7 @@ class _Guard:
             return 1
 
 
-def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function]) -> None:
+def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function], *, with_exif: bool) -> None:
     """Create the view and set every limit that SQLite has."""
     db.create_function("last_part", 1, watched(_last_part), deterministic=True)
     db.create_function("first_part", 1, watched(_first_part), deterministic=True)
@@ -258,10 +309,12 @@ def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function])
     db.create_function("item_id", 1, watched(id_of_path), deterministic=True)
     db.create_function("composed_json", 1, watched(_composed_json), deterministic=True)
     db.create_function("has", 3, watched(_has), deterministic=True)
+    db.create_function("has", 2, watched(_holds), deterministic=True)
+    db.create_function("near", 5, watched(near), deterministic=True)
     db.execute("PRAGMA temp_store = MEMORY")
     # Without locks, a file may be cut short while it is read: if it were mapped, that would kill the process.
     db.execute(f"PRAGMA mmap_size = {0 if isinstance(db, Still) else 1 << 30:d}")
-    db.execute(_VIEW)
+    db.execute(_VIEW + (_WITH_EXIF if with_exif else _WITHOUT_EXIF))
     db.execute("PRAGMA query_only = ON")
     db.execute("PRAGMA trusted_schema = OFF")
     if hasattr(db, "setlimit"):  # Python 3.11
@@ -308,6 +361,20 @@ def _has(meta: object, field: object, value: object) -> int:
     with suppress(ValueError, TypeError, AttributeError):
         found = parse_json(meta).get(field)  # type: ignore[arg-type]
     return int(value in found if isinstance(found, list) else found is not None and found == value)
+
+
+def _holds(texts: object, value: object) -> int:
+    """Return whether a JSON list of texts contains a value: `has(keywords, 'beach')`."""
+    return int(value in keywords_from_json(texts if isinstance(texts, str) else None))
+
+
+def _of_the_row(condition: str) -> str:
+    """Give each `near(` outside quotes and comments the place of the row as its first arguments."""
+    parts, at = [], 0
+    for quoted in _QUOTED.finditer(condition):
+        parts += [_NEAR.sub(_NEAR_OF_ROW, condition[at : quoted.start()]), quoted[0]]
+        at = quoted.end()
+    return "".join([*parts, _NEAR.sub(_NEAR_OF_ROW, condition[at:])])
 
 
 def _check_text(condition: str) -> None:

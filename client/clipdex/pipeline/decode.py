@@ -20,11 +20,13 @@ from typing import TypeAlias
 from clipdex.base.arrays import Pixels
 from clipdex.base.cpus import usable_cpus
 from clipdex.base.errors import ClipdexError, InvalidArgument
+from clipdex.base.exif import exif_from_json
 from clipdex.base.limits import Limits
 from clipdex.base.records import Failure, Picture
+from clipdex.looks.signature import SIGNATURE_BYTES
 from clipdex.model.card import ImageSpec
 from clipdex.model.formats.icc import IccUse
-from clipdex.pipeline.decode_worker import BEGINS, DECODED, HEADER, NO_HASH, SLOT, UNCHANGED, WAITS
+from clipdex.pipeline.decode_worker import BEGINS, DECODED, HEADER, NO_HASH, NO_SLOT, SLOT, UNCHANGED, WAITS
 from clipdex.pipeline.large_pictures import machine_memory
 from clipdex.pipeline.ring import PixelRing
 from clipdex.sources.scan import FoundFile
@@ -96,8 +98,14 @@ class DecodePool:
         workers: int | None = None,
         limits: Limits | None = None,
         icc: IccUse = "off",
+        exif: bool = False,
+        decodes: bool = True,
     ) -> None:
-        """workers: processes; one for each core that this process may use if not given. icc: see `open_image`."""
+        """workers: processes; one for each core that this process may use if not given. icc: see `open_image`.
+
+        exif: also read what pictures say of themselves. decodes: False reads files without decoding them; each
+            gives `Unchanged`, or a Failure.
+        """
         if workers is not None and workers < 1:
             raise InvalidArgument(f"workers is {workers}; expected at least 1")
         self.busy = {"decode": 0.0, "resize": 0.0}
@@ -105,6 +113,8 @@ class DecodePool:
         self._ring = ring
         self._count = workers or usable_cpus()
         self._icc = icc
+        self._exif = exif
+        self._decodes = decodes
         self._limits = (limits or Limits()).within(machine_memory())
         self._workers: list[_Worker] = []
         self._lock = threading.Condition()
@@ -227,7 +237,8 @@ class DecodePool:
         worker.given.append((order, file))
         # If it has died, `_receive` finds the end of its pipe and handles what it was given.
         try:
-            what = SLOT.pack(self._ring.slot_of(order), file.content_hash or NO_HASH)
+            slot = self._ring.slot_of(order) if self._decodes else NO_SLOT
+            what = SLOT.pack(slot, file.content_hash or NO_HASH)
             worker.pipe.send_bytes(what + file.request())
         except ConnectionError:
             if worker.unsent is None:
@@ -257,8 +268,13 @@ class DecodePool:
         self.busy["decode"] += decode_s
         self.busy["resize"] += resize_s
         if status in (DECODED, UNCHANGED):
-            signature = message[HEADER.size :] or None
-            picture = Picture(file.path, size, mtime_ns, digest, width, height, file.said(), signature, ctime)
+            rest = message[HEADER.size :]
+            at = SIGNATURE_BYTES if status == DECODED else 0
+            signature, told = rest[:at], rest[at:]
+            exif = exif_from_json(told) if told else None
+            picture = Picture(
+                file.path, size, mtime_ns, digest, width, height, file.said(), signature or None, ctime, exif
+            )
             if status == UNCHANGED:
                 return Unchanged(picture)
             return Decoded(picture, self._ring.at(order), order % self._ring.rows)
@@ -324,6 +340,7 @@ class DecodePool:
                 json.dumps(asdict(self._spec)),
                 json.dumps(asdict(self._limits)),
                 self._icc,
+                *(["exif"] if self._exif else []),
             ]
             process = subprocess.Popen(
                 command,

@@ -1,14 +1,15 @@
 """Worker process that decodes: it reads requests from a pipe, and writes pixels into slots of shared memory.
 
 It is a separate process so that a picture made to break a decoder ends one worker and not the run. `decode.py`
-starts it with the file descriptors of its pipe and of the memory, the image rules and the limits as JSON, and
-the treatment of colour profiles. Messages are bytes:
+starts it with the file descriptors of its pipe and of the memory, the image rules and the limits as JSON, the
+treatment of colour profiles, and "exif" if it is to read what pictures say of themselves. Messages are bytes:
 
     from the worker: nothing, b"", once it is ready
-    to it:           the number of a slot; the picture's previous content hash, or zeros; a ReadRequest, or a
-                     refusal
+    to it:           the number of a slot, or -1 to decode nothing; the picture's previous content hash, or zeros;
+                     a ReadRequest, or a refusal
     from it:         the header below; status 0: the slot holds the pixels, and the picture's perceptual signature
                      follows; 1: "reason\\0detail" follows; 2: its content is unchanged, and was not decoded;
+                     after the signature, and after 2, JSON of an Exif follows if it was read;
                      before that, a single byte: 3 while it waits for its turn at a large picture, 4 when it has it
 """
 
@@ -44,9 +45,10 @@ from clipdex.model.card import ImageSpec
 from clipdex.model.formats.decoders import use_one_thread
 from clipdex.model.formats.icc import IccUse, check_icc
 from clipdex.model.images import center_crop, open_image, resized
+from clipdex.model.picture_exif import exif_of, sidecar_of
 from clipdex.pipeline.large_pictures import turn
 
-__all__ = ["BEGINS", "DECODED", "HEADER", "NO_HASH", "SLOT", "UNCHANGED", "WAITS", "main"]
+__all__ = ["BEGINS", "DECODED", "HEADER", "NO_HASH", "NO_SLOT", "SLOT", "UNCHANGED", "WAITS", "main"]
 
 SLOT = struct.Struct("<q16s")
 
@@ -55,6 +57,7 @@ HEADER = struct.Struct("<BIIqqq16sdd")
 # A message's first byte. The last two are whole messages: a file's timeout is paused while its worker waits.
 DECODED, FAILED, UNCHANGED, WAITS, BEGINS = range(5)
 NO_HASH = bytes(16)
+NO_SLOT = -1
 
 
 def decode_file(
@@ -64,10 +67,13 @@ def decode_file(
     limits: Limits,
     with_more: Callable[[], AbstractContextManager[None]] | None = None,
     icc: IccUse = "off",
+    *,
+    exif: bool = False,
 ) -> bytes:
     """Read and decode one picture into its slot -> the message to answer with. slots: uint8 (N, S, S, 3).
 
     with_more: returns a context with more memory, for a picture that does not fit; None if there is no more.
+    exif: also read what it says of itself.
     """
     stated, digest = (0, 0, 0), NO_HASH
     began = time.perf_counter()
@@ -79,8 +85,9 @@ def decode_file(
             stated = (*request.identity(info), storable(info.st_ctime_ns))
             data = request.read(file, info, limits.max_file_bytes)
         digest = hashlib.blake2b(data, digest_size=16).digest()
-        if digest == known:
-            return HEADER.pack(UNCHANGED, 0, 0, *stated, digest, time.perf_counter() - began, 0.0)
+        if digest == known or slot == NO_SLOT:
+            told = _exif(data, request) if exif else b""
+            return HEADER.pack(UNCHANGED, 0, 0, *stated, digest, time.perf_counter() - began, 0.0) + told
         made = None if with_more is None else _made_if_it_fits(data, slots[slot], spec, limits, icc)
         if made is None:
             with with_more() if with_more is not None else nullcontext():
@@ -98,7 +105,13 @@ def decode_file(
         return _failed(stated, digest, "out_of_memory", "not enough memory to read it")
     (width, height), decoded, signature = made
     seconds = decoded - began, time.perf_counter() - decoded
-    return HEADER.pack(DECODED, width, height, *stated, digest, *seconds) + signature
+    told = _exif(data, request) if exif else b""
+    return HEADER.pack(DECODED, width, height, *stated, digest, *seconds) + signature + told
+
+
+def _exif(data: bytes, request: ReadRequest) -> bytes:
+    """Return what a picture says of itself, as JSON. Only a picture with a file of its own has a sidecar."""
+    return exif_of(data, sidecar_of(request.file) if request.is_whole_file else b"").as_json().encode()
 
 
 _Made: TypeAlias = "tuple[tuple[int, int], float, bytes]"
@@ -147,7 +160,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     warnings.simplefilter("ignore")  # a user cannot act on Pillow's warnings about odd metadata
-    descriptor, memory, rules, bounds, icc = sys.argv[1:]
+    descriptor, memory, rules, bounds, icc, *also = sys.argv[1:]
     spec, limits = ImageSpec.from_dict(json.loads(rules)), Limits(**json.loads(bounds))
     mapped = mmap.mmap(int(memory), 0)
     slots: Pixels = np.frombuffer(mapped, dtype=np.uint8).reshape(-1, spec.size, spec.size, 3)
@@ -169,4 +182,5 @@ def main() -> None:
 
         more = with_more if limits.allows_larger else None
         while True:
-            pipe.send_bytes(decode_file(pipe.recv_bytes(), slots, spec, limits, more, check_icc(icc)))
+            message = pipe.recv_bytes()
+            pipe.send_bytes(decode_file(message, slots, spec, limits, more, check_icc(icc), exif="exif" in also))

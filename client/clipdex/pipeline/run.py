@@ -63,6 +63,8 @@ class Run:
         retry_failures: bool,
         check: Check,
         progress: Callable[[Progress], None] | None,
+        *,
+        exif: bool,
     ) -> None:
         self.tally = Tally()
         self.copies = CopiesMet(writer)
@@ -73,6 +75,7 @@ class Run:
         self._retry_failures = retry_failures
         self._check = check
         self._progress = progress
+        self._exif = exif
         # The scan runs in the decoder's thread, and hands over its failures here.
         self._scan_failures: deque[Failure] = deque()
         # New metadata of unchanged files, and ctimes of those whose ctime was not known.
@@ -99,7 +102,12 @@ class Run:
             )
         with (
             DecodePool(
-                self._client.card.image, ring, workers=workers, limits=limits, icc=self._writer.manifest.icc
+                self._client.card.image,
+                ring,
+                workers=workers,
+                limits=limits,
+                icc=self._writer.manifest.icc,
+                exif=self._exif,
             ) as pool,
             self._counted(),
             interrupts_noted() as stop_if_told,
