@@ -29,19 +29,19 @@ from clipdex.base.spelling import composed, composed_path
 from clipdex.index.near import near
 from clipdex.index.schema import Still, connect, require_still, unreadable, was_refused
 
-__all__ = ["COLUMNS", "FUNCTIONS", "Rows", "Where"]
+__all__ = ["COLUMNS", "EXIF_COLUMNS", "FUNCTIONS", "Rows", "Where"]
 
 Rows = npt.NDArray[np.int64]
 _Function = Callable[..., Any]
 
 # What a picture's file says of it; NULL where it says nothing.
-_EXIF = (
+EXIF_COLUMNS = (
     *("taken", "taken_offset", "make", "camera", "lens", "latitude", "longitude", "rating", "keywords", "title"),
     "description",
 )
 COLUMNS = (
     *("row", "path", "id", "name", "folder", "size", "width", "height", "modified", "mtime", "meta"),
-    *_EXIF,
+    *EXIF_COLUMNS,
 )
 
 # Functions without side effects whose results are no longer than their arguments.
@@ -80,7 +80,7 @@ _WITH_EXIF = f"""
     CAST(description AS TEXT) AS description
 {_FROM} LEFT JOIN main.exif ON exif.row = rows.row
 """
-_WITHOUT_EXIF = f"{', '.join(f'NULL AS {name}' for name in _EXIF)} {_FROM}"
+_WITHOUT_EXIF = f"{', '.join(f'NULL AS {name}' for name in EXIF_COLUMNS)} {_FROM}"
 _EXIF_IS_THERE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'exif'"
 
 _LONGEST = 10_000  # characters of a condition
@@ -130,6 +130,7 @@ class Where:
         self._lock = threading.Lock()
         self._answers: dict[tuple[object, ...], Rows] = {}
         self._guard = _Guard()
+        self._is_old = False  # the view, which may lack what a commit has added
         try:
             self._db = connect(path, write=False)
             self._has_exif = self._exif_is_there()
@@ -159,7 +160,9 @@ class Where:
         with self._lock:
             found = self._answers.pop(key, None)
             if found is None:
-                self._look_for_exif()
+                if self._is_old and not self._has_exif:
+                    self._look_for_exif()
+                self._is_old = False
                 found = self._evaluated(condition, values, below)
                 while len(self._answers) >= _KEPT:
                     self._answers.pop(next(iter(self._answers)))
@@ -167,9 +170,7 @@ class Where:
             return found
 
     def _look_for_exif(self) -> None:
-        """Take the table `exif` into the view if a commit has made it since the connection was opened."""
-        if self._has_exif:
-            return
+        """Take the table `exif` into the view if a commit has made it since."""
         try:
             self._db.set_authorizer(None)
             if self._exif_is_there():
@@ -235,6 +236,7 @@ class Where:
         """Drop the cached results: the pictures may have changed."""
         with self._lock:
             self._answers.clear()
+            self._is_old = True
 
     def close(self) -> None:
         """Close the connection."""

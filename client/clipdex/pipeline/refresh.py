@@ -22,7 +22,7 @@ from clipdex.sources.source import Source
 __all__ = ["Refreshed", "refresh_metadata"]
 
 # No pixels are decoded: the ring only bounds how far the workers read ahead.
-_SPEC = ImageSpec(1, 1, "squash", "bicubic", "center", (255, 255, 255), (0.5,) * 3, (0.5,) * 3)
+_SPEC = ImageSpec(1, 1, "shortest_edge", "bicubic", "center", (255, 255, 255), (0.5,) * 3, (0.5,) * 3)
 _TRAY, _TRAYS = 64, 6
 _COMMIT = 4096
 

@@ -46,7 +46,7 @@ def embedded_in(data: bytes) -> Embedded:
         found = Tags(data).first((_TAG_XMP, _TAG_IPTC), _LONGEST)
         nothing = (0, b"")
         return Embedded(data, found.get(_TAG_XMP, nothing)[1], found.get(_TAG_IPTC, nothing)[1])
-    return _by_decoder(data)
+    return _by_decoder(data) if data[4:8] == b"ftyp" else Embedded()
 
 
 def _in_jpeg(data: bytes) -> Embedded:
@@ -126,7 +126,7 @@ def _chunks(
 
 
 def _by_decoder(data: bytes) -> Embedded:
-    """Ask the decoder of a format with boxes: AVIF, HEIC; GIF, too."""
+    """Ask the decoder of a format with boxes: AVIF or HEIC."""
     try:
         with open_header(data, "") as image:
             exif, xmp = (image.info.get(name) for name in ("exif", "xmp"))
