@@ -205,11 +205,7 @@ def test_a_database_of_something_else_is_refused(path):
 
 @pytest.mark.parametrize("part", ["manifest", "rows"])
 def test_a_newer_format_is_refused(path, part):
-    words = (
-        "format version 3, this clipdex reads 1 and 2"
-        if part == "manifest"
-        else "format version 3, this clipdex reads 1 and 2"
-    )
+    words = "format version 3, this clipdex reads 1 and 2"
     if part == "manifest":
         manifest = path / "manifest.json"
         manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 3'))

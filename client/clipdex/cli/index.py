@@ -150,13 +150,13 @@ def index(
             help="How to recognise changed files: stat, by size and times; content, by reading them all."
         ),
     ] = Check.stat,
-    exif: Annotated[
+    no_exif: Annotated[
         bool,
         typer.Option(
-            "--exif/--no-exif",
-            help="Keep what pictures say of themselves (EXIF, XMP, IPTC): date, camera, place, rating, keywords.",
+            "--no-exif",
+            help="Do not read what pictures say of themselves (EXIF, XMP, IPTC): date, camera, place and so on.",
         ),
-    ] = True,
+    ] = False,
     refresh_metadata: Annotated[
         bool,
         typer.Option(
@@ -228,7 +228,7 @@ def index(
         max_file_mib * _MIB, max_pixels, file_timeout, worker_memory_mib * _MIB, large_memory_mib * _MIB
     )
     if refresh_metadata:
-        _refresh(source, out, exif, workers, limits, strict, as_json)
+        _refresh(source, out, not no_exif, workers, limits, strict, as_json)
         return
     if dry_run:
         plan = plan_run(source, out, retry_failures=retry, check=check.value)
@@ -254,7 +254,7 @@ def index(
             limits=limits,
             retry_failures=retry,
             check=check.value,
-            exif=exif,
+            exif=not no_exif,
             max_ring_bytes=ring_mib * _MIB,
             progress=progress,
         )

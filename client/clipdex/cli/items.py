@@ -41,12 +41,9 @@ def add(
         str | None,
         typer.Option(metavar="JSON", help="Metadata of each picture, an object.", show_default=False),
     ] = None,
-    exif: Annotated[
-        bool,
-        typer.Option(
-            "--exif/--no-exif", help="Keep what pictures say of themselves: date, camera, place, keywords."
-        ),
-    ] = True,
+    no_exif: Annotated[
+        bool, typer.Option("--no-exif", help="Do not read what pictures say of themselves: date, camera, place …")
+    ] = False,
     connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
@@ -70,7 +67,7 @@ def add(
     with (
         interruptible(f"what was committed is in {index}; run the same command again to add the rest"),
         connection.open(model=model) as client,
-        Collection.open(index, client=client, exif=exif) as collection,
+        Collection.open(index, client=client, exif=not no_exif) as collection,
     ):
         try:
             added = collection.add(items)
