@@ -21,7 +21,7 @@ from clipdex import Client, Collection, Exif, Index, InvalidArgument, Item, refr
 from clipdex.cli import connection_options as connection
 from clipdex.index import IndexWriter, Manifest, Picture, compact_index, verify_index
 from clipdex.index.merge import merge_indexes
-from clipdex.index.near import EARTH_KM, near
+from clipdex.index.near import EARTH_KM, Near
 from clipdex.testing import FakeTransport
 
 MANIFEST = Manifest(fingerprint="f" * 64, model="demo", embedding_dim=4)
@@ -190,10 +190,14 @@ def test_a_table_holds_it_as_json(index, tmp_path):
         ("has(keywords, 'sea')", [0]),
         ("has(keywords, 'Ka\u0308se')", [0]),
         ("has(keywords, 'se')", []),
+        ("has(keywords, ', ')", []),
+        ("has('[\"s\\u0065a\"]', 'sea') AND row = 2", [2]),
+        ("has(keywords, 5) OR has(rating, 'sea')", []),
         ("NOT has(keywords, 'sea')", [1, 2, 3]),
         ("keywords LIKE '%käse%'", [0]),
         ("title = 'T' AND description = 'D'", [0]),
         ("near(48.1, 11.6, 5)", [0]),
+        ("near(48.1, 11.6, 1) OR near(48.1, 11.6, 5)", [0]),
         ("NEAR (48.1, 11.6, 4.4)", []),
         ("near(48.1, 11.6, 5) IS NULL", [1, 2, 3]),
         ("NOT near(48.1, 11.6, 5)", []),
@@ -248,6 +252,7 @@ def test_near_is_the_great_circle_distance():
         cross = math.hypot(y1 * z2 - z1 * y2, z1 * x2 - x1 * z2, x1 * y2 - y1 * x2)
         return EARTH_KM * math.atan2(cross, x1 * x2 + y1 * y2 + z1 * z2)
 
+    near = Near()
     assert 16_300 < distance(MUNICH, SYDNEY) < 16_330  # as other programs say
     dice = random.Random(0)
     pairs = [[(dice.uniform(-90, 90), dice.uniform(-180, 180)) for _ in "ab"] for _ in range(2_000)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -99,6 +100,7 @@ def exif_from_json(text: str | bytes) -> Exif:
     return Exif.of(**found)
 
 
+@functools.lru_cache(maxsize=256)  # many pictures have the same
 def keywords_from_json(text: str | None) -> tuple[str, ...]:
     """Return the texts in a JSON list; none if it is not one."""
     try:

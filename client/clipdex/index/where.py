@@ -7,6 +7,7 @@ whatever the condition says, it either filters or is refused.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sqlite3
@@ -26,7 +27,7 @@ from clipdex.base.exif import keywords_from_json
 from clipdex.base.item_paths import id_of_path, is_item
 from clipdex.base.json_text import parse_json
 from clipdex.base.spelling import composed, composed_path
-from clipdex.index.near import near
+from clipdex.index.near import Near
 from clipdex.index.schema import Still, connect, require_still, unreadable, was_refused
 
 __all__ = ["COLUMNS", "EXIF_COLUMNS", "FUNCTIONS", "Rows", "Where"]
@@ -312,7 +313,7 @@ def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function],
     db.create_function("composed_json", 1, watched(_composed_json), deterministic=True)
     db.create_function("has", 3, watched(_has), deterministic=True)
     db.create_function("has", 2, watched(_holds), deterministic=True)
-    db.create_function("near", 5, watched(near), deterministic=True)
+    db.create_function("near", 5, watched(Near()), deterministic=True)
     db.execute("PRAGMA temp_store = MEMORY")
     # Without locks, a file may be cut short while it is read: if it were mapped, that would kill the process.
     db.execute(f"PRAGMA mmap_size = {0 if isinstance(db, Still) else 1 << 30:d}")
@@ -367,7 +368,16 @@ def _has(meta: object, field: object, value: object) -> int:
 
 def _holds(texts: object, value: object) -> int:
     """Return whether a JSON list of texts contains a value: `has(keywords, 'beach')`."""
-    return int(value in keywords_from_json(texts if isinstance(texts, str) else None))
+    if not isinstance(texts, str) or not isinstance(value, str):
+        return 0
+    if _literal(value) not in texts and "\\u" not in texts:  # most rows; no JSON is parsed
+        return 0
+    return int(value in keywords_from_json(texts))
+
+
+@functools.lru_cache(maxsize=64)
+def _literal(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _of_the_row(condition: str) -> str:

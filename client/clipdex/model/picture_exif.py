@@ -62,7 +62,7 @@ def exif_of(data: bytes, sidecar: bytes = b"") -> Exif:
             name: within[name] for name in ("rating", "keywords", "title", "description") if name in within
         }
         records = iptc_records(blocks.iptc)
-        iptc: _Found = {"keywords": records.get("keywords")}
+        iptc: _Found = {"keywords": records["keywords"]} if "keywords" in records else {}
         iptc |= {name: records[name][0] for name in ("title", "description") if name in records}
         return _joined([_of_xmp(sidecar), told, exif, within, iptc])
     except (MemoryError, ValueError, ArithmeticError, LookupError):  # whatever it says, the picture is sound
@@ -83,7 +83,7 @@ def sidecar_of(path: bytes | str | os.PathLike[str]) -> bytes:
 def _joined(sources: Iterable[_Found]) -> Exif:
     """Join what sources say, the first first. A date and its offset, and a place, are one source's."""
     found: _Found = {}
-    for source in sources:
+    for source in filter(None, sources):
         one = Exif.of(**source).as_dict()
         for names in (*_TOGETHER, *((name,) for name in one if not any(name in pair for pair in _TOGETHER))):
             if names[0] in one and names[0] not in found:
@@ -92,6 +92,8 @@ def _joined(sources: Iterable[_Found]) -> Exif:
 
 
 def _of_tags(tags: Tags) -> _Found:
+    if not tags.are_there:
+        return {}
     first = tags.first((_DESCRIPTION, _MAKE, _MODEL, _RATING, _EXIF_IFD, _GPS_IFD), _LONGEST_VALUE)
     wanted = (_ORIGINAL, _DIGITIZED, _ORIGINAL_OFFSET, _DIGITIZED_OFFSET, _LENS)
     inner = tags.directory(tags.whole(first.get(_EXIF_IFD)), wanted, _LONGEST_VALUE)
@@ -124,6 +126,8 @@ def _degrees(tags: Tags, gps: Mapping[int, tuple[int, bytes]], at: int, signs: s
 
 def _of_xmp(packet: bytes) -> _Found:
     said = xmp_properties(packet)
+    if not said:
+        return {}
     found: _Found = {"keywords": said.get("dc:subject")}
     for name, properties in _PROPERTIES.items():
         found[name] = next((said[each][0] for each in properties if each in said), None)

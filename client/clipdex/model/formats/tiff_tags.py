@@ -21,6 +21,11 @@ class Tags:
         self._data = data
         self._order = _ORDERS.get(data[:4], "")
 
+    @property
+    def are_there(self) -> bool:
+        """Whether the bytes begin as a TIFF structure does."""
+        return bool(self._order)
+
     def first(self, wanted: Container[int], longest: int) -> dict[int, tuple[int, bytes]]:
         """Read the first directory; arguments and result as of `directory`."""
         return self.directory(self._number(4, "I"), wanted, longest) if self._order else {}
