@@ -291,6 +291,8 @@ def test_a_run_reads_files_and_sidecars(update, tmp_path):
     report, embedded = update(folder_of(tmp_path))
     assert (report.indexed, report.failed, embedded) == (4, 0, 4)
     assert by_name(tmp_path / "x") == EXPECTED
+    with Index.open(tmp_path / "x") as opened:
+        assert opened.info().with_exif == 3
 
 
 def test_a_run_without_exif_keeps_nothing_and_a_refresh_reads_it_without_embedding(update, tmp_path, transport):

@@ -226,6 +226,13 @@ class RowReader:
             raise self._damaged_ledger()
         return dict(found)
 
+    def exif_count(self) -> int:
+        """Count the live rows whose file says something of itself."""
+        if not self._has("exif"):
+            return 0
+        sql = "SELECT count(*) FROM exif JOIN rows USING (row) WHERE deleted_at IS NULL"
+        return int(self._rows(sql)[0][0])
+
     def commit_times(self) -> tuple[int | None, int | None]:
         """Read when rows were first and last committed: seconds since 1970, or None."""
         (found,) = self._rows("SELECT min(committed_at), max(committed_at) FROM extents")

@@ -91,9 +91,7 @@ def xmp_properties(packet: bytes) -> dict[str, list[str]]:
     parser.StartElementHandler = reader.start
     parser.EndElementHandler = reader.end
     parser.CharacterDataHandler = reader.characters
-    parser.StartDoctypeDeclHandler = reader.refuse
-    parser.EntityDeclHandler = reader.refuse
-    parser.ExternalEntityRefHandler = reader.refuse
+    parser.StartDoctypeDeclHandler = reader.refuse  # without a document type, no entity can be defined
     try:
         parser.Parse(packet.strip(b"\0 \r\n\t"), True)
     except (_Refused, expat.ExpatError, ValueError, LookupError):
