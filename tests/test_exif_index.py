@@ -18,7 +18,6 @@ from pictures_with_exif import bag, exif_block, packet, picture
 
 import clipdex
 from clipdex import Client, Collection, Exif, Index, InvalidArgument, Item, refresh_metadata
-from clipdex.cli import connection_options as connection
 from clipdex.index import IndexWriter, Manifest, Picture, compact_index, verify_index
 from clipdex.index.merge import merge_indexes
 from clipdex.index.near import EARTH_KM, Near
@@ -334,6 +333,8 @@ def test_a_picture_in_a_tar_says_it_and_its_texts_stay_apart(update, tmp_path):
 
 
 def test_the_command_refreshes_and_searches(run, tmp_path, monkeypatch):
+    from clipdex.cli import connection_options as connection  # the thin install has no command line
+
     monkeypatch.setattr(connection, "connect", lambda address, model, **_: Client(FakeTransport(), model=model))
     folder, index = folder_of(tmp_path), tmp_path / "x.clipdex"
     status, out, _ = run("index", folder, "-i", index, "--no-exif", "--workers", 1)
