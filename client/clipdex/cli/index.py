@@ -30,7 +30,7 @@ from clipdex.cli.index_options import ENVIRONMENT, required_index
 from clipdex.cli.ledger import failure_line, refuse_second_writer
 from clipdex.cli.panels import LIMITS
 from clipdex.cli.printing import detail, note, say, say_json
-from clipdex.cli.progress import index_progress, shown_rate
+from clipdex.cli.progress import index_progress, rows_progress, shown_rate
 from clipdex.index import Index
 from clipdex.model.formats.icc import check_icc
 from clipdex.pipeline.index_pictures import (
@@ -41,6 +41,7 @@ from clipdex.pipeline.plan import (
     Plan,
     plan_run,
 )
+from clipdex.pipeline.refresh import refresh_metadata as reread
 from clipdex.pipeline.report import RunReport
 from clipdex.sources import Exclusion, PathList, Source, is_picture_glob, open_sources
 from clipdex.sources.locations import URL_BEGINS
@@ -149,6 +150,20 @@ def index(
             help="How to recognise changed files: stat, by size and times; content, by reading them all."
         ),
     ] = Check.stat,
+    no_exif: Annotated[
+        bool,
+        typer.Option(
+            "--no-exif",
+            help="Do not read what pictures say of themselves (EXIF, XMP, IPTC): date, camera, place and so on.",
+        ),
+    ] = False,
+    refresh_metadata: Annotated[
+        bool,
+        typer.Option(
+            "--refresh-metadata",
+            help="Only read the metadata of the indexed pictures of SOURCE again; needs no server.",
+        ),
+    ] = False,
     dtype: Annotated[Dtype, typer.Option(help="Dtype of a new index; float16 halves its size.")] = Dtype.float16,
     icc: Annotated[
         Icc | None,
@@ -207,6 +222,12 @@ def index(
         raise InvalidArgument("--exclude and --hidden apply to folders, and cannot be used with --files-from")
     exclusion = Exclusion(exclude or (), hidden=hidden)
     source = _source(sources or [], files_from, column, delimiter, tar, exclusion, out)
+    if dry_run and refresh_metadata:
+        raise InvalidArgument("--dry-run and --refresh-metadata are both given; give one of them")
+    limits = limits_of(max_file_mib, max_pixels, file_timeout, worker_memory_mib, large_memory_mib)
+    if refresh_metadata:
+        _refresh(source, out, not no_exif, workers, limits, strict, as_json)
+        return
     if dry_run:
         plan = plan_run(source, out, retry_failures=retry, check=check.value)
         say_passed_over(plan.passed_over)
@@ -216,7 +237,6 @@ def index(
             say(_plan_sentence(plan, out))
         _end_strictly(strict, plan.failed)
         return
-    limits = limits_of(max_file_mib, max_pixels, file_timeout, worker_memory_mib, large_memory_mib)
     with (
         interruptible(f"what was committed is in {out}; run the same command again to resume"),
         connection.open(shared_memory=shared_memory.value) as client,
@@ -232,6 +252,7 @@ def index(
             limits=limits,
             retry_failures=retry,
             check=check.value,
+            exif=not no_exif,
             max_ring_bytes=ring_mib * _MIB,
             progress=progress,
         )
@@ -255,6 +276,31 @@ def limits_of(
 ) -> Limits:
     """Return the limits that the options of the same names set."""
     return Limits(max_file_mib * _MIB, max_pixels, file_timeout, worker_memory_mib * _MIB, large_memory_mib * _MIB)
+
+
+def _refresh(
+    source: Source, out: Path, exif: bool, workers: int | None, limits: Limits, strict: bool, as_json: bool
+) -> None:
+    with interruptible("run the same command again for the rest"), rows_progress("reading") as progress:
+        done = reread(source, out, exif=exif, workers=workers, limits=limits, progress=progress)
+    if as_json:
+        say_json({"index": str(out), "dry_run": False} | asdict(done))
+    else:
+        left = [
+            f"{count:,} {why}"
+            for count, why in (
+                (done.changed, "changed"),
+                (done.unknown, "not indexed"),
+                (done.failed, "could not be read"),
+            )
+            if count
+        ]
+        rest = f"; left as they are: {', '.join(left)}" if left else ""
+        say(
+            f"{counted(done.refreshed, 'picture')} read again, {done.with_exif:,} with metadata of their own, in "
+            f"{shown_path(str(out))}; nothing was embedded{rest}"
+        )
+    _end_strictly(strict, done.failed)
 
 
 def _end_strictly(strict: bool, failed: int) -> None:

@@ -71,6 +71,7 @@ class Collection:
         lock: Lock = "held",
         decode_workers: int = 0,
         thumbnails: bool = False,
+        exif: bool = True,
         **settings: Any,
     ) -> Collection:
         """Open a collection; create its index if it does not exist.
@@ -89,6 +90,7 @@ class Collection:
                 a run: one that crashes its decoder, or takes too long, fails alone. They start when needed. 0
                 decodes in this process.
             thumbnails: keep a small JPEG of each item that is added, for `thumbnail`.
+            exif: keep what the files of added pictures say of them: date, camera, place and so on (`Exif`).
             settings: the other arguments of `clipdex.connect`.
 
         Raises:
@@ -99,7 +101,7 @@ class Collection:
             ServerError, IndexFault: as the client and the index raise them.
         """
         parts = open_parts(
-            index, server, model, client, read_only, dtype, icc, lock, decode_workers, thumbnails, settings
+            index, server, model, client, read_only, dtype, icc, lock, decode_workers, thumbnails, exif, settings
         )
         return cls(Core(parts, read_only))
 

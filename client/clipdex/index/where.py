@@ -7,6 +7,7 @@ whatever the condition says, it either filters or is refused.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sqlite3
@@ -22,24 +23,34 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.errors import InvalidArgument
+from clipdex.base.exif import keywords_from_json
 from clipdex.base.item_paths import id_of_path, is_item
 from clipdex.base.json_text import parse_json
 from clipdex.base.spelling import composed, composed_path
+from clipdex.index.near import Near
 from clipdex.index.schema import Still, connect, require_still, unreadable, was_refused
 
-__all__ = ["COLUMNS", "FUNCTIONS", "Rows", "Where", "columns_read"]
+__all__ = ["COLUMNS", "EXIF_COLUMNS", "FUNCTIONS", "Rows", "Where", "columns_read"]
 
 Rows = npt.NDArray[np.int64]
 _Function = Callable[..., Any]
 
-COLUMNS = ("row", "path", "id", "name", "folder", "size", "width", "height", "modified", "mtime", "meta")
+# What a picture's file says of it; NULL where it says nothing.
+EXIF_COLUMNS = (
+    *("taken", "taken_offset", "make", "camera", "lens", "latitude", "longitude", "rating", "keywords", "title"),
+    "description",
+)
+COLUMNS = (
+    *("row", "path", "id", "name", "folder", "size", "width", "height", "modified", "mtime", "meta"),
+    *EXIF_COLUMNS,
+)
 
 # Functions without side effects whose results are no longer than their arguments.
 FUNCTIONS = frozenset(
     (
         *("abs", "coalesce", "glob", "has", "hex", "ifnull", "iif", "instr", "length", "like", "lower", "ltrim"),
-        *("max", "min", "nullif", "round", "rtrim", "sign", "substr", "substring", "trim", "typeof", "unicode"),
-        *("upper", "date", "datetime", "julianday", "strftime", "time", "unixepoch", "current_date"),
+        *("max", "min", "near", "nullif", "round", "rtrim", "sign", "substr", "substring", "trim", "typeof"),
+        *("unicode", "upper", "date", "datetime", "julianday", "strftime", "time", "unixepoch", "current_date"),
         *("current_time", "current_timestamp", "json_array_length", "json_extract", "json_type", "json_valid"),
         *("->", "->>"),
     )
@@ -58,9 +69,20 @@ SELECT rows.row AS row,
     size, width, height,
     CAST(datetime(mtime_ns / 1000000000, 'unixepoch') AS TEXT) AS modified,
     CAST(mtime_ns / 1e9 AS REAL) AS mtime,
-    coalesce(CASE WHEN json GLOB '*[^ -~]*' THEN composed_json(json) ELSE json END, '{}') AS meta
-FROM main.rows LEFT JOIN main.metadata ON metadata.row = rows.row
+    coalesce(CASE WHEN json GLOB '*[^ -~]*' THEN composed_json(json) ELSE json END, '{}') AS meta,
 """
+# SQLite leaves out a join of which no column is used.
+_FROM = "FROM main.rows LEFT JOIN main.metadata ON metadata.row = rows.row"
+_WITH_EXIF = f"""
+    CAST(taken AS TEXT) AS taken, CAST(taken_offset AS TEXT) AS taken_offset, CAST(make AS TEXT) AS make,
+    CAST(camera AS TEXT) AS camera, CAST(lens AS TEXT) AS lens,
+    CAST(latitude_e7 / 1e7 AS REAL) AS latitude, CAST(longitude_e7 / 1e7 AS REAL) AS longitude,
+    rating, CAST(keywords AS TEXT) AS keywords, CAST(title AS TEXT) AS title,
+    CAST(description AS TEXT) AS description
+{_FROM} LEFT JOIN main.exif ON exif.row = rows.row
+"""
+_WITHOUT_EXIF = f"{', '.join(f'NULL AS {name}' for name in EXIF_COLUMNS)} {_FROM}"
+_EXIF_IS_THERE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'exif'"
 
 _LONGEST = 10_000  # characters of a condition
 _KEPT = 4  # results cached per snapshot; each takes 8 bytes per row
@@ -74,6 +96,10 @@ _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^]]*\]|--[^\n]
 # closes the parenthesis fails in the first, text that ends the CASE in the second. The line breaks end comments.
 _IN_CASE = "EXPLAIN SELECT CASE WHEN\n{}\nTHEN 1 END FROM pictures"
 _IN_PARENTHESES = "SELECT row FROM pictures WHERE (\n{}\n) AND row >= 0 AND row < {:d} ORDER BY row"
+
+_NEAR_OF_ROW = r"near\1(latitude, longitude, "
+# `near(48.1, 11.6, 5)` is of the row's own place, which no function can see by itself.
+_NEAR = re.compile(r"\bnear(\s*)\(", re.IGNORECASE)
 
 _DAMAGED = ("database disk image is malformed", "disk I/O error", "file is not a database")
 
@@ -105,9 +131,11 @@ class Where:
         self._lock = threading.Lock()
         self._answers: dict[tuple[object, ...], Rows] = {}
         self._guard = _Guard()
+        self._is_old = False  # the view, which may lack what a commit has added
         try:
             self._db = connect(path, write=False)
-            _close_in(self._db, self._guard.watched)
+            self._has_exif = self._exif_is_there()
+            _close_in(self._db, self._guard.watched, with_exif=self._has_exif)
             self._db.set_authorizer(self._guard.decide)
             self._db.set_progress_handler(self._guard.look_at_the_clock, _STEPS)
         except sqlite3.Error as exc:
@@ -133,13 +161,37 @@ class Where:
         with self._lock:
             found = self._answers.pop(key, None)
             if found is None:
+                self._look_at_the_schema()
                 found = self._evaluated(condition, values, below)
                 while len(self._answers) >= _KEPT:
                     self._answers.pop(next(iter(self._answers)))
             self._answers[key] = found  # the last to be forgotten
             return found
 
+    def _look_at_the_schema(self) -> None:
+        """Take the table `exif` into the view if a commit has made it since."""
+        if self._has_exif or not self._is_old:
+            return
+        try:
+            self._db.set_authorizer(None)
+            if self._exif_is_there():
+                self._has_exif = True
+                self._db.execute("PRAGMA query_only = OFF")  # of a view in memory
+                self._db.execute("DROP VIEW temp.pictures")
+                self._db.execute(_VIEW + _WITH_EXIF)
+            self._is_old = False
+        except sqlite3.Error as exc:
+            require_still(self._db)
+            raise unreadable(self._path, exc) from exc
+        finally:
+            self._db.execute("PRAGMA query_only = ON")
+            self._db.set_authorizer(self._guard.decide)
+
+    def _exif_is_there(self) -> bool:
+        return self._db.execute(_EXIF_IS_THERE).fetchone() is not None
+
     def _evaluated(self, condition: str, values: Mapping[str, Any], below: int) -> Rows:
+        condition = _of_the_row(condition)
         self._run(_IN_CASE.format(condition), values)
         found = self._run(_IN_PARENTHESES.format(condition, below), values)
         rows = np.fromiter((row for (row,) in found), np.int64)
@@ -174,6 +226,8 @@ class Where:
                 f"the filter names a parameter that was not given ({text.rstrip('.')}); "
                 "write it :NAME, and give it as --param NAME=VALUE, in Python as params={'NAME': VALUE}"
             )
+        if "arguments to function near()" in text:
+            text = "near takes the latitude, the longitude and a distance in km, as in near(48.1, 11.6, 5)"
         columns = f"; the columns are {', '.join(COLUMNS)}" if "no such column" in text else ""
         return InvalidArgument(
             f"the filter is not a condition in SQL: {text.rstrip('.')}{columns}; write, for example,  "
@@ -190,6 +244,7 @@ class Where:
             IndexFault: as `rows`.
         """
         with self._lock:
+            self._look_at_the_schema()
             self._guard.trusts = True
             try:
                 return self._run(sql, values)
@@ -200,6 +255,7 @@ class Where:
         """Drop the cached results: the pictures may have changed."""
         with self._lock:
             self._answers.clear()
+            self._is_old = True
 
     def close(self) -> None:
         """Close the connection."""
@@ -237,7 +293,7 @@ class _Guard:
         if action == sqlite3.SQLITE_SELECT:
             return ""  # its reads are authorized one by one
         if action == sqlite3.SQLITE_READ:
-            if base == "main" and one in ("rows", "metadata") and (ours or two == ""):
+            if base == "main" and one in ("rows", "metadata", "exif") and (ours or two == ""):
                 return ""
             if self.trusts and base == "main" and one == "rows" and two in ("row", "deleted_at"):
                 return ""
@@ -248,12 +304,12 @@ class _Guard:
         return "may do nothing but compare the columns of a picture"
 
     def watched(self, function: _Function) -> _Function:
-        """Wrap a function for SQL so that Ctrl-C in it is not taken for an error in the condition."""
+        """Wrap a function for SQL so that Ctrl-C and InvalidArgument in it come through as they are."""
 
         def call(*values: Any) -> Any:
             try:
                 return function(*values)
-            except (KeyboardInterrupt, SystemExit) as exc:
+            except (KeyboardInterrupt, SystemExit, InvalidArgument) as exc:
                 self.interruption = exc
                 raise
 
@@ -269,8 +325,8 @@ class _Guard:
             return 1
 
 
-def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function]) -> None:
-    """Create the view and set every limit that SQLite has."""
+def _create_functions(db: sqlite3.Connection, watched: Callable[[_Function], _Function]) -> None:
+    """Create the functions of this package for SQL: the view's own, `has` and `near`."""
     db.create_function("last_part", 1, watched(_last_part), deterministic=True)
     db.create_function("first_part", 1, watched(_first_part), deterministic=True)
     db.create_function("composed_path", 1, watched(composed_path), deterministic=True)
@@ -278,10 +334,17 @@ def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function])
     db.create_function("item_id", 1, watched(id_of_path), deterministic=True)
     db.create_function("composed_json", 1, watched(_composed_json), deterministic=True)
     db.create_function("has", 3, watched(_has), deterministic=True)
+    db.create_function("has", 2, watched(_holds), deterministic=True)
+    db.create_function("near", 5, watched(Near()), deterministic=True)
+
+
+def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function], *, with_exif: bool) -> None:
+    """Create the view and set every limit that SQLite has."""
+    _create_functions(db, watched)
     db.execute("PRAGMA temp_store = MEMORY")
     # Without locks, a file may be cut short while it is read: if it were mapped, that would kill the process.
     db.execute(f"PRAGMA mmap_size = {0 if isinstance(db, Still) else 1 << 30:d}")
-    db.execute(_VIEW)
+    db.execute(_VIEW + (_WITH_EXIF if with_exif else _WITHOUT_EXIF))
     db.execute("PRAGMA query_only = ON")
     db.execute("PRAGMA trusted_schema = OFF")
     if hasattr(db, "setlimit"):  # Python 3.11
@@ -349,8 +412,9 @@ def columns_read(condition: str, among: Sequence[str]) -> set[str]:
     db = sqlite3.connect(":memory:")
     try:
         db.execute(f"CREATE TABLE pictures ({', '.join(COLUMNS)})")
-        db.create_function("has", 3, _has, deterministic=True)
+        _create_functions(db, lambda function: function)
         db.set_authorizer(note)
+        condition = _of_the_row(condition)
         for template in (_IN_CASE, f"EXPLAIN {_IN_PARENTHESES}"):
             db.execute(template.format(condition, 0), dict.fromkeys(re.findall(r"[:@$](\w+)", condition)))
     except (sqlite3.Error, sqlite3.Warning, ValueError):
@@ -358,6 +422,29 @@ def columns_read(condition: str, among: Sequence[str]) -> set[str]:
     finally:
         db.close()
     return named & read
+
+
+def _holds(texts: object, value: object) -> int:
+    """Return whether a JSON list of texts contains a value: `has(keywords, 'beach')`."""
+    if not isinstance(texts, str) or not isinstance(value, str):
+        return 0
+    if _literal(value) not in texts and "\\u" not in texts:  # most rows; no JSON is parsed
+        return 0
+    return int(value in keywords_from_json(texts))
+
+
+@functools.lru_cache(maxsize=64)
+def _literal(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _of_the_row(condition: str) -> str:
+    """Give each `near(` outside quotes and comments the place of the row as its first arguments."""
+    parts, at = [], 0
+    for quoted in _QUOTED.finditer(condition):
+        parts += [_NEAR.sub(_NEAR_OF_ROW, condition[at : quoted.start()]), quoted[0]]
+        at = quoted.end()
+    return "".join([*parts, _NEAR.sub(_NEAR_OF_ROW, condition[at:])])
 
 
 def _check_text(condition: str) -> None:
