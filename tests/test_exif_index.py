@@ -19,8 +19,10 @@ from pictures_with_exif import bag, exif_block, packet, picture
 import clipdex
 from clipdex import Client, Collection, Exif, Index, InvalidArgument, Item, refresh_metadata
 from clipdex.index import IndexWriter, Manifest, Picture, compact_index, verify_index
+from clipdex.index.facets import Facets
 from clipdex.index.merge import merge_indexes
 from clipdex.index.near import EARTH_KM, Near
+from clipdex.index.where import columns_read
 from clipdex.testing import FakeTransport
 
 MANIFEST = Manifest(fingerprint="f" * 64, model="demo", embedding_dim=4)
@@ -363,10 +365,11 @@ def test_the_command_refreshes_and_searches(run, tmp_path, monkeypatch):
     assert status and "no such" in err and not (tmp_path / "no.clipdex").exists()
 
 
-def test_items_say_it_too_unless_the_collection_is_told_not_to(fake, tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_items_say_it_too_unless_the_collection_is_told_not_to(fake, tmp_path, workers):
     folder = folder_of(tmp_path)
     data = (folder / "a.jpg").read_bytes()
-    with Collection.open(tmp_path / "x", client=fake) as pictures:
+    with Collection.open(tmp_path / "x", client=fake, decode_workers=workers) as pictures:
         pictures.add([Item("bytes", data, metadata={"taken": "mine"}), Item("path", folder / "c.jpg")])
         pictures.add([Item("array", np.asarray(noise(9))), Item("plain", picture(seed=8))])
         kept = {each.id: each.exif for each in pictures}
@@ -381,10 +384,44 @@ def test_items_say_it_too_unless_the_collection_is_told_not_to(fake, tmp_path):
         pictures.add(Item("bytes", (folder / "b.png").read_bytes()))  # another picture
         kept = {each.id: each.exif for each in pictures}
         assert kept["path"] == Exif(rating=1) and kept["bytes"] == Exif(keywords=("sea",))
-    with Collection.open(tmp_path / "x", client=fake, exif=False) as pictures:
+    with Collection.open(tmp_path / "x", client=fake, decode_workers=workers, exif=False) as pictures:
         pictures.add([Item("told not to", data), Item("path", folder / "c.jpg")])
         kept = {each.id: each.exif for each in pictures}
         assert kept["told not to"] is None and kept["path"] == Exif(rating=1)
+
+
+@pytest.mark.thin
+def test_facets_and_columns_say_what_a_later_commit_was_the_first_to_bring(tmp_path):
+    path = tmp_path / "x.clipdex"
+    with IndexWriter.open_or_create(path, MANIFEST) as writer:
+        writer.append([row(0)], unit_vectors(1, 4))
+    with Index.open(path) as opened:
+        facets = Facets(opened)
+        assert facets.counts("camera").missing == 1 and "taken" not in there(facets)
+        assert {each.name: each.kind for each in facets.columns()[0]}["keywords"] == "list"
+        with IndexWriter(path) as writer:
+            writer.append([row(1, SAID), row(2, Exif(keywords=("sea",), title="[draft]"))], unit_vectors(2, 4))
+        assert facets.counts("camera").values == [("Pixel 7", 1, "camera = 'Pixel 7'")]
+        assert facets.counts("taken").values == [("2024-06", 1, "substr(taken, 1, 7) = '2024-06'")]
+        assert facets.counts("taken", unit="year").values == [("2024", 1, "substr(taken, 1, 4) = '2024'")]
+        assert [each[:2] for each in facets.counts("keywords").values] == [("sea", 2), ("Käse", 1)]
+        for by in ("camera", "taken", "keywords", "rating", "title"):
+            for _, count, condition in facets.counts(by).values:
+                assert len(opened.where(condition)) == count > 0, condition
+        kinds = there(facets)
+        wanted = {"taken": "time", "camera": "text", "keywords": "list", "latitude": "real", "rating": "integer"}
+        assert kinds.items() >= (wanted | {"title": "text"}).items()
+
+
+def there(facets):
+    return {each.name: each.kind for each in facets.columns()[0] if each.there}
+
+
+@pytest.mark.thin
+@pytest.mark.parametrize("condition", ["near(48, 11, 5) OR folder = 'x'", "has(keywords, 'a') AND folder <> ''"])
+def test_what_a_condition_reads_is_known_through_the_functions_of_places_and_keywords(condition):
+    assert columns_read(condition, ("path", "folder")) == {"folder"}
+    assert columns_read(condition.replace("folder", "title <> 'folder' AND name"), ("path", "folder")) == set()
 
 
 @pytest.mark.thin
