@@ -20,6 +20,7 @@ from drawn_index import drawn_index
 
 import clipdex
 from clipdex import Index, IndexFault, InvalidArgument
+from clipdex.index import picture_view as view_module
 from clipdex.index import where as where_module
 from clipdex.index.schema import connect
 from clipdex.index.where import COLUMNS, FUNCTIONS, Where
@@ -460,7 +461,7 @@ def test_every_function_allowed_is_there_or_newer_than_this_sqlite(index):
 
 @pytest.mark.parametrize("column", COLUMNS)
 def test_every_column_can_be_named(index, column):
-    nothing = ("id", *where_module.EXIF_COLUMNS)  # none was added by id, and no file says anything
+    nothing = ("id", *view_module.EXIF_COLUMNS)  # none was added by id, and no file says anything
     there = "NULL" if column in nothing else "NOT NULL"
     assert len(index.where(f"{column} IS {there}")) == 40
 
@@ -500,7 +501,7 @@ def test_ctrl_c_ends_a_condition(tmp_path, monkeypatch, while_in):
         raise KeyboardInterrupt
 
     if while_in == "a function":
-        monkeypatch.setattr(where_module, "_last_part", pressed)
+        monkeypatch.setattr(view_module, "_last_part", pressed)
     where = Where(index / "rows.sqlite")
     ticks = iter([1.0, 1.0])
     if while_in == "SQLite":

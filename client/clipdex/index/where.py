@@ -7,15 +7,11 @@ whatever the condition says, it either filters or is refused.
 
 from __future__ import annotations
 
-import functools
-import json
 import re
 import sqlite3
 import threading
 import time
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +19,21 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.errors import InvalidArgument
-from clipdex.base.exif import keywords_from_json
-from clipdex.base.item_paths import id_of_path, is_item
-from clipdex.base.json_text import parse_json
-from clipdex.base.spelling import composed, composed_path
-from clipdex.index.near import Near
+from clipdex.base.spelling import composed
+from clipdex.index.picture_view import (
+    COLUMNS,
+    QUOTED,
+    Function,
+    create_functions,
+    create_view,
+    exif_is_there,
+    of_the_row,
+)
 from clipdex.index.schema import Still, connect, require_still, unreadable, was_refused
 
-__all__ = ["COLUMNS", "EXIF_COLUMNS", "FUNCTIONS", "Rows", "Where", "columns_read"]
+__all__ = ["COLUMNS", "FUNCTIONS", "Rows", "Where", "columns_read"]
 
 Rows = npt.NDArray[np.int64]
-_Function = Callable[..., Any]
-
-# What a picture's file says of it; NULL where it says nothing.
-EXIF_COLUMNS = (
-    *("taken", "taken_offset", "make", "camera", "lens", "latitude", "longitude", "rating", "keywords", "title"),
-    "description",
-)
-COLUMNS = (
-    *("row", "path", "id", "name", "folder", "size", "width", "height", "modified", "mtime", "meta"),
-    *EXIF_COLUMNS,
-)
 
 # Functions without side effects whose results are no longer than their arguments.
 FUNCTIONS = frozenset(
@@ -56,50 +46,17 @@ FUNCTIONS = frozenset(
     )
 )
 
-# CAST gives each column an affinity, so that numbers and texts compare as expected. Texts are composed
-# (`spelling`); most are ASCII, which SQLite detects by itself, faster than it calls a function.
-_VIEW = """
-CREATE TEMP VIEW pictures AS
-SELECT rows.row AS row,
-    CAST(CASE WHEN substr(path, 1, 1) <> x'2F' THEN item_text(path)
-        WHEN CAST(path AS TEXT) GLOB '*[^ -~]*' THEN composed_path(path) ELSE path END AS TEXT) AS path,
-    CASE WHEN substr(path, 1, 1) <> x'2F' THEN item_id(path) END AS id,
-    CAST(last_part(path) AS TEXT) AS name,
-    CAST(first_part(path) AS TEXT) AS folder,
-    size, width, height,
-    CAST(datetime(mtime_ns / 1000000000, 'unixepoch') AS TEXT) AS modified,
-    CAST(mtime_ns / 1e9 AS REAL) AS mtime,
-    coalesce(CASE WHEN json GLOB '*[^ -~]*' THEN composed_json(json) ELSE json END, '{}') AS meta,
-"""
-# SQLite leaves out a join of which no column is used.
-_FROM = "FROM main.rows LEFT JOIN main.metadata ON metadata.row = rows.row"
-_WITH_EXIF = f"""
-    CAST(taken AS TEXT) AS taken, CAST(taken_offset AS TEXT) AS taken_offset, CAST(make AS TEXT) AS make,
-    CAST(camera AS TEXT) AS camera, CAST(lens AS TEXT) AS lens,
-    CAST(latitude_e7 / 1e7 AS REAL) AS latitude, CAST(longitude_e7 / 1e7 AS REAL) AS longitude,
-    rating, CAST(keywords AS TEXT) AS keywords, CAST(title AS TEXT) AS title,
-    CAST(description AS TEXT) AS description
-{_FROM} LEFT JOIN main.exif ON exif.row = rows.row
-"""
-_WITHOUT_EXIF = f"{', '.join(f'NULL AS {name}' for name in EXIF_COLUMNS)} {_FROM}"
-_EXIF_IS_THERE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'exif'"
-
 _LONGEST = 10_000  # characters of a condition
 _KEPT = 4  # results cached per snapshot; each takes 8 bytes per row
 _STEPS = 20_000  # of SQLite's virtual machine, between two checks of the clock
 
 # Even without this check a subquery could read only the view, but with tombstones, and again for each row.
 _SUBQUERY = re.compile(r"\b(select|values)\b", re.IGNORECASE)
-_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^]]*\]|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 
 # A text that is an expression both between CASE and THEN and between parentheses is a single expression: text that
 # closes the parenthesis fails in the first, text that ends the CASE in the second. The line breaks end comments.
 _IN_CASE = "EXPLAIN SELECT CASE WHEN\n{}\nTHEN 1 END FROM pictures"
 _IN_PARENTHESES = "SELECT row FROM pictures WHERE (\n{}\n) AND row >= 0 AND row < {:d} ORDER BY row"
-
-_NEAR_OF_ROW = r"near\1(latitude, longitude, "
-# `near(48.1, 11.6, 5)` is of the row's own place, which no function can see by itself.
-_NEAR = re.compile(r"\bnear(\s*)\(", re.IGNORECASE)
 
 _DAMAGED = ("database disk image is malformed", "disk I/O error", "file is not a database")
 
@@ -134,7 +91,7 @@ class Where:
         self._is_old = False  # the view, which may lack what a commit has added
         try:
             self._db = connect(path, write=False)
-            self._has_exif = self._exif_is_there()
+            self._has_exif = exif_is_there(self._db)
             _close_in(self._db, self._guard.watched, with_exif=self._has_exif)
             self._db.set_authorizer(self._guard.decide)
             self._db.set_progress_handler(self._guard.look_at_the_clock, _STEPS)
@@ -174,11 +131,10 @@ class Where:
             return
         try:
             self._db.set_authorizer(None)
-            if self._exif_is_there():
+            if exif_is_there(self._db):
                 self._has_exif = True
                 self._db.execute("PRAGMA query_only = OFF")  # of a view in memory
-                self._db.execute("DROP VIEW temp.pictures")
-                self._db.execute(_VIEW + _WITH_EXIF)
+                create_view(self._db, with_exif=True)
             self._is_old = False
         except sqlite3.Error as exc:
             require_still(self._db)
@@ -187,11 +143,8 @@ class Where:
             self._db.execute("PRAGMA query_only = ON")
             self._db.set_authorizer(self._guard.decide)
 
-    def _exif_is_there(self) -> bool:
-        return self._db.execute(_EXIF_IS_THERE).fetchone() is not None
-
     def _evaluated(self, condition: str, values: Mapping[str, Any], below: int) -> Rows:
-        condition = _of_the_row(condition)
+        condition = of_the_row(condition)
         self._run(_IN_CASE.format(condition), values)
         found = self._run(_IN_PARENTHESES.format(condition, below), values)
         rows = np.fromiter((row for (row,) in found), np.int64)
@@ -303,7 +256,7 @@ class _Guard:
             return "" if ours or counts or str(two).lower() in FUNCTIONS else f"may not call {two}()"
         return "may do nothing but compare the columns of a picture"
 
-    def watched(self, function: _Function) -> _Function:
+    def watched(self, function: Function) -> Function:
         """Wrap a function for SQL so that Ctrl-C and InvalidArgument in it come through as they are."""
 
         def call(*values: Any) -> Any:
@@ -325,26 +278,13 @@ class _Guard:
             return 1
 
 
-def _create_functions(db: sqlite3.Connection, watched: Callable[[_Function], _Function]) -> None:
-    """Create the functions of this package for SQL: the view's own, `has` and `near`."""
-    db.create_function("last_part", 1, watched(_last_part), deterministic=True)
-    db.create_function("first_part", 1, watched(_first_part), deterministic=True)
-    db.create_function("composed_path", 1, watched(composed_path), deterministic=True)
-    db.create_function("item_text", 1, watched(_path), deterministic=True)
-    db.create_function("item_id", 1, watched(id_of_path), deterministic=True)
-    db.create_function("composed_json", 1, watched(_composed_json), deterministic=True)
-    db.create_function("has", 3, watched(_has), deterministic=True)
-    db.create_function("has", 2, watched(_holds), deterministic=True)
-    db.create_function("near", 5, watched(Near()), deterministic=True)
-
-
-def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function], *, with_exif: bool) -> None:
+def _close_in(db: sqlite3.Connection, watched: Callable[[Function], Function], *, with_exif: bool) -> None:
     """Create the view and set every limit that SQLite has."""
-    _create_functions(db, watched)
+    create_functions(db, watched)
     db.execute("PRAGMA temp_store = MEMORY")
     # Without locks, a file may be cut short while it is read: if it were mapped, that would kill the process.
     db.execute(f"PRAGMA mmap_size = {0 if isinstance(db, Still) else 1 << 30:d}")
-    db.execute(_VIEW + (_WITH_EXIF if with_exif else _WITHOUT_EXIF))
+    create_view(db, with_exif=with_exif)
     db.execute("PRAGMA query_only = ON")
     db.execute("PRAGMA trusted_schema = OFF")
     if hasattr(db, "setlimit"):  # Python 3.11
@@ -352,45 +292,6 @@ def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function],
             db.setlimit(getattr(sqlite3, f"SQLITE_LIMIT_{name}"), limit)
     if hasattr(db, "setconfig"):  # Python 3.12
         db.setconfig(getattr(sqlite3, "SQLITE_DBCONFIG_DEFENSIVE"), True)  # noqa: B009
-
-
-def _path(path: bytes) -> bytes:
-    return composed_path(path[:-1] if is_item(path) else path)
-
-
-def _last_part(path: bytes) -> bytes:
-    return _path(path).rpartition(b"/")[2]
-
-
-def _first_part(path: bytes) -> bytes | None:
-    return None if is_item(path) else composed_path(path).rpartition(b"/")[0] or b"/"
-
-
-def _composed_json(text: object) -> object:
-    """Compose the texts in a JSON text, one by one: an accent must not combine with the end of an escape."""
-    if not isinstance(text, str) or unicodedata.is_normalized("NFC", text):
-        return text
-    with suppress(ValueError, RecursionError):
-        return json.dumps(_composed_value(parse_json(text)), ensure_ascii=False, separators=(",", ":"))
-    return text
-
-
-def _composed_value(value: Any) -> Any:
-    if isinstance(value, str):
-        return composed(value)
-    if isinstance(value, list):
-        return [_composed_value(each) for each in value]
-    if isinstance(value, dict):
-        return {composed(key): _composed_value(each) for key, each in value.items()}
-    return value
-
-
-def _has(meta: object, field: object, value: object) -> int:
-    """Return whether a field is that value or a list that contains it: `has(meta, 'tags', 'red')`."""
-    found = None
-    with suppress(ValueError, TypeError, AttributeError):
-        found = parse_json(meta).get(field)  # type: ignore[arg-type]
-    return int(value in found if isinstance(found, list) else found is not None and found == value)
 
 
 def columns_read(condition: str, among: Sequence[str]) -> set[str]:
@@ -412,9 +313,9 @@ def columns_read(condition: str, among: Sequence[str]) -> set[str]:
     db = sqlite3.connect(":memory:")
     try:
         db.execute(f"CREATE TABLE pictures ({', '.join(COLUMNS)})")
-        _create_functions(db, lambda function: function)
+        create_functions(db, lambda function: function)
         db.set_authorizer(note)
-        condition = _of_the_row(condition)
+        condition = of_the_row(condition)
         for template in (_IN_CASE, f"EXPLAIN {_IN_PARENTHESES}"):
             db.execute(template.format(condition, 0), dict.fromkeys(re.findall(r"[:@$](\w+)", condition)))
     except (sqlite3.Error, sqlite3.Warning, ValueError):
@@ -424,29 +325,6 @@ def columns_read(condition: str, among: Sequence[str]) -> set[str]:
     return named & read
 
 
-def _holds(texts: object, value: object) -> int:
-    """Return whether a JSON list of texts contains a value: `has(keywords, 'beach')`."""
-    if not isinstance(texts, str) or not isinstance(value, str):
-        return 0
-    if _literal(value) not in texts and "\\u" not in texts:  # most rows; no JSON is parsed
-        return 0
-    return int(value in keywords_from_json(texts))
-
-
-@functools.lru_cache(maxsize=64)
-def _literal(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _of_the_row(condition: str) -> str:
-    """Give each `near(` outside quotes and comments the place of the row as its first arguments."""
-    parts, at = [], 0
-    for quoted in _QUOTED.finditer(condition):
-        parts += [_NEAR.sub(_NEAR_OF_ROW, condition[at : quoted.start()]), quoted[0]]
-        at = quoted.end()
-    return "".join([*parts, _NEAR.sub(_NEAR_OF_ROW, condition[at:])])
-
-
 def _check_text(condition: str) -> None:
     if not isinstance(condition, str):
         raise InvalidArgument(f"the filter is {type(condition).__name__}; expected a condition in SQL, a string")
@@ -454,7 +332,7 @@ def _check_text(condition: str) -> None:
         raise InvalidArgument("the filter is empty; write a condition in SQL, such as  width > 1000")
     if len(condition) > _LONGEST:
         raise InvalidArgument(f"the filter has {len(condition):,} characters; expected at most {_LONGEST:,}")
-    if _SUBQUERY.search(_QUOTED.sub(" ", condition)):
+    if _SUBQUERY.search(QUOTED.sub(" ", condition)):
         raise InvalidArgument("the filter contains SELECT or VALUES; expected a condition on one picture")
     if "\0" in condition or not _is_unicode(condition):
         raise InvalidArgument("the filter contains a zero byte or bytes that are not UTF-8; GLOB's ? matches any")
