@@ -30,7 +30,8 @@ from clipdex.cli.index_options import ENVIRONMENT, required_index
 from clipdex.cli.ledger import failure_line, refuse_second_writer
 from clipdex.cli.panels import LIMITS
 from clipdex.cli.printing import detail, note, say, say_json
-from clipdex.cli.progress import index_progress, rows_progress, shown_rate
+from clipdex.cli.progress import index_progress, shown_rate
+from clipdex.cli.refreshing import refresh
 from clipdex.index import Index
 from clipdex.model.formats.icc import check_icc
 from clipdex.pipeline.index_pictures import (
@@ -41,7 +42,6 @@ from clipdex.pipeline.plan import (
     Plan,
     plan_run,
 )
-from clipdex.pipeline.refresh import refresh_metadata as reread
 from clipdex.pipeline.report import RunReport
 from clipdex.sources import Exclusion, PathList, Source, is_picture_glob, open_sources
 from clipdex.sources.locations import URL_BEGINS
@@ -226,7 +226,7 @@ def index(
         raise InvalidArgument("--dry-run and --refresh-metadata are both given; give one of them")
     limits = limits_of(max_file_mib, max_pixels, file_timeout, worker_memory_mib, large_memory_mib)
     if refresh_metadata:
-        _refresh(source, out, not no_exif, workers, limits, strict, as_json)
+        _end_strictly(strict, refresh(source, out, not no_exif, workers, limits, as_json))
         return
     if dry_run:
         plan = plan_run(source, out, retry_failures=retry, check=check.value)
@@ -276,31 +276,6 @@ def limits_of(
 ) -> Limits:
     """Return the limits that the options of the same names set."""
     return Limits(max_file_mib * _MIB, max_pixels, file_timeout, worker_memory_mib * _MIB, large_memory_mib * _MIB)
-
-
-def _refresh(
-    source: Source, out: Path, exif: bool, workers: int | None, limits: Limits, strict: bool, as_json: bool
-) -> None:
-    with interruptible("run the same command again for the rest"), rows_progress("reading") as progress:
-        done = reread(source, out, exif=exif, workers=workers, limits=limits, progress=progress)
-    if as_json:
-        say_json({"index": str(out), "dry_run": False} | asdict(done))
-    else:
-        left = [
-            f"{count:,} {why}"
-            for count, why in (
-                (done.changed, "changed"),
-                (done.unknown, "not indexed"),
-                (done.failed, "could not be read"),
-            )
-            if count
-        ]
-        rest = f"; left as they are: {', '.join(left)}" if left else ""
-        say(
-            f"{counted(done.refreshed, 'picture')} read again, {done.with_exif:,} with metadata of their own, in "
-            f"{shown_path(str(out))}; nothing was embedded{rest}"
-        )
-    _end_strictly(strict, done.failed)
 
 
 def _end_strictly(strict: bool, failed: int) -> None:
