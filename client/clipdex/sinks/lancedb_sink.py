@@ -34,6 +34,7 @@ class LanceSink:
     most_points = 8_192  # each upsert is a version of the table
     most_bytes = 64 << 20
     number_bytes = 4
+    most_payload = 32 << 20
 
     def __init__(self, folder: Path, table: str) -> None:
         """folder: of the database."""
