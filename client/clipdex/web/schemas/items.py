@@ -113,7 +113,7 @@ class MetadataIn(RequestModel):
 class RemoveIn(RequestModel):
     """Items to remove."""
 
-    ids: Annotated[list[_Id], Field(max_length=10_000)]
+    ids: Annotated[list[_Id], Field(max_length=10_000, fail_fast=True)]
 
 
 class RemovedOut(BaseModel):
