@@ -147,7 +147,7 @@ clean:  ## remove the environments and what the demo wrote
 	@echo "installing Triton, onnxruntime and what else the demo needs into .venv: a minute or two"
 	@$(PYTHON) -m venv --clear .venv
 	@{ env $(call PINS,constraints.txt) .venv/bin/python -m pip install --disable-pip-version-check \
-		-e '.[cli,local]' || touch .venv/failed; } | $(SHOWN)
+		-e '.[cli,local,web]' || touch .venv/failed; } | $(SHOWN)
 	@if [ -e .venv/failed ]; then rm .venv/failed; exit 1; fi
 	@touch $@
 

@@ -166,7 +166,7 @@ def _check_address(scope: Scope) -> None:
     except UnicodeDecodeError as exc:
         raise Refused(400, "the address is not in UTF-8") from exc
     if "\0" in plain:
-        raise Refused(400, "the address has a zero byte")
+        raise Refused(400, "the address has a zero byte", kind="InvalidArgument")
     if query.count(b"&") >= _MOST_FIELDS:
         raise Refused(400, f"the query has more than {_MOST_FIELDS} fields")
     named = parse_qsl(query.decode("latin-1"), keep_blank_values=True)

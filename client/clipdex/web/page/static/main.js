@@ -63,6 +63,7 @@ function edit(text) {
 // ---- searching
 
 let asked = "";
+let problem_status = 0; // of the last answer that was none
 let pending = ""; // a condition just written, which goes back to its field if it cannot be used
 const question = () => JSON.stringify([state.index, state.text.trim(), state.parts, state.where, state.min, state.group]);
 
@@ -208,6 +209,7 @@ function failed(problem, below = false) {
     open_filters(true).then(() => filters.wrong(problem.message, written));
     return;
   }
+  problem_status = problem.status;
   grid.hold_last_row(false);
   if (!below) next = null;
   $("#more").hidden = !below;
@@ -274,7 +276,8 @@ $("#pin-minus").addEventListener("click", () => pin(-1));
 $("#picture").addEventListener("click", () => $("#choose").click());
 query.watch_pictures((part) => change({ parts: [...state.parts.filter((each) => each.kind !== "upload"), part], view: "", show: "" }));
 $("#index")?.addEventListener("change", () => change({ index: $("#index").value, parts: [], show: "" }));
-$("#again").addEventListener("click", () => search(true));
+// Who must log in again is led there by the page itself.
+$("#again").addEventListener("click", () => (problem_status === 401 ? location.reload() : search(true)));
 $("#more").addEventListener("click", (event) => {
   event.preventDefault();
   further().then(fill_window);

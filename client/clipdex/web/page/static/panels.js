@@ -91,7 +91,8 @@ function group({ pictures, size }, open) {
     h("ul", {}, ...pictures.map((each, at) => h("li", {},
       h("button", { type: "button", class: "pair", onclick: () => open(each, pictures) },
         h("img", { src: each.thumbnail, alt: each.name, loading: "lazy", width: each.width || 320, height: each.height || 320 })),
-      h("p", {}, h("strong", { text: each.name }), h("span", { class: at ? "relation" : "keep", text: at ? alike(each) : "keep" })),
+      h("p", {}, h("strong", { text: each.name }), at ? null : h("span", { class: "keep", text: "keep" })),
+      at ? h("p", { class: "soft", text: alike(each) }) : null,
       h("p", { class: "soft", text: [each.width ? `${each.width} × ${each.height}` : "", each.size ? bytes(each.size) : "", (each.modified ?? "").slice(0, 10)].filter(Boolean).join(" · ") }),
       each.path || each.id ? button(each.id ? "Copy id" : "Copy path", "copy", () => copy(each.id ?? each.path, each.id ? "Id" : "Path")) : null))));
 }

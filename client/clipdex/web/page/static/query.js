@@ -43,7 +43,7 @@ function chip(state, part, at, changed, edit) {
 
 function preview(state, part) {
   if (part.kind === "text") return null;
-  const query = new URLSearchParams({ side: "96", ...(part.version ? { v: part.version } : {}), ...(state.index ? { index: state.index } : {}) });
+  const query = new URLSearchParams({ side: "160", ...(part.version ? { v: part.version } : {}), ...(state.index ? { index: state.index } : {}) });
   const from = { upload: uploads.get(part.value)?.url, row: `${root}/v1/pictures/${part.value}/thumbnail?${query}` }[part.kind];
   return from ? h("img", { src: from, alt: "", width: 28, height: 28, onerror: (event) => event.target.remove() }) : null;
 }

@@ -18,7 +18,7 @@ export function view(shown, use) {
   image.alt = hit.name;
   image.width = hit.width || 640;
   image.height = hit.height || 640;
-  image.src = `${hit.thumbnail}${hit.thumbnail.includes("?") ? "&" : "?"}side=1280`;
+  image.src = `${hit.thumbnail}&side=1280`;
   $("h2", dialog).textContent = hit.name;
   $(".previous", dialog).disabled = !hooks.neighbour(-1);
   $(".next", dialog).disabled = !hooks.neighbour(1);
