@@ -48,7 +48,7 @@ FUNCTIONS = frozenset(
 
 _LONGEST = 10_000  # characters of a condition
 _KEPT = 4  # results cached per snapshot; each takes 8 bytes per row
-_STEPS = 20_000  # of SQLite's virtual machine, between two checks of the clock
+_STEPS = 1_000  # of SQLite's virtual machine, between two checks of the clock; one may take milliseconds
 
 # Even without this check a subquery could read only the view, but with tombstones, and again for each row.
 _SUBQUERY = re.compile(r"\b(select|values)\b", re.IGNORECASE)
@@ -299,8 +299,8 @@ def columns_read(condition: str, among: Sequence[str]) -> set[str]:
 
     Of a condition that SQLite cannot compile, each column is returned whose name is anywhere in it.
     """
-    text = composed(condition).lower()
-    named = {column for column in among if column in text}
+    condition = composed(condition)  # as it is evaluated
+    named = {column for column in among if column in condition.lower()}
     if not named:
         return named
     read: set[str] = set()
