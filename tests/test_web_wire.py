@@ -82,7 +82,7 @@ class Site:
 
 def answers(got: bytes) -> tuple[list[Answer], bytes]:
     """Split what a server sent."""
-    found = []
+    found: list[Answer] = []
     while got.startswith(b"HTTP/1.1 ") and b"\r\n\r\n" in got:
         head, _, rest = got.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
@@ -968,7 +968,7 @@ def test_a_range_is_a_part_or_nothing_of_it_counts(site: Site, asked: str) -> No
 def test_a_condition_is_of_the_tag_alone(site: Site, headers: dict[str, str], status: int) -> None:
     tag = site.ask("GET", "/v1/pictures/0/original").headers["etag"]
     said = {name: value.replace("TAG", tag) for name, value in headers.items()}
-    found = site.ask("GET", "/v1/pictures/0/original", **said)
+    found = site.ask("GET", "/v1/pictures/0/original", b"", **said)
     assert found.status == status
     is_harmless(found)
     assert (found.body == b"") == (status == 304)
@@ -1021,7 +1021,7 @@ def test_pictures_that_unpack_to_very_much_are_refused_wherever_pictures_are_tak
             assert answer.status in statuses, (name, answer)
             is_harmless(answer)
             assert answer.json["type"] == "urn:clipdex:ImageError", (name, answer)
-    assert lan.ask("GET", "/v1/items/bomb", **_AUTH).status == 404
+    assert lan.ask("GET", "/v1/items/bomb", b"", **_AUTH).status == 404
 
 
 # Conditions, and what they must not bring back
