@@ -74,6 +74,7 @@ def test_it_answers_once_it_has_printed_its_address_and_ends_with_the_signal(ind
             assert err == "stopped\n"
 
 
+@pytest.mark.slow
 def test_an_open_request_is_finished_before_the_end(index: Path) -> None:
     """While a client reads a long list slowly, the signal comes."""
     with started(index, "--server", "none") as (process, said):
@@ -106,6 +107,7 @@ def test_a_head_that_is_too_long_is_refused(index: Path) -> None:
         assert httpx.get(f"{said['address']}/v1/info").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_slow_head_is_given_up(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from web_server import settings_of
 
@@ -206,6 +208,7 @@ def test_a_token_is_made_and_printed_once_where_others_reach_the_server(index: P
         assert "a" * 20 not in process.communicate(timeout=20)[1]
 
 
+@pytest.mark.slow
 def test_commits_of_others_are_seen_while_it_serves_and_its_own_by_others(index: Path) -> None:
     with started(index, "--server", "none", "--allow-write") as (_, said), httpx.Client() as http:
         address = said["address"]
