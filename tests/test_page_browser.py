@@ -537,6 +537,22 @@ def test_a_server_that_does_not_answer_is_said_in_plain_words(window: Callable[.
     expect(page.locator("#status")).to_have_text(re.compile("results"))
 
 
+def test_a_model_server_that_is_away_is_told_of_at_once(window: Callable[..., Page]) -> None:
+    page = window()
+    settled(page)
+    asked: list[str] = []
+
+    def away(route: Route) -> None:
+        asked.append(route.request.url)
+        problem = {"type": "urn:clipdex:ServerUnreachable", "detail": "No server answers.", "status": 503}
+        route.fulfill(status=503, json=problem, headers={"Retry-After": "1"})
+
+    page.route("**/v1/search*", away)
+    page.fill("#text", "a star")
+    expect(page.locator("#trouble h2")).to_have_text("The model server does not answer")
+    assert len(asked) == 1, "the server has waited for it already"
+
+
 def test_a_slow_search_says_that_it_searches_and_a_later_one_takes_its_place(window: Callable[..., Page]) -> None:
     page = window()
     settled(page)

@@ -462,6 +462,12 @@ def test_a_missing_folder_is_refused(folder: Path) -> None:
         Watch(folder / "nowhere", folder / "x.clipdex", lambda source: pytest.fail())
 
 
+def test_a_file_instead_of_a_folder_is_refused(folder: Path) -> None:
+    (folder / "notes.txt").write_text("text")
+    with pytest.raises(SourceError, match="notes.txt: it is a file; expected a folder"):
+        Watch(folder / "notes.txt", folder / "x.clipdex", lambda source: pytest.fail())
+
+
 def test_a_missing_watchdog_names_the_extra(
     folder: Path, run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

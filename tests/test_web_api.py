@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from conftest import noise
@@ -45,6 +46,25 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def index(made: Path, tmp_path: Path) -> Path:
     """A copy of it that the test may change."""
     return Path(shutil.copytree(made, tmp_path / "x.clipdex"))
+
+
+def test_a_model_server_that_is_away_is_reported_before_the_time_of_a_request_is_up(index: Path) -> None:
+    seen: list[dict[str, object]] = []
+
+    def connect(*_: object, **settings: object) -> clipdex.Client:
+        seen.append(settings)
+        return clipdex.Client(FakeTransport())
+
+    for settings in (
+        settings_of(index, request_timeout_s=60.0),
+        settings_of(index, request_timeout_s=60.0, connection={"timeout_s": 50.0}),
+    ):
+        with (
+            mock.patch("clipdex.collection.open_collection.connect", connect),
+            TestClient(create_app(settings)),
+        ):
+            pass
+    assert [each["timeout_s"] for each in seen] == [15.0, 50.0]
 
 
 @pytest.fixture

@@ -116,7 +116,8 @@ class Watch:
                     f"{name} is {number!r}; expected {least} or more seconds, and a finite number"
                 )
         if not folder.is_dir():
-            raise SourceError(f"{folder}: there is no such folder")
+            what = "it is a file; expected a folder" if folder.exists() else "there is no such folder"
+            raise SourceError(f"{folder}: {what}")
         self._folder = folder
         self._index = index
         self._sync = sync

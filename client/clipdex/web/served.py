@@ -29,6 +29,8 @@ __all__ = [
     "served_of",
 ]
 
+_MODEL_SHARE = 0.25  # of a request's time limit, for one request to the model server
+
 
 def name_of(index: Path) -> str:
     """Return the name under which an index is served."""
@@ -85,7 +87,9 @@ class Served:
         """
         chosen = self.settings
         require_names(chosen.indexes)
-        asked = {} if chosen.server is None else {"model": chosen.model, **chosen.connection}
+        # A model server that is away is reported well before the request's own time is up.
+        patience = {"timeout_s": chosen.request_timeout_s * _MODEL_SHARE}
+        asked = {} if chosen.server is None else {"model": chosen.model, **patience, **chosen.connection}
         try:
             self.pictures = Pictures(Thumbnails(chosen), Originals())
             self._open.push_async_callback(asyncio.to_thread, self.pictures.thumbnails.close)

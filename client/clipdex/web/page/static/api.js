@@ -59,7 +59,8 @@ export async function ask(path, { query = {}, json, form, signal, waiting, times
     }
     if (response.ok) return response.json();
     const found = await problem(response);
-    const busy = found.status === 503 || found.status === 429;
+    // The server has already waited for its model server.
+    const busy = (found.status === 503 && found.kind !== "ServerUnreachable") || found.status === 429;
     if (!busy || attempt === times) throw found;
     waiting?.(found);
     await pause(Math.min(found.retry_after || 1, 5), signal);
