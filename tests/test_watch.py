@@ -464,7 +464,7 @@ def test_a_missing_folder_is_refused(folder: Path) -> None:
 
 def test_a_file_instead_of_a_folder_is_refused(folder: Path) -> None:
     (folder / "notes.txt").write_text("text")
-    with pytest.raises(SourceError, match="notes.txt: it is a file; expected a folder"):
+    with pytest.raises(SourceError, match=r"notes\.txt: it is a file; expected a folder"):
         Watch(folder / "notes.txt", folder / "x.clipdex", lambda source: pytest.fail())
 
 

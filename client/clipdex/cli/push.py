@@ -32,13 +32,18 @@ def push_command(
     named: IndexAndUrl,
     compare: Annotated[
         bool,
-        typer.Option("--verify", help="After the push, compare the count, a sample of the points, and the answers to queries."),
+        typer.Option(
+            "--verify",
+            help="After the push, compare the count, a sample of the points, and the answers to queries.",
+        ),
     ] = False,
     queries: Annotated[int, typer.Option(metavar="N", help="With --verify: number of queries.")] = 100,
     where: Annotated[
         str | None,
         typer.Option(
-            metavar="SQL", help="With --verify: also compare queries with this condition, as in search.", show_default=False
+            metavar="SQL",
+            help="With --verify: also compare queries with this condition, as in search.",
+            show_default=False,
         ),
     ] = None,
     as_json: JsonOption = False,

@@ -37,23 +37,27 @@ def web(
     ctx: typer.Context,
     places: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="INDEX", help="Indexes to serve; each is served under its name.", show_default=False),
+        typer.Argument(
+            metavar="INDEX", help="Indexes to serve; each is served under its name.", show_default=False
+        ),
     ] = None,
     *,
     index: IndexOption = None,
     connection: Connection,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 for every interface.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every interface.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="Port; 0 picks a free one.")] = 8080,
     allow_write: Annotated[
         bool,
-        typer.Option("--allow-write", help="Allow items to be added, changed and removed.", rich_help_panel=ACCESS),
+        typer.Option(
+            "--allow-write", help="Allow items to be added, changed and removed.", rich_help_panel=ACCESS
+        ),
     ] = False,
     show_paths: Annotated[
         bool,
         typer.Option(
-            "--show-paths", help="Show the paths of pictures, and allow filters to use them.", rich_help_panel=ACCESS
+            "--show-paths",
+            help="Show the paths of pictures, and allow filters to use them.",
+            rich_help_panel=ACCESS,
         ),
     ] = False,
     token_file: Annotated[
@@ -128,7 +132,10 @@ def web(
         ),
     ] = None,
     thumbnail_cache_mb: Annotated[
-        int, typer.Option(metavar="MB", min=1, help="Largest size of the thumbnail cache, in MiB.", rich_help_panel=LIMITS)
+        int,
+        typer.Option(
+            metavar="MB", min=1, help="Largest size of the thumbnail cache, in MiB.", rich_help_panel=LIMITS
+        ),
     ] = 1024,
     as_json: JsonOption = False,
 ) -> None:
@@ -216,8 +223,8 @@ def _proxies(given: str | None) -> str | None:
             ipaddress.ip_network(each.strip(), strict=False)
         except ValueError as exc:
             raise InvalidArgument(
-                f"--behind-proxy {given!r:.80}: {each.strip()!r:.60} is not an IP address; expected the address of "
-                "the proxy, such as 127.0.0.1, or a network, such as 10.0.0.0/8"
+                f"--behind-proxy {given!r:.80}: {each.strip()!r:.60} is not an IP address; expected the address "
+                "of the proxy, such as 127.0.0.1, or a network, such as 10.0.0.0/8"
             ) from exc
     return given
 
