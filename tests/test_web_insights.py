@@ -184,7 +184,7 @@ def test_without_an_inference_server_there_are_no_models(index):
     with answering(settings_of(index, fake=False)) as web:
         assert web.get("/v1/models").json()["data"] == []
         said = web.post("/v1/embeddings", json={"model": "fake", "input": "a"}).json()
-    assert "no inference server" in said["error"]["message"]
+    assert "no model server" in said["error"]["message"]
 
 
 # Classification

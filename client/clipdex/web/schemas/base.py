@@ -1,4 +1,4 @@
-"""What the bodies of all requests share."""
+"""The base class and field types of all request bodies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WIDEST = 65_536  # numbers of a vector; a model's embedding has about a thousan
 
 
 class RequestModel(BaseModel):
-    """A body of a request: a field that it does not know is an error, and no type is converted to another."""
+    """The body of a request: unknown fields are errors, and no type is converted to another."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
