@@ -219,7 +219,7 @@ def test_a_picture_can_be_dropped_pasted_and_chosen(window: Callable[..., Page],
     type_in(page, "a red circle")  # a mixture of a text and a picture
     expect(page.locator("#parts li")).to_have_count(1)
     drop(page, "text.txt", b"words", "text/plain")
-    expect(page.locator("#toast")).to_contain_text("no picture")
+    expect(page.locator("#toast")).to_contain_text("not a picture")
     page.reload()
     expect(page.locator("#toast")).to_contain_text("not part of a link")
     expect(page.locator("#parts")).to_be_hidden()
@@ -538,7 +538,7 @@ def test_a_server_that_does_not_answer_is_said_in_plain_words(window: Callable[.
 
 
 def test_a_model_server_that_is_away_is_told_of_at_once(window: Callable[..., Page]) -> None:
-    page = window()
+    page = window(expected="503")
     settled(page)
     asked: list[str] = []
 
