@@ -76,7 +76,7 @@ async function search(force = false) {
   const mine = (running = new AbortController());
   const missing = state.parts.filter((part) => part.kind === "upload" && !uploads.has(part.value));
   if (missing.length) {
-    toast(`“${missing[0].value}” was dropped into another page. A link does not contain dropped pictures.`);
+    toast(`“${missing[0].value}” was dropped into another page. A dropped picture is not part of a link.`);
     return change({ parts: state.parts.filter((part) => !missing.includes(part)) });
   }
   busy(true);
