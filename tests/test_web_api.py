@@ -230,7 +230,7 @@ def test_a_picture_is_bounded_and_strictly_parsed(http: Any) -> None:
         large: "larger than 20,000 bytes",
         f"data:image/png;base64,{large}": "larger than 20,000 bytes",
         "data:image/png;base64,": "empty",
-        "attached": "expected as many",
+        "attached": "expected the same number",
     }.items():
         answers = [http.post("/v1/search", json={"image": image})]
         answers += [http.put("/v1/items/n", json={"image": image})] if image != "attached" else []
@@ -248,8 +248,8 @@ def test_a_form_may_mix_its_pictures_with_texts(http: Any) -> None:
     alone = http.post("/v1/search", files={"image": png(101)}).json()["hits"]
     assert alone[0]["id"] == "b/c" and alone[0]["score"] > 0.999
     for bad, words in {
-        json.dumps({"parts": [{"text": "x"}]}): "expected as many",
-        json.dumps({"text": "x"}): "expected as many",
+        json.dumps({"parts": [{"text": "x"}]}): "expected the same number",
+        json.dumps({"text": "x"}): "expected the same number",
         "{": "not JSON",
         "[]": "dictionary",
         '{"top_k": NaN}': "not JSON",

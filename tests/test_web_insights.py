@@ -479,7 +479,7 @@ def test_health_and_readiness_are_apart(index):
         assert web.get("/readyz").json() == {"status": "ready", "indexes": ["pets"], "model": True}
         down.append(True)
         answer = web.get("/readyz")
-        assert answer.status_code == 503 and "inference server" in answer.json()["detail"]
+        assert answer.status_code == 503 and "model server" in answer.json()["detail"]
         assert answer.headers["retry-after"] and web.get("/healthz").status_code == 200
         assert "clipdex_server_ready 0.0" in web.get("/metrics").text
 
