@@ -219,7 +219,7 @@ def test_a_picture_can_be_dropped_pasted_and_chosen(window: Callable[..., Page],
     type_in(page, "a red circle")  # a mixture of a text and a picture
     expect(page.locator("#parts li")).to_have_count(1)
     drop(page, "text.txt", b"words", "text/plain")
-    expect(page.locator("#toast")).to_contain_text("no picture")
+    expect(page.locator("#toast")).to_contain_text("not a picture")
     page.reload()
     expect(page.locator("#toast")).to_contain_text("not part of a link")
     expect(page.locator("#parts")).to_be_hidden()
@@ -545,6 +545,23 @@ def test_a_server_that_does_not_answer_is_said_in_plain_words(window: Callable[.
     page.fill("#text", "a star")
     expect(page.locator("#status")).to_have_text("The server is busy; trying again…")
     expect(page.locator("#status")).to_have_text(re.compile("results"))
+
+
+@pytest.mark.slow
+def test_a_model_server_that_is_away_is_told_of_at_once(window: Callable[..., Page]) -> None:
+    page = window(expected="503")
+    settled(page)
+    asked: list[str] = []
+
+    def away(route: Route) -> None:
+        asked.append(route.request.url)
+        problem = {"type": "urn:clipdex:ServerUnreachable", "detail": "No server answers.", "status": 503}
+        route.fulfill(status=503, json=problem, headers={"Retry-After": "1"})
+
+    page.route("**/v1/search*", away)
+    page.fill("#text", "a star")
+    expect(page.locator("#trouble h2")).to_have_text("The model server does not answer")
+    assert len(asked) == 1, "the server has waited for it already"
 
 
 @pytest.mark.slow

@@ -282,7 +282,7 @@ def test_a_disk_below_the_folder_that_is_unmounted_keeps_its_pictures(
     disk.rename(away)
     disk.mkdir()
     (folder / "0.png").unlink()
-    assert run.held() == f"{disk} is not mounted any more: its pictures stay in {run.index}"
+    assert run.held() == f"{disk} is no longer mounted: its pictures stay in {run.index}"
     assert run.synced() == (0, 0, 1, 0, 3)
     (folder / "1.png").unlink()
     assert run.synced() == (0, 0, 1, 0, 2)
@@ -329,7 +329,7 @@ def test_a_folder_unmounted_during_a_run_loses_nothing(fake: clipdex.Client, fol
 def test_a_server_that_is_away_is_asked_again_and_told_once(start: Any, folder: Path) -> None:
     run = start()
     run.fail = [ServerUnreachable("nobody answers")] * 3
-    assert run.held() == "nobody answers; it is tried again until it works"
+    assert run.held() == "nobody answers; trying again until it works"
     assert run.synced() == (3, 0, 0, 0, 3)
     run.fail = [ServerUnreachable("nobody answers")]
     noise(9).save(folder / "9.png")
@@ -499,6 +499,12 @@ def test_a_number_out_of_range_is_refused(folder: Path, options: dict[str, Any])
 def test_a_missing_folder_is_refused(folder: Path) -> None:
     with pytest.raises(SourceError, match="nowhere: there is no such folder"):
         Watch(folder / "nowhere", folder / "x.clipdex", lambda source: pytest.fail())
+
+
+def test_a_file_instead_of_a_folder_is_refused(folder: Path) -> None:
+    (folder / "notes.txt").write_text("text")
+    with pytest.raises(SourceError, match=r"notes\.txt: it is a file; expected a folder"):
+        Watch(folder / "notes.txt", folder / "x.clipdex", lambda source: pytest.fail())
 
 
 def test_a_missing_watchdog_names_the_extra(

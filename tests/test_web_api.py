@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from conftest import noise
@@ -45,6 +46,25 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def index(made: Path, tmp_path: Path) -> Path:
     """A copy of it that the test may change."""
     return Path(shutil.copytree(made, tmp_path / "x.clipdex"))
+
+
+def test_a_model_server_that_is_away_is_reported_before_the_time_of_a_request_is_up(index: Path) -> None:
+    seen: list[dict[str, object]] = []
+
+    def connect(*_: object, **settings: object) -> clipdex.Client:
+        seen.append(settings)
+        return clipdex.Client(FakeTransport())
+
+    for settings in (
+        settings_of(index, request_timeout_s=60.0),
+        settings_of(index, request_timeout_s=60.0, connection={"timeout_s": 50.0}),
+    ):
+        with (
+            mock.patch("clipdex.collection.open_collection.connect", connect),
+            TestClient(create_app(settings)),
+        ):
+            pass
+    assert [each["timeout_s"] for each in seen] == [15.0, 50.0]
 
 
 @pytest.fixture
@@ -210,7 +230,7 @@ def test_a_picture_is_bounded_and_strictly_parsed(http: Any) -> None:
         large: "larger than 20,000 bytes",
         f"data:image/png;base64,{large}": "larger than 20,000 bytes",
         "data:image/png;base64,": "empty",
-        "attached": "expected as many",
+        "attached": "expected the same number",
     }.items():
         answers = [http.post("/v1/search", json={"image": image})]
         answers += [http.put("/v1/items/n", json={"image": image})] if image != "attached" else []
@@ -228,8 +248,8 @@ def test_a_form_may_mix_its_pictures_with_texts(http: Any) -> None:
     alone = http.post("/v1/search", files={"image": png(101)}).json()["hits"]
     assert alone[0]["id"] == "b/c" and alone[0]["score"] > 0.999
     for bad, words in {
-        json.dumps({"parts": [{"text": "x"}]}): "expected as many",
-        json.dumps({"text": "x"}): "expected as many",
+        json.dumps({"parts": [{"text": "x"}]}): "expected the same number",
+        json.dumps({"text": "x"}): "expected the same number",
         "{": "not JSON",
         "[]": "dictionary",
         '{"top_k": NaN}': "not JSON",

@@ -163,14 +163,17 @@ def refusals(index: Path, tmp_path: Path) -> Iterator[tuple[list[object], str]]:
     yield [index, *none, "--index", index], "the index is given twice"
     yield [index, tmp_path / "x", *none], "are both named 'x'; rename one of them"
     yield [tmp_path / "y.clipdex", *none], "there is no such index"
-    yield [tmp_path / "y.clipdex", "--allow-write", *none], "there is no such index; give server="
+    yield [tmp_path / "y.clipdex", "--allow-write", *none], "there is no model to create it for: name an index"
     yield [index, "--server", "127.0.0.1:9"], "no server answers at 127.0.0.1:9"
     yield [index, "--model", "m", *none], "--model m is given, but with --server none there is no model"
     yield [index, *none, "--token-file", tmp_path / "none.txt"], "none.txt cannot be read: No such file"
     (tmp_path / "short.txt").write_text("short\n")
-    yield [index, *none, "--token-file", tmp_path / "short.txt"], "expected a token of 16 to 4,096 printable ASCII"
+    yield [index, *none, "--token-file", tmp_path / "short.txt"], "short.txt: expected a token of 16 to 512"
     (tmp_path / "spaced.txt").write_text("twenty letters and blanks\n")
-    yield [index, *none, "--token-file", tmp_path / "spaced.txt"], "the token contains a space"
+    yield [index, *none, "--token-file", tmp_path / "spaced.txt"], "spaced.txt: expected a token of"
+    (tmp_path / "long.txt").write_text("x" * 513)
+    yield [index, *none, "--token-file", tmp_path / "long.txt"], "long.txt: expected a token of 16 to 512"
+    yield [index, *none, "--behind-proxy", "127.0.0.1, proxy"], "'proxy' is not an IP address; expected"
 
 
 def test_what_prevents_the_start_is_one_sentence(index: Path, tmp_path: Path, run: Run) -> None:

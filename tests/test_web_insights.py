@@ -185,7 +185,7 @@ def test_without_an_inference_server_there_are_no_models(index):
     with answering(settings_of(index, fake=False)) as web:
         assert web.get("/v1/models").json()["data"] == []
         said = web.post("/v1/embeddings", json={"model": "fake", "input": "a"}).json()
-    assert "no inference server" in said["error"]["message"]
+    assert "no model server" in said["error"]["message"]
 
 
 # Classification
@@ -503,7 +503,7 @@ def test_health_and_readiness_are_apart(index):
         assert web.get("/readyz").json() == {"status": "ready", "indexes": ["pets"], "model": True}
         down.append(True)
         answer = web.get("/readyz")
-        assert answer.status_code == 503 and "inference server" in answer.json()["detail"]
+        assert answer.status_code == 503 and "model server" in answer.json()["detail"]
         assert answer.headers["retry-after"] and web.get("/healthz").status_code == 200
         assert "clipdex_server_ready 0.0" in web.get("/metrics").text
 

@@ -162,7 +162,9 @@ def _and_url(
     ] = None,
     url: Annotated[
         str | None,
-        typer.Argument(metavar="URL", help="Address of the collection; see below.", show_default=False),
+        typer.Argument(
+            metavar="URL", help="Address of the collection, in one of these forms.", show_default=False
+        ),
     ] = None,
     index: IndexOption = None,
 ) -> IndexAndUrl:

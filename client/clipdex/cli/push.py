@@ -16,6 +16,7 @@ from clipdex.cli.index_options import IndexAndUrl, takes_index_and_url
 from clipdex.cli.printing import complain, note, printable, say, say_json
 from clipdex.cli.progress import rows_progress
 from clipdex.index import Index
+from clipdex.sinks.conditions import parse_condition
 from clipdex.sinks.push import Pushed, push
 from clipdex.sinks.sink import Sink
 from clipdex.sinks.urls import open_sink
@@ -31,13 +32,18 @@ def push_command(
     named: IndexAndUrl,
     compare: Annotated[
         bool,
-        typer.Option("--verify", help="Then compare the count, a sample of the points, and answers to queries."),
+        typer.Option(
+            "--verify",
+            help="After the push, compare the count, a sample of the points, and the answers to queries.",
+        ),
     ] = False,
     queries: Annotated[int, typer.Option(metavar="N", help="With --verify: number of queries.")] = 100,
     where: Annotated[
         str | None,
         typer.Option(
-            metavar="SQL", help="With --verify: also ask with this condition, as in search.", show_default=False
+            metavar="SQL",
+            help="With --verify: also compare queries with this condition, as in search.",
+            show_default=False,
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -45,19 +51,21 @@ def push_command(
     """Bring a collection of a vector database up to date with an index.
 
     The first push creates the collection and sends everything; later ones send what was added, changed or
-    removed. A push that was interrupted goes on where it stopped. URL is one of:
+    removed. An interrupted push continues where it stopped. URL is one of:
 
     \b
     milvus://HOST[:19530]/COLLECTION      milvus:///FILE.db/COLLECTION
     qdrant://HOST[:6333]/COLLECTION       qdrant:///FOLDER
     lancedb:///FOLDER/TABLE               pgvector://USER@HOST/DATABASE/TABLE
 
-    milvus+https:// and qdrant+https:// encrypt. Exit status 1 if --verify finds a difference.
+    milvus+https:// and qdrant+https:// use TLS. Exit status 1 if --verify finds a difference.
     """
     if where is not None and not compare:
-        raise InvalidArgument("--where is for the queries of --verify, which is not given")
+        raise InvalidArgument("--where restricts the queries of --verify; give --verify as well")
     if queries < 1:
         raise InvalidArgument(f"--queries is {queries}; expected 1 or more")
+    if where is not None:
+        parse_condition(where)  # before anything is sent
     began = time.monotonic()
     with (
         interruptible("the next push goes on"),
@@ -97,6 +105,6 @@ def _show(found: Verified) -> None:
     say(f"recall@10 against exact search, {found.queries:,} pictures of the index as queries: "
         f"{found.recall:.3f}{filtered}")  # fmt: skip
     for path in found.different[:_SHOWN]:
-        complain(f"missing, or not the same: {printable(path)}")
+        complain(f"missing or different: {printable(path)}")
     if len(found.different) > _SHOWN:
         note(f"and {len(found.different) - _SHOWN:,} more")

@@ -21,8 +21,6 @@ FORMS = (
     "milvus:///FILE.db/COLLECTION",
     "qdrant://HOST/COLLECTION",
     "qdrant:///FOLDER",
-    "weaviate://HOST/COLLECTION",
-    "pinecone://INDEX/NAMESPACE",
     "lancedb:///FOLDER/TABLE",
     "pgvector://USER@HOST/DATABASE/TABLE",
 )

@@ -1,4 +1,4 @@
-"""The application: its collections, its routes, and the guard before them."""
+"""The web application: its collections, its routes, and the guard in front of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures and hits of an index, as answers have them."""
+"""The records of pictures and hits in answers."""
 
 from __future__ import annotations
 

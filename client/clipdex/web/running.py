@@ -1,4 +1,4 @@
-"""Running the application: a socket, a server on it, and a clean end.
+"""Running the application: its socket, its server, and a clean end.
 
 Not public: `clipdex web` runs it, and other services embed `create_app`.
 """
@@ -65,9 +65,9 @@ def bound(host: str, port: int) -> socket.socket:
         listening.close()
         why = {
             errno.EADDRINUSE: f"port {port} of {host} is taken: choose another with --port, or 0 for a free one",
-            errno.EACCES: f"port {port} of {host} is not allowed to this user: choose one above 1023 with --port",
+            errno.EACCES: f"this user may not listen on port {port} of {host}: choose one above 1023 with --port",
             errno.EADDRNOTAVAIL: f"{host} is not an address of this machine: choose another --host",
-        }.get(exc.errno or 0, f"{host} port {port} cannot be listened at: {exc.strerror}")
+        }.get(exc.errno or 0, f"cannot listen on port {port} of {host}: {exc.strerror}")
         raise InvalidArgument(why) from exc
     return listening
 
@@ -122,7 +122,7 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready; what prevents that is raised, rather than logged with a traceback."""
+    """Reports when it is ready, and raises what prevents that instead of logging a traceback."""
 
     def __init__(self, config: uvicorn.Config, state: Any, ready: Callable[[], None]) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""What every request passes before a route sees it: host, access, size, time and load.
+"""Checks that every request passes before its route: host, access, size, time and load.
 
 Not public.
 """
@@ -19,10 +19,10 @@ __all__ = ["check", "guarded"]
 
 
 def guarded(app: ASGIApp, settings: WebSettings) -> ASGIApp:
-    """Wrap an application, so that only requests that may reach it do.
+    """Wrap an application, so that it gets only requests that pass every check.
 
-    From the inside out: what is cheapest to check comes first, and a place among those that are answered is
-    taken last, by requests that may have it.
+    Listed from the inside out: the cheapest check comes first, and the limit on concurrent requests last, so that
+    only requests that passed the others count.
     """
     app = Slots(app, settings)
     app = Access(app, settings)

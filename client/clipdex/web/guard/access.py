@@ -1,4 +1,4 @@
-"""Who may use the application: whoever knows its token, told in a header, or once in a form and then by a cookie.
+"""Access by token: sent in a header, or once in a form, after which a cookie stands for it.
 
 The cookie's value is made of a key that only this process has, and says until when it holds; the token is in no
 cookie and in no address.
@@ -59,7 +59,7 @@ _PAGE = """<!doctype html>
 
 
 class Sessions:
-    """The values of cookies: made, checked and ended."""
+    """Sessions, as signed values of cookies: begun, checked and ended."""
 
     def __init__(self, key: bytes | None = None) -> None:
         self._key = key or secrets.token_bytes(32)
@@ -91,7 +91,7 @@ class Sessions:
 
 
 class Access:
-    """Let only those pass who know the token; everybody, if there is none."""
+    """Passes on requests that have the token or its cookie; all, if there is no token."""
 
     def __init__(self, app: ASGIApp, settings: WebSettings) -> None:
         self._app = app
@@ -137,7 +137,7 @@ class Access:
             return _sent_to(f"/login?next={quote(safe_next(asked), safe='/')}")
         raise Refused(
             401,
-            "this server wants its token, in the header Authorization: Bearer TOKEN",
+            "this server needs its token, in the header  Authorization: Bearer TOKEN",
             WWW_Authenticate="Bearer",
         )
 
@@ -145,7 +145,7 @@ class Access:
         if not any(map(self._sessions.holds, _cookies(scope))):
             return False
         if scope["method"] not in _SAFE and not (headers(scope, b"origin") or headers(scope, b"sec-fetch-site")):
-            raise Refused(403, "a change with a cookie needs the header Origin, as browsers send it")
+            raise Refused(403, "a change by a client with a cookie needs the header Origin, which browsers send")
         return True
 
     def _has_token(self, scope: Scope) -> bool:

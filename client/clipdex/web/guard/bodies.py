@@ -1,6 +1,6 @@
-"""How long a request's address, headers and body may be, and how slowly a body may come.
+"""Limits on a request's address, headers and body, and on the time that a body may take.
 
-What a body's length says is believed only where it refuses the request: the bytes are counted as they come.
+Content-Length is trusted only to refuse a request: the bytes are counted as they arrive.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TOKENS = {"token", "access_token"}
 
 
 class Bodies:
-    """Refuse what is too large, too slow, or may be read in two ways."""
+    """Refuses requests that are too large, too slow or ambiguous."""
 
     def __init__(self, app: ASGIApp, settings: WebSettings) -> None:
         self._app, self._settings = app, settings
@@ -150,7 +150,7 @@ class _Body:
 
 
 def _too_large(most: int) -> Refused:
-    return Refused(413, f"the body is larger than {most:,} bytes, the most that is taken here", Connection="close")
+    return Refused(413, f"the body is larger than {most:,} bytes, the limit of this route", Connection="close")
 
 
 def _check_address(scope: Scope) -> None:
@@ -159,7 +159,8 @@ def _check_address(scope: Scope) -> None:
     if len(path) > _LONGEST_PATH or len(query) > _LONGEST_QUERY:
         raise Refused(
             414,
-            f"the address is too long; its path has {_LONGEST_PATH:,} bytes at most, its query {_LONGEST_QUERY:,}",
+            f"the address is too long; expected a path of {_LONGEST_PATH:,} bytes at most, and a query of "
+            f"{_LONGEST_QUERY:,}",
         )
     try:
         plain = unquote_to_bytes(path).decode()
@@ -173,7 +174,8 @@ def _check_address(scope: Scope) -> None:
     if any(name.strip().lower() in _TOKENS for name, _ in named):
         raise Refused(
             400,
-            "a token in an address ends in histories and logs; send it in the header Authorization, after Bearer",
+            "a token in an address ends up in histories and logs; send it in the header  Authorization: "
+            "Bearer TOKEN",
         )
 
 
@@ -186,7 +188,7 @@ def _check_headers(scope: Scope) -> None:
             431, f"the request has more than {_MOST_HEADERS} headers, or {_LARGEST_HEADERS:,} bytes of them"
         )
     if any(coding.lower() not in ("", "identity") for coding in headers(scope, b"content-encoding")):
-        raise Refused(415, "the body is compressed, which is not taken here; send it as it is", Connection="close")
+        raise Refused(415, "the body is compressed; expected it uncompressed", Connection="close")
 
 
 def _declared(scope: Scope) -> int | None:

@@ -1,4 +1,4 @@
-"""Which settings are safe and make sense together."""
+"""Checks of the settings: whether they are in range, safe, and consistent."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def check(settings: WebSettings) -> None:
     for name in (settings.host, *settings.allowed_hosts):
         if not isinstance(name, str) or _HOST.fullmatch(name) is None:
             raise InvalidArgument(
-                f"host {name!r:.80} is no host name and no IP address; expected it without a port"
+                f"host {name!r:.80} is neither a host name nor an IP address; expected one, without a port"
             )
     token = settings.token
     if token is None and not is_loopback(settings.host):
         raise InvalidArgument(
-            f"host {settings.host} can be reached from other machines, so requests must show a token; give one, "
-            "or keep to 127.0.0.1"
+            f"host {settings.host} can be reached from other machines, so it needs a token; give one, "
+            "or listen on 127.0.0.1"
         )
     if token is not None and re.fullmatch(rf"[!-~]{{{_SHORTEST_TOKEN},512}}", token) is None:
         raise InvalidArgument(
-            f"the token is to be {_SHORTEST_TOKEN} to 512 letters, digits and signs of ASCII without spaces; "
+            f"expected a token of {_SHORTEST_TOKEN} to 512 printable ASCII characters without spaces; "
             "make one with  python -c 'import secrets; print(secrets.token_urlsafe())'"
         )
     for field in ("max_upload_bytes", "max_json_bytes", "max_concurrent"):

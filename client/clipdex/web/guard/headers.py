@@ -1,4 +1,4 @@
-"""What every answer says to a browser, the ids of requests, and what is said of a fault."""
+"""Security headers of answers, ids of requests, and the answer for a fault."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALWAYS = {
 
 
 class Headers:
-    """Give every request an id and every answer its headers, and answer for what nobody else has caught."""
+    """Gives every request an id and every answer its headers, and answers unexpected exceptions."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

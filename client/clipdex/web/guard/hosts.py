@@ -1,4 +1,4 @@
-"""By which names the application is reached, and from which pages: no other site may use a visitor's browser.
+"""Checks of Host and Origin, so that no other site can use the application through a visitor's browser.
 
 A page of another site can make its own name resolve to this machine (DNS rebinding), so the name in `Host` must
 be one of ours. It can also make a browser send requests here, so what a browser says of their origin must be ours
@@ -27,7 +27,7 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Hosts:
-    """Let only requests for this host pass, and of browsers only those of our own pages."""
+    """Passes on requests for this host; from browsers, only those of our own pages."""
 
     def __init__(self, app: ASGIApp, settings: WebSettings) -> None:
         self._app = app
@@ -56,7 +56,9 @@ class Hosts:
             raise Refused(400, "the request has no header Host")
         host, port = _authority(given)
         if not self._is_ours(host):
-            raise Refused(421, "this server is not reached under this host; its operator can name it as allowed")
+            raise Refused(
+                421, "this server does not answer to this host name; its operator can allow it with --allowed-host"
+            )
         site = header(scope, b"sec-fetch-site")
         origin, referer = header(scope, b"origin"), header(scope, b"referer")
         if site not in (None, "none", "same-origin") and not _is_visit(scope):
@@ -107,7 +109,7 @@ def _authority(text: str) -> tuple[str, int | None]:
     if found is None or (found[2] is not None and int(found[2]) > 65_535):
         raise Refused(400, "the header Host is not of the form NAME or NAME:PORT")
     if found[1].startswith("[") and _address(found[1]) is None:
-        raise Refused(400, "the header Host has a number in brackets that is no IPv6 address")
+        raise Refused(400, "the header Host has something in brackets that is not an IPv6 address")
     return plain_host(found[1]), None if found[2] is None else int(found[2])
 
 

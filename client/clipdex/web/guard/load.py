@@ -1,4 +1,4 @@
-"""How much is asked at once, how often, and for how long."""
+"""Limits on load: concurrent requests, requests per second, and seconds per request."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _MOST_CLIENTS = 10_000
 
 
 class Buckets:
-    """How often each client may do something: `burst` times at once, `per_s` times per second on average.
+    """A rate limit for each client: `burst` times at once, `per_s` times per second on average.
 
-    Of more clients than `most`, those that have done it longest ago are forgotten.
+    Of more than `most` clients, the least recent are forgotten.
     """
 
     def __init__(self, per_s: float, burst: float, most: int = _MOST_CLIENTS) -> None:
@@ -83,9 +83,9 @@ class Rates:
 
 
 class Slots:
-    """Answer so many requests at once and no more, each within its time.
+    """Limits the number of concurrent requests, and the time of each.
 
-    Files and thumbnails have as many slots of their own, so that a page of them does not shut searches out.
+    Files and thumbnails have as many slots of their own, so that a page of them does not block searches.
     """
 
     def __init__(self, app: ASGIApp, settings: WebSettings) -> None:

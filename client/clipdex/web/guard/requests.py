@@ -1,4 +1,4 @@
-"""What the parts of the guard read of a request, and how they refuse it."""
+"""Reading headers of a request, and refusing it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Refused", "header", "headers", "is_probe", "refuse"]
 
 
 class Refused(Exception):
-    """A request that may not go on, and the problem that says so."""
+    """Raised to refuse a request with a problem."""
 
     def __init__(self, status: int, detail: str, *, kind: str | None = None, **headers: str) -> None:
         super().__init__(detail)
@@ -38,7 +38,7 @@ def header(scope: Scope, name: bytes) -> str | None:
 
 
 def is_probe(scope: Scope) -> bool:
-    """Whether a request only asks how the server is."""
+    """True if a request is for health, readiness or metrics."""
     return scope["path"] in ("/healthz", "/readyz", "/metrics")
 
 

@@ -134,7 +134,7 @@ async def put(
     kind = content_type(request)
     if kind == "application/json":
         if metadata is not None:
-            raise InvalidArgument("metadata is in the query, but the body is JSON; give it there")
+            raise InvalidArgument("metadata is in the query, but the body is JSON; put it into the body")
         item = await asyncio.to_thread(_item, held, id, await json_of(request, ItemIn))
     elif kind in _PICTURE_TYPES or kind.startswith("image/"):
         said = None if metadata is None else validated(dict[str, Any], metadata, "metadata")

@@ -109,8 +109,8 @@ def _query(held: HeldCollection, asked: SearchIn, files: list[bytes]) -> dict[st
     attached = sum(part.image == ATTACHED for part in parts)
     if attached != len(files):
         raise InvalidArgument(
-            f"the query has {attached} pictures that are {ATTACHED!r}, and the form {len(files)} files named "
-            "image; expected as many"
+            f"the query has {attached} pictures that are {ATTACHED!r}, but the form has {len(files)} files named "
+            "image; expected the same number"
         )
     if pictures > _MOST_PICTURES:
         raise InvalidArgument(f"the query has {pictures} pictures; expected {_MOST_PICTURES} at most")
@@ -217,5 +217,5 @@ async def similar(
 ) -> Response:
     """Find the pictures nearest to a picture of the index, which is left out."""
     if (id is None) == (row is None):
-        raise InvalidArgument("give one of id= and row=, to say which picture is meant")
+        raise InvalidArgument("expected exactly one of id= and row=")
     return await found(held, request, options, item=row if id is None else id)

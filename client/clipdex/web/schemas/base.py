@@ -1,4 +1,4 @@
-"""What the bodies of all requests share."""
+"""The base class and field types of all request bodies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST_UNKNOWN = 16  # fields of which each is told
 
 
 class RequestModel(BaseModel):
-    """A body of a request: a field that it does not know is an error, and no type is converted to another."""
+    """The body of a request: unknown fields are errors, and no type is converted to another."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 

@@ -1,4 +1,4 @@
-"""Items: as they are added, and as answers have them."""
+"""Items in requests and answers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class StoredOut(BaseModel):
         description="Id of an item; null for a picture of a folder.", examples=["user-17/heart"]
     )
     name: str = Field(description="Last part of the path, or the id.", examples=["heart.jpg"])
-    path: str | None = Field(default=None, description="Path on the server, where it shows paths.")
+    path: str | None = Field(default=None, description="Path on the server, if it shows paths.")
     width: int = Field(description="In pixels; 0 if unknown.", examples=[640])
     height: int = Field(examples=[480])
     size: int = Field(description="Of the file, in bytes.", examples=[48123])
@@ -89,7 +89,7 @@ class ItemIn(RequestModel):
         default=None, description="A picture file in base64, or as a data URI."
     )
     vector: VectorIn | None = Field(default=None, description="A vector of norm 1 of the index's model.")
-    metadata: dict[str, Any] | None = Field(default=None, description="64 KiB a field, 1 MiB in all.")
+    metadata: dict[str, Any] | None = Field(default=None, description="At most 64 KiB per field and 1 MiB in all.")
 
 
 class NewItemIn(ItemIn):
@@ -117,6 +117,6 @@ class RemoveIn(RequestModel):
 
 
 class RemovedOut(BaseModel):
-    """The number of items that were removed; unknown ids are none."""
+    """The number of items that were removed; unknown ids do not count."""
 
     removed: int = Field(examples=[1])

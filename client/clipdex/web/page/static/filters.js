@@ -25,14 +25,14 @@ let shown_for = null;
 
 const SIGNS = { ">=": "≥", "<=": "≤", "!=": "≠" };
 
-/** A condition as a chip says it: `width >= 800` -> "width ≥ 800". */
+/** A condition as a chip shows it: `width >= 800` -> "width ≥ 800". */
 export function in_words(condition) {
   const [, column, found] = /^(\w+) LIKE '%([^%_\\]*)%'$/.exec(condition) ?? [];
   if (column) return `${column} contains “${found.replaceAll("''", "'")}”`;
   return condition.replace(/ (>=|<=|!=) /g, (all, sign) => ` ${SIGNS[sign]} `);
 }
 
-/** Show the conditions that hold. */
+/** Show the conditions in use. */
 export function conditions(state, changed, edit) {
   const list = $("#where");
   list.hidden = !state.where.length;
@@ -98,7 +98,7 @@ function facet(title, values, add) {
       h("span", { text: each.value }), h("small", { text: number(each.count) }))))));
 }
 
-/** Say what the server says of the conditions; `written` goes back to where it was written. */
+/** Show why the server refuses the conditions; `written` goes back into its field. */
 export function wrong(text, written = "") {
   const place = $("#sql-error");
   place.textContent = text ?? "";

@@ -47,6 +47,7 @@ function render() {
   document.title = state.view === "duplicates" ? "Duplicates – clipdex" : state.text ? `${state.text} – clipdex` : "clipdex";
   $("#search-view").hidden = state.view === "duplicates";
   $("#duplicates").hidden = state.view !== "duplicates";
+  $("#to-filters").disabled = state.view === "duplicates";
   $("#to-duplicates").setAttribute("aria-current", state.view === "duplicates" ? "page" : "false");
   if (state.where.length || !$("#filters").hidden) with_filters();
   else $("#where").hidden = true;
@@ -75,7 +76,7 @@ async function search(force = false) {
   const mine = (running = new AbortController());
   const missing = state.parts.filter((part) => part.kind === "upload" && !uploads.has(part.value));
   if (missing.length) {
-    toast(`“${missing[0].value}” was dropped into the page that made this link. Such pictures are not part of a link.`);
+    toast(`“${missing[0].value}” was dropped into another page. A dropped picture is not part of a link.`);
     return change({ parts: state.parts.filter((part) => !missing.includes(part)) });
   }
   busy(true);
@@ -174,18 +175,18 @@ function said() {
   filters?.wrong(null);
   if (!asks(state)) {
     status.textContent = total ? counted(total, "picture") : "";
-    if (state.where.length || state.min !== null) status.textContent += " – filters hold once you search for something";
+    if (state.where.length || state.min !== null) status.textContent += " – filters apply once you search";
     if (!count) trouble("No pictures yet", "This index is empty. Add a folder with clipdex index, or pictures with clipdex add.");
     return;
   }
   status.textContent = next === null ? counted(count, "result") : `${number(count)} best results of ${counted(total, "picture")}`;
-  if (cut.length) status.textContent += ` – the text is longer than the model reads; left out: “${cut[0].trim().slice(0, 60)}”`;
+  if (cut.length) status.textContent += ` – the text is too long for the model, which ignores “${cut[0].trim().slice(0, 60)}”`;
   if (count) {
     // The slider covers the scores that there are.
     $("#min").max = Math.max(0.3, Math.ceil(Math.max(grid.hits[0].score, state.min ?? 0) * 10) / 10);
   } else {
     const cut = state.where.length || state.min !== null;
-    trouble("No results", cut ? "No picture passes the filters and the lowest score. Remove some of them." : "No picture was found.");
+    trouble("No results", cut ? "No picture meets the filters and the lowest score. Remove some of them." : "The index has no pictures to show.");
   }
 }
 
@@ -248,7 +249,7 @@ function like(hit, weight, alone = false) {
   const part = part_like(hit, weight);
   const others = state.parts.filter((each) => each.kind !== part.kind || each.value !== part.value);
   viewer?.close();
-  if (weight < 0 && !others.length && !state.text.trim()) toast("Alone, this shows the pictures that are least like it.");
+  if (weight < 0 && !others.length && !state.text.trim()) toast("On its own, this shows the pictures that are least like it.");
   change(alone ? { text: "", parts: [part], show: "", view: "" } : { parts: [...others, part], show: "", view: "" });
 }
 
@@ -276,7 +277,7 @@ $("#pin-minus").addEventListener("click", () => pin(-1));
 $("#picture").addEventListener("click", () => $("#choose").click());
 query.watch_pictures((part) => change({ parts: [...state.parts.filter((each) => each.kind !== "upload"), part], view: "", show: "" }));
 $("#index")?.addEventListener("change", () => change({ index: $("#index").value, parts: [], show: "" }));
-// Who must log in again is led there by the page itself.
+// The page itself redirects to /login.
 $("#again").addEventListener("click", () => (problem_status === 401 ? location.reload() : search(true)));
 $("#more").addEventListener("click", (event) => {
   event.preventDefault();
@@ -348,7 +349,7 @@ async function open_shown() {
   } catch {
     // Said below.
   }
-  toast("The picture of this link is no longer in the index, or has another row.");
+  toast("The picture of this link is no longer in the index, or has moved to another row.");
   change({ show: "" }, { quiet: true });
 }
 

@@ -1,4 +1,4 @@
-// One picture, large: what is known of it, its neighbours, and what can be done with it.
+// One picture, large, with its facts, its neighbours, and what can be done with it.
 
 import { $, button, bytes, copy, h, icon } from "./dom.js";
 import { ask } from "./api.js";
@@ -41,9 +41,9 @@ function shown(value) {
 function tell() {
   const facts = [
     ["Score", hit.score?.toFixed(4)],
-    ["Size", hit.width ? `${hit.width} × ${hit.height}` : null],
-    ["File", hit.size ? bytes(hit.size) : null],
-    ["Modified", hit.modified && hit.modified.slice(0, 16).replace("T", " ")],
+    ["Pixels", hit.width ? `${hit.width} × ${hit.height}` : null],
+    ["File size", hit.size ? bytes(hit.size) : null],
+    ["Modified", hit.modified && `${hit.modified.slice(0, 16).replace("T", " ")} UTC`],
     ["Id", hit.id],
     ["Path", hit.path?.startsWith("id:") ? null : hit.path],
     ["Row", hit.row],
