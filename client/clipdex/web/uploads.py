@@ -37,6 +37,7 @@ _T = TypeVar("_T")
 _DATA_URI = re.compile(r"data:(?:image/[a-z0-9.+-]{1,64}|application/octet-stream)?;base64,", re.IGNORECASE)
 _MOST_FILES = 64
 _MOST_FIELDS = 16
+_SMALL = 16 << 10  # bytes of JSON that take less time than a change of threads
 
 
 def vector_of(numbers: Sequence[float]) -> Vectors:
@@ -129,7 +130,10 @@ async def json_of(request: Request, kind: type[_T] | TypeAdapter[_T]) -> _T:
     """
     if content_type(request) != "application/json":
         raise unsupported(request, "application/json")
-    return await asyncio.to_thread(validated, kind, await request.body())
+    body = await request.body()
+    if len(body) <= _SMALL:
+        return validated(kind, body)
+    return await asyncio.to_thread(validated, kind, body)
 
 
 async def form_of(request: Request) -> FormData:
