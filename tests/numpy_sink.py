@@ -43,6 +43,7 @@ class NumpySink:
     most_points = 100
     most_bytes = 1 << 20
     number_bytes = 4
+    most_payload = 1 << 19
 
     def __init__(self) -> None:
         self.text: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from clipdex.sinks.conditions import parse_condition
 from clipdex.sinks.payloads import FIELDS, checked_condition, metadata_fields, payload_of, point_id
 from clipdex.sinks.push import Pushed, push, unit
 from clipdex.sinks.sink import Points, Sink
+from clipdex.sinks.urls import open_sink
 
 pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
 
@@ -85,6 +87,20 @@ def milvus_lite(folder: Path) -> Iterator[Opener]:
     )
 
 
+def milvus(folder: Path) -> Iterator[Opener]:
+    """A real Milvus server, started once for all tests; a collection for each."""
+    pytest.importorskip("milvus", reason="the wheel with Milvus's server is not installed")
+    pytest.importorskip("pymilvus")
+    from real_milvus import milvus_port
+
+    name = f"p{uuid.uuid4().hex[:12]}"
+    url = f"milvus://127.0.0.1:{milvus_port()}/{name}"
+    yield lambda: open_sink(url)
+    last = open_sink(url)
+    last.drop()
+    last.close()
+
+
 SINKS = {
     "numpy": numpy_sink,
     "qdrant-edge": qdrant_edge,
@@ -92,6 +108,7 @@ SINKS = {
     "lancedb": lance,
     "pgvector": postgres,
     "milvus-lite": milvus_lite,
+    "milvus": milvus,
 }
 
 

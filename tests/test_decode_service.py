@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from conftest import noise
 from hazards import many_scans, png_of, zlib_zeros
+from pictures_with_exif import exif_block, packet
+from pictures_with_exif import picture as encoded
 from PIL import Image
 
 import clipdex
@@ -226,9 +228,9 @@ def _twin(*given: Any, **more: Any) -> Any:
 
 
 def _kinds(folder: Path) -> dict[str, Callable[[], Any]]:
-    profiled = io.BytesIO()
-    noise(5, (50, 70)).save(profiled, "JPEG", quality=90)
+    profiled = io.BytesIO(encoded(exif=exif_block(model="Pixel 7"), seed=5))
     (folder / "a.jpg").write_bytes(profiled.getvalue())
+    (folder / "a.xmp").write_bytes(packet("", 'xmp:Rating="5"'))
     return {
         "bytes": lambda: profiled.getvalue(),
         "path": lambda: folder / "a.jpg",
@@ -249,6 +251,7 @@ def test_records_and_vectors_are_those_of_this_process_bit_for_bit(pair: Any, tm
     here, workers = pair
     for name in _kinds(tmp_path):
         one, other = here.get(name), workers.get(name)
+        assert one.exif == other.exif
         assert (one.width, one.height, one.size, one.content_hash, one.metadata) == (
             other.width,
             other.height,
@@ -257,6 +260,7 @@ def test_records_and_vectors_are_those_of_this_process_bit_for_bit(pair: Any, tm
             other.metadata,
         )
         assert np.array_equal(here.vector(name), workers.vector(name))
+    assert workers.get("path").exif.rating == 5 and workers.get("open file").exif.rating is None
     records = [[each.phash for each in _index(collection).pictures(range(14)).values()] for collection in pair]
     assert records[0] == records[1] and all(records[0])
     for name, make in _kinds(tmp_path).items():

@@ -225,6 +225,7 @@ def test_a_picture_can_be_dropped_pasted_and_chosen(window: Callable[..., Page],
     expect(page.locator("#parts")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_what_is_no_picture_is_refused_in_the_servers_words(window: Callable[..., Page]) -> None:
     page = window(expected="422")
     settled(page)
@@ -264,6 +265,7 @@ def test_parts_are_added_left_out_weighed_and_removed_by_the_keyboard(window: Ca
     assert names(page) == plain
 
 
+@pytest.mark.slow
 def test_more_and_less_like_a_picture(window: Callable[..., Page]) -> None:
     page = window()
     first = names(page)[0]
@@ -316,6 +318,7 @@ def test_filters_are_built_from_columns_or_written_in_sql(window: Callable[..., 
     assert names(page) == [name for name in found if "1" in name]
 
 
+@pytest.mark.slow
 def test_times_and_metadata_of_the_index_are_offered_as_filters(window: Callable[..., Page]) -> None:
     page = window("/?index=many&text=a+heart")
     settled(page)
@@ -334,6 +337,7 @@ def test_times_and_metadata_of_the_index_are_offered_as_filters(window: Callable
     expect(page.locator("#status")).to_have_text(f"{len(months)} result" + "s" * (len(months) != 1))
 
 
+@pytest.mark.slow
 def test_copies_are_folded_with_their_number_and_can_be_unfolded(window: Callable[..., Page]) -> None:
     page = window()
     type_in(page, "a heart")
@@ -355,6 +359,7 @@ def test_copies_are_folded_with_their_number_and_can_be_unfolded(window: Callabl
     assert "group=0" in page.url
 
 
+@pytest.mark.slow
 def test_a_thousand_hits_are_scrolled_through_and_nothing_jumps(window: Callable[..., Page]) -> None:
     page = window("/?index=many&text=a+heart")
     settled(page)
@@ -435,6 +440,7 @@ def test_the_viewer_is_used_by_the_keyboard_alone(window: Callable[..., Page]) -
     expect(other).not_to_have_url(re.compile("show="))
 
 
+@pytest.mark.slow
 def test_the_viewer_finds_similar_pictures_and_copies(window: Callable[..., Page]) -> None:
     page = window(permissions=["clipboard-read", "clipboard-write"])
     first = names(page)[0]
@@ -449,6 +455,7 @@ def test_the_viewer_finds_similar_pictures_and_copies(window: Callable[..., Page
     expect(page.locator("#parts .chip")).to_contain_text(first)
 
 
+@pytest.mark.slow
 def test_back_and_forward_go_through_the_searches(window: Callable[..., Page]) -> None:
     page = window()
     start = names(page)
@@ -473,6 +480,7 @@ def test_back_and_forward_go_through_the_searches(window: Callable[..., Page]) -
         assert names(page) == expected
 
 
+@pytest.mark.slow
 def test_dark_and_light_follow_the_system_and_the_switch(window: Callable[..., Page]) -> None:
     page = window("/?index=drawings&text=a+heart&part=-0.5~text~red", color_scheme="dark")
     settled(page)
@@ -493,6 +501,7 @@ def test_dark_and_light_follow_the_system_and_the_switch(window: Callable[..., P
     check(page)
 
 
+@pytest.mark.slow
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(window: Callable[..., Page]) -> None:
     phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
     page = window("/?index=drawings&text=a+heart&part=-0.5~text~red", **phone)
@@ -511,6 +520,7 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(window: Callable[...
     check(page)
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_said_in_plain_words(window: Callable[..., Page]) -> None:
     page = window(expected="ERR_FAILED|503")
     settled(page)
@@ -537,6 +547,7 @@ def test_a_server_that_does_not_answer_is_said_in_plain_words(window: Callable[.
     expect(page.locator("#status")).to_have_text(re.compile("results"))
 
 
+@pytest.mark.slow
 def test_a_slow_search_says_that_it_searches_and_a_later_one_takes_its_place(window: Callable[..., Page]) -> None:
     page = window()
     settled(page)
@@ -561,6 +572,7 @@ def test_a_slow_search_says_that_it_searches_and_a_later_one_takes_its_place(win
     assert names(page) == red
 
 
+@pytest.mark.slow
 def test_what_an_index_is_and_the_keys_are_shown(window: Callable[..., Page]) -> None:
     page = window()
     settled(page)
@@ -577,6 +589,7 @@ def test_what_an_index_is_and_the_keys_are_shown(window: Callable[..., Page]) ->
     expect(page.locator("#keys")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_duplicates_are_shown_side_by_side(window: Callable[..., Page]) -> None:
     page = window(expected="503")
     type_in(page, "a heart")
@@ -646,6 +659,7 @@ def test_indexes_are_chosen_from_and_evil_names_and_metadata_are_text(window: Ca
     page.wait_for_timeout(200)  # a script would run now
 
 
+@pytest.mark.slow
 def test_the_page_can_be_searched_without_scripts(window: Callable[..., Page]) -> None:
     page = window("/?index=drawings", java_script_enabled=False)
     page.locator("#text").fill("a red circle")

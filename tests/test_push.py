@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,8 +204,30 @@ def test_batches_hold_to_points_and_bytes(directory):
     assert "upsert 8" not in sink.calls
     sink = NumpySink()
     sink.most_bytes = 100
-    with pytest.raises(SinkError, match=r"bytes of metadata, more than the collection in memory takes"):
+    with pytest.raises(SinkError, match=r"the point of .* has \d+ bytes; the collection in memory takes 100"):
         pushed(directory, sink)
+
+
+def test_metadata_that_a_database_does_not_take_is_left_out_of_its_point_and_counted(tmp_path):
+    """And then the longest fields; the path and the digest stay, so the next push sends nothing."""
+    said: list[dict[str, Any]] = [{"caption": f"picture {i}", "year": i} for i in range(40)]
+    said[7]["notes"] = {"long": "x" * 3_000}
+    said[9]["tags"] = ["y" * 900] * 3
+    texts = [json.dumps(each) for each in said]
+    directory = drawn_index(tmp_path / "x.clipdex", metadata=texts)
+    sink = NumpySink()
+    sink.most_payload = 2_000
+    assert pushed(directory, sink) == Pushed(40, 40, 0, False, shortened=2)
+    payloads = {point.payload["path"]: dict(point.payload) for point in sink.points.values()}
+    without = payloads["/p/odd/007.jpg"]
+    assert "metadata" not in without and without["meta_caption"] == "picture 7" and without["meta_year"] == 7
+    without = payloads["/p/odd/009.jpg"]
+    assert "metadata" not in without and "meta_tags" not in without and without["meta_year"] == 9
+    assert payloads["/p/odd/011.jpg"]["metadata"] == texts[11]
+    assert pushed(directory, sink) == Pushed(40, 0, 0, False)
+    with IndexWriter(directory) as writer:
+        writer.annotate(b"/p/even/012.jpg", "{}")
+    assert pushed(directory, sink) == Pushed(40, 1, 0, True)
 
 
 def test_a_collection_of_another_model_is_refused_and_unchanged(directory, tmp_path):

@@ -356,6 +356,29 @@ def test_a_server_that_goes_away_during_a_sync_does_not_hold_the_index_for_long(
     assert deadlines == [app.SYNC_DEADLINE_S]
 
 
+@pytest.mark.parametrize("options", [(), ("--no-exif",)])
+def test_what_pictures_say_of_themselves_is_left_out_if_told_so(
+    options: tuple[str, ...],
+    fake: clipdex.Client,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run: Any,
+) -> None:
+    from clipdex.cli import connection_options, run_options
+
+    asked: list[bool] = []
+
+    def index_pictures(*_: Any, exif: bool, **more: Any) -> Any:
+        asked.append(exif)
+        raise clipdex.FingerprintMismatch("ends it")
+
+    monkeypatch.setattr(run_options, "index_pictures", index_pictures)
+    monkeypatch.setattr(connection_options, "connect", lambda *_, **__: fake)
+    assert run("watch", folder, "--out", tmp_path / "x.clipdex", *options)[0] == 1
+    assert asked == [not options]
+
+
 def test_another_error_ends_it(start: Any) -> None:
     run = start()
     run.fail = [clipdex.FingerprintMismatch("another model")]

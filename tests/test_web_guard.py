@@ -286,7 +286,8 @@ def test_the_token_opens_and_two_of_them_do_not(lan):
 
 @pytest.mark.parametrize("query", [f"token={TOKEN}", "a=1&TOKEN=x", "access_token=x", "%74oken=x"])
 def test_a_token_in_an_address_is_refused_with_a_sentence(lan, query):
-    for given in (lan, {}):
+    nothing: dict[str, Any] = {}
+    for given in (lan, nothing):
         answer = get(f"/v1/info?{query}", headers={"authorization": f"Bearer {TOKEN}"}, **given)
         assert "Authorization" in is_problem(answer, 400)
         assert TOKEN not in answer.text
@@ -362,7 +363,7 @@ def test_a_session_cookie_cannot_be_changed_or_outlive_its_time(monkeypatch):
         value * 100,
     ):
         assert not sessions.holds(changed), changed
-    monkeypatch.setattr(access.time, "time", lambda: int(expiry) + 1)
+    monkeypatch.setattr("clipdex.web.guard.access.time.time", lambda: int(expiry) + 1)
     assert not sessions.holds(value)
 
 
@@ -773,10 +774,9 @@ def test_a_client_that_asks_too_often_waits():
 
 
 def test_the_table_of_clients_is_bounded_and_fills_again(monkeypatch):
-    from clipdex.web.guard import load
 
     now = [0.0]
-    monkeypatch.setattr(load.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("clipdex.web.guard.load.time.monotonic", lambda: now[0])
     buckets = Buckets(per_s=1.0, burst=1.0, most=100)
     buckets.take("a")
     assert buckets.wait_s("a") == 1.0

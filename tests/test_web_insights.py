@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import noise, unit_vectors
+from pictures_with_exif import bag, exif_block, packet, picture
 
 import clipdex
 from clipdex import Collection, Item
@@ -159,7 +160,7 @@ def test_a_wrong_request_for_embeddings_is_told_to_both_kinds_of_clients(web, bo
 
 
 def test_a_failing_server_is_told_to_openais_client(index):
-    down = []
+    down: list[bool] = []
 
     def fault(model: str, _: object) -> Exception | None:
         return clipdex.ServerBusy("its queue is full") if down and model == "fake_text" else None
@@ -249,10 +250,11 @@ def test_duplicates_are_listed_with_the_one_to_keep_first(of_folder):
 
 
 def test_duplicates_are_computed_once_and_again_after_a_commit(index, monkeypatch):
+    import clipdex.apps.duplicates as found
     from clipdex.web.routes import duplicates
 
     times = []
-    real = duplicates.find_duplicates
+    real = found.find_duplicates
     monkeypatch.setattr(duplicates, "find_duplicates", lambda *a, **k: times.append(1) or real(*a, **k))
     with answering(settings_of(index, allow_write=True)) as web:
         query = {"kind": "semantic", "min_similarity": 0.9999}
@@ -266,9 +268,10 @@ def test_duplicates_are_computed_once_and_again_after_a_commit(index, monkeypatc
 
 
 def test_who_asks_while_duplicates_are_computed_is_told_to_come_back(index, monkeypatch):
+    import clipdex.apps.duplicates as found
     from clipdex.web.routes import duplicates
 
-    go, real = threading.Event(), duplicates.find_duplicates
+    go, real = threading.Event(), found.find_duplicates
 
     def slow(*given: Any, **options: Any) -> Any:
         assert go.wait(20)
@@ -464,11 +467,32 @@ def test_columns_say_what_they_hold(web):
         assert answer.status_code == 200 and bool(answer.json()["hits"]) == column["there"], column
 
 
+def test_what_files_say_is_in_answers_columns_and_facets(fake, tmp_path):
+    block = exif_block(place=(48.1371, 11.5754), model="Pixel 7")
+    with Collection.open(tmp_path / "y.clipdex", client=fake) as pictures:
+        pictures.add([Item("a", picture(exif=block, xmp=packet(bag("dc:subject", "sea")))), Item("b", png(1))])
+    with answering(settings_of(tmp_path / "y.clipdex")) as web:
+        hits = {hit["id"]: hit for hit in web.get("/v1/search", params={"text": "a"}).json()["hits"]}
+        said = {name: value for name, value in hits["a"]["exif"].items() if value is not None}
+        place = {"latitude": 48.1371, "longitude": 11.5754}
+        assert said == {"taken": "2024-06-01T17:30:00", "camera": "Pixel 7", "keywords": ["sea"], **place}
+        assert hits["b"]["exif"] is None and web.get("/v1/items/a").json()["exif"] == hits["a"]["exif"]
+        columns = {each["name"]: each for each in web.get("/v1/columns").json()["columns"]}
+        kinds = {name: columns[name]["kind"] for name in ("taken", "camera", "keywords", "latitude")}
+        assert kinds == {"taken": "time", "camera": "text", "keywords": "list", "latitude": "real"}
+        assert columns["keywords"]["values"] == [{"value": "sea", "count": 1}] and columns["keywords"]["there"]
+        for by, value in (("taken", "2024-06"), ("camera", "Pixel 7"), ("keywords", "sea")):
+            (facet,) = web.get("/v1/facets", params={"by": by}).json()["values"]
+            assert (facet["value"], facet["count"]) == (value, 1)
+            found = web.get("/v1/search", params={"text": "a", "where": facet["where"]}).json()
+            assert [hit["id"] for hit in found["hits"]] == ["a"]
+
+
 # Health and metrics
 
 
 def test_health_and_readiness_are_apart(index):
-    down = []
+    down: list[bool] = []
 
     class Transport(FakeTransport):
         def models(self, timeout_s: float) -> list[str]:

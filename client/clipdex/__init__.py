@@ -67,6 +67,9 @@ if TYPE_CHECKING:
         index_local_images,
         retrieve_local,
     )
+    from clipdex.base.exif import (
+        Exif,
+    )
     from clipdex.base.limits import (
         Limits,
     )
@@ -142,6 +145,10 @@ if TYPE_CHECKING:
         Plan,
         plan_run,
     )
+    from clipdex.pipeline.refresh import (
+        Refreshed,
+        refresh_metadata,
+    )
     from clipdex.pipeline.report import (
         Progress,
         RunReport,
@@ -191,6 +198,7 @@ _HOMES = {
     "move_duplicates": "clipdex.apps.duplicates",
     "index_local_images": "clipdex.apps.retrieval",
     "retrieve_local": "clipdex.apps.retrieval",
+    "Exif": "clipdex.base.exif",
     "Limits": "clipdex.base.limits",
     "Failure": "clipdex.base.records",
     "Picture": "clipdex.base.records",
@@ -228,6 +236,8 @@ _HOMES = {
     "Progress": "clipdex.pipeline.report",
     "RunReport": "clipdex.pipeline.report",
     "index_pictures": "clipdex.pipeline.index_pictures",
+    "Refreshed": "clipdex.pipeline.refresh",
+    "refresh_metadata": "clipdex.pipeline.refresh",
     "Grouping": "clipdex.search.grouping",
     "Query": "clipdex.search.mixture",
     "mix": "clipdex.search.mixture",
@@ -280,6 +290,7 @@ __all__ = [
     "Duplicates",
     "Embeddings",
     "Exclusion",
+    "Exif",
     "ExportError",
     "Failure",
     "FingerprintMismatch",
@@ -318,6 +329,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Query",
+    "Refreshed",
     "RequestRefused",
     "RequestTiming",
     "RetryPolicy",
@@ -350,6 +362,7 @@ __all__ = [
     "open_source",
     "open_sources",
     "plan_run",
+    "refresh_metadata",
     "retrieve_local",
     "verify_index",
 ]

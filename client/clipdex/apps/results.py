@@ -22,7 +22,7 @@ from clipdex.index.hits import Hit
 
 __all__ = ["Answer", "as_csv", "as_json", "csv_line", "write_arrow"]
 
-_COLUMNS = ("query", "rank", "score", "row", "path", "copy_of", "metadata")
+_COLUMNS = ("query", "rank", "score", "row", "path", "copy_of", "metadata", "exif")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,10 @@ def as_json(answers: Iterable[Answer]) -> Iterator[str]:
 
 
 def as_csv(answers: Iterable[Answer]) -> Iterator[bytes]:
-    """Yield one line per picture with the columns above, metadata as JSON; UTF-8 except for paths that are not."""
+    """Yield one line per picture with the columns above, metadata and exif as JSON.
+
+    It is UTF-8, except for paths that are not.
+    """
     yield csv_line(_COLUMNS)
     for answer in answers:
         for row in _flat(answer):
@@ -68,7 +71,7 @@ def write_arrow(path: Path, answers: Iterable[Answer]) -> None:
     """
     with needs("pyarrow", "pyarrow", "tables", "writing Arrow"):
         import pyarrow as pa
-    kinds = (pa.string(), pa.int64(), pa.float64(), pa.int64(), pa.string(), pa.int64(), pa.string())
+    kinds = (pa.string(), pa.int64(), pa.float64(), pa.int64(), pa.string(), pa.int64(), pa.string(), pa.string())
     schema = pa.schema([*zip(_COLUMNS, kinds, strict=True), ("path_bytes", pa.binary())])
     with replacing(path, "the Arrow file") as file, pa.ipc.new_file(file, schema) as writer:
         for answer in answers:
@@ -80,6 +83,8 @@ def _plain(hit: Hit) -> dict[str, Any]:
     found: dict[str, Any] = {"score": hit.score, "path": hit.path, "row": _row(hit)}
     if hit.metadata is not None:
         found["metadata"] = hit.metadata
+    if hit.exif is not None:
+        found["exif"] = hit.exif.as_dict()
     if hit.copies:
         found["copies"] = [_plain(copy) for copy in hit.copies]
     return found
@@ -102,6 +107,7 @@ def _flat(answer: Answer) -> Iterator[dict[str, Any]]:
                 "path": one.path,
                 "copy_of": None if one is hit else _row(hit),
                 "metadata": None if one.metadata is None else json.dumps(one.metadata),
+                "exif": None if one.exif is None else one.exif.as_json(),
             }
 
 

@@ -31,6 +31,7 @@ from clipdex.cli.ledger import failure_line, refuse_second_writer
 from clipdex.cli.panels import LIMITS
 from clipdex.cli.printing import detail, note, say, say_json
 from clipdex.cli.progress import index_progress, shown_rate
+from clipdex.cli.refreshing import refresh
 from clipdex.index import Index
 from clipdex.model.formats.icc import check_icc
 from clipdex.pipeline.index_pictures import (
@@ -149,6 +150,20 @@ def index(
             help="How to recognise changed files: stat, by size and times; content, by reading them all."
         ),
     ] = Check.stat,
+    no_exif: Annotated[
+        bool,
+        typer.Option(
+            "--no-exif",
+            help="Do not read what pictures say of themselves (EXIF, XMP, IPTC): date, camera, place and so on.",
+        ),
+    ] = False,
+    refresh_metadata: Annotated[
+        bool,
+        typer.Option(
+            "--refresh-metadata",
+            help="Only read the metadata of the indexed pictures of SOURCE again; needs no server.",
+        ),
+    ] = False,
     dtype: Annotated[Dtype, typer.Option(help="Dtype of a new index; float16 halves its size.")] = Dtype.float16,
     icc: Annotated[
         Icc | None,
@@ -207,6 +222,12 @@ def index(
         raise InvalidArgument("--exclude and --hidden apply to folders, and cannot be used with --files-from")
     exclusion = Exclusion(exclude or (), hidden=hidden)
     source = _source(sources or [], files_from, column, delimiter, tar, exclusion, out)
+    if dry_run and refresh_metadata:
+        raise InvalidArgument("--dry-run and --refresh-metadata are both given; give one of them")
+    limits = limits_of(max_file_mib, max_pixels, file_timeout, worker_memory_mib, large_memory_mib)
+    if refresh_metadata:
+        _end_strictly(strict, refresh(source, out, not no_exif, workers, limits, as_json))
+        return
     if dry_run:
         plan = plan_run(source, out, retry_failures=retry, check=check.value)
         say_passed_over(plan.passed_over)
@@ -216,7 +237,6 @@ def index(
             say(_plan_sentence(plan, out))
         _end_strictly(strict, plan.failed)
         return
-    limits = limits_of(max_file_mib, max_pixels, file_timeout, worker_memory_mib, large_memory_mib)
     with (
         interruptible(f"what was committed is in {out}; run the same command again to resume"),
         connection.open(shared_memory=shared_memory.value) as client,
@@ -232,6 +252,7 @@ def index(
             limits=limits,
             retry_failures=retry,
             check=check.value,
+            exif=not no_exif,
             max_ring_bytes=ring_mib * _MIB,
             progress=progress,
         )

@@ -69,6 +69,9 @@ def push_command(
         seconds = time.monotonic() - began
         if not as_json:
             say(_line(pushed, sink, seconds))
+        if pushed.shortened:
+            were = counted(pushed.shortened, "point was", "points were")
+            note(f"{were} sent without metadata, which is longer than the {sink.most_payload:,} bytes taken there")
         found = verify(index, sink, queries=queries, condition=where) if compare else None
     if as_json:
         shown: dict[str, Any] = {"index": str(named.index), "url": named.url, "seconds": round(seconds, 3)}

@@ -34,6 +34,7 @@ KEY_PREFIX = "meta."  # before a metadata key that may be named like a column
 _SINGULAR = frozenset(("row", "path", "id", "name", "mtime", "meta"))
 _LIVE = "row NOT IN (SELECT row FROM main.rows WHERE deleted_at IS NOT NULL)"
 _TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d)?)?")
+_DECLARED = {"modified": "time", "taken": "time", "keywords": "list"}
 _UNIT_LENGTH: dict[Unit, int] = {"year": 4, "month": 7}
 
 _INFINITE = (math.inf, -math.inf)  # an old index may have them; JSON does not
@@ -254,14 +255,14 @@ class Facets:
         return least, greatest
 
     def _kind(self, name: str) -> str:
-        return _kind_of(*self._range(name))
+        return _kind_of(name, *self._range(name))
 
     def _own_columns(self, rows: Sequence[int]) -> list[Column]:
         ranged = [name for name in COLUMNS if name not in ("path", "id", "name", "folder", "meta")]
         asked = ", ".join(f"min({name}), max({name})" for name in ranged)
         (found,) = self._index.selected(f"SELECT {asked} FROM pictures WHERE {_LIVE}", {})  # noqa: S608
         ranges = {name: (found[2 * i], found[2 * i + 1]) for i, name in enumerate(ranged)}
-        kinds = {name: _kind_of(*ends) for name, ends in ranges.items()}
+        kinds = {name: _kind_of(name, *ends) for name, ends in ranges.items()}
         texts = [name for name, kind in kinds.items() if kind in ("text", "list") and ranges[name][0] is not None]
         frequent: dict[str, Counter[Value]] = {name: Counter() for name in texts}
         for start in range(0, len(rows) if texts else 0, _SAMPLED_AT_ONCE):
@@ -333,13 +334,10 @@ class Facets:
         return [int(row) for row in rows[~np.isin(rows, self._index.tombstones)]]
 
 
-def _kind_of(least: object, greatest: object) -> str:
-    if isinstance(least, str) and isinstance(greatest, str):
-        if _TIME.fullmatch(least) and _TIME.fullmatch(greatest):
-            return "time"
-        return "list" if least.startswith("[") and greatest.startswith("[") else "text"
-    if least is None:
-        return "text"
+def _kind_of(name: str, least: object, greatest: object) -> str:
+    """Return the kind of a column of the view: as it is declared, and for numbers as its values are."""
+    if name in _DECLARED or isinstance(least, str) or isinstance(greatest, str) or least is None:
+        return _DECLARED.get(name, "text")
     return "integer" if isinstance(least, int) and isinstance(greatest, int) else "real"
 
 

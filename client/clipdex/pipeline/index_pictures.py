@@ -41,6 +41,7 @@ def index_pictures(
     limits: Limits | None = None,
     retry_failures: bool = False,
     check: Check = "stat",
+    exif: bool = True,
     max_ring_bytes: int = MAX_RING_BYTES,
     batch_deadline_s: float = BATCH_DEADLINE_S,
     progress: Callable[[Progress], None] | None = None,
@@ -61,6 +62,7 @@ def index_pictures(
         retry_failures: retry files that failed before and have not changed since.
         check: "stat": a file with unchanged size, mtime and ctime is not read; "content": every file is read, and
             embedded if its content has changed.
+        exif: keep what the pictures that are read say of themselves, in EXIF, XMP or IPTC (`clipdex.Exif`).
         max_ring_bytes: memory for decoded pictures, including those in flight; at least two pictures.
         batch_deadline_s: seconds for one request with all its retries, after which the run ends with the error.
         progress: called as pictures are read and embedded, at most twenty times a second, and after each batch.
@@ -86,7 +88,7 @@ def index_pictures(
         writer.manifest.require_icc(icc, index)
         if not is_new:
             _require_a_picture(source)
-        run = Run(client, writer, source, retry_failures, check, progress, batch_deadline_s)
+        run = Run(client, writer, source, retry_failures, check, progress, batch_deadline_s, exif=exif)
         try:
             with open_ring(client, max_ring_bytes) as ring:
                 run.embed_all(ring, workers, limits or Limits())

@@ -64,6 +64,8 @@ class Run:
         check: Check,
         progress: Callable[[Progress], None] | None,
         batch_deadline_s: float = BATCH_DEADLINE_S,
+        *,
+        exif: bool,
     ) -> None:
         self.tally = Tally()
         self.copies = CopiesMet(writer)
@@ -75,6 +77,7 @@ class Run:
         self._check = check
         self._progress = progress
         self._deadline_s = batch_deadline_s
+        self._exif = exif
         # The scan runs in the decoder's thread, and hands over its failures here.
         self._scan_failures: deque[Failure] = deque()
         # New metadata of unchanged files, and ctimes of those whose ctime was not known.
@@ -102,7 +105,12 @@ class Run:
             )
         with (
             DecodePool(
-                self._client.card.image, ring, workers=workers, limits=limits, icc=self._writer.manifest.icc
+                self._client.card.image,
+                ring,
+                workers=workers,
+                limits=limits,
+                icc=self._writer.manifest.icc,
+                exif=self._exif,
             ) as pool,
             self._counted(),
             interrupts_noted() as stop_if_told,

@@ -7,7 +7,8 @@ negation. So NOT is pushed down to the comparisons, and a database that lacks SQ
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeAlias
 
@@ -163,10 +164,7 @@ class _Parser:
         return parts[0] if len(parts) == 1 else kind(tuple(parts))
 
     def _one(self, negated: bool) -> Condition:
-        self._depth += 1
-        if self._depth > _DEEPEST:
-            self._refuse("is nested too deeply")
-        try:
+        with self._deeper():
             if self._takes("not"):
                 return self._one(not negated)
             if self._is("(") and not self._is_operand():
@@ -175,6 +173,14 @@ class _Parser:
                 self._expect(")")
                 return inner
             return self._comparison(negated)
+
+    @contextmanager
+    def _deeper(self) -> Iterator[None]:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            self._refuse("is nested too deeply")
+        try:
+            yield
         finally:
             self._depth -= 1
 
@@ -251,6 +257,10 @@ class _Parser:
     # Operands
 
     def _operand(self) -> _Column | Scalar:
+        with self._deeper():
+            return self._one_operand()
+
+    def _one_operand(self) -> _Column | Scalar:
         if self._takes("("):
             inner = self._operand()
             self._expect(")")

@@ -34,6 +34,7 @@ class LanceSink:
     most_points = 8_192  # each upsert is a version of the table
     most_bytes = 64 << 20
     number_bytes = 4
+    most_payload = 32 << 20
 
     def __init__(self, folder: Path, table: str) -> None:
         """folder: of the database."""
@@ -95,8 +96,19 @@ class LanceSink:
                     for field in list(schema)[2:]
                 ),
             ]
-            merge = self._table.merge_insert("point_id").when_matched_update_all().when_not_matched_insert_all()
-            merge.execute(pa.Table.from_arrays(columns, schema=schema))
+            rows = pa.Table.from_arrays(columns, schema=schema)
+            # A merge reads the whole table; finding out which ids are there reads one column of it.
+            there = np.isin(points.ids, self._there(points.ids))
+            if there.any():
+                merge = self._table.merge_insert("point_id").when_matched_update_all()
+                merge.when_not_matched_insert_all().execute(rows.filter(pa.array(there)))
+            if not there.all():
+                self._table.add(rows.filter(pa.array(~there)))
+
+    def _there(self, ids: Sequence[str]) -> list[str]:
+        """Return the ids that are there."""
+        found = self._table.search().where(_is_one_of(ids)).select(["point_id"]).limit(len(ids))
+        return list(found.to_arrow()["point_id"].to_pylist())
 
     def delete(self, ids: Sequence[str]) -> None:
         """See `Sink`."""
@@ -104,9 +116,7 @@ class LanceSink:
             self._table.delete(_is_one_of(ids))
 
     def flush(self) -> None:
-        """See `Sink`: every version is on disk already. Joins small files, and brings the indexes up to date."""
-        with self._translated():
-            self._table.optimize(cleanup_older_than=timedelta(minutes=10))
+        """See `Sink`: every version is on disk already."""
 
     def optimize(self) -> None:
         """See `Sink`."""
@@ -120,6 +130,8 @@ class LanceSink:
                     )
             if "vector" not in known and self._table.count_rows() >= _EXACT_BELOW:
                 self._table.create_index("vector", config=HnswSq(distance_type="cosine"))
+            # Joins small files, and brings the indexes up to date.
+            self._table.optimize(cleanup_older_than=timedelta(minutes=10))
 
     def count(self) -> int:
         """See `Sink`."""

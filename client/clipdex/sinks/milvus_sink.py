@@ -45,6 +45,7 @@ class MilvusSink:
     most_points = 1_000
     most_bytes = 16 << 20
     number_bytes = 4
+    most_payload = 65_535  # bytes of a VARCHAR, such as `metadata`
 
     def __init__(self, client: MilvusClient, collection: str, place: str) -> None:
         """client: an open one, which is closed with the sink. place: how to name the collection."""
@@ -123,8 +124,7 @@ class MilvusSink:
 
     def _row(self, payload: Payload) -> dict[str, Any]:
         row = {column: payload.get(column, _NOTHING[kind]) for column, kind in self._fields.items()}
-        metadata = str(payload.get("metadata", ""))
-        row["metadata"] = metadata if len(metadata.encode()) <= _LONGEST else ""
+        row["metadata"] = payload.get("metadata", "")
         row["digest"] = payload.get("digest", "")
         row["present"] = [column for column in payload if column not in ("metadata", "digest")]
         return row

@@ -34,6 +34,7 @@ class PgvectorSink:
     most_points = 4_096
     most_bytes = 64 << 20
     number_bytes = 4
+    most_payload = 32 << 20
 
     def __init__(self, connection: psycopg.Connection[Any], table: str, place: str) -> None:
         """connection: an open one, which is closed with the sink. place: how to name the table."""

@@ -6,7 +6,6 @@ paths alone, so nothing is there twice.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,9 +16,10 @@ from clipdex.base.arrays import Array, Vectors
 from clipdex.base.records import Picture
 from clipdex.index.hits import no_record
 from clipdex.index.reader import Index
+from clipdex.sinks.batches import batch_ends, cut, fitting
 from clipdex.sinks.cursor import Cursor, Described
 from clipdex.sinks.payloads import FIELDS, digest_of, metadata_fields, payload_of, point_id
-from clipdex.sinks.sink import Payload, Points, Sink, SinkError
+from clipdex.sinks.sink import Points, Sink
 
 __all__ = ["Pushed", "described", "push", "unit"]
 
@@ -36,13 +36,15 @@ class Pushed:
     """What a push did. pictures: number of pictures in the index.
 
     compared: every point was compared, because records had changed in place, the index was compacted, or it is
-    another one than was pushed before.
+    another one than was pushed before. shortened: number of points that were sent without their metadata, and
+    without their longest fields if need be, because the database takes no payload of that size.
     """
 
     pictures: int
     upserted: int
     deleted: int
     compared: bool
+    shortened: int = 0
 
 
 def described(sink: Sink) -> Described | None:
@@ -90,6 +92,7 @@ class _Push:
         self._progress = progress
         self._rows = len(index.vectors)
         self._sent = 0
+        self._shortened = 0
 
     def dead_since(self) -> _Rows | None:
         """Return the rows that died since the cursor; None if it does not fit, and all must be compared."""
@@ -118,7 +121,7 @@ class _Push:
         gone = self._gone(dead)
         if len(gone) or len(live):
             self._mark(replace(cursor, complete=False))
-        for ids in _cut(gone, self._sink.most_points):
+        for ids in cut(gone, self._sink.most_points):
             self._sink.delete(ids)
         saved = cursor.rows
         for done, some in self._in_blocks(live):
@@ -131,7 +134,7 @@ class _Push:
                 saved = end
         self._save(self._rows, total, complete=True)
         self._sink.optimize()
-        return Pushed(len(self._index), self._sent, len(gone), compared=False)
+        return Pushed(len(self._index), self._sent, len(gone), False, self._shortened)
 
     def compare(self) -> Pushed:
         """Compare every point with its picture; send those that differ, and delete those without a picture."""
@@ -149,11 +152,11 @@ class _Push:
             ]
             self._send(some[other], [pictures[i] for i in other])
             self._progress(done, len(live))
-        for ids in _cut(list(there), self._sink.most_points):
+        for ids in cut(list(there), self._sink.most_points):
             self._sink.delete(ids)
         self._save(self._rows, total, complete=True)
         self._sink.optimize()
-        return Pushed(len(self._index), self._sent, len(there), compared=True)
+        return Pushed(len(self._index), self._sent, len(there), True, self._shortened)
 
     # Rows and pictures
 
@@ -192,10 +195,12 @@ class _Push:
             return
         self._index.require_sound(rows)
         vectors = unit(self._index.vectors[rows])
-        payloads = [payload_of(picture, self._found.fields) for picture in pictures]
+        whole = [payload_of(picture, self._found.fields) for picture in pictures]
+        payloads = [fitting(payload, self._sink.most_payload) for payload in whole]
+        self._shortened += sum(len(whole[i]) > len(payloads[i]) for i in range(len(whole)))
         ids = [point_id(picture.path) for picture in pictures]
         start = 0
-        for end in _ends(payloads, vectors.shape[1] * self._sink.number_bytes, self._sink):
+        for end in batch_ends(payloads, vectors.shape[1], self._sink):
             self._sink.upsert(Points(ids[start:end], vectors[start:end], payloads[start:end]))
             start = end
         self._sent += len(rows)
@@ -226,30 +231,3 @@ def _every_picture(index: Index) -> Iterator[Picture]:
 
 def _sum_of(pictures: Sequence[Picture]) -> int:
     return sum(int(digest_of(picture), 16) for picture in pictures)
-
-
-def _ends(payloads: Sequence[Payload], vector_bytes: int, sink: Sink) -> Iterator[int]:
-    """Yield the ends of batches that one upsert may carry.
-
-    Raises:
-        SinkError: one point alone is too large.
-    """
-    size = start = 0
-    for i, payload in enumerate(payloads):
-        own = vector_bytes + len(json.dumps(payload)) + 64
-        if own > sink.most_bytes:
-            raise SinkError(
-                f"{payload['path']} has {len(json.dumps(payload)):,} bytes of metadata, more than {sink.place} "
-                "takes at once"
-            )
-        if i > start and (size + own > sink.most_bytes or i - start >= sink.most_points):
-            yield i
-            start, size = i, 0
-        size += own
-    if payloads:
-        yield len(payloads)
-
-
-def _cut(ids: Sequence[str], most: int) -> Iterator[Sequence[str]]:
-    for start in range(0, len(ids), most):
-        yield ids[start : start + most]

@@ -34,6 +34,7 @@ class QdrantEdgeSink:
     most_points = 256
     most_bytes = 16 << 20
     number_bytes = 4
+    most_payload = 8 << 20
 
     def __init__(self, folder: Path) -> None:
         """folder: is made by `create`."""

@@ -39,6 +39,7 @@ class QdrantSink:
     most_points = 256
     most_bytes = 16 << 20
     number_bytes = 12  # as JSON; gRPC takes less
+    most_payload = 8 << 20
 
     def __init__(self, client: QdrantClient, collection: str, place: str) -> None:
         """client: an open one, which is closed with the sink. place: how to name the collection."""

@@ -68,12 +68,14 @@ class Sink(Protocol):
 
     place: how to name it in a sentence, such as `the collection photos of Qdrant at localhost:6333`.
     most_points, most_bytes: what one `upsert` may carry. number_bytes: what one number of a vector takes of them.
+    most_payload: bytes of the longest payload of a point, as JSON.
     """
 
     place: str
     most_points: int
     most_bytes: int
     number_bytes: int
+    most_payload: int
 
     def description(self) -> str | None:
         """Return the text that `describe` stored; None if there is no such collection, or it has none."""

@@ -46,9 +46,12 @@ class _Address:
 
     def port(self, default: int) -> int:
         try:
-            return self.parts.port or default
-        except ValueError as exc:
-            raise InvalidArgument(f"{self.text}: the port is not a number from 1 to 65535") from exc
+            port = self.parts.port
+        except ValueError:
+            port = 0
+        if port == 0:
+            raise InvalidArgument(f"{self.text}: the port is not a number from 1 to 65535")
+        return default if port is None else port
 
     def name(self, text: str) -> str:
         """Check the name of a collection or table."""

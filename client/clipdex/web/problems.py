@@ -55,6 +55,7 @@ __all__ = [
 
 CONTENT_TYPE = "application/problem+json"
 _RETRY_AFTER_S = "1"
+_MOST_TOLD = 20  # fields that are wrong, of one request
 _LOG = logging.getLogger("clipdex.web")
 
 # The first that an error is an instance of says its status; any other ClipdexError is a 500.
@@ -203,7 +204,7 @@ def add_handlers(app: FastAPI, hidden: Hidden) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def of_a_field(request: Request, error: RequestValidationError) -> Response:
-        found = [_of_field(each) for each in error.errors()]
+        found = [_of_field(each) for each in error.errors()[:_MOST_TOLD]]
         first = found[0] if found else {"loc": ["the request"], "msg": "it is invalid"}
         detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         return problem(422, detail, kind="InvalidArgument", request_id=id_of(request), errors=found)

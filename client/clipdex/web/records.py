@@ -58,7 +58,16 @@ def hit_fields(held: HeldCollection, request: Request, hit: Hit) -> dict[str, An
     assert isinstance(picture, Picture)  # a search made it
     p = picture
     item = StoredItem(
-        hit.id, hit.path, hit.row, p.width, p.height, p.size, p.mtime_ns, hit.metadata or {}, p.content_hash
+        hit.id,
+        hit.path,
+        hit.row,
+        p.width,
+        p.height,
+        p.size,
+        p.mtime_ns,
+        hit.metadata or {},
+        p.content_hash,
+        p.exif,
     )
     copies = [hit_fields(held, request, copy) for copy in hit.copies]
     return _fields(held, request, item) | {"score": hit.score, "copies": copies}
@@ -79,6 +88,7 @@ def _fields(held: HeldCollection, request: Request, item: StoredItem) -> dict[st
         "size": item.size,
         "modified": utc(item.mtime_ns / 1e9),
         "metadata": item.metadata,
+        "exif": item.exif.as_dict() if item.exif else None,
         "version": version,
         "thumbnail": address_of(held, request, item.row, "thumbnail", version),
         "original": original,

@@ -14,9 +14,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from starlette.types import Receive, Scope, Send
+
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.extras import needs
 from clipdex.web import WebSettings, create_app
+from clipdex.web.guard.headers import ALWAYS, Headers
+from clipdex.web.guard.requests import Refused, refuse
+from clipdex.web.problems import problem
 
 with needs("uvicorn", "uvicorn", "web", "the REST API and the page"):
     import h11
@@ -30,6 +35,8 @@ _KEEP_ALIVE_S = 30  # that a connection may wait for the next request
 _HEAD_BYTES = 64 << 10
 _FINISHING_S = 5  # that open requests have when the server ends
 _MOST_CONNECTIONS = 1_000
+_SPARE_CONNECTIONS = 64  # that are told so, for a moment; more are closed without a word
+_TELLING_S = 1.0
 _BACKLOG = 512
 
 
@@ -106,7 +113,6 @@ def serve(
         server_header=False,
         proxy_headers=trusted_proxies is not None,
         forwarded_allow_ips=trusted_proxies or "",
-        limit_concurrency=_MOST_CONNECTIONS,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_FINISHING_S,
         h11_max_incomplete_event_size=_HEAD_BYTES,
@@ -135,14 +141,35 @@ class _Server(uvicorn.Server):
         self._ready()
 
 
+async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
+    await refuse(Refused(503, "too many connections; try again later", Connection="close"), scope, receive, send)
+
+
 class _Protocol(H11Protocol):
-    """Closes a connection whose request's head does not arrive in time, so that slow clients hold none."""
+    """Bounds connections, and the time of a request's head, so that slow clients hold none for long."""
 
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._late = self.loop.call_later(_HEAD_S, self._give_up)
+        count, limit_s = len(self.connections), _HEAD_S
+        if count > _MOST_CONNECTIONS + _SPARE_CONNECTIONS:
+            transport.abort()
+            return
+        if count > _MOST_CONNECTIONS:
+            self.app, limit_s = Headers(_busy), _TELLING_S
+        self._late = self.loop.call_later(limit_s, self._give_up)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP as everything else that is refused."""
+        answer = problem(400, "the request is not HTTP; what came is not of its form, or its head is too long")
+        said = [(name.encode(), value.encode()) for name, value in ALWAYS.items()]
+        said += [*answer.raw_headers, (b"cache-control", b"no-store"), (b"connection", b"close")]
+        if self.conn.our_state is h11.IDLE or self.conn.our_state is h11.SEND_RESPONSE:
+            self.transport.write(self.conn.send(h11.Response(status_code=400, headers=said)) or b"")
+            self.transport.write(self.conn.send(h11.Data(data=bytes(answer.body))) or b"")
+            self.transport.write(self.conn.send(h11.EndOfMessage()) or b"")
+        self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

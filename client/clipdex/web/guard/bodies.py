@@ -19,6 +19,7 @@ __all__ = ["Bodies"]
 _LONGEST_PATH = 16 << 10  # an id of 1,024 bytes, each written as %XX, and more
 _LONGEST_QUERY = 48 << 10
 _LARGEST_HEADERS, _MOST_HEADERS = 64 << 10, 128
+_VERSIONS = ("1.0", "1.1", "2", "3")
 _MOST_FIELDS = 64  # of a query
 _FORM_BYTES = 64 << 10  # what a form has around its picture
 _NO_BODY = ("GET", "HEAD", "DELETE", "OPTIONS")
@@ -177,6 +178,8 @@ def _check_address(scope: Scope) -> None:
 
 
 def _check_headers(scope: Scope) -> None:
+    if scope.get("http_version", "1.1") not in _VERSIONS:
+        raise Refused(505, "this server speaks HTTP/1.1", Connection="close")
     found = scope["headers"]
     if len(found) > _MOST_HEADERS or sum(len(name) + len(value) for name, value in found) > _LARGEST_HEADERS:
         raise Refused(

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from clipdex.version import __version__
 from clipdex.web.guard.requests import Refused, headers, refuse
 
-__all__ = ["Headers"]
+__all__ = ["ALWAYS", "Headers"]
 
 _LOG = logging.getLogger("clipdex.web")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -22,7 +22,7 @@ _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-_ALWAYS = {
+ALWAYS = {
     "Content-Security-Policy": _CSP,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -54,7 +54,7 @@ class Headers:
             if message["type"] == "http.response.start":
                 started = True
                 found = MutableHeaders(scope=message)
-                for name, value in _ALWAYS.items():
+                for name, value in ALWAYS.items():
                     found.setdefault(name, value)
                 is_asset = scope["path"].startswith("/static/")
                 found.setdefault("Cache-Control", "no-cache" if is_asset else "no-store")

@@ -93,6 +93,8 @@ async def found(held: HeldCollection, request: Request, options: OptionsIn, **qu
 
 def _query(held: HeldCollection, asked: SearchIn, files: list[bytes]) -> dict[str, Any]:
     """Return what a body asks for, as arguments of `Collection.search`. files: those of a form, in order."""
+    if files and (asked.vector is not None or asked.id is not None or asked.row is not None):
+        raise InvalidArgument("the form has a picture, but its query is another; give one of them, or parts")
     if asked.vector is not None:
         return {"vector": vector_of(asked.vector)}
     if asked.id is not None or asked.row is not None:

@@ -10,7 +10,7 @@ const like = (text) => quoted(`%${text.replaceAll(/[\\%_]/g, "\\$&")}%`);
 const OPERATIONS = {
   text: { contains: (c, v) => `${c} LIKE ${like(v)}${/[\\%_]/.test(v) ? " ESCAPE '\\'" : ""}`, is: (c, v) => `${c} = ${quoted(v)}`, "is not": (c, v) => `${c} != ${quoted(v)}` },
   number: { "at least": (c, v) => `${c} >= ${v}`, "at most": (c, v) => `${c} <= ${v}`, is: (c, v) => `${c} = ${v}` },
-  list: { has: (c, v) => `has(meta, ${quoted(c)}, ${quoted(v)})` },
+  list: { has: (c, v) => `has(${c}, ${quoted(v)})` },
   time: { since: (c, v) => `${c} >= ${quoted(v)}`, before: (c, v) => `${c} < ${quoted(v)}` },
 };
 const COLUMNS = [
@@ -65,7 +65,7 @@ export async function fill(state, add, seen) {
 }
 
 /** How an operation names a column. */
-const named = (column) => (column.kind === "list" ? column.name : (column.sql ?? column.name));
+const named = (column) => (column.kind === "list" && column.of_metadata ? `meta, ${quoted(column.name)}` : (column.sql ?? column.name));
 
 function chosen() {
   const column = columns[$("#column").value] ?? columns[0];
