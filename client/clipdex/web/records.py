@@ -18,7 +18,7 @@ from clipdex.base.records import Picture
 from clipdex.collection.item import StoredItem
 from clipdex.index.hits import Hit
 from clipdex.web.schemas.hits import HitOut
-from clipdex.web.schemas.items import StoredOut
+from clipdex.web.schemas.items import ExifOut, StoredOut
 from clipdex.web.served import HeldCollection
 
 __all__ = ["address_of", "hit_fields", "hit_out", "rendered", "stored_out", "utc", "version_of"]
@@ -88,7 +88,7 @@ def _fields(held: HeldCollection, request: Request, item: StoredItem) -> dict[st
         "size": item.size,
         "modified": utc(item.mtime_ns / 1e9),
         "metadata": item.metadata,
-        "exif": item.exif.as_dict() if item.exif else None,
+        "exif": ExifOut(**item.exif.as_dict()).model_dump() if item.exif else None,
         "version": version,
         "thumbnail": address_of(held, request, item.row, "thumbnail", version),
         "original": original,
