@@ -92,7 +92,7 @@ def _embedded(core: Core, query: Query) -> Steps[tuple[Array | None, Array | Non
     waiting: list[Future[Any]] = []
     try:
         if query.texts or query.images:
-            waiting += map(core.model().text, query.texts)
+            waiting += map(core.text, query.texts)
             waiting += yield from picture_steps(core, query.images)
         found: list[Embeddings] = []
         for future in waiting:
