@@ -111,13 +111,9 @@ def measure(path: Path, first: int) -> None:
         print(f"the first page: {len(page):,} bytes, {used * 1e3:.0f} ms of processor time")
         shown("  its time", pages)
         drawn = browser.search(first, 640)
-        for title, (found, one, every) in {
-            "the first search": cold,
-            "thumbnails drawn, workers started": drawn,
-        }.items():
-            print(
-                f"{title}: {found * 1e3:.0f} ms to the hits, {one * 1e3:.0f} to a thumbnail, {every * 1e3:.0f} to all"
-            )
+        for title, took in {"the first search": cold, "thumbnails drawn, workers started": drawn}.items():
+            found, one, every = (round(each * 1e3) for each in took)
+            print(f"{title}: {found} ms to the hits, {one} to a thumbnail, {every} to all")
         used = server.cpu_s()
         warm = [browser.search(first + 1 + i % SHOWN) for i in range(ROUNDS)]
         used = (server.cpu_s() - used) / ROUNDS
