@@ -221,8 +221,8 @@ async def prove(path: Path, asked: argparse.Namespace) -> list[str]:
     after = bare(path, 5)
     print(f"bare engine again: {after[0]:.1f} a second")
     print(
-        f"processor time of a request {1e3 / alone[1]:.1f} ms, with the writer {1e3 / rate[1]:.1f} ms; of a query of "
-        f"the bare engine {1e3 / before[1]:.1f} and {1e3 / after[1]:.1f} ms"
+        f"processor time of a request {1e3 / alone[1]:.1f} ms, with the writer {1e3 / rate[1]:.1f} ms; of a query "
+        f"of the bare engine {1e3 / before[1]:.1f} and {1e3 / after[1]:.1f} ms"
     )
     for i, what in enumerate(("by the clock", "by the server's processor time, which other work takes less from")):
         engine = (before[i] + after[i]) / 2
