@@ -2,7 +2,8 @@
 
     python benchmarks/facets.py [ROWS]
 
-Prints one line a question: seconds of the first answer, milliseconds of the next ones.
+Prints one line a question: seconds of the first answer, milliseconds of the next ones. Of more than 50,000 rows
+each answer of facets is read anew here; the web server keeps it.
 """
 
 from __future__ import annotations
@@ -57,12 +58,17 @@ def main() -> None:
                 "a list in metadata": lambda: facets.counts("tags"),
                 "folder, of wide ones": lambda: facets.counts("folder", where="width > 644"),
             }.items():
-                times = []
-                for _ in range(6):
+                times, used = [], time.process_time()
+                for i in range(6):
                     start = time.perf_counter()
                     ask()
                     times.append(time.perf_counter() - start)
-                print(f"{name:<22} first {times[0]:6.2f} s   then {min(times[1:]) * 1e3:7.1f} ms", flush=True)
+                    used = time.process_time() - used if i == 0 else used
+                print(
+                    f"{name:<22} first {times[0]:6.2f} s ({used:.2f} s of processor time)   "
+                    f"then {min(times[1:]) * 1e3:7.1f} ms",
+                    flush=True,
+                )
     finally:
         shutil.rmtree(folder)
 

@@ -17,11 +17,15 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -37,25 +41,19 @@ CREATED = "clipdex web ready on port "
 
 
 def serve(path: Path) -> None:
-    """Serve an index until standard input ends."""
-    import threading
+    """Serve an index as `clipdex web` does, until standard input ends."""
+    from clipdex.web import WebSettings
+    from clipdex.web.running import bound
+    from clipdex.web.running import serve as run
 
-    import uvicorn
-
-    from clipdex.web import WebSettings, create_app
-
-    app = create_app(WebSettings(indexes=(path,), port=0))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False))
-
-    def tell() -> None:
-        while not server.started:
-            time.sleep(0.05)
-        print(f"{CREATED}{server.servers[0].sockets[0].getsockname()[1]}", flush=True)
+    def end() -> None:
         sys.stdin.read()
-        server.should_exit = True
+        os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=tell, daemon=True).start()
-    server.run()
+    threading.Thread(target=end, daemon=True).start()
+    with suppress(KeyboardInterrupt), bound("127.0.0.1", 0) as listening:
+        settings = WebSettings(indexes=(path,))
+        run(settings, listening, lambda address: print(f"{CREATED}{address.rpartition(':')[2]}", flush=True))
 
 
 def add(path: Path, count: int, seconds: float) -> None:
@@ -222,6 +220,10 @@ async def prove(path: Path, asked: argparse.Namespace) -> list[str]:
             writer.kill()
     after = bare(path, 5)
     print(f"bare engine again: {after[0]:.1f} a second")
+    print(
+        f"processor time of a request {1e3 / alone[1]:.1f} ms, with the writer {1e3 / rate[1]:.1f} ms; of a query "
+        f"of the bare engine {1e3 / before[1]:.1f} and {1e3 / after[1]:.1f} ms"
+    )
     for i, what in enumerate(("by the clock", "by the server's processor time, which other work takes less from")):
         engine = (before[i] + after[i]) / 2
         print(

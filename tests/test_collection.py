@@ -17,6 +17,8 @@ from PIL import Image
 
 import clipdex
 from clipdex import Collection, Item, Query
+from clipdex.client.batching import Batcher
+from clipdex.collection import text_vectors
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin
@@ -422,3 +424,34 @@ def test_vectors_and_models_of_another_space_are_refused_on_every_way(pets: Any,
             pets.close()
             with pytest.raises(clipdex.FingerprintMismatch):
                 Collection.open(tmp_path / "x.clipdex", client=other, **settings)
+
+
+@pytest.fixture
+def embedded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that are embedded for searches."""
+    found: list[str] = []
+    bare = Batcher.text
+    monkeypatch.setattr(Batcher, "text", lambda batcher, text: (found.append(text), bare(batcher, text))[1])
+    return found
+
+
+def test_the_next_page_of_a_text_needs_no_inference(pets: Any, embedded: list[str]) -> None:
+    pets.add([Item(str(i), vector=each) for i, each in enumerate(unit_vectors(2, 8))])
+    pages = [*pets.search("a dog", top_k=1), *pets.search("a dog", top_k=1, offset=1)]
+    assert pages == pets.search("a dog", top_k=2) and embedded == ["a dog"] and len(pages) == 2
+    assert pets.search("a cat") and embedded == ["a dog", "a cat"]
+
+
+def test_only_the_vectors_of_the_last_texts_are_kept(
+    pets: Any, embedded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_vectors, "_KEPT", 2)
+    for text in ("a", "b", "a", "c", "a", "b"):  # b is forgotten for c
+        pets.search(text)
+    assert embedded == ["a", "b", "c", "b"]
+
+
+def test_a_text_that_is_cut_warns_each_time(pets: Any) -> None:
+    for _ in range(2):
+        with pytest.warns(clipdex.TextCut):
+            pets.search("dog " * 100)

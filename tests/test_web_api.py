@@ -83,6 +83,15 @@ def detail(answer: Any, status: int) -> str:
     return str(said["detail"])
 
 
+def test_what_waits_for_nothing_is_run_in_no_thread(http: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(*_: Any, **__: Any) -> Any:
+        raise AssertionError("FastAPI runs a dependency in a thread")
+
+    monkeypatch.setattr("fastapi.dependencies.utils.run_in_threadpool", refused)
+    assert http.get("/v1/similar", params={"row": 1, "top_k": 3}).status_code == 200
+    assert http.request("DELETE", "/v1/items/none").status_code == 404
+
+
 def test_a_hit_has_what_a_page_needs_and_no_path_of_the_server(http: Any, made: Path) -> None:
     answer = http.get("/v1/search", params={"text": "x", "top_k": 14})
     assert str(made.parent) not in answer.text

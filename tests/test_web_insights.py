@@ -26,6 +26,8 @@ pytest.importorskip("fastapi")
 
 from web_server import answering, settings_of
 
+from clipdex.web.schemas.hits import HitOut
+
 
 def png(seed: int, size: tuple[int, int] = (40, 30)) -> bytes:
     file = io.BytesIO()
@@ -443,6 +445,26 @@ def test_values_without_end_are_not_counted(index, monkeypatch):
         Facets(opened).counts("n")
 
 
+@pytest.mark.parametrize("by", ["by", "tags", "width", "modified"])
+def test_facets_of_many_pictures_are_estimated_from_some_of_them(index, monkeypatch, by):
+    from clipdex.index import facets
+
+    with Index.open(index) as opened:
+        counted = Facets(opened).counts(by)
+        assert counted.sampled is None
+        monkeypatch.setattr(facets, "_MOST_COUNTED", 28)
+        monkeypatch.setattr(facets, "_NAMED_AT_ONCE", 10)
+        found = Facets(opened).counts(by)
+        assert found.sampled == 28 and {each[::2] for each in found.values} == {
+            each[::2] for each in counted.values
+        }
+        for (_, about, _), (_, true, _) in zip(found.values, counted.values, strict=True):
+            assert abs(about - true) <= 1
+        few = Facets(opened).counts(by, where="row < 20")
+        monkeypatch.undo()
+        assert few == Facets(opened).counts(by, where="row < 20")
+
+
 def test_long_values_are_among_the_others(tmp_path, fake):
     with Collection.open(tmp_path / "y.clipdex", client=fake) as pictures:
         pictures.add([Item("a", vector=unit_vectors(1, 8)[0], metadata={"t": "x" * 300})])
@@ -473,6 +495,8 @@ def test_what_files_say_is_in_answers_columns_and_facets(fake, tmp_path):
         pictures.add([Item("a", picture(exif=block, xmp=packet(bag("dc:subject", "sea")))), Item("b", png(1))])
     with answering(settings_of(tmp_path / "y.clipdex")) as web:
         hits = {hit["id"]: hit for hit in web.get("/v1/search", params={"text": "a"}).json()["hits"]}
+        for hit in hits.values():  # made by hand, and yet of the schema, in its order
+            assert list(HitOut(**hit).model_dump(mode="json").items()) == list(hit.items())
         said = {name: value for name, value in hits["a"]["exif"].items() if value is not None}
         place = {"latitude": 48.1371, "longitude": 11.5754}
         assert said == {"taken": "2024-06-01T17:30:00", "camera": "Pixel 7", "keywords": ["sea"], **place}

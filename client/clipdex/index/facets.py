@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -40,6 +40,8 @@ _UNIT_LENGTH: dict[Unit, int] = {"year": 4, "month": 7}
 _INFINITE = (math.inf, -math.inf)  # an old index may have them; JSON does not
 
 _ROWS_AT_ONCE = 50_000
+_MOST_COUNTED = 50_000  # pictures, of which each is read; of more, as many in even steps
+_NAMED_AT_ONCE = 500  # rows
 _MOST_VALUES = 200_000  # different ones
 _LONGEST_VALUE = 200  # characters
 _KEPT = 6  # columns, each 12 bytes per row and its values
@@ -57,13 +59,15 @@ class ValueCounts:
     values: (value, pictures, condition on such a picture), the most frequent first; times in their order, the
     latest first. distinct: number of values, of which `values` may be a part. missing: pictures without a value.
     others: pictures with other values, or one of more than 200 characters. A picture with a list counts for each
-    of its values.
+    of its values. sampled: None, or the number of pictures that were read of more than 50,000, from which all
+    other numbers but `distinct`, which is theirs, are estimated.
     """
 
     values: list[tuple[Value, int, str]]
     distinct: int
     missing: int
     others: int
+    sampled: int | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,6 @@ class Facets:
             InvalidArgument: there is no such column, it has too many values, or the condition is invalid.
         """
         self._look()
-        coded = self._values(by, unit)
         rows = len(self._index.vectors)
         alive = np.ones(rows, bool)
         alive[self._index.tombstones] = False
@@ -138,6 +141,18 @@ class Facets:
             met = np.zeros(rows, bool)
             met[self._index.where(where, params)] = True
             alive &= met
+        sampled, share = None, 1.0
+        if rows <= _MOST_COUNTED:
+            coded = self._values(by, unit)
+        else:
+            every = np.flatnonzero(alive)
+            some = every
+            if len(every) > _MOST_COUNTED:
+                some = every[np.linspace(0, len(every) - 1, _MOST_COUNTED).astype(np.int64)]
+                sampled, share = len(some), len(every) / len(some)
+                alive = np.zeros(rows, bool)
+                alive[some] = True
+            coded = self._read(by, unit, some)
         chosen = alive[coded.rows]
         numbers = np.bincount(coded.codes[chosen], minlength=len(coded.values))
         there = np.zeros(rows, bool)
@@ -151,8 +166,8 @@ class Facets:
             order = sorted(found.tolist(), key=lambda i: (-int(numbers[i]), str(coded.values[i])))
         shown = order[:limit]
         others = int(numbers[order[limit:]].sum()) + int(np.count_nonzero(alive[coded.long]))
-        values = [(coded.values[i], int(numbers[i]), self._condition(coded, i)) for i in shown]
-        return ValueCounts(values, len(found), missing, others)
+        values = [(coded.values[i], round(share * int(numbers[i])), self._condition(coded, i)) for i in shown]
+        return ValueCounts(values, len(found), round(share * missing), round(share * others), sampled)
 
     def columns(self) -> tuple[list[Column], int]:
         """Describe the columns and the metadata keys -> them, and the number of pictures sampled for values."""
@@ -183,13 +198,14 @@ class Facets:
                 self._coded.popitem(last=False)
         return self._coded[key]
 
-    def _read(self, by: str, unit: Unit) -> _Coded:
+    def _read(self, by: str, unit: Unit, chosen: Rows | None = None) -> _Coded:
+        """Read the values of all rows, or of chosen ones."""
         if by in _SINGULAR:
             raise InvalidArgument(
                 f"{by} is another one for each picture; count by a column such as folder or width"
             )
         if by in COLUMNS:  # a name of our own
-            sql, kind, sort, given = by, f"typeof({by})", self._kind(by), dict[str, Any]()
+            sql, kind, sort, given = by, f"typeof({by})", _DECLARED.get(by, ""), dict[str, Any]()
         else:
             name = by.removeprefix(KEY_PREFIX)
             sql, sort, given = _of_key(name), "", {"key": name}
@@ -202,15 +218,12 @@ class Facets:
         codes: list[npt.NDArray[np.int32]] = []
         long: list[int] = []
         statement = (  # a column's name, or a bound key
-            f"SELECT row, {expression}, {kind} FROM pictures "  # noqa: S608
-            f"WHERE row >= :start AND row < :end AND {expression} IS NOT NULL"
+            f"SELECT row, {expression}, {kind} FROM pictures WHERE {expression} IS NOT NULL AND "  # noqa: S608
         )
-        count = len(self._index.vectors)
-        for start in range(0, count, _ROWS_AT_ONCE):
-            end = min(start + _ROWS_AT_ONCE, count)
+        for which in self._parts(chosen):
             some_rows: list[int] = []
             some_codes: list[int] = []
-            for row, value, of_kind in self._index.selected(statement, {**given, "start": start, "end": end}):
+            for row, value, of_kind in self._index.selected(statement + which, given):
                 is_list = of_kind == "array" or (sort == "list" and isinstance(value, str))
                 for each in _listed(value) if is_list else (value,):
                     if isinstance(each, str) and len(each) > _LONGEST_VALUE:
@@ -236,6 +249,16 @@ class Facets:
             sort == "time",
         )
 
+    def _parts(self, chosen: Rows | None) -> Iterator[str]:
+        """Divide the rows -> conditions on them."""
+        if chosen is None:
+            for start in range(0, len(self._index.vectors), _ROWS_AT_ONCE):
+                end = min(start + _ROWS_AT_ONCE, len(self._index.vectors))
+                yield f"row >= {start:d} AND row < {end:d}"
+        else:
+            for start in range(0, len(chosen), _NAMED_AT_ONCE):
+                yield f"row IN ({', '.join(map(str, chosen[start : start + _NAMED_AT_ONCE].tolist()))})"
+
     def _condition(self, coded: _Coded, at: int) -> str:
         value = coded.values[at]
         if coded.in_lists[at]:
@@ -246,16 +269,6 @@ class Facets:
         return f"{coded.sql} = {_literal(value)}"
 
     # Describing
-
-    def _range(self, name: str) -> tuple[Any, Any]:
-        ((least, greatest),) = self._index.selected(
-            f"SELECT min({name}), max({name}) FROM pictures WHERE {_LIVE}",  # noqa: S608
-            {},
-        )
-        return least, greatest
-
-    def _kind(self, name: str) -> str:
-        return _kind_of(name, *self._range(name))
 
     def _own_columns(self, rows: Sequence[int]) -> list[Column]:
         ranged = [name for name in COLUMNS if name not in ("path", "id", "name", "folder", "meta")]

@@ -106,7 +106,7 @@ def serve(
         app,
         http=_Protocol,
         ws="none",
-        loop="asyncio",
+        loop="auto",  # uvloop, where it can be imported
         lifespan="on",
         log_config=None,
         access_log=access_log,

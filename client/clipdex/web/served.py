@@ -160,17 +160,18 @@ def pictures_of(request: Request) -> Pictures:
     return served_of(request).pictures
 
 
-def _chosen(
+async def _chosen(
     request: Request,
     index: Annotated[str | None, Query(description="Name of the index; needed if several are served.")] = None,
 ) -> HeldCollection:
     return served_of(request).named(index)
 
 
+# Async, though they wait for nothing: FastAPI runs others in threads.
 Chosen = Annotated[HeldCollection, Depends(_chosen)]
 
 
-def _writable(held: Chosen) -> HeldCollection:
+async def _writable(held: Chosen) -> HeldCollection:
     if not held.settings.allow_write:
         raise Forbidden("this server is read-only; its operator can allow changes with --allow-write")
     return held

@@ -159,4 +159,8 @@ class FacetsOut(BaseModel):
     distinct: int = Field(description="Number of different values, of which `values` may be a part.")
     missing: int = Field(description="Pictures without a value.")
     others: int = Field(description="Pictures with values that are not in `values`.")
+    sampled: int | None = Field(
+        description="Null if all pictures were counted; of more than 50,000, the number of those that were. "
+        "Then the counts are estimates, and `distinct` is of the sample."
+    )
     stale: bool = Field(description="There are commits since, and a newer answer is being computed.")

@@ -83,8 +83,8 @@ async function facets(state, add) {
   const by = Object.keys(FACETS).filter((each) => columns.some((column) => column.name === each && column.there));
   const made = await Promise.all(by.map(async (each) => {
     try {
-      const { values } = await ask("/v1/facets", { query: { by: each, index: state.index, limit: 12 } });
-      return values.length > 1 ? facet(FACETS[each], values, add) : null;
+      const { values, sampled } = await ask("/v1/facets", { query: { by: each, index: state.index, limit: 12 } });
+      return values.length > 1 ? facet(FACETS[each], values, add, sampled ? "about " : "") : null;
     } catch {
       return null;
     }
@@ -92,10 +92,10 @@ async function facets(state, add) {
   $("#facets").replaceChildren(...made.filter(Boolean));
 }
 
-function facet(title, values, add) {
+function facet(title, values, add, about) {
   return h("section", { class: "facet" }, h("h3", { text: title }), h("ul", {}, ...values.map((each) =>
     h("li", {}, h("button", { type: "button", title: each.value, onclick: () => add(each.where) },
-      h("span", { text: each.value }), h("small", { text: number(each.count) }))))));
+      h("span", { text: each.value }), h("small", { text: about + number(each.count) }))))));
 }
 
 /** Show why the server refuses the conditions; `written` goes back into its field. */
