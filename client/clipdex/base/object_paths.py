@@ -12,7 +12,7 @@ __all__ = ["SCHEMES", "is_object", "object_meant"]
 SCHEMES = ("s3", "gs", "az")
 
 _BEGINS = tuple(f"{scheme}://".encode() for scheme in SCHEMES)
-_URL = re.compile(f"({'|'.join(SCHEMES)}):/+", re.IGNORECASE)  # `pathlib` makes one slash of two
+_URL = re.compile(f"({'|'.join(SCHEMES)}):(?:/+|$)", re.IGNORECASE)  # `pathlib` makes one slash of two
 
 
 def is_object(path: bytes) -> bool:

@@ -36,7 +36,7 @@ _STORES_OPEN = 16
 _SETTINGS = re.compile(r"AWS_|GOOGLE_|AZURE_|.*_PROXY$", re.IGNORECASE)
 
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-_STATUS = re.compile(r"status (\d{3})")
+_STATUS = re.compile(r"status code: (\d{3})")
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
 _NOT_KNOWN = {
     "AuthenticationFailed",
@@ -119,11 +119,11 @@ class Bucket:
         """Return one object as a listing would; None if there is none. Raises SourceError."""
         try:
             return Listed.of(self._store.head(key))
-        except FileNotFoundError as exc:
-            if _code(exc) in _NO_BUCKET:
-                raise self._refused(exc) from exc
+        except FileNotFoundError:
+            next(self.listed(key), None)  # is there a bucket? the answer to HEAD does not say
             return None
         except _errors() as exc:
+            next(self.listed(key), None)
             raise self._refused(exc) from exc
 
     def read(self, listed: Listed, limit: int) -> bytes:
@@ -148,6 +148,8 @@ class Bucket:
                 raise ImageError("the object was changed after it was listed", reason="vanished")
             data = bytes(found.bytes())
         except FileNotFoundError as exc:
+            if _code(exc) in _NO_BUCKET:
+                raise self._refused(exc) from exc
             raise ImageError("the object was deleted after it was listed", reason="vanished") from exc
         except _errors() as exc:
             if type(exc).__name__ == "PreconditionError":
@@ -160,7 +162,7 @@ class Bucket:
         return data
 
     def _refused(self, exc: BaseException) -> SourceError:
-        text, code = str(exc), _code(exc)
+        text, code, status = str(exc), _code(exc), _status(exc)
         if code in _NO_BUCKET or (isinstance(exc, FileNotFoundError) and not code):
             why = "there is no such bucket; check its name, the region and the endpoint"
         elif "169.254." in text or "metadata.google.internal" in text or "CredentialsNotLoaded" in text:
@@ -168,7 +170,7 @@ class Bucket:
                 "no credentials were found in the environment; set them, as AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket"
             )
-        elif code in _NOT_KNOWN or type(exc).__name__ == "UnauthenticatedError":
+        elif code in _NOT_KNOWN or status == "401":
             why = (
                 f"the store refuses the credentials ({code or 'unauthenticated'}); check those in the environment"
             )
@@ -176,7 +178,7 @@ class Bucket:
             why = f"the clock of this machine differs from the store's ({code}); set it"
         elif code in _REGION or "redirect" in text:
             why = "the bucket is in another region; set AWS_REGION to the region of the bucket"
-        elif type(exc).__name__ == "PermissionDeniedError":
+        elif status == "403":
             why = f"the credentials may not list or read the bucket ({code or 'status 403'}); give them that right"
         elif "error sending request" in text or "timed out" in text or "dns error" in text:
             why = "the store cannot be reached; check the network and the endpoint; what was committed is kept"
@@ -219,8 +221,13 @@ def _code(exc: BaseException) -> str:
     return found[1] if found else ""
 
 
+def _status(exc: BaseException) -> str:
+    found = _STATUS.search(str(exc))
+    return found[1] if found else ""
+
+
 def _said(exc: BaseException) -> str:
     text = str(exc).partition("\n")[0]
-    status = _STATUS.search(str(exc))
-    words = _code(exc) or (f"status {status[1]}" if status else "")
+    status = _status(exc)
+    words = _code(exc) or (f"status {status}" if status else "")
     return words or text[:_LONGEST] or type(exc).__name__
