@@ -56,16 +56,16 @@ def store(monkeypatch, tmp_path):
 
 
 def test_a_bucket_of_moto_is_indexed_and_kept_up_to_date(store, update):
-    for number in range(1100):  # more than a page
-        store.put(f"a/{number:04}.png", png(number % 50))
+    for number in range(60):
+        store.put(f"a/{number:04}.png", png(number))
     store.put("ab/0.png", png(1))
     report, _ = update("s3://photos/a")
-    assert (report.discovered, report.indexed, report.failed) == (1100, 1100, 0)
+    assert (report.discovered, report.indexed, report.failed) == (60, 60, 0)
     store.put("a/0001.png", png(2000))
     store.put("a/new ä+%.png", png(2001))
     store.delete("a/0002.png")
     report, embedded = update("s3://photos/a")
-    assert (report.unchanged, report.indexed, report.changed, report.removed) == (1098, 2, 1, 1)
+    assert (report.unchanged, report.indexed, report.changed, report.removed) == (58, 2, 1, 1)
     assert embedded == 2
 
 
