@@ -3,8 +3,8 @@
 .venv-dev/bin/python benchmarks/buckets.py [--pictures 5000] [--ms 20] [--fetches 64] [--rounds 3]
 
 The bucket is tests/s3_server.py in a process of its own, which waits before each answer: a stand-in for S3 that
-takes CPU time from the decoders, on the same machine. The model is the fake server, which answers at once: the rate
-is the decoders'.
+takes CPU time from the decoders, on the same machine. The model is the fake server, which answers at once: the
+rate is the decoders'.
 """
 
 import argparse
@@ -83,6 +83,5 @@ if __name__ == "__main__":
     local = statistics.median(rates["local"])
     for what, found in rates.items():
         middle = statistics.median(found)
-        print(
-            f"{what}: {middle:,.0f} pictures/s, {middle / local:.2f} of local  ({', '.join(f'{r:,.0f}' for r in found)})"
-        )
+        each = ", ".join(f"{one:,.0f}" for one in found)
+        print(f"{what}: {middle:,.0f} pictures/s, {middle / local:.2f} of local  ({each})")
