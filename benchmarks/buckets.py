@@ -81,7 +81,7 @@ if __name__ == "__main__":
             here.send(None)
             server.join()
     local = statistics.median(rates["local"])
-    for what, found in rates.items():
-        middle = statistics.median(found)
-        each = ", ".join(f"{one:,.0f}" for one in found)
+    for what, all_of in rates.items():
+        middle = statistics.median(all_of)
+        each = ", ".join(f"{one:,.0f}" for one in all_of)
         print(f"{what}: {middle:,.0f} pictures/s, {middle / local:.2f} of local  ({each})")
