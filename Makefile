@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-thin test-slow test-wheel coverage lint docs format locks demo-model evaluate bench prove prove-damage prove-kills prove-collection prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-web prove-shapes prove-stores test-stores test-extras clean
+.PHONY: help demo test test-thin test-slow test-wheel coverage lint docs format locks demo-model evaluate bench prove prove-damage prove-kills prove-collection prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-web prove-shapes prove-stores test-stores test-buckets test-extras clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ coverage: .venv-dev/ready  ## the share of each package that the tests run, and 
 
 test-stores: .venv-stores/ready  ## the contract of vector databases, with every one that can be had: Milvus Lite, Qdrant, LanceDB, PostgreSQL
 	.venv-stores/bin/pytest $(SPREAD) tests/test_contract_sink.py tests/test_push.py
+
+test-buckets: .venv-dev/ready .venv-buckets/ready  ## pictures in buckets, with moto's S3
+	.venv-dev/bin/pytest tests/test_buckets.py tests/test_buckets_moto.py
 
 test-wheel: .venv-dev/ready  ## build wheel and sdist, install the wheel with nothing else around, run the demo; two minutes
 	.venv-dev/bin/python tests/proofs/wheel.py
@@ -138,7 +141,7 @@ locks:  ## the hashes in locks/, anew: after a change of constraints-thin.txt
 	.venv-locks/bin/python locks/lock.py
 
 clean:  ## remove the environments and what the demo wrote
-	rm -rf .venv .venv-dev .venv-thin .venv-stores .venv-locks demo .pytest_cache .mypy_cache .ruff_cache .coverage* site
+	rm -rf .venv .venv-dev .venv-thin .venv-stores .venv-buckets .venv-locks demo .pytest_cache .mypy_cache .ruff_cache .coverage* site
 
 # Three environments: what the demo needs, what development needs, and what a service would install.
 
@@ -158,6 +161,12 @@ clean:  ## remove the environments and what the demo wrote
 # Without what it depends on: torchvision has no build without CUDA on every index. The tests lend it some names.
 	$(call INSTALL,constraints.txt,.venv-dev) --no-deps open_clip_torch timm ftfy wcwidth
 	$(call INSTALL,constraints.txt,.venv-dev) -e '.[cli,local,export,tables,plot,web,dev]'
+	@touch $@
+
+# moto wants an older python-dateutil than the tests' packages: a server of its own.
+.venv-buckets/ready: constraints-buckets.txt
+	$(PYTHON) -m venv .venv-buckets
+	.venv-buckets/bin/python -m pip install --quiet -c constraints-buckets.txt 'moto[s3,server]'
 	@touch $@
 
 .venv-stores/ready: pyproject.toml constraints.txt constraints-stores.txt

@@ -42,6 +42,7 @@ CONFINED = {
     "tritonclient": ("clipdex.wire",),
     "sqlite3": ("clipdex.index",),
     "pytriton": ("clipdex_server",),
+    "obstore": ("clipdex.sources",),
     **dict.fromkeys(
         ("fastapi", "starlette", "uvicorn", "jinja2", "pydantic", "prometheus_client"), ("clipdex.web",)
     ),

@@ -15,6 +15,7 @@ import typer
 from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument, SourceError
 from clipdex.base.limits import MAX_PIXELS, Limits
+from clipdex.base.object_paths import object_meant
 from clipdex.cli.common import (
     Icc,
     JsonOption,
@@ -45,6 +46,7 @@ from clipdex.pipeline.plan import (
 from clipdex.pipeline.report import RunReport
 from clipdex.sources import Exclusion, PathList, Source, is_picture_glob, open_sources
 from clipdex.sources.locations import URL_BEGINS
+from clipdex.sources.object_store import FETCHES
 from clipdex.sources.opening import names_meant
 
 __all__ = ["index", "limits_of", "run_sentence"]
@@ -96,7 +98,7 @@ def index(
         typer.Argument(
             metavar="SOURCE",
             help="Folders of pictures, including subfolders; pictures, or a quoted glob of them; .tar files; "
-            "tables: .csv, .tsv, .parquet.",
+            "tables: .csv, .tsv, .parquet; a bucket's s3://, gs:// or az:// URL.",
             show_default=False,
             parser=named_path,
         ),
@@ -143,6 +145,9 @@ def index(
     *,
     connection: Connection,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    fetches: Annotated[
+        int, typer.Option(min=1, max=1024, help="Objects of a bucket to read at a time.")
+    ] = FETCHES,
     retry: Annotated[bool, typer.Option("--retry", help="Retry files that failed before.")] = False,
     check: Annotated[
         Check,
@@ -221,7 +226,7 @@ def index(
     if files_from is not None and (exclude or hidden):
         raise InvalidArgument("--exclude and --hidden apply to folders, and cannot be used with --files-from")
     exclusion = Exclusion(exclude or (), hidden=hidden)
-    source = _source(sources or [], files_from, column, delimiter, tar, exclusion, out)
+    source = _source(sources or [], files_from, column, delimiter, tar, exclusion, fetches, out)
     if dry_run and refresh_metadata:
         raise InvalidArgument("--dry-run and --refresh-metadata are both given; give one of them")
     limits = limits_of(max_file_mib, max_pixels, file_timeout, worker_memory_mib, large_memory_mib)
@@ -290,6 +295,7 @@ def _source(
     delimiter: str | None,
     tar: bool,
     exclusion: Exclusion,
+    fetches: int,
     out: Path,
 ) -> Source:
     if bool(paths) == (files_from is not None):
@@ -301,6 +307,8 @@ def _source(
     paths = [name for path in paths for name in names_meant(path)]
     # A missing shard was deleted if the index exists, and is a typing error if it does not.
     for path in paths:
+        if object_meant(str(path)) is not None:
+            continue
         if URL_BEGINS.match(str(path)) and not os.path.lexists(path):
             raise SourceError(
                 f"{path}: is a URL, and clipdex downloads nothing; download it first (img2dataset does so for "
@@ -309,7 +317,14 @@ def _source(
         missing = not os.path.lexists(path) and not is_picture_glob(path)
         if missing and not (path.name.endswith(".tar") and os.path.lexists(out)):
             raise SourceError(f"{path}: no such file or directory")
-    return open_sources(paths, column=column, delimiter=typed_delimiter(delimiter), tar=tar, exclusion=exclusion)
+    return open_sources(
+        paths,
+        column=column,
+        delimiter=typed_delimiter(delimiter),
+        tar=tar,
+        exclusion=exclusion,
+        fetches=fetches,
+    )
 
 
 def _say_stranded(report: RunReport, out: Path) -> None:
