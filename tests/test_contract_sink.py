@@ -101,6 +101,34 @@ def milvus(folder: Path) -> Iterator[Opener]:
     last.close()
 
 
+def pinecone_stub(folder: Path) -> Iterator[Opener]:
+    """The client, and a stand-in for the service that speaks its REST schema."""
+    pinecone = pytest.importorskip("pinecone")
+    from stub_pinecone import stub_pinecone
+
+    from clipdex.sinks.pinecone_sink import PineconeSink
+
+    with stub_pinecone() as (host, _):
+        yield lambda: PineconeSink(
+            pinecone.Pinecone(api_key="key").index(host=host), "pictures", "the namespace pictures of Pinecone"
+        )
+
+
+def weaviate_stub(folder: Path) -> Iterator[Opener]:
+    """The client, and a stand-in for a server that speaks its REST and gRPC schema."""
+    weaviate = pytest.importorskip("weaviate")
+    from stub_weaviate import stub_weaviate
+
+    from clipdex.sinks.weaviate_sink import WeaviateSink
+
+    with stub_weaviate() as (port, grpc_port):
+        yield lambda: WeaviateSink(
+            weaviate.connect_to_local("127.0.0.1", port, grpc_port, skip_init_checks=True),
+            "pictures",
+            "the collection pictures of Weaviate",
+        )
+
+
 SINKS = {
     "numpy": numpy_sink,
     "qdrant-edge": qdrant_edge,
@@ -109,6 +137,8 @@ SINKS = {
     "pgvector": postgres,
     "milvus-lite": milvus_lite,
     "milvus": milvus,
+    "pinecone-stub": pinecone_stub,
+    "weaviate-stub": weaviate_stub,
 }
 
 
