@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_POST = do_DELETE = _answer  # noqa: N815 - http.server's names
+    do_GET = do_POST = do_DELETE = _answer
 
     def _said(self, path: str, body: dict[str, Any], query: dict[str, list[str]]) -> Any:
         name = body.get("namespace") or query.get("namespace", [""])[0]

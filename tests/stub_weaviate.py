@@ -1,7 +1,8 @@
 """A stand-in for a Weaviate server: its published REST and gRPC schema, in memory, on 127.0.0.1.
 
-The messages are those of the client's own package. Only what the adapter sends is answered; filters have the meaning
-that Weaviate documents, and one on a property without a filterable index, or by null without that state, is refused.
+The messages are those of the client's own package. Only what the adapter sends is answered. Filters have the
+meaning that Weaviate documents; one on a property without a filterable index, or by null without that state, is
+refused.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Collections:
         for key, value in said.items():
             if not _is_of(value, kinds.get(key, "")):
                 raise RefusedError(f"invalid value of property {key}")
-        (vector,) = [np.frombuffer(each.vector_bytes, "<f4") for each in one.vectors] or [None]
+        vector = np.frombuffer(one.vectors[0].vector_bytes, "<f4") if one.vectors else None
         self.objects[name][str(uuid.UUID(one.uuid))] = (vector, said)
 
     def chosen(self, name: str, filters: Any | None) -> dict[str, tuple[np.ndarray | None, dict[str, Any]]]:
@@ -127,7 +128,7 @@ class _Service(weaviate_pb2_grpc.WeaviateServicer):
     def __init__(self, there: Collections) -> None:
         self._there = there
 
-    def BatchObjects(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's names
+    def BatchObjects(self, request: Any, context: Any) -> Any:
         errors = []
         for i, one in enumerate(request.objects):
             try:
@@ -136,18 +137,18 @@ class _Service(weaviate_pb2_grpc.WeaviateServicer):
                 errors.append(batch_pb2.BatchObjectsReply.BatchError(index=i, error=str(exc)))
         return batch_pb2.BatchObjectsReply(took=0.1, errors=errors)
 
-    def BatchDelete(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def BatchDelete(self, request: Any, context: Any) -> Any:
         gone = self._there.chosen(request.collection, request.filters)
         for each in gone:
             del self._there.objects[request.collection][each]
         return batch_delete_pb2.BatchDeleteReply(took=0.1, matches=len(gone), successful=len(gone))
 
-    def Aggregate(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def Aggregate(self, request: Any, context: Any) -> Any:
         count = len(self._there.objects[request.collection])
         single = aggregate_pb2.AggregateReply.Single(objects_count=count)
         return aggregate_pb2.AggregateReply(took=0.1, single_result=single)
 
-    def Search(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def Search(self, request: Any, context: Any) -> Any:
         try:
             found = self._there.chosen(
                 request.collection, request.filters if request.HasField("filters") else None
@@ -217,7 +218,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         text = self.rfile.read(int(self.headers.get("content-length") or 0))
         name = self.path.partition("/v1/schema/")[2]
-        status, said = 200, {}
+        status = 200
+        said: dict[str, Any] = {}
         try:
             if self.path == "/v1/meta":
                 said = {"version": "1.34.0", "hostname": "stub", "modules": {}}
@@ -242,7 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_POST = do_DELETE = _answer  # noqa: N815 - http.server's names
+    do_GET = do_POST = do_DELETE = _answer
 
 
 @contextmanager

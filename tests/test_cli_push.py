@@ -69,7 +69,7 @@ def test_push_says_what_it_did_and_the_next_that_nothing_had_changed(run, index,
     assert len(sink.points) == 12
 
 
-class matching(str):  # noqa: N801 - reads as a part of a sentence
+class matching(str):
     """Equal to every text that has it."""
 
     def __eq__(self, other: object) -> bool:

@@ -47,8 +47,8 @@ def qdrant_client(folder: Path) -> Iterator[Opener]:
 
     from clipdex.sinks.qdrant_sink import QdrantSink
 
-    client = QdrantClient(":memory:")
-    closing, client.close = client.close, lambda *args, **kwargs: None  # type: ignore[method-assign]
+    client: Any = QdrantClient(":memory:")
+    closing, client.close = client.close, lambda *args, **kwargs: None
     yield lambda: QdrantSink(client, "pictures", "the collection pictures of Qdrant")
     closing()
 

@@ -199,7 +199,7 @@ def _filter(condition: Condition) -> dict[str, Any]:
             return {"$or": [{field: {"$exists": False}}, {field: {"$nin": [condition.value]}}]}
         return {field: {"$in": [condition.value]}}  # of a list: one of its texts is
     if isinstance(condition, OneOf):
-        said = {field: {"$nin" if condition.negated else "$in": list(condition.values)}}
+        said: dict[str, Any] = {field: {"$nin" if condition.negated else "$in": list(condition.values)}}
         return _of_those_that_have_it(field, said) if condition.negated else said
     assert isinstance(condition, Compare)
     if isinstance(condition.value, str) and condition.operator not in ("=", "<>"):

@@ -179,8 +179,8 @@ def _pgvector(address: _Address) -> Sink:
     where = f"{address.host}:{port}" if address.host else os.environ.get("PGHOST", "this machine")
     place = f"the table {table} of PostgreSQL at {where}"
     asked = {"host": address.host or None, "port": port, "user": user, "dbname": database, "connect_timeout": 10}
-    given = {key: value for key, value in asked.items() if value is not None}
-    return PgvectorSink(_connected(place, lambda: psycopg.connect(**given)), table, place)  # type: ignore[arg-type]
+    given: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    return PgvectorSink(_connected(place, lambda: psycopg.connect(**given)), table, place)
 
 
 def _weaviate(address: _Address) -> Sink:

@@ -224,9 +224,21 @@ def _filter(condition: Condition) -> Any:
     if isinstance(condition, Present):
         return there.is_none(not condition.present)
     if isinstance(condition, Contains):
-        if condition.negated:
-            return Filter.any_of([there.is_none(True), there.contains_none([condition.value])])
-        return there.contains_any([condition.value])
+        if condition.kind != "texts":
+            value = _value(condition.value)
+            return (
+                Filter.any_of([there.is_none(True), there.not_equal(value)])
+                if condition.negated
+                else there.equal(value)
+            )
+        if not condition.negated:
+            return there.contains_any([condition.value])
+        if not hasattr(there, "contains_none"):
+            raise InvalidArgument(
+                f"the filter asks for lists of {condition.field} without a text, which this weaviate-client "
+                "cannot express; see docs/vector-databases.md"
+            )
+        return Filter.any_of([there.is_none(True), there.contains_none([condition.value])])
     if isinstance(condition, OneOf):
         values = [_value(each) for each in condition.values]
         if not condition.negated:
