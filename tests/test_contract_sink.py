@@ -324,3 +324,22 @@ def test_a_second_push_from_another_connection_sends_only_what_changed(opener, t
     again = opener()
     assert again.description() is None
     again.close()
+
+
+@pytest.mark.slow
+def test_pinecone_gets_no_request_and_no_metadata_that_it_would_refuse(tmp_path):
+    """2 MB a request, 1,000 records, 40 KB of metadata: the stand-in refuses more, and counts the bytes."""
+    pinecone = pytest.importorskip("pinecone")
+    from stub_pinecone import stub_pinecone
+
+    from clipdex.sinks.pinecone_sink import PineconeSink
+
+    said = [json.dumps({"notes": "a" * 30_000, "more": list(range(i % 2 * 20_000))}) for i in range(300)]
+    directory = drawn_index(tmp_path / "x.clipdex", rows=300, dim=16, metadata=said)
+    with stub_pinecone() as (host, seen), Index.open(directory) as index:
+        sink = PineconeSink(pinecone.Pinecone(api_key="key").index(host=host), "pictures", "Pinecone")
+        assert push(index, sink) == Pushed(300, 300, 0, False, shortened=150)
+        sizes = [size for path, size in seen if path == "/vectors/upsert"]
+        assert len(sizes) > 3 and max(sizes) <= 2_000_000 and sum(size > 1_000_000 for size in sizes) >= 1
+        assert push(index, sink) == Pushed(300, 0, 0, False)
+        sink.close()
