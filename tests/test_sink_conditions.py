@@ -21,6 +21,7 @@ pytestmark = pytest.mark.thin
 A, B, C = (Compare(name, ">", 1) for name in ("width", "height", "size"))
 a, b, c = "width > 1", "height > 1", "size > 1"
 NOT_A, NOT_B = (Compare(name, "<=", 1) for name in ("width", "height"))
+FROM_1_TO_2 = AllOf((Compare("width", ">=", 1), Compare("width", "<=", 2)))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ NOT_A, NOT_B = (Compare(name, "<=", 1) for name in ("width", "height"))
         ("width != 1.5", Compare("width", "<>", 1.5)),
         ("width > -1", Compare("width", ">", -1)),
         ("width > - -1", Compare("width", ">", 1)),
-        ("width BETWEEN 1 AND 2 AND height > 1", AllOf((AllOf((Compare("width", ">=", 1), Compare("width", "<=", 2))), B))),
+        ("width BETWEEN 1 AND 2 AND height > 1", AllOf((FROM_1_TO_2, B))),
         ("width NOT BETWEEN 1 AND 2", AnyOf((Compare("width", "<", 1), Compare("width", ">", 2)))),
         ("NOT width NOT IN (1, 2)", OneOf("width", (1, 2))),
         ("width NOT IN (1)", OneOf("width", (1,), True)),
@@ -163,7 +164,7 @@ def drawn(rng: random.Random, depth: int) -> str:
         return f"{negation}meta ->> 'seen' {rng.choice(['=', '<>'])} {rng.randint(0, 1)}"
     fields = NUMBERS if kind < 0.7 else TEXTS
     field = rng.choice(list(fields))
-    values = [str(each) if fields is NUMBERS else f"'{each}'" for each in fields[field]]  # type: ignore[index]
+    values = [str(each) if fields is NUMBERS else f"'{each}'" for each in fields[field]]
     form = rng.choice(["compare", "compare", "in", "between", "null"])
     inner = rng.choice(["", "NOT "])
     if form == "in":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +22,8 @@ _SINKS = {
     "milvus_sink": "MilvusSink",
     "lancedb_sink": "LanceSink",
     "pgvector_sink": "PgvectorSink",
+    "weaviate_sink": "WeaviateSink",
+    "pinecone_sink": "PineconeSink",
 }
 
 
@@ -43,11 +45,16 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         monkeypatch.setitem(sys.modules, f"clipdex.sinks.{module}", made)
     for module, name in {
         "qdrant_client": "QdrantClient", "pymilvus": "MilvusClient", "psycopg": "connect",
+        "weaviate": "connect_to_custom",
     }.items():  # fmt: skip
         made = ModuleType(module)
         setattr(made, name, noted(name))
         monkeypatch.setitem(sys.modules, module, made)
-    for name in ("QDRANT_API_KEY", "MILVUS_TOKEN", "PGHOST"):
+    made = ModuleType("pinecone")
+    made.Pinecone = lambda api_key: SimpleNamespace(index=noted("index"))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pinecone", made)
+    for name in ("QDRANT_API_KEY", "MILVUS_TOKEN", "PGHOST", "PINECONE_API_KEY", "WEAVIATE_API_KEY",
+                 "WEAVIATE_GRPC_HOST", "WEAVIATE_GRPC_PORT"):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
     return seen
 
@@ -80,6 +87,37 @@ def test_an_address_of_postgresql_names_user_host_and_table(opened):
     assert opened["PgvectorSink"][1:] == ("photos", "the table photos of PostgreSQL at db1:5432")
     open_sink("pgvector:///house/photos")
     assert opened["connect"] == {"port": 5432, "dbname": "house", "connect_timeout": 10}
+
+
+def test_an_address_of_weaviate_names_host_port_and_collection(opened, monkeypatch):
+    open_sink("weaviate://db1/photos")
+    given = opened["connect_to_custom"]
+    assert (given["http_host"], given["http_port"], given["http_secure"]) == ("db1", 8080, False)
+    assert (given["grpc_host"], given["grpc_port"], given["grpc_secure"]) == ("db1", 50051, False)
+    assert given["auth_credentials"] is None and given["skip_init_checks"]
+    monkeypatch.setenv("WEAVIATE_API_KEY", "secret")
+    monkeypatch.setenv("WEAVIATE_GRPC_HOST", "grpc-db1")
+    open_sink("weaviate+https://db1/photos")
+    given = opened["connect_to_custom"]
+    assert (given["http_port"], given["grpc_host"], given["grpc_port"]) == (443, "grpc-db1", 443)
+    assert given["auth_credentials"] == "secret"
+    assert opened["WeaviateSink"][1:] == ("photos", "the collection photos of Weaviate at db1:443")
+    monkeypatch.setenv("WEAVIATE_GRPC_PORT", "x")
+    with pytest.raises(InvalidArgument, match="WEAVIATE_GRPC_PORT is 'x'; expected a number"):
+        open_sink("weaviate://db1/photos")
+
+
+def test_an_address_of_pinecone_names_an_index_or_its_host_and_needs_a_key(opened, monkeypatch):
+    with pytest.raises(InvalidArgument, match="needs a key, which PINECONE_API_KEY gives"):
+        open_sink("pinecone://photos/one")
+    monkeypatch.setenv("PINECONE_API_KEY", "key")
+    with pytest.raises(InvalidArgument, match="needs an index; expected pinecone://INDEX/NAMESPACE"):
+        open_sink("pinecone:///one")
+    open_sink("pinecone://my-photos/one")
+    assert opened["index"] == {"name": "my-photos"}
+    assert opened["PineconeSink"][1:] == ("one", "the namespace one of the Pinecone index my-photos")
+    open_sink("pinecone://photos-1.svc.pinecone.io/one")
+    assert opened["index"] == {"host": "https://photos-1.svc.pinecone.io"}
 
 
 def test_two_slashes_and_a_third_name_a_path_of_this_machine(opened):
@@ -127,8 +165,13 @@ def test_an_address_with_a_part_too_few_or_too_many_is_refused_with_its_form(ope
     assert f"expected {form}" in str(refused.value) and not opened
 
 
-@pytest.mark.parametrize("url", ["qdrant://db1/1a", "milvus://db1/my-photos", "pgvector://db1/house/a;b",
-                                 "lancedb:///data/..", "qdrant://db1/" + "a" * 51, "milvus:///lite.db/a%22"])  # fmt: skip
+@pytest.mark.parametrize(
+    "url",
+    [
+        "qdrant://db1/1a", "milvus://db1/my-photos", "pgvector://db1/house/a;b", "lancedb:///data/..",
+        "qdrant://db1/" + "a" * 51, "milvus:///lite.db/a%22", "weaviate://db1/a-b", "pinecone://photos/a-b",
+    ],
+)  # fmt: skip
 def test_a_name_that_not_every_database_takes_is_refused(opened, url):
     with pytest.raises(InvalidArgument, match="cannot be the name of a collection; expected a letter"):
         open_sink(url)
@@ -155,6 +198,8 @@ def test_a_password_is_refused_and_not_shown(opened):
         ("milvus://db1/a", "pymilvus", "milvus"),
         ("lancedb:///a/b", "lancedb", "lancedb"),
         ("pgvector://db1/h/a", "psycopg", "pgvector"),
+        ("weaviate://db1/a", "weaviate", "weaviate"),
+        ("pinecone://i/a", "pinecone", "pinecone"),
     ],
 )
 def test_a_client_that_is_not_installed_is_said_with_its_extra(monkeypatch, url, module, extra):

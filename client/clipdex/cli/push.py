@@ -56,9 +56,10 @@ def push_command(
     \b
     milvus://HOST[:19530]/COLLECTION      milvus:///FILE.db/COLLECTION
     qdrant://HOST[:6333]/COLLECTION       qdrant:///FOLDER
+    weaviate://HOST[:8080]/COLLECTION     pinecone://INDEX/NAMESPACE
     lancedb:///FOLDER/TABLE               pgvector://USER@HOST/DATABASE/TABLE
 
-    milvus+https:// and qdrant+https:// use TLS. Exit status 1 if --verify finds a difference.
+    milvus+https://, qdrant+https:// and weaviate+https:// use TLS. Exit status 1 if --verify finds a difference.
     """
     if where is not None and not compare:
         raise InvalidArgument("--where restricts the queries of --verify; give --verify as well")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +20,7 @@ from clipdex.cli.answers import hit_line, print_answers, print_csv, print_json
 from clipdex.cli.common import HtmlOption, JsonOption, NoLinksOption, check_links
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.demo_model import note_demo_model
-from clipdex.cli.index_options import may_take_index_option, required_index
+from clipdex.cli.index_options import ENVIRONMENT, may_take_index_option, required_index
 from clipdex.cli.panels import OUTPUT
 from clipdex.cli.printing import note
 from clipdex.cli.query_options import (
@@ -114,6 +115,8 @@ def search(
     if inside is not None:
         if ann or grouping is not None:
             raise InvalidArgument("--in asks a vector database, which has neither --ann nor --group")
+        if index is not None and str(index) != os.environ.get(ENVIRONMENT):
+            raise InvalidArgument("--in asks a vector database, and --index an index; give one of them")
         conditions = parameters(param or [])
         with closing(open_sink(inside)) as sink:
             found = described_or_raise(sink)

@@ -118,7 +118,7 @@ class QdrantSink:
     def count(self) -> int:
         """See `Sink`."""
         with self._translated():
-            return self._client.count(self._name, exact=True).count
+            return int(self._client.count(self._name, exact=True).count)
 
     def digests(self) -> Iterator[tuple[str, str]]:
         """See `Sink`."""

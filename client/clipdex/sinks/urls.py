@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from clipdex.base.errors import InvalidArgument
@@ -177,8 +177,53 @@ def _pgvector(address: _Address) -> Sink:
     where = f"{address.host}:{port}" if address.host else os.environ.get("PGHOST", "this machine")
     place = f"the table {table} of PostgreSQL at {where}"
     asked = {"host": address.host or None, "port": port, "user": user, "dbname": database, "connect_timeout": 10}
-    given = {key: value for key, value in asked.items() if value is not None}
-    return PgvectorSink(_connected(place, lambda: psycopg.connect(**given)), table, place)  # type: ignore[arg-type]
+    given: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    return PgvectorSink(_connected(place, lambda: psycopg.connect(**given)), table, place)
+
+
+def _weaviate(address: _Address) -> Sink:
+    collection = address.one("weaviate://HOST/COLLECTION")
+    if not address.host:
+        raise InvalidArgument(f"{address.text} names no host; expected weaviate://HOST/COLLECTION")
+    port = address.port(443 if address.secure else 8080)
+    from clipdex.sinks.weaviate_sink import WeaviateSink
+
+    with needs("weaviate", "weaviate-client", "weaviate", "Weaviate"):
+        import weaviate
+    said = os.environ.get("WEAVIATE_GRPC_PORT", "443" if address.secure else "50051")
+    if not said.isdecimal():
+        raise InvalidArgument(f"WEAVIATE_GRPC_PORT is {said!r:.40}; expected a number")
+    place = f"the collection {collection} of Weaviate at {address.host}:{port}"
+
+    def connect() -> Any:
+        return weaviate.connect_to_custom(
+            http_host=address.host,
+            http_port=port,
+            http_secure=address.secure,
+            grpc_host=os.environ.get("WEAVIATE_GRPC_HOST", address.host),
+            grpc_port=int(said),
+            grpc_secure=address.secure,
+            auth_credentials=os.environ.get("WEAVIATE_API_KEY") or None,
+            skip_init_checks=True,  # which would ask PyPI for the client's newest version
+        )
+
+    return WeaviateSink(_connected(place, connect), collection, place)
+
+
+def _pinecone(address: _Address) -> Sink:
+    """An index by name, which the service resolves, or by its own host."""
+    namespace = address.one("pinecone://INDEX/NAMESPACE")
+    from clipdex.sinks.pinecone_sink import PineconeSink
+
+    with needs("pinecone", "pinecone", "pinecone", "Pinecone"):
+        from pinecone import Pinecone
+    key = os.environ.get("PINECONE_API_KEY")
+    if not key or not address.host:
+        lacking = "an index" if key else "a key, which PINECONE_API_KEY gives"
+        raise InvalidArgument(f"{address.text}: Pinecone needs {lacking}; expected pinecone://INDEX/NAMESPACE")
+    place = f"the namespace {namespace} of the Pinecone index {address.host}"
+    named = {"host": f"https://{address.parts.netloc}"} if "." in address.host else {"name": address.host}
+    return PineconeSink(_connected(place, lambda: Pinecone(api_key=key).index(**named)), namespace, place)
 
 
 _OPENERS: dict[str, Callable[[_Address], Sink]] = {
@@ -186,6 +231,8 @@ _OPENERS: dict[str, Callable[[_Address], Sink]] = {
     "milvus": _milvus,
     "lancedb": _lancedb,
     "pgvector": _pgvector,
+    "weaviate": _weaviate,
+    "pinecone": _pinecone,
 }
 
 
