@@ -17,6 +17,7 @@ from clipdex.base.errors import InvalidArgument, MissingExtra, SourceError
 from clipdex.base.object_paths import is_object, object_meant
 from clipdex.pipeline.departures import forget_pictures, is_gone
 from clipdex.sources import object_store
+from clipdex.sources.census import Surveyed
 from clipdex.sources.fetch_ahead import FetchAhead
 from clipdex.sources.object_folder import ObjectFolder, Objects
 from clipdex.sources.object_store import Bucket
@@ -71,6 +72,7 @@ def test_a_prefix_is_a_folder_known_by_its_listing_alone(server):
     source = open_source(HOLIDAY)
     assert paths(source) == [*(f"{HOLIDAY}/{n}.png" for n in range(5)), f"{HOLIDAY}/ä ö/%41+&.JPG"]
     assert set(server.asked) == {"LIST"}
+    assert isinstance(source, Surveyed)
     assert source.passed_over().left_out_files == 1
     assert source.passed_over().others == {".txt": 1}
 
