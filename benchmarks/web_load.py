@@ -17,11 +17,15 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -37,25 +41,19 @@ CREATED = "clipdex web ready on port "
 
 
 def serve(path: Path) -> None:
-    """Serve an index until standard input ends."""
-    import threading
+    """Serve an index as `clipdex web` does, until standard input ends."""
+    from clipdex.web import WebSettings
+    from clipdex.web.running import bound
+    from clipdex.web.running import serve as run
 
-    import uvicorn
-
-    from clipdex.web import WebSettings, create_app
-
-    app = create_app(WebSettings(indexes=(path,), port=0))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False))
-
-    def tell() -> None:
-        while not server.started:
-            time.sleep(0.05)
-        print(f"{CREATED}{server.servers[0].sockets[0].getsockname()[1]}", flush=True)
+    def end() -> None:
         sys.stdin.read()
-        server.should_exit = True
+        os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=tell, daemon=True).start()
-    server.run()
+    threading.Thread(target=end, daemon=True).start()
+    with suppress(KeyboardInterrupt), bound("127.0.0.1", 0) as listening:
+        settings = WebSettings(indexes=(path,))
+        run(settings, listening, lambda address: print(f"{CREATED}{address.rpartition(':')[2]}", flush=True))
 
 
 def add(path: Path, count: int, seconds: float) -> None:
@@ -142,22 +140,24 @@ class Server:
         self.process.wait(60)
 
 
-def bare(path: Path, seconds: float) -> float:
-    """Queries a second of `Index.search`, 64 at a time."""
+def bare(path: Path, seconds: float) -> tuple[float, float]:
+    """`Index.search`, 64 at a time -> (queries a second, queries in a second of processor time)."""
     with clipdex.Index.open(path) as index:
         rng = np.random.default_rng(5)
         queries = rng.standard_normal((BATCH, index.manifest.embedding_dim), dtype=np.float32)
         queries /= np.linalg.norm(queries, axis=1, keepdims=True)
         index.search(queries, TOP)
-        began, count = time.perf_counter(), 0
+        began, used, count = time.perf_counter(), _own_cpu(), 0
         while time.perf_counter() - began < seconds:
             index.search(queries, TOP)
             count += BATCH
-        return count / (time.perf_counter() - began)
+        return count / (time.perf_counter() - began), count / (_own_cpu() - used)
 
 
-async def phase(server: Server, load: Load, clients: int, seconds: float, title: str) -> tuple[float, list[float]]:
-    """Load the server -> (requests a second, MB of its own memory, every sixth of the time)."""
+async def phase(
+    server: Server, load: Load, clients: int, seconds: float, title: str
+) -> tuple[tuple[float, float], list[float]]:
+    """Load the server -> (rates as of `bare`; MB of its own memory, every sixth of the time)."""
     load.took.clear()
     own, files = [], []
     ours, theirs = _own_cpu(), server.cpu_s()
@@ -182,7 +182,7 @@ async def phase(server: Server, load: Load, clients: int, seconds: float, title:
         f"{i * step:.0f} s: {a:.0f} + {b:.0f}" for i, (a, b) in enumerate(zip(own, files, strict=True))
     )
     print(f"  server's memory, MB of its own + of mapped files: {shown}", flush=True)
-    return rate, own
+    return (rate, len(load.took) / (server.cpu_s() - theirs)), own
 
 
 def _own_cpu() -> float:
@@ -193,7 +193,7 @@ def _own_cpu() -> float:
 async def prove(path: Path, asked: argparse.Namespace) -> list[str]:
     """Measure, print, and list what is wrong."""
     before = bare(path, 5)
-    print(f"bare engine, {BATCH} queries at a time: {before:.1f} a second", flush=True)
+    print(f"bare engine, {BATCH} queries at a time: {before[0]:.1f} a second", flush=True)
     with clipdex.Index.open(path) as index:
         rows, dim = index.vectors.shape
     server = Server(path)
@@ -219,11 +219,16 @@ async def prove(path: Path, asked: argparse.Namespace) -> list[str]:
         if writer is not None and writer.poll() is None:
             writer.kill()
     after = bare(path, 5)
-    engine = (before + after) / 2
+    print(f"bare engine again: {after[0]:.1f} a second")
     print(
-        f"bare engine again: {after:.1f} a second; of the two's mean, the server reached "
-        f"{alone / engine:.2f} without and {rate / engine:.2f} with the writer"
+        f"processor time of a request {1e3 / alone[1]:.1f} ms, with the writer {1e3 / rate[1]:.1f} ms; of a query "
+        f"of the bare engine {1e3 / before[1]:.1f} and {1e3 / after[1]:.1f} ms"
     )
+    for i, what in enumerate(("by the clock", "by the server's processor time, which other work takes less from")):
+        engine = (before[i] + after[i]) / 2
+        print(
+            f"share of the engine's rate {what}: {alone[i] / engine:.2f}, with the writer {rate[i] / engine:.2f}"
+        )
     return wrong
 
 

@@ -140,7 +140,8 @@ def _table(parameters: Sequence[Any]) -> str:
 
 
 def _prose(text: str | None) -> str:
-    return "\n".join(line.strip() for line in (text or "").strip().splitlines())
+    lines = "\n".join(line.strip() for line in (text or "").strip("\n ").splitlines())
+    return re.sub(r"\n\n\x08\n(.+?)\n\n", r"\n\n```text\n\1\n```\n\n", lines, flags=re.S)
 
 
 def _row(parameter: Any) -> str:

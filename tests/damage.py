@@ -13,6 +13,11 @@ import clipdex
 from clipdex.index import Failure, Index, IndexWriter, Manifest, Picture, verify_index
 
 ROWS, DIM = 300, 16
+SAID = (
+    None,
+    clipdex.Exif(camera="R5", rating=3),
+    clipdex.Exif("2024-06-01T17:30:00", latitude=48.1371, longitude=11.5754, keywords=("sea", "Käse"), title="T"),
+)
 
 
 def write_killed_index(path: Path) -> None:
@@ -38,6 +43,7 @@ def write_index(path: Path, killed: Path | None = None) -> None:
                     metadata=f'{{"caption":"drawing {i}"}}' if i % 2 else None,
                     phash=bytes([i % 251]) * 158,
                     ctime_ns=10**18 + 2 * i,
+                    exif=SAID[i % 3],
                 )
                 for i in range(start, start + 100)
             ]
@@ -58,7 +64,7 @@ def dump(index: Path) -> object:
         try:
             tables = [
                 db.execute(f"SELECT * FROM {t} ORDER BY 1").fetchall()
-                for t in ("rows", "extents", "failures", "metadata", "phashes", "ctimes", "failure_ctimes")
+                for t in ("rows", "extents", "failures", "metadata", "phashes", "ctimes", "failure_ctimes", "exif")
                 if db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (t,)).fetchone()
             ]
             return (

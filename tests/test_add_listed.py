@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import noise
+from pictures_with_exif import exif_block, picture
 
 import clipdex
 from clipdex import Client, Collection, Item
@@ -133,6 +134,18 @@ def test_again_only_what_is_new_or_changed_is_embedded(place: Path, run: Any, tr
     (place / "in" / "t.csv").write_text("id,path,by\n0,0.png,\n1,1.png,Ada\n2,2.png,\n4,4.png,\n3,3.png,\n")
     assert run(*ADD, "in/t.csv")[1] == "3 items added, 2 unchanged, 0 failed; x.clipdex holds 5\n"
     assert held()["1"] == {"by": "Ada"}
+
+
+def test_what_pictures_say_of_themselves_is_kept_unless_told_not_to(place: Path, run: Any) -> None:
+    (place / "in" / "0.jpg").write_bytes(picture(exif=exif_block(model="Pixel 7")))
+    (place / "in" / "t.csv").write_text("id,path\na,0.jpg\n")
+    assert run(*ADD, "in/t.csv")[0] == 0
+    assert run("add", "-i", "y.clipdex", "--ids-from", "in/t.csv", "--no-exif")[0] == 0
+    for name, camera in (("x.clipdex", "Pixel 7"), ("y.clipdex", None)):
+        with Collection.open(name, read_only=True) as collection:
+            stored = collection.get("a")
+        assert stored is not None
+        assert (stored.exif and stored.exif.camera) == camera
 
 
 def test_an_item_of_other_content_or_metadata_is_not_held(transport: FakeTransport, place: Path) -> None:

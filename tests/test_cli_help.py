@@ -85,6 +85,10 @@ def test_what_a_list_of_commands_says_of_each_is_what_its_own_page_says():
     compare(_ENTRIES, GROUP)
 
 
+def test_a_paragraph_of_lines_keeps_them():
+    assert paragraphs("One\nline.\n\n\b\na   1\nb   2\n\nThe\nend.") == ["One line.", "a   1\nb   2", "The end."]
+
+
 def test_a_list_of_commands_and_the_version_import_no_command():
     script = """
 import sys

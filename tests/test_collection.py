@@ -17,6 +17,8 @@ from PIL import Image
 
 import clipdex
 from clipdex import Collection, Item, Query
+from clipdex.client.batching import Batcher
+from clipdex.collection import text_vectors
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin
@@ -160,6 +162,24 @@ def test_the_same_picture_again_takes_no_row_and_brings_its_metadata(pets: Any) 
     assert pets.get("a").metadata == {"n": 2}
     pets.add(Item("a", png(0)))
     assert pets.get("a").metadata == {}
+
+
+def test_pictures_are_listed_page_by_page(pets: Any) -> None:
+    pets.add([Item(str(i), png(i)) for i in range(5)])
+    pets.remove(["1", "4"])
+    pages = [pets.after(row, 2) for row in (-1, 2, 3)]
+    assert [[each.id for each in page] for page in pages] == [["0", "2"], ["3"], []]
+    assert len(pages[0][0].content_hash) == 16 != pages[0][1].content_hash
+    assert pets.info().rows == 3
+
+
+def test_a_hit_has_its_record(pets: Any) -> None:
+    pets.add([Item("a", png(0)), Item("b", png(0))])
+    (hit,) = pets.search(image=png(0), group=True)
+    for each in (hit, *hit.copies):
+        stored = pets.get(each.id)
+        assert each.picture.content_hash == stored.content_hash
+        assert (each.picture.width, each.picture.size) == (40, len(png(0)))
 
 
 def test_removed_items_are_gone_and_unknown_ids_are_no_error(pets: Any) -> None:
@@ -345,6 +365,9 @@ WRONG = {
     "two vectors": lambda pets: pets.search(vector=unit_vectors(2, 8)),
     "a condition": lambda pets: pets.search("a", where="no such column"),
     "get of a list": lambda pets: pets.get(["a"]),
+    "after a text": lambda pets: pets.after("a", 1),
+    "a limit of 0": lambda pets: pets.after(-1, 0),
+    "a text to cut": lambda pets: pets.lost("a"),
     "get of bytes": lambda pets: pets.get(b"a"),
     "poll_s": lambda pets: next(pets.watch(poll_s=0)),
     "endless poll_s": lambda pets: next(pets.watch(poll_s=float("inf"), timeout_s=0)),
@@ -401,3 +424,34 @@ def test_vectors_and_models_of_another_space_are_refused_on_every_way(pets: Any,
             pets.close()
             with pytest.raises(clipdex.FingerprintMismatch):
                 Collection.open(tmp_path / "x.clipdex", client=other, **settings)
+
+
+@pytest.fixture
+def embedded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that are embedded for searches."""
+    found: list[str] = []
+    bare = Batcher.text
+    monkeypatch.setattr(Batcher, "text", lambda batcher, text: (found.append(text), bare(batcher, text))[1])
+    return found
+
+
+def test_the_next_page_of_a_text_needs_no_inference(pets: Any, embedded: list[str]) -> None:
+    pets.add([Item(str(i), vector=each) for i, each in enumerate(unit_vectors(2, 8))])
+    pages = [*pets.search("a dog", top_k=1), *pets.search("a dog", top_k=1, offset=1)]
+    assert pages == pets.search("a dog", top_k=2) and embedded == ["a dog"] and len(pages) == 2
+    assert pets.search("a cat") and embedded == ["a dog", "a cat"]
+
+
+def test_only_the_vectors_of_the_last_texts_are_kept(
+    pets: Any, embedded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_vectors, "_KEPT", 2)
+    for text in ("a", "b", "a", "c", "a", "b"):  # b is forgotten for c
+        pets.search(text)
+    assert embedded == ["a", "b", "c", "b"]
+
+
+def test_a_text_that_is_cut_warns_each_time(pets: Any) -> None:
+    for _ in range(2):
+        with pytest.warns(clipdex.TextCut):
+            pets.search("dog " * 100)

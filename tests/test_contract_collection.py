@@ -198,7 +198,7 @@ def _stored(said: dict[str, Any]) -> clipdex.StoredItem:
 Opened = Callable[..., AbstractContextManager[Any]]
 
 
-@pytest.fixture(params=["blocking", "asyncio", "rest"])
+@pytest.fixture(params=["blocking", pytest.param("asyncio", marks=pytest.mark.slow), "rest"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
     """Open the collection tmp_path/x.clipdex in each way; `model=False` for one without an inference server."""
     directory = tmp_path / "x.clipdex"

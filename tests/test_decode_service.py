@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import os
 import signal
+import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ import numpy as np
 import pytest
 from conftest import noise
 from hazards import many_scans, png_of, zlib_zeros
+from pictures_with_exif import exif_block, packet
+from pictures_with_exif import picture as encoded
 from PIL import Image
 
 import clipdex
@@ -224,9 +228,9 @@ def _twin(*given: Any, **more: Any) -> Any:
 
 
 def _kinds(folder: Path) -> dict[str, Callable[[], Any]]:
-    profiled = io.BytesIO()
-    noise(5, (50, 70)).save(profiled, "JPEG", quality=90)
+    profiled = io.BytesIO(encoded(exif=exif_block(model="Pixel 7"), seed=5))
     (folder / "a.jpg").write_bytes(profiled.getvalue())
+    (folder / "a.xmp").write_bytes(packet("", 'xmp:Rating="5"'))
     return {
         "bytes": lambda: profiled.getvalue(),
         "path": lambda: folder / "a.jpg",
@@ -247,6 +251,7 @@ def test_records_and_vectors_are_those_of_this_process_bit_for_bit(pair: Any, tm
     here, workers = pair
     for name in _kinds(tmp_path):
         one, other = here.get(name), workers.get(name)
+        assert one.exif == other.exif
         assert (one.width, one.height, one.size, one.content_hash, one.metadata) == (
             other.width,
             other.height,
@@ -255,6 +260,7 @@ def test_records_and_vectors_are_those_of_this_process_bit_for_bit(pair: Any, tm
             other.metadata,
         )
         assert np.array_equal(here.vector(name), workers.vector(name))
+    assert workers.get("path").exif.rating == 5 and workers.get("open file").exif.rating is None
     records = [[each.phash for each in _index(collection).pictures(range(14)).values()] for collection in pair]
     assert records[0] == records[1] and all(records[0])
     for name, make in _kinds(tmp_path).items():
@@ -396,14 +402,15 @@ def test_damaged_thumbnails_are_found_by_verify_and_cost_nothing_else(
         jpeg = collection.thumbnail("a")
         assert jpeg is not None
     file = directory / "thumbnails.sqlite"
-    data = file.read_bytes()
-    at = data.index(jpeg[-30:-10])
-    file.write_bytes(data[:at] + b"\0\0\0" + data[at + 3 :])
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("UPDATE thumbnails SET jpeg = ? WHERE jpeg = ?", (jpeg[:-30] + bytes(3) + jpeg[-27:], jpeg))
     (damage,) = clipdex.verify_index(directory).damages
     assert damage.what == "thumbnails.sqlite: 1 thumbnails are not what was stored"
     with Collection.open(directory, client=fake, thumbnails=True) as collection:
         assert collection.thumbnail("a") is None and collection.thumbnail("b") is not None
         assert len(collection.search("a cat")) == 2
+    for each in directory.glob("thumbnails.sqlite-*"):
+        each.unlink()
     file.write_bytes(b"no database" * 500)
     assert clipdex.verify_index(directory).damages
     with Collection.open(directory, client=fake, thumbnails=True) as collection:

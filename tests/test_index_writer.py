@@ -205,17 +205,13 @@ def test_a_database_of_something_else_is_refused(path):
 
 @pytest.mark.parametrize("part", ["manifest", "rows"])
 def test_a_newer_format_is_refused(path, part):
-    words = (
-        "format version 3, this clipdex reads 1 and 2"
-        if part == "manifest"
-        else "format version 2, this clipdex reads 1"
-    )
+    words = "format version 3, this clipdex reads 1 and 2"
     if part == "manifest":
         manifest = path / "manifest.json"
         manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 3'))
     else:
         db = sqlite3.connect(path / "rows.sqlite")
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 3")
         db.close()
     for open_it in (Index.open, open_writer):
         with pytest.raises(clipdex.IndexFormatError, match=words):

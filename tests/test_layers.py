@@ -20,6 +20,7 @@ FLOORS = (
     "search",
     "index",
     "ann",
+    "sinks",
     "pipeline",
     "collection",
     "apps",
@@ -41,8 +42,13 @@ CONFINED = {
     "tritonclient": ("clipdex.wire",),
     "sqlite3": ("clipdex.index",),
     "pytriton": ("clipdex_server",),
+    "obstore": ("clipdex.sources",),
     **dict.fromkeys(
         ("fastapi", "starlette", "uvicorn", "jinja2", "pydantic", "prometheus_client"), ("clipdex.web",)
+    ),
+    **dict.fromkeys(
+        ("qdrant_client", "qdrant_edge", "pymilvus", "lancedb", "psycopg", "pgvector", "weaviate", "pinecone"),
+        ("clipdex.sinks",),
     ),
     "typer": ("clipdex.cli",),
     "rich": ("clipdex.cli",),

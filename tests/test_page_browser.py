@@ -90,21 +90,15 @@ def window(browser: Browser, site: str) -> Iterator[Callable[..., Page]]:
     contexts: list[BrowserContext] = []
     said: list[str] = []
 
-    def with_policy(route: Route) -> None:
-        """Hold the page to the strict policy, whoever sets it."""
-        answer = route.fetch()
-        route.fulfill(response=answer, headers={**answer.headers, "content-security-policy": POLICY})
-
     def without_file(route: Route) -> None:
         route.fulfill(body=PNG, content_type="image/png")
 
-    def open_page(path: str = "/?index=drawings", *, expected: str = "404", **options: Any) -> Page:
+    def open_page(path: str = "/?index=drawings", *, expected: str = "^$", **options: Any) -> Page:
         """expected: what the console may say of, such as a request that is refused on purpose."""
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         context.set_default_timeout(8_000)
         contexts.append(context)
-        context.route(re.compile(rf"^{re.escape(site)}/(\?.*)?$"), with_policy)
-        context.route(re.compile("/v1/pictures/.*thumbnail"), without_file)
+        context.route(re.compile("/v1/pictures/.*thumbnail.*index=many|index=many.*thumbnail"), without_file)
         page = context.new_page()
 
         def heard(text: str) -> None:
@@ -119,7 +113,8 @@ def window(browser: Browser, site: str) -> Iterator[Callable[..., Page]]:
             dialog.dismiss()
 
         page.on("dialog", asked)
-        page.goto(site + path)
+        answer = page.goto(site + path)
+        assert answer is not None and answer.headers["content-security-policy"] == POLICY
         return page
 
     yield open_page
@@ -224,14 +219,15 @@ def test_a_picture_can_be_dropped_pasted_and_chosen(window: Callable[..., Page],
     type_in(page, "a red circle")  # a mixture of a text and a picture
     expect(page.locator("#parts li")).to_have_count(1)
     drop(page, "text.txt", b"words", "text/plain")
-    expect(page.locator("#toast")).to_contain_text("no picture")
+    expect(page.locator("#toast")).to_contain_text("not a picture")
     page.reload()
     expect(page.locator("#toast")).to_contain_text("not part of a link")
     expect(page.locator("#parts")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_what_is_no_picture_is_refused_in_the_servers_words(window: Callable[..., Page]) -> None:
-    page = window(expected="422|404")
+    page = window(expected="422")
     settled(page)
     with page.expect_response("**/v1/search*"):
         drop(page, "not.jpg", b"no picture at all")
@@ -269,6 +265,7 @@ def test_parts_are_added_left_out_weighed_and_removed_by_the_keyboard(window: Ca
     assert names(page) == plain
 
 
+@pytest.mark.slow
 def test_more_and_less_like_a_picture(window: Callable[..., Page]) -> None:
     page = window()
     first = names(page)[0]
@@ -286,7 +283,7 @@ def test_more_and_less_like_a_picture(window: Callable[..., Page]) -> None:
 
 
 def test_filters_are_built_from_columns_or_written_in_sql(window: Callable[..., Page]) -> None:
-    page = window(expected="422|404")
+    page = window(expected="422")
     type_in(page, "a heart")
     page.locator("#to-filters").click()
     page.select_option("#column", label="width")
@@ -321,6 +318,26 @@ def test_filters_are_built_from_columns_or_written_in_sql(window: Callable[..., 
     assert names(page) == [name for name in found if "1" in name]
 
 
+@pytest.mark.slow
+def test_times_and_metadata_of_the_index_are_offered_as_filters(window: Callable[..., Page]) -> None:
+    page = window("/?index=many&text=a+heart")
+    settled(page)
+    page.locator("#to-filters").click()
+    month = page.locator(".facet button").first
+    said = month.locator("span").inner_text()
+    assert re.fullmatch(r"19\d\d-\d\d", said)
+    expect(page.locator("#column option", has_text="caption")).to_have_count(1)
+    check(page)
+    with page.expect_response("**/v1/search*"):
+        month.click()
+    settled(page)
+    expect(page.locator("#where .chip")).to_contain_text(said)
+    months = page.eval_on_selector_all(".tile", "tiles => tiles.map((tile) => tile.hit.modified.slice(0, 7))")
+    assert set(months) == {said}
+    expect(page.locator("#status")).to_have_text(f"{len(months)} result" + "s" * (len(months) != 1))
+
+
+@pytest.mark.slow
 def test_copies_are_folded_with_their_number_and_can_be_unfolded(window: Callable[..., Page]) -> None:
     page = window()
     type_in(page, "a heart")
@@ -342,6 +359,7 @@ def test_copies_are_folded_with_their_number_and_can_be_unfolded(window: Callabl
     assert "group=0" in page.url
 
 
+@pytest.mark.slow
 def test_a_thousand_hits_are_scrolled_through_and_nothing_jumps(window: Callable[..., Page]) -> None:
     page = window("/?index=many&text=a+heart")
     settled(page)
@@ -409,7 +427,7 @@ def test_the_viewer_is_used_by_the_keyboard_alone(window: Callable[..., Page]) -
     page.keyboard.press("Escape")
     expect(viewer).to_be_hidden()
     expect(page.locator(".tile .open").nth(1)).to_be_focused()
-    assert "show=" not in page.url
+    expect(page).not_to_have_url(re.compile("show="))
     page.keyboard.press("Enter")
     expect(viewer).to_be_visible()
     page.go_back()
@@ -419,9 +437,10 @@ def test_the_viewer_is_used_by_the_keyboard_alone(window: Callable[..., Page]) -
     expect(other.locator("#viewer h2")).to_have_text(found[2])
     other.keyboard.press("Escape")
     expect(other.locator("#viewer")).to_be_hidden()
-    assert "show=" not in other.url
+    expect(other).not_to_have_url(re.compile("show="))
 
 
+@pytest.mark.slow
 def test_the_viewer_finds_similar_pictures_and_copies(window: Callable[..., Page]) -> None:
     page = window(permissions=["clipboard-read", "clipboard-write"])
     first = names(page)[0]
@@ -436,6 +455,7 @@ def test_the_viewer_finds_similar_pictures_and_copies(window: Callable[..., Page
     expect(page.locator("#parts .chip")).to_contain_text(first)
 
 
+@pytest.mark.slow
 def test_back_and_forward_go_through_the_searches(window: Callable[..., Page]) -> None:
     page = window()
     start = names(page)
@@ -460,6 +480,7 @@ def test_back_and_forward_go_through_the_searches(window: Callable[..., Page]) -
         assert names(page) == expected
 
 
+@pytest.mark.slow
 def test_dark_and_light_follow_the_system_and_the_switch(window: Callable[..., Page]) -> None:
     page = window("/?index=drawings&text=a+heart&part=-0.5~text~red", color_scheme="dark")
     settled(page)
@@ -480,6 +501,7 @@ def test_dark_and_light_follow_the_system_and_the_switch(window: Callable[..., P
     check(page)
 
 
+@pytest.mark.slow
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(window: Callable[..., Page]) -> None:
     phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
     page = window("/?index=drawings&text=a+heart&part=-0.5~text~red", **phone)
@@ -498,8 +520,9 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(window: Callable[...
     check(page)
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_said_in_plain_words(window: Callable[..., Page]) -> None:
-    page = window(expected="ERR_FAILED|503|404")
+    page = window(expected="ERR_FAILED|503")
     settled(page)
     page.route("**/v1/search*", lambda route: route.abort())
     page.fill("#text", "a heart")
@@ -524,6 +547,24 @@ def test_a_server_that_does_not_answer_is_said_in_plain_words(window: Callable[.
     expect(page.locator("#status")).to_have_text(re.compile("results"))
 
 
+@pytest.mark.slow
+def test_a_model_server_that_is_away_is_told_of_at_once(window: Callable[..., Page]) -> None:
+    page = window(expected="503")
+    settled(page)
+    asked: list[str] = []
+
+    def away(route: Route) -> None:
+        asked.append(route.request.url)
+        problem = {"type": "urn:clipdex:ServerUnreachable", "detail": "No server answers.", "status": 503}
+        route.fulfill(status=503, json=problem, headers={"Retry-After": "1"})
+
+    page.route("**/v1/search*", away)
+    page.fill("#text", "a star")
+    expect(page.locator("#trouble h2")).to_have_text("The model server does not answer")
+    assert len(asked) == 1, "the server has waited for it already"
+
+
+@pytest.mark.slow
 def test_a_slow_search_says_that_it_searches_and_a_later_one_takes_its_place(window: Callable[..., Page]) -> None:
     page = window()
     settled(page)
@@ -548,6 +589,7 @@ def test_a_slow_search_says_that_it_searches_and_a_later_one_takes_its_place(win
     assert names(page) == red
 
 
+@pytest.mark.slow
 def test_what_an_index_is_and_the_keys_are_shown(window: Callable[..., Page]) -> None:
     page = window()
     settled(page)
@@ -564,8 +606,9 @@ def test_what_an_index_is_and_the_keys_are_shown(window: Callable[..., Page]) ->
     expect(page.locator("#keys")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_duplicates_are_shown_side_by_side(window: Callable[..., Page]) -> None:
-    page = window(expected="404|503")
+    page = window(expected="503")
     type_in(page, "a heart")
     hits = page.evaluate("[...document.querySelectorAll('.tile')].map((tile) => tile.hit)")
     pairs = [(hit, hit["copies"][0]) for hit in hits if hit["copies"]]
@@ -633,6 +676,7 @@ def test_indexes_are_chosen_from_and_evil_names_and_metadata_are_text(window: Ca
     page.wait_for_timeout(200)  # a script would run now
 
 
+@pytest.mark.slow
 def test_the_page_can_be_searched_without_scripts(window: Callable[..., Page]) -> None:
     page = window("/?index=drawings", java_script_enabled=False)
     page.locator("#text").fill("a red circle")

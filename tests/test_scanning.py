@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import clipdex
 import clipdex.aio
 from clipdex import Collection, Item, Query
 from clipdex.collection import scanning
+from clipdex.collection.searching import search_steps
 from clipdex.index import Index
 from clipdex.index.asked import View
 from clipdex.index.where import Where
@@ -322,6 +324,20 @@ def test_a_waiting_search_that_is_cancelled_takes_part_in_no_scan(pictures: Coll
     asyncio.run(cancel())
 
 
+def test_a_waiting_search_that_is_interrupted_takes_part_in_no_scan(
+    pictures: Collection, threads: ThreadPoolExecutor, held: Held
+) -> None:
+    first = threads.submit(pictures.similar, "3")
+    assert held.begun.wait(30)
+    steps = search_steps(pictures._core, item="4")
+    future = next(steps)
+    steps.close()  # as Ctrl-C does in `run`
+    assert future.cancelled()
+    held.release()
+    assert len(first.result(30)) == 5
+    assert held.sizes == [1]
+
+
 def test_at_most_so_many_wait_and_more_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: ThreadPoolExecutor
 ) -> None:
@@ -386,3 +402,45 @@ def test_a_search_during_a_compaction_begins_again(
         held.release()
         assert [(hit.id, hit.score) for hit in first.result(30)] == expected
         assert held.sizes == [1, 1]
+
+
+def test_hits_of_one_scan_are_read_together(pictures: Collection, held: Held, threads: ThreadPoolExecutor) -> None:
+    first = threads.submit(pictures.search, item="0")
+    assert held.begun.wait(30)
+    later = [threads.submit(pictures.search, item=str(i), top_k=4) for i in (1, 2, 3)]
+    wait_until(lambda: waiting(pictures) == 3)
+    with counted_reads() as reads:
+        held.release()
+        found = [each.result(30) for each in (first, *later)]
+    assert sorted(reads) == [5, 12]
+    assert found[1:] == [pictures.search(item=str(i), top_k=4) for i in (1, 2, 3)]
+
+
+def test_hits_are_made_of_some_searches_at_a_time(
+    pictures: Collection, held: Held, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scanning, "_HITS_AT_ONCE", 8)
+    first = threads.submit(pictures.search, item="0")
+    assert held.begun.wait(30)
+    later = [threads.submit(pictures.search, item=str(i), top_k=4) for i in (1, 2, 3)]
+    wait_until(lambda: waiting(pictures) == 3)
+    with counted_reads() as reads:
+        held.release()
+        for each in (first, *later):
+            each.result(30)
+    assert len(reads) == 3
+
+
+@contextmanager
+def counted_reads() -> Iterator[list[int]]:
+    """The numbers of rows whose hits are made together."""
+    sizes: list[int] = []
+    bare = Index.hits
+
+    def hits(index: Index, asked: Any, rankings: Any) -> Any:
+        sizes.append(sum(len(each.rows) for each in rankings))
+        return bare(index, asked, rankings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Index, "hits", hits)
+        yield sizes

@@ -109,6 +109,7 @@ def test_a_picture_added_changed_moved_and_removed_is_followed(start: Any, folde
     assert {type(source).__name__ for source in run.sources[1:]} == {"Touched"}
 
 
+@pytest.mark.slow
 def test_folders_are_followed_when_made_moved_and_removed(start: Any, folder: Path, tmp_path: Path) -> None:
     run = start()
     run.synced()
@@ -173,6 +174,7 @@ def test_a_file_whose_size_changes_silently_is_not_complete(folder: Path) -> Non
         assert changes.take().files == {b"0.png"}
 
 
+@pytest.mark.slow
 def test_half_a_file_is_a_failure_that_passes_when_the_rest_comes(start: Any, folder: Path) -> None:
     run = start()
     run.synced()
@@ -187,6 +189,7 @@ def test_half_a_file_is_a_failure_that_passes_when_the_rest_comes(start: Any, fo
         assert index.failures() == []
 
 
+@pytest.mark.slow
 def test_a_text_beside_a_picture_counts_as_its_change(start: Any, folder: Path) -> None:
     run = start()
     run.synced()
@@ -196,6 +199,7 @@ def test_a_text_beside_a_picture_counts_as_its_change(start: Any, folder: Path) 
     assert (done.report.discovered, done.report.unchanged) == (1, 1)
 
 
+@pytest.mark.slow
 def test_other_files_hidden_ones_what_is_excluded_and_the_index_itself_cause_no_sync(
     fake: clipdex.Client, folder: Path
 ) -> None:
@@ -238,6 +242,7 @@ def test_a_folder_that_is_gone_is_waited_for_and_nothing_is_removed(start: Any, 
     assert done.report.rows == 5
 
 
+@pytest.mark.slow
 def test_an_empty_folder_is_waited_for_until_a_picture_comes(
     start: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +256,7 @@ def test_an_empty_folder_is_waited_for_until_a_picture_comes(
     assert run.synced() == (1, 0, 0, 0, 1)
 
 
+@pytest.mark.slow
 def test_the_last_picture_is_kept_as_the_disk_may_be_unmounted(start: Any, folder: Path) -> None:
     run = start()
     run.synced()
@@ -261,6 +267,7 @@ def test_the_last_picture_is_kept_as_the_disk_may_be_unmounted(start: Any, folde
         assert len(index) == 3
 
 
+@pytest.mark.slow
 def test_a_disk_below_the_folder_that_is_unmounted_keeps_its_pictures(
     start: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,7 +282,7 @@ def test_a_disk_below_the_folder_that_is_unmounted_keeps_its_pictures(
     disk.rename(away)
     disk.mkdir()
     (folder / "0.png").unlink()
-    assert run.held() == f"{disk} is not mounted any more: its pictures stay in {run.index}"
+    assert run.held() == f"{disk} is no longer mounted: its pictures stay in {run.index}"
     assert run.synced() == (0, 0, 1, 0, 3)
     (folder / "1.png").unlink()
     assert run.synced() == (0, 0, 1, 0, 2)
@@ -318,10 +325,11 @@ def test_a_folder_unmounted_during_a_run_loses_nothing(fake: clipdex.Client, fol
     assert (report.indexed, report.removed, report.rows) == (1, 0, 4)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_asked_again_and_told_once(start: Any, folder: Path) -> None:
     run = start()
     run.fail = [ServerUnreachable("nobody answers")] * 3
-    assert run.held() == "nobody answers; it is tried again until it works"
+    assert run.held() == "nobody answers; trying again until it works"
     assert run.synced() == (3, 0, 0, 0, 3)
     run.fail = [ServerUnreachable("nobody answers")]
     noise(9).save(folder / "9.png")
@@ -339,6 +347,7 @@ def test_a_locked_index_is_waited_for_and_free_between_syncs(start: Any, folder:
     clipdex.IndexWriter(run.index).close()
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_during_a_sync_does_not_hold_the_index_for_long(
     fake: clipdex.Client, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any
 ) -> None:
@@ -356,6 +365,30 @@ def test_a_server_that_goes_away_during_a_sync_does_not_hold_the_index_for_long(
     assert deadlines == [app.SYNC_DEADLINE_S]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--no-exif",)])
+def test_what_pictures_say_of_themselves_is_left_out_if_told_so(
+    options: tuple[str, ...],
+    fake: clipdex.Client,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run: Any,
+) -> None:
+    from clipdex.cli import connection_options, run_options
+
+    asked: list[bool] = []
+
+    def index_pictures(*_: Any, exif: bool, **more: Any) -> Any:
+        asked.append(exif)
+        raise clipdex.FingerprintMismatch("ends it")
+
+    monkeypatch.setattr(run_options, "index_pictures", index_pictures)
+    monkeypatch.setattr(connection_options, "connect", lambda *_, **__: fake)
+    assert run("watch", folder, "--out", tmp_path / "x.clipdex", *options)[0] == 1
+    assert asked == [not options]
+
+
 def test_another_error_ends_it(start: Any) -> None:
     run = start()
     run.fail = [clipdex.FingerprintMismatch("another model")]
@@ -371,6 +404,7 @@ def test_lost_events_mean_a_look_at_everything(start: Any, folder: Path) -> None
     assert type(run.sources[-1]).__name__ == "Folder"
 
 
+@pytest.mark.slow
 def test_a_rescan_finds_what_no_event_told_of(start: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FolderChanges, "note", lambda *_, **__: None)
     run = start(rescan_s=0.3)
@@ -380,6 +414,7 @@ def test_a_rescan_finds_what_no_event_told_of(start: Any, folder: Path, monkeypa
     assert isinstance(done, Synced) and (done.cause, done.report.rows) == ("rescan", 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [0, 1], ids=["for no watch", "for some of them"])
 def test_a_reached_limit_of_the_system_is_told_and_rescans_go_on(
     start: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, room: int
@@ -403,6 +438,7 @@ def test_a_reached_limit_of_the_system_is_told_and_rescans_go_on(
     assert run.synced() == (1, 0, 0, 0, 4)
 
 
+@pytest.mark.slow
 def test_polling_finds_changes(start: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = start(polling_s=0.1, rescan_s=0)
     run.synced()
@@ -412,6 +448,7 @@ def test_polling_finds_changes(start: Any, folder: Path, monkeypatch: pytest.Mon
     assert run.synced() == (0, 0, 1, 0, 3)
 
 
+@pytest.mark.slow
 def test_a_link_to_a_folder_is_followed_by_a_scan_of_everything(start: Any, folder: Path, tmp_path: Path) -> None:
     run = start()
     run.synced()
@@ -424,6 +461,7 @@ def test_a_link_to_a_folder_is_followed_by_a_scan_of_everything(start: Any, fold
     assert run.synced() == (0, 0, 1, 0, 3)
 
 
+@pytest.mark.slow
 def test_a_folder_named_by_a_link_is_watched(fake: clipdex.Client, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "named").symlink_to(folder)
     run = Run(fake, tmp_path / "named")
@@ -435,6 +473,7 @@ def test_a_folder_named_by_a_link_is_watched(fake: clipdex.Client, folder: Path,
         run.watch.close()
 
 
+@pytest.mark.slow
 def test_tars_in_a_folder_are_followed_as_a_whole(start: Any, folder: Path) -> None:
     import tarfile
 
@@ -460,6 +499,12 @@ def test_a_number_out_of_range_is_refused(folder: Path, options: dict[str, Any])
 def test_a_missing_folder_is_refused(folder: Path) -> None:
     with pytest.raises(SourceError, match="nowhere: there is no such folder"):
         Watch(folder / "nowhere", folder / "x.clipdex", lambda source: pytest.fail())
+
+
+def test_a_file_instead_of_a_folder_is_refused(folder: Path) -> None:
+    (folder / "notes.txt").write_text("text")
+    with pytest.raises(SourceError, match=r"notes\.txt: it is a file; expected a folder"):
+        Watch(folder / "notes.txt", folder / "x.clipdex", lambda source: pytest.fail())
 
 
 def test_a_missing_watchdog_names_the_extra(

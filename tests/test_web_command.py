@@ -74,6 +74,7 @@ def test_it_answers_once_it_has_printed_its_address_and_ends_with_the_signal(ind
             assert err == "stopped\n"
 
 
+@pytest.mark.slow
 def test_an_open_request_is_finished_before_the_end(index: Path) -> None:
     """While a client reads a long list slowly, the signal comes."""
     with started(index, "--server", "none") as (process, said):
@@ -106,6 +107,7 @@ def test_a_head_that_is_too_long_is_refused(index: Path) -> None:
         assert httpx.get(f"{said['address']}/v1/info").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_slow_head_is_given_up(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from web_server import settings_of
 
@@ -161,14 +163,17 @@ def refusals(index: Path, tmp_path: Path) -> Iterator[tuple[list[object], str]]:
     yield [index, *none, "--index", index], "the index is given twice"
     yield [index, tmp_path / "x", *none], "are both named 'x'; rename one of them"
     yield [tmp_path / "y.clipdex", *none], "there is no such index"
-    yield [tmp_path / "y.clipdex", "--allow-write", *none], "there is no such index; give server="
+    yield [tmp_path / "y.clipdex", "--allow-write", *none], "there is no model to create it for: name an index"
     yield [index, "--server", "127.0.0.1:9"], "no server answers at 127.0.0.1:9"
     yield [index, "--model", "m", *none], "--model m is given, but with --server none there is no model"
     yield [index, *none, "--token-file", tmp_path / "none.txt"], "none.txt cannot be read: No such file"
     (tmp_path / "short.txt").write_text("short\n")
-    yield [index, *none, "--token-file", tmp_path / "short.txt"], "expected a token of 16 to 4,096 printable ASCII"
+    yield [index, *none, "--token-file", tmp_path / "short.txt"], "short.txt: expected a token of 16 to 512"
     (tmp_path / "spaced.txt").write_text("twenty letters and blanks\n")
-    yield [index, *none, "--token-file", tmp_path / "spaced.txt"], "the token contains a space"
+    yield [index, *none, "--token-file", tmp_path / "spaced.txt"], "spaced.txt: expected a token of"
+    (tmp_path / "long.txt").write_text("x" * 513)
+    yield [index, *none, "--token-file", tmp_path / "long.txt"], "long.txt: expected a token of 16 to 512"
+    yield [index, *none, "--behind-proxy", "127.0.0.1, proxy"], "'proxy' is not an IP address; expected"
 
 
 def test_what_prevents_the_start_is_one_sentence(index: Path, tmp_path: Path, run: Run) -> None:
@@ -206,6 +211,7 @@ def test_a_token_is_made_and_printed_once_where_others_reach_the_server(index: P
         assert "a" * 20 not in process.communicate(timeout=20)[1]
 
 
+@pytest.mark.slow
 def test_commits_of_others_are_seen_while_it_serves_and_its_own_by_others(index: Path) -> None:
     with started(index, "--server", "none", "--allow-write") as (_, said), httpx.Client() as http:
         address = said["address"]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import noise, unit_vectors
+from pictures_with_exif import bag, exif_block, packet, picture
 
 import clipdex
 from clipdex import Collection, Item
@@ -24,6 +25,8 @@ from clipdex.wire import FakeTransport
 pytest.importorskip("fastapi")
 
 from web_server import answering, settings_of
+
+from clipdex.web.schemas.hits import HitOut
 
 
 def png(seed: int, size: tuple[int, int] = (40, 30)) -> bytes:
@@ -36,12 +39,10 @@ def as_uri(data: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
-@pytest.fixture
-def index(tmp_path: Path, fake: clipdex.Client) -> Path:
+def made(directory: Path) -> Path:
     """Thirty items with metadata, of which one was removed again."""
-    directory = tmp_path / "pets.clipdex"
     vectors = unit_vectors(30, 8)
-    with Collection.open(directory, client=fake) as pictures:
+    with clipdex.Client(FakeTransport()) as client, Collection.open(directory, client=client) as pictures:
         pictures.add(
             Item(
                 f"i{k}",
@@ -55,6 +56,11 @@ def index(tmp_path: Path, fake: clipdex.Client) -> Path:
 
 
 @pytest.fixture
+def index(tmp_path: Path) -> Path:
+    return made(tmp_path / "pets.clipdex")
+
+
+@pytest.fixture
 def of_folder(update: Callable[..., Any], pictures: Path, tmp_path: Path) -> Path:
     """An index of a folder with a copy, a resized picture and a broken file."""
     (pictures / "copy.png").write_bytes((pictures / "0.png").read_bytes())
@@ -64,9 +70,10 @@ def of_folder(update: Callable[..., Any], pictures: Path, tmp_path: Path) -> Pat
     return tmp_path / "x"
 
 
-@pytest.fixture
-def web(index: Path) -> Iterator[Any]:
-    with answering(settings_of(index)) as client:
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An application that nobody writes to."""
+    with answering(settings_of(made(tmp_path_factory.mktemp("web") / "pets.clipdex"))) as client:
         yield client
 
 
@@ -155,7 +162,7 @@ def test_a_wrong_request_for_embeddings_is_told_to_both_kinds_of_clients(web, bo
 
 
 def test_a_failing_server_is_told_to_openais_client(index):
-    down = []
+    down: list[bool] = []
 
     def fault(model: str, _: object) -> Exception | None:
         return clipdex.ServerBusy("its queue is full") if down and model == "fake_text" else None
@@ -180,7 +187,7 @@ def test_without_an_inference_server_there_are_no_models(index):
     with answering(settings_of(index, fake=False)) as web:
         assert web.get("/v1/models").json()["data"] == []
         said = web.post("/v1/embeddings", json={"model": "fake", "input": "a"}).json()
-    assert "no inference server" in said["error"]["message"]
+    assert "no model server" in said["error"]["message"]
 
 
 # Classification
@@ -245,10 +252,11 @@ def test_duplicates_are_listed_with_the_one_to_keep_first(of_folder):
 
 
 def test_duplicates_are_computed_once_and_again_after_a_commit(index, monkeypatch):
+    import clipdex.apps.duplicates as found
     from clipdex.web.routes import duplicates
 
     times = []
-    real = duplicates.find_duplicates
+    real = found.find_duplicates
     monkeypatch.setattr(duplicates, "find_duplicates", lambda *a, **k: times.append(1) or real(*a, **k))
     with answering(settings_of(index, allow_write=True)) as web:
         query = {"kind": "semantic", "min_similarity": 0.9999}
@@ -262,9 +270,10 @@ def test_duplicates_are_computed_once_and_again_after_a_commit(index, monkeypatc
 
 
 def test_who_asks_while_duplicates_are_computed_is_told_to_come_back(index, monkeypatch):
+    import clipdex.apps.duplicates as found
     from clipdex.web.routes import duplicates
 
-    go, real = threading.Event(), duplicates.find_duplicates
+    go, real = threading.Event(), found.find_duplicates
 
     def slow(*given: Any, **options: Any) -> Any:
         assert go.wait(20)
@@ -436,6 +445,26 @@ def test_values_without_end_are_not_counted(index, monkeypatch):
         Facets(opened).counts("n")
 
 
+@pytest.mark.parametrize("by", ["by", "tags", "width", "modified"])
+def test_facets_of_many_pictures_are_estimated_from_some_of_them(index, monkeypatch, by):
+    from clipdex.index import facets
+
+    with Index.open(index) as opened:
+        counted = Facets(opened).counts(by)
+        assert counted.sampled is None
+        monkeypatch.setattr(facets, "_MOST_COUNTED", 28)
+        monkeypatch.setattr(facets, "_NAMED_AT_ONCE", 10)
+        found = Facets(opened).counts(by)
+        assert found.sampled == 28 and {each[::2] for each in found.values} == {
+            each[::2] for each in counted.values
+        }
+        for (_, about, _), (_, true, _) in zip(found.values, counted.values, strict=True):
+            assert abs(about - true) <= 1
+        few = Facets(opened).counts(by, where="row < 20")
+        monkeypatch.undo()
+        assert few == Facets(opened).counts(by, where="row < 20")
+
+
 def test_long_values_are_among_the_others(tmp_path, fake):
     with Collection.open(tmp_path / "y.clipdex", client=fake) as pictures:
         pictures.add([Item("a", vector=unit_vectors(1, 8)[0], metadata={"t": "x" * 300})])
@@ -460,11 +489,34 @@ def test_columns_say_what_they_hold(web):
         assert answer.status_code == 200 and bool(answer.json()["hits"]) == column["there"], column
 
 
+def test_what_files_say_is_in_answers_columns_and_facets(fake, tmp_path):
+    block = exif_block(place=(48.1371, 11.5754), model="Pixel 7")
+    with Collection.open(tmp_path / "y.clipdex", client=fake) as pictures:
+        pictures.add([Item("a", picture(exif=block, xmp=packet(bag("dc:subject", "sea")))), Item("b", png(1))])
+    with answering(settings_of(tmp_path / "y.clipdex")) as web:
+        hits = {hit["id"]: hit for hit in web.get("/v1/search", params={"text": "a"}).json()["hits"]}
+        for hit in hits.values():  # made by hand, and yet of the schema, in its order
+            assert list(HitOut(**hit).model_dump(mode="json").items()) == list(hit.items())
+        said = {name: value for name, value in hits["a"]["exif"].items() if value is not None}
+        place = {"latitude": 48.1371, "longitude": 11.5754}
+        assert said == {"taken": "2024-06-01T17:30:00", "camera": "Pixel 7", "keywords": ["sea"], **place}
+        assert hits["b"]["exif"] is None and web.get("/v1/items/a").json()["exif"] == hits["a"]["exif"]
+        columns = {each["name"]: each for each in web.get("/v1/columns").json()["columns"]}
+        kinds = {name: columns[name]["kind"] for name in ("taken", "camera", "keywords", "latitude")}
+        assert kinds == {"taken": "time", "camera": "text", "keywords": "list", "latitude": "real"}
+        assert columns["keywords"]["values"] == [{"value": "sea", "count": 1}] and columns["keywords"]["there"]
+        for by, value in (("taken", "2024-06"), ("camera", "Pixel 7"), ("keywords", "sea")):
+            (facet,) = web.get("/v1/facets", params={"by": by}).json()["values"]
+            assert (facet["value"], facet["count"]) == (value, 1)
+            found = web.get("/v1/search", params={"text": "a", "where": facet["where"]}).json()
+            assert [hit["id"] for hit in found["hits"]] == ["a"]
+
+
 # Health and metrics
 
 
 def test_health_and_readiness_are_apart(index):
-    down = []
+    down: list[bool] = []
 
     class Transport(FakeTransport):
         def models(self, timeout_s: float) -> list[str]:
@@ -475,7 +527,7 @@ def test_health_and_readiness_are_apart(index):
         assert web.get("/readyz").json() == {"status": "ready", "indexes": ["pets"], "model": True}
         down.append(True)
         answer = web.get("/readyz")
-        assert answer.status_code == 503 and "inference server" in answer.json()["detail"]
+        assert answer.status_code == 503 and "model server" in answer.json()["detail"]
         assert answer.headers["retry-after"] and web.get("/healthz").status_code == 200
         assert "clipdex_server_ready 0.0" in web.get("/metrics").text
 

@@ -180,6 +180,7 @@ def test_after_a_compaction_an_old_address_is_not_found_and_shows_no_other_pictu
         assert [client.get(row_of(client, f"{i}.png")["thumbnail"]).content for i in (1, 2)] == shown[1:]
 
 
+@pytest.mark.slow
 def test_pictures_that_break_a_decoder_cost_only_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

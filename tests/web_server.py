@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from unittest import mock
 from clipdex.client.client import Client
 from clipdex.wire import FakeTransport
 
-__all__ = ["answering", "settings_of"]
+__all__ = ["answering", "serving", "settings_of"]
 
 
 def settings_of(*indexes: Path, **given: Any) -> Any:
@@ -22,6 +23,44 @@ def settings_of(*indexes: Path, **given: Any) -> Any:
     return WebSettings(indexes=indexes, server=server, port=0, **given)
 
 
+def _connected(transport: FakeTransport | None) -> Any:
+    def connect(*_: object, **settings: object) -> Client:
+        return Client(transport or FakeTransport())
+
+    return mock.patch("clipdex.collection.open_collection.connect", connect)
+
+
+@contextmanager
+def serving(settings: Any, transport: FakeTransport | None = None) -> Iterator[int]:
+    """Serve at a free port, as `clipdex web` does, in a thread -> the port."""
+    from clipdex.web import running
+
+    listening = running.bound(settings.host, 0)
+    servers: list[Any] = []
+    ready = threading.Event()
+    startup = running._Server.startup
+
+    async def noted(self: Any, sockets: Any = None) -> None:
+        servers.append(self)
+        await startup(self, sockets)
+
+    def serve() -> None:
+        running.serve(settings, listening, lambda _: ready.set())
+
+    thread = threading.Thread(target=serve)
+    with mock.patch.object(running._Server, "startup", noted), _connected(transport):
+        thread.start()
+        while not ready.wait(0.2):
+            assert thread.is_alive(), "the server did not start"
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        for server in servers:
+            server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive(), "the server did not end"
+
+
 @contextmanager
 def answering(settings: Any, transport: FakeTransport | None = None) -> Iterator[Any]:
     """Start the application in this process -> a client that requests of it."""
@@ -29,11 +68,8 @@ def answering(settings: Any, transport: FakeTransport | None = None) -> Iterator
 
     from clipdex.web import create_app
 
-    def connect(*_: object, **settings: object) -> Client:
-        return Client(transport or FakeTransport())
-
     with (
-        mock.patch("clipdex.collection.open_collection.connect", connect),
+        _connected(transport),
         TestClient(create_app(settings), base_url="http://127.0.0.1") as client,
     ):
         yield client

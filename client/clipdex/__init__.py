@@ -67,6 +67,9 @@ if TYPE_CHECKING:
         index_local_images,
         retrieve_local,
     )
+    from clipdex.base.exif import (
+        Exif,
+    )
     from clipdex.base.limits import (
         Limits,
     )
@@ -146,6 +149,10 @@ if TYPE_CHECKING:
         Plan,
         plan_run,
     )
+    from clipdex.pipeline.refresh import (
+        Refreshed,
+        refresh_metadata,
+    )
     from clipdex.pipeline.report import (
         Progress,
         RunReport,
@@ -195,6 +202,7 @@ _HOMES = {
     "move_duplicates": "clipdex.apps.duplicates",
     "index_local_images": "clipdex.apps.retrieval",
     "retrieve_local": "clipdex.apps.retrieval",
+    "Exif": "clipdex.base.exif",
     "Limits": "clipdex.base.limits",
     "Failure": "clipdex.base.records",
     "Picture": "clipdex.base.records",
@@ -234,6 +242,8 @@ _HOMES = {
     "Progress": "clipdex.pipeline.report",
     "RunReport": "clipdex.pipeline.report",
     "index_pictures": "clipdex.pipeline.index_pictures",
+    "Refreshed": "clipdex.pipeline.refresh",
+    "refresh_metadata": "clipdex.pipeline.refresh",
     "Grouping": "clipdex.search.grouping",
     "Query": "clipdex.search.mixture",
     "mix": "clipdex.search.mixture",
@@ -286,6 +296,7 @@ __all__ = [
     "Duplicates",
     "Embeddings",
     "Exclusion",
+    "Exif",
     "ExportError",
     "Failure",
     "FingerprintMismatch",
@@ -324,6 +335,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Query",
+    "Refreshed",
     "RequestRefused",
     "RequestTiming",
     "RetryPolicy",
@@ -357,6 +369,7 @@ __all__ = [
     "open_source",
     "open_sources",
     "plan_run",
+    "refresh_metadata",
     "retrieve_local",
     "split_index",
     "verify_index",

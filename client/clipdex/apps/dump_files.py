@@ -19,6 +19,7 @@ from clipdex.base.errors import InvalidArgument
 from clipdex.base.extras import needs
 from clipdex.base.item_paths import path_text
 from clipdex.base.json_text import valid
+from clipdex.base.records import Picture
 from clipdex.base.replacing import replacing
 from clipdex.index.hits import no_record
 from clipdex.index.reader import Index
@@ -53,7 +54,7 @@ def blocks(index: Index, rows: Rows) -> Iterator[Array]:
         yield index.vectors[some]
 
 
-COLUMNS = ("row", "path", "size", "mtime_ns", "width", "height", "metadata")
+COLUMNS = ("row", "path", "size", "mtime_ns", "width", "height", "metadata", "exif")
 
 _AT_ONCE = 10_000
 
@@ -66,7 +67,7 @@ def dump_table(index: Index, path: PathLike, rows: Array | None = None) -> int:
     """Write a table of the pictures, one line per row, in the order of the rows -> their number.
 
     A .csv has the raw bytes of the paths; a .parquet has them in a column of bytes, beside one of text that shows
-    bytes that are not UTF-8 as \\xNN. metadata is JSON.
+    bytes that are not UTF-8 as \\xNN. metadata and exif (`clipdex.Exif`) are JSON.
     rows: the rows to write; all live ones if not given.
 
     Raises:
@@ -96,6 +97,7 @@ def dump_table(index: Index, path: PathLike, rows: Array | None = None) -> int:
                         "width": pictures[row].width,
                         "height": pictures[row].height,
                         "metadata": _valid(pictures[row].metadata),
+                        "exif": _exif_json(pictures[row]),
                     }
                     for row in some
                 ]
@@ -105,6 +107,10 @@ def dump_table(index: Index, path: PathLike, rows: Array | None = None) -> int:
 
 def _valid(metadata: str | None) -> str | None:
     return None if metadata is None else valid(metadata)
+
+
+def _exif_json(picture: Picture) -> str | None:
+    return None if picture.exif is None else picture.exif.as_json()
 
 
 @contextmanager
@@ -130,7 +136,7 @@ def _parquet(path: Path) -> Iterator[_Writer]:
     with needs("pyarrow", "pyarrow", "tables", "writing Parquet"):
         import pyarrow as pa
         import pyarrow.parquet as pq
-    kinds = {name: pa.string() if name in ("path", "metadata") else pa.int64() for name in COLUMNS}
+    kinds = {name: pa.string() if name in ("path", "metadata", "exif") else pa.int64() for name in COLUMNS}
     schema = pa.schema([*kinds.items(), ("path_bytes", pa.binary())])
     with replacing(path, "the table") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
 

@@ -22,7 +22,7 @@ from clipdex.index.hits import Hit
 
 __all__ = ["Answer", "as_csv", "as_json", "csv_line", "write_arrow"]
 
-_COLUMNS = ("query", "rank", "score", "row", "path", "copy_of", "metadata")
+_COLUMNS = ("query", "rank", "score", "row", "path", "copy_of", "metadata", "exif")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,10 @@ def as_json(answers: Iterable[Answer]) -> Iterator[str]:
 
 
 def as_csv(answers: Iterable[Answer]) -> Iterator[bytes]:
-    """Yield one line per picture with the columns above, metadata as JSON; UTF-8 except for paths that are not."""
+    """Yield one line per picture with the columns above, metadata and exif as JSON.
+
+    It is UTF-8, except for paths that are not.
+    """
     yield csv_line(_COLUMNS)
     for answer in answers:
         for row in _flat(answer):
@@ -72,7 +75,7 @@ def write_arrow(path: Path, answers: Iterable[Answer]) -> None:
     """
     with needs("pyarrow", "pyarrow", "tables", "writing Arrow"):
         import pyarrow as pa
-    kinds = (pa.string(), pa.int64(), pa.float64(), pa.int64(), pa.string(), pa.int64(), pa.string())
+    kinds = (pa.string(), pa.int64(), pa.float64(), pa.int64(), pa.string(), pa.int64(), pa.string(), pa.string())
     schema = pa.schema([*zip(_COLUMNS, kinds, strict=True), ("path_bytes", pa.binary())])
     with replacing(path, "the Arrow file") as file, pa.ipc.new_file(file, schema) as writer:
         for answer in answers:
@@ -81,12 +84,19 @@ def write_arrow(path: Path, answers: Iterable[Answer]) -> None:
 
 
 def _plain(hit: Hit) -> dict[str, Any]:
-    found: dict[str, Any] = {"score": hit.score, "path": hit.path, "row": hit.row}
+    found: dict[str, Any] = {"score": hit.score, "path": hit.path, "row": _row(hit)}
     if hit.metadata is not None:
         found["metadata"] = hit.metadata
+    if hit.exif is not None:
+        found["exif"] = hit.exif.as_dict()
     if hit.copies:
         found["copies"] = [_plain(copy) for copy in hit.copies]
     return found
+
+
+def _row(hit: Hit) -> int | None:
+    """Return a hit's row; None for one of a vector database, which knows no rows."""
+    return hit.row if hit.row >= 0 else None
 
 
 def _flat(answer: Answer) -> Iterator[dict[str, Any]]:
@@ -97,10 +107,11 @@ def _flat(answer: Answer) -> Iterator[dict[str, Any]]:
                 "query": answer.query,
                 "rank": rank,
                 "score": one.score,
-                "row": one.row,
+                "row": _row(one),
                 "path": one.path,
-                "copy_of": None if one is hit else hit.row,
+                "copy_of": None if one is hit else _row(hit),
                 "metadata": None if one.metadata is None else json.dumps(one.metadata),
+                "exif": None if one.exif is None else one.exif.as_json(),
             }
 
 

@@ -1,4 +1,4 @@
-"""Keep an index up to date with a folder: one run over all of it, then one over what changes, whenever it does."""
+"""Keep an index up to date with a folder: one run over all of it, then one for each change."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _EVERYTHING = Changed(everything=True)
 
 @dataclass(frozen=True)
 class Synced:
-    """A sync that was done. cause: the first one, changes, or that nothing else may have told of some."""
+    """A completed sync. cause: the first one, a reported change, or a scheduled scan of the whole folder."""
 
     cause: Cause
     report: RunReport
@@ -66,13 +66,13 @@ class Synced:
 
 @dataclass(frozen=True)
 class Held:
-    """A sync that has to wait, and why: an error that may pass, or a limit. It is tried again."""
+    """The reason why syncs wait, or miss changes: an error that may pass, or a limit of the system."""
 
     why: str
 
 
 class Watch:
-    """Watches a folder from its construction on; a context manager.
+    """Watches a folder from construction until `close`; a context manager.
 
     with Watch(folder, index, lambda source: index_pictures(client, source, index)) as watch:
         for done in watch.events():
@@ -97,13 +97,14 @@ class Watch:
             index: the index's path, whose own changes do not count if it is inside the folder.
             sync: brings the index up to date with a source, as `index_pictures` does.
             exclusion, tar: as for `open_source`.
-            rescan_s: seconds between two runs over the whole folder, which find what no event told of; 0: none.
+            rescan_s: seconds between two runs over the whole folder, which find changes that no event reported; 0
+                for none.
             still_s: seconds without a change to a file before it is read.
-            polling_s: list the folder every so many seconds, instead of being told by the system.
+            polling_s: seconds between two listings of the folder, instead of the system's events.
 
         Raises:
             InvalidArgument: a number is out of range.
-            SourceError: there is no such folder, or it cannot be read.
+            SourceError: the folder does not exist, is a file, or cannot be read.
             MissingExtra: watchdog is not installed.
         """
         for name, number, least in (
@@ -116,7 +117,8 @@ class Watch:
                     f"{name} is {number!r}; expected {least} or more seconds, and a finite number"
                 )
         if not folder.is_dir():
-            raise SourceError(f"{folder}: there is no such folder")
+            what = "it is a file; expected a folder" if folder.exists() else "there is no such folder"
+            raise SourceError(f"{folder}: {what}")
         self._folder = folder
         self._index = index
         self._sync = sync
@@ -134,10 +136,10 @@ class Watch:
             raise SourceError(f"{folder}: cannot be watched: {exc.strerror or exc}") from exc
 
     def events(self) -> Iterator[Synced | Held]:
-        """Sync now and whenever the folder changes, without end -> what was done, and what is waited for.
+        """Sync now and whenever the folder changes, without end -> each completed sync, and each reason to wait.
 
-        A folder that is gone or empty may only be unmounted: nothing is removed, and it is waited for; as are a
-        server that is away, an index that is being written to, and a full disk. What holds up syncs is told once.
+        A folder that is gone or empty may only be unmounted: nothing is removed, and the sync waits. It also waits
+        for a server that is away, an index that is being written to, and a full disk. Each reason is yielded once.
 
         Raises:
             ClipdexError: what `sync` raises, unless it may pass.
@@ -157,7 +159,7 @@ class Watch:
             gone = sorted((self._mounts & self._now_mounted) - mounts)
             self._mounts, self._now_mounted = self._mounts | mounts, mounts
             for place in gone:
-                yield Held(f"{self._folder / place} is not mounted any more: its pictures stay in {self._index}")
+                yield Held(f"{self._folder / place} is no longer mounted: its pictures stay in {self._index}")
             if self._changes is None and now >= again_at:
                 # Watched before it is scanned, so that nothing can happen in between.
                 pending = pending | _EVERYTHING
@@ -184,9 +186,7 @@ class Watch:
             except _PASSING as exc:
                 why, waits_for_pictures = str(exc), isinstance(exc, SourceError)
                 if why != told:
-                    yield Held(
-                        self._waiting(why) if waits_for_pictures else f"{why}; it is tried again until it works"
-                    )
+                    yield Held(self._waiting(why) if waits_for_pictures else f"{why}; trying again until it works")
                 # A lock lasts as long as a run, and nobody should wait longer for it than that.
                 tries = 0 if isinstance(exc, IndexLocked) else tries + 1
                 told, again_at = why, time.monotonic() + _pause(tries)
@@ -218,10 +218,10 @@ class Watch:
         )
 
     def _waiting(self, why: str) -> str:
-        return f"{why}; waiting for pictures, and nothing is removed from {self._index}"
+        return f"{why}; waiting for pictures; nothing is removed from {self._index}"
 
     def _pause(self, retry_s: float) -> None:
-        """Wait until something is to be done, or for two seconds: then, the folder is looked at."""
+        """Wait until there is something to do, at most two seconds, after which the folder is checked."""
         due = None if self._changes is None else self._changes.due_s()
         if retry_s > 0:
             time.sleep(min(retry_s, _LOOK_S))

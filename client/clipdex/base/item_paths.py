@@ -2,7 +2,8 @@
 
 The path of an item is `id:`, its id in UTF-8 and a zero byte. No file system has a name with a zero byte, and
 every system call refuses one: no source ever yields such a path, and nothing takes an item for a file that is
-gone. People see, and give, the text `id:ID`: a path begins with a slash, so it cannot be mistaken for one.
+gone. People see, and give, the text `id:ID`: a path begins with a slash, or with the scheme of a bucket's URL, so
+it cannot be mistaken for one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 
 from clipdex.base.errors import InvalidArgument
+from clipdex.base.object_paths import object_meant
 
 __all__ = ["BEGINS", "check_id", "id_of_path", "id_of_text", "is_item", "item_path", "path_text", "paths_meant"]
 
@@ -66,7 +68,8 @@ def id_of_text(path: str) -> str | None:
 def paths_meant(given: str | bytes | os.PathLike[str]) -> list[bytes]:
     """The paths of an index that a given path may mean, the likelier first.
 
-    `id:ID` is the item of that id or else a file of that name; `./id:ID` only the file.
+    `id:ID` is the item of that id or else a file of that name; `./id:ID` only the file. `s3://…` is the object, or
+    what is below it.
     """
     file = os.path.abspath(os.fsencode(given))
     text = os.fsdecode(given)
@@ -75,4 +78,6 @@ def paths_meant(given: str | bytes | os.PathLike[str]) -> list[bytes]:
             return [item_path(text[len(BEGINS) :]), file]
         except InvalidArgument:
             pass
+    if (url := object_meant(text)) is not None:
+        return [os.fsencode(url.rstrip("/")), file]
     return [file]

@@ -54,6 +54,11 @@ class ReadRequest:
         _, *numbers = _READ.unpack_from(message)
         return cls(message[_READ.size :], *numbers)
 
+    @property
+    def is_whole_file(self) -> bool:
+        """Whether the picture is a file of its own, not a part of another."""
+        return self.offset == 0 and self.length < 0
+
     def identity(self, info: os.stat_result) -> tuple[int, int]:
         """Return (size, mtime_ns) of the picture, given the file's, as an index stores them."""
         size = info.st_size if self.size == _UNSET else self.size

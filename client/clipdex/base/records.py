@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from clipdex.base.exif import Exif
+
 __all__ = ["NO_METADATA", "BrokenRecord", "Changes", "Extent", "Failure", "KnownFile", "Picture", "storable"]
 
 # Reasons that do not depend on the file's content: installed packages, permissions, a busy machine, a disk that
@@ -36,6 +38,7 @@ class Picture:
     metadata: JSON of an object; None if its source has no metadata.
     phash: its perceptual signature, or None.
     ctime_ns: when the file system last changed anything of the file, in nanoseconds since 1970; None if not known.
+    exif: what its file says of it; None if that was not read.
     """
 
     path: bytes
@@ -47,6 +50,7 @@ class Picture:
     metadata: str | None = None
     phash: bytes | None = field(default=None, repr=False, compare=False)
     ctime_ns: int | None = field(default=None, compare=False)
+    exif: Exif | None = None
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ _ENTRIES = {
     ),
     "classify": Entry("Classify pictures by labels given as text.", "classify:classify", _PICTURES),
     "retrieve": Entry("Rank a folder of pictures for a prompt.", "retrieve:retrieve", _PICTURES),
-    "web": Entry("Serve a REST API, and a page on it, over indexes until Ctrl-C.", "web:web", _PICTURES),
+    "web": Entry("Serve indexes in the browser and over a REST API until Ctrl-C.", "web:web", _PICTURES),
     "info": Entry(
         "Show what an index holds: rows, tombstones, failures, size, model, age.", "maintenance:info", _INDEX
     ),
@@ -50,6 +50,11 @@ _ENTRIES = {
         "Make searching an index several times faster, with the same results.", "maintenance:optimize", _INDEX
     ),
     "dump": Entry("Write the vectors of an index in another program's format.", "dump:dump", _INDEX),
+    "push": Entry(
+        "Bring a vector database up to date with an index: Milvus, Qdrant, LanceDB, pgvector.",
+        "push:push_command",
+        _INDEX,
+    ),
     "ann": Entry(
         "Approximate search: faster on millions of pictures, but it may miss some.",
         panel=_INDEX,

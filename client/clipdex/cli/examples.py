@@ -33,6 +33,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         Example("clipdex index photos.csv --column file -i photos.clipdex", "The pictures that a table names"),
         Example("find . -name '*.jpg' -print0 | clipdex index --files-from - -i x.clipdex", "A list of files"),
         Example("clipdex index ~/Pictures -i photos.clipdex --dry-run", "What would be done"),
+        Example("clipdex index ~/Pictures -i photos.clipdex --refresh-metadata", "Dates and keywords, again"),
         Example("clipdex index shards/*.tar --out big.parts --parts 8 --part 3", "One of eight jobs"),
     ),
     "clipdex watch": (
@@ -43,7 +44,13 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         Example('clipdex search "a dog on a beach" --index photos.clipdex', "By a text"),
         Example("clipdex search --image dog.jpg -i photos.clipdex -k 20 --html hits.html", "By a picture"),
         Example('clipdex search "snow" -i photos.clipdex --where "width > 1000"', "Large pictures only"),
+        Example("clipdex search snow -i photos.clipdex --where \"taken >= '2024-06'\"", "Taken since June 2024"),
         Example("clipdex search --text beach --minus people -i photos.clipdex --json", "A mixture, for programs"),
+    ),
+    "clipdex push": (
+        Example("clipdex push photos.clipdex qdrant://localhost/photos", "All of it, or what has changed since"),
+        Example("clipdex push photos.clipdex milvus://gpu1:19530/photos --verify", "And compare"),
+        Example("clipdex push photos.clipdex lancedb:///data/lance/photos", "A database in a folder"),
     ),
     "clipdex classify": (
         Example('clipdex classify ~/Pictures --labels "a cat, a dog, neither"', "One line per picture"),

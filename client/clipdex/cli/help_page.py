@@ -81,8 +81,9 @@ class Command(HelpPage, TyperCommand):
 
 
 def paragraphs(text: str | None) -> list[str]:
-    """Return a docstring's paragraphs, each as one line."""
-    return [re.sub(r"\s*\n\s*", " ", each) for each in inspect.cleandoc(text or "").split("\n\n")]
+    """Return a docstring's paragraphs, each as one line; the lines of one that begins with \\b stay."""
+    found = re.split(r"\n\n+", inspect.cleandoc(text or ""))
+    return [each[1:].lstrip("\n") if each[:1] == "\b" else re.sub(r"\s*\n\s*", " ", each) for each in found]
 
 
 def signature(parameter: Any, ctx: Any) -> str:

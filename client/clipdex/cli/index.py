@@ -15,6 +15,7 @@ import typer
 from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument, SourceError
 from clipdex.base.limits import MAX_PIXELS, Limits
+from clipdex.base.object_paths import object_meant
 from clipdex.cli.common import (
     Icc,
     JsonOption,
@@ -31,6 +32,7 @@ from clipdex.cli.ledger import failure_line, refuse_second_writer
 from clipdex.cli.panels import LIMITS
 from clipdex.cli.printing import detail, note, say, say_json
 from clipdex.cli.progress import index_progress, shown_rate
+from clipdex.cli.refreshing import refresh
 from clipdex.index import Index
 from clipdex.index.part_plan import part_name
 from clipdex.model.formats.icc import check_icc
@@ -45,6 +47,7 @@ from clipdex.pipeline.plan import (
 from clipdex.pipeline.report import RunReport
 from clipdex.sources import Exclusion, PathList, Source, is_picture_glob, open_sources
 from clipdex.sources.locations import URL_BEGINS
+from clipdex.sources.object_store import FETCHES
 from clipdex.sources.opening import names_meant
 
 __all__ = ["index", "limits_of", "run_sentence"]
@@ -96,7 +99,7 @@ def index(
         typer.Argument(
             metavar="SOURCE",
             help="Folders of pictures, including subfolders; pictures, or a quoted glob of them; .tar files; "
-            "tables: .csv, .tsv, .parquet.",
+            "tables: .csv, .tsv, .parquet; a bucket's s3://, gs:// or az:// URL.",
             show_default=False,
             parser=named_path,
         ),
@@ -143,6 +146,9 @@ def index(
     *,
     connection: Connection,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    fetches: Annotated[
+        int, typer.Option(min=1, max=1024, help="Objects of a bucket to read at a time.")
+    ] = FETCHES,
     retry: Annotated[bool, typer.Option("--retry", help="Retry files that failed before.")] = False,
     check: Annotated[
         Check,
@@ -150,6 +156,20 @@ def index(
             help="How to recognise changed files: stat, by size and times; content, by reading them all."
         ),
     ] = Check.stat,
+    no_exif: Annotated[
+        bool,
+        typer.Option(
+            "--no-exif",
+            help="Do not read what pictures say of themselves (EXIF, XMP, IPTC): date, camera, place and so on.",
+        ),
+    ] = False,
+    refresh_metadata: Annotated[
+        bool,
+        typer.Option(
+            "--refresh-metadata",
+            help="Only read the metadata of the indexed pictures of SOURCE again; needs no server.",
+        ),
+    ] = False,
     dtype: Annotated[Dtype, typer.Option(help="Dtype of a new index; float16 halves its size.")] = Dtype.float16,
     icc: Annotated[
         Icc | None,
@@ -225,7 +245,13 @@ def index(
     if files_from is not None and (exclude or hidden):
         raise InvalidArgument("--exclude and --hidden apply to folders, and cannot be used with --files-from")
     exclusion = Exclusion(exclude or (), hidden=hidden)
-    source = _source(sources or [], files_from, column, delimiter, tar, exclusion, out)
+    source = _source(sources or [], files_from, column, delimiter, tar, exclusion, fetches, out)
+    if dry_run and refresh_metadata:
+        raise InvalidArgument("--dry-run and --refresh-metadata are both given; give one of them")
+    limits = limits_of(max_file_mib, max_pixels, file_timeout, worker_memory_mib, large_memory_mib)
+    if refresh_metadata:
+        _end_strictly(strict, refresh(source, out, not no_exif, workers, limits, as_json))
+        return
     if dry_run:
         plan = plan_run(source, out, retry_failures=retry, check=check.value, parts=parts, part=part)
         say_passed_over(plan.passed_over)
@@ -235,7 +261,6 @@ def index(
             say(_plan_sentence(plan, out))
         _end_strictly(strict, plan.failed)
         return
-    limits = limits_of(max_file_mib, max_pixels, file_timeout, worker_memory_mib, large_memory_mib)
     with (
         interruptible(f"what was committed is in {out}; run the same command again to resume"),
         connection.open(shared_memory=shared_memory.value) as client,
@@ -251,6 +276,7 @@ def index(
             limits=limits,
             retry_failures=retry,
             check=check.value,
+            exif=not no_exif,
             max_ring_bytes=ring_mib * _MIB,
             progress=progress,
             parts=parts,
@@ -292,6 +318,7 @@ def _source(
     delimiter: str | None,
     tar: bool,
     exclusion: Exclusion,
+    fetches: int,
     out: Path,
 ) -> Source:
     if bool(paths) == (files_from is not None):
@@ -303,6 +330,8 @@ def _source(
     paths = [name for path in paths for name in names_meant(path)]
     # A missing shard was deleted if the index exists, and is a typing error if it does not.
     for path in paths:
+        if object_meant(str(path)) is not None:
+            continue
         if URL_BEGINS.match(str(path)) and not os.path.lexists(path):
             raise SourceError(
                 f"{path}: is a URL, and clipdex downloads nothing; download it first (img2dataset does so for "
@@ -311,7 +340,14 @@ def _source(
         missing = not os.path.lexists(path) and not is_picture_glob(path)
         if missing and not (path.name.endswith(".tar") and os.path.lexists(out)):
             raise SourceError(f"{path}: no such file or directory")
-    return open_sources(paths, column=column, delimiter=typed_delimiter(delimiter), tar=tar, exclusion=exclusion)
+    return open_sources(
+        paths,
+        column=column,
+        delimiter=typed_delimiter(delimiter),
+        tar=tar,
+        exclusion=exclusion,
+        fetches=fetches,
+    )
 
 
 def _say_stranded(report: RunReport, out: Path) -> None:

@@ -22,12 +22,15 @@ __all__ = [
     "ENVIRONMENT",
     "IndexAndFile",
     "IndexAndPaths",
+    "IndexAndUrl",
     "IndexOption",
     "may_take_index",
+    "may_take_index_option",
     "required_index",
     "takes_index",
     "takes_index_and_file",
     "takes_index_and_paths",
+    "takes_index_and_url",
     "takes_index_option",
 ]
 
@@ -59,6 +62,14 @@ class IndexAndPaths:
     paths: list[Path]
 
 
+@dataclass(frozen=True)
+class IndexAndUrl:
+    """The index of a command over a vector database, and the address of the collection."""
+
+    index: Path
+    url: str
+
+
 def takes_index(command: Callable[..., None]) -> Callable[..., None]:
     """Replace a command's parameter `index` (a Path) by the argument INDEX and the option --index."""
     return splice(command, "index", _required)
@@ -74,6 +85,11 @@ def takes_index_option(command: Callable[..., None]) -> Callable[..., None]:
     return splice(command, "index", _option)
 
 
+def may_take_index_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace a command's parameter `index` (a Path or None) by the option --index."""
+    return splice(command, "index", _may_option)
+
+
 def takes_index_and_file(command: Callable[..., None]) -> Callable[..., None]:
     """Replace a command's parameter `named` (an IndexAndFile) by the arguments INDEX and FILE, and --index."""
     return splice(command, "named", _and_file)
@@ -82,6 +98,11 @@ def takes_index_and_file(command: Callable[..., None]) -> Callable[..., None]:
 def takes_index_and_paths(command: Callable[..., None]) -> Callable[..., None]:
     """Replace a command's parameter `named` (an IndexAndPaths) by the arguments INDEX and PATH, and --index."""
     return splice(command, "named", _and_paths)
+
+
+def takes_index_and_url(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace a command's parameter `named` (an IndexAndUrl) by the arguments INDEX and URL, and --index."""
+    return splice(command, "named", _and_url)
 
 
 def required_index(index: Path | None) -> Path:
@@ -103,6 +124,10 @@ def _named(ctx: typer.Context, place: _Place = None, index: IndexOption = None) 
 
 def _required(ctx: typer.Context, place: _Place = None, index: IndexOption = None) -> Path:
     return required_index(_named(ctx, place, index))
+
+
+def _may_option(index: IndexOption = None) -> Path | None:
+    return index
 
 
 def _option(index: IndexOption = None) -> Path:
@@ -129,6 +154,29 @@ def _and_file(
     if file is None:
         raise InvalidArgument("there is no FILE to write; give one, as in  clipdex dump X.clipdex vectors.npy")
     return IndexAndFile(found, file)
+
+
+def _and_url(
+    ctx: typer.Context,
+    place: Annotated[
+        str | None, typer.Argument(metavar="INDEX", help="The index; same as --index.", show_default=False)
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="URL", help="Address of the collection, in one of these forms.", show_default=False
+        ),
+    ] = None,
+    index: IndexOption = None,
+) -> IndexAndUrl:
+    if url is None and place is not None and "://" in place:
+        place, url = None, place  # one argument, and the index is named elsewhere
+    found = required_index(_named(ctx, None if place is None else Path(place), index))
+    if url is None:
+        raise InvalidArgument(
+            "there is no URL of a collection; give one, as in  clipdex push X.clipdex qdrant://localhost/photos"
+        )
+    return IndexAndUrl(found, url)
 
 
 def _and_paths(

@@ -53,6 +53,9 @@ def add(
         str | None,
         typer.Option(metavar="JSON", help="Metadata of each picture, an object.", show_default=False),
     ] = None,
+    no_exif: Annotated[
+        bool, typer.Option("--no-exif", help="Do not read what pictures say of themselves: date, camera, place …")
+    ] = False,
     ids_from: Annotated[
         str | None,
         typer.Option(
@@ -97,13 +100,13 @@ def add(
         if item_id is not None:
             raise InvalidArgument("--id is for one picture, but --ids-from has ids of its own")
         with _list_named(ids_from, column, id_column, typed_delimiter(delimiter)) as listed:
-            _add_listed(listed, index, said, connection, as_json, strict=strict)
+            _add_listed(listed, index, said, connection, as_json, strict=strict, exif=not no_exif)
         return
     if strict or column or id_column or delimiter:
         raise InvalidArgument("--column, --id-column, --delimiter and --strict are for --ids-from")
     items = _items(pictures or [], item_id, said)
     failures: dict[str, Any] = {}
-    with _opened(index, connection) as collection:
+    with _opened(index, connection, exif=not no_exif) as collection:
         try:
             added = collection.add(items)
         except AddFailed as exc:
@@ -159,6 +162,7 @@ def _add_listed(
     as_json: bool,
     *,
     strict: bool,
+    exif: bool,
 ) -> None:
     failures: list[ListedFailure] = []
 
@@ -166,7 +170,7 @@ def _add_listed(
         failures.append(failure)
         complain(f"clipdex: {printable(f'{listed.name}: {failure.where}: {failure.why}')}")
 
-    with _opened(index, connection) as collection, rows_progress("adding") as progress:
+    with _opened(index, connection, exif=exif) as collection, rows_progress("adding") as progress:
         total = 0 if progress is None else sum(1 for _ in listed)
         done = add_listed(
             collection,
@@ -189,7 +193,7 @@ def _add_listed(
 
 
 @contextmanager
-def _opened(index: Path, connection: Connection) -> Iterator[Collection]:
+def _opened(index: Path, connection: Connection, *, exif: bool) -> Iterator[Collection]:
     """Open a collection to add to; if it is created, and nothing gets added, nothing is left of it."""
     is_new = not os.path.lexists(index)
     model = Manifest.read(index).model if (index / MANIFEST).is_file() else None
@@ -197,7 +201,7 @@ def _opened(index: Path, connection: Connection) -> Iterator[Collection]:
         try:
             with (
                 connection.open(model=model) as client,
-                Collection.open(index, client=client) as collection,
+                Collection.open(index, client=client, exif=exif) as collection,
             ):
                 yield collection
         finally:

@@ -150,6 +150,7 @@ def info(index: Path, allow_missing: AllowMissingOption = False, as_json: JsonOp
         ("index", shown_path(str(index))),
         ("rows", f"{found.rows:,}"),
         ("tombstones", f"{found.tombstones:,}" + (";  clipdex compact  drops them" if found.tombstones else "")),
+        ("with exif", f"{found.with_exif:,}"),
         ("failures", f"{sum(found.failures.values()):,}" + (f": {failures}" if failures else "")),
         ("model", f"{printable(manifest.model)}, fingerprint {manifest.fingerprint[:12]}"),
         ("vectors", f"{manifest.embedding_dim} × {manifest.dtype}"),
@@ -158,9 +159,9 @@ def info(index: Path, allow_missing: AllowMissingOption = False, as_json: JsonOp
         ("last commit", _when(found.last_commit)),
     ]
     if manifest.icc != "off":
-        lines.insert(6, ("colours", "converted by profile to sRGB"))
+        lines.insert(7, ("colours", "converted by profile to sRGB"))
     if manifest.below_floor:
-        lines.insert(5, ("", f"below the floor of its export: {printable(manifest.below_floor)}"))
+        lines.insert(6, ("", f"below the floor of its export: {printable(manifest.below_floor)}"))
     if parts is not None:
         there = f", {len(missing):,} of them missing" if missing else ""
         lines.insert(1, ("parts", f"{len(parts) + len(missing):,}{there}"))

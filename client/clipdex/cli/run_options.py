@@ -18,7 +18,7 @@ from clipdex.sources import Exclusion, Source
 __all__ = ["RunOptions", "takes_run_options"]
 
 _LIMITS = ("max_file_mib", "max_pixels", "file_timeout", "worker_memory_mib", "large_memory_mib")
-_TAKEN = ("tar", "exclude", "hidden", "dtype", "icc", "workers", *_LIMITS, "shared_memory", "ring_mib")
+_TAKEN = ("tar", "exclude", "hidden", "no_exif", "dtype", "icc", "workers", *_LIMITS, "shared_memory", "ring_mib")
 _MIB = 1 << 20
 
 
@@ -54,6 +54,7 @@ class RunOptions:
             icc=None if icc is None else check_icc(icc.value),
             workers=self.given["workers"],
             limits=limits_of(*(self.given[name] for name in _LIMITS)),
+            exif=not self.given["no_exif"],
             max_ring_bytes=self.given["ring_mib"] * _MIB,
             **more,
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clipdex.apps.ask import ask
+from clipdex.apps.ask_sink import ask_sink, described_or_raise
 from clipdex.apps.contact_sheet import Section, write_contact_sheet
 from clipdex.apps.results import write_arrow
 from clipdex.base.counting import counted
@@ -17,7 +20,7 @@ from clipdex.cli.answers import hit_line, print_answers, print_csv, print_json
 from clipdex.cli.common import HtmlOption, JsonOption, NoLinksOption, check_links
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.demo_model import note_demo_model
-from clipdex.cli.index_options import takes_index_option
+from clipdex.cli.index_options import ENVIRONMENT, may_take_index_option, required_index
 from clipdex.cli.missing_parts import AllowMissingOption, note_missing
 from clipdex.cli.panels import OUTPUT
 from clipdex.cli.printing import note
@@ -34,6 +37,7 @@ from clipdex.cli.query_options import (
 )
 from clipdex.index import Index
 from clipdex.search import Grouping
+from clipdex.sinks.urls import open_sink
 
 __all__ = ["TopKOption", "hit_line", "search"]
 
@@ -43,14 +47,14 @@ TopKOption = Annotated[
 ]
 
 
-@takes_index_option
+@may_take_index_option
 @connects
 def search(
     queries: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT", help="What the pictures should show.")
     ] = None,
     *,
-    index: Path,
+    index: Path | None,
     text: TextOption = None,
     minus: MinusOption = None,
     image: ImageOption = None,
@@ -69,6 +73,15 @@ def search(
         typer.Option(
             metavar="COSINE",
             help="With --group: also count pictures of at least this cosine similarity as copies, such as 0.98.",
+            show_default=False,
+        ),
+    ] = None,
+    inside: Annotated[
+        str | None,
+        typer.Option(
+            "--in",
+            metavar="URL",
+            help="Ask a vector database that  clipdex push  filled, instead of an index.",
             show_default=False,
         ),
     ] = None,
@@ -101,25 +114,49 @@ def search(
         raise InvalidArgument("--param gives a value to --where, but --where is not given")
     check_links(no_links, html)
     grouping = Grouping(cosine=group_cosine) if group or group_cosine is not None else None
-    with Index.open(index, allow_missing=allow_missing) as opened:
-        note_missing(opened)
-        if opened.manifest.below_floor:
-            note(f"{index} holds vectors of a model that was installed although {opened.manifest.below_floor}")
-        ranker = open_ann(opened) if ann else None
-        # A faulty condition is reported before anything is embedded.
-        rows = None if where is None else opened.where(where, parameters(param or []))
-        answers = ask(
-            opened,
-            asked,
-            lambda: connection.open(model=opened.manifest.model),
-            top_k=top_k,
-            offset=offset,
-            min_score=min_score,
-            where=rows,
-            grouping=grouping,
-            ranker=ranker,
-        )
-        count = len(opened)
+    if inside is not None:
+        if ann or grouping is not None:
+            raise InvalidArgument("--in asks a vector database, which has neither --ann nor --group")
+        if index is not None and str(index) != os.environ.get(ENVIRONMENT):
+            raise InvalidArgument("--in asks a vector database, and --index an index; give one of them")
+        conditions = parameters(param or [])
+        with closing(open_sink(inside)) as sink:
+            found = described_or_raise(sink)
+            answers = ask_sink(
+                sink,
+                asked,
+                lambda: connection.open(model=found.model),
+                top_k=top_k,
+                offset=offset,
+                min_score=min_score,
+                where=where,
+                params=conditions,
+            )
+            summary, fingerprint = sink.place, found.fingerprint
+    else:
+        index = required_index(index)
+        with Index.open(index, allow_missing=allow_missing) as opened:
+            note_missing(opened)
+            if opened.manifest.below_floor:
+                below = opened.manifest.below_floor
+                note(f"{index} holds vectors of a model that was installed although {below}")
+            ranker = open_ann(opened) if ann else None
+            # A faulty condition is reported before anything is embedded.
+            rows = None if where is None else opened.where(where, parameters(param or []))
+            answers = ask(
+                opened,
+                asked,
+                lambda: connection.open(model=opened.manifest.model),
+                top_k=top_k,
+                offset=offset,
+                min_score=min_score,
+                where=rows,
+                grouping=grouping,
+                ranker=ranker,
+            )
+            of_them = "" if rows is None else f", {len(rows):,} of them where {where}"
+            summary = f"{counted(len(opened), 'picture')} in {index}{of_them}"
+        fingerprint = opened.manifest.fingerprint
     if as_json:
         print_json(answers)
     elif as_csv:
@@ -128,18 +165,17 @@ def search(
         print_answers(answers)
         if not any(answer.hits for answer in answers):
             note("no picture of the index matches the query and its conditions")
-    note_demo_model(opened.manifest.fingerprint)
+    note_demo_model(fingerprint)
     if arrow is not None:
         write_arrow(arrow, answers)
         note(f"Arrow file: {arrow}")
     if html is not None:
         sections = [Section(answer.query, answer.hits) for answer in answers]
-        of_them = "" if rows is None else f", {len(rows):,} of them where {where}"
         write_contact_sheet(
             html,
             sections,
             title="clipdex search",
-            summary=f"{counted(count, 'picture')} in {index}{of_them}",
+            summary=summary,
             links=not no_links,
         )
         note(f"contact sheet: {html}")

@@ -64,8 +64,8 @@ def watch(
         typer.Option(
             min=0.1,
             metavar="SECONDS",
-            help="List the folder this often instead of waiting for the system's reports, which do not include "
-            "what other computers do in a network's folder.",
+            help="List the folder this often instead of relying on the system's reports, which do not include "
+            "changes by other computers in a network folder.",
             show_default=False,
         ),
     ] = None,
@@ -78,9 +78,9 @@ def watch(
 ) -> None:
     """Keep an index up to date with a folder until Ctrl-C.
 
-    Does what clipdex index does, and again for each picture that is added, changed, moved or removed, as soon as
-    it is complete; prints a line each time. A folder that is gone or empty, a server that is away, and an index
-    that another process writes to are waited for. Between two syncs, other processes may write to the index.
+    Indexes the folder as clipdex index does, and then each picture that is added, changed, moved or removed, as
+    soon as its file is complete; prints a line for each sync. Waits while the folder is gone or empty, the server
+    is away, or another process writes to the index. Other processes may write to it between syncs.
     """
     out = required_index(out)
 

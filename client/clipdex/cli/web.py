@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import secrets
@@ -28,7 +29,7 @@ __all__ = ["web"]
 
 NO_SERVER = "none"
 _TOKEN = "CLIPDEX_WEB_TOKEN"  # noqa: S105  # its name in the environment
-_SHORTEST_TOKEN, _LONGEST_TOKEN = 16, 4096
+_MOST_READ = 4096  # bytes of a token's file
 _MIB = 1 << 20
 
 
@@ -37,31 +38,35 @@ def web(
     ctx: typer.Context,
     places: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="INDEX", help="Indexes to serve, each by its name.", show_default=False),
+        typer.Argument(
+            metavar="INDEX", help="Indexes to serve; each is served under its name.", show_default=False
+        ),
     ] = None,
     *,
     index: IndexOption = None,
     connection: Connection,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every interface.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="Port; 0 picks a free one.")] = 8080,
     allow_write: Annotated[
         bool,
-        typer.Option("--allow-write", help="Let items be added, changed and removed.", rich_help_panel=ACCESS),
+        typer.Option(
+            "--allow-write", help="Allow items to be added, changed and removed.", rich_help_panel=ACCESS
+        ),
     ] = False,
     show_paths: Annotated[
         bool,
         typer.Option(
-            "--show-paths", help="Show the pictures' paths, and let filters use them.", rich_help_panel=ACCESS
+            "--show-paths",
+            help="Show the paths of pictures, and allow filters to use them.",
+            rich_help_panel=ACCESS,
         ),
     ] = False,
     token_file: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help=f"File with the token that requests must present (default the variable {_TOKEN}; without one, "
-            "and if --host can be reached from outside, one is made and printed).",
+            help=f"File with the token that requests must present (default: the variable {_TOKEN}). Without "
+            "a token, one is made and printed if --host can be reached from outside.",
             show_default=False,
             rich_help_panel=ACCESS,
         ),
@@ -70,7 +75,7 @@ def web(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Another name by which browsers reach the server, as behind a proxy. May be repeated.",
+            help="Another host name under which browsers reach the server, such as a proxy's. May be repeated.",
             show_default=False,
             rich_help_panel=ACCESS,
         ),
@@ -79,7 +84,7 @@ def web(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Address of the reverse proxy whose X-Forwarded headers are believed; several are separated by "
+            help="Address of the reverse proxy whose X-Forwarded headers are trusted; separate several with "
             "commas.",
             show_default=False,
             rich_help_panel=ACCESS,
@@ -97,7 +102,7 @@ def web(
             metavar="N",
             min=1,
             max=900,
-            help="Requests answered at once; more get status 503.",
+            help="Requests served at once; further ones get status 503.",
             rich_help_panel=LIMITS,
         ),
     ] = 64,
@@ -106,7 +111,7 @@ def web(
         typer.Option(
             metavar="N",
             min=0.001,
-            help="Requests per second and client (default unlimited).",
+            help="Requests per second from each client (default unlimited).",
             show_default=False,
             rich_help_panel=LIMITS,
         ),
@@ -122,20 +127,23 @@ def web(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Where thumbnails are kept (default the user's cache).",
+            help="Directory of the thumbnail cache (default: in the user's cache directory).",
             show_default=False,
             rich_help_panel=LIMITS,
         ),
     ] = None,
     thumbnail_cache_mb: Annotated[
-        int, typer.Option(metavar="MB", min=1, help="Size of the thumbnail cache, in MiB.", rich_help_panel=LIMITS)
+        int,
+        typer.Option(
+            metavar="MB", min=1, help="Largest size of the thumbnail cache, in MiB.", rich_help_panel=LIMITS
+        ),
     ] = 1024,
     as_json: JsonOption = False,
 ) -> None:
-    """Serve a REST API, and a page on it, over indexes until Ctrl-C.
+    """Serve indexes in the browser and over a REST API until Ctrl-C.
 
     Prints the address once it answers. With --server none, pictures can be browsed and searched for by example,
-    but not by text. Read-only unless --allow-write.
+    but not by text. Read-only unless --allow-write is given.
     """
     from clipdex.web import WebSettings
     from clipdex.web.running import bound, serve
@@ -147,7 +155,15 @@ def web(
             f"--model {connection.model} is given, but with --server {NO_SERVER} there is no model"
         )
     token, made = _token(token_file, host)
+    proxies = _proxies(behind_proxy)
     missing = [each for each in indexes if not (each / MANIFEST).is_file() and not is_parted(each)]
+    if named is None and allow_write:
+        for each in missing:
+            if not os.path.lexists(each):
+                raise InvalidArgument(
+                    f"{each} does not exist, and with --server {NO_SERVER} there is no model to create it for: "
+                    "name an index that exists, or a server"
+                )
     settings = WebSettings(
         indexes=tuple(indexes),
         server=named,
@@ -170,9 +186,9 @@ def web(
 
     def ready(address: str) -> None:
         for each in missing:
-            note(f"{each} did not exist, and was created")
+            note(f"{each} did not exist and was created")
         if made:
-            complain(f"token, made for this run: {token}")
+            complain(f"token for this run: {token}")
         if as_json:
             said = {"address": address, "indexes": list(map(str, indexes)), "allow_write": allow_write}
             say_json(said | {"server": named}, flush=True)
@@ -186,7 +202,7 @@ def web(
                 _wait_for_server(connection, indexes)
             _log_to_stderr()
             warnings.simplefilter("ignore", TextCut)  # answers say it
-            serve(settings, listening, ready, trusted_proxies=behind_proxy, access_log=is_verbose())
+            serve(settings, listening, ready, trusted_proxies=proxies, access_log=is_verbose())
     except KeyboardInterrupt:
         note("stopped")
 
@@ -197,18 +213,35 @@ def _indexes(ctx: typer.Context, places: Sequence[Path] | None, index: Path | No
     return list(places) if places else [required_index(index)]
 
 
+def _proxies(given: str | None) -> str | None:
+    """Return the addresses of --behind-proxy, or None.
+
+    Raises:
+        InvalidArgument: one is not an address; no request would ever come from it.
+    """
+    for each in () if given is None else given.split(","):
+        try:
+            ipaddress.ip_network(each.strip(), strict=False)
+        except ValueError as exc:
+            raise InvalidArgument(
+                f"--behind-proxy {given!r:.80}: {each.strip()!r:.60} is not an IP address; expected the address "
+                "of the proxy, such as 127.0.0.1, or a network, such as 10.0.0.0/8"
+            ) from exc
+    return given
+
+
 def _wait_for_server(connection: Connection, indexes: Sequence[Path]) -> None:
-    """Wait here, where Ctrl-C ends it."""
+    """Wait for the server to be ready, here, where Ctrl-C ends the wait."""
     first = next((each for each in indexes if (each / MANIFEST).is_file() or is_parted(each)), None)
     connection.open(model=None if first is None else manifest_of(first).model).close()
 
 
 def _token(file: Path | None, host: str) -> tuple[str | None, bool]:
-    """Return the token, and whether it was made now."""
+    """Return the token, or None, and whether it was made for this run."""
     if file is not None:
         try:
             with file.open("rb") as opened:
-                data = opened.read(_LONGEST_TOKEN + 1)
+                data = opened.read(_MOST_READ)
         except OSError as exc:
             raise InvalidArgument(f"--token-file {file} cannot be read: {exc.strerror}") from exc
         return _checked(data.decode("utf-8", "replace").strip(), f"--token-file {file}"), False
@@ -220,18 +253,19 @@ def _token(file: Path | None, host: str) -> tuple[str | None, bool]:
 
 
 def _checked(token: str, what: str) -> str:
-    if not _SHORTEST_TOKEN <= len(token) <= _LONGEST_TOKEN or not (token.isascii() and token.isprintable()):
-        raise InvalidArgument(
-            f"{what}: expected a token of {_SHORTEST_TOKEN} to {_LONGEST_TOKEN:,} printable ASCII characters, as  "
-            "python -c 'import secrets; print(secrets.token_urlsafe(32))'  makes one"
-        )
-    if " " in token:
-        raise InvalidArgument(f"{what}: the token contains a space; expected none")
+    """Check a token by the rule of the application, and say where a wrong one is from."""
+    from clipdex.web import WebSettings
+    from clipdex.web.guard import check
+
+    try:
+        check(WebSettings(indexes=(), token=token))
+    except InvalidArgument as exc:
+        raise InvalidArgument(f"{what}: {exc}") from exc
     return token
 
 
 class _Plain(logging.Formatter):
-    """Lines that move no terminal's cursor: requests are in them."""
+    """Log lines without terminal control characters, which requests may contain."""
 
     def format(self, record: logging.LogRecord) -> str:
         return "\n".join(map(printable, super().format(record).split("\n")))

@@ -25,7 +25,7 @@ from clipdex.collection.inference import (
     embed_texts_steps,
 )
 from clipdex.collection.item import Commit, Item, StoredItem
-from clipdex.collection.searching import search_steps
+from clipdex.collection.searching import started_steps
 from clipdex.index.hits import Hits
 from clipdex.index.info import IndexInfo
 from clipdex.model.embeddings import Embeddings
@@ -80,7 +80,8 @@ class Collection(AsyncTwin[BlockingCollection]):
 
     async def search(self, text: str | Query | None = None, **options: Any) -> Hits:
         """See `clipdex.Collection.search`."""
-        return await self._drive(search_steps(self._core, text, **options))
+        # Whoever scans tells the event loop: to resume the steps in a thread would cost another change of threads.
+        return await asyncio.wrap_future(await self._drive(started_steps(self._core, text, **options)))
 
     async def similar(self, item: Key, top_k: int | None = None, **options: Any) -> Hits:
         """See `clipdex.Collection.similar`."""

@@ -123,7 +123,7 @@ def _prepared(core: Core, item: Item) -> InWorkers | _Ready:
         waiting = core.decoding.in_workers(item.image, thumbnail=True)
     if waiting is not None:
         return waiting
-    found = decoded(item, core.client.card.image, core.icc)
+    found = decoded(item, core.client.card.image, core.icc, exif=core.decoding.exif)
     jpeg = thumbnail_here(item.image) if core.decoding.thumbnails else None
     return item_picture(item, found), batcher.pixels(found.pixels), jpeg
 
@@ -173,7 +173,7 @@ def _adding(core: Core, picture: Picture, vector: Array, jpeg: bytes | None) -> 
             writer.manifest = writer.manifest.noting(core.client.card, writer.directory)
         known = writer.known(picture.path)
         if known is not None and known.content_hash == picture.content_hash:
-            writer.touch(picture)  # the same picture again: only its metadata and time may be new
+            writer.touch(picture)  # the same picture again: only its metadata, Exif and time may be new
         else:
             writer.append([picture], np.asarray(vector)[None])
 

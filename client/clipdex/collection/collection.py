@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from clipdex.base.arguments import PathLike, is_number
-from clipdex.base.arrays import Array, Vectors
-from clipdex.base.errors import Closed, InvalidArgument, ItemNotFound
-from clipdex.base.item_paths import id_of_path
-from clipdex.base.records import Failure
+from clipdex.base.arrays import Array
+from clipdex.base.errors import Closed, InvalidArgument
 from clipdex.client.classification import DEFAULT_TEMPLATES
 from clipdex.client.client import Client
 from clipdex.client.steps import run
@@ -26,12 +22,11 @@ from clipdex.collection.inference import (
     embed_image_steps,
     embed_texts_steps,
 )
-from clipdex.collection.item import Commit, Item, StoredItem, stored_item
+from clipdex.collection.item import Commit, Item
 from clipdex.collection.open_collection import Lock, open_parts
 from clipdex.collection.searching import search_steps
+from clipdex.collection.stored_pictures import StoredPictures
 from clipdex.index.hits import Hits
-from clipdex.index.info import IndexInfo
-from clipdex.index.manifest import Manifest
 from clipdex.model.embeddings import Embeddings
 from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource
@@ -40,10 +35,8 @@ from clipdex.search.mixture import Query
 
 __all__ = ["Collection"]
 
-_PAGE = 1_000  # pictures read at once
 
-
-class Collection:
+class Collection(StoredPictures):
     """Pictures that are added and removed by the caller's own ids, and searched. Open one with `open`.
 
     Safe to share between threads; a context manager. Several processes may read one collection; one writes to it.
@@ -71,6 +64,7 @@ class Collection:
         lock: Lock = "held",
         decode_workers: int = 0,
         thumbnails: bool = False,
+        exif: bool = True,
         **settings: Any,
     ) -> Collection:
         """Open a collection; create its index if it does not exist.
@@ -89,6 +83,7 @@ class Collection:
                 a run: one that crashes its decoder, or takes too long, fails alone. They start when needed. 0
                 decodes in this process.
             thumbnails: keep a small JPEG of each item that is added, for `thumbnail`.
+            exif: keep what the files of added pictures say of them: date, camera, place and so on (`Exif`).
             settings: the other arguments of `clipdex.connect`.
 
         Raises:
@@ -99,7 +94,7 @@ class Collection:
             ServerError, IndexFault: as the client and the index raise them.
         """
         parts = open_parts(
-            index, server, model, client, read_only, dtype, icc, lock, decode_workers, thumbnails, settings
+            index, server, model, client, read_only, dtype, icc, lock, decode_workers, thumbnails, exif, settings
         )
         return cls(Core(parts, read_only))
 
@@ -205,21 +200,7 @@ class Collection:
         """
         run(commit_steps(self._core))
 
-    # Reading
-
-    def get(self, item: Key) -> StoredItem | None:
-        """Return an item by its id, or another picture by its path or row; None if there is none."""
-        with self._core.reading() as index:
-            try:
-                row = self._core.row(index, item)
-            except ItemNotFound:
-                return None
-            return stored_item(row, index.picture(row), self.directory)
-
-    def vector(self, item: Key) -> Vectors:
-        """Return the vector of a picture: float32 (D,). Raises ItemNotFound if there is no such picture."""
-        with self._core.reading() as index:
-            return index.vector(self._core.row(index, item))
+    # Asking whether an item is there, and the model
 
     def holds(self, item: Item) -> bool:
         """Return whether there is this very item: the same id, content and metadata.
@@ -228,78 +209,6 @@ class Collection:
         again. False for a picture that is not a file, as it has to be decoded.
         """
         return is_held(self._core, item)
-
-    def thumbnail(self, item: Key) -> bytes | None:
-        """Return the JPEG kept of an item, of 320 × 320 pixels and 24 KiB at most; None if there is none.
-
-        Raises:
-            ItemNotFound: there is no such item.
-        """
-        with self._core.reading() as index:
-            row = self._core.row(index, item)
-            return index.thumbnail(index.picture(row).content_hash)
-
-    def __contains__(self, item: object) -> bool:
-        return isinstance(item, (str, int, os.PathLike)) and self.get(item) is not None
-
-    def __len__(self) -> int:
-        """Return the number of pictures: items, and those of folders."""
-        with self._core.reading() as index:
-            return len(index)
-
-    def ids(self) -> Iterator[str]:
-        """Iterate over the ids of all items, in the order of their rows."""
-        return (found for path in self.paths() if (found := id_of_path(path)) is not None)
-
-    def __iter__(self) -> Iterator[StoredItem]:
-        """Iterate over the present pictures in the order of their rows, without any that are removed meanwhile."""
-        paths = self.paths()
-        for start in range(0, len(paths), _PAGE):
-            yield from self.page(paths[start : start + _PAGE])
-
-    def paths(self) -> list[bytes]:
-        """List the paths of all pictures in the index, by row."""
-        with self._core.reading() as index:
-            return [path for _, path in index.live_paths()]
-
-    def page(self, paths: Sequence[bytes]) -> list[StoredItem]:
-        """Return the pictures with these paths in the index that still exist."""
-        with self._core.reading() as index:
-            known = [found for path in paths if (found := index.known(path)) is not None]
-            rows = [found.row for found in known if found.row is not None and found.row < len(index.vectors)]
-            pictures = index.pictures(rows)
-            return [stored_item(row, pictures[row], self.directory) for row in rows]
-
-    def after(self, row: int, limit: int) -> list[StoredItem]:
-        """Return the next `limit` pictures after a row, or fewer at the end, by row; -1 for the first."""
-        with self._core.reading() as index:
-            rows: list[int] = []
-            start = max(0, row + 1)
-            while start < len(index.vectors) and len(rows) < limit:
-                end = start + max(_PAGE, limit)
-                rows += [each for each, _ in index.live_paths(start, end)]
-                start = end
-            rows = rows[:limit]
-            pictures = index.pictures(rows)
-            return [stored_item(each, pictures[each], self.directory) for each in rows]
-
-    def at(self, rows: Sequence[int]) -> dict[int, StoredItem]:
-        """Return the present pictures in these rows, by row."""
-        with self._core.reading() as index:
-            alive = np.asarray(rows, np.int64)
-            alive = alive[(alive < len(index.vectors)) & ~np.isin(alive, index.tombstones)]
-            pictures = index.pictures(alive.tolist())
-            return {row: stored_item(row, picture, self.directory) for row, picture in pictures.items()}
-
-    def failures(self, limit: int, offset: int = 0) -> list[Failure]:
-        """Return lines of the ledger: files that could not be indexed, by path."""
-        with self._core.reading() as index:
-            return index.failures_page(limit, offset)
-
-    def moment(self) -> tuple[object, int]:
-        """Return a value that another commit, by any process, makes another one."""
-        with self._core.reading() as index:
-            return index.generation, index.version
 
     def embed_texts(self, texts: Iterable[str]) -> Embeddings:
         """Embed N texts, as `Client.embed_texts` -> float32 (N, D) of norm 1."""
@@ -348,21 +257,6 @@ class Collection:
             InvalidArgument: the collection has no model.
         """
         return self._core.reader_of_texts().lost(texts)
-
-    def info(self) -> IndexInfo:
-        """Summarise the index: counts, size and dates."""
-        with self._core.reading() as index:
-            return index.info()
-
-    @property
-    def manifest(self) -> Manifest:
-        """The identity of the index: the model, width and dtype of its vectors."""
-        return self._core.index.manifest
-
-    def state(self) -> Commit:
-        """Return the number of pictures and rows now, as a Commit."""
-        with self._core.reading() as index:
-            return Commit(len(index), len(index.vectors))
 
     def watch(self, *, poll_s: float = 0.1, timeout_s: float | None = None) -> Generator[Commit, None, None]:
         """Iterate over commits from now on, by this and other processes; several in quick succession count as one.

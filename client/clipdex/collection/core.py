@@ -19,8 +19,10 @@ from clipdex.collection.commits import Change, Commits
 from clipdex.collection.open_collection import Opened
 from clipdex.collection.scanning import Scans
 from clipdex.collection.shared_lock import Gate
+from clipdex.collection.text_vectors import TextVectors
 from clipdex.index.reader import Index
 from clipdex.index.writer import IndexWriter
+from clipdex.model.embeddings import Embeddings
 from clipdex.model.formats.icc import IccUse
 
 __all__ = ["Core", "Key"]
@@ -47,6 +49,9 @@ class Core:
         self._closing = threading.Lock()
         self._pid = os.getpid()
         self._batcher = None if parts.client is None else Batcher(parts.client)
+        self._texts = (
+            None if self._batcher is None or parts.client is None else TextVectors(parts.client, self._batcher)
+        )
         self.scans = Scans(self.reading, self.still)
         self.decoding = parts.decoding
         self._commits = None if read_only else Commits(str(self.directory), parts.write, parts.writer)
@@ -105,6 +110,12 @@ class Core:
                 "or client= to Collection.open"
             )
         return self._batcher
+
+    def text(self, text: str) -> Future[Embeddings]:
+        """Embed a text, unless it is among those searched for last -> a future of its vector, float32 (D,)."""
+        self.model()
+        assert self._texts is not None
+        return self._texts.of(text)
 
     def reader_of_texts(self) -> Client:
         """Return the client, which tokenizes texts. Raises InvalidArgument if the collection has none."""

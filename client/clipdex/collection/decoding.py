@@ -56,14 +56,18 @@ class InWorkers:
 class Decoding:
     """The workers of a collection, and what they do. Safe between threads; close it.
 
-    workers: processes that decode; 0 to decode in this one. thumbnails: whether items get one.
+    workers: processes that decode; 0 to decode in this one. thumbnails: whether items get one. exif: whether what
+    their files say of them is kept.
     """
 
-    def __init__(self, spec: ImageSpec | None, icc: IccUse, workers: int, thumbnails: bool) -> None:
+    def __init__(self, spec: ImageSpec | None, icc: IccUse, workers: int, thumbnails: bool, exif: bool) -> None:
         """spec: of the model's pictures; None where there is no model, and nothing to decode."""
         self.workers = workers
         self.thumbnails = thumbnails
-        self._decoder = DecodeService(spec, workers=workers, icc=icc) if workers and spec is not None else None
+        self.exif = exif
+        self._decoder = None
+        if workers and spec is not None:
+            self._decoder = DecodeService(spec, workers=workers, icc=icc, exif=exif)
         self._drawer = ThumbnailService(workers=workers) if self._decoder is not None and thumbnails else None
 
     def in_workers(self, image: ImageSource, *, thumbnail: bool = False) -> InWorkers | None:

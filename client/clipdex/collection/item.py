@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from PIL import Image
 
 from clipdex.base.arrays import Array
 from clipdex.base.errors import ImageError, IndexDamaged, InvalidArgument
+from clipdex.base.exif import Exif
 from clipdex.base.item_paths import check_id, id_of_path, item_path, path_text
 from clipdex.base.json_text import parse_json, parsed_object
 from clipdex.base.records import NO_METADATA, Picture
@@ -22,6 +24,7 @@ from clipdex.looks.signature import perceptual_signature
 from clipdex.model.card import ImageSpec
 from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource, center_crop, file_bytes, open_image, resized
+from clipdex.model.picture_exif import exif_of, sidecar_of
 from clipdex.pipeline.decode_service import DecodedPicture
 from clipdex.sources.metadata import metadata_json
 
@@ -78,6 +81,7 @@ class StoredItem:
     width, height: of the picture as shown, in pixels; 0 if it was added as a vector.
     size: of its file, in bytes. mtime_ns: the time it was added, or its file changed, in nanoseconds since 1970.
     content_hash: 16 bytes, the same for the same bytes of a file.
+    exif: what its file says of it; None if that is nothing, or was not read.
     """
 
     id: str | None
@@ -89,6 +93,7 @@ class StoredItem:
     mtime_ns: int
     metadata: dict[str, Any]
     content_hash: bytes = field(default=b"", repr=False)
+    exif: Exif | None = None
 
 
 @dataclass(frozen=True)
@@ -139,8 +144,10 @@ def _is_said_by(kept: object, value: object) -> bool:
     return value is None or (isinstance(value, (bool, int, float, str)) and bool(kept == value))
 
 
-def decoded(item: Item, spec: ImageSpec, icc: IccUse) -> DecodedPicture:
+def decoded(item: Item, spec: ImageSpec, icc: IccUse, *, exif: bool = True) -> DecodedPicture:
     """Decode an item's picture in this process.
+
+    exif: also read what its file, if it is one, says of it.
 
     Raises:
         ImageError: it cannot be decoded; the message names the item.
@@ -152,7 +159,8 @@ def decoded(item: Item, spec: ImageSpec, icc: IccUse) -> DecodedPicture:
         image = open_image(item.image if data is None else data, fill=spec.fill, icc=icc)
     small = resized(image, spec)
     size, content = (len(data), _hash(data)) if data is not None else _of_pixels(image)
-    return DecodedPicture(*image.size, size, content, perceptual_signature(small), center_crop(small, spec))
+    told = exif_of(data, _sidecar(item.image)) if exif and data is not None else None
+    return DecodedPicture(*image.size, size, content, perceptual_signature(small), center_crop(small, spec), told)
 
 
 @contextmanager
@@ -169,7 +177,11 @@ def naming(item: Item) -> Iterator[None]:
 
 def item_picture(item: Item, found: DecodedPicture) -> Picture:
     """Return the record of an item's picture, added now."""
-    return _picture(item, found.size, found.content_hash, (found.width, found.height), found.phash)
+    return _picture(item, found.size, found.content_hash, (found.width, found.height), found.phash, found.exif)
+
+
+def _sidecar(image: ImageSource) -> bytes:
+    return sidecar_of(image) if isinstance(image, (str, os.PathLike)) else b""
 
 
 def given_vector(item: Item, dim: int) -> tuple[Picture, Array]:
@@ -187,7 +199,7 @@ def given_vector(item: Item, dim: int) -> tuple[Picture, Array]:
             f"the item {item.id!r}: its vector is {vector.dtype} {vector.shape}; expected floats of shape ({dim},)"
         )
     wide = np.ascontiguousarray(vector, dtype=np.float32)
-    return _picture(item, wide.nbytes, _hash(wide.tobytes(), b"vector"), (0, 0), None), wide
+    return _picture(item, wide.nbytes, _hash(wide.tobytes(), b"vector"), (0, 0), None, None), wide
 
 
 def stored_item(row: int, picture: Picture, where: object) -> StoredItem:
@@ -200,7 +212,7 @@ def stored_item(row: int, picture: Picture, where: object) -> StoredItem:
             f"{where}: the metadata of row {row} is not a JSON object; see  clipdex verify"
         ) from exc
     item_id, path = id_of_path(p.path), path_text(p.path)
-    return StoredItem(item_id, path, row, p.width, p.height, p.size, p.mtime_ns, metadata, p.content_hash)
+    return StoredItem(item_id, path, row, p.width, p.height, p.size, p.mtime_ns, metadata, p.content_hash, p.exif)
 
 
 def content_hash(data: bytes) -> bytes:
@@ -208,9 +220,11 @@ def content_hash(data: bytes) -> bytes:
     return _hash(data)
 
 
-def _picture(item: Item, size: int, content: bytes, shape: tuple[int, int], phash: bytes | None) -> Picture:
+def _picture(
+    item: Item, size: int, content: bytes, shape: tuple[int, int], phash: bytes | None, exif: Exif | None
+) -> Picture:
     said = metadata_of(item.metadata)
-    return Picture(item_path(item.id), size, time.time_ns(), content, *shape, said, phash)
+    return Picture(item_path(item.id), size, time.time_ns(), content, *shape, said, phash, exif=exif)
 
 
 def _of_pixels(image: Image.Image) -> tuple[int, bytes]:

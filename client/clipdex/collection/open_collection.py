@@ -48,6 +48,7 @@ def open_parts(
     lock: Lock,
     decode_workers: int,
     thumbnails: bool,
+    exif: bool,
     settings: dict[str, Any],
 ) -> Opened:
     """Open the parts of a collection from the arguments of `Collection.open`; if it raises, nothing stays open."""
@@ -91,7 +92,7 @@ def open_parts(
         # From here on the index must stay, and of this model.
         again = partial(_writer, directory, client, opened.manifest, dtype, None, create=False)
         spec = None if client is None else client.card.image
-        decoding = Decoding(spec, opened.manifest.icc, decode_workers, thumbnails and not read_only)
+        decoding = Decoding(spec, opened.manifest.icc, decode_workers, thumbnails and not read_only, exif)
         return Opened(opened, client, own, again, writer, decoding)
     except BaseException:
         for part in (opened, writer, client if own else None):

@@ -22,10 +22,19 @@ from clipdex.pipeline.decode_service import DecodedPicture
 from clipdex.search.grouping import Grouping
 from clipdex.search.mixture import Query
 
-__all__ = ["picture_steps", "search_steps"]
+__all__ = ["picture_steps", "search_steps", "started_steps"]
 
 
-def search_steps(
+def search_steps(core: Core, text: str | Query | None = None, **options: Any) -> Steps[Hits]:
+    """Take the steps of `search`."""
+    hits = yield from started_steps(core, text, **options)
+    try:
+        return cast(Hits, (yield cast("Future[Array]", hits)))
+    finally:
+        hits.cancel()
+
+
+def started_steps(
     core: Core,
     text: str | Query | None = None,
     *,
@@ -36,8 +45,8 @@ def search_steps(
     params: Mapping[str, Any] | None = None,
     group: bool | Grouping = False,
     **options: Any,
-) -> Steps[Hits]:
-    """Take the steps of `search`."""
+) -> Steps[Future[Hits]]:
+    """Take the steps of `search` up to its scan -> a future of the hits."""
     core.require_open()
     given = [value for value in (text, image, item, vector) if value is not None]
     if len(given) != 1:
@@ -49,7 +58,7 @@ def search_steps(
         raise InvalidArgument(f"group is {group!r:.60}; expected True, False or clipdex.Grouping(...)")
     grouping = Grouping() if group is True else group or None
     found = yield from _looked_up(core, text, image, item, vector)
-    return (yield from core.scans.search(Wanted(found, where, params, grouping, options)))
+    return core.scans.start(Wanted(found, where, params, grouping, options))
 
 
 def _looked_up(
@@ -83,7 +92,7 @@ def _embedded(core: Core, query: Query) -> Steps[tuple[Array | None, Array | Non
     waiting: list[Future[Any]] = []
     try:
         if query.texts or query.images:
-            waiting += map(core.model().text, query.texts)
+            waiting += map(core.text, query.texts)
             waiting += yield from picture_steps(core, query.images)
         found: list[Embeddings] = []
         for future in waiting:

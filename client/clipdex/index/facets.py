@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -34,11 +34,14 @@ KEY_PREFIX = "meta."  # before a metadata key that may be named like a column
 _SINGULAR = frozenset(("row", "path", "id", "name", "mtime", "meta"))
 _LIVE = "row NOT IN (SELECT row FROM main.rows WHERE deleted_at IS NOT NULL)"
 _TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d)?)?")
+_DECLARED = {"modified": "time", "taken": "time", "keywords": "list"}
 _UNIT_LENGTH: dict[Unit, int] = {"year": 4, "month": 7}
 
 _INFINITE = (math.inf, -math.inf)  # an old index may have them; JSON does not
 
 _ROWS_AT_ONCE = 50_000
+_MOST_COUNTED = 50_000  # pictures, of which each is read; of more, as many in even steps
+_NAMED_AT_ONCE = 500  # rows
 _MOST_VALUES = 200_000  # different ones
 _LONGEST_VALUE = 200  # characters
 _KEPT = 6  # columns, each 12 bytes per row and its values
@@ -56,13 +59,15 @@ class ValueCounts:
     values: (value, pictures, condition on such a picture), the most frequent first; times in their order, the
     latest first. distinct: number of values, of which `values` may be a part. missing: pictures without a value.
     others: pictures with other values, or one of more than 200 characters. A picture with a list counts for each
-    of its values.
+    of its values. sampled: None, or the number of pictures that were read of more than 50,000, from which all
+    other numbers but `distinct`, which is theirs, are estimated.
     """
 
     values: list[tuple[Value, int, str]]
     distinct: int
     missing: int
     others: int
+    sampled: int | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,6 @@ class Facets:
             InvalidArgument: there is no such column, it has too many values, or the condition is invalid.
         """
         self._look()
-        coded = self._values(by, unit)
         rows = len(self._index.vectors)
         alive = np.ones(rows, bool)
         alive[self._index.tombstones] = False
@@ -137,6 +141,18 @@ class Facets:
             met = np.zeros(rows, bool)
             met[self._index.where(where, params)] = True
             alive &= met
+        sampled, share = None, 1.0
+        if rows <= _MOST_COUNTED:
+            coded = self._values(by, unit)
+        else:
+            every = np.flatnonzero(alive)
+            some = every
+            if len(every) > _MOST_COUNTED:
+                some = every[np.linspace(0, len(every) - 1, _MOST_COUNTED).astype(np.int64)]
+                sampled, share = len(some), len(every) / len(some)
+                alive = np.zeros(rows, bool)
+                alive[some] = True
+            coded = self._read(by, unit, some)
         chosen = alive[coded.rows]
         numbers = np.bincount(coded.codes[chosen], minlength=len(coded.values))
         there = np.zeros(rows, bool)
@@ -150,8 +166,8 @@ class Facets:
             order = sorted(found.tolist(), key=lambda i: (-int(numbers[i]), str(coded.values[i])))
         shown = order[:limit]
         others = int(numbers[order[limit:]].sum()) + int(np.count_nonzero(alive[coded.long]))
-        values = [(coded.values[i], int(numbers[i]), self._condition(coded, i)) for i in shown]
-        return ValueCounts(values, len(found), missing, others)
+        values = [(coded.values[i], round(share * int(numbers[i])), self._condition(coded, i)) for i in shown]
+        return ValueCounts(values, len(found), round(share * missing), round(share * others), sampled)
 
     def columns(self) -> tuple[list[Column], int]:
         """Describe the columns and the metadata keys -> them, and the number of pictures sampled for values."""
@@ -182,13 +198,14 @@ class Facets:
                 self._coded.popitem(last=False)
         return self._coded[key]
 
-    def _read(self, by: str, unit: Unit) -> _Coded:
+    def _read(self, by: str, unit: Unit, chosen: Rows | None = None) -> _Coded:
+        """Read the values of all rows, or of chosen ones."""
         if by in _SINGULAR:
             raise InvalidArgument(
                 f"{by} is another one for each picture; count by a column such as folder or width"
             )
         if by in COLUMNS:  # a name of our own
-            sql, kind, sort, given = by, f"typeof({by})", self._kind(by), dict[str, Any]()
+            sql, kind, sort, given = by, f"typeof({by})", _DECLARED.get(by, ""), dict[str, Any]()
         else:
             name = by.removeprefix(KEY_PREFIX)
             sql, sort, given = _of_key(name), "", {"key": name}
@@ -201,32 +218,27 @@ class Facets:
         codes: list[npt.NDArray[np.int32]] = []
         long: list[int] = []
         statement = (  # a column's name, or a bound key
-            f"SELECT row, {expression}, {kind} FROM pictures "  # noqa: S608
-            f"WHERE row >= :start AND row < :end AND {expression} IS NOT NULL"
+            f"SELECT row, {expression}, {kind} FROM pictures WHERE {expression} IS NOT NULL AND "  # noqa: S608
         )
-        for first, piece in self._index.pieces():
-            count = len(piece.vectors)
-            for start in range(0, count, _ROWS_AT_ONCE):
-                end = min(start + _ROWS_AT_ONCE, count)
-                some_rows: list[int] = []
-                some_codes: list[int] = []
-                for row, value, of_kind in piece.selected(statement, {**given, "start": start, "end": end}):
-                    is_list = of_kind == "array" or (sort == "list" and isinstance(value, str))
-                    for each in _listed(value) if is_list else (value,):
-                        if isinstance(each, str) and len(each) > _LONGEST_VALUE:
-                            long.append(first + row)
-                            continue
-                        if not isinstance(each, (str, int, float)) or each in _INFINITE:
-                            continue
-                        some_rows.append(first + row)
-                        some_codes.append(known.setdefault((type(each), each, is_list), len(known)))
-                    if len(known) > _MOST_VALUES:
-                        raise InvalidArgument(
-                            f"{by} has more than {_MOST_VALUES:,} different values, too many to count; "
-                            "choose another"
-                        )
-                parts.append(np.array(some_rows, np.int64))
-                codes.append(np.array(some_codes, np.int32))
+        for first, piece, which in self._parts(chosen):
+            some_rows: list[int] = []
+            some_codes: list[int] = []
+            for row, value, of_kind in piece.selected(statement + which, given):
+                is_list = of_kind == "array" or (sort == "list" and isinstance(value, str))
+                for each in _listed(value) if is_list else (value,):
+                    if isinstance(each, str) and len(each) > _LONGEST_VALUE:
+                        long.append(first + row)
+                        continue
+                    if not isinstance(each, (str, int, float)) or each in _INFINITE:
+                        continue
+                    some_rows.append(first + row)
+                    some_codes.append(known.setdefault((type(each), each, is_list), len(known)))
+                if len(known) > _MOST_VALUES:
+                    raise InvalidArgument(
+                        f"{by} has more than {_MOST_VALUES:,} different values, too many to count; choose another"
+                    )
+            parts.append(np.array(some_rows, np.int64))
+            codes.append(np.array(some_codes, np.int32))
         return _Coded(
             np.concatenate([np.empty(0, np.int64), *parts]),
             np.concatenate([np.empty(0, np.int32), *codes]),
@@ -236,6 +248,18 @@ class Facets:
             sql,
             sort == "time",
         )
+
+    def _parts(self, chosen: Rows | None) -> Iterator[tuple[int, Index, str]]:
+        """Divide the rows -> (first row of a piece of the index, the piece, a condition on its own rows)."""
+        for first, piece in self._index.pieces():
+            count = len(piece.vectors)
+            if chosen is None:
+                for start in range(0, count, _ROWS_AT_ONCE):
+                    yield first, piece, f"row >= {start:d} AND row < {min(start + _ROWS_AT_ONCE, count):d}"
+                continue
+            own = chosen[(chosen >= first) & (chosen < first + count)] - first
+            for start in range(0, len(own), _NAMED_AT_ONCE):
+                yield first, piece, f"row IN ({', '.join(map(str, own[start : start + _NAMED_AT_ONCE].tolist()))})"
 
     def _condition(self, coded: _Coded, at: int) -> str:
         value = coded.values[at]
@@ -247,10 +271,6 @@ class Facets:
         return f"{coded.sql} = {_literal(value)}"
 
     # Describing
-
-    def _range(self, name: str) -> tuple[Any, Any]:
-        ((least, greatest),) = self._ranges([name])
-        return least, greatest
 
     def _ranges(self, names: Sequence[str]) -> list[tuple[Any, Any]]:
         """The least and the greatest value of each column, in SQLite's order; None for one without values."""
@@ -268,13 +288,10 @@ class Facets:
             ranges.append((min(least, key=_in_sql, default=None), max(greatest, key=_in_sql, default=None)))
         return ranges
 
-    def _kind(self, name: str) -> str:
-        return _kind_of(*self._range(name))
-
     def _own_columns(self, rows: Sequence[int]) -> list[Column]:
         ranged = [name for name in COLUMNS if name not in ("path", "id", "name", "folder", "meta")]
         ranges = dict(zip(ranged, self._ranges(ranged), strict=True))
-        kinds = {name: _kind_of(*ends) for name, ends in ranges.items()}
+        kinds = {name: _kind_of(name, *ends) for name, ends in ranges.items()}
         texts = [name for name, kind in kinds.items() if kind in ("text", "list") and ranges[name][0] is not None]
         frequent: dict[str, Counter[Value]] = {name: Counter() for name in texts}
         for first, piece in self._index.pieces() if texts else ():
@@ -354,13 +371,10 @@ def _in_sql(value: Any) -> tuple[int, Any]:
     return (0 if isinstance(value, (int, float)) else 1 if isinstance(value, str) else 2), value
 
 
-def _kind_of(least: object, greatest: object) -> str:
-    if isinstance(least, str) and isinstance(greatest, str):
-        if _TIME.fullmatch(least) and _TIME.fullmatch(greatest):
-            return "time"
-        return "list" if least.startswith("[") and greatest.startswith("[") else "text"
-    if least is None:
-        return "text"
+def _kind_of(name: str, least: object, greatest: object) -> str:
+    """Return the kind of a column of the view: as it is declared, and for numbers as its values are."""
+    if name in _DECLARED or isinstance(least, str) or isinstance(greatest, str) or least is None:
+        return _DECLARED.get(name, "text")
     return "integer" if isinstance(least, int) and isinstance(greatest, int) else "real"
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged
+from clipdex.base.exif import Exif
 from clipdex.base.item_paths import id_of_text, path_text
 from clipdex.base.json_text import parsed_object
 from clipdex.base.records import Picture
@@ -43,6 +44,11 @@ class Hit:
     metadata: dict[str, Any] | None = field(default=None, compare=False)
     copies: tuple[Hit, ...] = field(default=(), compare=False)
     picture: Picture | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def exif(self) -> Exif | None:
+        """What its file says of it; None if that is nothing, or was not read."""
+        return None if self.picture is None else self.picture.exif
 
     @property
     def id(self) -> str | None:

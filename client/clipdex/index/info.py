@@ -14,7 +14,10 @@ __all__ = ["IndexInfo", "info_of"]
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """Counts, size and dates of an index. failures: by reason. first_commit, last_commit: seconds since 1970."""
+    """Counts, size and dates of an index. failures: by reason. first_commit, last_commit: seconds since 1970.
+
+    with_exif: live rows whose file says something of itself.
+    """
 
     rows: int
     tombstones: int
@@ -22,6 +25,7 @@ class IndexInfo:
     bytes_on_disk: int
     first_commit: int | None
     last_commit: int | None
+    with_exif: int = 0
 
 
 def info_of(directory: Path, store: RowReader, rows: int, tombstones: int) -> IndexInfo:
@@ -34,6 +38,7 @@ def info_of(directory: Path, store: RowReader, rows: int, tombstones: int) -> In
         bytes_on_disk=sum(_bytes_on_disk(directory / name) for name in os.listdir(directory)),
         first_commit=first,
         last_commit=last,
+        with_exif=store.exif_count(),
     )
 
 

@@ -77,7 +77,7 @@ class Manifest:
         """The number of bytes of one row."""
         return self.embedding_dim * self.numpy_dtype.itemsize
 
-    def require(self, card: ModelCard, where: Path) -> None:
+    def require(self, card: ModelCard, where: Path | str) -> None:
         """Raise FingerprintMismatch unless the index holds vectors of this card's embedding space."""
         if card.fingerprint != self.fingerprint:
             raise FingerprintMismatch(

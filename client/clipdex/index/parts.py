@@ -180,6 +180,7 @@ class PartedIndex(Index):
             bytes_on_disk=sum(each.bytes_on_disk for each in infos),
             first_commit=min((i.first_commit for i in infos if i.first_commit is not None), default=None),
             last_commit=max((i.last_commit for i in infos if i.last_commit is not None), default=None),
+            with_exif=sum(each.with_exif for each in infos),
         )
 
     def thumbnail(self, content_hash: bytes) -> bytes | None:

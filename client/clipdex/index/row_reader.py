@@ -22,12 +22,13 @@ from clipdex.base.records import (
 from clipdex.base.spelling import composed_path
 from clipdex.index.schema import (
     DAMAGE,
-    LATER,
+    OPTIONAL,
     readable,
     require_still,
     unreadable,
 )
 from clipdex.index.stored import (
+    EXIF_COLUMNS,
     KINDS,
     LATER_OF_ROWS,
     all_sound,
@@ -54,6 +55,7 @@ CHECKED = {
     "phashes": ("row", "row, phash"),
     "ctimes": ("row", "row, ctime_ns"),
     "failure_ctimes": ("path", "path, ctime_ns"),
+    "exif": ("row", f"row, {', '.join(EXIF_COLUMNS)}"),
 }
 
 
@@ -64,7 +66,7 @@ class RowReader:
         self._db = connection
         self._path = path
         self._lock = threading.Lock()
-        self._there: set[str] = set()  # which of `LATER` have been seen
+        self._there: set[str] = set()  # which of `OPTIONAL` have been seen
 
     def close(self) -> None:
         """Close the connection; closing the writer's merges the WAL into the file."""
@@ -228,6 +230,13 @@ class RowReader:
             raise self._damaged_ledger()
         return dict(found)
 
+    def exif_count(self) -> int:
+        """Count the live rows whose file says something of itself."""
+        if not self._has("exif"):
+            return 0
+        sql = "SELECT count(*) FROM exif JOIN rows USING (row) WHERE deleted_at IS NULL"
+        return int(self._rows(sql)[0][0])
+
     def commit_times(self) -> tuple[int | None, int | None]:
         """Read when rows were first and last committed: seconds since 1970, or None."""
         (found,) = self._rows("SELECT min(committed_at), max(committed_at) FROM extents")
@@ -265,8 +274,8 @@ class RowReader:
         """Find the records whose checksum does not match."""
         found = []
         for table, (key, columns) in CHECKED.items():  # names of our own, no user's
-            if table in LATER and not self._has(table):
-                continue  # an index of the first versions
+            if table in OPTIONAL and not self._has(table):
+                continue  # an index of the first versions, or without such records
             sql = f"SELECT {key}, crc32c, {columns} FROM {table}"  # noqa: S608
             for value, *record in self._each(sql):
                 if not is_whole(table, *record):
@@ -294,7 +303,7 @@ class RowReader:
 
     def _stored(self) -> str:
         """The SELECT list and FROM clause for all that is stored of a row."""
-        for table in LATER_OF_ROWS:
+        for table in (*LATER_OF_ROWS, "exif"):
             self._has(table)
         return stored(self._there)
 

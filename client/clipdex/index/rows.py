@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clipdex.base.errors import IndexDamaged, IndexFault, IndexFormatError, IndexWriteError
+from clipdex.base.exif import Exif
 from clipdex.base.records import (
     NO_METADATA,
     Changes,
@@ -29,6 +30,8 @@ from clipdex.index.row_reader import CHECKED, RowReader
 from clipdex.index.schema import (
     APPLICATION_ID,
     DAMAGE,
+    EXIF,
+    EXIF_VERSION,
     LATER,
     SCHEMA,
     SCHEMA_VERSION,
@@ -42,6 +45,7 @@ from clipdex.index.schema import (
 )
 from clipdex.index.stored import (
     KINDS,
+    exif_record,
     is_whole,
 )
 
@@ -66,6 +70,7 @@ _DATE_FAILURE = (
     "INSERT OR REPLACE INTO failure_ctimes (path, ctime_ns, crc32c) "
     "SELECT path, :value, record_crc32c(path, :value) FROM failures WHERE path = :path"
 )
+_LIVE_ROW = "SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL"
 _STRIP = "DELETE FROM metadata WHERE row IN (SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL)"
 
 
@@ -124,11 +129,11 @@ class RowStore(RowReader):
         if application != APPLICATION_ID:
             db.close()
             raise IndexFormatError(f"{path}: is a SQLite database, but not that of a clipdex index")
-        if version != SCHEMA_VERSION:
+        if version not in (SCHEMA_VERSION, EXIF_VERSION):
             db.close()
             raise IndexFormatError(
-                f"{path} has the format version {version}, this clipdex reads {SCHEMA_VERSION}: "
-                "install the clipdex that wrote it, or build the index again"
+                f"{path} has the format version {version}, this clipdex reads {SCHEMA_VERSION} and "
+                f"{EXIF_VERSION}: install the clipdex that wrote it, or build the index again"
             )
         store = cls(db, path)
         try:
@@ -161,7 +166,10 @@ class RowStore(RowReader):
         told = [(p.path, p.metadata) for p in changes.touched if p.metadata is not None] + changes.annotated
         dated = [(p.path, p.ctime_ns) for p in changes.touched] + changes.dated
         lines = [_line(failure, now) for failure in failures]
+        told_by_files = [(p.path, p.exif) for p in changes.touched if p.exif is not None]
+        shown = [(first_row + i, picture.exif) for i, picture in enumerate(pictures) if picture.exif]
         gone = [*(p.path for p in pictures), *(f.path for f in failures), *changes.removed]
+        there = self._has("exif")
         with self._lock, self._transaction():
             for path in gone:
                 self._change(path, deleted_at=now)
@@ -183,11 +191,28 @@ class RowStore(RowReader):
             self._insert("phashes", ((row, phash) for row, phash in looks if phash is not None))
             born = ((first_row + i, picture.ctime_ns) for i, picture in enumerate(pictures))
             self._insert("ctimes", ((row, storable(ctime)) for row, ctime in born if ctime is not None))
+            self._say_of_files(told_by_files, shown, there=there)
             if pictures:
                 self._insert("extents", [(first_row, len(pictures), vectors_crc32c, now)])
             self._insert("failures", lines)
             named = ((f.path, f.ctime_ns) for f in failures)
             self._insert("failure_ctimes", ((path, storable(ctime)) for path, ctime in named if ctime is not None))
+
+    def _say_of_files(
+        self, of_paths: list[tuple[bytes, Exif]], of_rows: list[tuple[int, Exif]], *, there: bool
+    ) -> None:
+        """Replace what the files of live rows say, and insert what those of new rows do. there: the table is."""
+        if not there:
+            if not of_rows and not any(exif for _, exif in of_paths):
+                return
+            self._db.execute(EXIF)
+            self._db.execute(f"PRAGMA user_version = {EXIF_VERSION}")
+        records = []
+        for path, exif in of_paths:
+            for (row,) in self._db.execute(_LIVE_ROW, (path,)).fetchall():
+                self._db.execute("DELETE FROM exif WHERE row = ?", (row,))
+                records += [exif_record(row, exif)] if exif else []
+        self._insert("exif", (*records, *(exif_record(row, exif) for row, exif in of_rows)))
 
     def _change(self, path: bytes, **new: int | bytes) -> None:
         """Change the live row of a path, if there is one, and its checksum with it. Damaged rows stay damaged."""

@@ -20,7 +20,10 @@ from clipdex.index.manifest import MANIFEST
 __all__ = [
     "APPLICATION_ID",
     "DAMAGE",
+    "EXIF",
+    "EXIF_VERSION",
     "LATER",
+    "OPTIONAL",
     "SCHEMA",
     "SCHEMA_VERSION",
     "Still",
@@ -40,6 +43,7 @@ __all__ = [
 # "clpx" in ASCII: `file rows.sqlite` and other tools can tell whose database it is.
 APPLICATION_ID = 0x636C7078
 SCHEMA_VERSION = 1
+EXIF_VERSION = 2  # of an index that has the table `exif`, so that versions without it say that they are too old
 
 SCHEMA = """
 CREATE TABLE rows (
@@ -107,6 +111,28 @@ CREATE TABLE IF NOT EXISTS failure_ctimes (
 
 # By name: the statement that makes it.
 LATER = {"phashes": _PHASHES, "ctimes": _CTIMES, "failure_ctimes": _FAILURE_CTIMES}
+
+# Made by the first commit that has something to put into it. In columns, so that filters read no JSON.
+EXIF = """
+CREATE TABLE IF NOT EXISTS exif (          -- what a picture's file says of it, in EXIF, XMP or IPTC
+    row          INTEGER PRIMARY KEY,      -- as in rows; rows whose file says nothing have no record here
+    taken        TEXT,                     -- 2024-06-01T17:30:00, by the camera's clock
+    taken_offset TEXT,                     -- +02:00
+    make         TEXT,
+    camera       TEXT,                     -- the model
+    lens         TEXT,
+    latitude_e7  INTEGER,                  -- in 10^-7 degrees
+    longitude_e7 INTEGER,
+    rating       INTEGER,                  -- -1 to 5
+    keywords     TEXT,                     -- a JSON list
+    title        TEXT,
+    description  TEXT,
+    crc32c       INTEGER NOT NULL
+) STRICT;
+"""
+
+# The tables that may be missing.
+OPTIONAL = {**LATER, "exif": EXIF}
 
 # What reading a damaged database raises: a flipped bit makes invalid UTF-8, even in SQLite's own messages.
 DAMAGE = (sqlite3.Error, UnicodeDecodeError)
@@ -268,7 +294,7 @@ def require_schema(db: sqlite3.Connection, path: Path) -> None:
     wrong += [
         f"lacks the {kind} {name!r} that every index has"
         for name, (kind, of, _) in expected.items()
-        if name not in names and of not in LATER
+        if name not in names and of not in OPTIONAL
     ]
     if wrong:
         more = f" (and {len(wrong) - 1:,} more such faults)" if len(wrong) > 1 else ""
@@ -283,7 +309,7 @@ def _objects() -> dict[str, tuple[str, str, str | None]]:
     """The objects in the schema of an index, by name: type, table, and SQL without comments."""
     db = sqlite3.connect(":memory:")
     try:
-        db.executescript(SCHEMA + "".join(LATER.values()))
+        db.executescript(SCHEMA + "".join(OPTIONAL.values()))
         found = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
         return {name: (kind, of, _plain(sql)) for kind, name, of, sql in found}
     finally:

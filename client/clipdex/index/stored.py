@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Sequence
 from typing import Any
 
+from clipdex.base.exif import Exif, keywords_from_json
 from clipdex.base.records import Failure, KnownFile, Picture
-from clipdex.index.schema import is_sound
+from clipdex.index.schema import Value, is_sound
 from clipdex.looks.signature import SIGNATURE_BYTES
 
 __all__ = [
+    "EXIF_COLUMNS",
     "KINDS",
     "LATER_OF_ROWS",
     "all_sound",
     "are",
+    "exif_record",
     "failure_of",
     "is_plausible",
     "is_stored_count",
@@ -24,6 +28,15 @@ __all__ = [
 ]
 
 _INT, _BYTES, _TEXT, _INT_OR_NONE = (int,), (bytes,), (str,), (int, type(None))
+_TEXT_OR_NONE = (str, type(None))
+
+# Of the table `exif`, without the row and the checksum.
+EXIF_COLUMNS = (
+    *("taken", "taken_offset", "make", "camera", "lens", "latitude_e7", "longitude_e7", "rating", "keywords"),
+    *("title", "description"),
+)
+_EXIF_KINDS = (*(5 * (_TEXT_OR_NONE,)), *(3 * (_INT_OR_NONE,)), *(3 * (_TEXT_OR_NONE,)))
+_E7 = 10_000_000
 
 # The types of the columns that a table's checksum covers. A flipped bit may change a value's type.
 KINDS: dict[str, tuple[tuple[type, ...], ...]] = {
@@ -34,6 +47,7 @@ KINDS: dict[str, tuple[tuple[type, ...], ...]] = {
     "phashes": (_INT, _BYTES),
     "ctimes": (_INT, _INT),
     "failure_ctimes": (_BYTES, _INT),
+    "exif": (_INT, *_EXIF_KINDS),
 }
 
 _MOST = 1 << 48  # of rows, and of anything else that an index counts
@@ -43,14 +57,20 @@ _AT_CONTENT_HASH = 4
 
 # Tables that may be missing, and their column of values.
 LATER_OF_ROWS = {"phashes": "phash", "ctimes": "ctime_ns"}
+_AT_EXIF = 15
 
 
 def stored(tables: Container[str]) -> str:
-    """Write the SELECT list and FROM clause for a row's records. tables: which of `LATER_OF_ROWS` exist."""
+    """Write the SELECT list and FROM clause for a row's records. tables: those that exist of
+    `LATER_OF_ROWS` and `exif`.
+    """
     columns, joins = [_ROW, "json, metadata.crc32c"], ["rows", "metadata USING (row)"]
     for table, column in LATER_OF_ROWS.items():
         columns.append(f"{column}, {table}.crc32c" if table in tables else "NULL, NULL")
         joins += [f"{table} USING (row)"] if table in tables else []
+    if "exif" in tables:
+        columns.append(f"{', '.join(f'exif.{name}' for name in EXIF_COLUMNS)}, exif.crc32c")
+        joins.append("exif USING (row)")
     return f"{', '.join(columns)} FROM {' LEFT JOIN '.join(joins)}"
 
 
@@ -69,13 +89,23 @@ def is_whole(table: str, crc32c: Any, *values: Any) -> bool:
 
 
 def picture_of(record: Sequence[Any]) -> Picture:
-    """Make a Picture from a record of `stored`. A damaged signature or ctime becomes None."""
-    row, path, size, mtime_ns, content_hash, width, height, _, _, json, _ = record[:11]
+    """Make a Picture from a record of `stored`. A damaged signature, ctime or Exif becomes None."""
+    row, path, size, mtime_ns, content_hash, width, height, _, _, said, _ = record[:11]
     phash, ctime_ns = (
         value if value is not None and is_whole(table, crc, row, value) else None
         for table, (value, crc) in zip(LATER_OF_ROWS, _later(record), strict=True)
     )
-    return Picture(path, size, mtime_ns, content_hash, width, height, json, phash, ctime_ns)
+    exif = _exif_of(record) if _has_exif(record) and _exif_is_whole(row, record) else None
+    return Picture(path, size, mtime_ns, content_hash, width, height, said, phash, ctime_ns, exif)
+
+
+def exif_record(row: int, exif: Exif) -> tuple[Value, ...]:
+    """Return the columns of the table `exif` for what a picture says."""
+    e = exif
+    keywords = json.dumps(list(e.keywords), ensure_ascii=False) if e.keywords else None
+    place = [None if degrees is None else round(degrees * _E7) for degrees in (e.latitude, e.longitude)]
+    of_camera = (e.taken, e.taken_offset, e.make, e.camera, e.lens)
+    return (row, *of_camera, *place, e.rating, keywords, e.title, e.description)
 
 
 def is_plausible(record: Sequence[Any]) -> bool:
@@ -93,8 +123,10 @@ def all_sound(record: Sequence[Any]) -> bool:
     """Return whether all parts of a record of `stored` match their checksums."""
     row, of_row, crc32c = record[0], record[:8], record[8]
     beside = zip(("metadata", *LATER_OF_ROWS), [(record[9], record[10]), *_later(record)], strict=True)
-    return is_whole("rows", crc32c, *of_row) and all(
-        is_whole(table, crc, row, value) for table, (value, crc) in beside if (value, crc) != (None, None)
+    return (
+        is_whole("rows", crc32c, *of_row)
+        and all(is_whole(table, crc, row, value) for table, (value, crc) in beside if (value, crc) != (None, None))
+        and (not _has_exif(record) or _exif_is_whole(row, record))
     )
 
 
@@ -109,6 +141,24 @@ def failure_of(
 def _later(record: Sequence[Any]) -> list[tuple[Any, Any]]:
     """Take (value, checksum) of each of `LATER_OF_ROWS` from a record."""
     return [(record[11], record[12]), (record[13], record[14])]
+
+
+def _has_exif(record: Sequence[Any]) -> bool:
+    return any(value is not None for value in record[_AT_EXIF:])
+
+
+def _exif_is_whole(row: int, record: Sequence[Any]) -> bool:
+    *values, crc = record[_AT_EXIF:]
+    return is_whole("exif", crc, row, *values)
+
+
+def _exif_of(record: Sequence[Any]) -> Exif:
+    said = dict(zip(EXIF_COLUMNS, record[_AT_EXIF:-1], strict=True))
+    for name in ("latitude", "longitude"):
+        degrees = said.pop(f"{name}_e7")
+        said[name] = None if degrees is None else degrees / _E7
+    said["keywords"] = keywords_from_json(said["keywords"])
+    return Exif(**said)
 
 
 def is_stored_count(value: object) -> bool:

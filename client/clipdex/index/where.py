@@ -7,14 +7,11 @@ whatever the condition says, it either filters or is refused.
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
 import threading
 import time
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,53 +19,39 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.errors import InvalidArgument
-from clipdex.base.item_paths import id_of_path, is_item
-from clipdex.base.json_text import parse_json
-from clipdex.base.spelling import composed, composed_path
+from clipdex.base.spelling import composed
+from clipdex.index.picture_view import (
+    COLUMNS,
+    QUOTED,
+    Function,
+    create_functions,
+    create_view,
+    exif_is_there,
+    of_the_row,
+)
 from clipdex.index.schema import Still, connect, require_still, unreadable, was_refused
 
 __all__ = ["COLUMNS", "FUNCTIONS", "Rows", "Where", "columns_read"]
 
 Rows = npt.NDArray[np.int64]
-_Function = Callable[..., Any]
-
-COLUMNS = ("row", "path", "id", "name", "folder", "size", "width", "height", "modified", "mtime", "meta")
 
 # Functions without side effects whose results are no longer than their arguments.
 FUNCTIONS = frozenset(
     (
         *("abs", "coalesce", "glob", "has", "hex", "ifnull", "iif", "instr", "length", "like", "lower", "ltrim"),
-        *("max", "min", "nullif", "round", "rtrim", "sign", "substr", "substring", "trim", "typeof", "unicode"),
-        *("upper", "date", "datetime", "julianday", "strftime", "time", "unixepoch", "current_date"),
+        *("max", "min", "near", "nullif", "round", "rtrim", "sign", "substr", "substring", "trim", "typeof"),
+        *("unicode", "upper", "date", "datetime", "julianday", "strftime", "time", "unixepoch", "current_date"),
         *("current_time", "current_timestamp", "json_array_length", "json_extract", "json_type", "json_valid"),
         *("->", "->>"),
     )
 )
 
-# CAST gives each column an affinity, so that numbers and texts compare as expected. Texts are composed
-# (`spelling`); most are ASCII, which SQLite detects by itself, faster than it calls a function.
-_VIEW = """
-CREATE TEMP VIEW pictures AS
-SELECT rows.row AS row,
-    CAST(CASE WHEN substr(path, 1, 1) <> x'2F' THEN item_text(path)
-        WHEN CAST(path AS TEXT) GLOB '*[^ -~]*' THEN composed_path(path) ELSE path END AS TEXT) AS path,
-    CASE WHEN substr(path, 1, 1) <> x'2F' THEN item_id(path) END AS id,
-    CAST(last_part(path) AS TEXT) AS name,
-    CAST(first_part(path) AS TEXT) AS folder,
-    size, width, height,
-    CAST(datetime(mtime_ns / 1000000000, 'unixepoch') AS TEXT) AS modified,
-    CAST(mtime_ns / 1e9 AS REAL) AS mtime,
-    coalesce(CASE WHEN json GLOB '*[^ -~]*' THEN composed_json(json) ELSE json END, '{}') AS meta
-FROM main.rows LEFT JOIN main.metadata ON metadata.row = rows.row
-"""
-
 _LONGEST = 10_000  # characters of a condition
 _KEPT = 4  # results cached per snapshot; each takes 8 bytes per row
-_STEPS = 20_000  # of SQLite's virtual machine, between two checks of the clock
+_STEPS = 1_000  # of SQLite's virtual machine, between two checks of the clock; one may take milliseconds
 
 # Even without this check a subquery could read only the view, but with tombstones, and again for each row.
 _SUBQUERY = re.compile(r"\b(select|values)\b", re.IGNORECASE)
-_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^]]*\]|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 
 # A text that is an expression both between CASE and THEN and between parentheses is a single expression: text that
 # closes the parenthesis fails in the first, text that ends the CASE in the second. The line breaks end comments.
@@ -105,9 +88,12 @@ class Where:
         self._lock = threading.Lock()
         self._answers: dict[tuple[object, ...], Rows] = {}
         self._guard = _Guard()
+        self._first = first
+        self._is_old = False  # the view, which may lack what a commit has added
         try:
             self._db = connect(path, write=False)
-            _close_in(self._db, self._guard.watched, first)
+            self._has_exif = exif_is_there(self._db)
+            _close_in(self._db, self._guard.watched, with_exif=self._has_exif, first=first)
             self._db.set_authorizer(self._guard.decide)
             self._db.set_progress_handler(self._guard.look_at_the_clock, _STEPS)
         except sqlite3.Error as exc:
@@ -133,13 +119,33 @@ class Where:
         with self._lock:
             found = self._answers.pop(key, None)
             if found is None:
+                self._look_at_the_schema()
                 found = self._evaluated(condition, values, below)
                 while len(self._answers) >= _KEPT:
                     self._answers.pop(next(iter(self._answers)))
             self._answers[key] = found  # the last to be forgotten
             return found
 
+    def _look_at_the_schema(self) -> None:
+        """Take the table `exif` into the view if a commit has made it since."""
+        if self._has_exif or not self._is_old:
+            return
+        try:
+            self._db.set_authorizer(None)
+            if exif_is_there(self._db):
+                self._has_exif = True
+                self._db.execute("PRAGMA query_only = OFF")  # of a view in memory
+                create_view(self._db, with_exif=True, first=self._first)
+            self._is_old = False
+        except sqlite3.Error as exc:
+            require_still(self._db)
+            raise unreadable(self._path, exc) from exc
+        finally:
+            self._db.execute("PRAGMA query_only = ON")
+            self._db.set_authorizer(self._guard.decide)
+
     def _evaluated(self, condition: str, values: Mapping[str, Any], below: int) -> Rows:
+        condition = of_the_row(condition)
         self._run(_IN_CASE.format(condition), values)
         found = self._run(_IN_PARENTHESES.format(condition, below), values)
         rows = np.fromiter((row for (row,) in found), np.int64)
@@ -174,6 +180,8 @@ class Where:
                 f"the filter names a parameter that was not given ({text.rstrip('.')}); "
                 "write it :NAME, and give it as --param NAME=VALUE, in Python as params={'NAME': VALUE}"
             )
+        if "arguments to function near()" in text:
+            text = "near takes the latitude, the longitude and a distance in km, as in near(48.1, 11.6, 5)"
         columns = f"; the columns are {', '.join(COLUMNS)}" if "no such column" in text else ""
         return InvalidArgument(
             f"the filter is not a condition in SQL: {text.rstrip('.')}{columns}; write, for example,  "
@@ -190,6 +198,7 @@ class Where:
             IndexFault: as `rows`.
         """
         with self._lock:
+            self._look_at_the_schema()
             self._guard.trusts = True
             try:
                 return self._run(sql, values)
@@ -200,6 +209,7 @@ class Where:
         """Drop the cached results: the pictures may have changed."""
         with self._lock:
             self._answers.clear()
+            self._is_old = True
 
     def close(self) -> None:
         """Close the connection."""
@@ -237,7 +247,7 @@ class _Guard:
         if action == sqlite3.SQLITE_SELECT:
             return ""  # its reads are authorized one by one
         if action == sqlite3.SQLITE_READ:
-            if base == "main" and one in ("rows", "metadata") and (ours or two == ""):
+            if base == "main" and one in ("rows", "metadata", "exif") and (ours or two == ""):
                 return ""
             if self.trusts and base == "main" and one == "rows" and two in ("row", "deleted_at"):
                 return ""
@@ -247,13 +257,13 @@ class _Guard:
             return "" if ours or counts or str(two).lower() in FUNCTIONS else f"may not call {two}()"
         return "may do nothing but compare the columns of a picture"
 
-    def watched(self, function: _Function) -> _Function:
-        """Wrap a function for SQL so that Ctrl-C in it is not taken for an error in the condition."""
+    def watched(self, function: Function) -> Function:
+        """Wrap a function for SQL so that Ctrl-C and InvalidArgument in it come through as they are."""
 
         def call(*values: Any) -> Any:
             try:
                 return function(*values)
-            except (KeyboardInterrupt, SystemExit) as exc:
+            except (KeyboardInterrupt, SystemExit, InvalidArgument) as exc:
                 self.interruption = exc
                 raise
 
@@ -269,19 +279,15 @@ class _Guard:
             return 1
 
 
-def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function], first: int) -> None:
+def _close_in(
+    db: sqlite3.Connection, watched: Callable[[Function], Function], *, with_exif: bool, first: int
+) -> None:
     """Create the view and set every limit that SQLite has."""
-    db.create_function("last_part", 1, watched(_last_part), deterministic=True)
-    db.create_function("first_part", 1, watched(_first_part), deterministic=True)
-    db.create_function("composed_path", 1, watched(composed_path), deterministic=True)
-    db.create_function("item_text", 1, watched(_path), deterministic=True)
-    db.create_function("item_id", 1, watched(id_of_path), deterministic=True)
-    db.create_function("composed_json", 1, watched(_composed_json), deterministic=True)
-    db.create_function("has", 3, watched(_has), deterministic=True)
+    create_functions(db, watched)
     db.execute("PRAGMA temp_store = MEMORY")
     # Without locks, a file may be cut short while it is read: if it were mapped, that would kill the process.
     db.execute(f"PRAGMA mmap_size = {0 if isinstance(db, Still) else 1 << 30:d}")
-    db.execute(_VIEW.replace("rows.row AS row", f"rows.row + {first:d} AS row") if first else _VIEW)
+    create_view(db, with_exif=with_exif, first=first)
     db.execute("PRAGMA query_only = ON")
     db.execute("PRAGMA trusted_schema = OFF")
     if hasattr(db, "setlimit"):  # Python 3.11
@@ -291,52 +297,13 @@ def _close_in(db: sqlite3.Connection, watched: Callable[[_Function], _Function],
         db.setconfig(getattr(sqlite3, "SQLITE_DBCONFIG_DEFENSIVE"), True)  # noqa: B009
 
 
-def _path(path: bytes) -> bytes:
-    return composed_path(path[:-1] if is_item(path) else path)
-
-
-def _last_part(path: bytes) -> bytes:
-    return _path(path).rpartition(b"/")[2]
-
-
-def _first_part(path: bytes) -> bytes | None:
-    return None if is_item(path) else composed_path(path).rpartition(b"/")[0] or b"/"
-
-
-def _composed_json(text: object) -> object:
-    """Compose the texts in a JSON text, one by one: an accent must not combine with the end of an escape."""
-    if not isinstance(text, str) or unicodedata.is_normalized("NFC", text):
-        return text
-    with suppress(ValueError, RecursionError):
-        return json.dumps(_composed_value(parse_json(text)), ensure_ascii=False, separators=(",", ":"))
-    return text
-
-
-def _composed_value(value: Any) -> Any:
-    if isinstance(value, str):
-        return composed(value)
-    if isinstance(value, list):
-        return [_composed_value(each) for each in value]
-    if isinstance(value, dict):
-        return {composed(key): _composed_value(each) for key, each in value.items()}
-    return value
-
-
-def _has(meta: object, field: object, value: object) -> int:
-    """Return whether a field is that value or a list that contains it: `has(meta, 'tags', 'red')`."""
-    found = None
-    with suppress(ValueError, TypeError, AttributeError):
-        found = parse_json(meta).get(field)  # type: ignore[arg-type]
-    return int(value in found if isinstance(found, list) else found is not None and found == value)
-
-
 def columns_read(condition: str, among: Sequence[str]) -> set[str]:
     """Return which of these columns a condition reads: SQLite's answer, for it knows "path", `path` and 'path'.
 
     Of a condition that SQLite cannot compile, each column is returned whose name is anywhere in it.
     """
-    text = composed(condition).lower()
-    named = {column for column in among if column in text}
+    condition = composed(condition)  # as it is evaluated
+    named = {column for column in among if column in condition.lower()}
     if not named:
         return named
     read: set[str] = set()
@@ -349,8 +316,9 @@ def columns_read(condition: str, among: Sequence[str]) -> set[str]:
     db = sqlite3.connect(":memory:")
     try:
         db.execute(f"CREATE TABLE pictures ({', '.join(COLUMNS)})")
-        db.create_function("has", 3, _has, deterministic=True)
+        create_functions(db, lambda function: function)
         db.set_authorizer(note)
+        condition = of_the_row(condition)
         for template in (_IN_CASE, f"EXPLAIN {_IN_PARENTHESES}"):
             db.execute(template.format(condition, 0), dict.fromkeys(re.findall(r"[:@$](\w+)", condition)))
     except (sqlite3.Error, sqlite3.Warning, ValueError):
@@ -367,7 +335,7 @@ def _check_text(condition: str) -> None:
         raise InvalidArgument("the filter is empty; write a condition in SQL, such as  width > 1000")
     if len(condition) > _LONGEST:
         raise InvalidArgument(f"the filter has {len(condition):,} characters; expected at most {_LONGEST:,}")
-    if _SUBQUERY.search(_QUOTED.sub(" ", condition)):
+    if _SUBQUERY.search(QUOTED.sub(" ", condition)):
         raise InvalidArgument("the filter contains SELECT or VALUES; expected a condition on one picture")
     if "\0" in condition or not _is_unicode(condition):
         raise InvalidArgument("the filter contains a zero byte or bytes that are not UTF-8; GLOB's ? matches any")

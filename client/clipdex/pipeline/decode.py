@@ -19,10 +19,10 @@ from clipdex.base.limits import Limits
 from clipdex.base.records import Failure, Picture
 from clipdex.model.card import ImageSpec
 from clipdex.model.formats.icc import IccUse
-from clipdex.pipeline.decode_worker import DECODED, HEADER, NO_HASH, SLOT, UNCHANGED
+from clipdex.pipeline.decode_worker import DECODED, HEADER, NO_HASH, NO_SLOT, SLOT, UNCHANGED, told_by
 from clipdex.pipeline.large_pictures import machine_memory
 from clipdex.pipeline.ring import PixelRing
-from clipdex.pipeline.worker_process import DIED, FAILED_STARTS_IN_A_ROW, TIMEOUT, WorkerProcess, refused
+from clipdex.pipeline.worker_process import FAILED_STARTS_IN_A_ROW, WorkerProcess, refused
 from clipdex.sources.scan import FoundFile
 
 __all__ = ["DecodePool", "Decoded", "Unchanged", "start_decoder"]
@@ -82,8 +82,14 @@ class DecodePool:
         workers: int | None = None,
         limits: Limits | None = None,
         icc: IccUse = "off",
+        exif: bool = False,
+        decodes: bool = True,
     ) -> None:
-        """workers: processes; one for each core that this process may use if not given. icc: see `open_image`."""
+        """workers: processes; one for each core that this process may use if not given. icc: see `open_image`.
+
+        exif: also read what pictures say of themselves. decodes: False reads files without decoding them; each
+            gives `Unchanged`, or a Failure.
+        """
         if workers is not None and workers < 1:
             raise InvalidArgument(f"workers is {workers}; expected at least 1")
         self.busy = {"decode": 0.0, "resize": 0.0}
@@ -91,6 +97,8 @@ class DecodePool:
         self._ring = ring
         self._count = workers or usable_cpus()
         self._icc = icc
+        self._exif = exif
+        self._decodes = decodes
         self._limits = (limits or Limits()).within(machine_memory())
         self._workers: list[_Worker] = []
         self._lock = threading.Condition()
@@ -213,7 +221,8 @@ class DecodePool:
         worker.given.append((order, file))
         # If it has died, `_receive` finds the end of its pipe and handles what it was given.
         try:
-            what = SLOT.pack(self._ring.slot_of(order), file.content_hash or NO_HASH)
+            slot = self._ring.slot_of(order) if self._decodes else NO_SLOT
+            what = SLOT.pack(slot, file.content_hash or NO_HASH)
             worker.pipe.send_bytes(what + file.request())
         except ConnectionError:
             if worker.unsent is None:
@@ -223,7 +232,7 @@ class DecodePool:
         try:
             message = worker.pipe.recv_bytes()
         except (EOFError, ConnectionError):
-            self._replace(worker, DIED)
+            self._replace(worker, "worker_died")
             return
         if not worker.is_answer(message, time.monotonic()):
             if message == b"":
@@ -239,8 +248,10 @@ class DecodePool:
         self.busy["decode"] += decode_s
         self.busy["resize"] += resize_s
         if status in (DECODED, UNCHANGED):
-            signature = message[HEADER.size :] or None
-            picture = Picture(file.path, size, mtime_ns, digest, width, height, file.said(), signature, ctime)
+            signature, exif = told_by(message)
+            picture = Picture(
+                file.path, size, mtime_ns, digest, width, height, file.said(), signature, ctime, exif
+            )
             if status == UNCHANGED:
                 return Unchanged(picture)
             return Decoded(picture, self._ring.at(order), order % self._ring.rows)
@@ -256,7 +267,7 @@ class DecodePool:
         now = time.monotonic()
         for worker in list(self._workers):
             if worker.given and now - worker.since > worker.allowed_s(self._limits.file_timeout_s):
-                self._replace(worker, TIMEOUT)
+                self._replace(worker, "timeout")
 
     def _replace(self, worker: _Worker, reason: str) -> None:
         worker.stop()
@@ -272,22 +283,28 @@ class DecodePool:
         else:
             (order, file), *rest = worker.given
             late = worker.how_late(self._limits.file_timeout_s)
-            detail = late if reason == TIMEOUT else worker.how_it_died()
+            detail = late if reason == "timeout" else worker.how_it_died()
             self._again.extendleft(reversed(rest))
             self._settle(order, Failure(file.path, reason, detail, file.size, file.mtime_ns, file.ctime_ns))
         self._workers[self._workers.index(worker)] = self._start()
 
     def _start(self) -> _Worker:
         return start_decoder(
-            _Worker, self._ring, self._spec, self._limits, self._icc, "use fewer workers with --workers"
+            _Worker,
+            self._ring,
+            self._spec,
+            self._limits,
+            self._icc,
+            exif=self._exif,
+            advice="use fewer workers with --workers",
         )
 
 
 def start_decoder(
-    kind: type[_W], ring: PixelRing, spec: ImageSpec, limits: Limits, icc: IccUse, advice: str
+    kind: type[_W], ring: PixelRing, spec: ImageSpec, limits: Limits, icc: IccUse, *, exif: bool, advice: str
 ) -> _W:
     """Start a process that decodes into a ring. Raises ClipdexError, which ends with the advice."""
-    rules = json.dumps(asdict(spec)), json.dumps(asdict(limits)), icc
+    rules = json.dumps(asdict(spec)), json.dumps(asdict(limits)), icc, *(["exif"] if exif else [])
     try:
         memory = ring.open_for_workers()
     except OSError as exc:

@@ -8,11 +8,12 @@ from types import TracebackType
 
 from clipdex.base.arrays import Pixels
 from clipdex.base.errors import ClipdexError, ImageError
+from clipdex.base.exif import Exif
 from clipdex.base.limits import Limits
 from clipdex.model.card import ImageSpec
 from clipdex.model.formats.icc import IccUse
 from clipdex.pipeline.decode import start_decoder
-from clipdex.pipeline.decode_worker import DECODED, HEADER, NO_HASH, SLOT
+from clipdex.pipeline.decode_worker import DECODED, HEADER, NO_HASH, SLOT, told_by
 from clipdex.pipeline.large_pictures import machine_memory
 from clipdex.pipeline.ring import PixelRing
 from clipdex.pipeline.worker_process import WorkerProcess
@@ -26,6 +27,7 @@ class DecodedPicture:
     """The facts of a picture that an index keeps, and its pixels for the model, uint8 (S, S, 3).
 
     width, height: as shown. size: of its file in bytes. content_hash: 16 bytes. phash: its perceptual signature.
+    exif: what its file says of it; None if that was not read.
     """
 
     width: int
@@ -34,6 +36,7 @@ class DecodedPicture:
     content_hash: bytes
     phash: bytes | None
     pixels: Pixels = field(repr=False, compare=False)
+    exif: Exif | None = None
 
 
 class DecodeService:
@@ -49,11 +52,14 @@ class DecodeService:
         *,
         workers: int,
         icc: IccUse = "off",
+        exif: bool = False,
         limits: Limits | None = None,
         waiting: int = 128,
         idle_s: float = 30.0,
     ) -> None:
         """spec: how the model's pictures are resized. icc: see `open_image`. waiting: pictures that may wait.
+
+        exif: also read what pictures, and the sidecars of those given by path, say of them.
 
         Raises:
             InvalidArgument: workers is less than 1.
@@ -62,7 +68,7 @@ class DecodeService:
         bounds = (limits or Limits()).within(machine_memory())
 
         def start() -> WorkerProcess:
-            return start_decoder(WorkerProcess, self._ring, spec, bounds, icc, ADVICE)
+            return start_decoder(WorkerProcess, self._ring, spec, bounds, icc, exif=exif, advice=ADVICE)
 
         self._service = WorkerService(start, workers=workers, limits=bounds, waiting=waiting, idle_s=idle_s)
         try:
@@ -86,11 +92,11 @@ class DecodeService:
 
     def _parsed(self, slot: int, answer: bytes) -> DecodedPicture:
         status, width, height, size, _, _, digest, _, _ = HEADER.unpack_from(answer)
-        rest = answer[HEADER.size :]
         if status != DECODED:
-            reason, _, detail = rest.decode().partition("\0")
+            reason, _, detail = answer[HEADER.size :].decode().partition("\0")
             raise ImageError(detail, reason=reason)
-        return DecodedPicture(width, height, size, digest, rest or None, self._ring.at(slot).copy())
+        phash, exif = told_by(answer)
+        return DecodedPicture(width, height, size, digest, phash, self._ring.at(slot).copy(), exif)
 
     def processes(self) -> list[int]:
         """List the ids of the running processes."""

@@ -1,12 +1,14 @@
 """Worker process that decodes: it reads requests from a pipe, and writes pixels into slots of shared memory.
 
 `worker_loop.py` has what it shares with other workers. It is started with the file descriptors of its pipe and of
-the memory, the image rules and the limits as JSON, and the treatment of colour profiles. Messages are bytes:
+the memory, the image rules and the limits as JSON, the treatment of colour profiles, and "exif" if it is to read
+what pictures say of themselves. Messages are bytes:
 
-    to it:           the number of a slot; the picture's previous content hash, or zeros; a ReadRequest, or a
-                     refusal
+    to it:           the number of a slot, or -1 to decode nothing; the picture's previous content hash, or zeros;
+                     a ReadRequest, or a refusal
     from it:         the header below; status 0: the slot holds the pixels, and the picture's perceptual signature
-                     follows; 1: "reason\\0detail" follows; 2: its content is unchanged, and was not decoded
+                     follows; 1: "reason\\0detail" follows; 2: its content is unchanged, and was not decoded;
+                     after the signature, and after 2, JSON of an Exif follows if it was read
 """
 
 from __future__ import annotations
@@ -24,17 +26,19 @@ import numpy as np
 
 from clipdex.base.arrays import Pixels
 from clipdex.base.errors import ImageError
+from clipdex.base.exif import Exif, exif_from_json
 from clipdex.base.limits import Limits
 from clipdex.base.read_request import ReadRequest
 from clipdex.base.records import storable
 from clipdex.base.regular_files import open_picture
-from clipdex.looks.signature import perceptual_signature
+from clipdex.looks.signature import SIGNATURE_BYTES, perceptual_signature
 from clipdex.model.card import ImageSpec
 from clipdex.model.formats.icc import IccUse, check_icc
 from clipdex.model.images import center_crop, open_image, resized
+from clipdex.model.picture_exif import exif_of, sidecar_of
 from clipdex.pipeline.worker_loop import More, failure_of, serve, with_enough_memory
 
-__all__ = ["DECODED", "HEADER", "NO_HASH", "SLOT", "UNCHANGED", "main"]
+__all__ = ["DECODED", "HEADER", "NO_HASH", "NO_SLOT", "SLOT", "UNCHANGED", "main", "told_by"]
 
 SLOT = struct.Struct("<q16s")
 
@@ -42,6 +46,7 @@ SLOT = struct.Struct("<q16s")
 HEADER = struct.Struct("<BIIqqq16sdd")
 DECODED, FAILED, UNCHANGED = range(3)  # an answer's first byte
 NO_HASH = bytes(16)
+NO_SLOT = -1
 
 
 def decode_file(
@@ -51,10 +56,13 @@ def decode_file(
     limits: Limits,
     with_more: More = None,
     icc: IccUse = "off",
+    *,
+    exif: bool = False,
 ) -> bytes:
     """Read and decode one picture into its slot -> the message to answer with. slots: uint8 (N, S, S, 3).
 
     with_more: returns a context with more memory, for a picture that does not fit; None if there is no more.
+    exif: also read what it says of itself.
     """
     stated, digest = (0, 0, 0), NO_HASH
     began = time.perf_counter()
@@ -67,14 +75,32 @@ def decode_file(
             data = request.read(file, info, limits.max_file_bytes)
         digest = hashlib.blake2b(data, digest_size=16).digest()
         read_s = time.perf_counter() - began
-        if digest == known:
-            return HEADER.pack(UNCHANGED, 0, 0, *stated, digest, read_s, 0.0)
+        if digest == known or slot == NO_SLOT:
+            told = _exif(data, request) if exif else b""
+            return HEADER.pack(UNCHANGED, 0, 0, *stated, digest, read_s, 0.0) + told
         made = with_enough_memory(lambda: _made(data, slots[slot], spec, limits, icc), with_more)
     except (ImageError, OSError, MemoryError) as exc:
         return _failed(stated, digest, *failure_of(exc))
     (width, height), began_decoding, decoded, signature = made
     seconds = read_s + decoded - began_decoding, time.perf_counter() - decoded
-    return HEADER.pack(DECODED, width, height, *stated, digest, *seconds) + signature
+    told = _exif(data, request) if exif else b""
+    return HEADER.pack(DECODED, width, height, *stated, digest, *seconds) + signature + told
+
+
+def told_by(message: bytes) -> tuple[bytes | None, Exif | None]:
+    """Return what follows the header of an answer of status 0 or 2: (signature, Exif), each None if not there.
+
+    Raises:
+        ValueError: it is not such an answer.
+    """
+    at = HEADER.size + (SIGNATURE_BYTES if message[0] == DECODED else 0)
+    signature, told = message[HEADER.size : at], message[at:]
+    return signature or None, exif_from_json(told) if told else None
+
+
+def _exif(data: bytes, request: ReadRequest) -> bytes:
+    """Return what a picture says of itself, as JSON. Only a picture with a file of its own has a sidecar."""
+    return exif_of(data, sidecar_of(request.file) if request.is_whole_file else b"").as_json().encode()
 
 
 _Made: TypeAlias = "tuple[tuple[int, int], float, float, bytes]"
@@ -98,13 +124,14 @@ def _failed(stated: tuple[int, int, int], digest: bytes, reason: str, detail: st
 
 def main() -> None:
     """Serve until the pipe closes."""
-    descriptor, memory, rules, bounds, icc = sys.argv[1:]
+    descriptor, memory, rules, bounds, icc, *also = sys.argv[1:]
     spec, limits, use = ImageSpec.from_dict(json.loads(rules)), Limits(**json.loads(bounds)), check_icc(icc)
     mapped = mmap.mmap(int(memory), 0)
     slots: Pixels = np.frombuffer(mapped, dtype=np.uint8).reshape(-1, spec.size, spec.size, 3)
+    exif = "exif" in also
     serve(
         int(descriptor),
         int(memory),
         limits,
-        lambda message, more: decode_file(message, slots, spec, limits, more, use),
+        lambda message, more: decode_file(message, slots, spec, limits, more, use, exif=exif),
     )

@@ -14,6 +14,7 @@ from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.item_paths import BEGINS, is_item, path_text, paths_meant
+from clipdex.base.object_paths import is_object
 from clipdex.base.spelling import composed_path
 from clipdex.index.part_plan import PartPlan, is_parted
 from clipdex.index.reader import Index
@@ -63,8 +64,11 @@ def remove_departed(writer: IndexWriter, source: Source) -> tuple[int, int]:
 def is_gone(path: bytes) -> bool:
     """Return whether a picture's file certainly does not exist; a failing disk or network proves nothing.
 
-    Of the path of an item that was added by id, which no file can have, the system says nothing.
+    Of the path of an item that was added by id, which no file can have, the system says nothing; nor of an object
+    in a bucket: only a listing does.
     """
+    if is_object(path):
+        return False
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)  # a folder has taken its place
     except (FileNotFoundError, NotADirectoryError):

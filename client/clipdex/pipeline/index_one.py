@@ -42,6 +42,7 @@ def index_one(
     check: Check = "stat",
     max_ring_bytes: int = MAX_RING_BYTES,
     batch_deadline_s: float = BATCH_DEADLINE_S,
+    exif: bool = True,
     progress: Callable[[Progress], None] | None = None,
 ) -> RunReport:
     """Bring an index that has no parts up to date with a source; see `index_pictures`."""
@@ -56,7 +57,7 @@ def index_one(
         writer.manifest.require_icc(icc, index)
         if not is_new:
             require_a_picture(source)
-        run = Run(client, writer, source, retry_failures, check, progress, batch_deadline_s)
+        run = Run(client, writer, source, retry_failures, check, progress, batch_deadline_s, exif=exif)
         try:
             with open_ring(client, max_ring_bytes) as ring:
                 run.embed_all(ring, workers, limits or Limits())

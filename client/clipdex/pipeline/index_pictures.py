@@ -33,6 +33,7 @@ def index_pictures(
     limits: Limits | None = None,
     retry_failures: bool = False,
     check: Check = "stat",
+    exif: bool = True,
     max_ring_bytes: int = MAX_RING_BYTES,
     batch_deadline_s: float = BATCH_DEADLINE_S,
     progress: Callable[[Progress], None] | None = None,
@@ -55,6 +56,7 @@ def index_pictures(
         retry_failures: retry files that failed before and have not changed since.
         check: "stat": a file with unchanged size, mtime and ctime is not read; "content": every file is read, and
             embedded if its content has changed.
+        exif: keep what the pictures that are read say of themselves, in EXIF, XMP or IPTC (`clipdex.Exif`).
         max_ring_bytes: memory for decoded pictures, including those in flight; at least two pictures.
         batch_deadline_s: seconds for one request with all its retries, after which the run ends with the error.
         progress: called as pictures are read and embedded, at most twenty times a second, and after each batch.
@@ -80,6 +82,7 @@ def index_pictures(
         check=check,
         max_ring_bytes=max_ring_bytes,
         batch_deadline_s=batch_deadline_s,
+        exif=exif,
     )
     if parts is None and part is None and not is_parted(index):
         return run(source, index, dtype=dtype, icc=icc, progress=progress)

@@ -29,6 +29,7 @@ from clipdex.pipeline.report import Phase, Progress, StageTimes, Tally
 from clipdex.pipeline.ring import PixelRing
 from clipdex.pipeline.standing import Check, Standing, keeps_its_row, standing_of, to_read
 from clipdex.sources.census import Counted
+from clipdex.sources.fetch_ahead import FetchAhead
 from clipdex.sources.scan import FoundFile
 from clipdex.sources.source import Source
 
@@ -64,6 +65,8 @@ class Run:
         check: Check,
         progress: Callable[[Progress], None] | None,
         batch_deadline_s: float = BATCH_DEADLINE_S,
+        *,
+        exif: bool,
     ) -> None:
         self.tally = Tally()
         self.copies = CopiesMet(writer)
@@ -75,6 +78,7 @@ class Run:
         self._check = check
         self._progress = progress
         self._deadline_s = batch_deadline_s
+        self._exif = exif
         # The scan runs in the decoder's thread, and hands over its failures here.
         self._scan_failures: deque[Failure] = deque()
         # New metadata of unchanged files, and ctimes of those whose ctime was not known.
@@ -102,13 +106,19 @@ class Run:
             )
         with (
             DecodePool(
-                self._client.card.image, ring, workers=workers, limits=limits, icc=self._writer.manifest.icc
+                self._client.card.image,
+                ring,
+                workers=workers,
+                limits=limits,
+                icc=self._writer.manifest.icc,
+                exif=self._exif,
             ) as pool,
+            FetchAhead(limits.max_file_bytes) as ahead,
             self._counted(),
             interrupts_noted() as stop_if_told,
         ):
             self._busy = pool.busy
-            self._embed(pool, ring, in_flight, stop_if_told)
+            self._embed(pool, ahead, ring, in_flight, stop_if_told)
             self.times.seconds.update(pool.busy)
         self._note_scan()
         self._phase = "committing"
@@ -118,9 +128,16 @@ class Run:
         self._last_at = time.monotonic()
         self._report()
 
-    def _embed(self, pool: DecodePool, ring: PixelRing, in_flight: int, stop_if_told: Callable[[], None]) -> None:
+    def _embed(
+        self,
+        pool: DecodePool,
+        ahead: FetchAhead,
+        ring: PixelRing,
+        in_flight: int,
+        stop_if_told: Callable[[], None],
+    ) -> None:
         waiting: deque[tuple[Batch, Future[Array] | None]] = deque()
-        fresh = self.times.each("scan", self._fresh_files())
+        fresh = self.times.each("scan", ahead.over(self._fresh_files()))
         batch = Batch(ring.tray_of(0))
         heard = 0
         self._report()

@@ -19,10 +19,7 @@ from typing import Self
 from clipdex.base.errors import ClipdexError
 from clipdex.pipeline.worker_loop import BEGINS, WAITS
 
-__all__ = ["DIED", "FAILED_STARTS_IN_A_ROW", "TIMEOUT", "WorkerProcess", "refused"]
-
-# Reasons for a failure that the worker itself cannot report.
-DIED, TIMEOUT = "worker_died", "timeout"
+__all__ = ["FAILED_STARTS_IN_A_ROW", "WorkerProcess", "refused"]
 
 # After this many, the workers cannot run at all (no memory, a broken installation), and no file is to blame.
 FAILED_STARTS_IN_A_ROW = 20

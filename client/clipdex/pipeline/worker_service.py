@@ -21,7 +21,7 @@ from clipdex.base.errors import ClipdexError, Closed, ImageError, InvalidArgumen
 from clipdex.base.limits import Limits
 from clipdex.base.read_request import ReadRequest
 from clipdex.base.spool import Spool
-from clipdex.pipeline.worker_process import DIED, TIMEOUT, WorkerProcess
+from clipdex.pipeline.worker_process import WorkerProcess
 
 __all__ = ["ADVICE", "Given", "WorkerService"]
 
@@ -203,10 +203,10 @@ class WorkerService:
             answer = self._answer(worker)
         except (EOFError, OSError):  # or an answer that is too long
             self._end(slot, worker)
-            raise ImageError(worker.how_it_died(), reason=DIED) from None
+            raise ImageError(worker.how_it_died(), reason="worker_died") from None
         except _TooLate as exc:
             self._end(slot, worker)
-            raise ImageError(str(exc), reason=TIMEOUT) from None
+            raise ImageError(str(exc), reason="timeout") from None
         del kept
         return job.parse(slot, answer)
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
+from clipdex.base.object_paths import SCHEMES
+
 __all__ = [
     "LONGEST_PATH",
     "TABLE_SUFFIXES",
@@ -56,6 +58,11 @@ def located(text: bytes, folder: bytes) -> bytes | Elsewhere:
         if scheme == "file":
             return Elsewhere(
                 "is a file: URL of another machine, or without a path; expected file:///PATH or a plain path"
+            )
+        if scheme in SCHEMES:
+            return Elsewhere(
+                "is an object in a bucket, and a list or table names files of this machine; give the URL, or "
+                "that of the objects' folder, to clipdex index itself"
             )
         return Elsewhere(
             f"is a URL ({scheme}), and clipdex downloads nothing; download the pictures first, as img2dataset "

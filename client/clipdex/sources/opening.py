@@ -10,11 +10,14 @@ from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.errors import ClipdexError, MissingExtra, SourceError
 from clipdex.base.item_paths import id_of_text, is_item
 from clipdex.base.limits import Limits
+from clipdex.base.object_paths import is_object, object_meant
 from clipdex.base.records import Failure
 from clipdex.sources.csv_table import CsvTable
 from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.globs import expanded, is_glob
 from clipdex.sources.locations import TABLE_SUFFIXES, TAR_SUFFIXES, containers
+from clipdex.sources.object_folder import Objects, object_bytes, open_objects
+from clipdex.sources.object_store import FETCHES
 from clipdex.sources.scan import SUFFIXES
 from clipdex.sources.shard_folder import shards_in
 from clipdex.sources.source import Chosen, Folder, Matching, PathList, Several, Source
@@ -46,8 +49,9 @@ def open_source(
     delimiter: str | None = None,
     tar: bool = False,
     exclusion: Exclusion | None = None,
+    fetches: int = FETCHES,
 ) -> Source:
-    """Open a folder, a picture, a glob of pictures, a .tar, or a table (.csv, .tsv, .parquet).
+    """Open a folder, a picture, a glob of pictures, a .tar, a table (.csv, .tsv, .parquet), or a bucket's URL.
 
     A folder that has no pictures, but tars or Parquet tables, means those. Braces mean several paths, as in
     `{000..099}.tar`.
@@ -57,13 +61,16 @@ def open_source(
         delimiter: the cell delimiter of a CSV; detected from its first line if not given.
         tar: look for .tar files in a folder, not for pictures.
         exclusion: what to leave out of a folder; hidden files and junk if not given.
+        fetches: objects of a bucket to read at a time.
 
     Raises:
         InvalidArgument: the delimiter is not one character.
         SourceError: the path is none of these; or the table cannot be read, or has no such column.
-        MissingExtra: a Parquet file without pyarrow.
+        MissingExtra: a Parquet file without pyarrow; a bucket without obstore.
     """
     path = as_path(path, "the path of a source")
+    if (url := object_meant(str(path))) is not None:
+        return open_objects(url, exclusion=exclusion, fetches=fetches)
     name = path.name.lower()
     if path.is_dir():
         if tar:
@@ -110,14 +117,16 @@ def open_sources(
     delimiter: str | None = None,
     tar: bool = False,
     exclusion: Exclusion | None = None,
+    fetches: int = FETCHES,
 ) -> Source:
     """Open several paths as one source, each as `open_source` does."""
     meant = [name for path in paths for name in names_meant(as_path(path, "the path of a source"))]
-    shards = [path for path in meant if path.name.lower().endswith(".tar") and not path.is_dir()]
-    pictures = [path for path in meant if os.fsencode(path.name.lower()).endswith(SUFFIXES) and path.is_file()]
+    here = [path for path in meant if object_meant(str(path)) is None]
+    shards = [path for path in here if path.name.lower().endswith(".tar") and not path.is_dir()]
+    pictures = [path for path in here if os.fsencode(path.name.lower()).endswith(SUFFIXES) and path.is_file()]
     apart = {*shards, *pictures}
     sources = [
-        open_source(path, column=column, delimiter=delimiter, tar=tar, exclusion=exclusion)
+        open_source(path, column=column, delimiter=delimiter, tar=tar, exclusion=exclusion, fetches=fetches)
         for path in meant
         if path not in apart
     ]
@@ -129,8 +138,8 @@ def open_sources(
 
 
 def names_meant(path: Path) -> list[Path]:
-    """Expand the braces of a path, unless it exists as it is. Raises InvalidArgument for too many names."""
-    if "{" not in str(path) or os.path.lexists(path):
+    """Expand the braces of a path, unless it exists or is in a bucket. Raises InvalidArgument for too many."""
+    if "{" not in str(path) or os.path.lexists(path) or object_meant(str(path)) is not None:
         return [path]
     return [Path(name) for name in expanded(str(path))]
 
@@ -183,11 +192,16 @@ def retry_source(paths: Iterable[bytes], name: str) -> Source:
 
 
 def member_bytes(path: str) -> bytes | None:
-    """Read the picture that an index knows as `FILE!/MEMBER`; None if the path is not such a one, or it is gone.
+    """Read a picture that an index knows as `FILE!/MEMBER`, or as an object's URL; None if it is neither, or gone.
 
     A call may list the tar, or read a row group of the table: fast enough for a page of thumbnails.
     """
     raw = os.fsencode(path)
+    if is_object(raw):
+        try:
+            return object_bytes(path, Limits().max_file_bytes)
+        except (OSError, ClipdexError):
+            return None
     if id_of_text(path) is not None or os.path.lexists(raw):
         return None
     for container, member in containers(raw):
@@ -214,14 +228,20 @@ def _sources_of(
     on_unopened: Callable[[str], None],
 ) -> list[Source]:
     plain: list[bytes] = []
+    objects: list[str] = []
     inside: dict[tuple[bytes, str | None], list[bytes]] = {}  # (container, column) -> its members
     for path in paths:
+        if is_object(path):
+            objects.append(os.fsdecode(path))
+            continue
         held = _held(path)
         if held is None:
             plain.append(path)
         else:
             inside.setdefault(held, []).append(path)
     sources: list[Source] = [PathList(plain, name)] if plain else []
+    if objects:
+        sources.append(Objects(objects))
     for (container, of_rows), members in inside.items():
         place = os.fsdecode(container)
         try:

@@ -51,13 +51,15 @@ class Member(Protocol):
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A picture to index: its identity (an absolute path as bytes), size in bytes, and modification time.
+    """A picture to index: its identity, size in bytes, and modification time.
+
+    Its identity, `path`, is an absolute path, or an object's URL, as bytes.
 
     A size or time that does not fit 64 bits becomes the nearest that does.
 
     metadata: the source's metadata on it, as JSON of an object, if that costs nothing to get.
     member: where its bytes are, if not in a file at `path`.
-    ctime_ns: ctime of the file, or of the file that contains it; None if not known.
+    ctime_ns: ctime of the file, or of the file that contains it; an object's is made of its ETag; None: unknown.
     content_hash: hash of its previous content, if it is to be decoded only if that has changed.
     """
 

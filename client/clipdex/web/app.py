@@ -1,4 +1,4 @@
-"""The application: its collections, its routes, and the guard before them."""
+"""The web application: its collections, its routes, and the guard in front of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from clipdex.version import __version__
-from clipdex.web.guard import guarded
+from clipdex.web.guard import check, guarded
 from clipdex.web.metrics import Measuring, Metrics
 from clipdex.web.openapi import documented
 from clipdex.web.problems import Hidden, add_handlers
@@ -45,6 +45,7 @@ def create_app(settings: WebSettings) -> FastAPI:
     Raises:
         InvalidArgument: the settings contradict each other.
     """
+    check(settings)
     require_names(settings.indexes)
 
     @asynccontextmanager

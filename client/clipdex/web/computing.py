@@ -1,4 +1,4 @@
-"""Answers that take long to compute: computed in threads of their own, once for all who ask, and kept.
+"""Answers that take long to compute: computed in their own threads, once for all requests, and kept.
 
 Each thread works on an index that it opened itself, so that no search waits for it. An answer is kept with the
 moment of the collection before it was computed; it is at least as new.
@@ -40,7 +40,7 @@ class Computed(Generic[_T]):
 
 
 class Worker:
-    """What a thread works with: indexes that it opens, by name, and the wish to end."""
+    """The state of one thread: the indexes that it opened, by name, and whether to stop."""
 
     def __init__(self) -> None:
         self.stopping = threading.Event()
@@ -72,7 +72,7 @@ class Worker:
     def progress(self, done: int, total: int) -> None:
         """Stop what reports its progress, if the application ends."""
         if self.stopping.is_set():
-            raise Closed("the server is ending; ask again when it has started again")
+            raise Closed("the server is stopping; try again once it has restarted")
 
     def close(self) -> None:
         """Close the indexes; in the thread that opened them."""
@@ -152,7 +152,7 @@ class Computing:
 
 
 def _busy(what: str) -> HTTPException:
-    return HTTPException(503, f"{what}; ask again in a while", {"Retry-After": _RETRY_AFTER_S})
+    return HTTPException(503, f"{what}; try again in a few seconds", {"Retry-After": _RETRY_AFTER_S})
 
 
 def _told(loop: asyncio.AbstractEventLoop, keep: Callable[..., None], *given: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a route's template takes from a path besides what Starlette has."""
+"""Path convertors of routes, in addition to Starlette's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a request's condition may be used: without `show_paths`, none may find out a path by comparing it."""
+"""Checks of conditions: without `show_paths`, none may read a path, which could be guessed by comparing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def require_allowed(where: str | None, settings: WebSettings) -> None:
     """Check a condition.
 
     Raises:
-        Forbidden: it reads a column with a path of the server, which does not show paths.
+        Forbidden: it reads a column with paths, which this server does not show.
     """
     if where is None or settings.show_paths:
         return

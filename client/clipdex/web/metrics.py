@@ -52,7 +52,7 @@ class Metrics:
 
 
 def note(state: Any, **counts: int) -> None:
-    """Tell the metrics of what a request did: `added` items, `decode_failures`. state: the request's."""
+    """Count what a request did: items `added`, `decode_failures`. state: the request's."""
     notes: dict[str, int] | None = getattr(state, NOTES, None)
     if notes is not None:
         for name, count in counts.items():
@@ -60,7 +60,7 @@ def note(state: Any, **counts: int) -> None:
 
 
 class Measuring:
-    """Measure each request: how long it takes, and what it ends with."""
+    """Measures the duration and status of each request."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics

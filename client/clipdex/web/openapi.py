@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI finds in the routes, and what holds for all of them."""
+"""The OpenAPI document: FastAPI's own, with the errors that any route may answer."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _NAMED: dict[str, type[BaseModel]] = {
 }
 
 # What the guard, the choice of an index and the collection's parts may answer to any request.
-_OF_ALL = (400, 401, 403, 408, 413, 415, 421, 422, 429, 500, 502, 503, 504)
+_OF_ALL = (400, 401, 403, 408, 413, 414, 415, 421, 422, 429, 431, 500, 502, 503, 504)
 
 
 def documented(app: FastAPI) -> None:
-    """Let an application's document name its errors' shape, and the statuses that any of its routes may give."""
+    """Add the shape of errors, and the statuses that any route may answer, to an application's document."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): which status each has, and what its answer says."""
+"""Errors as problem details (RFC 9457): their HTTP statuses and sentences."""
 
 from __future__ import annotations
 
@@ -55,9 +55,10 @@ __all__ = [
 
 CONTENT_TYPE = "application/problem+json"
 _RETRY_AFTER_S = "1"
+_MOST_TOLD = 20  # fields that are wrong, of one request
 _LOG = logging.getLogger("clipdex.web")
 
-# The first that an error is an instance of says its status; any other ClipdexError is a 500.
+# The first class that an error is an instance of gives its status; any other ClipdexError is a 500.
 _STATUSES: tuple[tuple[type[ClipdexError], int], ...] = (
     (ItemNotFound, 404),
     (ImageError, 422),
@@ -82,11 +83,11 @@ _FOR_THE_OPERATOR = (IndexFault, SourceError, ServerUnreachable, AccessDenied, M
 
 
 class Forbidden(ClipdexError):
-    """This server does not allow what was asked for: its operator has to."""
+    """The server does not allow the request; its operator can."""
 
 
 class Hidden:
-    """What an answer must not show of this machine: its paths. One place for every error's sentence."""
+    """Removes this machine's paths from the sentences of answers."""
 
     def __init__(self, indexes: Iterable[Path], *, show_paths: bool) -> None:
         """indexes: directories that are served; each is shown by its name. show_paths: nothing is hidden."""
@@ -108,7 +109,7 @@ class Hidden:
         return _places().sub("…", text)
 
     def sentence(self, error: ClipdexError) -> str:
-        """Return what an answer says of an error."""
+        """Return the sentence of an answer for an error."""
         if self.show_paths or not isinstance(error, _FOR_THE_OPERATOR):
             return self.cleaned(str(error))
         first = (type(error).__doc__ or "").strip().splitlines()[0]
@@ -140,7 +141,7 @@ def problem(
     headers: dict[str, str] | None = None,
     **more: Any,
 ) -> Response:
-    """Make the answer of an error. kind: the name of its class; `more` are members of its own."""
+    """Make the answer for an error. kind: the name of its class; `more` are further members."""
     name = kind or HTTPStatus(status).phrase.replace(" ", "").replace("-", "")
     body = {
         "type": f"urn:clipdex:{name}",
@@ -155,7 +156,7 @@ def problem(
 
 
 def problem_of(error: ClipdexError, *, request_id: str | None = None, hidden: Hidden | None = None) -> Response:
-    """Make the answer of a ClipdexError. hidden: what it must not show; without it, no path at all is known."""
+    """Make the answer for a ClipdexError. hidden: the paths to remove; by default those of this process."""
     hidden = hidden or Hidden((), show_paths=False)
     more: dict[str, Any] = {}
     if isinstance(error, ImageError):
@@ -177,7 +178,7 @@ def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def add_handlers(app: FastAPI, hidden: Hidden) -> None:
-    """Let an application answer every error as a problem."""
+    """Make an application answer every error as a problem."""
 
     def id_of(request: Request) -> str | None:
         found = getattr(request.state, "request_id", None)
@@ -203,7 +204,7 @@ def add_handlers(app: FastAPI, hidden: Hidden) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def of_a_field(request: Request, error: RequestValidationError) -> Response:
-        found = [_of_field(each) for each in error.errors()]
+        found = [_of_field(each) for each in error.errors()[:_MOST_TOLD]]
         first = found[0] if found else {"loc": ["the request"], "msg": "it is invalid"}
         detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         return problem(422, detail, kind="InvalidArgument", request_id=id_of(request), errors=found)

@@ -1,4 +1,4 @@
-"""Pictures and hits of an index, as answers have them."""
+"""The records of pictures and hits in answers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from clipdex.base.records import Picture
 from clipdex.collection.item import StoredItem
 from clipdex.index.hits import Hit
 from clipdex.web.schemas.hits import HitOut
-from clipdex.web.schemas.items import StoredOut
+from clipdex.web.schemas.items import ExifOut, StoredOut
 from clipdex.web.served import HeldCollection
 
-__all__ = ["address_of", "hit_out", "rendered", "stored_out", "utc", "version_of"]
+__all__ = ["address_of", "hit_fields", "hit_out", "rendered", "stored_out", "utc", "version_of"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -38,8 +38,8 @@ def utc(seconds: float) -> str:
 
 def address_of(held: HeldCollection, request: Request, row: int, what: str, version: str) -> str:
     """Return the URL path of a picture's `what`: thumbnail or original."""
-    asked = {"v": version} if held.alone else {"v": version, "index": held.name}
-    return f"{request.scope.get('root_path', '')}/v1/pictures/{row}/{what}?{urlencode(asked)}"
+    named = "" if held.alone else f"&{urlencode({'index': held.name})}"
+    return f"{request.scope.get('root_path', '')}/v1/pictures/{row}/{what}?v={version}{named}"
 
 
 def stored_out(held: HeldCollection, request: Request, item: StoredItem) -> StoredOut:
@@ -49,14 +49,28 @@ def stored_out(held: HeldCollection, request: Request, item: StoredItem) -> Stor
 
 def hit_out(held: HeldCollection, request: Request, hit: Hit) -> HitOut:
     """Make the answer's record of a hit, and of its copies."""
+    return HitOut(**hit_fields(held, request, hit))
+
+
+def hit_fields(held: HeldCollection, request: Request, hit: Hit) -> dict[str, Any]:
+    """Return the fields of a `HitOut`, as JSON has them."""
     picture = hit.picture
     assert isinstance(picture, Picture)  # a search made it
     p = picture
     item = StoredItem(
-        hit.id, hit.path, hit.row, p.width, p.height, p.size, p.mtime_ns, hit.metadata or {}, p.content_hash
+        hit.id,
+        hit.path,
+        hit.row,
+        p.width,
+        p.height,
+        p.size,
+        p.mtime_ns,
+        hit.metadata or {},
+        p.content_hash,
+        p.exif,
     )
-    copies = [hit_out(held, request, copy) for copy in hit.copies]
-    return HitOut(**_fields(held, request, item), score=hit.score, copies=copies)
+    copies = [hit_fields(held, request, copy) for copy in hit.copies]
+    return _fields(held, request, item) | {"score": hit.score, "copies": copies}
 
 
 def _fields(held: HeldCollection, request: Request, item: StoredItem) -> dict[str, Any]:
@@ -74,17 +88,19 @@ def _fields(held: HeldCollection, request: Request, item: StoredItem) -> dict[st
         "size": item.size,
         "modified": utc(item.mtime_ns / 1e9),
         "metadata": item.metadata,
+        "exif": ExifOut(**item.exif.as_dict()).model_dump() if item.exif else None,
         "version": version,
         "thumbnail": address_of(held, request, item.row, "thumbnail", version),
         "original": original,
     }
 
 
-async def rendered(make: Callable[[], BaseModel], status: int = 200) -> Response:
+async def rendered(make: Callable[[], BaseModel | dict[str, Any]], status: int = 200) -> Response:
     """Make an answer and its JSON in a thread: a thousand hits take longer than the event loop may wait."""
 
     def render() -> bytes:
-        said = make().model_dump(mode="python")
+        made = make()
+        said = made.model_dump(mode="python") if isinstance(made, BaseModel) else made
         return json.dumps(said, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
     return Response(await asyncio.to_thread(render), status, media_type="application/json")

@@ -1,4 +1,4 @@
-"""Running the application: a socket, a server on it, and a clean end.
+"""Running the application: its socket, its server, and a clean end.
 
 Not public: `clipdex web` runs it, and other services embed `create_app`.
 """
@@ -14,9 +14,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from starlette.types import Receive, Scope, Send
+
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.extras import needs
 from clipdex.web import WebSettings, create_app
+from clipdex.web.guard.headers import ALWAYS, Headers
+from clipdex.web.guard.requests import Refused, refuse
+from clipdex.web.problems import problem
 
 with needs("uvicorn", "uvicorn", "web", "the REST API and the page"):
     import h11
@@ -30,6 +35,8 @@ _KEEP_ALIVE_S = 30  # that a connection may wait for the next request
 _HEAD_BYTES = 64 << 10
 _FINISHING_S = 5  # that open requests have when the server ends
 _MOST_CONNECTIONS = 1_000
+_SPARE_CONNECTIONS = 64  # that are told so, for a moment; more are closed without a word
+_TELLING_S = 1.0
 _BACKLOG = 512
 
 
@@ -58,9 +65,9 @@ def bound(host: str, port: int) -> socket.socket:
         listening.close()
         why = {
             errno.EADDRINUSE: f"port {port} of {host} is taken: choose another with --port, or 0 for a free one",
-            errno.EACCES: f"port {port} of {host} is not allowed to this user: choose one above 1023 with --port",
+            errno.EACCES: f"this user may not listen on port {port} of {host}: choose one above 1023 with --port",
             errno.EADDRNOTAVAIL: f"{host} is not an address of this machine: choose another --host",
-        }.get(exc.errno or 0, f"{host} port {port} cannot be listened at: {exc.strerror}")
+        }.get(exc.errno or 0, f"cannot listen on port {port} of {host}: {exc.strerror}")
         raise InvalidArgument(why) from exc
     return listening
 
@@ -99,14 +106,13 @@ def serve(
         app,
         http=_Protocol,
         ws="none",
-        loop="asyncio",
+        loop="auto",  # uvloop, where it can be imported
         lifespan="on",
         log_config=None,
         access_log=access_log,
         server_header=False,
         proxy_headers=trusted_proxies is not None,
         forwarded_allow_ips=trusted_proxies or "",
-        limit_concurrency=_MOST_CONNECTIONS,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_FINISHING_S,
         h11_max_incomplete_event_size=_HEAD_BYTES,
@@ -116,7 +122,7 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready; what prevents that is raised, rather than logged with a traceback."""
+    """Reports when it is ready, and raises what prevents that instead of logging a traceback."""
 
     def __init__(self, config: uvicorn.Config, state: Any, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -135,14 +141,35 @@ class _Server(uvicorn.Server):
         self._ready()
 
 
+async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
+    await refuse(Refused(503, "too many connections; try again later", Connection="close"), scope, receive, send)
+
+
 class _Protocol(H11Protocol):
-    """Closes a connection whose request's head does not arrive in time, so that slow clients hold none."""
+    """Bounds connections, and the time of a request's head, so that slow clients hold none for long."""
 
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._late = self.loop.call_later(_HEAD_S, self._give_up)
+        count, limit_s = len(self.connections), _HEAD_S
+        if count > _MOST_CONNECTIONS + _SPARE_CONNECTIONS:
+            transport.abort()
+            return
+        if count > _MOST_CONNECTIONS:
+            self.app, limit_s = Headers(_busy), _TELLING_S
+        self._late = self.loop.call_later(limit_s, self._give_up)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP as everything else that is refused."""
+        answer = problem(400, "the request is not HTTP; what came is not of its form, or its head is too long")
+        said = [(name.encode(), value.encode()) for name, value in ALWAYS.items()]
+        said += [*answer.raw_headers, (b"cache-control", b"no-store"), (b"connection", b"close")]
+        if self.conn.our_state is h11.IDLE or self.conn.our_state is h11.SEND_RESPONSE:
+            self.transport.write(self.conn.send(h11.Response(status_code=400, headers=said)) or b"")
+            self.transport.write(self.conn.send(h11.Data(data=bytes(answer.body))) or b"")
+            self.transport.write(self.conn.send(h11.EndOfMessage()) or b"")
+        self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

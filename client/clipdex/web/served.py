@@ -29,6 +29,8 @@ __all__ = [
     "served_of",
 ]
 
+_MODEL_SHARE = 0.25  # of a request's time limit, for one request to the model server
+
 
 def name_of(index: Path) -> str:
     """Return the name under which an index is served."""
@@ -54,14 +56,14 @@ class HeldCollection:
         """Raise InvalidArgument if there is no inference server."""
         if not self.has_model:
             raise InvalidArgument(
-                "this server has no inference server, so it takes only vectors and pictures of the index: its "
+                "this server has no model server, so it takes only vectors and pictures of the index; its "
                 "operator can name one with --server"
             )
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What gives the thumbnails and the files of pictures."""
+    """The sources of thumbnails and of picture files."""
 
     thumbnails: Thumbnails
     originals: Originals
@@ -69,7 +71,7 @@ class Pictures:
 
 @dataclass
 class Served:
-    """What an application serves while it runs. Open it with `async with`."""
+    """The open collections of a running application. Open it with `async with`."""
 
     settings: WebSettings
     collections: dict[str, HeldCollection] = field(default_factory=dict)
@@ -85,7 +87,9 @@ class Served:
         """
         chosen = self.settings
         require_names(chosen.indexes)
-        asked = {} if chosen.server is None else {"model": chosen.model, **chosen.connection}
+        # A model server that is away is reported well before the request's own time is up.
+        patience = {"timeout_s": chosen.request_timeout_s * _MODEL_SHARE}
+        asked = {} if chosen.server is None else {"model": chosen.model, **patience, **chosen.connection}
         try:
             self.pictures = Pictures(Thumbnails(chosen), Originals())
             self._open.push_async_callback(asyncio.to_thread, self.pictures.thumbnails.close)
@@ -122,7 +126,7 @@ class Served:
         if name is None and len(self.collections) == 1:
             return next(iter(self.collections.values()))
         if name is None:
-            raise InvalidArgument(f"several indexes are served: give index= one of {known}")
+            raise InvalidArgument(f"several indexes are served; give index=, one of {known}")
         if name not in self.collections:
             raise InvalidArgument(f"no index {name!r:.80} is served; expected one of {known}")
         return self.collections[name]
@@ -145,28 +149,29 @@ def require_names(indexes: tuple[Path, ...]) -> None:
 
 
 def served_of(request: Request) -> Served:
-    """Return what the application of a request serves."""
+    """Return the open collections of a request's application."""
     found = request.app.state.served
     assert isinstance(found, Served)
     return found
 
 
 def pictures_of(request: Request) -> Pictures:
-    """Return what gives the pictures of the application of a request."""
+    """Return the pictures of a request's application."""
     return served_of(request).pictures
 
 
-def _chosen(
+async def _chosen(
     request: Request,
     index: Annotated[str | None, Query(description="Name of the index; needed if several are served.")] = None,
 ) -> HeldCollection:
     return served_of(request).named(index)
 
 
+# Async, though they wait for nothing: FastAPI runs others in threads.
 Chosen = Annotated[HeldCollection, Depends(_chosen)]
 
 
-def _writable(held: Chosen) -> HeldCollection:
+async def _writable(held: Chosen) -> HeldCollection:
     if not held.settings.allow_write:
         raise Forbidden("this server is read-only; its operator can allow changes with --allow-write")
     return held

@@ -16,7 +16,8 @@ class WebSettings:
 
     indexes: paths of indexes. Each is served under its directory's name without `.clipdex`.
     server, model: as for `clipdex.Collection.open`; without a server, texts and pictures cannot be searched for.
-    connection: further arguments of `clipdex.connect`, such as `credentials`.
+    connection: further arguments of `clipdex.connect`, such as `credentials`; `timeout_s` is a quarter of
+        `request_timeout_s` by default.
     allow_write: items may be added, changed and removed.
     show_paths: answers have the paths of pictures on this machine, and filters may use them.
     host, port: where the application is reached; requests for another host are refused.

@@ -18,6 +18,7 @@ from clipdex.apps.duplicates.moves import Move, moves_of
 from clipdex.apps.duplicates.transfer import Left, content_of, make_folders, move_file, read_journal, write_journal
 from clipdex.base.errors import ClipdexError, InvalidArgument
 from clipdex.base.item_paths import id_of_text
+from clipdex.base.object_paths import is_object
 from clipdex.base.records import storable
 from clipdex.sources.locations import containers
 
@@ -139,7 +140,11 @@ def move_back(journal: str | os.PathLike[str], progress: Progress | None = None)
 
 
 def _why_no_file(move: Move) -> str:
-    """Say which of the two is an item that was added by id, and so is no file; "" if none is."""
+    """Say which of the two is no file: an item that was added by id, or an object in a bucket; "" if none."""
+    if is_object(os.fsencode(move.picture.path)):
+        return "it is an object in a bucket, which is not changed"
+    if is_object(os.fsencode(move.keeper.path)):
+        return f"its keeper {move.keeper.path} is an object in a bucket"
     if id_of_text(move.picture.path) is not None:
         return "it was added by id, and is not a file"
     return "" if id_of_text(move.keeper.path) is None else f"its keeper {move.keeper.path} was added by id"

@@ -15,6 +15,7 @@ from clipdex.index.writer import IndexWriter
 from clipdex.model.card import ImageSpec
 from clipdex.pipeline.decode import DecodePool
 from clipdex.pipeline.ring import PixelRing
+from clipdex.sources.fetch_ahead import FetchAhead
 from clipdex.sources.opening import retry_source
 
 __all__ = ["Signed", "sign_index"]
@@ -64,8 +65,9 @@ def sign_index(
         with (
             PixelRing(_SPEC.size, _TRAY, _TRAYS) as ring,
             DecodePool(_SPEC, ring, workers=workers, limits=limits, icc=writer.manifest.icc) as pool,
+            FetchAhead((limits or Limits()).max_file_bytes) as ahead,
         ):
-            for read, result in enumerate(pool.decode(files), start=1):
+            for read, result in enumerate(pool.decode(ahead.over(files)), start=1):
                 if not isinstance(result, Failure) and result.picture.phash is not None:
                     picture = result.picture
                     if wanted.get(picture.path) == picture.content_hash:

@@ -1,4 +1,4 @@
-"""What the address of the page asks for. The same words are read by static/state.js."""
+"""The query in the page's address. static/state.js reads the same parameters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PART = re.compile(r"(-?\d{0,9}\.?\d{1,9})~(text|row|id|upload)~(.+)", re.S)
 class AskedPart:
     """A part of the query beside its text. value: a text, the id of an item, or a row and its picture's version.
 
-    Those of pictures that were dropped into a browser ("upload") mean nothing to others.
+    A part of the kind "upload" is a picture that was dropped into one browser; nobody else can use it.
     """
 
     kind: str
@@ -32,7 +32,7 @@ class AskedPart:
 
 @dataclass(frozen=True)
 class Asked:
-    """A query as the address has it.
+    """A query, as the address spells it.
 
     offset: of the page of results; without a query, the row after which the pictures are shown.
     """
@@ -48,7 +48,7 @@ class Asked:
 
     @classmethod
     def of(cls, query: QueryParams) -> Asked:
-        """Read the parameters of an address; those that mean nothing are passed over."""
+        """Read the parameters of an address; invalid ones are ignored."""
         return cls(
             index=query.get("index") or None,
             text=query.get("text", "").strip(),
@@ -62,12 +62,12 @@ class Asked:
 
     @property
     def asks(self) -> bool:
-        """Whether anything is searched for."""
+        """True if there is anything to search for."""
         return bool(self.text or any(part.kind != "upload" for part in self.parts))
 
     @property
     def condition(self) -> str | None:
-        """The conditions as one."""
+        """All conditions, joined by AND; None without any."""
         if len(self.where) > 1:
             return " AND ".join(f"({each})" for each in self.where)
         return self.where[0] if self.where else None

@@ -1,4 +1,4 @@
-"""The page as the server renders it: with the first results, or with what is wrong."""
+"""The page as the server renders it, with the first results or an error."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _KEYS = (
     ("/", "Type a query"),
     ("Enter", "Search; results also come as you type"),
     ("Ctrl Enter", "Keep the text as a part of the query, and add another"),
-    ("Shift Enter", "Leave out what the text says"),
+    ("Shift Enter", "Leave out what the text describes"),
     ("← → ↑ ↓", "Move among the pictures"),
-    ("+ −", "More, or less, like the picture in focus; in the viewer, zoom"),
-    ("c", "Unfold the copies of the picture in focus"),
-    ("f", "Filters"),
-    ("Esc", "Close; clear the query"),
-    ("?", "These keys"),
+    ("+ −", "More or less like the focused picture; in the viewer, zoom"),
+    ("c", "Unfold the copies of the focused picture"),
+    ("f", "Open or close the filters"),
+    ("Esc", "Close, or clear the query"),
+    ("?", "Show these keys"),
 )
 
 
@@ -101,7 +101,7 @@ async def _found(
 
 
 async def _query(held: HeldCollection, asked: Asked) -> Query:
-    """Mix the query of its parts.
+    """Build the query from its parts.
 
     Raises:
         InvalidArgument: a picture of it is no longer where it was.
@@ -113,23 +113,21 @@ async def _query(held: HeldCollection, asked: Asked) -> Query:
         elif part.kind == "id":
             query = query.plus(like=f"id:{part.value}", weight=part.weight)
         elif part.kind == "row":
-            row, _, version = part.value.partition(".")
-            stored = (
-                await held.collection.get(int(row)) if row.isascii() and row.isdigit() and len(row) < 19 else None
-            )
-            if stored is None or (version and version_of(stored.content_hash) != version):
-                raise InvalidArgument("a picture of this link is no longer in the index, or has another row")
-            query = query.plus(like=stored.row, weight=part.weight)
+            query = query.plus(like=await _row(held, part.value), weight=part.weight)
     return query
 
 
 async def _row(held: HeldCollection, text: str) -> int:
-    """Return the row of `ROW.VERSION`, which has the picture that it had when the address was made."""
+    """Return the row of `ROW.VERSION`, if it still has the picture of that version.
+
+    Raises:
+        InvalidArgument: it is gone, or its row has another picture.
+    """
     row, _, version = text.partition(".")
     known = row.isascii() and row.isdigit() and len(row) < 19
     stored = await held.collection.get(int(row)) if known else None
     if stored is None or (version and version_of(stored.content_hash) != version):
-        raise InvalidArgument("a picture of this link is no longer in the index, or has another row")
+        raise InvalidArgument("a picture of this link is no longer in the index, or has moved to another row")
     return stored.row
 
 

@@ -1,4 +1,4 @@
-"""The media types of picture files, by their first bytes: never by a name, and never one that a browser runs."""
+"""Media types of picture files by their first bytes, never by name, and never a type that a browser runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of an index's pictures, as they are: opened by row, and only with the content that was indexed.
+"""The original files of pictures, opened by row, and only if their content is what was indexed.
 
 An index does not know which folders it was made from, so a file is held by its content: it must be a regular
 file, not reached through a link in place of it, and the hash of its bytes must be the row's. A picture in a tar is

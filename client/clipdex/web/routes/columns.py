@@ -145,6 +145,7 @@ async def facets(
             distinct=counts.distinct,
             missing=counts.missing,
             others=counts.others,
+            sampled=counts.sampled,
             stale=found.stale,
         )
     )

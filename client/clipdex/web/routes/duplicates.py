@@ -68,7 +68,7 @@ async def duplicates(
     A large index takes a while: then the answer is 503 with Retry-After, until it has been computed.
     """
     if kind == "exact" and min_similarity is not None:
-        raise InvalidArgument("min_similarity is given, but files with the same bytes are only exactly that")
+        raise InvalidArgument("min_similarity does not apply to kind=exact, which compares bytes; leave it out")
 
     def compute(worker: Worker) -> Duplicates:
         ends = time.monotonic() + _LONGEST_S
@@ -78,7 +78,7 @@ async def duplicates(
             if time.monotonic() > ends:
                 raise InvalidArgument(
                     f"comparing took longer than {_LONGEST_S:g} s and was stopped at picture {done:,} of "
-                    f"{total:,}; the command  clipdex duplicates  takes all the time that it needs"
+                    f"{total:,}; the command  clipdex duplicates  has no time limit"
                 )
 
         return find_duplicates(worker.index(held)[0], _KINDS[kind], threshold=min_similarity, progress=progress)

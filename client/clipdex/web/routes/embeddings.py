@@ -102,7 +102,7 @@ def _model_of(served: Served, asked: str) -> tuple[str, list[HeldCollection]]:
         name = of_index[asked]
         return name, [held for held in known[name] if held.name == asked]
     if not known:
-        raise InvalidArgument("this server has no inference server; its operator can name one with --server")
+        raise InvalidArgument("this server has no model server; its operator can name one with --server")
     raise ItemNotFound(f"no model {asked!r:.80} is served; expected {' or '.join(sorted(known))}")
 
 
@@ -155,7 +155,7 @@ async def embeddings(request: Request) -> Response:
     dim = held.collection.collection.manifest.embedding_dim
     if asked.dimensions not in (None, dim):
         raise InvalidArgument(
-            f"dimensions is {asked.dimensions}; expected {dim}, which is what {name} has, or none"
+            f"dimensions is {asked.dimensions}; expected {dim}, the width of {name}'s vectors, or none"
         )
     texts, pictures = await asyncio.to_thread(_inputs, asked, held.settings.max_upload_bytes)
     vectors, (counts, lost) = await _embedded(held, texts, pictures), await _tokens(held, list(texts.values()))
@@ -201,7 +201,7 @@ def _address(part: str | InputPart) -> str:
     address = found if isinstance(found, str) else found.url
     if not _PICTURE.match(address[:100]):
         raise InvalidArgument(
-            f"image_url is {address!r:.60}; expected data:image/…;base64,… for nothing is fetched from elsewhere"
+            f"image_url is {address!r:.60}; expected data:image/…;base64,… since nothing is fetched from elsewhere"
         )
     return address
 

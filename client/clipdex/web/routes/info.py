@@ -1,4 +1,4 @@
-"""What is served: the index, its model, and what may be done with it."""
+"""Facts of an index: its size, its model, and what requests may do."""
 
 from __future__ import annotations
 

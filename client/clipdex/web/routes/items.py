@@ -6,7 +6,7 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from starlette.responses import Response
 
 from clipdex.base.errors import AddFailed, ClipdexError, InvalidArgument, ItemNotFound
@@ -42,7 +42,7 @@ __all__ = ["router", "stored"]
 
 router = APIRouter(prefix="/v1", tags=["items"])
 
-_ITEMS: TypeAdapter[list[NewItemIn]] = TypeAdapter(list[NewItemIn])
+_ITEMS: TypeAdapter[list[NewItemIn]] = TypeAdapter(Annotated[list[NewItemIn], Field(max_length=MOST_ITEMS)])
 _PICTURE_TYPES = ("", "application/octet-stream")
 
 
@@ -134,7 +134,7 @@ async def put(
     kind = content_type(request)
     if kind == "application/json":
         if metadata is not None:
-            raise InvalidArgument("metadata is in the query, but the body is JSON; give it there")
+            raise InvalidArgument("metadata is in the query, but the body is JSON; put it into the body")
         item = await asyncio.to_thread(_item, held, id, await json_of(request, ItemIn))
     elif kind in _PICTURE_TYPES or kind.startswith("image/"):
         said = None if metadata is None else validated(dict[str, Any], metadata, "metadata")
@@ -185,8 +185,6 @@ async def add(held: Writable, request: Request) -> Response:
     kind = content_type(request)
     if kind == "application/json":
         given = await json_of(request, _ITEMS)
-        if len(given) > MOST_ITEMS:
-            raise InvalidArgument(f"the list has {len(given):,} items; expected {MOST_ITEMS:,} at most")
         added = await _add_several(held, given)
     elif kind == "multipart/form-data":
         await _add(held, await _of_form(held, request))

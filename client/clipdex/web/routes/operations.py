@@ -70,7 +70,7 @@ async def readyz(request: Request) -> Response:
         f"the index {each.name} cannot be read" for each, count in zip(held, counts, strict=True) if count is None
     ]
     if not answers_now:
-        missing.append("the inference server does not answer, or has not loaded the model")
+        missing.append("the model server does not answer, or has not loaded the model")
     if missing:
         return problem(503, "not ready: " + "; ".join(missing), kind="NotReady")
     return await rendered(lambda: ReadyOut(indexes=[each.name for each in held], model=has_model))

@@ -1,4 +1,4 @@
-"""The page: searching in a browser. It works without its scripts, too, but for pictures that are dropped on it."""
+"""The page for searching in a browser, and its static files. Searching works without scripts, too."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def static(request: Request, path: str) -> Response:
     version, _, name = path.rpartition("/")
     found = assets().get(name)
     if found is None or version not in ("", folder().rpartition("/")[2]):
-        raise HTTPException(404, "there is no such file")
+        raise HTTPException(404, "there is no such file of the page")
     headers = {
         "Cache-Control": _ONE_YEAR if version else "no-cache",
         "ETag": found.etag,

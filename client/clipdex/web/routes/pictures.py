@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -35,7 +36,6 @@ _UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "The picture
 _PART: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", "content": {"*/*": _BINARY}},
     206: {"description": "A part of it.", "content": {"*/*": _BINARY}},
-    416: {"description": "The file has no such part."},
 }
 _JPEG: dict[int | str, dict[str, Any]] = {
     200: {"description": "The thumbnail.", "content": {"image/jpeg": _BINARY}}
@@ -79,7 +79,7 @@ async def thumbnail(
     "/pictures/{row}/original",
     response_class=Response,
     summary="Download a picture's file",
-    responses=_PART | _UNCHANGED | answers(404),
+    responses=_PART | _UNCHANGED | answers(404, 416),
 )
 async def original(held: Chosen, request: Request, row: int, v: Version = None) -> Response:
     """Download the file of a picture as it is, or one range of it. Its content is the one that was indexed."""
@@ -93,7 +93,8 @@ async def original(held: Chosen, request: Request, row: int, v: Version = None) 
     part = range_of(request.headers.get("range"), request.headers.get("if-range"), tag, found.size)
     if part == "unsatisfiable":
         found.close()
-        return Response(status_code=416, headers=headers | {"Content-Range": f"bytes */{found.size}"})
+        said = {"Content-Range": f"bytes */{found.size}", "Cache-Control": "no-store"}
+        raise HTTPException(416, f"the file has {found.size:,} bytes; expected a range within it", said)
     start, end = part or (0, found.size)
     headers["Content-Length"] = str(end - start)
     if part is not None:

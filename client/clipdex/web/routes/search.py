@@ -13,7 +13,7 @@ from clipdex.search.grouping import Grouping
 from clipdex.search.mixture import Query as Mixture
 from clipdex.web.filters import require_allowed
 from clipdex.web.problems import answers
-from clipdex.web.records import hit_out, rendered
+from clipdex.web.records import hit_fields, rendered
 from clipdex.web.schemas.hits import HitsOut
 from clipdex.web.schemas.queries import ATTACHED, MOST_HITS, MOST_OFFSET, OptionsIn, PartIn, SearchIn
 from clipdex.web.served import Chosen, HeldCollection
@@ -36,7 +36,7 @@ router = APIRouter(prefix="/v1", tags=["search"])
 _MOST_PICTURES = 8  # of one request
 
 
-def _options(
+async def _options(  # async, though it waits for nothing: FastAPI runs others in a thread
     top_k: Annotated[int, Query(ge=1, le=MOST_HITS, description="Number of hits.")] = 20,
     offset: Annotated[int, Query(ge=0, le=MOST_OFFSET, description="Number of better hits to skip.")] = 0,
     min_score: Annotated[
@@ -75,25 +75,26 @@ async def found(held: HeldCollection, request: Request, options: OptionsIn, **qu
     )
     text = query.get("text")
     texts = text.texts if isinstance(text, Mixture) else []
-    cut = [end for end in await held.collection.lost(texts) if end] if texts else []
-    pictures = await held.collection.count()
+    blocking = held.collection.collection
     following = options.offset + options.top_k
     there_is_more = len(hits) > options.top_k and following <= MOST_OFFSET
 
-    def make() -> HitsOut:
-        return HitsOut(
-            hits=[hit_out(held, request, hit) for hit in hits[: options.top_k]],
-            offset=options.offset,
-            next_offset=following if there_is_more else None,
-            pictures=pictures,
-            cut=cut,
-        )
+    def make() -> dict[str, Any]:  # a `HitsOut`, which is slow to make
+        return {
+            "hits": [hit_fields(held, request, hit) for hit in hits[: options.top_k]],
+            "offset": options.offset,
+            "next_offset": following if there_is_more else None,
+            "pictures": len(blocking),
+            "cut": [end for end in blocking.lost(texts) if end] if texts else [],
+        }
 
     return await rendered(make)
 
 
 def _query(held: HeldCollection, asked: SearchIn, files: list[bytes]) -> dict[str, Any]:
     """Return what a body asks for, as arguments of `Collection.search`. files: those of a form, in order."""
+    if files and (asked.vector is not None or asked.id is not None or asked.row is not None):
+        raise InvalidArgument("the form has a picture, but its query is another; give one of them, or parts")
     if asked.vector is not None:
         return {"vector": vector_of(asked.vector)}
     if asked.id is not None or asked.row is not None:
@@ -107,8 +108,8 @@ def _query(held: HeldCollection, asked: SearchIn, files: list[bytes]) -> dict[st
     attached = sum(part.image == ATTACHED for part in parts)
     if attached != len(files):
         raise InvalidArgument(
-            f"the query has {attached} pictures that are {ATTACHED!r}, and the form {len(files)} files named "
-            "image; expected as many"
+            f"the query has {attached} pictures that are {ATTACHED!r}, but the form has {len(files)} files named "
+            "image; expected the same number"
         )
     if pictures > _MOST_PICTURES:
         raise InvalidArgument(f"the query has {pictures} pictures; expected {_MOST_PICTURES} at most")
@@ -166,7 +167,8 @@ async def search(held: Chosen, request: Request) -> Response:
         asked, files = await _of_form(held, request)
     else:
         raise unsupported(request, "application/json", "multipart/form-data")
-    query = await asyncio.to_thread(_query, held, asked, files)
+    has_pictures = files or asked.image is not None or any(part.image is not None for part in asked.parts or ())
+    query = await asyncio.to_thread(_query, held, asked, files) if has_pictures else _query(held, asked, files)
     return await found(held, request, asked, **query)
 
 
@@ -215,5 +217,5 @@ async def similar(
 ) -> Response:
     """Find the pictures nearest to a picture of the index, which is left out."""
     if (id is None) == (row is None):
-        raise InvalidArgument("give one of id= and row=, to say which picture is meant")
+        raise InvalidArgument("expected exactly one of id= and row=")
     return await found(held, request, options, item=row if id is None else id)

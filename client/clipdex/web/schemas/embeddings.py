@@ -28,14 +28,14 @@ _Text = Annotated[str, Field(min_length=1)]
 
 
 class ImageUrl(RequestModel):
-    """A picture, as the parts of chat messages have it."""
+    """A picture, as in the parts of chat messages."""
 
     url: _Text = Field(description="A data URI: `data:image/…;base64,…`.")
     detail: Literal["auto", "low", "high"] | None = Field(default=None, description="Without effect.")
 
 
 class InputPart(RequestModel):
-    """A text or a picture, as the parts of chat messages have them."""
+    """A text or a picture, as in the parts of chat messages."""
 
     type: Literal["text", "input_text", "image_url", "input_image"]
     text: _Text | None = None
@@ -72,16 +72,16 @@ class EmbeddingIn(RequestModel):
     )
 
     model: Annotated[str, Field(min_length=1, max_length=200)] = Field(
-        description="Name of the model, as `/v1/models` has it, or `clipdex`, the one that is served."
+        description="Name of the model, as `/v1/models` lists it, or `clipdex` for the only one that is served."
     )
     input: Annotated[Annotated[_Text, Tag("text")] | Annotated[_Several, Tag("list")], Discriminator(_shape)] = (
         Field(description="A text, or a picture as a data URI (`data:image/…;base64,…`), or a list of them.")
     )
     encoding_format: Literal["float", "base64"] = Field(
-        default="float", description="base64: of little-endian float32."
+        default="float", description="base64 means base64 of little-endian float32."
     )
     dimensions: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Numbers of a vector; only the model's own can be asked for."
+        default=None, description="Dimensions of a vector; only the model's own number is accepted."
     )
     user: Annotated[str, Field(max_length=1000)] | None = Field(default=None, description="Without effect.")
 
@@ -91,7 +91,9 @@ class EmbeddingIn(RequestModel):
         given = data.get("input") if isinstance(data, dict) else None
         of = given[0] if isinstance(given, list) and given else None
         if type(of) is int or (isinstance(of, list) and of and type(of[0]) is int):
-            raise ValueError("input has token ids; expected texts or pictures, for each model has its own tokens")
+            raise ValueError(
+                "input has token ids; expected texts or pictures, since each model has its own tokens"
+            )
         return data
 
     @model_validator(mode="after")
@@ -145,7 +147,7 @@ class ModelOut(BaseModel):
     created: int = Field(default=0, description="Always 0: a model has no date.")
     owned_by: str = Field(default="clipdex")
     fingerprint: str = Field(description="Identity of the model: vectors of another cannot be compared.")
-    embedding_dim: int = Field(description="Numbers of a vector.", examples=[512])
+    embedding_dim: int = Field(description="Dimensions of a vector.", examples=[512])
     indexes: list[str] = Field(description="Names of the indexes with its vectors.", examples=[["pictures"]])
 
 

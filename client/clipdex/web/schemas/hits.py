@@ -1,4 +1,4 @@
-"""Hits, as answers have them."""
+"""Hits in answers."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ class HitsOut(BaseModel):
     pictures: int = Field(description="Number of pictures in the index.")
     cut: list[str] = Field(
         default_factory=list,
-        description="Ends of the query's texts that are beyond the model's context, and were not searched for.",
+        description="Ends of the query's texts beyond the model's context, which were ignored.",
     )

@@ -1,4 +1,4 @@
-"""What a server says of an index."""
+"""Facts of an index in answers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class InfoOut(BaseModel):
 
     index: str = Field(description="Name of the index.", examples=["pictures"])
     indexes: list[str] = Field(description="Names of all indexes of this server.", examples=[["pictures"]])
-    path: str | None = Field(default=None, description="Path on the server, where it shows paths.")
+    path: str | None = Field(default=None, description="Path on the server, if it shows paths.")
     model: str = Field(description="Model that made the vectors.", examples=["shapes-16"])
     fingerprint: str = Field(description="Identity of the model: vectors of another are refused.")
-    embedding_dim: int = Field(description="Numbers of a vector.", examples=[512])
+    embedding_dim: int = Field(description="Dimensions of a vector.", examples=[512])
     dtype: str = Field(examples=["float16"])
     pictures: int = Field(examples=[1000])
     removed: int = Field(description="Rows of removed pictures that compaction would drop.", examples=[0])

@@ -1,4 +1,4 @@
-"""What an index holds, counted and compared: labels, duplicates, failures, columns and facets."""
+"""Labels, duplicates, failures, columns and facets in requests and answers."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class FailureOut(BaseModel):
     """A file that could not be indexed."""
 
     name: str = Field(description="Last part of its path.", examples=["broken.jpg"])
-    path: str | None = Field(default=None, description="Path on the server, where it shows paths.")
+    path: str | None = Field(default=None, description="Path on the server, if it shows paths.")
     reason: str = Field(description="Why, in one word.", examples=["truncated"])
     detail: str = Field(description="Why, in a sentence.")
 
@@ -159,4 +159,8 @@ class FacetsOut(BaseModel):
     distinct: int = Field(description="Number of different values, of which `values` may be a part.")
     missing: int = Field(description="Pictures without a value.")
     others: int = Field(description="Pictures with values that are not in `values`.")
+    sampled: int | None = Field(
+        description="Null if all pictures were counted; of more than 50,000, the number of those that were. "
+        "Then the counts are estimates, and `distinct` is of the sample."
+    )
     stale: bool = Field(description="There are commits since, and a newer answer is being computed.")

@@ -1,4 +1,4 @@
-"""Health and readiness, as answers have them."""
+"""Health and readiness in answers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class HealthOut(BaseModel):
 
 
 class ReadyOut(BaseModel):
-    """All that is needed is there."""
+    """The server is ready to answer requests."""
 
     status: Literal["ready"] = "ready"
     indexes: list[str] = Field(description="Names of the indexes.", examples=[["pictures"]])
-    model: bool = Field(description="Whether there is an inference server, which is ready.")
+    model: bool = Field(description="Whether there is an inference server; it is ready.")

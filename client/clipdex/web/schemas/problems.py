@@ -1,4 +1,4 @@
-"""Errors, as answers have them."""
+"""Errors in answers."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from clipdex.web.schemas.base import Finite, RequestModel, RowNumber, SmallText, VectorIn
 
@@ -14,6 +14,15 @@ MOST_HITS = 1_000
 MOST_OFFSET = 1_000_000
 ATTACHED = "attached"  # instead of a picture: the next file of the multipart body
 _MOST_PARTS = 64
+_MOST_PARAMS = 1_000
+
+
+def _few(params: Any) -> Any:
+    """Refuse very many parameters before each is found wrong."""
+    if isinstance(params, dict) and len(params) > _MOST_PARAMS:
+        raise ValueError(f"there are {len(params):,} parameters; expected {_MOST_PARAMS:,} at most")
+    return params
+
 
 _PICTURE = f"A picture file in base64 or as a data URI; in a multipart body `{ATTACHED}`, for its next file."
 
@@ -64,7 +73,7 @@ class OptionsIn(RequestModel):
         description="Condition in SQL on the columns that `/v1/columns` lists.",
         examples=["width > 1000"],
     )
-    params: dict[str, str | int | Finite | None] | None = Field(
+    params: Annotated[dict[str, str | int | Finite | None], BeforeValidator(_few)] | None = Field(
         default=None, description="Values of the condition's `:name` parameters."
     )
     group: bool | GroupIn = Field(default=False, description="Make near-duplicates one hit.")

@@ -1,6 +1,6 @@
-// Requests to the server that the page came from, and its errors in words.
+// Requests to the server of this page, and its errors in words.
 
-/** What the server answers instead of a result, or why nothing answers. */
+/** An error that the server answers, or the reason why nothing answers. */
 export class Problem extends Error {
   constructor(status, detail, kind = "", retry_after = 0) {
     super(detail);
@@ -10,12 +10,12 @@ export class Problem extends Error {
   /** Why it fails, for a heading. */
   get title() {
     if (!this.status) return "The server does not answer";
-    if (this.status === 401) return "Please log in again";
-    if (this.status === 403) return "Not allowed here";
+    if (this.status === 401) return "Please sign in again";
+    if (this.status === 403) return "Not allowed";
     if (this.status === 429 || this.kind === "ServerBusy") return "The server is busy";
     if (this.kind === "ServerUnreachable") return "The model server does not answer";
     if (this.status === 503 || this.status === 504) return "The server is busy";
-    return this.status >= 500 ? "The server has a problem" : "That cannot be searched for";
+    return this.status >= 500 ? "The server has a problem" : "The search cannot be used";
   }
 }
 
@@ -55,11 +55,12 @@ export async function ask(path, { query = {}, json, form, signal, waiting, times
       response = await fetch(url, { method: body ? "POST" : "GET", body, headers, signal });
     } catch (error) {
       if (signal?.aborted) throw error;
-      throw new Problem(0, "Is clipdex web still running, and the network up? The page tries again when you search.");
+      throw new Problem(0, "Check that clipdex web is still running and that the network is up, then try again.");
     }
     if (response.ok) return response.json();
     const found = await problem(response);
-    const busy = found.status === 503 || found.status === 429;
+    // The server has already waited for its model server.
+    const busy = (found.status === 503 && found.kind !== "ServerUnreachable") || found.status === 429;
     if (!busy || attempt === times) throw found;
     waiting?.(found);
     await pause(Math.min(found.retry_after || 1, 5), signal);

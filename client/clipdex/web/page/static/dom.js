@@ -1,4 +1,4 @@
-// Elements made without markup: texts are always texts.
+// Making elements without markup, so that a text is never read as HTML.
 
 /** The first element that a selector finds, which the page has. */
 export const $ = (selector, within = document) => within.querySelector(selector);
@@ -48,7 +48,7 @@ export const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ?
 
 let toasting;
 
-/** Say something for a moment, to readers of the screen and of its text. */
+/** Show a message for four seconds; screen readers read it out. */
 export function toast(text) {
   const place = $("#toast");
   // A modal dialog covers all that is outside it.
@@ -65,6 +65,6 @@ export async function copy(text, what) {
     await navigator.clipboard.writeText(text);
     toast(`${what} copied`);
   } catch {
-    prompt(`Your browser does not let a page copy here. ${what}:`, text);
+    prompt(`Your browser does not allow this page to copy. ${what}:`, text);
   }
 }

@@ -10,7 +10,7 @@ const like = (text) => quoted(`%${text.replaceAll(/[\\%_]/g, "\\$&")}%`);
 const OPERATIONS = {
   text: { contains: (c, v) => `${c} LIKE ${like(v)}${/[\\%_]/.test(v) ? " ESCAPE '\\'" : ""}`, is: (c, v) => `${c} = ${quoted(v)}`, "is not": (c, v) => `${c} != ${quoted(v)}` },
   number: { "at least": (c, v) => `${c} >= ${v}`, "at most": (c, v) => `${c} <= ${v}`, is: (c, v) => `${c} = ${v}` },
-  list: { has: (c, v) => `has(meta, ${quoted(c)}, ${quoted(v)})` },
+  list: { has: (c, v) => `has(${c}, ${quoted(v)})` },
   time: { since: (c, v) => `${c} >= ${quoted(v)}`, before: (c, v) => `${c} < ${quoted(v)}` },
 };
 const COLUMNS = [
@@ -25,14 +25,14 @@ let shown_for = null;
 
 const SIGNS = { ">=": "≥", "<=": "≤", "!=": "≠" };
 
-/** A condition as a chip says it: `width >= 800` -> "width ≥ 800". */
+/** A condition as a chip shows it: `width >= 800` -> "width ≥ 800". */
 export function in_words(condition) {
   const [, column, found] = /^(\w+) LIKE '%([^%_\\]*)%'$/.exec(condition) ?? [];
   if (column) return `${column} contains “${found.replaceAll("''", "'")}”`;
   return condition.replace(/ (>=|<=|!=) /g, (all, sign) => ` ${SIGNS[sign]} `);
 }
 
-/** Show the conditions that hold. */
+/** Show the conditions in use. */
 export function conditions(state, changed, edit) {
   const list = $("#where");
   list.hidden = !state.where.length;
@@ -65,7 +65,7 @@ export async function fill(state, add, seen) {
 }
 
 /** How an operation names a column. */
-const named = (column) => (column.kind === "list" ? column.name : (column.sql ?? column.name));
+const named = (column) => (column.kind === "list" && column.of_metadata ? `meta, ${quoted(column.name)}` : (column.sql ?? column.name));
 
 function chosen() {
   const column = columns[$("#column").value] ?? columns[0];
@@ -83,8 +83,8 @@ async function facets(state, add) {
   const by = Object.keys(FACETS).filter((each) => columns.some((column) => column.name === each && column.there));
   const made = await Promise.all(by.map(async (each) => {
     try {
-      const { values } = await ask("/v1/facets", { query: { by: each, index: state.index, limit: 12 } });
-      return values.length > 1 ? facet(FACETS[each], values, add) : null;
+      const { values, sampled } = await ask("/v1/facets", { query: { by: each, index: state.index, limit: 12 } });
+      return values.length > 1 ? facet(FACETS[each], values, add, sampled ? "about " : "") : null;
     } catch {
       return null;
     }
@@ -92,13 +92,13 @@ async function facets(state, add) {
   $("#facets").replaceChildren(...made.filter(Boolean));
 }
 
-function facet(title, values, add) {
+function facet(title, values, add, about) {
   return h("section", { class: "facet" }, h("h3", { text: title }), h("ul", {}, ...values.map((each) =>
     h("li", {}, h("button", { type: "button", title: each.value, onclick: () => add(each.where) },
-      h("span", { text: each.value }), h("small", { text: number(each.count) }))))));
+      h("span", { text: each.value }), h("small", { text: about + number(each.count) }))))));
 }
 
-/** Say what the server says of the conditions; `written` goes back to where it was written. */
+/** Show why the server refuses the conditions; `written` goes back into its field. */
 export function wrong(text, written = "") {
   const place = $("#sql-error");
   place.textContent = text ?? "";

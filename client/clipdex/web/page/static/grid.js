@@ -20,8 +20,9 @@ function tile(hit, state) {
   image.width = hit.width || 320;
   image.height = hit.height || 320;
   image.alt = hit.name;
+  image.srcset = `${hit.thumbnail}&side=640 2x`;
   image.src = hit.thumbnail;
-  $(".open", made).href = `${hit.thumbnail}${hit.thumbnail.includes("?") ? "&" : "?"}side=1280`;
+  $(".open", made).href = `${hit.thumbnail}&side=1280`;
   $(".more", made).href = like(1);
   $(".less", made).href = like(-0.5);
   made.dataset.key = key_of(hit);

@@ -47,6 +47,7 @@ function render() {
   document.title = state.view === "duplicates" ? "Duplicates – clipdex" : state.text ? `${state.text} – clipdex` : "clipdex";
   $("#search-view").hidden = state.view === "duplicates";
   $("#duplicates").hidden = state.view !== "duplicates";
+  $("#to-filters").disabled = state.view === "duplicates";
   $("#to-duplicates").setAttribute("aria-current", state.view === "duplicates" ? "page" : "false");
   if (state.where.length || !$("#filters").hidden) with_filters();
   else $("#where").hidden = true;
@@ -63,6 +64,7 @@ function edit(text) {
 // ---- searching
 
 let asked = "";
+let problem_status = 0; // of the last answer that was none
 let pending = ""; // a condition just written, which goes back to its field if it cannot be used
 const question = () => JSON.stringify([state.index, state.text.trim(), state.parts, state.where, state.min, state.group]);
 
@@ -74,7 +76,7 @@ async function search(force = false) {
   const mine = (running = new AbortController());
   const missing = state.parts.filter((part) => part.kind === "upload" && !uploads.has(part.value));
   if (missing.length) {
-    toast(`“${missing[0].value}” was dropped into the page that made this link. Such pictures are not part of a link.`);
+    toast(`“${missing[0].value}” was dropped into another page. A dropped picture is not part of a link.`);
     return change({ parts: state.parts.filter((part) => !missing.includes(part)) });
   }
   busy(true);
@@ -173,18 +175,18 @@ function said() {
   filters?.wrong(null);
   if (!asks(state)) {
     status.textContent = total ? counted(total, "picture") : "";
-    if (state.where.length || state.min !== null) status.textContent += " – filters hold once you search for something";
+    if (state.where.length || state.min !== null) status.textContent += " – filters apply once you search";
     if (!count) trouble("No pictures yet", "This index is empty. Add a folder with clipdex index, or pictures with clipdex add.");
     return;
   }
   status.textContent = next === null ? counted(count, "result") : `${number(count)} best results of ${counted(total, "picture")}`;
-  if (cut.length) status.textContent += ` – the text is longer than the model reads; left out: “${cut[0].trim().slice(0, 60)}”`;
+  if (cut.length) status.textContent += ` – the text is too long for the model, which ignores “${cut[0].trim().slice(0, 60)}”`;
   if (count) {
     // The slider covers the scores that there are.
     $("#min").max = Math.max(0.3, Math.ceil(Math.max(grid.hits[0].score, state.min ?? 0) * 10) / 10);
   } else {
     const cut = state.where.length || state.min !== null;
-    trouble("No results", cut ? "No picture passes the filters and the lowest score. Remove some of them." : "No picture was found.");
+    trouble("No results", cut ? "No picture meets the filters and the lowest score. Remove some of them." : "The index has no pictures to show.");
   }
 }
 
@@ -208,6 +210,7 @@ function failed(problem, below = false) {
     open_filters(true).then(() => filters.wrong(problem.message, written));
     return;
   }
+  problem_status = problem.status;
   grid.hold_last_row(false);
   if (!below) next = null;
   $("#more").hidden = !below;
@@ -246,7 +249,7 @@ function like(hit, weight, alone = false) {
   const part = part_like(hit, weight);
   const others = state.parts.filter((each) => each.kind !== part.kind || each.value !== part.value);
   viewer?.close();
-  if (weight < 0 && !others.length && !state.text.trim()) toast("Alone, this shows the pictures that are least like it.");
+  if (weight < 0 && !others.length && !state.text.trim()) toast("On its own, this shows the pictures that are least like it.");
   change(alone ? { text: "", parts: [part], show: "", view: "" } : { parts: [...others, part], show: "", view: "" });
 }
 
@@ -274,7 +277,8 @@ $("#pin-minus").addEventListener("click", () => pin(-1));
 $("#picture").addEventListener("click", () => $("#choose").click());
 query.watch_pictures((part) => change({ parts: [...state.parts.filter((each) => each.kind !== "upload"), part], view: "", show: "" }));
 $("#index")?.addEventListener("change", () => change({ index: $("#index").value, parts: [], show: "" }));
-$("#again").addEventListener("click", () => search(true));
+// The page itself redirects to /login.
+$("#again").addEventListener("click", () => (problem_status === 401 ? location.reload() : search(true)));
 $("#more").addEventListener("click", (event) => {
   event.preventDefault();
   further().then(fill_window);
@@ -345,7 +349,7 @@ async function open_shown() {
   } catch {
     // Said below.
   }
-  toast("The picture of this link is no longer in the index, or has another row.");
+  toast("The picture of this link is no longer in the index, or has moved to another row.");
   change({ show: "" }, { quiet: true });
 }
 

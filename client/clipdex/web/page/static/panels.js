@@ -1,18 +1,18 @@
-// Beside the search: what an index is, which pictures it could not read, and its duplicates.
+// Views beside the search: facts of an index, pictures that could not be read, and duplicates.
 
 import { $, button, bytes, copy, counted, h, number } from "./dom.js";
 import { ask } from "./api.js";
 
 const KINDS = { exact: "Same bytes", perceptual: "Same look", semantic: "Same content" };
 
-// What the facts are called; those that the page shows otherwise are left out.
+// Labels of the facts; those that the page shows elsewhere are left out.
 const FACTS = {
-  index: "Index", path: "Path", model: "Model", embedding_dim: "Numbers per vector", dtype: "Stored as", pictures: "Pictures", removed: "Removed, not yet compacted",
-  bytes_on_disk: "On disk", first_commit: "First commit", last_commit: "Last commit", has_model: "Texts can be searched for", allows_write: "Pictures can be added",
-  shows_paths: "Paths are shown", version: "clipdex", fingerprint: "Fingerprint", indexes: "",
+  index: "Index", path: "Path", model: "Model", embedding_dim: "Dimensions", dtype: "Stored as", pictures: "Pictures", removed: "Removed rows, until compaction",
+  bytes_on_disk: "On disk", first_commit: "First commit", last_commit: "Last commit", has_model: "Search by text", allows_write: "Adding pictures",
+  shows_paths: "Showing paths", version: "clipdex version", fingerprint: "Fingerprint", indexes: "",
 };
 
-/** Show what is known of an index. */
+/** Show the facts of an index. */
 export async function info(index) {
   const dialog = $("#info");
   const body = $(".body", dialog);
@@ -40,7 +40,7 @@ function worded(name, value) {
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (typeof value === "number") return name.startsWith("bytes") ? bytes(value) : number(value);
   if (typeof value === "object") return Object.entries(value).map(([key, each]) => `${key}: ${each}`).join(", ");
-  return name.endsWith("_commit") ? value.slice(0, 16).replace("T", " ") : value;
+  return name.endsWith("_commit") ? `${value.slice(0, 16).replace("T", " ")} UTC` : value;
 }
 
 function failed(answer) {
@@ -90,8 +90,9 @@ function group({ pictures, size }, open) {
   return h("section", { class: "group" }, h("h2", { text: `${pictures[0].name} · ${counted(size, "picture")}` }),
     h("ul", {}, ...pictures.map((each, at) => h("li", {},
       h("button", { type: "button", class: "pair", onclick: () => open(each, pictures) },
-        h("img", { src: each.thumbnail, alt: each.name, loading: "lazy", width: each.width || 320, height: each.height || 320 })),
-      h("p", {}, h("strong", { text: each.name }), h("span", { class: at ? "relation" : "keep", text: at ? alike(each) : "keep" })),
+        h("img", { src: each.thumbnail, alt: each.name, loading: "lazy", width: each.width || 320, height: each.height || 320, onerror: (event) => event.target.classList.add("broken") })),
+      h("p", {}, h("strong", { text: each.name }), at ? null : h("span", { class: "keep", text: "keep" })),
+      at ? h("p", { class: "soft", text: alike(each) }) : null,
       h("p", { class: "soft", text: [each.width ? `${each.width} × ${each.height}` : "", each.size ? bytes(each.size) : "", (each.modified ?? "").slice(0, 10)].filter(Boolean).join(" · ") }),
       each.path || each.id ? button(each.id ? "Copy id" : "Copy path", "copy", () => copy(each.id ?? each.path, each.id ? "Id" : "Path")) : null))));
 }

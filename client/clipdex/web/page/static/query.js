@@ -27,14 +27,14 @@ function chip(state, part, at, changed, edit) {
   const label = h("span", { class: "what", text: said(part) ?? `picture ${part.value}` });
   const weight = h("input", {
     type: "number", step: "0.1", min: "-5", max: "5", value: String(part.weight), "data-at": `w${at}`,
-    "aria-label": `Weight of ${label.textContent}`, title: "Weight: arrow keys change it; below zero leaves out",
+    "aria-label": `Weight of ${label.textContent}`, title: "Weight: change it with the arrow keys; below zero subtracts",
     onchange: (event) => weigh(Number(event.target.value)),
   });
   const made = h("li", { class: part.weight < 0 ? "chip minus" : "chip" },
     h("span", { class: "sign", text: part.weight < 0 ? "−" : "+", "aria-label": part.weight < 0 ? "less like" : "more like" }),
     preview(state, part),
     part.kind === "text" ? h("button", { type: "button", class: "what", title: "Edit", text: part.value, onclick: () => (changed(others), edit(part.value)) }) : label,
-    button("Turn around: more or less like this", "swap", () => weigh(-part.weight), { quiet: true, "data-at": `s${at}` }),
+    button("Switch between more and less like this", "swap", () => weigh(-part.weight), { quiet: true, "data-at": `s${at}` }),
     weight,
     button(`Remove ${label.textContent}`, "x", () => changed(others), { quiet: true, "data-at": `x${at}` }));
   if (part.kind === "row") named(state, part, label);
@@ -43,7 +43,7 @@ function chip(state, part, at, changed, edit) {
 
 function preview(state, part) {
   if (part.kind === "text") return null;
-  const query = new URLSearchParams({ side: "96", ...(part.version ? { v: part.version } : {}), ...(state.index ? { index: state.index } : {}) });
+  const query = new URLSearchParams({ side: "160", ...(part.version ? { v: part.version } : {}), ...(state.index ? { index: state.index } : {}) });
   const from = { upload: uploads.get(part.value)?.url, row: `${root}/v1/pictures/${part.value}/thumbnail?${query}` }[part.kind];
   return from ? h("img", { src: from, alt: "", width: 28, height: 28, onerror: (event) => event.target.remove() }) : null;
 }
@@ -56,10 +56,10 @@ async function named(state, part, label) {
     const { name, version } = names.get(key);
     label.textContent = name;
     if (part.version && part.version !== version) {
-      toast("A picture of this search is no longer where it was, as the index was compacted; another has its place.");
+      toast("The index was compacted, and a picture of this search has moved: another one is in its row.");
     }
   } catch {
-    label.textContent = `picture ${part.value}, which is gone`;
+    label.textContent = `picture ${part.value} (no longer there)`;
   }
 }
 
@@ -84,8 +84,8 @@ function one(part) {
 
 /** Take a picture's file as a part of the query; returns the part, or null if it cannot be one. */
 export function upload(file) {
-  if (file.size > LARGEST) return void toast(`${file.name} is larger than the 64 MB that a search takes.`);
-  if (file.type && !file.type.startsWith("image/")) return void toast(`${file.name} is no picture.`);
+  if (file.size > LARGEST) return void toast(`${file.name} is larger than 64 MB, the limit for a search.`);
+  if (file.type && !file.type.startsWith("image/")) return void toast(`${file.name} is not a picture.`);
   const name = (file.name || "pasted picture").slice(0, 80);
   let token = name;
   for (let i = 2; uploads.has(token); i++) token = `${name} (${i})`;

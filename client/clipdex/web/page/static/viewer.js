@@ -1,4 +1,4 @@
-// One picture, large: what is known of it, its neighbours, and what can be done with it.
+// One picture, large, with its facts, its neighbours, and what can be done with it.
 
 import { $, button, bytes, copy, h, icon } from "./dom.js";
 import { ask } from "./api.js";
@@ -18,7 +18,7 @@ export function view(shown, use) {
   image.alt = hit.name;
   image.width = hit.width || 640;
   image.height = hit.height || 640;
-  image.src = `${hit.thumbnail}${hit.thumbnail.includes("?") ? "&" : "?"}side=1280`;
+  image.src = `${hit.thumbnail}&side=1280`;
   $("h2", dialog).textContent = hit.name;
   $(".previous", dialog).disabled = !hooks.neighbour(-1);
   $(".next", dialog).disabled = !hooks.neighbour(1);
@@ -41,9 +41,9 @@ function shown(value) {
 function tell() {
   const facts = [
     ["Score", hit.score?.toFixed(4)],
-    ["Size", hit.width ? `${hit.width} × ${hit.height}` : null],
-    ["File", hit.size ? bytes(hit.size) : null],
-    ["Modified", hit.modified && hit.modified.slice(0, 16).replace("T", " ")],
+    ["Pixels", hit.width ? `${hit.width} × ${hit.height}` : null],
+    ["File size", hit.size ? bytes(hit.size) : null],
+    ["Modified", hit.modified && `${hit.modified.slice(0, 16).replace("T", " ")} UTC`],
     ["Id", hit.id],
     ["Path", hit.path?.startsWith("id:") ? null : hit.path],
     ["Row", hit.row],

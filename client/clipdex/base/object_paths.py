@@ -1,0 +1,26 @@
+"""Paths of objects in a bucket: the URL `s3://BUCKET/KEY`, with the key as it is, not percent-encoded.
+
+A file's path in an index begins with a slash, so that neither can be mistaken for the other.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["SCHEMES", "is_object", "object_meant"]
+
+SCHEMES = ("s3", "gs", "az")
+
+_BEGINS = tuple(f"{scheme}://".encode() for scheme in SCHEMES)
+_URL = re.compile(f"({'|'.join(SCHEMES)}):(?:/+|$)", re.IGNORECASE)  # `pathlib` makes one slash of two
+
+
+def is_object(path: bytes) -> bool:
+    """Return whether a path of an index is that of an object in a bucket."""
+    return path.startswith(_BEGINS)
+
+
+def object_meant(given: str) -> str | None:
+    """Return the URL of a bucket or object that a text means, as `pathlib` may have changed it; or None."""
+    found = _URL.match(given)
+    return f"{found[1].lower()}://{given[found.end() :]}" if found else None

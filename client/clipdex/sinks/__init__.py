@@ -1,0 +1,4 @@
+"""Vector databases: pushing an index into one, and asking there.
+
+Not public.
+"""

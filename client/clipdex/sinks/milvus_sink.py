@@ -1,0 +1,266 @@
+"""A collection of Milvus: a server, or Milvus Lite in a file."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from clipdex.base.arrays import Vectors
+from clipdex.base.extras import needs
+from clipdex.sinks.conditions import AllOf, AnyOf, Compare, Condition, Contains, OneOf, Present, Scalar
+from clipdex.sinks.sink import Field, Found, Payload, Point, Points, SinkError
+
+with needs("pymilvus", "pymilvus", "milvus", "Milvus"):
+    from pymilvus import DataType, MilvusClient
+
+__all__ = ["MilvusSink"]
+
+_SUFFIX = "__clipdex"  # of the collection that has the description
+_LONGEST = 65_535  # bytes of a text
+_LONGEST_FIELD = 1_024
+_MOST_TEXTS = 100
+_AT_ONCE = 1_000
+# Always there. Of the other fields a point says in `present` which it has: Milvus has NULL only since 2.5.
+_REQUIRED = ("path", "name", "size", "width", "height", "mtime", "digest")
+_KINDS = {
+    "int": DataType.INT64,
+    "real": DataType.DOUBLE,
+    "text": DataType.VARCHAR,
+    "texts": DataType.ARRAY,
+    "bool": DataType.BOOL,
+}
+_NOTHING: dict[str, Any] = {"int": 0, "real": 0.0, "text": "", "texts": [], "bool": False}
+_GRAPH = {"M": 16, "efConstruction": 200}
+_EFFORT = 128  # candidates of a query
+
+
+class MilvusSink:
+    """A collection, and beside it one of a single row that has the description."""
+
+    most_points = 1_000
+    most_bytes = 16 << 20
+    number_bytes = 4
+    most_payload = 65_535  # bytes of a VARCHAR, such as `metadata`
+
+    def __init__(self, client: MilvusClient, collection: str, place: str) -> None:
+        """client: an open one, which is closed with the sink. place: how to name the collection."""
+        logging.getLogger("pymilvus").setLevel(logging.ERROR)
+        self.place = place
+        self._client = client
+        self._name = collection
+        self._described = collection + _SUFFIX
+        self._fields: dict[str, str] = {}
+
+    def description(self) -> str | None:
+        """See `Sink`."""
+        with self._translated():
+            if not self._client.has_collection(self._described):
+                if self._client.has_collection(self._name):
+                    raise SinkError(f"{self.place} was not made by clipdex: choose another collection")
+                return None
+            self._client.load_collection(self._described)
+            rows = self._client.get(self._described, ["text"], output_fields=["text"])
+        return str(rows[0]["text"]) if rows else None
+
+    def create(self, dim: int, fields: Sequence[Field]) -> None:
+        """See `Sink`."""
+        self._fields = {field.column: field.kind for field in fields}
+        with self._translated():
+            if not self._client.has_collection(self._described):
+                schema = self._schema(1)
+                schema.add_field("text", DataType.VARCHAR, max_length=_LONGEST)
+                self._create(self._described, schema, "FLAT", [])
+            if not self._client.has_collection(self._name):
+                schema = self._schema(dim)
+                for field in fields:
+                    schema.add_field(field.column, _KINDS[field.kind], **_sizes(field.kind))
+                schema.add_field("metadata", DataType.VARCHAR, max_length=_LONGEST)
+                schema.add_field("digest", DataType.VARCHAR, max_length=16)
+                schema.add_field("present", DataType.ARRAY, **_sizes("texts"))
+                self._create(self._name, schema, "HNSW", [each.column for each in fields if each.kind != "texts"])
+            self._client.load_collection(self._name)
+
+    def _schema(self, dim: int) -> Any:
+        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("point_id", DataType.VARCHAR, is_primary=True, max_length=36)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
+        return schema
+
+    def _create(self, name: str, schema: Any, kind: str, filtered: Sequence[str]) -> None:
+        indexes = self._client.prepare_index_params()
+        params = _GRAPH if kind == "HNSW" else {}
+        indexes.add_index("vector", index_type=kind, metric_type="COSINE", params=params)
+        if self._has_inverted_indexes():
+            for column in filtered:
+                indexes.add_index(column, index_type="INVERTED")
+        self._client.create_collection(name, schema=schema, index_params=indexes, consistency_level="Strong")
+
+    def _has_inverted_indexes(self) -> bool:
+        """Whether it is a server of 2.4 or later; Milvus Lite scans, and needs none."""
+        version = str(self._client.get_server_version()).removeprefix("v")
+        numbers = version.split(".")[:2]
+        return all(each.isdigit() for each in numbers) and tuple(map(int, numbers)) >= (2, 4)
+
+    def describe(self, text: str) -> None:
+        """See `Sink`."""
+        with self._translated():
+            self._client.upsert(self._described, [{"point_id": "text", "vector": [1.0], "text": text}])
+
+    def upsert(self, points: Points) -> None:
+        """See `Sink`."""
+        if not self._fields:
+            raise SinkError(f"{self.place}: upsert before create")
+        rows = [
+            {"point_id": points.ids[i], "vector": points.vectors[i].tolist(), **self._row(points.payloads[i])}
+            for i in range(len(points))
+        ]
+        with self._translated():
+            self._client.upsert(self._name, rows)
+
+    def _row(self, payload: Payload) -> dict[str, Any]:
+        row = {column: payload.get(column, _NOTHING[kind]) for column, kind in self._fields.items()}
+        row["metadata"] = payload.get("metadata", "")
+        row["digest"] = payload.get("digest", "")
+        row["present"] = [column for column in payload if column not in ("metadata", "digest")]
+        return row
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """See `Sink`."""
+        with self._translated():
+            self._client.delete(self._name, ids=list(ids))
+
+    def flush(self) -> None:
+        """See `Sink`: what Milvus has acknowledged is in its log, and strong consistency sees it."""
+
+    def optimize(self) -> None:
+        """See `Sink`."""
+        with self._translated():
+            self._client.flush(self._name)
+            self._client.load_collection(self._name)
+
+    def count(self) -> int:
+        """See `Sink`."""
+        with self._translated():
+            return int(self._client.query(self._name, filter="", output_fields=["count(*)"])[0]["count(*)"])
+
+    def digests(self) -> Iterator[tuple[str, str]]:
+        """See `Sink`."""
+        with self._translated():
+            pages = self._client.query_iterator(
+                self._name, batch_size=_AT_ONCE, output_fields=["point_id", "digest"]
+            )
+        try:
+            while True:
+                with self._translated():
+                    rows = pages.next()
+                if not rows:
+                    return
+                for row in rows:
+                    yield str(row["point_id"]), str(row["digest"])
+        finally:
+            pages.close()
+
+    def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
+        """See `Sink`."""
+        if not ids:
+            return {}
+        with self._translated():
+            rows = self._client.get(self._name, list(ids), output_fields=["*"])
+        return {str(row["point_id"]): Point(np.asarray(row["vector"], np.float32), _payload(row)) for row in rows}
+
+    def query(self, vector: Vectors, top_k: int, condition: Condition | None = None) -> list[Found]:
+        """See `Sink`."""
+        with self._translated():
+            fields = self._client.describe_collection(self._name)["fields"]
+            wanted = [field["name"] for field in fields if field["name"] != "vector"]
+            found = self._client.search(
+                self._name,
+                [vector.tolist()],
+                limit=top_k,
+                filter="" if condition is None else _expression(condition),
+                output_fields=wanted,
+                search_params={"metric_type": "COSINE", "params": {"ef": max(_EFFORT, 2 * top_k)}},
+                consistency_level="Strong",
+            )[0]
+        return [
+            Found(str(hit["entity"]["point_id"]), float(hit["distance"]), _payload(hit["entity"])) for hit in found
+        ]
+
+    def drop(self) -> None:
+        """See `Sink`."""
+        with self._translated():
+            for name in (self._name, self._described):
+                if self._client.has_collection(name):
+                    self._client.drop_collection(name)
+
+    def close(self) -> None:
+        """See `Sink`."""
+        self._client.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except SinkError:
+            raise
+        except Exception as exc:
+            raise SinkError(f"{self.place}: {' '.join(str(exc).split()):.300}") from exc
+
+
+def _sizes(kind: str) -> dict[str, Any]:
+    if kind == "text":
+        return {"max_length": _LONGEST}
+    if kind == "texts":
+        return {"element_type": DataType.VARCHAR, "max_capacity": _MOST_TEXTS, "max_length": _LONGEST_FIELD}
+    return {}
+
+
+def _payload(row: Any) -> dict[str, Any]:
+    present = {*row["present"], "digest", *(["metadata"] if row["metadata"] else [])}
+    return {
+        name: list(value) if isinstance(value, (list, tuple)) or hasattr(value, "__array__") else value
+        for name, value in dict(row).items()
+        if name in present
+    }
+
+
+def _expression(condition: Condition) -> str:
+    """Return a condition as one of Milvus's expressions."""
+    if isinstance(condition, (AllOf, AnyOf)):
+        joint = " and " if isinstance(condition, AllOf) else " or "
+        return "(" + joint.join(map(_expression, condition.parts)) + ")"
+    if isinstance(condition, Present):
+        has = _is_present(condition.field) or "point_id != ''"
+        return f"({has})" if condition.present else f"(not {has})"
+    field = condition.field
+    if isinstance(condition, Contains):
+        value = _literal(condition.value)
+        # Without the field, a list is empty, and a value is none that could be asked for: so `present` decides.
+        held = f"array_contains({field}, {value})" if condition.kind == "texts" else f"{field} == {value}"
+        there = _is_present(field)
+        held = held if there is None or condition.kind == "texts" else f"({there} and {held})"
+        return f"(not {held})" if condition.negated else f"({held})"
+    if isinstance(condition, OneOf):
+        values = ", ".join(map(_literal, condition.values))
+        said = f"{field} {'not ' if condition.negated else ''}in [{values}]"
+    else:
+        assert isinstance(condition, Compare)
+        sign = {"=": "==", "<>": "!="}.get(condition.operator, condition.operator)
+        said = f"{field} {sign} {_literal(condition.value)}"
+    there = _is_present(field)
+    return f"({said})" if there is None else f"({there} and {said})"
+
+
+def _is_present(field: str) -> str | None:
+    return None if field in _REQUIRED else f'array_contains(present, "{field}")'
+
+
+def _literal(value: Scalar) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -1,0 +1,233 @@
+"""One bucket of an object store: listing, reading, and what is wrong with it in a sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from clipdex.base.errors import ImageError, SourceError
+from clipdex.base.extras import needs
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+
+__all__ = ["FETCHES", "Bucket", "Listed", "parts_of"]
+
+FETCHES = 64  # objects that are read at a time
+
+# A request that fails is tried again, within these limits.
+_RETRIES: Any = {
+    "max_retries": 6,
+    "retry_timeout": timedelta(seconds=45),
+    "backoff": {
+        "base": 2,
+        "init_backoff": timedelta(milliseconds=100),
+        "max_backoff": timedelta(seconds=5),
+    },
+}
+_TIMEOUT, _CONNECT_TIMEOUT = "30s", "5s"
+_STORES_OPEN = 16
+_SETTINGS = re.compile(r"AWS_|GOOGLE_|AZURE_|.*_PROXY$", re.IGNORECASE)
+
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_STATUS = re.compile(r"status code: (\d{3})")
+_NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
+_NOT_KNOWN = {
+    "AuthenticationFailed",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+}
+_CLOCK = {"RequestTimeTooSkewed", "RequestExpired"}
+_REGION = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
+_LONGEST = 200  # characters of what a store says
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An object of a listing.
+
+    key: its name in the bucket. mark: a number that changes with its ETag, 63 bits; None without one.
+    """
+
+    key: str
+    size: int
+    mtime_ns: int
+    etag: str | None
+    mark: int | None
+
+    @classmethod
+    def of(cls, meta: ObjectMeta) -> Listed:
+        """Make one of what the store says of an object."""
+        etag = meta["e_tag"]
+        mark = None
+        if etag:
+            mark = int.from_bytes(hashlib.blake2b(etag.encode(), digest_size=8).digest(), "big") >> 1
+        modified = meta["last_modified"]
+        # In integers: a float has no room for microseconds since 1970.
+        seconds = int(modified.replace(microsecond=0).timestamp())
+        mtime_ns = seconds * 1_000_000_000 + modified.microsecond * 1000
+        return cls(meta["path"], meta["size"], mtime_ns, etag or None, mark)
+
+
+class Bucket:
+    """A bucket, reached with the credentials that the environment has. Safe to share between threads."""
+
+    def __init__(self, url: str, store: Any) -> None:
+        """url: `SCHEME://BUCKET`, for paths and messages. store: one of obstore's."""
+        self.url = url
+        self._store = store
+
+    @classmethod
+    def open(cls, url: str) -> Bucket:
+        """Open the bucket of a URL. Nothing is sent yet.
+
+        Raises:
+            MissingExtra: obstore is not installed.
+            SourceError: the settings of the environment are not valid, or lack what the store needs.
+        """
+        scheme, bucket, _ = parts_of(url)
+        settings = tuple(sorted((name, value) for name, value in os.environ.items() if _SETTINGS.match(name)))
+        return _opened(f"{scheme}://{bucket}", settings)
+
+    def path_of(self, key: str) -> bytes:
+        """Return the path of an object in an index."""
+        return f"{self.url}/{key}".encode("utf-8", "surrogateescape")
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        """Yield the objects below a prefix, as a folder's files: `a/b` has `a/b/c`, and not `a/bc`.
+
+        Raises:
+            SourceError: the listing fails, at once or on the way.
+        """
+        try:
+            for page in self._store.list(prefix or None, chunk_size=1000):
+                for meta in page:
+                    yield Listed.of(meta)
+        except _errors() as exc:
+            raise self._refused(exc) from exc
+
+    def head(self, key: str) -> Listed | None:
+        """Return one object as a listing would; None if there is none. Raises SourceError."""
+        try:
+            return Listed.of(self._store.head(key))
+        except FileNotFoundError:
+            next(self.listed(key), None)  # is there a bucket? the answer to HEAD does not say
+            return None
+        except _errors() as exc:
+            next(self.listed(key), None)
+            raise self._refused(exc) from exc
+
+    def read(self, listed: Listed, limit: int) -> bytes:
+        """Read an object if it is still the one that was listed.
+
+        Raises:
+            ImageError: it has changed or vanished, has more than `limit` bytes, or this object cannot be read.
+            SourceError: the store cannot be read at all.
+        """
+        if listed.size > limit:
+            raise ImageError(
+                f"the file has {listed.size:,} bytes, more than the limit of {limit:,}", reason="too_large"
+            )
+        options: Any = {"if_match": listed.etag} if listed.etag else {}
+        try:
+            found = self._store.get(listed.key, options=options)
+            now = Listed.of(found.meta)
+            # Without an ETag, or with a store that has never heard of If-Match.
+            if (now.size, now.etag) != (listed.size, listed.etag) or (
+                listed.etag is None and now.mtime_ns != listed.mtime_ns
+            ):
+                raise ImageError("the object was changed after it was listed", reason="vanished")
+            data = bytes(found.bytes())
+        except FileNotFoundError as exc:
+            if _code(exc) in _NO_BUCKET:
+                raise self._refused(exc) from exc
+            raise ImageError("the object was deleted after it was listed", reason="vanished") from exc
+        except _errors() as exc:
+            if type(exc).__name__ == "PreconditionError":
+                raise ImageError("the object was changed after it was listed", reason="vanished") from exc
+            # Is it this object, or the store?
+            next(self.listed(listed.key), None)
+            raise ImageError(f"the store refuses the object: {_said(exc)}", reason="unreadable") from exc
+        if len(data) != listed.size:
+            raise ImageError("the store ended in the middle of the object", reason="truncated")
+        return data
+
+    def _refused(self, exc: BaseException) -> SourceError:
+        text, code, status = str(exc), _code(exc), _status(exc)
+        if code in _NO_BUCKET or (isinstance(exc, FileNotFoundError) and not code):
+            why = "there is no such bucket; check its name, the region and the endpoint"
+        elif "169.254." in text or "metadata.google.internal" in text or "CredentialsNotLoaded" in text:
+            why = (
+                "no credentials were found in the environment; set them, as AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket"
+            )
+        elif code in _NOT_KNOWN or status == "401":
+            why = (
+                f"the store refuses the credentials ({code or 'unauthenticated'}); check those in the environment"
+            )
+        elif code in _CLOCK:
+            why = f"the clock of this machine differs from the store's ({code}); set it"
+        elif code in _REGION or "redirect" in text:
+            why = "the bucket is in another region; set AWS_REGION to the region of the bucket"
+        elif status == "403":
+            why = f"the credentials may not list or read the bucket ({code or 'status 403'}); give them that right"
+        elif "error sending request" in text or "timed out" in text or "dns error" in text:
+            why = "the store cannot be reached; check the network and the endpoint; what was committed is kept"
+        else:
+            why = f"the store fails: {_said(exc)}"
+        return SourceError(f"{self.url}: {why}")
+
+
+def parts_of(url: str) -> tuple[str, str, str]:
+    """Split `SCHEME://BUCKET/KEY` -> (scheme, bucket, key). Raises SourceError if there is no bucket in it."""
+    scheme, _, rest = url.partition("://")
+    bucket, _, key = rest.partition("/")
+    if not bucket:
+        raise SourceError(f"{url}: names no bucket; expected {scheme}://BUCKET or {scheme}://BUCKET/PREFIX")
+    return scheme, bucket, key
+
+
+@lru_cache(maxsize=_STORES_OPEN)
+def _opened(url: str, settings: tuple[tuple[str, str], ...]) -> Bucket:
+    with needs("obstore", "obstore", "buckets", "reading object stores"):
+        from obstore.store import from_url
+    endpoints = [value for name, value in settings if name.upper().startswith("AWS_ENDPOINT")]
+    options: Any = {"timeout": _TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT}
+    if any(endpoint.startswith("http:") for endpoint in endpoints):  # as a store on one's own machines
+        options["allow_http"] = True
+    try:
+        return Bucket(url, from_url(url, client_options=options, retry_config=_RETRIES))
+    except Exception as exc:  # obstore's, and ValueError
+        raise SourceError(f"{url}: cannot be opened: {_said(exc)}") from exc
+
+
+def _errors() -> tuple[type[BaseException], ...]:
+    from obstore.exceptions import BaseError
+
+    return (BaseError, OSError)
+
+
+def _code(exc: BaseException) -> str:
+    found = _CODE.search(str(exc))
+    return found[1] if found else ""
+
+
+def _status(exc: BaseException) -> str:
+    found = _STATUS.search(str(exc))
+    return found[1] if found else ""
+
+
+def _said(exc: BaseException) -> str:
+    text = str(exc).partition("\n")[0]
+    status = _status(exc)
+    words = _code(exc) or (f"status {status}" if status else "")
+    return words or text[:_LONGEST] or type(exc).__name__

@@ -1,0 +1,74 @@
+"""Pictures in a bucket of moto's server, in an environment of its own: its packages clash with the tests'."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, noise
+
+pytest.importorskip("obstore")
+
+MOTO = shutil.which("moto_server", path=f"{ROOT / '.venv-buckets/bin'}{os.pathsep}{os.environ['PATH']}")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(MOTO is None, reason="moto is not installed: make .venv-buckets/ready"),
+]
+
+
+def png(seed):
+    buffer = io.BytesIO()
+    noise(seed).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def store(monkeypatch, tmp_path):
+    """An empty bucket `photos`, to put objects in."""
+    from obstore.store import from_url
+
+    log = Path(tmp_path / "moto.log")
+    with log.open("w") as out:
+        moto = subprocess.Popen([str(MOTO), "-H", "127.0.0.1", "-p", "0"], stdout=out, stderr=out)
+    try:
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
+            assert moto.poll() is None, log.read_text()
+        settings = {
+            "AWS_ENDPOINT_URL": found[0],
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1",
+        }
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        urllib.request.urlopen(urllib.request.Request(f"{found[0]}/photos", method="PUT")).close()
+        yield from_url("s3://photos", client_options={"allow_http": True})
+    finally:
+        moto.terminate()
+        moto.wait()
+
+
+def test_a_bucket_of_moto_is_indexed_and_kept_up_to_date(store, update):
+    for number in range(60):
+        store.put(f"a/{number:04}.png", png(number))
+    store.put("ab/0.png", png(1))
+    report, _ = update("s3://photos/a")
+    assert (report.discovered, report.indexed, report.failed) == (60, 60, 0)
+    store.put("a/0001.png", png(2000))
+    store.put("a/new ä+%.png", png(2001))
+    store.delete("a/0002.png")
+    report, embedded = update("s3://photos/a")
+    assert (report.unchanged, report.indexed, report.changed, report.removed) == (58, 2, 1, 1)
+    assert embedded == 2
+
+
+def test_a_bucket_that_moto_does_not_have_is_one_sentence(store, run, tmp_path):
+    status, _, err = run("index", "s3://nothing", "-i", tmp_path / "x", "--dry-run")
+    assert (status, "s3://nothing: there is no such bucket" in err) == (1, True)
