@@ -51,7 +51,7 @@ _ENTRIES = {
     ),
     "dump": Entry("Write the vectors of an index in another program's format.", "dump:dump", _INDEX),
     "push": Entry(
-        "Bring a vector database up to date with an index: Milvus, Qdrant, LanceDB, pgvector.",
+        "Bring a collection of a vector database up to date with an index.",
         "push:push_command",
         _INDEX,
     ),
