@@ -208,7 +208,7 @@ def test_each_reading_without_locks_notices_what_is_written_meanwhile(tmp_path, 
         for read in (
             lambda: index.pictures([3]),
             lambda: index.where("row < 6"),
-            lambda: index._store.broken_records(),
+            lambda: index.rows_now().broken_records(),
         ):
             with pytest.raises(clipdex.IndexFault, match="written to while it was read"):
                 read()
@@ -268,7 +268,7 @@ def test_what_the_system_refuses_after_opening_is_no_damage_either(tmp_path, tex
         index.where("row < 5")
         reads: dict[str, tuple[Any, Callable[[], object]]] = {
             "rows": (index._opened_store, lambda: index.pictures([3])),
-            "records": (index._opened_store, lambda: index._store.broken_records()),
+            "records": (index._opened_store, lambda: index.rows_now().broken_records()),
             "filter": (index._where, lambda: index.where("row < 6")),
         }
         for owner, read in reads.values():

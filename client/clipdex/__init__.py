@@ -114,6 +114,10 @@ if TYPE_CHECKING:
         Index,
         IndexInfo,
     )
+    from clipdex.index.split import (
+        Split,
+        split_index,
+    )
     from clipdex.index.verify import (
         Damage,
         VerifyReport,
@@ -219,6 +223,8 @@ _HOMES = {
     "merge_indexes": "clipdex.index.merge",
     "Index": "clipdex.index.reader",
     "IndexInfo": "clipdex.index.reader",
+    "Split": "clipdex.index.split",
+    "split_index": "clipdex.index.split",
     "Damage": "clipdex.index.verify",
     "VerifyReport": "clipdex.index.verify",
     "verify_index": "clipdex.index.verify",
@@ -340,6 +346,7 @@ __all__ = [
     "ServerUnreachable",
     "Source",
     "SourceError",
+    "Split",
     "StoredItem",
     "Stranded",
     "TextCut",
@@ -364,5 +371,6 @@ __all__ = [
     "plan_run",
     "refresh_metadata",
     "retrieve_local",
+    "split_index",
     "verify_index",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +13,7 @@ from clipdex.ann.layout import require_layout
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged, IndexFault, InvalidArgument
 from clipdex.base.extras import needs
+from clipdex.index.parts import PartedIndex, merged
 from clipdex.index.reader import Index
 from clipdex.index.side.ann_file import AGAIN, ANN_FILE, AnnHeader, read
 from clipdex.search.cosines import UnsoundRow, not_unit
@@ -20,7 +22,7 @@ from clipdex.search.exact import Ranking, rank
 from clipdex.search.selection import flags_of
 from clipdex.search.topk import top_k
 
-__all__ = ["AnnIndex", "import_faiss"]
+__all__ = ["AnnIndex", "PartedAnn", "import_faiss"]
 
 # Candidates for k hits. HNSW compares the rows themselves, IVF-PQ their codes, which are less accurate.
 _FETCH = {"hnsw": (2, 20), "ivf_pq": (20, 200)}
@@ -54,7 +56,7 @@ class AnnIndex:
 
     @classmethod
     def open(cls, index: Index, effort: int | None = None) -> AnnIndex:
-        """Load the file of an index. HNSW takes as much memory as the vectors.
+        """Load the file of an index; for one of parts, see `PartedAnn`. HNSW takes as much memory as the vectors.
 
         Raises:
             MissingExtra: FAISS is not installed.
@@ -62,6 +64,8 @@ class AnnIndex:
                 it. Or it has rows that the index will see only after `refresh`.
         """
         faiss = import_faiss()
+        if isinstance(index, PartedIndex):
+            raise InvalidArgument(f"{index.directory} is an index of parts: open it with PartedAnn.open")
         header, blob = read(index.directory, index.manifest, index.extents())
         _require_seen(header, index)
         path = index.directory / ANN_FILE
@@ -170,6 +174,63 @@ class AnnIndex:
         except RuntimeError as exc:
             raise IndexDamaged(f"{ANN_FILE} is damaged: FAISS cannot search it; {AGAIN}") from exc
         return np.asarray(rows, dtype=np.int64)
+
+
+class PartedAnn:
+    """The loaded `vectors.ann` of each part of an index. Pass it to `Index.search(..., ann=...)`.
+
+    parts: one for each part; None for a part without rows.
+    """
+
+    def __init__(self, parts: Sequence[AnnIndex | None]) -> None:
+        self.parts = list(parts)
+
+    @classmethod
+    def open(cls, index: Index, effort: int | None = None) -> PartedAnn:
+        """Load the files of an index of parts. Raises as `AnnIndex.open`, also if one part has no file."""
+        return cls([AnnIndex.open(part, effort) if len(part.vectors) else None for _, part in index.pieces()])
+
+    def require(self, index: Index) -> None:
+        """Raise IndexFault unless they were built for the parts' current rows."""
+        pieces = index.pieces()
+        if len(pieces) != len(self.parts):
+            raise IndexFault(f"{index.directory} has other parts than when the approximate index was opened")
+        self._firsts = [first for first, _ in pieces]
+        for (_, piece), part in zip(pieces, self.parts, strict=True):
+            if part is not None:
+                part.require(piece)
+
+    def rank(
+        self,
+        vectors: Array,
+        queries: npt.NDArray[np.float32],
+        k: int,
+        *,
+        allowed: Array | None = None,
+        dead: Rows | None = None,
+        minimum: float = -np.inf,
+    ) -> list[Ranking]:
+        """Rank each part's rows like `AnnIndex.rank`, and merge; rows of a part without a file exactly."""
+        flags = None if allowed is None else flags_of(len(vectors), allowed)
+        best = [Ranking(np.empty(0), np.empty(0, np.int64)) for _ in queries]
+        for part, first, end in zip(self.parts, self._firsts, [*self._firsts[1:], len(vectors)], strict=True):
+            own = vectors[first:end]
+            gone = None if dead is None else dead[(dead >= first) & (dead < end)] - first
+            some = None if flags is None else flags[first:end]
+            try:
+                if part is None:
+                    found = top_k(
+                        own, queries, k, allowed=some, dead=gone, minimum=minimum, norms=RowNorms(unit=True)
+                    )
+                else:
+                    found = part.rank(own, queries, k, allowed=some, dead=gone, minimum=minimum)
+            except UnsoundRow as exc:
+                raise UnsoundRow(exc.row + first) from exc
+            best = [
+                merged([old, Ranking(new.scores, new.rows + first)], k)
+                for old, new in zip(best, found, strict=True)
+            ]
+        return best
 
 
 def import_faiss() -> ModuleType:

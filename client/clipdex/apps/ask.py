@@ -66,7 +66,11 @@ def ask(
         grouping=grouping,
         ann=ranker,
     )
-    return [Answer(str(query), hits, offset, cut) for query, hits, cut in zip(queries, found, cuts, strict=True)]
+    missing = tuple(index.missing)
+    return [
+        Answer(str(query), hits, offset, cut, missing)
+        for query, hits, cut in zip(queries, found, cuts, strict=True)
+    ]
 
 
 def _embedded(queries: Sequence[Query], client: Client | None, index: Index) -> Vectors:

@@ -30,12 +30,14 @@ class Answer:
     """A query as text, and its hits.
 
     offset: the number of better hits that were skipped. cut: the ends of its texts beyond the model's context.
+    missing: parts of the index that were not there, and so were not searched.
     """
 
     query: str
     hits: Sequence[Hit]
     offset: int = 0
     cut: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 def as_json(answers: Iterable[Answer]) -> Iterator[str]:
@@ -46,6 +48,8 @@ def as_json(answers: Iterable[Answer]) -> Iterator[str]:
         one: dict[str, Any] = {"query": answer.query, "hits": [_plain(hit) for hit in answer.hits]}
         if answer.cut:
             one["cut"] = list(answer.cut)
+        if answer.missing:
+            one["missing"] = list(answer.missing)
         yield between + textwrap.indent(json.dumps(one, indent=2), "  ")
         between = ",\n"
     yield "\n]\n"

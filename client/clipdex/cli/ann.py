@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipdex.ann import AnnHeader, AnnIndex, build_ann
+from clipdex.ann import AnnHeader, AnnIndex, PartedAnn, build_ann
 from clipdex.ann.build import BuiltAnn
 from clipdex.base.arrays import Vectors
 from clipdex.base.counting import counted
@@ -21,7 +21,8 @@ from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.index_options import takes_index
 from clipdex.cli.printing import note, say, say_json
 from clipdex.cli.progress import rows_progress
-from clipdex.index import Index
+from clipdex.index import Index, PartedIndex
+from clipdex.index.part_plan import is_parted, whole_parts
 
 __all__ = ["build", "open_ann"]
 
@@ -75,31 +76,43 @@ def build(
     """
     vectors, source = _measure_with(index, queries, connection)
     with interruptible("the index is as it was"), rows_progress("building") as progress:
-        made = build_ann(
-            index,
-            kind.value,
-            links=links,
-            chosen_from=chosen_from,
-            effort=effort,
-            queries=vectors,
-            source=source,
-            progress=progress,
-        )
+        places = list(whole_parts(index))
+        if places != [index]:
+            with Index.open(index) as opened:
+                places = [part.directory for _, part in opened.pieces() if len(part.vectors)]
+        built = {
+            place: build_ann(
+                place,
+                kind.value,
+                links=links,
+                chosen_from=chosen_from,
+                effort=effort,
+                queries=vectors,
+                source=source,
+                progress=progress,
+            )
+            for place in places
+        }
     if as_json:
-        say_json(_as_dict(index, made))
+        done = [_as_dict(place, made) for place, made in built.items()]
+        say_json({"index": str(index), "parts": done} if is_parted(index) else done[0])
         return
-    say(
-        f"{shown_path(str(index))}: {kind.value} of {counted(made.header.rows, 'row')} in {made.seconds:,.1f} s, "
-        f"{made.file_bytes / 1e6:,.1f} MB"
-    )
-    say(_recall_sentence(made.header))
+    for place, made in built.items():
+        say(
+            f"{shown_path(str(place))}: {kind.value} of {counted(made.header.rows, 'row')} in "
+            f"{made.seconds:,.1f} s, {made.file_bytes / 1e6:,.1f} MB"
+        )
+        say(_recall_sentence(made.header))
 
 
-def open_ann(index: Index) -> AnnIndex:
+def open_ann(index: Index) -> AnnIndex | PartedAnn:
     """Open the FAISS index for `search --ann`, and report the recall measured when it was built."""
-    opened = AnnIndex.open(index)
-    note(_recall_sentence(opened.header))
-    since = len(index.vectors) - opened.header.rows
+    opened = PartedAnn.open(index) if isinstance(index, PartedIndex) else AnnIndex.open(index)
+    headers = [part.header for part in getattr(opened, "parts", [opened]) if part is not None]
+    measured = [header for header in headers if header.recall is not None]
+    if measured:
+        note(_recall_sentence(min(measured, key=_recall_of)))  # of parts, the worst
+    since = len(index.vectors) - sum(header.rows for header in headers)
     if since > 0:
         note(
             f"{counted(since, 'newer row is', 'newer rows are')} searched exactly;  clipdex ann build  adds "
@@ -118,6 +131,10 @@ def _as_dict(index: Path, made: BuiltAnn) -> dict[str, object]:
         "bytes": made.file_bytes,
         "recall": None if header.recall is None else asdict(header.recall),
     }
+
+
+def _recall_of(header: AnnHeader) -> float:
+    return 1.0 if header.recall is None else header.recall.recall_at_10
 
 
 def _recall_sentence(header: AnnHeader) -> str:

@@ -39,6 +39,7 @@ _ENTRIES = {
     "merge": Entry(
         "Join indexes of one model into a new one, without embedding anything again.", "items:merge", _INDEX
     ),
+    "split": Entry("Divide an index into parts, without embedding anything again.", "items:split", _INDEX),
     "verify": Entry("Check a whole index for damage.", "maintenance:verify", _INDEX),
     "compact": Entry(
         "Rewrite an index without the rows of files that are gone or were replaced.",
@@ -50,7 +51,7 @@ _ENTRIES = {
     ),
     "dump": Entry("Write the vectors of an index in another program's format.", "dump:dump", _INDEX),
     "push": Entry(
-        "Bring a vector database up to date with an index: Milvus, Qdrant, LanceDB, pgvector.",
+        "Bring a collection of a vector database up to date with an index.",
         "push:push_command",
         _INDEX,
     ),

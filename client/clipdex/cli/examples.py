@@ -34,6 +34,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         Example("find . -name '*.jpg' -print0 | clipdex index --files-from - -i x.clipdex", "A list of files"),
         Example("clipdex index ~/Pictures -i photos.clipdex --dry-run", "What would be done"),
         Example("clipdex index ~/Pictures -i photos.clipdex --refresh-metadata", "Dates and keywords, again"),
+        Example("clipdex index shards/*.tar --out big.parts --parts 8 --part 3", "One of eight jobs"),
     ),
     "clipdex watch": (
         Example("clipdex watch ~/Pictures --out photos.clipdex", "Index a folder, and then whatever changes"),
@@ -75,6 +76,10 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     "clipdex remove": (Example("clipdex remove cat.jpg 17 -i photos.clipdex", "Two items"),),
     "clipdex merge": (
         Example("clipdex merge a.clipdex b.clipdex --out all.clipdex", "Nothing is embedded again"),
+    ),
+    "clipdex split": (
+        Example("clipdex split photos.clipdex --parts 8 --out photos.parts", "Eight parts"),
+        Example("clipdex split photos.parts --parts 16 --out photos-16.parts", "Another number of parts"),
     ),
     "clipdex verify": (Example("clipdex verify photos.clipdex", "Exit status 1 if anything is damaged"),),
     "clipdex compact": (Example("clipdex compact photos.clipdex", "Free the space of removed pictures"),),

@@ -34,6 +34,7 @@ from clipdex.cli.printing import detail, note, say, say_json
 from clipdex.cli.progress import index_progress, shown_rate
 from clipdex.cli.refreshing import refresh
 from clipdex.index import Index
+from clipdex.index.part_plan import part_name
 from clipdex.model.formats.icc import check_icc
 from clipdex.pipeline.index_pictures import (
     MAX_RING_BYTES,
@@ -209,6 +210,24 @@ def index(
             min=1, help="Memory for decoded pictures, including those in flight, in MiB.", rich_help_panel=LIMITS
         ),
     ] = MAX_RING_BYTES // _MIB,
+    parts: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Make an index of N parts, a directory of indexes that is searched as one.",
+            show_default=False,
+        ),
+    ] = None,
+    part: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="K",
+            help="Do only part K, from 0 to N - 1; other processes may do others at the same time.",
+            show_default=False,
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with status 1 if a picture is in the ledger of failures.")
     ] = False,
@@ -234,7 +253,7 @@ def index(
         _end_strictly(strict, refresh(source, out, not no_exif, workers, limits, as_json))
         return
     if dry_run:
-        plan = plan_run(source, out, retry_failures=retry, check=check.value)
+        plan = plan_run(source, out, retry_failures=retry, check=check.value, parts=parts, part=part)
         say_passed_over(plan.passed_over)
         if as_json:
             say_json({"index": str(out), "dry_run": True} | asdict(plan))
@@ -260,8 +279,12 @@ def index(
             exif=not no_exif,
             max_ring_bytes=ring_mib * _MIB,
             progress=progress,
+            parts=parts,
+            part=part,
         )
         fingerprint = client.card.fingerprint
+    if part is not None:
+        out = out / part_name(part)
     for stage, seconds in report.stage_seconds.items():
         detail(f"{stage + ':':<12} {seconds:.2f} s")
     if report.failed:

@@ -16,6 +16,7 @@ from clipdex.base.errors import InvalidArgument
 from clipdex.cli.common import is_typed
 from clipdex.cli.splicing import splice
 from clipdex.index.manifest import MANIFEST
+from clipdex.index.part_plan import is_parted
 
 __all__ = [
     "ENVIRONMENT",
@@ -195,7 +196,7 @@ def _and_paths(
     if place is None or index is None:
         return IndexAndPaths(required_index(place or index), paths)
     # Every word is a path then. One that names an index was meant as the index, and would be forgotten in another.
-    if place.suffix == _SUFFIX or (place / MANIFEST).is_file():
+    if place.suffix == _SUFFIX or (place / MANIFEST).is_file() or is_parted(place):
         if is_typed(ctx, "index"):
             raise _twice(place, index)
         raise InvalidArgument(

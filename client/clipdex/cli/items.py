@@ -21,7 +21,7 @@ from clipdex.base.errors import AddFailed, InvalidArgument
 from clipdex.base.json_text import parse_plain_json
 from clipdex.cli.common import JsonOption, interruptible, shown_path, typed_delimiter
 from clipdex.cli.connection_options import Connection, connects
-from clipdex.cli.index_options import takes_index_option
+from clipdex.cli.index_options import takes_index, takes_index_option
 from clipdex.cli.printing import complain, note, printable, say, say_json
 from clipdex.cli.progress import rows_progress
 from clipdex.collection.collection import Collection
@@ -29,9 +29,10 @@ from clipdex.collection.item import Item
 from clipdex.index.discard import discard_if_empty
 from clipdex.index.manifest import MANIFEST, Manifest
 from clipdex.index.merge import merge_indexes
+from clipdex.index.split import split_index
 from clipdex.sources.id_list import IdList
 
-__all__ = ["add", "merge", "remove"]
+__all__ = ["add", "merge", "remove", "split"]
 
 
 @takes_index_option
@@ -265,3 +266,24 @@ def merge(
         return
     twice = f"; {done.replaced:,} left out, as a later index has their path or id" if done.replaced else ""
     say(f"{shown_path(str(out))} holds {counted(done.rows, 'picture')}{twice}")
+
+
+@takes_index
+def split(
+    index: Path,
+    *,
+    parts: Annotated[int, typer.Option("--parts", metavar="N", min=1, help="Number of parts.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The new index of parts.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Divide an index into parts, without embedding anything again.
+
+    The result is searched as one index. The index itself, which may have parts already, is only read;
+    clipdex merge DIR --out X.clipdex  makes one index of parts.
+    """
+    with interruptible("nothing was written"), rows_progress("copying") as progress:
+        done = split_index(index, out, parts, progress)
+    if as_json:
+        say_json({"index": str(out)} | asdict(done))
+        return
+    say(f"{shown_path(str(out))} holds {counted(done.rows, 'picture')} in {counted(done.parts, 'part')}")

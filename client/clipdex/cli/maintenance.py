@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,9 +14,10 @@ from clipdex.base.errors import IndexFault, IndexNotFound
 from clipdex.base.item_paths import path_text
 from clipdex.cli.common import JsonOption, interruptible, shown_path
 from clipdex.cli.index_options import takes_index
+from clipdex.cli.missing_parts import AllowMissingOption, note_missing
 from clipdex.cli.printing import complain, note, printable, say, say_json
 from clipdex.cli.progress import rows_progress
-from clipdex.index import Damage, Index, VerifyReport, compact_index, optimize_index, verify_index
+from clipdex.index import Damage, Index, PartedIndex, VerifyReport, compact_index, optimize_index, verify_index
 
 __all__ = ["compact", "info", "optimize", "verify"]
 
@@ -134,12 +135,15 @@ def optimize(index: Path, as_json: JsonOption = False) -> None:
 
 
 @takes_index
-def info(index: Path, as_json: JsonOption = False) -> None:
+def info(index: Path, allow_missing: AllowMissingOption = False, as_json: JsonOption = False) -> None:
     """Show what an index holds: rows, tombstones, failures, size, model, age."""
-    with Index.open(index) as opened:
-        manifest, found = opened.manifest, opened.info()
+    with Index.open(index, allow_missing=allow_missing) as opened:
+        manifest, found, missing = opened.manifest, opened.info(), opened.missing
+        parts = _parts(opened) if isinstance(opened, PartedIndex) else None
+        note_missing(opened)
     if as_json:
-        say_json({"index": str(index)} | asdict(manifest) | asdict(found))
+        of_parts = {} if parts is None else {"parts": parts, "missing": missing}
+        say_json({"index": str(index)} | asdict(manifest) | asdict(found) | of_parts)
         return
     failures = ", ".join(f"{count:,} {reason}" for reason, count in found.failures.items())
     lines = [
@@ -158,8 +162,18 @@ def info(index: Path, as_json: JsonOption = False) -> None:
         lines.insert(7, ("colours", "converted by profile to sRGB"))
     if manifest.below_floor:
         lines.insert(6, ("", f"below the floor of its export: {printable(manifest.below_floor)}"))
+    if parts is not None:
+        there = f", {len(missing):,} of them missing" if missing else ""
+        lines.insert(1, ("parts", f"{len(parts) + len(missing):,}{there}"))
+        lines += [
+            (each["name"], f"{each['rows']:,} rows, {each['bytes_on_disk'] / 1e6:,.1f} MB") for each in parts
+        ]
     for name, value in lines:
         say(f"{name:<13} {value}")
+
+
+def _parts(opened: PartedIndex) -> list[dict[str, Any]]:
+    return [{"name": part.directory.name} | asdict(part.info()) for _, part in opened.pieces()]
 
 
 def _when(seconds: int | None) -> str:

@@ -21,6 +21,7 @@ from clipdex.cli.common import HtmlOption, JsonOption, NoLinksOption, check_link
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.demo_model import note_demo_model
 from clipdex.cli.index_options import ENVIRONMENT, may_take_index_option, required_index
+from clipdex.cli.missing_parts import AllowMissingOption, note_missing
 from clipdex.cli.panels import OUTPUT
 from clipdex.cli.printing import note
 from clipdex.cli.query_options import (
@@ -87,6 +88,7 @@ def search(
     ann: Annotated[
         bool, typer.Option("--ann", help="Search approximately, after  clipdex ann build: faster, may miss hits.")
     ] = False,
+    allow_missing: AllowMissingOption = False,
     connection: Connection,
     as_json: JsonOption = False,
     as_csv: Annotated[
@@ -133,7 +135,8 @@ def search(
             summary, fingerprint = sink.place, found.fingerprint
     else:
         index = required_index(index)
-        with Index.open(index) as opened:
+        with Index.open(index, allow_missing=allow_missing) as opened:
+            note_missing(opened)
             if opened.manifest.below_floor:
                 below = opened.manifest.below_floor
                 note(f"{index} holds vectors of a model that was installed although {below}")

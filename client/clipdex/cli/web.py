@@ -20,7 +20,8 @@ from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.index_options import IndexOption, required_index
 from clipdex.cli.panels import ACCESS, LIMITS
 from clipdex.cli.printing import complain, is_verbose, note, printable, say, say_json
-from clipdex.index.manifest import MANIFEST, Manifest
+from clipdex.index.manifest import MANIFEST
+from clipdex.index.part_plan import is_parted, manifest_of
 from clipdex.model.texts import TextCut
 from clipdex.wire.address import is_loopback
 
@@ -155,7 +156,7 @@ def web(
         )
     token, made = _token(token_file, host)
     proxies = _proxies(behind_proxy)
-    missing = [each for each in indexes if not (each / MANIFEST).is_file()]
+    missing = [each for each in indexes if not (each / MANIFEST).is_file() and not is_parted(each)]
     if named is None and allow_write:
         for each in missing:
             if not os.path.lexists(each):
@@ -231,8 +232,8 @@ def _proxies(given: str | None) -> str | None:
 
 def _wait_for_server(connection: Connection, indexes: Sequence[Path]) -> None:
     """Wait for the server to be ready, here, where Ctrl-C ends the wait."""
-    first = next((each for each in indexes if (each / MANIFEST).is_file()), None)
-    connection.open(model=None if first is None else Manifest.read(first).model).close()
+    first = next((each for each in indexes if (each / MANIFEST).is_file() or is_parted(each)), None)
+    connection.open(model=None if first is None else manifest_of(first).model).close()
 
 
 def _token(file: Path | None, host: str) -> tuple[str | None, bool]:

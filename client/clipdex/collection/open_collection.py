@@ -15,6 +15,7 @@ from clipdex.client.client import Client, connect
 from clipdex.collection.decoding import Decoding
 from clipdex.index.create import put_back
 from clipdex.index.manifest import Manifest
+from clipdex.index.part_plan import is_parted, manifest_of
 from clipdex.index.reader import Index
 from clipdex.index.writer import IndexWriter
 from clipdex.model.formats.icc import IccUse, check_icc
@@ -63,8 +64,13 @@ def open_parts(
     if server is None and (model is not None or settings):
         raise InvalidArgument("settings of a connection are given, but no server= to connect to")
     if not read_only:
+        if is_parted(directory):
+            raise InvalidArgument(
+                f"{directory} is an index of parts, which a Collection does not write to: open it with "
+                "read_only=True, or make one index of it with  clipdex merge"
+            )
         put_back(directory)
-    manifest = Manifest.read(directory) if os.path.lexists(directory) else None
+    manifest = manifest_of(directory) if os.path.lexists(directory) else None
     if manifest is None and (read_only or (client is None and server is None)):
         how = "" if read_only else "; give server= or client= to create it, so that its model is known"
         raise IndexNotFound(f"{directory}: there is no such index{how}")

@@ -8,6 +8,7 @@ from clipdex.index.compact import compact_index
 from clipdex.index.hits import Hit, Hits
 from clipdex.index.manifest import Manifest
 from clipdex.index.optimize import Optimized, optimize_index
+from clipdex.index.parts import PartedIndex
 from clipdex.index.reader import Index, IndexInfo
 from clipdex.index.verify import Damage, VerifyReport, verify_index
 from clipdex.index.writer import IndexWriter
@@ -22,6 +23,7 @@ __all__ = [
     "IndexWriter",
     "Manifest",
     "Optimized",
+    "PartedIndex",
     "Picture",
     "VerifyReport",
     "compact_index",

@@ -16,6 +16,7 @@ from clipdex.base.replacing import EXCHANGE, renameat2
 from clipdex.index.create import aside, building, put_back
 from clipdex.index.files import sync_directory
 from clipdex.index.kept import copy_thumbnails
+from clipdex.index.part_plan import is_parted, whole_parts
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.verify import Damage, check_rows
 from clipdex.index.wal import wal_damage
@@ -32,7 +33,8 @@ def compact_index(
     """Drop the dead rows and renumber the others, in their order -> how many were dropped.
 
     The new index is built beside the old one and takes its place in one step. Readers that have the old one
-    open keep it until they refresh. Needs disk space for a second copy.
+    open keep it until they refresh. Needs disk space for a second copy. An index of parts is compacted part by
+    part; what an error leaves undone is as it was.
 
     Args:
         progress: called with the number of rows copied so far and of all rows to copy.
@@ -45,6 +47,8 @@ def compact_index(
         IndexWriteError: the disk is full or failed; the index is unchanged.
     """
     directory = Path(os.path.realpath(as_path(directory, "the path of an index")))  # not a link to it, nor "."
+    if is_parted(directory):
+        return sum(compact_index(part, progress, drop_damaged=drop_damaged) for part in whole_parts(directory))
     put_back(directory)
     cut = wal_damage(directory / ROWS_FILE)
     if cut and not drop_damaged:

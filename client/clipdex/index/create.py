@@ -21,6 +21,7 @@ __all__ = [
     "LOCK_FILE",
     "aside",
     "building",
+    "building_folder",
     "create_index",
     "put_back",
     "require_outside_indexes",
@@ -63,14 +64,8 @@ def require_outside_indexes(directory: Path) -> None:
 @contextmanager
 def building(directory: Path, manifest: Manifest) -> Iterator[Path]:
     """Create an empty index beside `directory`; it is removed at the end of the block if it is still there."""
-    try:
-        _make_folder(directory.parent)
-        made, lock = _made(directory)
-    except OSError as exc:
-        raise IndexWriteError(f"{directory}: cannot be created: {exc.strerror}") from exc
-    try:
+    with building_folder(directory) as made:
         try:
-            made.chmod(0o777 & ~_umask())
             RowStore.create(made / ROWS_FILE)
             for name, text in ((manifest.vectors_file, ""), (LOCK_FILE, ""), (MANIFEST, manifest.to_json())):
                 create(made / name, text.encode())
@@ -82,6 +77,22 @@ def building(directory: Path, manifest: Manifest) -> Iterator[Path]:
                 create(made / MANIFEST, manifest.to_json().encode())  # for `lacking` to test the file system with
             lack = lacking(made / MANIFEST)
             raise IndexWriteError(f"{directory}: cannot be created: {exc}{f': {lack}' if lack else ''}") from exc
+        yield made
+
+
+@contextmanager
+def building_folder(directory: Path) -> Iterator[Path]:
+    """Create an empty folder beside `directory`; it is removed at the end of the block if it is still there."""
+    try:
+        _make_folder(directory.parent)
+        made, lock = _made(directory)
+    except OSError as exc:
+        raise IndexWriteError(f"{directory}: cannot be created: {exc.strerror}") from exc
+    try:
+        try:
+            made.chmod(0o777 & ~_umask())
+        except OSError as exc:
+            raise IndexWriteError(f"{directory}: cannot be created: {exc.strerror}") from exc
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)

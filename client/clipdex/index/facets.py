@@ -220,18 +220,18 @@ class Facets:
         statement = (  # a column's name, or a bound key
             f"SELECT row, {expression}, {kind} FROM pictures WHERE {expression} IS NOT NULL AND "  # noqa: S608
         )
-        for which in self._parts(chosen):
+        for first, piece, which in self._parts(chosen):
             some_rows: list[int] = []
             some_codes: list[int] = []
-            for row, value, of_kind in self._index.selected(statement + which, given):
+            for row, value, of_kind in piece.selected(statement + which, given):
                 is_list = of_kind == "array" or (sort == "list" and isinstance(value, str))
                 for each in _listed(value) if is_list else (value,):
                     if isinstance(each, str) and len(each) > _LONGEST_VALUE:
-                        long.append(row)
+                        long.append(first + row)
                         continue
                     if not isinstance(each, (str, int, float)) or each in _INFINITE:
                         continue
-                    some_rows.append(row)
+                    some_rows.append(first + row)
                     some_codes.append(known.setdefault((type(each), each, is_list), len(known)))
                 if len(known) > _MOST_VALUES:
                     raise InvalidArgument(
@@ -249,15 +249,17 @@ class Facets:
             sort == "time",
         )
 
-    def _parts(self, chosen: Rows | None) -> Iterator[str]:
-        """Divide the rows -> conditions on them."""
-        if chosen is None:
-            for start in range(0, len(self._index.vectors), _ROWS_AT_ONCE):
-                end = min(start + _ROWS_AT_ONCE, len(self._index.vectors))
-                yield f"row >= {start:d} AND row < {end:d}"
-        else:
-            for start in range(0, len(chosen), _NAMED_AT_ONCE):
-                yield f"row IN ({', '.join(map(str, chosen[start : start + _NAMED_AT_ONCE].tolist()))})"
+    def _parts(self, chosen: Rows | None) -> Iterator[tuple[int, Index, str]]:
+        """Divide the rows -> (first row of a piece of the index, the piece, a condition on its own rows)."""
+        for first, piece in self._index.pieces():
+            count = len(piece.vectors)
+            if chosen is None:
+                for start in range(0, count, _ROWS_AT_ONCE):
+                    yield first, piece, f"row >= {start:d} AND row < {min(start + _ROWS_AT_ONCE, count):d}"
+                continue
+            own = chosen[(chosen >= first) & (chosen < first + count)] - first
+            for start in range(0, len(own), _NAMED_AT_ONCE):
+                yield first, piece, f"row IN ({', '.join(map(str, own[start : start + _NAMED_AT_ONCE].tolist()))})"
 
     def _condition(self, coded: _Coded, at: int) -> str:
         value = coded.values[at]
@@ -270,20 +272,36 @@ class Facets:
 
     # Describing
 
+    def _ranges(self, names: Sequence[str]) -> list[tuple[Any, Any]]:
+        """The least and the greatest value of each column, in SQLite's order; None for one without values."""
+        asked = ", ".join(f"min({name}), max({name})" for name in names)
+        statement = f"SELECT {asked} FROM pictures WHERE {_LIVE}"  # noqa: S608
+        found = [
+            [value if value is None or names[i // 2] != "row" else value + first for i, value in enumerate(record)]
+            for first, piece in self._index.pieces()
+            for record in piece.selected(statement, {})
+        ]
+        ranges = []
+        for i in range(len(names)):
+            least = [record[2 * i] for record in found if record[2 * i] is not None]
+            greatest = [record[2 * i + 1] for record in found if record[2 * i + 1] is not None]
+            ranges.append((min(least, key=_in_sql, default=None), max(greatest, key=_in_sql, default=None)))
+        return ranges
+
     def _own_columns(self, rows: Sequence[int]) -> list[Column]:
         ranged = [name for name in COLUMNS if name not in ("path", "id", "name", "folder", "meta")]
-        asked = ", ".join(f"min({name}), max({name})" for name in ranged)
-        (found,) = self._index.selected(f"SELECT {asked} FROM pictures WHERE {_LIVE}", {})  # noqa: S608
-        ranges = {name: (found[2 * i], found[2 * i + 1]) for i, name in enumerate(ranged)}
+        ranges = dict(zip(ranged, self._ranges(ranged), strict=True))
         kinds = {name: _kind_of(name, *ends) for name, ends in ranges.items()}
         texts = [name for name, kind in kinds.items() if kind in ("text", "list") and ranges[name][0] is not None]
         frequent: dict[str, Counter[Value]] = {name: Counter() for name in texts}
-        for start in range(0, len(rows) if texts else 0, _SAMPLED_AT_ONCE):
-            which = ", ".join(str(int(row)) for row in rows[start : start + _SAMPLED_AT_ONCE])
-            statement = f"SELECT {', '.join(texts)} FROM pictures WHERE row IN ({which})"  # noqa: S608
-            for record in self._index.selected(statement, {}):
-                for name, value in zip(texts, record, strict=True):
-                    _count(frequent[name], value, is_list=kinds[name] == "list")
+        for first, piece in self._index.pieces() if texts else ():
+            own = [row - first for row in rows if 0 <= row - first < len(piece.vectors)]
+            for start in range(0, len(own), _SAMPLED_AT_ONCE):
+                which = ", ".join(str(int(row)) for row in own[start : start + _SAMPLED_AT_ONCE])
+                statement = f"SELECT {', '.join(texts)} FROM pictures WHERE row IN ({which})"  # noqa: S608
+                for record in piece.selected(statement, {}):
+                    for name, value in zip(texts, record, strict=True):
+                        _count(frequent[name], value, is_list=kinds[name] == "list")
         columns = []
         for name in COLUMNS:
             if name in ranges:
@@ -302,7 +320,8 @@ class Facets:
                 )
             else:
                 one = f"SELECT 1 FROM pictures WHERE {name} IS NOT NULL AND {_LIVE} LIMIT 1"  # noqa: S608
-                columns.append(Column(name, name, "text", bool(self._index.selected(one, {}))))
+                there = any(piece.selected(one, {}) for _, piece in self._index.pieces())
+                columns.append(Column(name, name, "text", there))
         return columns
 
     def _keys(self, rows: Sequence[int]) -> list[Column]:
@@ -345,6 +364,11 @@ class Facets:
         count = len(self._index.vectors)
         rows = np.unique(np.linspace(0, max(0, count - 1), min(_SAMPLED, count)).astype(np.int64))
         return [int(row) for row in rows[~np.isin(rows, self._index.tombstones)]]
+
+
+def _in_sql(value: Any) -> tuple[int, Any]:
+    """Order values as SQLite does: numbers before texts, before bytes."""
+    return (0 if isinstance(value, (int, float)) else 1 if isinstance(value, str) else 2), value
 
 
 def _kind_of(name: str, least: object, greatest: object) -> str:

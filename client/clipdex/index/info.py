@@ -7,7 +7,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipdex.index.rows import RowStore
+from clipdex.index.row_reader import RowReader
 
 __all__ = ["IndexInfo", "info_of"]
 
@@ -28,7 +28,7 @@ class IndexInfo:
     with_exif: int = 0
 
 
-def info_of(directory: Path, store: RowStore, rows: int, tombstones: int) -> IndexInfo:
+def info_of(directory: Path, store: RowReader, rows: int, tombstones: int) -> IndexInfo:
     """Count, measure and date an index of so many live rows."""
     first, last = store.commit_times()
     return IndexInfo(

@@ -25,9 +25,10 @@ from clipdex.index.files import create, fault, open_to_read, rename, sync_direct
 from clipdex.model.card import ModelCard
 from clipdex.model.formats.icc import IccUse
 
-__all__ = ["FORMAT_VERSION", "MANIFEST", "Manifest", "json_crc32c"]
+__all__ = ["FORMAT_VERSION", "MANIFEST", "PLAN", "Manifest", "json_crc32c"]
 
 MANIFEST = "manifest.json"
+PLAN = "plan.json"  # of an index of parts, in place of a manifest
 FORMAT = "clipdex-index"
 FORMAT_VERSION = 1
 _WITH_ICC = 2  # pictures were converted: a clipdex that cannot do that must not add to the index
@@ -154,6 +155,11 @@ class Manifest:
         except FileNotFoundError as exc:
             if not os.path.lexists(directory):
                 raise IndexNotFound(f"{directory}: there is no such index; create it with  clipdex index") from exc
+            if os.path.lexists(directory / PLAN):
+                raise IndexFormatError(
+                    f"{directory} is an index of parts, and this works on an index in one piece; make one with  "
+                    f"clipdex merge {directory} --out ONE.clipdex"
+                ) from exc
             raise IndexFormatError(f"{directory} is not a clipdex index: it has no {MANIFEST}") from exc
         except NotADirectoryError as exc:
             raise IndexFormatError(f"{directory} is a file; a clipdex index is a directory") from exc

@@ -18,11 +18,12 @@ from clipdex.base.replacing import NOREPLACE, renameat2
 from clipdex.index.create import building, require_outside_indexes, sweep_unfinished
 from clipdex.index.kept import copy_thumbnails
 from clipdex.index.manifest import Manifest
+from clipdex.index.part_plan import whole_parts
 from clipdex.index.reader import Index
 from clipdex.index.verify import verify_index
 from clipdex.index.writer import IndexWriter
 
-__all__ = ["Merged", "merge_indexes"]
+__all__ = ["Merged", "merge_indexes", "new_place", "put", "require_sound"]
 
 _ROWS_AT_ONCE = 16_384
 
@@ -44,7 +45,7 @@ def merge_indexes(
     new index is built beside its place and renamed when it is complete; the others are only read.
 
     Args:
-        sources: indexes of one model; the new one has float32 vectors if one of them has.
+        sources: indexes of one model, also of parts; the new one has float32 vectors if one of them has.
         progress: called with the number of rows copied so far and of all rows to copy.
 
     Raises:
@@ -55,23 +56,14 @@ def merge_indexes(
     """
     if isinstance(sources, (str, os.PathLike)) or not isinstance(sources, Sequence) or not sources:
         raise InvalidArgument(f"sources is {sources!r:.60}; expected a list of indexes")
-    paths = [as_path(each, "the path of an index") for each in sources]
-    target = as_path(out, "the path of the new index")
-    if any(os.path.realpath(target) == os.path.realpath(path) for path in paths):
-        raise InvalidArgument(f"{target} is one of the indexes to merge; give the new index another path")
-    require_outside_indexes(target)
-    if os.path.lexists(target):
-        raise InvalidArgument(f"{target} exists already; give the new index another path, or move it away")
+    named = [as_path(each, "the path of an index") for each in sources]
+    target = new_place(out, named)
+    paths = [path for each in named for path in whole_parts(each)]
     with ExitStack() as stack:
         indexes = [stack.enter_context(Index.open(path)) for path in paths]
         manifest = _manifest(indexes)
         for path in paths:
-            if damages := verify_index(path).damages:
-                raise IndexDamaged(
-                    f"{path}: {damages[0].what}; it was not merged, since a copy would look sound: index its "
-                    "pictures again, then compact it, or leave out what is damaged with  clipdex compact "
-                    "--drop-damaged"
-                )
+            require_sound(path, "merged")
         sweep_unfinished(target)
         chosen = _chosen(indexes)
         total = sum(map(len, chosen))
@@ -87,7 +79,8 @@ def merge_indexes(
                         progress(done, total)
                 for failure in _failures(indexes, writer):
                     writer.fail(failure)
-            _put(made, target)
+            put(made, target)
+            IndexWriter(target).close()  # syncs the name
     return Merged(total, sum(map(len, indexes)) - total)
 
 
@@ -128,7 +121,27 @@ def _failures(indexes: Sequence[Index], writer: IndexWriter) -> list[Failure]:
     return [failure for failure in ledger.values() if not writer.has(failure.path)]
 
 
-def _put(made: Path, target: Path) -> None:
+def new_place(out: PathLike, sources: Sequence[Path]) -> Path:
+    """Return the path of an index to be made from others. Raises InvalidArgument if none can be made there."""
+    target = as_path(out, "the path of the new index")
+    if any(os.path.realpath(target) == os.path.realpath(path) for path in sources):
+        raise InvalidArgument(f"{target} is one of the indexes to merge; give the new index another path")
+    require_outside_indexes(target)
+    if os.path.lexists(target):
+        raise InvalidArgument(f"{target} exists already; give the new index another path, or move it away")
+    return target
+
+
+def require_sound(path: Path, done: str) -> None:
+    """Raise IndexDamaged if an index is damaged: a copy would have matching checksums. done: such as "merged"."""
+    if damages := verify_index(path).damages:
+        raise IndexDamaged(
+            f"{path}: {damages[0].what}; it was not {done}, since a copy would look sound: index its "
+            "pictures again, then compact it, or leave out what is damaged with  clipdex compact --drop-damaged"
+        )
+
+
+def put(made: Path, target: Path) -> None:
     """Give the new index its name, if nothing has taken it meanwhile."""
     try:
         if not renameat2(os.fsencode(made), os.fsencode(target), NOREPLACE):
@@ -137,4 +150,3 @@ def _put(made: Path, target: Path) -> None:
         raise InvalidArgument(f"{target} exists by now; give the new index another path") from exc
     except OSError as exc:
         raise IndexWriteError(f"{target}: cannot be created: {exc.strerror}") from exc
-    IndexWriter(target).close()  # syncs the name

@@ -12,6 +12,7 @@ import numpy as np
 from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument
 from clipdex.index.files import write_at
+from clipdex.index.part_plan import is_parted, whole_parts
 from clipdex.index.reader import Index
 from clipdex.index.side.building import building, install
 from clipdex.index.side.int8_file import INT8_FILE, Int8File, Int8Header, pack_block
@@ -42,7 +43,7 @@ def optimize_index(directory: Path, progress: Callable[[int, int], None] | None 
 
     Existing codes are kept, unless the index has more than doubled since: then all rows are coded again, since
     the new ones may be of another kind. Readers and a writer may continue meanwhile. Rows committed later are
-    searched without codes until this is called again.
+    searched without codes until this is called again. An index of parts is optimized part by part.
 
     Args:
         progress: called with the number of rows processed so far and of all rows.
@@ -53,6 +54,9 @@ def optimize_index(directory: Path, progress: Callable[[int, int], None] | None 
         IndexWriteError: the disk is full or failed; the index is unchanged.
         InvalidArgument: the vectors are wider than int8 sums allow (131,072 numbers).
     """
+    if is_parted(directory):
+        done = [optimize_index(part, progress) for part in whole_parts(directory)]
+        return Optimized(*(sum(getattr(each, name) for each in done) for name in ("rows", "coded", "file_bytes")))
     # An Index, since a compaction may put other files at the path while they are opened one by one.
     busy = f"{directory} is being optimized by another process; wait for it, or stop it"
     overtaken = f"{directory} has just been optimized by another process; try again"

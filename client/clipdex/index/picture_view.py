@@ -81,10 +81,14 @@ def exif_is_there(db: sqlite3.Connection) -> bool:
     return db.execute(_EXIF_IS_THERE).fetchone() is not None
 
 
-def create_view(db: sqlite3.Connection, *, with_exif: bool) -> None:
-    """Create the view `pictures`, or make it anew. with_exif: the table is there."""
+def create_view(db: sqlite3.Connection, *, with_exif: bool, first: int = 0) -> None:
+    """Create the view `pictures`, or make it anew.
+
+    with_exif: the table is there. first: the number of the first row, which is not 0 in a part.
+    """
     db.execute("DROP VIEW IF EXISTS temp.pictures")
-    db.execute(_VIEW + (_WITH_EXIF if with_exif else _WITHOUT_EXIF))
+    view = _VIEW.replace("rows.row AS row", f"rows.row + {first:d} AS row") if first else _VIEW
+    db.execute(view + (_WITH_EXIF if with_exif else _WITHOUT_EXIF))
 
 
 def create_functions(db: sqlite3.Connection, watched: Callable[[Function], Function]) -> None:

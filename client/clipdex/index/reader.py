@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,10 @@ from clipdex.index.files import fault, open_directory
 from clipdex.index.hits import Hit, Hits, grouped_ranking, hits_of, no_record, traits, unsound
 from clipdex.index.info import IndexInfo, info_of
 from clipdex.index.manifest import Manifest
+from clipdex.index.part_plan import is_parted
+from clipdex.index.part_rows import PartedRows
 from clipdex.index.ranker import Ranker
+from clipdex.index.row_reader import RowReader
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.search_options import check_options, check_params, checked_queries
 from clipdex.index.side.int8_file import Int8File, Int8Watch
@@ -53,6 +57,7 @@ class Index:
     """
 
     generation: object
+    of_parts: ClassVar[type[Any]]  # the class for an index of parts; clipdex.index.parts sets it
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -69,15 +74,23 @@ class Index:
             raise
 
     @classmethod
-    def open(cls, directory: str | os.PathLike[str]) -> Index:
-        """Open an index for reading.
+    def open(cls, directory: str | os.PathLike[str], *, allow_missing: bool = False) -> Index:
+        """Open an index for reading: one index, or an index of parts (docs/parts.md).
+
+        Args:
+            allow_missing: of an index of parts, read those that are there; `missing` names the others.
 
         Raises:
-            IndexNotFound: the directory does not exist.
+            IndexNotFound: the directory, or a part, does not exist.
             IndexFormatError: it is not an index, or has a newer format.
             IndexDamaged: the vectors file is shorter than the commit record says.
+            FingerprintMismatch: a part holds another model's vectors.
         """
-        return cls(as_path(directory, "the path of an index"))
+        path = as_path(directory, "the path of an index")
+        if is_parted(path):
+            found: Index = cls.of_parts(path, allow_missing=allow_missing)
+            return found
+        return cls(path)
 
     def refresh(self) -> None:
         """Move the view to the latest commit, also if the index has been compacted since."""
@@ -93,9 +106,23 @@ class Index:
         """Whether it has been neither closed nor left without files by a `refresh` that failed."""
         return self._place >= 0
 
+    @property
+    def missing(self) -> list[str]:
+        """The names of the parts that are missing; always empty for an index that has none."""
+        return []
+
+    def pieces(self) -> list[tuple[int, Index]]:
+        """List (first row, index) of what it consists of: its parts in order, or itself if it has none."""
+        return [(0, self)]
+
+    def rows_now(self) -> RowReader:
+        """The reader of its rows.sqlite, open until it is closed or finds a compaction."""
+        assert isinstance(self._store, RowReader)
+        return self._store
+
     def is_current(self) -> bool:
         """Return whether nothing was committed, by any process, since the view was taken. Takes microseconds."""
-        return self._in_place() and self._store.data_version() == self._version
+        return self._in_place() and self.rows_now().data_version() == self._version
 
     def _open_files(self) -> None:
         try:
@@ -106,7 +133,7 @@ class Index:
             raise fault(self.directory, exc) from exc
         try:
             self.manifest = Manifest.read(self.directory)
-            self._opened_store = RowStore.open(self.directory / ROWS_FILE, write=False)
+            self._opened_store: RowReader | PartedRows = RowStore.open(self.directory / ROWS_FILE, write=False)
         except BaseException:
             os.close(place)
             raise
@@ -116,7 +143,7 @@ class Index:
         self._norms = RowNorms(unit=True)
 
     @property
-    def _store(self) -> RowStore:
+    def _store(self) -> RowReader | PartedRows:
         self._require_open()
         return self._opened_store
 
@@ -150,8 +177,9 @@ class Index:
             raise fault(self.directory, exc) from exc
 
     def _look(self) -> None:
-        self._version = self._store.data_version()  # before the snapshot: a commit in between is seen as new
-        rows, dead = self._store.snapshot()
+        store = self.rows_now()
+        self._version = store.data_version()  # before the snapshot: a commit in between is seen as new
+        rows, dead = store.snapshot()
         self._vectors = map_vectors(self.directory, self.manifest, rows)
         self._dead: npt.NDArray[np.int64] = np.array(dead, dtype=np.int64)
         with self._where_lock:
@@ -293,6 +321,17 @@ class Index:
         found = self._conditions().rows(condition, params, len(self._vectors))
         return found[~np.isin(found, self._dead)] if len(self._dead) else found
 
+    def where_numbered(self, condition: str, params: Mapping[str, Any] | None, first: int) -> Rows:
+        """Find rows like `where`, for a condition on `row` that numbers the first row `first` -> own row numbers.
+
+        Raises: as `where`.
+        """
+        with closing(Where(self.directory / ROWS_FILE, first=first)) as numbered:
+            if not self._in_place():
+                raise IndexFault(f"{self.directory} was compacted since: refresh it, then filter")
+            found: Rows = numbered.rows(condition, params, first + len(self._vectors)) - first
+        return found[~np.isin(found, self._dead)] if len(self._dead) else found
+
     def selected(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Run a SELECT of this package over the view of conditions; see `Where.selected`."""
         return self._conditions().selected(sql, values)
@@ -386,7 +425,7 @@ class Index:
 
     def info(self) -> IndexInfo:
         """Summarise the index: counts, size and dates."""
-        return info_of(self.directory, self._store, len(self), len(self._dead))
+        return info_of(self.directory, self.rows_now(), len(self), len(self._dead))
 
     def failures(self) -> list[Failure]:
         """Read the ledger: every file that could not be indexed, by path. Raises IndexDamaged if unreadable."""

@@ -6,13 +6,15 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from clipdex.base.arguments import PathLike, as_path
-from clipdex.base.errors import IndexDamaged, IndexFormatError
+from clipdex.base.errors import FingerprintMismatch, IndexDamaged, IndexFormatError
 from clipdex.base.records import Extent
 from clipdex.index.files import fault, open_directory, open_to_read
-from clipdex.index.manifest import Manifest
+from clipdex.index.manifest import PLAN, Manifest
+from clipdex.index.part_plan import PartPlan, is_parted, missing_parts
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.side.ann_file import ann_damages
 from clipdex.index.side.int8_file import int8_damages
@@ -52,11 +54,48 @@ def verify_index(directory: PathLike, progress: Callable[[int, int], None] | Non
         IndexFault: it cannot be read now, which does not mean damage: a full disk, no locks.
     """
     directory = as_path(directory, "the path of an index")
+    if is_parted(directory):
+        return _verify_parts(directory, progress)
     while True:  # a compaction in between would mix two indexes
         with _watched(directory) as in_place:
             report = _verify(directory, progress)
             if in_place():
                 return report
+
+
+def _verify_parts(directory: Path, progress: Callable[[int, int], None] | None) -> VerifyReport:
+    """Check the plan and each part. Damage is named with its part, and rows are numbered part after part."""
+    try:
+        plan = PartPlan.read(directory)
+    except (IndexDamaged, IndexFormatError) as exc:
+        return VerifyReport(0, 0, 0, [Damage(str(exc))])
+    damages, rows, extents, read = [], 0, 0, 0
+    missing = missing_parts(directory, plan)
+    for name in plan.names():
+        if name in missing:
+            damages.append(Damage(f"{name}: is missing"))
+            continue
+        part = directory / name
+        told = None if progress is None else partial(_told, progress, rows)
+        report = verify_index(part, told)
+        for each in report.damages:
+            where = None if each.rows is None else (each.rows[0] + rows, each.rows[1] + rows)
+            damages.append(Damage(f"{name}: {each.what}", where))
+        try:
+            found = Manifest.read(part)
+            found.require_same(plan.manifest, part)
+            if (found.dtype, found.embedding_dim) != (plan.dtype, plan.embedding_dim):
+                damages.append(Damage(f"{name}: its vectors are not as {PLAN} says"))
+        except FingerprintMismatch as exc:
+            damages.append(Damage(str(exc)))
+        except (IndexDamaged, IndexFormatError):
+            pass  # in the report already
+        rows, extents, read = rows + report.rows, extents + report.extents, read + report.bytes_read
+    return VerifyReport(rows, extents, read, damages)
+
+
+def _told(progress: Callable[[int, int], None], before: int, done: int, total: int) -> None:
+    progress(before + done, before + total)
 
 
 @contextmanager

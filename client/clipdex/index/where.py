@@ -77,8 +77,8 @@ _LIMITS = {
 class Where:
     """Conditions on the rows of one rows.sqlite. Safe to share between threads; close it."""
 
-    def __init__(self, path: Path, *, timeout_s: float = 60.0) -> None:
-        """timeout_s: how long one condition may take.
+    def __init__(self, path: Path, *, timeout_s: float = 60.0, first: int = 0) -> None:
+        """timeout_s: how long one condition may take. first: the number that the first row has in conditions.
 
         Raises:
             IndexDamaged: the database cannot be read.
@@ -88,11 +88,12 @@ class Where:
         self._lock = threading.Lock()
         self._answers: dict[tuple[object, ...], Rows] = {}
         self._guard = _Guard()
+        self._first = first
         self._is_old = False  # the view, which may lack what a commit has added
         try:
             self._db = connect(path, write=False)
             self._has_exif = exif_is_there(self._db)
-            _close_in(self._db, self._guard.watched, with_exif=self._has_exif)
+            _close_in(self._db, self._guard.watched, with_exif=self._has_exif, first=first)
             self._db.set_authorizer(self._guard.decide)
             self._db.set_progress_handler(self._guard.look_at_the_clock, _STEPS)
         except sqlite3.Error as exc:
@@ -134,7 +135,7 @@ class Where:
             if exif_is_there(self._db):
                 self._has_exif = True
                 self._db.execute("PRAGMA query_only = OFF")  # of a view in memory
-                create_view(self._db, with_exif=True)
+                create_view(self._db, with_exif=True, first=self._first)
             self._is_old = False
         except sqlite3.Error as exc:
             require_still(self._db)
@@ -278,13 +279,15 @@ class _Guard:
             return 1
 
 
-def _close_in(db: sqlite3.Connection, watched: Callable[[Function], Function], *, with_exif: bool) -> None:
+def _close_in(
+    db: sqlite3.Connection, watched: Callable[[Function], Function], *, with_exif: bool, first: int
+) -> None:
     """Create the view and set every limit that SQLite has."""
     create_functions(db, watched)
     db.execute("PRAGMA temp_store = MEMORY")
     # Without locks, a file may be cut short while it is read: if it were mapped, that would kill the process.
     db.execute(f"PRAGMA mmap_size = {0 if isinstance(db, Still) else 1 << 30:d}")
-    create_view(db, with_exif=with_exif)
+    create_view(db, with_exif=with_exif, first=first)
     db.execute("PRAGMA query_only = ON")
     db.execute("PRAGMA trusted_schema = OFF")
     if hasattr(db, "setlimit"):  # Python 3.11

@@ -16,6 +16,7 @@ from clipdex.base.errors import InvalidArgument
 from clipdex.base.item_paths import BEGINS, is_item, path_text, paths_meant
 from clipdex.base.object_paths import is_object
 from clipdex.base.spelling import composed_path
+from clipdex.index.part_plan import PartPlan, is_parted
 from clipdex.index.reader import Index
 from clipdex.index.writer import IndexWriter
 from clipdex.sources.census import Surveyed
@@ -154,7 +155,7 @@ def forget_pictures(
     whole_folders: bool = False,
     dry_run: bool = False,
 ) -> Forgotten:
-    """Remove rows and lines of the ledger from an index, in one transaction. No file is touched.
+    """Remove rows and lines of the ledger from an index, in one transaction, or one a part. No file is touched.
 
     A picture that is still in an indexed folder comes back with the next run over it.
 
@@ -182,6 +183,8 @@ def forget_pictures(
             rows = [path for _, path in opened.live_paths()]
             lines = opened.failed_paths()
             return _forgotten(*_chosen(directory, rows, lines, named, missing, whole_folders))
+    if is_parted(directory):
+        return _forget_in_parts(directory, named, missing, whole_folders)
     with IndexWriter(directory) as writer:
         rows = [path for part in writer.live_paths(_PATHS_AT_ONCE) for path in part]
         lines = writer.failed_paths()
@@ -189,6 +192,21 @@ def forget_pictures(
         for path in rows + lines:
             writer.remove(path)
         writer.commit()
+    return _forgotten(rows, lines)
+
+
+def _forget_in_parts(directory: Path, named: list[list[bytes]], missing: bool, whole_folders: bool) -> Forgotten:
+    with Index.open(directory) as opened:
+        rows = [path for _, path in opened.live_paths()]
+        lines = opened.failed_paths()
+    rows, lines = _chosen(directory, rows, lines, named, missing, whole_folders)
+    plan, of_part = PartPlan.read(directory), dict[int, list[bytes]]()
+    for path in rows + lines:
+        of_part.setdefault(plan.part_of(path), []).append(path)
+    for number, paths in sorted(of_part.items()):
+        with IndexWriter(directory / plan.names()[number]) as writer:
+            for path in paths:
+                writer.remove(path)
     return _forgotten(rows, lines)
 
 

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
 from clipdex.base.arguments import PathLike, as_path
+from clipdex.base.errors import InvalidArgument
 from clipdex.base.records import Failure
+from clipdex.index.manifest import Manifest
+from clipdex.index.part_plan import PartPlan, is_parted, require_for_parts
 from clipdex.index.reader import Index
 from clipdex.index.sound_files import SoundFiles
 from clipdex.pipeline.departures import departures
+from clipdex.pipeline.index_parts import chosen_parts, part_place
 from clipdex.pipeline.standing import Check, Standing, checked, keeps_its_row, standing_of
 from clipdex.sources.census import PassedOver, Surveyed
 from clipdex.sources.opening import as_source
+from clipdex.sources.part import Divided, Divisible
 from clipdex.sources.source import Source
 
 __all__ = ["Plan", "plan_run"]
@@ -53,19 +59,43 @@ def plan_run(
     *,
     retry_failures: bool = False,
     check: Check = "stat",
+    parts: int | None = None,
+    part: int | None = None,
 ) -> Plan:
     """Compare a folder or another source with an index, which may not exist yet -> the plan of a run.
 
-    retry_failures, check: as for `index_pictures`.
+    retry_failures, check, parts, part: as for `index_pictures`.
 
     Raises:
-        InvalidArgument: `check` is unknown.
+        InvalidArgument: `check` is unknown, or `parts` or `part` do not fit the index.
         SourceError: the source is missing or cannot be read.
         IndexFault: `index` is not an index, or is damaged.
     """
     source = as_source(source)
     index = as_path(index, "the path of an index")
     checked(check)
+    if parts is None and part is None and not is_parted(index):
+        return _plan_one(source, index, retry_failures, check)
+    if is_parted(index):
+        divider = PartPlan.read(index)
+        divider.require_same(replace(divider, parts=divider.parts if parts is None else parts), index)
+    elif parts is None:
+        raise InvalidArgument(f"part {part} is given, but {index} has no parts yet; give their number, too")
+    else:
+        divider = PartPlan.of(parts, Manifest("", "", 1), "")  # what divides the pictures is their number alone
+        require_for_parts(index)
+    divided = Divided(source, divider.parts, divider.part_of)
+    plans = []
+    for number in chosen_parts(divider.parts, part, index):
+        place = next((each for each in part_place(index, divider, number) if os.path.lexists(each)), None)
+        plans.append(_plan_one(divided.of(number), place or index / "none", retry_failures, check))
+    counts = [each.name for each in fields(Plan) if each.name != "passed_over"]
+    sums = {name: sum(getattr(each, name) for each in plans) for name in counts}
+    skipped = [each.passed_over for each in (plans if isinstance(source, Divisible) else plans[-1:])]
+    return Plan(**sums, passed_over=PassedOver.sum(skipped))
+
+
+def _plan_one(source: Source, index: Path, retry_failures: bool, check: Check) -> Plan:
     count = dict.fromkeys(Standing, 0)
     damaged = gone = out = 0
     failures: list[Failure] = []

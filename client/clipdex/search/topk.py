@@ -26,7 +26,7 @@ from clipdex.search.readahead import Readahead, in_memory, want_rows
 from clipdex.search.selection import Selection
 from clipdex.search.spans import Span, cores, spans_of, work_through
 
-__all__ = ["Ranking", "RowNorms", "top_k"]
+__all__ = ["Each", "Ranking", "RowNorms", "Search", "no_ranking", "plain", "top_k", "turns"]
 
 _ROWS_FOR_ONE = 65_536  # one query: what belongs to so many rows, beside the rows, stays in a core's cache
 _ROWS_FOR_MANY = 2048  # 64 queries or more: so do the rows' products with 64 of them
@@ -81,19 +81,19 @@ def top_k(
         UnsoundRow: `norms` says that all rows are of norm 1, and one that may be ranked was read and is not:
             without codes any row, with codes those that `optimize` gave none for this, and those that were scored.
     """
-    vectors = _plain(vectors)
+    vectors = plain(vectors)
     if not np.isfinite(queries).all():
         raise InvalidArgument("a query contains NaN or infinity")
     selection = Selection.of(len(vectors), allowed, dead)
-    each = _Each.of(len(queries), k, minimum, excluded, selection.count)
+    each = Each.of(len(queries), k, minimum, excluded, selection.count)
     norms = RowNorms() if norms is None else norms
-    answers = [_none() for _ in queries]
-    turn = max(1, min(_QUERIES, _PAIRS // max(1, int(each.k.max(initial=0)))))
+    answers = [no_ranking() for _ in queries]
+    turn = turns(each)
     for start in range(0, len(queries), turn):
         asked = np.ascontiguousarray(queries[start : start + turn], dtype=np.float32)
         some = start + np.flatnonzero(asked.any(axis=1) & (each.k[start : start + turn] > 0))
         if len(some):
-            search = _Search(vectors, asked[some - start], each.at(some), codes, selection, norms)
+            search = Search(vectors, asked[some - start], each.at(some), codes, selection, norms)
             for q, answer in zip(some, search.run(), strict=True):
                 answers[q] = answer
         for q in start + np.flatnonzero(~asked.any(axis=1)):  # if a query is all zeros, so are its scores
@@ -102,7 +102,7 @@ def top_k(
 
 
 @dataclass(frozen=True)
-class _Each:
+class Each:
     """What each of Q queries asks for. k: int64 (Q,); minimum: float64 (Q,); excluded: rows of each, or None."""
 
     k: npt.NDArray[np.int64]
@@ -117,16 +117,23 @@ class _Each:
         minimum: float | Sequence[float],
         excluded: Sequence[npt.NDArray[np.int64]] | None,
         most: int,
-    ) -> _Each:
+    ) -> Each:
         """Spread what is the same for all queries. most: rows that can be found."""
         excluded = excluded if excluded is not None and any(map(len, excluded)) else None
         counts = np.broadcast_to(np.minimum(np.asarray(k, np.int64), most), queries)
         return cls(counts, np.broadcast_to(np.asarray(minimum, np.float64), queries), excluded)
 
-    def at(self, some: npt.NDArray[np.intp]) -> _Each:
+    def at(self, some: npt.NDArray[np.intp]) -> Each:
         """Select queries by number."""
         excluded = None if self.excluded is None else [self.excluded[q] for q in some]
-        return _Each(self.k[some], self.minimum[some], excluded)
+        return Each(self.k[some], self.minimum[some], excluded)
+
+    def within(self, first: int, end: int) -> Each:
+        """The same for rows [first, end), numbered from 0."""
+        if self.excluded is None:
+            return self
+        own = [some[(some >= first) & (some < end)] - first for some in self.excluded]
+        return Each(self.k, self.minimum, own)
 
     def pairs(self, rows: int) -> npt.NDArray[np.int64]:
         """Number the excluded pairs of a query and one of so many rows: query × rows + row, ascending."""
@@ -135,7 +142,7 @@ class _Each:
         return np.sort(np.concatenate([q * rows + some for q, some in enumerate(self.excluded)]))
 
 
-def _plain(vectors: Array) -> Array:
+def plain(vectors: Array) -> Array:
     """Turn rows into a plain array, cheaper to slice than a memmap, in a form that the kernels accept."""
     vectors = np.asarray(vectors)
     if vectors.dtype not in (np.float16, np.float32) or not vectors.dtype.isnative:
@@ -143,11 +150,17 @@ def _plain(vectors: Array) -> Array:
     return vectors if vectors.strides[-1] == vectors.itemsize else np.ascontiguousarray(vectors)
 
 
-def _none() -> Ranking:
+def turns(each: Each) -> int:
+    """Return how many queries are answered at once."""
+    return max(1, min(_QUERIES, _PAIRS // max(1, int(each.k.max(initial=0)))))
+
+
+def no_ranking() -> Ranking:
+    """A ranking of nothing."""
     return Ranking(np.empty(0), np.empty(0, np.int64))
 
 
-def _of_zero(vectors: Array, selection: Selection, each: _Each) -> Ranking:
+def _of_zero(vectors: Array, selection: Selection, each: Each) -> Ranking:
     """Rank the first k finite rows for one zero query: all score 0."""
     parts: list[npt.NDArray[np.int64]] = []
     wanted = 0 if each.minimum[0] > 0 else int(each.k[0])
@@ -163,25 +176,28 @@ def _of_zero(vectors: Array, selection: Selection, each: _Each) -> Ranking:
     return Ranking(np.zeros(len(rows)), rows)
 
 
-class _Search:
+class Search:
     """One scan of the rows for several queries, none of them zero."""
 
     def __init__(
         self,
         vectors: Array,
         queries: npt.NDArray[np.float32],
-        each: _Each,
+        each: Each,
         codes: Codes | None,
         selection: Selection,
         norms: RowNorms,
+        shared: Candidates | None = None,
+        begin: int = 0,
     ) -> None:
-        self._vectors, self._queries, self._each = vectors, queries, each
+        """shared: candidates that it adds to, with rows numbered from `begin`."""
+        self._vectors, self._queries, self._each, self._begin = vectors, queries, each, begin
         self._selection, self._norms = selection, norms
         self._excluded = each.pairs(len(vectors))
         # A power of two for each query: with its largest number near 1, nothing significant underflows in float32.
         self._exponents = np.frexp(abs(queries).max(axis=1))[1].astype(np.int64)
         self._scaled = np.ldexp(queries.astype(np.float64), -self._exponents[:, None])
-        self._candidates = Candidates(vectors, queries, self._exponents, each.k, each.minimum)
+        self._candidates = shared or Candidates(vectors, queries, self._exponents, each.k, each.minimum)
         self._codes = codes
         self._covered = 0
         if codes is not None and codes.rows and vectors.shape[1] <= WIDEST:
@@ -209,6 +225,10 @@ class _Search:
 
     def run(self) -> list[Ranking]:
         """Scan all rows, then score those that may be among the best."""
+        return self._ranked(self.scan())
+
+    def scan(self) -> int:
+        """Scan all rows -> the number of threads that were worth it."""
         work = self._selection.count * self._vectors.shape[1] * len(self._queries)
         threads = cores() if work >= _WORTH_THREADS else 1
         if self._covered:
@@ -220,7 +240,7 @@ class _Search:
             width = self._vectors.itemsize * self._vectors.shape[1]
             share = threads if self._plain.parallel else 1
             self._scan(self._covered, len(self._vectors), _ANYWHERE, share, self._vectors[self._covered :], width)
-        return self._ranked(threads)
+        return threads
 
     def _scan(self, first: int, end: int, border: int, threads: int, stored: Array, width: float) -> None:
         """Scan rows [first, end), stored with `width` bytes per row; no span crosses a multiple of `border`."""
@@ -266,13 +286,15 @@ class _Search:
         found = self._selection.keep(found)
         if len(self._excluded) and len(found):
             found = found.where(~np.isin(found.query * len(self._vectors) + found.row, self._excluded))
+        if self._begin:
+            found = Found(found.query, found.row + self._begin, found.lower, found.upper)
         self._candidates.add(found)
 
     def _ranked(self, threads: int) -> list[Ranking]:
         found = self._candidates.taken()
         order = np.argsort(found.query, kind="stable")
         borders = np.searchsorted(found.query[order], np.arange(len(self._queries) + 1))
-        answers = [_none()] * len(self._queries)
+        answers = [no_ranking()] * len(self._queries)
 
         def rank_some(span: Span) -> None:
             for q in range(span.first, span.end):
@@ -286,7 +308,7 @@ class _Search:
         """Score as few rows as necessary."""
         k, query = int(self._each.k[q]), self._queries[q]
         if self._cold:
-            want_rows(self._vectors, np.sort(found.row)[:_WANTED])
+            self._want(np.sort(found.row)[:_WANTED])
         if len(found) > max(_REFINE_FROM, 4 * k) and self._covered:
             found = self._refined(q, found)
         if len(found) > 4 * k:
@@ -300,6 +322,10 @@ class _Search:
             # A row may have been damaged since its code or norm was computed, so that its bounds are wrong.
             self._refuse(found.row[not_unit(self._vectors[found.row])])
         return rank(self._vectors, query, found.row, k, float(self._each.minimum[q]))
+
+    def _want(self, rows: npt.NDArray[np.int64]) -> None:
+        """Ask the disk for rows, ascending."""
+        want_rows(self._vectors, rows)
 
     def _refined(self, q: int, found: Found) -> Found:
         """Replace bounds by those from the rows themselves, which are much tighter."""

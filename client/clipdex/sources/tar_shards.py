@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -45,6 +46,13 @@ class TarShards:
         self._tree = None if below is None else Tree(below, TAR_SUFFIXES, exclusion=exclusion)
         self._held: dict[bytes, _Held] = {}  # the names that the last pass found in each
         self._others = PassedOver()  # members that the last complete pass skipped
+        self._wanted: Callable[[bytes], bool] | None = None
+
+    def divided(self, wanted: Callable[[bytes], bool]) -> TarShards:
+        """Return a source of those shards alone whose paths are wanted."""
+        found = copy.copy(self)
+        found._held, found._others, found._wanted = {}, PassedOver(), wanted
+        return found
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """Yield the pictures shard by shard, in the order of the archive."""
@@ -84,7 +92,11 @@ class TarShards:
 
     def passed_over(self) -> PassedOver:
         """Return what was skipped in the tars and their folder."""
-        return PassedOver.sum([self._others, *([] if self._tree is None else [self._tree.passed_over])])
+        skipped = [self._others]
+        # Of the parts, the one that the folder's own path belongs to counts what was skipped in the folder.
+        if self._tree is not None and (self._wanted is None or self._wanted(os.fsencode(str(self._below)))):
+            skipped.append(self._tree.passed_over)
+        return PassedOver.sum(skipped)
 
     def nothing_found(self) -> SourceError:
         """Return the error, which names the shards and the suffixes that were looked for."""
@@ -99,10 +111,13 @@ class TarShards:
 
     def _shards(self, on_failure: Callable[[Failure], None]) -> Iterator[bytes]:
         if self._tree is not None:
-            yield from (file.path for file in self._tree.files(on_failure))
+            yield from (file.path for file in self._tree.files(on_failure) if self._is_wanted(file.path))
         for shard in self._named:
-            if regular_file(shard, on_failure) is not None:
+            if self._is_wanted(shard) and regular_file(shard, on_failure) is not None:
                 yield shard
+
+    def _is_wanted(self, shard: bytes) -> bool:
+        return self._wanted is None or self._wanted(shard)
 
     def _is_ours(self, shard: bytes) -> bool:
         if self._below is None:

@@ -95,6 +95,8 @@ def measure_search(
 
 def scanned(index: Index) -> list[Array]:
     """Return what a search scans completely: vectors.int8 and the rows without codes, or all rows."""
+    if len(index.pieces()) > 1:
+        return [array for _, part in index.pieces() for array in scanned(part) if len(array)]
     try:
         with open_to_read(index.directory / INT8_FILE) as file:
             header = Int8Header.from_bytes(file.readline(_LONGEST_HEADER))

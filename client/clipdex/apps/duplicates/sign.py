@@ -9,6 +9,7 @@ from pathlib import Path
 from clipdex.base.item_paths import is_item
 from clipdex.base.limits import Limits
 from clipdex.base.records import Failure
+from clipdex.index.part_plan import is_parted, whole_parts
 from clipdex.index.reader import Index
 from clipdex.index.writer import IndexWriter
 from clipdex.model.card import ImageSpec
@@ -52,6 +53,10 @@ def sign_index(
     Raises:
         IndexLocked, IndexWriteError, IndexDamaged: as the writer raises them.
     """
+    if is_parted(directory):
+        parts = whole_parts(directory)
+        done = [sign_index(part, workers=workers, limits=limits, progress=progress) for part in parts]
+        return Signed(sum(each.signed for each in done), sum(each.left for each in done))
     with IndexWriter(directory) as writer:
         wanted = _unsigned(directory)
         signed = read = 0

@@ -1,0 +1,91 @@
+"""Dividing an index into parts, without embedding anything again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipdex.base.arguments import PathLike, as_path
+from clipdex.base.errors import IndexWriteError
+from clipdex.index.create import building_folder, sweep_unfinished
+from clipdex.index.files import create, sync_directory
+from clipdex.index.kept import copy_thumbnails
+from clipdex.index.manifest import PLAN
+from clipdex.index.merge import new_place, put, require_sound
+from clipdex.index.part_plan import PartPlan, require_count, whole_parts
+from clipdex.index.reader import Index
+from clipdex.index.writer import IndexWriter
+
+__all__ = ["Split", "split_index"]
+
+_ROWS_AT_ONCE = 16_384
+
+
+@dataclass(frozen=True)
+class Split:
+    """The result of a split. rows: in all parts together. parts: their number."""
+
+    rows: int
+    parts: int
+
+
+def split_index(
+    source: PathLike, out: PathLike, parts: int, progress: Callable[[int, int], None] | None = None
+) -> Split:
+    """Write an index of parts with the pictures of another; vectors, metadata, ids and failures are kept.
+
+    The rows of each part are in the order of the source. It is built beside its place and renamed when it is
+    complete; the source, which may have parts itself, is only read.
+
+    Args:
+        parts: their number, 1 to 10,000.
+        progress: called with the number of rows copied so far and of all rows to copy.
+
+    Raises:
+        InvalidArgument: there is something at `out`, or the number of parts is out of range.
+        IndexDamaged: the source is damaged: the copy would have matching checksums.
+        IndexFault: as `Index` and `IndexWriter` raise it.
+    """
+    require_count(parts)
+    path = as_path(source, "the path of an index")
+    target = new_place(out, [path])
+    homes = whole_parts(path)
+    with Index.open(path) as index:
+        for home in homes:
+            require_sound(home, "split")
+        plan = PartPlan.of(parts, index.manifest, f"split from {os.path.abspath(path)}")
+        live = index.live_paths()
+        rows = np.array([row for row, _ in live], np.int64)
+        part_of = np.array([plan.part_of(each) for _, each in live], np.int32)
+        del live
+        ledger = index.failures()
+        sweep_unfinished(target)
+        done = 0
+        with building_folder(target) as made:
+            for number, name in enumerate(plan.names()):
+                with IndexWriter.open_or_create(made / name, index.manifest) as writer:
+                    mine = rows[part_of == number]
+                    for start in range(0, len(mine), _ROWS_AT_ONCE):
+                        some = mine[start : start + _ROWS_AT_ONCE].tolist()
+                        pictures = index.pictures(some)
+                        writer.append([pictures[row] for row in some], np.asarray(index.vectors[some]))
+                        for home in homes:
+                            copy_thumbnails(home, writer, list(pictures.values()))
+                        writer.commit()
+                        done += len(some)
+                        if progress is not None:
+                            progress(done, len(rows))
+                    for failure in ledger:
+                        if plan.part_of(failure.path) == number:
+                            writer.fail(failure)
+            try:
+                create(made / PLAN, plan.to_json().encode())
+                sync_directory(made)
+                put(made, target)
+                sync_directory(target.parent)
+            except OSError as exc:
+                raise IndexWriteError(f"{target}: cannot be created: {exc.strerror}") from exc
+    return Split(len(rows), parts)
