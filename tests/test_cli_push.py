@@ -107,14 +107,14 @@ def test_verify_that_finds_a_difference_ends_with_status_1(run, index, sink, for
         assert json.loads(out)["verified"]["different"] == ["/p/03.png"]
     else:
         assert "11 points for 12 pictures; 11 of 12 sampled are the same" in out
-        assert "missing, or not the same: /p/03.png" in err
+        assert "missing or different: /p/03.png" in err
 
 
 def test_verify_shows_ten_differences_and_counts_the_rest(run, index, sink):
     assert run("push", "x.clipdex", URL)[0] == 0
     sink.points.clear()
     status, _, err = run("push", "x.clipdex", URL, "--verify")
-    assert status == 1 and err.count("missing, or not the same") == 10 and "and 2 more" in err
+    assert status == 1 and err.count("missing or different") == 10 and "and 2 more" in err
 
 
 def test_metadata_that_was_left_out_is_said(run, index, sink):
@@ -130,7 +130,7 @@ def test_metadata_that_was_left_out_is_said(run, index, sink):
     [
         (("x.clipdex",), "there is no URL of a collection; give one"),
         (("x.clipdex", "http://db1/x"), "is no address of a collection; expected one of milvus://HOST/COLLECTION"),
-        (("x.clipdex", URL, "--where", "width > 3"), "--where is for the queries of --verify"),
+        (("x.clipdex", URL, "--where", "width > 3"), "--where restricts the queries of --verify"),
         (("x.clipdex", URL, "--verify", "--queries", 0), "--queries is 0; expected 1 or more"),
         (("y.clipdex", URL), "y.clipdex"),
     ],

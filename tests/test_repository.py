@@ -23,7 +23,9 @@ def pins(file):
     )
 
 
-@pytest.mark.parametrize("file", ["constraints.txt", "constraints-thin.txt"])
+@pytest.mark.parametrize(
+    "file", ["constraints.txt", "constraints-thin.txt", "constraints-stores.txt", "constraints-buckets.txt"]
+)
 def test_every_line_of_the_constraints_pins_one_version(file):
     for line in (ROOT / file).read_text().splitlines():
         assert not line or line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[\w.]+", line), line
@@ -42,7 +44,8 @@ def test_every_installed_package_is_pinned_to_the_version_it_has():
 
 
 def test_every_dependency_that_is_declared_is_pinned():
-    pinned = pins("constraints.txt")
+    files = ("constraints.txt", "constraints-stores.txt", "constraints-buckets.txt")
+    pinned = {name for file in files for name in pins(file)}
     optional = PROJECT["optional-dependencies"]
     declared = [
         *PROJECT["dependencies"],

@@ -349,7 +349,7 @@ def test_several_indexes_are_named(index: Path, tmp_path: Path) -> None:
     with clipdex.Client(FakeTransport()) as client, Collection.open(tmp_path / "y.clipdex", client=client) as pets:
         pets.add(Item("only", noise(1)))
     with answering(settings_of(index, tmp_path / "y.clipdex")) as http:
-        assert detail(http.get("/v1/search", params={"text": "x"}), 422).endswith("give index= one of x, y")
+        assert detail(http.get("/v1/search", params={"text": "x"}), 422).endswith("give index=, one of x, y")
         detail(http.get("/v1/search", params={"text": "x", "index": "z"}), 422)
         (hit,) = http.get("/v1/search", params={"text": "x", "index": "y"}).json()["hits"]
         assert hit["id"] == "only" and hit["thumbnail"].endswith(f"?v={hit['version']}&index=y")

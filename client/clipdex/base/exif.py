@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
+from clipdex.base.json_text import parse_json
 from clipdex.base.spelling import composed
 
 __all__ = ["MOST_KEYWORDS", "Exif", "exif_from_json", "keywords_from_json"]
@@ -94,7 +95,7 @@ def exif_from_json(text: str | bytes) -> Exif:
     Raises:
         ValueError: it is not a JSON object.
     """
-    found = json.loads(text)
+    found = parse_json(text)
     if not isinstance(found, dict):
         raise ValueError("it is not an object")
     return Exif.of(**found)
@@ -104,7 +105,7 @@ def exif_from_json(text: str | bytes) -> Exif:
 def keywords_from_json(text: str | None) -> tuple[str, ...]:
     """Return the texts in a JSON list; none if it is not one."""
     try:
-        found = [] if text is None else json.loads(text)
+        found = [] if text is None else parse_json(text)
     except (ValueError, RecursionError):
         return ()
     return tuple(each for each in found if isinstance(each, str)) if isinstance(found, list) else ()

@@ -166,7 +166,8 @@ def info(index: Path, allow_missing: AllowMissingOption = False, as_json: JsonOp
         there = f", {len(missing):,} of them missing" if missing else ""
         lines.insert(1, ("parts", f"{len(parts) + len(missing):,}{there}"))
         lines += [
-            (each["name"], f"{each['rows']:,} rows, {each['bytes_on_disk'] / 1e6:,.1f} MB") for each in parts
+            (each["name"], f"{counted(each['rows'], 'row')}, {each['bytes_on_disk'] / 1e6:,.1f} MB")
+            for each in parts
         ]
     for name, value in lines:
         say(f"{name:<13} {value}")

@@ -103,8 +103,8 @@ def _show(found: Verified) -> None:
         f"{found.sampled - len(found.different):,} of {found.sampled:,} sampled are the same"
     )
     filtered = "" if found.filtered_recall is None else f", with the condition {found.filtered_recall:.3f}"
-    say(f"recall@10 against exact search, {found.queries:,} pictures of the index as queries: "
-        f"{found.recall:.3f}{filtered}")  # fmt: skip
+    asked = counted(found.queries, "picture")
+    say(f"recall@10 against exact search, with {asked} of the index as queries: {found.recall:.3f}{filtered}")
     for path in found.different[:_SHOWN]:
         complain(f"missing or different: {printable(path)}")
     if len(found.different) > _SHOWN:

@@ -169,6 +169,8 @@ def ledger_source(
     for failure in ledger:
         if is_item(failure.path):
             continue  # a damaged row of an item that was added by id: there is no file to read again
+        if failure.reason == "not_a_path" and is_object(failure.path):
+            continue  # an address in a table or list, which take no buckets
         # A folder that failed as `not_a_file` was named in a list, which takes only files.
         if failure.reason != "not_a_file" and os.path.isdir(failure.path):
             sources.append(Folder(Path(os.fsdecode(failure.path)), part=True))

@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from clipdex.base.arrays import Array
 from clipdex.base.errors import ClipdexError, ImageError, InvalidArgument, ItemNotFound
+from clipdex.base.json_text import parse_json
 from clipdex.web.problems import CONTENT_TYPE, answers
 from clipdex.web.records import rendered
 from clipdex.web.schemas.embeddings import (
@@ -63,7 +64,7 @@ class _OpenAIRoute(APIRoute):
 
 
 def _also_for_openai(answer: Response) -> Response:
-    said = json.loads(bytes(answer.body))
+    said = parse_json(bytes(answer.body))
     kind = said["type"].rpartition(":")[2]
     wrong = said.get("errors") or [{"loc": []}]
     param = ".".join(str(each) for each in wrong[0]["loc"][1:]) or None
