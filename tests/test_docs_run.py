@@ -125,7 +125,7 @@ def test_the_page_on_collections_runs_from_top_to_bottom(
             continue
         status, _, err = run(*shlex.split(step, comments=True)[1:])
         assert status == 0, f"{step}: {err}"
-    said = r"(0\.\d{3} \S+\n){3}18 False user-17/heart\n1 added; bad\nTrue\n\d+ task-\d+\n"
+    said = r"(0\.\d{3} \S+\n){3}18 False user-17/heart\n1 added; bad\nTrue\nTrue\n\d+ task-\d+\n"
     assert re.fullmatch(said, printed), printed
     assert space["reader"].__repr__().endswith(": closed>")
 

@@ -92,7 +92,7 @@ class Collection(AsyncTwin[BlockingCollection]):
             return future
 
         try:
-            # Whoever scans tells the event loop: to resume the steps in a thread would cost another change of threads.
+            # Whoever scans tells the event loop: resuming the steps would cost another change of threads.
             return await asyncio.wrap_future(await self._drive(started()))
         except asyncio.CancelledError:
             withdrawn = True
