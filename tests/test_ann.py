@@ -324,6 +324,7 @@ def test_every_flipped_bit_and_every_cut_is_found(own):
     assert "clipdex ann build" in verify_index(own).damages[0].what
 
 
+@pytest.mark.slow
 def test_an_interrupted_build_leaves_the_old_one(own):
     before = (own / ANN_FILE).read_bytes()
 
@@ -344,6 +345,7 @@ def test_two_builds_at_once(own):
     build_ann(own, links=4, chosen_from=8, progress=another)
 
 
+@pytest.mark.slow
 def test_a_build_that_a_compaction_overtook_is_told(own):
     with IndexWriter(own) as writer:
         writer.remove(picture(5).path)

@@ -364,6 +364,7 @@ def test_many_threads_may_use_one_client():
     assert sum(map(images, servers)) == 801
 
 
+@pytest.mark.slow
 def test_a_steady_load_is_split_evenly_between_two_servers():
     with (
         serving(delay_s=0.005) as a,

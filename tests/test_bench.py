@@ -285,6 +285,7 @@ def test_a_search_of_nothing_is_refused():
         pass
 
 
+@pytest.mark.slow
 def test_reports_say_what_they_are_and_where_it_was(fake, pictures):
     machine = this_machine()
     points = list(measure_server(fake, ServerSettings(batches=(1,), concurrencies=(1,), window=SHORT)))

@@ -31,6 +31,7 @@ def assert_one_sentence(result, *parts):
         assert part in err
 
 
+@pytest.mark.slow
 def test_server_measures_both_parts_both_ways_with_the_servers_own_counters(run, triton, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(

@@ -234,6 +234,7 @@ def test_a_store_that_is_lost_in_mid_run_ends_it_and_keeps_what_was_committed(se
     assert (report.indexed + report.unchanged, report.failed) == (5, 0)
 
 
+@pytest.mark.slow
 def test_as_many_objects_are_fetched_at_once_as_asked_and_no_more(server):
     server.latency_s = 0.05
     for number in range(40):

@@ -157,6 +157,7 @@ def running(address, folder, out):
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_its_memory_to_the_next_start(triton, folder, tmp_path):
     with running(triton.address, folder, tmp_path / "x") as (process, names):
         process.send_signal(signal.SIGKILL)
@@ -174,6 +175,7 @@ def test_ctrl_c_leaves_nothing(triton, folder, tmp_path):
     assert left(names) == []
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_command_as_ctrl_c_does(triton, folder, tmp_path):
     """`docker stop` and systemd send it; systemd to the workers too, whose files are not at fault."""
     noise(1000, size=(1500, 1000)).save(folder / "large.png", compress_level=1)

@@ -228,6 +228,7 @@ def start(*words, **options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_serve_says_where_and_ends_when_told(ending):
     with start("serve", "--repository", MODEL_REPOSITORY, "--port", "0") as process:

@@ -252,6 +252,7 @@ WITH_JSON = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", WITH_JSON, ids=lambda words: " ".join(words[:-1]))
 def test_with_json_standard_output_is_one_document_and_nothing_else(run, index, folder, words):
     (folder / "more").mkdir()

@@ -72,6 +72,7 @@ with clipdex.connect(sys.argv[1]) as client:
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_withdraws_what_is_under_way():
     with serving(delay_s=1.0) as server:
         command = [sys.executable, "-c", INTERRUPTED, server.address]

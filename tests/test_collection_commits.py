@@ -119,6 +119,7 @@ def test_what_was_not_flushed_is_committed_within_seconds(
         assert next(watched).pictures == 1
 
 
+@pytest.mark.slow
 def test_every_acknowledged_item_survives_kills_once(tmp_path: Path) -> None:
     changes, amid = kill_collections(tmp_path, 8, Random(5))
     assert changes > 0 and amid > 0

@@ -250,6 +250,7 @@ def ids(found: tuple[list[Found], list[float]]) -> list[str | None]:
     return [hit.id for hit in found[0]]
 
 
+@pytest.mark.slow
 def test_items_are_added_replaced_read_and_listed(pets: Any) -> None:
     assert pets.add(Item("user/1?#", png(0), metadata={"name": "Ada"})) == 1
     assert pets.add([Item("b", png(1)), Item("ö ü", png(2), metadata={"n": [1, None, "x"]})]) == 2

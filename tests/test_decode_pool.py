@@ -280,6 +280,7 @@ def test_a_file_that_takes_too_long_costs_only_itself(tmp_path, monkeypatch):
     assert "longer than 2 s" in rest[0].detail
 
 
+@pytest.mark.slow
 def test_the_time_a_worker_takes_to_start_is_not_the_files(tmp_path, monkeypatch):
     slow = tmp_path / "slow"
     slow.write_text(f'#!/bin/sh\nsleep 2\nexec {sys.executable} "$@"\n')

@@ -110,6 +110,7 @@ def test_a_bomb_costs_only_itself() -> None:
         assert [reason(each) for each in futures] == ["", "out_of_memory", ""]
 
 
+@pytest.mark.slow
 def test_a_picture_that_takes_too_long_is_given_up_and_the_next_is_decoded() -> None:
     with DecodeService(SPEC, workers=1, limits=Limits(file_timeout_s=1.0)) as made:
         made.decode(Given(png(0))).result(60)
@@ -141,6 +142,7 @@ def test_a_worker_killed_while_idle_costs_no_picture() -> None:
             time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_too_many_waiting_pictures_are_refused_and_the_others_done() -> None:
     with DecodeService(SPEC, workers=1, waiting=3) as made:
         busy = made.decode(Given(many_scans(40)))
@@ -152,6 +154,7 @@ def test_too_many_waiting_pictures_are_refused_and_the_others_done() -> None:
         assert made.decode(Given(png(4))).result(60).width == 40
 
 
+@pytest.mark.slow
 def test_what_is_cancelled_while_it_waits_is_not_decoded_and_frees_its_place() -> None:
     with DecodeService(SPEC, workers=1) as made:
         busy, gone, last = (made.decode(Given(data)) for data in (many_scans(40), b"", png(1)))

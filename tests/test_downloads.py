@@ -100,6 +100,7 @@ def test_files_are_kept_where_the_hubs_own_tools_look_for_them(hub: SmallHub, re
     assert found.stdout.strip() == str(snapshot / "onnx" / "vision_model.onnx"), found.stderr
 
 
+@pytest.mark.slow
 def test_a_connection_cut_in_the_middle_is_continued_from_there(hub: SmallHub, repository: Path, tmp_path: Path):
     hub.cut_after["onnx/vision_model.onnx"] = 1_200_000
     line, seen = fetch(hub.environment(tmp_path / "home"))
@@ -111,6 +112,7 @@ def test_a_connection_cut_in_the_middle_is_continued_from_there(hub: SmallHub, r
     assert seen[-1] == [2 * BIG, 2 * BIG]
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_middle_loses_nothing_and_the_next_call_goes_on(hub: SmallHub, tmp_path: Path):
     home = tmp_path / "home"
     hub.stall_after["onnx/text_model.onnx"] = 2_000_000
@@ -161,6 +163,7 @@ def test_a_connection_that_cannot_be_had_again_is_one_sentence_and_nothing_is_lo
     assert hub.asked[0] == ("onnx/text_model.onnx", "bytes=1048576-")
 
 
+@pytest.mark.slow
 def test_a_file_with_another_checksum_is_thrown_away_and_fetched_anew(hub: SmallHub, tmp_path: Path):
     home = tmp_path / "home"
     hub.damaged.add("onnx/vision_model.onnx")
@@ -175,6 +178,7 @@ def test_a_file_with_another_checksum_is_thrown_away_and_fetched_anew(hub: Small
     assert hashlib.sha256(vision.read_bytes()).hexdigest() == vision.resolve().name
 
 
+@pytest.mark.slow
 def test_what_the_hub_states_of_a_file_is_checked_before_it_names_one(repository: Path, tmp_path: Path):
     victim = tmp_path / "victim" / "notes.clipdex.incomplete"
     victim.parent.mkdir()
@@ -244,6 +248,7 @@ def no_room(home: Path, why: int) -> str:
     )
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_is_one_sentence_and_the_next_call_goes_on(hub: SmallHub, tmp_path: Path):
     home = tmp_path / "home"
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, -1))"
@@ -296,6 +301,7 @@ def test_offline_what_is_in_the_cache_serves_and_what_is_not_is_one_sentence(hub
     assert "or not all of it" in fetch(offline)[0]
 
 
+@pytest.mark.slow
 def test_the_token_is_sent_and_without_it_a_private_repository_is_not_found(hub: SmallHub, tmp_path: Path):
     hub.token = "hf_secret"
     assert "no such repository on the hub (or it is private)" in fetch(hub.environment(tmp_path / "home"))[0]

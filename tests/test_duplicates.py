@@ -327,6 +327,7 @@ def test_rows_without_a_signature_are_counted_and_compared_by_their_bytes(own):
     assert named(found.groups) == {"0.png": {"same.png": "exact"}}
 
 
+@pytest.mark.slow
 def test_signing_reads_the_files_again(fake, tmp_path):
     draw(tmp_path / "photos")
     index = tmp_path / "x.clipdex"

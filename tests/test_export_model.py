@@ -116,6 +116,7 @@ def test_other_weights_have_another_fingerprint(report: ExportReport, tmp_path: 
     assert card.fingerprint != report.card.fingerprint
 
 
+@pytest.mark.slow
 def test_a_model_of_the_name_is_replaced_only_when_allowed(report: ExportReport, tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     shutil.copytree(report.repository, repository)

@@ -35,6 +35,7 @@ def test_a_fault_that_passes_costs_time_and_no_result(server, fault):
     assert not tally.errors and not tally.wrong and not tally.late, (tally, tally.last_error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["reset", "black hole", "dropped replies", "refused"])
 def test_a_fault_that_stays_ends_calls_at_their_deadline(server, fault):
     with FaultProxy(server.address) as proxy, calling(proxy.address, timeout_s=0.6) as tally:
@@ -69,6 +70,7 @@ def test_connecting_to_a_black_hole_ends_at_the_deadline(server):
         assert time.monotonic() - began < 0.7 + GRACE_S
 
 
+@pytest.mark.slow
 def test_of_two_servers_one_behind_a_black_hole_costs_one_attempt(server):
     with serving() as other, FaultProxy(server.address) as proxy:
         with calling([proxy.address, other.address]) as tally:

@@ -98,6 +98,7 @@ def test_a_dry_run_is_no_use_of_the_model(run, pictures, tmp_path, words):
     assert ("drawn shapes" in err) is (not words)
 
 
+@pytest.mark.slow
 def test_every_use_of_the_demo_model_says_what_it_is_in_one_line(run, pictures, tmp_path):
     index = tmp_path / "x.clipdex"
     place = ("-s", f"inproc:{MODEL_REPOSITORY}")

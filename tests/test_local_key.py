@@ -243,6 +243,7 @@ os.wait()
     assert (tmp_path / "region").read_bytes() == b"x"
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_a_server_whose_memory_nobody_shall_share_leaves_no_key_and_one_that_ends_takes_it(tmp_path, runtime):
     from conftest import MODEL_REPOSITORY

@@ -161,6 +161,7 @@ def listening(pid: int) -> set[tuple[str, int]]:
     return found
 
 
+@pytest.mark.slow
 @triton
 def test_other_endpoints_named_models_and_a_log_when_asked(repository: Path, tmp_path: Path) -> None:
     log = tmp_path / "triton.log"
@@ -179,6 +180,7 @@ def test_other_endpoints_named_models_and_a_log_when_asked(repository: Path, tmp
     assert "tiny_image" not in log.read_text()
 
 
+@pytest.mark.slow
 @triton
 def test_a_path_that_a_shell_would_take_apart(
     tmp_path: Path, temp_dir: Path, monkeypatch: pytest.MonkeyPatch
@@ -342,6 +344,7 @@ def test_triton_is_killed(one_model: Path, temp_dir: Path) -> None:
     assert "Started GRPCInferenceService" in server.log_file.read_text()  # kept: the message named it
 
 
+@pytest.mark.slow
 @triton
 def test_somebody_stops_triton(one_model: Path, temp_dir: Path) -> None:
     with LocalTriton(one_model) as server:
@@ -379,6 +382,7 @@ def test_the_supervisor_is_killed(one_model: Path, temp_dir: Path) -> None:
     assert_all_gone(temp_dir)
 
 
+@pytest.mark.slow
 @triton
 def test_a_new_run_sweeps_up_after_one_that_was_killed_with_its_supervisor(
     one_model: Path, temp_dir: Path

@@ -120,6 +120,7 @@ def test_a_directory_that_does_not_exist_is_called_that(place: str, run, tmp_pat
     assert run("models", place) == (1, "", f"clipdex: {sentence}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_two_models_live_side_by_side_in_one_server(repository: Path, run) -> None:
     from clipdex_server import LocalTriton

@@ -124,6 +124,7 @@ def written(onnx_source: Callable[[str], str], tmp_path: Path) -> Callable[..., 
     return written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("vision", "text"),
     [
@@ -152,6 +153,7 @@ def test_a_newer_opset_is_brought_to_the_limit(copy_of: Callable[[str], Path], a
     assert (model.ir_version, model.opset_import[0].version) == (10, 21)
 
 
+@pytest.mark.slow
 def test_fp16_and_quantized_twins_are_left_alone(copy_of: Callable[[str], Path], adopt: Adopt) -> None:
     """The full file has the fingerprint, whatever lies beside it and whatever the precision."""
     source = copy_of("transformers_js")
@@ -174,6 +176,7 @@ def halve(source: Path) -> None:
         path.unlink()
 
 
+@pytest.mark.slow
 def test_an_fp16_twin_alone_is_adopted_as_it_is(
     copy_of: Callable[[str], Path], onnx_source: Callable[[str], str], adopt: Adopt
 ) -> None:

@@ -36,6 +36,7 @@ def pixels(rows: int, side: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (rows, side, side, 3), np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["immich", "immich_multilingual"])
 def test_immichs_towers_are_freed(onnx_source: Callable[[str], str], tmp_path: Path, case: str) -> None:
     loaded = load_onnx(onnx_source(case))

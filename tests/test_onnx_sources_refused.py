@@ -46,6 +46,7 @@ def changed(path: Path, change: Callable[[onnx.ModelProto], None]) -> None:
     onnx.save(model, path)
 
 
+@pytest.mark.slow
 def test_swapped_towers(copy_of: Callable[[str], Path]) -> None:
     folder = copy_of("transformers_js") / "onnx"
     (folder / "vision_model.onnx").rename(folder / "kept")
@@ -101,12 +102,14 @@ def test_an_output_before_the_projection(copy_of: Callable[[str], Path], tower: 
     assert "and none is the embedding after the projection; expected" in message
 
 
+@pytest.mark.slow
 def test_towers_of_two_models(onnx_source: Callable[[str], str]) -> None:
     source = f"pair:{onnx_source('transformers_js')}+{onnx_source('immich')}"
     message = refused(source)
     assert "the image tower gives vectors of 40 dimensions and the text tower of 24" in message
 
 
+@pytest.mark.slow
 def test_half_of_a_pair(onnx_source: Callable[[str], str], copy_of: Callable[[str], Path]) -> None:
     vision, text = onnx_source("fastembed").removeprefix("pair:").split("+")
     assert refused(vision).endswith(f"no text tower: give both, as in pair:{vision}+TEXT")

@@ -70,6 +70,7 @@ def test_one_model_of_two_kinds_of_file_shares_a_fingerprint(
     assert parity["logit_scale"] == "original" and proven.source == onnx_source(case)
 
 
+@pytest.mark.slow
 def test_an_index_is_shared(
     onnx_source: Callable[[str], str], repository: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -96,6 +97,7 @@ def refused(source: object, repository: Path, same_as: object, **options: Any) -
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_another_model_is_refused(onnx_source: Callable[[str], str], repository: Path, tmp_path: Path) -> None:
     """A fine-tuned one: nearly the same, but for a hundredth of one matrix."""
     import torch

@@ -194,6 +194,7 @@ def test_results_come_as_one_types_and_stand_in_the_address(window: Callable[...
     assert names(again)[:10] == names(page)[:10]
 
 
+@pytest.mark.slow
 def test_a_picture_can_be_dropped_pasted_and_chosen(window: Callable[..., Page], pictures: Path) -> None:
     page = window()
     file = sorted((pictures / "home").iterdir())[5]
@@ -236,6 +237,7 @@ def test_what_is_no_picture_is_refused_in_the_servers_words(window: Callable[...
     check(page)
 
 
+@pytest.mark.slow
 def test_parts_are_added_left_out_weighed_and_removed_by_the_keyboard(window: Callable[..., Page]) -> None:
     page = window()
     type_in(page, "a red circle")
@@ -282,6 +284,7 @@ def test_more_and_less_like_a_picture(window: Callable[..., Page]) -> None:
     check(page)
 
 
+@pytest.mark.slow
 def test_filters_are_built_from_columns_or_written_in_sql(window: Callable[..., Page]) -> None:
     page = window(expected="422")
     type_in(page, "a heart")
@@ -659,6 +662,7 @@ def test_duplicates_are_shown_side_by_side(window: Callable[..., Page]) -> None:
     assert names(page)
 
 
+@pytest.mark.slow
 def test_indexes_are_chosen_from_and_evil_names_and_metadata_are_text(window: Callable[..., Page]) -> None:
     page = window()
     settled(page)

@@ -330,6 +330,7 @@ def test_thumbnails_of_rows(table, tmp_path):
     assert contact_sheet([Section("q", found)], title="t", summary="s").count("<img ") == 10
 
 
+@pytest.mark.slow
 def test_pictures_larger_than_a_pipe_do_not_stall_the_workers(tmp_path):
     def large(seed):
         buffer = io.BytesIO()
@@ -359,6 +360,7 @@ def test_no_file_stays_open_in_the_parent(table, tmp_path):
     assert open_files(table) <= before
 
 
+@pytest.mark.slow
 def test_killed_half_way_it_goes_on_where_it_was(tmp_path):
     table = write(tmp_path / "t.parquet", group=7, jpg=[png(i) for i in range(30)])
     index = tmp_path / "x"

@@ -211,6 +211,7 @@ def test_case_19_every_command_prints_in_any_encoding(searched, environment):
     assert done.returncode in (0, 1) and b"Traceback" not in done.stderr and b"->" in done.stdout
 
 
+@pytest.mark.slow
 def test_csv_keeps_the_bytes_of_paths_in_any_encoding(searched):
     folder, address = searched
     env = os.environ | ENVIRONMENTS["ascii"]

@@ -32,6 +32,7 @@ def test_the_index_equals_an_undisturbed_one(triton, tmp_path):
     assert np.array_equal(bits, bits_too)
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_start_again_ends_the_run(monkeypatch):
     """And not the proof's fifteen minutes later."""
     starts, waited = [], False

@@ -504,6 +504,7 @@ def test_failed_members_can_be_tried_again_by_the_ledger_alone(shard, tmp_path):
     assert (report.discovered, report.indexed, report.rows) == (1, 1, 4)
 
 
+@pytest.mark.slow
 def test_killed_half_way_it_goes_on_where_it_was(tmp_path):
     shard = write_tar(tmp_path / "0.tar", [(f"{i:02}.png", png(i)) for i in range(40)])
     index = tmp_path / "x"

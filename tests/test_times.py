@@ -246,6 +246,7 @@ def test_compaction_carries_the_ctimes(update, drawn, tmp_path):
         assert index.failures()[0].ctime_ns == (drawn / "2.bmp").stat().st_ctime_ns
 
 
+@pytest.mark.slow
 def test_check_content_reads_every_file_though_nothing_of_it_has_changed(update, drawn, tmp_path):
     update(drawn)
     edit_and_keep_size_and_time(drawn / "1.bmp")

@@ -187,6 +187,7 @@ def test_a_server_that_asks_for_other_credentials(secure, pki):
             secure.fault = lambda model, rows: None
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_a_real_triton_with_mutual_tls_and_a_protocol_that_needs_a_key(pki, monkeypatch):
     pytest.importorskip("pytriton")

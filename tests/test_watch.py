@@ -518,6 +518,7 @@ def test_a_missing_watchdog_names_the_extra(
     assert "watching a folder needs watchdog" in err and "watch" in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_command_prints_a_line_of_json_a_sync_and_ends_on_a_signal(
     folder: Path, tmp_path: Path, number: int, status: int

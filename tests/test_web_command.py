@@ -96,6 +96,7 @@ def test_an_open_request_is_finished_before_the_end(index: Path) -> None:
         assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_head_that_is_too_long_is_refused(index: Path) -> None:
     with started(index, "--server", "none") as (_, said):
         try:
@@ -192,6 +193,7 @@ def test_another_writer_at_the_start_is_one_sentence(index: Path, run: Run) -> N
     assert err.startswith("clipdex: ") and "is being written to by process" in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_token_is_made_and_printed_once_where_others_reach_the_server(index: Path) -> None:
     with started(index, "--server", "none", "--host", "0.0.0.0") as (process, said):
         assert "token" not in said and said["address"].startswith("http://127.0.0.1:")

@@ -86,6 +86,7 @@ def openai_of(web: Any) -> Iterator[Any]:
     yield openai.OpenAI(base_url="http://127.0.0.1/v1", api_key="none", http_client=web, max_retries=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["float", "base64", None])
 def test_openais_client_gets_the_vectors_of_texts_and_pictures(web, fake, encoding):
     """`None` is what the client sends by itself: base64."""

@@ -165,6 +165,7 @@ def test_a_changed_file_is_not_shown_and_one_back_again_is(site: Any) -> None:
     image_of(client.get(found["thumbnail"]))  # what was drawn of the content is what the row is
 
 
+@pytest.mark.slow
 def test_after_a_compaction_an_old_address_is_not_found_and_shows_no_other_picture(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for i in range(3):

@@ -1208,6 +1208,7 @@ def test_connections_beyond_the_most_are_told_and_then_closed(
             pytest.fail("it did not recover")
 
 
+@pytest.mark.slow
 def test_a_reader_that_reads_nothing_loses_its_connection(indexes: dict[str, Path], folder: Path) -> None:
     """It asks for a picture larger than the buffers between, and then waits."""
     from PIL import Image
