@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from conftest import present, unit_vectors
 from drawn_index import drawn_index
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import clipdex
 from clipdex import Index
@@ -22,6 +20,10 @@ from clipdex.index.facets import Facets
 from clipdex.index.part_plan import PartPlan
 from clipdex.index.split import split_index
 from clipdex.search import Grouping, Query
+
+pytest.importorskip("hypothesis")
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 pytestmark = pytest.mark.thin
 

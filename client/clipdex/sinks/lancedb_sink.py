@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from clipdex.base.arrays import Vectors
 from clipdex.base.extras import needs
 from clipdex.sinks.conditions import Condition, Scalar
-from clipdex.sinks.sink import Field, Found, Point, Points, SinkError
+from clipdex.sinks.sink import Field, Found, Point, Points, SinkError, translated
 from clipdex.sinks.sql_filter import quoted_text, sql_of
 
 with needs("lancedb", "lancedb", "lancedb", "LanceDB"):
@@ -43,12 +42,12 @@ class LanceSink:
         self._described = table + _SUFFIX
         self._open: Any = None
         self._schema: Any = None
-        with self._translated():
+        with translated(self.place):
             self._database = lancedb.connect(str(folder))
 
     def description(self) -> str | None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             if not self._has(self._described):
                 if self._has(self._name):
                     raise SinkError(f"{self.place} was not made by clipdex: choose another table")
@@ -71,7 +70,7 @@ class LanceSink:
                 ("digest", pa.string()),
             ]
         )
-        with self._translated():
+        with translated(self.place):
             if not self._has(self._described):
                 self._database.create_table(self._described, schema=pa.schema([("text", pa.string())]))
             if not self._has(self._name):
@@ -79,12 +78,12 @@ class LanceSink:
 
     def describe(self, text: str) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             self._database.create_table(self._described, pa.table({"text": [text]}), mode="overwrite")
 
     def upsert(self, points: Points) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             schema = self._schema or self._table.schema
             columns = [
                 pa.array(points.ids, pa.string()),
@@ -112,7 +111,7 @@ class LanceSink:
 
     def delete(self, ids: Sequence[str]) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             self._table.delete(_is_one_of(ids))
 
     def flush(self) -> None:
@@ -120,7 +119,7 @@ class LanceSink:
 
     def optimize(self) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             known = {index.columns[0] for index in self._table.list_indices()}
             for field in self._table.schema:
                 if field.name not in (*known, "vector", "metadata", "digest"):
@@ -135,12 +134,12 @@ class LanceSink:
 
     def count(self) -> int:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             return int(self._table.count_rows())
 
     def digests(self) -> Iterator[tuple[str, str]]:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             found = self._table.search().select(["point_id", "digest"]).limit(max(1, self.count())).to_arrow()
         for each in found.to_batches():
             yield from zip(each["point_id"].to_pylist(), each["digest"].to_pylist(), strict=True)
@@ -149,13 +148,13 @@ class LanceSink:
         """See `Sink`."""
         if not ids:
             return {}
-        with self._translated():
+        with translated(self.place):
             found = self._table.search().where(_is_one_of(ids)).limit(len(ids)).to_arrow().to_pylist()
         return {each["point_id"]: Point(np.asarray(each["vector"], np.float32), _payload(each)) for each in found}
 
     def query(self, vector: Vectors, top_k: int, condition: Condition | None = None) -> list[Found]:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             asked = self._table.search(vector, vector_column_name="vector").distance_type("cosine").limit(top_k)
             asked = asked.refine_factor(_REFINED)
             if condition is not None:
@@ -165,7 +164,7 @@ class LanceSink:
 
     def drop(self) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             for name in (self._name, self._described):
                 if self._has(name):
                     self._database.drop_table(name)
@@ -190,15 +189,6 @@ class LanceSink:
             after = page.page_token
             if not after:
                 return False
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except SinkError:
-            raise
-        except Exception as exc:
-            raise SinkError(f"{self.place}: {' '.join(str(exc).split()):.300}") from exc
 
 
 def _is_one_of(ids: Sequence[str]) -> str:

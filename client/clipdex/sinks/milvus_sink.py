@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from clipdex.base.arrays import Vectors
 from clipdex.base.extras import needs
 from clipdex.sinks.conditions import AllOf, AnyOf, Compare, Condition, Contains, OneOf, Present, Scalar
-from clipdex.sinks.sink import Field, Found, Payload, Point, Points, SinkError
+from clipdex.sinks.sink import Field, Found, Payload, Point, Points, SinkError, translated
 
 with needs("pymilvus", "pymilvus", "milvus", "Milvus"):
     from pymilvus import DataType, MilvusClient
@@ -58,7 +57,7 @@ class MilvusSink:
 
     def description(self) -> str | None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             if not self._client.has_collection(self._described):
                 if self._client.has_collection(self._name):
                     raise SinkError(f"{self.place} was not made by clipdex: choose another collection")
@@ -70,7 +69,7 @@ class MilvusSink:
     def create(self, dim: int, fields: Sequence[Field]) -> None:
         """See `Sink`."""
         self._fields = {field.column: field.kind for field in fields}
-        with self._translated():
+        with translated(self.place):
             if not self._client.has_collection(self._described):
                 schema = self._schema(1)
                 schema.add_field("text", DataType.VARCHAR, max_length=_LONGEST)
@@ -108,7 +107,7 @@ class MilvusSink:
 
     def describe(self, text: str) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             self._client.upsert(self._described, [{"point_id": "text", "vector": [1.0], "text": text}])
 
     def upsert(self, points: Points) -> None:
@@ -119,7 +118,7 @@ class MilvusSink:
             {"point_id": points.ids[i], "vector": points.vectors[i].tolist(), **self._row(points.payloads[i])}
             for i in range(len(points))
         ]
-        with self._translated():
+        with translated(self.place):
             self._client.upsert(self._name, rows)
 
     def _row(self, payload: Payload) -> dict[str, Any]:
@@ -131,7 +130,7 @@ class MilvusSink:
 
     def delete(self, ids: Sequence[str]) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             self._client.delete(self._name, ids=list(ids))
 
     def flush(self) -> None:
@@ -139,24 +138,24 @@ class MilvusSink:
 
     def optimize(self) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             self._client.flush(self._name)
             self._client.load_collection(self._name)
 
     def count(self) -> int:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             return int(self._client.query(self._name, filter="", output_fields=["count(*)"])[0]["count(*)"])
 
     def digests(self) -> Iterator[tuple[str, str]]:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             pages = self._client.query_iterator(
                 self._name, batch_size=_AT_ONCE, output_fields=["point_id", "digest"]
             )
         try:
             while True:
-                with self._translated():
+                with translated(self.place):
                     rows = pages.next()
                 if not rows:
                     return
@@ -169,13 +168,13 @@ class MilvusSink:
         """See `Sink`."""
         if not ids:
             return {}
-        with self._translated():
+        with translated(self.place):
             rows = self._client.get(self._name, list(ids), output_fields=["*"])
         return {str(row["point_id"]): Point(np.asarray(row["vector"], np.float32), _payload(row)) for row in rows}
 
     def query(self, vector: Vectors, top_k: int, condition: Condition | None = None) -> list[Found]:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             fields = self._client.describe_collection(self._name)["fields"]
             wanted = [field["name"] for field in fields if field["name"] != "vector"]
             found = self._client.search(
@@ -193,7 +192,7 @@ class MilvusSink:
 
     def drop(self) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             for name in (self._name, self._described):
                 if self._client.has_collection(name):
                     self._client.drop_collection(name)
@@ -201,15 +200,6 @@ class MilvusSink:
     def close(self) -> None:
         """See `Sink`."""
         self._client.close()
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except SinkError:
-            raise
-        except Exception as exc:
-            raise SinkError(f"{self.place}: {' '.join(str(exc).split()):.300}") from exc
 
 
 def _sizes(kind: str) -> dict[str, Any]:

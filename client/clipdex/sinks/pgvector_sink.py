@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from clipdex.base.arrays import Vectors
 from clipdex.base.extras import needs
 from clipdex.sinks.conditions import Condition, Scalar
-from clipdex.sinks.sink import Field, Found, Point, Points, SinkError
+from clipdex.sinks.sink import Field, Found, Point, Points, SinkError, translated
 from clipdex.sinks.sql_filter import sql_of
 
 with needs("psycopg", "psycopg", "pgvector", "PostgreSQL"):
@@ -48,7 +47,7 @@ class PgvectorSink:
 
     def description(self) -> str | None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             if not self._exists(self._name + _SUFFIX):
                 if self._exists(self._name):
                     raise SinkError(f"{self.place} was not made by clipdex: choose another table")
@@ -61,7 +60,7 @@ class PgvectorSink:
         columns = [(field.column, _KINDS[field.kind]) for field in fields]
         columns += [("metadata", "text"), ("digest", "text")]
         made = sql.SQL(", ").join(sql.SQL("{} " + kind).format(sql.Identifier(name)) for name, kind in columns)
-        with self._translated():
+        with translated(self.place):
             self._run("CREATE EXTENSION IF NOT EXISTS vector")
             register_vector(self._connection)
             self._run("CREATE TABLE IF NOT EXISTS {described} (text text NOT NULL)")
@@ -81,7 +80,7 @@ class PgvectorSink:
 
     def describe(self, text: str) -> None:
         """See `Sink`."""
-        with self._translated(), self._connection.transaction():
+        with translated(self.place), self._connection.transaction():
             self._run("DELETE FROM {described}")
             self._run("INSERT INTO {described} VALUES (%s)", [text])
 
@@ -90,7 +89,7 @@ class PgvectorSink:
         names = ["point_id", "vector", *self._columns]
         listed = sql.SQL(", ").join(map(sql.Identifier, names))
         new = sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in names[1:])
-        with self._translated(), self._connection.transaction(), self._connection.cursor() as cursor:
+        with translated(self.place), self._connection.transaction(), self._connection.cursor() as cursor:
             cursor.execute(
                 sql.SQL("CREATE TEMP TABLE pushed (LIKE {} INCLUDING DEFAULTS) ON COMMIT DROP").format(self._table)
             )
@@ -108,7 +107,7 @@ class PgvectorSink:
 
     def delete(self, ids: Sequence[str]) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             self._run("DELETE FROM {table} WHERE point_id = ANY(%s::uuid[])", [list(ids)])
 
     def flush(self) -> None:
@@ -116,7 +115,7 @@ class PgvectorSink:
 
     def optimize(self) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             self._run(
                 "CREATE INDEX IF NOT EXISTS {name} ON {table} USING hnsw (vector vector_cosine_ops)",
                 name=sql.Identifier(f"{self._name}_hnsw"[:63]),
@@ -125,20 +124,20 @@ class PgvectorSink:
 
     def count(self) -> int:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             row = self._run("SELECT count(*) FROM {table}").fetchone()
         assert row is not None
         return int(row[0])
 
     def digests(self) -> Iterator[tuple[str, str]]:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             found = self._run("SELECT point_id::text, digest FROM {table}").fetchall()
         yield from found
 
     def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             self._prepare()
             cursor = self._run("SELECT * FROM {table} WHERE point_id = ANY(%s::uuid[])", [list(ids)])
             rows = self._rows(cursor)
@@ -154,7 +153,7 @@ class PgvectorSink:
 
         where = "" if condition is None else "WHERE " + sql_of(condition, value, _has, ' COLLATE "C"')
         values += [vector, top_k]
-        with self._translated(), self._connection.transaction():
+        with translated(self.place), self._connection.transaction():
             self._prepare()
             self._run(f"SET LOCAL hnsw.ef_search = {min(1000, max(_EFFORT, top_k))}")
             # Without it a filter is applied to the graph's first answers alone, and most of the hits are missing.
@@ -167,7 +166,7 @@ class PgvectorSink:
 
     def drop(self) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             self._run("DROP TABLE IF EXISTS {table}")
             self._run("DROP TABLE IF EXISTS {described}")
 
@@ -196,15 +195,6 @@ class PgvectorSink:
         """Run a statement. text: our own words, with names in braces, and %s for values."""
         statement = sql.SQL(text).format(table=self._table, described=self._described, **parts)
         return self._connection.execute(statement, values)
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except SinkError:
-            raise
-        except Exception as exc:
-            raise SinkError(f"{self.place}: {' '.join(str(exc).split()):.300}") from exc
 
 
 def _method(field: Field) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from clipdex.base.arrays import Vectors
 from clipdex.base.errors import InvalidArgument
 from clipdex.sinks.conditions import AllOf, AnyOf, Compare, Condition, Contains, OneOf, Operator, Present
-from clipdex.sinks.sink import Field, Found, Point, Points, SinkError
+from clipdex.sinks.sink import Field, Found, Point, Points, SinkError, translated
 
 __all__ = ["PineconeSink"]
 
@@ -47,7 +47,7 @@ class PineconeSink:
 
     def description(self) -> str | None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             found = self._index.fetch(ids=[_THE_POINT], namespace=self._described).vectors
             if _THE_POINT not in found:
                 if self._held(self._name):
@@ -58,7 +58,7 @@ class PineconeSink:
 
     def create(self, dim: int, fields: Sequence[Field]) -> None:
         """See `Sink`: namespaces need no making, and all metadata is indexed. The index itself has to be there."""
-        with self._translated():
+        with translated(self.place):
             stats = self._index.describe_index_stats()
         if stats.dimension != dim or stats.metric not in (None, "cosine"):
             raise SinkError(
@@ -69,7 +69,7 @@ class PineconeSink:
     def describe(self, text: str) -> None:
         """See `Sink`."""
         packed = base64.b64encode(zlib.compress(text.encode("ascii"), 9)).decode()
-        with self._translated():
+        with translated(self.place):
             dim = self._index.describe_index_stats().dimension
             one = {"id": _THE_POINT, "values": [1.0] * dim, "metadata": {"text": packed}}
             self._wrote(self._index.upsert(vectors=[one], namespace=self._described))
@@ -82,18 +82,18 @@ class PineconeSink:
             {"id": points.ids[i], "values": vectors[i], "metadata": dict(points.payloads[i])}
             for i in range(len(points))
         ]
-        with self._translated():
+        with translated(self.place):
             self._wrote(self._index.upsert(vectors=sent, namespace=self._name))
 
     def delete(self, ids: Sequence[str]) -> None:
         """See `Sink`."""
         if ids:
-            with self._translated(), _if_there():
+            with translated(self.place), _if_there():
                 self._index.delete(ids=list(ids), namespace=self._name)
 
     def flush(self) -> None:
         """See `Sink`: waits until reads see the last write, which the service says by its sequence number."""
-        with self._translated():
+        with translated(self.place):
             self._settle(self._name)
 
     def _wrote(self, response: Any) -> None:
@@ -118,7 +118,7 @@ class PineconeSink:
 
     def count(self) -> int:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             return self._held(self._name)
 
     def _held(self, namespace: str) -> int:
@@ -127,7 +127,7 @@ class PineconeSink:
 
     def digests(self) -> Iterator[tuple[str, str]]:
         """See `Sink`. A request for every hundred: Pinecone lists ids alone."""
-        with self._translated():
+        with translated(self.place):
             for page in self._index.list(namespace=self._name, limit=_AT_ONCE):
                 ids = [each.id for each in page.vectors]
                 for one, point in self.fetch(ids).items():
@@ -136,7 +136,7 @@ class PineconeSink:
     def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
         """See `Sink`."""
         points: dict[str, Point] = {}
-        with self._translated():
+        with translated(self.place):
             for start in range(0, len(ids), _AT_ONCE):
                 found = self._index.fetch(ids=list(ids[start : start + _AT_ONCE]), namespace=self._name)
                 for name, each in found.vectors.items():
@@ -146,7 +146,7 @@ class PineconeSink:
     def query(self, vector: Vectors, top_k: int, condition: Condition | None = None) -> list[Found]:
         """See `Sink`."""
         wanted = None if condition is None else _filter(condition)
-        with self._translated():
+        with translated(self.place):
             found = self._index.query(
                 vector=vector.tolist(), top_k=top_k, namespace=self._name, filter=wanted, include_metadata=True
             )
@@ -154,7 +154,7 @@ class PineconeSink:
 
     def drop(self) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             for namespace in (self._name, self._described):
                 with _if_there():
                     self._index.delete_namespace(name=namespace)
@@ -162,15 +162,6 @@ class PineconeSink:
     def close(self) -> None:
         """See `Sink`."""
         self._index.close()
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except SinkError:
-            raise
-        except Exception as exc:
-            raise SinkError(f"{self.place}: {' '.join(str(exc).split()):.300}") from exc
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from clipdex.base.extras import needs
 from clipdex.base.replacing import replacing
 from clipdex.sinks.conditions import Condition
 from clipdex.sinks.qdrant_filter import QdrantFilter
-from clipdex.sinks.sink import Field, Found, Payload, Point, Points, SinkError
+from clipdex.sinks.sink import Field, Found, Payload, Point, Points, SinkError, translated
 
 with needs("qdrant_edge", "qdrant-edge-py", "qdrant", "a Qdrant shard in a folder"):
     import qdrant_edge
@@ -60,7 +59,7 @@ class QdrantEdgeSink:
 
     def create(self, dim: int, fields: Sequence[Field]) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             self._folder.mkdir(parents=True, exist_ok=True)
             (self._folder / ".clipdex").touch()
             shard = self._folder / "shard"
@@ -90,27 +89,27 @@ class QdrantEdgeSink:
             qdrant_edge.Point(points.ids[i], points.vectors[i].tolist(), _stored(points.payloads[i]))
             for i in range(len(points))
         ]
-        with self._translated():
+        with translated(self.place):
             self._opened().update(qdrant_edge.UpdateOperation.upsert_points(made))
 
     def delete(self, ids: Sequence[str]) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             self._opened().update(qdrant_edge.UpdateOperation.delete_points(list(ids)))
 
     def flush(self) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             self._opened().flush()
 
     def optimize(self) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             self._opened().optimize()
 
     def count(self) -> int:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             return int(self._opened().count(qdrant_edge.CountRequest(exact=True)))
 
     def digests(self) -> Iterator[tuple[str, str]]:
@@ -118,7 +117,7 @@ class QdrantEdgeSink:
         after = None
         while True:
             request = qdrant_edge.ScrollRequest(offset=after, limit=_AT_ONCE, with_payload=["digest"])
-            with self._translated():
+            with translated(self.place):
                 records, after = self._opened().scroll(request)
             for record in records:
                 yield str(record.id), str((record.payload or {}).get("digest", ""))
@@ -127,7 +126,7 @@ class QdrantEdgeSink:
 
     def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             records = self._opened().retrieve(list(ids), with_payload=True, with_vector=True)
         return {
             str(record.id): Point(np.asarray(record.vector, np.float32), dict(record.payload or {}))
@@ -142,7 +141,7 @@ class QdrantEdgeSink:
             with_payload=True,
             filter=None if condition is None else self._filter.of(condition),
         )
-        with self._translated():
+        with translated(self.place):
             found = self._opened().query(request)
         return [Found(str(each.id), float(each.score), dict(each.payload or {})) for each in found]
 
@@ -161,15 +160,6 @@ class QdrantEdgeSink:
         if self._shard is None:
             self._shard = qdrant_edge.EdgeShard.load(str(self._folder / "shard"))
         return self._shard
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except SinkError:
-            raise
-        except Exception as exc:
-            raise SinkError(f"{self.place}: {' '.join(str(exc).split()):.300}") from exc
 
 
 def _stored(payload: Payload) -> dict[str, Any]:

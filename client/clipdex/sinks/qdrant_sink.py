@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from clipdex.base.arrays import Vectors
 from clipdex.base.extras import needs
 from clipdex.sinks.conditions import Condition
 from clipdex.sinks.qdrant_filter import QdrantFilter
-from clipdex.sinks.sink import Field, Found, Point, Points, SinkError
+from clipdex.sinks.sink import Field, Found, Point, Points, SinkError, translated
 
 with needs("qdrant_client", "qdrant-client", "qdrant", "Qdrant"):
     from qdrant_client import QdrantClient, models
@@ -56,7 +55,7 @@ class QdrantSink:
 
     def description(self) -> str | None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             if not self._client.collection_exists(self._described):
                 if self._client.collection_exists(self._name):
                     raise SinkError(f"{self.place} was not made by clipdex: choose another collection")
@@ -67,7 +66,7 @@ class QdrantSink:
 
     def create(self, dim: int, fields: Sequence[Field]) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             if not self._client.collection_exists(self._described):
                 one = models.VectorParams(size=1, distance=models.Distance.COSINE)
                 self._client.create_collection(self._described, vectors_config=one)
@@ -87,7 +86,7 @@ class QdrantSink:
     def describe(self, text: str) -> None:
         """See `Sink`."""
         point = models.PointStruct(id=_THE_POINT, vector=[1.0], payload={"text": text})
-        with self._translated():
+        with translated(self.place):
             self._client.upsert(self._described, [point], wait=True)
 
     def upsert(self, points: Points) -> None:
@@ -97,12 +96,12 @@ class QdrantSink:
             vectors=points.vectors.tolist(),
             payloads=[dict(each) for each in points.payloads],
         )
-        with self._translated():
+        with translated(self.place):
             self._client.upsert(self._name, batch, wait=True)
 
     def delete(self, ids: Sequence[str]) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             self._client.delete(self._name, models.PointIdsList(points=list(ids)), wait=True)
 
     def flush(self) -> None:
@@ -110,21 +109,21 @@ class QdrantSink:
 
     def optimize(self) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             self._client.update_collection(self._name, hnsw_config=models.HnswConfigDiff(m=_GRAPH))
             while self._client.get_collection(self._name).status == models.CollectionStatus.YELLOW:
                 time.sleep(0.2)
 
     def count(self) -> int:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             return int(self._client.count(self._name, exact=True).count)
 
     def digests(self) -> Iterator[tuple[str, str]]:
         """See `Sink`."""
         after: Any = None
         while True:
-            with self._translated():
+            with translated(self.place):
                 records, after = self._client.scroll(
                     self._name, limit=_AT_ONCE, offset=after, with_payload=["digest"], with_vectors=False
                 )
@@ -135,7 +134,7 @@ class QdrantSink:
 
     def fetch(self, ids: Sequence[str]) -> dict[str, Point]:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             records = self._client.retrieve(self._name, list(ids), with_payload=True, with_vectors=True)
         return {
             str(record.id): Point(np.asarray(record.vector, np.float32), dict(record.payload or {}))
@@ -145,7 +144,7 @@ class QdrantSink:
     def query(self, vector: Vectors, top_k: int, condition: Condition | None = None) -> list[Found]:
         """See `Sink`."""
         wanted = None if condition is None else self._filter.of(condition)
-        with self._translated():
+        with translated(self.place):
             found = self._client.query_points(
                 self._name, query=vector.tolist(), limit=top_k, query_filter=wanted, with_payload=True
             )
@@ -153,19 +152,10 @@ class QdrantSink:
 
     def drop(self) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             self._client.delete_collection(self._name)
             self._client.delete_collection(self._described)
 
     def close(self) -> None:
         """See `Sink`."""
         self._client.close()
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except SinkError:
-            raise
-        except Exception as exc:
-            raise SinkError(f"{self.place}: {' '.join(str(exc).split()):.300}") from exc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -10,7 +11,7 @@ from clipdex.base.arrays import Vectors
 from clipdex.base.errors import ClipdexError
 from clipdex.sinks.conditions import Condition
 
-__all__ = ["Field", "Found", "Kind", "Payload", "Point", "Points", "Sink", "SinkError", "Value"]
+__all__ = ["Field", "Found", "Kind", "Payload", "Point", "Points", "Sink", "SinkError", "Value", "translated"]
 
 Kind: TypeAlias = Literal["int", "real", "text", "texts", "bool"]
 Value: TypeAlias = "int | float | str | bool | list[str]"
@@ -19,6 +20,17 @@ Payload: TypeAlias = "dict[str, Value]"
 
 class SinkError(ClipdexError):
     """A vector database cannot be reached, or refused a request."""
+
+
+@contextmanager
+def translated(place: str) -> Iterator[None]:
+    """Turn what a database's client raises into a SinkError. place: the collection, as in `Sink.place`."""
+    try:
+        yield
+    except ClipdexError:
+        raise
+    except Exception as exc:
+        raise SinkError(f"{place}: {' '.join(str(exc).split()):.300}") from exc
 
 
 @dataclass(frozen=True)

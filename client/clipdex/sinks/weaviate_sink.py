@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from clipdex.base.arrays import Vectors
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.extras import needs
 from clipdex.sinks.conditions import AllOf, AnyOf, Compare, Condition, Contains, OneOf, Present
-from clipdex.sinks.sink import Field, Found, Payload, Point, Points, SinkError
+from clipdex.sinks.sink import Field, Found, Payload, Point, Points, SinkError, translated
 
 with needs("weaviate", "weaviate-client", "weaviate", "Weaviate"):
     from weaviate.classes.config import Configure, DataType, Property, Tokenization, VectorDistances
@@ -56,7 +55,7 @@ class WeaviateSink:
 
     def description(self) -> str | None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             if not self._client.collections.exists(self._described):
                 if self._client.collections.exists(self._name):
                     raise SinkError(f"{self.place} was not made by clipdex: choose another collection")
@@ -67,7 +66,7 @@ class WeaviateSink:
     def create(self, dim: int, fields: Sequence[Field]) -> None:
         """See `Sink`. The width of the vectors is that of the first."""
         plain = [_property("metadata", "text", False), _property("digest", "text", False)]
-        with self._translated():
+        with translated(self.place):
             if not self._client.collections.exists(self._described):
                 text = [_property("text", "text", False)]
                 self._client.collections.create(
@@ -105,7 +104,7 @@ class WeaviateSink:
         )
 
     def _insert(self, name: str, objects: Sequence[Any]) -> None:
-        with self._translated():
+        with translated(self.place):
             done = self._client.collections.use(name).data.insert_many(objects)
             if done.has_errors:
                 first = next(iter(done.errors.values()))
@@ -114,7 +113,7 @@ class WeaviateSink:
     def delete(self, ids: Sequence[str]) -> None:
         """See `Sink`."""
         if ids:
-            with self._translated():
+            with translated(self.place):
                 self._client.collections.use(self._name).data.delete_many(
                     where=Filter.by_id().contains_any(list(ids))
                 )
@@ -127,13 +126,13 @@ class WeaviateSink:
 
     def count(self) -> int:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             found = self._client.collections.use(self._name).aggregate.over_all(total_count=True)
         return int(found.total_count)
 
     def digests(self) -> Iterator[tuple[str, str]]:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             objects = self._client.collections.use(self._name).iterator(
                 return_properties=["digest"], cache_size=_AT_ONCE
             )
@@ -144,7 +143,7 @@ class WeaviateSink:
         """See `Sink`."""
         if not ids:
             return {}
-        with self._translated():
+        with translated(self.place):
             found = self._client.collections.use(self._name).query.fetch_objects(
                 filters=Filter.by_id().contains_any(list(ids)), limit=len(ids), include_vector=True
             )
@@ -156,7 +155,7 @@ class WeaviateSink:
     def query(self, vector: Vectors, top_k: int, condition: Condition | None = None) -> list[Found]:
         """See `Sink`."""
         wanted = None if condition is None else _filter(condition)
-        with self._translated():
+        with translated(self.place):
             found = self._client.collections.use(self._name).query.near_vector(
                 vector.tolist(),
                 target_vector=_VECTOR,
@@ -171,22 +170,13 @@ class WeaviateSink:
 
     def drop(self) -> None:
         """See `Sink`."""
-        with self._translated():
+        with translated(self.place):
             for name in (self._name, self._described):
                 self._client.collections.delete(name)
 
     def close(self) -> None:
         """See `Sink`."""
         self._client.close()
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except SinkError:
-            raise
-        except Exception as exc:
-            raise SinkError(f"{self.place}: {' '.join(str(exc).split()):.300}") from exc
 
 
 def _named(column: str) -> str:
