@@ -84,6 +84,7 @@ def test_outside_its_block_it_says_so():
         asyncio.run(main())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["embed_texts", "embed_pixels"])
 def test_a_cancelled_task_withdraws_its_requests(call):
     told: list[Any] = []
@@ -130,6 +131,7 @@ def test_a_task_that_is_cancelled_while_it_connects_leaves_no_connection():
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_a_deadline_is_kept():
     with serving(delay_s=1.0) as server:
 

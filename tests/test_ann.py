@@ -277,6 +277,7 @@ def test_one_that_was_loaded_before_a_compaction_is_refused(own):
         assert recall(index, unit_vectors(20, DIM, seed=4), AnnIndex.open(index)) > 0.5
 
 
+@pytest.mark.slow
 def test_a_loaded_one_is_good_for_the_same_rows_only(built, own, tmp_path):
     other = write(tmp_path / "x", ROWS, first=ROWS)
     with Index.open(built) as index, Index.open(own) as same, Index.open(other) as another:
@@ -287,6 +288,7 @@ def test_a_loaded_one_is_good_for_the_same_rows_only(built, own, tmp_path):
             another.search(query, 10, ann=ann)
 
 
+@pytest.mark.slow
 def test_one_of_other_rows_is_refused(own, built, tmp_path):
     (write(tmp_path / "x", ROWS, first=ROWS) / ANN_FILE).write_bytes((built / ANN_FILE).read_bytes())
     with Index.open(tmp_path / "x") as index, pytest.raises(clipdex.IndexFault, match="belongs to other rows"):
@@ -302,6 +304,7 @@ def test_one_of_another_model_is_refused(built, tmp_path):
         AnnIndex.open(index)
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_and_every_cut_is_found(own):
     whole = (own / ANN_FILE).read_bytes()
     rng = np.random.default_rng(0)
@@ -337,6 +340,7 @@ def test_an_interrupted_build_leaves_the_old_one(own):
     assert [path.name for path in own.glob("vectors.ann*")] == [ANN_FILE]
 
 
+@pytest.mark.slow
 def test_two_builds_at_once(own):
     def another(done, total):
         with pytest.raises(clipdex.IndexLocked):

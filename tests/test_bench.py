@@ -187,6 +187,7 @@ def test_drawn_photos_are_jpegs_that_differ_and_repeat(tmp_path):
     assert 40_000 < first[0].stat().st_size < 200_000
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_whole(pictures, fake):
     run = measure_index(fake, open_source(pictures), kind="sum", workers=1, encode_seconds=0.02)
     assert (run.pictures, run.failed, run.workers) == (12, 0, 1)
@@ -241,6 +242,7 @@ def test_the_first_pictures_of_a_source(pictures):
         FirstOf(source, 0)
 
 
+@pytest.mark.slow
 def test_a_source_without_a_good_picture_has_nothing_to_measure(tmp_path, fake):
     (tmp_path / "a.jpg").write_text("no picture")
     with pytest.raises(clipdex.SourceError, match="nothing to measure"):

@@ -83,6 +83,7 @@ def test_index_draws_pictures_where_none_are_given(run, tmp_path):
     assert "the slower of the two" in out
 
 
+@pytest.mark.slow
 def test_search_over_an_index_and_over_drawn_vectors(run, triton, pictures, tmp_path):
     with clipdex.connect(triton.address) as client:
         clipdex.index_pictures(client, pictures, tmp_path / "x.clipdex", workers=1)

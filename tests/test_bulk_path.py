@@ -87,6 +87,7 @@ def test_rows_are_the_same_whichever_way_pixels_go(triton, folder, tmp_path, own
     assert left(own_rings) == []
 
 
+@pytest.mark.slow
 def test_no_picture_is_sent_when_memory_is_shared(triton, folder, tmp_path, monkeypatch):
     from clipdex.wire import triton as transport
 
@@ -105,6 +106,7 @@ def test_no_picture_is_sent_when_memory_is_shared(triton, folder, tmp_path, monk
     assert max(batches) < 1000
 
 
+@pytest.mark.slow
 def test_a_batch_of_pictures_is_one_executed_batch(triton, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -167,6 +169,7 @@ def test_a_killed_run_leaves_its_memory_to_the_next_start(triton, folder, tmp_pa
     assert left(names) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing(triton, folder, tmp_path):
     with running(triton.address, folder, tmp_path / "x") as (process, names):
         process.send_signal(signal.SIGINT)
@@ -208,6 +211,7 @@ def test_a_run_that_cannot_start_leaves_nothing(triton, folder, tmp_path, monkey
     assert left(own_rings) == []
 
 
+@pytest.mark.slow
 def test_where_there_is_no_room_pixels_go_over_the_wire(triton, folder, tmp_path, monkeypatch):
     """A container's /dev/shm is small; here it is a folder that does not exist."""
     from clipdex.pipeline import ring

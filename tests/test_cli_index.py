@@ -195,6 +195,7 @@ def test_an_index_being_written_to_is_not_compacted(run, index):
     assert "is being written to by process" in err
 
 
+@pytest.mark.slow
 def test_retry_tries_again_what_failed_and_has_not_changed(run, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert ", 12 failed" in run("index", "pictures", "-o", "x.clipdex", "--max-pixels", "10")[1]
@@ -237,6 +238,7 @@ def test_hidden_and_left_out_rows_are_counted_in_the_last_line(run, pictures, tm
     )
 
 
+@pytest.mark.slow
 def test_pictures_and_a_quoted_glob_as_sources(run, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run("index", "pictures/0.png", "pictures/1.png", "-o", "x.clipdex")[1].startswith("2 pictures found")
@@ -247,6 +249,7 @@ def test_pictures_and_a_quoted_glob_as_sources(run, pictures, tmp_path, monkeypa
     assert run("index", "pictures/nothing.png", "-o", "x.clipdex")[0] == 1
 
 
+@pytest.mark.slow
 def test_a_run_names_the_folder_that_was_moved_and_forget_drops_it(run, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run("index", "pictures", "-o", "x.clipdex")

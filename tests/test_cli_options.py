@@ -311,6 +311,7 @@ def test_every_command_has_quiet_and_verbose(path):
     assert {"--quiet", "-q", "--verbose", "-v"} <= options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_quiet_prints_results_and_nothing_else(run, index, folder, where):
     def quietly(*words):
@@ -386,6 +387,7 @@ def test_a_fault_of_ours_is_one_sentence_and_its_traceback_only_if_asked_for(run
     assert "Traceback (most recent call last):" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("info",), ("info", "--help")])
 def test_a_full_disk_for_the_results_is_one_sentence(index, words):
     with open("/dev/full", "w") as full:

@@ -129,6 +129,7 @@ def test_grouping_by_cosine(run, index):
     assert len(answer["hits"][0]["copies"]) >= near.sum() - 1 >= 3
 
 
+@pytest.mark.slow
 def test_csv_has_the_bytes_of_a_path(index):
     words = ("search", "-i", "x.clipdex", "--like", "1", "-k", "20", "--csv")
     done = subprocess.run([sys.executable, "-m", "clipdex", *words], capture_output=True, check=True)

@@ -90,6 +90,7 @@ def test_a_hit_inside_a_shard_is_shown_from_here_and_on_the_contact_sheet(run, s
     assert (here / "sheet.html").read_text().count("<img ") == 2
 
 
+@pytest.mark.slow
 def test_failures_inside_shards_and_damaged_shards_are_tried_again(run, shards):
     whole = (shards / "0.tar").read_bytes()
     (shards / "0.tar").write_bytes(whole[:7000])
@@ -180,6 +181,7 @@ def test_case_07_a_url_keeps_its_slashes_and_is_no_source(run, here):
     assert (status, "clipdex downloads nothing" in err, err.count("\n")) == (1, True, 1)
 
 
+@pytest.mark.slow
 def test_case_06_the_delimiter_by_option(run, here):
     noise(50).save(here / "a.png")
     (here / "t.csv").write_text("photo:n\na.png:1\n")

@@ -93,6 +93,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_a_server_that_starts_is_waited_for():
     port = free_port()
     began = time.monotonic()

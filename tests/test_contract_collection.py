@@ -268,6 +268,7 @@ def test_items_are_added_replaced_read_and_listed(pets: Any) -> None:
     assert [each.id for each in pets.items()] == ["user/1?#", "ö ü", "b", *(f"more {i}" for i in range(4, 9))]
 
 
+@pytest.mark.slow
 def test_metadata_is_replaced_and_filters_use_it(pets: Any) -> None:
     pets.add([Item("a", png(0), metadata={"tags": ["red"], "n": 1}), Item("b", png(1))])
     where = {"where": "has(meta, 'tags', :tag) AND width > :w", "params": {"tag": "red", "w": 39.5}}
@@ -280,6 +281,7 @@ def test_metadata_is_replaced_and_filters_use_it(pets: Any) -> None:
     assert ids(pets.search("x", where="id = 'a'")) == ["a"]
 
 
+@pytest.mark.slow
 def test_removed_items_are_gone_and_unknown_ids_are_no_error(pets: Any) -> None:
     pets.add([Item(str(i), png(i)) for i in range(4)])
     assert pets.remove(["1", "2", "7", "1"]) == 2
@@ -289,6 +291,7 @@ def test_removed_items_are_gone_and_unknown_ids_are_no_error(pets: Any) -> None:
     assert ids(pets.search("x")) == ["3"]
 
 
+@pytest.mark.slow
 def test_every_kind_of_search_finds_what_the_index_finds(pets: Any, tmp_path: Path) -> None:
     pets.add([Item(str(i), png(i), metadata={"n": i}) for i in range(6)])
     vector = unit_vectors(1, 8)[0]
@@ -317,6 +320,7 @@ def test_every_kind_of_search_finds_what_the_index_finds(pets: Any, tmp_path: Pa
         assert scores == pytest.approx([hit.score for hit in hits], abs=1e-6), number
 
 
+@pytest.mark.slow
 def test_near_duplicates_are_one_hit_if_asked(pets: Any) -> None:
     pets.add([Item("a", png(0)), Item("b", png(0)), Item("c", png(1))])
     found, _ = pets.search(image=png(0), group=True)
@@ -325,12 +329,14 @@ def test_near_duplicates_are_one_hit_if_asked(pets: Any) -> None:
     assert ids(pets.similar("c", group=True)) == ["a"]
 
 
+@pytest.mark.slow
 def test_pages_by_offset_are_the_whole_ranking(pets: Any) -> None:
     pets.add([Item(str(i), png(i)) for i in range(7)])
     pages = [hit for offset in (0, 3, 6) for hit in pets.search("x", top_k=3, offset=offset)[0]]
     assert pages == pets.search("x", top_k=7)[0]
 
 
+@pytest.mark.slow
 def test_a_text_beyond_the_models_context_is_reported(pets: Any) -> None:
     pets.add(Item("a", png(0)))
     (lost,) = pets.lost(["x" * 100])

@@ -143,9 +143,7 @@ SINKS = {
 
 
 # `make test` has those that take no time; `make test-stores` has all.
-_PARAMS = [
-    pytest.param(name, marks=() if name in ("numpy", "qdrant-edge") else pytest.mark.slow) for name in SINKS
-]
+_PARAMS = [pytest.param(name, marks=() if name == "numpy" else pytest.mark.slow) for name in SINKS]
 
 
 @pytest.fixture(params=_PARAMS)

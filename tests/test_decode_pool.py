@@ -161,6 +161,7 @@ def test_a_picture_that_takes_too_much_memory_costs_only_itself(tmp_path):
     assert reasons([first, *rest]) == ["", "out_of_memory", ""]
 
 
+@pytest.mark.slow
 def test_a_large_photograph_fits_a_worker(tmp_path):
     """Its pixels take 4 bytes each, 187 MiB, and there is no copy beside them."""
     (tmp_path / "a.png").write_bytes(png_of(7_000, 7_000, zlib_zeros(7_000 * 21_001)))
@@ -208,6 +209,7 @@ def test_a_large_picture_gets_more_memory_than_the_workers_have(tmp_path):
     assert reasons(none) == ["out_of_memory"]
 
 
+@pytest.mark.slow
 def test_waiting_for_a_turn_is_not_counted_as_decoding(tmp_path):
     """The lock is held by another process for longer than a file may take."""
     (tmp_path / "0.png").write_bytes(png_of(5_000, 5_000, zlib_zeros(5_000 * 20_001), colour=6))
@@ -265,6 +267,7 @@ def slow_and_quick(tmp_path):
     return [found(tmp_path / f"{i}.png") for i in range(6)]
 
 
+@pytest.mark.slow
 def test_a_file_that_takes_too_long_costs_only_itself(tmp_path, monkeypatch):
     clock = SimpleNamespace(now=0.0)  # not the machine's, which may be busy with other things for seconds
     monkeypatch.setattr(decode_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
@@ -291,6 +294,7 @@ def test_the_time_a_worker_takes_to_start_is_not_the_files(tmp_path, monkeypatch
     assert reasons([result]) == [""]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_only_the_file_it_was_at(tmp_path):
     with pool_of(1) as pool:
         results = pool.decode(iter(slow_and_quick(tmp_path)))
@@ -376,6 +380,7 @@ def test_no_process_is_left_when_the_reader_stops_early(tmp_path):
             os.kill(pid, 0)
 
 
+@pytest.mark.slow
 def test_no_more_is_decoded_than_the_ring_has_room_for(tmp_path):
     drawn = []
 

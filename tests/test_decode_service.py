@@ -122,6 +122,7 @@ def test_a_picture_that_takes_too_long_is_given_up_and_the_next_is_decoded() -> 
         assert made.processes() != before
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_costs_the_picture_it_was_at() -> None:
     with DecodeService(SPEC, workers=1) as made:
         made.decode(Given(png(0))).result(60)
@@ -134,6 +135,7 @@ def test_a_worker_killed_in_the_middle_costs_the_picture_it_was_at() -> None:
         assert after.result(60).width == 40
 
 
+@pytest.mark.slow
 def test_a_worker_killed_while_idle_costs_no_picture() -> None:
     with DecodeService(SPEC, workers=1) as made:
         for seed in range(3):

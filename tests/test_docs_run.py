@@ -52,6 +52,7 @@ def steps(page: Path) -> Iterator[tuple[str, str]]:
             yield from (("sh", line) for line in body.replace("\\\n", " ").splitlines() if line.strip())
 
 
+@pytest.mark.slow
 def test_the_page_for_a_service_runs_from_top_to_bottom(
     place: Path, triton: Any, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

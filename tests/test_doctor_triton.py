@@ -24,7 +24,7 @@ from clipdex.wire.inspect.inspector import Inspection
 from clipdex_server import LocalTriton
 from clipdex_server.checks import free_port
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 FINGERPRINT = re.compile(r'(key: "clipdex_fingerprint", value: \{ string_value: ")(\w+)')
 # What may be said of a sound server, by how busy it and this machine are.
@@ -150,6 +150,7 @@ def test_two_servers_that_differ(triton: LocalTriton, seen: Snapshot) -> None:
     assert found(*both)["demo"] == {"model_not_everywhere"}
 
 
+@pytest.mark.slow
 def test_the_command(faulty: LocalTriton, run) -> None:
     status, out, err = run("doctor", faulty.address, "--model", "mixed")
     assert (status, err) == (1, "")
@@ -211,6 +212,7 @@ def test_a_server_that_lets_clients_load_models() -> None:
         assert set(collect(server.address)[0].server.models) == set(models)
 
 
+@pytest.mark.slow
 def test_what_a_key_opens_is_closed_to_anybody(triton: LocalTriton, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks holds the key of this server, and is not told that anybody may do what the key opens."""
     (snapshot,) = collect(triton.address)

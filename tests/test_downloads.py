@@ -321,6 +321,7 @@ def test_the_token_stays_with_the_hub_when_files_are_on_another_host(
     assert ("onnx/vision_model.onnx", "bytes=1048576-") in hub.asked
 
 
+@pytest.mark.slow
 def test_the_files_of_a_commit_are_listed_once_however_many_are_fetched(hub: SmallHub, tmp_path: Path):
     """Of a model whose weights are hundreds of files, each is asked for on its own."""
     code = (

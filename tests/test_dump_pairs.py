@@ -128,6 +128,7 @@ def killed_at(steps, number, folder):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("before", [b"", b"old "])
 def test_killed_at_any_step_no_table_stands_beside_vectors_of_another_moment(tmp_path, steps, before):

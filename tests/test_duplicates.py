@@ -345,6 +345,7 @@ def test_signing_reads_the_files_again(fake, tmp_path):
     assert sign_index(index, workers=1).signed == 0
 
 
+@pytest.mark.slow
 def test_signing_reaches_into_tars(fake, drawn, tmp_path):
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
         for path in sorted((drawn / "photos").rglob("*.png")):

@@ -75,6 +75,7 @@ def test_a_png_may_say_it_behind_its_pixels():
     assert exif_of(moved).taken == SAID.taken and exif_of(moved).keywords == ("a",)
 
 
+@pytest.mark.slow
 def test_packed_xmp_in_a_png_is_unpacked_within_bounds():
     def with_text(packed):
         body = b"iTXtXML:com.adobe.xmp\0\1\0\0\0" + packed

@@ -296,6 +296,7 @@ def test_a_run_reads_files_and_sidecars(update, tmp_path):
         assert opened.info().with_exif == 3
 
 
+@pytest.mark.slow
 def test_a_run_without_exif_keeps_nothing_and_a_refresh_reads_it_without_embedding(update, tmp_path, transport):
     folder = folder_of(tmp_path)
     update(folder, exif=False)

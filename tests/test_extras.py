@@ -85,6 +85,7 @@ def test_every_extra_says_why_its_package_fails(tmp_path, monkeypatch, module, e
     assert not (tmp_path / "x.arrow").exists()
 
 
+@pytest.mark.slow
 def test_only_one_place_turns_a_failed_import_into_words():
     """MissingExtra is made in extras.py, and where nothing is imported; no other file catches ImportError."""
     exempt = {

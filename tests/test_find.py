@@ -113,6 +113,7 @@ def test_one_command_indexes_a_folder_and_answers(run, new_folder, monkeypatch):
     assert "this is the demo model, which knows drawn shapes only" in err
 
 
+@pytest.mark.slow
 def test_the_index_is_brought_up_to_date(run, new_folder):
     folder = new_folder
     words = ("find", "a red circle", folder, "-r", MODEL_REPOSITORY)

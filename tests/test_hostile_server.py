@@ -352,6 +352,7 @@ def test_assets_beyond_their_bound_are_not_received(monkeypatch):
 BOMB = zipped(card_json=card_json(), tokenizer_json=bytes(300 << 20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
     [

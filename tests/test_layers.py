@@ -117,6 +117,7 @@ def test_every_room_is_on_a_floor():
     assert {room_of(module) for module in MODULES if module.startswith("clipdex.")} == {*FLOORS, None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_import_points_up(package):
     found = [

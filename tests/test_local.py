@@ -30,6 +30,7 @@ def test_a_folder_gives_embeddings_and_paths(pictures, monkeypatch):
         assert np.array_equal(embeddings, client.embed_images(paths))
 
 
+@pytest.mark.slow
 def test_the_second_time_only_what_is_new_is_embedded(pictures, transport):
     index_local_images(pictures)
     noise(50).save(pictures / "new.png")

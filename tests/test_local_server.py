@@ -355,6 +355,7 @@ def test_somebody_stops_triton(one_model: Path, temp_dir: Path) -> None:
     assert remains(temp_dir) == []
 
 
+@pytest.mark.slow
 @triton
 def test_a_stub_is_killed(one_model: Path, temp_dir: Path) -> None:
     """Triton 2.51 would go on without it, and refuse every request for that model."""

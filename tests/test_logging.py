@@ -18,7 +18,7 @@ def test_the_library_writes_nothing_of_its_own_accord():
 def test_the_command_line_shows_warnings(run, monkeypatch):
     pytest.importorskip("typer", reason="needs the extra 'cli'")
 
-    def warn(path):
+    def warn(path, **options):
         logging.getLogger("clipdex.wire").warning("%s is away\x1b[2J", path)
         logging.getLogger("clipdex.wire").info("nobody needs this")
         raise SystemExit(0)

@@ -57,6 +57,7 @@ def test_a_notebook_shows_twenty_and_counts_the_others(tmp_path):
     assert "and 1,001 more" in page
 
 
+@pytest.mark.slow
 def test_what_a_notebook_keeps_is_bounded_whatever_the_pictures_and_names(tmp_path):
     name = "'" * 200 + ".png"
     for i in range(20):

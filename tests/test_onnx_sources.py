@@ -212,6 +212,7 @@ def test_the_fingerprint_says_which_weights(copy_of: Callable[[str], Path], adop
     assert load_onnx(str(source)).weights_sha256 != before
 
 
+@pytest.mark.slow
 def test_the_scale_is_read_where_the_file_computes_logits(onnx_source: Callable[[str], str], adopt: Adopt) -> None:
     joint = load_onnx(onnx_source("optimum"))
     assert joint.remarks["logit_scale"] == "file" and joint.logit_bias == 0
@@ -297,6 +298,7 @@ def both(copy_of: Callable[[str], Path], onnx_source: Callable[[str], str]) -> P
     return source
 
 
+@pytest.mark.slow
 def test_pytorch_weights_win_unless_onnx_is_asked(both: Path, adopt: Adopt) -> None:
     assert adopt(both, name="one").card.parity["reference"] == "PyTorch"
     assert adopt(both, name="two", source_format="onnx").card.parity["reference"] == "ONNX Runtime"

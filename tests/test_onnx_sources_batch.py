@@ -11,7 +11,7 @@ import pytest
 
 from clipdex.base.errors import ExportError, InvalidArgument
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
@@ -143,6 +143,7 @@ def resnet(tmp_path: Path) -> tuple[Any, Any]:
     return _OpenClip(model, model.encode_image), (some_pixels(1, 64),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip vision", "clip text", "siglip vision", "siglip text", "legacy", "resnet"])
 @pytest.mark.parametrize("opset", [14, 18])
 def test_all_kinds_of_towers_are_freed(

@@ -13,7 +13,7 @@ import pytest
 
 from clipdex.base.errors import ClipdexError, InvalidArgument, ParityError
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
@@ -50,6 +50,7 @@ def export(source: object, repository: Path, name: str = "m", **options: Any) ->
     return export_model(str(source), name=name, repository=repository, **options).card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SEVERAL)
 def test_one_model_of_two_kinds_of_file_shares_a_fingerprint(
     onnx_source: Callable[[str], str], from_pytorch: Path, repository: Path, case: str
@@ -123,6 +124,7 @@ def test_force_does_not_force_that(onnx_source: Callable[[str], str], repository
     assert "is not the same as" in refused(onnx_source("immich"), repository, "original", force=True)
 
 
+@pytest.mark.slow
 def test_what_proves_nothing(
     onnx_source: Callable[[str], str], repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +174,7 @@ def test_a_model_elsewhere_and_none(onnx_source: Callable[[str], str], from_pyto
         export(source, tmp_path / "new", "n", same_as="m")
 
 
+@pytest.mark.slow
 def test_half_precision_is_proven_before_it_is_rounded(
     onnx_source: Callable[[str], str], repository: Path
 ) -> None:

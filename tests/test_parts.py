@@ -108,6 +108,7 @@ def test_a_later_run_needs_no_number_and_keeps_all_parts_up_to_date(
     assert content(out)[os.fsencode(pictures / "moved.png")]
 
 
+@pytest.mark.slow
 def test_parts_are_made_one_by_one_and_an_incomplete_index_names_the_missing_one(
     fake: Client, pictures: Path, out: Path
 ) -> None:
@@ -303,6 +304,7 @@ def start(pictures: Path, out: Path, part: int | str, seconds: float = 0.0) -> s
     return subprocess.Popen([sys.executable, "-c", _ONE_PART, str(pictures), str(out), str(part), str(seconds)])
 
 
+@pytest.mark.slow
 def test_processes_make_parts_at_the_same_time(pictures: Path, out: Path) -> None:
     running = [start(pictures, out, part) for part in (0, 1, 2, 2)]
     codes = [process.wait(60) for process in running]
@@ -311,10 +313,11 @@ def test_processes_make_parts_at_the_same_time(pictures: Path, out: Path) -> Non
     assert len(content(out)) == 12
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(
     fake: Client, transport: FakeTransport, pictures: Path, out: Path
 ) -> None:
-    running = start(pictures, out, "all", 0.2)
+    running = start(pictures, out, "all", 0.6)
     building = out / ".part-00000.building"
     deadline = time.monotonic() + 30
     committed = 0
@@ -349,6 +352,7 @@ def test_a_part_that_another_process_makes_is_refused(fake: Client, pictures: Pa
     assert "part 1 of" in heard[0] and "another process" in heard[0]
 
 
+@pytest.mark.slow
 def test_forget_compact_and_retry_reach_every_part(fake: Client, pictures: Path, out: Path) -> None:
     (pictures / "bad.png").write_bytes(b"no picture")
     make(fake, pictures, out, parts=N)
@@ -366,6 +370,7 @@ def test_forget_compact_and_retry_reach_every_part(fake: Client, pictures: Path,
     assert len(content(out)) == 8 and clipdex.verify_index(out).damages == []
 
 
+@pytest.mark.slow
 def test_damage_is_named_with_its_part_and_made_again(fake: Client, pictures: Path, out: Path) -> None:
     make(fake, pictures, out, parts=N)
     with (out / "part-00001.clipdex" / "vectors.f16").open("r+b") as file:
@@ -383,6 +388,7 @@ def test_damage_is_named_with_its_part_and_made_again(fake: Client, pictures: Pa
     assert clipdex.verify_index(out).damages == [] and len(content(out)) == 12
 
 
+@pytest.mark.slow
 def test_split_changes_the_number_of_parts_and_merge_makes_one_index_of_them(
     fake: Client, transport: FakeTransport, pictures: Path, out: Path, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def parts(fake: Client, pictures: Path, tmp_path: Path) -> Path:
     return tmp_path / "x.parts"
 
 
+@pytest.mark.slow
 def test_parts_are_made_one_by_one(run: Run, pictures: Path) -> None:
     plan = run("index", "pictures", "-o", "x.parts", "--parts", "2", "--dry-run")
     assert plan[0] == 0 and plan[1].startswith("12 pictures found: 12 new")
@@ -69,6 +70,7 @@ def test_parts_are_made_one_by_one(run: Run, pictures: Path) -> None:
     assert status == 1 and "x.parts has 2 parts, and 3 are asked for" in err and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_every_command_that_reads_takes_it(run: Run, parts: Path, tmp_path: Path) -> None:
     status, out, _ = run("info", "x.parts")
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())

@@ -183,6 +183,7 @@ def test_dumps_are_the_same(both: tuple[Index, Index], tmp_path: Path) -> None:
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
 
 
+@pytest.mark.slow
 def test_codes_and_many_close_rows_change_no_answer(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     vectors = unit_vectors(3, 32, seed=3)[rng.integers(0, 2, 5000)] + 2e-3 * rng.standard_normal((5000, 32))

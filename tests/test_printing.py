@@ -225,6 +225,7 @@ def test_csv_keeps_the_bytes_of_paths_in_any_encoding(searched):
         assert "Käse 東京.png".encode() in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "closed", "status"),
     [
@@ -239,6 +240,7 @@ def test_a_closed_stream_changes_no_exit_status(searched, command, closed, statu
     assert (done.returncode, b"internal" in done.stderr) == (status, False), done.stderr
 
 
+@pytest.mark.slow
 def test_workers_run_when_every_stream_is_closed(searched, tmp_path):
     """They inherit the streams."""
     new = tmp_path / "new.clipdex"

@@ -258,6 +258,7 @@ def test_a_newer_format_says_so(directory):
         pushed(directory, sink)
 
 
+@pytest.mark.slow
 def test_the_description_fits_with_many_dead_rows(directory):
     sink = NumpySink()
     pushed(directory, sink)

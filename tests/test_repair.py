@@ -116,6 +116,7 @@ def compacted_with_a_tombstone(index):
     return compact_index(index)
 
 
+@pytest.mark.slow
 def test_a_damaged_line_of_the_ledger_is_tried_again(index, fake, pictures):
     (pictures / "bad.png").write_bytes(b"")
     clipdex.index_pictures(fake, pictures, index)

@@ -44,6 +44,7 @@ def test_a_folder_becomes_an_index(pictures, tmp_path):
         np.testing.assert_allclose(index.vectors, vectors, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_order_in_the_index_is_the_folders_whatever_the_batches(pictures, tmp_path):
     run(pictures, tmp_path / "a", FakeTransport(max_batch_size=1))
     run(pictures, tmp_path / "b", FakeTransport(max_batch_size=5))
@@ -60,6 +61,7 @@ def test_the_second_run_embeds_nothing(pictures, tmp_path):
     assert_sums(report, 12)
 
 
+@pytest.mark.slow
 def test_new_changed_and_vanished_files(pictures, tmp_path):
     run(pictures, tmp_path / "x")
     noise(100).save(pictures / "new.png")
@@ -72,6 +74,7 @@ def test_new_changed_and_vanished_files(pictures, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_files_of_another_folder_stay(pictures, tmp_path):
     run(pictures / "more", tmp_path / "x")
     other = tmp_path / "other"
@@ -93,6 +96,7 @@ def test_a_bad_file_is_in_the_ledger_and_ends_nothing(pictures, tmp_path):
     assert ledger == {b"2.png": "not_a_picture", b"5.png": "empty", b"fifo.jpg": "not_a_file"}
 
 
+@pytest.mark.slow
 def test_a_bad_file_is_tried_again_when_asked_or_when_it_changed(pictures, tmp_path):
     (pictures / "2.png").write_text("no picture")
     run(pictures, tmp_path / "x")

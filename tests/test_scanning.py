@@ -151,6 +151,7 @@ def alone(index: Index, search: dict[str, Any]) -> clipdex.Hits:
     return index.search(vector, exclude=excluded, grouping=clipdex.Grouping() if group else None, **rest)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_random_searches_at_once_find_what_each_finds_alone(
     pictures: Collection, threads: ThreadPoolExecutor, seed: int, held: Held

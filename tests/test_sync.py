@@ -40,6 +40,7 @@ def test_a_moved_folder_is_not_embedded_again(update, pictures, tmp_path):
     assert report.rows == 24  # the old folder's rows go when the old folder is asked for
 
 
+@pytest.mark.slow
 def test_a_copy_is_a_row_of_its_own_with_the_same_vector(update, pictures, tmp_path):
     update(pictures)
     shutil.copy(pictures / "1.png", pictures / "copy.png")
@@ -49,6 +50,7 @@ def test_a_copy_is_a_row_of_its_own_with_the_same_vector(update, pictures, tmp_p
     assert after[b"copy.png"] == after[b"1.png"]
 
 
+@pytest.mark.slow
 def test_a_touched_file_keeps_its_row_and_is_not_read_twice(update, pictures, tmp_path):
     update(pictures)
     os.utime(pictures / "1.png", ns=(1, 1))
@@ -70,6 +72,7 @@ def test_a_picture_that_comes_back_is_recognised(update, pictures, tmp_path):
     assert (report.indexed, report.recognised, report.rows, sent) == (1, 1, 12, 0)
 
 
+@pytest.mark.slow
 def test_the_order_is_the_sources_with_recognised_files_among_new_ones(update, pictures, tmp_path):
     update(pictures)
     other = tmp_path / "other"

@@ -376,6 +376,7 @@ def test_a_sparse_member_is_refused_by_its_name(tmp_path):
         assert "sparse" in entry.refused
 
 
+@pytest.mark.slow
 def test_a_cut_shard_gives_what_it_has_and_one_line(shard, tmp_path):
     whole = shard.read_bytes()
     run(shard, tmp_path / "x")

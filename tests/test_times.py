@@ -132,6 +132,7 @@ def test_case_26_an_edit_that_keeps_size_and_time_is_found(update, drawn, tmp_pa
     assert (report.indexed, report.unchanged, sent) == (0, 3, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["chmod", "rename", "hard link"])
 def test_a_new_ctime_alone_costs_a_look_at_the_content_and_no_embedding(update, drawn, tmp_path, how):
     update(drawn)
@@ -164,6 +165,7 @@ def without_ctimes(path):
     db.close()
 
 
+@pytest.mark.slow
 def test_an_index_of_before_ctimes_opens_is_sound_and_learns_them(update, drawn, tmp_path):
     (drawn / "2.bmp").write_text("no picture")
     update(drawn)
@@ -202,6 +204,7 @@ def test_a_writer_adds_all_the_tables_of_an_older_index_or_none(update, drawn, t
         assert len(index) == 3
 
 
+@pytest.mark.slow
 def test_what_an_older_version_changed_is_read_again_and_kept(update, drawn, tmp_path):
     """It knows nothing of the table, and leaves an old ctime in it."""
     update(drawn)
@@ -217,6 +220,7 @@ def test_what_an_older_version_changed_is_read_again_and_kept(update, drawn, tmp
         assert index.picture(1).ctime_ns == (drawn / "1.bmp").stat().st_ctime_ns
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_a_ctime_is_found_and_made_good(update, drawn, tmp_path):
     (drawn / "2.bmp").write_text("no picture")
     update(drawn)
@@ -264,6 +268,7 @@ def test_check_content_reads_every_file_though_nothing_of_it_has_changed(update,
         plan_run(drawn, tmp_path / "x", check="mtime")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_tar_written_anew_with_its_size_and_time_is_read_again(update, drawn, tmp_path):
     shard = tmp_path / "shard.tar"
     with tarfile.open(shard, "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -299,6 +304,7 @@ def test_a_failed_file_whose_permissions_were_mended_is_tried_again(update, draw
     )
 
 
+@pytest.mark.slow
 def test_a_file_that_failed_is_tried_again_only_if_it_is_asked_for(update, drawn, tmp_path):
     """What has changed is not the file, but what it may cost."""
     limits = clipdex.Limits(max_pixels=10)

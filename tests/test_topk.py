@@ -122,6 +122,7 @@ def test_no_rows_and_no_queries():
     assert top_k(unit_vectors(5, 4), np.empty((0, 4), np.float32), 3) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coded", [False, True], ids=["rows", "codes"])
 def test_many_queries_take_little_memory(monkeypatch, coded):
     """Before there is a floor, too: 2,048 rows for 1,024 queries would be two million pairs."""

@@ -60,6 +60,7 @@ def flip(path, byte, bit):
     path.write_bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_every_flipped_bit_in_the_data_is_found(sound, tmp_path, seed):
     """200 here; benchmarks/prove_damage.py flips 2,000 and cuts 500 times."""
@@ -221,6 +222,7 @@ def test_a_power_cut_in_the_last_commit_is_no_damage(killed, tmp_path):
         assert verify_index(index).damages == []
 
 
+@pytest.mark.slow
 def test_a_writer_at_work_raises_no_false_alarm(index):
     """Its WAL is begun anew after every checkpoint, over the frames of before."""
     with IndexWriter(index) as writer:

@@ -142,6 +142,7 @@ def test_a_burst_is_one_sync(start: Any, folder: Path) -> None:
     thread.join()
 
 
+@pytest.mark.slow
 def test_a_file_is_read_once_it_is_complete_and_others_do_not_wait(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +223,7 @@ def test_other_files_hidden_ones_what_is_excluded_and_the_index_itself_cause_no_
         assert found.files == {b"3.png"}
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_gone_is_waited_for_and_nothing_is_removed(start: Any, folder: Path) -> None:
     run = start()
     run.synced()

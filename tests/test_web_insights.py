@@ -572,6 +572,7 @@ def test_any_id_can_be_in_an_address(index, item_id):
         assert web.delete(address).status_code == 204
 
 
+@pytest.mark.slow
 def test_metrics_count_what_is_added_and_what_cannot_be_decoded(index):
     with answering(settings_of(index, allow_write=True)) as web:
         web.put("/v1/items/one", content=png(1), headers={"content-type": "image/png"})

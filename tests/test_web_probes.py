@@ -20,6 +20,8 @@ pytest.importorskip("fastapi", reason="the REST API needs the extra web")
 import httpx
 from web_server import answering, settings_of
 
+pytestmark = pytest.mark.slow
+
 _XSS = "<img src=x onerror=alert(1)>"
 _TRAVERSALS = (
     "..%2f..%2fetc%2fpasswd",

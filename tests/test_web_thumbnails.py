@@ -111,6 +111,7 @@ def test_no_such_row_and_an_outdated_version_are_not_found(site: Any, what: str)
         assert (answer.status_code, answer.json()["type"]) == (404, "urn:clipdex:ItemNotFound"), url
 
 
+@pytest.mark.slow
 def test_a_hundred_requests_for_one_thumbnail_draw_it_once(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     client, _, _ = site
     row = row_of(client, "5.jpg")["row"]

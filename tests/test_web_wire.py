@@ -409,6 +409,7 @@ def test_requests_in_a_row_on_one_connection_are_answered_in_order(site: Site) -
     assert {each.status for each in found} == {200}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
     [
@@ -903,6 +904,7 @@ ASKED: dict[str, tuple[str, str, dict[str, str], bytes, set[int]]] = {
 }
 
 
+@pytest.mark.slow
 # Starlette leaves the file of a part without end to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", ASKED)
