@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from clipdex.index.reader import Index
 from clipdex.sinks.conditions import parse_condition
 from clipdex.sinks.payloads import checked_condition, digest_of, point_id
 from clipdex.sinks.push import described, unit
-from clipdex.sinks.sink import Sink, SinkError
+from clipdex.sinks.sink import Field, Sink, SinkError
 
 __all__ = ["Verified", "verify"]
 
@@ -80,17 +81,15 @@ def verify(
             ):
                 different.append(str(pictures[row].path, "utf-8", "backslashreplace"))
     asked = rng.choice(live, min(queries, len(live)), replace=False) if len(live) else live
-    recall = _recall(index, sink, asked.tolist(), None)
-    filtered = None if condition is None else _recall(index, sink, asked.tolist(), condition)
+    recall = _recall(index, sink, asked.tolist(), None, found.fields)
+    filtered = None if condition is None else _recall(index, sink, asked.tolist(), condition, found.fields)
     return Verified(len(index), sink.count(), len(some), tuple(different), len(asked), recall, filtered)
 
 
-def _recall(index: Index, sink: Sink, asked: list[int], condition: str | None) -> float:
+def _recall(index: Index, sink: Sink, asked: list[int], condition: str | None, fields: Sequence[Field]) -> float:
     """Return the mean share of the best by the index that are among as many of the collection."""
     shares = []
-    found = described(sink)
-    assert found is not None
-    wanted = None if condition is None else checked_condition(parse_condition(condition), found.fields)
+    wanted = None if condition is None else checked_condition(parse_condition(condition), fields)
     for row in asked:
         vector = unit(index.vectors[[row]])[0]
         best = index.search(vector, _TOP_K, where=condition)[0]

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from clipdex.base.errors import Closed, FingerprintMismatch
@@ -22,7 +23,7 @@ from clipdex.index.facets import Facets
 from clipdex.index.reader import Index
 from clipdex.web.served import HeldCollection
 
-__all__ = ["Computed", "Computing", "Worker"]
+__all__ = ["Computed", "Computing", "Worker", "kept_for"]
 
 _T = TypeVar("_T")
 
@@ -78,6 +79,21 @@ class Worker:
         """Close the indexes; in the thread that opened them."""
         for index, _ in self._indexes.values():
             index.close()
+
+
+def kept_for(name: str) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Make the lifespan of routes that compute: the application's state has a Computing by this name."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        computing = Computing(name)
+        setattr(app.state, name, computing)
+        try:
+            yield
+        finally:
+            await computing.close()
+
+    return lifespan
 
 
 class Computing:

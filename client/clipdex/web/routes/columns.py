@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.json_text import plain_text
 from clipdex.index.facets import Column, Unit, Value, ValueCounts
-from clipdex.web.computing import Computing, Worker
+from clipdex.web.computing import Computing, Worker, kept_for
 from clipdex.web.filters import require_allowed
 from clipdex.web.problems import answers
 from clipdex.web.records import rendered
@@ -27,16 +25,7 @@ __all__ = ["router"]
 _WAIT_S = 20.0
 
 
-@asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    app.state.columns = computing = Computing("columns")
-    try:
-        yield
-    finally:
-        await computing.close()
-
-
-router = APIRouter(prefix="/v1", tags=["columns"], lifespan=_lifespan)
+router = APIRouter(prefix="/v1", tags=["columns"], lifespan=kept_for("columns"))
 
 
 @router.get(

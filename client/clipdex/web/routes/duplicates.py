@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from clipdex.apps.duplicates import Duplicate, Duplicates, find_duplicates
 from clipdex.base.errors import InvalidArgument
 from clipdex.collection.item import StoredItem
-from clipdex.web.computing import Computing, Worker
+from clipdex.web.computing import Computing, Worker, kept_for
 from clipdex.web.problems import answers
 from clipdex.web.records import rendered, stored_out
 from clipdex.web.schemas.insights import DuplicateOut, DuplicatesOut, GroupOut
@@ -30,16 +28,7 @@ _LONGEST_S = 600.0
 _MOST_OF_A_GROUP = 100
 
 
-@asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    app.state.duplicates = computing = Computing("duplicates")
-    try:
-        yield
-    finally:
-        await computing.close()
-
-
-router = APIRouter(prefix="/v1", tags=["duplicates"], lifespan=_lifespan)
+router = APIRouter(prefix="/v1", tags=["duplicates"], lifespan=kept_for("duplicates"))
 
 
 @router.get(
