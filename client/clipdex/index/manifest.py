@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -25,7 +25,15 @@ from clipdex.index.files import create, fault, open_to_read, rename, sync_direct
 from clipdex.model.card import ModelCard
 from clipdex.model.formats.icc import IccUse
 
-__all__ = ["FORMAT_VERSION", "MANIFEST", "PLAN", "Manifest", "json_crc32c"]
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST",
+    "PLAN",
+    "Manifest",
+    "json_crc32c",
+    "read_description",
+    "require_json_crc32c",
+]
 
 MANIFEST = "manifest.json"
 PLAN = "plan.json"  # of an index of parts, in place of a manifest
@@ -35,7 +43,7 @@ _WITH_ICC = 2  # pictures were converted: a clipdex that cannot do that must not
 
 # The vectors' dtype, and the suffix of the file they are in. Little-endian, whatever wrote them.
 _SUFFIX = {"float16": "f16", "float32": "f32"}
-_LARGEST = 1 << 20  # bytes; a manifest is a few hundred
+_LARGEST = 1 << 20  # bytes; such a file has a few hundred
 
 
 @dataclass(frozen=True)
@@ -149,28 +157,16 @@ class Manifest:
             IndexFault: the system refuses to read it.
         """
         path = directory / MANIFEST
-        try:
-            with open_to_read(path) as file:
-                raw = file.read(_LARGEST)
-        except FileNotFoundError as exc:
-            if not os.path.lexists(directory):
-                raise IndexNotFound(f"{directory}: there is no such index; create it with  clipdex index") from exc
+
+        def absent() -> IndexFormatError:
             if os.path.lexists(directory / PLAN):
-                raise IndexFormatError(
+                return IndexFormatError(
                     f"{directory} is an index of parts, and this works on an index in one piece; make one with  "
                     f"clipdex merge {directory} --out ONE.clipdex"
-                ) from exc
-            raise IndexFormatError(f"{directory} is not a clipdex index: it has no {MANIFEST}") from exc
-        except NotADirectoryError as exc:
-            raise IndexFormatError(f"{directory} is a file; a clipdex index is a directory") from exc
-        except OSError as exc:
-            raise fault(path, exc) from exc
-        try:
-            data = parse_plain_json(raw)
-        except ValueError as exc:
-            raise IndexFormatError(f"{path}: is not JSON: {exc}") from exc
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise IndexFormatError(f'{path}: is not the manifest of a clipdex index ("format": "{FORMAT}")')
+                )
+            return IndexFormatError(f"{directory} is not a clipdex index: it has no {MANIFEST}")
+
+        data = read_description(path, FORMAT, "the manifest of a clipdex index", absent)
         version = data.get("format_version")
         if type(version) is not int or version not in (FORMAT_VERSION, _WITH_ICC):  # True is not 1
             raise IndexFormatError(
@@ -191,9 +187,48 @@ class Manifest:
             or data.get("icc", "off") not in get_args(IccUse)
         ):
             raise IndexFormatError(f"{path}: a field is missing or out of range (docs/index-format.md lists them)")
-        if data.pop("crc32c", None) != json_crc32c(data):
-            raise IndexDamaged(f"{path}: its checksum does not match its content: it was changed or is damaged")
+        require_json_crc32c(path, data)
         return cls(fingerprint, model, dim, dtype, data.get("below_floor", ""), data.get("icc", "off"))
+
+
+def read_description(path: Path, form: str, what: str, absent: Callable[[], IndexFormatError]) -> dict[str, Any]:
+    """Read the JSON file that says what a directory is; its checksum is left to `require_json_crc32c`.
+
+    Args:
+        form: the value of its field `format`.
+        what: what it is, in errors.
+        absent: makes the error where the directory has no such file.
+
+    Raises:
+        IndexNotFound: there is no such directory.
+        IndexFormatError: it is a file, has no such file, or another one by that name.
+        IndexFault: the disk or the system refuses to read it.
+    """
+    directory = path.parent
+    try:
+        with open_to_read(path) as file:
+            raw = file.read(_LARGEST)
+    except FileNotFoundError as exc:
+        if not os.path.lexists(directory):
+            raise IndexNotFound(f"{directory}: there is no such index; create it with  clipdex index") from exc
+        raise absent() from exc
+    except NotADirectoryError as exc:
+        raise IndexFormatError(f"{directory} is a file; a clipdex index is a directory") from exc
+    except OSError as exc:
+        raise fault(path, exc) from exc
+    try:
+        data = parse_plain_json(raw)
+    except ValueError as exc:
+        raise IndexFormatError(f"{path}: is not JSON: {exc}") from exc
+    if not isinstance(data, dict) or data.get("format") != form:
+        raise IndexFormatError(f'{path}: is not {what} ("format": "{form}")')
+    return data
+
+
+def require_json_crc32c(path: Path, data: dict[str, Any]) -> None:
+    """Remove the checksum from a description. Raises IndexDamaged if it is not that of the other fields."""
+    if data.pop("crc32c", None) != json_crc32c(data):
+        raise IndexDamaged(f"{path}: its checksum does not match its content: it was changed or is damaged")
 
 
 def json_crc32c(data: Mapping[str, object]) -> int:

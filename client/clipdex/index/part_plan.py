@@ -20,17 +20,22 @@ from typing import Any, get_args
 
 from clipdex.base.errors import (
     FingerprintMismatch,
-    IndexDamaged,
     IndexFormatError,
     IndexNotFound,
     IndexWriteError,
     InvalidArgument,
 )
-from clipdex.base.json_text import parse_plain_json
 from clipdex.base.replacing import NOREPLACE, renameat2
 from clipdex.index.create import require_outside_indexes
-from clipdex.index.files import create, fault, open_to_read, sync_directory
-from clipdex.index.manifest import MANIFEST, PLAN, Manifest, json_crc32c
+from clipdex.index.files import create, sync_directory
+from clipdex.index.manifest import (
+    MANIFEST,
+    PLAN,
+    Manifest,
+    json_crc32c,
+    read_description,
+    require_json_crc32c,
+)
 from clipdex.model.formats.icc import IccUse
 from clipdex.sources.locations import TAR_SUFFIXES, containers
 
@@ -53,7 +58,6 @@ FORMAT_VERSION = 1
 HASH = "blake2b-64"
 MOST_PARTS = 10_000
 
-_LARGEST = 1 << 20  # bytes; a plan is a few hundred
 _LONGEST_SOURCE = 2000  # characters
 
 
@@ -128,21 +132,8 @@ class PartPlan:
             IndexFault: the system refuses to read it.
         """
         path = directory / PLAN
-        try:
-            with open_to_read(path) as file:
-                raw = file.read(_LARGEST)
-        except FileNotFoundError as exc:
-            if not os.path.lexists(directory):
-                raise IndexNotFound(f"{directory}: there is no such index; create it with  clipdex index") from exc
-            raise IndexFormatError(f"{directory} is not an index of parts: it has no {PLAN}") from exc
-        except OSError as exc:
-            raise fault(path, exc) from exc
-        try:
-            data = parse_plain_json(raw)
-        except ValueError as exc:
-            raise IndexFormatError(f"{path}: is not JSON: {exc}") from exc
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise IndexFormatError(f'{path}: is not the plan of an index of parts ("format": "{FORMAT}")')
+        no_plan = IndexFormatError(f"{directory} is not an index of parts: it has no {PLAN}")
+        data = read_description(path, FORMAT, "the plan of an index of parts", lambda: no_plan)
         version = data.get("format_version")
         if type(version) is not int or version != FORMAT_VERSION or data.get("hash") != HASH:
             raise IndexFormatError(
@@ -151,8 +142,7 @@ class PartPlan:
             )
         if not _is_plausible(data):
             raise IndexFormatError(f"{path}: a field is missing or out of range (docs/index-format.md lists them)")
-        if data.pop("crc32c", None) != json_crc32c(data):
-            raise IndexDamaged(f"{path}: its checksum does not match its content: it was changed or is damaged")
+        require_json_crc32c(path, data)
         keys = ("parts", "fingerprint", "model", "embedding_dim", "dtype", "icc", "source")
         return cls(**{key: data[key] for key in keys})
 
