@@ -72,6 +72,18 @@ def test_no_process_runs_before_the_first_picture_and_after_a_while_without_any(
         assert made.decode(Given(png(0))).result(60).width == 40
 
 
+def test_a_service_that_is_warmed_has_its_processes_before_the_first_picture() -> None:
+    with ThumbnailService(workers=2) as made:
+        made.warm()
+        made.warm()  # no more than there may be
+        wait_until(lambda: len(made.processes()) == 2)
+        before = set(made.processes())
+        assert made.draw(Given(png(0)), 160, 1 << 20).result(60)[:2] == b"\xff\xd8"
+        assert set(made.processes()) == before
+    made.warm()  # closed: nothing starts
+    assert made.processes() == []
+
+
 def test_a_hundred_pictures_at_once_from_many_threads_get_their_own_pixels(service: DecodeService) -> None:
     pictures = [png(seed, (20 + seed, 33)) for seed in range(100)]
     found: list[DecodedPicture | None] = [None] * 100

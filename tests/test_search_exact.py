@@ -12,6 +12,7 @@ from clipdex.index.side import int8_file as int8
 from clipdex.search import kernels
 from clipdex.search.exact import rank
 from clipdex.search.quantize import basis_of, quantize
+from clipdex.search.selection import absent
 
 pytestmark = pytest.mark.thin
 
@@ -180,3 +181,11 @@ def test_a_library_that_sums_too_coarsely_is_not_used(monkeypatch, caplog):
     assert kernels._numkong() is None
     assert "less accurate" in caplog.text
     kernels._numkong.cache_clear()
+
+
+def test_what_is_left_out_is_flagged_as_numpy_does_it() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        asked = rng.integers(-5, 30, rng.integers(0, 12))
+        left_out = np.sort(rng.integers(-5, 30, rng.integers(0, 12)))
+        assert absent(asked, left_out).tolist() == (~np.isin(asked, left_out)).tolist()

@@ -400,3 +400,26 @@ def test_names_that_are_no_unicode_are_answered(tmp_path: Path) -> None:
     with answering(settings_of(tmp_path / "x.clipdex", show_paths=True)) as http:
         (hit,) = http.get("/v1/search", params={"text": "x"}).json()["hits"]
         assert hit["name"] == "\ufffd<b>.png"
+
+
+def test_an_index_that_was_moved_away_is_not_there_until_it_is_back(http: Any, index: Path) -> None:
+    away = index.with_name("away")
+    assert http.get("/v1/similar", params={"row": 1}).status_code == 200
+    index.rename(away)
+    for ask in ("/v1/similar?row=1", "/v1/search?text=x", "/v1/pictures/1", "/v1/items/a", "/v1/columns"):
+        answer = http.get(ask)
+        assert (answer.status_code, answer.json()["title"]) == (503, "Index not found"), answer.text
+        assert "Retry-After" in answer.headers
+    away.rename(index)
+    assert http.get("/v1/similar", params={"row": 1}).status_code == 200
+
+
+def test_a_condition_may_take_a_quarter_of_a_request_s_time(index: Path) -> None:
+    settings = settings_of(index, request_timeout_s=20.0)
+    with answering(settings) as client:
+        served = client.app.state.served
+        assert served.named(None).collection.collection._core.index.filter_timeout_s == 5.0
+    with Collection.open(index, read_only=True, filter_timeout_s=1e-9) as pets:
+        hard = " AND ".join(f"length(path) > {i} - 1000" for i in range(150))
+        with pytest.raises(errors.InvalidArgument, match="longer than 1e-09 s"):
+            pets.search(vector=pets.vector(0), where=hard)

@@ -27,6 +27,7 @@ from clipdex.collection.open_collection import Lock, open_parts
 from clipdex.collection.searching import search_steps
 from clipdex.collection.stored_pictures import StoredPictures
 from clipdex.index.hits import Hits
+from clipdex.index.where import FILTER_TIMEOUT_S
 from clipdex.model.embeddings import Embeddings
 from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource
@@ -65,6 +66,7 @@ class Collection(StoredPictures):
         decode_workers: int = 0,
         thumbnails: bool = False,
         exif: bool = True,
+        filter_timeout_s: float = FILTER_TIMEOUT_S,
         **settings: Any,
     ) -> Collection:
         """Open a collection; create its index if it does not exist.
@@ -84,6 +86,7 @@ class Collection(StoredPictures):
                 decodes in this process.
             thumbnails: keep a small JPEG of each item that is added, for `thumbnail`.
             exif: keep what the files of added pictures say of them: date, camera, place and so on (`Exif`).
+            filter_timeout_s: seconds that SQLite may take to evaluate one `where`.
             settings: the other arguments of `clipdex.connect`.
 
         Raises:
@@ -94,7 +97,19 @@ class Collection(StoredPictures):
             ServerError, IndexFault: as the client and the index raise them.
         """
         parts = open_parts(
-            index, server, model, client, read_only, dtype, icc, lock, decode_workers, thumbnails, exif, settings
+            index=index,
+            server=server,
+            model=model,
+            client=client,
+            read_only=read_only,
+            dtype=dtype,
+            icc=icc,
+            lock=lock,
+            decode_workers=decode_workers,
+            thumbnails=thumbnails,
+            exif=exif,
+            filter_timeout_s=filter_timeout_s,
+            settings=settings,
         )
         return cls(Core(parts, read_only))
 

@@ -137,7 +137,7 @@ class Core:
             if self.index.is_open:
                 self.index.refresh()
             else:  # a refresh found another index at its path
-                self.index = Index.open(self.directory)
+                self.index = Index.open(self.directory, filter_timeout_s=self.index.filter_timeout_s)
         with self._gate.shared():
             self.require_open()
             yield self._same_model()

@@ -38,6 +38,7 @@ class Opened:
 
 
 def open_parts(
+    *,
     index: PathLike,
     server: Any,
     model: str | None,
@@ -49,6 +50,7 @@ def open_parts(
     decode_workers: int,
     thumbnails: bool,
     exif: bool,
+    filter_timeout_s: float,
     settings: dict[str, Any],
 ) -> Opened:
     """Open the parts of a collection from the arguments of `Collection.open`; if it raises, nothing stays open."""
@@ -82,7 +84,7 @@ def open_parts(
         write = partial(_writer, directory, client, manifest, dtype, icc, create=True)
         if not read_only:
             writer = write()
-        opened = Index.open(directory)
+        opened = Index.open(directory, filter_timeout_s=filter_timeout_s)
         if client is not None:
             opened.require(client.card)
         if read_only or lock == "per_commit":

@@ -14,11 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from clipdex.base.errors import IndexDamaged, IndexFault, IndexWriteError
+from clipdex.base.errors import IndexDamaged, IndexFault, IndexNotFound, IndexWriteError
 
 __all__ = [
     "create",
     "fault",
+    "gone",
     "has_other_names",
     "is_at",
     "open_directory",
@@ -55,12 +56,21 @@ _COMPANIONS = ("-wal", "-shm", "-journal")
 
 
 def fault(path: Path, exc: OSError, more: str = "") -> IndexFault:
-    """Translate the error of reading a file of an index: IndexDamaged, or IndexFault if the system refused.
+    """Translate the error of reading a file of an index.
+
+    IndexNotFound if its directory is gone, IndexFault if the system refused, else IndexDamaged.
 
     more: the end of the sentence.
     """
+    if exc.errno == errno.ENOENT and not os.path.lexists(path.parent):
+        return gone(path.parent)
     kind = IndexFault if exc.errno in _REFUSALS else IndexDamaged
     return kind(f"{path}: cannot be read: {exc.strerror}{more}")
+
+
+def gone(directory: Path) -> IndexNotFound:
+    """Make the error of an index that was there, and is not at its path any more."""
+    return IndexNotFound(f"{directory}: there is no such index; it was moved or deleted")
 
 
 def open_to_read(path: Path) -> BinaryIO:

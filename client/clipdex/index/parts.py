@@ -26,7 +26,7 @@ from clipdex.index.part_rows import PartedRows, PieceRows
 from clipdex.index.ranker import Ranker
 from clipdex.index.reader import Index
 from clipdex.index.side.int8_file import Int8File
-from clipdex.index.where import Rows, Where, columns_read
+from clipdex.index.where import FILTER_TIMEOUT_S, Rows, Where, columns_read
 from clipdex.search.cosines import UnsoundRow
 from clipdex.search.estimates import RowNorms
 from clipdex.search.exact import Ranking
@@ -43,12 +43,14 @@ class PartedIndex(Index):
     generation: replaced by a new object when `refresh` finds that rows have other numbers.
     """
 
-    def __init__(self, directory: Path, *, allow_missing: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *, allow_missing: bool = False, filter_timeout_s: float = FILTER_TIMEOUT_S
+    ) -> None:
         self._allow_missing = allow_missing
         self._opened: dict[str, Index] = {}
         self._missing: list[str] = []
         self._numbered: list[tuple[int, int, Index]] = []  # number, first row, part
-        super().__init__(directory)
+        super().__init__(directory, filter_timeout_s=filter_timeout_s)
 
     def _open_files(self) -> None:
         plan = PartPlan.read(self.directory)  # gives a better error if the index does not exist
@@ -105,7 +107,8 @@ class PartedIndex(Index):
             if name not in self._missing:
                 part = self._opened.get(name)
                 if part is None:
-                    part = self._opened[name] = Index(self.directory / name)
+                    opened = Index(self.directory / name, filter_timeout_s=self.filter_timeout_s)
+                    part = self._opened[name] = opened
                 elif not (part.is_open and part.is_current()):
                     part.refresh()
                 part.manifest.require_same(self.plan.manifest, part.directory)

@@ -22,7 +22,7 @@ from clipdex.base.errors import Closed, IndexDamaged, IndexFault, InvalidArgumen
 from clipdex.base.item_paths import paths_meant
 from clipdex.base.records import Extent, Failure, KnownFile, Picture
 from clipdex.index.asked import DEFAULT_TOP_K, Asked, View, asked_of
-from clipdex.index.files import fault, open_directory
+from clipdex.index.files import fault, gone, open_directory
 from clipdex.index.hits import Hit, Hits, grouped_ranking, hits_of, no_record, traits, unsound
 from clipdex.index.info import IndexInfo, info_of
 from clipdex.index.manifest import Manifest
@@ -35,7 +35,7 @@ from clipdex.index.search_options import check_options, check_params, checked_qu
 from clipdex.index.side.int8_file import Int8File, Int8Watch
 from clipdex.index.thumbnails import ThumbnailStore
 from clipdex.index.vectors import map_vectors
-from clipdex.index.where import Rows, Where
+from clipdex.index.where import FILTER_TIMEOUT_S, Rows, Where
 from clipdex.model.card import ModelCard
 from clipdex.model.embeddings import Embeddings
 from clipdex.search.cosines import not_unit
@@ -59,8 +59,9 @@ class Index:
     generation: object
     of_parts: ClassVar[type[Any]]  # the class for an index of parts; clipdex.index.parts sets it
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, filter_timeout_s: float = FILTER_TIMEOUT_S) -> None:
         self.directory = directory
+        self.filter_timeout_s = filter_timeout_s
         self._place = -1
         self._where: Where | None = None
         self._where_lock = threading.Lock()
@@ -74,11 +75,18 @@ class Index:
             raise
 
     @classmethod
-    def open(cls, directory: str | os.PathLike[str], *, allow_missing: bool = False) -> Index:
+    def open(
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        allow_missing: bool = False,
+        filter_timeout_s: float = FILTER_TIMEOUT_S,
+    ) -> Index:
         """Open an index for reading: one index, or an index of parts (docs/parts.md).
 
         Args:
             allow_missing: of an index of parts, read those that are there; `missing` names the others.
+            filter_timeout_s: seconds that SQLite may take to evaluate one `where`.
 
         Raises:
             IndexNotFound: the directory, or a part, does not exist.
@@ -88,9 +96,9 @@ class Index:
         """
         path = as_path(directory, "the path of an index")
         if is_parted(path):
-            found: Index = cls.of_parts(path, allow_missing=allow_missing)
+            found: Index = cls.of_parts(path, allow_missing=allow_missing, filter_timeout_s=filter_timeout_s)
             return found
-        return cls(path)
+        return cls(path, filter_timeout_s=filter_timeout_s)
 
     def refresh(self) -> None:
         """Move the view to the latest commit, also if the index has been compacted since."""
@@ -173,6 +181,8 @@ class Index:
         """Return whether the directory that was opened is still the one at its path."""
         try:
             return os.path.samestat(os.fstat(self._place), os.stat(self.directory))
+        except FileNotFoundError as exc:
+            raise gone(self.directory) from exc
         except OSError as exc:
             raise fault(self.directory, exc) from exc
 
@@ -326,7 +336,7 @@ class Index:
 
         Raises: as `where`.
         """
-        with closing(Where(self.directory / ROWS_FILE, first=first)) as numbered:
+        with closing(Where(self.directory / ROWS_FILE, timeout_s=self.filter_timeout_s, first=first)) as numbered:
             if not self._in_place():
                 raise IndexFault(f"{self.directory} was compacted since: refresh it, then filter")
             found: Rows = numbered.rows(condition, params, first + len(self._vectors)) - first
@@ -340,7 +350,7 @@ class Index:
         with self._where_lock:
             if self._where is None:
                 self._require_open()
-                opened = Where(self.directory / ROWS_FILE)
+                opened = Where(self.directory / ROWS_FILE, timeout_s=self.filter_timeout_s)
                 if not self._in_place():
                     opened.close()
                     raise IndexFault(f"{self.directory} was compacted since: refresh it, then filter")

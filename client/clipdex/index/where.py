@@ -31,7 +31,7 @@ from clipdex.index.picture_view import (
 )
 from clipdex.index.schema import Still, connect, require_still, unreadable, was_refused
 
-__all__ = ["COLUMNS", "FUNCTIONS", "Rows", "Where", "columns_read"]
+__all__ = ["COLUMNS", "FILTER_TIMEOUT_S", "FUNCTIONS", "Rows", "Where", "columns_read"]
 
 Rows = npt.NDArray[np.int64]
 
@@ -46,6 +46,7 @@ FUNCTIONS = frozenset(
     )
 )
 
+FILTER_TIMEOUT_S = 60.0
 _LONGEST = 10_000  # characters of a condition
 _KEPT = 4  # results cached per snapshot; each takes 8 bytes per row
 _STEPS = 1_000  # of SQLite's virtual machine, between two checks of the clock; one may take milliseconds
@@ -77,7 +78,7 @@ _LIMITS = {
 class Where:
     """Conditions on the rows of one rows.sqlite. Safe to share between threads; close it."""
 
-    def __init__(self, path: Path, *, timeout_s: float = 60.0, first: int = 0) -> None:
+    def __init__(self, path: Path, *, timeout_s: float = FILTER_TIMEOUT_S, first: int = 0) -> None:
         """timeout_s: how long one condition may take. first: the number that the first row has in conditions.
 
         Raises:

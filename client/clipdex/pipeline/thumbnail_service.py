@@ -56,6 +56,10 @@ class ThumbnailService:
         wanted = WANTED.pack(side, most_bytes, content_hash or _NO_HASH)
         return self._service.submit(given, lambda slot: wanted, _parsed)
 
+    def warm(self) -> None:
+        """Start the processes that do not run yet, and do not wait for them."""
+        self._service.warm()
+
     def processes(self) -> list[int]:
         """List the ids of the running processes."""
         return self._service.processes()

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -129,14 +130,17 @@ class WorkerService:
             self._queue.append(job)
             self._queued_bytes += given.size
             if self._idle < len(self._queue) and len(self._threads) < self.workers:
-                slot = next(i for i in range(self.workers) if i not in self._threads)
-                name = f"clipdex-decode-{slot}"
-                thread = threading.Thread(target=self._work, args=(slot,), name=name, daemon=True)
-                self._threads[slot] = thread
-                thread.start()
+                self._start_thread(self._work)
             else:
                 self._changed.notify()
         return job.done
+
+    def warm(self) -> None:
+        """Start the processes that do not run yet, and do not wait for them: work is expected soon."""
+        with self._changed:
+            if not self._closed and self._pid == os.getpid():
+                for _ in range(self.workers - len(self._threads)):
+                    self._start_thread(self._warmed)
 
     def processes(self) -> list[int]:
         """List the ids of the running processes."""
@@ -160,7 +164,18 @@ class WorkerService:
         for thread in threads:
             thread.join()
 
+    def _start_thread(self, work: Callable[[int], None]) -> None:
+        slot = next(i for i in range(self.workers) if i not in self._threads)
+        thread = threading.Thread(target=work, args=(slot,), name=f"clipdex-decode-{slot}", daemon=True)
+        self._threads[slot] = thread
+        thread.start()
+
     # The thread of one process
+
+    def _warmed(self, slot: int) -> None:
+        with suppress(Exception):  # the first picture will report it
+            self._ready(slot)
+        self._work(slot)
 
     def _work(self, slot: int) -> None:
         while (job := self._next(slot)) is not None:

@@ -13,7 +13,7 @@ from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument
 from clipdex.search.estimates import Found
 
-__all__ = ["Selection", "flags_of"]
+__all__ = ["Selection", "absent", "flags_of"]
 
 # A selection that keeps a smaller share than this is gathered; otherwise all rows are scanned.
 _GATHER_BELOW = 0.25
@@ -49,15 +49,11 @@ class Selection:
 
     def keep(self, found: Found) -> Found:
         """Leave out the pairs of dropped rows."""
-        if len(self.dropped) == 0 or len(found) == 0:
-            return found
-        at = np.searchsorted(self.dropped, found.row)
-        at[at == len(self.dropped)] = 0
-        return found.where(self.dropped[at] != found.row)
+        return found if len(self.dropped) == 0 else found.where(absent(found.row, self.dropped))
 
     def among(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Leave out the dropped rows. With a `chosen` selection, the rows must already be from it."""
-        return rows if len(self.dropped) == 0 else rows[~np.isin(rows, self.dropped)]
+        return rows[absent(rows, self.dropped)]
 
     def pieces(self) -> Iterator[npt.NDArray[np.int64]]:
         """Iterate over the selected rows, in order, in pieces."""
@@ -86,3 +82,16 @@ def flags_of(total: int, allowed: Array | None) -> npt.NDArray[np.bool_]:
     flags = np.zeros(total, bool)
     flags[allowed.astype(np.int64)] = True
     return flags
+
+
+def absent(numbers: npt.NDArray[np.int64], left_out: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Flag the numbers (n,) that are not among those left out (m,), ascending.
+
+    A binary search for each; np.isin, for a few left out, compares all with each of them.
+    """
+    if len(left_out) == 0:
+        return np.ones(len(numbers), bool)
+    at = np.searchsorted(left_out, numbers)
+    at[at == len(left_out)] = 0
+    present: npt.NDArray[np.bool_] = left_out[at] == numbers
+    return ~present

@@ -23,7 +23,7 @@ from clipdex.search.estimates import FloatEstimates, Found, Int8Estimates, RowNo
 from clipdex.search.exact import Ranking, rank, wide_scores
 from clipdex.search.quantize import WIDEST, Codes
 from clipdex.search.readahead import Readahead, in_memory, want_rows
-from clipdex.search.selection import Selection
+from clipdex.search.selection import Selection, absent
 from clipdex.search.spans import Span, cores, spans_of, work_through
 
 __all__ = ["Each", "Ranking", "RowNorms", "Search", "no_ranking", "plain", "top_k", "turns"]
@@ -165,7 +165,7 @@ def _of_zero(vectors: Array, selection: Selection, each: Each) -> Ranking:
     parts: list[npt.NDArray[np.int64]] = []
     wanted = 0 if each.minimum[0] > 0 else int(each.k[0])
     for rows in selection.pieces():
-        rows = rows if each.excluded is None else rows[~np.isin(rows, each.excluded[0])]
+        rows = rows if each.excluded is None else rows[absent(rows, np.sort(each.excluded[0]))]
         for start in range(0, len(rows), 4096):
             if wanted == 0:
                 break
@@ -285,7 +285,7 @@ class Search:
                 self._refuse(rows[not_unit(self._vectors[rows])])
         found = self._selection.keep(found)
         if len(self._excluded) and len(found):
-            found = found.where(~np.isin(found.query * len(self._vectors) + found.row, self._excluded))
+            found = found.where(absent(found.query * len(self._vectors) + found.row, self._excluded))
         if self._begin:
             found = Found(found.query, found.row + self._begin, found.lower, found.upper)
         self._candidates.add(found)

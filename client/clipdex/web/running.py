@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import socket
 from collections.abc import Callable
@@ -138,6 +139,9 @@ class _Server(uvicorn.Server):
             raise getattr(self._state, "failed", exc) from None
         finally:
             log.disabled = False
+        # What was imported and opened stays: a full collection would look at all of it again.
+        gc.collect()
+        gc.freeze()
         self._ready()
 
 

@@ -29,7 +29,8 @@ __all__ = [
     "served_of",
 ]
 
-_MODEL_SHARE = 0.25  # of a request's time limit, for one request to the model server
+# Of a request's time limit: for one request to the model server, and for evaluating one condition.
+_MODEL_SHARE, _FILTER_SHARE = 0.25, 0.25
 
 
 def name_of(index: Path) -> str:
@@ -100,6 +101,8 @@ class Served:
                     read_only=not chosen.allow_write,
                     decode_workers=chosen.decode_workers,
                     thumbnails=chosen.allow_write,
+                    # Others' conditions wait for it, so it must leave them some of their time.
+                    filter_timeout_s=chosen.request_timeout_s * _FILTER_SHARE,
                     **asked,
                     # Others, such as `clipdex index`, may write between two requests.
                     **({"lock": "per_commit"} if chosen.allow_write else {}),

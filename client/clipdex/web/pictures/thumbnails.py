@@ -36,6 +36,7 @@ class Side(IntEnum):
 
 _MOST_BYTES = 2 << 20  # of a JPEG
 _THREADS = 8
+_IDLE_S = 300.0  # a worker takes half a second to start, which whoever looks at pictures should not wait for
 _MEMBERS = 2  # pictures inside tars and tables that are in memory at once
 
 # Reasons for which there is nothing to draw, and not a picture that cannot be drawn.
@@ -48,10 +49,15 @@ class Thumbnails:
     def __init__(self, settings: WebSettings, limits: Limits | None = None) -> None:
         directory = settings.thumbnail_cache or default_cache_dir() / "thumbnails"
         self._cache = ThumbnailCache(directory, settings.thumbnail_cache_bytes)
-        self._drawing = ThumbnailService(workers=max(1, settings.decode_workers), limits=limits, waiting=1024)
+        workers = max(1, settings.decode_workers)
+        self._drawing = ThumbnailService(workers=workers, limits=limits, waiting=1024, idle_s=_IDLE_S)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="clipdex-thumbnails")
         self._members = asyncio.Semaphore(_MEMBERS)
         self._under_way: dict[tuple[bytes, int], asyncio.Task[bytes]] = {}
+
+    def warm(self) -> None:
+        """Start the workers that do not run yet, and do not wait for them: thumbnails will be asked for soon."""
+        self._drawing.warm()
 
     async def of(self, held: HeldCollection, item: StoredItem, side: int) -> bytes:
         """Return the thumbnail of a picture: a JPEG, upright, in sRGB, at most `side` pixels wide and high.

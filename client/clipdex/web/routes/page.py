@@ -19,7 +19,9 @@ _ONE_YEAR = "public, max-age=31536000, immutable"
 @router.api_route("/", methods=["GET", "HEAD"])
 async def page(request: Request) -> Response:
     """Answer the page with the first results of the query in its address."""
-    status, text = await rendered(served_of(request), Asked.of(request.query_params), request)
+    served = served_of(request)
+    served.pictures.thumbnails.warm()
+    status, text = await rendered(served, Asked.of(request.query_params), request)
     return HTMLResponse(text, status, {"Cache-Control": "no-cache"})
 
 
