@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import binascii
 import re
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Hashable, Sequence
+from functools import cache
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
@@ -24,9 +25,11 @@ __all__ = [
     "file_of",
     "form_of",
     "json_of",
+    "json_or_form",
     "modelled",
     "parsed",
     "picture_bytes",
+    "pictures_of_form",
     "unsupported",
     "validated",
     "vector_of",
@@ -113,12 +116,17 @@ def modelled(kind: type[_T] | TypeAdapter[_T], value: Any, where: str) -> _T:
     Raises:
         RequestValidationError: it is not of the model.
     """
-    adapter: TypeAdapter[_T] = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
+    adapter: TypeAdapter[_T] = kind if isinstance(kind, TypeAdapter) else _adapter(cast("Hashable", kind))
     try:
         return adapter.validate_python(value)
     except ValidationError as exc:
         found = exc.errors(include_url=False, include_context=False, include_input=False)
         raise RequestValidationError([{**each, "loc": (where, *each["loc"])} for each in found]) from exc
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def validated(kind: type[_T] | TypeAdapter[_T], data: bytes | str, where: str = "body") -> _T:
@@ -144,6 +152,43 @@ async def json_of(request: Request, kind: type[_T] | TypeAdapter[_T]) -> _T:
 async def form_of(request: Request) -> FormData:
     """Read a request's multipart body; its files are on disk if they are large. Close it."""
     return await request.form(max_files=_MOST_FILES, max_fields=_MOST_FIELDS, max_part_size=2 << 20)
+
+
+async def pictures_of_form(request: Request, most: int, most_bytes: int) -> tuple[list[bytes], str | None]:
+    """Read a form of `json_or_form` -> its pictures, and the text of its field `request`, if it has one.
+
+    Raises:
+        InvalidArgument: it has no picture or more than `most`, one is empty or larger than `most_bytes`, or
+            `request` is a file.
+    """
+    form = await form_of(request)
+    try:
+        given = form.getlist("image")
+        if not 0 < len(given) <= most:
+            expected = "a picture" if most == 1 else f"a picture, or {most} at most"
+            raise InvalidArgument(f"the form has {len(given)} files named image; expected {expected}")
+        files = [await file_of(each, most_bytes) for each in given]
+        said = form.get("request")
+        if not isinstance(said, str | None):
+            raise InvalidArgument("request: it is a file; expected a field with JSON")
+    finally:
+        await form.close()
+    return files, said
+
+
+def json_or_form(model: type[BaseModel], request: str, required: Sequence[str]) -> dict[str, Any]:
+    """Describe, for OpenAPI, a body that is JSON of a model, or a form with pictures and a field `request`.
+
+    request: what is in the field. required: the fields that a form must have.
+    """
+    properties = {
+        "image": {"type": "string", "format": "binary", "description": "A picture file."},
+        "request": {"type": "string", "description": request},
+    }
+    form = {"type": "object", "properties": properties, "required": list(required)}
+    json = {"$ref": f"#/components/schemas/{model.__name__}"}
+    content = {"application/json": {"schema": json}, "multipart/form-data": {"schema": form}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 async def file_of(form_part: object, most: int, what: str = "image") -> bytes:

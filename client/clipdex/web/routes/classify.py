@@ -16,10 +16,10 @@ from clipdex.web.schemas.insights import ClassifiedOut, ClassifyIn, LabelOut
 from clipdex.web.served import Chosen
 from clipdex.web.uploads import (
     content_type,
-    file_of,
-    form_of,
     json_of,
+    json_or_form,
     picture_bytes,
+    pictures_of_form,
     unsupported,
     validated,
 )
@@ -36,24 +36,7 @@ _MOST_TEXTS = 10_000  # labels in templates
     response_model=ClassifiedOut,
     summary="Classify a picture by labels",
     responses=answers(404, 409),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/ClassifyIn"}},
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {
-                            "image": {"type": "string", "format": "binary", "description": "A picture file."},
-                            "request": {"type": "string", "description": "Labels and templates, in JSON."},
-                        },
-                        "required": ["image", "request"],
-                    }
-                },
-            },
-        }
-    },
+    openapi_extra=json_or_form(ClassifyIn, "Labels and templates, in JSON.", required=["image", "request"]),
 )
 async def classify(held: Chosen, request: Request) -> Response:
     """Return the probability of each label for a picture, without training on the labels."""
@@ -62,14 +45,9 @@ async def classify(held: Chosen, request: Request) -> Response:
     if kind == "application/json":
         asked = await json_of(request, ClassifyIn)
     elif kind == "multipart/form-data":
-        form = await form_of(request)
-        try:
-            data = await file_of(form.get("image"), held.settings.max_upload_bytes)
-            said = form.get("request")
-            if not isinstance(said, str):
-                raise InvalidArgument("request: expected a field with labels in JSON in the form")
-        finally:
-            await form.close()
+        (data,), said = await pictures_of_form(request, 1, held.settings.max_upload_bytes)
+        if said is None:
+            raise InvalidArgument("request: expected a field with labels in JSON in the form")
         asked = await asyncio.to_thread(validated, ClassifyIn, said, "request")
     else:
         raise unsupported(request, "application/json", "multipart/form-data")

@@ -19,11 +19,11 @@ from clipdex.web.schemas.queries import ATTACHED, MOST_HITS, MOST_OFFSET, Option
 from clipdex.web.served import Chosen, HeldCollection
 from clipdex.web.uploads import (
     content_type,
-    file_of,
-    form_of,
     json_of,
+    json_or_form,
     modelled,
     picture_bytes,
+    pictures_of_form,
     unsupported,
     validated,
     vector_of,
@@ -132,28 +132,11 @@ def _query(held: HeldCollection, asked: SearchIn, files: list[bytes]) -> dict[st
     response_model=HitsOut,
     summary="Search by a text, a picture, a picture of the index, a mixture or a vector",
     responses=answers(404, 409, 507),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/SearchIn"}},
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {
-                            "image": {"type": "string", "format": "binary", "description": "A picture file."},
-                            "request": {
-                                "type": "string",
-                                "description": "Options, or a query with parts, in JSON. A part's image may be "
-                                f"`{ATTACHED}`.",
-                            },
-                        },
-                        "required": ["image"],
-                    }
-                },
-            },
-        }
-    },
+    openapi_extra=json_or_form(
+        SearchIn,
+        f"Options, or a query with parts, in JSON. A part's image may be `{ATTACHED}`.",
+        required=["image"],
+    ),
 )
 async def search(held: Chosen, request: Request) -> Response:
     """Find the pictures nearest to a query, best first.
@@ -173,20 +156,8 @@ async def search(held: Chosen, request: Request) -> Response:
 
 
 async def _of_form(held: HeldCollection, request: Request) -> tuple[SearchIn, list[bytes]]:
-    form = await form_of(request)
-    try:
-        given = form.getlist("image")
-        if not 0 < len(given) <= _MOST_PICTURES:
-            raise InvalidArgument(
-                f"the form has {len(given)} files named image; expected a picture, or {_MOST_PICTURES} at most"
-            )
-        files = [await file_of(each, held.settings.max_upload_bytes) for each in given]
-        said = form.get("request", "{}")
-        if not isinstance(said, str):
-            raise InvalidArgument("request: it is a file; expected a field with JSON")
-    finally:
-        await form.close()
-    asked = await asyncio.to_thread(validated, dict[str, Any], said, "request")
+    files, said = await pictures_of_form(request, _MOST_PICTURES, held.settings.max_upload_bytes)
+    asked = await asyncio.to_thread(validated, dict[str, Any], "{}" if said is None else said, "request")
     if not asked.keys() & {"text", "parts", "image", "id", "row", "vector"}:
         asked["image"] = ATTACHED
     return modelled(SearchIn, asked, "request"), files
