@@ -12,12 +12,12 @@ from conftest import noise, unit_vectors
 from numpy_sink import NumpySink
 
 from clipdex import Client, Index, IndexWriter, Manifest, Picture
-from clipdex.base.errors import MissingExtra
+from clipdex.base.errors import MissingExtra, SinkError
 from clipdex.cli import connection_options as connection
 from clipdex.cli import push as push_cli
 from clipdex.cli import search as search_cli
 from clipdex.sinks.payloads import point_id
-from clipdex.sinks.sink import Found, SinkError
+from clipdex.sinks.sink import Found
 from clipdex.wire import FakeTransport
 
 URL = "qdrant://db1/photos"

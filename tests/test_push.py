@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import present, unit_vectors
-from drawn_index import LIVE, drawn_index, index_with_dead_rows
+from drawn_index import DEAD, LIVE, drawn_index, index_with_dead_rows
 from numpy_sink import NumpySink
 
-from clipdex.base.errors import FingerprintMismatch
+from clipdex.base.errors import FingerprintMismatch, SinkError
 from clipdex.base.records import Picture
 from clipdex.index import Index, IndexWriter, Manifest
 from clipdex.index.compact import compact_index as compact
@@ -21,7 +21,6 @@ from clipdex.sinks import push as pushing
 from clipdex.sinks.cursor import Cursor, Described
 from clipdex.sinks.payloads import digest_of, payload_of, point_id
 from clipdex.sinks.push import Pushed, described, push, unit
-from clipdex.sinks.sink import SinkError
 
 pytestmark = pytest.mark.thin
 
@@ -35,6 +34,7 @@ def directory(tmp_path: Path) -> Path:
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pushing, "_AT_ONCE", 8)
     monkeypatch.setattr(pushing, "_CURSOR_EVERY", 16)
+    monkeypatch.setattr(pushing, "_CURSOR_EVERY_S", 3600.0)
 
 
 def described_there(sink: NumpySink) -> Described:
@@ -181,6 +181,57 @@ def test_later_pushes_killed_at_any_call_are_made_good(directory, tmp_path):
         assert at > 4
 
 
+def test_the_cursor_advances_by_time_so_a_killed_push_sends_little_again(directory, monkeypatch):
+    """Of a database that takes long for each batch, with batches smaller than what is read at once."""
+    monkeypatch.setattr(pushing, "_CURSOR_EVERY_S", 0.0)
+    sink = NumpySink()
+    sink.most_points = 3
+    pushed(directory, sink)
+    calls, upserts = len(sink.calls), sum(call.startswith("upsert") for call in sink.calls)
+    assert sum(call == "describe" for call in sink.calls) >= upserts
+    for at in range(2, calls + 1, 5):
+        sink = NumpySink()
+        sink.most_points, sink.fails_at = 3, at
+        with pytest.raises(ConnectionError):
+            pushed(directory, sink)
+        before = len(sink.points)
+        again = pushed(directory, sink)
+        assert not again.compared and again.upserted <= len(LIVE) - before + 3
+        is_as_the_index(directory, sink)
+
+
+class Counted:
+    """Counts how often the record of each row is read."""
+
+    def __init__(self, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.times = dict.fromkeys(range(len(index.vectors)), 0)
+        read = index.pictures
+
+        def pictures(rows):
+            for row in rows:
+                self.times[row] += 1
+            return read(rows)
+
+        monkeypatch.setattr(index, "pictures", pictures)
+
+
+def test_a_push_reads_each_record_once_and_those_that_it_finds_changed_once_more(directory, monkeypatch):
+    sink = NumpySink()
+    pushed(directory, sink)
+    changed(directory, lambda writer: writer.annotate(b"/p/010.jpg", json.dumps({"caption": "another"})))
+    changed(directory, lambda writer: new_row(writer, b"/p/new.jpg"))
+    with Index.open(directory) as index:
+        counted = Counted(index, monkeypatch)
+        assert push(index, sink) == Pushed(len(LIVE) + 1, 2, 0, True)
+        assert counted.times == {row: 0 if row in DEAD else 2 if row == 10 else 1 for row in range(41)}
+    changed(directory, lambda writer: writer.remove(b"/p/012.jpg"))
+    with Index.open(directory) as index:
+        counted = Counted(index, monkeypatch)
+        assert push(index, sink) == Pushed(len(LIVE), 0, 1, False)
+        assert sorted(counted.times.values())[-2:] == [1, 2]  # the path of the one that died
+    is_as_the_index(directory, sink)
+
+
 def test_the_order_of_calls_makes_the_cursor_true(directory):
     """What the cursor says is there was flushed before."""
     sink = NumpySink()
@@ -237,6 +288,38 @@ def test_a_collection_of_another_model_is_refused_and_unchanged(directory, tmp_p
     with pytest.raises(FingerprintMismatch, match="push into another collection"):
         pushed(directory, sink)
     assert sink.points == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rows", -1),
+        ("rows", "4"),
+        ("rows", True),
+        ("rows", 1 << 48),
+        ("sum", 0.5),
+        ("complete", 1),
+        ("dead", 7),
+        ("dead", "!"),
+    ],
+)
+def test_a_cursor_that_counts_nothing_is_refused(directory, name, value):
+    sink = NumpySink()
+    pushed(directory, sink)
+    said = json.loads(present(sink.text))
+    said["cursor"][name] = value
+    sink.text = json.dumps(said)
+    with pytest.raises(SinkError, match="choose another collection"):
+        pushed(directory, sink)
+
+
+def test_a_cursor_far_beyond_the_index_compares_and_takes_no_memory(directory):
+    sink = NumpySink()
+    pushed(directory, sink)
+    said = json.loads(present(sink.text))
+    said["cursor"]["rows"] = (1 << 48) - 1
+    sink.text = json.dumps(said)
+    assert pushed(directory, sink) == Pushed(len(LIVE), 0, 0, True)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 from clipdex.apps.results import Answer
 from clipdex.base.arrays import Vectors
-from clipdex.base.errors import InvalidArgument, ItemNotFound
+from clipdex.base.errors import InvalidArgument, ItemNotFound, SinkError
 from clipdex.base.item_paths import paths_meant
 from clipdex.base.json_text import parsed_object
 from clipdex.client.client import Client
@@ -25,7 +25,7 @@ from clipdex.sinks.conditions import parse_condition
 from clipdex.sinks.cursor import Described
 from clipdex.sinks.payloads import checked_condition, point_id
 from clipdex.sinks.push import described, unit
-from clipdex.sinks.sink import Found, Point, Sink, SinkError
+from clipdex.sinks.sink import Found, Point, Sink
 
 __all__ = ["NO_ROW", "ask_sink", "described_or_raise"]
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from clipdex.base.arrays import Vectors
+from clipdex.base.errors import SinkError
 from clipdex.base.extras import needs
 from clipdex.sinks.conditions import AllOf, AnyOf, Compare, Condition, Contains, OneOf, Present, Scalar
-from clipdex.sinks.sink import Field, Found, Payload, Point, Points, SinkError, translated
+from clipdex.sinks.sink import Field, Found, Payload, Point, Points, translated
 
 with needs("pymilvus", "pymilvus", "milvus", "Milvus"):
     from pymilvus import DataType, MilvusClient

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from clipdex.base.errors import InvalidArgument
+from clipdex.base.errors import InvalidArgument, SinkError
 from clipdex.base.extras import needs
-from clipdex.sinks.sink import Sink, SinkError
+from clipdex.sinks.sink import Sink
 
 __all__ = ["FORMS", "open_sink"]
 
