@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from drawn_index import DEAD, LIVE, drawn_index, index_with_dead_rows
 from numpy_sink import NumpySink
 
 from clipdex.base.errors import FingerprintMismatch, SinkError
+from clipdex.base.exif import Exif
 from clipdex.base.records import Picture
 from clipdex.index import Index, IndexWriter, Manifest
 from clipdex.index.compact import compact_index as compact
@@ -368,6 +370,21 @@ def test_ids_and_digests_stay_what_they_are():
     picture = Picture(b"/p/a.jpg", 10, 20, b"0123456789abcdef", 30, 40, '{"a":1}')
     assert point_id(picture.path) == "a7ba3d31-fe20-840e-bab1-118902620b3d"
     assert digest_of(picture) == "f08a0c88a1df3500"
+    assert digest_of(replace(picture, exif=Exif())) == "f08a0c88a1df3500"
+    assert digest_of(replace(picture, exif=Exif(rating=3))) == "cba73826329b5bad"
+
+
+def test_what_a_file_says_changed_in_place_is_found_and_sent_alone(directory):
+    """As `clipdex index --refresh-metadata` changes it."""
+    sink = NumpySink()
+    pushed(directory, sink)
+    with Index.open(directory) as index:
+        told = replace(index.picture(10), exif=Exif.of(rating=3, taken="2024-06-01T17:30:00"))
+    changed(directory, lambda writer: writer.touch(told))
+    assert pushed(directory, sink) == Pushed(len(LIVE), 1, 0, True)
+    said = sink.points[point_id(told.path)].payload
+    assert (said["rating"], said["taken"], said["taken_at"]) == (3, "2024-06-01T17:30:00", 20240601173000)
+    is_as_the_index(directory, sink)
 
 
 def test_progress_counts_the_rows(directory):

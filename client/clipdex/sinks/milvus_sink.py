@@ -23,7 +23,7 @@ __all__ = ["MilvusSink"]
 _SUFFIX = "__clipdex"  # of the collection that has the description
 _LONGEST = 65_535  # bytes of a text
 _LONGEST_FIELD = 1_024
-_MOST_TEXTS = 100
+_MOST_TEXTS = 500
 _AT_ONCE = 1_000
 # Always there. Of the other fields a point says in `present` which it has: Milvus has NULL only since 2.5.
 _REQUIRED = ("path", "name", "size", "width", "height", "mtime", "digest")

@@ -73,7 +73,9 @@ class PgvectorSink:
             )
             for field in fields:
                 self._run(
-                    "CREATE INDEX IF NOT EXISTS {name} ON {table} USING " + _method(field) + " ({column})",
+                    # Of most fields few pictures have a value, and every comparison asks for one.
+                    "CREATE INDEX IF NOT EXISTS {name} ON {table} USING " + _method(field) + " ({column})"
+                    " WHERE {column} IS NOT NULL",
                     name=sql.Identifier(f"{self._name}_{field.column}"[:63]),
                     column=sql.Identifier(field.column),
                 )
