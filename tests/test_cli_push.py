@@ -231,7 +231,7 @@ def test_lines_and_csv_are_printed_too(run, filled):
         (("a dog", "--where", "width > :w"), r"that was not given (:w)"),
         (("a dog", "--param", "w=3"), "--param gives a value to --where, but --where is not given"),
         (("a dog", "-k", 0), "top_k is 0"),
-        (("a dog", "--offset", -1), "offset -1"),
+        (("a dog", "--offset", -1), "offset is -1"),
         (("--like", "/p/nowhere.png"), "/p/nowhere.png is not a picture in the collection in memory"),
         (("a dog", "-i", "x.clipdex"), "--in asks a vector database, and --index an index; give one of them"),
     ],

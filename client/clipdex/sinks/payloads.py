@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from clipdex.base.errors import InvalidArgument
+from clipdex.base.arguments import is_number
+from clipdex.base.errors import InvalidArgument, SinkError
 from clipdex.base.exif import MOST_KEYWORDS, Exif
-from clipdex.base.item_paths import id_of_path, path_text
+from clipdex.base.item_paths import id_of_path, item_path, path_text
 from clipdex.base.json_text import parsed_object, plain_text
 from clipdex.base.records import Picture
 from clipdex.base.spelling import composed
@@ -21,7 +22,15 @@ from clipdex.sinks.conditions import AllOf, AnyOf, Compare, Condition, Contains,
 from clipdex.sinks.sink import Field, Kind, Payload, Value
 from clipdex.sinks.time_texts import first_mtime, first_taken, taken_number
 
-__all__ = ["FIELDS", "checked_condition", "digest_of", "metadata_fields", "payload_of", "point_id"]
+__all__ = [
+    "FIELDS",
+    "checked_condition",
+    "digest_of",
+    "metadata_fields",
+    "payload_of",
+    "picture_of_payload",
+    "point_id",
+]
 
 # What an index itself has. `metadata` is the whole of it as JSON, and `digest` tells what would be sent anew.
 FIELDS = (
@@ -49,6 +58,7 @@ FIELDS = (
 )
 _EXIF = FIELDS[[field.column for field in FIELDS].index("taken") :]
 _HIDDEN = ("taken_at",)  # from what is said of the fields
+_EXIF_NAMES = {field.column for field in _EXIF} - {*_HIDDEN}
 _MOST_FIELDS = 32  # of the metadata; the rest is in `metadata` alone. Milvus takes 64 fields in all
 _LONGEST_TEXT = 1_024  # bytes of a text in a field; a longer one is in `metadata` alone
 _MOST_TEXTS = MOST_KEYWORDS
@@ -111,6 +121,32 @@ def payload_of(picture: Picture, fields: Sequence[Field]) -> Payload:
         if field.key is not None and (value := _stored(metadata.get(field.key), field.kind)) is not None:
             payload[field.column] = value
     return payload
+
+
+def picture_of_payload(payload: Mapping[str, Any], place: str) -> Picture:
+    """Make the record of a picture of what `payload_of` made: without a content hash, its time in microseconds.
+
+    Bytes of a path that are not UTF-8 stay \\xNN. Metadata that was left out for its length is None.
+
+    Raises:
+        SinkError: the payload is not one that clipdex writes.
+    """
+    path, metadata, item = payload.get("path"), payload.get("metadata"), payload.get("id")
+    numbers = [payload.get(name, 0) for name in ("size", "width", "height", "mtime")]
+    if (
+        not isinstance(path, str)
+        or not isinstance(metadata, (str, type(None)))
+        or not all(is_number(each) and abs(each) < 1 << 63 for each in numbers)
+    ):
+        raise SinkError(f"{place} has a point that clipdex did not write: {dict(payload)!r:.200}")
+    size, width, height = map(int, numbers[:3])
+    where = item_path(item) if isinstance(item, str) else os.fsencode(path)
+    said = {name: value for name, value in payload.items() if name in _EXIF_NAMES}
+    if isinstance(said.get("rating"), float):  # some databases have only such numbers
+        said["rating"] = int(said["rating"])
+    exif = Exif.of(**said)
+    mtime_ns = round(numbers[3] * 1e6) * 1_000
+    return Picture(where, size, mtime_ns, b"", width, height, metadata, exif=exif if exif else None)
 
 
 def _exif_payload(exif: Exif) -> Payload:
