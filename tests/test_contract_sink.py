@@ -361,6 +361,26 @@ def test_queries_find_what_the_index_finds(filled, index):
         assert [hit.payload["path"] for hit in found] == [hit.path for hit in index.search(asked, 10)[0]]
 
 
+def test_a_filter_that_lets_few_through_loses_hardly_any_hit(opener, tmp_path):
+    """A graph that is asked first and filtered afterwards would find a tenth of them."""
+    rows = 2_000
+    said = [json.dumps({"kind": i % 100}) for i in range(rows)]
+    with Index.open(drawn_index(tmp_path / "x.clipdex", rows=rows, dim=16, metadata=said)) as index:
+        sink = opener()
+        push(index, sink)
+        fields = (*FIELDS, *metadata_fields(index.pictures(range(rows)).values()))
+        found = total = 0
+        for row in range(0, rows, 211):
+            where = f"meta ->> 'kind' = {row % 100}"
+            expected = {hit.path for hit in index.search(index.vector(row), 10, where=where)[0]}
+            wanted = checked_condition(parse_condition(where), fields)
+            hits = sink.query(unit(index.vectors[[row]])[0], 10, wanted)
+            found += len(expected & {str(hit.payload["path"]) for hit in hits})
+            total += len(expected)
+        assert found >= 0.95 * total
+        sink.close()
+
+
 def test_metadata_of_very_many_fields_is_pushed_with_the_most_frequent_as_fields(opener, tmp_path):
     """Milvus takes 64 fields in all, which include those of every index."""
     said = [json.dumps({f"key {k}": i + k for k in range(60) if i % (k + 1) == 0}) for i in range(20)]

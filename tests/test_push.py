@@ -19,6 +19,7 @@ from clipdex.base.exif import Exif
 from clipdex.base.records import Picture
 from clipdex.index import Index, IndexWriter, Manifest
 from clipdex.index.compact import compact_index as compact
+from clipdex.index.split import split_index
 from clipdex.sinks import push as pushing
 from clipdex.sinks.cursor import Cursor, Described
 from clipdex.sinks.payloads import digest_of, payload_of, point_id
@@ -353,6 +354,27 @@ def test_the_description_fits_with_many_dead_rows(directory):
     some = np.flatnonzero(np.random.default_rng(0).random(1_000_000) < 0.5)
     assert Cursor.packed(some) is None
     assert len(present(Cursor.packed(np.arange(0, 1_000_000, 101)))) < 16 << 10
+
+
+@pytest.mark.slow
+def test_an_index_of_parts_is_pushed_as_one_and_later_what_changed_in_any_part(directory, tmp_path):
+    parts = tmp_path / "x.parts"
+    split_index(directory, parts, 3)
+    sink = NumpySink()
+    assert pushed(parts, sink) == Pushed(len(LIVE), len(LIVE), 0, False)
+    assert pushed(parts, sink) == Pushed(len(LIVE), 0, 0, False)
+    one = next(part for part in sorted(parts.glob("part-*")) if b"/p/012.jpg" in paths_of(part))
+    changed(one, lambda writer: writer.remove(b"/p/012.jpg"))
+    assert pushed(parts, sink) == Pushed(len(LIVE) - 1, 0, 1, False)
+    changed(one, lambda writer: new_row(writer, b"/p/012.jpg"))
+    again = pushed(parts, sink)
+    assert (again.pictures, again.upserted, again.deleted) == (len(LIVE), 1, 0)
+    is_as_the_index(parts, sink)
+
+
+def paths_of(directory: Path) -> list[bytes]:
+    with Index.open(directory) as index:
+        return [path for _, path in index.live_paths()]
 
 
 def test_with_too_many_dead_rows_to_keep_every_point_is_compared(directory, monkeypatch):
