@@ -45,7 +45,7 @@ coverage: .venv-dev/ready  ## the share of each package that the tests run, and 
 	status=0; .venv-dev/bin/coverage run -m pytest $(SPREAD) -m "$(COVERED)" || status=$$?; \
 	.venv-dev/bin/coverage combine --quiet && .venv-dev/bin/python tests/coverage_table.py --files && exit $$status
 
-# A Milvus server listens on all interfaces while its tests run.
+# A Milvus server listens on all interfaces, so it runs in a network namespace of its own (tests/real_milvus.py).
 test-stores: .venv-stores/ready .venv-weaviate/ready  ## the contract of vector databases: a real Milvus, PostgreSQL, LanceDB and Qdrant; stand-ins of Weaviate and Pinecone
 	.venv-stores/bin/pytest $(SPREAD) tests/test_contract_sink.py tests/test_push.py
 	.venv-weaviate/bin/pytest tests/test_contract_sink.py -k weaviate

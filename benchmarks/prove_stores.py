@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from random import Random
 
@@ -37,7 +37,7 @@ from clipdex.index import Index
 from clipdex.sinks.push import push
 from clipdex.sinks.urls import open_sink
 with Index.open(sys.argv[1]) as index:
-    push(index, open_sink(sys.argv[2]), lambda done, total: print(done, flush=True))
+    push(index, open_sink(sys.argv[2]), lambda done, total: print(done, total, flush=True))
 """
 
 
@@ -82,23 +82,41 @@ def change(directory: Path, basis: np.ndarray, count: int) -> tuple[int, int]:
     return len(replaced), len(removed)
 
 
-def killed_on_the_way(directory: Path, url: str, kills: int, whole_s: float, rng: Random) -> tuple[int, float]:
-    """Push, and kill the process at a random moment, `kills` times -> (kills that hit, seconds)."""
-    hit, began = 0, time.monotonic()
-    for _ in range(kills):
+def killed_on_the_way(directory: Path, url: str, kills: int, count: int, rng: Random) -> tuple[int, int, float]:
+    """Push in a process, and kill it, `kills` times -> (kills that hit, points that they sent, seconds).
+
+    Each is killed at a random moment of its share of the way, so that the kills are all along it; the last tenth
+    while the database builds its indexes, if it takes that long.
+    """
+    hit, sent, began = 0, 0, time.monotonic()
+    on_the_way = kills - kills // 10
+    for k in range(kills):
         process = subprocess.Popen(
             [sys.executable, "-c", _PUSH, str(directory), url],
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            text=True,
         )
-        try:
-            process.wait(timeout=rng.uniform(0.5, max(1.0, 2 * whole_s / kills)))
-        except subprocess.TimeoutExpired:
+        assert process.stdout is not None
+        until = count * rng.uniform(k, k + 1) / on_the_way
+        done = 0
+        for line in process.stdout:
+            done, total = map(int, line.split())
+            if count - total + done >= until:
+                break
+        if k >= on_the_way:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(rng.uniform(0.5, 20))
+        elif done:
+            time.sleep(rng.uniform(0, 0.5))
+        sent += done
+        if process.poll() is None:
             hit += 1
-        os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    return hit, time.monotonic() - began
+        process.stdout.close()
+    return hit, sent, time.monotonic() - began
 
 
 @contextmanager
@@ -126,34 +144,41 @@ def stores(folder: Path, chosen: list[str]) -> Iterator[dict[str, tuple[str, str
 def proven(name: str, urls: tuple[str, str], folder: Path, asked: argparse.Namespace) -> None:
     directory = folder / "x.clipdex"
     basis = draw(directory, asked.pictures, asked.dim)
+    print(f"{name}: {asked.pictures:,} × {asked.dim}, load {os.getloadavg()[0]:.0f}", flush=True)
     with Index.open(directory) as index, closing(open_sink(urls[0])) as sink:
-        began = time.monotonic()
-        push(index, sink)
+        began, uploaded = time.monotonic(), [0.0]
+        push(index, sink, lambda done, total: uploaded.__setitem__(0, time.monotonic() - began))
         whole = time.monotonic() - began
+        print(
+            f"  sent in {uploaded[0]:.0f} s ({asked.pictures / uploaded[0]:,.0f} a second), its indexes built "
+            f"{whole - uploaded[0]:.0f} s later; load {os.getloadavg()[0]:.0f}",
+            flush=True,
+        )
         found = verify(index, sink, queries=asked.queries, condition=CONDITION)
         ms = []
-        for row in range(0, asked.pictures, max(1, asked.pictures // 200)):
+        for row in range(0, asked.pictures, max(1, asked.pictures // asked.queries)):
             vector = index.vector(row)
             began = time.perf_counter()
             sink.query(vector, 10)
             ms.append(1000 * (time.perf_counter() - began))
     assert found.is_same, found
     print(
-        f"{name}: {asked.pictures:,} × {asked.dim} pushed in {whole:.0f} s, with its indexes "
-        f"({asked.pictures / whole:,.0f} a second); recall@10 {found.recall:.3f}, "
-        f"filtered {found.filtered_recall:.3f}; p50 {np.median(ms):.1f} ms",
+        f"  recall@10 {found.recall:.3f}, filtered {found.filtered_recall:.3f}; p50 {np.median(ms):.1f} ms; "
+        f"load {os.getloadavg()[0]:.0f}",
         flush=True,
     )
-    hit, seconds = killed_on_the_way(directory, urls[1], asked.kills, whole, Random(asked.seed))
+    if not asked.kills:
+        return
+    hit, sent, seconds = killed_on_the_way(directory, urls[1], asked.kills, asked.pictures, Random(asked.seed))
     with Index.open(directory) as index, closing(open_sink(urls[1])) as sink:
-        began = time.monotonic()
         rest = push(index, sink)
-        last = time.monotonic() - began
+        sent += rest.upserted
         found = verify(index, sink, sample=asked.pictures, queries=10)
         assert found.is_same, found
     print(
-        f"  {hit} of {asked.kills} pushes ended with SIGKILL in {seconds:.0f} s, then {rest.upserted:,} sent in "
-        f"{last:.0f} s: all {found.sampled:,} points are there, once, and the same",
+        f"  {hit} of {asked.kills} pushes ended with SIGKILL in {seconds:.0f} s, then {rest.upserted:,} sent "
+        f"({sent - asked.pictures:,} of all twice): all {found.sampled:,} points are there, once, and the same; "
+        f"load {os.getloadavg()[0]:.0f}",
         flush=True,
     )
     replaced, removed = change(directory, basis, asked.pictures)
@@ -161,11 +186,11 @@ def proven(name: str, urls: tuple[str, str], folder: Path, asked: argparse.Names
         began = time.monotonic()
         rest = push(index, sink)
         seconds = time.monotonic() - began
-        found = verify(index, sink, sample=asked.pictures, queries=10)
+        found = verify(index, sink, sample=5_000, queries=10)
         assert found.is_same and (rest.upserted, rest.deleted) == (replaced, removed), (rest, found)
     print(
         f"  {replaced:,} replaced and {removed:,} removed: {rest.upserted:,} sent and {rest.deleted:,} deleted in "
-        f"{seconds:.0f} s",
+        f"{seconds:.0f} s; load {os.getloadavg()[0]:.0f}",
         flush=True,
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from conftest import unit_vectors
 
+from clipdex.base.exif import Exif
 from clipdex.index import IndexWriter, Manifest, Picture
 
 DAY_NS = 86_400 * 10**9
@@ -42,6 +43,25 @@ def drawn_index(
     with IndexWriter.open_or_create(directory, Manifest(fingerprint, "drawn", vectors.shape[1])) as writer:
         writer.append(pictures, vectors)
     return directory
+
+
+def drawn_exif(i: int) -> Exif | None:
+    """What the file of picture i says of itself; of every third, nothing."""
+    if i % 3 == 2:
+        return None
+    place = {"latitude": 48 + i / 100, "longitude": -11.5 - i / 7} if i % 4 else {}
+    return Exif.of(
+        taken=f"{2000 + i % 25}-{1 + i % 12:02}-{1 + i % 28:02}T{i % 24:02}:30:{i % 60:02}",
+        taken_offset="+02:00" if i % 2 else None,
+        make="Maker",
+        camera="Pixel 7" if i % 6 else 'D850 "é"',
+        lens="50 mm" if i % 5 == 0 else None,
+        rating=i % 7 - 1,
+        keywords=["beach", f"k{i % 4}"] if i % 3 else [],
+        title="title of 'this'",
+        description="long " * (400 if i == 7 else 1),
+        **place,
+    )
 
 
 ODD = b'/p/caf\xe9, "x"\n.jpg'

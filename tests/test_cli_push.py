@@ -12,12 +12,12 @@ from conftest import noise, unit_vectors
 from numpy_sink import NumpySink
 
 from clipdex import Client, Index, IndexWriter, Manifest, Picture
-from clipdex.base.errors import MissingExtra
+from clipdex.base.errors import MissingExtra, SinkError
 from clipdex.cli import connection_options as connection
 from clipdex.cli import push as push_cli
 from clipdex.cli import search as search_cli
 from clipdex.sinks.payloads import point_id
-from clipdex.sinks.sink import Found, SinkError
+from clipdex.sinks.sink import Found
 from clipdex.wire import FakeTransport
 
 URL = "qdrant://db1/photos"
@@ -231,7 +231,7 @@ def test_lines_and_csv_are_printed_too(run, filled):
         (("a dog", "--where", "width > :w"), r"that was not given (:w)"),
         (("a dog", "--param", "w=3"), "--param gives a value to --where, but --where is not given"),
         (("a dog", "-k", 0), "top_k is 0"),
-        (("a dog", "--offset", -1), "offset -1"),
+        (("a dog", "--offset", -1), "offset is -1"),
         (("--like", "/p/nowhere.png"), "/p/nowhere.png is not a picture in the collection in memory"),
         (("a dog", "-i", "x.clipdex"), "--in asks a vector database, and --index an index; give one of them"),
     ],

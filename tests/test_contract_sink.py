@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import unit_vectors
-from drawn_index import drawn_index
+from drawn_index import drawn_exif, drawn_index
 from numpy_sink import NumpySink
 
 from clipdex.base.errors import InvalidArgument
@@ -159,6 +159,9 @@ def sink(opener: Opener) -> Iterator[Sink]:
     opened.close()
 
 
+EXIF = [drawn_exif(i) for i in range(300)]
+
+
 def metadata(i: int) -> dict[str, Any]:
     found: dict[str, Any] = {"tags": ["third", "näh"] if i % 3 == 0 else ["other"], "year": 2000 + i % 5}
     if i % 2:
@@ -169,7 +172,7 @@ def metadata(i: int) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = [json.dumps(metadata(i)) for i in range(300)]
-    return drawn_index(tmp_path_factory.mktemp("index") / "x.clipdex", rows=300, dim=16, metadata=said)
+    return drawn_index(tmp_path_factory.mktemp("index") / "x.clipdex", rows=300, dim=16, metadata=said, exif=EXIF)
 
 
 @pytest.fixture
@@ -256,6 +259,42 @@ CONDITIONS = [
     "meta ->> 'caption' = 'picture 3 \"''\\'",
     "(width > 2000 OR has(meta, 'tags', 'third')) AND NOT (meta ->> 'year' = 2001 OR height <> 20)",
     "path = '/p/even/010.jpg'",
+    "camera = 'Pixel 7'",
+    "camera <> 'Pixel 7'",
+    "camera IS NULL AND width > 500",
+    "camera = 'D850 \"é\"' AND lens = '50 mm'",
+    "lens IN ('50 mm', '35 mm') OR title = 'title of ''this'''",
+    "make = 'Maker' AND taken_offset IS NULL",
+    "rating >= 4",
+    "rating = -1",
+    "NOT rating > 2",
+    "rating IS NOT NULL AND rating NOT IN (1, 2, 3)",
+    "latitude > 49.5 AND longitude BETWEEN -50 AND -30.25",
+    "latitude IS NULL AND taken IS NOT NULL",
+    "latitude = 49.0 OR longitude < -50.0714285",
+    "has(keywords, 'beach')",
+    "has(keywords, 'k1') AND NOT has(keywords, 'k2')",
+    "NOT has(keywords, 'beach') AND rating >= 0",
+    "description = 'long'",
+    "taken >= '2012'",
+    "taken < '2012-06-01' AND taken > '2003-03-04T05'",
+    "taken <= '2007-08-08T07:30:07'",
+    "NOT taken > '2007-08-08T07:30:07'",
+    "taken = '2007-08-08T07:30:07'",
+    "taken BETWEEN '2004' AND '2006-12-31'",
+    "taken GLOB '2005-*' OR taken LIKE '2009-1%'",
+    "taken NOT GLOB '2005-*'",
+    "modified >= '1970-05' AND modified < '1970-07-01 12'",
+    "modified = '1970-01-08 00:00:00'",
+    "modified <> '1970-01-08 00:00:00' AND modified IS NOT NULL",
+]
+
+# What orders texts; Qdrant, Weaviate and Pinecone do not.
+ORDERED = [
+    "camera > 'E'",
+    "path GLOB '/p/even/*'",
+    "name NOT GLOB '00*' AND width < 300",
+    "camera GLOB 'D850 \"é*'",
 ]
 
 
@@ -279,6 +318,21 @@ def test_a_condition_keeps_what_the_index_keeps(filled, index, condition):
     np.testing.assert_allclose([hit.score for hit in found], [hit.score for hit in expected], atol=2e-3)
 
 
+@pytest.mark.parametrize("condition", ORDERED)
+def test_a_comparison_of_texts_by_order_is_made_or_refused(filled, index, condition, request):
+    sink, fields = filled
+    asked = index.vector(7)
+    wanted = checked_condition(parse_condition(condition), fields)
+    if any(name in request.node.callspec.id for name in ("qdrant", "stub")):
+        with pytest.raises(InvalidArgument, match="by order") as refused:
+            sink.query(unit(asked[None])[0], 20, wanted)
+        assert "\n" not in str(refused.value)
+        return
+    found = sink.query(unit(asked[None])[0], 20, wanted)
+    expected = index.search(asked, 20, where=condition)[0]
+    assert [hit.payload["path"] for hit in found] == [hit.path for hit in expected]
+
+
 @pytest.mark.parametrize(
     ("condition", "sentence"),
     [
@@ -286,6 +340,10 @@ def test_a_condition_keeps_what_the_index_keeps(filled, index, condition):
         ("meta ->> 'caption' = 3", "it is a text"),
         ("meta ->> 'seen' > 0", "compare it by = or <>"),
         ("meta ->> 'tags' = 'third'", r"has\(meta, 'tags', VALUE\)"),
+        ("keywords = 'beach'", r"write  has\(keywords, VALUE\)"),
+        ("rating > 'a'", "compares rating with 'a'; it is a number"),
+        ("modified > 3", "compares modified with 3; it is a text"),
+        ("taken > 2020", "compares taken with 2020; it is a text"),
         ("meta ->> 'nowhere' = 3", r"meta ->> 'nowhere', which is no field .* its fields are path, id"),
     ],
 )
@@ -301,6 +359,39 @@ def test_queries_find_what_the_index_finds(filled, index):
         asked = index.vector(row)
         found = sink.query(unit(asked[None])[0], 10)
         assert [hit.payload["path"] for hit in found] == [hit.path for hit in index.search(asked, 10)[0]]
+
+
+def test_a_filter_that_lets_few_through_loses_hardly_any_hit(opener, tmp_path):
+    """A graph that is asked first and filtered afterwards would find a tenth of them."""
+    rows = 2_000
+    said = [json.dumps({"kind": i % 100}) for i in range(rows)]
+    with Index.open(drawn_index(tmp_path / "x.clipdex", rows=rows, dim=16, metadata=said)) as index:
+        sink = opener()
+        push(index, sink)
+        fields = (*FIELDS, *metadata_fields(index.pictures(range(rows)).values()))
+        found = total = 0
+        for row in range(0, rows, 211):
+            where = f"meta ->> 'kind' = {row % 100}"
+            expected = {hit.path for hit in index.search(index.vector(row), 10, where=where)[0]}
+            wanted = checked_condition(parse_condition(where), fields)
+            hits = sink.query(unit(index.vectors[[row]])[0], 10, wanted)
+            found += len(expected & {str(hit.payload["path"]) for hit in hits})
+            total += len(expected)
+        assert found >= 0.95 * total
+        sink.close()
+
+
+def test_metadata_of_very_many_fields_is_pushed_with_the_most_frequent_as_fields(opener, tmp_path):
+    """Milvus takes 64 fields in all, which include those of every index."""
+    said = [json.dumps({f"key {k}": i + k for k in range(60) if i % (k + 1) == 0}) for i in range(20)]
+    with Index.open(drawn_index(tmp_path / "x.clipdex", rows=20, dim=16, metadata=said)) as index:
+        sink = opener()
+        push(index, sink)
+        path = index.picture(0).path
+        payload = sink.fetch([point_id(path)])[point_id(path)].payload
+        assert sum(name.startswith("meta_key") for name in payload) == 32
+        assert json.loads(str(payload["metadata"])) == json.loads(said[0])
+        sink.close()
 
 
 def test_a_second_push_from_another_connection_sends_only_what_changed(opener, tmp_path):

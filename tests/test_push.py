@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import present, unit_vectors
-from drawn_index import LIVE, drawn_index, index_with_dead_rows
+from drawn_index import DEAD, LIVE, drawn_index, index_with_dead_rows
 from numpy_sink import NumpySink
 
-from clipdex.base.errors import FingerprintMismatch
+from clipdex.base.errors import FingerprintMismatch, SinkError
+from clipdex.base.exif import Exif
 from clipdex.base.records import Picture
 from clipdex.index import Index, IndexWriter, Manifest
 from clipdex.index.compact import compact_index as compact
+from clipdex.index.split import split_index
 from clipdex.sinks import push as pushing
 from clipdex.sinks.cursor import Cursor, Described
 from clipdex.sinks.payloads import digest_of, payload_of, point_id
 from clipdex.sinks.push import Pushed, described, push, unit
-from clipdex.sinks.sink import SinkError
 
 pytestmark = pytest.mark.thin
 
@@ -35,6 +37,7 @@ def directory(tmp_path: Path) -> Path:
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pushing, "_AT_ONCE", 8)
     monkeypatch.setattr(pushing, "_CURSOR_EVERY", 16)
+    monkeypatch.setattr(pushing, "_CURSOR_EVERY_S", 3600.0)
 
 
 def described_there(sink: NumpySink) -> Described:
@@ -181,6 +184,57 @@ def test_later_pushes_killed_at_any_call_are_made_good(directory, tmp_path):
         assert at > 4
 
 
+def test_the_cursor_advances_by_time_so_a_killed_push_sends_little_again(directory, monkeypatch):
+    """Of a database that takes long for each batch, with batches smaller than what is read at once."""
+    monkeypatch.setattr(pushing, "_CURSOR_EVERY_S", 0.0)
+    sink = NumpySink()
+    sink.most_points = 3
+    pushed(directory, sink)
+    calls, upserts = len(sink.calls), sum(call.startswith("upsert") for call in sink.calls)
+    assert sum(call == "describe" for call in sink.calls) >= upserts
+    for at in range(2, calls + 1, 5):
+        sink = NumpySink()
+        sink.most_points, sink.fails_at = 3, at
+        with pytest.raises(ConnectionError):
+            pushed(directory, sink)
+        before = len(sink.points)
+        again = pushed(directory, sink)
+        assert not again.compared and again.upserted <= len(LIVE) - before + 3
+        is_as_the_index(directory, sink)
+
+
+class Counted:
+    """Counts how often the record of each row is read."""
+
+    def __init__(self, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.times = dict.fromkeys(range(len(index.vectors)), 0)
+        read = index.pictures
+
+        def pictures(rows):
+            for row in rows:
+                self.times[row] += 1
+            return read(rows)
+
+        monkeypatch.setattr(index, "pictures", pictures)
+
+
+def test_a_push_reads_each_record_once_and_those_that_it_finds_changed_once_more(directory, monkeypatch):
+    sink = NumpySink()
+    pushed(directory, sink)
+    changed(directory, lambda writer: writer.annotate(b"/p/010.jpg", json.dumps({"caption": "another"})))
+    changed(directory, lambda writer: new_row(writer, b"/p/new.jpg"))
+    with Index.open(directory) as index:
+        counted = Counted(index, monkeypatch)
+        assert push(index, sink) == Pushed(len(LIVE) + 1, 2, 0, True)
+        assert counted.times == {row: 0 if row in DEAD else 2 if row == 10 else 1 for row in range(41)}
+    changed(directory, lambda writer: writer.remove(b"/p/012.jpg"))
+    with Index.open(directory) as index:
+        counted = Counted(index, monkeypatch)
+        assert push(index, sink) == Pushed(len(LIVE), 0, 1, False)
+        assert sorted(counted.times.values())[-2:] == [1, 2]  # the path of the one that died
+    is_as_the_index(directory, sink)
+
+
 def test_the_order_of_calls_makes_the_cursor_true(directory):
     """What the cursor says is there was flushed before."""
     sink = NumpySink()
@@ -240,6 +294,38 @@ def test_a_collection_of_another_model_is_refused_and_unchanged(directory, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rows", -1),
+        ("rows", "4"),
+        ("rows", True),
+        ("rows", 1 << 48),
+        ("sum", 0.5),
+        ("complete", 1),
+        ("dead", 7),
+        ("dead", "!"),
+    ],
+)
+def test_a_cursor_that_counts_nothing_is_refused(directory, name, value):
+    sink = NumpySink()
+    pushed(directory, sink)
+    said = json.loads(present(sink.text))
+    said["cursor"][name] = value
+    sink.text = json.dumps(said)
+    with pytest.raises(SinkError, match="choose another collection"):
+        pushed(directory, sink)
+
+
+def test_a_cursor_far_beyond_the_index_compares_and_takes_no_memory(directory):
+    sink = NumpySink()
+    pushed(directory, sink)
+    said = json.loads(present(sink.text))
+    said["cursor"]["rows"] = (1 << 48) - 1
+    sink.text = json.dumps(said)
+    assert pushed(directory, sink) == Pushed(len(LIVE), 0, 0, True)
+
+
+@pytest.mark.parametrize(
     "text",
     ["", "{}", "[]", '{"format": "other"}', '{"format": "clipdex-collection", "format_version": 1}', "\x00"],
 )
@@ -270,6 +356,27 @@ def test_the_description_fits_with_many_dead_rows(directory):
     assert len(present(Cursor.packed(np.arange(0, 1_000_000, 101)))) < 16 << 10
 
 
+@pytest.mark.slow
+def test_an_index_of_parts_is_pushed_as_one_and_later_what_changed_in_any_part(directory, tmp_path):
+    parts = tmp_path / "x.parts"
+    split_index(directory, parts, 3)
+    sink = NumpySink()
+    assert pushed(parts, sink) == Pushed(len(LIVE), len(LIVE), 0, False)
+    assert pushed(parts, sink) == Pushed(len(LIVE), 0, 0, False)
+    one = next(part for part in sorted(parts.glob("part-*")) if b"/p/012.jpg" in paths_of(part))
+    changed(one, lambda writer: writer.remove(b"/p/012.jpg"))
+    assert pushed(parts, sink) == Pushed(len(LIVE) - 1, 0, 1, False)
+    changed(one, lambda writer: new_row(writer, b"/p/012.jpg"))
+    again = pushed(parts, sink)
+    assert (again.pictures, again.upserted, again.deleted) == (len(LIVE), 1, 0)
+    is_as_the_index(parts, sink)
+
+
+def paths_of(directory: Path) -> list[bytes]:
+    with Index.open(directory) as index:
+        return [path for _, path in index.live_paths()]
+
+
 def test_with_too_many_dead_rows_to_keep_every_point_is_compared(directory, monkeypatch):
     sink = NumpySink()
     pushed(directory, sink)
@@ -285,6 +392,21 @@ def test_ids_and_digests_stay_what_they_are():
     picture = Picture(b"/p/a.jpg", 10, 20, b"0123456789abcdef", 30, 40, '{"a":1}')
     assert point_id(picture.path) == "a7ba3d31-fe20-840e-bab1-118902620b3d"
     assert digest_of(picture) == "f08a0c88a1df3500"
+    assert digest_of(replace(picture, exif=Exif())) == "f08a0c88a1df3500"
+    assert digest_of(replace(picture, exif=Exif(rating=3))) == "cba73826329b5bad"
+
+
+def test_what_a_file_says_changed_in_place_is_found_and_sent_alone(directory):
+    """As `clipdex index --refresh-metadata` changes it."""
+    sink = NumpySink()
+    pushed(directory, sink)
+    with Index.open(directory) as index:
+        told = replace(index.picture(10), exif=Exif.of(rating=3, taken="2024-06-01T17:30:00"))
+    changed(directory, lambda writer: writer.touch(told))
+    assert pushed(directory, sink) == Pushed(len(LIVE), 1, 0, True)
+    said = sink.points[point_id(told.path)].payload
+    assert (said["rating"], said["taken"], said["taken_at"]) == (3, "2024-06-01T17:30:00", 20240601173000)
+    is_as_the_index(directory, sink)
 
 
 def test_progress_counts_the_rows(directory):

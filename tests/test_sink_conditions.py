@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drawn_index import drawn_index
+from drawn_index import drawn_exif, drawn_index
 from numpy_sink import meets
 
 from clipdex.base.errors import InvalidArgument
@@ -54,6 +54,10 @@ FROM_1_TO_2 = AllOf((Compare("width", ">=", 1), Compare("width", "<=", 2)))
         ("json_extract(meta, '$.year') = 1", Compare("meta.year", "=", 1)),
         ("has(meta, 'tags', 'x')", Contains("meta.tags", "x")),
         ("NOT has(meta, 'tags', 'x')", Contains("meta.tags", "x", True)),
+        ("has(keywords, 'x')", Contains("keywords", "x")),
+        ("name GLOB 'ab*'", AllOf((Compare("name", ">=", "ab"), Compare("name", "<", "ac")))),
+        ("NOT name GLOB 'a*'", AnyOf((Compare("name", "<", "a"), Compare("name", ">=", "b")))),
+        ("taken LIKE '2024-0%'", AllOf((Compare("taken", ">=", "2024-0"), Compare("taken", "<", "2024-1")))),
     ],
 )  # fmt: skip
 def test_a_condition_is_read_with_the_precedence_of_sql(text, meaning):
@@ -75,6 +79,14 @@ def test_parameters_stand_for_values_and_are_composed_as_texts_are():
     [
         ("width LIKE 'a%'", "uses 'LIKE'"),
         ("name GLOB '*'", "uses 'GLOB'"),
+        ("name GLOB 'a*b*'", "uses 'GLOB' 'a"),
+        ("name GLOB 'a'", "uses 'GLOB' 'a'"),
+        ("name GLOB '[a*'", "uses 'GLOB'"),
+        ("name GLOB '\U0010ffff*'", "uses 'GLOB'"),
+        ("name LIKE 'b_c%'", "uses 'LIKE'"),
+        ("name GLOB 3", "uses 'GLOB' 3"),
+        ("near(48.1, 11.6, 5)", "uses near.*; write  latitude BETWEEN"),
+        ("row = 3", "uses 'row'"),
         ("lower(name) = 'a'", "uses 'lower'"),
         ("width * 2 > 3", r"uses '\* 2 > 3'"),
         ("width + 1 > 3", r"uses '\+'"),
@@ -135,17 +147,28 @@ def metadata(i: int) -> dict[str, Any]:
     return found
 
 
+def mtime(i: int) -> int:
+    """Of the time around 1970, in nanoseconds: `modified` rounds towards it."""
+    return (i - 20) * 86_400 * 10**9 if i % 3 else (i - 30) * 5 * 10**8
+
+
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Any:
     where: Path = tmp_path_factory.mktemp("conditions") / "x.clipdex"
-    with Index.open(drawn_index(where, rows=60, metadata=[json.dumps(metadata(i)) for i in range(60)])) as opened:
+    said = [json.dumps(metadata(i)) for i in range(60)]
+    exif, times = [drawn_exif(i) for i in range(60)], [mtime(i) for i in range(60)]
+    with Index.open(drawn_index(where, rows=60, metadata=said, exif=exif, mtime_ns=times)) as opened:
         yield opened
 
 
 NUMBERS = {"width": (0, 50, 120, 590), "mtime": (0, 864000, 4.5e6), "meta ->> 'year'": (2001, 2003, 2004.5),
-           "meta ->> 'rating'": (0.25, 3, 10.75), "size": (100, 120, 159)}  # fmt: skip
+           "meta ->> 'rating'": (0.25, 3, 10.75), "size": (100, 120, 159),
+           "rating": (-1, 0, 3, 5.5), "latitude": (48.07, 48.3), "longitude": (-12, -11.7857143, -20)}  # fmt: skip
 TEXTS = {"name": ("007.jpg", "030.jpg"), "folder": ("/p/odd", "/p/even"), "id": ("x",),
-         "meta ->> 'caption'": ("picture 3 \"''\\", "picture 6 \"''\\", "a")}  # fmt: skip
+         "meta ->> 'caption'": ("picture 3 \"''\\", "picture 6 \"''\\", "a"),
+         "taken": ("2003", "2007-08-08T07:30:07", "2007-08-08T07:30:08", "2010-11-", "2012-01-13T12:30:12x", ""),
+         "modified": ("1970", "1970-01-01 00:00:00", "1969-12-31 23:59:59", "1970-01-01 00:00:01", "1969", ""),
+         "camera": ("Pixel 7", "D", "''"), "lens": ("50 mm",), "taken_offset": ("+02:00",)}  # fmt: skip
 
 
 def drawn(rng: random.Random, depth: int) -> str:
@@ -159,18 +182,25 @@ def drawn(rng: random.Random, depth: int) -> str:
     if kind < 0.15:
         field = rng.choice(["tags", "caption"])
         value = rng.choice(["third", "näh", "other", "picture 3 \"''\\"])
-        return f"{negation}has(meta, '{field}', '{value}')"
+        of = "keywords" if rng.random() < 0.3 else f"meta, '{field}'"
+        return f"{negation}has({of}, '{rng.choice(['beach', 'k1']) if of == 'keywords' else value}')"
     if kind < 0.25:
         return f"{negation}meta ->> 'seen' {rng.choice(['=', '<>'])} {rng.randint(0, 1)}"
     fields = NUMBERS if kind < 0.7 else TEXTS
     field = rng.choice(list(fields))
     values = [str(each) if fields is NUMBERS else f"'{each}'" for each in fields[field]]
-    form = rng.choice(["compare", "compare", "in", "between", "null"])
+    form = rng.choice(["compare", "compare", "in", "between", "null", *(["begins"] if fields is TEXTS else [])])
     inner = rng.choice(["", "NOT "])
     if form == "in":
         return f"{negation}{field} {inner}IN ({', '.join(rng.choices(values, k=rng.randint(1, 3)))})"
     if form == "between":
         return f"{negation}{field} {inner}BETWEEN {rng.choice(values)} AND {rng.choice(values)}"
+    if form == "begins":
+        beginning = rng.choice([str(each) for each in fields[field] if each])[: rng.randint(1, 8)].replace(
+            "''", "'"
+        )
+        quoted = beginning.replace("'", "''")
+        return f"{negation}{field} {inner}GLOB '{quoted}*'"
     if form == "null":
         return f"{negation}{field} IS {inner}NULL"
     operator = rng.choice(["=", "==", "<>", "!=", "<", "<=", ">", ">="])

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from clipdex.base.errors import InvalidArgument, MissingExtra
-from clipdex.sinks.sink import SinkError
+from clipdex.base.errors import InvalidArgument, MissingExtra, SinkError
 from clipdex.sinks.urls import FORMS, open_sink
 
 pytestmark = pytest.mark.thin

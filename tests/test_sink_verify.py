@@ -11,11 +11,11 @@ import pytest
 from drawn_index import LIVE, drawn_index, index_with_dead_rows
 from numpy_sink import NumpySink
 
-from clipdex.base.errors import FingerprintMismatch
+from clipdex.base.errors import FingerprintMismatch, SinkError
 from clipdex.index import Index
 from clipdex.sinks.payloads import point_id
 from clipdex.sinks.push import push
-from clipdex.sinks.sink import Found, SinkError
+from clipdex.sinks.sink import Found
 from clipdex.sinks.verify import verify
 
 pytestmark = pytest.mark.thin

@@ -46,6 +46,7 @@ from clipdex.base.errors import (
     ServerError,
     ServerFault,
     ServerUnreachable,
+    SinkError,
     SourceError,
 )
 from clipdex.version import __version__
@@ -344,6 +345,7 @@ __all__ = [
     "ServerError",
     "ServerFault",
     "ServerUnreachable",
+    "SinkError",
     "Source",
     "SourceError",
     "Split",

@@ -26,6 +26,7 @@ ClipdexError
 │   ├── IndexLocked          another process is writing to the index
 │   └── IndexWriteError      a write to disk failed; nothing committed is lost
 ├── SourceError              the folder or list of pictures cannot be read, or contains no picture
+├── SinkError                a vector database cannot be reached, refused a request, or lacks the collection
 ├── ExportError
 │   ├── CheckpointError      the checkpoint is missing, incomplete or of an unknown kind
 │   └── ParityError          the exported model does not reproduce the checkpoint's results
@@ -66,6 +67,7 @@ __all__ = [
     "ServerError",
     "ServerFault",
     "ServerUnreachable",
+    "SinkError",
     "SourceError",
 ]
 
@@ -195,6 +197,10 @@ class IndexWriteError(IndexFault):
 
 class SourceError(ClipdexError):
     """The folder or list of pictures cannot be read, or contains no picture."""
+
+
+class SinkError(ClipdexError):
+    """A vector database cannot be reached, refused a request, or lacks the collection that was asked for."""
 
 
 class ExportError(ClipdexError):

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from clipdex.apps.ask import ask
-from clipdex.apps.ask_sink import ask_sink, described_or_raise
+from clipdex.apps.ask_sink import ask_sink
 from clipdex.apps.contact_sheet import Section, write_contact_sheet
 from clipdex.apps.results import write_arrow
 from clipdex.base.counting import counted
@@ -37,6 +37,7 @@ from clipdex.cli.query_options import (
 )
 from clipdex.index import Index
 from clipdex.search import Grouping
+from clipdex.sinks.stored import Stored
 from clipdex.sinks.urls import open_sink
 
 __all__ = ["TopKOption", "hit_line", "search"]
@@ -119,20 +120,20 @@ def search(
             raise InvalidArgument("--in asks a vector database, which has neither --ann nor --group")
         if index is not None and str(index) != os.environ.get(ENVIRONMENT):
             raise InvalidArgument("--in asks a vector database, and --index an index; give one of them")
-        conditions = parameters(param or [])
+        conditions = None if where is None else parameters(param or [])
         with closing(open_sink(inside)) as sink:
-            found = described_or_raise(sink)
+            stored = Stored(sink)
             answers = ask_sink(
-                sink,
+                stored,
                 asked,
-                lambda: connection.open(model=found.model),
+                lambda: connection.open(model=stored.manifest.model),
                 top_k=top_k,
                 offset=offset,
                 min_score=min_score,
                 where=where,
                 params=conditions,
             )
-            summary, fingerprint = sink.place, found.fingerprint
+            summary, fingerprint = stored.place, stored.manifest.fingerprint
     else:
         index = required_index(index)
         with Index.open(index, allow_missing=allow_missing) as opened:

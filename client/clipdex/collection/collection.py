@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -16,6 +15,8 @@ from clipdex.client.client import Client
 from clipdex.client.steps import run
 from clipdex.collection.changing import add_steps, commit_steps, is_held, remove_steps, update_metadata_steps
 from clipdex.collection.core import Core, Key
+from clipdex.collection.database_core import DatabaseCore, open_on_database
+from clipdex.collection.database_pictures import DatabasePictures
 from clipdex.collection.inference import (
     LabelScore,
     classify_steps,
@@ -33,6 +34,7 @@ from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource
 from clipdex.search.grouping import Grouping
 from clipdex.search.mixture import Query
+from clipdex.sinks.urls import names_collection, open_sink
 
 __all__ = ["Collection"]
 
@@ -43,13 +45,15 @@ class Collection(StoredPictures):
     Safe to share between threads; a context manager. Several processes may read one collection; one writes to it.
     Every search or other read sees all that was committed, by any process, when it began.
 
-    directory: the index's; it may hold the pictures of folders as well: `clipdex index` leaves items alone.
+    directory: the index's, which one on a vector database has not; it may hold the pictures of folders as well:
+        `clipdex index` leaves items alone.
     """
 
     def __init__(self, core: Core) -> None:
         """core: the open parts, as `open` makes them."""
         self._core = core
-        self.directory = core.directory
+        if not isinstance(core, DatabaseCore):
+            self.directory = core.directory
 
     @classmethod
     def open(
@@ -72,7 +76,8 @@ class Collection(StoredPictures):
         """Open a collection; create its index if it does not exist.
 
         Args:
-            index: the path of an index, `X.clipdex`.
+            index: the path of an index, `X.clipdex`; or the URL of a vector database's collection that `clipdex
+                push` filled, `qdrant://HOST/COLLECTION` and so on, which can be read only (docs/collection.md).
             server: the address of a server, as for `clipdex.connect`. Without a server or client, only vectors can
                 be added and searched for.
             model: the model's name (default the index's).
@@ -95,7 +100,11 @@ class Collection(StoredPictures):
             FingerprintMismatch: the index holds another model's vectors.
             InvalidArgument: arguments contradict each other, or the index was created with another `icc`.
             ServerError, IndexFault: as the client and the index raise them.
+            SinkError: the vector database cannot be reached, or has no such collection.
         """
+        if isinstance(index, str) and names_collection(index):
+            core = open_on_database(lambda: open_sink(index), server, model, client, decode_workers, settings)
+            return _OnDatabase(core)
         parts = open_parts(
             index=index,
             server=server,
@@ -115,7 +124,7 @@ class Collection(StoredPictures):
 
     def __repr__(self) -> str:
         state = "closed" if self._core.closed.is_set() else "read-only" if self._core.read_only else "open"
-        return f"<clipdex.Collection {os.fspath(self.directory)!r}: {state}>"
+        return f"<clipdex.Collection {str(self._core.place)!r}: {state}>"
 
     # Searching
 
@@ -337,3 +346,9 @@ class Collection(StoredPictures):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _OnDatabase(DatabasePictures, Collection):
+    """A collection whose pictures are in a vector database."""
+
+    _core: DatabaseCore

@@ -34,27 +34,32 @@ Key: TypeAlias = "str | int | os.PathLike[str]"
 class Core:
     """An index, an optional client, and a thread that writes unless the collection is read-only.
 
-    index: except for its manifest, use it within `reading` only. scans: answers searches of it.
+    index: except for its manifest, use it within `reading` only. scans: answers searches of it. place: how to name
+    the collection.
     """
+
+    place: object
 
     def __init__(self, parts: Opened, read_only: bool) -> None:
         self.index: Index = parts.index
-        self.client: Client | None = parts.client
-        self.directory = parts.index.directory
+        self.place = self.directory = parts.index.directory
         self.fingerprint = parts.index.manifest.fingerprint
         self.icc: IccUse = parts.index.manifest.icc
-        self.closed = threading.Event()
-        self._own_client = parts.own_client
-        self._gate = Gate()
-        self._closing = threading.Lock()
-        self._pid = os.getpid()
-        self._batcher = None if parts.client is None else Batcher(parts.client)
-        self._texts = (
-            None if self._batcher is None or parts.client is None else TextVectors(parts.client, self._batcher)
-        )
+        self._share(parts.client, parts.own_client)
         self.scans = Scans(self.reading, self.still)
         self.decoding = parts.decoding
         self._commits = None if read_only else Commits(str(self.directory), parts.write, parts.writer)
+
+    def _share(self, client: Client | None, own_client: bool) -> None:
+        """Prepare what threads share. own_client: the client is closed with the collection."""
+        self.client = client
+        self.closed = threading.Event()
+        self._own_client = own_client
+        self._gate = Gate()
+        self._closing = threading.Lock()
+        self._pid = os.getpid()
+        self._batcher = None if client is None else Batcher(client)
+        self._texts = None if self._batcher is None or client is None else TextVectors(client, self._batcher)
 
     @property
     def read_only(self) -> bool:
@@ -75,21 +80,24 @@ class Core:
                 self._batcher.close()
             self.scans.close()
             with self._gate.alone():
-                self.index.close()
+                self._close_pictures()
             if self._own_client and self.client is not None:
                 self.client.close()
         if lost is not None:
             raise lost
 
+    def _close_pictures(self) -> None:
+        self.index.close()
+
     def require_open(self) -> None:
         """Raise Closed if the collection is closed, ClipdexError in a forked child."""
         if self._pid != os.getpid():
             raise ClipdexError(
-                f"this Collection of {self.directory} was opened in process {self._pid}, and this is a child that "
+                f"this Collection of {self.place} was opened in process {self._pid}, and this is a child that "
                 "was forked from it: open another in the child"
             )
         if self.closed.is_set():
-            raise Closed(f"this Collection of {self.directory} is closed: open it again with Collection.open")
+            raise Closed(f"this Collection of {self.place} is closed: open it again with Collection.open")
 
     def commits(self) -> Commits:
         """Return the thread that writes. Raises InvalidArgument if the collection is read-only."""
@@ -106,7 +114,7 @@ class Core:
         """Return the batcher for texts and pictures. Raises InvalidArgument if the collection has no client."""
         if self._batcher is None:
             raise InvalidArgument(
-                f"this Collection of {self.directory} has no model and takes vectors only: give server= "
+                f"this Collection of {self.place} has no model and takes vectors only: give server= "
                 "or client= to Collection.open"
             )
         return self._batcher
@@ -176,4 +184,4 @@ class Core:
 
     def not_found(self, item_id: str) -> ItemNotFound:
         """Return the error for an id that no item has."""
-        return ItemNotFound(f"{self.directory} has no item {item_id!r}")
+        return ItemNotFound(f"{self.place} has no item {item_id!r}")

@@ -20,7 +20,7 @@ from clipdex.index.reader import Index
 from clipdex.index.writer import IndexWriter
 from clipdex.model.formats.icc import IccUse, check_icc
 
-__all__ = ["Lock", "Opened", "open_parts"]
+__all__ = ["Lock", "Opened", "check_connection", "open_parts"]
 
 Lock: TypeAlias = Literal["held", "per_commit"]
 
@@ -57,14 +57,7 @@ def open_parts(
     directory = Path(os.path.abspath(as_path(index, "the path of an index")))  # whatever folder becomes current
     if lock not in get_args(Lock):
         raise InvalidArgument(f"lock is {lock!r:.60}; expected 'held' or 'per_commit'")
-    if not is_count(decode_workers, 0):
-        raise InvalidArgument(f"decode_workers is {decode_workers!r:.60}; expected a whole number, 0 or more")
-    if client is not None and not isinstance(client, Client):
-        raise InvalidArgument(f"client is {client!r:.60}; expected a Client: make one with clipdex.connect")
-    if client is not None and (server is not None or model is not None or settings):
-        raise InvalidArgument("client= and settings of a connection are both given; give one of them")
-    if server is None and (model is not None or settings):
-        raise InvalidArgument("settings of a connection are given, but no server= to connect to")
+    check_connection(server, model, client, settings, decode_workers)
     if not read_only:
         if is_parted(directory):
             raise InvalidArgument(
@@ -101,6 +94,20 @@ def open_parts(
             if part is not None:
                 part.close()
         raise
+
+
+def check_connection(
+    server: Any, model: str | None, client: Client | None, settings: dict[str, Any], decode_workers: int
+) -> None:
+    """Raise InvalidArgument if the arguments of `Collection.open` for a client contradict each other."""
+    if not is_count(decode_workers, 0):
+        raise InvalidArgument(f"decode_workers is {decode_workers!r:.60}; expected a whole number, 0 or more")
+    if client is not None and not isinstance(client, Client):
+        raise InvalidArgument(f"client is {client!r:.60}; expected a Client: make one with clipdex.connect")
+    if client is not None and (server is not None or model is not None or settings):
+        raise InvalidArgument("client= and settings of a connection are both given; give one of them")
+    if server is None and (model is not None or settings):
+        raise InvalidArgument("settings of a connection are given, but no server= to connect to")
 
 
 def _writer(

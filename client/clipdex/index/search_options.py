@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from clipdex.base.arguments import is_count, is_number
@@ -19,8 +17,8 @@ __all__ = ["check_options", "check_params", "checked_queries"]
 _OWN_TOLERANCE, _NORM_TOLERANCE = 1.5e-2, 1e-3
 
 
-def checked_queries(queries: Array, manifest: Manifest, directory: Path) -> Vectors:
-    """Queries of an index as float32 (Q, D).
+def checked_queries(queries: Array, manifest: Manifest, directory: object) -> Vectors:
+    """Queries of an index as float32 (Q, D). directory: the index's, or how to name it.
 
     Raises:
         InvalidArgument: their width is not the index's, or one is not of norm 1.

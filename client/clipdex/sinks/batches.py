@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from clipdex.sinks.sink import Payload, Sink, SinkError
+from clipdex.base.errors import SinkError
+from clipdex.sinks.sink import Payload, Sink
 
 __all__ = ["batch_ends", "cut", "fitting"]
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, NoReturn, TypeAlias
 
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.spelling import composed
+from clipdex.index.picture_view import COLUMNS
 
 __all__ = ["AllOf", "AnyOf", "Compare", "Condition", "Contains", "OneOf", "Operator", "Present", "parse_condition"]
 
@@ -46,7 +47,10 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Contains:
-    """`has(meta, KEY, VALUE)`: a field that is the value, or a list with it; or, negated, all other pictures."""
+    """`has(meta, KEY, VALUE)`: a field that is the value, or a list with it; or, negated, all other pictures.
+
+    `has(keywords, VALUE)` is the same of a column.
+    """
 
     field: str
     value: Scalar
@@ -78,7 +82,7 @@ class AnyOf:
 
 Condition: TypeAlias = "Compare | OneOf | Contains | Present | AllOf | AnyOf"
 
-_COLUMNS = ("path", "id", "name", "folder", "size", "width", "height", "mtime", "modified")
+_NOT_THERE = ("row", "meta")  # `meta` as a whole
 _OPPOSITE: dict[Operator, Operator] = {"=": "<>", "<>": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 _MIRRORED: dict[Operator, Operator] = {"=": "=", "<>": "<>", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _TOKEN = re.compile(
@@ -92,13 +96,14 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _DEEPEST = 50
+_BETWEEN_OPERANDS = {"and", "or", "not", "in", "between", "is", "has", "glob", "like"}
 
 
 def parse_condition(text: str, params: Mapping[str, Any] | None = None) -> Condition:
     """Parse a condition as `--where` takes it, or the part of that language that databases can express.
 
     That is: comparisons of a column or of `meta ->> 'KEY'` with a number or a text, IN, BETWEEN, IS NULL,
-    `has(meta, 'KEY', VALUE)`, AND, OR, NOT and parentheses.
+    `has(meta, 'KEY', VALUE)`, `has(keywords, VALUE)`, `GLOB 'BEGINNING*'`, AND, OR, NOT and parentheses.
 
     Raises:
         InvalidArgument: it is not such a condition; the message says what cannot be expressed.
@@ -144,7 +149,8 @@ class _Parser:
     def _refuse(self, why: str) -> NoReturn:
         raise InvalidArgument(
             f"the filter {self._text!r:.200} {why}; a vector database takes comparisons of a column or of "
-            "meta ->> 'KEY' with numbers and texts, IN, BETWEEN, IS NULL, has(meta, 'KEY', VALUE), AND, OR and NOT"
+            "meta ->> 'KEY' with numbers and texts, IN, BETWEEN, IS NULL, has(meta, 'KEY', VALUE), "
+            "has(keywords, VALUE), GLOB 'BEGINNING*', AND, OR and NOT"
         )
 
     # AND, OR, NOT
@@ -194,9 +200,7 @@ class _Parser:
                 inside = self._tokens[self._at + 1 : i]
                 words = {token.text.lower() for token in inside if token.kind == "name"}
                 signs = {token.text for token in inside if token.kind == "sign"}
-                return not words & {"and", "or", "not", "in", "between", "is", "has"} and not signs & {
-                    "=", "==", "<>", "!=", "<", ">", "<=", ">=",
-                }  # fmt: skip
+                return not words & _BETWEEN_OPERANDS and not signs & {*_OPPOSITE, "==", "!="}
         return False
 
     # Comparisons
@@ -207,7 +211,7 @@ class _Parser:
         left = self._operand()
         if self._takes("not"):
             negated = not negated
-            if not (self._is("in") or self._is("between")):
+            if not any(map(self._is, ("in", "between", "glob", "like"))):
                 self._refuse("has NOT in the wrong place")
         if self._takes("is"):
             present = self._takes("not")
@@ -228,15 +232,39 @@ class _Parser:
             if negated:
                 return AnyOf((Compare(field, "<", low), Compare(field, ">", high)))
             return AllOf((Compare(field, ">=", low), Compare(field, "<=", high)))
+        if self._is("glob") or self._is("like"):
+            return self._beginning(self._field(left), negated)
         operator = self._operator()
         right = self._operand()
         if isinstance(right, _Column) and not isinstance(left, _Column):
             left, right, operator = right, left, _MIRRORED[operator]
         return Compare(self._field(left), _OPPOSITE[operator] if negated else operator, self._value(right))
 
+    def _beginning(self, field: str, negated: bool) -> Condition:
+        """A text that begins with another lies between it and the next that does not.
+
+        LIKE ignores the case of letters, so it is taken only where there are none.
+        """
+        sign = self._next().text.upper()
+        pattern = self._value(self._operand())
+        rest, special = ("%", r"[%_a-zA-Z]") if sign == "LIKE" else ("*", r"[*?\[]")
+        text = pattern[:-1] if isinstance(pattern, str) and pattern.endswith(rest) else ""
+        others = re.search(special, text)
+        after = _after(text)
+        if others or after is None:
+            self._refuse(f"uses {sign!r} {pattern!r:.60}")
+        if negated:
+            return AnyOf((Compare(field, "<", text), Compare(field, ">=", after)))
+        return AllOf((Compare(field, ">=", text), Compare(field, "<", after)))
+
     def _has(self, negated: bool) -> Condition:
         self._expect("has")
         self._expect("(")
+        if self._takes("keywords"):
+            self._expect(",")
+            word = self._value(self._operand())
+            self._expect(")")
+            return Contains("keywords", word, negated)
         self._expect("meta")
         self._expect(",")
         key = self._value(self._operand())
@@ -294,7 +322,9 @@ class _Parser:
             if not self._takes("->>"):
                 self._refuse("uses meta as a whole")
             return self._key(self._operand())
-        if name.lower() not in _COLUMNS:
+        if name.lower() == "near":
+            self._refuse("uses near(); write  latitude BETWEEN A AND B AND longitude BETWEEN C AND D")
+        if name.lower() not in COLUMNS or name.lower() in _NOT_THERE:
             self._refuse(f"uses {name!r:.40}")
         return _Column(name.lower())
 
@@ -355,3 +385,11 @@ class _Parser:
 @dataclass(frozen=True)
 class _Column:
     name: str
+
+
+def _after(text: str) -> str | None:
+    """Return the first text, by code points, after all that begin with this one; None if there is none."""
+    if not text or ord(text[-1]) == 0x10FFFF:
+        return None
+    last = ord(text[-1]) + 1
+    return text[:-1] + chr(0xE000 if 0xD800 <= last < 0xE000 else last)

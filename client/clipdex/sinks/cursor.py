@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.base.errors import FingerprintMismatch
+from clipdex.base.arguments import is_count
+from clipdex.base.errors import FingerprintMismatch, SinkError
 from clipdex.base.json_text import parse_plain_json
 from clipdex.index.manifest import Manifest
-from clipdex.sinks.sink import Field, SinkError
+from clipdex.sinks.sink import Field
 
 __all__ = ["Cursor", "Described"]
 
 _FORMAT, _VERSION = "clipdex-collection", 1
 _MOST_DEAD = 16 << 10  # characters
+_MOST_ROWS = 1 << 48
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,16 @@ class Cursor:
     sum: int
     dead: str | None
     complete: bool
+
+    def require_sound(self) -> None:
+        """Raise ValueError or zlib.error unless it is one that a push may have written."""
+        if not is_count(self.rows, 0) or self.rows >= _MOST_ROWS or type(self.sum) is not int:
+            raise ValueError("its cursor counts no rows")
+        if type(self.complete) is not bool or not (self.dead is None or isinstance(self.dead, str)):
+            raise ValueError("its cursor has values of other kinds")
+        if self.dead is not None and len(self.dead) > _MOST_DEAD:
+            raise ValueError("its cursor is too long")
+        self.dead_rows()
 
     def dead_rows(self) -> npt.NDArray[np.int64] | None:
         """Return the dead rows, ascending int64, or None if they were not kept."""
@@ -93,7 +105,7 @@ class Described:
                 )
             fields = tuple(Field(**each) for each in said.pop("fields"))
             found = cls(fields=fields, cursor=Cursor(**said.pop("cursor")), **said)
-            found.cursor.dead_rows()
+            found.cursor.require_sound()
             return found
         except (ValueError, TypeError, KeyError, AttributeError, zlib.error) as exc:
             raise SinkError(

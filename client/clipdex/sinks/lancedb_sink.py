@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from clipdex.base.arrays import Vectors
+from clipdex.base.errors import SinkError
 from clipdex.base.extras import needs
 from clipdex.sinks.conditions import Condition, Scalar
-from clipdex.sinks.sink import Field, Found, Point, Points, SinkError, translated
+from clipdex.sinks.sink import Field, Found, Point, Points, translated
 from clipdex.sinks.sql_filter import quoted_text, sql_of
 
 with needs("lancedb", "lancedb", "lancedb", "LanceDB"):

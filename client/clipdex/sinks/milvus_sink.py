@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from clipdex.base.arrays import Vectors
+from clipdex.base.errors import SinkError
 from clipdex.base.extras import needs
-from clipdex.sinks.conditions import AllOf, AnyOf, Compare, Condition, Contains, OneOf, Present, Scalar
-from clipdex.sinks.sink import Field, Found, Payload, Point, Points, SinkError, translated
+from clipdex.sinks.conditions import AllOf, AnyOf, Compare, Condition, Contains, OneOf, Operator, Present, Scalar
+from clipdex.sinks.sink import Field, Found, Payload, Point, Points, translated
 
 with needs("pymilvus", "pymilvus", "milvus", "Milvus"):
     from pymilvus import DataType, MilvusClient
@@ -22,7 +24,7 @@ __all__ = ["MilvusSink"]
 _SUFFIX = "__clipdex"  # of the collection that has the description
 _LONGEST = 65_535  # bytes of a text
 _LONGEST_FIELD = 1_024
-_MOST_TEXTS = 100
+_MOST_TEXTS = 500
 _AT_ONCE = 1_000
 # Always there. Of the other fields a point says in `present` which it has: Milvus has NULL only since 2.5.
 _REQUIRED = ("path", "name", "size", "width", "height", "mtime", "digest")
@@ -34,6 +36,9 @@ _KINDS = {
     "bool": DataType.BOOL,
 }
 _NOTHING: dict[str, Any] = {"int": 0, "real": 0.0, "text": "", "texts": [], "bool": False}
+_OPERATORS: dict[Operator, Any] = {
+    "=": operator.eq, "<>": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
 _GRAPH = {"M": 16, "efConstruction": 200}
 _EFFORT = 128  # candidates of a query
 
@@ -81,7 +86,9 @@ class MilvusSink:
                 schema.add_field("metadata", DataType.VARCHAR, max_length=_LONGEST)
                 schema.add_field("digest", DataType.VARCHAR, max_length=16)
                 schema.add_field("present", DataType.ARRAY, **_sizes("texts"))
-                self._create(self._name, schema, "HNSW", [each.column for each in fields if each.kind != "texts"])
+                # Milvus Lite applies a filter to the graph's candidates alone, and misses what lies behind them.
+                kind = "FLAT" if "lite" in self._version() else "HNSW"
+                self._create(self._name, schema, kind, [each.column for each in fields if each.kind != "texts"])
             self._client.load_collection(self._name)
 
     def _schema(self, dim: int) -> Any:
@@ -101,9 +108,12 @@ class MilvusSink:
 
     def _has_inverted_indexes(self) -> bool:
         """Whether it is a server of 2.4 or later; Milvus Lite scans, and needs none."""
-        version = str(self._client.get_server_version()).removeprefix("v")
-        numbers = version.split(".")[:2]
+        numbers = self._version().removeprefix("v").split(".")[:2]
         return all(each.isdigit() for each in numbers) and tuple(map(int, numbers)) >= (2, 4)
+
+    def _version(self) -> str:
+        """Such as v2.3.5, or milvus_lite-3.2.2."""
+        return str(self._client.get_server_version()).lower()
 
     def describe(self, text: str) -> None:
         """See `Sink`."""
@@ -230,10 +240,10 @@ def _expression(condition: Condition) -> str:
     field = condition.field
     if isinstance(condition, Contains):
         value = _literal(condition.value)
-        # Without the field, a list is empty, and a value is none that could be asked for: so `present` decides.
+        # Without the field, a list is empty.
         held = f"array_contains({field}, {value})" if condition.kind == "texts" else f"{field} == {value}"
-        there = _is_present(field)
-        held = held if there is None or condition.kind == "texts" else f"({there} and {held})"
+        there = None if condition.kind == "texts" else _asks_presence(condition)
+        held = held if there is None else f"({there} and {held})"
         return f"(not {held})" if condition.negated else f"({held})"
     if isinstance(condition, OneOf):
         values = ", ".join(map(_literal, condition.values))
@@ -242,8 +252,23 @@ def _expression(condition: Condition) -> str:
         assert isinstance(condition, Compare)
         sign = {"=": "==", "<>": "!="}.get(condition.operator, condition.operator)
         said = f"{field} {sign} {_literal(condition.value)}"
-    there = _is_present(field)
+    there = _asks_presence(condition)
     return f"({said})" if there is None else f"({there} and {said})"
+
+
+def _asks_presence(condition: Compare | OneOf | Contains) -> str | None:
+    """Return an expression on whether a point has the field; None where what stands for no value cannot be meant.
+
+    Most conditions need none, and reading a list of each point takes long.
+    """
+    nothing = _NOTHING[condition.kind]
+    if isinstance(condition, Compare):
+        met = bool(_OPERATORS[condition.operator](nothing, condition.value))
+    elif isinstance(condition, OneOf):
+        met = (nothing in condition.values) is not condition.negated
+    else:
+        met = bool(nothing == condition.value)
+    return _is_present(condition.field) if met else None
 
 
 def _is_present(field: str) -> str | None:

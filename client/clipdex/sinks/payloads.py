@@ -8,17 +8,29 @@ import re
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from clipdex.base.errors import InvalidArgument
-from clipdex.base.item_paths import id_of_path, path_text
+from clipdex.base.arguments import is_number
+from clipdex.base.errors import InvalidArgument, SinkError
+from clipdex.base.exif import MOST_KEYWORDS, Exif
+from clipdex.base.item_paths import id_of_path, item_path, path_text
 from clipdex.base.json_text import parsed_object, plain_text
 from clipdex.base.records import Picture
 from clipdex.base.spelling import composed
-from clipdex.sinks.conditions import AllOf, AnyOf, Compare, Condition, Contains, OneOf, Present
+from clipdex.sinks.conditions import AllOf, AnyOf, Compare, Condition, Contains, OneOf, Operator, Present
 from clipdex.sinks.sink import Field, Kind, Payload, Value
+from clipdex.sinks.time_texts import first_mtime, first_taken, taken_number
 
-__all__ = ["FIELDS", "checked_condition", "digest_of", "metadata_fields", "payload_of", "point_id"]
+__all__ = [
+    "FIELDS",
+    "checked_condition",
+    "digest_of",
+    "metadata_fields",
+    "payload_of",
+    "picture_of_payload",
+    "point_id",
+]
 
 # What an index itself has. `metadata` is the whole of it as JSON, and `digest` tells what would be sent anew.
 FIELDS = (
@@ -30,10 +42,26 @@ FIELDS = (
     Field("width", "int"),
     Field("height", "int"),
     Field("mtime", "real"),
+    # What a picture's file says of it; `taken_at` is `taken` as a number (`time_texts`), which all can order.
+    Field("taken", "text"),
+    Field("taken_at", "int"),
+    Field("taken_offset", "text"),
+    Field("make", "text"),
+    Field("camera", "text"),
+    Field("lens", "text"),
+    Field("latitude", "real"),
+    Field("longitude", "real"),
+    Field("rating", "int"),
+    Field("keywords", "texts"),
+    Field("title", "text"),
+    Field("description", "text"),
 )
-_MOST_FIELDS = 64  # of the metadata; the rest is in `metadata` alone
+_EXIF = FIELDS[[field.column for field in FIELDS].index("taken") :]
+_HIDDEN = ("taken_at",)  # from what is said of the fields
+_EXIF_NAMES = {field.column for field in _EXIF} - {*_HIDDEN}
+_MOST_FIELDS = 32  # of the metadata; the rest is in `metadata` alone. Milvus takes 64 fields in all
 _LONGEST_TEXT = 1_024  # bytes of a text in a field; a longer one is in `metadata` alone
-_MOST_TEXTS = 100
+_MOST_TEXTS = MOST_KEYWORDS
 
 
 def point_id(path: bytes) -> str:
@@ -47,6 +75,8 @@ def point_id(path: bytes) -> str:
 def digest_of(picture: Picture) -> str:
     """Identify a picture's path, content and all that its payload says, in 16 hex digits."""
     said = f"{picture.size} {picture.mtime_ns} {picture.width} {picture.height} {picture.metadata or ''}"
+    if picture.exif:
+        said += " " + picture.exif.as_json()
     said_bytes = picture.path + b"\0" + picture.content_hash + said.encode()
     return hashlib.blake2b(said_bytes, digest_size=8).hexdigest()
 
@@ -83,12 +113,48 @@ def payload_of(picture: Picture, fields: Sequence[Field]) -> Payload:
         payload["id"] = composed(item_id)
     else:
         payload["folder"] = composed(path.rpartition("/")[0]) or "/"
+    if picture.exif:
+        payload |= _exif_payload(picture.exif)
     if picture.metadata:
         payload["metadata"] = picture.metadata
     for field in fields:
         if field.key is not None and (value := _stored(metadata.get(field.key), field.kind)) is not None:
             payload[field.column] = value
     return payload
+
+
+def picture_of_payload(payload: Mapping[str, Any], place: str) -> Picture:
+    """Make the record of a picture of what `payload_of` made: without a content hash, its time in microseconds.
+
+    Bytes of a path that are not UTF-8 stay \\xNN. Metadata that was left out for its length is None.
+
+    Raises:
+        SinkError: the payload is not one that clipdex writes.
+    """
+    path, metadata, item = payload.get("path"), payload.get("metadata"), payload.get("id")
+    numbers = [payload.get(name, 0) for name in ("size", "width", "height", "mtime")]
+    if (
+        not isinstance(path, str)
+        or not isinstance(metadata, (str, type(None)))
+        or not all(is_number(each) and abs(each) < 1 << 63 for each in numbers)
+    ):
+        raise SinkError(f"{place} has a point that clipdex did not write: {dict(payload)!r:.200}")
+    size, width, height = map(int, numbers[:3])
+    where = item_path(item) if isinstance(item, str) else os.fsencode(path)
+    said = {name: value for name, value in payload.items() if name in _EXIF_NAMES}
+    if isinstance(said.get("rating"), float):  # some databases have only such numbers
+        said["rating"] = int(said["rating"])
+    exif = Exif.of(**said)
+    mtime_ns = round(numbers[3] * 1e6) * 1_000
+    return Picture(where, size, mtime_ns, b"", width, height, metadata, exif=exif if exif else None)
+
+
+def _exif_payload(exif: Exif) -> Payload:
+    said = exif.as_dict()
+    number = None if exif.taken is None else taken_number(exif.taken)
+    said |= {} if number is None else {"taken_at": number}
+    stored = {field.column: _stored(said.get(field.column), field.kind) for field in _EXIF}
+    return {column: value for column, value in stored.items() if value is not None}
 
 
 def checked_condition(condition: Condition, fields: Sequence[Field]) -> Condition:
@@ -99,21 +165,59 @@ def checked_condition(condition: Condition, fields: Sequence[Field]) -> Conditio
     """
     if isinstance(condition, (AllOf, AnyOf)):
         return type(condition)(tuple(checked_condition(part, fields) for part in condition.parts))
+    if condition.field == "modified":
+        return checked_condition(_of_mtime(condition), fields)
     field = _field(condition.field, fields)
     if isinstance(condition, Present):
         return Present(field.column, condition.present)
     if isinstance(condition, Contains):
         return Contains(field.column, _checked(condition.value, field), condition.negated, field.kind)
     if field.kind == "texts":
-        raise InvalidArgument(
-            f"{condition.field} is a list in this collection: write  has(meta, {field.key!r}, VALUE)"
-        )
+        of = field.column if field.key is None else f"meta, {field.key!r}"
+        raise InvalidArgument(f"{condition.field} is a list in this collection: write  has({of}, VALUE)")
     if isinstance(condition, OneOf):
         values = tuple(_checked(each, field) for each in condition.values)
         return OneOf(field.column, values, condition.negated, field.kind)
     if field.kind == "bool" and condition.operator not in ("=", "<>"):
         raise InvalidArgument(f"{condition.field} is true or false in this collection: compare it by = or <>")
-    return Compare(field.column, condition.operator, _checked(condition.value, field), field.kind)
+    value = _checked(condition.value, field)
+    if field.column == "taken" and isinstance(value, str) and condition.operator not in ("=", "<>"):
+        bound = first_taken(value, after=condition.operator in ("<=", ">"))
+        return Compare("taken_at", "<" if condition.operator in ("<", "<=") else ">=", bound, "int")
+    return Compare(field.column, condition.operator, value, field.kind)
+
+
+def _of_mtime(condition: Compare | OneOf | Contains | Present) -> Condition:
+    """Replace a condition on `modified`, a text, by one on `mtime`, the seconds that it says."""
+    if isinstance(condition, Present):
+        return Present("mtime", condition.present)
+    if isinstance(condition, Compare):
+        return _compared_mtime(condition.operator, condition.value)
+    if isinstance(condition, Contains):
+        raise InvalidArgument("modified is no list: compare it with a date, as in  modified >= '2024-06-01'")
+    each = tuple(_compared_mtime("<>" if condition.negated else "=", value) for value in condition.values)
+    return AllOf(each) if condition.negated else AnyOf(each)
+
+
+def _compared_mtime(operator: Operator, value: int | float | str) -> Condition:
+    if not isinstance(value, str):
+        raise InvalidArgument(f"the filter compares modified with {value!r:.60}; it is a text; mtime is a number")
+    first, past = (_from_second(first_mtime(value, after=after)) for after in (False, True))
+    before, until = (_opposite(bound) for bound in (first, past))
+    if operator == "=":
+        return AllOf((first, until))
+    if operator == "<>":
+        return AnyOf((before, past))
+    return {"<": before, "<=": until, ">": past, ">=": first}[operator]
+
+
+def _from_second(second: int) -> Compare:
+    """Pictures whose time, rounded towards 1970 as `modified` is, is this second or later."""
+    return Compare("mtime", ">=", second) if second > 0 else Compare("mtime", ">", second - 1)
+
+
+def _opposite(bound: Compare) -> Compare:
+    return replace(bound, operator="<" if bound.operator == ">=" else "<=")
 
 
 def _field(name: str, fields: Sequence[Field]) -> Field:
@@ -121,7 +225,8 @@ def _field(name: str, fields: Sequence[Field]) -> Field:
     for field in fields:
         if field.key == key and (key is not None or field.column == name):
             return field
-    known = ", ".join(f"meta ->> '{each.key}'" if each.key is not None else each.column for each in fields)
+    shown_fields = [each for each in fields if each.column not in _HIDDEN]
+    known = ", ".join(f"meta ->> '{each.key}'" if each.key is not None else each.column for each in shown_fields)
     shown = name if key is None else f"meta ->> '{key}'"
     raise InvalidArgument(f"the filter uses {shown}, which is no field of this collection; its fields are {known}")
 

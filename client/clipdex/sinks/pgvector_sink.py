@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from clipdex.base.arrays import Vectors
+from clipdex.base.errors import SinkError
 from clipdex.base.extras import needs
 from clipdex.sinks.conditions import Condition, Scalar
-from clipdex.sinks.sink import Field, Found, Point, Points, SinkError, translated
+from clipdex.sinks.sink import Field, Found, Point, Points, translated
 from clipdex.sinks.sql_filter import sql_of
 
 with needs("psycopg", "psycopg", "pgvector", "PostgreSQL"):
@@ -72,7 +73,9 @@ class PgvectorSink:
             )
             for field in fields:
                 self._run(
-                    "CREATE INDEX IF NOT EXISTS {name} ON {table} USING " + _method(field) + " ({column})",
+                    # Of most fields few pictures have a value, and every comparison asks for one.
+                    "CREATE INDEX IF NOT EXISTS {name} ON {table} USING " + _method(field) + " ({column})"
+                    " WHERE {column} IS NOT NULL",
                     name=sql.Identifier(f"{self._name}_{field.column}"[:63]),
                     column=sql.Identifier(field.column),
                 )

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from clipdex.base.arrays import Vectors
-from clipdex.base.errors import InvalidArgument
+from clipdex.base.errors import InvalidArgument, SinkError
 from clipdex.sinks.conditions import AllOf, AnyOf, Compare, Condition, Contains, OneOf, Operator, Present
-from clipdex.sinks.sink import Field, Found, Point, Points, SinkError, translated
+from clipdex.sinks.sink import Field, Found, Point, Points, translated
 
 __all__ = ["PineconeSink"]
 

@@ -6,6 +6,7 @@ paths alone, so nothing is there twice.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,7 +25,8 @@ from clipdex.sinks.sink import Points, Sink
 __all__ = ["Pushed", "described", "push", "unit"]
 
 _AT_ONCE = 4_096  # pictures read at once
-_CURSOR_EVERY = 16_384  # rows between two cursors
+_CURSOR_EVERY = 16_384  # rows between two cursors, or this time if it is over first
+_CURSOR_EVERY_S = 3.0
 _MODULUS = 1 << 64
 
 Progress = Callable[[int, int], None]
@@ -93,6 +95,9 @@ class _Push:
         self._rows = len(index.vectors)
         self._sent = 0
         self._shortened = 0
+        # Digests of rows before the cursor, and which of them have been read.
+        before = min(found.cursor.rows, self._rows)
+        self._known, self._is_known = np.zeros(before, np.uint64), np.zeros(before, bool)
 
     def dead_since(self) -> _Rows | None:
         """Return the rows that died since the cursor; None if it does not fit, and all must be compared."""
@@ -123,40 +128,52 @@ class _Push:
             self._mark(replace(cursor, complete=False))
         for ids in cut(gone, self._sink.most_points):
             self._sink.delete(ids)
-        saved = cursor.rows
-        for done, some in self._in_blocks(live):
-            pictures = self._pictures(some)
-            self._send(some, pictures)
-            total += _sum_of(pictures)
-            self._progress(done, len(live))
-            if (end := int(some[-1]) + 1) - saved >= _CURSOR_EVERY:
-                self._save(end, total, complete=False)
-                saved = end
+        saved, saved_at = cursor.rows, time.monotonic()
+        for start, some in self._in_blocks(live):
+            for sent, of_them in self._send(some, self._pictures(some)):
+                total += of_them
+                self._progress(start + sent, len(live))
+                end = int(some[sent - 1]) + 1
+                if end - saved >= _CURSOR_EVERY or time.monotonic() - saved_at >= _CURSOR_EVERY_S:
+                    self._save(end, total, complete=False)
+                    saved, saved_at = end, time.monotonic()
         self._save(self._rows, total, complete=True)
         self._sink.optimize()
         return Pushed(len(self._index), self._sent, len(gone), False, self._shortened)
 
     def compare(self) -> Pushed:
-        """Compare every point with its picture; send those that differ, and delete those without a picture."""
+        """Compare every point with its picture; send those that differ, and delete those without a picture.
+
+        A digest is also of the path, so it tells a picture from all others: a row whose digest is there is not
+        read again if `dead_since` has read it.
+        """
         self._mark(replace(self._found.cursor, sum=-1))  # which never fits: until this has ended, compare again
-        there = dict(self._sink.digests())
+        there, stray = {}, set()
+        for point, digest in self._sink.digests():
+            there[digest] = point
+            stray.add(point)
         live = self._live(0)
         total = 0
-        for done, some in self._in_blocks(live):
-            pictures = self._pictures(some)
-            total += _sum_of(pictures)
-            other = [
-                i
-                for i, picture in enumerate(pictures)
-                if there.pop(point_id(picture.path), "") != digest_of(picture)
-            ]
-            self._send(some[other], [pictures[i] for i in other])
-            self._progress(done, len(live))
-        for ids in cut(list(there), self._sink.most_points):
+        for start, some in self._in_blocks(live):
+            behind = some[~self._is_read(some)]
+            read = dict(zip(behind.tolist(), self._pictures(behind), strict=True))
+            digests = [_digest(read[row]) if row in read else int(self._known[row]) for row in some.tolist()]
+            total += sum(digests)
+            found = [there.get(f"{digest:016x}") for digest in digests]
+            stray.difference_update(point for point in found if point is not None)
+            other = [i for i, point in enumerate(found) if point is None]
+            again = [row for row in some[other].tolist() if row not in read]
+            read |= dict(zip(again, self._pictures(np.array(again, np.int64)), strict=True))
+            pictures = [read[row] for row in some[other].tolist()]
+            for sent, _ in self._send(some[other], pictures):
+                self._progress(start + other[sent - 1] + 1, len(live))
+            stray.difference_update(point_id(picture.path) for picture in pictures)
+            self._progress(start + len(some), len(live))
+        for ids in cut(sorted(stray), self._sink.most_points):
             self._sink.delete(ids)
         self._save(self._rows, total, complete=True)
         self._sink.optimize()
-        return Pushed(len(self._index), self._sent, len(there), True, self._shortened)
+        return Pushed(len(self._index), self._sent, len(stray), True, self._shortened)
 
     # Rows and pictures
 
@@ -165,9 +182,9 @@ class _Push:
         return np.setdiff1d(rows, self._index.tombstones, assume_unique=True)
 
     def _in_blocks(self, rows: _Rows) -> Iterator[tuple[int, _Rows]]:
-        """Yield (number of rows up to its end, rows) of each block."""
+        """Yield (number of rows before it, rows) of each block."""
         for start in range(0, len(rows), _AT_ONCE):
-            yield min(start + _AT_ONCE, len(rows)), rows[start : start + _AT_ONCE]
+            yield start, rows[start : start + _AT_ONCE]
 
     def _pictures(self, rows: _Rows) -> list[Picture]:
         found = self._index.pictures(rows.tolist())
@@ -176,10 +193,20 @@ class _Push:
                 raise no_record(self._index.directory, row)
         return [found[row] for row in rows.tolist()]
 
+    def _is_read(self, rows: _Rows) -> npt.NDArray[np.bool_]:
+        """Which rows' digests are known: (n,)."""
+        known: npt.NDArray[np.bool_] = rows < len(self._known)
+        known[known] = self._is_known[rows[known]]
+        return known
+
     def _sum(self, rows: _Rows) -> int:
+        """Add up the digests of rows before the cursor, each of which is read once in a push."""
         total = 0
         for _, some in self._in_blocks(rows):
-            total += _sum_of(self._pictures(some))
+            unread = some[~self._is_read(some)]
+            self._known[unread] = [_digest(picture) for picture in self._pictures(unread)]
+            self._is_known[unread] = True
+            total += sum(self._known[some].tolist())
         return total
 
     def _gone(self, dead: _Rows) -> list[str]:
@@ -190,7 +217,8 @@ class _Push:
 
     # Sending
 
-    def _send(self, rows: _Rows, pictures: Sequence[Picture]) -> None:
+    def _send(self, rows: _Rows, pictures: Sequence[Picture]) -> Iterator[tuple[int, int]]:
+        """Send points in batches -> after each, (number sent of these, sum of the batch's digests)."""
         if not len(rows):
             return
         self._index.require_sound(rows)
@@ -202,8 +230,9 @@ class _Push:
         start = 0
         for end in batch_ends(payloads, vectors.shape[1], self._sink):
             self._sink.upsert(Points(ids[start:end], vectors[start:end], payloads[start:end]))
+            self._sent += end - start
+            yield end, sum(_digest(picture) for picture in pictures[start:end])
             start = end
-        self._sent += len(rows)
 
     def _save(self, rows: int, total: int, *, complete: bool) -> None:
         """Flush, then store the cursor: what it says is there must be."""
@@ -229,5 +258,5 @@ def _every_picture(index: Index) -> Iterator[Picture]:
         yield from index.pictures(rows[start : start + _AT_ONCE].tolist()).values()
 
 
-def _sum_of(pictures: Sequence[Picture]) -> int:
-    return sum(int(digest_of(picture), 16) for picture in pictures)
+def _digest(picture: Picture) -> int:
+    return int(digest_of(picture), 16)

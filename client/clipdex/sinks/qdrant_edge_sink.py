@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from clipdex.base.arrays import Vectors
+from clipdex.base.errors import SinkError
 from clipdex.base.extras import needs
 from clipdex.base.replacing import replacing
 from clipdex.sinks.conditions import Condition
 from clipdex.sinks.qdrant_filter import QdrantFilter
-from clipdex.sinks.sink import Field, Found, Payload, Point, Points, SinkError, translated
+from clipdex.sinks.sink import Field, Found, Payload, Point, Points, translated
 
 with needs("qdrant_edge", "qdrant-edge-py", "qdrant", "a Qdrant shard in a folder"):
     import qdrant_edge

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from clipdex.base.arrays import Vectors
+from clipdex.base.errors import SinkError
 from clipdex.base.extras import needs
 from clipdex.sinks.conditions import Condition
 from clipdex.sinks.qdrant_filter import QdrantFilter
-from clipdex.sinks.sink import Field, Found, Point, Points, SinkError, translated
+from clipdex.sinks.sink import Field, Found, Point, Points, translated
 
 with needs("qdrant_client", "qdrant-client", "qdrant", "Qdrant"):
     from qdrant_client import QdrantClient, models

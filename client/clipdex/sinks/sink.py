@@ -8,18 +8,14 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from clipdex.base.arrays import Vectors
-from clipdex.base.errors import ClipdexError
+from clipdex.base.errors import ClipdexError, SinkError
 from clipdex.sinks.conditions import Condition
 
-__all__ = ["Field", "Found", "Kind", "Payload", "Point", "Points", "Sink", "SinkError", "Value", "translated"]
+__all__ = ["Field", "Found", "Kind", "Payload", "Point", "Points", "Sink", "Value", "translated"]
 
 Kind: TypeAlias = Literal["int", "real", "text", "texts", "bool"]
 Value: TypeAlias = "int | float | str | bool | list[str]"
 Payload: TypeAlias = "dict[str, Value]"
-
-
-class SinkError(ClipdexError):
-    """A vector database cannot be reached, or refused a request."""
 
 
 @contextmanager

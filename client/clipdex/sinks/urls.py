@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from clipdex.base.errors import InvalidArgument
+from clipdex.base.errors import InvalidArgument, SinkError
 from clipdex.base.extras import needs
-from clipdex.sinks.sink import Sink, SinkError
+from clipdex.sinks.sink import Sink
 
-__all__ = ["FORMS", "open_sink"]
+__all__ = ["FORMS", "names_collection", "open_sink"]
 
 FORMS = (
     "milvus://HOST/COLLECTION",
@@ -89,6 +89,12 @@ def open_sink(url: str) -> Sink:
     """
     address = _parsed(url)
     return _OPENERS[address.scheme](address)
+
+
+def names_collection(text: str) -> bool:
+    """Return whether a text has the form of an address of a collection, not of a path."""
+    scheme, _, rest = text.partition("://")
+    return bool(rest) and scheme.partition("+")[0] in _OPENERS
 
 
 def _parsed(url: str) -> _Address:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from clipdex.base.errors import SinkError
 from clipdex.index.reader import Index
 from clipdex.sinks.conditions import parse_condition
 from clipdex.sinks.payloads import checked_condition, digest_of, point_id
 from clipdex.sinks.push import described, unit
-from clipdex.sinks.sink import Field, Sink, SinkError
+from clipdex.sinks.sink import Field, Sink
 
 __all__ = ["Verified", "verify"]
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from clipdex.base.arrays import Vectors
-from clipdex.base.errors import InvalidArgument
+from clipdex.base.errors import InvalidArgument, SinkError
 from clipdex.base.extras import needs
 from clipdex.sinks.conditions import AllOf, AnyOf, Compare, Condition, Contains, OneOf, Present
-from clipdex.sinks.sink import Field, Found, Payload, Point, Points, SinkError, translated
+from clipdex.sinks.sink import Field, Found, Payload, Point, Points, translated
 
 with needs("weaviate", "weaviate-client", "weaviate", "Weaviate"):
     from weaviate.classes.config import Configure, DataType, Property, Tokenization, VectorDistances
