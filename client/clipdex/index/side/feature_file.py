@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdex.base.errors import IndexDamaged, IndexFault, IndexFormatError, IndexWriteError, InvalidArgument
-from clipdex.index.files import rename, sync_directory
+from clipdex.index.files import create, rename, require_regular, sync_directory
 from clipdex.index.schema import (
     DAMAGE,
     connect,
@@ -107,10 +107,10 @@ class FeatureFile:
 
         Raises: as `open`.
         """
-        found = cls.open(directory, write=True)
+        found = FeatureFile.open(directory, write=True)
         if found is None:
             _make(directory, recipe)
-            found = cls.open(directory, write=True)
+            found = FeatureFile.open(directory, write=True)
         assert found is not None
         return found
 
@@ -302,8 +302,12 @@ def _make(directory: Path, recipe: Recipe) -> None:
     """Make an empty file under another name, and rename it: so it is never without its tables."""
     path = directory / f"{FEATURES_FILE}.building"
     try:
-        with suppress(FileNotFoundError):
-            path.unlink()  # of a link, the link
+        for suffix in ("-journal", "-wal", "-shm", ""):  # of one that was killed
+            left = path.with_name(path.name + suffix)
+            require_regular(left)
+            with suppress(FileNotFoundError):
+                left.unlink()
+        create(path, b"")
         with closing(connect_new(path)) as db:
             db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
