@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from clipdex.base.counting import counted
 from clipdex.base.errors import IndexDamaged, IndexFault, IndexFormatError, IndexWriteError, InvalidArgument
 from clipdex.index.files import create, rename, require_regular, sync_directory
 from clipdex.index.schema import (
@@ -192,12 +193,12 @@ class FeatureFile:
         except IndexDamaged as exc:
             return [str(exc)]
         found = [f"{FEATURES_FILE}: {text}" for text in pages]
-        again = "clipdex features build --check  makes them again"
-        return found + (
-            [f"{FEATURES_FILE}: the features of {wrong:,} pictures are not what was stored;  {again}"]
-            if wrong
-            else []
-        )
+        if wrong:
+            found.append(
+                f"{FEATURES_FILE}: the features of {counted(wrong, 'picture')} are not what was stored;  clipdex "
+                "features build --check  makes them again"
+            )
+        return found
 
     def close(self) -> None:
         """Close the database."""
