@@ -23,7 +23,7 @@ import clipdex
 from clipdex.cli import connection_options as connection
 from clipdex.features.store import FeatureStore
 from clipdex.index import Index, IndexWriter, compact_index, schema, verify_index
-from clipdex.index.side import feature_file
+from clipdex.index.side import database
 from clipdex.index.side.feature_file import FeatureFile
 from clipdex.looks.local_features import extract
 from clipdex.model.images import open_image
@@ -238,7 +238,7 @@ def test_a_full_disk_ends_the_build_with_one_sentence_and_keeps_what_was_made(tm
         db.execute("PRAGMA max_page_count = 8")  # of 16 kB; a record has some 9 kB
         return db
 
-    monkeypatch.setattr(feature_file, "connect", small)
+    monkeypatch.setattr(database, "connect", small)
     with pytest.raises(clipdex.IndexWriteError, match="database or disk is full"):
         build_features(index, workers=1, **RECIPE)
     had = len(rows_of(index))

@@ -19,7 +19,7 @@ import clipdex
 from clipdex.features.store import FeatureStore
 from clipdex.index import Index, IndexWriter, compact_index, schema, verify_index
 from clipdex.index.merge import merge_indexes
-from clipdex.index.side import feature_file
+from clipdex.index.side import database, feature_file
 from clipdex.index.side.feature_file import FeatureFile
 from clipdex.index.split import split_index
 from clipdex.looks.local_features import KINDS, LocalFeatures, Recipe
@@ -325,7 +325,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(index, monkeypatch):
         db.execute("PRAGMA max_page_count = 1")  # no page more than it has
         return db
 
-    monkeypatch.setattr(feature_file, "connect", small)
+    monkeypatch.setattr(database, "connect", small)
     with closing(present(FeatureFile.open(index, write=True))) as file:
         with pytest.raises(clipdex.IndexWriteError) as caught:
             file.add({content(100 + i): features(i, points=500) for i in range(4)})

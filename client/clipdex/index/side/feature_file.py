@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from clipdex.base.errors import IndexDamaged, IndexFault, IndexFormatError, Inde
 from clipdex.index.files import create, rename, require_regular, sync_directory
 from clipdex.index.schema import (
     DAMAGE,
-    connect,
     connect_new,
     is_sound,
     record_crc32c,
@@ -27,6 +26,7 @@ from clipdex.index.schema import (
     unreadable,
     was_refused,
 )
+from clipdex.index.side.database import open_database, transaction
 from clipdex.looks.local_features import MOST_POINTS, LocalFeatures, Recipe
 
 __all__ = ["FEATURES_FILE", "FeatureFile", "feature_count", "feature_damages", "remove_features"]
@@ -83,21 +83,11 @@ class FeatureFile:
         path = directory / FEATURES_FILE
         if not os.path.lexists(path):
             return None
+        db = open_database(path, lambda db: _require_tables(db, path), write=write)
         try:
-            db = connect(path, write=write)
-        except sqlite3.OperationalError as exc:
-            if write:
-                raise IndexWriteError(f"{path}: cannot be opened for writing: {exc}") from exc
-            raise unreadable(path, exc) from exc
-        except DAMAGE as exc:
-            raise unreadable(path, exc) from exc
-        try:
-            _require_tables(db, path)
             return cls(path, db)
-        except BaseException as exc:
+        except BaseException:
             db.close()
-            if isinstance(exc, DAMAGE):
-                raise unreadable(path, exc) from exc
             raise
 
     @classmethod
@@ -158,25 +148,25 @@ class FeatureFile:
                 raise InvalidArgument(f"the descriptors are {each.descriptors.shape}; expected {self.recipe.kind}")
             values = (key, *each.size, len(each), each.keypoints(), each.descriptors.tobytes())
             records.append((*values, record_crc32c(*values)))
-        with self._transaction() as db:
-            db.executemany(
+        with transaction(self._path, self._db, self._lock):
+            self._db.executemany(
                 f"INSERT OR IGNORE INTO features ({_COLUMNS}, crc32c) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
                 records,
             )
 
     def empty(self, recipe: Recipe) -> None:
         """Drop all features and take another recipe, in one transaction. Raises IndexWriteError."""
-        with self._transaction() as db:
-            db.execute("DELETE FROM features")
-            db.execute("DELETE FROM recipe")
-            _put_recipe(db, recipe)
+        with transaction(self._path, self._db, self._lock):
+            self._db.execute("DELETE FROM features")
+            self._db.execute("DELETE FROM recipe")
+            _put_recipe(self._db, recipe)
         self.recipe, self.identity = self._read_recipe()
 
     def drop_damaged(self) -> int:
         """Drop the records that do not match their checksum -> how many. Raises IndexFault."""
         wrong = [row for row, sound in self._checked() if not sound]
-        with self._transaction() as db:
-            db.executemany("DELETE FROM features WHERE id = ?", [(row,) for row in wrong])
+        with transaction(self._path, self._db, self._lock):
+            self._db.executemany("DELETE FROM features WHERE id = ?", [(row,) for row in wrong])
         return len(wrong)
 
     def damages(self) -> list[str]:
@@ -242,22 +232,6 @@ class FeatureFile:
         except DAMAGE as exc:
             require_still(self._db)
             raise unreadable(self._path, exc) from exc
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Begin a transaction that is on disk at the end of the block, or was never begun."""
-        try:
-            with self._lock:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    with suppress(sqlite3.Error):
-                        self._db.execute("ROLLBACK")
-                    raise
-        except sqlite3.DatabaseError as exc:
-            raise IndexWriteError(f"{self._path}: cannot be written: {exc}") from exc
 
 
 def feature_damages(directory: Path) -> list[str]:
