@@ -96,14 +96,15 @@ OVER_AN_INDEX = [
     (("dump",), ("vectors.npy",)),
     (("bench", "search"), ("--seconds", "0.01", "--queries", "1")),
     (("ann", "build"), ()),
+    (("features", "build"), ("--workers", "1")),
 ]
 OVER = pytest.mark.parametrize(("before", "after"), OVER_AN_INDEX, ids=lambda words: " ".join(words))
 
 
 @OVER
 def test_an_index_is_named_by_option_by_environment_or_as_an_argument(run, index, monkeypatch, before, after):
-    if before[0] == "ann":
-        pytest.importorskip("faiss")
+    if before[0] in ("ann", "features"):
+        pytest.importorskip({"ann": "faiss", "features": "cv2"}[before[0]])
     option = run(*before, *after, "--index", index, "--json")
     argument = run(*before, index, *after, "--json")
     monkeypatch.setenv("CLIPDEX_INDEX", index)

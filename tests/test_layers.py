@@ -20,6 +20,7 @@ FLOORS = (
     "search",
     "index",
     "ann",
+    "features",
     "sinks",
     "pipeline",
     "collection",
@@ -43,6 +44,7 @@ CONFINED = {
     "sqlite3": ("clipdex.index",),
     "pytriton": ("clipdex_server",),
     "obstore": ("clipdex.sources",),
+    "cv2": ("clipdex.looks", "clipdex.features"),
     **dict.fromkeys(
         ("fastapi", "starlette", "uvicorn", "jinja2", "pydantic", "prometheus_client"), ("clipdex.web",)
     ),

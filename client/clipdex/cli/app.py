@@ -62,6 +62,16 @@ _ENTRIES = {
             "build": Entry("Build a FAISS index for  clipdex search --ann, and measure its recall.", "ann:build")
         },
     ),
+    "features": Entry(
+        "Local features: what crops, screenshots and photos of a picture are found by.",
+        panel=_INDEX,
+        commands={
+            "build": Entry(
+                "Make the local features of an index's pictures, by which crops and photos of them are found.",
+                "features:build",
+            )
+        },
+    ),
     "export": Entry("Turn a CLIP checkpoint into Triton models.", "export:export", _MODELS),
     "models": Entry("List the models of a server or a repository.", "models:models", _MODELS),
     "serve": Entry("Serve the models of a repository until Ctrl-C.", "serve:serve", _MODELS),

@@ -130,6 +130,10 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         Example("clipdex ann build photos.clipdex", "Then search with --ann"),
         Example("clipdex ann build -i photos.clipdex --kind ivf_pq --queries texts.txt", "Shorter codes"),
     ),
+    "clipdex features build": (
+        Example("clipdex features build photos.clipdex", "Once, and again after adding pictures"),
+        Example("clipdex features build photos.clipdex --check", "Also make damaged ones again"),
+    ),
     "clipdex bench server": (
         Example("clipdex bench server --concurrency 1,4,16 --plot speed.svg", "Throughput against latency"),
     ),

@@ -1,4 +1,4 @@
-"""Perceptual similarity of pictures: signatures, and their comparison. Pure functions of arrays.
+"""What pictures look like: signatures and their comparison, and local features. Pure functions of arrays.
 
 Not public: docs/design.md lists what is.
 """

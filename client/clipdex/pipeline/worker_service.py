@@ -40,10 +40,15 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Given:
-    """A picture: the bytes of its file, or an absolute path, which the worker reads."""
+    """A picture: the bytes of its file, or an absolute path, which the worker reads, or where it is in a file.
+
+    holder: what must be kept until the worker has read what `request` names.
+    """
 
     data: bytes | None = field(default=None, repr=False)
     path: bytes = b""
+    request: ReadRequest | None = None
+    holder: object = field(default=None, repr=False)
 
     @property
     def size(self) -> int:
@@ -53,7 +58,7 @@ class Given:
     def located(self) -> tuple[ReadRequest, Spool | None]:
         """Return where a worker reads it, and what must be kept until then. Raises OSError if there is no room."""
         if self.data is None:
-            return ReadRequest(self.path), None
+            return self.request or ReadRequest(self.path), None
         spool = Spool(self.data)
         return ReadRequest(spool.path, 0, len(self.data), len(self.data), 0), spool
 

@@ -1,0 +1,329 @@
+"""features.sqlite: the local features of pictures, by the hash of their content. docs/index-format.md.
+
+It is a side file: without it nothing but matching is missing. A moved or copied file keeps its features, since its
+content is the same. Those of removed pictures stay until the index is compacted, as their rows do.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from clipdex.base.counting import counted
+from clipdex.base.errors import IndexDamaged, IndexFault, IndexFormatError, IndexWriteError, InvalidArgument
+from clipdex.index.files import create, rename, require_regular, sync_directory
+from clipdex.index.schema import (
+    DAMAGE,
+    connect_new,
+    is_sound,
+    record_crc32c,
+    require_still,
+    unreadable,
+    was_refused,
+)
+from clipdex.index.side.database import open_database, transaction
+from clipdex.looks.local_features import MOST_POINTS, LocalFeatures, Recipe
+
+__all__ = ["FEATURES_FILE", "FeatureFile", "feature_count", "feature_damages", "remove_features"]
+
+FEATURES_FILE = "features.sqlite"
+APPLICATION_ID = 0x636C7066  # "clpf" in ASCII
+VERSION = 1
+
+_PAGE_BYTES = 16_384  # a picture has some 70,000 bytes: fewer pages to chain than with SQLite's own 4,096
+_ASKED_AT_ONCE = 500  # SQLite takes 999 parameters on old builds
+
+_RECIPE = (
+    "CREATE TABLE recipe (kind TEXT NOT NULL, most INTEGER NOT NULL, side INTEGER NOT NULL, "
+    "identity BLOB NOT NULL, crc32c INTEGER NOT NULL) STRICT"
+)
+_FEATURES = (
+    "CREATE TABLE features (id INTEGER PRIMARY KEY, content_hash BLOB NOT NULL UNIQUE, width INTEGER NOT NULL, "
+    "height INTEGER NOT NULL, points INTEGER NOT NULL, keypoints BLOB NOT NULL, descriptors BLOB NOT NULL, "
+    "crc32c INTEGER NOT NULL) STRICT"
+)
+_OBJECTS = {
+    ("table", "recipe", "recipe", _RECIPE),
+    ("table", "features", "features", _FEATURES),
+    ("index", "sqlite_autoindex_features_1", "features", None),
+}
+_COLUMNS = "content_hash, width, height, points, keypoints, descriptors"
+_RECIPE_COLUMNS = "kind, most, side, identity"
+_IDENTITY_BYTES = 16
+_ANEW = "make them anew with  clipdex features build --rebuild"
+
+
+class FeatureFile:
+    """The open database. Safe to share between threads; close it.
+
+    recipe: how its features were made. identity: 16 random bytes, drawn when it was made or emptied.
+    """
+
+    def __init__(self, path: Path, db: sqlite3.Connection) -> None:
+        self._path = path
+        self._db = db
+        self._lock = threading.Lock()
+        self.recipe, self.identity = self._read_recipe()
+
+    @classmethod
+    def open(cls, directory: Path, *, write: bool = False) -> FeatureFile | None:
+        """Open the features of an index; None if it has none.
+
+        Raises:
+            IndexDamaged: it is damaged, or no such file.
+            IndexFormatError: it is of a newer version.
+            IndexWriteError: it cannot be opened for writing.
+            IndexFault: the system refuses to read it now.
+        """
+        path = directory / FEATURES_FILE
+        if not os.path.lexists(path):
+            return None
+        db = open_database(path, lambda db: _require_tables(db, path), write=write)
+        try:
+            return cls(path, db)
+        except BaseException:
+            db.close()
+            raise
+
+    @classmethod
+    def open_or_make(cls, directory: Path, recipe: Recipe) -> FeatureFile:
+        """Open the features of an index for writing; make an empty file of this recipe if there is none.
+
+        A file that exists keeps its own recipe.
+
+        Raises: as `open`.
+        """
+        found = FeatureFile.open(directory, write=True)
+        if found is None:
+            _make(directory, recipe)
+            found = FeatureFile.open(directory, write=True)
+        assert found is not None
+        return found
+
+    def get(self, content_hash: bytes) -> LocalFeatures | None:
+        """Return the features of a content; None if there are none, or they are damaged. Raises IndexFault."""
+        return self.several([content_hash]).get(content_hash)
+
+    def several(self, hashes: Sequence[bytes]) -> dict[bytes, LocalFeatures]:
+        """Return the features of those contents that have undamaged ones. Raises IndexFault."""
+        found = {}
+        for some in _chunks(hashes):
+            sql = f"SELECT {_COLUMNS}, crc32c FROM features WHERE content_hash IN ({_marks(some)})"  # noqa: S608
+            for record in self._rows(sql, some):
+                features = self._sound(record)
+                if features is not None:
+                    found[record[0]] = features
+        return found
+
+    def held(self, hashes: Sequence[bytes]) -> set[bytes]:
+        """Return those contents that have features, damaged or not. Raises IndexFault."""
+        found: set[bytes] = set()
+        for some in _chunks(hashes):
+            sql = f"SELECT content_hash FROM features WHERE content_hash IN ({_marks(some)})"  # noqa: S608
+            found.update(key for (key,) in self._rows(sql, some))
+        return found
+
+    def count(self) -> tuple[int, int]:
+        """Return the number of records and the last id; ids only grow. Raises IndexFault."""
+        ((records, last),) = self._rows("SELECT count(*), coalesce(max(id), 0) FROM features")
+        return records, last
+
+    def add(self, features: Mapping[bytes, LocalFeatures]) -> None:
+        """Add features by their content's hash, in one transaction that is on disk when this returns.
+
+        Those of a content that has some are left as they are.
+
+        Raises:
+            InvalidArgument: they have descriptors of another kind.
+            IndexWriteError: the disk is full or failed; none was added.
+        """
+        records = []
+        for key, each in features.items():
+            if each.descriptors.shape != (len(each), self.recipe.width):
+                raise InvalidArgument(f"the descriptors are {each.descriptors.shape}; expected {self.recipe.kind}")
+            values = (key, *each.size, len(each), each.keypoints(), each.descriptors.tobytes())
+            records.append((*values, record_crc32c(*values)))
+        with transaction(self._path, self._db, self._lock):
+            self._db.executemany(
+                f"INSERT OR IGNORE INTO features ({_COLUMNS}, crc32c) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                records,
+            )
+
+    def empty(self, recipe: Recipe) -> None:
+        """Drop all features and take another recipe, in one transaction. Raises IndexWriteError."""
+        with transaction(self._path, self._db, self._lock):
+            self._db.execute("DELETE FROM features")
+            self._db.execute("DELETE FROM recipe")
+            _put_recipe(self._db, recipe)
+        self.recipe, self.identity = self._read_recipe()
+
+    def drop_damaged(self) -> int:
+        """Drop the records that do not match their checksum -> how many. Raises IndexFault."""
+        wrong = [row for row, sound in self._checked() if not sound]
+        with transaction(self._path, self._db, self._lock):
+            self._db.executemany("DELETE FROM features WHERE id = ?", [(row,) for row in wrong])
+        return len(wrong)
+
+    def damages(self) -> list[str]:
+        """Compare every record with its checksum -> what is wrong. Raises IndexFault if it cannot be read now."""
+        try:
+            with self._lock:
+                # Page by page: the records of a large collection do not fit memory.
+                pages = [text for (text,) in self._db.execute("PRAGMA quick_check(1)") if text != "ok"]
+            wrong = sum(not sound for _, sound in self._checked())
+        except DAMAGE as exc:
+            if was_refused(exc):
+                raise unreadable(self._path, exc) from exc
+            return [f"{FEATURES_FILE}: cannot be read: {exc}"]
+        except IndexDamaged as exc:
+            return [str(exc)]
+        found = [f"{FEATURES_FILE}: {text}" for text in pages]
+        if wrong:
+            found.append(
+                f"{FEATURES_FILE}: the features of {counted(wrong, 'picture')} are not what was stored;  clipdex "
+                "features build --check  makes them again"
+            )
+        return found
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._db.close()
+
+    def _read_recipe(self) -> tuple[Recipe, bytes]:
+        found = self._rows(f"SELECT {_RECIPE_COLUMNS}, crc32c FROM recipe")  # noqa: S608
+        if len(found) == 1 and is_sound(found[0][-1], *found[0][:-1]):
+            kind, most, side, identity, _ = found[0]
+            with suppress(InvalidArgument):
+                return Recipe(kind, most, side), bytes(identity)
+        raise IndexDamaged(f"{self._path}: the recipe of its features is damaged: {_ANEW}")
+
+    def _sound(self, record: Sequence[Any]) -> LocalFeatures | None:
+        *values, crc32c = record
+        kinds = (bytes, int, int, int, bytes, bytes)
+        if tuple(map(type, values)) != kinds or not is_sound(crc32c, *values):
+            return None
+        _, width, height, points, keypoints, descriptors = values
+        if not (0 <= points <= MOST_POINTS and width > 0 and height > 0):
+            return None
+        with suppress(ValueError):
+            return LocalFeatures.of(keypoints, descriptors, (width, height), points, self.recipe.width)
+        return None
+
+    def _checked(self) -> Iterator[tuple[int, bool]]:
+        """Iterate over (id, whether it matches its checksum) of all records, one in memory at a time."""
+        row = -1
+        sql = f"SELECT id, {_COLUMNS}, crc32c FROM features WHERE id > ? ORDER BY id LIMIT 100"  # noqa: S608
+        while found := self._rows(sql, (row,)):
+            for row, *record in found:
+                yield row, self._sound(record) is not None
+
+    def _rows(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
+        try:
+            with self._lock:
+                found = self._db.execute(sql, values).fetchall()
+                require_still(self._db)
+                return found
+        except DAMAGE as exc:
+            require_still(self._db)
+            raise unreadable(self._path, exc) from exc
+
+
+def feature_damages(directory: Path) -> list[str]:
+    """Check the features of an index -> what is wrong. Raises IndexFault if the system refuses to read them."""
+    try:
+        found = FeatureFile.open(directory)
+    except (IndexDamaged, IndexFormatError) as exc:
+        return [str(exc)]
+    if found is None:
+        return []
+    with closing(found):
+        return found.damages()
+
+
+def feature_count(directory: Path) -> tuple[int, int]:
+    """Return the number of pictures that have features, and the bytes of the file; zeros if there is no file.
+
+    A file that cannot be read has no features here; `feature_damages` says what is wrong with it.
+    """
+    try:
+        found = FeatureFile.open(directory)
+        if found is None:
+            return 0, 0
+        with closing(found):
+            return found.count()[0], (directory / FEATURES_FILE).stat().st_size
+    except (IndexFault, OSError):
+        return 0, 0
+
+
+def remove_features(directory: Path) -> None:
+    """Remove the features of an index, for whoever has the lock to make them. Raises IndexWriteError."""
+    path = directory / FEATURES_FILE
+    try:
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).unlink()
+        sync_directory(directory)
+    except OSError as exc:
+        raise IndexWriteError(f"{path}: cannot be removed: {exc.strerror}") from exc
+
+
+def _make(directory: Path, recipe: Recipe) -> None:
+    """Make an empty file under another name, and rename it: so it is never without its tables."""
+    path = directory / f"{FEATURES_FILE}.building"
+    try:
+        for suffix in ("-journal", "-wal", "-shm", ""):  # of one that was killed
+            left = path.with_name(path.name + suffix)
+            require_regular(left)
+            with suppress(FileNotFoundError):
+                left.unlink()
+        create(path, b"")
+        with closing(connect_new(path)) as db:
+            db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {VERSION}")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("BEGIN")
+            db.execute(_RECIPE)
+            db.execute(_FEATURES)
+            _put_recipe(db, recipe)
+            db.execute("COMMIT")
+        rename(path, directory / FEATURES_FILE)
+        sync_directory(directory)
+    except (sqlite3.DatabaseError, OSError) as exc:
+        why = (exc.strerror or exc) if isinstance(exc, OSError) else exc
+        raise IndexWriteError(f"{directory / FEATURES_FILE}: cannot be created: {why}") from exc
+
+
+def _put_recipe(db: sqlite3.Connection, recipe: Recipe) -> None:
+    values = (recipe.kind, recipe.most, recipe.side, os.urandom(_IDENTITY_BYTES))
+    db.execute(
+        f"INSERT INTO recipe ({_RECIPE_COLUMNS}, crc32c) VALUES (?, ?, ?, ?, ?)",  # noqa: S608
+        (*values, record_crc32c(*values)),
+    )
+
+
+def _require_tables(db: sqlite3.Connection, path: Path) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > VERSION:
+        raise IndexFormatError(
+            f"{path}: is of version {version}, and this clipdex knows {VERSION}: it was made by a newer one"
+        )
+    found = set(db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall())
+    require_still(db)
+    if version != VERSION or found != _OBJECTS:
+        raise IndexDamaged(f"{path}: has other tables than the local features of an index: {_ANEW}")
+
+
+def _chunks(hashes: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    for start in range(0, len(hashes), _ASKED_AT_ONCE):
+        yield hashes[start : start + _ASKED_AT_ONCE]
+
+
+def _marks(some: Sequence[bytes]) -> str:
+    return ",".join("?" * len(some))
