@@ -8,7 +8,6 @@ from pathlib import Path
 
 from clipdex.base.errors import ClipdexError
 from clipdex.base.extras import require_installed
-from clipdex.wire.model_config import read_config, write_config
 from clipdex.wire.runtimes.choice import ONNXRUNTIME, OPENVINO, Choice, choose
 
 __all__ = ["choices", "write_repository"]
@@ -22,6 +21,8 @@ def choices(repository: Path, models: Collection[str] | None, *, gpu: bool) -> d
     Raises:
         MissingExtra: a model is for OpenVINO, which is not installed.
     """
+    from clipdex.wire.model_config import read_config
+
     found = {}
     for path in sorted(repository.glob("*/config.pbtxt")):
         name = path.parent.name
@@ -42,6 +43,8 @@ def write_repository(directory: Path, repository: Path, chosen: Mapping[str, Cho
 
     It is a link, unless a configuration has to differ: then a directory of links, with that configuration anew.
     """
+    from clipdex.wire.model_config import read_config, write_config
+
     differing = {
         name
         for name, choice in chosen.items()

@@ -13,7 +13,6 @@ from typing import Any
 
 from clipdex.base.extras import is_installed
 from clipdex.base.processor import Processor, this_processor
-from clipdex.wire.generated import model_config_pb2
 
 __all__ = ["BF16_PARAMETER", "ONNXRUNTIME", "OPENVINO", "Choice", "choose", "installed_runtimes"]
 
@@ -59,9 +58,8 @@ def choose(
         if processor.multiplies_bf16:
             return Choice(OPENVINO, True, f"its configuration names it, for {processor}")
         return Choice(OPENVINO, False, f"its configuration names it; in float32, since {_NO_BF16}")
-    kinds = {group.kind for group in config.instance_group}
-    on_cpu = kinds == {model_config_pb2.ModelInstanceGroup.KIND_CPU}
-    if gpu and not on_cpu:
+    groups = config.instance_group
+    if gpu and not (groups and all(group.kind == group.KIND_CPU for group in groups)):
         return Choice(ONNXRUNTIME, False, "a GPU computes it")
     if not asks:
         if ONNXRUNTIME not in installed and OPENVINO in installed:
