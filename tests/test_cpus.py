@@ -125,7 +125,7 @@ def test_a_model_in_this_process_computes_on_as_many_threads_as_the_quota_allows
     for quota in (1.5, None):
         under(quota)
         transport = InprocTransport(MODEL_REPOSITORY)
-        library = transport._runtime("onnxruntime").library
+        library = transport._runtime("onnxruntime").library  # type: ignore[attr-defined]
         session = library.InferenceSession
         monkeypatch.setattr(
             library,

@@ -138,7 +138,18 @@ def test_every_error_is_public():
 
 
 def test_import_loads_nothing_heavy():
-    heavy = ["torch", "transformers", "onnx", "onnxruntime", "openvino", "typer", "rich", "grpc", "tritonclient", "tokenizers"]
+    heavy = [
+        "torch",
+        "transformers",
+        "onnx",
+        "onnxruntime",
+        "openvino",
+        "typer",
+        "rich",
+        "grpc",
+        "tritonclient",
+        "tokenizers",
+    ]
     script = f"import sys, clipdex; print(sorted(set({heavy}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

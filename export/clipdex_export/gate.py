@@ -138,7 +138,9 @@ def _again(
     return result
 
 
-def _run(path: Path, input_name: str, rows: npt.NDArray[Any], rounding: Rounding) -> tuple[Vectors, str]:
+def _run(
+    path: Path, input_name: str, rows: npt.NDArray[Any], rounding: Rounding = as_rounded
+) -> tuple[Vectors, str]:
     """Run an ONNX tower on the CPU: (N, …) -> float32 (N, D), in batches of several sizes, the first of one.
 
     Half precision is rounded as on a GPU. -> also the node that overflows and spoils a vector, or "".

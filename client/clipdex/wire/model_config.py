@@ -43,6 +43,7 @@ def from_message(message: Any) -> ModelConfig:
         parameters={key: value.string_value for key, value in message.parameters.items()},
         inputs=_dims(name, message.input),
         outputs=_dims(name, message.output),
+        runtime=message.backend[:200],
     )
 
 

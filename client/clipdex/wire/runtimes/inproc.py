@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class InprocTransport:
 
     def config(self, model: str, timeout_s: float) -> ModelConfig:
         """Read the model's config.pbtxt."""
-        return from_message(self._message(model))
+        return replace(from_message(self._message(model)), runtime=str(self.choice(model)))
 
     def submit(
         self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float, *, wait: bool = False
