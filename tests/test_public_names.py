@@ -165,7 +165,7 @@ def test_without_the_cli_extra_the_command_says_what_to_install():
 
 def test_without_the_local_extra_inproc_says_what_to_install():
     script = (
-        "import sys; sys.modules['onnxruntime'] = None; import clipdex\n"
+        "import sys; sys.modules['onnxruntime'] = sys.modules['openvino'] = None; import clipdex\n"
         "try: clipdex.connect('inproc:.')\n"
         "except clipdex.MissingExtra as exc: print(exc)"
     )
