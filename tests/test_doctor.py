@@ -147,6 +147,11 @@ CASES = [
         with_counted({1: 199}, queue_ms=0.6, compute_ms=5),
     ),
     ("conv_search_gpu", with_parameters(cudnn_conv_algo_search=None), HEALTHY),
+    (
+        "conv_search_gpu",
+        with_parameters(cudnn_conv_algo_search=None),
+        with_tower(backend="openvino", parameters={"NUM_STREAMS": "1"}),
+    ),
     ("conv_search_gpu", with_parameters(cudnn_conv_algo_search="0"), with_parameters(cudnn_conv_algo_search="2")),
     (
         "conv_search",
