@@ -19,7 +19,7 @@ from test_export_configs import CARD  # noqa: E402
 from tritonclient.grpc import model_config_pb2 as pb  # noqa: E402
 
 import clipdex_server  # noqa: E402
-from clipdex.wire.runtimes.onnx_runtime import InprocTransport  # noqa: E402
+from clipdex.wire.runtimes.inproc import InprocTransport  # noqa: E402
 from clipdex_export.targets import TARGETS, Serving  # noqa: E402
 from clipdex_export.triton_config import image_config  # noqa: E402
 
@@ -30,7 +30,9 @@ EVERYTHING = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutio
 def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The backend's module, with Triton's own one replaced: it is not imported from outside of a stub."""
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
-    path = Path(clipdex_server.__file__).parent / "backends" / "onnxruntime" / "model.py"
+    backends = Path(clipdex_server.__file__).parent / "backends"
+    monkeypatch.syspath_prepend(backends)  # python_instance.py is copied beside it where Triton runs it
+    path = backends / "onnxruntime" / "model.py"
     spec = importlib.util.spec_from_file_location("backend_under_test", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -53,9 +53,21 @@ def one_connection() -> Iterator[Transport]:
 
 def one_runtime() -> Iterator[Transport]:
     pytest.importorskip("onnxruntime")
-    from clipdex.wire.runtimes.onnx_runtime import InprocTransport
+    from clipdex.wire.runtimes.inproc import InprocTransport
 
     transport = InprocTransport(MODEL_REPOSITORY)
+    yield transport
+    transport.close()
+
+
+def another_runtime() -> Iterator[Transport]:
+    pytest.importorskip("openvino")
+    from clipdex.wire.runtimes.choice import ONNXRUNTIME, OPENVINO
+    from clipdex.wire.runtimes.inproc import InprocTransport
+
+    transport = InprocTransport(MODEL_REPOSITORY)
+    transport._installed -= {ONNXRUNTIME}  # so that OpenVINO computes everything, the assets too
+    assert transport.choice("demo_text").runtime == OPENVINO
     yield transport
     transport.close()
 
@@ -67,6 +79,7 @@ TRANSPORTS = {
     "in process": in_process,
     "one connection": one_connection,
     "one runtime": one_runtime,
+    "another runtime": another_runtime,
 }
 
 

@@ -119,15 +119,16 @@ def test_a_model_in_this_process_computes_on_as_many_threads_as_the_quota_allows
     pytest.importorskip("onnxruntime")
     from conftest import MODEL_REPOSITORY
 
-    from clipdex.wire.runtimes.onnx_runtime import InprocTransport
+    from clipdex.wire.runtimes.inproc import InprocTransport
 
     asked = []
     for quota in (1.5, None):
         under(quota)
         transport = InprocTransport(MODEL_REPOSITORY)
-        session = transport._onnxruntime.InferenceSession
+        library = transport._runtime("onnxruntime").library  # type: ignore[attr-defined]
+        session = library.InferenceSession
         monkeypatch.setattr(
-            transport._onnxruntime,
+            library,
             "InferenceSession",
             lambda file, options, make=session, **rest: (
                 asked.append(options.intra_op_num_threads) or make(file, options, **rest)
@@ -135,5 +136,5 @@ def test_a_model_in_this_process_computes_on_as_many_threads_as_the_quota_allows
         )
         transport._session("demo_image")
         transport.close()
-        monkeypatch.setattr(transport._onnxruntime, "InferenceSession", session)
+        monkeypatch.setattr(library, "InferenceSession", session)
     assert asked == [2, 0]

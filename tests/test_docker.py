@@ -33,7 +33,8 @@ from clipdex_server.triton_binary import TritonBinary, find_triton, site_directo
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "docker"
 SERVER, CLIENT = DOCKER / "server.Dockerfile", DOCKER / "client.Dockerfile"
-DOCKERFILES = pytest.mark.parametrize("path", [SERVER, CLIENT], ids=lambda path: path.stem)
+CPU_SERVER = DOCKER / "server-cpu.Dockerfile"
+DOCKERFILES = pytest.mark.parametrize("path", [SERVER, CLIENT, CPU_SERVER], ids=lambda path: path.stem)
 HEALTHCHECK = DOCKER / "healthcheck.sh"
 NON_ROOT = "1000:1000"
 # Triton 26.04 added it; nvidia-pytriton's is 24.10. The image's own build looks for it.
@@ -206,6 +207,41 @@ def test_the_client_image_installs_pinned_versions_only() -> None:
             if inner.marker is None or any(inner.marker.evaluate({"extra": extra}) for extra in extras):
                 wanted.append(line)
     assert seen - pinned == set(), "not pinned in constraints-thin.txt"
+
+
+def test_the_cpu_server_installs_pinned_versions_only() -> None:
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in constraints() if "==" in line}
+    wanted = extras("cli", "local", "openvino")
+    assert "openvino" in wanted and "nvidia-pytriton" in wanted
+    assert {name.lower().replace("_", "-") for name in wanted} - pinned == set()
+    run = " ".join(rest for name, rest in last_stage(CPU_SERVER) if name == "RUN")
+    assert "-c /tmp/constraints.txt" in run and "[cli,local,openvino]" in run
+    major, minor = re.search(r"on Python (\d)\.(\d+)", "\n".join(constraints())).groups()  # type: ignore[union-attr]
+    (version,) = (rest for rest in of(CPU_SERVER, "ARG") if rest.startswith("PYTHON_VERSION="))
+    assert version.startswith(f"PYTHON_VERSION={major}.{minor}.")
+
+
+def constraints() -> list[str]:
+    return (ROOT / "constraints.txt").read_text().splitlines()
+
+
+def extras(*names: str) -> set[str]:
+    """The packages that extras of ours name."""
+    from packaging.requirements import Requirement
+
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    return {Requirement(line).name for name in names for line in declared[name]}
+
+
+def test_the_cpu_server_runs_clipdex_serve_with_flags_that_it_has(run: Any) -> None:
+    entry, more = json.loads(only(CPU_SERVER, "ENTRYPOINT")), json.loads(only(CPU_SERVER, "CMD"))
+    assert entry[:2] == ["clipdex", "serve"] and "--no-client-shm" in more
+    usage = run("serve", "--help")[1]
+    for flag in [*entry[2:], *more]:
+        assert name_of(flag) in usage, flag
+    script, port = json.loads(only(CPU_SERVER, "HEALTHCHECK").split("CMD", 1)[1])
+    assert f"--port={port}" in entry
+    assert (["docker/healthcheck.sh"], script) in [(sources, to) for _, sources, to in copies(CPU_SERVER)]
 
 
 # ---- The server's flags ----------------------------------------------------------------------------------------
@@ -542,6 +578,21 @@ def test_the_local_server_keeps_float32_what_it_is_unless_told_otherwise(monkeyp
     assert binary.environment()["NVIDIA_TF32_OVERRIDE"] == "1"
 
 
+def test_the_cpu_server_is_locked_down_like_the_other_and_needs_no_gpu() -> None:
+    loaded = compose("compose.cpu.yaml")
+    it, other = loaded["services"]["server"], compose()["services"]["server"]
+    for key in ("read_only", "cap_drop", "security_opt", "logging", "ports", "volumes", "pids_limit"):
+        assert it[key] == other[key], key
+    assert set(it) - set(other) == {"init"} and "deploy" not in it and not it.get("privileged")
+    assert (ROOT / it["build"]["dockerfile"]) == CPU_SERVER and it["build"]["context"] == ".."
+    # Triton's Python backend runs a program from /tmp, and its tensors are in /dev/shm.
+    (temporary,) = it["tmpfs"]
+    assert "noexec" not in temporary and ",exec," in temporary and it["shm_size"] == "1g"
+    client = loaded["services"]["client"]
+    assert client["extends"] == {"file": "compose.yaml", "service": "client"} and "index" in loaded["volumes"]
+    assert client["depends_on"] == {"server": {"condition": "service_healthy"}}
+
+
 def test_engines_have_a_volume_that_the_images_user_owns() -> None:
     loaded = compose("compose.tensorrt.yaml")
     assert set(loaded["services"]) == {"server"}
@@ -556,8 +607,13 @@ def test_engines_have_a_volume_that_the_images_user_owns() -> None:
 
 @pytest.mark.parametrize(
     "files",
-    [["compose.yaml"], ["compose.yaml", "compose.shm.yaml"], ["compose.yaml", "compose.tensorrt.yaml"]],
-    ids=["plain", "shm", "tensorrt"],
+    [
+        ["compose.yaml"],
+        ["compose.yaml", "compose.shm.yaml"],
+        ["compose.yaml", "compose.tensorrt.yaml"],
+        ["compose.cpu.yaml"],
+    ],
+    ids=["plain", "shm", "tensorrt", "cpu"],
 )
 def test_docker_compose_accepts_the_files(files: list[str]) -> None:
     docker = shutil.which("docker") or ""

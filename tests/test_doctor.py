@@ -18,6 +18,7 @@ from doctor_snapshots import (
     MODEL,
     ON_CPU,
     ON_GPU,
+    PARAMETERS,
     codes,
     with_batching,
     with_card,
@@ -39,6 +40,7 @@ from doctor_snapshots import (
 from clipdex.apps.doctor import Severity, Snapshot, examine, healthy, words_of
 from clipdex.apps.doctor.examine import WORDINGS
 from clipdex.apps.doctor.snapshot import Gpu, Metrics
+from clipdex.base.processor import Processor
 from clipdex.wire.inspect.findings import InstanceGroup, Tensor
 
 pytestmark = pytest.mark.thin
@@ -50,6 +52,8 @@ ON_BOTH = (InstanceGroup("KIND_GPU", 1, (0, 1)),)
 ON_THE_SECOND = (InstanceGroup("KIND_CPU", 1), InstanceGroup("KIND_GPU", 1, (1,)))
 ON_ALL = (InstanceGroup("KIND_GPU", 1),)
 QUANTIZED = {"versions": {"onnxruntime": "1.32.0"}}
+BF16 = {**PARAMETERS, "HINT_BF16": "YES"}
+AVX2 = Processor("x86_64", frozenset({"avx2"}))
 TWO_GPUS = (InstanceGroup("KIND_GPU", 5, (0,)),)
 
 
@@ -105,6 +109,9 @@ CASES = [
     # The first exports for `auto` and `tensorrt` said nothing of it.
     ("tf32", with_precision("fp32", {}), with_precision("fp32", {"cuda": {"use_tf32": "0"}})),
     ("tf32", with_precision("fp32", {"tensorrt": {}}), with_precision("fp16", {"tensorrt": {}})),
+    ("openvino", with_tower(backend="openvino"), HEALTHY),
+    ("openvino", replace(with_tower(backend="openvino", parameters=BF16), processor=AVX2), HEALTHY),
+    ("bf16_unused", with_tower(groups=ON_CPU, parameters=BF16), with_tower(parameters=BF16)),  # on a GPU
     ("int8_versions", with_card(precision="int8", parity={**CARD.parity, **QUANTIZED}), HEALTHY),
     ("int8_versions", with_card(precision="int8", parity={**CARD.parity, "versions": "none"}), HEALTHY),
     ("gpu_unused", with_tower(groups=ON_CPU), HEALTHY),
@@ -140,6 +147,11 @@ CASES = [
         with_counted({1: 199}, queue_ms=0.6, compute_ms=5),
     ),
     ("conv_search_gpu", with_parameters(cudnn_conv_algo_search=None), HEALTHY),
+    (
+        "conv_search_gpu",
+        with_parameters(cudnn_conv_algo_search=None),
+        with_tower(backend="openvino", parameters={"NUM_STREAMS": "1"}),
+    ),
     ("conv_search_gpu", with_parameters(cudnn_conv_algo_search="0"), with_parameters(cudnn_conv_algo_search="2")),
     (
         "conv_search",

@@ -136,7 +136,9 @@ def test_what_every_target_has(target: str) -> None:
     for config in served(target, instances=3).values():
         assert [g.count for g in config.instance_group] == [3]
         assert pb.ModelInstanceGroup.Kind.Name(config.instance_group[0].kind) == TARGETS[target].kind
-        assert config.parameters["cudnn_conv_algo_search"].string_value == "1"
+        assert config.backend == TARGETS[target].backend
+        if config.backend == "onnxruntime":
+            assert config.parameters["cudnn_conv_algo_search"].string_value == "1"
         assert config.dynamic_batching.max_queue_delay_microseconds == 100
         assert config.parameters["clipdex_fingerprint"].string_value == CARD.fingerprint
 
@@ -229,11 +231,42 @@ def test_instance_counts_that_are_none(bad: Any) -> None:
         Serving(instances=bad)
 
 
+# The keys that Triton's own OpenVINO backend reads (its README and src/openvino.cc); it ignores others.
+OPENVINO_KEYS = {
+    "INFERENCE_NUM_THREADS",
+    "COMPILATION_NUM_THREADS",
+    "NUM_STREAMS",
+    "PERFORMANCE_HINT",
+    "HINT_BF16",
+    "SKIP_OV_DYNAMIC_BATCHSIZE",
+    "ENABLE_BATCH_PADDING",
+    "RESHAPE_IO_LAYERS",
+}
+
+
+@pytest.mark.parametrize(("precision", "hint"), [("bf16", True), ("int8", True), ("fp32", False), ("fp16", False)])
+def test_for_openvino_the_settings_have_the_names_of_tritons_own_backend(precision: str, hint: bool) -> None:
+    for config in served("openvino", precision=precision).values():
+        assert (config.backend, config.default_model_filename) == ("openvino", "model.onnx")
+        assert set(config.parameters) - {"clipdex_fingerprint"} <= OPENVINO_KEYS
+        assert ("HINT_BF16" in config.parameters) is hint  # its only value is YES
+        # Without it, that backend refuses every batch that is not full.
+        assert config.parameters["ENABLE_BATCH_PADDING"].string_value == "YES"
+
+
+@pytest.mark.parametrize("target", ["auto", "cpu"])
+def test_elsewhere_bf16_is_said_by_the_same_name_and_nothing_else_changes(target: str) -> None:
+    for tower, config in served(target, precision="bf16").items():
+        assert config.parameters["HINT_BF16"].string_value == "YES"
+        del config.parameters["HINT_BF16"]
+        assert config == served(target, precision="fp32")[tower]
+
+
 def test_names_of_targets_and_precisions_that_are_none() -> None:
-    with pytest.raises(InvalidArgument, match=r"target is 'gpu'; expected auto, cpu, cuda, tensorrt"):
+    with pytest.raises(InvalidArgument, match=r"target is 'gpu'; expected auto, cpu, openvino, cuda, tensorrt"):
         find_target("gpu")
-    with pytest.raises(InvalidArgument, match=r"precision is 'bf16'; expected fp32(,| or) fp16"):
-        find_precision("bf16")
+    with pytest.raises(InvalidArgument, match=r"precision is 'fp8'; expected fp32(,| or) fp16"):
+        find_precision("fp8")
 
 
 def test_the_committed_demo_model_has_the_configs_that_an_export_writes() -> None:

@@ -39,6 +39,7 @@ CONFINED = {
     "onnx": ("clipdex_export",),
     "open_clip": ("clipdex_export",),
     "onnxruntime": ("clipdex_export", "clipdex_server", "clipdex.wire"),
+    "openvino": ("clipdex_server", "clipdex.wire"),
     "grpc": ("clipdex.wire",),
     "tritonclient": ("clipdex.wire",),
     "sqlite3": ("clipdex.index",),

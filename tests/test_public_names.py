@@ -138,7 +138,18 @@ def test_every_error_is_public():
 
 
 def test_import_loads_nothing_heavy():
-    heavy = ["torch", "transformers", "onnx", "onnxruntime", "typer", "rich", "grpc", "tritonclient", "tokenizers"]
+    heavy = [
+        "torch",
+        "transformers",
+        "onnx",
+        "onnxruntime",
+        "openvino",
+        "typer",
+        "rich",
+        "grpc",
+        "tritonclient",
+        "tokenizers",
+    ]
     script = f"import sys, clipdex; print(sorted(set({heavy}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
@@ -154,7 +165,7 @@ def test_without_the_cli_extra_the_command_says_what_to_install():
 
 def test_without_the_local_extra_inproc_says_what_to_install():
     script = (
-        "import sys; sys.modules['onnxruntime'] = None; import clipdex\n"
+        "import sys; sys.modules['onnxruntime'] = sys.modules['openvino'] = None; import clipdex\n"
         "try: clipdex.connect('inproc:.')\n"
         "except clipdex.MissingExtra as exc: print(exc)"
     )

@@ -68,14 +68,16 @@ def adapt_and_judge(
             fuse(path, heads=layers.heads, width=layers.width, layers=layers.layers)
         check_limits(path, domains=target.domains)
     tell("comparing the export with the checkpoint")
-    verdict = gate.judge(towers.image, towers.text, floors)
+    rounding = precision.rounding(target.name)
+    verdict = gate.judge(towers.image, towers.text, floors, rounding)
     if precision.quantize is None or not verdict.departing or not set(verdict.departing) <= _OF_TEXTS:
         return verdict, precision.name
     tell(f"the text tower falls below the floor in {precision.name}: comparing again with fp32")
     for file in towers.text.parent.iterdir():
         file.unlink()
     _copy(towers.scratch, towers.text.parent)
-    return gate.judge(towers.image, towers.text, floors), "fp32"
+    kept = "bf16" if target.name in precision.bf16_on else "fp32"
+    return gate.judge(towers.image, towers.text, floors, rounding), kept
 
 
 def _copy(source: Path, to: Path) -> None:

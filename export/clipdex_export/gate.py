@@ -25,6 +25,7 @@ from clipdex.model.tokenizer import Tokenizer
 from clipdex_export.checkpoint import Checkpoint
 from clipdex_export.float16 import as_rounded
 from clipdex_export.photographs import Picture, gate_pictures
+from clipdex_export.precisions import Rounding
 from clipdex_export.retrieval_set import drawn_captions, drawn_pictures
 from clipdex_export.sentences import GATE_TEXTS
 from clipdex_export.sessions import crashes, open_session
@@ -52,8 +53,11 @@ class Gate:
         self._tokenizer_json = checkpoint.text.tokenizer_json
         self._expected = checkpoint_side(checkpoint, self._pictures, self._texts)
 
-    def judge(self, image_onnx: Path, text_onnx: Path, floors: Floors) -> Verdict:
-        """Run the pictures and texts through the export, and compare the results with the checkpoint's."""
+    def judge(self, image_onnx: Path, text_onnx: Path, floors: Floors, rounding: Rounding = as_rounded) -> Verdict:
+        """Run the pictures and texts through the export, and compare the results with the checkpoint's.
+
+        rounding: makes each tower's copy that rounds as its hardware does.
+        """
         found = export_side(
             image_onnx,
             text_onnx,
@@ -62,8 +66,9 @@ class Gate:
             self._tokenizer_json,
             self._pictures,
             self._texts,
+            rounding,
         )
-        same_inputs = same_inputs_side(image_onnx, text_onnx, self._expected, found)
+        same_inputs = same_inputs_side(image_onnx, text_onnx, self._expected, found, rounding)
         names = [picture.name for picture in self._pictures]
         return judge(self._expected, found, same_inputs, names, self._texts, floors)
 
@@ -92,28 +97,36 @@ def export_side(
     tokenizer_json: bytes,
     pictures: Sequence[Picture],
     texts: Sequence[str],
+    rounding: Rounding = as_rounded,
 ) -> Side:
     """Compute the export's results, with the code that will use it."""
     images = (open_image(picture.data, fill=image_spec.fill) for picture in pictures)
     pixels = np.stack([to_pixels(image, image_spec) for image in images])
     token_ids = Tokenizer(tokenizer_json, text_spec)(texts)
-    image, image_overflow = _run(image_onnx, "pixels", pixels)
-    text, text_overflow = _run(text_onnx, "token_ids", token_ids)
+    image, image_overflow = _run(image_onnx, "pixels", pixels, rounding)
+    text, text_overflow = _run(text_onnx, "token_ids", token_ids, rounding)
     return Side(pixels, token_ids, image, text, image_overflow, text_overflow)
 
 
-def same_inputs_side(image_onnx: Path, text_onnx: Path, expected: Side, found: Side) -> Side:
+def same_inputs_side(
+    image_onnx: Path, text_onnx: Path, expected: Side, found: Side, rounding: Rounding = as_rounded
+) -> Side:
     """Compute the exported towers' results for the checkpoint's own pixels and token ids.
 
     A tower runs again only on inputs that differ. For inputs of another shape the vectors are zeros.
     """
-    image = _again(image_onnx, "pixels", expected.pixels, found.pixels, found.image)
-    text = _again(text_onnx, "token_ids", expected.token_ids, found.token_ids, found.text)
+    image = _again(image_onnx, "pixels", expected.pixels, found.pixels, found.image, rounding)
+    text = _again(text_onnx, "token_ids", expected.token_ids, found.token_ids, found.text, rounding)
     return replace(found, pixels=expected.pixels, token_ids=expected.token_ids, image=image, text=text)
 
 
 def _again(
-    path: Path, input_name: str, wanted: npt.NDArray[Any], given: npt.NDArray[Any], vectors: Vectors
+    path: Path,
+    input_name: str,
+    wanted: npt.NDArray[Any],
+    given: npt.NDArray[Any],
+    vectors: Vectors,
+    rounding: Rounding,
 ) -> Vectors:
     if wanted.shape != given.shape:
         return np.zeros_like(vectors)
@@ -121,16 +134,18 @@ def _again(
     if not len(rows):
         return vectors
     result = vectors.copy()
-    result[rows], _ = _run(path, input_name, wanted[rows])
+    result[rows], _ = _run(path, input_name, wanted[rows], rounding)
     return result
 
 
-def _run(path: Path, input_name: str, rows: npt.NDArray[Any]) -> tuple[Vectors, str]:
+def _run(
+    path: Path, input_name: str, rows: npt.NDArray[Any], rounding: Rounding = as_rounded
+) -> tuple[Vectors, str]:
     """Run an ONNX tower on the CPU: (N, …) -> float32 (N, D), in batches of several sizes, the first of one.
 
     Half precision is rounded as on a GPU. -> also the node that overflows and spoils a vector, or "".
     """
-    rounded = as_rounded(path)
+    rounded = rounding(path)
     # A rounded session optimizes nothing; a server's does.
     if rounded is not None and crashes(path):
         where = path.parent.parent.name

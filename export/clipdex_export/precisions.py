@@ -9,16 +9,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.errors import InvalidArgument
-from clipdex_export.float16 import to_float16
+from clipdex_export.bfloat16 import as_bfloat16
+from clipdex_export.float16 import as_rounded, to_float16
 from clipdex_export.int8 import to_int8
 
-__all__ = ["PRECISIONS", "Precision", "find_precision"]
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["PRECISIONS", "Precision", "Rounding", "find_precision"]
+
+# Makes a copy of a tower that rounds as its hardware does; None if it is computed as it is.
+Rounding = Callable[[Path], "onnx.ModelProto | None"]
 
 
 class Convert(Protocol):
@@ -37,6 +44,7 @@ class Precision:
         no change.
     quantize: the same, given the name of the input and rows of it for calibration.
     targets: the targets that support it; empty for all.
+    bf16_on: the targets on which what is float32 in the file may be multiplied in bfloat16.
     """
 
     name: str
@@ -44,7 +52,14 @@ class Precision:
     convert: Convert | None = None
     quantize: Callable[[Path, str, npt.NDArray[np.generic]], None] | None = None
     targets: tuple[str, ...] = ()
+    bf16_on: tuple[str, ...] = ()
 
+    def rounding(self, target: str) -> Rounding:
+        """Return what the gate needs to compute as the target does, on any machine."""
+        return as_bfloat16 if target in self.bf16_on else as_rounded
+
+
+_CPUS = ("auto", "cpu", "openvino")
 
 PRECISIONS: Mapping[str, Precision] = MappingProxyType(
     {
@@ -52,9 +67,11 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
         for precision in (
             Precision("fp32", 0.9999),
             Precision("fp16", 0.999, to_float16),
+            # For CPUs. The file is float32: a runtime rounds where the processor gains by it.
+            Precision("bf16", 0.999, targets=_CPUS, bf16_on=_CPUS),
             # For CPUs: TensorRT needs signed activations, and fusion does not recognise attention with quantized
             # products.
-            Precision("int8", 0.99, quantize=to_int8, targets=("auto", "cpu")),
+            Precision("int8", 0.99, quantize=to_int8, targets=_CPUS, bf16_on=("openvino",)),
         )
     }
 )
@@ -71,7 +88,11 @@ def find_precision(name: str, target: str = "auto") -> Precision:
     precision = PRECISIONS[name]
     if precision.targets and target not in precision.targets:
         raise InvalidArgument(
-            f"precision {name} is for the targets {' and '.join(precision.targets)}, not for {target}: leave it "
+            f"precision {name} is for the targets {_listed(precision.targets)}, not for {target}: leave it "
             "out to use the target's default"
         )
     return precision
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]])

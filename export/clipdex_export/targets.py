@@ -2,6 +2,7 @@
 
 auto        runs everywhere: on GPUs if there are any, else on the CPU
 cpu         the CPU, even if there is a GPU
+openvino    the CPU, by OpenVINO
 cuda        GPUs, with ONNX Runtime's fused operators; no other runtime can read the file
 tensorrt    GPUs, with TensorRT inside ONNX Runtime: an engine for the stated batch sizes
 """
@@ -27,6 +28,7 @@ class Target:
     kind: of Triton's instance groups. precision: the default for exports.
     fused: the graph is rewritten with ONNX Runtime's own operators (fusion.py).
     accelerator: name in Triton's gpu_execution_accelerator, or "".
+    backend: name of Triton's backend for its towers.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Target:
     precision: str
     fused: bool = False
     accelerator: str = ""
+    backend: str = "onnxruntime"
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -47,6 +50,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         for target in (
             Target("auto", "KIND_AUTO", "fp32"),
             Target("cpu", "KIND_CPU", "fp32"),
+            Target("openvino", "KIND_CPU", "bf16", backend="openvino"),
             Target("cuda", "KIND_GPU", "fp16", fused=True, accelerator="cuda"),
             Target("tensorrt", "KIND_GPU", "fp16", accelerator="tensorrt"),
         )

@@ -9,6 +9,7 @@ from clipdex.model.assets import SHA256_PARAMETER
 from clipdex.model.card import ModelCard
 from clipdex.wire.transport import FINGERPRINT_PARAMETER
 from clipdex_export.accelerators import TowerInput, accelerator, gpu_parameters, warm_up
+from clipdex_export.precisions import find_precision
 from clipdex_export.targets import Serving
 
 __all__ = ["FINGERPRINT_PARAMETER", "assets_config", "image_config", "text_config"]
@@ -19,7 +20,7 @@ _TOWER = """\
 # {title}
 # Exported by clipdex from {source}; the fields are explained in docs/model-repository.md.
 name: "{name}"
-backend: "onnxruntime"
+backend: "{backend}"{file_name}
 
 # A request carries 1 to max_batch_size rows: one more dimension, in front of those below.
 max_batch_size: {max_batch_size}
@@ -36,14 +37,37 @@ dynamic_batching {{
 # {where}
 instance_group [ {{ count: {instances}, kind: {kind} }} ]
 
-# On a CPU, "0" lets ONNX Runtime use all physical cores; lower it where two models share them.
-parameters {{ key: "intra_op_thread_count", value: {{ string_value: "0" }} }}
-parameters {{ key: "inter_op_thread_count", value: {{ string_value: "1" }} }}
-# 1 = heuristic. Left out, a GPU would search exhaustively for every new batch size, seconds each.
-parameters {{ key: "cudnn_conv_algo_search", value: {{ string_value: "1" }} }}
-{gpu_parameters}# The identity of the embedding space. The same in {base}_image, {base}_text and {base}_assets.
+{runtime}# The identity of the embedding space. The same in {base}_image, {base}_text and {base}_assets.
 parameters {{ key: "{fingerprint_key}", value: {{ string_value: "{fingerprint}" }} }}
 {accelerator}{warm_up}"""
+
+_FILE_NAME = """
+# OpenVINO's own default is model.xml.
+default_model_filename: "model.onnx\""""
+
+_ONNXRUNTIME = """\
+# On a CPU, "0" lets ONNX Runtime use all physical cores; lower it where two models share them.
+parameters { key: "intra_op_thread_count", value: { string_value: "0" } }
+parameters { key: "inter_op_thread_count", value: { string_value: "1" } }
+# 1 = heuristic. Left out, a GPU would search exhaustively for every new batch size, seconds each.
+parameters { key: "cudnn_conv_algo_search", value: { string_value: "1" } }
+"""
+
+_OPENVINO = """\
+# "0": all cores that the process may use; lower it where two models share them.
+parameters { key: "INFERENCE_NUM_THREADS", value: { string_value: "0" } }
+# One batch at a time, on all threads. More streams need more copies (instance_group), and memory for each.
+parameters { key: "NUM_STREAMS", value: { string_value: "1" } }
+parameters { key: "PERFORMANCE_HINT", value: { string_value: "LATENCY" } }
+# For Triton's C++ backend, which computes full batches only, and fills up the others: docs/cpu.md. clipdex's own
+# takes batches of any size, and ignores this.
+parameters { key: "ENABLE_BATCH_PADDING", value: { string_value: "YES" } }
+"""
+
+_BF16 = """\
+# What the card allows: products in bfloat16, where the processor multiplies it (AMX, AVX512_BF16).
+parameters { key: "HINT_BF16", value: { string_value: "YES" } }
+"""
 
 # The comment about a tower's copies, by the kind of its instance group.
 _WHERE = {
@@ -157,12 +181,22 @@ def _tower(
         where=f"{copies} of the weights {_WHERE[serving.target.kind]}.",
         instances=serving.instances,
         kind=serving.target.kind,
-        gpu_parameters=gpu_parameters(serving),
+        backend=serving.target.backend,
+        file_name=_FILE_NAME if serving.target.backend == "openvino" else "",
+        runtime=_runtime(serving, card.precision),
         fingerprint_key=FINGERPRINT_PARAMETER,
         fingerprint=card.fingerprint,
         accelerator=accelerator(serving, name, given, card.precision, max_batch_size),
         warm_up=warm_up(serving, given, max_batch_size),
     )
+
+
+def _runtime(serving: Serving, precision: str) -> str:
+    """Return a tower's parameters for the runtime."""
+    target = serving.target
+    own = _OPENVINO if target.backend == "openvino" else _ONNXRUNTIME
+    bf16 = _BF16 if target.name in find_precision(precision, target.name).bf16_on else ""
+    return own + bf16 + gpu_parameters(serving)
 
 
 def _one_line(source: str) -> str:

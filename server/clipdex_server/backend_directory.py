@@ -1,7 +1,8 @@
 """The backend directory for the Triton in nvidia-pytriton's wheel.
 
     backends/python/        Triton's Python backend: its library, its utilities, the stub for this CPython
-    backends/onnxruntime/   model.py: our backend of that name, which the Python backend runs
+    backends/onnxruntime/   model.py: our backend of that name, which the Python backend runs; python_instance.py
+    backends/openvino/      the same
     environment/            a virtual environment that contains only the paths of this Python's packages
 
 The stub embeds an isolated Python: it ignores PYTHONHOME and PYTHONPATH, and finds its packages through the first
@@ -19,7 +20,8 @@ from clipdex_server.triton_binary import PythonBackend
 
 __all__ = ["build"]
 
-_MODEL = Path(__file__).parent / "backends" / "onnxruntime" / "model.py"
+_OURS = Path(__file__).parent / "backends"
+_BACKENDS = ("onnxruntime", "openvino")
 
 
 def build(run_dir: Path, parts: PythonBackend, site_directories: Sequence[Path]) -> tuple[Path, Path]:
@@ -31,8 +33,10 @@ def build(run_dir: Path, parts: PythonBackend, site_directories: Sequence[Path])
     shutil.copy(parts.library, python / "libtriton_python.so")
     shutil.copy(parts.utils, python / "triton_python_backend_utils.py")
     shutil.copy(parts.stub, python / "triton_python_backend_stub")
-    (backends / "onnxruntime").mkdir()
-    shutil.copy(_MODEL, backends / "onnxruntime" / "model.py")
+    for name in _BACKENDS:
+        (backends / name).mkdir()
+        shutil.copy(_OURS / name / "model.py", backends / name / "model.py")
+        shutil.copy(_OURS / "python_instance.py", backends / name / "python_instance.py")
     return backends, _environment(run_dir / "environment", site_directories)
 
 

@@ -10,6 +10,7 @@ from types import TracebackType
 
 from clipdex.base.errors import LocalServerError
 from clipdex.wire.local_key import new_key, write_key
+from clipdex.wire.runtimes.choice import Choice
 from clipdex_server import backend_directory, supervisor
 from clipdex_server.checks import check_names, check_repository, free_port, temp_dir
 from clipdex_server.command import ServeOptions, command_line
@@ -17,6 +18,7 @@ from clipdex_server.memory_pools import gpu_count, pinned_pool_bytes
 from clipdex_server.process import SupervisedTriton
 from clipdex_server.ready import accepts_connections, server_state
 from clipdex_server.reason import why_it_ended
+from clipdex_server.runtimes import choices, write_repository
 from clipdex_server.triton_binary import TritonBinary, find_triton, site_directories
 
 __all__ = ["LocalTriton"]
@@ -73,6 +75,7 @@ class LocalTriton:
         self.startup_timeout_s = startup_timeout_s
         self.stop_timeout_s = stop_timeout_s
         self.version = ""
+        self.runtimes: dict[str, Choice] = {}
         self._key: str | None = new_key()
         self._key_file = ""
         self._delete_log = log_file is None
@@ -195,8 +198,8 @@ class LocalTriton:
         backends = None
         if triton.python_backend is not None:
             check_names(self.repository)
-            repository = run_dir / "repository"
-            repository.symlink_to(self.repository, target_is_directory=True)
+            self.runtimes = choices(self.repository, self.models, gpu=gpu_count() > 0)
+            repository = write_repository(run_dir / "repository", self.repository, self.runtimes)
             backends, binaries = backend_directory.build(run_dir, triton.python_backend, site_directories())
             environment["PATH"] = os.pathsep.join([str(binaries), environment.get("PATH", os.defpath)])
             # Since 1.29 onnxruntime sends telemetry unless told not to.

@@ -50,15 +50,16 @@ def export(
         str,
         typer.Option(
             metavar="TARGET",
-            help="Hardware to run on: auto (GPUs, else the CPU), cpu, cuda (ONNX Runtime's fused operators) or "
-            "tensorrt.",
+            help="Hardware to run on: auto (GPUs, else the CPU), cpu, openvino (the CPU, by OpenVINO), cuda (ONNX "
+            "Runtime's fused operators) or tensorrt.",
         ),
     ] = "auto",
     precision: Annotated[
         str | None,
         typer.Option(
             metavar="PRECISION",
-            help="fp32, fp16, or int8 for CPUs (default fp16 for cuda and tensorrt, else fp32).",
+            help="fp32, fp16, or for CPUs bf16 or int8 (default fp16 for cuda and tensorrt, bf16 for openvino, "
+            "else fp32).",
             show_default=False,
         ),
     ] = None,

@@ -95,6 +95,8 @@ def _remarks(model: HeldModel) -> list[str]:
         return [model.error]
     remarks = []
     parity = model.card.parity
+    if model.card.precision == "bf16" or model.runtime.startswith("openvino"):
+        remarks.append(f"computed by {model.runtime}")
     if model.card.below_floor is not None:
         remarks.append(f"installed although {model.card.below_floor}")
     if parity.get("text_precision", model.card.precision) != model.card.precision:
@@ -109,7 +111,8 @@ def _as_dict(model: HeldModel) -> dict[str, Any]:
     card = model.card
     if card is None:
         return facts | {"error": model.error}
-    return facts | card_facts(card) | {"max_batch_size": model.max_batch_size, "precision": card.precision}
+    more = {"max_batch_size": model.max_batch_size, "precision": card.precision, "runtime": model.runtime}
+    return facts | card_facts(card) | more
 
 
 def card_facts(card: ModelCard) -> dict[str, Any]:

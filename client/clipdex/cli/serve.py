@@ -98,6 +98,8 @@ def serve(
         else:
             named = ", ".join(models) or "no model that clipdex exported"
             say(f"Triton {server.version} serves {named} at {server.address}; stop it with Ctrl-C", flush=True)
+            for line in _runtimes(server, models):
+                say(line, flush=True)
             for what, number in (("HTTP", server.http_port), ("metrics", server.metrics_port)):
                 if number is not None:
                     say(f"{what} at {host}:{number}", flush=True)
@@ -110,11 +112,24 @@ def _print_json(server: LocalTriton, models: Sequence[str]) -> None:
             "address": server.address,
             "server": f"triton {server.version}",
             "models": list(models),
+            "runtimes": {
+                name: {"runtime": choice.runtime, "bf16": choice.bf16, "why": choice.why}
+                for name, choice in server.runtimes.items()
+            },
             "http_port": server.http_port,
             "metrics_port": server.metrics_port,
         },
         flush=True,
     )
+
+
+def _runtimes(server: LocalTriton, models: Sequence[str]) -> list[str]:
+    """Say what computes the towers of each model, and why."""
+    lines = []
+    for name in models:
+        chosen = {str(choice) for part in ("image", "text") if (choice := server.runtimes.get(f"{name}_{part}"))}
+        lines += [f"{name} is computed by {choice}" for choice in sorted(chosen)]
+    return lines
 
 
 @contextmanager

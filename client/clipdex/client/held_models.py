@@ -27,6 +27,7 @@ class HeldModel:
 
     card: None if it cannot be read; `error` then says why.
     max_batch_size: the most pictures in one request. bytes_on_disk: of all three parts; None on a server.
+    runtime: what computes its pictures: the server's backend; of a repository, the runtime here, and why.
     """
 
     name: str
@@ -34,6 +35,7 @@ class HeldModel:
     error: str = ""
     max_batch_size: int = 0
     bytes_on_disk: int | None = None
+    runtime: str = ""
 
 
 def list_models(
@@ -98,7 +100,7 @@ def _look(
         raise
     except ClipdexError as exc:
         return HeldModel(name, None, str(exc), bytes_on_disk=size)
-    return HeldModel(name, found.assets.card, "", found.image.max_batch_size, size)
+    return HeldModel(name, found.assets.card, "", found.image.max_batch_size, size, found.image.runtime)
 
 
 def _bytes_of(directory: Path) -> int:

@@ -1,4 +1,4 @@
-"""Transports: the ways to reach models. The only package that imports tritonclient, grpc and onnxruntime.
+"""Transports: the ways to reach models. The only importer of tritonclient, grpc, onnxruntime and openvino.
 
 `open_transport` picks one by address; everything above it uses the `Transport` interface.
 
@@ -56,7 +56,7 @@ def open_transport(
         raise InvalidArgument(f"on_request is {type(on_request).__name__}; expected a function")
     transports: list[Transport]
     if addresses[0].startswith(INPROC):
-        from clipdex.wire.runtimes.onnx_runtime import InprocTransport
+        from clipdex.wire.runtimes.inproc import InprocTransport
 
         directory = addresses[0].removeprefix(INPROC)
         if not directory:

@@ -12,7 +12,7 @@ from clipdex.base.errors import CardError
 from clipdex.wire.generated import model_config_pb2, text_format
 from clipdex.wire.transport import ModelConfig
 
-__all__ = ["from_message", "instances", "read_config", "row_bytes"]
+__all__ = ["from_message", "instances", "read_config", "row_bytes", "write_config"]
 
 
 # Beyond what any real server states. Numbers by which a client allocates memory are bounded again there.
@@ -43,6 +43,7 @@ def from_message(message: Any) -> ModelConfig:
         parameters={key: value.string_value for key, value in message.parameters.items()},
         inputs=_dims(name, message.input),
         outputs=_dims(name, message.output),
+        runtime=message.backend[:200],
     )
 
 
@@ -84,6 +85,11 @@ def read_config(path: Path) -> Any:
         raise CardError(f"{path}: cannot be read: {exc.strerror}") from exc
     except (ValueError, RecursionError, text_format.ParseError) as exc:
         raise CardError(f"{path}: not a Triton model configuration: {' '.join(str(exc).split())[:300]}") from exc
+
+
+def write_config(config: Any, path: Path) -> None:
+    """Write an `inference.ModelConfig` message as a config.pbtxt."""
+    path.write_text(text_format.MessageToString(config), encoding="utf-8")
 
 
 def row_bytes(config: Any) -> int:

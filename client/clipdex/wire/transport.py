@@ -45,7 +45,7 @@ class ModelConfig:
 
     max_batch_size: the most rows in one request; 0 if the model has no batch dimension.
     instance_count: the batches that the server computes at once.
-    parameters: the string parameters.
+    parameters: the string parameters. runtime: the name of Triton's backend; in process, also why it was chosen.
     inputs, outputs: each tensor's dimensions without the batch, -1 for any; empty if not stated.
     """
 
@@ -55,6 +55,7 @@ class ModelConfig:
     parameters: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    runtime: str = ""
 
 
 @dataclass(frozen=True)

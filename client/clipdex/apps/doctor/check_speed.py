@@ -267,7 +267,7 @@ def gpu_settings(snapshot: Snapshot) -> Iterator[Finding]:
     for _, part, tower in _towers(snapshot):
         search = tower.parameters.get("cudnn_conv_algo_search")
         # Without a parameters block the backend leaves ONNX Runtime's own default alone.
-        if tower.parameters and search in (None, "0") and part == "image":
+        if tower.backend == "onnxruntime" and tower.parameters and search in (None, "0") and part == "image":
             yield Finding("conv_search_gpu" if tower.on_gpu else "conv_search", tower.name)
         if tower.on_gpu and not tower.warm_ups:
             yield Finding("no_warm_up", tower.name)

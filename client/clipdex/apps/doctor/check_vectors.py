@@ -33,6 +33,18 @@ WORDINGS = {
         "NVIDIA's container then rounds float32 products to 10 bits on a GPU (`clipdex serve` does not).",
         "Export it again with  clipdex export --overwrite ; see docs/gpu.md.",
     ),
+    "openvino": Words(
+        NOTE,
+        "OpenVINO computes it, {how}",
+        "Its vectors differ from onnxruntime's by rounding; both may be in one index (docs/cpu.md).",
+        "",
+    ),
+    "bf16_unused": Words(
+        NOTE,
+        "its card allows bf16, and onnxruntime computes it in float32",
+        "OpenVINO multiplies bf16 on processors with AMX or AVX512_BF16, which is faster{here}.",
+        "If the server's processor has one of them, install the extra `openvino` for  clipdex serve .",
+    ),
     "int8_versions": Words(
         NOTE,
         "it was exported in int8 with onnxruntime {onnxruntime}, and {server} serves it",
@@ -93,6 +105,21 @@ def quantized(snapshot: Snapshot) -> Iterator[Finding]:
             yield Finding("int8_versions", model.name, facts)
 
 
+def runtimes(snapshot: Snapshot) -> Iterator[Finding]:
+    """Note towers that OpenVINO computes, and those that it could compute faster."""
+    here = snapshot.processor
+    lacking = here is not None and not here.multiplies_bf16
+    for tower in _towers(snapshot):
+        asks = tower.parameters.get("HINT_BF16", "").upper() == "YES"
+        if tower.backend == "openvino":
+            how = "in bf16 where its processor multiplies it" if asks else "in float32"
+            if asks and here is not None:
+                how = f"in float32, since {here} cannot multiply bf16" if lacking else f"in bf16, on {here}"
+            yield Finding("openvino", tower.name, {"how": how})
+        elif asks and not tower.on_gpu:
+            yield Finding("bf16_unused", tower.name, {"here": "; this one has neither" if lacking else ""})
+
+
 def _towers(snapshot: Snapshot) -> Iterator[InspectedModel]:
     for model in snapshot.models:
         yield from model.towers.values()
@@ -107,4 +134,4 @@ def _gpus_but_the_first(snapshot: Snapshot, tower: InspectedModel) -> list[int]:
     return sorted(named - {0}) if named else list(range(1, len(snapshot.metrics.gpus)))
 
 
-CHECKS = (engines, gpus, tensor_float, quantized)
+CHECKS = (engines, gpus, tensor_float, runtimes, quantized)

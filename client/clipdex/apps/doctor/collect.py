@@ -12,6 +12,7 @@ from clipdex.apps.doctor.snapshot import Exposure, Gpu, Metrics, Model, Snapshot
 from clipdex.apps.doctor.trial import try_towers
 from clipdex.base.errors import ClipdexError, InvalidArgument, ModelNotFound
 from clipdex.base.json_text import parse_json
+from clipdex.base.processor import this_processor
 from clipdex.model.assets import SHA256_PARAMETER, Assets, fetch_zip, unpack_assets
 from clipdex.wire.address import UNIX, check_address, host_of, is_this_machine
 from clipdex.wire.credentials import Credentials
@@ -71,6 +72,7 @@ def _collect(
         exposure=exposure,
         metrics=_metrics(address, metrics),
         models=models,
+        processor=this_processor() if exposure.local else None,
         gpu_here=exposure.local and Path("/dev/nvidiactl").exists(),
     )
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from clipdex.base.processor import Processor
 from clipdex.model.card import ModelCard
 from clipdex.wire.inspect.findings import InspectedModel, InspectedServer
 
@@ -117,6 +118,7 @@ class Snapshot:
     """One server at one moment. models: those that clipdex exported, or their parts, sorted by name.
 
     gpu_here: the server is on this machine, which has an NVIDIA GPU.
+    processor: this machine's, if the server is on it; else None.
     """
 
     address: str
@@ -125,6 +127,7 @@ class Snapshot:
     metrics: Metrics
     models: tuple[Model, ...] = ()
     gpu_here: bool = False
+    processor: Processor | None = None
 
     @property
     def gpu_there(self) -> bool | None:
