@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import wait
 from types import TracebackType
@@ -25,7 +25,10 @@ from clipdex.pipeline.ring import PixelRing
 from clipdex.pipeline.worker_process import FAILED_STARTS_IN_A_ROW, WorkerProcess, refused
 from clipdex.sources.scan import FoundFile
 
-__all__ = ["DecodePool", "Decoded", "Unchanged", "start_decoder"]
+__all__ = ["DECODER", "DecodePool", "Decoded", "Unchanged", "start_decoder"]
+
+# The module whose `main` a worker runs, and arguments beside those that every worker gets.
+DECODER = ("clipdex.pipeline.decode_worker",)
 
 # Files queued at a worker, including the one it decodes, so that it need not wait for the next.
 _QUEUED = 3
@@ -84,11 +87,12 @@ class DecodePool:
         icc: IccUse = "off",
         exif: bool = False,
         decodes: bool = True,
+        decoder: Sequence[str] = DECODER,
     ) -> None:
         """workers: processes; one for each core that this process may use if not given. icc: see `open_image`.
 
         exif: also read what pictures say of themselves. decodes: False reads files without decoding them; each
-            gives `Unchanged`, or a Failure.
+            gives `Unchanged`, or a Failure. decoder: what the workers run, for measurements without decoding.
         """
         if workers is not None and workers < 1:
             raise InvalidArgument(f"workers is {workers}; expected at least 1")
@@ -99,6 +103,7 @@ class DecodePool:
         self._icc = icc
         self._exif = exif
         self._decodes = decodes
+        self._decoder = decoder
         self._limits = (limits or Limits()).within(machine_memory())
         self._workers: list[_Worker] = []
         self._lock = threading.Condition()
@@ -297,16 +302,26 @@ class DecodePool:
             self._icc,
             exif=self._exif,
             advice="use fewer workers with --workers",
+            decoder=self._decoder,
         )
 
 
 def start_decoder(
-    kind: type[_W], ring: PixelRing, spec: ImageSpec, limits: Limits, icc: IccUse, *, exif: bool, advice: str
+    kind: type[_W],
+    ring: PixelRing,
+    spec: ImageSpec,
+    limits: Limits,
+    icc: IccUse,
+    *,
+    exif: bool,
+    advice: str,
+    decoder: Sequence[str] = DECODER,
 ) -> _W:
     """Start a process that decodes into a ring. Raises ClipdexError, which ends with the advice."""
-    rules = json.dumps(asdict(spec)), json.dumps(asdict(limits)), icc, *(["exif"] if exif else [])
+    module, *more = decoder
+    rules = json.dumps(asdict(spec)), json.dumps(asdict(limits)), icc, *(["exif"] if exif else []), *more
     try:
         memory = ring.open_for_workers()
     except OSError as exc:
         raise refused(exc, advice) from exc
-    return kind.start("clipdex.pipeline.decode_worker", memory, rules, advice=advice)
+    return kind.start(module, memory, rules, advice=advice)

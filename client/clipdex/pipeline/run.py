@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from itertools import takewhile
@@ -23,7 +23,7 @@ from clipdex.client.client import Client
 from clipdex.client.steps import bisect
 from clipdex.index.writer import IndexWriter
 from clipdex.pipeline.batch import Batch
-from clipdex.pipeline.decode import Decoded, DecodePool, Unchanged
+from clipdex.pipeline.decode import DECODER, Decoded, DecodePool, Unchanged
 from clipdex.pipeline.departures import CopiesMet
 from clipdex.pipeline.report import Phase, Progress, StageTimes, Tally
 from clipdex.pipeline.ring import PixelRing
@@ -93,8 +93,10 @@ class Run:
         self._first_at: float | None = None
         self._last_at = self._committed_at = time.monotonic()
 
-    def embed_all(self, ring: PixelRing, workers: int | None, limits: Limits) -> None:
-        """Scan → decode → one request per tray → append in order."""
+    def embed_all(
+        self, ring: PixelRing, workers: int | None, limits: Limits, decoder: Sequence[str] = DECODER
+    ) -> None:
+        """Scan → decode → one request per tray → append in order. decoder: as for a DecodePool."""
         in_flight = min(self._client.in_flight, ring.trays - 1)
         if in_flight < self._client.in_flight:
             _LOG.warning(
@@ -112,6 +114,7 @@ class Run:
                 limits=limits,
                 icc=self._writer.manifest.icc,
                 exif=self._exif,
+                decoder=decoder,
             ) as pool,
             FetchAhead(limits.max_file_bytes) as ahead,
             self._counted(),
