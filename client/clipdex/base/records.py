@@ -123,6 +123,5 @@ class Changes:
     dated: list[tuple[bytes, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
-        files = (self.pictures, self.failures, self.removed, self.touched)
-        notes = (self.annotated, self.signed, self.dated)
-        return sum(len(changes) for changes in (*files, *notes))
+        files = len(self.pictures) + len(self.failures) + len(self.removed) + len(self.touched)
+        return files + len(self.annotated) + len(self.signed) + len(self.dated)
