@@ -68,7 +68,10 @@ def main() -> None:
                     else:
                         print(f"unchanged: {share * 1e6:.1f} µs of processor time a picture")
     machine = this_machine()
-    print(f"{asked.pictures:,} pictures by {report.transfer}, {asked.rounds} rounds, {machine.cores} cores of ", end="")
+    print(
+        f"{asked.pictures:,} pictures by {report.transfer}, {asked.rounds} rounds, {machine.cores} cores of ",
+        end="",
+    )
     print(f"{machine.cpu}, load {os.getloadavg()[0]:.1f}, {machine.date}")
     told = ", ".join(f"{share * 1e6:.1f}" for share in shares)
     print(f"processor time of the client's process: {statistics.median(shares) * 1e6:.1f} µs a picture ({told})")

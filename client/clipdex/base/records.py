@@ -28,7 +28,7 @@ _MOST = (1 << 63) - 1
 
 def storable(number: int) -> int:
     """Clamp a size or a time to the 64 bits that an index stores: times from 1677 to 2262."""
-    return max(-_MOST, min(_MOST, number))
+    return number if -_MOST <= number <= _MOST else max(-_MOST, min(_MOST, number))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 from clipdex.base.errors import IndexDamaged, IndexFault, IndexFormatError, IndexWriteError
@@ -74,6 +75,8 @@ _DATED_PATHS = "SELECT path FROM failure_ctimes WHERE path"
 _LIVE_ROW = "SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL"
 _STRIP = "DELETE FROM metadata WHERE row IN (SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL)"
 
+
+_MOST_PARAMETERS = 900  # SQLite takes 999 on old builds
 
 _ROW = CHECKED["rows"][1].split(", ")
 _LIVE = f"SELECT {', '.join(_ROW)}, crc32c FROM rows WHERE path = ? AND deleted_at IS NULL"  # noqa: S608
@@ -242,11 +245,18 @@ class RowStore(RowReader):
 
     def _insert(self, table: str, records: Iterable[tuple[Value, ...]]) -> None:
         columns = CHECKED[table][1]
-        marks = "?, " * len(columns.split(",")) + "?"
-        self._db.executemany(
-            f"INSERT INTO {table} ({columns}, crc32c) VALUES ({marks})",  # noqa: S608
-            ((*record, record_crc32c(*record)) for record in records),
-        )
+        each = len(columns.split(",")) + 1
+        insert = f"INSERT INTO {table} ({columns}, crc32c) VALUES "  # noqa: S608
+        marks = f"({'?, ' * (each - 1)}?)"
+        at_once = _MOST_PARAMETERS // each
+        rest: list[tuple[Value, ...]] = []
+        for record in records:
+            rest.append((*record, record_crc32c(*record)))
+            # Many in a statement: before and after each, sqlite3 waits for its turn among Python's threads.
+            if len(rest) == at_once:
+                self._db.execute(insert + ", ".join([marks] * at_once), [*chain.from_iterable(rest)])
+                rest.clear()
+        self._db.executemany(insert + marks, rest)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

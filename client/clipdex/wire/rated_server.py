@@ -32,7 +32,11 @@ from clipdex.wire.shared_memory import DIRECTORY, PREFIX
 
 __all__ = ["Rate", "RatedServer", "main", "rated_server"]
 
-_OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0))
+_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.so_reuseport", 0),
+)
 _END_S = 10.0
 
 
@@ -53,7 +57,9 @@ class Rate:
 
     def __post_init__(self) -> None:
         if not self.rows_per_s > 0:
-            raise InvalidArgument(f"a server of {self.rows_per_s} rows a second answers nothing; expected more than 0")
+            raise InvalidArgument(
+                f"a server of {self.rows_per_s} rows a second answers nothing; expected more than 0"
+            )
         for name in ("instances", "max_batch_size", "image_size", "embedding_dim"):
             if getattr(self, name) < 1:
                 raise InvalidArgument(f"{name} is {getattr(self, name)}; expected at least 1")
@@ -129,7 +135,9 @@ class RatedServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignor
             return response
         rows = int(request.inputs[0].shape[0])
         if not 1 <= rows <= self._rate.max_batch_size:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{rows} rows; expected 1 to {self._rate.max_batch_size}")
+            context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"{rows} rows; expected 1 to {self._rate.max_batch_size}"
+            )
         self._fetch(request, context)
         self._compute(rows)
         dim = self._rate.embedding_dim
@@ -215,7 +223,9 @@ def rated_server(rate: Rate) -> Iterator[str]:
         try:
             address = process.stdout.readline().decode().strip()
             if not address:
-                raise ServerUnreachable("the server that answers at a given rate did not start: see what it printed")
+                raise ServerUnreachable(
+                    "the server that answers at a given rate did not start: see what it printed"
+                )
             yield address
         finally:
             process.stdin.close()  # it ends then, as when this process is killed
