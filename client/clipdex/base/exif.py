@@ -87,6 +87,7 @@ class Exif:
 
 
 _NOTHING = Exif()
+_SAYS_NOTHING = ("{}", b"{}")  # most pictures
 
 
 def exif_from_json(text: str | bytes) -> Exif:
@@ -95,6 +96,8 @@ def exif_from_json(text: str | bytes) -> Exif:
     Raises:
         ValueError: it is not a JSON object.
     """
+    if text in _SAYS_NOTHING:
+        return _NOTHING
     found = parse_json(text)
     if not isinstance(found, dict):
         raise ValueError("it is not an object")

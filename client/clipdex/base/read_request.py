@@ -10,7 +10,7 @@ from typing import BinaryIO
 from clipdex.base.errors import ImageError
 from clipdex.base.records import storable
 
-__all__ = ["ReadRequest", "refusal"]
+__all__ = ["ReadRequest", "refusal", "whole_file"]
 
 # To be read, and the five numbers of a ReadRequest. A refusal has other bytes behind its kind.
 _READ = struct.Struct("<cqqqqq")
@@ -84,6 +84,14 @@ class ReadRequest:
         if len(data) < length:
             raise ImageError("the file that contains it ends in the middle of it", reason="truncated")
         return data
+
+
+_WHOLE_FILE = ReadRequest(b"").encode()
+
+
+def whole_file(file: bytes) -> bytes:
+    """Encode the request for a file of its own, `ReadRequest(file)`."""
+    return _WHOLE_FILE + file
 
 
 def _read_to_end(file: BinaryIO, length: int, limit: int) -> bytes:

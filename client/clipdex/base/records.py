@@ -28,7 +28,7 @@ _MOST = (1 << 63) - 1
 
 def storable(number: int) -> int:
     """Clamp a size or a time to the 64 bits that an index stores: times from 1677 to 2262."""
-    return max(-_MOST, min(_MOST, number))
+    return number if -_MOST <= number <= _MOST else max(-_MOST, min(_MOST, number))
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,5 @@ class Changes:
     dated: list[tuple[bytes, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
-        files = (self.pictures, self.failures, self.removed, self.touched)
-        notes = (self.annotated, self.signed, self.dated)
-        return sum(len(changes) for changes in (*files, *notes))
+        files = len(self.pictures) + len(self.failures) + len(self.removed) + len(self.touched)
+        return files + len(self.annotated) + len(self.signed) + len(self.dated)

@@ -42,7 +42,13 @@ from clipdex.index.stored import (
     stored,
 )
 
-__all__ = ["CHECKED", "RowReader"]
+__all__ = ["CHECKED", "LEDGER_PATHS", "LIVE_PATHS", "RowReader"]
+
+# Of values that are looked up together.
+_AT_ONCE = 256
+
+LIVE_PATHS = "SELECT path FROM rows WHERE deleted_at IS NULL AND path"
+LEDGER_PATHS = "SELECT path FROM failures WHERE path"
 
 _INT, _INT_OR_NONE, _BYTES_OR_NONE = (int,), (int, type(None)), (bytes, type(None))
 
@@ -67,6 +73,7 @@ class RowReader:
         self._path = path
         self._lock = threading.Lock()
         self._there: set[str] = set()  # which of `OPTIONAL` have been seen
+        self._absent: set[str] | None = None  # the only writer's: which are not there, as no other makes them
 
     def close(self) -> None:
         """Close the connection; closing the writer's merges the WAL into the file."""
@@ -172,6 +179,39 @@ class RowReader:
             "UNION ALL SELECT 1 FROM failures WHERE path = ?"
         )
         return bool(self._rows(sql, (path, path)))
+
+    def paths_among(self, paths: Sequence[bytes]) -> set[bytes]:
+        """Find the paths that have a live row or a line in the ledger, damaged or not; one look-up for many."""
+        return self._among(LIVE_PATHS, paths) | self._among(LEDGER_PATHS, paths)
+
+    def contents_among(self, content_hashes: Sequence[bytes]) -> set[bytes]:
+        """Find the contents that some row has, live or dead, damaged or not; one look-up for many."""
+        return self._among("SELECT content_hash FROM rows WHERE content_hash", content_hashes)
+
+    def _among(self, wanted: str, values: Sequence[bytes]) -> set[bytes]:
+        try:
+            with self._lock:
+                found = self._locked_among(wanted, values)
+                require_still(self._db)
+                return found
+        except DAMAGE as exc:
+            require_still(self._db)
+            raise unreadable(self._path, exc) from exc
+
+    def _locked_among(self, wanted: str, values: Sequence[bytes]) -> set[bytes]:
+        """Find values in a column. wanted: a statement up to it. For a caller that holds the lock.
+
+        Raises:
+            One of `DAMAGE`.
+        """
+        found: set[bytes] = set()
+        for start in range(0, len(values), _AT_ONCE):
+            part = list(values[start : start + _AT_ONCE])
+            # Filled up to a power of two: SQLite compiles a statement for each number of parameters.
+            part += part[-1:] * ((1 << (len(part) - 1).bit_length()) - len(part))
+            marks = "?," * (len(part) - 1) + "?"
+            found.update(value for (value,) in self._db.execute(f"{wanted} IN ({marks})", part))
+        return found
 
     def known_soundly(self, path: bytes) -> KnownFile | None:
         """Look up a path like `known`, but return None if one of its records is damaged."""
@@ -296,10 +336,17 @@ class RowReader:
         return found
 
     def _has(self, table: str) -> bool:
-        if table not in self._there:  # a writer may add a table, but never drops one
-            found = self._rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,))
-            self._there |= {table} if found else set()
-        return table in self._there
+        if table in self._there:  # a writer may add a table, but never drops one
+            return True
+        with self._lock:
+            if self._absent is not None and table in self._absent:
+                return False
+            found = self._locked_rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,))
+            if found:
+                self._there.add(table)
+            elif self._absent is not None:
+                self._absent.add(table)
+        return bool(found)
 
     def _stored(self) -> str:
         """The SELECT list and FROM clause for all that is stored of a row."""
@@ -339,11 +386,15 @@ class RowReader:
             raise unreadable(self._path, exc) from exc
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        with self._lock:
+            return self._locked_rows(sql, parameters)
+
+    def _locked_rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Like `_rows`, for a caller that holds the lock."""
         try:
-            with self._lock:
-                found = self._db.execute(sql, parameters).fetchall()
-                require_still(self._db)
-                return found
+            found = self._db.execute(sql, parameters).fetchall()
+            require_still(self._db)
+            return found
         except DAMAGE as exc:
             require_still(self._db)
             raise unreadable(self._path, exc) from exc

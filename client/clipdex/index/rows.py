@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 from clipdex.base.errors import IndexDamaged, IndexFault, IndexFormatError, IndexWriteError
@@ -26,7 +27,7 @@ from clipdex.base.records import (
 )
 from clipdex.index.file_system import lacking
 from clipdex.index.manifest import MANIFEST
-from clipdex.index.row_reader import CHECKED, RowReader
+from clipdex.index.row_reader import CHECKED, LEDGER_PATHS, LIVE_PATHS, RowReader
 from clipdex.index.schema import (
     APPLICATION_ID,
     DAMAGE,
@@ -70,9 +71,12 @@ _DATE_FAILURE = (
     "INSERT OR REPLACE INTO failure_ctimes (path, ctime_ns, crc32c) "
     "SELECT path, :value, record_crc32c(path, :value) FROM failures WHERE path = :path"
 )
+_DATED_PATHS = "SELECT path FROM failure_ctimes WHERE path"
 _LIVE_ROW = "SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL"
 _STRIP = "DELETE FROM metadata WHERE row IN (SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL)"
 
+
+_MOST_PARAMETERS = 900  # SQLite takes 999 on old builds
 
 _ROW = CHECKED["rows"][1].split(", ")
 _LIVE = f"SELECT {', '.join(_ROW)}, crc32c FROM rows WHERE path = ? AND deleted_at IS NULL"  # noqa: S608
@@ -136,12 +140,14 @@ class RowStore(RowReader):
                 f"{EXIF_VERSION}: install the clipdex that wrote it, or build the index again"
             )
         store = cls(db, path)
+        store._absent = set() if write else None
         try:
             require_schema(db, path)
             if write and not all(map(store._has, LATER)):
                 with store._transaction():
                     for statement in LATER.values():
                         db.execute(statement)
+                store._absent = set()
         except BaseException:
             db.close()
             raise
@@ -171,10 +177,13 @@ class RowStore(RowReader):
         gone = [*(p.path for p in pictures), *(f.path for f in failures), *changes.removed]
         there = self._has("exif")
         with self._lock, self._transaction():
-            for path in gone:
+            live = self._locked_among(LIVE_PATHS, gone)
+            failed = self._locked_among(LEDGER_PATHS, gone) | self._locked_among(_DATED_PATHS, gone)
+            for path in filter(live.__contains__, gone):
                 self._change(path, deleted_at=now)
-            self._db.executemany("DELETE FROM failures WHERE path = ?", ((path,) for path in gone))
-            self._db.executemany("DELETE FROM failure_ctimes WHERE path = ?", ((path,) for path in gone))
+            lines_gone = [(path,) for path in gone if path in failed]
+            self._db.executemany("DELETE FROM failures WHERE path = ?", lines_gone)
+            self._db.executemany("DELETE FROM failure_ctimes WHERE path = ?", lines_gone)
             for p in changes.touched:
                 self._change(p.path, size=storable(p.size), mtime_ns=storable(p.mtime_ns))
             for statement in (_DATE, _DATE_FAILURE):
@@ -207,6 +216,7 @@ class RowStore(RowReader):
                 return
             self._db.execute(EXIF)
             self._db.execute(f"PRAGMA user_version = {EXIF_VERSION}")
+            self._absent = set()
         records = []
         for path, exif in of_paths:
             for (row,) in self._db.execute(_LIVE_ROW, (path,)).fetchall():
@@ -235,11 +245,18 @@ class RowStore(RowReader):
 
     def _insert(self, table: str, records: Iterable[tuple[Value, ...]]) -> None:
         columns = CHECKED[table][1]
-        marks = "?, " * len(columns.split(",")) + "?"
-        self._db.executemany(
-            f"INSERT INTO {table} ({columns}, crc32c) VALUES ({marks})",  # noqa: S608
-            ((*record, record_crc32c(*record)) for record in records),
-        )
+        each = len(columns.split(",")) + 1
+        insert = f"INSERT INTO {table} ({columns}, crc32c) VALUES "  # noqa: S608
+        marks = f"({'?, ' * (each - 1)}?)"
+        at_once = _MOST_PARAMETERS // each
+        rest: list[tuple[Value, ...]] = []
+        for record in records:
+            rest.append((*record, record_crc32c(*record)))
+            # Many in a statement: before and after each, sqlite3 waits for its turn among Python's threads.
+            if len(rest) == at_once:
+                self._db.execute(insert + ", ".join([marks] * at_once), [*chain.from_iterable(rest)])
+                rest.clear()
+        self._db.executemany(insert + marks, rest)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

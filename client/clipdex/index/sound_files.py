@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,6 +53,14 @@ class SoundFiles:
     def has(self, path: bytes) -> bool:
         """Return whether the committed index has a path, damaged or not."""
         return self._store.has_path(path)
+
+    def paths_among(self, paths: Sequence[bytes]) -> set[bytes]:
+        """Find those that the committed index has, damaged or not: of the others, `known` is None."""
+        return self._store.paths_among(paths)
+
+    def contents_among(self, content_hashes: Sequence[bytes]) -> set[bytes]:
+        """Find those that a committed row has, damaged or not: of the others, `row_of_content` is None."""
+        return self._store.contents_among(content_hashes)
 
     def row_of_content(self, content_hash: bytes) -> int | None:
         """Find an undamaged row, live or dead, whose file had this content."""

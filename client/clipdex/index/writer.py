@@ -143,6 +143,15 @@ class IndexWriter:
         """Look up a path in the committed index; None if it is unknown, or one of its records is damaged."""
         return self._files.known(path)
 
+    def paths_among(self, paths: Sequence[bytes]) -> set[bytes]:
+        """Find the paths that the committed index has, damaged or not: of the others, `known` is None."""
+        return self._files.paths_among(paths)
+
+    def contents_among(self, content_hashes: Sequence[bytes]) -> set[bytes]:
+        """Find the contents that a row has, committed or not: of the others, `row_of_content` is None."""
+        pending = {content for content in content_hashes if content in self._row_of_content}
+        return pending | self._files.contents_among([each for each in content_hashes if each not in pending])
+
     def has(self, path: bytes) -> bool:
         """Return whether the committed index has a row or a line in the ledger for a path, damaged or not."""
         return self._files.has(path)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import select
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from multiprocessing.connection import wait
 from types import TracebackType
 from typing import TypeAlias, TypeVar
 
@@ -25,10 +25,19 @@ from clipdex.pipeline.ring import PixelRing
 from clipdex.pipeline.worker_process import FAILED_STARTS_IN_A_ROW, WorkerProcess, refused
 from clipdex.sources.scan import FoundFile
 
-__all__ = ["DecodePool", "Decoded", "Unchanged", "start_decoder"]
+__all__ = ["DECODER", "DecodePool", "Decoded", "Unchanged", "start_decoder"]
 
-# Files queued at a worker, including the one it decodes, so that it need not wait for the next.
+# The module whose `main` a worker runs, and arguments beside those that every worker gets.
+DECODER = ("clipdex.pipeline.decode_worker",)
+
+# Files queued at a worker, including the one it decodes, so that it need not wait for the next: those of so much
+# time, as far as it is known, and between so many. The more there are, the fewer messages are read and sent alone.
+_QUEUED_S = 0.02
 _QUEUED = 3
+_MOST_QUEUED = 16
+
+# A worker's answer is handed on when it comes; the thread looks up from time to time, since there may be room again.
+_POLL_MS = 50
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ _W = TypeVar("_W", bound=WorkerProcess)
 class _Worker(WorkerProcess):
     # (order, file) of the files it was given and has not answered, oldest first.
     given: deque[tuple[int, FoundFile]] = field(default_factory=deque)
+    to_send: list[tuple[int, bytes]] = field(default_factory=list)  # order, request: the newest of them
     unsent: int | None = None  # the order of the first of these that could not be sent, as it had died
 
 
@@ -84,11 +94,12 @@ class DecodePool:
         icc: IccUse = "off",
         exif: bool = False,
         decodes: bool = True,
+        decoder: Sequence[str] = DECODER,
     ) -> None:
         """workers: processes; one for each core that this process may use if not given. icc: see `open_image`.
 
         exif: also read what pictures say of themselves. decodes: False reads files without decoding them; each
-            gives `Unchanged`, or a Failure.
+            gives `Unchanged`, or a Failure. decoder: what the workers run, for measurements without decoding.
         """
         if workers is not None and workers < 1:
             raise InvalidArgument(f"workers is {workers}; expected at least 1")
@@ -99,6 +110,7 @@ class DecodePool:
         self._icc = icc
         self._exif = exif
         self._decodes = decodes
+        self._decoder = decoder
         self._limits = (limits or Limits()).within(machine_memory())
         self._workers: list[_Worker] = []
         self._lock = threading.Condition()
@@ -111,32 +123,33 @@ class DecodePool:
         self._closing = False
         # The serving thread's own:
         self._again: deque[tuple[int, FoundFile]] = deque()
+        self._settled: dict[int, Result] = {}
+        self._answers = 0
         self._failed_starts = 0  # in a row
         self._thread: threading.Thread | None = None
 
     def decode(self, files: Iterator[FoundFile]) -> Iterator[Result]:
         """Yield one result per file, in the files' order. `files` is consumed in another thread."""
-        return (result for result in self.decode_within(None, files) if result is not None)
+        return (result for results in self.decode_within(None, files) for result in results)
 
-    def decode_within(self, patience_s: float | None, files: Iterator[FoundFile]) -> Iterator[Result | None]:
-        """Like `decode`, but yield None whenever the next result takes longer than `patience_s` seconds."""
+    def decode_within(self, patience_s: float | None, files: Iterator[FoundFile]) -> Iterator[list[Result]]:
+        """Like `decode`, but yield what is there of the next results, and [] after each `patience_s` seconds in vain."""
         for _ in range(self._count):
             self._workers.append(self._start())  # one by one: if one fails, `close` ends those before it
         self._thread = threading.Thread(target=self._serve, args=(files,), name="clipdex-decode", daemon=True)
         self._thread.start()
         while True:
-            result = None
+            results = []
             with self._lock:
-                if not self._lock.wait_for(self._next_is_known, patience_s):
-                    pass
-                elif self._taken not in self._done:
-                    if self._error is not None:
-                        raise self._error
-                    return
-                else:
-                    result = self._done.pop(self._taken)
-                    self._taken += 1
-            yield result
+                if self._lock.wait_for(self._next_is_known, patience_s):
+                    while self._taken in self._done:
+                        results.append(self._done.pop(self._taken))
+                        self._taken += 1
+                    if not results:
+                        if self._error is not None:
+                            raise self._error
+                        return
+            yield results
 
     def _next_is_known(self) -> bool:
         return self._taken in self._done or self._error is not None or self._taken == self._total
@@ -173,7 +186,7 @@ class DecodePool:
             order, ended = 0, False
             while True:
                 ended, order = self._feed(files, order, ended)
-                busy = [worker for worker in self._workers if worker.given]
+                busy = {worker.pipe.fileno(): worker for worker in self._workers if worker.given}
                 if self._closing:
                     return
                 if not busy:
@@ -181,21 +194,25 @@ class DecodePool:
                         break
                     self._wait_for_room(order)
                     continue
-                # The wait is short, since new work may become available meanwhile.
-                for ready in wait([worker.pipe for worker in busy], timeout=0.05):
-                    self._receive(next(worker for worker in busy if worker.pipe is ready))
+                poll = select.poll()
+                for descriptor in busy:
+                    poll.register(descriptor, select.POLLIN)
+                for descriptor, _ in poll.poll(_POLL_MS):
+                    self._receive(busy[descriptor])
                 self._watch()
+                self._hand_on()
             with self._lock:
                 self._total = order
                 self._lock.notify_all()
         except BaseException as exc:
+            self._hand_on()
             with self._lock:
                 self._error = exc
                 self._lock.notify_all()
 
     def _feed(self, files: Iterator[FoundFile], order: int, ended: bool) -> tuple[bool, int]:
         """Hand out files evenly, within the bounds -> (whether the source has ended, the next order)."""
-        for depth in range(_QUEUED):
+        for depth in range(self._depth()):
             for worker in self._workers:
                 if len(worker.given) > depth:
                     continue
@@ -208,7 +225,16 @@ class DecodePool:
                     else:
                         self._give(worker, order, file)
                         order += 1
+        for worker in self._workers:
+            self._send(worker)
         return ended, order
+
+    def _depth(self) -> int:
+        """Return how many files are queued at each worker."""
+        if self._answers < _MOST_QUEUED:
+            return _QUEUED
+        each_s = sum(self.busy.values()) / self._answers
+        return int(min(_MOST_QUEUED, max(_QUEUED, _QUEUED_S / max(each_s, 1e-6))))
 
     def _wait_for_room(self, order: int) -> None:
         with self._lock:
@@ -219,27 +245,36 @@ class DecodePool:
         if worker.ready and not worker.given:
             worker.since = time.monotonic()
         worker.given.append((order, file))
-        # If it has died, `_receive` finds the end of its pipe and handles what it was given.
+        slot = self._ring.slot_of(order) if self._decodes else NO_SLOT
+        worker.to_send.append((order, SLOT.pack(slot, file.content_hash or NO_HASH) + file.request()))
+
+    def _send(self, worker: _Worker) -> None:
+        """Send what a worker was given. If it has died, `_receive` finds the end of its pipe and handles it."""
+        if not worker.to_send:
+            return
+        (first, _), messages = worker.to_send[0], [message for _, message in worker.to_send]
+        worker.to_send.clear()
         try:
-            slot = self._ring.slot_of(order) if self._decodes else NO_SLOT
-            what = SLOT.pack(slot, file.content_hash or NO_HASH)
-            worker.pipe.send_bytes(what + file.request())
+            worker.send(messages)
         except ConnectionError:
             if worker.unsent is None:
-                worker.unsent = order
+                worker.unsent = first
 
     def _receive(self, worker: _Worker) -> None:
         try:
-            message = worker.pipe.recv_bytes()
+            messages = worker.receive()
         except (EOFError, ConnectionError):
             self._replace(worker, "worker_died")
             return
-        if not worker.is_answer(message, time.monotonic()):
-            if message == b"":
-                self._failed_starts = 0
-            return
-        order, file = worker.given.popleft()
-        self._settle(order, self._result(order, file, message))
+        now = time.monotonic()
+        for message in messages:
+            if not worker.is_answer(message, now):
+                if message == b"":
+                    self._failed_starts = 0
+                continue
+            order, file = worker.given.popleft()
+            self._answers += 1
+            self._settle(order, self._result(order, file, message))
 
     def _result(self, order: int, file: FoundFile, message: bytes) -> Result:
         status, width, height, size, mtime_ns, ctime_ns, digest, decode_s, resize_s = HEADER.unpack_from(message)
@@ -259,9 +294,16 @@ class DecodePool:
         return Failure(file.path, reason, detail, size or file.size, mtime_ns or file.mtime_ns, ctime)
 
     def _settle(self, order: int, result: Result) -> None:
-        with self._lock:
-            self._done[order] = result
-            self._lock.notify_all()
+        self._settled[order] = result
+
+    def _hand_on(self) -> None:
+        """Hand over what was settled. The other thread is woken only if its next result is there."""
+        if self._settled:
+            with self._lock:
+                self._done.update(self._settled)
+                if self._taken in self._done:
+                    self._lock.notify_all()
+            self._settled.clear()
 
     def _watch(self) -> None:
         now = time.monotonic()
@@ -297,16 +339,26 @@ class DecodePool:
             self._icc,
             exif=self._exif,
             advice="use fewer workers with --workers",
+            decoder=self._decoder,
         )
 
 
 def start_decoder(
-    kind: type[_W], ring: PixelRing, spec: ImageSpec, limits: Limits, icc: IccUse, *, exif: bool, advice: str
+    kind: type[_W],
+    ring: PixelRing,
+    spec: ImageSpec,
+    limits: Limits,
+    icc: IccUse,
+    *,
+    exif: bool,
+    advice: str,
+    decoder: Sequence[str] = DECODER,
 ) -> _W:
     """Start a process that decodes into a ring. Raises ClipdexError, which ends with the advice."""
-    rules = json.dumps(asdict(spec)), json.dumps(asdict(limits)), icc, *(["exif"] if exif else [])
+    module, *more = decoder
+    rules = json.dumps(asdict(spec)), json.dumps(asdict(limits)), icc, *(["exif"] if exif else []), *more
     try:
         memory = ring.open_for_workers()
     except OSError as exc:
         raise refused(exc, advice) from exc
-    return kind.start("clipdex.pipeline.decode_worker", memory, rules, advice=advice)
+    return kind.start(module, memory, rules, advice=advice)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from clipdex.client.client import Client
 from clipdex.index.manifest import Manifest
 from clipdex.index.writer import IndexWriter
 from clipdex.model.formats.icc import IccUse, check_icc
+from clipdex.pipeline.decode import DECODER
 from clipdex.pipeline.departures import remove_departed
 from clipdex.pipeline.report import Progress, RunReport
 from clipdex.pipeline.ring import open_ring
@@ -44,8 +45,12 @@ def index_one(
     batch_deadline_s: float = BATCH_DEADLINE_S,
     exif: bool = True,
     progress: Callable[[Progress], None] | None = None,
+    decoder: Sequence[str] = DECODER,
 ) -> RunReport:
-    """Bring an index that has no parts up to date with a source; see `index_pictures`."""
+    """Bring an index that has no parts up to date with a source; see `index_pictures`.
+
+    decoder: what the workers run, for measurements without decoding; see `DecodePool`.
+    """
     started = time.monotonic()
     # Lock the index before a long listing; but do not create an index for an empty source.
     is_new = not os.path.lexists(index)
@@ -60,7 +65,7 @@ def index_one(
         run = Run(client, writer, source, retry_failures, check, progress, batch_deadline_s, exif=exif)
         try:
             with open_ring(client, max_ring_bytes) as ring:
-                run.embed_all(ring, workers, limits or Limits())
+                run.embed_all(ring, workers, limits or Limits(), decoder)
         except BaseException:
             # The rows appended so far are complete; the next run need not embed them again.
             with suppress(IndexFault):

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from itertools import takewhile
@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from clipdex.base.arrays import Array
+from clipdex.base.blocks import blocks
 from clipdex.base.errors import RequestRefused
 from clipdex.base.interrupts import interrupts_noted
 from clipdex.base.limits import Limits
@@ -23,7 +24,7 @@ from clipdex.client.client import Client
 from clipdex.client.steps import bisect
 from clipdex.index.writer import IndexWriter
 from clipdex.pipeline.batch import Batch
-from clipdex.pipeline.decode import Decoded, DecodePool, Unchanged
+from clipdex.pipeline.decode import DECODER, Decoded, DecodePool, Unchanged
 from clipdex.pipeline.departures import CopiesMet
 from clipdex.pipeline.report import Phase, Progress, StageTimes, Tally
 from clipdex.pipeline.ring import PixelRing
@@ -48,6 +49,10 @@ BATCH_DEADLINE_S = 900.0
 # Notes of the scan on files that are not decoded: the most that may wait for the joining thread, and how long.
 _MOST_NOTES = 16_384
 _PATIENCE_S = 0.05
+
+# Files that are looked up in the index together, as long as the source lists them this quickly.
+_LOOKED_UP = 256
+_LOOK_UP_S = 0.02
 
 # A progress bar moves as smoothly as an eye can see.
 _REPORT_S = 0.05
@@ -93,8 +98,10 @@ class Run:
         self._first_at: float | None = None
         self._last_at = self._committed_at = time.monotonic()
 
-    def embed_all(self, ring: PixelRing, workers: int | None, limits: Limits) -> None:
-        """Scan → decode → one request per tray → append in order."""
+    def embed_all(
+        self, ring: PixelRing, workers: int | None, limits: Limits, decoder: Sequence[str] = DECODER
+    ) -> None:
+        """Scan → decode → one request per tray → append in order. decoder: as for a DecodePool."""
         in_flight = min(self._client.in_flight, ring.trays - 1)
         if in_flight < self._client.in_flight:
             _LOG.warning(
@@ -112,6 +119,7 @@ class Run:
                 limits=limits,
                 icc=self._writer.manifest.icc,
                 exif=self._exif,
+                decoder=decoder,
             ) as pool,
             FetchAhead(limits.max_file_bytes) as ahead,
             self._counted(),
@@ -142,21 +150,24 @@ class Run:
         heard = 0
         self._report()
         try:
-            for result in self.times.each("wait_decode", pool.decode_within(_PATIENCE_S, fresh)):
+            for results in self.times.each("wait_decode", pool.decode_within(_PATIENCE_S, fresh)):
                 stop_if_told()
                 self._report_if_due()
-                if result is None:  # the scan may have many notes on files that are not decoded
+                if not results:  # the scan may have many notes on files that are not decoded
                     self._note_scan()
                     self._commit_if_due()
-                    continue
-                heard += 1
-                self._place(result, batch)
-                if heard % ring.rows == 0:
-                    waiting.append((batch, self._submit(batch)))
-                    batch = Batch(ring.tray_of(heard))
-                    if len(waiting) >= in_flight:
-                        self._append(*waiting.popleft())
-                        pool.release_tray()
+                while results:
+                    # A tray's worth at most: it ends with a request, and then with rows that the next may copy.
+                    room = ring.rows - heard % ring.rows
+                    some, results = results[:room], results[room:]
+                    heard += len(some)
+                    self._place(some, batch)
+                    if heard % ring.rows == 0:
+                        waiting.append((batch, self._submit(batch)))
+                        batch = Batch(ring.tray_of(heard))
+                        if len(waiting) >= in_flight:
+                            self._append(*waiting.popleft())
+                            pool.release_tray()
             waiting.append((batch, self._submit(batch)))
             while waiting:
                 self._append(*waiting.popleft())
@@ -166,35 +177,45 @@ class Run:
                 if answer is not None:
                     answer.cancel()
 
-    def _place(self, result: Decoded | Unchanged | Failure, batch: Batch) -> None:
-        """Send a file that was read to the ledger, its old row, another row's vector, or the model."""
+    def _place(self, results: Sequence[Decoded | Unchanged | Failure], batch: Batch) -> None:
+        """Send files that were read to the ledger, their old row, another row's vector, or the model."""
         self._commit_if_due()  # a run may meet nothing but failures and touched files
         self._phase = "embedding"
-        if isinstance(result, Failure):
-            self._fail(result)
-            return
         with self.times.during("place"):
-            picture = result.picture
-            known = self._writer.known(picture.path)
-            if known is not None and known.content_hash == picture.content_hash:
-                self._writer.touch(picture)
-                self.tally.touched += 1
-                return
-            if isinstance(result, Unchanged):  # compared with what the file was when found; it has changed since
-                why = "it was changed during the run"
-                self._fail(Failure(picture.path, "unreadable", why, 0, 0))
-                return
-            if self._first_at is None:
-                self._first_at = time.monotonic()
-            self._waiting += 1
-            if known is not None and known.row is not None:
-                self._replacing.add(picture.path)
-            row = self._writer.row_of_content(picture.content_hash)
-            if row is None:
-                batch.embed(picture, result.slot)
-            else:
-                batch.copy(picture, row)
-                self.copies.note(picture.content_hash)
+            pictures = [result.picture for result in results if not isinstance(result, Failure)]
+            paths = self._writer.paths_among([picture.path for picture in pictures])
+            contents = self._writer.contents_among([picture.content_hash for picture in pictures])
+            for result in results:
+                if isinstance(result, Failure):
+                    self._fail(result)
+                else:
+                    self._place_one(result, batch, is_known=result.picture.path in paths, contents=contents)
+
+    def _place_one(
+        self, result: Decoded | Unchanged, batch: Batch, *, is_known: bool, contents: Container[bytes]
+    ) -> None:
+        """contents: those of rows in the index, committed or not."""
+        picture = result.picture
+        known = self._writer.known(picture.path) if is_known else None
+        if known is not None and known.content_hash == picture.content_hash:
+            self._writer.touch(picture)
+            self.tally.touched += 1
+            return
+        if isinstance(result, Unchanged):  # compared with what the file was when found; it has changed since
+            why = "it was changed during the run"
+            self._fail(Failure(picture.path, "unreadable", why, 0, 0))
+            return
+        if self._first_at is None:
+            self._first_at = time.monotonic()
+        self._waiting += 1
+        if known is not None and known.row is not None:
+            self._replacing.add(picture.path)
+        row = self._writer.row_of_content(picture.content_hash) if picture.content_hash in contents else None
+        if row is None:
+            batch.embed(picture, result.slot)
+        else:
+            batch.copy(picture, row)
+            self.copies.note(picture.content_hash)
 
     def images_per_s(self) -> float:
         """Return the pictures indexed per second since the first was decoded."""
@@ -202,11 +223,11 @@ class Run:
 
     def _fresh_files(self) -> Iterator[FoundFile]:
         """Yield the files whose index row is missing or out of date. Runs in the decoder's thread."""
-        for file in self._source.files(self._fail_scan):
+        for file, is_known in self._looked_up():
             if self._over.is_set():
                 return  # Ctrl-C: with a million unchanged files, no other stage would notice it
             self.tally.found += 1
-            known = self._writer.known(file.path)
+            known = self._writer.known(file.path) if is_known else None
             standing = standing_of(file, known, check=self._check, retry_failures=self._retry_failures)
             if known is None or standing not in (Standing.FAILED, Standing.UNCHANGED):
                 yield to_read(file, known)
@@ -220,6 +241,13 @@ class Run:
             said = file.metadata
             if said is not None and said != self._writer.metadata(known.row):
                 self._hand_over(self._remarks, (file.path, said))
+
+    def _looked_up(self) -> Iterator[tuple[FoundFile, bool]]:
+        """Yield the source's files, and whether the index has their path; many are looked up together."""
+        for files in blocks(self._source.files(self._fail_scan), _LOOKED_UP, _LOOK_UP_S):
+            known = self._writer.paths_among([file.path for file in files])
+            for file in files:
+                yield file, file.path in known
 
     def _fail_scan(self, failure: Failure) -> None:
         self.tally.found += 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -26,6 +27,10 @@ FAILED_STARTS_IN_A_ROW = 20
 _START_TIMEOUT_S = 120.0
 _KILL_TIMEOUT_S = 5.0
 
+# How `Connection` frames a message of up to 2 GiB: its length, then its bytes.
+_FRAME = struct.Struct("!i")
+_READ_AT_ONCE = 1 << 16
+
 # A worker multiplies no matrices. OpenBLAS would start a thread for each core, and reserve memory for each.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -38,6 +43,7 @@ class WorkerProcess:
     pipe: Connection
     ready: bool = False
     since: float = field(default_factory=time.monotonic)
+    unread: bytearray = field(default_factory=bytearray)  # the beginning of a message
 
     @classmethod
     def start(cls, module: str, memory: int, arguments: Sequence[str], *, advice: str) -> Self:
@@ -69,6 +75,33 @@ class WorkerProcess:
         except OSError as exc:
             raise refused(exc, advice) from exc
         return cls(process, ours)
+
+    def send(self, messages: Sequence[bytes]) -> None:
+        """Send messages, each as `Connection.send_bytes` would, together. Raises ConnectionError if it has died."""
+        data = memoryview(b"".join(_FRAME.pack(len(message)) + message for message in messages))
+        while data:
+            data = data[os.write(self.pipe.fileno(), data) :]
+
+    def receive(self) -> list[bytes]:
+        """Return the whole messages that have come, sent by `Connection.send_bytes`; waits for some bytes.
+
+        Raises:
+            EOFError, ConnectionError: it has died.
+        """
+        data = os.read(self.pipe.fileno(), _READ_AT_ONCE)
+        if not data:
+            raise EOFError
+        self.unread += data
+        messages, at = [], 0
+        while at + _FRAME.size <= len(self.unread):
+            (length,) = _FRAME.unpack_from(self.unread, at)
+            if at + _FRAME.size + length > len(self.unread):
+                break
+            at += _FRAME.size
+            messages.append(bytes(self.unread[at : at + length]))
+            at += length
+        del self.unread[:at]
+        return messages
 
     def is_answer(self, message: bytes, now: float) -> bool:
         """Note what a message says of the worker -> whether it is an answer to a request."""

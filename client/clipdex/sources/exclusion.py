@@ -81,6 +81,7 @@ class Exclusion:
         self._hidden = hidden
         self._rules = [_Rule(glob) for glob in globs]
         self._scope: Reach | None = None
+        self._last_folder = (b"", False)  # and whether it, or one around it, is left out
 
     def within(self, scope: Reach) -> Exclusion:
         """Return the same rules for a source that covers only a part of its folder."""
@@ -106,11 +107,26 @@ class Exclusion:
 
     def leaves_out_any(self, below: bytes, *, is_folder: bool) -> bool:
         """Return whether it, or a folder around it, is left out."""
-        parts = below.split(b"/")
-        around = (b"/".join(parts[:end]) for end in range(1, len(parts)))
-        return any(self.leaves_out(folder, is_folder=True) for folder in around) or self.leaves_out(
-            below, is_folder=is_folder
+        return self._leaves_out_around(below) or self.leaves_out(below, is_folder=is_folder)
+
+    def may_leave_out(self, below: bytes) -> bool:
+        """Return whether it, or a folder around it, is left out, if it is a file or if it is a folder."""
+        return (
+            self._leaves_out_around(below)
+            or self.leaves_out(below, is_folder=False)
+            or self.leaves_out(below, is_folder=True)
         )
+
+    def _leaves_out_around(self, below: bytes) -> bool:
+        """Return whether a folder around it is left out; paths that follow each other often share theirs."""
+        folder = below.rpartition(b"/")[0]
+        last, known = self._last_folder
+        if folder != last:
+            parts = below.split(b"/")
+            around = (b"/".join(parts[:end]) for end in range(1, len(parts)))
+            known = any(self.leaves_out(each, is_folder=True) for each in around)
+            self._last_folder = folder, known
+        return known
 
 
 class _Rule:

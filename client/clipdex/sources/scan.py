@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from clipdex.base.errors import SourceError
-from clipdex.base.read_request import ReadRequest
+from clipdex.base.read_request import whole_file
 from clipdex.base.records import Failure, storable
 from clipdex.base.regular_files import NOT_A_FILE
 from clipdex.sources.census import Census, PassedOver
@@ -72,6 +72,13 @@ class FoundFile:
     content_hash: bytes | None = None
 
     def __post_init__(self) -> None:
+        ctime_ns = self.ctime_ns or 0
+        if (
+            storable(self.size) == self.size
+            and storable(self.mtime_ns) == self.mtime_ns
+            and storable(ctime_ns) == ctime_ns
+        ):
+            return
         for name in ("size", "mtime_ns", "ctime_ns"):
             number = getattr(self, name)
             if number is not None and number != storable(number):
@@ -84,7 +91,7 @@ class FoundFile:
 
     def request(self) -> bytes:
         """Return the message to the worker that decodes it."""
-        return ReadRequest(self.path).encode() if self.member is None else self.member.request()
+        return whole_file(self.path) if self.member is None else self.member.request()
 
     def said(self) -> str | None:
         """Return the source's metadata on it: JSON of an object; None if there is none."""
@@ -151,7 +158,8 @@ class Tree:
         return [
             path
             for path in self._ours(paths)
-            if self._exclusion.leaves_out_any(path[start:], is_folder=os.path.isdir(path))
+            if self._exclusion.may_leave_out(path[start:])  # else there is no need to look at the file
+            and self._exclusion.leaves_out_any(path[start:], is_folder=os.path.isdir(path))
             and os.path.lexists(path)
         ]
 

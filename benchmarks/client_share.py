@@ -1,0 +1,84 @@
+"""The client's own share of a picture: everything that a run does in its own process, beside decoding and encoding.
+
+    .venv-dev/bin/python benchmarks/client_share.py [--pictures N] [--transfer wire|shared] [--again]
+
+Draws N files, whose content no one reads: the workers decode nothing and answer at once, and a server in a process
+of its own answers without computing. So a run's own process does all its real work (scan, look-ups, messages to
+and from the workers, placing, requests, appending, commits, the look for what is gone), and its processor time
+divided by N is its share of a picture. Workers and server are processes of their own and not counted; on a machine
+with fewer cores than processes they slow the clock, and not the processor time. --again indexes the same files
+once more, into the same index, where nothing has changed. Figures: docs/performance.md.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import clipdex
+from clipdex.apps.bench.machine import this_machine
+from clipdex.apps.bench.stub_worker import stub_decoder
+from clipdex.pipeline.index_one import index_one
+from clipdex.sources import open_source
+from clipdex.wire.rated_server import Rate, rated_server
+
+A_FOLDER = 1000
+
+
+def draw(folder: Path, count: int) -> None:
+    for first in range(0, count, A_FOLDER):
+        below = folder / f"{first // A_FOLDER:04}"
+        below.mkdir(parents=True)
+        for number in range(first, min(count, first + A_FOLDER)):
+            (below / f"picture_{number:08}.jpg").touch()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--size", type=int, default=224, help="of the model's pictures, in pixels")
+    parser.add_argument("--transfer", choices=["wire", "shared"], default="shared")
+    parser.add_argument("--again", action="store_true", help="also a second run, over unchanged files")
+    asked = parser.parse_args()
+    how = "always" if asked.transfer == "shared" else "never"
+    shares, clocks, stages = [], [], {}
+    with tempfile.TemporaryDirectory() as directory, rated_server(Rate(image_size=asked.size)) as address:
+        folder = Path(directory) / "pictures"
+        draw(folder, asked.pictures)
+        with clipdex.connect(address, shared_memory=how, cache_dir=directory) as client:
+            for number in range(asked.rounds):
+                index = Path(directory) / f"{number}.clipdex"
+                for _ in range(2 if asked.again else 1):
+                    cpu, clock = time.process_time(), time.monotonic()
+                    report = index_one(
+                        client, open_source(folder), index, workers=asked.workers, decoder=stub_decoder()
+                    )
+                    share = (time.process_time() - cpu) / asked.pictures
+                    assert report.discovered == asked.pictures
+                    assert not report.failed
+                    if report.indexed:
+                        shares.append(share)
+                        clocks.append((time.monotonic() - clock) / asked.pictures)
+                        for stage, seconds in report.stage_seconds.items():
+                            stages.setdefault(stage, []).append(seconds / asked.pictures)
+                    else:
+                        print(f"unchanged: {share * 1e6:.1f} µs of processor time a picture")
+    machine = this_machine()
+    print(
+        f"{asked.pictures:,} pictures by {report.transfer}, {asked.rounds} rounds, {machine.cores} cores of ",
+        end="",
+    )
+    print(f"{machine.cpu}, load {os.getloadavg()[0]:.1f}, {machine.date}")
+    told = ", ".join(f"{share * 1e6:.1f}" for share in shares)
+    print(f"processor time of the client's process: {statistics.median(shares) * 1e6:.1f} µs a picture ({told})")
+    print(f"by the clock: {statistics.median(clocks) * 1e6:.1f} µs a picture")
+    for stage, each in stages.items():
+        print(f"  {stage:<12} {statistics.median(each) * 1e6:7.1f} µs by the clock")
+
+
+if __name__ == "__main__":
+    main()
