@@ -1,8 +1,9 @@
-"""A small server that speaks as much S3 as reading a bucket needs: lists in pages, and objects, with If-Match."""
+"""A small server that speaks as much S3 as clipdex needs: lists in pages, If-Match, ranges, PUT, DELETE."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from collections import Counter
@@ -20,16 +21,19 @@ BUCKET = "pictures"
 class S3Server:
     """One bucket, `BUCKET`, on a free port of 127.0.0.1. Use it in a `with`.
 
-    latency_s: seconds before each answer. asked: the number of requests by kind. at_once: the most GETs together.
-    refuse: given (kind, key), returns the (status, code) of an error, or None. page: objects of a listing's page.
+    latency_s: seconds before each answer. asked: the number of requests by kind. at_once, heads_at_once: the most
+    GETs, HEADs together. refuse: given (kind, key), returns the (status, code) of an error, or None. page: objects
+    of a listing's page. spans: (key, start, end) of each GET of a range.
     """
 
     def __init__(self, *, latency_s: float = 0.0, page: int = 1000) -> None:
         self.objects: dict[str, tuple[bytes, datetime, str]] = {}
+        self.spans: list[tuple[str, int, int]] = []  # of GETs with a range
         self.latency_s = latency_s
         self.page = page
         self.asked: Counter[str] = Counter()
         self.at_once = self._now = 0
+        self.heads_at_once = self._heads = 0
         self.refuse: Callable[[str, str], tuple[int, str] | None] = lambda kind, key: None
         self._lock = threading.Lock()
         outer = self
@@ -41,7 +45,7 @@ class S3Server:
             def do_GET(self) -> None:
                 outer._answer(self)
 
-            do_HEAD = do_GET
+            do_HEAD = do_PUT = do_DELETE = do_POST = do_GET
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
@@ -76,6 +80,8 @@ class S3Server:
             self.asked[kind] += 1
             self._now += kind == "GET"
             self.at_once = max(self.at_once, self._now)
+            self._heads += kind == "HEAD"
+            self.heads_at_once = max(self.heads_at_once, self._heads)
         time.sleep(self.latency_s)
         try:
             if (refused := self.refuse(kind, key)) is not None:
@@ -84,11 +90,17 @@ class S3Server:
                 _send_error(asked, 404, "NoSuchBucket")
             elif kind == "LIST":
                 self._list(asked, parse_qs(url.query))
+            elif asked.command == "PUT":
+                self._put(asked, key)
+            elif asked.command == "DELETE":
+                self.objects.pop(key, None)
+                _send(asked, 204, "")
             else:
                 self._object(asked, key)
         finally:
             with self._lock:
                 self._now -= kind == "GET"
+                self._heads -= kind == "HEAD"
 
     def _object(self, asked: BaseHTTPRequestHandler, key: str) -> None:
         found = self.objects.get(key)
@@ -99,13 +111,30 @@ class S3Server:
         if asked.headers.get("If-Match", tag) != tag:
             _send_error(asked, 412, "PreconditionFailed")
             return
-        asked.send_response(200)
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", asked.headers.get("Range", ""))
+        asked.send_response(206 if wanted else 200)
+        if wanted:
+            start, last = int(wanted[1]), min(int(wanted[2]), len(data) - 1)
+            asked.send_header("Content-Range", f"bytes {start}-{last}/{len(data)}")
+            data = data[start : last + 1]
+            self.spans.append((key, start, last + 1))
         asked.send_header("Content-Length", str(len(data)))
         asked.send_header("ETag", tag)
         asked.send_header("Last-Modified", format_datetime(when.replace(microsecond=0), usegmt=True))
         asked.end_headers()
         if asked.command == "GET":
             asked.wfile.write(data)
+
+    def _put(self, asked: BaseHTTPRequestHandler, key: str) -> None:
+        data = asked.rfile.read(int(asked.headers["Content-Length"]))
+        if asked.headers.get("If-None-Match") == "*" and key in self.objects:
+            _send_error(asked, 412, "PreconditionFailed")
+            return
+        self.put(key, data)
+        asked.send_response(200)
+        asked.send_header("Content-Length", "0")
+        asked.send_header("ETag", self.objects[key][2])
+        asked.end_headers()
 
     def _list(self, asked: BaseHTTPRequestHandler, query: dict[str, list[str]]) -> None:
         prefix, after = query.get("prefix", [""])[0], query.get("continuation-token", [""])[0]
