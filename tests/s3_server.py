@@ -1,4 +1,4 @@
-"""A small server that speaks as much S3 as clipdex needs: lists in pages, If-Match, ranges, PUT, DELETE."""
+"""A small server that speaks as much S3 as clipdex needs: lists in pages, If-Match, ranges, PUT, deleting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from urllib.parse import parse_qs, unquote, urlsplit
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 BUCKET = "pictures"
 
@@ -45,7 +45,7 @@ class S3Server:
             def do_GET(self) -> None:
                 outer._answer(self)
 
-            do_HEAD = do_PUT = do_DELETE = do_POST = do_GET
+            do_HEAD = do_PUT = do_POST = do_GET
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
@@ -73,9 +73,10 @@ class S3Server:
         self.objects[key] = (data, when or datetime.now(timezone.utc), tag)
 
     def _answer(self, asked: BaseHTTPRequestHandler) -> None:
+        body = asked.rfile.read(int(asked.headers.get("Content-Length", 0)))
         url = urlsplit(asked.path)
         bucket, _, key = unquote(url.path).lstrip("/").partition("/")
-        kind = asked.command if key else "LIST"
+        kind = "DELETE" if asked.command == "POST" else asked.command if key else "LIST"
         with self._lock:
             self.asked[kind] += 1
             self._now += kind == "GET"
@@ -88,13 +89,16 @@ class S3Server:
                 _send_error(asked, *refused)
             elif bucket != BUCKET:
                 _send_error(asked, 404, "NoSuchBucket")
+            elif asked.command == "POST":  # of many together, which is how obstore deletes
+                gone = [unescape(each) for each in re.findall(r"<Key>(.*?)</Key>", body.decode())]
+                for each in gone:
+                    self.objects.pop(each, None)
+                deleted = "".join(f"<Deleted><Key>{escape(each)}</Key></Deleted>" for each in gone)
+                _send(asked, 200, f"<DeleteResult>{deleted}</DeleteResult>")
             elif kind == "LIST":
                 self._list(asked, parse_qs(url.query))
             elif asked.command == "PUT":
-                self._put(asked, key)
-            elif asked.command == "DELETE":
-                self.objects.pop(key, None)
-                _send(asked, 204, "")
+                self._put(asked, key, body)
             else:
                 self._object(asked, key)
         finally:
@@ -125,8 +129,7 @@ class S3Server:
         if asked.command == "GET":
             asked.wfile.write(data)
 
-    def _put(self, asked: BaseHTTPRequestHandler, key: str) -> None:
-        data = asked.rfile.read(int(asked.headers["Content-Length"]))
+    def _put(self, asked: BaseHTTPRequestHandler, key: str, data: bytes) -> None:
         if asked.headers.get("If-None-Match") == "*" and key in self.objects:
             _send_error(asked, 412, "PreconditionFailed")
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, noise
+
+import clipdex
 
 pytest.importorskip("obstore")
 
@@ -93,6 +96,23 @@ def test_tars_and_tables_in_a_bucket_of_moto_are_indexed_and_a_changed_tar_is_se
     store.put("b.png", png(71))
     report, _ = update("s3://photos/t/list.csv")
     assert (report.indexed, report.failed) == (2, 0)
+
+
+def test_an_index_is_pushed_to_a_bucket_of_moto_and_pulled_from_it(store, run, tmp_path, update):
+    for number in range(30):
+        store.put(f"a/{number:04}.png", png(number))
+    update("s3://photos/a")
+    assert run("push-index", tmp_path / "x", "s3://photos/copy")[0] == 0
+    assert run("pull", "s3://photos/copy", tmp_path / "y")[0] == 0
+    for number in range(30, 40):
+        store.put(f"a/{number:04}.png", png(number))
+    update("s3://photos/a")
+    sent = json.loads(run("push-index", tmp_path / "x", "s3://photos/copy", "--prune", "--json")[1])
+    assert 0 < sent["sent_blocks"] == sent["pruned"]
+    assert run("pull", "s3://photos/copy", tmp_path / "y", "--replace")[0] == 0
+    with clipdex.Index.open(tmp_path / "x") as here, clipdex.Index.open(tmp_path / "y") as copy:
+        assert copy.live_paths() == here.live_paths()
+        assert (copy.vectors == here.vectors).all()
 
 
 def test_a_bucket_that_moto_does_not_have_is_one_sentence(store, run, tmp_path):

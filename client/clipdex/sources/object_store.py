@@ -35,6 +35,7 @@ _RETRIES: Any = {
 }
 _TIMEOUT, _CONNECT_TIMEOUT = "30s", "5s"
 _STORES_OPEN = 16
+_DELETED_AT_ONCE = 1000
 _SETTINGS = re.compile(r"AWS_|GOOGLE_|AZURE_|.*_PROXY$", re.IGNORECASE)
 
 _CODE = re.compile(r"<Code>(\w+)</Code>")
@@ -175,9 +176,14 @@ class Bucket:
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; one that is gone counts as deleted. Raises SourceError if the store refuses it."""
         try:
-            for key in keys:  # one by one: not every store that speaks S3 takes many together
-                with suppress(FileNotFoundError):
-                    self._store.delete(key)
+            for start in range(0, len(keys), _DELETED_AT_ONCE):
+                some = list(keys[start : start + _DELETED_AT_ONCE])
+                try:
+                    self._store.delete(some)
+                except FileNotFoundError:
+                    for key in some:
+                        with suppress(FileNotFoundError):
+                            self._store.delete(key)
         except _errors() as exc:
             raise self._refused(exc, "delete from") from exc
 
