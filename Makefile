@@ -50,8 +50,9 @@ test-stores: .venv-stores/ready .venv-weaviate/ready  ## the contract of vector 
 	.venv-stores/bin/pytest $(SPREAD) tests/test_contract_sink.py tests/test_push.py
 	.venv-weaviate/bin/pytest tests/test_contract_sink.py -k weaviate
 
-test-buckets: .venv-dev/ready .venv-buckets/ready  ## pictures in buckets, with moto's S3
-	.venv-dev/bin/pytest tests/test_buckets.py tests/test_buckets_moto.py
+test-buckets: .venv-dev/ready .venv-buckets/ready  ## pictures and copies of indexes in buckets, with moto's S3
+	.venv-dev/bin/pytest tests/test_buckets.py tests/test_bucket_files.py tests/test_bucket_containers.py \
+		tests/test_index_copies.py tests/test_index_copies_s3.py tests/test_buckets_moto.py
 
 test-wheel: .venv-dev/ready  ## build wheel and sdist, install the wheel with nothing else around, run the demo; two minutes
 	.venv-dev/bin/python tests/proofs/wheel.py

@@ -1,8 +1,9 @@
-"""A small server that speaks as much S3 as reading a bucket needs: lists in pages, and objects, with If-Match."""
+"""A small server that speaks as much S3 as clipdex needs: lists in pages, If-Match, ranges, PUT, deleting."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from urllib.parse import parse_qs, unquote, urlsplit
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 BUCKET = "pictures"
 
@@ -20,16 +21,19 @@ BUCKET = "pictures"
 class S3Server:
     """One bucket, `BUCKET`, on a free port of 127.0.0.1. Use it in a `with`.
 
-    latency_s: seconds before each answer. asked: the number of requests by kind. at_once: the most GETs together.
-    refuse: given (kind, key), returns the (status, code) of an error, or None. page: objects of a listing's page.
+    latency_s: seconds before each answer. asked: the number of requests by kind. at_once, heads_at_once: the most
+    GETs, HEADs together. refuse: given (kind, key), returns the (status, code) of an error, or None. page: objects
+    of a listing's page. spans: (key, start, end) of each GET of a range.
     """
 
     def __init__(self, *, latency_s: float = 0.0, page: int = 1000) -> None:
         self.objects: dict[str, tuple[bytes, datetime, str]] = {}
+        self.spans: list[tuple[str, int, int]] = []  # of GETs with a range
         self.latency_s = latency_s
         self.page = page
         self.asked: Counter[str] = Counter()
         self.at_once = self._now = 0
+        self.heads_at_once = self._heads = 0
         self.refuse: Callable[[str, str], tuple[int, str] | None] = lambda kind, key: None
         self._lock = threading.Lock()
         outer = self
@@ -41,7 +45,7 @@ class S3Server:
             def do_GET(self) -> None:
                 outer._answer(self)
 
-            do_HEAD = do_GET
+            do_HEAD = do_PUT = do_POST = do_GET
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
@@ -69,26 +73,38 @@ class S3Server:
         self.objects[key] = (data, when or datetime.now(timezone.utc), tag)
 
     def _answer(self, asked: BaseHTTPRequestHandler) -> None:
+        body = asked.rfile.read(int(asked.headers.get("Content-Length", 0)))
         url = urlsplit(asked.path)
         bucket, _, key = unquote(url.path).lstrip("/").partition("/")
-        kind = asked.command if key else "LIST"
+        kind = "DELETE" if asked.command == "POST" else asked.command if key else "LIST"
         with self._lock:
             self.asked[kind] += 1
             self._now += kind == "GET"
             self.at_once = max(self.at_once, self._now)
+            self._heads += kind == "HEAD"
+            self.heads_at_once = max(self.heads_at_once, self._heads)
         time.sleep(self.latency_s)
         try:
             if (refused := self.refuse(kind, key)) is not None:
                 _send_error(asked, *refused)
             elif bucket != BUCKET:
                 _send_error(asked, 404, "NoSuchBucket")
+            elif asked.command == "POST":  # of many together, which is how obstore deletes
+                gone = [unescape(each) for each in re.findall(r"<Key>(.*?)</Key>", body.decode())]
+                for each in gone:
+                    self.objects.pop(each, None)
+                deleted = "".join(f"<Deleted><Key>{escape(each)}</Key></Deleted>" for each in gone)
+                _send(asked, 200, f"<DeleteResult>{deleted}</DeleteResult>")
             elif kind == "LIST":
                 self._list(asked, parse_qs(url.query))
+            elif asked.command == "PUT":
+                self._put(asked, key, body)
             else:
                 self._object(asked, key)
         finally:
             with self._lock:
                 self._now -= kind == "GET"
+                self._heads -= kind == "HEAD"
 
     def _object(self, asked: BaseHTTPRequestHandler, key: str) -> None:
         found = self.objects.get(key)
@@ -99,13 +115,29 @@ class S3Server:
         if asked.headers.get("If-Match", tag) != tag:
             _send_error(asked, 412, "PreconditionFailed")
             return
-        asked.send_response(200)
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", asked.headers.get("Range", ""))
+        asked.send_response(206 if wanted else 200)
+        if wanted:
+            start, last = int(wanted[1]), min(int(wanted[2]), len(data) - 1)
+            asked.send_header("Content-Range", f"bytes {start}-{last}/{len(data)}")
+            data = data[start : last + 1]
+            self.spans.append((key, start, last + 1))
         asked.send_header("Content-Length", str(len(data)))
         asked.send_header("ETag", tag)
         asked.send_header("Last-Modified", format_datetime(when.replace(microsecond=0), usegmt=True))
         asked.end_headers()
         if asked.command == "GET":
             asked.wfile.write(data)
+
+    def _put(self, asked: BaseHTTPRequestHandler, key: str, data: bytes) -> None:
+        if asked.headers.get("If-None-Match") == "*" and key in self.objects:
+            _send_error(asked, 412, "PreconditionFailed")
+            return
+        self.put(key, data)
+        asked.send_response(200)
+        asked.send_header("Content-Length", "0")
+        asked.send_header("ETag", self.objects[key][2])
+        asked.end_headers()
 
     def _list(self, asked: BaseHTTPRequestHandler, query: dict[str, list[str]]) -> None:
         prefix, after = query.get("prefix", [""])[0], query.get("continuation-token", [""])[0]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
 import subprocess
+import tarfile
 import urllib.request
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, noise
+
+import clipdex
 
 pytest.importorskip("obstore")
 
@@ -67,6 +71,48 @@ def test_a_bucket_of_moto_is_indexed_and_kept_up_to_date(store, update):
     report, embedded = update("s3://photos/a")
     assert (report.unchanged, report.indexed, report.changed, report.removed) == (58, 2, 1, 1)
     assert embedded == 2
+
+
+def test_tars_and_tables_in_a_bucket_of_moto_are_indexed_and_a_changed_tar_is_seen(store, update):
+    def tar(*seeds):
+        made = io.BytesIO()
+        with tarfile.open(fileobj=made, mode="w") as file:
+            for seed in seeds:
+                data = png(seed)
+                info = tarfile.TarInfo(f"{seed:04}.png")
+                info.size = len(data)
+                file.addfile(info, io.BytesIO(data))
+        return made.getvalue()
+
+    store.put("t/0.tar", tar(*range(30)))
+    store.put("t/1.tar", tar(*range(30, 60)))
+    report, _ = update("s3://photos/t/*.tar")
+    assert (report.indexed, report.failed) == (60, 0)
+    store.put("t/1.tar", tar(*range(31, 61)))
+    report, embedded = update("s3://photos/t")
+    assert (report.unchanged, report.indexed, report.removed, embedded) == (59, 1, 1, 1)
+    store.put("t/list.csv", b"path,caption\na.png,one\ns3://photos/b.png,two\n")
+    store.put("t/a.png", png(70))
+    store.put("b.png", png(71))
+    report, _ = update("s3://photos/t/list.csv")
+    assert (report.indexed, report.failed) == (2, 0)
+
+
+def test_an_index_is_pushed_to_a_bucket_of_moto_and_pulled_from_it(store, run, tmp_path, update):
+    for number in range(30):
+        store.put(f"a/{number:04}.png", png(number))
+    update("s3://photos/a")
+    assert run("push-index", tmp_path / "x", "s3://photos/copy")[0] == 0
+    assert run("pull", "s3://photos/copy", tmp_path / "y")[0] == 0
+    for number in range(30, 40):
+        store.put(f"a/{number:04}.png", png(number))
+    update("s3://photos/a")
+    sent = json.loads(run("push-index", tmp_path / "x", "s3://photos/copy", "--prune", "--json")[1])
+    assert 0 < sent["sent_blocks"] == sent["pruned"]
+    assert run("pull", "s3://photos/copy", tmp_path / "y", "--replace")[0] == 0
+    with clipdex.Index.open(tmp_path / "x") as here, clipdex.Index.open(tmp_path / "y") as copy:
+        assert copy.live_paths() == here.live_paths()
+        assert (copy.vectors == here.vectors).all()
 
 
 def test_a_bucket_that_moto_does_not_have_is_one_sentence(store, run, tmp_path):

@@ -5,9 +5,10 @@ A file's path in an index begins with a slash, so that neither can be mistaken f
 
 from __future__ import annotations
 
+import posixpath
 import re
 
-__all__ = ["SCHEMES", "is_object", "object_meant"]
+__all__ = ["SCHEMES", "is_object", "object_beside", "object_meant"]
 
 SCHEMES = ("s3", "gs", "az")
 
@@ -24,3 +25,11 @@ def object_meant(given: str) -> str | None:
     """Return the URL of a bucket or object that a text means, as `pathlib` may have changed it; or None."""
     found = _URL.match(given)
     return f"{found[1].lower()}://{given[found.end() :]}" if found else None
+
+
+def object_beside(folder: bytes, relative: bytes) -> bytes:
+    """Return the path of an object, given from a folder of a bucket, as `../b.png` from `s3://BUCKET/a`."""
+    scheme, _, rest = folder.partition(b"://")
+    bucket, _, key = rest.partition(b"/")
+    joined = posixpath.normpath(posixpath.join(b"/", key, relative)).lstrip(b"/")
+    return scheme + b"://" + bucket + b"/" + joined

@@ -10,7 +10,9 @@ from typing import BinaryIO
 from clipdex.base.errors import ImageError
 from clipdex.base.records import storable
 
-__all__ = ["ReadRequest", "refusal", "whole_file"]
+__all__ = ["REWRITTEN", "ReadRequest", "refusal", "whole_file"]
+
+REWRITTEN = "the file that contains it was rewritten after it was listed"
 
 # To be read, and the five numbers of a ReadRequest. A refusal has other bytes behind its kind.
 _READ = struct.Struct("<cqqqqq")
@@ -71,7 +73,7 @@ class ReadRequest:
             ImageError: there are more than `limit`, some are missing, or the file was rewritten.
         """
         if self.file_mtime_ns not in (_UNSET, storable(info.st_mtime_ns)):
-            raise ImageError("the file that contains it was rewritten after it was listed", reason="vanished")
+            raise ImageError(REWRITTEN, reason="vanished")
         length = max(0, info.st_size - self.offset) if self.length < 0 else self.length
         if length > limit:
             raise ImageError(

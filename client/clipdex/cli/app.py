@@ -55,6 +55,12 @@ _ENTRIES = {
         "push:push_command",
         _INDEX,
     ),
+    "push-index": Entry(
+        "Copy an index to a bucket; what is there already is not sent again.",
+        "index_copies:push_index_command",
+        _INDEX,
+    ),
+    "pull": Entry("Copy an index that was pushed to a bucket to this machine.", "index_copies:pull", _INDEX),
     "ann": Entry(
         "Approximate search: faster on millions of pictures, but it may miss some.",
         panel=_INDEX,

@@ -52,6 +52,16 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         Example("clipdex push photos.clipdex milvus://gpu1:19530/photos --verify", "And compare"),
         Example("clipdex push photos.clipdex lancedb:///data/lance/photos", "A database in a folder"),
     ),
+    "clipdex push-index": (
+        Example("clipdex push-index photos.clipdex s3://bucket/photos", "All of it, or what has changed since"),
+        Example(
+            "clipdex push-index photos.clipdex s3://bucket/photos --prune", "And delete what it no longer needs"
+        ),
+    ),
+    "clipdex pull": (
+        Example("clipdex pull s3://bucket/photos photos.clipdex", "To search it here"),
+        Example("clipdex pull s3://bucket/photos photos.clipdex --replace", "Bring it up to date"),
+    ),
     "clipdex classify": (
         Example('clipdex classify ~/Pictures --labels "a cat, a dog, neither"', "One line per picture"),
         Example("clipdex classify ~/Pictures --labels-file labels.txt -k 1 --csv", "A table for a spreadsheet"),

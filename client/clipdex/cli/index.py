@@ -341,9 +341,9 @@ def _source(
     if bool(paths) == (files_from is not None):
         raise InvalidArgument("give either a SOURCE (folder, .tar file or table) or --files-from LIST")
     if files_from == "-":
-        return PathList.parse(sys.stdin.buffer.read(), "standard input")
+        return PathList.parse(sys.stdin.buffer.read(), "standard input", fetches=fetches)
     if files_from is not None:
-        return PathList.read(Path(files_from))
+        return PathList.read(Path(files_from), fetches=fetches)
     paths = [name for path in paths for name in names_meant(path)]
     # A missing shard was deleted if the index exists, and is a typing error if it does not.
     for path in paths:

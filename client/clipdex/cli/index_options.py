@@ -64,7 +64,7 @@ class IndexAndPaths:
 
 @dataclass(frozen=True)
 class IndexAndUrl:
-    """The index of a command over a vector database, and the address of the collection."""
+    """The index of a command that pushes, and the address of the collection or bucket."""
 
     index: Path
     url: str
@@ -163,9 +163,7 @@ def _and_url(
     ] = None,
     url: Annotated[
         str | None,
-        typer.Argument(
-            metavar="URL", help="Address of the collection, in one of these forms.", show_default=False
-        ),
+        typer.Argument(metavar="URL", help="Address to push to, in one of these forms.", show_default=False),
     ] = None,
     index: IndexOption = None,
 ) -> IndexAndUrl:
@@ -174,7 +172,8 @@ def _and_url(
     found = required_index(_named(ctx, None if place is None else Path(place), index))
     if url is None:
         raise InvalidArgument(
-            "there is no URL of a collection; give one, as in  clipdex push X.clipdex qdrant://localhost/photos"
+            "there is no URL to push to; give one, as in  clipdex push X.clipdex qdrant://localhost/photos, or  "
+            "clipdex push-index X.clipdex s3://bucket/photos"
         )
     return IndexAndUrl(found, url)
 

@@ -7,14 +7,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.progress import Progress as Bar
 from rich.progress_bar import ProgressBar
 
 from clipdex.cli.printing import bar_console, detail, is_quiet, note
 from clipdex.pipeline.report import Progress
 
-__all__ = ["index_progress", "rows_progress", "shown_rate"]
+__all__ = ["bytes_progress", "index_progress", "rows_progress", "shown_rate"]
 
 _LINE_EVERY_S = 10.0
 
@@ -85,6 +93,33 @@ def rows_progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
     with Bar(*columns, console=bar_console(), transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def bytes_progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """Show a bar over bytes on a terminal; print a line every ten seconds elsewhere."""
+    if is_quiet():
+        yield None
+        return
+    if not sys.stderr.isatty():
+        yield _byte_lines(what)
+        return
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=bar_console(), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _byte_lines(what: str) -> Callable[[int, int], None]:
+    last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _LINE_EVERY_S:
+            last = time.monotonic()
+            note(f"{what}: {done / 1e6:,.1f} of {total / 1e6:,.1f} MB")
+
+    return report
 
 
 def shown_rate(images_per_s: float) -> str:

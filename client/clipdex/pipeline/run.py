@@ -29,7 +29,7 @@ from clipdex.pipeline.departures import CopiesMet
 from clipdex.pipeline.report import Phase, Progress, StageTimes, Tally
 from clipdex.pipeline.ring import PixelRing
 from clipdex.pipeline.standing import Check, Standing, keeps_its_row, standing_of, to_read
-from clipdex.sources.census import Counted
+from clipdex.sources.census import Counted, is_costly
 from clipdex.sources.fetch_ahead import FetchAhead
 from clipdex.sources.scan import FoundFile
 from clipdex.sources.source import Source
@@ -350,7 +350,7 @@ class Run:
     @contextmanager
     def _counted(self) -> Iterator[None]:
         """Count the pictures in a thread during the block, if progress is reported."""
-        if self._progress is None or self._total is not None:
+        if self._progress is None or self._total is not None or is_costly(self._source):
             yield
             return
         counter = threading.Thread(target=self._count, name="clipdex-count", daemon=True)

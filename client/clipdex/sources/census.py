@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Census", "PassedOver", "Surveyed"]
+__all__ = ["Census", "PassedOver", "Surveyed", "is_costly"]
 
 # The most names and suffixes to count separately; and the longest suffix, beyond which it is a name with a dot.
 _MOST = 1000
@@ -62,6 +62,20 @@ class Counted(Protocol):
     def size(self) -> int | None:
         """Return their number; None if only a pass can tell."""
         ...
+
+
+@runtime_checkable
+class Costly(Protocol):
+    """A source that may read much over a network in each pass."""
+
+    def is_costly(self) -> bool:
+        """Return whether it does, so that none is to be made only to count."""
+        ...
+
+
+def is_costly(source: object) -> bool:
+    """Return whether a source is one whose passes cost much."""
+    return isinstance(source, Costly) and source.is_costly()
 
 
 class Census:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import cast
 
 from clipdex.base.errors import InvalidArgument, SourceError
-from clipdex.base.git_lfs import is_pointer_file, pointer_words
+from clipdex.base.git_lfs import pointer_words
 from clipdex.base.records import Failure
 from clipdex.base.text_files import encoding_of
+from clipdex.sources.object_store import FETCHES
 from clipdex.sources.scan import FoundFile
-from clipdex.sources.table import COLUMNS, BrokenTable, RowLedger, choose_column, named_files
+from clipdex.sources.storage import identity_of, is_pointer_at, open_file, state_of
+from clipdex.sources.table import COLUMNS, BrokenTable, RowLedger, choose_column, named_files, names_objects
 
 __all__ = ["CsvTable"]
 
 # Python's own limit, 128 KiB, would end a table at a field that is to be left out anyway. Some limit is needed:
 # everything after an unclosed quote is one cell, and the reader takes four bytes for each character.
 _LONGEST_CELL = 16 << 20
+_BUFFER = 64 << 10
 
 # Excel writes semicolons where the decimal point is a comma.
 _DELIMITERS = (",", ";", "\t", "|")
@@ -34,21 +39,30 @@ class CsvTable:
 
     names_files = True
 
-    def __init__(self, table: Path, column: str | None = None, delimiter: str | None = None) -> None:
-        """column: the column of paths; if not given, the first of `table.COLUMNS` that exists.
-        delimiter: the cell delimiter, one character.
+    def __init__(
+        self,
+        table: str | Path,
+        column: str | None = None,
+        delimiter: str | None = None,
+        *,
+        fetches: int = FETCHES,
+    ) -> None:
+        """table: a path, or the URL of an object. column: the column of paths; if not given, the first of
+        `table.COLUMNS` that exists.
+        delimiter: the cell delimiter, one character. fetches: objects of a bucket to read at a time.
 
         Raises:
             InvalidArgument: the delimiter is not one character, or is a quote or line break.
             SourceError: the table cannot be read, or has no such column.
         """
-        self._table = Path(os.path.abspath(table))
+        self._table = identity_of(table)
+        self._fetches = fetches
         if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n\0'):
             raise InvalidArgument(f"the delimiter {delimiter!r} is not one character, such as ';'")
-        if is_pointer_file(table):
+        if is_pointer_at(self._table):
             raise SourceError(pointer_words(table, "the table"))
         # The suffix .tsv suggests tabs, but is wrong at times.
-        usual = "\t" if table.suffix.lower() == ".tsv" else ","
+        usual = "\t" if self._table.lower().endswith(b".tsv") else ","
         said = self._said()
         self._header = 1 if said is None else 2  # the line of the names
         self._delimiter = delimiter or said or self._guessed(usual, column)
@@ -60,7 +74,7 @@ class CsvTable:
         except SourceError as exc:
             raise SourceError(f"{exc}{self._advice()}") from exc
         self._at = self._names.index(self._column)
-        self._ledger = RowLedger(os.fsencode(self._table))
+        self._ledger = RowLedger(self._table)
 
     @property
     def columns(self) -> list[str]:
@@ -69,7 +83,12 @@ class CsvTable:
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """Yield the files in the order of the rows."""
-        return named_files(os.fsencode(self._table), self._column, self.rows(), self._ledger, on_failure)
+        return named_files(self._table, self._column, self.rows(), self._ledger, on_failure, self._fetches)
+
+    def is_costly(self) -> bool:
+        """Return whether a pass asks a bucket for each file."""
+        with closing(self.rows()) as rows:
+            return names_objects(self._table, rows)
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return the table's own outdated lines in the ledger, but none of the files it names or named."""
@@ -77,9 +96,9 @@ class CsvTable:
 
     def nothing_found(self) -> SourceError:
         """Return the error, which names the table and the column."""
-        return SourceError(f"{self._table}: the column {self._column!r} names no file")
+        return SourceError(f"{os.fsdecode(self._table)}: the column {self._column!r} names no file")
 
-    def rows(self) -> Iterator[tuple[str, dict[str, object]] | None]:
+    def rows(self) -> Generator[tuple[str, dict[str, object]] | None, None, None]:
         """Yield (the path in the row, its other cells by column); None for an empty line. Raises BrokenTable."""
         lines = self._lines(self._delimiter)
         next(lines, None)
@@ -141,11 +160,13 @@ class CsvTable:
     def _text(self) -> Generator[str, None, None]:
         """Yield the lines of the file. Raises UnicodeError if it contradicts its byte order mark."""
         try:
-            with self._table.open("rb") as start:
+            state = state_of(self._table)
+            with open_file(self._table, state) as start:
                 encoding = encoding_of(start.read(4))
             # Bytes that are not UTF-8 are restored when a cell is used as a path.
             errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
-            with self._table.open(encoding=encoding, errors=errors, newline="") as file:
+            buffered = io.BufferedReader(cast(io.RawIOBase, open_file(self._table, state)), _BUFFER)
+            with io.TextIOWrapper(buffered, encoding=encoding, errors=errors, newline="") as file:
                 yield from file
         except OSError as exc:
-            raise SourceError(f"{self._table}: cannot be read: {exc.strerror}") from exc
+            raise SourceError(f"{os.fsdecode(self._table)}: cannot be read: {exc.strerror}") from exc

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clipdex.base.errors import SourceError
 from clipdex.base.json_text import parse_plain_json
+from clipdex.base.object_paths import is_object
 from clipdex.base.text_files import encoding_of
 from clipdex.sources.csv_table import CsvTable
 from clipdex.sources.locations import Elsewhere, located
@@ -18,6 +19,8 @@ __all__ = ["IdList", "ListedItem"]
 
 _JSON = (".jsonl", ".ndjson")
 _TABLES = (".csv", ".tsv")
+
+_IN_BUCKET = "is an object in a bucket, and items are added from files of this machine; download it first"
 
 # The longest line of JSON: metadata may have 1 MiB.
 _LONGEST_LINE = 4 << 20
@@ -162,6 +165,8 @@ class IdList:
         place = located(os.fsencode(path), self._folder)
         if isinstance(place, Elsewhere):
             return ListedItem(where, item_id, why=place.why)
+        if is_object(place):
+            return ListedItem(where, item_id, why=_IN_BUCKET)
         return ListedItem(where, item_id, place, metadata)
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-from clipdex.base.object_paths import SCHEMES
+from clipdex.base.object_paths import SCHEMES, is_object, object_beside
 
 __all__ = [
     "LONGEST_PATH",
@@ -47,9 +47,10 @@ class Elsewhere:
 
 
 def located(text: bytes, folder: bytes) -> bytes | Elsewhere:
-    """Resolve a location to an absolute path.
+    """Resolve a location to an absolute path, or to the URL of an object in a bucket.
 
-    A relative path starts at `folder`, `~/` is the user's home, and `file:///` begins a path with %NN escapes.
+    A relative path starts at `folder`, which may be in a bucket, `~/` is the user's home, and `file:///` begins a
+    path with %NN escapes.
     """
     if found := _FILE.match(text):
         return os.path.abspath(unquote_to_bytes(text[found.end() :]))
@@ -60,10 +61,10 @@ def located(text: bytes, folder: bytes) -> bytes | Elsewhere:
                 "is a file: URL of another machine, or without a path; expected file:///PATH or a plain path"
             )
         if scheme in SCHEMES:
-            return Elsewhere(
-                "is an object in a bucket, and a list or table names files of this machine; give the URL, or "
-                "that of the objects' folder, to clipdex index itself"
-            )
+            bucket, _, key = text[found.end() :].partition(b"/")
+            if not bucket or not key:
+                return Elsewhere(f"names no object; expected {scheme}://BUCKET/KEY")
+            return f"{scheme}://".encode() + bucket + b"/" + key
         return Elsewhere(
             f"is a URL ({scheme}), and clipdex downloads nothing; download the pictures first, as img2dataset "
             "does, and index the files"
@@ -74,6 +75,8 @@ def located(text: bytes, folder: bytes) -> bytes | Elsewhere:
         return Elsewhere(f"has {len(text):,} bytes, which is too long for a path")
     if text.startswith(b"~/"):
         text = os.path.expanduser(text)
+    if is_object(folder) and not text.startswith(b"/"):
+        return object_beside(folder, text)
     return os.path.abspath(os.path.join(folder, text))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -17,9 +18,10 @@ from clipdex.base.extras import needs
 if TYPE_CHECKING:
     from obstore import ObjectMeta
 
-__all__ = ["FETCHES", "Bucket", "Listed", "parts_of"]
+__all__ = ["CHANGED", "FETCHES", "Bucket", "Listed", "parts_of"]
 
 FETCHES = 64  # objects that are read at a time
+CHANGED = "the object was changed after it was listed"
 
 # A request that fails is tried again, within these limits.
 _RETRIES: Any = {
@@ -33,6 +35,7 @@ _RETRIES: Any = {
 }
 _TIMEOUT, _CONNECT_TIMEOUT = "30s", "5s"
 _STORES_OPEN = 16
+_DELETED_AT_ONCE = 1000
 _SETTINGS = re.compile(r"AWS_|GOOGLE_|AZURE_|.*_PROXY$", re.IGNORECASE)
 
 _CODE = re.compile(r"<Code>(\w+)</Code>")
@@ -87,8 +90,8 @@ class Bucket:
         self._store = store
 
     @classmethod
-    def open(cls, url: str) -> Bucket:
-        """Open the bucket of a URL. Nothing is sent yet.
+    def open(cls, url: str, *, timeout: str = _TIMEOUT) -> Bucket:
+        """Open the bucket of a URL. Nothing is sent yet. timeout: of one request with its data, as "30s".
 
         Raises:
             MissingExtra: obstore is not installed.
@@ -96,7 +99,7 @@ class Bucket:
         """
         scheme, bucket, _ = parts_of(url)
         settings = tuple(sorted((name, value) for name, value in os.environ.items() if _SETTINGS.match(name)))
-        return _opened(f"{scheme}://{bucket}", settings)
+        return _opened(f"{scheme}://{bucket}", settings, timeout)
 
     def path_of(self, key: str) -> bytes:
         """Return the path of an object in an index."""
@@ -137,7 +140,57 @@ class Bucket:
             raise ImageError(
                 f"the file has {listed.size:,} bytes, more than the limit of {limit:,}", reason="too_large"
             )
+        return self._read(listed, None)
+
+    def read_range(self, listed: Listed, start: int, end: int) -> bytes:
+        """Read the bytes from `start` up to `end`, which is behind it and within the object. Raises as `read`."""
+        return self._read(listed, (start, end))
+
+    def fetch(self, key: str, limit: int) -> bytes | None:
+        """Read an object as it is now; None if there is none.
+
+        Raises:
+            ImageError: it has more than `limit` bytes.
+            SourceError: it cannot be read.
+        """
+        try:
+            found = self._store.get(key)
+            if found.meta["size"] > limit:
+                size = found.meta["size"]
+                raise ImageError(f"it has {size:,} bytes, more than the limit of {limit:,}", reason="too_large")
+            return bytes(found.bytes())
+        except FileNotFoundError as exc:
+            if _code(exc) in _NO_BUCKET:
+                raise self._refused(exc) from exc
+            return None
+        except _errors() as exc:
+            raise self._refused(exc) from exc
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object whole, replacing one of that name. Raises SourceError if the store refuses it."""
+        try:
+            self._store.put(key, data, use_multipart=False)
+        except _errors() as exc:
+            raise self._refused(exc, "write to") from exc
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; one that is gone counts as deleted. Raises SourceError if the store refuses it."""
+        try:
+            for start in range(0, len(keys), _DELETED_AT_ONCE):
+                some = list(keys[start : start + _DELETED_AT_ONCE])
+                try:
+                    self._store.delete(some)
+                except FileNotFoundError:
+                    for key in some:
+                        with suppress(FileNotFoundError):
+                            self._store.delete(key)
+        except _errors() as exc:
+            raise self._refused(exc, "delete from") from exc
+
+    def _read(self, listed: Listed, span: tuple[int, int] | None) -> bytes:
         options: Any = {"if_match": listed.etag} if listed.etag else {}
+        if span is not None:
+            options["range"] = span
         try:
             found = self._store.get(listed.key, options=options)
             now = Listed.of(found.meta)
@@ -145,23 +198,23 @@ class Bucket:
             if (now.size, now.etag) != (listed.size, listed.etag) or (
                 listed.etag is None and now.mtime_ns != listed.mtime_ns
             ):
-                raise ImageError("the object was changed after it was listed", reason="vanished")
+                raise ImageError(CHANGED, reason="vanished")
             data = bytes(found.bytes())
         except FileNotFoundError as exc:
             if _code(exc) in _NO_BUCKET:
                 raise self._refused(exc) from exc
             raise ImageError("the object was deleted after it was listed", reason="vanished") from exc
         except _errors() as exc:
-            if type(exc).__name__ == "PreconditionError":
-                raise ImageError("the object was changed after it was listed", reason="vanished") from exc
+            if type(exc).__name__ == "PreconditionError" or _status(exc) == "416":  # shorter than it was
+                raise ImageError(CHANGED, reason="vanished") from exc
             # Is it this object, or the store?
             next(self.listed(listed.key), None)
             raise ImageError(f"the store refuses the object: {_said(exc)}", reason="unreadable") from exc
-        if len(data) != listed.size:
+        if len(data) != (listed.size if span is None else span[1] - span[0]):
             raise ImageError("the store ended in the middle of the object", reason="truncated")
         return data
 
-    def _refused(self, exc: BaseException) -> SourceError:
+    def _refused(self, exc: BaseException, done: str = "list or read") -> SourceError:
         text, code, status = str(exc), _code(exc), _status(exc)
         if code in _NO_BUCKET or (isinstance(exc, FileNotFoundError) and not code):
             why = "there is no such bucket; check its name, the region and the endpoint"
@@ -179,7 +232,7 @@ class Bucket:
         elif code in _REGION or "redirect" in text:
             why = "the bucket is in another region; set AWS_REGION to the region of the bucket"
         elif status == "403":
-            why = f"the credentials may not list or read the bucket ({code or 'status 403'}); give them that right"
+            why = f"the credentials may not {done} the bucket ({code or 'status 403'}); give them that right"
         elif "error sending request" in text or "timed out" in text or "dns error" in text:
             why = "the store cannot be reached; check the network and the endpoint; what was committed is kept"
         else:
@@ -197,11 +250,11 @@ def parts_of(url: str) -> tuple[str, str, str]:
 
 
 @lru_cache(maxsize=_STORES_OPEN)
-def _opened(url: str, settings: tuple[tuple[str, str], ...]) -> Bucket:
+def _opened(url: str, settings: tuple[tuple[str, str], ...], timeout: str) -> Bucket:
     with needs("obstore", "obstore", "buckets", "reading object stores"):
         from obstore.store import from_url
     endpoints = [value for name, value in settings if name.upper().startswith("AWS_ENDPOINT")]
-    options: Any = {"timeout": _TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT}
+    options: Any = {"timeout": timeout, "connect_timeout": _CONNECT_TIMEOUT}
     if any(endpoint.startswith("http:") for endpoint in endpoints):  # as a store on one's own machines
         options["allow_http"] = True
     try:

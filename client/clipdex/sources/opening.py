@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,13 +15,15 @@ from clipdex.base.object_paths import is_object, object_meant
 from clipdex.base.records import Failure
 from clipdex.sources.csv_table import CsvTable
 from clipdex.sources.exclusion import Exclusion
-from clipdex.sources.globs import expanded, is_glob
-from clipdex.sources.locations import TABLE_SUFFIXES, TAR_SUFFIXES, containers
-from clipdex.sources.object_folder import Objects, object_bytes, open_objects
-from clipdex.sources.object_store import FETCHES
+from clipdex.sources.globs import Scope, expanded, is_glob
+from clipdex.sources.locations import TABLE_SUFFIXES, TAR_SUFFIXES, Elsewhere, containers, located
+from clipdex.sources.object_folder import ObjectFolder, Objects
+from clipdex.sources.object_member import object_bytes
+from clipdex.sources.object_store import FETCHES, Bucket, parts_of
 from clipdex.sources.scan import SUFFIXES
 from clipdex.sources.shard_folder import shards_in
 from clipdex.sources.source import Chosen, Folder, Matching, PathList, Several, Source
+from clipdex.sources.storage import is_there
 from clipdex.sources.tar_shards import TarShards, tar_member
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "retry_source",
 ]
 
+_KINDS = (*SUFFIXES, *TAR_SUFFIXES, *TABLE_SUFFIXES)
 _PACKED_TARS = (".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 
@@ -69,31 +73,30 @@ def open_source(
         MissingExtra: a Parquet file without pyarrow; a bucket without obstore.
     """
     path = as_path(path, "the path of a source")
+    names = names_meant(path)
+    if names != [path]:
+        return open_sources(
+            names, column=column, delimiter=delimiter, tar=tar, exclusion=exclusion, fetches=fetches
+        )
     if (url := object_meant(str(path))) is not None:
-        return open_objects(url, exclusion=exclusion, fetches=fetches)
+        return _open_in_bucket(url, column, delimiter, tar, exclusion, fetches)
     name = path.name.lower()
     if path.is_dir():
         if tar:
             return TarShards(below=path, exclusion=exclusion)
         return shards_in(path, column, exclusion) or Folder(path, exclusion=exclusion)
-    names = names_meant(path)
-    if names != [path]:
-        return open_sources(names, column=column, delimiter=delimiter, tar=tar, exclusion=exclusion)
     if is_picture_glob(path):
         return Matching(str(path), exclusion)
     if name.endswith(".tar"):
         return TarShards([path])
     if name.endswith((".csv", ".tsv")):
-        return CsvTable(path, column, delimiter)
+        return CsvTable(path, column, delimiter, fetches=fetches)
     if name.endswith(".parquet"):
         from clipdex.sources.parquet_table import ParquetTable  # pyarrow is an extra
 
-        return ParquetTable(path, column)
+        return ParquetTable(path, column, fetches=fetches)
     if name.endswith(_PACKED_TARS):
-        raise SourceError(
-            f"{path}: pictures in a compressed tar cannot be read without unpacking everything before them; "
-            "decompress it to a .tar first"
-        )
+        raise _packed(path)
     if path.exists() and os.fsencode(name).endswith(SUFFIXES):
         return PathList([os.fsencode(path)], str(path))
     if path.exists():
@@ -102,6 +105,63 @@ def open_source(
             "suffix; a file that lists paths goes to --files-from"
         )
     return Folder(path)  # which reports that there is no such folder
+
+
+def _open_in_bucket(
+    url: str,
+    column: str | None,
+    delimiter: str | None,
+    tar: bool,
+    exclusion: Exclusion | None,
+    fetches: int,
+) -> Source:
+    """Open the URL of a bucket, a prefix, a picture, a tar, a table, or a glob of one kind of these.
+
+    Raises:
+        MissingExtra: obstore is not installed.
+        SourceError: it names no bucket; or the store, or the table, cannot be read.
+    """
+    key = parts_of(url)[2]
+    bucket = Bucket.open(url)
+    name = key.lower().encode("utf-8", "surrogateescape")
+    if is_glob(key) and name.endswith(_KINDS) and bucket.head(key) is None:
+        scope = Scope(f"/{key}")
+        below = scope.folder.strip("/")
+        within = (exclusion or Exclusion()).within(scope)
+        if name.endswith(SUFFIXES):
+            return ObjectFolder(bucket, below, exclusion=within, fetches=fetches)
+        place = f"{bucket.url}/{below}"
+        if name.endswith(TAR_SUFFIXES):
+            return TarShards(below=place, exclusion=within, fetches=fetches)
+        if name.endswith(b".parquet"):
+            from clipdex.sources.table_folder import TableFolder  # pyarrow is an extra
+
+            return TableFolder(place, column, within, fetches=fetches)
+        raise SourceError(f"{url}: name each table, since those of a glob may have different columns")
+    if name.endswith(TAR_SUFFIXES):
+        return TarShards([url], fetches=fetches)
+    if name.endswith((b".csv", b".tsv")):
+        return CsvTable(url, column, delimiter, fetches=fetches)
+    if name.endswith(b".parquet"):
+        from clipdex.sources.parquet_table import ParquetTable  # pyarrow is an extra
+
+        return ParquetTable(url, column, fetches=fetches)
+    if key.lower().endswith(_PACKED_TARS):
+        raise _packed(url)
+    if name.endswith(SUFFIXES):
+        return Objects([url], fetches=fetches)
+    if tar:
+        return TarShards(below=url, exclusion=exclusion, fetches=fetches)
+    return shards_in(url, column, exclusion, fetches) or ObjectFolder(
+        bucket, key, exclusion=exclusion, fetches=fetches
+    )
+
+
+def _packed(place: object) -> SourceError:
+    return SourceError(
+        f"{place}: pictures in a compressed tar cannot be read without unpacking everything before them; "
+        "decompress it to a .tar first"
+    )
 
 
 def is_picture_glob(path: Path) -> bool:
@@ -122,7 +182,8 @@ def open_sources(
     """Open several paths as one source, each as `open_source` does."""
     meant = [name for path in paths for name in names_meant(as_path(path, "the path of a source"))]
     here = [path for path in meant if object_meant(str(path)) is None]
-    shards = [path for path in here if path.name.lower().endswith(".tar") and not path.is_dir()]
+    shards = [path for path in meant if path.name.lower().endswith(".tar") and not path.is_dir()]
+    shards = [path for path in shards if path in here or not is_glob(str(path))]
     pictures = [path for path in here if os.fsencode(path.name.lower()).endswith(SUFFIXES) and path.is_file()]
     apart = {*shards, *pictures}
     sources = [
@@ -133,13 +194,15 @@ def open_sources(
     if pictures:  # a shell may have expanded a `*` to a hundred thousand
         sources.append(PathList((os.path.abspath(os.fsencode(path)) for path in pictures), "the pictures named"))
     if shards:
-        sources.append(TarShards(shards))
+        sources.append(TarShards(shards, fetches=fetches))
     return sources[0] if len(sources) == 1 else Several(sources)
 
 
 def names_meant(path: Path) -> list[Path]:
-    """Expand the braces of a path, unless it exists or is in a bucket. Raises InvalidArgument for too many."""
-    if "{" not in str(path) or os.path.lexists(path) or object_meant(str(path)) is not None:
+    """Expand the braces of a path, unless it exists or is a prefix. Raises InvalidArgument for too many."""
+    if "{" not in str(path) or os.path.lexists(path):
+        return [path]
+    if object_meant(str(path)) is not None and not os.fsencode(str(path).lower()).endswith(_KINDS):
         return [path]
     return [Path(name) for name in expanded(str(path))]
 
@@ -169,8 +232,8 @@ def ledger_source(
     for failure in ledger:
         if is_item(failure.path):
             continue  # a damaged row of an item that was added by id: there is no file to read again
-        if failure.reason == "not_a_path" and is_object(failure.path):
-            continue  # an address in a table or list, which take no buckets
+        if is_object(failure.path) and isinstance(located(failure.path, b"/"), Elsewhere):
+            continue  # a URL in a table or list that names no object
         # A folder that failed as `not_a_file` was named in a list, which takes only files.
         if failure.reason != "not_a_file" and os.path.isdir(failure.path):
             sources.append(Folder(Path(os.fsdecode(failure.path)), part=True))
@@ -199,17 +262,12 @@ def member_bytes(path: str) -> bytes | None:
     A call may list the tar, or read a row group of the table: fast enough for a page of thumbnails.
     """
     raw = os.fsencode(path)
-    if is_object(raw):
-        try:
-            return object_bytes(path, Limits().max_file_bytes)
-        except (OSError, ClipdexError):
-            return None
-    if id_of_text(path) is not None or os.path.lexists(raw):
+    if id_of_text(path) is not None or (not is_object(raw) and os.path.lexists(raw)):
         return None
     for container, member in containers(raw):
-        if not os.path.isfile(container):
-            continue
         try:
+            if not is_there(container):
+                continue
             if container.lower().endswith(TAR_SUFFIXES):
                 return tar_member(container, member, Limits().max_file_bytes)
             if Path(os.fsdecode(container)).suffix.lower() == ".parquet":
@@ -219,7 +277,10 @@ def member_bytes(path: str) -> bytes | None:
                 return parquet_cell(container, os.fsdecode(column), int(row)) if row.isdigit() else None
         except (OSError, ClipdexError):
             return None
-    return None
+    try:
+        return object_bytes(path, Limits().max_file_bytes) if is_object(raw) else None
+    except (OSError, ClipdexError):
+        return None
 
 
 def _sources_of(
@@ -232,12 +293,12 @@ def _sources_of(
     plain: list[bytes] = []
     objects: list[str] = []
     inside: dict[tuple[bytes, str | None], list[bytes]] = {}  # (container, column) -> its members
+    there = functools.cache(is_there)  # of an object, a request
     for path in paths:
-        if is_object(path):
+        held = _held(path, there)
+        if held is None and is_object(path):
             objects.append(os.fsdecode(path))
-            continue
-        held = _held(path)
-        if held is None:
+        elif held is None:
             plain.append(path)
         else:
             inside.setdefault(held, []).append(path)
@@ -247,7 +308,7 @@ def _sources_of(
     for (container, of_rows), members in inside.items():
         place = os.fsdecode(container)
         try:
-            source = open_source(Path(place), column=of_rows or column, delimiter=delimiter)
+            source = open_source(place, column=of_rows or column, delimiter=delimiter)
         except (SourceError, MissingExtra) as exc:
             on_unopened(str(exc) if place in str(exc) else f"{place}: {exc}")
             continue
@@ -257,12 +318,16 @@ def _sources_of(
     return sources
 
 
-def _held(path: bytes) -> tuple[bytes, str | None] | None:
+def _held(path: bytes, there: Callable[[bytes], bool]) -> tuple[bytes, str | None] | None:
     """Return (container, column) of a member or of a container itself; None for an ordinary file."""
-    if os.path.isfile(path):
-        return (path, None) if path.lower().endswith((*TAR_SUFFIXES, *TABLE_SUFFIXES)) else None
+    is_container = path.lower().endswith((*TAR_SUFFIXES, *TABLE_SUFFIXES))
+    if is_object(path):
+        if is_container and there(path):
+            return path, None
+    elif os.path.isfile(path):
+        return (path, None) if is_container else None
     for container, member in containers(path):
-        if os.path.isfile(container):
+        if there(container):
             table = container.lower().endswith(TABLE_SUFFIXES)
             return container, os.fsdecode(member.rpartition(b"/")[0]) if table else None
     return None

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from clipdex.base.errors import SourceError
+from clipdex.base.errors import ImageError, SourceError
 from clipdex.base.extras import needs
-from clipdex.base.git_lfs import is_pointer_file, pointer_words
+from clipdex.base.git_lfs import pointer_words
+from clipdex.base.limits import Limits
+from clipdex.base.object_paths import is_object
 from clipdex.base.read_request import ReadRequest, refusal
 from clipdex.base.records import Failure
 from clipdex.base.spool import Spool
 from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located, member_path
 from clipdex.sources.metadata import metadata_json
-from clipdex.sources.scan import FoundFile, nothing_at
-from clipdex.sources.table import BrokenTable, RowLedger, choose_column, named_files, row_id, state_of
+from clipdex.sources.object_member import object_bytes
+from clipdex.sources.object_store import FETCHES
+from clipdex.sources.scan import FoundFile
+from clipdex.sources.storage import (
+    FileState,
+    identity_of,
+    is_away,
+    is_gone_from,
+    is_pointer_at,
+    open_file,
+    state_of,
+)
+from clipdex.sources.table import (
+    BrokenTable,
+    RowLedger,
+    choose_column,
+    named_files,
+    names_objects,
+    row_id,
+    table_state,
+)
 
 __all__ = ["ParquetTable", "parquet_cell"]
 
@@ -37,18 +58,20 @@ class ParquetTable:
     rows that the index has already are not read at all.
     """
 
-    def __init__(self, table: Path, column: str | None = None) -> None:
-        """column: if not given, the first of `table.COLUMNS` that exists.
+    def __init__(self, table: str | Path, column: str | None = None, *, fetches: int = FETCHES) -> None:
+        """table: a path, or the URL of an object. column: if not given, the first of `table.COLUMNS` that exists.
+        fetches: objects of a bucket that the column names to read at a time.
 
         Raises:
             SourceError: the table cannot be read, has no such column, or the column is of another type.
         """
-        self._table = os.path.abspath(os.fsencode(table))
+        self._table = identity_of(table)
+        self._fetches = fetches
         try:
-            with _opened(self._table) as file:
+            with _opened(self._table, None) as file:
                 schema = file.schema_arrow
         except (pa.ArrowException, OSError) as exc:
-            if is_pointer_file(table):
+            if is_pointer_at(self._table):
                 raise SourceError(pointer_words(table, "the table")) from exc
             raise SourceError(f"{table}: cannot be read as Parquet: {_words(exc)}") from exc
         self.column = choose_column(table, schema.names, column)
@@ -77,7 +100,7 @@ class ParquetTable:
         if self.names_files:
             return None
         try:
-            with _opened(self._table) as file:
+            with _opened(self._table, None) as file:
                 return int(file.metadata.num_rows)
         except (pa.ArrowException, OSError):
             return None  # the pass reports it
@@ -88,13 +111,13 @@ class ParquetTable:
             return self._ledger.outdated(paths)
         prefix = member_path(self._table, row_id(self.column, 0)[:-1])
         ours = [path for path in paths if path == self._table or path.startswith(prefix)]
-        if nothing_at(self._table):
+        if not ours:
+            return []
+        if is_gone_from(self._table):
             # If the folder is gone too, a disk may not be mounted.
-            return (
-                [] if nothing_at(os.path.dirname(self._table)) else [path for path in ours if path != self._table]
-            )
+            return [] if is_away(self._table) else [path for path in ours if path != self._table]
         try:
-            with _opened(self._table) as file:
+            with _opened(self._table, None) as file:
                 count = file.metadata.num_rows
         except (pa.ArrowException, OSError):
             return []
@@ -105,27 +128,34 @@ class ParquetTable:
         return SourceError(f"{os.fsdecode(self._table)}: the column {self.column!r} has no rows")
 
     def _pictures(self) -> Iterator[FoundFile]:
-        state = state_of(self._table)
+        state = table_state(self._table)
         try:
-            with _opened(self._table) as file:
+            with _opened(self._table, state) as file:
                 counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         except (pa.ArrowException, OSError) as exc:
             raise SourceError(f"{os.fsdecode(self._table)}: cannot be read any more: {_words(exc)}") from exc
         row = 0
         for group, count in enumerate(counts):
-            cells = _Cells(self._table, group, count, self.column)
+            cells = _Cells(self._table, state, group, count, self.column)
             for index in range(count):
                 path = member_path(self._table, row_id(self.column, row))
                 member = _Cell(cells, index, state)
-                yield FoundFile(path, state.st_size, state.st_mtime_ns, member=member, ctime_ns=state.st_ctime_ns)
+                yield FoundFile(path, state.size, state.mtime_ns, member=member, ctime_ns=state.ctime_ns)
                 row += 1
 
     def _named_files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
-        return named_files(self._table, self.column, self._rows(), self._ledger, on_failure)
+        return named_files(self._table, self.column, self._rows(), self._ledger, on_failure, self._fetches)
 
-    def _rows(self) -> Iterator[tuple[str, dict[str, object]]]:
+    def is_costly(self) -> bool:
+        """Return whether a pass asks a bucket for each file."""
+        if not self.names_files:
+            return False
+        with closing(self._rows()) as rows:
+            return names_objects(self._table, rows)
+
+    def _rows(self) -> Generator[tuple[str, dict[str, object]], None, None]:
         try:
-            with _opened(self._table) as file:
+            with _opened(self._table, None) as file:
                 for record in _records(file, None, _leaves(file.schema_arrow, self.column)):
                     yield record.pop(self.column) or "", record
         except (pa.ArrowException, OSError) as exc:
@@ -139,11 +169,12 @@ def parquet_cell(table: bytes, column: str, row: int) -> bytes | None:
         OSError: the table cannot be read.
     """
     try:
-        with _opened(table) as file:
+        state = state_of(table)
+        with _opened(table, state) as file:
             for group in range(file.num_row_groups):
                 count = file.metadata.row_group(group).num_rows
                 if row < count:
-                    value, _ = _Cells(table, group, count, column).take(row)
+                    value, _ = _Cells(table, state, group, count, column).take(row)
                     return value if isinstance(value, bytes) else None
                 row -= count
     except (pa.ArrowException, BrokenTable) as exc:
@@ -154,7 +185,7 @@ def parquet_cell(table: bytes, column: str, row: int) -> bytes | None:
 class _Cell:
     """One row's picture, read only when a worker is to decode it."""
 
-    def __init__(self, cells: _Cells, index: int, state: os.stat_result) -> None:
+    def __init__(self, cells: _Cells, index: int, state: FileState) -> None:
         self._cells = cells
         self._index = index
         self._state = state
@@ -179,21 +210,34 @@ class _Cell:
         self._said = metadata_json(others)
         if value is None:
             return refusal("empty", "the row has no picture")
-        identity = (self._state.st_size, self._state.st_mtime_ns)
+        identity = (self._state.size, self._state.mtime_ns)
         if isinstance(value, str):  # a struct without bytes: the file is beside the table
             path = located(os.fsencode(value), os.path.dirname(self._cells.table))
             if isinstance(path, Elsewhere):
                 return refusal("not_a_path", f"{value[:LONGEST_PATH]} {path.why}")
+            if is_object(path):
+                return self._object(path, identity)
             return ReadRequest(path, 0, -1, *identity).encode()
         self._spool = Spool(value)
         return ReadRequest(self._spool.path, 0, len(value), *identity).encode()
+
+    def _object(self, path: bytes, identity: tuple[int, int]) -> bytes:
+        try:
+            data = object_bytes(os.fsdecode(path), Limits().max_file_bytes)
+        except ImageError as exc:
+            return refusal(exc.reason, str(exc))
+        if data is None:
+            return refusal("vanished", f"{os.fsdecode(path)}: there is no such object")
+        self._spool = Spool(data)
+        return ReadRequest(self._spool.path, 0, len(data), *identity).encode()
 
 
 class _Cells:
     """The rows of a row group, read forwards. Once a row fails, neither it nor later ones are tried again."""
 
-    def __init__(self, table: bytes, group: int, count: int, column: str) -> None:
+    def __init__(self, table: bytes, state: FileState, group: int, count: int, column: str) -> None:
         self.table = table
+        self._state = state
         self._group = group
         self._count = count
         self._column = column
@@ -236,21 +280,25 @@ class _Cells:
         return cell["bytes"] or cell.get("path") or cell["bytes"], others
 
     def _read(self) -> Iterator[dict[str, Any]]:
-        return _group_records(self.table, self._group, self._count, self._column)
+        return _group_records(self.table, self._state, self._group, self._count, self._column)
 
 
-def _group_records(table: bytes, group: int, count: int, column: str) -> Iterator[dict[str, Any]]:
+def _group_records(
+    table: bytes, state: FileState, group: int, count: int, column: str
+) -> Iterator[dict[str, Any]]:
     """Yield a row group's rows, reading about 32 MiB at a time."""
     # Not a method of _Cells: a cycle through a generator would keep its batch and its file open until gc runs.
-    with _opened(table) as file:
+    with _opened(table, state) as file:
         stored = file.metadata.row_group(group).total_byte_size
         rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES * count // max(1, stored)))
         yield from _records(file, [group], _leaves(file.schema_arrow, column), rows)
 
 
-def _opened(table: bytes) -> pq.ParquetFile:
+def _opened(table: bytes, state: FileState | None) -> pq.ParquetFile:
+    """Open a table; an object, in this state only."""
+    where = open_file(table, state) if is_object(table) else os.fsdecode(table)
     # Buffered, so that a column's pages are read as they are needed and not a whole row group at once.
-    return pq.ParquetFile(os.fsdecode(table), buffer_size=1 << 20, pre_buffer=False)
+    return pq.ParquetFile(where, buffer_size=1 << 20, pre_buffer=False)
 
 
 def _records(

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from clipdex.base.errors import SourceError
 from clipdex.base.records import Failure
-from clipdex.sources.census import PassedOver, Surveyed
+from clipdex.sources.census import PassedOver, Surveyed, is_costly
 from clipdex.sources.scan import FoundFile
 from clipdex.sources.source import Source
 
@@ -76,6 +76,10 @@ class PartOf:
     def size(self) -> int | None:
         """Return the number of files and failures, if a pass has counted them."""
         return self._divided.sizes.get(self._number)
+
+    def is_costly(self) -> bool:
+        """Return whether a pass over the source is."""
+        return is_costly(self._source)
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return what the source reports as gone."""

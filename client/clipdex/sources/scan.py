@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from clipdex.base.errors import SourceError
+from clipdex.base.object_paths import is_object
 from clipdex.base.read_request import whole_file
 from clipdex.base.records import Failure, storable
 from clipdex.base.regular_files import NOT_A_FILE
@@ -41,7 +42,11 @@ class Member(Protocol):
     """A picture inside another file."""
 
     def request(self) -> bytes:
-        """Return the message to the worker: a ReadRequest, or a refusal if it cannot be read. Never raises."""
+        """Return the message to the worker: a ReadRequest, or a refusal if it cannot be read.
+
+        Raises:
+            SourceError: the store of a bucket cannot be read any more.
+        """
         ...
 
     def metadata(self) -> str:
@@ -234,7 +239,12 @@ def scan(
 
 
 def nothing_at(path: bytes) -> bool:
-    """Return whether nothing exists at a path. A folder that may not be read says nothing about its files."""
+    """Return whether nothing exists at a path. A folder that may not be read says nothing about its files.
+
+    Of an object in a bucket, the file system says nothing.
+    """
+    if is_object(path):
+        return False
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -251,6 +261,8 @@ def may_be_away(failure: Failure) -> bool:
     """
     if failure.reason != "vanished":
         return failure.reason == "unreadable"
+    if is_object(failure.path):  # the store has answered
+        return False
     return nothing_at(os.path.dirname(os.path.realpath(failure.path)))
 
 

@@ -11,8 +11,10 @@ from clipdex.base.counting import counted
 from clipdex.base.errors import SourceError
 from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.locations import TABLE_SUFFIXES, TAR_SUFFIXES
-from clipdex.sources.scan import SUFFIXES, Tree
+from clipdex.sources.object_store import FETCHES
+from clipdex.sources.scan import SUFFIXES
 from clipdex.sources.source import Source
+from clipdex.sources.storage import tree_at
 from clipdex.sources.tar_shards import TarShards
 
 __all__ = ["shards_in"]
@@ -20,8 +22,15 @@ __all__ = ["shards_in"]
 _LOG = logging.getLogger("clipdex.sources")
 
 
-def shards_in(directory: Path, column: str | None = None, exclusion: Exclusion | None = None) -> Source | None:
+def shards_in(
+    directory: str | Path,
+    column: str | None = None,
+    exclusion: Exclusion | None = None,
+    fetches: int = FETCHES,
+) -> Source | None:
     """Open a folder's tars or its Parquet tables, and log which; None if it has pictures, or none of these.
+
+    The folder may be a prefix of a bucket.
 
     img2dataset writes a Parquet table of metadata beside each tar: then the tars are meant.
 
@@ -32,7 +41,7 @@ def shards_in(directory: Path, column: str | None = None, exclusion: Exclusion |
     tars: set[bytes] = set()
     tables: list[bytes] = []
     wanted = (*SUFFIXES, *TAR_SUFFIXES, *TABLE_SUFFIXES)
-    for found in Tree(directory, wanted, exclusion=exclusion).files(lambda failure: None):
+    for found in tree_at(directory, wanted, exclusion=exclusion).files(lambda failure: None):
         stem, suffix = os.path.splitext(found.path)
         if suffix.lower() in TAR_SUFFIXES:
             tars.add(stem)
@@ -46,11 +55,11 @@ def shards_in(directory: Path, column: str | None = None, exclusion: Exclusion |
     kinds = Counter(os.path.splitext(table)[1].lower().decode() for table in tables)
     if tars and not tables:
         _LOG.warning("%s: holds no picture itself; using its %s", directory, _count(len(tars), ".tar"))
-        return TarShards(below=directory, exclusion=exclusion)
+        return TarShards(below=directory, exclusion=exclusion, fetches=fetches)
     if not tars and set(kinds) == {".parquet"}:
         from clipdex.sources.table_folder import TableFolder  # pyarrow is an extra
 
-        source = TableFolder(directory, column, exclusion)
+        source = TableFolder(directory, column, exclusion, fetches=fetches)
         _LOG.warning("%s: holds no picture itself; using its %s", directory, _count(len(tables), ".parquet"))
         return source
     counts = [_count(len(tars), ".tar")] if tars else []

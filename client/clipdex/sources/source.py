@@ -13,11 +13,13 @@ from clipdex.base.counting import counted
 from clipdex.base.errors import SourceError
 from clipdex.base.records import Failure
 from clipdex.base.text_files import decoded, encoding_of
-from clipdex.sources.census import PassedOver, Surveyed
+from clipdex.sources.census import PassedOver, Surveyed, is_costly
+from clipdex.sources.examined import examined
 from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.globs import Scope
 from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located
-from clipdex.sources.scan import SUFFIXES, FoundFile, Tree, regular_file
+from clipdex.sources.object_store import FETCHES
+from clipdex.sources.scan import SUFFIXES, FoundFile, Tree
 
 __all__ = ["Chosen", "Folder", "Keeping", "Matching", "PathList", "Several", "Source"]
 
@@ -106,8 +108,8 @@ class Matching(Folder):
 class PathList:
     """A source of listed files, whatever their suffix, each once."""
 
-    def __init__(self, paths: Iterable[bytes], name: str) -> None:
-        """name: the list's name in messages."""
+    def __init__(self, paths: Iterable[bytes], name: str, *, fetches: int = FETCHES) -> None:
+        """name: the list's name in messages. fetches: objects of a bucket to read at a time."""
         here = os.path.abspath(b".")
         self._paths: dict[bytes, Elsewhere | None] = {}  # path -> why it is not one, or None
         for text in paths:
@@ -117,9 +119,10 @@ class PathList:
             elif found is not None:
                 self._paths[found] = None
         self._name = name
+        self._fetches = fetches
 
     @classmethod
-    def read(cls, file: PathLike) -> PathList:
+    def read(cls, file: PathLike, *, fetches: int = FETCHES) -> PathList:
         """Read paths from a file, one per line, or separated by NUL bytes if it has any (as from `find -print0`).
 
         Relative paths start at the current folder, as for `tar -T`. A byte order mark, as Windows programs write
@@ -135,24 +138,26 @@ class PathList:
             raise SourceError(f"{file}: cannot be read: {exc.strerror}") from exc
         if len(data) > _LONGEST_LIST:
             raise SourceError(f"{file}: has more than {_LONGEST_LIST >> 20} MiB; expected a list of paths")
-        return cls.parse(data, str(file))
+        return cls.parse(data, str(file), fetches=fetches)
 
     @classmethod
-    def parse(cls, data: bytes, name: str) -> PathList:
+    def parse(cls, data: bytes, name: str, *, fetches: int = FETCHES) -> PathList:
         """Parse the bytes of a list. Raises SourceError if they contradict their byte order mark."""
         data = _unmarked(data, name)
         separator = b"\0" if b"\0" in data else b"\n"
-        return cls((line.removesuffix(b"\r") for line in data.split(separator)), name)
+        return cls((line.removesuffix(b"\r") for line in data.split(separator)), name, fetches=fetches)
 
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """Yield the files in the order of the list."""
-        for path, elsewhere in self._paths.items():
-            if elsewhere is not None:
-                on_failure(Failure(path, "not_a_path", elsewhere.why, 0, 0))
-                continue
-            info = regular_file(path, on_failure)
-            if info is not None:
-                yield FoundFile.of(path, info)
+
+        def named() -> Iterator[tuple[bytes, None]]:
+            for path, elsewhere in self._paths.items():
+                if elsewhere is not None:
+                    on_failure(Failure(path, "not_a_path", elsewhere.why, 0, 0))
+                else:
+                    yield path, None
+
+        return examined(named(), on_failure, self._fetches)
 
     def size(self) -> int:
         """Return the number of listed paths."""
@@ -219,6 +224,10 @@ class Several:
         """Return what all of them skipped."""
         return PassedOver.sum(source.passed_over() for source in self._sources if isinstance(source, Surveyed))
 
+    def is_costly(self) -> bool:
+        """Return whether a pass over one of them is."""
+        return any(map(is_costly, self._sources))
+
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return what any of them reports as gone."""
         asked = list(paths)
@@ -247,6 +256,10 @@ class Chosen:
 
         return (file for file in self._source.files(note) if file.path in self._paths)
 
+    def is_costly(self) -> bool:
+        """Return whether a pass over the source is."""
+        return is_costly(self._source)
+
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return the selected ones that the source reports as gone."""
         return self._source.vanished(path for path in paths if path in self._paths)
@@ -267,6 +280,10 @@ class Keeping:
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """Yield the files of the source."""
         return self._source.files(on_failure)
+
+    def is_costly(self) -> bool:
+        """Return whether a pass over the source is."""
+        return is_costly(self._source)
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return what the source reports as gone, but nothing below the folders."""

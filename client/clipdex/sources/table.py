@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from clipdex.base.errors import SourceError
+from clipdex.base.object_paths import is_object
 from clipdex.base.records import Failure
+from clipdex.sources.examined import examined
 from clipdex.sources.locations import LONGEST_PATH, Elsewhere, located, member_path
 from clipdex.sources.metadata import metadata_json
-from clipdex.sources.scan import FoundFile, regular_file
+from clipdex.sources.object_store import FETCHES
+from clipdex.sources.scan import FoundFile
+from clipdex.sources.storage import FileState, state_of
 
-__all__ = ["COLUMNS", "BrokenTable", "RowLedger", "choose_column", "named_files", "row_id", "state_of"]
+__all__ = [
+    "COLUMNS",
+    "BrokenTable",
+    "RowLedger",
+    "choose_column",
+    "named_files",
+    "names_objects",
+    "row_id",
+    "table_state",
+]
 
 # Looked for in this order if no column is named.
 COLUMNS = ("path", "file", "filename", "image_path", "image", "bytes", "jpg")
 
 
-def choose_column(table: Path, names: Sequence[str], wanted: str | None) -> str:
+def choose_column(table: str | Path, names: Sequence[str], wanted: str | None) -> str:
     """Choose the column of pictures or paths.
 
     Raises:
@@ -38,12 +52,21 @@ def choose_column(table: Path, names: Sequence[str], wanted: str | None) -> str:
     )
 
 
-def state_of(table: bytes) -> os.stat_result:
+def table_state(table: bytes) -> FileState:
     """Return a table's size and times. Raises SourceError if it is gone."""
     try:
-        return os.stat(table)
+        return state_of(table)
     except OSError as exc:
         raise SourceError(f"{os.fsdecode(table)}: cannot be read any more: {exc.strerror}") from exc
+
+
+def names_objects(table: bytes, rows: Iterator[tuple[str, Mapping[str, object]] | None]) -> bool:
+    """Return whether a table of paths names objects of a bucket, as far as its first row tells."""
+    with suppress(BrokenTable):
+        cell = next((row[0] for row in rows if row is not None and row[0].strip()), "")
+        path = located(os.fsencode(cell), os.path.dirname(table))
+        return not isinstance(path, Elsewhere) and is_object(path)
+    return False
 
 
 def row_id(column: str, row: int) -> bytes:
@@ -85,23 +108,36 @@ def named_files(
     rows: Iterator[tuple[str, Mapping[str, object]] | None],
     ledger: RowLedger,
     on_failure: Callable[[Failure], None],
+    fetches: int = FETCHES,
 ) -> Iterator[FoundFile]:
     """Yield the files that a column names, in the order of the rows, each once.
 
-    Relative paths start at the table's folder; URLs are failures. If several rows name the same file, the other
-    columns of the first are kept.
+    Relative paths start at the table's folder, which may be in a bucket; URLs of other kinds are failures. If
+    several rows name the same file, the other columns of the first are kept.
 
     Args:
         rows: the path in each row and the row's other columns; None for an empty line.
     """
+    named = _named(table, column, rows, ledger, on_failure)
+    return examined(named, on_failure, fetches)
+
+
+def _named(
+    table: bytes,
+    column: str,
+    rows: Iterator[tuple[str, Mapping[str, object]] | None],
+    ledger: RowLedger,
+    on_failure: Callable[[Failure], None],
+) -> Iterator[tuple[bytes, str]]:
+    """Yield the paths that a column names, each once, and the row's metadata."""
     folder = os.path.dirname(table)
-    state = state_of(table)
+    state = table_state(table)
     seen: set[bytes] = set()
     bad = ledger.start()
 
     def fail(path: bytes, reason: str, detail: str) -> None:
         bad.add(path)
-        on_failure(Failure(path, reason, detail, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+        on_failure(Failure(path, reason, detail, state.size, state.mtime_ns, state.ctime_ns))
 
     number = -1
     try:
@@ -119,13 +155,9 @@ def named_files(
                 name = text if len(text) <= LONGEST_PATH else member_path(table, row_id(column, number))
                 if name not in bad:
                     fail(name, "not_a_path", path.why)
-                continue
-            if path in seen:
-                continue
-            seen.add(path)
-            info = regular_file(path, on_failure)
-            if info is not None:
-                yield FoundFile.of(path, info, metadata_json(others))
+            elif path not in seen:
+                seen.add(path)
+                yield path, metadata_json(others)
     except BrokenTable as exc:
         fail(table, "broken_container", f"it cannot be read beyond row {number}: {exc}")
         return

@@ -11,8 +11,10 @@ from clipdex.base.records import Failure
 from clipdex.sources.census import PassedOver
 from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.locations import containers
+from clipdex.sources.object_store import FETCHES
 from clipdex.sources.parquet_table import ParquetTable
-from clipdex.sources.scan import FoundFile, Tree, nothing_at
+from clipdex.sources.scan import FoundFile
+from clipdex.sources.storage import is_gone_from, root_of, tree_at
 
 __all__ = ["PARQUET_SUFFIXES", "TableFolder"]
 
@@ -25,15 +27,25 @@ class TableFolder:
     A table that cannot be read, or has no column of pictures, gets a line in the ledger.
     """
 
-    def __init__(self, directory: Path, column: str | None = None, exclusion: Exclusion | None = None) -> None:
-        """column: as for `ParquetTable`, for each table. exclusion: what is left out of the folder.
+    def __init__(
+        self,
+        directory: str | Path,
+        column: str | None = None,
+        exclusion: Exclusion | None = None,
+        *,
+        fetches: int = FETCHES,
+    ) -> None:
+        """directory: of this machine, or the URL of a bucket's prefix. column: as for `ParquetTable`, for each
+        table. exclusion: what is left out of the folder. fetches: objects of a bucket to read at a time.
 
         Raises:
             SourceError: the folder cannot be read, or none of the tables has the column.
         """
         self._directory = directory
         self._column = column
-        self._tree = Tree(directory, PARQUET_SUFFIXES, exclusion=exclusion)
+        self._tree = tree_at(directory, PARQUET_SUFFIXES, exclusion=exclusion)
+        self._root = root_of(directory)
+        self._fetches = fetches
         self._tables: dict[bytes, ParquetTable] = {}  # of the last pass
         self._require_one()
 
@@ -41,7 +53,7 @@ class TableFolder:
         """Yield the files table by table, in the order of the tables' paths."""
         for found in self._tree.files(on_failure):
             try:
-                table = ParquetTable(Path(os.fsdecode(found.path)), self._column)
+                table = self._table(found.path)
             except SourceError as exc:
                 detail = str(exc).removeprefix(f"{os.fsdecode(found.path)}: ")
                 on_failure(Failure(found.path, "broken_container", detail, found.size, found.mtime_ns))
@@ -61,7 +73,7 @@ class TableFolder:
                 held.setdefault(table, []).append(path)
         gone = self._tree.sound_folders(others)
         for table, of_it in held.items():
-            if nothing_at(table):
+            if is_gone_from(table):
                 gone += of_it
             elif table in self._tables:
                 gone += self._tables[table].vanished(of_it)
@@ -82,14 +94,16 @@ class TableFolder:
         return SourceError(f"{self._directory}: no .parquet table in it has a row")
 
     def _is_ours(self, table: bytes) -> bool:
-        root = os.path.join(os.path.abspath(os.fsencode(self._directory)), b"")
-        return table.startswith(root) and table.lower().endswith(PARQUET_SUFFIXES)
+        return table.startswith(self._root) and table.lower().endswith(PARQUET_SUFFIXES)
+
+    def _table(self, path: bytes) -> ParquetTable:
+        return ParquetTable(os.fsdecode(path), self._column, fetches=self._fetches)
 
     def _require_one(self) -> None:
         refusal: SourceError | None = None
         for found in self._tree.files(lambda failure: None):
             try:
-                ParquetTable(Path(os.fsdecode(found.path)), self._column)
+                self._table(found.path)
                 return
             except SourceError as exc:
                 refusal = refusal or exc

@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -14,17 +17,33 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.counting import counted
-from clipdex.base.errors import SourceError
+from clipdex.base.errors import ImageError, SourceError
 from clipdex.base.json_text import parse_json
-from clipdex.base.read_request import ReadRequest
+from clipdex.base.object_paths import is_object
+from clipdex.base.read_request import REWRITTEN, ReadRequest
 from clipdex.base.records import NO_METADATA, Failure
 from clipdex.base.text_files import decoded
 from clipdex.sources.census import Census, PassedOver
 from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.locations import TAR_SUFFIXES, containers, member_path
 from clipdex.sources.metadata import LONGEST_FIELD, metadata_json
-from clipdex.sources.scan import SUFFIXES, FoundFile, Tree, nothing_at, regular_file, stat_failure
+from clipdex.sources.object_file import read_spans
+from clipdex.sources.object_member import ObjectMember
+from clipdex.sources.object_store import CHANGED, FETCHES, Bucket, Listed
+from clipdex.sources.scan import SUFFIXES, FoundFile, regular_file, stat_failure
 from clipdex.sources.sidecars import Sidecars, is_sidecar, stem_of
+from clipdex.sources.storage import (
+    FileState,
+    identity_of,
+    is_away,
+    is_gone_from,
+    listed_at,
+    open_file,
+    root_of,
+    state_in,
+    state_of,
+    tree_at,
+)
 from clipdex.sources.tar_headers import BrokenTar, TarEntry, walk
 
 __all__ = ["TarShards", "tar_member", "tar_span"]
@@ -38,12 +57,21 @@ class TarShards:
     """
 
     def __init__(
-        self, shards: Iterable[Path] = (), *, below: Path | None = None, exclusion: Exclusion | None = None
+        self,
+        shards: Iterable[str | Path] = (),
+        *,
+        below: str | Path | None = None,
+        exclusion: Exclusion | None = None,
+        fetches: int = FETCHES,
     ) -> None:
-        """below: a folder, scanned for `.tar` files at each run, except those that `exclusion` leaves out."""
-        self._named = dict.fromkeys(os.path.abspath(os.fsencode(shard)) for shard in shards)
+        """below: a folder, scanned for `.tar` files at each run, except those that `exclusion` leaves out.
+        fetches: pictures of tars in a bucket to read at a time.
+        """
+        self._named = dict.fromkeys(map(identity_of, shards))
         self._below = below
-        self._tree = None if below is None else Tree(below, TAR_SUFFIXES, exclusion=exclusion)
+        self._root = b"" if below is None else root_of(below)
+        self._tree = None if below is None else tree_at(below, TAR_SUFFIXES, exclusion=exclusion)
+        self._fetches = fetches
         self._held: dict[bytes, _Held] = {}  # the names that the last pass found in each
         self._others = PassedOver()  # members that the last complete pass skipped
         self._wanted: Callable[[bytes], bool] | None = None
@@ -57,16 +85,19 @@ class TarShards:
     def files(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
         """Yield the pictures shard by shard, in the order of the archive."""
         census = Census()
-        for shard in self._shards(on_failure):
-            try:
-                listing = _listed(shard)
-            except OSError as exc:
-                on_failure(stat_failure(shard, exc))
-                continue
-            self._held[shard] = _Held.of(listing)
-            yield from listing.pictures(on_failure)
-            listing.count_others(census)
+        with closing(_listed_ahead(self._shards(on_failure))) as listings:
+            for shard, listing in listings:
+                if isinstance(listing, OSError):
+                    on_failure(stat_failure(shard, listing))
+                    continue
+                self._held[shard] = _Held.of(listing)
+                yield from listing.pictures(on_failure, self._fetches)
+                listing.count_others(census)
         self._others = census.result()
+
+    def is_costly(self) -> bool:
+        """Return whether a pass reads tars in a bucket."""
+        return is_object(self._root) or any(map(is_object, self._named))
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return members that their shard no longer has, or whose shard is gone; none of a damaged shard."""
@@ -94,7 +125,7 @@ class TarShards:
         """Return what was skipped in the tars and their folder."""
         skipped = [self._others]
         # Of the parts, the one that the folder's own path belongs to counts what was skipped in the folder.
-        if self._tree is not None and (self._wanted is None or self._wanted(os.fsencode(str(self._below)))):
+        if self._tree is not None and (self._wanted is None or self._wanted(self._root.rstrip(b"/"))):
             skipped.append(self._tree.passed_over)
         return PassedOver.sum(skipped)
 
@@ -113,7 +144,7 @@ class TarShards:
         if self._tree is not None:
             yield from (file.path for file in self._tree.files(on_failure) if self._is_wanted(file.path))
         for shard in self._named:
-            if self._is_wanted(shard) and regular_file(shard, on_failure) is not None:
+            if self._is_wanted(shard) and (is_object(shard) or regular_file(shard, on_failure) is not None):
                 yield shard
 
     def _is_wanted(self, shard: bytes) -> bool:
@@ -122,20 +153,19 @@ class TarShards:
     def _is_ours(self, shard: bytes) -> bool:
         if self._below is None:
             return shard in self._named
-        root = os.path.join(os.path.abspath(os.fsencode(self._below)), b"")
-        return shard.startswith(root) and shard.lower().endswith(TAR_SUFFIXES)
+        return shard.startswith(self._root) and shard.lower().endswith(TAR_SUFFIXES)
 
     def _gone(self, shard: bytes, pairs: list[tuple[bytes, bytes]]) -> list[bytes]:
         """Return the paths that do not exist any more. An empty name: the shard's own line in the ledger."""
-        if nothing_at(shard):
+        if is_gone_from(shard):
             # If the folder of a named shard is gone too, a disk may not be mounted.
-            if self._below is None and nothing_at(os.path.dirname(shard)):
+            if self._below is None and is_away(shard):
                 return []
             return [path for path, name in pairs if name or self._below is not None]
         try:
             held = self._held.get(shard)
             # A large index asks in parts, most with pictures of many shards: do not list a shard again for each.
-            if held is None or held.state != _state(os.stat(shard)):
+            if held is None or held.state != state_of(shard):
                 held = self._held[shard] = _Held.of(_listed(shard))
         except OSError:
             return []
@@ -151,10 +181,11 @@ def tar_member(shard: bytes, name: bytes, limit: int) -> bytes | None:
     Raises:
         OSError: the shard cannot be read.
     """
-    entry = _listed(shard).entries.get(name)
+    listing = _listed(shard)
+    entry = listing.entries.get(name)
     if entry is None or entry.refused or entry.length > limit:
         return None
-    with open(shard, "rb") as file:
+    with open_file(shard, listing.state) as file:
         return _span(file, entry)
 
 
@@ -173,33 +204,34 @@ class _Listing:
     """A shard's members by name, as they were listed, and why the list is incomplete, if it is."""
 
     shard: bytes
-    info: os.stat_result
+    state: FileState
     entries: dict[bytes, TarEntry]
     broken: str
 
     @classmethod
-    def read(cls, shard: bytes) -> _Listing:
+    def read(cls, shard: bytes, state: FileState) -> _Listing:
         """Read the shard's headers. Raises OSError if it cannot be read."""
         entries: dict[bytes, TarEntry] = {}
         broken = ""
-        with open(shard, "rb", buffering=0) as file:
-            info = os.fstat(file.fileno())
+        with open_file(shard, state) as file:
+            state = state_in(file, state)
             try:
-                for entry in walk(file, info.st_size):
+                for entry in walk(file, state.size):
                     entries[entry.name] = entry
             except BrokenTar as exc:
                 broken = str(exc)
-        return cls(shard, info, entries, broken)
+        return cls(shard, state, entries, broken)
 
     @property
     def mtime_ns(self) -> int:
         """The shard's mtime, which is also that of its pictures."""
-        return self.info.st_mtime_ns
+        return self.state.mtime_ns
 
-    def pictures(self, on_failure: Callable[[Failure], None]) -> Iterator[FoundFile]:
+    def pictures(self, on_failure: Callable[[Failure], None], fetches: int) -> Iterator[FoundFile]:
         """Yield its pictures; those that cannot be read in place, and damage to the shard, go to `on_failure`."""
         stems = {stem_of(name) for name in self.entries if not is_sidecar(name)}
         sidecars = Sidecars.among(self.entries.values(), stems)
+        at = listed_at(self.shard, self.state) if is_object(self.shard) else None
         for name, entry in self.entries.items():
             if not name.lower().endswith(SUFFIXES):
                 continue
@@ -207,10 +239,15 @@ class _Listing:
             if entry.refused:
                 on_failure(Failure(path, "not_a_file", entry.refused, entry.length, self.mtime_ns))
             else:
-                member = _TarPicture(self.shard, self.mtime_ns, entry, sidecars.of(name))
-                yield FoundFile(path, entry.length, self.mtime_ns, member=member, ctime_ns=self.info.st_ctime_ns)
+                notes = sidecars.of(name)
+                member = (
+                    _TarPicture(self.shard, self.mtime_ns, entry, notes)
+                    if at is None
+                    else _RemotePicture(*at, entry, notes, fetches)
+                )
+                yield FoundFile(path, entry.length, self.mtime_ns, member=member, ctime_ns=self.state.ctime_ns)
         if self.broken:
-            on_failure(Failure(self.shard, "broken_container", self.broken, self.info.st_size, self.mtime_ns))
+            on_failure(Failure(self.shard, "broken_container", self.broken, self.state.size, self.mtime_ns))
 
     def count_others(self, census: Census) -> None:
         """Count the members that are neither pictures, by their suffix, nor sidecars."""
@@ -221,32 +258,51 @@ class _Listing:
 
 def _listed(shard: bytes) -> _Listing:
     """List a shard as it is now. Raises OSError if it cannot be read."""
-    return _listing_as_of(shard, _state(os.stat(shard)))
+    return _listing_as_of(shard, state_of(shard))
 
 
-def _state(info: os.stat_result) -> tuple[int, ...]:
-    """Return what changes when a file is rewritten, even if its size and mtime are restored."""
-    return info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino
+def _listed_ahead(shards: Iterable[bytes]) -> Generator[tuple[bytes, _Listing | OSError], None, None]:
+    """List shards in their order; of those in a bucket, the next is listed while one is used."""
+    ahead: deque[tuple[bytes, Future[_Listing] | None]] = deque()
+
+    def first() -> tuple[bytes, _Listing | OSError]:
+        shard, future = ahead.popleft()
+        try:
+            return shard, _listed(shard) if future is None else future.result()
+        except OSError as exc:
+            return shard, exc
+
+    with ExitStack() as stack:
+        thread: ThreadPoolExecutor | None = None
+        for shard in shards:
+            if thread is None and is_object(shard):
+                thread = ThreadPoolExecutor(1, thread_name_prefix="clipdex-tar")
+                stack.callback(thread.shutdown, wait=False, cancel_futures=True)
+            ahead.append((shard, thread.submit(_listed, shard) if thread and is_object(shard) else None))
+            while len(ahead) > 1 or (ahead and ahead[0][1] is None):
+                yield first()
+        while ahead:
+            yield first()
 
 
 @functools.lru_cache(maxsize=4)
-def _listing_as_of(shard: bytes, state: tuple[int, ...]) -> _Listing:
+def _listing_as_of(shard: bytes, state: FileState) -> _Listing:
     """List a shard, cached for the passes of a run, and for a page of thumbnails, which asks member by member."""
-    return _Listing.read(shard)
+    return _Listing.read(shard, state)
 
 
 @dataclass(frozen=True)
 class _Held:
     """The names of a shard's pictures as hashes: 8 bytes per name, since there may be millions."""
 
-    state: tuple[int, ...]
+    state: FileState
     broken: bool
     names: npt.NDArray[np.int64]
 
     @classmethod
     def of(cls, listing: _Listing) -> _Held:
         wanted = [hash(name) for name in listing.entries if name.lower().endswith(SUFFIXES)]
-        return cls(_state(listing.info), bool(listing.broken), np.array(wanted, dtype=np.int64))
+        return cls(listing.state, bool(listing.broken), np.array(wanted, dtype=np.int64))
 
     def has(self, names: list[bytes]) -> list[bool]:
         """Return whether each name is one of them."""
@@ -275,14 +331,48 @@ class _TarPicture:
             with open(self.shard, "rb", buffering=0) as file:
                 if os.fstat(file.fileno()).st_mtime_ns != self.mtime_ns:
                     return NO_METADATA  # rewritten; it is listed again next time
-                fields = {
-                    name: _value(note.name, _span(file, note))
-                    for name, note in self.notes.items()
-                    if not note.refused and note.length <= LONGEST_FIELD
-                }
+                fields = {name: _value(note.name, _span(file, note)) for name, note in _short(self.notes).items()}
         except OSError:
             return NO_METADATA  # gone since it was listed
         return metadata_json(fields)
+
+
+class _RemotePicture(ObjectMember):
+    """A member of a tar in a bucket: its bytes and its texts are fetched together."""
+
+    def __init__(
+        self, bucket: Bucket, listed: Listed, entry: TarEntry, notes: Mapping[str, TarEntry], at_once: int
+    ) -> None:
+        super().__init__(bucket, listed, entry.length, at_once)
+        self._entry = entry
+        self._notes = notes
+
+    def read(self, limit: int) -> bytes:
+        """Return the member's bytes. Raises as `Bucket.read`."""
+        e = self._entry
+        if e.length > limit:
+            raise ImageError(
+                f"the file has {e.length:,} bytes, more than the limit of {limit:,}", reason="too_large"
+            )
+        notes = _short(self._notes)
+        try:
+            data, *texts = read_spans(
+                self._bucket, self._listed, [(each.offset, each.length) for each in (e, *notes.values())]
+            )
+        except ImageError as exc:
+            if str(exc) == CHANGED:
+                raise ImageError(REWRITTEN, reason="vanished") from exc
+            raise
+        if notes:
+            self._metadata = metadata_json(
+                {field: _value(note.name, text) for (field, note), text in zip(notes.items(), texts, strict=True)}
+            )
+        return data
+
+
+def _short(notes: Mapping[str, TarEntry]) -> dict[str, TarEntry]:
+    """Leave out texts that are too long for metadata, or cannot be read in place."""
+    return {field: each for field, each in notes.items() if not each.refused and each.length <= LONGEST_FIELD}
 
 
 def _value(name: bytes, data: bytes) -> object:
