@@ -44,8 +44,12 @@ def index_one(
     batch_deadline_s: float = BATCH_DEADLINE_S,
     exif: bool = True,
     progress: Callable[[Progress], None] | None = None,
+    count: bool = True,
 ) -> RunReport:
-    """Bring an index that has no parts up to date with a source; see `index_pictures`."""
+    """Bring an index that has no parts up to date with a source; see `index_pictures`.
+
+    count: count the pictures for `progress`, which costs a pass over the source, unless it knows their number.
+    """
     started = time.monotonic()
     # Lock the index before a long listing; but do not create an index for an empty source.
     is_new = not os.path.lexists(index)
@@ -57,7 +61,9 @@ def index_one(
         writer.manifest.require_icc(icc, index)
         if not is_new:
             require_a_picture(source)
-        run = Run(client, writer, source, retry_failures, check, progress, batch_deadline_s, exif=exif)
+        run = Run(
+            client, writer, source, retry_failures, check, progress, batch_deadline_s, exif=exif, count=count
+        )
         try:
             with open_ring(client, max_ring_bytes) as ring:
                 run.embed_all(ring, workers, limits or Limits())
