@@ -34,7 +34,8 @@ from clipdex.version import __version__
 __all__ = ["Ended", "PartJob", "PartOutcome", "Recipe", "make_part"]
 
 # made: up to date, and committed. locked: another process is writing to it. may_pass: a server did not answer.
-Ended = Literal["made", "locked", "may_pass", "failed"]
+# lost: the process or node that made it is gone.
+Ended = Literal["made", "locked", "may_pass", "lost", "failed"]
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,6 @@ def ray_cluster(address: str | None) -> Iterator[Any]:
     if ray.is_initialized():
         raise InvalidArgument("this process is connected to Ray already; call ray.shutdown() first")
     place = _place(address)
-    if place is not None:
-        _require_listener(place)
     with _handler_kept():
         _silence(ray)
         try:
@@ -103,31 +101,38 @@ def _started_here() -> str | None:
     return None
 
 
-def _require_listener(place: str) -> None:
-    host, _, port = place.rpartition(":")
+def _listens(host: str, port: int) -> str | None:
+    """Try to connect -> why nothing answers there, or None."""
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+        socket.create_connection((host.strip("[]"), port), timeout=_CONNECT_TIMEOUT_S).close()
     except OSError as exc:
-        raise EngineUnreachable(
-            f"no Ray cluster answers at {place} ({exc.strerror or exc}); give the address of its head, HOST:PORT, "
-            "or leave out --ray-address to start Ray on this machine"
-        ) from exc
+        return exc.strerror or str(exc)
+    return None
 
 
 def _connect(ray: Any, place: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if place is None:
-        ray.init(
-            address="local",
-            dashboard_host="127.0.0.1",
-            object_store_memory=_OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
-            **quiet,
-        )
+        _stay_on_loopback()
+        ray.init(address="local", dashboard_host="127.0.0.1", object_store_memory=_OBJECT_STORE_BYTES, **quiet)
         return
-    # Ray takes a loopback address for the machine's outward one, at which a local cluster need not listen.
-    here = place.rpartition(":")[0] in _LOOPBACK
-    ray.init(address=place, **({"_node_ip_address": "127.0.0.1"} if here else {}), **quiet)
+    host, _, port = place.rpartition(":")
+    if (why := _listens(host, int(port))) is not None:
+        raise EngineUnreachable(
+            f"no Ray cluster answers at {place} ({why}); give the address of its head, HOST:PORT, or leave out "
+            "--ray-address to start Ray on this machine"
+        )
+    # Ray takes a loopback address for the machine's outward one, and would wait for it for many minutes.
+    if host in _LOOPBACK and _listens(ray.util.get_node_ip_address(), int(port)) is not None:
+        _stay_on_loopback()
+    ray.init(address=place, **quiet)
+
+
+def _stay_on_loopback() -> None:
+    """Let Ray use 127.0.0.1 for this machine. It has no passwords, and listens on every interface otherwise."""
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def _silence(ray: Any) -> None:

@@ -26,7 +26,7 @@ _LOG = logging.getLogger("clipdex.pipeline")
 H = TypeVar("H")
 
 POLL_S = 0.25
-# What is tried again, waits: a server that restarts needs time. It doubles up to the longest.
+# What is tried again, waits; for a server that does not answer, twice as long each time, up to the longest.
 PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 # A process that lost its node or its command ends within seconds, and gives up its lock then.
@@ -107,7 +107,7 @@ def make_parts(
                 try:
                     outcome = scheduler.outcome(handle)
                 except PartLost as exc:
-                    outcome = PartOutcome("may_pass", "", why=str(exc))
+                    outcome = PartOutcome("lost", "", why=str(exc))
                 except PartFailed as exc:
                     outcome = PartOutcome("failed", "", why=str(exc))
                 if outcome.report is not None:
@@ -148,8 +148,8 @@ def _given_up(part: _Waiting, outcome: PartOutcome, retries: int) -> str | None:
         return f"{where}: {outcome.why}"
     if part.failures > retries:
         return f" {counted(part.failures, 'time')}, last{where}: {outcome.why}"
-    pause = min(LONGEST_PAUSE_S, PAUSE_S * 2 ** (part.failures - 1))
-    part.not_before = now + pause
+    doubled = 0 if outcome.ended == "lost" else min(part.failures - 1, 16)  # a server needs time, not a node
+    part.not_before = now + min(LONGEST_PAUSE_S, PAUSE_S * 2**doubled)
     _LOG.warning("part %d is tried again%s: %s", part.number, where, outcome.why)
     return None
 
