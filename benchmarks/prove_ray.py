@@ -31,7 +31,7 @@ if __name__ == "__main__":
     killed = ", ".join(f"{number} of a {kind}" for kind, number in sorted(count.kills.items()))
     print(
         f"{sum(count.kills.values())} kills ({killed}) over {count.indexes} indexes of 8 parts, "
-        f"{count.pictures:,} pictures: 0 lost, 0 twice; {count.again:,} were embedded again, the {count.lost:,} that "
-        f"killed parts had not committed; {count.never_killed} parts were never killed, and embedded each picture once; "
-        f"in {time.monotonic() - began:.0f} s"
+        f"{count.pictures:,} pictures: 0 lost, 0 twice; {count.again:,} were embedded again, the {count.lost:,} "
+        f"that killed parts had not committed; {count.never_killed} parts were never killed, and embedded each "
+        f"picture once; in {time.monotonic() - began:.0f} s"
     )

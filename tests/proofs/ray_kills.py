@@ -1,7 +1,7 @@
 """SIGKILL of Ray's workers, of its raylets and of the command, while the parts of an index are made.
 
-Every process that makes a part writes down each picture that it has embedded. So what was made again is counted: it
-must be, exactly, what the killed parts had embedded and not committed.
+Every process that makes a part writes down each picture that it has embedded. So what was made again is counted:
+it must be, exactly, what the killed parts had embedded and not committed.
 """
 
 from __future__ import annotations
