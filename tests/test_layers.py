@@ -43,6 +43,7 @@ CONFINED = {
     "sqlite3": ("clipdex.index",),
     "pytriton": ("clipdex_server",),
     "obstore": ("clipdex.sources",),
+    "ray": ("clipdex.pipeline.engines",),
     **dict.fromkeys(
         ("fastapi", "starlette", "uvicorn", "jinja2", "pydantic", "prometheus_client"), ("clipdex.web",)
     ),
