@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-thin test-slow test-wheel coverage lint docs format locks demo-model evaluate bench prove prove-damage prove-kills prove-collection prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-web prove-shapes prove-stores test-stores test-buckets test-extras clean
+.PHONY: help demo test test-thin test-slow test-wheel coverage lint docs format locks demo-model evaluate bench prove prove-damage prove-kills prove-collection prove-power prove-disk prove-memory prove-readers prove-restarts prove-search prove-pictures prove-faults prove-web prove-shapes prove-stores prove-ray test-stores test-buckets test-ray test-extras clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,9 @@ test-stores: .venv-stores/ready .venv-weaviate/ready  ## the contract of vector 
 test-buckets: .venv-dev/ready .venv-buckets/ready  ## pictures and copies of indexes in buckets, with moto's S3
 	.venv-dev/bin/pytest tests/test_buckets.py tests/test_bucket_files.py tests/test_bucket_containers.py \
 		tests/test_index_copies.py tests/test_index_copies_s3.py tests/test_buckets_moto.py
+
+test-ray: .venv-ray/ready  ## parts made by Ray, on real raylets and a real Triton; five minutes
+	.venv-ray/bin/pytest tests/test_ray.py
 
 test-wheel: .venv-dev/ready  ## build wheel and sdist, install the wheel with nothing else around, run the demo; two minutes
 	.venv-dev/bin/python tests/proofs/wheel.py
@@ -100,6 +103,9 @@ prove-collection: .venv-dev/ready  ## end 1,000 processes that add items: every 
 prove-stores: .venv-stores/ready  ## push 100,000 pictures into each vector database, killed 20 times on the way; an hour
 	.venv-stores/bin/python benchmarks/prove_stores.py
 
+prove-ray: .venv-ray/ready  ## kill Ray's workers, raylets and the command 200 times: what was committed is not made again; an hour
+	.venv-ray/bin/python benchmarks/prove_ray.py
+
 prove-readers: .venv-dev/ready  ## 100,000 searches beside a writer; a second writer
 	.venv-dev/bin/python benchmarks/prove_readers.py
 
@@ -144,7 +150,7 @@ locks:  ## the hashes in locks/, anew: after a change of constraints-thin.txt
 	.venv-locks/bin/python locks/lock.py
 
 clean:  ## remove the environments and what the demo wrote
-	rm -rf .venv .venv-dev .venv-thin .venv-stores .venv-buckets .venv-weaviate .venv-locks demo .pytest_cache .mypy_cache .ruff_cache .coverage* site
+	rm -rf .venv .venv-dev .venv-thin .venv-stores .venv-buckets .venv-ray .venv-weaviate .venv-locks demo .pytest_cache .mypy_cache .ruff_cache .coverage* site
 
 # Three environments: what the demo needs, what development needs, and what a service would install.
 
@@ -170,6 +176,12 @@ clean:  ## remove the environments and what the demo wrote
 .venv-buckets/ready: constraints-buckets.txt
 	$(PYTHON) -m venv .venv-buckets
 	.venv-buckets/bin/python -m pip install --quiet -c constraints-buckets.txt 'moto[s3,server]'
+	@touch $@
+
+.venv-ray/ready: pyproject.toml constraints.txt constraints-ray.txt
+	$(PYTHON) -m venv .venv-ray
+	env PIP_CONSTRAINT=$(CURDIR)/constraints.txt .venv-ray/bin/python -m pip install --quiet -c constraints-ray.txt \
+	  -e '.[cli,local,ray]' pytest
 	@touch $@
 
 .venv-stores/ready: pyproject.toml constraints.txt constraints-stores.txt

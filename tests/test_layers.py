@@ -46,6 +46,7 @@ CONFINED = {
     "pytriton": ("clipdex_server",),
     "obstore": ("clipdex.sources",),
     "cv2": ("clipdex.looks", "clipdex.features"),
+    "ray": ("clipdex.pipeline.engines",),
     **dict.fromkeys(
         ("fastapi", "starlette", "uvicorn", "jinja2", "pydantic", "prometheus_client"), ("clipdex.web",)
     ),

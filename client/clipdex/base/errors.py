@@ -7,6 +7,9 @@ ClipdexError
 ├── ImageError               one picture cannot be read; it never ends a run over many
 ├── ItemNotFound             a collection has no item of that id
 ├── AddFailed                some of the items given to a collection could not be added; the others were
+├── EngineUnreachable        there is no cluster of the engine at that address, or it cannot be used
+├── PartFailed               an engine could not make a part of an index; the message names it, and says why
+│   └── PartLost             the process or machine that made it is gone
 ├── ModelError
 │   ├── ModelNotFound        the server or directory is there, the model is not
 │   ├── CardError            a model's card or assets are missing, malformed, or of a newer format
@@ -46,6 +49,7 @@ __all__ = [
     "ClipdexError",
     "Closed",
     "DeadlineExceeded",
+    "EngineUnreachable",
     "ExportError",
     "FingerprintMismatch",
     "ImageError",
@@ -62,6 +66,8 @@ __all__ = [
     "ModelError",
     "ModelNotFound",
     "ParityError",
+    "PartFailed",
+    "PartLost",
     "RequestRefused",
     "ServerBusy",
     "ServerError",
@@ -121,6 +127,18 @@ class AddFailed(ClipdexError):
         super().__init__(message)
         self.failures = failures
         self.added = added
+
+
+class EngineUnreachable(ClipdexError):
+    """There is no cluster of the engine at that address, or it cannot be used. No part was started."""
+
+
+class PartFailed(ClipdexError):
+    """An engine could not make a part of an index. What the parts have committed is kept."""
+
+
+class PartLost(PartFailed):
+    """The process or machine that made a part is gone. Another may go on with it."""
 
 
 class ModelError(ClipdexError):

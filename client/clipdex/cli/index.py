@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shlex
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,7 +31,9 @@ from clipdex.cli.common import (
 )
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.demo_model import note_demo_model
+from clipdex.cli.engine_options import EngineOptions, may_use_engine
 from clipdex.cli.features import as_dict, build_after, features_sentence
+from clipdex.cli.index_by_engine import index_by_engine
 from clipdex.cli.index_options import ENVIRONMENT, required_index
 from clipdex.cli.ledger import failure_line, refuse_second_writer
 from clipdex.cli.panels import LIMITS
@@ -82,6 +88,7 @@ class Dtype(str, Enum):
 
 
 @connects
+@may_use_engine
 def index(
     out: Annotated[
         Path | None,
@@ -236,6 +243,7 @@ def index(
             show_default=False,
         ),
     ] = None,
+    engine: EngineOptions | None = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with status 1 if a picture is in the ledger of failures.")
     ] = False,
@@ -253,7 +261,14 @@ def index(
     if files_from is not None and (exclude or hidden):
         raise InvalidArgument("--exclude and --hidden apply to folders, and cannot be used with --files-from")
     exclusion = Exclusion(exclude or (), hidden=hidden)
-    source = _source(sources or [], files_from, column, delimiter, tar, exclusion, fetches, out)
+    if engine is not None and (part is not None or refresh_metadata):
+        other = "--refresh-metadata" if part is None else f"--part {part}"
+        raise InvalidArgument(f"--engine makes all parts, and cannot be used with {other}")
+    named = sources or []
+    if engine is not None:  # a node has another working directory
+        named = [path if object_meant(str(path)) else Path(os.path.abspath(path)) for path in named]
+    open_source = _opener(named, files_from, column, delimiter, tar, exclusion, fetches, out)
+    source = open_source()
     if dry_run and refresh_metadata:
         raise InvalidArgument("--dry-run and --refresh-metadata are both given; give one of them")
     if local_features:
@@ -274,28 +289,47 @@ def index(
             say(_plan_sentence(plan, out))
         _end_strictly(strict, plan.failed)
         return
+    settings: dict[str, Any] = {
+        "workers": workers,
+        "limits": limits,
+        "retry_failures": retry,
+        "check": check.value,
+        "exif": not no_exif,
+        "max_ring_bytes": ring_mib * _MIB,
+    }
+    chosen_icc = None if icc is None else check_icc(icc.value)
     with (
         interruptible(f"what was committed is in {out}; run the same command again to resume"),
-        connection.open(shared_memory=shared_memory.value) as client,
-        index_progress() as progress,
+        ExitStack() as stack,
     ):
-        report = index_pictures(
-            client,
-            source,
-            out,
-            dtype=dtype.value,
-            icc=None if icc is None else check_icc(icc.value),
-            workers=workers,
-            limits=limits,
-            retry_failures=retry,
-            check=check.value,
-            exif=not no_exif,
-            max_ring_bytes=ring_mib * _MIB,
-            progress=progress,
-            parts=parts,
-            part=part,
-        )
-        fingerprint = client.card.fingerprint
+        if engine is not None:
+            report, fingerprint = index_by_engine(
+                engine,
+                connection,
+                open_source,
+                out,
+                parts,
+                dtype=dtype.value,
+                icc=chosen_icc,
+                settings=settings,
+                shared_memory=shared_memory.value,
+                progress=stack.enter_context(index_progress()),
+            )
+        else:
+            client = stack.enter_context(connection.open(shared_memory=shared_memory.value))
+            progress = stack.enter_context(index_progress())
+            report = index_pictures(
+                client,
+                source,
+                out,
+                dtype=dtype.value,
+                icc=chosen_icc,
+                progress=progress,
+                parts=parts,
+                part=part,
+                **settings,
+            )
+            fingerprint = client.card.fingerprint
     if part is not None:
         out = out / part_name(part)
     for stage, seconds in report.stage_seconds.items():
@@ -328,7 +362,7 @@ def _end_strictly(strict: bool, failed: int) -> None:
         raise typer.Exit(1)
 
 
-def _source(
+def _opener(
     paths: list[Path],
     files_from: str | None,
     column: str | None,
@@ -337,13 +371,14 @@ def _source(
     exclusion: Exclusion,
     fetches: int,
     out: Path,
-) -> Source:
+) -> Callable[[], Source]:
+    """Return what opens the source, here or on a node."""
     if bool(paths) == (files_from is not None):
         raise InvalidArgument("give either a SOURCE (folder, .tar file or table) or --files-from LIST")
     if files_from == "-":
-        return PathList.parse(sys.stdin.buffer.read(), "standard input", fetches=fetches)
+        return partial(copy.copy, PathList.parse(sys.stdin.buffer.read(), "standard input", fetches=fetches))
     if files_from is not None:
-        return PathList.read(Path(files_from), fetches=fetches)
+        return partial(copy.copy, PathList.read(Path(files_from), fetches=fetches))
     paths = [name for path in paths for name in names_meant(path)]
     # A missing shard was deleted if the index exists, and is a typing error if it does not.
     for path in paths:
@@ -357,7 +392,8 @@ def _source(
         missing = not os.path.lexists(path) and not is_picture_glob(path)
         if missing and not (path.name.endswith(".tar") and os.path.lexists(out)):
             raise SourceError(f"{path}: no such file or directory")
-    return open_sources(
+    return partial(
+        open_sources,
         paths,
         column=column,
         delimiter=typed_delimiter(delimiter),

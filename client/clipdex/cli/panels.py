@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["ACCESS", "CONNECTION", "LIMITS", "OUTPUT"]
+__all__ = ["ACCESS", "CONNECTION", "ENGINE", "LIMITS", "OUTPUT"]
 
 ACCESS = "Access"
 CONNECTION = "Connection"
+ENGINE = "Engine"
 LIMITS = "Limits"
 OUTPUT = "Output"

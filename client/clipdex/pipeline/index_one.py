@@ -45,10 +45,12 @@ def index_one(
     batch_deadline_s: float = BATCH_DEADLINE_S,
     exif: bool = True,
     progress: Callable[[Progress], None] | None = None,
+    count: bool = True,
     decoder: Sequence[str] = DECODER,
 ) -> RunReport:
     """Bring an index that has no parts up to date with a source; see `index_pictures`.
 
+    count: count the pictures for `progress`, which costs a pass over the source, unless it knows their number.
     decoder: what the workers run, for measurements without decoding; see `DecodePool`.
     """
     started = time.monotonic()
@@ -62,7 +64,9 @@ def index_one(
         writer.manifest.require_icc(icc, index)
         if not is_new:
             require_a_picture(source)
-        run = Run(client, writer, source, retry_failures, check, progress, batch_deadline_s, exif=exif)
+        run = Run(
+            client, writer, source, retry_failures, check, progress, batch_deadline_s, exif=exif, count=count
+        )
         try:
             with open_ring(client, max_ring_bytes) as ring:
                 run.embed_all(ring, workers, limits or Limits(), decoder)

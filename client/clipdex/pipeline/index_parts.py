@@ -29,7 +29,7 @@ from clipdex.sources.census import PassedOver
 from clipdex.sources.part import Divided, Divisible
 from clipdex.sources.source import Source
 
-__all__ = ["chosen_parts", "index_parts", "opened_plan", "part_place"]
+__all__ = ["chosen_parts", "index_parts", "opened_plan", "part_place", "sum_reports"]
 
 
 class _RunsOne(Protocol):
@@ -124,7 +124,7 @@ def index_parts(
             if place is building:
                 _complete(building, home)
         together.add(reports[-1])
-    report = _sum(reports, divided.source)
+    report = sum_reports(reports, divided.source)
     return replace(report, seconds=time.monotonic() - started)
 
 
@@ -193,7 +193,8 @@ def _busy(indexed: int, images_per_s: float) -> float:
     return indexed / images_per_s if images_per_s else 0.0
 
 
-def _sum(reports: Sequence[RunReport], source: Source) -> RunReport:
+def sum_reports(reports: Sequence[RunReport], source: Source) -> RunReport:
+    """Add up the reports of parts of a source, made one after the other."""
     counts = (
         *("discovered", "indexed", "recognised", "unchanged", "failed"),
         *("removed", "rows", "unseen", "left_out", "changed"),

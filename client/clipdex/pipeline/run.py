@@ -72,6 +72,7 @@ class Run:
         batch_deadline_s: float = BATCH_DEADLINE_S,
         *,
         exif: bool,
+        count: bool = True,
     ) -> None:
         self.tally = Tally()
         self.copies = CopiesMet(writer)
@@ -84,6 +85,7 @@ class Run:
         self._progress = progress
         self._deadline_s = batch_deadline_s
         self._exif = exif
+        self._counts = count
         # The scan runs in the decoder's thread, and hands over its failures here.
         self._scan_failures: deque[Failure] = deque()
         # New metadata of unchanged files, and ctimes of those whose ctime was not known.
@@ -349,8 +351,9 @@ class Run:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """Count the pictures in a thread during the block, if progress is reported."""
-        if self._progress is None or self._total is not None or is_costly(self._source):
+        """Count the pictures in a thread during the block, if progress is reported and nobody else counts them."""
+        known = self._progress is None or self._total is not None
+        if known or not self._counts or is_costly(self._source):
             yield
             return
         counter = threading.Thread(target=self._count, name="clipdex-count", daemon=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Census", "PassedOver", "Surveyed", "is_costly"]
+__all__ = ["Census", "Costly", "Counted", "PassedOver", "Surveyed", "is_costly"]
 
 # The most names and suffixes to count separately; and the longest suffix, beyond which it is a name with a dot.
 _MOST = 1000
