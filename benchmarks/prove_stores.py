@@ -111,11 +111,11 @@ def killed_on_the_way(directory: Path, url: str, kills: int, count: int, rng: Ra
                 process.wait(rng.uniform(0.5, 20))
         elif done:
             time.sleep(rng.uniform(0, 0.5))
-        sent += done
         if process.poll() is None:
             hit += 1
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        sent += max([done, *(int(line.split()[0]) for line in process.stdout if line.endswith("\n"))])
         process.stdout.close()
     return hit, sent, time.monotonic() - began
 

@@ -361,6 +361,7 @@ def test_queries_find_what_the_index_finds(filled, index):
         assert [hit.payload["path"] for hit in found] == [hit.path for hit in index.search(asked, 10)[0]]
 
 
+@pytest.mark.slow
 def test_a_filter_that_lets_few_through_loses_hardly_any_hit(opener, tmp_path):
     """A graph that is asked first and filtered afterwards would find a tenth of them."""
     rows = 2_000
