@@ -2,8 +2,9 @@
 
 .venv-stores/bin/python benchmarks/prove_stores.py      (make prove-stores)
 
-The vectors are drawn: rank 48 with noise, not those of a model. PostgreSQL is started here; of Qdrant it is the
-engine in this process (qdrant-edge), of Milvus it is Milvus Lite.
+The vectors are drawn: rank 48 with noise, not those of a model. PostgreSQL is started here, and so is the Milvus
+server of the tests (`milvus-server`; `milvus` is Milvus Lite); of Qdrant it is the engine in this process
+(qdrant-edge).
 """
 
 from __future__ import annotations
@@ -110,11 +111,11 @@ def killed_on_the_way(directory: Path, url: str, kills: int, count: int, rng: Ra
                 process.wait(rng.uniform(0.5, 20))
         elif done:
             time.sleep(rng.uniform(0, 0.5))
-        sent += done
         if process.poll() is None:
             hit += 1
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        sent += max([done, *(int(line.split()[0]) for line in process.stdout if line.endswith("\n"))])
         process.stdout.close()
     return hit, sent, time.monotonic() - began
 
@@ -138,6 +139,12 @@ def stores(folder: Path, chosen: list[str]) -> Iterator[dict[str, tuple[str, str
             stack.callback(server.cleanup)
             os.environ |= {"PGHOST": place, "PGUSER": "postgres"}
             found["PostgreSQL, pgvector"] = ("pgvector:///postgres/one", "pgvector:///postgres/two")
+        if "milvus-server" in chosen:
+            sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+            from real_milvus import milvus_port
+
+            port = milvus_port()
+            found["Milvus server"] = (f"milvus://127.0.0.1:{port}/one", f"milvus://127.0.0.1:{port}/two")
         yield found
 
 
@@ -197,7 +204,7 @@ def proven(name: str, urls: tuple[str, str], folder: Path, asked: argparse.Names
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stores", nargs="*", default=["qdrant", "lancedb", "milvus", "pgvector"])
+    parser.add_argument("stores", nargs="*", default=["lancedb", "pgvector", "milvus-server", "milvus", "qdrant"])
     parser.add_argument("--pictures", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--kills", type=int, default=20, help="of a process that pushes (20)")

@@ -245,6 +245,18 @@ def test_a_point_that_clipdex_did_not_write_is_said(
         pets.search(vector=np.asarray(one.vector), top_k=1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("rating", "read"), [(3.0, 3), (3.5, None), (float("nan"), None), ("x", None), (9, None)])
+def test_a_rating_is_read_as_a_number_or_not_at_all(
+    directory: Path, sink: NumpySink, rating: object, read: int | None
+) -> None:
+    """Some databases have floating-point numbers alone."""
+    sink.points[point_id(b"/p/0.png")].payload["rating"] = rating  # type: ignore[index]
+    with Collection.open(URL) as pets:
+        found = pets.get(Path("/p/0.png"))
+        assert found is not None and found.exif is not None and found.exif.rating == read
+
+
 def test_an_address_that_is_none_or_of_nothing_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(clipdex.InvalidArgument, match="is no address of a collection; expected qdrant://HOST"):
         Collection.open("qdrant://db1")

@@ -142,8 +142,8 @@ def picture_of_payload(payload: Mapping[str, Any], place: str) -> Picture:
     size, width, height = map(int, numbers[:3])
     where = item_path(item) if isinstance(item, str) else os.fsencode(path)
     said = {name: value for name, value in payload.items() if name in _EXIF_NAMES}
-    if isinstance(said.get("rating"), float):  # some databases have only such numbers
-        said["rating"] = int(said["rating"])
+    if isinstance(rating := said.get("rating"), float) and rating.is_integer():  # some have only such numbers
+        said["rating"] = int(rating)
     exif = Exif.of(**said)
     mtime_ns = round(numbers[3] * 1e6) * 1_000
     return Picture(where, size, mtime_ns, b"", width, height, metadata, exif=exif if exif else None)
