@@ -16,6 +16,7 @@ from clipdex.base.errors import IndexDamaged, IndexWriteError
 from clipdex.index.files import create
 from clipdex.index.schema import DAMAGE, is_sound, record_crc32c, require_still, unreadable, was_refused
 from clipdex.index.side.database import open_database, transaction
+from clipdex.index.wal import wal_damage
 
 __all__ = ["LARGEST_THUMBNAIL", "THUMBNAILS_FILE", "ThumbnailStore", "thumbnail_damages"]
 
@@ -129,13 +130,14 @@ class ThumbnailStore:
 def thumbnail_damages(directory: Path) -> list[str]:
     """Check the thumbnails of an index -> what is wrong. Raises IndexFault if the system refuses to read them."""
     try:
+        lost = wal_damage(directory / THUMBNAILS_FILE)
         store = ThumbnailStore.open(directory)
     except IndexDamaged as exc:
         return [str(exc)]
     if store is None:
         return []
     try:
-        return store.damages()
+        return ([] if lost is None else [lost]) + store.damages()
     finally:
         store.close()
 

@@ -27,6 +27,7 @@ from clipdex.index.schema import (
     was_refused,
 )
 from clipdex.index.side.database import open_database, transaction
+from clipdex.index.wal import wal_damage
 from clipdex.looks.local_features import MOST_POINTS, LocalFeatures, Recipe
 
 __all__ = ["FEATURES_FILE", "FeatureFile", "feature_count", "feature_damages", "remove_features"]
@@ -217,11 +218,15 @@ class FeatureFile:
 
     def _checked(self) -> Iterator[tuple[int, bool]]:
         """Iterate over (id, whether it matches its checksum) of all records, one in memory at a time."""
-        row = -1
-        sql = f"SELECT id, {_COLUMNS}, crc32c FROM features WHERE id > ? ORDER BY id LIMIT 100"  # noqa: S608
-        while found := self._rows(sql, (row,)):
-            for row, *record in found:
-                yield row, self._sound(record) is not None
+        # In one statement: the ids of a damaged table may be in any order, so that no id is a place to go on from.
+        try:
+            with self._lock:
+                for row, *record in self._db.execute(f"SELECT id, {_COLUMNS}, crc32c FROM features"):  # noqa: S608
+                    yield row, self._sound(record) is not None
+                require_still(self._db)
+        except DAMAGE as exc:
+            require_still(self._db)
+            raise unreadable(self._path, exc) from exc
 
     def _rows(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
         try:
@@ -237,13 +242,14 @@ class FeatureFile:
 def feature_damages(directory: Path) -> list[str]:
     """Check the features of an index -> what is wrong. Raises IndexFault if the system refuses to read them."""
     try:
+        lost = wal_damage(directory / FEATURES_FILE)
         found = FeatureFile.open(directory)
     except (IndexDamaged, IndexFormatError) as exc:
         return [str(exc)]
     if found is None:
         return []
     with closing(found):
-        return found.damages()
+        return ([] if lost is None else [lost]) + found.damages()
 
 
 def feature_count(directory: Path) -> tuple[int, int]:
