@@ -125,10 +125,10 @@ def speed(shape: str, rounds: int) -> None:
 
 
 def head() -> None:
+    runtime = OpenVino("this")  # before the import below: it keeps OpenVINO from reporting itself
     import onnxruntime
     import openvino
 
-    runtime = OpenVino("this")
     bf16 = "natively" if runtime._bf16 else "not: OpenVINO computes in float32 where bf16 is asked for"
     print(f"{where()}; {this_processor()}; multiplies bf16: {bf16}")
     print(

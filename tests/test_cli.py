@@ -235,6 +235,7 @@ def test_serve_says_where_and_ends_when_told(ending):
         line = process.stdout.readline()
         found = re.fullmatch(r"Triton 2[\d.]+ serves demo at (127\.0\.0\.1:\d+); stop it with Ctrl-C\n", line)
         assert found, line + process.stderr.read()
+        assert process.stdout.readline() == "demo is computed by onnxruntime: its configuration names it\n"
         with clipdex.connect(found[1]) as client:
             assert client.server.name == "triton"
         process.send_signal(ending)

@@ -79,7 +79,8 @@ TRANSPORTS = {
     "in process": in_process,
     "one connection": one_connection,
     "one runtime": one_runtime,
-    "another runtime": another_runtime,
+    # Slow: each test compiles the model anew.
+    "another runtime": pytest.param(another_runtime, marks=pytest.mark.slow),
 }
 
 

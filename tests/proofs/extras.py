@@ -80,6 +80,7 @@ _KERNELS = "from clipdex.search.kernels import _numkong\nassert _numkong() is no
 _FAISS = "from clipdex.ann import build_ann\nindex(folder, 'x.clipdex'); build_ann(pathlib.Path('x.clipdex'))\n"
 _FIGURE = "from clipdex.apps.bench.plot import check_plot\ncheck_plot(pathlib.Path('plot.png'))\n"
 
+_OPENVINO = "from clipdex.wire.runtimes.open_vino import OpenVino\nassert OpenVino('this').version\n"
 _WATCH = "from clipdex.sources.changes import FolderChanges\nFolderChanges(folder).close()\n"
 
 CASES = {
@@ -93,6 +94,7 @@ CASES = {
     "faiss": Case("faiss", _FAISS),
     "plot": Case("plot", _FIGURE),
     "watch": Case("watch", _WATCH),
+    "openvino": Case("local,openvino", _OPENVINO),
     "cli,local,tables": Case("cli,local,tables", _PARQUET, (_INDEX, _SEARCH, _TABLE)),
     "export": Case("export", _EXPORT, torch=True),
     "open-clip": Case(
