@@ -1,4 +1,4 @@
-"""The client's own share of a picture: everything that a run does in its own process, beside decoding and encoding.
+"""The client's own share of a picture: what a run does in its own process, beside decoding and encoding.
 
     .venv-dev/bin/python benchmarks/client_share.py [--pictures N] [--transfer wire|shared] [--again]
 

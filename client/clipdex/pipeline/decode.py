@@ -30,7 +30,7 @@ __all__ = ["DECODER", "DecodePool", "Decoded", "Unchanged", "start_decoder"]
 # The module whose `main` a worker runs, and arguments beside those that every worker gets.
 DECODER = ("clipdex.pipeline.decode_worker",)
 
-# Files queued at a worker, including the one it decodes, so that it need not wait for the next: enough for so long,
+# Files queued at a worker, including the one it decodes, so that it need not wait for the next: for so long,
 # within these bounds. The more there are, the fewer messages are sent and read alone.
 _QUEUED_S = 0.02
 _QUEUED = 3

@@ -1,4 +1,4 @@
-"""Benchmarks of a server, an indexing run, the feeding of a GPU, and a search. Nothing here prints; `clipdex bench` does.
+"""Benchmarks of a server, a run, the feeding of a GPU, and a search. Nothing here prints; `clipdex bench` does.
 
 Public: the modules in `__all__`, with the names in theirs.
 """
