@@ -4,8 +4,8 @@
 
 A discrete event simulation of `clipdex index`: decoders, the ring and its trays, the client's own work, the requests
 in flight, the server, the commits. No picture is decoded and no GPU computes. Taken from the code: the ring's trays,
-the requests in flight, when rows are committed. Measured, as docs/scaling.md says: core time to decode a picture,
-the client's processor time for it, the time of a commit. Computed: what a GPU encodes, at a share of its peak
+the requests in flight, when rows are committed. Measured: core time to decode a picture, the
+client's processor time for it, the time of a commit. Computed: what a GPU encodes, at a share of its peak
 that others have published. Drawn: each picture's time to decode, around its mean.
 
 Beside it stands a queueing model on paper: the least of what decoders, client and GPU could do alone. --check
@@ -24,9 +24,9 @@ from clipdex.pipeline.run import _COMMIT_ROWS, _COMMIT_S
 
 BATCH = 64  # max_batch_size of an export
 INSTANCES = 2
-DECODE_S = 3.8e-3  # core time of a 640 × 480 JPEG
-CLIENT_S = 50e-6  # the client's process, for each picture, commits apart
-COMMIT_S = 3e-3  # a commit's syncs, whatever its rows
+DECODE_S = 6.5e-3  # core time of a 640 × 480 JPEG: benchmarks/decode_sizes.py
+CLIENT_S = 112e-6  # the client's process, for each picture, commits apart: benchmarks/client_share.py
+COMMIT_ROW_S = 33e-6  # a commit, for each of its rows, in which the joining thread does nothing else
 SPREAD = 0.5  # standard deviation of a picture's decoding time, as a share of its mean
 
 # An H200's matrix product in bfloat16, and the best use of a GPU that was published for such encoders.
@@ -43,7 +43,7 @@ class Machine:
     gpu_per_s: float
     decode_s: float = DECODE_S
     client_s: float = CLIENT_S
-    commit_s: float = COMMIT_S
+    commit_row_s: float = COMMIT_ROW_S
     instances: int = INSTANCES
     batch: int = BATCH
     spread: float = SPREAD
@@ -83,8 +83,9 @@ def simulate(machine: Machine, pictures: int, seed: int = 0) -> Result:
         client_free = max(client_free, answered)
         uncommitted += rows
         if uncommitted >= _COMMIT_ROWS or client_free - committed_at >= _COMMIT_S:
-            client_free += m.commit_s
-            client_work += m.commit_s
+            took = uncommitted * m.commit_row_s
+            client_free += took
+            client_work += took
             uncommitted, committed_at = 0, client_free
         released.append(client_free)
 
@@ -111,17 +112,16 @@ def simulate(machine: Machine, pictures: int, seed: int = 0) -> Result:
             append()
     while flying:
         append()
-    end = client_free + (m.commit_s if uncommitted else 0.0)
+    end = client_free + uncommitted * m.commit_row_s
     return Result(pictures / end, decode_work / end / m.decoders, client_work / end, gpu_work / end)
 
 
 def on_paper(machine: Machine) -> tuple[float, str]:
     """The rate of the slowest stage alone, and its name: what no schedule of a closed queueing network exceeds."""
     m = machine
-    commits = m.commit_s / _COMMIT_ROWS
     alone = {
         "decoders": m.decoders / m.decode_s,
-        "client": 1 / (m.client_s + commits),
+        "client": 1 / (m.client_s + m.commit_row_s),
         "GPU": m.gpu_per_s,
     }
     slowest = min(alone, key=alone.__getitem__)
@@ -204,9 +204,9 @@ def main() -> None:
     print("\nON PAPER. 10^9 pictures: GPU hours if the GPU is kept busy, core hours of decoding and of clients.")
     for name, rate in GPUS.items():
         gpu_h = 1e9 / rate / 3600
-        decode_h, client_h = 1e9 * DECODE_S / 3600, 1e9 * CLIENT_S / 3600
-        cores = rate * (DECODE_S + CLIENT_S)
-        clients = rate * CLIENT_S
+        decode_h, client_h = 1e9 * DECODE_S / 3600, 1e9 * (CLIENT_S + COMMIT_ROW_S) / 3600
+        cores = rate * (DECODE_S + CLIENT_S + COMMIT_ROW_S)
+        clients = rate * (CLIENT_S + COMMIT_ROW_S)
         print(
             f"{name:9} GPU hours {gpu_h:7,.1f}, core hours {decode_h:,.0f} + {client_h:,.0f}; "
             f"cores for each GPU {cores:,.0f}, client processes {clients:.2f}"
