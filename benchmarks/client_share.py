@@ -1,4 +1,4 @@
-"""The client's own share of a picture: everything that a run does in its own process, beside decoding and encoding.
+"""The client's own share of a picture: what a run does in its own process, beside decoding and encoding.
 
     .venv-dev/bin/python benchmarks/client_share.py [--pictures N] [--transfer wire|shared] [--again]
 
@@ -19,20 +19,11 @@ from pathlib import Path
 
 import clipdex
 from clipdex.apps.bench.machine import this_machine
+from clipdex.apps.bench.measure_feed import touch_pictures
 from clipdex.apps.bench.stub_worker import stub_decoder
 from clipdex.pipeline.index_one import index_one
 from clipdex.sources import open_source
 from clipdex.wire.rated_server import Rate, rated_server
-
-A_FOLDER = 1000
-
-
-def draw(folder: Path, count: int) -> None:
-    for first in range(0, count, A_FOLDER):
-        below = folder / f"{first // A_FOLDER:04}"
-        below.mkdir(parents=True)
-        for number in range(first, min(count, first + A_FOLDER)):
-            (below / f"picture_{number:08}.jpg").touch()
 
 
 def main() -> None:
@@ -48,7 +39,7 @@ def main() -> None:
     shares, clocks, stages = [], [], {}
     with tempfile.TemporaryDirectory() as directory, rated_server(Rate(image_size=asked.size)) as address:
         folder = Path(directory) / "pictures"
-        draw(folder, asked.pictures)
+        touch_pictures(folder, asked.pictures)
         with clipdex.connect(address, shared_memory=how, cache_dir=directory) as client:
             for number in range(asked.rounds):
                 index = Path(directory) / f"{number}.clipdex"

@@ -83,7 +83,7 @@ _ENTRIES = {
     "serve": Entry("Serve the models of a repository until Ctrl-C.", "serve:serve", _MODELS),
     "doctor": Entry("Find what makes a server slow or wrong.", "doctor:doctor", _MODELS),
     "bench": Entry(
-        "Measure a server, an indexing run, or a search.",
+        "Measure a server, an indexing run, the feeding of a GPU, or a search.",
         panel=_MODELS,
         commands={
             "server": Entry(
@@ -93,6 +93,10 @@ _ENTRIES = {
             "index": Entry(
                 "Measure an indexing run: each stage's busy time, the limiting stage, the share of the bound.",
                 "bench.bench_index:index",
+            ),
+            "feed": Entry(
+                "Measure how many pictures per second this machine can feed to a GPU, without one.",
+                "bench.bench_feed:feed",
             ),
             "search": Entry(
                 "Measure exact search: queries per second and latency, against a bare read of what it scans.",

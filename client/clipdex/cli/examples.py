@@ -154,6 +154,12 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     "clipdex bench index": (
         Example("clipdex bench index ~/Pictures --pictures 500 --save bench.json", "What limits it"),
     ),
+    "clipdex bench feed": (
+        Example(
+            "clipdex bench feed --rate 3500", "The cores that a GPU needs which encodes 3,500 pictures a second"
+        ),
+        Example("clipdex bench feed ~/Pictures --pictures 500", "The same for pictures of yours"),
+    ),
     "clipdex bench search": (
         Example("clipdex bench search --index photos.clipdex", "An index of yours"),
         Example("clipdex bench search --rows 1000000 --int8", "Drawn vectors"),

@@ -30,13 +30,13 @@ __all__ = ["DECODER", "DecodePool", "Decoded", "Unchanged", "start_decoder"]
 # The module whose `main` a worker runs, and arguments beside those that every worker gets.
 DECODER = ("clipdex.pipeline.decode_worker",)
 
-# Files queued at a worker, including the one it decodes, so that it need not wait for the next: those of so much
-# time, as far as it is known, and between so many. The more there are, the fewer messages are read and sent alone.
+# Files queued at a worker, including the one it decodes, so that it need not wait for the next: for so long,
+# within these bounds. The more there are, the fewer messages are sent and read alone.
 _QUEUED_S = 0.02
 _QUEUED = 3
 _MOST_QUEUED = 16
 
-# A worker's answer is handed on when it comes; the thread looks up from time to time, since there may be room again.
+# New work may become available while the thread waits for answers.
 _POLL_MS = 50
 
 
@@ -133,7 +133,7 @@ class DecodePool:
         return (result for results in self.decode_within(None, files) for result in results)
 
     def decode_within(self, patience_s: float | None, files: Iterator[FoundFile]) -> Iterator[list[Result]]:
-        """Like `decode`, but yield what is there of the next results, and [] after each `patience_s` seconds in vain."""
+        """Like `decode`, but yield all results that are there; [] after each `patience_s` seconds without one."""
         for _ in range(self._count):
             self._workers.append(self._start())  # one by one: if one fails, `close` ends those before it
         self._thread = threading.Thread(target=self._serve, args=(files,), name="clipdex-decode", daemon=True)

@@ -77,10 +77,10 @@ class WorkerProcess:
         return cls(process, ours)
 
     def send(self, messages: Sequence[bytes]) -> None:
-        """Send messages, each as `Connection.send_bytes` would, together. Raises ConnectionError if it has died."""
+        """Send messages as `Connection.send_bytes` would, but together. Raises ConnectionError if it has died."""
         data = memoryview(b"".join(_FRAME.pack(len(message)) + message for message in messages))
         while data:
-            data = data[os.write(self.pipe.fileno(), data) :]
+            data = data[os.writev(self.pipe.fileno(), [data]) :]
 
     def receive(self) -> list[bytes]:
         """Return the whole messages that have come, sent by `Connection.send_bytes`; waits for some bytes.

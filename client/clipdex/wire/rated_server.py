@@ -10,14 +10,16 @@ import json
 import math
 import mmap
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 import grpc
@@ -98,18 +100,22 @@ class RatedServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignor
     # The service
 
     def ServerReady(self, request: Any, context: Any) -> Any:
+        """Always."""
         return service_pb2.ServerReadyResponse(ready=True)
 
     def ServerMetadata(self, request: Any, context: Any) -> Any:
+        """`rated`, version 0."""
         return service_pb2.ServerMetadataResponse(name="rated", version="0")
 
     def RepositoryIndex(self, request: Any, context: Any) -> Any:
+        """List the three models of one card."""
         response = service_pb2.RepositoryIndexResponse()
         for name in self._fake.models(1):
             response.models.add(name=name, version="1", state="READY")
         return response
 
     def ModelConfig(self, request: Any, context: Any) -> Any:
+        """Describe a model."""
         try:
             config = self._fake.config(request.name, 1)
         except ClipdexError as exc:
@@ -123,12 +129,14 @@ class RatedServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignor
         return response
 
     def ModelStatistics(self, request: Any, context: Any) -> Any:
+        """Count the requests and rows answered, of all models together."""
         response = service_pb2.ModelStatisticsResponse()
         model = response.model_stats.add(name=request.name, inference_count=self._rows)
         model.inference_stats.success.count = self._requests
         return response
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
+        """Answer at the given rate."""
         response = service_pb2.ModelInferResponse(model_name=request.model_name)
         if request.model_name.endswith("_assets"):
             self._add_assets(request, response)
@@ -146,12 +154,14 @@ class RatedServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignor
         return response
 
     def SystemSharedMemoryStatus(self, request: Any, context: Any) -> Any:
+        """List the memory that is mapped."""
         response = service_pb2.SystemSharedMemoryStatusResponse()
         for name in list(self._regions):
             response.regions[name].name = name
         return response
 
     def SystemSharedMemoryRegister(self, request: Any, context: Any) -> Any:
+        """Map a file of clipdex in /dev/shm, to read it."""
         name = request.key.removeprefix("/")
         if not name.startswith(PREFIX) or "/" in name:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{request.key!r} is no memory of clipdex")
@@ -166,6 +176,7 @@ class RatedServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignor
         return service_pb2.SystemSharedMemoryRegisterResponse()
 
     def SystemSharedMemoryUnregister(self, request: Any, context: Any) -> Any:
+        """Unmap it."""
         self._regions.pop(request.name, None)
         return service_pb2.SystemSharedMemoryUnregisterResponse()
 
@@ -187,6 +198,7 @@ class RatedServer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignor
         region = self._regions.get(name)
         if region is None:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Unable to find shared memory region: '{name}'")
+            return  # it has raised
         start = parameters["shared_memory_offset"].int64_param
         length = parameters["shared_memory_byte_size"].int64_param
         if not hasattr(self._scratch, "array"):
@@ -213,22 +225,27 @@ def rated_server(rate: Rate) -> Iterator[str]:
     Raises:
         ServerUnreachable: it did not start.
     """
-    command = [sys.executable, "-c", f"from {__name__} import main; main()", json.dumps(asdict(rate))]
+    ours, theirs = Pipe()
     paths = os.pathsep.join(path for path in sys.path if path)
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": paths}
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+    with ours:
+        with theirs:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-c", f"from {__name__} import main; main()"),
+                    *(str(theirs.fileno()), json.dumps(asdict(rate))),
+                ],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=os.environ | {"PYTHONPATH": paths},
+            )
         try:
-            address = process.stdout.readline().decode().strip()
-            if not address:
-                raise ServerUnreachable(
-                    "the server that answers at a given rate did not start: see what it printed"
-                )
-            yield address
+            yield ours.recv_bytes().decode()
+        except EOFError as exc:
+            raise ServerUnreachable(
+                "the server that answers at a given rate did not start: see what it printed"
+            ) from exc
         finally:
-            process.stdin.close()  # it ends then, as when this process is killed
+            ours.close()  # it ends then, as when this process is killed
             try:
                 process.wait(_END_S)
             except subprocess.TimeoutExpired:
@@ -236,7 +253,10 @@ def rated_server(rate: Rate) -> Iterator[str]:
 
 
 def main() -> None:
-    """Serve until standard input closes. The argument: a Rate, as JSON."""
-    with RatedServer(Rate(**json.loads(sys.argv[1]))) as server:
-        print(server.address, flush=True)
-        sys.stdin.buffer.read()
+    """Serve until a pipe closes. The arguments: its descriptor, to which the address goes, and a Rate as JSON."""
+    descriptor, rate = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
+    with Connection(int(descriptor)) as pipe, RatedServer(Rate(**json.loads(rate))) as server:
+        pipe.send_bytes(server.address.encode())
+        with suppress(EOFError, ConnectionError):
+            pipe.recv_bytes()

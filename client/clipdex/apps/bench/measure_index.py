@@ -23,6 +23,7 @@ from clipdex.base.errors import InvalidArgument, ServerError, SourceError
 from clipdex.base.limits import Limits
 from clipdex.base.records import Failure
 from clipdex.client.client import Client
+from clipdex.model.card import ImageSpec
 from clipdex.pipeline.decode_worker import NO_HASH, SLOT, decode_file
 from clipdex.pipeline.index_pictures import index_pictures
 from clipdex.pipeline.report import Progress
@@ -36,6 +37,7 @@ __all__ = [
     "FirstOf",
     "IndexRun",
     "RequestLog",
+    "decode_core_s",
     "draw_photo",
     "draw_photos",
     "limiting_stage",
@@ -174,7 +176,7 @@ def measure_index(
     if not report.indexed:
         raise SourceError("none of the pictures could be decoded, so there is nothing to measure")
     bound = Bound(
-        decode_core_s=_decode_core_s(client, source),
+        decode_core_s=decode_core_s(client.card.image, source),
         encode_s=(encode_before + encode_after) / 2,
         cores=cores(),
         kind=kind,
@@ -239,9 +241,8 @@ def _encode_s(client: Client, window: Window) -> float:
         return 1.0 / measure_point(client, "image", transfer, noise, rows, client.in_flight, window).rows_per_s
 
 
-def _decode_core_s(client: Client, source: Source) -> float:
+def decode_core_s(spec: ImageSpec, source: Source) -> float:
     """Measure the core time to read, decode and resize one picture, on an evenly spread sample."""
-    spec = client.card.image
     slot = np.empty((1, spec.size, spec.size, 3), dtype=np.uint8)
     files = list(islice(source.files(lambda _: None), _LOOK_AHEAD))
     chosen = files[:: max(1, len(files) // _SAMPLE)]
@@ -276,10 +277,10 @@ def draw_photo(seed: int, size: tuple[int, int] = SIZE) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8))
 
 
-def draw_photos(folder: Path, count: int, *, first: int = 0) -> list[Path]:
-    """Draw `count` different JPEGs of 640 × 480 as folder/photo_N.jpg -> their paths."""
+def draw_photos(folder: Path, count: int, *, first: int = 0, size: tuple[int, int] = SIZE) -> list[Path]:
+    """Draw `count` different JPEGs as folder/photo_N.jpg -> their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"photo_{seed:06d}.jpg" for seed in range(first, first + count)]
     for seed, path in enumerate(paths, first):
-        draw_photo(seed).save(path, quality=_QUALITY)
+        draw_photo(seed, size).save(path, quality=_QUALITY)
     return paths

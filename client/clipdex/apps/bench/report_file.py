@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clipdex.apps.bench.machine import Machine
+from clipdex.apps.bench.measure_feed import Ceiling, Decoding
 from clipdex.apps.bench.measure_index import IndexRun
 from clipdex.apps.bench.measure_search import SearchPoint
 from clipdex.apps.bench.measure_server import Point
@@ -22,6 +23,7 @@ __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "check_writable",
+    "feed_report",
     "index_report",
     "search_report",
     "server_report",
@@ -66,6 +68,23 @@ def search_report(
         "points": [
             asdict(point) | {"times_read": point.times_read, "read_bytes_per_s": point.read_bytes_per_s}
             for point in points
+        ],
+    }
+
+
+def feed_report(
+    machine: Machine,
+    ceilings: Sequence[Ceiling],
+    decodings: Sequence[Decoding],
+    settings: Mapping[str, Any],
+    pictures_per_s: float,
+) -> Report:
+    """Make the report of `clipdex bench feed`. pictures_per_s: those that `cores_needed` are for."""
+    return _report("feed", machine, settings) | {
+        "ceilings": [asdict(each) for each in ceilings],
+        "decoding": [
+            asdict(each) | {"for_pictures_per_s": pictures_per_s, "cores_needed": each.cores_for(pictures_per_s)}
+            for each in decodings
         ],
     }
 
