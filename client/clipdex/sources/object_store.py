@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipdex.base.errors import ImageError, SourceError
 from clipdex.base.extras import needs
+from clipdex.base.object_paths import split_object
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -244,8 +245,13 @@ class Bucket:
 
 def parts_of(url: str) -> tuple[str, str, str]:
     """Split `SCHEME://BUCKET/KEY` -> (scheme, bucket, key). Raises SourceError if there is no bucket in it."""
-    scheme, _, rest = url.partition("://")
-    bucket, _, key = rest.partition("/")
+    scheme, bucket, key = (
+        each.decode("utf-8", "surrogateescape") for each in split_object(url.encode("utf-8", "surrogateescape"))
+    )
+    if not bucket and scheme == "hf":
+        raise SourceError(
+            f"{url}: names no dataset; expected hf://datasets/OWNER/NAME, with a path behind it or not"
+        )
     if not bucket:
         raise SourceError(f"{url}: names no bucket; expected {scheme}://BUCKET or {scheme}://BUCKET/PREFIX")
     return scheme, bucket, key
