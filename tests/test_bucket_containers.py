@@ -158,6 +158,7 @@ def test_a_tar_is_read_by_ranges_and_no_member_is_asked_for(server, update, monk
     assert server.asked["HEAD"] <= 8
     assert len(server.spans) == server.asked["GET"] <= len(data) / 4096 + 1  # members come from the blocks
     assert max(end - start for _, start, end in server.spans) == 4096
+    assert server.unmatched == 0
 
 
 def test_the_blocks_in_memory_are_bounded(server, monkeypatch):

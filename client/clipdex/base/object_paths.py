@@ -1,5 +1,7 @@
 """Paths of objects in a bucket: the URL `s3://BUCKET/KEY`, with the key as it is, not percent-encoded.
 
+A dataset of the Hugging Face hub is read like a bucket: `hf://datasets/OWNER/NAME/KEY`.
+
 A file's path in an index begins with a slash, so that neither can be mistaken for the other.
 """
 
@@ -8,9 +10,9 @@ from __future__ import annotations
 import posixpath
 import re
 
-__all__ = ["SCHEMES", "is_object", "object_beside", "object_meant"]
+__all__ = ["SCHEMES", "is_object", "object_beside", "object_meant", "split_object"]
 
-SCHEMES = ("s3", "gs", "az")
+SCHEMES = ("s3", "gs", "az", "hf")
 
 _BEGINS = tuple(f"{scheme}://".encode() for scheme in SCHEMES)
 _URL = re.compile(f"({'|'.join(SCHEMES)}):(?:/+|$)", re.IGNORECASE)  # `pathlib` makes one slash of two
@@ -29,7 +31,19 @@ def object_meant(given: str) -> str | None:
 
 def object_beside(folder: bytes, relative: bytes) -> bytes:
     """Return the path of an object, given from a folder of a bucket, as `../b.png` from `s3://BUCKET/a`."""
-    scheme, _, rest = folder.partition(b"://")
-    bucket, _, key = rest.partition(b"/")
+    scheme, bucket, key = split_object(folder)
     joined = posixpath.normpath(posixpath.join(b"/", key, relative)).lstrip(b"/")
     return scheme + b"://" + bucket + b"/" + joined
+
+
+def split_object(url: bytes) -> tuple[bytes, bytes, bytes]:
+    """Split a URL -> (scheme, bucket, key); the bucket is empty if the URL names none.
+
+    Of the hub, the bucket is `datasets/OWNER/NAME`, or `datasets/OWNER/NAME@REVISION`.
+    """
+    scheme, _, rest = url.partition(b"://")
+    if scheme != b"hf":
+        bucket, _, key = rest.partition(b"/")
+        return scheme, bucket, key
+    kind, owner, name, key = (*rest.split(b"/", 3), b"", b"", b"")[:4]
+    return scheme, b"/".join((kind, owner, name)) if kind == b"datasets" and owner and name else b"", key

@@ -11,6 +11,7 @@ from clipdex.base.object_paths import is_object
 from clipdex.base.records import Failure
 from clipdex.sources.object_member import found_object
 from clipdex.sources.object_store import FETCHES, Bucket, Listed, parts_of
+from clipdex.sources.remote import open_remote
 from clipdex.sources.scan import FoundFile, regular_file
 
 __all__ = ["examined"]
@@ -53,7 +54,7 @@ def examined(
                 threads = ThreadPoolExecutor(fetches, thread_name_prefix="clipdex-examine")
                 stack.callback(threads.shutdown, wait=False, cancel_futures=True)
             url = path.decode("utf-8", "surrogateescape")
-            bucket = Bucket.open(url)
+            bucket = open_remote(url)
             ahead.append((path, metadata, bucket, threads.submit(bucket.head, parts_of(url)[2])))
             if len(ahead) >= fetches:
                 yield from first()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-from clipdex.base.object_paths import SCHEMES, is_object, object_beside
+from clipdex.base.object_paths import SCHEMES, is_object, object_beside, split_object
 
 __all__ = [
     "LONGEST_PATH",
@@ -61,10 +61,12 @@ def located(text: bytes, folder: bytes) -> bytes | Elsewhere:
                 "is a file: URL of another machine, or without a path; expected file:///PATH or a plain path"
             )
         if scheme in SCHEMES:
-            bucket, _, key = text[found.end() :].partition(b"/")
+            url = f"{scheme}://".encode() + text[found.end() :]
+            _, bucket, key = split_object(url)
             if not bucket or not key:
-                return Elsewhere(f"names no object; expected {scheme}://BUCKET/KEY")
-            return f"{scheme}://".encode() + bucket + b"/" + key
+                place = "datasets/OWNER/NAME" if scheme == "hf" else "BUCKET"
+                return Elsewhere(f"names no object; expected {scheme}://{place}/KEY")
+            return url
         return Elsewhere(
             f"is a URL ({scheme}), and clipdex downloads nothing; download the pictures first, as img2dataset "
             "does, and index the files"

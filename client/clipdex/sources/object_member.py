@@ -8,6 +8,7 @@ from clipdex.base.read_request import ReadRequest, refusal
 from clipdex.base.records import NO_METADATA
 from clipdex.base.spool import Spool
 from clipdex.sources.object_store import Bucket, Listed, parts_of
+from clipdex.sources.remote import open_remote
 from clipdex.sources.scan import FoundFile
 
 __all__ = ["ObjectMember", "found_object", "object_bytes"]
@@ -70,6 +71,6 @@ def found_object(bucket: Bucket, listed: Listed, fetches: int, metadata: str | N
 
 def object_bytes(url: str, limit: int) -> bytes | None:
     """Read an object; None if there is none. Raises ClipdexError if it is too large, or cannot be read."""
-    bucket = Bucket.open(url)
+    bucket = open_remote(url)
     listed = bucket.head(parts_of(url)[2])
     return None if listed is None else bucket.read(listed, limit)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipdex.base.errors import ImageError, SourceError
 from clipdex.base.extras import needs
+from clipdex.base.object_paths import split_object
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -36,6 +37,7 @@ _RETRIES: Any = {
 _TIMEOUT, _CONNECT_TIMEOUT = "30s", "5s"
 _STORES_OPEN = 16
 _DELETED_AT_ONCE = 1000
+_ENDPOINTS = re.compile(r"AWS_ENDPOINT|AZURE_(STORAGE_)?ENDPOINT|GOOGLE_BASE_URL", re.IGNORECASE)
 _SETTINGS = re.compile(r"AWS_|GOOGLE_|AZURE_|.*_PROXY$", re.IGNORECASE)
 
 _CODE = re.compile(r"<Code>(\w+)</Code>")
@@ -58,7 +60,8 @@ _LONGEST = 200  # characters of what a store says
 class Listed:
     """An object of a listing.
 
-    key: its name in the bucket. mark: a number that changes with its ETag, 63 bits; None without one.
+    key: its name in the bucket. etag: with its quotes, as If-Match takes it. mark: a number that changes with it,
+    63 bits; None without one.
     """
 
     key: str
@@ -70,7 +73,7 @@ class Listed:
     @classmethod
     def of(cls, meta: ObjectMeta) -> Listed:
         """Make one of what the store says of an object."""
-        etag = meta["e_tag"]
+        etag = _quoted(meta["e_tag"] or "")
         mark = None
         if etag:
             mark = int.from_bytes(hashlib.blake2b(etag.encode(), digest_size=8).digest(), "big") >> 1
@@ -242,8 +245,13 @@ class Bucket:
 
 def parts_of(url: str) -> tuple[str, str, str]:
     """Split `SCHEME://BUCKET/KEY` -> (scheme, bucket, key). Raises SourceError if there is no bucket in it."""
-    scheme, _, rest = url.partition("://")
-    bucket, _, key = rest.partition("/")
+    scheme, bucket, key = (
+        each.decode("utf-8", "surrogateescape") for each in split_object(url.encode("utf-8", "surrogateescape"))
+    )
+    if not bucket and scheme == "hf":
+        raise SourceError(
+            f"{url}: names no dataset; expected hf://datasets/OWNER/NAME, with a path behind it or not"
+        )
     if not bucket:
         raise SourceError(f"{url}: names no bucket; expected {scheme}://BUCKET or {scheme}://BUCKET/PREFIX")
     return scheme, bucket, key
@@ -253,7 +261,7 @@ def parts_of(url: str) -> tuple[str, str, str]:
 def _opened(url: str, settings: tuple[tuple[str, str], ...], timeout: str) -> Bucket:
     with needs("obstore", "obstore", "buckets", "reading object stores"):
         from obstore.store import from_url
-    endpoints = [value for name, value in settings if name.upper().startswith("AWS_ENDPOINT")]
+    endpoints = [value for name, value in settings if _ENDPOINTS.match(name)]
     options: Any = {"timeout": timeout, "connect_timeout": _CONNECT_TIMEOUT}
     if any(endpoint.startswith("http:") for endpoint in endpoints):  # as a store on one's own machines
         options["allow_http"] = True
@@ -261,6 +269,11 @@ def _opened(url: str, settings: tuple[tuple[str, str], ...], timeout: str) -> Bu
         return Bucket(url, from_url(url, client_options=options, retry_config=_RETRIES))
     except Exception as exc:  # obstore's, and ValueError
         raise SourceError(f"{url}: cannot be opened: {_said(exc)}") from exc
+
+
+def _quoted(etag: str) -> str:
+    """Return an ETag as headers have it: Azure's listings leave its quotes out."""
+    return etag if not etag or etag.startswith(('"', "W/")) else f'"{etag}"'
 
 
 def _errors() -> tuple[type[BaseException], ...]:

@@ -19,7 +19,8 @@ from clipdex.sources.globs import Scope, expanded, is_glob
 from clipdex.sources.locations import TABLE_SUFFIXES, TAR_SUFFIXES, Elsewhere, containers, located
 from clipdex.sources.object_folder import ObjectFolder, Objects
 from clipdex.sources.object_member import object_bytes
-from clipdex.sources.object_store import FETCHES, Bucket, parts_of
+from clipdex.sources.object_store import FETCHES, parts_of
+from clipdex.sources.remote import open_remote
 from clipdex.sources.scan import SUFFIXES
 from clipdex.sources.shard_folder import shards_in
 from clipdex.sources.source import Chosen, Folder, Matching, PathList, Several, Source
@@ -122,7 +123,7 @@ def _open_in_bucket(
         SourceError: it names no bucket; or the store, or the table, cannot be read.
     """
     key = parts_of(url)[2]
-    bucket = Bucket.open(url)
+    bucket = open_remote(url)
     name = key.lower().encode("utf-8", "surrogateescape")
     if is_glob(key) and name.endswith(_KINDS) and bucket.head(key) is None:
         scope = Scope(f"/{key}")

@@ -18,6 +18,7 @@ from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.object_file import ObjectFile
 from clipdex.sources.object_store import FETCHES, Bucket, Listed, parts_of
 from clipdex.sources.object_tree import ObjectTree
+from clipdex.sources.remote import open_remote
 from clipdex.sources.scan import Tree, nothing_at
 
 __all__ = [
@@ -95,7 +96,7 @@ def listed_at(path: bytes, state: FileState) -> tuple[Bucket, Listed]:
     """Return the bucket and the entry of an object in this state."""
     url = os.fsdecode(path)
     etag = state.version if isinstance(state.version, str) else None
-    return Bucket.open(url), Listed(parts_of(url)[2], state.size, state.mtime_ns, etag, state.ctime_ns)
+    return open_remote(url), Listed(parts_of(url)[2], state.size, state.mtime_ns, etag, state.ctime_ns)
 
 
 def is_there(path: bytes) -> bool:
@@ -129,7 +130,7 @@ def tree_at(
     url = object_meant(os.fspath(place))
     if url is None:
         return Tree(Path(place), suffixes, exclusion=exclusion)
-    return ObjectTree(Bucket.open(url), parts_of(url)[2], suffixes, exclusion=exclusion, fetches=fetches)
+    return ObjectTree(open_remote(url), parts_of(url)[2], suffixes, exclusion=exclusion, fetches=fetches)
 
 
 def state_in(file: BinaryIO, given: FileState) -> FileState:
@@ -139,7 +140,7 @@ def state_in(file: BinaryIO, given: FileState) -> FileState:
 
 def _head(path: bytes) -> Listed | None:
     url = os.fsdecode(path)
-    return Bucket.open(url).head(parts_of(url)[2])
+    return open_remote(url).head(parts_of(url)[2])
 
 
 def _state(info: os.stat_result) -> FileState:

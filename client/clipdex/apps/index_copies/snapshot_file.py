@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from clipdex.base.errors import ImageError, IndexDamaged, IndexFormatError
+from clipdex.base.errors import ImageError, IndexDamaged, IndexFormatError, SourceError
 from clipdex.base.json_text import parse_plain_json
 from clipdex.index.manifest import json_crc32c
 from clipdex.index.part_plan import MOST_PARTS
@@ -168,7 +168,10 @@ def place_of(url: str) -> tuple[Bucket, str]:
         MissingExtra: obstore is not installed.
         SourceError: the URL names no bucket.
     """
-    return Bucket.open(url, timeout=PATIENCE), parts_of(url)[2].strip("/")
+    scheme, _, prefix = parts_of(url)
+    if scheme == "hf":
+        raise SourceError(f"{url}: is on the hub, whose datasets are only read as pictures; give a bucket")
+    return Bucket.open(url, timeout=PATIENCE), prefix.strip("/")
 
 
 def snapshot_key(prefix: str) -> str:
