@@ -79,6 +79,15 @@ class Count:
     pictures: int = 0
     never_killed: int = 0
 
+    def add(self, other: Count) -> None:
+        self.kills += other.kills
+        for name in ("again", "lost", "indexes", "pictures", "never_killed"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class ClusterTrouble(Exception):
+    """The cluster does not do what a test needs of it."""
+
 
 @contextmanager
 def cluster(raylets: int) -> Iterator[Any]:
@@ -98,9 +107,9 @@ def cluster(raylets: int) -> Iterator[Any]:
             try:
                 made.add_node(wait=False, num_cpus=1, **store)
                 return
-            except Exception:  # Ray's own: on a busy machine, the half minute that it waits may not do
+            except Exception as exc:  # Ray's own: on a busy machine, the half minute that it waits may not do
                 if last:
-                    raise
+                    raise ClusterTrouble("no raylet would start") from exc
 
     made.raylet_of_a_cpu = raylet_of_a_cpu
     try:
@@ -112,16 +121,23 @@ def cluster(raylets: int) -> Iterator[Any]:
 
 
 def kill_all(directory: Path, kills: int, pictures: int, raylets: int, rng: Random) -> Count:
-    """Make indexes, one after the other, until so many kills have hit -> what was counted."""
+    """Make indexes, one after the other, until so many kills have hit -> what was counted.
+
+    An index whose cluster breaks down of itself, as on an overloaded machine, is given up with its kills.
+    """
     written = draw(directory / "pictures", pictures, DIM)
     paths = digests(list(written))
-    count = Count()
-    with cluster(raylets) as made:
-        while sum(count.kills.values()) < kills:
-            place = directory / f"{count.indexes}"
-            (place / "notes").mkdir(parents=True)
-            _Siege(made, directory / "pictures", place, paths, count, rng).end_with(kills, written)
-            print(count, flush=True)
+    count, begun = Count(), 0
+    while sum(count.kills.values()) < kills:
+        try:
+            with cluster(raylets) as made:
+                while (left := kills - sum(count.kills.values())) > 0:
+                    place, begun = directory / f"{begun}", begun + 1
+                    (place / "notes").mkdir(parents=True)
+                    count.add(_Siege(made, directory / "pictures", place, paths, rng).end_with(left, written))
+                    print(count, flush=True)
+        except ClusterTrouble as exc:
+            print(f"given up, with its kills, an index whose cluster broke down: {exc}", flush=True)
     return count
 
 
@@ -139,24 +155,33 @@ def digests(paths: list[bytes]) -> dict[bytes, bytes]:
 class _Siege:
     """One index under fire."""
 
-    def __init__(
-        self, made: Any, folder: Path, place: Path, paths: dict[bytes, bytes], count: Count, rng: Random
-    ) -> None:
-        self._cluster, self._folder, self._count, self._rng = made, folder, count, rng
+    def __init__(self, made: Any, folder: Path, place: Path, paths: dict[bytes, bytes], rng: Random) -> None:
+        self._cluster, self._folder, self._count, self._rng = made, folder, Count(), rng
         self._out, self._notes, self._paths = place / f"x{place.name}.parts", place / "notes", paths
         self._lost: Counter[int] = Counter()
         self._killed: set[int] = set()
         self._kept: dict[int, set[bytes]] = {}
 
-    def end_with(self, kills: int, written: dict[bytes, np.ndarray]) -> None:
+    def end_with(self, kills: int, written: dict[bytes, np.ndarray]) -> Count:
         driver = self._start()
+        try:
+            driver = self._besiege(driver, kills)
+            out, err = driver.communicate()
+        finally:
+            driver.kill()
+        assert driver.returncode == 0, (driver.returncode, out, err)
+        self._judge(written)
+        return self._count
+
+    def _besiege(self, driver: subprocess.Popen[str], kills: int) -> subprocess.Popen[str]:
+        """Kill until there were enough, or there is nobody left to kill -> the last driver, which has ended."""
         deadline = time.monotonic() + 3600
         while True:
             wait = time.monotonic() + self._rng.uniform(0.3, 1.5)
             while time.monotonic() < wait and driver.poll() is None:
                 time.sleep(0.02)
             if driver.poll() is not None:
-                break
+                return driver
             assert time.monotonic() < deadline
             if sum(self._count.kills.values()) < kills and self._at_work():
                 kind = self._rng.choice(KINDS)
@@ -164,9 +189,6 @@ class _Siege:
                     self._count.kills[kind] += 1
                 if driver.poll() is not None and driver.returncode < 0:
                     driver = self._start()
-        out, err = driver.communicate()
-        assert driver.returncode == 0, (driver.returncode, out, err)
-        self._judge(written)
 
     def _start(self) -> subprocess.Popen[str]:
         program = "import sys; from proofs.ray_kills import make_index; make_index(*sys.argv[1:])"
