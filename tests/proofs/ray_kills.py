@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -100,16 +100,17 @@ def cluster(raylets: int) -> Iterator[Any]:
     store = {"object_store_memory": 80 << 20, "node_ip_address": "127.0.0.1"}
     beats = {"health_check_period_ms": 500, "health_check_failure_threshold": 5}
     head = {"num_cpus": 0, "include_dashboard": False, "_system_config": beats, **store}
-    made = Cluster(initialize_head=True, head_node_args=head)
+    _wait_longer_for_nodes()
+    try:
+        made = Cluster(initialize_head=True, head_node_args=head)
+    except Exception as exc:
+        raise ClusterTrouble("no head would start") from exc
 
     def raylet_of_a_cpu() -> None:
-        for last in (False, False, True):
-            try:
-                made.add_node(wait=False, num_cpus=1, **store)
-                return
-            except Exception as exc:  # Ray's own: on a busy machine, the half minute that it waits may not do
-                if last:
-                    raise ClusterTrouble("no raylet would start") from exc
+        try:
+            made.add_node(wait=False, num_cpus=1, **store)
+        except Exception as exc:  # a bare one is Ray's own
+            raise ClusterTrouble("a raylet would not start") from exc
 
     made.raylet_of_a_cpu = raylet_of_a_cpu
     try:
@@ -118,6 +119,25 @@ def cluster(raylets: int) -> Iterator[Any]:
         yield made
     finally:
         made.shutdown()
+
+
+def _wait_longer_for_nodes() -> None:
+    """Let a node have three minutes to start: on a busy machine, Ray's half a minute is not enough."""
+    from ray._private import services
+
+    ask = services.get_node
+
+    def get_node(address: str, node_id: str) -> Any:
+        deadline = time.monotonic() + 180
+        while True:
+            try:
+                return ask(address, node_id)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+
+    services.get_node = get_node
 
 
 def kill_all(directory: Path, kills: int, pictures: int, raylets: int, rng: Random) -> Count:
@@ -192,7 +212,7 @@ class _Siege:
 
     def _start(self) -> subprocess.Popen[str]:
         program = "import sys; from proofs.ray_kills import make_index; make_index(*sys.argv[1:])"
-        words = [str(self._folder), str(self._out), str(self._notes), self._cluster.address, "0.05"]
+        words = [str(self._folder), str(self._out), str(self._notes), self._cluster.address, "0.2"]
         return subprocess.Popen(
             [sys.executable, "-c", program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -226,7 +246,7 @@ class _Siege:
             os.kill(victim, signal.SIGKILL)
             concerned = {victim}
         elif kind == "raylet":
-            if node is None:
+            if node is None or len(self._cluster.worker_nodes) < 2:
                 return False
             concerned = {pid for pid, (_, parent) in at_work.items() if parent == raylet}
             os.kill(raylet, signal.SIGKILL)
@@ -239,8 +259,14 @@ class _Siege:
             self._note_loss(pid, at_work[pid][0])
         if kind == "raylet":
             self._cluster.remove_node(node, allow_graceful=False)
-            self._cluster.raylet_of_a_cpu()
+            self._replace_raylet()
         return True
+
+    def _replace_raylet(self) -> None:
+        with suppress(ClusterTrouble):  # those that are left go on
+            self._cluster.raylet_of_a_cpu()
+        if not self._cluster.worker_nodes:
+            raise ClusterTrouble("there is no raylet left")
 
     def _wait_for_the_end_of(self, pids: set[int]) -> None:
         deadline = time.monotonic() + _PATIENCE_S
