@@ -21,7 +21,7 @@ from proofs.ray_kills import kill_all
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--pictures", type=int, default=3000, help="of each index (3000)")
+    parser.add_argument("--pictures", type=int, default=700, help="of each index (700)")
     parser.add_argument("--raylets", type=int, default=3)
     parser.add_argument("--seed", type=int, default=20261128)
     asked = parser.parse_args()

@@ -182,7 +182,12 @@ def test_a_node_says_in_a_sentence_why_it_cannot_make_a_part(fake: Client, pictu
     recipe = ready.recipe
 
     def told(**changed: Any) -> PartOutcome:
-        values = {"recipe": recipe, "directory": str(out), "plan": ready.plan, "version": ready.version} | changed
+        values: dict[str, Any] = {
+            "recipe": recipe,
+            "directory": str(out),
+            "plan": ready.plan,
+            "version": ready.version,
+        } | changed
         outcome = make_part(PartJob(**values), 0)
         assert "\n" not in outcome.why and outcome.node
         return outcome

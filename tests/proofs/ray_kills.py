@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -79,6 +79,15 @@ class Count:
     pictures: int = 0
     never_killed: int = 0
 
+    def add(self, other: Count) -> None:
+        self.kills += other.kills
+        for name in ("again", "lost", "indexes", "pictures", "never_killed"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class ClusterTrouble(Exception):
+    """The cluster does not do what a test needs of it."""
+
 
 @contextmanager
 def cluster(raylets: int) -> Iterator[Any]:
@@ -91,16 +100,17 @@ def cluster(raylets: int) -> Iterator[Any]:
     store = {"object_store_memory": 80 << 20, "node_ip_address": "127.0.0.1"}
     beats = {"health_check_period_ms": 500, "health_check_failure_threshold": 5}
     head = {"num_cpus": 0, "include_dashboard": False, "_system_config": beats, **store}
-    made = Cluster(initialize_head=True, head_node_args=head)
+    _wait_longer_for_nodes()
+    try:
+        made = Cluster(initialize_head=True, head_node_args=head)
+    except Exception as exc:
+        raise ClusterTrouble("no head would start") from exc
 
     def raylet_of_a_cpu() -> None:
-        for last in (False, False, True):
-            try:
-                made.add_node(wait=False, num_cpus=1, **store)
-                return
-            except Exception:  # Ray's own: on a busy machine, the half minute that it waits may not do
-                if last:
-                    raise
+        try:
+            made.add_node(wait=False, num_cpus=1, **store)
+        except Exception as exc:  # a bare one is Ray's own
+            raise ClusterTrouble("a raylet would not start") from exc
 
     made.raylet_of_a_cpu = raylet_of_a_cpu
     try:
@@ -111,17 +121,43 @@ def cluster(raylets: int) -> Iterator[Any]:
         made.shutdown()
 
 
+def _wait_longer_for_nodes() -> None:
+    """Let a node have three minutes to start: on a busy machine, Ray's half a minute is not enough."""
+    from ray._private import services
+
+    ask = services.get_node
+
+    def get_node(address: str, node_id: str) -> Any:
+        deadline = time.monotonic() + 180
+        while True:
+            try:
+                return ask(address, node_id)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+
+    services.get_node = get_node
+
+
 def kill_all(directory: Path, kills: int, pictures: int, raylets: int, rng: Random) -> Count:
-    """Make indexes, one after the other, until so many kills have hit -> what was counted."""
+    """Make indexes, one after the other, until so many kills have hit -> what was counted.
+
+    An index whose cluster breaks down of itself, as on an overloaded machine, is given up with its kills.
+    """
     written = draw(directory / "pictures", pictures, DIM)
     paths = digests(list(written))
-    count = Count()
-    with cluster(raylets) as made:
-        while sum(count.kills.values()) < kills:
-            place = directory / f"{count.indexes}"
-            (place / "notes").mkdir(parents=True)
-            _Siege(made, directory / "pictures", place, paths, count, rng).end_with(kills, written)
-            print(count, flush=True)
+    count, begun = Count(), 0
+    while sum(count.kills.values()) < kills:
+        try:
+            with cluster(raylets) as made:
+                while (left := kills - sum(count.kills.values())) > 0:
+                    place, begun = directory / f"{begun}", begun + 1
+                    (place / "notes").mkdir(parents=True)
+                    count.add(_Siege(made, directory / "pictures", place, paths, rng).end_with(left, written))
+                    print(count, flush=True)
+        except ClusterTrouble as exc:
+            print(f"given up, with its kills, an index whose cluster broke down: {exc}", flush=True)
     return count
 
 
@@ -139,24 +175,33 @@ def digests(paths: list[bytes]) -> dict[bytes, bytes]:
 class _Siege:
     """One index under fire."""
 
-    def __init__(
-        self, made: Any, folder: Path, place: Path, paths: dict[bytes, bytes], count: Count, rng: Random
-    ) -> None:
-        self._cluster, self._folder, self._count, self._rng = made, folder, count, rng
+    def __init__(self, made: Any, folder: Path, place: Path, paths: dict[bytes, bytes], rng: Random) -> None:
+        self._cluster, self._folder, self._count, self._rng = made, folder, Count(), rng
         self._out, self._notes, self._paths = place / f"x{place.name}.parts", place / "notes", paths
         self._lost: Counter[int] = Counter()
         self._killed: set[int] = set()
         self._kept: dict[int, set[bytes]] = {}
 
-    def end_with(self, kills: int, written: dict[bytes, np.ndarray]) -> None:
+    def end_with(self, kills: int, written: dict[bytes, np.ndarray]) -> Count:
         driver = self._start()
+        try:
+            driver = self._besiege(driver, kills)
+            out, err = driver.communicate()
+        finally:
+            driver.kill()
+        assert driver.returncode == 0, (driver.returncode, out, err)
+        self._judge(written)
+        return self._count
+
+    def _besiege(self, driver: subprocess.Popen[str], kills: int) -> subprocess.Popen[str]:
+        """Kill until there were enough, or there is nobody left to kill -> the last driver, which has ended."""
         deadline = time.monotonic() + 3600
         while True:
             wait = time.monotonic() + self._rng.uniform(0.3, 1.5)
             while time.monotonic() < wait and driver.poll() is None:
                 time.sleep(0.02)
             if driver.poll() is not None:
-                break
+                return driver
             assert time.monotonic() < deadline
             if sum(self._count.kills.values()) < kills and self._at_work():
                 kind = self._rng.choice(KINDS)
@@ -164,13 +209,10 @@ class _Siege:
                     self._count.kills[kind] += 1
                 if driver.poll() is not None and driver.returncode < 0:
                     driver = self._start()
-        out, err = driver.communicate()
-        assert driver.returncode == 0, (driver.returncode, out, err)
-        self._judge(written)
 
     def _start(self) -> subprocess.Popen[str]:
         program = "import sys; from proofs.ray_kills import make_index; make_index(*sys.argv[1:])"
-        words = [str(self._folder), str(self._out), str(self._notes), self._cluster.address, "0.05"]
+        words = [str(self._folder), str(self._out), str(self._notes), self._cluster.address, "0.2"]
         return subprocess.Popen(
             [sys.executable, "-c", program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -204,7 +246,7 @@ class _Siege:
             os.kill(victim, signal.SIGKILL)
             concerned = {victim}
         elif kind == "raylet":
-            if node is None:
+            if node is None or len(self._cluster.worker_nodes) < 2:
                 return False
             concerned = {pid for pid, (_, parent) in at_work.items() if parent == raylet}
             os.kill(raylet, signal.SIGKILL)
@@ -217,8 +259,14 @@ class _Siege:
             self._note_loss(pid, at_work[pid][0])
         if kind == "raylet":
             self._cluster.remove_node(node, allow_graceful=False)
-            self._cluster.raylet_of_a_cpu()
+            self._replace_raylet()
         return True
+
+    def _replace_raylet(self) -> None:
+        with suppress(ClusterTrouble):  # those that are left go on
+            self._cluster.raylet_of_a_cpu()
+        if not self._cluster.worker_nodes:
+            raise ClusterTrouble("there is no raylet left")
 
     def _wait_for_the_end_of(self, pids: set[int]) -> None:
         deadline = time.monotonic() + _PATIENCE_S

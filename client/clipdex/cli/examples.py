@@ -35,10 +35,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         Example("clipdex index ~/Pictures -i photos.clipdex --dry-run", "What would be done"),
         Example("clipdex index ~/Pictures -i photos.clipdex --refresh-metadata", "Dates and keywords, again"),
         Example("clipdex index shards/*.tar --out big.parts --parts 8 --part 3", "One of eight jobs"),
-        Example(
-            "clipdex index /data/shards --tar -o big.parts --parts 64 --engine ray --ray-address auto",
-            "By the nodes of a Ray cluster",
-        ),
+        Example("clipdex index shards/ -o big.parts --parts 64 --engine ray", "By the nodes of a Ray cluster"),
     ),
     "clipdex watch": (
         Example("clipdex watch ~/Pictures --out photos.clipdex", "Index a folder, and then whatever changes"),
