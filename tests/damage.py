@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
+import numpy as np
 from conftest import unit_vectors
 
 import clipdex
 from clipdex.index import Failure, Index, IndexWriter, Manifest, Picture, verify_index
+from clipdex.index.side.feature_file import FEATURES_FILE, FeatureFile
+from clipdex.looks.local_features import LocalFeatures, Recipe
 
 ROWS, DIM = 300, 16
 SAID = (
@@ -56,6 +60,32 @@ def write_index(path: Path, killed: Path | None = None) -> None:
             shutil.copytree(path, killed, ignore=shutil.ignore_patterns("*-shm"))
 
 
+def write_features(path: Path, killed: Path | None = None) -> None:
+    """Local features of the first twenty contents; copied to `killed` before the file is closed."""
+    rng = np.random.default_rng(1)
+    with closing(FeatureFile.open_or_make(path, Recipe())) as file:
+        for start in range(0, 20, 5):
+            floats = rng.uniform(0, 500, (30, 4)).astype(np.float32)
+            descriptors = rng.integers(0, 256, (30, 128), dtype=np.uint8)
+            made = LocalFeatures(floats[:, :2], floats[:, 2], floats[:, 3], descriptors, (640, 480))
+            file.add({bytes([i] * 16): made for i in range(start, start + 5)})
+        if killed is not None:
+            shutil.copytree(path, killed, ignore=shutil.ignore_patterns("*-shm"))
+
+
+def features_of(index: Path) -> object:
+    """What a reader gets of the features that `write_features` wrote; None if it says that they are damaged."""
+    try:
+        file = FeatureFile.open(index)
+        if file is None:
+            return None
+        with closing(file):
+            found = file.several([bytes([i] * 16) for i in range(20)])
+            return file.recipe, {key: each.to_bytes() for key, each in found.items()}
+    except clipdex.ClipdexError:
+        return None
+
+
 def dump(index: Path) -> object:
     """What rows.sqlite holds: SQLite leaves parts of its pages unused, where a flipped bit changes nothing."""
     try:
@@ -81,18 +111,21 @@ def dump(index: Path) -> object:
 def damage_and_verify(sound: Path, copy: Path, rng: Random, *, flips: int, cuts: int) -> list[str]:
     """Damage a copy again and again -> what verify did not find of what falls in the data.
 
-    Where there is a WAL it is what is damaged; not by cuts, as it does not say how long it was.
+    Free space has no checksum, nor have SQLite's own counters. Where there is a WAL it is what is damaged; not by
+    cuts, as it does not say how long it was.
     """
     names = ["vectors.f16"] * 2 + ["rows.sqlite"] * 2 + ["manifest.json"]
+    if (sound / FEATURES_FILE).exists():
+        names += [FEATURES_FILE] * 2
     wal = "rows.sqlite-wal"
-    if (sound / wal).exists():
+    if logs := [name for name in (wal, f"{FEATURES_FILE}-wal") if (sound / name).exists()]:
         assert not cuts
-        names = [wal]
+        names = logs
     shutil.copytree(sound, copy)
     whole = {path.name: path.read_bytes() for path in sound.iterdir()}
     before = copy.with_name("dumped.clipdex")
     shutil.copytree(sound, before)
-    held = dump(before)
+    held, features = dump(before), features_of(before)
     shutil.rmtree(before)
     missed = []
     for i in range(flips + cuts):
@@ -113,7 +146,12 @@ def damage_and_verify(sound: Path, copy: Path, rng: Random, *, flips: int, cuts:
                 opened.search(unit_vectors(1, DIM), top_k=1)
         except clipdex.ClipdexError:
             assert damages, f"{what}: not found, yet the index cannot be used"
-        if not damages and (name not in ("rows.sqlite", wal) or dump(copy) != held):
+        harmless = (
+            features_of(copy) == features
+            if name.startswith(FEATURES_FILE)
+            else name in ("rows.sqlite", wal) and dump(copy) == held
+        )
+        if not damages and not harmless:
             missed.append(what)
         for left in (*copy.glob("*-wal"), *copy.glob("*-shm")):
             left.unlink()

@@ -18,7 +18,7 @@ from clipdex.cli.printing import note, say, say_json
 from clipdex.cli.progress import rows_progress
 from clipdex.pipeline.build_features import BuiltFeatures, build_features
 
-__all__ = ["build", "build_after", "features_sentence"]
+__all__ = ["as_dict", "build", "build_after", "features_sentence"]
 
 _FAILURES_SHOWN = 5
 
@@ -85,12 +85,12 @@ def build(
 
 
 def build_after(index: Path, workers: int | None, limits: Limits) -> BuiltFeatures:
-    """Make the features of what a run has just indexed."""
-    with (
-        interruptible("what was made is kept:  clipdex features build  goes on"),
-        rows_progress("features") as progress,
-    ):
-        return build_features(index, workers=workers, limits=limits, progress=progress)
+    """Make the features of what a run has just indexed, and name what failed."""
+    advice = "what was made is kept:  clipdex features build  goes on"
+    with interruptible(advice), rows_progress("features") as progress:
+        done = build_features(index, workers=workers, limits=limits, progress=progress)
+    _show_failures(done)
+    return done
 
 
 def as_dict(done: BuiltFeatures) -> dict[str, object]:

@@ -27,6 +27,7 @@ from clipdex.cli.common import (
 )
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.demo_model import note_demo_model
+from clipdex.cli.features import as_dict, build_after, features_sentence
 from clipdex.cli.index_options import ENVIRONMENT, required_index
 from clipdex.cli.ledger import failure_line, refuse_second_writer
 from clipdex.cli.panels import LIMITS
@@ -35,6 +36,7 @@ from clipdex.cli.progress import index_progress, shown_rate
 from clipdex.cli.refreshing import refresh
 from clipdex.index import Index
 from clipdex.index.part_plan import part_name
+from clipdex.looks.local_features import opencv
 from clipdex.model.formats.icc import check_icc
 from clipdex.pipeline.index_pictures import (
     MAX_RING_BYTES,
@@ -170,6 +172,12 @@ def index(
             help="Only read the metadata of the indexed pictures of SOURCE again; needs no server.",
         ),
     ] = False,
+    local_features: Annotated[
+        bool,
+        typer.Option(
+            "--local-features", help="Afterwards, make local features, as  clipdex features build  does."
+        ),
+    ] = False,
     dtype: Annotated[Dtype, typer.Option(help="Dtype of a new index; float16 halves its size.")] = Dtype.float16,
     icc: Annotated[
         Icc | None,
@@ -248,6 +256,11 @@ def index(
     source = _source(sources or [], files_from, column, delimiter, tar, exclusion, fetches, out)
     if dry_run and refresh_metadata:
         raise InvalidArgument("--dry-run and --refresh-metadata are both given; give one of them")
+    if local_features:
+        if dry_run or refresh_metadata:
+            other = "--dry-run" if dry_run else "--refresh-metadata"
+            raise InvalidArgument(f"--local-features and {other} are both given; give one of them")
+        opencv()  # a run of hours should not end with its being missing
     limits = limits_of(max_file_mib, max_pixels, file_timeout, worker_memory_mib, large_memory_mib)
     if refresh_metadata:
         _end_strictly(strict, refresh(source, out, not no_exif, workers, limits, as_json))
@@ -291,10 +304,14 @@ def index(
         _show_failures(out)
     say_passed_over(report.passed_over)
     _say_stranded(report, out)
+    features = build_after(out, workers, limits) if local_features else None
     if as_json:
-        say_json({"index": str(out), "dry_run": False} | asdict(report))
+        made = {} if features is None else {"local_features": as_dict(features)}
+        say_json({"index": str(out), "dry_run": False} | asdict(report) | made)
     else:
         say(run_sentence(report, out))
+        if features is not None:
+            say(features_sentence(features, out))
     note_demo_model(fingerprint)
     _end_strictly(strict, report.failed)
 

@@ -17,7 +17,16 @@ from clipdex.cli.index_options import takes_index
 from clipdex.cli.missing_parts import AllowMissingOption, note_missing
 from clipdex.cli.printing import complain, note, printable, say, say_json
 from clipdex.cli.progress import rows_progress
-from clipdex.index import Damage, Index, PartedIndex, VerifyReport, compact_index, optimize_index, verify_index
+from clipdex.index import (
+    Damage,
+    Index,
+    IndexInfo,
+    PartedIndex,
+    VerifyReport,
+    compact_index,
+    optimize_index,
+    verify_index,
+)
 
 __all__ = ["compact", "info", "optimize", "verify"]
 
@@ -151,6 +160,7 @@ def info(index: Path, allow_missing: AllowMissingOption = False, as_json: JsonOp
         ("rows", f"{found.rows:,}"),
         ("tombstones", f"{found.tombstones:,}" + (";  clipdex compact  drops them" if found.tombstones else "")),
         ("with exif", f"{found.with_exif:,}"),
+        ("with features", _features(found)),
         ("failures", f"{sum(found.failures.values()):,}" + (f": {failures}" if failures else "")),
         ("model", f"{printable(manifest.model)}, fingerprint {manifest.fingerprint[:12]}"),
         ("vectors", f"{manifest.embedding_dim} × {manifest.dtype}"),
@@ -170,11 +180,16 @@ def info(index: Path, allow_missing: AllowMissingOption = False, as_json: JsonOp
             for each in parts
         ]
     for name, value in lines:
-        say(f"{name:<13} {value}")
+        say(f"{name:<14} {value}")
 
 
 def _parts(opened: PartedIndex) -> list[dict[str, Any]]:
     return [{"name": part.directory.name} | asdict(part.info()) for _, part in opened.pieces()]
+
+
+def _features(found: IndexInfo) -> str:
+    size = f", {found.feature_bytes / 1e6:,.1f} MB" if found.with_features else ""
+    return f"{found.with_features:,}{size}"
 
 
 def _when(seconds: int | None) -> str:

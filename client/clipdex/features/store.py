@@ -111,6 +111,7 @@ class FeatureStore:
         Each block is (rows int64 (n,), descriptors uint8 (n, 128)), 32 of ORB, with the row of each descriptor.
         Damaged ones are left out. A block has some 65,536 descriptors: 9 MB.
         """
+        self._require_open()
         rows: list[_Rows] = []
         descriptors: list[_Bytes] = []
         held = 0

@@ -15,7 +15,7 @@ from clipdex.base.records import Failure, Picture
 from clipdex.base.replacing import EXCHANGE, renameat2
 from clipdex.index.create import aside, building, put_back
 from clipdex.index.files import sync_directory
-from clipdex.index.kept import copy_thumbnails
+from clipdex.index.kept import copy_kept
 from clipdex.index.part_plan import is_parted, whole_parts
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.verify import Damage, check_rows
@@ -107,7 +107,7 @@ def _copy(
     total, done = old.live_rows() - len(lost), 0
     for pictures, vectors in _first_halved(old.live_blocks(_ROWS_AT_ONCE, lost)):
         new.append(pictures, vectors)
-        copy_thumbnails(old.directory, new, pictures)
+        copy_kept(old.directory, new, pictures)
         done += len(pictures)
         new.commit(first if done < total and new.committed_rows == 0 else last)
         if progress is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipdex.index.row_reader import RowReader
+from clipdex.index.side.feature_file import feature_count
 
 __all__ = ["IndexInfo", "info_of"]
 
@@ -16,7 +17,8 @@ __all__ = ["IndexInfo", "info_of"]
 class IndexInfo:
     """Counts, size and dates of an index. failures: by reason. first_commit, last_commit: seconds since 1970.
 
-    with_exif: live rows whose file says something of itself.
+    with_exif: live rows whose file says something of itself. with_features, feature_bytes: pictures of different
+    content that have local features, and the size of these.
     """
 
     rows: int
@@ -26,11 +28,14 @@ class IndexInfo:
     first_commit: int | None
     last_commit: int | None
     with_exif: int = 0
+    with_features: int = 0
+    feature_bytes: int = 0
 
 
 def info_of(directory: Path, store: RowReader, rows: int, tombstones: int) -> IndexInfo:
     """Count, measure and date an index of so many live rows."""
     first, last = store.commit_times()
+    with_features, feature_bytes = feature_count(directory)
     return IndexInfo(
         rows=rows,
         tombstones=tombstones,
@@ -39,6 +44,8 @@ def info_of(directory: Path, store: RowReader, rows: int, tombstones: int) -> In
         first_commit=first,
         last_commit=last,
         with_exif=store.exif_count(),
+        with_features=with_features,
+        feature_bytes=feature_bytes,
     )
 
 

@@ -16,7 +16,7 @@ from clipdex.base.errors import IndexDamaged, IndexWriteError, InvalidArgument
 from clipdex.base.records import Failure, Picture
 from clipdex.base.replacing import NOREPLACE, renameat2
 from clipdex.index.create import building, require_outside_indexes, sweep_unfinished
-from clipdex.index.kept import copy_thumbnails
+from clipdex.index.kept import copy_kept
 from clipdex.index.manifest import Manifest
 from clipdex.index.part_plan import whole_parts
 from clipdex.index.reader import Index
@@ -72,7 +72,7 @@ def merge_indexes(
                 done = 0
                 for source, pictures, vectors in _blocks(indexes, chosen):
                     writer.append(pictures, vectors)
-                    copy_thumbnails(source, writer, pictures)
+                    copy_kept(source, writer, pictures)
                     writer.commit()
                     done += len(pictures)
                     if progress is not None:

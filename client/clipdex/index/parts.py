@@ -181,6 +181,8 @@ class PartedIndex(Index):
             first_commit=min((i.first_commit for i in infos if i.first_commit is not None), default=None),
             last_commit=max((i.last_commit for i in infos if i.last_commit is not None), default=None),
             with_exif=sum(each.with_exif for each in infos),
+            with_features=sum(each.with_features for each in infos),
+            feature_bytes=sum(each.feature_bytes for each in infos),
         )
 
     def thumbnail(self, content_hash: bytes) -> bytes | None:

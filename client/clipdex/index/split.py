@@ -12,7 +12,7 @@ from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.errors import IndexWriteError
 from clipdex.index.create import building_folder, sweep_unfinished
 from clipdex.index.files import create, sync_directory
-from clipdex.index.kept import copy_thumbnails
+from clipdex.index.kept import copy_kept
 from clipdex.index.manifest import PLAN
 from clipdex.index.merge import new_place, put, require_sound
 from clipdex.index.part_plan import PartPlan, require_count, whole_parts
@@ -73,7 +73,7 @@ def split_index(
                         pictures = index.pictures(some)
                         writer.append([pictures[row] for row in some], np.asarray(index.vectors[some]))
                         for home in homes:
-                            copy_thumbnails(home, writer, list(pictures.values()))
+                            copy_kept(home, writer, list(pictures.values()))
                         writer.commit()
                         done += len(some)
                         if progress is not None:

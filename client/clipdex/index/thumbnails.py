@@ -10,12 +10,13 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
-from clipdex.base.errors import IndexDamaged, IndexFault, IndexWriteError
+from clipdex.base.errors import IndexDamaged, IndexWriteError
 from clipdex.index.files import create
-from clipdex.index.schema import DAMAGE, connect, is_sound, record_crc32c, require_still, unreadable, was_refused
+from clipdex.index.schema import DAMAGE, is_sound, record_crc32c, require_still, unreadable, was_refused
+from clipdex.index.side.database import open_database, transaction
+from clipdex.index.wal import wal_damage
 
 __all__ = ["LARGEST_THUMBNAIL", "THUMBNAILS_FILE", "ThumbnailStore", "thumbnail_damages"]
 
@@ -56,29 +57,23 @@ class ThumbnailStore:
                 create(path, b"")
             except OSError as exc:
                 raise IndexWriteError(f"{path}: cannot be created: {exc.strerror}") from exc
-        try:
-            db = connect(path, write=write)
-        except sqlite3.OperationalError as exc:
-            raise (IndexWriteError if write else IndexFault)(f"{path}: cannot be opened: {exc}") from exc
-        except DAMAGE as exc:
-            raise unreadable(path, exc) from exc
-        try:
+        there = True
+
+        def accept(db: sqlite3.Connection) -> None:
+            nonlocal there
             found = set(db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall())
             if not found and write:
                 db.execute(_TABLE)
             elif not found:
-                db.close()
-                return None  # its writer has not come further
+                there = False  # its writer has not come further
             elif found != _OBJECTS:
                 raise IndexDamaged(f"{path}: has other tables than the thumbnails of an index: remove it")
+
+        db = open_database(path, accept, write=write)
+        if there:
             return cls(path, db)
-        except BaseException as exc:
-            db.close()
-            if isinstance(exc, sqlite3.OperationalError) and write:
-                raise IndexWriteError(f"{path}: cannot be written: {exc}") from exc
-            if isinstance(exc, DAMAGE):
-                raise unreadable(path, exc) from exc
-            raise
+        db.close()
+        return None
 
     def get(self, content_hash: bytes) -> bytes | None:
         """Return the JPEG of a content; None if there is none, or it is damaged.
@@ -102,21 +97,11 @@ class ThumbnailStore:
         Raises:
             IndexWriteError: the disk is full or failed; none was added.
         """
-        try:
-            with self._lock:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    self._db.executemany(
-                        "INSERT OR REPLACE INTO thumbnails (content_hash, jpeg, crc32c) VALUES (?, ?, ?)",
-                        [(key, jpeg, record_crc32c(key, jpeg)) for key, jpeg in thumbnails.items()],
-                    )
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    with suppress(sqlite3.Error):
-                        self._db.execute("ROLLBACK")
-                    raise
-        except sqlite3.DatabaseError as exc:
-            raise IndexWriteError(f"{self._path}: cannot be written: {exc}") from exc
+        with transaction(self._path, self._db, self._lock):
+            self._db.executemany(
+                "INSERT OR REPLACE INTO thumbnails (content_hash, jpeg, crc32c) VALUES (?, ?, ?)",
+                [(key, jpeg, record_crc32c(key, jpeg)) for key, jpeg in thumbnails.items()],
+            )
 
     def damages(self) -> list[str]:
         """Compare every record with its checksum -> what is wrong."""
@@ -145,13 +130,14 @@ class ThumbnailStore:
 def thumbnail_damages(directory: Path) -> list[str]:
     """Check the thumbnails of an index -> what is wrong. Raises IndexFault if the system refuses to read them."""
     try:
+        lost = wal_damage(directory / THUMBNAILS_FILE)
         store = ThumbnailStore.open(directory)
     except IndexDamaged as exc:
         return [str(exc)]
     if store is None:
         return []
     try:
-        return store.damages()
+        return ([] if lost is None else [lost]) + store.damages()
     finally:
         store.close()
 

@@ -142,7 +142,7 @@ class LocalFeatures:
 
 def opencv() -> Any:
     """Import OpenCV. Raises MissingExtra if it is not installed, or cannot be imported."""
-    with needs("cv2", "opencv-python-headless", "features", "local features"):
+    with needs("cv2", "opencv-python-headless", "features", "finding local features"):
         import cv2
     return cv2
 

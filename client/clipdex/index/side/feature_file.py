@@ -10,15 +10,15 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from clipdex.base.counting import counted
 from clipdex.base.errors import IndexDamaged, IndexFault, IndexFormatError, IndexWriteError, InvalidArgument
-from clipdex.index.files import rename, sync_directory
+from clipdex.index.files import create, rename, require_regular, sync_directory
 from clipdex.index.schema import (
     DAMAGE,
-    connect,
     connect_new,
     is_sound,
     record_crc32c,
@@ -26,6 +26,8 @@ from clipdex.index.schema import (
     unreadable,
     was_refused,
 )
+from clipdex.index.side.database import open_database, transaction
+from clipdex.index.wal import wal_damage
 from clipdex.looks.local_features import MOST_POINTS, LocalFeatures, Recipe
 
 __all__ = ["FEATURES_FILE", "FeatureFile", "feature_count", "feature_damages", "remove_features"]
@@ -82,21 +84,11 @@ class FeatureFile:
         path = directory / FEATURES_FILE
         if not os.path.lexists(path):
             return None
+        db = open_database(path, lambda db: _require_tables(db, path), write=write)
         try:
-            db = connect(path, write=write)
-        except sqlite3.OperationalError as exc:
-            if write:
-                raise IndexWriteError(f"{path}: cannot be opened for writing: {exc}") from exc
-            raise unreadable(path, exc) from exc
-        except DAMAGE as exc:
-            raise unreadable(path, exc) from exc
-        try:
-            _require_tables(db, path)
             return cls(path, db)
-        except BaseException as exc:
+        except BaseException:
             db.close()
-            if isinstance(exc, DAMAGE):
-                raise unreadable(path, exc) from exc
             raise
 
     @classmethod
@@ -107,10 +99,10 @@ class FeatureFile:
 
         Raises: as `open`.
         """
-        found = cls.open(directory, write=True)
+        found = FeatureFile.open(directory, write=True)
         if found is None:
             _make(directory, recipe)
-            found = cls.open(directory, write=True)
+            found = FeatureFile.open(directory, write=True)
         assert found is not None
         return found
 
@@ -157,25 +149,25 @@ class FeatureFile:
                 raise InvalidArgument(f"the descriptors are {each.descriptors.shape}; expected {self.recipe.kind}")
             values = (key, *each.size, len(each), each.keypoints(), each.descriptors.tobytes())
             records.append((*values, record_crc32c(*values)))
-        with self._transaction() as db:
-            db.executemany(
+        with transaction(self._path, self._db, self._lock):
+            self._db.executemany(
                 f"INSERT OR IGNORE INTO features ({_COLUMNS}, crc32c) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
                 records,
             )
 
     def empty(self, recipe: Recipe) -> None:
         """Drop all features and take another recipe, in one transaction. Raises IndexWriteError."""
-        with self._transaction() as db:
-            db.execute("DELETE FROM features")
-            db.execute("DELETE FROM recipe")
-            _put_recipe(db, recipe)
+        with transaction(self._path, self._db, self._lock):
+            self._db.execute("DELETE FROM features")
+            self._db.execute("DELETE FROM recipe")
+            _put_recipe(self._db, recipe)
         self.recipe, self.identity = self._read_recipe()
 
     def drop_damaged(self) -> int:
         """Drop the records that do not match their checksum -> how many. Raises IndexFault."""
         wrong = [row for row, sound in self._checked() if not sound]
-        with self._transaction() as db:
-            db.executemany("DELETE FROM features WHERE id = ?", [(row,) for row in wrong])
+        with transaction(self._path, self._db, self._lock):
+            self._db.executemany("DELETE FROM features WHERE id = ?", [(row,) for row in wrong])
         return len(wrong)
 
     def damages(self) -> list[str]:
@@ -192,12 +184,12 @@ class FeatureFile:
         except IndexDamaged as exc:
             return [str(exc)]
         found = [f"{FEATURES_FILE}: {text}" for text in pages]
-        again = "clipdex features build --check  makes them again"
-        return found + (
-            [f"{FEATURES_FILE}: the features of {wrong:,} pictures are not what was stored;  {again}"]
-            if wrong
-            else []
-        )
+        if wrong:
+            found.append(
+                f"{FEATURES_FILE}: the features of {counted(wrong, 'picture')} are not what was stored;  clipdex "
+                "features build --check  makes them again"
+            )
+        return found
 
     def close(self) -> None:
         """Close the database."""
@@ -226,11 +218,15 @@ class FeatureFile:
 
     def _checked(self) -> Iterator[tuple[int, bool]]:
         """Iterate over (id, whether it matches its checksum) of all records, one in memory at a time."""
-        row = -1
-        sql = f"SELECT id, {_COLUMNS}, crc32c FROM features WHERE id > ? ORDER BY id LIMIT 100"  # noqa: S608
-        while found := self._rows(sql, (row,)):
-            for row, *record in found:
-                yield row, self._sound(record) is not None
+        # In one statement: the ids of a damaged table may be in any order, so that no id is a place to go on from.
+        try:
+            with self._lock:
+                for row, *record in self._db.execute(f"SELECT id, {_COLUMNS}, crc32c FROM features"):  # noqa: S608
+                    yield row, self._sound(record) is not None
+                require_still(self._db)
+        except DAMAGE as exc:
+            require_still(self._db)
+            raise unreadable(self._path, exc) from exc
 
     def _rows(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
         try:
@@ -242,33 +238,18 @@ class FeatureFile:
             require_still(self._db)
             raise unreadable(self._path, exc) from exc
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Begin a transaction that is on disk at the end of the block, or was never begun."""
-        try:
-            with self._lock:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    with suppress(sqlite3.Error):
-                        self._db.execute("ROLLBACK")
-                    raise
-        except sqlite3.DatabaseError as exc:
-            raise IndexWriteError(f"{self._path}: cannot be written: {exc}") from exc
-
 
 def feature_damages(directory: Path) -> list[str]:
     """Check the features of an index -> what is wrong. Raises IndexFault if the system refuses to read them."""
     try:
+        lost = wal_damage(directory / FEATURES_FILE)
         found = FeatureFile.open(directory)
     except (IndexDamaged, IndexFormatError) as exc:
         return [str(exc)]
     if found is None:
         return []
     with closing(found):
-        return found.damages()
+        return ([] if lost is None else [lost]) + found.damages()
 
 
 def feature_count(directory: Path) -> tuple[int, int]:
@@ -302,8 +283,12 @@ def _make(directory: Path, recipe: Recipe) -> None:
     """Make an empty file under another name, and rename it: so it is never without its tables."""
     path = directory / f"{FEATURES_FILE}.building"
     try:
-        with suppress(FileNotFoundError):
-            path.unlink()  # of a link, the link
+        for suffix in ("-journal", "-wal", "-shm", ""):  # of one that was killed
+            left = path.with_name(path.name + suffix)
+            require_regular(left)
+            with suppress(FileNotFoundError):
+                left.unlink()
+        create(path, b"")
         with closing(connect_new(path)) as db:
             db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
