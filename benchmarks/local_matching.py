@@ -7,7 +7,8 @@ pictures that are not there: those of the pool, each searched with its own row l
     nice python benchmarks/local_matching_pool.py --count 20000 --cache /tmp/matching-pool
     nice python benchmarks/local_matching.py --cache /tmp/matching-pool --absent 10000
 
-CLIP is the demo model of this repository, which was trained on drawings: it says what a small one does, not a large one.
+CLIP is the demo model of this repository, which was trained on drawings: it says what a small one does, not a
+large one.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ class Pool:
     def of(self, row: int) -> LocalFeatures:
         part = slice(self.ends[row] - self.counts[row], self.ends[row])
         table = np.array(self.points[part])
-        return LocalFeatures(table[:, :2], table[:, 2], table[:, 3], np.array(self.descriptors[part]), self.sizes[row])
+        return LocalFeatures(
+            table[:, :2], table[:, 2], table[:, 3], np.array(self.descriptors[part]), self.sizes[row]
+        )
 
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, len(self), _AT_ONCE):
@@ -182,10 +185,7 @@ def recall(pool: Pool, lists: Lists, count: int, only: str | None) -> None:
                 right[method] += first == row
                 good[method] += accepted and first == row
                 bad[method] += accepted and first != row
-        say(
-            f"{name:42}"
-            + "".join(f"{right[m] / len(rows):8.3f} {good[m]:5}/{bad[m]:<5}" for m in METHODS)
-        )
+        say(f"{name:42}" + "".join(f"{right[m] / len(rows):8.3f} {good[m]:5}/{bad[m]:<5}" for m in METHODS))
         if name in ("none", "crop 80 %", "crop 50 %", "crop 20 %") or "≤ 30" in name or name == "turned 30°":
             aim["queries"] += len(rows)
             aim["found"] += right["local"]
@@ -233,7 +233,7 @@ def absent(pool: Pool, lists: Lists, count: int, seconds: float) -> None:
         say(f"  {one} as {other}: {each.fit.inliers} inliers, share {each.fit.share:.2f}, {each.fit.model}")
     accepted = sum(each.fit.inliers >= DEFAULT_MIN_INLIERS for *_, each in wrong)
     if not accepted:
-        say(f"  none with {DEFAULT_MIN_INLIERS}: with 95 % confidence fewer than {3 / asked:.5f} (the rule of three)")
+        say(f"  none with {DEFAULT_MIN_INLIERS}: fewer than {3 / asked:.5f}, 95 % sure (the rule of three)")
 
 
 def own_memory() -> float:
@@ -262,9 +262,10 @@ def main() -> None:
         before = own_memory()
         lists = Lists(pool, Path(place) / "lists")
         say(
-            f"{len(pool):,} pictures, {lists.count:,} descriptors ({lists.count / len(pool):.0f} a picture, at most {MOST}), "
+            f"{len(pool):,} pictures, {lists.count:,} descriptors ({lists.count / len(pool):.0f} each, at most {MOST}), "
             f"{lists.lists:,} lists; built in {lists.seconds:.0f} s ({lists.cpu:.0f} s of a core), "
-            f"{lists.bytes / 1e6:,.0f} MB, {own_memory() - before:,.0f} MB of memory; load {os.getloadavg()[0]:.0f}"
+            f"{lists.bytes / 1e6:,.0f} MB, {own_memory() - before:,.0f} MB of memory; "
+            f"load {os.getloadavg()[0]:.0f}"
         )
         for step in steps:
             step(pool, lists)

@@ -1,8 +1,9 @@
 """Pictures that are hard to tell apart by their local features, and what becomes of copies of them.
 
-Nothing here is easy to match by chance: pages are set in one font with words of one vocabulary, desktops carry icons
-of one set, walls repeat themselves, and landscapes and rooms come in families (drawn_pictures.py). The n-th picture
-of a seed is the same whoever draws it.
+Nothing here is easy to match by chance: pages are set in one font with words of one vocabulary, desktops carry
+icons
+of one set, walls repeat themselves, and landscapes and rooms come in families (drawn_pictures.py). The n-th
+picture of a seed is the same whoever draws it.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ from drawn_pictures import _clouds, _finished, _landscape, _texture, _things
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 
 SIZES = [(340, 256), (256, 340), (360, 240), (300, 300), (240, 360), (384, 216)]
-PHOTOGRAPHS = (
-    "astronaut", "camera", "cell", "chelsea", "coffee", "coins", "hubble_deep_field", "ihc", "moon", "motorcycle_left",
-    "page", "retina", "rocket", "brick", "grass", "gravel", "text",
-)  # fmt: skip
-_WORDS = (
-    "the of and to in is that for it as with was on by at from this which are or an were be had his not but have one "
-    "all their been has when more other some into time only could about such no new these its two may first then do "
-    "any my now over picture index search server model vector light water house garden window letter number between "
-    "morning evening river mountain paper colour summer winter country history question answer machine memory"
-).split()
+_NAMES = """
+astronaut camera cell chelsea coffee coins hubble_deep_field ihc moon motorcycle_left page retina rocket brick
+grass gravel text
+"""
+PHOTOGRAPHS = _NAMES.split()
+_TEXT = """
+the of and to in is that for it as with was on by at from this which are or an were be had his not but have
+one all their been has when more other some into time only could about such no new these its two may first
+then do any my now over picture index search server model vector light water house garden window letter number
+between morning evening river mountain paper colour summer winter country history question answer machine
+memory
+"""
+_WORDS = _TEXT.split()
 
 Transform = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -76,7 +80,9 @@ def _icons() -> list[Image.Image]:
         for _ in range(int(rng.integers(3, 8))):
             x, y, r = rng.uniform(15, 105), rng.uniform(15, 105), rng.uniform(8, 40)
             fill = tuple(int(c) for c in rng.integers(0, 256, 3))
-            (pen.ellipse if rng.random() < 0.5 else pen.rectangle)((x - r, y - r * 0.7, x + r, y + r * 0.7), fill=fill)
+            (pen.ellipse if rng.random() < 0.5 else pen.rectangle)(
+                (x - r, y - r * 0.7, x + r, y + r * 0.7), fill=fill
+            )
         pen.text((35, 30), chr(65 + n % 26), fill=(255, 255, 255), font=_font(56))
         made.append(icon.resize((40, 40), Image.Resampling.LANCZOS))
     return made
@@ -121,7 +127,9 @@ def _desktop(shared: np.random.Generator, own: np.random.Generator, size: tuple[
     """Icons of one set in other places on a background that a family shares the colours of."""
     low, high = shared.uniform(20, 235, 3).astype(np.float32), shared.uniform(20, 235, 3).astype(np.float32)
     weight = 0.5 + 0.25 * _clouds(own, size)
-    image = Image.fromarray(np.clip(low + np.clip(weight, 0, 1)[..., None] * (high - low), 0, 255).astype(np.uint8))
+    image = Image.fromarray(
+        np.clip(low + np.clip(weight, 0, 1)[..., None] * (high - low), 0, 255).astype(np.uint8)
+    )
     icons = _icons()
     for _ in range(int(own.integers(10, 24))):
         icon = icons[own.integers(len(icons))]

@@ -1,4 +1,4 @@
-"""Building features.neighbours: an inverted file on disk, written through a memory map, so that it may be large."""
+"""Building features.neighbours: an inverted file, written through a memory map, since it may be large."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class BuiltNeighbours:
 def build_neighbours(
     directory: Path, *, fewest: int = FEWEST, progress: Callable[[int, int], None] | None = None
 ) -> BuiltNeighbours:
-    """Build `features.neighbours` of one index (of parts: of each) from its local features, unless it is up to date.
+    """Build `features.neighbours` of an index, or of each of its parts, unless it is up to date.
 
-    Memory stays bounded: descriptors are read block by block and written where they belong. Others may use the index
-    meanwhile. Of fewer than `fewest` descriptors, and of ORB's, there is no file.
+    Memory stays bounded: descriptors are read block by block and written where they belong. Others may use the
+    index meanwhile. Of fewer than `fewest` descriptors, and of ORB's, there is no file.
 
     Raises:
         MissingExtra: FAISS is not installed.
@@ -223,5 +223,3 @@ def _allocate(fd: int, length: int) -> None:
     """Take the disk's space now: a write through a map to a full disk would kill the process."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(fd, 0, length)
-
-

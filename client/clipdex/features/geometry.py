@@ -1,6 +1,7 @@
 """Whether one picture shows a part of another, and which: the geometry of the points that they share.
 
-Two points that look alike each say how the pictures lie to each other: by how much one is turned, scaled and moved.
+Two points that look alike each say how the pictures lie to each other: by how much one is turned, scaled and
+moved.
 The pairs that say the same are looked for first, all at once, and OpenCV's MAGSAC fits a transform to them.
 """
 
@@ -195,7 +196,7 @@ def _jacobians(transform: _Floats, points: npt.NDArray[Any]) -> _Floats:
 
 
 def _is_plausible(transform: _Floats, size: tuple[int, int]) -> bool:
-    """Return whether a transform keeps the picture's sides apart: no fold, no mirror, no extreme zoom or stretch."""
+    """Return whether a transform has no fold, no mirror, and no extreme zoom or stretch."""
     at = np.vstack([corners(size), corners(size).mean(axis=0)])
     if (at @ transform[2, :2] + transform[2, 2] <= 0.05).any():
         return False  # a corner is at the horizon or behind it
@@ -203,7 +204,7 @@ def _is_plausible(transform: _Floats, size: tuple[int, int]) -> bool:
         if np.linalg.det(jacobian) <= 0:
             return False
         large, small = np.linalg.svd(jacobian, compute_uv=False)
-        if not (1 / _MAX_ZOOM < small and large < _MAX_ZOOM and large <= _MAX_STRETCH * small):
+        if not (small > 1 / _MAX_ZOOM and large < _MAX_ZOOM and large <= _MAX_STRETCH * small):
             return False
     return True
 
@@ -246,6 +247,4 @@ def _overlapping(transform: _Floats, query: LocalFeatures, found: LocalFeatures)
         back = np.linalg.inv(transform)
     except np.linalg.LinAlgError:
         return 1 << 30
-    return min(
-        inside(mapped(transform, query.points), found.size), inside(mapped(back, found.points), query.size)
-    )
+    return min(inside(mapped(transform, query.points), found.size), inside(mapped(back, found.points), query.size))

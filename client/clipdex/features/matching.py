@@ -81,8 +81,21 @@ class Verified:
 
     @property
     def fractions(self) -> npt.NDArray[np.float64]:
-        """`region` in shares of the picture's width and height: 0, 0 is its upper left corner and 1, 1 the lower right."""
+        """`region` in shares of the picture's width and height: 1, 1 is its lower right corner."""
         return np.asarray((self.region + 0.5) / self.size, np.float64)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {
+            "inliers": self.fit.inliers,
+            "share": round(self.fit.share, 4),
+            "mirrored": self.mirrored,
+            "model": self.fit.model,
+            "transform": self.transform.tolist(),
+            "region": np.round(self.region, 2).tolist(),
+            "region_fractions": np.round(self.fractions, 5).tolist(),
+            "size": list(self.size),
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,26 +118,14 @@ class Match:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        found = self.verified
-        return {
-            "path": self.path,
-            "row": self.row,
-            "inliers": self.inliers,
-            "share": round(found.fit.share, 4),
-            "mirrored": found.mirrored,
-            "model": found.fit.model,
-            "transform": found.transform.tolist(),
-            "region": np.round(found.region, 2).tolist(),
-            "region_fractions": np.round(found.fractions, 5).tolist(),
-            "size": list(found.size),
-        }
+        return {"path": self.path, "row": self.row} | self.verified.as_dict()
 
 
 class Matcher:
     """An open index's local features, ready for many queries; close it. Safe to share between threads.
 
-    It sees the index as of when it was made. faults: why a file of neighbours is not used. exact: how many pictures
-    are compared exactly, since no such file has them.
+    It sees the index as of when it was made. faults: why a file of neighbours is not used. exact: how many
+    pictures are compared exactly, since no such file has them.
 
     Raises:
         IndexFault: the index has no local features.
@@ -208,7 +209,8 @@ def match(
 ) -> list[Match]:
     """Find the pictures of an index that show the same thing as a query: a crop, a screenshot, a photo of a print.
 
-    The answer is empty if there are none: unlike a search, a match is a statement. For many queries, keep a `Matcher`.
+    The answer is empty if there are none: unlike a search, a match is a statement. For many queries, keep a
+    `Matcher`.
 
     Args:
         query: a picture file's path or bytes, a Pillow image, or local features of the index's recipe.
@@ -318,7 +320,7 @@ def votes(found: Found, live: npt.NDArray[np.bool_] | None = None) -> npt.NDArra
 
 
 def mirrored(features: LocalFeatures) -> LocalFeatures:
-    """Return the local features of the picture with left and right exchanged, computed from its own: of SIFT alone."""
+    """Compute the local features of the picture with left and right exchanged from its own: of SIFT alone."""
     points = features.points.copy()
     points[:, 0] = features.size[0] - 1 - points[:, 0]
     angles = (np.pi - features.angles) % (2 * np.pi)

@@ -1,8 +1,9 @@
 """features.neighbours: the nearest descriptors of an index's pictures, by FAISS. docs/local-matching.md.
 
-What FAISS writes for an inverted file of 8-bit codes, which are the descriptors themselves; then one bit for each row
-of the index, set if its descriptors are there; then a footer of 4096 bytes, JSON padded with spaces. FAISS maps the
-lists into memory and reads those that a query needs.
+What FAISS writes for an inverted file of 8-bit codes, which are the descriptors themselves; then one bit for
+each row
+of the index, set if its descriptors are there; then a footer of 4096 bytes, JSON padded with spaces. FAISS
+maps the lists into memory and reads those that a query needs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from clipdex.index.manifest import json_crc32c
 from clipdex.index.side.building import digest
 from clipdex.index.stored import is_stored_count
 
-__all__ = ["AGAIN", "FOOTER_BYTES", "NEIGHBOURS_FILE", "NeighbourFooter", "NeighbourFile"]
+__all__ = ["AGAIN", "FOOTER_BYTES", "NEIGHBOURS_FILE", "NeighbourFile", "NeighbourFooter"]
 
 NEIGHBOURS_FILE = "features.neighbours"
 FORMAT, FORMAT_VERSION = "clipdex-neighbours", 1
@@ -133,7 +134,7 @@ class NeighbourFile:
     def search(
         self, descriptors: npt.NDArray[np.float32], k: int, probes: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Find the k nearest of each descriptor -> squared distances float32 (n, k), ids int64 (n, k), -1 for none."""
+        """Find the k nearest of each -> squared distances float32 (n, k), ids int64 (n, k), -1 for none."""
         asked = np.ascontiguousarray(descriptors, np.float32)
         parameters = self._faiss.SearchParametersIVF(nprobe=min(probes, self.footer.lists))
         try:

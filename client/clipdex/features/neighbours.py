@@ -1,4 +1,4 @@
-"""The nearest descriptors of an index's pictures: by the file that `features build` makes, exactly where it has none.
+"""The nearest descriptors of an index's pictures: by the file that `features build` makes, else exactly.
 
 A descriptor has an id: the row of its picture times 16,384, plus its number among the picture's points.
 """
@@ -19,7 +19,16 @@ from clipdex.features.neighbour_file import NeighbourFile
 from clipdex.features.store import FeatureStore
 from clipdex.index.reader import Index
 
-__all__ = ["POINTS_A_ROW", "Exact", "Found", "Neighbours", "StoredNeighbours", "import_faiss", "nearest", "numbered"]
+__all__ = [
+    "POINTS_A_ROW",
+    "Exact",
+    "Found",
+    "Neighbours",
+    "StoredNeighbours",
+    "import_faiss",
+    "nearest",
+    "numbered",
+]
 
 POINTS_A_ROW = 1 << 14
 PROBES = 8
@@ -33,7 +42,7 @@ class Neighbours(Protocol):
     """Finds the nearest descriptors."""
 
     def search(self, descriptors: _Bytes, k: int) -> Found:
-        """Find the k nearest of each of n -> squared distances float32 (n, k), inf for none; ids int64 (n, k), -1."""
+        """Find the k nearest of each -> squared distances float32 (n, k), inf for none; ids int64 (n, k), -1."""
         ...
 
 
