@@ -62,6 +62,7 @@ def test_a_crop_is_found_with_its_region_and_the_transform_that_maps_it(index):
     assert np.abs(found.verified.transform - [[1, 0, 80], [0, 1, 60], [0, 0, 1]]).max() < 1.5
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_not_there_has_no_match_and_a_condition_leaves_pictures_out(index):
     with clipdex.Index.open(index) as opened:
         assert match(opened, scene(77)) == []
@@ -71,6 +72,7 @@ def test_a_picture_that_is_not_there_has_no_match_and_a_condition_leaves_picture
             assert matcher.match(scene(2), where=f"row != {row}") == []
 
 
+@pytest.mark.slow
 def test_a_turned_and_halved_crop_and_a_mirrored_one_are_found(index):
     image = scene(4)
     turned = image.rotate(25, Image.Resampling.BICUBIC, expand=True).crop((90, 80, 290, 260))
@@ -84,6 +86,7 @@ def test_a_turned_and_halved_crop_and_a_mirrored_one_are_found(index):
     assert np.abs(found.verified.region[0] - (319.5, -0.5)).max() < 2
 
 
+@pytest.mark.slow
 def test_a_collage_finds_all_that_are_in_it(index):
     made = Image.new("RGB", (640, 480))
     for k in range(4):
@@ -132,6 +135,7 @@ def test_the_nearest_by_blocks_are_those_of_a_plain_comparison():
     assert np.array_equal(distances, np.sort(plain, axis=1)[:, :3])
 
 
+@pytest.mark.slow
 def test_an_inverted_file_written_list_by_list_is_what_faiss_would_write(tmp_path):
     faiss = pytest.importorskip("faiss")
     rng = np.random.default_rng(4)
@@ -165,6 +169,7 @@ def built(index, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_file_of_neighbours_finds_the_same_and_newer_pictures_are_compared_exactly(built):
     with clipdex.Index.open(built) as opened, Matcher(opened) as matcher:
         assert (matcher.faults, matcher.exact) == ([], 0)
@@ -184,6 +189,7 @@ def test_a_file_of_neighbours_finds_the_same_and_newer_pictures_are_compared_exa
         assert [name(found) for found in matcher.match(scene(9))] == ["9.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["head", "lists", "flags", "footer", "short", "empty"])
 def test_a_damaged_file_of_neighbours_is_told_and_does_without(built, where):
     path = built / NEIGHBOURS_FILE
@@ -220,12 +226,14 @@ def forged(data):
     return data
 
 
+@pytest.mark.slow
 def test_of_few_descriptors_there_is_no_file(index):
     built = build_neighbours.build_neighbours(index)
     assert 0 < built.descriptors < FEWEST and built.file_bytes == 0
     assert not (index / NEIGHBOURS_FILE).exists()
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_region_as_a_line_and_in_json_and_draws_it(index, run, tmp_path):
     crop = tmp_path / "crop.png"
     scene(2).crop((80, 60, 240, 180)).save(crop)
@@ -243,6 +251,7 @@ def test_the_command_prints_the_region_as_a_line_and_in_json_and_draws_it(index,
     assert (status, out) == (0, "") and "no picture of the index shows" in err
 
 
+@pytest.mark.slow
 def test_a_text_leaves_out_pictures_and_numbers_out_of_range_are_mistakes(index, run, tmp_path, monkeypatch):
     monkeypatch.setattr(connection, "connect", lambda address, model, **_: Client(FakeTransport(), model=model))
     crop = tmp_path / "crop.png"
@@ -266,6 +275,7 @@ def test_matching_without_features_is_one_sentence(index, run, tmp_path):
     assert "has no local features" in err and "clipdex features build" in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", [True, False])
 def test_a_verified_search_puts_what_shows_the_same_first(index, run, tmp_path, monkeypatch, features):
     monkeypatch.setattr(connection, "connect", lambda address, model, **_: Client(FakeTransport(), model=model))
@@ -288,6 +298,7 @@ def test_a_verified_search_puts_what_shows_the_same_first(index, run, tmp_path, 
     assert (status, out) == (1, "") and "one picture" in err
 
 
+@pytest.mark.slow
 def test_the_matcher_checks_what_it_is_given(index):
     with clipdex.Index.open(index) as opened, Matcher(opened) as matcher:
         with pytest.raises(clipdex.InvalidArgument, match="descriptors are not those of sift"):

@@ -15,13 +15,15 @@ import numpy.typing as npt
 
 from clipdex.looks.local_features import LocalFeatures, opencv
 
-__all__ = ["DEFAULT_MIN_INLIERS", "Fit", "Pairs", "fit", "numbers", "pairs_of"]
+__all__ = ["DEFAULT_MIN_INLIERS", "MOST_COMPARED", "Fit", "Pairs", "fit", "numbers", "pairs_of"]
 
 # Measured: benchmarks/local_matching.py prints recall and false matches around them.
 DEFAULT_MIN_INLIERS = 8
 _MIN_SHARE = 0.08  # of the points where the pictures overlap
 
 _LEAST_PAIRS = 4
+MOST_COMPARED = 2000  # points of a picture, the most distinctive: the memory grows with the square
+_MOST_PAIRS = 1000
 _PIXELS = 3.0  # how far a point may be off, at the size that features are made at
 _MADE_AT = 1024.0
 _LOOSE, _LOOSER = 3.0, 0.12  # for one pair: so many times that, and this share of the distance from the pair
@@ -73,16 +75,17 @@ def pairs_of(query: LocalFeatures, found: LocalFeatures) -> Pairs:
     none = np.empty(0, np.int64)
     if len(query) < 2 or len(found) < 2:
         return Pairs(none, none)
-    a, b = numbers(query.descriptors), numbers(found.descriptors)
+    a, b = numbers(query.descriptors[:MOST_COMPARED]), numbers(found.descriptors[:MOST_COMPARED])
     near = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)[None] - 2 * (a @ b.T)
     best = near.argmin(axis=1)
     rows = np.arange(len(a))
     least = near[rows, best]
     # SIFT may describe one place twice; the second of a place is no rival.
-    same = _apart(found.points[best], found.points) < (2.0 * max(1.0, max(found.size) / _MADE_AT)) ** 2
+    places = found.points[:MOST_COMPARED]
+    same = _apart(places[best], places) < (2.0 * max(1.0, max(found.size) / _MADE_AT)) ** 2
     second = np.where(same, np.inf, near).min(axis=1)
     mutual = near.argmin(axis=0)[best] == rows
-    good = np.flatnonzero(mutual & (least <= _LARGEST * second))
+    good = np.flatnonzero(mutual & (least <= _LARGEST * second))[:_MOST_PAIRS]
     return Pairs(good, best[good].astype(np.int64))
 
 

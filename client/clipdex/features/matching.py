@@ -16,7 +16,7 @@ from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexFault, InvalidArgument
 from clipdex.base.item_paths import path_text
 from clipdex.base.records import Picture
-from clipdex.features.geometry import DEFAULT_MIN_INLIERS, Fit, corners, fit, mapped
+from clipdex.features.geometry import DEFAULT_MIN_INLIERS, MOST_COMPARED, Fit, corners, fit, mapped
 from clipdex.features.neighbours import POINTS_A_ROW, Found, Neighbours, StoredNeighbours
 from clipdex.features.store import FeatureStore
 from clipdex.index.hits import no_record
@@ -40,6 +40,7 @@ DEFAULT_TOP_K = 5
 CANDIDATES = 32  # rows with the most votes, whose geometry is looked at
 _NEIGHBOURS = 12
 _LEAST_CANDIDATES = 4  # times top_k
+_LEAST_VOTES = 0.08  # of those of the first row
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | LocalFeatures
 
@@ -256,7 +257,7 @@ def matches(
     if query.descriptors.shape[1] == 128:  # of ORB, the descriptors of a mirrored picture do not follow
         sides.append(mirrored(query))
     for side, asked in enumerate(sides):
-        rows = votes(neighbours.search(asked.descriptors, _NEIGHBOURS), live)
+        rows = votes(neighbours.search(asked.descriptors[:MOST_COMPARED], _NEIGHBOURS), live)
         most = max(CANDIDATES, _LEAST_CANDIDATES * top_k)
         found = verify_rows(asked, rows[:most].tolist(), store, min_inliers=min_inliers, flipped=side == 1)
         if found:
@@ -290,6 +291,8 @@ def verify_rows(
 def votes(found: Found, live: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.int64]:
     """Rank rows by the neighbours of a query's points -> int64 (n,), the row with the most votes first.
 
+    Rows with few votes beside the first are left out.
+
     A point votes once for a row, by how much nearer its neighbour there is than the farthest that was found. A
     descriptor that many points are near to, such as one of many like bricks, shares one vote among them.
     """
@@ -316,7 +319,9 @@ def votes(found: Found, live: npt.NDArray[np.bool_] | None = None) -> npt.NDArra
     _, first = np.unique(point * (rows.max() + 1) + rows, return_index=True)
     candidates, which = np.unique(rows[first], return_inverse=True)
     totals = np.bincount(which, weights=weight[first])
-    return np.asarray(candidates[np.argsort(-totals, kind="stable")], np.int64)
+    order = np.argsort(-totals, kind="stable")
+    order = order[totals[order] >= _LEAST_VOTES * totals[order[0]]]
+    return np.asarray(candidates[order], np.int64)
 
 
 def mirrored(features: LocalFeatures) -> LocalFeatures:

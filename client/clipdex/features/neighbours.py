@@ -32,6 +32,7 @@ __all__ = [
 
 POINTS_A_ROW = 1 << 14
 PROBES = 8
+_AT_ONCE = 8192
 
 Found = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 _Rows = npt.NDArray[np.int64]
@@ -67,8 +68,9 @@ class StoredNeighbours:
         self._store = store
         self._files: list[tuple[int, NeighbourFile]] = []
         self.faults: list[str] = []
+        pieces = index.pieces()
         covered = np.zeros(len(index.vectors), np.bool_)
-        for first, part in index.pieces():
+        for first, part in pieces:
             try:
                 file = NeighbourFile.open(import_faiss, part.directory, part.extents(), store.recipe.width)
             except (IndexFault, MissingExtra) as exc:  # nothing is missed without it, but time
@@ -78,7 +80,11 @@ class StoredNeighbours:
                 self._files.append((first, file))
                 some = file.covered[: len(part.vectors)]
                 covered[first : first + len(some)] = some
-        self._left = store.rows[~covered[store.rows]] if self._files else None
+        self._left: _Rows | None = None
+        if len(pieces) == 1 and self._files and self._files[0][1].footer.stamp == store.stamp:
+            self._left = np.empty(0, np.int64)  # without a look at all rows
+        elif self._files:
+            self._left = store.rows[~covered[store.rows]]
         self.exact = len(store.rows if self._left is None else self._left)
 
     def search(self, descriptors: _Bytes, k: int) -> Found:
@@ -117,10 +123,10 @@ def nearest(descriptors: _Bytes, k: int, blocks: Iterable[tuple[_Rows, _Bytes]])
     own = np.einsum("ij,ij->i", asked, asked)[:, None]
     best = _nothing(len(asked), k)
     for ids, some in blocks:
-        for start in range(0, len(some), 16_384):
-            wide = numbers(some[start : start + 16_384])
+        for start in range(0, len(some), _AT_ONCE):
+            wide = numbers(some[start : start + _AT_ONCE])
             far = own + np.einsum("ij,ij->i", wide, wide)[None] - 2 * (asked @ wide.T)
-            part = np.broadcast_to(ids[start : start + 16_384], far.shape)
+            part = np.broadcast_to(ids[start : start + _AT_ONCE], far.shape)
             best = _better(best, (np.maximum(far, 0), part), k)
     return best
 
