@@ -146,15 +146,17 @@ def damage_and_verify(sound: Path, copy: Path, rng: Random, *, flips: int, cuts:
                 opened.search(unit_vectors(1, DIM), top_k=1)
         except clipdex.ClipdexError:
             assert damages, f"{what}: not found, yet the index cannot be used"
-        harmless = (
-            features_of(copy) == features
-            if name.startswith(FEATURES_FILE)
-            else name in ("rows.sqlite", wal) and dump(copy) == held
-        )
-        if not damages and not harmless:
+        if not damages and not _harmless(name, copy, held, features):
             missed.append(what)
         for left in (*copy.glob("*-wal"), *copy.glob("*-shm")):
             left.unlink()
         for file, content in whole.items():
             (copy / file).write_bytes(content)
     return missed
+
+
+def _harmless(name: str, copy: Path, held: object, features: object) -> bool:
+    """Whether what a file holds is what it held."""
+    if name.startswith(FEATURES_FILE):
+        return features_of(copy) == features
+    return name.startswith("rows.sqlite") and dump(copy) == held

@@ -23,6 +23,7 @@ import clipdex
 from clipdex.cli import connection_options as connection
 from clipdex.features.store import FeatureStore
 from clipdex.index import Index, IndexWriter, compact_index, schema, verify_index
+from clipdex.index import compact as compact_module
 from clipdex.index.side import database
 from clipdex.index.side.feature_file import FeatureFile
 from clipdex.looks.local_features import extract
@@ -206,24 +207,36 @@ def test_two_builds_at_once_are_refused_and_a_writer_is_not(own):
         assert build_features(own, workers=1).had == 5
 
 
-def test_a_compaction_meanwhile_loses_nothing(tmp_path, monkeypatch):
-    """The index is compacted between two commits of features: the directory at its path is another then."""
+@pytest.mark.parametrize(("copied", "at"), [("before", 2), ("after", 2), ("after", 7)])
+def test_a_compaction_meanwhile_loses_nothing(tmp_path, monkeypatch, copied, at):
+    """The directory at the index's path is another then.
+
+    A commit of features before the compaction copies them is in it; one after that is lost with the old directory,
+    and only that is made again.
+    """
     folder = drawn(tmp_path / "p", range(8))
     index = indexed(folder, tmp_path / "x.clipdex")
     with IndexWriter(index) as writer:
         writer.remove(os.fsencode(folder / "7.png"))
     monkeypatch.setattr(build_module, "_COMMIT_BYTES", 1)
-    real, kept = FeatureFile.add, list[int]()
+    real, exchange, kept = FeatureFile.add, compact_module._exchange, list[int]()
 
     def add(self: FeatureFile, features: Any) -> None:
-        real(self, features)
         kept.append(len(features))
-        if len(kept) == 2:
+        if len(kept) != at:
+            return real(self, features)
+        with monkeypatch.context() as patch:
+            patch.setattr(FeatureFile, "add", real)
+            if copied == "after":
+                patch.setattr(compact_module, "_exchange", lambda *each: (real(self, features), exchange(*each)))
+            else:
+                real(self, features)
             assert compact_index(index) == 1
 
     monkeypatch.setattr(FeatureFile, "add", add)
     done = build_features(index, workers=1, **RECIPE)
     assert done.made == 7 and rows_of(index) == list(range(7))
+    assert len(kept) == (7 if copied == "before" else 8)
     check(index)
     assert verify_index(index).damages == []
 

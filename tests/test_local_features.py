@@ -57,6 +57,7 @@ def test_rootsift_has_the_norm_of_a_root_of_shares():
     assert np.all(np.abs(norms - 512) < 8)
 
 
+@pytest.mark.slow
 def test_points_are_in_pixels_of_the_full_picture_however_small_it_was_made():
     """Two discs in a large picture: their centres are found where they are, whatever `side` is."""
     image = Image.new("RGB", (1600, 1200), (40, 40, 40))
@@ -72,6 +73,7 @@ def test_points_are_in_pixels_of_the_full_picture_however_small_it_was_made():
                 assert nearest < 3, (side, size, nearest)
 
 
+@pytest.mark.slow
 def test_points_are_spread_so_that_a_weak_part_has_its_share():
     """A loud left half and a faint right half: the strongest points alone would all be on the left."""
     loud, faint = np.asarray(noise(1, (240, 240))), np.asarray(scene(2, (240, 240)), np.float32)

@@ -161,7 +161,10 @@ class _Build:
             if check:
                 self._file.drop_damaged()
             # Again until nothing is missing: a compaction, while it copies, may miss what is made meanwhile.
-            while self._pass(progress):
+            tried = True
+            while tried or not self._in_place():
+                self._follow()
+                tried = self._pass(progress)
                 self._keep()
         except BaseException:
             with suppress(IndexFault):
@@ -271,15 +274,19 @@ class _Build:
     def _keep(self) -> None:
         """Put what was made on disk."""
         if self._pending:
-            if not is_at(self._lock, self._directory / LOCK_FILE):
-                self._follow()
+            self._follow()
             self._file.add(self._pending)
             self._made.update(self._pending)
             self._pending = {}
         self._pending_bytes, self._since = 0, time.monotonic()
 
+    def _in_place(self) -> bool:
+        return is_at(self._lock, self._directory / LOCK_FILE)
+
     def _follow(self) -> None:
-        """Move to the directory that a compaction has put at the path: its pictures are the same."""
+        """Move to the directory that a compaction has put at the path, if it has: its pictures are the same."""
+        if self._in_place():
+            return
         recipe = self._file.recipe
         self.close()
         self._lock = _locked(self._directory)
