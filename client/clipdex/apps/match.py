@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from clipdex.apps.results import Answer
 from clipdex.base.arrays import Array
@@ -17,6 +18,7 @@ from clipdex.features.matching import Verified, described, mirrored, verify_rows
 from clipdex.features.store import FeatureStore
 from clipdex.index.hits import Hit, Hits
 from clipdex.index.reader import Index
+from clipdex.index.side.feature_file import FEATURES_FILE
 from clipdex.looks.compare import similarities
 from clipdex.looks.frequencies import Looks
 from clipdex.looks.local_features import LocalFeatures, Recipe, extract
@@ -109,7 +111,7 @@ class _Features:
         try:
             self._store = FeatureStore.open(index)
         except IndexFault as exc:
-            if any((part.directory / "features.sqlite").exists() for _, part in index.pieces()):
+            if any((part.directory / FEATURES_FILE).exists() for _, part in index.pieces()):
                 self.failed.append(str(exc))
         else:
             stack.callback(self._store.close)
@@ -130,10 +132,9 @@ class _Features:
         return None
 
 
-def _alike(index: Index, image: object, allowed: Array | None) -> list[int]:
+def _alike(index: Index, image: Image.Image, allowed: Array | None) -> list[int]:
     """Find the rows with the most similar signatures, best first."""
-    opened = open_image(image)  # type: ignore[arg-type]
-    own = perceptual_signature(opened)
+    own = perceptual_signature(image)
     flags = None
     if allowed is not None:
         flags = np.zeros(len(index.vectors), np.bool_)
@@ -150,7 +151,7 @@ def _alike(index: Index, image: object, allowed: Array | None) -> list[int]:
         if not some:
             continue
         table = b"".join(signature for _, signature in some) + own
-        sizes = np.array([*(size_of[row] for row, _ in some), opened.size], np.int64)
+        sizes = np.array([*(size_of[row] for row, _ in some), image.size], np.int64)
         count = len(some)
         alike = similarities(Looks.of(table, sizes), np.arange(count), np.full(count, count), 2.0)
         order = np.argsort(-alike, kind="stable")[:CHECKED]
