@@ -130,7 +130,8 @@ def test_an_index_that_is_named_twice_or_not_at_all_is_a_mistake(run, index, bef
 def test_every_command_over_an_index_has_the_same_option_for_it(path):
     options = {option: each for each in found(path).params for option in each.opts}
     others = {
-        (each,) for each in ("index", "search", "add", "remove", "watch", "web", "push", "push-index", "split")
+        (each,)
+        for each in ("index", "search", "add", "remove", "watch", "web", "push", "push-index", "split", "match")
     }
     if path in {before for before, _ in OVER_AN_INDEX} | others:
         assert options["--index"] is options["-i"]

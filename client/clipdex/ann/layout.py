@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["require_layout"]
+__all__ = ["require_ivf_bytes", "require_layout"]
 
 _CENTROIDS = 256  # of a byte
-_INNER_PRODUCT = 0
+_INNER_PRODUCT, _L2 = 0, 1
+_BYTES_DIRECT = 5  # FAISS's number of the codes that are the vectors' own bytes
 
 
 def require_layout(blob: npt.NDArray[np.uint8], kind: str, rows: int, dim: int) -> None:
@@ -26,6 +27,33 @@ def require_layout(blob: npt.NDArray[np.uint8], kind: str, rows: int, dim: int) 
     """
     parts = _Parts(blob)
     (_hnsw if kind == "hnsw" else _ivf_pq)(parts, rows, dim)
+    if parts.left:
+        raise ValueError(f"{parts.left:,} bytes too many")
+
+
+def require_ivf_bytes(head: npt.NDArray[np.uint8], rows: int, dim: int, lists: int, list_bytes: int) -> None:
+    """Raise ValueError unless these bytes begin an inverted file of `rows` vectors of `dim` bytes, compared by L2.
+
+    head: all before the lists, which have `list_bytes` bytes.
+    """
+    parts = _Parts(head)
+    _header(parts, rows, dim, b"IwSq", metric=_L2)
+    _require(parts.numbers("<QQ")[0] == lists and lists > 0, "an impossible number of lists")
+    _header(parts, lists, dim, b"IxF2", metric=_L2)
+    _require(len(parts.vector("<f4")) == lists * dim, "centers are missing")
+    (map_kind,) = parts.numbers("<B")
+    _require(map_kind == 0 and len(parts.vector("<i8")) == 0, "has a map of rows")
+    kind, _, _, found_dim, code_bytes = parts.numbers("<iifQQ")
+    _require((kind, found_dim, code_bytes) == (_BYTES_DIRECT, dim, dim), "codes of another form")
+    _require(len(parts.vector("<f4")) == 0, "codes of another form")
+    _require(parts.numbers("<QB") == (dim, 0), "codes of another form")
+    parts.name(b"ilar")
+    _require(parts.numbers("<QQ") == (lists, dim), "lists of another form")
+    parts.name(b"full")
+    sizes = parts.vector("<u8")
+    _require(len(sizes) == lists, "lists are missing")
+    _require(bool((sizes <= rows).all()) and int(sizes.sum()) == rows, "more or fewer rows in its lists")
+    _require(list_bytes == rows * (dim + 8), "its lists have another length")
     if parts.left:
         raise ValueError(f"{parts.left:,} bytes too many")
 
@@ -64,12 +92,12 @@ def _require(fits: bool, what: str) -> None:
         raise ValueError(what)
 
 
-def _header(parts: _Parts, rows: int, dim: int, *names: bytes) -> None:
+def _header(parts: _Parts, rows: int, dim: int, *names: bytes, metric: int = _INNER_PRODUCT) -> None:
     """Check the start of an index: its kind, D, rows, two unused numbers, trained, the metric."""
     parts.name(*names)
-    found_dim, found_rows, _, _, trained, metric = parts.numbers("<iqqqBi")
+    found_dim, found_rows, _, _, trained, found_metric = parts.numbers("<iqqqBi")
     _require((found_dim, found_rows) == (dim, rows), f"{found_rows} × {found_dim} instead of {rows} × {dim}")
-    _require(trained == 1 and metric == _INNER_PRODUCT, "not of inner products")
+    _require(trained == 1 and found_metric == metric, f"not of metric {metric}")
 
 
 def _hnsw(parts: _Parts, rows: int, dim: int) -> None:

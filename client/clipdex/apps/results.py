@@ -11,13 +11,14 @@ import io
 import json
 import os
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clipdex.base.extras import needs
 from clipdex.base.replacing import replacing
+from clipdex.features.matching import Verified
 from clipdex.index.hits import Hit
 
 __all__ = ["Answer", "as_csv", "as_json", "csv_line", "write_arrow"]
@@ -31,6 +32,7 @@ class Answer:
 
     offset: the number of better hits that were skipped. cut: the ends of its texts beyond the model's context.
     missing: parts of the index that were not there, and so were not searched.
+    verified: of hits that local features were found to agree with, their geometry, by row.
     """
 
     query: str
@@ -38,6 +40,7 @@ class Answer:
     offset: int = 0
     cut: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    verified: Mapping[int, Verified] | None = None
 
 
 def as_json(answers: Iterable[Answer]) -> Iterator[str]:
@@ -45,7 +48,7 @@ def as_json(answers: Iterable[Answer]) -> Iterator[str]:
     yield "["
     between = "\n"
     for answer in answers:
-        one: dict[str, Any] = {"query": answer.query, "hits": [_plain(hit) for hit in answer.hits]}
+        one: dict[str, Any] = {"query": answer.query, "hits": [_checked(hit, answer) for hit in answer.hits]}
         if answer.cut:
             one["cut"] = list(answer.cut)
         if answer.missing:
@@ -81,6 +84,14 @@ def write_arrow(path: Path, answers: Iterable[Answer]) -> None:
         for answer in answers:
             rows = [row | _arrow_path(row["path"]) for row in _flat(answer)]
             writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
+
+
+def _checked(hit: Hit, answer: Answer) -> dict[str, Any]:
+    found = _plain(hit)
+    if answer.verified is not None:
+        verified = answer.verified.get(hit.row)
+        found["verified"] = None if verified is None else verified.as_dict()
+    return found
 
 
 def _plain(hit: Hit) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from clipdex.apps.results import Answer, as_csv, as_json
 from clipdex.base.counting import counted
 from clipdex.cli.common import shown_path
 from clipdex.cli.printing import say, write_bytes, write_text
+from clipdex.features.matching import Verified
 from clipdex.index import Hit
 
-__all__ = ["hit_line", "print_answers", "print_csv", "print_json"]
+__all__ = ["hit_line", "print_answers", "print_csv", "print_json", "verified_words"]
 
 _COPIES_SHOWN = 10
 
@@ -28,8 +29,15 @@ def print_answers(answers: Sequence[Answer]) -> None:
                 say()
             say(answer.query)
         for hit in answer.hits:
-            say(hit_line(hit.score, hit.path))
+            verified = (answer.verified or {}).get(hit.row)
+            checked = "" if verified is None else f"  ({verified_words(verified)})"
+            say(hit_line(hit.score, hit.path) + checked)
             _print_copies(hit)
+
+
+def verified_words(found: Verified) -> str:
+    """Return what agrees, as in `45 points agree, mirrored`."""
+    return f"{counted(found.fit.inliers, 'point agrees', 'points agree')}{', mirrored' if found.mirrored else ''}"
 
 
 def _print_copies(hit: Hit) -> None:

@@ -23,6 +23,11 @@ _ENTRIES = {
     "search": Entry(
         "Find the pictures of an index that best match a text or picture.", "search:search", _PICTURES
     ),
+    "match": Entry(
+        "Find the pictures of an index that a crop, a screenshot or a photo of a print shows.",
+        "match:match",
+        _PICTURES,
+    ),
     "duplicates": Entry(
         "List groups of duplicate pictures, with the one to keep.", "duplicates:duplicates", _PICTURES
     ),

@@ -46,7 +46,13 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         Example("clipdex search --image dog.jpg -i photos.clipdex -k 20 --html hits.html", "By a picture"),
         Example('clipdex search "snow" -i photos.clipdex --where "width > 1000"', "Large pictures only"),
         Example("clipdex search snow -i photos.clipdex --where \"taken >= '2024-06'\"", "Taken since June 2024"),
+        Example("clipdex search --image crop.jpg -i photos.clipdex --verify", "What shows the same thing first"),
         Example("clipdex search --text beach --minus people -i photos.clipdex --json", "A mixture, for programs"),
+    ),
+    "clipdex match": (
+        Example("clipdex match crop.jpg --index photos.clipdex", "Which picture is this a part of?"),
+        Example("clipdex match print.jpg -i photos.clipdex --html found.html", "With the region that it shows"),
+        Example('clipdex match crop.jpg -i photos.clipdex --within "a beach" --json', "Among some, for programs"),
     ),
     "clipdex push": (
         Example("clipdex push photos.clipdex qdrant://localhost/photos", "All of it, or what has changed since"),

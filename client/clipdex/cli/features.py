@@ -10,12 +10,14 @@ from typing import Annotated
 import typer
 
 from clipdex.base.counting import counted
+from clipdex.base.errors import MissingExtra
 from clipdex.base.limits import Limits
 from clipdex.cli.common import JsonOption, interruptible, shown_path
 from clipdex.cli.index_options import takes_index
 from clipdex.cli.ledger import failure_line
 from clipdex.cli.printing import note, say, say_json
 from clipdex.cli.progress import rows_progress
+from clipdex.features.build_neighbours import BuiltNeighbours, build_neighbours
 from clipdex.pipeline.build_features import BuiltFeatures, build_features
 
 __all__ = ["as_dict", "build", "build_after", "features_sentence"]
@@ -77,8 +79,10 @@ def build(
             check=check,
             progress=progress,
         )
+    neighbours = _neighbours(index)
     if as_json:
-        say_json({"index": str(index)} | as_dict(done))
+        found = None if neighbours is None else asdict(neighbours)
+        say_json({"index": str(index)} | as_dict(done) | {"neighbours": found})
         return
     _show_failures(done)
     say(features_sentence(done, index))
@@ -90,7 +94,19 @@ def build_after(index: Path, workers: int | None, limits: Limits) -> BuiltFeatur
     with interruptible(advice), rows_progress("features") as progress:
         done = build_features(index, workers=workers, limits=limits, progress=progress)
     _show_failures(done)
+    _neighbours(index)
     return done
+
+
+def _neighbours(index: Path) -> BuiltNeighbours | None:
+    """Build the file that finds the nearest points of many pictures, unless it is up to date."""
+    advice = "the features are kept; matching compares all of them until  clipdex features build  is run again"
+    try:
+        with interruptible(advice), rows_progress("neighbours") as progress:
+            return build_neighbours(index, progress=progress)
+    except MissingExtra as exc:
+        note(f"matching will compare all points, which takes longer: {exc}")
+        return None
 
 
 def as_dict(done: BuiltFeatures) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,9 @@ import typer
 from clipdex.apps.ask import ask
 from clipdex.apps.ask_sink import ask_sink
 from clipdex.apps.contact_sheet import Section, write_contact_sheet
-from clipdex.apps.results import write_arrow
+from clipdex.apps.match import ask_verified
+from clipdex.apps.results import Answer, write_arrow
+from clipdex.base.arrays import Array
 from clipdex.base.counting import counted
 from clipdex.base.errors import InvalidArgument
 from clipdex.cli.ann import open_ann
@@ -35,12 +38,16 @@ from clipdex.cli.query_options import (
     parameters,
     queries_of,
 )
+from clipdex.features.matching import DEFAULT_MIN_INLIERS
 from clipdex.index import Index
-from clipdex.search import Grouping
+from clipdex.index.reader import DEFAULT_TOP_K
+from clipdex.search import Grouping, Query
 from clipdex.sinks.stored import Stored
 from clipdex.sinks.urls import open_sink
 
 __all__ = ["TopKOption", "hit_line", "search"]
+
+_FAILURES_SHOWN = 3
 
 TopKOption = Annotated[
     int | None,
@@ -89,6 +96,14 @@ def search(
     ann: Annotated[
         bool, typer.Option("--ann", help="Search approximately, after  clipdex ann build: faster, may miss hits.")
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="With --image: check the first hundred by their local features, and put first what shows the "
+            "same thing.",
+        ),
+    ] = False,
     allow_missing: AllowMissingOption = False,
     connection: Connection,
     as_json: JsonOption = False,
@@ -114,6 +129,12 @@ def search(
     if param and where is None:
         raise InvalidArgument("--param gives a value to --where, but --where is not given")
     check_links(no_links, html)
+    if verify and (
+        inside is not None or ann or group or group_cosine is not None or offset or min_score is not None
+    ):
+        raise InvalidArgument(
+            "--verify ranks anew, and goes with none of --in, --ann, --group, --offset, --min-score"
+        )
     grouping = Grouping(cosine=group_cosine) if group or group_cosine is not None else None
     if inside is not None:
         if ann or grouping is not None:
@@ -144,16 +165,20 @@ def search(
             ranker = open_ann(opened) if ann else None
             # A faulty condition is reported before anything is embedded.
             rows = None if where is None else opened.where(where, parameters(param or []))
-            answers = ask(
-                opened,
-                asked,
-                lambda: connection.open(model=opened.manifest.model),
-                top_k=top_k,
-                offset=offset,
-                min_score=min_score,
-                where=rows,
-                grouping=grouping,
-                ranker=ranker,
+            answers = (
+                [_verified(opened, asked, connection, top_k, rows)]
+                if verify
+                else ask(
+                    opened,
+                    asked,
+                    lambda: connection.open(model=opened.manifest.model),
+                    top_k=top_k,
+                    offset=offset,
+                    min_score=min_score,
+                    where=rows,
+                    grouping=grouping,
+                    ranker=ranker,
+                )
             )
             of_them = "" if rows is None else f", {len(rows):,} of them where {where}"
             summary = f"{counted(len(opened), 'picture')} in {index}{of_them}"
@@ -180,3 +205,27 @@ def search(
             links=not no_links,
         )
         note(f"contact sheet: {html}")
+
+
+def _verified(
+    index: Index,
+    asked: Sequence[Query],
+    connection: Connection,
+    top_k: int | None,
+    rows: Sequence[int] | Array | None,
+) -> Answer:
+    if len(asked) != 1:
+        raise InvalidArgument("--verify takes one picture:  --image FILE,  and nothing else")
+    answer, failed = ask_verified(
+        index,
+        asked[0],
+        lambda: connection.open(model=index.manifest.model),
+        top_k=DEFAULT_TOP_K if top_k is None else top_k,
+        min_inliers=DEFAULT_MIN_INLIERS,
+        where=rows,
+    )
+    for sentence in failed[:_FAILURES_SHOWN]:
+        note(f"not checked: {sentence}")
+    if len(failed) > _FAILURES_SHOWN:
+        note(f"... and {len(failed) - _FAILURES_SHOWN:,} more")
+    return answer

@@ -2,3 +2,7 @@
 
 Not public: docs/design.md lists what is.
 """
+
+from clipdex.features.matching import Match, Matcher, match
+
+__all__ = ["Match", "Matcher", "match"]

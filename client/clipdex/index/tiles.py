@@ -39,8 +39,9 @@ _STYLE = """
   width: 100%; aspect-ratio: var(--ratio, 1); max-height: var(--tall, 272px); padding: 8px; text-decoration: none;
   color: inherit; }
 .clipdex-tiles a.frame:focus-visible { outline: 3px solid var(--clipdex-mark, #1a7f4b); outline-offset: -3px; }
-.clipdex-tiles img { display: block; min-width: 0; max-width: 100%; max-height: 100%; height: auto; margin: 0;
-  object-fit: contain; border-radius: 2px; }
+.clipdex-tiles .seen { fill: none; stroke: #ff3b6b; stroke-width: 4px; vector-effect: non-scaling-stroke; }
+.clipdex-tiles img, .clipdex-tiles svg { display: block; min-width: 0; max-width: 100%; max-height: 100%;
+  height: auto; margin: 0; object-fit: contain; border-radius: 2px; }
 .clipdex-tiles .gone { opacity: .7; text-align: center; }
 .clipdex-tiles .line { padding: 6px 9px 0; border-top: 1px solid var(--clipdex-line, rgb(128 128 128 / .35));
   font-weight: 600; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
@@ -58,6 +59,7 @@ class Tile:
 
     label: a word on it, such as its score. alt: the text shown if the picture is not.
     mark: a word that sets the tile apart, such as "keep". others: paths of its copies, named in the tooltip.
+    region: corners to draw on the picture, in shares of its width and height.
     """
 
     path: str
@@ -65,6 +67,7 @@ class Tile:
     alt: str
     mark: str = ""
     others: Sequence[str] = ()
+    region: Sequence[Sequence[float]] = ()
 
 
 def tile_style(counts: Iterable[int]) -> str:
@@ -156,11 +159,15 @@ def _drawn(path: str, size: ThumbnailSize) -> Thumbnail | ImageError:
 
 def _card(tile: Tile, picture: Thumbnail | ImageError, name: str, link: str | None) -> str:
     if isinstance(picture, Thumbnail):
-        source = base64.b64encode(picture.jpeg).decode()
-        shown = (
-            f'<img alt="{as_text(tile.alt, _ALT)}" width="{picture.width}" height="{picture.height}" '
-            f'src="data:image/jpeg;base64,{source}">'
-        )
+        source = f"data:image/jpeg;base64,{base64.b64encode(picture.jpeg).decode()}"
+        alt, size = as_text(tile.alt, _ALT), f'width="{picture.width}" height="{picture.height}"'
+        shown = f'<img alt="{alt}" {size} src="{source}">'
+        if tile.region:
+            corners = " ".join(f"{x * picture.width:.1f},{y * picture.height:.1f}" for x, y in tile.region)
+            shown = (
+                f'<svg role="img" aria-label="{alt}" {size} viewBox="0 0 {picture.width} {picture.height}">'
+                f'<image {size} href="{source}"></image><polygon class="seen" points="{corners}"></polygon></svg>'
+            )
     else:
         shown = f'<span class="gone">{as_text(picture.reason.replace("_", " "))}</span>'
     if link is None:

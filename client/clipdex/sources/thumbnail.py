@@ -16,7 +16,7 @@ from clipdex.base.regular_files import open_picture
 from clipdex.model.images import ImageSource, open_image
 from clipdex.sources.opening import member_bytes
 
-__all__ = ["Thumbnail", "ThumbnailSize", "drawn", "thumbnail"]
+__all__ = ["Thumbnail", "ThumbnailSize", "drawn", "read_picture", "thumbnail"]
 
 _QUALITIES = (85, 70, 50, 30)  # of JPEG; the next is tried where a picture has too many bytes
 _LEAST_SIDE = 16
@@ -49,7 +49,7 @@ def thumbnail(path: str, size: ThumbnailSize) -> Thumbnail:
         ImageError: it cannot be read or drawn; `reason` is one of the codes in docs/failures.md.
     """
     try:
-        image = open_image(_read(path), icc="srgb")
+        image = open_image(read_picture(path), icc="srgb")
         scale = min(1.0, size.side / max(image.size))
         width, height = (max(1, round(scale * pixels)) for pixels in image.size)
         return Thumbnail(_jpeg(image, 2 * size.side, size.most_bytes), width, height)
@@ -73,7 +73,7 @@ def drawn(image: ImageSource, side: int, most_bytes: int, *, max_pixels: int = M
     return _jpeg(opened.copy() if opened is image else opened, side, most_bytes)
 
 
-def _read(path: str) -> bytes:
+def read_picture(path: str) -> bytes:
     """Read a picture's file, or the part of a tar or table that it is.
 
     A file is not read if it is too large, or is by now a pipe, which might never end.

@@ -1,0 +1,253 @@
+"""Whether one picture shows a part of another, and which: the geometry of the points that they share.
+
+Two points that look alike each say how the pictures lie to each other: by how much one is turned, scaled and
+moved.
+The pairs that say the same are looked for first, all at once, and OpenCV's MAGSAC fits a transform to them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipdex.looks.local_features import LocalFeatures, opencv
+
+__all__ = ["DEFAULT_MIN_INLIERS", "MOST_COMPARED", "Fit", "Pairs", "fit", "numbers", "pairs_of"]
+
+# Measured: benchmarks/local_matching.py prints recall and false matches around them.
+DEFAULT_MIN_INLIERS = 8
+_MIN_SHARE = 0.08  # of the points where the pictures overlap
+
+_LEAST_PAIRS = 4
+MOST_COMPARED = 2000  # points of a picture, the most distinctive: the memory grows with the square
+_MOST_PAIRS = 1000
+_PIXELS = 3.0  # how far a point may be off, at the size that features are made at
+_MADE_AT = 1024.0
+_LOOSE, _LOOSER = 3.0, 0.12  # for one pair: so many times that, and this share of the distance from the pair
+_MAX_SCALE_RATIO = np.log(1.8)
+_MAX_TURN = 0.52  # radians
+_HYPOTHESES = 3
+_MAX_ZOOM, _MAX_STRETCH = 24.0, 3.5
+_HOMOGRAPHY_FROM = 10  # inliers; fewer points do not tell a perspective from noise
+_LARGEST = 0.81  # of the squared distance to the second nearest: Lowe's ratio, 0.9
+
+_Floats = npt.NDArray[np.float64]
+_Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of points of two pictures that look alike: rows of their points, int64 (m,) each."""
+
+    query: _Rows
+    found: _Rows
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """How a query lies in a picture.
+
+    inliers: pairs at different places that agree. share: of all points where the two overlap, of the picture with
+    fewer. model: "affine" or "homography". transform: float64 (3, 3), from the query's pixels to the picture's.
+    """
+
+    inliers: int
+    share: float
+    model: str
+    transform: _Floats
+
+
+def numbers(descriptors: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Turn descriptors into numbers whose squared Euclidean distance is theirs; of ORB, bits into 0 and 1."""
+    if descriptors.shape[1] == 32:
+        return np.unpackbits(descriptors, axis=1).astype(np.float32)
+    return descriptors.astype(np.float32)
+
+
+def pairs_of(query: LocalFeatures, found: LocalFeatures) -> Pairs:
+    """Pair the points that are each other's nearest by their descriptors and clearly nearer than the second."""
+    none = np.empty(0, np.int64)
+    if len(query) < 2 or len(found) < 2:
+        return Pairs(none, none)
+    a, b = numbers(query.descriptors[:MOST_COMPARED]), numbers(found.descriptors[:MOST_COMPARED])
+    near = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)[None] - 2 * (a @ b.T)
+    best = near.argmin(axis=1)
+    rows = np.arange(len(a))
+    least = near[rows, best]
+    # SIFT may describe one place twice; the second of a place is no rival.
+    places = found.points[:MOST_COMPARED]
+    same = _apart(places[best], places) < (2.0 * max(1.0, max(found.size) / _MADE_AT)) ** 2
+    second = np.where(same, np.inf, near).min(axis=1)
+    mutual = near.argmin(axis=0)[best] == rows
+    good = np.flatnonzero(mutual & (least <= _LARGEST * second))[:_MOST_PAIRS]
+    return Pairs(good, best[good].astype(np.int64))
+
+
+def fit(query: LocalFeatures, found: LocalFeatures, pairs: Pairs | None = None) -> Fit | None:
+    """Find how a query lies in a picture; None if their points do not agree on anything plausible.
+
+    pairs: those to look at, if not `pairs_of` both. Mirrored pictures do not agree.
+    """
+    pairs = pairs_of(query, found) if pairs is None else pairs
+    if len(pairs) < _LEAST_PAIRS:
+        return None
+    p, q = query.points[pairs.query].astype(np.float64), found.points[pairs.found].astype(np.float64)
+    zoom = np.log(np.maximum(found.scales[pairs.found], 1e-3) / np.maximum(query.scales[pairs.query], 1e-3))
+    turn = (found.angles[pairs.found] - query.angles[pairs.query]).astype(np.float64)
+    zoom = zoom.astype(np.float64)
+    unit = _unit(found)
+    best: Fit | None = None
+    for chosen in _hypotheses(p, q, zoom, turn, unit):
+        tolerance = _PIXELS * max(unit, float(np.exp(np.median(zoom[chosen]))) * _unit(query))
+        for model in ("affine", "homography"):
+            if model == "homography" and (best is None or best.inliers < _HOMOGRAPHY_FROM):
+                break
+            transform = _fitted(model, p[chosen], q[chosen], tolerance)
+            if transform is None or not _is_plausible(transform, query.size):
+                continue
+            agree = _agreeing(transform, p, q, zoom, turn, tolerance)
+            inliers = _different(p[agree], q[agree], tolerance)
+            if inliers < _LEAST_PAIRS or _in_a_line(q[agree], tolerance):
+                continue
+            share = inliers / max(1, _overlapping(transform, query, found))
+            if best is None or inliers > best.inliers * (1.1 if model != best.model else 1.0):
+                best = Fit(inliers, min(1.0, share), model, transform)
+    return best if best is not None and best.share >= _MIN_SHARE else None
+
+
+def _unit(features: LocalFeatures) -> float:
+    """Return how many of a picture's pixels are one at the size that its features were made at."""
+    return max(1.0, max(features.size) / _MADE_AT)
+
+
+def _apart(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Squared distances: (n, 2), (m, 2) -> (n, m)."""
+    gaps = one[:, None] - other[None]
+    return np.einsum("ijk,ijk->ij", gaps, gaps)  # type: ignore[no-any-return]
+
+
+def _turned(angle: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Bring an angle into -π to π."""
+    return (angle + np.pi) % (2 * np.pi) - np.pi  # type: ignore[no-any-return]
+
+
+def _hypotheses(p: _Floats, q: _Floats, zoom: _Floats, turn: _Floats, unit: float) -> list[_Rows]:
+    """Take each pair as a similarity, and find those with which most others agree -> rows of agreeing pairs."""
+    # Complex numbers: a similarity is one factor.
+    zp, zq = p[:, 0] + 1j * p[:, 1], q[:, 0] + 1j * q[:, 1]
+    factor = np.exp(zoom + 1j * turn)
+    from_seed = zp[None] - zp[:, None]  # [seed, other]
+    off = np.abs(zq[None] - (zq[:, None] + factor[:, None] * from_seed))
+    allowed = _LOOSE * _PIXELS * np.maximum(unit, np.exp(zoom))[:, None] + _LOOSER * np.abs(
+        factor[:, None] * from_seed
+    )
+    agree = (off <= allowed) & (np.abs(zoom[None] - zoom[:, None]) <= _MAX_SCALE_RATIO)
+    agree &= np.abs(_turned(turn[None] - turn[:, None])) <= _MAX_TURN
+    found = []
+    for _ in range(_HYPOTHESES):
+        counts = agree.sum(axis=1)
+        seed = int(counts.argmax())
+        if counts[seed] < _LEAST_PAIRS:
+            break
+        found.append(np.flatnonzero(agree[seed]))
+        agree &= ~agree[seed][None]  # the next is of other pairs
+    return found
+
+
+def _fitted(model: str, p: _Floats, q: _Floats, tolerance: float) -> _Floats | None:
+    """Fit a transform with MAGSAC -> float64 (3, 3); None if OpenCV finds none."""
+    cv2 = opencv()
+    cv2.setRNGSeed(0)
+    try:
+        if model == "affine":
+            matrix, _ = cv2.estimateAffine2D(p, q, method=cv2.USAC_MAGSAC, ransacReprojThreshold=tolerance)
+            matrix = None if matrix is None else np.vstack([matrix, (0, 0, 1)])
+        else:
+            matrix, _ = cv2.findHomography(p, q, cv2.USAC_MAGSAC, tolerance)
+    except cv2.error:
+        return None  # degenerate points
+    if matrix is None or matrix.shape != (3, 3) or not np.isfinite(matrix).all() or abs(matrix[2, 2]) < 1e-9:
+        return None
+    return np.asarray(matrix / matrix[2, 2], np.float64)
+
+
+def mapped(transform: _Floats, points: npt.NDArray[Any]) -> _Floats:
+    """Map points (n, 2) by a transform (3, 3)."""
+    whole = np.column_stack([points, np.ones(len(points))]) @ transform.T
+    return np.asarray(whole[:, :2] / whole[:, 2:], np.float64)
+
+
+def corners(size: tuple[int, int]) -> _Floats:
+    """The corners of a picture, from the upper left clockwise, float64 (4, 2): the edges of its outer pixels."""
+    width, height = size
+    return np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float64) - 0.5
+
+
+def _jacobians(transform: _Floats, points: npt.NDArray[Any]) -> _Floats:
+    """The derivatives of a transform at points: (n, 2, 2)."""
+    w = points @ transform[2, :2] + transform[2, 2]
+    there = mapped(transform, points)
+    return np.asarray(
+        (transform[None, :2, :2] - there[:, :, None] * transform[2, None, None, :2]) / w[:, None, None], np.float64
+    )
+
+
+def _is_plausible(transform: _Floats, size: tuple[int, int]) -> bool:
+    """Return whether a transform has no fold, no mirror, and no extreme zoom or stretch."""
+    at = np.vstack([corners(size), corners(size).mean(axis=0)])
+    if (at @ transform[2, :2] + transform[2, 2] <= 0.05).any():
+        return False  # a corner is at the horizon or behind it
+    for jacobian in _jacobians(transform, at):
+        if np.linalg.det(jacobian) <= 0:
+            return False
+        large, small = np.linalg.svd(jacobian, compute_uv=False)
+        if not (small > 1 / _MAX_ZOOM and large < _MAX_ZOOM and large <= _MAX_STRETCH * small):
+            return False
+    return True
+
+
+def _agreeing(
+    transform: _Floats, p: _Floats, q: _Floats, zoom: _Floats, turn: _Floats, tolerance: float
+) -> npt.NDArray[np.bool_]:
+    """Return which pairs are where a transform says, and scaled and turned as it says."""
+    near = np.linalg.norm(mapped(transform, p) - q, axis=1) <= tolerance
+    jacobian = _jacobians(transform, p)
+    determinant = np.maximum(np.linalg.det(jacobian), 1e-12)
+    angle = np.arctan2(jacobian[:, 1, 0] - jacobian[:, 0, 1], jacobian[:, 0, 0] + jacobian[:, 1, 1])
+    near &= np.abs(zoom - 0.5 * np.log(determinant)) <= _MAX_SCALE_RATIO
+    near &= np.abs(_turned(turn - angle)) <= _MAX_TURN
+    return np.asarray(near, np.bool_)
+
+
+def _different(p: _Floats, q: _Floats, tolerance: float) -> int:
+    """Count the pairs at different places of both pictures."""
+
+    def places(points: _Floats, cell: float) -> int:
+        return len(np.unique(np.floor(points / cell), axis=0))
+
+    return min(places(p, 3.0), places(q, max(3.0, tolerance))) if len(p) else 0
+
+
+def _in_a_line(points: _Floats, tolerance: float) -> bool:
+    """Return whether points are so near to one line that they do not fix a transform."""
+    spread = np.linalg.eigvalsh(np.cov(points.T))
+    return bool(np.sqrt(max(0.0, float(spread[0]))) < 1.5 * tolerance)
+
+
+def _overlapping(transform: _Floats, query: LocalFeatures, found: LocalFeatures) -> int:
+    """Count the points of either picture that lie in the other, of that with fewer."""
+
+    def inside(points: _Floats, size: tuple[int, int]) -> int:
+        return int(((points >= 0) & (points < size)).all(axis=1).sum())
+
+    try:
+        back = np.linalg.inv(transform)
+    except np.linalg.LinAlgError:
+        return 1 << 30
+    return min(inside(mapped(transform, query.points), found.size), inside(mapped(back, found.points), query.size))

@@ -1,0 +1,348 @@
+"""Finding the pictures that a picture shows a part of, or that show a part of it: neighbours, votes, geometry."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from clipdex.base.arguments import is_count
+from clipdex.base.arrays import Array
+from clipdex.base.errors import IndexFault, InvalidArgument
+from clipdex.base.item_paths import path_text
+from clipdex.base.records import Picture
+from clipdex.features.geometry import DEFAULT_MIN_INLIERS, MOST_COMPARED, Fit, corners, fit, mapped
+from clipdex.features.neighbours import POINTS_A_ROW, Found, Neighbours, StoredNeighbours
+from clipdex.features.store import FeatureStore
+from clipdex.index.hits import no_record
+from clipdex.index.reader import Index
+from clipdex.looks.local_features import LocalFeatures, Recipe, extract
+from clipdex.model.images import open_image
+
+__all__ = [
+    "DEFAULT_MIN_INLIERS",
+    "DEFAULT_TOP_K",
+    "Match",
+    "Matcher",
+    "Verified",
+    "match",
+    "mirrored",
+    "verify_rows",
+    "votes",
+]
+
+DEFAULT_TOP_K = 5
+CANDIDATES = 32  # rows with the most votes, whose geometry is looked at
+_NEIGHBOURS = 12
+_LEAST_CANDIDATES = 4  # times top_k
+_LEAST_VOTES = 0.08  # of those of the first row
+
+Source: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | LocalFeatures
+
+
+class Described(Protocol):
+    """What has the local features of rows, as `FeatureStore` has."""
+
+    def of(self, row: int) -> LocalFeatures | None:
+        """Return the features of a row, or None."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Verified:
+    """A row whose points lie as the query's do. mirrored: the query has left and right exchanged."""
+
+    row: int
+    fit: Fit
+    size: tuple[int, int]
+    query_size: tuple[int, int]
+    mirrored: bool
+
+    @property
+    def transform(self) -> npt.NDArray[np.float64]:
+        """float64 (3, 3), from the query's pixels, as it was given, to the picture's."""
+        if not self.mirrored:
+            return self.fit.transform
+        flip = np.diag([-1.0, 1.0, 1.0])
+        flip[0, 2] = self.query_size[0] - 1
+        return np.asarray(self.fit.transform @ flip, np.float64)
+
+    @property
+    def region(self) -> npt.NDArray[np.float64]:
+        """Where the corners of the query are in the picture, in pixels, float64 (4, 2); they may lie outside it.
+
+        From the query's upper left clockwise, which is anticlockwise here if it is mirrored.
+        """
+        return mapped(self.transform, corners(self.query_size))
+
+    @property
+    def fractions(self) -> npt.NDArray[np.float64]:
+        """`region` in shares of the picture's width and height: 1, 1 is its lower right corner."""
+        return np.asarray((self.region + 0.5) / self.size, np.float64)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {
+            "inliers": self.fit.inliers,
+            "share": round(self.fit.share, 4),
+            "mirrored": self.mirrored,
+            "model": self.fit.model,
+            "transform": self.transform.tolist(),
+            "region": np.round(self.region, 2).tolist(),
+            "region_fractions": np.round(self.fractions, 5).tolist(),
+            "size": list(self.size),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """A picture of an index that a query shows a part of, or that shows a part of it.
+
+    path, picture: as a `Hit` has them. inliers: points at different places that agree with the transform.
+    verified: the geometry: `transform`, `region`, `fractions`, `mirrored`.
+    """
+
+    row: int
+    path: str
+    picture: Picture
+    verified: Verified
+
+    @property
+    def inliers(self) -> int:
+        """Points at different places of both pictures that agree with the transform."""
+        return self.verified.fit.inliers
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {"path": self.path, "row": self.row} | self.verified.as_dict()
+
+
+class Matcher:
+    """An open index's local features, ready for many queries; close it. Safe to share between threads.
+
+    It sees the index as of when it was made. faults: why a file of neighbours is not used. exact: how many
+    pictures are compared exactly, since no such file has them.
+
+    Raises:
+        IndexFault: the index has no local features.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.store = FeatureStore.open(index)
+        try:
+            self._neighbours = StoredNeighbours(index, self.store)
+        except BaseException:
+            self.store.close()
+            raise
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the features of pictures and queries are made."""
+        return self.store.recipe
+
+    @property
+    def faults(self) -> list[str]:
+        """Why files of neighbours are not used, a sentence each."""
+        return self._neighbours.faults
+
+    @property
+    def exact(self) -> int:
+        """The number of pictures that are compared exactly."""
+        return self._neighbours.exact
+
+    def match(
+        self,
+        query: Source,
+        top_k: int = DEFAULT_TOP_K,
+        *,
+        min_inliers: int = DEFAULT_MIN_INLIERS,
+        where: str | Sequence[int] | Array | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> list[Match]:
+        """Find the pictures that share a region with a query, those with the most inliers first; see `match`."""
+        _check(top_k, min_inliers)
+        if self.store.generation is not self.index.generation:
+            raise IndexFault(f"{self.index.directory} was compacted since: open its matcher again")
+        allowed = self.index.allowed(where, params)
+        count = len(self.index.vectors)
+        live = np.ones(count, np.bool_)
+        if allowed is not None:
+            live[:] = False
+            live[allowed] = True
+        live[self.index.tombstones] = False
+        asked = described(query, self.recipe)
+        found = matches(self._neighbours, self.store, asked, top_k, min_inliers=min_inliers, live=live)
+        return self.named(found)
+
+    def named(self, found: Sequence[Verified]) -> list[Match]:
+        """Add the records of the pictures. Raises IndexDamaged."""
+        pictures = self.index.pictures([each.row for each in found])
+        for each in found:
+            if each.row not in pictures:
+                raise no_record(self.index.directory, each.row)
+        return [Match(e.row, path_text(pictures[e.row].path), pictures[e.row], e) for e in found]
+
+    def close(self) -> None:
+        """Close the features; not the index."""
+        self.store.close()
+
+    def __enter__(self) -> Matcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def match(
+    index: Index,
+    query: Source,
+    top_k: int = DEFAULT_TOP_K,
+    *,
+    min_inliers: int = DEFAULT_MIN_INLIERS,
+    where: str | Sequence[int] | Array | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> list[Match]:
+    """Find the pictures of an index that show the same thing as a query: a crop, a screenshot, a photo of a print.
+
+    The answer is empty if there are none: unlike a search, a match is a statement. For many queries, keep a
+    `Matcher`.
+
+    Args:
+        query: a picture file's path or bytes, a Pillow image, or local features of the index's recipe.
+        top_k: the most pictures to return (default 5).
+        min_inliers: the fewest points that must agree (default 8). Fewer find smaller crops, and more that is not
+            there.
+        where, params: only pictures that meet a condition, or these rows, as `Index.search` takes them.
+
+    Raises:
+        IndexFault: the index has no local features, or they cannot be read.
+        MissingExtra: OpenCV is not installed.
+        InvalidArgument: a number is out of range, or the condition is not valid.
+        ImageError: the query cannot be decoded.
+    """
+    with Matcher(index) as matcher:
+        return matcher.match(query, top_k, min_inliers=min_inliers, where=where, params=params)
+
+
+def described(query: Source, recipe: Recipe) -> LocalFeatures:
+    """Make the features of a query, unless it is features. Raises ImageError, InvalidArgument, MissingExtra."""
+    if isinstance(query, LocalFeatures):
+        if query.descriptors.shape != (len(query), recipe.width):
+            raise InvalidArgument(f"the query's descriptors are not those of {recipe.kind}, which the index has")
+        return query
+    image = open_image(query)
+    return extract(image, kind=recipe.kind, most=recipe.most, side=recipe.side)
+
+
+def matches(
+    neighbours: Neighbours,
+    store: Described,
+    query: LocalFeatures,
+    top_k: int,
+    *,
+    min_inliers: int = DEFAULT_MIN_INLIERS,
+    live: npt.NDArray[np.bool_] | None = None,
+) -> list[Verified]:
+    """Find the verified rows for a query's features, most inliers first; the mirrored query if there are none.
+
+    live: bool (rows,), those that may be found; all if not given.
+    """
+    sides = [query]
+    if query.descriptors.shape[1] == 128:  # of ORB, the descriptors of a mirrored picture do not follow
+        sides.append(mirrored(query))
+    for side, asked in enumerate(sides):
+        rows = votes(neighbours.search(asked.descriptors[:MOST_COMPARED], _NEIGHBOURS), live)
+        most = max(CANDIDATES, _LEAST_CANDIDATES * top_k)
+        found = verify_rows(asked, rows[:most].tolist(), store, min_inliers=min_inliers, flipped=side == 1)
+        if found:
+            return found[:top_k]
+    return []
+
+
+def verify_rows(
+    query: LocalFeatures,
+    rows: Iterable[int],
+    store: Described,
+    *,
+    min_inliers: int = DEFAULT_MIN_INLIERS,
+    flipped: bool = False,
+) -> list[Verified]:
+    """Compare a query with the pictures of rows -> those that agree, most inliers first; equal ones as in `rows`.
+
+    flipped: `query` is the mirrored one.
+    """
+    found = []
+    for row in rows:
+        features = store.of(row)
+        if features is None:
+            continue
+        how = fit(query, features)
+        if how is not None and how.inliers >= min_inliers:
+            found.append(Verified(int(row), how, features.size, query.size, flipped))
+    return sorted(found, key=lambda each: -each.fit.inliers)
+
+
+def votes(found: Found, live: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.int64]:
+    """Rank rows by the neighbours of a query's points -> int64 (n,), the row with the most votes first.
+
+    Rows with few votes beside the first are left out.
+
+    A point votes once for a row, by how much nearer its neighbour there is than the farthest that was found. A
+    descriptor that many points are near to, such as one of many like bricks, shares one vote among them.
+    """
+    distances, ids = found
+    none = np.empty(0, np.int64)
+    if not ids.size:
+        return none
+    rows = np.where(ids < 0, -1, ids // POINTS_A_ROW)
+    farthest = np.where(ids < 0, -np.inf, distances).max(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weight = np.where(farthest > 0, 1 - np.sqrt(np.maximum(distances, 0) / farthest), 0)
+    weight = np.where(ids < 0, 0, weight + 0.02)
+    good = ids >= 0
+    if live is not None:
+        good &= (rows >= 0) & (rows < len(live))
+        good[good] = live[rows[good]]
+    point = np.broadcast_to(np.arange(len(ids))[:, None], ids.shape)[good]
+    rows, ids, weight = rows[good], ids[good], weight[good]
+    if not len(rows):
+        return none
+    _, which, times = np.unique(ids, return_inverse=True, return_counts=True)
+    weight = weight / np.sqrt(times[which])
+    # The nearest of each point and row: columns are nearest first, and `unique` keeps the first.
+    _, first = np.unique(point * (rows.max() + 1) + rows, return_index=True)
+    candidates, which = np.unique(rows[first], return_inverse=True)
+    totals = np.bincount(which, weights=weight[first])
+    order = np.argsort(-totals, kind="stable")
+    order = order[totals[order] >= _LEAST_VOTES * totals[order[0]]]
+    return np.asarray(candidates[order], np.int64)
+
+
+def mirrored(features: LocalFeatures) -> LocalFeatures:
+    """Compute the local features of the picture with left and right exchanged from its own: of SIFT alone."""
+    points = features.points.copy()
+    points[:, 0] = features.size[0] - 1 - points[:, 0]
+    angles = (np.pi - features.angles) % (2 * np.pi)
+    # OpenCV's layout: 4 × 4 cells along and across the point's direction, 8 directions each.
+    cells = features.descriptors.reshape(-1, 4, 4, 8)[:, ::-1]
+    turned = cells[:, :, :, (-np.arange(8)) % 8]
+    return LocalFeatures(
+        points,
+        features.scales,
+        angles.astype(np.float32),
+        np.ascontiguousarray(turned.reshape(-1, 128)),
+        features.size,
+    )
+
+
+def _check(top_k: int, min_inliers: int) -> None:
+    if not is_count(top_k, 1):
+        raise InvalidArgument(f"top_k is {top_k!r}; expected 1 or more")
+    if not is_count(min_inliers, 4):
+        raise InvalidArgument(f"min_inliers is {min_inliers!r}; expected 4 or more")

@@ -1,0 +1,308 @@
+"""Matching by local features: what is found of copies, what is not made up, and the file of neighbours."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from conftest import unit_vectors
+from PIL import Image, ImageDraw
+
+pytest.importorskip("cv2")
+
+import clipdex
+from clipdex.cli import connection_options as connection
+from clipdex.client.client import Client
+from clipdex.features import Matcher, build_neighbours, match, matching
+from clipdex.features.build_neighbours import FEWEST, write_lists
+from clipdex.features.geometry import fit, numbers
+from clipdex.features.matching import mirrored, votes
+from clipdex.features.neighbour_file import FOOTER_BYTES, NEIGHBOURS_FILE
+from clipdex.features.neighbours import POINTS_A_ROW, nearest, numbered
+from clipdex.looks.local_features import extract
+from clipdex.pipeline.build_features import build_features
+from clipdex.testing import FakeTransport
+
+
+def scene(n, size=(320, 240)):
+    """A picture with many corners, RGB; another one for each n."""
+    rng = np.random.default_rng([5, n])
+    image = Image.fromarray(rng.integers(90, 140, (*size[::-1], 3), dtype=np.uint8)).resize(size)
+    pen = ImageDraw.Draw(image)
+    for _ in range(160):
+        x, y, r = rng.uniform(0, size[0]), rng.uniform(0, size[1]), rng.uniform(3, 12)
+        fill = tuple(int(c) for c in rng.integers(0, 256, 3))
+        (pen.ellipse if rng.random() < 0.5 else pen.rectangle)((x - r, y - r * 0.7, x + r, y + r * 0.7), fill=fill)
+    return image
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    """Six scenes, indexed with their local features."""
+    place = tmp_path_factory.mktemp("match")
+    (place / "pictures").mkdir()
+    for n in range(6):
+        scene(n).save(place / "pictures" / f"{n}.png")
+    clipdex.index_pictures(Client(FakeTransport()), place / "pictures", place / "x.clipdex", workers=1)
+    build_features(place / "x.clipdex", workers=1)
+    return place / "x.clipdex"
+
+
+def name(found):
+    return os.path.basename(found.path)
+
+
+def test_a_crop_is_found_with_its_region_and_the_transform_that_maps_it(index):
+    crop = scene(2).crop((80, 60, 240, 200))
+    with clipdex.Index.open(index) as opened:
+        (found,) = match(opened, crop)
+    assert name(found) == "2.png" and found.inliers >= 20
+    assert np.abs(found.verified.region - [(79.5, 59.5), (239.5, 59.5), (239.5, 199.5), (79.5, 199.5)]).max() < 1.5
+    assert np.abs(found.verified.fractions[2] - (240 / 320, 200 / 240)).max() < 0.01
+    assert np.abs(found.verified.transform - [[1, 0, 80], [0, 1, 60], [0, 0, 1]]).max() < 1.5
+
+
+@pytest.mark.slow
+def test_a_picture_that_is_not_there_has_no_match_and_a_condition_leaves_pictures_out(index):
+    with clipdex.Index.open(index) as opened:
+        assert match(opened, scene(77)) == []
+        row = opened.row(index.parent / "pictures" / "2.png")
+        with Matcher(opened) as matcher:
+            assert [each.row for each in matcher.match(scene(2))] == [row]
+            assert matcher.match(scene(2), where=f"row != {row}") == []
+
+
+@pytest.mark.slow
+def test_a_turned_and_halved_crop_and_a_mirrored_one_are_found(index):
+    image = scene(4)
+    turned = image.rotate(25, Image.Resampling.BICUBIC, expand=True).crop((90, 80, 290, 260))
+    with clipdex.Index.open(index) as opened, Matcher(opened) as matcher:
+        (found,) = matcher.match(turned)
+        assert (name(found), found.verified.mirrored) == ("4.png", False)
+        flipped = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        (found,) = matcher.match(flipped)
+    assert (name(found), found.verified.mirrored) == ("4.png", True)
+    # The upper left of the query is the upper right of the picture.
+    assert np.abs(found.verified.region[0] - (319.5, -0.5)).max() < 2
+
+
+@pytest.mark.slow
+def test_a_collage_finds_all_that_are_in_it(index):
+    made = Image.new("RGB", (640, 480))
+    for k in range(4):
+        made.paste(scene(k), (320 * (k % 2), 240 * (k // 2)))
+    with clipdex.Index.open(index) as opened:
+        assert {name(found) for found in match(opened, made)} == {f"{k}.png" for k in range(4)}
+
+
+def test_the_features_of_a_mirrored_picture_follow_from_its_own():
+    image = scene(1)
+    other = extract(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    assert fit(other, extract(image)) is None
+    found = fit(mirrored(extract(image)), other)
+    assert found is not None and found.inliers > 0.5 * len(other)
+
+
+def test_points_that_would_need_a_fold_or_lie_on_one_line_are_no_match():
+    features = extract(scene(3))
+    line = features.points[:, 1].copy()
+    flat = type(features)(
+        np.column_stack([features.points[:, 0], 0 * line + 50]).astype(np.float32),
+        features.scales, features.angles, features.descriptors, features.size,
+    )  # fmt: skip
+    assert fit(flat, flat) is None
+    assert fit(features, features).inliers > 100
+
+
+def test_a_point_votes_once_for_a_row_and_dead_rows_have_no_votes():
+    ids = np.array([[0, 1, POINTS_A_ROW], [POINTS_A_ROW + 1, 5, -1]])
+    distances = np.array([[1, 1, 4], [1, 2, np.inf]], np.float32)
+    assert votes((distances, ids)).tolist() == [1, 0] or votes((distances, ids)).tolist() == [0, 1]
+    assert votes((distances, ids), np.array([True, False])).tolist() == [0]
+    assert votes((distances, np.full_like(ids, -1))).tolist() == []
+
+
+def test_the_nearest_by_blocks_are_those_of_a_plain_comparison():
+    rng = np.random.default_rng(3)
+    rows = np.repeat(np.arange(40), 30)
+    held = rng.integers(0, 256, (len(rows), 128)).astype(np.uint8)
+    ids, _ = numbered(rows, held)
+    assert ids[31] == POINTS_A_ROW + 1
+    asked = held[::100]
+    distances, found = nearest(asked, 3, [(ids[:700], held[:700]), (ids[700:], held[700:])])
+    plain = ((asked[:, None].astype(np.int64) - held[None]) ** 2).sum(axis=2)
+    assert np.array_equal(found, ids[np.argsort(plain, axis=1, kind="stable")[:, :3]])
+    assert np.array_equal(distances, np.sort(plain, axis=1)[:, :3])
+
+
+@pytest.mark.slow
+def test_an_inverted_file_written_list_by_list_is_what_faiss_would_write(tmp_path):
+    faiss = pytest.importorskip("faiss")
+    rng = np.random.default_rng(4)
+    held = rng.integers(0, 256, (4000, 128)).astype(np.uint8)
+    ids = np.arange(4000) * 3
+    path = tmp_path / "lists"
+    with open(path, "w+b") as file:
+        head, end, count, lists = write_lists(faiss, file.fileno(), lambda: iter([(ids, held)]), 4000)
+    assert (count, end) == (4000, path.stat().st_size)
+    mapped, plain = faiss.read_index(str(path), faiss.IO_FLAG_MMAP), faiss.read_index(str(path))
+    assert mapped.ntotal == 4000 and mapped.nlist == lists
+    own = faiss.IndexIVFScalarQuantizer(
+        plain.quantizer, 128, lists, faiss.ScalarQuantizer.QT_8bit_direct, faiss.METRIC_L2, False
+    )
+    own.is_trained = True
+    own.add_with_ids(numbers(held), ids)
+    assert faiss.serialize_index(own).tobytes()[len(head) :] == path.read_bytes()[len(head) :]
+    _, found = mapped.search(numbers(held[:50]), 1, params=faiss.SearchParametersIVF(nprobe=1))
+    assert np.array_equal(found[:, 0], ids[:50])
+
+
+@pytest.fixture
+def built(index, tmp_path):
+    """A copy of the index with a file of neighbours."""
+    import shutil
+
+    pytest.importorskip("faiss")
+    path = tmp_path / "x.clipdex"
+    shutil.copytree(index, path)
+    assert build_neighbours.build_neighbours(path, fewest=1).file_bytes > 0
+    return path
+
+
+@pytest.mark.slow
+def test_a_file_of_neighbours_finds_the_same_and_newer_pictures_are_compared_exactly(built):
+    with clipdex.Index.open(built) as opened, Matcher(opened) as matcher:
+        assert (matcher.faults, matcher.exact) == ([], 0)
+        assert [name(found) for found in matcher.match(scene(3).crop((40, 40, 240, 200)))] == ["3.png"]
+    new = built.parent / "new"
+    new.mkdir()
+    scene(9).save(new / "9.png")
+    clipdex.index_pictures(Client(FakeTransport()), new, built, workers=1)
+    build_features(built, workers=1)
+    with clipdex.Index.open(built) as opened, Matcher(opened) as matcher:
+        assert (matcher.faults, matcher.exact) == ([], 1)
+        assert [name(found) for found in matcher.match(scene(9))] == ["9.png"]
+        assert [name(found) for found in matcher.match(scene(3))] == ["3.png"]
+    build_neighbours.build_neighbours(built, fewest=1)
+    with clipdex.Index.open(built) as opened, Matcher(opened) as matcher:
+        assert matcher.exact == 0
+        assert [name(found) for found in matcher.match(scene(9))] == ["9.png"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["head", "lists", "flags", "footer", "short", "empty"])
+def test_a_damaged_file_of_neighbours_is_told_and_does_without(built, where):
+    path = built / NEIGHBOURS_FILE
+    data = bytearray(path.read_bytes())
+    at = {"head": 60, "flags": len(data) - FOOTER_BYTES - 1, "footer": len(data) - FOOTER_BYTES + 40}
+    if where in at:
+        data[at[where]] ^= 8
+    elif where == "lists":  # a count of 2^60 in the header of FAISS, with its checksum made to fit
+        data = forged(data)
+    path.write_bytes(data[:-5] if where == "short" else b"" if where == "empty" else data)
+    with clipdex.Index.open(built) as opened, Matcher(opened) as matcher:
+        (fault,) = matcher.faults
+        assert NEIGHBOURS_FILE in fault and "clipdex features build" in fault and "\n" not in fault
+        assert [name(found) for found in matcher.match(scene(3))] == ["3.png"]
+    build_neighbours.build_neighbours(built, fewest=1)
+    with clipdex.Index.open(built) as opened, Matcher(opened) as matcher:
+        assert (matcher.faults, matcher.exact) == ([], 0)
+
+
+def forged(data):
+    """The file with a list of 2^60 vectors, and checksums as whoever forges it would make them."""
+    import dataclasses
+
+    import google_crc32c
+
+    from clipdex.features.neighbour_file import NeighbourFooter
+
+    footer = NeighbourFooter.from_bytes(bytes(data[-FOOTER_BYTES:]), "x")
+    data = bytearray(data)
+    data[footer.lists_at - 8 : footer.lists_at] = (1 << 60).to_bytes(8, "little")
+    head, flags = bytes(data[: footer.lists_at]), bytes(data[footer.faiss_bytes : -FOOTER_BYTES])
+    forged = dataclasses.replace(footer, head_crc32c=int(google_crc32c.value(head + flags)))
+    data[-FOOTER_BYTES:] = forged.to_bytes()
+    return data
+
+
+@pytest.mark.slow
+def test_of_few_descriptors_there_is_no_file(index):
+    built = build_neighbours.build_neighbours(index)
+    assert 0 < built.descriptors < FEWEST and built.file_bytes == 0
+    assert not (index / NEIGHBOURS_FILE).exists()
+
+
+@pytest.mark.slow
+def test_the_command_prints_the_region_as_a_line_and_in_json_and_draws_it(index, run, tmp_path):
+    crop = tmp_path / "crop.png"
+    scene(2).crop((80, 60, 240, 180)).save(crop)
+    html = tmp_path / "found.html"
+    status, out, err = run("match", crop, "-i", index, "--html", html)
+    assert status == 0, err
+    assert out.endswith("2.png (25-75 % × 25-75 %)\n") and " points agree — " in out
+    assert '<polygon class="seen"' in html.read_text()
+    status, out, err = run("match", crop, "-i", index, "--json")
+    (answer,) = json.loads(out)
+    (found,) = answer["matches"]
+    assert found["mirrored"] is False and len(found["region"]) == 4 and np.shape(found["transform"]) == (3, 3)
+    scene(88).save(crop)
+    status, out, err = run("match", crop, "-i", index)
+    assert (status, out) == (0, "") and "no picture of the index shows" in err
+
+
+@pytest.mark.slow
+def test_a_text_leaves_out_pictures_and_numbers_out_of_range_are_mistakes(index, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(connection, "connect", lambda address, model, **_: Client(FakeTransport(), model=model))
+    crop = tmp_path / "crop.png"
+    scene(2).save(crop)
+    status, out, err = run("match", crop, "-i", index, "--within", "a text")
+    assert status == 0 and "2.png" in out, err
+    for words in (("--top-k", "0"), ("--min-inliers", "3")):
+        status, out, err = run("match", crop, "-i", index, *words)
+        assert (status, out) == (1, "") and "expected" in err and "Traceback" not in err
+
+
+def test_matching_without_features_is_one_sentence(index, run, tmp_path):
+    path = tmp_path / "y.clipdex"
+    with clipdex.IndexWriter.open_or_create(path, clipdex.Manifest.of(FakeTransport().card)) as writer:
+        writer.append([clipdex.Picture(b"/a.jpg", 1, 2, b"1" * 16, 3, 4)], unit_vectors(1, 8))
+        writer.commit()
+    crop = tmp_path / "crop.png"
+    scene(2).save(crop)
+    status, out, err = run("match", crop, "-i", path)
+    assert (status, out) == (1, "")
+    assert "has no local features" in err and "clipdex features build" in err and err.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("features", [True, False])
+def test_a_verified_search_puts_what_shows_the_same_first(index, run, tmp_path, monkeypatch, features):
+    monkeypatch.setattr(connection, "connect", lambda address, model, **_: Client(FakeTransport(), model=model))
+    if not features:
+        import shutil
+
+        path = tmp_path / "x.clipdex"
+        shutil.copytree(index, path, ignore=shutil.ignore_patterns("features.*"))
+        index = path
+    crop = tmp_path / "crop.png"
+    for n in range(6):
+        scene(n).crop((80, 60, 240, 200)).save(crop)
+        status, out, err = run("search", "--image", crop, "-i", index, "--verify", "-k", "3", "--json")
+        assert status == 0, err
+        (answer,) = json.loads(out)
+        first, *rest = answer["hits"]
+        assert os.path.basename(first["path"]) == f"{n}.png" and first["verified"]["inliers"] >= 20
+        assert len(rest) == 2 and all(hit["verified"] is None for hit in rest)
+    status, out, err = run("search", "snow", "-i", index, "--verify")
+    assert (status, out) == (1, "") and "one picture" in err
+
+
+@pytest.mark.slow
+def test_the_matcher_checks_what_it_is_given(index):
+    with clipdex.Index.open(index) as opened, Matcher(opened) as matcher:
+        with pytest.raises(clipdex.InvalidArgument, match="descriptors are not those of sift"):
+            matcher.match(extract(scene(1), kind="orb"))
+        with pytest.raises(clipdex.ImageError):
+            matcher.match(b"no picture")
+    assert matching.DEFAULT_TOP_K == 5
