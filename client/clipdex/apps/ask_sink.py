@@ -19,6 +19,7 @@ from clipdex.index.reader import DEFAULT_TOP_K
 from clipdex.model.card import ModelCard
 from clipdex.model.embeddings import Embeddings
 from clipdex.model.formats.icc import check_icc
+from clipdex.model.picture_rules import check_decode
 from clipdex.model.texts import cuts_kept
 from clipdex.search.mixture import Query
 from clipdex.sinks.conditions import parse_condition
@@ -101,7 +102,8 @@ class _Stored:
 
     def __init__(self, sink: Sink, found: Described) -> None:
         self._sink = sink
-        self.manifest = Manifest(found.fingerprint, found.model, found.embedding_dim, icc=check_icc(found.icc))
+        icc, decode = check_icc(found.icc), check_decode(found.decode)
+        self.manifest = Manifest(found.fingerprint, found.model, found.embedding_dim, icc=icc, decode=decode)
 
     def require(self, card: ModelCard) -> None:
         """Raise FingerprintMismatch unless the collection holds vectors of this model."""

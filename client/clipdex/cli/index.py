@@ -17,6 +17,7 @@ from clipdex.base.errors import InvalidArgument, SourceError
 from clipdex.base.limits import MAX_PIXELS, Limits
 from clipdex.base.object_paths import object_meant
 from clipdex.cli.common import (
+    Decode,
     Icc,
     JsonOption,
     interruptible,
@@ -36,6 +37,7 @@ from clipdex.cli.refreshing import refresh
 from clipdex.index import Index
 from clipdex.index.part_plan import part_name
 from clipdex.model.formats.icc import check_icc
+from clipdex.model.picture_rules import check_decode
 from clipdex.pipeline.index_pictures import (
     MAX_RING_BYTES,
     index_pictures,
@@ -178,6 +180,14 @@ def index(
             show_default=False,
         ),
     ] = None,
+    decode: Annotated[
+        Decode | None,
+        typer.Option(
+            help="For a new index: decode large JPEGs exactly (the default), or faster at a reduced size, "
+            "at least twice the model's.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Decoding processes (default one per core).", show_default=False)
     ] = None,
@@ -272,6 +282,7 @@ def index(
             out,
             dtype=dtype.value,
             icc=None if icc is None else check_icc(icc.value),
+            decode=None if decode is None else check_decode(decode.value),
             workers=workers,
             limits=limits,
             retry_failures=retry,

@@ -110,7 +110,7 @@ class Run:
                 ring,
                 workers=workers,
                 limits=limits,
-                icc=self._writer.manifest.icc,
+                rules=self._writer.manifest.rules,
                 exif=self._exif,
             ) as pool,
             FetchAhead(limits.max_file_bytes) as ahead,
