@@ -284,3 +284,21 @@ def test_pictures_are_converted_by_their_profiles_if_the_command_says_so(run, pi
     assert "was created with icc srgb, but off is given" in err
     status, out, _ = run("classify", "pictures/1.png", "--labels", "a, b", "--icc", "srgb")
     assert status == 0 and out.startswith("pictures/1.png: ")
+
+
+def test_large_jpegs_are_decoded_fast_if_the_command_says_so_and_the_index_tells(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    noise(1, (640, 480)).save("photos/1.jpg")
+    assert run("index", "photos", "-o", "x.clipdex", "--decode", "fast")[0] == 0
+    assert run("index", "photos", "-o", "x.clipdex")[0] == 0
+    assert "decoded       fast: large JPEGs at a reduced size\n" in run("info", "x.clipdex")[1]
+    assert json.loads(run("info", "x.clipdex", "--json")[1])["decode"] == "fast"
+    assert run("verify", "x.clipdex")[1].endswith("of vectors, of pictures decoded fast)\n")
+    assert json.loads(run("verify", "x.clipdex", "--json")[1])["decode"] == "fast"
+    status, out, err = run("index", "photos", "-o", "x.clipdex", "--decode", "exact")
+    assert (status, out) == (1, "")
+    assert "x.clipdex was created with decode fast, but exact is given: " in err and err.count("\n") == 1
+    assert "leave decode out, or build another index" in err
+    status, out, _ = run("classify", "photos/1.jpg", "--labels", "a, b", "--decode", "fast")
+    assert status == 0 and out.startswith("photos/1.jpg: ")

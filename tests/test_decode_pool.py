@@ -11,6 +11,7 @@ import sys
 import time
 import zlib
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,7 @@ from clipdex.model.images import open_image, to_pixels
 from clipdex.pipeline import decode as decode_module
 from clipdex.pipeline.decode import Decoded, DecodePool
 from clipdex.pipeline.ring import PixelRing
+from clipdex.pipeline.worker_process import worker_environment
 from clipdex.sources.scan import FoundFile, scan
 from clipdex.wire import FakeTransport
 
@@ -416,3 +418,20 @@ def test_a_fault_of_the_source_reaches_the_reader(tmp_path):
 def test_workers_must_be_at_least_one():
     with pytest.raises(clipdex.InvalidArgument, match="workers is 0"), pool_of(0):
         pass
+
+
+def test_workers_ask_for_huge_pages_and_keep_the_users_other_settings_of_glibc():
+    assert worker_environment({"A": "b"})["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    assert worker_environment({"A": "b"})["A"] == "b"
+    both = worker_environment({"GLIBC_TUNABLES": "glibc.malloc.check=3"})["GLIBC_TUNABLES"]
+    assert both == "glibc.malloc.check=3:glibc.malloc.hugetlb=1"
+    own = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
+    assert worker_environment(own)["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=0"
+
+
+def test_a_worker_is_started_with_them(tmp_path):
+    noise(1).save(tmp_path / "a.png")
+    with pool_of(1) as pool:
+        all_of(pool, scan(tmp_path, no_failure))
+        variables = Path(f"/proc/{pool._workers[0].process.pid}/environ").read_bytes().split(b"\0")
+    assert any(each.startswith(b"GLIBC_TUNABLES=") and b"hugetlb" in each for each in variables)

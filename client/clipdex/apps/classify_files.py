@@ -17,8 +17,8 @@ from clipdex.client.classification import DEFAULT_TEMPLATES, label_steps, probab
 from clipdex.client.client import Client
 from clipdex.client.steps import run
 from clipdex.model.card import ImageSpec
-from clipdex.model.formats.icc import IccUse
-from clipdex.model.images import open_image, to_pixels
+from clipdex.model.images import model_pixels
+from clipdex.model.picture_rules import EXACT, PictureRules
 from clipdex.sources import Folder, PassedOver
 
 __all__ = ["Classified", "FileClassifier"]
@@ -41,7 +41,7 @@ class FileClassifier:
         labels: the labels to choose from.
         templates: texts around a label, with `{}` in its place; CLIP's own if empty.
         top: labels per picture.
-        icc: whether pictures are converted by their colour profile.
+        rules: how pictures are decoded.
         on_failure: called with a sentence for each file that cannot be read.
         on_passed_over: called after each folder with what was skipped in it.
     """
@@ -50,7 +50,7 @@ class FileClassifier:
     labels: Sequence[str]
     templates: Sequence[str] = ()
     top: int = 3
-    icc: IccUse = "off"
+    rules: PictureRules = EXACT
     on_failure: Callable[[str], None] = field(default=lambda sentence: None)
     on_passed_over: Callable[[PassedOver], None] = field(default=lambda passed_over: None)
     failed: int = field(default=0, init=False)
@@ -97,7 +97,7 @@ class FileClassifier:
     def _read(self, spec: ImageSpec, paths: Sequence[str]) -> list[tuple[str, Pixels]]:
         def decode(path: str) -> Pixels | ImageError:
             try:
-                return to_pixels(open_image(path, fill=spec.fill, icc=self.icc), spec)
+                return model_pixels(path, spec, self.rules)
             except ImageError as exc:
                 return exc
 

@@ -14,12 +14,13 @@ from clipdex.apps.classify_files import FileClassifier
 from clipdex.apps.results import csv_line
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.text_files import read_lines
-from clipdex.cli.common import Icc, JsonOption, interruptible, named_path, say_passed_over, shown_path
+from clipdex.cli.common import Decode, Icc, JsonOption, interruptible, named_path, say_passed_over, shown_path
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.demo_model import note_demo_model
 from clipdex.cli.panels import OUTPUT
 from clipdex.cli.printing import complain, printable, say, write_bytes, write_text
 from clipdex.model.formats.icc import check_icc
+from clipdex.model.picture_rules import PictureRules, check_decode
 
 __all__ = ["classify"]
 
@@ -54,6 +55,10 @@ def classify(
     icc: Annotated[
         Icc, typer.Option(help="Convert pictures from their colour profiles to sRGB, or leave them as they are.")
     ] = Icc.off,
+    decode: Annotated[
+        Decode,
+        typer.Option(help="Decode large JPEGs exactly, or faster at a reduced size, at least twice the model's."),
+    ] = Decode.exact,
     *,
     connection: Connection,
     as_json: JsonOption = False,
@@ -75,7 +80,7 @@ def classify(
             names,
             template or (),
             top or top_k,
-            check_icc(icc.value),
+            PictureRules(check_icc(icc.value), check_decode(decode.value)),
             on_failure=lambda sentence: complain(f"failed: {sentence}"),
             on_passed_over=say_passed_over,
         )

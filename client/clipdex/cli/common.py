@@ -22,6 +22,7 @@ from clipdex.client.client import DEFAULT_ADDRESS
 from clipdex.sources import PassedOver
 
 __all__ = [
+    "Decode",
     "HtmlOption",
     "Icc",
     "JsonOption",
@@ -98,6 +99,13 @@ class Icc(str, Enum):
 
     off = "off"
     srgb = "srgb"
+
+
+class Decode(str, Enum):
+    """Handling of large JPEGs."""
+
+    exact = "exact"
+    fast = "fast"
 
 
 def check_links(no_links: bool, html: Path | None) -> None:

@@ -21,6 +21,7 @@ from clipdex.base.errors import InvalidArgument, SourceError
 from clipdex.base.limits import MAX_PIXELS, Limits
 from clipdex.base.object_paths import object_meant
 from clipdex.cli.common import (
+    Decode,
     Icc,
     JsonOption,
     interruptible,
@@ -44,6 +45,7 @@ from clipdex.index import Index
 from clipdex.index.part_plan import part_name
 from clipdex.looks.local_features import opencv
 from clipdex.model.formats.icc import check_icc
+from clipdex.model.picture_rules import check_decode
 from clipdex.pipeline.index_pictures import (
     MAX_RING_BYTES,
     index_pictures,
@@ -193,6 +195,14 @@ def index(
             show_default=False,
         ),
     ] = None,
+    decode: Annotated[
+        Decode | None,
+        typer.Option(
+            help="For a new index: decode large JPEGs exactly (the default), or faster at a reduced size, "
+            "at least twice the model's.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Decoding processes (default one per core).", show_default=False)
     ] = None,
@@ -298,6 +308,7 @@ def index(
         "max_ring_bytes": ring_mib * _MIB,
     }
     chosen_icc = None if icc is None else check_icc(icc.value)
+    chosen_decode = None if decode is None else check_decode(decode.value)
     with (
         interruptible(f"what was committed is in {out}; run the same command again to resume"),
         ExitStack() as stack,
@@ -311,6 +322,7 @@ def index(
                 parts,
                 dtype=dtype.value,
                 icc=chosen_icc,
+                decode=chosen_decode,
                 settings=settings,
                 shared_memory=shared_memory.value,
                 progress=stack.enter_context(index_progress()),
@@ -324,6 +336,7 @@ def index(
                 out,
                 dtype=dtype.value,
                 icc=chosen_icc,
+                decode=chosen_decode,
                 progress=progress,
                 parts=parts,
                 part=part,

@@ -16,6 +16,7 @@ from clipdex.client.client import SharedMemoryUse, connect
 from clipdex.client.held_models import list_models
 from clipdex.model.card import ModelCard
 from clipdex.model.formats.icc import IccUse
+from clipdex.model.picture_rules import DecodeUse
 from clipdex.pipeline.engines.index_by_ray import index_by_ray
 from clipdex.pipeline.engines.part_job import Recipe
 from clipdex.pipeline.engines.ray_cluster import import_ray
@@ -36,6 +37,7 @@ def index_by_engine(
     *,
     dtype: str,
     icc: IccUse | None,
+    decode: DecodeUse | None,
     settings: Mapping[str, Any],
     shared_memory: SharedMemoryUse,
     progress: Callable[[Progress], None] | None,
@@ -63,7 +65,9 @@ def index_by_engine(
         dict(settings) | {"workers": settings.get("workers") or options.cpus},
         None if repository is None else partial(_served, os.path.abspath(repository), card.name),
     )
-    report = index_by_ray(recipe, card, out, parts, options.use, dtype=dtype, icc=icc, progress=progress)
+    report = index_by_ray(
+        recipe, card, out, parts, options.use, dtype=dtype, icc=icc, decode=decode, progress=progress
+    )
     return report, card.fingerprint
 
 

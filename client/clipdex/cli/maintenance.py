@@ -61,6 +61,8 @@ def verify(index: Path, as_json: JsonOption = False) -> None:
     where = shown_path(str(index))
     read = f"{counted(report.rows, 'row')} in {counted(report.extents, 'commit')}"
     read += f", {report.bytes_read / 1e6:,.1f} MB of vectors"
+    if report.decode == "fast":
+        read += ", of pictures decoded fast"
     if report.damages:
         if any(damage.rows is not None for damage in report.damages):
             note("clipdex index  over the same files embeds those again;  clipdex compact  then drops the damage")
@@ -91,6 +93,7 @@ def _verified(index: Path, report: VerifyReport) -> dict[str, object]:
         "rows": report.rows,
         "commits": report.extents,
         "bytes_read": report.bytes_read,
+        "decode": report.decode,
         "damages": [
             {
                 "what": damage.what,
@@ -168,6 +171,8 @@ def info(index: Path, allow_missing: AllowMissingOption = False, as_json: JsonOp
         ("first commit", _when(found.first_commit)),
         ("last commit", _when(found.last_commit)),
     ]
+    if manifest.decode != "exact":
+        lines.insert(7, ("decoded", "fast: large JPEGs at a reduced size"))
     if manifest.icc != "off":
         lines.insert(7, ("colours", "converted by profile to sRGB"))
     if manifest.below_floor:

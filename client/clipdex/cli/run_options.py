@@ -11,6 +11,7 @@ from clipdex.cli.index import index, limits_of
 from clipdex.cli.splicing import splice
 from clipdex.client.client import Client
 from clipdex.model.formats.icc import check_icc
+from clipdex.model.picture_rules import check_decode
 from clipdex.pipeline.index_pictures import index_pictures
 from clipdex.pipeline.report import RunReport
 from clipdex.sources import Exclusion, Source
@@ -18,7 +19,19 @@ from clipdex.sources import Exclusion, Source
 __all__ = ["RunOptions", "takes_run_options"]
 
 _LIMITS = ("max_file_mib", "max_pixels", "file_timeout", "worker_memory_mib", "large_memory_mib")
-_TAKEN = ("tar", "exclude", "hidden", "no_exif", "dtype", "icc", "workers", *_LIMITS, "shared_memory", "ring_mib")
+_TAKEN = (
+    "tar",
+    "exclude",
+    "hidden",
+    "no_exif",
+    "dtype",
+    "icc",
+    "decode",
+    "workers",
+    *_LIMITS,
+    "shared_memory",
+    "ring_mib",
+)
 _MIB = 1 << 20
 
 
@@ -45,13 +58,14 @@ class RunOptions:
 
     def run(self, client: Client, source: Source, out: Any, **more: Any) -> RunReport:
         """Bring an index up to date with a source. more: further arguments of `index_pictures`."""
-        icc = self.given["icc"]
+        icc, decode = self.given["icc"], self.given["decode"]
         return index_pictures(
             client,
             source,
             out,
             dtype=self.given["dtype"].value,
             icc=None if icc is None else check_icc(icc.value),
+            decode=None if decode is None else check_decode(decode.value),
             workers=self.given["workers"],
             limits=limits_of(*(self.given[name] for name in _LIMITS)),
             exif=not self.given["no_exif"],

@@ -24,6 +24,7 @@ from clipdex.model.card import ModelCard
 from clipdex.model.embeddings import Embeddings
 from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource
+from clipdex.model.picture_rules import DecodeUse, PictureRules
 
 __all__ = ["AsyncClient", "connect"]
 
@@ -64,9 +65,11 @@ class AsyncClient(AsyncTwin[Client]):
         """The model's card."""
         return self.client.card
 
-    async def embed_images(self, images: Iterable[ImageSource], *, icc: IccUse = "off") -> Embeddings:
+    async def embed_images(
+        self, images: Iterable[ImageSource], *, icc: IccUse = "off", decode: DecodeUse = "exact"
+    ) -> Embeddings:
         """See `Client.embed_images`."""
-        return await self._drive(image_steps(self.client, images, icc=icc))
+        return await self._drive(image_steps(self.client, images, PictureRules.of(icc, decode)))
 
     async def embed_pixels(self, pixels: Pixels) -> Embeddings:
         """See `Client.embed_pixels`."""
@@ -83,6 +86,9 @@ class AsyncClient(AsyncTwin[Client]):
         *,
         templates: Iterable[str] = DEFAULT_TEMPLATES,
         icc: IccUse = "off",
+        decode: DecodeUse = "exact",
     ) -> Vectors:
         """See `Client.classify`."""
-        return await self._drive(classify_steps(self.client, images, labels, templates, icc=icc))
+        return await self._drive(
+            classify_steps(self.client, images, labels, templates, PictureRules.of(icc, decode))
+        )

@@ -23,7 +23,8 @@ from clipdex.base.errors import ClipdexError, Closed, InvalidArgument, RequestRe
 from clipdex.client.client import Client
 from clipdex.model.embeddings import Embeddings
 from clipdex.model.formats.icc import IccUse
-from clipdex.model.images import ImageSource, open_image, to_pixels
+from clipdex.model.images import ImageSource, model_pixels
+from clipdex.model.picture_rules import DecodeUse, PictureRules
 from clipdex.wire.servers.timer import Timer
 
 __all__ = ["Batcher"]
@@ -69,16 +70,16 @@ class Batcher:
         self._closed = False
         self._pid = os.getpid()
 
-    def image(self, image: ImageSource, *, icc: IccUse = "off") -> Future[Embeddings]:
+    def image(self, image: ImageSource, *, icc: IccUse = "off", decode: DecodeUse = "exact") -> Future[Embeddings]:
         """Decode a picture at once, and queue it -> a future of its vector, float32 (D,) of norm 1.
 
-        icc: as for `Client.embed_images`.
+        icc, decode: as for `Client.embed_images`.
 
         Raises:
             ImageError: the picture cannot be decoded.
         """
-        spec = self._client.card.image
-        return self._add(self._images, to_pixels(open_image(image, fill=spec.fill, icc=icc), spec))
+        rules = PictureRules.of(icc, decode)
+        return self._add(self._images, model_pixels(image, self._client.card.image, rules))
 
     def pixels(self, pixels: Pixels) -> Future[Embeddings]:
         """Queue a picture resized and cropped as the card says, uint8 (S, S, 3) -> a future of its vector.

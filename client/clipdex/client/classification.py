@@ -16,8 +16,8 @@ from clipdex.base.errors import InvalidArgument, ServerFault
 from clipdex.client.embedding import image_steps, text_steps
 from clipdex.client.steps import Steps
 from clipdex.model.card import ModelCard
-from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource
+from clipdex.model.picture_rules import PictureRules
 from clipdex.model.texts import text_list
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ def classify_steps(
     images: Iterable[ImageSource],
     labels: Iterable[str],
     templates: Iterable[str],
+    rules: PictureRules,
     *,
-    icc: IccUse = "off",
     wait: bool = False,
 ) -> Steps[Vectors]:
     """The steps of `Client.classify`. wait: see `pixel_steps`."""
-    of_images = image_steps(client, images, icc=icc, wait=wait)  # a generator: starts when first driven
+    of_images = image_steps(client, images, rules, wait=wait)  # a generator: starts when first driven
     label_vectors = yield from label_steps(client, labels, templates, wait=wait)
     pictures = yield from of_images
     return probabilities(client.card, pictures, label_vectors)

@@ -23,6 +23,7 @@ from clipdex.model.card import ModelCard
 from clipdex.model.embeddings import Embeddings
 from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource
+from clipdex.model.picture_rules import DecodeUse, PictureRules
 from clipdex.model.texts import warn_of_cut
 from clipdex.model.tokenizer import Tokenizer
 from clipdex.wire import (
@@ -141,12 +142,15 @@ class Client:
         """The address at which the model is served."""
         return self._transport.address
 
-    def embed_images(self, images: Iterable[ImageSource], *, icc: IccUse = "off") -> Embeddings:
+    def embed_images(
+        self, images: Iterable[ImageSource], *, icc: IccUse = "off", decode: DecodeUse = "exact"
+    ) -> Embeddings:
         """Embed N pictures -> float32 (N, D) of norm 1.
 
         images: a list or generator of paths, file bytes, open files, Pillow images or uint8 arrays, or one uint8
             array (N, H, W, 3). They are opened batch by batch.
         icc: "srgb" converts them by their colour profiles, for an index made that way (`Index.manifest.icc`).
+        decode: "fast" decodes large JPEGs at a reduced size, for an index made that way (`Index.manifest.decode`).
 
         Raises:
             ImageError: one of them cannot be decoded; the message names it.
@@ -154,7 +158,7 @@ class Client:
             RequestRefused: the server refuses one of them; the message says which.
             ServerError: the server did not answer.
         """
-        return run(image_steps(self, images, icc=icc, wait=True))
+        return run(image_steps(self, images, PictureRules.of(icc, decode), wait=True))
 
     def embed_pixels(self, pixels: Pixels) -> Embeddings:
         """Embed uint8 (N, S, S, 3), resized and cropped as the card says -> float32 (N, D) of norm 1.
@@ -176,17 +180,19 @@ class Client:
         *,
         templates: Iterable[str] = DEFAULT_TEMPLATES,
         icc: IccUse = "off",
+        decode: DecodeUse = "exact",
     ) -> Vectors:
         """Classify N pictures by K labels, zero-shot -> float32 (N, K): the probability of each label.
 
         Each label's vector is the mean over the templates, with "{}" replaced by the label. A softmax makes each
         picture's probabilities sum to 1; a sigmoid (SigLIP: `card.scoring`) judges each label on its own.
-        icc: as for `embed_images`.
+        icc, decode: as for `embed_images`.
 
         Raises:
             InvalidArgument: there are too few labels, one is empty or repeated, or a template has no "{}".
         """
-        return run(classify_steps(self, images, labels, templates, icc=icc, wait=True))
+        rules = PictureRules.of(icc, decode)
+        return run(classify_steps(self, images, labels, templates, rules, wait=True))
 
     def submit_pixels(
         self, pixels: Pixels, timeout_s: float | None = None, *, wait: bool = False

@@ -13,8 +13,8 @@ from clipdex.base.arrays import Array, Pixels, Vectors
 from clipdex.base.errors import RequestRefused
 from clipdex.client.steps import Steps, bisection
 from clipdex.model.embeddings import Embeddings
-from clipdex.model.formats.icc import IccUse, check_icc
-from clipdex.model.images import ImageSource, open_image, require_several, to_pixels
+from clipdex.model.images import ImageSource, model_pixels, require_several
+from clipdex.model.picture_rules import PictureRules
 
 if TYPE_CHECKING:
     from clipdex.client.client import Client
@@ -23,18 +23,17 @@ __all__ = ["image_steps", "pixel_steps", "text_steps"]
 
 
 def image_steps(
-    client: Client, images: Iterable[ImageSource], *, icc: IccUse = "off", wait: bool = False
+    client: Client, images: Iterable[ImageSource], rules: PictureRules, *, wait: bool = False
 ) -> Steps[Embeddings]:
     """The steps of `Client.embed_images`. Each opens and resizes a batch of pictures. wait: see `pixel_steps`."""
     client.require_open()
     require_several(images)
-    check_icc(icc)
     spec = client.card.image
 
     def batches() -> Iterator[Pixels]:
         batch: list[Pixels] = []
         for image in images:
-            batch.append(to_pixels(open_image(image, fill=spec.fill, icc=icc), spec))
+            batch.append(model_pixels(image, spec, rules))
             if len(batch) == client.max_batch_size:
                 yield np.stack(batch)
                 batch = []

@@ -123,7 +123,7 @@ def _prepared(core: Core, item: Item) -> InWorkers | _Ready:
         waiting = core.decoding.in_workers(item.image, thumbnail=True)
     if waiting is not None:
         return waiting
-    found = decoded(item, core.client.card.image, core.icc, exif=core.decoding.exif)
+    found = decoded(item, core.client.card.image, core.rules, exif=core.decoding.exif)
     jpeg = thumbnail_here(item.image) if core.decoding.thumbnails else None
     return item_picture(item, found), batcher.pixels(found.pixels), jpeg
 

@@ -32,6 +32,7 @@ from clipdex.index.where import FILTER_TIMEOUT_S
 from clipdex.model.embeddings import Embeddings
 from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource
+from clipdex.model.picture_rules import DecodeUse
 from clipdex.search.grouping import Grouping
 from clipdex.search.mixture import Query
 from clipdex.sinks.urls import names_collection, open_sink
@@ -66,6 +67,7 @@ class Collection(StoredPictures):
         read_only: bool = False,
         dtype: str = "float16",
         icc: IccUse | None = None,
+        decode: DecodeUse | None = None,
         lock: Lock = "held",
         decode_workers: int = 0,
         thumbnails: bool = False,
@@ -83,7 +85,7 @@ class Collection(StoredPictures):
             model: the model's name (default the index's).
             client: a client to use instead of a server; it stays open when the collection is closed.
             read_only: only search, while another process may write.
-            dtype, icc: for a new index, as for `clipdex.index_pictures`.
+            dtype, icc, decode: for a new index, as for `clipdex.index_pictures`.
             lock: "held": no other process can write while the collection is open. "per_commit": the index is
                 locked while there is something to write; while another process writes, adding raises IndexLocked.
             decode_workers: processes that decode pictures given as paths, bytes and open files, with the limits of
@@ -98,7 +100,8 @@ class Collection(StoredPictures):
             IndexNotFound: there is no index, and none can be created: `read_only`, or no model is given.
             IndexLocked: another process is writing.
             FingerprintMismatch: the index holds another model's vectors.
-            InvalidArgument: arguments contradict each other, or the index was created with another `icc`.
+            InvalidArgument: arguments contradict each other, or the index was created with another `icc` or
+                `decode`.
             ServerError, IndexFault: as the client and the index raise them.
             SinkError: the vector database cannot be reached, or has no such collection.
         """
@@ -113,6 +116,7 @@ class Collection(StoredPictures):
             read_only=read_only,
             dtype=dtype,
             icc=icc,
+            decode=decode,
             lock=lock,
             decode_workers=decode_workers,
             thumbnails=thumbnails,

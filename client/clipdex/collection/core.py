@@ -23,7 +23,7 @@ from clipdex.collection.text_vectors import TextVectors
 from clipdex.index.reader import Index
 from clipdex.index.writer import IndexWriter
 from clipdex.model.embeddings import Embeddings
-from clipdex.model.formats.icc import IccUse
+from clipdex.model.picture_rules import PictureRules
 
 __all__ = ["Core", "Key"]
 
@@ -44,7 +44,7 @@ class Core:
         self.index: Index = parts.index
         self.place = self.directory = parts.index.directory
         self.fingerprint = parts.index.manifest.fingerprint
-        self.icc: IccUse = parts.index.manifest.icc
+        self.rules: PictureRules = parts.index.manifest.rules
         self._share(parts.client, parts.own_client)
         self.scans = Scans(self.reading, self.still)
         self.decoding = parts.decoding
@@ -161,7 +161,7 @@ class Core:
 
     def _same_model(self) -> Index:
         found = self.index.manifest
-        if (found.fingerprint, found.icc) != (self.fingerprint, self.icc):
+        if (found.fingerprint, found.rules) != (self.fingerprint, self.rules):
             raise FingerprintMismatch(
                 f"{self.directory} was replaced by an index of {found.model} ({found.fingerprint[:12]}), but this "
                 f"Collection was opened for the model {self.fingerprint[:12]}: open it again"

@@ -32,7 +32,7 @@ class DatabaseCore(Core):
         self.stored = stored
         self.place = stored.place
         self.fingerprint = stored.manifest.fingerprint
-        self.icc = stored.manifest.icc
+        self.rules = stored.manifest.rules
         self.decoding = decoding
         self._commits = None
         self._share(client, own_client)
@@ -130,7 +130,7 @@ def open_on_database(
         if client is not None:
             stored.require(client.card)
         spec = None if client is None else client.card.image
-        decoding = Decoding(spec, stored.manifest.icc, decode_workers, False, False)
+        decoding = Decoding(spec, stored.manifest.rules, decode_workers, False, False)
         return DatabaseCore(stored, client, own, decoding)
     except BaseException:
         opened.close()

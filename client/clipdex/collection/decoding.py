@@ -10,8 +10,8 @@ from clipdex.base.errors import ClipdexError, ImageError
 from clipdex.base.limits import Limits
 from clipdex.base.open_files import is_open_file, name_of, read_open
 from clipdex.model.card import ImageSpec
-from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource, require_readable
+from clipdex.model.picture_rules import PictureRules
 from clipdex.pipeline.decode_service import DecodedPicture, DecodeService
 from clipdex.pipeline.thumbnail_service import ThumbnailService
 from clipdex.pipeline.worker_service import Given
@@ -60,14 +60,16 @@ class Decoding:
     their files say of them is kept.
     """
 
-    def __init__(self, spec: ImageSpec | None, icc: IccUse, workers: int, thumbnails: bool, exif: bool) -> None:
+    def __init__(
+        self, spec: ImageSpec | None, rules: PictureRules, workers: int, thumbnails: bool, exif: bool
+    ) -> None:
         """spec: of the model's pictures; None where there is no model, and nothing to decode."""
         self.workers = workers
         self.thumbnails = thumbnails
         self.exif = exif
         self._decoder = None
         if workers and spec is not None:
-            self._decoder = DecodeService(spec, workers=workers, icc=icc, exif=exif)
+            self._decoder = DecodeService(spec, workers=workers, rules=rules, exif=exif)
         self._drawer = ThumbnailService(workers=workers) if self._decoder is not None and thumbnails else None
 
     def in_workers(self, image: ImageSource, *, thumbnail: bool = False) -> InWorkers | None:

@@ -22,9 +22,9 @@ from clipdex.base.json_text import parse_json, parsed_object
 from clipdex.base.records import NO_METADATA, Picture
 from clipdex.looks.signature import perceptual_signature
 from clipdex.model.card import ImageSpec
-from clipdex.model.formats.icc import IccUse
-from clipdex.model.images import ImageSource, center_crop, file_bytes, open_image, resized
+from clipdex.model.images import ImageSource, center_crop, file_bytes, open_for_model
 from clipdex.model.picture_exif import exif_of, sidecar_of
+from clipdex.model.picture_rules import PictureRules
 from clipdex.pipeline.decode_service import DecodedPicture
 from clipdex.sources.metadata import metadata_json
 
@@ -144,7 +144,7 @@ def _is_said_by(kept: object, value: object) -> bool:
     return value is None or (isinstance(value, (bool, int, float, str)) and bool(kept == value))
 
 
-def decoded(item: Item, spec: ImageSpec, icc: IccUse, *, exif: bool = True) -> DecodedPicture:
+def decoded(item: Item, spec: ImageSpec, rules: PictureRules, *, exif: bool = True) -> DecodedPicture:
     """Decode an item's picture in this process.
 
     exif: also read what its file, if it is one, says of it.
@@ -156,11 +156,11 @@ def decoded(item: Item, spec: ImageSpec, icc: IccUse, *, exif: bool = True) -> D
     assert item.image is not None
     with naming(item):
         data = file_bytes(item.image)
-        image = open_image(item.image if data is None else data, fill=spec.fill, icc=icc)
-    small = resized(image, spec)
-    size, content = (len(data), _hash(data)) if data is not None else _of_pixels(image)
+        opened = open_for_model(item.image if data is None else data, spec, rules)
+    small = opened.resized(spec)
+    size, content = (len(data), _hash(data)) if data is not None else _of_pixels(opened.image)
     told = exif_of(data, _sidecar(item.image)) if exif and data is not None else None
-    return DecodedPicture(*image.size, size, content, perceptual_signature(small), center_crop(small, spec), told)
+    return DecodedPicture(*opened.size, size, content, perceptual_signature(small), center_crop(small, spec), told)
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from clipdex.index.manifest import Manifest
 from clipdex.index.part_plan import is_parted, manifest_of
 from clipdex.index.reader import Index
 from clipdex.index.writer import IndexWriter
-from clipdex.model.formats.icc import IccUse, check_icc
+from clipdex.model.formats.icc import IccUse
+from clipdex.model.picture_rules import DecodeUse, PictureRules
 
 __all__ = ["Lock", "Opened", "check_connection", "open_parts"]
 
@@ -46,6 +47,7 @@ def open_parts(
     read_only: bool,
     dtype: str,
     icc: IccUse | None,
+    decode: DecodeUse | None,
     lock: Lock,
     decode_workers: int,
     thumbnails: bool,
@@ -74,7 +76,7 @@ def open_parts(
         client = connect(server, model=model or (manifest.model if manifest else None), **settings)
     writer, opened = None, None
     try:
-        write = partial(_writer, directory, client, manifest, dtype, icc, create=True)
+        write = partial(_writer, directory, client, manifest, dtype, icc, decode, create=True)
         if not read_only:
             writer = write()
         opened = Index.open(directory, filter_timeout_s=filter_timeout_s)
@@ -85,9 +87,9 @@ def open_parts(
                 writer.close()
             writer = None
         # From here on the index must stay, and of this model.
-        again = partial(_writer, directory, client, opened.manifest, dtype, None, create=False)
+        again = partial(_writer, directory, client, opened.manifest, dtype, None, None, create=False)
         spec = None if client is None else client.card.image
-        decoding = Decoding(spec, opened.manifest.icc, decode_workers, thumbnails and not read_only, exif)
+        decoding = Decoding(spec, opened.manifest.rules, decode_workers, thumbnails and not read_only, exif)
         return Opened(opened, client, own, again, writer, decoding)
     except BaseException:
         for part in (opened, writer, client if own else None):
@@ -116,6 +118,7 @@ def _writer(
     manifest: Manifest | None,
     dtype: str,
     icc: IccUse | None,
+    decode: DecodeUse | None,
     *,
     create: bool,
 ) -> IndexWriter:
@@ -123,21 +126,23 @@ def _writer(
 
     Raises:
         FingerprintMismatch: it holds another model's vectors.
-        InvalidArgument: it was created with another `icc`.
+        InvalidArgument: it was created with another `icc` or `decode`.
         IndexFault: as `IndexWriter` raises it.
     """
-    wanted = check_icc("off" if icc is None else icc)
+    rules = PictureRules.of(icc, decode)
     writer = (
         IndexWriter(directory)
         if client is None or not create
-        else IndexWriter.open_or_create(directory, manifest or Manifest.of(client.card, dtype, wanted))
+        else IndexWriter.open_or_create(
+            directory, manifest or Manifest.of(client.card, dtype, rules.icc, rules.decode)
+        )
     )
     try:
         if client is not None:
             writer.manifest.require(client.card, directory)
-        elif manifest is not None:
+        if manifest is not None:
             writer.manifest.require_same(manifest, directory)
-        writer.manifest.require_icc(icc, directory)
+        writer.manifest.require_rules(icc, decode, directory)
     except BaseException:
         writer.close()
         raise

@@ -113,7 +113,7 @@ def picture_steps(core: Core, images: Sequence[ImageSource]) -> Steps[list[Futur
             decoding.append((image, core.decoding.in_workers(image)))
         for image, waiting in decoding:
             if waiting is None:
-                embedding.append(core.model().image(image, icc=core.icc))
+                embedding.append(core.model().image(image, icc=core.rules.icc, decode=core.rules.decode))
                 continue
             try:
                 found = cast(DecodedPicture, (yield cast("Future[Array]", waiting.done)))

@@ -24,6 +24,7 @@ from clipdex.base.json_text import parse_plain_json
 from clipdex.index.files import create, fault, open_to_read, rename, sync_directory
 from clipdex.model.card import ModelCard
 from clipdex.model.formats.icc import IccUse
+from clipdex.model.picture_rules import DecodeUse, PictureRules
 
 __all__ = [
     "FORMAT_VERSION",
@@ -39,7 +40,9 @@ MANIFEST = "manifest.json"
 PLAN = "plan.json"  # of an index of parts, in place of a manifest
 FORMAT = "clipdex-index"
 FORMAT_VERSION = 1
-_WITH_ICC = 2  # pictures were converted: a clipdex that cannot do that must not add to the index
+# A clipdex that cannot decode pictures as those of an index were must not add to it:
+_WITH_ICC = 2  # they were converted
+_WITH_DECODE = 3  # JPEGs were reduced
 
 # The vectors' dtype, and the suffix of the file they are in. Little-endian, whatever wrote them.
 _SUFFIX = {"float16": "f16", "float32": "f32"}
@@ -52,6 +55,7 @@ class Manifest:
 
     below_floor: what the export gate found wrong with a model that made rows, if it was installed anyway; else "".
     icc: "srgb" if pictures were converted by their colour profiles before they were embedded, else "off".
+    decode: "fast" if large JPEGs were decoded at a reduced size, else "exact".
     """
 
     fingerprint: str
@@ -60,15 +64,23 @@ class Manifest:
     dtype: str = "float16"
     below_floor: str = ""
     icc: IccUse = "off"
+    decode: DecodeUse = "exact"
 
     def __post_init__(self) -> None:
         if self.dtype not in _SUFFIX:
             raise IndexFormatError(f"an index holds float16 or float32 vectors, not {self.dtype!r}")
 
     @classmethod
-    def of(cls, card: ModelCard, dtype: str = "float16", icc: IccUse = "off") -> Manifest:
+    def of(
+        cls, card: ModelCard, dtype: str = "float16", icc: IccUse = "off", decode: DecodeUse = "exact"
+    ) -> Manifest:
         """Make the manifest of a new index for a model's vectors."""
-        return cls(card.fingerprint, card.name, card.embedding_dim, dtype, card.below_floor or "", icc)
+        return cls(card.fingerprint, card.name, card.embedding_dim, dtype, card.below_floor or "", icc, decode)
+
+    @property
+    def rules(self) -> PictureRules:
+        """How the pictures of the index are decoded."""
+        return PictureRules(self.icc, self.decode)
 
     @property
     def vectors_file(self) -> str:
@@ -96,19 +108,23 @@ class Manifest:
 
     def require_same(self, other: Manifest, where: Path) -> None:
         """Raise FingerprintMismatch unless both are of one embedding space, and of pictures decoded alike."""
-        if (self.fingerprint, self.icc) != (other.fingerprint, other.icc):
-            theirs, ours = (f"{m.model} (fingerprint {m.fingerprint[:12]}, icc {m.icc})" for m in (self, other))
+        if (self.fingerprint, self.rules) != (other.fingerprint, other.rules):
+            theirs, ours = (
+                f"{m.model} (fingerprint {m.fingerprint[:12]}, icc {m.icc}, decode {m.decode})"
+                for m in (self, other)
+            )
             raise FingerprintMismatch(
                 f"{where} holds vectors of {theirs}, expected those of {ours}: they cannot be compared"
             )
 
-    def require_icc(self, icc: IccUse | None, where: Path) -> None:
-        """Raise InvalidArgument if the index was created with another `icc` than is given; None is as it is."""
-        if icc is not None and icc != self.icc:
-            raise InvalidArgument(
-                f"{where} was created with icc {self.icc}, but {icc} is given: its rows could not be "
-                "compared with the new ones; leave icc out, or build another index"
-            )
+    def require_rules(self, icc: str | None, decode: str | None, where: Path) -> None:
+        """Raise InvalidArgument if the index was created with another `icc` or `decode`; None is as it is."""
+        for name, given, own in (("icc", icc, self.icc), ("decode", decode, self.decode)):
+            if given is not None and given != own:
+                raise InvalidArgument(
+                    f"{where} was created with {name} {own}, but {given} is given: its rows could not be "
+                    f"compared with the new ones; leave {name} out, or build another index"
+                )
 
     def noting(self, card: ModelCard, directory: Path) -> Manifest:
         """Record in the manifest, if necessary, that rows of this model will be added -> the manifest.
@@ -130,11 +146,17 @@ class Manifest:
             raise IndexWriteError(f"{directory / MANIFEST}: cannot be written: {exc.strerror}") from exc
         return noted
 
+    def _version(self) -> int:
+        """The least format version that forbids other ways of decoding."""
+        if self.decode != "exact":
+            return _WITH_DECODE
+        return FORMAT_VERSION if self.icc == "off" else _WITH_ICC
+
     def to_json(self) -> str:
         """The text of manifest.json."""
         data = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION if self.icc == "off" else _WITH_ICC,
+            "format_version": self._version(),
             "fingerprint": self.fingerprint,
             "model": self.model,
             "embedding_dim": self.embedding_dim,
@@ -144,6 +166,8 @@ class Manifest:
             data["below_floor"] = self.below_floor
         if self.icc != "off":
             data["icc"] = self.icc
+        if self.decode != "exact":
+            data["decode"] = self.decode
         return json.dumps(data | {"crc32c": json_crc32c(data)}, indent=2) + "\n"
 
     @classmethod
@@ -168,10 +192,10 @@ class Manifest:
 
         data = read_description(path, FORMAT, "the manifest of a clipdex index", absent)
         version = data.get("format_version")
-        if type(version) is not int or version not in (FORMAT_VERSION, _WITH_ICC):  # True is not 1
+        if type(version) is not int or not FORMAT_VERSION <= version <= _WITH_DECODE:  # True is not 1
             raise IndexFormatError(
                 f"{directory} has the format version {version!r}, this clipdex reads {FORMAT_VERSION} "
-                f"and {_WITH_ICC}: install the clipdex that wrote it, or build the index again"
+                f"to {_WITH_DECODE}: install the clipdex that wrote it, or build the index again"
             )
         fingerprint, model, dim, dtype = (
             data.get(key) for key in ("fingerprint", "model", "embedding_dim", "dtype")
@@ -185,10 +209,12 @@ class Manifest:
             or dtype not in _SUFFIX
             or not isinstance(data.get("below_floor", ""), str)
             or data.get("icc", "off") not in get_args(IccUse)
+            or data.get("decode", "exact") not in get_args(DecodeUse)
         ):
             raise IndexFormatError(f"{path}: a field is missing or out of range (docs/index-format.md lists them)")
         require_json_crc32c(path, data)
-        return cls(fingerprint, model, dim, dtype, data.get("below_floor", ""), data.get("icc", "off"))
+        icc, decode = data.get("icc", "off"), data.get("decode", "exact")
+        return cls(fingerprint, model, dim, dtype, data.get("below_floor", ""), icc, decode)
 
 
 def read_description(path: Path, form: str, what: str, absent: Callable[[], IndexFormatError]) -> dict[str, Any]:

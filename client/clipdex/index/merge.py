@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,7 @@ def merge_indexes(
         progress: called with the number of rows copied so far and of all rows to copy.
 
     Raises:
-        FingerprintMismatch: they are of different models, or their pictures were converted differently.
+        FingerprintMismatch: they are of different models, or their pictures were decoded differently.
         IndexDamaged: one of them is damaged: the copy would have matching checksums.
         InvalidArgument: there is something at `out`, it is inside an index, or there are no sources.
         IndexFault: as `Index` and `IndexWriter` raise it.
@@ -92,7 +92,7 @@ def _manifest(indexes: Sequence[Index]) -> Manifest:
     wide = any(index.manifest.dtype == "float32" for index in indexes)
     below = next((index.manifest.below_floor for index in indexes if index.manifest.below_floor), "")
     dtype = "float32" if wide else first.dtype
-    return Manifest(first.fingerprint, first.model, first.embedding_dim, dtype, below, first.icc)
+    return replace(first, dtype=dtype, below_floor=below)
 
 
 def _chosen(indexes: Sequence[Index]) -> list[list[int]]:

@@ -37,6 +37,7 @@ from clipdex.index.manifest import (
     require_json_crc32c,
 )
 from clipdex.model.formats.icc import IccUse
+from clipdex.model.picture_rules import DecodeUse
 from clipdex.sources.locations import TAR_SUFFIXES, containers
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
 
 FORMAT = "clipdex-parts"
 FORMAT_VERSION = 1
+_WITH_DECODE = 2  # as in a manifest: a clipdex that cannot decode so must not make parts
 HASH = "blake2b-64"
 MOST_PARTS = 10_000
 
@@ -75,6 +77,7 @@ class PartPlan:
     dtype: str = "float16"
     icc: IccUse = "off"
     source: str = ""
+    decode: DecodeUse = "exact"
 
     @classmethod
     def of(cls, parts: int, manifest: Manifest, source: str) -> PartPlan:
@@ -86,12 +89,16 @@ class PartPlan:
         require_count(parts)
         text = source.encode("utf-8", "backslashreplace").decode()
         m = manifest
-        return cls(parts, m.fingerprint, m.model, m.embedding_dim, m.dtype, m.icc, text[:_LONGEST_SOURCE])
+        return cls(
+            parts, m.fingerprint, m.model, m.embedding_dim, m.dtype, m.icc, text[:_LONGEST_SOURCE], m.decode
+        )
 
     @property
     def manifest(self) -> Manifest:
         """The manifest of a new part."""
-        return Manifest(self.fingerprint, self.model, self.embedding_dim, self.dtype, icc=self.icc)
+        return Manifest(
+            self.fingerprint, self.model, self.embedding_dim, self.dtype, icc=self.icc, decode=self.decode
+        )
 
     def part_of(self, path: bytes) -> int:
         """Return the part that a picture, or a line of the ledger, belongs to. It depends on the path alone.
@@ -109,7 +116,7 @@ class PartPlan:
         """The text of plan.json."""
         data = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if self.decode == "exact" else _WITH_DECODE,
             "parts": self.parts,
             "hash": HASH,
             "fingerprint": self.fingerprint,
@@ -119,6 +126,8 @@ class PartPlan:
             "icc": self.icc,
             "source": self.source,
         }
+        if self.decode != "exact":
+            data["decode"] = self.decode
         return json.dumps(data | {"crc32c": json_crc32c(data)}, indent=2) + "\n"
 
     @classmethod
@@ -135,22 +144,24 @@ class PartPlan:
         no_plan = IndexFormatError(f"{directory} is not an index of parts: it has no {PLAN}")
         data = read_description(path, FORMAT, "the plan of an index of parts", lambda: no_plan)
         version = data.get("format_version")
-        if type(version) is not int or version != FORMAT_VERSION or data.get("hash") != HASH:
+        known = type(version) is int and FORMAT_VERSION <= version <= _WITH_DECODE
+        if not known or data.get("hash") != HASH:
             raise IndexFormatError(
                 f"{path} has the format version {version!r} and the hash {data.get('hash')!r}, this clipdex reads "
-                f"{FORMAT_VERSION} and {HASH!r}: install the clipdex that wrote it, or build the index again"
+                f"{FORMAT_VERSION} to {_WITH_DECODE} and {HASH!r}: install the clipdex that wrote it, or build "
+                "the index again"
             )
         if not _is_plausible(data):
             raise IndexFormatError(f"{path}: a field is missing or out of range (docs/index-format.md lists them)")
         require_json_crc32c(path, data)
         keys = ("parts", "fingerprint", "model", "embedding_dim", "dtype", "icc", "source")
-        return cls(**{key: data[key] for key in keys})
+        return cls(**{key: data[key] for key in keys}, decode=data.get("decode", "exact"))
 
     def require_same(self, wanted: PartPlan, directory: Path) -> None:
         """Raise an error unless a run that wants the other plan may write to the parts of this one.
 
         Raises:
-            InvalidArgument: it wants another number of parts, or another `icc`.
+            InvalidArgument: it wants another number of parts, or another `icc` or `decode`.
             FingerprintMismatch: it is of another model.
         """
         if wanted.parts != self.parts:
@@ -165,7 +176,7 @@ class PartPlan:
                 f"the model in use is {wanted.model} (fingerprint {wanted.fingerprint[:12]}): "
                 "their vectors cannot be compared; use the same model, or build another index"
             )
-        self.manifest.require_icc(wanted.icc, directory)
+        self.manifest.require_rules(wanted.icc, wanted.decode, directory)
 
     def write(self, directory: Path) -> PartPlan:
         """Write the plan, unless there is one already -> the plan that counts now.
@@ -277,4 +288,5 @@ def _is_plausible(data: dict[str, Any]) -> bool:
         and 0 < data["embedding_dim"] <= 1 << 20
         and data.get("dtype") in ("float16", "float32")
         and data.get("icc") in get_args(IccUse)
+        and data.get("decode", "exact") in get_args(DecodeUse)
     )

@@ -22,6 +22,7 @@ from clipdex.index.side.int8_file import int8_damages
 from clipdex.index.thumbnails import thumbnail_damages
 from clipdex.index.vectors import read_extent
 from clipdex.index.wal import wal_damage
+from clipdex.model.picture_rules import DecodeUse
 
 __all__ = ["Damage", "VerifyReport", "check_rows", "verify_index"]
 
@@ -36,12 +37,16 @@ class Damage:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """The result of a check: what was read, and the damage found, if any."""
+    """The result of a check: what was read, and the damage found, if any.
+
+    decode: how the index says that its pictures were decoded, "exact" or "fast"; None if it does not say.
+    """
 
     rows: int
     extents: int
     bytes_read: int
     damages: list[Damage]
+    decode: DecodeUse | None = None
 
 
 def verify_index(directory: PathLike, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
@@ -92,7 +97,7 @@ def _verify_parts(directory: Path, progress: Callable[[int, int], None] | None) 
         except (IndexDamaged, IndexFormatError):
             pass  # in the report already
         rows, extents, read = rows + report.rows, extents + report.extents, read + report.bytes_read
-    return VerifyReport(rows, extents, read, damages)
+    return VerifyReport(rows, extents, read, damages, plan.decode)
 
 
 def _told(progress: Callable[[int, int], None], before: int, done: int, total: int) -> None:
@@ -131,7 +136,7 @@ def _verify(directory: Path, progress: Callable[[int, int], None] | None) -> Ver
             damages.append(Damage(lost))
         store = RowStore.open(directory / ROWS_FILE, write=False)
     except (IndexDamaged, IndexFormatError) as exc:
-        return VerifyReport(0, 0, 0, [*damages, Damage(str(exc))])
+        return VerifyReport(0, 0, 0, [*damages, Damage(str(exc))], manifest.decode)
     try:
         report = check_rows(directory, manifest, store, progress)
         damages += report.damages
@@ -141,10 +146,10 @@ def _verify(directory: Path, progress: Callable[[int, int], None] | None) -> Ver
         damages += [Damage(what) for what in thumbnail_damages(directory)]
         damages += [Damage(what) for what in feature_damages(directory)]
     except IndexDamaged as exc:
-        return VerifyReport(0, 0, 0, [*damages, Damage(str(exc))])
+        return VerifyReport(0, 0, 0, [*damages, Damage(str(exc))], manifest.decode)
     finally:
         store.close()
-    return VerifyReport(report.rows, report.extents, report.bytes_read, damages)
+    return VerifyReport(report.rows, report.extents, report.bytes_read, damages, manifest.decode)
 
 
 def check_rows(

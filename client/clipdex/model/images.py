@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -30,12 +31,17 @@ from clipdex.model.formats.flatten import over, with_alpha
 from clipdex.model.formats.icc import IccUse, check_icc, convert_to_srgb
 from clipdex.model.formats.jpeg import whole_without_end
 from clipdex.model.formats.png import deep_colours, scale_key, without_remarks
+from clipdex.model.picture_rules import EXACT, PictureRules
+from clipdex.model.resizing import Box, center_crop, least_size, resized, resized_reduced, to_pixels
 
 __all__ = [
     "FORMATS",
     "ImageSource",
+    "Opened",
     "center_crop",
     "file_bytes",
+    "model_pixels",
+    "open_for_model",
     "open_image",
     "require_readable",
     "require_several",
@@ -47,12 +53,6 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Imag
 
 WHITE = (255, 255, 255)
 
-_FILTERS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -63,15 +63,19 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# The same as a swap of the axes, which comes first, and mirrors.
+_ON_ITS_SIDE, _FROM_THE_RIGHT, _FROM_BELOW = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
+# A photograph with others in its file, as telephones make them, is an MPO.
+_JPEGS = ("JPEG", "MPO")
 
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _TIFF_PALETTE = 320
 # Where Pillow keeps a picture's XMP, and alone looks for an orientation if EXIF has none.
 _XMP = ("xmp", "XML:com.adobe.xmp")
 
-# A 1 × 5,000 picture would grow to 224 × 1,120,000 before its centre is cut out. Beyond this multiple of the
-# crop's size, only the middle is resized.
-_LONGEST_RESIZE = 32
+
+# From a JPEG's (width, height), the size that it must keep if it is decoded smaller than it is.
+_Least: TypeAlias = "Callable[[tuple[int, int]], tuple[int, int]]"
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,26 @@ class _Rules:
     fill: tuple[int, int, int]
     max_pixels: int
     icc: IccUse
-    least_side: int | None = None
+    least: _Least | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A decoded picture: RGB, upright.
+
+    size: its (width, height) as shown; `image` is smaller if it was reduced as it was decoded, and the picture
+    then fills `box` of it.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    box: Box | None = None
+
+    def resized(self, spec: ImageSpec) -> Image.Image:
+        """Resize it for a model, without the crop."""
+        if self.box is None:
+            return resized(self.image, spec)
+        return resized_reduced(self.image, spec, self.size, self.box)
 
 
 def open_image(
@@ -107,7 +130,34 @@ def open_image(
         ImageError: it cannot be decoded; `reason` says why in one word.
         InvalidArgument: `source` is none of these.
     """
-    rules = _Rules(fill, max_pixels, check_icc(icc), least_side)
+    least = None if least_side is None else partial(_least_by_side, least_side)
+    return _opened_from(source, _Rules(fill, max_pixels, check_icc(icc), least)).image
+
+
+def open_for_model(
+    source: ImageSource, spec: ImageSpec, rules: PictureRules = EXACT, *, max_pixels: int = MAX_PIXELS
+) -> Opened:
+    """Decode a picture for a model, as `open_image` does; by `rules`, a JPEG may be reduced.
+
+    Raises:
+        ImageError, InvalidArgument: as `open_image` does.
+    """
+    least = partial(least_size, spec=spec) if rules.decode == "fast" else None
+    return _opened_from(source, _Rules(spec.fill, max_pixels, rules.icc, least))
+
+
+def model_pixels(source: ImageSource, spec: ImageSpec, rules: PictureRules = EXACT) -> Pixels:
+    """Decode a picture for a model, resized and cropped -> uint8 (size, size, 3). Raises as `open_image` does."""
+    return center_crop(open_for_model(source, spec, rules).resized(spec), spec)
+
+
+def _least_by_side(side: int, size: tuple[int, int]) -> tuple[int, int]:
+    scale = min(1.0, side / max(size))
+    width, height = (max(1, math.ceil(scale * each)) for each in size)
+    return width, height
+
+
+def _opened_from(source: ImageSource, rules: _Rules) -> Opened:
     if isinstance(source, Image.Image):
         return _decode(source, "the image given", rules)
     if isinstance(source, np.ndarray):
@@ -152,70 +202,6 @@ def require_several(images: Iterable[ImageSource]) -> None:
         raise InvalidArgument(f"images is {type(images).__name__}; expected a list of pictures")
 
 
-def to_pixels(image: Image.Image, spec: ImageSpec) -> Pixels:
-    """Resize and crop an RGB image as the model's own preprocessing does -> uint8 (size, size, 3)."""
-    return center_crop(resized(image, spec), spec)
-
-
-def resized(image: Image.Image, spec: ImageSpec) -> Image.Image:
-    """Do the first half of `to_pixels`: resize the picture (of a very long one, its middle), without the crop."""
-    if spec.resize == "squash":
-        size = (spec.size, spec.size)
-    elif spec.resize == "longest_edge":
-        # OpenCLIP's arithmetic, in its order: the last bit of the ratio can decide how a half is rounded.
-        ratio = max(side / spec.size for side in image.size)
-        size = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
-    else:
-        image, size = _shortest_edge(image, spec)
-    return image if image.size == size else image.resize(size, resample=_FILTERS[spec.interpolation])
-
-
-def _shortest_edge(image: Image.Image, spec: ImageSpec) -> tuple[Image.Image, tuple[int, int]]:
-    """Return the picture, or its middle if it is very long, and the (width, height) to resize it to.
-
-    The shorter side becomes `spec.resize_to`, the longer one is rounded down: the arithmetic of Hugging Face's
-    CLIPImageProcessor and of torchvision.
-    """
-    width, height = image.size
-    short, long = min(width, height), max(width, height)
-    long_resized = int(spec.resize_to * long / short)
-    if long_resized > _LONGEST_RESIZE * spec.size:
-        image = _middle(image, spec.size * 2 * short / spec.resize_to)
-        width, height = image.size
-        long_resized = int(spec.resize_to * max(width, height) / short)
-    return image, (spec.resize_to, long_resized) if width <= height else (long_resized, spec.resize_to)
-
-
-def _middle(image: Image.Image, wanted: float) -> Image.Image:
-    """Cut out the middle of a very long picture, `wanted` source pixels along its longer side."""
-    width, height = image.size
-    keep = max(1, math.ceil(wanted))
-    if width > height:
-        left = (width - keep) // 2
-        return image.crop((left, 0, left + keep, height))
-    top = (height - keep) // 2
-    return image.crop((0, top, width, top + keep))
-
-
-def center_crop(image: Image.Image, spec: ImageSpec) -> Pixels:
-    """Do the second half of `to_pixels`: crop -> uint8 (size, size, 3), padded with black if it is too small."""
-    pixels, size = np.asarray(image), spec.size
-    height, width = pixels.shape[:2]
-    if height < size or width < size:
-        tall, wide = max(height, size), max(width, size)
-        padded = np.zeros((tall, wide, 3), dtype=np.uint8)
-        # Hugging Face puts the odd pixel above and to the left, OpenCLIP below and to the right.
-        odd = 0 if spec.crop == "pad" else 1
-        top, left = (tall - height + odd) // 2, (wide - width + odd) // 2
-        padded[top : top + height, left : left + width] = pixels
-        pixels, height, width = padded, tall, wide
-    if spec.crop == "center_half_even":
-        top, left = round((height - size) / 2), round((width - size) / 2)
-    else:
-        top, left = (height - size) // 2, (width - size) // 2
-    return np.ascontiguousarray(pixels[top : top + size, left : left + size])
-
-
 def require_readable(path: str | os.PathLike[str]) -> None:
     """Raise the ImageError of a path that cannot be opened as a file."""
     with _opened(path):
@@ -242,7 +228,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise ImageError(f"{os.fspath(path)}: cannot be read: {why}", reason="unreadable") from exc
 
 
-def _decode_bytes(data: bytes, where: str, rules: _Rules) -> Image.Image:
+def _decode_bytes(data: bytes, where: str, rules: _Rules) -> Opened:
     if not data:
         raise ImageError(f"{where}: the file is empty", reason="empty")
     try:
@@ -264,7 +250,7 @@ def _mended(data: bytes, reason: str) -> bytes | None:
     return whole_without_end(data) if reason == "truncated" else None
 
 
-def _decode_file(data: bytes, where: str, rules: _Rules) -> Image.Image:
+def _decode_file(data: bytes, where: str, rules: _Rules) -> Opened:
     ours = open_ours(data, where)
     if ours is not None:
         return _decode_ours(ours, where, rules, data)
@@ -273,18 +259,24 @@ def _decode_file(data: bytes, where: str, rules: _Rules) -> Image.Image:
             image.info.pop(name, None)
         scale_key(image, data)
         _scale_palette(image)
-        if rules.least_side is not None and image.format == "JPEG":
-            _require_size(image.size, where, rules.max_pixels)
-            scale = min(1.0, rules.least_side / max(image.size))
-            width, height = (max(1, math.ceil(scale * side)) for side in image.size)
-            image.draft(None, (width, height))
-        decoded = _decode(image, where, rules, data)
-        if decoded is not image:
+        size, box = image.size, None
+        if rules.least is not None and image.format in _JPEGS:
+            _require_size(size, where, rules.max_pixels)
+            box = _reduce(image, rules.least(size))
+        opened = _decode(image, where, rules, data, None if box is None else (size, box))
+        if opened.image is not image:
             image.close()
-        return decoded
+        return opened
 
 
-def _decode_ours(picture: OwnPicture, where: str, rules: _Rules, data: bytes) -> Image.Image:
+def _reduce(image: Image.Image, least: tuple[int, int]) -> Box | None:
+    """Let a JPEG be decoded smaller, if it keeps this size -> the part that it then fills; None if it is not."""
+    size = image.size
+    drafted = image.draft(None, least)
+    return None if drafted is None or image.size == size else drafted[1]
+
+
+def _decode_ours(picture: OwnPicture, where: str, rules: _Rules, data: bytes) -> Opened:
     _require_size(picture.size, where, rules.max_pixels)
     try:
         image = picture.to_rgb(rules.fill)
@@ -311,7 +303,14 @@ def _scale_palette(image: Image.Image) -> None:
         image.putpalette(bytes(value for i in range(count) for value in colours[i::count]))
 
 
-def _decode(image: Image.Image, where: str, rules: _Rules, data: bytes = b"") -> Image.Image:
+def _decode(
+    image: Image.Image,
+    where: str,
+    rules: _Rules,
+    data: bytes = b"",
+    whole: tuple[tuple[int, int], Box] | None = None,
+) -> Opened:
+    """Decode the pixels. whole: of a reduced picture its full size, and the part of the image that it fills."""
     try:
         _require_size(image.size, where, rules.max_pixels)
         _make_room(image)
@@ -328,7 +327,7 @@ def _decode(image: Image.Image, where: str, rules: _Rules, data: bytes = b"") ->
             )
         elif rgb is None:
             rgb = _to_rgb(image, rules.fill)
-        return _upright(rgb, orientation)
+        return _upright(rgb, orientation, whole)
     except ClipdexError:
         raise
     # Malformed files make Pillow raise nearly anything: ValueError, SyntaxError, KeyError, struct.error, ...
@@ -363,9 +362,30 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
+def _upright(image: Image.Image, orientation: int, whole: tuple[tuple[int, int], Box] | None = None) -> Opened:
     # Not ImageOps.exif_transpose: it copies even upright pictures, and fails if EXIF is broken.
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+    turned = image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+    if whole is None:
+        return Opened(turned, turned.size)
+    (width, height), box = whole
+    return Opened(
+        turned,
+        (height, width) if orientation in _ON_ITS_SIDE else (width, height),
+        _turned(box, image.size, orientation),
+    )
+
+
+def _turned(box: Box, size: tuple[int, int], orientation: int) -> Box:
+    """Turn a part of a picture of this size upright with it."""
+    left, top, right, bottom = box
+    width, height = size
+    if orientation in _ON_ITS_SIDE:
+        left, top, right, bottom, width, height = top, left, bottom, right, height, width
+    if orientation in _FROM_THE_RIGHT:
+        left, right = width - right, width - left
+    if orientation in _FROM_BELOW:
+        top, bottom = height - bottom, height - top
+    return left, top, right, bottom
 
 
 def _to_rgb(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:

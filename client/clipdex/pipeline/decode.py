@@ -18,7 +18,7 @@ from clipdex.base.errors import InvalidArgument
 from clipdex.base.limits import Limits
 from clipdex.base.records import Failure, Picture
 from clipdex.model.card import ImageSpec
-from clipdex.model.formats.icc import IccUse
+from clipdex.model.picture_rules import EXACT, PictureRules
 from clipdex.pipeline.decode_worker import DECODED, HEADER, NO_HASH, NO_SLOT, SLOT, UNCHANGED, told_by
 from clipdex.pipeline.large_pictures import machine_memory
 from clipdex.pipeline.ring import PixelRing
@@ -91,12 +91,12 @@ class DecodePool:
         *,
         workers: int | None = None,
         limits: Limits | None = None,
-        icc: IccUse = "off",
+        rules: PictureRules = EXACT,
         exif: bool = False,
         decodes: bool = True,
         decoder: Sequence[str] = DECODER,
     ) -> None:
-        """workers: processes; one for each core that this process may use if not given. icc: see `open_image`.
+        """workers: processes; one for each core that this process may use if not given. rules: see `PictureRules`.
 
         exif: also read what pictures say of themselves. decodes: False reads files without decoding them; each
             gives `Unchanged`, or a Failure. decoder: what the workers run, for measurements without decoding.
@@ -107,7 +107,7 @@ class DecodePool:
         self._spec = spec
         self._ring = ring
         self._count = workers or usable_cpus()
-        self._icc = icc
+        self._rules = rules
         self._exif = exif
         self._decodes = decodes
         self._decoder = decoder
@@ -336,7 +336,7 @@ class DecodePool:
             self._ring,
             self._spec,
             self._limits,
-            self._icc,
+            self._rules,
             exif=self._exif,
             advice="use fewer workers with --workers",
             decoder=self._decoder,
@@ -348,7 +348,7 @@ def start_decoder(
     ring: PixelRing,
     spec: ImageSpec,
     limits: Limits,
-    icc: IccUse,
+    rules: PictureRules,
     *,
     exif: bool,
     advice: str,
@@ -356,9 +356,9 @@ def start_decoder(
 ) -> _W:
     """Start a process that decodes into a ring. Raises ClipdexError, which ends with the advice."""
     module, *more = decoder
-    rules = json.dumps(asdict(spec)), json.dumps(asdict(limits)), icc, *(["exif"] if exif else []), *more
+    told = *(json.dumps(asdict(each)) for each in (spec, limits, rules)), *(["exif"] if exif else []), *more
     try:
         memory = ring.open_for_workers()
     except OSError as exc:
         raise refused(exc, advice) from exc
-    return kind.start(module, memory, rules, advice=advice)
+    return kind.start(module, memory, told, advice=advice)

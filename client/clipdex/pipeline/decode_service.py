@@ -11,7 +11,7 @@ from clipdex.base.errors import ClipdexError, ImageError
 from clipdex.base.exif import Exif
 from clipdex.base.limits import Limits
 from clipdex.model.card import ImageSpec
-from clipdex.model.formats.icc import IccUse
+from clipdex.model.picture_rules import EXACT, PictureRules
 from clipdex.pipeline.decode import start_decoder
 from clipdex.pipeline.decode_worker import DECODED, HEADER, NO_HASH, SLOT, told_by
 from clipdex.pipeline.large_pictures import machine_memory
@@ -51,13 +51,13 @@ class DecodeService:
         spec: ImageSpec,
         *,
         workers: int,
-        icc: IccUse = "off",
+        rules: PictureRules = EXACT,
         exif: bool = False,
         limits: Limits | None = None,
         waiting: int = 128,
         idle_s: float = 30.0,
     ) -> None:
-        """spec: how the model's pictures are resized. icc: see `open_image`. waiting: pictures that may wait.
+        """spec: how the model's pictures are resized. waiting: pictures that may wait.
 
         exif: also read what pictures, and the sidecars of those given by path, say of them.
 
@@ -68,7 +68,7 @@ class DecodeService:
         bounds = (limits or Limits()).within(machine_memory())
 
         def start() -> WorkerProcess:
-            return start_decoder(WorkerProcess, self._ring, spec, bounds, icc, exif=exif, advice=ADVICE)
+            return start_decoder(WorkerProcess, self._ring, spec, bounds, rules, exif=exif, advice=ADVICE)
 
         self._service = WorkerService(start, workers=workers, limits=bounds, waiting=waiting, idle_s=idle_s)
         try:

@@ -1,7 +1,7 @@
 """Worker process that decodes: it reads requests from a pipe, and writes pixels into slots of shared memory.
 
 `worker_loop.py` has what it shares with other workers. It is started with the file descriptors of its pipe and of
-the memory, the image rules and the limits as JSON, the treatment of colour profiles, and "exif" if it is to read
+the memory, the image spec, the limits and the rules as JSON, and "exif" if it is to read
 what pictures say of themselves. Messages are bytes:
 
     to it:           the number of a slot, or -1 to decode nothing; the picture's previous content hash, or zeros;
@@ -33,9 +33,9 @@ from clipdex.base.records import storable
 from clipdex.base.regular_files import open_picture
 from clipdex.looks.signature import SIGNATURE_BYTES, perceptual_signature
 from clipdex.model.card import ImageSpec
-from clipdex.model.formats.icc import IccUse, check_icc
-from clipdex.model.images import center_crop, open_image, resized
+from clipdex.model.images import center_crop, open_for_model
 from clipdex.model.picture_exif import exif_of, sidecar_of
+from clipdex.model.picture_rules import EXACT, PictureRules
 from clipdex.pipeline.worker_loop import More, failure_of, serve, with_enough_memory
 
 __all__ = ["DECODED", "HEADER", "NO_HASH", "NO_SLOT", "SLOT", "UNCHANGED", "main", "told_by"]
@@ -55,7 +55,7 @@ def decode_file(
     spec: ImageSpec,
     limits: Limits,
     with_more: More = None,
-    icc: IccUse = "off",
+    rules: PictureRules = EXACT,
     *,
     exif: bool = False,
 ) -> bytes:
@@ -78,7 +78,7 @@ def decode_file(
         if digest == known or slot == NO_SLOT:
             told = _exif(data, request) if exif else b""
             return HEADER.pack(UNCHANGED, 0, 0, *stated, digest, read_s, 0.0) + told
-        made = with_enough_memory(lambda: _made(data, slots[slot], spec, limits, icc), with_more)
+        made = with_enough_memory(lambda: _made(data, slots[slot], spec, limits, rules), with_more)
     except (ImageError, OSError, MemoryError) as exc:
         return _failed(stated, digest, *failure_of(exc))
     (width, height), began_decoding, decoded, signature = made
@@ -106,14 +106,14 @@ def _exif(data: bytes, request: ReadRequest) -> bytes:
 _Made: TypeAlias = "tuple[tuple[int, int], float, float, bytes]"
 
 
-def _made(data: bytes, slot: Pixels, spec: ImageSpec, limits: Limits, icc: IccUse) -> _Made:
+def _made(data: bytes, slot: Pixels, spec: ImageSpec, limits: Limits, rules: PictureRules) -> _Made:
     """Decode into a slot -> (width and height, times when it began and was decoded, perceptual signature)."""
     began = time.perf_counter()
-    image = open_image(data, fill=spec.fill, max_pixels=limits.max_pixels, icc=icc)
+    opened = open_for_model(data, spec, rules, max_pixels=limits.max_pixels)
     decoded = time.perf_counter()
-    small = resized(image, spec)
+    small = opened.resized(spec)
     slot[...] = center_crop(small, spec)
-    return image.size, began, decoded, perceptual_signature(small)
+    return opened.size, began, decoded, perceptual_signature(small)
 
 
 def _failed(stated: tuple[int, int, int], digest: bytes, reason: str, detail: str) -> bytes:
@@ -124,14 +124,15 @@ def _failed(stated: tuple[int, int, int], digest: bytes, reason: str, detail: st
 
 def main() -> None:
     """Serve until the pipe closes."""
-    descriptor, memory, rules, bounds, icc, *also = sys.argv[1:]
-    spec, limits, use = ImageSpec.from_dict(json.loads(rules)), Limits(**json.loads(bounds)), check_icc(icc)
+    descriptor, memory, *told = sys.argv[1:]
+    spec, limits = ImageSpec.from_dict(json.loads(told[0])), Limits(**json.loads(told[1]))
+    rules = PictureRules(**json.loads(told[2]))
     mapped = mmap.mmap(int(memory), 0)
     slots: Pixels = np.frombuffer(mapped, dtype=np.uint8).reshape(-1, spec.size, spec.size, 3)
-    exif = "exif" in also
+    exif = "exif" in told[3:]
     serve(
         int(descriptor),
         int(memory),
         limits,
-        lambda message, more: decode_file(message, slots, spec, limits, more, use, exif=exif),
+        lambda message, more: decode_file(message, slots, spec, limits, more, rules, exif=exif),
     )

@@ -14,7 +14,8 @@ from clipdex.base.records import Failure
 from clipdex.client.client import Client
 from clipdex.index.manifest import Manifest
 from clipdex.index.writer import IndexWriter
-from clipdex.model.formats.icc import IccUse, check_icc
+from clipdex.model.formats.icc import IccUse
+from clipdex.model.picture_rules import DecodeUse, PictureRules
 from clipdex.pipeline.decode import DECODER
 from clipdex.pipeline.departures import remove_departed
 from clipdex.pipeline.report import Progress, RunReport
@@ -37,6 +38,7 @@ def index_one(
     *,
     dtype: str = "float16",
     icc: IccUse | None = None,
+    decode: DecodeUse | None = None,
     workers: int | None = None,
     limits: Limits | None = None,
     retry_failures: bool = False,
@@ -54,14 +56,14 @@ def index_one(
     decoder: what the workers run, for measurements without decoding; see `DecodePool`.
     """
     started = time.monotonic()
+    rules = PictureRules.of(icc, decode)
     # Lock the index before a long listing; but do not create an index for an empty source.
     is_new = not os.path.lexists(index)
     if is_new:
         require_a_picture(source)
-    made_with = check_icc("off" if icc is None else icc)
-    with IndexWriter.open_or_create(index, Manifest.of(client.card, dtype, made_with)) as writer:
+    with IndexWriter.open_or_create(index, Manifest.of(client.card, dtype, rules.icc, rules.decode)) as writer:
         writer.manifest.require(client.card, index)
-        writer.manifest.require_icc(icc, index)
+        writer.manifest.require_rules(icc, decode, index)
         if not is_new:
             require_a_picture(source)
         run = Run(

@@ -21,7 +21,8 @@ from clipdex.index.files import open_to_write, sync_directory
 from clipdex.index.manifest import Manifest
 from clipdex.index.part_plan import PartPlan, is_parted, require_count
 from clipdex.model.card import ModelCard
-from clipdex.model.formats.icc import IccUse, check_icc
+from clipdex.model.formats.icc import IccUse
+from clipdex.model.picture_rules import DecodeUse, PictureRules
 from clipdex.pipeline.departures import Stranded
 from clipdex.pipeline.index_one import require_a_picture
 from clipdex.pipeline.report import Progress, RunReport
@@ -46,14 +47,16 @@ def opened_plan(
     part: int | None,
     dtype: str,
     icc: IccUse | None,
+    decode: DecodeUse | None,
 ) -> PartPlan:
     """Read the plan of an index of parts, or write it -> the plan, for this model.
 
     Raises:
-        InvalidArgument: `parts`, `part` or `icc` do not fit it, or there is none and `parts` is not given.
+        InvalidArgument: `parts`, `part`, `icc` or `decode` do not fit it, or there is none and no `parts`.
         FingerprintMismatch: it is for another model.
         SourceError: there is none, and the source has no picture.
     """
+    rules = PictureRules.of(icc, decode)
     if parts is not None:
         require_count(parts)
     if is_parted(directory):
@@ -61,7 +64,8 @@ def opened_plan(
         wanted = replace(
             plan, parts=plan.parts if parts is None else parts, fingerprint=card.fingerprint, model=card.name
         )
-        plan.require_same(wanted if icc is None else replace(wanted, icc=check_icc(icc)), directory)
+        plan.require_same(wanted, directory)
+        plan.manifest.require_rules(icc, decode, directory)
         chosen_parts(plan.parts, part, directory)
         return plan
     if parts is None:
@@ -72,7 +76,7 @@ def opened_plan(
     require_a_picture(source)
     named = getattr(source, "directory", None)
     text = type(source).__name__ if named is None else os.path.abspath(named)
-    manifest = Manifest.of(card, dtype, check_icc("off" if icc is None else icc))
+    manifest = Manifest.of(card, dtype, rules.icc, rules.decode)
     return PartPlan.of(parts, manifest, text).write(directory)
 
 

@@ -119,7 +119,7 @@ class Run:
                 ring,
                 workers=workers,
                 limits=limits,
-                icc=self._writer.manifest.icc,
+                rules=self._writer.manifest.rules,
                 exif=self._exif,
                 decoder=decoder,
             ) as pool,

@@ -23,8 +23,8 @@ from clipdex.base.counting import counted
 from clipdex.base.errors import FingerprintMismatch, InvalidArgument
 from clipdex.model.card import ModelCard
 from clipdex.model.embeddings import Embeddings
-from clipdex.model.formats.icc import IccUse
 from clipdex.model.images import ImageSource
+from clipdex.model.picture_rules import EXACT, PictureRules
 
 if TYPE_CHECKING:  # an index that is searched for more like its own pictures needs no client
     from clipdex.client.client import Client
@@ -40,7 +40,7 @@ class Pictures(Protocol):
 
     @property
     def manifest(self) -> Any:
-        """The index's manifest; its `icc` says how its pictures were decoded."""
+        """The index's manifest; its `rules` say how its pictures were decoded."""
         ...
 
     def require(self, card: ModelCard) -> None:
@@ -145,8 +145,9 @@ class Query:
             if index is not None:
                 index.require(client.card)
             of_texts = client.embed_texts(self.texts) if self.texts else None
-            icc: IccUse = "off" if index is None else index.manifest.icc
-            of_images = client.embed_images(self.images, icc=icc) if self.images else None
+            rules: PictureRules = EXACT if index is None else index.manifest.rules
+            if self.images:
+                of_images = client.embed_images(self.images, icc=rules.icc, decode=rules.decode)
         return self.mixed(of_texts, of_images, index)
 
     def mixed(self, texts: Array | None, images: Array | None, index: Pictures | None = None) -> Vectors:

@@ -7,7 +7,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,14 @@ from clipdex.base.arguments import is_count
 from clipdex.base.errors import FingerprintMismatch, SinkError
 from clipdex.base.json_text import parse_plain_json
 from clipdex.index.manifest import Manifest
+from clipdex.model.formats.icc import IccUse
+from clipdex.model.picture_rules import DecodeUse
 from clipdex.sinks.sink import Field
 
 __all__ = ["Cursor", "Described"]
 
 _FORMAT, _VERSION = "clipdex-collection", 1
+_WITH_DECODE = 2  # a clipdex that cannot decode so must not push there, nor ask with pictures
 _MOST_DEAD = 16 << 10  # characters
 _MOST_ROWS = 1 << 48
 
@@ -76,17 +79,21 @@ class Described:
     icc: str
     fields: tuple[Field, ...]
     cursor: Cursor
+    decode: str = "exact"
 
     @classmethod
     def of(cls, manifest: Manifest, fields: Sequence[Field], cursor: Cursor) -> Described:
         """Describe a new collection for an index."""
-        return cls(
-            manifest.fingerprint, manifest.model, manifest.embedding_dim, manifest.icc, tuple(fields), cursor
-        )
+        m = manifest
+        return cls(m.fingerprint, m.model, m.embedding_dim, m.icc, tuple(fields), cursor, m.decode)
 
     def text(self) -> str:
         """Write it as JSON in ASCII."""
-        return json.dumps({"format": _FORMAT, "format_version": _VERSION} | asdict(self), separators=(",", ":"))
+        said, version = asdict(self), _WITH_DECODE
+        if self.decode == "exact":
+            del said["decode"]
+            version = _VERSION
+        return json.dumps({"format": _FORMAT, "format_version": version} | said, separators=(",", ":"))
 
     @classmethod
     def parse(cls, text: str, place: str) -> Described:
@@ -99,13 +106,15 @@ class Described:
             said: dict[str, Any] = parse_plain_json(text)
             if said.pop("format") != _FORMAT:
                 raise ValueError("of another format")
-            if (version := said.pop("format_version")) != _VERSION:
+            if (version := said.pop("format_version")) not in (_VERSION, _WITH_DECODE):
                 raise SinkError(
                     f"{place} was made by a newer version of clipdex (format {version}); update clipdex"
                 )
             fields = tuple(Field(**each) for each in said.pop("fields"))
             found = cls(fields=fields, cursor=Cursor(**said.pop("cursor")), **said)
             found.cursor.require_sound()
+            if found.icc not in get_args(IccUse) or found.decode not in get_args(DecodeUse):
+                raise ValueError(f"icc {found.icc!r:.20}, decode {found.decode!r:.20}")
             return found
         except (ValueError, TypeError, KeyError, AttributeError, zlib.error) as exc:
             raise SinkError(
@@ -114,8 +123,10 @@ class Described:
 
     def require(self, manifest: Manifest, place: str) -> None:
         """Raise FingerprintMismatch unless the collection has vectors of the index's embedding space."""
-        if self.fingerprint != manifest.fingerprint or self.icc != manifest.icc:
+        m = manifest
+        if (self.fingerprint, self.icc, self.decode) != (m.fingerprint, m.icc, m.decode):
             raise FingerprintMismatch(
-                f"{place} has vectors of {self.model} ({self.fingerprint[:12]}), not of {manifest.model} "
-                f"({manifest.fingerprint[:12]}) as the index does: push into another collection"
+                f"{place} has vectors of {self.model} ({self.fingerprint[:12]}, icc {self.icc}, decode "
+                f"{self.decode}), not of {m.model} ({m.fingerprint[:12]}, icc {m.icc}, decode {m.decode}) as the "
+                "index does: push into another collection"
             )

@@ -19,6 +19,7 @@ from clipdex.index.search_options import check_options, check_params, checked_qu
 from clipdex.model.card import ModelCard
 from clipdex.model.embeddings import Embeddings
 from clipdex.model.formats.icc import check_icc
+from clipdex.model.picture_rules import check_decode
 from clipdex.sinks.conditions import Condition, parse_condition
 from clipdex.sinks.cursor import Described
 from clipdex.sinks.payloads import checked_condition, picture_of_payload, point_id
@@ -55,7 +56,8 @@ class Stored:
         self._found = self._described()
         self._looked_up = time.monotonic()
         f = self._found
-        self.manifest = Manifest(f.fingerprint, f.model, f.embedding_dim, icc=check_icc(f.icc))
+        icc, decode = check_icc(f.icc), check_decode(f.decode)
+        self.manifest = Manifest(f.fingerprint, f.model, f.embedding_dim, icc=icc, decode=decode)
 
     def close(self) -> None:
         """Close the connection."""
@@ -72,7 +74,8 @@ class Stored:
         with self._lock:
             if time.monotonic() - self._looked_up >= _LOOKED_UP_EVERY_S:
                 found = self._described()
-                if (found.fingerprint, found.icc) != (self.manifest.fingerprint, self.manifest.icc):
+                ours = (self.manifest.fingerprint, self.manifest.icc, self.manifest.decode)
+                if (found.fingerprint, found.icc, found.decode) != ours:
                     raise FingerprintMismatch(
                         f"{self.place} was replaced by one of {found.model} ({found.fingerprint[:12]}), but was "
                         f"opened for {self.manifest.model} ({self.manifest.fingerprint[:12]}): open it again"

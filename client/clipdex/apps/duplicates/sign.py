@@ -64,7 +64,7 @@ def sign_index(
         files = retry_source(wanted, f"the rows of {directory}").files(failures.append) if wanted else iter(())
         with (
             PixelRing(_SPEC.size, _TRAY, _TRAYS) as ring,
-            DecodePool(_SPEC, ring, workers=workers, limits=limits, icc=writer.manifest.icc) as pool,
+            DecodePool(_SPEC, ring, workers=workers, limits=limits, rules=writer.manifest.rules) as pool,
             FetchAhead((limits or Limits()).max_file_bytes) as ahead,
         ):
             for read, result in enumerate(pool.decode(ahead.over(files)), start=1):

@@ -14,6 +14,7 @@ from clipdex.base.errors import InvalidArgument, PartFailed
 from clipdex.index.part_plan import is_parted, missing_parts
 from clipdex.model.card import ModelCard
 from clipdex.model.formats.icc import IccUse
+from clipdex.model.picture_rules import DecodeUse
 from clipdex.pipeline.engines.overall import Overall, PictureCount
 from clipdex.pipeline.engines.part_job import PartJob, Recipe
 from clipdex.pipeline.engines.ray_cluster import import_ray, ray_cluster
@@ -59,6 +60,7 @@ def index_by_ray(
     *,
     dtype: str = "float16",
     icc: IccUse | None = None,
+    decode: DecodeUse | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> RunReport:
     """Bring all parts of an index up to date, each by a task of Ray -> the sum of their reports.
@@ -71,7 +73,7 @@ def index_by_ray(
     Raises:
         MissingExtra: ray is not installed.
         EngineUnreachable: there is no such cluster.
-        InvalidArgument: `parts` or `icc` does not fit the index, or there is none and `parts` is not given.
+        InvalidArgument: `parts`, `icc` or `decode` does not fit the index, or there is none and `parts` is not given.
         SourceError: the source cannot be read here, or has no picture.
         PartFailed: a part failed for good, or was made where this machine does not see it.
     """
@@ -81,7 +83,7 @@ def index_by_ray(
     started = time.monotonic()
     with ray_cluster(use.address) as ray:
         source = recipe.open_source()
-        plan = opened_plan(card, source, directory, parts, None, dtype, icc)
+        plan = opened_plan(card, source, directory, parts, None, dtype, icc, decode)
         # A part of tars lists its own alone; other sources are counted here, once for all.
         one = isinstance(source, Divisible) or progress is None
         job = PartJob(recipe, os.path.abspath(directory), plan, counts=one)
