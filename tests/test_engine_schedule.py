@@ -150,7 +150,7 @@ def test_progress_is_that_of_all_parts_together() -> None:
 
 def job(pictures: Path, out: Path, client: Client, **given: Any) -> PartJob:
     recipe = Recipe(partial(open_sources, [pictures]), fake_server, "", {"workers": 1})
-    plan = opened_plan(client.card, recipe.open_source(), out, 2, None, "float16", None)
+    plan = opened_plan(client.card, recipe.open_source(), out, 2, None, "float16", None, None)
     return PartJob(recipe, str(out), plan, **given)
 
 

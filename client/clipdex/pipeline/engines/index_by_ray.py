@@ -73,7 +73,7 @@ def index_by_ray(
     Raises:
         MissingExtra: ray is not installed.
         EngineUnreachable: there is no such cluster.
-        InvalidArgument: `parts`, `icc` or `decode` does not fit the index, or there is none and `parts` is not given.
+        InvalidArgument: `parts`, `icc` or `decode` does not fit the index, or there is none and no `parts`.
         SourceError: the source cannot be read here, or has no picture.
         PartFailed: a part failed for good, or was made where this machine does not see it.
     """

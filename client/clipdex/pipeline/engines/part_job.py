@@ -115,6 +115,13 @@ def _made(job: PartJob, number: int, tell: Callable[[Progress], None] | None) ->
         address = recipe.address if recipe.serve is None else stack.enter_context(recipe.serve())
         client = stack.enter_context(recipe.connect(address))
         plan.require_same(replace(plan, fingerprint=client.card.fingerprint, model=client.card.name), directory)
-        made_as = {"dtype": plan.dtype, "icc": plan.icc, "decode": plan.decode}
-        run = partial(index_one, client, **made_as, count=job.counts, **recipe.settings)
+        run = partial(
+            index_one,
+            client,
+            dtype=plan.dtype,
+            icc=plan.icc,
+            decode=plan.decode,
+            count=job.counts,
+            **recipe.settings,
+        )
         return index_parts(run, source, directory, plan, number, tell)
