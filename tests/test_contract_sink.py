@@ -7,6 +7,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -425,6 +426,27 @@ def test_milvus_lite_compares_exactly_and_a_server_by_a_graph(name, kind, tmp_pa
         sink.create(16, FIELDS)
         assert sink._client.describe_index(sink._name, "vector")["index_type"] == kind
         sink.close()
+
+
+@pytest.mark.slow
+def test_a_push_into_a_milvus_server_ends_when_queries_use_its_graphs(monkeypatch):
+    pytest.importorskip("pymilvus")
+    from clipdex.sinks import milvus_sink
+
+    pending, graphs = [7, 3, 0], [0, 0, 4]
+    client: Any = SimpleNamespace(
+        get_server_version=lambda: "v2.3.5-lite",
+        flush=lambda name: None,
+        load_collection=lambda name: None,
+        describe_index=lambda *_: {"pending_index_rows": pending.pop(0)},
+        list_loaded_segments=lambda name: [
+            SimpleNamespace(num_rows=5_000, index_id=graphs.pop(0)),
+            SimpleNamespace(num_rows=1_000, index_id=0),  # which Milvus scans
+        ],
+    )
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    milvus_sink.MilvusSink(client, "pictures", "Milvus").optimize()
+    assert pending == graphs == []
 
 
 @pytest.mark.slow

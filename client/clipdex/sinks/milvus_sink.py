@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import operator
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -41,6 +42,9 @@ _OPERATORS: dict[Operator, Any] = {
 }  # fmt: skip
 _GRAPH = {"M": 16, "efConstruction": 200}
 _EFFORT = 128  # candidates of a query
+# How long a server may take for its graphs, and then to give them to the nodes that are asked.
+_BUILT_S, _HANDED_OVER_S = 3_600.0, 60.0
+_LEAST_OF_A_GRAPH = 1_024  # rows of a segment; Milvus scans smaller ones
 
 
 class MilvusSink:
@@ -88,7 +92,7 @@ class MilvusSink:
                 schema.add_field("present", DataType.ARRAY, **_sizes("texts"))
                 # Milvus Lite applies a filter to the graph's candidates alone, and misses what lies behind them:
                 # recall@10 of 20,000 was 0.91 with a filter that lets 8 % through, and 0.31 with one of 0.2 %.
-                kind = "FLAT" if self._version().startswith("milvus_lite") else "HNSW"
+                kind = "FLAT" if self._is_lite() else "HNSW"
                 self._create(self._name, schema, kind, [each.column for each in fields if each.kind != "texts"])
             self._client.load_collection(self._name)
 
@@ -111,6 +115,9 @@ class MilvusSink:
         """Whether it is a server of 2.4 or later; Milvus Lite scans, and needs none."""
         numbers = self._version().removeprefix("v").split(".")[:2]
         return all(each.isdigit() for each in numbers) and tuple(map(int, numbers)) >= (2, 4)
+
+    def _is_lite(self) -> bool:
+        return self._version().startswith("milvus_lite")
 
     def _version(self) -> str:
         """Such as v2.3.5 or, of the server in a wheel, v2.3.5-lite; of Milvus Lite, milvus_lite-3.2.2."""
@@ -152,6 +159,24 @@ class MilvusSink:
         with translated(self.place):
             self._client.flush(self._name)
             self._client.load_collection(self._name)
+            if not self._is_lite():
+                self._await_graph()
+
+    def _await_graph(self) -> None:
+        """Wait until the server has built its graphs, and queries use them: what it asks before finds less."""
+        until = time.monotonic() + _BUILT_S
+        while time.monotonic() < until:
+            built = self._client.describe_index(self._name, "vector")
+            if not int(built.get("pending_index_rows", 0)):
+                break
+            time.sleep(0.5)
+        until = time.monotonic() + _HANDED_OVER_S
+        while time.monotonic() < until:
+            segments = self._client.list_loaded_segments(self._name)
+            large = [each for each in segments if each.num_rows >= _LEAST_OF_A_GRAPH]
+            if all(each.index_id > 0 for each in large):
+                return
+            time.sleep(0.5)
 
     def count(self) -> int:
         """See `Sink`."""
