@@ -264,7 +264,7 @@ def test_the_fidelity_of_an_int8_file_is_that_of_onnxruntime(tmp_path: Path) -> 
                 assert client.card.fingerprint == exact.card.fingerprint
                 # The gate rounds to bfloat16 on any machine, also where OpenVINO computes in float32.
                 assert floor < client.card.parity["image_cosine_min"] < 0.99999
-                assert client.card.parity["top10_overlap"] >= (0.99 if floor == 0.999 else 0.95)
+                assert client.card.parity["top10_overlap"] >= (0.98 if floor == 0.999 else 0.95)
                 found = client.submit_pixels(pixels(64)).result()
                 assert (found * expected).sum(axis=1).min() > floor
 
