@@ -21,6 +21,7 @@ import clipdex
 from clipdex.apps.bench.machine import this_machine
 from clipdex.apps.bench.measure_feed import touch_pictures
 from clipdex.apps.bench.stub_worker import stub_decoder
+from clipdex.client.client import SharedMemoryUse
 from clipdex.pipeline.index_one import index_one
 from clipdex.sources import open_source
 from clipdex.wire.rated_server import Rate, rated_server
@@ -35,8 +36,10 @@ def main() -> None:
     parser.add_argument("--transfer", choices=["wire", "shared"], default="shared")
     parser.add_argument("--again", action="store_true", help="also a second run, over unchanged files")
     asked = parser.parse_args()
-    how = "always" if asked.transfer == "shared" else "never"
-    shares, clocks, stages = [], [], {}
+    how: SharedMemoryUse = "always" if asked.transfer == "shared" else "never"
+    shares: list[float] = []
+    clocks: list[float] = []
+    stages: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as directory, rated_server(Rate(image_size=asked.size)) as address:
         folder = Path(directory) / "pictures"
         touch_pictures(folder, asked.pictures)

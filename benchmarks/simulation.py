@@ -2,11 +2,11 @@
 
     .venv-dev/bin/python benchmarks/simulation.py [--pictures N] [--plot FILE] [--check]
 
-A discrete event simulation of `clipdex index`: decoders, the ring and its trays, the client's own work, the requests
-in flight, the server, the commits. No picture is decoded and no GPU computes. Taken from the code: the ring's trays,
-the requests in flight, when rows are committed. Measured: core time to decode a picture, the
-client's processor time for it, the time of a commit. Computed: what a GPU encodes, at a share of its peak
-that others have published. Drawn: each picture's time to decode, around its mean.
+A discrete event simulation of `clipdex index`: decoders, the ring and its trays, the client's own work, requests
+in flight, the server, the commits. No picture is decoded and no GPU computes. Taken from the code: the ring's
+trays, the requests in flight, when rows are committed. Measured: core time to decode a picture, the client's
+processor time for it, the time of a commit. Computed: what a GPU encodes, at a share of its peak that others have
+published. Drawn: each picture's time to decode, around its mean.
 
 Beside it stands a queueing model on paper: the least of what decoders, client and GPU could do alone. --check
 compares the simulation with real runs, through the real client, of decoders that sleep and a server that waits.
@@ -151,7 +151,8 @@ def check(decoders: int, decode_s: float, gpu_per_s: float, pictures: int) -> No
     paper, what = on_paper(machine)
     print(
         f"{decoders} decoders of {decode_s * 1e3:g} ms, a GPU of {gpu_per_s:,.0f}/s: "
-        f"real {report.images_per_s:,.0f}/s, simulated {said:,.0f}/s ({report.images_per_s / said:.2f}), on paper {paper:,.0f}/s ({what})"
+        f"real {report.images_per_s:,.0f}/s, "
+        f"simulated {said:,.0f}/s ({report.images_per_s / said:.2f}), on paper {paper:,.0f}/s ({what})"
     )
 
 

@@ -129,8 +129,10 @@ def feed(
     if as_json:
         say_json(report)
         return
-    answers = "as fast as it can" if rate is None else f"{rate:,.0f} pictures/s"
-    say(f"a server that computes nothing and answers {answers}: {batch} pictures of {image_size} px a request")
+    answers = "as fast as it can" if rate is None else f"at a rate of {rate:,.0f}/s"
+    say(
+        f"a server that computes nothing and answers {answers}; {counted(batch, 'picture')} of {image_size} px a request"
+    )
     say(machine_line(machine))
     say()
     say_block(table(_CEILING, [_ceiling_row(each) for each in ceilings]))
