@@ -86,27 +86,25 @@ class S3Server:
             self._heads += kind == "HEAD"
             self.heads_at_once = max(self.heads_at_once, self._heads)
         time.sleep(self.latency_s)
-        try:
-            if (refused := self.refuse(kind, key)) is not None:
-                _send_error(asked, *refused)
-            elif bucket != BUCKET:
-                _send_error(asked, 404, "NoSuchBucket")
-            elif asked.command == "POST":  # of many together, which is how obstore deletes
-                gone = [unescape(each) for each in re.findall(r"<Key>(.*?)</Key>", body.decode())]
-                for each in gone:
-                    self.objects.pop(each, None)
-                deleted = "".join(f"<Deleted><Key>{escape(each)}</Key></Deleted>" for each in gone)
-                _send(asked, 200, f"<DeleteResult>{deleted}</DeleteResult>")
-            elif kind == "LIST":
-                self._list(asked, parse_qs(url.query))
-            elif asked.command == "PUT":
-                self._put(asked, key, body)
-            else:
-                self._object(asked, key)
-        finally:
-            with self._lock:
-                self._now -= kind == "GET"
-                self._heads -= kind == "HEAD"
+        with self._lock:  # before the answer: the client may ask again at once
+            self._now -= kind == "GET"
+            self._heads -= kind == "HEAD"
+        if (refused := self.refuse(kind, key)) is not None:
+            _send_error(asked, *refused)
+        elif bucket != BUCKET:
+            _send_error(asked, 404, "NoSuchBucket")
+        elif asked.command == "POST":  # of many together, which is how obstore deletes
+            gone = [unescape(each) for each in re.findall(r"<Key>(.*?)</Key>", body.decode())]
+            for each in gone:
+                self.objects.pop(each, None)
+            deleted = "".join(f"<Deleted><Key>{escape(each)}</Key></Deleted>" for each in gone)
+            _send(asked, 200, f"<DeleteResult>{deleted}</DeleteResult>")
+        elif kind == "LIST":
+            self._list(asked, parse_qs(url.query))
+        elif asked.command == "PUT":
+            self._put(asked, key, body)
+        else:
+            self._object(asked, key)
 
     def _object(self, asked: BaseHTTPRequestHandler, key: str) -> None:
         found = self.objects.get(key)
