@@ -141,7 +141,7 @@ class Board:
 class _Speaker:
     """Tells the board of a part's progress, unless it has just done so or the board does not keep up.
 
-    It never waits, by ray.get or ray.wait: a task that does so gives up its CPU, and Ray starts another part on it.
+    It never waits, by ray.get or ray.wait: a task that does so lends its CPU, and Ray starts another part on it.
     """
 
     def __init__(self, board: Any, number: int, between_s: float) -> None:
