@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from conftest import MODEL_REPOSITORY, noise
 
@@ -286,7 +285,4 @@ def test_a_server_is_started_beside_each_part(
     assert status == 0 and "60 indexed" in out, err
     with clipdex.connect(triton.address) as client:
         clipdex.index_pictures(client, folder, tmp_path / "plain", parts=2)
-    ours, plain = content(tmp_path / "x"), content(tmp_path / "plain")
-    assert ours.keys() == plain.keys()
-    rows = [np.frombuffer(each[path], "<f2").astype(np.float32) for path in plain for each in (ours, plain)]
-    assert all(float(a @ b) > 0.9999 for a, b in zip(rows[::2], rows[1::2], strict=True))
+    assert content(tmp_path / "x") == content(tmp_path / "plain")
