@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from conftest import MODEL_REPOSITORY, noise
 
@@ -65,7 +64,7 @@ def clipdex_(*words: object, **more: Any) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=900)
     return process.returncode, out, err
 
 
@@ -212,8 +211,12 @@ def wait_for(condition: Callable[[], Any]) -> Any:
 def test_ctrl_c_ends_the_tasks_and_what_they_had_made_is_committed(
     slowly: Callable[..., subprocess.Popen[str]], tmp_path: Path, folder: Path
 ) -> None:
-    process = slowly(0.3)
+    process = slowly(1.0)
     names = wait_for(lambda: tasks("x.parts"))
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:  # a task that waited for Ray would lend its CPU to a third
+        assert len(tasks("x.parts")) <= 2
+        time.sleep(0.05)
     assert all(re.fullmatch(r"ray::x\.parts part \d of 8.*", name) for name in names.values())
     wait_for(lambda: sum(each.stat().st_size for each in (tmp_path / "notes").iterdir()) >= 16 * 32)
     process.send_signal(signal.SIGINT)
@@ -282,7 +285,4 @@ def test_a_server_is_started_beside_each_part(
     assert status == 0 and "60 indexed" in out, err
     with clipdex.connect(triton.address) as client:
         clipdex.index_pictures(client, folder, tmp_path / "plain", parts=2)
-    ours, plain = content(tmp_path / "x"), content(tmp_path / "plain")
-    assert ours.keys() == plain.keys()
-    rows = [np.frombuffer(each[path], "<f2").astype(np.float32) for path in plain for each in (ours, plain)]
-    assert all(float(a @ b) > 0.9999 for a, b in zip(rows[::2], rows[1::2], strict=True))
+    assert content(tmp_path / "x") == content(tmp_path / "plain")

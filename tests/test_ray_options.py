@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import pytest
 from clipdex import Client
 from clipdex.cli import connection_options as connection
 from clipdex.pipeline.engines import ray_cluster
-from clipdex.pipeline.engines.ray_engine import Resources, require_room
+from clipdex.pipeline.engines.ray_engine import Resources, _Speaker, require_room
 from clipdex.wire import FakeTransport
 
 Run = Callable[..., tuple[int, str, str]]
@@ -82,6 +83,31 @@ def test_an_address_at_which_nothing_listens_is_told_at_once(run: Run, ray: Simp
         place = f"127.0.0.1:{free.getsockname()[1]}"
     err = refused(run, "--engine", "ray", "--parts", "2", "--ray-address", place)
     assert f"no Ray cluster answers at {place} (Connection refused); give the address of its head" in err
+
+
+class Board:
+    """An actor that is slow: `words` have arrived, `futures` say whether they were read."""
+
+    def __init__(self) -> None:
+        self.words: list[object] = []
+        self.futures: list[Future[None]] = []
+        self.put = SimpleNamespace(remote=self._take)
+
+    def _take(self, number: int, progress: object) -> SimpleNamespace:
+        self.words.append(progress)
+        self.futures.append(Future())
+        return SimpleNamespace(future=lambda: self.futures[-1])
+
+
+def test_a_part_speaks_only_when_its_last_word_has_arrived_and_never_waits_for_that() -> None:
+    board = Board()
+    speak = _Speaker(board, 0, 0.0)
+    for word in range(3):
+        speak(word)  # type: ignore[arg-type]
+    assert board.words == [0]
+    board.futures[0].set_exception(RuntimeError("the actor is gone"))
+    speak(3)  # type: ignore[arg-type]
+    assert board.words == [0, 3]
 
 
 def test_a_part_that_no_node_has_room_for_is_told(caplog: pytest.LogCaptureFixture) -> None:

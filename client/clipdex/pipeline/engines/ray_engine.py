@@ -11,7 +11,6 @@ from typing import Any
 
 from clipdex.base.errors import InvalidArgument, PartFailed, PartLost
 from clipdex.pipeline.engines.part_job import PartJob, PartOutcome, make_part
-from clipdex.pipeline.engines.ray_cluster import import_ray
 from clipdex.pipeline.report import Progress
 
 __all__ = ["RayParts", "Resources", "require_room"]
@@ -140,10 +139,13 @@ class Board:
 
 
 class _Speaker:
-    """Tells the board of a part's progress, unless it has just done so or the board does not keep up."""
+    """Tells the board of a part's progress, unless it has just done so or the board does not keep up.
 
-    def __init__(self, ray: Any, board: Any, number: int, between_s: float) -> None:
-        self._ray, self._board, self._number, self._between_s = ray, board, number, between_s
+    It never waits, by ray.get or ray.wait: a task that does so lends its CPU, and Ray starts another part on it.
+    """
+
+    def __init__(self, board: Any, number: int, between_s: float) -> None:
+        self._board, self._number, self._between_s = board, number, between_s
         self._spoke_at = -between_s
         self._word: Any = None
 
@@ -151,11 +153,11 @@ class _Speaker:
         now = time.monotonic()
         if now - self._spoke_at < self._between_s:
             return
-        if self._word is not None and not self._ray.wait([self._word], timeout=0)[0]:
+        if self._word is not None and not self._word.done():
             return
         self._spoke_at = now
         with suppress(Exception):  # the actor is gone: a run does not end because nobody listens
-            self._word = self._board.put.remote(self._number, progress)
+            self._word = self._board.put.remote(self._number, progress).future()
 
 
 def require_room(ray: Any, wanted: Resources, *, is_ours: bool) -> None:
@@ -178,7 +180,7 @@ def require_room(ray: Any, wanted: Resources, *, is_ours: bool) -> None:
 
 def _make_part(job: PartJob, number: int, board: Any, between_s: float) -> PartOutcome:
     """Make a part, in a process of Ray. The task itself."""
-    return make_part(job, number, None if board is None else _Speaker(import_ray(), board, number, between_s))
+    return make_part(job, number, None if board is None else _Speaker(board, number, between_s))
 
 
 def _last_line(exc: BaseException) -> str:
