@@ -1,4 +1,4 @@
-"""Local features of an index's pictures: finding the picture that a crop or a photo shows. docs/local-matching.md."""
+"""Local features of an index's pictures: finding the one that a crop or a photo shows. docs/local-matching.md."""
 
 from clipdex.features.geometry import Fit
 from clipdex.features.matching import Match, Matcher, Verified, match
