@@ -14,7 +14,7 @@ SHOWN = awk '/^ *(Downloading|Installing collected|Building|Using cached) ?/ { s
 SPREAD = --numprocesses 2 --dist loadfile
 
 # What docs/design.md calls public.
-PUBLIC = clipdex clipdex.aio clipdex.ann clipdex.testing clipdex.web clipdex.apps.bench clipdex.apps.doctor clipdex.apps.doctor.collect clipdex_export clipdex_server
+PUBLIC = clipdex clipdex.aio clipdex.ann clipdex.features clipdex.testing clipdex.web clipdex.apps.bench clipdex.apps.doctor clipdex.apps.doctor.collect clipdex_export clipdex_server
 
 # Compiled modules are kept: the tests start hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE

@@ -125,7 +125,7 @@ class Lists:
 
     def search(self, descriptors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         found = self._index.search(numbers(descriptors), k, params=self._parameters)
-        return found  # type: ignore[no-any-return]
+        return found
 
 
 class Others:

@@ -31,6 +31,7 @@ CHUNK = 250
 MOST = 300  # points of a picture: they have a tenth of the pixels that the default of 500 is for
 
 _client: Any = None
+_connected_in = 0  # the process: a client does not survive a fork
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +45,9 @@ class Described:
 
 def describe(images: list[Image.Image]) -> list[Described]:
     """Describe pictures by all methods."""
-    global _client
-    if _client is None:
+    global _client, _connected_in
+    if _connected_in != os.getpid():
+        _connected_in = os.getpid()
         opencv().setNumThreads(1)
         _client = clipdex.connect(f"inproc:{ROOT / 'model_repository'}", model="demo")
     vectors = np.asarray(_client.embed_images(images))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -50,15 +51,15 @@ def photographs() -> list[Image.Image]:
     """scikit-image's photographs, RGB, as it ships them."""
     import skimage.data
 
-    folder = skimage.data.data_dir if hasattr(skimage.data, "data_dir") else skimage.data_dir
-    found = []
+    folder = Path(skimage.data.__file__).parent
+    found: list[Image.Image] = []
     for name in PHOTOGRAPHS:
         for suffix in ("png", "jpg"):
             try:
-                image = Image.open(f"{folder}/{name}.{suffix}")
+                opened = Image.open(folder / f"{name}.{suffix}")
             except FileNotFoundError:
                 continue
-            image = image.convert("RGB")
+            image = opened.convert("RGB")
             image.thumbnail((1024, 1024))
             found.append(image)
     return found

@@ -40,7 +40,7 @@ def match(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help=f"Only among the {WITHIN:,} pictures that best match this text; needs the server.",
+            help=f"Only among the pictures that best match this text, {WITHIN:,} of them; needs the server.",
             show_default=False,
         ),
     ] = None,

@@ -1,8 +1,6 @@
-"""Local features of an index's pictures, and matching with them. docs/local-features.md.
+"""Local features of an index's pictures: finding the one that a crop or a photo shows. docs/local-matching.md."""
 
-Not public: docs/design.md lists what is.
-"""
+from clipdex.features.geometry import Fit
+from clipdex.features.matching import Match, Matcher, Verified, match
 
-from clipdex.features.matching import Match, Matcher, match
-
-__all__ = ["Match", "Matcher", "match"]
+__all__ = ["Fit", "Match", "Matcher", "Verified", "match"]

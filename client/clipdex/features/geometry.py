@@ -134,7 +134,7 @@ def _apart(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _turned(angle: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Bring an angle into -π to π."""
-    return (angle + np.pi) % (2 * np.pi) - np.pi  # type: ignore[no-any-return]
+    return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
 def _hypotheses(p: _Floats, q: _Floats, zoom: _Floats, turn: _Floats, unit: float) -> list[_Rows]:
