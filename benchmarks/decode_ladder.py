@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,8 @@ def main() -> None:
     parser.add_argument("--in-process", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.in_process is not None:
-        print(
-            json.dumps({path.name: core_ms(lambda p=path: whole(p), options.times) for path in pictures(options)})
-        )
+        took = {path.name: core_ms(partial(whole, path), options.times) for path in pictures(options)}
+        print(json.dumps(took))
         return
     print(f"load {os.getloadavg()[0]:.1f} at the start")
     with tempfile.TemporaryDirectory() as place:
