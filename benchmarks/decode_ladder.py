@@ -28,15 +28,11 @@ from PIL import Image
 SIZE, SMALL = (4000, 3000), (298, 224)
 BICUBIC = Image.Resampling.BICUBIC
 # The settings of a process that decodes: its environment.
-PROCESSES = {
-    "as it is without settings": {"GLIBC_TUNABLES": ""},
-    "huge pages (taken)": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
-    "Pillow keeps 8 blocks": {"GLIBC_TUNABLES": "", "PILLOW_BLOCKS_MAX": "8"},
-    "malloc keeps 128 MiB": {
-        "GLIBC_TUNABLES": "",
-        "MALLOC_TRIM_THRESHOLD_": "134217728",
-        "MALLOC_MMAP_THRESHOLD_": "33554432",
-    },
+PROCESSES: dict[str, dict[str, str]] = {
+    "glibc as it is": {},
+    "glibc keeps 128 MiB (taken)": {"MALLOC_TRIM_THRESHOLD_": "134217728", "MALLOC_MMAP_THRESHOLD_": "33554432"},
+    "huge pages": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
+    "Pillow keeps 8 blocks": {"PILLOW_BLOCKS_MAX": "8"},
 }
 
 
