@@ -33,6 +33,7 @@ import clipdex
 from clipdex.model.card import ImageSpec
 from clipdex.model.images import center_crop, open_for_model
 from clipdex.model.picture_rules import DecodeUse, PictureRules
+from clipdex.pipeline.worker_process import worker_environment
 
 WAYS: tuple[DecodeUse, ...] = ("exact", "fast")
 CLIP = ImageSpec(224, 224, "shortest_edge", "bicubic", "center", (0, 0, 0), (0.5,) * 3, (0.5,) * 3)
@@ -70,6 +71,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    if (environment := worker_environment(os.environ)) != dict(os.environ):
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
     print(f"load {os.getloadavg()[0]:.1f} at the start")
     with (
         tempfile.TemporaryDirectory() as place,
@@ -145,7 +148,7 @@ def fidelity(client: clipdex.Client, whole: Path, tiles: Path, place: Path) -> N
                 f"  at 224 pixels {len(far)} are reduced: pixels differ by {statistics.mean(far):.2f} of 255, "
                 f"at most {max(far):.2f}, a picture's mean"
             )
-    indexes = {}
+    indexes: dict[str, Path] = {}
     for way in WAYS:
         indexes[way] = place / f"{way}.clipdex"
         clipdex.index_pictures(client, tiles, indexes[way], decode=way)
@@ -202,7 +205,8 @@ def one_by_one(files: list[Path]) -> None:
             size, progressive = image.size, bool(image.info.get("progressive"))
         if size[0] * size[1] < 9_000_000:
             continue
-        data, took = path.read_bytes(), {way: [] for way in WAYS}  # type: dict[str, list[float]]
+        data = path.read_bytes()
+        took: dict[str, list[float]] = {way: [] for way in WAYS}
         for _ in range(3):
             for way in WAYS:
                 began = time.process_time()

@@ -420,18 +420,15 @@ def test_workers_must_be_at_least_one():
         pass
 
 
-def test_workers_ask_for_huge_pages_and_keep_the_users_other_settings_of_glibc():
-    assert worker_environment({"A": "b"})["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
-    assert worker_environment({"A": "b"})["A"] == "b"
-    both = worker_environment({"GLIBC_TUNABLES": "glibc.malloc.check=3"})["GLIBC_TUNABLES"]
-    assert both == "glibc.malloc.check=3:glibc.malloc.hugetlb=1"
-    own = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
-    assert worker_environment(own)["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=0"
+def test_workers_keep_the_memory_of_a_large_picture_unless_the_user_says_otherwise():
+    made = worker_environment({"A": "b", "OMP_NUM_THREADS": "7"})
+    assert (made["A"], made["OMP_NUM_THREADS"], made["MALLOC_TRIM_THRESHOLD_"]) == ("b", "1", "134217728")
+    assert worker_environment({"MALLOC_TRIM_THRESHOLD_": "5"})["MALLOC_TRIM_THRESHOLD_"] == "5"
 
 
-def test_a_worker_is_started_with_them(tmp_path):
+def test_a_worker_is_started_with_that(tmp_path):
     noise(1).save(tmp_path / "a.png")
     with pool_of(1) as pool:
         all_of(pool, scan(tmp_path, no_failure))
         variables = Path(f"/proc/{pool._workers[0].process.pid}/environ").read_bytes().split(b"\0")
-    assert any(each.startswith(b"GLIBC_TUNABLES=") and b"hugetlb" in each for each in variables)
+    assert b"MALLOC_TRIM_THRESHOLD_=134217728" in variables

@@ -35,8 +35,9 @@ _READ_AT_ONCE = 1 << 16
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 # A decoded picture is given back to the kernel and fetched anew, page by page: a fifth of the time of a large one.
-# With this, glibc asks for huge pages for large blocks, where the kernel leaves that to programs.
-_HUGE_PAGES = "glibc.malloc.hugetlb"
+# With this, glibc keeps what one of 20 megapixels takes. Its own threshold for mmap, which it raises to this
+# by and by, has to be set with it.
+_KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(128 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
 
 
 @dataclass
@@ -151,10 +152,7 @@ class WorkerProcess:
 
 def worker_environment(own: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables of a worker, from those of this process."""
-    tunables = own.get("GLIBC_TUNABLES", "")
-    if _HUGE_PAGES not in tunables:
-        tunables = ":".join(filter(None, (tunables, f"{_HUGE_PAGES}=1")))
-    return {**own, **_ONE_THREAD, "GLIBC_TUNABLES": tunables}
+    return {**_KEPT_MEMORY, **own, **_ONE_THREAD}
 
 
 def refused(exc: OSError, advice: str) -> ClipdexError:
