@@ -150,7 +150,7 @@ def test_feed_shows_the_ceiling_of_both_transfers_and_the_cores_a_rate_needs(run
     )
     status, out, _ = run("bench", "feed", *words, "--workers", "1", "--save", file)
     assert status == 0
-    assert [line.split()[0] for line in out.splitlines()[4:6]] == ["shared", "wire"]
+    assert [line.split()[0] for line in out.splitlines()[5:7]] == ["shared", "wire"]
     assert "cores for 900/s" in out
     report = json.loads(file.read_text())
     assert report["kind"] == "feed"
