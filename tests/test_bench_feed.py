@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from conftest import present
 
 import clipdex
 from clipdex.apps.bench.measure_feed import draw_copies, touch_pictures
@@ -13,6 +14,7 @@ from clipdex.base.blocks import blocks
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.read_request import ReadRequest, whole_file
 from clipdex.cli.bench.bench_feed import sizes_of
+from clipdex.client.client import SharedMemoryUse
 from clipdex.index import Index, IndexWriter, Manifest
 from clipdex.index.verify import verify_index
 from clipdex.pipeline.index_one import index_one
@@ -33,7 +35,8 @@ def rated():
 
 def test_a_server_of_a_rate_answers_by_shared_memory_and_by_wire(rated, tmp_path):
     touch_pictures(tmp_path / "pictures", 40)
-    for use, transfer in (("always", "shared memory"), ("never", "wire")):
+    ways: list[tuple[SharedMemoryUse, str]] = [("always", "shared memory"), ("never", "wire")]
+    for use, transfer in ways:
         with clipdex.connect(rated, shared_memory=use, cache_dir=tmp_path) as client:
             before = client.statistics("image")
             index = tmp_path / f"{use}.clipdex"
@@ -100,7 +103,7 @@ def test_many_paths_and_contents_are_found_by_one_look_up(tmp_path):
     with Index.open(index) as opened:
         assert (len(opened), opened.failures()) == (699, [])
         assert opened.known(b"/p/0000") is None
-        assert opened.known(b"/p/0698").content_hash == b"%016d" % 698
+        assert present(opened.known(b"/p/0698")).content_hash == b"%016d" % 698
 
 
 def test_a_writer_notices_the_table_that_it_makes_itself(tmp_path):
@@ -110,8 +113,8 @@ def test_a_writer_notices_the_table_that_it_makes_itself(tmp_path):
         for i, exif in enumerate((None, clipdex.Exif(camera="K-1"))):
             writer.append([clipdex.Picture(b"/%d" % i, 1, 2, b"%016d" % i, 3, 4, exif=exif)], vectors[i : i + 1])
             writer.commit()
-            assert writer.known(b"/%d" % i).row == i
-        assert writer.live_pictures(0, 2)[1].exif.camera == "K-1"
+            assert present(writer.known(b"/%d" % i)).row == i
+        assert present(writer.live_pictures(0, 2)[1].exif).camera == "K-1"
 
 
 def test_copies_of_a_drawn_picture_decode_alike_and_are_different_files(tmp_path):
@@ -150,7 +153,7 @@ def test_feed_shows_the_ceiling_of_both_transfers_and_the_cores_a_rate_needs(run
     )
     status, out, _ = run("bench", "feed", *words, "--workers", "1", "--save", file)
     assert status == 0
-    assert [line.split()[0] for line in out.splitlines()[4:6]] == ["shared", "wire"]
+    assert [line.split()[0] for line in out.splitlines()[5:7]] == ["shared", "wire"]
     assert "cores for 900/s" in out
     report = json.loads(file.read_text())
     assert report["kind"] == "feed"

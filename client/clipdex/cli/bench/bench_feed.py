@@ -130,9 +130,8 @@ def feed(
         say_json(report)
         return
     answers = "as fast as it can" if rate is None else f"at a rate of {rate:,.0f}/s"
-    say(
-        f"a server that computes nothing and answers {answers}; {counted(batch, 'picture')} of {image_size} px a request"
-    )
+    say(f"a server that computes nothing and answers {answers}")
+    say(f"requests of {counted(batch, 'picture')}, {image_size} px")
     say(machine_line(machine))
     say()
     say_block(table(_CEILING, [_ceiling_row(each) for each in ceilings]))
