@@ -64,6 +64,7 @@ def test_what_is_not_installed_names_the_extra():
             "watch",
             lambda folder: importlib.import_module("clipdex.sources.changes").FolderChanges(folder),
         ),
+        ("cv2", "features", lambda folder: importlib.import_module("clipdex.looks.local_features").opencv()),
         ("matplotlib", "plot", lambda folder: importlib.import_module("clipdex.apps.bench.plot")._figure_class()),
     ],
 )

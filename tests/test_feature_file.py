@@ -366,6 +366,7 @@ def test_info_says_how_many_have_features_and_their_size(whole, run):
     assert (info.with_features, info.feature_bytes) == (10, (whole / "features.sqlite").stat().st_size)
 
 
+@pytest.mark.slow
 def test_without_opencv_the_extra_is_named(whole, monkeypatch, run):
     monkeypatch.setitem(sys.modules, "cv2", None)
     status, _, err = run("features", "build", whole)

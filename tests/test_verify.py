@@ -24,6 +24,7 @@ from clipdex.index import (
     verify,
     verify_index,
 )
+from clipdex.index.thumbnails import ThumbnailStore, thumbnail_damages
 
 pytestmark = [pytest.mark.thin, pytest.mark.once]
 
@@ -179,6 +180,21 @@ def test_an_index_whose_writer_was_killed_is_sound(killed, tmp_path):
 @pytest.mark.slow
 def test_every_flipped_bit_in_the_wal_is_found(killed, tmp_path):
     assert damage_and_verify(killed, tmp_path / "x.clipdex", random.Random(5), flips=150, cuts=0) == []
+
+
+def test_a_flip_in_the_log_of_thumbnails_that_loses_some_is_found(tmp_path):
+    (tmp_path / "x").mkdir()
+    store = ThumbnailStore.open(tmp_path / "x", write=True)
+    assert store is not None
+    for i in range(3):
+        store.add({bytes([i]) * 16: bytes(500)})
+    killed = shutil.copytree(tmp_path / "x", tmp_path / "killed", ignore=shutil.ignore_patterns("*-shm"))
+    store.close()
+    assert thumbnail_damages(killed) == []
+    shutil.copytree(killed, tmp_path / "again")
+    log = "thumbnails.sqlite-wal"
+    flip(tmp_path / "again" / log, 32 + 24 + 100, 3)
+    assert any(what.startswith(f"{log}: frame 0 is not what") for what in thumbnail_damages(tmp_path / "again"))
 
 
 def test_a_flip_in_the_wal_is_named_and_a_run_makes_the_rows_again(killed, tmp_path, caplog):

@@ -131,13 +131,14 @@ def thumbnail_damages(directory: Path) -> list[str]:
     """Check the thumbnails of an index -> what is wrong. Raises IndexFault if the system refuses to read them."""
     try:
         lost = wal_damage(directory / THUMBNAILS_FILE)
+        found = [] if lost is None else [lost]
         store = ThumbnailStore.open(directory)
     except IndexDamaged as exc:
         return [str(exc)]
     if store is None:
-        return []
+        return found
     try:
-        return ([] if lost is None else [lost]) + store.damages()
+        return found + store.damages()
     finally:
         store.close()
 
