@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,7 +112,8 @@ def test_points_that_would_need_a_fold_or_lie_on_one_line_are_no_match():
         features.scales, features.angles, features.descriptors, features.size,
     )  # fmt: skip
     assert fit(flat, flat) is None
-    assert fit(features, features).inliers > 100
+    itself = fit(features, features)
+    assert itself is not None and itself.inliers > 100
 
 
 def test_a_point_votes_once_for_a_row_and_dead_rows_have_no_votes():
@@ -217,7 +219,7 @@ def forged(data):
 
     from clipdex.features.neighbour_file import NeighbourFooter
 
-    footer = NeighbourFooter.from_bytes(bytes(data[-FOOTER_BYTES:]), "x")
+    footer = NeighbourFooter.from_bytes(bytes(data[-FOOTER_BYTES:]), Path("x"))
     data = bytearray(data)
     data[footer.lists_at - 8 : footer.lists_at] = (1 << 60).to_bytes(8, "little")
     head, flags = bytes(data[: footer.lists_at]), bytes(data[footer.faiss_bytes : -FOOTER_BYTES])
