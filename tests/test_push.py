@@ -339,7 +339,7 @@ def test_a_description_that_clipdex_did_not_write_is_refused(directory, text):
 
 def test_a_newer_format_says_so(directory):
     sink = NumpySink()
-    sink.text = '{"format": "clipdex-collection", "format_version": 2}'
+    sink.text = '{"format": "clipdex-collection", "format_version": 3}'
     with pytest.raises(SinkError, match="newer version"):
         pushed(directory, sink)
 
