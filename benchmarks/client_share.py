@@ -7,7 +7,8 @@ of its own answers without computing. So a run's own process does all its real w
 and from the workers, placing, requests, appending, commits, the look for what is gone), and its processor time
 divided by N is its share of a picture. Workers and server are processes of their own and not counted; on a machine
 with fewer cores than processes they slow the clock, and not the processor time. --again indexes the same files
-once more, into the same index, where nothing has changed. Figures: docs/performance.md.
+once more, into the same index, where nothing has changed. Last, what appending and committing alone take, in the
+commits of 16,384 rows that a run makes. Figures: docs/performance.md, docs/scaling.md.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 import clipdex
 from clipdex.apps.bench.machine import this_machine
 from clipdex.apps.bench.measure_feed import touch_pictures
@@ -25,6 +28,30 @@ from clipdex.client.client import SharedMemoryUse
 from clipdex.pipeline.index_one import index_one
 from clipdex.sources import open_source
 from clipdex.wire.rated_server import Rate, rated_server
+
+COMMIT_ROWS, DIM = 16_384, 512
+
+
+def alone(directory: Path, commits: int = 3) -> tuple[float, float]:
+    """Append and commit rows, without a run -> processor time a row of each: medians, in seconds."""
+    vectors = np.random.default_rng(0).standard_normal((COMMIT_ROWS, DIM), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    appending, committing = [], []
+    with clipdex.IndexWriter.open_or_create(directory, clipdex.Manifest("f" * 64, "drawn", DIM)) as writer:
+        for number in range(commits):
+            first = number * COMMIT_ROWS
+            pictures = [
+                clipdex.Picture(b"/a/%d.jpg" % i, 10_000, i, i.to_bytes(16, "big"), 640, 480, None)
+                for i in range(first, first + COMMIT_ROWS)
+            ]
+            began = time.process_time()
+            for start in range(0, COMMIT_ROWS, 64):
+                writer.append(pictures[start : start + 64], vectors[start : start + 64])
+            appended = time.process_time()
+            writer.commit()
+            committing.append((time.process_time() - appended) / COMMIT_ROWS)
+            appending.append((appended - began) / COMMIT_ROWS)
+    return statistics.median(appending), statistics.median(committing)
 
 
 def main() -> None:
@@ -61,6 +88,7 @@ def main() -> None:
                             stages.setdefault(stage, []).append(seconds / asked.pictures)
                     else:
                         print(f"unchanged: {share * 1e6:.1f} µs of processor time a picture")
+        appending, committing = alone(Path(directory) / "alone.clipdex")
     machine = this_machine()
     print(
         f"{asked.pictures:,} pictures by {report.transfer}, {asked.rounds} rounds, {machine.cores} cores of ",
@@ -70,6 +98,9 @@ def main() -> None:
     told = ", ".join(f"{share * 1e6:.1f}" for share in shares)
     print(f"processor time of the client's process: {statistics.median(shares) * 1e6:.1f} µs a picture ({told})")
     print(f"by the clock: {statistics.median(clocks) * 1e6:.1f} µs a picture")
+    print(
+        f"alone: appending {appending * 1e6:.1f} µs, committing {committing * 1e6:.1f} µs of processor time a row"
+    )
     for stage, each in stages.items():
         print(f"  {stage:<12} {statistics.median(each) * 1e6:7.1f} µs by the clock")
 
