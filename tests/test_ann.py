@@ -59,8 +59,15 @@ def recall(index, queries, ann, **options):
     return np.mean([len(set(rows_of(a)) & set(rows_of(b))) / len(b) for a, b in pairs])
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize("kind", ["hnsw", "ivf_pq"])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("hnsw", "float32"),
+        pytest.param("hnsw", "float16", marks=pytest.mark.slow),
+        pytest.param("ivf_pq", "float32", marks=pytest.mark.slow),
+        ("ivf_pq", "float16"),
+    ],
+)
 def test_it_finds_most_and_scores_exactly(tmp_path, kind, dtype):
     path = write(tmp_path / "x", PQ, dtype)
     made = build_ann(path, kind)

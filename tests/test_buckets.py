@@ -77,6 +77,7 @@ def test_a_prefix_is_a_folder_known_by_its_listing_alone(server):
     assert source.passed_over().others == {".txt": 1}
 
 
+@pytest.mark.slow
 def test_a_name_of_any_characters_is_read(server, update, tmp_path):
     server.objects.clear()
     names = ["ä ö/%41+&.JPG", "a=b?c#d.png", "x!/y.png", "[0] {1}.png", "日本.png"]
@@ -114,6 +115,7 @@ def test_only_what_is_new_or_changed_is_read_again_and_what_is_gone_is_forgotten
     assert set(server.asked) == {"LIST", "GET"}
 
 
+@pytest.mark.slow
 def test_another_etag_alone_or_another_time_alone_makes_an_object_read_again(server, update):
     update(HOLIDAY)
     data, when, _ = server.objects["holiday/0.png"]
@@ -304,6 +306,7 @@ def test_failures_and_rows_are_read_again_from_the_bucket(server):
     assert paths(source) == [f"{HOLIDAY}/1.png"]
 
 
+@pytest.mark.slow
 def test_a_duplicate_in_a_bucket_is_not_moved(server, update, tmp_path, run):
     server.put("holiday/copy.png", png(1))
     update(HOLIDAY)

@@ -73,6 +73,7 @@ def index_of(address, folder, out, **options):
         return report, paths, np.array(index.vectors)
 
 
+@pytest.mark.slow
 def test_rows_are_the_same_whichever_way_pixels_go(triton, folder, tmp_path, own_rings):
     shared, paths, vectors = index_of(triton.address, folder, tmp_path / "a", shared_memory="always")
     wire, wire_paths, wire_vectors = index_of(triton.address, folder, tmp_path / "b", shared_memory="never")

@@ -292,7 +292,7 @@ def test_large_jpegs_are_decoded_fast_if_the_command_says_so_and_the_index_tells
     noise(1, (640, 480)).save("photos/1.jpg")
     assert run("index", "photos", "-o", "x.clipdex", "--decode", "fast")[0] == 0
     assert run("index", "photos", "-o", "x.clipdex")[0] == 0
-    assert "decoded       fast: large JPEGs at a reduced size\n" in run("info", "x.clipdex")[1]
+    assert "decoded        fast: large JPEGs at a reduced size\n" in run("info", "x.clipdex")[1]
     assert json.loads(run("info", "x.clipdex", "--json")[1])["decode"] == "fast"
     assert run("verify", "x.clipdex")[1].endswith("of vectors, of pictures decoded fast)\n")
     assert json.loads(run("verify", "x.clipdex", "--json")[1])["decode"] == "fast"

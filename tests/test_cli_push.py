@@ -128,7 +128,7 @@ def test_metadata_that_was_left_out_is_said(run, index, sink):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("x.clipdex",), "there is no URL of a collection; give one"),
+        (("x.clipdex",), "there is no URL to push to; give one"),
         (("x.clipdex", "http://db1/x"), "is no address of a collection; expected one of milvus://HOST/COLLECTION"),
         (("x.clipdex", URL, "--where", "width > 3"), "--where restricts the queries of --verify"),
         (("x.clipdex", URL, "--verify", "--queries", 0), "--queries is 0; expected 1 or more"),

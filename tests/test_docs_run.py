@@ -111,6 +111,7 @@ def in_a_shell(line: str, place: Path) -> None:
     assert done.returncode == 0, f"{line}: {done.stderr}"
 
 
+@pytest.mark.slow
 def test_the_page_on_collections_runs_from_top_to_bottom(
     place: Path, triton: Any, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -207,8 +207,9 @@ def test_a_database_of_something_else_is_refused(path):
 def test_a_newer_format_is_refused(path, part):
     words = "format version 3, this clipdex reads 1 and 2"
     if part == "manifest":
+        words = "format version 4, this clipdex reads 1"
         manifest = path / "manifest.json"
-        manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 3'))
+        manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 4'))
     else:
         db = sqlite3.connect(path / "rows.sqlite")
         db.execute("PRAGMA user_version = 3")

@@ -390,6 +390,7 @@ def test_a_thousand_hits_are_scrolled_through_and_nothing_jumps(window: Callable
     assert max(map(abs, shapes)) < 0.03
 
 
+@pytest.mark.slow
 def test_the_viewer_is_used_by_the_keyboard_alone(window: Callable[..., Page]) -> None:
     page = window()
     settled(page)

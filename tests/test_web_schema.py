@@ -103,7 +103,7 @@ def _faults(app: Any, mode: GenerationMode, examples: int) -> dict[str, str]:
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", (MODES[0], pytest.param(MODES[1], marks=pytest.mark.slow)))
 def test_each_answer_is_a_documented_one(app, mode):
     assert not (found := _faults(app, mode, FEW)), "\n\n".join(f"{name}: {why}" for name, why in found.items())
 
