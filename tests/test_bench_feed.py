@@ -13,7 +13,6 @@ from clipdex.apps.bench.stub_worker import stub_decoder
 from clipdex.base.blocks import blocks
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.read_request import ReadRequest, whole_file
-from clipdex.cli.bench.bench_feed import sizes_of
 from clipdex.client.client import SharedMemoryUse
 from clipdex.index import Index, IndexWriter, Manifest
 from clipdex.index.verify import verify_index
@@ -124,6 +123,9 @@ def test_copies_of_a_drawn_picture_decode_alike_and_are_different_files(tmp_path
 
 
 def test_sizes_are_widths_and_heights():
+    pytest.importorskip("typer")
+    from clipdex.cli.bench.bench_feed import sizes_of
+
     assert sizes_of("640x480, 4000x3000,640x480") == [(640, 480), (4000, 3000)]
     for bad in ("640", "640x", "0x5", "640x480;1x1", "", "-1x5", "٣x٣"):
         with pytest.raises(InvalidArgument, match="as in 640x480,4000x3000"):
