@@ -102,6 +102,7 @@ def test_a_bucket_gives_the_vectors_that_the_same_files_give(server, update, tmp
             assert (far == here.vector(folder / f"{number}.png")).all()
 
 
+@pytest.mark.slow
 def test_only_what_is_new_or_changed_is_read_again_and_what_is_gone_is_forgotten(server, update, tmp_path):
     update(HOLIDAY)
     assert server.asked["GET"] == 5

@@ -260,6 +260,7 @@ def test_the_gate_catches_another_resize(
         adopt(onnx_source("transformers_js"))
 
 
+@pytest.mark.slow
 def test_the_gate_catches_another_mask(
     onnx_source: Callable[[str], str], adopt: Adopt, monkeypatch: pytest.MonkeyPatch
 ) -> None:

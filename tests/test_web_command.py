@@ -226,6 +226,7 @@ def test_commits_of_others_are_seen_while_it_serves_and_its_own_by_others(index:
             assert present(pets.get("ours")).metadata == {"n": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_the_requests_of_the_page_run(tmp_path: Path, triton: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("curl") is None:
