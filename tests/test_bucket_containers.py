@@ -12,12 +12,13 @@ from datetime import datetime, timezone
 import numpy as np
 import pytest
 from conftest import no_failure, noise
-from s3_server import BUCKET, S3Server
+from s3_server import BUCKET, serving_s3
+from test_tar_shards import write_tar
 
 import clipdex
 from clipdex.base.errors import SourceError
 from clipdex.base.records import Failure
-from clipdex.sources import object_file, object_store
+from clipdex.sources import object_file
 from clipdex.sources.fetch_ahead import FetchAhead
 from clipdex.sources.opening import ledger_source, member_bytes, open_source, open_sources, retry_source
 from clipdex.sources.source import PathList
@@ -38,16 +39,7 @@ def png(seed):
 def tar_of(members, **options):
     """members: (name, bytes or a TarInfo's fields)."""
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", **options) as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            if isinstance(data, dict):
-                for key, value in data.items():
-                    setattr(info, key, value)
-                tar.addfile(info)
-            else:
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
+    write_tar(None, members, fileobj=buffer, **options)
     return buffer.getvalue()
 
 
@@ -66,14 +58,8 @@ SOUND = tar_of(PICTURES + TEXTS)
 
 @pytest.fixture
 def server(monkeypatch):
-    for name in list(os.environ):
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setitem(object_store._RETRIES, "max_retries", 1)
     monkeypatch.setattr(object_file, "_BLOCKS", object_file._Blocks())
-    with S3Server() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
+    with serving_s3(monkeypatch) as server:
         yield server
 
 

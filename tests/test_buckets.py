@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import no_failure, noise
-from s3_server import BUCKET, S3Server
+from s3_server import BUCKET, serving_s3
 
 import clipdex
 from clipdex.base.errors import InvalidArgument, MissingExtra, SourceError
@@ -37,13 +37,7 @@ def png(seed):
 
 @pytest.fixture
 def server(monkeypatch):
-    for name in list(os.environ):
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setitem(object_store._RETRIES, "max_retries", 1)
-    with S3Server() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
+    with serving_s3(monkeypatch) as server:
         for number in range(5):
             server.put(f"holiday/{number}.png", png(number), WHEN)
         yield server

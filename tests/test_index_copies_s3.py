@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -11,13 +10,12 @@ import sys
 import time
 
 import pytest
-from s3_server import BUCKET, S3Server
+from s3_server import BUCKET, serving_s3
 from test_index_copies import content, fill, small_blocks  # noqa: F401
 
 import clipdex
 from clipdex.apps.index_copies import push as pushing
 from clipdex.index import verify_index
-from clipdex.sources import object_store
 
 pytest.importorskip("obstore")
 pytestmark = pytest.mark.slow
@@ -27,13 +25,7 @@ URL = f"s3://{BUCKET}/copies/x"
 
 @pytest.fixture
 def server(monkeypatch):
-    for name in list(os.environ):
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setitem(object_store._RETRIES, "max_retries", 1)
-    with S3Server() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
+    with serving_s3(monkeypatch) as server:
         yield server
 
 

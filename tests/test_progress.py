@@ -17,9 +17,10 @@ from rich.progress_bar import ProgressBar
 import clipdex
 from clipdex import Client, Progress, index_pictures
 from clipdex.cli import progress as shown
-from clipdex.cli.index import run_sentence
 from clipdex.cli.printing import Verbosity, set_verbosity
+from clipdex.cli.run_outcome import run_sentence
 from clipdex.pipeline import run as running
+from clipdex.pipeline.picture_count import PictureCount
 from clipdex.sources import PathList, open_source
 from clipdex.wire import FakeTransport
 
@@ -45,7 +46,7 @@ def loud():
 
 
 def test_the_total_of_a_list_is_known_from_the_first_report_on(told, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(running.Run, "_count", lambda run: None)  # which goes through the source once more
+    monkeypatch.setattr(PictureCount, "_count", lambda count: None)  # which goes through the source once more
     paths = [bytes(path) for path in sorted(pictures.rglob("*.*"))] + [b"gone.png"]
     reports = told(PathList(paths, "list"), tmp_path / "x")
     assert {report.total for report in reports} == {13}
@@ -53,7 +54,7 @@ def test_the_total_of_a_list_is_known_from_the_first_report_on(told, pictures, t
 
 
 def test_the_total_of_a_table_of_pictures_is_known_from_the_first_report_on(told, tmp_path, monkeypatch):
-    monkeypatch.setattr(running.Run, "_count", lambda run: None)
+    monkeypatch.setattr(PictureCount, "_count", lambda count: None)
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
     cells = []

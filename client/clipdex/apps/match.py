@@ -25,6 +25,7 @@ from clipdex.looks.local_features import LocalFeatures, Recipe, extract
 from clipdex.looks.signature import perceptual_signature
 from clipdex.model.images import open_image
 from clipdex.search import Query
+from clipdex.search.selection import flags_of
 from clipdex.sources.thumbnail import read_picture
 
 __all__ = ["CHECKED", "WITHIN", "ask_verified", "rows_within"]
@@ -135,18 +136,13 @@ class _Features:
 def _alike(index: Index, image: Image.Image, allowed: Array | None) -> list[int]:
     """Find the rows with the most similar signatures, best first."""
     own = perceptual_signature(image)
-    flags = None
-    if allowed is not None:
-        flags = np.zeros(len(index.vectors), np.bool_)
-        flags[allowed] = True
+    flags = flags_of(len(index.vectors), allowed)
     best: list[tuple[float, int]] = []
     for start in range(0, len(index.vectors), _ROWS_AT_ONCE):
         end = min(start + _ROWS_AT_ONCE, len(index.vectors))
         size_of = {row: (width, height) for row, _, width, height in index.contents(start, end)}
         some = [
-            (row, signature)
-            for row, signature in index.signatures(start, end)
-            if row in size_of and (flags is None or flags[row])
+            (row, signature) for row, signature in index.signatures(start, end) if row in size_of and flags[row]
         ]
         if not some:
             continue

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from clipdex.base.errors import ImageError
 from clipdex.base.records import storable
 
-__all__ = ["REWRITTEN", "ReadRequest", "refusal", "whole_file"]
+__all__ = ["REWRITTEN", "ReadRequest", "refusal", "require_within", "whole_file"]
 
 REWRITTEN = "the file that contains it was rewritten after it was listed"
 
@@ -75,10 +75,7 @@ class ReadRequest:
         if self.file_mtime_ns not in (_UNSET, storable(info.st_mtime_ns)):
             raise ImageError(REWRITTEN, reason="vanished")
         length = max(0, info.st_size - self.offset) if self.length < 0 else self.length
-        if length > limit:
-            raise ImageError(
-                f"the file has {length:,} bytes, more than the limit of {limit:,}", reason="too_large"
-            )
+        require_within(limit, length)
         file.seek(self.offset)
         if self.length < 0:
             return _read_to_end(file, length, limit)
@@ -86,6 +83,12 @@ class ReadRequest:
         if len(data) < length:
             raise ImageError("the file that contains it ends in the middle of it", reason="truncated")
         return data
+
+
+def require_within(limit: int, size: int) -> None:
+    """Raise ImageError if a picture has more bytes than the limit."""
+    if size > limit:
+        raise ImageError(f"the file has {size:,} bytes, more than the limit of {limit:,}", reason="too_large")
 
 
 _WHOLE_FILE = ReadRequest(b"").encode()

@@ -20,9 +20,9 @@ from clipdex.base.errors import ClipdexError, InvalidArgument, LocalServerError,
 from clipdex.cli.answers import hit_line
 from clipdex.cli.common import interruptible
 from clipdex.cli.demo_model import default_repository, note_demo_model
-from clipdex.cli.index import run_sentence
 from clipdex.cli.printing import say
 from clipdex.cli.progress import index_progress, shown_rate
+from clipdex.cli.run_outcome import run_sentence
 from clipdex.client.client import Client, connect
 from clipdex.index import Hit, Index
 from clipdex.pipeline.index_pictures import index_pictures

@@ -20,12 +20,12 @@ from clipdex.base.extras import is_installed, require_installed
 from clipdex.cli.answers import print_answers, print_json
 from clipdex.cli.common import HtmlOption, JsonOption, interruptible, named_path, shown_path
 from clipdex.cli.demo_model import note_demo_model
-from clipdex.cli.index import run_sentence
 from clipdex.cli.model_at_hand import YesOption, model_at_hand
 from clipdex.cli.panels import OUTPUT
 from clipdex.cli.printing import complain, detail, note
 from clipdex.cli.progress import index_progress
 from clipdex.cli.query_options import WhereOption, queries_of
+from clipdex.cli.run_outcome import run_sentence
 from clipdex.client.client import Client, connect
 from clipdex.model.assets import default_cache_dir
 from clipdex.wire import Credentials

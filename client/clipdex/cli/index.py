@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import os
-import shlex
-import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from clipdex.base.counting import counted
-from clipdex.base.errors import InvalidArgument, SourceError
+from clipdex.base.errors import InvalidArgument
 from clipdex.base.limits import MAX_PIXELS, Limits
 from clipdex.base.object_paths import object_meant
 from clipdex.cli.common import (
@@ -27,8 +21,6 @@ from clipdex.cli.common import (
     interruptible,
     named_path,
     say_passed_over,
-    shown_path,
-    typed_delimiter,
 )
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.demo_model import note_demo_model
@@ -36,12 +28,13 @@ from clipdex.cli.engine_options import EngineOptions, may_use_engine
 from clipdex.cli.features import as_dict, build_after, features_sentence
 from clipdex.cli.index_by_engine import index_by_engine
 from clipdex.cli.index_options import ENVIRONMENT, required_index
-from clipdex.cli.ledger import failure_line, refuse_second_writer
+from clipdex.cli.ledger import refuse_second_writer
+from clipdex.cli.named_source import named_source
 from clipdex.cli.panels import LIMITS
-from clipdex.cli.printing import detail, note, say, say_json
-from clipdex.cli.progress import index_progress, shown_rate
+from clipdex.cli.printing import detail, say, say_json
+from clipdex.cli.progress import index_progress
 from clipdex.cli.refreshing import refresh
-from clipdex.index import Index
+from clipdex.cli.run_outcome import plan_sentence, run_sentence, say_stranded, show_failures
 from clipdex.index.part_plan import part_name
 from clipdex.looks.local_features import opencv
 from clipdex.model.formats.icc import check_icc
@@ -50,20 +43,12 @@ from clipdex.pipeline.index_pictures import (
     MAX_RING_BYTES,
     index_pictures,
 )
-from clipdex.pipeline.plan import (
-    Plan,
-    plan_run,
-)
-from clipdex.pipeline.report import RunReport
-from clipdex.sources import Exclusion, PathList, Source, is_picture_glob, open_sources
-from clipdex.sources.locations import URL_BEGINS
+from clipdex.pipeline.plan import plan_run
+from clipdex.sources import Exclusion
 from clipdex.sources.object_store import FETCHES
-from clipdex.sources.opening import names_meant
 
-__all__ = ["index", "limits_of", "run_sentence"]
+__all__ = ["index", "limits_of"]
 
-_FAILURES_SHOWN = 5
-_FOLDERS_SHOWN = 6
 _MIB = 1 << 20
 
 
@@ -277,7 +262,7 @@ def index(
     named = sources or []
     if engine is not None:  # a node has another working directory
         named = [path if object_meant(str(path)) else Path(os.path.abspath(path)) for path in named]
-    open_source = _opener(named, files_from, column, delimiter, tar, exclusion, fetches, out)
+    open_source = named_source(named, files_from, column, delimiter, tar, exclusion, fetches, out)
     source = open_source()
     if dry_run and refresh_metadata:
         raise InvalidArgument("--dry-run and --refresh-metadata are both given; give one of them")
@@ -296,7 +281,7 @@ def index(
         if as_json:
             say_json({"index": str(out), "dry_run": True} | asdict(plan))
         else:
-            say(_plan_sentence(plan, out))
+            say(plan_sentence(plan, out))
         _end_strictly(strict, plan.failed)
         return
     settings: dict[str, Any] = {
@@ -348,9 +333,9 @@ def index(
     for stage, seconds in report.stage_seconds.items():
         detail(f"{stage + ':':<12} {seconds:.2f} s")
     if report.failed:
-        _show_failures(out)
+        show_failures(out)
     say_passed_over(report.passed_over)
-    _say_stranded(report, out)
+    say_stranded(report, out)
     features = build_after(out, workers, limits) if local_features else None
     if as_json:
         made = {} if features is None else {"local_features": as_dict(features)}
@@ -373,103 +358,3 @@ def limits_of(
 def _end_strictly(strict: bool, failed: int) -> None:
     if strict and failed:
         raise typer.Exit(1)
-
-
-def _opener(
-    paths: list[Path],
-    files_from: str | None,
-    column: str | None,
-    delimiter: str | None,
-    tar: bool,
-    exclusion: Exclusion,
-    fetches: int,
-    out: Path,
-) -> Callable[[], Source]:
-    """Return what opens the source, here or on a node."""
-    if bool(paths) == (files_from is not None):
-        raise InvalidArgument("give either a SOURCE (folder, .tar file or table) or --files-from LIST")
-    if files_from == "-":
-        return partial(copy.copy, PathList.parse(sys.stdin.buffer.read(), "standard input", fetches=fetches))
-    if files_from is not None:
-        return partial(copy.copy, PathList.read(Path(files_from), fetches=fetches))
-    paths = [name for path in paths for name in names_meant(path)]
-    # A missing shard was deleted if the index exists, and is a typing error if it does not.
-    for path in paths:
-        if object_meant(str(path)) is not None:
-            continue
-        if URL_BEGINS.match(str(path)) and not os.path.lexists(path):
-            raise SourceError(
-                f"{path}: is a URL, and clipdex downloads nothing; download it first (img2dataset does so for "
-                "pictures) and give its path"
-            )
-        missing = not os.path.lexists(path) and not is_picture_glob(path)
-        if missing and not (path.name.endswith(".tar") and os.path.lexists(out)):
-            raise SourceError(f"{path}: no such file or directory")
-    return partial(
-        open_sources,
-        paths,
-        column=column,
-        delimiter=typed_delimiter(delimiter),
-        tar=tar,
-        exclusion=exclusion,
-        fetches=fetches,
-    )
-
-
-def _say_stranded(report: RunReport, out: Path) -> None:
-    for folder, rows in sorted(report.stranded.folders.items(), key=lambda one: -one[1])[:_FOLDERS_SHOWN]:
-        note(
-            f"{counted(rows, 'picture is', 'pictures are')} below {shown_path(folder)}, which is gone or "
-            f"empty:  clipdex forget --index {shlex.quote(shown_path(str(out)))} {shlex.quote(shown_path(folder))}"
-        )
-    if files := report.stranded.files:
-        met = counted(files, "picture found elsewhere is", "pictures found elsewhere are")
-        note(
-            f"{met} no longer at the path in the index:  "
-            f"clipdex forget --index {shlex.quote(shown_path(str(out)))} --missing"
-        )
-
-
-def run_sentence(report: RunReport, out: Path) -> str:
-    """Return the run's last line. discovered = indexed + unchanged + failed."""
-    speed = ""
-    if report.indexed:  # the rate is that of the bar: scanning before, and vanished pictures after, are not in it
-        busy = report.indexed / report.images_per_s
-        speed = f" (indexing took {busy:.1f} s: {shown_rate(report.images_per_s)}, {report.transfer})"
-    same = f" ({report.recognised:,} of them recognised by content)" if report.recognised else ""
-    away = f" ({report.unseen:,} of them could not be checked)" if report.unseen else ""
-    gone = f"; {report.removed:,} vanished" if report.removed else ""
-    gone += f"; {report.left_out:,} removed because they are left out now" if report.left_out else ""
-    listed = f";  {_listing(out)}  lists the failures" if report.failed else ""
-    return (
-        f"{counted(report.discovered, 'picture')} found: {report.indexed:,} indexed{same}, "
-        f"{report.unchanged:,} unchanged{away}, "
-        f"{report.failed:,} failed{gone}, in {report.seconds:.1f} s{speed}; "
-        f"{shown_path(str(out))} holds {report.rows:,}{listed}"
-    )
-
-
-def _plan_sentence(plan: Plan, out: Path) -> str:
-    again = f", {plan.retried:,} to be retried" if plan.retried else ""
-    gone = f"; {plan.vanished:,} vanished" if plan.vanished else ""
-    gone += f"; {plan.left_out:,} to be removed because they are left out now" if plan.left_out else ""
-    anew = f", {plan.damaged:,} damaged in the index" if plan.damaged else ""
-    look = f", {plan.reread:,} to be read and compared" if plan.reread else ""
-    return (
-        f"{counted(plan.discovered, 'picture')} found: {plan.new:,} new, {plan.changed:,} changed{anew}{look}, "
-        f"{plan.unchanged:,} unchanged, {plan.failed:,} failed before{again}{gone}; "
-        f"nothing was done to {shown_path(str(out))}"
-    )
-
-
-def _show_failures(out: Path) -> None:
-    with Index.open(out) as opened:
-        ledger = opened.failures()
-    for failure in ledger[:_FAILURES_SHOWN]:
-        note(f"failed: {failure_line(failure)}")
-    if len(ledger) > _FAILURES_SHOWN:
-        note(f"... and {len(ledger) - _FAILURES_SHOWN:,} more:  {_listing(out)}")
-
-
-def _listing(out: Path) -> str:
-    return f"clipdex failures --index {shlex.quote(shown_path(str(out)))}"

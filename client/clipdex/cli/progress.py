@@ -11,6 +11,7 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     MofNCompleteColumn,
+    ProgressColumn,
     Task,
     TextColumn,
     TimeRemainingColumn,
@@ -89,10 +90,8 @@ def rows_progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
     if is_quiet() or not sys.stderr.isatty():
         yield None
         return
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=bar_console(), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with _counting_bar(TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as report:
+        yield report
 
 
 @contextmanager
@@ -105,6 +104,12 @@ def bytes_progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
         yield _byte_lines(what)
         return
     columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with _counting_bar(*columns) as report:
+        yield report
+
+
+@contextmanager
+def _counting_bar(*columns: ProgressColumn) -> Iterator[Callable[[int, int], None]]:
     with Bar(*columns, console=bar_console(), transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

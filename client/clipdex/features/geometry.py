@@ -82,7 +82,7 @@ def pairs_of(query: LocalFeatures, found: LocalFeatures) -> Pairs:
     least = near[rows, best]
     # SIFT may describe one place twice; the second of a place is no rival.
     places = found.points[:MOST_COMPARED]
-    same = _apart(places[best], places) < (2.0 * max(1.0, max(found.size) / _MADE_AT)) ** 2
+    same = _apart(places[best], places) < (2.0 * _unit(found)) ** 2
     second = np.where(same, np.inf, near).min(axis=1)
     mutual = near.argmin(axis=0)[best] == rows
     good = np.flatnonzero(mutual & (least <= _LARGEST * second))[:_MOST_PAIRS]

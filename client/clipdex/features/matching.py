@@ -23,6 +23,7 @@ from clipdex.index.hits import no_record
 from clipdex.index.reader import Index
 from clipdex.looks.local_features import LocalFeatures, Recipe, extract
 from clipdex.model.images import open_image
+from clipdex.search.selection import flags_of
 
 __all__ = [
     "DEFAULT_MIN_INLIERS",
@@ -170,11 +171,7 @@ class Matcher:
         if self.store.generation is not self.index.generation:
             raise IndexFault(f"{self.index.directory} was compacted since: open its matcher again")
         allowed = self.index.allowed(where, params)
-        count = len(self.index.vectors)
-        live = np.ones(count, np.bool_)
-        if allowed is not None:
-            live[:] = False
-            live[allowed] = True
+        live = flags_of(len(self.index.vectors), allowed)
         live[self.index.tombstones] = False
         asked = described(query, self.recipe)
         found = matches(self._neighbours, self.store, asked, top_k, min_inliers=min_inliers, live=live)

@@ -8,11 +8,11 @@ import os
 import re
 from pathlib import Path
 
-from clipdex.base.errors import IndexWriteError
+from clipdex.base.errors import IndexLocked, IndexWriteError
 from clipdex.base.mounts import mounted
-from clipdex.index.files import open_to_read
+from clipdex.index.files import open_to_read, open_to_write
 
-__all__ = ["lacking", "locked"]
+__all__ = ["lacking", "lock_file", "locked"]
 
 # As /proc/self/mountinfo names them.
 _REMOTE = re.compile(
@@ -34,6 +34,28 @@ def locked(fd: int, path: Path) -> bool:
     except OSError as exc:
         raise IndexWriteError(f"{path}: cannot be locked: {exc.strerror}: {_described(path)}") from exc
     return True
+
+
+def lock_file(path: Path, directory: Path, busy: str) -> int:
+    """Open a file, made if missing, and lock it -> the descriptor that holds the lock until it is closed.
+
+    directory: what the lock is for. busy: the error where another process has it.
+
+    Raises:
+        IndexLocked: another process has it.
+        IndexWriteError: the file cannot be opened for writing, or its file system does not support locks.
+    """
+    try:
+        fd = open_to_write(path, make=True)
+    except OSError as exc:
+        raise IndexWriteError(f"{directory}: cannot be opened for writing: {exc.strerror}") from exc
+    try:
+        if locked(fd, path):
+            return fd
+        raise IndexLocked(busy)
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def lacking(file: Path) -> str | None:

@@ -42,6 +42,7 @@ from clipdex.search.cosines import not_unit
 from clipdex.search.estimates import RowNorms
 from clipdex.search.exact import Ranking
 from clipdex.search.grouping import Group, Grouping, Traits
+from clipdex.search.selection import absent
 
 __all__ = ["DEFAULT_TOP_K", "Hit", "Hits", "Index", "IndexInfo"]
 
@@ -328,19 +329,19 @@ class Index:
             InvalidArgument: it is not a condition on a picture's columns, or takes too long.
             IndexFault: the index was compacted after it was opened, before its first condition; refresh it.
         """
-        found = self._conditions().rows(condition, params, len(self._vectors))
-        return found[~np.isin(found, self._dead)] if len(self._dead) else found
+        return self._live(self._conditions().rows(condition, params, len(self._vectors)))
 
     def where_numbered(self, condition: str, params: Mapping[str, Any] | None, first: int) -> Rows:
         """Find rows like `where`, for a condition on `row` that numbers the first row `first` -> own row numbers.
 
         Raises: as `where`.
         """
-        with closing(Where(self.directory / ROWS_FILE, timeout_s=self.filter_timeout_s, first=first)) as numbered:
-            if not self._in_place():
-                raise IndexFault(f"{self.directory} was compacted since: refresh it, then filter")
+        with closing(self._opened_where(first)) as numbered:
             found: Rows = numbered.rows(condition, params, first + len(self._vectors)) - first
-        return found[~np.isin(found, self._dead)] if len(self._dead) else found
+        return self._live(found)
+
+    def _live(self, rows: Rows) -> Rows:
+        return rows[absent(rows, self._dead)] if len(self._dead) else rows
 
     def selected(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Run a SELECT of this package over the view of conditions; see `Where.selected`."""
@@ -350,12 +351,16 @@ class Index:
         with self._where_lock:
             if self._where is None:
                 self._require_open()
-                opened = Where(self.directory / ROWS_FILE, timeout_s=self.filter_timeout_s)
-                if not self._in_place():
-                    opened.close()
-                    raise IndexFault(f"{self.directory} was compacted since: refresh it, then filter")
-                self._where = opened
+                self._where = self._opened_where(0)
             return self._where
+
+    def _opened_where(self, first: int) -> Where:
+        """Open what evaluates conditions. first: the number that the first row has in them."""
+        opened = Where(self.directory / ROWS_FILE, timeout_s=self.filter_timeout_s, first=first)
+        if not self._in_place():
+            opened.close()
+            raise IndexFault(f"{self.directory} was compacted since: refresh it, then filter")
+        return opened
 
     def require_sound(self, rows: Sequence[int] | Array) -> None:
         """Raise IndexDamaged unless these rows are finite and of norm 1, up to their rounding."""

@@ -23,6 +23,7 @@ from clipdex.base.spelling import composed_path
 from clipdex.index.schema import (
     DAMAGE,
     OPTIONAL,
+    fetched,
     readable,
     require_still,
     unreadable,
@@ -391,10 +392,4 @@ class RowReader:
 
     def _locked_rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Like `_rows`, for a caller that holds the lock."""
-        try:
-            found = self._db.execute(sql, parameters).fetchall()
-            require_still(self._db)
-            return found
-        except DAMAGE as exc:
-            require_still(self._db)
-            raise unreadable(self._path, exc) from exc
+        return fetched(self._db, self._path, sql, parameters)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,6 +31,7 @@ __all__ = [
     "Value",
     "connect",
     "connect_new",
+    "fetched",
     "is_sound",
     "readable",
     "record_crc32c",
@@ -347,6 +349,23 @@ def require_still(db: sqlite3.Connection) -> None:
     """Check a `Still` connection after each read, failed or not; a connection with locks needs no check."""
     if isinstance(db, Still):
         db.require_still()
+
+
+def fetched(db: sqlite3.Connection, path: Path, sql: str, values: Sequence[object] = ()) -> list[Any]:
+    """Run a SELECT of this package on the database at a path -> all its rows.
+
+    Raises:
+        IndexDamaged: what it reads is damaged.
+        IndexFault: the system refuses to read it now, or, on a file system without locks, it was written to
+            meanwhile.
+    """
+    try:
+        found = db.execute(sql, values).fetchall()
+        require_still(db)
+        return found
+    except DAMAGE as exc:
+        require_still(db)
+        raise unreadable(path, exc) from exc
 
 
 def still(path: Path) -> tuple[int, ...] | None:

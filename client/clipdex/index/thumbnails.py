@@ -14,7 +14,7 @@ from pathlib import Path
 
 from clipdex.base.errors import IndexDamaged, IndexWriteError
 from clipdex.index.files import create
-from clipdex.index.schema import DAMAGE, is_sound, record_crc32c, require_still, unreadable, was_refused
+from clipdex.index.schema import DAMAGE, fetched, is_sound, record_crc32c, require_still, unreadable, was_refused
 from clipdex.index.side.database import open_database, transaction
 from clipdex.index.wal import wal_damage
 
@@ -81,15 +81,10 @@ class ThumbnailStore:
         Raises:
             IndexFault: it cannot be read.
         """
-        try:
-            with self._lock:
-                found = self._db.execute(
-                    "SELECT content_hash, jpeg, crc32c FROM thumbnails WHERE content_hash = ?", (content_hash,)
-                ).fetchone()
-                require_still(self._db)
-        except DAMAGE as exc:
-            raise unreadable(self._path, exc) from exc
-        return found[1] if found is not None and _is_sound(found) else None
+        sql = "SELECT content_hash, jpeg, crc32c FROM thumbnails WHERE content_hash = ?"
+        with self._lock:
+            found = fetched(self._db, self._path, sql, (content_hash,))
+        return found[0][1] if found and _is_sound(found[0]) else None
 
     def add(self, thumbnails: Mapping[bytes, bytes]) -> None:
         """Add JPEGs by their content's hash, in one transaction that is on disk when this returns.

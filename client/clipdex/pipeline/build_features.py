@@ -18,15 +18,14 @@ from clipdex.base.errors import (
     IndexDamaged,
     IndexFault,
     IndexLocked,
-    IndexWriteError,
     InvalidArgument,
 )
 from clipdex.base.item_paths import is_item
 from clipdex.base.limits import Limits
 from clipdex.base.read_request import ReadRequest
 from clipdex.base.records import Failure
-from clipdex.index.file_system import locked
-from clipdex.index.files import is_at, open_to_write
+from clipdex.index.file_system import lock_file
+from clipdex.index.files import is_at
 from clipdex.index.part_plan import whole_parts
 from clipdex.index.reader import Index
 from clipdex.index.side.feature_file import FEATURES_FILE, FeatureFile, remove_features
@@ -319,18 +318,8 @@ def _settled(
 
 def _locked(directory: Path) -> int:
     """Lock the making of an index's features -> the descriptor that holds the lock."""
-    path = directory / LOCK_FILE
-    try:
-        fd = open_to_write(path, make=True)
-    except OSError as exc:
-        raise IndexWriteError(f"{directory}: cannot be opened for writing: {exc.strerror}") from exc
-    try:
-        if locked(fd, path):
-            return fd
-        raise IndexLocked(f"{directory}: another process is making its local features; wait for it, or stop it")
-    except BaseException:
-        os.close(fd)
-        raise
+    busy = f"{directory}: another process is making its local features; wait for it, or stop it"
+    return lock_file(directory / LOCK_FILE, directory, busy)
 
 
 def _opened(directory: Path, wanted: tuple[str | None, int | None, int | None], rebuild: bool) -> FeatureFile:

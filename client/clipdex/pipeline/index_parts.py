@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Protocol
 
 from clipdex.base.arguments import is_count
-from clipdex.base.errors import IndexLocked, IndexWriteError, InvalidArgument
-from clipdex.index.file_system import locked
-from clipdex.index.files import open_to_write, sync_directory
+from clipdex.base.errors import IndexWriteError, InvalidArgument
+from clipdex.index.file_system import lock_file
+from clipdex.index.files import sync_directory
 from clipdex.index.manifest import Manifest
 from clipdex.index.part_plan import PartPlan, is_parted, require_count
 from clipdex.model.card import ModelCard
@@ -135,16 +135,9 @@ def index_parts(
 @contextmanager
 def _alone(directory: Path, building: Path, number: int) -> Iterator[None]:
     """Lock a part for the block, so that nobody else looks where it is while it gets its name."""
-    path = building.with_suffix(".lock")
+    busy = f"part {number} of {directory} is being written to by another process; wait for it, or stop it"
+    fd = lock_file(building.with_suffix(".lock"), directory, busy)
     try:
-        fd = open_to_write(path, make=True)
-    except OSError as exc:
-        raise IndexWriteError(f"{directory}: cannot be opened for writing: {exc.strerror}") from exc
-    try:
-        if not locked(fd, path):
-            raise IndexLocked(
-                f"part {number} of {directory} is being written to by another process; wait for it, or stop it"
-            )
         yield
     finally:
         os.close(fd)

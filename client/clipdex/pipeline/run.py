@@ -8,8 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
-from itertools import takewhile
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -26,6 +25,7 @@ from clipdex.index.writer import IndexWriter
 from clipdex.pipeline.batch import Batch
 from clipdex.pipeline.decode import DECODER, Decoded, DecodePool, Unchanged
 from clipdex.pipeline.departures import CopiesMet
+from clipdex.pipeline.picture_count import PictureCount
 from clipdex.pipeline.report import Phase, Progress, StageTimes, Tally
 from clipdex.pipeline.ring import PixelRing
 from clipdex.pipeline.standing import Check, Standing, keeps_its_row, standing_of, to_read
@@ -90,7 +90,8 @@ class Run:
         self._scan_failures: deque[Failure] = deque()
         # New metadata of unchanged files, and ctimes of those whose ctime was not known.
         self._remarks: deque[tuple[bytes, str | int]] = deque()
-        self._total = source.size() if isinstance(source, Counted) else None
+        size = source.size() if isinstance(source, Counted) else None
+        self._total: Callable[[], int | None] = lambda: size  # of all pictures, once known
         self._replacing: set[bytes] = set()  # paths of decoded pictures that have a row already
         self._waiting = 0
         self._phase: Phase = "scanning"
@@ -196,7 +197,7 @@ class Run:
     def _place_one(
         self, result: Decoded | Unchanged, batch: Batch, *, is_known: bool, contents: Container[bytes]
     ) -> None:
-        """contents: those of rows in the index, committed or not."""
+        """Do as `_place` for one picture. contents: those of rows in the index, committed or not."""
         picture = result.picture
         known = self._writer.known(picture.path) if is_known else None
         if known is not None and known.content_hash == picture.content_hash:
@@ -344,29 +345,16 @@ class Run:
         if self._progress is not None:
             self._reported_at = time.monotonic()
             t, rate = self.tally, self.images_per_s()
-            seconds = {**self.times.seconds, **self._busy}
+            seconds, total = {**self.times.seconds, **self._busy}, self._total()
             self._progress(
-                Progress(t.indexed, t.unchanged, t.failed, self._total, rate, seconds, self._waiting, self._phase)
+                Progress(t.indexed, t.unchanged, t.failed, total, rate, seconds, self._waiting, self._phase)
             )
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
         """Count the pictures in a thread during the block, if progress is reported and nobody else counts them."""
-        known = self._progress is None or self._total is not None
-        if known or not self._counts or is_costly(self._source):
+        if self._progress is None or self._total() is not None or not self._counts or is_costly(self._source):
             yield
             return
-        counter = threading.Thread(target=self._count, name="clipdex-count", daemon=True)
-        counter.start()
-        try:
+        with PictureCount(self._source) as self._total:
             yield
-        finally:
-            self._over.set()
-            counter.join()
-
-    def _count(self) -> None:
-        # Only the progress bar needs it; errors here also occur in the run, and are reported there.
-        with suppress(Exception):
-            failures: list[Failure] = []
-            files = takewhile(lambda _: not self._over.is_set(), self._source.files(failures.append))
-            self._total = sum(1 for _ in files) + len(failures)

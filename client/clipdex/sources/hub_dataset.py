@@ -63,11 +63,14 @@ class HubDataset(Bucket):
 
     def put(self, key: str, data: bytes) -> None:
         """Raise SourceError: a dataset is only read."""
-        raise SourceError(f"{self.url}: is a dataset of the hub, which is only read; give a bucket")
+        raise self._only_read()
 
     def delete(self, keys: Sequence[str]) -> None:
         """Raise SourceError: a dataset is only read."""
-        raise SourceError(f"{self.url}: is a dataset of the hub, which is only read; give a bucket")
+        raise self._only_read()
+
+    def _only_read(self) -> SourceError:
+        return SourceError(f"{self.url}: is a dataset of the hub, which is only read; give a bucket")
 
     def _read(self, listed: Listed, span: tuple[int, int] | None) -> bytes:
         import huggingface_hub.utils

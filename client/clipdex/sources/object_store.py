@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from clipdex.base.errors import ImageError, SourceError
 from clipdex.base.extras import needs
 from clipdex.base.object_paths import split_object
+from clipdex.base.read_request import require_within
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -139,10 +140,7 @@ class Bucket:
             ImageError: it has changed or vanished, has more than `limit` bytes, or this object cannot be read.
             SourceError: the store cannot be read at all.
         """
-        if listed.size > limit:
-            raise ImageError(
-                f"the file has {listed.size:,} bytes, more than the limit of {limit:,}", reason="too_large"
-            )
+        require_within(limit, listed.size)
         return self._read(listed, None)
 
     def read_range(self, listed: Listed, start: int, end: int) -> bytes:

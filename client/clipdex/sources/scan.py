@@ -77,13 +77,6 @@ class FoundFile:
     content_hash: bytes | None = None
 
     def __post_init__(self) -> None:
-        ctime_ns = self.ctime_ns or 0
-        if (
-            storable(self.size) == self.size
-            and storable(self.mtime_ns) == self.mtime_ns
-            and storable(ctime_ns) == ctime_ns
-        ):
-            return
         for name in ("size", "mtime_ns", "ctime_ns"):
             number = getattr(self, name)
             if number is not None and number != storable(number):

@@ -20,7 +20,7 @@ from clipdex.base.counting import counted
 from clipdex.base.errors import ImageError, SourceError
 from clipdex.base.json_text import parse_json
 from clipdex.base.object_paths import is_object
-from clipdex.base.read_request import REWRITTEN, ReadRequest
+from clipdex.base.read_request import REWRITTEN, ReadRequest, require_within
 from clipdex.base.records import NO_METADATA, Failure
 from clipdex.base.text_files import decoded
 from clipdex.sources.census import Census, PassedOver
@@ -350,10 +350,7 @@ class _RemotePicture(ObjectMember):
     def read(self, limit: int) -> bytes:
         """Return the member's bytes. Raises as `Bucket.read`."""
         e = self._entry
-        if e.length > limit:
-            raise ImageError(
-                f"the file has {e.length:,} bytes, more than the limit of {limit:,}", reason="too_large"
-            )
+        require_within(limit, e.length)
         notes = _short(self._notes)
         try:
             data, *texts = read_spans(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -73,12 +74,12 @@ class _Inputs(NamedTuple):
 _Result = list[npt.NDArray[Any]] | _Failure
 
 
-class Instance:
+class Instance(ABC):
     """One instance of one model. A backend's `TritonPythonModel` derives from it, and says how to open a file."""
 
+    @abstractmethod
     def open(self, config: Mapping[str, Any], path: Path, args: Mapping[str, str]) -> Session:
         """Open the model's file."""
-        raise NotImplementedError
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Open the ONNX file and compare it with config.pbtxt.

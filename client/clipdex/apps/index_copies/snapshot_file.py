@@ -70,9 +70,9 @@ class Snapshot:
         """The number of bytes of its files."""
         return sum(file.size for file in self.files)
 
-    def sha256s(self) -> dict[str, int]:
-        """List what its blocks are named by -> the size of each."""
-        return {each.sha256: each.size for file in self.files for each in file.pieces(self.block_bytes)}
+    def sha256s(self) -> set[str]:
+        """Return what its blocks are named by."""
+        return {sha256 for file in self.files for sha256 in file.blocks}
 
     def to_json(self) -> bytes:
         """The bytes of snapshot.json."""

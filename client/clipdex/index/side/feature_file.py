@@ -20,6 +20,7 @@ from clipdex.index.files import create, rename, require_regular, sync_directory
 from clipdex.index.schema import (
     DAMAGE,
     connect_new,
+    fetched,
     is_sound,
     record_crc32c,
     require_still,
@@ -229,14 +230,8 @@ class FeatureFile:
             raise unreadable(self._path, exc) from exc
 
     def _rows(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
-        try:
-            with self._lock:
-                found = self._db.execute(sql, values).fetchall()
-                require_still(self._db)
-                return found
-        except DAMAGE as exc:
-            require_still(self._db)
-            raise unreadable(self._path, exc) from exc
+        with self._lock:
+            return fetched(self._db, self._path, sql, values)
 
 
 def feature_damages(directory: Path) -> list[str]:

@@ -15,12 +15,13 @@ from clipdex.index.part_plan import is_parted, missing_parts
 from clipdex.model.card import ModelCard
 from clipdex.model.formats.icc import IccUse
 from clipdex.model.picture_rules import DecodeUse
-from clipdex.pipeline.engines.overall import Overall, PictureCount
+from clipdex.pipeline.engines.overall import Overall
 from clipdex.pipeline.engines.part_job import PartJob, Recipe
 from clipdex.pipeline.engines.ray_cluster import import_ray, ray_cluster
 from clipdex.pipeline.engines.ray_engine import RayParts, Resources, require_room
 from clipdex.pipeline.engines.schedule import Effort, make_parts
 from clipdex.pipeline.index_parts import opened_plan, sum_reports
+from clipdex.pipeline.picture_count import PictureCount
 from clipdex.pipeline.report import Progress, RunReport
 from clipdex.sources.part import Divisible
 

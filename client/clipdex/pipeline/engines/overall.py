@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 
-from clipdex.base.records import Failure
 from clipdex.pipeline.report import Phase, Progress, RunReport
-from clipdex.sources.source import Source
 
-__all__ = ["Overall", "PictureCount"]
+__all__ = ["Overall"]
 
 
 class Overall:
@@ -75,31 +71,3 @@ class Overall:
         if "embedding" in stages or (not stages and len(self._ended) < self._parts):
             return "embedding"
         return "scanning" if "scanning" in stages else "committing"
-
-
-class PictureCount:
-    """Counts the pictures of a source in a thread, so that each part need not count all of them."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._over = threading.Event()
-        self._found: int | None = None
-        self._thread = threading.Thread(target=self._count, name="clipdex-count", daemon=True)
-
-    def __enter__(self) -> Callable[[], int | None]:
-        self._thread.start()
-        return lambda: self._found
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _count(self) -> None:
-        with suppress(Exception):  # what is wrong with the source, the parts report
-            failures: list[Failure] = []
-            count = 0
-            for _ in self._source.files(failures.append):
-                if self._over.is_set():
-                    return
-                count += 1
-            self._found = count + len(failures)

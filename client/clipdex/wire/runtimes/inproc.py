@@ -79,8 +79,11 @@ class InprocTransport:
 
     def choice(self, model: str) -> Choice:
         """Return which runtime computes a model, and why."""
+        return self._choice(self._message(model))
+
+    def _choice(self, config: Any) -> Choice:
         known = self._runtimes.get(ONNXRUNTIME)
-        return choose(self._message(model), installed=self._installed, gpu=known is not None and known.on_gpu)
+        return choose(config, installed=self._installed, gpu=known is not None and known.on_gpu)
 
     def models(self, timeout_s: float) -> list[str]:
         """List the directories that contain a config.pbtxt."""
@@ -88,14 +91,15 @@ class InprocTransport:
 
     def config(self, model: str, timeout_s: float) -> ModelConfig:
         """Read the model's config.pbtxt."""
-        return replace(from_message(self._message(model)), runtime=str(self.choice(model)))
+        config = self._message(model)
+        return replace(from_message(config), runtime=str(self._choice(config)))
 
     def submit(
         self, model: str, inputs: Mapping[str, Array], output: str, timeout_s: float, *, wait: bool = False
     ) -> Future[Array]:
         """Queue one run. The timeout is ignored: the work is this process's own."""
         try:
-            limit = self.config(model, timeout_s).max_batch_size
+            limit = from_message(self._message(model)).max_batch_size
             rows = max((len(array) for array in inputs.values()), default=0)
             if limit and rows > limit:
                 raise RequestRefused(f"{model} takes at most {limit} rows in a request; this one has {rows}")
