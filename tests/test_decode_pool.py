@@ -226,7 +226,7 @@ def test_waiting_for_a_turn_is_not_counted_as_decoding(tmp_path):
         assert holder.stdout.readline()
         results = pool.decode_within(0.2, iter([found(tmp_path / "0.png")]))
         while not (pool._workers and pool._workers[0].since == math.inf):
-            assert next(results) is None
+            assert next(results) == []
         pool._watch()
         assert pool._workers[0].process.poll() is None
         holder.communicate()  # ends it

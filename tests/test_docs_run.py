@@ -99,6 +99,13 @@ ELSEWHERE = {
     r"--metrics": "the session's server has no metrics: tests/test_doctor.py",
     r"^demo\b": "make demo",
     r"^find\b": "tests/test_find.py",
+    r"^watch\b": "runs until Ctrl-C: tests/test_watch.py",
+    r"\b(s3|gs|az|hf)://": "needs a bucket: tests/test_buckets.py, tests/test_index_copies_s3.py",
+    r"\b(milvus|qdrant)://": "needs a vector database: tests/test_push.py, tests/test_contract_sink.py",
+    r"--engine ray\b": "needs a Ray cluster: tests/test_ray.py",
+    r"\$SLURM_ARRAY_TASK_ID": "needs the number of a job: tests/test_parts_command.py",
+    r"^split photos\.clipdex .*--out photos\.parts": "the page has made photos.parts: tests/test_parts_command.py",
+    r"^merge photos\.parts --out photos\.clipdex": "photos.clipdex is there: tests/test_parts_command.py",
 }
 
 
@@ -142,7 +149,7 @@ def home(place: Path, run: Run) -> Path:
             shutil.copy(picture, place / folder)
     for picture in pictures[3:40]:
         shutil.copy(picture, place / "photos")
-    for name in ("ref.jpg", "cat.jpg", "a.jpg", "more/copy.jpg", "photos/copy.jpg"):
+    for name in ("ref.jpg", "cat.jpg", "crop.jpg", "a.jpg", "more/copy.jpg", "photos/copy.jpg"):
         shutil.copy(pictures[5], place / name)
     shutil.copy(pictures[6], place / "b.png")
     shutil.copytree(place / "photos", place / "home" / "Pictures")
@@ -170,7 +177,7 @@ def parquet(file: Path, picture: Path) -> None:
 
 def as_here(words: list[str], address: str) -> list[str]:
     words = [MEANT.get(word, word) for word in words]
-    words = [re.sub(r"\b(localhost|gpu-\d|HOST):8001\b", address, word) for word in words]
+    words = [re.sub(r"\b(localhost|gpu-?\d|HOST):8001\b", address, word) for word in words]
     words = [re.sub(r"^~", "home", word) for word in words]
     if "--undo" in words:
         words[words.index("--undo") + 1] = max(map(str, Path("home/extra").glob("moved-*.jsonl")))

@@ -264,7 +264,7 @@ def _tokenizer_of(report: ExportReport) -> bytes:
 
 @pytest.mark.parametrize("target", ["cuda", "tensorrt"])
 def test_it_is_for_cpus(checkpoint: Path, tmp_path: Path, target: str) -> None:
-    with pytest.raises(InvalidArgument, match=f"int8 is for the targets auto and cpu, not for {target}"):
+    with pytest.raises(InvalidArgument, match=f"int8 is for the targets auto, cpu and openvino, not for {target}"):
         export_model(checkpoint, name="tiny", repository=tmp_path / "x", precision="int8", target=target)
     with pytest.raises(InvalidArgument, match="calibrate is for the precision int8, not for fp32"):
         export_model(checkpoint, name="tiny", repository=tmp_path / "x", calibrate=tmp_path)
