@@ -4,7 +4,7 @@
 
 The bucket waits before each answer. It is tests/s3_server.py in a process of its own, or with --moto, moto's
 server (make .venv-buckets/ready): both take processor time from the decoders on the same machine; it is printed
-beside the rates. With --pin, indexing has the first core alone, and the bucket the second. The model is the fake
+beside the rates. Last, what a read alone costs this process, by obstore and by clipdex. With --pin, indexing has the first core alone, and the bucket the second. The model is the fake
 server, which answers at once: the rate is the decoders'.
 """
 
@@ -34,6 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from s3_server import BUCKET, S3Server
 
 import clipdex
+from clipdex.sources.fetch_ahead import FetchAhead
+from clipdex.sources.object_member import ObjectMember
 from clipdex.sources.opening import open_source
 from clipdex.wire import FakeTransport
 
@@ -130,6 +132,29 @@ def run(source: str | Path, fetches: int, expected: int, pid: int) -> Round:
     return found
 
 
+def reads_alone(fetches: int) -> None:
+    """Read each object once by obstore's `get`, and once as a run does, and print the processor time of both."""
+    from obstore.store import from_url
+
+    store: Any = from_url(f"s3://{BUCKET}", client_options={"allow_http": True})
+    files = list(open_source(f"s3://{BUCKET}/in", fetches=fetches).files(lambda failure: None))
+    keys = [file.path.decode().removeprefix(f"s3://{BUCKET}/") for file in files]
+    began = our_s()
+    with ThreadPoolExecutor(fetches) as threads:
+        for _ in threads.map(lambda key: bytes(store.get(key).bytes()), keys):
+            pass
+    bare, began = our_s() - began, our_s()
+    with FetchAhead(1 << 30) as ahead:
+        for file in ahead.over(files):
+            assert isinstance(file.member, ObjectMember)
+            file.member.request()
+    ours = our_s() - began
+    print(
+        f"a read alone, {fetches} at a time: {1000 * bare / len(keys):.2f} ms of processor time by obstore, "
+        f"{1000 * ours / len(keys):.2f} as a run reads"
+    )
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=5000)
@@ -155,6 +180,7 @@ if __name__ == "__main__":
                 for fetches in asked.fetches:
                     found = run(f"s3://{BUCKET}/in", fetches, asked.pictures, pid)
                     rounds.setdefault(f"bucket, {fetches} at a time", []).append(found)
+            reads_alone(max(asked.fetches))
     local = rounds["local"]
     for what, all_of in rounds.items():
         ratio = statistics.median(one.rate / here.rate for one, here in zip(all_of, local, strict=True))

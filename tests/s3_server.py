@@ -30,7 +30,7 @@ def serving_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
-    monkeypatch.setitem(object_store._RETRIES, "max_retries", 1)
+    monkeypatch.setitem(object_store.RETRIES, "max_retries", 1)
     with S3Server() as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)

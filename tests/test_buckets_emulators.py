@@ -87,7 +87,7 @@ def settings(monkeypatch):
     for name in list(os.environ):
         if object_store._SETTINGS.match(name):
             monkeypatch.delenv(name)
-    monkeypatch.setitem(object_store._RETRIES, "max_retries", 1)
+    monkeypatch.setitem(object_store.RETRIES, "max_retries", 1)
 
     def settings(**given):
         for name, value in given.items():

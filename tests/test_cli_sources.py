@@ -177,7 +177,7 @@ def test_case_07_a_url_keeps_its_slashes_and_is_no_source(run, here):
     assert err.startswith("failed: https://example.org/a.png: not_a_path: is a URL")
     assert status == 0
     assert run("failures", "x.clipdex")[1].startswith("https://example.org/a.png: not_a_path: is a URL")
-    status, _, err = run("index", "https://example.org/0.tar", "-o", "y.clipdex")
+    status, _, err = run("index", "ftp://example.org/0.tar", "-o", "y.clipdex")
     assert (status, "clipdex downloads nothing" in err, err.count("\n")) == (1, True, 1)
 
 

@@ -1,6 +1,7 @@
 """Paths of objects in a bucket: the URL `s3://BUCKET/KEY`, with the key as it is, not percent-encoded.
 
-A dataset of the Hugging Face hub is read like a bucket: `hf://datasets/OWNER/NAME/KEY`.
+What is read like a bucket has the same form: a dataset of the Hugging Face hub, `hf://datasets/OWNER/NAME/KEY`,
+and a web server, `https://HOST/KEY`.
 
 A file's path in an index begins with a slash, so that neither can be mistaken for the other.
 """
@@ -9,12 +10,16 @@ from __future__ import annotations
 
 import posixpath
 import re
+from urllib.parse import unquote
 
-__all__ = ["SCHEMES", "is_object", "object_beside", "object_meant", "split_object"]
+__all__ = ["SCHEMES", "STORES", "WEB", "is_object", "object_beside", "object_meant", "split_object"]
 
-SCHEMES = ("s3", "gs", "az", "hf")
+STORES = ("s3", "gs", "az", "hf")
+WEB = ("https", "http")
+SCHEMES = (*STORES, *WEB)
 
 _BEGINS = tuple(f"{scheme}://".encode() for scheme in SCHEMES)
+_ENCODED = re.compile(r"(?:[^%\s]|%[0-9A-Fa-f]{2})*")
 _URL = re.compile(f"({'|'.join(SCHEMES)}):(?:/+|$)", re.IGNORECASE)  # `pathlib` makes one slash of two
 
 
@@ -26,7 +31,14 @@ def is_object(path: bytes) -> bool:
 def object_meant(given: str) -> str | None:
     """Return the URL of a bucket or object that a text means, as `pathlib` may have changed it; or None."""
     found = _URL.match(given)
-    return f"{found[1].lower()}://{given[found.end() :]}" if found else None
+    if found is None:
+        return None
+    scheme, rest = found[1].lower(), given[found.end() :]
+    if scheme in WEB:
+        host, slash, key = rest.partition("/")
+        encoded = _ENCODED.fullmatch(key) is not None  # as a browser copies it
+        rest = host.lower() + slash + (unquote(key, errors="surrogateescape") if encoded else key)
+    return f"{scheme}://{rest}"
 
 
 def object_beside(folder: bytes, relative: bytes) -> bytes:

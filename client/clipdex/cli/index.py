@@ -95,7 +95,7 @@ def index(
         typer.Argument(
             metavar="SOURCE",
             help="Folders of pictures, including subfolders; pictures, or a quoted glob of them; .tar files; "
-            "tables: .csv, .tsv, .parquet; a bucket's s3://, gs:// or az:// URL.",
+            "tables: .csv, .tsv, .parquet; a URL: s3://, gs://, az://, hf://, https://.",
             show_default=False,
             parser=named_path,
         ),

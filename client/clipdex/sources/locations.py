@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-from clipdex.base.object_paths import SCHEMES, is_object, object_beside, split_object
+from clipdex.base.object_paths import STORES, is_object, object_beside, split_object
 
 __all__ = [
     "LONGEST_PATH",
@@ -60,7 +60,7 @@ def located(text: bytes, folder: bytes) -> bytes | Elsewhere:
             return Elsewhere(
                 "is a file: URL of another machine, or without a path; expected file:///PATH or a plain path"
             )
-        if scheme in SCHEMES:
+        if scheme in STORES:
             url = f"{scheme}://".encode() + text[found.end() :]
             _, bucket, key = split_object(url)
             if not bucket or not key:

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from clipdex.base.errors import ImageError, SourceError
 from clipdex.base.extras import needs
-from clipdex.base.object_paths import split_object
+from clipdex.base.object_paths import WEB, split_object
 from clipdex.base.read_request import require_within
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
 
-__all__ = ["CHANGED", "FETCHES", "Bucket", "Listed", "parts_of"]
+__all__ = ["CHANGED", "CONNECT_TIMEOUT", "FETCHES", "RETRIES", "Bucket", "Listed", "parts_of"]
 
 FETCHES = 64  # objects that are read at a time
 CHANGED = "the object was changed after it was listed"
 
 # A request that fails is tried again, within these limits.
-_RETRIES: Any = {
+RETRIES: Any = {
     "max_retries": 6,
     "retry_timeout": timedelta(seconds=45),
     "backoff": {
@@ -35,7 +35,8 @@ _RETRIES: Any = {
         "max_backoff": timedelta(seconds=5),
     },
 }
-_TIMEOUT, _CONNECT_TIMEOUT = "30s", "5s"
+CONNECT_TIMEOUT = "5s"
+_TIMEOUT = "30s"
 _STORES_OPEN = 16
 _DELETED_AT_ONCE = 1000
 _ENDPOINTS = re.compile(r"AWS_ENDPOINT|AZURE_(STORAGE_)?ENDPOINT|GOOGLE_BASE_URL", re.IGNORECASE)
@@ -127,10 +128,10 @@ class Bucket:
         try:
             return Listed.of(self._store.head(key))
         except FileNotFoundError:
-            next(self.listed(key), None)  # is there a bucket? the answer to HEAD does not say
+            self._probe(key)  # is there a bucket? the answer to HEAD does not say
             return None
         except _errors() as exc:
-            next(self.listed(key), None)
+            self._probe(key)
             raise self._refused(exc) from exc
 
     def read(self, listed: Listed, limit: int) -> bytes:
@@ -189,7 +190,8 @@ class Bucket:
             raise self._refused(exc, "delete from") from exc
 
     def _read(self, listed: Listed, span: tuple[int, int] | None) -> bytes:
-        options: Any = {"if_match": listed.etag} if listed.etag else {}
+        strong = listed.etag is not None and not listed.etag.startswith("W/")  # If-Match takes no weak one
+        options: Any = {"if_match": listed.etag} if strong else {}
         if span is not None:
             options["range"] = span
         try:
@@ -208,12 +210,15 @@ class Bucket:
         except _errors() as exc:
             if type(exc).__name__ == "PreconditionError" or _status(exc) == "416":  # shorter than it was
                 raise ImageError(CHANGED, reason="vanished") from exc
-            # Is it this object, or the store?
-            next(self.listed(listed.key), None)
+            self._probe(listed.key)  # is it this object, or the store?
             raise ImageError(f"the store refuses the object: {_said(exc)}", reason="unreadable") from exc
         if len(data) != (listed.size if span is None else span[1] - span[0]):
             raise ImageError("the store ended in the middle of the object", reason="truncated")
         return data
+
+    def _probe(self, key: str) -> None:
+        """Raise SourceError if the store cannot be read at all."""
+        next(self.listed(key), None)
 
     def _refused(self, exc: BaseException, done: str = "list or read") -> SourceError:
         text, code, status = str(exc), _code(exc), _status(exc)
@@ -250,6 +255,8 @@ def parts_of(url: str) -> tuple[str, str, str]:
         raise SourceError(
             f"{url}: names no dataset; expected hf://datasets/OWNER/NAME, with a path behind it or not"
         )
+    if not bucket and scheme in WEB:
+        raise SourceError(f"{url}: names no web server; expected {scheme}://HOST/FOLDER/")
     if not bucket:
         raise SourceError(f"{url}: names no bucket; expected {scheme}://BUCKET or {scheme}://BUCKET/PREFIX")
     return scheme, bucket, key
@@ -260,11 +267,11 @@ def _opened(url: str, settings: tuple[tuple[str, str], ...], timeout: str) -> Bu
     with needs("obstore", "obstore", "buckets", "reading object stores"):
         from obstore.store import from_url
     endpoints = [value for name, value in settings if _ENDPOINTS.match(name)]
-    options: Any = {"timeout": timeout, "connect_timeout": _CONNECT_TIMEOUT}
+    options: Any = {"timeout": timeout, "connect_timeout": CONNECT_TIMEOUT}
     if any(endpoint.startswith("http:") for endpoint in endpoints):  # as a store on one's own machines
         options["allow_http"] = True
     try:
-        return Bucket(url, from_url(url, client_options=options, retry_config=_RETRIES))
+        return Bucket(url, from_url(url, client_options=options, retry_config=RETRIES))
     except Exception as exc:  # obstore's, and ValueError
         raise SourceError(f"{url}: cannot be opened: {_said(exc)}") from exc
 

@@ -11,12 +11,12 @@ from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.errors import ClipdexError, MissingExtra, SourceError
 from clipdex.base.item_paths import id_of_text, is_item
 from clipdex.base.limits import Limits
-from clipdex.base.object_paths import is_object, object_meant
+from clipdex.base.object_paths import WEB, is_object, object_meant
 from clipdex.base.records import Failure
 from clipdex.sources.csv_table import CsvTable
 from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.globs import Scope, expanded, is_glob
-from clipdex.sources.locations import TABLE_SUFFIXES, TAR_SUFFIXES, Elsewhere, containers, located
+from clipdex.sources.locations import TABLE_SUFFIXES, TAR_SUFFIXES, containers
 from clipdex.sources.object_folder import ObjectFolder, Objects
 from clipdex.sources.object_member import object_bytes
 from clipdex.sources.object_store import FETCHES, parts_of
@@ -122,7 +122,9 @@ def _open_in_bucket(
         MissingExtra: obstore is not installed.
         SourceError: it names no bucket; or the store, or the table, cannot be read.
     """
-    key = parts_of(url)[2]
+    scheme, _, key = parts_of(url)
+    if scheme in WEB and "=" in key.partition("?")[2]:
+        raise SourceError(f"{url}: has a query, which no file below it would have; give the address without it")
     bucket = open_remote(url)
     name = key.lower().encode("utf-8", "surrogateescape")
     if is_glob(key) and name.endswith(_KINDS) and bucket.head(key) is None:
@@ -233,7 +235,7 @@ def ledger_source(
     for failure in ledger:
         if is_item(failure.path):
             continue  # a damaged row of an item that was added by id: there is no file to read again
-        if is_object(failure.path) and isinstance(located(failure.path, b"/"), Elsewhere):
+        if is_object(failure.path) and failure.reason == "not_a_path":
             continue  # a URL in a table or list that names no object
         # A folder that failed as `not_a_file` was named in a list, which takes only files.
         if failure.reason != "not_a_file" and os.path.isdir(failure.path):
