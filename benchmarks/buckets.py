@@ -4,8 +4,9 @@
 
 The bucket waits before each answer. It is tests/s3_server.py in a process of its own, or with --moto, moto's
 server (make .venv-buckets/ready): both take processor time from the decoders on the same machine; it is printed
-beside the rates. Last, what a read alone costs this process, by obstore and by clipdex. With --pin, indexing has the first core alone, and the bucket the second. The model is the fake
-server, which answers at once: the rate is the decoders'.
+beside the rates. Last, what a read alone costs this process, by obstore and by clipdex. With --pin, indexing has
+the first core alone, and the bucket the second. The model is the fake server, which answers at once: the rate is
+the decoders'. Figures: docs/performance.md.
 """
 
 import argparse
