@@ -61,6 +61,13 @@ class StoredPictures:
         with self._core.reading() as index:
             return len(index)
 
+    def seen(self) -> int:
+        """Return the number of pictures as of the last search or read, without a look for new commits."""
+        with self._core.still(self._core.index.generation) as index:
+            if index is not None:
+                return len(index)
+        return len(self)
+
     def ids(self) -> Iterator[str]:
         """Iterate over the ids of all items, in the order of their rows."""
         return (found for path in self.paths() if (found := id_of_path(path)) is not None)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
-import uuid
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -45,7 +45,9 @@ class Headers:
             await self._app(scope, receive, send)
             return
         given = headers(scope, b"x-request-id")
-        request_id = given[0] if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]) else uuid.uuid4().hex
+        is_given = len(given) == 1 and _REQUEST_ID.fullmatch(given[0]) is not None
+        # No secret; `uuid4` would give up Python's lock for the system's random numbers, and wait for it.
+        request_id = given[0] if is_given else f"{random.getrandbits(128):032x}"
         scope.setdefault("state", {})["request_id"] = request_id
         started = False
 

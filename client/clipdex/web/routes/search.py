@@ -34,6 +34,7 @@ __all__ = ["found", "router"]
 router = APIRouter(prefix="/v1", tags=["search"])
 
 _MOST_PICTURES = 8  # of one request
+_QUICK_HITS = 50  # take less than a millisecond to render, and a thread as long to be had
 
 
 async def _options(  # async, though it waits for nothing: FastAPI runs others in a thread
@@ -84,11 +85,11 @@ async def found(held: HeldCollection, request: Request, options: OptionsIn, **qu
             "hits": [hit_fields(held, request, hit) for hit in hits[: options.top_k]],
             "offset": options.offset,
             "next_offset": following if there_is_more else None,
-            "pictures": len(blocking),
+            "pictures": blocking.seen(),  # the search has looked for commits
             "cut": [end for end in blocking.lost(texts) if end] if texts else [],
         }
 
-    return await rendered(make)
+    return await rendered(make, quick=options.top_k <= _QUICK_HITS and not group)
 
 
 def _query(held: HeldCollection, asked: SearchIn, files: list[bytes]) -> dict[str, Any]:
