@@ -59,15 +59,9 @@ def recall(index, queries, ann, **options):
     return np.mean([len(set(rows_of(a)) & set(rows_of(b))) / len(b) for a, b in pairs])
 
 
-@pytest.mark.parametrize(
-    ("kind", "dtype"),
-    [
-        ("hnsw", "float32"),
-        pytest.param("hnsw", "float16", marks=pytest.mark.slow),
-        pytest.param("ivf_pq", "float32", marks=pytest.mark.slow),
-        ("ivf_pq", "float16"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["hnsw", "ivf_pq"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_it_finds_most_and_scores_exactly(tmp_path, kind, dtype):
     path = write(tmp_path / "x", PQ, dtype)
     made = build_ann(path, kind)
@@ -95,6 +89,7 @@ def test_it_is_loaded_as_it_was_built(built):
         assert [rows_of(h)[0] for h in index.search(index.vectors[some], 1, ann=ann)] == some.tolist()
 
 
+@pytest.mark.slow
 def test_a_graph_with_few_links_shows_a_low_recall_and_more_effort_a_higher_one(built):
     queries = unit_vectors(60, DIM, seed=7)
     with Index.open(built) as index:

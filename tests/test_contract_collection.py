@@ -495,7 +495,8 @@ def other_process(directory: Path, what: str) -> None:
     subprocess.run([sys.executable, "-c", _OTHER, directory, what], check=True, timeout=60)
 
 
-@pytest.mark.parametrize("read_only", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("read_only", [False, True])
 def test_what_another_process_commits_is_seen(opened: Opened, tmp_path: Path, read_only: bool) -> None:
     with opened() as pets:
         pets.add([Item(str(i), png(i)) for i in range(3)])

@@ -14,6 +14,7 @@ from clipdex_server import triton_binary
 pytestmark = pytest.mark.triton
 
 
+@pytest.mark.slow  # `make demo` is the same
 def test_the_whole_way_through_a_real_triton(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, _ = run("demo", "--repository", MODEL_REPOSITORY, "--pictures", "300")

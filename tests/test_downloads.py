@@ -261,7 +261,7 @@ def test_a_disk_that_fills_up_is_one_sentence_and_the_next_call_goes_on(hub: Sma
     assert [span for _, span in hub.asked if span] == ["bytes=1500000-"]
 
 
-@pytest.mark.parametrize("why", ["ENOSPC", "EDQUOT"])
+@pytest.mark.parametrize("why", ["ENOSPC", pytest.param("EDQUOT", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("where", ["os.fsync", "huggingface_hub.snapshot_download"])
 def test_a_disk_that_is_full_is_not_taken_for_the_network(hub: SmallHub, tmp_path: Path, where: str, why: str):
     before = (

@@ -197,7 +197,7 @@ def test_the_similarity_of_vectors_is_their_cosine(tmp_path):
     assert group.others[0].similarity == pytest.approx(float(vectors[1] @ vectors[3]), abs=1e-6)
 
 
-@pytest.mark.parametrize("cosine", [0.999, 0.995])
+@pytest.mark.parametrize("cosine", [0.999, pytest.param(0.995, marks=pytest.mark.slow)])
 def test_close_pairs_hang_together_what_all_of_the_whole_product_do(cosine):
     rng = np.random.default_rng(3)
     vectors = unit_vectors(5000, 4, seed=1)

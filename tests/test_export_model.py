@@ -94,6 +94,7 @@ def test_progress_names_the_stages(report: ExportReport, stages: list[str]) -> N
     assert "comparing the export with the checkpoint" in stages
 
 
+@pytest.mark.slow
 def test_the_same_source_twice_has_one_fingerprint(report: ExportReport, checkpoint: Path, tmp_path: Path) -> None:
     again = export_model(checkpoint, name="other", repository=tmp_path)
     assert again.card.fingerprint == report.card.fingerprint
@@ -163,6 +164,7 @@ def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
     assert not (tmp_path / "repository").exists()
 
 
+@pytest.mark.slow
 def test_a_tokenizer_larger_than_the_text_tower(tmp_path: Path) -> None:
     checkpoint, other = write_tiny(tmp_path / "checkpoint"), write_tiny(tmp_path / "other", merges=680)
     vocabulary = (other / "vocab.json").read_text().replace('"<|endoftext|>": 1193', '"<|endoftext|>": 1200')

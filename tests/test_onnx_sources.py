@@ -95,6 +95,7 @@ def test_the_vectors_are_pytorchs(onnx_source: Callable[[str], str], adopt: Adop
         assert (one * other).sum(axis=1).min() > 0.99999
 
 
+@pytest.mark.slow
 def test_a_free_batch_that_is_not_free_is_noticed(copy_of: Callable[[str], Path], adopt: Adopt) -> None:
     """The file says any batch, and has 1 written into its shapes."""
     source = copy_of("immich")

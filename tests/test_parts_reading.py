@@ -89,6 +89,7 @@ WHERES = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_search_of_any_split_is_answered_as_the_one_index_answers_it(place: Path, data: st.DataObject) -> None:

@@ -74,7 +74,10 @@ def test_every_kind_of_file(settings: tuple[int, int, int]) -> None:
         np.testing.assert_array_equal(ours, theirs, err_msg=picture.name)
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize(
+    "shape",
+    [pytest.param(shape, id=name, marks=[pytest.mark.slow] * (name == "huge")) for name, shape in SHAPES.items()],
+)
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
 def test_every_shape(name: str, shape: tuple[int, int]) -> None:
     picture = saved(name, shape)

@@ -97,6 +97,7 @@ def test_folders_that_link_to_each_other_are_entered_once(tmp_path):
     assert found(tmp_path) == sorted(b"%d/a.png" % i for i in range(30))
 
 
+@pytest.mark.slow
 def test_a_thousand_folders_inside_each_other(tmp_path):
     folders = [tmp_path / ("d/" * depth) for depth in range(1, 1_501)]
     try:

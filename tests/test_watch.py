@@ -126,6 +126,7 @@ def test_folders_are_followed_when_made_moved_and_removed(start: Any, folder: Pa
     assert run.synced() == (0, 0, 3, 0, 3)
 
 
+@pytest.mark.slow
 def test_a_burst_is_one_sync(start: Any, folder: Path) -> None:
     run = start(still_s=0.4)
     run.synced()
@@ -311,6 +312,7 @@ def test_mount_points_below_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert mounts.mounted() == []
 
 
+@pytest.mark.slow
 def test_a_folder_unmounted_during_a_run_loses_nothing(fake: clipdex.Client, folder: Path, tmp_path: Path) -> None:
     index = tmp_path / "x.clipdex"
     clipdex.index_pictures(fake, folder, index, workers=1)
@@ -339,6 +341,7 @@ def test_a_server_that_is_away_is_asked_again_and_told_once(start: Any, folder: 
     assert run.synced() == (1, 0, 0, 0, 4)
 
 
+@pytest.mark.slow
 def test_a_locked_index_is_waited_for_and_free_between_syncs(start: Any, folder: Path) -> None:
     run = start()
     run.synced()
@@ -398,6 +401,7 @@ def test_another_error_ends_it(start: Any) -> None:
         run.event()
 
 
+@pytest.mark.slow
 def test_lost_events_mean_a_look_at_everything(start: Any, folder: Path) -> None:
     run = start()
     run.synced()

@@ -38,7 +38,7 @@ CHECKS = (
     response_schema_conformance,
     negative_data_rejection,
 )
-FEW, MANY = 5, 40  # examples of each operation, valid and invalid ones
+FEW, MANY = 3, 40  # examples of each operation, valid and invalid ones
 
 
 def _index(directory: Path) -> Path:

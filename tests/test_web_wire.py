@@ -1244,6 +1244,7 @@ def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 def test_memory_is_bounded_whatever_the_bodies_are(lan: Site) -> None:
     """Each body is three megabytes and would be hundreds as objects, or as errors of each of its values."""
