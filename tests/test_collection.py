@@ -455,3 +455,16 @@ def test_a_text_that_is_cut_warns_each_time(pets: Any) -> None:
     for _ in range(2):
         with pytest.warns(clipdex.TextCut):
             pets.search("dog " * 100)
+
+
+def test_the_number_that_a_search_shows_is_of_the_commit_that_it_saw(fake: clipdex.Client, tmp_path: Path) -> None:
+    with (
+        Collection.open(tmp_path / "x", client=fake) as writer,
+        Collection.open(tmp_path / "x", client=fake, read_only=True) as reader,
+    ):
+        writer.add(Item("a", noise(1)))
+        assert (len(reader), reader.seen()) == (1, 1)
+        writer.add(Item("b", noise(2)))
+        assert reader.seen() == 1
+        assert len(reader.search("a dog")) == 2
+        assert reader.seen() == 2

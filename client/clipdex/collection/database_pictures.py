@@ -34,6 +34,10 @@ class DatabasePictures(StoredPictures):
             except ItemNotFound:
                 return None
 
+    def seen(self) -> int:
+        """Return the number of pictures: a database is asked anew each time."""
+        return len(self)
+
     def ids(self) -> Iterator[str]:
         """Iterate over the ids of all items, in an order of the database's own."""
         return (found.id for found in self if found.id is not None)
