@@ -53,7 +53,7 @@ test-stores: .venv-stores/ready .venv-weaviate/ready  ## the contract of vector 
 test-buckets: .venv-dev/ready .venv-buckets/ready  ## pictures and copies of indexes in buckets, with moto's S3
 	.venv-dev/bin/pytest tests/test_buckets.py tests/test_bucket_files.py tests/test_bucket_containers.py \
 		tests/test_index_copies.py tests/test_index_copies_s3.py tests/test_buckets_moto.py tests/test_buckets_emulators.py \
-		tests/test_hub_dataset.py
+		tests/test_hub_dataset.py tests/test_web_server_source.py
 
 test-ray: .venv-ray/ready  ## parts made by Ray, on real raylets and a real Triton; five minutes
 	.venv-ray/bin/pytest tests/test_ray.py
