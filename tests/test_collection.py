@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import io
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -424,6 +427,38 @@ def test_vectors_and_models_of_another_space_are_refused_on_every_way(pets: Any,
             pets.close()
             with pytest.raises(clipdex.FingerprintMismatch):
                 Collection.open(tmp_path / "x.clipdex", client=other, **settings)
+
+
+@pytest.mark.slow
+def test_a_query_picture_of_a_match_costs_only_itself(opened: Callable[..., Any], tmp_path: Path) -> None:
+    """Its features are found in worker processes, one of which dies."""
+    pytest.importorskip("cv2", reason="matching needs the extra features")
+    from scenes import give_features, scene_png
+
+    path = tmp_path / "scenes.clipdex"
+    with clipdex.Client(FakeTransport()) as client, Collection.open(path, client=client) as made:
+        made.add(Item("1", scene_png(1)))
+    give_features(path, scene_png(1))
+    crop = tmp_path / "crop.png"
+    crop.write_bytes(scene_png(1, (80, 60, 240, 200)))
+    with opened(path, read_only=True, decode_workers=1) as pets:
+        blocking = pets.collection if isinstance(pets, Blocking) else pets
+        for query in (crop, crop.read_bytes(), io.BytesIO(crop.read_bytes()), Image.open(crop)):
+            assert [each.id for each in pets.match(query)] == ["1"]
+        finder = blocking._core.decoding._finder
+        (worker,) = finder.processes()
+        with pytest.raises(clipdex.ImageError, match="the bytes given: "):
+            pets.match(crop.read_bytes()[:2000])
+        with pytest.raises(clipdex.ImageError, match=r"nothing\.png: "):
+            pets.match(tmp_path / "nothing.png")
+        assert finder.processes() == [worker]
+        os.kill(worker, signal.SIGKILL)
+        with contextlib.suppress(clipdex.ImageError):  # if it dies only now
+            pets.match(crop)
+        assert [each.id for each in pets.match(crop)] == ["1"]
+        assert finder.processes() != [worker]
+    with pytest.raises(clipdex.Closed):
+        blocking.match(crop)
 
 
 @pytest.fixture

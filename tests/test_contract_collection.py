@@ -18,10 +18,13 @@ import numpy as np
 import pytest
 from conftest import noise, unit_vectors
 from PIL import Image
+from scenes import give_features, scene_png
 from test_collection import Blocking, loop, png
 
 import clipdex
 from clipdex import Collection, Item, Query
+from clipdex.index.side.feature_file import remove_features
+from clipdex.looks.local_features import Recipe
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin
@@ -37,6 +40,19 @@ class Found(NamedTuple):
     metadata: dict[str, Any]
     size: tuple[int, int]
     copies: tuple[str | None, ...]
+
+
+class Matched(NamedTuple):
+    """A match, however it was asked for. region: (4, 2), fractions: (4, 2), transform: (3, 3)."""
+
+    row: int
+    id: str | None
+    metadata: dict[str, Any]
+    inliers: int
+    mirrored: bool
+    region: Any
+    fractions: Any
+    transform: Any
 
 
 class Ours:
@@ -61,6 +77,15 @@ class Ours:
 
     def similar(self, item: Any, **options: Any) -> tuple[list[Found], list[float]]:
         return self._found(self.collection.similar(item, **options))
+
+    def match(self, image: Any, **options: Any) -> list[Matched]:
+        found = []
+        for each in self.collection.match(image, **options):
+            assert each.picture.width > 0
+            v = each.verified
+            how = (each.inliers, v.mirrored, v.region, v.fractions, v.transform)
+            found.append(Matched(each.row, each.id, each.metadata or {}, *how))
+        return found
 
     def _found(self, hits: list[clipdex.Hit]) -> tuple[list[Found], list[float]]:
         made = []
@@ -151,6 +176,23 @@ class OverHttp:
     def similar(self, item: Any, **options: Any) -> tuple[list[Found], list[float]]:
         asked = {"row" if isinstance(item, int) else "id": item, "top_k": 5} | options
         return self._found(self._ask("GET", "similar", params=asked))
+
+    def match(self, image: Any, **options: Any) -> list[Matched]:
+        said = self._ask("POST", "match", json={"image": _base64(image)} | options)
+        assert said["pictures"] == len(self)
+        return [
+            Matched(
+                each["row"],
+                each["id"],
+                each["metadata"],
+                each["inliers"],
+                each["mirrored"],
+                np.array(each["region"]),
+                np.array(each["region_fractions"]),
+                np.array(each["transform"]),
+            )
+            for each in said["matches"]
+        ]
 
     def _found(self, said: dict[str, Any]) -> tuple[list[Found], list[float]]:
         hits = said["hits"]
@@ -343,6 +385,106 @@ def test_a_text_beyond_the_models_context_is_reported(pets: Any) -> None:
     assert 0 < len(lost) < 100 and set(lost) == {"x"}
 
 
+CROP = (80, 60, 240, 200)
+
+
+@pytest.fixture
+def scenes(opened: Opened, tmp_path: Path) -> Iterator[Any]:
+    """A collection of three scenes with local features: 0, 1, 2."""
+    pytest.importorskip("cv2", reason="matching needs the extra features")
+    with opened() as collection:
+        collection.add([Item(str(n), scene_png(n), metadata={"n": n}) for n in range(3)])
+        give_features(tmp_path / "x.clipdex", *map(scene_png, range(3)))
+        yield collection
+
+
+def test_a_crop_is_matched_with_its_region_and_what_is_not_there_is_not(scenes: Any) -> None:
+    (found,) = scenes.match(scene_png(2, CROP))
+    assert (found.row, found.id, found.metadata, found.mirrored) == (2, "2", {"n": 2}, False)
+    assert found.inliers >= 20
+    corners = np.array([(80, 60), (240, 60), (240, 200), (80, 200)])
+    assert np.abs(found.region - (corners - 0.5)).max() < 1.5
+    assert np.abs(found.fractions - corners / (320, 240)).max() < 0.01
+    assert np.abs(found.transform - [[1, 0, 80], [0, 1, 60], [0, 0, 1]]).max() < 1.5
+    assert scenes.match(scene_png(77)) == []
+    with pytest.raises(clipdex.ImageError):
+        scenes.match(NO_PICTURE)
+
+
+@pytest.mark.slow
+def test_a_match_takes_conditions_a_text_and_numbers(scenes: Any) -> None:
+    def matched(**options: Any) -> list[str | None]:
+        return [each.id for each in scenes.match(scene_png(1, CROP), **options)]
+
+    (inliers,) = [each.inliers for each in scenes.match(scene_png(1, CROP))]
+    assert matched(where="meta ->> 'n' = :n", params={"n": 1}) == ["1"]
+    assert matched(where="meta ->> 'n' <> 1") == []
+    assert matched(min_inliers=inliers) == ["1"]
+    assert matched(min_inliers=inliers + 1) == []
+    assert matched(within="a text", top_k=1) == ["1"]  # it has three pictures, and a text a thousand
+    assert matched(within="a text", where="row <> 1") == []
+    for wrong in ({"where": "nothing = 1"}, {"params": {"a": 1}}, {"within": "a", "params": {"a": 1}}):
+        with pytest.raises(clipdex.InvalidArgument):
+            matched(**wrong)
+    for wrong in ({"where": "nothing = 1", "within": "a"}, {"within": " "}):
+        with pytest.raises(clipdex.InvalidArgument):
+            matched(**wrong)
+
+
+@pytest.mark.slow
+def test_a_match_sees_pictures_and_features_that_came_and_went(scenes: Any, tmp_path: Path) -> None:
+    directory = tmp_path / "x.clipdex"
+
+    def matched(n: int) -> list[tuple[int, str | None]]:
+        return [(each.row, each.id) for each in scenes.match(scene_png(n, CROP))]
+
+    assert matched(1) == [(1, "1")]
+    scenes.add(Item("3", scene_png(3)))
+    assert matched(3) == []
+    give_features(directory, scene_png(3))  # no commit of the index
+    assert matched(3) == [(3, "3")]
+    scenes.add(Item("a copy", scene_png(3)))  # of known features
+    assert sorted(matched(3)) == [(3, "3"), (4, "a copy")]
+    scenes.remove("3")
+    assert matched(3) == [(4, "a copy")]
+    other_process(directory, "remove")  # 0 and 1
+    assert matched(1) == []
+    other_process(directory, "compact")
+    assert matched(3) == [(1, "a copy")]
+    assert matched(2) == [(0, "2")]
+    give_features(directory, scene_png(2), recipe=Recipe("orb", 400, 512))  # made anew, another way
+    assert matched(2) == [(0, "2")]
+    assert matched(3) == []
+    remove_features(directory)
+    with pytest.raises(clipdex.NoLocalFeatures, match="has no local features; make them with"):
+        matched(2)
+
+
+@pytest.mark.slow
+def test_matches_at_once_while_features_come_are_each_right(scenes: Any, tmp_path: Path) -> None:
+    def match(n: int) -> list[str | None]:
+        return [each.id for each in scenes.match(scene_png(n % 3, CROP))]
+
+    def change() -> None:
+        for n in range(10, 16):
+            scenes.add(Item(str(n), scene_png(n)))
+            give_features(tmp_path / "x.clipdex", scene_png(n))
+
+    with ThreadPoolExecutor(5) as pool:
+        changing = pool.submit(change)
+        assert list(pool.map(match, range(24))) == [[str(n % 3)] for n in range(24)]
+        changing.result()
+    assert [each.id for each in scenes.match(scene_png(15, CROP))] == ["15"]
+
+
+@pytest.mark.slow
+def test_a_match_needs_no_model_unless_it_is_within_a_text(scenes: Any, opened: Opened) -> None:
+    with opened(read_only=True, model=False) as pets:
+        assert [each.id for each in pets.match(scene_png(1, CROP))] == ["1"]
+        with pytest.raises(clipdex.InvalidArgument, match=r"no model"):
+            pets.match(scene_png(1, CROP), within="a text")
+
+
 NO_PICTURE = b"no picture"
 WRONG: dict[str, tuple[type[Exception], Callable[[Any], Any]]] = {
     "an unknown item to search by": (clipdex.ItemNotFound, lambda pets: pets.search(item="none")),
@@ -371,6 +513,10 @@ WRONG: dict[str, tuple[type[Exception], Callable[[Any], Any]]] = {
     "a top_k of a text": (clipdex.InvalidArgument, lambda pets: pets.search("a", top_k="3")),
     "a negative offset": (clipdex.InvalidArgument, lambda pets: pets.search("a", offset=-1)),
     "a min_score of 2": (clipdex.InvalidArgument, lambda pets: pets.search("a", min_score=2)),
+    "a match of no picture at most": (clipdex.InvalidArgument, lambda pets: pets.match(png(0), top_k=0)),
+    "a match by three points": (clipdex.InvalidArgument, lambda pets: pets.match(png(0), min_inliers=3)),
+    "a match within a number": (clipdex.InvalidArgument, lambda pets: pets.match(png(0), within=3)),
+    "a match without local features": (clipdex.NoLocalFeatures, lambda pets: pets.match(png(0))),
     "group of a text": (clipdex.InvalidArgument, lambda pets: pets.search("a", group="yes")),
     "a vector of another width": (
         clipdex.InvalidArgument,

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import unit_vectors
-from PIL import Image, ImageDraw
+from PIL import Image
+from scenes import scene
 
 pytest.importorskip("cv2")
 
@@ -23,18 +24,6 @@ from clipdex.features.neighbours import POINTS_A_ROW, nearest, numbered
 from clipdex.looks.local_features import extract
 from clipdex.pipeline.build_features import build_features
 from clipdex.testing import FakeTransport
-
-
-def scene(n, size=(320, 240)):
-    """A picture with many corners, RGB; another one for each n."""
-    rng = np.random.default_rng([5, n])
-    image = Image.fromarray(rng.integers(90, 140, (*size[::-1], 3), dtype=np.uint8)).resize(size)
-    pen = ImageDraw.Draw(image)
-    for _ in range(160):
-        x, y, r = rng.uniform(0, size[0]), rng.uniform(0, size[1]), rng.uniform(3, 12)
-        fill = tuple(int(c) for c in rng.integers(0, 256, 3))
-        (pen.ellipse if rng.random() < 0.5 else pen.rectangle)((x - r, y - r * 0.7, x + r, y + r * 0.7), fill=fill)
-    return image
 
 
 @pytest.fixture(scope="module")

@@ -195,6 +195,7 @@ def test_every_error_has_a_status_and_its_own_members() -> None:
         "AccessDenied": 502,
         "IndexDamaged": 500,
         "IndexWriteError": 507,
+        "NoLocalFeatures": 409,
         "MissingExtra": 501,
     }
     for kind, error in made.items():
@@ -267,8 +268,57 @@ def test_a_form_may_mix_its_pictures_with_texts(http: Any) -> None:
     assert "expected a file" in detail(http.post("/v1/search", data={"image": "x"}, files={"other": b"1"}), 422)
 
 
+@pytest.mark.slow
+def test_a_match_takes_a_form_and_says_which_part_of_which_picture(index: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cv2", reason="matching needs the extra features")
+    from scenes import give_features, scene_png
+
+    (tmp_path / "scenes").mkdir()
+    for n in range(2):
+        (tmp_path / "scenes" / f"{n}.png").write_bytes(scene_png(n))
+    with clipdex.Client(FakeTransport()) as client:
+        clipdex.index_pictures(client, tmp_path / "scenes", index, workers=1)
+    give_features(index, scene_png(0), scene_png(1))
+    crop = {"image": ("crop.png", scene_png(1, (80, 60, 240, 200)))}
+    with answering(settings_of(index, max_upload_bytes=300_000)) as http:
+        assert http.get("/v1/info").json()["with_features"] == 2
+        (found,) = http.post("/v1/match", files=crop).json()["matches"]
+        assert (found["name"], found["path"], found["id"], found["width"]) == ("1.png", None, None, 320)
+        assert found["thumbnail"].startswith(f"/v1/pictures/{found['row']}/thumbnail?v={found['version']}")
+        assert found["region_fractions"][2] == pytest.approx([240 / 320, 200 / 240], abs=0.01)
+        for options in ({"where": "width < 300"}, {"min_inliers": found["inliers"] + 1}):
+            form = {"request": json.dumps(options)}
+            assert http.post("/v1/match", files=crop, data=form).json()["matches"] == [], options
+        for wrong, words in {
+            '{"top_k": 101}': "less than or equal to 100",
+            '{"min_inliers": 3}': "greater than or equal to 4",
+            '{"group": true}': "Extra inputs",
+            '{"image": "AAAA"}': "give one of them",
+            "{": "not JSON",
+        }.items():
+            assert words in detail(http.post("/v1/match", files=crop, data={"request": wrong}), 422), wrong
+        assert "larger than 300,000 bytes" in detail(http.post("/v1/match", files={"image": b"x" * 300_001}), 422)
+        two = [("image", ("1.png", b"1")), ("image", ("2.png", b"2"))]
+        assert "2 files named image; expected a picture" in detail(http.post("/v1/match", files=two), 422)
+        for json_body in ({}, {"image": "attached"}):
+            assert "expected a picture file" in detail(http.post("/v1/match", json=json_body), 422)
+        answer = http.post("/v1/match", files=crop, data={"request": json.dumps({"where": "path LIKE '%1%'"})})
+        assert "--show-paths" in detail(answer, 403)
+        answer = http.post("/v1/match", files={"image": b"no picture"})
+        assert answer.json()["type"] == "urn:clipdex:ImageError" and answer.json()["reason"]
+
+
+def test_without_local_features_a_match_says_what_to_do_and_no_path(http: Any, index: Path) -> None:
+    answer = http.post("/v1/match", files={"image": png(1)})
+    told = detail(answer, 409)
+    assert told == "x.clipdex has no local features; make them with  clipdex features build  first"
+    assert answer.json()["type"] == "urn:clipdex:NoLocalFeatures"
+    assert http.get("/v1/info").json()["with_features"] == 0
+
+
 def test_a_body_is_of_a_type_that_the_route_takes(http: Any) -> None:
-    for method, path in (("POST", "search"), ("POST", "items"), ("PATCH", "items/a"), ("POST", "items/remove")):
+    posted = ("search", "match", "items", "items/remove")
+    for method, path in (*(("POST", each) for each in posted), ("PATCH", "items/a")):
         answer = http.request(method, f"/v1/{path}", content=b"{}", headers={"content-type": "text/plain"})
         assert "expected application/json" in detail(answer, 415)
     answer = http.put("/v1/items/n", content=png(1), headers={"content-type": "text/html"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ pytest.importorskip("schemathesis")
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
+from scenes import give_features, scene_png
 from schemathesis import GenerationMode, openapi
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
@@ -38,6 +40,7 @@ CHECKS = (
     response_schema_conformance,
     negative_data_rejection,
 )
+cv2_is_there = importlib.util.find_spec("cv2") is not None
 FEW, MANY = 3, 40  # examples of each operation, valid and invalid ones
 
 
@@ -47,6 +50,9 @@ def _index(directory: Path) -> Path:
     with Client(FakeTransport()) as client, Collection.open(directory, client=client) as pictures:
         pictures.add(Item(f"i{k}", vector=vectors[k], metadata={"by": "Ada", "n": k}) for k in range(5))
         pictures.add(Item("picture", noise(1), metadata={"tags": ["a", "b"]}))
+        if cv2_is_there:  # else a match is answered, too: with a problem
+            pictures.add(Item("scene", scene_png(1)))
+            give_features(directory, scene_png(1))
     return directory
 
 
@@ -73,6 +79,11 @@ _HOW: dict[str, Any] = {
 }
 
 
+def _is_lost_in_its_form(case: Any) -> bool:
+    """Whether a form's field is wrong as an empty list, which has no field on the wire: what is sent is right."""
+    return isinstance(case.body, dict) and case.media_type == "multipart/form-data" and [] in case.body.values()
+
+
 def _faults(app: Any, mode: GenerationMode, examples: int) -> dict[str, str]:
     """Ask each operation of the document `examples` times -> the first fault of each that has one."""
     document = openapi.from_asgi("/v1/openapi.json", app)
@@ -87,7 +98,8 @@ def _faults(app: Any, mode: GenerationMode, examples: int) -> dict[str, str]:
         @given(case=operation.as_strategy(generation_mode=mode))
         @settings(max_examples=examples, **_HOW)
         def probe(case: Any) -> None:
-            case.validate_response(case.call(session=session), checks=list(CHECKS))
+            if not _is_lost_in_its_form(case):
+                case.validate_response(case.call(session=session), checks=list(CHECKS))
 
         try:
             probe()

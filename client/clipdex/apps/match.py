@@ -14,7 +14,7 @@ from clipdex.base.arrays import Array
 from clipdex.base.errors import ImageError, IndexFault, InvalidArgument
 from clipdex.base.item_paths import path_text
 from clipdex.client.client import Client
-from clipdex.features.matching import Verified, described, mirrored, verify_rows
+from clipdex.features.matching import WITHIN, Verified, best_rows, described, mirrored, verify_rows
 from clipdex.features.store import FeatureStore
 from clipdex.index.hits import Hit, Hits
 from clipdex.index.reader import Index
@@ -31,7 +31,6 @@ from clipdex.sources.thumbnail import read_picture
 __all__ = ["CHECKED", "WITHIN", "ask_verified", "rows_within"]
 
 CHECKED = 100  # of CLIP's hits, and of the signature's
-WITHIN = 1000
 
 _ROWS_AT_ONCE = 65_536
 
@@ -49,8 +48,7 @@ def rows_within(
     """Find the rows of the `count` pictures that best match a text, ascending. Raises as `ask`."""
     with connect() as client:
         index.require(client.card)
-        (hits,) = index.search(client.embed_texts([text]), count, where=where)
-    return np.array(sorted(hit.row for hit in hits), np.int64)
+        return best_rows(index, client.embed_texts([text]), count, where)
 
 
 def ask_verified(

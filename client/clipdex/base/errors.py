@@ -27,7 +27,8 @@ ClipdexError
 │   ├── IndexFormatError     not an index, or one in a format this version does not know
 │   ├── IndexDamaged         the files disagree with what was committed
 │   ├── IndexLocked          another process is writing to the index
-│   └── IndexWriteError      a write to disk failed; nothing committed is lost
+│   ├── IndexWriteError      a write to disk failed; nothing committed is lost
+│   └── NoLocalFeatures      the index has no local features, which matching needs
 ├── SourceError              the folder or list of pictures cannot be read, or contains no picture
 ├── SinkError                a vector database cannot be reached, refused a request, or lacks the collection
 ├── ExportError
@@ -65,6 +66,7 @@ __all__ = [
     "MissingExtra",
     "ModelError",
     "ModelNotFound",
+    "NoLocalFeatures",
     "ParityError",
     "PartFailed",
     "PartLost",
@@ -211,6 +213,10 @@ class IndexLocked(IndexFault):
 
 class IndexWriteError(IndexFault):
     """A write to disk failed. Everything committed before is intact."""
+
+
+class NoLocalFeatures(IndexFault):
+    """The index has no local features, which matching needs; `clipdex features build` makes them."""
 
 
 class SourceError(ClipdexError):

@@ -26,7 +26,9 @@ from clipdex.collection.inference import (
     embed_texts_steps,
 )
 from clipdex.collection.item import Commit, Item, StoredItem
+from clipdex.collection.matching import match_steps
 from clipdex.collection.searching import started_steps
+from clipdex.features.matching import DEFAULT_MIN_INLIERS, DEFAULT_TOP_K, Match
 from clipdex.index.hits import Hits
 from clipdex.index.info import IndexInfo
 from clipdex.model.embeddings import Embeddings
@@ -103,6 +105,17 @@ class Collection(AsyncTwin[BlockingCollection]):
     async def similar(self, item: Key, top_k: int | None = None, **options: Any) -> Hits:
         """See `clipdex.Collection.similar`."""
         return await self.search(item=item, top_k=top_k, **options)
+
+    async def match(
+        self,
+        image: ImageSource,
+        top_k: int = DEFAULT_TOP_K,
+        *,
+        min_inliers: int = DEFAULT_MIN_INLIERS,
+        **options: Any,
+    ) -> list[Match]:
+        """See `clipdex.Collection.match`."""
+        return await self._drive(match_steps(self._core, image, top_k, min_inliers=min_inliers, **options))
 
     async def add(self, items: Item | Iterable[Item], *, flush: bool = True) -> int:
         """See `clipdex.Collection.add`."""

@@ -42,7 +42,7 @@ def add_steps(core: Core, items: Item | Iterable[Item], *, flush: bool = True) -
     if not isinstance(items, Item) and (isinstance(items, (str, bytes)) or not isinstance(items, Iterable)):
         raise InvalidArgument(f"items is {items!r:.60}; expected a clipdex.Item or several")
     failed: dict[str, ClipdexError] = {}
-    decoding: deque[tuple[Item, InWorkers | _Ready]] = deque()
+    decoding: deque[tuple[Item, InWorkers[DecodedPicture] | _Ready]] = deque()
     embedding: deque[tuple[Item, Picture, Future[Any] | Array, bytes | None]] = deque()
     committing: deque[tuple[str, Future[Any]]] = deque()
     most = 1 if core.client is None else core.client.max_batch_size * core.client.in_flight
@@ -107,7 +107,7 @@ def add_steps(core: Core, items: Item | Iterable[Item], *, flush: bool = True) -
 _Ready: TypeAlias = "tuple[Picture, Future[Any] | Array, bytes | None]"
 
 
-def _prepared(core: Core, item: Item) -> InWorkers | _Ready:
+def _prepared(core: Core, item: Item) -> InWorkers[DecodedPicture] | _Ready:
     """Decode an item, or give it to a worker."""
     if item.vector is not None:
         made_by = getattr(item.vector, "fingerprint", None)
@@ -147,7 +147,7 @@ def is_held(core: Core, item: Item) -> bool:
     return data is not None and content_hash(data) == stored.content_hash
 
 
-def _decoded(core: Core, item: Item, waiting: InWorkers) -> Steps[_Ready]:
+def _decoded(core: Core, item: Item, waiting: InWorkers[DecodedPicture]) -> Steps[_Ready]:
     """Wait for a worker to decode an item."""
     try:
         with naming(item):

@@ -24,9 +24,11 @@ from clipdex.collection.inference import (
     embed_texts_steps,
 )
 from clipdex.collection.item import Commit, Item
+from clipdex.collection.matching import match_steps
 from clipdex.collection.open_collection import Lock, open_parts
 from clipdex.collection.searching import search_steps
 from clipdex.collection.stored_pictures import StoredPictures
+from clipdex.features.matching import DEFAULT_MIN_INLIERS, DEFAULT_TOP_K, Match
 from clipdex.index.hits import Hits
 from clipdex.index.where import FILTER_TIMEOUT_S
 from clipdex.model.embeddings import Embeddings
@@ -186,6 +188,43 @@ class Collection(StoredPictures):
             ItemNotFound: there is no such item.
         """
         return self.search(item=item, top_k=top_k, **options)
+
+    def match(
+        self,
+        image: ImageSource,
+        top_k: int = DEFAULT_TOP_K,
+        *,
+        min_inliers: int = DEFAULT_MIN_INLIERS,
+        within: str | None = None,
+        where: str | Sequence[int] | Array | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> list[Match]:
+        """Find this very picture, by local features: what a crop, a screenshot or a photo of a print shows.
+
+        The answer is empty if there are none: unlike a search, a match is a statement. It needs no server, but an
+        index whose pictures have features: `clipdex features build` makes them (docs/local-matching.md). It sees
+        all pictures and features that were committed when it began, by any process.
+
+        Args:
+            image: a picture, as for `search`; with `decode_workers`, they find its features.
+            top_k: the most pictures to return.
+            min_inliers: the fewest points that must agree. Fewer find smaller crops, and more that is not there.
+            within: only among the 1,000 pictures that best match this text; this needs a server.
+            where, params: only pictures that meet a condition, or these rows, as for `search`.
+
+        Raises:
+            NoLocalFeatures: the index has none.
+            MissingExtra: OpenCV is not installed.
+            InvalidArgument: a number is out of range, or as `search`.
+            ImageError: the picture cannot be decoded.
+            ServerBusy: too many pictures wait to be decoded or matched already.
+            IndexFault: the features cannot be read.
+        """
+        return run(
+            match_steps(
+                self._core, image, top_k, min_inliers=min_inliers, within=within, where=where, params=params
+            )
+        )
 
     # Adding and removing
 

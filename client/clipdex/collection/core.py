@@ -16,6 +16,7 @@ from clipdex.base.item_paths import item_path
 from clipdex.client.batching import Batcher
 from clipdex.client.client import Client
 from clipdex.collection.commits import Change, Commits
+from clipdex.collection.matching import Matching
 from clipdex.collection.open_collection import Opened
 from clipdex.collection.scanning import Scans
 from clipdex.collection.shared_lock import Gate
@@ -47,6 +48,7 @@ class Core:
         self.rules: PictureRules = parts.index.manifest.rules
         self._share(parts.client, parts.own_client)
         self.scans = Scans(self.reading, self.still)
+        self._matching: Matching | None = Matching(self.reading, self._same_model)
         self.decoding = parts.decoding
         self._commits = None if read_only else Commits(str(self.directory), parts.write, parts.writer)
 
@@ -79,6 +81,8 @@ class Core:
             if self._batcher is not None:
                 self._batcher.close()
             self.scans.close()
+            if self._matching is not None:
+                self._matching.close()
             with self._gate.alone():
                 self._close_pictures()
             if self._own_client and self.client is not None:
@@ -119,6 +123,11 @@ class Core:
             )
         return self._batcher
 
+    def matching(self) -> Matching:
+        """Return what matches by local features."""
+        assert self._matching is not None
+        return self._matching
+
     def text(self, text: str) -> Future[Embeddings]:
         """Embed a text, unless it is among those searched for last -> a future of its vector, float32 (D,)."""
         self.model()
@@ -138,7 +147,7 @@ class Core:
         with self._gate.shared():
             self.require_open()
             if self.index.is_open and self.index.is_current():
-                yield self._same_model()
+                yield self._same_model(self.index)
                 return
         with self._gate.alone():
             self.require_open()
@@ -148,7 +157,7 @@ class Core:
                 self.index = Index.open(self.directory, filter_timeout_s=self.index.filter_timeout_s)
         with self._gate.shared():
             self.require_open()
-            yield self._same_model()
+            yield self._same_model(self.index)
 
     @contextmanager
     def still(self, generation: object) -> Iterator[Index | None]:
@@ -159,14 +168,14 @@ class Core:
         with self._gate.shared():
             yield self.index if self.index.is_open and self.index.generation is generation else None
 
-    def _same_model(self) -> Index:
-        found = self.index.manifest
+    def _same_model(self, index: Index) -> Index:
+        found = index.manifest
         if (found.fingerprint, found.rules) != (self.fingerprint, self.rules):
             raise FingerprintMismatch(
                 f"{self.directory} was replaced by an index of {found.model} ({found.fingerprint[:12]}), but this "
                 f"Collection was opened for the model {self.fingerprint[:12]}: open it again"
             )
-        return self.index
+        return index
 
     def row(self, index: Index, item: Key) -> int:
         """Find the row of an item, or of another picture. Raises ItemNotFound."""

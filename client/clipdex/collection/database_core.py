@@ -16,6 +16,7 @@ from clipdex.client.client import Client, connect
 from clipdex.collection.commits import Commits
 from clipdex.collection.core import Core
 from clipdex.collection.decoding import Decoding
+from clipdex.collection.matching import Matching
 from clipdex.collection.open_collection import check_connection
 from clipdex.collection.scanning import Scans, Wanted
 from clipdex.sinks.payloads import point_id
@@ -34,7 +35,7 @@ class DatabaseCore(Core):
         self.fingerprint = stored.manifest.fingerprint
         self.rules = stored.manifest.rules
         self.decoding = decoding
-        self._commits = None
+        self._commits = self._matching = None
         self._share(client, own_client)
         self.scans = _Queries(self.reading)
 
@@ -45,6 +46,11 @@ class DatabaseCore(Core):
             f"this Collection of {self.place} is read-only: change the index that it was pushed from, and run  "
             "clipdex push  again"
         )
+
+    def matching(self) -> Matching:
+        """Raise InvalidArgument: local features are not pushed."""
+        self.require_open()
+        raise InvalidArgument(f"{self.place} has no local features: open the index itself for that")
 
     @contextmanager
     def reading(self) -> Iterator[Any]:

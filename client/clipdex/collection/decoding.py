@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
+import threading
 from concurrent.futures import Future
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar, cast
 
-from clipdex.base.errors import ClipdexError, ImageError
+from clipdex.base.arrays import Array
+from clipdex.base.errors import ClipdexError, Closed, ImageError
 from clipdex.base.limits import Limits
 from clipdex.base.open_files import is_open_file, name_of, read_open
+from clipdex.client.steps import Steps
+from clipdex.looks.local_features import LocalFeatures, Recipe
 from clipdex.model.card import ImageSpec
 from clipdex.model.images import ImageSource, require_readable
 from clipdex.model.picture_rules import PictureRules
 from clipdex.pipeline.decode_service import DecodedPicture, DecodeService
+from clipdex.pipeline.feature_service import FeatureService
 from clipdex.pipeline.thumbnail_service import ThumbnailService
 from clipdex.pipeline.worker_service import Given
 from clipdex.sources.thumbnail import drawn
 
 __all__ = ["Decoding", "InWorkers", "thumbnail_here"]
+
+_T = TypeVar("_T")
 
 THUMBNAIL_SIDE, THUMBNAIL_BYTES = 320, 24 << 10
 
@@ -25,11 +32,14 @@ THUMBNAIL_SIDE, THUMBNAIL_BYTES = 320, 24 << 10
 _READING = ("vanished", "not_a_file", "unreadable")
 
 
-class InWorkers:
-    """A picture that a worker decodes. name: its path, or words for it. thumbnail: of its JPEG, if wanted."""
+class InWorkers(Generic[_T]):
+    """A picture that a worker decodes, to pixels or to local features.
+
+    name: its path, or words for it. thumbnail: of its JPEG, if wanted.
+    """
 
     def __init__(
-        self, name: str, path: str | None, done: Future[DecodedPicture], thumbnail: Future[bytes] | None
+        self, name: str, path: str | None, done: Future[_T], thumbnail: Future[bytes] | None = None
     ) -> None:
         self.name = name
         self._path = path
@@ -45,6 +55,16 @@ class InWorkers:
                 return ours, True
             return ImageError(f"{self._path}: cannot be read: {exc}", reason="unreadable"), True
         return exc, False
+
+    def steps(self) -> Steps[_T]:
+        """Wait for it; raises ImageError, which names it, as this process would have raised it."""
+        try:
+            return cast(_T, (yield cast("Future[Array]", self.done)))
+        except ImageError as exc:
+            error, named = self.error(exc)
+            raise error if named else ImageError(f"{self.name}: {exc}", reason=exc.reason) from exc
+        finally:
+            self.done.cancel()
 
     def cancel(self) -> None:
         """Withdraw it, if no worker has it yet."""
@@ -70,9 +90,12 @@ class Decoding:
         self._decoder = None
         if workers and spec is not None:
             self._decoder = DecodeService(spec, workers=workers, rules=rules, exif=exif)
+        self._finder: FeatureService | None = None
+        self._closed = False
+        self._lock = threading.Lock()
         self._drawer = ThumbnailService(workers=workers) if self._decoder is not None and thumbnails else None
 
-    def in_workers(self, image: ImageSource, *, thumbnail: bool = False) -> InWorkers | None:
+    def in_workers(self, image: ImageSource, *, thumbnail: bool = False) -> InWorkers[DecodedPicture] | None:
         """Give a picture to the workers; None if it is to be decoded in this process.
 
         Raises:
@@ -94,9 +117,33 @@ class Decoding:
                 raise
         return InWorkers(name, path, done, drawing)
 
+    def features(self, image: ImageSource, recipe: Recipe) -> InWorkers[LocalFeatures] | None:
+        """Give a picture to the workers for its local features; None if they are to be found in this process.
+
+        Raises:
+            ImageError, InvalidArgument: it is an open file that cannot be read.
+            MissingExtra: OpenCV is not installed.
+            ServerBusy: too many pictures wait already.
+            Closed: the collection is closed.
+        """
+        if not self.workers:
+            return None
+        given, name, path = _given(image)
+        if given is None:
+            return None
+        with self._lock:
+            if self._closed:
+                raise Closed("this Collection is closed: open it again with Collection.open")
+            if self._finder is None:  # not before it is wanted: OpenCV is an extra
+                self._finder = FeatureService(workers=self.workers)
+            finder = self._finder
+        return InWorkers(name, path, finder.extract(given, recipe))
+
     def close(self) -> None:
         """End the workers. Safe to call twice."""
-        for service in (self._decoder, self._drawer):
+        with self._lock:
+            self._closed = True
+        for service in (self._decoder, self._drawer, self._finder):
             if service is not None:
                 service.close()
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from clipdex.base.arrays import Array
-from clipdex.base.errors import ImageError, InvalidArgument
+from clipdex.base.errors import InvalidArgument
 from clipdex.client.steps import Steps
 from clipdex.collection.core import Core, Key
 from clipdex.collection.decoding import InWorkers
@@ -106,7 +106,7 @@ def _embedded(core: Core, query: Query) -> Steps[tuple[Array | None, Array | Non
 
 def picture_steps(core: Core, images: Sequence[ImageSource]) -> Steps[list[Future[Any]]]:
     """Decode pictures from outside, in the workers if there are any -> futures of their vectors."""
-    decoding: list[tuple[ImageSource, InWorkers | None]] = []
+    decoding: list[tuple[ImageSource, InWorkers[DecodedPicture] | None]] = []
     embedding: list[Future[Any]] = []
     try:
         for image in images:
@@ -115,11 +115,7 @@ def picture_steps(core: Core, images: Sequence[ImageSource]) -> Steps[list[Futur
             if waiting is None:
                 embedding.append(core.model().image(image, icc=core.rules.icc, decode=core.rules.decode))
                 continue
-            try:
-                found = cast(DecodedPicture, (yield cast("Future[Array]", waiting.done)))
-            except ImageError as exc:
-                error, named = waiting.error(exc)
-                raise error if named else ImageError(f"{waiting.name}: {exc}", reason=exc.reason) from exc
+            found = yield from waiting.steps()
             embedding.append(core.model().pixels(found.pixels))
     except BaseException:
         for _, waiting in decoding:

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from clipdex.base.arguments import is_count
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexFault, InvalidArgument
-from clipdex.base.item_paths import path_text
+from clipdex.base.item_paths import id_of_text, path_text
 from clipdex.base.records import Picture
 from clipdex.features.geometry import DEFAULT_MIN_INLIERS, MOST_COMPARED, Fit, corners, fit, mapped
 from clipdex.features.neighbours import POINTS_A_ROW, Found, Neighbours, StoredNeighbours
 from clipdex.features.store import FeatureStore
-from clipdex.index.hits import no_record
+from clipdex.index.hits import metadata_of, no_record
 from clipdex.index.reader import Index
 from clipdex.looks.local_features import LocalFeatures, Recipe, extract
-from clipdex.model.images import open_image
+from clipdex.model.images import ImageSource, open_image
 from clipdex.search.selection import flags_of
 
 __all__ = [
     "DEFAULT_MIN_INLIERS",
     "DEFAULT_TOP_K",
+    "WITHIN",
     "Match",
     "Matcher",
     "Verified",
+    "best_rows",
+    "check_numbers",
     "match",
     "mirrored",
     "verify_rows",
@@ -38,12 +39,13 @@ __all__ = [
 ]
 
 DEFAULT_TOP_K = 5
+WITHIN = 1000  # pictures that best match the text of `within`
 CANDIDATES = 32  # rows with the most votes, whose geometry is looked at
 _NEIGHBOURS = 12
 _LEAST_CANDIDATES = 4  # times top_k
 _LEAST_VOTES = 0.08  # of those of the first row
 
-Source: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | LocalFeatures
+Source: TypeAlias = "ImageSource | LocalFeatures"
 
 
 class Described(Protocol):
@@ -104,14 +106,20 @@ class Verified:
 class Match:
     """A picture of an index that a query shows a part of, or that shows a part of it.
 
-    path, picture: as a `Hit` has them. inliers: points at different places that agree with the transform.
-    verified: the geometry: `transform`, `region`, `fractions`, `mirrored`.
+    path, picture, metadata: as a `Hit` has them. inliers: points at different places that agree with the
+    transform. verified: the geometry: `transform`, `region`, `fractions`, `mirrored`.
     """
 
     row: int
     path: str
     picture: Picture
     verified: Verified
+    metadata: dict[str, Any] | None = None
+
+    @property
+    def id(self) -> str | None:
+        """The id of an item that was added by id; None for a picture of a folder or another source."""
+        return id_of_text(self.path)
 
     @property
     def inliers(self) -> int:
@@ -130,7 +138,8 @@ class Matcher:
     pictures are compared exactly, since no such file has them.
 
     Raises:
-        IndexFault: the index has no local features.
+        NoLocalFeatures: the index has none.
+        IndexFault: they cannot be read.
     """
 
     def __init__(self, index: Index) -> None:
@@ -167,7 +176,7 @@ class Matcher:
         params: Mapping[str, Any] | None = None,
     ) -> list[Match]:
         """Find the pictures that share a region with a query, those with the most inliers first; see `match`."""
-        _check(top_k, min_inliers)
+        check_numbers(top_k, min_inliers)
         if self.store.generation is not self.index.generation:
             raise IndexFault(f"{self.index.directory} was compacted since: open its matcher again")
         allowed = self.index.allowed(where, params)
@@ -183,7 +192,21 @@ class Matcher:
         for each in found:
             if each.row not in pictures:
                 raise no_record(self.index.directory, each.row)
-        return [Match(e.row, path_text(pictures[e.row].path), pictures[e.row], e) for e in found]
+        place = self.index.directory
+        return [
+            Match(
+                each.row,
+                path_text(pictures[each.row].path),
+                pictures[each.row],
+                each,
+                metadata_of(each.row, pictures[each.row], place),
+            )
+            for each in found
+        ]
+
+    def is_current(self) -> bool:
+        """Return whether neither pictures nor features have changed since it was made. Raises IndexFault."""
+        return self.index.is_current() and self.store.is_current() and self._neighbours.is_current()
 
     def close(self) -> None:
         """Close the features; not the index."""
@@ -211,14 +234,15 @@ def match(
     `Matcher`.
 
     Args:
-        query: a picture file's path or bytes, a Pillow image, or local features of the index's recipe.
+        query: a picture, as `embed_images` takes it, or local features of the index's recipe.
         top_k: the most pictures to return (default 5).
         min_inliers: the fewest points that must agree (default 8). Fewer find smaller crops, and more that is not
             there.
         where, params: only pictures that meet a condition, or these rows, as `Index.search` takes them.
 
     Raises:
-        IndexFault: the index has no local features, or they cannot be read.
+        NoLocalFeatures: the index has none.
+        IndexFault: they cannot be read.
         MissingExtra: OpenCV is not installed.
         InvalidArgument: a number is out of range, or the condition is not valid.
         ImageError: the query cannot be decoded.
@@ -338,7 +362,20 @@ def mirrored(features: LocalFeatures) -> LocalFeatures:
     )
 
 
-def _check(top_k: int, min_inliers: int) -> None:
+def best_rows(
+    index: Index,
+    vector: Array,
+    count: int,
+    where: str | Sequence[int] | Array | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> npt.NDArray[np.int64]:
+    """Find the rows of the `count` pictures nearest to a vector, ascending: int64. Raises as `Index.search`."""
+    (hits,) = index.search(vector, count, where=where, params=params)
+    return np.array(sorted(hit.row for hit in hits), np.int64)
+
+
+def check_numbers(top_k: int, min_inliers: int) -> None:
+    """Raise InvalidArgument if one of the numbers of `match` is out of range."""
     if not is_count(top_k, 1):
         raise InvalidArgument(f"top_k is {top_k!r}; expected 1 or more")
     if not is_count(min_inliers, 4):

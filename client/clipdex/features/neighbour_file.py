@@ -28,7 +28,7 @@ from clipdex.index.manifest import json_crc32c
 from clipdex.index.side.building import digest
 from clipdex.index.stored import is_stored_count
 
-__all__ = ["AGAIN", "FOOTER_BYTES", "NEIGHBOURS_FILE", "NeighbourFile", "NeighbourFooter"]
+__all__ = ["AGAIN", "FOOTER_BYTES", "NEIGHBOURS_FILE", "NeighbourFile", "NeighbourFooter", "neighbours_state"]
 
 NEIGHBOURS_FILE = "features.neighbours"
 FORMAT, FORMAT_VERSION = "clipdex-neighbours", 1
@@ -142,6 +142,15 @@ class NeighbourFile:
         except RuntimeError as exc:
             raise IndexDamaged(f"{self._path} is damaged: FAISS cannot search it; {AGAIN}") from exc
         return distances, ids
+
+
+def neighbours_state(directory: Path) -> tuple[int, ...] | None:
+    """Return what tells one file of an index from another that replaces it; None if there is none."""
+    try:
+        found = os.lstat(directory / NEIGHBOURS_FILE)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _checked(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from clipdex.base.errors import IndexFault, MissingExtra
 from clipdex.base.extras import needs
 from clipdex.features.geometry import numbers
-from clipdex.features.neighbour_file import NeighbourFile
+from clipdex.features.neighbour_file import NeighbourFile, neighbours_state
 from clipdex.features.store import FeatureStore
 from clipdex.index.reader import Index
 
@@ -69,6 +69,8 @@ class StoredNeighbours:
         self._files: list[tuple[int, NeighbourFile]] = []
         self.faults: list[str] = []
         pieces = index.pieces()
+        # Before they are opened: a file that replaces one in between is seen as new.
+        self._seen = [(part.directory, neighbours_state(part.directory)) for _, part in pieces]
         covered = np.zeros(len(index.vectors), np.bool_)
         for first, part in pieces:
             try:
@@ -86,6 +88,10 @@ class StoredNeighbours:
         elif self._files:
             self._left = store.rows[~covered[store.rows]]
         self.exact = len(store.rows if self._left is None else self._left)
+
+    def is_current(self) -> bool:
+        """Return whether no part has had a file, or another file, since they were opened."""
+        return all(neighbours_state(directory) == state for directory, state in self._seen)
 
     def search(self, descriptors: _Bytes, k: int) -> Found:
         """Find the k nearest; see `Neighbours`."""

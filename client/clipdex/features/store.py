@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from types import TracebackType
@@ -10,9 +11,9 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.base.errors import Closed, IndexFault
+from clipdex.base.errors import Closed, IndexFault, NoLocalFeatures
 from clipdex.index.reader import Index
-from clipdex.index.side.feature_file import FeatureFile
+from clipdex.index.side.feature_file import FEATURES_FILE, FeatureFile
 from clipdex.looks.local_features import LocalFeatures, Recipe
 
 __all__ = ["FeatureStore"]
@@ -34,7 +35,10 @@ class FeatureStore:
     """
 
     def __init__(self, index: Index, files: Sequence[tuple[int, Index, FeatureFile]]) -> None:
+        """files: of those parts that have some."""
         self._index = index
+        held = {part.directory for _, part, _ in files}
+        self._without = [part.directory for _, part in index.pieces() if part.directory not in held]
         self._files = list(files)  # first row, part, its features
         self.recipe: Recipe = self._files[0][2].recipe
         self.generation = index.generation
@@ -50,7 +54,8 @@ class FeatureStore:
         """Open the features of an open index.
 
         Raises:
-            IndexFault: it has none; they cannot be read; or its parts have different kinds.
+            NoLocalFeatures: it has none.
+            IndexFault: they cannot be read, or its parts have different kinds.
         """
         files: list[tuple[int, Index, FeatureFile]] = []
         try:
@@ -59,7 +64,7 @@ class FeatureStore:
                 if found is not None:
                     files.append((first, part, found))
             if not files:
-                raise IndexFault(
+                raise NoLocalFeatures(
                     f"{index.directory} has no local features; make them with  clipdex features build  first"
                 )
             for _, part, each in files:
@@ -133,6 +138,16 @@ class FeatureStore:
                             rows, descriptors, held = [], [], 0
         if held:
             yield np.concatenate(rows), np.concatenate(descriptors)
+
+    def is_current(self) -> bool:
+        """Return whether no features were added, dropped or made anew since it was opened, by any process.
+
+        It looks at the features alone: `Index.is_current` tells of the rows. Raises IndexFault.
+        """
+        self._require_open()
+        return all(file.is_current() for _, _, file in self._files) and not any(
+            os.path.lexists(each / FEATURES_FILE) for each in self._without
+        )
 
     def close(self) -> None:
         """Close the files; not the index."""

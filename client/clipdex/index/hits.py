@@ -21,7 +21,7 @@ from clipdex.search.exact import Ranking
 from clipdex.search.grouping import Group, Grouping, Traits, group_rows
 from clipdex.sources.thumbnail import ThumbnailSize
 
-__all__ = ["Hit", "Hits", "grouped_ranking", "hits_of", "no_record", "traits", "unsound"]
+__all__ = ["Hit", "Hits", "grouped_ranking", "hits_of", "metadata_of", "no_record", "traits", "unsound"]
 
 # A notebook keeps its outputs in its file: 20 thumbnails of at most 24 KiB, and their names, are below 1 MB.
 _SHOWN = 20
@@ -147,13 +147,17 @@ def hits_of(
 
 
 def _hit(row: int, score: float, picture: Picture, copies: tuple[Hit, ...], directory: Path) -> Hit:
+    return Hit(row, score, path_text(picture.path), metadata_of(row, picture, directory), copies, picture)
+
+
+def metadata_of(row: int, picture: Picture, directory: Path) -> dict[str, Any] | None:
+    """Read the metadata of a picture; None if it has none. Raises IndexDamaged if it is not a JSON object."""
     try:
-        metadata = None if picture.metadata is None else parsed_object(picture.metadata)
+        return None if picture.metadata is None else parsed_object(picture.metadata)
     except ValueError as exc:
         raise IndexDamaged(
             f"{directory}: the metadata of row {row} is not a JSON object; see  clipdex verify"
         ) from exc
-    return Hit(row, score, path_text(picture.path), metadata, copies, picture)
 
 
 def no_record(directory: Path, row: int) -> IndexDamaged:

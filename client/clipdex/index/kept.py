@@ -37,7 +37,7 @@ def _copy_features(source: Path, directory: Path, pictures: Sequence[Picture]) -
         return  # they can be made again
     if old is None:
         return
-    contents = list(dict.fromkeys(picture.content_hash for picture in pictures if not is_item(picture.path)))
+    contents = list(dict.fromkeys(picture.content_hash for picture in pictures))
     with closing(old), closing(FeatureFile.open_or_make(directory, old.recipe)) as new:
         if new.recipe == old.recipe:
             for start in range(0, len(contents), _FEATURES_AT_ONCE):

@@ -22,6 +22,7 @@ from clipdex.web.routes import (
     failures,
     info,
     items,
+    match,
     operations,
     page,
     pictures,
@@ -33,7 +34,7 @@ from clipdex.web.settings import WebSettings
 __all__ = ["create_app"]
 
 _ROUTERS = (
-    *(search.router, items.router, info.router, pictures.router),
+    *(search.router, match.router, items.router, info.router, pictures.router),
     *(embeddings.router, classify.router, duplicates.router, failures.router, columns.router, operations.router),
     page.router,
 )

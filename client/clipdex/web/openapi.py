@@ -11,6 +11,7 @@ from clipdex.web.problems import answers
 from clipdex.web.schemas.embeddings import EmbeddingIn
 from clipdex.web.schemas.insights import ClassifyIn
 from clipdex.web.schemas.items import NewItemIn
+from clipdex.web.schemas.matches import MatchIn
 from clipdex.web.schemas.problems import ProblemOut
 from clipdex.web.schemas.queries import SearchIn
 
@@ -23,6 +24,7 @@ _NAMED: dict[str, type[BaseModel]] = {
     "NewItemIn": NewItemIn,
     "EmbeddingIn": EmbeddingIn,
     "ClassifyIn": ClassifyIn,
+    "MatchIn": MatchIn,
 }
 
 # What the guard, the choice of an index and the collection's parts may answer to any request.

@@ -33,6 +33,7 @@ from clipdex.base.errors import (
     ItemNotFound,
     MissingExtra,
     ModelNotFound,
+    NoLocalFeatures,
     RequestRefused,
     ServerError,
     ServerUnreachable,
@@ -66,6 +67,7 @@ _STATUSES: tuple[tuple[type[ClipdexError], int], ...] = (
     (InvalidArgument, 422),
     (RequestRefused, 422),
     (FingerprintMismatch, 409),
+    (NoLocalFeatures, 409),
     (MissingExtra, 501),
     (Closed, 503),
     (IndexLocked, 503),
@@ -80,6 +82,10 @@ _STATUSES: tuple[tuple[type[ClipdexError], int], ...] = (
 
 # What these say is for the operator: files of the index, addresses and credentials of the inference server.
 _FOR_THE_OPERATOR = (IndexFault, SourceError, ServerUnreachable, AccessDenied, ModelNotFound)
+
+
+def _is_for_the_operator(error: ClipdexError) -> bool:
+    return isinstance(error, _FOR_THE_OPERATOR) and not isinstance(error, NoLocalFeatures)
 
 
 class Forbidden(ClipdexError):
@@ -110,7 +116,7 @@ class Hidden:
 
     def sentence(self, error: ClipdexError) -> str:
         """Return the sentence of an answer for an error."""
-        if self.show_paths or not isinstance(error, _FOR_THE_OPERATOR):
+        if self.show_paths or not _is_for_the_operator(error):
             return self.cleaned(str(error))
         first = (type(error).__doc__ or "").strip().splitlines()[0]
         return f"{first} The server's log says more."
@@ -191,7 +197,7 @@ def add_handlers(app: FastAPI, hidden: Hidden) -> None:
         if isinstance(error, AddFailed):
             undecoded = sum(isinstance(each, ImageError) for each in error.failures.values())
             note(request.state, added=error.added, decode_failures=undecoded)
-        if isinstance(error, _FOR_THE_OPERATOR) or status_of(error) >= 500:
+        if _is_for_the_operator(error) or status_of(error) >= 500:
             _LOG.warning("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
         return problem_of(error, request_id=id_of(request), hidden=hidden)
 

@@ -16,12 +16,13 @@ from starlette.responses import Response
 from clipdex.base.json_text import plain_text
 from clipdex.base.records import Picture
 from clipdex.collection.item import StoredItem
+from clipdex.features.matching import Match
 from clipdex.index.hits import Hit
 from clipdex.web.schemas.hits import HitOut
 from clipdex.web.schemas.items import ExifOut, StoredOut
 from clipdex.web.served import HeldCollection
 
-__all__ = ["address_of", "hit_fields", "hit_out", "rendered", "stored_out", "utc", "version_of"]
+__all__ = ["address_of", "hit_fields", "hit_out", "match_fields", "rendered", "stored_out", "utc", "version_of"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -54,6 +55,19 @@ def hit_out(held: HeldCollection, request: Request, hit: Hit) -> HitOut:
 
 def hit_fields(held: HeldCollection, request: Request, hit: Hit) -> dict[str, Any]:
     """Return the fields of a `HitOut`, as JSON has them."""
+    copies = [hit_fields(held, request, copy) for copy in hit.copies]
+    return _found_fields(held, request, hit) | {"score": hit.score, "copies": copies}
+
+
+def match_fields(held: HeldCollection, request: Request, match: Match) -> dict[str, Any]:
+    """Return the fields of a `MatchOut`, as JSON has them."""
+    geometry = match.verified.as_dict()
+    del geometry["size"]  # of the picture, which has its width and height; its `size` here is bytes
+    return _found_fields(held, request, match) | geometry
+
+
+def _found_fields(held: HeldCollection, request: Request, hit: Hit | Match) -> dict[str, Any]:
+    """Return the fields of a `StoredOut`, as JSON has them."""
     picture = hit.picture
     assert isinstance(picture, Picture)  # a search made it
     p = picture
@@ -69,8 +83,7 @@ def hit_fields(held: HeldCollection, request: Request, hit: Hit) -> dict[str, An
         p.content_hash,
         p.exif,
     )
-    copies = [hit_fields(held, request, copy) for copy in hit.copies]
-    return _fields(held, request, item) | {"score": hit.score, "copies": copies}
+    return _fields(held, request, item)
 
 
 def _fields(held: HeldCollection, request: Request, item: StoredItem) -> dict[str, Any]:

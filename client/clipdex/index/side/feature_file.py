@@ -16,7 +16,7 @@ from typing import Any
 
 from clipdex.base.counting import counted
 from clipdex.base.errors import IndexDamaged, IndexFault, IndexFormatError, IndexWriteError, InvalidArgument
-from clipdex.index.files import create, rename, require_regular, sync_directory
+from clipdex.index.files import create, fault, rename, require_regular, sync_directory
 from clipdex.index.schema import (
     DAMAGE,
     connect_new,
@@ -66,10 +66,13 @@ class FeatureFile:
     recipe: how its features were made. identity: 16 random bytes, drawn when it was made or emptied.
     """
 
-    def __init__(self, path: Path, db: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, db: sqlite3.Connection, place: tuple[int, int]) -> None:
+        """place: device and inode of the file, as of before it was opened."""
         self._path = path
         self._db = db
+        self._place = place
         self._lock = threading.Lock()
+        self._version = self._data_version()  # before the first read: a commit in between is seen as new
         self.recipe, self.identity = self._read_recipe()
 
     @classmethod
@@ -83,11 +86,12 @@ class FeatureFile:
             IndexFault: the system refuses to read it now.
         """
         path = directory / FEATURES_FILE
-        if not os.path.lexists(path):
+        place = _place(path)
+        if place is None:
             return None
         db = open_database(path, lambda db: _require_tables(db, path), write=write)
         try:
-            return cls(path, db)
+            return cls(path, db, place)
         except BaseException:
             db.close()
             raise
@@ -134,6 +138,13 @@ class FeatureFile:
         """Return the number of records and the last id; ids only grow. Raises IndexFault."""
         ((records, last),) = self._rows("SELECT count(*), coalesce(max(id), 0) FROM features")
         return records, last
+
+    def is_current(self) -> bool:
+        """Return whether it is still the file of its index, and nobody else has written to it since it was opened.
+
+        Raises IndexFault if it cannot be read.
+        """
+        return _place(self._path) == self._place and self._data_version() == self._version
 
     def add(self, features: Mapping[bytes, LocalFeatures]) -> None:
         """Add features by their content's hash, in one transaction that is on disk when this returns.
@@ -196,6 +207,10 @@ class FeatureFile:
         """Close the database."""
         with self._lock:
             self._db.close()
+
+    def _data_version(self) -> int:
+        """A number of this connection that changes with every commit of another one."""
+        return int(self._rows("PRAGMA data_version")[0][0])
 
     def _read_recipe(self) -> tuple[Recipe, bytes]:
         found = self._rows(f"SELECT {_RECIPE_COLUMNS}, crc32c FROM recipe")  # noqa: S608
@@ -319,6 +334,17 @@ def _require_tables(db: sqlite3.Connection, path: Path) -> None:
     require_still(db)
     if version != VERSION or found != _OBJECTS:
         raise IndexDamaged(f"{path}: has other tables than the local features of an index: {_ANEW}")
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """Identify the file at a path; None if there is none."""
+    try:
+        found = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as exc:
+        raise fault(path, exc) from exc
+    return found.st_dev, found.st_ino
 
 
 def _chunks(hashes: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

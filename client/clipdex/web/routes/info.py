@@ -33,6 +33,7 @@ async def info(held: Chosen, request: Request) -> Response:
             pictures=found.rows,
             removed=found.tombstones,
             failures=found.failures,
+            with_features=found.with_features,
             bytes_on_disk=found.bytes_on_disk,
             first_commit=None if found.first_commit is None else utc(found.first_commit),
             last_commit=None if found.last_commit is None else utc(found.last_commit),

@@ -20,6 +20,7 @@ class InfoOut(BaseModel):
     pictures: int = Field(examples=[1000])
     removed: int = Field(description="Rows of removed pictures that compaction would drop.", examples=[0])
     failures: dict[str, int] = Field(description="Files that could not be indexed, by reason.")
+    with_features: int = Field(description="Pictures with local features, which `/v1/match` finds.", examples=[0])
     bytes_on_disk: int
     first_commit: str | None = Field(description="ISO 8601 in UTC.", examples=["2026-11-28T09:30:00Z"])
     last_commit: str | None = Field(description="ISO 8601 in UTC.", examples=["2026-11-28T09:30:00Z"])

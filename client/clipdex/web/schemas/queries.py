@@ -8,7 +8,18 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from clipdex.web.schemas.base import Finite, RequestModel, RowNumber, SmallText, VectorIn
 
-__all__ = ["ATTACHED", "MOST_HITS", "MOST_OFFSET", "GroupIn", "OptionsIn", "PartIn", "SearchIn"]
+__all__ = [
+    "ATTACHED",
+    "CONDITION",
+    "MOST_HITS",
+    "MOST_OFFSET",
+    "PICTURE",
+    "GroupIn",
+    "OptionsIn",
+    "PartIn",
+    "SearchIn",
+    "few_params",
+]
 
 MOST_HITS = 1_000
 MOST_OFFSET = 1_000_000
@@ -17,14 +28,15 @@ _MOST_PARTS = 64
 _MOST_PARAMS = 1_000
 
 
-def _few(params: Any) -> Any:
+def few_params(params: Any) -> Any:
     """Refuse very many parameters before each is found wrong."""
     if isinstance(params, dict) and len(params) > _MOST_PARAMS:
         raise ValueError(f"there are {len(params):,} parameters; expected {_MOST_PARAMS:,} at most")
     return params
 
 
-_PICTURE = f"A picture file in base64 or as a data URI; in a multipart body `{ATTACHED}`, for its next file."
+CONDITION = "Condition in SQL on the columns that `/v1/columns` lists."
+PICTURE = f"A picture file in base64 or as a data URI; in a multipart body `{ATTACHED}`, for its next file."
 
 
 def _require_one(given: dict[str, Any], what: str) -> None:
@@ -38,7 +50,7 @@ class PartIn(RequestModel):
     """A part of a mixture."""
 
     text: SmallText | None = Field(default=None, examples=["a beach"])
-    image: Annotated[str, Field(min_length=1)] | None = Field(default=None, description=_PICTURE)
+    image: Annotated[str, Field(min_length=1)] | None = Field(default=None, description=PICTURE)
     id: SmallText | None = Field(default=None, description="Id of an item.")
     row: RowNumber | None = Field(default=None, description="Row of a picture.")
     weight: Finite = Field(default=1.0, description="Negative to subtract the part.", examples=[1.0])
@@ -70,10 +82,10 @@ class OptionsIn(RequestModel):
     )
     where: SmallText | None = Field(
         default=None,
-        description="Condition in SQL on the columns that `/v1/columns` lists.",
+        description=CONDITION,
         examples=["width > 1000"],
     )
-    params: Annotated[dict[str, str | int | Finite | None], BeforeValidator(_few)] | None = Field(
+    params: Annotated[dict[str, str | int | Finite | None], BeforeValidator(few_params)] | None = Field(
         default=None, description="Values of the condition's `:name` parameters."
     )
     group: bool | GroupIn = Field(default=False, description="Make near-duplicates one hit.")
@@ -94,7 +106,7 @@ class SearchIn(OptionsIn):
 
     text: SmallText | None = Field(default=None, description="What the pictures should show.")
     parts: Annotated[list[PartIn], Field(min_length=1, max_length=_MOST_PARTS)] | None = None
-    image: Annotated[str, Field(min_length=1)] | None = Field(default=None, description=_PICTURE)
+    image: Annotated[str, Field(min_length=1)] | None = Field(default=None, description=PICTURE)
     id: SmallText | None = Field(default=None, description="Find the pictures nearest to this item.")
     row: RowNumber | None = Field(default=None, description="Find the pictures nearest to this picture.")
     vector: VectorIn | None = Field(default=None, description="A vector of norm 1 of the index's model.")
