@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,8 @@ from local_matching_pool import SEED, Described, describe, unpacked
 from PIL import Image
 
 from clipdex.features.build_neighbours import write_lists
-from clipdex.features.geometry import DEFAULT_MIN_INLIERS, numbers
-from clipdex.features.matching import Verified, matches
+from clipdex.features.geometry import DEFAULT_MIN_INLIERS, MOST_COMPARED, PARTS, SAME, Rule, numbers
+from clipdex.features.matching import CANDIDATES, NEIGHBOURS, Verified, matches, mirrored, verify_rows, votes
 from clipdex.features.neighbours import POINTS_A_ROW, PROBES, import_faiss
 from clipdex.looks.compare import MIN_SIMILARITY, similarities
 from clipdex.looks.frequencies import Looks
@@ -52,6 +53,30 @@ AIMED = (
     "turned 30°",
 )
 _AT_ONCE = 500
+
+# What may decide on a match, with the least number of points. The first is `clipdex match --parts`.
+RULES = {
+    "8 % of the points": (8, PARTS),
+    "the same, 12 points": (12, PARTS),
+    "the same, 20 points": (20, PARTS),
+    "20 % of the points": (8, Rule(0.2)),
+    "8 %, contained": (8, Rule(0.08, 0, SAME.min_contained)),
+    "8 %, spread": (8, Rule(0.08, 0, 0, SAME.min_spread)),
+    "8 %, contained, spread": (8, Rule(0.08, 0, SAME.min_contained, SAME.min_spread)),
+    "3 %, contained, spread": (8, Rule(0.03, 0, SAME.min_contained, SAME.min_spread)),
+    "the default: √n × 1.2, contained, spread": (DEFAULT_MIN_INLIERS, SAME),
+    "the default, 10 points": (10, SAME),
+    "the default, 12 points": (12, SAME),
+    "the default, 15 points": (15, SAME),
+    "the default, √n × 1.5": (8, replace(SAME, min_roots=1.5)),
+    "the default, √n × 1": (8, replace(SAME, min_roots=1.0)),
+    "the default, √n × 0.8": (8, replace(SAME, min_roots=0.8)),
+    "the default, spread 0.8": (8, replace(SAME, min_spread=0.8)),
+    "the default, spread 0.6": (8, replace(SAME, min_spread=0.6)),
+}
+DEFAULT = "the default: √n × 1.2, contained, spread"
+
+Fits = tuple[list[Verified], list[Verified]]
 
 
 class Pool:
@@ -166,6 +191,22 @@ def picture_of(pool: Pool, row: int, photographs: list[Image.Image]) -> Image.Im
     return photographs[-1 - n] if n < 0 else matching_pictures.drawn(SEED, n)
 
 
+def fits(lists: Lists, pool: Pool, query: LocalFeatures, live: np.ndarray | None = None) -> Fits:
+    """All that some rule may accept, for the query as it is and mirrored: `matches` without a rule."""
+    found = []
+    for flipped, asked in enumerate((query, mirrored(query))):
+        rows = votes(lists.search(asked.descriptors[:MOST_COMPARED], NEIGHBOURS), live)[:CANDIDATES].tolist()
+        found.append(verify_rows(asked, rows, pool, min_inliers=8, rule=Rule(0.0), flipped=bool(flipped)))
+    return found[0], found[1]
+
+
+def answer_by(found: Fits, name: str) -> list[Verified]:
+    """What a rule accepts, as `matches` does: the mirrored query only if nothing else is found."""
+    least, rule = RULES[name]
+    kept = ([e for e in side if e.fit.inliers >= least and rule.accepts(e.fit)] for side in found)
+    return next((side for side in kept if side), [])
+
+
 def say(*words: object) -> None:
     print(*words, flush=True)
 
@@ -176,6 +217,7 @@ def recall(pool: Pool, lists: Lists, count: int, only: str | None, seconds: floa
     rows = np.random.default_rng(SEED).permutation(queries_of(pool, count)).tolist()
     chosen = {name: change for name, change in matching_pictures.TRANSFORMS.items() if not only or only in name}
     right, good, bad = Counter[tuple[str, str]](), Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    by_rule, aimed_by_rule, wrong_by_rule = Counter[str](), Counter[str](), Counter[str]()
     times: list[float] = []
     cpu: list[float] = []
     end, done = time.monotonic() + seconds, 0
@@ -189,6 +231,12 @@ def recall(pool: Pool, lists: Lists, count: int, only: str | None, seconds: floa
             found = matches(lists, pool, query.features, 1)
             times.append(time.perf_counter() - began)
             cpu.append(time.process_time() - worked)
+            all_of_it = fits(lists, pool, query.features)
+            for rule in RULES:
+                first_by_rule = [each.row for each in answer_by(all_of_it, rule)[:1]]
+                by_rule[rule] += first_by_rule == [row]
+                aimed_by_rule[rule] += name in AIMED and first_by_rule == [row]
+                wrong_by_rule[rule] += bool(first_by_rule) and first_by_rule != [row]
             firsts = others.first(query) | {"local": (found[0].row if found else -1, bool(found))}
             for method, (first, accepted) in firsts.items():
                 right[name, method] += first == row
@@ -205,6 +253,11 @@ def recall(pool: Pool, lists: Lists, count: int, only: str | None, seconds: floa
         share = sum(right[name, "local"] for name in aimed) / (done * len(aimed))
         say(f"crops of 20 % and more, turned by up to 30°: recall@1 {share:.4f} of {done * len(aimed):,}")
     say(f"a query: p50 {1e3 * statistics.median(times):.0f} ms, {1e3 * statistics.median(cpu):.0f} ms of a core")
+    say("\nrecall@1 by the rule that decides: of all transforms, of the aimed ones; wrong answers")
+    for rule in RULES:
+        share = by_rule[rule] / (done * len(chosen))
+        of_aimed = aimed_by_rule[rule] / max(1, done * len(aimed))
+        say(f"  {rule:42} {share:.4f}  {of_aimed:.4f}  {wrong_by_rule[rule]:4}")
 
 
 def collages(pool: Pool, lists: Lists, count: int) -> None:
@@ -221,36 +274,55 @@ def collages(pool: Pool, lists: Lists, count: int) -> None:
     say(f"collages of four: {first} of {count} have one of them first; {found_all} of {4 * count} are found")
 
 
-def absent(pool: Pool, lists: Lists, count: int, seconds: float) -> None:
-    """Search pictures with their own rows left out, and print what is found all the same, by inliers."""
+_searched: tuple[Pool, Lists]  # in each process
+
+
+def look_for(row: int) -> tuple[list[str], list[str], float]:
+    """Search one picture with its own row left out -> rules that answer, the default's answers, CPU seconds."""
+    pool, lists = _searched
     live = np.ones(len(pool), np.bool_)
-    wrong: list[tuple[int, int, Verified]] = []
-    asked = 0
-    times: list[float] = []
+    live[row] = False
     worked = time.process_time()
+    found = fits(lists, pool, pool.of(row), live)
+    words = []
+    for each in answer_by(found, DEFAULT):
+        how = each.fit
+        words.append(
+            f"{how.inliers:4} points, share {how.share:.2f}, contained {how.contained:.2f}, "
+            f"spread {how.spread:.2f}: {pool.numbers_drawn[row]} as {pool.numbers_drawn[each.row]}"
+        )
+    return [rule for rule in RULES if answer_by(found, rule)], words, time.process_time() - worked
+
+
+def absent(pool: Pool, lists: Lists, count: int, seconds: float) -> None:
+    """Search pictures with their own rows left out, and print what is found all the same, by the rule."""
+    global _searched
+    _searched = pool, lists
+    answered = Counter[str]()
+    wrong: list[str] = []
+    asked, cpu = 0, 0.0
     end = time.monotonic() + seconds
-    for row in np.random.default_rng(SEED).permutation(len(pool)).tolist():
-        if asked >= count or time.monotonic() > end:
-            break
-        live[row] = False
-        began = time.perf_counter()
-        found = matches(lists, pool, pool.of(row), 1, min_inliers=4, live=live)
-        times.append(time.perf_counter() - began)
-        live[row] = True
-        asked += 1
-        wrong += [(pool.numbers_drawn[row], pool.numbers_drawn[each.row], each) for each in found]
-    each_cpu = 1e3 * (time.process_time() - worked) / asked
-    say(
-        f"\n{asked:,} queries of pictures that are not there; p50 {1e3 * statistics.median(times):.0f} ms, "
-        f"{each_cpu:.0f} ms of a core"
-    )
-    for least in (4, 5, 6, 7, DEFAULT_MIN_INLIERS, 10, 12, 15, 20):
-        say(f"  with {least:2} inliers or more: {sum(e.fit.inliers >= least for *_, e in wrong):4} false matches")
-    for one, other, each in sorted(wrong, key=lambda item: -item[2].fit.inliers)[:12]:
-        say(f"  {one} as {other}: {each.fit.inliers} inliers, share {each.fit.share:.2f}, {each.fit.model}")
-    accepted = sum(each.fit.inliers >= DEFAULT_MIN_INLIERS for *_, each in wrong)
-    if not accepted:
-        say(f"  none with {DEFAULT_MIN_INLIERS}: fewer than {3 / asked:.5f}, 95 % sure (the rule of three)")
+    rows = np.random.default_rng(SEED).permutation(len(pool))[:count].tolist()
+    with multiprocessing.get_context("fork").Pool(2) as workers:
+        for rules, words, worked in workers.imap(look_for, rows):
+            asked, cpu = asked + 1, cpu + worked
+            answered.update(rules)
+            wrong += words
+            if asked % 250 == 0:
+                say(f"  {asked:,} queries of pictures that are not there: {answered[DEFAULT]} answered")
+            if time.monotonic() > end:
+                break
+    each_cpu = 1e3 * cpu / asked
+    say(f"\n{asked:,} queries of pictures that are not there; {each_cpu:.0f} ms of a core each; answered:")
+    for rule in RULES:
+        many = answered[rule]
+        # Of none in n, the rule of three; else the upper end of the 95 % interval of Wilson, n being large.
+        middle, half = many + 1.92, 1.96 * (many * (1 - many / asked) + 0.96) ** 0.5
+        most = 3 / asked if not many else (middle + half) / (asked + 3.84)
+        say(f"  {rule:42} {many:5}  {many / asked:.5f}, at most {most:.5f}")
+    say("of the default rule, with the most points:")
+    for line in sorted(wrong, reverse=True)[:20]:
+        say(f"  {line}")
 
 
 def own_memory() -> float:

@@ -17,7 +17,7 @@ from clipdex.cli import connection_options as connection
 from clipdex.client.client import Client
 from clipdex.features import Matcher, build_neighbours, match, matching
 from clipdex.features.build_neighbours import FEWEST, write_lists
-from clipdex.features.geometry import fit, numbers
+from clipdex.features.geometry import PARTS, SAME, Fit, fit, numbers
 from clipdex.features.matching import mirrored, votes
 from clipdex.features.neighbour_file import FOOTER_BYTES, NEIGHBOURS_FILE
 from clipdex.features.neighbours import POINTS_A_ROW, nearest, numbered
@@ -103,6 +103,46 @@ def test_points_that_would_need_a_fold_or_lie_on_one_line_are_no_match():
     assert fit(flat, flat) is None
     itself = fit(features, features)
     assert itself is not None and itself.inliers > 100
+
+
+def with_part(n, part, at):
+    """A scene with a part of another picture pasted in."""
+    image = scene(n)
+    image.paste(part, at)
+    return image
+
+
+def test_pictures_that_share_only_a_part_are_no_match_unless_asked_for():
+    icon = scene(30).crop((60, 60, 180, 150))
+    one, other = (extract(with_part(n, icon, at)) for n, at in ((20, (10, 10)), (21, (30, 20))))
+    assert fit(one, other) is None
+    found = fit(one, other, rule=PARTS)
+    assert found is not None and found.inliers >= 12 and found.share >= SAME.min_share
+    assert found.spread < SAME.min_spread <= 1 and found.contained >= SAME.min_contained
+    # The icon itself, and a collage with the whole of one of them, are matches.
+    for query in (icon, with_part(22, with_part(21, icon, (30, 20)).resize((240, 180)), (40, 30))):
+        assert fit(extract(query), other) is not None
+
+
+def test_two_crops_that_overlap_in_a_corner_only_are_no_match_unless_asked_for():
+    whole = scene(31, (640, 480))
+    one, other = extract(whole.crop((0, 0, 400, 300))), extract(whole.crop((220, 170, 640, 480)))
+    assert fit(one, other) is None
+    found = fit(one, other, rule=PARTS)
+    assert found is not None and found.contained < SAME.min_contained and found.spread >= SAME.min_spread
+
+
+def test_few_points_that_agree_of_many_are_no_match():
+    there = dict(model="affine", transform=np.eye(3))
+    assert SAME.accepts(Fit(12, 12 / 80, **there)) and not SAME.accepts(Fit(12, 12 / 200, **there))
+    assert SAME.accepts(Fit(24, 24 / 300, **there)) and not SAME.accepts(Fit(24, 24 / 500, **there))
+
+
+def test_a_banner_over_a_quarter_of_a_picture_leaves_it_a_match():
+    image = scene(32)
+    ImageDraw.Draw(image).rectangle((0, 90, 320, 150), fill=(200, 30, 30))
+    found = fit(extract(image), extract(scene(32)))
+    assert found is not None and found.contained > 0.95
 
 
 def test_a_point_votes_once_for_a_row_and_dead_rows_have_no_votes():
@@ -240,6 +280,20 @@ def test_the_command_prints_the_region_as_a_line_and_in_json_and_draws_it(index,
     scene(88).save(crop)
     status, out, err = run("match", crop, "-i", index)
     assert (status, out) == (0, "") and "no picture of the index shows" in err
+
+
+@pytest.mark.slow
+def test_the_command_shows_pictures_that_share_a_part_if_asked(index, run, tmp_path):
+    query = tmp_path / "query.png"
+    with_part(50, scene(3).crop((60, 60, 200, 180)), (70, 70)).save(query)
+    status, out, err = run("match", query, "-i", index)
+    assert (status, out) == (0, ""), err
+    status, out, err = run("match", query, "-i", index, "--parts")
+    assert status == 0 and "3.png" in out, err
+    with clipdex.Index.open(index) as opened:
+        (found,) = match(opened, query, parts=True)
+        assert name(found) == "3.png" and match(opened, query) == []
+    assert {"contained", "spread", "share"} <= set(found.as_dict())
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ class Section:
     """A query, a note on it, and its answers.
 
     labels: what to write below each answer instead of its score.
-    regions: for each answer, the corners of a region to draw on it, in shares of its width and height.
+    regions: for each answer, what to draw on it: the corners of each region, in shares of its width and height.
     keeper: whether the answers are duplicates of each other, of which the first is kept, and `query` its path.
     """
 
@@ -49,7 +49,7 @@ class Section:
     note: str = ""
     labels: Sequence[str] = ()
     keeper: bool = False
-    regions: Sequence[Sequence[Sequence[float]]] = ()
+    regions: Sequence[Sequence[Sequence[Sequence[float]]]] = ()
 
 
 def contact_sheet(sections: Sequence[Section], *, title: str, summary: str, links: bool = True) -> str:
@@ -103,6 +103,6 @@ def _tiles(section: Section, names: dict[str, str]) -> list[Tile]:
         if section.keeper:
             alt = names[hit.path] + (f", a duplicate of {names[section.hits[0].path]}" if i else ", which is kept")
         mark = "keep" if section.keeper and i == 0 else ""
-        region = section.regions[i] if section.regions else ()
-        tiles.append(Tile(hit.path, label, alt, mark, [copy.path for copy in hit.copies], region))
+        regions = section.regions[i] if section.regions else ()
+        tiles.append(Tile(hit.path, label, alt, mark, [copy.path for copy in hit.copies], regions))
     return tiles

@@ -9,6 +9,7 @@ from clipdex.base.counting import counted
 from clipdex.cli.common import shown_path
 from clipdex.cli.printing import say, write_bytes, write_text
 from clipdex.features.matching import Verified
+from clipdex.features.words import points_words
 from clipdex.index import Hit
 
 __all__ = ["hit_line", "print_answers", "print_csv", "print_json", "verified_words"]
@@ -37,7 +38,7 @@ def print_answers(answers: Sequence[Answer]) -> None:
 
 def verified_words(found: Verified) -> str:
     """Return what agrees, as in `45 points agree, mirrored`."""
-    return f"{counted(found.fit.inliers, 'point agrees', 'points agree')}{', mirrored' if found.mirrored else ''}"
+    return points_words(found.fit.inliers, found.mirrored)
 
 
 def _print_copies(hit: Hit) -> None:

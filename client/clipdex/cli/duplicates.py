@@ -20,6 +20,7 @@ from clipdex.apps.duplicates import (
     moves_of,
     sign_index,
 )
+from clipdex.apps.duplicates.groups import Placement
 from clipdex.apps.duplicates.moves import Move, check_min_cosine
 from clipdex.apps.duplicates.sheet import group_section, relation_words
 from clipdex.base.counting import counted
@@ -36,6 +37,7 @@ from clipdex.cli.common import (
 from clipdex.cli.index_options import may_take_index, required_index
 from clipdex.cli.printing import complain, note, printable, say, say_json
 from clipdex.cli.progress import rows_progress
+from clipdex.features.geometry import SAME
 from clipdex.index import Index
 
 __all__ = ["duplicates"]
@@ -49,6 +51,7 @@ class Kind(str, Enum):
     exact = "exact"
     near = "near"
     semantic = "semantic"
+    local = "local"
 
 
 @may_take_index
@@ -57,12 +60,17 @@ def duplicates(
     index: Path | None = None,
     kind: Annotated[
         Kind,
-        typer.Option(help="exact: same bytes; near: same bytes or look; semantic: same bytes or close vectors."),
+        typer.Option(
+            help="exact: same bytes; near: same bytes or look; semantic: same bytes or close vectors; "
+            "local: same bytes, or one shows a part of the other."
+        ),
     ] = Kind.near,
     threshold: Annotated[
         float | None,
         typer.Option(
-            metavar="T", help="Minimum similarity, up to 1 (default near 0.96, semantic 0.95).", show_default=False
+            metavar="T",
+            help=f"Minimum similarity, up to 1 (default near 0.96, semantic 0.95, local {SAME.min_share:g}).",
+            show_default=False,
         ),
     ] = None,
     sign: Annotated[
@@ -113,6 +121,8 @@ def duplicates(
     check_min_cosine(min_cosine)
     if min_cosine is not None and kind is Kind.exact:
         raise InvalidArgument("--min-cosine is for near and semantic duplicates; --kind exact moves all")
+    if min_cosine is not None and kind is Kind.local:
+        raise InvalidArgument("--min-cosine is for near and semantic duplicates; local ones never move")
     if sign:
         with interruptible("run the same command again to resume"), rows_progress("reading") as progress:
             signed = sign_index(index, progress=progress)
@@ -173,7 +183,9 @@ def _print_what_would_move(moves: list[Move], min_cosine: float | None) -> None:
     """Print how many pictures --move-to would move, and why the others would stay."""
     going = sum(move.moves for move in moves)
     words = f"--move-to FOLDER would move {going:,} of them"
-    if going < len(moves) and min_cosine is None:
+    if going < len(moves) and all(move.picture.placement is not None for move in moves if move.stays):
+        words += ", those with the same bytes; crops and collages stay"
+    elif going < len(moves) and min_cosine is None:
         words += ", those with the same bytes; --min-cosine C adds those of at least that cosine similarity"
     elif going < len(moves):
         words += f"; the cosines of the others are below {min_cosine:g}"
@@ -235,4 +247,13 @@ def _picture(one: Duplicate) -> dict[str, object]:
         "relation": one.relation,
         "similarity": round(one.similarity, 4),
         "cosine": round(one.cosine, 4),
+    } | ({} if one.placement is None else {"placement": _placement(one.placement)})
+
+
+def _placement(where: Placement) -> dict[str, object]:
+    return {
+        "points": where.points,
+        "mirrored": where.mirrored,
+        "of_keeper": [[round(share, 5) for share in corner] for corner in where.of_keeper],
+        "of_duplicate": [[round(share, 5) for share in corner] for corner in where.of_duplicate],
     }

@@ -108,6 +108,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     ),
     "clipdex duplicates": (
         Example("clipdex duplicates photos.clipdex --html duplicates.html", "Look at them first"),
+        Example("clipdex duplicates photos.clipdex --kind local --html crops.html", "Crops and collages, too"),
         Example("clipdex duplicates photos.clipdex --kind exact --move-to ~/copies", "Move copies away"),
         Example("clipdex duplicates --undo ~/copies/moves.jsonl", "Move them back"),
     ),

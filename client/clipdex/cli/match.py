@@ -19,6 +19,7 @@ from clipdex.cli.missing_parts import AllowMissingOption, note_missing
 from clipdex.cli.printing import note, say, say_json
 from clipdex.cli.query_options import ParamOption, WhereOption, parameters
 from clipdex.features.matching import DEFAULT_MIN_INLIERS, DEFAULT_TOP_K, Match, Matcher
+from clipdex.features.words import region_words
 from clipdex.index import Hit, Index
 
 __all__ = ["match"]
@@ -36,6 +37,13 @@ def match(
     min_inliers: Annotated[
         int, typer.Option(metavar="N", help="Fewest points that must agree; fewer find more, and more wrongly.")
     ] = DEFAULT_MIN_INLIERS,
+    parts: Annotated[
+        bool,
+        typer.Option(
+            "--parts",
+            help="Also show pictures that have only a part in common with it, such as an icon or a heading.",
+        ),
+    ] = False,
     within: Annotated[
         str | None,
         typer.Option(
@@ -72,7 +80,8 @@ def match(
                     opened, within, lambda: connection.open(model=opened.manifest.model), where=rows
                 )
             for image in images:
-                answers.append((image, matcher.match(image, top_k, min_inliers=min_inliers, where=rows)))
+                found = matcher.match(image, top_k, min_inliers=min_inliers, parts=parts, where=rows)
+                answers.append((image, found))
         summary = f"{counted(len(opened), 'picture')} in {index}"
     if as_json:
         say_json(
@@ -86,7 +95,7 @@ def match(
                 str(image),
                 [Hit(each.row, float(each.inliers), each.path, picture=each.picture) for each in found],
                 labels=[verified_words(each.verified) for each in found],
-                regions=[each.verified.fractions.tolist() for each in found],
+                regions=[[each.verified.fractions.tolist()] for each in found],
             )
             for image, found in answers
         ]
@@ -108,7 +117,5 @@ def _print(answers: list[tuple[Path, list[Match]]]) -> None:
 
 def _line(found: Match) -> str:
     """Return one match as a line: `45 points agree — data/cat.jpg (20-60 % × 0-45 %)`."""
-    places = found.verified.fractions
-    low, high = 100 * places.min(axis=0).clip(0, 1), 100 * places.max(axis=0).clip(0, 1)
-    part = f"{low[0]:.0f}-{high[0]:.0f} % × {low[1]:.0f}-{high[1]:.0f} %"
+    part = region_words(found.verified.fractions.tolist())
     return f"{verified_words(found.verified)} — {shown_path(found.path)} ({part})"

@@ -15,11 +15,24 @@ import numpy.typing as npt
 
 from clipdex.looks.local_features import LocalFeatures, opencv
 
-__all__ = ["DEFAULT_MIN_INLIERS", "MOST_COMPARED", "Fit", "Pairs", "fit", "numbers", "pairs_of"]
+__all__ = [
+    "DEFAULT_MIN_INLIERS",
+    "MOST_COMPARED",
+    "PARTS",
+    "SAME",
+    "Fit",
+    "Pairs",
+    "Rule",
+    "area",
+    "corners",
+    "fit",
+    "mapped",
+    "numbers",
+    "overlap",
+    "pairs_of",
+]
 
-# Measured: benchmarks/local_matching.py prints recall and false matches around them.
 DEFAULT_MIN_INLIERS = 8
-_MIN_SHARE = 0.08  # of the points where the pictures overlap
 
 _LEAST_PAIRS = 4
 MOST_COMPARED = 2000  # points of a picture, the most distinctive: the memory grows with the square
@@ -32,6 +45,7 @@ _MAX_TURN = 0.52  # radians
 _HYPOTHESES = 3
 _MAX_ZOOM, _MAX_STRETCH = 24.0, 3.5
 _HOMOGRAPHY_FROM = 10  # inliers; fewer points do not tell a perspective from noise
+_CELLS = 16  # of the region where two pictures overlap, a power of two
 _LARGEST = 0.81  # of the squared distance to the second nearest: Lowe's ratio, 0.9
 
 _Floats = npt.NDArray[np.float64]
@@ -55,12 +69,45 @@ class Fit:
 
     inliers: pairs at different places that agree. share: of all points where the two overlap, of the picture with
     fewer. model: "affine" or "homography". transform: float64 (3, 3), from the query's pixels to the picture's.
+    contained: the share of the area of one of the two that the other shows, of that with the larger share.
+    spread: how evenly the points that agree lie among all points where the two overlap: 1 as if drawn at random
+    from them, less if they keep to a part.
     """
 
     inliers: int
     share: float
     model: str
     transform: _Floats
+    contained: float = 1.0
+    spread: float = 1.0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a `Fit` must have for two pictures to match.
+
+    min_roots: its inliers, in square roots of the number of points where the two overlap, whose chance agreements
+    grow with it. Others: see there.
+    """
+
+    min_share: float
+    min_roots: float = 0.0
+    min_contained: float = 0.0
+    min_spread: float = 0.0
+
+    def accepts(self, fit: Fit) -> bool:
+        """Return whether a fit has all of it."""
+        return (
+            fit.share >= self.min_share
+            and (fit.inliers * fit.share) ** 0.5 >= self.min_roots
+            and fit.contained >= self.min_contained
+            and fit.spread >= self.min_spread
+        )
+
+
+# Measured: benchmarks/local_matching.py prints recall and false matches around them.
+SAME = Rule(0.03, 1.2, 0.75, 0.7)  # the two are the same where they overlap, and that is most of one of them
+PARTS = Rule(0.08)  # the two have something in common, if only an icon or a heading
 
 
 def numbers(descriptors: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -89,10 +136,12 @@ def pairs_of(query: LocalFeatures, found: LocalFeatures) -> Pairs:
     return Pairs(good, best[good].astype(np.int64))
 
 
-def fit(query: LocalFeatures, found: LocalFeatures, pairs: Pairs | None = None) -> Fit | None:
+def fit(
+    query: LocalFeatures, found: LocalFeatures, pairs: Pairs | None = None, *, rule: Rule = SAME
+) -> Fit | None:
     """Find how a query lies in a picture; None if their points do not agree on anything plausible.
 
-    pairs: those to look at, if not `pairs_of` both. Mirrored pictures do not agree.
+    pairs: those to look at, if not `pairs_of` both. rule: what must be met. Mirrored pictures do not agree.
     """
     pairs = pairs_of(query, found) if pairs is None else pairs
     if len(pairs) < _LEAST_PAIRS:
@@ -115,10 +164,12 @@ def fit(query: LocalFeatures, found: LocalFeatures, pairs: Pairs | None = None) 
             inliers = _different(p[agree], q[agree], tolerance)
             if inliers < _LEAST_PAIRS or _in_a_line(q[agree], tolerance):
                 continue
-            share = inliers / max(1, _overlapping(transform, query, found))
             if best is None or inliers > best.inliers * (1.1 if model != best.model else 1.0):
-                best = Fit(inliers, min(1.0, share), model, transform)
-    return best if best is not None and best.share >= _MIN_SHARE else None
+                common, agreeing = _common(transform, query, found, pairs, agree)
+                share, spread = inliers / max(1, len(common)), _spread(common, agreeing, inliers)
+                contained = _contained(transform, query.size, found.size)
+                best = Fit(inliers, min(1.0, share), model, transform, contained, spread)
+    return best if best is not None and rule.accepts(best) else None
 
 
 def _unit(features: LocalFeatures) -> float:
@@ -189,6 +240,42 @@ def corners(size: tuple[int, int]) -> _Floats:
     return np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float64) - 0.5
 
 
+def overlap(transform: _Floats, query: tuple[int, int], found: tuple[int, int]) -> _Floats:
+    """Find where a query of a size lies in a picture of a size: corners of the region, float64 (n, 2), of pixels.
+
+    Empty if they do not overlap, or if a corner of the query lies at the horizon of the transform.
+    """
+    if (corners(query) @ transform[2, :2] + transform[2, 2] <= 0).any():
+        return np.empty((0, 2))
+    region = mapped(transform, corners(query))
+    low, high = corners(found)[0], corners(found)[2]
+    for axis in (0, 1):
+        for edge, sign in ((low[axis], 1.0), (high[axis], -1.0)):
+            region = _cut(region, sign * (region[:, axis] - edge))
+    return region
+
+
+def _cut(region: _Floats, inside: npt.NDArray[Any]) -> _Floats:
+    """Keep the part of a convex region where a linear function, given at its corners, is not negative."""
+    kept = []
+    for k in range(len(region)):
+        one, other = k - 1, k
+        if (inside[one] < 0) != (inside[other] < 0):
+            along = inside[one] / (inside[one] - inside[other])
+            kept.append(region[one] + along * (region[other] - region[one]))
+        if inside[other] >= 0:
+            kept.append(region[other])
+    return np.array(kept, np.float64).reshape(-1, 2)
+
+
+def area(region: _Floats) -> float:
+    """The area of a region by its corners."""
+    if len(region) < 3:
+        return 0.0
+    x, y = region[:, 0], region[:, 1]
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+
+
 def _jacobians(transform: _Floats, points: npt.NDArray[Any]) -> _Floats:
     """The derivatives of a transform at points: (n, 2, 2)."""
     w = points @ transform[2, :2] + transform[2, 2]
@@ -240,14 +327,50 @@ def _in_a_line(points: _Floats, tolerance: float) -> bool:
     return bool(np.sqrt(max(0.0, float(spread[0]))) < 1.5 * tolerance)
 
 
-def _overlapping(transform: _Floats, query: LocalFeatures, found: LocalFeatures) -> int:
-    """Count the points of either picture that lie in the other, of that with fewer."""
+def _common(
+    transform: _Floats, query: LocalFeatures, found: LocalFeatures, pairs: Pairs, agree: npt.NDArray[np.bool_]
+) -> tuple[_Floats, _Floats]:
+    """Find the points that lie in the other picture, of that with fewer -> all, and those that agree: (n, 2)."""
 
-    def inside(points: _Floats, size: tuple[int, int]) -> int:
-        return int(((points >= 0) & (points < size)).all(axis=1).sum())
+    def inside(points: _Floats, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        return np.asarray(((points >= 0) & (points < size)).all(axis=1), np.bool_)
 
-    try:
-        back = np.linalg.inv(transform)
-    except np.linalg.LinAlgError:
-        return 1 << 30
-    return min(inside(mapped(transform, query.points), found.size), inside(mapped(back, found.points), query.size))
+    in_found = inside(mapped(transform, query.points), found.size)
+    in_query = inside(mapped(np.linalg.inv(transform), found.points), query.size)
+    if in_found.sum() <= in_query.sum():
+        points, there, rows = query.points, in_found, pairs.query
+    else:
+        points, there, rows = found.points, in_query, pairs.found
+    wide = points.astype(np.float64)
+    return wide[there], wide[rows[agree]]
+
+
+def _contained(transform: _Floats, query: tuple[int, int], found: tuple[int, int]) -> float:
+    """The share of the area of one of two pictures that the other shows, of that with the larger share."""
+    there = overlap(transform, query, found)
+    if not len(there):
+        return 0.0
+    here = mapped(np.linalg.inv(transform), there)
+    return min(1.0, max(area(there) / (found[0] * found[1]), area(here) / (query[0] * query[1])))
+
+
+def _spread(points: _Floats, some: _Floats, count: int) -> float:
+    """Tell how evenly some of the points lie among all of them: 1 as if drawn at random, less if in fewer places.
+
+    count: how many of them are at different places.
+    """
+    expected = 1 - (1 - 1 / _CELLS) ** count
+    return min(1.0, _cells_with(points, some, _CELLS) / expected)
+
+
+def _cells_with(points: _Floats, some: _Floats, cells: int) -> float:
+    """Cut the plane into cells that have equally many points -> the share of the cells that have some of them."""
+    if cells == 1 or len(points) < 2 or not len(some):
+        return float(len(some) > 0)
+    axis = int(np.ptp(points, axis=0).argmax())
+    middle = np.median(points[:, axis])
+    low, some_low = points[:, axis] < middle, some[:, axis] < middle
+    if not low.any():
+        return 1.0
+    halves = (points[low], some[some_low]), (points[~low], some[~some_low])
+    return sum(_cells_with(*half, cells // 2) for half in halves) / 2

@@ -14,7 +14,17 @@ from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexFault, InvalidArgument
 from clipdex.base.item_paths import id_of_text, path_text
 from clipdex.base.records import Picture
-from clipdex.features.geometry import DEFAULT_MIN_INLIERS, MOST_COMPARED, Fit, corners, fit, mapped
+from clipdex.features.geometry import (
+    DEFAULT_MIN_INLIERS,
+    MOST_COMPARED,
+    PARTS,
+    SAME,
+    Fit,
+    Rule,
+    corners,
+    fit,
+    mapped,
+)
 from clipdex.features.neighbours import POINTS_A_ROW, Found, Neighbours, StoredNeighbours
 from clipdex.features.store import FeatureStore
 from clipdex.index.hits import metadata_of, no_record
@@ -41,7 +51,7 @@ __all__ = [
 DEFAULT_TOP_K = 5
 WITHIN = 1000  # pictures that best match the text of `within`
 CANDIDATES = 32  # rows with the most votes, whose geometry is looked at
-_NEIGHBOURS = 12
+NEIGHBOURS = 12
 _LEAST_CANDIDATES = 4  # times top_k
 _LEAST_VOTES = 0.08  # of those of the first row
 
@@ -93,6 +103,8 @@ class Verified:
         return {
             "inliers": self.fit.inliers,
             "share": round(self.fit.share, 4),
+            "contained": round(self.fit.contained, 4),
+            "spread": round(self.fit.spread, 4),
             "mirrored": self.mirrored,
             "model": self.fit.model,
             "transform": self.transform.tolist(),
@@ -172,6 +184,7 @@ class Matcher:
         top_k: int = DEFAULT_TOP_K,
         *,
         min_inliers: int = DEFAULT_MIN_INLIERS,
+        parts: bool = False,
         where: str | Sequence[int] | Array | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> list[Match]:
@@ -183,7 +196,8 @@ class Matcher:
         live = flags_of(len(self.index.vectors), allowed)
         live[self.index.tombstones] = False
         asked = described(query, self.recipe)
-        found = matches(self._neighbours, self.store, asked, top_k, min_inliers=min_inliers, live=live)
+        rule = PARTS if parts else SAME
+        found = matches(self._neighbours, self.store, asked, top_k, min_inliers=min_inliers, rule=rule, live=live)
         return self.named(found)
 
     def named(self, found: Sequence[Verified]) -> list[Match]:
@@ -225,6 +239,7 @@ def match(
     top_k: int = DEFAULT_TOP_K,
     *,
     min_inliers: int = DEFAULT_MIN_INLIERS,
+    parts: bool = False,
     where: str | Sequence[int] | Array | None = None,
     params: Mapping[str, Any] | None = None,
 ) -> list[Match]:
@@ -238,6 +253,8 @@ def match(
         top_k: the most pictures to return (default 5).
         min_inliers: the fewest points that must agree (default 8). Fewer find smaller crops, and more that is not
             there.
+        parts: also pictures that have only a part in common with the query, such as an icon or a heading, while
+            the rest differs.
         where, params: only pictures that meet a condition, or these rows, as `Index.search` takes them.
 
     Raises:
@@ -248,7 +265,7 @@ def match(
         ImageError: the query cannot be decoded.
     """
     with Matcher(index) as matcher:
-        return matcher.match(query, top_k, min_inliers=min_inliers, where=where, params=params)
+        return matcher.match(query, top_k, min_inliers=min_inliers, parts=parts, where=where, params=params)
 
 
 def described(query: Source, recipe: Recipe) -> LocalFeatures:
@@ -268,6 +285,7 @@ def matches(
     top_k: int,
     *,
     min_inliers: int = DEFAULT_MIN_INLIERS,
+    rule: Rule = SAME,
     live: npt.NDArray[np.bool_] | None = None,
 ) -> list[Verified]:
     """Find the verified rows for a query's features, most inliers first; the mirrored query if there are none.
@@ -278,9 +296,10 @@ def matches(
     if query.descriptors.shape[1] == 128:  # of ORB, the descriptors of a mirrored picture do not follow
         sides.append(mirrored(query))
     for side, asked in enumerate(sides):
-        rows = votes(neighbours.search(asked.descriptors[:MOST_COMPARED], _NEIGHBOURS), live)
+        rows = votes(neighbours.search(asked.descriptors[:MOST_COMPARED], NEIGHBOURS), live)
         most = max(CANDIDATES, _LEAST_CANDIDATES * top_k)
-        found = verify_rows(asked, rows[:most].tolist(), store, min_inliers=min_inliers, flipped=side == 1)
+        chosen = rows[:most].tolist()
+        found = verify_rows(asked, chosen, store, min_inliers=min_inliers, rule=rule, flipped=side == 1)
         if found:
             return found[:top_k]
     return []
@@ -292,6 +311,7 @@ def verify_rows(
     store: Described,
     *,
     min_inliers: int = DEFAULT_MIN_INLIERS,
+    rule: Rule = SAME,
     flipped: bool = False,
 ) -> list[Verified]:
     """Compare a query with the pictures of rows -> those that agree, most inliers first; equal ones as in `rows`.
@@ -303,16 +323,18 @@ def verify_rows(
         features = store.of(row)
         if features is None:
             continue
-        how = fit(query, features)
+        how = fit(query, features, rule=rule)
         if how is not None and how.inliers >= min_inliers:
             found.append(Verified(int(row), how, features.size, query.size, flipped))
     return sorted(found, key=lambda each: -each.fit.inliers)
 
 
-def votes(found: Found, live: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.int64]:
+def votes(
+    found: Found, live: npt.NDArray[np.bool_] | None = None, *, fewest: float | None = None
+) -> npt.NDArray[np.int64]:
     """Rank rows by the neighbours of a query's points -> int64 (n,), the row with the most votes first.
 
-    Rows with few votes beside the first are left out.
+    Rows with fewer votes than `fewest` are left out; with few beside the first, if it is not given.
 
     A point votes once for a row, by how much nearer its neighbour there is than the farthest that was found. A
     descriptor that many points are near to, such as one of many like bricks, shares one vote among them.
@@ -341,7 +363,7 @@ def votes(found: Found, live: npt.NDArray[np.bool_] | None = None) -> npt.NDArra
     candidates, which = np.unique(rows[first], return_inverse=True)
     totals = np.bincount(which, weights=weight[first])
     order = np.argsort(-totals, kind="stable")
-    order = order[totals[order] >= _LEAST_VOTES * totals[order[0]]]
+    order = order[totals[order] >= (_LEAST_VOTES * totals[order[0]] if fewest is None else fewest)]
     return np.asarray(candidates[order], np.int64)
 
 

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from clipdex.base.counting import counted
 from clipdex.base.errors import IndexFault, MissingExtra
 from clipdex.base.extras import needs
 from clipdex.features.geometry import numbers
@@ -88,6 +89,32 @@ class StoredNeighbours:
         elif self._files:
             self._left = store.rows[~covered[store.rows]]
         self.exact = len(store.rows if self._left is None else self._left)
+        self._held: list[tuple[_Rows, _Bytes]] | None = None
+
+    def hold(self, most: int) -> None:
+        """Keep in memory what is compared exactly, for many searches.
+
+        Raises:
+            IndexFault: these are more than `most` descriptors, so that many searches would take too long.
+        """
+        held: list[tuple[_Rows, _Bytes]] = []
+        for ids, some in self._uncovered():
+            held.append((ids, some))
+            if sum(len(each) for each, _ in held) > most:
+                raise IndexFault(self._why_many_are_exact())
+        if held:
+            held = [(np.concatenate([ids for ids, _ in held]), np.concatenate([some for _, some in held]))]
+        self._held = held
+
+    def _why_many_are_exact(self) -> str:
+        kind = self._store.kind
+        if kind != "sift":
+            return (
+                f"local features of the kind {kind} are compared with all others, and there are too many: "
+                "make those of sift with  clipdex features build --rebuild --kind sift"
+            )
+        many = f"{counted(self.exact, 'picture')} {'is' if self.exact == 1 else 'are'} in no file of neighbours"
+        return "; ".join([f"{many}: run  clipdex features build  first", *self.faults])
 
     def is_current(self) -> bool:
         """Return whether no part has had a file, or another file, since they were opened."""
@@ -102,7 +129,8 @@ class StoredNeighbours:
             ids = np.where((ids >= 0) & (ids < file.footer.rows * POINTS_A_ROW), ids + first * POINTS_A_ROW, -1)
             best = _better(best, (np.where(ids < 0, np.inf, distances), ids), k)
         if self._left is None or len(self._left):
-            best = _better(best, nearest(descriptors, k, self._uncovered()), k)
+            blocks = self._uncovered() if self._held is None else self._held
+            best = _better(best, nearest(descriptors, k, blocks), k)
         return best
 
     def _uncovered(self) -> Iterator[tuple[_Rows, _Bytes]]:

@@ -59,7 +59,7 @@ class Tile:
 
     label: a word on it, such as its score. alt: the text shown if the picture is not.
     mark: a word that sets the tile apart, such as "keep". others: paths of its copies, named in the tooltip.
-    region: corners to draw on the picture, in shares of its width and height.
+    regions: what to draw on the picture: the corners of each, in shares of its width and height.
     """
 
     path: str
@@ -67,7 +67,7 @@ class Tile:
     alt: str
     mark: str = ""
     others: Sequence[str] = ()
-    region: Sequence[Sequence[float]] = ()
+    regions: Sequence[Sequence[Sequence[float]]] = ()
 
 
 def tile_style(counts: Iterable[int]) -> str:
@@ -162,11 +162,11 @@ def _card(tile: Tile, picture: Thumbnail | ImageError, name: str, link: str | No
         source = f"data:image/jpeg;base64,{base64.b64encode(picture.jpeg).decode()}"
         alt, size = as_text(tile.alt, _ALT), f'width="{picture.width}" height="{picture.height}"'
         shown = f'<img alt="{alt}" {size} src="{source}">'
-        if tile.region:
-            corners = " ".join(f"{x * picture.width:.1f},{y * picture.height:.1f}" for x, y in tile.region)
+        if tile.regions:
+            seen = "".join(_polygon(region, picture) for region in tile.regions)
             shown = (
                 f'<svg role="img" aria-label="{alt}" {size} viewBox="0 0 {picture.width} {picture.height}">'
-                f'<image {size} href="{source}"></image><polygon class="seen" points="{corners}"></polygon></svg>'
+                f'<image {size} href="{source}"></image>{seen}</svg>'
             )
     else:
         shown = f'<span class="gone">{as_text(picture.reason.replace("_", " "))}</span>'
@@ -182,6 +182,11 @@ def _card(tile: Tile, picture: Thumbnail | ImageError, name: str, link: str | No
         f'<div class="line">{mark}{as_text(tile.label)}{copies}</div>'
         f'<div class="name"><bdi>{as_text(name, _NAME)}</bdi></div></div>'
     )
+
+
+def _polygon(region: Sequence[Sequence[float]], picture: Thumbnail) -> str:
+    corners = " ".join(f"{x * picture.width:.1f},{y * picture.height:.1f}" for x, y in region)
+    return f'<polygon class="seen" points="{corners}"></polygon>'
 
 
 def _tooltip(tile: Tile) -> str:

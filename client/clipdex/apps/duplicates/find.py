@@ -1,9 +1,10 @@
-"""Find the duplicates of an index: by content, by look, or by meaning."""
+"""Find the duplicates of an index: by content, by look, by meaning, or by what they share."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,14 +14,17 @@ from clipdex.apps.duplicates.candidate_pairs import candidate_pairs
 from clipdex.apps.duplicates.groups import (
     Duplicate,
     DuplicateGroup,
+    Placement,
     close_pairs,
     components,
     cosines,
     keepers_first,
     stars,
 )
+from clipdex.apps.duplicates.local_pairs import LocalPairs
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.item_paths import path_text
+from clipdex.features.geometry import SAME
 from clipdex.index.reader import Index
 from clipdex.looks.compare import MIN_SIMILARITY, similarities
 from clipdex.looks.frequencies import Looks
@@ -28,7 +32,7 @@ from clipdex.search.cosines import agree
 
 __all__ = ["KINDS", "MIN_COSINE", "Duplicates", "find_duplicates"]
 
-KINDS = ("exact", "near", "semantic")
+KINDS = ("exact", "near", "semantic", "local")
 MIN_COSINE = 0.95
 
 _ROWS_AT_ONCE = 65_536
@@ -73,14 +77,18 @@ def find_duplicates(
 
     Args:
         kind: "exact" finds files with the same bytes; "near" also those that look the same: resized,
-            recompressed, trimmed by up to 5 %; "semantic" the same bytes, and vectors that are close.
-        threshold: the minimum similarity of signatures, or cosine similarity of vectors, above 0 and at most 1;
-            0.96 and 0.95 if not given.
+            recompressed, trimmed by up to 5 %; "semantic" the same bytes, and vectors that are close; "local" the
+            same bytes, and pictures one of which shows a part of the other: crops, collages and what they are
+            made of. It needs local features.
+        threshold: the minimum similarity of signatures, cosine similarity of vectors, or share of the local
+            features that agree, above 0 and at most 1; 0.96, 0.95 and 0.03 if not given.
         progress: called with the number of pictures compared and of all.
 
     Raises:
         InvalidArgument: there is no such kind, or the threshold is out of range.
-        IndexFault: as opening the index raises them.
+        IndexFault: as opening the index raises them; for "local", it has no local features, or too many of them
+            are in no file of neighbours.
+        MissingExtra: for "local", OpenCV is not installed.
     """
     if kind not in KINDS:
         raise InvalidArgument(f"{kind!r} is not a kind of duplicates; expected {', '.join(KINDS)}")
@@ -89,9 +97,17 @@ def find_duplicates(
     if not isinstance(index, Index):
         with Index.open(index) as opened:
             return find_duplicates(opened, kind, threshold=threshold, progress=progress)
+    with ExitStack() as stack:
+        return _find(index, kind, threshold, progress, stack)
+
+
+def _find(
+    index: Index, kind: str, threshold: float | None, progress: Progress | None, stack: ExitStack
+) -> Duplicates:
     classes = _read(index, signed=kind == "near")
     pairs: Rows = np.empty((0, 2), dtype=np.int64)
     alike: Callable[[int, Rows], npt.NDArray[np.float32]] | None = None
+    place: Callable[[int, int], Placement] | None = None
     least = 1.0
     if kind == "near":
         least = MIN_SIMILARITY if threshold is None else threshold
@@ -99,10 +115,14 @@ def find_duplicates(
     elif kind == "semantic":
         least = MIN_COSINE if threshold is None else threshold
         pairs, alike = _semantic(index, classes, least, progress)
+    elif kind == "local":
+        least = SAME.min_share if threshold is None else threshold
+        local = stack.enter_context(closing(LocalPairs(index, classes.members, classes.sizes, least)))
+        pairs, alike, place = local.find(progress), local.shares, local.placement
     sets = components(pairs, len(classes.rows))
     joined = {int(i) for part in sets for i in part}
     sets += [np.array([i]) for i, rows in enumerate(classes.members) if len(rows) > 1 and i not in joined]
-    found = _groups(index, classes, sets, kind, least, alike)
+    found = _groups(index, classes, sets, kind, least, alike, place)
     missing = sum(len(m) for m, s in zip(classes.members, classes.signatures, strict=True) if s is None)
     return Duplicates(found, len(index), missing if kind == "near" else 0)
 
@@ -171,6 +191,7 @@ def _groups(
     kind: str,
     least: float,
     alike: Callable[[int, Rows], npt.NDArray[np.float32]] | None,
+    place: Callable[[int, int], Placement] | None,
 ) -> list[DuplicateGroup]:
     found = []
     for part in sets:
@@ -199,7 +220,12 @@ def _groups(
             near = [other.row for other in chosen[1:] if class_of[other.row] != first]
             close = dict(zip(near, _cosines(index, keeper.row, near), strict=True))
             others = tuple(
-                other.related(kind, min(1.0, scores[class_of[other.row]]), close[other.row])
+                other.related(
+                    kind,
+                    min(1.0, scores[class_of[other.row]]),
+                    close[other.row],
+                    None if place is None else place(first, class_of[other.row]),
+                )
                 if other.row in close
                 else other.related("exact", 1.0, 1.0)
                 for other in chosen[1:]

@@ -14,6 +14,7 @@ from clipdex.search.cosines import agree
 __all__ = [
     "Duplicate",
     "DuplicateGroup",
+    "Placement",
     "close_pairs",
     "components",
     "cosines",
@@ -26,12 +27,27 @@ Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Which region of a duplicate is which of its keeper.
+
+    points: how many local features agree. mirrored: left and right are exchanged. of_keeper, of_duplicate: the
+    corners of the region in either, three to eight, in shares of the width and height; in the same order.
+    """
+
+    points: int
+    mirrored: bool
+    of_keeper: tuple[tuple[float, float], ...]
+    of_duplicate: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
 class Duplicate:
     """One picture of a group.
 
     relation: to the group's keeper: "exact" (the same bytes), "near" (looks the same), "semantic" (close
-    vectors), or "keeper" itself. similarity: 1.0 for the same bytes; else as measured, of signatures or vectors.
-    cosine: cosine similarity of its vector to the keeper's; 1.0 for the same bytes.
+    vectors), "local" (one shows a part of the other, or all), or "keeper" itself. similarity: 1.0 for the same
+    bytes; else as measured, of signatures or vectors, or the share of the local features that agree.
+    cosine: cosine similarity of its vector to the keeper's; 1.0 for the same bytes. placement: of "local" only.
     """
 
     row: int
@@ -44,10 +60,13 @@ class Duplicate:
     relation: str = "keeper"
     similarity: float = 1.0
     cosine: float = 1.0
+    placement: Placement | None = None
 
-    def related(self, relation: str, similarity: float, cosine: float) -> Duplicate:
+    def related(
+        self, relation: str, similarity: float, cosine: float, placement: Placement | None = None
+    ) -> Duplicate:
         """Return the picture as the duplicate of another one."""
-        return replace(self, relation=relation, similarity=similarity, cosine=cosine)
+        return replace(self, relation=relation, similarity=similarity, cosine=cosine, placement=placement)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def moves_of(group: DuplicateGroup, min_cosine: float | None = None) -> list[Mov
     """Return a decision for each duplicate of the group, in its order.
 
     A picture with the same bytes as one that stays may be moved. Another may if its vector has at least this
-    cosine similarity to the keeper's; if that is None, none of them may.
+    cosine similarity to the keeper's; if that is None, none of them may. One that only shares a region never may.
 
     Raises:
         InvalidArgument: the cosine is not above 0 and at most 1.
@@ -65,6 +65,8 @@ def check_min_cosine(min_cosine: float | None) -> None:
 
 
 def _why_it_stays(other: Duplicate, min_cosine: float | None) -> str:
+    if other.relation == "local":
+        return "it shares a region with its keeper, and is not the same picture"
     if min_cosine is None:
         return "its bytes differ, and no minimum cosine was given (--min-cosine)"
     if not agree(np.array([other.cosine], dtype=np.float32), min_cosine)[0]:
