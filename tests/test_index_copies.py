@@ -240,6 +240,39 @@ def test_side_files_are_copied_and_still_used(bucket, index, tmp_path):
 
 
 @pytest.mark.slow
+def test_local_features_and_their_neighbours_are_copied_while_they_are_made(bucket, tmp_path):
+    pytest.importorskip("cv2")
+    pytest.importorskip("faiss")
+    from contextlib import closing
+
+    from scenes import give_features, scene, scene_png
+
+    from clipdex.collection.item import content_hash
+    from clipdex.features import Matcher, build_neighbours
+    from clipdex.index.side.feature_file import FeatureFile
+    from clipdex.looks.local_features import Recipe, extract
+    from clipdex.wire import FakeTransport
+
+    path = tmp_path / "scenes.clipdex"
+    with clipdex.Client(FakeTransport()) as client, clipdex.Collection.open(path, client=client) as made:
+        made.add([clipdex.Item(str(n), scene_png(n)) for n in range(3)])
+    give_features(path, scene_png(0), scene_png(1))
+    assert build_neighbours.build_neighbours(path, fewest=1).file_bytes > 0
+    with closing(FeatureFile.open_or_make(path, Recipe())) as making:
+        making.add({content_hash(scene_png(2)): extract(scene(2))})  # in the write-ahead log alone
+        assert (path / "features.sqlite-wal").stat().st_size > 0
+        push_to(bucket, "f", path)
+    pull_from(bucket, "f", tmp_path / "y.clipdex")
+    assert clipdex.verify_index(tmp_path / "y.clipdex").damages == []
+    with clipdex.Index.open(tmp_path / "y.clipdex") as copy, Matcher(copy) as matcher:
+        assert (matcher.faults, matcher.exact) == ([], 1)
+        for n in range(3):
+            assert [each.id for each in matcher.match(scene_png(n, (80, 60, 240, 200)))] == [str(n)]
+    sent = push_to(bucket, "f", tmp_path / "y.clipdex").sent_bytes
+    assert sent < 100_000, "what is there is not sent again"
+
+
+@pytest.mark.slow
 def test_a_copy_is_of_one_commit_while_a_writer_commits(bucket, index, tmp_path, monkeypatch):
     done: list[int] = []
     read = pushing._block

@@ -235,9 +235,41 @@ def test_a_damaged_file_of_neighbours_is_told_and_does_without(built, where):
         (fault,) = matcher.faults
         assert NEIGHBOURS_FILE in fault and "clipdex features build" in fault and "\n" not in fault
         assert [name(found) for found in matcher.match(scene(3))] == ["3.png"]
+    (damage,) = clipdex.verify_index(built).damages
+    assert NEIGHBOURS_FILE in damage.what and "clipdex features build" in damage.what and damage.rows is None
     build_neighbours.build_neighbours(built, fewest=1)
     with clipdex.Index.open(built) as opened, Matcher(opened) as matcher:
         assert (matcher.faults, matcher.exact) == ([], 0)
+    assert clipdex.verify_index(built).damages == []
+
+
+@pytest.mark.slow
+def test_verify_finds_descriptors_of_rows_that_have_none(built):
+    from clipdex.features.neighbour_file import NeighbourFooter
+
+    path = built / NEIGHBOURS_FILE
+    sound = path.read_bytes()
+    footer = NeighbourFooter.from_bytes(sound[-FOOTER_BYTES:], path)
+    assert clipdex.verify_index(built).damages == []
+    # The last id of the last list that has any ends where the bits of the rows begin.
+    for byte, change in ((-8, None), (-6, 0x10), (-1, 0x80)):  # its point, its row, its sign
+        data = bytearray(sound)
+        at = footer.faiss_bytes + byte
+        data[at] ^= change or 1
+        path.write_bytes(data)
+        assert len(clipdex.verify_index(built).damages) == (change is not None), byte
+
+
+@pytest.mark.slow
+def test_info_names_the_file_of_neighbours(built, run):
+    size = (built / NEIGHBOURS_FILE).stat().st_size
+    with clipdex.Index.open(built) as opened:
+        assert opened.info().neighbour_bytes == size
+    status, out, _ = run("info", built)
+    assert status == 0 and f"neighbours, {size / 1e6:,.1f} MB" in out
+    (built / NEIGHBOURS_FILE).unlink()
+    status, out, _ = run("info", built)
+    assert status == 0 and "with features" in out and "neighbours" not in out
 
 
 def forged(data):

@@ -7,6 +7,7 @@ in every state that is shown axe-core must find nothing serious.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import re
 import shutil
@@ -25,6 +26,7 @@ pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is no
 from drawn_index import drawn_index  # noqa: E402
 from drawn_site import draw_pictures, index_of, served  # noqa: E402
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Route, expect  # noqa: E402
+from scenes import give_features, scene, scene_png  # noqa: E402
 
 import clipdex  # noqa: E402
 
@@ -93,8 +95,8 @@ def window(browser: Browser, site: str) -> Iterator[Callable[..., Page]]:
     def without_file(route: Route) -> None:
         route.fulfill(body=PNG, content_type="image/png")
 
-    def open_page(path: str = "/?index=drawings", *, expected: str = "^$", **options: Any) -> Page:
-        """expected: what the console may say of, such as a request that is refused on purpose."""
+    def open_page(path: str = "/?index=drawings", *, at: str = site, expected: str = "^$", **options: Any) -> Page:
+        """at: the site. expected: what the console may say of, such as a request that is refused on purpose."""
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         context.set_default_timeout(8_000)
         contexts.append(context)
@@ -113,7 +115,7 @@ def window(browser: Browser, site: str) -> Iterator[Callable[..., Page]]:
             dialog.dismiss()
 
         page.on("dialog", asked)
-        answer = page.goto(site + path)
+        answer = page.goto(at + path)
         assert answer is not None and answer.headers["content-security-policy"] == POLICY
         return page
 
@@ -224,6 +226,119 @@ def test_a_picture_can_be_dropped_pasted_and_chosen(window: Callable[..., Page],
     page.reload()
     expect(page.locator("#toast")).to_contain_text("not part of a link")
     expect(page.locator("#parts")).to_be_hidden()
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An index of scenes with local features, one of which is very wide, and an index without."""
+    pytest.importorskip("cv2", reason="matching needs the extra features")
+    there = tmp_path_factory.mktemp("scenes")
+    for folder, count in (("scenes", 6), ("others", 1)):
+        (there / folder).mkdir()
+        for n in range(count):
+            scene(n, (1200, 300) if n == 5 else (320, 240)).save(there / folder / f"{n}.png")
+    made = [index_of(there / name, there / f"{name}.clipdex") for name in ("scenes", "others")]
+    give_features(made[0], *((there / "scenes" / f"{n}.png").read_bytes() for n in range(6)))
+    with served(*made) as address:
+        yield address
+
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [{}, PHONE], ids=["wide", "phone"])
+def test_this_very_picture_is_found_and_the_part_of_it_is_drawn(
+    window: Callable[..., Page], scenes: str, how: dict[str, Any], tmp_path: Path
+) -> None:
+    page = window("/?index=scenes", at=scenes, **how)
+    settled(page)
+    expect(page.locator("#find")).to_be_hidden()
+    with page.expect_response("**/v1/search*"):
+        drop(page, "crop.png", scene_png(2, (80, 60, 240, 180)), "image/png")
+    settled(page)
+    assert page.locator(".region").count() == 0
+    check(page)
+    expect(page.locator("#find-meaning")).to_have_attribute("aria-pressed", "true")
+    with page.expect_response("**/v1/match*"):
+        page.locator("#find-very").press("Enter")
+    settled(page)
+    expect(page.locator("#find-very")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#status")).to_have_text("1 match")
+    assert "find=very" in page.url
+    (named,) = names(page)
+    assert re.fullmatch(r"2\.png, \d+ points agree, in 25–75 % × 25–75 %", named)
+    assert re.fullmatch(r"\d+ points", page.locator(".tile .score").inner_text())
+    seen, tile = page.locator(".region .edge").bounding_box(), page.locator(".tile").bounding_box()
+    assert seen is not None and tile is not None
+    assert abs(seen["x"] - tile["x"] - tile["width"] / 4) < 5 and abs(seen["width"] - tile["width"] / 2) < 9
+    assert abs(seen["y"] - tile["y"] - tile["height"] / 4) < 5 and abs(seen["height"] - tile["height"] / 2) < 9
+    assert not page.evaluate("document.documentElement.scrollWidth > innerWidth")
+    check(page)
+    page.screenshot(path=tmp_path / "match.png")
+    page.locator(".tile .open").press("Enter")
+    expect(page.locator("#viewer dl")).to_contain_text("25–75 % × 25–75 %")
+    check(page)
+    page.keyboard.press("Escape")
+    expect(page).not_to_have_url(re.compile("show="))  # it goes back in the history
+    with page.expect_response("**/v1/match*"):  # a crop of a picture whose tile is cropped
+        drop(page, "wide.png", _crop(5, (400, 0, 800, 300)), "image/png")
+    settled(page)
+    assert re.search(r"33–67 % × 0–100 %", names(page)[0])
+    page.screenshot(path=tmp_path / "wide.png")
+    seen, tile = page.locator(".region .edge").bounding_box(), page.locator(".tile").bounding_box()
+    assert seen is not None and tile is not None
+    assert abs(seen["x"] + seen["width"] / 2 - tile["x"] - tile["width"] / 2) < 5
+    with page.expect_response("**/v1/match*"):
+        drop(page, "nowhere.png", scene_png(77), "image/png")
+    settled(page)
+    expect(page.locator("#trouble h2")).to_have_text("Not in the index")
+    check(page)
+    with page.expect_response("**/v1/search*"):
+        page.locator("#find-meaning").click()
+    settled(page)
+    assert "find=" not in page.url and page.locator(".tile").count() == 6
+    with page.expect_response("**/v1/match*"):
+        page.go_back()
+    page.reload()
+    expect(page.locator("#toast")).to_contain_text("not part of a link")
+    assert "find=" not in page.url
+
+
+@pytest.mark.slow
+def test_this_very_picture_is_not_offered_without_local_features_or_for_a_mixture(
+    window: Callable[..., Page], scenes: str
+) -> None:
+    page = window("/?index=others", at=scenes)
+    settled(page)
+    with page.expect_response("**/v1/search*"):
+        drop(page, "crop.png", scene_png(0), "image/png")
+    settled(page)
+    expect(page.locator("#find")).to_be_hidden()
+    with page.expect_response("**/v1/search*"):
+        page.goto(f"{scenes}/?index=scenes&part=-0.5~text~red")
+    settled(page)
+    with page.expect_response("**/v1/search*"):
+        drop(page, "crop.png", scene_png(0), "image/png")
+    settled(page)
+    expect(page.locator("#find")).to_be_hidden()
+    page.locator("#parts button", has_text="").last.wait_for()
+    with page.expect_response("**/v1/search*"):
+        page.get_by_label("Remove red").click()
+    expect(page.locator("#find")).to_be_visible()
+    with page.expect_response("**/v1/match*"):
+        page.locator("#find-very").click()
+    with page.expect_response("**/v1/match*") as asked:  # a text is a bound then
+        page.fill("#text", "a red circle")
+    assert b'"within":"a red circle"' in (asked.value.request.post_data_buffer or b"")
+    settled(page)
+    expect(page.locator("#status")).to_contain_text("among the pictures that best match the text")
+
+
+def _crop(n: int, box: tuple[int, int, int, int]) -> bytes:
+    data = io.BytesIO()
+    scene(n, (1200, 300)).crop(box).save(data, "PNG")
+    return data.getvalue()
 
 
 @pytest.mark.slow

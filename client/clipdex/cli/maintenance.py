@@ -194,7 +194,8 @@ def _parts(opened: PartedIndex) -> list[dict[str, Any]]:
 
 def _features(found: IndexInfo) -> str:
     size = f", {found.feature_bytes / 1e6:,.1f} MB" if found.with_features else ""
-    return f"{found.with_features:,}{size}"
+    near = f"; neighbours, {found.neighbour_bytes / 1e6:,.1f} MB" if found.neighbour_bytes else ""
+    return f"{found.with_features:,}{size}{near}"
 
 
 def _when(seconds: int | None) -> str:

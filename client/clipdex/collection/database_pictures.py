@@ -80,6 +80,11 @@ class DatabasePictures(StoredPictures):
         """Raise InvalidArgument: a database does not tell when it changed."""
         self._refuse("does not tell when it changed")
 
+    def has_local_features(self) -> bool:
+        """Return False: they are not pushed."""
+        self._core.require_open()
+        return False
+
     def info(self) -> IndexInfo:
         """Raise InvalidArgument: it is no index."""
         self._refuse("has no facts of an index")

@@ -19,6 +19,7 @@ from clipdex.features.geometry import numbers
 from clipdex.features.neighbour_file import NeighbourFile, neighbours_state
 from clipdex.features.store import FeatureStore
 from clipdex.index.reader import Index
+from clipdex.index.side.neighbour_footer import POINTS_A_ROW
 
 __all__ = [
     "POINTS_A_ROW",
@@ -31,7 +32,6 @@ __all__ = [
     "numbered",
 ]
 
-POINTS_A_ROW = 1 << 14
 PROBES = 8
 _AT_ONCE = 8192
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clipdex.index.row_reader import RowReader
 from clipdex.index.side.feature_file import feature_count
+from clipdex.index.side.neighbour_footer import neighbour_bytes
 
 __all__ = ["IndexInfo", "info_of"]
 
@@ -18,7 +19,8 @@ class IndexInfo:
     """Counts, size and dates of an index. failures: by reason. first_commit, last_commit: seconds since 1970.
 
     with_exif: live rows whose file says something of itself. with_features, feature_bytes: pictures of different
-    content that have local features, and the size of these.
+    content that have local features, and the size of these. neighbour_bytes: of the file that finds the nearest of
+    their descriptors; 0 if there is none.
     """
 
     rows: int
@@ -30,6 +32,7 @@ class IndexInfo:
     with_exif: int = 0
     with_features: int = 0
     feature_bytes: int = 0
+    neighbour_bytes: int = 0
 
 
 def info_of(directory: Path, store: RowReader, rows: int, tombstones: int) -> IndexInfo:
@@ -46,6 +49,7 @@ def info_of(directory: Path, store: RowReader, rows: int, tombstones: int) -> In
         with_exif=store.exif_count(),
         with_features=with_features,
         feature_bytes=feature_bytes,
+        neighbour_bytes=neighbour_bytes(directory),
     )
 
 

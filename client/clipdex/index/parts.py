@@ -186,6 +186,7 @@ class PartedIndex(Index):
             with_exif=sum(each.with_exif for each in infos),
             with_features=sum(each.with_features for each in infos),
             feature_bytes=sum(each.feature_bytes for each in infos),
+            neighbour_bytes=sum(each.neighbour_bytes for each in infos),
         )
 
     def thumbnail(self, content_hash: bytes) -> bytes | None:

@@ -1,7 +1,8 @@
 """The files of an index as of one commit, opened to be copied elsewhere while a writer may go on.
 
-SQLite copies `rows.sqlite` to a temporary file, in one read transaction; the vectors are those of the rows in that
-copy, which no writer changes; other files are replaced whole, and stay what they are once they are open.
+SQLite copies the databases to temporary files, each in one read transaction; the vectors are those of the rows in
+the copy of `rows.sqlite`, which no writer changes; other files are replaced whole, and stay what they are once
+they are open. Local features may be of a later moment than the rows: they are found by content.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from clipdex.index.part_plan import is_parted, part_name, whole_parts
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.schema import DAMAGE, connect, connect_new, unreadable
 from clipdex.index.side.ann_file import ANN_FILE
+from clipdex.index.side.feature_file import FEATURES_FILE
 from clipdex.index.side.int8_file import INT8_FILE
+from clipdex.index.side.neighbour_footer import NEIGHBOURS_FILE
 from clipdex.index.thumbnails import THUMBNAILS_FILE
 from clipdex.index.wal import wal_damage
 
 __all__ = ["SIDE_FILES", "SnapshotFile", "complete_files", "index_snapshot", "is_snapshot_name", "required_files"]
 
-SIDE_FILES = (INT8_FILE, ANN_FILE, THUMBNAILS_FILE)
+SIDE_FILES = (INT8_FILE, ANN_FILE, THUMBNAILS_FILE, FEATURES_FILE, NEIGHBOURS_FILE)
+_WHOLE, _DATABASES = (INT8_FILE, ANN_FILE, NEIGHBOURS_FILE), (THUMBNAILS_FILE, FEATURES_FILE)
 _VECTORS = ("vectors.f16", "vectors.f32")
 
 
@@ -45,8 +49,8 @@ class SnapshotFile:
 def index_snapshot(directory: Path) -> Generator[SnapshotFile, None, None]:
     """Give the files of an index, or of an index of parts, as of one commit of each part, one after the other.
 
-    A file is open until the next is asked for. Close the generator. Needs room for one copy of `rows.sqlite`
-    among the temporary files.
+    A file is open until the next is asked for. Close the generator. Needs room for one copy of a part's
+    databases among the temporary files.
 
     Raises:
         IndexNotFound: a part is missing.
@@ -88,7 +92,7 @@ def _looked(directory: Path, stack: ExitStack) -> tuple[list[tuple[str, int, Bin
     stack.callback(os.close, place)
     manifest_file = stack.enter_context(_opened(directory / MANIFEST))
     found = [(MANIFEST, manifest_file)]
-    for name in (INT8_FILE, ANN_FILE):  # before the rows: they may be of fewer rows, never of more
+    for name in _WHOLE:  # before the rows: they may be of fewer rows, never of more
         with suppress(FileNotFoundError):
             found.append((name, stack.enter_context(open_to_read(directory / name))))
     copies = stack.enter_context(_temporary())
@@ -97,8 +101,11 @@ def _looked(directory: Path, stack: ExitStack) -> tuple[list[tuple[str, int, Bin
     with closing(store):
         count = store.committed_rows()
     databases = [(ROWS_FILE, rows)]
-    if os.path.lexists(directory / THUMBNAILS_FILE):
-        databases.append((THUMBNAILS_FILE, _copied(directory / THUMBNAILS_FILE, copies / THUMBNAILS_FILE)))
+    databases += [
+        (name, _copied(directory / name, copies / name))
+        for name in _DATABASES
+        if os.path.lexists(directory / name)
+    ]
     found += [(name, stack.enter_context(_opened(path))) for name, path in databases]
     sized = [(name, os.fstat(file.fileno()).st_size, file) for name, file in found]
     vectors = stack.enter_context(_opened(directory / manifest.vectors_file))

@@ -19,6 +19,7 @@ from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.side.ann_file import ann_damages
 from clipdex.index.side.feature_file import feature_damages
 from clipdex.index.side.int8_file import int8_damages
+from clipdex.index.side.neighbour_footer import neighbour_damages
 from clipdex.index.thumbnails import thumbnail_damages
 from clipdex.index.vectors import read_extent
 from clipdex.index.wal import wal_damage
@@ -145,6 +146,7 @@ def _verify(directory: Path, progress: Callable[[int, int], None] | None) -> Ver
         damages += [Damage(what) for what in ann_damages(directory, manifest, extents)]
         damages += [Damage(what) for what in thumbnail_damages(directory)]
         damages += [Damage(what) for what in feature_damages(directory)]
+        damages += [Damage(what) for what in neighbour_damages(directory, extents)]
     except IndexDamaged as exc:
         return VerifyReport(0, 0, 0, [*damages, Damage(str(exc))], manifest.decode)
     finally:

@@ -63,6 +63,7 @@ async def rendered(served: Served, asked: Asked, request: Request) -> tuple[int,
             index=named,
             indexes=names,
             keys=_KEYS,
+            matched=[name for name in names if await _can_match(served.collections[name])],
             more=None if more is None else asked.at(more).address(root),
             pictures=pictures,
             root=root,
@@ -98,6 +99,13 @@ async def _found(
     )
     more = asked.offset + _FIRST if len(hits) > _FIRST else None
     return [hit_out(held, request, hit) for hit in hits[:_FIRST]], more
+
+
+async def _can_match(held: HeldCollection) -> bool:
+    try:
+        return await held.collection.has_local_features()
+    except ClipdexError:  # which the page says elsewhere
+        return False
 
 
 async def _query(held: HeldCollection, asked: Asked) -> Query:

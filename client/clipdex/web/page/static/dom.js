@@ -16,6 +16,14 @@ export function h(tag, properties = {}, ...children) {
   return made;
 }
 
+/** Make an element of a drawing. */
+export function svg(tag, attributes = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
 /** One of the icons that the page has. */
 export function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -45,6 +53,20 @@ export const number = (value) => value.toLocaleString("en");
 
 /** "1 picture", "2 pictures" */
 export const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
+
+/** "45 points", "45 points, mirrored": of a match */
+export const points = (hit) => counted(hit.inliers, "point") + (hit.mirrored ? ", mirrored" : "");
+
+/** The part of a match's picture that the dropped one shows: "20–60 % × 0–45 %"; "" if the hit is no match. */
+export function part_shown(hit) {
+  if (!hit.region_fractions) return "";
+  const percent = (value) => Math.round(100 * Math.min(1, Math.max(0, value)));
+  const along = (axis) => {
+    const found = hit.region_fractions.map((corner) => percent(corner[axis]));
+    return `${Math.min(...found)}–${Math.max(...found)} %`;
+  };
+  return `${along(0)} × ${along(1)}`;
+}
 
 let toasting;
 

@@ -1,6 +1,6 @@
 // The pictures: justified rows that CSS lays out, one tile a hit.
 
-import { $ } from "./dom.js";
+import { $, points, part_shown, svg } from "./dom.js";
 import { address, part_like } from "./state.js";
 
 const grid = $("#grid");
@@ -19,7 +19,6 @@ function tile(hit, state) {
   const like = (weight) => address({ index: state.index, parts: [part_like(hit, weight)] });
   image.width = hit.width || 320;
   image.height = hit.height || 320;
-  image.alt = hit.name;
   image.srcset = `${hit.thumbnail}&side=640 2x`;
   image.src = hit.thumbnail;
   $(".open", made).href = `${hit.thumbnail}&side=1280`;
@@ -33,7 +32,11 @@ function dress(made, hit) {
   made.hit = hit;
   made.style.setProperty("--ar", shape(hit));
   $(".name", made).textContent = hit.name;
-  $(".score", made).textContent = hit.score === undefined ? "" : hit.score.toFixed(3);
+  const shows = part_shown(hit);
+  $("img", made).alt = shows ? `${hit.name}, ${points(hit)} agree, in ${shows}` : hit.name;
+  $(".score", made).textContent = shows ? points(hit) : hit.score === undefined ? "" : hit.score.toFixed(3);
+  $(".region", made)?.remove();
+  if (shows) $(".open", made).append(region(hit));
   $(".more", made).setAttribute("aria-label", `More like ${hit.name}`);
   $(".less", made).setAttribute("aria-label", `Less like ${hit.name}`);
   const fold = $(".fold", made);
@@ -46,6 +49,16 @@ function dress(made, hit) {
   }
   $("img", made).addEventListener("error", () => made.classList.add("broken"), { once: true });
   return made;
+}
+
+/** Draw where a match has the dropped picture. The thumbnail is cropped to its tile as the drawing is. */
+function region(hit) {
+  const { width, height } = hit;
+  const outline = `M${hit.region.map(([x, y]) => `${x} ${y}`).join("L")}Z`;
+  return svg("svg", { class: "region", viewBox: `-0.5 -0.5 ${width} ${height}`, preserveAspectRatio: "xMidYMid slice", "aria-hidden": "true" },
+    svg("path", { class: "around", d: `M-0.5 -0.5h${width}v${height}h${-width}Z${outline}` }),
+    svg("path", { class: "under", d: outline }),
+    svg("path", { class: "edge", d: outline }));
 }
 
 /** Show hits instead of those that are there; tiles of pictures that stay are kept. */

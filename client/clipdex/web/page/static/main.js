@@ -4,10 +4,11 @@ import { $, counted, number, toast } from "./dom.js";
 import { Problem, ask } from "./api.js";
 import * as grid from "./grid.js";
 import * as query from "./query.js";
-import { address, asks, joined, part_like, read, uploads } from "./state.js";
+import { address, asks, joined, matches, may_match, part_like, read, uploads } from "./state.js";
 
 const FIRST = 60; // pictures of the first page
 const PAGE = 120; // of each further one
+const MATCHES = 100; // the most that the server gives
 const TYPING_MS = 220;
 const SLOW_MS = 700;
 
@@ -40,6 +41,9 @@ function render() {
   if (document.activeElement !== box || box.value.trim() !== state.text.trim()) box.value = state.text;
   if ($("#index")) $("#index").value = state.index || $("#index").options[0].value;
   query.chips(state, (parts) => change({ parts }), edit);
+  $("#find").hidden = !may_match(state);
+  $("#find-meaning").setAttribute("aria-pressed", String(!state.very));
+  $("#find-very").setAttribute("aria-pressed", String(state.very));
   $("#min").value = state.min ?? 0;
   $("#min-shown").textContent = state.min === null ? "any" : state.min.toFixed(2);
   $("#group").checked = state.group;
@@ -66,7 +70,7 @@ function edit(text) {
 let asked = "";
 let problem_status = 0; // of the last answer that was none
 let pending = ""; // a condition just written, which goes back to its field if it cannot be used
-const question = () => JSON.stringify([state.index, state.text.trim(), state.parts, state.where, state.min, state.group]);
+const question = () => JSON.stringify([state.index, state.text.trim(), state.parts, state.where, state.min, state.group, matches(state)]);
 
 /** Search for the state, or show the pictures as they are in the index if it asks for nothing. */
 async function search(force = false) {
@@ -77,7 +81,7 @@ async function search(force = false) {
   const missing = state.parts.filter((part) => part.kind === "upload" && !uploads.has(part.value));
   if (missing.length) {
     toast(`“${missing[0].value}” was dropped into another page. A dropped picture is not part of a link.`);
-    return change({ parts: state.parts.filter((part) => !missing.includes(part)) });
+    return change({ parts: state.parts.filter((part) => !missing.includes(part)), very: false });
   }
   busy(true);
   try {
@@ -107,6 +111,7 @@ async function page(from, signal) {
     total = answer.pictures ?? answer.total ?? Number(document.body.dataset.pictures);
     return answer.items;
   }
+  if (matches(state)) return matched(signal, waiting);
   const options = { top_k: count, offset: from, group: state.group };
   if (state.min !== null) options.min_score = state.min;
   if (state.where.length) options.where = joined(state.where);
@@ -117,6 +122,18 @@ async function page(from, signal) {
   total = answer.pictures;
   cut = answer.cut ?? [];
   return answer.hits;
+}
+
+/** Ask for the pictures that show the dropped one. */
+async function matched(signal, waiting) {
+  const options = { top_k: MATCHES };
+  if (state.where.length) options.where = joined(state.where);
+  const body = query.match_request(state, options);
+  const answer = await ask("/v1/match", { query: { index: state.index || only_index }, ...body, signal, waiting });
+  next = null;
+  total = answer.pictures;
+  cut = [];
+  return answer.matches;
 }
 
 /** Load the next page, if there is one. */
@@ -177,6 +194,13 @@ function said() {
     status.textContent = total ? counted(total, "picture") : "";
     if (state.where.length || state.min !== null) status.textContent += " – filters apply once you search";
     if (!count) trouble("No pictures yet", "This index is empty. Add a folder with clipdex index, or pictures with clipdex add.");
+    return;
+  }
+  if (matches(state)) {
+    const among = state.text.trim() ? " among the pictures that best match the text" : "";
+    status.textContent = `${number(count)} match${count === 1 ? "" : "es"}${among}`;
+    const filtered = state.where.length || among;
+    if (!count) trouble("Not in the index", filtered ? "No picture that meets the text and the filters shows this one." : "No picture of the index shows this one. Look for what it means instead.");
     return;
   }
   status.textContent = next === null ? counted(count, "result") : `${number(count)} best results of ${counted(total, "picture")}`;
@@ -274,6 +298,8 @@ box.addEventListener("keydown", (event) => {
 });
 $("#pin-plus").addEventListener("click", () => pin(1));
 $("#pin-minus").addEventListener("click", () => pin(-1));
+$("#find-meaning").addEventListener("click", () => change({ very: false, show: "" }));
+$("#find-very").addEventListener("click", () => change({ very: true, show: "" }));
 $("#picture").addEventListener("click", () => $("#choose").click());
 query.watch_pictures((part) => change({ parts: [...state.parts.filter((each) => each.kind !== "upload"), part], view: "", show: "" }));
 $("#index")?.addEventListener("change", () => change({ index: $("#index").value, parts: [], show: "" }));
@@ -286,7 +312,7 @@ $("#more").addEventListener("click", (event) => {
 $(".home").addEventListener("click", (event) => {
   if (event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
-  change({ text: "", parts: [], where: [], min: null, group: true, view: "", show: "" });
+  change({ text: "", parts: [], where: [], min: null, group: true, very: false, view: "", show: "" });
   box.focus();
 });
 

@@ -77,6 +77,15 @@ export function request(state, options) {
   return { form };
 }
 
+/** The request of a search for the very picture: a form. A text says among which pictures. */
+export function match_request(state, options) {
+  const text = state.text.trim();
+  const form = new FormData();
+  form.append("request", JSON.stringify(text ? { ...options, within: text } : options));
+  form.append("image", uploads.get(state.parts[0].value).file);
+  return { form };
+}
+
 function one(part) {
   if (part.kind === "row") return { row: Number(part.value) };
   return part.kind === "upload" ? { image: "attached" } : { [part.kind]: part.value };

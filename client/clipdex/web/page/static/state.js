@@ -4,7 +4,8 @@
  * @typedef {{kind: "text"|"row"|"id"|"upload", value: string, weight: number, version?: string}} Part
  *   Part of a query beside the text of the box; a row has the version of its picture, since rows are renumbered.
  * @typedef {{index: string, text: string, parts: Part[], where: string[], min: number|null, group: boolean,
- *   view: string, show: string}} State
+ *   very: boolean, view: string, show: string}} State
+ *   very: a dropped picture itself is looked for, and not what it means.
  */
 
 /** The path at which the application is mounted. */
@@ -24,6 +25,7 @@ export function read(search) {
     where: given.getAll("where").filter(Boolean),
     min: Number.isFinite(min) ? min : null,
     group: given.get("group") !== "0",
+    very: given.get("find") === "very",
     view: given.get("view") ?? "",
     show: given.get("show") ?? "",
   };
@@ -51,6 +53,7 @@ export function address(state) {
   for (const condition of state.where ?? []) words.append("where", condition);
   if (state.min !== null && state.min !== undefined) words.set("min_score", String(state.min));
   if (state.group === false) words.set("group", "0");
+  if (matches(state)) words.set("find", "very");
   if (state.show) words.set("show", state.show);
   const text = words.toString();
   return text ? `${root}/?${text}` : `${root}/`;
@@ -64,6 +67,15 @@ export function part_like(hit, weight) {
 
 /** Whether anything is searched for. */
 export const asks = (state) => Boolean(state.text.trim() || state.parts.length);
+
+const matched = JSON.parse(document.body.dataset.matched ?? "[]");
+
+/** Whether a query can be for the very picture: it is one dropped picture, and the index has local features. */
+export const may_match = (state) =>
+  state.parts.length === 1 && state.parts[0].kind === "upload" && state.parts[0].weight > 0 && matched.includes(state.index || document.body.dataset.index);
+
+/** Whether it is for the very picture. */
+export const matches = (state) => state.very && may_match(state);
 
 /** Several conditions as one. */
 export const joined = (where) => (where.length > 1 ? where.map((each) => `(${each})`).join(" AND ") : where[0]);

@@ -1,6 +1,6 @@
 // One picture, large, with its facts, its neighbours, and what can be done with it.
 
-import { $, button, bytes, copy, h, icon } from "./dom.js";
+import { $, button, bytes, copy, h, icon, part_shown, points } from "./dom.js";
 import { ask } from "./api.js";
 
 const dialog = $("#viewer");
@@ -41,6 +41,8 @@ function shown(value) {
 function tell() {
   const facts = [
     ["Score", hit.score?.toFixed(4)],
+    ["Agreeing", hit.inliers ? points(hit) : null],
+    ["Part shown", part_shown(hit)],
     ["Pixels", hit.width ? `${hit.width} × ${hit.height}` : null],
     ["File size", hit.size ? bytes(hit.size) : null],
     ["Modified", hit.modified && `${hit.modified.slice(0, 16).replace("T", " ")} UTC`],
