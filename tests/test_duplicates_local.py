@@ -9,12 +9,12 @@ from PIL import Image
 
 pytest.importorskip("cv2")
 
-from test_match import scene
+from scenes import scene
 
 import clipdex
 from clipdex.apps.duplicates import find_duplicates, local_pairs, moves_of
 from clipdex.client.client import Client
-from clipdex.features import matching
+from clipdex.features import geometry, matching
 from clipdex.features.build_neighbours import build_neighbours
 from clipdex.features.geometry import area, overlap
 from clipdex.pipeline.build_features import build_features
@@ -128,7 +128,7 @@ def test_many_pictures_without_a_file_of_neighbours_are_refused_and_not_compared
 def test_each_picture_is_compared_with_a_bounded_number_of_others(index, monkeypatch):
     monkeypatch.setattr(local_pairs, "_COMPARED", 1)
     compared = []
-    plain = matching.fit
+    plain = geometry.fit
 
     def counting(*given, **options):
         compared.append(given)
@@ -158,6 +158,20 @@ def test_the_command_lists_draws_and_has_in_json_which_region_of_which(index, ru
     assert np.shape(crop["placement"]["of_keeper"]) == (4, 2) and "placement" not in groups["2.png"]["keeper"]
     status, out, err = run("duplicates", index, "--kind", "local", "--min-cosine", "0.9")
     assert (status, out) == (1, "") and "local ones never move" in err
+
+
+@pytest.mark.slow
+def test_the_server_lists_them_with_which_region_of_which(index):
+    pytest.importorskip("fastapi")
+    from web_server import answering, settings_of
+
+    with answering(settings_of(index)) as web:
+        found = web.get("/v1/duplicates", params={"kind": "local"}).json()
+    assert found["total"] == len(EXPECTED)
+    groups = {group["pictures"][0]["name"]: group["pictures"][1:] for group in found["groups"]}
+    placements = {each["name"]: each["placement"] for each in groups["collage.png"]}
+    assert np.allclose(box(placements["1.png"]["of_keeper"]), (0.5, 0, 1, 1), atol=0.02)
+    assert [each["placement"] for each in groups["5.png"]] == [None]
 
 
 def test_the_overlap_of_two_pictures_is_the_region_that_both_show():

@@ -1,8 +1,9 @@
-"""Groups of duplicates: pictures with the same bytes, the same look or close vectors."""
+"""Groups of duplicates: pictures with the same bytes, the same look or close vectors, or parts of each other."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -14,15 +15,15 @@ from clipdex.collection.item import StoredItem
 from clipdex.web.computing import Computing, Worker, kept_for
 from clipdex.web.problems import answers
 from clipdex.web.records import rendered, stored_out
-from clipdex.web.schemas.insights import DuplicateOut, DuplicatesOut, GroupOut
+from clipdex.web.schemas.insights import DuplicateOut, DuplicatesOut, GroupOut, PlacementOut
 from clipdex.web.schemas.queries import MOST_OFFSET
 from clipdex.web.served import Chosen, HeldCollection
 
 __all__ = ["router"]
 
-Kind = Literal["exact", "perceptual", "semantic"]
+Kind = Literal["exact", "perceptual", "semantic", "local"]
 
-_KINDS = {"exact": "exact", "perceptual": "near", "semantic": "semantic"}
+_KINDS = {"exact": "exact", "perceptual": "near", "semantic": "semantic", "local": "local"}
 _WAIT_S = 10.0
 _LONGEST_S = 600.0
 _MOST_OF_A_GROUP = 100
@@ -32,7 +33,7 @@ router = APIRouter(prefix="/v1", tags=["duplicates"], lifespan=kept_for("duplica
 
 
 @router.get(
-    "/duplicates", response_model=DuplicatesOut, summary="List groups of duplicates", responses=answers(409)
+    "/duplicates", response_model=DuplicatesOut, summary="List groups of duplicates", responses=answers(409, 501)
 )
 async def duplicates(
     held: Chosen,
@@ -40,13 +41,16 @@ async def duplicates(
     kind: Annotated[
         Kind,
         Query(
-            description="exact: same bytes; perceptual: same bytes or look; semantic: same bytes or close vectors."
+            description="exact: same bytes; perceptual: same bytes or look; semantic: same bytes or close "
+            "vectors; local: same bytes, or one shows a part of the other."
         ),
     ] = "perceptual",
     min_similarity: Annotated[
         float | None,
         Query(
-            gt=0, le=1, description="Minimum similarity (default perceptual 0.96, semantic 0.95); none for exact."
+            gt=0,
+            le=1,
+            description="Minimum similarity (default perceptual 0.96, semantic 0.95, local 0.03); none for exact.",
         ),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -111,7 +115,8 @@ async def duplicates(
 def _out(held: HeldCollection, request: Request, duplicate: Duplicate, item: StoredItem) -> DuplicateOut:
     return DuplicateOut(
         **stored_out(held, request, item).model_dump(),
-        relation=duplicate.relation,  # type: ignore[arg-type]  # one of the four
+        relation=duplicate.relation,  # type: ignore[arg-type]  # one of the five
         similarity=float(duplicate.similarity),
         cosine=float(duplicate.cosine),
+        placement=None if duplicate.placement is None else PlacementOut(**asdict(duplicate.placement)),
     )

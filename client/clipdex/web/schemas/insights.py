@@ -66,14 +66,26 @@ class ClassifiedOut(BaseModel):
     labels: list[LabelOut]
 
 
+class PlacementOut(BaseModel):
+    """Which region of a picture is which of the keeper: corners in shares of width and height, in one order."""
+
+    points: int = Field(description="Number of local features that agree.", examples=[45])
+    mirrored: bool = Field(description="Left and right are exchanged.")
+    of_keeper: list[tuple[float, float]]
+    of_duplicate: list[tuple[float, float]]
+
+
 class DuplicateOut(StoredOut):
     """A picture of a group of duplicates."""
 
-    relation: Literal["keeper", "exact", "near", "semantic"] = Field(
-        description="To the keeper: the same bytes, the same look, or a close vector."
+    relation: Literal["keeper", "exact", "near", "semantic", "local"] = Field(
+        description="To the keeper: the same bytes, the same look, a close vector, or a part of it or around it."
     )
-    similarity: float = Field(description="To the keeper: of signatures or vectors; 1 for the same bytes.")
+    similarity: float = Field(
+        description="To the keeper: of signatures or vectors, or the share of agreeing points; 1 for equal bytes."
+    )
     cosine: float = Field(description="Cosine similarity to the keeper.")
+    placement: PlacementOut | None = Field(default=None, description="Of local duplicates only.")
 
 
 class GroupOut(BaseModel):

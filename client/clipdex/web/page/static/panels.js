@@ -3,7 +3,7 @@
 import { $, button, bytes, copy, counted, h, number } from "./dom.js";
 import { ask } from "./api.js";
 
-const KINDS = { exact: "Same bytes", perceptual: "Same look", semantic: "Same content" };
+const KINDS = { exact: "Same bytes", perceptual: "Same look", semantic: "Same content", local: "Crops and collages" };
 
 // Labels of the facts; those that the page shows elsewhere are left out.
 const FACTS = {
@@ -83,8 +83,8 @@ export async function duplicates(state, { kind, open }) {
   await next();
 }
 
-const RELATIONS = { exact: "same bytes", near: "same look", semantic: "same content" };
-const alike = ({ relation, similarity }) => (relation === "exact" ? RELATIONS.exact : `${RELATIONS[relation]}, ${Math.floor(similarity * 1000) / 10} %`);
+const RELATIONS = { exact: "same bytes", near: "same look", semantic: "same content", local: "shows a part of it" };
+const alike = ({ relation, similarity, placement }) => (placement ? `${RELATIONS.local}, ${counted(placement.points, "point")}` : relation === "exact" ? RELATIONS.exact : `${RELATIONS[relation]}, ${Math.floor(similarity * 1000) / 10} %`);
 
 function group({ pictures, size }, open) {
   return h("section", { class: "group" }, h("h2", { text: `${pictures[0].name} · ${counted(size, "picture")}` }),
