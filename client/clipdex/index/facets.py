@@ -23,7 +23,7 @@ from clipdex.base.json_text import parse_json, parsed_object
 from clipdex.index.reader import Index
 from clipdex.index.where import COLUMNS, Rows
 
-__all__ = ["KEY_PREFIX", "Column", "Facets", "Unit", "Value", "ValueCounts"]
+__all__ = ["KEY_PREFIX", "Column", "Facets", "Unit", "Value", "ValueCounts", "is_plain_key"]
 
 Value: TypeAlias = "str | int | float"
 Unit = Literal["year", "month"]
@@ -336,11 +336,7 @@ class Facets:
                 read += len(picture.metadata or "")
                 with suppress(ValueError):
                     for key, value in parsed_object(picture.metadata or "{}").items():
-                        if (
-                            value is None
-                            or not _is_plain_key(key)
-                            or (key not in numbers and len(numbers) > 1_000)
-                        ):
+                        if value is None or not is_plain_key(key) or (key not in numbers and len(numbers) > 1_000):
                             continue
                         numbers[key] += 1
                         kinds.setdefault(key, set()).add(_json_kind(value))
@@ -403,13 +399,13 @@ def _count(counter: Counter[Value], value: object, *, is_list: bool) -> None:
             counter[each] += 1
 
 
-def _is_plain_key(key: str) -> bool:
+def is_plain_key(key: str) -> bool:
     """Return whether `->>` takes a key as it is: not as a path."""
     return 0 < len(key) <= _LONGEST_VALUE and not key.startswith(("$", "[")) and not set(key) & {'"', "\\", "\0"}
 
 
 def _of_key(key: str) -> str:
-    if not _is_plain_key(key):
+    if not is_plain_key(key):
         raise InvalidArgument(
             f'the metadata key {key!r:.60} cannot be counted by; expected one without ", \\ and zero bytes that '
             "does not begin with $ or ["
