@@ -17,6 +17,7 @@ from clipdex.base.errors import InvalidArgument
 from clipdex.base.exif import Exif
 from clipdex.index import Index, IndexWriter, Manifest, Picture, compact_index, optimize_index, verify_index
 from clipdex.index import where as where_module
+from clipdex.index.facets import Facets
 from clipdex.index.side.column_file import COLUMNS_FILE, HEADER_BYTES
 
 pytestmark = [pytest.mark.thin, pytest.mark.once]
@@ -335,6 +336,30 @@ def test_the_columns_of_another_index_are_not_used(path, tmp_path, caplog):
     assert usable(other) == set()
     assert both(other, "width = 9") == [list(range(ROWS))] * 2
     assert "belongs to other rows" in caplog.text
+
+
+@pytest.mark.parametrize("which", ["some dead", "all dead"])
+def test_the_ranges_of_columns_are_those_that_sqlite_gives(path, which):
+    with IndexWriter.open_or_create(path, Manifest("f" * 64, "demo", DIM)) as writer:
+        for i in range(ROWS) if which == "all dead" else (0, 5, ROWS - 1):
+            writer.remove(b"/%d.jpg" % i)
+        writer.commit()
+    settle(path)
+    optimize_index(path)
+    described = []
+    for without in (False, True):
+        with Index.open(path) as index:
+            facets = Facets(index)
+            if without:
+                index.columns = lambda: None
+            else:
+                index.selected = lambda sql, values, selected=index.selected: (
+                    selected(sql, values) if "min(width)" not in sql and "min(mod" not in sql else 1 / 0
+                )
+            described.append(facets.columns())
+    assert described[0] == described[1]
+    least = {column.name: column.least for column in described[0][0]}
+    assert least["row"] == (None if which == "all dead" else 1)
 
 
 def test_a_compacted_index_has_no_columns_until_it_is_optimized(path):

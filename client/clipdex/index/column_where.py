@@ -27,14 +27,14 @@ from clipdex.index.plain_condition import (
 )
 from clipdex.index.side.column_file import Column, ColumnFile
 
-__all__ = ["KEY_PREFIX", "NUMBERS", "column_of_view", "rows_by_columns"]
+__all__ = ["KEY_PREFIX", "ranges_of_columns", "rows_by_columns"]
 
 Flags = npt.NDArray[np.bool_]
 
 KEY_PREFIX = "meta."  # of a column of the file that has the values of a metadata key
 
 # A column of conditions: the column of the file that has its numbers, and what SQLite divides them by.
-NUMBERS = {
+_NUMBERS = {
     "width": ("width", None),
     "height": ("height", None),
     "size": ("size", None),
@@ -84,7 +84,7 @@ def rows_by_columns(
         real: as for `plain_condition`.
     """
     there = file.names()
-    columns = {name: Name(name) for name, (of_file, _) in NUMBERS.items() if of_file in there}
+    columns = {name: Name(name) for name, (of_file, _) in _NUMBERS.items() if of_file in there}
     columns |= {name: Name(name) for name in there if name.startswith(KEY_PREFIX)}
     parsed = plain_condition(condition, values, columns, real)
     if parsed is None:
@@ -96,9 +96,9 @@ def rows_by_columns(
     return np.flatnonzero(found.true).astype(np.int64, copy=False)
 
 
-def column_of_view(file: ColumnFile, name: str, below: int) -> Column:
+def _column_of_view(file: ColumnFile, name: str, below: int) -> Column:
     """Read a column of conditions, `modified` as its time in ns. Raises LookupError if it is damaged."""
-    of_file, divisor = NUMBERS.get(name, (name, None))
+    of_file, divisor = _NUMBERS.get(name, (name, None))
     column = file.column(of_file)
     if column is None:
         raise LookupError(name)
@@ -107,6 +107,29 @@ def column_of_view(file: ColumnFile, name: str, below: int) -> Column:
         values = values.astype(np.float64)
         values /= divisor
     return Column(values, None if column.nulls is None else column.nulls[:below])
+
+
+def ranges_of_columns(
+    file: ColumnFile, names: Sequence[str], chosen: Flags
+) -> dict[str, tuple[int | float | str, int | float | str] | None]:
+    """Find the least and the greatest value of chosen rows in those columns of conditions that the file has.
+
+    chosen: bool (rows,), of all rows of the file. None for a column without a value.
+    """
+    there, found = file.names(), dict[str, Any]()
+    for name in names:
+        of_file, divisor = _NUMBERS.get(name, (name, None))
+        column = file.column(of_file) if name in _NUMBERS and of_file in there else None
+        if column is None:
+            continue
+        values = column.values[chosen if column.nulls is None else chosen & ~column.nulls]
+        ends: list[Any] = [int(values.min()), int(values.max())] if len(values) else []
+        if divisor is not None:
+            ends = [float(end) / divisor for end in ends]
+        elif name == "modified":
+            ends = [_second_text(abs(end) // _SECOND * (1 if end >= 0 else -1)) for end in ends]
+        found[name] = tuple(ends) or None
+    return found
 
 
 class _Evaluation:
@@ -181,7 +204,7 @@ class _Evaluation:
     def _column(self, name: Name) -> Column:
         if name not in self._read:
             try:
-                self._read[name] = column_of_view(self._file, name.name, self._below)
+                self._read[name] = _column_of_view(self._file, name.name, self._below)
             except LookupError:
                 raise _Undecided from None
         return self._read[name]
@@ -228,7 +251,11 @@ class _Seconds(Sequence[bytes]):
         return 2 * _LAST_SECOND + 1
 
     def __getitem__(self, at: Any) -> Any:
-        return (_EPOCH + timedelta(seconds=at - _LAST_SECOND)).isoformat(" ").encode()
+        return _second_text(at - _LAST_SECOND).encode()
+
+
+def _second_text(second: int) -> str:
+    return (_EPOCH + timedelta(seconds=second)).isoformat(" ")
 
 
 def _time_compared(times_ns: Array, operator: str, value: Constant) -> Flags:
