@@ -2,23 +2,29 @@
 
     .venv-dev/bin/python benchmarks/filters.py [--rows N] [--dim D] [--directory DIR]
 
-One query and 64 at once, the best ten, of drawn unit vectors in float16; first without, then with the int8 side
-file. All sides take turns; medians. "First time" has SQLite evaluate the condition; later searches of the same
-snapshot remember what it kept. Files are in the page cache. Needs about 2 GB of disk at the defaults. Figures:
+One query and 64 at once, the best ten, of drawn unit vectors in float16; first without, then with the side files
+of `clipdex optimize`. All sides take turns; medians, by the clock and of the processor. "SQLite" and "columns": a
+condition asked first, without and with `rows.columns`; a path always goes to SQLite. "Again": later searches of
+the same snapshot remember what it kept. Files are in the page cache. Needs about 2 GB of disk. Figures:
 docs/performance.md.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import clipdex
+from clipdex.index.facets import Facets
+from clipdex.index.side.column_file import COLUMNS_FILE
 
 ROUNDS = 7
 BATCH = 64
@@ -27,6 +33,7 @@ COMMIT_ROWS = 100_000
 # Each keeps 1 % of the rows.
 CONDITIONS = {
     "a number": "width > 9900",
+    "two": "width > 9900 AND mtime >= 1593379416",
     "a time": "modified >= '2020-12-28 08:09:36'",
     "a path": "path GLOB '/photos/42/*'",
     "metadata": "meta ->> 'camera' = 7",
@@ -63,38 +70,76 @@ def write(path: Path, rows: int, dim: int) -> None:
     print(f"{rows:,} rows written in {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
-def seconds(index: clipdex.Index, queries: np.ndarray, **options: Any) -> float:
-    began = time.perf_counter()
+def seconds(index: clipdex.Index, queries: np.ndarray, **options: Any) -> tuple[float, float]:
+    """By the clock, and of the processor."""
+    began, used = time.perf_counter(), time.process_time()
     assert [len(hits) for hits in index.search(queries, 10, **options)] == [10] * len(queries)
-    return time.perf_counter() - began
+    return time.perf_counter() - began, time.process_time() - used
+
+
+@contextmanager
+def without_columns(path: Path) -> Iterator[None]:
+    """Hide the columns."""
+    hidden = path / "hidden"
+    (path / COLUMNS_FILE).rename(hidden)
+    try:
+        yield
+    finally:
+        hidden.rename(path / COLUMNS_FILE)
 
 
 def measure(path: Path, title: str, count: int) -> None:
+    optimized = (path / COLUMNS_FILE).exists()
     with clipdex.Index.open(path) as index:
         rng = np.random.default_rng(1)
-        times: dict[str, list[float]] = {}
+        times: dict[str, list[tuple[float, float]]] = {}
         kept = {}
         for turn in range(-1, ROUNDS):  # the first turn warms up
             queries = rng.standard_normal((count, index.manifest.embedding_dim), dtype=np.float32)
             queries /= np.linalg.norm(queries, axis=1, keepdims=True)
             found = {"all rows": seconds(index, queries)}
             for name, condition in CONDITIONS.items():
-                index.refresh()  # forgets what conditions kept
-                found[f"{name}: first time"] = seconds(index, queries, where=condition)
+                with without_columns(path) if optimized else nullcontext():
+                    index.refresh()  # forgets what conditions kept
+                    found[f"{name}: SQLite"] = seconds(index, queries, where=condition)
                 found[f"{name}: again"] = seconds(index, queries, where=condition)
                 kept[name] = len(index.where(condition)) / len(index)
+                if optimized:
+                    index.refresh()
+                    found[f"{name}: columns"] = seconds(index, queries, where=condition)
             for name, value in found.items():
                 if turn >= 0:
                     times.setdefault(name, []).append(value)
-    median = {name: statistics.median(values) * 1e3 for name, values in times.items()}
-    print(f"\n{title}, {count} at once: all rows {median['all rows']:.1f} ms")
-    print(f"{'condition':<12} {'kept':>6} {'again':>10} {'of all':>7} {'first time':>11} {'of all':>7}")
+    middle = {
+        name: [1e3 * statistics.median(side) for side in zip(*values, strict=True)]
+        for name, values in times.items()
+    }
+    every, load = middle["all rows"], os.getloadavg()[0]
+    print(f"\n{title}, {count} at once: all rows {every[0]:.1f} ms ({every[1]:.1f}), load {load:.1f}")
+    print(
+        f"{'condition':<12} {'kept':>6} {'':<8} {'by the clock':>13} {'of all':>7} {'processor':>13} {'of all':>7}"
+    )
     for name in CONDITIONS:
-        again, first = median[f"{name}: again"], median[f"{name}: first time"]
-        print(
-            f"{name:<12} {kept[name]:>6.1%} {again:>7.1f} ms {again / median['all rows']:>7.2f} "
-            f"{first:>8.1f} ms {first / median['all rows']:>7.2f}"
-        )
+        for side in ("again", "SQLite", "columns"):
+            if (one := middle.get(f"{name}: {side}")) is not None:
+                print(
+                    f"{name:<12} {kept[name]:>6.1%} {side:<8} {one[0]:>10.1f} ms {one[0] / every[0]:>7.2f} "
+                    f"{one[1]:>10.1f} ms {one[1] / every[1]:>7.2f}"
+                )
+
+
+def describe(path: Path) -> None:
+    """Time what `/v1/columns` of the web server reads: the kind and the range of each column."""
+    times: dict[str, list[tuple[float, float]]] = {"SQLite": [], "columns": []}
+    for _ in range(ROUNDS):
+        for side, found in times.items():
+            with without_columns(path) if side == "SQLite" else nullcontext(), clipdex.Index.open(path) as index:
+                began, used = time.perf_counter(), time.process_time()
+                Facets(index).columns()
+                found.append((time.perf_counter() - began, time.process_time() - used))
+    for side, found in times.items():
+        clock, processor = (1e3 * statistics.median(each) for each in zip(*found, strict=True))
+        print(f"describing the columns, {side}: {clock:.0f} ms, processor {processor:.0f} ms")
 
 
 def main() -> None:
@@ -111,7 +156,8 @@ def main() -> None:
             measure(path, "float16", count)
         clipdex.index.optimize_index(path)
         for count in (1, BATCH):
-            measure(path, "with the int8 side file", count)
+            measure(path, "optimized", count)
+        describe(path)
 
 
 if __name__ == "__main__":

@@ -19,15 +19,21 @@ from PIL import Image
 
 import clipdex
 from clipdex import Client, Collection, Index, InvalidArgument, Item, Query, index_pictures
+from clipdex.apps.bench import measure_index
+from clipdex.cli import connection_options as connection
+from clipdex.cli.bench import bench_index
 from clipdex.index.manifest import Manifest
 from clipdex.index.part_plan import PartPlan
 from clipdex.model.card import ImageSpec
 from clipdex.model.images import center_crop, model_pixels, open_for_model, open_image
 from clipdex.model.picture_rules import EXACT, PictureRules
 from clipdex.model.resizing import least_size, resized_reduced
+from clipdex.pipeline import decode_worker
 from clipdex.pipeline.decode_service import DecodeService
+from clipdex.pipeline.plan import plan_run
 from clipdex.pipeline.worker_service import Given
 from clipdex.sinks.cursor import Cursor, Described
+from clipdex.sources import open_source
 from clipdex.wire import FakeTransport
 
 pytestmark = [pytest.mark.thin, pytest.mark.once]
@@ -183,6 +189,7 @@ def test_another_word_is_the_callers_mistake(fake: Client, tmp_path: Path) -> No
         lambda: index_pictures(fake, tmp_path, tmp_path / "x", decode=wrong),
         lambda: index_pictures(fake, tmp_path, tmp_path / "x", decode=wrong, parts=2),
         lambda: Collection.open(tmp_path / "x", client=fake, decode=wrong),
+        lambda: plan_run(tmp_path, tmp_path / "x", decode=wrong),
     ):
         with pytest.raises(InvalidArgument, match="decode is 'quick'; expected exact or fast"):
             use()
@@ -209,6 +216,59 @@ def two(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
         index_pictures(client, folder, place / "exact", workers=1)
         index_pictures(client, folder, place / "fast", workers=1, decode="fast")
     return place / "exact", place / "fast"
+
+
+def test_a_dry_run_refuses_what_the_run_would_refuse(
+    run: Any, folder: Path, two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    exact, fast = two
+    for index, other in ((exact, "fast"), (fast, "exact")):
+        status, _, err = run("index", folder, "-i", index, "--dry-run", "--decode", other)
+        assert status == 1
+        assert f"was created with decode {index.name}, but {other} is given" in err
+    status, _, err = run("index", folder, "-i", exact, "--dry-run", "--icc", "srgb")
+    assert status == 1 and "was created with icc off, but srgb is given" in err
+    assert run("index", folder, "-i", fast, "--dry-run", "--decode", "fast")[0] == 0
+    with Client(FakeTransport()) as client:
+        index_pictures(client, folder, tmp_path / "parts", workers=1, parts=2, part=0)
+    for part in (None, 0):
+        with pytest.raises(InvalidArgument, match="was created with decode exact, but fast is given"):
+            plan_run(folder, tmp_path / "parts", part=part, decode="fast")
+    assert plan_run(folder, tmp_path / "new", decode="fast").new == 3
+
+
+def test_a_measured_run_and_its_bound_decode_as_is_asked(
+    run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def measured(client: Client, source: Any, **options: Any) -> Any:
+        seen.append(options["decode"])
+        raise InvalidArgument("that was enough")
+
+    monkeypatch.setattr(bench_index, "measure_index", measured)
+    monkeypatch.setattr(connection, "connect", lambda address, model, **_: Client(FakeTransport(), model=model))
+    for words in ((), ("--decode", "fast")):
+        assert "that was enough" in run("bench", "index", folder, *words)[2]
+    assert seen == ["exact", "fast"]
+
+    rules: list[PictureRules] = []
+    decode_file, index_one = decode_worker.decode_file, index_pictures
+    monkeypatch.setattr(
+        measure_index,
+        "decode_file",
+        lambda *args, rules_seen=rules, **more: rules_seen.append(more["rules"]) or decode_file(*args, **more),
+    )
+    monkeypatch.setattr(
+        measure_index,
+        "index_pictures",
+        lambda *args, **more: seen.append(more["decode"]) or index_one(*args, **more),
+    )
+    with Client(FakeTransport()) as client:
+        source = open_source(folder)
+        measure_index.measure_index(client, source, kind="sum", workers=1, encode_seconds=0.02, decode="fast")
+    assert set(rules) == {FAST}
+    assert seen[-1] == "fast"
 
 
 @pytest.fixture

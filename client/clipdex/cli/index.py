@@ -275,8 +275,19 @@ def index(
     if refresh_metadata:
         _end_strictly(strict, refresh(source, out, not no_exif, workers, limits, as_json))
         return
+    chosen_icc = None if icc is None else check_icc(icc.value)
+    chosen_decode = None if decode is None else check_decode(decode.value)
     if dry_run:
-        plan = plan_run(source, out, retry_failures=retry, check=check.value, parts=parts, part=part)
+        plan = plan_run(
+            source,
+            out,
+            retry_failures=retry,
+            check=check.value,
+            parts=parts,
+            part=part,
+            icc=chosen_icc,
+            decode=chosen_decode,
+        )
         say_passed_over(plan.passed_over)
         if as_json:
             say_json({"index": str(out), "dry_run": True} | asdict(plan))
@@ -292,8 +303,6 @@ def index(
         "exif": not no_exif,
         "max_ring_bytes": ring_mib * _MIB,
     }
-    chosen_icc = None if icc is None else check_icc(icc.value)
-    chosen_decode = None if decode is None else check_decode(decode.value)
     with (
         interruptible(f"what was committed is in {out}; run the same command again to resume"),
         ExitStack() as stack,

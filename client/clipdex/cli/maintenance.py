@@ -133,16 +133,26 @@ def compact(
 def optimize(index: Path, as_json: JsonOption = False) -> None:
     """Make searching an index several times faster, with the same results.
 
-    Writes int8 codes of the rows beside them. Run it again after adding pictures: it codes only the new rows.
+    Writes int8 codes of the rows beside them, and their numbers as columns, which filters read. Run it again after
+    adding pictures: it codes only the new rows.
     """
     with interruptible("the index is as it was"), rows_progress("coding") as progress:
         done = optimize_index(index, progress)
     if as_json:
-        say_json({"index": str(index), "rows": done.rows, "coded": done.coded, "bytes": done.file_bytes})
+        say_json(
+            {
+                "index": str(index),
+                "rows": done.rows,
+                "coded": done.coded,
+                "bytes": done.file_bytes,
+                "column_bytes": done.column_bytes,
+            }
+        )
         return
     say(
         f"{shown_path(str(index))}: {counted(done.rows, 'row has', 'rows have')} int8 codes, "
-        f"{done.coded:,} of them made now ({done.file_bytes / 1e6:,.1f} MB)"
+        f"{done.coded:,} of them made now ({done.file_bytes / 1e6:,.1f} MB); "
+        f"columns for filters ({done.column_bytes / 1e6:,.1f} MB)"
     )
 
 

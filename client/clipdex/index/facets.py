@@ -20,10 +20,12 @@ import numpy.typing as npt
 
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.json_text import parse_json, parsed_object
+from clipdex.index.column_where import ranges_of_columns
+from clipdex.index.picture_view import EXIF_COLUMNS
 from clipdex.index.reader import Index
 from clipdex.index.where import COLUMNS, Rows
 
-__all__ = ["KEY_PREFIX", "Column", "Facets", "Unit", "Value", "ValueCounts"]
+__all__ = ["KEY_PREFIX", "Column", "Facets", "Unit", "Value", "ValueCounts", "is_plain_key"]
 
 Value: TypeAlias = "str | int | float"
 Unit = Literal["year", "month"]
@@ -274,13 +276,18 @@ class Facets:
 
     def _ranges(self, names: Sequence[str]) -> list[tuple[Any, Any]]:
         """The least and the greatest value of each column, in SQLite's order; None for one without values."""
-        asked = ", ".join(f"min({name}), max({name})" for name in names)
-        statement = f"SELECT {asked} FROM pictures WHERE {_LIVE}"  # noqa: S608
-        found = [
-            [value if value is None or names[i // 2] != "row" else value + first for i, value in enumerate(record)]
-            for first, piece in self._index.pieces()
-            for record in piece.selected(statement, {})
-        ]
+        found = []
+        for first, piece in self._index.pieces():
+            known = _known_ranges(piece, names)
+            unknown = [name for name in names if name not in known]
+            if unknown:
+                asked = ", ".join(f"min({name}), max({name})" for name in unknown)
+                statement = f"SELECT {asked} FROM pictures WHERE {_LIVE}"  # noqa: S608
+                (record,) = piece.selected(statement, {})
+                known |= {name: (record[2 * i], record[2 * i + 1]) for i, name in enumerate(unknown)}
+            if known.get("row", (None,))[0] is not None:
+                known["row"] = (known["row"][0] + first, known["row"][1] + first)
+            found.append([end for name in names for end in known[name]])
         ranges = []
         for i in range(len(names)):
             least = [record[2 * i] for record in found if record[2 * i] is not None]
@@ -336,11 +343,7 @@ class Facets:
                 read += len(picture.metadata or "")
                 with suppress(ValueError):
                     for key, value in parsed_object(picture.metadata or "{}").items():
-                        if (
-                            value is None
-                            or not _is_plain_key(key)
-                            or (key not in numbers and len(numbers) > 1_000)
-                        ):
+                        if value is None or not is_plain_key(key) or (key not in numbers and len(numbers) > 1_000):
                             continue
                         numbers[key] += 1
                         kinds.setdefault(key, set()).add(_json_kind(value))
@@ -364,6 +367,22 @@ class Facets:
         count = len(self._index.vectors)
         rows = np.unique(np.linspace(0, max(0, count - 1), min(_SAMPLED, count)).astype(np.int64))
         return [int(row) for row in rows[~np.isin(rows, self._index.tombstones)]]
+
+
+def _known_ranges(piece: Index, names: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+    """Find the ranges that can be told without reading every row of SQLite."""
+    known: dict[str, tuple[Any, Any]] = {}
+    if not piece.rows_now().exif_count():
+        known |= dict.fromkeys(EXIF_COLUMNS, (None, None))
+    rows, file = len(piece.vectors), piece.columns()
+    if file is not None and file.rows == rows:
+        chosen = np.ones(rows, np.bool_)
+        chosen[piece.tombstones] = False
+        live = np.flatnonzero(chosen)
+        known["row"] = (int(live[0]), int(live[-1])) if len(live) else (None, None)
+        ranges = ranges_of_columns(file, names, chosen)
+        known |= {name: (None, None) if ends is None else ends for name, ends in ranges.items()}
+    return known
 
 
 def _in_sql(value: Any) -> tuple[int, Any]:
@@ -403,13 +422,13 @@ def _count(counter: Counter[Value], value: object, *, is_list: bool) -> None:
             counter[each] += 1
 
 
-def _is_plain_key(key: str) -> bool:
+def is_plain_key(key: str) -> bool:
     """Return whether `->>` takes a key as it is: not as a path."""
     return 0 < len(key) <= _LONGEST_VALUE and not key.startswith(("$", "[")) and not set(key) & {'"', "\\", "\0"}
 
 
 def _of_key(key: str) -> str:
-    if not _is_plain_key(key):
+    if not is_plain_key(key):
         raise InvalidArgument(
             f'the metadata key {key!r:.60} cannot be counted by; expected one without ", \\ and zero bytes that '
             "does not begin with $ or ["

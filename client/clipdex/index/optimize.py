@@ -1,16 +1,17 @@
-"""Writing vectors.int8: built under another name and renamed; existing undamaged blocks are copied."""
+"""Writing vectors.int8, built under another name and renamed, then rows.columns; undamaged blocks are copied."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument
+from clipdex.index.column_build import build_columns
 from clipdex.index.files import write_at
 from clipdex.index.part_plan import is_parted, whole_parts
 from clipdex.index.reader import Index
@@ -31,15 +32,21 @@ _ANYWHERE = 1 << 62
 
 @dataclass(frozen=True)
 class Optimized:
-    """The result of optimizing. rows: with codes in all; coded: newly coded; file_bytes: size of the file."""
+    """The result of optimizing. rows: with codes in all; coded: newly coded; file_bytes: size of the codes' file.
+
+    column_bytes: size of the file of columns.
+    """
 
     rows: int
     coded: int
     file_bytes: int
+    column_bytes: int = 0
 
 
 def optimize_index(directory: Path, progress: Callable[[int, int], None] | None = None) -> Optimized:
     """Give every committed row its int8 code, so that searches read at most half of float16's bytes.
+
+    And write numbers of the rows as columns, so that filters need not read SQLite.
 
     Existing codes are kept, unless the index has more than doubled since: then all rows are coded again, since
     the new ones may be of another kind. Readers and a writer may continue meanwhile. Rows committed later are
@@ -56,7 +63,7 @@ def optimize_index(directory: Path, progress: Callable[[int, int], None] | None 
     """
     if is_parted(directory):
         done = [optimize_index(part, progress) for part in whole_parts(directory)]
-        return Optimized(*(sum(getattr(each, name) for each in done) for name in ("rows", "coded", "file_bytes")))
+        return Optimized(*(sum(getattr(each, field.name) for each in done) for field in fields(Optimized)))
     # An Index, since a compaction may put other files at the path while they are opened one by one.
     busy = f"{directory} is being optimized by another process; wait for it, or stop it"
     overtaken = f"{directory} has just been optimized by another process; try again"
@@ -82,7 +89,7 @@ def optimize_index(directory: Path, progress: Callable[[int, int], None] | None 
             write_at(fd, header.to_bytes(), 0)
             os.ftruncate(fd, header.file_bytes)
             install(fd, directory, INT8_FILE, "optimize it again")
-    return Optimized(rows, coded, header.file_bytes)
+    return Optimized(rows, coded, header.file_bytes, build_columns(directory))
 
 
 def _write_blocks(

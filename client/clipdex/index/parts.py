@@ -146,6 +146,9 @@ class PartedIndex(Index):
             self._state = state
             self._version += 1
 
+    def columns(self) -> None:
+        """None: each part has columns of its own."""
+
     def codes(self) -> Int8File | None:
         """Return None: each part has codes of its own, which a search uses."""
         return None

@@ -32,6 +32,7 @@ from clipdex.index.ranker import Ranker
 from clipdex.index.row_reader import RowReader
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.search_options import check_options, check_params, checked_queries
+from clipdex.index.side.column_file import ColumnFile, ColumnWatch
 from clipdex.index.side.int8_file import Int8File, Int8Watch
 from clipdex.index.thumbnails import ThumbnailStore
 from clipdex.index.vectors import map_vectors
@@ -149,6 +150,7 @@ class Index:
         self._place = place
         self.generation = object()
         self._int8 = Int8Watch()
+        self._columns = ColumnWatch()
         self._norms = RowNorms(unit=True)
 
     @property
@@ -213,6 +215,10 @@ class Index:
     def codes(self) -> Int8File | None:
         """The rows' int8 codes, if `optimize` has written codes that are usable; else None."""
         return self._int8.now(self.directory, self.manifest, self._store.extents)
+
+    def columns(self) -> ColumnFile | None:
+        """The rows' columns of numbers, if `optimize` has written columns that are usable; else None."""
+        return self._columns.now(self.directory, self.rows_now())
 
     def require(self, card: ModelCard) -> None:
         """Raise FingerprintMismatch unless queries of this model can be compared with the rows."""
@@ -356,7 +362,8 @@ class Index:
 
     def _opened_where(self, first: int) -> Where:
         """Open what evaluates conditions. first: the number that the first row has in them."""
-        opened = Where(self.directory / ROWS_FILE, timeout_s=self.filter_timeout_s, first=first)
+        columns = self.columns if first == 0 else _no_columns
+        opened = Where(self.directory / ROWS_FILE, timeout_s=self.filter_timeout_s, first=first, columns=columns)
         if not self._in_place():
             opened.close()
             raise IndexFault(f"{self.directory} was compacted since: refresh it, then filter")
@@ -486,3 +493,7 @@ class Index:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _no_columns() -> None:
+    """Stand for columns where conditions number the rows otherwise."""

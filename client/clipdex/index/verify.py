@@ -17,6 +17,7 @@ from clipdex.index.manifest import PLAN, Manifest
 from clipdex.index.part_plan import PartPlan, is_parted, missing_parts
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.side.ann_file import ann_damages
+from clipdex.index.side.column_file import column_damages
 from clipdex.index.side.feature_file import feature_damages
 from clipdex.index.side.int8_file import int8_damages
 from clipdex.index.side.neighbour_footer import neighbour_damages
@@ -143,6 +144,7 @@ def _verify(directory: Path, progress: Callable[[int, int], None] | None) -> Ver
         damages += report.damages
         extents = store.extents()  # a side file written meanwhile may cover newer rows
         damages += [Damage(what) for what in int8_damages(directory, manifest, extents)]
+        damages += [Damage(what) for what in column_damages(directory, extents, store)]
         damages += [Damage(what) for what in ann_damages(directory, manifest, extents)]
         damages += [Damage(what) for what in thumbnail_damages(directory)]
         damages += [Damage(what) for what in feature_damages(directory)]

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.spelling import composed
+from clipdex.index.column_where import rows_by_columns
 from clipdex.index.picture_view import (
     COLUMNS,
     QUOTED,
@@ -30,6 +31,7 @@ from clipdex.index.picture_view import (
     of_the_row,
 )
 from clipdex.index.schema import Still, connect, require_still, unreadable, was_refused
+from clipdex.index.side.column_file import ColumnFile
 
 __all__ = ["COLUMNS", "FILTER_TIMEOUT_S", "FUNCTIONS", "Rows", "Where", "columns_read"]
 
@@ -57,7 +59,7 @@ _SUBQUERY = re.compile(r"\b(select|values)\b", re.IGNORECASE)
 # A text that is an expression both between CASE and THEN and between parentheses is a single expression: text that
 # closes the parenthesis fails in the first, text that ends the CASE in the second. The line breaks end comments.
 _IN_CASE = "EXPLAIN SELECT CASE WHEN\n{}\nTHEN 1 END FROM pictures"
-_IN_PARENTHESES = "SELECT row FROM pictures WHERE (\n{}\n) AND row >= 0 AND row < {:d} ORDER BY row"
+_IN_PARENTHESES = "SELECT row FROM pictures WHERE (\n{}\n) AND row >= {:d} AND row < {:d} ORDER BY row"
 
 _DAMAGED = ("database disk image is malformed", "disk I/O error", "file is not a database")
 
@@ -78,8 +80,17 @@ _LIMITS = {
 class Where:
     """Conditions on the rows of one rows.sqlite. Safe to share between threads; close it."""
 
-    def __init__(self, path: Path, *, timeout_s: float = FILTER_TIMEOUT_S, first: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        timeout_s: float = FILTER_TIMEOUT_S,
+        first: int = 0,
+        columns: Callable[[], ColumnFile | None] = lambda: None,
+    ) -> None:
         """timeout_s: how long one condition may take. first: the number that the first row has in conditions.
+
+        columns: gives the columns beside the rows as of now, if there are any; they number the first row 0.
 
         Raises:
             IndexDamaged: the database cannot be read.
@@ -90,6 +101,7 @@ class Where:
         self._answers: dict[tuple[object, ...], Rows] = {}
         self._guard = _Guard()
         self._first = first
+        self._columns = columns
         self._is_old = False  # the view, which may lack what a commit has added
         try:
             self._db = connect(path, write=False)
@@ -146,12 +158,37 @@ class Where:
             self._db.set_authorizer(self._guard.decide)
 
     def _evaluated(self, condition: str, values: Mapping[str, Any], below: int) -> Rows:
-        condition = of_the_row(condition)
-        self._run(_IN_CASE.format(condition), values)
-        found = self._run(_IN_PARENTHESES.format(condition, below), values)
-        rows = np.fromiter((row for (row,) in found), np.int64)
-        rows.flags.writeable = False
-        return rows
+        of_row = of_the_row(condition)
+        self._run(_IN_CASE.format(of_row), values)
+        rows = self._by_columns(condition, of_row, values, below)
+        from_row = 0
+        if rows is not None:
+            from_row = min(below, rows[1])
+        found: list[tuple[Any, ...]] = []
+        if rows is None or from_row < below:
+            found = self._run(_IN_PARENTHESES.format(of_row, from_row, below), values)
+        all_rows = np.fromiter((row for (row,) in found), np.int64)
+        if rows is not None:
+            all_rows = np.concatenate((rows[0], all_rows))
+        all_rows.flags.writeable = False
+        return all_rows
+
+    def _by_columns(
+        self, condition: str, of_row: str, values: Mapping[str, Any], below: int
+    ) -> tuple[Rows, int] | None:
+        """Evaluate a condition on the columns beside the rows -> the rows found, and how many they are of.
+
+        None if that cannot be done: SQLite is the judge of what is a condition, and of all that is not plain.
+        """
+        file = self._columns()
+        if file is None:
+            return None
+        self._run("EXPLAIN " + _IN_PARENTHESES.format(of_row, 0, below), values)
+        found = rows_by_columns(file, condition, values, min(below, file.rows), self._real)
+        return None if found is None else (found, file.rows)
+
+    def _real(self, number: str) -> Any:
+        return self._run(f"SELECT {number}", {})[0][0]
 
     def _run(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         self._guard.start(self._timeout_s)
@@ -321,7 +358,7 @@ def columns_read(condition: str, among: Sequence[str]) -> set[str]:
         db.set_authorizer(note)
         condition = of_the_row(condition)
         for template in (_IN_CASE, f"EXPLAIN {_IN_PARENTHESES}"):
-            db.execute(template.format(condition, 0), dict.fromkeys(re.findall(r"[:@$](\w+)", condition)))
+            db.execute(template.format(condition, 0, 0), dict.fromkeys(re.findall(r"[:@$](\w+)", condition)))
     except (sqlite3.Error, sqlite3.Warning, ValueError):
         return named
     finally:

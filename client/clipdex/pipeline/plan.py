@@ -17,6 +17,8 @@ from clipdex.index.manifest import Manifest
 from clipdex.index.part_plan import PartPlan, is_parted, require_for_parts
 from clipdex.index.reader import Index
 from clipdex.index.sound_files import SoundFiles
+from clipdex.model.formats.icc import IccUse
+from clipdex.model.picture_rules import DecodeUse, PictureRules
 from clipdex.pipeline.departures import departures
 from clipdex.pipeline.index_parts import chosen_parts, part_place
 from clipdex.pipeline.standing import Check, Standing, checked, keeps_its_row, standing_of
@@ -61,24 +63,31 @@ def plan_run(
     check: Check = "stat",
     parts: int | None = None,
     part: int | None = None,
+    icc: IccUse | None = None,
+    decode: DecodeUse | None = None,
 ) -> Plan:
     """Compare a folder or another source with an index, which may not exist yet -> the plan of a run.
 
-    retry_failures, check, parts, part: as for `index_pictures`.
+    retry_failures, check, parts, part, icc, decode: as for `index_pictures`.
 
     Raises:
-        InvalidArgument: `check` is unknown, or `parts` or `part` do not fit the index.
+        InvalidArgument: `check`, `icc` or `decode` is unknown, or one of them, `parts` or `part` does not fit the
+            index.
         SourceError: the source is missing or cannot be read.
         IndexFault: `index` is not an index, or is damaged.
     """
     source = as_source(source)
     index = as_path(index, "the path of an index")
     checked(check)
+    PictureRules.of(icc, decode)  # which checks them
     if parts is None and part is None and not is_parted(index):
+        if os.path.lexists(index):
+            Manifest.read(index).require_rules(icc, decode, index)
         return _plan_one(source, index, retry_failures, check)
     if is_parted(index):
         divider = PartPlan.read(index)
         divider.require_same(replace(divider, parts=divider.parts if parts is None else parts), index)
+        divider.manifest.require_rules(icc, decode, index)
     elif parts is None:
         raise InvalidArgument(f"part {part} is given, but {index} has no parts yet; give their number, too")
     else:

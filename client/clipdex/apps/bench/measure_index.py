@@ -24,6 +24,7 @@ from clipdex.base.limits import Limits
 from clipdex.base.records import Failure
 from clipdex.client.client import Client
 from clipdex.model.card import ImageSpec
+from clipdex.model.picture_rules import EXACT, DecodeUse, PictureRules
 from clipdex.pipeline.decode_worker import NO_HASH, SLOT, decode_file
 from clipdex.pipeline.index_pictures import index_pictures
 from clipdex.pipeline.report import Progress
@@ -150,6 +151,7 @@ def measure_index(
     workers: int | None = None,
     encode_seconds: float = 5.0,
     requests: RequestLog | None = None,
+    decode: DecodeUse = "exact",
     progress: Callable[[Progress], None] | None = None,
 ) -> IndexRun:
     """Index a source into a temporary index, which is thrown away, and measure the bound in the same call.
@@ -159,6 +161,7 @@ def measure_index(
         workers: decoding processes; one per core if not given.
         encode_seconds: seconds to measure encoding alone, half before the run and half after it.
         requests: the log given to the client as `on_request`; without it, there is no stage `wire`.
+        decode: how large JPEGs are decoded, in the run and in its bound.
         progress: as `index_pictures` calls it.
 
     Raises:
@@ -169,14 +172,15 @@ def measure_index(
     encode_before = _encode_s(client, half)
     counted, timed = client.statistics("image"), requests.seconds if requests else 0.0
     with tempfile.TemporaryDirectory(prefix="clipdex-bench-") as directory:
-        report = index_pictures(client, source, Path(directory) / "x.clipdex", workers=workers, progress=progress)
+        index = Path(directory) / "x.clipdex"
+        report = index_pictures(client, source, index, workers=workers, decode=decode, progress=progress)
     served = client.statistics("image").since(counted)
     latency = requests.seconds - timed if requests else None
     encode_after = _encode_s(client, half)
     if not report.indexed:
         raise SourceError("none of the pictures could be decoded, so there is nothing to measure")
     bound = Bound(
-        decode_core_s=decode_core_s(client.card.image, source),
+        decode_core_s=decode_core_s(client.card.image, source, PictureRules(decode=decode)),
         encode_s=(encode_before + encode_after) / 2,
         cores=cores(),
         kind=kind,
@@ -241,16 +245,16 @@ def _encode_s(client: Client, window: Window) -> float:
         return 1.0 / measure_point(client, "image", transfer, noise, rows, client.in_flight, window).rows_per_s
 
 
-def decode_core_s(spec: ImageSpec, source: Source) -> float:
+def decode_core_s(spec: ImageSpec, source: Source, rules: PictureRules = EXACT) -> float:
     """Measure the core time to read, decode and resize one picture, on an evenly spread sample."""
     slot = np.empty((1, spec.size, spec.size, 3), dtype=np.uint8)
     files = list(islice(source.files(lambda _: None), _LOOK_AHEAD))
     chosen = files[:: max(1, len(files) // _SAMPLE)]
     requests = [SLOT.pack(0, NO_HASH) + file.request() for file in chosen]
     for request in requests[:2]:  # Pillow loads its decoders on first use
-        decode_file(request, slot, spec, Limits())
+        decode_file(request, slot, spec, Limits(), rules=rules)
     began = time.process_time()
-    good = sum(decode_file(request, slot, spec, Limits())[0] == 0 for request in requests)
+    good = sum(decode_file(request, slot, spec, Limits(), rules=rules)[0] == 0 for request in requests)
     spent = time.process_time() - began
     if not good:
         raise SourceError("none of the first pictures can be decoded, so there is nothing to compare with")

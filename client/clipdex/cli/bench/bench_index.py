@@ -16,12 +16,13 @@ from clipdex.apps.bench.measure_index import SIZE, FirstOf, IndexRun, RequestLog
 from clipdex.apps.bench.report_file import check_writable, index_report, write_report
 from clipdex.base.counting import counted
 from clipdex.cli.bench.bench_output import SaveOption, server_lines
-from clipdex.cli.common import JsonOption, interruptible
+from clipdex.cli.common import Decode, JsonOption, interruptible
 from clipdex.cli.connection_options import Connection, connects
 from clipdex.cli.index import Use
 from clipdex.cli.printing import note, say, say_block, say_json
 from clipdex.cli.progress import index_progress
 from clipdex.cli.tables import table
+from clipdex.model.picture_rules import check_decode
 from clipdex.sources import Source, open_source
 from clipdex.wire.address import may_share_memory
 
@@ -75,6 +76,9 @@ def index(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Decoding processes (default one per core).", show_default=False)
     ] = None,
+    decode: Annotated[
+        Decode, typer.Option(help="Decode large JPEGs exactly, or faster at a reduced size (clipdex index).")
+    ] = Decode.exact,
     shared_memory: Annotated[
         Use, typer.Option(help="Pass pixels to a server on this machine in shared memory, not over the wire.")
     ] = Use.auto,
@@ -106,12 +110,20 @@ def index(
         machine, gpus = this_machine(), gpus_of(client.address, client.card.name, connection.credentials)
         kind = _kind(bound, client.address, gpus)
         run = measure_index(
-            client, found, kind=kind, workers=workers, encode_seconds=seconds, requests=log, progress=progress
+            client,
+            found,
+            kind=kind,
+            workers=workers,
+            encode_seconds=seconds,
+            requests=log,
+            decode=check_decode(decode.value),
+            progress=progress,
         )
         settings = {
             "source": None if source is None else str(source),
             "pictures": pictures,
             "workers": workers,
+            "decode": decode.value,
             "shared_memory": shared_memory.value,
             "bound": bound.value,
             "seconds": seconds,

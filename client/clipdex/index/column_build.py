@@ -1,0 +1,195 @@
+"""Writing rows.columns: numbers of the rows as arrays, read from SQLite once."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from clipdex.base.arrays import Array
+from clipdex.base.errors import InvalidArgument
+from clipdex.base.json_text import parsed_object
+from clipdex.base.spelling import composed
+from clipdex.index.column_where import KEY_PREFIX
+from clipdex.index.facets import is_plain_key
+from clipdex.index.files import write_at
+from clipdex.index.picture_view import exif_is_there
+from clipdex.index.reader import Index
+from clipdex.index.rows import ROWS_FILE
+from clipdex.index.schema import connect, fetched
+from clipdex.index.side.building import building, digest, install
+from clipdex.index.side.column_file import (
+    COLUMNS_FILE,
+    HEADER_BYTES,
+    Column,
+    ColumnHeader,
+    ColumnPlace,
+    contents_of,
+    padded,
+    settled_state,
+    state_of,
+)
+
+__all__ = ["build_columns"]
+
+_ROWS_AT_ONCE = 50_000
+_SAMPLED = 2_000  # rows, whose metadata say which keys are worth a column
+_SAMPLED_AT_ONCE = 500
+_MOST_KEYS = 16
+_LEAST_SHARE = 0.05  # of the sampled rows
+_OF_ROWS = ("width", "height", "size", "mtime_ns")
+_OF_EXIF = ("latitude_e7", "longitude_e7", "rating")
+_EXACT = 1 << 53  # of whole numbers, float64 has all up to this
+
+
+def build_columns(directory: Path) -> int:
+    """Write the columns of every committed row of one index, unless they are there -> the size of the file.
+
+    A column with a value of another kind than a number is left out.
+
+    Raises:
+        IndexDamaged: rows.sqlite cannot be read.
+        IndexLocked: another process is writing them, or the index was compacted meanwhile.
+        IndexWriteError: the disk is full or failed; the index is unchanged.
+    """
+    busy = f"{directory} is being optimized by another process; wait for it, or stop it"
+    overtaken = f"{directory} has just been optimized by another process; try again"
+    with Index.open(directory) as index, building(directory, COLUMNS_FILE, busy=busy, overtaken=overtaken) as fd:
+        index.refresh()  # a compaction may have come before the new file was created, which is in the new index
+        rows = len(index.vectors)
+        if (old := index.columns()) is not None and old.rows == rows and old.is_whole():
+            return old.header.file_bytes
+        extents = [extent for extent in index.extents() if extent.first_row < rows]
+        before = state_of(directory)
+        places: list[ColumnPlace] = []
+        at = HEADER_BYTES
+        for name, column in chain(_of_rows(directory, rows), _of_keys(index, rows)):
+            values = _narrow(column.values)
+            data = values.tobytes() + (b"" if column.nulls is None else column.nulls.tobytes())
+            kind = f"<{values.dtype.kind}{values.dtype.itemsize}"
+            place = ColumnPlace(name, kind, column.nulls is not None, at, int(google_crc32c.value(data)))
+            data = data.ljust(padded(len(data)), b"\0")
+            write_at(fd, data, at)
+            at += len(data)
+            places.append(place)
+        contents = contents_of(index.rows_now(), rows)
+        state = settled_state(directory, before)
+        header = ColumnHeader(rows, digest(extents), contents, state, tuple(places))
+        write_at(fd, header.to_bytes(), 0)
+        os.ftruncate(fd, header.file_bytes)
+        install(fd, directory, COLUMNS_FILE, "optimize it again")
+        return header.file_bytes
+
+
+def _of_rows(directory: Path, rows: int) -> Iterator[tuple[str, Column]]:
+    """Read the columns of the tables `rows` and `exif`."""
+    path = directory / ROWS_FILE
+    with closing(connect(path, write=False)) as db:
+        select = f"SELECT row, {', '.join(_OF_ROWS)} FROM rows WHERE row >= ? AND row < ? ORDER BY row"  # noqa: S608
+        found = _Gathered(_OF_ROWS)
+        for start in range(0, rows, _ROWS_AT_ONCE):
+            end = min(start + _ROWS_AT_ONCE, rows)
+            found.add(start, end, fetched(db, path, select, (start, end)))
+        yield from found.columns()
+        if not exif_is_there(db):
+            return
+        select = (
+            f"SELECT rows.row, {', '.join(_OF_EXIF)} FROM rows LEFT JOIN exif ON exif.row = rows.row "  # noqa: S608
+            "WHERE rows.row >= ? AND rows.row < ? ORDER BY rows.row"
+        )
+        found = _Gathered(_OF_EXIF)
+        for start in range(0, rows, _ROWS_AT_ONCE):
+            end = min(start + _ROWS_AT_ONCE, rows)
+            found.add(start, end, fetched(db, path, select, (start, end)))
+        yield from found.columns()
+
+
+def _of_keys(index: Index, rows: int) -> Iterator[tuple[str, Column]]:
+    """Read the values of frequent metadata keys that are numbers, as conditions see them."""
+    keys = _frequent_keys(index, rows)
+    if not keys:
+        return
+    found = _Gathered([KEY_PREFIX + key for key in keys])
+    values = {f"key{i}": key for i, key in enumerate(keys)}
+    asked = ", ".join(f"meta ->> :{name}" for name in values)
+    try:
+        for start in range(0, rows, _ROWS_AT_ONCE):
+            end = min(start + _ROWS_AT_ONCE, rows)
+            statement = f"SELECT row, {asked} FROM pictures WHERE row >= {start:d} AND row < {end:d} ORDER BY row"  # noqa: S608
+            found.add(start, end, index.selected(statement, values))
+    except InvalidArgument:  # metadata that are not JSON, or a SQLite without ->>
+        return
+    yield from found.columns()
+
+
+def _frequent_keys(index: Index, rows: int) -> list[str]:
+    sample = np.unique(np.linspace(0, max(0, rows - 1), min(_SAMPLED, rows)).astype(np.int64)).tolist()
+    numbers: Counter[str] = Counter()
+    for start in range(0, len(sample), _SAMPLED_AT_ONCE):
+        for picture in index.pictures(sample[start : start + _SAMPLED_AT_ONCE]).values():
+            with suppress(ValueError):
+                for key, value in parsed_object(picture.metadata or "{}").items():
+                    if isinstance(value, (int, float)) and is_plain_key(key):
+                        numbers[composed(key)] += 1
+    least = _LEAST_SHARE * len(sample)
+    return [key for key, count in numbers.most_common(_MOST_KEYS) if count >= least]
+
+
+class _Gathered:
+    """Columns that are read piece by piece."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._values: dict[str, list[Array]] = {name: [] for name in names}
+        self._nulls: dict[str, list[Array]] = {name: [] for name in names}
+
+    def add(self, start: int, end: int, records: list[tuple[Any, ...]]) -> None:
+        """Add the records (row, values ...) of rows [start, end). Columns that are not of numbers are dropped."""
+        if [record[0] for record in records] != list(range(start, end)):  # damage, which is SQLite's to report
+            self._values.clear()
+        for at, name in enumerate([*self._nulls], 1):
+            if name not in self._values:
+                continue
+            values = [record[at] for record in records]
+            kinds = set(map(type, values))
+            if not kinds <= {int, float, type(None)}:
+                del self._values[name]
+                continue
+            if type(None) in kinds:
+                nulls = np.array([value is None for value in values], np.bool_)
+                values = [0 if value is None else value for value in values]
+            else:
+                nulls = np.zeros(len(values), np.bool_)
+            if float in kinds and any(isinstance(value, int) and abs(value) > _EXACT for value in values):
+                del self._values[name]
+                continue
+            self._values[name].append(np.array(values, np.float64 if float in kinds else np.int64))
+            self._nulls[name].append(nulls)
+
+    def columns(self) -> Iterator[tuple[str, Column]]:
+        """Join the pieces -> (name, column) of those that are whole."""
+        for name, pieces in self._values.items():
+            if any(piece.dtype.kind == "f" for piece in pieces) and any(
+                piece.dtype.kind == "i" and len(piece) and np.abs(piece).max() > _EXACT for piece in pieces
+            ):
+                continue  # float64 does not have all of these whole numbers
+            values = np.concatenate(pieces) if pieces else np.empty(0, np.int64)
+            nulls = np.concatenate(self._nulls[name]) if pieces else np.empty(0, np.bool_)
+            yield name, Column(values, nulls if nulls.any() else None)
+
+
+def _narrow(values: Array) -> Array:
+    """Return whole numbers in as few bytes as hold them all."""
+    if values.dtype.kind == "f":
+        return values
+    least, most = int(values.min(initial=0)), int(values.max(initial=0))
+    kind = next(
+        kind for kind in ("<i1", "<i2", "<i4", "<i8") if np.iinfo(kind).min <= least and most <= np.iinfo(kind).max
+    )
+    return values.astype(kind, copy=False)

@@ -1,0 +1,278 @@
+"""Evaluating plain conditions on the arrays of rows.columns, by SQLite's rules for NULL and numbers."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipdex.base.arrays import Array
+from clipdex.index.plain_condition import (
+    Both,
+    Comparison,
+    Condition,
+    Constant,
+    Either,
+    Member,
+    Name,
+    Not,
+    Null,
+    plain_condition,
+)
+from clipdex.index.side.column_file import Column, ColumnFile
+
+__all__ = ["KEY_PREFIX", "ranges_of_columns", "rows_by_columns"]
+
+Flags = npt.NDArray[np.bool_]
+
+KEY_PREFIX = "meta."  # of a column of the file that has the values of a metadata key
+
+# A column of conditions: the column of the file that has its numbers, and what SQLite divides them by.
+_NUMBERS = {
+    "width": ("width", None),
+    "height": ("height", None),
+    "size": ("size", None),
+    "mtime": ("mtime_ns", 1e9),
+    "modified": ("mtime_ns", None),
+    "latitude": ("latitude_e7", 1e7),
+    "longitude": ("longitude_e7", 1e7),
+    "rating": ("rating", None),
+}
+
+_SECOND = 10**9
+_EPOCH = datetime(1970, 1, 1)
+_LAST_SECOND = (1 << 63) // _SECOND + 1  # a time in ns has 64 bits
+_EXACT = 1 << 53  # of whole numbers, float64 has all up to this
+
+
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "<": np.less,
+    "<=": np.less_equal,
+    ">": np.greater,
+    ">=": np.greater_equal,
+    "=": np.equal,
+    "<>": np.not_equal,
+}
+
+
+class _Undecided(Exception):
+    """Whether SQLite would give the same is not certain."""
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """Which rows meet a condition, and for which it is NULL: bool (rows,), or None for none."""
+
+    true: Flags
+    null: Flags | None = None
+
+
+def rows_by_columns(
+    file: ColumnFile, condition: str, values: Mapping[str, Any], below: int, real: Callable[[str], Any]
+) -> npt.NDArray[np.int64] | None:
+    """Find the rows below `below`, which the file has, that meet a condition; None where SQLite must say.
+
+    Args:
+        condition: as SQLite has compiled it.
+        values: of its parameters.
+        real: as for `plain_condition`.
+    """
+    there = file.names()
+    columns = {name: Name(name) for name, (of_file, _) in _NUMBERS.items() if of_file in there}
+    columns |= {name: Name(name) for name in there if name.startswith(KEY_PREFIX)}
+    parsed = plain_condition(condition, values, columns, real)
+    if parsed is None:
+        return None
+    try:
+        found = _Evaluation(file, below).truth(parsed)
+    except (_Undecided, RecursionError):
+        return None
+    return np.flatnonzero(found.true).astype(np.int64, copy=False)
+
+
+def _column_of_view(file: ColumnFile, name: str, below: int) -> Column:
+    """Read a column of conditions, `modified` as its time in ns. Raises LookupError if it is damaged."""
+    of_file, divisor = _NUMBERS.get(name, (name, None))
+    column = file.column(of_file)
+    if column is None:
+        raise LookupError(name)
+    values = column.values[:below]
+    if divisor is not None:
+        values = values.astype(np.float64)
+        values /= divisor
+    return Column(values, None if column.nulls is None else column.nulls[:below])
+
+
+def ranges_of_columns(
+    file: ColumnFile, names: Sequence[str], chosen: Flags
+) -> dict[str, tuple[int | float | str, int | float | str] | None]:
+    """Find the least and the greatest value of chosen rows in those columns of conditions that the file has.
+
+    chosen: bool (rows,), of all rows of the file. None for a column without a value.
+    """
+    there, found = file.names(), dict[str, Any]()
+    for name in names:
+        of_file, divisor = _NUMBERS.get(name, (name, None))
+        column = file.column(of_file) if name in _NUMBERS and of_file in there else None
+        if column is None:
+            continue
+        values = column.values[chosen if column.nulls is None else chosen & ~column.nulls]
+        ends: list[Any] = [int(values.min()), int(values.max())] if len(values) else []
+        if divisor is not None:
+            ends = [float(end) / divisor for end in ends]
+        elif name == "modified":
+            ends = [_second_text(abs(end) // _SECOND * (1 if end >= 0 else -1)) for end in ends]
+        found[name] = tuple(ends) or None
+    return found
+
+
+class _Evaluation:
+    def __init__(self, file: ColumnFile, below: int) -> None:
+        self._file, self._below = file, below
+        self._read: dict[Name, Column] = {}
+
+    def truth(self, condition: Condition) -> _Truth:
+        if isinstance(condition, Not):
+            inner = self.truth(condition.condition)
+            return _Truth(~inner.true if inner.null is None else ~(inner.true | inner.null), inner.null)
+        if isinstance(condition, Both):
+            one, other = self.truth(condition.one), self.truth(condition.other)
+            true = one.true & other.true
+            if one.null is None and other.null is None:
+                return _Truth(true)
+            return _Truth(true, _not_false(one) & _not_false(other) & ~true)
+        if isinstance(condition, Either):
+            one, other = self.truth(condition.one), self.truth(condition.other)
+            true = one.true | other.true
+            if one.null is None and other.null is None:
+                return _Truth(true)
+            return _Truth(true, (_not_false(one) | _not_false(other)) & ~true)
+        if isinstance(condition, Null):
+            nulls = self._column(condition.column).nulls
+            return _Truth(self._all(False) if nulls is None else nulls)
+        if isinstance(condition, Member):
+            return self._member(condition)
+        return self._comparison(condition)
+
+    def _comparison(self, condition: Comparison) -> _Truth:
+        column = self._column(condition.column)
+        if isinstance(condition.value, Name):
+            return self._of_two(condition.column, condition.operator, condition.value)
+        if condition.value is None:
+            return _Truth(self._all(False), self._all(True))
+        true = self._compared(condition.column, column.values, condition.operator, condition.value)
+        return _without(true, column.nulls)
+
+    def _of_two(self, one: Name, operator: str, other: Name) -> _Truth:
+        first, second = self._column(one), self._column(other)
+        if "modified" in (one.name, other.name) or first.values.dtype.kind != second.values.dtype.kind:
+            raise _Undecided
+        true = _compare(first.values, operator, second.values)
+        nulls = first.nulls
+        if second.nulls is not None:
+            nulls = second.nulls if nulls is None else nulls | second.nulls
+        return _without(true, nulls)
+
+    def _member(self, condition: Member) -> _Truth:
+        column = self._column(condition.column)
+        true = self._all(False)
+        for value in condition.values:
+            if value is not None:
+                true |= self._compared(condition.column, column.values, "=", value)
+        found = _without(true, column.nulls)
+        if None in condition.values:
+            return _Truth(found.true, ~found.true)
+        return found
+
+    def _compared(self, name: Name, values: Array, operator: str, value: Constant) -> Flags:
+        if name.name == "modified":
+            return _time_compared(values, operator, value)
+        if isinstance(value, str) or value is None:
+            raise _Undecided  # SQLite makes a number of it, or not
+        if values.dtype.kind == "f":
+            if isinstance(value, int) and not -_EXACT <= value <= _EXACT:
+                raise _Undecided
+            return _compare(values, operator, np.float64(value))
+        return _whole_compared(values, operator, value)
+
+    def _column(self, name: Name) -> Column:
+        if name not in self._read:
+            try:
+                self._read[name] = _column_of_view(self._file, name.name, self._below)
+            except LookupError:
+                raise _Undecided from None
+        return self._read[name]
+
+    def _all(self, value: bool) -> Flags:
+        return np.full(self._below, value, np.bool_)
+
+
+def _not_false(truth: _Truth) -> Flags:
+    return truth.true if truth.null is None else truth.true | truth.null
+
+
+def _without(true: Flags, nulls: Flags | None) -> _Truth:
+    return _Truth(true) if nulls is None else _Truth(true & ~nulls, nulls)
+
+
+def _compare(values: Array, operator: str, value: Any) -> Flags:
+    found: Flags = _OPERATORS[operator](values, value)
+    return found
+
+
+def _whole_compared(values: Array, operator: str, value: float) -> Flags:
+    """Compare whole numbers with a number as real numbers are compared: exactly."""
+    if math.isinf(value) or value != math.floor(value):
+        if operator in ("=", "<>"):
+            return np.full(len(values), operator == "<>", np.bool_)
+        if math.isinf(value):
+            return np.full(len(values), (value > 0) == (operator in ("<", "<=")), np.bool_)
+        # Between two whole numbers.
+        operator = {"<": "<=", "<=": "<=", ">": ">", ">=": ">"}[operator]
+    whole = math.floor(value)
+    bounds = np.iinfo(values.dtype)
+    if whole > bounds.max:
+        return np.full(len(values), operator in ("<", "<=", "<>"), np.bool_)
+    if whole < bounds.min:
+        return np.full(len(values), operator in (">", ">=", "<>"), np.bool_)
+    return _compare(values, operator, values.dtype.type(whole))
+
+
+class _Seconds(Sequence[bytes]):
+    """Every second that a time in ns may be in, as SQLite's datetime() writes it, in order."""
+
+    def __len__(self) -> int:
+        return 2 * _LAST_SECOND + 1
+
+    def __getitem__(self, at: Any) -> Any:
+        return _second_text(at - _LAST_SECOND).encode()
+
+
+def _second_text(second: int) -> str:
+    return (_EPOCH + timedelta(seconds=second)).isoformat(" ")
+
+
+def _time_compared(times_ns: Array, operator: str, value: Constant) -> Flags:
+    """Compare times as texts, byte by byte: their order is that of the seconds."""
+    if not isinstance(value, str):
+        raise _Undecided
+    text = value.encode()
+    first = _least_ns(bisect_left(_Seconds(), text) - _LAST_SECOND)  # that is not before the text
+    after = _least_ns(bisect_right(_Seconds(), text) - _LAST_SECOND)
+    if operator in (">=", "<"):
+        return _whole_compared(times_ns, operator, first)
+    if operator in (">", "<="):
+        return _whole_compared(times_ns, {">": ">=", "<=": "<"}[operator], after)
+    same = _whole_compared(times_ns, ">=", first) & _whole_compared(times_ns, "<", after)
+    return same if operator == "=" else ~same
+
+
+def _least_ns(second: int) -> int:
+    """Return the first time in ns that SQLite, which rounds towards zero, counts to a second."""
+    return second * _SECOND if second > 0 else (second - 1) * _SECOND + 1

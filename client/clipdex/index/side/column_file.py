@@ -1,0 +1,307 @@
+"""rows.columns: numbers of the rows as arrays, which conditions are evaluated on first. docs/index-format.md.
+
+It only saves time. If it is missing, stale or damaged, SQLite evaluates the condition, and the answer is the same.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from clipdex.base.arrays import Array
+from clipdex.base.errors import IndexDamaged
+from clipdex.base.json_text import parse_plain_json
+from clipdex.base.records import Extent
+from clipdex.index.files import fault, map_file, open_to_read
+from clipdex.index.manifest import json_crc32c
+from clipdex.index.row_reader import RowReader
+from clipdex.index.schema import still
+from clipdex.index.side.building import digest
+from clipdex.index.stored import is_stored_count
+
+__all__ = [
+    "COLUMNS_FILE",
+    "HEADER_BYTES",
+    "Column",
+    "ColumnFile",
+    "ColumnHeader",
+    "ColumnPlace",
+    "ColumnWatch",
+    "column_damages",
+    "contents_of",
+    "padded",
+    "settled_state",
+    "state_of",
+]
+
+COLUMNS_FILE = "rows.columns"
+FORMAT, FORMAT_VERSION = "clipdex-columns", 1
+HEADER_BYTES = 65_536
+
+KINDS = ("<i1", "<i2", "<i4", "<i8", "<f8")
+_MOST_COLUMNS = 100
+_ALIGNED = 64
+_SETTLED_NS = 2 * 10**9  # some file systems keep times to two seconds
+
+# A commit may change anything but these in place, so the others are of one state of rows.sqlite.
+_OF_THE_CONTENT = frozenset(("width", "height"))
+
+_log = logging.getLogger("clipdex.index")
+
+
+class ColumnsUnusable(Exception):
+    """The side file cannot be used; the message says why. Never leaves this package."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """The values of a column: whole numbers or float64 (rows,). nulls: which are NULL, bool (rows,), or None."""
+
+    values: Array
+    nulls: npt.NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True)
+class ColumnPlace:
+    """Where a column is in the file. kind: one of `KINDS`. start: the offset of its values, then of its nulls."""
+
+    name: str
+    kind: str
+    nulls: bool
+    start: int
+    crc32c: int
+
+    def length(self, rows: int) -> int:
+        """The bytes of the values and of the nulls, a byte each."""
+        return rows * (int(self.kind[2:]) + self.nulls)
+
+
+@dataclass(frozen=True)
+class ColumnHeader:
+    """The header: for the first `rows` rows of an index, identified by `extents` and `contents`.
+
+    contents: hexadecimal content hashes of the first and the last of them. state: the size in bytes and the time
+    of modification in ns of rows.sqlite as it was read; None if it was not at rest.
+    """
+
+    rows: int
+    extents: str
+    contents: str
+    state: tuple[int, int] | None
+    columns: tuple[ColumnPlace, ...]
+
+    @property
+    def file_bytes(self) -> int:
+        """The length of the file."""
+        ends = [place.start + padded(place.length(self.rows)) for place in self.columns]
+        return max([HEADER_BYTES, *ends])
+
+    def to_bytes(self) -> bytes:
+        """Encode the header as the first bytes of the file; longer than those if it has too much in it."""
+        columns = [place.__dict__ for place in self.columns]
+        data = {"format": FORMAT, "format_version": FORMAT_VERSION} | self.__dict__ | {"columns": columns}
+        data["state"] = None if self.state is None else list(self.state)
+        return json.dumps(data | {"crc32c": json_crc32c(data)}).encode().ljust(HEADER_BYTES - 1) + b"\n"
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> ColumnHeader:
+        """Read a header. Raises ColumnsUnusable."""
+        try:
+            data = parse_plain_json(raw)
+            crc32c = data.pop("crc32c")
+            if data["format"] != FORMAT or data["format_version"] != FORMAT_VERSION:
+                raise ColumnsUnusable("has a format that this clipdex does not know")
+            if crc32c != json_crc32c(data):
+                raise ColumnsUnusable("is damaged: its header is not what was written")
+            state = None if data["state"] is None else tuple(data["state"])
+            fields = ColumnPlace.__dataclass_fields__
+            places = tuple(ColumnPlace(**{name: place[name] for name in fields}) for place in data["columns"])
+            header = cls(data["rows"], data["extents"], data["contents"], state, places)
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise ColumnsUnusable("is damaged: its header cannot be read") from exc
+        if not header._is_plausible():
+            raise ColumnsUnusable("is damaged: a field of its header is missing or out of range")
+        return header
+
+    def _is_plausible(self) -> bool:
+        texts = (self.extents, self.contents, *(place.name for place in self.columns))
+        numbers = (self.rows, *(number for place in self.columns for number in (place.start, place.crc32c)))
+        if not all(type(text) is str for text in texts) or not all(map(is_stored_count, numbers)):
+            return False
+        if self.state is not None and [type(number) for number in self.state] != [int, int]:
+            return False
+        return len(self.columns) <= _MOST_COLUMNS and all(
+            place.kind in KINDS
+            and type(place.nulls) is bool
+            and place.start >= HEADER_BYTES
+            and place.start % _ALIGNED == 0
+            for place in self.columns
+        )
+
+
+class ColumnFile:
+    """An open side file that matches its index. Each column's checksum is checked when it is first used."""
+
+    def __init__(self, directory: Path, header: ColumnHeader, data: npt.NDArray[np.uint8]) -> None:
+        self._directory, self._path = directory, directory / COLUMNS_FILE
+        self.header, self._data = header, data
+        self.rows = header.rows
+        self._places = {place.name: place for place in header.columns}
+        self._known: dict[str, Column | None] = {}
+
+    @classmethod
+    def open(cls, directory: Path, extents: Sequence[Extent], store: RowReader) -> ColumnFile | None:
+        """Open the side file of an index; None if there is none, or it cannot be used."""
+        try:
+            return cls.require(directory, extents, store)
+        except FileNotFoundError:
+            return None
+        except ColumnsUnusable as exc:
+            path = directory / COLUMNS_FILE
+            _log.warning("%s %s; it is not used, which affects only the speed", path, exc)
+            return None
+
+    @classmethod
+    def require(cls, directory: Path, extents: Sequence[Extent], store: RowReader) -> ColumnFile:
+        """Open the side file, like `open`, but raise FileNotFoundError or ColumnsUnusable."""
+        path = directory / COLUMNS_FILE
+        try:
+            with open_to_read(path) as file:
+                header = ColumnHeader.from_bytes(file.read(HEADER_BYTES))
+                _require_fit(header, extents, store)
+                size = os.fstat(file.fileno()).st_size
+                if size != header.file_bytes:
+                    raise ColumnsUnusable(f"is damaged: it has {size:,} bytes instead of {header.file_bytes:,}")
+                return cls(directory, header, np.asarray(map_file(file, path, np.uint8)))
+        except FileNotFoundError:
+            raise
+        except IndexDamaged as exc:
+            raise ColumnsUnusable(str(exc).removeprefix(f"{path} ").removeprefix(f"{path}: ")) from exc
+        except OSError as exc:
+            raise ColumnsUnusable(f"cannot be read: {exc.strerror or exc}") from exc
+
+    def names(self) -> frozenset[str]:
+        """The columns that can be used now: those a commit may have changed only if there was none since."""
+        if self.header.state is not None and state_of(self._directory) == self.header.state:
+            return frozenset(self._places)
+        return _OF_THE_CONTENT & self._places.keys()
+
+    def is_whole(self) -> bool:
+        """Return whether every column can be used now, and none is damaged."""
+        return len(self.names()) == len(self._places) and None not in map(self.column, self._places)
+
+    def column(self, name: str) -> Column | None:
+        """Read a column that `names` gives; None if it is damaged."""
+        if name not in self._known:
+            try:
+                self._known[name] = self._read(self._places[name])
+            except ColumnsUnusable as exc:
+                _log.warning("%s %s; it is not used, which affects only the speed", self._path, exc)
+                self._known[name] = None
+        return self._known[name]
+
+    def _read(self, place: ColumnPlace) -> Column:
+        raw = self._data[place.start : place.start + place.length(self.rows)]
+        if google_crc32c.value(raw) != place.crc32c:
+            raise ColumnsUnusable(f"is damaged: the column {place.name!r:.60} is not what was written")
+        middle = self.rows * int(place.kind[2:])
+        values = raw[:middle].view(place.kind)
+        nulls = raw[middle:].view(np.bool_) if place.nulls else None
+        if nulls is not None and raw[middle:].max(initial=0) > 1:
+            raise ColumnsUnusable(f"is damaged: the column {place.name!r:.60} is not what was written")
+        return Column(values, nulls)
+
+
+class ColumnWatch:
+    """The side file of an index that stays open: opened once it exists, and again after it was replaced."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[int, ...] | None = None
+        self._file: ColumnFile | None = None
+
+    def now(self, directory: Path, store: RowReader) -> ColumnFile | None:
+        """Return the file, if there is one that can be used."""
+        try:
+            stat = os.lstat(directory / COLUMNS_FILE)
+        except OSError:
+            self._seen = self._file = None
+            return None
+        seen = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if seen != self._seen:
+            self._file = ColumnFile.open(directory, store.extents(), store)
+            self._seen = seen
+        return self._file
+
+
+def column_damages(directory: Path, extents: Sequence[Extent], store: RowReader) -> list[str]:
+    """Check the side file, if there is one -> its damage. Raises IndexFault if the system refuses to read it."""
+    try:
+        file = ColumnFile.require(directory, extents, store)
+    except FileNotFoundError:
+        return []
+    except ColumnsUnusable as exc:
+        if isinstance(exc.__cause__, OSError):
+            refused = fault(directory / COLUMNS_FILE, exc.__cause__)
+            if not isinstance(refused, IndexDamaged):
+                raise refused from exc
+        return [f"{COLUMNS_FILE} {exc}: rebuild it with  clipdex optimize"]
+    found = []
+    for place in file.header.columns:
+        try:
+            file._read(place)
+        except ColumnsUnusable as exc:
+            found.append(f"{COLUMNS_FILE} {exc}: rebuild it with  clipdex optimize")
+    return found
+
+
+def state_of(directory: Path) -> tuple[int, int] | None:
+    """Identify the state of rows.sqlite by its size and time; None while SQLite has commits beside it."""
+    try:
+        found = still(directory / "rows.sqlite")
+    except OSError:
+        return None
+    return None if found is None else (found[2], found[3])
+
+
+def contents_of(store: RowReader, rows: int) -> str:
+    """Return what a header for the first `rows` rows has as `contents`."""
+    ends = sorted({0, rows - 1}) if rows else []
+    try:
+        found = store.pictures(ends)
+    except IndexDamaged:
+        return ""
+    return "".join(found[row].content_hash.hex() for row in ends if row in found)
+
+
+def settled_state(directory: Path, before: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return the state of rows.sqlite if it has been that since `before`; None if the next could look the same."""
+    now = state_of(directory)
+    if now is None or now != before or time.time_ns() - now[1] < _SETTLED_NS:
+        return None
+    return now
+
+
+def padded(length: int) -> int:
+    """Round up to the next place where a column may start."""
+    return -(-length // _ALIGNED) * _ALIGNED
+
+
+def _require_fit(header: ColumnHeader, extents: Sequence[Extent], store: RowReader) -> None:
+    """Raise ColumnsUnusable unless the header is for the first of these extents."""
+    rows, some = 0, 0
+    while rows < header.rows and some < len(extents):
+        rows += extents[some].row_count
+        some += 1
+    fits: Any = rows == header.rows and digest(extents[:some]) == header.extents
+    if not fits or contents_of(store, rows) != header.contents:
+        raise ColumnsUnusable("belongs to other rows than the index has now")
