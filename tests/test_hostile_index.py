@@ -264,8 +264,7 @@ def test_one_module_opens_the_files_of_an_index():
         ("create.py", "os.open"),  # a folder of its own that is being built, for its lock
         ("files.py", "os.fdopen"),
         ("ann_file.py", "np.fromfile"),  # these two of an open file
-        ("int8_file.py", "np.memmap"),
-        ("vectors.py", "np.memmap"),
+        ("files.py", "np.memmap"),  # of an open file
         ("where.py", "sqlite3.connect"),  # in memory
         ("schema.py", "sqlite3.connect"),  # behind `require_database`, in memory, or in a new folder
     }

@@ -14,6 +14,7 @@ from clipdex.index import reader as reader_module
 from clipdex.index.rows import RowStore
 from clipdex.index.side import int8_file as int8_module
 from clipdex.index.side.int8_file import INT8_FILE, Int8File
+from clipdex.search.readahead import in_memory
 
 pytestmark = [pytest.mark.thin, pytest.mark.once]
 
@@ -59,6 +60,16 @@ def test_codes_change_nothing_in_the_answers(path):
     assert codes_of(path).rows == 6000
     assert answers(path) == plain
     assert verify_index(path).damages == []
+
+
+def test_the_files_of_an_index_are_known_to_be_in_memory(path):
+    """Else each search reads ahead in what is there already, which takes longer than the search."""
+    optimize_index(path)
+    with Index.open(path) as index:
+        assert np.isfinite(np.asarray(index.vectors)).all()
+        codes = codes_of(path)
+        assert np.asarray(codes.stored).sum() > 0
+        assert in_memory(index.vectors) and in_memory(codes.stored)
 
 
 def test_rows_added_since_are_found_and_coded_next_time(path):

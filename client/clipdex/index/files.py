@@ -12,7 +12,10 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from clipdex.base.errors import IndexDamaged, IndexFault, IndexNotFound, IndexWriteError
 
@@ -22,6 +25,7 @@ __all__ = [
     "gone",
     "has_other_names",
     "is_at",
+    "map_file",
     "open_directory",
     "open_to_read",
     "open_to_write",
@@ -76,6 +80,26 @@ def gone(directory: Path) -> IndexNotFound:
 def open_to_read(path: Path) -> BinaryIO:
     """Open an existing file, in binary. Raises IndexDamaged if it is not a regular file, OSError like `open`."""
     return os.fdopen(_open(path, os.O_RDONLY), "rb")
+
+
+def map_file(
+    file: BinaryIO,
+    path: Path,
+    dtype: npt.DTypeLike,
+    shape: tuple[int, ...] | None = None,
+    mode: Literal["r", "c"] = "r",
+) -> npt.NDArray[Any]:
+    """Map an opened file as an array that is only read. shape: all of it in one dimension if not given.
+
+    Raises:
+        OSError: the file system does not map files in this mode.
+    """
+    mapped = np.memmap(file, dtype=dtype, mode=mode, shape=shape)
+    # NumPy learns no name from a descriptor, and without one `search.readahead` cannot tell whose the file is: so
+    # whether it is in memory.
+    mapped.filename = str(path)
+    mapped.flags.writeable = False
+    return mapped
 
 
 def open_to_write(path: Path, *, make: bool = False) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged, IndexWriteError
 from clipdex.base.records import Extent
-from clipdex.index.files import fault, open_to_read, open_to_write, write_at
+from clipdex.index.files import fault, map_file, open_to_read, open_to_write, write_at
 from clipdex.index.manifest import Manifest
 from clipdex.search.cosines import not_unit
 
@@ -54,14 +54,12 @@ def map_vectors(directory: Path, manifest: Manifest, rows: int) -> Array:
                 return np.empty((0, manifest.embedding_dim), dtype=manifest.numpy_dtype)
             shape = (rows, manifest.embedding_dim)
             try:
-                return np.memmap(file, dtype=manifest.numpy_dtype, mode="r", shape=shape)
+                return map_file(file, path, manifest.numpy_dtype, shape)
             except OSError as exc:
                 if exc.errno != errno.ENODEV:
                     raise
                 # A file system without shared maps (9p, some FUSE) gives private ones.
-                private = np.memmap(file, dtype=manifest.numpy_dtype, mode="c", shape=shape)
-                private.flags.writeable = False
-                return private
+                return map_file(file, path, manifest.numpy_dtype, shape, "c")
     except OSError as exc:
         raise fault(path, exc, f"; {rows} rows of it were committed") from exc
 

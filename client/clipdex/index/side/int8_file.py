@@ -22,7 +22,7 @@ from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged
 from clipdex.base.json_text import parse_plain_json
 from clipdex.base.records import Extent
-from clipdex.index.files import fault, open_to_read
+from clipdex.index.files import fault, map_file, open_to_read
 from clipdex.index.manifest import Manifest, json_crc32c
 from clipdex.index.side.building import digest
 from clipdex.index.stored import is_stored_count
@@ -192,7 +192,7 @@ class Int8File:
                 size = os.fstat(file.fileno()).st_size
                 if size != header.file_bytes:
                     raise Int8Unusable(f"is damaged: it has {size:,} bytes instead of {header.file_bytes:,}")
-                return cls(path, header, np.asarray(np.memmap(file, np.uint8, mode="r")))
+                return cls(path, header, np.asarray(map_file(file, path, np.uint8)))
         except FileNotFoundError:
             raise
         except IndexDamaged as exc:
