@@ -141,6 +141,7 @@ WRONG: dict[str, tuple[type[Exception], Any]] = {
     "removing": (clipdex.InvalidArgument, lambda pets: pets.remove("3")),
     "changing": (clipdex.InvalidArgument, lambda pets: pets.update_metadata("3", {})),
     "thumbnails": (clipdex.InvalidArgument, lambda pets: pets.thumbnail("3")),
+    "matches": (clipdex.InvalidArgument, lambda pets: pets.match(png(0))),
     "rows": (clipdex.InvalidArgument, lambda pets: pets.at([1])),
     "pages by row": (clipdex.InvalidArgument, lambda pets: pets.after(-1, 3)),
     "failures": (clipdex.InvalidArgument, lambda pets: pets.failures(3)),
