@@ -6,7 +6,7 @@ compared with it point by point.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple
@@ -85,15 +85,13 @@ class LocalPairs:
             if progress is not None:
                 progress(int(count * (half + done) / 2), count)
 
-        candidates: dict[_Pair, int] = {}
-        looked_up = 0
+        voted, looked_up = [np.empty(0, np.int64)], 0
         for some in in_threads(self._candidates, _blocks(range(count))):
-            for pair, sides in some:
-                candidates[pair] = candidates.get(pair, 0) | sides
+            voted.append(some)
             looked_up += _AT_ONCE
             tell(0, min(1.0, looked_up / count))
-        compared = 0
-        for found in in_threads(self._compared, _blocks(candidates.items())):
+        candidates, compared = np.unique(np.concatenate(voted)), 0
+        for found in in_threads(self._compared, _blocks(self._pairs_of(candidates))):
             for pair, agreement in found:
                 self._keep(pair, agreement)
             compared += _AT_ONCE
@@ -137,9 +135,9 @@ class LocalPairs:
         for one, other in (pair, pair[::-1]):
             self._partners.setdefault(one, []).append(other)
 
-    def _candidates(self, numbers: Sequence[int]) -> list[tuple[_Pair, int]]:
-        """Look pictures up -> pairs to compare, and on which sides: 1 as they are, 2 mirrored, 3 both."""
-        found = []
+    def _candidates(self, numbers: Sequence[int]) -> Rows:
+        """Look pictures up -> pairs to compare, and on which side: int64 (m,), as `_pairs_of` takes them."""
+        found: list[int] = []
         for number in numbers:
             features = self._store.of(self._members[number][0])
             if features is None or not len(features):
@@ -148,8 +146,18 @@ class LocalPairs:
             if self._store.kind == "sift":
                 asked[2] = mirrored(features).descriptors[:_ASKED]
             for side, descriptors in asked.items():
-                found += [(_pair(number, other), side) for other in self._voted(descriptors, number)]
-        return found
+                for other in self._voted(descriptors, number):
+                    low, high = _pair(number, other)
+                    found.append((low * len(self._members) + high) * 4 + side)
+        return np.array(found, np.int64)
+
+    def _pairs_of(self, candidates: Rows) -> Iterator[tuple[_Pair, int]]:
+        """Yield each pair of sorted candidates, and its sides: 1 as they are, 2 mirrored, 3 both."""
+        pairs, sides = candidates // 4, candidates % 4
+        starts = np.flatnonzero(np.diff(pairs, prepend=-1))
+        for at, many in zip(starts, np.diff(np.append(starts, len(pairs))), strict=True):
+            low, high = divmod(int(pairs[at]), len(self._members))
+            yield (low, high), int(sides[at : at + many].sum())
 
     def _voted(self, descriptors: npt.NDArray[np.uint8], own: int) -> list[int]:
         """Return the numbers of other pictures with the most votes, the best first."""
