@@ -15,7 +15,16 @@ from conftest import unit_vectors
 
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.exif import Exif
-from clipdex.index import Index, IndexWriter, Manifest, Picture, compact_index, optimize_index, verify_index
+from clipdex.index import (
+    Index,
+    IndexWriter,
+    Manifest,
+    Picture,
+    column_where,
+    compact_index,
+    optimize_index,
+    verify_index,
+)
 from clipdex.index import where as where_module
 from clipdex.index.facets import Facets
 from clipdex.index.side.column_file import COLUMNS_FILE, HEADER_BYTES
@@ -124,7 +133,7 @@ class Counted:
 
     def __init__(self, monkeypatch):
         self.done, self.asked = 0, 0
-        rows_by_columns = where_module.rows_by_columns
+        rows_by_columns = column_where.rows_by_columns
 
         def count(*args):
             found = rows_by_columns(*args)
