@@ -27,6 +27,7 @@ from clipdex.index import (
 )
 from clipdex.index import where as where_module
 from clipdex.index.facets import Facets
+from clipdex.index.side import column_file
 from clipdex.index.side.column_file import COLUMNS_FILE, HEADER_BYTES
 
 pytestmark = [pytest.mark.thin, pytest.mark.once]
@@ -323,6 +324,19 @@ def test_a_state_that_the_next_commit_might_look_like_is_not_trusted(path):
     settle(path)
     optimize_index(path)
     assert "size" in usable(path)
+
+
+def test_the_log_that_a_reader_keeps_from_being_merged_is_merged_by_optimize(path, monkeypatch):
+    monkeypatch.setattr(column_file, "SETTLED_S", 0)
+    with Index.open(path) as index:
+        with IndexWriter(path) as writer:
+            writer.touch(dataclasses.replace(index.picture(1), size=77))
+        assert (path / "rows.sqlite-wal").stat().st_size  # the writer was not the last to close it
+        assert usable(path) == {"width", "height"}
+        optimize_index(path)
+        assert "size" in usable(path)
+        index.refresh()
+        assert index.where("size = 77").tolist() == [1]
 
 
 DAMAGE = {
