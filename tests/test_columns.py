@@ -239,7 +239,7 @@ def differential(path, by_columns, seed, count):
 
 
 def test_random_conditions_find_what_sqlite_finds(path, by_columns):
-    differential(path, by_columns, 0, 200)
+    differential(path, by_columns, 0, 120)
 
 
 @pytest.mark.slow
