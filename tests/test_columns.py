@@ -58,7 +58,7 @@ METADATA = [
         '{"n":-3,"x":2.0,"m":2.5,"t":5}',
     ),
     *(
-        '{"n":null,"x":1e300,"mixed":"1"}',
+        '{"n":null,"x":9007199254740992.0,"mixed":"1"}',
         '{"n":7,"m":9,"deep":{"n":1},"é":4}',
         '{"n":0,"big":0.5,"p":false,"x":-0.0}',
     ),
@@ -276,6 +276,44 @@ def test_what_is_not_plain_goes_to_sqlite(path, by_columns):
         one, other = both(path, condition)
         assert one == other, condition
     assert (by_columns.asked, by_columns.done) == (5, 0)
+
+
+CERTAIN = [
+    "width NOT IN (1, NULL) OR height IN (127, NULL)",
+    "NOT (width IN (5, NULL)) OR rating NOT IN (0, 3)",
+    "rating NOT BETWEEN 0 AND NULL",
+    "meta ->> 'x' >= 9007199254740992",
+    "meta ->> 'x' IN (1.5, 9007199254740992)",
+    "size = 9007199254740993",
+    "size > 9007199254740992.0",
+    "size >= 9.3e18 OR size <= -9.3e18",
+    "width < height AND NOT latitude > longitude",
+]
+UNCERTAIN = ["meta ->> 'x' = 9007199254740993", "meta ->> 'x' IN (9007199254740993)", "size > 9223372036854775808"]
+
+
+def test_edges_of_null_and_of_float64_are_as_in_sqlite(path, by_columns):
+    for condition in CERTAIN + UNCERTAIN:
+        one, other = both(path, condition)
+        assert one == other, condition
+    assert by_columns.done == len(CERTAIN)
+
+
+def test_a_condition_that_is_too_deep_for_sqlite_is_refused_with_columns(path):
+    refused = 0
+    for depth in range(190, 204):
+        said = []
+        for without in (False, True):
+            with Index.open(path) as index:
+                if without:
+                    hide_columns(index)
+                try:
+                    said.append(index.where(" AND ".join(["width > 1"] * depth)).tolist())
+                except InvalidArgument as exc:
+                    said.append(str(exc))
+                    refused += 1
+        assert said[0] == said[1], depth
+    assert 0 < refused < 28
 
 
 def test_rows_added_since_are_asked_of_sqlite(path, by_columns):
