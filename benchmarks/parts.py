@@ -3,12 +3,14 @@
     .venv-dev/bin/python benchmarks/parts.py [--parts N] [--rows ROWS] [--dim D] [--rounds R] [--plain]
         [--directory DIR]
     .venv-dev/bin/python benchmarks/parts.py --write FOLDER --server inproc:model_repository [--parts N]
+    .venv-dev/bin/python benchmarks/parts.py --list FILES [--parts N] [--rounds R]
 
 The first draws PARTS × ROWS rows (default 10 × 100,000 × 512), optimizes both indexes unless --plain, checks
 that each query has the same answers, paths and scores, and times single queries and batches of 64, the sides
 taking turns; medians of the rounds, by the clock and of the cores of this process. Needs 4 KB of disk for each
 row; with --directory the indexes stay there, and those that are there are taken. The second indexes a folder
-into one index and into parts, in turns. Figures: docs/parts.md.
+into one index and into parts, in turns. The third lists that many empty files for a run without parts, and for one
+part of a run with them. Figures: docs/parts.md.
 """
 
 import argparse
@@ -25,6 +27,9 @@ from rounds import where as machine
 
 import clipdex
 from clipdex.index import optimize_index
+from clipdex.index.part_plan import PartPlan
+from clipdex.sources import open_source
+from clipdex.sources.part import Divided
 
 TOP = 20
 
@@ -101,6 +106,26 @@ def writing(folder: Path, server: str, parts: int, rounds: int) -> None:
         compared("a run", took, parts)
 
 
+def listing(files: int, parts: int, rounds: int) -> None:
+    """Time what each part of a run lists, beside the listing of a run without parts."""
+    with tempfile.TemporaryDirectory() as directory:
+        for start in range(0, files, 1000):
+            folder = Path(directory) / f"{start // 1000:06d}"
+            folder.mkdir()
+            for i in range(start, min(start + 1000, files)):
+                (folder / f"IMG_{i:08d}.jpg").touch()
+        plan = PartPlan.of(parts, clipdex.Manifest("f" * 64, "drawn", 512), "")
+
+        def whole(_: int) -> None:
+            assert sum(1 for _ in open_source(Path(directory)).files(print)) == files
+
+        def part(number: int) -> None:
+            divided = Divided(open_source(Path(directory)), parts, plan.part_of)
+            assert 0 < sum(1 for _ in divided.of(number % parts).files(print)) <= files
+
+        compared(f"listing {files:,} files", alternating({"one": whole, "parts": part}, rounds), parts)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", type=int, default=10)
@@ -110,10 +135,13 @@ if __name__ == "__main__":
     parser.add_argument("--plain", action="store_true", help="without int8 codes")
     parser.add_argument("--directory", type=Path)
     parser.add_argument("--write", type=Path, metavar="FOLDER")
+    parser.add_argument("--list", type=int, metavar="FILES")
     parser.add_argument("--server", default="inproc:model_repository")
     given = parser.parse_args()
     print(machine())
-    if given.write is not None:
+    if given.list is not None:
+        listing(given.list, given.parts, given.rounds)
+    elif given.write is not None:
         writing(given.write, given.server, given.parts, given.rounds)
     else:
         search(given.parts, given.rows, given.dim, given.rounds, plain=given.plain, directory=given.directory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -44,8 +45,13 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def config(target: str) -> dict[str, Any]:
     """As Triton hands it to the backend: protobuf's JSON with the field names of the schema."""
     text = image_config(CARD, 64, Serving(TARGETS[target]), [("/Cast_output_0", (3, 224, 224))], "a" * 64)
+    return as_triton_gives(text)
+
+
+def as_triton_gives(text: str) -> dict[str, Any]:
     message = text_format.Parse(text, pb.ModelConfig())
-    return json_format.MessageToDict(message, preserving_proto_field_name=True)
+    found: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    return found
 
 
 def test_the_cpu_needs_nothing(backend: ModuleType) -> None:
@@ -89,6 +95,22 @@ def test_float32_stays_float32_on_a_gpu(backend: ModuleType, target: str) -> Non
     found["optimization"] = {"execution_accelerators": {"gpu_execution_accelerator": [asked]}}
     (_, options), _ = backend._providers(found, "GPU", "0")
     assert options["use_tf32"] == "1"  # whoever writes it means it
+
+
+def test_what_is_exported_in_tf32_is_rounded_on_a_gpu_by_both(
+    backend: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = image_config(replace(CARD, precision="tf32"), 64, Serving(TARGETS["cuda"]))
+    (name, options), _ = backend._providers(as_triton_gives(text), "GPU", "0")
+    assert (name, options["use_tf32"]) == ("CUDAExecutionProvider", "1")
+    opened: list[Any] = []
+    monkeypatch.setattr(ort, "get_available_providers", lambda: EVERYTHING)
+    monkeypatch.setattr(ort, "InferenceSession", lambda file, options, providers: opened.append(providers))
+    (tmp_path / "demo_image" / "1").mkdir(parents=True)
+    (tmp_path / "demo_image" / "1" / "model.onnx").touch()
+    (tmp_path / "demo_image" / "config.pbtxt").write_text(text)
+    InprocTransport(tmp_path)._load("demo_image")
+    assert opened == [[("CUDAExecutionProvider", {"use_tf32": "1"}), ("CPUExecutionProvider", {})]]
 
 
 def test_float32_stays_float32_on_a_gpu_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

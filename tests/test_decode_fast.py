@@ -237,6 +237,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(
     assert plan_run(folder, tmp_path / "new", decode="fast").new == 3
 
 
+@pytest.mark.slow
 def test_a_measured_run_and_its_bound_decode_as_is_asked(
     run: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

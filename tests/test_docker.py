@@ -574,8 +574,11 @@ def test_the_local_server_keeps_float32_what_it_is_unless_told_otherwise(monkeyp
     binary = TritonBinary(Path("/opt/tritonserver/bin/tritonserver"), None)
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     assert binary.environment()["NVIDIA_TF32_OVERRIDE"] == "0"
-    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
-    assert binary.environment()["NVIDIA_TF32_OVERRIDE"] == "1"
+    assert "NVIDIA_TF32_OVERRIDE" not in binary.environment(tf32=True)
+    for value in ("0", "1"):
+        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", value)
+        for tf32 in (False, True):
+            assert binary.environment(tf32=tf32)["NVIDIA_TF32_OVERRIDE"] == value
 
 
 def test_the_cpu_server_is_locked_down_like_the_other_and_needs_no_gpu() -> None:

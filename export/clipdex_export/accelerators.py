@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipdex_export.precisions import find_precision
 from clipdex_export.targets import Serving
 
 __all__ = ["TowerInput", "accelerator", "gpu_parameters", "leading_tensors", "warm_up"]
@@ -50,16 +51,18 @@ optimization { execution_accelerators {
 """
 
 _CUDA = """
-optimization { execution_accelerators {
-  gpu_execution_accelerator [ {
+optimization {{ execution_accelerators {{
+  gpu_execution_accelerator [ {{
     name: "cuda"
-    # TensorFloat-32 would round float32 products to 10 bits: the card promises more.
-    parameters { key: "use_tf32" value: "0" }
+    # {tf32_why}
+    parameters {{ key: "use_tf32" value: "{tf32}" }}
     # Convolutions (the patches) may take what memory the fastest algorithm wants.
-    parameters { key: "cudnn_conv_use_max_workspace" value: "1" }
-  } ]
-} }
+    parameters {{ key: "cudnn_conv_use_max_workspace" value: "1" }}
+  }} ]
+}} }}
 """
+_NO_TF32 = "TensorFloat-32 would round float32 products to 10 bits: the card promises more."
+_TF32 = "What the card says: factors of float32 products are rounded to 10 bits (TensorFloat-32)."
 
 _TENSORRT = """
 optimization {{ execution_accelerators {{
@@ -131,7 +134,8 @@ def gpu_parameters(serving: Serving) -> str:
 def accelerator(serving: Serving, model: str, given: TowerInput, precision: str, max_batch_size: int) -> str:
     """Return the block `optimization` of a tower; empty if no GPU may run it."""
     if serving.target.accelerator == "cuda":
-        return _CUDA
+        tf32 = find_precision(precision, serving.target.name).tf32
+        return _CUDA.format(tf32=int(tf32), tf32_why=_TF32 if tf32 else _NO_TF32)
     if serving.target.accelerator != "tensorrt":
         return "" if serving.target.kind == "KIND_CPU" else _ON_A_GPU
     assert given.file_sha256, "an engine named without its weights would answer for those of the next export"

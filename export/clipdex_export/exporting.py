@@ -81,8 +81,8 @@ def export_model(
         allow_random: fill missing weights at random, for speed benchmarks.
         max_batch_size: the most rows in a request, and in a batch on the server.
         target: where it will run: "auto", "cpu", "openvino", "cuda" or "tensorrt"; see `clipdex_export.targets`.
-        precision: "fp32", "fp16", or for CPUs "bf16" or "int8"; None for the target's default: fp16 on GPUs, bf16
-            for openvino, else fp32.
+        precision: "fp32", "fp16", "tf32" for cuda, or for CPUs "bf16" or "int8"; None for the target's default:
+            fp16 on GPUs, bf16 for openvino, else fp32.
         instances: copies of each tower on the server, on each GPU.
         engine_cache: for TensorRT, the directory on the server for engines.
         calibrate: for int8, a directory of typical pictures, and of texts in .txt files.

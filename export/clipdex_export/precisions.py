@@ -18,6 +18,7 @@ from clipdex.base.errors import InvalidArgument
 from clipdex_export.bfloat16 import as_bfloat16
 from clipdex_export.float16 import as_rounded, to_float16
 from clipdex_export.int8 import to_int8
+from clipdex_export.tensorfloat32 import as_tensorfloat32
 
 if TYPE_CHECKING:
     import onnx
@@ -45,6 +46,7 @@ class Precision:
     quantize: the same, given the name of the input and rows of it for calibration.
     targets: the targets that support it; empty for all.
     bf16_on: the targets on which what is float32 in the file may be multiplied in bfloat16.
+    tf32: what is float32 in the file is multiplied in TensorFloat-32.
     """
 
     name: str
@@ -53,9 +55,12 @@ class Precision:
     quantize: Callable[[Path, str, npt.NDArray[np.generic]], None] | None = None
     targets: tuple[str, ...] = ()
     bf16_on: tuple[str, ...] = ()
+    tf32: bool = False
 
     def rounding(self, target: str) -> Rounding:
         """Return what the gate needs to compute as the target does, on any machine."""
+        if self.tf32:
+            return as_tensorfloat32
         return as_bfloat16 if target in self.bf16_on else as_rounded
 
 
@@ -67,6 +72,8 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
         for precision in (
             Precision("fp32", 0.9999),
             Precision("fp16", 0.999, to_float16),
+            # The file is float32: a GPU rounds the factors of its products. TensorRT has no such option.
+            Precision("tf32", 0.999, targets=("cuda",), tf32=True),
             # For CPUs. The file is float32: a runtime rounds where the processor gains by it.
             Precision("bf16", 0.999, targets=_CPUS, bf16_on=_CPUS),
             # For CPUs: TensorRT needs signed activations, and fusion does not recognise attention with quantized
@@ -88,11 +95,13 @@ def find_precision(name: str, target: str = "auto") -> Precision:
     precision = PRECISIONS[name]
     if precision.targets and target not in precision.targets:
         raise InvalidArgument(
-            f"precision {name} is for the targets {_listed(precision.targets)}, not for {target}: leave it "
+            f"precision {name} is for {_listed(precision.targets)}, not for {target}: leave it "
             "out to use the target's default"
         )
     return precision
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]])
+    if len(names) == 1:
+        return f"the target {names[0]}"
+    return f"the targets {', '.join(names[:-1])} and {names[-1]}"

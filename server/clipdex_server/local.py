@@ -18,7 +18,7 @@ from clipdex_server.memory_pools import gpu_count, pinned_pool_bytes
 from clipdex_server.process import SupervisedTriton
 from clipdex_server.ready import accepts_connections, server_state
 from clipdex_server.reason import why_it_ended
-from clipdex_server.runtimes import choices, write_repository
+from clipdex_server.runtimes import choices, serves_tf32, write_repository
 from clipdex_server.triton_binary import TritonBinary, find_triton, site_directories
 
 __all__ = ["LocalTriton"]
@@ -193,7 +193,7 @@ class LocalTriton:
             raise
 
     def _command(self, triton: TritonBinary, name: str, run_dir: Path) -> tuple[list[str], dict[str, str]]:
-        environment = triton.environment()
+        environment = triton.environment(tf32=serves_tf32(self.repository, self.models))
         repository = self.repository
         backends = None
         if triton.python_backend is not None:

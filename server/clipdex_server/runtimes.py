@@ -10,7 +10,7 @@ from clipdex.base.errors import ClipdexError
 from clipdex.base.extras import require_installed
 from clipdex.wire.runtimes.choice import ONNXRUNTIME, OPENVINO, Choice, choose
 
-__all__ = ["choices", "write_repository"]
+__all__ = ["choices", "serves_tf32", "write_repository"]
 
 
 def choices(repository: Path, models: Collection[str] | None, *, gpu: bool) -> dict[str, Choice]:
@@ -36,6 +36,23 @@ def choices(repository: Path, models: Collection[str] | None, *, gpu: bool) -> d
         if choice.runtime == OPENVINO:
             require_installed("openvino", "openvino", "openvino", f"serving {name}, which is for OpenVINO,")
     return found
+
+
+def serves_tf32(repository: Path, models: Collection[str] | None) -> bool:
+    """Return whether a model to be served is in TensorFloat-32 and none for TensorRT, which has no such option."""
+    from clipdex.wire.model_config import asks_for_tf32, read_config
+
+    asked = False
+    for path in sorted(repository.glob("*/config.pbtxt")):
+        if models is not None and path.parent.name not in models:
+            continue
+        with suppress(ClipdexError):
+            config = read_config(path)
+            used = config.optimization.execution_accelerators.gpu_execution_accelerator
+            if any(one.name == "tensorrt" for one in used):
+                return False
+            asked = asked or asks_for_tf32(config)
+    return asked
 
 
 def write_repository(directory: Path, repository: Path, chosen: Mapping[str, Choice]) -> Path:

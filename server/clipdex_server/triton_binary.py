@@ -44,12 +44,15 @@ class TritonBinary:
     python_backend: PythonBackend | None = None
     library_path: tuple[Path, ...] = ()
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, *, tf32: bool = False) -> dict[str, str]:
         """Return this process's environment, with `library_path` first in LD_LIBRARY_PATH, and TensorFloat-32 off.
 
-        TensorFloat-32 would round float32 products to 10 bits; in TensorRT only this variable disables it.
+        TensorFloat-32 would round float32 products to 10 bits; in TensorRT only this variable disables it. It
+        overrides what a configuration asks for.
+
+        tf32: leave that to the configurations.
         """
-        environment = {"NVIDIA_TF32_OVERRIDE": "0", **os.environ}
+        environment = {**({} if tf32 else {"NVIDIA_TF32_OVERRIDE": "0"}), **os.environ}
         known = environment.get("LD_LIBRARY_PATH")
         paths = [str(path) for path in self.library_path] + ([known] if known else [])
         if paths:

@@ -58,8 +58,8 @@ def export(
         str | None,
         typer.Option(
             metavar="PRECISION",
-            help="fp32, fp16, or for CPUs bf16 or int8 (default fp16 for cuda and tensorrt, bf16 for openvino, "
-            "else fp32).",
+            help="fp32, fp16, tf32 for cuda, or for CPUs bf16 or int8 (default fp16 for cuda and tensorrt, bf16 "
+            "for openvino, else fp32).",
             show_default=False,
         ),
     ] = None,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
@@ -14,7 +16,7 @@ import google_crc32c
 import numpy as np
 
 from clipdex.base.arrays import Array
-from clipdex.base.errors import InvalidArgument
+from clipdex.base.errors import IndexFault, InvalidArgument
 from clipdex.base.json_text import parsed_object
 from clipdex.base.spelling import composed
 from clipdex.index.column_where import KEY_PREFIX
@@ -28,6 +30,7 @@ from clipdex.index.side.building import building, digest, install
 from clipdex.index.side.column_file import (
     COLUMNS_FILE,
     HEADER_BYTES,
+    SETTLED_S,
     Column,
     ColumnHeader,
     ColumnPlace,
@@ -37,9 +40,10 @@ from clipdex.index.side.column_file import (
     state_of,
 )
 
-__all__ = ["build_columns"]
+__all__ = ["build_columns", "merge_log"]
 
 _ROWS_AT_ONCE = 50_000
+_WORTH_WAITING = 50_000  # rows: below, SQLite is fast enough
 _SAMPLED = 2_000  # rows, whose metadata say which keys are worth a column
 _SAMPLED_AT_ONCE = 500
 _MOST_KEYS = 16
@@ -80,12 +84,32 @@ def build_columns(directory: Path) -> int:
             at += len(data)
             places.append(place)
         contents = contents_of(index.rows_now(), rows)
-        state = settled_state(directory, before)
+        state = _settled(directory, before, rows)
         header = ColumnHeader(rows, digest(extents), contents, state, tuple(places))
         write_at(fd, header.to_bytes(), 0)
         os.ftruncate(fd, header.file_bytes)
         install(fd, directory, COLUMNS_FILE, "optimize it again")
         return header.file_bytes
+
+
+def merge_log(directory: Path) -> None:
+    """Have SQLite merge its log into rows.sqlite, if it can now: a reader that is open keeps a writer's from it.
+
+    Until then, rows.sqlite has no state that columns could be of.
+    """
+    path = directory / ROWS_FILE
+    if state_of(directory) is not None:
+        return
+    with suppress(sqlite3.Error, IndexFault), closing(connect(path, write=True)) as db:
+        db.execute("PRAGMA busy_timeout = 0")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def _settled(directory: Path, before: tuple[int, int] | None, rows: int) -> tuple[int, int] | None:
+    """Return the state that the columns are of; of many rows it is worth seconds of waiting."""
+    if before is not None and rows >= _WORTH_WAITING:
+        time.sleep(min(max(0.0, SETTLED_S - (time.time() - before[1] / 1e9)), SETTLED_S))
+    return settled_state(directory, before)
 
 
 def _of_rows(directory: Path, rows: int) -> Iterator[tuple[str, Column]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument
-from clipdex.index.column_build import build_columns
+from clipdex.index.column_build import build_columns, merge_log
 from clipdex.index.files import write_at
 from clipdex.index.part_plan import is_parted, whole_parts
 from clipdex.index.reader import Index
@@ -64,6 +64,7 @@ def optimize_index(directory: Path, progress: Callable[[int, int], None] | None 
     if is_parted(directory):
         done = [optimize_index(part, progress) for part in whole_parts(directory)]
         return Optimized(*(sum(getattr(each, field.name) for each in done) for field in fields(Optimized)))
+    merge_log(directory)
     # An Index, since a compaction may put other files at the path while they are opened one by one.
     busy = f"{directory} is being optimized by another process; wait for it, or stop it"
     overtaken = f"{directory} has just been optimized by another process; try again"

@@ -143,7 +143,7 @@ class ModelCard:
         check_model_name(self.name)
         _require_sha256("weights_sha256", self.weights_sha256)
         _require_whole("embedding_dim", self.embedding_dim, 1, _MOST_DIMENSIONS)
-        _require_one_of("precision", self.precision, ("fp32", "fp16", "bf16", "int8"))
+        _require_one_of("precision", self.precision, ("fp32", "tf32", "fp16", "bf16", "int8"))
         _require_real("logit_scale", self.logit_scale)
         _require_real("logit_bias", self.logit_bias)
 

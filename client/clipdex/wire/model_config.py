@@ -12,7 +12,7 @@ from clipdex.base.errors import CardError
 from clipdex.wire.generated import model_config_pb2, text_format
 from clipdex.wire.transport import ModelConfig
 
-__all__ = ["from_message", "instances", "read_config", "row_bytes", "write_config"]
+__all__ = ["asks_for_tf32", "from_message", "instances", "read_config", "row_bytes", "write_config"]
 
 
 # Beyond what any real server states. Numbers by which a client allocates memory are bounded again there.
@@ -67,6 +67,12 @@ def _require(name: str, what: str, found: int, least: int, most: int) -> None:
 def instances(message: Any, gpus: int = 1) -> int:
     """Count a model's instances. A group has its count on each GPU it lists, else on each of `gpus`."""
     return sum((group.count or 1) * (len(group.gpus) or gpus) for group in message.instance_group) or gpus
+
+
+def asks_for_tf32(config: Any) -> bool:
+    """Return whether a `ModelConfig` message has the factors of products rounded to TensorFloat-32 on a GPU."""
+    accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+    return any(one.name == "cuda" and one.parameters.get("use_tf32") == "1" for one in accelerators)
 
 
 def read_config(path: Path) -> Any:

@@ -32,6 +32,7 @@ from clipdex.index.stored import is_stored_count
 __all__ = [
     "COLUMNS_FILE",
     "HEADER_BYTES",
+    "SETTLED_S",
     "Column",
     "ColumnFile",
     "ColumnHeader",
@@ -51,7 +52,7 @@ HEADER_BYTES = 65_536
 KINDS = ("<i1", "<i2", "<i4", "<i8", "<f8")
 _MOST_COLUMNS = 100
 _ALIGNED = 64
-_SETTLED_NS = 2 * 10**9  # some file systems keep times to two seconds
+SETTLED_S = 2  # some file systems keep times to two seconds
 
 # A commit may change anything but these in place, so the others are of one state of rows.sqlite.
 _OF_THE_CONTENT = frozenset(("width", "height"))
@@ -286,7 +287,7 @@ def contents_of(store: RowReader, rows: int) -> str:
 def settled_state(directory: Path, before: tuple[int, int] | None) -> tuple[int, int] | None:
     """Return the state of rows.sqlite if it has been that since `before`; None if the next could look the same."""
     now = state_of(directory)
-    if now is None or now != before or time.time_ns() - now[1] < _SETTLED_NS:
+    if now is None or now != before or time.time_ns() - now[1] < SETTLED_S * 10**9:
         return None
     return now
 

@@ -16,7 +16,7 @@ from clipdex.base.arrays import Array
 from clipdex.base.cpus import has_quota, usable_cpus
 from clipdex.base.errors import CardError, ClipdexError, Closed, ModelNotFound, RequestRefused, ServerFault
 from clipdex.base.git_lfs import is_pointer_file, pointer_words
-from clipdex.wire.model_config import from_message, read_config
+from clipdex.wire.model_config import asks_for_tf32, from_message, read_config
 from clipdex.wire.runtimes.choice import ONNXRUNTIME, OPENVINO, Choice, choose, installed_runtimes
 from clipdex.wire.runtimes.onnx_runtime import OnnxRuntime
 from clipdex.wire.runtimes.open_vino import OpenVino
@@ -168,7 +168,9 @@ class InprocTransport:
             if is_pointer_file(part):
                 raise CardError(pointer_words(part, "the model"))
         choice = self.choice(model)
-        return self._runtime(choice.runtime).open(model, file, Opening(_threads(config), choice.bf16))
+        return self._runtime(choice.runtime).open(
+            model, file, Opening(_threads(config), choice.bf16, asks_for_tf32(config))
+        )
 
 
 # The same setting, by the name that each of Triton's backends gives it.

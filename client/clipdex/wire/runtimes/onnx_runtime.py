@@ -39,8 +39,11 @@ class OnnxRuntime:
         options.log_severity_level = 3  # errors only; they are also raised
         options.intra_op_num_threads = opening.threads
         # The providers that run everywhere; TensorRT is chosen by a server, in its config.pbtxt.
-        # TensorFloat-32 would round the factors of float32 products on a GPU to 10 bits.
-        options_of = {"CUDAExecutionProvider": {"use_tf32": "0"}, "CPUExecutionProvider": {}}
+        # TensorFloat-32 rounds the factors of float32 products to 10 bits; left alone, the provider uses it.
+        options_of = {
+            "CUDAExecutionProvider": {"use_tf32": "1" if opening.tf32 else "0"},
+            "CPUExecutionProvider": {},
+        }
         wanted = [(p, own) for p, own in options_of.items() if p in self.library.get_available_providers()]
         try:
             return _Session(model, self.library.InferenceSession(str(file), options, providers=wanted))

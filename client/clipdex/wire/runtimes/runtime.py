@@ -17,10 +17,12 @@ class Opening:
     """How to open a file.
 
     threads: 0 for the runtime's own choice. bf16: multiply in bfloat16 where the processor does so natively.
+    tf32: multiply in TensorFloat-32 on a GPU that does.
     """
 
     threads: int = 0
     bf16: bool = False
+    tf32: bool = False
 
 
 class Session(Protocol):
