@@ -110,7 +110,7 @@ def _advise(advice: int, start: int, end: int) -> int:
     madvise = _madvise()
     assert madvise is not None
     start -= start % mmap.PAGESIZE
-    return madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice)
+    return madvise(start, end - start, advice)
 
 
 def _mapping_of(array: Array) -> mmap.mmap | None:
@@ -125,14 +125,14 @@ def in_memory(array: Array) -> bool:
     """Return whether an array is not a file's, or sampled pages of it are in memory; False if unknown."""
     if _mapping_of(array) is None or array.nbytes == 0:
         return True
-    mincore = _function("mincore")
+    mincore = _mincore()
     if mincore is None or not _is_told(array):
         return False
     resident = (ctypes.c_ubyte * 1)()
+    start, length = array.ctypes.data, array.nbytes - 1
     for i in range(_PROBES):
-        address = array.ctypes.data + (array.nbytes - 1) * i // (_PROBES - 1)
-        address -= address % mmap.PAGESIZE
-        if mincore(ctypes.c_void_p(address), ctypes.c_size_t(1), resident) != 0 or not resident[0] & 1:
+        address = start + length * i // (_PROBES - 1)
+        if mincore(address - address % mmap.PAGESIZE, 1, resident) != 0 or not resident[0] & 1:
             return False
     return True
 
@@ -149,17 +149,29 @@ def _is_told(array: Array) -> bool:
 
 
 def _madvise() -> Callable[..., int] | None:
-    return _function("madvise") if hasattr(mmap, "MADV_WILLNEED") else None
+    if not hasattr(mmap, "MADV_WILLNEED"):
+        return None
+    return _function("madvise", (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int))
+
+
+def _mincore() -> Callable[..., int] | None:
+    # It never waits for a disk, and is done before another thread could have had its turn.
+    return _function("mincore", (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p), brief=True)
 
 
 @cache
-def _function(name: str) -> Callable[..., int] | None:
-    """Look up a function of the C library; None if it does not exist."""
+def _function(name: str, arguments: tuple[type, ...], brief: bool = False) -> Callable[..., int] | None:
+    """Look up a function of the C library with arguments of these types; None if it does not exist.
+
+    brief: other threads wait while it runs.
+    """
     try:
-        function: Callable[..., int] = getattr(ctypes.CDLL(None), name)
+        function = getattr((ctypes.PyDLL if brief else ctypes.CDLL)(None), name)
     except (AttributeError, OSError):
         return None
-    return function
+    function.argtypes = arguments
+    found: Callable[..., int] = function
+    return found
 
 
 def memory_limit() -> int:

@@ -30,6 +30,7 @@ __all__ = ["Each", "Ranking", "RowNorms", "Search", "no_ranking", "plain", "top_
 
 _ROWS_FOR_ONE = 65_536  # one query: what belongs to so many rows, beside the rows, stays in a core's cache
 _ROWS_FOR_MANY = 2048  # 64 queries or more: so do the rows' products with 64 of them
+_SPANS = 3  # of a thread, if there are few rows: more would share the work more evenly, but each has a fixed cost
 _SEED_ROWS = 2048
 _SEED_PAIRS = 1 << 18
 _SPAN_BYTES = 40 << 20
@@ -252,7 +253,7 @@ class Search:
             self._sift(span)
 
         step = max(_ROWS_FOR_MANY, min(_ROWS_FOR_ONE, 64 * _ROWS_FOR_MANY // len(self._queries)))
-        step = min(step, max(_ROWS_FOR_MANY, (end - first) // (6 * threads)))
+        step = min(step, max(_ROWS_FOR_MANY, (end - first) // (_SPANS * threads)))
         step = max(RowNorms.ROWS, step - step % RowNorms.ROWS)
         while step * width > _SPAN_BYTES and step > RowNorms.ROWS:
             step //= 2
