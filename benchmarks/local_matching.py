@@ -344,8 +344,6 @@ def main() -> None:
     if asked.queries:
         steps.append(lambda pool, lists: recall(pool, lists, asked.queries, asked.only, asked.seconds))
         steps.append(lambda pool, lists: collages(pool, lists, max(4, asked.queries // 4)))
-    if asked.absent:
-        steps.append(lambda pool, lists: absent(pool, lists, asked.absent, asked.seconds))
     with tempfile.TemporaryDirectory() as place:
         pool = Pool(asked.cache, Path(place))
         before = own_memory()
@@ -356,13 +354,16 @@ def main() -> None:
             f"{lists.bytes / 1e6:,.0f} MB, {own_memory() - before:,.0f} MB of memory; "
             f"load {os.getloadavg()[0]:.0f}"
         )
-        # Each in a process of its own, at once.
-        fork = multiprocessing.get_context("fork")
-        running = [fork.Process(target=step, args=(pool, lists)) for step in steps]
-        for each in running:
-            each.start()
-        for each in running:
-            each.join()
+        # The pictures that are not there in processes of their own: these need no model, which no fork survives.
+        searching = multiprocessing.get_context("fork").Process(
+            target=absent, args=(pool, lists, asked.absent, asked.seconds)
+        )
+        if asked.absent:
+            searching.start()
+        for step in steps:
+            step(pool, lists)
+        if asked.absent:
+            searching.join()
         say(f"\nmemory that is not mapped files: {own_memory():,.0f} MB; load {os.getloadavg()[0]:.0f}")
 
 
