@@ -186,7 +186,7 @@ def measure_semantic(counts: list[int]) -> None:
             found = len(work())
             took, busy = time.perf_counter() - began, time.process_time() - busy
             print(
-                f"{count:8,} vectors of 512, {name}: {took:.1f} s, of the processors {busy:.1f} s; {found:,} pairs, "
+                f"{count:8,} vectors, {name}: {took:.1f} s, of the processors {busy:.1f} s; {found:,} pairs; "
                 f"load {os.getloadavg()[0]:.1f}",
                 flush=True,
             )

@@ -217,7 +217,7 @@ def test_close_pairs_found_by_bounds_are_those_of_the_whole_product(cosine, dtyp
     """Vectors of few directions, of which a third are near another, many just at the threshold."""
     rng = np.random.default_rng(4)
     vectors = unit_vectors(3000, 64, seed=2) * np.geomspace(1, 0.02, 64, dtype=np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     for i in range(2000, 3000):
         aside = unit_vectors(1, 64, seed=i)[0]
         aside -= (aside @ vectors[i - 2000]) * vectors[i - 2000]
@@ -231,7 +231,7 @@ def test_close_pairs_found_by_bounds_are_those_of_the_whole_product(cosine, dtyp
     pairs = close_pairs(vectors, np.arange(3000), cosine)
     assert made[0] is not None
     wide = vectors.astype(np.float64)
-    wide /= np.linalg.norm(wide, axis=1, keepdims=True)
+    wide = wide / np.linalg.norm(wide, axis=1, keepdims=True)
     true = np.triu(wide @ wide.T, 1)
     set_of = np.arange(3000)
     for i, part in enumerate(components(pairs, 3000)):
