@@ -26,9 +26,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from drawn_pictures import COPIES, copy_of, picture
+from text_like import TextLike
 
 import clipdex
 from clipdex.apps.bench.measure_index import draw_photo
+from clipdex.apps.duplicates import groups
 from clipdex.apps.duplicates.candidate_pairs import candidate_pairs
 from clipdex.apps.duplicates.groups import close_pairs
 from clipdex.looks.compare import similarities
@@ -161,14 +163,33 @@ def measure_cost() -> None:
     print(f"a JPEG of 640 × 480: {read:,.0f} µs to decode and resize, {sign:,.0f} µs to sign")
 
 
-def measure_semantic() -> None:
-    """All vectors against all."""
-    vectors = np.random.default_rng(SEED).standard_normal((50_000, 512), dtype=np.float32)
-    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
-    for count in (12_500, 25_000, 50_000):
-        began = time.perf_counter()
-        close_pairs(vectors, np.arange(count), 0.95)
-        print(f"{count:8,} vectors of 512, all against all: {time.perf_counter() - began:.1f} s", flush=True)
+def measure_semantic(counts: list[int]) -> None:
+    """Close pairs of vectors like those of a model, of which a twentieth are near copies: by bounds, and all."""
+    for count in counts:
+        vectors = TextLike(512).pictures(count, SEED)
+        copies = count // 20
+        noise = np.random.default_rng(SEED).standard_normal((copies, 512), dtype=np.float32)
+        vectors[-copies:] = vectors[:copies] + np.float32(0.008) * noise
+        vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+        def read(rows: np.ndarray, vectors: np.ndarray = vectors) -> np.ndarray:
+            return groups._unit(vectors[rows])
+
+        def by_bounds(vectors: np.ndarray = vectors) -> np.ndarray:
+            return close_pairs(vectors, np.arange(len(vectors)), 0.95)
+
+        def of_all(read=read, count: int = count) -> np.ndarray:
+            return groups._pairs_of_all(read, count, 0.95, None)
+
+        for name, work in (("by bounds", by_bounds), ("all by all", of_all)):
+            began, busy = time.perf_counter(), time.process_time()
+            found = len(work())
+            took, busy = time.perf_counter() - began, time.process_time() - busy
+            print(
+                f"{count:8,} vectors, {name}: {took:.1f} s, of the processors {busy:.1f} s; {found:,} pairs; "
+                f"load {os.getloadavg()[0]:.1f}",
+                flush=True,
+            )
 
 
 def compare_hashes(count: int = 2000) -> None:
@@ -225,12 +246,15 @@ if __name__ == "__main__":
     parser.add_argument("--cache", type=Path, help="keep the signatures here")
     parser.add_argument("--many", type=int, default=1_000_000, help="signatures to measure only time with")
     parser.add_argument("--hashes", action="store_true", help="compare with the hashes of ImageHash instead")
+    parser.add_argument("--semantic", type=int, nargs="+", metavar="N", help="compare only so many vectors")
     given = parser.parse_args()
     if given.hashes:
         compare_hashes()
+    elif given.semantic:
+        measure_semantic(given.semantic)
     else:
         measure_cost()
-        measure_semantic()
+        measure_semantic([12_500, 25_000, 50_000])
         held = drawn(given.count, given.cache)
         with tempfile.TemporaryDirectory() as folder:
             for part in (4, 2, 1):

@@ -48,6 +48,9 @@ def sides(count: int, codes: np.ndarray, queries: np.ndarray) -> dict:
         found["NumKong dot"] = on_all_cores(lambda a, b: numkong.dot(codes[a:b], some, out=out[a:b]))
     found |= {
         "NumKong dots_packed": on_all_cores(lambda a, b: numkong.dots_packed(codes[a:b], packed), 2048),
+        "NumKong dots_packed, rows packed": on_all_cores(
+            lambda a, b: numkong.dots_packed(some, numkong.dots_pack(codes[a:b])), 1024
+        ),
         # Its out= loses a reference to None at every call (6.5.16), which ends Python < 3.12 in the long run.
         "SimSIMD cdist": on_all_cores(lambda a, b: simsimd.cdist(some, codes[a:b], "dot")),
         "NumPy, int8 to float32, BLAS": lambda: [

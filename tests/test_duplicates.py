@@ -14,9 +14,10 @@ from conftest import unit_vectors
 from PIL import Image, ImageDraw
 
 import clipdex
-from clipdex.apps.duplicates import find, find_duplicates, sign_index
+from clipdex.apps.duplicates import find, find_duplicates, groups, projection, sign_index
 from clipdex.apps.duplicates.candidate_pairs import candidate_pairs
 from clipdex.apps.duplicates.groups import close_pairs, components, stars
+from clipdex.apps.duplicates.projection import projection_of
 from clipdex.index import Index, IndexWriter, Manifest, Picture, verify_index
 from clipdex.looks.compare import similarities
 from clipdex.looks.frequencies import Looks
@@ -208,6 +209,59 @@ def test_close_pairs_hang_together_what_all_of_the_whole_product_do(cosine):
     assert [part.tolist() for part in components(pairs, len(rows))] == [part.tolist() for part in sets]
     assert near[tuple(np.sort(pairs).T)].all()
     assert len(pairs) == sum(len(part) - 1 for part in sets) > 100
+
+
+@pytest.mark.parametrize("cosine", [0.95, 0.9999])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_close_pairs_found_by_bounds_are_those_of_the_whole_product(cosine, dtype, monkeypatch):
+    """Vectors of few directions, of which a third are near another, many just at the threshold."""
+    rng = np.random.default_rng(4)
+    vectors = unit_vectors(3000, 64, seed=2) * np.geomspace(1, 0.02, 64, dtype=np.float32)
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    for i in range(2000, 3000):
+        aside = unit_vectors(1, 64, seed=i)[0]
+        aside -= (aside @ vectors[i - 2000]) * vectors[i - 2000]
+        angle = np.arccos(cosine) * rng.choice([0, 0.5, 0.999, 1, 1.001, 1.1])
+        vectors[i] = np.cos(angle) * vectors[i - 2000] + np.sin(angle) * aside / np.linalg.norm(aside)
+    vectors = vectors[rng.permutation(3000)].astype(dtype)
+    made = []
+    monkeypatch.setattr(groups, "_BLOCK", 512)
+    monkeypatch.setattr(groups, "_SMALL", 200)
+    monkeypatch.setattr(groups, "projection_of", lambda *args: made.append(projection_of(*args)) or made[-1])
+    pairs = close_pairs(vectors, np.arange(3000), cosine)
+    assert made[0] is not None
+    wide = vectors.astype(np.float64)
+    wide = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    true = np.triu(wide @ wide.T, 1)
+    set_of = np.arange(3000)
+    for i, part in enumerate(components(pairs, 3000)):
+        set_of[part] = 3000 + i
+    sure, other = np.nonzero(true >= cosine)
+    assert (set_of[sure] == set_of[other]).all()
+    assert len(sure) > 300
+    assert (true[tuple(np.sort(pairs).T)] >= cosine - 2e-6).all()  # 1e-6 is allowed for rounding
+    assert len(pairs) == sum(len(part) - 1 for part in components(pairs, 3000))
+
+
+def test_bounds_of_cosines_hold():
+    """Also where they are tight: vectors that the directions hold whole, and copies."""
+    vectors = unit_vectors(600, 40, seed=5)
+    vectors[:300, 20:] = 0
+    vectors[300:350] = vectors[:50]
+    turns = np.linspace(0, np.pi, 200)
+    vectors[400:] = 0
+    vectors[400:, 0], vectors[400:, 1] = np.cos(turns), np.sin(turns)  # apart in the first direction
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    for width in (16, 32):
+        basis = np.linalg.qr(unit_vectors(40, 40, seed=width))[0][:, :width] if width == 32 else np.eye(40, 16)
+        made = projection._projected(600, lambda rows: vectors[rows], basis.astype(np.float32))
+        true = vectors[made.order].astype(np.float64) @ vectors[made.order].T
+        bound = made.points.astype(np.float64) @ made.points.T
+        assert (true <= bound + made.slack).all()
+        assert made.slack < 1e-3
+        for first in range(0, 600, 37):
+            close = np.flatnonzero(bound[first] >= 0.9)
+            assert close.max() < made.reach(first, 0.9)
 
 
 def test_vectors_that_are_all_alike_take_no_more_memory_than_a_block():

@@ -162,7 +162,7 @@ def test_rows_are_packed_only_where_int8_is_multiplied_without_instructions_for_
 
 
 def test_what_reaches_a_cut_is_found_whatever_float32_rounds():
-    for scale in np.float32([1.3e-45, 7e-45, 3e-41, 1.3e-38, 0.7]):
+    for scale in np.array([1.3e-45, 7e-45, 3e-41, 1.3e-38, 0.7], np.float32):
         sums = np.concatenate([np.arange(1, 300), np.arange(2**28 + 1, 2**28 + 300)]).astype(np.int32)[:, None]
         scores = sums[:, 0] * np.float64(scale)
         for cut in scores[::37]:

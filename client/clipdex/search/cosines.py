@@ -8,7 +8,7 @@ import numpy.typing as npt
 from clipdex.base.arrays import Array
 from clipdex.search.kernels import squared_norms
 
-__all__ = ["OFF_WHEN_READ", "OFF_WHEN_WRITTEN", "UnsoundRow", "agree", "not_unit", "off_unit"]
+__all__ = ["OFF_WHEN_READ", "OFF_WHEN_WRITTEN", "ROUNDING", "UnsoundRow", "agree", "not_unit", "off_unit"]
 
 # A model's vectors may be off by 1e-2; rounding them to float16 adds less than 1e-3. The rest is room for the
 # rounding of a reader's sums.
@@ -45,9 +45,9 @@ def not_unit(rows: Array, off: float = OFF_WHEN_READ) -> npt.NDArray[np.int64]:
 
 
 # Allowance for rounding, so that a vector agrees with itself at a threshold of 1.
-_ROUNDING = 1e-6
+ROUNDING = 1e-6
 
 
 def agree(cosines: npt.NDArray[np.float32], least: float) -> npt.NDArray[np.bool_]:
     """Compare cosines with a threshold: bool, of the same shape. NaN is always False."""
-    return np.asarray(cosines >= np.float32(least - _ROUNDING))
+    return np.asarray(cosines >= np.float32(least - ROUNDING))

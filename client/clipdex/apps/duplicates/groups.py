@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from clipdex.apps.duplicates.projection import Projection, projection_of
 from clipdex.base.arrays import Array
-from clipdex.search.cosines import agree
+from clipdex.search.cosines import ROUNDING, agree
 
 __all__ = [
     "Duplicate",
@@ -115,21 +116,29 @@ def joining(parent: Rows, down: int, across: int, near: npt.NDArray[np.bool_]) -
     parent: for each number a smaller one of its set, or itself, as at first; it is updated.
     near: bool (a, b), whether numbers down + i and across + j are a pair.
     """
-    found = [np.empty((0, 2), dtype=np.int64)]
     if not near.any():
-        return found[0]
+        return np.empty((0, 2), dtype=np.int64)
     rows = np.arange(down, down + near.shape[0])
     columns = np.arange(across, across + near.shape[1])
     parent[rows], parent[columns] = _least(parent, rows), _least(parent, columns)
     i, j = np.nonzero(near & (parent[rows][:, None] != parent[columns]))
-    while len(i):
-        one, other = _least(parent, rows[i]), _least(parent, columns[j])
-        apart = np.flatnonzero(one != other)
-        i, j, one, other = i[apart], j[apart], one[apart], other[apart]
+    return _forest(parent, rows[i], columns[j])
+
+
+def _forest(parent: Rows, one: Rows, other: Rows) -> Rows:
+    """Return those of the pairs (one, other) that connect sets not connected before: int64 (m, 2).
+
+    See `joining`.
+    """
+    found = [np.empty((0, 2), dtype=np.int64)]
+    while len(one):
+        left, right = _least(parent, one), _least(parent, other)
+        apart = np.flatnonzero(left != right)
+        one, other, left, right = one[apart], other[apart], left[apart], right[apart]
         # Each greater root goes under one smaller: no cycle, and at most half as many sets each time.
-        greater, which = np.unique(np.maximum(one, other), return_index=True)
-        parent[greater] = np.minimum(one, other)[which]
-        found.append(np.stack([rows[i[which]], columns[j[which]]], axis=1))
+        greater, which = np.unique(np.maximum(left, right), return_index=True)
+        parent[greater] = np.minimum(left, right)[which]
+        found.append(np.stack([one[which], other[which]], axis=1))
     return np.concatenate(found)
 
 
@@ -157,33 +166,81 @@ def stars(ordered: Rows, alike: Callable[[int, Rows], npt.NDArray[np.bool_]]) ->
 
 _BLOCK = 4096
 _STRIP = 256  # rows of a block whose pairs are written out at once
+_SMALL = 1024  # rows and columns of a block of bounds, which stays in the cache
 
 Floats = npt.NDArray[np.float32]
+Progress = Callable[[int, int], None]
 
 
-def close_pairs(
-    vectors: Array, rows: Rows, cosine: float, progress: Callable[[int, int], None] | None = None
-) -> Rows:
+def close_pairs(vectors: Array, rows: Rows, cosine: float, progress: Progress | None = None) -> Rows:
     """Find pairs of positions in `rows` whose vectors have at least this cosine: int64 (m, 2), m < len(rows).
 
     There may be n² such pairs; those returned are enough to give the same connected components.
 
-    vectors: (N, D), as in the index. The work is n² × D multiplications: all are compared with all.
-    progress: called with the number of rows done and of all.
+    All are compared with all, by a few numbers of each, which tell that most pairs are not close; only the others
+    are compared by their vectors. If that would be nearly all, they are, without the few numbers.
+
+    vectors: (N, D), as in the index. progress: called with the number of rows done and of all.
     """
+
+    def read(positions: Rows) -> Floats:
+        return _unit(vectors[rows[positions]])
+
+    if len(rows) > _BLOCK:
+        projection = projection_of(len(rows), read, _least_cosine(cosine), _SMALL)
+        if projection is not None:
+            return _pairs_by_bounds(projection, read, cosine, progress)
+    return _pairs_of_all(read, len(rows), cosine, progress)
+
+
+def _least_cosine(cosine: float) -> float:
+    """The least cosine that agrees with this one."""
+    return cosine - 2 * ROUNDING
+
+
+def _pairs_by_bounds(
+    projection: Projection, read: Callable[[Rows], Floats], cosine: float, progress: Progress | None
+) -> Rows:
+    order, points = projection.order, projection.points
+    least = _least_cosine(cosine) - projection.slack
+    parent = np.arange(len(order), dtype=np.int64)
     found = [np.empty((0, 2), dtype=np.int64)]
-    parent = np.arange(len(rows), dtype=np.int64)
-    for start in range(0, len(rows), _BLOCK):
-        mine = _unit(vectors[rows[start : start + _BLOCK]])
-        for other in range(start, len(rows), _BLOCK):
-            theirs = mine if other == start else _unit(vectors[rows[other : other + _BLOCK]])
+    bounds = np.empty((_SMALL, _SMALL), np.float32)
+    for start in range(0, len(order), _SMALL):
+        mine = points[start : start + _SMALL]
+        end = projection.reach(start + len(mine) - 1, least)
+        for other in range(start, end, _SMALL):
+            theirs = points[other : other + _SMALL]
+            bound = np.matmul(mine, theirs.T, out=bounds[: len(mine), : len(theirs)])
+            i, j = np.divmod(np.flatnonzero(bound >= least), len(theirs))
+            i, j = start + i, other + j
+            left = np.flatnonzero((i < j) & (_least(parent, i) != _least(parent, j)))
+            if len(left):
+                i, j = i[left], j[left]
+                (down, at), (across, beside) = (np.unique(some, return_inverse=True) for some in (i, j))
+                true = agree(read(order[down]) @ read(order[across]).T, cosine)[at, beside]
+                pairs = _forest(parent, i[true], j[true])
+                if len(pairs):
+                    found.append(order[pairs])
+        if progress is not None:
+            progress(min(start + _SMALL, len(order)), len(order))
+    return np.concatenate(found)
+
+
+def _pairs_of_all(read: Callable[[Rows], Floats], count: int, cosine: float, progress: Progress | None) -> Rows:
+    found = [np.empty((0, 2), dtype=np.int64)]
+    parent = np.arange(count, dtype=np.int64)
+    for start in range(0, count, _BLOCK):
+        mine = read(np.arange(start, min(count, start + _BLOCK)))
+        for other in range(start, count, _BLOCK):
+            theirs = mine if other == start else read(np.arange(other, min(count, other + _BLOCK)))
             near = agree(mine @ theirs.T, cosine)
             for first in range(0, len(near), _STRIP):
                 pairs = joining(parent, start + first, other, near[first : first + _STRIP])
                 if len(pairs):
                     found.append(pairs)
         if progress is not None:
-            progress(min(start + _BLOCK, len(rows)), len(rows))
+            progress(min(start + _BLOCK, count), count)
     return np.concatenate(found)
 
 
