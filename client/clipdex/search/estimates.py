@@ -7,6 +7,7 @@ number is between 0.5 and 1; the scores here are scaled with them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from clipdex.base.arrays import Array
 from clipdex.search.cosines import off_unit
-from clipdex.search.kernels import FloatDots, Int8Dots, Product, scratch, squared_norms
+from clipdex.search.kernels import FloatDots, Int8Dots, scratch, squared_norms
 from clipdex.search.quantize import Codes
 from clipdex.search.spans import Span
 
@@ -199,37 +200,35 @@ class Int8Estimates:
         part: slice | _Rows = slice(span.first - before, span.end - before)
         if span.chosen is not None:
             part = span.chosen - before
-        most_residual, most_length = block.extremes(part)
-        scale = block.scale[part]
+        steepest, most_residual, most_length, flattest = block.extremes(part)
         cut = (floor - self._base - 2 * self._slack) / self._unit
         cut = cut - self._by_residual * most_residual - self._by_length * most_length
         cut[np.isnan(cut)] = -np.inf
-        ats, queries, sums = [], [], []
-        for piece in self._sums(block.code[part]):
-            dots = piece.dots
-            rows, asked = (slice(i, i + n) for i, n in zip(piece[:2], dots.shape, strict=True))
-            at, query = _reaching(dots, scale[rows], cut[asked])
-            if len(at):
-                ats.append(piece.row + at)
-                queries.append(piece.query + query)
-                sums.append(dots[at, query])
-        if not ats:
-            return Found.joined([])
-        at, query = np.concatenate(ats), np.concatenate(queries)
-        row = part.start + at if isinstance(part, slice) else part[at]
-        scores = np.concatenate(sums) * block.scale[row].astype(np.float64)
-        error = self._by_residual[query] * block.residual[row] + self._by_length[query] * block.length[row]
-        scores = self._base[query] + self._unit[query] * scores
-        error = self._unit[query] * error + self._slack[query]
-        return _bounded(before + row, query, scores, error, floor)
+        found = []
+        for start, sums in self._sums(block.code[part]):
+            asked = slice(start, start + sums.shape[1])
+            if sums.shape[1] == 1:
+                at, query = _reaching_by_row(sums[:, 0], block.scale[part], float(cut[start]))
+            else:
+                at, query = _reaching_by_block(sums, steepest, flattest, cut[asked])
+            if len(at) == 0:
+                continue
+            row = part.start + at if isinstance(part, slice) else part[at]
+            scores, query = sums[at, query] * block.scale[row].astype(np.float64), query + start
+            error = self._by_residual[query] * block.residual[row] + self._by_length[query] * block.length[row]
+            scores = self._base[query] + self._unit[query] * scores
+            error = self._unit[query] * error + self._slack[query]
+            found.append(_bounded(before + row, query, scores, error, floor))
+        return Found.joined(found)
 
-    def _sums(self, code: npt.NDArray[np.int8]) -> Iterator[Product]:
-        """Yield pieces of the integers (n, Q), of any dtype that holds them."""
+    def _sums(self, code: npt.NDArray[np.int8]) -> Iterator[tuple[int, Array]]:
+        """Yield pieces (first query, integers (n, some queries)), of any dtype that holds them."""
         if len(self._levels) == 1:
             yield from self._levels[0].parts(code)
             return
-        for first, second in zip(*(level.parts(code) for level in self._levels), strict=True):
-            yield first._replace(dots=first.dots * float(_SECOND_LEVEL) + second.dots)
+        both = zip(*(level.parts(code) for level in self._levels), strict=True)
+        for (start, first), (_, second) in both:
+            yield start, first * float(_SECOND_LEVEL) + second
 
 
 def _too_coarse(lost: _Doubles, lengths: _Doubles, residual: float, length: float) -> bool:
@@ -237,22 +236,27 @@ def _too_coarse(lost: _Doubles, lengths: _Doubles, residual: float, length: floa
     return bool(np.mean(lost * length > 3 * lengths * residual) > 0.05)
 
 
-def _reaching(sums: Array, scale: Array, cut: _Doubles) -> tuple[_Rows, _Rows]:
-    """Find where sums (n, Q) × scale (n,) ≥ cut (Q,), in float32, missing none -> (rows, queries)."""
-    turned = sums.flags.f_contiguous
-    beside = sums.T if turned else sums
-    scores = scratch("scores", beside.size, np.float32).reshape(beside.shape)
-    np.copyto(scores, beside, casting="unsafe")
-    scores *= scale if turned else scale[:, None]
-    return _not_below(scores.T if turned else scores, _rounded_down(cut))
+def _reaching_by_row(sums: Array, scale: Array, cut: float) -> tuple[_Rows, _Rows]:
+    """Find where sums (n,) × scale (n,) ≥ cut, in float32, missing none -> (rows, zeros)."""
+    scores = scratch("scores", len(sums), np.float32)
+    np.copyto(scores, sums, casting="unsafe")
+    scores *= scale
+    below = np.float32(cut - 2.0**-21 * abs(cut)) if math.isfinite(cut) else np.float32(cut)
+    at = _set(scores >= below)
+    return at, np.zeros(len(at), np.int64)
 
 
-def _rounded_down(cut: _Doubles) -> npt.NDArray[np.float32]:
-    """Round to float32, with room for the roundings of what is compared.
+def _reaching_by_block(sums: Array, steepest: float, flattest: float, cut: _Doubles) -> tuple[_Rows, _Rows]:
+    """Find where sums (n, Q) × scale ≥ cut (Q,), by comparing the sums themselves; may find too many.
 
-    There are none where it is subnormal: an integer times a subnormal number is exact.
+    Every row's scale lies between the flattest and the steepest.
     """
-    return np.where(np.isfinite(cut), cut - 2.0**-21 * abs(cut), cut).astype(np.float32)
+    least = np.where(cut > 0, cut / steepest, cut / flattest)
+    least[np.isnan(least)] = -np.inf
+    if sums.dtype == np.int32:
+        # Rounding down covers the rounding of the division; beyond int32 there is no sum.
+        return _not_below(sums, np.clip(np.floor(least), -(2.0**31), 2.0**31 - 1).astype(np.int32))
+    return _not_below(sums, least - 2.0**-21 * np.where(np.isfinite(least), abs(least), 0))
 
 
 def _not_below(sums: Array, least: Array) -> tuple[_Rows, _Rows]:
@@ -260,12 +264,9 @@ def _not_below(sums: Array, least: Array) -> tuple[_Rows, _Rows]:
     if sums.shape[1] == 1:
         at = _set(~(sums[:, 0] < least[0]))
         return at, np.zeros(len(at), np.int64)
-    turned = sums.flags.f_contiguous  # the sums of a query lie side by side: it is compared at once with them all
-    beside, limits = (sums.T, least[:, None]) if turned else (sums, least)
-    flags = beside < limits
-    np.logical_not(flags, out=flags)
-    found = np.divmod(_set(np.ascontiguousarray(flags).reshape(-1)), flags.shape[1])
-    return (found[1], found[0]) if turned else found
+    flags = sums >= least if sums.dtype.kind == "i" else ~(sums < least)
+    at, query = np.divmod(_set(np.ascontiguousarray(flags).reshape(-1)), sums.shape[1])
+    return at, query
 
 
 def _set(flags: npt.NDArray[np.bool_]) -> _Rows:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
 from functools import cache
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.arrays import Array
 
-__all__ = ["FloatDots", "Int8Dots", "Product", "as_float32", "scratch", "squared_norms"]
+__all__ = ["FloatDots", "Int8Dots", "as_float32", "scratch", "squared_norms"]
 
 _log = logging.getLogger("clipdex.search")
 
@@ -27,20 +26,6 @@ _BLAS_FROM = 4
 
 # A matrix product of int8 is fastest with this many queries, which stay in the first-level cache.
 _QUERIES_AT_ONCE = 64
-
-# NumKong has a product of int8 for processors without instructions for it (AVX2) that is 1.3 times as fast as its
-# other one, if at least 128 vectors are packed, a multiple of 8. There the rows are packed instead, and the
-# queries multiplied with them; of fewer queries than this, the copying costs more than it gains.
-_PACK_ROWS_FROM = 16
-_LEAST_ROWS, _MOST_ROWS = 128, 1024
-_SUMS_AT_ONCE = 1 << 16  # they stay in the second-level cache, as the packed rows do
-
-# What NumKong calls processors that multiply int8 by instructions for it (VNNI, AMX, those of ARM and others), and
-# the one that has none. Not all of them have been measured, so whatever is not known to be slow is left as it is.
-_MULTIPLIES_INT8 = frozenset(
-    ("icelake", "genoa", "turin", "diamond", "sapphire", "sapphireamx", "graniteamx", "alder", "sierra")
-)
-_AVX2 = "haswell"
 
 # A float32 sum of this many products of two int8 is exact in any order: 1024 × 127² < 2²⁴.
 _EXACT_COLUMNS = 1024
@@ -89,8 +74,7 @@ def _keeps_its_word(numkong: Any) -> bool:
     sums = np.empty(2, np.int32)
     numkong.dot(codes, codes[:1], out=sums)
     packed = np.asarray(numkong.dots_packed(codes, numkong.dots_pack(codes[:1])))
-    turned = np.asarray(numkong.dots_packed(codes, numkong.dots_pack(np.repeat(codes[:1], _LEAST_ROWS, axis=0))))
-    if not all((found == 1024 * 127**2).all() for found in (sums, packed, turned)):
+    if not (sums == 1024 * 127**2).all() or not (packed == 1024 * 127**2).all():
         return False
     few = np.random.default_rng(0).permutation(256) < 128
     for dtype, wide, unit, small in (
@@ -114,22 +98,6 @@ def _keeps_its_word(numkong: Any) -> bool:
     return True
 
 
-@cache
-def _packs_rows() -> bool:
-    """Whether a product of int8 is faster if the rows are packed: with NumKong on AVX2, without VNNI."""
-    try:
-        able = {name for name, has in _required().get_capabilities().items() if has}
-    except Exception:  # a version that does not tell, or tells something else
-        return False
-    return _AVX2 in able and able.isdisjoint(_MULTIPLIES_INT8)
-
-
-def _required() -> ModuleType:
-    library = _numkong()
-    assert library is not None
-    return library
-
-
 def _gamma(count: int, unit: float) -> float:
     """Higham's bound for a sum of `count` products in any order, with room for the conversion of the result."""
     return 1.01 * (count + 4) * unit
@@ -147,17 +115,6 @@ def scratch(name: str, length: int, dtype: type[np.generic]) -> npt.NDArray[Any]
     return found[:length]
 
 
-class Product(NamedTuple):
-    """Dot products (n, q) of n rows from number `row` on with q queries from number `query` on.
-
-    Those of one row lie side by side in memory, or those of one query.
-    """
-
-    row: int
-    query: int
-    dots: Array
-
-
 class Int8Dots:
     """Dot products of int8 rows with int8 queries (Q, D).
 
@@ -169,38 +126,26 @@ class Int8Dots:
         self._library = _numkong()
         self.parallel = self._library is not None
         self._packed: list[Any] = []
-        self._rows_at_once = 0
-        if self._library is None or len(queries) < _PACK_FROM:
-            return
-        if len(queries) >= _PACK_ROWS_FROM and _packs_rows():
-            few = max(_LEAST_ROWS, min(_MOST_ROWS, _SUMS_AT_ONCE // len(queries)))
-            self._rows_at_once = few - few % _LEAST_ROWS
-            return
-        whole = _padded(self._queries)
-        for start in range(0, len(queries), _QUERIES_AT_ONCE):
-            self._packed.append(self._library.dots_pack(whole[start : start + _QUERIES_AT_ONCE]))
+        if self._library is not None and len(queries) >= _PACK_FROM:
+            whole = _padded(self._queries)
+            for start in range(0, len(queries), _QUERIES_AT_ONCE):
+                self._packed.append(self._library.dots_pack(whole[start : start + _QUERIES_AT_ONCE]))
 
-    def parts(self, codes: npt.NDArray[np.int8]) -> Iterator[Product]:
-        """Multiply codes (n, D) -> pieces of the dots (n, Q): int32, or float32 from NumPy.
+    def parts(self, codes: npt.NDArray[np.int8]) -> list[tuple[int, Array]]:
+        """Multiply codes (n, D) -> pieces (first query, dots (n, some queries)): int32, or float32 from NumPy.
 
-        A piece may be overwritten when the same thread asks for the next, of this object or one of the same name.
+        They may be overwritten by the same thread's next call, of this object or one of the same name.
         The integers are exact; float32 is too for D ≤ 1024, else summed in float64 and rounded once.
         """
         if self._library is None:
-            yield Product(0, 0, self._by_blas(codes))
-        elif self._rows_at_once:
-            for first in range(0, len(codes), self._rows_at_once):
-                packed = self._library.dots_pack(codes[first : first + self._rows_at_once])
-                yield Product(first, 0, np.asarray(self._library.dots_packed(self._queries, packed)).T)
-        elif self._packed:
-            for i, packed in enumerate(self._packed):
-                start = i * _QUERIES_AT_ONCE
-                dots = np.asarray(self._library.dots_packed(codes, packed))
-                yield Product(0, start, dots[:, : len(self._queries) - start])
-        else:
+            return [(0, self._by_blas(codes))]
+        if not self._packed:
             dots = scratch(self._name, len(codes), np.int32)
             self._library.dot(codes, self._queries, out=dots)
-            yield Product(0, 0, dots[:, None])
+            return [(0, dots[:, None])]
+        starts = range(0, len(self._queries), _QUERIES_AT_ONCE)
+        pieces = [np.asarray(self._library.dots_packed(codes, packed)) for packed in self._packed]
+        return [(i, piece[:, : len(self._queries) - i]) for i, piece in zip(starts, pieces, strict=True)]
 
     def _by_blas(self, codes: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
         dots = np.empty((len(codes), len(self._queries)), np.float32)
