@@ -20,8 +20,6 @@ from PIL import Image
 import clipdex
 from clipdex import Client, Collection, Index, InvalidArgument, Item, Query, index_pictures
 from clipdex.apps.bench import measure_index
-from clipdex.cli import connection_options as connection
-from clipdex.cli.bench import bench_index
 from clipdex.index.manifest import Manifest
 from clipdex.index.part_plan import PartPlan
 from clipdex.model.card import ImageSpec
@@ -247,8 +245,11 @@ def test_a_measured_run_and_its_bound_decode_as_is_asked(
         seen.append(options["decode"])
         raise InvalidArgument("that was enough")
 
-    monkeypatch.setattr(bench_index, "measure_index", measured)
-    monkeypatch.setattr(connection, "connect", lambda address, model, **_: Client(FakeTransport(), model=model))
+    monkeypatch.setattr("clipdex.cli.bench.bench_index.measure_index", measured)
+    monkeypatch.setattr(
+        "clipdex.cli.connection_options.connect",
+        lambda address, model, **_: Client(FakeTransport(), model=model),
+    )
     for words in ((), ("--decode", "fast")):
         assert "that was enough" in run("bench", "index", folder, *words)[2]
     assert seen == ["exact", "fast"]
