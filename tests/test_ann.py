@@ -253,6 +253,7 @@ def test_there_may_be_none(tmp_path):
         AnnIndex.open(index)
 
 
+@pytest.mark.slow
 def test_after_a_compaction_there_is_none(own):
     with IndexWriter(own) as writer:
         writer.remove(picture(5).path)
@@ -369,6 +370,7 @@ def test_a_build_that_a_compaction_overtook_is_told(own):
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_builds_and_searches(run, fake, pictures, tmp_path, monkeypatch):
     from conftest import MODEL_REPOSITORY
 

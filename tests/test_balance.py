@@ -390,6 +390,7 @@ def end(process):
     process.stdout.close()
 
 
+@pytest.mark.slow
 def test_of_two_servers_one_is_killed_and_no_call_fails():
     killed, address = start_server()
     try:

@@ -124,6 +124,7 @@ def test_what_cannot_be_opened_again_is_named_and_kept(run, shards, here):
     assert run("failures", "x.clipdex")[1].splitlines() == before.splitlines()[1:]
 
 
+@pytest.mark.slow
 def test_a_table_that_needs_pyarrow_does_not_hinder_the_others(run, shards, here, monkeypatch):
     noise(50).save(here / "a.png")
     (here / "list").write_text("a.png\nb.png\nt.parquet\n")
@@ -138,6 +139,7 @@ def test_a_table_that_needs_pyarrow_does_not_hinder_the_others(run, shards, here
     assert "t.parquet: not_a_picture" in out
 
 
+@pytest.mark.slow
 def test_a_row_that_has_a_path_by_now_is_found_by_the_ledger(run, here):
     for name in "ab":
         noise(ord(name)).save(here / f"{name}.png")

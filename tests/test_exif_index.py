@@ -335,6 +335,7 @@ def test_a_picture_in_a_tar_says_it_and_its_texts_stay_apart(update, tmp_path):
         assert opened.where("camera = 'Pixel 7' AND meta LIKE '%mine%'").tolist() == [0]
 
 
+@pytest.mark.slow
 def test_the_command_refreshes_and_searches(run, tmp_path, monkeypatch):
     from clipdex.cli import connection_options as connection  # the thin install has no command line
 

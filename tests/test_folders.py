@@ -128,6 +128,7 @@ def test_what_is_no_glob_is_refused(glob):
         Exclusion([glob])
 
 
+@pytest.mark.slow
 def test_rows_of_what_is_left_out_now_leave_the_index_and_are_counted(update, stick, tmp_path):
     update(Folder(stick, exclusion=Exclusion(hidden=True)))
     draw(stick, "raw/d.png")

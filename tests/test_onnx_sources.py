@@ -143,6 +143,7 @@ def test_what_exporters_do_differently_gives_the_same_vectors(
         assert (one * other).sum(axis=1).min() > 0.999999
 
 
+@pytest.mark.slow
 def test_a_newer_opset_is_brought_to_the_limit(copy_of: Callable[[str], Path], adopt: Adopt) -> None:
     source = copy_of("transformers_js")
     for path in source.glob("onnx/*.onnx"):
@@ -193,6 +194,7 @@ def test_an_fp16_twin_alone_is_adopted_as_it_is(
         adopt(source, name="other", precision="fp32")
 
 
+@pytest.mark.slow
 def test_the_fingerprint_says_which_weights(copy_of: Callable[[str], Path], adopt: Adopt) -> None:
     source = copy_of("transformers_js")
     before = load_onnx(str(source)).weights_sha256

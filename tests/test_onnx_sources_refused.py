@@ -87,6 +87,7 @@ def rename_output(old: str, new: str) -> Callable[[onnx.ModelProto], None]:
     return rename
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["last_hidden_state", "pooler_output"])
 @pytest.mark.parametrize("tower", ["vision_model", "text_model"])
 def test_an_output_before_the_projection(copy_of: Callable[[str], Path], tower: str, output: str) -> None:
@@ -196,6 +197,7 @@ def test_a_declared_domain_that_nothing_uses_is_no_fault(copy_of: Callable[[str]
     assert [entry.domain for entry in onnx.load(tmp_path / "model.onnx").opset_import] == [""]
 
 
+@pytest.mark.slow
 def test_a_batch_of_several(copy_of: Callable[[str], Path]) -> None:
     source = copy_of("immich")
 

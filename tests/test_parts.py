@@ -90,6 +90,7 @@ def test_all_parts_have_what_one_index_has_bit_for_bit(
     assert clipdex.verify_index(out).damages == []
 
 
+@pytest.mark.slow
 def test_a_later_run_needs_no_number_and_keeps_all_parts_up_to_date(
     fake: Client, transport: FakeTransport, pictures: Path, out: Path
 ) -> None:
@@ -143,6 +144,7 @@ def test_a_part_that_goes_missing_is_an_error_of_a_reader_and_of_verify(
     assert not (tmp_path / "one").exists()
 
 
+@pytest.mark.slow
 def test_a_part_of_another_model_is_an_error_that_names_it(
     fake: Client, pictures: Path, out: Path, tmp_path: Path
 ) -> None:
@@ -158,6 +160,7 @@ def test_a_part_of_another_model_is_an_error_that_names_it(
     assert any("part-00001" in each.what for each in clipdex.verify_index(out).damages)
 
 
+@pytest.mark.slow
 def test_the_plan_is_frozen(fake: Client, pictures: Path, out: Path) -> None:
     make(fake, pictures, out, parts=N)
     before = (out / "plan.json").read_bytes()
@@ -198,6 +201,7 @@ def test_what_cannot_become_an_index_of_parts_is_refused_in_a_sentence(
         make(fake, pictures, tmp_path / "one" / "in", parts=N)
 
 
+@pytest.mark.slow
 def test_a_writer_and_a_collection_refuse_an_index_of_parts(fake: Client, pictures: Path, out: Path) -> None:
     make(fake, pictures, out, parts=N)
     with pytest.raises(clipdex.IndexFormatError, match="index of parts"):
@@ -239,6 +243,7 @@ def tars(folder: Path, count: int = 6) -> list[Path]:
     return made
 
 
+@pytest.mark.slow
 def test_a_part_reads_the_headers_of_its_own_tars_only(
     fake: Client, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,7 @@ def evil_folder(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_no_command_lets_others_words_reach_the_terminal(run, evil_server, evil_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     server = ("--server", evil_server.address)

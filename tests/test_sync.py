@@ -31,6 +31,7 @@ def test_a_moved_file_is_not_embedded_again(update, pictures, tmp_path):
     assert b"3.png" not in after
 
 
+@pytest.mark.slow
 def test_a_moved_folder_is_not_embedded_again(update, pictures, tmp_path):
     update(pictures)
     moved = tmp_path / "elsewhere"
@@ -150,6 +151,7 @@ def test_a_plan_says_what_a_run_then_does(update, pictures, tmp_path, transport)
     assert (report.indexed, report.unchanged, report.removed) == (2, 10, 1)
 
 
+@pytest.mark.slow
 def test_a_plan_foresees_what_is_embedded_again_because_it_is_damaged(update, pictures, tmp_path):
     index = tmp_path / "x"
     update(pictures)

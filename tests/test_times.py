@@ -116,6 +116,7 @@ def test_a_found_file_holds_what_an_index_holds():
     struct.pack("<q", storable(-(1 << 63)))
 
 
+@pytest.mark.slow
 def test_case_26_an_edit_that_keeps_size_and_time_is_found(update, drawn, tmp_path):
     update(drawn)
     with Index.open(tmp_path / "x") as index:

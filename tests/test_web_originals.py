@@ -219,6 +219,7 @@ def test_no_descriptor_stays_open(site: Any) -> None:
     assert len(os.listdir("/proc/self/fd")) <= before + 2
 
 
+@pytest.mark.slow
 def test_a_member_of_a_tar_is_its_bytes_and_has_ranges_and_a_thumbnail(tmp_path: Path) -> None:
     data = encoded(3, "PNG")
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
@@ -240,6 +241,7 @@ def test_a_member_of_a_tar_is_its_bytes_and_has_ranges_and_a_thumbnail(tmp_path:
         assert client.get(found["original"]).status_code == 404
 
 
+@pytest.mark.slow
 def test_a_cell_of_a_table_is_its_bytes(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
