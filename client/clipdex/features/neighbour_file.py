@@ -28,7 +28,7 @@ from clipdex.index.side.neighbour_footer import (
     sound_ends,
 )
 
-__all__ = ["AGAIN", "FOOTER_BYTES", "NEIGHBOURS_FILE", "NeighbourFile", "NeighbourFooter", "neighbours_state"]
+__all__ = ["AGAIN", "FOOTER_BYTES", "NEIGHBOURS_FILE", "NeighbourFile", "NeighbourFooter"]
 
 
 class NeighbourFile:
@@ -82,15 +82,6 @@ class NeighbourFile:
         except RuntimeError as exc:
             raise IndexDamaged(f"{self._path} is damaged: FAISS cannot search it; {AGAIN}") from exc
         return distances, ids
-
-
-def neighbours_state(directory: Path) -> tuple[int, ...] | None:
-    """Return what tells one file of an index from another that replaces it; None if there is none."""
-    try:
-        found = os.lstat(directory / NEIGHBOURS_FILE)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _checked(

@@ -16,8 +16,9 @@ from clipdex.base.counting import counted
 from clipdex.base.errors import IndexFault, MissingExtra
 from clipdex.base.extras import needs
 from clipdex.features.geometry import numbers
-from clipdex.features.neighbour_file import NeighbourFile, neighbours_state
+from clipdex.features.neighbour_file import NEIGHBOURS_FILE, NeighbourFile
 from clipdex.features.store import FeatureStore
+from clipdex.index.files import identity
 from clipdex.index.reader import Index
 from clipdex.index.side.neighbour_footer import POINTS_A_ROW
 
@@ -71,7 +72,8 @@ class StoredNeighbours:
         self.faults: list[str] = []
         pieces = index.pieces()
         # Before they are opened: a file that replaces one in between is seen as new.
-        self._seen = [(part.directory, neighbours_state(part.directory)) for _, part in pieces]
+        paths = [part.directory / NEIGHBOURS_FILE for _, part in pieces]
+        self._seen = [(path, identity(path)) for path in paths]
         covered = np.zeros(len(index.vectors), np.bool_)
         for first, part in pieces:
             try:
@@ -118,7 +120,7 @@ class StoredNeighbours:
 
     def is_current(self) -> bool:
         """Return whether no part has had a file, or another file, since they were opened."""
-        return all(neighbours_state(directory) == state for directory, state in self._seen)
+        return all(identity(path) == seen for path, seen in self._seen)
 
     def search(self, descriptors: _Bytes, k: int) -> Found:
         """Find the k nearest; see `Neighbours`."""

@@ -35,10 +35,10 @@ from clipdex.index.side.column_file import (
     ColumnHeader,
     ColumnPlace,
     contents_of,
-    padded,
     settled_state,
     state_of,
 )
+from clipdex.index.side.derived_file import padded
 
 __all__ = ["build_columns", "merge_log"]
 

@@ -24,6 +24,7 @@ __all__ = [
     "fault",
     "gone",
     "has_other_names",
+    "identity",
     "is_at",
     "map_file",
     "open_directory",
@@ -80,6 +81,15 @@ def gone(directory: Path) -> IndexNotFound:
 def open_to_read(path: Path) -> BinaryIO:
     """Open an existing file, in binary. Raises IndexDamaged if it is not a regular file, OSError like `open`."""
     return os.fdopen(_open(path, os.O_RDONLY), "rb")
+
+
+def identity(path: Path) -> tuple[int, ...] | None:
+    """Return what tells a file from another that replaces it: device, inode, size, time; None if there is none."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def map_file(

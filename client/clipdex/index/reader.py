@@ -32,8 +32,9 @@ from clipdex.index.ranker import Ranker
 from clipdex.index.row_reader import RowReader
 from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.search_options import check_options, check_params, checked_queries
-from clipdex.index.side.column_file import ColumnFile, ColumnWatch
-from clipdex.index.side.int8_file import Int8File, Int8Watch
+from clipdex.index.side.column_file import COLUMNS_FILE, ColumnFile
+from clipdex.index.side.derived_file import DerivedFile
+from clipdex.index.side.int8_file import INT8_FILE, Int8File
 from clipdex.index.thumbnails import ThumbnailStore
 from clipdex.index.vectors import map_vectors
 from clipdex.index.where import FILTER_TIMEOUT_S, Rows, Where
@@ -149,8 +150,8 @@ class Index:
             raise
         self._place = place
         self.generation = object()
-        self._int8 = Int8Watch()
-        self._columns = ColumnWatch()
+        self._int8 = DerivedFile[Int8File](INT8_FILE)
+        self._columns = DerivedFile[ColumnFile](COLUMNS_FILE)
         self._norms = RowNorms(unit=True)
 
     @property
@@ -214,11 +215,14 @@ class Index:
 
     def codes(self) -> Int8File | None:
         """The rows' int8 codes, if `optimize` has written codes that are usable; else None."""
-        return self._int8.now(self.directory, self.manifest, self._store.extents)
+        return self._int8.now(
+            self.directory, lambda: Int8File.open(self.directory, self.manifest, self._store.extents())
+        )
 
     def columns(self) -> ColumnFile | None:
         """The rows' columns of numbers, if `optimize` has written columns that are usable; else None."""
-        return self._columns.now(self.directory, self.rows_now())
+        store = self.rows_now()
+        return self._columns.now(self.directory, lambda: ColumnFile.open(self.directory, store.extents(), store))
 
     def require(self, card: ModelCard) -> None:
         """Raise FingerprintMismatch unless queries of this model can be compared with the rows."""

@@ -18,7 +18,8 @@ from clipdex.base.arrays import Array, Vectors
 from clipdex.base.errors import IndexDamaged, InvalidArgument
 from clipdex.index import Index, IndexWriter, Manifest, Picture, optimize_index
 from clipdex.index.files import open_to_read
-from clipdex.index.side.int8_file import INT8_FILE, Int8Header, Int8Unusable
+from clipdex.index.side.derived_file import Unusable
+from clipdex.index.side.int8_file import INT8_FILE, Int8Header
 
 __all__ = ["SearchPoint", "drawn_index", "measure_search", "read_seconds", "scanned"]
 
@@ -101,7 +102,7 @@ def scanned(index: Index) -> list[Array]:
         with open_to_read(index.directory / INT8_FILE) as file:
             header = Int8Header.from_bytes(file.readline(_LONGEST_HEADER))
             codes: Array = np.memmap(file, np.uint8, mode="r")
-    except (OSError, ValueError, IndexDamaged, Int8Unusable):
+    except (OSError, ValueError, IndexDamaged, Unusable):
         return [index.vectors]
     return [codes, index.vectors[header.rows :]]
 

@@ -21,7 +21,7 @@ from clipdex.base.json_text import parse_plain_json
 from clipdex.base.records import Extent
 from clipdex.index.files import fault, open_to_read
 from clipdex.index.manifest import Manifest, json_crc32c
-from clipdex.index.side.building import digest
+from clipdex.index.side.building import is_of_first
 from clipdex.index.stored import is_stored_count
 
 __all__ = [
@@ -129,8 +129,7 @@ class AnnHeader:
         expected = (manifest.fingerprint, manifest.embedding_dim, manifest.dtype)
         if (self.fingerprint, self.embedding_dim, self.dtype) != expected:
             raise IndexFault(f"{path} belongs to another index; {AGAIN}")
-        ends = np.cumsum([0, *(extent.row_count for extent in extents)]).tolist()
-        if self.rows not in ends or digest(extents[: ends.index(self.rows)]) != self.extents:
+        if not is_of_first(extents, self.rows, self.extents):
             raise IndexFault(f"{path} belongs to other rows than the index has now; {AGAIN}")
 
 

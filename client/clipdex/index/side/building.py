@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import accumulate
 from pathlib import Path
 
 from clipdex.base.errors import IndexLocked, IndexWriteError
@@ -13,13 +14,19 @@ from clipdex.base.records import Extent
 from clipdex.index.file_system import locked
 from clipdex.index.files import is_at, open_to_write, rename, require_regular, sync_directory
 
-__all__ = ["building", "digest", "install"]
+__all__ = ["building", "digest", "install", "is_of_first"]
 
 
 def digest(extents: Sequence[Extent]) -> str:
     """Identify rows by a hash of their extents, which include the CRC-32C of their bytes."""
     text = "".join(f"{extent.first_row},{extent.row_count},{extent.crc32c};" for extent in extents)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def is_of_first(extents: Sequence[Extent], rows: int, made_of: str) -> bool:
+    """Return whether a file of so many rows, with this digest of their extents, was made of the first of these."""
+    ends = list(accumulate((extent.row_count for extent in extents), initial=0))
+    return rows in ends and digest(extents[: ends.index(rows)]) == made_of
 
 
 @contextmanager

@@ -6,13 +6,11 @@ It only saves time. If it is missing, stale or damaged, SQLite evaluates the con
 from __future__ import annotations
 
 import json
-import logging
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -22,11 +20,11 @@ from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged
 from clipdex.base.json_text import parse_plain_json
 from clipdex.base.records import Extent
-from clipdex.index.files import fault, map_file, open_to_read
 from clipdex.index.manifest import json_crc32c
 from clipdex.index.row_reader import RowReader
 from clipdex.index.schema import still
-from clipdex.index.side.building import digest
+from clipdex.index.side.building import is_of_first
+from clipdex.index.side.derived_file import Unusable, damages_of, logged, mapped, padded, usable
 from clipdex.index.stored import is_stored_count
 
 __all__ = [
@@ -37,10 +35,8 @@ __all__ = [
     "ColumnFile",
     "ColumnHeader",
     "ColumnPlace",
-    "ColumnWatch",
     "column_damages",
     "contents_of",
-    "padded",
     "settled_state",
     "state_of",
 ]
@@ -51,17 +47,10 @@ HEADER_BYTES = 65_536
 
 KINDS = ("<i1", "<i2", "<i4", "<i8", "<f8")
 _MOST_COLUMNS = 100
-_ALIGNED = 64
 SETTLED_S = 2  # some file systems keep times to two seconds
 
 # A commit may change anything but these in place, so the others are of one state of rows.sqlite.
 _OF_THE_CONTENT = frozenset(("width", "height"))
-
-_log = logging.getLogger("clipdex.index")
-
-
-class ColumnsUnusable(Exception):
-    """The side file cannot be used; the message says why. Never leaves this package."""
 
 
 @dataclass(frozen=True)
@@ -116,22 +105,22 @@ class ColumnHeader:
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> ColumnHeader:
-        """Read a header. Raises ColumnsUnusable."""
+        """Read a header. Raises Unusable."""
         try:
             data = parse_plain_json(raw)
             crc32c = data.pop("crc32c")
             if data["format"] != FORMAT or data["format_version"] != FORMAT_VERSION:
-                raise ColumnsUnusable("has a format that this clipdex does not know")
+                raise Unusable("has a format that this clipdex does not know")
             if crc32c != json_crc32c(data):
-                raise ColumnsUnusable("is damaged: its header is not what was written")
+                raise Unusable("is damaged: its header is not what was written")
             state = None if data["state"] is None else tuple(data["state"])
             fields = ColumnPlace.__dataclass_fields__
             places = tuple(ColumnPlace(**{name: place[name] for name in fields}) for place in data["columns"])
             header = cls(data["rows"], data["extents"], data["contents"], state, places)
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
-            raise ColumnsUnusable("is damaged: its header cannot be read") from exc
+            raise Unusable("is damaged: its header cannot be read") from exc
         if not header._is_plausible():
-            raise ColumnsUnusable("is damaged: a field of its header is missing or out of range")
+            raise Unusable("is damaged: a field of its header is missing or out of range")
         return header
 
     def _is_plausible(self) -> bool:
@@ -145,7 +134,7 @@ class ColumnHeader:
             place.kind in KINDS
             and type(place.nulls) is bool
             and place.start >= HEADER_BYTES
-            and place.start % _ALIGNED == 0
+            and place.start == padded(place.start)
             for place in self.columns
         )
 
@@ -163,33 +152,19 @@ class ColumnFile:
     @classmethod
     def open(cls, directory: Path, extents: Sequence[Extent], store: RowReader) -> ColumnFile | None:
         """Open the side file of an index; None if there is none, or it cannot be used."""
-        try:
-            return cls.require(directory, extents, store)
-        except FileNotFoundError:
-            return None
-        except ColumnsUnusable as exc:
-            path = directory / COLUMNS_FILE
-            _log.warning("%s %s; it is not used, which affects only the speed", path, exc)
-            return None
+        return usable(directory / COLUMNS_FILE, lambda: cls.require(directory, extents, store))
 
     @classmethod
     def require(cls, directory: Path, extents: Sequence[Extent], store: RowReader) -> ColumnFile:
-        """Open the side file, like `open`, but raise FileNotFoundError or ColumnsUnusable."""
+        """Open the side file, like `open`, but raise FileNotFoundError or Unusable."""
         path = directory / COLUMNS_FILE
         try:
-            with open_to_read(path) as file:
-                header = ColumnHeader.from_bytes(file.read(HEADER_BYTES))
-                _require_fit(header, extents, store)
-                size = os.fstat(file.fileno()).st_size
-                if size != header.file_bytes:
-                    raise ColumnsUnusable(f"is damaged: it has {size:,} bytes instead of {header.file_bytes:,}")
-                return cls(directory, header, np.asarray(map_file(file, path, np.uint8)))
-        except FileNotFoundError:
-            raise
+            found = mapped(
+                path, HEADER_BYTES, ColumnHeader.from_bytes, lambda header: _require_fit(header, extents, store)
+            )
         except IndexDamaged as exc:
-            raise ColumnsUnusable(str(exc).removeprefix(f"{path} ").removeprefix(f"{path}: ")) from exc
-        except OSError as exc:
-            raise ColumnsUnusable(f"cannot be read: {exc.strerror or exc}") from exc
+            raise Unusable(str(exc).removeprefix(f"{path} ").removeprefix(f"{path}: ")) from exc
+        return cls(directory, *found)
 
     def names(self) -> frozenset[str]:
         """The columns that can be used now: those a commit may have changed only if there was none since."""
@@ -206,63 +181,32 @@ class ColumnFile:
         if name not in self._known:
             try:
                 self._known[name] = self._read(self._places[name])
-            except ColumnsUnusable as exc:
-                _log.warning("%s %s; it is not used, which affects only the speed", self._path, exc)
+            except Unusable as exc:
+                logged(self._path, exc)
                 self._known[name] = None
         return self._known[name]
 
     def _read(self, place: ColumnPlace) -> Column:
         raw = self._data[place.start : place.start + place.length(self.rows)]
         if google_crc32c.value(raw) != place.crc32c:
-            raise ColumnsUnusable(f"is damaged: the column {place.name!r:.60} is not what was written")
+            raise Unusable(f"is damaged: the column {place.name!r:.60} is not what was written")
         middle = self.rows * int(place.kind[2:])
         values = raw[:middle].view(place.kind)
         nulls = raw[middle:].view(np.bool_) if place.nulls else None
         if nulls is not None and raw[middle:].max(initial=0) > 1:
-            raise ColumnsUnusable(f"is damaged: the column {place.name!r:.60} is not what was written")
+            raise Unusable(f"is damaged: the column {place.name!r:.60} is not what was written")
         return Column(values, nulls)
-
-
-class ColumnWatch:
-    """The side file of an index that stays open: opened once it exists, and again after it was replaced."""
-
-    def __init__(self) -> None:
-        self._seen: tuple[int, ...] | None = None
-        self._file: ColumnFile | None = None
-
-    def now(self, directory: Path, store: RowReader) -> ColumnFile | None:
-        """Return the file, if there is one that can be used."""
-        try:
-            stat = os.lstat(directory / COLUMNS_FILE)
-        except OSError:
-            self._seen = self._file = None
-            return None
-        seen = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        if seen != self._seen:
-            self._file = ColumnFile.open(directory, store.extents(), store)
-            self._seen = seen
-        return self._file
 
 
 def column_damages(directory: Path, extents: Sequence[Extent], store: RowReader) -> list[str]:
     """Check the side file, if there is one -> its damage. Raises IndexFault if the system refuses to read it."""
-    try:
-        file = ColumnFile.require(directory, extents, store)
-    except FileNotFoundError:
-        return []
-    except ColumnsUnusable as exc:
-        if isinstance(exc.__cause__, OSError):
-            refused = fault(directory / COLUMNS_FILE, exc.__cause__)
-            if not isinstance(refused, IndexDamaged):
-                raise refused from exc
-        return [f"{COLUMNS_FILE} {exc}: rebuild it with  clipdex optimize"]
-    found = []
-    for place in file.header.columns:
-        try:
-            file._read(place)
-        except ColumnsUnusable as exc:
-            found.append(f"{COLUMNS_FILE} {exc}: rebuild it with  clipdex optimize")
-    return found
+
+    def checks(file: ColumnFile) -> list[Callable[[], object]]:
+        return [partial(file._read, place) for place in file.header.columns]
+
+    return damages_of(
+        directory / COLUMNS_FILE, lambda: ColumnFile.require(directory, extents, store), checks, "it"
+    )
 
 
 def state_of(directory: Path) -> tuple[int, int] | None:
@@ -292,17 +236,8 @@ def settled_state(directory: Path, before: tuple[int, int] | None) -> tuple[int,
     return now
 
 
-def padded(length: int) -> int:
-    """Round up to the next place where a column may start."""
-    return -(-length // _ALIGNED) * _ALIGNED
-
-
 def _require_fit(header: ColumnHeader, extents: Sequence[Extent], store: RowReader) -> None:
-    """Raise ColumnsUnusable unless the header is for the first of these extents."""
-    rows, some = 0, 0
-    while rows < header.rows and some < len(extents):
-        rows += extents[some].row_count
-        some += 1
-    fits: Any = rows == header.rows and digest(extents[:some]) == header.extents
-    if not fits or contents_of(store, rows) != header.contents:
-        raise ColumnsUnusable("belongs to other rows than the index has now")
+    """Raise Unusable unless the header is for the first of these extents."""
+    fits = is_of_first(extents, header.rows, header.extents)
+    if not fits or contents_of(store, header.rows) != header.contents:
+        raise Unusable("belongs to other rows than the index has now")

@@ -7,11 +7,9 @@ same.
 from __future__ import annotations
 
 import json
-import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import google_crc32c
@@ -22,9 +20,9 @@ from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged
 from clipdex.base.json_text import parse_plain_json
 from clipdex.base.records import Extent
-from clipdex.index.files import fault, map_file, open_to_read
 from clipdex.index.manifest import Manifest, json_crc32c
-from clipdex.index.side.building import digest
+from clipdex.index.side.building import digest, is_of_first
+from clipdex.index.side.derived_file import Unusable, damages_of, logged, mapped, padded, usable
 from clipdex.index.stored import is_stored_count
 from clipdex.search.quantize import BLOCK_ROWS, Basis, CodeBlock
 
@@ -32,8 +30,6 @@ __all__ = [
     "INT8_FILE",
     "Int8File",
     "Int8Header",
-    "Int8Unusable",
-    "Int8Watch",
     "block_bytes",
     "int8_damages",
     "pack_block",
@@ -43,15 +39,8 @@ INT8_FILE = "vectors.int8"
 FORMAT, FORMAT_VERSION = "clipdex-int8", 1
 
 _HEADER_BYTES = 4096
-_ALIGNED = 64
 _MOST_BLOCK_BYTES = 64 << 20
 _LEAST_BLOCK_ROWS = 2048
-
-_log = logging.getLogger("clipdex.index")
-
-
-class Int8Unusable(Exception):
-    """The side file cannot be used; the message says why. Never leaves this package."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +74,7 @@ class Int8Header:
     @property
     def basis_bytes(self) -> int:
         """The size of the basis after the header, padded."""
-        return _padded(8 * self.embedding_dim)
+        return padded(8 * self.embedding_dim)
 
     @property
     def blocks(self) -> int:
@@ -116,35 +105,35 @@ class Int8Header:
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Int8Header:
-        """Read a header. Raises Int8Unusable."""
+        """Read a header. Raises Unusable."""
         try:
             data = parse_plain_json(raw)
             crc32c = data.pop("crc32c")
             if data.pop("format") != FORMAT or data.pop("format_version") != FORMAT_VERSION:
-                raise Int8Unusable("has a format that this clipdex does not know")
+                raise Unusable("has a format that this clipdex does not know")
             header = cls(**{name: data[name] for name in cls.__dataclass_fields__})
             whole = {"format": FORMAT, "format_version": FORMAT_VERSION} | data
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
-            raise Int8Unusable("is damaged: its header cannot be read") from exc
+            raise Unusable("is damaged: its header cannot be read") from exc
         if crc32c != json_crc32c(whole):
-            raise Int8Unusable("is damaged: its header is not what was written")
+            raise Unusable("is damaged: its header is not what was written")
         texts = (header.fingerprint, header.dtype, header.extents)
         numbers = (header.embedding_dim, header.rows, header.block_rows, header.basis_crc32c)
         if not all(type(text) is str for text in texts) or not all(map(is_stored_count, numbers)):
-            raise Int8Unusable("is damaged: a field of its header is missing or out of range")
+            raise Unusable("is damaged: a field of its header is missing or out of range")
         return header
 
 
 def block_bytes(rows: int, dim: int) -> int:
     """Return the length of a block in the file."""
-    return _padded(rows * dim) + _padded(12 * rows + 4)
+    return padded(rows * dim) + padded(12 * rows + 4)
 
 
 def pack_block(block: CodeBlock) -> list[bytes]:
     """Encode a block for the file: codes, scales, residuals, lengths, CRC-32C."""
     rows, dim = block.code.shape
     codes = block.code.tobytes()
-    parts = [b"\0" * (_padded(rows * dim) - rows * dim)]
+    parts = [b"\0" * (padded(rows * dim) - rows * dim)]
     parts += [np.asarray(v, "<f4").tobytes() for v in (block.scale, block.residual, block.length)]
     tail = b"".join(parts)
     crc32c = google_crc32c.extend(google_crc32c.value(codes), tail)
@@ -164,7 +153,7 @@ class Int8File:
         first = _HEADER_BYTES
         raw = data[first : first + 8 * header.embedding_dim]
         if google_crc32c.value(raw) != header.basis_crc32c:
-            raise Int8Unusable("is damaged: the basis of its codes is not what was written")
+            raise Unusable("is damaged: the basis of its codes is not what was written")
         both = raw.view("<f4").astype(np.float32)
         self.basis = Basis(both[: header.embedding_dim], both[header.embedding_dim :])
         self._blocks: list[CodeBlock | None] = [None] * header.blocks
@@ -173,32 +162,22 @@ class Int8File:
     @classmethod
     def open(cls, directory: Path, manifest: Manifest, extents: Sequence[Extent]) -> Int8File | None:
         """Open the side file of an index with these extents; None if there is none, or it cannot be used."""
-        try:
-            return cls.require(directory, manifest, extents)
-        except FileNotFoundError:
-            return None
-        except Int8Unusable as exc:
-            _log.warning("%s %s; it is not used, which affects only the speed", directory / INT8_FILE, exc)
-            return None
+        return usable(directory / INT8_FILE, lambda: cls.require(directory, manifest, extents))
 
     @classmethod
     def require(cls, directory: Path, manifest: Manifest, extents: Sequence[Extent]) -> Int8File:
-        """Open the side file, like `open`, but raise FileNotFoundError or Int8Unusable."""
+        """Open the side file, like `open`, but raise FileNotFoundError or Unusable."""
         path = directory / INT8_FILE
         try:
-            with open_to_read(path) as file:
-                header = Int8Header.from_bytes(file.read(_HEADER_BYTES))
-                _require_fit(header, manifest, extents)
-                size = os.fstat(file.fileno()).st_size
-                if size != header.file_bytes:
-                    raise Int8Unusable(f"is damaged: it has {size:,} bytes instead of {header.file_bytes:,}")
-                return cls(path, header, np.asarray(map_file(file, path, np.uint8)))
-        except FileNotFoundError:
-            raise
+            header, data = mapped(
+                path,
+                _HEADER_BYTES,
+                Int8Header.from_bytes,
+                lambda header: _require_fit(header, manifest, extents),
+            )
         except IndexDamaged as exc:
-            raise Int8Unusable(f"cannot be used: {exc}") from exc
-        except OSError as exc:
-            raise Int8Unusable(f"cannot be read: {exc.strerror}") from exc
+            raise Unusable(f"cannot be used: {exc}") from exc
+        return cls(path, header, data)
 
     @property
     def stored(self) -> Array:
@@ -215,8 +194,8 @@ class Int8File:
         if not self._known[number]:
             try:
                 self._blocks[number] = self._read(number)
-            except Int8Unusable as exc:
-                _log.warning("%s %s; they are not used, which affects only the speed", self._path, exc)
+            except Unusable as exc:
+                logged(self._path, exc, "they are")
             self._known[number] = True
         return self._blocks[number]
 
@@ -230,80 +209,41 @@ class Int8File:
     def _read(self, number: int) -> CodeBlock:
         rows, dim = self.header.rows_of(number), self.header.embedding_dim
         start = self.header.start_of(number)
-        middle = start + _padded(rows * dim)
+        middle = start + padded(rows * dim)
         end = middle + 12 * rows
         written = int.from_bytes(self._data[end : end + 4].tobytes(), "little")
         if google_crc32c.value(self._data[start:end]) != written:
             first = number * self.block_rows
             where = f"the codes of rows {first} to {first + rows - 1}"
-            raise Int8Unusable(f"is damaged: {where} are not what was written")
+            raise Unusable(f"is damaged: {where} are not what was written")
         return self._view(number)
 
     def _view(self, number: int) -> CodeBlock:
         rows, dim = self.header.rows_of(number), self.header.embedding_dim
         start = self.header.start_of(number)
-        middle = start + _padded(rows * dim)
+        middle = start + padded(rows * dim)
         scale, residual, length = self._data[middle : middle + 12 * rows].view("<f4").reshape(3, rows)
         code = self._data[start : start + rows * dim].view(np.int8).reshape(rows, dim)
         return CodeBlock(code, scale, residual, length)
 
 
-class Int8Watch:
-    """The side file of an index that stays open: opened once it exists, and again after it was replaced."""
-
-    def __init__(self) -> None:
-        self._seen: tuple[int, ...] | None = None
-        self._file: Int8File | None = None
-
-    def now(self, directory: Path, manifest: Manifest, extents: Callable[[], Sequence[Extent]]) -> Int8File | None:
-        """Return the file, if there is one that can be used."""
-        try:
-            stat = os.lstat(directory / INT8_FILE)
-        except OSError:
-            self._seen = self._file = None
-            return None
-        seen = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        if seen != self._seen:
-            self._file = Int8File.open(directory, manifest, extents())
-            self._seen = seen
-        return self._file
-
-
 def int8_damages(directory: Path, manifest: Manifest, extents: Sequence[Extent]) -> list[str]:
     """Check the side file, if there is one -> its damage. Raises IndexFault if the system refuses to read it."""
-    try:
-        file = Int8File.require(directory, manifest, extents)
-    except FileNotFoundError:
-        return []
-    except Int8Unusable as exc:
-        if isinstance(exc.__cause__, OSError):
-            refused = fault(directory / INT8_FILE, exc.__cause__)
-            if not isinstance(refused, IndexDamaged):
-                raise refused from exc
-        return [f"{INT8_FILE} {exc}: rebuild it with  clipdex optimize"]
-    found = []
-    for number in range(file.header.blocks):
-        try:
-            file._read(number)
-        except Int8Unusable as exc:
-            found.append(f"{INT8_FILE} {exc}: rebuild them with  clipdex optimize")
-    return found
+
+    def checks(file: Int8File) -> list[Callable[[], object]]:
+        return [partial(file._read, number) for number in range(file.header.blocks)]
+
+    return damages_of(
+        directory / INT8_FILE, lambda: Int8File.require(directory, manifest, extents), checks, "them"
+    )
 
 
 def _require_fit(header: Int8Header, manifest: Manifest, extents: Sequence[Extent]) -> None:
-    """Raise Int8Unusable unless the header is for the first of these extents."""
+    """Raise Unusable unless the header is for the first of these extents."""
     expected = (manifest.fingerprint, manifest.embedding_dim, manifest.dtype)
     if (header.fingerprint, header.embedding_dim, header.dtype) != expected:
-        raise Int8Unusable("belongs to another index")
-    rows, some = 0, 0
-    while rows < header.rows and some < len(extents):
-        rows += extents[some].row_count
-        some += 1
-    if rows != header.rows or digest(extents[:some]) != header.extents:
-        raise Int8Unusable("belongs to other rows than the index has now")
+        raise Unusable("belongs to another index")
+    if not is_of_first(extents, header.rows, header.extents):
+        raise Unusable("belongs to other rows than the index has now")
     if not _LEAST_BLOCK_ROWS <= header.block_rows <= BLOCK_ROWS or header.block_rows % _LEAST_BLOCK_ROWS:
-        raise Int8Unusable("is damaged: the length of its blocks is out of range")
-
-
-def _padded(length: int) -> int:
-    return -(-length // _ALIGNED) * _ALIGNED
+        raise Unusable("is damaged: the length of its blocks is out of range")

@@ -17,7 +17,7 @@ from clipdex.base.json_text import parse_plain_json
 from clipdex.base.records import Extent
 from clipdex.index.files import fault, open_to_read
 from clipdex.index.manifest import json_crc32c
-from clipdex.index.side.building import digest
+from clipdex.index.side.building import is_of_first
 from clipdex.index.stored import is_stored_count
 
 __all__ = [
@@ -90,8 +90,7 @@ class NeighbourFooter:
 
     def require(self, extents: Sequence[Extent], path: Path) -> None:
         """Raise IndexFault unless the file was built for the first of these extents."""
-        ends = np.cumsum([0, *(extent.row_count for extent in extents)]).tolist()
-        if self.rows not in ends or digest(extents[: ends.index(self.rows)]) != self.extents:
+        if not is_of_first(extents, self.rows, self.extents):
             raise IndexFault(f"{path} belongs to other rows than the index has now; {AGAIN}")
 
 

@@ -74,6 +74,6 @@ async def match(held: Chosen, request: Request) -> Response:
     blocking = held.collection.collection
 
     def make() -> dict[str, Any]:  # a `MatchesOut`
-        return {"matches": [match_fields(held, request, each) for each in found], "pictures": len(blocking)}
+        return {"matches": [match_fields(held, request, each) for each in found], "pictures": blocking.seen()}
 
     return await rendered(make)
