@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import re
 import signal
@@ -221,6 +222,13 @@ def noise(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
     """A picture like no other."""
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def png(seed: int, size: tuple[int, int] = (40, 30)) -> bytes:
+    """The file of a picture of noise."""
+    buffer = io.BytesIO()
+    noise(seed, size).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @pytest.fixture

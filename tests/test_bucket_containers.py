@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 import pytest
-from conftest import no_failure, noise
+from conftest import no_failure, png
 from s3_server import BUCKET, serving_s3
 from test_tar_shards import write_tar
 
@@ -29,12 +29,6 @@ pytestmark = pytest.mark.slow
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 ROOT = f"s3://{BUCKET}"
-
-
-def png(seed):
-    buffer = io.BytesIO()
-    noise(seed).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def tar_of(members, **options):

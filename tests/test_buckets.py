@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from conftest import no_failure, noise
+from conftest import no_failure, png
 from s3_server import BUCKET, serving_s3
 
 import clipdex
@@ -27,12 +26,6 @@ pytest.importorskip("obstore")
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 HOLIDAY = f"s3://{BUCKET}/holiday"
-
-
-def png(seed):
-    buffer = io.BytesIO()
-    noise(seed).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture

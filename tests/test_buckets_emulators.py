@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from urllib.parse import quote
 
 import pytest
-from conftest import ROOT, noise
+from conftest import ROOT, png
 
 import clipdex
 from clipdex.base.errors import SourceError
@@ -40,12 +40,6 @@ NODE = shutil.which("node")
 # Azurite's own account, which its documentation gives.
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-
-
-def png(seed):
-    buffer = io.BytesIO()
-    noise(seed).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def tar_of(*seeds):

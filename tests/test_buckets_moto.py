@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, noise
+from conftest import ROOT, png
 
 import clipdex
 
@@ -25,12 +25,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(MOTO is None, reason="moto is not installed: make .venv-buckets/ready"),
 ]
-
-
-def png(seed):
-    buffer = io.BytesIO()
-    noise(seed).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture

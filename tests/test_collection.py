@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import noise, unit_vectors
+from conftest import noise, png, unit_vectors
 from PIL import Image
 
 import clipdex
@@ -101,12 +101,6 @@ def opened(request: pytest.FixtureRequest) -> Callable[..., Any]:
 def pets(opened: Callable[..., Any], fake: clipdex.Client, tmp_path: Path) -> Iterator[Any]:
     with opened(tmp_path / "x.clipdex", client=fake) as collection:
         yield collection
-
-
-def png(seed: int) -> bytes:
-    data = io.BytesIO()
-    noise(seed).save(data, "PNG")
-    return data.getvalue()
 
 
 def found(hits: list[clipdex.Hit]) -> list[str | None]:

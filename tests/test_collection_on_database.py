@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import noise, unit_vectors
+from conftest import noise, png, unit_vectors
 from drawn_index import drawn_exif
 from numpy_sink import NumpySink
-from test_collection import Blocking, loop, png
+from test_collection import Blocking, loop
 
 import clipdex
 from clipdex import Collection, IndexWriter, Item, Manifest, Picture, Query

@@ -16,10 +16,10 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from conftest import noise, unit_vectors
+from conftest import noise, png, unit_vectors
 from PIL import Image
 from scenes import give_features, scene_png
-from test_collection import Blocking, loop, png
+from test_collection import Blocking, loop
 
 import clipdex
 from clipdex import Collection, Item, Query

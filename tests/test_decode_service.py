@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import noise
+from conftest import noise, png
 from hazards import many_scans, png_of, zlib_zeros
 from pictures_with_exif import exif_block, packet
 from pictures_with_exif import picture as encoded
@@ -35,12 +35,6 @@ from clipdex.wire import FakeTransport
 pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 SPEC = FakeTransport().card.image
-
-
-def png(seed: int, size: tuple[int, int] = (40, 30)) -> bytes:
-    data = io.BytesIO()
-    noise(seed, size).save(data, "PNG")
-    return data.getvalue()
 
 
 def wait_until(reached: Callable[[], Any]) -> None:

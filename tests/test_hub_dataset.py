@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from conftest import noise
+from conftest import png
 
 from clipdex.base.errors import SourceError
 from clipdex.sources import hub_dataset, object_file
@@ -24,12 +24,6 @@ constants: Any = pytest.importorskip("huggingface_hub.constants")
 pytestmark = pytest.mark.slow
 
 ROOT = "hf://datasets/owner/name"
-
-
-def png(seed):
-    buffer = io.BytesIO()
-    noise(seed).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 class Hub(ThreadingHTTPServer):

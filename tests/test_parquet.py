@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import no_failure, noise, present
+from conftest import no_failure, noise, png, present
 from killed_run import kill_a_run
 
 import clipdex
@@ -22,12 +22,6 @@ from clipdex.wire import FakeTransport
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 parquet_table = pytest.importorskip("clipdex.sources.parquet_table")
-
-
-def png(seed):
-    buffer = io.BytesIO()
-    noise(seed).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def write(target, group=4, **columns):

@@ -6,7 +6,7 @@ import os
 import tarfile
 
 import pytest
-from conftest import noise
+from conftest import noise, png
 
 import clipdex
 from clipdex import Client, Index, index_pictures
@@ -15,12 +15,6 @@ from clipdex.sources.globs import expanded
 from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin
-
-
-def png(seed):
-    buffer = io.BytesIO()
-    noise(seed).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def write_shard(path, seed):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import no_failure, noise
+from conftest import no_failure, noise, png
 from killed_run import kill_a_run
 
 import clipdex
@@ -28,12 +28,6 @@ from clipdex.sources.tar_shards import TarShards, tar_member
 from clipdex.wire import FakeTransport
 
 pytestmark = [pytest.mark.thin, pytest.mark.once]
-
-
-def png(seed):
-    buffer = io.BytesIO()
-    noise(seed).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def write_tar(path, members, **options):
@@ -277,7 +271,13 @@ def test_whose_a_text_is(names, fields):
 
 def test_case_12_unknown_picture_suffix_in_tar(tmp_path):
     """What is not looked at is counted, whatever its content is; the texts beside pictures are not left out."""
-    members = [("0.png", png(0)), ("0.txt", b"x"), ("1.img", png(1)), ("d/2.IMG", png(2)), ("3", png(3))]
+    members: list[tuple[str, object]] = [
+        ("0.png", png(0)),
+        ("0.txt", b"x"),
+        ("1.img", png(1)),
+        ("d/2.IMG", png(2)),
+        ("3", png(3)),
+    ]
     members += [("link.img", {"type": tarfile.SYMTYPE, "linkname": "0.png"})]
     shard = write_tar(tmp_path / "0.tar", members)
     report = run(shard, tmp_path / "x")

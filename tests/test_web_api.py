@@ -12,8 +12,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import noise
-from test_collection import png
+from conftest import noise, png
 
 import clipdex
 from clipdex import Collection, Item

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import noise, unit_vectors
+from conftest import noise, png, unit_vectors
 from pictures_with_exif import bag, exif_block, packet, picture
 
 import clipdex
@@ -27,12 +26,6 @@ pytest.importorskip("fastapi")
 from web_server import answering, settings_of
 
 from clipdex.web.schemas.hits import HitOut
-
-
-def png(seed: int, size: tuple[int, int] = (40, 30)) -> bytes:
-    file = io.BytesIO()
-    noise(seed, size).save(file, "PNG")
-    return file.getvalue()
 
 
 def as_uri(data: bytes) -> str:

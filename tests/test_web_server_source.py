@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import pytest
-from conftest import noise
+from conftest import png
 
 from clipdex.base.errors import SourceError
 from clipdex.base.object_paths import object_meant
@@ -24,12 +24,6 @@ from clipdex.sources.opening import member_bytes, open_source
 
 pytest.importorskip("obstore")
 pytestmark = pytest.mark.slow
-
-
-def png(seed):
-    buffer = io.BytesIO()
-    noise(seed).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 class Site(ThreadingHTTPServer):

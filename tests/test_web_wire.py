@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import noise
-from test_collection import png
+from conftest import noise, png
 
 import clipdex
 from clipdex import Collection, Item

@@ -6,11 +6,11 @@ import functools
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
 from clipdex.base.errors import ImageError, SourceError
-from clipdex.sources.object_store import Bucket, Listed
+from clipdex.sources.object_store import Listed, OnlyRead
 
 __all__ = ["HubDataset", "open_dataset"]
 
@@ -21,8 +21,10 @@ _OPEN = 16
 _TIMEOUT_S = 30.0
 
 
-class HubDataset(Bucket):
+class HubDataset(OnlyRead):
     """The files of a dataset. Of a `Listed`, `etag` is the commit, and `mark` is made of the file's own hash."""
+
+    what = "a dataset of the hub"
 
     def __init__(self, name: str) -> None:
         """name: `datasets/OWNER/NAME`, with `@REVISION` or not."""
@@ -60,17 +62,6 @@ class HubDataset(Bucket):
         """Read a file as it is now; None if there is none. Raises as `Bucket.fetch`."""
         listed = self.head(key)
         return None if listed is None else self.read(listed, limit)
-
-    def put(self, key: str, data: bytes) -> None:
-        """Raise SourceError: a dataset is only read."""
-        raise self._only_read()
-
-    def delete(self, keys: Sequence[str]) -> None:
-        """Raise SourceError: a dataset is only read."""
-        raise self._only_read()
-
-    def _only_read(self) -> SourceError:
-        return SourceError(f"{self.url}: is a dataset of the hub, which is only read; give a bucket")
 
     def _read(self, listed: Listed, span: tuple[int, int] | None) -> bytes:
         import huggingface_hub.utils

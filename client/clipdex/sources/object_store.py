@@ -20,7 +20,7 @@ from clipdex.base.read_request import require_within
 if TYPE_CHECKING:
     from obstore import ObjectMeta
 
-__all__ = ["CHANGED", "CONNECT_TIMEOUT", "FETCHES", "RETRIES", "Bucket", "Listed", "parts_of"]
+__all__ = ["CHANGED", "CONNECT_TIMEOUT", "FETCHES", "RETRIES", "Bucket", "Listed", "OnlyRead", "parts_of"]
 
 FETCHES = 64  # objects that are read at a time
 CHANGED = "the object was changed after it was listed"
@@ -244,6 +244,23 @@ class Bucket:
         else:
             why = f"the store fails: {_said(exc)}"
         return SourceError(f"{self.url}: {why}")
+
+
+class OnlyRead(Bucket):
+    """What is read like a bucket, and cannot be written. what: what it is, for messages."""
+
+    what: str
+
+    def put(self, key: str, data: bytes) -> None:
+        """Raise SourceError."""
+        raise self._only_read()
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Raise SourceError."""
+        raise self._only_read()
+
+    def _only_read(self) -> SourceError:
+        return SourceError(f"{self.url}: is {self.what}, which is only read; give a bucket")
 
 
 def parts_of(url: str) -> tuple[str, str, str]:

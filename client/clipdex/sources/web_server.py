@@ -8,7 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
@@ -17,7 +17,7 @@ from clipdex.base.errors import ImageError, SourceError
 from clipdex.base.extras import needs
 from clipdex.sources.index_page import links_of
 from clipdex.sources.locations import TABLE_SUFFIXES, TAR_SUFFIXES
-from clipdex.sources.object_store import CONNECT_TIMEOUT, RETRIES, Bucket, Listed
+from clipdex.sources.object_store import CONNECT_TIMEOUT, RETRIES, Listed, OnlyRead
 from clipdex.sources.scan import SUFFIXES
 
 __all__ = ["WebServer", "open_web"]
@@ -31,11 +31,13 @@ _HEADS = 16  # requests in flight
 _EXAMINED = (*SUFFIXES, *TAR_SUFFIXES, *TABLE_SUFFIXES)
 
 
-class WebServer(Bucket):
+class WebServer(OnlyRead):
     """What a web server has below a folder: all that the folder's page links to, and the pages of its folders.
 
     Each file is asked for with HEAD, for its size, time and ETag: a page does not say them in any standard way.
     """
+
+    what = "a web server"
 
     def __init__(self, url: str, store: Any) -> None:
         """url: `https://HOST`. store: obstore's, for the files."""
@@ -61,17 +63,6 @@ class WebServer(Bucket):
                     yield found
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
-
-    def put(self, key: str, data: bytes) -> None:
-        """Raise SourceError: a web server is only read."""
-        raise self._only_read()
-
-    def delete(self, keys: Sequence[str]) -> None:
-        """Raise SourceError: a web server is only read."""
-        raise self._only_read()
-
-    def _only_read(self) -> SourceError:
-        return SourceError(f"{self.url}: is a web server, which is only read; give a bucket")
 
     def _read(self, listed: Listed, span: tuple[int, int] | None) -> bytes:
         if listed.key in self._refusals:

@@ -176,6 +176,25 @@ async def pictures_of_form(request: Request, most: int, most_bytes: int) -> tupl
     return files, said
 
 
+async def with_one_picture(request: Request, kind: type[_T], most_bytes: int) -> tuple[_T | None, bytes | None]:
+    """Read a body of JSON, or a form with a picture file, whose field `request` may have the same JSON.
+
+    Returns:
+        (what the JSON says, or None without the field; the bytes of the file, or None without a form).
+
+    Raises:
+        HTTPException: 415, the body is of another type.
+        InvalidArgument, RequestValidationError: as `pictures_of_form` and `validated`.
+    """
+    found = content_type(request)
+    if found == "application/json":
+        return await json_of(request, kind), None
+    if found != "multipart/form-data":
+        raise unsupported(request, "application/json", "multipart/form-data")
+    (data,), said = await pictures_of_form(request, 1, most_bytes)
+    return None if said is None else await asyncio.to_thread(validated, kind, said, "request"), data
+
+
 def json_or_form(model: type[BaseModel], request: str, required: Sequence[str]) -> dict[str, Any]:
     """Describe, for OpenAPI, a body that is JSON of a model, or a form with pictures and a field `request`.
 

@@ -14,15 +14,7 @@ from clipdex.web.problems import answers
 from clipdex.web.records import rendered
 from clipdex.web.schemas.insights import ClassifiedOut, ClassifyIn, LabelOut
 from clipdex.web.served import Chosen
-from clipdex.web.uploads import (
-    content_type,
-    json_of,
-    json_or_form,
-    picture_bytes,
-    pictures_of_form,
-    unsupported,
-    validated,
-)
+from clipdex.web.uploads import json_or_form, picture_bytes, with_one_picture
 
 __all__ = ["router"]
 
@@ -40,17 +32,9 @@ _MOST_TEXTS = 10_000  # labels in templates
 )
 async def classify(held: Chosen, request: Request) -> Response:
     """Return the probability of each label for a picture, without training on the labels."""
-    kind = content_type(request)
-    data: bytes | None = None
-    if kind == "application/json":
-        asked = await json_of(request, ClassifyIn)
-    elif kind == "multipart/form-data":
-        (data,), said = await pictures_of_form(request, 1, held.settings.max_upload_bytes)
-        if said is None:
-            raise InvalidArgument("request: expected a field with labels in JSON in the form")
-        asked = await asyncio.to_thread(validated, ClassifyIn, said, "request")
-    else:
-        raise unsupported(request, "application/json", "multipart/form-data")
+    asked, data = await with_one_picture(request, ClassifyIn, held.settings.max_upload_bytes)
+    if asked is None:
+        raise InvalidArgument("request: expected a field with labels in JSON in the form")
     held.require_model()
     given = [each for each in (asked.image, asked.id, asked.row, data) if each is not None]
     if len(given) != 1:

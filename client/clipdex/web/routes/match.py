@@ -15,15 +15,7 @@ from clipdex.web.records import match_fields, rendered
 from clipdex.web.schemas.matches import MatchesOut, MatchIn
 from clipdex.web.schemas.queries import ATTACHED
 from clipdex.web.served import Chosen
-from clipdex.web.uploads import (
-    content_type,
-    json_of,
-    json_or_form,
-    picture_bytes,
-    pictures_of_form,
-    unsupported,
-    validated,
-)
+from clipdex.web.uploads import json_or_form, picture_bytes, with_one_picture
 
 __all__ = ["router"]
 
@@ -44,15 +36,8 @@ async def match(held: Chosen, request: Request) -> Response:
     options. The answer is empty if the index does not have the picture. Needs an index whose pictures have local
     features: its operator makes them with `clipdex features build`.
     """
-    data: bytes | None = None
-    kind = content_type(request)
-    if kind == "application/json":
-        asked = await json_of(request, MatchIn)
-    elif kind == "multipart/form-data":
-        (data,), said = await pictures_of_form(request, 1, held.settings.max_upload_bytes)
-        asked = MatchIn() if said is None else await asyncio.to_thread(validated, MatchIn, said, "request")
-    else:
-        raise unsupported(request, "application/json", "multipart/form-data")
+    said, data = await with_one_picture(request, MatchIn, held.settings.max_upload_bytes)
+    asked = said or MatchIn()
     if data is not None and asked.image not in (None, ATTACHED):
         raise InvalidArgument("the form has a picture, and its field request another; give one of them")
     if data is None:
