@@ -59,6 +59,6 @@ async def match(held: Chosen, request: Request) -> Response:
     blocking = held.collection.collection
 
     def make() -> dict[str, Any]:  # a `MatchesOut`
-        return {"matches": [match_fields(held, request, each) for each in found], "pictures": blocking.seen()}
+        return {"matches": [match_fields(held, request, each) for each in found], "pictures": len(blocking)}
 
     return await rendered(make)
