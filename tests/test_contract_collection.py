@@ -180,9 +180,7 @@ class OverHttp:
     def match(self, image: Any, **options: Any) -> list[Matched]:
         before = len(self)
         said = self._ask("POST", "match", json={"image": _base64(image)} | options)
-        assert (
-            before <= said["pictures"] <= len(self)
-        )  # equal unless another thread adds meanwhile
+        assert before <= said["pictures"] <= len(self)  # equal unless another thread adds meanwhile
         return [
             Matched(
                 each["row"],
