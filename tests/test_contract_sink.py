@@ -383,6 +383,33 @@ def test_a_filter_that_lets_few_through_loses_hardly_any_hit(opener, tmp_path):
         sink.close()
 
 
+@pytest.mark.slow
+def test_the_graph_of_postgresql_is_built_in_memory_and_loses_hardly_any_hit(tmp_path):
+    rows = 12_000
+    said = [json.dumps({"kind": i % 12}) for i in range(rows)]
+    with Index.open(drawn_index(tmp_path / "x.clipdex", rows=rows, dim=128, metadata=said)) as index:
+        fields = (*FIELDS, *metadata_fields(index.pictures(range(100)).values()))
+        wanted = checked_condition(parse_condition("meta ->> 'kind' = 5"), fields)
+        for opener in postgres(tmp_path):
+            sink: Any = opener()
+            notices: list[str] = []
+            sink._connection.add_notice_handler(lambda said: notices.append(said.message_primary))
+            # This many points are compared exactly else; and of a million the graph has no room in 64 MB.
+            for setting in ("enable_seqscan = off", "enable_bitmapscan = off", "maintenance_work_mem = '1MB'"):
+                sink._connection.execute(f"SET {setting}")
+            push(index, sink)
+            assert not [text for text in notices if "no longer fits" in text]
+            for condition, where in ((None, None), (wanted, "meta ->> 'kind' = 5")):
+                found = 0
+                for row in range(0, rows, 499):
+                    hits = sink.query(unit(index.vectors[[row]])[0], 10, condition)
+                    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+                    expected = {hit.path for hit in index.search(index.vector(row), 10, where=where)[0]}
+                    found += len(expected & {hit.payload["path"] for hit in hits})
+                assert found >= 0.95 * 10 * len(range(0, rows, 499)), (where, found)
+            sink.close()
+
+
 def test_metadata_of_very_many_fields_is_pushed_with_the_most_frequent_as_fields(opener, tmp_path):
     """Milvus takes 64 fields in all, which include those of every index."""
     said = [json.dumps({f"key {k}": i + k for k in range(60) if i % (k + 1) == 0}) for i in range(20)]

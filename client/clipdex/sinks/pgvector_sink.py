@@ -25,7 +25,11 @@ __all__ = ["PgvectorSink"]
 
 _SUFFIX = "__clipdex"  # of the table that has the description
 _KINDS = {"int": "bigint", "real": "double precision", "text": "text", "texts": "text[]", "bool": "boolean"}
-_EFFORT = 200  # hnsw.ef_search: candidates of a query
+_EFFORT = 400  # hnsw.ef_search: candidates of a query
+_LARGEST_EFFORT = 1000  # that PostgreSQL takes
+_SPARE = 4  # times as many as are wanted are ranked: the graph gives them in order only nearly
+_SCANNED = 200_000  # points that a filtered query may look at
+_NODE_BYTES = 1_200  # of a point in the graph, beside its vector
 
 
 class PgvectorSink:
@@ -119,10 +123,10 @@ class PgvectorSink:
     def optimize(self) -> None:
         """See `Sink`."""
         with translated(self.place):
-            self._run(
-                "CREATE INDEX IF NOT EXISTS {name} ON {table} USING hnsw (vector vector_cosine_ops)",
-                name=sql.Identifier(f"{self._name}_hnsw"[:63]),
-            )
+            try:
+                self._build_graph()
+            except psycopg.errors.DiskFull:  # perhaps only /dev/shm, which is small in containers
+                self._build_graph(alone=True)
             self._run("ANALYZE {table}")
 
     def count(self) -> int:
@@ -155,14 +159,21 @@ class PgvectorSink:
             return "%s"
 
         where = "" if condition is None else "WHERE " + sql_of(condition, value, _has, ' COLLATE "C"')
-        values += [vector, top_k]
+        values += [vector, _SPARE * top_k, top_k]
         with translated(self.place), self._connection.transaction():
             self._prepare()
-            self._run(f"SET LOCAL hnsw.ef_search = {min(1000, max(_EFFORT, top_k))}")
-            # Without it a filter is applied to the graph's first answers alone, and most of the hits are missing.
-            self._run("SET LOCAL hnsw.iterative_scan = strict_order")
+            self._run(f"SET LOCAL hnsw.ef_search = {min(_LARGEST_EFFORT, max(_EFFORT, _SPARE * top_k))}")
+            # Without it a filter is applied to the graph's first answers alone, and most of the hits are missing;
+            # in strict order what comes late is left out.
+            self._run("SET LOCAL hnsw.iterative_scan = relaxed_order")
+            self._run(f"SET LOCAL hnsw.max_scan_tuples = {_SCANNED}")
+            self._run("SET LOCAL hnsw.scan_mem_multiplier = 16")
             # `where` is our own words; its values are bound.
-            text = "SELECT *, 1 - (vector <=> %s) AS score FROM {table} WHERE_ ORDER BY vector <=> %s LIMIT %s"
+            text = (
+                "WITH near AS MATERIALIZED (SELECT *, vector <=> %s AS distance FROM {table} WHERE_"
+                " ORDER BY vector <=> %s LIMIT %s)"
+                " SELECT *, 1 - distance AS score FROM near ORDER BY distance LIMIT %s"
+            )
             cursor = self._run(text.replace("WHERE_", where), values)
             rows = self._rows(cursor)
         return [Found(str(row["point_id"]), float(row["score"]), _payload(row)) for row in rows]
@@ -179,6 +190,33 @@ class PgvectorSink:
 
     def _prepare(self) -> None:
         register_vector(self._connection)
+
+    def _build_graph(self, *, alone: bool = False) -> None:
+        """Build the graph, unless it is there. alone: without workers, which would share memory."""
+        with self._connection.transaction():
+            self._give_memory()
+            if alone:
+                self._run("SET LOCAL max_parallel_maintenance_workers = 0")
+            self._run(
+                "CREATE INDEX IF NOT EXISTS {name} ON {table} USING hnsw (vector vector_cosine_ops)",
+                name=sql.Identifier(f"{self._name}_hnsw"[:63]),
+            )
+
+    def _give_memory(self) -> None:
+        """Let the graph be built in memory: one that does not fit there takes three times as long, or more.
+
+        The server's owner says with effective_cache_size how much memory it has; no more than half of it is taken,
+        and never less than what is set.
+        """
+        self._run(
+            "SELECT set_config('maintenance_work_mem', greatest(has, least(needs, caches / 2))::text, true) FROM ("
+            " SELECT pg_size_bytes(current_setting('maintenance_work_mem')) / 1024 AS has,"
+            " pg_size_bytes(current_setting('effective_cache_size')) / 1024 AS caches,"
+            " (SELECT count(*) FROM {table}) * (4 * (SELECT vector_dims(vector) FROM {table} LIMIT 1) + {node}) / 1024"
+            " AS needs"
+            ") AS settings",
+            node=sql.Literal(_NODE_BYTES),
+        )
 
     def _exists(self, name: str) -> bool:
         row = self._run("SELECT to_regclass(quote_ident(%s))", [name]).fetchone()
@@ -216,5 +254,5 @@ def _payload(row: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in row.items()
-        if value is not None and name not in ("point_id", "vector", "score")
+        if value is not None and name not in ("point_id", "vector", "distance", "score")
     }
