@@ -13,6 +13,7 @@ picture. Those are scikit-image's photographs enlarged, with grain, so that they
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import os
 import resource
@@ -21,7 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,7 @@ def speed(client: clipdex.Client, pictures: int, rounds: int, place: Path) -> No
     shutil.copy(next(many.iterdir()), one)
     megabytes = sum(path.stat().st_size for path in many.iterdir()) / pictures / 1e6
     print(f"{pictures} JPEGs of 4000 × 3000, {megabytes:.1f} MB each, to a committed index, core ms a picture:")
+    print(f"  of which {pieces(next(many.iterdir()).read_bytes())}")
     with clipdex.Client(FakeTransport(image_size=224, embedding_dim=512)) as fake:
         for name, to in (("224 pixels, no model", fake), ("64 pixels, the demo model", client)):
             cost: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -246,6 +248,26 @@ def speed(client: clipdex.Client, pictures: int, rounds: int, place: Path) -> No
                 f"fast {statistics.median(cost['fast']):.1f}; {statistics.median(ratios):.2f} × "
                 f"({min(ratios):.2f}–{max(ratios):.2f})"
             )
+
+
+def pieces(data: bytes) -> str:
+    """Say what cannot be saved of a large JPEG: the hash of its bytes, and unpacking them at a reduced size."""
+
+    def unpack(part: int) -> None:
+        with Image.open(io.BytesIO(data)) as image:
+            image.draft("RGB", (image.width // part, image.height // part))
+            image.load()
+
+    def ms(work: Callable[[], object]) -> float:
+        took = []
+        for _ in range(9):
+            began = time.process_time()
+            work()
+            took.append(time.process_time() - began)
+        return statistics.median(took) * 1e3
+
+    reduced = ", ".join(f"1/{part} {ms(lambda part=part: unpack(part)):.0f}" for part in (1, 2, 4, 8))  # type: ignore[misc]
+    return f"the hash {ms(lambda: hashlib.blake2b(data, digest_size=16)):.1f}; unpacked at {reduced}"
 
 
 def core_s(client: clipdex.Client, folder: Path, place: Path, way: DecodeUse) -> float:

@@ -390,9 +390,9 @@ def test_the_graph_of_postgresql_is_built_in_memory_and_loses_hardly_any_hit(tmp
     with Index.open(drawn_index(tmp_path / "x.clipdex", rows=rows, dim=128, metadata=said)) as index:
         fields = (*FIELDS, *metadata_fields(index.pictures(range(100)).values()))
         wanted = checked_condition(parse_condition("meta ->> 'kind' = 5"), fields)
+        notices: list[str] = []
         for opener in postgres(tmp_path):
             sink: Any = opener()
-            notices: list[str] = []
             sink._connection.add_notice_handler(lambda said: notices.append(said.message_primary))
             # This many points are compared exactly else; and of a million the graph has no room in 64 MB.
             for setting in ("enable_seqscan = off", "enable_bitmapscan = off", "maintenance_work_mem = '1MB'"):

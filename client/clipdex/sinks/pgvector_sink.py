@@ -212,8 +212,8 @@ class PgvectorSink:
             "SELECT set_config('maintenance_work_mem', greatest(has, least(needs, caches / 2))::text, true) FROM ("
             " SELECT pg_size_bytes(current_setting('maintenance_work_mem')) / 1024 AS has,"
             " pg_size_bytes(current_setting('effective_cache_size')) / 1024 AS caches,"
-            " (SELECT count(*) FROM {table}) * (4 * (SELECT vector_dims(vector) FROM {table} LIMIT 1) + {node}) / 1024"
-            " AS needs"
+            " (SELECT count(*) FROM {table})"
+            " * (4 * (SELECT vector_dims(vector) FROM {table} LIMIT 1) + {node}) / 1024 AS needs"
             ") AS settings",
             node=sql.Literal(_NODE_BYTES),
         )
