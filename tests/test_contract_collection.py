@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from conftest import noise, png, unit_vectors
 from PIL import Image
-from scenes import give_features, scene_png
+from scenes import give_features, scene, scene_png
 from test_collection import Blocking, loop
 
 import clipdex
@@ -435,6 +435,16 @@ def test_a_match_takes_conditions_a_text_and_numbers(scenes: Any) -> None:
 
 
 @pytest.mark.slow
+def test_pictures_that_share_a_part_with_the_query_are_matched_if_asked(scenes: Any) -> None:
+    query = scene(50)
+    query.paste(scene(1).crop((60, 60, 200, 180)), (70, 70))
+    assert scenes.match(query) == []
+    assert [each.id for each in scenes.match(query, parts=True)] == ["1"]
+    assert [each.id for each in scenes.match(query, parts=True, within="a text")] == ["1"]
+    assert scenes.match(query, parts=True, where="meta ->> 'n' <> 1") == []
+
+
+@pytest.mark.slow
 def test_a_match_sees_pictures_and_features_that_came_and_went(scenes: Any, tmp_path: Path) -> None:
     directory = tmp_path / "x.clipdex"
 
@@ -521,6 +531,7 @@ WRONG: dict[str, tuple[type[Exception], Callable[[Any], Any]]] = {
     "a min_score of 2": (clipdex.InvalidArgument, lambda pets: pets.search("a", min_score=2)),
     "a match of no picture at most": (clipdex.InvalidArgument, lambda pets: pets.match(png(0), top_k=0)),
     "a match by three points": (clipdex.InvalidArgument, lambda pets: pets.match(png(0), min_inliers=3)),
+    "a match of parts of a text": (clipdex.InvalidArgument, lambda pets: pets.match(png(0), parts="yes")),
     "a match within a number": (clipdex.InvalidArgument, lambda pets: pets.match(png(0), within=3)),
     "a match without local features": (clipdex.NoLocalFeatures, lambda pets: pets.match(png(0))),
     "group of a text": (clipdex.InvalidArgument, lambda pets: pets.search("a", group="yes")),

@@ -26,6 +26,7 @@ from clipdex.cli import connection_options as connection
 from clipdex.features.store import FeatureStore
 from clipdex.index import IndexWriter, schema, verify_index
 from clipdex.index.merge import merge_indexes
+from clipdex.index.rows import RowStore
 from clipdex.index.side import database
 from clipdex.index.side.feature_file import FeatureFile, make_features
 from clipdex.index.split import split_index
@@ -340,17 +341,28 @@ def test_a_kill_leaves_no_item_without_the_features_that_it_was_added_with(index
             assert same(features, extract(open_image(scene_png(2 * n + each)), most=60, side=256)), item
 
 
-def test_a_kill_between_features_and_rows_costs_nothing(index: Path, tmp_path: Path) -> None:
-    """What is on disk after the features were stored, and before the rows."""
-    with IndexWriter(index) as writer:
-        writer.keep_features(b"1" * 16, SMALL, extract(scene(1), most=60, side=256))
-        writer._features.store()
-        shutil.copytree(index, tmp_path / "killed.clipdex")
-    killed = tmp_path / "killed.clipdex"
-    assert verify_index(killed).damages == [] and features_of(killed) == {}
-    with opened(killed) as collection:
+def test_features_are_on_disk_before_their_rows(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a kill leaves just before the commit of the rows, and just after it."""
+    before, after = tmp_path / "before.clipdex", tmp_path / "after.clipdex"
+    real = RowStore.commit
+
+    def commit(self: RowStore, *what: Any) -> None:
+        shutil.copytree(index, before)
+        real(self, *what)
+        shutil.copytree(index, after)
+
+    with opened(index) as collection, monkeypatch.context() as patch:
+        patch.setattr(RowStore, "commit", commit)
         collection.add(Item("a", scene_png(1)))
-    assert features_of(killed)["a"] is not None
+    assert features_of(before) == {}
+    assert features_of(after)["a"] is not None
+    for killed in (before, after):
+        assert verify_index(killed).damages == []
+        with opened(killed) as collection:
+            collection.add(Item("a", scene_png(1)))
+        assert features_of(killed)["a"] is not None
 
 
 class Stream(io.RawIOBase):

@@ -201,6 +201,7 @@ class Collection(StoredPictures):
         top_k: int = DEFAULT_TOP_K,
         *,
         min_inliers: int = DEFAULT_MIN_INLIERS,
+        parts: bool = False,
         within: str | None = None,
         where: str | Sequence[int] | Array | None = None,
         params: Mapping[str, Any] | None = None,
@@ -215,6 +216,7 @@ class Collection(StoredPictures):
             image: a picture, as for `search`; with `decode_workers`, they find its features.
             top_k: the most pictures to return.
             min_inliers: the fewest points that must agree. Fewer find smaller crops, and more that is not there.
+            parts: also pictures that have only a part in common with it, such as an icon or a heading.
             within: only among the 1,000 pictures that best match this text; this needs a server.
             where, params: only pictures that meet a condition, or these rows, as for `search`.
 
@@ -228,7 +230,14 @@ class Collection(StoredPictures):
         """
         return run(
             match_steps(
-                self._core, image, top_k, min_inliers=min_inliers, within=within, where=where, params=params
+                self._core,
+                image,
+                top_k,
+                min_inliers=min_inliers,
+                parts=parts,
+                within=within,
+                where=where,
+                params=params,
             )
         )
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from clipdex.base.arrays import Array
 from clipdex.base.counting import counted
 from clipdex.base.cpus import usable_cpus
-from clipdex.base.errors import Closed, IndexFault, ServerBusy
+from clipdex.base.errors import Closed, IndexFault, InvalidArgument, ServerBusy
 from clipdex.client.steps import Steps
 from clipdex.features.matching import WITHIN, Match, Matcher, best_rows, check_numbers
 from clipdex.index.reader import Index
@@ -154,6 +154,7 @@ def match_steps(
     top_k: int,
     *,
     min_inliers: int,
+    parts: bool = False,
     within: str | None = None,
     where: str | Sequence[int] | Array | None = None,
     params: Mapping[str, Any] | None = None,
@@ -162,6 +163,8 @@ def match_steps(
     core.require_open()
     matching = core.matching()
     check_numbers(top_k, min_inliers)
+    if not isinstance(parts, bool):
+        raise InvalidArgument(f"parts is {parts!r:.60}; expected True or False")
     vector = None
     if within is not None:
         (text,) = Query().plus(text=within).texts  # a text as that of any search
@@ -171,9 +174,9 @@ def match_steps(
         if recipe is not None and recipe != matcher.recipe:
             raise _Remade
         if vector is None:
-            return matcher.match(query, top_k, min_inliers=min_inliers, where=where, params=params)
+            return matcher.match(query, top_k, min_inliers=min_inliers, parts=parts, where=where, params=params)
         rows = best_rows(matcher.index, vector, WITHIN, where, params)
-        return matcher.match(query, top_k, min_inliers=min_inliers, where=rows)
+        return matcher.match(query, top_k, min_inliers=min_inliers, parts=parts, where=rows)
 
     while True:
         query: ImageSource | LocalFeatures = image

@@ -52,6 +52,7 @@ async def match(held: Chosen, request: Request) -> Response:
         data,
         asked.top_k,
         min_inliers=asked.min_inliers,
+        parts=asked.parts,
         within=asked.within,
         where=asked.where,
         params=asked.params,
