@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from conftest import noise, png, unit_vectors
 from PIL import Image
-from scenes import give_features, scene_png
+from scenes import give_features, scene, scene_png
 from test_collection import Blocking, loop
 
 import clipdex
@@ -408,6 +408,8 @@ def test_a_crop_is_matched_with_its_region_and_what_is_not_there_is_not(scenes: 
     assert np.abs(found.fractions - corners / (320, 240)).max() < 0.01
     assert np.abs(found.transform - [[1, 0, 80], [0, 1, 60], [0, 0, 1]]).max() < 1.5
     assert scenes.match(scene_png(77)) == []
+    scenes.add(Item("new", scene_png(3)))  # to an index that has features
+    assert [each.id for each in scenes.match(scene_png(3, CROP))] == ["new"]
     with pytest.raises(clipdex.ImageError):
         scenes.match(NO_PICTURE)
 
@@ -433,6 +435,16 @@ def test_a_match_takes_conditions_a_text_and_numbers(scenes: Any) -> None:
 
 
 @pytest.mark.slow
+def test_pictures_that_share_a_part_with_the_query_are_matched_if_asked(scenes: Any) -> None:
+    query = scene(50)
+    query.paste(scene(1).crop((60, 60, 200, 180)), (70, 70))
+    assert scenes.match(query) == []
+    assert [each.id for each in scenes.match(query, parts=True)] == ["1"]
+    assert [each.id for each in scenes.match(query, parts=True, within="a text")] == ["1"]
+    assert scenes.match(query, parts=True, where="meta ->> 'n' <> 1") == []
+
+
+@pytest.mark.slow
 def test_a_match_sees_pictures_and_features_that_came_and_went(scenes: Any, tmp_path: Path) -> None:
     directory = tmp_path / "x.clipdex"
 
@@ -440,7 +452,11 @@ def test_a_match_sees_pictures_and_features_that_came_and_went(scenes: Any, tmp_
         return [(each.row, each.id) for each in scenes.match(scene_png(n, CROP))]
 
     assert matched(1) == [(1, "1")]
-    scenes.add(Item("3", scene_png(3)))
+    with (
+        clipdex.Client(FakeTransport()) as client,
+        Collection.open(directory, client=client, local_features=False) as other,
+    ):
+        other.add(Item("3", scene_png(3)))
     assert matched(3) == []
     give_features(directory, scene_png(3))  # no commit of the index
     assert matched(3) == [(3, "3")]
@@ -462,14 +478,13 @@ def test_a_match_sees_pictures_and_features_that_came_and_went(scenes: Any, tmp_
 
 
 @pytest.mark.slow
-def test_matches_at_once_while_features_come_are_each_right(scenes: Any, tmp_path: Path) -> None:
+def test_matches_at_once_while_features_come_are_each_right(scenes: Any) -> None:
     def match(n: int) -> list[str | None]:
         return [each.id for each in scenes.match(scene_png(n % 3, CROP))]
 
     def change() -> None:
         for n in range(10, 16):
             scenes.add(Item(str(n), scene_png(n)))
-            give_features(tmp_path / "x.clipdex", scene_png(n))
 
     with ThreadPoolExecutor(5) as pool:
         changing = pool.submit(change)
@@ -516,6 +531,7 @@ WRONG: dict[str, tuple[type[Exception], Callable[[Any], Any]]] = {
     "a min_score of 2": (clipdex.InvalidArgument, lambda pets: pets.search("a", min_score=2)),
     "a match of no picture at most": (clipdex.InvalidArgument, lambda pets: pets.match(png(0), top_k=0)),
     "a match by three points": (clipdex.InvalidArgument, lambda pets: pets.match(png(0), min_inliers=3)),
+    "a match of parts of a text": (clipdex.InvalidArgument, lambda pets: pets.match(png(0), parts="yes")),
     "a match within a number": (clipdex.InvalidArgument, lambda pets: pets.match(png(0), within=3)),
     "a match without local features": (clipdex.NoLocalFeatures, lambda pets: pets.match(png(0))),
     "group of a text": (clipdex.InvalidArgument, lambda pets: pets.search("a", group="yes")),

@@ -146,8 +146,9 @@ def test_a_worker_killed_while_idle_costs_no_picture() -> None:
     with DecodeService(SPEC, workers=1) as made:
         for seed in range(3):
             made.decode(Given(png(seed))).result(60)
-            os.kill(made.processes()[0], signal.SIGKILL)
-            time.sleep(0.05)
+            (pid,) = made.processes()
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # until it is dead
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Matching by local features: what is found of copies, what is not made up, and the file of neighbours."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -19,7 +20,7 @@ from clipdex.features import Matcher, build_neighbours, match, matching
 from clipdex.features.build_neighbours import FEWEST, write_lists
 from clipdex.features.geometry import PARTS, SAME, Fit, fit, numbers
 from clipdex.features.matching import mirrored, votes
-from clipdex.features.neighbour_file import FOOTER_BYTES, NEIGHBOURS_FILE
+from clipdex.features.neighbour_file import FOOTER_BYTES, NEIGHBOURS_FILE, NeighbourFooter
 from clipdex.features.neighbours import POINTS_A_ROW, nearest, numbered
 from clipdex.looks.local_features import extract
 from clipdex.pipeline.build_features import build_features
@@ -244,12 +245,36 @@ def test_a_damaged_file_of_neighbours_is_told_and_does_without(built, where):
 
 
 @pytest.mark.slow
-def test_verify_finds_descriptors_of_rows_that_have_none(built):
-    from clipdex.features.neighbour_file import NeighbourFooter
-
+def test_verify_finds_every_flipped_bit_of_the_lists_and_a_build_makes_them_again(built):
     path = built / NEIGHBOURS_FILE
     sound = path.read_bytes()
     footer = NeighbourFooter.from_bytes(sound[-FOOTER_BYTES:], path)
+    assert clipdex.verify_index(built).damages == []
+    for at in (footer.lists_at, (footer.lists_at + footer.faiss_bytes) // 2, footer.faiss_bytes - 8):
+        data = bytearray(sound)
+        data[at] ^= 1
+        path.write_bytes(data)
+        (damage,) = clipdex.verify_index(built).damages
+        assert "its lists are not what was written; build it again with" in damage.what
+        with clipdex.Index.open(built) as opened, Matcher(opened) as matcher:
+            assert matcher.faults == []  # opening it reads no lists
+        assert build_neighbours.build_neighbours(built, fewest=1).descriptors == footer.descriptors
+        assert clipdex.verify_index(built).damages == []
+        assert path.read_bytes() == sound
+
+
+@pytest.mark.slow
+def test_a_file_of_neighbours_of_version_1_is_read_and_built_anew(built):
+    """Its lists have no checksum; verify finds descriptors of rows that have none."""
+    path = built / NEIGHBOURS_FILE
+    newer = path.read_bytes()
+    footer = dataclasses.replace(NeighbourFooter.from_bytes(newer[-FOOTER_BYTES:], path), lists_crc32c=None)
+    sound = newer[:-FOOTER_BYTES] + footer.to_bytes()
+    assert b'"format_version": 1' in sound and b"lists_crc32c" not in sound
+    path.write_bytes(sound)
+    with clipdex.Index.open(built) as opened, Matcher(opened) as matcher:
+        assert (matcher.faults, matcher.exact) == ([], 0)
+        assert [name(found) for found in matcher.match(scene(3))] == ["3.png"]
     assert clipdex.verify_index(built).damages == []
     # The last id of the last list that has any ends where the bits of the rows begin.
     for byte, change in ((-8, None), (-6, 0x10), (-1, 0x80)):  # its point, its row, its sign
@@ -258,6 +283,9 @@ def test_verify_finds_descriptors_of_rows_that_have_none(built):
         data[at] ^= change or 1
         path.write_bytes(data)
         assert len(clipdex.verify_index(built).damages) == (change is not None), byte
+    path.write_bytes(sound)
+    build_neighbours.build_neighbours(built, fewest=1)
+    assert path.read_bytes() == newer
 
 
 @pytest.mark.slow
@@ -274,11 +302,7 @@ def test_info_names_the_file_of_neighbours(built, run):
 
 def forged(data):
     """The file with a list of 2^60 vectors, and checksums as whoever forges it would make them."""
-    import dataclasses
-
     import google_crc32c
-
-    from clipdex.features.neighbour_file import NeighbourFooter
 
     footer = NeighbourFooter.from_bytes(bytes(data[-FOOTER_BYTES:]), Path("x"))
     data = bytearray(data)

@@ -272,6 +272,8 @@ def test_a_match_takes_a_form_and_says_which_part_of_which_picture(index: Path, 
     pytest.importorskip("cv2", reason="matching needs the extra features")
     from scenes import give_features, scene_png
 
+    from clipdex.web.schemas.matches import MatchOut
+
     (tmp_path / "scenes").mkdir()
     for n in range(2):
         (tmp_path / "scenes" / f"{n}.png").write_bytes(scene_png(n))
@@ -284,6 +286,7 @@ def test_a_match_takes_a_form_and_says_which_part_of_which_picture(index: Path, 
         (found,) = http.post("/v1/match", files=crop).json()["matches"]
         assert (found["name"], found["path"], found["id"], found["width"]) == ("1.png", None, None, 320)
         assert found["thumbnail"].startswith(f"/v1/pictures/{found['row']}/thumbnail?v={found['version']}")
+        assert set(found) == set(MatchOut.model_fields)
         assert found["region_fractions"][2] == pytest.approx([240 / 320, 200 / 240], abs=0.01)
         for options in ({"where": "width < 300"}, {"min_inliers": found["inliers"] + 1}):
             form = {"request": json.dumps(options)}

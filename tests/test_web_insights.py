@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from conftest import noise, png, unit_vectors
 from pictures_with_exif import bag, exif_block, packet, picture
+from scenes import give_features, scene_png
 
 import clipdex
 from clipdex import Collection, Item
 from clipdex.index import Index
 from clipdex.index.facets import Facets
+from clipdex.index.side.feature_file import remove_features
+from clipdex.looks.local_features import Recipe
 from clipdex.wire import FakeTransport
 
 pytest.importorskip("fastapi")
@@ -261,6 +264,41 @@ def test_duplicates_are_computed_once_and_again_after_a_commit(index, monkeypatc
         after = web.get("/v1/duplicates", params=query).json()
         web.get("/v1/duplicates", params={**query, "min_similarity": 0.9})
     assert len(times) == 3 and after["total"] == 1 and not after["stale"]
+
+
+@pytest.mark.slow
+def test_local_duplicates_are_computed_again_once_there_are_other_features_or_neighbours(tmp_path, monkeypatch):
+    pytest.importorskip("cv2", reason="local features need the extra features")
+    pytest.importorskip("faiss", reason="neighbours need the extra features")
+    import clipdex.apps.duplicates as found
+    from clipdex.features.build_neighbours import build_neighbours
+    from clipdex.web.routes import duplicates
+
+    times = []
+    real = found.find_duplicates
+    monkeypatch.setattr(duplicates, "find_duplicates", lambda *a, **k: times.append(1) or real(*a, **k))
+    index, pictures = tmp_path / "x.clipdex", [scene_png(0), scene_png(0, (0, 0, 260, 200)), scene_png(1)]
+    with clipdex.Client(FakeTransport()) as client, clipdex.Collection.open(index, client=client) as collection:
+        collection.add([clipdex.Item(str(n), each) for n, each in enumerate(pictures)])
+    give_features(index, pictures[0])
+    with answering(settings_of(index)) as web:
+
+        def groups() -> tuple[int, int]:
+            asked = [web.get("/v1/duplicates", params={"kind": "local"}).json() for _ in range(2)]
+            assert asked[0] == asked[1] and not asked[0]["stale"]
+            web.get("/v1/duplicates", params={"kind": "exact"})
+            return asked[0]["total"], len(times)
+
+        assert groups() == (0, 2)
+        give_features(index, pictures[1])  # no commit of the index
+        assert groups() == (1, 3)
+        build_neighbours(index, fewest=1)
+        assert groups() == (1, 4)
+        give_features(index, pictures[0], recipe=Recipe("orb", 300, 512))
+        assert groups() == (0, 5)
+        remove_features(index)
+        answer = web.get("/v1/duplicates", params={"kind": "local"})
+        assert (answer.status_code, answer.json()["type"]) == (409, "urn:clipdex:NoLocalFeatures")
 
 
 def test_who_asks_while_duplicates_are_computed_is_told_to_come_back(index, monkeypatch):

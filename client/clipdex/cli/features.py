@@ -60,7 +60,14 @@ def build(
     check: Annotated[
         bool, typer.Option("--check", help="Also make those again that are damaged; reads them all.")
     ] = False,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make all of them anew.")] = False,
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild",
+            help="Make all of them anew. Items that were added by id keep theirs, but lose them if --kind, --most "
+            "or --side changes.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make the local features of an index's pictures, by which crops and photos of them are found.
@@ -118,7 +125,8 @@ def features_sentence(done: BuiltFeatures, index: Path) -> str:
     """Return the last line of a build."""
     failed = ", ".join(f"{count:,} {reason}" for reason, count in done.failed.items())
     rest = f"; {sum(done.failed.values()):,} failed: {failed}" if failed else ""
-    rest += f"; {counted(done.items, 'item has', 'items have')} no file to make them of" if done.items else ""
+    if done.items:
+        rest += f"; {counted(done.items, 'item has', 'items have')} none, and no file to make them of"
     return (
         f"{shown_path(str(index))}: local features ({done.recipe}) of {counted(done.made + done.had, 'picture')}, "
         f"{done.made:,} of them made now in {done.seconds:,.1f} s ({done.file_bytes / 1e6:,.1f} MB){rest}"

@@ -56,6 +56,13 @@ def add(
     no_exif: Annotated[
         bool, typer.Option("--no-exif", help="Do not read what pictures say of themselves: date, camera, place …")
     ] = False,
+    local_features: Annotated[
+        bool,
+        typer.Option(
+            "--local-features",
+            help="Make local features of each picture, also if the index has none yet; see  clipdex features.",
+        ),
+    ] = False,
     ids_from: Annotated[
         str | None,
         typer.Option(
@@ -91,22 +98,24 @@ def add(
 
     The index is created if it does not exist. Items belong to no folder: clipdex remove removes them, clipdex
     index never does. A picture that cannot be added is named, and the others are added. With --ids-from, pictures
-    that were added before and have not changed are skipped.
+    that were added before and have not changed are skipped. To an index that has local features, pictures are
+    added with theirs, by which  clipdex match  finds them.
     """
     if bool(pictures) == (ids_from is not None):
         raise InvalidArgument("give either a PICTURE or --ids-from FILE")
     said = _metadata(metadata)
+    kept: dict[str, Any] = {"exif": not no_exif, "local_features": True if local_features else None}
     if ids_from is not None:
         if item_id is not None:
             raise InvalidArgument("--id is for one picture, but --ids-from has ids of its own")
         with _list_named(ids_from, column, id_column, typed_delimiter(delimiter)) as listed:
-            _add_listed(listed, index, said, connection, as_json, strict=strict, exif=not no_exif)
+            _add_listed(listed, index, said, connection, as_json, kept, strict=strict)
         return
     if strict or column or id_column or delimiter:
         raise InvalidArgument("--column, --id-column, --delimiter and --strict are for --ids-from")
     items = _items(pictures or [], item_id, said)
     failures: dict[str, Any] = {}
-    with _opened(index, connection, exif=not no_exif) as collection:
+    with _opened(index, connection, kept) as collection:
         try:
             added = collection.add(items)
         except AddFailed as exc:
@@ -160,9 +169,9 @@ def _add_listed(
     metadata: dict[str, Any] | None,
     connection: Connection,
     as_json: bool,
+    kept: dict[str, Any],
     *,
     strict: bool,
-    exif: bool,
 ) -> None:
     failures: list[ListedFailure] = []
 
@@ -170,7 +179,7 @@ def _add_listed(
         failures.append(failure)
         complain(f"clipdex: {printable(f'{listed.name}: {failure.where}: {failure.why}')}")
 
-    with _opened(index, connection, exif=exif) as collection, rows_progress("adding") as progress:
+    with _opened(index, connection, kept) as collection, rows_progress("adding") as progress:
         total = 0 if progress is None else sum(1 for _ in listed)
         done = add_listed(
             collection,
@@ -193,15 +202,18 @@ def _add_listed(
 
 
 @contextmanager
-def _opened(index: Path, connection: Connection, *, exif: bool) -> Iterator[Collection]:
-    """Open a collection to add to; if it is created, and nothing gets added, nothing is left of it."""
+def _opened(index: Path, connection: Connection, kept: dict[str, Any]) -> Iterator[Collection]:
+    """Open a collection to add to; if it is created, and nothing gets added, nothing is left of it.
+
+    kept: arguments of `Collection.open` that say what is kept of pictures.
+    """
     is_new = not os.path.lexists(index)
     model = Manifest.read(index).model if (index / MANIFEST).is_file() else None
     with interruptible(f"what was committed is in {index}; run the same command again to add the rest"):
         try:
             with (
                 connection.open(model=model) as client,
-                Collection.open(index, client=client, exif=exif) as collection,
+                Collection.open(index, client=client, **kept) as collection,
             ):
                 yield collection
         finally:

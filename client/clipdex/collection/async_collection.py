@@ -194,6 +194,10 @@ class Collection(AsyncTwin[BlockingCollection]):
         """See `clipdex.Collection.lost`."""
         return await self._in_thread(partial(self.collection.lost, texts))
 
+    async def features_state(self) -> object:
+        """See `clipdex.Collection.features_state`."""
+        return await self._in_thread(self.collection.features_state)
+
     async def has_local_features(self) -> bool:
         """See `clipdex.Collection.has_local_features`."""
         return await self._in_thread(self.collection.has_local_features)

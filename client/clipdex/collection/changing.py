@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, TypeAlias, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from clipdex.base.records import NO_METADATA, Picture
 from clipdex.client.steps import Steps
 from clipdex.collection.core import Core
 from clipdex.collection.decoding import InWorkers, thumbnail_here
+from clipdex.collection.describing import Described
 from clipdex.collection.item import Item, content_hash, decoded, given_vector, item_picture, metadata_of, naming
 from clipdex.index.writer import IndexWriter
 from clipdex.model.images import file_bytes
@@ -43,7 +45,8 @@ def add_steps(core: Core, items: Item | Iterable[Item], *, flush: bool = True) -
         raise InvalidArgument(f"items is {items!r:.60}; expected a clipdex.Item or several")
     failed: dict[str, ClipdexError] = {}
     decoding: deque[tuple[Item, InWorkers[DecodedPicture] | _Ready]] = deque()
-    embedding: deque[tuple[Item, Picture, Future[Any] | Array, bytes | None]] = deque()
+    describing: deque[tuple[Item, _Ready]] = deque()
+    embedding: deque[tuple[Item, _Ready, _Make]] = deque()
     committing: deque[tuple[str, Future[Any]]] = deque()
     most = 1 if core.client is None else core.client.max_batch_size * core.client.in_flight
     done = 0
@@ -55,16 +58,18 @@ def add_steps(core: Core, items: Item | Iterable[Item], *, flush: bool = True) -
             try:
                 if isinstance(ready, InWorkers):
                     ready = yield from _decoded(core, item, ready)
-                embedding.append((item, *ready))
+                describing.append((item, ready))
             except _OF_ONE_ITEM as exc:
                 failed[item.id] = exc
+        while len(describing) > leave_decoding:
+            item, ready = describing.popleft()
+            embedding.append((item, ready, (yield from _kept(ready.features, ready.picture))))
         while len(embedding) > leave_embedding:
-            item, picture, vector, jpeg = embedding.popleft()
+            item, ready, keep = embedding.popleft()
             try:
-                if isinstance(vector, Future):
-                    vector = yield vector
-                change = _adding(core, picture, vector, jpeg)
-                committing.append((item.id, core.put(picture.path, change, flush)))
+                vector = (yield ready.vector) if isinstance(ready.vector, Future) else ready.vector
+                change = _adding(core, ready, vector, keep)
+                committing.append((item.id, core.put(ready.picture.path, change, flush)))
             except _OF_ONE_ITEM as exc:
                 failed[item.id] = exc
         while len(committing) > leave_committing:
@@ -90,9 +95,10 @@ def add_steps(core: Core, items: Item | Iterable[Item], *, flush: bool = True) -
         for _, ready in decoding:
             if isinstance(ready, InWorkers):
                 ready.cancel()
-        for _, _, future, _ in embedding:
-            if isinstance(future, Future):
-                future.cancel()
+        for _, ready in describing:
+            ready.cancel()
+        for _, ready, _ in embedding:
+            ready.cancel()
     if failed and isinstance(items, Item):
         raise failed[items.id]
     if failed:
@@ -103,8 +109,24 @@ def add_steps(core: Core, items: Item | Iterable[Item], *, flush: bool = True) -
     return done
 
 
-# A picture's record, its vector or a future of it, and its thumbnail.
-_Ready: TypeAlias = "tuple[Picture, Future[Any] | Array, bytes | None]"
+_Make = Callable[[IndexWriter], None]
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A picture's record, its vector or a future of it, its thumbnail, and its local features, if it gets any."""
+
+    picture: Picture
+    vector: Future[Any] | Array
+    jpeg: bytes | None = None
+    features: Described | None = None
+
+    def cancel(self) -> None:
+        """Withdraw what nobody waits for any more."""
+        if isinstance(self.vector, Future):
+            self.vector.cancel()
+        if self.features is not None:
+            self.features.cancel()
 
 
 def _prepared(core: Core, item: Item) -> InWorkers[DecodedPicture] | _Ready:
@@ -116,16 +138,17 @@ def _prepared(core: Core, item: Item) -> InWorkers[DecodedPicture] | _Ready:
                 f"the vector of the item {item.id!r} is from another model ({made_by[:12]}) than "
                 f"{core.directory} ({core.fingerprint[:12]}): embed it with the index's model"
             )
-        return *given_vector(item, core.index.manifest.embedding_dim), None
+        return _Ready(*given_vector(item, core.index.manifest.embedding_dim))
     batcher = core.model()
     assert core.client is not None and item.image is not None
     with naming(item):
         waiting = core.decoding.in_workers(item.image, thumbnail=True)
     if waiting is not None:
         return waiting
-    found = decoded(item, core.client.card.image, core.rules, exif=core.decoding.exif)
-    jpeg = thumbnail_here(item.image) if core.decoding.thumbnails else None
-    return item_picture(item, found), batcher.pixels(found.pixels), jpeg
+    found, source = decoded(item, core.client.card.image, core.rules, exif=core.decoding.exif)
+    jpeg = thumbnail_here(source) if core.decoding.thumbnails else None
+    features = core.describing.start(source, found, None)
+    return _Ready(item_picture(item, found), batcher.pixels(found.pixels), jpeg, features)
 
 
 def is_held(core: Core, item: Item) -> bool:
@@ -144,7 +167,9 @@ def is_held(core: Core, item: Item) -> bool:
         data = file_bytes(item.image)
     except ImageError:
         return False
-    return data is not None and content_hash(data) == stored.content_hash
+    if data is None or content_hash(data) != stored.content_hash:
+        return False
+    return core.read_only or core.describing.recipe(stored.content_hash) is None
 
 
 def _decoded(core: Core, item: Item, waiting: InWorkers[DecodedPicture]) -> Steps[_Ready]:
@@ -159,16 +184,32 @@ def _decoded(core: Core, item: Item, waiting: InWorkers[DecodedPicture]) -> Step
         if waiting.thumbnail is not None:
             with suppress(ImageError):
                 jpeg = cast(bytes, (yield cast("Future[Array]", waiting.thumbnail)))
+        assert item.image is not None
+        features = core.describing.start(item.image, found, waiting)
     except BaseException:
         waiting.cancel()
         raise
-    return item_picture(item, found), core.model().pixels(found.pixels), jpeg
+    return _Ready(item_picture(item, found), core.model().pixels(found.pixels), jpeg, features)
 
 
-def _adding(core: Core, picture: Picture, vector: Array, jpeg: bytes | None) -> Callable[[IndexWriter], None]:
+def _kept(features: Described | None, picture: Picture) -> Steps[_Make]:
+    """Wait for the features of a picture -> what keeps them."""
+    found = None if features is None else (yield from features.steps())
+
+    def keep(writer: IndexWriter) -> None:
+        if features is not None and found is not None:
+            writer.keep_features(picture.content_hash, features.recipe, found)
+
+    return keep
+
+
+def _adding(core: Core, ready: _Ready, vector: Array, keep: _Make) -> _Make:
+    picture = ready.picture
+
     def make(writer: IndexWriter) -> None:
-        if jpeg is not None:
-            writer.keep_thumbnail(picture.content_hash, jpeg)
+        if ready.jpeg is not None:
+            writer.keep_thumbnail(picture.content_hash, ready.jpeg)
+        keep(writer)
         if core.client is not None:
             writer.manifest = writer.manifest.noting(core.client.card, writer.directory)
         known = writer.known(picture.path)

@@ -73,6 +73,7 @@ class Collection(StoredPictures):
         lock: Lock = "held",
         decode_workers: int = 0,
         thumbnails: bool = False,
+        local_features: bool | None = None,
         exif: bool = True,
         filter_timeout_s: float = FILTER_TIMEOUT_S,
         **settings: Any,
@@ -94,6 +95,9 @@ class Collection(StoredPictures):
                 a run: one that crashes its decoder, or takes too long, fails alone. They start when needed. 0
                 decodes in this process.
             thumbnails: keep a small JPEG of each item that is added, for `thumbnail`.
+            local_features: make local features of each picture that is added, by which `match` finds it: True also
+                where the index has none yet, of the default kind; None where it has features and OpenCV is
+                installed; False never.
             exif: keep what the files of added pictures say of them: date, camera, place and so on (`Exif`).
             filter_timeout_s: seconds that SQLite may take to evaluate one `where`.
             settings: the other arguments of `clipdex.connect`.
@@ -102,6 +106,7 @@ class Collection(StoredPictures):
             IndexNotFound: there is no index, and none can be created: `read_only`, or no model is given.
             IndexLocked: another process is writing.
             FingerprintMismatch: the index holds another model's vectors.
+            MissingExtra: `local_features` is True, and OpenCV is not installed.
             InvalidArgument: arguments contradict each other, or the index was created with another `icc` or
                 `decode`.
             ServerError, IndexFault: as the client and the index raise them.
@@ -122,6 +127,7 @@ class Collection(StoredPictures):
             lock=lock,
             decode_workers=decode_workers,
             thumbnails=thumbnails,
+            local_features=local_features,
             exif=exif,
             filter_timeout_s=filter_timeout_s,
             settings=settings,
@@ -195,6 +201,7 @@ class Collection(StoredPictures):
         top_k: int = DEFAULT_TOP_K,
         *,
         min_inliers: int = DEFAULT_MIN_INLIERS,
+        parts: bool = False,
         within: str | None = None,
         where: str | Sequence[int] | Array | None = None,
         params: Mapping[str, Any] | None = None,
@@ -209,6 +216,7 @@ class Collection(StoredPictures):
             image: a picture, as for `search`; with `decode_workers`, they find its features.
             top_k: the most pictures to return.
             min_inliers: the fewest points that must agree. Fewer find smaller crops, and more that is not there.
+            parts: also pictures that have only a part in common with it, such as an icon or a heading.
             within: only among the 1,000 pictures that best match this text; this needs a server.
             where, params: only pictures that meet a condition, or these rows, as for `search`.
 
@@ -222,7 +230,14 @@ class Collection(StoredPictures):
         """
         return run(
             match_steps(
-                self._core, image, top_k, min_inliers=min_inliers, within=within, where=where, params=params
+                self._core,
+                image,
+                top_k,
+                min_inliers=min_inliers,
+                parts=parts,
+                within=within,
+                where=where,
+                params=params,
             )
         )
 

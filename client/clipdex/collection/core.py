@@ -16,6 +16,7 @@ from clipdex.base.item_paths import item_path
 from clipdex.client.batching import Batcher
 from clipdex.client.client import Client
 from clipdex.collection.commits import Change, Commits
+from clipdex.collection.describing import Describing
 from clipdex.collection.matching import Matching
 from clipdex.collection.open_collection import Opened
 from clipdex.collection.scanning import Scans
@@ -50,6 +51,7 @@ class Core:
         self.scans = Scans(self.reading, self.still)
         self._matching: Matching | None = Matching(self.reading, self._same_model)
         self.decoding = parts.decoding
+        self.describing = Describing(self.directory, parts.decoding, parts.local_features)
         self._commits = None if read_only else Commits(str(self.directory), parts.write, parts.writer)
 
     def _share(self, client: Client | None, own_client: bool) -> None:

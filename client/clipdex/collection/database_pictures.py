@@ -80,6 +80,10 @@ class DatabasePictures(StoredPictures):
         """Raise InvalidArgument: a database does not tell when it changed."""
         self._refuse("does not tell when it changed")
 
+    def features_state(self) -> object:
+        """Raise InvalidArgument: local features are not pushed."""
+        self._refuse("has no local features")
+
     def has_local_features(self) -> bool:
         """Return False: they are not pushed."""
         self._core.require_open()

@@ -35,25 +35,31 @@ _READING = ("vanished", "not_a_file", "unreadable")
 class InWorkers(Generic[_T]):
     """A picture that a worker decodes, to pixels or to local features.
 
-    name: its path, or words for it. thumbnail: of its JPEG, if wanted.
+    given: what the worker reads. name: its path, or words for it. thumbnail: of its JPEG, if wanted.
     """
 
     def __init__(
-        self, name: str, path: str | None, done: Future[_T], thumbnail: Future[bytes] | None = None
+        self,
+        given: Given,
+        name: str,
+        path: str | None,
+        done: Future[_T],
+        thumbnail: Future[bytes] | None = None,
     ) -> None:
+        self.given = given
         self.name = name
-        self._path = path
+        self.path = path
         self.done = done
         self.thumbnail = thumbnail
 
     def error(self, exc: ImageError) -> tuple[ImageError, bool]:
         """Translate the error of a worker -> as this process would have raised it, and whether reading failed."""
-        if self._path is not None and exc.reason in _READING:
+        if self.path is not None and exc.reason in _READING:
             try:
-                require_readable(self._path)
+                require_readable(self.path)
             except ImageError as ours:
                 return ours, True
-            return ImageError(f"{self._path}: cannot be read: {exc}", reason="unreadable"), True
+            return ImageError(f"{self.path}: cannot be read: {exc}", reason="unreadable"), True
         return exc, False
 
     def steps(self) -> Steps[_T]:
@@ -115,7 +121,7 @@ class Decoding:
             except ClipdexError:
                 done.cancel()
                 raise
-        return InWorkers(name, path, done, drawing)
+        return InWorkers(given, name, path, done, drawing)
 
     def features(self, image: ImageSource, recipe: Recipe) -> InWorkers[LocalFeatures] | None:
         """Give a picture to the workers for its local features; None if they are to be found in this process.
@@ -131,13 +137,29 @@ class Decoding:
         given, name, path = _given(image)
         if given is None:
             return None
+        return InWorkers(given, name, path, self._feature_finder().extract(given, recipe))
+
+    def described(
+        self, waiting: InWorkers[DecodedPicture], recipe: Recipe, content_hash: bytes, size: tuple[int, int]
+    ) -> InWorkers[LocalFeatures]:
+        """Give a picture that the workers have decoded to them again, for its local features.
+
+        content_hash, size: what it was found to have, as `FeatureService.extract` takes them.
+
+        Raises:
+            ServerBusy, Closed: as `features`.
+        """
+        given = waiting.given
+        done = self._feature_finder().extract(given, recipe, content_hash=content_hash, size=size)
+        return InWorkers(given, waiting.name, waiting.path, done)
+
+    def _feature_finder(self) -> FeatureService:
         with self._lock:
             if self._closed:
                 raise Closed("this Collection is closed: open it again with Collection.open")
             if self._finder is None:  # not before it is wanted: OpenCV is an extra
                 self._finder = FeatureService(workers=self.workers)
-            finder = self._finder
-        return InWorkers(name, path, finder.extract(given, recipe))
+            return self._finder
 
     def close(self) -> None:
         """End the workers. Safe to call twice."""

@@ -144,8 +144,10 @@ def _is_said_by(kept: object, value: object) -> bool:
     return value is None or (isinstance(value, (bool, int, float, str)) and bool(kept == value))
 
 
-def decoded(item: Item, spec: ImageSpec, rules: PictureRules, *, exif: bool = True) -> DecodedPicture:
-    """Decode an item's picture in this process.
+def decoded(
+    item: Item, spec: ImageSpec, rules: PictureRules, *, exif: bool = True
+) -> tuple[DecodedPicture, ImageSource]:
+    """Decode an item's picture in this process -> it, and the bytes of its file, or what it is if it is no file.
 
     exif: also read what its file, if it is one, says of it.
 
@@ -156,11 +158,13 @@ def decoded(item: Item, spec: ImageSpec, rules: PictureRules, *, exif: bool = Tr
     assert item.image is not None
     with naming(item):
         data = file_bytes(item.image)
-        opened = open_for_model(item.image if data is None else data, spec, rules)
+        source = item.image if data is None else data
+        opened = open_for_model(source, spec, rules)
     small = opened.resized(spec)
     size, content = (len(data), _hash(data)) if data is not None else _of_pixels(opened.image)
     told = exif_of(data, _sidecar(item.image)) if exif and data is not None else None
-    return DecodedPicture(*opened.size, size, content, perceptual_signature(small), center_crop(small, spec), told)
+    pixels = center_crop(small, spec)
+    return DecodedPicture(*opened.size, size, content, perceptual_signature(small), pixels, told), source
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from clipdex.base.arrays import Array
 from clipdex.base.counting import counted
 from clipdex.base.cpus import usable_cpus
-from clipdex.base.errors import Closed, IndexFault, ServerBusy
+from clipdex.base.errors import Closed, IndexFault, InvalidArgument, ServerBusy
 from clipdex.client.steps import Steps
 from clipdex.features.matching import WITHIN, Match, Matcher, best_rows, check_numbers
 from clipdex.index.reader import Index
@@ -53,7 +53,7 @@ class _Open:
 class Matching:
     """Matches pictures with the local features as of the last commit, in threads of its own; close it.
 
-    Safe to share between threads.
+    Safe to share between threads. closing: set once it is being closed; what is under way should end then.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Matching:
         self._open: _Open | None = None
         self._room = threading.BoundedSemaphore(_WAITING)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="clipdex-match")
+        self.closing = threading.Event()
 
     def start(self, use: Callable[[Matcher], _T]) -> Future[_T]:
         """Queue work with the matcher -> a future of its result. Cancel it if nobody wants it.
@@ -89,6 +90,7 @@ class Matching:
 
     def close(self) -> None:
         """Wait for the matches under way, and close the features. Those that wait fail, as `reading` does."""
+        self.closing.set()
         self._threads.shutdown()
         with self._lock:
             self._retire()
@@ -144,6 +146,10 @@ def _is_current(matcher: Matcher) -> bool:
         return False
 
 
+class _Withdrawn(Exception):
+    """Nobody waits for this match any more."""
+
+
 class _Remade(Exception):
     """The features of the index were made anew, another way than the query's."""
 
@@ -154,6 +160,7 @@ def match_steps(
     top_k: int,
     *,
     min_inliers: int,
+    parts: bool = False,
     within: str | None = None,
     where: str | Sequence[int] | Array | None = None,
     params: Mapping[str, Any] | None = None,
@@ -162,31 +169,44 @@ def match_steps(
     core.require_open()
     matching = core.matching()
     check_numbers(top_k, min_inliers)
+    if not isinstance(parts, bool):
+        raise InvalidArgument(f"parts is {parts!r:.60}; expected True or False")
     vector = None
     if within is not None:
         (text,) = Query().plus(text=within).texts  # a text as that of any search
         vector = yield from _waited(core.text(text))
 
+    withdrawn = threading.Event()
+
+    def check() -> None:
+        if withdrawn.is_set():
+            raise _Withdrawn
+        if matching.closing.is_set():
+            raise Closed("this Collection is closed: open it again with Collection.open")
+
     def matched(query: ImageSource | LocalFeatures, recipe: Recipe | None, matcher: Matcher) -> list[Match]:
         if recipe is not None and recipe != matcher.recipe:
             raise _Remade
+        match = partial(matcher.match, top_k=top_k, min_inliers=min_inliers, parts=parts, check=check)
         if vector is None:
-            return matcher.match(query, top_k, min_inliers=min_inliers, where=where, params=params)
-        rows = best_rows(matcher.index, vector, WITHIN, where, params)
-        return matcher.match(query, top_k, min_inliers=min_inliers, where=rows)
+            return match(query, where=where, params=params)
+        return match(query, where=best_rows(matcher.index, vector, WITHIN, where, params))
 
-    while True:
-        query: ImageSource | LocalFeatures = image
-        recipe = None
-        if core.decoding.workers:
-            recipe = yield from _waited(matching.start(lambda matcher: matcher.recipe))
-            waiting = core.decoding.features(image, recipe)
-            if waiting is not None:
-                query = yield from waiting.steps()
-        try:
-            return (yield from _waited(matching.start(partial(matched, query, recipe))))
-        except _Remade:
-            continue
+    try:
+        while True:
+            query: ImageSource | LocalFeatures = image
+            recipe = None
+            if core.decoding.workers:
+                recipe = yield from _waited(matching.start(lambda matcher: matcher.recipe))
+                waiting = core.decoding.features(image, recipe)
+                if waiting is not None:
+                    query = yield from waiting.steps()
+            try:
+                return (yield from _waited(matching.start(partial(matched, query, recipe))))
+            except _Remade:
+                continue
+    finally:
+        withdrawn.set()
 
 
 def _waited(future: Future[_T]) -> Steps[_T]:

@@ -17,7 +17,9 @@ from clipdex.index.create import put_back
 from clipdex.index.manifest import Manifest
 from clipdex.index.part_plan import is_parted, manifest_of
 from clipdex.index.reader import Index
+from clipdex.index.side.feature_file import make_features
 from clipdex.index.writer import IndexWriter
+from clipdex.looks.local_features import Recipe, opencv
 from clipdex.model.formats.icc import IccUse
 from clipdex.model.picture_rules import DecodeUse, PictureRules
 
@@ -28,7 +30,11 @@ Lock: TypeAlias = Literal["held", "per_commit"]
 
 @dataclass
 class Opened:
-    """The parts of a collection. own_client: the client is closed with it. write: opens the index for writing."""
+    """The parts of a collection.
+
+    own_client: the client is closed with it. write: opens the index for writing. local_features: as
+    `Collection.open` has it.
+    """
 
     index: Index
     client: Client | None
@@ -36,6 +42,7 @@ class Opened:
     write: Callable[[], IndexWriter]
     writer: IndexWriter | None
     decoding: Decoding
+    local_features: bool | None
 
 
 def open_parts(
@@ -51,6 +58,7 @@ def open_parts(
     lock: Lock,
     decode_workers: int,
     thumbnails: bool,
+    local_features: bool | None,
     exif: bool,
     filter_timeout_s: float,
     settings: dict[str, Any],
@@ -60,6 +68,11 @@ def open_parts(
     if lock not in get_args(Lock):
         raise InvalidArgument(f"lock is {lock!r:.60}; expected 'held' or 'per_commit'")
     check_connection(server, model, client, settings, decode_workers)
+    if local_features is not None and not isinstance(local_features, bool):
+        raise InvalidArgument(f"local_features is {local_features!r:.60}; expected True, False or None")
+    making = local_features is True and not read_only
+    if making:
+        opencv()  # before anything is opened or created
     if not read_only:
         if is_parted(directory):
             raise InvalidArgument(
@@ -79,6 +92,8 @@ def open_parts(
         write = partial(_writer, directory, client, manifest, dtype, icc, decode, create=True)
         if not read_only:
             writer = write()
+        if making:
+            make_features(directory, Recipe())
         opened = Index.open(directory, filter_timeout_s=filter_timeout_s)
         if client is not None:
             opened.require(client.card)
@@ -90,7 +105,7 @@ def open_parts(
         again = partial(_writer, directory, client, opened.manifest, dtype, None, None, create=False)
         spec = None if client is None else client.card.image
         decoding = Decoding(spec, opened.manifest.rules, decode_workers, thumbnails and not read_only, exif)
-        return Opened(opened, client, own, again, writer, decoding)
+        return Opened(opened, client, own, again, writer, decoding, local_features)
     except BaseException:
         for part in (opened, writer, client if own else None):
             if part is not None:

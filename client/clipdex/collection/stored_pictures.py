@@ -18,6 +18,7 @@ from clipdex.collection.item import Commit, StoredItem, stored_item
 from clipdex.index.info import IndexInfo
 from clipdex.index.manifest import Manifest
 from clipdex.index.side.feature_file import feature_count
+from clipdex.index.side.feature_state import features_state
 
 __all__ = ["StoredPictures"]
 
@@ -130,6 +131,15 @@ class StoredPictures:
         """Return a value that another commit, by any process, makes another one."""
         with self._core.reading() as index:
             return index.generation, index.version
+
+    def features_state(self) -> object:
+        """Return a value that other local features, or neighbours of them, make another one, as no commit does.
+
+        Raises:
+            IndexFault: they cannot be read.
+        """
+        with self._core.reading() as index:
+            return [features_state(part.directory) for _, part in index.pieces()]
 
     def has_local_features(self) -> bool:
         """Return whether any picture has local features, by which `match` finds it."""

@@ -22,6 +22,7 @@ from clipdex.features.neighbours import import_faiss, numbered
 from clipdex.features.store import FeatureStore
 from clipdex.index.reader import Index
 from clipdex.index.side.building import building, digest, install
+from clipdex.index.side.neighbour_footer import bytes_crc32c, neighbour_damages
 
 __all__ = ["FEWEST", "BuiltNeighbours", "build_neighbours", "write_lists"]
 
@@ -79,7 +80,11 @@ def _build_one(directory: Path, fewest: int, progress: Callable[[int, int], None
             held = NeighbourFile.open(import_faiss, directory, extents, store.recipe.width)
         except IndexFault:
             held = None
-        if held is not None and held.footer.stamp == store.stamp and held.footer.rows == rows:
+        if (
+            held is not None
+            and _is_up_to_date(held.footer, store, rows)
+            and not neighbour_damages(directory, extents)
+        ):
             return BuiltNeighbours(held.footer.descriptors, path.stat().st_size)
         covered = np.zeros(rows, np.bool_)
 
@@ -101,11 +106,16 @@ def _build_one(directory: Path, fewest: int, progress: Callable[[int, int], None
                 len(head),
                 end,
                 int(google_crc32c.value(head + flags)),
+                bytes_crc32c(fd, len(head), end),
             )
             tail = flags + footer.to_bytes()
             os.pwrite(fd, tail, end)
             install(fd, directory, NEIGHBOURS_FILE, AGAIN)
         return BuiltNeighbours(count, end + len(tail))
+
+
+def _is_up_to_date(footer: NeighbourFooter, store: FeatureStore, rows: int) -> bool:
+    return (footer.stamp, footer.rows) == (store.stamp, rows) and footer.lists_crc32c is not None
 
 
 def write_lists(

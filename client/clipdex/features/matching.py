@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -27,6 +27,7 @@ from clipdex.features.geometry import (
 )
 from clipdex.features.neighbours import POINTS_A_ROW, Found, Neighbours, StoredNeighbours
 from clipdex.features.store import FeatureStore
+from clipdex.features.watched import Watched
 from clipdex.index.hits import metadata_of, no_record
 from clipdex.index.reader import Index
 from clipdex.looks.local_features import LocalFeatures, Recipe, extract
@@ -187,8 +188,12 @@ class Matcher:
         parts: bool = False,
         where: str | Sequence[int] | Array | None = None,
         params: Mapping[str, Any] | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> list[Match]:
-        """Find the pictures that share a region with a query, those with the most inliers first; see `match`."""
+        """Find the pictures that share a region with a query, those with the most inliers first; see `match`.
+
+        check: called now and then, such as between two pictures; what it raises ends the match.
+        """
         check_numbers(top_k, min_inliers)
         if self.store.generation is not self.index.generation:
             raise IndexFault(f"{self.index.directory} was compacted since: open its matcher again")
@@ -197,7 +202,8 @@ class Matcher:
         live[self.index.tombstones] = False
         asked = described(query, self.recipe)
         rule = PARTS if parts else SAME
-        found = matches(self._neighbours, self.store, asked, top_k, min_inliers=min_inliers, rule=rule, live=live)
+        watched = Watched(self._neighbours, self.store, check)
+        found = matches(watched, watched, asked, top_k, min_inliers=min_inliers, rule=rule, live=live)
         return self.named(found)
 
     def named(self, found: Sequence[Verified]) -> list[Match]:

@@ -5,7 +5,7 @@ A descriptor has an id: the row of its picture times 16,384, plus its number amo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Protocol
 
@@ -122,8 +122,8 @@ class StoredNeighbours:
         """Return whether no part has had a file, or another file, since they were opened."""
         return all(identity(path) == seen for path, seen in self._seen)
 
-    def search(self, descriptors: _Bytes, k: int) -> Found:
-        """Find the k nearest; see `Neighbours`."""
+    def search(self, descriptors: _Bytes, k: int, check: Callable[[], None] = lambda: None) -> Found:
+        """Find the k nearest; see `Neighbours`. check: called now and then; what it raises ends the search."""
         best = _nothing(len(descriptors), k)
         asked = numbers(descriptors)
         for first, file in self._files:
@@ -132,7 +132,7 @@ class StoredNeighbours:
             best = _better(best, (np.where(ids < 0, np.inf, distances), ids), k)
         if self._left is None or len(self._left):
             blocks = self._uncovered() if self._held is None else self._held
-            best = _better(best, nearest(descriptors, k, blocks), k)
+            best = _better(best, nearest(descriptors, k, _watched(blocks, check)), k)
         return best
 
     def _uncovered(self) -> Iterator[tuple[_Rows, _Bytes]]:
@@ -143,6 +143,12 @@ class StoredNeighbours:
             found = self._store.of(row)
             if found is not None and len(found):
                 yield np.arange(len(found)) + row * POINTS_A_ROW, found.descriptors
+
+
+def _watched(blocks: Iterable[tuple[_Rows, _Bytes]], check: Callable[[], None]) -> Iterator[tuple[_Rows, _Bytes]]:
+    for block in blocks:
+        check()
+        yield block
 
 
 def numbered(rows: _Rows, descriptors: _Bytes) -> tuple[_Rows, _Bytes]:

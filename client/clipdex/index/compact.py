@@ -105,6 +105,7 @@ def _copy(
     """Copy the live rows except the lost ones, keeping the first and the last time of commit."""
     first, last = old.commit_times()
     total, done = old.live_rows() - len(lost), 0
+    copy_kept(old.directory, new, ())  # without rows, too, an index has its kind of features
     for pictures, vectors in _first_halved(old.live_blocks(_ROWS_AT_ONCE, lost)):
         new.append(pictures, vectors)
         copy_kept(old.directory, new, pictures)

@@ -68,6 +68,8 @@ def split_index(
             for number, name in enumerate(plan.names()):
                 with IndexWriter.open_or_create(made / name, index.manifest) as writer:
                     mine = rows[part_of == number]
+                    for home in homes:
+                        copy_kept(home, writer, ())  # without rows, too, a part has its kind of features
                     for start in range(0, len(mine), _ROWS_AT_ONCE):
                         some = mine[start : start + _ROWS_AT_ONCE].tolist()
                         pictures = index.pictures(some)

@@ -34,10 +34,12 @@ from clipdex.index.file_system import locked
 from clipdex.index.files import is_at, open_to_write, sync_directory
 from clipdex.index.manifest import Manifest
 from clipdex.index.rows import ROWS_FILE, RowStore
+from clipdex.index.side.pending_features import PendingFeatures
 from clipdex.index.sound_files import SoundFiles
 from clipdex.index.thumbnails import LARGEST_THUMBNAIL, ThumbnailStore
 from clipdex.index.vectors import VectorFile, map_vectors
 from clipdex.index.wal import wal_damage
+from clipdex.looks.local_features import LocalFeatures, Recipe
 from clipdex.search.cosines import OFF_WHEN_WRITTEN, not_unit
 
 __all__ = ["IndexWriter"]
@@ -81,6 +83,7 @@ class IndexWriter:
         self._thumbnails: dict[bytes, bytes] = {}  # since the last commit
         self._thumbnail_bytes = 0
         self._thumbnail_store: ThumbnailStore | None = None
+        self._features = PendingFeatures(directory)
 
     @classmethod
     def open_or_create(cls, directory: PathLike, manifest: Manifest) -> IndexWriter:
@@ -290,6 +293,14 @@ class IndexWriter:
             _log.warning("%s; thumbnails are not kept", exc)
         self._thumbnails, self._thumbnail_bytes = {}, 0
 
+    def keep_features(self, content_hash: bytes, recipe: Recipe, features: LocalFeatures) -> None:
+        """Keep local features for rows with this content, if the index has such; on disk with the next commit.
+
+        Raises:
+            IndexWriteError: the disk is full or failed.
+        """
+        self._if_open(self._features).put(content_hash, recipe, features)
+
     def in_place(self) -> bool:
         """Return whether the index that is open is still the one at its path."""
         return is_at(self._if_open(self._lock), self.directory / LOCK_FILE)
@@ -310,7 +321,9 @@ class IndexWriter:
         return self._committed
 
     def _commit(self, at: int | None) -> None:
-        self._store_thumbnails()  # before the rows: a row that is there has its thumbnail
+        # Before the rows: a row that is there has its thumbnail and its features.
+        self._store_thumbnails()
+        self._features.store()
         if self._changes.pictures:
             self._vectors.sync()
         try:
@@ -334,6 +347,7 @@ class IndexWriter:
                 committed = None
             if self._thumbnail_store is not None:
                 self._thumbnail_store.close()
+            self._features.close()
             self._vector_file.close(committed)
             self._row_store.close()
             os.close(self._lock)

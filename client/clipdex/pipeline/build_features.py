@@ -24,11 +24,16 @@ from clipdex.base.item_paths import is_item
 from clipdex.base.limits import Limits
 from clipdex.base.read_request import ReadRequest
 from clipdex.base.records import Failure
-from clipdex.index.file_system import lock_file
 from clipdex.index.files import is_at
 from clipdex.index.part_plan import whole_parts
 from clipdex.index.reader import Index
-from clipdex.index.side.feature_file import FEATURES_FILE, FeatureFile, remove_features
+from clipdex.index.side.feature_file import (
+    FEATURES_FILE,
+    FEATURES_LOCK,
+    FeatureFile,
+    lock_features,
+    remove_features,
+)
 from clipdex.looks.local_features import LocalFeatures, Recipe
 from clipdex.pipeline.feature_service import FeatureService
 from clipdex.pipeline.worker_service import Given
@@ -37,8 +42,6 @@ from clipdex.sources.opening import retry_source
 from clipdex.sources.scan import FoundFile
 
 __all__ = ["BuiltFeatures", "build_features"]
-
-LOCK_FILE = "features.lock"
 
 _ROWS_AT_ONCE = 65_536  # a tar is listed once for each
 _COMMIT_BYTES = 16 << 20
@@ -55,7 +58,8 @@ class BuiltFeatures:
     """The result of a build, in live rows of the index: made + had + failed + items.
 
     made: given features now. had: had them before. failed: by reason, rows whose picture could not be read;
-    `failures` are the first hundred pictures of them. items: added by id, and so without a file to make any of.
+    `failures` are the first hundred pictures of them. items: added by id, without features and without a file to
+    make them of.
     points: of the features made. recipe: how they were made. file_bytes: the size of the side file now.
     """
 
@@ -94,7 +98,8 @@ def build_features(
             keeps how they are made.
         workers: processes; one per core if not given.
         limits: limits on the cost of one file.
-        rebuild: drop the features it has, and make all anew.
+        rebuild: drop the features it has, and make all anew. Those of items, which have no file, stay if all are
+            made as before; else they are dropped, until the items are added again.
         check: compare those it has with their checksums first, and make the damaged ones again.
         progress: called with the number of rows looked at so far and of all rows.
 
@@ -146,7 +151,7 @@ class _Build:
         self._points = 0
         self._counts = Counter[str]()
         Index.open(directory).close()  # before anything is put into a folder that is not an index
-        self._lock = _locked(directory)
+        self._lock = lock_features(directory)
         try:
             self._file = _opened(directory, wanted, rebuild)
         except BaseException:
@@ -209,10 +214,10 @@ class _Build:
         found: dict[bytes, list[_Place]] = {}
         for row, content, width, height in contents:
             path = paths[row]
-            if is_item(path):
-                self._counts[_ITEMS] += 1
-            elif content in held:
+            if content in held:
                 self._counts[_MADE if content in self._made else _HAD] += 1
+            elif is_item(path):
+                self._counts[_ITEMS] += 1
             elif content in self._failed:
                 self._counts[self._failed[content].reason] += 1
             else:
@@ -280,7 +285,7 @@ class _Build:
         self._pending_bytes, self._since = 0, time.monotonic()
 
     def _in_place(self) -> bool:
-        return is_at(self._lock, self._directory / LOCK_FILE)
+        return is_at(self._lock, self._directory / FEATURES_LOCK)
 
     def _follow(self) -> None:
         """Move to the directory that a compaction has put at the path, if it has: its pictures are the same."""
@@ -288,7 +293,7 @@ class _Build:
             return
         recipe = self._file.recipe
         self.close()
-        self._lock = _locked(self._directory)
+        self._lock = lock_features(self._directory)
         self._file = FeatureFile.open_or_make(self._directory, recipe)
         if self._file.recipe != recipe:
             raise IndexLocked(f"{self._directory}: its local features were made anew meanwhile: build them again")
@@ -316,10 +321,16 @@ def _settled(
         return content, Failure(path, exc.reason, str(exc), 0, 0)
 
 
-def _locked(directory: Path) -> int:
-    """Lock the making of an index's features -> the descriptor that holds the lock."""
-    busy = f"{directory}: another process is making its local features; wait for it, or stop it"
-    return lock_file(directory / LOCK_FILE, directory, busy)
+def _without_files(directory: Path) -> set[bytes]:
+    """Find the contents that only items have: their features cannot be made anew."""
+    items, others = set[bytes](), set[bytes]()
+    with Index.open(directory) as index:
+        for start in range(0, len(index.vectors), _ROWS_AT_ONCE):
+            end = min(start + _ROWS_AT_ONCE, len(index.vectors))
+            paths = dict(index.live_paths(start, end))
+            for row, content, *_ in index.contents(start, end):
+                (items if is_item(paths[row]) else others).add(content)
+    return items - others
 
 
 def _opened(directory: Path, wanted: tuple[str | None, int | None, int | None], rebuild: bool) -> FeatureFile:
@@ -337,7 +348,7 @@ def _opened(directory: Path, wanted: tuple[str | None, int | None, int | None], 
         return FeatureFile.open_or_make(directory, asked)
     try:
         if rebuild:
-            found.empty(asked)
+            found.empty(asked, _without_files(directory) if asked == kept else frozenset())
         elif asked != kept:
             raise InvalidArgument(
                 f"{directory} has local features of another recipe ({kept}): give the same, or  --rebuild  to "

@@ -10,11 +10,11 @@ import struct
 
 from clipdex.base.limits import Limits
 from clipdex.looks.local_features import LocalFeatures, Recipe, extract, opencv
-from clipdex.model.images import open_image
+from clipdex.model.images import ImageSource, open_image
 from clipdex.pipeline.picture_worker import answer_of, serve_pictures
 from clipdex.pipeline.worker_loop import More, with_enough_memory
 
-__all__ = ["main", "wanted"]
+__all__ = ["features_of", "main", "wanted"]
 
 _WANTED = struct.Struct("<8sqqqq")
 
@@ -30,16 +30,23 @@ def find_features(message: bytes, limits: Limits, with_more: More = None) -> byt
     def find(data: bytes, kind: bytes, most: int, side: int, width: int, height: int) -> bytes:
         recipe = Recipe(kind.rstrip(b"\0").decode(), most, side)
         size = (width, height) if width and height else None
-        return with_enough_memory(lambda: _found(data, recipe, size, limits), with_more).to_bytes()
+        return with_enough_memory(lambda: features_of(data, recipe, size, limits), with_more).to_bytes()
 
     return answer_of(message, _WANTED, limits, find)
 
 
-def _found(data: bytes, recipe: Recipe, size: tuple[int, int] | None, limits: Limits) -> LocalFeatures:
+def features_of(image: ImageSource, recipe: Recipe, size: tuple[int, int] | None, limits: Limits) -> LocalFeatures:
+    """Decode a picture and find its local features. size: its width and height as shown, if they are known.
+
+    Raises:
+        ImageError: it cannot be decoded.
+        MissingExtra: OpenCV is not installed.
+        MemoryError: there is not enough memory.
+    """
     # Decoded smaller, a picture would not show how large it is.
     least = None if size is None else 2 * recipe.side
-    image = open_image(data, max_pixels=limits.max_pixels, least_side=least)
-    return extract(image, kind=recipe.kind, most=recipe.most, side=recipe.side, size=size)
+    opened = open_image(image, max_pixels=limits.max_pixels, least_side=least)
+    return extract(opened, kind=recipe.kind, most=recipe.most, side=recipe.side, size=size)
 
 
 def main() -> None:

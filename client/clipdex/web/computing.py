@@ -1,7 +1,7 @@
 """Answers that take long to compute: computed in their own threads, once for all requests, and kept.
 
 Each thread works on an index that it opened itself, so that no search waits for it. An answer is kept with the
-moment of the collection before it was computed; it is at least as new.
+moment of the collection before it was computed, and the state of what else it is made of; it is at least as new.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _RETRY_AFTER_S = "2"
 
 @dataclass(frozen=True)
 class Computed(Generic[_T]):
-    """An answer. stale: there were commits since, and a newer one is being computed."""
+    """An answer. stale: what it was made of has changed since, and a newer one is being computed."""
 
     value: _T
     stale: bool = False
@@ -102,7 +102,7 @@ class Computing:
     def __init__(self, name: str) -> None:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"clipdex-{name}")
         self._worker = Worker()
-        self._answers: OrderedDict[Hashable, tuple[tuple[object, int], Any]] = OrderedDict()
+        self._answers: OrderedDict[Hashable, tuple[object, Any]] = OrderedDict()
         self._running: dict[Hashable, Future[Any]] = {}
 
     async def answer(
@@ -113,6 +113,7 @@ class Computing:
         *,
         wait_s: float,
         what: str,
+        state: object = None,
     ) -> Computed[_T]:
         """Return the answer to a question about a collection, waiting for it at most `wait_s`.
 
@@ -120,13 +121,14 @@ class Computing:
             question: what is asked; of equal ones, one is computed.
             compute: computes it, in the thread.
             what: begins the sentence that says that it is being computed.
+            state: of the side files that it depends on: no commit tells that these have changed.
 
         Raises:
             HTTPException: 503, it is being computed, or too many are.
             ClipdexError: as `compute`.
         """
         key = (held.name, question)
-        moment = await held.collection.moment()
+        moment = (await held.collection.moment(), state)
         kept = self._answers.get(key)
         if kept is not None and kept[0] == moment:
             self._answers.move_to_end(key)
@@ -147,7 +149,7 @@ class Computing:
             return Computed(kept[1], stale=True)
         raise _busy(f"{what} being computed")
 
-    def _keep(self, key: Hashable, moment: tuple[object, int], done: Future[Any]) -> None:
+    def _keep(self, key: Hashable, moment: object, done: Future[Any]) -> None:
         self._running.pop(key, None)
         if not done.cancelled() and done.exception() is None:
             self._answers[key] = (moment, done.result())

@@ -9,13 +9,22 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing, suppress
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 from clipdex.base.counting import counted
-from clipdex.base.errors import IndexDamaged, IndexFault, IndexFormatError, IndexWriteError, InvalidArgument
+from clipdex.base.errors import (
+    IndexDamaged,
+    IndexFault,
+    IndexFormatError,
+    IndexLocked,
+    IndexWriteError,
+    InvalidArgument,
+)
+from clipdex.index.file_system import lock_file
 from clipdex.index.files import create, fault, rename, require_regular, sync_directory
 from clipdex.index.schema import (
     DAMAGE,
@@ -31,9 +40,19 @@ from clipdex.index.side.database import open_database, transaction
 from clipdex.index.wal import wal_damage
 from clipdex.looks.local_features import MOST_POINTS, LocalFeatures, Recipe
 
-__all__ = ["FEATURES_FILE", "FeatureFile", "feature_count", "feature_damages", "remove_features"]
+__all__ = [
+    "FEATURES_FILE",
+    "FEATURES_LOCK",
+    "FeatureFile",
+    "feature_count",
+    "feature_damages",
+    "lock_features",
+    "make_features",
+    "remove_features",
+]
 
 FEATURES_FILE = "features.sqlite"
+FEATURES_LOCK = "features.lock"
 APPLICATION_ID = 0x636C7066  # "clpf" in ASCII
 VERSION = 1
 
@@ -96,6 +115,11 @@ class FeatureFile:
             db.close()
             raise
 
+    @staticmethod
+    def exists(directory: Path) -> bool:
+        """Return whether an index has such a file, sound or not. Raises IndexFault if the system does not tell."""
+        return _place(directory / FEATURES_FILE) is not None
+
     @classmethod
     def open_or_make(cls, directory: Path, recipe: Recipe) -> FeatureFile:
         """Open the features of an index for writing; make an empty file of this recipe if there is none.
@@ -144,7 +168,11 @@ class FeatureFile:
 
         Raises IndexFault if it cannot be read.
         """
-        return _place(self._path) == self._place and self._data_version() == self._version
+        return self.is_in_place() and self._data_version() == self._version
+
+    def is_in_place(self) -> bool:
+        """Return whether it is still the file of its index. Raises IndexFault if the system refuses to tell."""
+        return _place(self._path) == self._place
 
     def add(self, features: Mapping[bytes, LocalFeatures]) -> None:
         """Add features by their content's hash, in one transaction that is on disk when this returns.
@@ -153,6 +181,7 @@ class FeatureFile:
 
         Raises:
             InvalidArgument: they have descriptors of another kind.
+            IndexLocked: another process has made the features anew, another way, since it was opened.
             IndexWriteError: the disk is full or failed; none was added.
         """
         records = []
@@ -162,15 +191,23 @@ class FeatureFile:
             values = (key, *each.size, len(each), each.keypoints(), each.descriptors.tobytes())
             records.append((*values, record_crc32c(*values)))
         with transaction(self._path, self._db, self._lock):
+            if self._db.execute("SELECT kind, most, side FROM recipe").fetchall() != [astuple(self.recipe)]:
+                raise IndexLocked(f"{self._path}: the local features were made anew meanwhile: open them again")
             self._db.executemany(
                 f"INSERT OR IGNORE INTO features ({_COLUMNS}, crc32c) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
                 records,
             )
 
-    def empty(self, recipe: Recipe) -> None:
-        """Drop all features and take another recipe, in one transaction. Raises IndexWriteError."""
+    def empty(self, recipe: Recipe, keep: Set[bytes] = frozenset()) -> None:
+        """Drop all features but those of some contents, and take a recipe, in one transaction.
+
+        keep: none, if the recipe is another one. Raises IndexWriteError.
+        """
         with transaction(self._path, self._db, self._lock):
-            self._db.execute("DELETE FROM features")
+            found = self._db.execute("SELECT content_hash FROM features").fetchall()
+            self._db.executemany(
+                "DELETE FROM features WHERE content_hash = ?", [each for each in found if each[0] not in keep]
+            )
             self._db.execute("DELETE FROM recipe")
             _put_recipe(self._db, recipe)
         self.recipe, self.identity = self._read_recipe()
@@ -275,6 +312,31 @@ def feature_count(directory: Path) -> tuple[int, int]:
             return found.count()[0], (directory / FEATURES_FILE).stat().st_size
     except (IndexFault, OSError):
         return 0, 0
+
+
+def lock_features(directory: Path) -> int:
+    """Lock the making of an index's features -> the descriptor that holds the lock until it is closed.
+
+    Raises:
+        IndexLocked: another process is making them.
+        IndexWriteError: the index cannot be written, or its file system does not support locks.
+    """
+    busy = f"{directory}: another process is making its local features; wait for it, or stop it"
+    return lock_file(directory / FEATURES_LOCK, directory, busy)
+
+
+def make_features(directory: Path, recipe: Recipe) -> None:
+    """Make an empty file of this recipe, unless the index has one, whatever its recipe.
+
+    Raises: as `lock_features` and `FeatureFile.open`.
+    """
+    if FeatureFile.exists(directory):
+        return
+    lock = lock_features(directory)
+    try:
+        FeatureFile.open_or_make(directory, recipe).close()
+    finally:
+        os.close(lock)
 
 
 def remove_features(directory: Path) -> None:

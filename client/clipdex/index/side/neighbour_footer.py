@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -26,18 +26,20 @@ __all__ = [
     "NEIGHBOURS_FILE",
     "POINTS_A_ROW",
     "NeighbourFooter",
+    "bytes_crc32c",
     "neighbour_bytes",
     "neighbour_damages",
     "sound_ends",
 ]
 
 NEIGHBOURS_FILE = "features.neighbours"
-FORMAT, FORMAT_VERSION = "clipdex-neighbours", 1
+FORMAT, FORMAT_VERSION = "clipdex-neighbours", 2
+_WITHOUT_CHECKSUM = 1  # the version whose lists have none
 FOOTER_BYTES = 4096
 POINTS_A_ROW = 1 << 14
 AGAIN = "build it again with  clipdex features build"
 
-_IDS_AT_ONCE = 1 << 20
+_BYTES_AT_ONCE = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class NeighbourFooter:
 
     stamp: that of the features when it was built. width: bytes of a descriptor. descriptors: how many there are.
     lists: of the inverted file. faiss_bytes: where the flags of the rows begin. lists_at: where the lists begin.
-    head_crc32c: of all before the lists, and of the flags.
+    head_crc32c: of all before the lists, and of the flags. lists_crc32c: of the lists; None in version 1.
     """
 
     rows: int
@@ -58,10 +60,16 @@ class NeighbourFooter:
     lists_at: int
     faiss_bytes: int
     head_crc32c: int
+    lists_crc32c: int | None = None
 
     def to_bytes(self) -> bytes:
         """Encode the footer as the last bytes of the file."""
-        data = {"format": FORMAT, "format_version": FORMAT_VERSION} | asdict(self)
+        own = asdict(self)
+        version = FORMAT_VERSION
+        if self.lists_crc32c is None:
+            del own["lists_crc32c"]
+            version = _WITHOUT_CHECKSUM
+        data = {"format": FORMAT, "format_version": version} | own
         return json.dumps(data | {"crc32c": json_crc32c(data)}).encode().ljust(FOOTER_BYTES - 1) + b"\n"
 
     @classmethod
@@ -71,17 +79,20 @@ class NeighbourFooter:
             data = parse_plain_json(raw)
             crc32c = data.pop("crc32c")
             sound = crc32c == json_crc32c(data)
-            known = (data.pop("format"), data.pop("format_version")) == (FORMAT, FORMAT_VERSION)
-            if not known:
+            form, version = data.pop("format"), data.pop("format_version")
+            if form != FORMAT or version not in (_WITHOUT_CHECKSUM, FORMAT_VERSION):
                 raise IndexFault(f"{path} has a format that this clipdex does not know; {AGAIN}")
+            if (version == FORMAT_VERSION) != ("lists_crc32c" in data):
+                raise ValueError("it has not the fields of its version")
             footer = cls(**data)
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise IndexDamaged(f"{path} is damaged: its footer cannot be read; {AGAIN}") from exc
         counts = (footer.rows, footer.width, footer.descriptors, footer.lists, footer.lists_at)
         texts = (footer.extents, footer.stamp)
+        checksums = [footer.head_crc32c, *([footer.lists_crc32c] if version == FORMAT_VERSION else [])]
         if not (
             sound
-            and all(map(is_stored_count, (*counts, footer.faiss_bytes, footer.head_crc32c)))
+            and all(map(is_stored_count, (*counts, footer.faiss_bytes, *checksums)))
             and all(type(text) is str for text in texts)
             and 0 < footer.lists_at <= footer.faiss_bytes
         ):
@@ -122,7 +133,7 @@ def sound_ends(file: BinaryIO, path: Path, extents: Sequence[Extent]) -> tuple[N
 def neighbour_damages(directory: Path, extents: Sequence[Extent]) -> list[str]:
     """Check the file of an index, if there is one -> what is damaged. Raises IndexFault if it cannot be read now.
 
-    Of the lists, whose descriptors have no checksum, it checks that each descriptor is of a row that has some.
+    Lists of version 1 have no checksum: of these it checks only that each descriptor is of a row that has some.
     """
     path = directory / NEIGHBOURS_FILE
     try:
@@ -147,6 +158,14 @@ def neighbour_bytes(directory: Path) -> int:
         return 0
 
 
+def bytes_crc32c(fd: int, start: int, end: int) -> int:
+    """Return the CRC-32C of the bytes of a file from `start` to `end`, read some at a time. Raises OSError."""
+    crc32c = 0
+    for some in _read(fd, start, end):
+        crc32c = google_crc32c.extend(crc32c, some)
+    return int(crc32c)
+
+
 def _lists_are_sound(file: BinaryIO, footer: NeighbourFooter, head: bytes, covered: bytes) -> bool:
     width, room = footer.width, footer.faiss_bytes - footer.lists_at
     if 8 * footer.lists > len(head) or room != footer.descriptors * (width + 8):
@@ -154,15 +173,24 @@ def _lists_are_sound(file: BinaryIO, footer: NeighbourFooter, head: bytes, cover
     sizes = np.frombuffer(head[len(head) - 8 * footer.lists :], "<u8")
     if (sizes > footer.descriptors).any() or int(sizes.sum()) != footer.descriptors:
         return False
+    fd = file.fileno()
+    if footer.lists_crc32c is not None and (
+        bytes_crc32c(fd, footer.lists_at, footer.faiss_bytes) != footer.lists_crc32c
+    ):
+        return False
     has = np.unpackbits(np.frombuffer(covered, np.uint8), bitorder="little")[: footer.rows].astype(np.bool_)
     at = footer.lists_at
     for count in sizes.tolist():
         at += count * width  # a list has all its descriptors, then all their ids
-        for start in range(0, count, _IDS_AT_ONCE):
-            some = min(_IDS_AT_ONCE, count - start)
-            raw = os.pread(file.fileno(), 8 * some, at + 8 * start)
-            rows = np.frombuffer(raw[: len(raw) // 8 * 8], "<i8") // POINTS_A_ROW
-            if len(rows) != some or (rows < 0).any() or (rows >= footer.rows).any() or not has[rows].all():
+        for some in _read(fd, at, at + 8 * count):
+            rows = np.frombuffer(some[: len(some) // 8 * 8], "<i8") // POINTS_A_ROW
+            if len(some) % 8 or (rows < 0).any() or (rows >= footer.rows).any() or not has[rows].all():
                 return False
         at += 8 * count
     return True
+
+
+def _read(fd: int, start: int, end: int) -> Iterator[bytes]:
+    """Yield the bytes of a file from `start` to `end`, some at a time; fewer where it ends before."""
+    for at in range(start, end, _BYTES_AT_ONCE):
+        yield os.pread(fd, min(_BYTES_AT_ONCE, end - at), at)

@@ -77,8 +77,10 @@ async def duplicates(
         return find_duplicates(worker.index(held)[0], _KINDS[kind], threshold=min_similarity, progress=progress)
 
     computing: Computing = request.app.state.duplicates
+    # Before they are computed, as the moment of the collection is.
+    state = await held.collection.features_state() if kind == "local" else None
     found = await computing.answer(
-        held, (kind, min_similarity), compute, wait_s=_WAIT_S, what="the duplicates are"
+        held, (kind, min_similarity), compute, wait_s=_WAIT_S, what="the duplicates are", state=state
     )
     groups = found.value.groups[offset : offset + limit]
     shown = [[group.keeper, *group.others[: _MOST_OF_A_GROUP - 1]] for group in groups]

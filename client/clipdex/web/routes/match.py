@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from clipdex.base.errors import InvalidArgument
 from clipdex.web.filters import require_allowed
+from clipdex.web.leaving import LEFT, while_there
 from clipdex.web.problems import answers
 from clipdex.web.records import match_fields, rendered
 from clipdex.web.schemas.matches import MatchesOut, MatchIn
@@ -48,14 +49,18 @@ async def match(held: Chosen, request: Request) -> Response:
         await asyncio.to_thread(require_allowed, asked.where, held.settings)
     if asked.within is not None:
         held.require_model()
-    found = await held.collection.match(
+    matching = held.collection.match(
         data,
         asked.top_k,
         min_inliers=asked.min_inliers,
+        parts=asked.parts,
         within=asked.within,
         where=asked.where,
         params=asked.params,
     )
+    found = await while_there(request, matching)
+    if found is None:
+        return Response(status_code=LEFT)
     blocking = held.collection.collection
 
     def make() -> dict[str, Any]:  # a `MatchesOut`

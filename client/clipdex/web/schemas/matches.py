@@ -40,6 +40,10 @@ class MatchIn(RequestModel):
         le=_MOST_INLIERS,
         description="Fewest points that must agree; fewer find more, and more wrongly.",
     )
+    parts: bool = Field(
+        default=False,
+        description="Also pictures that have only a part in common with it, such as an icon or a heading.",
+    )
     within: SmallText | None = Field(
         default=None,
         description=f"Only among the {WITHIN:,} pictures that best match this text.",
@@ -57,6 +61,15 @@ class MatchOut(StoredOut):
     inliers: int = Field(description="Points at different places that agree with the transform.", examples=[45])
     share: float = Field(
         description="Of the points where the two overlap, of the picture with fewer, from 0 to 1.", examples=[0.6]
+    )
+    contained: float = Field(
+        description="Share of the area of one of the two that the other shows, of that with the larger share.",
+        examples=[0.98],
+    )
+    spread: float = Field(
+        description="How evenly these points lie where the two overlap: 1 as if drawn at random, less if they "
+        "keep to a part.",
+        examples=[0.9],
     )
     mirrored: bool = Field(description="The query has left and right exchanged.", examples=[False])
     model: Literal["affine", "homography"] = Field(description="Kind of the transform.", examples=["affine"])
