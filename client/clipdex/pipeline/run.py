@@ -18,7 +18,7 @@ from clipdex.base.blocks import blocks
 from clipdex.base.errors import RequestRefused
 from clipdex.base.interrupts import interrupts_noted
 from clipdex.base.limits import Limits
-from clipdex.base.records import Failure
+from clipdex.base.records import Failure, KnownFile
 from clipdex.client.client import Client
 from clipdex.client.steps import bisect
 from clipdex.index.writer import IndexWriter
@@ -226,11 +226,10 @@ class Run:
 
     def _fresh_files(self) -> Iterator[FoundFile]:
         """Yield the files whose index row is missing or out of date. Runs in the decoder's thread."""
-        for file, is_known in self._looked_up():
+        for file, known in self._looked_up():
             if self._over.is_set():
                 return  # Ctrl-C: with a million unchanged files, no other stage would notice it
             self.tally.found += 1
-            known = self._writer.known(file.path) if is_known else None
             standing = standing_of(file, known, check=self._check, retry_failures=self._retry_failures)
             if known is None or standing not in (Standing.FAILED, Standing.UNCHANGED):
                 yield to_read(file, known)
@@ -245,12 +244,12 @@ class Run:
             if said is not None and said != self._writer.metadata(known.row):
                 self._hand_over(self._remarks, (file.path, said))
 
-    def _looked_up(self) -> Iterator[tuple[FoundFile, bool]]:
-        """Yield the source's files, and whether the index has their path; many are looked up together."""
+    def _looked_up(self) -> Iterator[tuple[FoundFile, KnownFile | None]]:
+        """Yield the source's files, and what the index knows of each; many are looked up together."""
         for files in blocks(self._source.files(self._fail_scan), _LOOKED_UP, _LOOK_UP_S):
-            known = self._writer.paths_among([file.path for file in files])
+            known = self._writer.known_among([file.path for file in files])
             for file in files:
-                yield file, file.path in known
+                yield file, known.get(file.path)
 
     def _fail_scan(self, failure: Failure) -> None:
         self.tally.found += 1

@@ -96,17 +96,24 @@ class WorkerProcess:
         data = os.read(self.pipe.fileno(), _READ_AT_ONCE)
         if not data:
             raise EOFError
-        self.unread += data
-        messages, at = [], 0
-        while at + _FRAME.size <= len(self.unread):
-            (length,) = _FRAME.unpack_from(self.unread, at)
-            if at + _FRAME.size + length > len(self.unread):
+        if self.unread:
+            self.unread += data
+            if len(self.unread) < _FRAME.size + self._length_of_first():
+                return []  # a long message is not copied with each of its pieces
+            data = bytes(self.unread)
+        messages, at, size = [], 0, _FRAME.size
+        while at + size <= len(data):
+            (length,) = _FRAME.unpack_from(data, at)
+            end = at + size + length
+            if end > len(data):
                 break
-            at += _FRAME.size
-            messages.append(bytes(self.unread[at : at + length]))
-            at += length
-        del self.unread[:at]
+            messages.append(data[at + size : end])
+            at = end
+        self.unread[:] = data[at:]
         return messages
+
+    def _length_of_first(self) -> int:
+        return int(_FRAME.unpack_from(self.unread)[0]) if len(self.unread) >= _FRAME.size else 0
 
     def is_answer(self, message: bytes, now: float) -> bool:
         """Note what a message says of the worker -> whether it is an answer to a request."""

@@ -54,6 +54,7 @@ def _any_of(globs: Sequence[str]) -> re.Pattern[bytes]:
 
 
 _FILES, _FOLDERS = _any_of(JUNK_FILES), _any_of(JUNK_FOLDERS)
+_EITHER = _any_of(JUNK_FILES + JUNK_FOLDERS)
 
 
 class Reach(Protocol):
@@ -95,15 +96,15 @@ class Exclusion:
 
     def leaves_out(self, below: bytes, *, is_folder: bool) -> bool:
         """Return whether a file or folder, given its path from the source's folder, is left out itself."""
-        name = below.rpartition(b"/")[2]
-        if not self._hidden and name.startswith(b"."):
-            return True
-        if (_FOLDERS if is_folder else _FILES).match(name.lower()):
+        if self._is_hidden_or_matches(below.rpartition(b"/")[2], _FOLDERS if is_folder else _FILES):
             return True
         if not self._rules:
             return False
         path = composed(below.decode("utf-8", "surrogateescape"))
         return any(rule.matches(path, is_folder) for rule in self._rules)
+
+    def _is_hidden_or_matches(self, name: bytes, junk: re.Pattern[bytes]) -> bool:
+        return (not self._hidden and name.startswith(b".")) or junk.match(name.lower()) is not None
 
     def leaves_out_any(self, below: bytes, *, is_folder: bool) -> bool:
         """Return whether it, or a folder around it, is left out."""
@@ -111,11 +112,11 @@ class Exclusion:
 
     def may_leave_out(self, below: bytes) -> bool:
         """Return whether it, or a folder around it, is left out, if it is a file or if it is a folder."""
-        return (
-            self._leaves_out_around(below)
-            or self.leaves_out(below, is_folder=False)
-            or self.leaves_out(below, is_folder=True)
-        )
+        if self._leaves_out_around(below):
+            return True
+        if not self._rules:
+            return self._is_hidden_or_matches(below.rpartition(b"/")[2], _EITHER)
+        return self.leaves_out(below, is_folder=False) or self.leaves_out(below, is_folder=True)
 
     def _leaves_out_around(self, below: bytes) -> bool:
         """Return whether a folder around it is left out; paths that follow each other often share theirs."""
