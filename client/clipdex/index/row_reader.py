@@ -43,13 +43,14 @@ from clipdex.index.stored import (
     stored,
 )
 
-__all__ = ["CHECKED", "LEDGER_PATHS", "LIVE_PATHS", "RowReader"]
+__all__ = ["CHECKED", "DATED_PATHS", "LEDGER_PATHS", "LIVE_PATHS", "RowReader"]
 
 # Of values that are looked up together.
 _AT_ONCE = 256
 
 LIVE_PATHS = "SELECT path FROM rows WHERE deleted_at IS NULL AND path"
 LEDGER_PATHS = "SELECT path FROM failures WHERE path"
+DATED_PATHS = "SELECT path FROM failure_ctimes WHERE path"
 
 _INT, _INT_OR_NONE, _BYTES_OR_NONE = (int,), (int, type(None)), (bytes, type(None))
 
@@ -206,6 +207,8 @@ class RowReader:
             One of `DAMAGE`.
         """
         found: set[bytes] = set()
+        if wanted in (LEDGER_PATHS, DATED_PATHS) and self._db.execute(f"{wanted} IS NOT NULL LIMIT 1").fetchone() is None:
+            return found  # as in most indexes
         for start in range(0, len(values), _AT_ONCE):
             part = _filled(values[start : start + _AT_ONCE])
             marks = "?," * (len(part) - 1) + "?"
@@ -230,7 +233,8 @@ class RowReader:
                 live.add(path)
                 if record[1] == path and all_sound(record):
                     known[path] = known_file(record)
-            if rest := [path for path in part if path not in live]:
+            rest = [path for path in part if path not in live]
+            if rest and self._rows("SELECT 1 FROM failures LIMIT 1"):
                 rest = _filled(rest)
                 marks = "?," * (len(rest) - 1) + "?"
                 for line in self._ledger(f"WHERE path IN ({marks})", rest, damaged=False):

@@ -8,7 +8,7 @@ from operator import contains
 from typing import Any
 
 from clipdex.base.exif import Exif, keywords_from_json
-from clipdex.base.records import Failure, KnownFile, Picture
+from clipdex.base.records import Failure, KnownFile, Picture, quickly
 from clipdex.index.schema import Value, record_crc32c
 from clipdex.looks.signature import SIGNATURE_BYTES
 
@@ -61,7 +61,8 @@ LATER_OF_ROWS = {"phashes": "phash", "ctimes": "ctime_ns"}
 _AT_EXIF = 15
 
 # Tables with a value of a row, and where it is in a record; its checksum follows.
-_BESIDE = (("metadata", 9), ("phashes", 11), ("ctimes", 13))
+_AT_PHASH, _AT_CTIME = 11, 13
+_BESIDE = (("metadata", 9), ("phashes", _AT_PHASH), ("ctimes", _AT_CTIME))
 
 
 def stored(tables: Container[str], rows: str = "rows") -> str:
@@ -119,8 +120,15 @@ def is_plausible(record: Sequence[Any]) -> bool:
 
 def known_file(record: Sequence[Any]) -> KnownFile:
     """Make a KnownFile from an undamaged record of `stored`."""
-    (phash, _), (ctime_ns, _) = _later(record)
-    return KnownFile(record[2], record[3], record[0], record[_AT_CONTENT_HASH], ctime_ns, phash is not None)
+    return quickly(
+        KnownFile,
+        size=record[2],
+        mtime_ns=record[3],
+        row=record[0],
+        content_hash=record[_AT_CONTENT_HASH],
+        ctime_ns=record[_AT_CTIME],
+        signed=record[_AT_PHASH] is not None,
+    )
 
 
 def all_sound(record: Sequence[Any]) -> bool:

@@ -17,7 +17,7 @@ from clipdex.base.arrays import Pixels
 from clipdex.base.cpus import usable_cpus
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.limits import Limits
-from clipdex.base.records import Failure, Picture
+from clipdex.base.records import Failure, Picture, quickly
 from clipdex.model.card import ImageSpec
 from clipdex.model.picture_rules import EXACT, PictureRules
 from clipdex.pipeline.decode_worker import DECODED, HEADER, NO_HASH, NO_SLOT, SLOT, UNCHANGED, told_by
@@ -318,12 +318,23 @@ class DecodePool:
         self.busy["resize"] += resize_s
         if status in (DECODED, UNCHANGED):
             signature, exif = told_by(message)
-            picture = Picture(
-                file.path, size, mtime_ns, digest, width, height, file.said(), signature, ctime, exif
+            picture = quickly(
+                Picture,
+                path=file.path,
+                size=size,
+                mtime_ns=mtime_ns,
+                content_hash=digest,
+                width=width,
+                height=height,
+                metadata=file.said(),
+                phash=signature,
+                ctime_ns=ctime,
+                exif=exif,
             )
             if status == UNCHANGED:
                 return Unchanged(picture)
-            return Decoded(picture, self._ring.at(order), order % self._ring.rows)
+            slot = order % self._ring.rows
+            return quickly(Decoded, picture=picture, pixels=self._ring.at(order), slot=slot)
         reason, _, detail = message[HEADER.size :].decode().partition("\0")
         return Failure(file.path, reason, detail, size or file.size, mtime_ns or file.mtime_ns, ctime)
 

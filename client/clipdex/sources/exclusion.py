@@ -49,12 +49,18 @@ JUNK_FOLDERS = (
 )
 
 
-def _any_of(globs: Sequence[str]) -> re.Pattern[bytes]:
-    return re.compile(b"|".join(translate(glob.lower()).encode() for glob in globs))
+class _Junk:
+    """Names that match one of some globs, none of which begins with a wildcard."""
+
+    def __init__(self, globs: Sequence[str]) -> None:
+        self._pattern = re.compile(b"|".join(translate(glob.lower()).encode() for glob in globs))
+        self._begins = frozenset(case(glob[:1]).encode() for glob in globs for case in (str.lower, str.upper))
+
+    def has(self, name: bytes) -> bool:
+        return name[:1] in self._begins and self._pattern.match(name.lower()) is not None
 
 
-_FILES, _FOLDERS = _any_of(JUNK_FILES), _any_of(JUNK_FOLDERS)
-_EITHER = _any_of(JUNK_FILES + JUNK_FOLDERS)
+_FILES, _FOLDERS, _EITHER = _Junk(JUNK_FILES), _Junk(JUNK_FOLDERS), _Junk(JUNK_FILES + JUNK_FOLDERS)
 
 
 class Reach(Protocol):
@@ -96,15 +102,16 @@ class Exclusion:
 
     def leaves_out(self, below: bytes, *, is_folder: bool) -> bool:
         """Return whether a file or folder, given its path from the source's folder, is left out itself."""
-        if self._is_hidden_or_matches(below.rpartition(b"/")[2], _FOLDERS if is_folder else _FILES):
+        if self._is_hidden_or(_FOLDERS if is_folder else _FILES, below):
             return True
         if not self._rules:
             return False
         path = composed(below.decode("utf-8", "surrogateescape"))
         return any(rule.matches(path, is_folder) for rule in self._rules)
 
-    def _is_hidden_or_matches(self, name: bytes, junk: re.Pattern[bytes]) -> bool:
-        return (not self._hidden and name.startswith(b".")) or junk.match(name.lower()) is not None
+    def _is_hidden_or(self, junk: _Junk, below: bytes) -> bool:
+        name = below.rpartition(b"/")[2]
+        return (not self._hidden and name.startswith(b".")) or junk.has(name)
 
     def leaves_out_any(self, below: bytes, *, is_folder: bool) -> bool:
         """Return whether it, or a folder around it, is left out."""
@@ -115,7 +122,7 @@ class Exclusion:
         if self._leaves_out_around(below):
             return True
         if not self._rules:
-            return self._is_hidden_or_matches(below.rpartition(b"/")[2], _EITHER)
+            return self._is_hidden_or(_EITHER, below)
         return self.leaves_out(below, is_folder=False) or self.leaves_out(below, is_folder=True)
 
     def _leaves_out_around(self, below: bytes) -> bool:

@@ -14,7 +14,7 @@ from typing import Protocol
 from clipdex.base.errors import SourceError
 from clipdex.base.object_paths import is_object
 from clipdex.base.read_request import whole_file
-from clipdex.base.records import Failure, storable
+from clipdex.base.records import Failure, quickly, storable
 from clipdex.base.regular_files import NOT_A_FILE
 from clipdex.sources.census import Census, PassedOver
 from clipdex.sources.exclusion import Exclusion
@@ -82,14 +82,22 @@ class FoundFile:
     content_hash: bytes | None = None
 
     def __post_init__(self) -> None:
-        for name, number in (("size", self.size), ("mtime_ns", self.mtime_ns), ("ctime_ns", self.ctime_ns)):
+        for name in ("size", "mtime_ns", "ctime_ns"):
+            number = getattr(self, name)
             if number is not None and number != storable(number):
                 object.__setattr__(self, name, storable(number))
 
     @classmethod
     def of(cls, path: bytes, info: os.stat_result, metadata: str | None = None) -> FoundFile:
         """Make one from an ordinary file's stat result."""
-        return cls(path, info.st_size, info.st_mtime_ns, metadata, ctime_ns=info.st_ctime_ns)
+        return quickly(
+            cls,
+            path=path,
+            size=storable(info.st_size),
+            mtime_ns=storable(info.st_mtime_ns),
+            metadata=metadata,
+            ctime_ns=storable(info.st_ctime_ns),
+        )
 
     def request(self) -> bytes:
         """Return the message to the worker that decodes it."""
