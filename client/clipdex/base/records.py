@@ -7,7 +7,17 @@ from typing import Any, TypeVar
 
 from clipdex.base.exif import Exif
 
-__all__ = ["NO_METADATA", "BrokenRecord", "Changes", "Extent", "Failure", "KnownFile", "Picture", "quickly", "storable"]
+__all__ = [
+    "NO_METADATA",
+    "BrokenRecord",
+    "Changes",
+    "Extent",
+    "Failure",
+    "KnownFile",
+    "Picture",
+    "quickly",
+    "storable",
+]
 
 # Reasons that do not depend on the file's content: installed packages, permissions, a busy machine, a disk that
 # was not mounted, a damaged index.

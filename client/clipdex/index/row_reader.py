@@ -207,7 +207,10 @@ class RowReader:
             One of `DAMAGE`.
         """
         found: set[bytes] = set()
-        if wanted in (LEDGER_PATHS, DATED_PATHS) and self._db.execute(f"{wanted} IS NOT NULL LIMIT 1").fetchone() is None:
+        if (
+            wanted in (LEDGER_PATHS, DATED_PATHS)
+            and self._db.execute(f"{wanted} IS NOT NULL LIMIT 1").fetchone() is None
+        ):
             return found  # as in most indexes
         for start in range(0, len(values), _AT_ONCE):
             part = _filled(values[start : start + _AT_ONCE])
@@ -229,7 +232,8 @@ class RowReader:
             named = f"(SELECT row AS at, path AS named FROM rows WHERE path IN ({marks}) AND deleted_at IS NULL)"  # noqa: S608
             there = self._stored(f"{named} CROSS JOIN rows ON rows.row = at")
             live = set()
-            for path, *record in self._rows(f"SELECT named, {there}", part):
+            for found in self._rows(f"SELECT named, {there}", part):
+                path, record = found[0], found[1:]
                 live.add(path)
                 if record[1] == path and all_sound(record):
                     known[path] = known_file(record)

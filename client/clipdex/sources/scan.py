@@ -208,7 +208,7 @@ class Tree:
 
 
 def _plain_files(folder: bytes, most: int) -> set[bytes]:
-    """Return the paths of what a folder's first entries are, but for folders and links; nothing if it has no list."""
+    """Return the paths of a folder's first entries, without folders and links; none if it cannot be listed."""
     try:
         with os.scandir(folder or b"/") as entries:
             return {e.path for e in islice(entries, most) if e.is_file(follow_symlinks=False)}
