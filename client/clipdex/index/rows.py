@@ -244,7 +244,7 @@ class RowStore(RowReader):
     def _insert(self, table: str, records: Iterable[tuple[Value, ...]]) -> None:
         columns = CHECKED[table][1]
         each = len(columns.split(",")) + 1
-        # OR ROLLBACK, which `_transaction` does anyway: else SQLite keeps what a statement changes to undo that alone.
+        # OR ROLLBACK, as `_transaction` does: else SQLite keeps what a statement changes, to undo it alone.
         insert = f"INSERT OR ROLLBACK INTO {table} ({columns}, crc32c) VALUES "  # noqa: S608
         marks = f"({'?, ' * (each - 1)}?)"
         at_once = _MOST_PARAMETERS // each * each
