@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -160,3 +162,16 @@ def test_the_paths_queued_at_a_worker_fit_into_its_pipe() -> None:
             worker.given_bytes += len(file.path)
         queued.append(len(worker.given))
     assert queued == [decode._MOST_QUEUED, 8]
+
+
+def test_what_is_made_quickly_is_what_is_made_by_its_fields(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"abc")
+    info = os.stat(tmp_path / "x.jpg")
+    file = FoundFile.of(b"/x", info, "{}")
+    assert file == FoundFile(b"/x", 3, info.st_mtime_ns, "{}", ctime_ns=info.st_ctime_ns)
+    assert dataclasses.replace(file, content_hash=b"h").content_hash == b"h"
+    assert (file.member, file.content_hash) == (None, None)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        file.size = 4  # type: ignore[misc]
+    far = cast(Any, SimpleNamespace(st_size=1 << 70, st_mtime_ns=-(1 << 70), st_ctime_ns=1 << 70))
+    assert FoundFile.of(b"/x", far) == FoundFile(b"/x", 1 << 70, -(1 << 70), ctime_ns=1 << 70)
