@@ -129,7 +129,7 @@ def test_few_files_of_a_large_folder_are_looked_at_without_its_list(
     paths = [found.path for found in source.files(lambda failure: None)]
     listed = []
     scandir = os.scandir
-    monkeypatch.setattr(scan.os, "scandir", lambda at: listed.append(at) or scandir(at))
+    monkeypatch.setattr(os, "scandir", lambda at: listed.append(at) or scandir(at))
     assert source.vanished(paths[:3]) == []
     assert not listed
     few = scan._plain_files(os.fsencode(tmp_path), 20)

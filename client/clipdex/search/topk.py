@@ -302,6 +302,8 @@ class Search:
 
     def _ranked(self, threads: int) -> list[Ranking]:
         found = self._candidates.taken()
+        if len(self._queries) == 1:
+            return [self._rank(0, found)]
         order = np.argsort(found.query, kind="stable")
         borders = np.searchsorted(found.query[order], np.arange(len(self._queries) + 1))
         answers = [no_ranking()] * len(self._queries)
