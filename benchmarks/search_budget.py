@@ -19,6 +19,7 @@ from search_data import Drawn, bare_read
 
 from clipdex.search import topk
 from clipdex.search.kernels import Int8Dots
+from clipdex.search.readahead import Readahead
 
 
 class Watch:
@@ -54,7 +55,7 @@ def main() -> None:
         queries, read = drawn.queries(asked.queries), bare_read(drawn.codes.stored)
         watch = Watch()
         watch.of(topk.Search, "__init__", "preparing the query")
-        watch.of(topk.Readahead, "__init__", "whether the codes are in memory")
+        watch.of(Readahead, "__init__", "whether the codes are in memory")
         watch.of(topk.Search, "_sift", "scan")
         watch.of(Int8Dots, "parts", "of the scan: products of codes")
         watch.of(topk.Search, "_ranked", "scoring the candidates")
