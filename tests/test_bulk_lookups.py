@@ -17,12 +17,15 @@ from clipdex.index import IndexWriter, Manifest
 from clipdex.index.row_reader import RowReader
 from clipdex.index.schema import connect, record_crc32c
 from clipdex.pipeline import decode
+from clipdex.pipeline.ring import PixelRing
 from clipdex.sources import open_source, scan
 from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.scan import FoundFile
+from clipdex.wire import FakeTransport
 
 pytestmark = pytest.mark.thin
 
+SPEC = FakeTransport().card.image
 DIM, ROWS = 8, 600
 
 
@@ -162,6 +165,32 @@ def test_the_paths_queued_at_a_worker_fit_into_its_pipe() -> None:
             worker.given_bytes += len(file.path)
         queued.append(len(worker.given))
     assert queued == [decode._MOST_QUEUED, 8]
+
+
+@pytest.mark.parametrize(("workers", "depth"), [(1, 128), (4, 128), (16, 32), (64, 16)])
+def test_files_queued_at_many_workers_leave_descriptors_for_others(workers: int, depth: int) -> None:
+    with PixelRing(8, 4, 2) as ring:
+        pool = decode.DecodePool(SPEC, ring, workers=workers)
+        assert pool._depth() == decode._QUEUED  # nothing is known of the files yet
+        pool._answers = 1000
+        assert pool._depth() == depth
+        pool.busy["decode"] = 1000 * 0.005
+        assert pool._depth() == 4
+        pool.busy["decode"] = 1000 * 0.5
+        assert pool._depth() == decode._QUEUED
+
+
+def test_answers_wait_for_others_for_less_than_any_worker_is_busy() -> None:
+    with PixelRing(8, 4, 2) as ring:
+        pool = decode.DecodePool(SPEC, ring, workers=2)
+        for queued in (8, 2, 0):
+            worker = decode._Worker(process=cast(Any, None), pipe=cast(Any, None))
+            worker.given.extend([(0, FoundFile(b"/x", 0, 0))] * queued)
+            pool._workers.append(worker)
+        pool._answers = 100
+        for each_s, pause_s in ((0.0, 20e-6), (0.0001, 0.0001), (0.5, 0.002)):
+            pool.busy["decode"] = 100 * each_s
+            assert pool._pause_s() == pytest.approx(pause_s)
 
 
 def test_what_is_made_quickly_is_what_is_made_by_its_fields(tmp_path: Path) -> None:

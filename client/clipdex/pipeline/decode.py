@@ -32,10 +32,12 @@ __all__ = ["DECODER", "DecodePool", "Decoded", "Unchanged", "start_decoder"]
 DECODER = ("clipdex.pipeline.decode_worker",)
 
 # Files queued at a worker, including the one it decodes, so that it need not wait for the next: for so long,
-# within these bounds. Their paths must fit into its pipe while it waits for us to read an answer.
+# within these bounds. All workers together: each file of a table or bucket holds a descriptor. The paths must fit
+# into a worker's pipe while it waits for us to read an answer.
 _QUEUED_S = 0.02
 _QUEUED = 3
 _MOST_QUEUED = 128
+_MOST_OF_EACH, _MOST_OF_ALL = 16, 512
 _MOST_QUEUED_BYTES = 1 << 15
 
 # With so few answers, the time that a file takes is not known.
@@ -257,7 +259,8 @@ class DecodePool:
         """Return how many files are queued at each worker."""
         if self._answers < _FEW_ANSWERS:
             return _QUEUED
-        return int(min(_MOST_QUEUED, max(_QUEUED, _QUEUED_S / self._each_s())))
+        most = min(_MOST_QUEUED, max(_MOST_OF_EACH, _MOST_OF_ALL // self._count))
+        return int(min(most, max(_QUEUED, _QUEUED_S / self._each_s())))
 
     def _pause_s(self) -> float:
         """Return how long an answer waits for others."""
