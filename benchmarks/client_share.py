@@ -1,6 +1,6 @@
 """The client's own share of a picture: what a run does in its own process, beside decoding and encoding.
 
-    .venv-dev/bin/python benchmarks/client_share.py [--pictures N] [--transfer wire|shared] [--again]
+    .venv-dev/bin/python benchmarks/client_share.py [--pictures N] [--transfer wire|shared] [--again] [--parts]
 
 Draws N files, whose content no one reads: the workers decode nothing and answer at once, and a server in a process
 of its own answers without computing. So a run's own process does all its real work (scan, look-ups, messages to
@@ -25,7 +25,8 @@ from clipdex.apps.bench.machine import this_machine
 from clipdex.apps.bench.measure_feed import touch_pictures
 from clipdex.apps.bench.stub_worker import stub_decoder
 from clipdex.client.client import SharedMemoryUse
-from clipdex.pipeline.index_one import index_one
+from clipdex.index import IndexWriter
+from clipdex.pipeline import decode, index_one, run
 from clipdex.sources import open_source
 from clipdex.wire.rated_server import Rate, rated_server
 
@@ -54,6 +55,33 @@ def alone(directory: Path, commits: int = 3) -> tuple[float, float]:
     return statistics.median(appending), statistics.median(committing)
 
 
+def watched() -> dict[str, float]:
+    """Note the processor time of a run's parts from now on -> seconds by part, each of its own thread."""
+    used: dict[str, float] = {}
+
+    def watch(owner: object, name: str, part: str) -> None:
+        act = getattr(owner, name)
+
+        def timed(*args, **options):
+            began = time.thread_time()
+            try:
+                return act(*args, **options)
+            finally:
+                used[part] = used.get(part, 0.0) + time.thread_time() - began
+
+        setattr(owner, name, timed)
+
+    watch(decode.DecodePool, "_feed", "scan, look-ups, messages to workers")
+    watch(decode.DecodePool, "_receive", "answers of workers")
+    watch(run.Run, "_place", "place")
+    watch(run.Run, "_submit", "submit (gRPC)")
+    watch(IndexWriter, "append", "append")
+    watch(IndexWriter, "commit", "commit")
+    watch(run.Run, "embed_all", "the joining thread, with the four before")
+    watch(index_one, "remove_departed", "the look for what is gone")
+    return used
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=20_000)
@@ -62,11 +90,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="of the model's pictures, in pixels")
     parser.add_argument("--transfer", choices=["wire", "shared"], default="shared")
     parser.add_argument("--again", action="store_true", help="also a second run, over unchanged files")
+    parser.add_argument("--parts", action="store_true", help="also the processor time of each part, in its thread")
     asked = parser.parse_args()
+    used = watched() if asked.parts else {}
     how: SharedMemoryUse = "always" if asked.transfer == "shared" else "never"
     shares: list[float] = []
     clocks: list[float] = []
     stages: dict[str, list[float]] = {}
+    parts: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as directory, rated_server(Rate(image_size=asked.size)) as address:
         folder = Path(directory) / "pictures"
         touch_pictures(folder, asked.pictures)
@@ -74,8 +105,9 @@ def main() -> None:
             for number in range(asked.rounds):
                 index = Path(directory) / f"{number}.clipdex"
                 for _ in range(2 if asked.again else 1):
+                    used.clear()
                     cpu, clock = time.process_time(), time.monotonic()
-                    report = index_one(
+                    report = index_one.index_one(
                         client, open_source(folder), index, workers=asked.workers, decoder=stub_decoder()
                     )
                     share = (time.process_time() - cpu) / asked.pictures
@@ -86,6 +118,8 @@ def main() -> None:
                         clocks.append((time.monotonic() - clock) / asked.pictures)
                         for stage, seconds in report.stage_seconds.items():
                             stages.setdefault(stage, []).append(seconds / asked.pictures)
+                        for part, seconds in used.items():
+                            parts.setdefault(part, []).append(seconds / asked.pictures)
                     else:
                         print(f"unchanged: {share * 1e6:.1f} µs of processor time a picture")
         appending, committing = alone(Path(directory) / "alone.clipdex")
@@ -101,6 +135,8 @@ def main() -> None:
     print(
         f"alone: appending {appending * 1e6:.1f} µs, committing {committing * 1e6:.1f} µs of processor time a row"
     )
+    for part, each in parts.items():
+        print(f"  {part:<44} {statistics.median(each) * 1e6:6.1f} µs of processor time")
     for stage, each in stages.items():
         print(f"  {stage:<12} {statistics.median(each) * 1e6:7.1f} µs by the clock")
 

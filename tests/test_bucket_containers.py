@@ -18,7 +18,7 @@ from test_tar_shards import write_tar
 import clipdex
 from clipdex.base.errors import SourceError
 from clipdex.base.records import Failure
-from clipdex.pipeline import run as running
+from clipdex.pipeline import standing
 from clipdex.sources import object_file, tar_shards
 from clipdex.sources.fetch_ahead import FetchAhead
 from clipdex.sources.opening import ledger_source, member_bytes, open_source, open_sources, retry_source
@@ -249,7 +249,7 @@ def test_a_tar_that_changes_or_vanishes_after_its_headers_were_read_fails_and_is
     members = [(f"{n:02}.png", png(n)) for n in range(12)]
     before, after = tar_of(members), tar_of(reversed(members))
     monkeypatch.setattr(object_file, "_KEPT", 0)  # so that each member is a request
-    monkeypatch.setattr(running, "_LOOKED_UP", 1)  # the source is asked for one more when one is decoded
+    monkeypatch.setattr(standing, "_LOOKED_UP", 1)  # the source is asked for one more when one is decoded
     for name, change in (("0.tar", lambda: server.put("a/0.tar", after)), ("1.tar", server.objects.clear)):
         server.put(f"a/{name}", before, WHEN)
         report, _ = update(Meddling(open_source(f"{ROOT}/a/{name}", fetches=1), 5, change))
@@ -395,7 +395,7 @@ def test_damaged_parquet_in_a_bucket_is_refused_in_the_words_for_a_file(server, 
 def test_a_parquet_table_that_changes_in_mid_run_fails_from_there_on(server, update, tmp_path, monkeypatch):
     monkeypatch.setattr(object_file, "_KEPT", 0)
     monkeypatch.setattr(object_file, "_BLOCK", 4096)
-    monkeypatch.setattr(running, "_LOOKED_UP", 1)
+    monkeypatch.setattr(standing, "_LOOKED_UP", 1)
     data = parquet_of(jpg=[png(n) for n in range(40)])
     server.put("a/t.parquet", data, WHEN)
     other = parquet_of(jpg=[png(50 + n) for n in range(40)])

@@ -272,7 +272,7 @@ def slow_and_quick(tmp_path):
 @pytest.mark.slow
 def test_a_file_that_takes_too_long_costs_only_itself(tmp_path, monkeypatch):
     clock = SimpleNamespace(now=0.0)  # not the machine's, which may be busy with other things for seconds
-    monkeypatch.setattr(decode_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(decode_module, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=time.sleep))
     with pool_of(1, limits=Limits(file_timeout_s=2.0)) as pool:
         results = pool.decode(iter(slow_and_quick(tmp_path)))
         first = next(results)  # so the worker is at the slow one

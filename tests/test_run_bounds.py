@@ -15,6 +15,7 @@ from clipdex import Client, Index, index_pictures
 from clipdex.base.records import Failure
 from clipdex.index.writer import IndexWriter
 from clipdex.pipeline import run as running
+from clipdex.pipeline import standing
 from clipdex.sources import open_source
 from clipdex.wire import FakeTransport
 
@@ -62,7 +63,7 @@ def test_what_is_said_of_unchanged_files_waits_within_bounds(pictures, indexed, 
         return call
 
     monkeypatch.setattr(running, "_MOST_NOTES", 2)
-    monkeypatch.setattr(running, "_LOOKED_UP", 1)  # files that the scan looks up together are in its hands, too
+    monkeypatch.setattr(standing, "_LOOKED_UP", 1)  # files that the scan looks up together are in its hands, too
     monkeypatch.setattr(IndexWriter, "annotate", counted(IndexWriter.annotate))
     monkeypatch.setattr(IndexWriter, "fail", counted(IndexWriter.fail))
     report = index_pictures(fake, source, indexed, workers=1)

@@ -73,7 +73,7 @@ class Exif:
 
     def __bool__(self) -> bool:
         """Return whether it says anything."""
-        return self != _NOTHING
+        return self is not _NOTHING and self != _NOTHING
 
     def as_dict(self) -> dict[str, Any]:
         """Return what it says, by name, for JSON."""

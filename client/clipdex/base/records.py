@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from clipdex.base.exif import Exif
 
-__all__ = ["NO_METADATA", "BrokenRecord", "Changes", "Extent", "Failure", "KnownFile", "Picture", "storable"]
+__all__ = [
+    "NO_METADATA",
+    "BrokenRecord",
+    "Changes",
+    "Extent",
+    "Failure",
+    "KnownFile",
+    "Picture",
+    "quickly",
+    "storable",
+]
 
 # Reasons that do not depend on the file's content: installed packages, permissions, a busy machine, a disk that
 # was not mounted, a damaged index.
@@ -29,6 +40,19 @@ _MOST = (1 << 63) - 1
 def storable(number: int) -> int:
     """Clamp a size or a time to the 64 bits that an index stores: times from 1677 to 2262."""
     return number if -_MOST <= number <= _MOST else max(-_MOST, min(_MOST, number))
+
+
+_T = TypeVar("_T")
+
+
+def quickly(kind: type[_T], **fields: Any) -> _T:
+    """Make a frozen dataclass of these fields, and its defaults for others, in a fraction of the time.
+
+    `__init__` sets each field by a call. `__post_init__` is not called.
+    """
+    made = object.__new__(kind)
+    made.__dict__.update(fields)
+    return made
 
 
 @dataclass(frozen=True)

@@ -43,13 +43,14 @@ from clipdex.index.stored import (
     stored,
 )
 
-__all__ = ["CHECKED", "LEDGER_PATHS", "LIVE_PATHS", "RowReader"]
+__all__ = ["CHECKED", "DATED_PATHS", "LEDGER_PATHS", "LIVE_PATHS", "RowReader"]
 
 # Of values that are looked up together.
 _AT_ONCE = 256
 
 LIVE_PATHS = "SELECT path FROM rows WHERE deleted_at IS NULL AND path"
 LEDGER_PATHS = "SELECT path FROM failures WHERE path"
+DATED_PATHS = "SELECT path FROM failure_ctimes WHERE path"
 
 _INT, _INT_OR_NONE, _BYTES_OR_NONE = (int,), (int, type(None)), (bytes, type(None))
 
@@ -206,25 +207,45 @@ class RowReader:
             One of `DAMAGE`.
         """
         found: set[bytes] = set()
+        if (
+            wanted in (LEDGER_PATHS, DATED_PATHS)
+            and self._db.execute(f"{wanted} IS NOT NULL LIMIT 1").fetchone() is None
+        ):
+            return found  # as in most indexes
         for start in range(0, len(values), _AT_ONCE):
-            part = list(values[start : start + _AT_ONCE])
-            # Filled up to a power of two: SQLite compiles a statement for each number of parameters.
-            part += part[-1:] * ((1 << (len(part) - 1).bit_length()) - len(part))
+            part = _filled(values[start : start + _AT_ONCE])
             marks = "?," * (len(part) - 1) + "?"
             found.update(value for (value,) in self._db.execute(f"{wanted} IN ({marks})", part))
         return found
 
     def known_soundly(self, path: bytes) -> KnownFile | None:
         """Look up a path like `known`, but return None if one of its records is damaged."""
-        # The record is looked up by its row: an index of the database might answer for a damaged one.
-        live = "rows.row = (SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL)"
-        if found := self._rows(f"SELECT {self._stored()} WHERE {live}", (path,)):
-            return known_file(found[0]) if found[0][1] == path and all_sound(found[0]) else None
-        lines = self._ledger("WHERE path = ?", (path,), damaged=False)
-        if not lines:
-            return None
-        line = lines[0]
-        return KnownFile(line.size, line.mtime_ns, None, None, line.ctime_ns, reason=line.reason)
+        return self.known_soundly_among([path]).get(path)
+
+    def known_soundly_among(self, paths: Sequence[bytes]) -> dict[bytes, KnownFile]:
+        """Look up many paths; those of damaged records are not among the found, like unknown ones."""
+        known: dict[bytes, KnownFile] = {}
+        for start in range(0, len(paths), _AT_ONCE):
+            part = _filled(paths[start : start + _AT_ONCE])
+            marks = "?," * (len(part) - 1) + "?"
+            # The record is looked up by its row: an index of the database might answer for a damaged one.
+            named = f"(SELECT row AS at, path AS named FROM rows WHERE path IN ({marks}) AND deleted_at IS NULL)"  # noqa: S608
+            there = self._stored(f"{named} CROSS JOIN rows ON rows.row = at")
+            live = set()
+            for found in self._rows(f"SELECT named, {there}", part):
+                path, record = found[0], found[1:]
+                live.add(path)
+                if record[1] == path and all_sound(record):
+                    known[path] = known_file(record)
+            rest = [path for path in part if path not in live]
+            if rest and self._rows("SELECT 1 FROM failures LIMIT 1"):
+                rest = _filled(rest)
+                marks = "?," * (len(rest) - 1) + "?"
+                for line in self._ledger(f"WHERE path IN ({marks})", rest, damaged=False):
+                    known[line.path] = KnownFile(
+                        line.size, line.mtime_ns, None, None, line.ctime_ns, reason=line.reason
+                    )
+        return known
 
     def metadata(self, row: int) -> str:
         """Read the metadata of a row's picture as JSON; `{}` if it has none."""
@@ -349,11 +370,11 @@ class RowReader:
                 self._absent.add(table)
         return bool(found)
 
-    def _stored(self) -> str:
-        """The SELECT list and FROM clause for all that is stored of a row."""
+    def _stored(self, rows: str = "rows") -> str:
+        """The SELECT list and FROM clause for all that is stored of a row. rows: as for `stored`."""
         for table in (*LATER_OF_ROWS, "exif"):
             self._has(table)
-        return stored(self._there)
+        return stored(self._there, rows)
 
     def _ledger(self, condition: str, parameters: Sequence[Any], *, damaged: bool) -> list[Failure]:
         columns, there = CHECKED["failures"][1], self._has("failure_ctimes")
@@ -393,3 +414,8 @@ class RowReader:
     def _locked_rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Like `_rows`, for a caller that holds the lock."""
         return fetched(self._db, self._path, sql, parameters)
+
+
+def _filled(values: Sequence[bytes]) -> list[bytes]:
+    """Repeat the last value up to a power of two: SQLite compiles a statement for each number of parameters."""
+    return [*values, *[values[-1]] * ((1 << (len(values) - 1).bit_length()) - len(values))]

@@ -11,7 +11,6 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import chain
 from pathlib import Path
 
 from clipdex.base.errors import IndexDamaged, IndexFault, IndexFormatError, IndexWriteError
@@ -27,7 +26,7 @@ from clipdex.base.records import (
 )
 from clipdex.index.file_system import lacking
 from clipdex.index.manifest import MANIFEST
-from clipdex.index.row_reader import CHECKED, LEDGER_PATHS, LIVE_PATHS, RowReader
+from clipdex.index.row_reader import CHECKED, DATED_PATHS, LEDGER_PATHS, LIVE_PATHS, RowReader
 from clipdex.index.schema import (
     APPLICATION_ID,
     DAMAGE,
@@ -71,7 +70,6 @@ _DATE_FAILURE = (
     "INSERT OR REPLACE INTO failure_ctimes (path, ctime_ns, crc32c) "
     "SELECT path, :value, record_crc32c(path, :value) FROM failures WHERE path = :path"
 )
-_DATED_PATHS = "SELECT path FROM failure_ctimes WHERE path"
 _LIVE_ROW = "SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL"
 _STRIP = "DELETE FROM metadata WHERE row IN (SELECT row FROM rows WHERE path = ? AND deleted_at IS NULL)"
 
@@ -178,7 +176,7 @@ class RowStore(RowReader):
         there = self._has("exif")
         with self._lock, self._transaction():
             live = self._locked_among(LIVE_PATHS, gone)
-            failed = self._locked_among(LEDGER_PATHS, gone) | self._locked_among(_DATED_PATHS, gone)
+            failed = self._locked_among(LEDGER_PATHS, gone) | self._locked_among(DATED_PATHS, gone)
             for path in filter(live.__contains__, gone):
                 self._change(path, deleted_at=now)
             lines_gone = [(path,) for path in gone if path in failed]
@@ -246,17 +244,19 @@ class RowStore(RowReader):
     def _insert(self, table: str, records: Iterable[tuple[Value, ...]]) -> None:
         columns = CHECKED[table][1]
         each = len(columns.split(",")) + 1
-        insert = f"INSERT INTO {table} ({columns}, crc32c) VALUES "  # noqa: S608
+        # OR ROLLBACK, as `_transaction` does: else SQLite keeps what a statement changes, to undo it alone.
+        insert = f"INSERT OR ROLLBACK INTO {table} ({columns}, crc32c) VALUES "  # noqa: S608
         marks = f"({'?, ' * (each - 1)}?)"
-        at_once = _MOST_PARAMETERS // each
-        rest: list[tuple[Value, ...]] = []
+        at_once = _MOST_PARAMETERS // each * each
+        values: list[Value] = []
         for record in records:
-            rest.append((*record, record_crc32c(*record)))
+            values += record
+            values.append(record_crc32c(*record))
             # Many in a statement: before and after each, sqlite3 waits for its turn among Python's threads.
-            if len(rest) == at_once:
-                self._db.execute(insert + ", ".join([marks] * at_once), [*chain.from_iterable(rest)])
-                rest.clear()
-        self._db.executemany(insert + marks, rest)
+            if len(values) == at_once:
+                self._db.execute(insert + ", ".join([marks] * (at_once // each)), values)
+                values.clear()
+        self._db.executemany(insert + marks, (values[i : i + each] for i in range(0, len(values), each)))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

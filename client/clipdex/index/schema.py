@@ -154,25 +154,35 @@ _UNREADABLE = {"SQLITE_IOERR_READ", "SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_COR
 Value: TypeAlias = "int | bytes | str | None"
 
 
+# How a number of so many digits and a short blob begin in what a checksum covers.
+_SHORT = 512
+_INT_OF = [b"i%d:" % length for length in range(64)]
+_BYTES_OF = [b"b%d:" % length for length in range(_SHORT)]
+
+
 def record_crc32c(*values: Value) -> int:
     """Compute the CRC-32C of a record's columns: SQLite finds a broken page, but not a flipped bit in a value.
 
     Each value is written as its kind and length, so that no two records have the same bytes:
     NULL as `n`, 12 as `i2:12`, the blob AB as `b2:AB`, the text é as `t2:` and its UTF-8.
     """
-    parts = []
+    parts: list[bytes] = []
     for value in values:
-        if value is None:
+        if type(value) is int:  # as almost all are: without the checks for others
+            digits = b"%d" % value
+            parts += (_INT_OF[len(digits)], digits)
+        elif type(value) is bytes:
+            parts += (_BYTES_OF[len(value)] if len(value) < _SHORT else b"b%d:" % len(value), value)
+        elif value is None:
             parts.append(b"n")
-            continue
-        kind, data = (
-            (b"i", b"%d" % value)
-            if isinstance(value, int)
-            else (b"b", value)
-            if isinstance(value, bytes)
-            else (b"t", value.encode("utf-8", "surrogatepass"))
-        )
-        parts.append(b"%b%d:%b" % (kind, len(data), data))
+        elif isinstance(value, int):
+            digits = b"%d" % value
+            parts += (_INT_OF[len(digits)], digits)
+        else:
+            kind, data = (
+                (b"b", value) if isinstance(value, bytes) else (b"t", value.encode("utf-8", "surrogatepass"))
+            )
+            parts.append(b"%b%d:%b" % (kind, len(data), data))
     return int(google_crc32c.value(b"".join(parts)))
 
 

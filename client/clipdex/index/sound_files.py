@@ -47,8 +47,12 @@ class SoundFiles:
 
     def known(self, path: bytes) -> KnownFile | None:
         """Look up a path in the committed index; None if it is unknown or damaged."""
-        found = self._store.known_soundly(path)
-        return None if found is not None and found.row is not None and not self._is_sound(found.row) else found
+        return self.known_among([path]).get(path)
+
+    def known_among(self, paths: Sequence[bytes]) -> dict[bytes, KnownFile]:
+        """Look up many paths; unknown and damaged ones are not among the found."""
+        found = self._store.known_soundly_among(paths)
+        return {path: file for path, file in found.items() if file.row is None or self._is_sound(file.row)}
 
     def has(self, path: bytes) -> bool:
         """Return whether the committed index has a path, damaged or not."""

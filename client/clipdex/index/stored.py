@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Sequence
+from operator import contains
 from typing import Any
 
 from clipdex.base.exif import Exif, keywords_from_json
-from clipdex.base.records import Failure, KnownFile, Picture
-from clipdex.index.schema import Value, is_sound
+from clipdex.base.records import Failure, KnownFile, Picture, quickly
+from clipdex.index.schema import Value, record_crc32c
 from clipdex.looks.signature import SIGNATURE_BYTES
 
 __all__ = [
@@ -59,12 +60,16 @@ _AT_CONTENT_HASH = 4
 LATER_OF_ROWS = {"phashes": "phash", "ctimes": "ctime_ns"}
 _AT_EXIF = 15
 
+# Tables with a value of a row, and where it is in a record; its checksum follows.
+_AT_PHASH, _AT_CTIME = 11, 13
+_BESIDE = (("metadata", 9), ("phashes", _AT_PHASH), ("ctimes", _AT_CTIME))
 
-def stored(tables: Container[str]) -> str:
+
+def stored(tables: Container[str], rows: str = "rows") -> str:
     """Write the SELECT list and FROM clause for a row's records. tables: those that exist of
-    `LATER_OF_ROWS` and `exif`.
+    `LATER_OF_ROWS` and `exif`. rows: the table, or a join with it.
     """
-    columns, joins = [_ROW, "json, metadata.crc32c"], ["rows", "metadata USING (row)"]
+    columns, joins = [_ROW, "json, metadata.crc32c"], [rows, "metadata USING (row)"]
     for table, column in LATER_OF_ROWS.items():
         columns.append(f"{column}, {table}.crc32c" if table in tables else "NULL, NULL")
         joins += [f"{table} USING (row)"] if table in tables else []
@@ -76,7 +81,7 @@ def stored(tables: Container[str]) -> str:
 
 def are(values: Sequence[Any], kinds: Sequence[tuple[type, ...]]) -> bool:
     """Return whether values have the right types; the checksum is not checked."""
-    return all(type(value) in kind for value, kind in zip(values, kinds, strict=True))
+    return len(values) == len(kinds) and all(map(contains, kinds, map(type, values)))
 
 
 def is_whole(table: str, crc32c: Any, *values: Any) -> bool:
@@ -84,7 +89,7 @@ def is_whole(table: str, crc32c: Any, *values: Any) -> bool:
     return (
         are(values, KINDS[table])
         and (table != "phashes" or len(values[1]) == SIGNATURE_BYTES)
-        and is_sound(crc32c, *values)
+        and record_crc32c(*values) == crc32c
     )
 
 
@@ -115,19 +120,27 @@ def is_plausible(record: Sequence[Any]) -> bool:
 
 def known_file(record: Sequence[Any]) -> KnownFile:
     """Make a KnownFile from an undamaged record of `stored`."""
-    (phash, _), (ctime_ns, _) = _later(record)
-    return KnownFile(record[2], record[3], record[0], record[_AT_CONTENT_HASH], ctime_ns, phash is not None)
+    return quickly(
+        KnownFile,
+        size=record[2],
+        mtime_ns=record[3],
+        row=record[0],
+        content_hash=record[_AT_CONTENT_HASH],
+        ctime_ns=record[_AT_CTIME],
+        signed=record[_AT_PHASH] is not None,
+    )
 
 
 def all_sound(record: Sequence[Any]) -> bool:
     """Return whether all parts of a record of `stored` match their checksums."""
-    row, of_row, crc32c = record[0], record[:8], record[8]
-    beside = zip(("metadata", *LATER_OF_ROWS), [(record[9], record[10]), *_later(record)], strict=True)
-    return (
-        is_whole("rows", crc32c, *of_row)
-        and all(is_whole(table, crc, row, value) for table, (value, crc) in beside if (value, crc) != (None, None))
-        and (not _has_exif(record) or _exif_is_whole(row, record))
-    )
+    row = record[0]
+    if not is_whole("rows", record[8], *record[:8]):
+        return False
+    for table, at in _BESIDE:
+        value, crc = record[at], record[at + 1]
+        if not (value is None and crc is None) and not is_whole(table, crc, row, value):
+            return False
+    return not _has_exif(record) or _exif_is_whole(row, record)
 
 
 def failure_of(
@@ -144,7 +157,7 @@ def _later(record: Sequence[Any]) -> list[tuple[Any, Any]]:
 
 
 def _has_exif(record: Sequence[Any]) -> bool:
-    return any(value is not None for value in record[_AT_EXIF:])
+    return record[_AT_EXIF:].count(None) < len(record) - _AT_EXIF
 
 
 def _exif_is_whole(row: int, record: Sequence[Any]) -> bool:

@@ -146,6 +146,10 @@ class IndexWriter:
         """Look up a path in the committed index; None if it is unknown, or one of its records is damaged."""
         return self._files.known(path)
 
+    def known_among(self, paths: Sequence[bytes]) -> dict[bytes, KnownFile]:
+        """Look up many paths like `known`; those for which it is None are not among the found."""
+        return self._files.known_among(paths)
+
     def paths_among(self, paths: Sequence[bytes]) -> set[bytes]:
         """Find the paths that the committed index has, damaged or not: of the others, `known` is None."""
         return self._files.paths_among(paths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import select
 import threading
@@ -16,7 +17,7 @@ from clipdex.base.arrays import Pixels
 from clipdex.base.cpus import usable_cpus
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.limits import Limits
-from clipdex.base.records import Failure, Picture
+from clipdex.base.records import Failure, Picture, quickly
 from clipdex.model.card import ImageSpec
 from clipdex.model.picture_rules import EXACT, PictureRules
 from clipdex.pipeline.decode_worker import DECODED, HEADER, NO_HASH, NO_SLOT, SLOT, UNCHANGED, told_by
@@ -31,10 +32,21 @@ __all__ = ["DECODER", "DecodePool", "Decoded", "Unchanged", "start_decoder"]
 DECODER = ("clipdex.pipeline.decode_worker",)
 
 # Files queued at a worker, including the one it decodes, so that it need not wait for the next: for so long,
-# within these bounds. The more there are, the fewer messages are sent and read alone.
+# within these bounds. All workers together: each file of a table or bucket holds a descriptor. The paths must fit
+# into a worker's pipe while it waits for us to read an answer.
 _QUEUED_S = 0.02
 _QUEUED = 3
-_MOST_QUEUED = 16
+_MOST_QUEUED = 128
+_MOST_OF_EACH, _MOST_OF_ALL = 16, 512
+_MOST_QUEUED_BYTES = 1 << 15
+
+# With so few answers, the time that a file takes is not known.
+_FEW_ANSWERS = 16
+
+# Each time that answers are read, files are looked up and sent, and the other thread is woken. So an answer waits
+# for others: for at most so long, and for half the time that any worker is sure to be busy.
+_TOGETHER_S = 0.002
+_QUICKEST_S = 20e-6
 
 # New work may become available while the thread waits for answers.
 _POLL_MS = 50
@@ -68,8 +80,14 @@ _W = TypeVar("_W", bound=WorkerProcess)
 class _Worker(WorkerProcess):
     # (order, file) of the files it was given and has not answered, oldest first.
     given: deque[tuple[int, FoundFile]] = field(default_factory=deque)
+    given_bytes: int = 0  # of their paths
     to_send: list[tuple[int, bytes]] = field(default_factory=list)  # order, request: the newest of them
     unsent: int | None = None  # the order of the first of these that could not be sent, as it had died
+
+    def takes_more(self, depth: int) -> bool:
+        """Return whether another file may be queued, of so many."""
+        queued = len(self.given)
+        return queued < _QUEUED or (queued < depth and self.given_bytes < _MOST_QUEUED_BYTES)
 
 
 class DecodePool:
@@ -197,8 +215,10 @@ class DecodePool:
                 poll = select.poll()
                 for descriptor in busy:
                     poll.register(descriptor, select.POLLIN)
-                for descriptor, _ in poll.poll(_POLL_MS):
-                    self._receive(busy[descriptor])
+                if poll.poll(_POLL_MS):
+                    time.sleep(self._pause_s())
+                    for descriptor, _ in poll.poll(0):
+                        self._receive(busy[descriptor])
                 self._watch()
                 self._hand_on()
             with self._lock:
@@ -212,29 +232,44 @@ class DecodePool:
 
     def _feed(self, files: Iterator[FoundFile], order: int, ended: bool) -> tuple[bool, int]:
         """Hand out files evenly, within the bounds -> (whether the source has ended, the next order)."""
-        for depth in range(self._depth()):
-            for worker in self._workers:
-                if len(worker.given) > depth:
-                    continue
-                if self._again:
-                    self._give(worker, *self._again.popleft())
-                elif not ended and order < self._room:
-                    file = next(files, None)
-                    if file is None:
-                        ended = True
-                    else:
-                        self._give(worker, order, file)
-                        order += 1
-        for worker in self._workers:
+        depth, workers = self._depth(), self._workers
+        waiting = [(len(worker.given), number) for number, worker in enumerate(workers)]
+        waiting = [(queued, number) for queued, number in waiting if workers[number].takes_more(depth)]
+        heapq.heapify(waiting)
+        while waiting:
+            queued, number = waiting[0]
+            worker = workers[number]
+            if self._again:
+                self._give(worker, *self._again.popleft())
+            elif not ended and order < self._room and (file := next(files, None)) is not None:
+                self._give(worker, order, file)
+                order += 1
+            else:
+                ended = ended or order < self._room
+                break
+            if worker.takes_more(depth):
+                heapq.heapreplace(waiting, (queued + 1, number))
+            else:
+                heapq.heappop(waiting)
+        for worker in workers:
             self._send(worker)
         return ended, order
 
     def _depth(self) -> int:
         """Return how many files are queued at each worker."""
-        if self._answers < _MOST_QUEUED:
+        if self._answers < _FEW_ANSWERS:
             return _QUEUED
-        each_s = sum(self.busy.values()) / self._answers
-        return int(min(_MOST_QUEUED, max(_QUEUED, _QUEUED_S / max(each_s, 1e-6))))
+        most = min(_MOST_QUEUED, max(_MOST_OF_EACH, _MOST_OF_ALL // self._count))
+        return int(min(most, max(_QUEUED, _QUEUED_S / self._each_s())))
+
+    def _pause_s(self) -> float:
+        """Return how long an answer waits for others."""
+        least = min(len(worker.given) for worker in self._workers if worker.given)
+        return min(_TOGETHER_S, least * self._each_s() / 2)
+
+    def _each_s(self) -> float:
+        """Return the seconds that a worker takes for a file, or a little less."""
+        return max(_QUICKEST_S, sum(self.busy.values()) / max(1, self._answers))
 
     def _wait_for_room(self, order: int) -> None:
         with self._lock:
@@ -245,6 +280,7 @@ class DecodePool:
         if worker.ready and not worker.given:
             worker.since = time.monotonic()
         worker.given.append((order, file))
+        worker.given_bytes += len(file.path)
         slot = self._ring.slot_of(order) if self._decodes else NO_SLOT
         worker.to_send.append((order, SLOT.pack(slot, file.content_hash or NO_HASH) + file.request()))
 
@@ -273,6 +309,7 @@ class DecodePool:
                     self._failed_starts = 0
                 continue
             order, file = worker.given.popleft()
+            worker.given_bytes -= len(file.path)
             self._answers += 1
             self._settle(order, self._result(order, file, message))
 
@@ -284,12 +321,23 @@ class DecodePool:
         self.busy["resize"] += resize_s
         if status in (DECODED, UNCHANGED):
             signature, exif = told_by(message)
-            picture = Picture(
-                file.path, size, mtime_ns, digest, width, height, file.said(), signature, ctime, exif
+            picture = quickly(
+                Picture,
+                path=file.path,
+                size=size,
+                mtime_ns=mtime_ns,
+                content_hash=digest,
+                width=width,
+                height=height,
+                metadata=file.said(),
+                phash=signature,
+                ctime_ns=ctime,
+                exif=exif,
             )
             if status == UNCHANGED:
                 return Unchanged(picture)
-            return Decoded(picture, self._ring.at(order), order % self._ring.rows)
+            slot = order % self._ring.rows
+            return quickly(Decoded, picture=picture, pixels=self._ring.at(order), slot=slot)
         reason, _, detail = message[HEADER.size :].decode().partition("\0")
         return Failure(file.path, reason, detail, size or file.size, mtime_ns or file.mtime_ns, ctime)
 

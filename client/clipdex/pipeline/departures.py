@@ -48,8 +48,8 @@ def departures(source: Source, paths: Iterable[bytes]) -> tuple[list[bytes], lis
     gone = source.vanished(asked)
     if not isinstance(source, Surveyed):
         return gone, []
-    left = set(asked).difference(gone)
-    return gone, source.left_out(path for path in asked if path in left)
+    away = frozenset(gone)
+    return gone, source.left_out(path for path in asked if path not in away)
 
 
 def remove_departed(writer: IndexWriter, source: Source) -> tuple[int, int]:

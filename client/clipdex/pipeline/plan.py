@@ -6,13 +6,14 @@ The vectors of the files are checked, as in a run: damaged ones would be embedde
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.errors import InvalidArgument
-from clipdex.base.records import Failure
+from clipdex.base.records import Failure, KnownFile
 from clipdex.index.manifest import Manifest
 from clipdex.index.part_plan import PartPlan, is_parted, require_for_parts
 from clipdex.index.reader import Index
@@ -21,7 +22,7 @@ from clipdex.model.formats.icc import IccUse
 from clipdex.model.picture_rules import DecodeUse, PictureRules
 from clipdex.pipeline.departures import departures
 from clipdex.pipeline.index_parts import chosen_parts, part_place
-from clipdex.pipeline.standing import Check, Standing, checked, keeps_its_row, standing_of
+from clipdex.pipeline.standing import Check, Standing, checked, keeps_its_row, looked_up, standing_of
 from clipdex.sources.census import PassedOver, Surveyed
 from clipdex.sources.opening import as_source
 from clipdex.sources.part import Divided, Divisible
@@ -113,8 +114,8 @@ def _plan_one(source: Source, index: Path, retry_failures: bool, check: Check) -
         if os.path.lexists(index):
             opened = stack.enter_context(Index.open(index))
             files = stack.enter_context(SoundFiles.open(index))
-        for file in source.files(failures.append):
-            known = files.known(file.path) if files else None
+        known_among = files.known_among if files else _none_known
+        for file, known in looked_up(source.files(failures.append), known_among):
             if known is None and files is not None and files.has(file.path):
                 damaged += 1
             else:
@@ -137,3 +138,8 @@ def _plan_one(source: Source, index: Path, retry_failures: bool, check: Check) -
         left_out=out,
         passed_over=source.passed_over() if isinstance(source, Surveyed) else PassedOver(),
     )
+
+
+def _none_known(paths: Sequence[bytes]) -> dict[bytes, KnownFile]:
+    """Stand for the look-up where there is no index."""
+    return {}

@@ -15,6 +15,7 @@ from clipdex.index.writer import IndexWriter
 from clipdex.model.card import ImageSpec
 from clipdex.pipeline.decode import DecodePool, Unchanged
 from clipdex.pipeline.ring import PixelRing
+from clipdex.pipeline.standing import looked_up
 from clipdex.sources.opening import as_source
 from clipdex.sources.scan import FoundFile
 from clipdex.sources.source import Source
@@ -79,8 +80,7 @@ def refresh_metadata(
 
         def known_files() -> Iterator[FoundFile]:
             nonlocal unknown
-            for file in source.files(failures.append):
-                known = writer.known(file.path)
+            for file, known in looked_up(source.files(failures.append), writer.known_among):
                 if known is None or known.row is None:
                     unknown += 1
                 else:

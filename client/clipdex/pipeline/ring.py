@@ -46,6 +46,7 @@ class PixelRing:
         self.rows = rows
         self.memory = SharedMemory(trays * rows * size * size * 3, named=named)
         self.pixels: Pixels = self.memory.array.reshape(trays, rows, size, size, 3)
+        self._one_by_one: Pixels = self.pixels.reshape(-1, size, size, 3)
 
     @property
     def trays(self) -> int:
@@ -55,11 +56,11 @@ class PixelRing:
     @property
     def slots(self) -> int:
         """The number of slots in all trays."""
-        return self.trays * self.rows
+        return len(self._one_by_one)
 
     def slot_of(self, order: int) -> int:
         """Return the slot of the n-th file's picture, counted from the first tray's first slot."""
-        return order % self.slots
+        return order % len(self._one_by_one)
 
     def tray_of(self, order: int) -> Pixels:
         """Return the n-th file's tray, uint8 (rows, S, S, 3)."""
@@ -68,7 +69,7 @@ class PixelRing:
 
     def at(self, order: int) -> Pixels:
         """Return the n-th file's pixels, uint8 (S, S, 3)."""
-        pixels: Pixels = self.tray_of(order)[order % self.rows]
+        pixels: Pixels = self._one_by_one[order % len(self._one_by_one)]
         return pixels
 
     def open_for_workers(self) -> int:

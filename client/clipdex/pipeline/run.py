@@ -14,7 +14,6 @@ from typing import TypeVar
 import numpy as np
 
 from clipdex.base.arrays import Array
-from clipdex.base.blocks import blocks
 from clipdex.base.errors import RequestRefused
 from clipdex.base.interrupts import interrupts_noted
 from clipdex.base.limits import Limits
@@ -28,7 +27,7 @@ from clipdex.pipeline.departures import CopiesMet
 from clipdex.pipeline.picture_count import PictureCount
 from clipdex.pipeline.report import Phase, Progress, StageTimes, Tally
 from clipdex.pipeline.ring import PixelRing
-from clipdex.pipeline.standing import Check, Standing, keeps_its_row, standing_of, to_read
+from clipdex.pipeline.standing import Check, Standing, keeps_its_row, looked_up, standing_of, to_read
 from clipdex.sources.census import Counted, is_costly
 from clipdex.sources.fetch_ahead import FetchAhead
 from clipdex.sources.scan import FoundFile
@@ -49,10 +48,6 @@ BATCH_DEADLINE_S = 900.0
 # Notes of the scan on files that are not decoded: the most that may wait for the joining thread, and how long.
 _MOST_NOTES = 16_384
 _PATIENCE_S = 0.05
-
-# Files that are looked up in the index together, as long as the source lists them this quickly.
-_LOOKED_UP = 256
-_LOOK_UP_S = 0.02
 
 # A progress bar moves as smoothly as an eye can see.
 _REPORT_S = 0.05
@@ -226,11 +221,10 @@ class Run:
 
     def _fresh_files(self) -> Iterator[FoundFile]:
         """Yield the files whose index row is missing or out of date. Runs in the decoder's thread."""
-        for file, is_known in self._looked_up():
+        for file, known in looked_up(self._source.files(self._fail_scan), self._writer.known_among):
             if self._over.is_set():
                 return  # Ctrl-C: with a million unchanged files, no other stage would notice it
             self.tally.found += 1
-            known = self._writer.known(file.path) if is_known else None
             standing = standing_of(file, known, check=self._check, retry_failures=self._retry_failures)
             if known is None or standing not in (Standing.FAILED, Standing.UNCHANGED):
                 yield to_read(file, known)
@@ -244,13 +238,6 @@ class Run:
             said = file.metadata
             if said is not None and said != self._writer.metadata(known.row):
                 self._hand_over(self._remarks, (file.path, said))
-
-    def _looked_up(self) -> Iterator[tuple[FoundFile, bool]]:
-        """Yield the source's files, and whether the index has their path; many are looked up together."""
-        for files in blocks(self._source.files(self._fail_scan), _LOOKED_UP, _LOOK_UP_S):
-            known = self._writer.paths_among([file.path for file in files])
-            for file in files:
-                yield file, file.path in known
 
     def _fail_scan(self, failure: Failure) -> None:
         self.tally.found += 1

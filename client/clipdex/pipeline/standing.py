@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from typing import Literal, TypeAlias, get_args
 
+from clipdex.base.blocks import blocks
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.records import Failure, KnownFile
 from clipdex.model.formats.decoders import extra_is_there
 from clipdex.sources.scan import FoundFile, may_be_away
 
-__all__ = ["Check", "Standing", "checked", "is_due", "keeps_its_row", "standing_of", "to_read"]
+__all__ = ["Check", "Standing", "checked", "is_due", "keeps_its_row", "looked_up", "standing_of", "to_read"]
+
+# Files that are looked up in the index together, as long as the source lists them this quickly.
+_LOOKED_UP = 256
+_LOOK_UP_S = 0.02
 
 
 def is_due(known: KnownFile, retry_failures: bool) -> bool:
@@ -42,6 +47,16 @@ def checked(check: str) -> None:
     """Raise InvalidArgument unless the text is a Check."""
     if check not in get_args(Check):
         raise InvalidArgument(f"check is {check!r}; expected 'stat' or 'content'")
+
+
+def looked_up(
+    files: Iterable[FoundFile], known_among: Callable[[Sequence[bytes]], Mapping[bytes, KnownFile]]
+) -> Iterator[tuple[FoundFile, KnownFile | None]]:
+    """Yield a source's files, and what the index knows of each. known_among: looks up many paths."""
+    for some in blocks(files, _LOOKED_UP, _LOOK_UP_S):
+        known = known_among([file.path for file in some])
+        for file in some:
+            yield file, known.get(file.path)
 
 
 def standing_of(file: FoundFile, known: KnownFile | None, *, check: Check, retry_failures: bool) -> Standing:

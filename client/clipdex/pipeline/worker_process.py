@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -31,6 +32,9 @@ _KILL_TIMEOUT_S = 5.0
 _FRAME = struct.Struct("!i")
 _READ_AT_ONCE = 1 << 16
 
+# Room for what `decode.py` queues at a worker, and for its answers: some systems give a pipe 8 KiB.
+_PIPE_BYTES = 1 << 18
+
 # A worker multiplies no matrices. OpenBLAS would start a thread for each core, and reserve memory for each.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -38,6 +42,13 @@ _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THR
 # With this, glibc keeps what one of 20 megapixels takes. Its own threshold for mmap, which it raises to this
 # by and by, has to be set with it.
 _KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(128 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+
+
+def _widen(*ends: Connection) -> None:
+    for end in ends:
+        with suppress(OSError), socket.socket(fileno=os.dup(end.fileno())) as pipe:
+            for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                pipe.setsockopt(socket.SOL_SOCKET, buffer, _PIPE_BYTES)
 
 
 @dataclass
@@ -67,6 +78,7 @@ class WorkerProcess:
             with ExitStack() as failed, ExitStack() as passing:
                 passing.callback(os.close, memory)
                 ours, theirs = Pipe()
+                _widen(ours, theirs)
                 failed.callback(ours.close)
                 passing.callback(theirs.close)
                 passed = [theirs.fileno(), memory]
@@ -96,17 +108,24 @@ class WorkerProcess:
         data = os.read(self.pipe.fileno(), _READ_AT_ONCE)
         if not data:
             raise EOFError
-        self.unread += data
-        messages, at = [], 0
-        while at + _FRAME.size <= len(self.unread):
-            (length,) = _FRAME.unpack_from(self.unread, at)
-            if at + _FRAME.size + length > len(self.unread):
+        if self.unread:
+            self.unread += data
+            if len(self.unread) < _FRAME.size + self._length_of_first():
+                return []  # a long message is not copied with each of its pieces
+            data = bytes(self.unread)
+        messages, at, size = [], 0, _FRAME.size
+        while at + size <= len(data):
+            (length,) = _FRAME.unpack_from(data, at)
+            end = at + size + length
+            if end > len(data):
                 break
-            at += _FRAME.size
-            messages.append(bytes(self.unread[at : at + length]))
-            at += length
-        del self.unread[:at]
+            messages.append(data[at + size : end])
+            at = end
+        self.unread[:] = data[at:]
         return messages
+
+    def _length_of_first(self) -> int:
+        return int(_FRAME.unpack_from(self.unread)[0]) if len(self.unread) >= _FRAME.size else 0
 
     def is_answer(self, message: bytes, now: float) -> bool:
         """Note what a message says of the worker -> whether it is an answer to a request."""

@@ -25,7 +25,7 @@ __all__ = ["Readahead", "in_memory", "memory_limit", "want_rows"]
 _AHEAD = 128 << 20
 _PIECE = 8 << 20
 _BEHIND = 64 << 20  # other threads may still be there
-_PROBES = 32
+_FEWEST_PROBES, _MOST_PROBES, _PROBED = 8, 32, 8 << 20  # one for so many bytes, within these bounds
 
 _MADV_POPULATE_READ = 22  # Linux 5.14
 
@@ -130,8 +130,9 @@ def in_memory(array: Array) -> bool:
         return False
     resident = (ctypes.c_ubyte * 1)()
     start, length = array.ctypes.data, array.nbytes - 1
-    for i in range(_PROBES):
-        address = start + length * i // (_PROBES - 1)
+    probes = min(_MOST_PROBES, max(_FEWEST_PROBES, array.nbytes // _PROBED))
+    for i in range(probes):
+        address = start + length * i // (probes - 1)
         if mincore(address - address % mmap.PAGESIZE, 1, resident) != 0 or not resident[0] & 1:
             return False
     return True

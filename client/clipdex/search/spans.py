@@ -7,13 +7,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.cpus import usable_cpus
 
-__all__ = ["Span", "cores", "spans_of", "work_through"]
+__all__ = ["Span", "cores", "even_spans_of", "spans_of", "work_through"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,21 @@ def spans_of(
         stop = min(last, at + step, int(np.searchsorted(chosen, border)))
         yield Span(int(chosen[at]), int(chosen[stop - 1]) + 1, chosen[at:stop])
         at = stop
+
+
+def even_spans_of(first: int, end: int, step: int, grid: int, count: int, least: int) -> Iterator[Span]:
+    """Cut rows [first, end) into about `count` spans; those between two multiples of `grid` have one length.
+
+    None is longer than `step` rows; none crosses a multiple of `grid`, or is cut to less than `least`.
+    """
+    pieces = max(1, (end - 1) // grid - first // grid + 1)
+    while first < end:
+        stop = min(end, (first // grid + 1) * grid)
+        length = stop - first
+        parts = max(-(-length // step), min(-(-count // pieces), -(-length // least)))
+        borders = [first + length * i // parts for i in range(parts + 1)]
+        yield from (Span(a, b) for a, b in pairwise(borders))
+        first = stop
 
 
 def cores() -> int:

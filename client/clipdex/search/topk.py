@@ -24,13 +24,14 @@ from clipdex.search.exact import Ranking, rank, wide_scores
 from clipdex.search.quantize import WIDEST, Codes
 from clipdex.search.readahead import Readahead, in_memory, want_rows
 from clipdex.search.selection import Selection, absent
-from clipdex.search.spans import Span, cores, spans_of, work_through
+from clipdex.search.spans import Span, cores, even_spans_of, spans_of, work_through
 
 __all__ = ["Each", "Ranking", "RowNorms", "Search", "no_ranking", "plain", "top_k", "turns"]
 
 _ROWS_FOR_ONE = 65_536  # one query: what belongs to so many rows, beside the rows, stays in a core's cache
 _ROWS_FOR_MANY = 2048  # 64 queries or more: so do the rows' products with 64 of them
 _SPANS = 3  # of a thread, if there are few rows: more would share the work more evenly, but each has a fixed cost
+_SPANS_OF_CODES = 2
 _SEED_ROWS = 2048
 _SEED_PAIRS = 1 << 18
 _SPAN_BYTES = 40 << 20
@@ -92,12 +93,13 @@ def top_k(
     turn = turns(each)
     for start in range(0, len(queries), turn):
         asked = np.ascontiguousarray(queries[start : start + turn], dtype=np.float32)
-        some = start + np.flatnonzero(asked.any(axis=1) & (each.k[start : start + turn] > 0))
+        nonzero = asked.any(axis=1)
+        some = start + np.flatnonzero(nonzero & (each.k[start : start + turn] > 0))
         if len(some):
             search = Search(vectors, asked[some - start], each.at(some), codes, selection, norms)
             for q, answer in zip(some, search.run(), strict=True):
                 answers[q] = answer
-        for q in start + np.flatnonzero(~asked.any(axis=1)):  # if a query is all zeros, so are its scores
+        for q in start + np.flatnonzero(~nonzero):  # if a query is all zeros, so are its scores
             answers[q] = _of_zero(vectors, selection, each.at(np.array([q])))
     return answers
 
@@ -253,7 +255,9 @@ class Search:
             self._sift(span)
 
         step = max(_ROWS_FOR_MANY, min(_ROWS_FOR_ONE, 64 * _ROWS_FOR_MANY // len(self._queries)))
-        step = min(step, max(_ROWS_FOR_MANY, (end - first) // (_SPANS * threads)))
+        coded = first < self._covered
+        if not coded or chosen is not None:
+            step = min(step, max(_ROWS_FOR_MANY, (end - first) // (_SPANS * threads)))
         step = max(RowNorms.ROWS, step - step % RowNorms.ROWS)
         while step * width > _SPAN_BYTES and step > RowNorms.ROWS:
             step //= 2
@@ -268,7 +272,12 @@ class Search:
                         sift(part)
                     first = seed.end
                     break
-            work_through(spans_of(first, end, step, border, chosen), sift, threads)
+            if coded and chosen is None:
+                count = _SPANS_OF_CODES * threads
+                spans = even_spans_of(first, end, step, border, count, _ROWS_FOR_MANY)
+            else:
+                spans = spans_of(first, end, step, border, chosen)
+            work_through(spans, sift, threads)
 
     def _sift(self, span: Span) -> None:
         estimates: Int8Estimates | FloatEstimates
@@ -293,6 +302,8 @@ class Search:
 
     def _ranked(self, threads: int) -> list[Ranking]:
         found = self._candidates.taken()
+        if len(self._queries) == 1:
+            return [self._rank(0, found)]
         order = np.argsort(found.query, kind="stable")
         borders = np.searchsorted(found.query[order], np.arange(len(self._queries) + 1))
         answers = [no_ranking()] * len(self._queries)

@@ -49,11 +49,18 @@ JUNK_FOLDERS = (
 )
 
 
-def _any_of(globs: Sequence[str]) -> re.Pattern[bytes]:
-    return re.compile(b"|".join(translate(glob.lower()).encode() for glob in globs))
+class _Junk:
+    """Names that match one of some globs, none of which begins with a wildcard."""
+
+    def __init__(self, globs: Sequence[str]) -> None:
+        self._pattern = re.compile(b"|".join(translate(glob.lower()).encode() for glob in globs))
+        self._begins = frozenset(case(glob[:1]).encode() for glob in globs for case in (str.lower, str.upper))
+
+    def has(self, name: bytes) -> bool:
+        return name[:1] in self._begins and self._pattern.match(name.lower()) is not None
 
 
-_FILES, _FOLDERS = _any_of(JUNK_FILES), _any_of(JUNK_FOLDERS)
+_FILES, _FOLDERS, _EITHER = _Junk(JUNK_FILES), _Junk(JUNK_FOLDERS), _Junk(JUNK_FILES + JUNK_FOLDERS)
 
 
 class Reach(Protocol):
@@ -95,15 +102,16 @@ class Exclusion:
 
     def leaves_out(self, below: bytes, *, is_folder: bool) -> bool:
         """Return whether a file or folder, given its path from the source's folder, is left out itself."""
-        name = below.rpartition(b"/")[2]
-        if not self._hidden and name.startswith(b"."):
-            return True
-        if (_FOLDERS if is_folder else _FILES).match(name.lower()):
+        if self._is_hidden_or(_FOLDERS if is_folder else _FILES, below):
             return True
         if not self._rules:
             return False
         path = composed(below.decode("utf-8", "surrogateescape"))
         return any(rule.matches(path, is_folder) for rule in self._rules)
+
+    def _is_hidden_or(self, junk: _Junk, below: bytes) -> bool:
+        name = below.rpartition(b"/")[2]
+        return (not self._hidden and name.startswith(b".")) or junk.has(name)
 
     def leaves_out_any(self, below: bytes, *, is_folder: bool) -> bool:
         """Return whether it, or a folder around it, is left out."""
@@ -111,11 +119,11 @@ class Exclusion:
 
     def may_leave_out(self, below: bytes) -> bool:
         """Return whether it, or a folder around it, is left out, if it is a file or if it is a folder."""
-        return (
-            self._leaves_out_around(below)
-            or self.leaves_out(below, is_folder=False)
-            or self.leaves_out(below, is_folder=True)
-        )
+        if self._leaves_out_around(below):
+            return True
+        if not self._rules:
+            return self._is_hidden_or(_EITHER, below)
+        return self.leaves_out(below, is_folder=False) or self.leaves_out(below, is_folder=True)
 
     def _leaves_out_around(self, below: bytes) -> bool:
         """Return whether a folder around it is left out; paths that follow each other often share theirs."""

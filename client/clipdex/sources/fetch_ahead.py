@@ -49,7 +49,10 @@ class FetchAhead:
         held, at_once = 0, 1
         for file in files:
             remote = file.member
-            if isinstance(remote, Remote):
+            if remote is None and not ahead:
+                yield file
+                continue
+            if remote is not None and isinstance(remote, Remote):
                 at_once = remote.at_once
                 ahead.append((file, self._begin(remote)))
                 held += file.size

@@ -7,13 +7,14 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Protocol
 
 from clipdex.base.errors import SourceError
 from clipdex.base.object_paths import is_object
 from clipdex.base.read_request import whole_file
-from clipdex.base.records import Failure, storable
+from clipdex.base.records import Failure, quickly, storable
 from clipdex.base.regular_files import NOT_A_FILE
 from clipdex.sources.census import Census, PassedOver
 from clipdex.sources.exclusion import Exclusion
@@ -31,6 +32,10 @@ __all__ = [
     "scan",
     "stat_failure",
 ]
+
+# So many paths in one folder are looked up in its list, of which this many times as many entries are read.
+_WORTH_LISTING = 16
+_LISTED = 8
 
 # Other files in a folder of pictures (notes, videos, thumbnails.db) are not failures.
 SUFFIXES = tuple(
@@ -85,7 +90,14 @@ class FoundFile:
     @classmethod
     def of(cls, path: bytes, info: os.stat_result, metadata: str | None = None) -> FoundFile:
         """Make one from an ordinary file's stat result."""
-        return cls(path, info.st_size, info.st_mtime_ns, metadata, ctime_ns=info.st_ctime_ns)
+        return quickly(
+            cls,
+            path=path,
+            size=storable(info.st_size),
+            mtime_ns=storable(info.st_mtime_ns),
+            metadata=metadata,
+            ctime_ns=storable(info.st_ctime_ns),
+        )
 
     def request(self) -> bytes:
         """Return the message to the worker that decodes it."""
@@ -143,7 +155,7 @@ class Tree:
         """
         if self._root is not None and folder_at(self._directory) != self._root:
             return []
-        return [path for path in self._ours(paths) if self._is_gone(path)]
+        return list(self._gone(self._ours(paths)))
 
     def left_out(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return the indexed paths below the directory that exist, but are left out of it.
@@ -175,6 +187,13 @@ class Tree:
             if path == root or (path.startswith(below) and self._exclusion.reaches(path[start:], is_folder=False))
         )
 
+    def _gone(self, paths: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield those that are gone. Of many in one folder, what a listing shows to be there is not looked at."""
+        for folder, some in groupby(paths, key=lambda path: path.rpartition(b"/")[0]):
+            asked = list(some)
+            there = _plain_files(folder, _LISTED * len(asked)) if len(asked) >= _WORTH_LISTING else set()
+            yield from (path for path in asked if path not in there and self._is_gone(path))
+
     def _is_gone(self, path: bytes) -> bool:
         try:
             mode = os.lstat(path).st_mode
@@ -186,6 +205,15 @@ class Tree:
 
     def _is_sound_folder(self, path: bytes) -> bool:
         return self._failed is not None and path not in self._failed and os.path.isdir(path)
+
+
+def _plain_files(folder: bytes, most: int) -> set[bytes]:
+    """Return the paths of a folder's first entries, without folders and links; none if it cannot be listed."""
+    try:
+        with os.scandir(folder or b"/") as entries:
+            return {e.path for e in islice(entries, most) if e.is_file(follow_symlinks=False)}
+    except (OSError, ValueError):
+        return set()
 
 
 def folder_at(directory: Path) -> tuple[int, int] | None:
@@ -299,40 +327,42 @@ def _walk(
         open_folders = [(link, iter(_entries(link, on_failure)))]
         while open_folders:
             folder, entries = open_folders[-1]
-            entry = next(entries, None)
-            if entry is None:
-                open_folders.pop()
-                continue
-            name, is_link, is_folder = entry
-            path = os.path.join(folder, name)
-            wanted = name.lower().endswith(suffixes)
-            below, like_folder = path[start:], is_folder or (is_link and os.path.isdir(path))
-            if not exclusion.reaches(below, is_folder=like_folder):
-                continue
-            if exclusion.leaves_out(below, is_folder=like_folder):
-                if wanted or like_folder:
-                    census.leave_out(name, is_folder=like_folder)
-                continue
-            try:
-                info = os.stat(path)
-            except OSError as exc:
-                if wanted or is_folder:
-                    on_failure(stat_failure(path, exc))
-                continue
-            if stat.S_ISDIR(info.st_mode) and is_link:
-                links.append(path)
-            elif stat.S_ISDIR(info.st_mode):
-                if below_link and (info.st_dev, info.st_ino) in entered:
+            before = os.path.join(folder, b"")
+            for name, is_link, is_folder in entries:
+                path = before + name
+                wanted = name.lower().endswith(suffixes)
+                below, like_folder = path[start:], is_folder or (is_link and os.path.isdir(path))
+                if not exclusion.reaches(below, is_folder=like_folder):
                     continue
-                entered.add((info.st_dev, info.st_ino))
-                open_folders.append((path, iter(_entries(path, on_failure))))
-            elif wanted and stat.S_ISREG(info.st_mode):
-                yield FoundFile.of(path, info)
-            elif wanted:
-                # A FIFO named x.jpg would block its reader for ever.
-                on_failure(Failure(path, "not_a_file", "is a FIFO, socket or device, not a file", 0, 0))
-            elif stat.S_ISREG(info.st_mode):
-                census.pass_by(name)
+                if exclusion.leaves_out(below, is_folder=like_folder):
+                    if wanted or like_folder:
+                        census.leave_out(name, is_folder=like_folder)
+                    continue
+                try:
+                    info = os.stat(path)
+                except OSError as exc:
+                    if wanted or is_folder:
+                        on_failure(stat_failure(path, exc))
+                    continue
+                mode = info.st_mode
+                if stat.S_ISREG(mode):
+                    if wanted:
+                        yield FoundFile.of(path, info)
+                    else:
+                        census.pass_by(name)
+                elif stat.S_ISDIR(mode) and is_link:
+                    links.append(path)
+                elif stat.S_ISDIR(mode):
+                    if below_link and (info.st_dev, info.st_ino) in entered:
+                        continue
+                    entered.add((info.st_dev, info.st_ino))
+                    open_folders.append((path, iter(_entries(path, on_failure))))
+                    break  # the rest of this folder follows
+                elif wanted:
+                    # A FIFO named x.jpg would block its reader for ever.
+                    on_failure(Failure(path, "not_a_file", "is a FIFO, socket or device, not a file", 0, 0))
+            else:
+                open_folders.pop()
 
 
 def _entries(folder: bytes, on_failure: Callable[[Failure], None]) -> list[tuple[bytes, bool, bool]]:

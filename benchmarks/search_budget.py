@@ -1,0 +1,83 @@
+"""Where the time of one exact query goes: processor time of its steps, and that of reading the codes once.
+
+    .venv-dev/bin/python benchmarks/search_budget.py [--rows 100000] [--queries 400] [--directory DIR]
+
+One query at a time over drawn rows × 512 (search_data.py) with int8 codes, the ten best, all threads together; the
+codes are read once in between, as the floor and so that no cache helps. On a busy machine the least figures count.
+160 MB of disk for 100,000 rows. Figures: docs/performance.md.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from search_data import Drawn, bare_read
+
+from clipdex.search import topk
+from clipdex.search.kernels import Int8Dots
+from clipdex.search.readahead import Readahead
+
+
+class Watch:
+    """Adds up the processor time of calls, of whatever threads, by name."""
+
+    def __init__(self) -> None:
+        self.used: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def of(self, owner: object, method: str, name: str) -> None:
+        act = getattr(owner, method)
+
+        def timed(*args, **options):
+            began = time.thread_time()
+            try:
+                return act(*args, **options)
+            finally:
+                with self._lock:
+                    self.used[name] = self.used.get(name, 0.0) + time.thread_time() - began
+
+        setattr(owner, method, timed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--queries", type=int, default=400)
+    parser.add_argument("--directory", type=Path, help="where to draw the rows, and to keep them")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = Drawn((asked.directory or Path(folder)) / f"{asked.rows}.clipdex", asked.rows, 512)
+        assert drawn.codes is not None
+        queries, read = drawn.queries(asked.queries), bare_read(drawn.codes.stored)
+        watch = Watch()
+        watch.of(topk.Search, "__init__", "preparing the query")
+        watch.of(Readahead, "__init__", "whether the codes are in memory")
+        watch.of(topk.Search, "_sift", "scan")
+        watch.of(Int8Dots, "parts", "of the scan: products of codes")
+        watch.of(topk.Search, "_ranked", "scoring the candidates")
+        found: dict[str, list[float]] = {}
+        for query in queries:
+            watch.used.clear()
+            began = time.process_time()
+            topk.top_k(drawn.vectors, query[None], 10, codes=drawn.codes)
+            whole, used = time.process_time() - began, dict(watch.used)
+            began = time.process_time()
+            read()
+            reading = time.process_time() - began
+            used["of the scan: bounds and candidates"] = used["scan"] - used["of the scan: products of codes"]
+            apart = sum(seconds for name, seconds in used.items() if not name.startswith("of the scan"))
+            used |= {"threads, locks, arguments": whole - apart, "all": whole, "reading the codes once": reading}
+            for name, seconds in used.items():
+                found.setdefault(name, []).append(1e3 * seconds)
+    print(f"{asked.rows:,} x 512, one query, top 10, load {os.getloadavg()[0]:.1f}: ms of processor time")
+    for name, each in found.items():
+        quarter = statistics.quantiles(each[1:], n=4)[0]
+        print(f"  {name:36} least {min(each[1:]):6.2f}, first quartile {quarter:6.2f}")
+
+
+if __name__ == "__main__":
+    main()
