@@ -125,15 +125,14 @@ def pairs_of(query: LocalFeatures, found: LocalFeatures) -> Pairs:
     a, b = numbers(query.descriptors[:MOST_COMPARED]), numbers(found.descriptors[:MOST_COMPARED])
     near = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)[None] - 2 * (a @ b.T)
     best = near.argmin(axis=1)
-    rows = np.arange(len(a))
-    least = near[rows, best]
+    mutual = np.flatnonzero(near.argmin(axis=0)[best] == np.arange(len(a)))
+    best, near = best[mutual], near[mutual]
+    least = near[np.arange(len(mutual)), best]
     # SIFT may describe one place twice; the second of a place is no rival.
     places = found.points[:MOST_COMPARED]
-    same = _apart(places[best], places) < (2.0 * _unit(found)) ** 2
-    second = np.where(same, np.inf, near).min(axis=1)
-    mutual = near.argmin(axis=0)[best] == rows
-    good = np.flatnonzero(mutual & (least <= _LARGEST * second))[:_MOST_PAIRS]
-    return Pairs(good, best[good].astype(np.int64))
+    near[_apart(places[best], places) < (2.0 * _unit(found)) ** 2] = np.inf
+    good = np.flatnonzero(least <= _LARGEST * near.min(axis=1))[:_MOST_PAIRS]
+    return Pairs(mutual[good], best[good].astype(np.int64))
 
 
 def fit(
@@ -179,8 +178,10 @@ def _unit(features: LocalFeatures) -> float:
 
 def _apart(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Squared distances: (n, 2), (m, 2) -> (n, m)."""
-    gaps = one[:, None] - other[None]
-    return np.einsum("ijk,ijk->ij", gaps, gaps)  # type: ignore[no-any-return]
+    across, down = (one[:, None, axis] - other[None, :, axis] for axis in (0, 1))
+    across *= across
+    down *= down
+    return across + down  # type: ignore[no-any-return]
 
 
 def _turned(angle: npt.NDArray[Any]) -> npt.NDArray[Any]:
