@@ -23,8 +23,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from multiprocessing.pool import Pool as Workers
 from pathlib import Path
 
@@ -42,7 +42,7 @@ from clipdex.features.matching import CANDIDATES, NEIGHBOURS, Verified, matches,
 from clipdex.features.neighbours import POINTS_A_ROW, PROBES, import_faiss
 from clipdex.looks.compare import MIN_SIMILARITY, similarities
 from clipdex.looks.frequencies import Looks
-from clipdex.looks.local_features import LocalFeatures, extract
+from clipdex.looks.local_features import LocalFeatures, extract, opencv
 from clipdex.looks.signature import PHASH_BYTES
 
 METHODS = ("local", "CLIP", "signature", "pHash")
@@ -56,7 +56,7 @@ AIMED = (
     "turned 30°",
 )
 _AT_ONCE = 500
-_TIMED = 300  # queries, the first
+_TIMED = 5  # one query of so many
 
 # What may decide on a match, with the least number of points. The first is `clipdex match --parts`.
 RULES = {
@@ -113,7 +113,9 @@ class Pool:
 
     def _parts(self, folder: Path) -> Iterator[tuple[list[Described], list[int]]]:
         """The photographs, as number -1, -2, ..., then the drawn ones."""
-        photographs = describe(matching_pictures.photographs())
+        # In a process of its own: the model does not survive the fork of workers.
+        with multiprocessing.get_context("spawn").Pool(1) as own:
+            photographs = own.apply(describe, (matching_pictures.photographs(),))
         yield photographs, [-1 - k for k in range(len(photographs))]
         for first, some in chunks(folder, SEED):
             yield some, list(range(first, first + len(some)))
@@ -226,75 +228,110 @@ def say(*words: object) -> None:
     print(*words, flush=True)
 
 
-def recall(pool: Pool, lists: Lists, count: int, aimed: int, only: str | None, seconds: float) -> None:
-    """Print recall@1 of each method by transform, and what is accepted: right and wrong.
+_searched: tuple[Pool, Lists, Others, list[Image.Image]]  # in each process
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found of one query. firsts: by method, its first row and whether it accepts it. by_rule: the first
+    row that a rule accepts, or -1. seconds: of `matches`, by the clock and of a core, if they were taken.
+    """
+
+    row: int
+    name: str
+    firsts: dict[str, tuple[int, bool]]
+    by_rule: dict[str, int]
+    seconds: tuple[float, float] | None
+
+
+def ask(job: tuple[int, list[str], bool]) -> list[Answer]:
+    """Search what transforms make of a row. job: row, names of transforms, whether other methods search, too."""
+    pool, lists, others, photographs = _searched
+    row, names, compared = job
+    rng = np.random.default_rng([SEED, row])
+    image = picture_of(pool, row, photographs)
+    made = {name: matching_pictures.TRANSFORMS[name](image, rng) for name in names}
+    queries = describe(list(made.values())) if compared else []
+    answers = []
+    for k, (name, changed) in enumerate(made.items()):
+        query = queries[k].features if compared else extract(changed, most=MOST)
+        timed = compared and k % _TIMED == 0
+        began, worked = time.perf_counter(), time.process_time()
+        first = matches(lists, pool, query, 1) if timed else []
+        wall, cpu = time.perf_counter() - began, time.process_time() - worked
+        found = fits(lists, pool, query)
+        by_rule = {rule: next((each.row for each in answer_by(found, rule)), -1) for rule in RULES}
+        assert not timed or (first[0].row if first else -1) == by_rule[DEFAULT]
+        firsts = {"local": (by_rule[DEFAULT], by_rule[DEFAULT] >= 0)}
+        if compared:
+            firsts |= others.first(queries[k])
+        answers.append(Answer(row, name, firsts, by_rule, (wall, cpu) if timed else None))
+    return answers
+
+
+def recall(
+    pool: Pool, workers: Workers, count: int, aimed: int, only: str | None, seconds: float
+) -> Iterator[Answer]:
+    """Make queries of rows, and search them.
 
     count: queries of each transform. aimed: of each of those that the aim is about; the other methods are asked
     for `count`.
     """
-    others, photographs = Others(pool), matching_pictures.photographs()
     rows = np.random.default_rng(SEED).permutation(queries_of(pool, max(count, aimed))).tolist()
-    every = {name: change for name, change in matching_pictures.TRANSFORMS.items() if not only or only in name}
+    every = [name for name in matching_pictures.TRANSFORMS if not only or only in name]
+    few = [name for name in every if name in AIMED]
+    jobs = [(row, every if k < count else few, k < count) for k, row in enumerate(rows)]
+    end = time.monotonic() + seconds
+    for answers in workers.imap(ask, jobs):
+        yield from answers
+        if time.monotonic() > end:
+            break
+
+
+def report_recall(pool: Pool, answers: Iterable[Answer]) -> None:
+    """Print recall@1 of each method by transform, and what is accepted: right and wrong."""
     right, good, bad = Counter[tuple[str, str]](), Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     by_rule, aimed_by_rule, wrong_by_rule = Counter[str](), Counter[str](), Counter[str]()
-    missed = Counter[tuple[str, str]]()
-    times: list[float] = []
-    cpu: list[float] = []
-    done, by_others = Counter[str](), Counter[str]()
-    end = time.monotonic() + seconds
-    for number, row in enumerate(rows):
-        if number and time.monotonic() > end:
-            break
-        rng = np.random.default_rng([SEED, row])
-        asked = {name: number < (max(count, aimed) if name in AIMED else count) for name in every}
-        image = picture_of(pool, row, photographs)
-        made = {name: change(image, rng) for name, change in every.items() if asked[name]}
-        done.update(made)
-        compared = number < count  # with the other methods
-        queries = describe(list(made.values())) if compared else []
-        for k, (name, changed) in enumerate(made.items()):
-            query = queries[k].features if compared else extract(changed, most=MOST)
-            all_of_it = fits(lists, pool, query)
-            found = answer_by(all_of_it, DEFAULT)
-            if len(times) < _TIMED:
-                began, worked = time.perf_counter(), time.process_time()
-                matches(lists, pool, query, 1)
-                times.append(time.perf_counter() - began)
-                cpu.append(time.process_time() - worked)
-            for rule in RULES:
-                first_by_rule = [each.row for each in answer_by(all_of_it, rule)[:1]]
-                by_rule[rule] += first_by_rule == [row]
-                aimed_by_rule[rule] += name in AIMED and first_by_rule == [row]
-                wrong_by_rule[rule] += bool(first_by_rule) and first_by_rule != [row]
-            firsts = {"local": (found[0].row if found else -1, bool(found))}
-            if compared:
-                firsts |= others.first(queries[k])
-                by_others[name] += 1
-            for method, (first, accepted) in firsts.items():
-                right[name, method] += first == row
-                good[name, method] += accepted and first == row
-                bad[name, method] += accepted and first != row
-            if firsts["local"][0] != row:
-                missed[name, kind_of(pool.numbers_drawn[row])] += 1
-    say(
-        f"\nrecall@1 of n queries; right/wrong answers that a method accepts itself; load {os.getloadavg()[0]:.0f}"
-    )
+    missed, asked = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    timed: list[tuple[float, float]] = []
+    for each in answers:
+        for method, (first, accepted) in each.firsts.items():
+            asked[each.name, method] += 1
+            right[each.name, method] += first == each.row
+            good[each.name, method] += accepted and first == each.row
+            bad[each.name, method] += accepted and first != each.row
+        for rule, first in each.by_rule.items():
+            by_rule[rule] += first == each.row
+            aimed_by_rule[rule] += each.name in AIMED and first == each.row
+            wrong_by_rule[rule] += first not in (each.row, -1)
+        if each.seconds is not None:
+            timed.append(each.seconds)
+        if each.by_rule[DEFAULT] != each.row:
+            missed[each.name, kind_of(pool.numbers_drawn[each.row])] += 1
+        if asked.total() % 500 == 0:
+            say(f"  {asked.total():,} searches")
+    done = {name: n for (name, method), n in asked.items() if method == "local"}
+    load = os.getloadavg()[0]
+    say(f"\nrecall@1 of n queries; right/wrong answers that a method accepts itself; load {load:.0f}")
     say(f"{'transform':38}{'n':>5}{'others':>7}" + "".join(f"{method:>18}" for method in METHODS))
     for name, n in done.items():
-        of = dict.fromkeys(METHODS, by_others[name]) | {"local": n}
-        cells = (f"{right[name, m] / of[m]:8.3f} {good[name, m]:4}/{bad[name, m]:<4}" for m in METHODS)
-        say(f"{name:38}{n:5}{by_others[name]:7}" + "".join(cells))
-    total, of_aimed = done.total(), sum(done[name] for name in AIMED)
+        cells = (
+            f"{right[name, m] / max(1, asked[name, m]):8.3f} {good[name, m]:4}/{bad[name, m]:<4}" for m in METHODS
+        )
+        say(f"{name:38}{n:5}{asked[name, METHODS[-1]]:7}" + "".join(cells))
+    total, of_aimed = sum(done.values()), sum(done.get(name, 0) for name in AIMED)
     if of_aimed:
         share, low, high = interval(sum(right[name, "local"] for name in AIMED), of_aimed)
         said = f"recall@1 {share:.4f} ({low:.4f}-{high:.4f}) of {of_aimed:,}"
         say(f"crops of 20 % and more, turned by up to 30°: {said}")
-    say(f"a query: p50 {1e3 * statistics.median(times):.0f} ms, {1e3 * statistics.median(cpu):.0f} ms of a core")
+    if timed:
+        wall, cpu = (1e3 * statistics.median(each) for each in zip(*timed, strict=True))
+        say(f"a query: p50 {wall:.0f} ms, {cpu:.0f} ms of a core")
     say("not found first, by what was drawn: " + ", ".join(f"{a}, {b}: {n}" for (a, b), n in missed.most_common()))
     say("\nrecall@1 by the rule that decides: of all queries, of the aimed ones; wrong answers")
     for rule in RULES:
         say(
-            f"  {rule:42} {by_rule[rule] / total:.4f}  {aimed_by_rule[rule] / max(1, of_aimed):.4f}  "
+            f"  {rule:42} {by_rule[rule] / max(1, total):.4f}  {aimed_by_rule[rule] / max(1, of_aimed):.4f}  "
             f"{wrong_by_rule[rule]:4}"
         )
 
@@ -318,14 +355,11 @@ def collages(pool: Pool, lists: Lists, count: int) -> None:
     found_all = first = 0
     for k in range(count):
         four = rows[k::count][:4]
-        (query,) = describe([matching_pictures.collage([picture_of(pool, row, photographs) for row in four])])
-        found = [each.row for each in matches(lists, pool, query.features, 8)]
+        query = extract(matching_pictures.collage([picture_of(pool, row, photographs) for row in four]), most=MOST)
+        found = [each.row for each in matches(lists, pool, query, 8)]
         found_all += len(set(found) & set(four))
         first += bool(found) and found[0] in four
     say(f"collages of four: {first} of {count} have one of them first; {found_all} of {4 * count} are found")
-
-
-_searched: tuple[Pool, Lists]  # in each process
 
 
 def look_for(asked: int | tuple[str, LocalFeatures]) -> tuple[list[str], list[str], float]:
@@ -333,7 +367,7 @@ def look_for(asked: int | tuple[str, LocalFeatures]) -> tuple[list[str], list[st
 
     -> rules that answer, the default's answers, CPU seconds
     """
-    pool, lists = _searched
+    pool, lists, *_ = _searched
     live = np.ones(len(pool), np.bool_)
     if isinstance(asked, int):
         live[asked] = False
@@ -352,25 +386,18 @@ def look_for(asked: int | tuple[str, LocalFeatures]) -> tuple[list[str], list[st
     return [rule for rule in RULES if answer_by(found, rule)], words, time.process_time() - worked
 
 
-def absent(
-    pool: Pool, lists: Lists, count: int, others: tuple[Path, int | None], seconds: float, workers: int
-) -> None:
+def absent(pool: Pool, workers: Workers, count: int, others: tuple[Path, int | None], seconds: float) -> None:
     """Search pictures that are not there, and print what is found all the same, by the rule.
 
     others: the folder of a pool and its seed, whose pictures are searched if the own ones are not enough.
     """
-    global _searched
-    _searched = pool, lists
     end = time.monotonic() + seconds
     own = np.random.default_rng(SEED).permutation(len(pool))[:count].tolist()
-    with multiprocessing.get_context("fork").Pool(workers) as searching:
-        asked = report("queries of the pool, each with its own row left out", searching, own, end)
-        folder, seed = others
-        if seed is not None and asked < count:
-            drawn = (
-                (f"{seed}:{k + n}", e.features) for k, some in chunks(folder, seed) for n, e in enumerate(some)
-            )
-            report(f"queries of the seed {seed}", searching, itertools.islice(drawn, count - asked), end)
+    asked = report("queries of the pool, each with its own row left out", workers, own, end)
+    folder, seed = others
+    if seed is not None and asked < count:
+        drawn = ((f"{seed}:{k + n}", e.features) for k, some in chunks(folder, seed) for n, e in enumerate(some))
+        report(f"queries of the seed {seed}", workers, itertools.islice(drawn, count - asked), end)
 
 
 def report(title: str, workers: Workers, queries: Iterable[int | tuple[str, LocalFeatures]], end: float) -> int:
@@ -412,19 +439,12 @@ def main() -> None:
         "--absent", type=int, default=10_000, help="queries of pictures that are not there (10000)"
     )
     parser.add_argument("--others", type=int, help="seed of a second pool, for more of these than the pool has")
-    parser.add_argument(
-        "--workers", type=int, default=2, help="processes for these, beside one for the others (2)"
-    )
+    parser.add_argument("--workers", type=int, default=2, help="processes (2)")
     parser.add_argument("--seconds", type=float, default=1e9, help="stop the queries of a step after so many")
     parser.add_argument("--only", help="transforms with this in their name")
     asked = parser.parse_args()
-    import_faiss().omp_set_num_threads(1)  # a process for each core
-    steps: list[Callable[[Pool, Lists], None]] = []
-    if asked.queries:
-        steps.append(
-            lambda pool, lists: recall(pool, lists, asked.queries, asked.aimed, asked.only, asked.seconds)
-        )
-        steps.append(lambda pool, lists: collages(pool, lists, max(4, asked.queries // 4)))
+    opencv().setNumThreads(1)
+    fork = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as place:
         pool = Pool(asked.cache, Path(place))
         before = own_memory()
@@ -435,17 +455,18 @@ def main() -> None:
             f"{lists.bytes / 1e6:,.0f} MB, {own_memory() - before:,.0f} MB of memory; "
             f"load {os.getloadavg()[0]:.0f}"
         )
-        # The pictures that are not there in processes of their own: these need no model, which no fork survives.
-        searching = multiprocessing.get_context("fork").Process(
-            target=absent,
-            args=(pool, lists, asked.absent, (asked.cache, asked.others), asked.seconds, asked.workers),
-        )
+        import_faiss().omp_set_num_threads(1)  # from here on there is a process for each core
+        global _searched
+        _searched = pool, lists, Others(pool), matching_pictures.photographs()
+        with fork.Pool(asked.workers) as workers:
+            if asked.queries:
+                answers = recall(pool, workers, asked.queries, asked.aimed, asked.only, asked.seconds)
+                report_recall(pool, answers)
+        if asked.queries and not asked.only:
+            collages(pool, lists, max(4, asked.queries // 4))
         if asked.absent:
-            searching.start()
-        for step in steps:
-            step(pool, lists)
-        if asked.absent:
-            searching.join()
+            with fork.Pool(asked.workers) as workers:
+                absent(pool, workers, asked.absent, (asked.cache, asked.others), asked.seconds)
         say(f"\nmemory that is not mapped files: {own_memory():,.0f} MB; load {os.getloadavg()[0]:.0f}")
 
 

@@ -82,7 +82,7 @@ def make(place: Path, cache: Path, rows: int, most: int) -> None:
         for start in range(0, rows, 20_000):
             writer.append(pictures[start : start + 20_000], vectors[start : start + 20_000])
     Widened.own = pool
-    building.FeatureStore = Widened  # type: ignore[misc]
+    vars(building)["FeatureStore"] = Widened
     began, worked = time.perf_counter(), time.process_time()
     built = building.build_neighbours(directory)
     taken, cpu = time.perf_counter() - began, time.process_time() - worked
