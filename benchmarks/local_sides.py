@@ -1,7 +1,7 @@
 """What `clipdex features build --side` costs, and what it finds: pictures of 2,000 pixels and parts of them.
 
     nice python benchmarks/local_sides.py                       # extras features and export (scikit-image)
-    nice python benchmarks/local_sides.py --folder photographs  # and one's own pictures
+    nice python benchmarks/local_sides.py --folder photographs  # with one's own photographs
 
 The pictures are pages, desktops and walls drawn at 2,000 pixels, sheets of small drawn pictures, and the
 photographs of scikit-image, enlarged to that. Queries are parts of them, turned, scaled and compressed; they are
@@ -32,7 +32,7 @@ from clipdex.features.neighbours import POINTS_A_ROW, Exact
 from clipdex.looks.local_features import LocalFeatures, extract, opencv
 
 SIDE = 2000
-SIDES = (384, 512, 640, 768, 1024)
+SIDES = (512, 640, 768, 1024)
 SEED = 2026
 
 QUERIES: dict[str, Transform] = {
@@ -80,7 +80,7 @@ def sheet(seed: int, n: int) -> Image.Image:
 
 
 def pictures(seed: int, each: int) -> list[Image.Image]:
-    """Draw so many of each kind; and the photographs, unless `each` is 0."""
+    """Draw so many of each kind."""
     made = []
     for kind in (matching_pictures._set_page, matching_pictures._desktop, matching_pictures._wall):
         for n in range(each):
@@ -127,13 +127,16 @@ def measure(images: list[Image.Image], ways: dict[str, Extract], seed: int) -> N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--each", type=int, default=8, help="drawn pictures of each of four kinds (8)")
-    parser.add_argument("--folder", type=Path, help="of pictures beside the drawn ones")
+    parser.add_argument("--folder", type=Path, help="of photographs, in place of those of scikit-image")
+    parser.add_argument("--no-photographs", action="store_true", help="only drawn pictures")
     parser.add_argument("--seed", type=int, default=SEED)
     asked = parser.parse_args()
     opencv().setNumThreads(1)
-    images = pictures(asked.seed, asked.each) + [fitted(each) for each in matching_pictures.photographs()]
+    images = pictures(asked.seed, asked.each)
     if asked.folder is not None:
         images += [fitted(Image.open(path)) for path in sorted(asked.folder.iterdir())]
+    elif not asked.no_photographs:
+        images += [fitted(each) for each in matching_pictures.photographs()]
 
     def at(side: int) -> Extract:
         return lambda image: extract(image, side=side)
