@@ -37,8 +37,8 @@ DEFAULT_MIN_INLIERS = 8
 _LEAST_PAIRS = 4
 MOST_COMPARED = 2000  # points of a picture, the most distinctive: the memory grows with the square
 _MOST_PAIRS = 1000
-_PIXELS = 3.0  # how far a point may be off, at the size that features are made at
-_MADE_AT = 1024.0
+_PIXELS = 3.0  # how far a point may be off, in a picture made so small:
+_SMALL = 1024.0
 _LOOSE, _LOOSER = 3.0, 0.12  # for one pair: so many times that, and this share of the distance from the pair
 _MAX_SCALE_RATIO = np.log(1.8)
 _MAX_TURN = 0.52  # radians
@@ -172,8 +172,8 @@ def fit(
 
 
 def _unit(features: LocalFeatures) -> float:
-    """Return how many of a picture's pixels are one at the size that its features were made at."""
-    return max(1.0, max(features.size) / _MADE_AT)
+    """Return how many of a picture's pixels are one if its longer side is made to have 1,024."""
+    return max(1.0, max(features.size) / _SMALL)
 
 
 def _apart(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[Any]:
