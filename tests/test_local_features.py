@@ -118,7 +118,7 @@ def test_another_kind_is_made_at_its_own_size_unless_one_is_given():
     assert Recipe("sift", 60, 1024).but("sift", None, None) == Recipe("sift", 60, 1024)
     assert Recipe("orb", 60, 1024).but("sift", 70, None) == Recipe("sift", 70, 640)
     assert Recipe().but("orb", None, 300).side == 300
-    large = noise(3, (1300, 40))
+    large = noise(3, (1300, 200))
     for kind, side in (("sift", 640), ("orb", 1024)):
         assert same(extract(large, kind=kind, most=50), extract(large, kind=kind, most=50, side=side))
         assert not same(extract(large, kind=kind, most=50), extract(large, kind=kind, most=50, side=side - 100))
