@@ -458,14 +458,13 @@ def main() -> None:
         import_faiss().omp_set_num_threads(1)  # from here on there is a process for each core
         global _searched
         _searched = pool, lists, Others(pool), matching_pictures.photographs()
-        with fork.Pool(asked.workers) as workers:
+        with fork.Pool(asked.workers) as workers:  # once, before this process itself computes with threads
             if asked.queries:
                 answers = recall(pool, workers, asked.queries, asked.aimed, asked.only, asked.seconds)
                 report_recall(pool, answers)
-        if asked.queries and not asked.only:
-            collages(pool, lists, max(4, asked.queries // 4))
-        if asked.absent:
-            with fork.Pool(asked.workers) as workers:
+            if asked.queries and not asked.only:
+                collages(pool, lists, max(4, asked.queries // 4))
+            if asked.absent:
                 absent(pool, workers, asked.absent, (asked.cache, asked.others), asked.seconds)
         say(f"\nmemory that is not mapped files: {own_memory():,.0f} MB; load {os.getloadavg()[0]:.0f}")
 

@@ -61,9 +61,10 @@ class Widened(FeatureStore):
             yield rows, descriptors
 
 
-def make(place: Path, cache: Path, rows: int, most: int) -> None:
-    """Make an index with features and neighbours, and print the size of its files."""
+def make(place: Path, cache: Path, rows: int, most: int) -> list[int]:
+    """Make an index with features and neighbours, and print the size of its files -> the pictures it has."""
     keys: list[bytes] = []
+    numbers: list[int] = []
     sizes: list[tuple[int, int]] = []
     directory = place / "x.clipdex"
     with IndexWriter.open_or_create(directory, Manifest("f" * 64, "drawn", 8)) as writer:
@@ -74,6 +75,7 @@ def make(place: Path, cache: Path, rows: int, most: int) -> None:
                 made = {b"%016d" % (first + k): cut(each.features, most) for k, each in enumerate(some)}
                 file.add(made)
                 keys += made
+                numbers += range(first, first + len(some))
                 sizes += [each.size for each in made.values()]
         pool = len(keys)
         pictures = [Picture(b"/p/%d.jpg" % k, 1, 1, keys[k % pool], *sizes[k % pool]) for k in range(rows)]
@@ -95,6 +97,7 @@ def make(place: Path, cache: Path, rows: int, most: int) -> None:
         f"load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
+    return numbers[:rows]
 
 
 def cut(features: LocalFeatures, most: int) -> LocalFeatures:
@@ -108,13 +111,13 @@ def cut(features: LocalFeatures, most: int) -> LocalFeatures:
     )
 
 
-def queries(count: int, pool: int) -> dict[str, list[LocalFeatures]]:
+def queries(count: int, numbers: list[int]) -> dict[str, list[LocalFeatures]]:
     """Features of parts of pictures that are there, and of large pictures that are not."""
     parts, sheets = [], []
     change = matching_pictures.TRANSFORMS["crop 50 %, turned ≤ 30°"]
     for k in range(count):
         rng = np.random.default_rng([SEED, k])
-        parts.append(extract(change(matching_pictures.drawn(SEED, int(rng.integers(pool))), rng), most=MOST))
+        parts.append(extract(change(matching_pictures.drawn(SEED, int(rng.choice(numbers))), rng), most=MOST))
         sheet = Image.new("RGB", (1000, 750))
         for n in range(9):
             image = matching_pictures.drawn(OTHER_SEED, 9 * k + n).resize((333, 250), Image.Resampling.BICUBIC)
@@ -169,8 +172,8 @@ def main() -> None:
     opencv().setNumThreads(1)
     with tempfile.TemporaryDirectory(dir=asked.place) as made:
         place = Path(made)
-        make(place, asked.cache, asked.rows, asked.points)
-        (place / "asked").write_bytes(pickle.dumps(queries(asked.queries, min(Widened.own, asked.rows))))
+        numbers = make(place, asked.cache, asked.rows, asked.points)
+        (place / "asked").write_bytes(pickle.dumps(queries(asked.queries, numbers)))
         subprocess.run([sys.executable, "-c", ASK, str(place / "x.clipdex"), str(place / "asked")], check=True)
     print(f"load {os.getloadavg()[0]:.1f}")
 
