@@ -33,7 +33,7 @@ from clipdex.pipeline.build_features import build_features
 from clipdex.wire import FakeTransport
 
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "camera", "coins", "immunohistochemistry", "retina")
-RECIPES = [Recipe("sift", 500, side) for side in (512, 768, 1024)] + [Recipe("orb", 500, 1024)]
+RECIPES = [Recipe("sift", 500, side) for side in (512, 640, 768, 1024)] + [Recipe("orb", 500, 1024)]
 SIDE = 2000
 ROUNDS = 3
 
@@ -190,12 +190,15 @@ def main() -> None:
     parser.add_argument("--rows", default="2000,8000", help="of the indexes that are read (2000,8000)")
     parser.add_argument("--copies", type=int, default=5, help="of each photograph in the build (5)")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only-extraction", action="store_true", help="neither the build nor the reading")
     parser.add_argument("--no-extraction", action="store_true", help="only the build and the reading")
     asked = parser.parse_args()
     jpegs = photographs()
     print(f"load {os.getloadavg()[0]:.1f}")
     if not asked.no_extraction:
         one_core(jpegs)
+    if asked.only_extraction:
+        return
     whole_build(jpegs, asked.copies, asked.workers)
     reading([int(each) for each in asked.rows.split(",")])
     print(f"load {os.getloadavg()[0]:.1f}")

@@ -2,10 +2,11 @@
 
 In the spirit of the published protocols for copy detection: a pool of drawn pictures that are hard to tell apart
 (matching_pictures.py), and scikit-image's photographs; of some of them, queries by each transform; and queries of
-pictures that are not there: those of the pool, each searched with its own row left out.
+pictures that are not there: those of the pool, each searched with its own row left out, and those of another pool.
 
     nice python benchmarks/local_matching_pool.py --count 20000 --cache /tmp/matching-pool
-    nice python benchmarks/local_matching.py --cache /tmp/matching-pool --absent 10000
+    nice python benchmarks/local_matching_pool.py --count 10000 --cache /tmp/matching-pool --seed 3026
+    nice python benchmarks/local_matching.py --cache /tmp/matching-pool --aimed 400 --absent 30000 --others 3026
 
 CLIP is the demo model of this repository, which was trained on drawings: it says what a small one does, not a
 large one.
@@ -14,6 +15,7 @@ large one.
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -21,8 +23,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from multiprocessing.pool import Pool as Workers
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +33,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import matching_pictures
-from local_matching_pool import SEED, Described, describe, unpacked
+from local_matching_pool import MOST, SEED, Described, describe, unpacked
 from PIL import Image
 
 from clipdex.features.build_neighbours import write_lists
@@ -39,7 +42,7 @@ from clipdex.features.matching import CANDIDATES, NEIGHBOURS, Verified, matches,
 from clipdex.features.neighbours import POINTS_A_ROW, PROBES, import_faiss
 from clipdex.looks.compare import MIN_SIMILARITY, similarities
 from clipdex.looks.frequencies import Looks
-from clipdex.looks.local_features import LocalFeatures
+from clipdex.looks.local_features import LocalFeatures, extract, opencv
 from clipdex.looks.signature import PHASH_BYTES
 
 METHODS = ("local", "CLIP", "signature", "pHash")
@@ -53,6 +56,7 @@ AIMED = (
     "turned 30°",
 )
 _AT_ONCE = 500
+_TIMED = 5  # one query of so many
 
 # What may decide on a match, with the least number of points. The first is `clipdex match --parts`.
 RULES = {
@@ -109,12 +113,11 @@ class Pool:
 
     def _parts(self, folder: Path) -> Iterator[tuple[list[Described], list[int]]]:
         """The photographs, as number -1, -2, ..., then the drawn ones."""
-        photographs = describe(matching_pictures.photographs())
+        # In a process of its own: the model does not survive the fork of workers.
+        with multiprocessing.get_context("spawn").Pool(1) as own:
+            photographs = own.apply(describe, (matching_pictures.photographs(),))
         yield photographs, [-1 - k for k in range(len(photographs))]
-        for path in sorted(folder.glob(f"{SEED}-*.npz")):
-            with np.load(path) as held:
-                some = unpacked(held)
-            first = int(path.stem.rsplit("-", 1)[1]) * len(some)
+        for first, some in chunks(folder, SEED):
             yield some, list(range(first, first + len(some)))
 
     def __len__(self) -> int:
@@ -178,6 +181,14 @@ class Others:
         }
 
 
+def chunks(folder: Path, seed: int) -> Iterator[tuple[int, list[Described]]]:
+    """The drawn pictures of a seed, some at a time, with the number of the first."""
+    for path in sorted(folder.glob(f"{seed}-*.npz")):
+        with np.load(path) as held:
+            some = unpacked(held)
+        yield int(path.stem.rsplit("-", 1)[1]) * len(some), some
+
+
 def queries_of(pool: Pool, wanted: int) -> list[int]:
     """The rows that queries are made of: all photographs, and drawn ones evenly."""
     photographs = [row for row, n in enumerate(pool.numbers_drawn) if n < 0]
@@ -192,12 +203,18 @@ def picture_of(pool: Pool, row: int, photographs: list[Image.Image]) -> Image.Im
 
 
 def fits(lists: Lists, pool: Pool, query: LocalFeatures, live: np.ndarray | None = None) -> Fits:
-    """All that some rule may accept, for the query as it is and mirrored: `matches` without a rule."""
-    found = []
+    """All that some rule may accept, for the query as it is and mirrored: `matches` without a rule.
+
+    Of the mirrored query there is nothing if every rule accepts something of the query as it is.
+    """
+    found: Fits = ([], [])
     for flipped, asked in enumerate((query, mirrored(query))):
         rows = votes(lists.search(asked.descriptors[:MOST_COMPARED], NEIGHBOURS), live)[:CANDIDATES].tolist()
-        found.append(verify_rows(asked, rows, pool, min_inliers=8, rule=Rule(0.0), flipped=bool(flipped)))
-    return found[0], found[1]
+        some = verify_rows(asked, rows, pool, min_inliers=8, rule=Rule(0.0), flipped=bool(flipped))
+        found[flipped].extend(some)
+        if all(answer_by(found, rule) for rule in RULES):
+            break
+    return found
 
 
 def answer_by(found: Fits, name: str) -> list[Verified]:
@@ -211,53 +228,124 @@ def say(*words: object) -> None:
     print(*words, flush=True)
 
 
-def recall(pool: Pool, lists: Lists, count: int, only: str | None, seconds: float) -> None:
+_searched: tuple[Pool, Lists, Others, list[Image.Image]]  # in each process
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found of one query. firsts: by method, its first row and whether it accepts it. by_rule: the first
+    row that a rule accepts, or -1. seconds: of `matches`, by the clock and of a core, if they were taken.
+    """
+
+    row: int
+    name: str
+    firsts: dict[str, tuple[int, bool]]
+    by_rule: dict[str, int]
+    seconds: tuple[float, float] | None
+
+
+def ask(job: tuple[int, list[str], bool]) -> list[Answer]:
+    """Search what transforms make of a row. job: row, names of transforms, whether other methods search, too."""
+    pool, lists, others, photographs = _searched
+    row, names, compared = job
+    rng = np.random.default_rng([SEED, row])
+    image = picture_of(pool, row, photographs)
+    made = {name: matching_pictures.TRANSFORMS[name](image, rng) for name in names}
+    queries = describe(list(made.values())) if compared else []
+    answers = []
+    for k, (name, changed) in enumerate(made.items()):
+        query = queries[k].features if compared else extract(changed, most=MOST)
+        timed = compared and k % _TIMED == 0
+        began, worked = time.perf_counter(), time.process_time()
+        first = matches(lists, pool, query, 1) if timed else []
+        wall, cpu = time.perf_counter() - began, time.process_time() - worked
+        found = fits(lists, pool, query)
+        by_rule = {rule: next((each.row for each in answer_by(found, rule)), -1) for rule in RULES}
+        assert not timed or (first[0].row if first else -1) == by_rule[DEFAULT]
+        firsts = {"local": (by_rule[DEFAULT], by_rule[DEFAULT] >= 0)}
+        if compared:
+            firsts |= others.first(queries[k])
+        answers.append(Answer(row, name, firsts, by_rule, (wall, cpu) if timed else None))
+    return answers
+
+
+def recall(
+    pool: Pool, workers: Workers, count: int, aimed: int, only: str | None, seconds: float
+) -> Iterator[Answer]:
+    """Make queries of rows, and search them.
+
+    count: queries of each transform. aimed: of each of those that the aim is about; the other methods are asked
+    for `count`.
+    """
+    rows = np.random.default_rng(SEED).permutation(queries_of(pool, max(count, aimed))).tolist()
+    every = [name for name in matching_pictures.TRANSFORMS if not only or only in name]
+    few = [name for name in every if name in AIMED]
+    jobs = [(row, every if k < count else few, k < count) for k, row in enumerate(rows)]
+    end = time.monotonic() + seconds
+    for answers in workers.imap(ask, jobs):
+        yield from answers
+        if time.monotonic() > end:
+            break
+
+
+def report_recall(pool: Pool, answers: Iterable[Answer]) -> None:
     """Print recall@1 of each method by transform, and what is accepted: right and wrong."""
-    others, photographs = Others(pool), matching_pictures.photographs()
-    rows = np.random.default_rng(SEED).permutation(queries_of(pool, count)).tolist()
-    chosen = {name: change for name, change in matching_pictures.TRANSFORMS.items() if not only or only in name}
     right, good, bad = Counter[tuple[str, str]](), Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     by_rule, aimed_by_rule, wrong_by_rule = Counter[str](), Counter[str](), Counter[str]()
-    times: list[float] = []
-    cpu: list[float] = []
-    end, done = time.monotonic() + seconds, 0
-    for row in rows:
-        if done and time.monotonic() > end:
-            break
-        rng = np.random.default_rng([SEED, row])
-        made = [change(picture_of(pool, row, photographs), rng) for change in chosen.values()]
-        for name, query in zip(chosen, describe(made), strict=True):
-            began, worked = time.perf_counter(), time.process_time()
-            found = matches(lists, pool, query.features, 1)
-            times.append(time.perf_counter() - began)
-            cpu.append(time.process_time() - worked)
-            all_of_it = fits(lists, pool, query.features)
-            for rule in RULES:
-                first_by_rule = [each.row for each in answer_by(all_of_it, rule)[:1]]
-                by_rule[rule] += first_by_rule == [row]
-                aimed_by_rule[rule] += name in AIMED and first_by_rule == [row]
-                wrong_by_rule[rule] += bool(first_by_rule) and first_by_rule != [row]
-            firsts = others.first(query) | {"local": (found[0].row if found else -1, bool(found))}
-            for method, (first, accepted) in firsts.items():
-                right[name, method] += first == row
-                good[name, method] += accepted and first == row
-                bad[name, method] += accepted and first != row
-        done += 1
-    say(f"\nrecall@1 of {done} queries a transform; right/wrong answers that a method accepts itself")
-    say(f"{'transform':42}" + "".join(f"{method:>18}" for method in METHODS))
-    for name in chosen:
-        cells = (f"{right[name, m] / done:8.3f} {good[name, m]:4}/{bad[name, m]:<4}" for m in METHODS)
-        say(f"{name:42}" + "".join(cells))
-    aimed = [name for name in chosen if name in AIMED]
-    if aimed:
-        share = sum(right[name, "local"] for name in aimed) / (done * len(aimed))
-        say(f"crops of 20 % and more, turned by up to 30°: recall@1 {share:.4f} of {done * len(aimed):,}")
-    say(f"a query: p50 {1e3 * statistics.median(times):.0f} ms, {1e3 * statistics.median(cpu):.0f} ms of a core")
-    say("\nrecall@1 by the rule that decides: of all transforms, of the aimed ones; wrong answers")
+    missed, asked = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    timed: list[tuple[float, float]] = []
+    for each in answers:
+        for method, (first, accepted) in each.firsts.items():
+            asked[each.name, method] += 1
+            right[each.name, method] += first == each.row
+            good[each.name, method] += accepted and first == each.row
+            bad[each.name, method] += accepted and first != each.row
+        for rule, first in each.by_rule.items():
+            by_rule[rule] += first == each.row
+            aimed_by_rule[rule] += each.name in AIMED and first == each.row
+            wrong_by_rule[rule] += first not in (each.row, -1)
+        if each.seconds is not None:
+            timed.append(each.seconds)
+        if each.by_rule[DEFAULT] != each.row:
+            missed[each.name, kind_of(pool.numbers_drawn[each.row])] += 1
+        if asked.total() % 500 == 0:
+            say(f"  {asked.total():,} searches")
+    done = {name: n for (name, method), n in asked.items() if method == "local"}
+    load = os.getloadavg()[0]
+    say(f"\nrecall@1 of n queries; right/wrong answers that a method accepts itself; load {load:.0f}")
+    say(f"{'transform':38}{'n':>5}{'others':>7}" + "".join(f"{method:>18}" for method in METHODS))
+    for name, n in done.items():
+        cells = (
+            f"{right[name, m] / max(1, asked[name, m]):8.3f} {good[name, m]:4}/{bad[name, m]:<4}" for m in METHODS
+        )
+        say(f"{name:38}{n:5}{asked[name, METHODS[-1]]:7}" + "".join(cells))
+    total, of_aimed = sum(done.values()), sum(done.get(name, 0) for name in AIMED)
+    if of_aimed:
+        share, low, high = interval(sum(right[name, "local"] for name in AIMED), of_aimed)
+        said = f"recall@1 {share:.4f} ({low:.4f}-{high:.4f}) of {of_aimed:,}"
+        say(f"crops of 20 % and more, turned by up to 30°: {said}")
+    if timed:
+        wall, cpu = (1e3 * statistics.median(each) for each in zip(*timed, strict=True))
+        say(f"a query: p50 {wall:.0f} ms, {cpu:.0f} ms of a core")
+    say("not found first, by what was drawn: " + ", ".join(f"{a}, {b}: {n}" for (a, b), n in missed.most_common()))
+    say("\nrecall@1 by the rule that decides: of all queries, of the aimed ones; wrong answers")
     for rule in RULES:
-        share = by_rule[rule] / (done * len(chosen))
-        of_aimed = aimed_by_rule[rule] / max(1, done * len(aimed))
-        say(f"  {rule:42} {share:.4f}  {of_aimed:.4f}  {wrong_by_rule[rule]:4}")
+        say(
+            f"  {rule:42} {by_rule[rule] / max(1, total):.4f}  {aimed_by_rule[rule] / max(1, of_aimed):.4f}  "
+            f"{wrong_by_rule[rule]:4}"
+        )
+
+
+def kind_of(number: int) -> str:
+    """What a picture of the pool shows."""
+    return "photograph" if number < 0 else matching_pictures.kind_drawn(SEED, number)
+
+
+def interval(many: int, of: int) -> tuple[float, float, float]:
+    """A share, and the ends of its 95 % interval (Wilson); the upper end of none is by the rule of three."""
+    share = many / of
+    middle, half = many + 1.92, 1.96 * (many * (1 - share) + 0.96) ** 0.5
+    return share, (middle - half) / (of + 3.84), (middle + half) / (of + 3.84) if many else 3 / of
 
 
 def collages(pool: Pool, lists: Lists, count: int) -> None:
@@ -267,62 +355,72 @@ def collages(pool: Pool, lists: Lists, count: int) -> None:
     found_all = first = 0
     for k in range(count):
         four = rows[k::count][:4]
-        (query,) = describe([matching_pictures.collage([picture_of(pool, row, photographs) for row in four])])
-        found = [each.row for each in matches(lists, pool, query.features, 8)]
+        query = extract(matching_pictures.collage([picture_of(pool, row, photographs) for row in four]), most=MOST)
+        found = [each.row for each in matches(lists, pool, query, 8)]
         found_all += len(set(found) & set(four))
         first += bool(found) and found[0] in four
     say(f"collages of four: {first} of {count} have one of them first; {found_all} of {4 * count} are found")
 
 
-_searched: tuple[Pool, Lists]  # in each process
+def look_for(asked: int | tuple[str, LocalFeatures]) -> tuple[list[str], list[str], float]:
+    """Search a picture that is not there: one of the pool with its own row left out, or a named one.
 
-
-def look_for(row: int) -> tuple[list[str], list[str], float]:
-    """Search one picture with its own row left out -> rules that answer, the default's answers, CPU seconds."""
-    pool, lists = _searched
+    -> rules that answer, the default's answers, CPU seconds
+    """
+    pool, lists, *_ = _searched
     live = np.ones(len(pool), np.bool_)
-    live[row] = False
+    if isinstance(asked, int):
+        live[asked] = False
+        name, query = str(pool.numbers_drawn[asked]), pool.of(asked)
+    else:
+        name, query = asked
     worked = time.process_time()
-    found = fits(lists, pool, pool.of(row), live)
+    found = fits(lists, pool, query, live)
     words = []
     for each in answer_by(found, DEFAULT):
         how = each.fit
         words.append(
             f"{how.inliers:4} points, share {how.share:.2f}, contained {how.contained:.2f}, "
-            f"spread {how.spread:.2f}: {pool.numbers_drawn[row]} as {pool.numbers_drawn[each.row]}"
+            f"spread {how.spread:.2f}: {name} as {pool.numbers_drawn[each.row]}"
         )
     return [rule for rule in RULES if answer_by(found, rule)], words, time.process_time() - worked
 
 
-def absent(pool: Pool, lists: Lists, count: int, seconds: float) -> None:
-    """Search pictures with their own rows left out, and print what is found all the same, by the rule."""
-    global _searched
-    _searched = pool, lists
+def absent(pool: Pool, workers: Workers, count: int, others: tuple[Path, int | None], seconds: float) -> None:
+    """Search pictures that are not there, and print what is found all the same, by the rule.
+
+    others: the folder of a pool and its seed, whose pictures are searched if the own ones are not enough.
+    """
+    end = time.monotonic() + seconds
+    own = np.random.default_rng(SEED).permutation(len(pool))[:count].tolist()
+    asked = report("queries of the pool, each with its own row left out", workers, own, end)
+    folder, seed = others
+    if seed is not None and asked < count:
+        drawn = ((f"{seed}:{k + n}", e.features) for k, some in chunks(folder, seed) for n, e in enumerate(some))
+        report(f"queries of the seed {seed}", workers, itertools.islice(drawn, count - asked), end)
+
+
+def report(title: str, workers: Workers, queries: Iterable[int | tuple[str, LocalFeatures]], end: float) -> int:
+    """Search queries of pictures that are not there, until `end` -> how many. Prints what is found."""
     answered = Counter[str]()
     wrong: list[str] = []
     asked, cpu = 0, 0.0
-    end = time.monotonic() + seconds
-    rows = np.random.default_rng(SEED).permutation(len(pool))[:count].tolist()
-    with multiprocessing.get_context("fork").Pool(2) as workers:
-        for rules, words, worked in workers.imap(look_for, rows):
-            asked, cpu = asked + 1, cpu + worked
-            answered.update(rules)
-            wrong += words
-            if asked % 250 == 0:
-                say(f"  {asked:,} queries of pictures that are not there: {answered[DEFAULT]} answered")
-            if time.monotonic() > end:
-                break
-    each_cpu = 1e3 * cpu / asked
-    say(f"\n{asked:,} queries of pictures that are not there; {each_cpu:.0f} ms of a core each; answered:")
+    for rules, words, worked in workers.imap(look_for, queries):
+        asked, cpu = asked + 1, cpu + worked
+        answered.update(rules)
+        wrong += words
+        if asked % 1000 == 0:
+            say(f"  {asked:,} {title}: {answered[DEFAULT]} answered")
+        if time.monotonic() > end:
+            break
+    say(f"\n{title}: {asked:,} searched, {1e3 * cpu / max(1, asked):.0f} ms of a core each; answered:")
     for rule in RULES:
-        many = answered[rule]
-        # Of none in n, the rule of three; else the upper end of the 95 % interval of Wilson, n being large.
-        middle, half = many + 1.92, 1.96 * (many * (1 - many / asked) + 0.96) ** 0.5
-        most = 3 / asked if not many else (middle + half) / (asked + 3.84)
-        say(f"  {rule:42} {many:5}  {many / asked:.5f}, at most {most:.5f}")
+        share, _, most = interval(answered[rule], max(1, asked))
+        say(f"  {rule:42} {answered[rule]:5}  {share:.5f}, at most {most:.5f}")
     say("of the default rule, with the most points:")
     for line in sorted(wrong, reverse=True)[:20]:
         say(f"  {line}")
+    return asked
 
 
 def own_memory() -> float:
@@ -335,15 +433,18 @@ def own_memory() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="the folder of local_matching_pool.py")
-    parser.add_argument("--queries", type=int, default=100, help="for each transform")
-    parser.add_argument("--absent", type=int, default=10_000)
+    parser.add_argument("--queries", type=int, default=100, help="for each transform (100)")
+    parser.add_argument("--aimed", type=int, default=0, help="for each crop of 20 %% and more, if that is more")
+    parser.add_argument(
+        "--absent", type=int, default=10_000, help="queries of pictures that are not there (10000)"
+    )
+    parser.add_argument("--others", type=int, help="seed of a second pool, for more of these than the pool has")
+    parser.add_argument("--workers", type=int, default=2, help="processes (2)")
     parser.add_argument("--seconds", type=float, default=1e9, help="stop the queries of a step after so many")
     parser.add_argument("--only", help="transforms with this in their name")
     asked = parser.parse_args()
-    steps: list[Callable[[Pool, Lists], None]] = []
-    if asked.queries:
-        steps.append(lambda pool, lists: recall(pool, lists, asked.queries, asked.only, asked.seconds))
-        steps.append(lambda pool, lists: collages(pool, lists, max(4, asked.queries // 4)))
+    opencv().setNumThreads(1)
+    fork = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as place:
         pool = Pool(asked.cache, Path(place))
         before = own_memory()
@@ -354,16 +455,17 @@ def main() -> None:
             f"{lists.bytes / 1e6:,.0f} MB, {own_memory() - before:,.0f} MB of memory; "
             f"load {os.getloadavg()[0]:.0f}"
         )
-        # The pictures that are not there in processes of their own: these need no model, which no fork survives.
-        searching = multiprocessing.get_context("fork").Process(
-            target=absent, args=(pool, lists, asked.absent, asked.seconds)
-        )
-        if asked.absent:
-            searching.start()
-        for step in steps:
-            step(pool, lists)
-        if asked.absent:
-            searching.join()
+        import_faiss().omp_set_num_threads(1)  # from here on there is a process for each core
+        global _searched
+        _searched = pool, lists, Others(pool), matching_pictures.photographs()
+        with fork.Pool(asked.workers) as workers:  # once, before this process itself computes with threads
+            if asked.queries:
+                answers = recall(pool, workers, asked.queries, asked.aimed, asked.only, asked.seconds)
+                report_recall(pool, answers)
+            if asked.queries and not asked.only:
+                collages(pool, lists, max(4, asked.queries // 4))
+            if asked.absent:
+                absent(pool, workers, asked.absent, (asked.cache, asked.others), asked.seconds)
         say(f"\nmemory that is not mapped files: {own_memory():,.0f} MB; load {os.getloadavg()[0]:.0f}")
 
 

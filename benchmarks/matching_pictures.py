@@ -38,13 +38,23 @@ Transform = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 def drawn(seed: int, n: int) -> Image.Image:
     """The n-th picture, RGB, of some 87,000 pixels. Of every eight numbers, four are one family."""
-    place, member = divmod(n, 8)
-    shared = np.random.default_rng([seed, 1, place * 8 if member < 4 else n])
+    shared, size, kind = _family(seed, n)
     own = np.random.default_rng([seed, 2, n])
-    size = SIZES[shared.integers(len(SIZES))]
-    kind = shared.choice(6, p=[0.2, 0.15, 0.2, 0.15, 0.15, 0.15])
     image = (_landscape, _texture, _things, _set_page, _desktop, _wall)[kind](shared, own, size)
     return _strewn(image, own) if kind in (0, 1, 2, 5) else image
+
+
+def kind_drawn(seed: int, n: int) -> str:
+    """What the n-th picture shows."""
+    return ("landscape", "texture", "room", "page", "desktop", "wall")[_family(seed, n)[2]]
+
+
+def _family(seed: int, n: int) -> tuple[np.random.Generator, tuple[int, int], int]:
+    """What the n-th picture has in common with its family: the generator, the size, the kind."""
+    place, member = divmod(n, 8)
+    shared = np.random.default_rng([seed, 1, place * 8 if member < 4 else n])
+    size = SIZES[shared.integers(len(SIZES))]
+    return shared, size, int(shared.choice(6, p=[0.2, 0.15, 0.2, 0.15, 0.15, 0.15]))
 
 
 def photographs() -> list[Image.Image]:

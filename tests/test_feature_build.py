@@ -21,12 +21,13 @@ from test_local_features import same, scene
 
 import clipdex
 from clipdex.cli import connection_options as connection
+from clipdex.features import Matcher
 from clipdex.features.store import FeatureStore
 from clipdex.index import Index, IndexWriter, compact_index, schema, verify_index
 from clipdex.index import compact as compact_module
 from clipdex.index.side import database
 from clipdex.index.side.feature_file import FeatureFile
-from clipdex.looks.local_features import extract
+from clipdex.looks.local_features import Recipe, extract
 from clipdex.model.images import open_image
 from clipdex.pipeline import build_features as build_module
 from clipdex.pipeline.build_features import build_features
@@ -171,6 +172,21 @@ def test_each_part_has_its_own_and_rows_are_those_of_the_whole(tmp_path):
     assert verify_index(index).damages == []
 
 
+def test_an_index_keeps_the_side_that_its_features_were_made_with_and_so_do_parts_that_have_none_yet(tmp_path):
+    """Also one that an earlier version made, whose default was another."""
+    index = indexed(drawn(tmp_path / "p", range(6)), tmp_path / "x.parts", parts=3)
+    assert build_features(index, workers=1, most=60, side=1024).recipe == Recipe("sift", 60, 1024)
+    for file in (index / "part-00001.clipdex").glob("features.*"):
+        file.unlink()
+    done = build_features(index, workers=1)
+    assert done.made > 0 and done.recipe == Recipe("sift", 60, 1024)
+    assert rows_of(index) == list(range(6))
+    with Matcher(Index.open(index)) as matcher:
+        assert matcher.recipe.side == 1024
+    assert build_features(index, workers=1, rebuild=True, kind="orb").recipe == Recipe("orb", 60, 1024)
+    assert build_features(index, workers=1, rebuild=True, kind="sift").recipe == Recipe("sift", 60, 640)
+
+
 def test_another_recipe_is_refused_and_rebuild_makes_all_anew(own):
     with pytest.raises(clipdex.InvalidArgument, match=r"another recipe \(sift, at most 60 .* --rebuild"):
         build_features(own, workers=1, kind="orb")
@@ -303,10 +319,10 @@ def test_index_makes_them_afterwards(run, tmp_path, monkeypatch):
     status, out, _ = run(*words, "--json")
     assert status == 0
     made = json.loads(out)["local_features"]
-    assert made["made"] == 3 and made["recipe"] == {"kind": "sift", "most": 500, "side": 1024}
+    assert made["made"] == 3 and made["recipe"] == {"kind": "sift", "most": 500, "side": 640}
     status, out, _ = run(*words)
     assert out.splitlines()[1].startswith(
-        "x.clipdex: local features (sift, at most 500 points at 1,024 pixels) of 3 "
+        "x.clipdex: local features (sift, at most 500 points at 640 pixels) of 3 "
     )
     status, out, _ = run("info", "x.clipdex")
     assert "with features  3, 0.1 MB" in out or "with features  3, 0.2 MB" in out

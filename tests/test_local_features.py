@@ -110,3 +110,15 @@ def test_a_recipe_out_of_range_is_refused_in_one_sentence(wrong, said):
         with pytest.raises(clipdex.InvalidArgument) as caught:
             use()
         assert str(caught.value) == said
+
+
+def test_another_kind_is_made_at_its_own_size_unless_one_is_given():
+    """Of the numbers a caller leaves out, only the size differs by kind; what an index has is kept."""
+    assert Recipe().but("orb", None, None) == Recipe("orb", 500, 1024)
+    assert Recipe("sift", 60, 1024).but("sift", None, None) == Recipe("sift", 60, 1024)
+    assert Recipe("orb", 60, 1024).but("sift", 70, None) == Recipe("sift", 70, 640)
+    assert Recipe().but("orb", None, 300).side == 300
+    large = noise(3, (1300, 200))
+    for kind, side in (("sift", 640), ("orb", 1024)):
+        assert same(extract(large, kind=kind, most=50), extract(large, kind=kind, most=50, side=side))
+        assert not same(extract(large, kind=kind, most=50), extract(large, kind=kind, most=50, side=side - 100))

@@ -50,7 +50,7 @@ def build(
         int | None,
         typer.Option(
             metavar="PIXELS",
-            help="Pictures with a longer side are made smaller first (default 1024).",
+            help="Pictures with a longer side are made smaller first (default 640; of orb 1024).",
             show_default=False,
         ),
     ] = None,

@@ -37,8 +37,8 @@ DEFAULT_MIN_INLIERS = 8
 _LEAST_PAIRS = 4
 MOST_COMPARED = 2000  # points of a picture, the most distinctive: the memory grows with the square
 _MOST_PAIRS = 1000
-_PIXELS = 3.0  # how far a point may be off, at the size that features are made at
-_MADE_AT = 1024.0
+_PIXELS = 3.0  # how far a point may be off, in a picture made so small:
+_SMALL = 1024.0
 _LOOSE, _LOOSER = 3.0, 0.12  # for one pair: so many times that, and this share of the distance from the pair
 _MAX_SCALE_RATIO = np.log(1.8)
 _MAX_TURN = 0.52  # radians
@@ -125,15 +125,14 @@ def pairs_of(query: LocalFeatures, found: LocalFeatures) -> Pairs:
     a, b = numbers(query.descriptors[:MOST_COMPARED]), numbers(found.descriptors[:MOST_COMPARED])
     near = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)[None] - 2 * (a @ b.T)
     best = near.argmin(axis=1)
-    rows = np.arange(len(a))
-    least = near[rows, best]
+    mutual = np.flatnonzero(near.argmin(axis=0)[best] == np.arange(len(a)))
+    best, near = best[mutual], near[mutual]
+    least = near[np.arange(len(mutual)), best]
     # SIFT may describe one place twice; the second of a place is no rival.
     places = found.points[:MOST_COMPARED]
-    same = _apart(places[best], places) < (2.0 * _unit(found)) ** 2
-    second = np.where(same, np.inf, near).min(axis=1)
-    mutual = near.argmin(axis=0)[best] == rows
-    good = np.flatnonzero(mutual & (least <= _LARGEST * second))[:_MOST_PAIRS]
-    return Pairs(good, best[good].astype(np.int64))
+    near[_apart(places[best], places) < (2.0 * _unit(found)) ** 2] = np.inf
+    good = np.flatnonzero(least <= _LARGEST * near.min(axis=1))[:_MOST_PAIRS]
+    return Pairs(mutual[good], best[good].astype(np.int64))
 
 
 def fit(
@@ -173,14 +172,16 @@ def fit(
 
 
 def _unit(features: LocalFeatures) -> float:
-    """Return how many of a picture's pixels are one at the size that its features were made at."""
-    return max(1.0, max(features.size) / _MADE_AT)
+    """Return how many of a picture's pixels are one if its longer side is made to have 1,024."""
+    return max(1.0, max(features.size) / _SMALL)
 
 
 def _apart(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Squared distances: (n, 2), (m, 2) -> (n, m)."""
-    gaps = one[:, None] - other[None]
-    return np.einsum("ijk,ijk->ij", gaps, gaps)  # type: ignore[no-any-return]
+    across, down = (one[:, None, axis] - other[None, :, axis] for axis in (0, 1))
+    across *= across
+    down *= down
+    return across + down  # type: ignore[no-any-return]
 
 
 def _turned(angle: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -23,6 +23,7 @@ __all__ = [
     "DEFAULT_KIND",
     "DEFAULT_MOST",
     "DEFAULT_SIDE",
+    "DEFAULT_SIDES",
     "KINDS",
     "MOST_POINTS",
     "LocalFeatures",
@@ -34,7 +35,11 @@ __all__ = [
 # By kind: the bytes of a descriptor.
 KINDS = {"sift": 128, "orb": 32}
 
-DEFAULT_KIND, DEFAULT_MOST, DEFAULT_SIDE = "sift", 500, 1024
+# By kind. SIFT doubles a picture before it looks for points, and ORB does not; the rest is measured:
+# benchmarks/local_sides.py.
+DEFAULT_SIDES = {"sift": 640, "orb": 1024}
+DEFAULT_KIND, DEFAULT_MOST = "sift", 500
+DEFAULT_SIDE = DEFAULT_SIDES[DEFAULT_KIND]
 MOST_POINTS = 10_000
 LARGEST_SIDE = 4096
 _LEAST_SIDE = 64
@@ -77,11 +82,15 @@ class Recipe:
         return KINDS[self.kind]
 
     def but(self, kind: str | None, most: int | None, side: int | None) -> Recipe:
-        """Return this recipe with what is given in place of its own. Raises InvalidArgument."""
+        """Return this recipe with what is given in place of its own. Raises InvalidArgument.
+
+        Another kind without a side has the default one of that kind.
+        """
+        usual = self.side if kind in (None, self.kind) else DEFAULT_SIDES.get(str(kind), DEFAULT_SIDE)
         return Recipe(
             self.kind if kind is None else kind,
             self.most if most is None else most,
-            self.side if side is None else side,
+            usual if side is None else side,
         )
 
     def __str__(self) -> str:
@@ -152,7 +161,7 @@ def extract(
     *,
     kind: str = DEFAULT_KIND,
     most: int = DEFAULT_MOST,
-    side: int = DEFAULT_SIDE,
+    side: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> LocalFeatures:
     """Find the local features of an upright RGB picture.
@@ -160,7 +169,8 @@ def extract(
     Args:
         kind: "sift" or "orb".
         most: the most points to keep. They are spread over the picture, so that a crop has its share.
-        side: a picture whose longer side has more pixels is made so small first. A smaller one stays as it is.
+        side: a picture whose longer side has more pixels is made so small first (default 640; 1,024 of ORB). A
+            smaller one stays as it is.
         size: width and height of the full picture, if `image` was decoded smaller than it is.
 
     Raises:
@@ -168,10 +178,10 @@ def extract(
         MissingExtra: OpenCV is not installed: the extra `features` brings it.
         MemoryError: there is not enough memory.
     """
-    recipe = Recipe(kind, most, side)
+    recipe = Recipe(most=most).but(kind, None, side)
     cv2 = opencv()
     full = image.size if size is None else size
-    grey = _bounded(image, side)
+    grey = _bounded(image, recipe.side)
     if min(grey.shape) < _LEAST_EXTRACTED:
         return LocalFeatures.of(b"", b"", full, 0, recipe.width)
     found, raw = _detected(cv2, recipe, grey)

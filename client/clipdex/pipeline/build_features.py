@@ -7,7 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,8 +94,8 @@ def build_features(
 
     Args:
         kind: "sift" (default) or "orb". most: the most points of a picture (default 500). side: pixels of the
-            longer side beyond which a picture is made smaller first (default 1024). An index that has features
-            keeps how they are made.
+            longer side beyond which a picture is made smaller first (default 640; 1,024 of ORB). An index
+            that has features keeps how they are made.
         workers: processes; one per core if not given.
         limits: limits on the cost of one file.
         rebuild: drop the features it has, and make all anew. Those of items, which have no file, stay if all are
@@ -118,8 +118,10 @@ def build_features(
     began = time.monotonic()
     done = []
     with FeatureService(workers=workers or usable_cpus(), limits=limits, waiting=1 << 20) as service:
-        for part in whole_parts(path):
-            with _Build(part, service, wanted, limits or Limits(), rebuild) as build:
+        parts = whole_parts(path)
+        usual = _usual(parts)
+        for part in parts:
+            with _Build(part, service, usual, wanted, limits or Limits(), rebuild) as build:
                 done.append(build.run(check, progress))
     return _sum(done, time.monotonic() - began)
 
@@ -139,6 +141,7 @@ class _Build:
         self,
         directory: Path,
         service: FeatureService,
+        usual: Recipe,
         wanted: tuple[str | None, int | None, int | None],
         limits: Limits,
         rebuild: bool,
@@ -153,7 +156,7 @@ class _Build:
         Index.open(directory).close()  # before anything is put into a folder that is not an index
         self._lock = lock_features(directory)
         try:
-            self._file = _opened(directory, wanted, rebuild)
+            self._file = _opened(directory, usual, wanted, rebuild)
         except BaseException:
             os.close(self._lock)
             raise
@@ -333,8 +336,24 @@ def _without_files(directory: Path) -> set[bytes]:
     return items - others
 
 
-def _opened(directory: Path, wanted: tuple[str | None, int | None, int | None], rebuild: bool) -> FeatureFile:
-    """Open the features of an index for writing; make the file, or empty it, if that is asked for."""
+def _usual(parts: Sequence[Path]) -> Recipe:
+    """Return how those features are made that the first of the parts has; the default if none has any."""
+    for part in parts:
+        with suppress(IndexFault):
+            found = FeatureFile.open(part)
+            if found is not None:
+                with closing(found):
+                    return found.recipe
+    return Recipe()
+
+
+def _opened(
+    directory: Path, usual: Recipe, wanted: tuple[str | None, int | None, int | None], rebuild: bool
+) -> FeatureFile:
+    """Open the features of an index for writing; make the file, or empty it, if that is asked for.
+
+    usual: how they are made where there are none yet.
+    """
     try:
         found = FeatureFile.open(directory, write=True)
     except IndexDamaged:
@@ -342,7 +361,7 @@ def _opened(directory: Path, wanted: tuple[str | None, int | None, int | None], 
             raise
         remove_features(directory)
         found = None
-    kept = Recipe() if found is None else found.recipe
+    kept = usual if found is None else found.recipe
     asked = kept.but(*wanted)
     if found is None:
         return FeatureFile.open_or_make(directory, asked)
