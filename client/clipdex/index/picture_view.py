@@ -41,19 +41,21 @@ COLUMNS = (
 )
 
 # CAST gives each column an affinity, so that numbers and texts compare as expected. Texts are composed
-# (`spelling`); most are ASCII, which SQLite detects by itself, faster than it calls a function.
+# (`spelling`); most are ASCII, which SQLite detects by itself, faster than it calls a function: as many characters
+# as bytes. A byte that is not UTF-8 counts as a character, and composing leaves it as it is.
 _VIEW = """
 CREATE TEMP VIEW pictures AS
 SELECT rows.row AS row,
-    CAST(CASE WHEN substr(path, 1, 1) <> x'2F' THEN item_text(path)
-        WHEN CAST(path AS TEXT) GLOB '*[^ -~]*' THEN composed_path(path) ELSE path END AS TEXT) AS path,
-    CASE WHEN substr(path, 1, 1) <> x'2F' THEN item_id(path) END AS id,
+    CAST(CASE WHEN path >= x'69643A' AND path < x'69643B' THEN item_text(path)
+        WHEN length(CAST(path AS TEXT)) <> length(path) THEN composed_path(path) ELSE path END AS TEXT) AS path,
+    CASE WHEN path >= x'69643A' AND path < x'69643B' THEN item_id(path) END AS id,
     CAST(last_part(path) AS TEXT) AS name,
     CAST(first_part(path) AS TEXT) AS folder,
     size, width, height,
     CAST(datetime(mtime_ns / 1000000000, 'unixepoch') AS TEXT) AS modified,
     CAST(mtime_ns / 1e9 AS REAL) AS mtime,
-    coalesce(CASE WHEN json GLOB '*[^ -~]*' THEN composed_json(json) ELSE json END, '{}') AS meta,
+    coalesce(CASE WHEN length(json) <> length(CAST(json AS BLOB)) THEN composed_json(json) ELSE json END, '{}')
+        AS meta,
 """
 # SQLite leaves out a join of which no column is used.
 _FROM = "FROM main.rows LEFT JOIN main.metadata ON metadata.row = rows.row"
