@@ -1,4 +1,4 @@
-"""Evaluating plain conditions on the arrays of rows.columns, by SQLite's rules for NULL and numbers."""
+"""Evaluating plain conditions on the arrays of rows.columns, by SQLite's rules for NULL, numbers and texts."""
 
 from __future__ import annotations
 
@@ -13,23 +13,32 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.arrays import Array
+from clipdex.base.errors import InvalidArgument
+from clipdex.index.near import Near
+from clipdex.index.picture_view import holds
 from clipdex.index.plain_condition import (
     Both,
     Comparison,
     Condition,
     Constant,
     Either,
+    Holds,
+    Match,
     Member,
     Name,
+    NearPlace,
     Not,
     Null,
     plain_condition,
 )
 from clipdex.index.side.column_file import Column, ColumnFile
+from clipdex.index.side.text_column import TextColumn
+from clipdex.index.text_patterns import Chosen, chosen_flags, matching, ranges_of
 
-__all__ = ["KEY_PREFIX", "ranges_of_columns", "rows_by_columns"]
+__all__ = ["KEY_PREFIX", "TEXTS", "Sql", "ranges_of_columns", "rows_by_columns"]
 
 Flags = npt.NDArray[np.bool_]
+Sql = Callable[[str, Mapping[str, Any]], list[tuple[Any, ...]]]
 
 KEY_PREFIX = "meta."  # of a column of the file that has the values of a metadata key
 
@@ -44,6 +53,12 @@ _NUMBERS = {
     "longitude": ("longitude_e7", 1e7),
     "rating": ("rating", None),
 }
+
+# Columns of texts, in the file and in conditions.
+TEXTS = ("path", "folder", "taken", "taken_offset", "make", "camera", "lens", "keywords")
+
+_FEW_RANGES = 4  # of texts, which rows are compared with one by one
+_JUDGED_AT_ONCE = 200  # texts
 
 _SECOND = 10**9
 _EPOCH = datetime(1970, 1, 1)
@@ -74,23 +89,23 @@ class _Truth:
 
 
 def rows_by_columns(
-    file: ColumnFile, condition: str, values: Mapping[str, Any], below: int, real: Callable[[str], Any]
+    file: ColumnFile, condition: str, values: Mapping[str, Any], below: int, sql: Sql
 ) -> npt.NDArray[np.int64] | None:
     """Find the rows below `below`, which the file has, that meet a condition; None where SQLite must say.
 
     Args:
         condition: as SQLite has compiled it.
         values: of its parameters.
-        real: as for `plain_condition`.
+        sql: has SQLite run a SELECT, with parameters, that reads no row.
     """
     there = file.names()
     columns = {name: Name(name) for name, (of_file, _) in _NUMBERS.items() if of_file in there}
-    columns |= {name: Name(name) for name in there if name.startswith(KEY_PREFIX)}
-    parsed = plain_condition(condition, values, columns, real)
+    columns |= {name: Name(name) for name in there if name in TEXTS or name.startswith(KEY_PREFIX)}
+    parsed = plain_condition(condition, values, columns, lambda number: sql(f"SELECT {number}", {})[0][0])
     if parsed is None:
         return None
     try:
-        found = _Evaluation(file, below).truth(parsed)
+        found = _Evaluation(file, below, sql).truth(parsed)
     except (_Undecided, RecursionError):
         return None
     return np.flatnonzero(found.true).astype(np.int64, copy=False)
@@ -133,8 +148,8 @@ def ranges_of_columns(
 
 
 class _Evaluation:
-    def __init__(self, file: ColumnFile, below: int) -> None:
-        self._file, self._below = file, below
+    def __init__(self, file: ColumnFile, below: int, sql: Sql) -> None:
+        self._file, self._below, self._sql = file, below, sql
         self._read: dict[Name, Column] = {}
 
     def truth(self, condition: Condition) -> _Truth:
@@ -154,13 +169,100 @@ class _Evaluation:
                 return _Truth(true)
             return _Truth(true, (_not_false(one) | _not_false(other)) & ~true)
         if isinstance(condition, Null):
-            nulls = self._column(condition.column).nulls
+            nulls = self._nulls(condition.column)
             return _Truth(self._all(False) if nulls is None else nulls)
+        if isinstance(condition, Match):
+            return self._match(condition)
+        if isinstance(condition, NearPlace):
+            return self._near(condition)
+        if isinstance(condition, Holds):
+            return self._holds(condition)
         if isinstance(condition, Member):
             return self._member(condition)
         return self._comparison(condition)
 
+    def _match(self, condition: Match) -> _Truth:
+        column, kind, pattern = self._texts(condition.column), condition.kind, condition.pattern
+        if pattern is None:
+            return _Truth(self._all(False), self._all(True))
+        if not isinstance(pattern, str):
+            raise _Undecided
+        # Some builds of SQLite ignore the case of all letters, or of none.
+        if kind == "LIKE" and self._sql("SELECT 'a' LIKE 'A', '\u00e4' LIKE '\u00c4'", {}) != [(1, 0)]:
+            raise _Undecided
+        chosen = matching(column.texts, kind, pattern, lambda texts: self._judged(kind, pattern, texts))
+        if chosen is None:
+            raise _Undecided
+        return self._of_texts(column, chosen)
+
+    def _judged(self, kind: str, pattern: str, texts: Sequence[bytes]) -> list[bool]:
+        found: list[bool] = []
+        for start in range(0, len(texts), _JUDGED_AT_ONCE):
+            values: dict[str, Any] = {f"v{i}": v for i, v in enumerate(texts[start : start + _JUDGED_AT_ONCE])}
+            asked = ", ".join(f"CAST(:{name} AS TEXT) {kind} :pattern" for name in values)
+            found += map(bool, self._sql(f"SELECT {asked}", values | {"pattern": pattern})[0])
+        return found
+
+    def _near(self, condition: NearPlace) -> _Truth:
+        latitude, longitude = self._column(condition.latitude), self._column(condition.longitude)
+        if None in condition.given:
+            return _Truth(self._all(False), self._all(True))
+        try:
+            true = Near().of_all(latitude.values, longitude.values, *condition.given)
+        except InvalidArgument:  # SQLite says so, if it comes to that
+            raise _Undecided from None
+        return _without(true, _either(latitude.nulls, longitude.nulls))
+
+    def _holds(self, condition: Holds) -> _Truth:
+        column, value = self._texts(condition.column), condition.value
+        flags = np.zeros(len(column.texts), np.bool_)
+        for i, text in enumerate(column.texts):
+            try:
+                flags[i] = holds(text.decode(), value)
+            except UnicodeDecodeError:
+                raise _Undecided from None
+        return _Truth(self._of_texts(column, Chosen([], flags)).true)
+
+    def _texts(self, name: Name) -> TextColumn:
+        found = self._file.texts(name.name)
+        if found is None:
+            raise _Undecided
+        return found
+
+    def _of_texts(self, column: TextColumn, chosen: Chosen) -> _Truth:
+        codes, count = column.codes[: self._below], len(column.texts)
+        ranges = [(start, end) for start, end in chosen.ranges if start < end]
+        if chosen.flags is None and len(ranges) <= _FEW_RANGES:
+            true = self._all(False)
+            for start, end in ranges:
+                within = codes < end
+                if start:
+                    within &= codes >= start
+                true |= within
+        else:
+            true = np.append(chosen_flags(chosen, count), False)[codes]
+        return _Truth(true, codes == count if column.nulls else None)
+
+    def _nulls(self, name: Name) -> Flags | None:
+        if not self._is_text(name):
+            return self._column(name).nulls
+        column = self._texts(name)
+        return column.codes[: self._below] == len(column.texts) if column.nulls else None
+
+    def _is_text(self, name: Name) -> bool:
+        return self._file.is_text(_NUMBERS.get(name.name, (name.name, None))[0])
+
+    def _text_comparison(self, condition: Comparison) -> _Truth:
+        column, value = self._texts(condition.column), condition.value
+        if value is None:
+            return _Truth(self._all(False), self._all(True))
+        if not isinstance(value, str):
+            raise _Undecided
+        return self._of_texts(column, ranges_of(column.texts, condition.operator, value))
+
     def _comparison(self, condition: Comparison) -> _Truth:
+        if self._is_text(condition.column):
+            return self._text_comparison(condition)
         column = self._column(condition.column)
         if isinstance(condition.value, Name):
             return self._of_two(condition.column, condition.operator, condition.value)
@@ -174,12 +276,23 @@ class _Evaluation:
         if "modified" in (one.name, other.name) or first.values.dtype.kind != second.values.dtype.kind:
             raise _Undecided
         true = _compare(first.values, operator, second.values)
-        nulls = first.nulls
-        if second.nulls is not None:
-            nulls = second.nulls if nulls is None else nulls | second.nulls
-        return _without(true, nulls)
+        return _without(true, _either(first.nulls, second.nulls))
+
+    def _text_member(self, condition: Member) -> _Truth:
+        column = self._texts(condition.column)
+        flags = np.zeros(len(column.texts), np.bool_)
+        for value in condition.values:
+            if value is not None:
+                if not isinstance(value, str):
+                    raise _Undecided
+                for start, end in ranges_of(column.texts, "=", value).ranges:
+                    flags[start:end] = True
+        return self._of_texts(column, Chosen([], flags))
 
     def _member(self, condition: Member) -> _Truth:
+        if self._is_text(condition.column):
+            found = self._text_member(condition)
+            return _Truth(found.true, ~found.true) if None in condition.values else found
         column = self._column(condition.column)
         true = self._all(False)
         for value in condition.values:
@@ -211,6 +324,12 @@ class _Evaluation:
 
     def _all(self, value: bool) -> Flags:
         return np.full(self._below, value, np.bool_)
+
+
+def _either(one: Flags | None, other: Flags | None) -> Flags | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return one | other
 
 
 def _not_false(truth: _Truth) -> Flags:

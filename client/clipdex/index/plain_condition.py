@@ -17,8 +17,11 @@ __all__ = [
     "Condition",
     "Constant",
     "Either",
+    "Holds",
+    "Match",
     "Member",
     "Name",
+    "NearPlace",
     "Not",
     "Null",
     "plain_condition",
@@ -36,7 +39,7 @@ _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _SPELLED = {"==": "=", "!=": "<>"}
 _MOST_MEMBERS = 64
 _DEEPEST = 50
-_WORDS = frozenset(("AND", "OR", "NOT", "BETWEEN", "IN", "IS", "ISNULL", "NOTNULL", "NULL"))
+_WORDS = frozenset(("AND", "OR", "NOT", "BETWEEN", "IN", "IS", "ISNULL", "NOTNULL", "NULL", "GLOB", "LIKE"))
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,32 @@ class Null:
 
 
 @dataclass(frozen=True)
+class Match:
+    """column KIND pattern. kind: GLOB or LIKE."""
+
+    column: Name
+    kind: str
+    pattern: Constant
+
+
+@dataclass(frozen=True)
+class NearPlace:
+    """near(lat, lon, km), of the row's `latitude` and `longitude`."""
+
+    latitude: Name
+    longitude: Name
+    given: tuple[Constant, Constant, Constant]
+
+
+@dataclass(frozen=True)
+class Holds:
+    """has(column, value), of a JSON list of texts."""
+
+    column: Name
+    value: Constant
+
+
+@dataclass(frozen=True)
 class Not:
     """NOT condition."""
 
@@ -93,7 +122,7 @@ class Either:
     other: Condition
 
 
-Condition: TypeAlias = "Comparison | Member | Null | Not | Both | Either"
+Condition: TypeAlias = "Comparison | Member | Null | Match | NearPlace | Holds | Not | Both | Either"
 
 
 class _TooMuch(Exception):
@@ -204,6 +233,8 @@ class _Parser:
             value = self._constant()
             operator = self._operator()
             return Comparison(self._column(), _MIRRORED.get(operator, operator), value)
+        if self._tokens[self._at + 1][0] == "(":
+            return self._function()
         column = self._column()
         if self._took("IS"):
             negated = self._took("NOT")
@@ -230,6 +261,9 @@ class _Parser:
             if len(members) > _MOST_MEMBERS:
                 raise _TooMuch
             found = Member(column, tuple(members))
+        elif self._next() in ("GLOB", "LIKE"):
+            kind, _ = self._take()
+            found = Match(column, kind, self._constant())
         elif negated:
             raise _TooMuch
         else:
@@ -237,6 +271,25 @@ class _Parser:
             other = self._column() if self._next() == "word" else self._constant()
             return Comparison(column, operator, other)
         return Not(found) if negated else found
+
+    def _function(self) -> Condition:
+        _, function = self._take()
+        self.expect("(")
+        found: Condition
+        if function.lower() == "near":
+            given = [self._constant()]
+            for _ in range(2):
+                self.expect(",")
+                given.append(self._constant())
+            found = NearPlace(self._named("latitude"), self._named("longitude"), (given[0], given[1], given[2]))
+        elif function.lower() == "has":
+            column = self._column()
+            self.expect(",")
+            found = Holds(column, self._constant())
+        else:
+            raise _TooMuch
+        self.expect(")")
+        return found
 
     def _operator(self) -> str:
         kind, _ = self._take()
@@ -255,6 +308,9 @@ class _Parser:
             if kind != "text":
                 raise _TooMuch
             name = "meta." + key.replace("''", "'")
+        return self._named(name)
+
+    def _named(self, name: str) -> Name:
         if name not in self._columns:
             raise _TooMuch
         return self._columns[name]
