@@ -5,7 +5,7 @@
 One query and 64 at once (`--counts`), the best ten, of drawn unit vectors in float16; first without, then with
 the side files of `clipdex optimize`. All sides take turns; medians, by the clock and of the processor. "SQLite"
 and "columns": a condition asked first, without and with `rows.columns`. "Again": later searches of the same
-snapshot remember what it kept. Files are in the page cache. Needs about 2 GB of disk. Figures: docs/performance.md.
+snapshot remember what it kept. Files are in the page cache. Needs 2 GB of disk. Figures: docs/performance.md.
 """
 
 import argparse
