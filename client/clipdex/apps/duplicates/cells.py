@@ -28,7 +28,7 @@ _TURNS = 2  # of moving the centres to the middle of their points
 _AT_ONCE = 512  # points
 _ASKED = 1024  # points, by which the work is foreseen
 _WORTH = 0.5  # of the comparisons of all with all
-_MOST_NEAR = 16 << 20  # points near the borders of the cells that are looked at in one pass
+_MOST_NEAR = 8 << 20  # points near the borders of the cells that are looked at in one pass
 _UNIT = 2.0**-24
 
 
@@ -63,9 +63,9 @@ class Cells:
             borders = np.searchsorted(cells, np.arange(end - first + 1))
             for cell in range(first, end):
                 low, high = borders[cell - first : cell - first + 2]
-                yield int(self.starts[cell]), int(self.starts[cell + 1]), near[low:high]
+                yield int(self.starts[cell]), int(self.starts[cell + 1]), near[low:high].astype(np.int64)
 
-    def _near(self, first: int, end: int) -> tuple[npt.NDArray[np.uint16], Rows]:
+    def _near(self, first: int, end: int) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint32]]:
         """Find the points near the borders of cells [first, end), each of which it is not in.
 
         -> the cells, less `first`, ascending, and the points.
@@ -74,7 +74,7 @@ class Cells:
         error = 8 * (dim + 8) * _UNIT  # of two products, and of taking one from the other
         # The product with the centre of the other cell less that with the own is a single product.
         across = np.concatenate([self.centres[first:end], np.ones((end - first, 1), np.float32)], axis=1).T.copy()
-        cells, points = [np.empty(0, np.uint16)], [np.empty(0, np.int64)]
+        cells, points = [np.empty(0, np.uint16)], [np.empty(0, np.uint32)]
         sizes = np.diff(self.starts)
         for start, stop, low, high in self._batches():
             closeness = self.centres[low:high] @ across[:dim]
@@ -86,7 +86,7 @@ class Cells:
             mine = np.concatenate([self.points[start:stop], -self.own[start:stop, None]], axis=1)
             within = mine @ across >= np.repeat(border, self._shares(sizes, start, stop, low, high), axis=0)
             which, of = np.divmod(np.flatnonzero(within), end - first)
-            points.append(start + which)
+            points.append((start + which).astype(np.uint32))
             cells.append(of.astype(np.uint16))
         found = np.concatenate(cells)
         order = np.argsort(found, kind="stable")
