@@ -269,7 +269,7 @@ def test_optimize_writes_the_columns_that_are_of_numbers_or_texts_and_another_ru
 def test_what_is_not_plain_goes_to_sqlite(path, by_columns):
     for condition in (
         "width % 2 = 0",
-        "name GLOB '*7*'",
+        "name > '7'",
         "width > '5'",
         "camera = 5",
         "path LIKE 5",

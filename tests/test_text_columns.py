@@ -196,6 +196,63 @@ def differential(path, decided, seed, count):
     assert sum(decided.values()) > len(decided) / 3
 
 
+DECIDED = [
+    "name = 'a'",
+    "name <> 'IMG_a' OR name IN ('b', 'B', NULL)",
+    "name NOT IN ('a', 'B', '') AND name IS NOT NULL",
+    "name GLOB 'IMG_*' AND NOT name LIKE '%.jpg'",
+    "name LIKE 'a%b' OR name GLOB '*/*'",
+    "name = '' OR name LIKE '24%' OR name LIKE '%24'",
+    "path LIKE '/IMG%' AND folder >= '/'",
+    "path GLOB '/*/2024/*' AND near(48.1, 11.6, 7.5)",
+    "near(48.1, 11.6, NULL) OR near(48.1, 11.6, 20016)",
+    "NOT near(48.1, 11.6, 5) AND NOT has(keywords, 'beach')",
+    "taken >= '2024-06' AND taken < '2024-06-01T17:30:01'",
+    "NOT (camera LIKE 'pixel%' OR camera IS NULL)",
+]
+
+
+@pytest.mark.parametrize("few", [0, 2_000])
+def test_what_users_filter_by_first_is_decided_without_sqlite(path, decided, monkeypatch, few):
+    monkeypatch.setattr(text_patterns, "_FEW", few)
+    for condition in DECIDED:
+        one, other = both(path, condition)
+        assert one == other, condition
+    assert all(decided.values())
+
+
+UNDECIDED = [
+    "near(91, 0, 5)",  # an error, if any row comes to it
+    "width > 700 AND near(0, 0, -1)",
+    "near('48', 11, 5)",
+    "path GLOB '%s'" % ("a" * 1001),
+    "width > 700 AND path LIKE '%s'" % ("é" * 501),
+    "camera = 5 OR make LIKE 5",
+    "path LIKE 'a' ESCAPE 'b'",
+    "name < 'b'",
+    "near(48, 11, 5) = 0",
+    "has(keywords, 'a', 'b')",
+]
+
+
+def test_what_columns_cannot_decide_is_as_sqlite_says(path, decided):
+    for condition in UNDECIDED:
+        one, other = both(path, condition)
+        assert one == other, condition
+    assert not any(decided.values())
+
+
+def test_patterns_are_left_to_a_sqlite_that_ignores_the_case_of_all_letters(path, decided, monkeypatch):
+    run = where_module.Where._run
+    like = "SELECT 'a' LIKE 'A', 'ä' LIKE 'Ä'"
+    monkeypatch.setattr(
+        where_module.Where, "_run", lambda self, sql, values: [(1, 1)] if sql == like else run(self, sql, values)
+    )
+    both(path, "path LIKE '/a%'")
+    both(path, "path GLOB '/a*'")
+    assert decided == {"path LIKE '/a%'": False, "path GLOB '/a*'": True}
+
+
 def test_random_conditions_on_texts_find_what_sqlite_finds(path, decided, monkeypatch):
     differential(path, decided, 0, 30)
     monkeypatch.setattr(text_patterns, "_FEW", 0)  # as if there were too many texts to ask SQLite about each

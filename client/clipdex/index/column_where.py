@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -15,6 +12,7 @@ import numpy.typing as npt
 from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument
 from clipdex.index.near import Near
+from clipdex.index.number_comparisons import SECOND, compare, second_text, time_compared, whole_compared
 from clipdex.index.picture_view import holds
 from clipdex.index.plain_condition import (
     Both,
@@ -33,7 +31,7 @@ from clipdex.index.plain_condition import (
 )
 from clipdex.index.side.column_file import Column, ColumnFile
 from clipdex.index.side.text_column import TextColumn
-from clipdex.index.text_patterns import Chosen, chosen_flags, matching, ranges_of
+from clipdex.index.text_patterns import Chosen, chosen_flags, matching, named, ranges_of
 
 __all__ = ["KEY_PREFIX", "TEXTS", "Sql", "ranges_of_columns", "rows_by_columns"]
 
@@ -57,23 +55,13 @@ _NUMBERS = {
 # Columns of texts, in the file and in conditions.
 TEXTS = ("path", "folder", "taken", "taken_offset", "make", "camera", "lens", "keywords")
 
+# A column of conditions that is what follows the last slash of one of the file.
+_PARTS = {"name": "path"}
+
 _FEW_RANGES = 4  # of texts, which rows are compared with one by one
 _JUDGED_AT_ONCE = 200  # texts
 
-_SECOND = 10**9
-_EPOCH = datetime(1970, 1, 1)
-_LAST_SECOND = (1 << 63) // _SECOND + 1  # a time in ns has 64 bits
 _EXACT = 1 << 53  # of whole numbers, float64 has all up to this
-
-
-_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "<": np.less,
-    "<=": np.less_equal,
-    ">": np.greater,
-    ">=": np.greater_equal,
-    "=": np.equal,
-    "<>": np.not_equal,
-}
 
 
 class _Undecided(Exception):
@@ -101,6 +89,7 @@ def rows_by_columns(
     there = file.names()
     columns = {name: Name(name) for name, (of_file, _) in _NUMBERS.items() if of_file in there}
     columns |= {name: Name(name) for name in there if name in TEXTS or name.startswith(KEY_PREFIX)}
+    columns |= {name: Name(name) for name, of_file in _PARTS.items() if of_file in there}
     parsed = plain_condition(condition, values, columns, lambda number: sql(f"SELECT {number}", {})[0][0])
     if parsed is None:
         return None
@@ -142,7 +131,7 @@ def ranges_of_columns(
         if divisor is not None:
             ends = [float(end) / divisor for end in ends]
         elif name == "modified":
-            ends = [_second_text(abs(end) // _SECOND * (1 if end >= 0 else -1)) for end in ends]
+            ends = [second_text(abs(end) // SECOND * (1 if end >= 0 else -1)) for end in ends]
         found[name] = tuple(ends) or None
     return found
 
@@ -190,7 +179,13 @@ class _Evaluation:
         # Some builds of SQLite ignore the case of all letters, or of none.
         if kind == "LIKE" and self._sql("SELECT 'a' LIKE 'A', '\u00e4' LIKE '\u00c4'", {}) != [(1, 0)]:
             raise _Undecided
-        chosen = matching(column.texts, kind, pattern, lambda texts: self._judged(kind, pattern, texts))
+        chosen = matching(
+            column.texts,
+            kind,
+            pattern,
+            lambda texts: self._judged(kind, pattern, texts),
+            names=condition.column.name in _PARTS,
+        )
         if chosen is None:
             raise _Undecided
         return self._of_texts(column, chosen)
@@ -224,7 +219,7 @@ class _Evaluation:
         return _Truth(self._of_texts(column, Chosen([], flags)).true)
 
     def _texts(self, name: Name) -> TextColumn:
-        found = self._file.texts(name.name)
+        found = self._file.texts(_of_file(name))
         if found is None:
             raise _Undecided
         return found
@@ -250,7 +245,7 @@ class _Evaluation:
         return column.codes[: self._below] == len(column.texts) if column.nulls else None
 
     def _is_text(self, name: Name) -> bool:
-        return self._file.is_text(_NUMBERS.get(name.name, (name.name, None))[0])
+        return self._file.is_text(_of_file(name))
 
     def _text_comparison(self, condition: Comparison) -> _Truth:
         column, value = self._texts(condition.column), condition.value
@@ -258,6 +253,11 @@ class _Evaluation:
             return _Truth(self._all(False), self._all(True))
         if not isinstance(value, str):
             raise _Undecided
+        if condition.column.name in _PARTS:
+            if condition.operator not in ("=", "<>"):
+                raise _Undecided
+            flags = named(column.texts, value)
+            return self._of_texts(column, Chosen([], flags if condition.operator == "=" else ~flags))
         return self._of_texts(column, ranges_of(column.texts, condition.operator, value))
 
     def _comparison(self, condition: Comparison) -> _Truth:
@@ -275,7 +275,7 @@ class _Evaluation:
         first, second = self._column(one), self._column(other)
         if "modified" in (one.name, other.name) or first.values.dtype.kind != second.values.dtype.kind:
             raise _Undecided
-        true = _compare(first.values, operator, second.values)
+        true = compare(first.values, operator, second.values)
         return _without(true, _either(first.nulls, second.nulls))
 
     def _text_member(self, condition: Member) -> _Truth:
@@ -285,6 +285,9 @@ class _Evaluation:
             if value is not None:
                 if not isinstance(value, str):
                     raise _Undecided
+                if condition.column.name in _PARTS:
+                    flags |= named(column.texts, value)
+                    continue
                 for start, end in ranges_of(column.texts, "=", value).ranges:
                     flags[start:end] = True
         return self._of_texts(column, Chosen([], flags))
@@ -305,14 +308,16 @@ class _Evaluation:
 
     def _compared(self, name: Name, values: Array, operator: str, value: Constant) -> Flags:
         if name.name == "modified":
-            return _time_compared(values, operator, value)
+            if not isinstance(value, str):
+                raise _Undecided
+            return time_compared(values, operator, value)
         if isinstance(value, str) or value is None:
             raise _Undecided  # SQLite makes a number of it, or not
         if values.dtype.kind == "f":
             if isinstance(value, int) and not -_EXACT <= value <= _EXACT:
                 raise _Undecided
-            return _compare(values, operator, np.float64(value))
-        return _whole_compared(values, operator, value)
+            return compare(values, operator, np.float64(value))
+        return whole_compared(values, operator, value)
 
     def _column(self, name: Name) -> Column:
         if name not in self._read:
@@ -324,6 +329,11 @@ class _Evaluation:
 
     def _all(self, value: bool) -> Flags:
         return np.full(self._below, value, np.bool_)
+
+
+def _of_file(name: Name) -> str:
+    """Return which column of the file has a column of conditions."""
+    return _PARTS.get(name.name) or _NUMBERS.get(name.name, (name.name, None))[0]
 
 
 def _either(one: Flags | None, other: Flags | None) -> Flags | None:
@@ -338,60 +348,3 @@ def _not_false(truth: _Truth) -> Flags:
 
 def _without(true: Flags, nulls: Flags | None) -> _Truth:
     return _Truth(true) if nulls is None else _Truth(true & ~nulls, nulls)
-
-
-def _compare(values: Array, operator: str, value: Any) -> Flags:
-    found: Flags = _OPERATORS[operator](values, value)
-    return found
-
-
-def _whole_compared(values: Array, operator: str, value: float) -> Flags:
-    """Compare whole numbers with a number as real numbers are compared: exactly."""
-    if math.isinf(value) or value != math.floor(value):
-        if operator in ("=", "<>"):
-            return np.full(len(values), operator == "<>", np.bool_)
-        if math.isinf(value):
-            return np.full(len(values), (value > 0) == (operator in ("<", "<=")), np.bool_)
-        # Between two whole numbers.
-        operator = {"<": "<=", "<=": "<=", ">": ">", ">=": ">"}[operator]
-    whole = math.floor(value)
-    bounds = np.iinfo(values.dtype)
-    if whole > bounds.max:
-        return np.full(len(values), operator in ("<", "<=", "<>"), np.bool_)
-    if whole < bounds.min:
-        return np.full(len(values), operator in (">", ">=", "<>"), np.bool_)
-    return _compare(values, operator, values.dtype.type(whole))
-
-
-class _Seconds(Sequence[bytes]):
-    """Every second that a time in ns may be in, as SQLite's datetime() writes it, in order."""
-
-    def __len__(self) -> int:
-        return 2 * _LAST_SECOND + 1
-
-    def __getitem__(self, at: Any) -> Any:
-        return _second_text(at - _LAST_SECOND).encode()
-
-
-def _second_text(second: int) -> str:
-    return (_EPOCH + timedelta(seconds=second)).isoformat(" ")
-
-
-def _time_compared(times_ns: Array, operator: str, value: Constant) -> Flags:
-    """Compare times as texts, byte by byte: their order is that of the seconds."""
-    if not isinstance(value, str):
-        raise _Undecided
-    text = value.encode()
-    first = _least_ns(bisect_left(_Seconds(), text) - _LAST_SECOND)  # that is not before the text
-    after = _least_ns(bisect_right(_Seconds(), text) - _LAST_SECOND)
-    if operator in (">=", "<"):
-        return _whole_compared(times_ns, operator, first)
-    if operator in (">", "<="):
-        return _whole_compared(times_ns, {">": ">=", "<=": "<"}[operator], after)
-    same = _whole_compared(times_ns, ">=", first) & _whole_compared(times_ns, "<", after)
-    return same if operator == "=" else ~same
-
-
-def _least_ns(second: int) -> int:
-    """Return the first time in ns that SQLite, which rounds towards zero, counts to a second."""
-    return second * _SECOND if second > 0 else (second - 1) * _SECOND + 1

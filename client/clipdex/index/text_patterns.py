@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from clipdex.index.side.text_column import SortedTexts
 
-__all__ = ["LONGEST_PATTERN", "Chosen", "chosen_flags", "matching", "ranges_of"]
+__all__ = ["LONGEST_PATTERN", "Chosen", "chosen_flags", "matching", "named", "ranges_of"]
 
 Flags = npt.NDArray[np.bool_]
 Positions = npt.NDArray[np.int64]
@@ -65,24 +65,40 @@ def ranges_of(texts: SortedTexts, operator: str, value: str) -> Chosen:
 
 
 def matching(
-    texts: SortedTexts, kind: str, pattern: str, judge: Callable[[Sequence[bytes]], Sequence[bool]]
+    texts: SortedTexts,
+    kind: str,
+    pattern: str,
+    judge: Callable[[Sequence[bytes]], Sequence[bool]],
+    *,
+    names: bool = False,
 ) -> Chosen | None:
     """Find the texts that match a pattern; None if only SQLite can tell.
 
     Args:
         kind: "GLOB", or "LIKE" that ignores the case of ASCII letters only.
         judge: asks SQLite about each of a few texts.
+        names: of paths, compare what follows the last slash.
     """
     if "\0" in pattern or len(pattern.encode()) > LONGEST_PATTERN:
         return None
     if len(texts) <= _FEW:
-        return Chosen([], np.fromiter(judge(texts[:]), np.bool_, len(texts)))
+        asked = [text.rpartition(b"/")[2] for text in texts] if names else texts[:]
+        return Chosen([], np.fromiter(judge(asked), np.bool_, len(texts)))
     if not pattern.isascii() and (not texts.is_utf8 or any(each in pattern for each in _AMBIGUOUS)):
         return None
     parts = _parts(kind, pattern)
     if parts is None or (not texts.is_ascii and any(None in part for part in parts)):
         return None
-    return _of_parts(texts, parts)
+    return _of_parts(texts, parts, names=names)
+
+
+def named(texts: SortedTexts, value: str) -> Flags:
+    """Find the paths whose part after the last slash is this: bool (n,)."""
+    flags = np.zeros(len(texts), np.bool_)
+    region = _Region(texts, 0, len(texts), names=True)
+    literal = [(byte,) for byte in value.encode()]
+    flags[region.ending(*region.followed([], 0), literal, exactly=True)] = True
+    return flags
 
 
 def _parts(kind: str, pattern: str) -> list[list[_Byte]] | None:
@@ -104,20 +120,20 @@ def _byte(kind: str, byte: int, one: str) -> _Byte:
     )
 
 
-def _of_parts(texts: SortedTexts, parts: list[list[_Byte]]) -> Chosen | None:
+def _of_parts(texts: SortedTexts, parts: list[list[_Byte]], *, names: bool) -> Chosen | None:
     beginning, end = parts[0], parts[-1] if len(parts) > 1 else []
     middles = [part for part in parts[1:-1] if part]
     if any(all(byte is None for byte in middle) for middle in middles):
         return None
-    known = next((i for i, byte in enumerate(beginning) if byte is None), len(beginning))
+    known = 0 if names else next((i for i, byte in enumerate(beginning) if byte is None), len(beginning))
     ranges = _beginning_with(texts, beginning[:known])
     if ranges is None:
         return None
-    if len(parts) > 1 and known == len(beginning) and not middles and not end:
+    if not names and len(parts) > 1 and known == len(beginning) and not middles and not end:
         return Chosen(ranges)
     flags = np.zeros(len(texts), np.bool_)
     for first, last in ranges:
-        region = _Region(texts, first, last)
+        region = _Region(texts, first, last, names=names)
         found = region.followed(beginning, known)
         for middle in middles:
             found = region.then(*found, middle)
@@ -150,13 +166,21 @@ def _after(beginning: bytes) -> bytes:
 
 
 class _Region:
-    """Texts [first, last) of the sorted ones, numbered from 0. Places are of bytes in all texts' data."""
+    """Texts [first, last) of the sorted ones, or the names that they end with, numbered from 0.
 
-    def __init__(self, texts: SortedTexts, first: int, last: int) -> None:
+    Places are of bytes in the data of the texts.
+    """
+
+    def __init__(self, texts: SortedTexts, first: int, last: int, *, names: bool) -> None:
         self._offsets = texts.offsets[first : last + 1].astype(np.int64)
         self._base = int(self._offsets[0])
         self._data = texts.data[self._base : int(self._offsets[-1])]
         self._offsets -= self._base
+        self._starts = self._offsets[:-1]
+        if names:
+            slashes = np.append(-1, np.flatnonzero(self._data == ord("/")))
+            before = slashes[np.searchsorted(slashes, self._offsets[1:]) - 1]  # the last before the end
+            self._starts = np.maximum(self._starts, before + 1)
 
     def followed(self, beginning: _Literal, known: int) -> tuple[Positions, Positions]:
         """Return the texts, all of which begin with the first `known` bytes, that have the others after them.
@@ -164,7 +188,7 @@ class _Region:
         -> the texts, and where each goes on.
         """
         which = np.arange(len(self._offsets) - 1)
-        places = self._offsets[:-1] + len(beginning)
+        places = self._starts + len(beginning)
         kept = places <= self._offsets[1:]
         which, places = which[kept], places[kept]
         kept = self._are(places - len(beginning) + known, beginning[known:])
