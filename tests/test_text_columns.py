@@ -3,7 +3,10 @@
 import itertools
 import os
 import random
+import sqlite3
+from contextlib import closing
 
+import numpy as np
 import pytest
 from conftest import unit_vectors
 
@@ -12,6 +15,7 @@ from clipdex.base.exif import Exif
 from clipdex.base.item_paths import item_path
 from clipdex.index import Index, IndexWriter, Manifest, Picture, column_where, optimize_index, text_patterns
 from clipdex.index import where as where_module
+from clipdex.index.side.text_column import SortedTexts
 
 pytestmark = [pytest.mark.thin, pytest.mark.once]
 
@@ -251,6 +255,35 @@ def test_patterns_are_left_to_a_sqlite_that_ignores_the_case_of_all_letters(path
     both(path, "path LIKE '/a%'")
     both(path, "path GLOB '/a*'")
     assert decided == {"path LIKE '/a%'": False, "path GLOB '/a*'": True}
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [b"", b"/a", b"b", b"ba", b"bab", b"bb"],
+        [b"/\xa9", b"/\xc2\xa9", b"/\xe0\x82\xa9", b"a\xa9"],
+        [b"/\xc3", b"\xa9"],  # valid UTF-8 only one after the other
+        ["/\u00a9".encode(), "/a\u00a9b".encode(), "/\ufffd".encode(), "/\ufffe".encode()],
+    ],
+)
+def test_patterns_match_within_one_text_and_only_what_sqlite_reads_as_their_characters(texts, monkeypatch):
+    monkeypatch.setattr(text_patterns, "_FEW", 0)
+    offsets = np.cumsum([0, *map(len, texts)]).astype(np.uint32)
+    held = SortedTexts(offsets, np.frombuffer(b"".join(texts), np.uint8))
+    decided = 0
+    with closing(sqlite3.connect(":memory:")) as db:
+        for parts in itertools.product(
+            ["", "*", "?"], ["a", "b", "ab", "\u00a9", "\ufffd", "\ufffe"], ["", "*", "b*"]
+        ):
+            pattern = "".join(parts)
+            for kind, asked in (("GLOB", pattern), ("LIKE", pattern.replace("*", "%").replace("?", "_").upper())):
+                found = text_patterns.matching(held, kind, asked, lambda _: [])
+                select = f"SELECT CAST(? AS TEXT) {kind} ?"
+                expected = [bool(db.execute(select, (text, asked)).fetchone()[0]) for text in texts]
+                if found is not None:
+                    assert text_patterns.chosen_flags(found, len(texts)).tolist() == expected, (kind, asked)
+                    decided += 1
+    assert decided > 20
 
 
 def test_random_conditions_on_texts_find_what_sqlite_finds(path, decided, monkeypatch):
