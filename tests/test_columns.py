@@ -192,6 +192,27 @@ CONSTANTS = [
 PARAMS = {"w": 640, "f": 127.5, "t": "2020-09-13", "none": None, "big": BIG}
 
 
+def term(rng):
+    """Draw some arithmetic."""
+    pieces = [
+        *COLUMNS[:4],
+        *COLUMNS[5:8],
+        *COLUMNS[11:14],
+        "0",
+        "2",
+        "- 3",
+        "1.5",
+        "1000000",
+        ":f",
+        "NULL",
+        "camera",
+    ]
+    found = rng.choice(pieces[:-2] if rng.random() < 0.95 else pieces)
+    for _ in range(rng.randrange(1, 3)):
+        found += f" {rng.choice(['+', '-', '*', '/'])} {rng.choice(pieces[:-2] if rng.random() < 0.9 else pieces)}"
+    return found
+
+
 def drawn(rng, depth=0):
     """Draw a condition."""
     kind = rng.random()
@@ -218,6 +239,7 @@ def drawn(rng, depth=0):
             f"{column} {operator} {one}",
             f"{one} {operator} {column}",
             f"{column}{operator} {rng.choice(COLUMNS)}" if operator != "IS" else f"{column} IS {one}",
+            f"{term(rng)} {operator} {rng.choice([one, column, term(rng)])}",
             f"{column} {negated}BETWEEN {one} AND {other}",
             f"{column} {negated}IN ({one}, {other},{rng.choice(constants)})",
             f"{column} IS {negated}NULL",
@@ -276,11 +298,14 @@ def test_what_is_not_plain_goes_to_sqlite(path, by_columns):
         "path LIKE '%7%' ESCAPE '7'",
         "glob('*7*', path)",
         "title LIKE '%a%'",
-        "width + 1 > 5",
+        "width + (1) > 5",
+        "width & 1 = 1",
+        "size * 9223372036854775807 > 5",
+        "width * 9e307 > 5",
     ):
         one, other = both(path, condition)
         assert one == other, condition
-    assert (by_columns.asked, by_columns.done) == (9, 0)
+    assert (by_columns.asked, by_columns.done) == (12, 0)
 
 
 CERTAIN = [
@@ -293,8 +318,29 @@ CERTAIN = [
     "size > 9007199254740992.0",
     "size >= 9.3e18 OR size <= -9.3e18",
     "width < height AND NOT latitude > longitude",
+    "width * height > 100000 AND width>2*height",
+    "width / height >= 2 OR width * 1.0 / height < 0.7",
+    "- 7 / rating = -2 OR NOT 7 / rating > 2",
+    "width - height + 1 = 1 AND 1.5 < meta ->> 'n' / 2.0",
+    "width - 1 < meta ->> 'x' OR height > width * 1.5",
+    "meta ->> 'n' * 2 - width > -500 AND latitude * 2 > 96.5",
+    "1 + 1 = width",
 ]
-UNCERTAIN = ["meta ->> 'x' = 9007199254740993", "meta ->> 'x' IN (9007199254740993)", "size > 9223372036854775808"]
+UNCERTAIN = [
+    "meta ->> 'm' / 2 = 1",
+    "size - 1 < meta ->> 'x'",
+    "size * 2 > 5",
+    "meta ->> 'x' = 9007199254740993",
+    "meta ->> 'x' IN (9007199254740993)",
+    "size > 9223372036854775808",
+]
+    "meta ->> 'm' / 2 = 1",
+    "size - 1 < meta ->> 'x'",
+    "size * 2 > 5",
+    "meta ->> 'x' = 9007199254740993",
+    "meta ->> 'x' IN (9007199254740993)",
+    "size > 9223372036854775808",
+]
 
 
 def test_edges_of_null_and_of_float64_are_as_in_sqlite(path, by_columns):

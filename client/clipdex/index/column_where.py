@@ -12,9 +12,18 @@ import numpy.typing as npt
 from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument
 from clipdex.index.near import Near
-from clipdex.index.number_comparisons import SECOND, compare, second_text, time_compared, whole_compared
+from clipdex.index.number_comparisons import (
+    EXACT,
+    SECOND,
+    compare,
+    computed,
+    second_text,
+    time_compared,
+    whole_compared,
+)
 from clipdex.index.picture_view import holds
 from clipdex.index.plain_condition import (
+    Arithmetic,
     Both,
     Comparison,
     Condition,
@@ -27,6 +36,7 @@ from clipdex.index.plain_condition import (
     NearPlace,
     Not,
     Null,
+    Term,
     plain_condition,
 )
 from clipdex.index.side.column_file import Column, ColumnFile
@@ -60,8 +70,6 @@ _PARTS = {"name": "path"}
 
 _FEW_RANGES = 4  # of texts, which rows are compared with one by one
 _JUDGED_AT_ONCE = 200  # texts
-
-_EXACT = 1 << 53  # of whole numbers, float64 has all up to this
 
 
 class _Undecided(Exception):
@@ -247,36 +255,69 @@ class _Evaluation:
     def _is_text(self, name: Name) -> bool:
         return self._file.is_text(_of_file(name))
 
-    def _text_comparison(self, condition: Comparison) -> _Truth:
-        column, value = self._texts(condition.column), condition.value
+    def _operand(self, term: Term) -> Column | None:
+        found = self._computed(term)
+        is_key = isinstance(term, Name) and term.name.startswith(KEY_PREFIX)
+        # Whole numbers among the real ones of a key are float64 here, and whole numbers to SQLite.
+        if is_key and found is not None and found.values.dtype.kind == "f":
+            raise _Undecided
+        return found
+
+    def _text_comparison(self, name: Name, operator: str, value: Constant) -> _Truth:
+        column = self._texts(name)
         if value is None:
             return _Truth(self._all(False), self._all(True))
         if not isinstance(value, str):
             raise _Undecided
-        if condition.column.name in _PARTS:
-            if condition.operator not in ("=", "<>"):
+        if name.name in _PARTS:
+            if operator not in ("=", "<>"):
                 raise _Undecided
             flags = named(column.texts, value)
-            return self._of_texts(column, Chosen([], flags if condition.operator == "=" else ~flags))
-        return self._of_texts(column, ranges_of(column.texts, condition.operator, value))
+            return self._of_texts(column, Chosen([], flags if operator == "=" else ~flags))
+        return self._of_texts(column, ranges_of(column.texts, operator, value))
 
     def _comparison(self, condition: Comparison) -> _Truth:
-        if self._is_text(condition.column):
-            return self._text_comparison(condition)
-        column = self._column(condition.column)
-        if isinstance(condition.value, Name):
-            return self._of_two(condition.column, condition.operator, condition.value)
-        if condition.value is None:
+        column, value = condition.column, condition.value
+        if isinstance(column, Name) and not isinstance(value, (Name, Arithmetic)):
+            if self._is_text(column):
+                return self._text_comparison(column, condition.operator, value)
+            if value is None:
+                return _Truth(self._all(False), self._all(True))
+            found = self._column(column)
+            return _without(self._compared(column, found.values, condition.operator, value), found.nulls)
+        one, other = self._computed(column), self._computed(value)
+        if one is None or other is None:
             return _Truth(self._all(False), self._all(True))
-        true = self._compared(condition.column, column.values, condition.operator, condition.value)
-        return _without(true, column.nulls)
+        first, second = one.values, other.values
+        if first.dtype.kind != second.dtype.kind:
+            for whole in (first, second):
+                if whole.dtype.kind == "i" and whole.size and np.abs(whole.astype(np.float64)).max() > EXACT:
+                    raise _Undecided
+        true = np.broadcast_to(compare(first, condition.operator, second), self._below)
+        return _without(true, _either(one.nulls, other.nulls))
 
-    def _of_two(self, one: Name, operator: str, other: Name) -> _Truth:
-        first, second = self._column(one), self._column(other)
-        if "modified" in (one.name, other.name) or first.values.dtype.kind != second.values.dtype.kind:
+    def _computed(self, term: Term) -> Column | None:
+        """Compute a term of numbers: of all rows, or, without columns, (); None if it is NULL."""
+        if term is None:
+            return None
+        if isinstance(term, Name):
+            if term.name == "modified":
+                raise _Undecided
+            return self._column(term)
+        if not isinstance(term, Arithmetic):
+            if isinstance(term, str):
+                raise _Undecided
+            return Column(np.array(term, np.int64 if isinstance(term, int) else np.float64), None)
+        one, other = self._operand(term.one), self._operand(term.other)
+        if one is None or other is None:
+            return None
+        found = computed(one.values, term.operator, other.values)
+        if found is None:
             raise _Undecided
-        true = compare(first.values, operator, second.values)
-        return _without(true, _either(first.nulls, second.nulls))
+        values, nulls = found
+        if nulls is not None:
+            nulls = np.broadcast_to(nulls, self._below)
+        return Column(values, _either(_either(one.nulls, other.nulls), nulls))
 
     def _text_member(self, condition: Member) -> _Truth:
         column = self._texts(condition.column)
@@ -314,7 +355,7 @@ class _Evaluation:
         if isinstance(value, str) or value is None:
             raise _Undecided  # SQLite makes a number of it, or not
         if values.dtype.kind == "f":
-            if isinstance(value, int) and not -_EXACT <= value <= _EXACT:
+            if isinstance(value, int) and not -EXACT <= value <= EXACT:
                 raise _Undecided
             return compare(values, operator, np.float64(value))
         return whole_compared(values, operator, value)

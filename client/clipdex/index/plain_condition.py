@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 __all__ = [
+    "Arithmetic",
     "Both",
     "Comparison",
     "Condition",
@@ -32,7 +33,7 @@ Constant: TypeAlias = "int | float | str | None"
 _TOKEN = re.compile(
     r"""[ \t\n\r\f]*(?:(?P<real>\d+\.\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)(?![\w.])
     |(?P<whole>\d+)(?![\w.])|(?P<word>[A-Za-z_][A-Za-z0-9_]*)(?![\w$])|:(?P<parameter>[A-Za-z_][A-Za-z0-9_]*)(?![\w$:])
-    |'(?P<text>(?:[^']|'')*)'|(?P<mark>->>|<=|>=|<>|!=|==|[-+(),<>=]))""",
+    |'(?P<text>(?:[^']|'')*)'|(?P<mark>->>|<=|>=|<>|!=|==|/(?!\*)|[-+*(),<>=]))""",
     re.VERBOSE | re.ASCII,
 )
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
@@ -50,12 +51,24 @@ class Name:
 
 
 @dataclass(frozen=True)
+class Arithmetic:
+    """one OPERATOR other. operator: + - * /."""
+
+    one: Term
+    operator: str
+    other: Term
+
+
+Term: TypeAlias = "Constant | Name | Arithmetic"
+
+
+@dataclass(frozen=True)
 class Comparison:
     """column OPERATOR value. operator: < <= > >= = <>."""
 
-    column: Name
+    column: Name | Arithmetic
     operator: str
-    value: Constant | Name
+    value: Term
 
 
 @dataclass(frozen=True)
@@ -229,13 +242,16 @@ class _Parser:
         return found
 
     def _predicate(self) -> Condition:
-        if self._next() != "word":
-            value = self._constant()
-            operator = self._operator()
-            return Comparison(self._column(), _MIRRORED.get(operator, operator), value)
-        if self._tokens[self._at + 1][0] == "(":
+        if self._next() == "word" and self._tokens[self._at + 1][0] == "(":
             return self._function()
-        column = self._column()
+        column = self._term()
+        if isinstance(column, Arithmetic):
+            return Comparison(column, self._operator(), self._term())
+        if not isinstance(column, Name):
+            operator, other = self._operator(), self._term()
+            if not isinstance(other, (Name, Arithmetic)):
+                raise _TooMuch
+            return Comparison(other, _MIRRORED.get(operator, operator), column)
         if self._took("IS"):
             negated = self._took("NOT")
             self.expect("NULL")
@@ -267,10 +283,25 @@ class _Parser:
         elif negated:
             raise _TooMuch
         else:
-            operator = self._operator()
-            other = self._column() if self._next() == "word" else self._constant()
-            return Comparison(column, operator, other)
+            return Comparison(column, self._operator(), self._term())
         return Not(found) if negated else found
+
+    def _term(self) -> Term:
+        found = self._product()
+        while self._next() in ("+", "-"):
+            operator, _ = self._take()
+            found = Arithmetic(found, operator, self._product())
+        return found
+
+    def _product(self) -> Term:
+        found = self._factor()
+        while self._next() in ("*", "/"):
+            operator, _ = self._take()
+            found = Arithmetic(found, operator, self._factor())
+        return found
+
+    def _factor(self) -> Term:
+        return self._column() if self._next() == "word" else self._constant()
 
     def _function(self) -> Condition:
         _, function = self._take()
