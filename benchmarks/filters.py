@@ -166,7 +166,8 @@ def main() -> None:
         print(f"{options.rows:,} rows × {options.dim}, the best ten; medians of {ROUNDS}, in turn")
         for count in options.counts:
             measure(path, "float16", count)
-        clipdex.index.optimize_index(path)
+        done = clipdex.index.optimize_index(path)
+        print(f"\n{COLUMNS_FILE}: {done.column_bytes / options.rows:.1f} bytes a row")
         for count in options.counts:
             measure(path, "optimized", count)
         describe(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +131,10 @@ def ranges_of_columns(
     """
     there, found = file.names(), dict[str, Any]()
     for name in names:
+        if name in TEXTS and name in there and (texts := file.texts(name)) is not None:
+            with suppress(UnicodeDecodeError):
+                found[name] = _ends_of_texts(texts, chosen)
+            continue
         of_file, divisor = _NUMBERS.get(name, (name, None))
         column = file.column(of_file) if name in _NUMBERS and of_file in there else None
         if column is None:
@@ -142,6 +147,14 @@ def ranges_of_columns(
             ends = [second_text(abs(end) // SECOND * (1 if end >= 0 else -1)) for end in ends]
         found[name] = tuple(ends) or None
     return found
+
+
+def _ends_of_texts(column: TextColumn, chosen: Flags) -> tuple[str, str] | None:
+    codes = column.codes[chosen]
+    if column.nulls:
+        codes = codes[codes < len(column.texts)]
+    ends = [int(codes.min()), int(codes.max())] if len(codes) else []
+    return (column.texts[ends[0]].decode(), column.texts[ends[1]].decode()) if ends else None
 
 
 class _Evaluation:
