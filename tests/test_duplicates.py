@@ -348,6 +348,23 @@ def test_vectors_that_are_all_alike_take_no_more_memory_than_a_block():
     assert peak < 160e6  # the cosines of 4,096 × 4,096 have 67 MB, and all 18 million pairs would have 288
 
 
+@pytest.mark.parametrize("by_cells", [False, True])
+def test_of_vectors_that_are_all_alike_few_are_compared_once_they_are_known_to_be(by_cells, monkeypatch):
+    aside = unit_vectors(5000, 64, seed=1)
+    aside[:, 0] = 0
+    vectors = 0.05 * aside + np.eye(64, dtype=np.float32)[0]
+    seen = []
+    near = groups._Forest._near
+    monkeypatch.setattr(groups._Forest, "_near", lambda *args: seen.append(near(*args)) or seen[-1])
+    monkeypatch.setattr(groups, "_SMALL", 256)
+    monkeypatch.setattr(projection, "_cost", lambda *_: 0.0)  # as if it were worth it
+    if by_cells:
+        with_cells(monkeypatch)
+    assert len(close_pairs(vectors, np.arange(5000), 0.95)) == 4999
+    assert seen
+    assert sum(len(i) for i, _ in seen) < 5000 * 300  # of 12,500,000 pairs
+
+
 @pytest.mark.parametrize("step", [0, 0.25], ids=["one group", "a chain of many"])
 def test_the_pictures_of_a_group_are_gone_through_once(tmp_path, monkeypatch, step):
     """The work that a hundred look-alikes make: as much as there are, not its square."""

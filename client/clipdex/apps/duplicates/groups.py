@@ -227,8 +227,9 @@ def _compare_cells(cells: Cells, forest: _Forest, progress: Progress | None) -> 
             for other in range(start, end, _SMALL):
                 forest.compare(start, stop, other, min(other + _SMALL, end))
             step = _SMALL * _SMALL // (stop - start)
-            for at in range(0, len(near), step):
-                forest.compare_some(start, stop, near[at : at + step])
+            left = forest.unconnected(start, stop, near)
+            for at in range(0, len(left), step):
+                forest.compare_some(start, stop, left[at : at + step])
         if progress is not None and first < end:
             progress(end, len(cells.order))
 
@@ -253,8 +254,15 @@ class _Forest:
         """Return the pairs found so far: int64 (m, 2)."""
         return np.concatenate(self._found)
 
+    def unconnected(self, start: int, end: int, others: Rows) -> Rows:
+        """Return those of the others that are not known to be connected with all of the points [start, end)."""
+        own = _least(self._parent, np.arange(start, end))
+        return others if (own != own[0]).any() else others[_least(self._parent, others) != own[0]]
+
     def compare(self, start: int, end: int, other: int, last: int) -> None:
         """Compare points [start, end) with [other, last), which begin no earlier."""
+        if not len(self.unconnected(start, end, np.arange(other, last))):
+            return
         i, j = self._near(self._points[start:end], self._points[other:last])
         self._add(start + i, other + j, ordered=True)
 
