@@ -1,12 +1,11 @@
 """A search among the 1 % of a million rows that a condition keeps, beside one among all of them.
 
-    .venv-dev/bin/python benchmarks/filters.py [--rows N] [--dim D] [--directory DIR]
+    .venv-dev/bin/python benchmarks/filters.py [--rows N] [--dim D] [--counts 1 64] [--directory DIR]
 
-One query and 64 at once, the best ten, of drawn unit vectors in float16; first without, then with the side files
-of `clipdex optimize`. All sides take turns; medians, by the clock and of the processor. "SQLite" and "columns": a
-condition asked first, without and with `rows.columns`; a path always goes to SQLite. "Again": later searches of
-the same snapshot remember what it kept. Files are in the page cache. Needs about 2 GB of disk. Figures:
-docs/performance.md.
+One query and 64 at once (`--counts`), the best ten, of drawn unit vectors in float16; first without, then with
+the side files of `clipdex optimize`. All sides take turns; medians, by the clock and of the processor. "SQLite"
+and "columns": a condition asked first, without and with `rows.columns`. "Again": later searches of the same
+snapshot remember what it kept. Files are in the page cache. Needs 2 GB of disk. Figures: docs/performance.md.
 """
 
 import argparse
@@ -17,35 +16,41 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import clipdex
+from clipdex.base.exif import Exif
 from clipdex.index.facets import Facets
 from clipdex.index.side.column_file import COLUMNS_FILE
 
 ROUNDS = 7
 BATCH = 64
 COMMIT_ROWS = 100_000
+YEAR_2020, SPAN_S = datetime(2020, 1, 1), 366 * 86_400
 
 # Each keeps 1 % of the rows.
 CONDITIONS = {
     "a number": "width > 9900",
-    "two": "width > 9900 AND mtime >= 1593379416",
     "a time": "modified >= '2020-12-28 08:09:36'",
+    "taken": "taken >= '2020-12-28T08:09:36'",
     "a path": "path GLOB '/photos/42/*'",
-    "metadata": "meta ->> 'camera' = 7",
+    "its part": "path LIKE '%S/42/%'",
+    "a camera": "camera = 'Model 7'",
+    "a place": "near(45, 10, 5.56)",
+    "metadata": "meta ->> 'album' = 7",
 }
 
 
 def write(path: Path, rows: int, dim: int) -> None:
-    """Row i: camera and folder by i % 100, width and time by a permutation of the row numbers."""
+    """Row i: camera, album and folder by i % 100; width, time and place by a permutation of the row numbers."""
     began = time.monotonic()
     rng = np.random.default_rng(0)
     places = rng.permutation(rows)
-    year_2020_ns, span_ns = 1_577_836_800 * 10**9, 366 * 86_400 * 10**9
+    year_2020_ns, span_ns = 1_577_836_800 * 10**9, SPAN_S * 10**9
     with clipdex.IndexWriter.open_or_create(path, clipdex.Manifest("f" * 64, "drawn", dim)) as writer:
         for start in range(0, rows, COMMIT_ROWS):
             count = min(COMMIT_ROWS, rows - start)
@@ -60,7 +65,13 @@ def write(path: Path, rows: int, dim: int) -> None:
                         i.to_bytes(16, "big"),
                         int(place) * 10_000 // rows,
                         3000,
-                        f'{{"camera":{i % 100}}}',
+                        f'{{"album":{i % 100}}}',
+                        exif=Exif(
+                            taken=(YEAR_2020 + timedelta(seconds=int(place) * SPAN_S // rows)).isoformat(),
+                            camera=f"Model {i % 100}",
+                            latitude=40 + 10 * int(place) / rows,
+                            longitude=10.0,
+                        ),
                     )
                     for i, place in zip(range(start, start + count), places[start : start + count], strict=True)
                 ],
@@ -146,16 +157,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--counts", type=int, nargs="+", default=[1, BATCH], metavar="N")
     parser.add_argument("--directory", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
         path = Path(directory) / "x.clipdex"
         write(path, options.rows, options.dim)
         print(f"{options.rows:,} rows × {options.dim}, the best ten; medians of {ROUNDS}, in turn")
-        for count in (1, BATCH):
+        for count in options.counts:
             measure(path, "float16", count)
-        clipdex.index.optimize_index(path)
-        for count in (1, BATCH):
+        done = clipdex.index.optimize_index(path)
+        print(f"\n{COLUMNS_FILE}: {done.column_bytes / options.rows:.1f} bytes a row")
+        for count in options.counts:
             measure(path, "optimized", count)
         describe(path)
 

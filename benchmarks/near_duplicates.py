@@ -5,6 +5,7 @@ three. Half of the others come in families of four that share a place, a light, 
 
     python benchmarks/near_duplicates.py --cache /tmp/signatures.npz
     python benchmarks/near_duplicates.py --hashes      # needs the package ImageHash
+    python benchmarks/near_duplicates.py --semantic 50000 200000 1000000
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
+import math
 import multiprocessing
 import os
 import resource
@@ -20,6 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -41,6 +44,8 @@ from clipdex.model.images import center_crop, open_image, resized
 
 SEED = 2026
 ONE_COPY_IN = 20
+PIECE = 50_000  # vectors
+MOST_BY_BOUNDS, MOST_ALL_BY_ALL = 200_000, 50_000  # vectors; more take too long
 
 
 def original_of(copy: int) -> int:
@@ -163,31 +168,62 @@ def measure_cost() -> None:
     print(f"a JPEG of 640 × 480: {read:,.0f} µs to decode and resize, {sign:,.0f} µs to sign")
 
 
-def measure_semantic(counts: list[int]) -> None:
-    """Close pairs of vectors like those of a model, of which a twentieth are near copies: by bounds, and all."""
+def semantic_vectors(count: int, kind: str) -> np.ndarray:
+    """Vectors of 512 numbers, float16, drawn piece by piece; the last twentieth are near copies of the first."""
+    found = np.empty((count, 512), np.float16)
+    copies = count // 20
+    for start in range(0, count, PIECE):
+        size = min(PIECE, count - start)
+        if kind == "like a model's":
+            some = TextLike(512).pictures(size, SEED + start)
+        else:
+            some = np.random.default_rng([SEED, start]).standard_normal((size, 512), dtype=np.float32)
+        found[start : start + size] = some / np.linalg.norm(some, axis=1, keepdims=True)
+    for start in range(0, copies, PIECE):
+        size = min(PIECE, copies - start)
+        noise = np.random.default_rng([SEED, start]).standard_normal((size, 512), dtype=np.float32)
+        some = found[start : start + size].astype(np.float32) + np.float32(0.008) * noise
+        at = count - copies + start
+        found[at : at + size] = some / np.linalg.norm(some, axis=1, keepdims=True)
+    return found
+
+
+def measure_semantic(counts: list[int], kind: str = "like a model's") -> None:
+    """Close pairs of vectors, of which a twentieth are near copies: by cells, by bounds of all, and all by all."""
+    before: dict[str, tuple[int, float]] = {}
     for count in counts:
-        vectors = TextLike(512).pictures(count, SEED)
-        copies = count // 20
-        noise = np.random.default_rng(SEED).standard_normal((copies, 512), dtype=np.float32)
-        vectors[-copies:] = vectors[:copies] + np.float32(0.008) * noise
-        vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+        vectors = semantic_vectors(count, kind)
 
         def read(rows: np.ndarray, vectors: np.ndarray = vectors) -> np.ndarray:
             return groups._unit(vectors[rows])
 
-        def by_bounds(vectors: np.ndarray = vectors) -> np.ndarray:
+        def by_cells(vectors: np.ndarray = vectors) -> np.ndarray:
             return close_pairs(vectors, np.arange(len(vectors)), 0.95)
+
+        def by_bounds(vectors: np.ndarray = vectors) -> np.ndarray:
+            with mock.patch.object(groups, "cells_of", lambda *_: None):
+                return close_pairs(vectors, np.arange(len(vectors)), 0.95)
 
         def of_all(read=read, count: int = count) -> np.ndarray:
             return groups._pairs_of_all(read, count, 0.95, None)
 
-        for name, work in (("by bounds", by_bounds), ("all by all", of_all)):
+        ways = {"by cells": by_cells}
+        if count <= MOST_BY_BOUNDS:
+            ways["by bounds"] = by_bounds
+        if count <= MOST_ALL_BY_ALL:
+            ways["all by all"] = of_all
+        for name, work in ways.items():
             began, busy = time.perf_counter(), time.process_time()
             found = len(work())
             took, busy = time.perf_counter() - began, time.process_time() - busy
+            grown = ""
+            if name in before:
+                fewer, less = before[name]
+                grown = f"; as n to the {math.log(busy / less) / math.log(count / fewer):.2f}"
+            before[name] = count, busy
             print(
-                f"{count:8,} vectors, {name}: {took:.1f} s, of the processors {busy:.1f} s; {found:,} pairs; "
-                f"load {os.getloadavg()[0]:.1f}",
+                f"{count:9,} vectors {kind}, {name}: {took:.1f} s, of the processors {busy:.1f} s{grown}; "
+                f"{found:,} pairs; load {os.getloadavg()[0]:.1f}",
                 flush=True,
             )
 
@@ -247,11 +283,12 @@ if __name__ == "__main__":
     parser.add_argument("--many", type=int, default=1_000_000, help="signatures to measure only time with")
     parser.add_argument("--hashes", action="store_true", help="compare with the hashes of ImageHash instead")
     parser.add_argument("--semantic", type=int, nargs="+", metavar="N", help="compare only so many vectors")
+    parser.add_argument("--isotropic", action="store_true", help="with --semantic: vectors of any direction")
     given = parser.parse_args()
     if given.hashes:
         compare_hashes()
     elif given.semantic:
-        measure_semantic(given.semantic)
+        measure_semantic(given.semantic, "of any direction" if given.isotropic else "like a model's")
     else:
         measure_cost()
         measure_semantic([12_500, 25_000, 50_000])

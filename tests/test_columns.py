@@ -28,7 +28,7 @@ from clipdex.index import (
 from clipdex.index import where as where_module
 from clipdex.index.facets import Facets
 from clipdex.index.side import column_file
-from clipdex.index.side.column_file import COLUMNS_FILE, HEADER_BYTES
+from clipdex.index.side.column_file import COLUMNS_FILE, HEADER_BYTES, ColumnHeader
 
 pytestmark = [pytest.mark.thin, pytest.mark.once]
 
@@ -192,6 +192,27 @@ CONSTANTS = [
 PARAMS = {"w": 640, "f": 127.5, "t": "2020-09-13", "none": None, "big": BIG}
 
 
+def term(rng):
+    """Draw some arithmetic."""
+    pieces = [
+        *COLUMNS[:4],
+        *COLUMNS[5:8],
+        *COLUMNS[11:14],
+        "0",
+        "2",
+        "- 3",
+        "1.5",
+        "1000000",
+        ":f",
+        "NULL",
+        "camera",
+    ]
+    found = rng.choice(pieces[:-2] if rng.random() < 0.95 else pieces)
+    for _ in range(rng.randrange(1, 3)):
+        found += f" {rng.choice(['+', '-', '*', '/'])} {rng.choice(pieces[:-2] if rng.random() < 0.9 else pieces)}"
+    return found
+
+
 def drawn(rng, depth=0):
     """Draw a condition."""
     kind = rng.random()
@@ -218,6 +239,7 @@ def drawn(rng, depth=0):
             f"{column} {operator} {one}",
             f"{one} {operator} {column}",
             f"{column}{operator} {rng.choice(COLUMNS)}" if operator != "IS" else f"{column} IS {one}",
+            f"{term(rng)} {operator} {rng.choice([one, column, term(rng)])}",
             f"{column} {negated}BETWEEN {one} AND {other}",
             f"{column} {negated}IN ({one}, {other},{rng.choice(constants)})",
             f"{column} IS {negated}NULL",
@@ -254,11 +276,12 @@ def usable(path):
         return set() if file is None else set(file.names())
 
 
-def test_optimize_writes_the_columns_that_are_of_numbers_and_another_run_keeps_them(path):
-    # SQLite makes 1 and 0 of what is true or false; "t" and "mixed" have texts, "big" cannot be float64.
+def test_optimize_writes_the_columns_that_are_of_numbers_or_texts_and_another_run_keeps_them(path):
+    # SQLite makes 1 and 0 of what is true or false; "t" and "mixed" have both, "big" cannot be float64.
     keys = {"meta.n", "meta.x", "meta.m", "meta.p", "meta.é"}
     of_rows = {"width", "height", "size", "mtime_ns", "latitude_e7", "longitude_e7", "rating"}
-    assert usable(path) == of_rows | keys
+    texts = {"path", "folder", "taken", "taken_offset", "make", "camera", "lens", "keywords"}
+    assert usable(path) == of_rows | keys | texts
     before = (path / COLUMNS_FILE).stat().st_ino
     done = optimize_index(path)
     assert (path / COLUMNS_FILE).stat().st_ino == before
@@ -268,14 +291,21 @@ def test_optimize_writes_the_columns_that_are_of_numbers_and_another_run_keeps_t
 def test_what_is_not_plain_goes_to_sqlite(path, by_columns):
     for condition in (
         "width % 2 = 0",
-        "path GLOB '*7*'",
+        "name > '7'",
         "width > '5'",
-        "near(48, 11, 5)",
-        "width + 1 > 5",
+        "camera = 5",
+        "path LIKE 5",
+        "path LIKE '%7%' ESCAPE '7'",
+        "glob('*7*', path)",
+        "title LIKE '%a%'",
+        "width + (1) > 5",
+        "width & 1 = 1",
+        "size * 9223372036854775807 > 5",
+        "width * 9e307 > 5",
     ):
         one, other = both(path, condition)
         assert one == other, condition
-    assert (by_columns.asked, by_columns.done) == (5, 0)
+    assert (by_columns.asked, by_columns.done) == (12, 0)
 
 
 CERTAIN = [
@@ -288,8 +318,22 @@ CERTAIN = [
     "size > 9007199254740992.0",
     "size >= 9.3e18 OR size <= -9.3e18",
     "width < height AND NOT latitude > longitude",
+    "width * height > 100000 AND width>2*height",
+    "width / height >= 2 OR width * 1.0 / height < 0.7",
+    "- 7 / rating = -2 OR NOT 7 / rating > 2",
+    "width - height + 1 = 1 AND 1.5 < meta ->> 'n' / 2.0",
+    "width - 1 < meta ->> 'x' OR height > width * 1.5",
+    "meta ->> 'n' * 2 - width > -500 AND latitude * 2 > 96.5",
+    "1 + 1 = width",
 ]
-UNCERTAIN = ["meta ->> 'x' = 9007199254740993", "meta ->> 'x' IN (9007199254740993)", "size > 9223372036854775808"]
+UNCERTAIN = [
+    "meta ->> 'm' / 2 = 1",
+    "size - 1 < meta ->> 'x'",
+    "size * 2 > 5",
+    "meta ->> 'x' = 9007199254740993",
+    "meta ->> 'x' IN (9007199254740993)",
+    "size > 9223372036854775808",
+]
 
 
 def test_edges_of_null_and_of_float64_are_as_in_sqlite(path, by_columns):
@@ -377,6 +421,27 @@ def test_the_log_that_a_reader_keeps_from_being_merged_is_merged_by_optimize(pat
         assert index.where("size = 77").tolist() == [1]
 
 
+def test_a_file_of_the_first_version_which_has_no_texts_is_read_and_optimize_adds_them(path, by_columns):
+    file = path / COLUMNS_FILE
+    header = json.loads(file.read_bytes()[:HEADER_BYTES])
+    old = [place for place in header["columns"] if place["kind"].startswith("<")]
+    first = ColumnHeader.from_bytes(file.read_bytes()[:HEADER_BYTES])
+    first = dataclasses.replace(
+        first, format_version=1, columns=tuple(place for place in first.columns if not place.is_text)
+    )
+    raw = first.to_bytes() + file.read_bytes()[HEADER_BYTES:]
+    file.write_bytes(raw[: first.file_bytes])
+    assert usable(path) == {place["name"] for place in old}
+    for condition in ("width > 600 OR size > 5", "path GLOB '/1*' AND camera = 'Pixel 7'"):
+        one, other = both(path, condition)
+        assert one == other, condition
+    assert (by_columns.asked, by_columns.done) == (2, 1)
+    optimize_index(path)
+    assert {"path", "camera", "width"} < usable(path)
+    both(path, "path GLOB '/1*' AND camera = 'Pixel 7'")
+    assert by_columns.done == 2
+
+
 DAMAGE = {
     "the header": lambda raw: raw[:20] + b"x" + raw[21:],
     "a column": lambda raw: raw[:HEADER_BYTES] + bytes([raw[HEADER_BYTES] ^ 1]) + raw[HEADER_BYTES + 1 :],
@@ -400,6 +465,20 @@ def test_a_damaged_file_gives_the_same_answer_and_verify_names_it(path, which, c
     optimize_index(path)
     assert verify_index(path).damages == []
     assert "size" in usable(path)
+
+
+def test_a_damaged_column_of_texts_gives_the_same_answer_and_verify_names_it(path, by_columns, caplog):
+    file = path / COLUMNS_FILE
+    raw = bytearray(file.read_bytes())
+    (place,) = (each for each in ColumnHeader.from_bytes(bytes(raw[:HEADER_BYTES])).columns if each.name == "path")
+    raw[place.start + place.length(ROWS) - 1] ^= 1
+    file.write_bytes(raw)
+    one, other = both(path, "path GLOB '/1*'")
+    assert one == other
+    assert (by_columns.asked, by_columns.done) == (1, 0)
+    assert "the column 'path' is not what was written" in caplog.text
+    (damage,) = verify_index(path).damages
+    assert damage.what.endswith("clipdex optimize")
 
 
 def test_the_columns_of_another_index_are_not_used(path, tmp_path, caplog):
@@ -478,7 +557,7 @@ def test_the_bytes_of_the_file_are_pinned(tmp_path):
     path = tmp_path / "x.clipdex"
     with IndexWriter.open_or_create(path, Manifest("f" * 64, "demo", 2)) as writer:
         pictures = [
-            Picture(b"/a", 70_000, 1, bytes(16), 300, 2, '{"n":1}'),
+            Picture(b"/a", 70_000, 1, bytes(16), 300, 2, '{"n":1,"t":"é"}'),
             Picture(b"/b", 5, -2, bytes(15) + b"\1", 3, 100),
         ]
         writer.append(pictures, np.eye(2, dtype=np.float32))
@@ -490,26 +569,33 @@ def test_the_bytes_of_the_file_are_pinned(tmp_path):
     assert raw[HEADER_BYTES - 1 : HEADER_BYTES] == b"\n"
     state = (path / "rows.sqlite").stat()
     places = [("width", "<i2", False, 0), ("height", "<i1", False, 64), ("size", "<i4", False, 128)]
-    places += [("mtime_ns", "<i1", False, 192), ("meta.n", "<i1", True, 256)]
+    places += [("mtime_ns", "<i1", False, 192), ("folder", "t1", False, 256), ("path", "t1", False, 448)]
+    places += [("meta.n", "<i1", True, 640), ("meta.t", "t1", True, 704)]
+    zeros = {size: bytes(64 - size) for size in (2, 8, 12)}
     data = [
         b"\x2c\x01\x03\x00",
         b"\x02\x64",
         b"\x70\x11\x01\x00\x05\x00\x00\x00",
         b"\x01\xfe",
+        b"\0\0" + zeros[2] + b"\0\0\0\0\x01\0\0\0" + zeros[8] + b"/",
+        b"\0\x01" + zeros[2] + b"\0\0\0\0\x02\0\0\0\x04\0\0\0" + zeros[12] + b"/a/b",
         b"\x01\x00\x00\x01",
+        b"\0\x01" + zeros[2] + b"\0\0\0\0\x02\0\0\0" + zeros[8] + b"\xc3\xa9",
     ]
+    of_texts = {"folder": (1, 1), "path": (2, 4), "meta.t": (1, 2)}
     crcs = [google_crc32c.value(each) for each in data]
-    assert raw[HEADER_BYTES:] == b"".join(each.ljust(64, b"\0") for each in data)
+    assert raw[HEADER_BYTES:] == b"".join(each.ljust(-(-len(each) // 64) * 64, b"\0") for each in data)
     assert header.pop("crc32c")
     assert header == {
         "format": "clipdex-columns",
-        "format_version": 1,
+        "format_version": 2,
         "rows": 2,
         "extents": header["extents"],
         "contents": "0" * 63 + "1",
         "state": [state.st_size, state.st_mtime_ns],
         "columns": [
             {"name": name, "kind": kind, "nulls": nulls, "start": HEADER_BYTES + at, "crc32c": crc}
+            | dict(zip(("distinct", "text_bytes"), of_texts.get(name, ()), strict=False))
             for (name, kind, nulls, at), crc in zip(places, crcs, strict=True)
         ],
     }

@@ -14,7 +14,7 @@ from conftest import unit_vectors
 from PIL import Image, ImageDraw
 
 import clipdex
-from clipdex.apps.duplicates import find, find_duplicates, groups, projection, sign_index
+from clipdex.apps.duplicates import cells, find, find_duplicates, groups, projection, sign_index
 from clipdex.apps.duplicates.candidate_pairs import candidate_pairs
 from clipdex.apps.duplicates.groups import close_pairs, components, stars
 from clipdex.apps.duplicates.projection import projection_of
@@ -211,9 +211,78 @@ def test_close_pairs_hang_together_what_all_of_the_whole_product_do(cosine):
     assert len(pairs) == sum(len(part) - 1 for part in sets) > 100
 
 
+def unit(vector):
+    return vector / np.linalg.norm(vector)
+
+
+def with_cells(monkeypatch, worth=np.inf):
+    """Have few points be compared by cells."""
+    monkeypatch.setattr(cells, "_FEWEST", 0)
+    monkeypatch.setattr(cells, "_WORTH", worth)
+
+
+@pytest.mark.parametrize(
+    ("dim", "least", "most_near"),
+    [
+        (3, 0.9999, 1 << 24),
+        (3, 0.99, 1000),  # in many passes
+        (8, 0.9, 1 << 24),
+        pytest.param(2, 0.99999, 1 << 24, marks=pytest.mark.slow),
+        pytest.param(30, 0.6, 1 << 24, marks=pytest.mark.slow),
+    ],
+)
+def test_two_close_points_are_in_one_cell_or_one_is_near_the_border_of_the_others(
+    dim, least, most_near, monkeypatch
+):
+    with_cells(monkeypatch)
+    monkeypatch.setattr(cells, "_MOST_NEAR", most_near)
+    points = unit_vectors(2000, dim, seed=dim)
+    points[:300] = points[300:600]
+    points[0] = np.nan  # close to nothing
+    centres = unit_vectors(100, dim, seed=9)
+    monkeypatch.setattr(cells, "_centres", lambda *_: centres)
+    # As far from each other as close ones may be, either side of the plane between two centres.
+    half = np.arccos(least * (1 + 1e-6)) / 2
+    for i in range(600, 1600, 2):
+        one = centres[i % 100]
+        other = centres[np.argsort(centres @ one)[-2 - i // 100 % 5]]
+        middle, aside = unit(one + other), unit(one - other)
+        points[i], points[i + 1] = (np.cos(half) * middle + side * np.sin(half) * aside for side in (1, -1))
+    made = cells.cells_of(points, least, 1e-6)
+    assert made is not None
+    assert sorted(made.order.tolist()) == list(range(2000))
+    compared = np.zeros((2000, 2000), np.bool_)
+    for first, end, near in made.compared():
+        assert not ((near >= first) & (near < end)).any()
+        compared[first:end, first:end] = True
+        compared[first:end, near] = True
+    wide = points[made.order].astype(np.float64)
+    close = wide @ wide.T >= least
+    assert close.sum() > 2600
+    assert (compared | compared.T)[close].all()
+    assert compared.mean() < (0.9 if dim == 30 else 0.5)
+
+
+def test_vectors_of_any_direction_are_not_cut_into_cells(monkeypatch):
+    with_cells(monkeypatch, worth=cells._WORTH)
+    # Projected on 64 of 512 directions: what is left out is as long for all.
+    points = np.concatenate(
+        [0.35 * unit_vectors(3000, 64, seed=1), np.full((3000, 1), 0.9367, np.float32)], axis=1
+    )
+    assert cells.cells_of(points, 0.95, 1e-6) is None
+
+
 @pytest.mark.parametrize("cosine", [0.95, 0.9999])
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_close_pairs_found_by_bounds_are_those_of_the_whole_product(cosine, dtype, monkeypatch):
+@pytest.mark.parametrize(
+    ("dtype", "by_cells"),
+    [
+        (np.float16, False),
+        (np.float32, False),
+        (np.float16, True),
+        pytest.param(np.float32, True, marks=pytest.mark.slow),
+    ],
+)
+def test_close_pairs_found_by_bounds_are_those_of_the_whole_product(cosine, dtype, by_cells, monkeypatch):
     """Vectors of few directions, of which a third are near another, many just at the threshold."""
     rng = np.random.default_rng(4)
     vectors = unit_vectors(3000, 64, seed=2) * np.geomspace(1, 0.02, 64, dtype=np.float32)
@@ -228,8 +297,13 @@ def test_close_pairs_found_by_bounds_are_those_of_the_whole_product(cosine, dtyp
     monkeypatch.setattr(groups, "_BLOCK", 512)
     monkeypatch.setattr(groups, "_SMALL", 200)
     monkeypatch.setattr(groups, "projection_of", lambda *args: made.append(projection_of(*args)) or made[-1])
+    parts = []
+    if by_cells:
+        with_cells(monkeypatch)
+        monkeypatch.setattr(groups, "cells_of", lambda *args: parts.append(cells.cells_of(*args)) or parts[-1])
     pairs = close_pairs(vectors, np.arange(3000), cosine)
     assert made[0] is not None
+    assert not by_cells or (parts[0] is not None and len(parts[0].centres) > 100)
     wide = vectors.astype(np.float64)
     wide = wide / np.linalg.norm(wide, axis=1, keepdims=True)
     true = np.triu(wide @ wide.T, 1)
@@ -272,6 +346,23 @@ def test_vectors_that_are_all_alike_take_no_more_memory_than_a_block():
     tracemalloc.stop()
     assert len(pairs) == 5999
     assert peak < 160e6  # the cosines of 4,096 × 4,096 have 67 MB, and all 18 million pairs would have 288
+
+
+@pytest.mark.parametrize("by_cells", [False, True])
+def test_of_vectors_that_are_all_alike_few_are_compared_once_they_are_known_to_be(by_cells, monkeypatch):
+    aside = unit_vectors(5000, 64, seed=1)
+    aside[:, 0] = 0
+    vectors = 0.05 * aside + np.eye(64, dtype=np.float32)[0]
+    seen = []
+    near = groups._Forest._near
+    monkeypatch.setattr(groups._Forest, "_near", lambda *args: seen.append(near(*args)) or seen[-1])
+    monkeypatch.setattr(groups, "_SMALL", 256)
+    monkeypatch.setattr(projection, "_cost", lambda *_: 0.0)  # as if it were worth it
+    if by_cells:
+        with_cells(monkeypatch)
+    assert len(close_pairs(vectors, np.arange(5000), 0.95)) == 4999
+    assert seen
+    assert sum(len(i) for i, _ in seen) < 5000 * 300  # of 12,500,000 pairs
 
 
 @pytest.mark.parametrize("step", [0, 0.25], ids=["one group", "a chain of many"])

@@ -20,9 +20,11 @@ from drawn_index import drawn_index
 
 import clipdex
 from clipdex import Index, IndexFault, InvalidArgument
+from clipdex.base.item_paths import item_path
+from clipdex.base.spelling import composed_path
 from clipdex.index import picture_view as view_module
 from clipdex.index import where as where_module
-from clipdex.index.schema import connect
+from clipdex.index.schema import SCHEMA, connect
 from clipdex.index.where import COLUMNS, FUNCTIONS, Where
 
 pytestmark = pytest.mark.thin
@@ -90,6 +92,35 @@ def test_values_are_bound(index):
     assert index.where("mtime < :t", {"t": 86400.5}).tolist() == [0, 1]
     assert index.where("name = :n", {"n": "' OR 1 --"}).tolist() == []
     assert index.where("height IS NOT :none AND row < 1", {"none": None}).tolist() == [0]
+
+
+def test_the_paths_of_the_view_are_composed_whatever_their_bytes_are(tmp_path):
+    parts = [
+        b"a",
+        b"e\xcc\x81",
+        b"\xc3\xa9",
+        b"\xff",
+        b"\xcc",
+        b"\x81",
+        b"\xed\xa0\x80",
+        b"\xe1\x84\x80\xe1\x85\xa1",
+        b" ",
+        b"\x7f",
+    ]
+    beginnings = [b"/", b"s3://b/", b"id", b"id:", b"/id:"]
+    raw = [one + b"".join(some) for one in beginnings for some in itertools.product(parts, repeat=2)]
+    raw += [item_path(text) for text in ("a", "a/b", "e\u0301", "\u00e9/2024/")]
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(SCHEMA)
+        db.executemany(
+            "INSERT INTO rows VALUES (?, ?, 1, 1, x'', 1, 1, NULL, 0)", [(i, path) for i, path in enumerate(raw)]
+        )
+        view_module.create_functions(db, lambda function: function)
+        view_module.create_view(db, with_exif=False)
+        found = db.execute("SELECT CAST(path AS BLOB), id FROM pictures ORDER BY row").fetchall()
+    assert [path for path, _ in found] == [composed_path(path.removesuffix(b"\0")) for path in raw]
+    assert [one for _, one in found[-4:]] == ["a", "a/b", "e\u0301", "\u00e9/2024/"]
+    assert not any(one for _, one in found[:-4])
 
 
 def test_names_that_are_not_utf8(tmp_path):

@@ -133,7 +133,7 @@ def compact(
 def optimize(index: Path, as_json: JsonOption = False) -> None:
     """Make searching an index several times faster, with the same results.
 
-    Writes int8 codes of the rows beside them, and their numbers as columns, which filters read. Run it again after
+    Writes int8 codes of the rows beside them, and what filters read of them as columns. Run it again after
     adding pictures: it codes only the new rows.
     """
     with interruptible("the index is as it was"), rows_progress("coding") as progress:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
+
 from clipdex.base.errors import InvalidArgument
 
 __all__ = ["EARTH_KM", "Near"]
 
+Degrees = npt.NDArray[np.float64]
+
 EARTH_KM = 6371.0088  # the mean radius, (2a + b) / 3 of WGS 84, as the IUGG defines it
 _KM_OF_A_DEGREE = math.pi * EARTH_KM / 180
 _MARGIN_KM = 1e-6
+_RADIANS = math.pi / 180  # of a degree, as math.radians multiplies
+# NumPy's sines may be off from math's in the last place; so close to the border, math's decide.
+_UNSURE = 1e-9
 
 
 class Near:
@@ -49,6 +57,30 @@ class Near:
         across = math.sin(math.radians(longitude - self._lon) / 2)
         h = along * along + math.cos(angle) * self._cosine * across * across
         return int(2 * EARTH_KM * math.asin(min(1.0, math.sqrt(h))) <= self._km)
+
+    def of_all(
+        self, latitudes: Degrees, longitudes: Degrees, lat: object, lon: object, km: object
+    ) -> npt.NDArray[np.bool_]:
+        """Find which of many places (n,) are near another: as a call for each says, bool (n,).
+
+        Raises:
+            InvalidArgument: as a call.
+            ValueError: lat, lon or km is None.
+        """
+        self._take(lat, lon, km)
+        if not self._known:
+            raise ValueError("near: the place or the distance is NULL")
+        found = np.zeros(len(latitudes), np.bool_)
+        band = np.flatnonzero((latitudes >= self._south) & (latitudes <= self._north))
+        angles = latitudes[band] * _RADIANS
+        along = np.sin((angles - self._angle) / 2)
+        across = np.sin((longitudes[band] - self._lon) * _RADIANS / 2)
+        h = along * along + np.cos(angles) * self._cosine * across * across
+        most = math.sin(min(self._km / (2 * EARTH_KM), math.pi / 2)) ** 2
+        found[band] = h <= most
+        for i in band[np.abs(h - most) <= _UNSURE * most].tolist():
+            found[i] = self(float(latitudes[i]), float(longitudes[i]), lat, lon, km)
+        return found
 
     def _take(self, lat: object, lon: object, km: object) -> None:
         self._given = ()

@@ -46,7 +46,7 @@ class Optimized:
 def optimize_index(directory: Path, progress: Callable[[int, int], None] | None = None) -> Optimized:
     """Give every committed row its int8 code, so that searches read at most half of float16's bytes.
 
-    And write numbers of the rows as columns, so that filters need not read SQLite.
+    And write numbers and texts of the rows as columns, so that filters need not read SQLite.
 
     Existing codes are kept, unless the index has more than doubled since: then all rows are coded again, since
     the new ones may be of another kind. Readers and a writer may continue meanwhile. Rows committed later are

@@ -25,6 +25,8 @@ __all__ = [
     "create_functions",
     "create_view",
     "exif_is_there",
+    "folder_of",
+    "holds",
     "of_the_row",
 ]
 
@@ -41,19 +43,21 @@ COLUMNS = (
 )
 
 # CAST gives each column an affinity, so that numbers and texts compare as expected. Texts are composed
-# (`spelling`); most are ASCII, which SQLite detects by itself, faster than it calls a function.
+# (`spelling`); most are ASCII, which SQLite detects by itself, faster than it calls a function: as many characters
+# as bytes. A byte that is not UTF-8 counts as a character, and composing leaves it as it is.
 _VIEW = """
 CREATE TEMP VIEW pictures AS
 SELECT rows.row AS row,
-    CAST(CASE WHEN substr(path, 1, 1) <> x'2F' THEN item_text(path)
-        WHEN CAST(path AS TEXT) GLOB '*[^ -~]*' THEN composed_path(path) ELSE path END AS TEXT) AS path,
-    CASE WHEN substr(path, 1, 1) <> x'2F' THEN item_id(path) END AS id,
+    CAST(CASE WHEN path >= x'69643A' AND path < x'69643B' THEN item_text(path)
+        WHEN length(CAST(path AS TEXT)) <> length(path) THEN composed_path(path) ELSE path END AS TEXT) AS path,
+    CASE WHEN path >= x'69643A' AND path < x'69643B' THEN item_id(path) END AS id,
     CAST(last_part(path) AS TEXT) AS name,
     CAST(first_part(path) AS TEXT) AS folder,
     size, width, height,
     CAST(datetime(mtime_ns / 1000000000, 'unixepoch') AS TEXT) AS modified,
     CAST(mtime_ns / 1e9 AS REAL) AS mtime,
-    coalesce(CASE WHEN json GLOB '*[^ -~]*' THEN composed_json(json) ELSE json END, '{}') AS meta,
+    coalesce(CASE WHEN length(json) <> length(CAST(json AS BLOB)) THEN composed_json(json) ELSE json END, '{}')
+        AS meta,
 """
 # SQLite leaves out a join of which no column is used.
 _FROM = "FROM main.rows LEFT JOIN main.metadata ON metadata.row = rows.row"
@@ -94,18 +98,18 @@ def create_view(db: sqlite3.Connection, *, with_exif: bool, first: int = 0) -> N
 def create_functions(db: sqlite3.Connection, watched: Callable[[Function], Function]) -> None:
     """Create the functions of this package for SQL: the view's own, `has` and `near`."""
     db.create_function("last_part", 1, watched(_last_part), deterministic=True)
-    db.create_function("first_part", 1, watched(_first_part), deterministic=True)
+    db.create_function("first_part", 1, watched(folder_of), deterministic=True)
     db.create_function("composed_path", 1, watched(composed_path), deterministic=True)
     db.create_function("item_text", 1, watched(_path), deterministic=True)
     db.create_function("item_id", 1, watched(id_of_path), deterministic=True)
     db.create_function("composed_json", 1, watched(_composed_json), deterministic=True)
     db.create_function("has", 3, watched(_has), deterministic=True)
-    db.create_function("has", 2, watched(_holds), deterministic=True)
+    db.create_function("has", 2, watched(holds), deterministic=True)
     db.create_function("near", 5, watched(Near()), deterministic=True)
 
 
-def _holds(texts: object, value: object) -> int:
-    """Return whether a JSON list of texts contains a value: `has(keywords, 'beach')`."""
+def holds(texts: object, value: object) -> int:
+    """Return whether a JSON list of texts contains a value, 1 or 0: `has(keywords, 'beach')`."""
     if not isinstance(texts, str) or not isinstance(value, str):
         return 0
     if _literal(value) not in texts and "\\u" not in texts:  # most rows; no JSON is parsed
@@ -135,7 +139,8 @@ def _last_part(path: bytes) -> bytes:
     return _path(path).rpartition(b"/")[2]
 
 
-def _first_part(path: bytes) -> bytes | None:
+def folder_of(path: bytes) -> bytes | None:
+    """Return the folder of a path of the index, composed; None for an item."""
     return None if is_item(path) else composed_path(path).rpartition(b"/")[0] or b"/"
 
 

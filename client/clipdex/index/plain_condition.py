@@ -12,13 +12,17 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 __all__ = [
+    "Arithmetic",
     "Both",
     "Comparison",
     "Condition",
     "Constant",
     "Either",
+    "Holds",
+    "Match",
     "Member",
     "Name",
+    "NearPlace",
     "Not",
     "Null",
     "plain_condition",
@@ -29,14 +33,14 @@ Constant: TypeAlias = "int | float | str | None"
 _TOKEN = re.compile(
     r"""[ \t\n\r\f]*(?:(?P<real>\d+\.\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)(?![\w.])
     |(?P<whole>\d+)(?![\w.])|(?P<word>[A-Za-z_][A-Za-z0-9_]*)(?![\w$])|:(?P<parameter>[A-Za-z_][A-Za-z0-9_]*)(?![\w$:])
-    |'(?P<text>(?:[^']|'')*)'|(?P<mark>->>|<=|>=|<>|!=|==|[-+(),<>=]))""",
+    |'(?P<text>(?:[^']|'')*)'|(?P<mark>->>|<=|>=|<>|!=|==|/(?!\*)|[-+*(),<>=]))""",
     re.VERBOSE | re.ASCII,
 )
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _SPELLED = {"==": "=", "!=": "<>"}
 _MOST_MEMBERS = 64
 _DEEPEST = 50
-_WORDS = frozenset(("AND", "OR", "NOT", "BETWEEN", "IN", "IS", "ISNULL", "NOTNULL", "NULL"))
+_WORDS = frozenset(("AND", "OR", "NOT", "BETWEEN", "IN", "IS", "ISNULL", "NOTNULL", "NULL", "GLOB", "LIKE"))
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,24 @@ class Name:
 
 
 @dataclass(frozen=True)
+class Arithmetic:
+    """one OPERATOR other. operator: + - * /."""
+
+    one: Term
+    operator: str
+    other: Term
+
+
+Term: TypeAlias = "Constant | Name | Arithmetic"
+
+
+@dataclass(frozen=True)
 class Comparison:
     """column OPERATOR value. operator: < <= > >= = <>."""
 
-    column: Name
+    column: Name | Arithmetic
     operator: str
-    value: Constant | Name
+    value: Term
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,32 @@ class Null:
     """column IS NULL."""
 
     column: Name
+
+
+@dataclass(frozen=True)
+class Match:
+    """column KIND pattern. kind: GLOB or LIKE."""
+
+    column: Name
+    kind: str
+    pattern: Constant
+
+
+@dataclass(frozen=True)
+class NearPlace:
+    """near(lat, lon, km), of the row's `latitude` and `longitude`."""
+
+    latitude: Name
+    longitude: Name
+    given: tuple[Constant, Constant, Constant]
+
+
+@dataclass(frozen=True)
+class Holds:
+    """has(column, value), of a JSON list of texts."""
+
+    column: Name
+    value: Constant
 
 
 @dataclass(frozen=True)
@@ -93,7 +135,7 @@ class Either:
     other: Condition
 
 
-Condition: TypeAlias = "Comparison | Member | Null | Not | Both | Either"
+Condition: TypeAlias = "Comparison | Member | Null | Match | NearPlace | Holds | Not | Both | Either"
 
 
 class _TooMuch(Exception):
@@ -200,11 +242,16 @@ class _Parser:
         return found
 
     def _predicate(self) -> Condition:
-        if self._next() != "word":
-            value = self._constant()
-            operator = self._operator()
-            return Comparison(self._column(), _MIRRORED.get(operator, operator), value)
-        column = self._column()
+        if self._next() == "word" and self._tokens[self._at + 1][0] == "(":
+            return self._function()
+        column = self._term()
+        if isinstance(column, Arithmetic):
+            return Comparison(column, self._operator(), self._term())
+        if not isinstance(column, Name):
+            operator, other = self._operator(), self._term()
+            if not isinstance(other, (Name, Arithmetic)):
+                raise _TooMuch
+            return Comparison(other, _MIRRORED.get(operator, operator), column)
         if self._took("IS"):
             negated = self._took("NOT")
             self.expect("NULL")
@@ -230,13 +277,50 @@ class _Parser:
             if len(members) > _MOST_MEMBERS:
                 raise _TooMuch
             found = Member(column, tuple(members))
+        elif self._next() in ("GLOB", "LIKE"):
+            kind, _ = self._take()
+            found = Match(column, kind, self._constant())
         elif negated:
             raise _TooMuch
         else:
-            operator = self._operator()
-            other = self._column() if self._next() == "word" else self._constant()
-            return Comparison(column, operator, other)
+            return Comparison(column, self._operator(), self._term())
         return Not(found) if negated else found
+
+    def _term(self) -> Term:
+        found = self._product()
+        while self._next() in ("+", "-"):
+            operator, _ = self._take()
+            found = Arithmetic(found, operator, self._product())
+        return found
+
+    def _product(self) -> Term:
+        found = self._factor()
+        while self._next() in ("*", "/"):
+            operator, _ = self._take()
+            found = Arithmetic(found, operator, self._factor())
+        return found
+
+    def _factor(self) -> Term:
+        return self._column() if self._next() == "word" else self._constant()
+
+    def _function(self) -> Condition:
+        _, function = self._take()
+        self.expect("(")
+        found: Condition
+        if function.lower() == "near":
+            given = [self._constant()]
+            for _ in range(2):
+                self.expect(",")
+                given.append(self._constant())
+            found = NearPlace(self._named("latitude"), self._named("longitude"), (given[0], given[1], given[2]))
+        elif function.lower() == "has":
+            column = self._column()
+            self.expect(",")
+            found = Holds(column, self._constant())
+        else:
+            raise _TooMuch
+        self.expect(")")
+        return found
 
     def _operator(self) -> str:
         kind, _ = self._take()
@@ -255,6 +339,9 @@ class _Parser:
             if kind != "text":
                 raise _TooMuch
             name = "meta." + key.replace("''", "'")
+        return self._named(name)
+
+    def _named(self, name: str) -> Name:
         if name not in self._columns:
             raise _TooMuch
         return self._columns[name]

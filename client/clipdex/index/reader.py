@@ -220,7 +220,7 @@ class Index:
         )
 
     def columns(self) -> ColumnFile | None:
-        """The rows' columns of numbers, if `optimize` has written columns that are usable; else None."""
+        """The rows' columns of numbers and texts, if `optimize` has written columns that are usable; else None."""
         store = self.rows_now()
         return self._columns.now(self.directory, lambda: ColumnFile.open(self.directory, store.extents(), store))
 

@@ -184,11 +184,8 @@ class Where:
         if file is None:
             return None
         self._run("EXPLAIN " + _IN_PARENTHESES.format(of_row, 0, below), values)
-        found = rows_by_columns(file, condition, values, min(below, file.rows), self._real)
+        found = rows_by_columns(file, condition, values, min(below, file.rows), self._run)
         return None if found is None else (found, file.rows)
-
-    def _real(self, number: str) -> Any:
-        return self._run(f"SELECT {number}", {})[0][0]
 
     def _run(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         self._guard.start(self._timeout_s)

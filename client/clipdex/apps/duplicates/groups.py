@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from clipdex.apps.duplicates.cells import Cells, cells_of
 from clipdex.apps.duplicates.projection import Projection, projection_of
 from clipdex.base.arrays import Array
 from clipdex.search.cosines import ROUNDING, agree
@@ -166,6 +167,7 @@ def stars(ordered: Rows, alike: Callable[[int, Rows], npt.NDArray[np.bool_]]) ->
 
 _BLOCK = 4096
 _STRIP = 256  # rows of a block whose pairs are written out at once
+_A_PAIR = 16  # a cosine of two vectors, in those of a product of matrices
 _SMALL = 1024  # rows and columns of a block of bounds, which stays in the cache
 
 Floats = npt.NDArray[np.float32]
@@ -201,30 +203,101 @@ def _least_cosine(cosine: float) -> float:
 def _pairs_by_bounds(
     projection: Projection, read: Callable[[Rows], Floats], cosine: float, progress: Progress | None
 ) -> Rows:
-    order, points = projection.order, projection.points
     least = _least_cosine(cosine) - projection.slack
-    parent = np.arange(len(order), dtype=np.int64)
-    found = [np.empty((0, 2), dtype=np.int64)]
-    bounds = np.empty((_SMALL, _SMALL), np.float32)
+    cells = cells_of(projection.points, least, projection.slack)
+    if cells is not None:
+        forest = _Forest(cells.points, projection.order[cells.order], least, read, cosine)
+        _compare_cells(cells, forest, progress)
+        return forest.pairs()
+    order, points = projection.order, projection.points
+    forest = _Forest(points, order, least, read, cosine)
     for start in range(0, len(order), _SMALL):
-        mine = points[start : start + _SMALL]
-        end = projection.reach(start + len(mine) - 1, least)
+        end = projection.reach(min(start + _SMALL, len(order)) - 1, least)
         for other in range(start, end, _SMALL):
-            theirs = points[other : other + _SMALL]
-            bound = np.matmul(mine, theirs.T, out=bounds[: len(mine), : len(theirs)])
-            i, j = np.divmod(np.flatnonzero(bound >= least), len(theirs))
-            i, j = start + i, other + j
-            left = np.flatnonzero((i < j) & (_least(parent, i) != _least(parent, j)))
-            if len(left):
-                i, j = i[left], j[left]
-                (down, at), (across, beside) = (np.unique(some, return_inverse=True) for some in (i, j))
-                true = agree(read(order[down]) @ read(order[across]).T, cosine)[at, beside]
-                pairs = _forest(parent, i[true], j[true])
-                if len(pairs):
-                    found.append(order[pairs])
+            forest.compare(start, min(start + _SMALL, len(order)), other, min(other + _SMALL, len(order)))
         if progress is not None:
             progress(min(start + _SMALL, len(order)), len(order))
-    return np.concatenate(found)
+    return forest.pairs()
+
+
+def _compare_cells(cells: Cells, forest: _Forest, progress: Progress | None) -> None:
+    for first, end, near in cells.compared():
+        for start in range(first, end, _SMALL):
+            stop = min(start + _SMALL, end)
+            for other in range(start, end, _SMALL):
+                forest.compare(start, stop, other, min(other + _SMALL, end))
+            step = _SMALL * _SMALL // (stop - start)
+            left = forest.unconnected(start, stop, near)
+            for at in range(0, len(left), step):
+                forest.compare_some(start, stop, left[at : at + step])
+        if progress is not None and first < end:
+            progress(end, len(cells.order))
+
+
+class _Forest:
+    """Pairs of close points, of which only those are kept that connect what was not connected before.
+
+    points: float32 (n, d), whose products bound the cosines: close ones have at least `least`. order: int64 (n,),
+    what `read` knows them by.
+    """
+
+    def __init__(
+        self, points: Floats, order: Rows, least: float, read: Callable[[Rows], Floats], cosine: float
+    ) -> None:
+        self._points, self._order, self._least = points, order, least
+        self._read, self._cosine = read, cosine
+        self._parent = np.arange(len(order), dtype=np.int64)
+        self._found = [np.empty((0, 2), dtype=np.int64)]
+        self._bounds = np.empty(_SMALL * _SMALL, np.float32)
+
+    def pairs(self) -> Rows:
+        """Return the pairs found so far: int64 (m, 2)."""
+        return np.concatenate(self._found)
+
+    def unconnected(self, start: int, end: int, others: Rows) -> Rows:
+        """Return those of the others that are not known to be connected with all of the points [start, end)."""
+        own = _least(self._parent, np.arange(start, end))
+        return others if (own != own[0]).any() else others[_least(self._parent, others) != own[0]]
+
+    def compare(self, start: int, end: int, other: int, last: int) -> None:
+        """Compare points [start, end) with [other, last), which begin no earlier."""
+        if not len(self.unconnected(start, end, np.arange(other, last))):
+            return
+        i, j = self._near(self._points[start:end], self._points[other:last])
+        self._add(start + i, other + j, ordered=True)
+
+    def compare_some(self, start: int, end: int, others: Rows) -> None:
+        """Compare points [start, end) with others, none of which is among them."""
+        i, j = self._near(self._points[start:end], self._points[others])
+        self._add(start + i, others[j])
+
+    def _near(self, mine: Floats, theirs: Floats) -> tuple[Rows, Rows]:
+        out = self._bounds[: len(mine) * len(theirs)].reshape(len(mine), len(theirs))
+        bounds = np.matmul(mine, theirs.T, out=out)
+        i, j = np.divmod(np.flatnonzero(bounds >= self._least), len(theirs))
+        return i, j
+
+    def _add(self, i: Rows, j: Rows, *, ordered: bool = False) -> None:
+        apart = _least(self._parent, i) != _least(self._parent, j)
+        left = np.flatnonzero(apart & (i < j) if ordered else apart)
+        if not len(left):
+            return
+        i, j = i[left], j[left]
+        (down, at), (across, beside) = (np.unique(some, return_inverse=True) for some in (i, j))
+        mine, theirs = self._read(self._order[down]), self._read(self._order[across])
+        if len(i) * _A_PAIR < len(down) * len(across):
+            cosines = np.concatenate(
+                [
+                    np.einsum("ij,ij->i", mine[at[k : k + _SMALL]], theirs[beside[k : k + _SMALL]])
+                    for k in range(0, len(i), _SMALL)
+                ]
+            )
+        else:
+            cosines = (mine @ theirs.T)[at, beside]
+        true = agree(cosines, self._cosine)
+        pairs = _forest(self._parent, i[true], j[true])
+        if len(pairs):
+            self._found.append(self._order[pairs])
 
 
 def _pairs_of_all(read: Callable[[Rows], Floats], count: int, cosine: float, progress: Progress | None) -> Rows:

@@ -1,4 +1,4 @@
-"""rows.columns: numbers of the rows as arrays, which conditions are evaluated on first. docs/index-format.md.
+"""rows.columns: numbers and texts of the rows as arrays, read by conditions first. docs/index-format.md.
 
 It only saves time. If it is missing, stale or damaged, SQLite evaluates the condition, and the answer is the same.
 """
@@ -25,6 +25,7 @@ from clipdex.index.row_reader import RowReader
 from clipdex.index.schema import still
 from clipdex.index.side.building import is_of_first
 from clipdex.index.side.derived_file import Unusable, damages_of, logged, mapped, padded, usable
+from clipdex.index.side.text_column import MOST_BYTES, TextColumn, text_column_of, text_length
 from clipdex.index.stored import is_stored_count
 
 __all__ = [
@@ -42,10 +43,12 @@ __all__ = [
 ]
 
 COLUMNS_FILE = "rows.columns"
-FORMAT, FORMAT_VERSION = "clipdex-columns", 1
+FORMAT, FORMAT_VERSION = "clipdex-columns", 2
+_READ = (1, FORMAT_VERSION)  # version 1 has no texts
 HEADER_BYTES = 65_536
 
 KINDS = ("<i1", "<i2", "<i4", "<i8", "<f8")
+TEXT_KINDS = ("t1", "t2", "t4")
 _MOST_COLUMNS = 100
 SETTLED_S = 2  # some file systems keep times to two seconds
 
@@ -63,17 +66,41 @@ class Column:
 
 @dataclass(frozen=True)
 class ColumnPlace:
-    """Where a column is in the file. kind: one of `KINDS`. start: the offset of its values, then of its nulls."""
+    """Where a column is in the file. kind: one of `KINDS` or `TEXT_KINDS`. start: its offset.
+
+    distinct, text_bytes: of texts, how many there are, and of how many bytes.
+    """
 
     name: str
     kind: str
     nulls: bool
     start: int
     crc32c: int
+    distinct: int = 0
+    text_bytes: int = 0
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it has texts."""
+        return self.kind in TEXT_KINDS
+
+    @property
+    def width(self) -> int:
+        """The bytes of a value, or of a text's number."""
+        return int(self.kind[-1])
 
     def length(self, rows: int) -> int:
-        """The bytes of the values and of the nulls, a byte each."""
-        return rows * (int(self.kind[2:]) + self.nulls)
+        """The bytes of the values and of the nulls, a byte each; or of a column of texts."""
+        if self.is_text:
+            return text_length(rows, self.width, self.distinct, self.text_bytes)
+        return rows * (self.width + self.nulls)
+
+    def to_json(self) -> dict[str, object]:
+        """Return its fields; those of texts only for texts."""
+        return {name: value for name, value in self.__dict__.items() if self.is_text or name not in _OF_TEXTS}
+
+
+_OF_TEXTS = ("distinct", "text_bytes")
 
 
 @dataclass(frozen=True)
@@ -89,6 +116,7 @@ class ColumnHeader:
     contents: str
     state: tuple[int, int] | None
     columns: tuple[ColumnPlace, ...]
+    format_version: int = FORMAT_VERSION
 
     @property
     def file_bytes(self) -> int:
@@ -98,7 +126,7 @@ class ColumnHeader:
 
     def to_bytes(self) -> bytes:
         """Encode the header as the first bytes of the file; longer than those if it has too much in it."""
-        columns = [place.__dict__ for place in self.columns]
+        columns = [place.to_json() for place in self.columns]
         data = {"format": FORMAT, "format_version": FORMAT_VERSION} | self.__dict__ | {"columns": columns}
         data["state"] = None if self.state is None else list(self.state)
         return json.dumps(data | {"crc32c": json_crc32c(data)}).encode().ljust(HEADER_BYTES - 1) + b"\n"
@@ -109,14 +137,13 @@ class ColumnHeader:
         try:
             data = parse_plain_json(raw)
             crc32c = data.pop("crc32c")
-            if data["format"] != FORMAT or data["format_version"] != FORMAT_VERSION:
+            version = data["format_version"]
+            if data["format"] != FORMAT or type(version) is not int or version not in _READ:
                 raise Unusable("has a format that this clipdex does not know")
             if crc32c != json_crc32c(data):
                 raise Unusable("is damaged: its header is not what was written")
             state = None if data["state"] is None else tuple(data["state"])
-            fields = ColumnPlace.__dataclass_fields__
-            places = tuple(ColumnPlace(**{name: place[name] for name in fields}) for place in data["columns"])
-            header = cls(data["rows"], data["extents"], data["contents"], state, places)
+            header = cls(data["rows"], data["extents"], data["contents"], state, _places(data["columns"]), version)
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise Unusable("is damaged: its header cannot be read") from exc
         if not header._is_plausible():
@@ -125,18 +152,34 @@ class ColumnHeader:
 
     def _is_plausible(self) -> bool:
         texts = (self.extents, self.contents, *(place.name for place in self.columns))
-        numbers = (self.rows, *(number for place in self.columns for number in (place.start, place.crc32c)))
+        numbers = (
+            self.rows,
+            *(
+                number
+                for place in self.columns
+                for number in (place.start, place.crc32c, place.distinct, place.text_bytes)
+            ),
+        )
         if not all(type(text) is str for text in texts) or not all(map(is_stored_count, numbers)):
             return False
         if self.state is not None and [type(number) for number in self.state] != [int, int]:
             return False
         return len(self.columns) <= _MOST_COLUMNS and all(
-            place.kind in KINDS
+            (place.kind in KINDS or (place.is_text and self.format_version > 1))
             and type(place.nulls) is bool
+            and place.text_bytes <= MOST_BYTES
             and place.start >= HEADER_BYTES
             and place.start == padded(place.start)
             for place in self.columns
         )
+
+
+def _places(columns: object) -> tuple[ColumnPlace, ...]:
+    found = []
+    for place in columns:  # type: ignore[attr-defined]
+        fields = [n for n in ColumnPlace.__dataclass_fields__ if place["kind"] in TEXT_KINDS or n not in _OF_TEXTS]
+        found.append(ColumnPlace(**{name: place[name] for name in fields}))
+    return tuple(found)
 
 
 class ColumnFile:
@@ -147,7 +190,7 @@ class ColumnFile:
         self.header, self._data = header, data
         self.rows = header.rows
         self._places = {place.name: place for place in header.columns}
-        self._known: dict[str, Column | None] = {}
+        self._known: dict[str, Column | TextColumn | None] = {}
 
     @classmethod
     def open(cls, directory: Path, extents: Sequence[Extent], store: RowReader) -> ColumnFile | None:
@@ -173,11 +216,26 @@ class ColumnFile:
         return _OF_THE_CONTENT & self._places.keys()
 
     def is_whole(self) -> bool:
-        """Return whether every column can be used now, and none is damaged."""
-        return len(self.names()) == len(self._places) and None not in map(self.column, self._places)
+        """Return whether every column can be used now, none is damaged, and no later format has others."""
+        if self.header.format_version != FORMAT_VERSION or len(self.names()) != len(self._places):
+            return False
+        return None not in map(self._found, self._places)
 
     def column(self, name: str) -> Column | None:
-        """Read a column that `names` gives; None if it is damaged."""
+        """Read a column of numbers that `names` gives; None if it is damaged, or of texts."""
+        found = self._found(name)
+        return found if isinstance(found, Column) else None
+
+    def texts(self, name: str) -> TextColumn | None:
+        """Read a column of texts that `names` gives; None if it is damaged, or of numbers."""
+        found = self._found(name)
+        return found if isinstance(found, TextColumn) else None
+
+    def is_text(self, name: str) -> bool:
+        """Return whether a column that `names` gives is of texts."""
+        return self._places[name].is_text
+
+    def _found(self, name: str) -> Column | TextColumn | None:
         if name not in self._known:
             try:
                 self._known[name] = self._read(self._places[name])
@@ -186,15 +244,21 @@ class ColumnFile:
                 self._known[name] = None
         return self._known[name]
 
-    def _read(self, place: ColumnPlace) -> Column:
+    def _read(self, place: ColumnPlace) -> Column | TextColumn:
+        damaged = Unusable(f"is damaged: the column {place.name!r:.60} is not what was written")
         raw = self._data[place.start : place.start + place.length(self.rows)]
         if google_crc32c.value(raw) != place.crc32c:
-            raise Unusable(f"is damaged: the column {place.name!r:.60} is not what was written")
-        middle = self.rows * int(place.kind[2:])
+            raise damaged
+        if place.is_text:
+            texts = text_column_of(raw, self.rows, place.width, place.distinct, place.nulls)
+            if texts is None:
+                raise damaged
+            return texts
+        middle = self.rows * place.width
         values = raw[:middle].view(place.kind)
         nulls = raw[middle:].view(np.bool_) if place.nulls else None
         if nulls is not None and raw[middle:].max(initial=0) > 1:
-            raise Unusable(f"is damaged: the column {place.name!r:.60} is not what was written")
+            raise damaged
         return Column(values, nulls)
 
 
