@@ -75,6 +75,11 @@ RULES = {
     "the default, √n × 1.5": (8, replace(SAME, min_roots=1.5)),
     "the default, √n × 1": (8, replace(SAME, min_roots=1.0)),
     "the default, √n × 0.8": (8, replace(SAME, min_roots=0.8)),
+    "the default, contained 0.65": (8, replace(SAME, min_contained=0.65)),
+    "the default, contained 0.8": (8, replace(SAME, min_contained=0.8)),
+    "the default, contained 0.85": (8, replace(SAME, min_contained=0.85)),
+    "the default, contained 0.9": (8, replace(SAME, min_contained=0.9)),
+    "the default, contained 0.95": (8, replace(SAME, min_contained=0.95)),
     "the default, spread 0.8": (8, replace(SAME, min_spread=0.8)),
     "the default, spread 0.6": (8, replace(SAME, min_spread=0.6)),
 }
@@ -86,7 +91,8 @@ Fits = tuple[list[Verified], list[Verified]]
 class Pool:
     """The features of all pictures in one mapped file, and what the other methods know of them in memory."""
 
-    def __init__(self, folder: Path, place: Path) -> None:
+    def __init__(self, folder: Path, place: Path, seed: int) -> None:
+        self.seed = seed
         self.numbers_drawn: list[int] = []
         counts: list[int] = []
         sizes: list[tuple[int, int]] = []
@@ -117,7 +123,7 @@ class Pool:
         with multiprocessing.get_context("spawn").Pool(1) as own:
             photographs = own.apply(describe, (matching_pictures.photographs(),))
         yield photographs, [-1 - k for k in range(len(photographs))]
-        for first, some in chunks(folder, SEED):
+        for first, some in chunks(folder, self.seed):
             yield some, list(range(first, first + len(some)))
 
     def __len__(self) -> int:
@@ -199,7 +205,7 @@ def queries_of(pool: Pool, wanted: int) -> list[int]:
 
 def picture_of(pool: Pool, row: int, photographs: list[Image.Image]) -> Image.Image:
     n = pool.numbers_drawn[row]
-    return photographs[-1 - n] if n < 0 else matching_pictures.drawn(SEED, n)
+    return photographs[-1 - n] if n < 0 else matching_pictures.drawn(pool.seed, n)
 
 
 def fits(lists: Lists, pool: Pool, query: LocalFeatures, live: np.ndarray | None = None) -> Fits:
@@ -248,7 +254,7 @@ def ask(job: tuple[int, list[str], bool]) -> list[Answer]:
     """Search what transforms make of a row. job: row, names of transforms, whether other methods search, too."""
     pool, lists, others, photographs = _searched
     row, names, compared = job
-    rng = np.random.default_rng([SEED, row])
+    rng = np.random.default_rng([pool.seed, row])
     image = picture_of(pool, row, photographs)
     made = {name: matching_pictures.TRANSFORMS[name](image, rng) for name in names}
     queries = describe(list(made.values())) if compared else []
@@ -277,7 +283,7 @@ def recall(
     count: queries of each transform. aimed: of each of those that the aim is about; the other methods are asked
     for `count`.
     """
-    rows = np.random.default_rng(SEED).permutation(queries_of(pool, max(count, aimed))).tolist()
+    rows = np.random.default_rng(pool.seed).permutation(queries_of(pool, max(count, aimed))).tolist()
     every = [name for name in matching_pictures.TRANSFORMS if not only or only in name]
     few = [name for name in every if name in AIMED]
     jobs = [(row, every if k < count else few, k < count) for k, row in enumerate(rows)]
@@ -307,7 +313,7 @@ def report_recall(pool: Pool, answers: Iterable[Answer]) -> None:
         if each.seconds is not None:
             timed.append(each.seconds)
         if each.by_rule[DEFAULT] != each.row:
-            missed[each.name, kind_of(pool.numbers_drawn[each.row])] += 1
+            missed[each.name, kind_of(pool, each.row)] += 1
         if asked.total() % 500 == 0:
             say(f"  {asked.total():,} searches")
     done = {name: n for (name, method), n in asked.items() if method == "local"}
@@ -336,9 +342,10 @@ def report_recall(pool: Pool, answers: Iterable[Answer]) -> None:
         )
 
 
-def kind_of(number: int) -> str:
+def kind_of(pool: Pool, row: int) -> str:
     """What a picture of the pool shows."""
-    return "photograph" if number < 0 else matching_pictures.kind_drawn(SEED, number)
+    number = pool.numbers_drawn[row]
+    return "photograph" if number < 0 else matching_pictures.kind_drawn(pool.seed, number)
 
 
 def interval(many: int, of: int) -> tuple[float, float, float]:
@@ -392,7 +399,7 @@ def absent(pool: Pool, workers: Workers, count: int, others: tuple[Path, int | N
     others: the folder of a pool and its seed, whose pictures are searched if the own ones are not enough.
     """
     end = time.monotonic() + seconds
-    own = np.random.default_rng(SEED).permutation(len(pool))[:count].tolist()
+    own = np.random.default_rng(pool.seed).permutation(len(pool))[:count].tolist()
     asked = report("queries of the pool, each with its own row left out", workers, own, end)
     folder, seed = others
     if seed is not None and asked < count:
@@ -438,6 +445,7 @@ def main() -> None:
     parser.add_argument(
         "--absent", type=int, default=10_000, help="queries of pictures that are not there (10000)"
     )
+    parser.add_argument("--seed", type=int, default=SEED, help="of the pool: another one to choose a rule by")
     parser.add_argument("--others", type=int, help="seed of a second pool, for more of these than the pool has")
     parser.add_argument("--workers", type=int, default=2, help="processes (2)")
     parser.add_argument("--seconds", type=float, default=1e9, help="stop the queries of a step after so many")
@@ -446,7 +454,7 @@ def main() -> None:
     opencv().setNumThreads(1)
     fork = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as place:
-        pool = Pool(asked.cache, Path(place))
+        pool = Pool(asked.cache, Path(place), asked.seed)
         before = own_memory()
         lists = Lists(pool, Path(place) / "lists")
         say(
