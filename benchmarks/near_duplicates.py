@@ -21,6 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -207,7 +208,7 @@ def measure_semantic(counts: list[int], kind: str = "like a model's") -> None:
         def of_all(read=read, count: int = count) -> np.ndarray:
             return groups._pairs_of_all(read, count, 0.95, None)
 
-        ways = {"by cells": by_cells}
+        ways: dict[str, Callable[[], np.ndarray]] = {"by cells": by_cells}
         if count <= MOST_BY_BOUNDS:
             ways["by bounds"] = by_bounds
         if count <= MOST_ALL_BY_ALL:

@@ -115,13 +115,17 @@ def decided(monkeypatch):
     return asked
 
 
+def hide_columns(index):
+    index.columns = lambda: None
+
+
 def both(path, condition, params=None):
     """What a condition finds, asked with the columns and without: rows, or the error."""
     found = []
     for without in (False, True):
         with Index.open(path) as index:
             if without:
-                index.columns = lambda: None
+                hide_columns(index)
             try:
                 found.append(index.where(condition, params).tolist())
             except InvalidArgument as exc:
@@ -192,7 +196,7 @@ PARAMS = {"p": "Pixel 7", "none": None}
 def differential(path, decided, seed, count):
     rng = random.Random(seed)
     with Index.open(path) as index, Index.open(path) as plain:
-        plain.columns = lambda: None
+        hide_columns(plain)
         for _ in range(count):
             condition = drawn(rng)
             expected = plain.where(condition, PARAMS).tolist()
