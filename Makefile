@@ -104,7 +104,7 @@ prove-collection: .venv-dev/ready  ## end 1,000 processes that add items: every 
 prove-stores: .venv-stores/ready  ## push 100,000 pictures into each vector database, killed 20 times on the way; an hour
 	.venv-stores/bin/python benchmarks/prove_stores.py
 
-prove-ray: .venv-ray/ready  ## kill Ray's workers, raylets and the command 200 times: what was committed is not made again; an hour
+prove-ray: .venv-ray/ready  ## kill Ray's workers, raylets and the command 200 times: what was committed is not made again; a quarter of an hour
 	.venv-ray/bin/python benchmarks/prove_ray.py
 
 prove-readers: .venv-dev/ready  ## 100,000 searches beside a writer; a second writer
