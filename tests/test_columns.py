@@ -11,6 +11,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 import pytest
+from columns_and_sqlite import find_the_same, hide_columns
 from conftest import unit_vectors
 
 from clipdex.base.errors import InvalidArgument
@@ -110,11 +111,6 @@ def made(tmp_path_factory):
 @pytest.fixture
 def path(made, tmp_path):
     return Path(shutil.copytree(made, tmp_path / "x.clipdex"))  # with the times of the files
-
-
-def hide_columns(index):
-    """Have SQLite evaluate each condition."""
-    index.columns = lambda: None
 
 
 def hide_numbers_from_sql(index):
@@ -249,13 +245,7 @@ def drawn(rng, depth=0):
 
 
 def differential(path, by_columns, seed, count):
-    rng = random.Random(seed)
-    with Index.open(path) as index, Index.open(path) as plain:
-        hide_columns(plain)
-        for _ in range(count):
-            condition = drawn(rng)
-            expected = plain.where(condition, PARAMS).tolist()
-            assert index.where(condition, PARAMS).tolist() == expected, condition
+    find_the_same(path, drawn, PARAMS, seed, count)
     assert by_columns.asked > count * 0.99  # some are drawn twice
     assert by_columns.done > count / 3
 

@@ -8,6 +8,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from columns_and_sqlite import find_the_same, hide_columns
 from conftest import unit_vectors
 
 from clipdex.base.errors import InvalidArgument
@@ -115,10 +116,6 @@ def decided(monkeypatch):
     return asked
 
 
-def hide_columns(index):
-    index.columns = lambda: None
-
-
 def both(path, condition, params=None):
     """What a condition finds, asked with the columns and without: rows, or the error."""
     found = []
@@ -194,13 +191,7 @@ PARAMS = {"p": "Pixel 7", "none": None}
 
 
 def differential(path, decided, seed, count):
-    rng = random.Random(seed)
-    with Index.open(path) as index, Index.open(path) as plain:
-        hide_columns(plain)
-        for _ in range(count):
-            condition = drawn(rng)
-            expected = plain.where(condition, PARAMS).tolist()
-            assert index.where(condition, PARAMS).tolist() == expected, condition
+    find_the_same(path, drawn, PARAMS, seed, count)
     assert sum(decided.values()) > len(decided) / 3
 
 
