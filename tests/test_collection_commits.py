@@ -29,7 +29,7 @@ from clipdex.collection.shared_lock import Gate
 from clipdex.index.rows import RowStore
 from clipdex.wire import FakeTransport
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 VECTORS = unit_vectors(200, 8)
 

@@ -10,7 +10,7 @@ from clipdex import Client, Index, index_pictures
 from clipdex.model.images import open_image, to_pixels
 from clipdex.wire import FakeTransport
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 
 def refusing(*paths, most=100):

@@ -14,7 +14,7 @@ from clipdex.wire import FakeTransport
 from clipdex.wire.servers.failover import ResilientTransport
 from clipdex.wire.servers.retry_policy import FailureKind, failure_kind
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 PIXELS = np.zeros((2, 32, 32, 3), np.uint8)
 QUICK = RetryPolicy(backoff_s=0.01, max_backoff_s=0.05)

@@ -16,7 +16,7 @@ from clipdex.index import Index
 from clipdex.sinks.conditions import AllOf, AnyOf, Compare, Contains, OneOf, Present, parse_condition
 from clipdex.sinks.payloads import FIELDS, checked_condition, metadata_fields, payload_of
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 A, B, C = (Compare(name, ">", 1) for name in ("width", "height", "size"))
 a, b, c = "width > 1", "height > 1", "size > 1"

@@ -18,7 +18,7 @@ from clipdex.sinks.push import push
 from clipdex.sinks.sink import Found
 from clipdex.sinks.verify import verify
 
-pytestmark = pytest.mark.thin
+pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 ONE = point_id(b"/p/005.jpg")
 
