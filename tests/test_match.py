@@ -146,6 +146,14 @@ def test_a_banner_over_a_quarter_of_a_picture_leaves_it_a_match():
     assert found is not None and found.contained > 0.95
 
 
+def test_a_copy_of_the_query_does_not_hide_the_next_rows():
+    """A copy's points are as near as can be; those of what it was cut from are hardly nearer than others'."""
+    rows = [7, 3, 0, 1, 2, 4]
+    ids = np.array([[row * POINTS_A_ROW + point for row in rows] for point in range(40)])
+    distances = np.broadcast_to(np.array([0.0, 0.97, 0.999, 0.9995, 0.9999, 1.0]), ids.shape) * 1e5
+    assert votes((distances, ids)).tolist() == [7, 3, 0, 1]
+
+
 def test_a_point_votes_once_for_a_row_and_dead_rows_have_no_votes():
     ids = np.array([[0, 1, POINTS_A_ROW], [POINTS_A_ROW + 1, 5, -1]])
     distances = np.array([[1, 1, 4], [1, 2, np.inf]], np.float32)

@@ -55,6 +55,7 @@ CANDIDATES = 32  # rows with the most votes, whose geometry is looked at
 NEIGHBOURS = 12
 _LEAST_CANDIDATES = 4  # times top_k
 _LEAST_VOTES = 0.08  # of those of the first row
+_ALWAYS = 4  # rows whose geometry is looked at however few their votes are: a copy of the query has very many
 
 Source: TypeAlias = "ImageSource | LocalFeatures"
 
@@ -340,7 +341,8 @@ def votes(
 ) -> npt.NDArray[np.int64]:
     """Rank rows by the neighbours of a query's points -> int64 (n,), the row with the most votes first.
 
-    Rows with fewer votes than `fewest` are left out; with few beside the first, if it is not given.
+    Rows with fewer votes than `fewest` are left out; with few beside the first, if it is not given, but for the
+    first four.
 
     A point votes once for a row, by how much nearer its neighbour there is than the farthest that was found. A
     descriptor that many points are near to, such as one of many like bricks, shares one vote among them.
@@ -369,8 +371,12 @@ def votes(
     candidates, which = np.unique(rows[first], return_inverse=True)
     totals = np.bincount(which, weights=weight[first])
     order = np.argsort(-totals, kind="stable")
-    order = order[totals[order] >= (_LEAST_VOTES * totals[order[0]] if fewest is None else fewest)]
-    return np.asarray(candidates[order], np.int64)
+    if fewest is None:
+        few = totals[order] < _LEAST_VOTES * totals[order[0]]
+        few[:_ALWAYS] = False
+    else:
+        few = totals[order] < fewest
+    return np.asarray(candidates[order[~few]], np.int64)
 
 
 def mirrored(features: LocalFeatures) -> LocalFeatures:
