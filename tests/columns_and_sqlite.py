@@ -13,6 +13,14 @@ def hide_columns(index: Any) -> None:
     index.columns = lambda: None
 
 
+def found(path: Path, condition: str, params: Mapping[str, Any] | None, *, by_columns: bool) -> list[int]:
+    """Return the rows that a condition finds, asked with the columns or without."""
+    with Index.open(path) as index:
+        if not by_columns:
+            hide_columns(index)
+        return index.where(condition, params).tolist()
+
+
 def find_the_same(
     path: Path, drawn: Callable[[random.Random], str], params: Mapping[str, Any], seed: int, count: int
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 import pytest
-from columns_and_sqlite import find_the_same, hide_columns
+from columns_and_sqlite import find_the_same, found, hide_columns
 from conftest import unit_vectors
 
 from clipdex.base.errors import InvalidArgument
@@ -148,13 +148,7 @@ def by_columns(monkeypatch):
 
 def both(path, condition, params=None):
     """The rows that a condition finds, asked with the columns and without."""
-    found = []
-    for without in (False, True):
-        with Index.open(path) as index:
-            if without:
-                hide_columns(index)
-            found.append(index.where(condition, params).tolist())
-    return found
+    return [found(path, condition, params, by_columns=each) for each in (True, False)]
 
 
 COLUMNS = [

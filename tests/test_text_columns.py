@@ -8,13 +8,13 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from columns_and_sqlite import find_the_same, hide_columns
+from columns_and_sqlite import find_the_same, found
 from conftest import unit_vectors
 
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.exif import Exif
 from clipdex.base.item_paths import item_path
-from clipdex.index import Index, IndexWriter, Manifest, Picture, column_where, optimize_index, text_patterns
+from clipdex.index import IndexWriter, Manifest, Picture, column_where, optimize_index, text_patterns
 from clipdex.index import where as where_module
 from clipdex.index.side.text_column import SortedTexts
 
@@ -118,16 +118,13 @@ def decided(monkeypatch):
 
 def both(path, condition, params=None):
     """What a condition finds, asked with the columns and without: rows, or the error."""
-    found = []
-    for without in (False, True):
-        with Index.open(path) as index:
-            if without:
-                hide_columns(index)
-            try:
-                found.append(index.where(condition, params).tolist())
-            except InvalidArgument as exc:
-                found.append(str(exc))
-    return found
+    answers: list[list[int] | str] = []
+    for by_columns in (True, False):
+        try:
+            answers.append(found(path, condition, params, by_columns=by_columns))
+        except InvalidArgument as exc:
+            answers.append(str(exc))
+    return answers
 
 
 def quoted(text):

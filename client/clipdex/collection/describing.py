@@ -62,7 +62,7 @@ class Describing:
             IndexFault: the system refuses to read those of the index.
             MissingExtra: they were asked for, and OpenCV is not installed.
         """
-        if self._wanted is False or not FeatureFile.exists(self._directory):
+        if self._wanted is False:
             return None
         try:
             file = FeatureFile.open(self._directory)

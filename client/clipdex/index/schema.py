@@ -168,21 +168,16 @@ def record_crc32c(*values: Value) -> int:
     """
     parts: list[bytes] = []
     for value in values:
-        if type(value) is int:  # as almost all are: without the checks for others
+        if isinstance(value, int):
             digits = b"%d" % value
             parts += (_INT_OF[len(digits)], digits)
-        elif type(value) is bytes:
+        elif isinstance(value, bytes):
             parts += (_BYTES_OF[len(value)] if len(value) < _SHORT else b"b%d:" % len(value), value)
         elif value is None:
             parts.append(b"n")
-        elif isinstance(value, int):
-            digits = b"%d" % value
-            parts += (_INT_OF[len(digits)], digits)
         else:
-            kind, data = (
-                (b"b", value) if isinstance(value, bytes) else (b"t", value.encode("utf-8", "surrogatepass"))
-            )
-            parts.append(b"%b%d:%b" % (kind, len(data), data))
+            text = value.encode("utf-8", "surrogatepass")
+            parts += (b"t%d:" % len(text), text)
     return int(google_crc32c.value(b"".join(parts)))
 
 

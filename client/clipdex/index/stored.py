@@ -97,8 +97,8 @@ def picture_of(record: Sequence[Any]) -> Picture:
     """Make a Picture from a record of `stored`. A damaged signature, ctime or Exif becomes None."""
     row, path, size, mtime_ns, content_hash, width, height, _, _, said, _ = record[:11]
     phash, ctime_ns = (
-        value if value is not None and is_whole(table, crc, row, value) else None
-        for table, (value, crc) in zip(LATER_OF_ROWS, _later(record), strict=True)
+        record[at] if record[at] is not None and is_whole(table, record[at + 1], row, record[at]) else None
+        for table, at in _BESIDE[1:]
     )
     exif = _exif_of(record) if _has_exif(record) and _exif_is_whole(row, record) else None
     return Picture(path, size, mtime_ns, content_hash, width, height, said, phash, ctime_ns, exif)
@@ -149,11 +149,6 @@ def failure_of(
     """Make a Failure from a line of the ledger and its ctime, which becomes None if it is damaged."""
     known = ctime_ns is not None and is_whole("failure_ctimes", crc, path, ctime_ns)
     return Failure(path, reason, detail, size, mtime_ns, ctime_ns if known else None)
-
-
-def _later(record: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """Take (value, checksum) of each of `LATER_OF_ROWS` from a record."""
-    return [(record[11], record[12]), (record[13], record[14])]
 
 
 def _has_exif(record: Sequence[Any]) -> bool:
