@@ -38,7 +38,11 @@ def lose(kind):
     pytest.fail("the handler raised nothing")
 
 
-def test_a_run_ends_although_the_interrupt_was_lost(folder, tmp_path):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_ends_although_the_interrupt_was_lost(folder, tmp_path, workers):
+    # Slow to decode: with two workers, the second picture comes to the joining thread together with the first.
+    noise = np.random.default_rng(60).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "00.png", compress_level=1)
     index = tmp_path / "it.clipdex"
     told = []
 
@@ -50,7 +54,7 @@ def test_a_run_ends_although_the_interrupt_was_lost(folder, tmp_path):
 
     with clipdex.Client(FakeTransport(max_batch_size=4)) as client:
         with pytest.raises(KeyboardInterrupt):
-            clipdex.index_pictures(client, folder, index, workers=1, max_ring_bytes=1, progress=progress)
+            clipdex.index_pictures(client, folder, index, workers=workers, max_ring_bytes=1, progress=progress)
         assert len(told) == 1
         with clipdex.Index.open(index) as opened:
             assert 0 < len(opened) < 60

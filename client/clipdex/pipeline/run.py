@@ -155,6 +155,7 @@ class Run:
                     self._note_scan()
                     self._commit_if_due()
                 while results:
+                    stop_if_told()
                     # A tray's worth at most: it ends with a request, and then with rows that the next may copy.
                     room = ring.rows - heard % ring.rows
                     some, results = results[:room], results[room:]
@@ -168,6 +169,7 @@ class Run:
                             pool.release_tray()
             waiting.append((batch, self._submit(batch)))
             while waiting:
+                stop_if_told()
                 self._append(*waiting.popleft())
         finally:
             self._over.set()
