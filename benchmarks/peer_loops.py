@@ -5,6 +5,7 @@
 Reads a line of JSON with paths, embeds them, saves the vectors, answers with a line of JSON: the seconds it took.
 NAME: hf_one, the Hugging Face loop one picture at a time; hf_batched, 32 at a time; sentence_transformers, its
 `encode(batch_size=32)`; onnxruntime, Pillow and a session, 32 at a time. Each as its documentation shows it.
+hf_bf16 is hf_batched with the weights and the pixels in bfloat16.
 """
 
 import json
@@ -20,22 +21,22 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1", "TOKENIZERS_
 BATCH = 32
 
 
-def hugging_face(checkpoint, batch):
+def hugging_face(checkpoint, batch, dtype="float32"):
     import torch
     from transformers import AutoImageProcessor, CLIPModel
 
     processor = AutoImageProcessor.from_pretrained(checkpoint)
-    model = CLIPModel.from_pretrained(checkpoint).eval()
+    model = CLIPModel.from_pretrained(checkpoint, dtype=getattr(torch, dtype)).eval()
 
     @torch.inference_mode()
     def embed(paths):
         parts = []
         for start in range(0, len(paths), batch):
             images = [Image.open(path) for path in paths[start : start + batch]]
-            inputs = processor(images=images, return_tensors="pt")
+            inputs = processor(images=images, return_tensors="pt").to(model.dtype)
             features = model.get_image_features(**inputs)
             features = getattr(features, "pooler_output", features)
-            parts.append((features / features.norm(dim=-1, keepdim=True)).numpy())
+            parts.append((features / features.norm(dim=-1, keepdim=True)).float().numpy())
         return np.concatenate(parts)
 
     return embed
@@ -86,6 +87,7 @@ def main():
     embed = {
         "hf_one": lambda: hugging_face(checkpoint, 1),
         "hf_batched": lambda: hugging_face(checkpoint, BATCH),
+        "hf_bf16": lambda: hugging_face(checkpoint, BATCH, "bfloat16"),
         "sentence_transformers": lambda: sentence_transformers(checkpoint),
         "onnxruntime": lambda: raw_onnxruntime(onnx_file),
     }[name]()

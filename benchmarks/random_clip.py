@@ -11,16 +11,16 @@ ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / ".bench"
 
 
-def random_clip(shape: str = "vit_b_32", precision: str = "fp32") -> tuple[Path, Path]:
+def random_clip(shape: str = "vit_b_32", precision: str = "fp32", target: str = "auto") -> tuple[Path, Path]:
     """-> a Hugging Face checkpoint, and a Triton repository with its export, named as the shape.
 
-    precision: of the export; one that is not fp32 is in a repository of its own. Random weights say nothing about
-    what a precision costs, so the gate's verdict on them is not heeded.
+    precision and target: of the export; others than fp32 and auto have a repository of their own. Random weights
+    say nothing about what a precision costs, so the gate's verdict on them is not heeded.
     """
     from clipdex_export import export_model
     from clipdex_export.random_checkpoint import SHAPES, write_random_checkpoint
 
-    suffix = "" if precision == "fp32" else f"_{precision}"
+    suffix = "".join(f"_{each}" for each in (precision, target) if each not in ("fp32", "auto"))
     checkpoint, repository = KEPT / f"{shape}_checkpoint", KEPT / f"{shape}{suffix}_repository"
     if not (checkpoint / "model.safetensors").exists():
         print(f"writing a random {shape} to {checkpoint}", file=sys.stderr)
@@ -29,7 +29,13 @@ def random_clip(shape: str = "vit_b_32", precision: str = "fp32") -> tuple[Path,
         print(f"exporting it to {repository}", file=sys.stderr)
         forced = precision != "fp32"
         export_model(
-            checkpoint, name=shape, repository=repository, precision=precision, overwrite=True, force=forced
+            checkpoint,
+            name=shape,
+            repository=repository,
+            precision=precision,
+            target=target,
+            overwrite=True,
+            force=forced,
         )
     return checkpoint, repository
 

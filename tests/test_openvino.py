@@ -33,6 +33,8 @@ from clipdex_server import LocalTriton  # noqa: E402
 from clipdex_server.runtimes import choices, write_repository  # noqa: E402
 
 AMX = Processor("x86_64", frozenset({"avx2", "avx512_bf16", "amx_bf16"}))
+# Intel's has instructions for bf16 that are no faster than those for float32.
+COOPER_LAKE = Processor("x86_64", frozenset({"avx2", "avx512_bf16"}), "GenuineIntel")
 TEXTS = ["a red circle", "two blue squares on green", ""]
 
 
@@ -159,7 +161,7 @@ def test_bf16_is_asked_of_it_only_where_the_processor_multiplies_it(repository: 
     assert {options["INFERENCE_NUM_THREADS"] for options in asked} == {2}
 
 
-def test_auto_serves_a_bf16_model_by_openvino_on_a_processor_that_multiplies_it(
+def test_auto_serves_a_bf16_model_by_openvino_on_a_processor_that_gains_by_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "repository"
@@ -180,6 +182,23 @@ def test_auto_serves_a_bf16_model_by_openvino_on_a_processor_that_multiplies_it(
     assert (seen / "demo_image" / "1" / "model.onnx").samefile(source / "demo_image" / "1" / "model.onnx")
     assert (seen / "demo_text").is_symlink() and path.read_text().count("openvino") == 0  # the user's stays
     assert write_repository(tmp_path / "link", MODEL_REPOSITORY, {}).is_symlink()
+
+
+def test_a_model_for_openvino_is_served_in_float32_where_the_processor_gains_nothing_by_bf16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backend would heed what it is asked for, wherever the processor can."""
+    source = tmp_path / "repository"
+    shutil.copytree(MODEL_REPOSITORY, source)
+    path = source / "demo_image" / "config.pbtxt"
+    asked = path.read_text().replace('backend: "onnxruntime"', 'backend: "openvino"')
+    path.write_text(asked + 'parameters { key: "HINT_BF16" value: { string_value: "YES" } }\n')
+    for processor, heeded in ((AMX, True), (COOPER_LAKE, False)):
+        monkeypatch.setattr(choice, "this_processor", lambda it=processor: it)
+        seen = write_repository(tmp_path / f"seen {heeded}", source, choices(source, None, gpu=False))
+        written = clipdex.wire.model_config.read_config(seen / "demo_image" / "config.pbtxt")
+        assert written.backend == "openvino" and ("HINT_BF16" in written.parameters) is heeded
+    assert "HINT_BF16" in path.read_text()  # the user's stays
 
 
 @pytest.fixture

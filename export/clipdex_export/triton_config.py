@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from clipdex.model.assets import SHA256_PARAMETER
 from clipdex.model.card import ModelCard
+from clipdex.wire.runtimes.choice import PRECISION_PARAMETER
 from clipdex.wire.transport import FINGERPRINT_PARAMETER
 from clipdex_export.accelerators import TowerInput, accelerator, gpu_parameters, warm_up
 from clipdex_export.precisions import find_precision
@@ -65,8 +66,13 @@ parameters { key: "ENABLE_BATCH_PADDING", value: { string_value: "YES" } }
 """
 
 _BF16 = """\
-# What the card allows: products in bfloat16, where the processor multiplies it (AMX, AVX512_BF16).
+# What the card allows: products in bfloat16, where the processor gains by it (AMX, or AMD's AVX512_BF16).
 parameters { key: "HINT_BF16", value: { string_value: "YES" } }
+"""
+
+_INT8 = """\
+# On a CPU, whichever runtime is faster there for int8 files computes it: docs/cpu.md.
+parameters { key: "%s", value: { string_value: "int8" } }
 """
 
 # The comment about a tower's copies, by the kind of its instance group.
@@ -118,6 +124,7 @@ def image_config(
         max_batch_size=max_batch_size,
         given=TowerInput("pixels", "TYPE_UINT8", (side, side, 3), "random_data", leading, file_sha256),
         serving=serving or Serving(),
+        precision=card.precision,
         # The GPU time of a few pictures, and little compared with the milliseconds that a single picture takes.
         delay_us=100,
     )
@@ -136,6 +143,7 @@ def text_config(
         # Zeros: random numbers would not be valid token ids.
         given=TowerInput("token_ids", "TYPE_INT32", (length,), "zero_data", file_sha256=file_sha256),
         serving=serving or Serving(),
+        precision=str(card.parity.get("text_precision", card.precision)),
         # Short, since a person is waiting for the answer to a query.
         delay_us=100,
     )
@@ -163,8 +171,10 @@ def _tower(
     max_batch_size: int,
     given: TowerInput,
     serving: Serving,
+    precision: str,
     delay_us: int,
 ) -> str:
+    """precision: of this tower's file; the card's is that of the model."""
     name = f"{card.name}_{suffix}"
     copies = "One copy" if serving.instances == 1 else f"{serving.instances} copies"
     return _TOWER.format(
@@ -183,7 +193,7 @@ def _tower(
         kind=serving.target.kind,
         backend=serving.target.backend,
         file_name=_FILE_NAME if serving.target.backend == "openvino" else "",
-        runtime=_runtime(serving, card.precision),
+        runtime=_runtime(serving, precision),
         fingerprint_key=FINGERPRINT_PARAMETER,
         fingerprint=card.fingerprint,
         accelerator=accelerator(serving, name, given, card.precision, max_batch_size),
@@ -195,8 +205,11 @@ def _runtime(serving: Serving, precision: str) -> str:
     """Return a tower's parameters for the runtime."""
     target = serving.target
     own = _OPENVINO if target.backend == "openvino" else _ONNXRUNTIME
-    bf16 = _BF16 if target.name in find_precision(precision, target.name).bf16_on else ""
-    return own + bf16 + gpu_parameters(serving)
+    if target.name in find_precision(precision, target.name).bf16_on:
+        own += _BF16
+    elif precision == "int8":
+        own += _INT8 % PRECISION_PARAMETER
+    return own + gpu_parameters(serving)
 
 
 def _one_line(source: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clipdex.base.errors import ClipdexError
 from clipdex.base.extras import require_installed
-from clipdex.wire.runtimes.choice import ONNXRUNTIME, OPENVINO, Choice, choose
+from clipdex.wire.runtimes.choice import BF16_PARAMETER, ONNXRUNTIME, OPENVINO, Choice, asks_for_bf16, choose
 
 __all__ = ["choices", "serves_tf32", "write_repository"]
 
@@ -56,17 +56,18 @@ def serves_tf32(repository: Path, models: Collection[str] | None) -> bool:
 
 
 def write_repository(directory: Path, repository: Path, chosen: Mapping[str, Choice]) -> Path:
-    """Make `directory` show the repository, with the chosen runtime as each model's backend; return it.
+    """Make `directory` show the repository, with the chosen runtime and precision of each model; return it.
 
     It is a link, unless a configuration has to differ: then a directory of links, with that configuration anew.
     """
     from clipdex.wire.model_config import read_config, write_config
 
-    differing = {
-        name
-        for name, choice in chosen.items()
-        if read_config(repository / name / "config.pbtxt").backend != choice.runtime
-    }
+    differing = set()
+    for name, choice in chosen.items():
+        config = read_config(repository / name / "config.pbtxt")
+        unheeded = choice.runtime == OPENVINO and asks_for_bf16(config) and not choice.bf16
+        if config.backend != choice.runtime or unheeded:
+            differing.add(name)
     if not differing:
         directory.symlink_to(repository, target_is_directory=True)
         return directory
@@ -81,6 +82,8 @@ def write_repository(directory: Path, repository: Path, chosen: Mapping[str, Cho
                 (directory / model.name / part.name).symlink_to(part, target_is_directory=part.is_dir())
         config = read_config(model / "config.pbtxt")
         config.backend = chosen[model.name].runtime
+        if not chosen[model.name].bf16:
+            config.parameters.pop(BF16_PARAMETER, None)
         config.default_model_filename = config.default_model_filename or "model.onnx"  # OpenVINO's is another
         for group in config.instance_group:
             group.kind = group.KIND_CPU

@@ -20,20 +20,28 @@ _SETS = (
     (("asimddp",), "DOTPROD"),
     (("asimd",), "NEON"),
 )
-_BF16 = {"amx_bf16", "avx512_bf16"}
 
 
 @dataclass(frozen=True)
 class Processor:
-    """A processor. architecture: as `uname -m` says. flags: of /proc/cpuinfo; empty where there is none."""
+    """A processor. architecture: as `uname -m` says. flags, vendor: of /proc/cpuinfo; empty if there is none."""
 
     architecture: str
     flags: frozenset[str]
+    vendor: str = ""
 
     @property
-    def multiplies_bf16(self) -> bool:
-        """Whether it has instructions that OpenVINO multiplies bfloat16 with: AMX, AVX512_BF16."""
-        return not _BF16.isdisjoint(self.flags)
+    def gains_by_bf16(self) -> bool:
+        """Whether products are faster in bfloat16 than in float32: with AMX, or AMD's AVX512_BF16.
+
+        Intel's AVX512_BF16 multiplies twice as many pairs in an instruction, on half as many units (docs/cpu.md).
+        """
+        return "amx_bf16" in self.flags or ("avx512_bf16" in self.flags and self.vendor == "AuthenticAMD")
+
+    @property
+    def gains_by_openvino_int8(self) -> bool:
+        """Whether OpenVINO computes int8 models faster than onnxruntime: with AVX512_VNNI (docs/cpu.md)."""
+        return "avx512_vnni" in self.flags
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -45,16 +53,17 @@ class Processor:
 
 
 def read_processor(cpuinfo: Path, architecture: str) -> Processor:
-    """Read the flags of the first processor in a file like /proc/cpuinfo; none if it cannot be read."""
+    """Read the first processor of a file like /proc/cpuinfo; without flags if it cannot be read."""
     try:
         lines = cpuinfo.read_text("utf-8", "replace").splitlines()
     except OSError:
         lines = []
+    first: dict[str, str] = {}
     for line in lines:
         key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):  # x86, ARM
-            return Processor(architecture, frozenset(value.split()))
-    return Processor(architecture, frozenset())
+        first.setdefault(key.strip(), value.strip())
+    flags = first.get("flags", first.get("Features", ""))  # x86, ARM
+    return Processor(architecture, frozenset(flags.split()), first.get("vendor_id", ""))
 
 
 @cache

@@ -42,8 +42,8 @@ WORDINGS = {
     "bf16_unused": Words(
         NOTE,
         "its card allows bf16, and onnxruntime computes it in float32",
-        "OpenVINO multiplies bf16 on processors with AMX or AVX512_BF16, which is faster{here}.",
-        "If the server's processor has one of them, install the extra `openvino` for  clipdex serve .",
+        "OpenVINO in bf16 is faster on processors with AMX, and AMD's with AVX512_BF16{here}.",
+        "If the server's processor is one of them, install the extra `openvino` for  clipdex serve .",
     ),
     "int8_versions": Words(
         NOTE,
@@ -108,16 +108,16 @@ def quantized(snapshot: Snapshot) -> Iterator[Finding]:
 def runtimes(snapshot: Snapshot) -> Iterator[Finding]:
     """Note towers that OpenVINO computes, and those that it could compute faster."""
     here = snapshot.processor
-    lacking = here is not None and not here.multiplies_bf16
+    lacking = here is not None and not here.gains_by_bf16
     for tower in _towers(snapshot):
         asks = tower.parameters.get("HINT_BF16", "").upper() == "YES"
         if tower.backend == "openvino":
             how = "in bf16 where its processor multiplies it" if asks else "in float32"
             if asks and here is not None:
-                how = f"in float32, since {here} cannot multiply bf16" if lacking else f"in bf16, on {here}"
+                how = f"in float32, since {here} gains nothing by bf16" if lacking else f"in bf16, on {here}"
             yield Finding("openvino", tower.name, {"how": how})
         elif asks and not tower.on_gpu:
-            yield Finding("bf16_unused", tower.name, {"here": "; this one has neither" if lacking else ""})
+            yield Finding("bf16_unused", tower.name, {"here": "; this one gains nothing by it" if lacking else ""})
 
 
 def _towers(snapshot: Snapshot) -> Iterator[InspectedModel]:

@@ -1,8 +1,9 @@
 """Which runtime computes a model on a CPU, and why: by its configuration, the processor, and what is installed.
 
 A configuration names a backend. Exports for `auto` and `cpu` name `onnxruntime`, but any reads their files.
-Where the card allows bfloat16 (`HINT_BF16`), OpenVINO is the faster one on processors that multiply it; elsewhere
-it gains little (docs/cpu.md has the measurements), so onnxruntime stays.
+OpenVINO is the faster one where the card allows bfloat16 (`HINT_BF16`) and the processor gains by it, and for int8
+files on processors with AVX512_VNNI; elsewhere it gains little (docs/cpu.md has the measurements), so onnxruntime
+stays.
 """
 
 from __future__ import annotations
@@ -14,12 +15,23 @@ from typing import Any
 from clipdex.base.extras import is_installed
 from clipdex.base.processor import Processor, this_processor
 
-__all__ = ["BF16_PARAMETER", "ONNXRUNTIME", "OPENVINO", "Choice", "choose", "installed_runtimes"]
+__all__ = [
+    "BF16_PARAMETER",
+    "ONNXRUNTIME",
+    "OPENVINO",
+    "PRECISION_PARAMETER",
+    "Choice",
+    "asks_for_bf16",
+    "choose",
+    "installed_runtimes",
+]
 
 ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
 # Triton's C++ OpenVINO backend reads it; its only value is YES.
 BF16_PARAMETER = "HINT_BF16"
-_NO_BF16 = "this processor has neither AMX nor AVX512_BF16"
+# Of a tower that any runtime may compute; its only value is int8.
+PRECISION_PARAMETER = "clipdex_precision"
+_NO_BF16 = "this processor gains nothing by bf16"
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,15 @@ class Choice:
 
     def __str__(self) -> str:
         return f"{self.runtime}{' in bf16' if self.bf16 else ''}: {self.why}"
+
+
+def asks_for_bf16(config: Any) -> bool:
+    """Return whether a `ModelConfig` message allows products in bfloat16."""
+    return _parameter(config, BF16_PARAMETER).upper() == "YES"
+
+
+def _parameter(config: Any, name: str) -> str:
+    return str(config.parameters[name].string_value) if name in config.parameters else ""
 
 
 def choose(
@@ -51,11 +72,11 @@ def choose(
     """
     processor = processor or this_processor()
     installed = installed_runtimes() if installed is None else installed
-    asks = BF16_PARAMETER in config.parameters and config.parameters[BF16_PARAMETER].string_value.upper() == "YES"
+    asks = asks_for_bf16(config)
     if config.backend == OPENVINO:
         if not asks:
             return Choice(OPENVINO, False, "its configuration names it, and asks for float32")
-        if processor.multiplies_bf16:
+        if processor.gains_by_bf16:
             return Choice(OPENVINO, True, f"its configuration names it, for {processor}")
         return Choice(OPENVINO, False, f"its configuration names it; in float32, since {_NO_BF16}")
     groups = config.instance_group
@@ -64,8 +85,13 @@ def choose(
     if not asks:
         if ONNXRUNTIME not in installed and OPENVINO in installed:
             return Choice(OPENVINO, False, "onnxruntime is not installed")
+        if _parameter(config, PRECISION_PARAMETER) == "int8" and processor.gains_by_openvino_int8:
+            if OPENVINO in installed:
+                return Choice(OPENVINO, False, f"faster in int8 on {processor}")
+            why = f"OpenVINO, which is not installed, would be faster in int8 on {processor}"
+            return Choice(ONNXRUNTIME, False, why)
         return Choice(ONNXRUNTIME, False, "its configuration names it")
-    if not processor.multiplies_bf16:
+    if not processor.gains_by_bf16:
         return Choice(ONNXRUNTIME, False, f"in float32, since {_NO_BF16}")
     if OPENVINO not in installed:
         why = f"in float32; OpenVINO, which is not installed, would use bf16 on {processor}"
