@@ -1,12 +1,13 @@
 """Indexing from a bucket against the same pictures on this machine, in turns: what a request's time costs.
 
 .venv-dev/bin/python benchmarks/buckets.py [--pictures 5000] [--ms 20] [--fetches 64] [--rounds 3] [--moto] [--pin]
+                                           [--repository DIR]
 
 The bucket waits before each answer. It is tests/s3_server.py in a process of its own, or with --moto, moto's
 server (make .venv-buckets/ready): both take processor time from the decoders on the same machine; it is printed
 beside the rates. Last, what a read alone costs this process, by obstore and by clipdex. With --pin, indexing has
-the first core alone, and the bucket the second. The model is the fake server, which answers at once: the rate is
-the decoders'. Figures: docs/performance.md.
+the first core alone, and the bucket the second. The model is the fake server, which answers at once, so that the
+rate is the decoders'; or, with --repository, one that computes in this process. Figures: docs/performance.md.
 """
 
 import argparse
@@ -122,10 +123,17 @@ def our_s() -> float:
     return sum(each.ru_utime + each.ru_stime for each in found)
 
 
-def run(source: str | Path, fetches: int, expected: int, pid: int) -> Round:
+def model(repository: str | None) -> clipdex.Client:
+    """A client of the model in a repository, or of a fake server that answers at once."""
+    if repository is None:
+        return clipdex.Client(FakeTransport(image_size=224))
+    return clipdex.connect(f"inproc:{repository}")
+
+
+def run(client: clipdex.Client, source: str | Path, fetches: int, expected: int, pid: int) -> Round:
     """Index into a new index; the rate is from the first picture decoded."""
     ours, theirs = our_s(), processor_s(pid)
-    with tempfile.TemporaryDirectory() as name, clipdex.Client(FakeTransport(image_size=224)) as client:
+    with tempfile.TemporaryDirectory() as name:
         report = clipdex.index_pictures(client, open_source(source, fetches=fetches), Path(name) / "x.clipdex")
     assert (report.indexed, report.failed) == (expected, 0), report
     found = Round(report.images_per_s, our_s() - ours, processor_s(pid) - theirs)
@@ -164,6 +172,7 @@ if __name__ == "__main__":
     parser.add_argument("--fetches", type=int, nargs="+", default=[64, 1])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--moto", action="store_true", help="moto's server")
+    parser.add_argument("--repository", help="of a model that is computed in this process; by default none is")
     parser.add_argument("--pin", action="store_true", help="indexing on the first core, the bucket on the second")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -176,11 +185,13 @@ if __name__ == "__main__":
                     os.sched_setaffinity(int(task), {two})
                 os.sched_setaffinity(0, {one})
             rounds: dict[str, list[Round]] = {}
-            for _round in range(asked.rounds):
-                rounds.setdefault("local", []).append(run(folder, 1, asked.pictures, pid))
-                for fetches in asked.fetches:
-                    found = run(f"s3://{BUCKET}/in", fetches, asked.pictures, pid)
-                    rounds.setdefault(f"bucket, {fetches} at a time", []).append(found)
+            # After the pinning: a runtime starts a thread for each core that it may use.
+            with model(asked.repository) as client:
+                for _round in range(asked.rounds):
+                    rounds.setdefault("local", []).append(run(client, folder, 1, asked.pictures, pid))
+                    for fetches in asked.fetches:
+                        found = run(client, f"s3://{BUCKET}/in", fetches, asked.pictures, pid)
+                        rounds.setdefault(f"bucket, {fetches} at a time", []).append(found)
             reads_alone(max(asked.fetches))
     local = rounds["local"]
     for what, all_of in rounds.items():
