@@ -6,6 +6,7 @@ import json
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,11 @@ from clipdex.sinks.push import Pushed, push, unit
 from clipdex.sinks.sink import Points, Sink
 from clipdex.sinks.urls import open_sink
 
-pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
+# What the client's emulation of a Qdrant server says of settings that mean nothing to it.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
+    pytest.mark.filterwarnings("ignore:Local mode performs exact"),
+]
 
 Opener = Callable[[], Sink]
 
@@ -474,6 +479,40 @@ def test_a_push_into_a_milvus_server_ends_when_queries_use_its_graphs(monkeypatc
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     milvus_sink.MilvusSink(client, "pictures", "Milvus").optimize()
     assert pending == graphs == []
+
+
+def test_a_graph_of_qdrant_or_milvus_is_asked_for_more_candidates_than_hits(tmp_path, monkeypatch):
+    """Left to themselves, Qdrant considers 100, and Milvus as many before the filter as after it."""
+    pytest.importorskip("qdrant_edge")
+    from clipdex.sinks.qdrant_edge_sink import QdrantEdgeSink
+
+    asked: dict[str, list[int]] = {"edge": [], "qdrant": [], "milvus": []}
+    edge = QdrantEdgeSink(tmp_path / "shard")
+    edge._shard = SimpleNamespace(query=lambda request: asked["edge"].append(request.params.hnsw_ef) or [])
+    sinks: dict[str, Any] = {"edge": edge}
+    if find_spec("qdrant_client"):
+        from clipdex.sinks.qdrant_sink import QdrantSink
+
+        answer = SimpleNamespace(points=[])
+        client: Any = SimpleNamespace(
+            query_points=lambda *_, **said: asked["qdrant"].append(said["search_params"].hnsw_ef) or answer
+        )
+        sinks["qdrant"] = QdrantSink(client, "pictures", "Qdrant")
+    if find_spec("pymilvus"):
+        from clipdex.sinks.milvus_sink import MilvusSink
+
+        client = SimpleNamespace(
+            describe_collection=lambda name: {"fields": []},
+            search=lambda *_, **said: asked["milvus"].append(said["search_params"]["params"]["ef"]) or [[]],
+        )
+        sinks["milvus"] = MilvusSink(client, "pictures", "Milvus")
+    condition = checked_condition(parse_condition("width > 1000"), FIELDS)
+    for sink in sinks.values():
+        for top_k, wanted in ((10, None), (10_000, None), (10, condition), (10_000, condition)):
+            sink.query(np.zeros(8, np.float32), top_k, wanted)
+    assert asked["edge"] == [256, 20_000, 256, 20_000]
+    assert asked["qdrant"] == (asked["edge"] if "qdrant" in sinks else [])
+    assert asked["milvus"] == ([512, 20_000, 2_048, 32_768] if "milvus" in sinks else [])
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ _SUFFIX = "__clipdex"  # of the collection that has the description
 _THE_POINT = "00000000-0000-8000-8000-000000000000"
 _AT_ONCE = 4_096
 _GRAPH = 16  # edges per vector, Qdrant's own default
+_EFFORT = 256  # hnsw_ef: candidates of a query, as for the engine without its server
 _KINDS = {
     "int": models.PayloadSchemaType.INTEGER,
     "real": models.PayloadSchemaType.FLOAT,
@@ -147,7 +148,12 @@ class QdrantSink:
         wanted = None if condition is None else self._filter.of(condition)
         with translated(self.place):
             found = self._client.query_points(
-                self._name, query=vector.tolist(), limit=top_k, query_filter=wanted, with_payload=True
+                self._name,
+                query=vector.tolist(),
+                limit=top_k,
+                query_filter=wanted,
+                search_params=models.SearchParams(hnsw_ef=max(_EFFORT, 2 * top_k)),
+                with_payload=True,
             )
         return [Found(str(each.id), float(each.score), dict(each.payload or {})) for each in found.points]
 
