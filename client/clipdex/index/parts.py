@@ -157,7 +157,13 @@ class PartedIndex(Index):
         """The rows as of now, to be ranked. codes: with each part's codes."""
         views = [(first, part.view(codes)) for first, part in self.pieces() if len(part.vectors)]
         return PartedView(
-            self.directory, self._vectors, None, self._dead, self._norms, self.generation, tuple(views)
+            self.directory,
+            self._vectors,
+            None,
+            self._dead,
+            self._norms,
+            self.generation,
+            views=tuple(views),
         )
 
     def where(self, condition: str, params: Mapping[str, Any] | None = None) -> Rows:
@@ -242,6 +248,7 @@ class PartedView(View):
                 allowed=flags,
                 minimum=[one.minimum for one in asked],
                 excluded=[np.empty(0, np.int64)] * len(asked) if alike else left_out,
+                check=self.check,
             )
         except UnsoundRow as exc:
             raise unsound(self.directory, exc.row) from exc

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -240,6 +240,7 @@ class Index:
         exclude: Sequence[int] | Array = (),
         grouping: Grouping | None = None,
         ann: Ranker | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> list[Hits]:
         """Find the `top_k` pictures nearest to each query, best first; equal scores by row.
 
@@ -255,6 +256,8 @@ class Index:
             exclude: rows to leave out.
             grouping: makes near-duplicates one hit; see `Hit.copies`.
             ann: finds the candidates, such as `clipdex.ann.AnnIndex`: faster, but one of the best may be missing.
+            check: called now and then while rows are ranked, in any thread, but not by `ann`; what it raises ends
+                the search.
 
         Raises:
             InvalidArgument: the queries' width differs from the index's, a query is not of norm 1, the condition
@@ -269,7 +272,7 @@ class Index:
         asked = asked_of(wide, len(self), len(self._vectors), top_k, offset, min_score, exclude)
         if ann is not None:
             ann.require(self)
-        view = self.view(codes=ann is None)
+        view = replace(self.view(codes=ann is None), check=check)
         if grouping is None:
             return self.hits(asked, view.ranked(asked, allowed, ann))
 
