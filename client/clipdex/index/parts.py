@@ -88,11 +88,11 @@ class PartedIndex(Index):
         self._require_open()
         try:
             if not self._in_place():
-                self.close()
+                self._close_files()
                 self._open_files()
             self._look()
         except BaseException:
-            self.close()
+            self._close_files()
             raise
 
     def _look(self) -> None:
@@ -205,8 +205,7 @@ class PartedIndex(Index):
                 return found
         return None
 
-    def close(self) -> None:
-        """Close the files of all parts. Arrays taken from `vectors` stay valid."""
+    def _close_files(self) -> None:
         for part in self._opened.values():
             part.close()
         self._opened.clear()
