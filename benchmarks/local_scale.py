@@ -29,8 +29,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import matching_pictures
-from local_matching import chunks
 from local_matching_pool import MOST, SEED
+from local_matching_searched import chunks
 from PIL import Image
 
 import clipdex.features.build_neighbours as building

@@ -15,7 +15,7 @@ from proofs.workload import MANIFEST, Expected, check, stage
 
 import clipdex
 from clipdex.base import replacing
-from clipdex.index import Index, IndexWriter, compact_index, reader, vectors
+from clipdex.index import Index, IndexWriter, compact_index, opened, vectors
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the proofs use Linux's own means")
 
@@ -77,14 +77,14 @@ def test_readers_beside_a_writer_see_only_committed_rows():
 
 def test_a_compaction_while_a_reader_opens_mixes_nothing(path, monkeypatch):
     """The rows were read from the old index; their vectors must not come from the new one."""
-    look = reader.map_vectors  # type: ignore[attr-defined]
+    look = opened.map_vectors  # type: ignore[attr-defined]
 
     def compacted_meanwhile(directory, manifest, rows):
-        monkeypatch.setattr(reader, "map_vectors", look)
+        monkeypatch.setattr(opened, "map_vectors", look)
         compact_index(path)
         return look(directory, manifest, rows)
 
-    monkeypatch.setattr(reader, "map_vectors", compacted_meanwhile)
+    monkeypatch.setattr(opened, "map_vectors", compacted_meanwhile)
     with Index.open(path) as index:
         assert len(index) == len(index.vectors) == len(Expected().live(600))
 
@@ -104,10 +104,10 @@ def test_a_compaction_while_a_reader_maps_the_vectors_is_harmless(path, monkeypa
 
 
 def test_a_compaction_while_a_reader_refreshes_mixes_nothing(path, monkeypatch):
-    look = reader.map_vectors  # type: ignore[attr-defined]
+    look = opened.map_vectors  # type: ignore[attr-defined]
 
     def compacted_and_grown(directory, manifest, rows):
-        monkeypatch.setattr(reader, "map_vectors", look)
+        monkeypatch.setattr(opened, "map_vectors", look)
         compact_index(path)
         with IndexWriter(path) as writer:
             for first in range(600, 1200, 60):
@@ -116,7 +116,7 @@ def test_a_compaction_while_a_reader_refreshes_mixes_nothing(path, monkeypatch):
         return look(directory, manifest, rows)
 
     with Index.open(path) as index:
-        monkeypatch.setattr(reader, "map_vectors", compacted_and_grown)
+        monkeypatch.setattr(opened, "map_vectors", compacted_and_grown)
         index.refresh()
         assert index.live_paths()[-1][0] == len(index.vectors) - 1
         assert len(index) == len(Expected().live(1200))

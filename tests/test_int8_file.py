@@ -10,7 +10,7 @@ from conftest import present, unit_vectors
 
 import clipdex
 from clipdex.index import Index, IndexWriter, Manifest, Picture, compact_index, optimize_index, verify_index
-from clipdex.index import reader as reader_module
+from clipdex.index import opened as opened_module
 from clipdex.index.rows import RowStore
 from clipdex.index.side import int8_file as int8_module
 from clipdex.index.side.int8_file import INT8_FILE, Int8File
@@ -223,7 +223,7 @@ def test_a_compaction_between_opening_the_files_is_no_damage(path, monkeypatch, 
         optimize_index(path)
     place = {
         "RowStore.extents": (RowStore, "extents"),
-        "map_vectors": (reader_module, "map_vectors"),
+        "map_vectors": (opened_module, "map_vectors"),
         "Int8File.open": (Int8File, "open"),
     }[name]
     whole, first = getattr(*place), iter([True])

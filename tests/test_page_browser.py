@@ -306,6 +306,51 @@ def test_this_very_picture_is_found_and_the_part_of_it_is_drawn(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", [{}, PHONE], ids=["wide", "phone"])
+def test_pictures_that_have_a_part_in_common_are_found_if_asked(
+    window: Callable[..., Page], scenes: str, how: dict[str, Any], tmp_path: Path
+) -> None:
+    query = scene(50)
+    query.paste(scene(3).crop((60, 60, 200, 180)), (70, 70))
+    data = io.BytesIO()
+    query.save(data, "PNG")
+    page = window("/?index=scenes", at=scenes, **how)
+    switch = page.get_by_role("checkbox", name="Match parts too")
+    settled(page)
+    with page.expect_response("**/v1/search*"):
+        drop(page, "poster.png", data.getvalue(), "image/png")
+    settled(page)
+    expect(switch).to_be_hidden()
+    with page.expect_response("**/v1/match*") as asked:
+        page.locator("#find-very").press("Enter")
+    assert b'"parts"' not in (asked.value.request.post_data_buffer or b"")
+    settled(page)
+    expect(page.locator("#trouble p")).to_contain_text("Match parts too")
+    expect(switch).not_to_be_checked()
+    check(page)
+    page.keyboard.press("Tab")
+    expect(switch).to_be_focused()
+    with page.expect_response("**/v1/match*") as asked:
+        page.keyboard.press("Space")
+    assert b'"parts":true' in (asked.value.request.post_data_buffer or b"")
+    settled(page)
+    expect(switch).to_be_checked()
+    expect(page.locator("#status")).to_have_text("1 match")
+    assert names(page)[0].startswith("3.png, ") and "find=parts" in page.url
+    assert not page.evaluate("document.documentElement.scrollWidth > innerWidth")
+    check(page)
+    page.screenshot(path=tmp_path / "parts.png")
+    with page.expect_response("**/v1/match*"):
+        page.go_back()
+    settled(page)
+    expect(switch).not_to_be_checked()
+    assert page.locator(".tile").count() == 0 and "find=very" in page.url
+    with page.expect_response("**/v1/search*"):
+        page.locator("#find-meaning").click()
+    expect(switch).to_be_hidden()
+
+
+@pytest.mark.slow
 def test_this_very_picture_is_not_offered_without_local_features_or_for_a_mixture(
     window: Callable[..., Page], scenes: str
 ) -> None:

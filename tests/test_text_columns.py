@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 from columns_and_sqlite import find_the_same, found
 from conftest import unit_vectors
+from drawn_index import drawn_index
 
+from clipdex import Collection, Item
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.exif import Exif
 from clipdex.base.item_paths import item_path
-from clipdex.index import IndexWriter, Manifest, Picture, column_where, optimize_index, text_patterns
+from clipdex.index import Index, IndexWriter, Manifest, Picture, column_where, optimize_index, text_patterns
 from clipdex.index import where as where_module
 from clipdex.index.side.text_column import SortedTexts
+from clipdex.sources.metadata import metadata_json
 
 pytestmark = [pytest.mark.thin, pytest.mark.once]
 
@@ -59,6 +62,8 @@ def picture(i, rng, path, places):
             '{"t":null,"u":"\\ud800"}',
             '{"t":"é"}',
             '{"t":"e\u0301","u":"5"}',
+            '{"t":"e\u0301","u":"\\ud83d"}',  # as older versions kept it, and the writer takes it
+            '{"t":"\\uD83D\\uDE00","\\ude00":"é"}',
         ]
     )
     return Picture(path, 1, i, i.to_bytes(16, "big"), rng.choice([1, 640]), 5, metadata, exif=exif)
@@ -290,3 +295,31 @@ def test_random_conditions_on_texts_find_what_sqlite_finds(path, decided, monkey
 def test_many_random_conditions_on_texts_find_what_sqlite_finds(path, decided, monkeypatch, seed, few):
     monkeypatch.setattr(text_patterns, "_FEW", few)
     differential(path, decided, seed, 2_000)
+
+
+@pytest.mark.skipif(sqlite3.sqlite_version_info < (3, 38), reason="SQLite has no ->> yet")
+def test_half_of_a_surrogate_pair_in_metadata_is_found_as_a_hit_shows_it(tmp_path, decided):
+    """Older versions kept its escape, and `IndexWriter` takes it; sources replace it, collections refuse it."""
+    said = ['{"t":"\\ud83d","u":"cafe\u0301"}', '{"t":"\\uD83D","u":"caf\u00e9"}', '{"t":"\\ud83d","u":"tea"}']
+    said += ['{"t":"\\ud83d\\ude00","u":"tea"}', '{"t":"x","u":"cafe\u0301","\\ude00":1}']
+    said += [metadata_json({"t": "\ud83d", "u": "cafe\u0301"})]
+    path = drawn_index(tmp_path / "x.clipdex", rows=12, metadata=said * 2)
+    with Collection.open(path) as pictures, pytest.raises(InvalidArgument, match="'t' cannot be kept"):
+        pictures.add(Item("new", vector=unit_vectors(1, 8)[0], metadata={"t": "\ud83d"}))
+    settle(path)
+    optimize_index(path)
+    broken = [0, 1, 2, 5, 6, 7, 8, 11]
+    for condition, rows in [
+        ("meta ->> 't' = '\ufffd'", broken),
+        ("meta ->> 't' <> '\ufffd'", [3, 4, 9, 10]),
+        ("meta ->> 't' = '\U0001f600'", [3, 9]),
+        ("meta ->> 'u' = 'caf\u00e9'", [0, 1, 4, 5, 6, 7, 10, 11]),
+        ("meta ->> 'u' LIKE 't__'", [2, 3, 8, 9]),
+        ("has(meta, 't', '\ufffd')", broken),
+        ("length(meta ->> 't') = 1", range(12)),
+    ]:
+        assert both(path, condition) == [list(rows)] * 2, condition
+    assert decided["meta ->> 't' = '\ufffd'"] and decided["meta ->> 'u' = 'caf\u00e9'"]
+    with Index.open(path) as index:
+        shown = {hit.row: hit.metadata["t"] for hit in index.search(unit_vectors(1, 8)[0], 12)[0]}
+        assert sorted(row for row, text in shown.items() if text == "\ufffd") == broken

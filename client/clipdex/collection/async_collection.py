@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,6 @@ from clipdex.base.errors import Closed
 from clipdex.base.records import Failure
 from clipdex.client.async_twin import AsyncTwin
 from clipdex.client.classification import DEFAULT_TEMPLATES
-from clipdex.client.steps import Steps
 from clipdex.collection.changing import add_steps, commit_steps, remove_steps, update_metadata_steps
 from clipdex.collection.collection import Collection as BlockingCollection
 from clipdex.collection.core import Core, Key
@@ -83,24 +83,14 @@ class Collection(AsyncTwin[BlockingCollection]):
 
     async def search(self, text: str | Query | None = None, **options: Any) -> Hits:
         """See `clipdex.Collection.search`."""
-        waiting: list[Future[Hits]] = []
-        withdrawn = False
-
-        def started() -> Steps[Future[Hits]]:
-            future = yield from started_steps(self._core, text, **options)
-            waiting.append(future)
-            if withdrawn:  # in the thread of a task that was cancelled meanwhile
-                future.cancel()
-            return future
-
+        withdrawn = threading.Event()
         try:
             # Whoever scans tells the event loop: resuming the steps would cost another change of threads.
-            return await asyncio.wrap_future(await self._drive(started()))
-        except asyncio.CancelledError:
-            withdrawn = True
-            for future in waiting:
-                future.cancel()
-            raise
+            return await asyncio.wrap_future(
+                await self._drive(started_steps(self._core, text, withdrawn=withdrawn, **options))
+            )
+        finally:
+            withdrawn.set()
 
     async def similar(self, item: Key, top_k: int | None = None, **options: Any) -> Hits:
         """See `clipdex.Collection.similar`."""

@@ -93,7 +93,7 @@ class _Queries(Scans):
         return wanted.done
 
     def _ask(self, wanted: Wanted) -> None:
-        if not wanted.done.set_running_or_notify_cancel():
+        if not wanted.begins():
             return
         try:
             with self._opened() as stored:

@@ -20,6 +20,7 @@ from clipdex.base.counting import counted
 from clipdex.base.cpus import usable_cpus
 from clipdex.base.errors import Closed, IndexFault, InvalidArgument, ServerBusy
 from clipdex.client.steps import Steps
+from clipdex.collection.withdrawal import Withdrawn
 from clipdex.features.matching import WITHIN, Match, Matcher, best_rows, check_numbers
 from clipdex.index.reader import Index
 from clipdex.looks.local_features import LocalFeatures, Recipe
@@ -146,10 +147,6 @@ def _is_current(matcher: Matcher) -> bool:
         return False
 
 
-class _Withdrawn(Exception):
-    """Nobody waits for this match any more."""
-
-
 class _Remade(Exception):
     """The features of the index were made anew, another way than the query's."""
 
@@ -180,7 +177,7 @@ def match_steps(
 
     def check() -> None:
         if withdrawn.is_set():
-            raise _Withdrawn
+            raise Withdrawn
         if matching.closing.is_set():
             raise Closed("this Collection is closed: open it again with Collection.open")
 

@@ -5,7 +5,8 @@ wait, and the next scan answers all of them: many queries in one scan cost a fra
 exactly what a scan of its own would give.
 
 A scan looks for new commits after its queries came, so each search sees all that was committed when it began. It
-keeps nobody from moving on to later commits meanwhile: it reads a view, whose rows stay what they are.
+keeps nobody from moving on to later commits meanwhile: it reads a view, whose rows stay what they are. It ends as
+soon as nobody waits for any of its searches.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clipdex.base.arrays import Array
 from clipdex.base.cpus import usable_cpus
+from clipdex.collection.withdrawal import Withdrawn
 from clipdex.index.asked import Asked, View
 from clipdex.index.hits import Hits
 from clipdex.index.reader import Index
@@ -48,6 +50,7 @@ class Wanted:
 
     vector: gives it, (D,) or (1, D), and the rows to leave out, as of the index that is searched.
     where, params, grouping, options: as for `Index.search`; the options are top_k, offset and min_score.
+    withdrawn: set once nobody waits for it.
     """
 
     vector: Callable[[Index], tuple[Array, Sequence[int]]]
@@ -55,7 +58,14 @@ class Wanted:
     params: Mapping[str, Any] | None
     grouping: Grouping | None
     options: dict[str, Any]
+    withdrawn: threading.Event
     done: Future[Hits] = field(default_factory=Future)
+
+    def begins(self) -> bool:
+        """Note that it is under way -> False if nobody waits for it any more."""
+        if self.withdrawn.is_set():
+            self.done.cancel()
+        return self.done.set_running_or_notify_cancel()
 
     def shared(self) -> bool:
         """Return whether others may share a scan with it."""
@@ -97,7 +107,7 @@ class Scans:
         self._filter_threads = ThreadPoolExecutor(_FILTER_THREADS, thread_name_prefix="clipdex-filter")
 
     def start(self, wanted: Wanted) -> Future[Hits]:
-        """Scan, or queue a search for the next scan -> a future of its hits. Cancel it if nobody wants them."""
+        """Scan, or queue a search for the next scan -> a future of its hits."""
         if wanted.shared():
             key = wanted.filter()
             if not self._waits(key, wanted):
@@ -106,7 +116,8 @@ class Scans:
             with self._reading() as index:
                 vector, excluded = wanted.vector(index)
                 options: dict[str, Any] = {"where": wanted.where, "params": wanted.params}
-                options |= {"exclude": excluded, "grouping": wanted.grouping} | wanted.options
+                options |= {"exclude": excluded, "grouping": wanted.grouping, "check": _checking([wanted])}
+                options |= wanted.options
                 wanted.done.set_result(index.search(vector, **options)[0])
         return wanted.done
 
@@ -133,14 +144,14 @@ class Scans:
         return False
 
     def _taken(self, key: Hashable, most: int) -> list[Wanted]:
-        """Take the waiting searches that were not cancelled, the oldest first."""
+        """Take the waiting searches that somebody still waits for, the oldest first."""
         found: list[Wanted] = []
         with self._lock:
             queue = self._waiting[key]
             while queue and len(found) < most:
                 wanted = queue.popleft()
                 self._room.release()
-                if wanted.done.set_running_or_notify_cancel():
+                if wanted.begins():
                     found.append(wanted)
         return found
 
@@ -224,19 +235,34 @@ def _ranked(
     view: View, ready: Sequence[tuple[Wanted, Asked]], allowed: Array | None
 ) -> Sequence[Ranking | Exception]:
     """Rank the rows for all in one scan; if one cannot be answered, such as for a damaged row, for each alone."""
-    asked = [one for _, one in ready]
     try:
-        return view.ranked(asked, allowed)
+        return _watched(view, ready).ranked([one for _, one in ready], allowed)
+    except Withdrawn:
+        raise
     except Exception as exc:
-        if len(asked) == 1:
+        if len(ready) == 1:
             return [exc]
     found: list[Ranking | Exception] = []
-    for one in asked:
+    for each in ready:
         try:
-            found += view.ranked([one], allowed)
+            found += _watched(view, [each]).ranked([each[1]], allowed)
         except Exception as exc:
             found.append(exc)
     return found
+
+
+def _watched(view: View, ready: Sequence[tuple[Wanted, Asked]]) -> View:
+    return replace(view, check=_checking([wanted for wanted, _ in ready]))
+
+
+def _checking(some: Sequence[Wanted]) -> Callable[[], None]:
+    """Make a function that raises Withdrawn if nobody waits for any of some searches."""
+
+    def check() -> None:
+        if all(wanted.withdrawn.is_set() for wanted in some):
+            raise Withdrawn
+
+    return check
 
 
 def _fail(some: Sequence[Wanted], error: BaseException) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, cast
@@ -27,17 +28,20 @@ __all__ = ["picture_steps", "search_steps", "started_steps"]
 
 def search_steps(core: Core, text: str | Query | None = None, **options: Any) -> Steps[Hits]:
     """Take the steps of `search`."""
-    hits = yield from started_steps(core, text, **options)
+    withdrawn = threading.Event()
+    hits = yield from started_steps(core, text, withdrawn=withdrawn, **options)
     try:
         return cast(Hits, (yield cast("Future[Array]", hits)))
     finally:
         hits.cancel()
+        withdrawn.set()
 
 
 def started_steps(
     core: Core,
     text: str | Query | None = None,
     *,
+    withdrawn: threading.Event,
     image: ImageSource | None = None,
     item: Key | None = None,
     vector: Array | None = None,
@@ -46,7 +50,10 @@ def started_steps(
     group: bool | Grouping = False,
     **options: Any,
 ) -> Steps[Future[Hits]]:
-    """Take the steps of `search` up to its scan -> a future of the hits."""
+    """Take the steps of `search` up to its scan -> a future of the hits.
+
+    withdrawn: set it once nobody waits for them, from any thread: the scan then ends, or does not begin.
+    """
     core.require_open()
     given = [value for value in (text, image, item, vector) if value is not None]
     if len(given) != 1:
@@ -58,7 +65,7 @@ def started_steps(
         raise InvalidArgument(f"group is {group!r:.60}; expected True, False or clipdex.Grouping(...)")
     grouping = Grouping() if group is True else group or None
     found = yield from _looked_up(core, text, image, item, vector)
-    return core.scans.start(Wanted(found, where, params, grouping, options))
+    return core.scans.start(Wanted(found, where, params, grouping, options, withdrawn))
 
 
 def _looked_up(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +70,8 @@ def asked_of(
 class View:
     """The rows of an index as of one moment. They stay valid, whatever becomes of the index.
 
-    codes: of the first rows, if there are any. generation: as the index's.
+    codes: of the first rows, if there are any. generation: as the index's. check: called before each piece of the
+    work of ranking them, in any thread; what it raises ends that.
     """
 
     directory: Path
@@ -79,6 +80,7 @@ class View:
     dead: npt.NDArray[np.int64]
     norms: RowNorms
     generation: object
+    check: Callable[[], None] = lambda: None
 
     def ranked(self, asked: Sequence[Asked], allowed: Array | None, ann: Ranker | None = None) -> list[Ranking]:
         """Rank the rows for several queries in one scan: for each, exactly what a scan of its own gives.
@@ -113,6 +115,7 @@ class View:
                 minimum=[one.minimum for one in asked],
                 excluded=excluded,
                 norms=self.norms,
+                check=self.check,
             )
         except UnsoundRow as exc:
             raise unsound(self.directory, exc.row) from exc

@@ -88,11 +88,11 @@ class PartedIndex(Index):
         self._require_open()
         try:
             if not self._in_place():
-                self.close()
+                self._close_files()
                 self._open_files()
             self._look()
         except BaseException:
-            self.close()
+            self._close_files()
             raise
 
     def _look(self) -> None:
@@ -157,7 +157,13 @@ class PartedIndex(Index):
         """The rows as of now, to be ranked. codes: with each part's codes."""
         views = [(first, part.view(codes)) for first, part in self.pieces() if len(part.vectors)]
         return PartedView(
-            self.directory, self._vectors, None, self._dead, self._norms, self.generation, tuple(views)
+            self.directory,
+            self._vectors,
+            None,
+            self._dead,
+            self._norms,
+            self.generation,
+            views=tuple(views),
         )
 
     def where(self, condition: str, params: Mapping[str, Any] | None = None) -> Rows:
@@ -199,8 +205,7 @@ class PartedIndex(Index):
                 return found
         return None
 
-    def close(self) -> None:
-        """Close the files of all parts. Arrays taken from `vectors` stay valid."""
+    def _close_files(self) -> None:
         for part in self._opened.values():
             part.close()
         self._opened.clear()
@@ -242,6 +247,7 @@ class PartedView(View):
                 allowed=flags,
                 minimum=[one.minimum for one in asked],
                 excluded=[np.empty(0, np.int64)] * len(asked) if alike else left_out,
+                check=self.check,
             )
         except UnsoundRow as exc:
             raise unsound(self.directory, exc.row) from exc

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from clipdex.base.exif import keywords_from_json
 from clipdex.base.item_paths import id_of_path, is_item
-from clipdex.base.json_text import parse_json
+from clipdex.base.json_text import parse_json, plain_text
 from clipdex.base.spelling import composed, composed_path
 from clipdex.index.near import Near
 
@@ -44,7 +44,8 @@ COLUMNS = (
 
 # CAST gives each column an affinity, so that numbers and texts compare as expected. Texts are composed
 # (`spelling`); most are ASCII, which SQLite detects by itself, faster than it calls a function: as many characters
-# as bytes. A byte that is not UTF-8 counts as a character, and composing leaves it as it is.
+# as bytes. A byte that is not UTF-8 counts as a character, and composing leaves it as it is. In JSON, what is
+# escaped as \ud800 or so may be half of a surrogate pair, of which SQLite would make bytes that are no text.
 _VIEW = """
 CREATE TEMP VIEW pictures AS
 SELECT rows.row AS row,
@@ -56,8 +57,8 @@ SELECT rows.row AS row,
     size, width, height,
     CAST(datetime(mtime_ns / 1000000000, 'unixepoch') AS TEXT) AS modified,
     CAST(mtime_ns / 1e9 AS REAL) AS mtime,
-    coalesce(CASE WHEN length(json) <> length(CAST(json AS BLOB)) THEN composed_json(json) ELSE json END, '{}')
-        AS meta,
+    coalesce(CASE WHEN length(json) <> length(CAST(json AS BLOB)) OR instr(json, '\\ud') OR instr(json, '\\uD')
+        THEN composed_json(json) ELSE json END, '{}') AS meta,
 """
 # SQLite leaves out a join of which no column is used.
 _FROM = "FROM main.rows LEFT JOIN main.metadata ON metadata.row = rows.row"
@@ -78,6 +79,8 @@ _NEAR = re.compile(r"\bnear(\s*)\(", re.IGNORECASE)
 
 # What a condition quotes, and its comments.
 QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^]]*\]|--[^\n]*|/\*.*?\*/""", re.DOTALL)
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # an escape, of a pair or of half of one
 
 
 def exif_is_there(db: sqlite3.Connection) -> bool:
@@ -145,8 +148,11 @@ def folder_of(path: bytes) -> bytes | None:
 
 
 def _composed_json(text: object) -> object:
-    """Compose the texts in a JSON text, one by one: an accent must not combine with the end of an escape."""
-    if not isinstance(text, str) or unicodedata.is_normalized("NFC", text):
+    """Compose the texts in a JSON text, one by one: an accent must not combine with the end of an escape.
+
+    Halves of surrogate pairs become U+FFFD, as in the metadata of a hit.
+    """
+    if not isinstance(text, str) or (unicodedata.is_normalized("NFC", text) and not _SURROGATE.search(text)):
         return text
     with suppress(ValueError, RecursionError):
         return json.dumps(_composed_value(parse_json(text)), ensure_ascii=False, separators=(",", ":"))
@@ -155,11 +161,11 @@ def _composed_json(text: object) -> object:
 
 def _composed_value(value: Any) -> Any:
     if isinstance(value, str):
-        return composed(value)
+        return composed(plain_text(value))
     if isinstance(value, list):
         return [_composed_value(each) for each in value]
     if isinstance(value, dict):
-        return {composed(key): _composed_value(each) for key, each in value.items()}
+        return {composed(plain_text(key)): _composed_value(each) for key, each in value.items()}
     return value
 
 

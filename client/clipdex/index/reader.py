@@ -1,14 +1,12 @@
-"""Reading an index: a snapshot of its committed rows, searched through a memory map."""
+"""Reading an index: searching the rows of a snapshot through a memory map, and looking up their pictures."""
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -18,30 +16,20 @@ import numpy.typing as npt
 from clipdex.base.arguments import as_path, is_count, row_numbers
 from clipdex.base.arrays import Array, Vectors
 from clipdex.base.counting import counted
-from clipdex.base.errors import Closed, IndexDamaged, IndexFault, InvalidArgument
+from clipdex.base.errors import InvalidArgument
 from clipdex.base.item_paths import paths_meant
 from clipdex.base.records import Extent, Failure, KnownFile, Picture
 from clipdex.index.asked import DEFAULT_TOP_K, Asked, View, asked_of
-from clipdex.index.files import fault, gone, open_directory
 from clipdex.index.hits import Hit, Hits, grouped_ranking, hits_of, no_record, traits, unsound
 from clipdex.index.info import IndexInfo, info_of
-from clipdex.index.manifest import Manifest
+from clipdex.index.opened import OpenedIndex
 from clipdex.index.part_plan import is_parted
-from clipdex.index.part_rows import PartedRows
 from clipdex.index.ranker import Ranker
-from clipdex.index.row_reader import RowReader
-from clipdex.index.rows import ROWS_FILE, RowStore
 from clipdex.index.search_options import check_options, check_params, checked_queries
-from clipdex.index.side.column_file import COLUMNS_FILE, ColumnFile
-from clipdex.index.side.derived_file import DerivedFile
-from clipdex.index.side.int8_file import INT8_FILE, Int8File
-from clipdex.index.thumbnails import ThumbnailStore
-from clipdex.index.vectors import map_vectors
-from clipdex.index.where import FILTER_TIMEOUT_S, Rows, Where
+from clipdex.index.where import FILTER_TIMEOUT_S, Rows
 from clipdex.model.card import ModelCard
 from clipdex.model.embeddings import Embeddings
 from clipdex.search.cosines import not_unit
-from clipdex.search.estimates import RowNorms
 from clipdex.search.exact import Ranking
 from clipdex.search.grouping import Group, Grouping, Traits
 from clipdex.search.selection import absent
@@ -51,7 +39,7 @@ __all__ = ["DEFAULT_TOP_K", "Hit", "Hits", "Index", "IndexInfo"]
 _CHECKED_AT_ONCE = 65_536  # rows
 
 
-class Index:
+class Index(OpenedIndex):
     """A read-only view of an index as of the moment it was opened; `refresh` moves it to now.
 
     Readers never wait for a writer and never see a row that is not committed.
@@ -61,21 +49,6 @@ class Index:
 
     generation: object
     of_parts: ClassVar[type[Any]]  # the class for an index of parts; clipdex.index.parts sets it
-
-    def __init__(self, directory: Path, *, filter_timeout_s: float = FILTER_TIMEOUT_S) -> None:
-        self.directory = directory
-        self.filter_timeout_s = filter_timeout_s
-        self._place = -1
-        self._where: Where | None = None
-        self._where_lock = threading.Lock()
-        self._thumbnails: ThumbnailStore | None = None
-        self._thumbnails_lock = threading.Lock()
-        self._open_files()
-        try:
-            self._look_until_in_place()
-        except BaseException:
-            self.close()
-            raise
 
     @classmethod
     def open(
@@ -126,79 +99,13 @@ class Index:
         """List (first row, index) of what it consists of: its parts in order, or itself if it has none."""
         return [(0, self)]
 
-    def rows_now(self) -> RowReader:
-        """The reader of its rows.sqlite, open until it is closed or finds a compaction."""
-        assert isinstance(self._store, RowReader)
-        return self._store
-
     def is_current(self) -> bool:
         """Return whether nothing was committed, by any process, since the view was taken. Takes microseconds."""
         return self._in_place() and self.rows_now().data_version() == self._version
 
-    def _open_files(self) -> None:
-        try:
-            # Held open, so that its number is not given to another directory.
-            place = open_directory(self.directory)
-        except OSError as exc:
-            Manifest.read(self.directory)  # gives a better error if the index does not exist
-            raise fault(self.directory, exc) from exc
-        try:
-            self.manifest = Manifest.read(self.directory)
-            self._opened_store: RowReader | PartedRows = RowStore.open(self.directory / ROWS_FILE, write=False)
-        except BaseException:
-            os.close(place)
-            raise
-        self._place = place
-        self.generation = object()
-        self._int8 = DerivedFile[Int8File](INT8_FILE)
-        self._columns = DerivedFile[ColumnFile](COLUMNS_FILE)
-        self._norms = RowNorms(unit=True)
-
-    @property
-    def _store(self) -> RowReader | PartedRows:
-        self._require_open()
-        return self._opened_store
-
-    def _require_open(self) -> None:
-        if self._place < 0:
-            raise Closed(f"this Index of {self.directory} is closed: open it again with Index.open")
-
     def __repr__(self) -> str:
         state = counted(len(self), "picture") if self._place >= 0 else "closed"
         return f"<clipdex.Index {os.fspath(self.directory)!r}: {state}>"
-
-    def _look_until_in_place(self) -> None:
-        """Take a snapshot with rows and vectors of the same index, even if a compaction swaps it meanwhile."""
-        while True:
-            try:
-                self._look()
-            except IndexDamaged:
-                if self._in_place():
-                    raise
-            else:
-                if self._in_place():
-                    return
-            self.close()
-            self._open_files()
-
-    def _in_place(self) -> bool:
-        """Return whether the directory that was opened is still the one at its path."""
-        try:
-            return os.path.samestat(os.fstat(self._place), os.stat(self.directory))
-        except FileNotFoundError as exc:
-            raise gone(self.directory) from exc
-        except OSError as exc:
-            raise fault(self.directory, exc) from exc
-
-    def _look(self) -> None:
-        store = self.rows_now()
-        self._version = store.data_version()  # before the snapshot: a commit in between is seen as new
-        rows, dead = store.snapshot()
-        self._vectors = map_vectors(self.directory, self.manifest, rows)
-        self._dead: npt.NDArray[np.int64] = np.array(dead, dtype=np.int64)
-        with self._where_lock:
-            if self._where is not None:
-                self._where.forget()
 
     def __len__(self) -> int:
         return len(self._vectors) - len(self._dead)
@@ -212,17 +119,6 @@ class Index:
     def tombstones(self) -> npt.NDArray[np.int64]:
         """The dead rows, ascending."""
         return self._dead
-
-    def codes(self) -> Int8File | None:
-        """The rows' int8 codes, if `optimize` has written codes that are usable; else None."""
-        return self._int8.now(
-            self.directory, lambda: Int8File.open(self.directory, self.manifest, self._store.extents())
-        )
-
-    def columns(self) -> ColumnFile | None:
-        """The rows' columns of numbers and texts, if `optimize` has written columns that are usable; else None."""
-        store = self.rows_now()
-        return self._columns.now(self.directory, lambda: ColumnFile.open(self.directory, store.extents(), store))
 
     def require(self, card: ModelCard) -> None:
         """Raise FingerprintMismatch unless queries of this model can be compared with the rows."""
@@ -240,6 +136,7 @@ class Index:
         exclude: Sequence[int] | Array = (),
         grouping: Grouping | None = None,
         ann: Ranker | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> list[Hits]:
         """Find the `top_k` pictures nearest to each query, best first; equal scores by row.
 
@@ -255,6 +152,8 @@ class Index:
             exclude: rows to leave out.
             grouping: makes near-duplicates one hit; see `Hit.copies`.
             ann: finds the candidates, such as `clipdex.ann.AnnIndex`: faster, but one of the best may be missing.
+            check: called now and then while rows are ranked, in any thread, but not by `ann`; what it raises ends
+                the search.
 
         Raises:
             InvalidArgument: the queries' width differs from the index's, a query is not of norm 1, the condition
@@ -269,7 +168,7 @@ class Index:
         asked = asked_of(wide, len(self), len(self._vectors), top_k, offset, min_score, exclude)
         if ann is not None:
             ann.require(self)
-        view = self.view(codes=ann is None)
+        view = replace(self.view(codes=ann is None), check=check)
         if grouping is None:
             return self.hits(asked, view.ranked(asked, allowed, ann))
 
@@ -356,22 +255,6 @@ class Index:
     def selected(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Run a SELECT of this package over the view of conditions; see `Where.selected`."""
         return self._conditions().selected(sql, values)
-
-    def _conditions(self) -> Where:
-        with self._where_lock:
-            if self._where is None:
-                self._require_open()
-                self._where = self._opened_where(0)
-            return self._where
-
-    def _opened_where(self, first: int) -> Where:
-        """Open what evaluates conditions. first: the number that the first row has in them."""
-        columns = self.columns if first == 0 else _no_columns
-        opened = Where(self.directory / ROWS_FILE, timeout_s=self.filter_timeout_s, first=first, columns=columns)
-        if not self._in_place():
-            opened.close()
-            raise IndexFault(f"{self.directory} was compacted since: refresh it, then filter")
-        return opened
 
     def require_sound(self, rows: Sequence[int] | Array) -> None:
         """Raise IndexDamaged unless these rows are finite and of norm 1, up to their rounding."""
@@ -467,27 +350,11 @@ class Index:
 
     def thumbnail(self, content_hash: bytes) -> bytes | None:
         """Return the JPEG kept for rows with this content; None if there is none. Raises IndexFault."""
-        with self._thumbnails_lock:
-            self._require_open()
-            if self._thumbnails is None:
-                self._thumbnails = ThumbnailStore.open(self.directory)
-            found = self._thumbnails
-            return None if found is None else found.get(content_hash)
+        return self._kept_thumbnail(content_hash)
 
     def close(self) -> None:
         """Close the files. Arrays taken from `vectors` stay valid."""
-        if self._place >= 0:
-            with self._where_lock:
-                if self._where is not None:
-                    self._where.close()
-                self._where = None
-            with self._thumbnails_lock:
-                if self._thumbnails is not None:
-                    self._thumbnails.close()
-                self._thumbnails = None
-            self._opened_store.close()
-            os.close(self._place)
-            self._place = -1
+        self._close_files()
 
     def __enter__(self) -> Index:
         self._require_open()
@@ -497,7 +364,3 @@ class Index:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _no_columns() -> None:
-    """Stand for columns where conditions number the rows otherwise."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -40,6 +40,7 @@ def top_k_of_pieces(
     allowed: npt.NDArray[np.bool_] | None = None,
     minimum: Sequence[float],
     excluded: Sequence[npt.NDArray[np.int64]],
+    check: Callable[[], None] = lambda: None,
 ) -> list[Ranking]:
     """Find what `top_k` finds in the pieces' rows one after the other, without joining them.
 
@@ -51,6 +52,7 @@ def top_k_of_pieces(
         queries: float32 (Q, D), of norm 1.
         allowed: flags of all rows.
         k, minimum, excluded: of each query; excluded rows are numbered piece after piece.
+        check: as for `top_k`.
 
     Raises:
         UnsoundRow: as `top_k`.
@@ -68,7 +70,7 @@ def top_k_of_pieces(
         some = start + np.flatnonzero(each.k[start : start + turn] > 0)
         if len(some):
             asked = np.ascontiguousarray(queries[some], dtype=np.float32)
-            joined = _Joined(vectors, pieces, chosen, asked, each.at(some))
+            joined = _Joined(vectors, pieces, chosen, asked, each.at(some), check)
             for q, answer in zip(some, joined.run(), strict=True):
                 answers[q] = answer
     return answers
@@ -84,13 +86,24 @@ class _Joined(Search):
         chosen: Sequence[Selection],
         queries: npt.NDArray[np.float32],
         each: Each,
+        check: Callable[[], None],
     ) -> None:
         dropped = [some.dropped + first for some, first in zip(chosen, vectors.firsts, strict=False)]
         rest = Selection(len(vectors), 0, None, np.concatenate([np.empty(0, np.int64), *dropped]))
         norms = RowNorms(unit=any(piece.norms.unit for piece in pieces))
-        super().__init__(cast(Array, vectors), queries, each, None, rest, norms)
+        super().__init__(cast(Array, vectors), queries, each, None, rest, norms, check)
         self._searches = [
-            Search(own, queries, each.within(first, end), piece.codes, some, piece.norms, self._candidates, first)
+            Search(
+                own,
+                queries,
+                each.within(first, end),
+                piece.codes,
+                some,
+                piece.norms,
+                check,
+                self._candidates,
+                first,
+            )
             for own, piece, some, (first, end) in zip(
                 vectors.arrays, pieces, chosen, pairwise(vectors.firsts.tolist()), strict=True
             )

@@ -60,6 +60,7 @@ def top_k(
     minimum: float | Sequence[float] = -np.inf,
     excluded: Sequence[npt.NDArray[np.int64]] | None = None,
     norms: RowNorms | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Ranking]:
     """Find the k rows with the largest inner product with each query, in exact order; equal scores by row.
 
@@ -77,6 +78,7 @@ def top_k(
         minimum: minimum score, or one for each query.
         excluded: rows to leave out of the answer of each query, beside the dead.
         norms: kept between searches of the same rows, it saves time in later ones.
+        check: called before each piece of the work, in any thread; what it raises ends the search.
 
     Raises:
         InvalidArgument: a query is not finite, or `allowed` does not match the rows.
@@ -96,7 +98,7 @@ def top_k(
         nonzero = asked.any(axis=1)
         some = start + np.flatnonzero(nonzero & (each.k[start : start + turn] > 0))
         if len(some):
-            search = Search(vectors, asked[some - start], each.at(some), codes, selection, norms)
+            search = Search(vectors, asked[some - start], each.at(some), codes, selection, norms, check)
             for q, answer in zip(some, search.run(), strict=True):
                 answers[q] = answer
         for q in start + np.flatnonzero(~nonzero):  # if a query is all zeros, so are its scores
@@ -190,12 +192,13 @@ class Search:
         codes: Codes | None,
         selection: Selection,
         norms: RowNorms,
+        check: Callable[[], None],
         shared: Candidates | None = None,
         begin: int = 0,
     ) -> None:
         """shared: candidates that it adds to, with rows numbered from `begin`."""
         self._vectors, self._queries, self._each, self._begin = vectors, queries, each, begin
-        self._selection, self._norms = selection, norms
+        self._selection, self._norms, self._check = selection, norms, check
         self._excluded = each.pairs(len(vectors))
         # A power of two for each query: with its largest number near 1, nothing significant underflows in float32.
         self._exponents = np.frexp(abs(queries).max(axis=1))[1].astype(np.int64)
@@ -251,6 +254,7 @@ class Search:
         begin = first
 
         def sift(span: Span) -> None:
+            self._check()
             ahead.reading(int((span.first - begin) * width))
             self._sift(span)
 
@@ -318,6 +322,7 @@ class Search:
 
     def _rank(self, q: int, found: Found) -> Ranking:
         """Score as few rows as necessary."""
+        self._check()
         k, query = int(self._each.k[q]), self._queries[q]
         if self._cold:
             self._want(np.sort(found.row)[:_WANTED])

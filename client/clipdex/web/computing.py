@@ -2,6 +2,9 @@
 
 Each thread works on an index that it opened itself, so that no search waits for it. An answer is kept with the
 moment of the collection before it was computed, and the state of what else it is made of; it is at least as new.
+
+What is being computed goes on while somebody waits for it, or was told to ask again not long ago, and is given up
+then. The event loop's thread decides; the other one notices between two steps of the work.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from clipdex.base.errors import Closed, FingerprintMismatch
+from clipdex.collection.withdrawal import Withdrawn
 from clipdex.index.facets import Facets
 from clipdex.index.reader import Index
 from clipdex.web.served import HeldCollection
@@ -30,6 +34,7 @@ _T = TypeVar("_T")
 _KEPT = 128  # answers
 _MOST_WAITING = 16  # questions
 _RETRY_AFTER_S = "2"
+_COMES_BACK_S = 120.0  # in which whoever is told to ask again is expected to
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,14 @@ class Computed(Generic[_T]):
 
 
 class Worker:
-    """The state of one thread: the indexes that it opened, by name, and whether to stop."""
+    """The state of one thread: the indexes that it opened, by name, and whether to stop.
+
+    given_up: set once nobody wants the answer that is being computed.
+    """
 
     def __init__(self) -> None:
         self.stopping = threading.Event()
+        self.given_up = threading.Event()
         self._indexes: dict[str, tuple[Index, Facets]] = {}
 
     def index(self, held: HeldCollection) -> tuple[Index, Facets]:
@@ -71,9 +80,11 @@ class Worker:
         return index, facets
 
     def progress(self, done: int, total: int) -> None:
-        """Stop what reports its progress, if the application ends."""
+        """Stop what reports its progress, if the application ends or nobody wants it any more."""
         if self.stopping.is_set():
             raise Closed("the server is stopping; try again once it has restarted")
+        if self.given_up.is_set():
+            raise Withdrawn
 
     def close(self) -> None:
         """Close the indexes; in the thread that opened them."""
@@ -96,6 +107,19 @@ def kept_for(name: str) -> Callable[[FastAPI], AbstractAsyncContextManager[None]
     return lifespan
 
 
+@dataclass
+class _Running:
+    """An answer that is being computed, or waits for the thread.
+
+    waiting: how many wait for it. expected_until: when, by the event loop's clock, nobody comes back any more.
+    """
+
+    done: Future[Any]
+    given_up: threading.Event
+    waiting: int = 0
+    expected_until: float = 0.0
+
+
 class Computing:
     """One thread that computes answers, and the answers that it has computed. Close it."""
 
@@ -103,7 +127,7 @@ class Computing:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"clipdex-{name}")
         self._worker = Worker()
         self._answers: OrderedDict[Hashable, tuple[object, Any]] = OrderedDict()
-        self._running: dict[Hashable, Future[Any]] = {}
+        self._running: dict[Hashable, _Running] = {}
 
     async def answer(
         self,
@@ -137,20 +161,60 @@ class Computing:
         if running is None:
             if len(self._running) >= _MOST_WAITING:
                 raise _busy("too many answers are being computed")
-            running = self._running[key] = self._threads.submit(compute, self._worker)
-            loop = asyncio.get_running_loop()
-            running.add_done_callback(lambda done: _told(loop, self._keep, key, moment, done))
-        waited = asyncio.wrap_future(running)
-        done, _ = await asyncio.wait([waited], timeout=wait_s)
-        if done:
+            running = self._begun(key, moment, compute)
+        waited = await self._waited(key, running, wait_s)
+        if waited.done():
             return Computed(waited.result())
-        waited.add_done_callback(_seen)
         if kept is not None:
             return Computed(kept[1], stale=True)
         raise _busy(f"{what} being computed")
 
-    def _keep(self, key: Hashable, moment: object, done: Future[Any]) -> None:
-        self._running.pop(key, None)
+    def _begun(self, key: Hashable, moment: object, compute: Callable[[Worker], _T]) -> _Running:
+        """Queue a question for the thread."""
+        given_up = threading.Event()
+
+        def computed() -> _T:
+            self._worker.given_up = given_up
+            return compute(self._worker)
+
+        running = self._running[key] = _Running(self._threads.submit(computed), given_up)
+        loop = asyncio.get_running_loop()
+        running.done.add_done_callback(lambda _: _told(loop, self._keep, key, running, moment))
+        return running
+
+    async def _waited(self, key: Hashable, running: _Running, wait_s: float) -> asyncio.Future[Any]:
+        """Wait for an answer at most `wait_s` -> its future; if it is not done, whoever waits has to ask again."""
+        loop = asyncio.get_running_loop()
+        waited = asyncio.wrap_future(running.done)
+        waited.add_done_callback(_seen)
+        running.waiting += 1
+        try:
+            await asyncio.wait([waited], timeout=wait_s)
+            if not waited.done():
+                running.expected_until = loop.time() + _COMES_BACK_S
+            return waited
+        finally:
+            running.waiting -= 1
+            self._give_up_unwanted(loop, key, running)
+
+    def _give_up_unwanted(self, loop: asyncio.AbstractEventLoop, key: Hashable, running: _Running) -> None:
+        """Give up an answer that nobody waits for, now or once nobody is expected to come back."""
+        if running.waiting or running.done.done():
+            return
+        if (left_s := running.expected_until - loop.time()) > 0:
+            loop.call_later(left_s, self._give_up_unwanted, loop, key, running)
+            return
+        running.given_up.set()
+        running.done.cancel()  # if it still waits for the thread
+        self._forget(key, running)
+
+    def _forget(self, key: Hashable, running: _Running) -> None:
+        if self._running.get(key) is running:  # it may have been begun again meanwhile
+            del self._running[key]
+
+    def _keep(self, key: Hashable, running: _Running, moment: object) -> None:
+        self._forget(key, running)
+        done = running.done
         if not done.cancelled() and done.exception() is None:
             self._answers[key] = (moment, done.result())
             self._answers.move_to_end(key)
@@ -161,7 +225,7 @@ class Computing:
         """Stop what is being computed, and end the thread."""
         self._worker.stopping.set()
         for running in list(self._running.values()):
-            running.cancel()
+            running.done.cancel()
         await asyncio.to_thread(self._end)
 
     def _end(self) -> None:

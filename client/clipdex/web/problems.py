@@ -47,6 +47,7 @@ __all__ = [
     "CONTENT_TYPE",
     "Forbidden",
     "Hidden",
+    "Left",
     "add_handlers",
     "answers",
     "problem",
@@ -56,6 +57,7 @@ __all__ = [
 
 CONTENT_TYPE = "application/problem+json"
 _RETRY_AFTER_S = "1"
+_LEFT = 499  # as nginx has it; nobody reads it but the metrics
 _MOST_TOLD = 20  # fields that are wrong, of one request
 _LOG = logging.getLogger("clipdex.web")
 
@@ -90,6 +92,10 @@ def _is_for_the_operator(error: ClipdexError) -> bool:
 
 class Forbidden(ClipdexError):
     """The server does not allow the request; its operator can."""
+
+
+class Left(ClipdexError):
+    """The client has left; nobody reads the answer."""
 
 
 class Hidden:
@@ -135,6 +141,8 @@ def status_of(error: ClipdexError) -> int:
     """Return the HTTP status of an error."""
     if isinstance(error, Forbidden):
         return 403
+    if isinstance(error, Left):
+        return _LEFT
     return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
 
 

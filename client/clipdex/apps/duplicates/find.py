@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +83,8 @@ def find_duplicates(
             made of. It needs local features.
         threshold: the minimum similarity of signatures, cosine similarity of vectors, or share of the local
             features that agree, above 0 and at most 1; 0.96, 0.95 and 0.03 if not given.
-        progress: called with the number of pictures compared and of all.
+        progress: called with the number of pictures compared and of all, also while they are read, none of them
+            compared, and while groups are made, all of them compared. What it raises ends the work.
 
     Raises:
         InvalidArgument: there is no such kind, or the threshold is out of range.
@@ -98,13 +100,14 @@ def find_duplicates(
         with Index.open(index) as opened:
             return find_duplicates(opened, kind, threshold=threshold, progress=progress)
     with ExitStack() as stack:
-        return _find(index, kind, threshold, progress, stack)
+        return _find(index, kind, threshold, progress or _unseen, stack)
 
 
 def _find(
-    index: Index, kind: str, threshold: float | None, progress: Progress | None, stack: ExitStack
+    index: Index, kind: str, threshold: float | None, progress: Progress, stack: ExitStack
 ) -> Duplicates:
-    classes = _read(index, signed=kind == "near")
+    count = len(index)
+    classes = _read(index, partial(progress, 0, count), signed=kind == "near")
     pairs: Rows = np.empty((0, 2), dtype=np.int64)
     alike: Callable[[int, Rows], npt.NDArray[np.float32]] | None = None
     place: Callable[[int, int], Placement] | None = None
@@ -122,18 +125,23 @@ def _find(
     sets = components(pairs, len(classes.rows))
     joined = {int(i) for part in sets for i in part}
     sets += [np.array([i]) for i, rows in enumerate(classes.members) if len(rows) > 1 and i not in joined]
-    found = _groups(index, classes, sets, kind, least, alike, place)
+    found = _groups(index, classes, sets, kind, least, alike, place, partial(progress, count, count))
     missing = sum(len(m) for m, s in zip(classes.members, classes.signatures, strict=True) if s is None)
-    return Duplicates(found, len(index), missing if kind == "near" else 0)
+    return Duplicates(found, count, missing if kind == "near" else 0)
 
 
-def _read(index: Index, *, signed: bool) -> _Classes:
+def _unseen(done: int, total: int) -> None:
+    """Tell nobody about progress."""
+
+
+def _read(index: Index, tell: Callable[[], None], *, signed: bool) -> _Classes:
     rows: list[int] = []
     sizes: list[tuple[int, int]] = []
     members: list[list[int]] = []
     signatures: list[bytes | None] = []
     known: dict[bytes, int] = {}
     for start in range(0, len(index.vectors), _ROWS_AT_ONCE):
+        tell()
         end = min(start + _ROWS_AT_ONCE, len(index.vectors))
         held = dict(index.signatures(start, end)) if signed else {}
         for row, content, width, height in index.contents(start, end):
@@ -151,7 +159,7 @@ def _read(index: Index, *, signed: bool) -> _Classes:
 
 
 def _near(
-    classes: _Classes, least: float, progress: Progress | None
+    classes: _Classes, least: float, progress: Progress
 ) -> tuple[Rows, Callable[[int, Rows], npt.NDArray[np.float32]]]:
     """Find pairs that look the same -> positions in `classes`, and a function that compares one with others."""
     signed = np.array([i for i, one in enumerate(classes.signatures) if one is not None], dtype=np.int64)
@@ -175,7 +183,7 @@ def _near(
 
 
 def _semantic(
-    index: Index, classes: _Classes, least: float, progress: Progress | None
+    index: Index, classes: _Classes, least: float, progress: Progress
 ) -> tuple[Rows, Callable[[int, Rows], npt.NDArray[np.float32]]]:
     def alike(one: int, others: Rows) -> npt.NDArray[np.float32]:
         return cosines(index.vectors, int(classes.rows[one]), classes.rows[others])
@@ -192,9 +200,11 @@ def _groups(
     least: float,
     alike: Callable[[int, Rows], npt.NDArray[np.float32]] | None,
     place: Callable[[int, int], Placement] | None,
+    tell: Callable[[], None],
 ) -> list[DuplicateGroup]:
     found = []
     for part in sets:
+        tell()
         class_of = {row: int(i) for i in part for row in classes.members[int(i)]}
         pictures = keepers_first(_duplicates(index, list(class_of)))
         ranks: dict[int, list[int]] = {}  # class -> ranks of its pictures; classes ordered by their best picture

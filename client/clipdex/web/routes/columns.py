@@ -14,6 +14,7 @@ from clipdex.base.json_text import plain_text
 from clipdex.index.facets import Column, Unit, Value, ValueCounts
 from clipdex.web.computing import Computing, Worker, kept_for
 from clipdex.web.filters import require_allowed
+from clipdex.web.leaving import while_there
 from clipdex.web.problems import answers
 from clipdex.web.records import rendered
 from clipdex.web.schemas.insights import ColumnOut, ColumnsOut, FacetOut, FacetsOut, ValueOut
@@ -38,7 +39,8 @@ async def columns(held: Chosen, request: Request) -> Response:
         return worker.index(held)[1].columns()
 
     computing: Computing = request.app.state.columns
-    found = await computing.answer(held, "columns", compute, wait_s=_WAIT_S, what="the columns are")
+    answering = computing.answer(held, "columns", compute, wait_s=_WAIT_S, what="the columns are")
+    found = await while_there(request, answering)
     listed, sampled = found.value
     # A path is nobody's business where it is not shown, and cannot be filtered by.
     shown = [each for each in listed if each.of_metadata or _is_shown(held, each.name)]
@@ -122,7 +124,8 @@ async def facets(
 
     computing: Computing = request.app.state.columns
     question = (by, where, None if values is None else json.dumps(values, sort_keys=True), unit, limit)
-    found = await computing.answer(held, question, compute, wait_s=_WAIT_S, what="the facets are")
+    answering = computing.answer(held, question, compute, wait_s=_WAIT_S, what="the facets are")
+    found = await while_there(request, answering)
     counts = found.value
     return await rendered(
         lambda: FacetsOut(

@@ -13,6 +13,7 @@ from clipdex.apps.duplicates import Duplicate, Duplicates, find_duplicates
 from clipdex.base.errors import InvalidArgument
 from clipdex.collection.item import StoredItem
 from clipdex.web.computing import Computing, Worker, kept_for
+from clipdex.web.leaving import while_there
 from clipdex.web.problems import answers
 from clipdex.web.records import rendered, stored_out
 from clipdex.web.schemas.insights import DuplicateOut, DuplicatesOut, GroupOut, PlacementOut
@@ -58,7 +59,8 @@ async def duplicates(
 ) -> Response:
     """List groups of duplicates, with the one to keep first: the largest, then the oldest.
 
-    A large index takes a while: then the answer is 503 with Retry-After, until it has been computed.
+    A large index takes a while: then the answer is 503 with Retry-After, until it has been computed. Ask again
+    within two minutes: what nobody waits for is given up.
     """
     if kind == "exact" and min_similarity is not None:
         raise InvalidArgument("min_similarity does not apply to kind=exact, which compares bytes; leave it out")
@@ -79,9 +81,9 @@ async def duplicates(
     computing: Computing = request.app.state.duplicates
     # Before they are computed, as the moment of the collection is.
     state = await held.collection.features_state() if kind == "local" else None
-    found = await computing.answer(
-        held, (kind, min_similarity), compute, wait_s=_WAIT_S, what="the duplicates are", state=state
-    )
+    question = (kind, min_similarity)
+    answering = computing.answer(held, question, compute, wait_s=_WAIT_S, what="the duplicates are", state=state)
+    found = await while_there(request, answering)
     groups = found.value.groups[offset : offset + limit]
     shown = [[group.keeper, *group.others[: _MOST_OF_A_GROUP - 1]] for group in groups]
     items = await held.collection.at([each.row for group in shown for each in group])

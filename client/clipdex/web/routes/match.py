@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from clipdex.base.errors import InvalidArgument
 from clipdex.web.filters import require_allowed
-from clipdex.web.leaving import LEFT, while_there
+from clipdex.web.leaving import while_there
 from clipdex.web.problems import answers
 from clipdex.web.records import match_fields, rendered
 from clipdex.web.schemas.matches import MatchesOut, MatchIn
@@ -59,8 +59,6 @@ async def match(held: Chosen, request: Request) -> Response:
         params=asked.params,
     )
     found = await while_there(request, matching)
-    if found is None:
-        return Response(status_code=LEFT)
     blocking = held.collection.collection
 
     def make() -> dict[str, Any]:  # a `MatchesOut`

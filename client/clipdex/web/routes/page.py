@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 
+from clipdex.web.leaving import while_there
 from clipdex.web.page.asked import Asked
 from clipdex.web.page.assets import assets, folder
 from clipdex.web.page.first import rendered
@@ -21,7 +22,7 @@ async def page(request: Request) -> Response:
     """Answer the page with the first results of the query in its address."""
     served = served_of(request)
     served.pictures.thumbnails.warm()
-    status, text = await rendered(served, Asked.of(request.query_params), request)
+    status, text = await while_there(request, rendered(served, Asked.of(request.query_params), request))
     return HTMLResponse(text, status, {"Cache-Control": "no-cache"})
 
 

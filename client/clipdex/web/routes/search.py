@@ -12,6 +12,7 @@ from clipdex.base.errors import InvalidArgument
 from clipdex.search.grouping import Grouping
 from clipdex.search.mixture import Query as Mixture
 from clipdex.web.filters import require_allowed
+from clipdex.web.leaving import while_there
 from clipdex.web.problems import answers
 from clipdex.web.records import hit_fields, rendered
 from clipdex.web.schemas.hits import HitsOut
@@ -60,12 +61,13 @@ async def found(held: HeldCollection, request: Request, options: OptionsIn, **qu
 
     Raises:
         Forbidden: the condition uses what this server does not show.
+        Left: the client has left, and the search was ended.
         ClipdexError: as `Collection.search`.
     """
     if options.where is not None:
         await asyncio.to_thread(require_allowed, options.where, held.settings)
     group = options.group
-    hits = await held.collection.search(
+    searching = held.collection.search(
         top_k=options.top_k + 1,  # whether there is a next page
         offset=options.offset,
         min_score=options.min_score,
@@ -74,6 +76,7 @@ async def found(held: HeldCollection, request: Request, options: OptionsIn, **qu
         group=group if isinstance(group, bool) else Grouping(group.similarity, group.cosine),
         **query,
     )
+    hits = await while_there(request, searching)
     text = query.get("text")
     texts = text.texts if isinstance(text, Mixture) else []
     blocking = held.collection.collection

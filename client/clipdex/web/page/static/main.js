@@ -44,6 +44,8 @@ function render() {
   $("#find").hidden = !may_match(state);
   $("#find-meaning").setAttribute("aria-pressed", String(!state.very));
   $("#find-very").setAttribute("aria-pressed", String(state.very));
+  $("#find-parts").hidden = !matches(state);
+  $("#find-parts input").checked = state.in_part;
   $("#min").value = state.min ?? 0;
   $("#min-shown").textContent = state.min === null ? "any" : state.min.toFixed(2);
   $("#group").checked = state.group;
@@ -70,7 +72,7 @@ function edit(text) {
 let asked = "";
 let problem_status = 0; // of the last answer that was none
 let pending = ""; // a condition just written, which goes back to its field if it cannot be used
-const question = () => JSON.stringify([state.index, state.text.trim(), state.parts, state.where, state.min, state.group, matches(state)]);
+const question = () => JSON.stringify([state.index, state.text.trim(), state.parts, state.where, state.min, state.group, matches(state), matches(state) && state.in_part]);
 
 /** Search for the state, or show the pictures as they are in the index if it asks for nothing. */
 async function search(force = false) {
@@ -127,6 +129,7 @@ async function page(from, signal) {
 /** Ask for the pictures that show the dropped one. */
 async function matched(signal, waiting) {
   const options = { top_k: MATCHES };
+  if (state.in_part) options.parts = true;
   if (state.where.length) options.where = joined(state.where);
   const body = query.match_request(state, options);
   const answer = await ask("/v1/match", { query: { index: state.index || only_index }, ...body, signal, waiting });
@@ -199,8 +202,9 @@ function said() {
   if (matches(state)) {
     const among = state.text.trim() ? " among the pictures that best match the text" : "";
     status.textContent = `${number(count)} match${count === 1 ? "" : "es"}${among}`;
-    const filtered = state.where.length || among;
-    if (!count) trouble("Not in the index", filtered ? "No picture that meets the text and the filters shows this one." : "No picture of the index shows this one. Look for what it means instead.");
+    const which = state.where.length || among ? "No picture that meets the text and the filters" : "No picture of the index";
+    const instead = state.in_part ? "has a part in common with this one. Look for what it means instead." : "shows this one. Match parts too, or look for what it means instead.";
+    if (!count) trouble("Not in the index", `${which} ${instead}`);
     return;
   }
   status.textContent = next === null ? counted(count, "result") : `${number(count)} best results of ${counted(total, "picture")}`;
@@ -300,6 +304,7 @@ $("#pin-plus").addEventListener("click", () => pin(1));
 $("#pin-minus").addEventListener("click", () => pin(-1));
 $("#find-meaning").addEventListener("click", () => change({ very: false, show: "" }));
 $("#find-very").addEventListener("click", () => change({ very: true, show: "" }));
+$("#find-parts input").addEventListener("change", (event) => change({ in_part: event.target.checked, show: "" }));
 $("#picture").addEventListener("click", () => $("#choose").click());
 query.watch_pictures((part) => change({ parts: [...state.parts.filter((each) => each.kind !== "upload"), part], view: "", show: "" }));
 $("#index")?.addEventListener("change", () => change({ index: $("#index").value, parts: [], show: "" }));
@@ -312,7 +317,7 @@ $("#more").addEventListener("click", (event) => {
 $(".home").addEventListener("click", (event) => {
   if (event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
-  change({ text: "", parts: [], where: [], min: null, group: true, very: false, view: "", show: "" });
+  change({ text: "", parts: [], where: [], min: null, group: true, very: false, in_part: false, view: "", show: "" });
   box.focus();
 });
 

@@ -4,8 +4,8 @@
  * @typedef {{kind: "text"|"row"|"id"|"upload", value: string, weight: number, version?: string}} Part
  *   Part of a query beside the text of the box; a row has the version of its picture, since rows are renumbered.
  * @typedef {{index: string, text: string, parts: Part[], where: string[], min: number|null, group: boolean,
- *   very: boolean, view: string, show: string}} State
- *   very: a dropped picture itself is looked for, and not what it means.
+ *   very: boolean, in_part: boolean, view: string, show: string}} State
+ *   very: a dropped picture itself is looked for, and not what it means. in_part: a part in common is enough then.
  */
 
 /** The path at which the application is mounted. */
@@ -25,7 +25,8 @@ export function read(search) {
     where: given.getAll("where").filter(Boolean),
     min: Number.isFinite(min) ? min : null,
     group: given.get("group") !== "0",
-    very: given.get("find") === "very",
+    very: ["very", "parts"].includes(given.get("find")),
+    in_part: given.get("find") === "parts",
     view: given.get("view") ?? "",
     show: given.get("show") ?? "",
   };
@@ -53,7 +54,7 @@ export function address(state) {
   for (const condition of state.where ?? []) words.append("where", condition);
   if (state.min !== null && state.min !== undefined) words.set("min_score", String(state.min));
   if (state.group === false) words.set("group", "0");
-  if (matches(state)) words.set("find", "very");
+  if (matches(state)) words.set("find", state.in_part ? "parts" : "very");
   if (state.show) words.set("show", state.show);
   const text = words.toString();
   return text ? `${root}/?${text}` : `${root}/`;
