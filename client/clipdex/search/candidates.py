@@ -67,7 +67,7 @@ class Candidates:
 
     def _settle(self) -> None:
         """Raise the floors to what is now certain, and drop the pairs below them."""
-        self._kept = Found.joined([self._kept, *self._new])
+        self._kept = Found.joined([some for some in (self._kept, *self._new) if len(some)])
         self._new, self._pending = [], 0
         self._raise_floors()
         if len(self._kept) > self._most:
@@ -81,6 +81,7 @@ class Candidates:
             if at >= 0:
                 sure = np.partition(kept.lower, at)[at]
                 self.floor = np.maximum(self.floor, sure)
+            self._kept = kept.where(kept.upper >= self.floor)
         else:
             order = np.lexsort((-kept.lower, kept.query))
             counts = np.bincount(kept.query, minlength=len(self._queries))
@@ -89,7 +90,7 @@ class Candidates:
             floor = self.floor.copy()
             floor[enough] = np.maximum(floor[enough], kept.lower[kth])
             self.floor = floor
-        self._kept = kept.where(kept.upper >= self.floor[kept.query])
+            self._kept = kept.where(kept.upper >= floor[kept.query])
 
     def _score(self) -> None:
         """Replace bounds by scores, and keep the best k of each query."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from clipdex.base.arrays import Array
 from clipdex.search.cosines import off_unit
 from clipdex.search.kernels import FloatDots, Int8Dots, scratch, squared_norms
-from clipdex.search.quantize import Codes
+from clipdex.search.quantize import Codes, norms
 from clipdex.search.spans import Span
 
 __all__ = ["Estimates", "FloatEstimates", "Found", "Int8Estimates", "RowNorms"]
@@ -31,6 +31,10 @@ _Rows = npt.NDArray[np.int64]
 _ROUNDING = 2.0**-21
 
 _SECOND_LEVEL = 254  # the second int8 of a query counts a 254th of the first
+
+_GROUPS, _GROUPS_FOR_EACH = 512, 16  # to find the k best of many scores roughly: at least so many, and for each of k
+
+_NO_ROWS: _Rows = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,13 @@ class Estimates(Protocol):
 
     parallel: bool
 
-    def sift(self, span: Span, floor: _Doubles) -> Found:
+    def sift(self, span: Span, floor: _Doubles, k: int = 0, left_out: _Rows = _NO_ROWS) -> Found:
         """Find the pairs of the span's rows and all queries whose upper bound is not below the query's floor (Q,).
 
         Call it with NumPy's warnings off: overflows are detected and computed again in float64.
+
+        k: of a single query; rows that k others of the span surely beat are left out too. 0: none are.
+        left_out: places in the span of rows that do not count among the k, and may be found or not.
         """
 
 
@@ -105,9 +112,6 @@ class RowNorms:
         return bound, np.concatenate(unsound) if unsound else _NO_ROWS
 
 
-_NO_ROWS: _Rows = np.empty(0, np.int64)
-
-
 def _measured(rows: Array, unit: bool) -> tuple[float, _Rows]:
     """Measure rows -> (an upper bound of ‖x‖, not tight, over the finite rows; if `unit`, the rows not of norm 1).
 
@@ -135,7 +139,7 @@ class FloatEstimates:
         self._dots = FloatDots(queries, vectors.dtype)
         self.parallel = self._dots.parallel
 
-    def sift(self, span: Span, floor: _Doubles) -> Found:
+    def sift(self, span: Span, floor: _Doubles, k: int = 0, left_out: _Rows = _NO_ROWS) -> Found:
         """See `Estimates.sift`."""
         rows = self._vectors[span.first : span.end] if span.chosen is None else self._vectors[span.chosen]
         bound, unsound = self._norms.of(span, rows)
@@ -143,6 +147,8 @@ class FloatEstimates:
             self._unsound(unsound)
         error = self._dots.error * bound
         sums = self._dots(rows)
+        if k:
+            floor = np.fmax(floor, _reached(sums[:, 0], k, left_out) - error)
         cut = floor - error
         cut -= 2.0**-22 * abs(cut)  # it may be rounded to float32 below
         at, query = _not_below(sums, cut)
@@ -156,27 +162,27 @@ class Int8Estimates:
 
     def __init__(self, codes: Codes, queries: _Doubles) -> None:
         self._codes = codes
-        spread = codes.basis.spread.astype(np.float64)
-        center = codes.basis.center.astype(np.float64)
+        center, spread = codes.basis.wide
         turned = queries * spread  # exact: two numbers of 24 bits
-        lengths = np.linalg.norm(queries, axis=1) * (1 + 1e-9)
-        self._unit = np.abs(turned).max(axis=1) / 127
+        lengths = norms(queries)
+        largest = np.abs(turned).max(axis=1)
+        self._unit = largest / 127
         first = np.rint(turned / self._unit[:, None])
         left = turned - self._unit[:, None] * first
-        lost = np.linalg.norm(left, axis=1) + 1e-12 * np.linalg.norm(turned, axis=1)
+        rounding = 1e-12 * math.sqrt(len(center)) * largest
+        lost = norms(left) + rounding
         self._levels = [Int8Dots(first.astype(np.int8))]
-        coded = np.linalg.norm(first, axis=1)
+        coded = norms(first)
         if _too_coarse(lost, lengths, *codes.typical):
             self._unit = self._unit / _SECOND_LEVEL
             second = np.clip(np.rint(left / self._unit[:, None]), -127, 127)
-            lost = np.linalg.norm(left - self._unit[:, None] * second, axis=1)
-            lost += 1e-12 * np.linalg.norm(turned, axis=1)
+            lost = norms(left - self._unit[:, None] * second) + rounding
             self._levels.append(Int8Dots(second.astype(np.int8), "second"))
-            coded = _SECOND_LEVEL * coded + np.linalg.norm(second, axis=1)
+            coded = _SECOND_LEVEL * coded + norms(second)
         self.parallel = self._levels[0].parallel
         self._base = queries @ center
-        # The error of the base in float64, in scores.
-        self._slack = 2.0**-52 * (len(center) + 8) * (np.abs(queries) @ np.abs(center))
+        # The error of the base in float64, in scores, by Cauchy and Schwarz.
+        self._slack = 2.0**-52 * (len(center) + 8) * codes.basis.center_norm * lengths
         # A row's score is base + unit × (its integer × scale ± by_residual × residual ± by_length × length).
         self._by_residual = (1 + 1e-6) * lengths / self._unit
         self._by_length = (1 + 1e-6) * (lost / self._unit + _ROUNDING * coded)
@@ -188,10 +194,12 @@ class Int8Estimates:
         assert block is not None
         before = number * self._codes.block_rows
         part = slice(span.first - before, span.end - before) if span.chosen is None else span.chosen - before
+        if isinstance(part, slice) and math.isfinite(block.extremes(part)[1]):
+            return _NO_ROWS
         at = np.flatnonzero(np.isinf(block.residual[part]))
         return span.first + at if span.chosen is None else span.chosen[at]
 
-    def sift(self, span: Span, floor: _Doubles) -> Found:
+    def sift(self, span: Span, floor: _Doubles, k: int = 0, left_out: _Rows = _NO_ROWS) -> Found:
         """See `Estimates.sift`; the span must lie within one undamaged block."""
         number = span.first // self._codes.block_rows
         block = self._codes.block(number)
@@ -201,25 +209,35 @@ class Int8Estimates:
         if span.chosen is not None:
             part = span.chosen - before
         steepest, most_residual, most_length, flattest = block.extremes(part)
-        cut = (floor - self._base - 2 * self._slack) / self._unit
-        cut = cut - self._by_residual * most_residual - self._by_length * most_length
-        cut[np.isnan(cut)] = -np.inf
+        margin = self._by_residual * most_residual + self._by_length * most_length
         found = []
         for start, sums in self._sums(block.code[part]):
             asked = slice(start, start + sums.shape[1])
             if sums.shape[1] == 1:
-                at, query = _reaching_by_row(sums[:, 0], block.scale[part], float(cut[start]))
+                scores = _scaled(sums[:, 0], block.scale[part])
+                if k:
+                    sure = _reached(scores, k, left_out) - margin
+                    floor = np.fmax(floor, self._base + self._unit * sure - 2 * self._slack)
+                at = np.flatnonzero(scores >= _rounded_down(float(self._cut(floor, margin)[start])))
+                query = np.zeros(len(at), np.int64)
             else:
-                at, query = _reaching_by_block(sums, steepest, flattest, cut[asked])
+                at, query = _reaching_by_block(sums, steepest, flattest, self._cut(floor, margin)[asked])
             if len(at) == 0:
                 continue
             row = part.start + at if isinstance(part, slice) else part[at]
-            scores, query = sums[at, query] * block.scale[row].astype(np.float64), query + start
-            error = self._by_residual[query] * block.residual[row] + self._by_length[query] * block.length[row]
-            scores = self._base[query] + self._unit[query] * scores
-            error = self._unit[query] * error + self._slack[query]
-            found.append(_bounded(before + row, query, scores, error, floor))
+            exact, query = sums[at, query] * block.scale[row].astype(np.float64), query + start
+            which = query if len(floor) > 1 else 0
+            error = self._by_residual[which] * block.residual[row] + self._by_length[which] * block.length[row]
+            error = self._unit[which] * error + self._slack[which]
+            exact = self._base[which] + self._unit[which] * exact
+            found.append(_bounded(before + row, query, exact, error, floor))
         return Found.joined(found)
+
+    def _cut(self, floor: _Doubles, margin: _Doubles) -> _Doubles:
+        """The least integer × scale with which a row's upper bound may reach the floor, for each query (Q,)."""
+        cut = (floor - self._base - 2 * self._slack) / self._unit - margin
+        cut[np.isnan(cut)] = -np.inf
+        return cut
 
     def _sums(self, code: npt.NDArray[np.int8]) -> Iterator[tuple[int, Array]]:
         """Yield pieces (first query, integers (n, some queries)), of any dtype that holds them."""
@@ -236,14 +254,34 @@ def _too_coarse(lost: _Doubles, lengths: _Doubles, residual: float, length: floa
     return bool(np.mean(lost * length > 3 * lengths * residual) > 0.05)
 
 
-def _reaching_by_row(sums: Array, scale: Array, cut: float) -> tuple[_Rows, _Rows]:
-    """Find where sums (n,) × scale (n,) ≥ cut, in float32, missing none -> (rows, zeros)."""
+def _scaled(sums: Array, scale: Array) -> npt.NDArray[np.float32]:
+    """Multiply sums (n,) by scale (n,), in float32, into memory that this thread's next call overwrites."""
     scores = scratch("scores", len(sums), np.float32)
     np.copyto(scores, sums, casting="unsafe")
     scores *= scale
-    below = np.float32(cut - 2.0**-21 * abs(cut)) if math.isfinite(cut) else np.float32(cut)
-    at = _set(scores >= below)
-    return at, np.zeros(len(at), np.int64)
+    return scores
+
+
+def _rounded_down(cut: float) -> np.float32:
+    """A float32 not above, with room for the roundings of what is compared with it."""
+    return np.float32(cut - 2.0**-21 * abs(cut)) if math.isfinite(cut) else np.float32(cut)
+
+
+def _reached(scores: Array, k: int, left_out: _Rows) -> float:
+    """A value that k of the finite scores (n,) reach, near the best such value; -inf if there are fewer.
+
+    The scores that are left out are overwritten.
+    """
+    if len(left_out):
+        scores[left_out] = -np.inf
+    size = max(1, len(scores) // max(_GROUPS, _GROUPS_FOR_EACH * k))
+    groups = len(scores) // size
+    if groups < k:
+        return -math.inf
+    # The best of each group are of different rows.
+    best = scores[: size * groups].reshape(size, groups).max(axis=0)
+    best[~np.isfinite(best)] = -np.inf
+    return float(np.partition(best, groups - k)[groups - k])
 
 
 def _reaching_by_block(sums: Array, steepest: float, flattest: float, cut: _Doubles) -> tuple[_Rows, _Rows]:
@@ -282,8 +320,9 @@ def _bounded(row: _Rows, query: _Rows, scores: _Doubles, error: _Doubles, floor:
     """Keep the pairs whose upper bound reaches the floor."""
     lower, upper = scores - error, scores + error
     # An infinity may be an overflow, or be in the row itself, which is then never a hit: the bounds are unknown.
-    unknown = ~(np.isfinite(lower) & np.isfinite(upper))
-    lower[unknown], upper[unknown] = -np.inf, np.inf
+    if not math.isfinite(float(lower.sum()) + float(upper.sum())):
+        unknown = ~(np.isfinite(lower) & np.isfinite(upper))
+        lower[unknown], upper[unknown] = -np.inf, np.inf
     found = Found(query, row, lower, upper)
-    kept = upper >= floor[query]
+    kept = upper >= (floor[query] if len(floor) > 1 else floor)
     return found if kept.all() else found.where(kept)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from clipdex.base.arrays import Array
 
-__all__ = ["BLOCK_ROWS", "WIDEST", "Basis", "CodeBlock", "Codes", "MemoryCodes", "basis_of", "quantize"]
+__all__ = ["BLOCK_ROWS", "WIDEST", "Basis", "CodeBlock", "Codes", "MemoryCodes", "basis_of", "norms", "quantize"]
 
 # The dot product of two int8 vectors fits in int32: 131,072 × 127² < 2³¹.
 WIDEST = 1 << 17
@@ -36,6 +36,16 @@ class Basis:
 
     center: npt.NDArray[np.float32]
     spread: npt.NDArray[np.float32]
+
+    @cached_property
+    def wide(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Center and spread in float64."""
+        return self.center.astype(np.float64), self.spread.astype(np.float64)
+
+    @cached_property
+    def center_norm(self) -> float:
+        """The norm of the center, rounded up."""
+        return float(norms(self.wide[0][None])[0])
 
 
 @dataclass(frozen=True)
@@ -171,7 +181,7 @@ def quantize(rows: Array, basis: Basis) -> CodeBlock:
 
 def _quantize(rows: Array, basis: Basis) -> tuple[Array, Array, Array, Array]:
     x = rows.astype(np.float64)
-    center, spread = basis.center.astype(np.float64), basis.spread.astype(np.float64)
+    center, spread = basis.wide
     apart = x - center
     relative = apart / spread
     scale = (np.abs(relative).max(axis=1, initial=0) / 127).astype(np.float32)
@@ -179,18 +189,18 @@ def _quantize(rows: Array, basis: Basis) -> tuple[Array, Array, Array, Array]:
     code = np.clip(np.rint(np.where(wide > 0, relative / wide, 0)), -127, 127)
     left = apart - wide * (spread * code)
     # Each operation above is off by at most 2⁻⁵³ of its result; 2⁻⁴⁸ of all inputs covers them.
-    size = _norms(x) + float(np.linalg.norm(center)) + _norms(left)
-    residual = _upward(_norms(left) + 2.0**-48 * size)
-    length = _upward(scale * _norms(code))
+    size = norms(x) + float(np.linalg.norm(center)) + norms(left)
+    residual = _upward(norms(left) + 2.0**-48 * size)
+    length = _upward(scale * norms(code))
     useless = ~(np.isfinite(residual) & np.isfinite(length) & np.isfinite(scale))
     code[useless], scale[useless], length[useless], residual[useless] = 0, 0, 0, np.inf
     return code.astype(np.int8), scale, residual, length
 
 
-def _norms(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def norms(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Compute the norm of each row, rounded up."""
-    norms: npt.NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", rows, rows)) * (1 + 1e-9)
-    return norms
+    found: npt.NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", rows, rows)) * (1 + 1e-9)
+    return found
 
 
 def _upward(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

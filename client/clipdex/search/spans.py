@@ -30,6 +30,16 @@ class Span:
         """The rows, int64."""
         return np.arange(self.first, self.end) if self.chosen is None else self.chosen
 
+    def places(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Find those of some rows, ascending, that are in the span -> their places in it."""
+        if len(rows) == 0:
+            return rows
+        rows = rows[np.searchsorted(rows, self.first) : np.searchsorted(rows, self.end)]
+        if self.chosen is None:
+            return rows - self.first
+        at = np.searchsorted(self.chosen, rows)
+        return at[self.chosen[np.minimum(at, len(self.chosen) - 1)] == rows]
+
     def __len__(self) -> int:
         return self.end - self.first if self.chosen is None else len(self.chosen)
 

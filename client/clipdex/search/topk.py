@@ -44,6 +44,8 @@ _WORTH_THREADS = 1 << 23  # with fewer numbers to multiply, threads cost more th
 
 _REFINE_FROM = 2048  # with this many candidates, a query gets bounds from the rows themselves before scoring
 
+_SCORE_FROM = 256  # with this many, the most promising of them are scored before the others
+
 _WANTED = 4096  # rows requested from the disk at once before they are scored
 
 _ANYWHERE = 1 << 62
@@ -197,6 +199,7 @@ class Search:
         self._vectors, self._queries, self._each, self._begin = vectors, queries, each, begin
         self._selection, self._norms = selection, norms
         self._excluded = each.pairs(len(vectors))
+        self._k = int(each.k[0]) if len(queries) == 1 else 0
         # A power of two for each query: with its largest number near 1, nothing significant underflows in float32.
         self._exponents = np.frexp(abs(queries).max(axis=1))[1].astype(np.int64)
         self._scaled = np.ldexp(queries.astype(np.float64), -self._exponents[:, None])
@@ -263,7 +266,7 @@ class Search:
             step //= 2
         # Scattered rows are not read ahead.
         with Readahead(stored if chosen is None else stored[:0]) as ahead:
-            if np.isinf(self._candidates.floor).any():
+            if len(self._queries) > 1 and np.isinf(self._candidates.floor).any():
                 # A few rows first, to give all threads a floor to begin with. Until there is one, every pair is
                 # kept, so many queries look at still fewer at a time.
                 for seed in spans_of(first, end, _SEED_ROWS, border, chosen):
@@ -288,7 +291,7 @@ class Search:
         else:
             estimates = self._plain
         with np.errstate(all="ignore"):
-            found = estimates.sift(span, self._candidates.floor)
+            found = estimates.sift(span, self._candidates.floor, self._k, self._left_out(span))
         if self._norms.unit and isinstance(estimates, Int8Estimates):
             rows = estimates.uncoded(span)
             if len(rows):
@@ -299,6 +302,13 @@ class Search:
         if self._begin:
             found = Found(found.query, found.row + self._begin, found.lower, found.upper)
         self._candidates.add(found)
+
+    def _left_out(self, span: Span) -> npt.NDArray[np.int64]:
+        """Where in a span rows are that may not be found, if there is a single query."""
+        dropped = span.places(self._selection.dropped)
+        if self._k == 0 or len(self._excluded) == 0:
+            return dropped
+        return np.concatenate([dropped, span.places(self._excluded)])
 
     def _ranked(self, threads: int) -> list[Ranking]:
         found = self._candidates.taken()
@@ -323,7 +333,7 @@ class Search:
             self._want(np.sort(found.row)[:_WANTED])
         if len(found) > max(_REFINE_FROM, 4 * k) and self._covered:
             found = self._refined(q, found)
-        if len(found) > 4 * k:
+        if len(found) > max(_SCORE_FROM, 4 * k):
             # The most promising rows show what score is needed; few of the others reach it.
             best = np.argpartition(-found.upper, 2 * k)[: 2 * k]
             scores, error = wide_scores(self._vectors, query.astype(np.float64), found.row[best])
