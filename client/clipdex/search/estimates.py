@@ -18,7 +18,7 @@ import numpy.typing as npt
 from clipdex.base.arrays import Array
 from clipdex.search.cosines import off_unit
 from clipdex.search.kernels import FloatDots, Int8Dots, scratch, squared_norms
-from clipdex.search.quantize import Codes, norms
+from clipdex.search.quantize import CodeBlock, Codes, norms
 from clipdex.search.spans import Span
 
 __all__ = ["Estimates", "FloatEstimates", "Found", "Int8Estimates", "RowNorms"]
@@ -187,51 +187,72 @@ class Int8Estimates:
         self._by_residual = (1 + 1e-6) * lengths / self._unit
         self._by_length = (1 + 1e-6) * (lost / self._unit + _ROUNDING * coded)
 
-    def uncoded(self, span: Span) -> _Rows:
-        """Find the rows of a span without a useful code: those not finite, or almost too large for float32."""
+    def _where(self, span: Span) -> tuple[CodeBlock, int, slice | _Rows]:
+        """Find the undamaged block that a span lies in -> (the block, its first row, the span's place in it)."""
         number = span.first // self._codes.block_rows
         block = self._codes.block(number)
         assert block is not None
         before = number * self._codes.block_rows
-        part = slice(span.first - before, span.end - before) if span.chosen is None else span.chosen - before
+        if span.chosen is None:
+            return block, before, slice(span.first - before, span.end - before)
+        return block, before, span.chosen - before
+
+    def uncoded(self, span: Span) -> _Rows:
+        """Find the rows of a span without a useful code: those not finite, or almost too large for float32."""
+        block, before, part = self._where(span)
         if isinstance(part, slice) and math.isfinite(block.extremes(part)[1]):
             return _NO_ROWS
         at = np.flatnonzero(np.isinf(block.residual[part]))
-        return span.first + at if span.chosen is None else span.chosen[at]
+        return before + (part.start + at if isinstance(part, slice) else part[at])
 
     def sift(self, span: Span, floor: _Doubles, k: int = 0, left_out: _Rows = _NO_ROWS) -> Found:
         """See `Estimates.sift`; the span must lie within one undamaged block."""
-        number = span.first // self._codes.block_rows
-        block = self._codes.block(number)
-        assert block is not None
-        before = number * self._codes.block_rows
-        part: slice | _Rows = slice(span.first - before, span.end - before)
-        if span.chosen is not None:
-            part = span.chosen - before
+        if len(self._base) == 1:
+            return self.sift_scored(span, self.score(span), floor, k, left_out)
+        block, before, part = self._where(span)
         steepest, most_residual, most_length, flattest = block.extremes(part)
-        margin = self._by_residual * most_residual + self._by_length * most_length
+        cut = self._cut(floor, self._by_residual * most_residual + self._by_length * most_length)
         found = []
         for start, sums in self._sums(block.code[part]):
-            asked = slice(start, start + sums.shape[1])
-            if sums.shape[1] == 1:
-                scores = _scaled(sums[:, 0], block.scale[part])
-                if k:
-                    sure = _reached(scores, k, left_out) - margin
-                    floor = np.fmax(floor, self._base + self._unit * sure - 2 * self._slack)
-                at = np.flatnonzero(scores >= _rounded_down(float(self._cut(floor, margin)[start])))
-                query = np.zeros(len(at), np.int64)
-            else:
-                at, query = _reaching_by_block(sums, steepest, flattest, self._cut(floor, margin)[asked])
+            at, query = _reaching_by_block(sums, steepest, flattest, cut[start : start + sums.shape[1]])
             if len(at) == 0:
                 continue
             row = part.start + at if isinstance(part, slice) else part[at]
-            exact, query = sums[at, query] * block.scale[row].astype(np.float64), query + start
-            which = query if len(floor) > 1 else 0
-            error = self._by_residual[which] * block.residual[row] + self._by_length[which] * block.length[row]
-            error = self._unit[which] * error + self._slack[which]
-            exact = self._base[which] + self._unit[which] * exact
-            found.append(_bounded(before + row, query, exact, error, floor))
+            scores, query = sums[at, query] * block.scale[row].astype(np.float64), query + start
+            error = self._by_residual[query] * block.residual[row] + self._by_length[query] * block.length[row]
+            scores = self._base[query] + self._unit[query] * scores
+            error = self._unit[query] * error + self._slack[query]
+            found.append(_bounded(before + row, query, scores, error, floor))
         return Found.joined(found)
+
+    def score(self, span: Span, scores: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
+        """Compute integer × scale of a span's rows and a single query, to be given to `sift_scored`.
+
+        scores: to write to; without it, they are overwritten by this thread's next call.
+        """
+        block, _, part = self._where(span)
+        scores = scratch("scores", len(span), np.float32) if scores is None else scores
+        for _, sums in self._sums(block.code[part]):
+            np.copyto(scores, sums[:, 0], casting="unsafe")
+        scores *= block.scale[part]
+        return scores
+
+    def sift_scored(
+        self, span: Span, scores: npt.NDArray[np.float32], floor: _Doubles, k: int, left_out: _Rows
+    ) -> Found:
+        """Do what `sift` does, for a single query and rows that were scored; the scores may be overwritten."""
+        block, before, part = self._where(span)
+        _, most_residual, most_length, _ = block.extremes(part)
+        margin = self._by_residual * most_residual + self._by_length * most_length
+        if k:
+            sure = _reached(scores, k, left_out) - margin
+            floor = np.fmax(floor, self._base + self._unit * sure - 2 * self._slack)
+        at = np.flatnonzero(scores >= _rounded_down(float(self._cut(floor, margin)[0])))
+        row = part.start + at if isinstance(part, slice) else part[at]
+        # What float32 rounded is part of the error by length.
+        error = self._by_residual * block.residual[row] + self._by_length * block.length[row]
+        wide = self._base + self._unit * scores[at].astype(np.float64)
+        return _bounded(before + row, np.zeros(len(at), np.int64), wide, self._unit * error + self._slack, floor)
 
     def _cut(self, floor: _Doubles, margin: _Doubles) -> _Doubles:
         """The least integer × scale with which a row's upper bound may reach the floor, for each query (Q,)."""
@@ -252,14 +273,6 @@ class Int8Estimates:
 def _too_coarse(lost: _Doubles, lengths: _Doubles, residual: float, length: float) -> bool:
     """Return whether coding would lose much more in the queries than in the rows, for more than a few queries."""
     return bool(np.mean(lost * length > 3 * lengths * residual) > 0.05)
-
-
-def _scaled(sums: Array, scale: Array) -> npt.NDArray[np.float32]:
-    """Multiply sums (n,) by scale (n,), in float32, into memory that this thread's next call overwrites."""
-    scores = scratch("scores", len(sums), np.float32)
-    np.copyto(scores, sums, casting="unsafe")
-    scores *= scale
-    return scores
 
 
 def _rounded_down(cut: float) -> np.float32:

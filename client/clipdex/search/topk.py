@@ -21,6 +21,7 @@ from clipdex.search.candidates import Candidates
 from clipdex.search.cosines import UnsoundRow, not_unit
 from clipdex.search.estimates import FloatEstimates, Found, Int8Estimates, RowNorms
 from clipdex.search.exact import Ranking, rank, wide_scores
+from clipdex.search.kernels import scratch
 from clipdex.search.quantize import WIDEST, Codes
 from clipdex.search.readahead import Readahead, in_memory, want_rows
 from clipdex.search.selection import Selection, absent
@@ -32,6 +33,8 @@ _ROWS_FOR_ONE = 65_536  # one query: what belongs to so many rows, beside the ro
 _ROWS_FOR_MANY = 2048  # 64 queries or more: so do the rows' products with 64 of them
 _SPANS = 3  # of a thread, if there are few rows: more would share the work more evenly, but each has a fixed cost
 _SPANS_OF_CODES = 2
+_ROWS_SCORED = 1 << 19  # one query: so many coded rows are scored before the best of them are looked for
+_PIECES, _ROWS_PIECE = 4, 16_384  # pieces of those for a thread, and the rows of one: threads start and end apart
 _SEED_ROWS = 2048
 _SEED_PAIRS = 1 << 18
 _SPAN_BYTES = 40 << 20
@@ -253,8 +256,11 @@ class Search:
         chosen = self._selection.chosen
         begin = first
 
-        def sift(span: Span) -> None:
+        def ahead_of(span: Span) -> None:
             ahead.reading(int((span.first - begin) * width))
+
+        def sift(span: Span) -> None:
+            ahead_of(span)
             self._sift(span)
 
         step = max(_ROWS_FOR_MANY, min(_ROWS_FOR_ONE, 64 * _ROWS_FOR_MANY // len(self._queries)))
@@ -275,6 +281,10 @@ class Search:
                         sift(part)
                     first = seed.end
                     break
+            if coded and chosen is None and self._k:
+                for part in spans_of(first, end, _ROWS_SCORED, _ANYWHERE):
+                    self._scan_for_one(part, border, threads, ahead_of)
+                return
             if coded and chosen is None:
                 count = _SPANS_OF_CODES * threads
                 spans = even_spans_of(first, end, step, border, count, _ROWS_FOR_MANY)
@@ -282,7 +292,28 @@ class Search:
                 spans = spans_of(first, end, step, border, chosen)
             work_through(spans, sift, threads)
 
-    def _sift(self, span: Span) -> None:
+    def _scan_for_one(self, part: Span, border: int, threads: int, reading: Callable[[Span], None]) -> None:
+        """Scan coded rows for a single query: all threads score them, then this thread finds the best.
+
+        What follows the products is many short calls, for which threads would have to wait for each other.
+        """
+        scores = scratch("part", len(part), np.float32)
+        assert self._codes is not None
+        block = self._codes.block
+
+        def score(span: Span) -> None:
+            reading(span)
+            if block(span.first // border) is not None:
+                self._coded.score(span, scores[span.first - part.first : span.end - part.first])
+
+        count = _PIECES * threads if threads > 1 else 1
+        step = _ROWS_FOR_ONE if threads == 1 else _ROWS_PIECE
+        work_through(even_spans_of(part.first, part.end, step, border, count, _ROWS_FOR_MANY), score, threads)
+        for span in spans_of(part.first, part.end, border, border):
+            self._sift(span, scores[span.first - part.first : span.end - part.first])
+
+    def _sift(self, span: Span, scores: npt.NDArray[np.float32] | None = None) -> None:
+        """Add what may be among the best in a span. scores: those of its rows, if its block is sound."""
         estimates: Int8Estimates | FloatEstimates
         if span.first < self._covered:
             assert self._codes is not None
@@ -291,7 +322,11 @@ class Search:
         else:
             estimates = self._plain
         with np.errstate(all="ignore"):
-            found = estimates.sift(span, self._candidates.floor, self._k, self._left_out(span))
+            floor, left_out = self._candidates.floor, self._left_out(span)
+            if scores is not None and isinstance(estimates, Int8Estimates):
+                found = estimates.sift_scored(span, scores, floor, self._k, left_out)
+            else:
+                found = estimates.sift(span, floor, self._k, left_out)
         if self._norms.unit and isinstance(estimates, Int8Estimates):
             rows = estimates.uncoded(span)
             if len(rows):
