@@ -79,8 +79,9 @@ class Candidates:
         if len(self._queries) == 1:
             at = len(kept) - int(self._k[0])
             if at >= 0:
-                sure = np.partition(kept.lower, at)[at]
-                self.floor = np.maximum(self.floor, sure)
+                lower = kept.lower.copy()
+                lower.partition(at)
+                self.floor = np.maximum(self.floor, lower[at])
             self._kept = kept.where(kept.upper >= self.floor)
         else:
             order = np.lexsort((-kept.lower, kept.query))

@@ -165,7 +165,7 @@ class Int8Estimates:
         center, spread = codes.basis.wide
         turned = queries * spread  # exact: two numbers of 24 bits
         lengths = norms(queries)
-        largest = np.abs(turned).max(axis=1)
+        largest = np.maximum.reduce(np.abs(turned), axis=1)
         self._unit = largest / 127
         first = np.rint(turned / self._unit[:, None])
         left = turned - self._unit[:, None] * first
@@ -247,7 +247,7 @@ class Int8Estimates:
         if k:
             sure = _reached(scores, k, left_out) - margin
             floor = np.fmax(floor, self._base + self._unit * sure - 2 * self._slack)
-        at = np.flatnonzero(scores >= _rounded_down(float(self._cut(floor, margin)[0])))
+        at = (scores >= _rounded_down(float(self._cut(floor, margin)[0]))).nonzero()[0]
         row = part.start + at if isinstance(part, slice) else part[at]
         # What float32 rounded is part of the error by length.
         error = self._by_residual * block.residual[row] + self._by_length * block.length[row]
@@ -292,9 +292,10 @@ def _reached(scores: Array, k: int, left_out: _Rows) -> float:
     if groups < k:
         return -math.inf
     # The best of each group are of different rows.
-    best = scores[: size * groups].reshape(size, groups).max(axis=0)
+    best = np.maximum.reduce(scores[: size * groups].reshape(size, groups), axis=0)
     best[~np.isfinite(best)] = -np.inf
-    return float(np.partition(best, groups - k)[groups - k])
+    best.partition(groups - k)
+    return float(best[groups - k])
 
 
 def _reaching_by_block(sums: Array, steepest: float, flattest: float, cut: _Doubles) -> tuple[_Rows, _Rows]:
@@ -333,7 +334,7 @@ def _bounded(row: _Rows, query: _Rows, scores: _Doubles, error: _Doubles, floor:
     """Keep the pairs whose upper bound reaches the floor."""
     lower, upper = scores - error, scores + error
     # An infinity may be an overflow, or be in the row itself, which is then never a hit: the bounds are unknown.
-    if not math.isfinite(float(lower.sum()) + float(upper.sum())):
+    if not math.isfinite(float(np.add.reduce(lower)) + float(np.add.reduce(upper))):
         unknown = ~(np.isfinite(lower) & np.isfinite(upper))
         lower[unknown], upper[unknown] = -np.inf, np.inf
     found = Found(query, row, lower, upper)

@@ -41,13 +41,14 @@ def rank(
         rows: in any order, without duplicates.
     """
     wide = query.astype(np.float64)
-    if _FEW < len(rows) and 0 < k < len(rows):
-        # Drop the rows that cannot be among the best k.
-        scores, error = wide_scores(vectors, wide, rows)
-        sure = np.where(np.isnan(scores), -np.inf, scores - error)
-        kth = np.partition(sure, len(rows) - k)[len(rows) - k]
-        rows = rows[scores + error >= max(kth, minimum)]
-    scores = _true_scores(vectors, wide, rows)
+    with np.errstate(all="ignore"):
+        if _FEW < len(rows) and 0 < k < len(rows):
+            # Drop the rows that cannot be among the best k.
+            scores, error = wide_scores(vectors, wide, rows)
+            sure = np.where(np.isnan(scores), -np.inf, scores - error)
+            sure.partition(len(rows) - k)
+            rows = rows[scores + error >= max(sure[len(rows) - k], minimum)]
+        scores = _true_scores(vectors, wide, rows)
     kept = scores >= minimum
     if not kept.all():
         scores, rows = scores[kept], rows[kept]
@@ -59,15 +60,17 @@ def rank(
 def wide_scores(
     vectors: Array, query: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Compute the rows' scores in float64 and bounds of their errors; NaN for a row that is not finite."""
+    """Compute the rows' scores in float64 and bounds of their errors; NaN for a row that is not finite.
+
+    Call it with NumPy's warnings off.
+    """
     scores, squares = np.empty(len(rows)), np.empty(len(rows))
     step = max(1, _AT_ONCE // max(1, len(query)))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        with np.errstate(all="ignore"):
-            wide = as_float32(vectors[rows[part]]).astype(np.float64)
-            scores[part] = np.einsum("ij,j->i", wide, query)
-            squares[part] = np.einsum("ij,ij->i", wide, wide)
+        wide = as_float32(vectors[rows[part]]).astype(np.float64)
+        scores[part] = np.einsum("ij,j->i", wide, query)
+        squares[part] = np.einsum("ij,ij->i", wide, wide)
     scores[~np.isfinite(scores)] = np.nan
     # Higham's bound of a sum of D products, and Cauchy and Schwarz's of their sizes' sum.
     return scores, 1.01 * (len(query) + 2) * 2.0**-53 * math.sqrt(query @ query) * np.sqrt(squares)
@@ -76,16 +79,15 @@ def wide_scores(
 def _true_scores(
     vectors: Array, query: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """Compute scores that are rounded only once; NaN for a row that is not finite."""
+    """Compute scores that are rounded only once; NaN for a row that is not finite. With NumPy's warnings off."""
     scores = np.empty(len(rows))
     known: dict[bytes, float] = {}
     step = max(1, _AT_ONCE // max(1, len(query)))
     for start in range(0, len(rows), step):
         # The product of two float32 is exact in float64.
         products = as_float32(vectors[rows[start : start + step]]).astype(np.float64)
-        with np.errstate(all="ignore"):
-            products *= query
-            scores[start : start + step], unsure = _sums(products)
+        products *= query
+        scores[start : start + step], unsure = _sums(products)
         for i in unsure:
             key = products[i].tobytes()  # copies of a row are summed once
             if key not in known:
@@ -104,12 +106,13 @@ def _sums(products: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], n
     Accurate floating-point summation, 2008, ExtractVector).
     """
     dim = products.shape[1]
-    largest = np.maximum(products.max(axis=1, initial=0), -products.min(axis=1, initial=0))
+    largest = np.maximum(np.maximum.reduce(products, axis=1), -np.minimum.reduce(products, axis=1))
     # A power of two, more than D + 2 times the largest: adding and subtracting it leaves a multiple of 2^-53 of it.
     place = np.ldexp(np.sign(largest), np.frexp(largest)[1] + (dim + 2).bit_length())
     upper = products + place[:, None]
     upper -= place[:, None]
-    high, low = upper.sum(axis=1), np.subtract(products, upper, out=upper).sum(axis=1)
+    high = np.add.reduce(upper, axis=1)
+    low = np.add.reduce(np.subtract(products, upper, out=upper), axis=1)
     # D lower parts of at most 2^-53 of the place, and as many roundings of their sum; 2 and 1 % for those below.
     error = 1.01 * ((dim + 2) * 2.0**-53) ** 2 * place
     least, most = high + (low - error), high + (low + error)

@@ -95,15 +95,16 @@ os.register_at_fork(after_in_child=_forget_pool)
 
 
 def work_through(spans: Iterable[Span], work: Callable[[Span], None], threads: int) -> None:
-    """Call `work` with every span, in order, on `threads` threads, including this one.
+    """Call `work` with every span, in order, on `threads` threads, including this one; NumPy's warnings are off.
 
     The first exception ends the work and is raised here.
     """
     global _pool
     waiting = iter(spans)
     if threads <= 1:
-        for span in waiting:
-            work(span)
+        with np.errstate(all="ignore"):
+            for span in waiting:
+                work(span)
         return
     if _pool is None:
         _pool = ThreadPoolExecutor(max(1, cores() - 1), thread_name_prefix="clipdex-search")
@@ -111,12 +112,13 @@ def work_through(spans: Iterable[Span], work: Callable[[Span], None], threads: i
 
     def take() -> None:
         try:
-            while not failed.is_set():
-                with lock:
-                    span = next(waiting, None)
-                if span is None:
-                    return
-                work(span)
+            with np.errstate(all="ignore"):
+                while not failed.is_set():
+                    with lock:
+                        span = next(waiting, None)
+                    if span is None:
+                        return
+                    work(span)
         except BaseException:
             failed.set()
             raise

@@ -204,7 +204,7 @@ class Search:
         self._excluded = each.pairs(len(vectors))
         self._k = int(each.k[0]) if len(queries) == 1 else 0
         # A power of two for each query: with its largest number near 1, nothing significant underflows in float32.
-        self._exponents = np.frexp(abs(queries).max(axis=1))[1].astype(np.int64)
+        self._exponents = np.frexp(np.maximum.reduce(abs(queries), axis=1))[1].astype(np.int64)
         self._scaled = np.ldexp(queries.astype(np.float64), -self._exponents[:, None])
         self._candidates = shared or Candidates(vectors, queries, self._exponents, each.k, each.minimum)
         self._codes = codes
@@ -234,7 +234,8 @@ class Search:
 
     def run(self) -> list[Ranking]:
         """Scan all rows, then score those that may be among the best."""
-        return self._ranked(self.scan())
+        with np.errstate(all="ignore"):
+            return self._ranked(self.scan())
 
     def scan(self) -> int:
         """Scan all rows -> the number of threads that were worth it."""
@@ -321,12 +322,11 @@ class Search:
             estimates = self._coded if sound else self._plain
         else:
             estimates = self._plain
-        with np.errstate(all="ignore"):
-            floor, left_out = self._candidates.floor, self._left_out(span)
-            if scores is not None and isinstance(estimates, Int8Estimates):
-                found = estimates.sift_scored(span, scores, floor, self._k, left_out)
-            else:
-                found = estimates.sift(span, floor, self._k, left_out)
+        floor, left_out = self._candidates.floor, self._left_out(span)
+        if scores is not None and isinstance(estimates, Int8Estimates):
+            found = estimates.sift_scored(span, scores, floor, self._k, left_out)
+        else:
+            found = estimates.sift(span, floor, self._k, left_out)
         if self._norms.unit and isinstance(estimates, Int8Estimates):
             rows = estimates.uncoded(span)
             if len(rows):
@@ -391,6 +391,5 @@ class Search:
         parts = []
         for start in range(0, len(found), _ROWS_FOR_ONE):
             rows = np.sort(found.row)[start : start + _ROWS_FOR_ONE]
-            with np.errstate(all="ignore"):
-                parts.append(plain.sift(Span(int(rows[0]), int(rows[-1]) + 1, rows), floor))
+            parts.append(plain.sift(Span(int(rows[0]), int(rows[-1]) + 1, rows), floor))
         return Found.joined(parts)
