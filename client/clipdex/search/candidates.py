@@ -48,15 +48,15 @@ class Candidates:
         self._pending = 0
         self.floor = np.ldexp(minimum, -exponents)
 
-    def add(self, found: Found) -> None:
-        """Add pairs, of rows not added before."""
+    def add(self, found: Found, rising: bool = False) -> None:
+        """Add pairs, of rows not added before. rising: whether to raise the floors at once."""
         if len(found) == 0:
             return
         with self._lock:
             self._new.append(found)
             self._pending += len(found)
             few = _FEW_FOR_ONE if len(self._queries) == 1 else _FEW
-            if self._pending > len(self._kept) + max(few, self._twice):
+            if rising or self._pending > len(self._kept) + max(few, self._twice):
                 self._settle()
 
     def taken(self) -> Found:

@@ -68,12 +68,12 @@ class Estimates(Protocol):
 
     parallel: bool
 
-    def sift(self, span: Span, floor: _Doubles, k: int = 0, left_out: _Rows = _NO_ROWS) -> Found:
+    def sift(self, span: Span, floor: _Doubles, k: _Rows | None = None, left_out: _Rows = _NO_ROWS) -> Found:
         """Find the pairs of the span's rows and all queries whose upper bound is not below the query's floor (Q,).
 
         Call it with NumPy's warnings off: overflows are detected and computed again in float64.
 
-        k: of a single query; rows that k others of the span surely beat are left out too. 0: none are.
+        k: of each query (Q,): pairs that k others of the span surely beat are left out too.
         left_out: places in the span of rows that do not count among the k, and may be found or not.
         """
 
@@ -139,7 +139,7 @@ class FloatEstimates:
         self._dots = FloatDots(queries, vectors.dtype)
         self.parallel = self._dots.parallel
 
-    def sift(self, span: Span, floor: _Doubles, k: int = 0, left_out: _Rows = _NO_ROWS) -> Found:
+    def sift(self, span: Span, floor: _Doubles, k: _Rows | None = None, left_out: _Rows = _NO_ROWS) -> Found:
         """See `Estimates.sift`."""
         rows = self._vectors[span.first : span.end] if span.chosen is None else self._vectors[span.chosen]
         bound, unsound = self._norms.of(span, rows)
@@ -147,8 +147,8 @@ class FloatEstimates:
             self._unsound(unsound)
         error = self._dots.error * bound
         sums = self._dots(rows)
-        if k:
-            floor = np.fmax(floor, _reached(sums[:, 0], k, left_out) - error)
+        if k is not None:
+            floor = np.fmax(floor, _reached(sums, k, left_out) - error)
         cut = floor - error
         cut -= 2.0**-22 * abs(cut)  # it may be rounded to float32 below
         at, query = _not_below(sums, cut)
@@ -200,21 +200,26 @@ class Int8Estimates:
     def uncoded(self, span: Span) -> _Rows:
         """Find the rows of a span without a useful code: those not finite, or almost too large for float32."""
         block, before, part = self._where(span)
-        if isinstance(part, slice) and math.isfinite(block.extremes(part)[1]):
+        if isinstance(part, slice) and math.isfinite(block.extremes(part)[0]):
             return _NO_ROWS
         at = np.flatnonzero(np.isinf(block.residual[part]))
         return before + (part.start + at if isinstance(part, slice) else part[at])
 
-    def sift(self, span: Span, floor: _Doubles, k: int = 0, left_out: _Rows = _NO_ROWS) -> Found:
+    def sift(self, span: Span, floor: _Doubles, k: _Rows | None = None, left_out: _Rows = _NO_ROWS) -> Found:
         """See `Estimates.sift`; the span must lie within one undamaged block."""
         if len(self._base) == 1:
             return self.sift_scored(span, self.score(span), floor, k, left_out)
         block, before, part = self._where(span)
-        steepest, most_residual, most_length, flattest = block.extremes(part)
-        cut = self._cut(floor, self._by_residual * most_residual + self._by_length * most_length)
+        margin = self._margin(block, part)
         found = []
         for start, sums in self._sums(block.code[part]):
-            at, query = _reaching_by_block(sums, steepest, flattest, cut[start : start + sums.shape[1]])
+            asked = slice(start, start + sums.shape[1])
+            scaled = scratch("scores", sums.size, np.float32).reshape(sums.shape)
+            np.copyto(scaled, sums, casting="unsafe")
+            scaled *= block.scale[part][:, None]
+            if k is not None:
+                floor = self._raised(floor, margin, asked, _reached(scaled, k[asked], left_out))
+            at, query = _not_below(scaled, _rounded_down(self._cut(floor, margin)[asked]))
             if len(at) == 0:
                 continue
             row = part.start + at if isinstance(part, slice) else part[at]
@@ -238,21 +243,33 @@ class Int8Estimates:
         return scores
 
     def sift_scored(
-        self, span: Span, scores: npt.NDArray[np.float32], floor: _Doubles, k: int, left_out: _Rows
+        self, span: Span, scores: npt.NDArray[np.float32], floor: _Doubles, k: _Rows | None, left_out: _Rows
     ) -> Found:
         """Do what `sift` does, for a single query and rows that were scored; the scores may be overwritten."""
         block, before, part = self._where(span)
-        _, most_residual, most_length, _ = block.extremes(part)
-        margin = self._by_residual * most_residual + self._by_length * most_length
-        if k:
-            sure = _reached(scores, k, left_out) - margin
-            floor = np.fmax(floor, self._base + self._unit * sure - 2 * self._slack)
-        at = (scores >= _rounded_down(float(self._cut(floor, margin)[0]))).nonzero()[0]
+        margin = self._margin(block, part)
+        if k is not None:
+            floor = self._raised(floor, margin, slice(0, 1), _reached(scores[:, None], k, left_out))
+        at = (scores >= _rounded_down(self._cut(floor, margin))).nonzero()[0]
         row = part.start + at if isinstance(part, slice) else part[at]
         # What float32 rounded is part of the error by length.
         error = self._by_residual * block.residual[row] + self._by_length * block.length[row]
         wide = self._base + self._unit * scores[at].astype(np.float64)
         return _bounded(before + row, np.zeros(len(at), np.int64), wide, self._unit * error + self._slack, floor)
+
+    def _margin(self, block: CodeBlock, part: slice | _Rows) -> _Doubles:
+        """By how much integer × scale may be off for these rows, at most, for each query (Q,)."""
+        most_residual, most_length = block.extremes(part)
+        return self._by_residual * most_residual + self._by_length * most_length
+
+    def _raised(self, floor: _Doubles, margin: _Doubles, asked: slice, reached: Array) -> _Doubles:
+        """Raise the floors of some queries to the bounds of what is reached by enough of their rows."""
+        sure = self._base[asked] + self._unit[asked] * (reached - margin[asked]) - 2 * self._slack[asked]
+        if asked.stop - asked.start == len(floor):
+            return np.fmax(floor, sure)
+        raised = floor.copy()
+        raised[asked] = np.fmax(floor[asked], sure)
+        return raised
 
     def _cut(self, floor: _Doubles, margin: _Doubles) -> _Doubles:
         """The least integer × scale with which a row's upper bound may reach the floor, for each query (Q,)."""
@@ -275,40 +292,33 @@ def _too_coarse(lost: _Doubles, lengths: _Doubles, residual: float, length: floa
     return bool(np.mean(lost * length > 3 * lengths * residual) > 0.05)
 
 
-def _rounded_down(cut: float) -> np.float32:
-    """A float32 not above, with room for the roundings of what is compared with it."""
-    return np.float32(cut - 2.0**-21 * abs(cut)) if math.isfinite(cut) else np.float32(cut)
+def _rounded_down(cut: _Doubles) -> npt.NDArray[np.float32]:
+    """Round to float32, with room for the roundings of what is compared with it."""
+    lower = cut - 2.0**-21 * np.abs(cut)
+    return np.where(np.isfinite(cut), lower, cut).astype(np.float32)
 
 
-def _reached(scores: Array, k: int, left_out: _Rows) -> float:
-    """A value that k of the finite scores (n,) reach, near the best such value; -inf if there are fewer.
+def _reached(scores: Array, k: _Rows, left_out: _Rows) -> _Doubles:
+    """Find for each query a value that k of its finite scores (n, Q) reach, near the best such value; or -inf.
 
     The scores that are left out are overwritten.
     """
     if len(left_out):
         scores[left_out] = -np.inf
-    size = max(1, len(scores) // max(_GROUPS, _GROUPS_FOR_EACH * k))
+    count, most = scores.shape[1], int(np.maximum.reduce(k))
+    size = max(1, len(scores) // max(_GROUPS, _GROUPS_FOR_EACH * most))
     groups = len(scores) // size
-    if groups < k:
-        return -math.inf
+    if groups < most:
+        return np.full(count, -np.inf)
     # The best of each group are of different rows.
-    best = np.maximum.reduce(scores[: size * groups].reshape(size, groups), axis=0)
+    best = np.maximum.reduce(scores[: size * groups].reshape(size, groups, count), axis=0)
     best[~np.isfinite(best)] = -np.inf
-    best.partition(groups - k)
-    return float(best[groups - k])
-
-
-def _reaching_by_block(sums: Array, steepest: float, flattest: float, cut: _Doubles) -> tuple[_Rows, _Rows]:
-    """Find where sums (n, Q) × scale ≥ cut (Q,), by comparing the sums themselves; may find too many.
-
-    Every row's scale lies between the flattest and the steepest.
-    """
-    least = np.where(cut > 0, cut / steepest, cut / flattest)
-    least[np.isnan(least)] = -np.inf
-    if sums.dtype == np.int32:
-        # Rounding down covers the rounding of the division; beyond int32 there is no sum.
-        return _not_below(sums, np.clip(np.floor(least), -(2.0**31), 2.0**31 - 1).astype(np.int32))
-    return _not_below(sums, least - 2.0**-21 * np.where(np.isfinite(least), abs(least), 0))
+    if count == 1:
+        best = best[:, 0]
+        best.partition(groups - most)
+        return best[groups - most : groups - most + 1].astype(np.float64)
+    best.sort(axis=0)
+    return best[groups - k, np.arange(count)].astype(np.float64)
 
 
 def _not_below(sums: Array, least: Array) -> tuple[_Rows, _Rows]:
@@ -316,8 +326,8 @@ def _not_below(sums: Array, least: Array) -> tuple[_Rows, _Rows]:
     if sums.shape[1] == 1:
         at = _set(~(sums[:, 0] < least[0]))
         return at, np.zeros(len(at), np.int64)
-    flags = sums >= least if sums.dtype.kind == "i" else ~(sums < least)
-    at, query = np.divmod(_set(np.ascontiguousarray(flags).reshape(-1)), sums.shape[1])
+    below = sums < least
+    at, query = np.divmod(_set(np.logical_not(below, out=below).reshape(-1)), sums.shape[1])
     return at, query
 
 

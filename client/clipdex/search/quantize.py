@@ -70,20 +70,17 @@ class CodeBlock:
 
     @cached_property
     def _extremes(self) -> npt.NDArray[np.float64]:
-        """For each group of rows, (4, groups): largest scale, residual and length, and minus the least scale."""
+        """For each group of rows, (2, groups): largest residual and length."""
         starts = np.arange(0, len(self.scale), self.GROUP)
-        values = (self.scale, self.residual, self.length, -self.scale)
-        return np.array([np.maximum.reduceat(v, starts) for v in values], np.float64)
+        return np.array([np.maximum.reduceat(v, starts) for v in (self.residual, self.length)], np.float64)
 
-    def extremes(self, rows: slice | npt.NDArray[np.int64]) -> tuple[float, float, float, float]:
-        """Bound the values of some rows -> (largest scale, residual and length, least scale)."""
+    def extremes(self, rows: slice | npt.NDArray[np.int64]) -> tuple[float, float]:
+        """Bound the values of some rows -> (largest residual, largest length)."""
         if isinstance(rows, slice):
             groups = slice(rows.start // self.GROUP, (rows.stop - 1) // self.GROUP + 1)
-            scale, residual, length, least = self._extremes[:, groups].max(axis=1).tolist()
-            return scale, residual, length, -least
-        scales = self.scale[rows]
-        residual, length = float(self.residual[rows].max()), float(self.length[rows].max())
-        return float(scales.max()), residual, length, float(scales.min())
+            residual, length = np.maximum.reduce(self._extremes[:, groups], axis=1).tolist()
+            return residual, length
+        return float(self.residual[rows].max()), float(self.length[rows].max())
 
 
 class Codes(Protocol):

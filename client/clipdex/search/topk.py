@@ -202,7 +202,7 @@ class Search:
         self._vectors, self._queries, self._each, self._begin = vectors, queries, each, begin
         self._selection, self._norms = selection, norms
         self._excluded = each.pairs(len(vectors))
-        self._k = int(each.k[0]) if len(queries) == 1 else 0
+        self._excluded_rows = np.unique(self._excluded % max(1, len(vectors)))
         # A power of two for each query: with its largest number near 1, nothing significant underflows in float32.
         self._exponents = np.frexp(np.maximum.reduce(abs(queries), axis=1))[1].astype(np.int64)
         self._scaled = np.ldexp(queries.astype(np.float64), -self._exponents[:, None])
@@ -279,10 +279,11 @@ class Search:
                 for seed in spans_of(first, end, _SEED_ROWS, border, chosen):
                     few = max(1, _SEED_PAIRS // len(self._queries))
                     for part in spans_of(seed.first, seed.end, few, border, chosen):
-                        sift(part)
+                        ahead_of(part)
+                        self._sift(part, rising=True)
                     first = seed.end
                     break
-            if coded and chosen is None and self._k:
+            if coded and chosen is None and len(self._queries) == 1:
                 for part in spans_of(first, end, _ROWS_SCORED, _ANYWHERE):
                     self._scan_for_one(part, border, threads, ahead_of)
                 return
@@ -313,8 +314,12 @@ class Search:
         for span in spans_of(part.first, part.end, border, border):
             self._sift(span, scores[span.first - part.first : span.end - part.first])
 
-    def _sift(self, span: Span, scores: npt.NDArray[np.float32] | None = None) -> None:
-        """Add what may be among the best in a span. scores: those of its rows, if its block is sound."""
+    def _sift(self, span: Span, scores: npt.NDArray[np.float32] | None = None, rising: bool = False) -> None:
+        """Add what may be among the best in a span.
+
+        scores: those of its rows for a single query, if its block is sound.
+        rising: whether to look for better floors in the span itself; for a single query, this is always done.
+        """
         estimates: Int8Estimates | FloatEstimates
         if span.first < self._covered:
             assert self._codes is not None
@@ -322,11 +327,13 @@ class Search:
             estimates = self._coded if sound else self._plain
         else:
             estimates = self._plain
-        floor, left_out = self._candidates.floor, self._left_out(span)
+        floor = self._candidates.floor
         if scores is not None and isinstance(estimates, Int8Estimates):
-            found = estimates.sift_scored(span, scores, floor, self._k, left_out)
+            found = estimates.sift_scored(span, scores, floor, self._each.k, self._left_out(span))
+        elif rising or len(self._queries) == 1:
+            found = estimates.sift(span, floor, self._each.k, self._left_out(span))
         else:
-            found = estimates.sift(span, floor, self._k, left_out)
+            found = estimates.sift(span, floor)
         if self._norms.unit and isinstance(estimates, Int8Estimates):
             rows = estimates.uncoded(span)
             if len(rows):
@@ -336,14 +343,14 @@ class Search:
             found = found.where(absent(found.query * len(self._vectors) + found.row, self._excluded))
         if self._begin:
             found = Found(found.query, found.row + self._begin, found.lower, found.upper)
-        self._candidates.add(found)
+        self._candidates.add(found, rising)
 
     def _left_out(self, span: Span) -> npt.NDArray[np.int64]:
-        """Where in a span rows are that may not be found, if there is a single query."""
+        """Where in a span rows are that may not be found for each query."""
         dropped = span.places(self._selection.dropped)
-        if self._k == 0 or len(self._excluded) == 0:
+        if len(self._excluded_rows) == 0:
             return dropped
-        return np.concatenate([dropped, span.places(self._excluded)])
+        return np.concatenate([dropped, span.places(self._excluded_rows)])
 
     def _ranked(self, threads: int) -> list[Ranking]:
         found = self._candidates.taken()
