@@ -39,7 +39,9 @@ def test_a_thread_scans_few_coded_rows_in_few_spans(monkeypatch: pytest.MonkeyPa
     codes = MemoryCodes.of(vectors, block_rows=16_384)
     scanned = []
     sift = topk.Search._sift
-    monkeypatch.setattr(topk.Search, "_sift", lambda self, span, *scores: scanned.append(len(span)) or sift(self, span, *scores))
+    monkeypatch.setattr(
+        topk.Search, "_sift", lambda self, span, *scores: scanned.append(len(span)) or sift(self, span, *scores)
+    )
     for threads, most in ((1, 3), (2, 6), (4, 9)):
         scanned.clear()
         monkeypatch.setattr(topk, "cores", lambda threads=threads: threads)

@@ -84,12 +84,13 @@ class Candidates:
                 self.floor = np.maximum(self.floor, lower[at])
             self._kept = kept.where(kept.upper >= self.floor)
         else:
-            order = np.lexsort((-kept.lower, kept.query))
-            counts = np.bincount(kept.query, minlength=len(self._queries))
-            enough = counts >= self._k
-            kth = order[(np.cumsum(counts) - counts + self._k - 1)[enough]]
-            floor = self.floor.copy()
-            floor[enough] = np.maximum(floor[enough], kept.lower[kth])
+            floor, lower = self.floor.copy(), kept.lower[kept.by_query()]
+            counts = np.bincount(kept.query, minlength=len(floor))
+            ends = np.cumsum(counts)
+            for q in np.flatnonzero(counts >= self._k):
+                mine, at = lower[ends[q] - counts[q] : ends[q]], counts[q] - self._k[q]
+                mine.partition(at)
+                floor[q] = max(floor[q], mine[at])
             self.floor = floor
             self._kept = kept.where(kept.upper >= floor[kept.query])
 

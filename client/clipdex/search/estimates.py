@@ -32,7 +32,10 @@ _ROUNDING = 2.0**-21
 
 _SECOND_LEVEL = 254  # the second int8 of a query counts a 254th of the first
 
-_GROUPS, _GROUPS_FOR_EACH = 512, 16  # to find the k best of many scores roughly: at least so many, and for each of k
+_GROUPS, _GROUPS_FOR_EACH = (
+    512,
+    16,
+)  # to find the k best of many scores roughly: at least so many, and for each of k
 
 _NO_ROWS: _Rows = np.empty(0, np.int64)
 
@@ -52,6 +55,10 @@ class Found:
     def where(self, kept: Array) -> Found:
         """Select pairs by an index or a mask."""
         return Found(self.query[kept], self.row[kept], self.lower[kept], self.upper[kept])
+
+    def by_query(self) -> npt.NDArray[np.intp]:
+        """Order the pairs by query, of which there are fewer than 32,768."""
+        return np.argsort(self.query.astype(np.int16), kind="stable")  # NumPy sorts 16 bits by their digits
 
     @classmethod
     def joined(cls, parts: list[Found]) -> Found:

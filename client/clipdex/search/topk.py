@@ -356,7 +356,7 @@ class Search:
         found = self._candidates.taken()
         if len(self._queries) == 1:
             return [self._rank(0, found)]
-        order = np.argsort(found.query, kind="stable")
+        order = found.by_query()
         borders = np.searchsorted(found.query[order], np.arange(len(self._queries) + 1))
         answers = [no_ranking()] * len(self._queries)
 
