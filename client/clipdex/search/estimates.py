@@ -81,7 +81,7 @@ class Estimates(Protocol):
         Call it with NumPy's warnings off: overflows are detected and computed again in float64.
 
         k: of each query (Q,): pairs that k others of the span surely beat are left out too.
-        left_out: places in the span of rows that do not count among the k, and may be found or not.
+        left_out: places in the span of rows that do not count among the k; they are found like others.
         """
 
 
@@ -252,14 +252,14 @@ class Int8Estimates:
     def sift_scored(
         self, span: Span, scores: npt.NDArray[np.float32], floor: _Doubles, k: _Rows | None, left_out: _Rows
     ) -> Found:
-        """Do what `sift` does, for a single query and rows that were scored; the scores may be overwritten."""
+        """Do what `sift` does, for a single query and rows that were scored."""
         block, before, part = self._where(span)
         margin = self._margin(block, part)
         if k is not None:
             floor = self._raised(floor, margin, slice(0, 1), _reached(scores[:, None], k, left_out))
-        at = (scores >= _rounded_down(self._cut(floor, margin))).nonzero()[0]
+        at: _Rows = (scores >= _rounded_down(self._cut(floor, margin))).nonzero()[0]
         row = part.start + at if isinstance(part, slice) else part[at]
-        # What float32 rounded is part of the error by length.
+        # What float32 rounded is part of the error by length: a whole number times a float32 does not underflow.
         error = self._by_residual * block.residual[row] + self._by_length * block.length[row]
         wide = self._base + self._unit * scores[at].astype(np.float64)
         return _bounded(before + row, np.zeros(len(at), np.int64), wide, self._unit * error + self._slack, floor)
@@ -267,20 +267,19 @@ class Int8Estimates:
     def _margin(self, block: CodeBlock, part: slice | _Rows) -> _Doubles:
         """By how much integer × scale may be off for these rows, at most, for each query (Q,)."""
         most_residual, most_length = block.extremes(part)
-        return self._by_residual * most_residual + self._by_length * most_length
+        margin: _Doubles = self._by_residual * most_residual + self._by_length * most_length
+        return margin
 
     def _raised(self, floor: _Doubles, margin: _Doubles, asked: slice, reached: Array) -> _Doubles:
         """Raise the floors of some queries to the bounds of what is reached by enough of their rows."""
+        raised: _Doubles = floor.copy()
         sure = self._base[asked] + self._unit[asked] * (reached - margin[asked]) - 2 * self._slack[asked]
-        if asked.stop - asked.start == len(floor):
-            return np.fmax(floor, sure)
-        raised = floor.copy()
-        raised[asked] = np.fmax(floor[asked], sure)
+        np.fmax(floor[asked], sure, out=raised[asked])
         return raised
 
     def _cut(self, floor: _Doubles, margin: _Doubles) -> _Doubles:
         """The least integer × scale with which a row's upper bound may reach the floor, for each query (Q,)."""
-        cut = (floor - self._base - 2 * self._slack) / self._unit - margin
+        cut: _Doubles = (floor - self._base - 2 * self._slack) / self._unit - margin
         cut[np.isnan(cut)] = -np.inf
         return cut
 
@@ -308,9 +307,10 @@ def _rounded_down(cut: _Doubles) -> npt.NDArray[np.float32]:
 def _reached(scores: Array, k: _Rows, left_out: _Rows) -> _Doubles:
     """Find for each query a value that k of its finite scores (n, Q) reach, near the best such value; or -inf.
 
-    The scores that are left out are overwritten.
+    The rows that are left out are not counted.
     """
     if len(left_out):
+        scores = scores.copy()
         scores[left_out] = -np.inf
     count, most = scores.shape[1], int(np.maximum.reduce(k))
     size = max(1, len(scores) // max(_GROUPS, _GROUPS_FOR_EACH * most))
@@ -321,11 +321,11 @@ def _reached(scores: Array, k: _Rows, left_out: _Rows) -> _Doubles:
     best = np.maximum.reduce(scores[: size * groups].reshape(size, groups, count), axis=0)
     best[~np.isfinite(best)] = -np.inf
     if count == 1:
-        best = best[:, 0]
-        best.partition(groups - most)
-        return best[groups - most : groups - most + 1].astype(np.float64)
-    best.sort(axis=0)
-    return best[groups - k, np.arange(count)].astype(np.float64)
+        best[:, 0].partition(groups - most)
+    else:
+        best.sort(axis=0)
+    found: _Doubles = best[groups - k, np.arange(count)].astype(np.float64)
+    return found
 
 
 def _not_below(sums: Array, least: Array) -> tuple[_Rows, _Rows]:

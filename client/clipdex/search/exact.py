@@ -42,7 +42,7 @@ def rank(
     """
     wide = query.astype(np.float64)
     with np.errstate(all="ignore"):
-        if _FEW < len(rows) and 0 < k < len(rows):
+        if len(rows) > _FEW and 0 < k < len(rows):
             # Drop the rows that cannot be among the best k.
             scores, error = wide_scores(vectors, wide, rows)
             sure = np.where(np.isnan(scores), -np.inf, scores - error)
@@ -101,13 +101,13 @@ def _true_scores(
 def _sums(products: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
     """Sum rows (n, D) -> (sums rounded once, NaN if not finite; the finite rows where that may be wrong).
 
-    Each product is cut in two at a place that depends on the largest of its row, so that the upper parts are summed
-    without error, and the lower are so small that the errors of their sum hardly ever matter (Rump, Ogita, Oishi:
-    Accurate floating-point summation, 2008, ExtractVector).
+    Each product is cut in two at a place that depends on the largest of its row, so that the upper parts are
+    summed without error, and the lower are so small that the errors of their sum hardly ever matter (Rump, Ogita,
+    Oishi: Accurate floating-point summation, 2008, ExtractVector).
     """
     dim = products.shape[1]
     largest = np.maximum(np.maximum.reduce(products, axis=1), -np.minimum.reduce(products, axis=1))
-    # A power of two, more than D + 2 times the largest: adding and subtracting it leaves a multiple of 2^-53 of it.
+    # A power of two, more than D + 2 times the largest: adding and subtracting it leaves a multiple of its 2^-53.
     place = np.ldexp(np.sign(largest), np.frexp(largest)[1] + (dim + 2).bit_length())
     upper = products + place[:, None]
     upper -= place[:, None]

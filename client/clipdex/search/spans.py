@@ -38,7 +38,8 @@ class Span:
         if self.chosen is None:
             return rows - self.first
         at = np.searchsorted(self.chosen, rows)
-        return at[self.chosen[np.minimum(at, len(self.chosen) - 1)] == rows]
+        there: npt.NDArray[np.int64] = at[self.chosen[np.minimum(at, len(self.chosen) - 1)] == rows]
+        return there
 
     def __len__(self) -> int:
         return self.end - self.first if self.chosen is None else len(self.chosen)

@@ -273,9 +273,9 @@ class Search:
             step //= 2
         # Scattered rows are not read ahead.
         with Readahead(stored if chosen is None else stored[:0]) as ahead:
-            if len(self._queries) > 1 and np.isinf(self._candidates.floor).any():
-                # A few rows first, to give all threads a floor to begin with. Until there is one, every pair is
-                # kept, so many queries look at still fewer at a time.
+            if len(self._queries) > 1:
+                # A few rows first, to give all threads a floor to begin with. Until there is one, every pair may
+                # be kept, so many queries look at still fewer at a time.
                 for seed in spans_of(first, end, _SEED_ROWS, border, chosen):
                     few = max(1, _SEED_PAIRS // len(self._queries))
                     for part in spans_of(seed.first, seed.end, few, border, chosen):
@@ -285,7 +285,7 @@ class Search:
                     break
             if coded and chosen is None and len(self._queries) == 1:
                 for part in spans_of(first, end, _ROWS_SCORED, _ANYWHERE):
-                    self._scan_for_one(part, border, threads, ahead_of)
+                    self._scan_for_one(part, step, border, threads, ahead_of)
                 return
             if coded and chosen is None:
                 count = _SPANS_OF_CODES * threads
@@ -294,7 +294,9 @@ class Search:
                 spans = spans_of(first, end, step, border, chosen)
             work_through(spans, sift, threads)
 
-    def _scan_for_one(self, part: Span, border: int, threads: int, reading: Callable[[Span], None]) -> None:
+    def _scan_for_one(
+        self, part: Span, step: int, border: int, threads: int, reading: Callable[[Span], None]
+    ) -> None:
         """Scan coded rows for a single query: all threads score them, then this thread finds the best.
 
         What follows the products is many short calls, for which threads would have to wait for each other.
@@ -308,8 +310,7 @@ class Search:
             if block(span.first // border) is not None:
                 self._coded.score(span, scores[span.first - part.first : span.end - part.first])
 
-        count = _PIECES * threads if threads > 1 else 1
-        step = _ROWS_FOR_ONE if threads == 1 else _ROWS_PIECE
+        count, step = (1, step) if threads == 1 else (_PIECES * threads, min(step, _ROWS_PIECE))
         work_through(even_spans_of(part.first, part.end, step, border, count, _ROWS_FOR_MANY), score, threads)
         for span in spans_of(part.first, part.end, border, border):
             self._sift(span, scores[span.first - part.first : span.end - part.first])
