@@ -118,7 +118,6 @@ def _sums(products: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], n
     least, most = high + (low - error), high + (low + error)
     if (least == most).all():
         return least, _NO_ROWS
-    least[~np.isfinite(largest)] = np.nan
     return least, np.flatnonzero(least < most)
 
 
