@@ -228,6 +228,7 @@ def truth(case: Case) -> list[tuple[list[float], list[int]]]:
 
 def small_pieces(monkeypatch) -> None:
     """Let a few hundred rows be many spans, for all threads."""
+    monkeypatch.setattr(topk, "_ROWS_SCORED", 200)
     monkeypatch.setattr(topk, "_SEED_ROWS", 32)
     monkeypatch.setattr(topk, "_SEED_PAIRS", 64)
     monkeypatch.setattr(topk, "_ROWS_FOR_ONE", 64)

@@ -10,9 +10,12 @@ from search_cases import KINDS, MANY, WIDE, drawn_case, on_disk, small_pieces, w
 
 from clipdex.index.side import int8_file as int8
 from clipdex.search import kernels
-from clipdex.search.exact import rank
-from clipdex.search.quantize import basis_of, quantize
+from clipdex.search.estimates import FloatEstimates, Int8Estimates, RowNorms
+from clipdex.search.exact import _sums, rank
+from clipdex.search.quantize import MemoryCodes, basis_of, quantize
 from clipdex.search.selection import absent
+from clipdex.search.spans import Span
+from clipdex.search.topk import top_k
 
 pytestmark = pytest.mark.thin
 
@@ -76,6 +79,28 @@ def test_scores_that_float64_cannot_tell_apart(library):
     found = rank(vectors, query, np.arange(5), 5)
     assert found.rows.tolist() == [0, 1, 2, 3, 4]
     assert found.scores.tolist() == [2.0**30] * 3 + [0.0] * 2
+
+
+def test_true_sums_are_those_of_fsum():
+    """Of numbers of all sizes that cancel, of sums halfway between two float64, of rows that are not finite."""
+    rng = np.random.default_rng(8)
+    for dim in (1, 2, 7, 512):
+        rows = rng.standard_normal((60, dim)) * 2.0 ** rng.integers(-60, 60, (60, dim))
+        rows[20:40] = rng.integers(-4, 5, (20, dim)) + 2.0**-53 * rng.integers(-1, 2, (20, dim))
+        rows[5] = 0
+        rows[10:20] = 1 + rng.random((10, dim))  # every digit of them counts in their sum
+        half = rows[:, : dim // 2]
+        rows[40:50, -half.shape[1] or dim :] = -half[40:50]  # all cancel, but for one
+        true = np.array([math.fsum(row) for row in rows.tolist()])
+        rows[55:, 0] = np.inf, -np.inf, np.nan, np.inf, np.nan
+        with np.errstate(all="ignore"):
+            sums, unsure = _sums(rows)
+        sure = np.setdiff1d(np.arange(55), unsure)
+        assert (sums[sure] == true[sure]).all()
+        assert np.isnan(sums[55:]).all()
+        assert set(unsure) <= set(range(55))
+    ordinary = rng.standard_normal((1000, 512)) * rng.standard_normal(512)
+    assert len(_sums(ordinary)[1]) == 0
 
 
 def test_the_bounds_of_codes_hold(library):
@@ -181,6 +206,47 @@ def test_a_library_that_sums_too_coarsely_is_not_used(monkeypatch, caplog):
     assert kernels._numkong() is None
     assert "less accurate" in caplog.text
     kernels._numkong.cache_clear()
+
+
+@pytest.mark.parametrize("coded", [False, True])
+@pytest.mark.parametrize("count", [1, 3])
+def test_each_query_leaves_out_its_own_rows(library, coded, count):
+    """A row that one query leaves out is another's best; with what is left out, k would be reached sooner."""
+    vectors = unit_vectors(3000, 16).astype(np.float16)
+    queries = vectors[:count].astype(np.float32)
+    dead = np.array([7, 2999])
+    codes = MemoryCodes.of(vectors, block_rows=1024) if coded else None
+    for k, after in ((20, 1), (1, 0)):
+        excluded = [np.array([(q + after) % count, 50 + q]) for q in range(count)]
+        scores = vectors.astype(np.float64) @ queries.T.astype(np.float64)
+        found = top_k(vectors, queries, k, codes=codes, dead=dead, excluded=excluded)
+        for q, (rows, gone) in enumerate(zip((answer.rows for answer in found), excluded, strict=True)):
+            scores[dead, q] = scores[gone, q] = -np.inf
+            assert rows.tolist() == np.argsort(-scores[:, q], kind="stable")[:k].tolist()
+
+
+@pytest.mark.parametrize("coded", [False, True])
+@pytest.mark.parametrize("count", [1, 3])
+def test_no_row_is_dropped_that_may_be_among_the_best_of_its_span(library, coded, count):
+    """All whose upper bound reaches the k-th best lower bound are found, and fewer than all."""
+    vectors = unit_vectors(4000, 16).astype(np.float16)
+    if not coded:
+        vectors[:2000] = np.nextafter(vectors[0], np.float16(1))
+        vectors[1:2000, 3] = vectors[0, 3]
+    queries, span = unit_vectors(count, 16, seed=2).astype(np.float64), Span(0, 4000)
+    estimates = (
+        Int8Estimates(MemoryCodes.of(vectors), queries)
+        if coded
+        else FloatEstimates(vectors, queries, RowNorms(), lambda rows: None)
+    )
+    no_floor, k = np.full(count, -np.inf), np.arange(count) + 20
+    with np.errstate(all="ignore"):
+        every, found = estimates.sift(span, no_floor), estimates.sift(span, no_floor, k)
+    assert len(every) == 4000 * count > len(found)
+    for q in range(count):
+        mine = every.where(every.query == q)
+        kth = np.sort(mine.lower)[-k[q]]
+        assert set(mine.row[mine.upper >= kth].tolist()) <= set(found.row[found.query == q].tolist())
 
 
 def test_what_is_left_out_is_flagged_as_numpy_does_it() -> None:

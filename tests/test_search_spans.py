@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 
 import numpy as np
 import pytest
 from conftest import unit_vectors
 
 from clipdex.search import topk
+from clipdex.search.candidates import Candidates
+from clipdex.search.estimates import Int8Estimates, _reached
 from clipdex.search.quantize import MemoryCodes
 from clipdex.search.spans import even_spans_of
 
@@ -39,7 +43,9 @@ def test_a_thread_scans_few_coded_rows_in_few_spans(monkeypatch: pytest.MonkeyPa
     codes = MemoryCodes.of(vectors, block_rows=16_384)
     scanned = []
     sift = topk.Search._sift
-    monkeypatch.setattr(topk.Search, "_sift", lambda self, span: scanned.append(len(span)) or sift(self, span))
+    monkeypatch.setattr(
+        topk.Search, "_sift", lambda self, span, *scores: scanned.append(len(span)) or sift(self, span, *scores)
+    )
     for threads, most in ((1, 3), (2, 6), (4, 9)):
         scanned.clear()
         monkeypatch.setattr(topk, "cores", lambda threads=threads: threads)
@@ -51,3 +57,57 @@ def test_a_thread_scans_few_coded_rows_in_few_spans(monkeypatch: pytest.MonkeyPa
         topk.top_k(vectors, query, 10, codes=codes)
         assert sum(scanned) == 40_000
         assert len(scanned) <= 1 + most
+
+
+def test_what_a_query_needs_beside_products_is_done_by_the_thread_that_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Threads that make many short calls wait for each other."""
+    vectors = unit_vectors(20_000, 16).astype(np.float16)
+    codes = MemoryCodes.of(vectors, block_rows=4096)
+    scoring, adding = set(), set()
+    score, add = Int8Estimates.score, Candidates.add
+
+    def scored(self, span, *scores):
+        scoring.add(threading.get_ident())
+        time.sleep(0.02)
+        return score(self, span, *scores)
+
+    monkeypatch.setattr(Int8Estimates, "score", scored)
+    monkeypatch.setattr(Candidates, "add", lambda *given: adding.add(threading.get_ident()) or add(*given))
+    monkeypatch.setattr(topk, "_WORTH_THREADS", 1)
+    monkeypatch.setattr(topk, "cores", lambda: 2)
+    topk.top_k(vectors, unit_vectors(1, 16, seed=5), 10, codes=codes)
+    assert len(scoring) == 2
+    assert adding == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("coded", [False, True])
+@pytest.mark.parametrize("minimum", [-np.inf, -0.9])
+@pytest.mark.parametrize("queries", [1, 40])
+def test_the_first_rows_give_a_floor_that_few_pairs_reach(coded, minimum, queries, monkeypatch) -> None:
+    """Whatever the least score is: the best of the first rows themselves."""
+    vectors = unit_vectors(6000, 64).astype(np.float16)
+    codes = MemoryCodes.of(vectors) if coded else None
+    kept: list[int] = []
+    add = Candidates.add
+    monkeypatch.setattr(Candidates, "add", lambda self, found, *r: kept.append(len(found)) or add(self, found, *r))
+    topk.top_k(vectors, unit_vectors(queries, 64, seed=5), 10, codes=codes, minimum=minimum)
+    assert max(kept) < 100 * queries
+
+
+def test_what_is_reached_is_reached_by_k_rows_that_count() -> None:
+    rng = np.random.default_rng(0)
+    for count, n, k in itertools.product((1, 3), (5, 600, 9000), (1, 4, 600)):
+        scores = rng.standard_normal((n, count)).astype(np.float32)
+        scores[rng.integers(0, n, n // 50)] = rng.choice([np.inf, np.nan, -np.inf], (n // 50, count))
+        left_out = np.unique(np.concatenate([scores.argmax(axis=0), rng.integers(0, n, n // 10)]))
+        before = scores.copy()
+        value = _reached(scores, np.full(count, k), left_out)
+        np.testing.assert_array_equal(scores, before)
+        counted = np.delete(scores, left_out, axis=0)
+        counted[~np.isfinite(counted)] = -np.inf
+        enough = (counted >= value).sum(axis=0)
+        assert ((enough >= k) | np.isneginf(value)).all()
+        if n == 9000:  # near the k-th best
+            assert (enough < 2 * k + 10).all()

@@ -48,15 +48,15 @@ class Candidates:
         self._pending = 0
         self.floor = np.ldexp(minimum, -exponents)
 
-    def add(self, found: Found) -> None:
-        """Add pairs, of rows not added before."""
+    def add(self, found: Found, rising: bool = False) -> None:
+        """Add pairs, of rows not added before. rising: whether to raise the floors at once."""
         if len(found) == 0:
             return
         with self._lock:
             self._new.append(found)
             self._pending += len(found)
             few = _FEW_FOR_ONE if len(self._queries) == 1 else _FEW
-            if self._pending > len(self._kept) + max(few, self._twice):
+            if rising or self._pending > len(self._kept) + max(few, self._twice):
                 self._settle()
 
     def taken(self) -> Found:
@@ -67,7 +67,7 @@ class Candidates:
 
     def _settle(self) -> None:
         """Raise the floors to what is now certain, and drop the pairs below them."""
-        self._kept = Found.joined([self._kept, *self._new])
+        self._kept = Found.joined([some for some in (self._kept, *self._new) if len(some)])
         self._new, self._pending = [], 0
         self._raise_floors()
         if len(self._kept) > self._most:
@@ -79,17 +79,20 @@ class Candidates:
         if len(self._queries) == 1:
             at = len(kept) - int(self._k[0])
             if at >= 0:
-                sure = np.partition(kept.lower, at)[at]
-                self.floor = np.maximum(self.floor, sure)
+                lower = kept.lower.copy()
+                lower.partition(at)
+                self.floor = np.maximum(self.floor, lower[at])
+            self._kept = kept.where(kept.upper >= self.floor)
         else:
-            order = np.lexsort((-kept.lower, kept.query))
-            counts = np.bincount(kept.query, minlength=len(self._queries))
-            enough = counts >= self._k
-            kth = order[(np.cumsum(counts) - counts + self._k - 1)[enough]]
-            floor = self.floor.copy()
-            floor[enough] = np.maximum(floor[enough], kept.lower[kth])
+            floor, lower = self.floor.copy(), kept.lower[kept.by_query()]
+            counts = np.bincount(kept.query, minlength=len(floor))
+            ends = np.cumsum(counts)
+            for q in np.flatnonzero(counts >= self._k):
+                mine, at = lower[ends[q] - counts[q] : ends[q]], counts[q] - self._k[q]
+                mine.partition(at)
+                floor[q] = max(floor[q], mine[at])
             self.floor = floor
-        self._kept = kept.where(kept.upper >= self.floor[kept.query])
+            self._kept = kept.where(kept.upper >= floor[kept.query])
 
     def _score(self) -> None:
         """Replace bounds by scores, and keep the best k of each query."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from clipdex.base.arrays import Array
 from clipdex.search.cosines import off_unit
 from clipdex.search.kernels import FloatDots, Int8Dots, scratch, squared_norms
-from clipdex.search.quantize import Codes
+from clipdex.search.quantize import CodeBlock, Codes, norms
 from clipdex.search.spans import Span
 
 __all__ = ["Estimates", "FloatEstimates", "Found", "Int8Estimates", "RowNorms"]
@@ -31,6 +31,13 @@ _Rows = npt.NDArray[np.int64]
 _ROUNDING = 2.0**-21
 
 _SECOND_LEVEL = 254  # the second int8 of a query counts a 254th of the first
+
+_GROUPS, _GROUPS_FOR_EACH = (
+    512,
+    16,
+)  # to find the k best of many scores roughly: at least so many, and for each of k
+
+_NO_ROWS: _Rows = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,10 @@ class Found:
         """Select pairs by an index or a mask."""
         return Found(self.query[kept], self.row[kept], self.lower[kept], self.upper[kept])
 
+    def by_query(self) -> npt.NDArray[np.intp]:
+        """Order the pairs by query, of which there are fewer than 32,768."""
+        return np.argsort(self.query.astype(np.int16), kind="stable")  # NumPy sorts 16 bits by their digits
+
     @classmethod
     def joined(cls, parts: list[Found]) -> Found:
         """Concatenate several."""
@@ -64,10 +75,13 @@ class Estimates(Protocol):
 
     parallel: bool
 
-    def sift(self, span: Span, floor: _Doubles) -> Found:
+    def sift(self, span: Span, floor: _Doubles, k: _Rows | None = None, left_out: _Rows = _NO_ROWS) -> Found:
         """Find the pairs of the span's rows and all queries whose upper bound is not below the query's floor (Q,).
 
         Call it with NumPy's warnings off: overflows are detected and computed again in float64.
+
+        k: of each query (Q,): pairs that k others of the span surely beat are left out too.
+        left_out: places in the span of rows that do not count among the k; they are found like others.
         """
 
 
@@ -105,9 +119,6 @@ class RowNorms:
         return bound, np.concatenate(unsound) if unsound else _NO_ROWS
 
 
-_NO_ROWS: _Rows = np.empty(0, np.int64)
-
-
 def _measured(rows: Array, unit: bool) -> tuple[float, _Rows]:
     """Measure rows -> (an upper bound of ‖x‖, not tight, over the finite rows; if `unit`, the rows not of norm 1).
 
@@ -135,7 +146,7 @@ class FloatEstimates:
         self._dots = FloatDots(queries, vectors.dtype)
         self.parallel = self._dots.parallel
 
-    def sift(self, span: Span, floor: _Doubles) -> Found:
+    def sift(self, span: Span, floor: _Doubles, k: _Rows | None = None, left_out: _Rows = _NO_ROWS) -> Found:
         """See `Estimates.sift`."""
         rows = self._vectors[span.first : span.end] if span.chosen is None else self._vectors[span.chosen]
         bound, unsound = self._norms.of(span, rows)
@@ -143,6 +154,8 @@ class FloatEstimates:
             self._unsound(unsound)
         error = self._dots.error * bound
         sums = self._dots(rows)
+        if k is not None:
+            floor = np.fmax(floor, _reached(sums, k, left_out) - error)
         cut = floor - error
         cut -= 2.0**-22 * abs(cut)  # it may be rounded to float32 below
         at, query = _not_below(sums, cut)
@@ -156,61 +169,64 @@ class Int8Estimates:
 
     def __init__(self, codes: Codes, queries: _Doubles) -> None:
         self._codes = codes
-        spread = codes.basis.spread.astype(np.float64)
-        center = codes.basis.center.astype(np.float64)
+        center, spread = codes.basis.wide
         turned = queries * spread  # exact: two numbers of 24 bits
-        lengths = np.linalg.norm(queries, axis=1) * (1 + 1e-9)
-        self._unit = np.abs(turned).max(axis=1) / 127
+        lengths = norms(queries)
+        largest = np.maximum.reduce(np.abs(turned), axis=1)
+        self._unit = largest / 127
         first = np.rint(turned / self._unit[:, None])
         left = turned - self._unit[:, None] * first
-        lost = np.linalg.norm(left, axis=1) + 1e-12 * np.linalg.norm(turned, axis=1)
+        rounding = 1e-12 * math.sqrt(len(center)) * largest
+        lost = norms(left) + rounding
         self._levels = [Int8Dots(first.astype(np.int8))]
-        coded = np.linalg.norm(first, axis=1)
+        coded = norms(first)
         if _too_coarse(lost, lengths, *codes.typical):
             self._unit = self._unit / _SECOND_LEVEL
             second = np.clip(np.rint(left / self._unit[:, None]), -127, 127)
-            lost = np.linalg.norm(left - self._unit[:, None] * second, axis=1)
-            lost += 1e-12 * np.linalg.norm(turned, axis=1)
+            lost = norms(left - self._unit[:, None] * second) + rounding
             self._levels.append(Int8Dots(second.astype(np.int8), "second"))
-            coded = _SECOND_LEVEL * coded + np.linalg.norm(second, axis=1)
+            coded = _SECOND_LEVEL * coded + norms(second)
         self.parallel = self._levels[0].parallel
         self._base = queries @ center
-        # The error of the base in float64, in scores.
-        self._slack = 2.0**-52 * (len(center) + 8) * (np.abs(queries) @ np.abs(center))
+        # The error of the base in float64, in scores, by Cauchy and Schwarz.
+        self._slack = 2.0**-52 * (len(center) + 8) * codes.basis.center_norm * lengths
         # A row's score is base + unit × (its integer × scale ± by_residual × residual ± by_length × length).
         self._by_residual = (1 + 1e-6) * lengths / self._unit
         self._by_length = (1 + 1e-6) * (lost / self._unit + _ROUNDING * coded)
 
+    def _where(self, span: Span) -> tuple[CodeBlock, int, slice | _Rows]:
+        """Find the undamaged block that a span lies in -> (the block, its first row, the span's place in it)."""
+        number = span.first // self._codes.block_rows
+        block = self._codes.block(number)
+        assert block is not None
+        before = number * self._codes.block_rows
+        if span.chosen is None:
+            return block, before, slice(span.first - before, span.end - before)
+        return block, before, span.chosen - before
+
     def uncoded(self, span: Span) -> _Rows:
         """Find the rows of a span without a useful code: those not finite, or almost too large for float32."""
-        number = span.first // self._codes.block_rows
-        block = self._codes.block(number)
-        assert block is not None
-        before = number * self._codes.block_rows
-        part = slice(span.first - before, span.end - before) if span.chosen is None else span.chosen - before
+        block, before, part = self._where(span)
+        if isinstance(part, slice) and math.isfinite(block.extremes(part)[0]):
+            return _NO_ROWS
         at = np.flatnonzero(np.isinf(block.residual[part]))
-        return span.first + at if span.chosen is None else span.chosen[at]
+        return before + (part.start + at if isinstance(part, slice) else part[at])
 
-    def sift(self, span: Span, floor: _Doubles) -> Found:
+    def sift(self, span: Span, floor: _Doubles, k: _Rows | None = None, left_out: _Rows = _NO_ROWS) -> Found:
         """See `Estimates.sift`; the span must lie within one undamaged block."""
-        number = span.first // self._codes.block_rows
-        block = self._codes.block(number)
-        assert block is not None
-        before = number * self._codes.block_rows
-        part: slice | _Rows = slice(span.first - before, span.end - before)
-        if span.chosen is not None:
-            part = span.chosen - before
-        steepest, most_residual, most_length, flattest = block.extremes(part)
-        cut = (floor - self._base - 2 * self._slack) / self._unit
-        cut = cut - self._by_residual * most_residual - self._by_length * most_length
-        cut[np.isnan(cut)] = -np.inf
+        if len(self._base) == 1:
+            return self.sift_scored(span, self.score(span), floor, k, left_out)
+        block, before, part = self._where(span)
+        margin = self._margin(block, part)
         found = []
         for start, sums in self._sums(block.code[part]):
             asked = slice(start, start + sums.shape[1])
-            if sums.shape[1] == 1:
-                at, query = _reaching_by_row(sums[:, 0], block.scale[part], float(cut[start]))
-            else:
-                at, query = _reaching_by_block(sums, steepest, flattest, cut[asked])
+            scaled = scratch("scores", sums.size, np.float32).reshape(sums.shape)
+            np.copyto(scaled, sums, casting="unsafe")
+            scaled *= block.scale[part][:, None]
+            if k is not None:
+                floor = self._raised(floor, margin, asked, _reached(scaled, k[asked], left_out))
+            at, query = _not_below(scaled, _rounded_down(self._cut(floor, margin)[asked]))
             if len(at) == 0:
                 continue
             row = part.start + at if isinstance(part, slice) else part[at]
@@ -220,6 +236,52 @@ class Int8Estimates:
             error = self._unit[query] * error + self._slack[query]
             found.append(_bounded(before + row, query, scores, error, floor))
         return Found.joined(found)
+
+    def score(self, span: Span, scores: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
+        """Compute integer × scale of a span's rows and a single query, to be given to `sift_scored`.
+
+        scores: to write to; without it, they are overwritten by this thread's next call.
+        """
+        block, _, part = self._where(span)
+        scores = scratch("scores", len(span), np.float32) if scores is None else scores
+        for _, sums in self._sums(block.code[part]):
+            np.copyto(scores, sums[:, 0], casting="unsafe")
+        scores *= block.scale[part]
+        return scores
+
+    def sift_scored(
+        self, span: Span, scores: npt.NDArray[np.float32], floor: _Doubles, k: _Rows | None, left_out: _Rows
+    ) -> Found:
+        """Do what `sift` does, for a single query and rows that were scored."""
+        block, before, part = self._where(span)
+        margin = self._margin(block, part)
+        if k is not None:
+            floor = self._raised(floor, margin, slice(0, 1), _reached(scores[:, None], k, left_out))
+        at: _Rows = (scores >= _rounded_down(self._cut(floor, margin))).nonzero()[0]
+        row = part.start + at if isinstance(part, slice) else part[at]
+        # What float32 rounded is part of the error by length: a whole number times a float32 does not underflow.
+        error = self._by_residual * block.residual[row] + self._by_length * block.length[row]
+        wide = self._base + self._unit * scores[at].astype(np.float64)
+        return _bounded(before + row, np.zeros(len(at), np.int64), wide, self._unit * error + self._slack, floor)
+
+    def _margin(self, block: CodeBlock, part: slice | _Rows) -> _Doubles:
+        """By how much integer × scale may be off for these rows, at most, for each query (Q,)."""
+        most_residual, most_length = block.extremes(part)
+        margin: _Doubles = self._by_residual * most_residual + self._by_length * most_length
+        return margin
+
+    def _raised(self, floor: _Doubles, margin: _Doubles, asked: slice, reached: Array) -> _Doubles:
+        """Raise the floors of some queries to the bounds of what is reached by enough of their rows."""
+        raised: _Doubles = floor.copy()
+        sure = self._base[asked] + self._unit[asked] * (reached - margin[asked]) - 2 * self._slack[asked]
+        np.fmax(floor[asked], sure, out=raised[asked])
+        return raised
+
+    def _cut(self, floor: _Doubles, margin: _Doubles) -> _Doubles:
+        """The least integer × scale with which a row's upper bound may reach the floor, for each query (Q,)."""
+        cut: _Doubles = (floor - self._base - 2 * self._slack) / self._unit - margin
+        cut[np.isnan(cut)] = -np.inf
+        return cut
 
     def _sums(self, code: npt.NDArray[np.int8]) -> Iterator[tuple[int, Array]]:
         """Yield pieces (first query, integers (n, some queries)), of any dtype that holds them."""
@@ -236,27 +298,34 @@ def _too_coarse(lost: _Doubles, lengths: _Doubles, residual: float, length: floa
     return bool(np.mean(lost * length > 3 * lengths * residual) > 0.05)
 
 
-def _reaching_by_row(sums: Array, scale: Array, cut: float) -> tuple[_Rows, _Rows]:
-    """Find where sums (n,) × scale (n,) ≥ cut, in float32, missing none -> (rows, zeros)."""
-    scores = scratch("scores", len(sums), np.float32)
-    np.copyto(scores, sums, casting="unsafe")
-    scores *= scale
-    below = np.float32(cut - 2.0**-21 * abs(cut)) if math.isfinite(cut) else np.float32(cut)
-    at = _set(scores >= below)
-    return at, np.zeros(len(at), np.int64)
+def _rounded_down(cut: _Doubles) -> npt.NDArray[np.float32]:
+    """Round to float32, with room for the roundings of what is compared with it."""
+    lower = cut - 2.0**-21 * np.abs(cut)
+    return np.where(np.isfinite(cut), lower, cut).astype(np.float32)
 
 
-def _reaching_by_block(sums: Array, steepest: float, flattest: float, cut: _Doubles) -> tuple[_Rows, _Rows]:
-    """Find where sums (n, Q) × scale ≥ cut (Q,), by comparing the sums themselves; may find too many.
+def _reached(scores: Array, k: _Rows, left_out: _Rows) -> _Doubles:
+    """Find for each query a value that k of its finite scores (n, Q) reach, near the best such value; or -inf.
 
-    Every row's scale lies between the flattest and the steepest.
+    The rows that are left out are not counted.
     """
-    least = np.where(cut > 0, cut / steepest, cut / flattest)
-    least[np.isnan(least)] = -np.inf
-    if sums.dtype == np.int32:
-        # Rounding down covers the rounding of the division; beyond int32 there is no sum.
-        return _not_below(sums, np.clip(np.floor(least), -(2.0**31), 2.0**31 - 1).astype(np.int32))
-    return _not_below(sums, least - 2.0**-21 * np.where(np.isfinite(least), abs(least), 0))
+    if len(left_out):
+        scores = scores.copy()
+        scores[left_out] = -np.inf
+    count, most = scores.shape[1], int(np.maximum.reduce(k))
+    size = max(1, len(scores) // max(_GROUPS, _GROUPS_FOR_EACH * most))
+    groups = len(scores) // size
+    if groups < most:
+        return np.full(count, -np.inf)
+    # The best of each group are of different rows.
+    best = np.maximum.reduce(scores[: size * groups].reshape(size, groups, count), axis=0)
+    best[~np.isfinite(best)] = -np.inf
+    if count == 1:
+        best[:, 0].partition(groups - most)
+    else:
+        best.sort(axis=0)
+    found: _Doubles = best[groups - k, np.arange(count)].astype(np.float64)
+    return found
 
 
 def _not_below(sums: Array, least: Array) -> tuple[_Rows, _Rows]:
@@ -264,8 +333,8 @@ def _not_below(sums: Array, least: Array) -> tuple[_Rows, _Rows]:
     if sums.shape[1] == 1:
         at = _set(~(sums[:, 0] < least[0]))
         return at, np.zeros(len(at), np.int64)
-    flags = sums >= least if sums.dtype.kind == "i" else ~(sums < least)
-    at, query = np.divmod(_set(np.ascontiguousarray(flags).reshape(-1)), sums.shape[1])
+    below = sums < least
+    at, query = np.divmod(_set(np.logical_not(below, out=below).reshape(-1)), sums.shape[1])
     return at, query
 
 
@@ -282,8 +351,9 @@ def _bounded(row: _Rows, query: _Rows, scores: _Doubles, error: _Doubles, floor:
     """Keep the pairs whose upper bound reaches the floor."""
     lower, upper = scores - error, scores + error
     # An infinity may be an overflow, or be in the row itself, which is then never a hit: the bounds are unknown.
-    unknown = ~(np.isfinite(lower) & np.isfinite(upper))
-    lower[unknown], upper[unknown] = -np.inf, np.inf
+    if not math.isfinite(float(np.add.reduce(lower)) + float(np.add.reduce(upper))):
+        unknown = ~(np.isfinite(lower) & np.isfinite(upper))
+        lower[unknown], upper[unknown] = -np.inf, np.inf
     found = Found(query, row, lower, upper)
-    kept = upper >= floor[query]
+    kept = upper >= (floor[query] if len(floor) > 1 else floor)
     return found if kept.all() else found.where(kept)

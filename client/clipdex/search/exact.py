@@ -1,4 +1,4 @@
-"""Exact ranking: scores in float64, and true sums of the best and where float64 cannot tell two rows apart.
+"""Exact ranking: true sums of the rows that float64 cannot exclude.
 
 A row's score is the inner product of the stored row and the query as real numbers, rounded once to float64. Rows
 of equal score are ordered by row. So the result depends on the numbers alone, to the last bit: not on blocks,
@@ -20,6 +20,8 @@ __all__ = ["Ranking", "rank", "wide_scores"]
 
 _AT_ONCE = 1 << 19  # numbers of float64: 4 MiB
 
+_FEW = 32  # so few rows are not scored in float64 first: it costs as much as the true scores
+
 
 class Ranking(NamedTuple):
     """The ranked rows of one query, best first: scores, float64, and rows, int64, of one length."""
@@ -39,62 +41,45 @@ def rank(
         rows: in any order, without duplicates.
     """
     wide = query.astype(np.float64)
-    scores, error = wide_scores(vectors, wide, rows)
-    # Drop the rows that cannot be among the best k.
-    if len(rows) > k > 0:
-        sure = np.where(np.isnan(scores), -np.inf, scores - error)
-        kth = np.partition(sure, len(rows) - k)[len(rows) - k]
-        kept = scores + error >= max(kth, minimum)
-    else:
-        kept = scores + error >= minimum
-    scores, error, rows = scores[kept], error[kept], rows[kept]
-    order = np.lexsort((rows, -scores))
-    scores, error, rows = scores[order], error[order], rows[order]
-    close = _too_close(scores, error, minimum)
-    close[:k] = True  # those that are returned
-    if close.any():
-        scores[close] = _true_scores(vectors, wide, rows[close])
-        order = np.lexsort((rows, -scores))
-        scores, rows = scores[order], rows[order]
-    enough = min(k, int(np.searchsorted(-scores, -minimum, side="right")))
+    with np.errstate(all="ignore"):
+        if len(rows) > _FEW and 0 < k < len(rows):
+            # Drop the rows that cannot be among the best k.
+            scores, error = wide_scores(vectors, wide, rows)
+            sure = np.where(np.isnan(scores), -np.inf, scores - error)
+            sure.partition(len(rows) - k)
+            rows = rows[scores + error >= max(sure[len(rows) - k], minimum)]
+        scores = _true_scores(vectors, wide, rows)
+    kept = scores >= minimum
+    if not kept.all():
+        scores, rows = scores[kept], rows[kept]
+    order = np.lexsort((rows, -scores))[:k]
     # -0.0 is an ordinary zero.
-    return Ranking(scores[:enough] + 0.0, rows[:enough])
+    return Ranking(scores[order] + 0.0, rows[order])
 
 
 def wide_scores(
     vectors: Array, query: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Compute the rows' scores in float64 and bounds of their errors; NaN for a row that is not finite."""
-    scores, sizes = np.empty(len(rows)), np.empty(len(rows))
+    """Compute the rows' scores in float64 and bounds of their errors; NaN for a row that is not finite.
+
+    Call it with NumPy's warnings off.
+    """
+    scores, squares = np.empty(len(rows)), np.empty(len(rows))
     step = max(1, _AT_ONCE // max(1, len(query)))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        with np.errstate(all="ignore"):
-            products = as_float32(vectors[rows[part]]).astype(np.float64)
-            products *= query
-            scores[part] = products.sum(axis=1)
-            np.abs(products, out=products)
-            sizes[part] = products.sum(axis=1)
+        wide = as_float32(vectors[rows[part]]).astype(np.float64)
+        scores[part] = np.einsum("ij,j->i", wide, query)
+        squares[part] = np.einsum("ij,ij->i", wide, wide)
     scores[~np.isfinite(scores)] = np.nan
-    return scores, 1.01 * (len(query) + 2) * 2.0**-53 * sizes
-
-
-def _too_close(
-    scores: npt.NDArray[np.float64], error: npt.NDArray[np.float64], minimum: float
-) -> npt.NDArray[np.bool_]:
-    """Flag the descending scores (n,) whose order with a neighbour, or the minimum, is uncertain."""
-    touching = scores[:-1] - scores[1:] <= error[:-1] + error[1:]
-    close = np.zeros(len(scores), bool)
-    close[:-1] |= touching
-    close[1:] |= touching
-    close |= abs(scores - minimum) <= error
-    return close
+    # Higham's bound of a sum of D products, and Cauchy and Schwarz's of their sizes' sum.
+    return scores, 1.01 * (len(query) + 2) * 2.0**-53 * math.sqrt(query @ query) * np.sqrt(squares)
 
 
 def _true_scores(
     vectors: Array, query: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """Compute scores that are rounded only once."""
+    """Compute scores that are rounded only once; NaN for a row that is not finite. With NumPy's warnings off."""
     scores = np.empty(len(rows))
     known: dict[bytes, float] = {}
     step = max(1, _AT_ONCE // max(1, len(query)))
@@ -102,7 +87,7 @@ def _true_scores(
         # The product of two float32 is exact in float64.
         products = as_float32(vectors[rows[start : start + step]]).astype(np.float64)
         products *= query
-        scores[start : start + step], unsure = _extended_sums(products)
+        scores[start : start + step], unsure = _sums(products)
         for i in unsure:
             key = products[i].tobytes()  # copies of a row are summed once
             if key not in known:
@@ -113,28 +98,27 @@ def _true_scores(
     return scores
 
 
-def _has_extended() -> bool:
-    """Return whether longdouble has 64 bits or more, as on x86."""
-    one, small = np.longdouble(1), np.ldexp(np.longdouble(1), -63)
-    return bool((one + small) - one == small)
+def _sums(products: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
+    """Sum rows (n, D) -> (sums rounded once, NaN if not finite; the finite rows where that may be wrong).
+
+    Each product is cut in two at a place that depends on the largest of its row, so that the upper parts are
+    summed without error, and the lower are so small that the errors of their sum hardly ever matter (Rump, Ogita,
+    Oishi: Accurate floating-point summation, 2008, ExtractVector).
+    """
+    dim = products.shape[1]
+    largest = np.maximum(np.maximum.reduce(products, axis=1), -np.minimum.reduce(products, axis=1))
+    # A power of two, more than D + 2 times the largest: adding and subtracting it leaves a multiple of its 2^-53.
+    place = np.ldexp(np.sign(largest), np.frexp(largest)[1] + (dim + 2).bit_length())
+    upper = products + place[:, None]
+    upper -= place[:, None]
+    high = np.add.reduce(upper, axis=1)
+    low = np.add.reduce(np.subtract(products, upper, out=upper), axis=1)
+    # D lower parts of at most 2^-53 of the place, and as many roundings of their sum; 2 and 1 % for those below.
+    error = 1.01 * ((dim + 2) * 2.0**-53) ** 2 * place
+    least, most = high + (low - error), high + (low + error)
+    if (least == most).all():
+        return least, _NO_ROWS
+    return least, np.flatnonzero(least < most)
 
 
-_EXTENDED = _has_extended()
-
-
-def _extended_sums(products: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
-    """Sum rows (n, D) in extended precision -> (sums rounded to float64, the rows that this may round wrongly)."""
-    if not _EXTENDED:
-        return np.zeros(len(products)), np.arange(len(products))
-    sums, error = products.astype(np.longdouble), np.zeros(len(products))
-    while sums.shape[1] > 1:  # in pairs
-        half, odd = divmod(sums.shape[1], 2)
-        left = sums[:, -1:] if odd else sums[:, :0]
-        sums = sums[:, :half] + sums[:, half : 2 * half]
-        # A sum is rounded by at most 2^-64 of itself.
-        error += np.abs(sums.astype(np.float64)).sum(axis=1)
-        sums = np.concatenate([sums, left], axis=1) if odd else sums
-    # 1 % for the roundings of the bound, 2 for the additions below.
-    error = (1.01 * error + 2 * np.abs(sums[:, 0].astype(np.float64))) * 2.0**-64
-    low, high = (sums[:, 0] - error).astype(np.float64), (sums[:, 0] + error).astype(np.float64)
-    return low, np.flatnonzero(~(low == high))
+_NO_ROWS = np.empty(0, np.intp)

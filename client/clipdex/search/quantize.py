@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from clipdex.base.arrays import Array
 
-__all__ = ["BLOCK_ROWS", "WIDEST", "Basis", "CodeBlock", "Codes", "MemoryCodes", "basis_of", "quantize"]
+__all__ = ["BLOCK_ROWS", "WIDEST", "Basis", "CodeBlock", "Codes", "MemoryCodes", "basis_of", "norms", "quantize"]
 
 # The dot product of two int8 vectors fits in int32: 131,072 × 127² < 2³¹.
 WIDEST = 1 << 17
@@ -36,6 +36,16 @@ class Basis:
 
     center: npt.NDArray[np.float32]
     spread: npt.NDArray[np.float32]
+
+    @cached_property
+    def wide(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Center and spread in float64."""
+        return self.center.astype(np.float64), self.spread.astype(np.float64)
+
+    @cached_property
+    def center_norm(self) -> float:
+        """The norm of the center, rounded up."""
+        return float(norms(self.wide[0][None])[0])
 
 
 @dataclass(frozen=True)
@@ -60,20 +70,17 @@ class CodeBlock:
 
     @cached_property
     def _extremes(self) -> npt.NDArray[np.float64]:
-        """For each group of rows, (4, groups): largest scale, residual and length, and minus the least scale."""
+        """For each group of rows, (2, groups): largest residual and length."""
         starts = np.arange(0, len(self.scale), self.GROUP)
-        values = (self.scale, self.residual, self.length, -self.scale)
-        return np.array([np.maximum.reduceat(v, starts) for v in values], np.float64)
+        return np.array([np.maximum.reduceat(v, starts) for v in (self.residual, self.length)], np.float64)
 
-    def extremes(self, rows: slice | npt.NDArray[np.int64]) -> tuple[float, float, float, float]:
-        """Bound the values of some rows -> (largest scale, residual and length, least scale)."""
+    def extremes(self, rows: slice | npt.NDArray[np.int64]) -> tuple[float, float]:
+        """Bound the values of some rows -> (largest residual, largest length)."""
         if isinstance(rows, slice):
             groups = slice(rows.start // self.GROUP, (rows.stop - 1) // self.GROUP + 1)
-            scale, residual, length, least = self._extremes[:, groups].max(axis=1).tolist()
-            return scale, residual, length, -least
-        scales = self.scale[rows]
-        residual, length = float(self.residual[rows].max()), float(self.length[rows].max())
-        return float(scales.max()), residual, length, float(scales.min())
+            residual, length = np.maximum.reduce(self._extremes[:, groups], axis=1).tolist()
+            return residual, length
+        return float(self.residual[rows].max()), float(self.length[rows].max())
 
 
 class Codes(Protocol):
@@ -171,7 +178,7 @@ def quantize(rows: Array, basis: Basis) -> CodeBlock:
 
 def _quantize(rows: Array, basis: Basis) -> tuple[Array, Array, Array, Array]:
     x = rows.astype(np.float64)
-    center, spread = basis.center.astype(np.float64), basis.spread.astype(np.float64)
+    center, spread = basis.wide
     apart = x - center
     relative = apart / spread
     scale = (np.abs(relative).max(axis=1, initial=0) / 127).astype(np.float32)
@@ -179,18 +186,18 @@ def _quantize(rows: Array, basis: Basis) -> tuple[Array, Array, Array, Array]:
     code = np.clip(np.rint(np.where(wide > 0, relative / wide, 0)), -127, 127)
     left = apart - wide * (spread * code)
     # Each operation above is off by at most 2⁻⁵³ of its result; 2⁻⁴⁸ of all inputs covers them.
-    size = _norms(x) + float(np.linalg.norm(center)) + _norms(left)
-    residual = _upward(_norms(left) + 2.0**-48 * size)
-    length = _upward(scale * _norms(code))
+    size = norms(x) + float(np.linalg.norm(center)) + norms(left)
+    residual = _upward(norms(left) + 2.0**-48 * size)
+    length = _upward(scale * norms(code))
     useless = ~(np.isfinite(residual) & np.isfinite(length) & np.isfinite(scale))
     code[useless], scale[useless], length[useless], residual[useless] = 0, 0, 0, np.inf
     return code.astype(np.int8), scale, residual, length
 
 
-def _norms(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def norms(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Compute the norm of each row, rounded up."""
-    norms: npt.NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", rows, rows)) * (1 + 1e-9)
-    return norms
+    found: npt.NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", rows, rows)) * (1 + 1e-9)
+    return found
 
 
 def _upward(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

@@ -38,18 +38,17 @@ class Readahead:
 
     def __init__(self, array: Array) -> None:
         self._thread: threading.Thread | None = None
+        mapping = _mapping_of(array)
+        if mapping is None or array.nbytes == 0 or in_memory(array) or _madvise() is None:
+            return
         self._here = 0
         self._stopped = False
         self._moved = threading.Condition()
-        mapping = _mapping_of(array)
-        if mapping is None or array.nbytes == 0 or _madvise() is None:
-            return
         self._base, self._length = array.ctypes.data, array.nbytes
         self._bytes = np.frombuffer(mapping, np.uint8)  # keeps it open
         self._bytes = self._bytes[self._base - self._bytes.ctypes.data :][: self._length]
-        if not in_memory(array):
-            self._dropping = array.nbytes > memory_limit() // 2
-            self._thread = threading.Thread(target=self._run, name="clipdex-readahead", daemon=True)
+        self._dropping = array.nbytes > memory_limit() // 2
+        self._thread = threading.Thread(target=self._run, name="clipdex-readahead", daemon=True)
 
     def __enter__(self) -> Readahead:
         if self._thread is not None:

@@ -30,6 +30,17 @@ class Span:
         """The rows, int64."""
         return np.arange(self.first, self.end) if self.chosen is None else self.chosen
 
+    def places(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Find those of some rows, ascending, that are in the span -> their places in it."""
+        if len(rows) == 0:
+            return rows
+        rows = rows[np.searchsorted(rows, self.first) : np.searchsorted(rows, self.end)]
+        if self.chosen is None:
+            return rows - self.first
+        at = np.searchsorted(self.chosen, rows)
+        there: npt.NDArray[np.int64] = at[self.chosen[np.minimum(at, len(self.chosen) - 1)] == rows]
+        return there
+
     def __len__(self) -> int:
         return self.end - self.first if self.chosen is None else len(self.chosen)
 
@@ -85,15 +96,16 @@ os.register_at_fork(after_in_child=_forget_pool)
 
 
 def work_through(spans: Iterable[Span], work: Callable[[Span], None], threads: int) -> None:
-    """Call `work` with every span, in order, on `threads` threads, including this one.
+    """Call `work` with every span, in order, on `threads` threads, including this one; NumPy's warnings are off.
 
     The first exception ends the work and is raised here.
     """
     global _pool
     waiting = iter(spans)
     if threads <= 1:
-        for span in waiting:
-            work(span)
+        with np.errstate(all="ignore"):
+            for span in waiting:
+                work(span)
         return
     if _pool is None:
         _pool = ThreadPoolExecutor(max(1, cores() - 1), thread_name_prefix="clipdex-search")
@@ -101,12 +113,13 @@ def work_through(spans: Iterable[Span], work: Callable[[Span], None], threads: i
 
     def take() -> None:
         try:
-            while not failed.is_set():
-                with lock:
-                    span = next(waiting, None)
-                if span is None:
-                    return
-                work(span)
+            with np.errstate(all="ignore"):
+                while not failed.is_set():
+                    with lock:
+                        span = next(waiting, None)
+                    if span is None:
+                        return
+                    work(span)
         except BaseException:
             failed.set()
             raise

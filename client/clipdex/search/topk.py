@@ -21,6 +21,7 @@ from clipdex.search.candidates import Candidates
 from clipdex.search.cosines import UnsoundRow, not_unit
 from clipdex.search.estimates import FloatEstimates, Found, Int8Estimates, RowNorms
 from clipdex.search.exact import Ranking, rank, wide_scores
+from clipdex.search.kernels import scratch
 from clipdex.search.quantize import WIDEST, Codes
 from clipdex.search.readahead import Readahead, in_memory, want_rows
 from clipdex.search.selection import Selection, absent
@@ -32,6 +33,8 @@ _ROWS_FOR_ONE = 65_536  # one query: what belongs to so many rows, beside the ro
 _ROWS_FOR_MANY = 2048  # 64 queries or more: so do the rows' products with 64 of them
 _SPANS = 3  # of a thread, if there are few rows: more would share the work more evenly, but each has a fixed cost
 _SPANS_OF_CODES = 2
+_ROWS_SCORED = 1 << 19  # one query: so many coded rows are scored before the best of them are looked for
+_PIECES, _ROWS_PIECE = 4, 16_384  # pieces of those for a thread, and the rows of one: threads start and end apart
 _SEED_ROWS = 2048
 _SEED_PAIRS = 1 << 18
 _SPAN_BYTES = 40 << 20
@@ -43,6 +46,8 @@ _QUERIES = 1024
 _WORTH_THREADS = 1 << 23  # with fewer numbers to multiply, threads cost more than they save
 
 _REFINE_FROM = 2048  # with this many candidates, a query gets bounds from the rows themselves before scoring
+
+_SCORE_FROM = 256  # with this many, the most promising of them are scored before the others
 
 _WANTED = 4096  # rows requested from the disk at once before they are scored
 
@@ -200,8 +205,9 @@ class Search:
         self._vectors, self._queries, self._each, self._begin = vectors, queries, each, begin
         self._selection, self._norms, self._check = selection, norms, check
         self._excluded = each.pairs(len(vectors))
+        self._excluded_rows = np.unique(self._excluded % max(1, len(vectors)))
         # A power of two for each query: with its largest number near 1, nothing significant underflows in float32.
-        self._exponents = np.frexp(abs(queries).max(axis=1))[1].astype(np.int64)
+        self._exponents = np.frexp(np.maximum.reduce(abs(queries), axis=1))[1].astype(np.int64)
         self._scaled = np.ldexp(queries.astype(np.float64), -self._exponents[:, None])
         self._candidates = shared or Candidates(vectors, queries, self._exponents, each.k, each.minimum)
         self._codes = codes
@@ -231,7 +237,8 @@ class Search:
 
     def run(self) -> list[Ranking]:
         """Scan all rows, then score those that may be among the best."""
-        return self._ranked(self.scan())
+        with np.errstate(all="ignore"):
+            return self._ranked(self.scan())
 
     def scan(self) -> int:
         """Scan all rows -> the number of threads that were worth it."""
@@ -253,9 +260,12 @@ class Search:
         chosen = self._selection.chosen
         begin = first
 
-        def sift(span: Span) -> None:
+        def ahead_of(span: Span) -> None:
             self._check()
             ahead.reading(int((span.first - begin) * width))
+
+        def sift(span: Span) -> None:
+            ahead_of(span)
             self._sift(span)
 
         step = max(_ROWS_FOR_MANY, min(_ROWS_FOR_ONE, 64 * _ROWS_FOR_MANY // len(self._queries)))
@@ -267,15 +277,20 @@ class Search:
             step //= 2
         # Scattered rows are not read ahead.
         with Readahead(stored if chosen is None else stored[:0]) as ahead:
-            if np.isinf(self._candidates.floor).any():
-                # A few rows first, to give all threads a floor to begin with. Until there is one, every pair is
-                # kept, so many queries look at still fewer at a time.
+            if len(self._queries) > 1:
+                # A few rows first, to give all threads a floor to begin with. Until there is one, every pair may
+                # be kept, so many queries look at still fewer at a time.
                 for seed in spans_of(first, end, _SEED_ROWS, border, chosen):
                     few = max(1, _SEED_PAIRS // len(self._queries))
                     for part in spans_of(seed.first, seed.end, few, border, chosen):
-                        sift(part)
+                        ahead_of(part)
+                        self._sift(part, rising=True)
                     first = seed.end
                     break
+            if coded and chosen is None and len(self._queries) == 1:
+                for part in spans_of(first, end, _ROWS_SCORED, _ANYWHERE):
+                    self._scan_for_one(part, step, border, threads, ahead_of)
+                return
             if coded and chosen is None:
                 count = _SPANS_OF_CODES * threads
                 spans = even_spans_of(first, end, step, border, count, _ROWS_FOR_MANY)
@@ -283,7 +298,33 @@ class Search:
                 spans = spans_of(first, end, step, border, chosen)
             work_through(spans, sift, threads)
 
-    def _sift(self, span: Span) -> None:
+    def _scan_for_one(
+        self, part: Span, step: int, border: int, threads: int, reading: Callable[[Span], None]
+    ) -> None:
+        """Scan coded rows for a single query: all threads score them, then this thread finds the best.
+
+        What follows the products is many short calls, for which threads would have to wait for each other.
+        """
+        scores = scratch("part", len(part), np.float32)
+        assert self._codes is not None
+        block = self._codes.block
+
+        def score(span: Span) -> None:
+            reading(span)
+            if block(span.first // border) is not None:
+                self._coded.score(span, scores[span.first - part.first : span.end - part.first])
+
+        count, step = (1, step) if threads == 1 else (_PIECES * threads, min(step, _ROWS_PIECE))
+        work_through(even_spans_of(part.first, part.end, step, border, count, _ROWS_FOR_MANY), score, threads)
+        for span in spans_of(part.first, part.end, border, border):
+            self._sift(span, scores[span.first - part.first : span.end - part.first])
+
+    def _sift(self, span: Span, scores: npt.NDArray[np.float32] | None = None, rising: bool = False) -> None:
+        """Add what may be among the best in a span.
+
+        scores: those of its rows for a single query, if its block is sound.
+        rising: whether to look for better floors in the span itself; for a single query, this is always done.
+        """
         estimates: Int8Estimates | FloatEstimates
         if span.first < self._covered:
             assert self._codes is not None
@@ -291,8 +332,13 @@ class Search:
             estimates = self._coded if sound else self._plain
         else:
             estimates = self._plain
-        with np.errstate(all="ignore"):
-            found = estimates.sift(span, self._candidates.floor)
+        floor = self._candidates.floor
+        if scores is not None and isinstance(estimates, Int8Estimates):
+            found = estimates.sift_scored(span, scores, floor, self._each.k, self._left_out(span))
+        elif rising or len(self._queries) == 1:
+            found = estimates.sift(span, floor, self._each.k, self._left_out(span))
+        else:
+            found = estimates.sift(span, floor)
         if self._norms.unit and isinstance(estimates, Int8Estimates):
             rows = estimates.uncoded(span)
             if len(rows):
@@ -302,13 +348,20 @@ class Search:
             found = found.where(absent(found.query * len(self._vectors) + found.row, self._excluded))
         if self._begin:
             found = Found(found.query, found.row + self._begin, found.lower, found.upper)
-        self._candidates.add(found)
+        self._candidates.add(found, rising)
+
+    def _left_out(self, span: Span) -> npt.NDArray[np.int64]:
+        """Where in a span rows are that may not be found for each query."""
+        dropped = span.places(self._selection.dropped)
+        if len(self._excluded_rows) == 0:
+            return dropped
+        return np.concatenate([dropped, span.places(self._excluded_rows)])
 
     def _ranked(self, threads: int) -> list[Ranking]:
         found = self._candidates.taken()
         if len(self._queries) == 1:
             return [self._rank(0, found)]
-        order = np.argsort(found.query, kind="stable")
+        order = found.by_query()
         borders = np.searchsorted(found.query[order], np.arange(len(self._queries) + 1))
         answers = [no_ranking()] * len(self._queries)
 
@@ -328,7 +381,7 @@ class Search:
             self._want(np.sort(found.row)[:_WANTED])
         if len(found) > max(_REFINE_FROM, 4 * k) and self._covered:
             found = self._refined(q, found)
-        if len(found) > 4 * k:
+        if len(found) > max(_SCORE_FROM, 4 * k):
             # The most promising rows show what score is needed; few of the others reach it.
             best = np.argpartition(-found.upper, 2 * k)[: 2 * k]
             scores, error = wide_scores(self._vectors, query.astype(np.float64), found.row[best])
@@ -351,6 +404,5 @@ class Search:
         parts = []
         for start in range(0, len(found), _ROWS_FOR_ONE):
             rows = np.sort(found.row)[start : start + _ROWS_FOR_ONE]
-            with np.errstate(all="ignore"):
-                parts.append(plain.sift(Span(int(rows[0]), int(rows[-1]) + 1, rows), floor))
+            parts.append(plain.sift(Span(int(rows[0]), int(rows[-1]) + 1, rows), floor))
         return Found.joined(parts)
