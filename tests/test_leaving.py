@@ -193,7 +193,7 @@ def test_a_search_asks_before_each_piece_whether_to_go_on(
         spans: list[object] = []
         sift = Search._sift
         with monkeypatch.context() as patched:
-            patched.setattr(Search, "_sift", lambda search, span: (spans.append(span), sift(search, span)))
+            patched.setattr(Search, "_sift", lambda self, *of, **how: (spans.append(of), sift(self, *of, **how)))
             found = opened.search(queries, 5, check=lambda: calls.append(1))
         assert found == opened.search(queries, 5)
         assert len(calls) == len(spans) + len(queries) and len(spans) > 3
