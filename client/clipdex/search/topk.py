@@ -128,11 +128,13 @@ class Each:
     ) -> Each:
         """Spread what is the same for all queries. most: rows that can be found."""
         excluded = excluded if excluded is not None and any(map(len, excluded)) else None
-        counts = np.broadcast_to(np.minimum(np.asarray(k, np.int64), most), queries)
-        return cls(counts, np.broadcast_to(np.asarray(minimum, np.float64), queries), excluded)
+        counts = np.full(queries, np.minimum(k, most), np.int64)
+        return cls(counts, np.full(queries, minimum, np.float64), excluded)
 
     def at(self, some: npt.NDArray[np.intp]) -> Each:
-        """Select queries by number."""
+        """Select queries by number, ascending."""
+        if len(some) == len(self.k):
+            return self
         excluded = None if self.excluded is None else [self.excluded[q] for q in some]
         return Each(self.k[some], self.minimum[some], excluded)
 
