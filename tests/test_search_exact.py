@@ -72,6 +72,18 @@ def test_codes_in_a_file(library, tmp_path, monkeypatch, caplog):
         assert wrong(case) is None
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_damaged_block_is_scanned_without_codes(library, count):
+    vectors = unit_vectors(3000, 16).astype(np.float16)
+    codes = MemoryCodes.of(vectors, block_rows=1024)
+    damaged = MemoryCodes(codes.basis, [codes.block(0), None, codes.block(2)], codes.rows, codes.block_rows)
+    queries = vectors[[5, 1500, 2999]][:count].astype(np.float32)
+    right = top_k(vectors, queries, 10)
+    for answer, expected in zip(top_k(vectors, queries, 10, codes=damaged), right, strict=True):
+        assert answer.rows.tolist() == expected.rows.tolist()
+        assert answer.scores.tolist() == expected.scores.tolist()
+
+
 def test_scores_that_float64_cannot_tell_apart(library):
     """Sums whose order of adding decides in float64 are ordered by what they truly are."""
     vectors = np.array([[1, 2**-30, -1], [1, -1, 2**-30], [2**-30, 1, -1], [0, 0, 0], [1, -1, 0]], np.float32)

@@ -84,15 +84,16 @@ def test_what_a_query_needs_beside_products_is_done_by_the_thread_that_asks(
 
 @pytest.mark.parametrize("coded", [False, True])
 @pytest.mark.parametrize("minimum", [-np.inf, -0.9])
-@pytest.mark.parametrize("queries", [1, 40])
-def test_the_first_rows_give_a_floor_that_few_pairs_reach(coded, minimum, queries, monkeypatch) -> None:
-    """Whatever the least score is: the best of the first rows themselves."""
+@pytest.mark.parametrize(("queries", "dead"), [(1, 0), (1, 2048), (40, 0)])
+def test_the_first_rows_give_a_floor_that_few_pairs_reach(coded, minimum, queries, dead, monkeypatch) -> None:
+    """Whatever the least score is: the best of the first rows themselves, of those that are not dead."""
     vectors = unit_vectors(6000, 64).astype(np.float16)
-    codes = MemoryCodes.of(vectors) if coded else None
+    codes = MemoryCodes.of(vectors, block_rows=2048) if coded else None
     kept: list[int] = []
     add = Candidates.add
     monkeypatch.setattr(Candidates, "add", lambda self, found, *r: kept.append(len(found)) or add(self, found, *r))
-    topk.top_k(vectors, unit_vectors(queries, 64, seed=5), 10, codes=codes, minimum=minimum)
+    asked = unit_vectors(queries, 64, seed=5)
+    topk.top_k(vectors, asked, 10, codes=codes, minimum=minimum, dead=np.arange(dead))
     assert max(kept) < 100 * queries
 
 

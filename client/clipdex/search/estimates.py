@@ -250,7 +250,12 @@ class Int8Estimates:
         return scores
 
     def sift_scored(
-        self, span: Span, scores: npt.NDArray[np.float32], floor: _Doubles, k: _Rows | None, left_out: _Rows
+        self,
+        span: Span,
+        scores: npt.NDArray[np.float32],
+        floor: _Doubles,
+        k: _Rows | None = None,
+        left_out: _Rows = _NO_ROWS,
     ) -> Found:
         """Do what `sift` does, for a single query and rows that were scored."""
         block, before, part = self._where(span)

@@ -34,7 +34,7 @@ _ROWS_FOR_MANY = 2048  # 64 queries or more: so do the rows' products with 64 of
 _SPANS = 3  # of a thread, if there are few rows: more would share the work more evenly, but each has a fixed cost
 _SPANS_OF_CODES = 2
 _ROWS_SCORED = 1 << 19  # one query: so many coded rows are scored before the best of them are looked for
-_PIECES, _ROWS_PIECE = 4, 16_384  # pieces of those for a thread, and the rows of one: threads start and end apart
+_PIECES, _ROWS_PIECE = 4, 32_768  # pieces of those for a thread, and the rows of one: threads start and end apart
 _SEED_ROWS = 2048
 _SEED_PAIRS = 1 << 18
 _SPAN_BYTES = 40 << 20
@@ -47,7 +47,7 @@ _WORTH_THREADS = 1 << 23  # with fewer numbers to multiply, threads cost more th
 
 _REFINE_FROM = 2048  # with this many candidates, a query gets bounds from the rows themselves before scoring
 
-_SCORE_FROM = 256  # with this many, the most promising of them are scored before the others
+_SCORE_FROM = 64  # with this many, the most promising of them are scored before the others
 
 _WANTED = 4096  # rows requested from the disk at once before they are scored
 
@@ -130,11 +130,13 @@ class Each:
     ) -> Each:
         """Spread what is the same for all queries. most: rows that can be found."""
         excluded = excluded if excluded is not None and any(map(len, excluded)) else None
-        counts = np.broadcast_to(np.minimum(np.asarray(k, np.int64), most), queries)
-        return cls(counts, np.broadcast_to(np.asarray(minimum, np.float64), queries), excluded)
+        counts = np.full(queries, np.minimum(k, most), np.int64)
+        return cls(counts, np.full(queries, minimum, np.float64), excluded)
 
     def at(self, some: npt.NDArray[np.intp]) -> Each:
-        """Select queries by number."""
+        """Select queries by number, ascending."""
+        if len(some) == len(self.k):
+            return self
         excluded = None if self.excluded is None else [self.excluded[q] for q in some]
         return Each(self.k[some], self.minimum[some], excluded)
 
@@ -205,11 +207,12 @@ class Search:
         self._vectors, self._queries, self._each, self._begin = vectors, queries, each, begin
         self._selection, self._norms, self._check = selection, norms, check
         self._excluded = each.pairs(len(vectors))
-        self._excluded_rows = np.unique(self._excluded % max(1, len(vectors)))
+        self._excluded_rows = np.unique(self._excluded % len(vectors)) if len(self._excluded) else self._excluded
         # A power of two for each query: with its largest number near 1, nothing significant underflows in float32.
         self._exponents = np.frexp(np.maximum.reduce(abs(queries), axis=1))[1].astype(np.int64)
         self._scaled = np.ldexp(queries.astype(np.float64), -self._exponents[:, None])
         self._candidates = shared or Candidates(vectors, queries, self._exponents, each.k, each.minimum)
+        self._start = self._candidates.floor
         self._codes = codes
         self._covered = 0
         if codes is not None and codes.rows and vectors.shape[1] <= WIDEST:
@@ -317,13 +320,16 @@ class Search:
         count, step = (1, step) if threads == 1 else (_PIECES * threads, min(step, _ROWS_PIECE))
         work_through(even_spans_of(part.first, part.end, step, border, count, _ROWS_FOR_MANY), score, threads)
         for span in spans_of(part.first, part.end, border, border):
-            self._sift(span, scores[span.first - part.first : span.end - part.first])
+            # Once there is a floor, a span's own rows hardly ever raise it.
+            rising = bool(self._candidates.floor[0] <= self._start[0])
+            self._sift(span, scores[span.first - part.first : span.end - part.first], rising)
 
     def _sift(self, span: Span, scores: npt.NDArray[np.float32] | None = None, rising: bool = False) -> None:
         """Add what may be among the best in a span.
 
         scores: those of its rows for a single query, if its block is sound.
-        rising: whether to look for better floors in the span itself; for a single query, this is always done.
+        rising: whether to look for better floors in the span itself; for a single query without scores, this is
+            always done.
         """
         estimates: Int8Estimates | FloatEstimates
         if span.first < self._covered:
@@ -333,12 +339,12 @@ class Search:
         else:
             estimates = self._plain
         floor = self._candidates.floor
+        rising = rising or (scores is None and len(self._queries) == 1)
+        counted = (self._each.k, self._left_out(span)) if rising else ()
         if scores is not None and isinstance(estimates, Int8Estimates):
-            found = estimates.sift_scored(span, scores, floor, self._each.k, self._left_out(span))
-        elif rising or len(self._queries) == 1:
-            found = estimates.sift(span, floor, self._each.k, self._left_out(span))
+            found = estimates.sift_scored(span, scores, floor, *counted)
         else:
-            found = estimates.sift(span, floor)
+            found = estimates.sift(span, floor, *counted)
         if self._norms.unit and isinstance(estimates, Int8Estimates):
             rows = estimates.uncoded(span)
             if len(rows):
