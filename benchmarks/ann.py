@@ -24,9 +24,10 @@ from text_like import TextLike
 
 from clipdex.ann import AnnIndex, build_ann
 from clipdex.index import Index, Manifest, optimize_index
+from clipdex.index.checksum import record_crc32c
 from clipdex.index.create import create_index
 from clipdex.index.rows import ROWS_FILE
-from clipdex.index.schema import connect, record_crc32c
+from clipdex.index.schema import connect
 from clipdex.search.estimates import RowNorms
 from clipdex.search.topk import top_k
 

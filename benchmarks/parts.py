@@ -4,16 +4,19 @@
         [--directory DIR]
     .venv-dev/bin/python benchmarks/parts.py --write FOLDER --server inproc:model_repository [--parts N]
     .venv-dev/bin/python benchmarks/parts.py --list FILES [--parts N] [--rounds R]
+    .venv-dev/bin/python benchmarks/parts.py --split ROWS [--parts N] [--dim D] [--rounds R]
 
 The first draws PARTS × ROWS rows (default 10 × 100,000 × 512), optimizes both indexes unless --plain, checks
 that each query has the same answers, paths and scores, and times single queries and batches of 64, the sides
 taking turns; medians of the rounds, by the clock and of the cores of this process. Needs 4 KB of disk for each
 row; with --directory the indexes stay there, and those that are there are taken. The second indexes a folder
 into one index and into parts, in turns. The third lists that many empty files for a run without parts, and for one
-part of a run with them. Figures: docs/parts.md.
+part of a run with them. The fourth divides an index of ROWS rows, and checks one, which a division begins with.
+Figures: docs/parts.md.
 """
 
 import argparse
+import shutil
 import statistics
 import tempfile
 import time
@@ -26,7 +29,7 @@ from filters import write
 from rounds import where as machine
 
 import clipdex
-from clipdex.index import optimize_index
+from clipdex.index import optimize_index, verify_index
 from clipdex.index.part_plan import PartPlan
 from clipdex.sources import open_source
 from clipdex.sources.part import Divided
@@ -126,6 +129,25 @@ def listing(files: int, parts: int, rounds: int) -> None:
         compared(f"listing {files:,} files", alternating({"one": whole, "parts": part}, rounds), parts)
 
 
+def splitting(rows: int, parts: int, dim: int, rounds: int) -> None:
+    """Time a division of a drawn index, and the check of the whole that it begins with."""
+    with tempfile.TemporaryDirectory() as made:
+        one, many = Path(made) / "one.clipdex", Path(made) / "many"
+        write(one, rows, dim)
+        took: dict[str, list[tuple[float, float]]] = {"verify": [], "split": []}
+        for _ in range(rounds):
+            took["verify"].append(timed(verify_index, one))
+            took["split"].append(timed(clipdex.split_index, one, many, parts))
+            shutil.rmtree(many)
+    for what, each in took.items():
+        clock, busy = (statistics.median(times) for times in zip(*each, strict=True))
+        print(
+            f"{what}, {rows:,} rows, {parts} parts: {clock:.2f} s by the clock, {busy:.2f} s of the cores, "
+            f"{1e6 * busy / rows:.0f} µs of a core for each row",
+            flush=True,
+        )
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", type=int, default=10)
@@ -136,6 +158,7 @@ if __name__ == "__main__":
     parser.add_argument("--directory", type=Path)
     parser.add_argument("--write", type=Path, metavar="FOLDER")
     parser.add_argument("--list", type=int, metavar="FILES")
+    parser.add_argument("--split", type=int, metavar="ROWS")
     parser.add_argument("--server", default="inproc:model_repository")
     given = parser.parse_args()
     print(machine())
@@ -143,5 +166,7 @@ if __name__ == "__main__":
         listing(given.list, given.parts, given.rounds)
     elif given.write is not None:
         writing(given.write, given.server, given.parts, given.rounds)
+    elif given.split is not None:
+        splitting(given.split, given.parts, given.dim, given.rounds)
     else:
         search(given.parts, given.rows, given.dim, given.rounds, plain=given.plain, directory=given.directory)

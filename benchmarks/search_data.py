@@ -11,9 +11,10 @@ import numpy as np
 from text_like import TextLike
 
 from clipdex.index import Manifest, optimize_index
+from clipdex.index.checksum import record_crc32c
 from clipdex.index.create import create_index
 from clipdex.index.rows import ROWS_FILE, RowStore
-from clipdex.index.schema import connect, record_crc32c
+from clipdex.index.schema import connect
 from clipdex.index.side.int8_file import Int8File
 from clipdex.index.vectors import map_vectors
 from clipdex.search.spans import cores, spans_of, work_through

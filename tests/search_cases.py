@@ -12,9 +12,10 @@ import google_crc32c
 import numpy as np
 
 from clipdex.index import Index, Manifest, optimize_index
+from clipdex.index.checksum import record_crc32c
 from clipdex.index.create import create_index
 from clipdex.index.rows import ROWS_FILE
-from clipdex.index.schema import connect, record_crc32c
+from clipdex.index.schema import connect
 from clipdex.index.side.int8_file import INT8_FILE
 from clipdex.search import candidates, topk
 from clipdex.search.estimates import RowNorms

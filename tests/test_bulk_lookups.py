@@ -14,8 +14,9 @@ from conftest import unit_vectors
 
 from clipdex.base.records import Failure, Picture
 from clipdex.index import IndexWriter, Manifest
+from clipdex.index.checksum import record_crc32c
 from clipdex.index.row_reader import RowReader
-from clipdex.index.schema import connect, record_crc32c
+from clipdex.index.schema import connect
 from clipdex.pipeline import decode
 from clipdex.pipeline.ring import PixelRing
 from clipdex.sources import open_source, scan

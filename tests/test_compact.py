@@ -13,7 +13,7 @@ from conftest import unit_vectors
 import clipdex
 from clipdex.base import replacing
 from clipdex.index import Failure, Index, IndexWriter, Manifest, Picture, compact_index, verify_index
-from clipdex.index.schema import record_crc32c
+from clipdex.index.checksum import record_crc32c
 
 pytestmark = pytest.mark.thin
 

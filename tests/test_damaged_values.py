@@ -276,8 +276,9 @@ def test_what_a_commit_finds_malformed_is_made_anew_without_it(path):
 
 def fitting(path, table, key, condition):
     """Give the records of a table checksums that fit what they hold now."""
+    from clipdex.index.checksum import record_crc32c
     from clipdex.index.row_reader import CHECKED
-    from clipdex.index.schema import readable, record_crc32c
+    from clipdex.index.schema import readable
 
     db = sqlite3.connect(path / "rows.sqlite")
     db.text_factory = readable

@@ -1,6 +1,7 @@
 """The index on disk, byte by byte: what docs/index-format.md promises to other programs."""
 
 import json
+import random
 import sqlite3
 from dataclasses import replace
 
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 
 from clipdex.index import Failure, Index, IndexWriter, Manifest, Picture
+from clipdex.index.checksum import record_crc32c, record_crc32cs
+from clipdex.index.stored import whole_among
+from clipdex.looks.signature import SIGNATURE_BYTES
 
 pytestmark = pytest.mark.thin
 
@@ -117,3 +121,30 @@ def test_metadata_through_sqlite_alone(tmp_path):
     db.close()
     assert (row, text) == (1, said)
     assert crc32c == google_crc32c.value(b"i1:1t17:" + said.encode())
+
+
+def test_checksums_of_many_records_are_those_of_each():
+    rng = random.Random(7)
+    values = [0, -1, 7, 10**18, -(2**63), True, b"", b"a", bytes(511), bytes(512), bytes(9_000), None]
+    values += ["", "x", "é", "\U0001f600", "\udcff", "y" * 511, "é" * 300, "z" * 9_000]
+    columns = [[each for each in values if isinstance(each, kind)] for kind in (int, bytes, str)] + [
+        [None],
+        values,
+    ]
+    for _ in range(200):
+        of = [rng.choice(columns) for _ in range(rng.randint(1, 6))]
+        records = [tuple(map(rng.choice, of)) for _ in range(rng.choice([1, 2, 40]))]
+        assert record_crc32cs(records) == [record_crc32c(*record) for record in records]
+    assert record_crc32cs([]) == []
+    assert record_crc32c(bytes(9_000), "z") == google_crc32c.value(b"b9000:" + bytes(9_000) + b"t1:z")
+
+
+def test_among_many_records_those_that_are_not_whole_are_found():
+    looks = [(i, bytes([i]) * SIGNATURE_BYTES) for i in range(20)]
+    sound = [(record_crc32c(*look), *look) for look in looks]
+    assert whole_among("phashes", sound) == [True] * 20 and whole_among("phashes", []) == []
+    short = (record_crc32c(3, b"x"), 3, b"x")
+    for wrong in ((sound[3][0] ^ 1, *looks[3]), (None, *looks[3]), (*sound[4][:2], looks[3][1]), short):
+        assert whole_among("phashes", [*sound[:3], wrong, *sound[4:]]) == [i != 3 for i in range(20)]
+    text = (record_crc32c(3, "x" * SIGNATURE_BYTES), 3, "x" * SIGNATURE_BYTES)  # fits, but no signature is a text
+    assert whole_among("phashes", [*sound[:3], text, *sound[4:]]) == [i != 3 for i in range(20)]

@@ -17,10 +17,10 @@ from clipdex.index import (
     Index,
     IndexWriter,
     Picture,
+    checksum,
     compact_index,
     optimize_index,
     rows,
-    schema,
     verify,
     verify_index,
 )
@@ -115,7 +115,7 @@ def test_ctrl_c_is_ctrl_c_and_no_damage(index, monkeypatch, what):
         signal.raise_signal(signal.SIGINT)
         return crc32c(data)
 
-    monkeypatch.setattr(schema, "google_crc32c", SimpleNamespace(value=interrupted))
+    monkeypatch.setattr(checksum, "google_crc32c", SimpleNamespace(value=interrupted))
     with pytest.raises(KeyboardInterrupt):
         if what == "verify":
             verify_index(index)

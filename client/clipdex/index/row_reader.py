@@ -35,18 +35,21 @@ from clipdex.index.stored import (
     all_sound,
     are,
     failure_of,
-    is_plausible,
     is_stored_count,
     is_whole,
     known_file,
-    picture_of,
+    pictures_of,
     stored,
+    whole_among,
+    wrong_kind,
 )
 
 __all__ = ["CHECKED", "DATED_PATHS", "LEDGER_PATHS", "LIVE_PATHS", "RowReader"]
 
 # Of values that are looked up together.
 _AT_ONCE = 256
+
+_IN_A_BLOCK = 1_000  # records that are checked together
 
 LIVE_PATHS = "SELECT path FROM rows WHERE deleted_at IS NULL AND path"
 LEDGER_PATHS = "SELECT path FROM failures WHERE path"
@@ -110,19 +113,17 @@ class RowReader:
             part = [int(row) for row in rows[start : start + 500]]
             marks = ",".join("?" * len(part))
             sql = f"SELECT {self._stored()} WHERE rows.row IN ({marks})"
-            for record in self._rows(sql, part):
-                if not is_plausible(record):
-                    raise IndexDamaged(
-                        f"{self._path}: the record of row {record[0]} is damaged; see  clipdex verify"
-                    )
-                found[record[0]] = picture_of(record)
+            records = self._rows(sql, part)
+            if (wrong := wrong_kind(records)) is not None:
+                raise IndexDamaged(f"{self._path}: the record of row {wrong[0]} is damaged; see  clipdex verify")
+            found |= _by_row(records)
         return found
 
     def live_pictures(self, start: int, end: int) -> dict[int, Picture]:
         """Read the pictures of the live rows in [start, end), by row, in order."""
         live = "deleted_at IS NULL AND rows.row >= ? AND rows.row < ? ORDER BY rows.row"
         sql = f"SELECT {self._stored()} WHERE {live}"
-        return {record[0]: picture_of(record) for record in self._rows(sql, (start, end))}
+        return _by_row(self._rows(sql, (start, end)))
 
     def contents(self, start: int, end: int) -> list[tuple[int, bytes, int, int]]:
         """List (row, content hash, width, height) of every live row in [start, end), by row."""
@@ -339,8 +340,9 @@ class RowReader:
             if table in OPTIONAL and not self._has(table):
                 continue  # an index of the first versions, or without such records
             sql = f"SELECT {key}, crc32c, {columns} FROM {table}"  # noqa: S608
-            for value, *record in self._each(sql):
-                if not is_whole(table, *record):
+            for records in self._blocks(sql):
+                whole = whole_among(table, [record[1:] for record in records])
+                for value in (value for (value, *_), sound in zip(records, whole, strict=True) if not sound):
                     row = value if key == "row" and isinstance(value, int) else None
                     what = f"{self._path.name}: the record {value!r} of {table} is damaged"
                     found.append(BrokenRecord(what, row))
@@ -393,13 +395,15 @@ class RowReader:
     def _damaged_ledger(self) -> IndexDamaged:
         return IndexDamaged(f"{self._path}: its ledger of failures is damaged; see  clipdex verify")
 
-    def _each(self, sql: str) -> Iterator[Any]:
-        """Iterate over a statement's records, one by one, with texts that may be damaged."""
+    def _blocks(self, sql: str) -> Iterator[list[Any]]:
+        """Iterate over a statement's records, some at a time, with texts that may be damaged."""
         try:
             with self._lock:
                 before, self._db.text_factory = self._db.text_factory, readable
                 try:
-                    yield from self._db.execute(sql)
+                    cursor = self._db.execute(sql)
+                    while records := cursor.fetchmany(_IN_A_BLOCK):
+                        yield records
                     require_still(self._db)
                 finally:
                     self._db.text_factory = before
@@ -414,6 +418,10 @@ class RowReader:
     def _locked_rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Like `_rows`, for a caller that holds the lock."""
         return fetched(self._db, self._path, sql, parameters)
+
+
+def _by_row(records: Sequence[Any]) -> dict[int, Picture]:
+    return dict(zip((record[0] for record in records), pictures_of(records), strict=True))
 
 
 def _filled(values: Sequence[bytes]) -> list[bytes]:

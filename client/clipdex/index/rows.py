@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain, islice
 from pathlib import Path
 
 from clipdex.base.errors import IndexDamaged, IndexFault, IndexFormatError, IndexWriteError
@@ -24,6 +25,7 @@ from clipdex.base.records import (
     Picture,
     storable,
 )
+from clipdex.index.checksum import Value, record_crc32c, record_crc32cs
 from clipdex.index.file_system import lacking
 from clipdex.index.manifest import MANIFEST
 from clipdex.index.row_reader import CHECKED, DATED_PATHS, LEDGER_PATHS, LIVE_PATHS, RowReader
@@ -35,10 +37,8 @@ from clipdex.index.schema import (
     LATER,
     SCHEMA,
     SCHEMA_VERSION,
-    Value,
     connect,
     connect_new,
-    record_crc32c,
     require_schema,
     still,
     was_refused,
@@ -247,16 +247,14 @@ class RowStore(RowReader):
         # OR ROLLBACK, as `_transaction` does: else SQLite keeps what a statement changes, to undo it alone.
         insert = f"INSERT OR ROLLBACK INTO {table} ({columns}, crc32c) VALUES "  # noqa: S608
         marks = f"({'?, ' * (each - 1)}?)"
-        at_once = _MOST_PARAMETERS // each * each
-        values: list[Value] = []
-        for record in records:
-            values += record
-            values.append(record_crc32c(*record))
+        at_once, coming = _MOST_PARAMETERS // each, iter(records)
+        while some := list(islice(coming, at_once)):
+            complete = [(*record, crc32c) for record, crc32c in zip(some, record_crc32cs(some), strict=True)]
+            if len(some) < at_once:
+                self._db.executemany(insert + marks, complete)
+                return
             # Many in a statement: before and after each, sqlite3 waits for its turn among Python's threads.
-            if len(values) == at_once:
-                self._db.execute(insert + ", ".join([marks] * (at_once // each)), values)
-                values.clear()
-        self._db.executemany(insert + marks, (values[i : i + each] for i in range(0, len(values), each)))
+            self._db.execute(insert + ", ".join([marks] * at_once), list(chain.from_iterable(complete)))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

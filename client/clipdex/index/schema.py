@@ -1,4 +1,4 @@
-"""The tables of rows.sqlite, the checksum of their records, and connections to the database."""
+"""The tables of rows.sqlite, and connections to the database."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import sqlite3
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import quote
 
-import google_crc32c
-
 from clipdex.base.errors import IndexDamaged, IndexFault
+from clipdex.index.checksum import record_crc32c
 from clipdex.index.file_system import lacking
 from clipdex.index.files import has_other_names, require_database
 from clipdex.index.manifest import MANIFEST
@@ -28,13 +27,10 @@ __all__ = [
     "SCHEMA",
     "SCHEMA_VERSION",
     "Still",
-    "Value",
     "connect",
     "connect_new",
     "fetched",
-    "is_sound",
     "readable",
-    "record_crc32c",
     "require_schema",
     "require_still",
     "still",
@@ -150,41 +146,6 @@ _REFUSALS = {
 }
 # The kinds of "disk I/O error" that do mean damage, by the name that Python has since 3.11.
 _UNREADABLE = {"SQLITE_IOERR_READ", "SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_CORRUPTFS"}
-
-Value: TypeAlias = "int | bytes | str | None"
-
-
-# How a number of so many digits and a short blob begin in what a checksum covers.
-_SHORT = 512
-_INT_OF = [b"i%d:" % length for length in range(64)]
-_BYTES_OF = [b"b%d:" % length for length in range(_SHORT)]
-
-
-def record_crc32c(*values: Value) -> int:
-    """Compute the CRC-32C of a record's columns: SQLite finds a broken page, but not a flipped bit in a value.
-
-    Each value is written as its kind and length, so that no two records have the same bytes:
-    NULL as `n`, 12 as `i2:12`, the blob AB as `b2:AB`, the text é as `t2:` and its UTF-8.
-    """
-    parts: list[bytes] = []
-    for value in values:
-        if isinstance(value, int):
-            digits = b"%d" % value
-            parts += (_INT_OF[len(digits)], digits)
-        elif isinstance(value, bytes):
-            parts += (_BYTES_OF[len(value)] if len(value) < _SHORT else b"b%d:" % len(value), value)
-        elif value is None:
-            parts.append(b"n")
-        else:
-            text = value.encode("utf-8", "surrogatepass")
-            parts += (b"t%d:" % len(text), text)
-    return int(google_crc32c.value(b"".join(parts)))
-
-
-def is_sound(crc32c: Any, *values: Any) -> bool:
-    """Return whether a record matches its checksum."""
-    # A flipped bit may make a number of a type that no record has.
-    return all(isinstance(v, (int, bytes, str, type(None))) for v in values) and record_crc32c(*values) == crc32c
 
 
 def was_refused(error: Exception) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from clipdex.base.arguments import PathLike, as_path
 from clipdex.base.errors import IndexWriteError
@@ -22,6 +23,7 @@ from clipdex.index.writer import IndexWriter
 __all__ = ["Split", "split_index"]
 
 _ROWS_AT_ONCE = 16_384
+_PATHS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,7 @@ def split_index(
         for home in homes:
             require_sound(home, "split")
         plan = PartPlan.of(parts, index.manifest, f"split from {os.path.abspath(path)}")
-        live = index.live_paths()
-        rows = np.array([row for row, _ in live], np.int64)
-        part_of = np.array([plan.part_of(each) for _, each in live], np.int32)
-        del live
+        rows, part_of = _divided(index, plan)
         ledger = index.failures()
         sweep_unfinished(target)
         done = 0
@@ -91,3 +90,15 @@ def split_index(
             except OSError as exc:
                 raise IndexWriteError(f"{target}: cannot be created: {exc.strerror}") from exc
     return Split(len(rows), parts)
+
+
+def _divided(index: Index, plan: PartPlan) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """List the live rows of an index, and the part of each."""
+    rows, part_of = np.empty(len(index), np.int64), np.empty(len(index), np.int32)
+    done = 0
+    for start in range(0, len(index.vectors), _PATHS_AT_ONCE):
+        live = index.live_paths(start, start + _PATHS_AT_ONCE)
+        some = slice(done, done + len(live))
+        rows[some], part_of[some] = [row for row, _ in live], [plan.part_of(path) for _, path in live]
+        done += len(live)
+    return rows[:done], part_of[:done]

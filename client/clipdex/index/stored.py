@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Sequence
-from operator import contains
+from operator import contains, eq
 from typing import Any
 
 from clipdex.base.exif import Exif, keywords_from_json
 from clipdex.base.records import Failure, KnownFile, Picture, quickly
-from clipdex.index.schema import Value, record_crc32c
+from clipdex.index.checksum import Value, record_crc32c, record_crc32cs
 from clipdex.looks.signature import SIGNATURE_BYTES
 
 __all__ = [
@@ -20,12 +20,13 @@ __all__ = [
     "are",
     "exif_record",
     "failure_of",
-    "is_plausible",
     "is_stored_count",
     "is_whole",
     "known_file",
-    "picture_of",
+    "pictures_of",
     "stored",
+    "whole_among",
+    "wrong_kind",
 ]
 
 _INT, _BYTES, _TEXT, _INT_OR_NONE = (int,), (bytes,), (str,), (int, type(None))
@@ -36,6 +37,7 @@ EXIF_COLUMNS = (
     *("taken", "taken_offset", "make", "camera", "lens", "latitude_e7", "longitude_e7", "rating", "keywords"),
     *("title", "description"),
 )
+_EXIF_FIELDS = tuple(name.removesuffix("_e7") for name in EXIF_COLUMNS)
 _EXIF_KINDS = (*(5 * (_TEXT_OR_NONE,)), *(3 * (_INT_OR_NONE,)), *(3 * (_TEXT_OR_NONE,)))
 _E7 = 10_000_000
 
@@ -51,6 +53,8 @@ KINDS: dict[str, tuple[tuple[type, ...], ...]] = {
     "exif": (_INT, *_EXIF_KINDS),
 }
 
+_SETS = {table: tuple(map(frozenset, kinds)) for table, kinds in KINDS.items()}
+
 _MOST = 1 << 48  # of rows, and of anything else that an index counts
 
 _ROW = "rows.row, path, size, mtime_ns, content_hash, width, height, deleted_at, rows.crc32c"
@@ -61,8 +65,11 @@ LATER_OF_ROWS = {"phashes": "phash", "ctimes": "ctime_ns"}
 _AT_EXIF = 15
 
 # Tables with a value of a row, and where it is in a record; its checksum follows.
-_AT_PHASH, _AT_CTIME = 11, 13
-_BESIDE = (("metadata", 9), ("phashes", _AT_PHASH), ("ctimes", _AT_CTIME))
+_AT_JSON, _AT_PHASH, _AT_CTIME = 9, 11, 13
+_BESIDE = (("metadata", _AT_JSON), ("phashes", _AT_PHASH), ("ctimes", _AT_CTIME))
+
+# The types of a row's columns, and of the JSON beside them.
+_PLAUSIBLE = (*_SETS["rows"], frozenset((str, type(None))))
 
 
 def stored(tables: Container[str], rows: str = "rows") -> str:
@@ -93,15 +100,56 @@ def is_whole(table: str, crc32c: Any, *values: Any) -> bool:
     )
 
 
-def picture_of(record: Sequence[Any]) -> Picture:
-    """Make a Picture from a record of `stored`. A damaged signature, ctime or Exif becomes None."""
-    row, path, size, mtime_ns, content_hash, width, height, _, _, said, _ = record[:11]
-    phash, ctime_ns = (
-        record[at] if record[at] is not None and is_whole(table, record[at + 1], row, record[at]) else None
-        for table, at in _BESIDE[1:]
-    )
-    exif = _exif_of(record) if _has_exif(record) and _exif_is_whole(row, record) else None
-    return Picture(path, size, mtime_ns, content_hash, width, height, said, phash, ctime_ns, exif)
+def whole_among(table: str, records: Sequence[Sequence[Any]]) -> list[bool]:
+    """Return for each of many records of a table, its checksum first, whether it is whole; see `is_whole`."""
+    if not records:
+        return []
+    crcs, *columns = zip(*records, strict=True)
+    if not all(kinds.issuperset(map(type, column)) for kinds, column in zip(_SETS[table], columns, strict=True)):
+        return [is_whole(table, *record) for record in records]
+    if table == "phashes" and set(map(len, columns[1])) != {SIGNATURE_BYTES}:
+        return [is_whole(table, *record) for record in records]
+    return list(map(eq, record_crc32cs(list(zip(*columns, strict=True))), crcs))
+
+
+def pictures_of(records: Sequence[Sequence[Any]]) -> list[Picture]:
+    """Make Pictures from records of `stored`. Damaged signatures, ctimes and Exif become None."""
+    phashes, ctimes = (_sound_values(table, at, records) for table, at in _BESIDE[1:])
+    return [
+        quickly(
+            Picture,
+            path=record[1],
+            size=record[2],
+            mtime_ns=record[3],
+            content_hash=record[_AT_CONTENT_HASH],
+            width=record[5],
+            height=record[6],
+            metadata=record[9],
+            phash=phash,
+            ctime_ns=ctime_ns,
+            exif=exif,
+        )
+        for record, phash, ctime_ns, exif in zip(records, phashes, ctimes, _sound_exif(records), strict=True)
+    ]
+
+
+def _sound_values(table: str, at: int, records: Sequence[Sequence[Any]]) -> list[Any]:
+    """Read the values of a table beside `rows`; None where there is none, or a damaged one."""
+    there = [i for i, record in enumerate(records) if record[at] is not None]
+    found: list[Any] = [None] * len(records)
+    whole = whole_among(table, [(records[i][at + 1], records[i][0], records[i][at]) for i in there])
+    for i, sound in zip(there, whole, strict=True):
+        found[i] = records[i][at] if sound else None
+    return found
+
+
+def _sound_exif(records: Sequence[Sequence[Any]]) -> list[Exif | None]:
+    there = [i for i, record in enumerate(records) if _has_exif(record)]
+    found: list[Exif | None] = [None] * len(records)
+    said = [(records[i][-1], records[i][0], *records[i][_AT_EXIF:-1]) for i in there]
+    for i, sound in zip(there, whole_among("exif", said), strict=True):
+        found[i] = _exif_of(records[i]) if sound else None
+    return found
 
 
 def exif_record(row: int, exif: Exif) -> tuple[Value, ...]:
@@ -113,9 +161,16 @@ def exif_record(row: int, exif: Exif) -> tuple[Value, ...]:
     return (row, *of_camera, *place, e.rating, keywords, e.title, e.description)
 
 
-def is_plausible(record: Sequence[Any]) -> bool:
-    """Return whether a record of `stored` has the right types; its checksum is not checked."""
-    return are(record[:8], KINDS["rows"]) and (record[9] is None or type(record[9]) is str)
+def wrong_kind(records: Sequence[Sequence[Any]]) -> Sequence[Any] | None:
+    """Find the first record of `stored` with a value of a wrong type; the checksums are not checked."""
+    columns = list(zip(*records, strict=True))
+    kinds = zip(_PLAUSIBLE, (*columns[:8], *columns[_AT_JSON : _AT_JSON + 1]), strict=False)
+    if all(right.issuperset(map(type, column)) for right, column in kinds):
+        return None
+    for record in records:
+        if not all(map(contains, _PLAUSIBLE, map(type, (*record[:8], record[_AT_JSON])))):
+            return record
+    return None
 
 
 def known_file(record: Sequence[Any]) -> KnownFile:
@@ -161,12 +216,12 @@ def _exif_is_whole(row: int, record: Sequence[Any]) -> bool:
 
 
 def _exif_of(record: Sequence[Any]) -> Exif:
-    said = dict(zip(EXIF_COLUMNS, record[_AT_EXIF:-1], strict=True))
+    said = dict(zip(_EXIF_FIELDS, record[_AT_EXIF:-1], strict=True))
     for name in ("latitude", "longitude"):
-        degrees = said.pop(f"{name}_e7")
-        said[name] = None if degrees is None else degrees / _E7
+        if said[name] is not None:
+            said[name] /= _E7
     said["keywords"] = keywords_from_json(said["keywords"])
-    return Exif(**said)
+    return quickly(Exif, **said)
 
 
 def is_stored_count(value: object) -> bool:

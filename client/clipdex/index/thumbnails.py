@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from clipdex.base.errors import IndexDamaged, IndexWriteError
+from clipdex.index.checksum import is_sound, record_crc32c
 from clipdex.index.files import create
-from clipdex.index.schema import DAMAGE, fetched, is_sound, record_crc32c, require_still, unreadable, was_refused
+from clipdex.index.schema import DAMAGE, fetched, require_still, unreadable, was_refused
 from clipdex.index.side.database import open_database, transaction
 from clipdex.index.wal import wal_damage
 

@@ -24,14 +24,13 @@ from clipdex.base.errors import (
     IndexWriteError,
     InvalidArgument,
 )
+from clipdex.index.checksum import is_sound, record_crc32c
 from clipdex.index.file_system import lock_file
 from clipdex.index.files import create, fault, rename, require_regular, sync_directory
 from clipdex.index.schema import (
     DAMAGE,
     connect_new,
     fetched,
-    is_sound,
-    record_crc32c,
     require_still,
     unreadable,
     was_refused,
