@@ -37,8 +37,8 @@ from local_matching_pool import MOST, SEED, describe
 from local_matching_searched import Lists, Others, Pool, chunks
 from PIL import Image
 
-from clipdex.features.geometry import DEFAULT_MIN_INLIERS, MOST_COMPARED, PARTS, SAME, Rule
-from clipdex.features.matching import CANDIDATES, NEIGHBOURS, Verified, matches, mirrored, verify_rows, votes
+from clipdex.features.geometry import DEFAULT_MIN_INLIERS, PARTS, SAME, Rule
+from clipdex.features.matching import CANDIDATES, Verified, matches, matches_as_is, mirrored
 from clipdex.features.neighbours import import_faiss
 from clipdex.looks.local_features import LocalFeatures, extract, opencv
 
@@ -104,9 +104,7 @@ def fits(lists: Lists, pool: Pool, query: LocalFeatures, live: np.ndarray | None
     """
     found: Fits = ([], [])
     for flipped, asked in enumerate((query, mirrored(query))):
-        rows = votes(lists.search(asked.descriptors[:MOST_COMPARED], NEIGHBOURS), live)[:CANDIDATES].tolist()
-        some = verify_rows(asked, rows, pool, min_inliers=8, rule=Rule(0.0), flipped=bool(flipped))
-        found[flipped].extend(some)
+        found[flipped].extend(matches_as_is(lists, pool, asked, CANDIDATES, 8, Rule(0.0), live, bool(flipped)))
         if all(answer_by(found, rule) for rule in RULES):
             break
     return found

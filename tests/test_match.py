@@ -19,7 +19,7 @@ from clipdex.client.client import Client
 from clipdex.features import Matcher, build_neighbours, match, matching
 from clipdex.features.build_neighbours import FEWEST, write_lists
 from clipdex.features.geometry import PARTS, SAME, Fit, fit, numbers
-from clipdex.features.matching import mirrored, votes
+from clipdex.features.matching import mirrored
 from clipdex.features.neighbour_file import FOOTER_BYTES, NEIGHBOURS_FILE, NeighbourFooter
 from clipdex.features.neighbours import POINTS_A_ROW, nearest, numbered
 from clipdex.looks.local_features import extract
@@ -144,22 +144,6 @@ def test_a_banner_over_a_quarter_of_a_picture_leaves_it_a_match():
     ImageDraw.Draw(image).rectangle((0, 90, 320, 150), fill=(200, 30, 30))
     found = fit(extract(image), extract(scene(32)))
     assert found is not None and found.contained > 0.95
-
-
-def test_a_copy_of_the_query_does_not_hide_the_next_rows():
-    """A copy's points are as near as can be; those of what it was cut from are hardly nearer than others'."""
-    rows = [7, 3, 0, 1, 2, 4]
-    ids = np.array([[row * POINTS_A_ROW + point for row in rows] for point in range(40)])
-    distances = np.broadcast_to(np.array([0.0, 0.97, 0.999, 0.9995, 0.9999, 1.0]), ids.shape) * 1e5
-    assert votes((distances, ids)).tolist() == [7, 3, 0, 1]
-
-
-def test_a_point_votes_once_for_a_row_and_dead_rows_have_no_votes():
-    ids = np.array([[0, 1, POINTS_A_ROW], [POINTS_A_ROW + 1, 5, -1]])
-    distances = np.array([[1, 1, 4], [1, 2, np.inf]], np.float32)
-    assert votes((distances, ids)).tolist() == [1, 0] or votes((distances, ids)).tolist() == [0, 1]
-    assert votes((distances, ids), np.array([True, False])).tolist() == [0]
-    assert votes((distances, np.full_like(ids, -1))).tolist() == []
 
 
 def test_the_nearest_by_blocks_are_those_of_a_plain_comparison():

@@ -30,6 +30,7 @@ __all__ = [
     "numbers",
     "overlap",
     "pairs_of",
+    "roughly_agreeing",
 ]
 
 DEFAULT_MIN_INLIERS = 8
@@ -40,9 +41,11 @@ _MOST_PAIRS = 1000
 _PIXELS = 3.0  # how far a point may be off, in a picture made so small:
 _SMALL = 1024.0
 _LOOSE, _LOOSER = 3.0, 0.12  # for one pair: so many times that, and this share of the distance from the pair
+_PLACE = 3.0  # pixels that are one place
 _MAX_SCALE_RATIO = np.log(1.8)
 _MAX_TURN = 0.52  # radians
 _HYPOTHESES = 3
+_ROUGHLY = 0.75  # of the inliers asked for: as many pairs must roughly agree before a transform is fitted to them
 _MAX_ZOOM, _MAX_STRETCH = 24.0, 3.5
 _HOMOGRAPHY_FROM = 10  # inliers; fewer points do not tell a perspective from noise
 _CELLS = 16  # of the region where two pictures overlap, a power of two
@@ -136,22 +139,25 @@ def pairs_of(query: LocalFeatures, found: LocalFeatures) -> Pairs:
 
 
 def fit(
-    query: LocalFeatures, found: LocalFeatures, pairs: Pairs | None = None, *, rule: Rule = SAME
+    query: LocalFeatures,
+    found: LocalFeatures,
+    pairs: Pairs | None = None,
+    *,
+    rule: Rule = SAME,
+    least: int = _LEAST_PAIRS,
 ) -> Fit | None:
     """Find how a query lies in a picture; None if their points do not agree on anything plausible.
 
-    pairs: those to look at, if not `pairs_of` both. rule: what must be met. Mirrored pictures do not agree.
+    pairs: those to look at, if not `pairs_of` both. rule: what must be met. least: the fewest inliers. Mirrored
+    pictures do not agree.
     """
     pairs = pairs_of(query, found) if pairs is None else pairs
-    if len(pairs) < _LEAST_PAIRS:
+    if len(pairs) < max(least, _LEAST_PAIRS):
         return None
-    p, q = query.points[pairs.query].astype(np.float64), found.points[pairs.found].astype(np.float64)
-    zoom = np.log(np.maximum(found.scales[pairs.found], 1e-3) / np.maximum(query.scales[pairs.query], 1e-3))
-    turn = (found.angles[pairs.found] - query.angles[pairs.query]).astype(np.float64)
-    zoom = zoom.astype(np.float64)
+    p, q, zoom, turn = _placed(query, found, pairs)
     unit = _unit(found)
     best: Fit | None = None
-    for chosen in _hypotheses(p, q, zoom, turn, unit):
+    for chosen in _hypotheses(p, q, zoom, turn, unit, max(_LEAST_PAIRS, round(_ROUGHLY * least))):
         tolerance = _PIXELS * max(unit, float(np.exp(np.median(zoom[chosen]))) * _unit(query))
         for model in ("affine", "homography"):
             if model == "homography" and (best is None or best.inliers < _HOMOGRAPHY_FROM):
@@ -168,7 +174,28 @@ def fit(
                 share, spread = inliers / max(1, len(common)), _spread(common, agreeing, inliers)
                 contained = _contained(transform, query.size, found.size)
                 best = Fit(inliers, min(1.0, share), model, transform, contained, spread)
-    return best if best is not None and rule.accepts(best) else None
+    return best if best is not None and best.inliers >= least and rule.accepts(best) else None
+
+
+def roughly_agreeing(query: LocalFeatures, found: LocalFeatures, pairs: Pairs) -> int:
+    """Count the places of a query whose pairs roughly say the same of how it lies in a picture: the most that do.
+
+    It is what `fit` begins with, and much cheaper than the rest.
+    """
+    if not len(pairs):
+        return 0
+    p, q, zoom, turn = _placed(query, found, pairs)
+    agree = _alike(p, q, zoom, turn, _unit(found))
+    seed = int(agree.sum(axis=1).argmax())
+    return _places(p[agree[seed]], _PLACE)
+
+
+def _placed(query: LocalFeatures, found: LocalFeatures, pairs: Pairs) -> tuple[_Floats, _Floats, _Floats, _Floats]:
+    """Return where the points of pairs are, (m, 2) each, and log scale and turn between them."""
+    p, q = query.points[pairs.query].astype(np.float64), found.points[pairs.found].astype(np.float64)
+    zoom = np.log(np.maximum(found.scales[pairs.found], 1e-3) / np.maximum(query.scales[pairs.query], 1e-3))
+    turn = found.angles[pairs.found] - query.angles[pairs.query]
+    return p, q, zoom.astype(np.float64), turn.astype(np.float64)
 
 
 def _unit(features: LocalFeatures) -> float:
@@ -189,8 +216,27 @@ def _turned(angle: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
-def _hypotheses(p: _Floats, q: _Floats, zoom: _Floats, turn: _Floats, unit: float) -> list[_Rows]:
-    """Take each pair as a similarity, and find those with which most others agree -> rows of agreeing pairs."""
+def _hypotheses(
+    p: _Floats, q: _Floats, zoom: _Floats, turn: _Floats, unit: float, least: int = _LEAST_PAIRS
+) -> list[_Rows]:
+    """Take each pair as a similarity, and find those with which most others agree -> rows of agreeing pairs.
+
+    least: the fewest pairs of each.
+    """
+    agree = _alike(p, q, zoom, turn, unit)
+    found = []
+    for _ in range(_HYPOTHESES):
+        counts = agree.sum(axis=1)
+        seed = int(counts.argmax())
+        if counts[seed] < least:
+            break
+        found.append(np.flatnonzero(agree[seed]))
+        agree &= ~agree[seed][None]  # the next is of other pairs
+    return found
+
+
+def _alike(p: _Floats, q: _Floats, zoom: _Floats, turn: _Floats, unit: float) -> npt.NDArray[np.bool_]:
+    """Take each of m pairs as a similarity, and tell which others agree with it -> bool (m, m), a row each."""
     # Complex numbers: a similarity is one factor.
     zp, zq = p[:, 0] + 1j * p[:, 1], q[:, 0] + 1j * q[:, 1]
     factor = np.exp(zoom + 1j * turn)
@@ -201,15 +247,7 @@ def _hypotheses(p: _Floats, q: _Floats, zoom: _Floats, turn: _Floats, unit: floa
     )
     agree = (off <= allowed) & (np.abs(zoom[None] - zoom[:, None]) <= _MAX_SCALE_RATIO)
     agree &= np.abs(_turned(turn[None] - turn[:, None])) <= _MAX_TURN
-    found = []
-    for _ in range(_HYPOTHESES):
-        counts = agree.sum(axis=1)
-        seed = int(counts.argmax())
-        if counts[seed] < _LEAST_PAIRS:
-            break
-        found.append(np.flatnonzero(agree[seed]))
-        agree &= ~agree[seed][None]  # the next is of other pairs
-    return found
+    return np.asarray(agree, np.bool_)
 
 
 def _fitted(model: str, p: _Floats, q: _Floats, tolerance: float) -> _Floats | None:
@@ -315,11 +353,12 @@ def _agreeing(
 
 def _different(p: _Floats, q: _Floats, tolerance: float) -> int:
     """Count the pairs at different places of both pictures."""
+    return min(_places(p, _PLACE), _places(q, max(_PLACE, tolerance)))
 
-    def places(points: _Floats, cell: float) -> int:
-        return len(np.unique(np.floor(points / cell), axis=0))
 
-    return min(places(p, 3.0), places(q, max(3.0, tolerance))) if len(p) else 0
+def _places(points: _Floats, cell: float) -> int:
+    """Count the cells of a grid that have some of the points."""
+    return len(np.unique(np.floor(points / cell) @ np.array([1, 1j])))
 
 
 def _in_a_line(points: _Floats, tolerance: float) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexFault, InvalidArgument
 from clipdex.base.item_paths import id_of_text, path_text
 from clipdex.base.records import Picture
+from clipdex.features.candidates import NEIGHBOURS, Described, likely, votes
 from clipdex.features.geometry import (
     DEFAULT_MIN_INLIERS,
     MOST_COMPARED,
@@ -25,7 +26,7 @@ from clipdex.features.geometry import (
     fit,
     mapped,
 )
-from clipdex.features.neighbours import POINTS_A_ROW, Found, Neighbours, StoredNeighbours
+from clipdex.features.neighbours import Neighbours, StoredNeighbours
 from clipdex.features.store import FeatureStore
 from clipdex.features.watched import Watched
 from clipdex.index.hits import metadata_of, no_record
@@ -46,26 +47,14 @@ __all__ = [
     "match",
     "mirrored",
     "verify_rows",
-    "votes",
 ]
 
 DEFAULT_TOP_K = 5
 WITHIN = 1000  # pictures that best match the text of `within`
 CANDIDATES = 32  # rows with the most votes, whose geometry is looked at
-NEIGHBOURS = 12
 _LEAST_CANDIDATES = 4  # times top_k
-_LEAST_VOTES = 0.08  # of those of the first row
-_ALWAYS = 4  # rows whose geometry is looked at however few their votes are: a copy of the query has very many
 
 Source: TypeAlias = "ImageSource | LocalFeatures"
-
-
-class Described(Protocol):
-    """What has the local features of rows, as `FeatureStore` has."""
-
-    def of(self, row: int) -> LocalFeatures | None:
-        """Return the features of a row, or None."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,17 +288,41 @@ def matches(
 
     live: bool (rows,), those that may be found; all if not given.
     """
-    sides = [query]
-    if query.descriptors.shape[1] == 128:  # of ORB, the descriptors of a mirrored picture do not follow
-        sides.append(mirrored(query))
-    for side, asked in enumerate(sides):
-        rows = votes(neighbours.search(asked.descriptors[:MOST_COMPARED], NEIGHBOURS), live)
-        most = max(CANDIDATES, _LEAST_CANDIDATES * top_k)
-        chosen = rows[:most].tolist()
-        found = verify_rows(asked, chosen, store, min_inliers=min_inliers, rule=rule, flipped=side == 1)
+    most = max(CANDIDATES, _LEAST_CANDIDATES * top_k)
+    for asked, flipped in sides_of(query):
+        found = matches_as_is(neighbours, store, asked, most, min_inliers, rule, live, flipped)
         if found:
             return found[:top_k]
     return []
+
+
+def sides_of(query: LocalFeatures) -> list[tuple[LocalFeatures, bool]]:
+    """The queries to ask for one: as it is, and mirrored; of ORB, a mirrored one's descriptors do not follow."""
+    as_is = (query, False)
+    return [as_is, (mirrored(query), True)] if query.descriptors.shape[1] == 128 else [as_is]
+
+
+def matches_as_is(
+    neighbours: Neighbours,
+    store: Described,
+    query: LocalFeatures,
+    most: int,
+    min_inliers: int = DEFAULT_MIN_INLIERS,
+    rule: Rule = SAME,
+    live: npt.NDArray[np.bool_] | None = None,
+    flipped: bool = False,
+) -> list[Verified]:
+    """Find the verified rows for one side of a query, most inliers first, among the `most` with the most votes.
+
+    flipped: `query` is the mirrored one.
+    """
+    found = neighbours.search(query.descriptors[:MOST_COMPARED], NEIGHBOURS)
+    rows = votes(found, live)[:most].tolist()
+    some = (
+        verified(query, row, features, min_inliers, rule, flipped)
+        for row, features in likely(query, found[1], rows, store)
+    )
+    return _ranked(some)
 
 
 def verify_rows(
@@ -325,58 +338,24 @@ def verify_rows(
 
     flipped: `query` is the mirrored one.
     """
-    found = []
-    for row in rows:
-        features = store.of(row)
-        if features is None:
-            continue
-        how = fit(query, features, rule=rule)
-        if how is not None and how.inliers >= min_inliers:
-            found.append(Verified(int(row), how, features.size, query.size, flipped))
-    return sorted(found, key=lambda each: -each.fit.inliers)
+    held = ((row, store.of(row)) for row in rows)
+    return _ranked(
+        verified(query, row, features, min_inliers, rule, flipped)
+        for row, features in held
+        if features is not None
+    )
 
 
-def votes(
-    found: Found, live: npt.NDArray[np.bool_] | None = None, *, fewest: float | None = None
-) -> npt.NDArray[np.int64]:
-    """Rank rows by the neighbours of a query's points -> int64 (n,), the row with the most votes first.
+def verified(
+    query: LocalFeatures, row: int, features: LocalFeatures, min_inliers: int, rule: Rule, flipped: bool
+) -> Verified | None:
+    """Compare a query with the picture of a row; None if they do not agree."""
+    how = fit(query, features, rule=rule, least=min_inliers)
+    return None if how is None else Verified(int(row), how, features.size, query.size, flipped)
 
-    Rows with fewer votes than `fewest` are left out; with few beside the first, if it is not given, but for the
-    first four.
 
-    A point votes once for a row, by how much nearer its neighbour there is than the farthest that was found. A
-    descriptor that many points are near to, such as one of many like bricks, shares one vote among them.
-    """
-    distances, ids = found
-    none = np.empty(0, np.int64)
-    if not ids.size:
-        return none
-    rows = np.where(ids < 0, -1, ids // POINTS_A_ROW)
-    farthest = np.where(ids < 0, -np.inf, distances).max(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        weight = np.where(farthest > 0, 1 - np.sqrt(np.maximum(distances, 0) / farthest), 0)
-    weight = np.where(ids < 0, 0, weight + 0.02)
-    good = ids >= 0
-    if live is not None:
-        good &= (rows >= 0) & (rows < len(live))
-        good[good] = live[rows[good]]
-    point = np.broadcast_to(np.arange(len(ids))[:, None], ids.shape)[good]
-    rows, ids, weight = rows[good], ids[good], weight[good]
-    if not len(rows):
-        return none
-    _, which, times = np.unique(ids, return_inverse=True, return_counts=True)
-    weight = weight / np.sqrt(times[which])
-    # The nearest of each point and row: columns are nearest first, and `unique` keeps the first.
-    _, first = np.unique(point * (rows.max() + 1) + rows, return_index=True)
-    candidates, which = np.unique(rows[first], return_inverse=True)
-    totals = np.bincount(which, weights=weight[first])
-    order = np.argsort(-totals, kind="stable")
-    if fewest is None:
-        few = totals[order] < _LEAST_VOTES * totals[order[0]]
-        few[:_ALWAYS] = False
-    else:
-        few = totals[order] < fewest
-    return np.asarray(candidates[order[~few]], np.int64)
+def _ranked(found: Iterable[Verified | None]) -> list[Verified]:
+    return sorted((each for each in found if each is not None), key=lambda each: -each.fit.inliers)
 
 
 def mirrored(features: LocalFeatures) -> LocalFeatures:
