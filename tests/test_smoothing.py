@@ -251,6 +251,15 @@ def a_bias_alone() -> list[Any]:
     return [helper.make_node("Add", ["x", "bias"], ["y"]), product(), helper.make_node("Identity", ["x"], ["sum"])]
 
 
+def a_square_with_a_bias() -> list[Any]:
+    return [
+        helper.make_node("Mul", ["x", "x"], ["square"], name="square"),
+        helper.make_node("Add", ["square", "bias"], ["y"], name="shift"),
+        product(),
+        helper.make_node("Identity", ["x"], ["sum"]),
+    ]
+
+
 def a_gain_that_others_read() -> list[Any]:
     return [
         helper.make_node("Mul", ["x", "gain"], ["sum"], name="scale"),
@@ -281,6 +290,7 @@ def a_branch() -> list[Any]:
         (an_output, ("y",)),
         (no_gain, ()),
         (a_bias_alone, ()),
+        (a_square_with_a_bias, ()),
         (a_gain_that_others_read, ()),
         (a_branch, ()),
     ],
