@@ -227,31 +227,27 @@ def fidelity(demo: Demo) -> Iterator[str]:
     yield HEAD
     yield demo.line("none: float32", demo.towers["image"], demo.towers["text"])
     for part, choose in PARTS.items():
-        chosen = {tower: demo.quantized(tower, choose(names_in(path))) for tower, path in demo.towers.items()}
-        yield demo.line(part + (" (the default)" if part == DEFAULT else ""), chosen["image"], chosen["text"])
-    image = demo.quantized("image")
-    yield demo.line("the default, text tower in float32", image, demo.towers["text"])
-    yield from smoothing_and_ranges(demo)
+        image, text = (demo.quantized(tower, choose(names_in(path))) for tower, path in demo.towers.items())
+        yield demo.line(part + (" (the default)" if part == DEFAULT else ""), image, text)
+    yield demo.line("the default, text tower in float32", demo.quantized("image"), demo.towers["text"])
+    yield from not_smoothed(demo)
 
 
-def smoothing_and_ranges(demo: Demo) -> Iterator[str]:
-    def line(title: str, **how: Any) -> str:
-        image, text = (demo.quantized(part, **how) for part in ("image", "text"))
-        return demo.line(title, image, text)
-
-    for strength in STRENGTHS:
-        yield line(
-            f"smoothed by {strength}" + (" (the default)" if strength == STRENGTH else ""), strength=strength
-        )
+def not_smoothed(demo: Demo) -> Iterator[str]:
     for ranges in METHODS:
-        yield line(f"not smoothed, ranges by {ranges}", strength=None, ranges=ranges)
+        image, text = (demo.quantized(part, strength=None, ranges=ranges) for part in demo.towers)
+        yield demo.line(f"not smoothed, ranges by {ranges}", image, text)
 
 
 def outliers(demo: Demo) -> Iterator[str]:
     yield HEAD
     demo.with_outliers()
     yield demo.line("none: float32", demo.towers["image"], demo.towers["text"])
-    yield from smoothing_and_ranges(demo)
+    for strength in STRENGTHS:
+        image, text = (demo.quantized(part, strength=strength) for part in demo.towers)
+        title = f"smoothed by {strength}" + (" (the default)" if strength == STRENGTH else "")
+        yield demo.line(title, image, text)
+    yield from not_smoothed(demo)
 
 
 def layers(demo: Demo) -> Iterator[str]:

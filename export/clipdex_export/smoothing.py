@@ -12,7 +12,8 @@ take over. The division costs nothing at run time, since it is done to the gain 
 that computes X. So only the products behind one can have it: query, key and value, and the first of the MLP.
 
 Here s_j is the nearest power of two: no number loses a digit, and the rewritten tower gives the same float32
-vectors to the last bit.
+vectors to the last bit. A tensor stays as it is if every s_j is within a factor of 2 of their median: rounding
+would make it as uneven as it is.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["STRENGTH", "Channels", "Smoother", "smooth"]
 
 STRENGTH = 0.5
+_UNEVEN = 2  # the least exponent of a scale that is worth a change
 _BATCH = 4  # all tensors of a batch are in memory together
 
 Array = npt.NDArray[np.float32]
@@ -71,8 +73,11 @@ def smooth(
     if not found:
         return
     largest = _largest(path, input_name, rows, [each.name for each in found])
-    for each in found:
-        smoother.divide(each, _scales(largest[each.name], smoother.largest_weights(each), strength))
+    scales = [_scales(largest[each.name], smoother.largest_weights(each), strength) for each in found]
+    if all((each == 1).all() for each in scales):
+        return
+    for each, by in zip(found, scales, strict=True):
+        smoother.divide(each, by)
     for suffix in ("", ".data"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     save(model, path)
@@ -207,9 +212,10 @@ def _largest(path: Path, input_name: str, rows: npt.NDArray[np.generic], names: 
 def _scales(inputs: Array, weights: Array, strength: float) -> Array:
     """Return what to divide the channels by: (C,), powers of two about 1; 1 for a channel that is always zero."""
     used = (inputs > 0) & (weights > 0)
-    if not used.any():
-        return np.ones_like(inputs)
-    exponents = strength * np.log2(inputs[used]) - (1 - strength) * np.log2(weights[used])
     scales = np.ones_like(inputs)
-    scales[used] = np.exp2(np.rint(exponents - np.median(exponents)))
+    if used.any():
+        exponents = strength * np.log2(inputs[used]) - (1 - strength) * np.log2(weights[used])
+        exponents = np.rint(exponents - np.median(exponents))
+        if np.abs(exponents).max() >= _UNEVEN:
+            scales[used] = np.exp2(exponents)
     return scales
