@@ -221,12 +221,7 @@ def fidelity() -> None:
     print(int8.HEAD.replace("int8", "the demo model"))
     with tempfile.TemporaryDirectory() as scratch:
         demo = int8.Demo(Path(scratch))
-        quantized = {
-            part: demo.quantized(
-                part, int8.PARTS[int8.DEFAULT](int8.names_in(path)), demo.examples, "smallest and largest"
-            )
-            for part, path in demo.towers.items()
-        }
+        quantized = {part: demo.quantized(part) for part in demo.towers}
 
         def line(title: str, files: dict[str, Path], open_: Callable[[Path], Callable[..., Any]]) -> None:
             runs = {part: open_(file) for part, file in files.items()}
@@ -236,9 +231,7 @@ def fidelity() -> None:
                 parts = [runs[part](name, rows[i : i + 64]) for i in range(0, len(rows), 64)]
                 return np.concatenate(parts)
 
-            before, int8.run = int8.run, run
-            print(demo.line(title, files["image"], files["text"]), flush=True)
-            int8.run = before
+            print(demo.line(title, files["image"], files["text"], run), flush=True)
 
         def by(side: str) -> Callable[[Path], Callable[..., Any]]:
             def open_(file: Path) -> Callable[..., Any]:

@@ -24,6 +24,7 @@ from clipdex.model.images import open_image, to_pixels
 from clipdex.model.tokenizer import Tokenizer
 from clipdex_export.checkpoint import Checkpoint
 from clipdex_export.float16 import as_rounded
+from clipdex_export.onnx_files import with_outputs
 from clipdex_export.photographs import Picture, gate_pictures
 from clipdex_export.precisions import Rounding
 from clipdex_export.retrieval_set import drawn_captions, drawn_pictures
@@ -171,10 +172,9 @@ def _session(path: Path, rounded: onnx.ModelProto | None) -> Any:
 
 def _overflow(path: Path, rounded: onnx.ModelProto, given: dict[str, npt.NDArray[Any]]) -> str:
     """Return the name of the node with the first infinity that led to a vector with NaN or infinity."""
-    import onnx
 
     makers = {output: node for node in rounded.graph.node for output in node.output if output}
-    session = _session(path, _with_outputs(rounded, [onnx.ValueInfoProto(name=name) for name in makers]))
+    session = _session(path, with_outputs(rounded, makers))
     names = [output.name for output in session.get_outputs()]
     values = zip(names, session.run(names, given), strict=True)
     beyond = {name for name, value in values if value.dtype.kind == "f" and not np.isfinite(value).all()}
@@ -183,16 +183,6 @@ def _overflow(path: Path, rounded: onnx.ModelProto, given: dict[str, npt.NDArray
     while causes := [source for source in makers[name].input if source in beyond]:
         name = causes[0]
     return str(makers[name].name or name)
-
-
-def _with_outputs(model: onnx.ModelProto, outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    known = {output.name for output in model.graph.output}
-    copy.graph.output.extend(output for output in outputs if output.name not in known)
-    return copy
 
 
 def _batches(items: Any) -> Iterator[Any]:

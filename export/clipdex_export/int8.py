@@ -1,9 +1,9 @@
 """Quantization of a float32 tower to int8 for CPUs: only the matrix products of its layers.
 
 Weights become int8, with a scale for each output channel; activations become uint8, with one range for each
-product, found by running the tower on calibration rows. The products give float32 again, and everything else is
-unchanged: attention, LayerNorm, GELU, residual sums, the embeddings, the last projection. docs/export.md has
-measurements of other choices.
+product, found by running the tower on calibration rows. Before that, their channels are evened out (smoothing.py).
+The products give float32 again, and everything else is unchanged: attention, LayerNorm, GELU, residual sums, the
+embeddings, the last projection. docs/export.md has measurements of other choices.
 
 The file has QuantizeLinear and DequantizeLinear around the products, which is plain ONNX: ONNX Runtime computes
 such a group as one integer product.
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from clipdex.base.errors import ExportError
 from clipdex_export.onnx_files import LARGEST_SINGLE_FILE, save
 from clipdex_export.quiet import unlogged
+from clipdex_export.smoothing import smooth
 
 if TYPE_CHECKING:
     import onnx
@@ -39,7 +40,7 @@ def to_int8(path: Path, input_name: str, rows: npt.NDArray[np.generic]) -> None:
         rows: inputs for calibration: (N, …).
 
     Raises:
-        ExportError: it is not a transformer, or ONNX Runtime cannot quantize it.
+        ExportError: it is not a transformer, or ONNX Runtime cannot run or quantize it.
     """
     import onnx
 
@@ -51,6 +52,7 @@ def to_int8(path: Path, input_name: str, rows: npt.NDArray[np.generic]) -> None:
             f"{path.parent.parent.name}: int8 is for transformers, which consist of matrix products; this tower "
             f"has {len(chosen)} in its layers and {convolutions} convolutions: export it in fp32"
         )
+    smooth(path, input_name, rows, chosen)
     quantize(path, path, input_name, rows, chosen)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ __all__ = [
     "check_limits",
     "file_sha256",
     "save",
+    "with_outputs",
     "write_tower",
 ]
 
@@ -95,6 +96,17 @@ def save(model: onnx.ModelProto, path: Path) -> None:
         onnx.save(
             model, path, save_as_external_data=True, all_tensors_to_one_file=True, location=path.name + ".data"
         )
+
+
+def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """Copy a model, with these tensors among its outputs."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    known = {output.name for output in model.graph.output}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    return copy
 
 
 def file_sha256(path: Path) -> str:

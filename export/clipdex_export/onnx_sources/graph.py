@@ -19,7 +19,16 @@ from clipdex_export.weights import one_line
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Tensor", "external_files", "graph_sha256", "inputs_of", "load_weights", "outputs_of", "read_graph"]
+__all__ = [
+    "Tensor",
+    "external_files",
+    "graph_sha256",
+    "graphs_in",
+    "inputs_of",
+    "load_weights",
+    "outputs_of",
+    "read_graph",
+]
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ def read_graph(path: Path, where: str) -> onnx.ModelProto:
         raise CheckpointError(f"{where} cannot be read as an ONNX file: {one_line(exc)}") from exc
     if not model.graph.node:
         raise CheckpointError(f"{where} cannot be read as an ONNX file: it has no nodes")
-    if any(_has_sparse_weights(graph) for graph in _graphs(model.graph)):
+    if any(_has_sparse_weights(graph) for graph in graphs_in(model.graph)):
         raise CheckpointError(f"{where} has sparse weights; expected dense ones: export the model without them")
     return model
 
@@ -136,7 +145,7 @@ def _said(tensor: Any) -> bytes:
     return bytes(numpy_helper.to_array(tensor).tobytes())
 
 
-def _graphs(graph: Any) -> Iterator[Any]:
+def graphs_in(graph: Any) -> Iterator[Any]:
     """Iterate over a graph and all graphs inside it: the branches of If, the bodies of Loop and Scan."""
     yield graph
     for node in graph.node:
@@ -146,7 +155,7 @@ def _graphs(graph: Any) -> Iterator[Any]:
 def _graphs_of(node: Any) -> Iterator[Any]:
     for attribute in node.attribute:
         for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
-            yield from _graphs(inner)
+            yield from graphs_in(inner)
 
 
 def _weights(graph: Any) -> Iterator[Any]:
