@@ -103,9 +103,7 @@ def find_duplicates(
         return _find(index, kind, threshold, progress or _unseen, stack)
 
 
-def _find(
-    index: Index, kind: str, threshold: float | None, progress: Progress, stack: ExitStack
-) -> Duplicates:
+def _find(index: Index, kind: str, threshold: float | None, progress: Progress, stack: ExitStack) -> Duplicates:
     count = len(index)
     classes = _read(index, partial(progress, 0, count), signed=kind == "near")
     pairs: Rows = np.empty((0, 2), dtype=np.int64)
