@@ -4,6 +4,7 @@ import json
 import random
 import sqlite3
 from dataclasses import replace
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -127,13 +128,12 @@ def test_checksums_of_many_records_are_those_of_each():
     rng = random.Random(7)
     values = [0, -1, 7, 10**18, -(2**63), True, b"", b"a", bytes(511), bytes(512), bytes(9_000), None]
     values += ["", "x", "é", "\U0001f600", "\udcff", "y" * 511, "é" * 300, "z" * 9_000]
-    columns = [[each for each in values if isinstance(each, kind)] for kind in (int, bytes, str)] + [
-        [None],
-        values,
-    ]
+    columns: list[list[Any]] = [
+        [each for each in values if isinstance(each, kind)] for kind in (int, bytes, str)
+    ] + [[None], values]
     for _ in range(200):
         of = [rng.choice(columns) for _ in range(rng.randint(1, 6))]
-        records = [tuple(map(rng.choice, of)) for _ in range(rng.choice([1, 2, 40]))]
+        records = [tuple(rng.choice(column) for column in of) for _ in range(rng.choice([1, 2, 40]))]
         assert record_crc32cs(records) == [record_crc32c(*record) for record in records]
     assert record_crc32cs([]) == []
     assert record_crc32c(bytes(9_000), "z") == google_crc32c.value(b"b9000:" + bytes(9_000) + b"t1:z")

@@ -8,7 +8,7 @@ pytest.importorskip("cv2")
 
 from clipdex.features import geometry, matching
 from clipdex.features.candidates import likely, votes
-from clipdex.features.geometry import Pairs, Rule, roughly_agreeing
+from clipdex.features.geometry import Pairs, Rule, fit, roughly_agreeing
 from clipdex.features.matching import matches
 from clipdex.features.neighbours import POINTS_A_ROW, Exact, numbered
 from clipdex.looks.local_features import LocalFeatures, extract
@@ -120,12 +120,11 @@ def test_neighbours_that_a_row_does_not_have_and_rows_without_features_do_not_ma
 
 def test_a_picture_that_is_not_there_is_compared_with_few_and_one_that_is_with_its_own(monkeypatch):
     compared = 0
-    plain = matching.fit
 
     def counting(*given, **options):
         nonlocal compared
         compared += 1
-        return plain(*given, **options)
+        return fit(*given, **options)
 
     monkeypatch.setattr(matching, "fit", counting)
     held = [extract(scene(n, (160, 120)), most=100) for n in range(40)]

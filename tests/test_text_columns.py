@@ -321,5 +321,5 @@ def test_half_of_a_surrogate_pair_in_metadata_is_found_as_a_hit_shows_it(tmp_pat
         assert both(path, condition) == [list(rows)] * 2, condition
     assert decided["meta ->> 't' = '\ufffd'"] and decided["meta ->> 'u' = 'caf\u00e9'"]
     with Index.open(path) as index:
-        shown = {hit.row: hit.metadata["t"] for hit in index.search(unit_vectors(1, 8)[0], 12)[0]}
+        shown = {hit.row: (hit.metadata or {})["t"] for hit in index.search(unit_vectors(1, 8)[0], 12)[0]}
         assert sorted(row for row, text in shown.items() if text == "\ufffd") == broken
