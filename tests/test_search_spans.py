@@ -63,6 +63,7 @@ def test_what_a_query_needs_beside_products_is_done_by_the_thread_that_asks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Threads that make many short calls wait for each other."""
+    pytest.importorskip("numkong")  # NumPy's products are shared out by BLAS
     vectors = unit_vectors(20_000, 16).astype(np.float16)
     codes = MemoryCodes.of(vectors, block_rows=4096)
     scoring, adding = set(), set()
