@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT
 from fake_server import serving
 from proofs.calls import calling
+from waiting import wait_until
 
 import clipdex
 from clipdex import RetryPolicy
@@ -86,13 +87,6 @@ def client_of(*servers, policy=QUICK, **settings):
 
 def images(server):
     return sum(model == "fake_image" for model, _ in server.requests)
-
-
-def until(true, timeout_s=5.0):
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < timeout_s
-        time.sleep(0.01)
 
 
 def test_a_list_and_commas_mean_the_same():
@@ -188,7 +182,7 @@ def test_a_sick_server_is_left_out_and_comes_back(caplog):
             client.embed_pixels(PIXELS)
         assert images(a) == 0
         a.down = False
-        until(lambda: "a:1 answers again" in caplog.text)
+        wait_until(lambda: "a:1 answers again" in caplog.text)
         for _ in range(10):
             client.embed_pixels(PIXELS)
         assert images(a) == 5
@@ -238,7 +232,7 @@ def test_one_of_several_may_be_down_when_connecting(caplog):
         assert "no server answers at a:1" in caplog.text
         assert client.embed_pixels(PIXELS).shape == (2, 8)
         a.down = False
-        until(lambda: client.embed_pixels(PIXELS) is not None and images(a) > 0)
+        wait_until(lambda: client.embed_pixels(PIXELS) is not None and images(a) > 0)
 
 
 def test_nobody_there_is_said_at_once():
@@ -270,7 +264,7 @@ def test_a_server_that_comes_back_with_another_model_gets_no_requests(caplog):
         client.embed_pixels(PIXELS)
         a.card = Server("a:1", weights="others").card
         a.down = False
-        until(lambda: "a:1 came back with another fake_assets" in caplog.text)
+        wait_until(lambda: "a:1 came back with another fake_assets" in caplog.text)
         before = images(a)
         for _ in range(10):
             client.embed_pixels(PIXELS)
@@ -297,7 +291,7 @@ def test_memory_is_shared_with_each_server_also_with_one_that_comes_later():
         assert client.share(memory)
         assert (a.shared, b.shared) == ([], [memory])
         a.down = False
-        until(lambda: a.shared == [memory])
+        wait_until(lambda: a.shared == [memory])
         client.unshare(memory)
         assert (a.shared, b.shared) == ([], [])
 
@@ -437,7 +431,7 @@ def test_a_probe_that_fails_by_a_bug_is_not_the_last(caplog, monkeypatch):
             return real(timeout_s)
 
         monkeypatch.setattr(a, "server", server)
-        until(lambda: calls)
+        wait_until(lambda: calls)
         a.down = False
         assert waiting.result(timeout=5).shape == (2, 8)
     assert "a bug" in caplog.text

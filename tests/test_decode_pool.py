@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from conftest import no_failure, noise
 from hazards import many_scans, png_of, zlib_zeros
+from waiting import wait_until
 
 import clipdex
 from clipdex.base.limits import Limits
@@ -35,13 +36,6 @@ from clipdex.wire import FakeTransport
 pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 SPEC = FakeTransport().card.image
-
-
-def wait_until(reached):
-    """However long the machine takes, up to a minute."""
-    deadline = time.monotonic() + 60
-    while not reached() and time.monotonic() < deadline:
-        time.sleep(0.01)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from hazards import many_scans, png_of, zlib_zeros
 from pictures_with_exif import exif_block, packet
 from pictures_with_exif import picture as encoded
 from PIL import Image
+from waiting import wait_until
 
 import clipdex
 from clipdex import Collection, ImageError, Item, Query
@@ -35,13 +36,6 @@ from clipdex.wire import FakeTransport
 pytestmark = [pytest.mark.thin, pytest.mark.once]
 
 SPEC = FakeTransport().card.image
-
-
-def wait_until(reached: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
-    while not reached() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert reached()
 
 
 def reason(future: Future[Any]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from conftest import unit_vectors
 from search_cases import small_pieces
+from waiting import wait_until
 
 import clipdex
 from clipdex import Collection, Item, aio
@@ -32,13 +33,6 @@ ROWS = 300
 
 class Enough(Exception):
     """Raised by a check that ends the work."""
-
-
-def until(done: Callable[[], bool]) -> None:
-    ends = time.monotonic() + MOST_S
-    while not done():
-        assert time.monotonic() < ends, "it never came to that"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -111,10 +105,10 @@ def test_a_client_that_leaves_ends_its_search_and_one_that_waits_does_not(
 
     with serving(settings_of(index, request_timeout_s=600)) as port:
         with asking(port, path, body):
-            until(lambda: bool(long.sizes))
+            wait_until(lambda: bool(long.sizes))
             time.sleep(0.2)
             assert not long.ended
-        until(lambda: long.ended == 1)
+        wait_until(lambda: long.ended == 1)
         long.go.set()
 
 
@@ -124,7 +118,7 @@ def test_a_request_whose_time_is_up_ends_its_search(index: Path, long: Long) -> 
 
     with answering(settings_of(index, request_timeout_s=0.3)) as web:
         assert web.get("/v1/similar?row=0").status_code == 504
-        until(lambda: long.ended == 1)
+        wait_until(lambda: long.ended == 1)
 
 
 def test_a_scan_goes_on_while_one_of_those_who_share_it_waits(index: Path, long: Long) -> None:
@@ -132,12 +126,12 @@ def test_a_scan_goes_on_while_one_of_those_who_share_it_waits(index: Path, long:
         async with aio.Collection.open(index, read_only=True) as pictures:
             waiting = pictures.collection._core.scans._waiting
             first = asyncio.ensure_future(pictures.similar("0"))
-            await asyncio.to_thread(until, lambda: long.sizes == [1])
+            await asyncio.to_thread(wait_until, lambda: long.sizes == [1])
             rest = [asyncio.ensure_future(pictures.similar(str(n))) for n in range(1, 4)]
-            await asyncio.to_thread(until, lambda: sum(map(len, waiting.values())) == 3)
+            await asyncio.to_thread(wait_until, lambda: sum(map(len, waiting.values())) == 3)
             rest[0].cancel()
             first.cancel()
-            await asyncio.to_thread(until, lambda: long.sizes == [1, 2])
+            await asyncio.to_thread(wait_until, lambda: long.sizes == [1, 2])
             assert long.ended == 1
             rest[1].cancel()
             await asyncio.sleep(0.2)
@@ -158,14 +152,14 @@ def test_a_scan_ends_once_all_who_share_it_have_left(index: Path, long: Long) ->
         async with aio.Collection.open(index, read_only=True) as pictures:
             waiting = pictures.collection._core.scans._waiting
             first = asyncio.ensure_future(pictures.similar("0"))
-            await asyncio.to_thread(until, lambda: long.sizes == [1])
+            await asyncio.to_thread(wait_until, lambda: long.sizes == [1])
             rest = [asyncio.ensure_future(pictures.similar(str(n))) for n in (1, 2)]
-            await asyncio.to_thread(until, lambda: sum(map(len, waiting.values())) == 2)
+            await asyncio.to_thread(wait_until, lambda: sum(map(len, waiting.values())) == 2)
             first.cancel()
-            await asyncio.to_thread(until, lambda: long.sizes == [1, 2])
+            await asyncio.to_thread(wait_until, lambda: long.sizes == [1, 2])
             for task in rest:
                 task.cancel()
-            await asyncio.to_thread(until, lambda: long.ended == 2)
+            await asyncio.to_thread(wait_until, lambda: long.ended == 2)
 
     asyncio.run(leave())
 
@@ -286,21 +280,21 @@ def test_a_comparison_ends_once_all_its_clients_have_left(index: Path, comparing
 
     with serving(settings_of(index, request_timeout_s=600)) as port:
         with asking(port, "/v1/duplicates"):
-            until(lambda: comparing.begun == 1)
+            wait_until(lambda: comparing.begun == 1)
             with asking(port, "/v1/duplicates"):
                 time.sleep(0.2)
             time.sleep(0.2)
             assert (comparing.begun, comparing.ended) == (1, 0)
-        until(lambda: comparing.ended == 1)
+        wait_until(lambda: comparing.ended == 1)
         comparing.looks = False
         with asking(port, "/v1/duplicates"):
-            until(lambda: comparing.begun == 2)  # from the beginning
+            wait_until(lambda: comparing.begun == 2)  # from the beginning
         time.sleep(0.2)
         with asking(port, "/v1/duplicates"):  # before the one that was given up has noticed
             time.sleep(0.2)
             comparing.looks = True
-            until(lambda: comparing.begun == 3)
-        until(lambda: comparing.ended == 3)
+            wait_until(lambda: comparing.begun == 3)
+        wait_until(lambda: comparing.ended == 3)
 
 
 def test_a_comparison_that_waits_for_another_does_not_begin_once_its_client_has_left(
@@ -310,11 +304,11 @@ def test_a_comparison_that_waits_for_another_does_not_begin_once_its_client_has_
 
     with serving(settings_of(index, request_timeout_s=600)) as port:
         with asking(port, "/v1/duplicates"):
-            until(lambda: comparing.begun == 1)
+            wait_until(lambda: comparing.begun == 1)
             with asking(port, "/v1/duplicates?kind=exact"):
                 time.sleep(0.2)
             time.sleep(0.2)
-        until(lambda: comparing.ended == 1)
+        wait_until(lambda: comparing.ended == 1)
         time.sleep(0.2)
         assert comparing.begun == 1
 
@@ -334,7 +328,7 @@ def test_a_comparison_goes_on_for_a_client_that_was_told_to_come_back_until_it_i
             assert web.get("/v1/duplicates").status_code == 503
             time.sleep(0.1)
         assert (comparing.begun, comparing.ended) == (1, 0)
-        until(lambda: comparing.ended == 1)
+        wait_until(lambda: comparing.ended == 1)
         comparing.go.set()
         monkeypatch.setattr(duplicates, "_WAIT_S", MOST_S)
         assert web.get("/v1/duplicates").json()["total"] == 0

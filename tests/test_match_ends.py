@@ -7,12 +7,12 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scenes import give_features, scene, scene_png
+from waiting import wait_until
 
 pytest.importorskip("cv2")
 
@@ -24,13 +24,6 @@ from clipdex.testing import FakeTransport
 pytestmark = pytest.mark.slow
 
 MOST_S = 60
-
-
-def until(done: Callable[[], bool]) -> None:
-    ends = time.monotonic() + MOST_S
-    while not done():
-        assert time.monotonic() < ends, "it never came to that"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -72,11 +65,11 @@ def test_a_cancelled_task_ends_its_match(index: Path, long: Long) -> None:
     async def cancel() -> None:
         async with aio.Collection.open(index, read_only=True) as pictures:
             task = asyncio.ensure_future(pictures.match(scene(1)))
-            await asyncio.to_thread(until, long.begun.is_set)
+            await asyncio.to_thread(wait_until, long.begun.is_set)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await asyncio.to_thread(until, long.ended.is_set)
+            await asyncio.to_thread(wait_until, long.ended.is_set)
 
     asyncio.run(cancel())
 
@@ -93,7 +86,7 @@ def test_a_closed_collection_ends_its_matches(index: Path, long: Long) -> None:
     pictures = Collection.open(index, read_only=True)
     waiting = threading.Thread(target=match)
     waiting.start()
-    until(long.begun.is_set)
+    wait_until(long.begun.is_set)
     pictures.close()
     waiting.join(MOST_S)
     assert long.ended.is_set() and "closed" in str(told[0])
@@ -110,9 +103,9 @@ def test_a_client_that_leaves_ends_its_match_and_one_that_waits_does_not(index: 
     with serving(settings_of(index, request_timeout_s=600)) as port:
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(head.encode() + body)
-            until(long.begun.is_set)
+            wait_until(long.begun.is_set)
             assert not long.ended.wait(0.2)
-        until(long.ended.is_set)
+        wait_until(long.ended.is_set)
 
 
 def test_what_is_compared_exactly_ends_between_two_blocks(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from conftest import unit_vectors
 from search_cases import KINDS, drawn_case, small_pieces
+from waiting import wait_until
 
 import clipdex
 import clipdex.aio
@@ -85,13 +86,6 @@ def held(pictures: Collection, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held
 def threads() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(64, thread_name_prefix="caller") as pool:
         yield pool
-
-
-def wait_until(true: Any) -> None:
-    until = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.001)
 
 
 def waiting(pictures: Collection) -> int:
