@@ -237,7 +237,7 @@ def test_a_comparison_says_where_it_is_from_the_first_row_on(
     told: list[tuple[int, int]] = []
     groups = len(find_duplicates(index, kind, progress=lambda *each: told.append(each)).groups)
     assert told[:4] == [(0, ROWS + 3)] * 4
-    assert told[-groups:] == [(ROWS + 3, ROWS + 3)] * groups
+    assert told[-groups:] == [(ROWS, ROWS)] * groups  # of equal pictures one is compared
     for last in (1, 4, len(told)):
         with pytest.raises(Enough):
             find_duplicates(index, kind, progress=ends_at(last))

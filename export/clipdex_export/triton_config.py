@@ -193,7 +193,7 @@ def _tower(
         kind=serving.target.kind,
         backend=serving.target.backend,
         file_name=_FILE_NAME if serving.target.backend == "openvino" else "",
-        runtime=_runtime(serving, precision),
+        runtime=_runtime(serving, card.precision, precision),
         fingerprint_key=FINGERPRINT_PARAMETER,
         fingerprint=card.fingerprint,
         accelerator=accelerator(serving, name, given, card.precision, max_batch_size),
@@ -201,11 +201,11 @@ def _tower(
     )
 
 
-def _runtime(serving: Serving, precision: str) -> str:
-    """Return a tower's parameters for the runtime."""
+def _runtime(serving: Serving, allowed: str, precision: str) -> str:
+    """Return a tower's parameters for the runtime. allowed: the model's precision; precision: this tower's."""
     target = serving.target
     own = _OPENVINO if target.backend == "openvino" else _ONNXRUNTIME
-    if target.name in find_precision(precision, target.name).bf16_on:
+    if target.name in find_precision(allowed, target.name).bf16_on:
         own += _BF16
     elif precision == "int8":
         own += _INT8 % PRECISION_PARAMETER

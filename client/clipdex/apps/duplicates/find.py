@@ -83,8 +83,9 @@ def find_duplicates(
             made of. It needs local features.
         threshold: the minimum similarity of signatures, cosine similarity of vectors, or share of the local
             features that agree, above 0 and at most 1; 0.96, 0.95 and 0.03 if not given.
-        progress: called with the number of pictures compared and of all, also while they are read, none of them
-            compared, and while groups are made, all of them compared. What it raises ends the work.
+        progress: called with the number of pictures compared and of all that differ in their bytes; while they
+            are read, with 0 and the number of all; while groups are made, all are compared. What it raises ends
+            the work.
 
     Raises:
         InvalidArgument: there is no such kind, or the threshold is out of range.
@@ -106,6 +107,7 @@ def find_duplicates(
 def _find(index: Index, kind: str, threshold: float | None, progress: Progress, stack: ExitStack) -> Duplicates:
     count = len(index)
     classes = _read(index, partial(progress, 0, count), signed=kind == "near")
+    distinct = len(classes.rows)
     pairs: Rows = np.empty((0, 2), dtype=np.int64)
     alike: Callable[[int, Rows], npt.NDArray[np.float32]] | None = None
     place: Callable[[int, int], Placement] | None = None
@@ -120,10 +122,10 @@ def _find(index: Index, kind: str, threshold: float | None, progress: Progress, 
         least = SAME.min_share if threshold is None else threshold
         local = stack.enter_context(closing(LocalPairs(index, classes.members, classes.sizes, least)))
         pairs, alike, place = local.find(progress), local.shares, local.placement
-    sets = components(pairs, len(classes.rows))
+    sets = components(pairs, distinct)
     joined = {int(i) for part in sets for i in part}
     sets += [np.array([i]) for i, rows in enumerate(classes.members) if len(rows) > 1 and i not in joined]
-    found = _groups(index, classes, sets, kind, least, alike, place, partial(progress, count, count))
+    found = _groups(index, classes, sets, kind, least, alike, place, partial(progress, distinct, distinct))
     missing = sum(len(m) for m, s in zip(classes.members, classes.signatures, strict=True) if s is None)
     return Duplicates(found, count, missing if kind == "near" else 0)
 
