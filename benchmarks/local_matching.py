@@ -22,11 +22,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from multiprocessing.pool import AsyncResult
 from multiprocessing.pool import Pool as Workers
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -53,6 +55,7 @@ AIMED = (
     "turned 30°",
 )
 _TIMED = 5  # one query of so many
+_AHEAD = 16  # jobs that are given to the processes before they are done
 
 # What may decide on a match, with the least number of points. The first is `clipdex match --parts`.
 RULES = {
@@ -82,6 +85,7 @@ RULES = {
 DEFAULT = "the default: √n × 1.2, contained, spread"
 
 Fits = tuple[list[Verified], list[Verified]]
+Made = TypeVar("Made")
 
 
 def queries_of(pool: Pool, wanted: int) -> list[int]:
@@ -174,11 +178,21 @@ def recall(
     every = [name for name in matching_pictures.TRANSFORMS if not only or only in name]
     few = [name for name in every if name in AIMED]
     jobs = [(row, every if k < count else few, k < count) for k, row in enumerate(rows)]
-    end = time.monotonic() + seconds
-    for answers in workers.imap(ask, jobs):
+    for answers in until(time.monotonic() + seconds, workers, ask, jobs):
         yield from answers
+
+
+def until(end: float, workers: Workers, do: Callable[[Any], Made], jobs: Iterable[Any]) -> Iterator[Made]:
+    """Do jobs in order until `end`, of `time.monotonic`; few wait ahead, so that none is left to the next step."""
+    begun: deque[AsyncResult[Made]] = deque()
+    for job in jobs:
         if time.monotonic() > end:
             break
+        begun.append(workers.apply_async(do, (job,)))
+        if len(begun) >= _AHEAD:
+            yield begun.popleft().get()
+    while begun:
+        yield begun.popleft().get()
 
 
 def report_recall(pool: Pool, answers: Iterable[Answer]) -> None:
@@ -299,14 +313,12 @@ def report(title: str, workers: Workers, queries: Iterable[int | tuple[str, Loca
     answered = Counter[str]()
     wrong: list[str] = []
     asked, cpu = 0, 0.0
-    for rules, words, worked in workers.imap(look_for, queries):
+    for rules, words, worked in until(end, workers, look_for, queries):
         asked, cpu = asked + 1, cpu + worked
         answered.update(rules)
         wrong += words
         if asked % 1000 == 0:
             say(f"  {asked:,} {title}: {answered[DEFAULT]} answered")
-        if time.monotonic() > end:
-            break
     say(f"\n{title}: {asked:,} searched, {1e3 * cpu / max(1, asked):.0f} ms of a core each; answered:")
     for rule in RULES:
         share, _, most = interval(answered[rule], max(1, asked))
