@@ -37,9 +37,11 @@ from matching_pictures import TRANSFORMS, drawn, kind_drawn
 from clipdex.features import candidates, matching
 from clipdex.features.build_neighbours import write_lists
 from clipdex.features.candidates import NEIGHBOURS, votes
-from clipdex.features.geometry import MOST_COMPARED, SAME, fit, numbers
+from clipdex.features.decision import SAME
+from clipdex.features.geometry import fit
 from clipdex.features.matching import CANDIDATES, matches, sides_of
 from clipdex.features.neighbours import PROBES, import_faiss, numbered
+from clipdex.features.pairs import MOST_COMPARED, numbers
 from clipdex.looks.local_features import LocalFeatures, extract, opencv
 
 SHIPPED = candidates._LIKELY

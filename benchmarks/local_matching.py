@@ -39,7 +39,7 @@ from local_matching_pool import MOST, SEED, describe
 from local_matching_searched import Lists, Others, Pool, chunks
 from PIL import Image
 
-from clipdex.features.geometry import DEFAULT_MIN_INLIERS, PARTS, SAME, Rule
+from clipdex.features.decision import DEFAULT_MIN_INLIERS, PARTS, SAME, Fit, Rule
 from clipdex.features.matching import CANDIDATES, Verified, matches, matches_as_is, mirrored
 from clipdex.features.neighbours import import_faiss
 from clipdex.looks.local_features import LocalFeatures, extract, opencv
@@ -57,32 +57,46 @@ AIMED = (
 _TIMED = 5  # one query of so many
 _AHEAD = 16  # jobs that are given to the processes before they are done
 
+
+@dataclass(frozen=True)
+class Spread(Rule):
+    """What decided before the inlier ratio did: the points that agree must lie all over the overlap."""
+
+    min_spread: float = 0.0
+
+    def accepts(self, fit: Fit) -> bool:
+        return super().accepts(fit) and fit.spread >= self.min_spread
+
+
 # What may decide on a match, with the least number of points. The first is `clipdex match --parts`.
+DEFAULT = "the default"
 RULES = {
     "8 % of the points": (8, PARTS),
     "the same, 12 points": (12, PARTS),
     "the same, 20 points": (20, PARTS),
     "20 % of the points": (8, Rule(0.2)),
     "8 %, contained": (8, Rule(0.08, 0, SAME.min_contained)),
-    "8 %, spread": (8, Rule(0.08, 0, 0, SAME.min_spread)),
-    "8 %, contained, spread": (8, Rule(0.08, 0, SAME.min_contained, SAME.min_spread)),
-    "3 %, contained, spread": (8, Rule(0.03, 0, SAME.min_contained, SAME.min_spread)),
-    "the default: √n × 1.2, contained, spread": (DEFAULT_MIN_INLIERS, SAME),
+    "8 %, agreement": (8, Rule(0.08, 0, 0, SAME.min_agreement)),
+    "8 %, contained, agreement": (8, Rule(0.08, 0, SAME.min_contained, SAME.min_agreement)),
+    "√n × 1.2, contained, spread": (8, Spread(0.03, 1.2, SAME.min_contained, 0, 0.7)),
+    "√n × 0.8, contained, spread": (8, Spread(0.03, 0.8, SAME.min_contained, 0, 0.7)),
+    DEFAULT: (DEFAULT_MIN_INLIERS, SAME),
     "the default, 10 points": (10, SAME),
     "the default, 12 points": (12, SAME),
     "the default, 15 points": (15, SAME),
-    "the default, √n × 1.5": (8, replace(SAME, min_roots=1.5)),
+    "the default, √n × 1.2": (8, replace(SAME, min_roots=1.2)),
     "the default, √n × 1": (8, replace(SAME, min_roots=1.0)),
     "the default, √n × 0.8": (8, replace(SAME, min_roots=0.8)),
+    "the default, √n × 0.6": (8, replace(SAME, min_roots=0.6)),
     "the default, contained 0.65": (8, replace(SAME, min_contained=0.65)),
     "the default, contained 0.8": (8, replace(SAME, min_contained=0.8)),
     "the default, contained 0.85": (8, replace(SAME, min_contained=0.85)),
-    "the default, contained 0.9": (8, replace(SAME, min_contained=0.9)),
-    "the default, contained 0.95": (8, replace(SAME, min_contained=0.95)),
-    "the default, spread 0.8": (8, replace(SAME, min_spread=0.8)),
-    "the default, spread 0.6": (8, replace(SAME, min_spread=0.6)),
+    "the default, agreement 0.35": (8, replace(SAME, min_agreement=0.35)),
+    "the default, agreement 0.4": (8, replace(SAME, min_agreement=0.4)),
+    "the default, agreement 0.45": (8, replace(SAME, min_agreement=0.45)),
+    "the default, agreement 0.5": (8, replace(SAME, min_agreement=0.5)),
+    "the default, agreement 0.55": (8, replace(SAME, min_agreement=0.55)),
 }
-DEFAULT = "the default: √n × 1.2, contained, spread"
 
 Fits = tuple[list[Verified], list[Verified]]
 Made = TypeVar("Made")
@@ -289,7 +303,8 @@ def look_for(asked: int | tuple[str, LocalFeatures]) -> tuple[list[str], list[st
         how = each.fit
         words.append(
             f"{how.inliers:4} points, share {how.share:.2f}, contained {how.contained:.2f}, "
-            f"spread {how.spread:.2f}: {name} as {pool.numbers_drawn[each.row]}"
+            f"spread {how.spread:.2f}, inlier ratio {how.inlier_ratio:.2f}: "
+            f"{name} as {pool.numbers_drawn[each.row]}"
         )
     return [rule for rule in RULES if answer_by(found, rule)], words, time.process_time() - worked
 

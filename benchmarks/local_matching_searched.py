@@ -15,8 +15,8 @@ import numpy as np
 from local_matching_pool import Described, describe, unpacked
 
 from clipdex.features.build_neighbours import write_lists
-from clipdex.features.geometry import numbers
 from clipdex.features.neighbours import POINTS_A_ROW, PROBES, import_faiss
+from clipdex.features.pairs import numbers
 from clipdex.looks.compare import MIN_SIMILARITY, similarities
 from clipdex.looks.frequencies import Looks
 from clipdex.looks.local_features import LocalFeatures

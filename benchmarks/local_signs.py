@@ -3,10 +3,10 @@
     nice python benchmarks/local_signs.py --desktops 1500 --seed 4026 --cache /tmp/desktops --absent 500
     nice python benchmarks/local_signs.py --seed 2026 --cache /tmp/matching-pool --present 24
 
-Absent: desktops with icons of one set, each searched with its own row left out; all candidates are compared whose
-overlap is large enough. Present: each transform of some pictures, compared with its original. Both print how many
-each rule accepts. Turned: by how much the points that agree are turned on the median otherwise than the transform
-says, in radians; scaled: the same of the logarithm of their scale.
+Absent: pictures of a pool, or desktops with icons of one set, each searched with its own row left out: the fits
+whose overlap is large enough. Present: each transform of some pictures, compared with its original. Both print
+how many each rule accepts. Turned: by how much the points that agree are turned on the median otherwise than the
+transform says, in radians; scaled: the same of the logarithm of their scale.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ from local_matching_pool import MOST, SEED
 from matching_pictures import TRANSFORMS, drawn
 
 from clipdex.features import geometry
-from clipdex.features.candidates import NEIGHBOURS, votes
-from clipdex.features.geometry import MOST_COMPARED, SAME, Fit, Rule, fit, pairs_of
-from clipdex.features.matching import CANDIDATES, mirrored
+from clipdex.features.candidates import NEIGHBOURS, likely, votes
+from clipdex.features.decision import DEFAULT_MIN_INLIERS, SAME, Fit, Rule
+from clipdex.features.geometry import fit
+from clipdex.features.matching import CANDIDATES, mirrored, sides_of
+from clipdex.features.pairs import MOST_COMPARED, pairs_of, unit_of
+from clipdex.features.transforms import jacobians
 from clipdex.looks.local_features import LocalFeatures, extract, opencv
 
 
@@ -47,15 +50,25 @@ class Signs:
         """Its inliers, in square roots of the points where the two overlap."""
         return float((self.fit.inliers * self.fit.share) ** 0.5)
 
+    @property
+    def agreement(self) -> float:
+        return self.fit.agreement
+
 
 RULES: dict[str, Callable[[Signs], bool]] = {
-    "the default": lambda s: s.roots >= 1.2 and s.fit.spread >= 0.7,
-    "√n, spread 0.6": lambda s: s.roots >= 1 and s.fit.spread >= 0.6,
-    "√n × 0.8, spread 0.6": lambda s: s.roots >= 0.8 and s.fit.spread >= 0.6,
-    "√n × 0.8, spread 0.5": lambda s: s.roots >= 0.8 and s.fit.spread >= 0.5,
-    "√n × spread × 0.9": lambda s: s.roots * s.fit.spread >= 0.9 and s.fit.spread >= 0.5,
-    "√n × spread × 1.1": lambda s: s.roots * s.fit.spread >= 1.1 and s.fit.spread >= 0.5,
+    "√n × 1.2, spread 0.7": lambda s: s.roots >= 1.2 and s.fit.spread >= 0.7,
+    "√n × 0.8, spread 0.7": lambda s: s.roots >= 0.8 and s.fit.spread >= 0.7,
+    "√n × spread × 1.1, spread 0.5": lambda s: s.roots * s.fit.spread >= 1.1 and s.fit.spread >= 0.5,
+    "√n × 1.2, inlier ratio 0.5": lambda s: s.roots >= 1.2 and s.fit.inlier_ratio >= 0.5,
+    **{
+        f"√n × {roots}, agreement {agreement}": lambda s, roots=roots, agreement=agreement: (  # type: ignore[misc]
+            s.roots >= roots and s.fit.agreement >= agreement
+        )
+        for roots in (0.8, 1.0, 1.2)
+        for agreement in (0.3, 0.35, 0.4, 0.45, 0.5, 0.55)
+    },
 }
+_LAX = Rule(0.0, 0.8, SAME.min_contained)
 BOUNDS = {"": (9.0, 9.0), "turned ≤ 0.1": (0.1, 9.0), "turned ≤ 0.1, scaled ≤ 0.1": (0.1, 0.1)}
 
 
@@ -63,15 +76,15 @@ def signs(name: str, query: LocalFeatures, found: LocalFeatures, how: Fit) -> Si
     """Compute the signs of a fit; None of fewer than four points that agree."""
     pairs = pairs_of(query, found)
     p, q, zoom, turn = geometry._placed(query, found, pairs)
-    middle = geometry._jacobians(how.transform, p.mean(axis=0)[None])[0]
-    larger = np.sqrt(abs(np.linalg.det(middle))) * geometry._unit(query)
-    tolerance = geometry._PIXELS * max(geometry._unit(found), float(larger))
+    middle = jacobians(how.transform, p.mean(axis=0)[None])[0]
+    larger = np.sqrt(abs(np.linalg.det(middle))) * unit_of(query)
+    tolerance = geometry._PIXELS * max(unit_of(found), float(larger))
     agree = geometry._agreeing(how.transform, p, q, zoom, turn, tolerance)
     if agree.sum() < 4:
         return None
-    jacobians = geometry._jacobians(how.transform, p[agree])
-    angles = np.arctan2(jacobians[:, 1, 0] - jacobians[:, 0, 1], jacobians[:, 0, 0] + jacobians[:, 1, 1])
-    scaled = zoom[agree] - 0.5 * np.log(np.maximum(np.linalg.det(jacobians), 1e-12))
+    there = jacobians(how.transform, p[agree])
+    angles = np.arctan2(there[:, 1, 0] - there[:, 0, 1], there[:, 0, 0] + there[:, 1, 1])
+    scaled = zoom[agree] - 0.5 * np.log(np.maximum(np.linalg.det(there), 1e-12))
     turned = geometry._turned(turn[agree] - angles)
     return Signs(name, how, abs(float(np.median(turned))), abs(float(np.median(scaled))))
 
@@ -80,12 +93,12 @@ def absent(pool: Pool, numbers: list[int], seed: int, count: int) -> Iterator[Si
     for row in np.random.default_rng(seed).permutation(len(numbers))[:count].tolist():
         live = np.ones(len(numbers), np.bool_)
         live[row] = False
-        query = pool.of(row)
-        rows = votes(pool.search(query.descriptors[:MOST_COMPARED], NEIGHBOURS), live)[:CANDIDATES].tolist()
-        for other in rows:
-            how = fit(query, pool.of(other), rule=Rule(0.0, 0.0, SAME.min_contained))
-            if how is not None and how.inliers >= 8:
-                found = signs(f"{numbers[row]} as {numbers[other]}", query, pool.of(other), how)
+        for query, _ in sides_of(pool.of(row)):
+            near = pool.search(query.descriptors[:MOST_COMPARED], NEIGHBOURS)
+            rows = votes(near, live)[:CANDIDATES].tolist()
+            for other, features in likely(query, near[1], rows, pool):
+                how = fit(query, features, rule=_LAX, least=DEFAULT_MIN_INLIERS)
+                found = signs(f"{numbers[row]} as {numbers[other]}", query, features, how) if how else None
                 if found is not None:
                     yield found
 
@@ -96,7 +109,7 @@ def present(held: list[LocalFeatures], numbers: list[int], seed: int, count: int
         for name, change in TRANSFORMS.items():
             query = extract(change(image, rng), most=MOST)
             query = mirrored(query) if "mirrored" in name else query
-            how = fit(query, held[row], least=8)
+            how = fit(query, held[row], rule=_LAX, least=DEFAULT_MIN_INLIERS)
             found = None if how is None else signs(name, query, held[row], how)
             if found is not None:
                 yield found
@@ -109,10 +122,12 @@ def report(what: str, found: list[Signs]) -> None:
         kept = [s for s in found if rule(s)]
         counts = (sum(s.turned <= t and s.scaled <= z for s in kept) for t, z in BOUNDS.values())
         print(f"  {name:24}" + "".join(f"{of or 'alone'}: {n:,}   " for of, n in zip(BOUNDS, counts, strict=True)))
-    for sign in ("turned", "scaled"):
+    for sign in ("turned", "scaled", "agreement"):
         values = sorted((getattr(s, sign) for s in found), reverse=True)
         shares = (
-            ", ".join(f"{q:.3f}: {np.quantile(values, q):.3f}" for q in (0.5, 0.95, 0.99, 1)) if values else ""
+            ", ".join(f"{q:.3f}: {np.quantile(values, q):.3f}" for q in (0, 0.01, 0.05, 0.5, 0.95, 0.99, 1))
+            if values
+            else ""
         )
         largest = [(s.name, round(getattr(s, sign), 3)) for s in sorted(found, key=lambda s: -getattr(s, sign))]
         print(f"  {sign}: quantiles {shares}; largest {largest[:5]}", flush=True)

@@ -16,7 +16,7 @@ from clipdex.apps.duplicates import find_duplicates, local_pairs, moves_of
 from clipdex.client.client import Client
 from clipdex.features import geometry, matching
 from clipdex.features.build_neighbours import build_neighbours
-from clipdex.features.geometry import area, overlap
+from clipdex.features.transforms import area, overlap
 from clipdex.pipeline.build_features import build_features
 from clipdex.testing import FakeTransport
 

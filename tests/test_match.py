@@ -18,10 +18,12 @@ from clipdex.cli import connection_options as connection
 from clipdex.client.client import Client
 from clipdex.features import Matcher, build_neighbours, match, matching
 from clipdex.features.build_neighbours import FEWEST, write_lists
-from clipdex.features.geometry import PARTS, SAME, Fit, fit, numbers
+from clipdex.features.decision import PARTS, SAME, Fit
+from clipdex.features.geometry import fit
 from clipdex.features.matching import mirrored
 from clipdex.features.neighbour_file import FOOTER_BYTES, NEIGHBOURS_FILE, NeighbourFooter
 from clipdex.features.neighbours import POINTS_A_ROW, nearest, numbered
+from clipdex.features.pairs import numbers
 from clipdex.looks.local_features import extract
 from clipdex.pipeline.build_features import build_features
 from clipdex.testing import FakeTransport
@@ -119,7 +121,7 @@ def test_pictures_that_share_only_a_part_are_no_match_unless_asked_for():
     assert fit(one, other) is None
     found = fit(one, other, rule=PARTS)
     assert found is not None and found.inliers >= 12 and found.share >= SAME.min_share
-    assert found.spread < SAME.min_spread <= 1 and found.contained >= SAME.min_contained
+    assert found.spread < SAME.min_agreement < found.inlier_ratio and found.contained >= SAME.min_contained
     # The icon itself, and a collage with the whole of one of them, are matches.
     for query in (icon, with_part(22, with_part(21, icon, (30, 20)).resize((240, 180)), (40, 30))):
         assert fit(extract(query), other) is not None
@@ -130,12 +132,34 @@ def test_two_crops_that_overlap_in_a_corner_only_are_no_match_unless_asked_for()
     one, other = extract(whole.crop((0, 0, 400, 300))), extract(whole.crop((220, 170, 640, 480)))
     assert fit(one, other) is None
     found = fit(one, other, rule=PARTS)
-    assert found is not None and found.contained < SAME.min_contained and found.spread >= SAME.min_spread
+    assert found is not None and found.contained < SAME.min_contained and found.agreement >= SAME.min_agreement
+
+
+def test_pictures_that_share_things_but_most_of_them_elsewhere_are_no_match():
+    """As two screens with icons of one set: those in one place are all over the picture, and the others moved."""
+    icons = [scene(40 + n).resize((56, 56)) for n in range(24)]
+    places = [(8 + 64 * (n % 6), 8 + 64 * (n // 6)) for n in range(24)]
+    moved = [n for n in range(24) if n not in {1, 4, 6, 9, 14, 17, 19, 22}]
+    there = dict(zip(moved, np.random.default_rng(0).permutation(moved).tolist(), strict=True))
+
+    def screen(colour, place_of):
+        made = Image.new("RGB", (396, 268), colour)
+        for n, icon in enumerate(icons):
+            made.paste(icon, places[place_of.get(n, n)])
+        return extract(made)
+
+    one, other = screen((40, 60, 90), {}), screen((90, 80, 40), there)
+    found = fit(one, other, rule=PARTS)
+    assert found is not None and found.inliers >= 20 and found.contained > 0.95
+    assert found.inlier_ratio < SAME.min_agreement < found.spread
+    assert (found.inliers * found.share) ** 0.5 >= SAME.min_roots and found.share >= SAME.min_share
+    assert fit(one, other) is None
+    assert fit(one, screen((90, 80, 40), {})) is not None
 
 
 def test_few_points_that_agree_of_many_are_no_match():
     there = ("affine", np.eye(3))
-    assert SAME.accepts(Fit(12, 12 / 80, *there)) and not SAME.accepts(Fit(12, 12 / 200, *there))
+    assert SAME.accepts(Fit(12, 12 / 80, *there)) and not SAME.accepts(Fit(12, 12 / 240, *there))
     assert SAME.accepts(Fit(24, 24 / 300, *there)) and not SAME.accepts(Fit(24, 24 / 500, *there))
 
 

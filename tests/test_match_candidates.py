@@ -8,9 +8,11 @@ pytest.importorskip("cv2")
 
 from clipdex.features import geometry, matching
 from clipdex.features.candidates import likely, votes
-from clipdex.features.geometry import Pairs, Rule, fit, roughly_agreeing
+from clipdex.features.decision import Rule
+from clipdex.features.geometry import fit, roughly_agreeing
 from clipdex.features.matching import matches
 from clipdex.features.neighbours import POINTS_A_ROW, Exact, numbered
+from clipdex.features.pairs import Pairs
 from clipdex.looks.local_features import LocalFeatures, extract
 
 POINTS = 30
@@ -82,8 +84,8 @@ def test_points_agree_that_lie_to_each_other_as_their_neighbours_do_and_count_on
 
 def test_no_transform_is_fitted_to_fewer_points_than_can_come_to_the_least(monkeypatch):
     fitted = []
-    plain = geometry._fitted
-    monkeypatch.setattr(geometry, "_fitted", lambda *given: fitted.append(given) or plain(*given))
+    plain = geometry.fitted
+    monkeypatch.setattr(geometry, "fitted", lambda *given: fitted.append(given) or plain(*given))
     query = scattered(0)
     same = Pairs(np.arange(POINTS), np.arange(POINTS))
     for there, least, tried in ((5, 8, False), (5, 4, True), (7, 8, True), (7, 12, False)):

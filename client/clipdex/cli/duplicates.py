@@ -37,7 +37,7 @@ from clipdex.cli.common import (
 from clipdex.cli.index_options import may_take_index, required_index
 from clipdex.cli.printing import complain, note, printable, say, say_json
 from clipdex.cli.progress import rows_progress
-from clipdex.features.geometry import SAME
+from clipdex.features.decision import SAME
 from clipdex.index import Index
 
 __all__ = ["duplicates"]

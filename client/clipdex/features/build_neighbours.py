@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.errors import IndexFault
-from clipdex.features.geometry import numbers
 from clipdex.features.neighbour_file import AGAIN, NEIGHBOURS_FILE, NeighbourFile, NeighbourFooter
 from clipdex.features.neighbours import import_faiss, numbered
+from clipdex.features.pairs import numbers
 from clipdex.features.store import FeatureStore
 from clipdex.index.reader import Index
 from clipdex.index.side.building import building, digest, install

@@ -8,8 +8,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from clipdex.features.geometry import Pairs, roughly_agreeing
+from clipdex.features.geometry import roughly_agreeing
 from clipdex.features.neighbours import POINTS_A_ROW, Found
+from clipdex.features.pairs import Pairs
 from clipdex.looks.local_features import LocalFeatures
 
 __all__ = ["NEIGHBOURS", "Described", "likely", "votes"]

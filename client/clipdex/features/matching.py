@@ -15,19 +15,12 @@ from clipdex.base.errors import IndexFault, InvalidArgument
 from clipdex.base.item_paths import id_of_text, path_text
 from clipdex.base.records import Picture
 from clipdex.features.candidates import NEIGHBOURS, Described, likely, votes
-from clipdex.features.geometry import (
-    DEFAULT_MIN_INLIERS,
-    MOST_COMPARED,
-    PARTS,
-    SAME,
-    Fit,
-    Rule,
-    corners,
-    fit,
-    mapped,
-)
+from clipdex.features.decision import DEFAULT_MIN_INLIERS, PARTS, SAME, Fit, Rule
+from clipdex.features.geometry import fit
 from clipdex.features.neighbours import Neighbours, StoredNeighbours
+from clipdex.features.pairs import MOST_COMPARED
 from clipdex.features.store import FeatureStore
+from clipdex.features.transforms import corners, mapped
 from clipdex.features.watched import Watched
 from clipdex.index.hits import metadata_of, no_record
 from clipdex.index.reader import Index
@@ -96,6 +89,7 @@ class Verified:
             "share": round(self.fit.share, 4),
             "contained": round(self.fit.contained, 4),
             "spread": round(self.fit.spread, 4),
+            "inlier_ratio": round(self.fit.inlier_ratio, 4),
             "mirrored": self.mirrored,
             "model": self.fit.model,
             "transform": self.transform.tolist(),

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from clipdex.base.counting import counted
 from clipdex.base.errors import IndexFault, MissingExtra
 from clipdex.base.extras import needs
-from clipdex.features.geometry import numbers
 from clipdex.features.neighbour_file import NEIGHBOURS_FILE, NeighbourFile
+from clipdex.features.pairs import numbers
 from clipdex.features.store import FeatureStore
 from clipdex.index.files import identity
 from clipdex.index.reader import Index

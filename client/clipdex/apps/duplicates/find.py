@@ -25,7 +25,7 @@ from clipdex.apps.duplicates.groups import (
 from clipdex.apps.duplicates.local_pairs import LocalPairs
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.item_paths import path_text
-from clipdex.features.geometry import SAME
+from clipdex.features.decision import SAME
 from clipdex.index.reader import Index
 from clipdex.looks.compare import MIN_SIMILARITY, similarities
 from clipdex.looks.frequencies import Looks

@@ -18,10 +18,11 @@ from clipdex.apps.duplicates.candidate_pairs import in_threads
 from clipdex.apps.duplicates.groups import Placement
 from clipdex.features.build_neighbours import FEWEST
 from clipdex.features.candidates import NEIGHBOURS, votes
-from clipdex.features.geometry import DEFAULT_MIN_INLIERS, SAME, mapped, overlap
+from clipdex.features.decision import DEFAULT_MIN_INLIERS, SAME
 from clipdex.features.matching import Verified, mirrored, verify_rows
 from clipdex.features.neighbours import POINTS_A_ROW, StoredNeighbours
 from clipdex.features.store import FeatureStore
+from clipdex.features.transforms import mapped, overlap
 from clipdex.index.reader import Index
 
 __all__ = ["LocalPairs"]

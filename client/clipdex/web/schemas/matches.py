@@ -71,6 +71,11 @@ class MatchOut(StoredOut):
         "keep to a part.",
         examples=[0.9],
     )
+    inlier_ratio: float = Field(
+        description="Of the pairs of points that look alike where the two overlap, the share that agrees with the "
+        "transform.",
+        examples=[0.95],
+    )
     mirrored: bool = Field(description="The query has left and right exchanged.", examples=[False])
     model: Literal["affine", "homography"] = Field(description="Kind of the transform.", examples=["affine"])
     transform: Matrix = Field(
