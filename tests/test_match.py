@@ -160,7 +160,7 @@ def test_pictures_that_share_things_but_most_of_them_elsewhere_are_no_match():
 def test_few_points_that_agree_of_many_are_no_match():
     there = ("affine", np.eye(3))
     assert SAME.accepts(Fit(12, 12 / 80, *there)) and not SAME.accepts(Fit(12, 12 / 240, *there))
-    assert SAME.accepts(Fit(24, 24 / 300, *there)) and not SAME.accepts(Fit(24, 24 / 500, *there))
+    assert SAME.accepts(Fit(20, 20 / 400, *there)) and not SAME.accepts(Fit(20, 20 / 640, *there))
 
 
 def test_a_banner_over_a_quarter_of_a_picture_leaves_it_a_match():
