@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -110,8 +110,10 @@ class _Coded:
 class Facets:
     """Counts over one index, which a single thread uses. What was read is kept until the index changes."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, check: Callable[[], None] = lambda: None) -> None:
+        """check: called now and then; what it raises ends the counting."""
         self._index = index
+        self._check = check
         self._of: tuple[object, int] | None = None
         self._coded: OrderedDict[tuple[str, Unit], _Coded] = OrderedDict()
         self._columns: list[Column] | None = None
@@ -141,7 +143,7 @@ class Facets:
         alive[self._index.tombstones] = False
         if where is not None:
             met = np.zeros(rows, bool)
-            met[self._index.where(where, params)] = True
+            met[self._index.where(where, params, self._check)] = True
             alive &= met
         sampled, share = None, 1.0
         if rows <= _MOST_COUNTED:
@@ -225,7 +227,7 @@ class Facets:
         for first, piece, which in self._parts(chosen):
             some_rows: list[int] = []
             some_codes: list[int] = []
-            for row, value, of_kind in piece.selected(statement + which, given):
+            for row, value, of_kind in piece.selected(statement + which, given, self._check):
                 is_list = of_kind == "array" or (sort == "list" and isinstance(value, str))
                 for each in _listed(value) if is_list else (value,):
                     if isinstance(each, str) and len(each) > _LONGEST_VALUE:
@@ -283,7 +285,7 @@ class Facets:
             if unknown:
                 asked = ", ".join(f"min({name}), max({name})" for name in unknown)
                 statement = f"SELECT {asked} FROM pictures WHERE {_LIVE}"  # noqa: S608
-                (record,) = piece.selected(statement, {})
+                (record,) = piece.selected(statement, {}, self._check)
                 known |= {name: (record[2 * i], record[2 * i + 1]) for i, name in enumerate(unknown)}
             if known.get("row", (None,))[0] is not None:
                 known["row"] = (known["row"][0] + first, known["row"][1] + first)
@@ -306,7 +308,7 @@ class Facets:
             for start in range(0, len(own), _SAMPLED_AT_ONCE):
                 which = ", ".join(str(int(row)) for row in own[start : start + _SAMPLED_AT_ONCE])
                 statement = f"SELECT {', '.join(texts)} FROM pictures WHERE row IN ({which})"  # noqa: S608
-                for record in piece.selected(statement, {}):
+                for record in piece.selected(statement, {}, self._check):
                     for name, value in zip(texts, record, strict=True):
                         _count(frequent[name], value, is_list=kinds[name] == "list")
         columns = []
@@ -327,7 +329,7 @@ class Facets:
                 )
             else:
                 one = f"SELECT 1 FROM pictures WHERE {name} IS NOT NULL AND {_LIVE} LIMIT 1"  # noqa: S608
-                there = any(piece.selected(one, {}) for _, piece in self._index.pieces())
+                there = any(piece.selected(one, {}, self._check) for _, piece in self._index.pieces())
                 columns.append(Column(name, name, "text", there))
         return columns
 

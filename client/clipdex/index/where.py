@@ -11,7 +11,8 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ FUNCTIONS = frozenset(
 FILTER_TIMEOUT_S = 60.0
 _LONGEST = 10_000  # characters of a condition
 _KEPT = 4  # results cached per snapshot; each takes 8 bytes per row
-_STEPS = 1_000  # of SQLite's virtual machine, between two checks of the clock; one may take milliseconds
+_STEPS = 1_000  # of SQLite's virtual machine, between two looks at the clock; one may take milliseconds
 
 # Even without this check a subquery could read only the view, but with tombstones, and again for each row.
 _SUBQUERY = re.compile(r"\b(select|values)\b", re.IGNORECASE)
@@ -108,16 +109,23 @@ class Where:
             self._has_exif = exif_is_there(self._db)
             _close_in(self._db, self._guard.watched, with_exif=self._has_exif, first=first)
             self._db.set_authorizer(self._guard.decide)
-            self._db.set_progress_handler(self._guard.look_at_the_clock, _STEPS)
+            self._db.set_progress_handler(self._guard.ask_whether_to_go_on, _STEPS)
         except sqlite3.Error as exc:
             raise unreadable(path, exc) from exc
 
-    def rows(self, condition: str, params: Mapping[str, Any] | None, below: int) -> Rows:
+    def rows(
+        self,
+        condition: str,
+        params: Mapping[str, Any] | None,
+        below: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> Rows:
         """Find the rows below `below` that meet the condition: ascending, read-only, tombstones included.
 
         Args:
             condition: an SQL expression over `COLUMNS`.
             params: values of its `:name` parameters: text, numbers or None.
+            check: called now and then; what it raises ends the evaluation.
 
         Raises:
             InvalidArgument: it is not such an expression, uses something forbidden, or takes too long.
@@ -133,7 +141,8 @@ class Where:
             found = self._answers.pop(key, None)
             if found is None:
                 self._look_at_the_schema()
-                found = self._evaluated(condition, values, below)
+                with self._guard.asking(check):
+                    found = self._evaluated(condition, values, below)
                 while len(self._answers) >= _KEPT:
                     self._answers.pop(next(iter(self._answers)))
             self._answers[key] = found  # the last to be forgotten
@@ -223,10 +232,13 @@ class Where:
             "width > 1000 AND path GLOB '*/2024/*'"
         )
 
-    def selected(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    def selected(
+        self, sql: str, values: Mapping[str, Any], check: Callable[[], None] = lambda: None
+    ) -> list[tuple[Any, ...]]:
         """Run a SELECT over the view `pictures` -> its records.
 
         sql: written by this package, with no text of a user in it: it may count, and read `main.rows.deleted_at`.
+        check: as for `rows`.
 
         Raises:
             InvalidArgument: it takes too long.
@@ -236,7 +248,8 @@ class Where:
             self._look_at_the_schema()
             self._guard.trusts = True
             try:
-                return self._run(sql, values)
+                with self._guard.asking(check):
+                    return self._run(sql, values)
             finally:
                 self._guard.trusts = False
 
@@ -261,6 +274,16 @@ class _Guard:
         self.trusts = False  # the statement is of this package
         self.interruption: BaseException | None = None
         self._deadline = 0.0
+        self._check: Callable[[], None] = _go_on
+
+    @contextmanager
+    def asking(self, check: Callable[[], None]) -> Iterator[None]:
+        """Within this, have statements ask now and then whether to go on; what the check raises ends them."""
+        self._check = check
+        try:
+            yield
+        finally:
+            self._check = _go_on
 
     def start(self, timeout_s: float) -> None:
         """Reset the state for a new statement."""
@@ -304,14 +327,19 @@ class _Guard:
 
         return call
 
-    def look_at_the_clock(self) -> int:
-        """Check the deadline, as SQLite's progress handler: anything but 0 ends the statement."""
+    def ask_whether_to_go_on(self) -> int:
+        """Ask whether to go on, as SQLite's progress handler: anything but 0 ends the statement."""
         try:
+            self._check()
             self.late = time.monotonic() > self._deadline
             return int(self.late)
-        except BaseException as exc:  # Ctrl-C comes here, and SQLite would swallow it
+        except BaseException as exc:  # the check's, or Ctrl-C: SQLite would swallow them
             self.interruption = exc
             return 1
+
+
+def _go_on() -> None:
+    pass
 
 
 def _close_in(
