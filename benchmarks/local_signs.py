@@ -11,7 +11,6 @@ says, in radians; scaled: the same of the logarithm of their scale.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,15 +21,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from local_candidates import Pool, desktops, mixed
-from local_matching_pool import MOST, SEED
+from local_candidates import Pool, parser_of, pool_of
+from local_matching_pool import MOST
 from matching_pictures import TRANSFORMS, drawn
 
 from clipdex.features import geometry
 from clipdex.features.candidates import NEIGHBOURS, votes
 from clipdex.features.geometry import MOST_COMPARED, SAME, Fit, Rule, fit, pairs_of
 from clipdex.features.matching import CANDIDATES, mirrored
-from clipdex.looks.local_features import LocalFeatures, extract, opencv
+from clipdex.looks.local_features import LocalFeatures, extract
 
 
 @dataclass(frozen=True)
@@ -119,18 +118,8 @@ def report(what: str, found: list[Signs]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, required=True, help="the folder of the pool")
-    parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--desktops", type=int, default=0, help="a pool of so many desktops instead")
-    parser.add_argument("--absent", type=int, default=0, help="queries of pictures that are not there (0)")
-    parser.add_argument("--present", type=int, default=0, help="pictures, each by every transform (0)")
-    asked = parser.parse_args()
-    opencv().setNumThreads(1)
-    if asked.desktops:
-        features, numbers = desktops(asked.seed, asked.desktops, asked.cache)
-    else:
-        features, numbers = mixed(asked.seed, asked.cache)
+    asked = parser_of(__doc__).parse_args()
+    features, numbers = pool_of(asked)
     if asked.present:
         report("present", list(present(features, numbers, asked.seed, asked.present)))
     if asked.absent:
