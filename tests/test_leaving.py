@@ -23,7 +23,7 @@ import clipdex
 from clipdex import Collection, Item, aio
 from clipdex.apps.duplicates import find_duplicates
 from clipdex.collection import scanning
-from clipdex.index import Index, PartedIndex, asked, optimize_index, picture_view, where
+from clipdex.index import Index, PartedIndex, asked, condition_guard, optimize_index, picture_view
 from clipdex.index.facets import Facets
 from clipdex.index.split import split_index
 from clipdex.search.topk import Search, top_k
@@ -247,7 +247,7 @@ SLOW = "has(meta, 'k', 'v')"
 def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
     made = Slow()
     monkeypatch.setattr(picture_view, "_has", made)
-    monkeypatch.setattr(where, "_STEPS", 10)  # less than one row
+    monkeypatch.setattr(condition_guard, "_STEPS", 10)  # less than one row
     return made
 
 
