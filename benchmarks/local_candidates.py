@@ -153,7 +153,7 @@ def absent(pool: Pool, names: list[int], seed: int, count: int, seconds: float) 
 
 def rule_of_three(many: int, of: int) -> str:
     """The end of the one-sided 95 % interval of a share that none of so many has."""
-    return f"{3 / of:.5f}" if not many else "unknown"
+    return f"{min(1.0, 3 / of):.5f}" if not many else "unknown"
 
 
 def present(pool: Pool, names: list[int], seed: int, count: int, seconds: float) -> None:
@@ -189,21 +189,31 @@ def present(pool: Pool, names: list[int], seed: int, count: int, seconds: float)
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """Make a parser of the options by which a pool and its queries are chosen; `pool_of` reads the pool."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="the folder of the pool")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--desktops", type=int, default=0, help="a pool of so many desktops instead")
     parser.add_argument("--absent", type=int, default=0, help="queries of pictures that are not there (0)")
     parser.add_argument("--present", type=int, default=0, help="pictures, each by every transform (0)")
+    return parser
+
+
+def pool_of(asked: argparse.Namespace) -> tuple[list[LocalFeatures], list[int]]:
+    """Read or draw the pool that was asked for -> features and numbers. OpenCV uses one thread from then on."""
+    opencv().setNumThreads(1)
+    if asked.desktops:
+        return desktops(asked.seed, asked.desktops, asked.cache)
+    return mixed(asked.seed, asked.cache)
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
     parser.add_argument("--seconds", type=float, default=1e9, help="stop the queries of a step after so many")
     asked = parser.parse_args()
-    opencv().setNumThreads(1)
     import_faiss().omp_set_num_threads(1)
-    if asked.desktops:
-        features, names = desktops(asked.seed, asked.desktops, asked.cache)
-    else:
-        features, names = mixed(asked.seed, asked.cache)
+    features, names = pool_of(asked)
     with tempfile.TemporaryDirectory() as place:
         pool = Pool(features, Path(place) / "lists")
         print(f"{len(names):,} pictures, {sum(map(len, features)):,} descriptors, seed {asked.seed}", flush=True)

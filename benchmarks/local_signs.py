@@ -11,7 +11,6 @@ transform says, in radians; scaled: the same of the logarithm of their scale.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,8 +21,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from local_candidates import Pool, desktops, mixed
-from local_matching_pool import MOST, SEED
+from local_candidates import Pool, parser_of, pool_of
+from local_matching_pool import MOST
 from matching_pictures import TRANSFORMS, drawn
 
 from clipdex.features import geometry
@@ -32,8 +31,8 @@ from clipdex.features.decision import DEFAULT_MIN_INLIERS, SAME, Fit, Rule
 from clipdex.features.geometry import fit
 from clipdex.features.matching import CANDIDATES, mirrored, sides_of
 from clipdex.features.pairs import MOST_COMPARED, pairs_of, unit_of
-from clipdex.features.transforms import jacobians
-from clipdex.looks.local_features import LocalFeatures, extract, opencv
+from clipdex.features.transforms import jacobians, log_zooms, turns
+from clipdex.looks.local_features import LocalFeatures, extract
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,8 @@ def signs(name: str, query: LocalFeatures, found: LocalFeatures, how: Fit) -> Si
     if agree.sum() < 4:
         return None
     there = jacobians(how.transform, p[agree])
-    angles = np.arctan2(there[:, 1, 0] - there[:, 0, 1], there[:, 0, 0] + there[:, 1, 1])
-    scaled = zoom[agree] - 0.5 * np.log(np.maximum(np.linalg.det(there), 1e-12))
-    turned = geometry._turned(turn[agree] - angles)
+    scaled = zoom[agree] - log_zooms(there)
+    turned = geometry._turned(turn[agree] - turns(there))
     return Signs(name, how, abs(float(np.median(turned))), abs(float(np.median(scaled))))
 
 
@@ -121,7 +119,7 @@ def report(what: str, found: list[Signs]) -> None:
     for name, rule in RULES.items():
         kept = [s for s in found if rule(s)]
         counts = (sum(s.turned <= t and s.scaled <= z for s in kept) for t, z in BOUNDS.values())
-        print(f"  {name:24}" + "".join(f"{of or 'alone'}: {n:,}   " for of, n in zip(BOUNDS, counts, strict=True)))
+        print(f"  {name:32}" + "".join(f"{of or 'alone'}: {n:,}   " for of, n in zip(BOUNDS, counts, strict=True)))
     for sign in ("turned", "scaled", "agreement"):
         values = sorted((getattr(s, sign) for s in found), reverse=True)
         shares = (
@@ -134,18 +132,8 @@ def report(what: str, found: list[Signs]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, required=True, help="the folder of the pool")
-    parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--desktops", type=int, default=0, help="a pool of so many desktops instead")
-    parser.add_argument("--absent", type=int, default=0, help="queries of pictures that are not there (0)")
-    parser.add_argument("--present", type=int, default=0, help="pictures, each by every transform (0)")
-    asked = parser.parse_args()
-    opencv().setNumThreads(1)
-    if asked.desktops:
-        features, numbers = desktops(asked.seed, asked.desktops, asked.cache)
-    else:
-        features, numbers = mixed(asked.seed, asked.cache)
+    asked = parser_of(__doc__).parse_args()
+    features, numbers = pool_of(asked)
     if asked.present:
         report("present", list(present(features, numbers, asked.seed, asked.present)))
     if asked.absent:

@@ -54,6 +54,7 @@ ON_ALL = (InstanceGroup("KIND_GPU", 1),)
 QUANTIZED = {"versions": {"onnxruntime": "1.32.0"}}
 BF16 = {**PARAMETERS, "HINT_BF16": "YES"}
 AVX2 = Processor("x86_64", frozenset({"avx2"}))
+AMX = Processor("x86_64", frozenset({"amx_bf16"}))
 TWO_GPUS = (InstanceGroup("KIND_GPU", 5, (0,)),)
 
 
@@ -272,6 +273,28 @@ def test_of_int8_the_versions_are_named() -> None:
     snapshot = with_card(precision="int8", parity={**CARD.parity, **QUANTIZED})
     (finding,) = [f for f in examine([snapshot]) if f.code == "int8_versions"]
     assert "onnxruntime 1.32.0, and triton 2.73.0 serves it" in words_of(finding).what
+
+
+@pytest.mark.parametrize(
+    ("part", "precision", "parameters", "processor", "words"),
+    [
+        ("image", "fp32", PARAMETERS, AVX2, "computes it, in float32"),
+        ("image", "bf16", BF16, AMX, "computes it, in bf16, on x86_64 with AMX"),
+        ("image", "bf16", BF16, AVX2, "computes it, in float32, since x86_64 with AVX2 gains nothing by bf16"),
+        ("image", "bf16", BF16, None, "computes it, in bf16 where its processor gains by it"),
+        ("image", "int8", PARAMETERS, AVX2, "computes it, in int8, and the rest in float32"),
+        ("image", "int8", BF16, AMX, "computes it, in int8, and the rest in bf16, on x86_64 with AMX"),
+        ("text", "int8", PARAMETERS, AVX2, "computes it, in float32"),  # the gate left it so
+    ],
+)
+def test_what_openvino_computes_a_tower_in_is_said(
+    part: str, precision: str, parameters: dict[str, str], processor: Processor | None, words: str
+) -> None:
+    parts = {**MODEL.parts, part: replace(MODEL.parts[part], backend="openvino", parameters=parameters)}
+    card = replace(CARD, precision=precision, parity={**CARD.parity, "text_precision": "fp32"})
+    snapshot = replace(HEALTHY, models=(replace(MODEL, parts=parts, card=card),), processor=processor)
+    (finding,) = [f for f in examine([snapshot]) if f.code == "openvino"]
+    assert finding.where == f"m_{part}" and words_of(finding).what == f"OpenVINO {words}"
 
 
 def test_the_gpus_that_tensorrt_is_not_told_of_are_named() -> None:

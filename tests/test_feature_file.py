@@ -21,7 +21,7 @@ from clipdex.features.store import FeatureStore
 from clipdex.index import Index, IndexWriter, compact_index, schema, verify_index
 from clipdex.index.merge import merge_indexes
 from clipdex.index.side import database, feature_file
-from clipdex.index.side.feature_file import FeatureFile
+from clipdex.index.side.feature_file import FEATURES_FILE, FeatureFile, feature_count, has_features
 from clipdex.index.split import split_index
 from clipdex.looks.local_features import KINDS, LocalFeatures, Recipe
 
@@ -373,3 +373,19 @@ def test_without_opencv_the_extra_is_named(whole, monkeypatch, run):
     assert status == 1
     assert err.startswith("clipdex: finding local features needs opencv-python-headless")
     assert "features" in err and len(err.splitlines()) == 1
+
+
+def test_whether_there_are_any_is_told_without_counting(tmp_path, monkeypatch):
+    index = drawn_index(tmp_path / "x.clipdex")
+    assert not has_features(index)
+    with closing(FeatureFile.open_or_make(index, Recipe())) as file:
+        assert file.is_empty() and not has_features(index)
+        file.add({b"a" * 16: features(1)})
+    assert feature_count(index)[0] == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(FeatureFile, "count", lambda _: pytest.fail("counted"))  # as long as a million rows take
+        assert has_features(index)
+        with clipdex.Collection.open(index, read_only=True) as pictures:
+            assert pictures.has_local_features()
+    (index / FEATURES_FILE).write_bytes(b"no database")
+    assert not has_features(index)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,28 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny(tmp_path_factory.mktemp("checkpoint"), merges=100, shape=TINY.cut_to(LAYERS))
 
 
+@contextmanager
+def rankings_ignored() -> Iterator[None]:
+    """Export without a floor for rankings, as the product itself does with weights that it knows to be random.
+
+    Random weights rank pictures by less than 8 bits can tell: the overlap is 0.953 with the seed 0, and 0.949 to
+    0.964 with others and another family. Against the floor of 0.95, a last bit on another processor could decide.
+    `demo` is held to it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verdict, "OVERLAP_FLOOR", 0.0)
+        yield
+
+
 @pytest.fixture(scope="module")
 def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExportReport]:
     """The tiny model in float32 and in 8 bits, in one repository."""
     repository = tmp_path_factory.mktemp("repository")
-    return {
-        name: export_model(checkpoint, name=name, repository=repository, precision=name)
-        for name in ("fp32", "int8")
-    }
+    with rankings_ignored():
+        return {
+            name: export_model(checkpoint, name=name, repository=repository, precision=name)
+            for name in ("fp32", "int8")
+        }
 
 
 @pytest.fixture(scope="module")
@@ -121,26 +136,21 @@ def test_onnx_runtime_makes_integer_products_of_it(exported: dict[str, ExportRep
 def test_fingerprint_and_card(exported: dict[str, ExportReport]) -> None:
     whole, small = (exported[name].card for name in ("fp32", "int8"))
     assert small.precision == "int8" and small.fingerprint == whole.fingerprint
-    assert small.parity["floor"] == 0.99 and small.parity["overlap_floor"] == 0.95
+    assert small.parity["floor"] == 0.99 and not small.parity["forced"]
     assert small.parity["text_precision"] == "int8" and 0.99 <= small.parity["image_cosine_min"] < 0.9999999
 
 
 def test_trained_weights_stay_far_above_the_floor(demo: ExportReport) -> None:
     parity = demo.card.parity
     assert parity["image_cosine_min"] >= 0.998 and parity["text_cosine_min"] >= 0.998
-    assert parity["top10_overlap"] >= 0.96 and not parity["forced"]
+    assert parity["top10_overlap"] >= 0.96 and parity["overlap_floor"] == 0.95 and not parity["forced"]
 
 
 @pytest.mark.parametrize("case", ["hf_clip", "siglip", "open_clip_vit"])
-def test_every_kind_of_vit_meets_the_floor(
-    family_sources: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
-    """Nothing is forced. Of rankings no floor is asked, as of weights that are made up.
-
-    Random ones rank by less than 8 bits can tell: hf_clip's texts have a cosine of 0.9993 and an overlap of 0.949.
-    """
-    monkeypatch.setattr(verdict, "OVERLAP_FLOOR", 0.0)
-    report = export_model(family_sources[case], name="quantized", repository=tmp_path, precision="int8")
+def test_every_kind_of_vit_meets_the_floor(family_sources: dict[str, str], tmp_path: Path, case: str) -> None:
+    """Nothing is forced."""
+    with rankings_ignored():
+        report = export_model(family_sources[case], name="quantized", repository=tmp_path, precision="int8")
     parity = report.card.parity
     assert not parity["forced"] and parity["floor"] == 0.99 and parity["text_precision"] == "int8"
     assert parity["image_cosine_min"] >= 0.99 and parity["text_cosine_min"] >= 0.99
@@ -201,7 +211,8 @@ def test_a_text_tower_below_the_floor_stays_float32_and_the_card_says_so(
 ) -> None:
     coarse("token_ids")
     said: list[str] = []
-    report = export_model(checkpoint, name="tiny", repository=tmp_path, precision="int8", progress=said.append)
+    with rankings_ignored():
+        report = export_model(checkpoint, name="tiny", repository=tmp_path, precision="int8", progress=said.append)
     assert any("below the floor in int8" in each for each in said)
     assert report.card.parity["text_precision"] == "fp32" and report.card.parity["text_cosine_min"] > 0.9999
     assert not any(node.op_type == "QuantizeLinear" for node in tower(report, "text").graph.node)

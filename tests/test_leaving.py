@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from conftest import unit_vectors
@@ -22,7 +23,8 @@ import clipdex
 from clipdex import Collection, Item, aio
 from clipdex.apps.duplicates import find_duplicates
 from clipdex.collection import scanning
-from clipdex.index import Index, PartedIndex, asked, optimize_index
+from clipdex.index import Index, PartedIndex, asked, condition_guard, optimize_index, picture_view
+from clipdex.index.facets import Facets
 from clipdex.index.split import split_index
 from clipdex.search.topk import Search, top_k
 from clipdex.testing import FakeTransport
@@ -210,6 +212,87 @@ def test_a_search_of_parts_asks_before_each_piece_whether_to_go_on(
         assert len(calls) > 6
         with pytest.raises(Enough):
             opened.search(unit_vectors(1, 8), 5, check=ends_at(len(calls)))
+
+
+# Conditions
+
+
+class Slow:
+    """The function `has` of conditions, as one that is slow until it is let go. rows: how many it has seen."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.go = threading.Event()
+
+    def __call__(self, *_: object) -> int:
+        self.rows += 1
+        self.go.wait(0.05)
+        return 1
+
+    def ends_soon(self) -> Callable[[], None]:
+        """A check that raises once a row more has been seen."""
+        before = self.rows
+
+        def check() -> None:
+            if self.rows > before:
+                raise Enough
+
+        return check
+
+
+SLOW = "has(meta, 'k', 'v')"
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
+    made = Slow()
+    monkeypatch.setattr(picture_view, "_has", made)
+    monkeypatch.setattr(condition_guard, "_STEPS", 10)  # less than one row
+    return made
+
+
+def test_a_condition_asks_now_and_then_whether_to_go_on(index: Path, tmp_path: Path, slow: Slow) -> None:
+    split_index(index, tmp_path / "x.parts", 2)
+    for path in (index, tmp_path / "x.parts"):
+        with Index.open(path) as opened:
+            for condition in (SLOW, f"{SLOW} AND row >= 0"):
+                slow.go.clear()
+                seen = slow.rows
+                with pytest.raises(Enough):
+                    opened.search(unit_vectors(1, 8), 5, where=condition, check=slow.ends_soon())
+                assert slow.rows < seen + 10
+                slow.go.set()
+                assert (
+                    len(opened.where(condition)) == ROWS
+                )  # nothing is kept of what was ended, and nobody asked for
+            with pytest.raises(Enough):
+                Facets(opened, ends_at(1)).counts("width", where=f"{SLOW} AND row >= 1")
+            with pytest.raises(Enough):
+                Facets(opened, ends_at(1)).columns()
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/similar?row=0&where=", "/v1/similar?row=0&group=true&where=", "/v1/facets?by=width&where="]
+)
+def test_a_client_that_leaves_ends_its_condition(index: Path, slow: Slow, path: str) -> None:
+    pytest.importorskip("fastapi", reason="the REST API needs the extra web")
+    from web_server import serving, settings_of
+
+    with serving(settings_of(index, request_timeout_s=600)) as port:
+        with asking(port, path + quote(SLOW)):
+            wait_until(lambda: slow.rows > 2)
+        wait_until(lambda: stands_still(lambda: slow.rows))
+        assert slow.rows < ROWS
+        slow.go.set()
+        with asking(port, path + quote(SLOW)):  # the next who asks is not given what was ended
+            wait_until(lambda: slow.rows >= ROWS)
+
+
+def stands_still(number: Callable[[], int]) -> bool:
+    """Return whether a number that grows twenty times a second stays what it is for half a second."""
+    before = number()
+    time.sleep(0.5)
+    return number() == before
 
 
 def ends_at(call: int) -> Callable[..., None]:

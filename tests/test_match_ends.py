@@ -124,3 +124,27 @@ def test_what_is_compared_exactly_ends_between_two_blocks(index: Path, monkeypat
     monkeypatch.setattr("clipdex.features.watched.Watched.of", lambda *_: pytest.fail("it came to the pictures"))
     with clipdex.Index.open(index) as opened, Matcher(opened) as matcher, pytest.raises(Enough):
         matcher.match(scene(1), check=check)
+
+
+def test_the_condition_of_a_match_and_the_search_within_a_text_end_as_it_does(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Left(Exception):
+        pass
+
+    def leave() -> None:
+        raise Left
+
+    plain = clipdex.Index.allowed
+
+    def allowed(self: clipdex.Index, where: Any, params: Any, check: Any = lambda: None) -> Any:
+        check()
+        return plain(self, where, params, check)
+
+    monkeypatch.setattr(clipdex.Index, "allowed", allowed)
+    monkeypatch.setattr(matching, "described", lambda *_: pytest.fail("the condition was not ended"))
+    with clipdex.Index.open(index) as opened, Matcher(opened) as matcher:
+        with pytest.raises(Left):
+            matcher.match(scene(0), where="width > 1", check=leave)
+        with pytest.raises(Left):
+            matching.best_rows(opened, opened.vectors[0], 2, "width > 1", check=leave)

@@ -22,10 +22,12 @@ import clipdex
 from clipdex import Index, IndexFault, InvalidArgument
 from clipdex.base.item_paths import item_path
 from clipdex.base.spelling import composed_path
+from clipdex.index import condition_guard
 from clipdex.index import picture_view as view_module
 from clipdex.index import where as where_module
+from clipdex.index.condition_guard import FUNCTIONS
 from clipdex.index.schema import SCHEMA, connect
-from clipdex.index.where import COLUMNS, FUNCTIONS, Where
+from clipdex.index.where import COLUMNS, Where
 
 pytestmark = pytest.mark.thin
 
@@ -333,7 +335,7 @@ class Opened:
 
     def __init__(self, database, off, *, late=False):
         self.patched = pytest.MonkeyPatch()
-        changed = lambda name, value: self.patched.setattr(where_module, name, value)  # noqa: E731
+        changed = lambda name, value, module=where_module: self.patched.setattr(module, name, value)  # noqa: E731
         if "text" in off:
             changed("_check_text", lambda _: None)
         if "CASE" in off:
@@ -341,13 +343,13 @@ class Opened:
         if "parentheses" in off:
             changed("_IN_PARENTHESES", "SELECT row FROM pictures WHERE row < {1:d} ORDER BY row")
         if "limits" in off:
-            changed("_LIMITS", {})
+            changed("_LIMITS", {}, condition_guard)
         if "mode=ro" in off:
             changed("connect", lambda path, write: connect(path, write=True))
         if late:
             ticks = itertools.count(0, 61)
-            changed("_STEPS", 10)
-            changed("time", SimpleNamespace(monotonic=lambda: next(ticks)))
+            changed("_STEPS", 10, condition_guard)
+            changed("time", SimpleNamespace(monotonic=lambda: next(ticks)), condition_guard)
         self.where = Where(database)
         self.where._db.set_authorizer(None)
         for lock, value in (("query_only", "OFF"), ("trusted_schema", "ON")):
@@ -516,7 +518,7 @@ def test_parameters_that_cannot_be(index, params, says):
 
 def test_a_condition_that_takes_too_long_is_stopped(tmp_path, monkeypatch):
     index = drawn_index(tmp_path / "x.clipdex")
-    monkeypatch.setattr(where_module, "_STEPS", 10)
+    monkeypatch.setattr(condition_guard, "_STEPS", 10)
     where = Where(index / "rows.sqlite", timeout_s=0.0)
     with pytest.raises(InvalidArgument, match="took longer than 0 s"):
         where.rows("width + height > 3", None, 40)
@@ -526,7 +528,7 @@ def test_a_condition_that_takes_too_long_is_stopped(tmp_path, monkeypatch):
 @pytest.mark.parametrize("while_in", ["SQLite", "a function"])
 def test_ctrl_c_ends_a_condition(tmp_path, monkeypatch, while_in):
     index = drawn_index(tmp_path / "x.clipdex")
-    monkeypatch.setattr(where_module, "_STEPS", 10)
+    monkeypatch.setattr(condition_guard, "_STEPS", 10)
 
     def pressed(*_):
         raise KeyboardInterrupt

@@ -172,7 +172,6 @@ def _session(path: Path, rounded: onnx.ModelProto | None) -> Any:
 
 def _overflow(path: Path, rounded: onnx.ModelProto, given: dict[str, npt.NDArray[Any]]) -> str:
     """Return the name of the node with the first infinity that led to a vector with NaN or infinity."""
-
     makers = {output: node for node in rounded.graph.node for output in node.output if output}
     session = _session(path, with_outputs(rounded, makers))
     names = [output.name for output in session.get_outputs()]

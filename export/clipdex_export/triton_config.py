@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from clipdex.model.assets import SHA256_PARAMETER
 from clipdex.model.card import ModelCard
-from clipdex.wire.runtimes.choice import PRECISION_PARAMETER
+from clipdex.wire.runtimes.choice import BF16_PARAMETER, PRECISION_PARAMETER
 from clipdex.wire.transport import FINGERPRINT_PARAMETER
 from clipdex_export.accelerators import TowerInput, accelerator, gpu_parameters, warm_up
 from clipdex_export.precisions import find_precision
@@ -67,7 +67,7 @@ parameters { key: "ENABLE_BATCH_PADDING", value: { string_value: "YES" } }
 
 _BF16 = """\
 # What the card allows: products in bfloat16, where the processor gains by it (AMX, or AMD's AVX512_BF16).
-parameters { key: "HINT_BF16", value: { string_value: "YES" } }
+parameters { key: "%s", value: { string_value: "YES" } }
 """
 
 _INT8 = """\
@@ -143,7 +143,7 @@ def text_config(
         # Zeros: random numbers would not be valid token ids.
         given=TowerInput("token_ids", "TYPE_INT32", (length,), "zero_data", file_sha256=file_sha256),
         serving=serving or Serving(),
-        precision=str(card.parity.get("text_precision", card.precision)),
+        precision=card.text_precision,
         # Short, since a person is waiting for the answer to a query.
         delay_us=100,
     )
@@ -206,7 +206,7 @@ def _runtime(serving: Serving, allowed: str, precision: str) -> str:
     target = serving.target
     own = _OPENVINO if target.backend == "openvino" else _ONNXRUNTIME
     if target.name in find_precision(allowed, target.name).bf16_on:
-        own += _BF16
+        own += _BF16 % BF16_PARAMETER
     elif precision == "int8":
         own += _INT8 % PRECISION_PARAMETER
     return own + gpu_parameters(serving)

@@ -60,12 +60,12 @@ def write_repository(directory: Path, repository: Path, chosen: Mapping[str, Cho
 
     It is a link, unless a configuration has to differ: then a directory of links, with that configuration anew.
     """
-    from clipdex.wire.model_config import read_config, write_config
+    from clipdex.wire.model_config import parameters_of, read_config, write_config
 
     differing = set()
     for name, choice in chosen.items():
         config = read_config(repository / name / "config.pbtxt")
-        unheeded = choice.runtime == OPENVINO and asks_for_bf16(config) and not choice.bf16
+        unheeded = choice.runtime == OPENVINO and asks_for_bf16(parameters_of(config)) and not choice.bf16
         if config.backend != choice.runtime or unheeded:
             differing.add(name)
     if not differing:

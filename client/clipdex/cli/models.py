@@ -99,8 +99,8 @@ def _remarks(model: HeldModel) -> list[str]:
         remarks.append(f"computed by {model.runtime}")
     if model.card.below_floor is not None:
         remarks.append(f"installed although {model.card.below_floor}")
-    if parity.get("text_precision", model.card.precision) != model.card.precision:
-        remarks.append(f"its text tower is in {parity['text_precision']}")
+    if model.card.text_precision != model.card.precision:
+        remarks.append(f"its text tower is in {model.card.text_precision}")
     if parity.get("random_weights"):
         remarks.append(f"{parity['random_weights']} weights are random: its vectors are meaningless")
     return remarks

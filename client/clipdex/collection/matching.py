@@ -187,7 +187,7 @@ def match_steps(
         match = partial(matcher.match, top_k=top_k, min_inliers=min_inliers, parts=parts, check=check)
         if vector is None:
             return match(query, where=where, params=params)
-        return match(query, where=best_rows(matcher.index, vector, WITHIN, where, params))
+        return match(query, where=best_rows(matcher.index, vector, WITHIN, where, params, check))
 
     try:
         while True:

@@ -201,7 +201,8 @@ class Scans:
             ready = _prepared(index, some)
             if not ready:
                 return None, [], []
-            allowed = index.allowed(some[0].where, some[0].params)
+            check = _checking([wanted for wanted, _ in ready])
+            allowed = index.allowed(some[0].where, some[0].params, check)
             view = index.view()
         with self._scans:
             return view.generation, ready, _ranked(view, ready, allowed)

@@ -17,7 +17,7 @@ from clipdex.collection.core import Core, Key
 from clipdex.collection.item import Commit, StoredItem, stored_item
 from clipdex.index.info import IndexInfo
 from clipdex.index.manifest import Manifest
-from clipdex.index.side.feature_file import feature_count
+from clipdex.index.side.feature_file import has_features
 from clipdex.index.side.feature_state import features_state
 
 __all__ = ["StoredPictures"]
@@ -144,7 +144,7 @@ class StoredPictures:
     def has_local_features(self) -> bool:
         """Return whether any picture has local features, by which `match` finds it."""
         with self._core.reading() as index:
-            return any(feature_count(part.directory)[0] for _, part in index.pieces())
+            return any(has_features(part.directory) for _, part in index.pieces())
 
     def info(self) -> IndexInfo:
         """Summarise the index: counts, size and dates."""

@@ -1,8 +1,7 @@
 """Whether one picture shows a part of another, and which: the geometry of the points that they share.
 
 Two points that look alike each say how the pictures lie to each other: by how much one is turned, scaled and
-moved.
-The pairs that say the same are looked for first, all at once, and OpenCV's MAGSAC fits a transform to them.
+moved. The pairs that say the same are looked for first, all at once, and OpenCV's MAGSAC fits a transform to them.
 """
 
 from __future__ import annotations
@@ -14,7 +13,16 @@ import numpy.typing as npt
 
 from clipdex.features.decision import SAME, Fit, Rule
 from clipdex.features.pairs import Pairs, pairs_of, unit_of
-from clipdex.features.transforms import fitted, inside, is_plausible, jacobians, mapped, shares_shown
+from clipdex.features.transforms import (
+    fitted,
+    inside,
+    is_plausible,
+    jacobians,
+    log_zooms,
+    mapped,
+    shares_shown,
+    turns,
+)
 from clipdex.looks.local_features import LocalFeatures
 
 __all__ = ["fit", "roughly_agreeing"]
@@ -158,11 +166,9 @@ def _agreeing(
 ) -> npt.NDArray[np.bool_]:
     """Return which pairs are where a transform says, and scaled and turned as it says."""
     near = np.linalg.norm(mapped(transform, p) - q, axis=1) <= tolerance
-    jacobian = jacobians(transform, p)
-    determinant = np.maximum(np.linalg.det(jacobian), 1e-12)
-    angle = np.arctan2(jacobian[:, 1, 0] - jacobian[:, 0, 1], jacobian[:, 0, 0] + jacobian[:, 1, 1])
-    near &= np.abs(zoom - 0.5 * np.log(determinant)) <= _MAX_SCALE_RATIO
-    near &= np.abs(_turned(turn - angle)) <= _MAX_TURN
+    there = jacobians(transform, p)
+    near &= np.abs(zoom - log_zooms(there)) <= _MAX_SCALE_RATIO
+    near &= np.abs(_turned(turn - turns(there))) <= _MAX_TURN
     return np.asarray(near, np.bool_)
 
 

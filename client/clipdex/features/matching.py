@@ -181,7 +181,7 @@ class Matcher:
         check_numbers(top_k, min_inliers)
         if self.store.generation is not self.index.generation:
             raise IndexFault(f"{self.index.directory} was compacted since: open its matcher again")
-        allowed = self.index.allowed(where, params)
+        allowed = self.index.allowed(where, params, check)
         live = flags_of(len(self.index.vectors), allowed)
         live[self.index.tombstones] = False
         asked = described(query, self.recipe)
@@ -375,9 +375,10 @@ def best_rows(
     count: int,
     where: str | Sequence[int] | Array | None = None,
     params: Mapping[str, Any] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> npt.NDArray[np.int64]:
     """Find the rows of the `count` pictures nearest to a vector, ascending: int64. Raises as `Index.search`."""
-    (hits,) = index.search(vector, count, where=where, params=params)
+    (hits,) = index.search(vector, count, where=where, params=params, check=check)
     return np.array(sorted(hit.row for hit in hits), np.int64)
 
 

@@ -16,9 +16,11 @@ __all__ = [
     "inside",
     "is_plausible",
     "jacobians",
+    "log_zooms",
     "mapped",
     "overlap",
     "shares_shown",
+    "turns",
 ]
 
 _MAX_ZOOM, _MAX_STRETCH = 24.0, 3.5
@@ -98,6 +100,18 @@ def jacobians(transform: _Floats, points: npt.NDArray[Any]) -> _Floats:
     return np.asarray(
         (transform[None, :2, :2] - there[:, :, None] * transform[2, None, None, :2]) / w[:, None, None], np.float64
     )
+
+
+def turns(jacobians: _Floats) -> _Floats:
+    """The angles by which derivatives (n, 2, 2) turn, in radians: float64 (n,)."""
+    return np.asarray(
+        np.arctan2(jacobians[:, 1, 0] - jacobians[:, 0, 1], jacobians[:, 0, 0] + jacobians[:, 1, 1]), np.float64
+    )
+
+
+def log_zooms(jacobians: _Floats) -> _Floats:
+    """The logarithms of how much derivatives (n, 2, 2) enlarge: float64 (n,)."""
+    return np.asarray(0.5 * np.log(np.maximum(np.linalg.det(jacobians), 1e-12)), np.float64)
 
 
 def is_plausible(transform: _Floats, size: tuple[int, int]) -> bool:

@@ -20,7 +20,6 @@ from clipdex.base.errors import IndexFault, InvalidArgument
 from clipdex.base.json_text import parsed_object
 from clipdex.base.spelling import composed
 from clipdex.index.column_where import KEY_PREFIX
-from clipdex.index.facets import is_plain_key
 from clipdex.index.files import write_at
 from clipdex.index.picture_view import create_functions, create_view, exif_is_there, folder_of
 from clipdex.index.reader import Index
@@ -41,6 +40,7 @@ from clipdex.index.side.column_file import (
 from clipdex.index.side.derived_file import padded
 from clipdex.index.side.text_column import TextColumn, text_bytes
 from clipdex.index.text_columns import FewTexts, texts_in_order
+from clipdex.index.value_sql import is_plain_key
 
 __all__ = ["build_columns", "merge_log"]
 

@@ -1,4 +1,4 @@
-"""Facets: how many pictures have each value of a column or of a metadata key, and what the columns hold.
+"""Facets: how many pictures have each value of a column or of a metadata key.
 
 Every statement here is this package's own; a metadata key is bound, never compiled. It runs on the connection of
 conditions, behind its authorizer, and over the same view, so that the condition of a value finds what was counted.
@@ -6,37 +6,29 @@ conditions, behind its authorizer, and over the same view, so that the condition
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.errors import InvalidArgument
-from clipdex.base.json_text import parse_json, parsed_object
-from clipdex.index.column_where import ranges_of_columns
-from clipdex.index.picture_view import EXIF_COLUMNS
+from clipdex.index.column_facts import DECLARED, Column, described_columns
 from clipdex.index.reader import Index
+from clipdex.index.value_sql import LONGEST_VALUE, Value, listed, literal, of_key
 from clipdex.index.where import COLUMNS, Rows
 
-__all__ = ["KEY_PREFIX", "Column", "Facets", "Unit", "Value", "ValueCounts", "is_plain_key"]
+__all__ = ["KEY_PREFIX", "Facets", "Unit", "ValueCounts"]
 
-Value: TypeAlias = "str | int | float"
 Unit = Literal["year", "month"]
 
 KEY_PREFIX = "meta."  # before a metadata key that may be named like a column
 
 # Columns with a value of its own for each picture, or of all metadata at once: to count them tells nothing.
 _SINGULAR = frozenset(("row", "path", "id", "name", "mtime", "meta"))
-_LIVE = "row NOT IN (SELECT row FROM main.rows WHERE deleted_at IS NOT NULL)"
-_TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d)?)?")
-_DECLARED = {"modified": "time", "taken": "time", "keywords": "list"}
 _UNIT_LENGTH: dict[Unit, int] = {"year": 4, "month": 7}
 
 _INFINITE = (math.inf, -math.inf)  # an old index may have them; JSON does not
@@ -45,13 +37,7 @@ _ROWS_AT_ONCE = 50_000
 _MOST_COUNTED = 50_000  # pictures, of which each is read; of more, as many in even steps
 _NAMED_AT_ONCE = 500  # rows
 _MOST_VALUES = 200_000  # different ones
-_LONGEST_VALUE = 200  # characters
 _KEPT = 6  # columns, each 12 bytes per row and its values
-
-_SAMPLED = 2_000  # rows
-_SAMPLED_AT_ONCE = 50
-_SAMPLED_CHARACTERS = 16 << 20  # of metadata
-_MOST_SEEN_KEYS, _MOST_KEYS, _MOST_FREQUENT = 1_000, 100, 20
 
 
 @dataclass(frozen=True)
@@ -73,25 +59,6 @@ class ValueCounts:
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column that conditions may use. sql: the expression of it.
-
-    kind: integer, real, text, time or list; time is text such as `2024-06-01 12:30:00`, list one of texts in JSON.
-    there: whether any picture has a value. least, greatest: of all pictures; None for texts. values: the most
-    frequent texts of a sample, with their numbers there.
-    """
-
-    name: str
-    sql: str
-    kind: str
-    there: bool
-    of_metadata: bool = False
-    least: Value | None = None
-    greatest: Value | None = None
-    values: list[tuple[Value, int]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
 class _Coded:
     """Which rows have which values. rows, codes: (n,), a row with each code of a value. long: rows of others.
 
@@ -110,11 +77,13 @@ class _Coded:
 class Facets:
     """Counts over one index, which a single thread uses. What was read is kept until the index changes."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, check: Callable[[], None] = lambda: None) -> None:
+        """check: called now and then; what it raises ends the counting."""
         self._index = index
+        self._check = check
         self._of: tuple[object, int] | None = None
         self._coded: OrderedDict[tuple[str, Unit], _Coded] = OrderedDict()
-        self._columns: list[Column] | None = None
+        self._columns: tuple[list[Column], int] | None = None
 
     def counts(
         self,
@@ -141,7 +110,7 @@ class Facets:
         alive[self._index.tombstones] = False
         if where is not None:
             met = np.zeros(rows, bool)
-            met[self._index.where(where, params)] = True
+            met[self._index.where(where, params, self._check)] = True
             alive &= met
         sampled, share = None, 1.0
         if rows <= _MOST_COUNTED:
@@ -174,10 +143,9 @@ class Facets:
     def columns(self) -> tuple[list[Column], int]:
         """Describe the columns and the metadata keys -> them, and the number of pictures sampled for values."""
         self._look()
-        rows = self._sampled_rows()
         if self._columns is None:
-            self._columns = [*self._own_columns(rows), *self._keys(rows)]
-        return self._columns, len(rows)
+            self._columns = described_columns(self._index, self._check)
+        return self._columns
 
     def _look(self) -> None:
         """Move to the latest commit, and forget what was read of another."""
@@ -187,8 +155,6 @@ class Facets:
         if self._of != now:
             self._of, self._columns = now, None
             self._coded.clear()
-
-    # Counting
 
     def _values(self, by: str, unit: Unit) -> _Coded:
         key = (by, unit)
@@ -207,10 +173,10 @@ class Facets:
                 f"{by} is another one for each picture; count by a column such as folder or width"
             )
         if by in COLUMNS:  # a name of our own
-            sql, kind, sort, given = by, f"typeof({by})", _DECLARED.get(by, ""), dict[str, Any]()
+            sql, kind, sort, given = by, f"typeof({by})", DECLARED.get(by, ""), dict[str, Any]()
         else:
             name = by.removeprefix(KEY_PREFIX)
-            sql, sort, given = _of_key(name), "", {"key": name}
+            sql, sort, given = of_key(name), "", {"key": name}
             kind = "json_type(meta -> :key)"
         expression = sql if by in COLUMNS else "meta ->> :key"
         if sort == "time":
@@ -225,10 +191,10 @@ class Facets:
         for first, piece, which in self._parts(chosen):
             some_rows: list[int] = []
             some_codes: list[int] = []
-            for row, value, of_kind in piece.selected(statement + which, given):
+            for row, value, of_kind in piece.selected(statement + which, given, self._check):
                 is_list = of_kind == "array" or (sort == "list" and isinstance(value, str))
-                for each in _listed(value) if is_list else (value,):
-                    if isinstance(each, str) and len(each) > _LONGEST_VALUE:
+                for each in listed(value) if is_list else (value,):
+                    if isinstance(each, str) and len(each) > LONGEST_VALUE:
                         long.append(first + row)
                         continue
                     if not isinstance(each, (str, int, float)) or each in _INFINITE:
@@ -267,176 +233,7 @@ class Facets:
         value = coded.values[at]
         if coded.in_lists[at]:
             of = coded.sql.replace("meta ->> ", "meta, ")
-            return f"has({of}, {_literal(value)})"
+            return f"has({of}, {literal(value)})"
         if coded.time:
-            return f"substr({coded.sql}, 1, {len(str(value))}) = {_literal(value)}"
-        return f"{coded.sql} = {_literal(value)}"
-
-    # Describing
-
-    def _ranges(self, names: Sequence[str]) -> list[tuple[Any, Any]]:
-        """The least and the greatest value of each column, in SQLite's order; None for one without values."""
-        found = []
-        for first, piece in self._index.pieces():
-            known = _known_ranges(piece, names)
-            unknown = [name for name in names if name not in known]
-            if unknown:
-                asked = ", ".join(f"min({name}), max({name})" for name in unknown)
-                statement = f"SELECT {asked} FROM pictures WHERE {_LIVE}"  # noqa: S608
-                (record,) = piece.selected(statement, {})
-                known |= {name: (record[2 * i], record[2 * i + 1]) for i, name in enumerate(unknown)}
-            if known.get("row", (None,))[0] is not None:
-                known["row"] = (known["row"][0] + first, known["row"][1] + first)
-            found.append([end for name in names for end in known[name]])
-        ranges = []
-        for i in range(len(names)):
-            least = [record[2 * i] for record in found if record[2 * i] is not None]
-            greatest = [record[2 * i + 1] for record in found if record[2 * i + 1] is not None]
-            ranges.append((min(least, key=_in_sql, default=None), max(greatest, key=_in_sql, default=None)))
-        return ranges
-
-    def _own_columns(self, rows: Sequence[int]) -> list[Column]:
-        ranged = [name for name in COLUMNS if name not in ("path", "id", "name", "folder", "meta")]
-        ranges = dict(zip(ranged, self._ranges(ranged), strict=True))
-        kinds = {name: _kind_of(name, *ends) for name, ends in ranges.items()}
-        texts = [name for name, kind in kinds.items() if kind in ("text", "list") and ranges[name][0] is not None]
-        frequent: dict[str, Counter[Value]] = {name: Counter() for name in texts}
-        for first, piece in self._index.pieces() if texts else ():
-            own = [row - first for row in rows if 0 <= row - first < len(piece.vectors)]
-            for start in range(0, len(own), _SAMPLED_AT_ONCE):
-                which = ", ".join(str(int(row)) for row in own[start : start + _SAMPLED_AT_ONCE])
-                statement = f"SELECT {', '.join(texts)} FROM pictures WHERE row IN ({which})"  # noqa: S608
-                for record in piece.selected(statement, {}):
-                    for name, value in zip(texts, record, strict=True):
-                        _count(frequent[name], value, is_list=kinds[name] == "list")
-        columns = []
-        for name in COLUMNS:
-            if name in ranges:
-                least, greatest = ranges[name]
-                ordered = kinds[name] not in ("text", "list")
-                columns.append(
-                    Column(
-                        name,
-                        name,
-                        kinds[name],
-                        least is not None,
-                        least=least if ordered else None,
-                        greatest=greatest if ordered else None,
-                        values=frequent[name].most_common(_MOST_FREQUENT) if name in frequent else [],
-                    )
-                )
-            else:
-                one = f"SELECT 1 FROM pictures WHERE {name} IS NOT NULL AND {_LIVE} LIMIT 1"  # noqa: S608
-                there = any(piece.selected(one, {}) for _, piece in self._index.pieces())
-                columns.append(Column(name, name, "text", there))
-        return columns
-
-    def _keys(self, rows: Sequence[int]) -> list[Column]:
-        """Describe the metadata keys of a sample of rows."""
-        numbers: Counter[str] = Counter()
-        values: dict[str, Counter[Value]] = {}
-        kinds: dict[str, set[str]] = {}
-        ends: dict[str, tuple[Any, Any]] = {}
-        read = 0
-        for start in range(0, len(rows), _SAMPLED_AT_ONCE):
-            for picture in self._index.pictures(rows[start : start + _SAMPLED_AT_ONCE]).values():
-                read += len(picture.metadata or "")
-                with suppress(ValueError):
-                    for key, value in parsed_object(picture.metadata or "{}").items():
-                        if value is None or not is_plain_key(key) or (key not in numbers and len(numbers) > 1_000):
-                            continue
-                        numbers[key] += 1
-                        kinds.setdefault(key, set()).add(_json_kind(value))
-                        _count(values.setdefault(key, Counter()), value, is_list=isinstance(value, list))
-                        if isinstance(value, (int, float)):
-                            low, high = ends.get(key, (value, value))
-                            ends[key] = (min(low, value), max(high, value))
-            if read > _SAMPLED_CHARACTERS:
-                break
-        columns = []
-        for key, _ in numbers.most_common(_MOST_KEYS):
-            found = kinds[key]
-            kind = found.pop() if len(found) == 1 else "real" if found <= {"integer", "real"} else "text"
-            numeric = kind in ("integer", "real")
-            least, greatest = ends[key] if numeric else (None, None)
-            frequent = [] if numeric else values[key].most_common(_MOST_FREQUENT)
-            columns.append(Column(key, _of_key(key), kind, True, True, least, greatest, frequent))
-        return columns
-
-    def _sampled_rows(self) -> list[int]:
-        count = len(self._index.vectors)
-        rows = np.unique(np.linspace(0, max(0, count - 1), min(_SAMPLED, count)).astype(np.int64))
-        return [int(row) for row in rows[~np.isin(rows, self._index.tombstones)]]
-
-
-def _known_ranges(piece: Index, names: Sequence[str]) -> dict[str, tuple[Any, Any]]:
-    """Find the ranges that can be told without reading every row of SQLite."""
-    known: dict[str, tuple[Any, Any]] = {}
-    if not piece.rows_now().exif_count():
-        known |= dict.fromkeys(EXIF_COLUMNS, (None, None))
-    rows, file = len(piece.vectors), piece.columns()
-    if file is not None and file.rows == rows:
-        chosen = np.ones(rows, np.bool_)
-        chosen[piece.tombstones] = False
-        live = np.flatnonzero(chosen)
-        known["row"] = (int(live[0]), int(live[-1])) if len(live) else (None, None)
-        ranges = ranges_of_columns(file, names, chosen)
-        known |= {name: (None, None) if ends is None else ends for name, ends in ranges.items()}
-    return known
-
-
-def _in_sql(value: Any) -> tuple[int, Any]:
-    """Order values as SQLite does: numbers before texts, before bytes."""
-    return (0 if isinstance(value, (int, float)) else 1 if isinstance(value, str) else 2), value
-
-
-def _kind_of(name: str, least: object, greatest: object) -> str:
-    """Return the kind of a column of the view: as it is declared, and for numbers as its values are."""
-    if name in _DECLARED or isinstance(least, str) or isinstance(greatest, str) or least is None:
-        return _DECLARED.get(name, "text")
-    return "integer" if isinstance(least, int) and isinstance(greatest, int) else "real"
-
-
-def _json_kind(value: object) -> str:
-    if isinstance(value, str):
-        return "time" if _TIME.fullmatch(value) else "text"
-    if isinstance(value, bool):
-        return "integer"
-    return {int: "integer", float: "real", list: "list"}.get(type(value), "text")
-
-
-def _listed(text: Any) -> list[Any]:
-    """Return the values in a JSON list, each once."""
-    with suppress(ValueError, TypeError):
-        found = parse_json(text)
-        if isinstance(found, list):
-            return list(dict.fromkeys(each for each in found if isinstance(each, (str, int, float))))
-    return []
-
-
-def _count(counter: Counter[Value], value: object, *, is_list: bool) -> None:
-    """Count a value, or those of a list, if it is short; of very many different ones only some."""
-    listed = value if isinstance(value, list) else _listed(value) if is_list else [value]
-    for each in listed[:100]:
-        if isinstance(each, (str, int, float)) and not (isinstance(each, str) and len(each) > _LONGEST_VALUE):
-            counter[each] += 1
-
-
-def is_plain_key(key: str) -> bool:
-    """Return whether `->>` takes a key as it is: not as a path."""
-    return 0 < len(key) <= _LONGEST_VALUE and not key.startswith(("$", "[")) and not set(key) & {'"', "\\", "\0"}
-
-
-def _of_key(key: str) -> str:
-    if not is_plain_key(key):
-        raise InvalidArgument(
-            f'the metadata key {key!r:.60} cannot be counted by; expected one without ", \\ and zero bytes that '
-            "does not begin with $ or ["
-        )
-    return f"meta ->> {_literal(key)}"
-
-
-def _literal(value: Value) -> str:
-    if isinstance(value, str):
-        return "'" + value.replace("'", "''") + "'"
-    return json.dumps(int(value) if isinstance(value, bool) else value)
+            return f"substr({coded.sql}, 1, {len(str(value))}) = {literal(value)}"
+        return f"{coded.sql} = {literal(value)}"

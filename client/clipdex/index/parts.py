@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -166,12 +166,22 @@ class PartedIndex(Index):
             views=tuple(views),
         )
 
-    def where(self, condition: str, params: Mapping[str, Any] | None = None) -> Rows:
+    def where(
+        self,
+        condition: str,
+        params: Mapping[str, Any] | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> Rows:
         """Find the live rows that meet a condition in SQL; see `Index.where`."""
         # Rows have other numbers in a part; only a condition that reads them needs a connection of its own.
         numbered = isinstance(condition, str) and bool(columns_read(condition, ("row",)))
         found = [
-            first + (part.where_numbered(condition, params, first) if numbered else part.where(condition, params))
+            first
+            + (
+                part.where_numbered(condition, params, first, check)
+                if numbered
+                else part.where(condition, params, check)
+            )
             for first, part in self.pieces()
         ]
         return np.concatenate([np.empty(0, np.int64), *found])

@@ -152,8 +152,8 @@ class Index(OpenedIndex):
             exclude: rows to leave out.
             grouping: makes near-duplicates one hit; see `Hit.copies`.
             ann: finds the candidates, such as `clipdex.ann.AnnIndex`: faster, but one of the best may be missing.
-            check: called now and then while rows are ranked, in any thread, but not by `ann`; what it raises ends
-                the search.
+            check: called now and then while the condition is evaluated and rows are ranked, in any thread, but not
+                by `ann`; what it raises ends the search.
 
         Raises:
             InvalidArgument: the queries' width differs from the index's, a query is not of norm 1, the condition
@@ -164,7 +164,7 @@ class Index(OpenedIndex):
         """
         wide = checked_queries(queries, self.manifest, self.directory)
         check_options(top_k, offset, min_score, grouping, ann)
-        allowed = self.allowed(where, params)
+        allowed = self.allowed(where, params, check)
         asked = asked_of(wide, len(self), len(self._vectors), top_k, offset, min_score, exclude)
         if ann is not None:
             ann.require(self)
@@ -202,11 +202,16 @@ class Index(OpenedIndex):
         check_options(top_k, offset, min_score)
         return asked_of(wide[:1], len(self), len(self._vectors), top_k, offset, min_score, exclude)[0]
 
-    def allowed(self, where: str | Sequence[int] | Array | None, params: Mapping[str, Any] | None) -> Array | None:
-        """The rows that `where`, as `search` takes it, allows; None for all."""
+    def allowed(
+        self,
+        where: str | Sequence[int] | Array | None,
+        params: Mapping[str, Any] | None,
+        check: Callable[[], None] = lambda: None,
+    ) -> Array | None:
+        """The rows that `where`, as `search` takes it, allows; None for all. check: as for `where`."""
         check_params(where, params)
         if isinstance(where, str):
-            return self.where(where, params)
+            return self.where(where, params, check)
         return None if where is None else row_numbers(where, "the filter", or_flags=True)
 
     def view(self, codes: bool = True) -> View:
@@ -229,32 +234,46 @@ class Index(OpenedIndex):
                 raise no_record(self.directory, row)
         return hits_of(found, pictures, self.directory)
 
-    def where(self, condition: str, params: Mapping[str, Any] | None = None) -> Rows:
+    def where(
+        self,
+        condition: str,
+        params: Mapping[str, Any] | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> Rows:
         """Find the live rows that meet a condition in SQL: int64, ascending (docs/search.md).
 
-        It is evaluated once; until `refresh`, using the same condition again costs nothing.
+        It is evaluated once; until `refresh`, using the same condition again costs nothing. check: called now and
+        then while it is evaluated; what it raises ends that.
 
         Raises:
             InvalidArgument: it is not a condition on a picture's columns, or takes too long.
             IndexFault: the index was compacted after it was opened, before its first condition; refresh it.
         """
-        return self._live(self._conditions().rows(condition, params, len(self._vectors)))
+        return self._live(self._conditions().rows(condition, params, len(self._vectors), check))
 
-    def where_numbered(self, condition: str, params: Mapping[str, Any] | None, first: int) -> Rows:
+    def where_numbered(
+        self,
+        condition: str,
+        params: Mapping[str, Any] | None,
+        first: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> Rows:
         """Find rows like `where`, for a condition on `row` that numbers the first row `first` -> own row numbers.
 
         Raises: as `where`.
         """
         with closing(self._opened_where(first)) as numbered:
-            found: Rows = numbered.rows(condition, params, first + len(self._vectors)) - first
+            found: Rows = numbered.rows(condition, params, first + len(self._vectors), check) - first
         return self._live(found)
 
     def _live(self, rows: Rows) -> Rows:
         return rows[absent(rows, self._dead)] if len(self._dead) else rows
 
-    def selected(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    def selected(
+        self, sql: str, values: Mapping[str, Any], check: Callable[[], None] = lambda: None
+    ) -> list[tuple[Any, ...]]:
         """Run a SELECT of this package over the view of conditions; see `Where.selected`."""
-        return self._conditions().selected(sql, values)
+        return self._conditions().selected(sql, values, check)
 
     def require_sound(self, rows: Sequence[int] | Array) -> None:
         """Raise IndexDamaged unless these rows are finite and of norm 1, up to their rounding."""

@@ -1,8 +1,8 @@
 """Filters: finding the rows that meet a condition in SQL, evaluated by SQLite.
 
 The condition is the only user input that is compiled; values are bound. It is put into a WHERE over a view, on a
-separate read-only connection whose authorizer allows the view's columns, some pure functions and nothing else. So
-whatever the condition says, it either filters or is refused.
+separate read-only connection behind a guard (condition_guard.py). So whatever the condition says, it filters or is
+refused.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,37 +20,24 @@ import numpy.typing as npt
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.spelling import composed
 from clipdex.index.column_where import rows_by_columns
+from clipdex.index.condition_guard import LONGEST, Guard, close_in
 from clipdex.index.picture_view import (
     COLUMNS,
     QUOTED,
-    Function,
     create_functions,
     create_view,
     exif_is_there,
     of_the_row,
 )
-from clipdex.index.schema import Still, connect, require_still, unreadable, was_refused
+from clipdex.index.schema import connect, require_still, unreadable, was_refused
 from clipdex.index.side.column_file import ColumnFile
 
-__all__ = ["COLUMNS", "FILTER_TIMEOUT_S", "FUNCTIONS", "Rows", "Where", "columns_read"]
+__all__ = ["COLUMNS", "FILTER_TIMEOUT_S", "Rows", "Where", "columns_read"]
 
 Rows = npt.NDArray[np.int64]
 
-# Functions without side effects whose results are no longer than their arguments.
-FUNCTIONS = frozenset(
-    (
-        *("abs", "coalesce", "glob", "has", "hex", "ifnull", "iif", "instr", "length", "like", "lower", "ltrim"),
-        *("max", "min", "near", "nullif", "round", "rtrim", "sign", "substr", "substring", "trim", "typeof"),
-        *("unicode", "upper", "date", "datetime", "julianday", "strftime", "time", "unixepoch", "current_date"),
-        *("current_time", "current_timestamp", "json_array_length", "json_extract", "json_type", "json_valid"),
-        *("->", "->>"),
-    )
-)
-
 FILTER_TIMEOUT_S = 60.0
-_LONGEST = 10_000  # characters of a condition
 _KEPT = 4  # results cached per snapshot; each takes 8 bytes per row
-_STEPS = 1_000  # of SQLite's virtual machine, between two checks of the clock; one may take milliseconds
 
 # Even without this check a subquery could read only the view, but with tombstones, and again for each row.
 _SUBQUERY = re.compile(r"\b(select|values)\b", re.IGNORECASE)
@@ -62,19 +48,6 @@ _IN_CASE = "EXPLAIN SELECT CASE WHEN\n{}\nTHEN 1 END FROM pictures"
 _IN_PARENTHESES = "SELECT row FROM pictures WHERE (\n{}\n) AND row >= {:d} AND row < {:d} ORDER BY row"
 
 _DAMAGED = ("database disk image is malformed", "disk I/O error", "file is not a database")
-
-_LIMITS = {
-    "LENGTH": 16 << 20,
-    "SQL_LENGTH": 4 * _LONGEST,
-    "EXPR_DEPTH": 200,
-    "COMPOUND_SELECT": 1,
-    "FUNCTION_ARG": 20,
-    "ATTACHED": 0,
-    "LIKE_PATTERN_LENGTH": 1000,
-    "VARIABLE_NUMBER": 1000,
-    "TRIGGER_DEPTH": 1,
-    "WORKER_THREADS": 0,
-}
 
 
 class Where:
@@ -99,25 +72,30 @@ class Where:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._answers: dict[tuple[object, ...], Rows] = {}
-        self._guard = _Guard()
+        self._guard = Guard()
         self._first = first
         self._columns = columns
         self._is_old = False  # the view, which may lack what a commit has added
         try:
             self._db = connect(path, write=False)
             self._has_exif = exif_is_there(self._db)
-            _close_in(self._db, self._guard.watched, with_exif=self._has_exif, first=first)
-            self._db.set_authorizer(self._guard.decide)
-            self._db.set_progress_handler(self._guard.look_at_the_clock, _STEPS)
+            close_in(self._db, self._guard, with_exif=self._has_exif, first=first)
         except sqlite3.Error as exc:
             raise unreadable(path, exc) from exc
 
-    def rows(self, condition: str, params: Mapping[str, Any] | None, below: int) -> Rows:
+    def rows(
+        self,
+        condition: str,
+        params: Mapping[str, Any] | None,
+        below: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> Rows:
         """Find the rows below `below` that meet the condition: ascending, read-only, tombstones included.
 
         Args:
             condition: an SQL expression over `COLUMNS`.
             params: values of its `:name` parameters: text, numbers or None.
+            check: called now and then; what it raises ends the evaluation.
 
         Raises:
             InvalidArgument: it is not such an expression, uses something forbidden, or takes too long.
@@ -133,7 +111,8 @@ class Where:
             found = self._answers.pop(key, None)
             if found is None:
                 self._look_at_the_schema()
-                found = self._evaluated(condition, values, below)
+                with self._guard.asking(check):
+                    found = self._evaluated(condition, values, below)
                 while len(self._answers) >= _KEPT:
                     self._answers.pop(next(iter(self._answers)))
             self._answers[key] = found  # the last to be forgotten
@@ -223,10 +202,13 @@ class Where:
             "width > 1000 AND path GLOB '*/2024/*'"
         )
 
-    def selected(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    def selected(
+        self, sql: str, values: Mapping[str, Any], check: Callable[[], None] = lambda: None
+    ) -> list[tuple[Any, ...]]:
         """Run a SELECT over the view `pictures` -> its records.
 
         sql: written by this package, with no text of a user in it: it may count, and read `main.rows.deleted_at`.
+        check: as for `rows`.
 
         Raises:
             InvalidArgument: it takes too long.
@@ -236,7 +218,8 @@ class Where:
             self._look_at_the_schema()
             self._guard.trusts = True
             try:
-                return self._run(sql, values)
+                with self._guard.asking(check):
+                    return self._run(sql, values)
             finally:
                 self._guard.trusts = False
 
@@ -250,86 +233,6 @@ class Where:
         """Close the connection."""
         with self._lock:
             self._db.close()
-
-
-class _Guard:
-    """SQLite's callbacks while it compiles and runs a condition."""
-
-    def __init__(self) -> None:
-        self.refused = ""
-        self.late = False
-        self.trusts = False  # the statement is of this package
-        self.interruption: BaseException | None = None
-        self._deadline = 0.0
-
-    def start(self, timeout_s: float) -> None:
-        """Reset the state for a new statement."""
-        self.refused, self.late, self.interruption = "", False, None
-        self._deadline = time.monotonic() + timeout_s
-
-    def decide(self, action: int, one: str | None, two: str | None, base: str | None, inside: str | None) -> int:
-        """Be SQLite's authorizer. inside: the view that the access comes from, None for the condition itself."""
-        why = self._objection(action, one, two, base, inside)
-        if not why:
-            return sqlite3.SQLITE_OK
-        self.refused = self.refused or why
-        return sqlite3.SQLITE_DENY
-
-    def _objection(
-        self, action: int, one: str | None, two: str | None, base: str | None, inside: str | None
-    ) -> str:
-        ours = inside == "pictures"
-        if action == sqlite3.SQLITE_SELECT:
-            return ""  # its reads are authorized one by one
-        if action == sqlite3.SQLITE_READ:
-            if base == "main" and one in ("rows", "metadata", "exif") and (ours or two == ""):
-                return ""
-            if self.trusts and base == "main" and one == "rows" and two in ("row", "deleted_at"):
-                return ""
-            return "" if base == "temp" and one == "pictures" and two in COLUMNS else f"may not read {one}.{two}"
-        if action == sqlite3.SQLITE_FUNCTION:
-            counts = self.trusts and two == "count"
-            return "" if ours or counts or str(two).lower() in FUNCTIONS else f"may not call {two}()"
-        return "may do nothing but compare the columns of a picture"
-
-    def watched(self, function: Function) -> Function:
-        """Wrap a function for SQL so that Ctrl-C and InvalidArgument in it come through as they are."""
-
-        def call(*values: Any) -> Any:
-            try:
-                return function(*values)
-            except (KeyboardInterrupt, SystemExit, InvalidArgument) as exc:
-                self.interruption = exc
-                raise
-
-        return call
-
-    def look_at_the_clock(self) -> int:
-        """Check the deadline, as SQLite's progress handler: anything but 0 ends the statement."""
-        try:
-            self.late = time.monotonic() > self._deadline
-            return int(self.late)
-        except BaseException as exc:  # Ctrl-C comes here, and SQLite would swallow it
-            self.interruption = exc
-            return 1
-
-
-def _close_in(
-    db: sqlite3.Connection, watched: Callable[[Function], Function], *, with_exif: bool, first: int
-) -> None:
-    """Create the view and set every limit that SQLite has."""
-    create_functions(db, watched)
-    db.execute("PRAGMA temp_store = MEMORY")
-    # Without locks, a file may be cut short while it is read: if it were mapped, that would kill the process.
-    db.execute(f"PRAGMA mmap_size = {0 if isinstance(db, Still) else 1 << 30:d}")
-    create_view(db, with_exif=with_exif, first=first)
-    db.execute("PRAGMA query_only = ON")
-    db.execute("PRAGMA trusted_schema = OFF")
-    if hasattr(db, "setlimit"):  # Python 3.11
-        for name, limit in _LIMITS.items():
-            db.setlimit(getattr(sqlite3, f"SQLITE_LIMIT_{name}"), limit)
-    if hasattr(db, "setconfig"):  # Python 3.12
-        db.setconfig(getattr(sqlite3, "SQLITE_DBCONFIG_DEFENSIVE"), True)  # noqa: B009
 
 
 def columns_read(condition: str, among: Sequence[str]) -> set[str]:
@@ -368,8 +271,8 @@ def _check_text(condition: str) -> None:
         raise InvalidArgument(f"the filter is {type(condition).__name__}; expected a condition in SQL, a string")
     if not condition.strip():
         raise InvalidArgument("the filter is empty; write a condition in SQL, such as  width > 1000")
-    if len(condition) > _LONGEST:
-        raise InvalidArgument(f"the filter has {len(condition):,} characters; expected at most {_LONGEST:,}")
+    if len(condition) > LONGEST:
+        raise InvalidArgument(f"the filter has {len(condition):,} characters; expected at most {LONGEST:,}")
     if _SUBQUERY.search(QUOTED.sub(" ", condition)):
         raise InvalidArgument("the filter contains SELECT or VALUES; expected a condition on one picture")
     if "\0" in condition or not _is_unicode(condition):

@@ -168,6 +168,11 @@ class ModelCard:
         return "sigmoid" if self.logit_bias else "softmax"
 
     @property
+    def text_precision(self) -> str:
+        """Precision of the text tower, which the gate may have left in float32."""
+        return str(self.parity.get("text_precision", self.precision))[:_LONGEST_TEXT]
+
+    @property
     def below_floor(self) -> str | None:
         """The gate's objection, if the model was installed anyway (`clipdex export --force`), else None."""
         problem = str(self.parity.get("problem", "it failed the gate"))

@@ -32,10 +32,8 @@ _ROUNDING = 2.0**-21
 
 _SECOND_LEVEL = 254  # the second int8 of a query counts a 254th of the first
 
-_GROUPS, _GROUPS_FOR_EACH = (
-    512,
-    16,
-)  # to find the k best of many scores roughly: at least so many, and for each of k
+# To find the k best of many scores roughly: at least so many groups, and so many for each of k.
+_GROUPS, _GROUPS_FOR_EACH = 512, 16
 
 _NO_ROWS: _Rows = np.empty(0, np.int64)
 

@@ -65,7 +65,7 @@ class Worker:
         """
         if held.name not in self._indexes:
             opened = Index.open(held.directory)
-            self._indexes[held.name] = opened, Facets(opened)
+            self._indexes[held.name] = opened, Facets(opened, self.check)
         index, facets = self._indexes[held.name]
         try:
             if not index.is_current():
@@ -79,8 +79,8 @@ class Worker:
             raise FingerprintMismatch(f"{held.directory} was replaced by an index of another model: start again")
         return index, facets
 
-    def progress(self, done: int, total: int) -> None:
-        """Stop what reports its progress, if the application ends or nobody wants it any more."""
+    def check(self) -> None:
+        """Stop what asks, if the application ends or nobody wants it any more."""
         if self.stopping.is_set():
             raise Closed("the server is stopping; try again once it has restarted")
         if self.given_up.is_set():

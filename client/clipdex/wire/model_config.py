@@ -12,7 +12,15 @@ from clipdex.base.errors import CardError
 from clipdex.wire.generated import model_config_pb2, text_format
 from clipdex.wire.transport import ModelConfig
 
-__all__ = ["asks_for_tf32", "from_message", "instances", "read_config", "row_bytes", "write_config"]
+__all__ = [
+    "asks_for_tf32",
+    "from_message",
+    "instances",
+    "parameters_of",
+    "read_config",
+    "row_bytes",
+    "write_config",
+]
 
 
 # Beyond what any real server states. Numbers by which a client allocates memory are bounded again there.
@@ -40,7 +48,7 @@ def from_message(message: Any) -> ModelConfig:
         name=message.name,
         max_batch_size=message.max_batch_size,
         instance_count=count,
-        parameters={key: value.string_value for key, value in message.parameters.items()},
+        parameters=parameters_of(message),
         inputs=_dims(name, message.input),
         outputs=_dims(name, message.output),
         runtime=message.backend[:200],
@@ -67,6 +75,11 @@ def _require(name: str, what: str, found: int, least: int, most: int) -> None:
 def instances(message: Any, gpus: int = 1) -> int:
     """Count a model's instances. A group has its count on each GPU it lists, else on each of `gpus`."""
     return sum((group.count or 1) * (len(group.gpus) or gpus) for group in message.instance_group) or gpus
+
+
+def parameters_of(message: Any) -> dict[str, str]:
+    """Return the parameters of an `inference.ModelConfig` message."""
+    return {key: value.string_value for key, value in message.parameters.items()}
 
 
 def asks_for_tf32(config: Any) -> bool:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 
 from clipdex.apps.doctor.finding import Finding, Severity, Words
-from clipdex.apps.doctor.snapshot import Snapshot, release_of
+from clipdex.apps.doctor.snapshot import Model, Snapshot, release_of
 from clipdex.wire.inspect.findings import InspectedModel
+from clipdex.wire.runtimes.choice import OPENVINO, asks_for_bf16
 
 __all__ = ["CHECKS", "WORDINGS"]
 
@@ -48,7 +49,7 @@ WORDINGS = {
     "int8_versions": Words(
         NOTE,
         "it was exported in int8 with onnxruntime {onnxruntime}, and {server} serves it",
-        "Results in int8 depend on the version of onnxruntime, in the third decimal (docs/export.md).",
+        "Results in int8 depend on the runtime and its version, in the third decimal (docs/export.md).",
         "If that matters, index and search with the same server release.",
     ),
 }
@@ -109,15 +110,25 @@ def runtimes(snapshot: Snapshot) -> Iterator[Finding]:
     """Note towers that OpenVINO computes, and those that it could compute faster."""
     here = snapshot.processor
     lacking = here is not None and not here.gains_by_bf16
-    for tower in _towers(snapshot):
-        asks = tower.parameters.get("HINT_BF16", "").upper() == "YES"
-        if tower.backend == "openvino":
-            how = "in bf16 where its processor multiplies it" if asks else "in float32"
-            if asks and here is not None:
-                how = f"in float32, since {here} gains nothing by bf16" if lacking else f"in bf16, on {here}"
-            yield Finding("openvino", tower.name, {"how": how})
-        elif asks and not tower.on_gpu:
-            yield Finding("bf16_unused", tower.name, {"here": "; this one gains nothing by it" if lacking else ""})
+    for model in snapshot.models:
+        for part, tower in model.towers.items():
+            asks = asks_for_bf16(tower.parameters)
+            if tower.backend == OPENVINO:
+                how = "in bf16 where its processor gains by it" if asks else "in float32"
+                if asks and here is not None:
+                    how = f"in float32, since {here} gains nothing by bf16" if lacking else f"in bf16, on {here}"
+                if _precision(model, part) == "int8":
+                    how = f"in int8, and the rest {how}"
+                yield Finding("openvino", tower.name, {"how": how})
+            elif asks and not tower.on_gpu:
+                facts = {"here": "; this one gains nothing by it" if lacking else ""}
+                yield Finding("bf16_unused", tower.name, facts)
+
+
+def _precision(model: Model, part: str) -> str | None:
+    if model.card is None:
+        return None
+    return model.card.text_precision if part == "text" else model.card.precision
 
 
 def _towers(snapshot: Snapshot) -> Iterator[InspectedModel]:

@@ -45,6 +45,7 @@ __all__ = [
     "FeatureFile",
     "feature_count",
     "feature_damages",
+    "has_features",
     "lock_features",
     "make_features",
     "remove_features",
@@ -161,6 +162,10 @@ class FeatureFile:
         """Return the number of records and the last id; ids only grow. Raises IndexFault."""
         ((records, last),) = self._rows("SELECT count(*), coalesce(max(id), 0) FROM features")
         return records, last
+
+    def is_empty(self) -> bool:
+        """Return whether it has no records; unlike `count`, it reads one at most. Raises IndexFault."""
+        return not self._rows("SELECT 1 FROM features LIMIT 1")
 
     def is_current(self) -> bool:
         """Return whether it is still the file of its index, and nobody else has written to it since it was opened.
@@ -311,6 +316,18 @@ def feature_count(directory: Path) -> tuple[int, int]:
             return found.count()[0], (directory / FEATURES_FILE).stat().st_size
     except (IndexFault, OSError):
         return 0, 0
+
+
+def has_features(directory: Path) -> bool:
+    """Return whether any picture has features, without counting them; a file that cannot be read has none here."""
+    try:
+        found = FeatureFile.open(directory)
+        if found is None:
+            return False
+        with closing(found):
+            return not found.is_empty()
+    except IndexFault:
+        return False
 
 
 def lock_features(directory: Path) -> int:

@@ -11,7 +11,9 @@ from starlette.responses import Response
 
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.json_text import plain_text
-from clipdex.index.facets import Column, Unit, Value, ValueCounts
+from clipdex.index.column_facts import Column
+from clipdex.index.facets import Unit, ValueCounts
+from clipdex.index.value_sql import Value
 from clipdex.web.computing import Computing, Worker, kept_for
 from clipdex.web.filters import require_allowed
 from clipdex.web.leaving import while_there

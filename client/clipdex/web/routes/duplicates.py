@@ -69,7 +69,7 @@ async def duplicates(
         ends = time.monotonic() + _LONGEST_S
 
         def progress(done: int, total: int) -> None:
-            worker.progress(done, total)
+            worker.check()
             if time.monotonic() > ends:
                 raise InvalidArgument(
                     f"comparing took longer than {_LONGEST_S:g} s and was stopped at picture {done:,} of "

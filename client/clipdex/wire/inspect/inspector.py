@@ -16,7 +16,7 @@ from clipdex.wire.credentials import Credentials
 from clipdex.wire.generated import model_config_pb2, service_pb2
 from clipdex.wire.inspect.findings import Batching, InspectedModel, InspectedServer, InstanceGroup, Tensor
 from clipdex.wire.messages import infer_request, output_array, statistics
-from clipdex.wire.model_config import from_message
+from clipdex.wire.model_config import from_message, parameters_of
 from clipdex.wire.status import cause_of, is_restricted, translate
 from clipdex.wire.transport import LARGEST_ANSWER
 
@@ -164,7 +164,7 @@ def model_of(config: Any, **more: Any) -> InspectedModel:
             for group in config.instance_group
         ),
         batching=batching,
-        parameters={key: value.string_value for key, value in config.parameters.items()},
+        parameters=parameters_of(config),
         accelerators={each.name: dict(each.parameters) for each in accelerators},
         warm_ups=tuple(each.batch_size for each in config.model_warmup),
         **more,

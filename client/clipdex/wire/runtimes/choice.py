@@ -8,7 +8,7 @@ stays.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,13 +46,9 @@ class Choice:
         return f"{self.runtime}{' in bf16' if self.bf16 else ''}: {self.why}"
 
 
-def asks_for_bf16(config: Any) -> bool:
-    """Return whether a `ModelConfig` message allows products in bfloat16."""
-    return _parameter(config, BF16_PARAMETER).upper() == "YES"
-
-
-def _parameter(config: Any, name: str) -> str:
-    return str(config.parameters[name].string_value) if name in config.parameters else ""
+def asks_for_bf16(parameters: Mapping[str, str]) -> bool:
+    """Return whether a model's parameters allow products in bfloat16."""
+    return parameters.get(BF16_PARAMETER, "").upper() == "YES"
 
 
 def choose(
@@ -70,9 +66,12 @@ def choose(
         installed: names of installed runtimes; None for what is found here.
         gpu: a GPU takes the models that do not ask for a CPU.
     """
+    from clipdex.wire.model_config import parameters_of  # gRPC's messages, which most importers of this do without
+
     processor = processor or this_processor()
     installed = installed_runtimes() if installed is None else installed
-    asks = asks_for_bf16(config)
+    parameters = parameters_of(config)
+    asks = asks_for_bf16(parameters)
     if config.backend == OPENVINO:
         if not asks:
             return Choice(OPENVINO, False, "its configuration names it, and asks for float32")
@@ -85,7 +84,7 @@ def choose(
     if not asks:
         if ONNXRUNTIME not in installed and OPENVINO in installed:
             return Choice(OPENVINO, False, "onnxruntime is not installed")
-        if _parameter(config, PRECISION_PARAMETER) == "int8" and processor.gains_by_openvino_int8:
+        if parameters.get(PRECISION_PARAMETER) == "int8" and processor.gains_by_openvino_int8:
             if OPENVINO in installed:
                 return Choice(OPENVINO, False, f"faster in int8 on {processor}")
             why = f"OpenVINO, which is not installed, would be faster in int8 on {processor}"
