@@ -6,7 +6,7 @@ from scenes import scene
 
 pytest.importorskip("cv2")
 
-from clipdex.features import geometry, matching
+from clipdex.features import geometry, matching, transforms
 from clipdex.features.candidates import likely, votes
 from clipdex.features.decision import Rule
 from clipdex.features.geometry import fit, roughly_agreeing
@@ -84,7 +84,7 @@ def test_points_agree_that_lie_to_each_other_as_their_neighbours_do_and_count_on
 
 def test_no_transform_is_fitted_to_fewer_points_than_can_come_to_the_least(monkeypatch):
     fitted = []
-    plain = geometry.fitted
+    plain = transforms.fitted
     monkeypatch.setattr(geometry, "fitted", lambda *given: fitted.append(given) or plain(*given))
     query = scattered(0)
     same = Pairs(np.arange(POINTS), np.arange(POINTS))
