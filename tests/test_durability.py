@@ -11,11 +11,12 @@ import sys
 
 import pytest
 from conftest import ROOT
-from proofs.workload import MANIFEST, Expected, check, stage
+from proofs.workload import MANIFEST, RECIPE, Expected, check, stage
 
 import clipdex
 from clipdex.base import replacing
 from clipdex.index import Index, IndexWriter, compact_index, opened, vectors
+from clipdex.index.side.feature_file import make_features
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the proofs use Linux's own means")
 
@@ -34,6 +35,7 @@ def prove(script, *options):
 def path(tmp_path):
     """An index of 600 steps in ten commits, with rows replaced and removed."""
     with IndexWriter.open_or_create(tmp_path / "x.clipdex", MANIFEST) as writer:
+        make_features(tmp_path / "x.clipdex", RECIPE)
         for first in range(0, 600, 60):
             stage(writer, first, first + 60)
             writer.commit()
@@ -150,9 +152,10 @@ def test_where_two_directories_cannot_be_swapped_they_are_renamed(path, monkeypa
     calls, rename = [], os.rename
 
     def counted(source, target):
-        calls.append(source)
-        if len(calls) == failing:
-            raise OSError(5, "Input/output error")
+        if os.path.isdir(source):
+            calls.append(source)
+            if len(calls) == failing:
+                raise OSError(5, "Input/output error")
         rename(source, target)
 
     monkeypatch.setattr(replacing, "_renameat2", lambda: None)
