@@ -1,7 +1,7 @@
 """Flips 2,000 bits and cuts 500 times in an index, and flips 500 bits in the WAL of a killed writer.
 
-The index has local features, and the file that finds the nearest of them; 500 bits more are flipped in the WAL that
-a killed process has left of the features.
+The index has local features, and the file that finds the nearest of them; 500 bits more are flipped in the WAL
+that a killed process has left of the features.
 
 `verify` must find every one that falls in the data.
 

@@ -20,9 +20,10 @@ import clipdex
 from clipdex.features.store import FeatureStore
 from clipdex.index import Index, IndexWriter, compact_index, schema, verify_index
 from clipdex.index.merge import merge_indexes
-from clipdex.index.side import database, feature_file
-from clipdex.index.side.feature_file import FeatureFile
+from clipdex.index.side import database
+from clipdex.index.side.feature_file import FeatureFile, make_features
 from clipdex.index.split import split_index
+from clipdex.index.thumbnails import ThumbnailStore
 from clipdex.looks.local_features import KINDS, LocalFeatures, Recipe
 
 pytestmark = pytest.mark.thin
@@ -63,6 +64,10 @@ def whole(tmp_path_factory):
 def index(whole, tmp_path):
     """A copy of it, to be changed."""
     return Path(shutil.copytree(whole, tmp_path / "x.clipdex"))
+
+
+def open_thumbnails(path: Path) -> None:
+    present(ThumbnailStore.open(path, write=True)).close()
 
 
 def rows_of(path: Path) -> list[int]:
@@ -328,7 +333,7 @@ def test_a_file_that_cannot_be_made_is_one_sentence_and_leaves_none(tmp_path, mo
     def full(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(feature_file, "rename", full)
+    monkeypatch.setattr(database, "rename", full)
     with pytest.raises(
         clipdex.IndexWriteError, match=r"features\.sqlite: cannot be created: No space left on device"
     ):
@@ -336,6 +341,23 @@ def test_a_file_that_cannot_be_made_is_one_sentence_and_leaves_none(tmp_path, mo
     monkeypatch.undo()
     assert FeatureFile.open(path) is None and verify_index(path).damages == []
     FeatureFile.open_or_make(path, Recipe()).close()  # what was left does not stand in its way
+
+
+@pytest.mark.parametrize(
+    "make", [lambda path: make_features(path, Recipe()), open_thumbnails], ids=["features", "thumbnails"]
+)
+def test_a_kill_at_any_moment_of_the_making_leaves_no_rollback_journal_beside_it(tmp_path, monkeypatch, make):
+    """As SQLite leaves while it changes a database to one with a WAL; clipdex refuses an index that has one."""
+    path, real, states = drawn_index(tmp_path / "x.clipdex", rows=1), database.rename, []
+
+    def rename(made: Path, target: Path) -> None:
+        states.append((made.read_bytes()[18:20], [each.name for each in made.parent.glob(f"{made.name}-*")]))
+        real(made, target)
+
+    monkeypatch.setattr(database, "rename", rename)
+    make(path)
+    assert states == [(b"\2\2", [])]  # written with a WAL, and read with one
+    assert verify_index(path).damages == []
 
 
 def test_a_kill_within_a_transaction_leaves_all_of_it_or_nothing(index):
