@@ -365,7 +365,7 @@ class Build:
 
 
 def every_call_of_the_build(directory: Path, *, pictures: int, stride: int = 1) -> tuple[int, int]:
-    """Let each call of `clipdex features build` fail in turn, for ever -> (runs, those that ended with status 1)."""
+    """Let each call of `clipdex features build` fail in turn, for ever -> (runs, those with status 1)."""
     build = Build(directory, pictures)
     build.start_over()
     whole = build.run(None)
@@ -383,7 +383,7 @@ def every_call_of_the_build(directory: Path, *, pictures: int, stride: int = 1) 
 
 
 def build_on_full_disk(directory: Path, *, pictures: int, sizes: list[int]) -> list[int]:
-    """A build on a tmpfs with so many KiB more than the index needs -> pictures that had features when it was full."""
+    """A build on a tmpfs with so many KiB left -> how many pictures had features when it was full."""
     build, found = Build(directory, pictures), []
     needed = sum(-(-path.stat().st_size // 4096) * 4 for path in build.sound.iterdir()) + 32  # and a reader's -shm
     for size in sizes:

@@ -1,4 +1,4 @@
-"""Builds of local features and of their neighbours, in worker processes: what they must leave, whatever ends them."""
+"""Builds of local features and of their neighbours: what they must leave, whatever ends them."""
 
 from __future__ import annotations
 
