@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -34,7 +35,13 @@ def kill_writers(directory: Path, kills: int, rng: Random) -> tuple[Counter[str]
             shutil.rmtree(index, ignore_errors=True)
             shared.set("acknowledged", 0)
         longest = 0.02 if kill % KILLS_AN_INDEX == 0 else 0.15
-        kill_after(rng.uniform(0, longest), lambda: write_for_ever(index, Random(rng.random()), shared))
+        shared.set("phase", PHASES.index("opening"))
+        is_open = rng.random() < 0.7  # else it may be killed while it opens the index
+        kill_after(
+            rng.uniform(0, longest),
+            lambda: write_for_ever(index, Random(rng.random()), shared),
+            partial(_is_past_opening, shared) if is_open else lambda: True,
+        )
         phases[PHASES[shared.get("phase")]] += 1
         acknowledged = shared.get("acknowledged")
         if not index.exists() and acknowledged == 0:
@@ -51,6 +58,10 @@ def kill_writers(directory: Path, kills: int, rng: Random) -> tuple[Counter[str]
     return phases, total
 
 
+def _is_past_opening(shared: Shared) -> bool:
+    return shared.get("phase") != PHASES.index("opening")
+
+
 def write_for_ever(index: Path, rng: Random, shared: Shared) -> None:
     """Open, commit, close, and sometimes compact, until somebody ends it."""
     while True:
@@ -60,8 +71,11 @@ def write_for_ever(index: Path, rng: Random, shared: Shared) -> None:
             compact_index(index)
 
 
-def kill_after(seconds: float, work: Callable[[], None]) -> None:
-    """Do some work in a child process, the leader of a session, and end it from outside."""
+def kill_after(seconds: float, work: Callable[[], None], ready: Callable[[], bool] = lambda: True) -> None:
+    """Do some work in a child process, the leader of a session, and end it from outside.
+
+    ready: the seconds begin when it is; a busy machine takes its time to start a process.
+    """
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -73,6 +87,10 @@ def kill_after(seconds: float, work: Callable[[], None]) -> None:
             traceback.print_exc()
         finally:
             os._exit(3)
+    deadline = time.monotonic() + 60
+    while not ready():
+        assert time.monotonic() < deadline, "the child does not come to its work"
+        time.sleep(0.001)
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
