@@ -360,6 +360,26 @@ def test_a_kill_at_any_moment_of_the_making_leaves_no_rollback_journal_beside_it
     assert verify_index(path).damages == []
 
 
+def test_a_database_whose_log_cannot_be_moved_into_it_does_not_take_its_place(tmp_path):
+    """As on a disk that breaks just then; here it is a reader that is in the way."""
+    path = tmp_path / "x.sqlite"
+
+    def fill(db: sqlite3.Connection) -> None:
+        readers.append(sqlite3.connect(tmp_path / "x.sqlite.building", isolation_level=None))
+        readers[0].execute("BEGIN")
+        readers[0].execute("SELECT * FROM sqlite_master").fetchall()
+        db.execute("CREATE TABLE t (a)")
+
+    readers: list[sqlite3.Connection] = []
+    with pytest.raises(clipdex.IndexWriteError, match=r"x\.sqlite: cannot be created: database is locked"):
+        database.make_database(path, fill)
+    readers[0].close()
+    assert not path.exists()
+    database.make_database(path, lambda db: db.execute("CREATE TABLE t (a)"))
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM t").fetchone() == (0,)
+
+
 def test_a_kill_within_a_transaction_leaves_all_of_it_or_nothing(index):
     """What the log has of a transaction without its end counts for nothing."""
     db = sqlite3.connect(index / "features.sqlite", isolation_level=None)

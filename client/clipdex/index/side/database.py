@@ -40,6 +40,10 @@ def make_database(path: Path, fill: Callable[[sqlite3.Connection], object], *, p
             db.execute("BEGIN")
             fill(db)
             db.execute("COMMIT")
+            # Closing does the same, but ignores that the disk refuses it.
+            ((busy, *_),) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            if busy:
+                raise sqlite3.OperationalError("database is locked")
         rename(made, path)
         sync_directory(path.parent)
     except (sqlite3.DatabaseError, OSError) as exc:
