@@ -28,7 +28,7 @@ NO_BUILD = ("--build-stride", "0", "--build-limits=", "--build-sizes=")
 def prove(script, *options):
     """Run a proof in small -> what it prints."""
     command = [sys.executable, ROOT / "benchmarks" / script, *options]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     if ended.returncode == 77:
         pytest.skip(ended.stdout.strip())
     assert ended.returncode == 0, ended.stdout + ended.stderr

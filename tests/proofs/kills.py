@@ -100,7 +100,7 @@ def kill_after(seconds: float, work: Callable[[], None], ready: Callable[[], boo
 
 def _await_end_of_session(leader: int) -> None:
     """The decoding processes of a killed run end by themselves."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while left := [pid for pid in _processes() if _session(pid) == leader]:
         assert time.monotonic() < deadline, f"processes left of a killed run: {left}"
         time.sleep(0.01)
