@@ -53,9 +53,8 @@ def commit_each_and_note_it(shared: Shared) -> None:
 
 def build_for_ever(index: Path, shared: Shared) -> None:
     """Make features and neighbours, then all of them anew, until somebody ends it."""
-    from clipdex.features.build_neighbours import (
-        build_neighbours,
-    )  # FAISS: in the child alone, which forks no more
+    # FAISS has threads: in the child alone.
+    from clipdex.features.build_neighbours import build_neighbours
 
     commit_each_and_note_it(shared)
     rebuild = False
@@ -68,8 +67,8 @@ def build_for_ever(index: Path, shared: Shared) -> None:
         assert build_neighbours(index, fewest=1).file_bytes
         shared.set("compactions", 1)  # from here on there is such a file
         rebuild = True
+        shared.set("acknowledged", 0)  # before: whoever sees this build begun asks for none of the last one
         shared.set("begun", shared.get("begun") + 1)
-        shared.set("acknowledged", 0)
 
 
 def check_built(index: Path, wanted: dict[bytes, bytes], acknowledged: int, *, neighbours: bool) -> int:

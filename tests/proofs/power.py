@@ -126,17 +126,9 @@ def cut_power_of_builds(directory: Path, cuts: int, rng: Random, *, flushed_only
             if shared.get("begun") != builds:
                 acknowledged = 0  # all are being made anew
             report.cuts += 1
-
-            def look(
-                found: Path,
-                wanted: dict[bytes, bytes] = wanted,
-                least: int = acknowledged,
-                neighbours: bool = neighbours,
-            ) -> None:
-                held = check_built(found, wanted, least, neighbours=neighbours)
-                report.made += held == 0
-                report.ahead += held > least
-
+            look = partial(
+                _recover_build, wanted=wanted, acknowledged=acknowledged, neighbours=neighbours, report=report
+            )
             what = f"cut {cut}, features of {acknowledged} pictures acknowledged"
             _look_after(directory, image, flushed_only, index.name, look, what, report)
         report.steps = shared.get("begun")
@@ -169,6 +161,14 @@ def _recover(index: Path, acknowledged: int, expected: Expected, report: Report)
     assert check(index, steps, expected) == steps
     report.ahead += steps > acknowledged
     report.steps = max(report.steps, steps)
+
+
+def _recover_build(
+    index: Path, wanted: dict[bytes, bytes], acknowledged: int, neighbours: bool, report: Report
+) -> None:
+    held = check_built(index, wanted, acknowledged, neighbours=neighbours)
+    report.made += held == 0
+    report.ahead += held > acknowledged
 
 
 @contextlib.contextmanager
