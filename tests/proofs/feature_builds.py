@@ -47,6 +47,7 @@ def commit_each_and_note_it(shared: Shared) -> None:
     def noted(file: FeatureFile, *features: object) -> None:
         add(file, *features)  # type: ignore[arg-type]
         shared.set("acknowledged", file.count()[0])
+        shared.turn()
 
     FeatureFile.add = noted  # type: ignore[method-assign, assignment]
 
@@ -105,7 +106,9 @@ def kill_builds(directory: Path, kills: int, pictures: int, rng: Random) -> tupl
             shared.set("acknowledged", 0)
             shared.set("compactions", 0)
         shared.set("phase", 0)
-        kill_after(rng.uniform(0.2, 3.0), partial(build_for_ever, index, shared))
+        # All pictures, then the neighbours, then anew.
+        ready = shared.after(rng.randrange(pictures + 8))
+        kill_after(rng.uniform(0, 0.3), partial(build_for_ever, index, shared), ready)
         phases[PHASES[shared.get("phase")]] += 1
         held = check_built(index, wanted, shared.get("acknowledged"), neighbours=bool(shared.get("compactions")))
         shared.set("acknowledged", held)

@@ -8,7 +8,6 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -34,13 +33,12 @@ def kill_writers(directory: Path, kills: int, rng: Random) -> tuple[Counter[str]
         if kill % KILLS_AN_INDEX == 0:
             shutil.rmtree(index, ignore_errors=True)
             shared.set("acknowledged", 0)
-        longest = 0.02 if kill % KILLS_AN_INDEX == 0 else 0.15
+        is_new = kill % KILLS_AN_INDEX == 0
         shared.set("phase", PHASES.index("opening"))
-        is_open = rng.random() < 0.7  # else it may be killed while it opens the index
         kill_after(
-            rng.uniform(0, longest),
+            rng.uniform(0, 0.02),
             lambda: write_for_ever(index, Random(rng.random()), shared),
-            partial(_is_past_opening, shared) if is_open else lambda: True,
+            shared.after(rng.randrange(2 if is_new else 20)),
         )
         phases[PHASES[shared.get("phase")]] += 1
         acknowledged = shared.get("acknowledged")
@@ -58,15 +56,11 @@ def kill_writers(directory: Path, kills: int, rng: Random) -> tuple[Counter[str]
     return phases, total
 
 
-def _is_past_opening(shared: Shared) -> bool:
-    return shared.get("phase") != PHASES.index("opening")
-
-
 def write_for_ever(index: Path, rng: Random, shared: Shared) -> None:
     """Open, commit, close, and sometimes compact, until somebody ends it."""
     while True:
         write(index, rng, shared, commits=rng.randint(1, 10))
-        if rng.random() < 0.15:
+        if rng.random() < 0.3:
             shared.set("phase", PHASES.index("compacting"))
             compact_index(index)
 
@@ -87,7 +81,7 @@ def kill_after(seconds: float, work: Callable[[], None], ready: Callable[[], boo
             traceback.print_exc()
         finally:
             os._exit(3)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not ready():
         assert time.monotonic() < deadline, "the child does not come to its work"
         time.sleep(0.001)

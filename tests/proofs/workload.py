@@ -200,7 +200,7 @@ def _check_features(index: Path, live: Collection[int]) -> None:
 class Shared:
     """Numbers that a child process leaves where its parent finds them, however it ends."""
 
-    FIELDS = ("begun", "acknowledged", "phase", "compactions")
+    FIELDS = ("begun", "acknowledged", "phase", "compactions", "turns")
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 8 * len(self.FIELDS))
@@ -210,6 +210,17 @@ class Shared:
 
     def set(self, field: str, value: int) -> None:
         struct.pack_into("q", self._memory, 8 * self.FIELDS.index(field), value)
+        if field == "phase":
+            self.turn()
+
+    def turn(self) -> None:
+        """Count a turn of the work: by turns it goes as far on a busy machine as on an idle one."""
+        self.set("turns", self.get("turns") + 1)
+
+    def after(self, turns: int) -> Callable[[], bool]:
+        """Return what says whether so many turns have passed from now on."""
+        until = self.get("turns") + turns
+        return lambda: self.get("turns") >= until
 
 
 PHASES = ("opening", "appending", "committing", "closing", "compacting")
