@@ -168,7 +168,8 @@ def every_call_in_turn(directory: Path, *, kinds: list[str], stride: int = 1) ->
                 check(index, shared.get("acknowledged"), expected)
             except Exception as exc:
                 raise AssertionError(f"{fault}: {exc!r} after: {outcome.said}") from exc
-        found[kind] = runs, errors
+        if runs:
+            found[kind] = runs, errors
     start_over()
     return found
 
