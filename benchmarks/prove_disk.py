@@ -40,7 +40,7 @@ if __name__ == "__main__":
     parser.add_argument("--command-stride", type=int, default=1, help="the same of `clipdex index`; 0: none")
     parser.add_argument("--build-stride", type=int, default=1, help="of `clipdex features build`; 0: none")
     parser.add_argument("--build-limits", type=sizes, default=[96, 64, 32], help="KiB a file, of a build")
-    parser.add_argument("--build-sizes", type=sizes, default=[256, 192, 128, 64, 32], help="KiB, of a build")
+    parser.add_argument("--build-sizes", type=sizes, default=[448, 320, 192, 128, 48], help="KiB, of a build")
     parser.add_argument(
         "--sizes", type=sizes, default=[1024, 896, 768, 640, 512, 384, 256, 192, 128, 64], help="KiB"
     )

@@ -72,7 +72,7 @@ def test_a_full_disk_ends_the_command_with_one_sentence_and_it_goes_on_when_ther
 @pytest.mark.slow
 def test_a_disk_that_breaks_or_is_full_costs_a_build_of_features_nothing_but_time():
     no_run = ("--stride", "0", "--command-stride", "0", "--limits=", "--sizes=")
-    few = ("--build-stride", "30", "--build-limits", "64", "--build-sizes", "64")
+    few = ("--build-stride", "30", "--build-limits", "64", "--build-sizes", "320")
     said = prove("prove_disk.py", *no_run, *few)
     assert re.search(r"^[1-9]\d* runs of `clipdex features build`.*: [1-9]\d* ended with one sentence", said, re.M)
     assert "a build with an RLIMIT_FSIZE" in said and "a build on a tmpfs" in said
