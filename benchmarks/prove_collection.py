@@ -1,5 +1,7 @@
 """Ends processes that add items from 16 threads with SIGKILL: every acknowledged item is there, once.
 
+A picture is there with its local features.
+
 .venv-dev/bin/python benchmarks/prove_collection.py      (make prove-collection)
 """
 
@@ -26,5 +28,6 @@ if __name__ == "__main__":
         print(
             f"{asked.kills:,} kills of a process that adds, replaces and removes items from {THREADS} threads "
             f"({amid:,} of them while changes were under way; {changes:,} changes acknowledged): every "
-            f"acknowledged change there, once, in {time.monotonic() - began:.0f} s"
+            "acknowledged change there, once, each picture with its local features, in "
+            f"{time.monotonic() - began:.0f} s"
         )

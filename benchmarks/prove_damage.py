@@ -1,6 +1,7 @@
 """Flips 2,000 bits and cuts 500 times in an index, and flips 500 bits in the WAL of a killed writer.
 
-The index has local features; 500 bits more are flipped in the WAL that a killed process has left of them.
+The index has local features, and the file that finds the nearest of them; 500 bits more are flipped in the WAL
+that a killed process has left of the features.
 
 `verify` must find every one that falls in the data.
 
@@ -15,7 +16,7 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from damage import damage_and_verify, write_features, write_index, write_killed_index
+from damage import damage_and_verify, write_features, write_index, write_killed_index, write_neighbours
 
 FLIPS, CUTS, IN_WAL, SEED = 2000, 500, 500, 20261123
 
@@ -24,6 +25,7 @@ if __name__ == "__main__":
         sound = Path(directory) / "sound.clipdex"
         write_index(sound)
         write_features(sound)
+        write_neighbours(sound)
         killed = Path(directory) / "killed.clipdex"
         write_killed_index(killed)
         began = time.monotonic()

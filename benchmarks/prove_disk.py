@@ -1,5 +1,7 @@
 """Lets each write, allocation, sync, cut and rename of an indexing run fail in turn, and fills the disk.
 
+The same for a build of local features, and of the file that finds the nearest of them.
+
 .venv-dev/bin/python benchmarks/prove_disk.py      (make prove-disk)
 
 Python's calls and SQLite's are met alike, by a small library loaded before libc: needs Linux and a C compiler.
@@ -17,7 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from proofs.faults import (
     KINDS,
+    build_in_limited_files,
+    build_on_full_disk,
     every_call_in_turn,
+    every_call_of_the_build,
     every_call_of_the_command,
     full_disk,
     limited_file_size,
@@ -33,6 +38,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stride", type=int, default=1, help="try every so manieth call of a writer; 0: none")
     parser.add_argument("--command-stride", type=int, default=1, help="the same of `clipdex index`; 0: none")
+    parser.add_argument("--build-stride", type=int, default=1, help="of `clipdex features build`; 0: none")
+    parser.add_argument("--build-limits", type=sizes, default=[96, 64, 32], help="KiB a file, of a build")
+    parser.add_argument("--build-sizes", type=sizes, default=[448, 320, 192, 128, 48], help="KiB, of a build")
     parser.add_argument(
         "--sizes", type=sizes, default=[1024, 896, 768, 640, 512, 384, 256, 192, 128, 64], help="KiB"
     )
@@ -66,6 +74,32 @@ if __name__ == "__main__":
                 f"{runs:,} runs of `clipdex index`, each on a disk that breaks at another call: {errors} ended "
                 "with one sentence and status 1, 0 with a traceback or a signal, "
                 f"in {time.monotonic() - began:.0f} s",
+                flush=True,
+            )
+        if asked.build_stride:
+            (root / "build").mkdir()
+            began = time.monotonic()
+            runs, errors = every_call_of_the_build(root / "build", pictures=6, stride=asked.build_stride)
+            print(
+                f"{runs:,} runs of `clipdex features build`, each on a disk that breaks at another call: {errors} "
+                "ended with one sentence and status 1, 0 with a traceback or a signal, "
+                f"in {time.monotonic() - began:.0f} s",
+                flush=True,
+            )
+        if asked.build_limits:
+            (root / "limited-build").mkdir()
+            had = build_in_limited_files(root / "limited-build", pictures=16, sizes=asked.build_limits)
+            print(
+                f"a build with an RLIMIT_FSIZE of {asked.build_limits} KiB: ended with status 1 when {had} "
+                "pictures had features, then went on",
+                flush=True,
+            )
+        if asked.build_sizes and os.geteuid() == 0:
+            (root / "full-build").mkdir()
+            had = build_on_full_disk(root / "full-build", pictures=16, sizes=asked.build_sizes)
+            print(
+                f"a build on a tmpfs with {asked.build_sizes} KiB left: ended with status 1 when {had} pictures "
+                "had features, then went on",
                 flush=True,
             )
         if asked.limits:

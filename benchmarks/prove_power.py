@@ -15,7 +15,7 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from proofs.power import cut_power, in_own_namespace
+from proofs.power import LeftOut, cut_power, cut_power_of_builds, in_own_namespace
 
 _ROOM = 500 << 20
 
@@ -29,7 +29,8 @@ def memory() -> str | None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cuts", type=int, default=200, help="of each kind of drive (200)")
-    parser.add_argument("--controls", type=int, default=20, help="cuts of a writer that does not sync (20)")
+    parser.add_argument("--builds", type=int, default=100, help="of each, while local features are made (100)")
+    parser.add_argument("--controls", type=int, default=20, help="cuts of each writer that does not sync (20)")
     parser.add_argument("--seed", type=int, default=20261123)
     asked = parser.parse_args()
     in_own_namespace()
@@ -50,13 +51,31 @@ if __name__ == "__main__":
             for lost in report.lost:
                 print(f"  {lost}")
             failed |= bool(report.lost)
-        if asked.controls:
-            place = Path(made) / "control"
+            if asked.builds:
+                place.mkdir()
+                began = time.monotonic()
+                report = cut_power_of_builds(place, asked.builds, rng, flushed_only=flushed_only)
+                shutil.rmtree(place)
+                print(
+                    f"{report.cuts} power cuts while local features were made ({report.steps} builds of 16 "
+                    f"pictures completed), a drive that {drive}: {len(report.lost)} lost or damaged anything "
+                    f"({report.made} before any were there, {report.ahead} with more than was acknowledged), in "
+                    f"{time.monotonic() - began:.0f} s",
+                    flush=True,
+                )
+                for lost in report.lost:
+                    print(f"  {lost}")
+                failed |= bool(report.lost)
+        controls: tuple[LeftOut, ...] = ("vectors", "features")
+        for left_out in controls if asked.controls else ():
+            place = Path(made) / f"without-{left_out}"
             place.mkdir()
-            report = cut_power(place, asked.controls, rng, flushed_only=True, sync=False)
+            report = cut_power(place, asked.controls, rng, flushed_only=True, left_out=left_out)
+            shutil.rmtree(place)
             print(
-                f"the control, a writer that leaves out the sync of its vectors: {len(report.lost)} of "
+                f"the control, a writer that leaves out the sync of its {left_out}: {len(report.lost)} of "
                 f"{report.cuts} cuts did damage",
+                flush=True,
             )
             failed |= not report.lost
     sys.exit(failed)

@@ -14,6 +14,7 @@ from conftest import unit_vectors
 import clipdex
 from clipdex.index import Failure, Index, IndexWriter, Manifest, Picture, verify_index
 from clipdex.index.side.feature_file import FEATURES_FILE, FeatureFile
+from clipdex.index.side.neighbour_footer import NEIGHBOURS_FILE
 from clipdex.looks.local_features import LocalFeatures, Recipe
 
 ROWS, DIM = 300, 16
@@ -73,6 +74,16 @@ def write_features(path: Path, killed: Path | None = None) -> None:
             shutil.copytree(path, killed, ignore=shutil.ignore_patterns("*-shm"))
 
 
+def write_neighbours(path: Path) -> None:
+    """The file that finds the nearest of these local features."""
+    from clipdex.features.build_neighbours import build_neighbours  # which needs FAISS
+
+    assert build_neighbours(path, fewest=1).file_bytes
+    for left in (*path.glob("*-wal"), *path.glob("*-shm")):  # by its readers, of logs without content
+        assert left.name.endswith("-shm") or left.stat().st_size == 0
+        left.unlink()
+
+
 def features_of(index: Path) -> object:
     """What a reader gets of the features that `write_features` wrote; None if it says that they are damaged."""
     try:
@@ -117,6 +128,8 @@ def damage_and_verify(sound: Path, copy: Path, rng: Random, *, flips: int, cuts:
     names = ["vectors.f16"] * 2 + ["rows.sqlite"] * 2 + ["manifest.json"]
     if (sound / FEATURES_FILE).exists():
         names += [FEATURES_FILE] * 2
+    if (sound / NEIGHBOURS_FILE).exists():
+        names += [NEIGHBOURS_FILE] * 2
     wal = "rows.sqlite-wal"
     if logs := [name for name in (wal, f"{FEATURES_FILE}-wal") if (sound / name).exists()]:
         assert not cuts

@@ -101,6 +101,8 @@ ELSEWHERE = {
     r"^find\b": "tests/test_find.py",
     r"^watch\b": "runs until Ctrl-C: tests/test_watch.py",
     r"\b(s3|gs|az|hf)://": "needs a bucket: tests/test_buckets.py, tests/test_index_copies_s3.py",
+    r"\bhttps://example\.org": "needs a web server: tests/test_web_server_source.py",
+    r"^duplicates photos\.clipdex --kind local$": "the page makes the features only further down",
     r"\b(milvus|qdrant)://": "needs a vector database: tests/test_push.py, tests/test_contract_sink.py",
     r"--engine ray\b": "needs a Ray cluster: tests/test_ray.py",
     r"\$SLURM_ARRAY_TASK_ID": "needs the number of a job: tests/test_parts_command.py",

@@ -11,19 +11,24 @@ import sys
 
 import pytest
 from conftest import ROOT
-from proofs.workload import MANIFEST, Expected, check, stage
+from proofs.workload import MANIFEST, RECIPE, Expected, check, stage
 
 import clipdex
 from clipdex.base import replacing
 from clipdex.index import Index, IndexWriter, compact_index, opened, vectors
+from clipdex.index.side.feature_file import make_features
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the proofs use Linux's own means")
+
+
+# Of prove_disk.py: nothing of a build of local features.
+NO_BUILD = ("--build-stride", "0", "--build-limits=", "--build-sizes=")
 
 
 def prove(script, *options):
     """Run a proof in small -> what it prints."""
     command = [sys.executable, ROOT / "benchmarks" / script, *options]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     if ended.returncode == 77:
         pytest.skip(ended.stdout.strip())
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -34,6 +39,7 @@ def prove(script, *options):
 def path(tmp_path):
     """An index of 600 steps in ten commits, with rows replaced and removed."""
     with IndexWriter.open_or_create(tmp_path / "x.clipdex", MANIFEST) as writer:
+        make_features(tmp_path / "x.clipdex", RECIPE)
         for first in range(0, 600, 60):
             stage(writer, first, first + 60)
             writer.commit()
@@ -42,31 +48,42 @@ def path(tmp_path):
 
 @pytest.mark.slow
 def test_kills_lose_nothing():
-    said = prove("prove_kills.py", "--kills", "25", "--runs", "2", "--rows", "0")
+    said = prove("prove_kills.py", "--kills", "25", "--runs", "2", "--builds", "3", "--rows", "0")
     assert "25 kills of a writer" in said
     assert "2 kills of a whole run" in said
+    assert "3 kills of a build of local features" in said
 
 
 @pytest.mark.slow
 def test_calls_that_fail_lose_nothing():
-    said = prove("prove_disk.py", "--stride", "50", "--command-stride", "0", "--limits=", "--sizes=")
+    said = prove("prove_disk.py", "--stride", "50", "--command-stride", "0", "--limits=", "--sizes=", *NO_BUILD)
     for kind in ("pwrite", "posix_fallocate", "fsync", "fdatasync", "ftruncate", "renameat2"):
         assert re.search(rf"^{kind}: [1-9]\d* runs, [1-9]", said, re.MULTILINE), said
 
 
 @pytest.mark.slow
 def test_a_full_disk_ends_the_command_with_one_sentence_and_it_goes_on_when_there_is_room():
-    said = prove("prove_disk.py", "--stride", "0", "--command-stride", "0", "--limits", "256", "--sizes", "1024")
+    few = ("--stride", "0", "--command-stride", "0", "--limits", "256", "--sizes", "1024")
+    said = prove("prove_disk.py", *few, *NO_BUILD)
     assert "RLIMIT_FSIZE" in said
     assert "tmpfs" in said
 
 
 @pytest.mark.slow
+def test_a_disk_that_breaks_or_is_full_costs_a_build_of_features_nothing_but_time():
+    no_run = ("--stride", "0", "--command-stride", "0", "--limits=", "--sizes=")
+    few = ("--build-stride", "30", "--build-limits", "64", "--build-sizes", "320")
+    said = prove("prove_disk.py", *no_run, *few)
+    assert re.search(r"^[1-9]\d* runs of `clipdex features build`.*: [1-9]\d* ended with one sentence", said, re.M)
+    assert "a build with an RLIMIT_FSIZE" in said and "a build on a tmpfs" in said
+
+
+@pytest.mark.slow
 def test_power_cuts_lose_nothing():
-    said = prove("prove_power.py", "--cuts", "4")
+    said = prove("prove_power.py", "--cuts", "4", "--builds", "4")
     if said.startswith("skipped"):
         pytest.skip(said.strip())
-    assert "4 power cuts" in said
+    assert "4 power cuts, a drive" in said and "4 power cuts while local features were made" in said
 
 
 @pytest.mark.slow
@@ -150,9 +167,10 @@ def test_where_two_directories_cannot_be_swapped_they_are_renamed(path, monkeypa
     calls, rename = [], os.rename
 
     def counted(source, target):
-        calls.append(source)
-        if len(calls) == failing:
-            raise OSError(5, "Input/output error")
+        if os.path.isdir(source):
+            calls.append(source)
+            if len(calls) == failing:
+                raise OSError(5, "Input/output error")
         rename(source, target)
 
     monkeypatch.setattr(replacing, "_renameat2", lambda: None)

@@ -212,6 +212,11 @@ def test_check_makes_damaged_features_again_and_rebuild_replaces_a_broken_file(o
         build_features(own, workers=1)
     assert build_features(own, workers=1, rebuild=True, **RECIPE).made == 5
     check(own)
+    (own / "features.sqlite-journal").write_bytes(b"of a version that was killed while it made the file")
+    with pytest.raises(clipdex.IndexDamaged, match="is a rollback journal"):
+        build_features(own, workers=1)
+    assert build_features(own, workers=1, rebuild=True, **RECIPE).made == 5
+    check(own)
 
 
 def test_two_builds_at_once_are_refused_and_a_writer_is_not(own):

@@ -21,8 +21,15 @@ from clipdex.features.store import FeatureStore
 from clipdex.index import Index, IndexWriter, compact_index, schema, verify_index
 from clipdex.index.merge import merge_indexes
 from clipdex.index.side import database, feature_file
-from clipdex.index.side.feature_file import FEATURES_FILE, FeatureFile, feature_count, has_features
+from clipdex.index.side.feature_file import (
+    FEATURES_FILE,
+    FeatureFile,
+    feature_count,
+    has_features,
+    make_features,
+)
 from clipdex.index.split import split_index
+from clipdex.index.thumbnails import ThumbnailStore
 from clipdex.looks.local_features import KINDS, LocalFeatures, Recipe
 
 pytestmark = pytest.mark.thin
@@ -63,6 +70,10 @@ def whole(tmp_path_factory):
 def index(whole, tmp_path):
     """A copy of it, to be changed."""
     return Path(shutil.copytree(whole, tmp_path / "x.clipdex"))
+
+
+def open_thumbnails(path: Path) -> None:
+    present(ThumbnailStore.open(path, write=True)).close()
 
 
 def rows_of(path: Path) -> list[int]:
@@ -328,7 +339,7 @@ def test_a_file_that_cannot_be_made_is_one_sentence_and_leaves_none(tmp_path, mo
     def full(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(feature_file, "rename", full)
+    monkeypatch.setattr(database, "rename", full)
     with pytest.raises(
         clipdex.IndexWriteError, match=r"features\.sqlite: cannot be created: No space left on device"
     ):
@@ -336,6 +347,43 @@ def test_a_file_that_cannot_be_made_is_one_sentence_and_leaves_none(tmp_path, mo
     monkeypatch.undo()
     assert FeatureFile.open(path) is None and verify_index(path).damages == []
     FeatureFile.open_or_make(path, Recipe()).close()  # what was left does not stand in its way
+
+
+@pytest.mark.parametrize(
+    "make", [lambda path: make_features(path, Recipe()), open_thumbnails], ids=["features", "thumbnails"]
+)
+def test_a_kill_at_any_moment_of_the_making_leaves_no_rollback_journal_beside_it(tmp_path, monkeypatch, make):
+    """As SQLite leaves while it changes a database to one with a WAL; clipdex refuses an index that has one."""
+    path, states = drawn_index(tmp_path / "x.clipdex", rows=1), []
+
+    def rename(made: Path, target: Path) -> None:
+        states.append((made.read_bytes()[18:20], [each.name for each in made.parent.glob(f"{made.name}-*")]))
+        made.rename(target)
+
+    monkeypatch.setattr(database, "rename", rename)
+    make(path)
+    assert states == [(b"\2\2", [])]  # written with a WAL, and read with one
+    assert verify_index(path).damages == []
+
+
+def test_a_database_whose_log_cannot_be_moved_into_it_does_not_take_its_place(tmp_path):
+    """As on a disk that breaks just then; here it is a reader that is in the way."""
+    path = tmp_path / "x.sqlite"
+
+    def fill(db: sqlite3.Connection) -> None:
+        readers.append(sqlite3.connect(tmp_path / "x.sqlite.building", isolation_level=None))
+        readers[0].execute("BEGIN")
+        readers[0].execute("SELECT * FROM sqlite_master").fetchall()
+        db.execute("CREATE TABLE t (a)")
+
+    readers: list[sqlite3.Connection] = []
+    with pytest.raises(clipdex.IndexWriteError, match=r"x\.sqlite: cannot be created: database is locked"):
+        database.make_database(path, fill)
+    readers[0].close()
+    assert not path.exists()
+    database.make_database(path, lambda db: db.execute("CREATE TABLE t (a)"))
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM t").fetchone() == (0,)
 
 
 def test_a_kill_within_a_transaction_leaves_all_of_it_or_nothing(index):

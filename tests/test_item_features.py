@@ -312,6 +312,30 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_added(index: Path, monkeypat
         assert [each.id for each in collection.match(scene_png(1))] == ["a"]
 
 
+def test_features_that_a_full_disk_refused_are_stored_with_the_next_commit(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their rows wait for that commit, too."""
+    made = extract(scene(1), most=60, side=256)
+    manifest = json.loads((index / "manifest.json").read_text())
+    with IndexWriter(index) as writer:
+        writer.append(
+            [clipdex.Picture(b"/p/1.png", 1, 1, b"1" * 16, 320, 240)],
+            np.eye(1, manifest["embedding_dim"], dtype="f4"),
+        )
+        writer.keep_features(b"1" * 16, SMALL, made)
+        with monkeypatch.context() as patch, pytest.raises(clipdex.IndexWriteError, match="is full"):
+            patch.setattr(FeatureFile, "add", _full)
+            writer.commit()
+        writer.commit()
+    with Index.open(index) as found, FeatureStore.open(found) as store:
+        assert same(store.of(0), made)
+
+
+def _full(*_: object) -> None:
+    raise clipdex.IndexWriteError("features.sqlite: cannot be written: database or disk is full")
+
+
 CHILD = """
 import sys
 sys.path.insert(0, sys.argv[2])

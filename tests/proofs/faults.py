@@ -12,9 +12,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
+from proofs.feature_builds import RECIPE, check_built, commit_each_and_note_it, draw_index
 from proofs.runs import check_run, commit_often_and_note_it, draw
 from proofs.workload import Expected, Shared, check, write
 
@@ -32,6 +34,7 @@ KINDS = {
     "ftruncate": errno.EIO,
     "rename": errno.EIO,
     "renameat2": errno.EIO,
+    "msync": errno.EIO,
 }
 
 SEED = 7
@@ -165,7 +168,8 @@ def every_call_in_turn(directory: Path, *, kinds: list[str], stride: int = 1) ->
                 check(index, shared.get("acknowledged"), expected)
             except Exception as exc:
                 raise AssertionError(f"{fault}: {exc!r} after: {outcome.said}") from exc
-        found[kind] = runs, errors
+        if runs:
+            found[kind] = runs, errors
     start_over()
     return found
 
@@ -185,7 +189,8 @@ def _expect_a_sentence(outcome: Outcome, fault: object) -> None:
     assert "Traceback" not in outcome.said, where
     if outcome.status == 1:
         (sentence,) = [line for line in outcome.said.splitlines() if line.startswith("clipdex: ")]
-        assert "IndexDamaged" not in sentence and "damaged" not in sentence, where
+        said = sentence.removesuffix("; this does not mean that the index is damaged")
+        assert "IndexDamaged" not in said and "damaged" not in said, where
         assert "not a sound" not in sentence, where
 
 
@@ -287,3 +292,121 @@ def limited_file_size(directory: Path, *, pictures: int, sizes: list[int]) -> li
         assert check_run(index, written, pictures) == pictures
         shutil.rmtree(index)
     return rows
+
+
+# A build of local features on such a disk
+
+
+def build_command(index: Path, shared: Shared) -> Callable[[], None]:
+    """`clipdex features build INDEX`, that notes how many pictures have features after each commit."""
+
+    def run() -> None:
+        import clipdex.cli.features as cli
+        from clipdex.cli import main
+        from clipdex.features.build_neighbours import build_neighbours
+
+        commit_each_and_note_it(shared)
+        cli.build_neighbours = partial(build_neighbours, fewest=1)  # type: ignore[attr-defined]
+        settings = [
+            "--kind",
+            RECIPE.kind,
+            "--most",
+            str(RECIPE.most),
+            "--side",
+            str(RECIPE.side),
+            "--workers",
+            "1",
+        ]
+        sys.argv = ["clipdex", "features", "build", str(index), *settings]
+        main()
+
+    return run
+
+
+class Build:
+    """An index on a disk, of which the command makes the features: whole, or on a disk that refuses."""
+
+    def __init__(self, directory: Path, pictures: int) -> None:
+        self.place, self.log, self.shared = directory / "disk", directory / "log", Shared()
+        self.place.mkdir()
+        self.sound, self.wanted = draw_index(directory, pictures)
+        self.index = self.place / "x.clipdex"
+        self._work = build_command(self.index, self.shared)
+
+    def start_over(self) -> None:
+        shutil.rmtree(self.index, ignore_errors=True)
+        shutil.copytree(self.sound, self.index)
+        self.shared.set("acknowledged", 0)
+
+    def run(self, fault: Fault | None, before: Callable[[], None] = lambda: None) -> Outcome:
+        """before: called in the process of the command."""
+
+        def work() -> None:
+            before()
+            self._work()
+
+        return run_in_child(work, self.place, self.log, fault)
+
+    def check_refused(self, outcome: Outcome, what: object) -> int:
+        """What is there after a run that the disk refused something -> how many pictures have features."""
+        _expect_a_sentence(outcome, what)
+        assert list(self.place.iterdir()) == [self.index], f"{what}: left behind: {list(self.place.iterdir())}"
+        return self._check(self.shared.get("acknowledged"), what, neighbours=False)
+
+    def check_goes_on(self, what: object) -> None:
+        outcome = self.run(None)
+        assert outcome.status == 0, f"{what}: does not go on: {outcome.said}"
+        assert self._check(len(self.wanted), what, neighbours=True) == len(self.wanted)
+
+    def _check(self, acknowledged: int, what: object, *, neighbours: bool) -> int:
+        try:
+            return check_built(self.index, self.wanted, acknowledged, neighbours=neighbours)
+        except Exception as exc:
+            raise AssertionError(f"{what}: {exc!r} after: {self.log.read_text()}") from exc
+
+
+def every_call_of_the_build(directory: Path, *, pictures: int, stride: int = 1) -> tuple[int, int]:
+    """Let each call of `clipdex features build` fail in turn, for ever -> (runs, those with status 1)."""
+    build = Build(directory, pictures)
+    build.start_over()
+    whole = build.run(None)
+    assert whole.status == 0, whole.said
+    runs = errors = 0
+    for kind, calls in whole.calls.items():
+        for nth in range(1, calls + 1, stride):
+            build.start_over()
+            fault = Fault(kind, nth, for_ever=True)
+            outcome = build.run(fault)
+            runs, errors = runs + 1, errors + (outcome.status == 1)
+            build.check_refused(outcome, fault)
+            build.check_goes_on(fault)
+    return runs, errors
+
+
+def build_on_full_disk(directory: Path, *, pictures: int, sizes: list[int]) -> list[int]:
+    """A build on a tmpfs with so many KiB left -> how many pictures had features when it was full."""
+    build, found = Build(directory, pictures), []
+    needed = sum(-(-path.stat().st_size // 4096) * 4 for path in build.sound.iterdir()) + 32  # and a reader's -shm
+    for size in sizes:
+        with tmpfs(build.place, needed + size):
+            build.start_over()
+            outcome = build.run(None)
+            assert outcome.status == 1, f"{size} KiB: status {outcome.status}: {outcome.said}"
+            print(f"  {size} KiB: {next(line for line in outcome.said.splitlines() if 'clipdex: ' in line)}")
+            subprocess.run(["mount", "-o", "remount,size=8m", build.place], check=True)
+            found.append(build.check_refused(outcome, f"{size} KiB"))
+            build.check_goes_on(f"{size} KiB")
+    return found
+
+
+def build_in_limited_files(directory: Path, *, pictures: int, sizes: list[int]) -> list[int]:
+    """A build where no file may grow beyond so many KiB -> pictures that had features then. Needs no root."""
+    build, found = Build(directory, pictures), []
+    for size in sizes:
+        build.start_over()
+        limits = (size << 10, resource.RLIM_INFINITY)
+        outcome = build.run(None, partial(resource.setrlimit, resource.RLIMIT_FSIZE, limits))
+        assert outcome.status == 1, f"{size} KiB: status {outcome.status}: {outcome.said}"
+        found.append(build.check_refused(outcome, f"{size} KiB a file"))
+        build.check_goes_on(f"{size} KiB a file")
+    return found

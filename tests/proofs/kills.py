@@ -33,8 +33,13 @@ def kill_writers(directory: Path, kills: int, rng: Random) -> tuple[Counter[str]
         if kill % KILLS_AN_INDEX == 0:
             shutil.rmtree(index, ignore_errors=True)
             shared.set("acknowledged", 0)
-        longest = 0.02 if kill % KILLS_AN_INDEX == 0 else 0.15
-        kill_after(rng.uniform(0, longest), lambda: write_for_ever(index, Random(rng.random()), shared))
+        is_new = kill % KILLS_AN_INDEX == 0
+        shared.set("phase", PHASES.index("opening"))
+        kill_after(
+            rng.uniform(0, 0.02),
+            lambda: write_for_ever(index, Random(rng.random()), shared),
+            shared.after(rng.randrange(2 if is_new else 20)),
+        )
         phases[PHASES[shared.get("phase")]] += 1
         acknowledged = shared.get("acknowledged")
         if not index.exists() and acknowledged == 0:
@@ -55,13 +60,16 @@ def write_for_ever(index: Path, rng: Random, shared: Shared) -> None:
     """Open, commit, close, and sometimes compact, until somebody ends it."""
     while True:
         write(index, rng, shared, commits=rng.randint(1, 10))
-        if rng.random() < 0.15:
+        if rng.random() < 0.3:
             shared.set("phase", PHASES.index("compacting"))
             compact_index(index)
 
 
-def kill_after(seconds: float, work: Callable[[], None]) -> None:
-    """Do some work in a child process, the leader of a session, and end it from outside."""
+def kill_after(seconds: float, work: Callable[[], None], ready: Callable[[], bool] = lambda: True) -> None:
+    """Do some work in a child process, the leader of a session, and end it from outside.
+
+    ready: the seconds begin when it is; a busy machine takes its time to start a process.
+    """
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -73,6 +81,10 @@ def kill_after(seconds: float, work: Callable[[], None]) -> None:
             traceback.print_exc()
         finally:
             os._exit(3)
+    deadline = time.monotonic() + 600
+    while not ready():
+        assert time.monotonic() < deadline, "the child does not come to its work"
+        time.sleep(0.001)
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
@@ -82,7 +94,7 @@ def kill_after(seconds: float, work: Callable[[], None]) -> None:
 
 def _await_end_of_session(leader: int) -> None:
     """The decoding processes of a killed run end by themselves."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while left := [pid for pid in _processes() if _session(pid) == leader]:
         assert time.monotonic() < deadline, f"processes left of a killed run: {left}"
         time.sleep(0.01)

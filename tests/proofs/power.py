@@ -20,21 +20,29 @@ import ctypes
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Literal
 
+from proofs.feature_builds import build_for_ever, check_built, draw_index
 from proofs.kills import write_for_ever
 from proofs.workload import Expected, Shared, check
 
 from clipdex.index import IndexWriter, vectors
+from clipdex.index.side import database
 
 # The layers from the lowest up, with the size of their images in MiB.
 SIZES = {"host": 80, "cache": 64, "disk": 40}
+
+# What the control leaves out the sync of.
+LeftOut = Literal["vectors", "features"]
 
 # An index grows through so many cuts; then the next one is made, so that cuts fall into its making as well.
 CUTS_AN_INDEX = 10
@@ -72,8 +80,10 @@ class Report:
     lost: list[str] = field(default_factory=list)
 
 
-def cut_power(directory: Path, cuts: int, rng: Random, *, flushed_only: bool, sync: bool = True) -> Report:
-    """Cut so many times. Without `sync`, the writer leaves out the sync of its vectors: this must be noticed."""
+def cut_power(
+    directory: Path, cuts: int, rng: Random, *, flushed_only: bool, left_out: LeftOut | None = None
+) -> Report:
+    """Cut so many times. left_out: what the writer does not sync: this must be noticed."""
     report, expected = Report(), Expected()
     with layers(directory) as places, contextlib.ExitStack() as running:
         for cut in range(cuts):
@@ -83,19 +93,63 @@ def cut_power(directory: Path, cuts: int, rng: Random, *, flushed_only: bool, sy
                 name = f"{cut // CUTS_AN_INDEX}.clipdex"
                 # Not the one just left: a removal that is not flushed comes back in parts.
                 shutil.rmtree(places["disk"] / f"{cut // CUTS_AN_INDEX - 2}.clipdex", ignore_errors=True)
-                writer = running.enter_context(_writer(places["disk"] / name, Random(rng.random()), shared, sync))
+                write = partial(write_for_ever, places["disk"] / name, Random(rng.random()), shared)
+                writer = running.enter_context(_child(partial(_unsynced, left_out, write)))
             os.kill(writer, signal.SIGCONT)
             time.sleep(rng.uniform(0, 0.02 if cut % CUTS_AN_INDEX == 0 else 0.1))
             acknowledged = shared.get("acknowledged")
             image = _copy(directory, places, flushed_only)
             os.kill(writer, signal.SIGSTOP)  # it has no need to run while its past is looked at
             report.cuts += 1
-            try:
-                with _mounted_again(directory, image, flushed_only) as disk:
-                    _recover(disk / name, acknowledged, expected, report)
-            except Exception as exc:
-                report.lost.append(f"cut {cut}, {acknowledged} steps acknowledged: {exc!r}")
+            look = partial(_recover, acknowledged=acknowledged, expected=expected, report=report)
+            what = f"cut {cut}, {acknowledged} steps acknowledged"
+            _look_after(directory, image, flushed_only, name, look, what, report)
     return report
+
+
+def cut_power_of_builds(directory: Path, cuts: int, rng: Random, *, flushed_only: bool) -> Report:
+    """Cut so many times while local features and their neighbours are made, of the pictures of one index."""
+    report = Report()
+    sound, wanted = draw_index(directory, 16)
+    with layers(directory) as places, contextlib.ExitStack() as running:
+        index, shared = places["disk"] / "built.clipdex", Shared()
+        shutil.copytree(sound, index)
+        subprocess.run(["sync", "--file-system", *places.values()], check=True)
+        child = running.enter_context(_child(partial(build_for_ever, index, shared)))
+        for cut in range(cuts):
+            os.kill(child, signal.SIGCONT)
+            time.sleep(rng.uniform(0, 0.5))
+            builds, acknowledged = shared.get("begun"), shared.get("acknowledged")
+            neighbours = bool(shared.get("compactions"))
+            image = _copy(directory, places, flushed_only)
+            os.kill(child, signal.SIGSTOP)
+            if shared.get("begun") != builds:
+                acknowledged = 0  # all are being made anew
+            report.cuts += 1
+            look = partial(
+                _recover_build, wanted=wanted, acknowledged=acknowledged, neighbours=neighbours, report=report
+            )
+            what = f"cut {cut}, features of {acknowledged} pictures acknowledged"
+            _look_after(directory, image, flushed_only, index.name, look, what, report)
+        report.steps = shared.get("begun")
+    return report
+
+
+def _look_after(
+    directory: Path,
+    image: Path,
+    flushed_only: bool,
+    name: str,
+    look: Callable[[Path], None],
+    what: str,
+    report: Report,
+) -> None:
+    """Look at the index of that name on a disk that is mounted again."""
+    with _mounted_again(directory, image, flushed_only) as disk:
+        try:
+            look(disk / name)
+        except Exception as exc:  # gone with what it holds open before the disk is
+            report.lost.append(f"{what}: {exc!r}")
 
 
 def _recover(index: Path, acknowledged: int, expected: Expected, report: Report) -> None:
@@ -107,6 +161,14 @@ def _recover(index: Path, acknowledged: int, expected: Expected, report: Report)
     assert check(index, steps, expected) == steps
     report.ahead += steps > acknowledged
     report.steps = max(report.steps, steps)
+
+
+def _recover_build(
+    index: Path, wanted: dict[bytes, bytes], acknowledged: int, neighbours: bool, report: Report
+) -> None:
+    held = check_built(index, wanted, acknowledged, neighbours=neighbours)
+    report.made += held == 0
+    report.ahead += held > acknowledged
 
 
 @contextlib.contextmanager
@@ -141,15 +203,30 @@ def mounted(image: Path, place: Path) -> Iterator[Path]:
         subprocess.run(["umount", place], check=True)
 
 
+def _unsynced(left_out: LeftOut | None, work: Callable[[], None]) -> None:
+    """Do some work without a sync that it needs."""
+    connect = database.connect  # type: ignore[attr-defined]
+
+    def connect_unsynced(path: Path, *, write: bool) -> sqlite3.Connection:
+        db = connect(path, write=write)
+        db.execute("PRAGMA synchronous = OFF")
+        return db
+
+    if left_out == "vectors":
+        vectors._datasync = lambda fd: None
+    elif left_out == "features":
+        database.connect = connect_unsynced  # type: ignore[attr-defined]
+    work()
+
+
 @contextlib.contextmanager
-def _writer(index: Path, rng: Random, shared: Shared, sync: bool) -> Iterator[int]:
+def _child(work: Callable[[], None]) -> Iterator[int]:
+    """A process that does some work without an end, until the block ends -> its id."""
     child = os.fork()
     if child == 0:
         try:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if not sync:
-                vectors._datasync = lambda fd: None
-            write_for_ever(index, rng, shared)
+            work()
         except BaseException:
             import traceback
 

@@ -1,17 +1,18 @@
 """What the proofs write: an endless list of steps, and what an index that holds the first n of them must be.
 
-Step i adds one row, most with metadata and a signature, now and then replaces an earlier path, removes one, says
-something new of one, or puts a line into the ledger. Everything about a step follows from its number, which the
-row keeps as its mtime: an index tells by itself how far it is.
+Step i adds one row, most with metadata, a signature and local features, now and then replaces an earlier path,
+removes one, says something new of one, or puts a line into the ledger. Everything about a step follows from its
+number, which the row keeps as its mtime: an index tells by itself how far it is.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import mmap
 import sqlite3
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,10 +20,13 @@ from typing import Any
 import numpy as np
 
 from clipdex.index import Failure, Index, IndexWriter, Manifest, Picture, verify_index
+from clipdex.index.side.feature_file import FEATURES_FILE, make_features
+from clipdex.looks.local_features import LocalFeatures, Recipe
 
 DIM = 32
 BATCH = 64  # steps in a commit, at most
 MANIFEST = Manifest("f" * 64, "demo", DIM)
+RECIPE = Recipe("sift", 4, 64)
 
 _LATE = 4 * BATCH  # from here on the paths that a step names are far enough apart for one commit
 
@@ -39,6 +43,21 @@ def removed_by(step: int) -> bytes | None:
 def said_by(step: int) -> tuple[str | None, bytes | None]:
     """The metadata and the signature of the row that a step writes; some have none."""
     return (f'{{"step":{step}}}' if step % 3 else None), (b"%0158d" % step if step % 4 else None)
+
+
+def content_of(step: int) -> bytes:
+    return b"%016d" % step
+
+
+@functools.cache
+def features_by(step: int) -> LocalFeatures | None:
+    """The local features of what a step writes; some have none, and some no point."""
+    if step % 4 == 0:
+        return None
+    rng = np.random.default_rng(step)
+    floats = rng.uniform(0, 400, (step % 4 - 1, 4)).astype(np.float32)
+    descriptors = rng.integers(0, 256, (len(floats), RECIPE.width), dtype=np.uint8)
+    return LocalFeatures(floats[:, :2], floats[:, 2], floats[:, 3], descriptors, (640, 480))
 
 
 def annotated_by(step: int) -> bytes | None:
@@ -65,9 +84,11 @@ def stage(writer: IndexWriter, first: int, end: int) -> None:
     middle = (first + end) // 2
     for part in (range(first, middle), range(middle, end)):
         if part:
-            pictures = [Picture(path_of(i), 1000 + i, i, b"%016d" % i, 640, 480, *said_by(i)) for i in part]
+            pictures = [Picture(path_of(i), 1000 + i, i, content_of(i), 640, 480, *said_by(i)) for i in part]
             writer.append(pictures, vectors_of(np.array(part)))
     for i in range(first, end):
+        if (features := features_by(i)) is not None:
+            writer.keep_features(content_of(i), RECIPE, features)
         if failed := failed_by(i):
             writer.fail(Failure(failed, "truncated", f"step {i}", 5, i))
         if removed := removed_by(i):
@@ -117,8 +138,8 @@ def held(index: Path) -> tuple[int, list[tuple[int, bytes, int]]]:
     return (rows[-1][2] + 1 if rows else 0), rows
 
 
-def _read(index: Path, sql: str) -> list[Any]:
-    db = sqlite3.connect(f"file:{index}/rows.sqlite?mode=ro", uri=True)
+def _read(index: Path, sql: str, name: str = "rows.sqlite") -> list[Any]:
+    db = sqlite3.connect(f"file:{index / name}?mode=ro", uri=True)
     try:
         return db.execute(sql).fetchall()
     finally:
@@ -129,8 +150,8 @@ def check(index: Path, acknowledged: int, expected: Expected) -> int:
     """Compare an index with the steps it must hold -> how many it holds.
 
     Everything up to `acknowledged`, an exact prefix of the steps, each path once, each vector the one that was
-    written for it, as are its metadata and signature, and nothing for `verify` to find. AssertionError, or what
-    opening raises, if not.
+    written for it, as are its metadata, signature and local features, and nothing for `verify` to find.
+    AssertionError, or what opening raises, if not.
     """
     steps, rows = held(index)
     assert steps >= acknowledged, f"{acknowledged} steps were acknowledged, {steps} are there"
@@ -142,6 +163,7 @@ def check(index: Path, acknowledged: int, expected: Expected) -> int:
         "WHERE deleted_at IS NULL ORDER BY row",
     )
     assert said == expected.said(steps), "metadata or a signature is not the one written"
+    _check_features(index, live.values())
     dim = json.loads((index / "manifest.json").read_text())["embedding_dim"]
     vectors = np.fromfile(index / "vectors.f16", dtype="<f2")
     vectors = vectors[: len(vectors) // dim * dim].reshape(-1, dim)
@@ -160,10 +182,25 @@ def check(index: Path, acknowledged: int, expected: Expected) -> int:
     return steps
 
 
+def _check_features(index: Path, live: Collection[int]) -> None:
+    """Compare the local features with those of the steps: each live one is there, and no other is a torn one."""
+    if not live:
+        return
+    sql = "SELECT content_hash, width, height, points, keypoints, descriptors FROM features"
+    found = {int(content): record for content, *record in _read(index, sql, FEATURES_FILE)}
+    missing = [step for step in live if step not in found and features_by(step) is not None]
+    assert not missing, f"the local features of steps {missing} are lost"
+    for step, record in found.items():
+        written = features_by(step)
+        assert written is not None, f"step {step} had no local features"
+        whole = [*written.size, len(written), written.keypoints(), written.descriptors.tobytes()]
+        assert record == whole, f"the local features of step {step} are not those written"
+
+
 class Shared:
     """Numbers that a child process leaves where its parent finds them, however it ends."""
 
-    FIELDS = ("begun", "acknowledged", "phase", "compactions")
+    FIELDS = ("begun", "acknowledged", "phase", "compactions", "turns")
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 8 * len(self.FIELDS))
@@ -173,6 +210,17 @@ class Shared:
 
     def set(self, field: str, value: int) -> None:
         struct.pack_into("q", self._memory, 8 * self.FIELDS.index(field), value)
+        if field == "phase":
+            self.turn()
+
+    def turn(self) -> None:
+        """Count a turn of the work: by turns it goes as far on a busy machine as on an idle one."""
+        self.set("turns", self.get("turns") + 1)
+
+    def after(self, turns: int) -> Callable[[], bool]:
+        """Return what says whether so many turns have passed from now on."""
+        until = self.get("turns") + turns
+        return lambda: self.get("turns") >= until
 
 
 PHASES = ("opening", "appending", "committing", "closing", "compacting")
@@ -190,6 +238,7 @@ def write(
     """One run: open, go on from what the index holds, commit some batches, close."""
     shared.set("phase", PHASES.index("opening"))
     with IndexWriter.open_or_create(index, MANIFEST) as writer:
+        make_features(index, RECIPE)
         step, _ = held(index)
         for _ in range(commits):
             shared.set("phase", PHASES.index("appending"))

@@ -12,11 +12,10 @@ import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from clipdex.base.errors import IndexDamaged, IndexWriteError
+from clipdex.base.errors import IndexDamaged
 from clipdex.index.checksum import is_sound, record_crc32c
-from clipdex.index.files import create
 from clipdex.index.schema import DAMAGE, fetched, require_still, unreadable, was_refused
-from clipdex.index.side.database import open_database, transaction
+from clipdex.index.side.database import make_database, open_database, transaction
 from clipdex.index.wal import wal_damage
 
 __all__ = ["LARGEST_THUMBNAIL", "THUMBNAILS_FILE", "ThumbnailStore", "thumbnail_damages"]
@@ -54,10 +53,7 @@ class ThumbnailStore:
         if not os.path.lexists(path):
             if not write:
                 return None
-            try:
-                create(path, b"")
-            except OSError as exc:
-                raise IndexWriteError(f"{path}: cannot be created: {exc.strerror}") from exc
+            make_database(path, lambda db: db.execute(_TABLE))
         there = True
 
         def accept(db: sqlite3.Connection) -> None:

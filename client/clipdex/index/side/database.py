@@ -1,17 +1,65 @@
-"""Databases beside rows.sqlite: opening one that may be anything, and writing to it."""
+"""Databases beside rows.sqlite: making one, opening one that may be anything, and writing to it."""
 
 from __future__ import annotations
 
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from clipdex.base.errors import IndexWriteError
-from clipdex.index.schema import DAMAGE, connect, unreadable
+from clipdex.index.files import create, rename, require_regular, sync_directory
+from clipdex.index.schema import DAMAGE, connect, connect_new, unreadable
 
-__all__ = ["open_database", "transaction"]
+__all__ = ["make_database", "open_database", "remove_database", "transaction"]
+
+_PARTS = ("-journal", "-wal", "-shm", "")
+
+
+def make_database(path: Path, fill: Callable[[sqlite3.Connection], object], *, page_bytes: int = 4096) -> None:
+    """Make a database at a path that does not exist, under another name until it has what `fill` puts into it.
+
+    It has a WAL from the start: SQLite changes to one by a rollback journal, which a kill would leave there.
+
+    Raises:
+        IndexWriteError: the disk is full or failed.
+    """
+    made = path.with_name(f"{path.name}.building")
+    try:
+        for suffix in _PARTS:  # of one that was killed
+            left = made.with_name(made.name + suffix)
+            require_regular(left)
+            with suppress(FileNotFoundError):
+                left.unlink()
+        create(made, b"")
+        with closing(connect_new(made)) as db:
+            db.execute(f"PRAGMA page_size = {page_bytes}")
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("BEGIN")
+            fill(db)
+            db.execute("COMMIT")
+            # Closing does the same, but ignores that the disk refuses it.
+            ((busy, *_),) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            if busy:
+                raise sqlite3.OperationalError("database is locked")
+        rename(made, path)
+        sync_directory(path.parent)
+    except (sqlite3.DatabaseError, OSError) as exc:
+        why = (exc.strerror or exc) if isinstance(exc, OSError) else exc
+        raise IndexWriteError(f"{path}: cannot be created: {why}") from exc
+
+
+def remove_database(path: Path) -> None:
+    """Remove a database, whatever state it is in. Raises IndexWriteError."""
+    try:
+        for suffix in _PARTS:
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).unlink()
+        sync_directory(path.parent)
+    except OSError as exc:
+        raise IndexWriteError(f"{path}: cannot be removed: {exc.strerror}") from exc
 
 
 def open_database(path: Path, accept: Callable[[sqlite3.Connection], None], *, write: bool) -> sqlite3.Connection:

@@ -21,21 +21,19 @@ from clipdex.base.errors import (
     IndexFault,
     IndexFormatError,
     IndexLocked,
-    IndexWriteError,
     InvalidArgument,
 )
 from clipdex.index.checksum import is_sound, record_crc32c
 from clipdex.index.file_system import lock_file
-from clipdex.index.files import create, fault, rename, require_regular, sync_directory
+from clipdex.index.files import fault
 from clipdex.index.schema import (
     DAMAGE,
-    connect_new,
     fetched,
     require_still,
     unreadable,
     was_refused,
 )
-from clipdex.index.side.database import open_database, transaction
+from clipdex.index.side.database import make_database, open_database, remove_database, transaction
 from clipdex.index.wal import wal_damage
 from clipdex.looks.local_features import MOST_POINTS, LocalFeatures, Recipe
 
@@ -357,41 +355,18 @@ def make_features(directory: Path, recipe: Recipe) -> None:
 
 def remove_features(directory: Path) -> None:
     """Remove the features of an index, for whoever has the lock to make them. Raises IndexWriteError."""
-    path = directory / FEATURES_FILE
-    try:
-        for suffix in ("", "-wal", "-shm"):
-            with suppress(FileNotFoundError):
-                path.with_name(path.name + suffix).unlink()
-        sync_directory(directory)
-    except OSError as exc:
-        raise IndexWriteError(f"{path}: cannot be removed: {exc.strerror}") from exc
+    remove_database(directory / FEATURES_FILE)
 
 
 def _make(directory: Path, recipe: Recipe) -> None:
-    """Make an empty file under another name, and rename it: so it is never without its tables."""
-    path = directory / f"{FEATURES_FILE}.building"
-    try:
-        for suffix in ("-journal", "-wal", "-shm", ""):  # of one that was killed
-            left = path.with_name(path.name + suffix)
-            require_regular(left)
-            with suppress(FileNotFoundError):
-                left.unlink()
-        create(path, b"")
-        with closing(connect_new(path)) as db:
-            db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {VERSION}")
-            db.execute("PRAGMA synchronous = FULL")
-            db.execute("BEGIN")
-            db.execute(_RECIPE)
-            db.execute(_FEATURES)
-            _put_recipe(db, recipe)
-            db.execute("COMMIT")
-        rename(path, directory / FEATURES_FILE)
-        sync_directory(directory)
-    except (sqlite3.DatabaseError, OSError) as exc:
-        why = (exc.strerror or exc) if isinstance(exc, OSError) else exc
-        raise IndexWriteError(f"{directory / FEATURES_FILE}: cannot be created: {why}") from exc
+    def fill(db: sqlite3.Connection) -> None:
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {VERSION}")
+        db.execute(_RECIPE)
+        db.execute(_FEATURES)
+        _put_recipe(db, recipe)
+
+    make_database(directory / FEATURES_FILE, fill, page_bytes=_PAGE_BYTES)
 
 
 def _put_recipe(db: sqlite3.Connection, recipe: Recipe) -> None:

@@ -43,15 +43,15 @@ class PendingFeatures:
             IndexWriteError: the disk is full or failed.
             IndexFault: the system refuses to read what the index has.
         """
-        waiting, self._waiting, self._bytes = self._waiting, {}, 0
-        if not waiting:
+        if not self._waiting:
             return
         try:
             file = self._now()
             if file is not None:
-                file.add({key: each for key, (recipe, each) in waiting.items() if recipe == file.recipe})
+                file.add({key: each for key, (recipe, each) in self._waiting.items() if recipe == file.recipe})
         except (IndexDamaged, IndexFormatError, IndexLocked) as exc:  # it is a side file: nothing else is lost
             _log.warning("%s; the local features of what is added are not kept", exc)
+        self._waiting, self._bytes = {}, 0  # after a full disk they wait still: so do their rows
 
     def close(self) -> None:
         """Close the file; what waits is lost."""
