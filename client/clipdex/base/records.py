@@ -55,7 +55,7 @@ def maker(kind: type[_T]) -> Callable[..., _T]:
         (each.name, Any) if each.default is MISSING else (each.name, Any, field(default=each.default))
         for each in fields(kind)  # type: ignore[arg-type]
     ]
-    thawed: Any = make_dataclass(kind.__name__, named)
+    thawed: Any = make_dataclass(kind.__name__, named, slots="__slots__" in vars(kind))
 
     def make(*values: Any, **others: Any) -> _T:
         made = thawed(*values, **others)
@@ -65,7 +65,7 @@ def maker(kind: type[_T]) -> Callable[..., _T]:
     return make
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Picture:
     """One indexed file.
 
@@ -87,7 +87,7 @@ class Picture:
     exif: Exif | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Failure:
     """One file in the ledger. ctime_ns: as in Picture."""
 
@@ -104,7 +104,7 @@ class Failure:
         return self.reason in _MAY_PASS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class KnownFile:
     """The record of a path in an index: its size and times, and its row, or None if it failed.
 

@@ -349,9 +349,10 @@ class RowReader:
 
     def _of_kinds(self, found: list[Any], *kinds: type) -> list[Any]:
         """Check the types of records, the row first, and return them. Raises IndexDamaged for a wrong type."""
-        for record in found:
-            if tuple(map(type, record)) != kinds:
-                raise IndexDamaged(f"{self._path}: the record of row {record[0]} is damaged; see  clipdex verify")
+        columns = zip(*found, strict=True) if found else [()] * len(kinds)
+        if not all({kind}.issuperset(map(type, column)) for kind, column in zip(kinds, columns, strict=True)):
+            wrong = next(record for record in found if tuple(map(type, record)) != kinds)
+            raise IndexDamaged(f"{self._path}: the record of row {wrong[0]} is damaged; see  clipdex verify")
         return found
 
     def _has(self, table: str) -> bool:

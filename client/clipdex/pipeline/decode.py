@@ -51,7 +51,7 @@ _QUICKEST_S = 20e-6
 _POLL_MS = 50
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Decoded:
     """A picture, whose pixels are in the ring until their tray is released; `slot` is their place in the tray.
 
@@ -63,7 +63,7 @@ class Decoded:
     known: KnownFile | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unchanged:
     """A file with unchanged content. It was not decoded: its picture has no width, height or signature.
 

@@ -59,7 +59,7 @@ class Member(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FoundFile:
     """A picture to index: its identity, size in bytes, and modification time.
 
