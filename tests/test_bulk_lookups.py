@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from conftest import unit_vectors
+from conftest import noise, present, unit_vectors
 
-from clipdex.base.records import Failure, Picture
-from clipdex.index import IndexWriter, Manifest
+from clipdex import Client, index_pictures
+from clipdex.base.records import Failure, Picture, maker
+from clipdex.index import Index, IndexWriter, Manifest
 from clipdex.index.checksum import record_crc32c
 from clipdex.index.row_reader import RowReader
 from clipdex.index.schema import connect
+from clipdex.index.verify import verify_index
 from clipdex.pipeline import decode
 from clipdex.pipeline.ring import PixelRing
 from clipdex.sources import open_source, scan
@@ -205,3 +208,53 @@ def test_what_is_made_quickly_is_what_is_made_by_its_fields(tmp_path: Path) -> N
         file.size = 4  # type: ignore[misc]
     far = cast(Any, SimpleNamespace(st_size=1 << 70, st_mtime_ns=-(1 << 70), st_ctime_ns=1 << 70))
     assert FoundFile.of(b"/x", far) == FoundFile(b"/x", 1 << 70, -(1 << 70), ctime_ns=1 << 70)
+
+
+def test_what_a_maker_makes_is_as_good_as_what_the_class_makes() -> None:
+    fields = (b"/x", 1, 2, b"h" * 16, 3, 4, "{}", b"s", 5, None)
+    for kind, given in ((Picture, fields), (FoundFile, fields[:3]), (Failure, (b"/x", "damaged", "", 1, 2))):
+        made, plain = maker(kind)(*given), kind(*given)
+        assert made == plain and repr(made) == repr(plain) and hash(made) == hash(plain) and type(made) is kind
+        assert pickle.loads(pickle.dumps(made)) == plain
+    assert (maker(Picture)(*fields[:6]).metadata, maker(Picture)(*fields[:6]).exif) == (None, None)
+
+
+def test_a_file_that_is_read_is_not_looked_up_by_its_path_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, index = tmp_path / "p", tmp_path / "x"
+    folder.mkdir()
+    for i in range(4):
+        noise(i).save(folder / f"{i}.png")
+    with Client(FakeTransport()) as client:
+        index_pictures(client, folder, index, workers=1)
+        noise(9).save(folder / "0.png")
+        os.utime(folder / "1.png", (1, 1))
+        noise(5).save(folder / "5.png")
+
+        def refused(self: IndexWriter, path: bytes) -> None:
+            raise AssertionError(path)
+
+        monkeypatch.setattr(IndexWriter, "known", refused)
+        report = index_pictures(client, folder, index, workers=1)
+    assert (report.indexed, report.changed, report.unchanged, report.failed) == (2, 1, 3, 0)
+    with Index.open(index) as opened:
+        assert len(opened) == 5
+        assert present(opened.known(os.fsencode(folder / "1.png"))).mtime_ns == 10**9
+
+
+def test_the_pages_of_a_commit_stay_in_memory_until_it_ends(tmp_path: Path) -> None:
+    with IndexWriter.open_or_create(tmp_path / "x", Manifest("f" * 64, "drawn", DIM)) as writer:
+        assert writer._store._rows("PRAGMA cache_size") == [(-65536,)]
+
+
+def test_numbers_that_an_index_cannot_store_become_the_nearest_that_it_can(tmp_path: Path) -> None:
+    far = [Picture(path(i), 1 << 70, -(1 << 70), b"%016d" % i, 3, 4, None, None, 1 << 70) for i in range(3)]
+    plain = Picture(path(9), 1, 2, b"%016d" % 9, 3, 4, None, bytes(158), None)
+    with IndexWriter.open_or_create(tmp_path / "x", Manifest("f" * 64, "drawn", DIM)) as writer:
+        writer.append([*far, plain], unit_vectors(4, DIM))
+    assert not verify_index(tmp_path / "x").damages
+    with Index.open(tmp_path / "x") as opened:
+        first, last = opened.picture(0), opened.picture(3)
+    assert (first.size, first.mtime_ns, first.ctime_ns, first.phash) == (2**63 - 1, 1 - 2**63, 2**63 - 1, None)
+    assert (last.size, last.ctime_ns, last.phash) == (1, None, bytes(158))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any, TypeVar
 
 from clipdex.base.exif import Exif
@@ -15,7 +16,7 @@ __all__ = [
     "Failure",
     "KnownFile",
     "Picture",
-    "quickly",
+    "maker",
     "storable",
 ]
 
@@ -45,17 +46,26 @@ def storable(number: int) -> int:
 _T = TypeVar("_T")
 
 
-def quickly(kind: type[_T], **fields: Any) -> _T:
-    """Make a frozen dataclass of these fields, and its defaults for others, in a fraction of the time.
+def maker(kind: type[_T]) -> Callable[..., _T]:
+    """Return what makes a frozen dataclass of its fields in a fraction of the time; `__post_init__` is not called.
 
-    `__init__` sets each field by a call. `__post_init__` is not called.
+    `__init__` sets each field by a call, as assignment is refused. Here they are assigned while it is not.
     """
-    made = object.__new__(kind)
-    made.__dict__.update(fields)
-    return made
+    named = [
+        (each.name, Any) if each.default is MISSING else (each.name, Any, field(default=each.default))
+        for each in fields(kind)  # type: ignore[arg-type]
+    ]
+    thawed: Any = make_dataclass(kind.__name__, named, slots="__slots__" in vars(kind))
+
+    def make(*values: Any, **others: Any) -> _T:
+        made = thawed(*values, **others)
+        made.__class__ = kind
+        return made  # type: ignore[no-any-return]
+
+    return make
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Picture:
     """One indexed file.
 
@@ -77,7 +87,7 @@ class Picture:
     exif: Exif | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Failure:
     """One file in the ledger. ctime_ns: as in Picture."""
 
@@ -94,7 +104,7 @@ class Failure:
         return self.reason in _MAY_PASS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class KnownFile:
     """The record of a path in an index: its size and times, and its row, or None if it failed.
 

@@ -36,10 +36,13 @@ def record_crc32c(*values: Value) -> int:
     return int(google_crc32c.value(_written(values)))
 
 
-def record_crc32cs(records: Sequence[Sequence[Value]]) -> list[int]:
-    """Compute the checksums of many records of one table: `record_crc32c` of each, in half the time."""
+def record_crc32cs(columns: Iterable[Sequence[Any]]) -> list[int]:
+    """Compute the checksums of many records of one table: `record_crc32c` of each, in half the time.
+
+    columns: the values of all of them, by column.
+    """
     parts: list[Iterable[bytes]] = []
-    for column in zip(*records, strict=True):
+    for column in columns:
         kinds = set(map(type, column))
         if kinds == {int}:
             digits = list(map(b"%d".__mod__, column))

@@ -32,13 +32,13 @@ from clipdex.index.stored import (
     EXIF_COLUMNS,
     KINDS,
     LATER_OF_ROWS,
-    all_sound,
     are,
     failure_of,
     is_stored_count,
     is_whole,
     known_file,
     pictures_of,
+    sound_among,
     stored,
     whole_among,
     wrong_kind,
@@ -183,10 +183,6 @@ class RowReader:
         )
         return bool(self._rows(sql, (path, path)))
 
-    def paths_among(self, paths: Sequence[bytes]) -> set[bytes]:
-        """Find the paths that have a live row or a line in the ledger, damaged or not; one look-up for many."""
-        return self._among(LIVE_PATHS, paths) | self._among(LEDGER_PATHS, paths)
-
     def contents_among(self, content_hashes: Sequence[bytes]) -> set[bytes]:
         """Find the contents that some row has, live or dead, damaged or not; one look-up for many."""
         return self._among("SELECT content_hash FROM rows WHERE content_hash", content_hashes)
@@ -232,11 +228,10 @@ class RowReader:
             # The record is looked up by its row: an index of the database might answer for a damaged one.
             named = f"(SELECT row AS at, path AS named FROM rows WHERE path IN ({marks}) AND deleted_at IS NULL)"  # noqa: S608
             there = self._stored(f"{named} CROSS JOIN rows ON rows.row = at")
-            live = set()
-            for found in self._rows(f"SELECT named, {there}", part):
-                path, record = found[0], found[1:]
-                live.add(path)
-                if record[1] == path and all_sound(record):
+            found = [(path, record) for path, *record in self._rows(f"SELECT named, {there}", part)]
+            live = {path for path, _ in found}
+            for (path, record), sound in zip(found, sound_among([each for _, each in found]), strict=True):
+                if sound and record[1] == path:
                     known[path] = known_file(record)
             rest = [path for path in part if path not in live]
             if rest and self._rows("SELECT 1 FROM failures LIMIT 1"):
@@ -354,9 +349,10 @@ class RowReader:
 
     def _of_kinds(self, found: list[Any], *kinds: type) -> list[Any]:
         """Check the types of records, the row first, and return them. Raises IndexDamaged for a wrong type."""
-        for record in found:
-            if tuple(map(type, record)) != kinds:
-                raise IndexDamaged(f"{self._path}: the record of row {record[0]} is damaged; see  clipdex verify")
+        columns = zip(*found, strict=True) if found else [()] * len(kinds)
+        if not all({kind}.issuperset(map(type, column)) for kind, column in zip(kinds, columns, strict=True)):
+            wrong = next(record for record in found if tuple(map(type, record)) != kinds)
+            raise IndexDamaged(f"{self._path}: the record of row {wrong[0]} is damaged; see  clipdex verify")
         return found
 
     def _has(self, table: str) -> bool:

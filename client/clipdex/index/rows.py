@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import chain, islice
 from pathlib import Path
+from typing import TypeVar, cast
 
 from clipdex.base.errors import IndexDamaged, IndexFault, IndexFormatError, IndexWriteError
 from clipdex.base.exif import Exif
@@ -75,6 +75,9 @@ _STRIP = "DELETE FROM metadata WHERE row IN (SELECT row FROM rows WHERE path = ?
 
 
 _MOST_PARAMETERS = 900  # SQLite takes 999 on old builds
+_PICTURES_AT_ONCE = 900  # a multiple of what a statement takes of each of their tables
+
+_T = TypeVar("_T")
 
 _ROW = CHECKED["rows"][1].split(", ")
 _LIVE = f"SELECT {', '.join(_ROW)}, crc32c FROM rows WHERE path = ? AND deleted_at IS NULL"  # noqa: S608
@@ -191,19 +194,29 @@ class RowStore(RowReader):
             self._db.executemany(_SIGN, _named(signed))
             said = ((path, json) for path, json in told if json != NO_METADATA)
             self._db.executemany(_ANNOTATE, _named(said))
-            self._insert("rows", (_row(first_row + i, picture) for i, picture in enumerate(pictures)))
-            of_rows = ((first_row + i, picture.metadata) for i, picture in enumerate(pictures))
-            self._insert("metadata", ((row, json) for row, json in of_rows if json not in (None, NO_METADATA)))
-            looks = ((first_row + i, picture.phash) for i, picture in enumerate(pictures))
-            self._insert("phashes", ((row, phash) for row, phash in looks if phash is not None))
-            born = ((first_row + i, picture.ctime_ns) for i, picture in enumerate(pictures))
-            self._insert("ctimes", ((row, storable(ctime)) for row, ctime in born if ctime is not None))
+            self._insert_pictures(first_row, pictures)
             self._say_of_files(told_by_files, shown, there=there)
             if pictures:
                 self._insert("extents", [(first_row, len(pictures), vectors_crc32c, now)])
             self._insert("failures", lines)
             named = ((f.path, f.ctime_ns) for f in failures)
-            self._insert("failure_ctimes", ((path, storable(ctime)) for path, ctime in named if ctime is not None))
+            self._insert("failure_ctimes", [(path, storable(ctime)) for path, ctime in named if ctime is not None])
+
+    def _insert_pictures(self, first_row: int, pictures: Sequence[Picture]) -> None:
+        for start in range(0, len(pictures), _PICTURES_AT_ONCE):
+            some = pictures[start : start + _PICTURES_AT_ONCE]
+            rows = range(first_row + start, first_row + start + len(some))
+            columns = (
+                *(rows, [p.path for p in some], _storable([p.size for p in some])),
+                *(_storable([p.mtime_ns for p in some]), [p.content_hash for p in some]),
+                *([p.width for p in some], [p.height for p in some], [None] * len(some)),
+            )
+            self._insert_columns("rows", columns)
+            self._insert_columns("phashes", _those_with(rows, [p.phash for p in some]))
+            there, ctimes = _those_with(rows, [p.ctime_ns for p in some])
+            self._insert_columns("ctimes", (there, _storable(ctimes)))
+            said = [None if p.metadata == NO_METADATA else p.metadata for p in some]
+            self._insert_columns("metadata", _those_with(rows, said))
 
     def _say_of_files(
         self, of_paths: list[tuple[bytes, Exif]], of_rows: list[tuple[int, Exif]], *, there: bool
@@ -220,7 +233,7 @@ class RowStore(RowReader):
             for (row,) in self._db.execute(_LIVE_ROW, (path,)).fetchall():
                 self._db.execute("DELETE FROM exif WHERE row = ?", (row,))
                 records += [exif_record(row, exif)] if exif else []
-        self._insert("exif", (*records, *(exif_record(row, exif) for row, exif in of_rows)))
+        self._insert("exif", [*records, *(exif_record(row, exif) for row, exif in of_rows)])
 
     def _change(self, path: bytes, **new: int | bytes) -> None:
         """Change the live row of a path, if there is one, and its checksum with it. Damaged rows stay damaged."""
@@ -241,20 +254,28 @@ class RowStore(RowReader):
                 (*new.values(), fits, values[0]),
             )
 
-    def _insert(self, table: str, records: Iterable[tuple[Value, ...]]) -> None:
-        columns = CHECKED[table][1]
-        each = len(columns.split(",")) + 1
+    def _insert(self, table: str, records: Sequence[Sequence[Value]]) -> None:
+        self._insert_columns(table, list(zip(*records, strict=True)))
+
+    def _insert_columns(self, table: str, columns: Sequence[Sequence[Value]]) -> None:
+        """Insert records, given the values of all of them by column, with their checksums."""
+        names = CHECKED[table][1]
+        each = len(names.split(",")) + 1
         # OR ROLLBACK, as `_transaction` does: else SQLite keeps what a statement changes, to undo it alone.
-        insert = f"INSERT OR ROLLBACK INTO {table} ({columns}, crc32c) VALUES "  # noqa: S608
+        insert = f"INSERT OR ROLLBACK INTO {table} ({names}, crc32c) VALUES "  # noqa: S608
         marks = f"({'?, ' * (each - 1)}?)"
-        at_once, coming = _MOST_PARAMETERS // each, iter(records)
-        while some := list(islice(coming, at_once)):
-            complete = [(*record, crc32c) for record, crc32c in zip(some, record_crc32cs(some), strict=True)]
-            if len(some) < at_once:
-                self._db.executemany(insert + marks, complete)
+        at_once = _MOST_PARAMETERS // each
+        for start in range(0, len(columns[0]) if columns else 0, at_once):
+            some = [column[start : start + at_once] for column in columns]
+            complete = (*some, record_crc32cs(some))
+            if len(some[0]) < at_once:
+                self._db.executemany(insert + marks, zip(*complete, strict=True))
                 return
+            values: list[Value] = [None] * (each * at_once)
+            for at, column in enumerate(complete):
+                values[at::each] = column
             # Many in a statement: before and after each, sqlite3 waits for its turn among Python's threads.
-            self._db.execute(insert + ", ".join([marks] * at_once), list(chain.from_iterable(complete)))
+            self._db.execute(insert + ", ".join([marks] * at_once), values)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -279,9 +300,19 @@ class RowStore(RowReader):
                     self._db.execute("ROLLBACK")
 
 
-def _row(row: int, picture: Picture) -> tuple[Value, ...]:
-    p = picture
-    return (row, p.path, storable(p.size), storable(p.mtime_ns), p.content_hash, p.width, p.height, None)
+def _storable(numbers: Sequence[int]) -> Sequence[int]:
+    """Clamp many numbers like `storable`; seldom is there any to clamp."""
+    if not numbers or (storable(min(numbers)), storable(max(numbers))) == (min(numbers), max(numbers)):
+        return numbers
+    return list(map(storable, numbers))
+
+
+def _those_with(rows: range, values: Sequence[_T | None]) -> tuple[Sequence[int], Sequence[_T]]:
+    """Return the rows with a value, and their values."""
+    if None not in values:
+        return rows, cast("Sequence[_T]", values)
+    there = [(row, value) for row, value in zip(rows, values, strict=True) if value is not None]
+    return [row for row, _ in there], [value for _, value in there]
 
 
 def _line(failure: Failure, now: int) -> tuple[Value, ...]:

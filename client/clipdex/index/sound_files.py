@@ -58,10 +58,6 @@ class SoundFiles:
         """Return whether the committed index has a path, damaged or not."""
         return self._store.has_path(path)
 
-    def paths_among(self, paths: Sequence[bytes]) -> set[bytes]:
-        """Find those that the committed index has, damaged or not: of the others, `known` is None."""
-        return self._store.paths_among(paths)
-
     def contents_among(self, content_hashes: Sequence[bytes]) -> set[bytes]:
         """Find those that a committed row has, damaged or not: of the others, `row_of_content` is None."""
         return self._store.contents_among(content_hashes)

@@ -8,7 +8,7 @@ from operator import contains, eq
 from typing import Any
 
 from clipdex.base.exif import Exif, keywords_from_json
-from clipdex.base.records import Failure, KnownFile, Picture, quickly
+from clipdex.base.records import Failure, KnownFile, Picture, maker
 from clipdex.index.checksum import Value, record_crc32c, record_crc32cs
 from clipdex.looks.signature import SIGNATURE_BYTES
 
@@ -16,7 +16,6 @@ __all__ = [
     "EXIF_COLUMNS",
     "KINDS",
     "LATER_OF_ROWS",
-    "all_sound",
     "are",
     "exif_record",
     "failure_of",
@@ -24,6 +23,7 @@ __all__ = [
     "is_whole",
     "known_file",
     "pictures_of",
+    "sound_among",
     "stored",
     "whole_among",
     "wrong_kind",
@@ -53,12 +53,13 @@ KINDS: dict[str, tuple[tuple[type, ...], ...]] = {
     "exif": (_INT, *_EXIF_KINDS),
 }
 
+_make_picture, _make_known, _make_exif = maker(Picture), maker(KnownFile), maker(Exif)
+
 _SETS = {table: tuple(map(frozenset, kinds)) for table, kinds in KINDS.items()}
 
 _MOST = 1 << 48  # of rows, and of anything else that an index counts
 
 _ROW = "rows.row, path, size, mtime_ns, content_hash, width, height, deleted_at, rows.crc32c"
-_AT_CONTENT_HASH = 4
 
 # Tables that may be missing, and their column of values.
 LATER_OF_ROWS = {"phashes": "phash", "ctimes": "ctime_ns"}
@@ -109,26 +110,14 @@ def whole_among(table: str, records: Sequence[Sequence[Any]]) -> list[bool]:
         return [is_whole(table, *record) for record in records]
     if table == "phashes" and set(map(len, columns[1])) != {SIGNATURE_BYTES}:
         return [is_whole(table, *record) for record in records]
-    return list(map(eq, record_crc32cs(list(zip(*columns, strict=True))), crcs))
+    return list(map(eq, record_crc32cs(columns), crcs))
 
 
 def pictures_of(records: Sequence[Sequence[Any]]) -> list[Picture]:
     """Make Pictures from records of `stored`. Damaged signatures, ctimes and Exif become None."""
     phashes, ctimes = (_sound_values(table, at, records) for table, at in _BESIDE[1:])
     return [
-        quickly(
-            Picture,
-            path=record[1],
-            size=record[2],
-            mtime_ns=record[3],
-            content_hash=record[_AT_CONTENT_HASH],
-            width=record[5],
-            height=record[6],
-            metadata=record[9],
-            phash=phash,
-            ctime_ns=ctime_ns,
-            exif=exif,
-        )
+        _make_picture(*record[1:7], record[_AT_JSON], phash, ctime_ns, exif)
         for record, phash, ctime_ns, exif in zip(records, phashes, ctimes, _sound_exif(records), strict=True)
     ]
 
@@ -146,8 +135,7 @@ def _sound_values(table: str, at: int, records: Sequence[Sequence[Any]]) -> list
 def _sound_exif(records: Sequence[Sequence[Any]]) -> list[Exif | None]:
     there = [i for i, record in enumerate(records) if _has_exif(record)]
     found: list[Exif | None] = [None] * len(records)
-    said = [(records[i][-1], records[i][0], *records[i][_AT_EXIF:-1]) for i in there]
-    for i, sound in zip(there, whole_among("exif", said), strict=True):
+    for i, sound in zip(there, whole_among("exif", [_exif_part(records[i]) for i in there]), strict=True):
         found[i] = _exif_of(records[i]) if sound else None
     return found
 
@@ -175,27 +163,24 @@ def wrong_kind(records: Sequence[Sequence[Any]]) -> Sequence[Any] | None:
 
 def known_file(record: Sequence[Any]) -> KnownFile:
     """Make a KnownFile from an undamaged record of `stored`."""
-    return quickly(
-        KnownFile,
-        size=record[2],
-        mtime_ns=record[3],
-        row=record[0],
-        content_hash=record[_AT_CONTENT_HASH],
-        ctime_ns=record[_AT_CTIME],
-        signed=record[_AT_PHASH] is not None,
-    )
+    row, _, size, mtime_ns, content_hash = record[:5]
+    return _make_known(size, mtime_ns, row, content_hash, record[_AT_CTIME], record[_AT_PHASH] is not None)
 
 
-def all_sound(record: Sequence[Any]) -> bool:
-    """Return whether all parts of a record of `stored` match their checksums."""
-    row = record[0]
-    if not is_whole("rows", record[8], *record[:8]):
-        return False
+def sound_among(records: Sequence[Sequence[Any]]) -> list[bool]:
+    """Return for each of many records of `stored` whether all its parts match their checksums."""
+    sound = whole_among("rows", [(record[8], *record[:8]) for record in records])
+
+    def require(table: str, there: list[int], parts: list[tuple[Any, ...]]) -> None:
+        for i, whole in zip(there, whole_among(table, parts), strict=True):
+            sound[i] &= whole
+
     for table, at in _BESIDE:
-        value, crc = record[at], record[at + 1]
-        if not (value is None and crc is None) and not is_whole(table, crc, row, value):
-            return False
-    return not _has_exif(record) or _exif_is_whole(row, record)
+        there = [i for i, record in enumerate(records) if record[at] is not None or record[at + 1] is not None]
+        require(table, there, [(records[i][at + 1], records[i][0], records[i][at]) for i in there])
+    there = [i for i, record in enumerate(records) if _has_exif(record)]
+    require("exif", there, [_exif_part(records[i]) for i in there])
+    return sound
 
 
 def failure_of(
@@ -210,9 +195,9 @@ def _has_exif(record: Sequence[Any]) -> bool:
     return record[_AT_EXIF:].count(None) < len(record) - _AT_EXIF
 
 
-def _exif_is_whole(row: int, record: Sequence[Any]) -> bool:
-    *values, crc = record[_AT_EXIF:]
-    return is_whole("exif", crc, row, *values)
+def _exif_part(record: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the checksum of a record's part in `exif`, the row, and its other columns."""
+    return (record[-1], record[0], *record[_AT_EXIF:-1])
 
 
 def _exif_of(record: Sequence[Any]) -> Exif:
@@ -221,7 +206,7 @@ def _exif_of(record: Sequence[Any]) -> Exif:
         if said[name] is not None:
             said[name] /= _E7
     said["keywords"] = keywords_from_json(said["keywords"])
-    return quickly(Exif, **said)
+    return _make_exif(**said)
 
 
 def is_stored_count(value: object) -> bool:

@@ -150,10 +150,6 @@ class IndexWriter:
         """Look up many paths like `known`; those for which it is None are not among the found."""
         return self._files.known_among(paths)
 
-    def paths_among(self, paths: Sequence[bytes]) -> set[bytes]:
-        """Find the paths that the committed index has, damaged or not: of the others, `known` is None."""
-        return self._files.paths_among(paths)
-
     def contents_among(self, content_hashes: Sequence[bytes]) -> set[bytes]:
         """Find the contents that a row has, committed or not: of the others, `row_of_content` is None."""
         pending = {content for content in content_hashes if content in self._row_of_content}
@@ -231,12 +227,12 @@ class IndexWriter:
             raise InvalidArgument(
                 f"{self.directory}: expected floats of shape {expected}, not {vectors.dtype} {vectors.shape}"
             )
-        if not np.isfinite(vectors).all():
-            raise InvalidArgument(f"{self.directory}: a vector contains NaN or infinity; nothing was appended")
         # Check them as they will be stored: what is too large for float16 is not finite there.
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             stored = vectors.astype(self.manifest.numpy_dtype)
         if len(off := not_unit(stored, OFF_WHEN_WRITTEN)):
+            if not np.isfinite(vectors).all():
+                raise InvalidArgument(f"{self.directory}: a vector contains NaN or infinity; nothing was appended")
             norm = float(np.linalg.norm(vectors[off[0]].astype(np.float64)))
             raise InvalidArgument(
                 f"{self.directory}: vector {off[0]} has norm {norm:.4g}, expected 1 within 0.01: divide each by "

@@ -67,7 +67,10 @@ class Batch:
 
     def vectors(self, answers: Vectors | None, row_vector: Callable[[int], Array], dim: int) -> Vectors:
         """Return float32 (len(pictures), dim), given the model's answers for the rows of `pixels()`, (n, dim)."""
-        vectors = np.empty((len(self.pictures), dim), dtype=np.float32)
+        count = len(self.pictures)
+        if answers is not None and self._at == self._slots == list(range(count)):
+            return answers  # as nearly always
+        vectors = np.empty((count, dim), dtype=np.float32)
         if answers is not None:
             vectors[self._at] = answers[self._slots]
         for position, row in self._copies.items():

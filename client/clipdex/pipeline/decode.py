@@ -13,11 +13,10 @@ from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import TypeAlias, TypeVar
 
-from clipdex.base.arrays import Pixels
 from clipdex.base.cpus import usable_cpus
 from clipdex.base.errors import InvalidArgument
 from clipdex.base.limits import Limits
-from clipdex.base.records import Failure, Picture, quickly
+from clipdex.base.records import Failure, KnownFile, Picture, maker
 from clipdex.model.card import ImageSpec
 from clipdex.model.picture_rules import EXACT, PictureRules
 from clipdex.pipeline.decode_worker import DECODED, HEADER, NO_HASH, NO_SLOT, SLOT, UNCHANGED, told_by
@@ -52,26 +51,32 @@ _QUICKEST_S = 20e-6
 _POLL_MS = 50
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Decoded:
-    """A picture and its pixels, uint8 (S, S, 3), in the ring.
+    """A picture, whose pixels are in the ring until their tray is released; `slot` is their place in the tray.
 
-    The pixels stay there until their tray is released; `slot` is their place in it.
+    known: what the index has of its path, as the file said.
     """
 
     picture: Picture
-    pixels: Pixels
     slot: int
+    known: KnownFile | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unchanged:
-    """A file with unchanged content. It was not decoded: its picture has no width, height or signature."""
+    """A file with unchanged content. It was not decoded: its picture has no width, height or signature.
+
+    known: as in Decoded.
+    """
 
     picture: Picture
+    known: KnownFile | None = None
 
 
 Result: TypeAlias = Decoded | Unchanged | Failure
+
+_make_picture, _make_decoded = maker(Picture), maker(Decoded)
 
 _W = TypeVar("_W", bound=WorkerProcess)
 
@@ -321,23 +326,12 @@ class DecodePool:
         self.busy["resize"] += resize_s
         if status in (DECODED, UNCHANGED):
             signature, exif = told_by(message)
-            picture = quickly(
-                Picture,
-                path=file.path,
-                size=size,
-                mtime_ns=mtime_ns,
-                content_hash=digest,
-                width=width,
-                height=height,
-                metadata=file.said(),
-                phash=signature,
-                ctime_ns=ctime,
-                exif=exif,
+            picture = _make_picture(
+                file.path, size, mtime_ns, digest, width, height, file.said(), signature, ctime, exif
             )
             if status == UNCHANGED:
-                return Unchanged(picture)
-            slot = order % self._ring.rows
-            return quickly(Decoded, picture=picture, pixels=self._ring.at(order), slot=slot)
+                return Unchanged(picture, file.known)
+            return _make_decoded(picture, order % self._ring.rows, file.known)
         reason, _, detail = message[HEADER.size :].decode().partition("\0")
         return Failure(file.path, reason, detail, size or file.size, mtime_ns or file.mtime_ns, ctime)
 

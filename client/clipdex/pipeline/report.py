@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 from clipdex.base.counting import counted
 from clipdex.base.errors import ClipdexError
@@ -118,6 +118,8 @@ class Tally:
 
 _T = TypeVar("_T")
 
+_END = object()
+
 # scan: listing files and looking them up in the index, in the thread that feeds the decoders.
 # decode, resize: the work of all workers together; decode includes reading the file.
 # wait_decode, wait_embed: the joining thread is idle until pixels, or vectors, arrive.
@@ -144,10 +146,8 @@ class StageTimes:
         """Yield the items, adding the time to wait for each to a stage."""
         while True:
             began = time.perf_counter()
-            try:
-                item = next(items)
-            except StopIteration:
+            item = next(items, _END)
+            self.seconds[stage] += time.perf_counter() - began
+            if item is _END:
                 return
-            finally:
-                self.seconds[stage] += time.perf_counter() - began
-            yield item
+            yield cast("_T", item)

@@ -183,20 +183,16 @@ class Run:
         self._phase = "embedding"
         with self.times.during("place"):
             pictures = [result.picture for result in results if not isinstance(result, Failure)]
-            paths = self._writer.paths_among([picture.path for picture in pictures])
             contents = self._writer.contents_among([picture.content_hash for picture in pictures])
             for result in results:
                 if isinstance(result, Failure):
                     self._fail(result)
                 else:
-                    self._place_one(result, batch, is_known=result.picture.path in paths, contents=contents)
+                    self._place_one(result, batch, contents)
 
-    def _place_one(
-        self, result: Decoded | Unchanged, batch: Batch, *, is_known: bool, contents: Container[bytes]
-    ) -> None:
+    def _place_one(self, result: Decoded | Unchanged, batch: Batch, contents: Container[bytes]) -> None:
         """Do as `_place` for one picture. contents: those of rows in the index, committed or not."""
-        picture = result.picture
-        known = self._writer.known(picture.path) if is_known else None
+        picture, known = result.picture, result.known
         if known is not None and known.content_hash == picture.content_hash:
             self._writer.touch(picture)
             self.tally.touched += 1

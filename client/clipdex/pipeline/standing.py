@@ -75,8 +75,10 @@ def standing_of(file: FoundFile, known: KnownFile | None, *, check: Check, retry
 
 def to_read(file: FoundFile, known: KnownFile | None) -> FoundFile:
     """Return the file for a worker, with its old hash so that it is not decoded if unchanged, unless unsigned."""
-    hashed = known is not None and known.row is not None and known.signed
-    return replace(file, content_hash=known.content_hash) if known is not None and hashed else file
+    if known is None:
+        return file
+    hashed = known.row is not None and known.signed
+    return replace(file, known=known, content_hash=known.content_hash if hashed else None)
 
 
 def keeps_its_row(failure: Failure, known: Callable[[bytes], KnownFile | None]) -> bool:

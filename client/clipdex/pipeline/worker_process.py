@@ -32,6 +32,8 @@ _KILL_TIMEOUT_S = 5.0
 _FRAME = struct.Struct("!i")
 _READ_AT_ONCE = 1 << 16
 
+_WAITS, _BEGINS = bytes([WAITS]), bytes([BEGINS])
+
 # Room for what `decode.py` queues at a worker, and for its answers: some systems give a pipe 8 KiB.
 _PIPE_BYTES = 1 << 18
 
@@ -130,8 +132,8 @@ class WorkerProcess:
     def is_answer(self, message: bytes, now: float) -> bool:
         """Note what a message says of the worker -> whether it is an answer to a request."""
         # The wait for a turn at a large picture does not count towards the timeout.
-        self.since = math.inf if message[:1] == bytes([WAITS]) else now
-        if message[:1] in (bytes([WAITS]), bytes([BEGINS])):
+        self.since = math.inf if message == _WAITS else now
+        if message in (_WAITS, _BEGINS):
             return False
         if not self.ready:
             self.ready = True

@@ -110,7 +110,7 @@ class Exclusion:
         return any(rule.matches(path, is_folder) for rule in self._rules)
 
     def _is_hidden_or(self, junk: _Junk, below: bytes) -> bool:
-        name = below.rpartition(b"/")[2]
+        name = below[below.rfind(b"/") + 1 :]
         return (not self._hidden and name.startswith(b".")) or junk.has(name)
 
     def leaves_out_any(self, below: bytes, *, is_folder: bool) -> bool:

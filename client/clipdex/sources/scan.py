@@ -14,7 +14,7 @@ from typing import Protocol
 from clipdex.base.errors import SourceError
 from clipdex.base.object_paths import is_object
 from clipdex.base.read_request import whole_file
-from clipdex.base.records import Failure, quickly, storable
+from clipdex.base.records import Failure, KnownFile, maker, storable
 from clipdex.base.regular_files import NOT_A_FILE
 from clipdex.sources.census import Census, PassedOver
 from clipdex.sources.exclusion import Exclusion
@@ -59,7 +59,7 @@ class Member(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FoundFile:
     """A picture to index: its identity, size in bytes, and modification time.
 
@@ -70,6 +70,7 @@ class FoundFile:
     metadata: the source's metadata on it, as JSON of an object, if that costs nothing to get.
     member: where its bytes are, if not in a file at `path`.
     ctime_ns: ctime of the file, or of the file that contains it; an object's is made of its ETag; None: unknown.
+    known: what the index has of its path, if that was looked up.
     content_hash: hash of its previous content, if it is to be decoded only if that has changed.
     """
 
@@ -79,6 +80,7 @@ class FoundFile:
     metadata: str | None = None
     member: Member | None = None
     ctime_ns: int | None = None
+    known: KnownFile | None = None
     content_hash: bytes | None = None
 
     def __post_init__(self) -> None:
@@ -90,14 +92,8 @@ class FoundFile:
     @classmethod
     def of(cls, path: bytes, info: os.stat_result, metadata: str | None = None) -> FoundFile:
         """Make one from an ordinary file's stat result."""
-        return quickly(
-            cls,
-            path=path,
-            size=storable(info.st_size),
-            mtime_ns=storable(info.st_mtime_ns),
-            metadata=metadata,
-            ctime_ns=storable(info.st_ctime_ns),
-        )
+        size, mtime, ctime = storable(info.st_size), storable(info.st_mtime_ns), storable(info.st_ctime_ns)
+        return _make_file(path, size, mtime, metadata, None, ctime)
 
     def request(self) -> bytes:
         """Return the message to the worker that decodes it."""
@@ -106,6 +102,9 @@ class FoundFile:
     def said(self) -> str | None:
         """Return the source's metadata on it: JSON of an object; None if there is none."""
         return self.metadata if self.member is None else self.member.metadata()
+
+
+_make_file = maker(FoundFile)
 
 
 class Tree:
