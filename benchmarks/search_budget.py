@@ -63,8 +63,8 @@ def main() -> None:
         watch = Watch()
         watch.of(topk.Search, "__init__", "preparing the query")
         watch.of(Readahead, "__init__", "whether the codes are in memory")
-        watch.of(Int8Estimates, "score", "scoring the codes")
-        watch.of(Int8Dots, "parts", "of that: products of codes")
+        watch.of(Int8Estimates, "products", "products and their place")
+        watch.of(Int8Dots, "single", "of that: products of codes")
         watch.of(topk.Search, "_sift", "bounds and candidates")
         watch.of(topk.Search, "_ranked", "scoring the candidates")
         found: dict[str, list[float]] = {}
@@ -82,7 +82,10 @@ def main() -> None:
                 found.setdefault(name, []).append(1e3 * seconds)
         cached = drawn.codes.block(0).code[:IN_CACHE]  # type: ignore[union-attr]
         dots, words = Int8Dots(cached[:1]), cached.reshape(-1).view("int64")
-        times = [(least_of(lambda: dots.parts(cached)), least_of(lambda: np.add.reduce(words))) for _ in range(5)]
+        to = np.empty(IN_CACHE, np.float32)
+        times = [
+            (least_of(lambda: dots.single(cached, to)), least_of(lambda: np.add.reduce(words))) for _ in range(5)
+        ]
     print(f"{asked.rows:,} x 512, one query, top 10, load {os.getloadavg()[0]:.1f}: ms of processor time")
     for name, each in found.items():
         quarter = statistics.quantiles(each[1:], n=4)[0]

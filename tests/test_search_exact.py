@@ -84,6 +84,20 @@ def test_a_damaged_block_is_scanned_without_codes(library, count):
         assert answer.scores.tolist() == expected.scores.tolist()
 
 
+def test_blocks_that_are_scanned_together_may_be_coded_unevenly(library):
+    """The best row is in a block whose codes say next to nothing, between two whose codes say much."""
+    vectors = unit_vectors(3000, 16).astype(np.float16)
+    codes = MemoryCodes.of(vectors, block_rows=1024)
+    coarse = codes.blocks[1]
+    assert coarse is not None
+    apart = np.linalg.norm(vectors[1024:2048] - codes.basis.center.astype(np.float64), axis=1)
+    coarse.code[:], coarse.scale[:], coarse.length[:], coarse.residual[:] = 0, 0, 0, 1.0001 * apart
+    queries = vectors[1500:1501].astype(np.float32)
+    assert (
+        top_k(vectors, queries, 10, codes=codes)[0].rows.tolist() == top_k(vectors, queries, 10)[0].rows.tolist()
+    )
+
+
 def test_scores_that_float64_cannot_tell_apart(library):
     """Sums whose order of adding decides in float64 are ordered by what they truly are."""
     vectors = np.array([[1, 2**-30, -1], [1, -1, 2**-30], [2**-30, 1, -1], [0, 0, 0], [1, -1, 0]], np.float32)
@@ -156,6 +170,25 @@ def test_dot_products_of_codes_are_exact(library, dim):
             np.testing.assert_allclose(sums, true[:, start : start + sums.shape[1]], rtol=1e-7)
             if library == "numkong" or dim <= 1024:
                 assert (sums == true[:, start : start + sums.shape[1]]).all()
+    alone = np.empty(100, np.float32)
+    kernels.Int8Dots(queries[:1]).single(codes, alone)
+    np.testing.assert_array_equal(alone, true[:, 0].astype(np.float32))
+
+
+@pytest.mark.parametrize("library", ["numkong"], indirect=True)
+def test_a_library_whose_products_are_cut_off_instead_of_rounded_is_not_used(library, monkeypatch):
+    """As float32, where int8 have a sum that float32 has not."""
+    import numkong
+
+    def dot(rows, queries, *, out):
+        numkong.dot(rows, queries, out=out)
+        if rows.dtype == np.int8 and out.dtype == np.float32:
+            whole = np.empty(len(out), np.int32)
+            numkong.dot(rows, queries, out=whole)
+            out[:] = np.where(out > whole, np.nextafter(out, np.float32(0)), out)
+
+    assert kernels._keeps_its_word(Strange("dot", numkong.dot))
+    assert not kernels._keeps_its_word(Strange("dot", dot))
 
 
 def test_halves_become_floats_as_numpy_makes_them(library):

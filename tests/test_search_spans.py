@@ -38,25 +38,35 @@ def test_a_hundred_thousand_coded_rows_are_shared_by_two_threads_in_four_spans()
     assert [len(span) for span in spans] == [31_744, 31_744, 17_232, 17_232]
 
 
-def test_a_thread_scans_few_coded_rows_in_few_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_query_is_answered_in_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call has a fixed cost: a product for two spans of a thread, and one for all their rows together."""
     vectors = unit_vectors(40_000, 16).astype(np.float16)
-    codes = MemoryCodes.of(vectors, block_rows=16_384)
-    scanned = []
-    sift = topk.Search._sift
-    monkeypatch.setattr(
-        topk.Search, "_sift", lambda self, span, *scores: scanned.append(len(span)) or sift(self, span, *scores)
-    )
-    for threads, most in ((1, 3), (2, 6), (4, 9)):
-        scanned.clear()
-        monkeypatch.setattr(topk, "cores", lambda threads=threads: threads)
-        monkeypatch.setattr(topk, "_WORTH_THREADS", 1)
-        query = unit_vectors(1, 16, seed=5)
-        (found,) = topk.top_k(vectors, query, 10, codes=codes)
-        assert found.rows.tolist() == topk.top_k(vectors, query, 10)[0].rows.tolist()
-        scanned.clear()
-        topk.top_k(vectors, query, 10, codes=codes)
-        assert sum(scanned) == 40_000
-        assert len(scanned) <= 1 + most
+    query = unit_vectors(1, 16, seed=5)
+    right = topk.top_k(vectors, query, 10)[0].rows.tolist()
+    whole = MemoryCodes.of(vectors, block_rows=16_384)
+    damaged = MemoryCodes(whole.basis, [whole.blocks[0], None, whole.blocks[2]], whole.rows, whole.block_rows)
+    calls: dict[str, list[int]] = {"products": [], "_sift": []}
+
+    def count(owner: type, name: str) -> None:
+        act = getattr(owner, name)
+        noted = calls[name]
+        monkeypatch.setattr(
+            owner, name, lambda self, span, *more: noted.append(len(span)) or act(self, span, *more)
+        )
+
+    count(Int8Estimates, "products")
+    count(topk.Search, "_sift")
+    monkeypatch.setattr(topk, "_WORTH_THREADS", 1)
+    for codes, sifted in ((whole, [40_000]), (damaged, [16_384, 16_384, 7_232])):
+        for threads, most in ((1, 3), (2, 6), (4, 9)):
+            monkeypatch.setattr(topk, "cores", lambda threads=threads: threads)
+            for noted in calls.values():
+                noted.clear()
+            (found,) = topk.top_k(vectors, query, 10, codes=codes)
+            assert found.rows.tolist() == right
+            assert calls["_sift"] == sifted
+            assert sum(calls["products"]) == (40_000 if codes is whole else 23_616)
+            assert len(calls["products"]) <= most
 
 
 def test_what_a_query_needs_beside_products_is_done_by_the_thread_that_asks(
@@ -66,20 +76,20 @@ def test_what_a_query_needs_beside_products_is_done_by_the_thread_that_asks(
     pytest.importorskip("numkong")  # NumPy's products are shared out by BLAS
     vectors = unit_vectors(20_000, 16).astype(np.float16)
     codes = MemoryCodes.of(vectors, block_rows=4096)
-    scoring, adding = set(), set()
-    score, add = Int8Estimates.score, Candidates.add
+    multiplying, adding = set(), set()
+    products, add = Int8Estimates.products, Candidates.add
 
-    def scored(self, span, *scores):
-        scoring.add(threading.get_ident())
+    def multiplied(self, span, *to):
+        multiplying.add(threading.get_ident())
         time.sleep(0.02)
-        return score(self, span, *scores)
+        return products(self, span, *to)
 
-    monkeypatch.setattr(Int8Estimates, "score", scored)
+    monkeypatch.setattr(Int8Estimates, "products", multiplied)
     monkeypatch.setattr(Candidates, "add", lambda *given: adding.add(threading.get_ident()) or add(*given))
     monkeypatch.setattr(topk, "_WORTH_THREADS", 1)
     monkeypatch.setattr(topk, "cores", lambda: 2)
     topk.top_k(vectors, unit_vectors(1, 16, seed=5), 10, codes=codes)
-    assert len(scoring) == 2
+    assert len(multiplying) == 2
     assert adding == {threading.get_ident()}
 
 

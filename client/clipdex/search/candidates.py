@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.arrays import Array
-from clipdex.search.estimates import Found
 from clipdex.search.exact import rank, wide_scores
+from clipdex.search.found import Found
 
 __all__ = ["Candidates"]
 
@@ -62,7 +62,8 @@ class Candidates:
     def taken(self) -> Found:
         """Return all pairs that may be among the best."""
         with self._lock:
-            self._settle()
+            if self._new:
+                self._settle()
             return self._kept
 
     def _settle(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -17,11 +16,12 @@ import numpy.typing as npt
 
 from clipdex.base.arrays import Array
 from clipdex.search.cosines import off_unit
+from clipdex.search.found import Found
 from clipdex.search.kernels import FloatDots, Int8Dots, scratch, squared_norms
 from clipdex.search.quantize import CodeBlock, Codes, norms
 from clipdex.search.spans import Span
 
-__all__ = ["Estimates", "FloatEstimates", "Found", "Int8Estimates", "RowNorms"]
+__all__ = ["Estimates", "FloatEstimates", "Int8Estimates", "RowNorms"]
 
 _Doubles = npt.NDArray[np.float64]
 _Rows = npt.NDArray[np.int64]
@@ -37,35 +37,8 @@ _GROUPS, _GROUPS_FOR_EACH = 512, 16
 
 _NO_ROWS: _Rows = np.empty(0, np.int64)
 
-
-@dataclass(frozen=True)
-class Found:
-    """Pairs of a query and a row, with bounds of their score: four arrays of one length."""
-
-    query: _Rows
-    row: _Rows
-    lower: _Doubles
-    upper: _Doubles
-
-    def __len__(self) -> int:
-        return len(self.row)
-
-    def where(self, kept: Array) -> Found:
-        """Select pairs by an index or a mask."""
-        return Found(self.query[kept], self.row[kept], self.lower[kept], self.upper[kept])
-
-    def by_query(self) -> npt.NDArray[np.intp]:
-        """Order the pairs by query, of which there are fewer than 32,768."""
-        return np.argsort(self.query.astype(np.int16), kind="stable")  # NumPy sorts 16 bits by their digits
-
-    @classmethod
-    def joined(cls, parts: list[Found]) -> Found:
-        """Concatenate several."""
-        if len(parts) == 1:
-            return parts[0]
-        if not parts:
-            return cls(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0))
-        return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("query", "row", "lower", "upper")))
+# A block, its first row, and which of its rows.
+_Piece = tuple[CodeBlock, int, slice | _Rows]
 
 
 class Estimates(Protocol):
@@ -188,34 +161,43 @@ class Int8Estimates:
         self._base = queries @ center
         # The error of the base in float64, in scores, by Cauchy and Schwarz.
         self._slack = 2.0**-52 * (len(center) + 8) * codes.basis.center_norm * lengths
+        self._low, self._high = self._base - 2 * self._slack, self._base + 2 * self._slack
         # A row's score is base + unit × (its integer × scale ± by_residual × residual ± by_length × length).
         self._by_residual = (1 + 1e-6) * lengths / self._unit
         self._by_length = (1 + 1e-6) * (lost / self._unit + _ROUNDING * coded)
 
-    def _where(self, span: Span) -> tuple[CodeBlock, int, slice | _Rows]:
-        """Find the undamaged block that a span lies in -> (the block, its first row, the span's place in it)."""
-        number = span.first // self._codes.block_rows
-        block = self._codes.block(number)
-        assert block is not None
-        before = number * self._codes.block_rows
-        if span.chosen is None:
-            return block, before, slice(span.first - before, span.end - before)
-        return block, before, span.chosen - before
+    def _where(self, span: Span) -> list[_Piece]:
+        """Find the undamaged blocks that a span lies in, in order; chosen rows lie in one."""
+        size = self._codes.block_rows
+        pieces: list[_Piece] = []
+        for number in range(span.first // size, (span.end - 1) // size + 1):
+            block, before = self._codes.block(number), number * size
+            assert block is not None
+            if span.chosen is None:
+                part = slice(max(0, span.first - before), min(size, span.end - before))
+                pieces.append((block, before, part))
+            else:
+                pieces.append((block, before, span.chosen - before))
+        assert span.chosen is None or len(pieces) == 1
+        return pieces
 
     def uncoded(self, span: Span) -> _Rows:
         """Find the rows of a span without a useful code: those not finite, or almost too large for float32."""
-        block, before, part = self._where(span)
-        if isinstance(part, slice) and math.isfinite(block.extremes(part)[0]):
-            return _NO_ROWS
-        at = np.flatnonzero(np.isinf(block.residual[part]))
-        return before + (part.start + at if isinstance(part, slice) else part[at])
+        found = []
+        for block, before, part in self._where(span):
+            if isinstance(part, slice) and math.isfinite(block.extremes(part)[0]):
+                continue
+            at = np.flatnonzero(np.isinf(block.residual[part]))
+            found.append(before + (part.start + at if isinstance(part, slice) else part[at]))
+        return np.concatenate(found) if found else _NO_ROWS
 
     def sift(self, span: Span, floor: _Doubles, k: _Rows | None = None, left_out: _Rows = _NO_ROWS) -> Found:
         """See `Estimates.sift`; the span must lie within one undamaged block."""
         if len(self._base) == 1:
-            return self.sift_scored(span, self.score(span), floor, k, left_out)
-        block, before, part = self._where(span)
-        margin = self._margin(block, part)
+            return self.sift_products(span, self.products(span), floor, k, left_out)
+        pieces = self._where(span)
+        ((block, before, part),) = pieces
+        margin = self._margin(pieces)
         found = []
         for start, sums in self._sums(block.code[part]):
             asked = slice(start, start + sums.shape[1])
@@ -223,7 +205,9 @@ class Int8Estimates:
             np.copyto(scaled, sums, casting="unsafe")
             scaled *= block.scale[part][:, None]
             if k is not None:
-                floor = self._raised(floor, margin, asked, _reached(scaled, k[asked], left_out))
+                sure = self._sure(_reached(scaled, k[asked], left_out), margin, asked)
+                floor = floor.copy()
+                np.fmax(floor[asked], sure, out=floor[asked])
             at, query = _not_below(scaled, _rounded_down(self._cut(floor, margin)[asked]))
             if len(at) == 0:
                 continue
@@ -235,55 +219,64 @@ class Int8Estimates:
             found.append(_bounded(before + row, query, scores, error, floor))
         return Found.joined(found)
 
-    def score(self, span: Span, scores: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
-        """Compute integer × scale of a span's rows and a single query, to be given to `sift_scored`.
+    def products(self, span: Span, products: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
+        """Multiply the codes of a span with a single query, for `sift_products`: integers, rounded once.
 
-        scores: to write to; without it, they are overwritten by this thread's next call.
+        The span must lie within one undamaged block.
+
+        products: to write to; without it, they are overwritten by this thread's next call.
         """
-        block, _, part = self._where(span)
-        scores = scratch("scores", len(span), np.float32) if scores is None else scores
-        for _, sums in self._sums(block.code[part]):
-            np.copyto(scores, sums[:, 0], casting="unsafe")
-        scores *= block.scale[part]
-        return scores
+        ((block, _, part),) = self._where(span)
+        products = scratch("scores", len(span), np.float32) if products is None else products
+        if len(self._levels) == 1:
+            self._levels[0].single(block.code[part], products)
+        else:
+            for _, sums in self._sums(block.code[part]):
+                np.copyto(products, sums[:, 0], casting="unsafe")
+        return products
 
-    def sift_scored(
+    def sift_products(
         self,
         span: Span,
-        scores: npt.NDArray[np.float32],
+        products: npt.NDArray[np.float32],
         floor: _Doubles,
         k: _Rows | None = None,
         left_out: _Rows = _NO_ROWS,
     ) -> Found:
-        """Do what `sift` does, for a single query and rows that were scored."""
-        block, before, part = self._where(span)
-        margin = self._margin(block, part)
-        if k is not None:
-            floor = self._raised(floor, margin, slice(0, 1), _reached(scores[:, None], k, left_out))
-        at: _Rows = (scores >= _rounded_down(self._cut(floor, margin))).nonzero()[0]
-        row = part.start + at if isinstance(part, slice) else part[at]
-        # What float32 rounded is part of the error by length: a whole number times a float32 does not underflow.
-        error = self._by_residual * block.residual[row] + self._by_length * block.length[row]
-        wide = self._base + self._unit * scores[at].astype(np.float64)
-        return _bounded(before + row, np.zeros(len(at), np.int64), wide, self._unit * error + self._slack, floor)
+        """Do what `sift` does, for a single query and the products of its rows, which are overwritten.
 
-    def _margin(self, block: CodeBlock, part: slice | _Rows) -> _Doubles:
+        The span may lie in several undamaged blocks: each call has a fixed cost.
+        """
+        pieces, scores, done = self._where(span), products, 0
+        for block, _, part in pieces:
+            scale = block.scale[part]
+            scores[done : done + len(scale)] *= scale
+            done += len(scale)
+        margin = self._margin(pieces)
+        if k is not None:
+            floor = np.fmax(floor, self._sure(_reached(scores[:, None], k, left_out), margin))
+        at: _Rows = (scores >= _rounded_down(self._cut(floor, margin))).nonzero()[0]
+        row, residual, length = _at(pieces, at)
+        # What float32 rounded is part of the error by length: a whole number times a float32 does not underflow.
+        error = self._by_residual * residual + self._by_length * length
+        wide = self._base + self._unit * scores[at].astype(np.float64)
+        return _bounded(row, np.zeros(len(at), np.int64), wide, self._unit * error + self._slack, floor)
+
+    def _margin(self, pieces: list[_Piece]) -> _Doubles:
         """By how much integer × scale may be off for these rows, at most, for each query (Q,)."""
-        most_residual, most_length = block.extremes(part)
+        extremes = [block.extremes(part) for block, _, part in pieces]
+        most_residual, most_length = map(max, zip(*extremes, strict=True))
         margin: _Doubles = self._by_residual * most_residual + self._by_length * most_length
         return margin
 
-    def _raised(self, floor: _Doubles, margin: _Doubles, asked: slice, reached: Array) -> _Doubles:
-        """Raise the floors of some queries to the bounds of what is reached by enough of their rows."""
-        raised: _Doubles = floor.copy()
-        sure = self._base[asked] + self._unit[asked] * (reached - margin[asked]) - 2 * self._slack[asked]
-        np.fmax(floor[asked], sure, out=raised[asked])
-        return raised
+    def _sure(self, reached: _Doubles, margin: _Doubles, asked: slice = slice(None)) -> _Doubles:
+        """Bound the scores of rows that reach an integer × scale from below, for some queries."""
+        sure: _Doubles = self._low[asked] + self._unit[asked] * (reached - margin[asked])
+        return sure
 
     def _cut(self, floor: _Doubles, margin: _Doubles) -> _Doubles:
         """The least integer × scale with which a row's upper bound may reach the floor, for each query (Q,)."""
-        cut: _Doubles = (floor - self._base - 2 * self._slack) / self._unit - margin
-        cut[np.isnan(cut)] = -np.inf
+        cut: _Doubles = np.fmax((floor - self._high) / self._unit - margin, -np.inf)  # NaN says nothing
         return cut
 
     def _sums(self, code: npt.NDArray[np.int8]) -> Iterator[tuple[int, Array]]:
@@ -298,13 +291,27 @@ class Int8Estimates:
 
 def _too_coarse(lost: _Doubles, lengths: _Doubles, residual: float, length: float) -> bool:
     """Return whether coding would lose much more in the queries than in the rows, for more than a few queries."""
-    return bool(np.mean(lost * length > 3 * lengths * residual) > 0.05)
+    return np.count_nonzero(lost * length > 3 * lengths * residual) > 0.05 * len(lost)
+
+
+def _at(pieces: list[_Piece], at: _Rows) -> tuple[_Rows, Array, Array]:
+    """Look up places in a span, ascending -> (their rows, residuals and lengths)."""
+    found, done, first = [], 0, 0
+    for block, before, part in pieces:
+        done += part.stop - part.start if isinstance(part, slice) else len(part)
+        end = len(at) if len(pieces) == 1 else int(at.searchsorted(done))
+        row = at[first:end] - (done - part.stop) if isinstance(part, slice) else part[at]
+        found.append((before + row, block.residual[row], block.length[row]))
+        first = end
+    if len(found) == 1:
+        return found[0]
+    rows, residuals, lengths = map(np.concatenate, zip(*found, strict=True))
+    return rows, residuals, lengths
 
 
 def _rounded_down(cut: _Doubles) -> npt.NDArray[np.float32]:
     """Round to float32, with room for the roundings of what is compared with it."""
-    lower = cut - 2.0**-21 * np.abs(cut)
-    return np.where(np.isfinite(cut), lower, cut).astype(np.float32)
+    return np.minimum((1 - 2.0**-21) * cut, (1 + 2.0**-21) * cut).astype(np.float32)
 
 
 def _reached(scores: Array, k: _Rows, left_out: _Rows) -> _Doubles:
@@ -320,8 +327,9 @@ def _reached(scores: Array, k: _Rows, left_out: _Rows) -> _Doubles:
     groups = len(scores) // size
     if groups < most:
         return np.full(count, -np.inf)
-    # The best of each group are of different rows.
-    best = np.maximum.reduce(scores[: size * groups].reshape(size, groups, count), axis=0)
+    # The best of each group are of different rows. NumPy is slow with a last axis of one.
+    grouped = (size, groups) if count == 1 else (size, groups, count)
+    best = np.maximum.reduce(scores[: size * groups].reshape(grouped), axis=0).reshape(groups, count)
     best[~np.isfinite(best)] = -np.inf
     if count == 1:
         best[:, 0].partition(groups - most)

@@ -68,8 +68,14 @@ def _numkong() -> ModuleType | None:
 def _keeps_its_word(numkong: Any) -> bool:
     """Test that int8 is summed in int32, float16 in float32, float32 in float64, with every call that is used.
 
-    It sums, in random order, ones and numbers so small that they are lost beside a one in a narrow accumulator.
+    It sums int8 to a number that float32 has to round; and in random order ones, and numbers so small that they
+    are lost beside a one in a narrow accumulator.
     """
+    long = np.full((2, 4099), 127, np.int8)
+    rounded = np.empty(2, np.float32)
+    numkong.dot(long, long[:1], out=rounded)
+    if not (rounded == np.float32(4099 * 127**2)).all():  # 3 above a multiple of 4: truncated, it is another
+        return False
     codes = np.full((2, 1024), -127, np.int8)
     sums = np.empty(2, np.int32)
     numkong.dot(codes, codes[:1], out=sums)
@@ -138,7 +144,7 @@ class Int8Dots:
         The integers are exact; float32 is too for D ≤ 1024, else summed in float64 and rounded once.
         """
         if self._library is None:
-            return [(0, self._by_blas(codes))]
+            return [(0, self._by_blas(codes, np.empty((len(codes), len(self._queries)), np.float32)))]
         if not self._packed:
             dots = scratch(self._name, len(codes), np.int32)
             self._library.dot(codes, self._queries, out=dots)
@@ -147,8 +153,17 @@ class Int8Dots:
         pieces = [np.asarray(self._library.dots_packed(codes, packed)) for packed in self._packed]
         return [(i, piece[:, : len(self._queries) - i]) for i, piece in zip(starts, pieces, strict=True)]
 
-    def _by_blas(self, codes: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
-        dots = np.empty((len(codes), len(self._queries)), np.float32)
+    def single(self, codes: npt.NDArray[np.int8], dots: npt.NDArray[np.float32]) -> None:
+        """Multiply codes (n, D) with the only query into float32 (n,): the integers, rounded once.
+
+        NumKong writes float32 sooner than int32.
+        """
+        if self._library is None:
+            self._by_blas(codes, dots[:, None])
+        else:
+            self._library.dot(codes, self._queries, out=dots)
+
+    def _by_blas(self, codes: npt.NDArray[np.int8], dots: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         dim = codes.shape[1]
         step = max(1, _CONVERTED_BYTES // (4 * min(dim, _EXACT_COLUMNS)))
         queries = self._queries.astype(np.float32).T

@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from clipdex.base.arrays import Array
 from clipdex.search.cosines import UnsoundRow
+from clipdex.search.each import Each, turns
 from clipdex.search.exact import Ranking
 from clipdex.search.parted import PartedVectors
 from clipdex.search.quantize import Codes
 from clipdex.search.selection import Selection
-from clipdex.search.topk import Each, RowNorms, Search, no_ranking, plain, turns
+from clipdex.search.topk import RowNorms, Search, no_ranking, plain
 
 __all__ = ["Piece", "top_k_of_pieces"]
 

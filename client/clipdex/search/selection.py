@@ -11,7 +11,7 @@ import numpy.typing as npt
 from clipdex.base.arguments import row_numbers
 from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument
-from clipdex.search.estimates import Found
+from clipdex.search.found import Found
 
 __all__ = ["Selection", "absent", "flags_of"]
 

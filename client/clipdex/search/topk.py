@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -19,29 +19,27 @@ from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument
 from clipdex.search.candidates import Candidates
 from clipdex.search.cosines import UnsoundRow, not_unit
-from clipdex.search.estimates import FloatEstimates, Found, Int8Estimates, RowNorms
+from clipdex.search.each import Each, turns
+from clipdex.search.estimates import FloatEstimates, Int8Estimates, RowNorms
 from clipdex.search.exact import Ranking, rank, wide_scores
+from clipdex.search.found import Found
 from clipdex.search.kernels import scratch
 from clipdex.search.quantize import WIDEST, Codes
 from clipdex.search.readahead import Readahead, in_memory, want_rows
 from clipdex.search.selection import Selection, absent
 from clipdex.search.spans import Span, cores, even_spans_of, spans_of, work_through
 
-__all__ = ["Each", "Ranking", "RowNorms", "Search", "no_ranking", "plain", "top_k", "turns"]
+__all__ = ["Ranking", "RowNorms", "Search", "no_ranking", "plain", "top_k"]
 
 _ROWS_FOR_ONE = 65_536  # one query: what belongs to so many rows, beside the rows, stays in a core's cache
 _ROWS_FOR_MANY = 2048  # 64 queries or more: so do the rows' products with 64 of them
 _SPANS = 3  # of a thread, if there are few rows: more would share the work more evenly, but each has a fixed cost
 _SPANS_OF_CODES = 2
 _ROWS_SCORED = 1 << 19  # one query: so many coded rows are scored before the best of them are looked for
-_PIECES, _ROWS_PIECE = 4, 32_768  # pieces of those for a thread, and the rows of one: threads start and end apart
+_PIECES, _ROWS_PIECE = 2, 32_768  # pieces of those for a thread, and the rows of one: threads start and end apart
 _SEED_ROWS = 2048
 _SEED_PAIRS = 1 << 18
 _SPAN_BYTES = 40 << 20
-
-# The best of so many pairs of a query and a row are kept at once; more queries are answered in turns.
-_PAIRS = 1 << 21
-_QUERIES = 1024
 
 _WORTH_THREADS = 1 << 23  # with fewer numbers to multiply, threads cost more than they save
 
@@ -111,60 +109,12 @@ def top_k(
     return answers
 
 
-@dataclass(frozen=True)
-class Each:
-    """What each of Q queries asks for. k: int64 (Q,); minimum: float64 (Q,); excluded: rows of each, or None."""
-
-    k: npt.NDArray[np.int64]
-    minimum: npt.NDArray[np.float64]
-    excluded: Sequence[npt.NDArray[np.int64]] | None
-
-    @classmethod
-    def of(
-        cls,
-        queries: int,
-        k: int | Sequence[int],
-        minimum: float | Sequence[float],
-        excluded: Sequence[npt.NDArray[np.int64]] | None,
-        most: int,
-    ) -> Each:
-        """Spread what is the same for all queries. most: rows that can be found."""
-        excluded = excluded if excluded is not None and any(map(len, excluded)) else None
-        counts = np.full(queries, np.minimum(k, most), np.int64)
-        return cls(counts, np.full(queries, minimum, np.float64), excluded)
-
-    def at(self, some: npt.NDArray[np.intp]) -> Each:
-        """Select queries by number, ascending."""
-        if len(some) == len(self.k):
-            return self
-        excluded = None if self.excluded is None else [self.excluded[q] for q in some]
-        return Each(self.k[some], self.minimum[some], excluded)
-
-    def within(self, first: int, end: int) -> Each:
-        """The same for rows [first, end), numbered from 0."""
-        if self.excluded is None:
-            return self
-        own = [some[(some >= first) & (some < end)] - first for some in self.excluded]
-        return Each(self.k, self.minimum, own)
-
-    def pairs(self, rows: int) -> npt.NDArray[np.int64]:
-        """Number the excluded pairs of a query and one of so many rows: query × rows + row, ascending."""
-        if self.excluded is None:
-            return np.empty(0, np.int64)
-        return np.sort(np.concatenate([q * rows + some for q, some in enumerate(self.excluded)]))
-
-
 def plain(vectors: Array) -> Array:
     """Turn rows into a plain array, cheaper to slice than a memmap, in a form that the kernels accept."""
     vectors = np.asarray(vectors)
     if vectors.dtype not in (np.float16, np.float32) or not vectors.dtype.isnative:
         vectors = vectors.astype(np.float16 if vectors.dtype.itemsize == 2 else np.float32)
     return vectors if vectors.strides[-1] == vectors.itemsize else np.ascontiguousarray(vectors)
-
-
-def turns(each: Each) -> int:
-    """Return how many queries are answered at once."""
-    return max(1, min(_QUERIES, _PAIRS // max(1, int(each.k.max(initial=0)))))
 
 
 def no_ranking() -> Ranking:
@@ -304,45 +254,48 @@ class Search:
     def _scan_for_one(
         self, part: Span, step: int, border: int, threads: int, reading: Callable[[Span], None]
     ) -> None:
-        """Scan coded rows for a single query: all threads score them, then this thread finds the best.
+        """Scan coded rows for a single query: all threads multiply them, then this thread finds the best.
 
         What follows the products is many short calls, for which threads would have to wait for each other.
         """
-        scores = scratch("part", len(part), np.float32)
-        assert self._codes is not None
-        block = self._codes.block
+        products = scratch("part", len(part), np.float32)
 
-        def score(span: Span) -> None:
+        def of(span: Span) -> npt.NDArray[np.float32]:
+            return products[span.first - part.first : span.end - part.first]
+
+        def multiply(span: Span) -> None:
             reading(span)
-            if block(span.first // border) is not None:
-                self._coded.score(span, scores[span.first - part.first : span.end - part.first])
+            if self._sound(span):
+                self._coded.products(span, of(span))
 
         count, step = (1, step) if threads == 1 else (_PIECES * threads, min(step, _ROWS_PIECE))
-        work_through(even_spans_of(part.first, part.end, step, border, count, _ROWS_FOR_MANY), score, threads)
-        for span in spans_of(part.first, part.end, border, border):
-            # Once there is a floor, a span's own rows hardly ever raise it.
-            rising = bool(self._candidates.floor[0] <= self._start[0])
-            self._sift(span, scores[span.first - part.first : span.end - part.first], rising)
+        work_through(even_spans_of(part.first, part.end, step, border, count, _ROWS_FOR_MANY), multiply, threads)
+        for sound, blocks in groupby(spans_of(part.first, part.end, border, border), self._sound):
+            spans = list(blocks)
+            for span in [Span(spans[0].first, spans[-1].end)] if sound else spans:
+                # Once there is a floor, a span's own rows hardly ever raise it.
+                rising = bool(self._candidates.floor[0] <= self._start[0])
+                self._sift(span, of(span) if sound else None, rising)
 
-    def _sift(self, span: Span, scores: npt.NDArray[np.float32] | None = None, rising: bool = False) -> None:
+    def _sound(self, span: Span) -> bool:
+        """Whether the block of codes that a span lies in is undamaged."""
+        assert self._codes is not None
+        return self._codes.block(span.first // self._codes.block_rows) is not None
+
+    def _sift(self, span: Span, products: npt.NDArray[np.float32] | None = None, rising: bool = False) -> None:
         """Add what may be among the best in a span.
 
-        scores: those of its rows for a single query, if its block is sound.
-        rising: whether to look for better floors in the span itself; for a single query without scores, this is
+        products: those of a single query with the codes of the span, whose blocks are sound.
+        rising: whether to look for better floors in the span itself; for a single query without products, this is
             always done.
         """
-        estimates: Int8Estimates | FloatEstimates
-        if span.first < self._covered:
-            assert self._codes is not None
-            sound = self._codes.block(span.first // self._codes.block_rows) is not None
-            estimates = self._coded if sound else self._plain
-        else:
-            estimates = self._plain
+        coded = products is not None or (span.first < self._covered and self._sound(span))
+        estimates: Int8Estimates | FloatEstimates = self._coded if coded else self._plain
         floor = self._candidates.floor
-        rising = rising or (scores is None and len(self._queries) == 1)
+        rising = rising or (products is None and len(self._queries) == 1)
         counted = (self._each.k, self._left_out(span)) if rising else ()
-        if scores is not None and isinstance(estimates, Int8Estimates):
-            found = estimates.sift_scored(span, scores, floor, *counted)
+        if products is not None:
+            found = self._coded.sift_products(span, products, floor, *counted)
         else:
             found = estimates.sift(span, floor, *counted)
         if self._norms.unit and isinstance(estimates, Int8Estimates):
