@@ -20,7 +20,7 @@ import clipdex
 from clipdex.features.store import FeatureStore
 from clipdex.index import Index, IndexWriter, compact_index, schema, verify_index
 from clipdex.index.merge import merge_indexes
-from clipdex.index.side import database, feature_file
+from clipdex.index.side import database
 from clipdex.index.side.feature_file import (
     FEATURES_FILE,
     FeatureFile,
