@@ -25,8 +25,8 @@ from clipdex.pipeline.run import _COMMIT_ROWS, _COMMIT_S
 BATCH = 64  # max_batch_size of an export
 INSTANCES = 2
 DECODE_S = 6.5e-3  # core time of a 640 × 480 JPEG: benchmarks/decode_sizes.py
-CLIENT_S = 112e-6  # the client's process, for each picture, commits apart: benchmarks/client_share.py
-COMMIT_ROW_S = 33e-6  # a commit, for each of its rows, in which the joining thread does nothing else
+CLIENT_S = 44e-6  # the client's process, for each picture, commits apart: benchmarks/client_share.py
+COMMIT_ROW_S = 18e-6  # a commit, for each of its rows, in which the joining thread does nothing else
 SPREAD = 0.5  # standard deviation of a picture's decoding time, as a share of its mean
 
 # An H200's matrix product in bfloat16, and the best use of a GPU that was published for such encoders.
