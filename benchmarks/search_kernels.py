@@ -168,7 +168,7 @@ def alone(codes: np.ndarray, query: np.ndarray) -> None:
 
     kernels, out = kernels_for_one(query), np.empty(ROWS, np.float32)
     few, to = codes[:IN_CACHE], out[:IN_CACHE]
-    cached = {name: 1e9 * least_of(lambda act=act: act(few, to)) / IN_CACHE for name, act in kernels.items()}
+    cached = {name: 1e9 * least_of(partial(act, few, to)) / IN_CACHE for name, act in kernels.items()}
     whole = numkong.dots_pack(few)
     packed_before = 1e9 * least_of(lambda: numkong.dots_packed(query, whole)) / IN_CACHE
     packing = 1e9 * least_of(lambda: numkong.dots_pack(few)) / IN_CACHE
