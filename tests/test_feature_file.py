@@ -269,6 +269,22 @@ def test_a_changed_value_is_found_and_never_used(index, column):
     assert rows_of(index) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
 
 
+def test_a_hash_that_is_damaged_where_it_is_looked_up_is_found(index):
+    """In the index of the table: the features are there, as they were stored, and nothing finds them."""
+    file, key = index / "features.sqlite", content(4)
+    whole = file.read_bytes()
+    places = [at for at in range(len(whole)) if whole.startswith(key, at)]
+    assert len(places) == 2  # in the table, and in its index
+    for at in places:
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 0x80]) + whole[at + 1 :])
+        assert verify_index(index).damages, at
+        with closing(present(FeatureFile.open(index, write=True))) as found:
+            found.drop_damaged()
+        assert verify_index(index).damages == []
+        for left in index.glob("features.sqlite-*"):
+            left.unlink()
+
+
 @pytest.mark.slow
 def test_flipped_bits_and_cuts_are_found_unless_they_change_nothing(tmp_path, monkeypatch):
     """A few here, all of them in the features; benchmarks/prove_damage.py makes thousands."""

@@ -100,7 +100,7 @@ class ThumbnailStore:
         try:
             with self._lock:
                 # Page by page: the records of a large collection do not fit memory.
-                pages = [text for (text,) in self._db.execute("PRAGMA quick_check(1)") if text != "ok"]
+                pages = [text for (text,) in self._db.execute("PRAGMA integrity_check(1)") if text != "ok"]
                 rows: Iterable[tuple[object, object, object]] = self._db.execute(
                     "SELECT content_hash, jpeg, crc32c FROM thumbnails"
                 )

@@ -206,6 +206,7 @@ class FeatureFile:
         keep: none, if the recipe is another one. Raises IndexWriteError.
         """
         with transaction(self._path, self._db, self._lock):
+            self._db.execute("REINDEX features")
             found = self._db.execute("SELECT content_hash FROM features").fetchall()
             self._db.executemany(
                 "DELETE FROM features WHERE content_hash = ?", [each for each in found if each[0] not in keep]
@@ -218,6 +219,7 @@ class FeatureFile:
         """Drop the records that do not match their checksum -> how many. Raises IndexFault."""
         wrong = [row for row, sound in self._checked() if not sound]
         with transaction(self._path, self._db, self._lock):
+            self._db.execute("REINDEX features")  # a deletion fails where the index lacks a record
             self._db.executemany("DELETE FROM features WHERE id = ?", [(row,) for row in wrong])
         return len(wrong)
 
@@ -226,7 +228,7 @@ class FeatureFile:
         try:
             with self._lock:
                 # Page by page: the records of a large collection do not fit memory.
-                pages = [text for (text,) in self._db.execute("PRAGMA quick_check(1)") if text != "ok"]
+                pages = [text for (text,) in self._db.execute("PRAGMA integrity_check(1)") if text != "ok"]
             wrong = sum(not sound for _, sound in self._checked())
         except DAMAGE as exc:
             if was_refused(exc):
