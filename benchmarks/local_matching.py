@@ -309,13 +309,15 @@ def look_for(asked: int | tuple[str, LocalFeatures]) -> tuple[list[str], list[st
     return [rule for rule in RULES if answer_by(found, rule)], words, time.process_time() - worked
 
 
-def absent(pool: Pool, workers: Workers, count: int, others: tuple[Path, int | None], seconds: float) -> None:
+def absent(
+    pool: Pool, workers: Workers, first: int, count: int, others: tuple[Path, int | None], seconds: float
+) -> None:
     """Search pictures that are not there, and print what is found all the same, by the rule.
 
-    others: the folder of a pool and its seed, whose pictures are searched if the own ones are not enough.
+    first: how many of the own pictures an earlier run had. others: the folder of a pool and its seed, whose pictures are searched if the own ones are not enough.
     """
     end = time.monotonic() + seconds
-    own = np.random.default_rng(pool.seed).permutation(len(pool))[:count].tolist()
+    own = np.random.default_rng(pool.seed).permutation(len(pool))[first : first + count].tolist()
     asked = report("queries of the pool, each with its own row left out", workers, own, end)
     folder, seed = others
     if seed is not None and asked < count:
@@ -359,6 +361,7 @@ def main() -> None:
     parser.add_argument(
         "--absent", type=int, default=10_000, help="queries of pictures that are not there (10000)"
     )
+    parser.add_argument("--skip", type=int, default=0, help="as many of these, which an earlier run had (0)")
     parser.add_argument("--seed", type=int, default=SEED, help="of the pool: another one to choose a rule by")
     parser.add_argument("--others", type=int, help="seed of a second pool, for more of these than the pool has")
     parser.add_argument("--workers", type=int, default=2, help="processes (2)")
@@ -387,7 +390,7 @@ def main() -> None:
             if asked.queries and not asked.only:
                 collages(pool, lists, max(4, asked.queries // 4))
             if asked.absent:
-                absent(pool, workers, asked.absent, (asked.cache, asked.others), asked.seconds)
+                absent(pool, workers, asked.skip, asked.absent, (asked.cache, asked.others), asked.seconds)
         say(f"\nmemory that is not mapped files: {own_memory():,.0f} MB; load {os.getloadavg()[0]:.0f}")
 
 
