@@ -314,7 +314,8 @@ def absent(
 ) -> None:
     """Search pictures that are not there, and print what is found all the same, by the rule.
 
-    first: how many of the own pictures an earlier run had. others: the folder of a pool and its seed, whose pictures are searched if the own ones are not enough.
+    first: how many of the own pictures an earlier run had. others: the folder of a pool and its seed, whose
+    pictures are searched if the own ones are not enough.
     """
     end = time.monotonic() + seconds
     own = np.random.default_rng(pool.seed).permutation(len(pool))[first : first + count].tolist()
