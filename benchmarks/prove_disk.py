@@ -34,6 +34,15 @@ def sizes(text: str) -> list[int]:
     return [int(size) for size in text.split(",") if size]
 
 
+def say_of_command(command: str, runs: int, errors: int, seconds: float) -> None:
+    """Print what became of a command whose every call to the disk failed in turn."""
+    print(
+        f"{runs:,} runs of `{command}`, each on a disk that breaks at another call: {errors} ended with one "
+        f"sentence and status 1, 0 with a traceback or a signal, in {seconds:.0f} s",
+        flush=True,
+    )
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stride", type=int, default=1, help="try every so manieth call of a writer; 0: none")
@@ -70,22 +79,12 @@ if __name__ == "__main__":
             (root / "command").mkdir()
             began = time.monotonic()
             runs, errors = every_call_of_the_command(root / "command", pictures=100, stride=asked.command_stride)
-            print(
-                f"{runs:,} runs of `clipdex index`, each on a disk that breaks at another call: {errors} ended "
-                "with one sentence and status 1, 0 with a traceback or a signal, "
-                f"in {time.monotonic() - began:.0f} s",
-                flush=True,
-            )
+            say_of_command("clipdex index", runs, errors, time.monotonic() - began)
         if asked.build_stride:
             (root / "build").mkdir()
             began = time.monotonic()
             runs, errors = every_call_of_the_build(root / "build", pictures=6, stride=asked.build_stride)
-            print(
-                f"{runs:,} runs of `clipdex features build`, each on a disk that breaks at another call: {errors} "
-                "ended with one sentence and status 1, 0 with a traceback or a signal, "
-                f"in {time.monotonic() - began:.0f} s",
-                flush=True,
-            )
+            say_of_command("clipdex features build", runs, errors, time.monotonic() - began)
         if asked.build_limits:
             (root / "limited-build").mkdir()
             had = build_in_limited_files(root / "limited-build", pictures=16, sizes=asked.build_limits)

@@ -72,15 +72,15 @@ def overlap(transform: _Floats, query: tuple[int, int], found: tuple[int, int]) 
     return region
 
 
-def _cut(region: _Floats, inside: npt.NDArray[Any]) -> _Floats:
+def _cut(region: _Floats, signed: npt.NDArray[Any]) -> _Floats:
     """Keep the part of a convex region where a linear function, given at its corners, is not negative."""
     kept = []
     for k in range(len(region)):
         one, other = k - 1, k
-        if (inside[one] < 0) != (inside[other] < 0):
-            along = inside[one] / (inside[one] - inside[other])
+        if (signed[one] < 0) != (signed[other] < 0):
+            along = signed[one] / (signed[one] - signed[other])
             kept.append(region[one] + along * (region[other] - region[one]))
-        if inside[other] >= 0:
+        if signed[other] >= 0:
             kept.append(region[other])
     return np.array(kept, np.float64).reshape(-1, 2)
 
@@ -102,16 +102,17 @@ def jacobians(transform: _Floats, points: npt.NDArray[Any]) -> _Floats:
     )
 
 
-def turns(jacobians: _Floats) -> _Floats:
+def turns(derivatives: _Floats) -> _Floats:
     """The angles by which derivatives (n, 2, 2) turn, in radians: float64 (n,)."""
     return np.asarray(
-        np.arctan2(jacobians[:, 1, 0] - jacobians[:, 0, 1], jacobians[:, 0, 0] + jacobians[:, 1, 1]), np.float64
+        np.arctan2(derivatives[:, 1, 0] - derivatives[:, 0, 1], derivatives[:, 0, 0] + derivatives[:, 1, 1]),
+        np.float64,
     )
 
 
-def log_zooms(jacobians: _Floats) -> _Floats:
+def log_zooms(derivatives: _Floats) -> _Floats:
     """The logarithms of how much derivatives (n, 2, 2) enlarge: float64 (n,)."""
-    return np.asarray(0.5 * np.log(np.maximum(np.linalg.det(jacobians), 1e-12)), np.float64)
+    return np.asarray(0.5 * np.log(np.maximum(np.linalg.det(derivatives), 1e-12)), np.float64)
 
 
 def is_plausible(transform: _Floats, size: tuple[int, int]) -> bool:
