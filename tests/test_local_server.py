@@ -536,6 +536,12 @@ def test_a_python_without_a_stub(monkeypatch: pytest.MonkeyPatch) -> None:
         find_triton()
 
 
+def test_a_numpy_that_the_stub_does_not_work_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_binary, "version", lambda name: {"numpy": "2.5.2"}[name])
+    with pytest.raises(LocalServerError, match=r"NumPy 1, and this Python has NumPy 2\.5\.2: .*'numpy<2', or "):
+        find_triton()
+
+
 def test_a_stub_that_finds_no_libpython(tmp_path: Path) -> None:
     """As the dynamic loader says it: exit status 127, and the name of the library."""
     stub = script(

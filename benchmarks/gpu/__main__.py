@@ -10,6 +10,11 @@ and the next goes on. Prints a table in Markdown, and writes it with everything 
 
     python benchmarks/gpu --here                       with what is installed, in NVIDIA's container too
     python benchmarks/gpu --here --cpu --shapes tiny   the same steps on a CPU, to see that they run
+
+Where no package registry is in reach, and torch for the GPU is there (docs/gpu.md has the steps):
+
+    python benchmarks/gpu --fetch WHEELS               elsewhere: download the other packages
+    python benchmarks/gpu --wheels WHEELS              there: install them in a folder, and measure
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from carried import CannotCarry, fetch, run_with
 from environment import NoGpu, find_gpu, run_in_own_environment
 
 SHAPES = ("vit_b_32", "vit_b_16", "vit_l_14", "vit_l_14_336", "tiny")
@@ -26,8 +32,12 @@ SHAPES = ("vit_b_32", "vit_b_16", "vit_l_14", "vit_l_14_336", "tiny")
 def main() -> None:
     arguments = parsed()
     try:
+        if arguments.fetch is not None:
+            return fetch(arguments.fetch, arguments.python, arguments.pieces)
         gpu = None if arguments.cpu else find_gpu()
-    except NoGpu as exc:
+        if not arguments.here and arguments.wheels is not None:
+            sys.exit(run_with(arguments.wheels, sys.argv[1:]))
+    except (NoGpu, CannotCarry) as exc:
         sys.exit(f"benchmarks/gpu: {exc}")
     if not arguments.here:
         sys.exit(run_in_own_environment(sys.argv[1:]))
@@ -53,7 +63,23 @@ def parsed() -> argparse.Namespace:
         "--here", action="store_true", help="use the packages of this interpreter; install nothing"
     )
     parser.add_argument("--cpu", action="store_true", help="on the CPU: to see that it runs, not for figures")
+    carried = parser.add_argument_group("a machine that reaches no registry")
+    carried.add_argument("--fetch", type=Path, metavar="FOLDER", help="download wheels into FOLDER, and end")
+    carried.add_argument("--python", default="3.12", metavar="X.Y", help="with --fetch: that machine's (3.12)")
+    carried.add_argument(
+        "--pieces",
+        type=_megabytes,
+        metavar="MB",
+        help="with --fetch: cut files into pieces of MB megabytes",
+    )
+    carried.add_argument("--wheels", type=Path, metavar="FOLDER", help="install the wheels of FOLDER, and measure")
     return parser.parse_args()
+
+
+def _megabytes(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of megabytes, 1 or more")
+    return int(text)
 
 
 if __name__ == "__main__":

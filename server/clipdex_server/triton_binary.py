@@ -13,6 +13,7 @@ import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -65,7 +66,8 @@ def find_triton() -> TritonBinary:
 
     Raises:
         MissingExtra: nvidia-pytriton or onnxruntime is not installed.
-        LocalServerError: no Triton exists for this platform or this Python.
+        LocalServerError: no Triton exists for this platform or this Python, or the one in the wheel does not work
+            with the NumPy that is installed.
     """
     on_path = shutil.which("tritonserver")
     if on_path is not None:
@@ -118,6 +120,12 @@ def _in_wheel(package: Path) -> TritonBinary:
         raise LocalServerError(
             f"nvidia-pytriton's Triton supports Python {stubs[0].name} to {stubs[-1].name}, and this is {python}: "
             f"use one of those, or {_INSTEAD}"
+        )
+    # With NumPy 2 its stub hands over every array empty.
+    if int((numpy := version("numpy")).split(".")[0]) >= 2:
+        raise LocalServerError(
+            f"nvidia-pytriton's Triton works with NumPy 1, and this Python has NumPy {numpy}: run "
+            f"{sys.executable} -m pip install 'numpy<2', or {_INSTEAD}"
         )
     if shutil.which("bash") is None:
         raise LocalServerError("Triton starts its Python backend with bash, which is not installed: install bash")
