@@ -3,10 +3,10 @@
 import ast
 import importlib
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+import tomllib
 from conftest import ROOT
 
 import clipdex
@@ -107,6 +107,23 @@ def test_only_one_place_turns_a_failed_import_into_words():
             assert not (isinstance(node, ast.Call) and ast.unparse(node.func) == "MissingExtra"), name
 
 
-def test_pyarrow_is_bounded_where_local_brings_numpy_1():
-    tables = Path(ROOT / "pyproject.toml").read_text().partition("\ntables = [")[2].partition("]")[0]
-    assert "pyarrow>=17,<26; sys_platform == 'linux' and platform_machine == 'x86_64'" in tables
+@pytest.mark.parametrize("extra", ["tables", "lancedb"])
+def test_pyarrow_is_bounded_where_local_brings_numpy_1(extra):
+    bound = "pyarrow>=17,<26; sys_platform == 'linux' and platform_machine == 'x86_64'"
+    assert bound in project()["optional-dependencies"][extra]
+
+
+def test_every_extra_is_among_the_installations_that_are_proven():
+    """`make test-extras` installs what `tests/proofs/extras.py` lists, as pip gives it today."""
+    cases = ast.parse((ROOT / "tests" / "proofs" / "extras.py").read_text())
+    proven = {
+        name
+        for node in ast.walk(cases)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Case"
+        for name in ast.literal_eval(node.args[0]).split(",")
+    }
+    assert set(project()["optional-dependencies"]) == proven - {""}
+
+
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

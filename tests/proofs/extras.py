@@ -81,6 +81,19 @@ _FAISS = "from clipdex.ann import build_ann\nindex(folder, 'x.clipdex'); build_a
 _FIGURE = "from clipdex.apps.bench.plot import check_plot\ncheck_plot(pathlib.Path('plot.png'))\n"
 
 _OPENVINO = "from clipdex.wire.runtimes.open_vino import OpenVino\nassert OpenVino('this').version\n"
+_PAGE = """
+import re, subprocess, sys, urllib.request
+index(folder, "w.clipdex")
+command = [pathlib.Path(sys.executable).with_name("clipdex"), "web", "w.clipdex", "-s", "none", "--port", "0"]
+server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+try:
+    address = re.search("http://[0-9.:]+", server.stdout.readline()).group()
+    assert "<title>" in urllib.request.urlopen(address, timeout=30).read().decode()
+finally:
+    server.terminate()
+    server.wait(30)
+"""
+_FEATURES = ("features build x.clipdex", "match pictures/0.png -i x.clipdex")
 _WATCH = "from clipdex.sources.changes import FolderChanges\nFolderChanges(folder).close()\n"
 
 CASES = {
@@ -95,6 +108,16 @@ CASES = {
     "plot": Case("plot", _FIGURE),
     "watch": Case("watch", _WATCH),
     "openvino": Case("local,openvino", _OPENVINO),
+    "find and web": Case("cli,local,onnx,web", _PAGE, ("find noise pictures --repository {repository}",)),
+    "features": Case("cli,local,features", "", (_INDEX, *_FEATURES)),
+    "buckets": Case("buckets", "import obstore.store\nobstore.store.MemoryStore()\n"),
+    "ray": Case("ray", "import ray\n"),
+    "qdrant": Case("cli,local,qdrant", "", (_INDEX, "push x.clipdex qdrant://{work}/q --verify")),
+    "lancedb": Case("cli,local,lancedb", "", (_INDEX, "push x.clipdex lancedb://{work}/l/t --verify")),
+    "milvus": Case("cli,local,milvus", "import pymilvus\n"),
+    "pgvector": Case("cli,local,pgvector", "import psycopg, pgvector\n"),
+    "pinecone": Case("cli,local,pinecone", "import pinecone\n"),
+    "weaviate": Case("cli,local,weaviate", "import weaviate\n"),
     "cli,local,tables": Case("cli,local,tables", _PARQUET, (_INDEX, _SEARCH, _TABLE)),
     "export": Case("export", _EXPORT, torch=True),
     "open-clip": Case(
@@ -147,7 +170,7 @@ def prove(case: Case) -> list[str]:
         steps.append(("pip check", [python, "-m", "pip", "check"]))
         steps.append(("python", [python, "-c", (_START + case.python).replace("{repository}", repository)]))
         for command in case.commands:
-            words = command.replace("{repository}", repository).split()
+            words = command.replace("{repository}", repository).replace("{work}", str(work)).split()
             steps.append((f"clipdex {command.split()[0]}", [environment / "bin" / "clipdex", *words]))
         for step, argv in steps:
             good, said = run(argv, work, CLIPDEX_CACHE=str(folder / "cache"))
