@@ -22,7 +22,7 @@ import numpy as np
 from search_data import Drawn, bare_read
 
 from clipdex.search import topk
-from clipdex.search.estimates import Int8Estimates
+from clipdex.search.int8_estimates import LoneEstimates
 from clipdex.search.kernels import Int8Dots
 from clipdex.search.readahead import Readahead
 
@@ -63,7 +63,7 @@ def main() -> None:
         watch = Watch()
         watch.of(topk.Search, "__init__", "preparing the query")
         watch.of(Readahead, "__init__", "whether the codes are in memory")
-        watch.of(Int8Estimates, "products", "products and their place")
+        watch.of(LoneEstimates, "products", "products and their place")
         watch.of(Int8Dots, "single", "of that: products of codes")
         watch.of(topk.Search, "_sift", "bounds and candidates")
         watch.of(topk.Search, "_ranked", "scoring the candidates")

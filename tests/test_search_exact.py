@@ -10,8 +10,9 @@ from search_cases import KINDS, MANY, WIDE, drawn_case, on_disk, small_pieces, w
 
 from clipdex.index.side import int8_file as int8
 from clipdex.search import kernels
-from clipdex.search.estimates import FloatEstimates, Int8Estimates, RowNorms
+from clipdex.search.estimates import FloatEstimates, RowNorms
 from clipdex.search.exact import _sums, rank
+from clipdex.search.int8_estimates import Int8Estimates, LoneEstimates
 from clipdex.search.quantize import MemoryCodes, basis_of, quantize
 from clipdex.search.selection import absent
 from clipdex.search.spans import Span
@@ -280,7 +281,7 @@ def test_no_row_is_dropped_that_may_be_among_the_best_of_its_span(library, coded
         vectors[1:2000, 3] = vectors[0, 3]
     queries, span = unit_vectors(count, 16, seed=2).astype(np.float64), Span(0, 4000)
     estimates = (
-        Int8Estimates(MemoryCodes.of(vectors), queries)
+        (LoneEstimates if count == 1 else Int8Estimates)(MemoryCodes.of(vectors), queries)
         if coded
         else FloatEstimates(vectors, queries, RowNorms(), lambda rows: None)
     )

@@ -12,8 +12,9 @@ from conftest import unit_vectors
 
 from clipdex.search import topk
 from clipdex.search.candidates import Candidates
-from clipdex.search.estimates import Int8Estimates, _reached
+from clipdex.search.int8_estimates import LoneEstimates
 from clipdex.search.quantize import MemoryCodes
+from clipdex.search.sifting import reached
 from clipdex.search.spans import even_spans_of
 
 pytestmark = pytest.mark.thin
@@ -54,7 +55,7 @@ def test_a_query_is_answered_in_few_calls(monkeypatch: pytest.MonkeyPatch) -> No
             owner, name, lambda self, span, *more: noted.append(len(span)) or act(self, span, *more)
         )
 
-    count(Int8Estimates, "products")
+    count(LoneEstimates, "products")
     count(topk.Search, "_sift")
     monkeypatch.setattr(topk, "_WORTH_THREADS", 1)
     for codes, sifted in ((whole, [40_000]), (damaged, [16_384, 16_384, 7_232])):
@@ -77,14 +78,14 @@ def test_what_a_query_needs_beside_products_is_done_by_the_thread_that_asks(
     vectors = unit_vectors(20_000, 16).astype(np.float16)
     codes = MemoryCodes.of(vectors, block_rows=4096)
     multiplying, adding = set(), set()
-    products, add = Int8Estimates.products, Candidates.add
+    products, add = LoneEstimates.products, Candidates.add
 
     def multiplied(self, span, *to):
         multiplying.add(threading.get_ident())
         time.sleep(0.02)
         return products(self, span, *to)
 
-    monkeypatch.setattr(Int8Estimates, "products", multiplied)
+    monkeypatch.setattr(LoneEstimates, "products", multiplied)
     monkeypatch.setattr(Candidates, "add", lambda *given: adding.add(threading.get_ident()) or add(*given))
     monkeypatch.setattr(topk, "_WORTH_THREADS", 1)
     monkeypatch.setattr(topk, "cores", lambda: 2)
@@ -115,7 +116,8 @@ def test_what_is_reached_is_reached_by_k_rows_that_count() -> None:
         scores[rng.integers(0, n, n // 50)] = rng.choice([np.inf, np.nan, -np.inf], (n // 50, count))
         left_out = np.unique(np.concatenate([scores.argmax(axis=0), rng.integers(0, n, n // 10)]))
         before = scores.copy()
-        value = _reached(scores, np.full(count, k), left_out)
+        with np.errstate(all="ignore"):
+            value = reached(np.full(count, k), scores, left_out)
         np.testing.assert_array_equal(scores, before)
         counted = np.delete(scores, left_out, axis=0)
         counted[~np.isfinite(counted)] = -np.inf

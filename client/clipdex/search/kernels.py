@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from clipdex.base.arrays import Array
 
-__all__ = ["FloatDots", "Int8Dots", "as_float32", "scratch", "squared_norms"]
+__all__ = ["FloatDots", "Int8Dots", "as_float32", "scratch", "squared_norms", "wide_dots"]
 
 _log = logging.getLogger("clipdex.search")
 
@@ -253,6 +253,18 @@ def squared_norms(rows: Array) -> npt.NDArray[Any]:
     if len(rows):
         library.dot(rows, rows, out=norms)
     return norms
+
+
+def wide_dots(rows: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Multiply rows (n, D) with one other (1, D), or each with its own (n, D) -> (n,), summed in float64."""
+    library = _numkong()
+    if library is None:
+        found: npt.NDArray[np.float64] = np.einsum("ij,ij->i", rows, others, dtype=np.float64)
+        return found
+    dots = np.empty(len(rows))
+    if len(rows):
+        library.dot(rows, others, out=dots)
+    return dots
 
 
 def as_float32(rows: Array) -> npt.NDArray[np.float32]:

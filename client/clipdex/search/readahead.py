@@ -10,11 +10,13 @@ import ctypes
 import mmap
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -28,6 +30,10 @@ _BEHIND = 64 << 20  # other threads may still be there
 _FEWEST_PROBES, _MOST_PROBES, _PROBED = 8, 32, 8 << 20  # one for so many bytes, within these bounds
 
 _MADV_POPULATE_READ = 22  # Linux 5.14
+
+# What was found in memory is taken to be there for so long: asking is a tenth of what a search of few rows costs.
+_KNOWN_S = 1.0
+_known: WeakKeyDictionary[mmap.mmap, tuple[int, int, float]] = WeakKeyDictionary()  # address, bytes, until when
 
 
 class Readahead:
@@ -121,17 +127,32 @@ def _mapping_of(array: Array) -> mmap.mmap | None:
 
 
 def in_memory(array: Array) -> bool:
-    """Return whether an array is not a file's, or sampled pages of it are in memory; False if unknown."""
-    if _mapping_of(array) is None or array.nbytes == 0:
+    """Return whether an array is not a file's, or sampled pages of it are in memory; False if unknown.
+
+    That they are is known for a second.
+    """
+    mapping, size = _mapping_of(array), array.nbytes
+    if mapping is None or size == 0:
         return True
+    start, now = array.ctypes.data, time.monotonic()
+    address, length, until = _known.get(mapping, (0, 0, now))
+    if now < until and (start, size) == (address, length):
+        return True
+    found = _is_told(array) and _resident(start, size)
+    if found:
+        _known[mapping] = start, size, now + _KNOWN_S
+    return found
+
+
+def _resident(start: int, size: int) -> bool:
+    """Return whether sampled pages of so many bytes of a file's mapping are in memory; False if unknown."""
     mincore = _mincore()
-    if mincore is None or not _is_told(array):
+    if mincore is None:
         return False
     resident = (ctypes.c_ubyte * 1)()
-    start, length = array.ctypes.data, array.nbytes - 1
-    probes = min(_MOST_PROBES, max(_FEWEST_PROBES, array.nbytes // _PROBED))
+    probes = min(_MOST_PROBES, max(_FEWEST_PROBES, size // _PROBED))
     for i in range(probes):
-        address = start + length * i // (probes - 1)
+        address = start + (size - 1) * i // (probes - 1)
         if mincore(address - address % mmap.PAGESIZE, 1, resident) != 0 or not resident[0] & 1:
             return False
     return True

@@ -7,6 +7,7 @@ float64. docs/search-engine.md says why the result is exactly that of scoring al
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -20,9 +21,10 @@ from clipdex.base.errors import InvalidArgument
 from clipdex.search.candidates import Candidates
 from clipdex.search.cosines import UnsoundRow, not_unit
 from clipdex.search.each import Each, turns
-from clipdex.search.estimates import FloatEstimates, Int8Estimates, RowNorms
-from clipdex.search.exact import Ranking, rank, wide_scores
+from clipdex.search.estimates import FloatEstimates, RowNorms
+from clipdex.search.exact import Ranking, rank_quietly, wide_scores
 from clipdex.search.found import Found
+from clipdex.search.int8_estimates import Int8Estimates, LoneEstimates
 from clipdex.search.kernels import scratch
 from clipdex.search.quantize import WIDEST, Codes
 from clipdex.search.readahead import Readahead, in_memory, want_rows
@@ -89,7 +91,7 @@ def top_k(
             without codes any row, with codes those that `optimize` gave none for this, and those that were scored.
     """
     vectors = plain(vectors)
-    if not np.isfinite(queries).all():
+    if not np.logical_and.reduce(np.isfinite(queries), axis=None):
         raise InvalidArgument("a query contains NaN or infinity")
     selection = Selection.of(len(vectors), allowed, dead)
     each = Each.of(len(queries), k, minimum, excluded, selection.count)
@@ -98,13 +100,15 @@ def top_k(
     turn = turns(each)
     for start in range(0, len(queries), turn):
         asked = np.ascontiguousarray(queries[start : start + turn], dtype=np.float32)
-        nonzero = asked.any(axis=1)
-        some = start + np.flatnonzero(nonzero & (each.k[start : start + turn] > 0))
+        nonzero = np.logical_or.reduce(asked, axis=1)
+        some = start + (nonzero & (each.k[start : start + turn] > 0)).nonzero()[0]
         if len(some):
-            search = Search(vectors, asked[some - start], each.at(some), codes, selection, norms, check)
+            if len(some) < len(asked):
+                asked = asked[some - start]
+            search = Search(vectors, asked, each.at(some), codes, selection, norms, check)
             for q, answer in zip(some, search.run(), strict=True):
                 answers[q] = answer
-        for q in start + np.flatnonzero(~nonzero):  # if a query is all zeros, so are its scores
+        for q in () if len(some) == len(nonzero) else start + np.flatnonzero(~nonzero):  # if a query is all zeros, so are its scores
             answers[q] = _of_zero(vectors, selection, each.at(np.array([q])))
     return answers
 
@@ -167,7 +171,7 @@ class Search:
         self._covered = 0
         if codes is not None and codes.rows and vectors.shape[1] <= WIDEST:
             self._covered = min(codes.rows, len(vectors))
-            self._coded = Int8Estimates(codes, self._scaled)
+            self._coded = (LoneEstimates if len(queries) == 1 else Int8Estimates)(codes, self._scaled)
 
     @cached_property
     def _plain(self) -> FloatEstimates:
@@ -340,17 +344,18 @@ class Search:
             self._want(np.sort(found.row)[:_WANTED])
         if len(found) > max(_REFINE_FROM, 4 * k) and self._covered:
             found = self._refined(q, found)
+        rows = found.row
         if len(found) > max(_SCORE_FROM, 4 * k):
             # The most promising rows show what score is needed; few of the others reach it.
-            best = np.argpartition(-found.upper, 2 * k)[: 2 * k]
-            scores, error = wide_scores(self._vectors, query.astype(np.float64), found.row[best])
-            sure = np.where(np.isnan(scores), -np.inf, scores - 2 * error)
-            kth = np.ldexp(np.partition(sure, k)[k], -self._exponents[q])  # the k-th best of 2k
-            found = found.where(found.upper >= kth)
+            best = found.upper.argpartition(len(found) - 2 * k)[len(found) - 2 * k :]
+            scores, error = wide_scores(self._vectors, query, found.row[best])
+            sure = np.fmax(scores - 2 * error, -np.inf)
+            sure.partition(k)  # the k-th best of 2k
+            rows = rows[found.upper >= math.ldexp(float(sure[k]), -int(self._exponents[q]))]
         if self._norms.unit:
             # A row may have been damaged since its code or norm was computed, so that its bounds are wrong.
-            self._refuse(found.row[not_unit(self._vectors[found.row])])
-        return rank(self._vectors, query, found.row, k, float(self._each.minimum[q]))
+            self._refuse(rows[not_unit(self._vectors[rows])])
+        return rank_quietly(self._vectors, query, rows, k, float(self._each.minimum[q]))
 
     def _want(self, rows: npt.NDArray[np.int64]) -> None:
         """Ask the disk for rows, ascending."""
