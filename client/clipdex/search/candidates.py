@@ -22,6 +22,9 @@ _FEW_OF_ONE = 1024
 _MOST = 1 << 18  # pairs kept, unless k requires more
 
 
+_NONE = Found.joined([])
+
+
 class Candidates:
     """Collects pairs from several threads and raises each query's floor, which k of its rows are sure to reach.
 
@@ -33,7 +36,7 @@ class Candidates:
         self,
         vectors: Array,
         queries: npt.NDArray[np.float32],
-        exponents: npt.NDArray[np.int64],
+        exponents: npt.NDArray[np.int32],
         k: npt.NDArray[np.int64],
         minimum: npt.NDArray[np.float64],
     ) -> None:
@@ -44,7 +47,7 @@ class Candidates:
         self._twice = 2 * (int(k.sum()) if self._lone is None else self._lone)
         self._most = max(_MOST, self._twice)
         self._lock = threading.Lock()
-        self._kept = Found.joined([])
+        self._kept = _NONE
         self._new: list[Found] = []
         self._pending = 0
         self._floor: npt.NDArray[np.float64] = np.ldexp(minimum, -exponents)
@@ -114,7 +117,7 @@ class Candidates:
             rows = kept.row[kept.query == query]
             k, minimum = int(self._k[query]), float(self._minimum[query])
             best = rank_quietly(self._vectors, self._queries[query], rows, k, minimum)
-            scores, error = wide_scores(self._vectors, self._queries[query], best.rows)
+            scores, error, _ = wide_scores(self._vectors, self._queries[query], best.rows)
             bounds = np.ldexp((scores - 2 * error, scores + 2 * error), -self._exponents[query])
             parts.append(Found(np.full(len(best.rows), query), best.rows, *bounds))
         self._kept = Found.joined(parts)

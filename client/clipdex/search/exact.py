@@ -50,7 +50,7 @@ def rank_quietly(
     """Do what `rank` does, where NumPy's warnings are off."""
     if len(rows) > _FEW and 0 < k < len(rows):
         # Drop the rows that cannot be among the best k.
-        scores, error = wide_scores(vectors, query, rows)
+        scores, error, _ = wide_scores(vectors, query, rows)
         sure = np.fmax(scores - error, -np.inf)
         sure.partition(len(rows) - k)
         rows = rows[scores + error >= max(float(sure[len(rows) - k]), minimum)]
@@ -65,23 +65,23 @@ def rank_quietly(
 
 def wide_scores(
     vectors: Array, query: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Compute the rows' scores in float64 and bounds of their errors, not finite for a row that is not finite.
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Compute in float64 -> (the rows' scores, bounds of their errors, ‖x‖²); for a row that is not finite none is.
 
     Call it with NumPy's warnings off.
     """
     count, dim = len(rows), len(query)
-    scores, error = np.empty(count), np.empty(count)
+    scores, squares = np.empty(count), np.empty(count)
     step = max(1, _AT_ONCE // max(1, dim))
     for start in range(0, count, step):
         part = slice(start, start + step)
         read = as_float32(vectors[rows[part]])
         scores[part] = wide_dots(read, query[None])
-        error[part] = wide_dots(read, read)
+        squares[part] = wide_dots(read, read)
     # Higham's bound of a sum of D products, and Cauchy and Schwarz's of their sizes' sum.
-    np.sqrt(error, out=error)
+    error = np.sqrt(squares)
     error *= 1.01 * (dim + 4) * 2.0**-53 * math.sqrt(float(wide_dots(query[None], query[None])[0]))
-    return scores, error
+    return scores, error, squares
 
 
 def _true_scores(

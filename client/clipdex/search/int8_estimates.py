@@ -34,23 +34,24 @@ class Int8Estimates:
     """Estimates for any number of queries (Q, D), scaled."""
 
     def __init__(self, codes: Codes, queries: _Doubles) -> None:
+        """queries: (Q, D), or (D,): then what there is one of for each query is a number of NumPy's."""
         self._codes = codes
         center, spread = codes.basis.wide
         turned = queries * spread  # exact: two numbers of 24 bits
         lengths = norms(queries)
-        largest = np.maximum.reduce(np.abs(turned), axis=1)
+        largest = np.maximum.reduce(np.abs(turned), axis=-1)
         unit = largest / 127
-        first = np.rint(turned / unit[:, None])
-        left = turned - unit[:, None] * first
+        first = np.rint(turned / unit[..., None])
+        left = turned - unit[..., None] * first
         rounding = 1e-12 * math.sqrt(len(center)) * largest
         lost = norms(left) + rounding
-        self._levels = [Int8Dots(first.astype(np.int8))]
+        self._levels = [Int8Dots(first.astype(np.int8).reshape(-1, len(center)))]
         coded = norms(first)
         if _too_coarse(lost, lengths, *codes.typical):
             unit = unit / _SECOND_LEVEL
-            second = np.clip(np.rint(left / unit[:, None]), -127, 127)
-            lost = norms(left - unit[:, None] * second) + rounding
-            self._levels.append(Int8Dots(second.astype(np.int8), "second"))
+            second = np.clip(np.rint(left / unit[..., None]), -127, 127)
+            lost = norms(left - unit[..., None] * second) + rounding
+            self._levels.append(Int8Dots(second.astype(np.int8).reshape(-1, len(center)), "second"))
             coded = _SECOND_LEVEL * coded + norms(second)
         self.parallel = self._levels[0].parallel
         self._unit, self._base = unit, queries @ center
@@ -128,9 +129,9 @@ class LoneEstimates(Int8Estimates):
     """Estimates for a single query (1, D), in numbers: an operation on an array of one costs twenty times as much."""
 
     def __init__(self, codes: Codes, query: _Doubles) -> None:
-        super().__init__(codes, query)
-        arrays = (self._unit, self._base, self._slack, self._by_residual, self._by_length)
-        self._of_one: tuple[float, ...] = tuple([array.item() for array in arrays])
+        super().__init__(codes, query[0])
+        numbers = (self._unit, self._base, self._slack, self._by_residual, self._by_length)
+        self._of_one = tuple([float(number) for number in numbers])
 
     def sift(self, span: Span, floor: _Doubles, k: _Rows | None = None, left_out: _Rows = NO_ROWS) -> Found:
         """See `Estimates.sift`; the span must lie within one undamaged block."""
@@ -197,7 +198,7 @@ class LoneEstimates(Int8Estimates):
 
 def _too_coarse(lost: _Doubles, lengths: _Doubles, residual: float, length: float) -> bool:
     """Return whether coding would lose much more in the queries than in the rows, for more than a few queries."""
-    return int(np.add.reduce(lost * length > 3 * lengths * residual)) > 0.05 * len(lost)
+    return np.count_nonzero(lost * length > 3 * lengths * residual) > 0.05 * np.size(lost)
 
 
 def _errors(pieces: list[_Piece], at: _Rows) -> tuple[_Doubles, _Doubles]:

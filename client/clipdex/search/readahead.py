@@ -11,12 +11,12 @@ import mmap
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -32,8 +32,8 @@ _FEWEST_PROBES, _MOST_PROBES, _PROBED = 8, 32, 8 << 20  # one for so many bytes,
 _MADV_POPULATE_READ = 22  # Linux 5.14
 
 # What was found in memory is taken to be there for so long: asking is a tenth of what a search of few rows costs.
-_KNOWN_S = 1.0
-_known: WeakKeyDictionary[mmap.mmap, tuple[int, int, float]] = WeakKeyDictionary()  # address, bytes, until when
+_KNOWN_S, _MOST_KNOWN = 1.0, 1024
+_known: dict[int, tuple[weakref.ref[mmap.mmap], int, float]] = {}  # a mapping's id -> bytes of it, until when
 
 
 class Readahead:
@@ -134,13 +134,14 @@ def in_memory(array: Array) -> bool:
     mapping, size = _mapping_of(array), array.nbytes
     if mapping is None or size == 0:
         return True
-    start, now = array.ctypes.data, time.monotonic()
-    address, length, until = _known.get(mapping, (0, 0, now))
-    if now < until and (start, size) == (address, length):
+    now, known = time.monotonic(), _known.get(id(mapping))
+    if known is not None and known[0]() is mapping and known[1] == size and now < known[2]:
         return True
-    found = _is_told(array) and _resident(start, size)
+    found = _is_told(array) and _resident(array.ctypes.data, size)
     if found:
-        _known[mapping] = start, size, now + _KNOWN_S
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[id(mapping)] = weakref.ref(mapping), size, now + _KNOWN_S
     return found
 
 

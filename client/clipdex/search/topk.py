@@ -19,7 +19,7 @@ import numpy.typing as npt
 from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument
 from clipdex.search.candidates import Candidates
-from clipdex.search.cosines import UnsoundRow, not_unit
+from clipdex.search.cosines import UnsoundRow, not_unit, off_unit
 from clipdex.search.each import Each, turns
 from clipdex.search.estimates import FloatEstimates, RowNorms
 from clipdex.search.exact import Ranking, rank_quietly, wide_scores
@@ -47,7 +47,7 @@ _WORTH_THREADS = 1 << 23  # with fewer numbers to multiply, threads cost more th
 
 _REFINE_FROM = 2048  # with this many candidates, a query gets bounds from the rows themselves before scoring
 
-_SCORE_FROM = 64  # with this many, the most promising of them are scored before the others
+_SCORED_FIRST = 64  # with more, so many of the most promising are scored before the others: these hardly ever are
 
 _WANTED = 4096  # rows requested from the disk at once before they are scored
 
@@ -96,7 +96,7 @@ def top_k(
     selection = Selection.of(len(vectors), allowed, dead)
     each = Each.of(len(queries), k, minimum, excluded, selection.count)
     norms = RowNorms() if norms is None else norms
-    answers = [no_ranking() for _ in queries]
+    answers: list[Ranking | None] = [None] * len(queries)
     turn = turns(each)
     for start in range(0, len(queries), turn):
         asked = np.ascontiguousarray(queries[start : start + turn], dtype=np.float32)
@@ -110,13 +110,13 @@ def top_k(
                 answers[q] = answer
         for q in () if len(some) == len(nonzero) else start + np.flatnonzero(~nonzero):  # if a query is all zeros, so are its scores
             answers[q] = _of_zero(vectors, selection, each.at(np.array([q])))
-    return answers
+    return [no_ranking() if answer is None else answer for answer in answers]
 
 
 def plain(vectors: Array) -> Array:
     """Turn rows into a plain array, cheaper to slice than a memmap, in a form that the kernels accept."""
     vectors = np.asarray(vectors)
-    if vectors.dtype not in (np.float16, np.float32) or not vectors.dtype.isnative:
+    if vectors.dtype.char not in "ef" or not vectors.dtype.isnative:
         vectors = vectors.astype(np.float16 if vectors.dtype.itemsize == 2 else np.float32)
     return vectors if vectors.strides[-1] == vectors.itemsize else np.ascontiguousarray(vectors)
 
@@ -163,8 +163,8 @@ class Search:
         self._excluded = each.pairs(len(vectors))
         self._excluded_rows = np.unique(self._excluded % len(vectors)) if len(self._excluded) else self._excluded
         # A power of two for each query: with its largest number near 1, nothing significant underflows in float32.
-        self._exponents = np.frexp(np.maximum.reduce(abs(queries), axis=1))[1].astype(np.int64)
-        self._scaled = np.ldexp(queries.astype(np.float64), -self._exponents[:, None])
+        self._exponents = np.frexp(np.maximum.reduce(np.abs(queries), axis=1))[1]
+        self._scaled = queries * np.ldexp(1.0, -self._exponents)[:, None]
         self._candidates = shared or Candidates(vectors, queries, self._exponents, each.k, each.minimum)
         self._start = self._candidates.floor
         self._codes = codes
@@ -344,18 +344,42 @@ class Search:
             self._want(np.sort(found.row)[:_WANTED])
         if len(found) > max(_REFINE_FROM, 4 * k) and self._covered:
             found = self._refined(q, found)
-        rows = found.row
-        if len(found) > max(_SCORE_FROM, 4 * k):
-            # The most promising rows show what score is needed; few of the others reach it.
-            best = found.upper.argpartition(len(found) - 2 * k)[len(found) - 2 * k :]
-            scores, error = wide_scores(self._vectors, query, found.row[best])
-            sure = np.fmax(scores - 2 * error, -np.inf)
-            sure.partition(k)  # the k-th best of 2k
-            rows = rows[found.upper >= math.ldexp(float(sure[k]), -int(self._exponents[q]))]
-        if self._norms.unit:
-            # A row may have been damaged since its code or norm was computed, so that its bounds are wrong.
-            self._refuse(rows[not_unit(self._vectors[rows])])
+        if len(found) > max(_SCORED_FIRST, 4 * k):
+            rows = self._promising(q, found)
+        else:
+            rows = found.row
+            self._require_unit(rows)
         return rank_quietly(self._vectors, query, rows, k, float(self._each.minimum[q]))
+
+    def _promising(self, q: int, found: Found) -> npt.NDArray[np.int64]:
+        """Score the rows with the largest upper bounds -> the rows, of all, that may still be among the best."""
+        k, count, exponent = int(self._each.k[q]), len(found), int(self._exponents[q])
+        others = count - max(_SCORED_FIRST, 2 * k)
+        order = found.upper.argpartition(others)
+        best = found.row[order[others:]]
+        scores, error, squares = wide_scores(self._vectors, self._queries[q], best)
+        if self._norms.unit:
+            self._refuse(best[off_unit(squares)])
+        error *= 2
+        sure = np.fmax(scores - error, -np.inf)
+        sure.partition(len(best) - k)
+        kth = float(sure[len(best) - k])
+        scores += error
+        rows = best[scores >= kth]
+        rest = order[:others]
+        rest = rest[found.upper[rest] >= math.ldexp(kth, -exponent)]
+        if len(rest) == 0:
+            return rows
+        self._require_unit(found.row[rest])
+        return np.concatenate([rows, found.row[rest]])
+
+    def _require_unit(self, rows: npt.NDArray[np.int64]) -> None:
+        """Raise UnsoundRow if a row that may be ranked is not of norm 1, and all must be.
+
+        It may have been damaged since its code or norm was computed, so that its bounds are wrong.
+        """
+        if self._norms.unit:
+            self._refuse(rows[not_unit(self._vectors[rows])])
 
     def _want(self, rows: npt.NDArray[np.int64]) -> None:
         """Ask the disk for rows, ascending."""
