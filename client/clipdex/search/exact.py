@@ -124,9 +124,20 @@ def _sums(products: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], n
     # D lower parts of at most 2^-53 of the place, and as many roundings of their sum; 2 and 1 % for those below.
     error = 1.01 * ((dim + 2) * 2.0**-53) ** 2 * place
     least, most = high + (low - error), high + (low + error)
-    if (least == most).all():
+    if np.logical_and.reduce(least == most):
         return least, _NO_ROWS
-    return least, np.flatnonzero(least < most)
+    unsure = (least < most).nonzero()[0]
+    if len(unsure) == 0:
+        return least, unsure
+    # Most lie halfway between two float64, and the lower parts were summed without error too: they are multiples of
+    # a power of two, and 53 bits hold every sum of them.
+    sizes, unit = np.abs(products[unsure]), 2.0**-53 * place[unsure]
+    smallest = np.minimum.reduce(sizes, axis=1, where=sizes > 0, initial=np.inf)
+    grain = np.minimum(np.ldexp(1.0, np.frexp(smallest)[1] - 53), unit)
+    exact = dim * unit <= 2.0**53 * grain
+    settled = unsure[exact]
+    least[settled] = high[settled] + low[settled]
+    return least, unsure[~exact]
 
 
 _NO_ROWS = np.empty(0, np.intp)

@@ -24,6 +24,9 @@ _Rows = npt.NDArray[np.int64]
 # roundings of 2⁻²⁴ each.
 _ROUNDING = 2.0**-21
 
+# What is compared with a cut in float32 has been rounded too.
+_LESS, _MORE = 1 - 2.0**-21, 1 + 2.0**-21
+
 _SECOND_LEVEL = 254  # the second int8 of a query counts a 254th of the first
 
 # A block, its first row, and which of its rows.
@@ -104,7 +107,7 @@ class Int8Estimates:
                 floor = floor.copy()
                 np.fmax(floor[asked], low[asked] + self._unit[asked] * sure, out=floor[asked])
             cut = np.fmax((floor - high) / self._unit - margin, -np.inf)  # NaN says nothing
-            at, query = not_below(scaled, _rounded_down(cut[asked]))
+            at, query = not_below(scaled, np.minimum(_LESS * cut, _MORE * cut)[asked].astype(np.float32))
             if len(at) == 0:
                 continue
             row = part.start + at if isinstance(part, slice) else part[at]
@@ -182,7 +185,9 @@ class LoneEstimates(Int8Estimates):
             sure = reached_by(int(k[0]), products, left_out) - margin
             least = max(least, base - 2 * slack + unit * sure)
         cut = (least - base - 2 * slack) / unit - margin
-        at: _Rows = (products >= _rounded_down(cut if cut == cut else -np.inf)).nonzero()[0]  # NaN says nothing
+        if math.isnan(cut):  # that says nothing
+            cut = -math.inf
+        at: _Rows = (products >= np.float32(min(_LESS * cut, _MORE * cut))).nonzero()[0]
         scores = products[at].astype(np.float64)
         scores *= unit
         scores += base
@@ -198,7 +203,8 @@ class LoneEstimates(Int8Estimates):
 
 def _too_coarse(lost: _Doubles, lengths: _Doubles, residual: float, length: float) -> bool:
     """Return whether coding would lose much more in the queries than in the rows, for more than a few queries."""
-    return np.count_nonzero(lost * length > 3 * lengths * residual) > 0.05 * np.size(lost)
+    coarse = lost * length > 3 * lengths * residual
+    return bool(coarse) if coarse.ndim == 0 else np.count_nonzero(coarse) > 0.05 * len(coarse)
 
 
 def _errors(pieces: list[_Piece], at: _Rows) -> tuple[_Doubles, _Doubles]:
@@ -208,13 +214,8 @@ def _errors(pieces: list[_Piece], at: _Rows) -> tuple[_Doubles, _Doubles]:
     for i, (block, _, part) in enumerate(pieces, start=1):
         end = begin + (part.stop - part.start if isinstance(part, slice) else len(part))
         last = len(at) if i == len(pieces) else int(at.searchsorted(end))
-        here = at[first:last] - begin
-        row = here + part.start if isinstance(part, slice) else part[here]
+        here = at[first:last]
+        row = here + (part.start - begin) if isinstance(part, slice) else part[here - begin]
         residual[first:last], length[first:last] = block.residual[row], block.length[row]
         begin, first = end, last
     return residual, length
-
-
-def _rounded_down(cut: _Doubles | float) -> Array:
-    """Round to float32, with room for the roundings of what is compared with it."""
-    return np.minimum((1 - 2.0**-21) * cut, (1 + 2.0**-21) * cut).astype(np.float32)

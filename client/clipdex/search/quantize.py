@@ -6,6 +6,7 @@ scale is the row's own. `residual` is an upper bound of ‖x − x̂‖, `length
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -205,7 +206,7 @@ def _quantize(rows: Array, basis: Basis) -> tuple[Array, Array, Array, Array]:
 def norms(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Compute the norm of each row (n, D), or of a single one (D,), rounded up."""
     if rows.ndim == 1:
-        return np.sqrt(rows @ rows) * (1 + 1e-9)
+        return np.float64(math.sqrt(rows @ rows) * (1 + 1e-9))
     found: npt.NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", rows, rows)) * (1 + 1e-9)
     return found
 

@@ -91,7 +91,7 @@ def top_k(
             without codes any row, with codes those that `optimize` gave none for this, and those that were scored.
     """
     vectors = plain(vectors)
-    if not np.logical_and.reduce(np.isfinite(queries), axis=None):
+    if not _finite(queries):
         raise InvalidArgument("a query contains NaN or infinity")
     selection = Selection.of(len(vectors), allowed, dead)
     each = Each.of(len(queries), k, minimum, excluded, selection.count)
@@ -111,6 +111,13 @@ def top_k(
         for q in () if len(some) == len(nonzero) else start + np.flatnonzero(~nonzero):  # if a query is all zeros, so are its scores
             answers[q] = _of_zero(vectors, selection, each.at(np.array([q])))
     return [no_ranking() if answer is None else answer for answer in answers]
+
+
+def _finite(queries: npt.NDArray[np.float32]) -> bool:
+    """Return whether no number is NaN or infinite."""
+    if len(queries) == 1 and math.isfinite(queries[0] @ queries[0]):  # the least that a number can cost
+        return True
+    return bool(np.isfinite(queries).all())
 
 
 def plain(vectors: Array) -> Array:
@@ -278,7 +285,7 @@ class Search:
             spans = list(blocks)
             for span in [Span(spans[0].first, spans[-1].end)] if sound else spans:
                 # Once there is a floor, a span's own rows hardly ever raise it.
-                rising = bool(self._candidates.floor[0] <= self._start[0])
+                rising = self._candidates.floor is self._start
                 self._sift(span, of(span) if sound else None, rising)
 
     def _sound(self, span: Span) -> bool:
