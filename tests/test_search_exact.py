@@ -281,7 +281,9 @@ def test_no_row_is_dropped_that_may_be_among_the_best_of_its_span(library, coded
         vectors[1:2000, 3] = vectors[0, 3]
     queries, span = unit_vectors(count, 16, seed=2).astype(np.float64), Span(0, 4000)
     estimates = (
-        (LoneEstimates if count == 1 else Int8Estimates)(MemoryCodes.of(vectors), queries)
+        LoneEstimates(MemoryCodes.of(vectors), queries[0])
+        if coded and count == 1
+        else Int8Estimates(MemoryCodes.of(vectors), queries)
         if coded
         else FloatEstimates(vectors, queries, RowNorms(), lambda rows: None)
     )

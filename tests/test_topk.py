@@ -90,6 +90,15 @@ def test_what_is_not_finite_is_refused_in_a_query_and_passed_over_in_a_row():
             top_k(vectors, np.full((1, 8), bad, np.float32), 3)
 
 
+@pytest.mark.parametrize("size", [1e38, 1e-44])
+def test_a_query_may_be_so_long_or_short_that_its_square_is_not_a_number(size):
+    vectors, asked = unit_vectors(3000, 8), unit_vectors(1, 8, seed=1)
+    huge = (asked * np.float32(size)).astype(np.float32)
+    assert np.isfinite(huge).all()
+    case = Case("random", vectors, huge, 5, MemoryCodes.of(vectors), None, NONE_DEAD, -np.inf)
+    assert case.search()[0].rows.tolist() == truth(case)[0][1]
+
+
 def test_a_query_of_zeros_finds_the_first_rows():
     vectors = unit_vectors(100, 8)
     vectors[0, 0] = np.nan

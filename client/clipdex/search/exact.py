@@ -66,7 +66,7 @@ def rank_quietly(
 def wide_scores(
     vectors: Array, query: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Compute in float64 -> (the rows' scores, bounds of their errors, ‖x‖²); for a row that is not finite none is.
+    """Compute in float64 -> (the rows' scores, bounds of their errors, ‖x‖²); not finite for a row that is not.
 
     Call it with NumPy's warnings off.
     """
@@ -129,8 +129,8 @@ def _sums(products: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], n
     unsure = (least < most).nonzero()[0]
     if len(unsure) == 0:
         return least, unsure
-    # Most lie halfway between two float64, and the lower parts were summed without error too: they are multiples of
-    # a power of two, and 53 bits hold every sum of them.
+    # Most lie halfway between two float64, and their lower parts were summed without error too: as multiples of a
+    # power of two, of which 53 bits hold every sum.
     sizes, unit = np.abs(products[unsure]), 2.0**-53 * place[unsure]
     smallest = np.minimum.reduce(sizes, axis=1, where=sizes > 0, initial=np.inf)
     grain = np.minimum(np.ldexp(1.0, np.frexp(smallest)[1] - 53), unit)

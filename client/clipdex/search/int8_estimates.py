@@ -1,4 +1,4 @@
-"""Estimates from int8 codes of the rows and of the queries: of several at once, and of a lone one in fewer calls."""
+"""Estimates from int8 codes of the rows and of the queries: several at once, or a lone one in fewer calls."""
 
 from __future__ import annotations
 
@@ -33,11 +33,13 @@ _SECOND_LEVEL = 254  # the second int8 of a query counts a 254th of the first
 _Piece = tuple[CodeBlock, int, slice | _Rows]
 
 
-class Int8Estimates:
-    """Estimates for any number of queries (Q, D), scaled."""
+class _Coded:
+    """Queries coded like the rows, and by how much their estimates may be off.
+
+    queries: (Q, D), scaled, or a single one (D,), which has a number of NumPy where several have an array (Q,).
+    """
 
     def __init__(self, codes: Codes, queries: _Doubles) -> None:
-        """queries: (Q, D), or (D,): then what there is one of for each query is a number of NumPy's."""
         self._codes = codes
         center, spread = codes.basis.wide
         turned = queries * spread  # exact: two numbers of 24 bits
@@ -89,6 +91,19 @@ class Int8Estimates:
             found.append(before + (part.start + at if isinstance(part, slice) else part[at]))
         return np.concatenate(found) if found else NO_ROWS
 
+    def _sums(self, code: npt.NDArray[np.int8]) -> Iterator[tuple[int, Array]]:
+        """Yield pieces (first query, integers (n, some queries)), of any dtype that holds them."""
+        if len(self._levels) == 1:
+            yield from self._levels[0].parts(code)
+            return
+        both = zip(*(level.parts(code) for level in self._levels), strict=True)
+        for (start, first), (_, second) in both:
+            yield start, first * float(_SECOND_LEVEL) + second
+
+
+class Int8Estimates(_Coded):
+    """Estimates for any number of queries (Q, D), scaled."""
+
     def sift(self, span: Span, floor: _Doubles, k: _Rows | None = None, left_out: _Rows = NO_ROWS) -> Found:
         """See `Estimates.sift`; the span must lie within one undamaged block."""
         ((block, before, part),) = self._where(span)
@@ -118,21 +133,12 @@ class Int8Estimates:
             found.append(Found.bounded(query, before + row, scores, error, floor))
         return Found.joined(found)
 
-    def _sums(self, code: npt.NDArray[np.int8]) -> Iterator[tuple[int, Array]]:
-        """Yield pieces (first query, integers (n, some queries)), of any dtype that holds them."""
-        if len(self._levels) == 1:
-            yield from self._levels[0].parts(code)
-            return
-        both = zip(*(level.parts(code) for level in self._levels), strict=True)
-        for (start, first), (_, second) in both:
-            yield start, first * float(_SECOND_LEVEL) + second
 
-
-class LoneEstimates(Int8Estimates):
-    """Estimates for a single query (1, D), in numbers: an operation on an array of one costs twenty times as much."""
+class LoneEstimates(_Coded):
+    """Estimates for a single query (D,), scaled, in numbers: an operation on an array of one costs much more."""
 
     def __init__(self, codes: Codes, query: _Doubles) -> None:
-        super().__init__(codes, query[0])
+        super().__init__(codes, query)
         numbers = (self._unit, self._base, self._slack, self._by_residual, self._by_length)
         self._of_one = tuple([float(number) for number in numbers])
 
@@ -173,14 +179,14 @@ class LoneEstimates(Int8Estimates):
         most_residual = most_length = 0.0
         for block, _, part in pieces:
             scale = block.scale[part]
-            scores = products[begin : begin + len(scale)]
-            np.multiply(scores, scale, out=scores)
+            some = products[begin : begin + len(scale)]
+            np.multiply(some, scale, out=some)
             begin += len(scale)
             residual, length = block.extremes(part)
             most_residual, most_length = max(most_residual, residual), max(most_length, length)
         # By how much integer × scale may be off for these rows, at most.
         margin = by_residual * most_residual + by_length * most_length
-        least = float(floor[0])
+        least: float = floor[0].item()
         if k is not None:
             sure = reached_by(int(k[0]), products, left_out) - margin
             least = max(least, base - 2 * slack + unit * sure)
@@ -188,7 +194,7 @@ class LoneEstimates(Int8Estimates):
         if math.isnan(cut):  # that says nothing
             cut = -math.inf
         at: _Rows = (products >= np.float32(min(_LESS * cut, _MORE * cut))).nonzero()[0]
-        scores = products[at].astype(np.float64)
+        scores: _Doubles = products[at].astype(np.float64)
         scores *= unit
         scores += base
         # What float32 rounded is part of the error by length: a whole number times a float32 does not underflow.

@@ -204,9 +204,9 @@ def _quantize(rows: Array, basis: Basis) -> tuple[Array, Array, Array, Array]:
 
 
 def norms(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Compute the norm of each row (n, D), or of a single one (D,), rounded up."""
+    """Compute the norm of each row (n, D), or of one (D,), rounded up."""
     if rows.ndim == 1:
-        return np.float64(math.sqrt(rows @ rows) * (1 + 1e-9))
+        return np.array(math.sqrt(rows @ rows) * (1 + 1e-9))
     found: npt.NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", rows, rows)) * (1 + 1e-9)
     return found
 

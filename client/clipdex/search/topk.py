@@ -21,7 +21,7 @@ from clipdex.base.errors import InvalidArgument
 from clipdex.search.candidates import Candidates
 from clipdex.search.cosines import UnsoundRow, not_unit, off_unit
 from clipdex.search.each import Each, turns
-from clipdex.search.estimates import FloatEstimates, RowNorms
+from clipdex.search.estimates import Estimates, FloatEstimates, RowNorms
 from clipdex.search.exact import Ranking, rank_quietly, wide_scores
 from clipdex.search.found import Found
 from clipdex.search.int8_estimates import Int8Estimates, LoneEstimates
@@ -108,14 +108,15 @@ def top_k(
             search = Search(vectors, asked, each.at(some), codes, selection, norms, check)
             for q, answer in zip(some, search.run(), strict=True):
                 answers[q] = answer
-        for q in () if len(some) == len(nonzero) else start + np.flatnonzero(~nonzero):  # if a query is all zeros, so are its scores
+        # If a query is all zeros, so are its scores.
+        for q in start + np.flatnonzero(~nonzero) if len(some) < len(nonzero) else ():
             answers[q] = _of_zero(vectors, selection, each.at(np.array([q])))
     return [no_ranking() if answer is None else answer for answer in answers]
 
 
 def _finite(queries: npt.NDArray[np.float32]) -> bool:
     """Return whether no number is NaN or infinite."""
-    if len(queries) == 1 and math.isfinite(queries[0] @ queries[0]):  # the least that a number can cost
+    if len(queries) == 1 and math.isfinite(queries[0].dot(queries[0])):  # the cheapest; unlike `@`, it never warns
         return True
     return bool(np.isfinite(queries).all())
 
@@ -174,11 +175,14 @@ class Search:
         self._scaled = queries * np.ldexp(1.0, -self._exponents)[:, None]
         self._candidates = shared or Candidates(vectors, queries, self._exponents, each.k, each.minimum)
         self._start = self._candidates.floor
-        self._codes = codes
-        self._covered = 0
+        self._codes, self._covered = codes, 0
+        self._coded: Int8Estimates | LoneEstimates
         if codes is not None and codes.rows and vectors.shape[1] <= WIDEST:
             self._covered = min(codes.rows, len(vectors))
-            self._coded = (LoneEstimates if len(queries) == 1 else Int8Estimates)(codes, self._scaled)
+            if len(queries) == 1:
+                self._coded = self._lone = LoneEstimates(codes, self._scaled[0])
+            else:
+                self._coded = Int8Estimates(codes, self._scaled)
 
     @cached_property
     def _plain(self) -> FloatEstimates:
@@ -277,7 +281,7 @@ class Search:
         def multiply(span: Span) -> None:
             reading(span)
             if self._sound(span):
-                self._coded.products(span, of(span))
+                self._lone.products(span, of(span))
 
         count, step = (1, step) if threads == 1 else (_PIECES * threads, min(step, _ROWS_PIECE))
         work_through(even_spans_of(part.first, part.end, step, border, count, _ROWS_FOR_MANY), multiply, threads)
@@ -301,16 +305,16 @@ class Search:
             always done.
         """
         coded = products is not None or (span.first < self._covered and self._sound(span))
-        estimates: Int8Estimates | FloatEstimates = self._coded if coded else self._plain
+        estimates: Estimates = self._coded if coded else self._plain
         floor = self._candidates.floor
         rising = rising or (products is None and len(self._queries) == 1)
         counted = (self._each.k, self._left_out(span)) if rising else ()
         if products is not None:
-            found = self._coded.sift_products(span, products, floor, *counted)
+            found = self._lone.sift_products(span, products, floor, *counted)
         else:
             found = estimates.sift(span, floor, *counted)
-        if self._norms.unit and isinstance(estimates, Int8Estimates):
-            rows = estimates.uncoded(span)
+        if self._norms.unit and coded:
+            rows = self._coded.uncoded(span)
             if len(rows):
                 self._refuse(rows[not_unit(self._vectors[rows])])
         found = self._selection.keep(found)
@@ -372,7 +376,7 @@ class Search:
         sure.partition(len(best) - k)
         kth = float(sure[len(best) - k])
         scores += error
-        rows = best[scores >= kth]
+        rows: npt.NDArray[np.int64] = best[scores >= kth]
         rest = order[:others]
         rest = rest[found.upper[rest] >= math.ldexp(kth, -exponent)]
         if len(rest) == 0:
