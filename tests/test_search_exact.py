@@ -130,6 +130,16 @@ def test_true_sums_are_those_of_fsum():
     assert len(_sums(ordinary)[1]) == 0
 
 
+def test_sums_halfway_between_two_doubles_are_settled_at_once():
+    """Of products of float16 with float32 one sum in some ten is; summing it again costs as much as the rest."""
+    rng = np.random.default_rng(9)
+    query = rng.standard_normal(512).astype(np.float32)
+    rows = unit_vectors(2000, 512).astype(np.float16).astype(np.float64) * query
+    sums, unsure = _sums(rows)
+    assert len(unsure) == 0
+    assert sums.tolist() == list(map(math.fsum, rows.tolist()))
+
+
 def test_the_bounds_of_codes_hold(library):
     """Exactly: in sums of fractions, for rows of all sizes."""
     rng = np.random.default_rng(3)

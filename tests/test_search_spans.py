@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -68,6 +70,21 @@ def test_a_query_is_answered_in_few_calls(monkeypatch: pytest.MonkeyPatch) -> No
             assert calls["_sift"] == sifted
             assert sum(calls["products"]) == (40_000 if codes is whole else 23_616)
             assert len(calls["products"]) <= most
+
+
+def test_a_query_makes_few_calls_beside_its_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of functions of Python: the data of each is no longer in the cache after the products."""
+    vectors = unit_vectors(40_000, 16).astype(np.float16)
+    codes, query = MemoryCodes.of(vectors, block_rows=16_384), unit_vectors(1, 16, seed=5)
+    monkeypatch.setattr(topk, "cores", lambda: 1)
+    topk.top_k(vectors, query, 10, codes=codes)
+    called: list[str] = []
+    sys.setprofile(lambda frame, event, what: called.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        topk.top_k(vectors, query, 10, codes=codes)
+    finally:
+        sys.setprofile(None)
+    assert len(called) < 190, Counter(called).most_common()
 
 
 def test_what_a_query_needs_beside_products_is_done_by_the_thread_that_asks(
