@@ -202,6 +202,19 @@ def test_a_library_whose_products_are_cut_off_instead_of_rounded_is_not_used(lib
     assert not kernels._keeps_its_word(Strange("dot", dot))
 
 
+@pytest.mark.parametrize("library", ["numkong"], indirect=True)
+@pytest.mark.parametrize("several", [False, True], ids=["one query", "row by row"])
+def test_a_library_whose_products_of_floats_are_rounded_before_they_are_summed_is_not_used(library, several):
+    import numkong
+
+    def dot(rows, queries, *, out):
+        numkong.dot(rows, queries, out=out)
+        if rows.dtype == np.float32 and (len(queries) > 1) == several:
+            out[:] = np.add.reduce(rows * queries, axis=1, dtype=np.float64)
+
+    assert not kernels._keeps_its_word(Strange("dot", dot))
+
+
 def test_halves_become_floats_as_numpy_makes_them(library):
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(256, 256)
     converted, right = kernels.as_float32(every), every.astype(np.float32)
