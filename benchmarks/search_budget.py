@@ -4,7 +4,8 @@
 
 One query at a time over drawn rows × 512 (search_data.py) with int8 codes, the ten best, all threads together; the
 codes are read once in between, as the floor and so that no cache helps. Then the kernel alone, where no memory
-limits it. On a busy machine the least figures count. 160 MB of disk for 100,000 rows.
+limits it, and for a query asked before how many functions of Python the asking thread calls, and the page faults.
+On a busy machine the least figures count. 160 MB of disk for 100,000 rows.
 
 A file that was found in memory is not asked about again for a second; with --apart it is before each query, as for
 queries that are further apart.
@@ -14,12 +15,15 @@ Figures: docs/performance.md.
 
 import argparse
 import os
+import resource
 import statistics
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 from search_data import Drawn, bare_read
@@ -66,6 +70,7 @@ def main() -> None:
         drawn = Drawn((asked.directory or Path(folder)) / f"{asked.rows}.clipdex", asked.rows, 512)
         assert drawn.codes is not None
         queries, read = drawn.queries(asked.queries), bare_read(drawn.codes.stored)
+        calls, faults = counted(lambda: topk.top_k(drawn.vectors, queries[:1], 10, codes=drawn.codes))
         watch = Watch()
         watch.of(topk.Search, "__init__", "preparing the query")
         watch.of(Readahead, "__init__", "whether the codes are in memory")
@@ -101,6 +106,25 @@ def main() -> None:
 
     per_row = [1e9 * min(side) / IN_CACHE for side in zip(*times, strict=True)]
     print("ns a row, of {:,} in a core's cache: products {:.1f}, reading {:.1f}".format(IN_CACHE, *per_row))
+    print(f"calls of functions of Python {calls}, page faults {faults}")
+
+
+def counted(act: Callable[[], object]) -> tuple[int, int]:
+    """How many functions of Python this thread calls, and the process's page faults, when it is done again."""
+    act()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    act()
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    called: list[str] = []
+
+    def note(frame: FrameType, event: str, what: object) -> None:
+        if event == "call":
+            called.append(frame.f_code.co_name)
+
+    sys.setprofile(note)
+    act()
+    sys.setprofile(None)
+    return len(called), faults
 
 
 def least_of(act: Callable[[], object]) -> float:

@@ -68,7 +68,7 @@ def _numkong() -> ModuleType | None:
 def _keeps_its_word(numkong: Any) -> bool:
     """Test that int8 is summed in int32, float16 in float32, float32 in float64, with every call that is used.
 
-    It sums int8 to a number that float32 has to round, products of float32 that float32 would have to round, and in
+    It sums int8 to a number that float32 has to round, products of float32 that float32 has to round; and in
     random order ones, and numbers so small that they are lost beside a one in a narrow accumulator.
     """
     long = np.full((2, 4099), 127, np.int8)
