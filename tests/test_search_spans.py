@@ -14,6 +14,7 @@ from conftest import unit_vectors
 
 from clipdex.search import topk
 from clipdex.search.candidates import Candidates
+from clipdex.search.found import Found
 from clipdex.search.int8_estimates import LoneEstimates
 from clipdex.search.quantize import MemoryCodes
 from clipdex.search.sifting import reached
@@ -109,6 +110,27 @@ def test_what_a_query_needs_beside_products_is_done_by_the_thread_that_asks(
     topk.top_k(vectors, unit_vectors(1, 16, seed=5), 10, codes=codes)
     assert len(multiplying) == 2
     assert adding == {threading.get_ident()}
+
+
+@pytest.mark.parametrize(("count", "returned"), [(5, 5), (2000, 2)], ids=["few", "many"])
+def test_the_floor_of_a_lone_query_is_raised_where_it_is_asked_for_and_where_it_drops_many(
+    count, returned
+) -> None:
+    def candidates() -> Candidates:
+        made = Candidates(
+            np.zeros((count, 4), np.float32),
+            np.ones((1, 4), np.float32),
+            np.zeros(1, np.int32),
+            np.array([2]),
+            np.array([-np.inf]),
+        )
+        made.add(Found.of_one(np.arange(count), np.arange(count, dtype=float), np.full(count, 0.25), -np.inf))
+        return made
+
+    assert len(candidates().taken()) == returned
+    asked = candidates()
+    assert asked.floor.tolist() == [count - 2.25]
+    assert asked.taken().row.tolist() == [count - 2, count - 1]
 
 
 @pytest.mark.parametrize("coded", [False, True])
