@@ -116,9 +116,10 @@ def top_k(
 
 def _finite(queries: npt.NDArray[np.float32]) -> bool:
     """Return whether no number is NaN or infinite."""
-    if len(queries) == 1 and math.isfinite(queries[0].dot(queries[0])):  # the cheapest; unlike `@`, it never warns
-        return True
-    return bool(np.isfinite(queries).all())
+    if len(queries) > 1:
+        return bool(np.isfinite(queries).all())
+    wide = queries.astype(np.float64).reshape(-1)  # which the squares of float32 do not overflow
+    return math.isfinite(wide @ wide)
 
 
 def plain(vectors: Array) -> Array:
