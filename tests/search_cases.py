@@ -236,8 +236,10 @@ def small_pieces(monkeypatch) -> None:
     monkeypatch.setattr(topk, "_ROWS_FOR_MANY", 32)
     monkeypatch.setattr(topk, "_WORTH_THREADS", 1)
     monkeypatch.setattr(topk, "_REFINE_FROM", 20)
+    monkeypatch.setattr(topk, "_SCORED_FIRST", 8)
     monkeypatch.setattr(RowNorms, "ROWS", 32)
     monkeypatch.setattr(candidates, "_FEW", 16)
+    monkeypatch.setattr(candidates, "_FEW_OF_ONE", 24)
     monkeypatch.setattr(candidates, "_MOST", 64)
 
 

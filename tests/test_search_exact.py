@@ -10,8 +10,9 @@ from search_cases import KINDS, MANY, WIDE, drawn_case, on_disk, small_pieces, w
 
 from clipdex.index.side import int8_file as int8
 from clipdex.search import kernels
-from clipdex.search.estimates import FloatEstimates, Int8Estimates, RowNorms
+from clipdex.search.estimates import FloatEstimates, RowNorms
 from clipdex.search.exact import _sums, rank
+from clipdex.search.int8_estimates import Int8Estimates, LoneEstimates
 from clipdex.search.quantize import MemoryCodes, basis_of, quantize
 from clipdex.search.selection import absent
 from clipdex.search.spans import Span
@@ -129,6 +130,16 @@ def test_true_sums_are_those_of_fsum():
     assert len(_sums(ordinary)[1]) == 0
 
 
+def test_sums_halfway_between_two_doubles_are_settled_at_once():
+    """Of products of float16 with float32 one sum in some ten is; summing it again costs as much as the rest."""
+    rng = np.random.default_rng(9)
+    query = rng.standard_normal(512).astype(np.float32)
+    rows = unit_vectors(2000, 512).astype(np.float16).astype(np.float64) * query
+    sums, unsure = _sums(rows)
+    assert len(unsure) == 0
+    assert sums.tolist() == list(map(math.fsum, rows.tolist()))
+
+
 def test_the_bounds_of_codes_hold(library):
     """Exactly: in sums of fractions, for rows of all sizes."""
     rng = np.random.default_rng(3)
@@ -188,6 +199,19 @@ def test_a_library_whose_products_are_cut_off_instead_of_rounded_is_not_used(lib
             out[:] = np.where(out > whole, np.nextafter(out, np.float32(0)), out)
 
     assert kernels._keeps_its_word(Strange("dot", numkong.dot))
+    assert not kernels._keeps_its_word(Strange("dot", dot))
+
+
+@pytest.mark.parametrize("library", ["numkong"], indirect=True)
+@pytest.mark.parametrize("several", [False, True], ids=["one query", "row by row"])
+def test_a_library_whose_products_of_floats_are_rounded_before_they_are_summed_is_not_used(library, several):
+    import numkong
+
+    def dot(rows, queries, *, out):
+        numkong.dot(rows, queries, out=out)
+        if rows.dtype == np.float32 and (len(queries) > 1) == several:
+            out[:] = np.add.reduce(rows * queries, axis=1, dtype=np.float64)
+
     assert not kernels._keeps_its_word(Strange("dot", dot))
 
 
@@ -280,7 +304,9 @@ def test_no_row_is_dropped_that_may_be_among_the_best_of_its_span(library, coded
         vectors[1:2000, 3] = vectors[0, 3]
     queries, span = unit_vectors(count, 16, seed=2).astype(np.float64), Span(0, 4000)
     estimates = (
-        Int8Estimates(MemoryCodes.of(vectors), queries)
+        LoneEstimates(MemoryCodes.of(vectors), queries[0])
+        if coded and count == 1
+        else Int8Estimates(MemoryCodes.of(vectors), queries)
         if coded
         else FloatEstimates(vectors, queries, RowNorms(), lambda rows: None)
     )

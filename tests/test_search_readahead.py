@@ -113,6 +113,20 @@ def test_of_a_file_of_another_user_nothing_is_known(stored, monkeypatch):
     assert in_memory(array)
 
 
+def test_what_was_in_memory_is_asked_about_again_after_a_second_and_at_once_of_another_part(stored, monkeypatch):
+    asked, now = [], [100.0]
+    monkeypatch.setattr(readahead, "_resident", lambda start, size: asked.append(size) or len(asked) < 4)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    array = np.asarray(stored)
+    whole, half = array.nbytes, array.nbytes // 2
+    assert in_memory(array) and in_memory(array) and asked == [whole]
+    assert in_memory(array[20_000:]) and asked == [whole, half]
+    assert in_memory(array) and in_memory(array) and asked == [whole, half, whole]
+    now[0] += 1.01
+    assert not in_memory(array) and not in_memory(array)
+    assert asked == [whole, half, whole, whole, whole]
+
+
 def test_of_a_file_that_is_gone_nothing_is_known(stored):
     os.unlink(stored.filename)
     assert not in_memory(np.asarray(stored))

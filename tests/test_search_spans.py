@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ from conftest import unit_vectors
 
 from clipdex.search import topk
 from clipdex.search.candidates import Candidates
-from clipdex.search.estimates import Int8Estimates, _reached
+from clipdex.search.found import Found
+from clipdex.search.int8_estimates import LoneEstimates
 from clipdex.search.quantize import MemoryCodes
+from clipdex.search.sifting import reached
 from clipdex.search.spans import even_spans_of
 
 pytestmark = pytest.mark.thin
@@ -54,7 +58,7 @@ def test_a_query_is_answered_in_few_calls(monkeypatch: pytest.MonkeyPatch) -> No
             owner, name, lambda self, span, *more: noted.append(len(span)) or act(self, span, *more)
         )
 
-    count(Int8Estimates, "products")
+    count(LoneEstimates, "products")
     count(topk.Search, "_sift")
     monkeypatch.setattr(topk, "_WORTH_THREADS", 1)
     for codes, sifted in ((whole, [40_000]), (damaged, [16_384, 16_384, 7_232])):
@@ -69,6 +73,21 @@ def test_a_query_is_answered_in_few_calls(monkeypatch: pytest.MonkeyPatch) -> No
             assert len(calls["products"]) <= most
 
 
+def test_a_query_makes_few_calls_beside_its_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of functions of Python: the data of each is no longer in the cache after the products."""
+    vectors = unit_vectors(40_000, 16).astype(np.float16)
+    codes, query = MemoryCodes.of(vectors, block_rows=16_384), unit_vectors(1, 16, seed=5)
+    monkeypatch.setattr(topk, "cores", lambda: 1)
+    topk.top_k(vectors, query, 10, codes=codes)
+    called: list[str] = []
+    sys.setprofile(lambda frame, event, what: called.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        topk.top_k(vectors, query, 10, codes=codes)
+    finally:
+        sys.setprofile(None)
+    assert len(called) < 190, Counter(called).most_common()
+
+
 def test_what_a_query_needs_beside_products_is_done_by_the_thread_that_asks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -77,20 +96,41 @@ def test_what_a_query_needs_beside_products_is_done_by_the_thread_that_asks(
     vectors = unit_vectors(20_000, 16).astype(np.float16)
     codes = MemoryCodes.of(vectors, block_rows=4096)
     multiplying, adding = set(), set()
-    products, add = Int8Estimates.products, Candidates.add
+    products, add = LoneEstimates.products, Candidates.add
 
     def multiplied(self, span, *to):
         multiplying.add(threading.get_ident())
         time.sleep(0.02)
         return products(self, span, *to)
 
-    monkeypatch.setattr(Int8Estimates, "products", multiplied)
+    monkeypatch.setattr(LoneEstimates, "products", multiplied)
     monkeypatch.setattr(Candidates, "add", lambda *given: adding.add(threading.get_ident()) or add(*given))
     monkeypatch.setattr(topk, "_WORTH_THREADS", 1)
     monkeypatch.setattr(topk, "cores", lambda: 2)
     topk.top_k(vectors, unit_vectors(1, 16, seed=5), 10, codes=codes)
     assert len(multiplying) == 2
     assert adding == {threading.get_ident()}
+
+
+@pytest.mark.parametrize(("count", "returned"), [(5, 5), (2000, 2)], ids=["few", "many"])
+def test_the_floor_of_a_lone_query_is_raised_where_it_is_asked_for_and_where_it_drops_many(
+    count, returned
+) -> None:
+    def candidates() -> Candidates:
+        made = Candidates(
+            np.zeros((count, 4), np.float32),
+            np.ones((1, 4), np.float32),
+            np.zeros(1, np.int32),
+            np.array([2]),
+            np.array([-np.inf]),
+        )
+        made.add(Found.of_one(np.arange(count), np.arange(count, dtype=float), np.full(count, 0.25), -np.inf))
+        return made
+
+    assert len(candidates().taken()) == returned
+    asked = candidates()
+    assert asked.floor.tolist() == [count - 2.25]
+    assert asked.taken().row.tolist() == [count - 2, count - 1]
 
 
 @pytest.mark.parametrize("coded", [False, True])
@@ -115,7 +155,8 @@ def test_what_is_reached_is_reached_by_k_rows_that_count() -> None:
         scores[rng.integers(0, n, n // 50)] = rng.choice([np.inf, np.nan, -np.inf], (n // 50, count))
         left_out = np.unique(np.concatenate([scores.argmax(axis=0), rng.integers(0, n, n // 10)]))
         before = scores.copy()
-        value = _reached(scores, np.full(count, k), left_out)
+        with np.errstate(all="ignore"):
+            value = reached(np.full(count, k), scores, left_out)
         np.testing.assert_array_equal(scores, before)
         counted = np.delete(scores, left_out, axis=0)
         counted[~np.isfinite(counted)] = -np.inf

@@ -9,6 +9,8 @@ from search_cases import Case, small_pieces, truth
 
 import clipdex
 from clipdex.index import Index, IndexWriter, Manifest, Picture
+from clipdex.search import topk
+from clipdex.search.cosines import UnsoundRow
 from clipdex.search.estimates import RowNorms
 from clipdex.search.quantize import MemoryCodes
 from clipdex.search.topk import top_k
@@ -90,6 +92,15 @@ def test_what_is_not_finite_is_refused_in_a_query_and_passed_over_in_a_row():
             top_k(vectors, np.full((1, 8), bad, np.float32), 3)
 
 
+@pytest.mark.parametrize("size", [1e38, 1e-44])
+def test_a_query_may_be_so_long_or_short_that_its_square_is_not_a_number(size):
+    vectors, asked = unit_vectors(3000, 8), unit_vectors(1, 8, seed=1)
+    huge = (asked * np.float32(size)).astype(np.float32)
+    assert np.isfinite(huge).all()
+    case = Case("random", vectors, huge, 5, MemoryCodes.of(vectors), None, NONE_DEAD, -np.inf)
+    assert case.search()[0].rows.tolist() == truth(case)[0][1]
+
+
 def test_a_query_of_zeros_finds_the_first_rows():
     vectors = unit_vectors(100, 8)
     vectors[0, 0] = np.nan
@@ -146,6 +157,20 @@ def test_norms_that_are_kept_change_nothing():
     assert again[0].rows.tolist() == first[0].rows.tolist()
     grown = top_k(vectors, asked, 10, norms=norms)
     assert grown[0].rows.tolist() == top_k(vectors, asked, 10)[0].rows.tolist()
+
+
+def test_a_row_that_rotted_since_it_was_coded_is_refused_wherever_it_stands(monkeypatch):
+    """By its code it may be among the best: it is scored first, or left for later."""
+    monkeypatch.setattr(topk, "_SCORED_FIRST", 8)
+    vectors = unit_vectors(2000, 16).astype(np.float16)
+    vectors[40:80] = vectors[40]
+    codes, query = MemoryCodes.of(vectors), vectors[40:41].astype(np.float32)
+    for row in range(40, 80):
+        rotten = vectors.copy()
+        rotten[row] *= np.float16(0.5)
+        with pytest.raises(UnsoundRow) as refused:
+            top_k(rotten, query, 3, codes=codes, norms=RowNorms(unit=True))
+        assert refused.value.row == row
 
 
 @pytest.fixture

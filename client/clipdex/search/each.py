@@ -34,8 +34,10 @@ class Each:
     ) -> Each:
         """Spread what is the same for all queries. most: rows that can be found."""
         excluded = excluded if excluded is not None and any(map(len, excluded)) else None
-        counts = np.full(queries, np.minimum(k, most), np.int64)
-        return cls(counts, np.full(queries, minimum, np.float64), excluded)
+        counts, least = np.empty(queries, np.int64), np.empty(queries)
+        counts[:] = min(k, most) if isinstance(k, int) else np.minimum(k, most)
+        least[:] = minimum
+        return cls(counts, least, excluded)
 
     def at(self, some: npt.NDArray[np.intp]) -> Each:
         """Select queries by number, ascending."""
@@ -60,4 +62,4 @@ class Each:
 
 def turns(each: Each) -> int:
     """Return how many queries are answered at once."""
-    return max(1, min(_QUERIES, _PAIRS // max(1, int(each.k.max(initial=0)))))
+    return max(1, min(_QUERIES, _PAIRS // max(1, int(np.maximum.reduce(each.k, initial=0)))))

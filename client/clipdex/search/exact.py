@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.arrays import Array
-from clipdex.search.kernels import as_float32
+from clipdex.search.kernels import as_float32, wide_dots
 
-__all__ = ["Ranking", "rank", "wide_scores"]
+__all__ = ["Ranking", "rank", "rank_quietly", "wide_scores"]
 
 _AT_ONCE = 1 << 19  # numbers of float64: 4 MiB
 
@@ -40,15 +40,21 @@ def rank(
         query: float32 (D,), finite.
         rows: in any order, without duplicates.
     """
-    wide = query.astype(np.float64)
     with np.errstate(all="ignore"):
-        if len(rows) > _FEW and 0 < k < len(rows):
-            # Drop the rows that cannot be among the best k.
-            scores, error = wide_scores(vectors, wide, rows)
-            sure = np.where(np.isnan(scores), -np.inf, scores - error)
-            sure.partition(len(rows) - k)
-            rows = rows[scores + error >= max(sure[len(rows) - k], minimum)]
-        scores = _true_scores(vectors, wide, rows)
+        return rank_quietly(vectors, query, rows, k, minimum)
+
+
+def rank_quietly(
+    vectors: Array, query: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], k: int, minimum: float
+) -> Ranking:
+    """Do what `rank` does, where NumPy's warnings are off."""
+    if len(rows) > _FEW and 0 < k < len(rows):
+        # Drop the rows that cannot be among the best k.
+        scores, error, _ = wide_scores(vectors, query, rows)
+        sure = np.fmax(scores - error, -np.inf)
+        sure.partition(len(rows) - k)
+        rows = rows[scores + error >= max(float(sure[len(rows) - k]), minimum)]
+    scores = _true_scores(vectors, query.astype(np.float64), rows)
     kept = scores >= minimum
     if not kept.all():
         scores, rows = scores[kept], rows[kept]
@@ -58,22 +64,24 @@ def rank(
 
 
 def wide_scores(
-    vectors: Array, query: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Compute the rows' scores in float64 and bounds of their errors; NaN for a row that is not finite.
+    vectors: Array, query: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Compute in float64 -> (the rows' scores, bounds of their errors, ‖x‖²); not finite for a row that is not.
 
     Call it with NumPy's warnings off.
     """
-    scores, squares = np.empty(len(rows)), np.empty(len(rows))
-    step = max(1, _AT_ONCE // max(1, len(query)))
-    for start in range(0, len(rows), step):
+    count, dim = len(rows), len(query)
+    scores, squares = np.empty(count), np.empty(count)
+    step = max(1, _AT_ONCE // max(1, dim))
+    for start in range(0, count, step):
         part = slice(start, start + step)
-        wide = as_float32(vectors[rows[part]]).astype(np.float64)
-        scores[part] = np.einsum("ij,j->i", wide, query)
-        squares[part] = np.einsum("ij,ij->i", wide, wide)
-    scores[~np.isfinite(scores)] = np.nan
+        read = as_float32(vectors[rows[part]])
+        scores[part] = wide_dots(read, query[None])
+        squares[part] = wide_dots(read, read)
     # Higham's bound of a sum of D products, and Cauchy and Schwarz's of their sizes' sum.
-    return scores, 1.01 * (len(query) + 2) * 2.0**-53 * math.sqrt(query @ query) * np.sqrt(squares)
+    error = np.sqrt(squares)
+    error *= 1.01 * (dim + 4) * 2.0**-53 * math.sqrt(float(wide_dots(query[None], query[None])[0]))
+    return scores, error, squares
 
 
 def _true_scores(
@@ -116,9 +124,20 @@ def _sums(products: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], n
     # D lower parts of at most 2^-53 of the place, and as many roundings of their sum; 2 and 1 % for those below.
     error = 1.01 * ((dim + 2) * 2.0**-53) ** 2 * place
     least, most = high + (low - error), high + (low + error)
-    if (least == most).all():
+    if np.logical_and.reduce(least == most):
         return least, _NO_ROWS
-    return least, np.flatnonzero(least < most)
+    unsure = (least < most).nonzero()[0]
+    if len(unsure) == 0:
+        return least, unsure
+    # Most lie halfway between two float64, and their lower parts were summed without error too: as multiples of a
+    # power of two, of which 53 bits hold every sum.
+    sizes, unit = np.abs(products[unsure]), 2.0**-53 * place[unsure]
+    smallest = np.minimum.reduce(sizes, axis=1, where=sizes > 0, initial=np.inf)
+    grain = np.minimum(np.ldexp(1.0, np.frexp(smallest)[1] - 53), unit)
+    exact = dim * unit <= 2.0**53 * grain
+    settled = unsure[exact]
+    least[settled] = high[settled] + low[settled]
+    return least, unsure[~exact]
 
 
 _NO_ROWS = np.empty(0, np.intp)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from clipdex.base.arrays import Array
 
-__all__ = ["FloatDots", "Int8Dots", "as_float32", "scratch", "squared_norms"]
+__all__ = ["FloatDots", "Int8Dots", "as_float32", "scratch", "squared_norms", "wide_dots"]
 
 _log = logging.getLogger("clipdex.search")
 
@@ -68,8 +68,8 @@ def _numkong() -> ModuleType | None:
 def _keeps_its_word(numkong: Any) -> bool:
     """Test that int8 is summed in int32, float16 in float32, float32 in float64, with every call that is used.
 
-    It sums int8 to a number that float32 has to round; and in random order ones, and numbers so small that they
-    are lost beside a one in a narrow accumulator.
+    It sums int8 to a number that float32 has to round, products of float32 that float32 has to round; and in
+    random order ones, and numbers so small that they are lost beside a one in a narrow accumulator.
     """
     long = np.full((2, 4099), 127, np.int8)
     rounded = np.empty(2, np.float32)
@@ -82,6 +82,12 @@ def _keeps_its_word(numkong: Any) -> bool:
     packed = np.asarray(numkong.dots_packed(codes, numkong.dots_pack(codes[:1])))
     if not (sums == 1024 * 127**2).all() or not (packed == 1024 * 127**2).all():
         return False
+    fine = np.full((2, 256), 1 + 2.0**-12, np.float32)  # the square needs 25 bits
+    wide_sums = np.empty(2)
+    for other in (fine[:1], fine):
+        numkong.dot(fine, other, out=wide_sums)
+        if not (wide_sums == 256 * (1 + 2.0**-11 + 2.0**-24)).all():  # few bits: exact in any order
+            return False
     few = np.random.default_rng(0).permutation(256) < 128
     for dtype, wide, unit, small in (
         (np.float16, np.float32, _HALF, 2.0**-12),
@@ -253,6 +259,18 @@ def squared_norms(rows: Array) -> npt.NDArray[Any]:
     if len(rows):
         library.dot(rows, rows, out=norms)
     return norms
+
+
+def wide_dots(rows: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Multiply rows (n, D) with one other (1, D), or each with its own (n, D) -> (n,), summed in float64."""
+    library = _numkong()
+    if library is None:
+        found: npt.NDArray[np.float64] = np.einsum("ij,ij->i", rows, others, dtype=np.float64)
+        return found
+    dots = np.empty(len(rows))
+    if len(rows):
+        library.dot(rows, others, out=dots)
+    return dots
 
 
 def as_float32(rows: Array) -> npt.NDArray[np.float32]:

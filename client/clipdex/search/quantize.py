@@ -6,6 +6,7 @@ scale is the row's own. `residual` is an upper bound of ‖x − x̂‖, `length
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,9 +75,17 @@ class CodeBlock:
         starts = np.arange(0, len(self.scale), self.GROUP)
         return np.array([np.maximum.reduceat(v, starts) for v in (self.residual, self.length)], np.float64)
 
+    @cached_property
+    def _most(self) -> tuple[float, float]:
+        """The largest residual and length of all rows."""
+        residual, length = np.maximum.reduce(self._extremes, axis=1).tolist()
+        return residual, length
+
     def extremes(self, rows: slice | npt.NDArray[np.int64]) -> tuple[float, float]:
         """Bound the values of some rows -> (largest residual, largest length)."""
         if isinstance(rows, slice):
+            if rows.stop - rows.start == len(self.scale):
+                return self._most
             groups = slice(rows.start // self.GROUP, (rows.stop - 1) // self.GROUP + 1)
             residual, length = np.maximum.reduce(self._extremes[:, groups], axis=1).tolist()
             return residual, length
@@ -195,7 +204,9 @@ def _quantize(rows: Array, basis: Basis) -> tuple[Array, Array, Array, Array]:
 
 
 def norms(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Compute the norm of each row, rounded up."""
+    """Compute the norm of each row (n, D), or of one (D,), rounded up."""
+    if rows.ndim == 1:
+        return np.array(math.sqrt(rows @ rows) * (1 + 1e-9))
     found: npt.NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", rows, rows)) * (1 + 1e-9)
     return found
 

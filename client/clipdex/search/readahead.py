@@ -10,6 +10,8 @@ import ctypes
 import mmap
 import os
 import threading
+import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -28,6 +30,10 @@ _BEHIND = 64 << 20  # other threads may still be there
 _FEWEST_PROBES, _MOST_PROBES, _PROBED = 8, 32, 8 << 20  # one for so many bytes, within these bounds
 
 _MADV_POPULATE_READ = 22  # Linux 5.14
+
+# What was found in memory is taken to be there for so long: asking is a tenth of what a search of few rows costs.
+_KNOWN_S, _MOST_KNOWN = 1.0, 1024
+_known: dict[int, tuple[weakref.ref[mmap.mmap], int, float]] = {}  # a mapping's id -> bytes of it, until when
 
 
 class Readahead:
@@ -121,17 +127,33 @@ def _mapping_of(array: Array) -> mmap.mmap | None:
 
 
 def in_memory(array: Array) -> bool:
-    """Return whether an array is not a file's, or sampled pages of it are in memory; False if unknown."""
-    if _mapping_of(array) is None or array.nbytes == 0:
+    """Return whether an array is not a file's, or sampled pages of it are in memory; False if unknown.
+
+    That they are is known for a second.
+    """
+    mapping, size = _mapping_of(array), array.nbytes
+    if mapping is None or size == 0:
         return True
+    now, known = time.monotonic(), _known.get(id(mapping))
+    if known is not None and known[0]() is mapping and known[1] == size and now < known[2]:
+        return True
+    found = _is_told(array) and _resident(array.ctypes.data, size)
+    if found:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[id(mapping)] = weakref.ref(mapping), size, now + _KNOWN_S
+    return found
+
+
+def _resident(start: int, size: int) -> bool:
+    """Return whether sampled pages of so many bytes of a file's mapping are in memory; False if unknown."""
     mincore = _mincore()
-    if mincore is None or not _is_told(array):
+    if mincore is None:
         return False
     resident = (ctypes.c_ubyte * 1)()
-    start, length = array.ctypes.data, array.nbytes - 1
-    probes = min(_MOST_PROBES, max(_FEWEST_PROBES, array.nbytes // _PROBED))
+    probes = min(_MOST_PROBES, max(_FEWEST_PROBES, size // _PROBED))
     for i in range(probes):
-        address = start + length * i // (probes - 1)
+        address = start + (size - 1) * i // (probes - 1)
         if mincore(address - address % mmap.PAGESIZE, 1, resident) != 0 or not resident[0] & 1:
             return False
     return True

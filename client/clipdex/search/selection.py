@@ -20,6 +20,8 @@ _GATHER_BELOW = 0.25
 
 _AT_ONCE = 1 << 16
 
+_NO_ROWS: npt.NDArray[np.int64] = np.empty(0, np.int64)
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -37,7 +39,7 @@ class Selection:
         Raises:
             InvalidArgument: there are more or fewer flags than rows, or a row does not exist.
         """
-        dead = np.empty(0, np.int64) if dead is None else np.asarray(dead, np.int64)
+        dead = _NO_ROWS if dead is None else np.asarray(dead, np.int64)
         if allowed is None and len(dead) <= (1 - _GATHER_BELOW) * total:
             return cls(total, total - len(dead), None, dead)
         flags = flags_of(total, allowed)

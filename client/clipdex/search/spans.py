@@ -109,19 +109,20 @@ def work_through(spans: Iterable[Span], work: Callable[[Span], None], threads: i
         return
     if _pool is None:
         _pool = ThreadPoolExecutor(max(1, cores() - 1), thread_name_prefix="clipdex-search")
-    lock, failed = threading.Lock(), threading.Event()
+    lock, failed = threading.Lock(), False
 
     def take() -> None:
+        nonlocal failed
         try:
             with np.errstate(all="ignore"):
-                while not failed.is_set():
+                while not failed:
                     with lock:
                         span = next(waiting, None)
                     if span is None:
                         return
                     work(span)
         except BaseException:
-            failed.set()
+            failed = True
             raise
 
     helpers = [_pool.submit(take) for _ in range(threads - 1)]

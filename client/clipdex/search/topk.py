@@ -7,6 +7,7 @@ float64. docs/search-engine.md says why the result is exactly that of scoring al
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -18,11 +19,12 @@ import numpy.typing as npt
 from clipdex.base.arrays import Array
 from clipdex.base.errors import InvalidArgument
 from clipdex.search.candidates import Candidates
-from clipdex.search.cosines import UnsoundRow, not_unit
+from clipdex.search.cosines import UnsoundRow, not_unit, off_unit
 from clipdex.search.each import Each, turns
-from clipdex.search.estimates import FloatEstimates, Int8Estimates, RowNorms
-from clipdex.search.exact import Ranking, rank, wide_scores
+from clipdex.search.estimates import Estimates, FloatEstimates, RowNorms
+from clipdex.search.exact import Ranking, rank_quietly, wide_scores
 from clipdex.search.found import Found
+from clipdex.search.int8_estimates import Int8Estimates, LoneEstimates
 from clipdex.search.kernels import scratch
 from clipdex.search.quantize import WIDEST, Codes
 from clipdex.search.readahead import Readahead, in_memory, want_rows
@@ -45,7 +47,7 @@ _WORTH_THREADS = 1 << 23  # with fewer numbers to multiply, threads cost more th
 
 _REFINE_FROM = 2048  # with this many candidates, a query gets bounds from the rows themselves before scoring
 
-_SCORE_FROM = 64  # with this many, the most promising of them are scored before the others
+_SCORED_FIRST = 64  # with more, so many of the most promising are scored before the others: these hardly ever are
 
 _WANTED = 4096  # rows requested from the disk at once before they are scored
 
@@ -89,30 +91,41 @@ def top_k(
             without codes any row, with codes those that `optimize` gave none for this, and those that were scored.
     """
     vectors = plain(vectors)
-    if not np.isfinite(queries).all():
+    if not _finite(queries):
         raise InvalidArgument("a query contains NaN or infinity")
     selection = Selection.of(len(vectors), allowed, dead)
     each = Each.of(len(queries), k, minimum, excluded, selection.count)
     norms = RowNorms() if norms is None else norms
-    answers = [no_ranking() for _ in queries]
+    answers: list[Ranking | None] = [None] * len(queries)
     turn = turns(each)
     for start in range(0, len(queries), turn):
         asked = np.ascontiguousarray(queries[start : start + turn], dtype=np.float32)
-        nonzero = asked.any(axis=1)
-        some = start + np.flatnonzero(nonzero & (each.k[start : start + turn] > 0))
+        nonzero = np.logical_or.reduce(asked, axis=1)
+        some = start + (nonzero & (each.k[start : start + turn] > 0)).nonzero()[0]
         if len(some):
-            search = Search(vectors, asked[some - start], each.at(some), codes, selection, norms, check)
+            if len(some) < len(asked):
+                asked = asked[some - start]
+            search = Search(vectors, asked, each.at(some), codes, selection, norms, check)
             for q, answer in zip(some, search.run(), strict=True):
                 answers[q] = answer
-        for q in start + np.flatnonzero(~nonzero):  # if a query is all zeros, so are its scores
+        # If a query is all zeros, so are its scores.
+        for q in start + np.flatnonzero(~nonzero) if len(some) < len(nonzero) else ():
             answers[q] = _of_zero(vectors, selection, each.at(np.array([q])))
-    return answers
+    return [no_ranking() if answer is None else answer for answer in answers]
+
+
+def _finite(queries: npt.NDArray[np.float32]) -> bool:
+    """Return whether no number is NaN or infinite."""
+    if len(queries) > 1:
+        return bool(np.isfinite(queries).all())
+    wide = queries.astype(np.float64).reshape(-1)  # which the squares of float32 do not overflow
+    return math.isfinite(wide @ wide)
 
 
 def plain(vectors: Array) -> Array:
     """Turn rows into a plain array, cheaper to slice than a memmap, in a form that the kernels accept."""
     vectors = np.asarray(vectors)
-    if vectors.dtype not in (np.float16, np.float32) or not vectors.dtype.isnative:
+    if vectors.dtype.char not in "ef" or not vectors.dtype.isnative:
         vectors = vectors.astype(np.float16 if vectors.dtype.itemsize == 2 else np.float32)
     return vectors if vectors.strides[-1] == vectors.itemsize else np.ascontiguousarray(vectors)
 
@@ -159,15 +172,18 @@ class Search:
         self._excluded = each.pairs(len(vectors))
         self._excluded_rows = np.unique(self._excluded % len(vectors)) if len(self._excluded) else self._excluded
         # A power of two for each query: with its largest number near 1, nothing significant underflows in float32.
-        self._exponents = np.frexp(np.maximum.reduce(abs(queries), axis=1))[1].astype(np.int64)
-        self._scaled = np.ldexp(queries.astype(np.float64), -self._exponents[:, None])
+        self._exponents = np.frexp(np.maximum.reduce(np.abs(queries), axis=1))[1]
+        self._scaled = queries * np.ldexp(1.0, -self._exponents)[:, None]
         self._candidates = shared or Candidates(vectors, queries, self._exponents, each.k, each.minimum)
         self._start = self._candidates.floor
-        self._codes = codes
-        self._covered = 0
+        self._codes, self._covered = codes, 0
+        self._coded: Int8Estimates | LoneEstimates
         if codes is not None and codes.rows and vectors.shape[1] <= WIDEST:
             self._covered = min(codes.rows, len(vectors))
-            self._coded = Int8Estimates(codes, self._scaled)
+            if len(queries) == 1:
+                self._coded = self._lone = LoneEstimates(codes, self._scaled[0])
+            else:
+                self._coded = Int8Estimates(codes, self._scaled)
 
     @cached_property
     def _plain(self) -> FloatEstimates:
@@ -266,7 +282,7 @@ class Search:
         def multiply(span: Span) -> None:
             reading(span)
             if self._sound(span):
-                self._coded.products(span, of(span))
+                self._lone.products(span, of(span))
 
         count, step = (1, step) if threads == 1 else (_PIECES * threads, min(step, _ROWS_PIECE))
         work_through(even_spans_of(part.first, part.end, step, border, count, _ROWS_FOR_MANY), multiply, threads)
@@ -274,7 +290,7 @@ class Search:
             spans = list(blocks)
             for span in [Span(spans[0].first, spans[-1].end)] if sound else spans:
                 # Once there is a floor, a span's own rows hardly ever raise it.
-                rising = bool(self._candidates.floor[0] <= self._start[0])
+                rising = self._candidates.floor is self._start
                 self._sift(span, of(span) if sound else None, rising)
 
     def _sound(self, span: Span) -> bool:
@@ -290,16 +306,16 @@ class Search:
             always done.
         """
         coded = products is not None or (span.first < self._covered and self._sound(span))
-        estimates: Int8Estimates | FloatEstimates = self._coded if coded else self._plain
+        estimates: Estimates = self._coded if coded else self._plain
         floor = self._candidates.floor
         rising = rising or (products is None and len(self._queries) == 1)
         counted = (self._each.k, self._left_out(span)) if rising else ()
         if products is not None:
-            found = self._coded.sift_products(span, products, floor, *counted)
+            found = self._lone.sift_products(span, products, floor, *counted)
         else:
             found = estimates.sift(span, floor, *counted)
-        if self._norms.unit and isinstance(estimates, Int8Estimates):
-            rows = estimates.uncoded(span)
+        if self._norms.unit and coded:
+            rows = self._coded.uncoded(span)
             if len(rows):
                 self._refuse(rows[not_unit(self._vectors[rows])])
         found = self._selection.keep(found)
@@ -340,17 +356,42 @@ class Search:
             self._want(np.sort(found.row)[:_WANTED])
         if len(found) > max(_REFINE_FROM, 4 * k) and self._covered:
             found = self._refined(q, found)
-        if len(found) > max(_SCORE_FROM, 4 * k):
-            # The most promising rows show what score is needed; few of the others reach it.
-            best = np.argpartition(-found.upper, 2 * k)[: 2 * k]
-            scores, error = wide_scores(self._vectors, query.astype(np.float64), found.row[best])
-            sure = np.where(np.isnan(scores), -np.inf, scores - 2 * error)
-            kth = np.ldexp(np.partition(sure, k)[k], -self._exponents[q])  # the k-th best of 2k
-            found = found.where(found.upper >= kth)
+        if len(found) > max(_SCORED_FIRST, 4 * k):
+            rows = self._promising(q, found)
+        else:
+            rows = found.row
+            self._require_unit(rows)
+        return rank_quietly(self._vectors, query, rows, k, float(self._each.minimum[q]))
+
+    def _promising(self, q: int, found: Found) -> npt.NDArray[np.int64]:
+        """Score the rows with the largest upper bounds -> the rows, of all, that may still be among the best."""
+        k, count, exponent = int(self._each.k[q]), len(found), int(self._exponents[q])
+        others = count - max(_SCORED_FIRST, 2 * k)
+        order = found.upper.argpartition(others)
+        best = found.row[order[others:]]
+        scores, error, squares = wide_scores(self._vectors, self._queries[q], best)
         if self._norms.unit:
-            # A row may have been damaged since its code or norm was computed, so that its bounds are wrong.
-            self._refuse(found.row[not_unit(self._vectors[found.row])])
-        return rank(self._vectors, query, found.row, k, float(self._each.minimum[q]))
+            self._refuse(best[off_unit(squares)])
+        error *= 2
+        sure = np.fmax(scores - error, -np.inf)
+        sure.partition(len(best) - k)
+        kth = float(sure[len(best) - k])
+        scores += error
+        rows: npt.NDArray[np.int64] = best[scores >= kth]
+        rest = order[:others]
+        rest = rest[found.upper[rest] >= math.ldexp(kth, -exponent)]
+        if len(rest) == 0:
+            return rows
+        self._require_unit(found.row[rest])
+        return np.concatenate([rows, found.row[rest]])
+
+    def _require_unit(self, rows: npt.NDArray[np.int64]) -> None:
+        """Raise UnsoundRow if a row that may be ranked is not of norm 1, and all must be.
+
+        It may have been damaged since its code or norm was computed, so that its bounds are wrong.
+        """
+        if self._norms.unit:
+            self._refuse(rows[not_unit(self._vectors[rows])])
 
     def _want(self, rows: npt.NDArray[np.int64]) -> None:
         """Ask the disk for rows, ascending."""

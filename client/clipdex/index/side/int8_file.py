@@ -158,6 +158,7 @@ class Int8File:
         self.basis = Basis(both[: header.embedding_dim], both[header.embedding_dim :])
         self._blocks: list[CodeBlock | None] = [None] * header.blocks
         self._known = [False] * header.blocks
+        self._stored: Array = data[header.start_of(0) :]
 
     @classmethod
     def open(cls, directory: Path, manifest: Manifest, extents: Sequence[Extent]) -> Int8File | None:
@@ -182,7 +183,7 @@ class Int8File:
     @property
     def stored(self) -> Array:
         """The bytes of the blocks."""
-        return self._data[self.header.start_of(0) :]
+        return self._stored
 
     @cached_property
     def typical(self) -> tuple[float, float]:
