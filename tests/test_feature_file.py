@@ -285,6 +285,41 @@ def test_a_hash_that_is_damaged_where_it_is_looked_up_is_found(index):
             left.unlink()
 
 
+@pytest.mark.parametrize("broken", ["neither", "first", "second"])
+@pytest.mark.parametrize("mended_by", ["drop_damaged", "empty"])
+def test_a_content_that_was_not_found_where_it_is_looked_up_and_was_added_again_is_there_once(
+    index, broken, mended_by
+):
+    """SQLite makes no unique index of both; `drop_damaged` leaves a sound one, if there is one."""
+    file, key = index / "features.sqlite", content(4)
+    whole = file.read_bytes()
+    last = [at for at in range(len(whole)) if whole.startswith(key, at)][-1]
+    for flipped in (last, whole.index(key)):
+        file.write_bytes(whole[:flipped] + bytes([whole[flipped] ^ 0x80]) + whole[flipped + 1 :])
+        with closing(present(FeatureFile.open(index))) as found:
+            if found.get(key) is None and found.count()[0] == 10:
+                break
+    with closing(present(FeatureFile.open(index, write=True))) as found:
+        found.add({key: features(4), content(10): features(10)})
+        assert found.count()[0] == 12
+    if broken != "neither":
+        with closing(sqlite3.connect(file)) as db:
+            row = 5 if broken == "first" else 11
+            db.execute("UPDATE features SET descriptors = zeroblob(length(descriptors)) WHERE id = ?", (row,))
+            db.commit()
+    with closing(present(FeatureFile.open(index, write=True))) as found:
+        before = found.identity
+        if mended_by == "empty":
+            found.empty(Recipe(), keep={content(row) for row in range(11)})
+        else:
+            assert found.drop_damaged() == (broken != "neither")
+            assert same(present(found.get(key)), features(4))
+        assert found.count()[0] == 11
+        assert (found.identity == before) == (mended_by == "drop_damaged" and broken == "neither")
+    if mended_by == "drop_damaged":
+        assert verify_index(index).damages == []
+
+
 @pytest.mark.slow
 def test_flipped_bits_and_cuts_are_found_unless_they_change_nothing(tmp_path, monkeypatch):
     """A few here, all of them in the features; benchmarks/prove_damage.py makes thousands."""
