@@ -365,6 +365,17 @@ def test_another_table_is_refused(index):
         FeatureFile.open(index)
 
 
+def test_a_rollback_journal_of_the_features_says_to_make_the_features_anew_and_not_the_index(index):
+    (index / "features.sqlite-journal").write_bytes(b"of a version that was killed while it made the file")
+    for write in (False, True):
+        with pytest.raises(clipdex.IndexDamaged) as caught:
+            FeatureFile.open(index, write=write)
+        assert str(caught.value) == (
+            f"{index}/features.sqlite-journal: is a rollback journal, which no index has; SQLite would change "
+            "features.sqlite by it: make the features anew with  clipdex features build --rebuild"
+        )
+
+
 def test_a_full_disk_is_one_sentence_and_loses_nothing(index, monkeypatch):
     real = schema.connect
 

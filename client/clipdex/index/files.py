@@ -32,6 +32,7 @@ __all__ = [
     "open_to_write",
     "rename",
     "require_database",
+    "require_no_journal",
     "require_regular",
     "sync_directory",
     "write_at",
@@ -197,21 +198,27 @@ def require_database(path: Path, *, write: bool) -> None:
     """Raise IndexDamaged unless the database and SQLite's files beside it are regular files, or missing.
 
     write: also raise IndexWriteError if one of them has other names.
-
-    clipdex leaves no rollback journal: its databases have a WAL. SQLite would write the content of the journal to
-    the database, and delete a file that it names, wherever that is.
     """
     for each in (path, *(path.with_name(path.name + suffix) for suffix in _COMPANIONS)):
         require_regular(each)
         if write:
             with suppress(FileNotFoundError):
                 _require_one_name(each, os.lstat(each))
+    require_no_journal(path, "take the index from a copy, or build it again")
+
+
+def require_no_journal(path: Path, advice: str) -> None:
+    """Raise IndexDamaged if a database has a rollback journal. advice: how to be rid of it.
+
+    clipdex leaves none: its databases have a WAL. SQLite would write the content of the journal to the database,
+    and delete a file that it names, wherever that is.
+    """
     journal = path.with_name(f"{path.name}-journal")
     with suppress(FileNotFoundError):
         if os.lstat(journal).st_size:
             raise IndexDamaged(
-                f"{journal}: is a rollback journal, which no index has; SQLite would change the index by it: "
-                "take the index from a copy, or build it again"
+                f"{journal}: is a rollback journal, which no index has; SQLite would change {path.name} by it: "
+                f"{advice}"
             )
 
 

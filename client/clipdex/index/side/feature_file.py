@@ -79,7 +79,7 @@ _ADDED_AGAIN = (
 )
 _RECIPE_COLUMNS = "kind, most, side, identity"
 _IDENTITY_BYTES = 16
-_ANEW = "make them anew with  clipdex features build --rebuild"
+_ANEW = "make the features anew with  clipdex features build --rebuild"
 
 
 class FeatureFile:
@@ -112,7 +112,7 @@ class FeatureFile:
         place = _place(path)
         if place is None:
             return None
-        db = open_database(path, lambda db: _require_tables(db, path), write=write)
+        db = open_database(path, lambda db: _require_tables(db, path), write=write, anew=_ANEW)
         try:
             return cls(path, db, place)
         except BaseException:
