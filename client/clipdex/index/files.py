@@ -20,6 +20,7 @@ import numpy.typing as npt
 from clipdex.base.errors import IndexDamaged, IndexFault, IndexNotFound, IndexWriteError
 
 __all__ = [
+    "allocate",
     "create",
     "fault",
     "gone",
@@ -39,6 +40,9 @@ __all__ = [
 ]
 
 _AT_ONCE = 1 << 30  # macOS writes no 2 GiB at once
+
+# The errors of file systems without `posix_fallocate`; others (NFS) emulate it.
+_CANNOT_ALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -166,6 +170,23 @@ def write_at(fd: int, data: bytes | memoryview, position: int) -> None:
     while view:
         written = os.pwrite(fd, view[:_AT_ONCE], position)
         view, position = view[written:], position + written
+
+
+def allocate(fd: int, start: int, length: int) -> bool:
+    """Take the disk's space for bytes of a file -> whether the system and the file system can; writes tell else.
+
+    Raises:
+        OSError: the disk is full or failed.
+    """
+    if not hasattr(os, "posix_fallocate"):  # as on macOS
+        return False
+    try:
+        os.posix_fallocate(fd, start, length)
+    except OSError as exc:
+        if exc.errno in _CANNOT_ALLOCATE:
+            return False
+        raise
+    return True
 
 
 def is_at(fd: int, path: Path) -> bool:
