@@ -285,6 +285,23 @@ def test_a_hash_that_is_damaged_where_it_is_looked_up_is_found(index):
             left.unlink()
 
 
+def hide(index: Path, key: bytes) -> None:
+    """Flip a bit where a content is looked up, so that its records are there and are not found."""
+    file = index / "features.sqlite"
+    whole = file.read_bytes()
+    for at in [at for at in range(len(whole)) if whole.startswith(key, at)]:
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 0x80]) + whole[at + 1 :])
+        with closing(sqlite3.connect(file)) as db:
+            (there,), (found,) = (
+                db.execute(f"SELECT count(*) FROM features {how} WHERE content_hash = ?", (key,)).fetchone()
+                for how in ("NOT INDEXED", "")
+            )
+        if there and not found:
+            return
+        file.write_bytes(whole)
+    pytest.fail("it is looked up nowhere")
+
+
 @pytest.mark.parametrize("broken", ["neither", "first", "second"])
 @pytest.mark.parametrize("mended_by", ["drop_damaged", "empty"])
 def test_a_content_that_was_not_found_where_it_is_looked_up_and_was_added_again_is_there_once(
@@ -292,13 +309,7 @@ def test_a_content_that_was_not_found_where_it_is_looked_up_and_was_added_again_
 ):
     """SQLite makes no unique index of both; `drop_damaged` leaves a sound one, if there is one."""
     file, key = index / "features.sqlite", content(4)
-    whole = file.read_bytes()
-    last = [at for at in range(len(whole)) if whole.startswith(key, at)][-1]
-    for flipped in (last, whole.index(key)):
-        file.write_bytes(whole[:flipped] + bytes([whole[flipped] ^ 0x80]) + whole[flipped + 1 :])
-        with closing(present(FeatureFile.open(index))) as found:
-            if found.get(key) is None and found.count()[0] == 10:
-                break
+    hide(index, key)
     with closing(present(FeatureFile.open(index, write=True))) as found:
         found.add({key: features(4), content(10): features(10)})
         assert found.count()[0] == 12
@@ -315,9 +326,27 @@ def test_a_content_that_was_not_found_where_it_is_looked_up_and_was_added_again_
             assert found.drop_damaged() == (broken != "neither")
             assert same(present(found.get(key)), features(4))
         assert found.count()[0] == 11
-        assert (found.identity == before) == (mended_by == "drop_damaged" and broken == "neither")
+        assert found.identity != before
     if mended_by == "drop_damaged":
         assert verify_index(index).damages == []
+
+
+def test_a_file_that_cannot_be_mended_says_to_make_the_features_anew(index):
+    """Of three records of one content, SQLite deletes one, and then misses the others in its index."""
+    for _ in range(2):
+        hide(index, content(4))
+        with closing(present(FeatureFile.open(index, write=True))) as found:
+            found.add({content(4): features(4)})
+    with closing(present(FeatureFile.open(index, write=True))) as found:
+        assert found.count()[0] == 12
+        for mend in (found.drop_damaged, lambda: found.empty(Recipe())):
+            with pytest.raises(clipdex.IndexDamaged) as caught:
+                mend()
+            assert str(caught.value) == (
+                f"{index}/features.sqlite: cannot be mended: database disk image is malformed; make the features "
+                "anew with  clipdex features build --rebuild"
+            )
+        assert found.count()[0] == 12
 
 
 @pytest.mark.slow

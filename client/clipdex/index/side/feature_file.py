@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from clipdex.base.errors import (
     IndexFault,
     IndexFormatError,
     IndexLocked,
+    IndexWriteError,
     InvalidArgument,
 )
 from clipdex.index.checksum import is_sound, record_crc32c
@@ -206,9 +207,9 @@ class FeatureFile:
     def empty(self, recipe: Recipe, keep: Set[bytes] = frozenset()) -> None:
         """Drop all features but those of some contents, and take a recipe, in one transaction.
 
-        keep: none, if the recipe is another one. Raises IndexWriteError.
+        keep: none, if the recipe is another one. Raises as `drop_damaged`.
         """
-        with transaction(self._path, self._db, self._lock):
+        with self._mending():
             self._mend_index()
             found = self._db.execute("SELECT content_hash FROM features").fetchall()
             self._db.executemany(
@@ -218,14 +219,19 @@ class FeatureFile:
         self.recipe, self.identity = self._read_recipe()
 
     def drop_damaged(self) -> int:
-        """Drop the records that do not match their checksum, and mend the index -> how many. Raises IndexFault."""
+        """Drop the records that do not match their checksum, and mend the index -> how many.
+
+        Raises:
+            IndexDamaged: the file has to be made anew.
+            IndexFault: it cannot be read or written now.
+        """
         wrong = {row for row, sound in self._checked() if not sound}
-        with transaction(self._path, self._db, self._lock):
+        with self._mending():
             again = self._mend_index(wrong)
             self._db.executemany("DELETE FROM features WHERE id = ?", [(row,) for row in wrong])
             self._insert(again)
             if wrong:
-                self._take_recipe(self.recipe)  # ids are given anew after the last were deleted
+                self._take_recipe(self.recipe)
         self.recipe, self.identity = self._read_recipe()
         return len(wrong)
 
@@ -244,7 +250,20 @@ class FeatureFile:
         # SQLite refuses to delete what the index lacks. It has these: it was damaged before they were added.
         self._db.executemany("DELETE FROM features WHERE id = ?", [(row,) for row, _ in found])
         self._db.execute("REINDEX features")
+        if found:
+            self._take_recipe(self.recipe)
         return again
+
+    @contextmanager
+    def _mending(self) -> Iterator[None]:
+        """A transaction on what may be damaged. Raises IndexDamaged if SQLite cannot write to it at all."""
+        try:
+            with transaction(self._path, self._db, self._lock):
+                yield
+        except IndexWriteError as exc:
+            if type(exc.__cause__) is sqlite3.DatabaseError:  # malformed; a full disk is one of its subclasses
+                raise IndexDamaged(f"{self._path}: cannot be mended: {exc.__cause__}; {_ANEW}") from exc
+            raise
 
     def _insert(self, records: Sequence[Sequence[Any]]) -> None:
         """Add records in a transaction; those of a content that has one are left out."""
@@ -254,7 +273,7 @@ class FeatureFile:
         )
 
     def _take_recipe(self, recipe: Recipe) -> None:
-        """Replace the recipe, in a transaction; it has a new identity."""
+        """Replace the recipe, in a transaction; its new identity tells that ids may be given again."""
         self._db.execute("DELETE FROM recipe")
         _put_recipe(self._db, recipe)
 
