@@ -15,7 +15,7 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from proofs.power import LeftOut, cut_power, cut_power_of_builds, in_own_namespace
+from proofs.power import LeftOut, Report, cut_power, cut_power_of_builds, in_own_namespace
 
 _ROOM = 500 << 20
 
@@ -24,6 +24,17 @@ def memory() -> str | None:
     """A place in memory, if it is large enough: the layers make the losses, so no real disk need be waited for."""
     place = Path("/dev/shm")
     return str(place) if place.is_dir() and shutil.disk_usage(place).free > _ROOM else None
+
+
+def say(report: Report, when: str, first: str, steps: str, seconds: float) -> None:
+    """Print what the cuts did. when: when they came. first: what was not there yet at some of them."""
+    print(
+        f"{report.cuts} power cuts{when}: {len(report.lost)} lost or damaged anything ({report.made} before there "
+        f"{first}, {report.ahead} with more than was acknowledged, {steps}), in {seconds:.0f} s",
+        flush=True,
+    )
+    for lost in report.lost:
+        print(f"  {lost}")
 
 
 if __name__ == "__main__":
@@ -42,29 +53,17 @@ if __name__ == "__main__":
             began = time.monotonic()
             report = cut_power(place, asked.cuts, rng, flushed_only=flushed_only)
             shutil.rmtree(place)
-            print(
-                f"{report.cuts} power cuts, a drive that {drive}: {len(report.lost)} lost or damaged "
-                f"anything ({report.made} before there was an index, {report.ahead} with a commit more than was "
-                f"acknowledged, up to {report.steps:,} steps), in {time.monotonic() - began:.0f} s",
-                flush=True,
-            )
-            for lost in report.lost:
-                print(f"  {lost}")
+            steps = f"up to {report.steps:,} steps"
+            say(report, f", a drive that {drive}", "was an index", steps, time.monotonic() - began)
             failed |= bool(report.lost)
             if asked.builds:
                 place.mkdir()
                 began = time.monotonic()
                 report = cut_power_of_builds(place, asked.builds, rng, flushed_only=flushed_only)
                 shutil.rmtree(place)
-                print(
-                    f"{report.cuts} power cuts while local features were made ({report.steps} builds of 16 "
-                    f"pictures completed), a drive that {drive}: {len(report.lost)} lost or damaged anything "
-                    f"({report.made} before any were there, {report.ahead} with more than was acknowledged), in "
-                    f"{time.monotonic() - began:.0f} s",
-                    flush=True,
-                )
-                for lost in report.lost:
-                    print(f"  {lost}")
+                when = f" while local features were made, a drive that {drive}"
+                steps = f"{report.steps:,} builds of 16 pictures completed"
+                say(report, when, "were features", steps, time.monotonic() - began)
                 failed |= bool(report.lost)
         controls: tuple[LeftOut, ...] = ("vectors", "features")
         for left_out in controls if asked.controls else ():

@@ -96,6 +96,22 @@ def test_crops_collages_and_mirrored_pictures_are_in_groups_with_which_region_of
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
+def test_many_copies_of_a_picture_and_of_its_crop_are_one_group(tmp_path):
+    """As many as a point has neighbours, so that neither would find anything but its own copies."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    scene(2).save(folder / "0.png")
+    scene(2).crop((80, 60, 240, 200)).save(folder / "crop-0.png")
+    scene(3).save(folder / "other.png")
+    for n in range(1, 13):
+        for name in ("", "crop-"):
+            (folder / f"{name}{n}.png").write_bytes((folder / f"{name}0.png").read_bytes())
+    clipdex.index_pictures(Client(FakeTransport()), folder, tmp_path / "x.clipdex", workers=1)
+    build_features(tmp_path / "x.clipdex", workers=1)
+    (others,) = groups_of(find_duplicates(tmp_path / "x.clipdex", "local")).values()
+    assert len(others) == 25 and "other.png" not in others
+
+
 @pytest.mark.slow
 def test_local_duplicates_that_are_not_the_same_bytes_never_move(index):
     found = find_duplicates(index, "local")

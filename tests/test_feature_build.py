@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from conftest import present
 from PIL import Image
+from test_feature_file import hide
 from test_local_features import same, scene
 
 import clipdex
@@ -216,6 +217,23 @@ def test_check_makes_damaged_features_again_and_rebuild_replaces_a_broken_file(o
     with pytest.raises(clipdex.IndexDamaged, match="is a rollback journal"):
         build_features(own, workers=1)
     assert build_features(own, workers=1, rebuild=True, **RECIPE).made == 5
+    check(own)
+
+
+def test_pictures_made_again_since_they_were_not_found_are_mended_by_check_or_rebuild(own):
+    with closing(sqlite3.connect(own / "features.sqlite")) as db:
+        (key,) = db.execute("SELECT content_hash FROM features WHERE id = 2").fetchone()
+    hide(own, key)
+    assert build_features(own, workers=1).made >= 1  # others may be missed on the way to it
+    assert build_features(own, workers=1, check=True).made == 0
+    assert verify_index(own).damages == []
+    for _ in range(2):
+        hide(own, key)
+        assert build_features(own, workers=1).made >= 1
+    with pytest.raises(clipdex.IndexDamaged, match=r"cannot be mended.*clipdex features build --rebuild"):
+        build_features(own, workers=1, check=True)
+    assert build_features(own, workers=1, rebuild=True).made == 5
+    assert verify_index(own).damages == []
     check(own)
 
 

@@ -285,6 +285,70 @@ def test_a_hash_that_is_damaged_where_it_is_looked_up_is_found(index):
             left.unlink()
 
 
+def hide(index: Path, key: bytes) -> None:
+    """Flip a bit where a content is looked up, so that its records are there and are not found."""
+    file = index / "features.sqlite"
+    whole = file.read_bytes()
+    for at in [at for at in range(len(whole)) if whole.startswith(key, at)]:
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 0x80]) + whole[at + 1 :])
+        with closing(sqlite3.connect(file)) as db:
+            (there,), (found,) = (
+                db.execute(f"SELECT count(*) FROM features {how} WHERE content_hash = ?", (key,)).fetchone()
+                for how in ("NOT INDEXED", "")
+            )
+        if there and not found:
+            return
+        file.write_bytes(whole)
+    pytest.fail("it is looked up nowhere")
+
+
+@pytest.mark.parametrize("broken", ["neither", "first", "second"])
+@pytest.mark.parametrize("mended_by", ["drop_damaged", "empty"])
+def test_a_content_that_was_not_found_where_it_is_looked_up_and_was_added_again_is_there_once(
+    index, broken, mended_by
+):
+    """SQLite makes no unique index of both; `drop_damaged` leaves a sound one, if there is one."""
+    file, key = index / "features.sqlite", content(4)
+    hide(index, key)
+    with closing(present(FeatureFile.open(index, write=True))) as found:
+        found.add({key: features(4), content(10): features(10)})
+        assert found.count()[0] == 12
+    if broken != "neither":
+        with closing(sqlite3.connect(file)) as db:
+            row = 5 if broken == "first" else 11
+            db.execute("UPDATE features SET descriptors = zeroblob(length(descriptors)) WHERE id = ?", (row,))
+            db.commit()
+    with closing(present(FeatureFile.open(index, write=True))) as found:
+        before = found.identity
+        if mended_by == "empty":
+            found.empty(Recipe(), keep={content(row) for row in range(11)})
+        else:
+            assert found.drop_damaged() == (broken != "neither")
+            assert same(present(found.get(key)), features(4))
+        assert found.count()[0] == 11
+        assert found.identity != before
+    if mended_by == "drop_damaged":
+        assert verify_index(index).damages == []
+
+
+def test_a_file_that_cannot_be_mended_says_to_make_the_features_anew(index):
+    """Of three records of one content, SQLite deletes one, and then misses the others in its index."""
+    for _ in range(2):
+        hide(index, content(4))
+        with closing(present(FeatureFile.open(index, write=True))) as found:
+            found.add({content(4): features(4)})
+    with closing(present(FeatureFile.open(index, write=True))) as found:
+        assert found.count()[0] == 12
+        for mend in (found.drop_damaged, lambda: found.empty(Recipe())):
+            with pytest.raises(clipdex.IndexDamaged) as caught:
+                mend()
+            assert str(caught.value) == (
+                f"{index}/features.sqlite: cannot be mended: database disk image is malformed; make the features "
+                "anew with  clipdex features build --rebuild"
+            )
+        assert found.count()[0] == 12
+
+
 @pytest.mark.slow
 def test_flipped_bits_and_cuts_are_found_unless_they_change_nothing(tmp_path, monkeypatch):
     """A few here, all of them in the features; benchmarks/prove_damage.py makes thousands."""
@@ -328,6 +392,17 @@ def test_another_table_is_refused(index):
         db.execute("CREATE VIEW more AS SELECT * FROM features")
     with pytest.raises(clipdex.IndexDamaged, match="other tables than the local features of an index"):
         FeatureFile.open(index)
+
+
+def test_a_rollback_journal_of_the_features_says_to_make_the_features_anew_and_not_the_index(index):
+    (index / "features.sqlite-journal").write_bytes(b"of a version that was killed while it made the file")
+    for write in (False, True):
+        with pytest.raises(clipdex.IndexDamaged) as caught:
+            FeatureFile.open(index, write=write)
+        assert str(caught.value) == (
+            f"{index}/features.sqlite-journal: is a rollback journal, which no index has; SQLite would change "
+            "features.sqlite by it: make the features anew with  clipdex features build --rebuild"
+        )
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(index, monkeypatch):

@@ -1,13 +1,18 @@
 """Matching by local features: what is found of copies, what is not made up, and the file of neighbours."""
 
 import dataclasses
+import errno
 import json
 import os
+import shutil
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import unit_vectors
+from conftest import present, unit_vectors
 from PIL import Image, ImageDraw
 from scenes import scene
 
@@ -24,6 +29,7 @@ from clipdex.features.matching import mirrored
 from clipdex.features.neighbour_file import FOOTER_BYTES, NEIGHBOURS_FILE, NeighbourFooter
 from clipdex.features.neighbours import POINTS_A_ROW, nearest, numbered
 from clipdex.features.pairs import numbers
+from clipdex.index.side.feature_file import FeatureFile
 from clipdex.looks.local_features import extract
 from clipdex.pipeline.build_features import build_features
 from clipdex.testing import FakeTransport
@@ -208,13 +214,90 @@ def test_an_inverted_file_written_list_by_list_is_what_faiss_would_write(tmp_pat
 @pytest.fixture
 def built(index, tmp_path):
     """A copy of the index with a file of neighbours."""
-    import shutil
-
     pytest.importorskip("faiss")
     path = tmp_path / "x.clipdex"
     shutil.copytree(index, path)
     assert build_neighbours.build_neighbours(path, fewest=1).file_bytes > 0
     return path
+
+
+def refusing(number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "ends"),
+    [
+        ("posix_fallocate", errno.ENOSPC, True),
+        ("posix_fallocate", errno.EOPNOTSUPP, False),
+        ("posix_fallocate", None, False),  # macOS
+        ("pwrite", errno.ENOSPC, True),
+    ],
+)
+def test_a_disk_without_space_for_neighbours_is_one_sentence_and_one_that_allocates_none_is_written(
+    built, monkeypatch, call, number, ends
+):
+    before = (built / NEIGHBOURS_FILE).read_bytes()
+    with closing(present(FeatureFile.open(built, write=True))) as file:
+        file.empty(file.recipe)
+    build_features(built, workers=1)
+    if number is None:
+        monkeypatch.delattr(os, call)
+    else:
+        monkeypatch.setattr(os, call, refusing(number))
+    if ends:
+        with pytest.raises(clipdex.IndexWriteError) as caught:
+            build_neighbours.build_neighbours(built, fewest=1)
+        assert str(caught.value) == (
+            f"{built}/features.neighbours.building: writing it failed: No space left on device; "
+            "the index is as it was"
+        )
+        assert (built / NEIGHBOURS_FILE).read_bytes() == before
+        assert not (built / "features.neighbours.building").exists()
+    else:
+        assert build_neighbours.build_neighbours(built, fewest=1).file_bytes == len(before)
+        with clipdex.Index.open(built) as opened, Matcher(opened) as matcher:
+            assert (matcher.faults, matcher.exact) == ([], 0)
+
+
+FILLS_THE_DISK = """
+import os, sys
+from pathlib import Path
+import clipdex
+from clipdex.features.build_neighbours import build_neighbours
+del os.posix_fallocate
+try:
+    build_neighbours(Path(sys.argv[1]), fewest=1)
+except clipdex.IndexWriteError as exc:
+    print(exc)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounting a tmpfs needs root")
+def test_a_disk_that_is_full_while_neighbours_are_written_does_not_kill_the_process(built, tmp_path):
+    """Where no space can be allocated before."""
+    size = (built / NEIGHBOURS_FILE).stat().st_size
+    (built / NEIGHBOURS_FILE).unlink()
+    place = tmp_path / "small"
+    place.mkdir()
+    needed = sum(-(-path.stat().st_size // 4096) * 4096 for path in built.iterdir()) + (64 << 10)
+    mounted = ["mount", "-t", "tmpfs", "-o", f"size={needed + size // 2}", "tmpfs", place]
+    if subprocess.run(mounted, capture_output=True).returncode != 0:
+        pytest.skip("a tmpfs cannot be mounted")
+    try:
+        index = shutil.copytree(built, place / "x.clipdex")
+        words = [sys.executable, "-c", FILLS_THE_DISK, index]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (
+            0,
+            f"{index}/features.neighbours.building: writing it failed: No space left on device; "
+            "the index is as it was\n",
+        )
+    finally:
+        subprocess.run(["umount", place], check=True)
 
 
 @pytest.mark.slow

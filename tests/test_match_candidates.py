@@ -8,6 +8,7 @@ pytest.importorskip("cv2")
 
 from clipdex.features import geometry, matching, transforms
 from clipdex.features.candidates import likely, votes
+from clipdex.features.copies import Copies, nearest_apart
 from clipdex.features.decision import Rule
 from clipdex.features.geometry import fit, roughly_agreeing
 from clipdex.features.matching import matches
@@ -120,6 +121,80 @@ def test_neighbours_that_a_row_does_not_have_and_rows_without_features_do_not_ma
     assert [row for row, _ in likely(query, ids, order, rows)] == [2, 0]
 
 
+def pool(held):
+    """The features of rows, as neighbours and by their number."""
+    rows = np.concatenate([np.full(len(each), row) for row, each in enumerate(held)])
+    return Exact([numbered(rows, np.concatenate([each.descriptors for each in held]))]), Rows(held)
+
+
+@pytest.mark.parametrize("copies", [1, 6, 40])
+def test_copies_of_a_picture_hide_no_match_and_are_all_found(copies):
+    """Their votes are those of one, and they take up the place of one among the neighbours."""
+    others = [extract(scene(n, (160, 120)), most=100) for n in range(4)]
+    whole = extract(scene(17, (160, 120)), most=100)
+    part = extract(scene(17, (160, 120)).crop((20, 10, 130, 100)).resize((150, 123)), most=60)
+    neighbours, rows = pool([*others, *[whole] * copies, part, others[0]])
+    found = matches(neighbours, rows, whole, 100)
+    assert [each.row for each in found] == [*range(4, 4 + copies), 4 + copies]
+    assert len({each.fit.inliers for each in found[:copies]}) == 1
+    live = np.ones(6 + copies, np.bool_)
+    live[4] = False
+    found = matches(neighbours, rows, whole, 3, live=live)
+    assert [each.row for each in found] == list(range(5, 5 + copies))[:3]
+
+
+def test_neighbours_of_copies_are_those_that_are_found_without_them():
+    held = [extract(scene(n, (160, 120)), most=100) for n in range(8)]
+    query = extract(scene(17, (160, 120)), most=100).descriptors
+    alone, _ = pool(held)
+    distances, ids = alone.search(query, 12)
+    crowded, _ = pool([*held, *[each for each in held for _ in range(30)]])
+    found = nearest_apart(crowded, query, 12, Copies.alike, Copies().one_id)
+    assert np.array_equal(found[0], distances) and np.array_equal(found[1], ids)
+    crowded, _ = pool([held[0]] * 500)
+    _, ids = nearest_apart(crowded, query[:5], 12, Copies.alike, Copies().one_id)
+    assert ((ids // POINTS_A_ROW)[:, :2] == 0).all() and (ids[:, 2:] == -1).all()  # 768 are two points of 500 rows
+
+
+def test_what_only_looks_like_a_copy_by_the_points_found_is_compared_on_its_own():
+    rng = np.random.default_rng(8)
+    whole, half = (extract(scene(n, (160, 120)), most=100) for n in (17, 18))
+    for each in (whole, half):
+        each.descriptors[12:] = rng.integers(200, 256, each.descriptors[12:].shape)
+    half.descriptors[:12] = whole.descriptors[:12]
+    half.points[:12], half.scales[:12] = whole.points[:12] / 2 + 10, whole.scales[:12] / 2
+    half.angles[:12] = whole.angles[:12]
+    query = LocalFeatures(
+        whole.points[:12], whole.scales[:12], whole.angles[:12], whole.descriptors[:12], whole.size
+    )
+    neighbours, rows = pool([whole, half])
+    copies = Copies()
+    copies.one_id(neighbours.search(query.descriptors, 12))
+    assert copies.of(0) == [1]
+    found = matches(neighbours, rows, query, 5, rule=Rule(0.0), min_inliers=5)
+    zooms = {each.row: round(float(each.fit.transform[0, 0]), 2) for each in found}
+    assert zooms == {0: 1.0, 1: 0.5}
+
+
+def test_rows_that_have_another_point_found_or_are_left_out_are_no_copies():
+    ids = np.array([[row * POINTS_A_ROW + point for row in range(4)] + [-1] for point in range(5)])
+    distances = np.tile(np.array([1, 1, 1, 1, np.inf], np.float32), (5, 1)) * 10
+    distances[:, 3] = 20  # the farthest, of which some may not have been found
+
+    def copies_of(row, live=None):
+        copies = Copies(live)
+        copies.one_id((distances, ids))
+        return copies.of(row)
+
+    assert copies_of(0) == [1, 2]
+    assert copies_of(0, np.array([True, False, True, True])) == [2]
+    assert copies_of(1, np.array([False, True, True, True])) == [2]
+    ids[4, 2] += 1
+    assert copies_of(0) == [1]
+    ids[:, 1] = -1
+    assert copies_of(0) == []
+
+
 def test_a_picture_that_is_not_there_is_compared_with_few_and_one_that_is_with_its_own(monkeypatch):
     compared = 0
 
@@ -130,8 +205,7 @@ def test_a_picture_that_is_not_there_is_compared_with_few_and_one_that_is_with_i
 
     monkeypatch.setattr(matching, "fit", counting)
     held = [extract(scene(n, (160, 120)), most=100) for n in range(40)]
-    rows = np.concatenate([np.full(len(each), row) for row, each in enumerate(held)])
-    neighbours = Exact([numbered(rows, np.concatenate([each.descriptors for each in held]))])
+    neighbours, _ = pool(held)
     assert matches(neighbours, Rows(held), extract(scene(50, (160, 120)), most=100), 1) == []
     assert 4 <= compared <= 12  # of 64: 32 as it is, 32 mirrored
     crop = extract(scene(17, (160, 120)).crop((20, 10, 130, 100)))

@@ -11,12 +11,11 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/types.h>
 #include <unistd.h>
 
 /* The order is known to faults.py. */
-enum { PWRITE, WRITE, POSIX_FALLOCATE, FSYNC, FDATASYNC, FTRUNCATE, RENAME, RENAMEAT2, MSYNC, KINDS };
+enum { PWRITE, WRITE, POSIX_FALLOCATE, FSYNC, FDATASYNC, FTRUNCATE, RENAME, RENAMEAT2, KINDS };
 
 static char scope[4096];
 static long seen[KINDS];
@@ -96,12 +95,6 @@ SYNC_LIKE(fdatasync, FDATASYNC)
     }
 TRUNCATE_LIKE(ftruncate, off_t)
 TRUNCATE_LIKE(ftruncate64, off64_t)
-
-/* It names no file: each one of this process is met. */
-int msync(void *from, size_t size, int flags) {
-    if (scope[0] && fails(MSYNC)) return errno = error, -1;
-    return REAL(msync)(from, size, flags);
-}
 
 int rename(const char *from, const char *to) {
     if (concerns(to) && fails(RENAME)) return errno = error, -1;

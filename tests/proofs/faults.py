@@ -34,7 +34,6 @@ KINDS = {
     "ftruncate": errno.EIO,
     "rename": errno.EIO,
     "renameat2": errno.EIO,
-    "msync": errno.EIO,
 }
 
 SEED = 7

@@ -1,8 +1,10 @@
-"""Building features.neighbours: an inverted file, written through a memory map, since it may be large."""
+"""Building features.neighbours: an inverted file, written where each descriptor belongs, since it may be large.
+
+It is not written through a memory map: where space cannot be allocated before, a full disk would kill the process.
+"""
 
 from __future__ import annotations
 
-import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from clipdex.features.neighbour_file import AGAIN, NEIGHBOURS_FILE, NeighbourFil
 from clipdex.features.neighbours import import_faiss, numbered
 from clipdex.features.pairs import numbers
 from clipdex.features.store import FeatureStore
+from clipdex.index.files import allocate, write_at
 from clipdex.index.reader import Index
 from clipdex.index.side.building import building, digest, install
 from clipdex.index.side.neighbour_footer import bytes_crc32c, neighbour_damages
@@ -109,7 +112,7 @@ def _build_one(directory: Path, fewest: int, progress: Callable[[int, int], None
                 bytes_crc32c(fd, len(head), end),
             )
             tail = flags + footer.to_bytes()
-            os.pwrite(fd, tail, end)
+            write_at(fd, tail, end)
             install(fd, directory, NEIGHBOURS_FILE, AGAIN)
         return BuiltNeighbours(count, end + len(tail))
 
@@ -148,28 +151,22 @@ def write_lists(
         starts = len(head) + np.concatenate([[0], np.cumsum(sizes)[:-1]]) * (width + 8)
         end = len(head) + count * (width + 8)
         os.ftruncate(fd, end)
-        _allocate(fd, end)
-        os.pwrite(fd, head, 0)
+        allocate(fd, 0, end)  # a disk that is too small is told before, and not in the middle
+        write_at(fd, head, 0)
         spill.seek(0)
         filled = np.zeros(lists, np.int64)
-        with mmap.mmap(fd, end) as mapped:
-            target = np.frombuffer(mapped, np.uint8)
-            try:
-                for ids, some in blocks():
-                    assigned = np.frombuffer(spill.read(4 * len(some)), np.int32)
-                    if len(assigned) != len(some):
-                        raise IndexFault(f"the local features changed while they were read; {AGAIN}")
-                    _scatter(target, assigned, ids, some, starts, sizes, filled)
-                mapped.flush()
-            finally:
-                del target
+        for ids, some in blocks():
+            assigned = np.frombuffer(spill.read(4 * len(some)), np.int32)
+            if len(assigned) != len(some):
+                raise IndexFault(f"the local features changed while they were read; {AGAIN}")
+            _scatter(fd, assigned, ids, some, starts, sizes, filled)
     if not np.array_equal(filled, sizes):
         raise IndexFault(f"the local features changed while they were read; {AGAIN}")
     return head, end, count, lists
 
 
 def _scatter(
-    target: npt.NDArray[np.uint8],
+    fd: int,
     assigned: npt.NDArray[np.int32],
     ids: npt.NDArray[np.int64],
     some: npt.NDArray[np.uint8],
@@ -180,17 +177,15 @@ def _scatter(
     """Write a block's descriptors and ids into their lists; a list has all its codes, then all its ids."""
     width = some.shape[1]
     order = np.argsort(assigned, kind="stable")
+    some, ids = some[order], ids[order].astype("<i8")
     lists, firsts = np.unique(assigned[order], return_index=True)
     for which, first, last in zip(lists, firsts, [*firsts[1:], len(order)], strict=True):
-        chosen = order[first:last]
-        room = int(sizes[which] - filled[which])
-        if len(chosen) > room:
+        if last - first > int(sizes[which] - filled[which]):
             raise IndexFault(f"the local features changed while they were read; {AGAIN}")
-        at = int(starts[which] + filled[which] * width)
-        target[at : at + len(chosen) * width] = some[chosen].reshape(-1)
-        at = int(starts[which] + sizes[which] * width + filled[which] * 8)
-        target[at : at + len(chosen) * 8] = ids[chosen].astype("<i8").view(np.uint8)
-        filled[which] += len(chosen)
+        write_at(fd, some[first:last].reshape(-1).data, int(starts[which] + filled[which] * width))
+        at = starts[which] + sizes[which] * width + filled[which] * 8
+        write_at(fd, ids[first:last].view(np.uint8).data, int(at))
+        filled[which] += last - first
 
 
 def _sample(blocks: _Blocks, total: int, wanted: int) -> npt.NDArray[np.uint8]:
@@ -227,9 +222,3 @@ def _head(faiss: ModuleType, made: Any, count: int, sizes: npt.NDArray[np.int64]
     head = bytearray(empty[: at + 4 + 16])
     head[8:16] = count.to_bytes(8, "little")  # after the name and the width: the number of vectors
     return bytes(head) + b"full" + len(sizes).to_bytes(8, "little") + sizes.astype("<u8").tobytes()
-
-
-def _allocate(fd: int, length: int) -> None:
-    """Take the disk's space now: a write through a map to a full disk would kill the process."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(fd, 0, length)

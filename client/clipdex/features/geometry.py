@@ -89,13 +89,14 @@ def _described(
 ) -> Fit:
     """Measure what a transform explains. agree: bool (m,), of the pairs."""
     of_query = inside(mapped(transform, query.points), found.size)
-    of_found = inside(mapped(np.linalg.inv(transform), found.points), query.size)
+    back = np.asarray(np.linalg.inv(transform), np.float64)
+    of_found = inside(mapped(back, found.points), query.size)
     sides = (query.points, of_query, pairs.query), (found.points, of_found, pairs.found)
     points, there, rows = sides[int(of_found.sum() < of_query.sum())]
     wide = points.astype(np.float64)
     spread = _spread(wide[there], wide[rows[agree]], inliers)
     share = min(1.0, inliers / max(1, int(there.sum())))
-    shown = shares_shown(transform, query.size, found.size)
+    shown = shares_shown(transform, back, query.size, found.size)
     _, there, rows = sides[int(np.argmax(shown))]
     ratio = agree.sum() / max(1, int((there[rows] | agree).sum()))
     return Fit(inliers, share, model, transform, max(shown), spread, float(ratio))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +15,7 @@ from clipdex.base.errors import IndexFault, InvalidArgument
 from clipdex.base.item_paths import id_of_text, path_text
 from clipdex.base.records import Picture
 from clipdex.features.candidates import NEIGHBOURS, Described, likely, votes
+from clipdex.features.copies import Copies, nearest_apart
 from clipdex.features.decision import DEFAULT_MIN_INLIERS, PARTS, SAME, Fit, Rule
 from clipdex.features.geometry import fit
 from clipdex.features.neighbours import Neighbours, StoredNeighbours
@@ -308,14 +309,26 @@ def matches_as_is(
 ) -> list[Verified]:
     """Find the verified rows for one side of a query, most inliers first, among the `most` with the most votes.
 
+    Exact copies of a picture have the votes of one, and follow it: up to `most` of them.
+
     flipped: `query` is the mirrored one.
     """
-    found = neighbours.search(query.descriptors[:MOST_COMPARED], NEIGHBOURS)
+    copies = Copies(live)
+    asked = query.descriptors[:MOST_COMPARED]
+    found = nearest_apart(neighbours, asked, NEIGHBOURS, copies.alike, copies.one_id)
     rows = votes(found, live)[:most].tolist()
-    some = (
-        verified(query, row, features, min_inliers, rule, flipped)
-        for row, features in likely(query, found[1], rows, store)
-    )
+    some: list[Verified | None] = []
+    for row, features in likely(query, found[1], rows, store):
+        first = verified(query, row, features, min_inliers, rule, flipped)
+        some.append(first)
+        for copy in copies.of(row)[:most]:
+            theirs = store.of(copy)
+            if theirs is None:
+                continue
+            if theirs.to_bytes() != features.to_bytes():
+                some.append(verified(query, copy, theirs, min_inliers, rule, flipped))
+            elif first is not None:
+                some.append(replace(first, row=copy))
     return _ranked(some)
 
 

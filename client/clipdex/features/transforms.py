@@ -129,12 +129,17 @@ def is_plausible(transform: _Floats, size: tuple[int, int]) -> bool:
     return True
 
 
-def shares_shown(transform: _Floats, query: tuple[int, int], found: tuple[int, int]) -> tuple[float, float]:
-    """The share of the query's area that the picture shows, and of the picture's area that the query shows."""
+def shares_shown(
+    transform: _Floats, back: _Floats, query: tuple[int, int], found: tuple[int, int]
+) -> tuple[float, float]:
+    """The share of the query's area that the picture shows, and of the picture's area that the query shows.
+
+    back: the inverse of the transform.
+    """
     there = overlap(transform, query, found)
     if not len(there):
         return 0.0, 0.0
-    here = mapped(np.linalg.inv(transform), there)
+    here = mapped(back, there)
     return min(1.0, area(here) / (query[0] * query[1])), min(1.0, area(there) / (found[0] * found[1]))
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from clipdex.base.errors import IndexDamaged, IndexFault, IndexNotFound, IndexWriteError
 
 __all__ = [
+    "allocate",
     "create",
     "fault",
     "gone",
@@ -32,12 +33,16 @@ __all__ = [
     "open_to_write",
     "rename",
     "require_database",
+    "require_no_journal",
     "require_regular",
     "sync_directory",
     "write_at",
 ]
 
 _AT_ONCE = 1 << 30  # macOS writes no 2 GiB at once
+
+# The errors of file systems without `posix_fallocate`; others (NFS) emulate it.
+_CANNOT_ALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 _SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -167,6 +172,23 @@ def write_at(fd: int, data: bytes | memoryview, position: int) -> None:
         view, position = view[written:], position + written
 
 
+def allocate(fd: int, start: int, length: int) -> bool:
+    """Take the disk's space for bytes of a file -> whether the system and the file system can; writes tell else.
+
+    Raises:
+        OSError: the disk is full or failed.
+    """
+    if not hasattr(os, "posix_fallocate"):  # as on macOS
+        return False
+    try:
+        os.posix_fallocate(fd, start, length)
+    except OSError as exc:
+        if exc.errno in _CANNOT_ALLOCATE:
+            return False
+        raise
+    return True
+
+
 def is_at(fd: int, path: Path) -> bool:
     """Return whether the file at a path is the open one."""
     try:
@@ -197,21 +219,27 @@ def require_database(path: Path, *, write: bool) -> None:
     """Raise IndexDamaged unless the database and SQLite's files beside it are regular files, or missing.
 
     write: also raise IndexWriteError if one of them has other names.
-
-    clipdex leaves no rollback journal: its databases have a WAL. SQLite would write the content of the journal to
-    the database, and delete a file that it names, wherever that is.
     """
     for each in (path, *(path.with_name(path.name + suffix) for suffix in _COMPANIONS)):
         require_regular(each)
         if write:
             with suppress(FileNotFoundError):
                 _require_one_name(each, os.lstat(each))
+    require_no_journal(path, "take the index from a copy, or build it again")
+
+
+def require_no_journal(path: Path, advice: str) -> None:
+    """Raise IndexDamaged if a database has a rollback journal. advice: how to be rid of it.
+
+    clipdex leaves none: its databases have a WAL. SQLite would write the content of the journal to the database,
+    and delete a file that it names, wherever that is.
+    """
     journal = path.with_name(f"{path.name}-journal")
     with suppress(FileNotFoundError):
         if os.lstat(journal).st_size:
             raise IndexDamaged(
-                f"{journal}: is a rollback journal, which no index has; SQLite would change the index by it: "
-                "take the index from a copy, or build it again"
+                f"{journal}: is a rollback journal, which no index has; SQLite would change {path.name} by it: "
+                f"{advice}"
             )
 
 

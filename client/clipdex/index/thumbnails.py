@@ -66,7 +66,7 @@ class ThumbnailStore:
             elif found != _OBJECTS:
                 raise IndexDamaged(f"{path}: has other tables than the thumbnails of an index: remove it")
 
-        db = open_database(path, accept, write=write)
+        db = open_database(path, accept, write=write, anew="remove both files")
         if there:
             return cls(path, db)
         db.close()

@@ -18,7 +18,7 @@ import numpy as np
 from clipdex.base.arrays import Array
 from clipdex.base.errors import IndexDamaged, IndexWriteError
 from clipdex.base.records import Extent
-from clipdex.index.files import fault, map_file, open_to_read, open_to_write, write_at
+from clipdex.index.files import allocate, fault, map_file, open_to_read, open_to_write, write_at
 from clipdex.index.manifest import Manifest
 from clipdex.search.cosines import not_unit
 
@@ -28,9 +28,6 @@ __all__ = ["ExtentCheck", "VectorFile", "map_vectors", "read_extent"]
 # the file's metadata rarely changes, which makes syncing cheap.
 _LEAST_AHEAD = 1 << 20
 _MOST_AHEAD = 64 << 20
-
-# The errors of file systems without such a call; others (NFS) emulate it.
-_CANNOT_ALLOCATE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 _BLOCK = 8 << 20  # read at once
 
@@ -188,20 +185,17 @@ class VectorFile:
 
     def _allocate(self, needed: int) -> None:
         """Allocate disk space for the first `needed` bytes, and some ahead if there is enough."""
-        if needed <= self._allocated or not hasattr(os, "posix_fallocate"):
+        if needed <= self._allocated:
             return
         ahead = min(max(self._allocated // 8, _LEAST_AHEAD), _MOST_AHEAD)
         for end in (needed + ahead, needed):
             try:
-                os.posix_fallocate(self._fd, self._allocated, end - self._allocated)
-            except OSError as exc:
-                if exc.errno in _CANNOT_ALLOCATE:
-                    return  # pwrite will find out
+                if allocate(self._fd, self._allocated, end - self._allocated):
+                    self._allocated = end
+                return
+            except OSError:
                 if end == needed:
                     raise
-            else:
-                self._allocated = end
-                return
 
     def sync(self) -> None:
         """Return when every row appended is on disk."""

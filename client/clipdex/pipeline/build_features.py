@@ -367,7 +367,12 @@ def _opened(
         return FeatureFile.open_or_make(directory, asked)
     try:
         if rebuild:
-            found.empty(asked, _without_files(directory) if asked == kept else frozenset())
+            try:
+                found.empty(asked, _without_files(directory) if asked == kept else frozenset())
+            except IndexDamaged:
+                found.close()
+                remove_features(directory)
+                return FeatureFile.open_or_make(directory, asked)
         elif asked != kept:
             raise InvalidArgument(
                 f"{directory} has local features of another recipe ({kept}): give the same, or  --rebuild  to "

@@ -18,9 +18,10 @@ from clipdex.apps.duplicates.candidate_pairs import in_threads
 from clipdex.apps.duplicates.groups import Placement
 from clipdex.features.build_neighbours import FEWEST
 from clipdex.features.candidates import NEIGHBOURS, votes
+from clipdex.features.copies import nearest_apart
 from clipdex.features.decision import DEFAULT_MIN_INLIERS, SAME
 from clipdex.features.matching import Verified, mirrored, verify_rows
-from clipdex.features.neighbours import POINTS_A_ROW, StoredNeighbours
+from clipdex.features.neighbours import POINTS_A_ROW, Found, StoredNeighbours
 from clipdex.features.store import FeatureStore
 from clipdex.features.transforms import mapped, overlap
 from clipdex.index.reader import Index
@@ -163,12 +164,20 @@ class LocalPairs:
 
     def _voted(self, descriptors: npt.NDArray[np.uint8], own: int) -> list[int]:
         """Return the numbers of other pictures with the most votes, the best first."""
-        distances, ids = self._neighbours.search(descriptors, NEIGHBOURS)
-        rows = np.where(ids < 0, 0, ids // POINTS_A_ROW)
-        numbers = np.where(ids < 0, -1, self._number[rows])
-        ids = np.where((numbers < 0) | (numbers == own), -1, numbers * POINTS_A_ROW + ids % POINTS_A_ROW)
+        distances, ids = nearest_apart(
+            self._neighbours, descriptors, NEIGHBOURS, self._by_content, self._by_content
+        )
+        numbers = ids // POINTS_A_ROW
+        ids = np.where((numbers == own) | (numbers >= len(self._members)), -1, ids)
         voted: list[int] = votes((distances, ids), fewest=_LEAST_VOTES * len(descriptors)).tolist()
         return voted[:_COMPARED]
+
+    def _by_content(self, found: Found) -> Rows:
+        """Number the points of neighbours by the pictures' numbers; those of others after all of these."""
+        rows, points = np.divmod(found[1], POINTS_A_ROW)
+        numbers = np.where(rows < 0, -1, self._number[rows])
+        numbers = np.where((rows >= 0) & (numbers < 0), rows + len(self._members), numbers)
+        return np.asarray(numbers * POINTS_A_ROW + np.where(rows < 0, 0, points), np.int64)
 
     def _compared(self, candidates: Sequence[tuple[_Pair, int]]) -> list[tuple[_Pair, _Agreement]]:
         found = []

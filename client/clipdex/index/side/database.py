@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from clipdex.base.errors import IndexWriteError
-from clipdex.index.files import create, rename, require_regular, sync_directory
+from clipdex.index.files import create, rename, require_no_journal, require_regular, sync_directory
 from clipdex.index.schema import DAMAGE, connect, connect_new, unreadable
 
 __all__ = ["make_database", "open_database", "remove_database", "transaction"]
@@ -62,10 +62,12 @@ def remove_database(path: Path) -> None:
         raise IndexWriteError(f"{path}: cannot be removed: {exc.strerror}") from exc
 
 
-def open_database(path: Path, accept: Callable[[sqlite3.Connection], None], *, write: bool) -> sqlite3.Connection:
+def open_database(
+    path: Path, accept: Callable[[sqlite3.Connection], None], *, write: bool, anew: str
+) -> sqlite3.Connection:
     """Open a database that exists.
 
-    accept: looks at what it has, and may write to it; raises what is wrong.
+    accept: looks at what it has, and may write to it; raises what is wrong. anew: how to have a sound one.
 
     Raises:
         IndexDamaged: it is damaged, or no regular file.
@@ -73,6 +75,7 @@ def open_database(path: Path, accept: Callable[[sqlite3.Connection], None], *, w
         IndexFault: the system refuses to read it now.
         Whatever `accept` raises.
     """
+    require_no_journal(path, anew)
     try:
         db = connect(path, write=write)
     except sqlite3.OperationalError as exc:

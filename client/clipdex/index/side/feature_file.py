@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from clipdex.base.errors import (
     IndexFault,
     IndexFormatError,
     IndexLocked,
+    IndexWriteError,
     InvalidArgument,
 )
 from clipdex.index.checksum import is_sound, record_crc32c
@@ -72,15 +73,21 @@ _OBJECTS = {
     ("index", "sqlite_autoindex_features_1", "features", None),
 }
 _COLUMNS = "content_hash, width, height, points, keypoints, descriptors"
+# Every record after the first of its content, and the first; by the table itself, since its index may be damaged.
+_ADDED_AGAIN = (
+    "SELECT id, first FROM features NOT INDEXED JOIN (SELECT content_hash AS content, min(id) AS first FROM "
+    "features NOT INDEXED GROUP BY content_hash HAVING count(*) > 1) ON content_hash = content WHERE id > first"
+)
 _RECIPE_COLUMNS = "kind, most, side, identity"
 _IDENTITY_BYTES = 16
-_ANEW = "make them anew with  clipdex features build --rebuild"
+_ANEW = "make the features anew with  clipdex features build --rebuild"
 
 
 class FeatureFile:
     """The open database. Safe to share between threads; close it.
 
-    recipe: how its features were made. identity: 16 random bytes, drawn when it was made or emptied.
+    recipe: how its features were made. identity: 16 random bytes, drawn when it was made or emptied, or
+    damaged records were dropped.
     """
 
     def __init__(self, path: Path, db: sqlite3.Connection, place: tuple[int, int]) -> None:
@@ -106,7 +113,7 @@ class FeatureFile:
         place = _place(path)
         if place is None:
             return None
-        db = open_database(path, lambda db: _require_tables(db, path), write=write)
+        db = open_database(path, lambda db: _require_tables(db, path), write=write, anew=_ANEW)
         try:
             return cls(path, db, place)
         except BaseException:
@@ -195,33 +202,80 @@ class FeatureFile:
         with transaction(self._path, self._db, self._lock):
             if self._db.execute("SELECT kind, most, side FROM recipe").fetchall() != [astuple(self.recipe)]:
                 raise IndexLocked(f"{self._path}: the local features were made anew meanwhile: open them again")
-            self._db.executemany(
-                f"INSERT OR IGNORE INTO features ({_COLUMNS}, crc32c) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-                records,
-            )
+            self._insert(records)
 
     def empty(self, recipe: Recipe, keep: Set[bytes] = frozenset()) -> None:
         """Drop all features but those of some contents, and take a recipe, in one transaction.
 
-        keep: none, if the recipe is another one. Raises IndexWriteError.
+        keep: none, if the recipe is another one. Raises as `drop_damaged`.
         """
-        with transaction(self._path, self._db, self._lock):
-            self._db.execute("REINDEX features")
+        with self._mending():
+            self._mend_index()
             found = self._db.execute("SELECT content_hash FROM features").fetchall()
             self._db.executemany(
                 "DELETE FROM features WHERE content_hash = ?", [each for each in found if each[0] not in keep]
             )
-            self._db.execute("DELETE FROM recipe")
-            _put_recipe(self._db, recipe)
+            self._take_recipe(recipe)
         self.recipe, self.identity = self._read_recipe()
 
     def drop_damaged(self) -> int:
-        """Drop the records that do not match their checksum -> how many. Raises IndexFault."""
-        wrong = [row for row, sound in self._checked() if not sound]
-        with transaction(self._path, self._db, self._lock):
-            self._db.execute("REINDEX features")  # a deletion fails where the index lacks a record
+        """Drop the records that do not match their checksum, and mend the index -> how many.
+
+        Raises:
+            IndexDamaged: the file has to be made anew.
+            IndexFault: it cannot be read or written now.
+        """
+        wrong = {row for row, sound in self._checked() if not sound}
+        with self._mending():
+            again = self._mend_index(wrong)
             self._db.executemany("DELETE FROM features WHERE id = ?", [(row,) for row in wrong])
+            self._insert(again)
+            if wrong:
+                self._take_recipe(self.recipe)
+        self.recipe, self.identity = self._read_recipe()
         return len(wrong)
+
+    def _mend_index(self, wrong: Set[int] = frozenset()) -> list[Sequence[Any]]:
+        """Make the index of contents anew, in a transaction; it finds no record whose bits were flipped there.
+
+        A content that was not found may have been added again, and SQLite makes no unique index of two: only the
+        first of them stays. -> those that were deleted, if the first is among the `wrong` and they are not.
+        """
+        found = self._db.execute(_ADDED_AGAIN).fetchall()
+        again = [
+            self._db.execute(f"SELECT {_COLUMNS}, crc32c FROM features WHERE id = ?", (row,)).fetchone()  # noqa: S608
+            for row, first in found
+            if first in wrong and row not in wrong
+        ]
+        # SQLite refuses to delete what the index lacks. It has these: it was damaged before they were added.
+        self._db.executemany("DELETE FROM features WHERE id = ?", [(row,) for row, _ in found])
+        self._db.execute("REINDEX features")
+        if found:
+            self._take_recipe(self.recipe)
+        return again
+
+    @contextmanager
+    def _mending(self) -> Iterator[None]:
+        """A transaction on what may be damaged. Raises IndexDamaged if SQLite cannot write to it at all."""
+        try:
+            with transaction(self._path, self._db, self._lock):
+                yield
+        except IndexWriteError as exc:
+            if type(exc.__cause__) is sqlite3.DatabaseError:  # malformed; a full disk is one of its subclasses
+                raise IndexDamaged(f"{self._path}: cannot be mended: {exc.__cause__}; {_ANEW}") from exc
+            raise
+
+    def _insert(self, records: Sequence[Sequence[Any]]) -> None:
+        """Add records in a transaction; those of a content that has one are left out."""
+        self._db.executemany(
+            f"INSERT OR IGNORE INTO features ({_COLUMNS}, crc32c) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            records,
+        )
+
+    def _take_recipe(self, recipe: Recipe) -> None:
+        """Replace the recipe, in a transaction; its new identity tells that ids may be given again."""
+        self._db.execute("DELETE FROM recipe")
+        _put_recipe(self._db, recipe)
 
     def damages(self) -> list[str]:
         """Compare every record with its checksum -> what is wrong. Raises IndexFault if it cannot be read now."""
