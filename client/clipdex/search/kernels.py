@@ -283,7 +283,7 @@ def as_float32(rows: Array) -> npt.NDArray[np.float32]:
 def rounded(rows: Array, dtype: np.dtype[Any]) -> Array:
     """Convert rows of floats to float16 or float32, to the very bits that NumPy makes of them; never warns.
 
-    benchmarks/half_bits.py compares all 2³² numbers.
+    A NaN becomes a NaN, of other bits perhaps. benchmarks/half_bits.py compares all 2³² numbers.
     """
     narrowed = rows.dtype == np.float32 and dtype == np.float16
     library = _numkong() if narrowed and rows.size else None
