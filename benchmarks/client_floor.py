@@ -2,9 +2,10 @@
 
     .venv-dev/bin/python benchmarks/client_floor.py
 
-Processor time of this process, the least of some rounds: Python's `os.stat`, a conversion to float16, SQLite's
-own inserts of a commit's records, requests of 64 pictures by shared memory with one and with four in flight, and
-the start and end of a run. benchmarks/client_share.py measures a whole run. Figures: docs/performance.md.
+Processor time of this process, the least of some rounds: Python's `os.stat`, a conversion to float16, a
+parameter of a statement, SQLite's own inserts of a commit's records, requests of 64 pictures by shared memory with
+one and with four in flight, and the start and end of a run. benchmarks/client_share.py measures a whole run.
+Figures: docs/performance.md.
 """
 
 import os
@@ -12,7 +13,7 @@ import sqlite3
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -79,6 +80,16 @@ def inserts(directory: Path) -> float:
     return least(commit) / ROWS
 
 
+def binding(form: Callable[[list[bytes]], Sequence[object]]) -> float:
+    """Give SQLite paths in a statement that does nothing with them -> seconds for each, `form` included."""
+    paths = [b"/pictures/some/%08d.jpg" % number for number in range(250)]
+    sql = f"SELECT 0 AND x IN ({', '.join('?' * len(paths))}) FROM (SELECT 1 AS x)"
+    db = sqlite3.connect(":memory:")
+    took = least(lambda: [db.execute(sql, form(paths)).fetchall() for _ in range(200)]) / (200 * len(paths))
+    db.close()
+    return took
+
+
 def requests(client: clipdex.Client, in_flight: int) -> float:
     """Send full batches in shared memory -> seconds for each request."""
 
@@ -108,6 +119,7 @@ def main() -> None:
         half = np.dtype(np.float16)
         halves = least(lambda: deque((rounded(vectors, half) for _ in range(100)), maxlen=0)) / (100 * BATCH)
         print(f"float16, 512 numbers: {halves * 1e6:.1f} µs")
+        print(f"binding a path: {binding(list) * 1e6:.2f} µs as bytes, {binding(blobs) * 1e6:.2f} as a bytearray")
         print(f"SQLite, the records of a picture: {inserts(directory) * 1e6:.1f} µs")
         with clipdex.connect(address, shared_memory="always", cache_dir=directory) as client:
             for in_flight in (1, 4):
