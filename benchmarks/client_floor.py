@@ -2,10 +2,10 @@
 
     .venv-dev/bin/python benchmarks/client_floor.py
 
-Processor time of this process, the least of some rounds: Python's `os.stat`, a conversion to float16 by NumPy,
-SQLite's own inserts of a commit's records, requests of 64 pictures by shared memory with one and with four in
-flight, and the start and end of a run. benchmarks/client_share.py measures a whole run. Figures:
-docs/performance.md.
+Processor time of this process, the least of some rounds: Python's `os.stat`, a conversion to float16, a
+parameter of a statement, SQLite's own inserts of a commit's records, requests of 64 pictures by shared memory with
+one and with four in flight, and the start and end of a run. benchmarks/client_share.py measures a whole run.
+Figures: docs/performance.md.
 """
 
 import os
@@ -13,7 +13,7 @@ import sqlite3
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -25,9 +25,11 @@ from clipdex.apps.bench.measure_feed import touch_pictures
 from clipdex.apps.bench.stub_worker import stub_decoder
 from clipdex.base.arrays import Array
 from clipdex.index.rows import RowStore
+from clipdex.index.schema import blobs
 from clipdex.looks.signature import SIGNATURE_BYTES
 from clipdex.pipeline.index_one import index_one
 from clipdex.pipeline.ring import open_ring
+from clipdex.search.kernels import rounded
 from clipdex.sources import open_source
 from clipdex.wire.rated_server import Rate, rated_server
 
@@ -58,15 +60,34 @@ def inserts(directory: Path) -> float:
         db.executemany("INSERT INTO ctimes VALUES (?, ?, 1)", ((row[0], row[3]) for row in records[first]))
         db.execute("COMMIT")
 
-    looks = bytes(SIGNATURE_BYTES)
+    looks = bytearray(SIGNATURE_BYTES)  # as for `blobs`, Python looks for no adapter
     records = {
         first: [
-            (row, b"/pictures/%08d.jpg" % row, 10_000, 10**18 + row, os.urandom(16), 640, 480, 1)
+            (
+                row,
+                *blobs([b"/pictures/%08d.jpg" % row]),
+                10_000,
+                10**18 + row,
+                *blobs([os.urandom(16)]),
+                640,
+                480,
+                1,
+            )
             for row in range(first, first + ROWS)
         ]
         for first in range(0, 5 * ROWS, ROWS)
     }
     return least(commit) / ROWS
+
+
+def binding(form: Callable[[list[bytes]], Sequence[object]]) -> float:
+    """Give SQLite paths in a statement that does nothing with them -> seconds for each, `form` included."""
+    paths = [b"/pictures/some/%08d.jpg" % number for number in range(250)]
+    sql = f"SELECT 0 AND x IN ({', '.join('?' * len(paths))}) FROM (SELECT 1 AS x)"
+    db = sqlite3.connect(":memory:")
+    took = least(lambda: [db.execute(sql, form(paths)).fetchall() for _ in range(200)]) / (200 * len(paths))
+    db.close()
+    return took
 
 
 def requests(client: clipdex.Client, in_flight: int) -> float:
@@ -95,8 +116,10 @@ def main() -> None:
         machine = this_machine()
         print(f"{machine.cores} cores of {machine.cpu}, load {os.getloadavg()[0]:.1f}, {machine.date}")
         print(f"os.stat: {least(lambda: list(map(os.stat, paths))) / len(paths) * 1e6:.1f} µs")
-        halves = least(lambda: [vectors.astype(np.float16) for _ in range(100)]) / (100 * BATCH)
-        print(f"float16 by NumPy, 512 numbers: {halves * 1e6:.1f} µs")
+        half = np.dtype(np.float16)
+        halves = least(lambda: deque((rounded(vectors, half) for _ in range(100)), maxlen=0)) / (100 * BATCH)
+        print(f"float16, 512 numbers: {halves * 1e6:.1f} µs")
+        print(f"binding a path: {binding(list) * 1e6:.2f} µs as bytes, {binding(blobs) * 1e6:.2f} as a bytearray")
         print(f"SQLite, the records of a picture: {inserts(directory) * 1e6:.1f} µs")
         with clipdex.connect(address, shared_memory="always", cache_dir=directory) as client:
             for in_flight in (1, 4):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import sqlite3
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
@@ -241,6 +242,55 @@ def test_a_file_that_is_read_is_not_looked_up_by_its_path_again(
     with Index.open(index) as opened:
         assert len(opened) == 5
         assert present(opened.known(os.fsencode(folder / "1.png"))).mtime_ns == 10**9
+
+
+def test_rows_committed_together_are_those_committed_one_by_one(tmp_path: Path) -> None:
+    """The paths are any bytes, the numbers of any length, and some pictures have no signature, or no ctime."""
+    pictures = [
+        Picture(
+            *(b"/p/\0\xff%d" % i * (1 + i % 40), 9**i % (1 << 62), i - 90, b"%016d" % i, 1 + i * i, 10 ** (i % 9)),
+            *(
+                "{}" if i % 3 else '{"é": 1}',
+                None if i % 7 == 3 else bytes([i % 256]) * 158,
+                i * 10**9 if i % 5 else None,
+            ),
+        )
+        for i in range(230)
+    ]
+    found = []
+    for name, at_once in (("together", 230), ("one by one", 1)):
+        with IndexWriter.open_or_create(tmp_path / name, Manifest("f" * 64, "drawn", DIM)) as writer:
+            vectors = unit_vectors(230, DIM)
+            for first in range(0, 230, at_once):
+                writer.append(pictures[first : first + at_once], vectors[first : first + at_once])
+                writer.commit()
+        assert not verify_index(tmp_path / name).damages
+        db = connect(tmp_path / name / "rows.sqlite", write=False)
+        found.append(
+            [db.execute(f"SELECT * FROM {each}").fetchall() for each in ("rows", "phashes", "ctimes", "metadata")]
+        )
+        db.close()
+    assert found[0] == found[1] and len(found[0][0]) == 230
+    assert [each[1] for each in found[0][0]] == [picture.path for picture in pictures]
+
+
+def test_what_is_looked_up_and_committed_in_bulk_needs_no_adapter(tmp_path: Path) -> None:
+    """For each bytes and None, Python looks for one, which takes longer than binding it."""
+    pictures = [Picture(path(i), i, 2, b"%016d" % i, 3, 4, None, bytes(158), 5) for i in range(900)]
+    adapted: list[object] = []
+    kinds: tuple[type, ...] = (bytes, type(None))
+    for kind in kinds:
+        sqlite3.register_adapter(kind, lambda value: adapted.append(value) or value)
+    try:
+        with IndexWriter.open_or_create(tmp_path / "x", Manifest("f" * 64, "drawn", DIM)) as writer:
+            writer.append(pictures, unit_vectors(900, DIM))
+            writer.commit()
+            assert len(writer.known_among([picture.path for picture in pictures])) == 900
+            assert len(writer.contents_among([picture.content_hash for picture in pictures])) == 900
+    finally:
+        for kind in kinds:
+            del sqlite3.adapters[kind, sqlite3.PrepareProtocol]
+    assert adapted == []
 
 
 def test_the_pages_of_a_commit_stay_in_memory_until_it_ends(tmp_path: Path) -> None:

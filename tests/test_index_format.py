@@ -136,6 +136,10 @@ def test_checksums_of_many_records_are_those_of_each():
         records = [tuple(rng.choice(column) for column in of) for _ in range(rng.choice([1, 2, 40]))]
         assert record_crc32cs(list(zip(*records, strict=True))) == [record_crc32c(*record) for record in records]
     assert record_crc32cs([]) == []
+    for numbers in ([-5, 7, 10], [-10, 100], [99, 100], [-10, -99], [10, 99]):
+        assert record_crc32cs([numbers]) == [record_crc32c(number) for number in numbers]
+    assert record_crc32cs([[None, None]]) == [record_crc32c(None)] * 2
+    assert record_crc32cs([[5, 6], [None, None]]) == [record_crc32c(5, None), record_crc32c(6, None)]
     assert record_crc32c(bytes(9_000), "z") == google_crc32c.value(b"b9000:" + bytes(9_000) + b"t1:z")
 
 

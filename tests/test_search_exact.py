@@ -223,6 +223,53 @@ def test_halves_become_floats_as_numpy_makes_them(library):
     assert not np.isfinite(converted[~finite]).any()
 
 
+def floats_around_each_half():
+    """Each float16, half-way to the next, just beside both, what is too large or small, and some drawn bits."""
+    halves = np.arange(0x7C01, dtype=np.uint16).view(np.float16).astype(np.float32)
+    between = halves[:-1] + np.diff(np.append(halves[:-1], np.float32(65536))) / 2
+    bits = np.concatenate([halves, between]).view(np.uint32)
+    drawn = np.random.default_rng(5).integers(0, 0x7F80_0001, 100_003, dtype=np.uint32)
+    bits = np.concatenate([bits, bits[1:] - 1, bits[:-1] + 1, drawn])
+    return np.concatenate([bits, bits | 0x8000_0000]).view(np.float32)
+
+
+def test_floats_become_halves_as_numpy_makes_them(library):
+    """benchmarks/half_bits.py compares all numbers."""
+    numbers, half = floats_around_each_half(), np.dtype(np.float16)
+    with np.errstate(all="ignore"):
+        right = numbers.astype(np.float16).view(np.uint16)
+    assert (kernels.rounded(numbers, half).view(np.uint16) == right)[~np.isnan(numbers)].all()
+    numbers.flags.writeable = False  # as a server's answer
+    for length in (1, 7, 31, 33, 64, 511):
+        rows, expected = numbers[: 9 * length].reshape(9, length), right[: 9 * length].reshape(9, length)
+        assert (kernels.rounded(rows, half).view(np.uint16) == expected).all()
+        assert (kernels.rounded(rows[::2], half).view(np.uint16) == expected[::2]).all()
+        assert (kernels.rounded(rows.astype(np.float64), half).view(np.uint16) == expected).all()
+        assert (kernels.rounded(rows, np.dtype(np.float32)) == rows).all()
+    assert np.isnan(kernels.rounded(np.full((1, 5), np.nan, np.float32), half)).all()
+    assert kernels.rounded(numbers[:0].reshape(0, 5), half).shape == (0, 5)
+
+
+def test_a_library_that_cuts_where_numpy_rounds_does_not_make_the_halves(monkeypatch, caplog):
+    numkong = pytest.importorskip("numkong")
+
+    def cut(rows, dtype, *, out):
+        if dtype == "float16":
+            rows = (rows.view(np.uint32) & 0xFFFF_E000).view(np.float32)
+        numkong.astype(rows, dtype, out=out)
+
+    monkeypatch.setitem(sys.modules, "numkong", Strange("astype", cut))
+    kernels._numkong.cache_clear()
+    assert kernels._numkong() is not None
+    numbers = floats_around_each_half()
+    with np.errstate(all="ignore"):
+        right = numbers.astype(np.float16)
+    found = kernels.rounded(numbers, right.dtype)
+    assert np.array_equal(found.view(np.uint16), right.view(np.uint16))
+    assert caplog.text.count("does not round to float16 as NumPy does") == 1
+    kernels._numkong.cache_clear()
+
+
 class Strange:
     """A NumKong that can be imported, and lacks one function, or takes other arguments for it."""
 

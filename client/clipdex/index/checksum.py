@@ -36,11 +36,15 @@ def record_crc32c(*values: Value) -> int:
     return int(google_crc32c.value(_written(values)))
 
 
-def record_crc32cs(columns: Iterable[Sequence[Any]]) -> list[int]:
+def record_crc32cs(columns: Sequence[Sequence[Any]]) -> list[int]:
     """Compute the checksums of many records of one table: `record_crc32c` of each, in half the time.
 
     columns: the values of all of them, by column.
     """
+    template = _template(columns)
+    if template is not None:
+        filled = (column for column in columns if column[0] is not None)
+        return list(map(google_crc32c.value, map(template.__mod__, zip(*filled, strict=True))))
     parts: list[Iterable[bytes]] = []
     for column in columns:
         kinds = set(map(type, column))
@@ -55,6 +59,31 @@ def record_crc32cs(columns: Iterable[Sequence[Any]]) -> list[int]:
         else:
             parts.append([_NULL if value is None else _written((value,)) for value in column])
     return list(map(google_crc32c.value, map(b"".join, zip(*parts, strict=True))))
+
+
+def _template(columns: Sequence[Sequence[Any]]) -> bytes | None:
+    """Return how all records are written, such as b"i5:%di19:%dn", if the values of each column begin alike.
+
+    They do so in most tables: as numbers of as many digits, or bytes of one length; or all are NULL.
+    """
+    template = b""
+    for column in columns:
+        kinds = set(map(type, column))
+        if kinds == {bytes}:
+            lengths = set(map(len, column))
+            if len(lengths) > 1:
+                return None
+            template += _BYTES_OF[lengths.pop()] + b"%b"
+        elif kinds == {int}:
+            least, most = str(min(column)), str(max(column))
+            if len(least) != len(most) or least[0] == "-":
+                return None
+            template += _INT_OF[len(most)] + b"%d"
+        elif kinds == {type(None)}:
+            template += _NULL
+        else:
+            return None
+    return template if b"%" in template else None
 
 
 def _encoded(texts: Sequence[str]) -> list[bytes]:

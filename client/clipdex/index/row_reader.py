@@ -23,6 +23,7 @@ from clipdex.base.spelling import composed_path
 from clipdex.index.schema import (
     DAMAGE,
     OPTIONAL,
+    blobs,
     fetched,
     readable,
     require_still,
@@ -223,7 +224,8 @@ class RowReader:
         """Look up many paths; those of damaged records are not among the found, like unknown ones."""
         known: dict[bytes, KnownFile] = {}
         for start in range(0, len(paths), _AT_ONCE):
-            part = _filled(paths[start : start + _AT_ONCE])
+            asked = paths[start : start + _AT_ONCE]
+            part = _filled(asked)
             marks = "?," * (len(part) - 1) + "?"
             # The record is looked up by its row: an index of the database might answer for a damaged one.
             named = f"(SELECT row AS at, path AS named FROM rows WHERE path IN ({marks}) AND deleted_at IS NULL)"  # noqa: S608
@@ -233,11 +235,11 @@ class RowReader:
             for (path, record), sound in zip(found, sound_among([each for _, each in found]), strict=True):
                 if sound and record[1] == path:
                     known[path] = known_file(record)
-            rest = [path for path in part if path not in live]
+            rest = [path for path in asked if path not in live]
             if rest and self._rows("SELECT 1 FROM failures LIMIT 1"):
-                rest = _filled(rest)
-                marks = "?," * (len(rest) - 1) + "?"
-                for line in self._ledger(f"WHERE path IN ({marks})", rest, damaged=False):
+                part = _filled(rest)
+                marks = "?," * (len(part) - 1) + "?"
+                for line in self._ledger(f"WHERE path IN ({marks})", part, damaged=False):
                     known[line.path] = KnownFile(
                         line.size, line.mtime_ns, None, None, line.ctime_ns, reason=line.reason
                     )
@@ -420,6 +422,6 @@ def _by_row(records: Sequence[Any]) -> dict[int, Picture]:
     return dict(zip((record[0] for record in records), pictures_of(records), strict=True))
 
 
-def _filled(values: Sequence[bytes]) -> list[bytes]:
+def _filled(values: Sequence[bytes]) -> list[bytearray]:
     """Repeat the last value up to a power of two: SQLite compiles a statement for each number of parameters."""
-    return [*values, *[values[-1]] * ((1 << (len(values) - 1).bit_length()) - len(values))]
+    return blobs([*values, *[values[-1]] * ((1 << (len(values) - 1).bit_length()) - len(values))])

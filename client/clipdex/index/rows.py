@@ -37,6 +37,7 @@ from clipdex.index.schema import (
     LATER,
     SCHEMA,
     SCHEMA_VERSION,
+    blobs,
     connect,
     connect_new,
     require_schema,
@@ -263,19 +264,22 @@ class RowStore(RowReader):
         each = len(names.split(",")) + 1
         # OR ROLLBACK, as `_transaction` does: else SQLite keeps what a statement changes, to undo it alone.
         insert = f"INSERT OR ROLLBACK INTO {table} ({names}, crc32c) VALUES "  # noqa: S608
-        marks = f"({'?, ' * (each - 1)}?)"
         at_once = _MOST_PARAMETERS // each
         for start in range(0, len(columns[0]) if columns else 0, at_once):
             some = [column[start : start + at_once] for column in columns]
             complete = (*some, record_crc32cs(some))
             if len(some[0]) < at_once:
-                self._db.executemany(insert + marks, zip(*complete, strict=True))
+                self._db.executemany(f"{insert}({'?, ' * (each - 1)}?)", zip(*complete, strict=True))
                 return
-            values: list[Value] = [None] * (each * at_once)
-            for at, column in enumerate(complete):
-                values[at::each] = column
+            given = [column for column in complete if not _is_nulls(column)]
+            values: list[Value | bytearray] = [None] * (len(given) * at_once)
+            for at, column in enumerate(given):
+                values[at :: len(given)] = (
+                    blobs(cast("Sequence[bytes]", column)) if set(map(type, column)) == {bytes} else column
+                )
+            marks = ", ".join("NULL" if _is_nulls(column) else "?" for column in complete)
             # Many in a statement: before and after each, sqlite3 waits for its turn among Python's threads.
-            self._db.execute(insert + ", ".join([marks] * at_once), values)
+            self._db.execute(insert + ", ".join([f"({marks})"] * at_once), values)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -305,6 +309,11 @@ def _storable(numbers: Sequence[int]) -> Sequence[int]:
     if not numbers or (storable(min(numbers)), storable(max(numbers))) == (min(numbers), max(numbers)):
         return numbers
     return list(map(storable, numbers))
+
+
+def _is_nulls(column: Sequence[Value]) -> bool:
+    """Return whether all values are NULL, as `deleted_at` of new rows."""
+    return column[0] is None and column.count(None) == len(column)
 
 
 def _those_with(rows: range, values: Sequence[_T | None]) -> tuple[Sequence[int], Sequence[_T]]:

@@ -41,6 +41,7 @@ from clipdex.index.vectors import VectorFile, map_vectors
 from clipdex.index.wal import wal_damage
 from clipdex.looks.local_features import LocalFeatures, Recipe
 from clipdex.search.cosines import OFF_WHEN_WRITTEN, not_unit
+from clipdex.search.kernels import rounded
 
 __all__ = ["IndexWriter"]
 
@@ -228,8 +229,7 @@ class IndexWriter:
                 f"{self.directory}: expected floats of shape {expected}, not {vectors.dtype} {vectors.shape}"
             )
         # Check them as they will be stored: what is too large for float16 is not finite there.
-        with np.errstate(over="ignore", invalid="ignore"):
-            stored = vectors.astype(self.manifest.numpy_dtype)
+        stored = rounded(vectors, self.manifest.numpy_dtype)
         if len(off := not_unit(stored, OFF_WHEN_WRITTEN)):
             if not np.isfinite(vectors).all():
                 raise InvalidArgument(f"{self.directory}: a vector contains NaN or infinity; nothing was appended")

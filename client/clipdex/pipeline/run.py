@@ -265,10 +265,10 @@ class Run:
             self._writer.append(batch.pictures, batch.vectors(vectors, self._writer.vector, dim))
         self.tally.indexed += len(batch.pictures)
         self.tally.recognised += batch.recognised
-        for picture in batch.pictures:
-            if picture.path in self._replacing:
-                self._replacing.remove(picture.path)
-                self.tally.changed += 1
+        if self._replacing:
+            replaced = self._replacing.intersection([picture.path for picture in batch.pictures])
+            self._replacing -= replaced
+            self.tally.changed += len(replaced)
         self._waiting -= count
         self._note_scan()
         self._commit_if_due()

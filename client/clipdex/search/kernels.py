@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from clipdex.base.arrays import Array
 
-__all__ = ["FloatDots", "Int8Dots", "as_float32", "scratch", "squared_norms", "wide_dots"]
+__all__ = ["FloatDots", "Int8Dots", "as_float32", "rounded", "scratch", "squared_norms", "wide_dots"]
 
 _log = logging.getLogger("clipdex.search")
 
@@ -296,3 +296,38 @@ def as_float32(rows: Array) -> npt.NDArray[np.float32]:
     if max(converted.max(initial=0), -converted.min(initial=0)) > _LARGEST_HALF:
         converted[abs(converted) > _LARGEST_HALF] = np.nan
     return converted
+
+
+def rounded(rows: Array, dtype: np.dtype[Any]) -> Array:
+    """Convert rows of floats to float16 or float32, to the very bits that NumPy makes of them; never warns.
+
+    A NaN becomes a NaN, of other bits perhaps. benchmarks/half_bits.py compares all 2³² numbers.
+    """
+    narrowed = rows.dtype == np.float32 and dtype == np.float16
+    library = _numkong() if narrowed and rows.size else None
+    if library is not None and _rounds_like_numpy(library):
+        halves = np.empty(rows.shape, np.float16)
+        library.astype(np.ascontiguousarray(rows), "float16", out=halves)
+        return halves
+    with np.errstate(over="ignore", invalid="ignore"):
+        return rows.astype(dtype)
+
+
+@cache
+def _rounds_like_numpy(library: ModuleType) -> bool:
+    """Test a conversion to float16 where rounding turns: at each float16, half-way to the next, and just beside.
+
+    A processor without the instruction has a kernel of its own, which no one has tried with every number.
+    """
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    between = (halves + np.append(halves[1:], np.float32(65536))) / 2  # above the largest begins infinity
+    beside = np.concatenate([between.view(np.uint32) - 1, between.view(np.uint32) + 1]).view(np.float32)
+    tried = np.concatenate([halves, between, beside, [np.float32(np.inf)]])
+    tried = np.concatenate([tried, -tried])
+    made = np.empty(tried.shape, np.float16)
+    library.astype(tried, "float16", out=made)
+    with np.errstate(over="ignore"):
+        same = bool((made.view(np.uint16) == tried.astype(np.float16).view(np.uint16)).all())
+    if not same:
+        _log.warning("numkong does not round to float16 as NumPy does, which is used for that instead")
+    return same

@@ -54,10 +54,10 @@ class _Junk:
 
     def __init__(self, globs: Sequence[str]) -> None:
         self._pattern = re.compile(b"|".join(translate(glob.lower()).encode() for glob in globs))
-        self._begins = frozenset(case(glob[:1]).encode() for glob in globs for case in (str.lower, str.upper))
+        self.begins = frozenset(case(glob[:1]).encode() for glob in globs for case in (str.lower, str.upper))
 
     def has(self, name: bytes) -> bool:
-        return name[:1] in self._begins and self._pattern.match(name.lower()) is not None
+        return name[:1] in self.begins and self._pattern.match(name.lower()) is not None
 
 
 _FILES, _FOLDERS, _EITHER = _Junk(JUNK_FILES), _Junk(JUNK_FOLDERS), _Junk(JUNK_FILES + JUNK_FOLDERS)
@@ -110,7 +110,11 @@ class Exclusion:
         return any(rule.matches(path, is_folder) for rule in self._rules)
 
     def _is_hidden_or(self, junk: _Junk, below: bytes) -> bool:
-        name = below[below.rfind(b"/") + 1 :]
+        at = below.rfind(b"/") + 1
+        first = below[at : at + 1]
+        if first != b"." and first not in junk.begins:  # as nearly always
+            return False
+        name = below[at:]
         return (not self._hidden and name.startswith(b".")) or junk.has(name)
 
     def leaves_out_any(self, below: bytes, *, is_folder: bool) -> bool:
