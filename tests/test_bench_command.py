@@ -1,6 +1,7 @@
 """`clipdex bench`: what it prints and writes, and one sentence for every mistake."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -121,6 +122,9 @@ def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(run, 
         (tmp_path / "x.svg").mkdir(exist_ok=True)
         result = run("bench", "server", "-s", "127.0.0.1:9", option, file)  # nobody is there to measure
         assert_one_sentence(result, f"{file}: cannot be written")
+    os.mkfifo(tmp_path / "pipe.svg")
+    result = run("bench", "server", "-s", "127.0.0.1:9", option, tmp_path / "pipe.svg")
+    assert_one_sentence(result, "pipe.svg: cannot be written: it is a device")
     for what in ("index", "search"):
         assert_one_sentence(run("bench", what, "--save", tmp_path / "none" / "x"), "x: cannot be written")
 

@@ -276,3 +276,12 @@ def test_the_name_of_a_picture_given_as_a_text_is_told_and_the_right_option_with
         assert status == 0
         assert err == "01.png was taken as a text; to search by the picture in that file:  --image 01.png\n"
     assert run("search", "no.png", "-i", "x.clipdex")[2] == ""
+
+
+def test_a_contact_sheet_says_nothing_of_odd_metadata(index):
+    noise(1).save("01.png", "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    words = ["search", "-i", "x.clipdex", "--like", "2", "--where", "row = 1", "--html", "sheet.html"]
+    ran = subprocess.run([sys.executable, "-m", "clipdex", *words], capture_output=True, text=True, check=True)
+    assert "01.png" in ran.stdout
+    assert "Warning" not in ran.stderr
+    assert "EXIF" not in ran.stderr

@@ -314,6 +314,21 @@ def test_what_is_no_file_any_more_is_not_waited_for(tmp_path):
     assert page_of(tmp_path, b"pipe.png", b"folder.png").count(">not a file<") == 2
 
 
+def test_a_page_does_not_replace_a_device_a_pipe_or_what_leads_to_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # for /dev/null, which root could replace
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "stdout").symlink_to("/proc/self/exe")  # as /dev/stdout leads to a file when it is redirected
+    for name in ("pipe", "link", "stdout"):
+        with pytest.raises(
+            clipdex.ClipdexError, match=rf"{name}: the contact sheet cannot be written: it is a device"
+        ):
+            write_contact_sheet(tmp_path / name, [], title="new", summary="")
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "stdout").is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe", "stdout"]
+
+
 def test_a_failed_write_leaves_the_old_page(tmp_path, monkeypatch):
     sheet = tmp_path / "sheet.html"
     write_contact_sheet(sheet, [], title="old", summary="")

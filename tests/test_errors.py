@@ -88,3 +88,14 @@ def test_grpc_says_of_an_unknown_host_what_we_look_for(monkeypatch):
 
 def test_details_may_be_missing():
     assert isinstance(translate(Failed(grpc.StatusCode.OUT_OF_RANGE, None), "a:1"), RequestRefused)
+
+
+def test_a_server_that_speaks_http_is_told_from_none():
+    details = (
+        "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:8000: Failed parsing HTTP/2 "
+        "(Expected SETTINGS frame as the first frame, got frame type 80) (Trying to connect an http1.x server "
+        "(HTTP status 400))"
+    )
+    error = translate(Failed(grpc.StatusCode.UNAVAILABLE, details), "a:8000")
+    assert type(error).__name__ == "ServerUnreachable"
+    assert str(error).startswith("what answers at a:8000 does not use gRPC: give Triton's gRPC port, 8001")

@@ -65,3 +65,9 @@ def test_a_path_may_be_text_or_a_path(place, entrance, kind):
 def test_anything_else_is_refused_in_one_sentence(place, entrance, given):
     with pytest.raises(clipdex.InvalidArgument, match="expected a path, as text or pathlib"):
         ENTRANCES[entrance][1](given)
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_a_path_with_a_zero_byte_is_refused_in_one_sentence(place, entrance):
+    with pytest.raises(clipdex.InvalidArgument, match=r"'a\\x00b'; no path contains a zero byte"):
+        ENTRANCES[entrance][1]("a\0b")

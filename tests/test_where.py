@@ -612,3 +612,10 @@ def test_threads_may_filter_at_once(index):
     for thread in threads:
         thread.join()
     assert found == [True] * 160
+
+
+@pytest.mark.parametrize("condition", ["path = 'x", 'path = "x', "path = [x", "path = `x"])
+def test_an_open_quote_is_named_without_what_follows_it(index, condition):
+    with pytest.raises(InvalidArgument, match='x": a quote is opened and not closed; write') as caught:
+        index.where(condition)
+    assert "THEN" not in str(caught.value)

@@ -53,8 +53,10 @@ def as_path(given: PathLike, what: str) -> Path:
     what: the argument's name, which begins the error.
 
     Raises:
-        InvalidArgument: it is something else, or empty.
+        InvalidArgument: it is something else, or empty, or contains a zero byte.
     """
     if not isinstance(given, (str, os.PathLike)) or not os.fspath(given):
         raise InvalidArgument(f"{what} is {given!r:.60}; expected a path, as text or pathlib.Path")
+    if "\0" in os.fsdecode(given):
+        raise InvalidArgument(f"{what} is {os.fspath(given)!r:.60}; no path contains a zero byte")
     return Path(os.fsdecode(given))

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import glob
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from typing import Any, BinaryIO
 from clipdex.base.errors import ClipdexError
 from clipdex.base.interrupts import interrupts_wait
 
-__all__ = ["EXCHANGE", "NOREPLACE", "renameat2", "replacing", "together"]
+__all__ = ["EXCHANGE", "NOREPLACE", "renameat2", "replacing", "require_replaceable", "together"]
 
 NOREPLACE, EXCHANGE = 1, 2  # linux/fs.h
 
@@ -65,9 +66,10 @@ def replacing(path: Path, what: str) -> Iterator[BinaryIO]:
     what: names the file in errors, as in "the contact sheet". Missing folders are created.
 
     Raises:
-        ClipdexError: the file cannot be written.
+        ClipdexError: the file cannot be written, or is a device, FIFO or socket.
     """
     temporary, lock = None, -1
+    require_replaceable(path, f"{what} cannot be written")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
@@ -89,6 +91,26 @@ def replacing(path: Path, what: str) -> Iterator[BinaryIO]:
     finally:
         if temporary is not None:
             _drop(temporary, lock)
+
+
+def require_replaceable(path: Path, what: str) -> None:
+    """Check that a file may take the place of what is at `path`.
+
+    Root could replace /dev/null itself, and every other program would then write into the new file.
+
+    what: what cannot be done, as in "the contact sheet cannot be written".
+
+    Raises:
+        ClipdexError: it is a device, FIFO or socket, or a link such as /dev/stdout.
+    """
+    try:
+        mode = path.stat().st_mode
+        special = not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+        special = special or (path.is_symlink() and os.readlink(path).startswith("/proc/"))
+    except OSError:  # there is nothing yet, or writing says what is wrong
+        return
+    if special:
+        raise ClipdexError(f"{path}: {what}: it is a device, FIFO or socket; give the path of a file")
 
 
 def renameat2(old: bytes, new: bytes, flags: int) -> bool:

@@ -81,6 +81,8 @@ def _run() -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", TextCut)
+            # A user cannot act on Pillow's warnings about odd metadata.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
             _show_as_notes(TextCut)
             status: int = app(prog_name="clipdex", standalone_mode=False) or 0
             flush_results()

@@ -47,6 +47,8 @@ _SUBQUERY = re.compile(r"\b(select|values)\b", re.IGNORECASE)
 _IN_CASE = "EXPLAIN SELECT CASE WHEN\n{}\nTHEN 1 END FROM pictures"
 _IN_PARENTHESES = "SELECT row FROM pictures WHERE (\n{}\n) AND row >= {:d} AND row < {:d} ORDER BY row"
 
+_OURS = ' THEN 1 END FROM pictures"'  # the end of _IN_CASE, as SQLite quotes it
+
 _DAMAGED = ("database disk image is malformed", "disk I/O error", "file is not a database")
 
 
@@ -180,6 +182,8 @@ class Where:
 
     def _translated(self, exc: Exception) -> Exception:
         text = " ".join(str(exc).split()).replace('near "THEN": syntax error', "it ends too early")
+        if text.endswith(_OURS):  # an open quote reaches to the end of the statement
+            text = f'{text.removesuffix(_OURS)}": a quote is opened and not closed'
         text = text if len(text) <= 200 else f"{text[:200]} ..."
         if text in _DAMAGED or was_refused(exc):
             return unreadable(self._path, exc)

@@ -53,6 +53,7 @@ _NO_HOST = (
 )
 
 # What they contain if no server received the request.
+_NOT_GRPC = "Expected SETTINGS frame"  # HTTP/1, or another protocol
 _NO_CONNECTION = (
     "failed to connect",
     "Socket closed",
@@ -113,6 +114,11 @@ def translate(error: grpc.RpcError, address: str) -> ClipdexError:
             hint = proxy_hint(address)
             return kind(f"cannot find the host {host_of(address)!r}: check the spelling of --server{hint}")
         if any(sign in details for sign in _NO_CONNECTION):
+            if _NOT_GRPC in details:
+                return kind(
+                    f"what answers at {address} does not use gRPC: "
+                    f"give Triton's gRPC port, 8001 unless it was changed; 8000 is for HTTP{proxy_hint(address)}"
+                )
             # A server that requires TLS or a client certificate hangs up on clients without.
             hint = "; does it require TLS?" if details.endswith("Socket closed") else ""
             return kind(

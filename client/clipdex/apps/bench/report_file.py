@@ -17,6 +17,7 @@ from clipdex.apps.bench.measure_index import IndexRun
 from clipdex.apps.bench.measure_search import SearchPoint
 from clipdex.apps.bench.measure_server import Point
 from clipdex.base.errors import ClipdexError
+from clipdex.base.replacing import require_replaceable
 from clipdex.client.client import Client
 
 __all__ = [
@@ -95,6 +96,7 @@ def check_writable(file: Path) -> None:
     Raises:
         ClipdexError: it cannot.
     """
+    require_replaceable(file, "cannot be written")
     try:
         if file.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -110,6 +112,7 @@ def write_report(file: Path, report: Report) -> None:
     Raises:
         ClipdexError: the file cannot be written.
     """
+    require_replaceable(file, "cannot be written")
     try:
         partial = file.with_name(f".{file.name}.partial")
         partial.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
