@@ -61,7 +61,7 @@ _ENTRIES = {
         _INDEX,
     ),
     "push-index": Entry(
-        "Copy an index to a bucket; what is there already is not sent again.",
+        "Copy an index to a bucket; only what the bucket does not have is sent.",
         "index_copies:push_index_command",
         _INDEX,
     ),
@@ -74,11 +74,11 @@ _ENTRIES = {
         },
     ),
     "features": Entry(
-        "Local features: what crops, screenshots and photos of a picture are found by.",
+        "Local features, for finding a picture by a crop, a screenshot or a photo of it.",
         panel=_INDEX,
         commands={
             "build": Entry(
-                "Make the local features of an index's pictures, by which crops and photos of them are found.",
+                "Make the local features of an index's pictures, which  clipdex match  finds them by.",
                 "features:build",
             )
         },

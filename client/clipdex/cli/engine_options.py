@@ -57,17 +57,19 @@ def _options(
     part_cpus: Annotated[
         int,
         typer.Option(
-            min=1, help="CPUs for each part, and its decoding processes without --workers.", rich_help_panel=ENGINE
+            min=1,
+            help="CPUs for each part; also the number of its decoding processes, without --workers.",
+            rich_help_panel=ENGINE,
         ),
     ] = 1,
     part_gpus: Annotated[
-        float, typer.Option(min=0, help="GPUs for each part, as for --serve-on-workers.", rich_help_panel=ENGINE)
+        float, typer.Option(min=0, help="GPUs for each part, for --serve-on-workers.", rich_help_panel=ENGINE)
     ] = 0.0,
     part_retries: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Tries more for a part whose process, node or server is lost.",
+            help="How often to try a part again after its process, node or server was lost.",
             rich_help_panel=ENGINE,
         ),
     ] = 3,
@@ -75,7 +77,7 @@ def _options(
         int | None,
         typer.Option(
             min=1,
-            help="Most parts at a time (default as many as there is room for).",
+            help="Largest number of parts at a time (default as many as there is room for).",
             show_default=False,
             rich_help_panel=ENGINE,
         ),

@@ -161,7 +161,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     ),
     "clipdex bench feed": (
         Example(
-            "clipdex bench feed --rate 3500", "The cores that a GPU needs which encodes 3,500 pictures a second"
+            "clipdex bench feed --rate 3500", "The cores needed for a GPU that encodes 3,500 pictures a second"
         ),
         Example("clipdex bench feed ~/Pictures --pictures 500", "The same for pictures of yours"),
     ),

@@ -44,13 +44,13 @@ def build(
     ] = None,
     most: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Most points of a picture (default 500).", show_default=False),
+        typer.Option(metavar="N", help="Largest number of points per picture (default 500).", show_default=False),
     ] = None,
     side: Annotated[
         int | None,
         typer.Option(
             metavar="PIXELS",
-            help="Pictures with a longer side are made smaller first (default 640; of orb 1024).",
+            help="Pictures with a longer side are scaled down first (default 640; for orb 1024).",
             show_default=False,
         ),
     ] = None,
@@ -58,22 +58,22 @@ def build(
         int | None, typer.Option(min=1, help="Processes (default one per core).", show_default=False)
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Also make those again that are damaged; reads them all.")
+        bool, typer.Option("--check", help="Also make damaged features again; reads all of them to find these.")
     ] = False,
     rebuild: Annotated[
         bool,
         typer.Option(
             "--rebuild",
-            help="Make all of them anew. Items that were added by id keep theirs, but lose them if --kind, --most "
-            "or --side changes.",
+            help="Make all features again. Items that were added by id keep theirs, but lose them if --kind, "
+            "--most or --side changes.",
         ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the local features of an index's pictures, by which crops and photos of them are found.
+    """Make the local features of an index's pictures, which  clipdex match  finds them by.
 
-    They are made of the files; only pictures that have none yet are read. A build that was stopped goes on where
-    it left off, and others may use the index meanwhile.
+    Reads the files of all pictures that have no features yet. A build that was stopped resumes where it left off.
+    Other programs may use the index meanwhile.
     """
     with interruptible("what was made is kept; run the same command again"), rows_progress("features") as progress:
         done = build_features(

@@ -156,7 +156,7 @@ def index(
         bool,
         typer.Option(
             "--no-exif",
-            help="Do not read what pictures say of themselves (EXIF, XMP, IPTC): date, camera, place and so on.",
+            help="Do not read EXIF, XMP and IPTC data: date, camera, place and so on.",
         ),
     ] = False,
     refresh_metadata: Annotated[

@@ -35,10 +35,11 @@ def push_index_command(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy an index to a bucket; what is there already is not sent again.
+    """Copy an index to a bucket; only what the bucket does not have is sent.
 
-    The copy is of the last commit; a writer may go on. Until everything is sent, the copy pushed before stays the
-    one that is pulled. An interrupted push is continued by the next. URL is a prefix for this index alone:
+    The copy is of the last commit; other programs may write to the index meanwhile. Until everything is sent, a
+    pull gets the copy that was pushed before. The next push continues an interrupted one. URL is a prefix for this
+    index alone:
 
     \b
     s3://BUCKET/PREFIX    gs://BUCKET/PREFIX    az://CONTAINER/PREFIX
@@ -70,8 +71,8 @@ def pull(
 ) -> None:
     """Copy an index that was pushed to a bucket to this machine.
 
-    Every block is checked by its hash, and OUT is there only when it is complete. An interrupted pull is continued
-    by the next. With --replace, only blocks that OUT does not have are fetched.
+    Every block is checked by its hash, and OUT appears only when it is complete. The next pull continues an
+    interrupted one. With --replace, only blocks that OUT does not have are fetched.
     """
     _require_url(url)
     began = time.monotonic()

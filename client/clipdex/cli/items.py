@@ -54,7 +54,7 @@ def add(
         typer.Option(metavar="JSON", help="Metadata of each picture, an object.", show_default=False),
     ] = None,
     no_exif: Annotated[
-        bool, typer.Option("--no-exif", help="Do not read what pictures say of themselves: date, camera, place …")
+        bool, typer.Option("--no-exif", help="Do not read EXIF, XMP and IPTC data: date, camera, place …")
     ] = False,
     local_features: Annotated[
         bool,

@@ -120,7 +120,8 @@ def forget(
     yes: Annotated[
         bool,
         typer.Option(
-            "--yes", help="With --missing: even if a whole folder is gone, as if a disk were not mounted."
+            "--yes",
+            help="With --missing: even if a whole folder is gone, which may be a disk that is not mounted.",
         ),
     ] = False,
     dry_run: Annotated[

@@ -133,8 +133,8 @@ def compact(
 def optimize(index: Path, as_json: JsonOption = False) -> None:
     """Make searching an index several times faster, with the same results.
 
-    Writes int8 codes of the rows beside them, and what filters read of them as columns. Run it again after
-    adding pictures: it codes only the new rows.
+    Writes two files beside the vectors: int8 codes of them, and columns of the values that filters read. Run it
+    again after adding pictures: only the new rows are coded.
     """
     with interruptible("the index is as it was"), rows_progress("coding") as progress:
         done = optimize_index(index, progress)

@@ -32,23 +32,24 @@ def match(
     *,
     index: Path,
     top_k: Annotated[
-        int, typer.Option("--top-k", "-k", metavar="K", help="Most pictures to show for each.")
+        int, typer.Option("--top-k", "-k", metavar="K", help="Number of pictures to show for each IMAGE.")
     ] = DEFAULT_TOP_K,
     min_inliers: Annotated[
-        int, typer.Option(metavar="N", help="Fewest points that must agree; fewer find more, and more wrongly.")
+        int,
+        typer.Option(metavar="N", help="Number of points that must agree; fewer find more, but also wrong ones."),
     ] = DEFAULT_MIN_INLIERS,
     parts: Annotated[
         bool,
         typer.Option(
             "--parts",
-            help="Also show pictures that have only a part in common with it, such as an icon or a heading.",
+            help="Also show pictures that have only a part in common with IMAGE, such as an icon or a heading.",
         ),
     ] = False,
     within: Annotated[
         str | None,
         typer.Option(
             metavar="TEXT",
-            help=f"Only among the pictures that best match this text, {WITHIN:,} of them; needs the server.",
+            help=f"Look only among the {WITHIN:,} pictures that best match this text; needs the server.",
             show_default=False,
         ),
     ] = None,
@@ -62,8 +63,8 @@ def match(
 ) -> None:
     """Find the pictures of an index that a crop, a screenshot or a photo of a print shows.
 
-    Needs  clipdex features build.  Prints those with the most agreeing points first, and the part of them that the
-    IMAGE shows, in percent of width and height. Prints nothing of an IMAGE that the index does not have.
+    Needs  clipdex features build.  Prints the pictures with the most agreeing points first, and which part of each
+    the IMAGE shows, in percent of width and height. Prints nothing for an IMAGE that shows none of them.
     """
     if param and where is None:
         raise InvalidArgument("--param gives a value to --where, but --where is not given")

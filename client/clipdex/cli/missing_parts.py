@@ -17,7 +17,7 @@ _NAMED = 5
 AllowMissingOption = Annotated[
     bool,
     typer.Option(
-        "--allow-missing", help="Of an index of parts, use those that are there; the answer names the others."
+        "--allow-missing", help="For an index of parts: use the parts that are there, and name the missing ones."
     ),
 ]
 

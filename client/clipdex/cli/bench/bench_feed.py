@@ -88,8 +88,8 @@ def feed(
 ) -> None:
     """Measure how many pictures per second this machine can feed to a GPU, without one.
 
-    Starts a server that computes nothing and answers at the given rate. First, workers that decode nothing show
-    how much one client process hands over; then pictures are decoded, and the cores that a GPU needs follow.
+    Starts a server that computes nothing and answers at the given rate. First, with workers that decode nothing,
+    measures how much one client process hands over. Then decodes pictures, and says how many cores a GPU needs.
     """
     if save is not None:
         check_writable(save)
