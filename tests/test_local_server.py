@@ -426,6 +426,22 @@ def test_a_sweep_takes_nothing_from_the_living_or_from_others(temp_dir: Path) ->
     assert all((path / "file").exists() for path in kept)
 
 
+def test_a_process_whose_name_is_cut_within_a_letter_is_found_like_others() -> None:
+    # Linux keeps 15 bytes of a name, wherever that cuts a name in UTF-8.
+    script = "import ctypes, os; ctypes.CDLL(None).prctl(15, 'übersetzungüü'.encode()); print(); input()"
+    with subprocess.Popen(
+        [sys.executable, "-uc", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(UnicodeDecodeError):
+            Path(f"/proc/{process.pid}/stat").read_bytes().decode()
+        assert process.pid in supervisor._children(os.getpid())
+        assert supervisor._owner(process.pid).split("-")[1] == str(process.pid)
+        process.stdin.write(b"\n")
+
+
 # --- it fails in one sentence ---
 
 
