@@ -576,6 +576,16 @@ def script(path: Path, body: str) -> Path:
     return path
 
 
+def test_a_tritonserver_that_does_not_end_when_asked_for_its_flags_is_one_sentence(
+    repository: Path, tmp_path: Path, temp_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(tmp_path / "tritonserver", "exec sleep 60")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(triton_binary, "_ASKED_S", 0.2)
+    message = fails(repository)
+    assert message.startswith(f"{tmp_path}/tritonserver did not end within 0.2 s of its start")
+
+
 def test_a_tritonserver_on_the_path_is_preferred_and_uses_its_own_backends(
     repository: Path, tmp_path: Path, temp_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -665,6 +675,8 @@ LOGS = {
     "nothing": ("", 1, "it wrote nothing to its log"),
     "memory": ("all is well\n", -9, "it was killed by SIGKILL, perhaps because memory ran out"),
     "crash": ("all is well\n", -11, "it was killed by SIGSEGV"),
+    "a signal without a name": ("all is well\n", -40, "it was killed by signal 40"),
+    "the log has one": ("Signal (40) received.\n", 1, "another process stopped it with signal 40"),
 }
 
 
