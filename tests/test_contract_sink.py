@@ -428,6 +428,22 @@ def test_metadata_of_very_many_fields_is_pushed_with_the_most_frequent_as_fields
         sink.close()
 
 
+def test_a_text_with_a_zero_character_does_not_end_the_push(opener, tmp_path):
+    """PostgreSQL takes none in a text."""
+    said = [json.dumps({"caption": text, "tags": [text]}) for text in ("plain", "zero \0 within")]
+    directory = drawn_index(tmp_path / "zero.clipdex", rows=2, dim=16, metadata=said)
+    opened = opener()
+    with Index.open(directory) as index:
+        assert push(index, opened).upserted == 2
+        assert opened.count() == 2
+        ids = [point_id(index.picture(row).path) for row in range(2)]
+        found = opened.fetch(ids)
+        assert [found[each].payload["metadata"] for each in ids] == said
+        assert [found[each].payload.get("meta_caption") for each in ids] == ["plain", None]
+        assert push(index, opened).upserted == 0
+    opened.close()
+
+
 def test_a_second_push_from_another_connection_sends_only_what_changed(opener, tmp_path):
     where = drawn_index(tmp_path / "x.clipdex", rows=60, dim=16)
     sink = opener()

@@ -4,8 +4,10 @@ import csv
 import io
 import json
 import os
+import sqlite3
 import struct
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -107,6 +109,23 @@ def test_a_torch_cache(index, tmp_path):
     assert found["paths"][ranked[0].rows[0]] == "/p/020.jpg"
     assert dump_torch(index, tmp_path / "none.pt", index.where("0")) == 0
     assert torch.load(tmp_path / "none.pt", weights_only=True)["embeddings"].shape == (0, 8)
+
+
+@pytest.mark.torch
+def test_a_torch_cache_gives_no_vector_the_path_of_another(tmp_path):
+    """A record that is gone would move up the paths of all rows behind it."""
+    pytest.importorskip("torch")
+    from clipdex_export.torch_cache import dump_torch
+
+    directory = index_with_dead_rows(tmp_path / "x.clipdex")
+    with closing(sqlite3.connect(directory / "rows.sqlite")) as rows, rows:
+        rows.execute("DELETE FROM rows WHERE row = 3")
+    with Index.open(directory) as index:
+        for dump in (dump_torch, dump_table):
+            out = tmp_path / f"{dump.__name__}.csv"
+            with pytest.raises(clipdex.IndexDamaged, match="row 3 has no record of its picture"):
+                dump(index, out)
+            assert not out.exists()
 
 
 @thin

@@ -1,5 +1,7 @@
 """The error tree, and that every gRPC status has a place in it."""
 
+import copy
+import pickle
 import re
 
 import grpc
@@ -29,6 +31,25 @@ def test_the_drawn_tree_is_the_real_one():
     assert drawn.keys() == CLASSES.keys() - {"ClipdexError"}
     for name, parent in drawn.items():
         assert CLASSES[name].__bases__[0] is CLASSES[parent], name
+
+
+@pytest.mark.parametrize(
+    "again", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))], ids=["copy", "pickle"]
+)
+def test_every_error_can_be_copied_and_sent_to_another_process(again):
+    special = {
+        "MissingExtra": clipdex.base.errors.MissingExtra("faiss", "ann", "searching"),
+        "ImageError": clipdex.ImageError("the words", reason="broken"),
+        "AddFailed": clipdex.base.errors.AddFailed("the words", {"a": clipdex.ImageError("b", reason="empty")}, 3),
+        "ParityError": clipdex.base.errors.ParityError("the words", "a table"),
+    }
+    for name, cls in CLASSES.items():
+        error = special.get(name) or cls("the words")
+        made = again(error)
+        assert type(made) is cls and str(made) == str(error) and made.args == error.args
+        assert {key: str(value) for key, value in vars(made).items()} == {
+            key: str(value) for key, value in vars(error).items()
+        }
 
 
 class Failed(grpc.RpcError):

@@ -23,6 +23,7 @@ from clipdex import (
 )
 from clipdex.sources.census import PassedOver
 from clipdex.sources.exclusion import JUNK_FILES, JUNK_FOLDERS
+from clipdex.sources.opening import open_source
 from clipdex.sources.source import Several, Source
 from clipdex.wire import FakeTransport
 
@@ -126,6 +127,11 @@ def test_globs_to_leave_out(tmp_path, glob, left):
 def test_what_is_no_glob_is_refused(glob):
     with pytest.raises(clipdex.InvalidArgument):
         Exclusion([glob])
+
+
+def test_a_wildcard_that_two_dots_take_back_is_refused():
+    with pytest.raises(clipdex.InvalidArgument, match=r"takes back its wildcard"):
+        open_source("*/../no-such.png")
 
 
 @pytest.mark.slow

@@ -426,6 +426,22 @@ def test_a_sweep_takes_nothing_from_the_living_or_from_others(temp_dir: Path) ->
     assert all((path / "file").exists() for path in kept)
 
 
+def test_a_process_whose_name_is_cut_within_a_letter_is_found_like_others() -> None:
+    # Linux keeps 15 bytes of a name, wherever that cuts a name in UTF-8.
+    script = "import ctypes, os; ctypes.CDLL(None).prctl(15, 'übersetzungüü'.encode()); print(); input()"
+    with subprocess.Popen(
+        [sys.executable, "-uc", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(UnicodeDecodeError):
+            Path(f"/proc/{process.pid}/stat").read_bytes().decode()
+        assert process.pid in supervisor._children(os.getpid())
+        assert supervisor._owner(process.pid).split("-")[1] == str(process.pid)
+        process.stdin.write(b"\n")
+
+
 # --- it fails in one sentence ---
 
 
@@ -560,6 +576,16 @@ def script(path: Path, body: str) -> Path:
     return path
 
 
+def test_a_tritonserver_that_does_not_end_when_asked_for_its_flags_is_one_sentence(
+    repository: Path, tmp_path: Path, temp_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(tmp_path / "tritonserver", "exec sleep 60")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(triton_binary, "_ASKED_S", 0.2)
+    message = fails(repository)
+    assert message.startswith(f"{tmp_path}/tritonserver did not end within 0.2 s of its start")
+
+
 def test_a_tritonserver_on_the_path_is_preferred_and_uses_its_own_backends(
     repository: Path, tmp_path: Path, temp_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -649,6 +675,8 @@ LOGS = {
     "nothing": ("", 1, "it wrote nothing to its log"),
     "memory": ("all is well\n", -9, "it was killed by SIGKILL, perhaps because memory ran out"),
     "crash": ("all is well\n", -11, "it was killed by SIGSEGV"),
+    "a signal without a name": ("all is well\n", -40, "it was killed by signal 40"),
+    "the log has one": ("Signal (40) received.\n", 1, "another process stopped it with signal 40"),
 }
 
 

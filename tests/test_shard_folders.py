@@ -57,6 +57,23 @@ def test_case_09_folder_of_shards(tmp_path, caplog):
     assert (report.unchanged, report.removed, report.rows) == (1, 2, 1)
 
 
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_nothing_is_gone_with_the_folder_itself(tmp_path, kind):
+    """A disk that is unmounted after the scan takes its folder with it, or leaves another in its place."""
+    shards = tmp_path / "shards"
+    write_shard(shards / "0.tar", 0) if kind == "tar" else write_table(shards / "0.parquet", 0)
+    source = open_source(shards)
+    (path,) = [file.path for file in source.files(pytest.fail)]
+    shards.rename(tmp_path / "away")
+    assert source.vanished([path]) == []
+    shards.mkdir()
+    assert source.vanished([path]) == []
+    shards.rmdir()
+    (tmp_path / "away").rename(shards)
+    next(shards.iterdir()).unlink()
+    assert source.vanished([path]) == [path]
+
+
 def test_a_table_of_a_folder_that_is_damaged_has_one_line_until_it_is_mended(tmp_path):
     good = write_table(tmp_path / "snap" / "0.parquet", 0)
     bad = write_table(tmp_path / "snap" / "1.parquet", 1)

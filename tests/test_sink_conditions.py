@@ -96,6 +96,8 @@ def test_parameters_stand_for_values_and_are_composed_as_texts_are():
         ("width", "ends too early"),
         ("width >", "ends too early"),
         ("width > 1 AND", "ends too early"),
+        ("width > ٣", "uses '٣'"),
+        pytest.param("width > " + 5000 * "1", "uses a number of 5,000 digits", id="5000 digits"),
         ("width > 1 height", "uses 'height' in the wrong place"),
         ("(width > 1", r"lacks '\)'"),
         ("width > 1)", r"uses '\)' in the wrong place"),

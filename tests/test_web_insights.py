@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -620,3 +622,43 @@ def test_each_application_has_metrics_of_its_own(index):
         one.get("/healthz")
     with answering(settings_of(index)) as other:
         assert "/healthz" not in other.get("/metrics").text
+
+
+class _Commits:
+    """What `Computing` asks of a collection: a number that commits raise."""
+
+    number = 0
+
+    async def moment(self) -> int:
+        return self.number
+
+
+def test_an_answer_begun_before_a_commit_says_so_to_those_who_ask_after_it() -> None:
+    from clipdex.web.computing import Computed, Computing
+
+    commits, goes_on = _Commits(), threading.Event()
+    held: Any = SimpleNamespace(name="x", collection=commits)
+
+    def compute(worker: object) -> int:
+        seen = commits.number
+        assert goes_on.wait(10)
+        return seen
+
+    async def asked() -> list[Computed[int]]:
+        computing = Computing("test")
+        try:
+
+            def ask() -> asyncio.Task[Computed[int]]:
+                return asyncio.ensure_future(computing.answer(held, "q", compute, wait_s=10, what="it is"))
+
+            before = ask()
+            await asyncio.sleep(0.1)
+            commits.number = 1
+            after = ask()
+            await asyncio.sleep(0.1)
+            goes_on.set()
+            return [await before, await after, await ask()]
+        finally:
+            await computing.close()
+
+    assert asyncio.run(asked()) == [Computed(0), Computed(0, stale=True), Computed(1)]

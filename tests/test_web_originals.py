@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from urllib.parse import unquote
 
 import pytest
 from conftest import noise
+from waiting import wait_until
 
 import clipdex
 
@@ -20,6 +22,7 @@ from web_server import answering, settings_of
 
 from clipdex.web.pictures.conditions import attachment, range_of
 from clipdex.web.pictures.media_types import media_type
+from clipdex.web.pictures.originals import Original, Originals
 
 pytestmark = pytest.mark.once
 
@@ -220,6 +223,29 @@ def test_no_descriptor_stays_open(site: Any) -> None:
 
 
 @pytest.mark.slow
+def test_a_file_that_is_still_being_read_when_its_time_is_up_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "slow.png").write_bytes(encoded(1, "PNG"))
+    index = indexed(tmp_path / "pictures", tmp_path / "x.clipdex")
+    opened: list[Original] = []
+    goes_on = threading.Event()
+    made = Originals.open
+
+    def slowly(self: Originals, *given: Any) -> Original:
+        opened.append(made(self, *given))
+        goes_on.wait(10)
+        return opened[-1]
+
+    monkeypatch.setattr(Originals, "open", slowly)
+    with answering(settings_of(index, request_timeout_s=0.3)) as client:
+        assert client.get("/v1/pictures/0/original").status_code == 504
+        assert opened[0].descriptor >= 0
+        goes_on.set()
+        wait_until(lambda: opened[0].descriptor < 0, 5)
+
+
 def test_a_member_of_a_tar_is_its_bytes_and_has_ranges_and_a_thumbnail(tmp_path: Path) -> None:
     data = encoded(3, "PNG")
     with tarfile.open(tmp_path / "0.tar", "w") as tar:

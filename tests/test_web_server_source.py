@@ -231,6 +231,27 @@ def test_a_page_that_is_refused_ends_the_run_and_nothing_is_forgotten(site, upda
     assert (report.unchanged, report.removed, embedded) == (6, 0, 0)
 
 
+def test_a_page_that_breaks_off_ends_the_run_and_nothing_is_forgotten(site, update, monkeypatch):
+    """Its length is stated, and its connection ends before: what it did not list is not gone."""
+    update(f"{site.url}/a")
+    whole = b"".join(b"<a href='%d.png'>x</a>\n" % number for number in range(5))
+
+    def broken(handler: Any, path: str) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/html")
+        handler.send_header("Content-Length", str(len(whole)))
+        handler.end_headers()
+        handler.wfile.write(whole[: len(whole) // 2])
+        handler.close_connection = True
+
+    with monkeypatch.context() as for_now:
+        for_now.setattr(_Handler, "page", broken)
+        with pytest.raises(SourceError, match="the server cannot be reached"):
+            update(f"{site.url}/a")
+    report, embedded = update(f"{site.url}/a")
+    assert (report.unchanged, report.removed, embedded) == (5, 0, 0)
+
+
 def test_what_cannot_be_listed_is_one_sentence(site, run, tmp_path):
     for status, words in ((301, "sends on to https://elsewhere.test/"), (403, r"refuses the page (status 403)")):
         site.refused = {"a/": status}

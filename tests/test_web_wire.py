@@ -27,6 +27,7 @@ from clipdex import Collection, Item
 from clipdex.wire import FakeTransport
 
 pytest.importorskip("fastapi", reason="the REST API needs the extra web")
+from waiting import wait_until
 from web_server import serving, settings_of
 
 TOKEN = "a-token-of-some-length"
@@ -1207,6 +1208,89 @@ def test_connections_beyond_the_most_are_told_and_then_closed(
                 break
         else:
             pytest.fail("it did not recover")
+
+
+def _one_answer(connection: socket.socket) -> Answer:
+    connection.settimeout(10)
+    got = b""
+    while not answers(got)[0]:
+        got += connection.recv(65536)
+    (answer,), rest = answers(got)
+    assert not rest
+    return answer
+
+
+def _is_closed(connection: socket.socket, within_s: float) -> bool:
+    connection.settimeout(within_s)
+    try:
+        while connection.recv(65536):
+            pass
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+@pytest.mark.parametrize("rest", [b"1", b"12345678", b""], ids=["a part", "the whole", "nothing"])
+def test_a_body_that_was_answered_before_it_came_holds_no_connection(
+    indexes: dict[str, Path], monkeypatch: pytest.MonkeyPatch, rest: bytes
+) -> None:
+    """It needs no token: a thousand of them would be all that the server has."""
+    from clipdex.web import running
+
+    monkeypatch.setattr(running, "_HEAD_S", 0.2)
+    monkeypatch.setattr(running, "_KEEP_ALIVE_S", 1)
+    with serving(settings_of(indexes["plain"], token=TOKEN)) as port:
+        head = b"POST /v1/search HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 8\r\n\r\n" % port
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(head)
+            assert _one_answer(connection).status == 401
+            connection.sendall(rest)
+            assert _is_closed(connection, 4.0)
+        with socket.create_connection(("127.0.0.1", port)) as connection:  # one of good will asks on
+            for _ in range(3):
+                connection.sendall(head)
+                assert _one_answer(connection).status == 401
+                connection.sendall(b"12345678")
+                time.sleep(0.05)
+
+
+@pytest.mark.parametrize("asked", [1_000_000, 40], ids=["more than is answered", "less than stops the answers"])
+def test_one_that_asks_without_a_token_and_reads_nothing_loses_its_connection(
+    indexes: dict[str, Path], monkeypatch: pytest.MonkeyPatch, asked: int
+) -> None:
+    from clipdex.web import running
+
+    held: set[Any] = set()
+    seen: list[Any] = []
+    made, lost = running._Protocol.connection_made, running._Protocol.connection_lost
+
+    def noted(self: Any, transport: Any) -> None:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        held.add(self)
+        seen.append(self)
+        made(self, transport)
+
+    def gone(self: Any, exc: Exception | None) -> None:
+        held.discard(self)
+        lost(self, exc)
+
+    monkeypatch.setattr(running._Protocol, "connection_made", noted)
+    monkeypatch.setattr(running._Protocol, "connection_lost", gone)
+    monkeypatch.setattr(running, "_READ_S", 0.5)
+    monkeypatch.setattr(running, "_KEEP_ALIVE_S", 1)
+    with serving(settings_of(indexes["plain"], token=TOKEN)) as port:
+        request = b"GET /v1/info HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % port
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            connection.connect(("127.0.0.1", port))
+            connection.settimeout(0.5)
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                for _ in range(asked // 20):
+                    connection.sendall(20 * request)
+            wait_until(lambda: bool(seen), 5)
+            wait_until(lambda: not held, 6)
 
 
 @pytest.mark.slow

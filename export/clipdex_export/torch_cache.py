@@ -8,15 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from clipdex.apps.dump_files import chosen_rows, write_rows
+from clipdex.apps.dump_files import chosen_rows, recorded, write_rows
 from clipdex.base.arrays import Array
 from clipdex.base.extras import needs
 from clipdex.base.replacing import replacing
 from clipdex.index import Index
 
 __all__ = ["dump_torch"]
-
-_AT_ONCE = 10_000
 
 
 def dump_torch(index: Index, path: Path, rows: Array | None = None) -> int:
@@ -27,6 +25,7 @@ def dump_torch(index: Index, path: Path, rows: Array | None = None) -> int:
 
     Raises:
         MissingExtra: torch is not installed, or cannot be imported.
+        IndexDamaged: a row to write is damaged.
         ClipdexError: the file cannot be written.
     """
     with needs("torch", "torch", "export", "writing a torch cache"):
@@ -34,9 +33,8 @@ def dump_torch(index: Index, path: Path, rows: Array | None = None) -> int:
     chosen = chosen_rows(index, rows)
     shape = (len(chosen), index.manifest.embedding_dim)
     paths: list[str] = []
-    for start in range(0, len(chosen), _AT_ONCE):
-        pictures = index.pictures(chosen[start : start + _AT_ONCE].tolist())
-        paths += [os.fsdecode(pictures[row].path) for row in sorted(pictures)]
+    for some in recorded(index, chosen):
+        paths += [os.fsdecode(picture.path) for _, picture in some]
     # torch.save needs all rows at once: a mapped file provides them without using memory.
     with (
         replacing(path, "the torch cache") as file,

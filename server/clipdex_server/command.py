@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,12 +94,5 @@ def _boolean(value: bool) -> str:
 
 def _usage(triton: TritonBinary) -> str:
     """Return the output of `tritonserver --help`, which lists its flags."""
-    usage = subprocess.run(
-        [triton.path, "--help"],
-        env=triton.environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    usage = triton.asked([triton.path, "--help"])
     return usage.stdout + usage.stderr

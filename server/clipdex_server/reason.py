@@ -63,14 +63,21 @@ def why_it_ended(log: str, status: int | None) -> str:
             return f"its {found['name']} endpoint did not start: {_plain(found['reason'])}"
     if status is not None and status < 0:
         hint = ", perhaps because memory ran out" if -status == signal.SIGKILL else ""
-        return f"it was killed by {signal.Signals(-status).name}{hint}"
+        return f"it was killed by {_signal_name(-status)}{hint}"
     for line in lines:
         if found := _SIGNAL.match(line):
-            return f"another process stopped it with {signal.Signals(int(found['number'])).name}"
+            return f"another process stopped it with {_signal_name(int(found['number']))}"
     errors = [found["reason"] for line in lines if (found := _ERROR.match(line))]
     if errors:
         return _plain(errors[-1])
     return lines[-1].strip() if lines else "it wrote nothing to its log"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time ones have no name
+        return f"signal {number}"
 
 
 def _plain(reason: str, model: str = "") -> str:

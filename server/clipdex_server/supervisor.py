@@ -146,9 +146,16 @@ def _owner_is_dead(name: str) -> bool:
 
 
 def _start_time(pid: int) -> str:
-    # /proc/PID/stat is "PID (NAME) STATE PPID ...", and NAME may contain spaces and brackets. Field 22 is the
-    # process's start in clock ticks since boot.
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return _stat(pid)[22]  # in clock ticks since boot
+
+
+def _stat(pid: int) -> dict[int, str]:
+    """Read /proc/PID/stat -> its fields from the third on, by their numbers in proc(5).
+
+    The second is the name: any bytes, brackets and spaces too. Linux cuts it at 15, so it may end within a letter.
+    """
+    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode("ascii").split()
+    return dict(enumerate(fields, 3))
 
 
 # --- the supervisor ---
@@ -349,8 +356,8 @@ def _keep_files_private() -> None:
 def _hide(pid: int, secret: bytes) -> None:
     """Overwrite a secret in a child's command line, which every user of the machine may read."""
     with contextlib.suppress(OSError, ValueError):
-        # Fields 48 and 49 of /proc/PID/stat: where the arguments begin and end.
-        start, end = map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[45:47])
+        stat = _stat(pid)
+        start, end = int(stat[48]), int(stat[49])  # where the arguments begin and end
         with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
             memory.seek(start)
             arguments = memory.read(end - start)
@@ -374,7 +381,7 @@ def _children(pid: int) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):  # it ended meanwhile
-                if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                if int(_stat(int(entry.name))[4]) == pid:
                     children.append(int(entry.name))
     return children
 

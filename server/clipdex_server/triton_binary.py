@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ from clipdex.base.errors import LocalServerError, MissingExtra
 
 __all__ = ["PythonBackend", "TritonBinary", "find_triton"]
 
+_ASKED_S = 60.0
 _INSTEAD = "the address  inproc:DIR  runs the same models in the client's own process"
 
 
@@ -59,6 +61,22 @@ class TritonBinary:
         if paths:
             environment["LD_LIBRARY_PATH"] = os.pathsep.join(paths)
         return environment
+
+    def asked(self, command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
+        """Run a program of it that ends by itself -> how it ended, and its output.
+
+        Raises:
+            LocalServerError: it does not end.
+        """
+        try:
+            return subprocess.run(
+                command, env=self.environment(), capture_output=True, text=True, timeout=_ASKED_S, check=False
+            )
+        except subprocess.TimeoutExpired as exc:
+            raise LocalServerError(
+                f"{command[0]} did not end within {_ASKED_S:g} s of its start: is this machine overloaded, or its "
+                "disk? Try again"
+            ) from exc
 
 
 def find_triton() -> TritonBinary:
@@ -141,9 +159,7 @@ def _version() -> str:
 def _check_loads(triton: TritonBinary, stub: Path) -> None:
     """Raise LocalServerError if the dynamic loader cannot start the stub; Triton would only say "not healthy"."""
     # Without arguments the stub exits with 1; the loader exits with 127 and names the library.
-    result = subprocess.run(
-        [stub], env=triton.environment(), capture_output=True, text=True, timeout=60, check=False
-    )
+    result = triton.asked([stub])
     if result.returncode != 127:
         return
     if "libpython" in result.stderr:

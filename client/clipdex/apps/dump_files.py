@@ -25,7 +25,7 @@ from clipdex.index.hits import no_record
 from clipdex.index.reader import Index
 from clipdex.index.where import Rows
 
-__all__ = ["COLUMNS", "blocks", "chosen_rows", "dump_faiss", "dump_npy", "dump_table", "write_rows"]
+__all__ = ["COLUMNS", "blocks", "chosen_rows", "dump_faiss", "dump_npy", "dump_table", "recorded", "write_rows"]
 
 _AT_ONCE_BYTES = 16 << 20
 
@@ -81,28 +81,37 @@ def dump_table(index: Index, path: PathLike, rows: Array | None = None) -> int:
         raise InvalidArgument(f"{path}: the name of a table must end in .parquet or .csv")
     chosen = chosen_rows(index, rows)
     with kinds[path.suffix.lower()](path) as write:
-        for start in range(0, len(chosen), _AT_ONCE):
-            some = chosen[start : start + _AT_ONCE].tolist()
-            pictures = index.pictures(some)
-            if len(pictures) < len(some):
-                row = next(row for row in some if row not in pictures)
-                raise no_record(index.directory, row)
+        for some in recorded(index, chosen):
             write(
                 [
                     {
                         "row": row,
-                        "path": pictures[row].path,
-                        "size": pictures[row].size,
-                        "mtime_ns": pictures[row].mtime_ns,
-                        "width": pictures[row].width,
-                        "height": pictures[row].height,
-                        "metadata": _valid(pictures[row].metadata),
-                        "exif": _exif_json(pictures[row]),
+                        "path": picture.path,
+                        "size": picture.size,
+                        "mtime_ns": picture.mtime_ns,
+                        "width": picture.width,
+                        "height": picture.height,
+                        "metadata": _valid(picture.metadata),
+                        "exif": _exif_json(picture),
                     }
-                    for row in some
+                    for row, picture in some
                 ]
             )
     return len(chosen)
+
+
+def recorded(index: Index, rows: Rows) -> Iterator[list[tuple[int, Picture]]]:
+    """Yield the rows with their pictures' records, some at a time, in the order given.
+
+    Raises:
+        IndexDamaged: a row has no record, or one that cannot be read.
+    """
+    for start in range(0, len(rows), _AT_ONCE):
+        some = rows[start : start + _AT_ONCE].tolist()
+        pictures = index.pictures(some)
+        if len(pictures) < len(some):
+            raise no_record(index.directory, next(row for row in some if row not in pictures))
+        yield [(row, pictures[row]) for row in some]
 
 
 def _valid(metadata: str | None) -> str | None:

@@ -83,6 +83,15 @@ __all__ = [
 class ClipdexError(Exception):
     """The base class. Its message is one sentence to act on: what was wrong, where, what was expected."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exception's own would call the class with the message alone, which is not what all of them take. An error
+        # that cannot be unpickled breaks a whole pool of processes; one that cannot be copied is told to nobody.
+        return _made_again, (type(self), self.args), self.__dict__
+
+
+def _made_again(kind: type[ClipdexError], args: tuple[object, ...]) -> ClipdexError:
+    return kind.__new__(kind, *args)
+
 
 class InvalidArgument(ClipdexError, ValueError):
     """The caller passed a value out of range or of the wrong type."""

@@ -87,7 +87,7 @@ _OPPOSITE: dict[Operator, Operator] = {"=": "<>", "<>": "=", "<": ">=", ">=": "<
 _MIRRORED: dict[Operator, Operator] = {"=": "=", "<>": "<>", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _TOKEN = re.compile(
     r"""\s*(?:
-    (?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
+    (?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)
     |(?P<text>'(?:[^']|'')*')
     |(?P<param>:[A-Za-z_]\w*)
     |(?P<name>[A-Za-z_]\w*|"(?:[^"]|"")*")
@@ -96,6 +96,7 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _DEEPEST = 50
+_LONGEST_NUMBER = 400  # characters; `int` raises for more than 4,300
 _BETWEEN_OPERANDS = {"and", "or", "not", "in", "between", "is", "has", "glob", "like"}
 
 
@@ -300,6 +301,8 @@ class _Parser:
                 self._refuse("calculates")
             return -number if token.text == "-" else number
         if token.kind == "number":
+            if len(token.text) > _LONGEST_NUMBER:
+                self._refuse(f"uses a number of {len(token.text):,} digits")
             return int(token.text) if token.text.isdigit() else float(token.text)
         if token.kind == "text":
             return composed(token.text[1:-1].replace("''", "'"))

@@ -60,7 +60,8 @@ _EXIF = FIELDS[[field.column for field in FIELDS].index("taken") :]
 _HIDDEN = ("taken_at",)  # from what is said of the fields
 _EXIF_NAMES = {field.column for field in _EXIF} - {*_HIDDEN}
 _MOST_FIELDS = 32  # of the metadata; the rest is in `metadata` alone. Milvus takes 64 fields in all
-_LONGEST_TEXT = 1_024  # bytes of a text in a field; a longer one is in `metadata` alone
+# Bytes of a text in a field. A longer one is in `metadata` alone; so is one with a zero, which PostgreSQL refuses.
+_LONGEST_TEXT = 1_024
 _MOST_TEXTS = MOST_KEYWORDS
 
 
@@ -291,7 +292,7 @@ def _stored(value: Any, kind: Kind) -> Value | None:
 
 def _short(text: str) -> str | None:
     said = composed(plain_text(text))
-    return said if len(said.encode()) <= _LONGEST_TEXT else None
+    return said if len(said.encode()) <= _LONGEST_TEXT and "\0" not in said else None
 
 
 def _column(key: str, taken: set[str]) -> str:

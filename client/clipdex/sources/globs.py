@@ -28,7 +28,9 @@ class Scope:
             InvalidArgument: it is not a valid glob.
         """
         parts = os.path.abspath(glob).split("/")
-        first = next(at for at, part in enumerate(parts) if is_glob(part))
+        first = next((at for at, part in enumerate(parts) if is_glob(part)), None)
+        if first is None:
+            raise InvalidArgument(f"{glob!r} is not a valid glob: a .. takes back its wildcard")
         self.folder = "/".join(parts[:first]) or "/"
         self._parts = parts[first:]
         # For each folder on the way, and for the file at the end.

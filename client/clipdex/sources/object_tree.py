@@ -90,6 +90,10 @@ class ObjectTree:
             if path in there and self._exclusion.leaves_out_any(path[start:], is_folder=False)
         ]
 
+    def is_in_place(self) -> bool:
+        """Return True: a bucket cannot be unmounted."""
+        return True
+
     def sound_folders(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return no path: a bucket has no folders."""
         return []

@@ -152,9 +152,11 @@ class Tree:
         The path of a folder that could be read is neither a picture nor a failure. None, if there is no longer the
         folder that the last pass scanned: its disk may have been unmounted.
         """
-        if self._root is not None and folder_at(self._directory) != self._root:
-            return []
-        return list(self._gone(self._ours(paths)))
+        return list(self._gone(self._ours(paths))) if self.is_in_place() else []
+
+    def is_in_place(self) -> bool:
+        """Return whether there is still the folder that the last pass scanned, if there was one."""
+        return self._root is None or folder_at(self._directory) == self._root
 
     def left_out(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return the indexed paths below the directory that exist, but are left out of it.

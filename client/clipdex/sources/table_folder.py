@@ -62,7 +62,12 @@ class TableFolder:
             yield from table.files(on_failure)
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
-        """Return rows that their table no longer has, or whose table is gone."""
+        """Return rows that their table no longer has, or whose table is gone.
+
+        None, if there is no longer the folder that the last pass scanned, as for `Tree.vanished`.
+        """
+        if not self._tree.is_in_place():
+            return []
         held: dict[bytes, list[bytes]] = {}
         others: list[bytes] = []
         for path in paths:

@@ -100,7 +100,12 @@ class TarShards:
         return is_object(self._root) or any(map(is_object, self._named))
 
     def vanished(self, paths: Iterable[bytes]) -> list[bytes]:
-        """Return members that their shard no longer has, or whose shard is gone; none of a damaged shard."""
+        """Return members that their shard no longer has, or whose shard is gone; none of a damaged shard.
+
+        None, if there is no longer the folder that the last pass scanned, as for `Tree.vanished`.
+        """
+        if self._tree is not None and not self._tree.is_in_place():
+            return []
         members: dict[bytes, list[tuple[bytes, bytes]]] = {}  # shard -> (path, name)
         others: list[bytes] = []
         for path in paths:

@@ -134,6 +134,9 @@ class WebServer(OnlyRead):
                     page = answer.read(_MOST_OF_A_PAGE + 1)
                     if len(page) > _MOST_OF_A_PAGE:
                         raise SourceError(f"{address}: the page has more than {_MOST_OF_A_PAGE >> 20} MiB")
+                    # What a page lacks is forgotten, and `read` says nothing of a connection that broke.
+                    if answer.length:
+                        raise http.client.IncompleteRead(page, answer.length)
                     charset = answer.headers.get_content_charset("utf-8")
                     return _decoded(page, charset), address
             except urllib.error.HTTPError as exc:

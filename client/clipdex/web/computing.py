@@ -111,11 +111,13 @@ def kept_for(name: str) -> Callable[[FastAPI], AbstractAsyncContextManager[None]
 class _Running:
     """An answer that is being computed, or waits for the thread.
 
-    waiting: how many wait for it. expected_until: when, by the event loop's clock, nobody comes back any more.
+    moment: of the collection, before it was begun. waiting: how many wait for it.
+    expected_until: when, by the event loop's clock, nobody comes back any more.
     """
 
     done: Future[Any]
     given_up: threading.Event
+    moment: object
     waiting: int = 0
     expected_until: float = 0.0
 
@@ -164,7 +166,10 @@ class Computing:
             running = self._begun(key, moment, compute)
         waited = await self._waited(key, running, wait_s)
         if waited.done():
-            return Computed(waited.result())
+            answer, stale = waited.result(), running.moment != moment  # it was begun for somebody who asked before
+            if stale and key not in self._running:
+                self._begun(key, moment, compute)
+            return Computed(answer, stale)
         if kept is not None:
             return Computed(kept[1], stale=True)
         raise _busy(f"{what} being computed")
@@ -177,9 +182,9 @@ class Computing:
             self._worker.given_up = given_up
             return compute(self._worker)
 
-        running = self._running[key] = _Running(self._threads.submit(computed), given_up)
+        running = self._running[key] = _Running(self._threads.submit(computed), given_up, moment)
         loop = asyncio.get_running_loop()
-        running.done.add_done_callback(lambda _: _told(loop, self._keep, key, running, moment))
+        running.done.add_done_callback(lambda _: _told(loop, self._keep, key, running))
         return running
 
     async def _waited(self, key: Hashable, running: _Running, wait_s: float) -> asyncio.Future[Any]:
@@ -212,11 +217,11 @@ class Computing:
         if self._running.get(key) is running:  # it may have been begun again meanwhile
             del self._running[key]
 
-    def _keep(self, key: Hashable, running: _Running, moment: object) -> None:
+    def _keep(self, key: Hashable, running: _Running) -> None:
         self._forget(key, running)
         done = running.done
         if not done.cancelled() and done.exception() is None:
-            self._answers[key] = (moment, done.result())
+            self._answers[key] = (running.moment, done.result())
             self._answers.move_to_end(key)
             while len(self._answers) > _KEPT:
                 self._answers.popitem(last=False)

@@ -31,7 +31,8 @@ with needs("uvicorn", "uvicorn", "web", "the REST API and the page"):
 
 __all__ = ["address_of", "bound", "serve"]
 
-_HEAD_S = 15.0  # in which the head of a request must arrive
+_HEAD_S = 15.0  # in which the head of a request must arrive, and what comes of a body after its answer
+_READ_S = 60.0  # in which a client must read some of what fills the buffers
 _KEEP_ALIVE_S = 30  # that a connection may wait for the next request
 _HEAD_BYTES = 64 << 10
 _FINISHING_S = 5  # that open requests have when the server ends
@@ -150,9 +151,13 @@ async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class _Protocol(H11Protocol):
-    """Bounds connections, and the time of a request's head, so that slow clients hold none for long."""
+    """Bounds connections, and the time of a request's head, so that slow clients hold none for long.
+
+    Those that never read are bounded here too: what is refused before its route has no time limit of its own.
+    """
 
     _late: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -177,25 +182,52 @@ class _Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if not self._head_is_awaited():
+        if not self._is_between_requests():
             self._forget()
-        elif self._late is None and self.conn.trailing_data[0]:
+        # Whatever comes ends uvicorn's own wait for the next request.
+        elif self._late is None and self.timeout_keep_alive_task is None:
             self._late = self.loop.call_later(_HEAD_S, self._give_up)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._end_unless_read()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._forget_unread()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._end_unless_read()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
+        self._forget_unread()
         super().connection_lost(exc)
 
-    def _head_is_awaited(self) -> bool:
-        return self.conn.their_state is h11.IDLE
+    def _is_between_requests(self) -> bool:
+        """Whether a head is awaited, or the rest of a body that was answered before it had come."""
+        answered = self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
+        return answered or self.conn.their_state is h11.IDLE
 
     def _forget(self) -> None:
         if self._late is not None:
             self._late.cancel()
             self._late = None
 
+    def _end_unless_read(self) -> None:
+        """End the connection soon, unless its client reads: one that is closed is still held until all is read."""
+        self._unread = self._unread or self.loop.call_later(_READ_S, self.transport.abort)
+
+    def _forget_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
     def _give_up(self) -> None:
         self._late = None
-        if self._head_is_awaited():
+        if self._is_between_requests():
             with suppress(OSError):
                 self.transport.close()
+            self._end_unless_read()

@@ -18,12 +18,15 @@ __all__ = [
     "is_this_machine",
     "may_share_memory",
     "numbers_of",
+    "port_of",
     "proxy_hint",
     "proxy_options",
 ]
 
 DNS = "dns:///"
 UNIX = "unix:"
+
+_PORT_DIGITS = 5
 
 
 def check_address(address: str) -> None:
@@ -36,9 +39,17 @@ def check_address(address: str) -> None:
         raise InvalidArgument(
             f"{address!r} is not a gRPC address: give HOST:PORT without a scheme, as in localhost:8001"
         )
-    port = address.rpartition(":")[2]
-    if ":" not in address or not port.isdigit() or not 0 < int(port) < 65536:
+    if port_of(address) is None:
         raise InvalidArgument(f"{address!r} has no valid port: give HOST:PORT, as in localhost:8001")
+
+
+def port_of(address: str) -> int | None:
+    """Return the port at the end of HOST:PORT, 1 to 65535; None if there is none."""
+    port = address.rpartition(":")[2]
+    # Digits of other scripts and long numbers are not for `int`: it raises, or reads what gRPC does not.
+    if ":" not in address or not port.isascii() or not port.isdigit() or len(port) > _PORT_DIGITS:
+        return None
+    return int(port) if 0 < int(port) < 65536 else None
 
 
 def host_of(address: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from clipdex.wire.address import DNS, UNIX, host_of, is_this_machine, numbers_of
+from clipdex.wire.address import DNS, UNIX, host_of, is_this_machine, numbers_of, port_of
 
 __all__ = ["HEADER", "KEYED_PROTOCOLS", "KEY_NAME", "key_headers", "new_key", "write_key"]
 
@@ -52,13 +52,13 @@ def key_headers(address: str) -> tuple[tuple[str, str], ...]:
     """Return the header with the key of the server at an address; none if it is not this user's server."""
     if address.startswith((UNIX, DNS)):
         return ()
-    port = address.rpartition(":")[2]
-    if not port.isdigit():
+    port = port_of(address)
+    if port is None:
         return ()
     for directory in _directories():
         with suppress(OSError, ValueError):
             with _opened(directory) as folder:
-                host, key = folder.read(_name(int(port))).decode("ascii").split()
+                host, key = folder.read(_name(port)).decode("ascii").split()
             if _is_at(host, address):
                 return ((HEADER, key),)
     return ()

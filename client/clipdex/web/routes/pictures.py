@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -88,7 +89,7 @@ async def original(held: Chosen, request: Request, row: int, v: Version = None) 
     headers = _headers(v, tag)
     if matches(request.headers.get("if-none-match"), tag):
         return Response(status_code=304, headers=headers)
-    found = await asyncio.to_thread(pictures_of(request).originals.open, held.name, item)
+    found = await _opened(partial(pictures_of(request).originals.open, held.name, item))
     headers |= {"Accept-Ranges": "bytes", "Content-Disposition": attachment(found.name)}
     part = range_of(request.headers.get("range"), request.headers.get("if-range"), tag, found.size)
     if part == "unsatisfiable":
@@ -103,6 +104,21 @@ async def original(held: Chosen, request: Request, row: int, v: Version = None) 
         found.close()
         return Response(status_code=200, media_type=found.media_type, headers=headers)
     return _Sent(found, start, end, 200 if part is None else 206, headers)
+
+
+async def _opened(open_original: Callable[[], Original]) -> Original:
+    """Open an original in a thread, which reads the whole file; if the request ends before, it is closed there."""
+    opening = asyncio.get_running_loop().run_in_executor(None, open_original)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close_unwanted)
+        raise
+
+
+def _close_unwanted(opening: asyncio.Future[Original]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 class _Sent(StreamingResponse):
