@@ -63,7 +63,7 @@ def test_nothing_is_gone_with_the_folder_itself(tmp_path, kind):
     shards = tmp_path / "shards"
     write_shard(shards / "0.tar", 0) if kind == "tar" else write_table(shards / "0.parquet", 0)
     source = open_source(shards)
-    (path,) = [file.path for file in source.files(pytest.fail)]
+    (path,) = [file.path for file in source.files(lambda failure: pytest.fail(str(failure)))]
     shards.rename(tmp_path / "away")
     assert source.vanished([path]) == []
     shards.mkdir()
