@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import Future
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
@@ -122,9 +123,14 @@ class Triton:
         self.ask(method, request, timeout_s)
         self.waiting.append(done)
 
-    def answer(self):
+    def answer(self, code=None):
         answered: Future[Any] = Future()
-        answered.set_result(None)
+        if code is None:
+            answered.set_result(None)
+        else:
+            error = grpc.RpcError()
+            error.code = lambda: code
+            answered.set_exception(error)
         self.waiting.pop(0)(answered)
 
 
@@ -140,6 +146,20 @@ def test_a_server_that_was_restarted_is_told_again_and_every_request_in_flight_k
         triton.answer()
         assert regions.mapped == (memory,)
         assert not regions.lost("Unable to find shared memory region: 'another'")
+
+
+@pytest.mark.parametrize(
+    ("code", "there"), [(grpc.StatusCode.ALREADY_EXISTS, True), (grpc.StatusCode.UNAVAILABLE, False)]
+)
+def test_memory_that_the_server_has_already_is_used(code, there):
+    """The answer to a request from before the restart may come when the memory has been registered again."""
+    triton = Triton()
+    regions = Regions(triton.ask, triton.start)
+    with SharedMemory(1000, named=True) as memory:
+        assert regions.add(memory, 1)
+        assert regions.lost(f"'{memory.name}'")
+        triton.answer(code)
+        assert regions.mapped == ((memory,) if there else ())
 
 
 def test_memory_that_is_removed_while_a_server_is_told_again_does_not_come_back():

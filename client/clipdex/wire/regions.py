@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import grpc
+
 from clipdex.base.errors import ClipdexError
 from clipdex.wire.generated import service_pb2
 from clipdex.wire.shared_memory import DIRECTORY, PREFIX, SharedMemory
@@ -83,7 +85,7 @@ class Regions:
             self.mapped = _without(self.mapped, memory)
 
         def done(call: Any) -> None:
-            if not call.cancelled() and call.exception() is None and not self._note(memory):
+            if not call.cancelled() and _is_there(call.exception()) and not self._note(memory):
                 # Removed meanwhile. On gRPC's thread, so without waiting.
                 with suppress(ClipdexError):
                     self._start("SystemSharedMemoryUnregister", _unregister(memory.name), _TIMEOUT_S, _ignore)
@@ -101,6 +103,15 @@ class Regions:
     def _unregister(self, name: str) -> None:
         with suppress(ClipdexError):
             self._ask("SystemSharedMemoryUnregister", _unregister(name), _UNREGISTER_TIMEOUT_S)
+
+
+def _is_there(error: BaseException | None) -> bool:
+    """Return whether the server has the memory after being told to register it, by the error, if any.
+
+    The refusal of a request, for want of the memory, may arrive when the memory has been registered again.
+    """
+    code = getattr(error, "code", None)
+    return error is None or (callable(code) and code() is grpc.StatusCode.ALREADY_EXISTS)
 
 
 def _without(memories: tuple[SharedMemory, ...], memory: SharedMemory) -> tuple[SharedMemory, ...]:
