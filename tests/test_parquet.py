@@ -17,6 +17,7 @@ from clipdex import Client, Index, index_pictures
 from clipdex.apps.contact_sheet import Section, contact_sheet
 from clipdex.base.read_request import ReadRequest
 from clipdex.sources import ledger_source, open_source
+from clipdex.sources.opening import member_bytes
 from clipdex.wire import FakeTransport
 
 pa = pytest.importorskip("pyarrow")
@@ -316,6 +317,11 @@ def test_a_row_can_be_asked_for_again_and_out_of_order(table):
     for i in (2, 2, 0, 3, 1, 9, 5):
         assert data(files[i]) == png(i)
         assert json.loads(present(files[i].said())) == {"txt": f"number {i}"}
+
+
+@pytest.mark.parametrize("row", ["3", "٣", "-1", "99", "9" * 18, "9" * 5000])
+def test_a_row_that_a_table_has_not_is_none(table, row):
+    assert (member_bytes(f"{table}!/jpg/{row}") is None) == (row != "3")
 
 
 def test_thumbnails_of_rows(table, tmp_path):

@@ -259,6 +259,9 @@ def retry_source(paths: Iterable[bytes], name: str) -> Source:
     return Several(_sources_of(paths, name, None, None, lambda why: None))
 
 
+_MOST_DIGITS = 19  # of a row's number; Python refuses to read one of thousands
+
+
 def member_bytes(path: str) -> bytes | None:
     """Read a picture that an index knows as `FILE!/MEMBER`, or as an object's URL; None if it is neither, or gone.
 
@@ -277,7 +280,8 @@ def member_bytes(path: str) -> bytes | None:
                 from clipdex.sources.parquet_table import parquet_cell  # pyarrow is an extra
 
                 column, _, row = member.rpartition(b"/")
-                return parquet_cell(container, os.fsdecode(column), int(row)) if row.isdigit() else None
+                known = row.isdigit() and len(row) < _MOST_DIGITS
+                return parquet_cell(container, os.fsdecode(column), int(row)) if known else None
         except (OSError, ClipdexError):
             return None
     try:
