@@ -49,7 +49,7 @@ def match(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help=f"Look only among the {WITHIN:,} pictures that best match this text; needs the server.",
+            help=f"Look only among the pictures that best match this text, at most {WITHIN:,}; needs the server.",
             show_default=False,
         ),
     ] = None,
