@@ -414,9 +414,10 @@ def test_a_facet_by_a_name_that_nothing_has_says_what_there_is(web, index):
     assert " width, " in said and said.endswith(" by, n, tags, or meta.KEY") and " row, " not in said
     with Index.open(index) as opened:  # that none of these pictures has it is no mistake
         assert Facets(opened).counts("by", where="row < 0").values == []
+        assert Facets(opened).counts("camera").values == []
 
 
-def test_a_rare_key_is_known_although_no_picture_of_the_sample_has_it(index, monkeypatch):
+def test_a_facet_by_a_rare_key_is_known_although_no_picture_of_the_sample_has_it(index, monkeypatch):
     from clipdex.index import facets
 
     with clipdex.Collection.open(index) as pets:
