@@ -277,9 +277,9 @@ def nothing_at(path: bytes) -> bool:
 def may_be_away(failure: Failure) -> bool:
     """Return whether a file that was not found may still exist: its disk fails, or is not mounted.
 
-    It is gone if its folder exists, and has no such name.
+    It is gone if its folder, or that of what a link leads to, exists and has no such name.
     """
-    if failure.reason != "vanished":
+    if failure.reason not in ("vanished", "broken_link"):
         return failure.reason == "unreadable"
     if is_object(failure.path):  # the store has answered
         return False
