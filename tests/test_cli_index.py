@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import noise
@@ -80,6 +81,17 @@ def test_verify_of_a_sound_index(run, index):
     status, out, err = run("verify", "x.clipdex")
     assert (status, err) == (0, "")
     assert re.fullmatch(r"x\.clipdex: sound \(10 rows in 1 commit, 0\.0 MB of vectors\)\n", out)
+
+
+@pytest.mark.parametrize("kept", [0, 1, -1], ids=["nothing", "part of a row", "all but a byte"])
+def test_verify_of_a_cut_index_does_not_advise_what_cannot_be_done(run, index, kept):
+    vectors = Path("x.clipdex", "vectors.f16")
+    os.truncate(vectors, kept % vectors.stat().st_size)
+    status, _, err = run("verify", "x.clipdex")
+    assert status == 1
+    assert "are incomplete: the file was cut; restore it from a copy, or build the index again" in err
+    assert "embeds" not in err and "reshape" not in err
+    assert run("index", "pictures", "-i", "x.clipdex")[0] == run("compact", "x.clipdex")[0] == 1
 
 
 def test_verify_of_a_damaged_index_names_the_pictures(run, index):

@@ -1,7 +1,9 @@
 """What is closed says so, whatever it is asked; what is open says what it is; an error is one sentence."""
 
 import asyncio
+import copy
 import os
+import pickle
 import socket
 import traceback
 
@@ -218,3 +220,17 @@ def test_a_refused_connection_is_shown_as_one_exception(settings):
     shown = "".join(traceback.format_exception(refused.value))
     assert shown.count("Traceback") == 1
     assert "InactiveRpcError" not in shown
+
+
+@pytest.mark.parametrize("move", [pickle.dumps, copy.copy, copy.deepcopy], ids=["pickle", "copy", "deepcopy"])
+def test_what_is_open_cannot_be_sent_to_another_process(tmp_path, move):
+    with (
+        IndexWriter.open_or_create(tmp_path / "x", Manifest.of(FakeTransport().card, "float32", "off")) as writer,
+        Index.open(tmp_path / "x") as index,
+        clipdex.Client(FakeTransport()) as client,
+        clipdex.Collection.open(tmp_path / "x", read_only=True) as collection,
+    ):
+        for each in (writer, index, client, collection, AsyncClient(client)):
+            said = rf"^this {type(each).__name__} holds open files, .* open one in each process$"
+            with pytest.raises(clipdex.InvalidArgument, match=said):
+                move(each)

@@ -74,6 +74,25 @@ def test_new_changed_and_vanished_files(pictures, tmp_path):
     )
 
 
+def test_a_file_that_vanishes_during_a_run_is_in_the_ledger_until_the_next(pictures, tmp_path):
+    class Shrinking(clipdex.Folder):
+        def files(self, on_failure):
+            for file in super().files(on_failure):
+                if os.path.basename(file.path) == b"3.png" and os.path.exists(file.path):
+                    os.unlink(file.path)
+                yield file
+
+    report = run(Shrinking(pictures), tmp_path / "x")
+    assert (report.indexed, report.failed) == (11, 1)
+    with Index.open(tmp_path / "x") as index:
+        assert [(os.path.basename(each.path), each.reason) for each in index.failures()] == [
+            (b"3.png", "vanished")
+        ]
+    assert run(pictures, tmp_path / "x").failed == 0
+    with Index.open(tmp_path / "x") as index:
+        assert index.failures() == []
+
+
 @pytest.mark.slow
 def test_files_of_another_folder_stay(pictures, tmp_path):
     run(pictures / "more", tmp_path / "x")

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from conftest import no_failure
+from conftest import no_failure, noise
 
 import clipdex
 from clipdex.base.records import Failure
@@ -141,7 +141,7 @@ def test_what_is_no_file_is_noted_and_not_opened(tmp_path):
         os.chdir(here)
     assert {os.path.basename(f.path): f.reason for f in failures} == {
         b"fifo.jpg": "not_a_file",
-        b"dangling.jpg": "vanished",
+        b"dangling.jpg": "broken_link",
         b"socket.jpg": "not_a_file",
     }
 
@@ -168,3 +168,21 @@ def test_a_missing_folder_and_a_file_are_refused(tmp_path):
     (tmp_path / "file.png").touch()
     with pytest.raises(clipdex.SourceError, match="is not a directory"):
         found(tmp_path / "file.png")
+
+
+def test_a_link_to_nothing_is_called_that_and_read_once_it_leads_somewhere(tmp_path, fake):
+    folder, index = tmp_path / "pictures", tmp_path / "x.clipdex"
+    folder.mkdir()
+    noise(1).save(folder / "there.png")
+    (folder / "link.png").symlink_to(tmp_path / "away.png")
+    report = clipdex.index_pictures(fake, folder, index, workers=1)
+    assert (report.indexed, report.failed) == (1, 1)
+    with clipdex.Index.open(index) as opened:
+        (failure,) = opened.failures()
+    assert (failure.reason, failure.detail) == ("broken_link", "the link points to nothing")
+    assert not failure.may_pass
+    with pytest.raises(clipdex.ImageError, match=r"link\.png: the link points to nothing$") as caught:
+        fake.embed_images([folder / "link.png"])
+    assert caught.value.reason == "broken_link"
+    noise(2).save(tmp_path / "away.png")
+    assert clipdex.index_pictures(fake, folder, index, workers=1).indexed == 1

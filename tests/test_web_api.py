@@ -361,6 +361,38 @@ def test_a_wrong_search_is_one_sentence(http: Any) -> None:
         detail(answer, 422)
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        (
+            "/v1/search?txt=a",
+            "unknown parameter 'txt'; expected group, index, min_score, offset, text, top_k, where",
+        ),
+        ("/v1/search?text=a&topk=3", "unknown parameter 'topk'"),
+        ("/v1/search?text=a&text=b", "parameter 'text' 2 times; expected it once"),
+        ("/v1/info?index=x&index=x", "parameter 'index' 2 times"),
+        ("/v1/models?index=x", "unknown parameter 'index'; expected none"),
+        ("/v1/pictures/0?width=3", "unknown parameter 'width'; expected index, v"),
+    ],
+    ids=["misspelt", "unknown", "twice", "index twice", "none expected", "another route's"],
+)
+def test_a_parameter_is_known_and_given_once(http: Any, address: str, said: str) -> None:
+    assert said in detail(http.get(address), 400)
+
+
+def test_a_parameter_of_a_request_with_a_body_is_known_too(http: Any) -> None:
+    assert "'top_k'" in detail(http.post("/v1/search?top_k=3", json={"text": "a"}), 400)
+    answer = http.post("/v1/embeddings?dimensions=3", json={"input": "a", "model": "clipdex"})
+    assert "'dimensions'" in answer.json()["error"]["message"]
+    assert "'meta'" in detail(http.put("/v1/items/n?meta=1", content=png(5)), 400)
+
+
+def test_probes_and_the_page_take_any_parameter(http: Any) -> None:
+    assert [http.get(each).status_code for each in ("/healthz?a=1", "/readyz?a=1", "/metrics?a=1", "/?a=1")] == [
+        200
+    ] * 4
+
+
 def test_a_picture_goes_in_as_a_body_with_its_metadata(http: Any) -> None:
     answer = http.put("/v1/items/n%2F1", content=png(5), params={"metadata": '{"n": 1}'})
     assert answer.json() == {"added": 1}

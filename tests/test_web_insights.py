@@ -405,7 +405,31 @@ def test_facets_count_lists_by_their_values_and_leave_removed_pictures_out(web):
     assert sum(each["count"] for each in some.json()["values"]) == 20
     few = web.get("/v1/facets", params={"by": "by", "limit": 1}).json()
     assert (len(few["values"]), few["distinct"], few["others"]) == (1, 2, 14)
-    assert web.get("/v1/facets", params={"by": "no such key"}).json()["missing"] == 29
+    assert web.get("/v1/facets", params={"by": "meta.no such key"}).json()["missing"] == 29
+
+
+def test_a_facet_by_a_name_that_nothing_has_says_what_there_is(web, index):
+    answer = web.get("/v1/facets", params={"by": "nope"})
+    assert answer.status_code == 422
+    said = answer.json()["detail"]
+    assert said.startswith("there is no column 'nope', and no picture has metadata of that name; expected one of ")
+    assert " width, " in said and said.endswith(" by, n, tags, or meta.KEY") and " row, " not in said
+    with Index.open(index) as opened:  # that none of these pictures has it is no mistake
+        assert Facets(opened).counts("by", where="row < 0").values == []
+        assert Facets(opened).counts("camera").values == []
+
+
+def test_a_facet_by_a_rare_key_is_known_although_no_picture_of_the_sample_has_it(index, monkeypatch):
+    from clipdex.index import facets
+
+    with clipdex.Collection.open(index) as pets:
+        pets.update_metadata("i1", {"rare": 1})
+    monkeypatch.setattr(facets, "_MOST_COUNTED", 2)
+    with Index.open(index) as opened:
+        found = Facets(opened).counts("rare")
+        assert (found.values, found.sampled) == ([], 2)
+        with pytest.raises(clipdex.InvalidArgument, match="no column 'raer'"):
+            Facets(opened).counts("raer")
 
 
 def test_times_are_counted_by_year_and_month(of_folder):
@@ -445,7 +469,8 @@ def test_facets_see_a_commit(index):
         ({"by": "by", "params": "{}"}, 422),
         ({"by": "by", "where": "n = :n", "params": "[]"}, 422),
         ({"by": "by", "limit": 1001}, 422),
-        ({"by": "by') OR 1=1 --"}, 200),
+        ({"by": "by') OR 1=1 --"}, 422),
+        ({"by": "meta.by') OR 1=1 --"}, 200),
     ],
 )
 def test_a_facet_that_cannot_be_is_refused(web, query, status):

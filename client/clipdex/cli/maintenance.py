@@ -64,11 +64,20 @@ def verify(index: Path, as_json: JsonOption = False) -> None:
     if report.decode == "fast":
         read += ", of pictures decoded fast"
     if report.damages:
-        if any(damage.rows is not None for damage in report.damages):
+        if any(damage.rows is not None for damage in report.damages) and _opens(index):
             note("clipdex index  over the same files embeds those again;  clipdex compact  then drops the damage")
         say(f"{where}: {len(report.damages):,} damaged ({read})")
         raise typer.Exit(1)
     say(f"{where}: sound ({read})")
+
+
+def _opens(index: Path) -> bool:
+    """Whether an index can still be opened; if not, no command can mend it."""
+    try:
+        Index.open(index).close()
+    except IndexFault:
+        return False
+    return True
 
 
 def _show_pictures(index: Path, damage: Damage) -> None:

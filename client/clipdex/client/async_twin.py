@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
 from clipdex.base.errors import ClipdexError, Closed
+from clipdex.base.one_process import OfOneProcess
 from clipdex.client.driving import drive
 from clipdex.client.steps import Steps
 
@@ -23,7 +24,7 @@ _B = TypeVar("_B", bound=_Closable)
 _T = TypeVar("_T")
 
 
-class AsyncTwin(Generic[_B]):
+class AsyncTwin(OfOneProcess, Generic[_B]):
     """A blocking object that is opened in a thread when the `async with` begins, and whose steps are awaited.
 
     threads: its own, which it ends. closed, unopened: the errors' words once it is closed, and before it is open.

@@ -13,6 +13,7 @@ import numpy as np
 from clipdex.base.arguments import is_number
 from clipdex.base.arrays import Array, Pixels, Vectors
 from clipdex.base.errors import Closed, InvalidArgument, ModelNotFound, ServerError, ServerFault
+from clipdex.base.one_process import OfOneProcess
 from clipdex.client.classification import DEFAULT_TEMPLATES, classify_steps
 from clipdex.client.discovery import discover, served_models
 from clipdex.client.embedding import image_steps, pixel_steps, text_steps
@@ -94,7 +95,7 @@ def connect(
         raise
 
 
-class Client:
+class Client(OfOneProcess):
     """A connection to one model. Safe to share between threads; close it, or use it in a `with`.
 
     It does not work in a forked child: connect again there.

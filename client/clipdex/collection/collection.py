@@ -10,6 +10,7 @@ from typing import Any
 from clipdex.base.arguments import PathLike, is_number
 from clipdex.base.arrays import Array
 from clipdex.base.errors import Closed, InvalidArgument
+from clipdex.base.one_process import OfOneProcess
 from clipdex.client.classification import DEFAULT_TEMPLATES
 from clipdex.client.client import Client
 from clipdex.client.steps import run
@@ -42,7 +43,7 @@ from clipdex.sinks.urls import names_collection, open_sink
 __all__ = ["Collection"]
 
 
-class Collection(StoredPictures):
+class Collection(StoredPictures, OfOneProcess):
     """Pictures that are added and removed by the caller's own ids, and searched. Open one with `open`.
 
     Safe to share between threads; a context manager. Several processes may read one collection; one writes to it.

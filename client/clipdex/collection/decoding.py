@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 THUMBNAIL_SIDE, THUMBNAIL_BYTES = 320, 24 << 10
 
 # What went wrong when the worker read a file, and not when it decoded it.
-_READING = ("vanished", "not_a_file", "unreadable")
+_READING = ("vanished", "broken_link", "not_a_file", "unreadable")
 
 
 class InWorkers(Generic[_T]):

@@ -37,6 +37,7 @@ _ROWS_AT_ONCE = 50_000
 _MOST_COUNTED = 50_000  # pictures, of which each is read; of more, as many in even steps
 _NAMED_AT_ONCE = 500  # rows
 _MOST_VALUES = 200_000  # different ones
+_MOST_NAMED = 20  # metadata keys, in an error
 _KEPT = 6  # columns, each 12 bytes per row and its values
 
 
@@ -124,6 +125,8 @@ class Facets:
                 alive = np.zeros(rows, bool)
                 alive[some] = True
             coded = self._read(by, unit, some)
+        if not len(coded.rows) and not len(coded.long):
+            self._require_name(by)
         chosen = alive[coded.rows]
         numbers = np.bincount(coded.codes[chosen], minlength=len(coded.values))
         there = np.zeros(rows, bool)
@@ -146,6 +149,24 @@ class Facets:
         if self._columns is None:
             self._columns = described_columns(self._index, self._check)
         return self._columns
+
+    def _require_name(self, by: str) -> None:
+        """Check that a name which had no value is a column, `meta.KEY`, or a key of some picture of the index.
+
+        Raises:
+            InvalidArgument: it is none of these, and so probably misspelt.
+        """
+        if by in COLUMNS or by.startswith(KEY_PREFIX):
+            return
+        statement = "SELECT 1 FROM pictures WHERE meta -> :key IS NOT NULL LIMIT 1"
+        if any(piece.selected(statement, {"key": by}, self._check) for _, piece in self._index.pieces()):
+            return
+        keys = [each.name for each in self.columns()[0] if each.of_metadata]
+        known = [*(each for each in COLUMNS if each not in _SINGULAR), *sorted(keys)[:_MOST_NAMED]]
+        raise InvalidArgument(
+            f"there is no column {by!r:.80}, and no picture has metadata of that name; expected one of "
+            f"{', '.join(known)}, or {KEY_PREFIX}KEY"
+        )
 
     def _look(self) -> None:
         """Move to the latest commit, and forget what was read of another."""

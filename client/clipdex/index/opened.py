@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipdex.base.errors import Closed, IndexDamaged, IndexFault
+from clipdex.base.one_process import OfOneProcess
 from clipdex.index.files import fault, gone, open_directory
 from clipdex.index.manifest import Manifest
 from clipdex.index.part_rows import PartedRows
@@ -26,7 +27,7 @@ from clipdex.search.estimates import RowNorms
 __all__ = ["OpenedIndex"]
 
 
-class OpenedIndex:
+class OpenedIndex(OfOneProcess):
     """The open files of an index, and which of its rows there were at one moment. `Index` reads them."""
 
     generation: object

@@ -22,7 +22,9 @@ from clipdex.index.files import allocate, fault, map_file, open_to_read, open_to
 from clipdex.index.manifest import Manifest
 from clipdex.search.cosines import not_unit
 
-__all__ = ["ExtentCheck", "VectorFile", "map_vectors", "read_extent"]
+__all__ = ["CUT", "ExtentCheck", "VectorFile", "map_vectors", "read_extent"]
+
+CUT = "the file was cut; restore it from a copy, or build the index again"
 
 # Space is allocated ahead, an eighth of the file: a full disk is then noticed before a row is half written, and
 # the file's metadata rarely changes, which makes syncing cheap.
@@ -64,8 +66,7 @@ def map_vectors(directory: Path, manifest: Manifest, rows: int) -> Array:
 def _require_length(path: Path, size: int, manifest: Manifest, rows: int) -> None:
     if size < rows * manifest.row_bytes:
         raise IndexDamaged(
-            f"{path}: has {size:,} bytes, but {rows:,} rows of {manifest.row_bytes} bytes were committed: "
-            "the file was cut; restore it from a copy, or build the index again"
+            f"{path}: has {size:,} bytes, but {rows:,} rows of {manifest.row_bytes} bytes were committed: {CUT}"
         )
 
 
@@ -86,7 +87,7 @@ def read_extent(fd: int, extent: Extent, manifest: Manifest) -> tuple[int, int, 
         crc32c = google_crc32c.extend(crc32c, data)
         whole = len(data) // row_bytes  # fewer than requested at the end of the file
         rows = np.frombuffer(data, manifest.numpy_dtype, whole * manifest.embedding_dim)
-        for at in not_unit(rows.reshape(whole, -1)):
+        for at in not_unit(rows.reshape(whole, manifest.embedding_dim)):
             row = extent.first_row + read // row_bytes + int(at)
             if unsound and unsound[-1][1] == row:
                 unsound[-1] = (unsound[-1][0], row + 1)

@@ -22,7 +22,7 @@ from clipdex.index.side.feature_file import feature_damages
 from clipdex.index.side.int8_file import int8_damages
 from clipdex.index.side.neighbour_footer import neighbour_damages
 from clipdex.index.thumbnails import thumbnail_damages
-from clipdex.index.vectors import read_extent
+from clipdex.index.vectors import CUT, read_extent
 from clipdex.index.wal import wal_damage
 from clipdex.model.picture_rules import DecodeUse
 
@@ -213,7 +213,7 @@ def _check_vectors(
                 damages.append(Damage(f"{what} cannot be read: {exc}", span))
                 continue
             if length < extent.row_count * manifest.row_bytes:
-                damages.append(Damage(f"{what} are incomplete: the file was cut short", span))
+                damages.append(Damage(f"{what} are incomplete: {CUT}", span))
             elif crc32c != extent.crc32c:
                 damages.append(Damage(f"{what} are not what was committed", span))
             else:

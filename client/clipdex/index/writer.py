@@ -28,6 +28,7 @@ from clipdex.base.errors import (
     InvalidArgument,
 )
 from clipdex.base.interrupts import interrupts_wait
+from clipdex.base.one_process import OfOneProcess
 from clipdex.base.records import Changes, Failure, KnownFile, Picture
 from clipdex.index.create import LOCK_FILE, create_index, put_back, sweep_unfinished
 from clipdex.index.file_system import locked
@@ -52,7 +53,7 @@ _THUMBNAIL_BYTES = 16 << 20  # that wait for a commit; more are stored at once
 _log = logging.getLogger("clipdex.index")
 
 
-class IndexWriter:
+class IndexWriter(OfOneProcess):
     """An index opened for writing with `open_or_create`; a context manager.
 
     Leaving the `with` block commits what was appended, unless it is left by an exception.

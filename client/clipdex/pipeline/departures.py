@@ -52,10 +52,14 @@ def departures(source: Source, paths: Iterable[bytes]) -> tuple[list[bytes], lis
     return gone, source.left_out(path for path in asked if path not in away)
 
 
-def remove_departed(writer: IndexWriter, source: Source) -> tuple[int, int]:
-    """Remove the rows and failures of files that the source no longer has -> (rows gone, rows left out)."""
+def remove_departed(writer: IndexWriter, source: Source, failed_before: Iterable[bytes]) -> tuple[int, int]:
+    """Remove the rows and failures of files that the source no longer has -> (rows gone, rows left out).
+
+    failed_before: the ledger's paths before the run. What has failed since stays until the next run, even if its
+        file is gone: the run counts it as failed, and the ledger says why.
+    """
     parts = [departures(source, paths) for paths in writer.live_paths(_PATHS_AT_ONCE)]
-    lines = departures(source, writer.failed_paths())
+    lines = departures(source, failed_before)
     for path in chain.from_iterable(chain(*parts, lines)):
         writer.remove(path)
     return sum(len(gone) for gone, _ in parts), sum(len(out) for _, out in parts)

@@ -66,6 +66,7 @@ def index_one(
         writer.manifest.require_rules(icc, decode, index)
         if not is_new:
             require_a_picture(source)
+        failed_before = writer.failed_paths()
         run = Run(
             client, writer, source, retry_failures, check, progress, batch_deadline_s, exif=exif, count=count
         )
@@ -77,7 +78,7 @@ def index_one(
             with suppress(IndexFault):
                 writer.commit()
             raise
-        removed, left_out = remove_departed(writer, source)
+        removed, left_out = remove_departed(writer, source, failed_before)
         writer.commit()
         tally = run.tally
         return RunReport(

@@ -15,7 +15,7 @@ from clipdex.base.errors import SourceError
 from clipdex.base.object_paths import is_object
 from clipdex.base.read_request import whole_file
 from clipdex.base.records import Failure, KnownFile, maker, storable
-from clipdex.base.regular_files import NOT_A_FILE
+from clipdex.base.regular_files import BROKEN_LINK, NOT_A_FILE, is_broken_link
 from clipdex.sources.census import Census, PassedOver
 from clipdex.sources.exclusion import Exclusion
 from clipdex.sources.locations import containers
@@ -279,9 +279,9 @@ def nothing_at(path: bytes) -> bool:
 def may_be_away(failure: Failure) -> bool:
     """Return whether a file that was not found may still exist: its disk fails, or is not mounted.
 
-    It is gone if its folder exists, and has no such name.
+    It is gone if its folder, or that of what a link leads to, exists and has no such name.
     """
-    if failure.reason != "vanished":
+    if failure.reason not in ("vanished", "broken_link"):
         return failure.reason == "unreadable"
     if is_object(failure.path):  # the store has answered
         return False
@@ -378,6 +378,8 @@ def _entries(folder: bytes, on_failure: Callable[[Failure], None]) -> list[tuple
 
 def stat_failure(path: bytes, error: OSError | ValueError) -> Failure:
     """Make the ledger's line for a path that cannot be examined."""
+    if is_broken_link(path, error):
+        return Failure(path, "broken_link", BROKEN_LINK, 0, 0)
     reason = "vanished" if isinstance(error, FileNotFoundError) else "unreadable"
     detail = error.strerror if isinstance(error, OSError) else str(error)
     return Failure(path, reason, detail or type(error).__name__, 0, 0)

@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp
 
 from clipdex.version import __version__
 from clipdex.web.guard import check, guarded
 from clipdex.web.metrics import Measuring, Metrics
 from clipdex.web.openapi import documented
+from clipdex.web.parameters import require_parameters
 from clipdex.web.problems import Hidden, add_handlers
 from clipdex.web.routes import (
     classify,
@@ -35,9 +36,10 @@ __all__ = ["create_app"]
 
 _ROUTERS = (
     *(search.router, match.router, items.router, info.router, pictures.router),
-    *(embeddings.router, classify.router, duplicates.router, failures.router, columns.router, operations.router),
-    page.router,
+    *(embeddings.router, classify.router, duplicates.router, failures.router, columns.router),
 )
+# Probes may add parameters of their own; the page ignores those that it does not know, as in an old link.
+_LENIENT = (operations.router, page.router)
 
 
 def create_app(settings: WebSettings) -> FastAPI:
@@ -74,6 +76,8 @@ def create_app(settings: WebSettings) -> FastAPI:
     app.state.settings = settings
     add_handlers(app, Hidden(settings.indexes, show_paths=settings.show_paths))
     for router in _ROUTERS:
+        app.include_router(router, dependencies=[Depends(require_parameters)])
+    for router in _LENIENT:
         app.include_router(router)
     documented(app)
     app.state.metrics = Metrics()

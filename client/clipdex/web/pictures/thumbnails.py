@@ -40,7 +40,7 @@ _IDLE_S = 300.0  # a worker takes half a second to start, which whoever looks at
 _MEMBERS = 2  # pictures inside tars and tables that are in memory at once
 
 # Reasons for which there is nothing to draw, and not a picture that cannot be drawn.
-_GONE = ("vanished", "not_a_file", "unreadable", CHANGED)
+_GONE = ("vanished", "broken_link", "not_a_file", "unreadable", CHANGED)
 
 
 class Thumbnails:

@@ -88,7 +88,7 @@ async def facets(
             min_length=1,
             max_length=200,
             description="A column, such as folder or modified; or a metadata key, `meta.KEY`, or KEY if no column "
-            "has that name.",
+            "has that name and some picture has that key.",
             examples=["modified"],
         ),
     ],
