@@ -230,7 +230,7 @@ def test_what_is_open_cannot_be_sent_to_another_process(tmp_path, move):
         clipdex.Client(FakeTransport()) as client,
         clipdex.Collection.open(tmp_path / "x", read_only=True) as collection,
     ):
-        for each in (writer, index, client, collection, AsyncClient(client)):
+        for each in (writer, index, client, collection, AsyncClient(lambda: client)):
             said = rf"^this {type(each).__name__} holds open files, .* open one in each process$"
             with pytest.raises(clipdex.InvalidArgument, match=said):
                 move(each)
