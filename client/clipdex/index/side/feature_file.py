@@ -34,7 +34,8 @@ from clipdex.index.schema import (
     unreadable,
     was_refused,
 )
-from clipdex.index.side.database import make_database, open_database, remove_database, transaction
+from clipdex.index.side.database import open_database, remove_database, transaction
+from clipdex.index.side.feature_schema import ANEW, RECIPE_COLUMNS, make_file, put_recipe, require_tables
 from clipdex.index.wal import wal_damage
 from clipdex.looks.local_features import MOST_POINTS, LocalFeatures, Recipe
 
@@ -52,35 +53,15 @@ __all__ = [
 
 FEATURES_FILE = "features.sqlite"
 FEATURES_LOCK = "features.lock"
-APPLICATION_ID = 0x636C7066  # "clpf" in ASCII
-VERSION = 1
 
-_PAGE_BYTES = 16_384  # a picture has some 70,000 bytes: fewer pages to chain than with SQLite's own 4,096
 _ASKED_AT_ONCE = 500  # SQLite takes 999 parameters on old builds
 
-_RECIPE = (
-    "CREATE TABLE recipe (kind TEXT NOT NULL, most INTEGER NOT NULL, side INTEGER NOT NULL, "
-    "identity BLOB NOT NULL, crc32c INTEGER NOT NULL) STRICT"
-)
-_FEATURES = (
-    "CREATE TABLE features (id INTEGER PRIMARY KEY, content_hash BLOB NOT NULL UNIQUE, width INTEGER NOT NULL, "
-    "height INTEGER NOT NULL, points INTEGER NOT NULL, keypoints BLOB NOT NULL, descriptors BLOB NOT NULL, "
-    "crc32c INTEGER NOT NULL) STRICT"
-)
-_OBJECTS = {
-    ("table", "recipe", "recipe", _RECIPE),
-    ("table", "features", "features", _FEATURES),
-    ("index", "sqlite_autoindex_features_1", "features", None),
-}
 _COLUMNS = "content_hash, width, height, points, keypoints, descriptors"
 # Every record after the first of its content, and the first; by the table itself, since its index may be damaged.
 _ADDED_AGAIN = (
     "SELECT id, first FROM features NOT INDEXED JOIN (SELECT content_hash AS content, min(id) AS first FROM "
     "features NOT INDEXED GROUP BY content_hash HAVING count(*) > 1) ON content_hash = content WHERE id > first"
 )
-_RECIPE_COLUMNS = "kind, most, side, identity"
-_IDENTITY_BYTES = 16
-_ANEW = "make the features anew with  clipdex features build --rebuild"
 
 
 class FeatureFile:
@@ -113,7 +94,7 @@ class FeatureFile:
         place = _place(path)
         if place is None:
             return None
-        db = open_database(path, lambda db: _require_tables(db, path), write=write, anew=_ANEW)
+        db = open_database(path, lambda db: require_tables(db, path), write=write, anew=ANEW)
         try:
             return cls(path, db, place)
         except BaseException:
@@ -135,7 +116,7 @@ class FeatureFile:
         """
         found = FeatureFile.open(directory, write=True)
         if found is None:
-            _make(directory, recipe)
+            make_file(directory / FEATURES_FILE, recipe)
             found = FeatureFile.open(directory, write=True)
         assert found is not None
         return found
@@ -262,7 +243,7 @@ class FeatureFile:
                 yield
         except IndexWriteError as exc:
             if type(exc.__cause__) is sqlite3.DatabaseError:  # malformed; a full disk is one of its subclasses
-                raise IndexDamaged(f"{self._path}: cannot be mended: {exc.__cause__}; {_ANEW}") from exc
+                raise IndexDamaged(f"{self._path}: cannot be mended: {exc.__cause__}; {ANEW}") from exc
             raise
 
     def _insert(self, records: Sequence[Sequence[Any]]) -> None:
@@ -275,7 +256,7 @@ class FeatureFile:
     def _take_recipe(self, recipe: Recipe) -> None:
         """Replace the recipe, in a transaction; its new identity tells that ids may be given again."""
         self._db.execute("DELETE FROM recipe")
-        _put_recipe(self._db, recipe)
+        put_recipe(self._db, recipe)
 
     def damages(self) -> list[str]:
         """Compare every record with its checksum -> what is wrong. Raises IndexFault if it cannot be read now."""
@@ -308,12 +289,12 @@ class FeatureFile:
         return int(self._rows("PRAGMA data_version")[0][0])
 
     def _read_recipe(self) -> tuple[Recipe, bytes]:
-        found = self._rows(f"SELECT {_RECIPE_COLUMNS}, crc32c FROM recipe")  # noqa: S608
+        found = self._rows(f"SELECT {RECIPE_COLUMNS}, crc32c FROM recipe")  # noqa: S608
         if len(found) == 1 and is_sound(found[0][-1], *found[0][:-1]):
             kind, most, side, identity, _ = found[0]
             with suppress(InvalidArgument):
                 return Recipe(kind, most, side), bytes(identity)
-        raise IndexDamaged(f"{self._path}: the recipe of its features is damaged: {_ANEW}")
+        raise IndexDamaged(f"{self._path}: the recipe of its features is damaged: {ANEW}")
 
     def _sound(self, record: Sequence[Any]) -> LocalFeatures | None:
         *values, crc32c = record
@@ -412,37 +393,6 @@ def make_features(directory: Path, recipe: Recipe) -> None:
 def remove_features(directory: Path) -> None:
     """Remove the features of an index, for whoever has the lock to make them. Raises IndexWriteError."""
     remove_database(directory / FEATURES_FILE)
-
-
-def _make(directory: Path, recipe: Recipe) -> None:
-    def fill(db: sqlite3.Connection) -> None:
-        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version = {VERSION}")
-        db.execute(_RECIPE)
-        db.execute(_FEATURES)
-        _put_recipe(db, recipe)
-
-    make_database(directory / FEATURES_FILE, fill, page_bytes=_PAGE_BYTES)
-
-
-def _put_recipe(db: sqlite3.Connection, recipe: Recipe) -> None:
-    values = (recipe.kind, recipe.most, recipe.side, os.urandom(_IDENTITY_BYTES))
-    db.execute(
-        f"INSERT INTO recipe ({_RECIPE_COLUMNS}, crc32c) VALUES (?, ?, ?, ?, ?)",  # noqa: S608
-        (*values, record_crc32c(*values)),
-    )
-
-
-def _require_tables(db: sqlite3.Connection, path: Path) -> None:
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version > VERSION:
-        raise IndexFormatError(
-            f"{path}: is of version {version}, and this clipdex knows {VERSION}: it was made by a newer one"
-        )
-    found = set(db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall())
-    require_still(db)
-    if version != VERSION or found != _OBJECTS:
-        raise IndexDamaged(f"{path}: has other tables than the local features of an index: {_ANEW}")
 
 
 def _place(path: Path) -> tuple[int, int] | None:
